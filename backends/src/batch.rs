@@ -1,0 +1,286 @@
+//! A batch: consecutive items of one map, encoded, with their place in the input.
+//! Made by the host's adapter, carried by a [`Run`](crate::Run), read item by item in a worker.
+//! The layout of items (fixed stride, or a length before each) is defined here and nowhere else.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::job::JobId;
+use crate::wire::{Header, Kind};
+
+/// Names a batch within one run. Never used twice, also not for a piece that is sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BatchId(pub u64);
+
+/// Encoded items, in input order. Cloning shares the bytes.
+#[derive(Clone)]
+pub struct Batch {
+    job: JobId,
+    id: BatchId,
+    ticket: u64,
+    first: u64,
+    items: u32,
+    stride: Option<u32>,
+    attempt: u32,
+    result_credit: u64,
+    /// A header, ready to be sent, and the payload behind it: one buffer, so that a local send is one write.
+    packet: Arc<Vec<u8>>,
+}
+
+impl Batch {
+    /// The job whose function these items are for.
+    pub fn job(&self) -> JobId {
+        self.job
+    }
+
+    /// The batch's name within its run.
+    pub fn id(&self) -> BatchId {
+        self.id
+    }
+
+    /// Index in the input of the first item.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Number of items, at least 1.
+    pub fn items(&self) -> u32 {
+        self.items
+    }
+
+    /// `Some(n)`: each item is n bytes; `None`: a little-endian `u32` length stands before each.
+    pub fn stride(&self) -> Option<u32> {
+        self.stride
+    }
+
+    /// Names the bytes on their way to a worker: each batch and each piece of one has its own.
+    pub(crate) fn ticket(&self) -> u64 {
+        self.ticket
+    }
+
+    /// How many processes have died while they ran the only item of this batch. 0 for a batch above suspicion.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Bytes of results after which the worker stops and gives the rest of the batch back unstarted.
+    pub fn result_credit(&self) -> u64 {
+        self.result_credit
+    }
+
+    /// The encoded items.
+    pub fn payload(&self) -> &[u8] {
+        &self.packet[Header::LEN..]
+    }
+
+    /// Header and payload as one buffer.
+    pub(crate) fn packet(&self) -> &Arc<Vec<u8>> {
+        &self.packet
+    }
+
+    /// A batch of the items `from..to` of this one.
+    ///
+    /// # Panics
+    /// If the range is empty or reaches beyond the batch, or if the payload is not `items` items.
+    pub fn piece(&self, id: BatchId, from: u32, to: u32, attempt: u32) -> Batch {
+        assert!(from < to && to <= self.items, "items {from}..{to} of a batch of {}", self.items);
+        let start = self.items_offset(from);
+        let end = self.items_offset(to);
+        let mut builder = BatchBuilder::new(self.stride);
+        builder.buffer().extend_from_slice(&self.payload()[start..end]);
+        builder.added(to - from);
+        let mut piece = builder.finish(self.job, id, self.first + u64::from(from), self.result_credit);
+        piece.attempt = attempt;
+        piece
+    }
+
+    /// Where item `index` begins in the payload.
+    fn items_offset(&self, index: u32) -> usize {
+        let mut items = Items::new(self.payload(), self.stride);
+        for _ in 0..index {
+            items.next().expect("a batch holds its items");
+        }
+        items.at
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch")
+            .field("id", &self.id.0)
+            .field("first", &self.first)
+            .field("items", &self.items)
+            .field("attempt", &self.attempt)
+            .field("bytes", &self.payload().len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Collects encoded items for one [`Batch`].
+#[derive(Debug)]
+pub struct BatchBuilder {
+    packet: Vec<u8>,
+    /// End of the last item that was counted.
+    end: usize,
+    items: u32,
+    stride: Option<u32>,
+}
+
+impl BatchBuilder {
+    /// An empty builder for items of that layout (see [`Batch::stride`]).
+    pub fn new(stride: Option<u32>) -> Self {
+        let mut packet = Vec::with_capacity(Header::LEN + 256);
+        packet.resize(Header::LEN, 0);
+        BatchBuilder { end: packet.len(), packet, items: 0, stride }
+    }
+
+    /// Where the next item is appended: its bytes, behind its length where there is no stride.
+    pub fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.packet
+    }
+
+    /// Counts the items that were appended since the last call.
+    #[inline]
+    pub fn added(&mut self, items: u32) {
+        self.items += items;
+        self.end = self.packet.len();
+    }
+
+    /// Takes away what was appended and not counted: an item whose encoding was broken off by a panic.
+    pub fn drop_uncounted(&mut self) {
+        self.packet.truncate(self.end);
+    }
+
+    /// Items so far.
+    pub fn items(&self) -> u32 {
+        self.items
+    }
+
+    /// Bytes of payload so far.
+    pub fn bytes(&self) -> usize {
+        self.packet.len() - Header::LEN
+    }
+
+    /// The batch.
+    ///
+    /// # Panics
+    /// If no item was added.
+    pub fn finish(mut self, job: JobId, id: BatchId, first: u64, result_credit: u64) -> Batch {
+        assert!(self.items > 0, "a batch holds at least one item");
+        // What stays is held until the batch is answered: give back what growing left over.
+        if self.packet.capacity() > self.packet.len() + self.packet.len() / 8 {
+            self.packet.shrink_to_fit();
+        }
+        static TICKET: AtomicU64 = AtomicU64::new(1);
+        let ticket = TICKET.fetch_add(1, Ordering::Relaxed);
+        let header = Header {
+            kind: Kind::Batch,
+            job: job.0,
+            batch: ticket,
+            items: self.items,
+            stride: self.stride.unwrap_or(0),
+            credit: result_credit,
+            length: (self.packet.len() - Header::LEN) as u64,
+            ..Header::EMPTY
+        };
+        header.write(&mut self.packet);
+        Batch {
+            job,
+            id,
+            ticket,
+            first,
+            items: self.items,
+            stride: self.stride,
+            attempt: 0,
+            result_credit,
+            packet: Arc::new(self.packet),
+        }
+    }
+}
+
+/// Reads items off a payload, one slice each. Ends early (with `None`) where the bytes are cut short.
+#[derive(Debug, Clone)]
+pub struct Items<'a> {
+    bytes: &'a [u8],
+    stride: Option<u32>,
+    at: usize,
+}
+
+impl<'a> Items<'a> {
+    /// The items of `bytes`, laid out as [`Batch::stride`] says.
+    pub fn new(bytes: &'a [u8], stride: Option<u32>) -> Self {
+        Items { bytes, stride, at: 0 }
+    }
+
+    /// Goes on behind `at` bytes, as an earlier [`Items::position`] told.
+    pub fn resume(bytes: &'a [u8], stride: Option<u32>, at: usize) -> Self {
+        Items { bytes, stride, at }
+    }
+
+    /// Bytes read so far.
+    pub fn position(&self) -> usize {
+        self.at
+    }
+}
+
+impl<'a> Iterator for Items<'a> {
+    type Item = &'a [u8];
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let (start, length) = match self.stride {
+            Some(stride) => (self.at, stride as usize),
+            None => {
+                let length = self.bytes.get(self.at..self.at + 4)?;
+                (self.at + 4, u32::from_le_bytes(length.try_into().ok()?) as usize)
+            }
+        };
+        let item = self.bytes.get(start..start + length)?;
+        self.at = start + length;
+        Some(item)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(items: &[&[u8]], stride: Option<u32>) -> Batch {
+        let mut builder = BatchBuilder::new(stride);
+        for item in items {
+            if stride.is_none() {
+                builder.buffer().extend_from_slice(&(item.len() as u32).to_le_bytes());
+            }
+            builder.buffer().extend_from_slice(item);
+            builder.added(1);
+        }
+        builder.finish(JobId(1), BatchId(7), 100, 10)
+    }
+
+    #[test]
+    fn a_piece_holds_its_items_and_knows_their_place() {
+        for stride in [None, Some(2)] {
+            let whole = batch(&[b"aa", b"bb", b"cc", b"dd"], stride);
+            let piece = whole.piece(BatchId(8), 1, 3, 2);
+            assert_eq!((piece.first(), piece.items(), piece.attempt()), (101, 2, 2));
+            let items: Vec<_> = Items::new(piece.payload(), stride).collect();
+            assert_eq!(items, [b"bb", b"cc"]);
+        }
+    }
+
+    #[test]
+    fn cut_bytes_end_the_items() {
+        let whole = batch(&[b"abc", b"defg"], None);
+        let bytes = whole.payload();
+        for cut in 0..bytes.len() {
+            assert!(Items::new(&bytes[..cut], None).count() < 2);
+        }
+        assert_eq!(Items::new(bytes, None).count(), 2);
+    }
+
+    #[test]
+    fn items_of_no_bytes_are_items() {
+        assert_eq!(Items::new(batch(&[b"", b"", b""], None).payload(), None).count(), 3);
+    }
+}

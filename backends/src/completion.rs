@@ -1,0 +1,199 @@
+//! What comes back from a run: results, items given back, or a batch lost with its worker.
+//! Made by backends, consumed by the host's adapter, which alone decides what is tried again.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::batch::{Batch, BatchId};
+
+/// News of some consecutive items of one batch. All completions of a batch together cover each item once.
+#[derive(Debug)]
+pub struct Completion {
+    /// The batch that was submitted.
+    pub batch: BatchId,
+    /// Index in the input of the first item that this is about.
+    pub first: u64,
+    /// How many items it is about.
+    pub items: u32,
+    /// What became of them.
+    pub outcome: Outcome,
+}
+
+/// What became of items.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Each was answered, by a result or by its own failure.
+    Done(Results),
+    /// None was begun; they can be submitted again as they are. The piece has the name of its batch.
+    Returned(Batch),
+    /// The process that had them is gone. Some may have run; none has an answer.
+    Lost(Batch, Loss),
+}
+
+/// Answers to consecutive items.
+#[derive(Debug, Default)]
+pub struct Results {
+    /// Encoded results of the items that did not fail, in order, laid out as the worker's entry wrote them.
+    pub payload: Payload,
+    /// Items that failed, in order.
+    pub failures: Vec<ItemFailure>,
+    /// Time on the clock from the first item's begin to the last one's end.
+    pub wall: Duration,
+    /// CPU time of the thread that ran the items.
+    pub cpu: Duration,
+    /// The worker, for reports.
+    pub worker: String,
+}
+
+/// Bytes that stand somewhere in a received frame. Nothing is copied to take them out.
+#[derive(Debug, Default)]
+pub struct Payload {
+    frame: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Payload {
+    /// The bytes `start..end` of `frame`.
+    ///
+    /// # Panics
+    /// If the range does not lie in the frame.
+    pub fn within(frame: Vec<u8>, start: usize, end: usize) -> Self {
+        assert!(start <= end && end <= frame.len(), "bytes {start}..{end} of {}", frame.len());
+        Payload { frame, start, end }
+    }
+
+    /// The bytes.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        &self.frame[self.start..self.end]
+    }
+}
+
+impl From<Vec<u8>> for Payload {
+    fn from(frame: Vec<u8>) -> Self {
+        let end = frame.len();
+        Payload { frame, start: 0, end }
+    }
+}
+
+/// Why an item has no result although its worker lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemFailure {
+    /// Position of the item among those of the completion (0 is its first).
+    pub offset: u32,
+    /// What went wrong.
+    pub kind: FailureKind,
+    /// In words, without the item's index.
+    pub message: String,
+}
+
+/// The kinds of [`ItemFailure`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureKind {
+    /// The function panicked.
+    Panic,
+    /// The item could not be read, or its result not be written.
+    Serialize,
+}
+
+/// How a batch was lost.
+#[derive(Clone, Debug)]
+pub struct Loss {
+    /// What its worker was doing.
+    pub running: Running,
+    /// How the worker ended.
+    pub death: Death,
+}
+
+/// What a worker was doing when it died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Running {
+    /// It ran the item at this position of the batch.
+    Item(u32),
+    /// It prepared the function (its context, or the `init` of `fastmap_init`): no item is to blame.
+    Setup,
+    /// Nobody can tell.
+    Unknown,
+}
+
+/// The end of a worker that was not asked to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Death {
+    /// Its name.
+    pub worker: String,
+    /// Its process id; 0 where there never was a process.
+    pub pid: u32,
+    /// What ended it.
+    pub cause: DeathCause,
+    /// The last lines it wrote to stderr, oldest first, capped.
+    pub stderr: Vec<String>,
+}
+
+/// What ended a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeathCause {
+    /// It left by `exit` with that code.
+    Exit(i32),
+    /// A signal ended it.
+    Signal(i32),
+    /// It ran one item for longer than the item timeout, and was ended.
+    Timeout(Duration),
+    /// It did not report for duty within this time, and was ended.
+    NoGreeting(Duration),
+    /// It runs another program than the host, or another version.
+    Mismatch(String),
+    /// It sent what is no part of the protocol, and was ended.
+    Protocol(String),
+    /// It could not be started.
+    NotStarted(String),
+    /// It is gone, and somebody else (a handler for `SIGCHLD`) was told how.
+    Unknown,
+}
+
+impl fmt::Display for DeathCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeathCause::Exit(code) => write!(f, "ended by exit({code})"),
+            DeathCause::Signal(number) => match nix::sys::signal::Signal::try_from(*number) {
+                Ok(signal) => write!(f, "was ended by signal {number} ({signal})"),
+                Err(_) => write!(f, "was ended by signal {number}"),
+            },
+            DeathCause::Timeout(limit) => write!(f, "was ended: the item ran for more than {limit:?}"),
+            DeathCause::NoGreeting(limit) => write!(
+                f,
+                "was ended: it did not report for duty within {limit:?} (does `main` begin with fastmap_main! \
+                 or fastmap::enter() on every path?)"
+            ),
+            DeathCause::Mismatch(what) => write!(f, "was ended: {what}"),
+            DeathCause::Protocol(what) => write!(f, "was ended: it broke the protocol ({what})"),
+            DeathCause::NotStarted(why) => write!(f, "could not be started: {why}"),
+            DeathCause::Unknown => write!(f, "ended; its exit status went to another handler of SIGCHLD"),
+        }
+    }
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pid {
+            0 => write!(f, "worker {} {}", self.worker, self.cause)?,
+            pid => write!(f, "worker {} (process {pid}) {}", self.worker, self.cause)?,
+        }
+        if !self.stderr.is_empty() {
+            write!(f, "; it last wrote: {}", self.stderr.join(" | "))?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Death {}
+
+/// What a run cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Receipt {
+    /// Millionths of a credit; 0 for what ran on this machine.
+    pub microcredits: u64,
+}

@@ -1,0 +1,37 @@
+//! What a run is of: a function of an executable, its context and what is known of the input.
+//! Made once a map by the host's adapter; read by every backend.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::function::FunctionId;
+
+/// Names a job within this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobId(pub u64);
+
+impl JobId {
+    /// A name that this process has not used yet.
+    pub fn next() -> JobId {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        JobId(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// One map, as backends see it. Cheap to share.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Its name.
+    pub id: JobId,
+    /// Which function to call.
+    pub function: FunctionId,
+    /// The encoded context, sent once to each worker; empty where the function has none.
+    pub context: Arc<Vec<u8>>,
+    /// The user's name for the map.
+    pub label: Option<String>,
+    /// Number of items, if it is known from the start.
+    pub items: Option<u64>,
+    /// An item that runs longer is given up and its worker ended.
+    pub item_timeout: Option<Duration>,
+}

@@ -1,0 +1,89 @@
+//! Where the batches of a fastmap run.
+//!
+//! The [`Backend`] trait is the centre: a backend opens a [`Run`] for one [`Job`] (a function of this executable,
+//! its context, its label), takes [`Batch`]es and gives [`Completion`]s. Backends see bytes; types, order, retries
+//! and budgets live above it, once, in the crate `fastmap`. [`Local`] runs batches in worker processes of this
+//! machine. [`conformance`] tries any implementation.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("fastmap runs on Linux (x86-64, aarch64): it needs pidfd, memfd and the parent-death signal");
+
+mod batch;
+mod completion;
+pub mod conformance;
+mod error;
+mod executable;
+mod function;
+mod job;
+pub mod local;
+mod objects;
+pub mod sizing;
+mod task;
+mod wire;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Instant;
+
+pub use batch::{Batch, BatchBuilder, BatchId, Items};
+pub use completion::{
+    Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, Outcome, Payload, Receipt, Results,
+    Running,
+};
+pub use error::BackendError;
+pub use executable::identity;
+pub use function::{Descriptor, FunctionId, Start};
+pub use job::{Job, JobId};
+pub use local::{Local, LocalOptions};
+pub use sizing::Targets;
+pub use task::{Executor, Task, Work};
+
+/// A place where batches run: this machine's worker processes, a service, or whatever you write.
+pub trait Backend: Send + Sync + Debug {
+    /// A short name for reports: `local`, `cloud`, …
+    fn name(&self) -> &str;
+
+    /// Opens a run of one function. Cheap: what is slow (starting workers) begins here at most.
+    ///
+    /// # Errors
+    /// If this job can't run here, with the reason.
+    fn open(&self, job: Arc<Job>) -> Result<Box<dyn Run>, BackendError>;
+}
+
+/// One map on one backend. Used by one thread at a time; dropped without [`Run::close`] it ends all the same.
+pub trait Run: Send {
+    /// What the run would take now. Asked very often: it reads what is known and does nothing.
+    fn capacity(&mut self) -> Capacity;
+
+    /// Takes a batch. Never waits for user code.
+    ///
+    /// # Errors
+    /// Gives the batch back if it can't be taken now. A batch is always taken while none is held.
+    fn submit(&mut self, batch: Batch) -> Result<(), Batch>;
+
+    /// The next completion, in any order, or `None` at the deadline. Completions that are there come before errors.
+    ///
+    /// # Errors
+    /// What ends the run. It gives nothing more after that.
+    fn poll(&mut self, deadline: Instant) -> Result<Option<Completion>, BackendError>;
+
+    /// Gives up a batch: its items need no answer. What is known of it may still come.
+    fn cancel(&mut self, batch: BatchId);
+
+    /// Ends the run: what is queued is dropped, what runs is nobody's any more. Returns what it cost.
+    fn close(self: Box<Self>) -> Receipt;
+}
+
+/// What a [`Run`] would take, and what it knows for sizing batches.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Capacity {
+    /// Batches it would take now without another one finishing first.
+    pub batches: usize,
+    /// Batches it would hold at most.
+    pub slots: usize,
+    /// Workers that will share the work.
+    pub workers: usize,
+    /// What it wants of a batch.
+    pub targets: Targets,
+}

@@ -1,0 +1,102 @@
+//! How a host and a new worker find each other: the environment variable that marks a worker,
+//! and the first message, which brings the two channels. Written by `spawn`, read by `worker`.
+
+use std::ffi::OsString;
+use std::fmt;
+
+use ipc_channel::ipc::{IpcBytesReceiver, IpcBytesSender};
+use log::LevelFilter;
+use serde::{Deserialize, Serialize};
+
+use crate::wire::VERSION;
+
+/// Set for workers alone, and taken away by each before anything else, so that what it starts is none.
+pub(crate) const MARKER: &str = "FASTMAP_WORKER";
+
+/// Set by each worker for whatever it starts: maps there run in the calling process.
+pub(crate) const INSIDE: &str = "FASTMAP_INSIDE_WORKER";
+
+/// What the marker says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Marker {
+    /// The process that must be the parent; anything else has inherited the variable by mistake.
+    pub(crate) host: u32,
+    /// The worker's name.
+    pub(crate) name: String,
+    /// What the host's logger listens to.
+    pub(crate) level: LevelFilter,
+    /// Where the host listens.
+    pub(crate) server: String,
+}
+
+impl fmt::Display for Marker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{VERSION} {} {} {} {}", self.host, self.name, self.level, self.server)
+    }
+}
+
+impl Marker {
+    /// Reads the variable's value.
+    ///
+    /// # Errors
+    /// In words.
+    pub(crate) fn parse(value: &OsString) -> Result<Marker, String> {
+        let wrong = || format!("{MARKER}={} was not set by a fastmap host of this version", value.display());
+        let text = value.to_str().ok_or_else(wrong)?;
+        let mut words = text.splitn(5, ' ');
+        let mut word = || words.next().ok_or_else(wrong);
+        if word()? != VERSION.to_string() {
+            return Err(wrong());
+        }
+        Ok(Marker {
+            host: word()?.parse().map_err(|_| wrong())?,
+            name: word()?.to_owned(),
+            level: word()?.parse().map_err(|_| wrong())?,
+            server: word()?.to_owned(),
+        })
+    }
+}
+
+/// The first message on the one-shot channel.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Greeting {
+    /// A worker reports for duty.
+    Hello(Hello),
+    /// The host itself: nobody will come, the process is gone.
+    Gone,
+}
+
+/// What a worker brings.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    /// [`VERSION`] of the frames it speaks.
+    pub(crate) version: u32,
+    /// Its [`identity`](crate::executable::identity).
+    pub(crate) executable: String,
+    /// The host's frames go in here.
+    pub(crate) to_worker: IpcBytesSender,
+    /// The worker's frames come out here.
+    pub(crate) from_worker: IpcBytesReceiver,
+    /// A second sender for `from_worker`: with it the host wakes its own reader when the worker is dead, behind
+    /// all that the worker had sent. The channel's end would not do: a child of the worker can hold it open.
+    pub(crate) wake: IpcBytesSender,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_marker_survives_the_environment() {
+        let marker = Marker {
+            host: 12,
+            name: "worker-3".to_owned(),
+            level: LevelFilter::Debug,
+            server: "/tmp/a folder/socket".to_owned(),
+        };
+        assert_eq!(Marker::parse(&marker.to_string().into()), Ok(marker));
+        for wrong in ["", "1", "0 12 w debug /x", "1 x w debug /x"] {
+            assert!(Marker::parse(&wrong.into()).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Worker processes of this machine, behind the [`Backend`] trait.
+//!
+//! `pool` holds who has which batch and decides (no I/O but sends that can't wait); `supervisor` is the one thread
+//! that starts workers, watches them die and relays what they print; `reader` is a thread for each worker that
+//! takes its answers; `worker` is the other end, in the worker process. `greeting`, `page` and `outbox` are
+//! the parts of the channel between them.
+
+mod greeting;
+mod outbox;
+mod page;
+mod pool;
+mod reader;
+mod relay;
+mod steal;
+mod supervisor;
+mod worker;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+pub use relay::{PassThrough, Relay, Stream};
+pub(crate) use worker::{Opening, Record};
+pub use worker::{enter, inside_worker, leave_unentered, marked};
+
+use crate::batch::{Batch, BatchId};
+use crate::completion::{Completion, Receipt};
+use crate::error::BackendError;
+use crate::job::{Job, JobId};
+use crate::sizing::Targets;
+use crate::{Backend, Capacity, Run};
+use pool::{Gauge, Inbox, Shared};
+
+/// What a batch should be for workers on the same machine: a message costs about 0.1 ms at worst, so that 20 ms
+/// of work hide it; up to one packet of bytes.
+const TARGETS: Targets = Targets { work: Duration::from_millis(20), bytes: 128 * 1024 };
+
+/// How the workers are started.
+#[derive(Clone, Debug)]
+pub struct LocalOptions {
+    /// Most worker processes at a time, at least 1.
+    pub processes: usize,
+    /// The program that becomes a worker. It must be the running executable; `None` (the default) takes the very
+    /// file that runs, also when another has taken its path meanwhile.
+    pub program: Option<PathBuf>,
+    /// Where the lines go that workers print.
+    pub relay: Arc<dyn Relay>,
+}
+
+impl LocalOptions {
+    /// `processes` workers of this executable, whose lines go to the host's own output.
+    pub fn new(processes: usize) -> Self {
+        LocalOptions { processes: processes.max(1), program: None, relay: Arc::new(PassThrough) }
+    }
+}
+
+/// Runs batches in worker processes of this machine.
+///
+/// Workers are started when there is work for them, kept for the next map, shared by all runs, and replaced when
+/// they die. Dropping the last `Local` and the last of its runs ends them.
+#[derive(Debug, Clone)]
+pub struct Local {
+    pool: Arc<Pool>,
+}
+
+#[derive(Debug)]
+struct Pool {
+    shared: Arc<Shared>,
+    /// The thread that owns the processes; started with the first run.
+    supervisor: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Local {
+    /// A pool that has no workers yet.
+    ///
+    /// # Errors
+    /// If the system gives no descriptor for waking its thread.
+    pub fn new(options: LocalOptions) -> Result<Self, BackendError> {
+        let shared = Shared::new(options)
+            .map_err(|error| BackendError::Io("cannot make an event descriptor".to_owned(), error))?;
+        Ok(Local { pool: Arc::new(Pool { shared: Arc::new(shared), supervisor: Mutex::new(None) }) })
+    }
+
+    /// Process ids of the workers that live now, oldest first.
+    pub fn workers(&self) -> Vec<u32> {
+        self.pool.shared.worker_pids()
+    }
+}
+
+impl Backend for Local {
+    fn name(&self) -> &'static str {
+        "local"
+    }
+
+    fn open(&self, job: Arc<Job>) -> Result<Box<dyn Run>, BackendError> {
+        let this = std::process::id();
+        let owner = self.pool.shared.owner;
+        if this != owner {
+            return Err(BackendError::Forked { owner, this });
+        }
+        self.pool.start_supervisor()?;
+        let id = job.id;
+        let (inbox, gauge) = self.pool.shared.open(job);
+        Ok(Box::new(LocalRun { pool: Arc::clone(&self.pool), job: id, inbox, gauge }))
+    }
+}
+
+impl Pool {
+    fn start_supervisor(&self) -> Result<(), BackendError> {
+        let mut supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner);
+        if supervisor.is_none() {
+            let shared = Arc::clone(&self.shared);
+            let thread = std::thread::Builder::new().name("fastmap-supervisor".to_owned());
+            let handle = thread
+                .spawn(move || supervisor::supervise(&shared))
+                .map_err(|error| BackendError::Io("cannot start a thread".to_owned(), error))?;
+            *supervisor = Some(handle);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        // A fork's copy of this owns neither the thread nor the workers: they are the parent's.
+        if std::process::id() != self.shared.owner {
+            return;
+        }
+        let supervisor = self.supervisor.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(supervisor) = supervisor {
+            self.shared.shut_down();
+            drop(supervisor.join());
+        }
+    }
+}
+
+/// One map on the pool.
+struct LocalRun {
+    pool: Arc<Pool>,
+    job: JobId,
+    inbox: Arc<Inbox>,
+    gauge: Arc<Gauge>,
+}
+
+impl Run for LocalRun {
+    #[inline]
+    fn capacity(&mut self) -> Capacity {
+        let (batches, slots) = self.gauge.read();
+        Capacity { batches, slots, workers: self.pool.shared.options.processes, targets: TARGETS }
+    }
+
+    fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
+        self.pool.shared.submit(self.job, batch)
+    }
+
+    fn poll(&mut self, deadline: Instant) -> Result<Option<Completion>, BackendError> {
+        self.inbox.take(deadline)
+    }
+
+    fn cancel(&mut self, batch: BatchId) {
+        self.pool.shared.cancel(self.job, batch);
+    }
+
+    fn close(self: Box<Self>) -> Receipt {
+        Receipt::default()
+    }
+}
+
+impl Drop for LocalRun {
+    fn drop(&mut self) {
+        if std::process::id() == self.pool.shared.owner {
+            self.pool.shared.close(self.job);
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The host's sending side of one worker. A caller never waits here: what would wait goes to a thread of its own.
+//! Called by the pool when it hands out batches, under the pool's lock.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use ipc_channel::ipc::IpcBytesSender;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
+
+use super::page::Page;
+use crate::wire::PACKET;
+
+/// A frame on its way out; a batch's bytes are shared with whoever may have to send them again.
+pub(crate) type Frame = Arc<Vec<u8>>;
+
+/// Sends frames to one worker, in order.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    shared: Arc<Shared>,
+    /// Whether a thread for frames that would wait was started.
+    writer: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    more: Condvar,
+    page: Arc<Page>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Taken away when the outbox is closed; the worker sees the channel's end once a running send is over.
+    sender: Option<Arc<IpcBytesSender>>,
+    /// Frames for the writer thread, the first of which it may be sending.
+    queue: VecDeque<Frame>,
+    sent: u64,
+}
+
+impl Outbox {
+    pub(crate) fn new(sender: IpcBytesSender, page: Arc<Page>) -> Self {
+        let state = State { sender: Some(Arc::new(sender)), queue: VecDeque::new(), sent: 0 };
+        Outbox {
+            shared: Arc::new(Shared { state: Mutex::new(state), more: Condvar::new(), page }),
+            writer: false,
+        }
+    }
+
+    /// Sends a frame, now or as soon as the worker takes it. Never waits for the worker.
+    ///
+    /// A frame to a dead worker is dropped: its death is told elsewhere, and nothing is lost by it.
+    pub(crate) fn send(&mut self, frame: Frame) {
+        let mut state = lock(&self.shared.state);
+        // A socket whose every packet was taken has room for one more, whatever its size up to PACKET;
+        // with less certainty a send could wait for a worker that is stopped.
+        if frame.len() <= PACKET && state.queue.is_empty() && self.shared.page.received() == state.sent {
+            let Some(sender) = state.sender.clone() else { return };
+            state.sent += 1;
+            drop(send_packet(&sender, &frame));
+            return;
+        }
+        state.queue.push_back(frame);
+        drop(state);
+        self.shared.more.notify_one();
+        if !self.writer {
+            let shared = Arc::clone(&self.shared);
+            let thread = std::thread::Builder::new().name("fastmap-writer".to_owned());
+            self.writer = thread.spawn(move || shared.write()).is_ok();
+        }
+    }
+
+    /// Ends the channel. What was not sent is dropped.
+    pub(crate) fn close(&mut self) {
+        let mut state = lock(&self.shared.state);
+        state.sender = None;
+        state.queue.clear();
+        drop(state);
+        self.shared.more.notify_one();
+    }
+}
+
+impl Drop for Outbox {
+    /// Ends the writer thread once its send is over, which is at the latest when the worker is dead. Not joined: this
+    /// may run under the pool's lock.
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    fn write(&self) {
+        let mut state = lock(&self.state);
+        loop {
+            let (Some(sender), Some(frame)) = (state.sender.clone(), state.queue.front().cloned()) else {
+                if state.sender.is_none() {
+                    return;
+                }
+                state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            state.sent += frame.len().div_ceil(PACKET) as u64;
+            drop(state);
+            let sent = frame.chunks(PACKET).try_for_each(|packet| send_packet(&sender, packet));
+            drop(sender);
+            state = lock(&self.state);
+            if sent.is_err() {
+                return;
+            }
+            state.queue.pop_front();
+        }
+    }
+}
+
+fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Sends one packet, whole or not at all.
+///
+/// The socket raises SIGPIPE when the peer is dead, and a program that gave SIGPIPE back its default (many
+/// command-line tools do) would end by it: it is blocked meanwhile, and taken away if it came.
+pub(crate) fn send_packet(sender: &IpcBytesSender, packet: &[u8]) -> io::Result<()> {
+    let mut pipe = SigSet::empty();
+    pipe.add(Signal::SIGPIPE);
+    let mut before = SigSet::empty();
+    let blocked = pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&pipe), Some(&mut before)).is_ok();
+    let result = loop {
+        match sender.send(packet) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => break result,
+        }
+    };
+    if blocked && !before.contains(Signal::SIGPIPE) {
+        if result.is_err() {
+            take_pending(pipe);
+        }
+        let _restored = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
+    }
+    result
+}
+
+/// Takes a pending SIGPIPE of this thread away; there may be none.
+fn take_pending(pipe: SigSet) {
+    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the set and the time are valid for the call; no information about the signal is asked for.
+    unsafe { libc::sigtimedwait(pipe.as_ref(), std::ptr::null_mut(), &raw const now) };
+}

@@ -1,0 +1,137 @@
+//! A page of memory that the host shares with each worker: what runs there now, and how much was received.
+//! Made by the host before the worker starts, handed over as its stdin; sealed, so that no worker can shrink it
+//! under the host's hands. What a worker writes into it is a hint, never a length or an address.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use memmap2::{MmapOptions, MmapRaw};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::ftruncate;
+
+use crate::completion::Running;
+
+const SIZE: u64 = 4096;
+const MAGIC: u64 = 0x6661_7374_6d61_7001;
+/// `item` while a function is being prepared, and while nothing runs.
+const SETUP: u32 = u32::MAX - 1;
+const IDLE: u32 = u32::MAX;
+
+#[derive(Debug)]
+#[repr(C)]
+struct Fields {
+    magic: AtomicU64,
+    /// Packets that the worker has taken from its channel.
+    received: AtomicU64,
+    /// Ticket of the batch that runs, or ran last.
+    ticket: AtomicU64,
+    /// Its item that runs; `SETUP`; `IDLE`.
+    item: AtomicU32,
+}
+
+/// The page, mapped.
+#[derive(Debug)]
+pub(crate) struct Page {
+    map: MmapRaw,
+}
+
+impl Page {
+    /// A new page, and the descriptor that a worker gets as its stdin.
+    pub(crate) fn create() -> io::Result<(Page, OwnedFd)> {
+        let fd = memfd_create("fastmap", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        ftruncate(&fd, SIZE as i64)?;
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
+        let file = File::from(fd);
+        let page = Page { map: MmapOptions::new().len(SIZE as usize).map_raw(&file)? };
+        page.fields().item.store(IDLE, Ordering::Relaxed);
+        page.fields().magic.store(MAGIC, Ordering::Release);
+        Ok((page, file.into()))
+    }
+
+    /// The worker's side: maps what it was handed.
+    pub(crate) fn open(fd: OwnedFd) -> io::Result<Page> {
+        let file = File::from(fd);
+        if file.metadata()?.len() != SIZE {
+            return Err(io::Error::other("standard input is not the page of a fastmap host"));
+        }
+        let page = Page { map: MmapOptions::new().len(SIZE as usize).map_raw(&file)? };
+        if page.fields().magic.load(Ordering::Acquire) != MAGIC {
+            return Err(io::Error::other("standard input is not the page of a fastmap host"));
+        }
+        Ok(page)
+    }
+
+    fn fields(&self) -> &Fields {
+        // SAFETY: the mapping is SIZE bytes, page-aligned, lives as long as `self`, and can't be shrunk (sealed);
+        // all fields are atomics, for which any bytes are valid and concurrent writers are allowed.
+        unsafe { &*self.map.as_ptr().cast::<Fields>() }
+    }
+
+    /// Worker: one more packet was taken.
+    pub(crate) fn count_received(&self) {
+        self.fields().received.fetch_add(1, Ordering::Release);
+    }
+
+    /// Host: how many packets the worker has taken.
+    pub(crate) fn received(&self) -> u64 {
+        self.fields().received.load(Ordering::Acquire)
+    }
+
+    /// Worker: the function of a batch is being prepared.
+    pub(crate) fn begin_setup(&self, ticket: u64) {
+        self.fields().item.store(IDLE, Ordering::Release);
+        self.fields().ticket.store(ticket, Ordering::Release);
+        self.fields().item.store(SETUP, Ordering::Release);
+    }
+
+    /// Worker: a batch begins; where the number of its running item is kept up to date.
+    pub(crate) fn begin(&self, ticket: u64) -> &AtomicU32 {
+        self.fields().item.store(IDLE, Ordering::Release);
+        self.fields().ticket.store(ticket, Ordering::Release);
+        self.fields().item.store(0, Ordering::Release);
+        &self.fields().item
+    }
+
+    /// Worker: nothing runs.
+    pub(crate) fn end(&self) {
+        self.fields().item.store(IDLE, Ordering::Release);
+    }
+
+    /// What runs now: the batch's ticket, and the item or the preparation.
+    pub(crate) fn running(&self) -> Option<(u64, Running)> {
+        let item = self.fields().item.load(Ordering::Acquire);
+        let ticket = self.fields().ticket.load(Ordering::Acquire);
+        match item {
+            IDLE => None,
+            SETUP => Some((ticket, Running::Setup)),
+            item => Some((ticket, Running::Item(item))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_sides_see_the_same_page_and_nobody_can_shrink_it() {
+        let (host, fd) = Page::create().expect("a page");
+        let worker = Page::open(fd.try_clone().expect("a second descriptor")).expect("the same page");
+        assert_eq!(host.running(), None);
+        worker.begin(9).store(3, Ordering::Relaxed);
+        worker.count_received();
+        assert_eq!(host.running(), Some((9, Running::Item(3))));
+        assert_eq!(host.received(), 1);
+        assert!(ftruncate(&fd, 0).is_err());
+    }
+
+    #[test]
+    fn another_file_is_no_page() {
+        let file = File::open("/dev/null").expect("the null device");
+        assert!(Page::open(file.into()).is_err());
+    }
+}

@@ -1,0 +1,640 @@
+//! Who has which batch. All decisions of the pool are taken here under one lock, by whoever brings news: a run that
+//! submits, a reader whose worker answered, the supervisor whose worker died. Nothing here waits.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::io;
+use std::process::Child;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::greeting::Hello;
+use super::outbox::Outbox;
+use super::page::Page;
+use super::{LocalOptions, Opening};
+use crate::batch::{Batch, BatchId};
+use crate::completion::{
+    Completion, Death, DeathCause, ItemFailure, Loss, Outcome, Payload, Results, Running,
+};
+use crate::error::BackendError;
+use crate::executable;
+use crate::job::{Job, JobId};
+use crate::wire::{Header, Kind, VERSION};
+
+/// Batches that a worker holds at a time, the running one included; more when they are short, so that the way to
+/// the host and back is hidden behind work.
+const DEPTH: usize = 2;
+const DEPTH_SHORT: usize = 4;
+const SHORT: Duration = Duration::from_millis(5);
+/// Workers that may die in a row before their greeting, or without having run anything, before runs are ended.
+const FAILED_STARTS: usize = 3;
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    /// Wakes the supervisor.
+    wake: EventFd,
+    pub(crate) options: LocalOptions,
+    /// The process that made the pool.
+    pub(crate) owner: u32,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) members: Vec<Member>,
+    pub(crate) runs: BTreeMap<JobId, RunState>,
+    /// Workers asked for, which the supervisor has not taken up yet.
+    pub(crate) requested: usize,
+    /// Workers that died in a row without having run anything.
+    futile: Vec<Death>,
+    /// No worker is started before.
+    pub(crate) not_before: Option<Instant>,
+    pub(crate) closing: bool,
+}
+
+/// A worker process, from its start until its death is dealt with.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) id: u64,
+    pub(crate) name: String,
+    pub(crate) child: Child,
+    pub(crate) page: Arc<Page>,
+    pub(crate) started: Instant,
+    /// `None` until it has greeted.
+    pub(crate) outbox: Option<Outbox>,
+    /// Batches sent and not answered, in the order they were sent.
+    pub(crate) held: VecDeque<Held>,
+    opened: HashSet<JobId>,
+    /// When it last answered, or got work while idle.
+    pub(crate) progress: Instant,
+    /// Why it is being ended, with what it then ran.
+    pub(crate) verdict: Option<(DeathCause, Option<(u64, Running)>)>,
+    /// For item timeouts: what ran at the last look, and for how long.
+    pub(crate) watched: Option<((u64, Running), Duration)>,
+}
+
+/// A batch in a worker's hands.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) batch: Batch,
+    /// Items `0..limit` are the worker's; the rest was given back.
+    pub(crate) limit: u32,
+    /// Items were asked back, and the answer is not here yet.
+    pub(crate) recalled: bool,
+    /// Nobody waits for it any more.
+    pub(crate) orphan: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct RunState {
+    pub(crate) job: Arc<Job>,
+    /// The frame that opens the job in a worker.
+    opening: Arc<Vec<u8>>,
+    inbox: Arc<Inbox>,
+    gauge: Arc<Gauge>,
+    pub(crate) pending: VecDeque<Batch>,
+    pub(crate) in_flight: usize,
+    /// Its adapter is gone; it stays until its last batch is out of the workers' hands.
+    pub(crate) closed: bool,
+    failed: bool,
+    /// Moving means over answered batches.
+    batch_time: Option<Duration>,
+    pub(crate) item_time: Option<Duration>,
+}
+
+/// What a run asks before each item, without the pool's lock.
+#[derive(Debug, Default)]
+pub(crate) struct Gauge {
+    /// Batches submitted and not completed.
+    outstanding: AtomicUsize,
+    slots: AtomicUsize,
+}
+
+impl Gauge {
+    /// (batches that would be taken now, batches held at most)
+    #[inline]
+    pub(crate) fn read(&self) -> (usize, usize) {
+        let slots = self.slots.load(Ordering::Relaxed);
+        (slots.saturating_sub(self.outstanding.load(Ordering::Relaxed)), slots)
+    }
+}
+
+/// Where completions wait for the run's thread. Bounded by what the run has submitted.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    state: Mutex<InboxState>,
+    more: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct InboxState {
+    completions: VecDeque<Completion>,
+    error: Option<BackendError>,
+}
+
+impl Inbox {
+    pub(crate) fn take(&self, deadline: Instant) -> Result<Option<Completion>, BackendError> {
+        let mut state = self.lock();
+        loop {
+            if let Some(completion) = state.completions.pop_front() {
+                return Ok(Some(completion));
+            }
+            if let Some(error) = state.error.take() {
+                return Err(error);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            state = self.more.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn put(&self, completion: Completion) {
+        self.lock().completions.push_back(completion);
+        self.more.notify_one();
+    }
+
+    fn fail(&self, error: BackendError) {
+        self.lock().error = Some(error);
+        self.more.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, InboxState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(options: LocalOptions) -> io::Result<Self> {
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        Ok(Shared { state: Mutex::default(), wake, options, owner: std::process::id() })
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn wake(&self) -> &EventFd {
+        &self.wake
+    }
+
+    fn wake_supervisor(&self) {
+        // Fails only when the counter is full, and then the supervisor is awake.
+        let _full = self.wake.write(1);
+    }
+
+    pub(crate) fn worker_pids(&self) -> Vec<u32> {
+        self.lock().members.iter().map(|member| member.child.id()).collect()
+    }
+
+    pub(crate) fn shut_down(&self) {
+        self.lock().closing = true;
+        self.wake_supervisor();
+    }
+
+    /// A run begins.
+    pub(crate) fn open(&self, job: Arc<Job>) -> (Arc<Inbox>, Arc<Gauge>) {
+        let opening = postcard::to_stdvec(&Opening { function: job.function.clone() })
+            .expect("a function's name can be written");
+        let mut payload = opening.clone();
+        payload.extend_from_slice(&job.context);
+        let header = Header { kind: Kind::Open, job: job.id.0, from: opening.len() as u32, ..Header::EMPTY };
+        let run = RunState {
+            opening: Arc::new(header.frame(&payload)),
+            inbox: Arc::default(),
+            gauge: Arc::default(),
+            pending: VecDeque::new(),
+            in_flight: 0,
+            closed: false,
+            failed: false,
+            batch_time: None,
+            item_time: None,
+            job,
+        };
+        let handles = (Arc::clone(&run.inbox), Arc::clone(&run.gauge));
+        let mut state = self.lock();
+        state.runs.insert(run.job.id, run);
+        state.update_gauges(self.options.processes);
+        handles
+    }
+
+    /// A run hands in a batch.
+    pub(crate) fn submit(&self, job: JobId, batch: Batch) -> Result<(), Batch> {
+        let mut state = self.lock();
+        let Some(run) = state.runs.get_mut(&job) else { return Err(batch) };
+        if run.failed || (run.gauge.read().0 == 0 && run.outstanding() > 0) {
+            return Err(batch);
+        }
+        // Earlier items go first: they are what the consumer waits for.
+        let at = run.pending.partition_point(|waiting| waiting.first() <= batch.first());
+        run.pending.insert(at, batch);
+        self.hand_out(state);
+        Ok(())
+    }
+
+    /// A run has lost interest in a batch.
+    pub(crate) fn cancel(&self, job: JobId, batch: BatchId) {
+        let mut state = self.lock();
+        if let Some(run) = state.runs.get_mut(&job) {
+            run.pending.retain(|waiting| waiting.id() != batch);
+        }
+        state.abandon(|held| held.batch.job() == job && held.batch.id() == batch);
+        self.hand_out(state);
+    }
+
+    /// A run ends. What is queued is dropped, what runs is nobody's.
+    pub(crate) fn close(&self, job: JobId) {
+        let mut state = self.lock();
+        if let Some(run) = state.runs.get_mut(&job) {
+            run.pending.clear();
+            run.closed = true;
+        }
+        state.abandon(|held| held.batch.job() == job);
+        state.forget_finished();
+        self.hand_out(state);
+    }
+
+    /// A worker has greeted.
+    pub(crate) fn greeted(&self, id: u64, hello: Hello) -> Result<(), DeathCause> {
+        if hello.version != VERSION || hello.executable != executable::identity() {
+            return Err(DeathCause::Mismatch(format!(
+                "it is not the program of its host (host {}, protocol {VERSION}; worker {}, protocol {})",
+                executable::identity(),
+                hello.executable,
+                hello.version
+            )));
+        }
+        let mut state = self.lock();
+        if let Some(member) = state.member(id) {
+            member.outbox = Some(Outbox::new(hello.to_worker, Arc::clone(&member.page)));
+            member.progress = Instant::now();
+        }
+        self.hand_out(state);
+        Ok(())
+    }
+
+    /// A worker has answered items of a batch.
+    pub(crate) fn done(&self, id: u64, header: &Header, frame: Vec<u8>) -> Result<(), String> {
+        let payload_end = (frame.len() as u64).checked_sub(header.credit).map(|end| end as usize);
+        let failures_at =
+            payload_end.filter(|end| *end >= Header::LEN).ok_or("failures of more bytes than came")?;
+        let failures: Vec<ItemFailure> = match header.credit {
+            0 => Vec::new(),
+            _ => postcard::from_bytes(&frame[failures_at..]).map_err(|_| "failures that can't be read")?,
+        };
+        let ascending = failures.windows(2).all(|pair| pair[0].offset < pair[1].offset);
+        if !ascending || failures.last().is_some_and(|last| last.offset >= header.items) {
+            return Err("failures of items that it was not asked".to_owned());
+        }
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let member =
+            state.members.iter_mut().find(|member| member.id == id).ok_or("an answer after its death")?;
+        let Some(at) = member.held.iter().position(|held| held.batch.ticket() == header.batch) else {
+            // All of the batch was given back in the moment it began: an answer to none of it.
+            return if header.items == 0 {
+                Ok(())
+            } else {
+                Err("an answer to what it was not asked".to_owned())
+            };
+        };
+        if header.items > member.held[at].limit {
+            return Err("an answer to more items than it was asked".to_owned());
+        }
+        let held = member.held.remove(at).expect("it was found there");
+        member.progress = Instant::now();
+        let worker = member.name.clone();
+        state.futile.clear();
+        let run = state.runs.get_mut(&held.batch.job()).expect("a run stays while its batches are held");
+        run.in_flight -= 1;
+        if header.items > 0 {
+            run.observe(header);
+        }
+        if !held.orphan {
+            let batch = held.batch.id();
+            let bytes = failures_at - Header::LEN;
+            if header.items > 0 {
+                let results = Results {
+                    payload: Payload::within(frame, Header::LEN, failures_at),
+                    failures,
+                    wall: Duration::from_nanos(header.wall),
+                    cpu: Duration::from_nanos(header.cpu),
+                    worker,
+                };
+                let first = held.batch.first();
+                let outcome = Outcome::Done(results);
+                run.inbox.put(Completion { batch, first, items: header.items, outcome });
+            }
+            if header.items < held.limit {
+                let rest = held.batch.piece(batch, header.items, held.limit, held.batch.attempt());
+                if header.items > 0 && bytes as u64 >= held.batch.result_credit() {
+                    // Its results have reached their credit: the budget's owner says when the rest may go on.
+                    let (first, items) = (rest.first(), rest.items());
+                    run.inbox.put(Completion { batch, first, items, outcome: Outcome::Returned(rest) });
+                } else {
+                    run.pending.push_front(rest);
+                }
+            }
+        }
+        state.forget_finished();
+        self.hand_out(guard);
+        Ok(())
+    }
+
+    /// A worker gives items back that it has not begun.
+    pub(crate) fn returned(&self, id: u64, header: &Header) -> Result<(), String> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let member = state
+            .members
+            .iter_mut()
+            .find(|member| member.id == id)
+            .ok_or("items given back after its death")?;
+        let Some(at) = member.held.iter().position(|held| held.batch.ticket() == header.batch) else {
+            return Ok(()); // Its answer has overtaken this, and told the same.
+        };
+        let held = &mut member.held[at];
+        if header.from >= held.limit {
+            return Err("items given back that it did not have".to_owned());
+        }
+        let rest = held.batch.piece(held.batch.id(), header.from, held.limit, held.batch.attempt());
+        held.limit = header.from;
+        held.recalled = false;
+        let (emptied, orphan) = (held.limit == 0, held.orphan);
+        if emptied {
+            member.held.remove(at);
+        }
+        let run = state.runs.get_mut(&rest.job()).expect("a run stays while its batches are held");
+        run.in_flight -= usize::from(emptied);
+        if !orphan {
+            run.pending.push_front(rest);
+        }
+        state.forget_finished();
+        self.hand_out(guard);
+        Ok(())
+    }
+
+    /// A worker could not prepare a job.
+    pub(crate) fn refused(&self, id: u64, job: JobId, failure: ItemFailure) {
+        let mut state = self.lock();
+        if let Some(member) = state.member(id) {
+            let before = member.held.len();
+            member.held.retain(|held| held.batch.job() != job);
+            let dropped = before - member.held.len();
+            if let Some(run) = state.runs.get_mut(&job) {
+                run.in_flight -= dropped;
+                run.fail(BackendError::Setup(failure));
+            }
+        }
+        state.forget_finished();
+        self.hand_out(state);
+    }
+
+    /// A worker is to be ended: it broke the protocol, is another program, or was too late.
+    pub(crate) fn condemn(&self, id: u64, cause: DeathCause) {
+        let mut state = self.lock();
+        if let Some(member) = state.member(id) {
+            member.condemn(cause, None);
+        }
+    }
+
+    /// A worker is dead, and all that it had sent is dealt with.
+    pub(crate) fn buried(&self, id: u64, mut death: Death) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(at) = state.members.iter().position(|member| member.id == id) else { return };
+        let mut member = state.members.remove(at);
+        let ran = member.page.running();
+        if let Some((cause, running)) = member.verdict.take() {
+            // A timeout holds for the item that was seen, not for one that has begun since.
+            if running.is_none() || running == ran {
+                death.cause = cause;
+            }
+        }
+        let mut lost = false;
+        for held in std::mem::take(&mut member.held).into_iter().rev() {
+            let run = state.runs.get_mut(&held.batch.job()).expect("a run stays while its batches are held");
+            run.in_flight -= 1;
+            if held.orphan {
+                continue;
+            }
+            let running =
+                ran.filter(|(ticket, _)| *ticket == held.batch.ticket()).map(|(_, running)| running);
+            let batch = held.batch.id();
+            let theirs = match held.limit == held.batch.items() {
+                true => held.batch,
+                false => held.batch.piece(batch, 0, held.limit, held.batch.attempt()),
+            };
+            match running {
+                Some(running) => {
+                    let running = match running {
+                        Running::Item(item) if item >= theirs.items() => Running::Unknown,
+                        known => known,
+                    };
+                    let loss = Loss { running, death: death.clone() };
+                    let (first, items) = (theirs.first(), theirs.items());
+                    run.inbox.put(Completion { batch, first, items, outcome: Outcome::Lost(theirs, loss) });
+                    lost = true;
+                }
+                None => run.pending.push_front(theirs),
+            }
+        }
+        if state.closing {
+            return;
+        }
+        if !lost {
+            // Whoever dies idle or at its start may do so because no worker can live here.
+            state.failed_start(death, self.options.processes);
+        }
+        state.forget_finished();
+        self.hand_out(guard);
+    }
+
+    /// Nothing could be started.
+    pub(crate) fn not_started(&self, death: Death) {
+        let mut state = self.lock();
+        state.failed_start(death, self.options.processes);
+        self.hand_out(state);
+    }
+
+    /// Gives waiting batches to workers with room, and asks for workers where there is work for more.
+    pub(crate) fn hand_out(&self, mut guard: MutexGuard<'_, State>) {
+        let state = &mut *guard;
+        while state.hand_out_one() {}
+        state.update_gauges(self.options.processes);
+        let idle = state.members.iter().any(Member::idle);
+        let outstanding: usize = state.runs.values().map(RunState::outstanding).sum();
+        let wanted = outstanding.min(self.options.processes);
+        let there = state.members.len() + state.requested;
+        let wake = if wanted > there && !state.closing {
+            state.requested += wanted - there;
+            true
+        } else {
+            // The supervisor looks after stealing, timeouts and stuck orphans by the clock.
+            idle && outstanding > 0
+                || state.runs.values().any(|run| run.job.item_timeout.is_some() || run.closed)
+        };
+        drop(guard);
+        if wake {
+            self.wake_supervisor();
+        }
+    }
+}
+
+impl State {
+    pub(crate) fn member(&mut self, id: u64) -> Option<&mut Member> {
+        self.members.iter_mut().find(|member| member.id == id)
+    }
+
+    /// Hands out one batch, of the run that has the fewest in workers' hands, to the worker that holds the fewest.
+    fn hand_out_one(&mut self) -> bool {
+        let fewest = |(_, run): &(&JobId, &mut RunState)| run.in_flight;
+        let waiting = self.runs.iter_mut().filter(|(_, run)| !run.pending.is_empty());
+        let Some((job, run)) = waiting.min_by_key(fewest) else { return false };
+        let depth = run.depth();
+        let ready = self.members.iter_mut().filter(|member| member.takes_work() && member.held.len() < depth);
+        let Some(member) = ready.min_by_key(|member| member.held.len()) else { return false };
+        let batch = run.pending.pop_front().expect("it was not empty");
+        run.in_flight += 1;
+        let outbox = member.outbox.as_mut().expect("a worker that takes work has greeted");
+        if member.opened.insert(*job) {
+            outbox.send(Arc::clone(&run.opening));
+        }
+        outbox.send(Arc::clone(batch.packet()));
+        if member.held.is_empty() {
+            member.progress = Instant::now();
+        }
+        let limit = batch.items();
+        member.held.push_back(Held { batch, limit, recalled: false, orphan: false });
+        true
+    }
+
+    /// Batches in workers' hands that nobody waits for: what is not begun comes back, what runs may end.
+    fn abandon(&mut self, which: impl Fn(&Held) -> bool) {
+        for member in &mut self.members {
+            for held in member.held.iter_mut().filter(|held| which(held)) {
+                held.orphan = true;
+                held.recalled = true;
+                if let Some(outbox) = &mut member.outbox {
+                    outbox.send(recall(held.batch.ticket(), false));
+                }
+            }
+        }
+    }
+
+    /// Closed runs whose last batch is back: their contexts are freed in the workers.
+    fn forget_finished(&mut self) {
+        let finished: Vec<JobId> = self
+            .runs
+            .iter()
+            .filter(|(_, run)| run.closed && run.in_flight == 0)
+            .map(|(job, _)| *job)
+            .collect();
+        for job in finished {
+            self.runs.remove(&job);
+            for member in &mut self.members {
+                if member.opened.remove(&job)
+                    && let Some(outbox) = &mut member.outbox
+                {
+                    outbox
+                        .send(Arc::new(Header { kind: Kind::Close, job: job.0, ..Header::EMPTY }.frame(&[])));
+                }
+            }
+        }
+    }
+
+    /// Counts a worker that ended without having run anything; after some in a row no run can go on.
+    fn failed_start(&mut self, death: Death, processes: usize) {
+        self.futile.push(death);
+        let working = self.members.iter().any(|member| !member.held.is_empty());
+        let limit = if working { FAILED_STARTS + 2 * processes } else { FAILED_STARTS };
+        if self.futile.len() < limit {
+            // What the system refuses now (processes, memory, descriptors) it may give in a moment.
+            self.not_before = Some(Instant::now() + Duration::from_millis(20) * self.futile.len() as u32);
+            return;
+        }
+        let deaths = std::mem::take(&mut self.futile);
+        for run in self.runs.values_mut().filter(|run| !run.closed && run.outstanding() > 0) {
+            run.fail(BackendError::NoWorkers(deaths.clone()));
+        }
+    }
+
+    /// Each run may hold its share of the workers' places.
+    fn update_gauges(&mut self, processes: usize) {
+        let active = self.runs.values().filter(|run| run.outstanding() > 0).count().max(1);
+        for run in self.runs.values_mut() {
+            let slots = (processes * run.depth()).div_ceil(active).max(1);
+            run.gauge.slots.store(slots, Ordering::Relaxed);
+            run.gauge.outstanding.store(run.outstanding(), Ordering::Relaxed);
+        }
+    }
+}
+
+impl RunState {
+    pub(crate) fn outstanding(&self) -> usize {
+        self.pending.len() + self.in_flight
+    }
+
+    fn depth(&self) -> usize {
+        if self.batch_time.is_some_and(|time| time < SHORT) { DEPTH_SHORT } else { DEPTH }
+    }
+
+    fn observe(&mut self, header: &Header) {
+        let mean = |old: Option<Duration>, new: Duration| Some(old.map_or(new, |old| (old * 3 + new) / 4));
+        let wall = Duration::from_nanos(header.wall);
+        self.batch_time = mean(self.batch_time, wall);
+        self.item_time = mean(self.item_time, wall / header.items.max(1));
+    }
+
+    fn fail(&mut self, error: BackendError) {
+        if !self.failed {
+            self.failed = true;
+            self.inbox.fail(error);
+        }
+        self.pending.clear();
+    }
+}
+
+impl Member {
+    pub(crate) fn new(id: u64, name: String, child: Child, page: Arc<Page>) -> Self {
+        Member {
+            id,
+            name,
+            child,
+            page,
+            started: Instant::now(),
+            outbox: None,
+            held: VecDeque::new(),
+            opened: HashSet::new(),
+            progress: Instant::now(),
+            verdict: None,
+            watched: None,
+        }
+    }
+
+    fn takes_work(&self) -> bool {
+        self.outbox.is_some() && self.verdict.is_none()
+    }
+
+    pub(crate) fn idle(&self) -> bool {
+        self.takes_work() && self.held.is_empty()
+    }
+
+    /// Ends it. Its death is told by the supervisor, as any other.
+    pub(crate) fn condemn(&mut self, cause: DeathCause, running: Option<(u64, Running)>) {
+        if self.verdict.is_none() {
+            self.verdict = Some((cause, running));
+        }
+        // It may be dead already.
+        drop(self.child.kill());
+    }
+}
+
+/// The frame that asks a worker for what it has not begun of a batch, or for half of it.
+pub(crate) fn recall(ticket: u64, half: bool) -> Arc<Vec<u8>> {
+    let header = Header { kind: Kind::Recall, batch: ticket, from: u32::from(half), ..Header::EMPTY };
+    Arc::new(header.frame(&[]))
+}

@@ -1,0 +1,173 @@
+//! The thread that listens to one worker: its greeting, its answers, and, once it is dead, what it had still sent.
+//! What a worker sends is checked here and in `pool`; a worker that breaks the protocol is ended, the host goes on.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ipc_channel::IpcError;
+use ipc_channel::ipc::{IpcBytesReceiver, IpcBytesSender, IpcOneShotServer, IpcSender};
+use log::Level;
+
+use super::Record;
+use super::greeting::Greeting;
+use super::outbox::send_packet;
+use super::pool::Shared;
+use crate::completion::{Death, DeathCause};
+use crate::job::JobId;
+use crate::wire::{Assembler, Header, Kind};
+
+/// What the supervisor and a reader know of each other: the death of the worker, and how to wake the reader.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    state: Mutex<GateState>,
+    told: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct GateState {
+    death: Option<Death>,
+    wake: Option<IpcBytesSender>,
+}
+
+/// Sent by the host to itself behind everything that a dead worker has sent. It is listened to only once the
+/// worker is known to be dead, so that a worker that sends it says nothing.
+const END: &[u8] = b"fastmap: the worker is dead, and this is the end of what it sent";
+
+impl Gate {
+    fn lock(&self) -> MutexGuard<'_, GateState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Supervisor: the worker is dead. `server` is where its greeting was awaited.
+    pub(crate) fn close(&self, death: Death, server: &str) {
+        let mut state = self.lock();
+        state.death = Some(death);
+        self.told.notify_all();
+        match &state.wake {
+            Some(wake) => drop(send_packet(wake, END)),
+            // accept() waits for ever for a process that died: come in its place. Where the reader is past
+            // that, nobody listens there any more, and the reader looks for the death itself.
+            None => {
+                if let Ok(sender) = IpcSender::<Greeting>::connect(server.to_owned()) {
+                    drop(sender.send(Greeting::Gone));
+                }
+            }
+        }
+    }
+
+    fn greeted(&self, wake: IpcBytesSender) {
+        let mut state = self.lock();
+        if state.death.is_some() {
+            drop(send_packet(&wake, END));
+        }
+        state.wake = Some(wake);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.lock().death.is_some()
+    }
+
+    /// Waits for the death; gives up after `most`.
+    fn wait(&self, most: Duration) -> Option<Death> {
+        let waited = self.told.wait_timeout_while(self.lock(), most, |state| state.death.is_none());
+        waited.unwrap_or_else(PoisonError::into_inner).0.death.clone()
+    }
+}
+
+/// Listens to the worker `id` until it is dead and all that it sent is dealt with.
+pub(crate) fn listen(
+    shared: &Shared,
+    id: u64,
+    name: &str,
+    server: IpcOneShotServer<Greeting>,
+    gate: &Arc<Gate>,
+) {
+    match server.accept() {
+        Ok((_, Greeting::Hello(mut hello))) => {
+            let from_worker = std::mem::replace(&mut hello.from_worker, closed_channel());
+            gate.greeted(hello.wake.clone());
+            match shared.greeted(id, hello) {
+                Ok(()) => {
+                    if let Err(broken) = receive(shared, id, name, &from_worker, gate) {
+                        shared.condemn(id, DeathCause::Protocol(broken));
+                    }
+                }
+                Err(cause) => shared.condemn(id, cause),
+            }
+        }
+        Ok((_, Greeting::Gone)) => {}
+        Err(error) => {
+            if !gate.is_closed() {
+                shared.condemn(id, DeathCause::Protocol(format!("its greeting could not be read: {error}")));
+            }
+        }
+    }
+    // A worker that closed its channel and lives on (it may have closed all it could) is of no use.
+    let death = gate.wait(Duration::from_secs(1)).or_else(|| {
+        shared.condemn(id, DeathCause::Protocol("it closed its channel".to_owned()));
+        gate.wait(Duration::MAX)
+    });
+    if let Some(death) = death {
+        shared.buried(id, death);
+    }
+}
+
+fn closed_channel() -> IpcBytesReceiver {
+    ipc_channel::ipc::bytes_channel().expect("a channel, as the worker's greeting just brought three").1
+}
+
+/// Takes frames until the end; an error says how the worker broke the protocol.
+fn receive(
+    shared: &Shared,
+    id: u64,
+    name: &str,
+    from_worker: &IpcBytesReceiver,
+    gate: &Gate,
+) -> Result<(), String> {
+    let mut assembler = Assembler::default();
+    loop {
+        let packet = match from_worker.recv() {
+            Ok(packet) => packet,
+            Err(IpcError::Io(error)) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(_) => return Ok(()),
+        };
+        if packet == END && gate.is_closed() {
+            return Ok(());
+        }
+        let Some((header, frame)) = assembler.packet(packet)? else { continue };
+        match header.kind {
+            Kind::Done => shared.done(id, &header, frame)?,
+            Kind::Returned => shared.returned(id, &header)?,
+            Kind::Refused => {
+                let failure =
+                    postcard::from_bytes(&frame[Header::LEN..]).map_err(|error| error.to_string())?;
+                shared.refused(id, JobId(header.job), failure);
+            }
+            Kind::Log => pass_on(name, &frame[Header::LEN..])?,
+            Kind::Open | Kind::Batch | Kind::Recall | Kind::Close => {
+                return Err(format!("{:?} is the host's to send", header.kind));
+            }
+        }
+    }
+}
+
+/// Hands a worker's log record to the host's logger, with the worker's name before the message.
+fn pass_on(name: &str, payload: &[u8]) -> Result<(), String> {
+    let record: Record = postcard::from_bytes(payload).map_err(|error| error.to_string())?;
+    let level =
+        Level::iter().find(|level| *level as usize == record.level).ok_or("a log record of no level")?;
+    if level > log::max_level() {
+        return Ok(());
+    }
+    log::logger().log(
+        &log::Record::builder()
+            .level(level)
+            .target(&record.target)
+            .module_path(record.module.as_deref())
+            .file(record.file.as_deref())
+            .line(record.line)
+            .args(format_args!("[{name}] {}", record.message))
+            .build(),
+    );
+    Ok(())
+}

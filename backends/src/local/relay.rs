@@ -1,0 +1,172 @@
+//! What workers print reaches the host's own output line by line, so that two of them never share a line.
+//! The supervisor reads the pipes; a worker's last lines on stderr become part of its death report.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+/// Which of a worker's outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Where the lines go that workers print. The default writes them to the host's own stdout and stderr.
+pub trait Relay: Send + Sync + fmt::Debug {
+    /// One line, its end included. Called from the thread that watches the workers: to wait here is to make them
+    /// wait once their pipes are full.
+    fn line(&self, worker: &str, stream: Stream, line: &[u8]);
+}
+
+/// Writes lines to the host's stdout and stderr as they are.
+#[derive(Debug, Default)]
+pub struct PassThrough;
+
+impl Relay for PassThrough {
+    fn line(&self, _worker: &str, stream: Stream, line: &[u8]) {
+        // A host whose own output is closed has nobody to tell: as with `print` to a closed pipe, minus the panic.
+        let _closed = match stream {
+            Stream::Stdout => {
+                let mut out = io::stdout().lock();
+                out.write_all(line).and_then(|()| out.flush())
+            }
+            Stream::Stderr => io::stderr().lock().write_all(line),
+        };
+    }
+}
+
+/// A longer line is passed on in parts.
+const LINE: usize = 64 * 1024;
+/// What a death report holds.
+const TAIL_LINES: usize = 8;
+const TAIL_CHARS: usize = 400;
+
+/// One pipe of one worker.
+#[derive(Debug)]
+pub(crate) struct Pipe<R> {
+    pipe: Option<R>,
+    stream: Stream,
+    partial: Vec<u8>,
+    tail: VecDeque<String>,
+}
+
+impl<R: Read + AsFd> Pipe<R> {
+    pub(crate) fn new(pipe: R, stream: Stream) -> io::Result<Self> {
+        fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        Ok(Pipe { pipe: Some(pipe), stream, partial: Vec::new(), tail: VecDeque::new() })
+    }
+
+    /// What to wait on, until the pipe's end.
+    pub(crate) fn open(&self) -> Option<&R> {
+        self.pipe.as_ref()
+    }
+
+    /// Passes on what is there now, at most about `most` bytes, so that one chatterer can't hold up the rest.
+    pub(crate) fn pass_on(&mut self, worker: &str, relay: &dyn Relay, most: usize) {
+        let mut buffer = [0; 16 * 1024];
+        let mut taken = 0;
+        while let Some(pipe) = &mut self.pipe {
+            match pipe.read(&mut buffer) {
+                Ok(0) => self.pipe = None,
+                Ok(read) => {
+                    self.split(&buffer[..read], worker, relay);
+                    taken += read;
+                    if taken >= most {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => self.pipe = None,
+            }
+        }
+    }
+
+    fn split(&mut self, mut bytes: &[u8], worker: &str, relay: &dyn Relay) {
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            self.partial.extend_from_slice(&bytes[..=end]);
+            bytes = &bytes[end + 1..];
+            self.emit(worker, relay);
+        }
+        self.partial.extend_from_slice(bytes);
+        if self.partial.len() >= LINE {
+            self.partial.push(b'\n');
+            self.emit(worker, relay);
+        }
+    }
+
+    fn emit(&mut self, worker: &str, relay: &dyn Relay) {
+        relay.line(worker, self.stream, &self.partial);
+        if self.stream == Stream::Stderr {
+            let line: String =
+                String::from_utf8_lossy(&self.partial).trim().chars().take(TAIL_CHARS).collect();
+            if !line.is_empty() {
+                self.tail.push_back(line);
+            }
+            if self.tail.len() > TAIL_LINES {
+                self.tail.pop_front();
+            }
+        }
+        self.partial.clear();
+    }
+
+    /// The worker is dead: passes on the rest, also a last line without an end, and gives the last lines.
+    pub(crate) fn finish(mut self, worker: &str, relay: &dyn Relay) -> Vec<String> {
+        // A child of the worker may hold the pipe open and write on: what is taken is bounded.
+        self.pass_on(worker, relay, 1 << 20);
+        if !self.partial.is_empty() {
+            self.partial.push(b'\n');
+            self.emit(worker, relay);
+        }
+        self.tail.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Kept(Mutex<Vec<String>>);
+
+    impl Relay for Kept {
+        fn line(&self, _worker: &str, _stream: Stream, line: &[u8]) {
+            self.0.lock().expect("no panic").push(String::from_utf8_lossy(line).into_owned());
+        }
+    }
+
+    #[test]
+    fn lines_arrive_whole_however_they_were_written() {
+        let (reader, mut writer) = io::pipe().expect("a pipe");
+        let mut pipe = Pipe::new(reader, Stream::Stderr).expect("a pipe can be made non-blocking");
+        let kept = Kept::default();
+        for part in ["one", " line\ntwo\n", "three"] {
+            writer.write_all(part.as_bytes()).expect("room in the pipe");
+            pipe.pass_on("w", &kept, usize::MAX);
+        }
+        drop(writer);
+        assert_eq!(pipe.finish("w", &kept), ["one line", "two", "three"]);
+        assert_eq!(*kept.0.lock().expect("no panic"), ["one line\n", "two\n", "three\n"]);
+    }
+
+    #[test]
+    fn a_line_without_end_is_passed_on_in_parts() {
+        let (reader, mut writer) = io::pipe().expect("a pipe");
+        let mut pipe = Pipe::new(reader, Stream::Stdout).expect("a pipe can be made non-blocking");
+        let kept = Kept::default();
+        for _ in 0..40 {
+            writer.write_all(&[b'x'; 4096]).expect("room in the pipe");
+            pipe.pass_on("w", &kept, usize::MAX);
+        }
+        assert!(pipe.partial.len() < LINE);
+        assert_eq!(kept.0.lock().expect("no panic").len(), 2);
+    }
+}

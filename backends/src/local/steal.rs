@@ -1,0 +1,139 @@
+//! What the pool does by the clock: takes work back from a worker that is stuck behind a slow item and gives it to
+//! an idle one, ends items that run too long, workers that never greet, and items that nobody waits for.
+//! Called by the supervisor, which comes back after the time that [`look`] gives.
+
+use std::time::{Duration, Instant};
+
+use super::pool::{Member, State, recall};
+use crate::completion::{DeathCause, Running};
+
+/// A worker that has not greeted by then is none. Generous: a loaded machine starts processes slowly.
+const GREETING: Duration = Duration::from_secs(30);
+/// Moving work pays above this: a recall and its answer take about 0.1 ms on a busy machine.
+const WORTH_MOVING: Duration = Duration::from_micros(500);
+/// A worker that has answered nothing for this long is behind a slow item: what it has not begun may move.
+const STUCK: Duration = Duration::from_millis(2);
+/// An item that nobody waits for may block a worker that is wanted for so long.
+const ORPHAN: Duration = Duration::from_millis(100);
+
+/// Looks at all workers; says when to look again, if at all without news.
+pub(crate) fn look(state: &mut State, since_last: Duration, now: Instant) -> Option<Duration> {
+    let mut next: Option<Duration> = None;
+    let mut again = |after: Duration| next = Some(next.map_or(after, |next| next.min(after)));
+    for member in
+        state.members.iter_mut().filter(|member| member.outbox.is_none() && member.verdict.is_none())
+    {
+        again(GREETING / 10);
+        if now.duration_since(member.started) > GREETING {
+            member.condemn(DeathCause::NoGreeting(GREETING), None);
+        }
+    }
+    if let Some(after) = time_items(state, since_last) {
+        again(after);
+    }
+    if let Some(after) = end_orphans(state, now) {
+        again(after);
+    }
+    if let Some(after) = move_work(state, now) {
+        again(after);
+    }
+    if state.requested > 0
+        && let Some(not_before) = state.not_before
+    {
+        again(not_before.saturating_duration_since(now).max(Duration::from_millis(1)));
+    }
+    next
+}
+
+/// Ends workers whose item has run for longer than its run allows.
+fn time_items(state: &mut State, since_last: Duration) -> Option<Duration> {
+    let mut next: Option<Duration> = None;
+    for member in &mut state.members {
+        let Some(held) = member.held.front() else {
+            member.watched = None;
+            continue;
+        };
+        let Some(limit) = state.runs.get(&held.batch.job()).and_then(|run| run.job.item_timeout) else {
+            member.watched = None;
+            continue;
+        };
+        let pause = (limit / 20).clamp(Duration::from_micros(500), Duration::from_millis(50));
+        next = Some(next.map_or(pause, |next| next.min(pause)));
+        let running = member.page.running().filter(|(_, running)| matches!(running, Running::Item(_)));
+        member.watched = match (running, member.watched) {
+            // A stretch between two looks that is much longer than the pause was spent stopped (SIGTSTP stops
+            // host and workers alike) or without a CPU: it does not count against the item.
+            (Some(what), Some((before, age))) if what == before => {
+                Some((what, age + since_last.min(pause * 2)))
+            }
+            (Some(what), _) => Some((what, Duration::ZERO)),
+            (None, _) => None,
+        };
+        if let Some((what, age)) = member.watched
+            && age > limit
+            && member.verdict.is_none()
+        {
+            member.condemn(DeathCause::Timeout(limit), Some(what));
+        }
+    }
+    next
+}
+
+/// Ends workers that are stuck in an item nobody waits for while somebody else wants their place.
+fn end_orphans(state: &mut State, now: Instant) -> Option<Duration> {
+    let orphaned = |member: &Member| member.held.front().is_some_and(|held| held.orphan);
+    if !state.members.iter().any(orphaned) {
+        return None;
+    }
+    if state.runs.values().all(|run| run.pending.is_empty()) {
+        return Some(ORPHAN);
+    }
+    for member in state.members.iter_mut().filter(|member| orphaned(member)) {
+        if now.duration_since(member.progress) > ORPHAN && member.verdict.is_none() {
+            member.condemn(DeathCause::Unknown, None);
+        }
+    }
+    Some(ORPHAN / 4)
+}
+
+/// Asks back what could run on an idle worker instead.
+fn move_work(state: &mut State, now: Instant) -> Option<Duration> {
+    let idle = state.members.iter().filter(|member| member.idle()).count();
+    if idle == 0 || state.runs.values().any(|run| !run.pending.is_empty()) {
+        return None;
+    }
+    let mut asked = state.members.iter().flat_map(|member| &member.held).filter(|held| held.recalled).count();
+    let mut later = None;
+    for member in &mut state.members {
+        let stuck = now.duration_since(member.progress) > STUCK;
+        let page = member.page.running();
+        // From the back: what would begin last.
+        for at in (0..member.held.len()).rev() {
+            let held = &member.held[at];
+            if held.recalled || held.orphan {
+                continue;
+            }
+            let begun = match page {
+                Some((ticket, Running::Item(item))) if ticket == held.batch.ticket() => item + 1,
+                _ if at == 0 => 1,
+                _ => 0,
+            };
+            let left = held.limit.saturating_sub(begun);
+            if left == 0 {
+                continue;
+            }
+            later = Some(STUCK);
+            let item_time =
+                state.runs.get(&held.batch.job()).and_then(|run| run.item_time).unwrap_or_default();
+            if asked >= idle || !(stuck || item_time * left > WORTH_MOVING) {
+                continue;
+            }
+            let ticket = held.batch.ticket();
+            let outbox = member.outbox.as_mut().expect("a worker that holds a batch has greeted");
+            outbox.send(recall(ticket, begun > 0));
+            member.held[at].recalled = true;
+            asked += 1;
+        }
+    }
+    later
+}

@@ -1,0 +1,258 @@
+//! The thread that owns the worker processes: it starts them, reads what they print, and is told by the kernel when
+//! one dies. It lives as long as the pool, because a worker's parent-death signal is tied to the *thread* that
+//! started it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{ChildStderr, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ipc_channel::ipc::IpcOneShotServer;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::greeting::{Greeting, INSIDE, MARKER, Marker};
+use super::page::Page;
+use super::pool::{Member, Shared};
+use super::reader::{Gate, listen};
+use super::relay::{Pipe, Stream};
+use super::steal;
+use crate::completion::{Death, DeathCause};
+
+/// Workers that are asked to leave have so long before they are ended.
+const LEAVE: Duration = Duration::from_millis(300);
+/// Bytes of one pipe that are passed on before the others get their turn.
+const TURN: usize = 256 * 1024;
+/// `sun_path` holds 108 bytes with its end; ipc-channel cuts a longer path off in silence.
+const SOCKET_PATH: usize = 107;
+
+/// What the supervisor holds of one worker.
+struct Watched {
+    id: u64,
+    name: String,
+    pid: u32,
+    /// `None` where the kernel had reaped the process before it could be opened (SIGCHLD is ignored here).
+    pidfd: Option<OwnedFd>,
+    stdout: Pipe<ChildStdout>,
+    stderr: Pipe<ChildStderr>,
+    server: String,
+    gate: Arc<Gate>,
+    reader: JoinHandle<()>,
+}
+
+/// Runs until the pool closes and its last worker is dead.
+pub(crate) fn supervise(shared: &Arc<Shared>) {
+    let mut watched: Vec<Watched> = Vec::new();
+    let mut readers: Vec<JoinHandle<()>> = Vec::new();
+    let mut named = 0;
+    let mut closing: Option<Instant> = None;
+    let mut last_look = Instant::now();
+    loop {
+        let now = Instant::now();
+        let mut state = shared.lock();
+        if state.closing && closing.is_none() {
+            closing = Some(now);
+            state
+                .members
+                .iter_mut()
+                .filter_map(|member| member.outbox.as_mut())
+                .for_each(|outbox| outbox.close());
+        }
+        if closing.is_some_and(|since| now.duration_since(since) > LEAVE) {
+            state.members.iter_mut().for_each(|member| drop(member.child.kill()));
+        }
+        let mut pause = steal::look(&mut state, now.duration_since(last_look), now);
+        last_look = now;
+        let may_start = state.not_before.is_none_or(|not_before| now >= not_before);
+        let mut requested = 0;
+        if state.closing {
+            pause = Some(LEAVE / 10);
+        } else if may_start {
+            requested = std::mem::take(&mut state.requested);
+        }
+        drop(state);
+        if closing.is_some() && watched.is_empty() {
+            break;
+        }
+        for _ in 0..requested {
+            named += 1;
+            match start(shared, named) {
+                Ok(new) => watched.push(new),
+                Err(death) => shared.not_started(death),
+            }
+        }
+        if requested > 0 {
+            // What was started may have to be looked after by the clock.
+            pause = Some(pause.map_or(Duration::from_secs(1), |pause| pause.min(Duration::from_secs(1))));
+        }
+        wait(shared, &mut watched, pause);
+        for index in (0..watched.len()).rev() {
+            watched[index].pass_on(shared);
+            if watched[index].is_dead() {
+                readers.push(watched.swap_remove(index).bury(shared));
+            }
+        }
+        readers.retain(|reader| !reader.is_finished());
+    }
+    for reader in readers {
+        drop(reader.join());
+    }
+}
+
+/// Waits until a worker prints or dies, somebody wakes this thread, or `pause` is over.
+fn wait(shared: &Shared, watched: &mut [Watched], pause: Option<Duration>) {
+    let mut fds = vec![PollFd::new(shared.wake().as_fd(), PollFlags::POLLIN)];
+    let open = watched.iter().flat_map(|worker| {
+        let fds: [Option<BorrowedFd<'_>>; 3] = [
+            worker.pidfd.as_ref().map(AsFd::as_fd),
+            worker.stdout.open().map(AsFd::as_fd),
+            worker.stderr.open().map(AsFd::as_fd),
+        ];
+        fds.into_iter().flatten()
+    });
+    fds.extend(open.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+    let timeout = match pause {
+        // poll counts in milliseconds: round up, or a short pause would spin.
+        Some(pause) => PollTimeout::try_from(pause.as_micros().div_ceil(1000).min(60_000) as u32)
+            .unwrap_or(PollTimeout::MAX),
+        None => PollTimeout::NONE,
+    };
+    // Interrupted or out of memory: look around as if something had happened.
+    let _interrupted = poll(&mut fds, timeout);
+    let _empty = shared.wake().read();
+}
+
+impl Watched {
+    fn pass_on(&mut self, shared: &Shared) {
+        let relay = shared.options.relay.as_ref();
+        self.stdout.pass_on(&self.name, relay, TURN);
+        self.stderr.pass_on(&self.name, relay, TURN);
+    }
+
+    fn is_dead(&self) -> bool {
+        let Some(pidfd) = &self.pidfd else { return true };
+        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Takes the exit status and the last output, and tells the reader, which ends with the rest of the channel.
+    fn bury(self, shared: &Shared) -> JoinHandle<()> {
+        let relay = shared.options.relay.as_ref();
+        let cause = {
+            let mut state = shared.lock();
+            let exited = state.member(self.id).map(|member| member.child.wait());
+            match exited {
+                Some(Ok(status)) => cause_of(status),
+                _ => DeathCause::Unknown,
+            }
+        };
+        self.stdout.finish(&self.name, relay);
+        let stderr = self.stderr.finish(&self.name, relay);
+        self.gate.close(Death { worker: self.name, pid: self.pid, cause, stderr }, &self.server);
+        self.reader
+    }
+}
+
+fn cause_of(status: std::process::ExitStatus) -> DeathCause {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => DeathCause::Exit(code),
+        (None, Some(signal)) => DeathCause::Signal(signal),
+        (None, None) => DeathCause::Unknown,
+    }
+}
+
+/// Starts a worker; on failure says why none came.
+fn start(shared: &Arc<Shared>, number: u64) -> Result<Watched, Death> {
+    let name = format!("worker-{number}");
+    let failed = |what: &str, error: &dyn std::fmt::Display| Death {
+        worker: name.clone(),
+        pid: 0,
+        cause: DeathCause::NotStarted(format!("{what}: {error}")),
+        stderr: Vec::new(),
+    };
+    let (server, path) = listen_socket().map_err(|error| failed("cannot make its socket", &error))?;
+    let (page, stdin) = Page::create().map_err(|error| failed("cannot share memory with it", &error))?;
+    let page = Arc::new(page);
+    let marker =
+        Marker { host: shared.owner, name: name.clone(), level: log::max_level(), server: path.clone() };
+    let program = shared.options.program.clone().unwrap_or_else(|| "/proc/self/exe".into());
+    // No `pre_exec`: with it std would fork, which takes 20 ms for a host of 1 GB; without, it uses posix_spawn.
+    let mut child = Command::new(&program)
+        .arg0(format!("{} [fastmap {name}]", program_name()))
+        .env(MARKER, marker.to_string())
+        .env_remove(INSIDE)
+        .env_remove("FASTMAP_SECRET")
+        .stdin(Stdio::from(stdin))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| failed(&format!("cannot start {}", program.display()), &error))?;
+    let pid = child.id();
+    let pipes = (|| -> io::Result<_> {
+        let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no pipe"))?;
+        let stderr = child.stderr.take().ok_or_else(|| io::Error::other("no pipe"))?;
+        Ok((Pipe::new(stdout, Stream::Stdout)?, Pipe::new(stderr, Stream::Stderr)?))
+    })();
+    let (stdout, stderr) = match pipes {
+        Ok(pipes) => pipes,
+        Err(error) => {
+            drop(child.kill().and_then(|()| child.wait()));
+            return Err(failed("cannot read its output", &error));
+        }
+    };
+    let pidfd = Pid::from_raw(pid as i32).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    let gate = Arc::new(Gate::default());
+    let reader = {
+        // The member must be known before its reader can have news of it.
+        let mut state = shared.lock();
+        state.members.push(Member::new(number, name.clone(), child, page));
+        let (shared, gate, name) = (Arc::clone(shared), Arc::clone(&gate), name.clone());
+        std::thread::Builder::new()
+            .name(format!("fastmap-{name}"))
+            .spawn(move || listen(&shared, number, &name, server, &gate))
+    };
+    match reader {
+        Ok(reader) => {
+            Ok(Watched { id: number, name, pid, pidfd, stdout, stderr, server: path, gate, reader })
+        }
+        Err(error) => {
+            let mut state = shared.lock();
+            if let Some(at) = state.members.iter().position(|member| member.id == number) {
+                let mut child = state.members.remove(at).child;
+                drop(child.kill().and_then(|()| child.wait()));
+            }
+            Err(failed("cannot start a thread for it", &error))
+        }
+    }
+}
+
+/// A socket that a worker connects to. ipc-channel panics without a temporary folder and cuts long paths: look first.
+fn listen_socket() -> io::Result<(IpcOneShotServer<Greeting>, String)> {
+    let folder = std::env::temp_dir();
+    let shown = folder.display();
+    if !folder.is_dir() {
+        return Err(io::Error::other(format!(
+            "the temporary folder {shown} does not exist; set TMPDIR to one that does"
+        )));
+    }
+    // It adds `/.tmpXXXXXX/socket`.
+    if folder.as_os_str().len() + "/.tmpXXXXXX/socket".len() > SOCKET_PATH {
+        return Err(io::Error::other(format!(
+            "the temporary folder's name is too long for a socket: {shown}; set TMPDIR to a shorter one"
+        )));
+    }
+    IpcOneShotServer::new().map_err(|error| {
+        io::Error::new(error.kind(), format!("in the temporary folder {shown} (TMPDIR): {error}"))
+    })
+}
+
+fn program_name() -> String {
+    let path = std::env::current_exe().ok();
+    path.as_deref()
+        .and_then(|path| path.file_name())
+        .map_or_else(|| "program".to_owned(), |name| name.to_string_lossy().into_owned())
+}

@@ -1,0 +1,239 @@
+//! A worker's side of a batch: the typed loop claims items, and what it has not claimed can be taken back.
+//! Implemented by the typed entry of the root crate; driven by a worker's main loop or by an [`Executor`].
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
+
+use crate::batch::Items;
+use crate::completion::{FailureKind, ItemFailure, Payload, Results};
+use crate::function::FunctionId;
+
+/// A function with its context, ready to run items. Lives in a worker, for one job.
+pub trait Task {
+    /// Runs items of `work` until it gives no more, and answers each.
+    /// An item that panics is answered by [`Work::fail`]; the loop then goes on with the next.
+    fn run(&mut self, work: &mut Work<'_>);
+}
+
+/// How far a batch is begun, and how far it may go. Shared with the thread that takes items back.
+#[derive(Debug)]
+pub(crate) struct Claims {
+    /// Low half: items claimed; high half: items that may be claimed.
+    state: AtomicU64,
+}
+
+impl Claims {
+    pub(crate) fn new(items: u32) -> Self {
+        Claims { state: AtomicU64::new(u64::from(items) << 32) }
+    }
+
+    fn update(&self, change: impl Fn(u32, u32) -> Option<(u32, u32)>) -> Option<(u32, u32)> {
+        let split = |state: u64| (state as u32, (state >> 32) as u32);
+        self.state
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
+                let (begun, limit) = split(state);
+                change(begun, limit).map(|(begun, limit)| u64::from(begun) | (u64::from(limit) << 32))
+            })
+            .ok()
+            .map(split)
+    }
+
+    /// Claims up to `most` items; gives their end.
+    fn claim(&self, most: u32) -> Option<u32> {
+        let claimed = |begun: u32, limit: u32| limit.min(begun.saturating_add(most));
+        self.update(|begun, limit| (begun < limit).then(|| (claimed(begun, limit), limit)))
+            .map(|(begun, limit)| claimed(begun, limit))
+    }
+
+    /// Takes back what is not begun, or the larger half of it; gives the first item taken.
+    pub(crate) fn recall(&self, half: bool) -> Option<u32> {
+        let kept = |begun: u32, limit: u32| if half { begun + (limit - begun) / 2 } else { begun };
+        self.update(|begun, limit| (begun < limit).then(|| (begun, kept(begun, limit))))
+            .map(|(begun, limit)| kept(begun, limit))
+    }
+
+    fn close(&self) {
+        self.update(|begun, _| Some((begun, 0)));
+    }
+}
+
+/// A batch under way.
+#[allow(missing_debug_implementations)]
+pub struct Work<'a> {
+    items: Items<'a>,
+    /// Items given to the function so far; all but the last are answered.
+    begun: u32,
+    claimed: u32,
+    chunk: u32,
+    claims: &'a Claims,
+    /// Where others can read which item runs.
+    running: &'a AtomicU32,
+    out: &'a mut Vec<u8>,
+    /// Where results begin in `out`, and where the current item's result does.
+    start: usize,
+    mark: usize,
+    credit: usize,
+    failures: Vec<ItemFailure>,
+}
+
+impl<'a> Work<'a> {
+    pub(crate) fn new(
+        items: Items<'a>,
+        count: u32,
+        credit: u64,
+        claims: &'a Claims,
+        running: &'a AtomicU32,
+        out: &'a mut Vec<u8>,
+    ) -> Self {
+        let start = out.len();
+        Work {
+            items,
+            begun: 0,
+            claimed: 0,
+            // Claiming costs an atomic operation on a shared word; a batch is at most ~20 ms long, so that what
+            // can't be taken back of a batch of many items is a small part of that.
+            chunk: (count / 64).clamp(1, 64),
+            claims,
+            running,
+            out,
+            start,
+            mark: start,
+            credit: usize::try_from(credit).unwrap_or(usize::MAX),
+            failures: Vec::new(),
+        }
+    }
+
+    /// The next item's bytes. `None`: the batch is done, was taken back, or its results have reached their credit.
+    #[inline]
+    pub fn next_item(&mut self) -> Option<&'a [u8]> {
+        self.mark = self.out.len();
+        if self.mark - self.start >= self.credit && self.begun > 0 {
+            self.claims.close();
+            return None;
+        }
+        if self.begun == self.claimed {
+            self.claimed = self.claims.claim(self.chunk)?;
+        }
+        let item = self.items.next()?;
+        self.running.store(self.begun, Ordering::Relaxed);
+        self.begun += 1;
+        Some(item)
+    }
+
+    /// Where the result of the current item goes: appended, laid out as the host will read it.
+    #[inline]
+    pub fn out(&mut self) -> &mut Vec<u8> {
+        self.out
+    }
+
+    /// Answers the current item by a failure. What was written of its result is taken away.
+    pub fn fail(&mut self, kind: FailureKind, message: String) {
+        self.out.truncate(self.mark);
+        self.failures.push(ItemFailure { offset: self.begun - 1, kind, message });
+    }
+
+    /// How many items were answered, and those that failed.
+    pub(crate) fn finish(self) -> (u32, Vec<ItemFailure>) {
+        (self.begun, self.failures)
+    }
+}
+
+/// Clock and CPU time of a stretch of work of one thread.
+#[derive(Debug)]
+pub(crate) struct Stopwatch {
+    wall: Instant,
+    cpu: Duration,
+}
+
+impl Stopwatch {
+    pub(crate) fn start() -> Self {
+        Stopwatch { cpu: thread_cpu(), wall: Instant::now() }
+    }
+
+    /// (clock, CPU) since the start.
+    pub(crate) fn stop(&self) -> (Duration, Duration) {
+        (self.wall.elapsed(), thread_cpu().saturating_sub(self.cpu))
+    }
+}
+
+fn thread_cpu() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+/// Runs batches of one function in this process: what a backend's own kind of worker needs.
+#[allow(missing_debug_implementations)]
+pub struct Executor {
+    task: Box<dyn Task>,
+    claims: Claims,
+}
+
+impl Executor {
+    /// Finds the function in this executable and prepares it.
+    ///
+    /// # Errors
+    /// If it is not there, its context can't be read, or its `init` panicked.
+    pub fn open(function: &FunctionId, context: &[u8]) -> Result<Executor, ItemFailure> {
+        let descriptor = function.resolve().map_err(|message| ItemFailure {
+            offset: 0,
+            kind: FailureKind::Serialize,
+            message,
+        })?;
+        Ok(Executor { task: descriptor.start(context)?, claims: Claims::new(0) })
+    }
+
+    /// Runs `count` items laid out as `stride` says; answers at least one and, if results pass `credit` bytes,
+    /// perhaps not all: the number of answered items comes first.
+    ///
+    /// The function runs on this thread, in this process.
+    pub fn run(&mut self, payload: &[u8], stride: Option<u32>, count: u32, credit: u64) -> (u32, Results) {
+        self.claims = Claims::new(count);
+        let mut out = Vec::new();
+        let time = Stopwatch::start();
+        let running = AtomicU32::new(0);
+        let mut work =
+            Work::new(Items::new(payload, stride), count, credit, &self.claims, &running, &mut out);
+        self.task.run(&mut work);
+        let (answered, failures) = work.finish();
+        let (wall, cpu) = time.stop();
+        (answered, Results { payload: Payload::from(out), failures, wall, cpu, worker: String::new() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_and_recalls_never_overlap() {
+        let claims = Claims::new(10);
+        assert_eq!(claims.claim(4), Some(4));
+        assert_eq!(claims.recall(true), Some(7));
+        assert_eq!(claims.claim(100), Some(7));
+        assert_eq!(claims.claim(1), None);
+        assert_eq!(claims.recall(false), None);
+    }
+
+    #[test]
+    fn each_item_is_either_claimed_or_recalled_when_threads_race() {
+        for _ in 0..200 {
+            let claims = Claims::new(1000);
+            let (mut end, mut taken) = (0, 1000);
+            std::thread::scope(|scope| {
+                let recall = scope.spawn(|| {
+                    let mut from = 1000;
+                    while let Some(first) = claims.recall(true) {
+                        from = first;
+                    }
+                    from
+                });
+                while let Some(to) = claims.claim(1) {
+                    end = to;
+                }
+                taken = recall.join().expect("the other thread ends");
+            });
+            assert_eq!(end, taken);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Frames between the host and a worker: a fixed header, then a payload of any length.
+//! Written by the adapter (batches) and by both ends of a local channel; [`Header`] is the whole format.
+//! A frame travels as packets of at most [`PACKET`] bytes: larger sends can hang when the peer dies midway.
+
+/// Largest packet in bytes. ipc-channel fragments above 212,448 B over a socket whose receiving end the
+/// *sender* also holds, so that a peer that dies mid-send leaves it waiting for ever.
+pub(crate) const PACKET: usize = 200 * 1024;
+
+/// Version of the frames and of the greeting; a worker of another version is refused.
+pub(crate) const VERSION: u32 = 1;
+
+/// What a frame says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    /// Host: a function and its context, before its first batch. Payload: postcard of [`crate::local::Opening`].
+    Open = 1,
+    /// Host: items to be mapped. Payload: the items.
+    Batch = 2,
+    /// Host: give back what you have not begun of this batch (`from` = 1: half of it). No payload.
+    Recall = 3,
+    /// Host: forget the function and its context. No payload.
+    Close = 4,
+    /// Worker: answers to the first `items` items of a batch. Payload: results, then failures.
+    Done = 5,
+    /// Worker: items from `from` on were not begun and won't be. No payload.
+    Returned = 6,
+    /// Worker: a job could not be opened. Payload: postcard of [`crate::ItemFailure`].
+    Refused = 7,
+    /// Worker: a record for the host's logger. Payload: postcard of [`crate::local::Record`].
+    Log = 8,
+}
+
+impl Kind {
+    fn of(byte: u8) -> Option<Kind> {
+        use Kind::{Batch, Close, Done, Log, Open, Recall, Refused, Returned};
+        [Open, Batch, Recall, Close, Done, Returned, Refused, Log]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
+    }
+}
+
+/// The first 64 bytes of each frame, little-endian. What a kind does not use is zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) kind: Kind,
+    /// Number of items (a batch), or how many of them are answered (done).
+    pub(crate) items: u32,
+    pub(crate) job: u64,
+    /// The ticket of the batch.
+    pub(crate) batch: u64,
+    /// Bytes of one item; 0: a length stands before each.
+    pub(crate) stride: u32,
+    /// Returned: the first item given back.
+    pub(crate) from: u32,
+    /// Bytes behind this header.
+    pub(crate) length: u64,
+    /// Batch: bytes of results after which the worker stops. Done: how many bytes of the payload's end are failures.
+    pub(crate) credit: u64,
+    /// Done: nanoseconds on the clock and on the CPU.
+    pub(crate) wall: u64,
+    pub(crate) cpu: u64,
+}
+
+impl Header {
+    pub(crate) const LEN: usize = 64;
+
+    pub(crate) const EMPTY: Header = Header {
+        kind: Kind::Batch,
+        items: 0,
+        job: 0,
+        batch: 0,
+        stride: 0,
+        from: 0,
+        length: 0,
+        credit: 0,
+        wall: 0,
+        cpu: 0,
+    };
+
+    /// Writes the header over the first 64 bytes of `frame`.
+    pub(crate) fn write(&self, frame: &mut [u8]) {
+        frame[0..4].copy_from_slice(&u32::from(self.kind as u8).to_le_bytes());
+        frame[4..8].copy_from_slice(&self.items.to_le_bytes());
+        frame[8..16].copy_from_slice(&self.job.to_le_bytes());
+        frame[16..24].copy_from_slice(&self.batch.to_le_bytes());
+        frame[24..28].copy_from_slice(&self.stride.to_le_bytes());
+        frame[28..32].copy_from_slice(&self.from.to_le_bytes());
+        frame[32..40].copy_from_slice(&self.length.to_le_bytes());
+        frame[40..48].copy_from_slice(&self.credit.to_le_bytes());
+        frame[48..56].copy_from_slice(&self.wall.to_le_bytes());
+        frame[56..64].copy_from_slice(&self.cpu.to_le_bytes());
+    }
+
+    /// A frame with that payload; the length is filled in.
+    pub(crate) fn frame(mut self, payload: &[u8]) -> Vec<u8> {
+        self.length = payload.len() as u64;
+        let mut frame = Vec::with_capacity(Header::LEN + payload.len());
+        frame.resize(Header::LEN, 0);
+        frame.extend_from_slice(payload);
+        self.write(&mut frame);
+        frame
+    }
+
+    /// Reads a header; `None` where the bytes are not one.
+    pub(crate) fn read(frame: &[u8]) -> Option<Header> {
+        let head = frame.get(..Header::LEN)?;
+        let u32_at = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes"));
+        let u64_at = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"));
+        Some(Header {
+            kind: Kind::of(u8::try_from(u32_at(0)).ok()?)?,
+            items: u32_at(4),
+            job: u64_at(8),
+            batch: u64_at(16),
+            stride: u32_at(24),
+            from: u32_at(28),
+            length: u64_at(32),
+            credit: u64_at(40),
+            wall: u64_at(48),
+            cpu: u64_at(56),
+        })
+    }
+}
+
+/// Puts packets together to frames. One for each direction of a channel.
+#[derive(Debug, Default)]
+pub(crate) struct Assembler {
+    frame: Vec<u8>,
+    missing: u64,
+}
+
+impl Assembler {
+    /// Takes the next packet; gives the frame that it completes.
+    ///
+    /// # Errors
+    /// Says what is wrong with bytes that are not a frame. The peer that sent them is not to be listened to again.
+    pub(crate) fn packet(&mut self, mut packet: Vec<u8>) -> Result<Option<(Header, Vec<u8>)>, String> {
+        if self.missing == 0 {
+            let header = Header::read(&packet)
+                .ok_or_else(|| format!("{} bytes that begin with no frame header", packet.len()))?;
+            let there = (packet.len() - Header::LEN) as u64;
+            if header.length < there {
+                return Err(format!("a frame of {} bytes that is said to be {}", there, header.length));
+            }
+            if header.length == there {
+                // A received packet has room for the largest one: give that back before it is kept.
+                packet.shrink_to_fit();
+                return Ok(Some((header, packet)));
+            }
+            self.missing = header.length - there;
+            // Grows with what comes, not with what is claimed: a peer's word does not allocate.
+            packet.reserve(usize::try_from(self.missing).unwrap_or(usize::MAX).min(16 * PACKET));
+            self.frame = packet;
+            return Ok(None);
+        }
+        if packet.is_empty() || packet.len() as u64 > self.missing {
+            return Err(format!("a packet of {} bytes where {} were missing", packet.len(), self.missing));
+        }
+        self.missing -= packet.len() as u64;
+        if self.frame.capacity() - self.frame.len() < packet.len() {
+            let more = usize::try_from(self.missing).unwrap_or(usize::MAX).min(self.frame.len());
+            self.frame.reserve_exact(packet.len() + more);
+        }
+        self.frame.append(&mut packet);
+        if self.missing > 0 {
+            return Ok(None);
+        }
+        let frame = std::mem::take(&mut self.frame);
+        let header = Header::read(&frame).expect("it was read from the first packet");
+        Ok(Some((header, frame)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_survives_the_way() {
+        let header = Header {
+            kind: Kind::Done,
+            items: 1,
+            job: 2,
+            batch: 3,
+            stride: 4,
+            from: 5,
+            length: 6,
+            credit: 7,
+            wall: 8,
+            cpu: 9,
+        };
+        let mut bytes = [0; Header::LEN];
+        header.write(&mut bytes);
+        assert_eq!(Header::read(&bytes), Some(header));
+    }
+
+    #[test]
+    fn packets_become_the_frame_again_whatever_their_sizes() {
+        let payload: Vec<u8> = (0..1000u32).map(|i| i as u8).collect();
+        let frame = Header { kind: Kind::Batch, ..Header::EMPTY }.frame(&payload);
+        for size in [64, 65, 100, 999, 2000] {
+            let mut assembler = Assembler::default();
+            let mut whole = None;
+            for packet in frame.chunks(size) {
+                assert!(whole.is_none());
+                whole = assembler.packet(packet.to_vec()).expect("a good packet");
+            }
+            let (header, bytes) = whole.expect("the frame is complete");
+            assert_eq!(header.length, 1000);
+            assert_eq!(&bytes[Header::LEN..], &payload[..]);
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_frame_are_refused_without_allocating_what_they_claim() {
+        assert!(Assembler::default().packet(vec![1, 2, 3]).is_err());
+        assert!(Assembler::default().packet(vec![0xff; 64]).is_err());
+        let mut claim = Header { kind: Kind::Done, ..Header::EMPTY }.frame(&[]);
+        claim[32..40].copy_from_slice(&u64::MAX.to_le_bytes());
+        let mut assembler = Assembler::default();
+        assert_eq!(assembler.packet(claim), Ok(None));
+        assert!(assembler.frame.capacity() <= 17 * PACKET);
+        assert!(assembler.packet(Vec::new()).is_err());
+    }
+}

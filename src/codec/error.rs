@@ -1,0 +1,143 @@
+//! What can go wrong between a value and its bytes, in words a user can act on.
+//! Made by `codec` and `codec::strict`; becomes the source of the crate's own errors.
+//! Calls nothing.
+
+use std::error::Error;
+use std::fmt::{self, Display, Formatter};
+
+/// Why a value could not be written to bytes, or read from them.
+///
+/// The message names the Rust type, the reason, and, where the type is one that the compact format
+/// cannot carry, the way out.
+#[derive(Debug)]
+pub(crate) struct CodecError(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// "write an item", "read a context": what follows "cannot".
+    action: &'static str,
+    type_name: &'static str,
+    why: Why,
+}
+
+/// The reason, without the type.
+#[derive(Debug)]
+pub(super) enum Why {
+    /// `skip_serializing_if` left out this field: seen while writing.
+    Skips(&'static str),
+    /// A sequence or map that does not say its length, as `flatten` writes: seen while writing.
+    NoLength,
+    /// The type wants to be told by the bytes what they are, as `untagged`, `tag`, `flatten` and
+    /// `serde_json::Value` do: seen while reading.
+    Undescribed,
+    /// The item takes more bytes than a batch can hold of one.
+    TooLong { bytes: usize, limit: u32 },
+    /// The value was complete before its bytes were used up.
+    Trailing(usize),
+    /// What the type's own `Serialize` said.
+    Said(String),
+    /// postcard's own error while writing.
+    Writing(postcard::Error),
+    /// postcard's own error while reading.
+    Reading(postcard::Error),
+}
+
+impl CodecError {
+    #[cold]
+    pub(super) fn new<T>(action: &'static str, why: Why) -> Self {
+        Self(Box::new(Inner { action, type_name: std::any::type_name::<T>(), why }))
+    }
+}
+
+impl Display for CodecError {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Inner { action, type_name, why } = &*self.0;
+        write!(f, "cannot {action} of type {type_name}: {why}")
+    }
+}
+
+impl Error for CodecError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.why.source()
+    }
+}
+
+const WAY_OUT: &str = "wrap it in fastmap::Json<T>, which travels as JSON";
+const ONE_SIDED: &str = "is what its Deserialize reads what its Serialize writes?";
+
+impl Display for Why {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Skips(field) => write!(
+                f,
+                "it skips the field `{field}` (skip_serializing_if), which the compact format \
+                 cannot carry; {WAY_OUT}"
+            ),
+            Self::NoLength => write!(
+                f,
+                "it has a sequence or map of unknown length (as #[serde(flatten)] writes), which \
+                 the compact format cannot carry; {WAY_OUT}"
+            ),
+            Self::Undescribed => write!(
+                f,
+                "it must be told by the bytes what they are (as #[serde(untagged)], \
+                 #[serde(tag = \"…\")], #[serde(flatten)] and serde_json::Value must), which the \
+                 compact format does not say; {WAY_OUT}"
+            ),
+            Self::TooLong { bytes, limit } => write!(
+                f,
+                "it takes {bytes} bytes, and one item may take {limit}; split it, or pass a path \
+                 or a range instead of the data"
+            ),
+            Self::Trailing(bytes) => write!(f, "{bytes} bytes are left over; {ONE_SIDED}"),
+            Self::Said(words) => f.write_str(words),
+            Self::Writing(source) => write!(f, "{source}"),
+            // postcard keeps no words of a failed `Deserialize`, so say what there is to know.
+            Self::Reading(postcard::Error::SerdeDeCustom) => write!(
+                f,
+                "its Deserialize refused the value: a check of its own, or a value that JSON \
+                 cannot hold inside a fastmap::Json<T> (NaN becomes null)"
+            ),
+            Self::Reading(source) => write!(f, "{source}; {ONE_SIDED}"),
+        }
+    }
+}
+
+impl Error for Why {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Writing(source) | Self::Reading(source) => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl serde::ser::Error for Box<Why> {
+    #[cold]
+    fn custom<T: Display>(words: T) -> Self {
+        Box::new(Why::Said(words.to_string()))
+    }
+}
+
+/// While writing; a reader says `Why::reading`.
+impl From<postcard::Error> for Box<Why> {
+    #[cold]
+    fn from(source: postcard::Error) -> Self {
+        Box::new(match source {
+            postcard::Error::SerializeSeqLengthUnknown => Why::NoLength,
+            source => Why::Writing(source),
+        })
+    }
+}
+
+impl Why {
+    // Boxed for its callers, whose results then carry a pointer, not 32 bytes of reason.
+    #[expect(clippy::unnecessary_box_returns)]
+    #[cold]
+    pub(super) fn reading(source: postcard::Error) -> Box<Self> {
+        Box::new(match source {
+            postcard::Error::WontImplement => Self::Undescribed,
+            source => Self::Reading(source),
+        })
+    }
+}

@@ -1,0 +1,205 @@
+//! One item, result or context, to bytes and back: plain numbers as they are, the rest by postcard.
+//! Called by the batches on both ends, an item at a time, straight into and out of a frame.
+//! Calls postcard through `strict`, which refuses what the format would carry wrongly.
+#![forbid(unsafe_code)]
+
+mod error;
+mod json;
+mod strict;
+
+use std::convert::identity;
+use std::num::TryFromIntError;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub(crate) use error::CodecError;
+use error::Why;
+pub use json::Json;
+use strict::{Append, Strict};
+
+/// The bytes that hold the length of an item without a stride.
+const LENGTH: usize = size_of::<u32>();
+
+/// A number that lies in a batch as its little-endian bytes and nothing else.
+trait Plain: Copy {
+    const STRIDE: u32;
+    fn append(self, out: &mut Vec<u8>);
+    fn read(bytes: &[u8]) -> Result<Self, Box<Why>>;
+}
+
+/// `$t as $wire`: `$t` lies in a batch as `$wire`, which `$back` turns into a `$t` if it is one.
+macro_rules! plain {
+    ($($t:ty as $wire:ty, $to:expr, $back:expr;)*) => {
+        $(impl Plain for $t {
+            const STRIDE: u32 = size_of::<$wire>() as u32;
+
+            #[inline]
+            fn append(self, out: &mut Vec<u8>) {
+                let wire: $wire = $to(self);
+                out.extend_from_slice(&wire.to_le_bytes());
+            }
+
+            #[inline]
+            fn read(bytes: &[u8]) -> Result<Self, Box<Why>> {
+                let (head, rest) = bytes
+                    .split_first_chunk()
+                    .ok_or(postcard::Error::DeserializeUnexpectedEnd)
+                    .map_err(Why::reading)?;
+                if !rest.is_empty() {
+                    return Err(Box::new(Why::Trailing(rest.len())));
+                }
+                $back(<$wire>::from_le_bytes(*head)).map_err(Why::reading)
+            }
+        })*
+
+        // A cast asks whether `T` is that very type, without `T: 'static`, and folds to a constant
+        // when optimised; the sizes are compared first for the sake of debug builds.
+
+        /// Some(n): items of type T lie in a batch as n bytes each, with no length before them.
+        ///
+        /// Only a primitive number, `bool` or `char` itself has a stride: `&u64` and `Box<u64>`
+        /// have none, so call [`put`] with the type that the other end calls [`get`] with.
+        #[inline]
+        pub(crate) fn stride<T>() -> Option<u32> {
+            let nothing: Option<T> = None;
+            $(if size_of::<T>() == size_of::<$t>()
+                && castaway::cast!(&nothing, &Option<$t>).is_ok()
+            {
+                return Some(<$t>::STRIDE);
+            })*
+            None
+        }
+
+        /// Appends a `T` that has a stride; false if it has none.
+        #[inline]
+        fn append_plain<T>(item: &T, out: &mut Vec<u8>) -> bool {
+            $(if size_of::<T>() == size_of::<$t>()
+                && let Ok(number) = castaway::cast!(item, &$t)
+            {
+                number.append(out);
+                return true;
+            })*
+            false
+        }
+
+        /// Reads a `T` that has a stride; `Ok(None)` if it has none.
+        #[inline]
+        fn read_plain<T>(bytes: &[u8]) -> Result<Option<T>, Box<Why>> {
+            let mut item: Option<T> = None;
+            $(if size_of::<T>() == size_of::<$t>()
+                && let Ok(slot) = castaway::cast!(&mut item, &mut Option<$t>)
+            {
+                *slot = Some(<$t>::read(bytes)?);
+                return Ok(item);
+            })*
+            Ok(item)
+        }
+    };
+}
+
+plain! {
+    u8 as u8, identity, Ok;
+    u16 as u16, identity, Ok;
+    u32 as u32, identity, Ok;
+    u64 as u64, identity, Ok;
+    u128 as u128, identity, Ok;
+    i8 as i8, identity, Ok;
+    i16 as i16, identity, Ok;
+    i32 as i32, identity, Ok;
+    i64 as i64, identity, Ok;
+    i128 as i128, identity, Ok;
+    f32 as f32, identity, Ok;
+    f64 as f64, identity, Ok;
+    usize as u64, |n| n as u64, |n| usize::try_from(n).map_err(too_wide);
+    isize as i64, |n| n as i64, |n| isize::try_from(n).map_err(too_wide);
+    char as u32, u32::from, |n| char::from_u32(n).ok_or(postcard::Error::DeserializeBadChar);
+    bool as u8, u8::from, |n| match n {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(postcard::Error::DeserializeBadBool),
+    };
+}
+
+/// A `usize` from a 64-bit machine on a smaller one.
+fn too_wide(_: TryFromIntError) -> postcard::Error {
+    postcard::Error::DeserializeBadEncoding
+}
+
+/// Appends one item: its bytes alone where T has a stride, else a u32 little-endian length and the
+/// bytes. On an error `out` is as it was.
+#[inline]
+pub(crate) fn put<T: Serialize>(item: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
+    put_within(u32::MAX, item, out)
+}
+
+#[inline]
+fn put_within<T: Serialize>(limit: u32, item: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
+    if append_plain(item, out) {
+        return Ok(());
+    }
+    let start = out.len();
+    out.extend_from_slice(&[0; LENGTH]);
+    let end_of_length = out.len();
+    let why = match append(item, out) {
+        Ok(()) => {
+            let bytes = out.len() - end_of_length;
+            match u32::try_from(bytes) {
+                Ok(length) if length <= limit => {
+                    out[start..end_of_length].copy_from_slice(&length.to_le_bytes());
+                    return Ok(());
+                }
+                _ => Why::TooLong { bytes, limit },
+            }
+        }
+        Err(why) => *why,
+    };
+    out.truncate(start);
+    Err(CodecError::new::<T>("write an item", why))
+}
+
+/// Reads one item from exactly its bytes (without the length): everything must be consumed,
+/// trailing bytes are an error.
+#[inline]
+pub(crate) fn get<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    match read_plain(bytes) {
+        Ok(None) => read(bytes),
+        Ok(Some(item)) => Ok(item),
+        Err(why) => Err(why),
+    }
+    .map_err(|why| CodecError::new::<T>("read an item", *why))
+}
+
+/// A whole value with neither stride nor length (contexts): any size, also above 4 GiB.
+pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
+    let mut out = Vec::new();
+    append(value, &mut out).map_err(|why| CodecError::new::<T>("write a value", *why))?;
+    Ok(out)
+}
+
+/// Reads what [`encode`] wrote: all of it, trailing bytes are an error.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    read(bytes).map_err(|why| CodecError::new::<T>("read a value", *why))
+}
+
+#[inline]
+fn append<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<(), Box<Why>> {
+    value.serialize(Strict(&mut postcard::Serializer { output: Append(out) }))
+}
+
+/// A claimed length reserves 1 MiB at the most in serde's own collections, and soon runs out of
+/// bytes. Not bounded are claims of elements that take memory but no bytes (every field
+/// `#[serde(skip)]`), and nesting: a megabyte of nested boxes was seen to overflow the stack.
+#[inline]
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Box<Why>> {
+    let mut reader = postcard::Deserializer::from_bytes(bytes);
+    let value = T::deserialize(&mut reader).map_err(Why::reading)?;
+    match reader.finalize() {
+        Ok([]) => Ok(value),
+        Ok(rest) => Err(Box::new(Why::Trailing(rest.len()))),
+        Err(source) => Err(Why::reading(source)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,256 @@
+//! How a program is entered (host or worker), and the typed loop that a worker runs.
+//! `enter` decides; [`FunctionId`]s made here lead a worker of the same executable to the loop for `F`, `T` and `R`.
+
+use std::any::type_name;
+use std::cell::{Cell, RefCell};
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fastmap_backends::{Descriptor, FailureKind, FunctionId, ItemFailure, Task, Work, local};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::codec;
+use crate::error::{Error, ErrorKind};
+
+static ENTERED: AtomicBool = AtomicBool::new(false);
+
+/// Makes this process a worker, if it was started as one; then it never returns. In a host it returns at once.
+///
+/// To be called as the first statement of a hand-written `main`, before threads are started or files opened:
+/// what stands before it runs in every worker, too. [`fastmap_main!`](crate::fastmap_main) does it for you.
+///
+/// # Examples
+///
+/// ```
+/// fn main() {
+///     fastmap::enter();
+///     // the program
+/// }
+/// ```
+pub fn enter() {
+    local::enter();
+    ENTERED.store(true, Ordering::Relaxed);
+}
+
+/// # Errors
+/// If this program has not been entered: its workers would run its `main` as well.
+pub(crate) fn check_entered() -> Result<(), Error> {
+    if local::marked() && !local::inside_worker() {
+        local::leave_unentered();
+    }
+    if ENTERED.load(Ordering::Relaxed) || local::inside_worker() {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::NotEntered,
+        "this program can't start workers of itself: let `fastmap_main!(run);` be its main, or begin main with \
+         `fastmap::enter();` (in a test file: `fastmap::test_support!();`)",
+    ))
+}
+
+/// Conjures the one value of a function type that has no bytes.
+pub(crate) fn conjure<F: Copy>() -> F {
+    const { assert!(size_of::<F>() == 0) };
+    // SAFETY: F has no bytes, so that there is nothing to initialise, and it is Copy, so that another one is no
+    // forgery: the host held a value of it when it named this function, and none is ever dropped.
+    #[allow(clippy::uninit_assumed_init)]
+    unsafe {
+        std::mem::MaybeUninit::<F>::uninit().assume_init()
+    }
+}
+
+/// The loop for `Fn(T) -> R`.
+pub(crate) struct Plain<F, T, R>(PhantomData<fn(F, T) -> R>);
+
+impl<F: Fn(T) -> R + Copy, T: DeserializeOwned, R: Serialize> Plain<F, T, R> {
+    const DESCRIPTOR: &'static Descriptor = &Descriptor::new(type_name::<Self>, Self::start);
+
+    pub(crate) fn id() -> FunctionId {
+        FunctionId::of(Self::DESCRIPTOR)
+    }
+
+    fn start(_context: &[u8]) -> Result<Box<dyn Task>, ItemFailure> {
+        let run: fn(&mut (), &mut Work<'_>) = |(), work| each::<T, R>(work, &mut conjure::<F>());
+        Ok(Box::new(Stateful { state: Some(()), remake: None, run }))
+    }
+}
+
+/// The loop for `Fn(&T) -> R`.
+pub(crate) struct ByRef<F, T, R>(PhantomData<fn(F, T) -> R>);
+
+impl<F: Fn(&T) -> R + Copy, T: DeserializeOwned, R: Serialize> ByRef<F, T, R> {
+    const DESCRIPTOR: &'static Descriptor = &Descriptor::new(type_name::<Self>, Self::start);
+
+    pub(crate) fn id() -> FunctionId {
+        FunctionId::of(Self::DESCRIPTOR)
+    }
+
+    fn start(_context: &[u8]) -> Result<Box<dyn Task>, ItemFailure> {
+        let run: fn(&mut (), &mut Work<'_>) = |(), work| {
+            let func = conjure::<F>();
+            each::<T, R>(work, &mut |item| func(&item));
+        };
+        Ok(Box::new(Stateful { state: Some(()), remake: None, run }))
+    }
+}
+
+/// The loop for `Fn(&C, T) -> R`.
+pub(crate) struct With<F, C, T, R>(PhantomData<fn(F, C, T) -> R>);
+
+impl<F, C, T, R> With<F, C, T, R>
+where
+    F: Fn(&C, T) -> R + Copy,
+    C: DeserializeOwned + 'static,
+    T: DeserializeOwned,
+    R: Serialize,
+{
+    const DESCRIPTOR: &'static Descriptor = &Descriptor::new(type_name::<Self>, Self::start);
+
+    pub(crate) fn id() -> FunctionId {
+        FunctionId::of(Self::DESCRIPTOR)
+    }
+
+    fn start(context: &[u8]) -> Result<Box<dyn Task>, ItemFailure> {
+        let context: C = codec::decode(context).map_err(|error| ItemFailure {
+            offset: 0,
+            kind: FailureKind::Serialize,
+            message: error.to_string(),
+        })?;
+        let run: fn(&mut C, &mut Work<'_>) = |context, work| {
+            let func = conjure::<F>();
+            each::<T, R>(work, &mut |item| func(context, item));
+        };
+        Ok(Box::new(Stateful { state: Some(context), remake: None, run }))
+    }
+}
+
+/// The loop for `Fn(&mut S, T) -> R` with its `Fn() -> S`.
+pub(crate) struct Init<N, F, S, T, R>(PhantomData<fn(N, F, T) -> (S, R)>);
+
+impl<N, F, S, T, R> Init<N, F, S, T, R>
+where
+    N: Fn() -> S + Copy,
+    F: Fn(&mut S, T) -> R + Copy,
+    S: 'static,
+    T: DeserializeOwned,
+    R: Serialize,
+{
+    const DESCRIPTOR: &'static Descriptor = &Descriptor::new(type_name::<Self>, Self::start);
+
+    pub(crate) fn id() -> FunctionId {
+        FunctionId::of(Self::DESCRIPTOR)
+    }
+
+    fn start(_context: &[u8]) -> Result<Box<dyn Task>, ItemFailure> {
+        let make: fn() -> S = || conjure::<N>()();
+        let state = caught(make).map_err(|message| ItemFailure {
+            offset: 0,
+            kind: FailureKind::Panic,
+            message: format!("init {message}"),
+        })?;
+        let run: fn(&mut S, &mut Work<'_>) = |state, work| {
+            let func = conjure::<F>();
+            each::<T, R>(work, &mut |item| func(state, item));
+        };
+        Ok(Box::new(Stateful { state: Some(state), remake: Some(make), run }))
+    }
+}
+
+/// A loop with what it keeps between items.
+struct Stateful<S> {
+    state: Option<S>,
+    /// Builds the state anew after a panic, which may have left it half changed.
+    remake: Option<fn() -> S>,
+    run: fn(&mut S, &mut Work<'_>),
+}
+
+impl<S> Task for Stateful<S> {
+    fn run(&mut self, work: &mut Work<'_>) {
+        loop {
+            if self.state.is_none()
+                && let Some(remake) = self.remake
+            {
+                match caught(remake) {
+                    Ok(state) => self.state = Some(state),
+                    Err(message) => {
+                        if work.next_item().is_none() {
+                            return;
+                        }
+                        work.fail(FailureKind::Panic, format!("init {message}"));
+                        continue;
+                    }
+                }
+            }
+            let state = self.state.as_mut().expect("a state that can't be made anew is never taken away");
+            let run = self.run;
+            match caught(|| run(state, work)) {
+                Ok(()) => return,
+                Err(message) => {
+                    work.fail(FailureKind::Panic, message);
+                    if self.remake.is_some() {
+                        let state = self.state.take();
+                        // Its drop may panic as well; there is nothing left to answer with that.
+                        let _dropped = caught(|| drop(state));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Decodes, calls, encodes: the way of one item through a worker.
+#[inline]
+fn each<T: DeserializeOwned, R: Serialize>(work: &mut Work<'_>, func: &mut impl FnMut(T) -> R) {
+    while let Some(bytes) = work.next_item() {
+        match codec::get::<T>(bytes) {
+            Ok(item) => {
+                let result = func(item);
+                if let Err(error) = codec::put(&result, work.out()) {
+                    work.fail(FailureKind::Serialize, error.to_string());
+                }
+            }
+            Err(error) => work.fail(FailureKind::Serialize, error.to_string()),
+        }
+    }
+}
+
+thread_local! {
+    static CATCHING: Cell<bool> = const { Cell::new(false) };
+    static MESSAGE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Calls `f`; a panic becomes its message and where it was raised.
+fn caught<O>(f: impl FnOnce() -> O) -> Result<O, String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            // The default hook's words belong to panics that nobody answers for: other threads of the function,
+            // and builds with panic=abort, whose last words become part of the crash report.
+            if CATCHING.get() && cfg!(panic = "unwind") {
+                MESSAGE.set(Some(describe(info)));
+            } else {
+                before(info);
+            }
+        }));
+    });
+    let outer = CATCHING.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(f));
+    CATCHING.set(outer);
+    // The payload's own drop can panic; its message is taken already.
+    result.map_err(|payload| {
+        std::mem::forget(payload);
+        MESSAGE.take().unwrap_or_else(|| "panicked".to_owned())
+    })
+}
+
+fn describe(info: &PanicHookInfo<'_>) -> String {
+    let message = info.payload_as_str().unwrap_or("(a value that is no text)");
+    match info.location() {
+        Some(location) => format!("panicked at {location}: {message}"),
+        None => format!("panicked: {message}"),
+    }
+}

@@ -1,0 +1,134 @@
+//! The one error type of the crate: what happened to an item, or to the whole map.
+//! Made by the adapters and by `init`; users match on [`ErrorKind`] and read the message.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use fastmap_backends::{BackendError, Death, DeathCause, FailureKind, ItemFailure};
+
+/// What went wrong, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The function panicked at this item; the worker lives on.
+    Panic,
+    /// The worker that ran this item died of it, again when the item was tried alone.
+    Crash,
+    /// The item ran longer than `item_timeout`.
+    Timeout,
+    /// No worker can be kept alive: the map ends. The message lists the deaths.
+    AllWorkersDied,
+    /// An item, a result or the context could not be written or read.
+    Serialize,
+    /// An option or an environment variable has a value that can't be used.
+    Options,
+    /// `main` does not begin with `fastmap_main!` or [`enter`](crate::enter).
+    NotEntered,
+    /// The service does not accept the secret.
+    Unauthorized,
+    /// The account has no credits left.
+    OutOfCredits,
+    /// The user did not confirm the charges.
+    Declined,
+    /// The service, or the way to it, failed.
+    Cloud,
+    /// The operating system refused something.
+    Io,
+}
+
+/// Why an item has no result, or why a map ended.
+///
+/// [`Error::kind`] tells what happened, [`Error::index`] to which item (none: to the whole map), the message
+/// (`Display`) tells it in words, and `source()` leads to the cause.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    index: Option<u64>,
+    message: String,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Error(Box::new(Inner { kind, index: None, message: message.into(), source: None }))
+    }
+
+    pub(crate) fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
+        self.0.source = Some(Box::new(source));
+        self
+    }
+
+    pub(crate) fn at(mut self, index: u64) -> Self {
+        self.0.index = Some(index);
+        self
+    }
+
+    /// What went wrong, in one word.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// Index in the input of the item that this is about; `None` where it is about the whole map.
+    pub fn index(&self) -> Option<usize> {
+        self.0.index.and_then(|index| usize::try_from(index).ok())
+    }
+
+    /// An item's failure as its worker told it.
+    pub(crate) fn of_failure(failure: ItemFailure) -> Self {
+        Error::new(kind_of(failure.kind), failure.message)
+    }
+
+    /// The answer to the item that a worker died of.
+    pub(crate) fn of_death(death: Death) -> Self {
+        let kind = match death.cause {
+            DeathCause::Timeout(_) => ErrorKind::Timeout,
+            _ => ErrorKind::Crash,
+        };
+        Error::new(kind, death.to_string()).with_source(death)
+    }
+
+    /// What ends a map because its backend can't go on.
+    pub(crate) fn of_backend(error: BackendError) -> Self {
+        let kind = match &error {
+            BackendError::NoWorkers(_) => ErrorKind::AllWorkersDied,
+            BackendError::Setup(failure) => kind_of(failure.kind),
+            BackendError::Forked { .. } => ErrorKind::NotEntered,
+            _ => ErrorKind::Io,
+        };
+        Error::new(kind, error.to_string()).with_source(error)
+    }
+}
+
+fn kind_of(kind: FailureKind) -> ErrorKind {
+    match kind {
+        FailureKind::Panic => ErrorKind::Panic,
+        FailureKind::Serialize => ErrorKind::Serialize,
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(index) = self.0.index {
+            write!(f, "item {index}: ")?;
+        }
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("index", &self.0.index)
+            .field("message", &self.0.message)
+            .field("source", &self.0.source)
+            .finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}

@@ -1,0 +1,406 @@
+//! The part of a map that knows no types: when to read, how much, what to send again, when it is over.
+//! Driven by the adapter inside `next()`; drives a [`Run`]. Order and bytes are the window's, deaths are `retry`'s.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fastmap_backends::sizing::{Observed, batch_items};
+use fastmap_backends::{
+    Batch, BatchBuilder, BatchId, Completion, Death, FunctionId, Job, JobId, Outcome, Results, Run,
+};
+
+use super::retry::{Piece, after_loss};
+use super::segment::Segment;
+use super::window::Window;
+use crate::config::FastmapConfig;
+use crate::error::{Error, ErrorKind};
+use crate::report::Report;
+
+/// An input that is slower than this is sent on as it comes.
+const SLOW_INPUT: Duration = Duration::from_millis(5);
+/// How often a waiting map looks up, to move its progress bar.
+const LOOK_UP: Duration = Duration::from_millis(100);
+/// Results a batch may always bring, however small the budget.
+const CREDIT: usize = 64 * 1024;
+
+/// How the context gets its bytes: when the map begins, and no sooner.
+pub(crate) type Context = Box<dyn FnOnce() -> Result<Vec<u8>, Error>>;
+
+/// One map.
+pub(crate) struct Drive {
+    config: FastmapConfig,
+    function: FunctionId,
+    context: Option<Context>,
+    pub(crate) label: Option<String>,
+    pub(crate) item_timeout: Option<Duration>,
+    result_stride: Option<u32>,
+    pub(crate) report: Report,
+    pub(crate) window: Window,
+    job: JobId,
+    run: Option<Box<dyn Run>>,
+    /// What was pulled and not sent yet. Here, so that a panic of the input loses nothing.
+    builder: BatchBuilder,
+    item_stride: Option<u32>,
+    /// Batches to be sent again, earlier items first.
+    again: BTreeMap<u64, Batch>,
+    /// Items in the backend's hands.
+    in_flight: u64,
+    /// Items pulled from the input.
+    pulled: u64,
+    input_ended: bool,
+    /// Items left in the input, if it tells.
+    remaining: Option<u64>,
+    batches: u64,
+    last_size: u32,
+    seen: Seen,
+    /// Nothing more may be read until something is consumed or comes back.
+    resting: bool,
+    /// Deaths since the last answer.
+    deaths: Vec<Death>,
+    ended: bool,
+}
+
+/// Moving means of what was observed, the latest batches weighing most.
+#[derive(Debug, Default)]
+struct Seen {
+    item_time: Option<Duration>,
+    bytes_in: f64,
+    bytes_out: f64,
+}
+
+/// What the next batch is to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) items: u32,
+    pub(crate) bytes: usize,
+    /// After this time what was pulled is sent.
+    pub(crate) patience: Duration,
+}
+
+/// How pulling ended.
+#[derive(Debug)]
+pub(crate) enum Pulled {
+    /// The plan is fulfilled, or the input is slow.
+    Enough,
+    /// The input has ended.
+    End,
+    /// The item behind the last one could not be encoded.
+    Unwritable(Error),
+}
+
+impl Drive {
+    pub(crate) fn new(
+        config: FastmapConfig,
+        function: FunctionId,
+        context: Option<Context>,
+        item_stride: Option<u32>,
+        result_stride: Option<u32>,
+    ) -> Self {
+        let settings = config.settings();
+        let window = Window::new(settings.read_ahead);
+        let item_timeout = settings.item_timeout;
+        let report = Report::new(settings.verbosity);
+        Drive {
+            config,
+            function,
+            context,
+            label: None,
+            item_timeout,
+            result_stride,
+            report,
+            window,
+            job: JobId::next(),
+            run: None,
+            builder: BatchBuilder::new(item_stride),
+            item_stride,
+            again: BTreeMap::new(),
+            in_flight: 0,
+            pulled: 0,
+            input_ended: false,
+            remaining: None,
+            batches: 0,
+            last_size: 0,
+            seen: Seen::default(),
+            resting: false,
+            deaths: Vec::new(),
+            ended: false,
+        }
+    }
+
+    /// Whether the map has given its last item or its last error.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    pub(crate) fn input_ended(&self) -> bool {
+        self.input_ended
+    }
+
+    /// The input has no more, or must not be asked again.
+    pub(crate) fn end_input(&mut self) {
+        self.input_ended = true;
+        self.remaining = Some(0);
+    }
+
+    /// Items that are pulled and not handed to the consumer with their segment.
+    pub(crate) fn undelivered(&self) -> u64 {
+        self.pulled + u64::from(self.builder.items()) - self.window.taken()
+    }
+
+    /// Begins the map if it has not begun.
+    pub(crate) fn begin(&mut self, items: Option<u64>) -> Result<(), Error> {
+        if self.run.is_some() {
+            return Ok(());
+        }
+        self.remaining = items;
+        self.report.begin(self.label.as_deref(), items);
+        let context = match self.context.take() {
+            Some(encode) => encode()?,
+            None => Vec::new(),
+        };
+        let job = Job {
+            id: self.job,
+            function: self.function.clone(),
+            context: Arc::new(context),
+            label: self.label.clone(),
+            items,
+            item_timeout: self.item_timeout,
+        };
+        let backend = self.config.backend()?;
+        self.report.backend(backend.name());
+        self.run = Some(backend.open(Arc::new(job)).map_err(Error::of_backend)?);
+        Ok(())
+    }
+
+    /// The next segment for the consumer, who is done with the one before.
+    pub(crate) fn take(&mut self) -> Option<Segment> {
+        self.resting = false;
+        self.window.take()
+    }
+
+    /// Whether there is a place for a batch and something that may be sent to it. Cheap: asked before each item.
+    #[inline]
+    pub(crate) fn hungry(&mut self) -> bool {
+        if self.resting || self.input_ended && self.again.is_empty() && self.builder.items() == 0 {
+            return false;
+        }
+        self.run.as_mut().is_some_and(|run| run.capacity().batches > 0)
+    }
+
+    /// What to pull next, if anything: `None` where the places are taken or the budget is used up.
+    pub(crate) fn plan(&mut self) -> Option<Plan> {
+        self.send_again();
+        let capacity = self.run.as_mut()?.capacity();
+        if capacity.batches == 0 && self.in_flight > 0 || self.input_ended && self.builder.items() == 0 {
+            return None;
+        }
+        // Enough is ready for the consumer: it is the slow one, and reading on would only hold more.
+        if self.window.deliverable() > capacity.slots {
+            self.resting = true;
+            return None;
+        }
+        let observed = Observed {
+            workers: capacity.workers,
+            remaining: self.remaining,
+            item_time: self.seen.item_time,
+            item_bytes: self.seen.bytes_in.max(self.seen.bytes_out),
+            last: self.last_size,
+        };
+        let items = batch_items(&observed, &capacity.targets);
+        let expected = f64::from(items) * (self.seen.bytes_in + self.seen.bytes_out);
+        let first = self.pulled;
+        if !self.window.admits(first, expected) {
+            self.resting = true;
+            return None;
+        }
+        Some(Plan { items, bytes: capacity.targets.bytes, patience: SLOW_INPUT })
+    }
+
+    /// Where the pulled items go.
+    pub(crate) fn builder(&mut self) -> &mut BatchBuilder {
+        &mut self.builder
+    }
+
+    /// Sends what was pulled.
+    pub(crate) fn pulled(&mut self, how: Pulled, remaining: Option<u64>) {
+        self.remaining = remaining;
+        if self.builder.items() > 0 {
+            let builder = std::mem::replace(&mut self.builder, BatchBuilder::new(self.item_stride));
+            let items = builder.items();
+            let each = builder.bytes() as f64 / f64::from(items);
+            mean(&mut self.seen.bytes_in, each, self.batches == 0);
+            let id = self.next_id();
+            let credit = self.result_credit();
+            let batch = builder.finish(self.job, id, self.pulled, credit);
+            self.pulled += u64::from(items);
+            self.last_size = items;
+            self.again.insert(batch.first(), batch);
+            self.send_again();
+        }
+        match how {
+            Pulled::Enough => {}
+            Pulled::End => self.end_input(),
+            Pulled::Unwritable(error) => {
+                self.window.insert(Segment::failed(self.pulled, error));
+                self.pulled += 1;
+            }
+        }
+    }
+
+    fn next_id(&mut self) -> BatchId {
+        self.batches += 1;
+        BatchId(self.batches)
+    }
+
+    /// A share of the budget for the results of each batch: what goes beyond comes in parts.
+    fn result_credit(&mut self) -> u64 {
+        let slots = self.run.as_mut().map_or(1, |run| run.capacity().slots);
+        let share = self.config.settings().read_ahead / (4 * slots.max(1));
+        share.max(CREDIT) as u64
+    }
+
+    /// Sends batches that are ready, as far as there are places and bytes.
+    fn send_again(&mut self) {
+        while let Some(entry) = self.again.first_entry() {
+            let batch = entry.get();
+            let expected = batch.payload().len() as f64 + f64::from(batch.items()) * self.seen.bytes_out;
+            if !self.window.admits(batch.first(), expected) {
+                return;
+            }
+            let Some(run) = self.run.as_mut() else { return };
+            let batch = entry.remove();
+            let items = u64::from(batch.items());
+            self.window.charge(&batch, self.seen.bytes_out);
+            self.report.sent(&batch);
+            match run.submit(batch) {
+                Ok(()) => self.in_flight += items,
+                Err(batch) => {
+                    self.window.discharge(batch.id(), batch.items());
+                    self.again.insert(batch.first(), batch);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes completions that are there, without waiting.
+    pub(crate) fn collect(&mut self) -> Result<(), Error> {
+        while self.in_flight > 0 && self.take_one(Instant::now())? {}
+        Ok(())
+    }
+
+    /// Waits for news. `Ok(false)`: there is nothing to wait for.
+    pub(crate) fn wait(&mut self) -> Result<bool, Error> {
+        if self.in_flight == 0 {
+            return Ok(false);
+        }
+        let begun = Instant::now();
+        let taken = self.take_one(begun + LOOK_UP);
+        self.report.waited(begun.elapsed());
+        taken?;
+        self.report.tick();
+        self.collect()?;
+        Ok(true)
+    }
+
+    fn take_one(&mut self, deadline: Instant) -> Result<bool, Error> {
+        let Some(run) = self.run.as_mut() else { return Ok(false) };
+        let Some(completion) = run.poll(deadline).map_err(Error::of_backend)? else { return Ok(false) };
+        let Completion { batch, first, items, outcome } = completion;
+        self.resting = false;
+        self.window.discharge(batch, items);
+        self.in_flight = self.in_flight.saturating_sub(u64::from(items));
+        match outcome {
+            Outcome::Done(results) => self.answered(first, items, results),
+            Outcome::Returned(rest) => {
+                self.again.insert(rest.first(), rest);
+            }
+            Outcome::Lost(lost, loss) => {
+                self.report.died(&loss.death);
+                self.deaths.push(loss.death.clone());
+                for piece in after_loss(lost.items(), lost.attempt(), &loss) {
+                    match piece {
+                        Piece::Again(range, attempt) => {
+                            let id = self.next_id();
+                            let piece = lost.piece(id, range.start, range.end, attempt);
+                            self.again.insert(piece.first(), piece);
+                        }
+                        Piece::Answer(item) => {
+                            let index = lost.first() + u64::from(item);
+                            self.window.insert(Segment::failed(index, Error::of_death(loss.death.clone())));
+                            self.deaths.clear();
+                        }
+                    }
+                }
+                self.check_deaths()?;
+            }
+        }
+        self.send_again();
+        Ok(true)
+    }
+
+    fn answered(&mut self, first: u64, items: u32, results: Results) {
+        self.deaths.clear();
+        self.report.answered(first, items, &results);
+        let each = f64::from(items.max(1));
+        let time = results.wall.div_f64(each);
+        self.seen.item_time = Some(self.seen.item_time.map_or(time, |old| (old + time) / 2));
+        let fresh = self.seen.bytes_out == 0.0;
+        mean(&mut self.seen.bytes_out, results.payload.bytes().len() as f64 / each, fresh);
+        let Results { payload, failures, .. } = results;
+        self.window.insert(Segment::done(first, items, self.result_stride, payload, failures));
+    }
+
+    /// # Errors
+    /// If so many workers died without a single answer that none will come: each worker may die of a suspect of its
+    /// own, and those suspects once more (or three times, see `retry`), before anything is answered.
+    fn check_deaths(&mut self) -> Result<(), Error> {
+        let workers = self.run.as_mut().map_or(1, |run| run.capacity().workers);
+        if self.deaths.len() <= 4 * workers + 4 {
+            return Ok(());
+        }
+        let listed: Vec<String> = self.deaths.iter().rev().take(5).map(ToString::to_string).collect();
+        Err(Error::new(
+            ErrorKind::AllWorkersDied,
+            format!(
+                "{} workers died in a row without one answer; the last: {}",
+                self.deaths.len(),
+                listed.join("; ")
+            ),
+        )
+        .with_source(self.deaths.pop().expect("there are some")))
+    }
+
+    /// The map is over: its run ends, and its line is written.
+    pub(crate) fn end(&mut self) {
+        self.ended = true;
+        if let Some(run) = self.run.take() {
+            run.close();
+            let workers = self.config.settings().local_processes;
+            self.report.end(self.input_ended, workers);
+        }
+    }
+
+    /// Whether every item that was pulled has been taken by the consumer, and no more come.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.input_ended
+            && self.in_flight == 0
+            && self.again.is_empty()
+            && self.builder.items() == 0
+            && self.window.is_empty()
+    }
+}
+
+impl Drop for Drive {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.end();
+        }
+    }
+}
+
+/// Moves a mean halfway to a new value.
+fn mean(mean: &mut f64, value: f64, first: bool) {
+    *mean = if first { value } else { f64::midpoint(*mean, value) };
+}

@@ -1,0 +1,256 @@
+//! The adapter: an iterator of results over an iterator of items.
+//!
+//! The way of one item: `input` pulls and encodes it, `drive` sends its batch and takes the answer, `window` puts it
+//! in order, `segment` gives it out, and `next()` here decodes it. `retry` decides about what was lost.
+
+mod batches;
+mod drive;
+mod input;
+mod retry;
+mod segment;
+mod unordered;
+mod window;
+
+use std::fmt;
+use std::iter::FusedIterator;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use batches::Batches;
+pub use unordered::Unordered;
+
+use crate::codec;
+use crate::error::{Error, ErrorKind};
+pub(crate) use drive::{Context, Drive};
+use input::Input;
+use segment::{Answer, Segment};
+
+/// An iterator that maps `iterable` by a function in worker processes.
+///
+/// Made by [`fastmap`](crate::fastmap()) and the methods of [`FastmapConfig`](crate::FastmapConfig). Lazy: nothing
+/// is read, and no process is started, before the first `next()`. Results come in the order of the input. The input is read inside
+/// `next()` alone, in batches, a bounded number of items ahead of what was yielded.
+///
+/// Each item is answered exactly once, by `Ok` or by one `Err` in its place, after which the map goes on. It may be *executed*
+/// more than once, where a worker died. What ends the map as a whole (no worker can live, the system refuses) is
+/// yielded as one `Err` without an index, then `None`.
+///
+/// Dropping it cancels what is queued; the workers stay for the next map.
+#[must_use = "a map is lazy and does nothing until it is consumed"]
+pub struct Fastmap<I, R>
+where
+    I: Iterator,
+{
+    input: Input<I>,
+    drive: Drive,
+    segment: Option<Segment>,
+    results: PhantomData<fn() -> R>,
+}
+
+impl<I, R> Fastmap<I, R>
+where
+    I: Iterator,
+    R: DeserializeOwned,
+{
+    /// For items that are encoded as they are.
+    pub(crate) fn by_value(input: I, drive: Drive) -> Self
+    where
+        I::Item: Serialize,
+    {
+        Fastmap { input: Input::by_value(input), drive, segment: None, results: PhantomData }
+    }
+
+    /// For items that are encoded as what they point to.
+    pub(crate) fn by_ref<'a, T>(input: I, drive: Drive) -> Self
+    where
+        I: Iterator<Item = &'a T>,
+        T: Serialize + 'a,
+    {
+        Fastmap { input: Input::by_ref(input), drive, segment: None, results: PhantomData }
+    }
+
+    /// Yields results in batches as they come from the workers: fewer, larger steps, in the same order.
+    ///
+    /// A batch with failed items yields its good runs as `Ok` and each failed item as one `Err`, in order.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fastmap::enter();
+    /// use fastmap::prelude::*;
+    ///
+    /// for batch in (0..1000u64).fastmap(|n| n * n).batches() {
+    ///     println!("{} results", batch?.len());
+    /// }
+    /// # Ok::<(), fastmap::Error>(())
+    /// ```
+    pub fn batches(self) -> Batches<I, R> {
+        Batches::new(self)
+    }
+
+    /// Yields results as they are finished, each with the index of its item. What is slow holds up nothing else.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fastmap::enter();
+    /// use fastmap::prelude::*;
+    ///
+    /// for result in (0..100u64).fastmap(|n| n * n).unordered() {
+    ///     let (index, square) = result?;
+    ///     assert_eq!(square, (index * index) as u64);
+    /// }
+    /// # Ok::<(), fastmap::Error>(())
+    /// ```
+    pub fn unordered(mut self) -> Unordered<I, R> {
+        self.drive.window.set_unordered();
+        Unordered::new(self)
+    }
+
+    /// Names the map, in log lines and in its closing line.
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.drive.label = Some(label.into());
+        self
+    }
+
+    /// An item that runs longer is answered by a [`Timeout`](ErrorKind::Timeout) error; its worker is ended and
+    /// replaced, and no other item is harmed. It may run a twentieth longer. Time in which host and workers are
+    /// stopped (Ctrl-Z) does not count.
+    ///
+    /// # Panics
+    /// If `limit` is zero.
+    pub fn item_timeout(mut self, limit: Duration) -> Self {
+        assert!(!limit.is_zero(), "an item timeout of 0 leaves no item any time");
+        self.drive.item_timeout = Some(limit);
+        self
+    }
+
+    /// Whether a progress bar is shown, where stderr is a terminal. Overrides the verbosity.
+    pub fn progress(mut self, show: bool) -> Self {
+        self.drive.report.show_progress(show);
+        self
+    }
+
+    /// Decodes and returns the next answer of the current segment.
+    #[inline]
+    fn answer(&mut self) -> Option<(u64, Result<R, Error>)> {
+        let (index, answer) = self.segment.as_mut()?.next()?;
+        let result = match answer {
+            Answer::Result(bytes) => codec::get(bytes).map_err(|error| {
+                Error::new(ErrorKind::Serialize, error.to_string()).with_source(error).at(index)
+            }),
+            Answer::Failed(error) => Err(error),
+            Answer::Missing => {
+                let message = "the worker sent fewer results than it ran items";
+                Err(Error::new(ErrorKind::Serialize, message).at(index))
+            }
+        };
+        self.drive.report.delivered(result.is_ok());
+        Some((index, result))
+    }
+
+    /// The next answer with its index, or what ends the map.
+    #[inline]
+    fn advance(&mut self) -> Option<Result<(u64, Result<R, Error>), Error>> {
+        if self.drive.hungry() {
+            if let Err(error) = self.refill() {
+                return self.fail(error);
+            }
+        }
+        if let Some(answer) = self.answer() {
+            return Some(Ok(answer));
+        }
+        self.advance_slowly()
+    }
+
+    /// Where the current segment has no more.
+    fn advance_slowly(&mut self) -> Option<Result<(u64, Result<R, Error>), Error>> {
+        if self.drive.has_ended() {
+            return None;
+        }
+        loop {
+            self.segment = self.drive.take();
+            if let Some(answer) = self.answer() {
+                return Some(Ok(answer));
+            }
+            if let Err(error) = self.refill() {
+                return self.fail(error);
+            }
+            if self.drive.is_complete() {
+                self.drive.end();
+                return None;
+            }
+            match self.drive.wait() {
+                Ok(_) => {}
+                Err(error) => return self.fail(error),
+            }
+        }
+    }
+
+    fn fail(&mut self, error: Error) -> Option<Result<(u64, Result<R, Error>), Error>> {
+        self.segment = None;
+        self.drive.end_input();
+        self.drive.end();
+        Some(Err(error))
+    }
+
+    /// Reads and sends as much as there are places for.
+    fn refill(&mut self) -> Result<(), Error> {
+        let remaining = self.input.remaining();
+        self.drive.begin(remaining)?;
+        self.drive.collect()?;
+        while let Some(plan) = self.drive.plan() {
+            let pulled = self.input.pull(self.drive.builder(), &plan);
+            let slow = pulled.slow;
+            self.drive.pulled(pulled.how, self.input.remaining());
+            // What is ready goes to the consumer before a slow input is asked again.
+            if slow && (self.segment.is_some() || self.drive.window.deliverable() > 0) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn hint(&self) -> (usize, Option<usize>) {
+        if self.drive.has_ended() {
+            return (0, Some(0));
+        }
+        let held =
+            self.drive.undelivered() + self.segment.as_ref().map_or(0, |segment| u64::from(segment.left()));
+        let held = usize::try_from(held).unwrap_or(usize::MAX);
+        let (low, high) = if self.drive.input_ended() { (0, Some(0)) } else { self.input.size_hint() };
+        (low.saturating_add(held), high.and_then(|high| high.checked_add(held)))
+    }
+}
+
+impl<I, R> Iterator for Fastmap<I, R>
+where
+    I: Iterator,
+    R: DeserializeOwned,
+{
+    type Item = Result<R, Error>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.advance()? {
+            Ok((_, result)) => Some(result),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// As `map` gives it. A map that ends early (no worker can live) yields fewer.
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.hint()
+    }
+}
+
+impl<I: Iterator, R: DeserializeOwned> FusedIterator for Fastmap<I, R> {}
+
+impl<I: Iterator, R> fmt::Debug for Fastmap<I, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fastmap").field("label", &self.drive.label).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,191 @@
+//! What was read ahead: segments that are answered and wait for their turn, and the bytes that a map holds.
+//! The drive puts answers in and asks whether more may be read; the adapter takes segments out, in order.
+
+use std::collections::{BTreeMap, HashMap};
+
+use fastmap_backends::{Batch, BatchId};
+
+use super::segment::Segment;
+
+/// Segments that may wait behind one slow item; their bytes are bounded as well, and bind first for all but tiny ones.
+const SEGMENTS: usize = 4096;
+
+/// What a segment or a batch costs beside its payload: its place in the maps here and its own fields.
+const OVERHEAD: f64 = 256.0;
+
+/// Order and budget of one map.
+#[derive(Debug)]
+pub(crate) struct Window {
+    /// Index of the first item that was not handed to the consumer yet.
+    head: u64,
+    /// Items that were handed to the consumer.
+    taken: u64,
+    ready: BTreeMap<u64, Segment>,
+    /// Hands segments out as they come.
+    unordered: bool,
+    budget: f64,
+    /// Bytes of `ready` and of the segment that is being consumed.
+    held: f64,
+    consumed: f64,
+    /// Bytes of batches in the backend's hands, results that are expected of them included.
+    charges: HashMap<BatchId, Charge>,
+    charged: f64,
+}
+
+#[derive(Debug)]
+struct Charge {
+    items: u32,
+    each: f64,
+}
+
+impl Window {
+    pub(crate) fn new(budget: usize) -> Self {
+        Window {
+            head: 0,
+            taken: 0,
+            ready: BTreeMap::new(),
+            unordered: false,
+            budget: budget as f64,
+            held: 0.0,
+            consumed: 0.0,
+            charges: HashMap::new(),
+            charged: 0.0,
+        }
+    }
+
+    pub(crate) fn set_unordered(&mut self) {
+        self.unordered = true;
+    }
+
+    /// Items handed to the consumer, with their whole segments.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Whether nothing is held at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ready.is_empty()
+    }
+
+    /// Whether a batch of `bytes` that begins at `first` may go out: what the consumer waits for always may.
+    pub(crate) fn admits(&self, first: u64, bytes: f64) -> bool {
+        let waited_for =
+            first == self.head || (self.unordered && self.charges.is_empty() && self.ready.is_empty());
+        waited_for || (self.ready.len() < SEGMENTS && self.held + self.charged + bytes <= self.budget)
+    }
+
+    /// How many segments the consumer could take without waiting: with enough of them it is the consumer that is slow,
+    /// and nothing more need be read for it.
+    pub(crate) fn deliverable(&self) -> usize {
+        if self.unordered {
+            return self.ready.len();
+        }
+        let mut next = self.head;
+        self.ready
+            .iter()
+            .take_while(|(first, segment)| {
+                let follows = **first == next;
+                next = segment.end();
+                follows
+            })
+            .count()
+    }
+
+    /// A batch goes out; each of its items is expected to be answered by so many bytes.
+    pub(crate) fn charge(&mut self, batch: &Batch, result_bytes: f64) {
+        let each = (batch.payload().len() as f64 + OVERHEAD) / f64::from(batch.items()) + result_bytes;
+        let charge = self.charges.entry(batch.id()).or_insert(Charge { items: 0, each });
+        charge.items += batch.items();
+        self.charged += f64::from(batch.items()) * charge.each;
+    }
+
+    /// Items of a batch are back.
+    pub(crate) fn discharge(&mut self, batch: BatchId, items: u32) {
+        let Some(charge) = self.charges.get_mut(&batch) else { return };
+        let items = items.min(charge.items);
+        charge.items -= items;
+        self.charged -= f64::from(items) * charge.each;
+        if charge.items == 0 {
+            self.charges.remove(&batch);
+        }
+        if self.charges.is_empty() {
+            self.charged = 0.0;
+        }
+    }
+
+    /// Answers to be delivered when it is their turn.
+    pub(crate) fn insert(&mut self, segment: Segment) {
+        self.held += segment.bytes() as f64 + OVERHEAD;
+        self.ready.insert(segment.first(), segment);
+    }
+
+    /// The next segment for the consumer, who is done with the one before.
+    pub(crate) fn take(&mut self) -> Option<Segment> {
+        self.held -= std::mem::take(&mut self.consumed);
+        let entry = self.ready.first_entry()?;
+        if *entry.key() != self.head && !self.unordered {
+            return None;
+        }
+        let segment = entry.remove();
+        self.consumed = segment.bytes() as f64 + OVERHEAD;
+        self.head = segment.end();
+        self.taken += segment.end() - segment.first();
+        Some(segment)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fastmap_backends::{BatchBuilder, JobId};
+
+    use super::*;
+    use crate::error::{Error, ErrorKind};
+
+    fn segment(first: u64) -> Segment {
+        Segment::failed(first, Error::new(ErrorKind::Panic, "x"))
+    }
+
+    fn batch(id: u64, bytes: usize) -> Batch {
+        let mut builder = BatchBuilder::new(Some(1));
+        builder.buffer().resize(builder.bytes() + 64 + bytes, 0);
+        builder.added(bytes as u32);
+        builder.finish(JobId(1), BatchId(id), 0, 0)
+    }
+
+    #[test]
+    fn segments_come_out_in_order_whatever_the_order_they_came_in() {
+        let mut window = Window::new(1 << 20);
+        window.insert(segment(1));
+        assert!(window.take().is_none());
+        assert_eq!(window.deliverable(), 0);
+        window.insert(segment(0));
+        window.insert(segment(3));
+        assert_eq!(window.deliverable(), 2);
+        assert_eq!(window.take().map(|segment| segment.first()), Some(0));
+        assert_eq!(window.take().map(|segment| segment.first()), Some(1));
+        assert!(window.take().is_none());
+        assert_eq!(window.taken(), 2);
+    }
+
+    #[test]
+    fn the_head_is_admitted_whatever_the_budget() {
+        let mut window = Window::new(1000);
+        assert!(window.admits(0, 1e9));
+        assert!(!window.admits(1, 1e9));
+        window.charge(&batch(1, 600), 0.0);
+        assert!(!window.admits(700, 600.0));
+        assert!(window.admits(0, 600.0));
+        window.discharge(BatchId(1), 600);
+        assert!(window.admits(700, 600.0));
+    }
+
+    #[test]
+    fn what_is_charged_in_parts_is_discharged_to_nothing() {
+        let mut window = Window::new(1000);
+        window.charge(&batch(1, 10), 3.5);
+        window.discharge(BatchId(1), 4);
+        window.discharge(BatchId(1), 6);
+        window.discharge(BatchId(1), 6);
+        assert!(window.charged.abs() < 1e-9);
+    }
+}

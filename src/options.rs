@@ -1,0 +1,315 @@
+//! What a user may set: by a method of [`Options`], else by an environment variable, else the default.
+//! Read once, by `init`; a value that can't be used is an error that names it.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastmap_backends::Backend;
+
+use crate::error::{Error, ErrorKind};
+
+/// Where batches run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum ExecPolicy {
+    /// In worker processes of this machine. Free.
+    Local,
+    /// In a cloud service; this machine stays idle. Costs credits.
+    Cloud,
+    /// Wherever the whole map ends soonest. Without a secret that is this machine.
+    #[default]
+    Adaptive,
+}
+
+/// How much fastmap tells on stderr.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum Verbosity {
+    /// Warnings and errors only.
+    Quiet,
+    /// A progress bar on a terminal, and one line at the end of a map.
+    #[default]
+    Normal,
+    /// Each batch as well.
+    Loud,
+}
+
+/// Settings of a [`FastmapConfig`](crate::FastmapConfig).
+///
+/// What is not set here is taken from the environment, then from the defaults:
+///
+/// | method | variable | default |
+/// |---|---|---|
+/// | [`exec_policy`](Options::exec_policy) | `FASTMAP_EXEC_POLICY` = `local`, `cloud`, `adaptive` | adaptive |
+/// | [`local_processes`](Options::local_processes) | `FASTMAP_LOCAL_PROCESSES` = 1, 2, … | max(1, 2 · cores − 2) |
+/// | [`verbosity`](Options::verbosity) | `FASTMAP_VERBOSITY` = `quiet`, `normal`, `loud` | normal |
+/// | [`read_ahead`](Options::read_ahead) | `FASTMAP_READ_AHEAD` in bytes | 64 MB |
+/// | [`item_timeout`](Options::item_timeout) | `FASTMAP_ITEM_TIMEOUT` in seconds | none |
+/// | [`secret`](Options::secret) | `FASTMAP_SECRET` | none |
+/// | [`cloud_url`](Options::cloud_url) | `FASTMAP_CLOUD_URL` | none |
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use fastmap::{ExecPolicy, Options, Verbosity};
+///
+/// let options = Options::new()
+///     .exec_policy(ExecPolicy::Local)
+///     .local_processes(4)
+///     .verbosity(Verbosity::Quiet)
+///     .item_timeout(Duration::from_secs(30));
+/// ```
+#[derive(Clone, Default)]
+#[must_use = "options do nothing until they are handed to `init`"]
+pub struct Options {
+    exec_policy: Option<ExecPolicy>,
+    local_processes: Option<usize>,
+    verbosity: Option<Verbosity>,
+    read_ahead: Option<usize>,
+    item_timeout: Option<Duration>,
+    secret: Option<String>,
+    cloud_url: Option<String>,
+    backend: Option<Arc<dyn Backend>>,
+}
+
+impl Options {
+    /// Nothing set.
+    pub fn new() -> Self {
+        Options::default()
+    }
+
+    /// Where batches run.
+    pub fn exec_policy(mut self, policy: ExecPolicy) -> Self {
+        self.exec_policy = Some(policy);
+        self
+    }
+
+    /// Most worker processes at a time on this machine, at least 1. They are started when there is work for them.
+    pub fn local_processes(mut self, processes: usize) -> Self {
+        self.local_processes = Some(processes);
+        self
+    }
+
+    /// How much is told on stderr.
+    pub fn verbosity(mut self, verbosity: Verbosity) -> Self {
+        self.verbosity = Some(verbosity);
+        self
+    }
+
+    /// Bytes of encoded inputs and undelivered results that a map may hold in this process. What the consumer waits
+    /// for is taken whatever its size, so that no value is too small.
+    pub fn read_ahead(mut self, bytes: usize) -> Self {
+        self.read_ahead = Some(bytes);
+        self
+    }
+
+    /// An item that runs longer is answered by a [`Timeout`](crate::ErrorKind::Timeout) error, and its worker ended.
+    pub fn item_timeout(mut self, limit: Duration) -> Self {
+        self.item_timeout = Some(limit);
+        self
+    }
+
+    /// The secret of a cloud service. Never shown, and never in a worker's environment.
+    pub fn secret(mut self, secret: impl Into<String>) -> Self {
+        self.secret = Some(secret.into());
+        self
+    }
+
+    /// The address of a cloud service.
+    pub fn cloud_url(mut self, url: impl Into<String>) -> Self {
+        self.cloud_url = Some(url.into());
+        self
+    }
+
+    /// A backend of your own takes the batches, whatever the policy says.
+    pub fn backend(mut self, backend: impl Backend + 'static) -> Self {
+        self.backend = Some(Arc::new(backend));
+        self
+    }
+
+    /// Fills in what is not set.
+    pub(crate) fn resolve(self, variable: impl Fn(&str) -> Option<OsString>) -> Result<Settings, Error> {
+        let read = Reader(&variable);
+        let words = |value: &str| value.to_ascii_lowercase();
+        let exec_policy = read.or(
+            self.exec_policy,
+            "FASTMAP_EXEC_POLICY",
+            "local, cloud, adaptive",
+            |value| match words(value).as_str() {
+                "local" => Some(ExecPolicy::Local),
+                "cloud" => Some(ExecPolicy::Cloud),
+                "adaptive" => Some(ExecPolicy::Adaptive),
+                _ => None,
+            },
+        )?;
+        let verbosity = read.or(self.verbosity, "FASTMAP_VERBOSITY", "quiet, normal, loud", |value| {
+            match words(value).as_str() {
+                "quiet" => Some(Verbosity::Quiet),
+                "normal" => Some(Verbosity::Normal),
+                "loud" => Some(Verbosity::Loud),
+                _ => None,
+            }
+        })?;
+        let local_processes =
+            read.or(self.local_processes, "FASTMAP_LOCAL_PROCESSES", "a whole number from 1", |value| {
+                value.parse().ok().filter(|processes| *processes > 0)
+            })?;
+        if local_processes == Some(0) {
+            return Err(Error::new(
+                ErrorKind::Options,
+                "local_processes(0): at least 1 worker process is needed",
+            ));
+        }
+        let read_ahead =
+            read.or(self.read_ahead, "FASTMAP_READ_AHEAD", "a whole number of bytes", |value| {
+                value.parse().ok()
+            })?;
+        let item_timeout =
+            read.or(self.item_timeout, "FASTMAP_ITEM_TIMEOUT", "a number of seconds above 0", |value| {
+                value.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+            })?;
+        if item_timeout.is_some_and(|limit| limit.is_zero()) {
+            return Err(Error::new(
+                ErrorKind::Options,
+                "an item timeout of 0 leaves no item any time; set one above 0",
+            ));
+        }
+        let text = |value: &str| Some(value.to_owned()).filter(|value| !value.is_empty());
+        let secret = read.or(self.secret, "FASTMAP_SECRET", "the secret that the service gave", text)?;
+        let cloud_url = read.or(self.cloud_url, "FASTMAP_CLOUD_URL", "the address of a service", text)?;
+        let exec_policy = exec_policy.unwrap_or_default();
+        if secret.is_some()
+            && cloud_url.is_none()
+            && exec_policy != ExecPolicy::Local
+            && self.backend.is_none()
+        {
+            return Err(Error::new(
+                ErrorKind::Options,
+                "a secret is set, but no service: set cloud_url (FASTMAP_CLOUD_URL), or the policy local",
+            ));
+        }
+        Ok(Settings {
+            exec_policy,
+            verbosity: verbosity.unwrap_or_default(),
+            local_processes: local_processes.unwrap_or_else(default_processes),
+            read_ahead: read_ahead.unwrap_or(64_000_000),
+            item_timeout,
+            has_secret: secret.is_some(),
+            backend: self.backend,
+        })
+    }
+}
+
+/// Two workers for each core but one: while one waits for its next batch another computes, and the host has room.
+fn default_processes() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores * 2).saturating_sub(2).max(1)
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("exec_policy", &self.exec_policy)
+            .field("local_processes", &self.local_processes)
+            .field("verbosity", &self.verbosity)
+            .field("read_ahead", &self.read_ahead)
+            .field("item_timeout", &self.item_timeout)
+            .field("secret", &self.secret.as_ref().map(|_| "…"))
+            .field("cloud_url", &self.cloud_url)
+            .field("backend", &self.backend)
+            .finish()
+    }
+}
+
+/// Options with nothing left open.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) exec_policy: ExecPolicy,
+    pub(crate) verbosity: Verbosity,
+    pub(crate) local_processes: usize,
+    pub(crate) read_ahead: usize,
+    pub(crate) item_timeout: Option<Duration>,
+    pub(crate) has_secret: bool,
+    pub(crate) backend: Option<Arc<dyn Backend>>,
+}
+
+struct Reader<'a, V>(&'a V);
+
+impl<V: Fn(&str) -> Option<OsString>> Reader<'_, V> {
+    /// What was set, else what the variable says, else nothing. An empty variable counts as not set.
+    fn or<T>(
+        &self,
+        set: Option<T>,
+        name: &str,
+        allowed: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
+        if set.is_some() {
+            return Ok(set);
+        }
+        let Some(value) = (self.0)(name).filter(|value| !value.is_empty()) else { return Ok(None) };
+        match value.to_str().and_then(|text| parse(text.trim())) {
+            Some(value) => Ok(Some(value)),
+            None => Err(Error::new(
+                ErrorKind::Options,
+                format!("{name}={}: this can't be used; allowed: {allowed}", value.display()),
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(options: Options, variables: &[(&str, &str)]) -> Result<Settings, Error> {
+        options.resolve(|name| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value))
+        })
+    }
+
+    #[test]
+    fn a_method_goes_before_the_variable_and_the_variable_before_the_default() {
+        let variables =
+            [("FASTMAP_EXEC_POLICY", "LOCAL"), ("FASTMAP_LOCAL_PROCESSES", "3"), ("FASTMAP_VERBOSITY", "")];
+        let settings = resolve(Options::new().local_processes(5), &variables).expect("all can be used");
+        assert_eq!(settings.exec_policy, ExecPolicy::Local);
+        assert_eq!(settings.local_processes, 5);
+        assert_eq!(settings.verbosity, Verbosity::Normal);
+        assert_eq!(settings.read_ahead, 64_000_000);
+    }
+
+    #[test]
+    fn a_bad_value_is_an_error_that_names_the_variable_the_value_and_what_is_allowed() {
+        for (name, value, allowed) in [
+            ("FASTMAP_EXEC_POLICY", "remote", "local, cloud, adaptive"),
+            ("FASTMAP_VERBOSITY", "3", "quiet, normal, loud"),
+            ("FASTMAP_LOCAL_PROCESSES", "0", "a whole number from 1"),
+            ("FASTMAP_LOCAL_PROCESSES", "many", "a whole number from 1"),
+            ("FASTMAP_READ_AHEAD", "64MB", "bytes"),
+            ("FASTMAP_ITEM_TIMEOUT", "-1", "seconds"),
+        ] {
+            let error = resolve(Options::new(), &[(name, value)]).expect_err(name);
+            assert_eq!(error.kind(), ErrorKind::Options);
+            let text = error.to_string();
+            assert!(text.contains(name) && text.contains(value) && text.contains(allowed), "{text}");
+        }
+        assert!(resolve(Options::new().local_processes(0), &[]).is_err());
+        assert!(resolve(Options::new(), &[("FASTMAP_ITEM_TIMEOUT", "0")]).is_err());
+    }
+
+    #[test]
+    fn a_secret_needs_a_service_unless_all_is_local() {
+        let error = resolve(Options::new().secret("s3cret"), &[]).expect_err("no service");
+        assert!(error.to_string().contains("FASTMAP_CLOUD_URL"));
+        assert!(
+            resolve(Options::new().exec_policy(ExecPolicy::Local), &[("FASTMAP_SECRET", "s3cret")]).is_ok()
+        );
+    }
+
+    #[test]
+    fn debug_never_shows_the_secret() {
+        assert!(!format!("{:?}", Options::new().secret("s3cret")).contains("s3cret"));
+    }
+}

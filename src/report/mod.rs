@@ -1,0 +1,182 @@
+//! What a map tells on stderr: a progress bar, each batch when loud, one line at its end.
+//! Fed by the drive and the adapter; `summary` finds the words, `console` keeps lines and bars apart.
+
+mod console;
+mod summary;
+
+use std::time::{Duration, Instant};
+
+use fastmap_backends::{Batch, Death, Results};
+use indicatif::ProgressBar;
+
+pub(crate) use console::{Console, warn};
+use summary::Account;
+
+use crate::options::Verbosity;
+
+/// A map that is over sooner shows no bar.
+const BAR_AFTER: Duration = Duration::from_millis(500);
+const REDRAW: Duration = Duration::from_millis(100);
+
+/// What one map has done so far.
+#[derive(Debug)]
+pub(crate) struct Report {
+    verbosity: Verbosity,
+    progress: Option<bool>,
+    label: Option<String>,
+    backend: String,
+    total: Option<u64>,
+    begun: Option<Instant>,
+    drawn: Option<Instant>,
+    bar: Option<ProgressBar>,
+    delivered: u64,
+    failed: u64,
+    deaths: u64,
+    /// Items answered by workers, and the time they took there.
+    answered: u64,
+    wall: Duration,
+    cpu: Duration,
+    /// Time in which the consumer waited for workers.
+    waited: Duration,
+}
+
+impl Report {
+    pub(crate) fn new(verbosity: Verbosity) -> Self {
+        Report {
+            verbosity,
+            progress: None,
+            label: None,
+            backend: String::new(),
+            total: None,
+            begun: None,
+            drawn: None,
+            bar: None,
+            delivered: 0,
+            failed: 0,
+            deaths: 0,
+            answered: 0,
+            wall: Duration::ZERO,
+            cpu: Duration::ZERO,
+            waited: Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn show_progress(&mut self, show: bool) {
+        self.progress = Some(show);
+    }
+
+    pub(crate) fn begin(&mut self, label: Option<&str>, total: Option<u64>) {
+        self.label = label.map(str::to_owned);
+        self.total = total;
+        self.begun = Some(Instant::now());
+    }
+
+    pub(crate) fn backend(&mut self, name: &str) {
+        name.clone_into(&mut self.backend);
+    }
+
+    pub(crate) fn sent(&mut self, batch: &Batch) {
+        if self.verbosity >= Verbosity::Loud {
+            let (first, items, bytes) = (batch.first(), batch.items(), batch.payload().len());
+            self.say(&format!(
+                "sent items {first}..{} ({items} items, {bytes} bytes)",
+                first + u64::from(items)
+            ));
+        }
+    }
+
+    pub(crate) fn answered(&mut self, first: u64, items: u32, results: &Results) {
+        self.answered += u64::from(items);
+        self.wall += results.wall;
+        self.cpu += results.cpu;
+        if self.verbosity >= Verbosity::Loud {
+            self.say(&format!(
+                "{} answered items {first}..{} in {:.3} ms ({:.3} ms CPU, {} failed, {} bytes)",
+                results.worker,
+                first + u64::from(items),
+                results.wall.as_secs_f64() * 1e3,
+                results.cpu.as_secs_f64() * 1e3,
+                results.failures.len(),
+                results.payload.bytes().len(),
+            ));
+        }
+    }
+
+    pub(crate) fn died(&mut self, death: &Death) {
+        self.deaths += 1;
+        if self.verbosity >= Verbosity::Loud {
+            self.say(&death.to_string());
+        }
+    }
+
+    #[inline]
+    pub(crate) fn delivered(&mut self, good: bool) {
+        self.delivered += 1;
+        self.failed += u64::from(!good);
+    }
+
+    pub(crate) fn waited(&mut self, time: Duration) {
+        self.waited += time;
+    }
+
+    fn say(&self, text: &str) {
+        match &self.label {
+            Some(label) => console::line(&format!("fastmap: {label}: {text}")),
+            None => console::line(&format!("fastmap: {text}")),
+        }
+    }
+
+    /// Moves the bar, at most ten times a second.
+    pub(crate) fn tick(&mut self) {
+        let Some(begun) = self.begun else { return };
+        if !self.progress.unwrap_or(self.verbosity >= Verbosity::Normal) {
+            return;
+        }
+        let now = Instant::now();
+        if now.duration_since(begun) < BAR_AFTER
+            || self.drawn.is_some_and(|drawn| now.duration_since(drawn) < REDRAW)
+        {
+            return;
+        }
+        self.drawn = Some(now);
+        let (label, total) = (self.label.as_deref(), self.total);
+        let bar = self.bar.get_or_insert_with(|| console::bar(label, total, now.duration_since(begun)));
+        bar.set_position(self.delivered);
+        if self.failed > 0 {
+            bar.set_message(format!("{} failed", self.failed));
+        }
+    }
+
+    /// The map is over, or was dropped: takes the bar away and writes the closing line.
+    pub(crate) fn end(&mut self, complete: bool, workers: usize) {
+        if let Some(bar) = self.bar.take() {
+            console::remove(&bar);
+        }
+        let Some(begun) = self.begun else { return };
+        if self.verbosity < Verbosity::Normal {
+            return;
+        }
+        let account = Account {
+            delivered: self.delivered,
+            failed: self.failed,
+            deaths: self.deaths,
+            answered: self.answered,
+            elapsed: begun.elapsed(),
+            wall: self.wall,
+            cpu: self.cpu,
+            waited: self.waited,
+            workers,
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            complete,
+        };
+        self.say(&account.closing_line(&self.backend));
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            console::remove(&bar);
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The closing line of a map: a pure function of its account, tested without a map.
+
+use std::time::Duration;
+
+/// A saving below this share of the time is none.
+const WORTH: f64 = 1.05;
+/// Below this an item is too cheap for any process.
+const CHEAP: Duration = Duration::from_micros(2);
+
+/// What a map did and what it took.
+#[derive(Clone, Debug)]
+pub(crate) struct Account {
+    pub(crate) delivered: u64,
+    pub(crate) failed: u64,
+    pub(crate) deaths: u64,
+    /// Items answered by workers; more than were delivered where the consumer left early.
+    pub(crate) answered: u64,
+    pub(crate) elapsed: Duration,
+    /// Time of the items in the workers: on the clock, and of the CPU.
+    pub(crate) wall: Duration,
+    pub(crate) cpu: Duration,
+    /// Time in which the consumer waited for results.
+    pub(crate) waited: Duration,
+    pub(crate) workers: usize,
+    pub(crate) cores: usize,
+    /// The input was read to its end.
+    pub(crate) complete: bool,
+}
+
+impl Account {
+    /// What the items would have taken one after another. Workers that outnumber the cores wait for each other, which
+    /// stretches the clock but not the CPU time; what remains above that was spent asleep and counts.
+    fn serial(&self) -> Duration {
+        let crowd = (self.workers as f64 / self.cores.max(1) as f64).max(1.0);
+        let busy = self.cpu.mul_f64(crowd * 1.25);
+        let all = if self.wall <= busy { self.cpu } else { self.wall };
+        all.mul_f64(self.delivered as f64 / self.answered.max(1) as f64)
+    }
+
+    /// One line, without the map's label.
+    pub(crate) fn closing_line(&self, backend: &str) -> String {
+        let seconds = self.elapsed.as_secs_f64();
+        let rate = self.delivered as f64 / seconds.max(1e-9);
+        let mut line = format!("{} items in {} ({rate:.0}/s, {backend}", self.delivered, time(self.elapsed));
+        for (count, what) in [(self.failed, "failed"), (self.deaths, "workers lost")] {
+            if count > 0 {
+                line += &format!(", {count} {what}");
+            }
+        }
+        line += if self.complete { ")" } else { ", not read to the end)" };
+        if self.answered == 0 || self.delivered == 0 {
+            return line;
+        }
+        let serial = self.serial();
+        // What the program did itself while it did not wait, it would have done beside `map` as well.
+        let map = serial + self.elapsed.saturating_sub(self.waited);
+        if map.as_secs_f64() > seconds * WORTH {
+            return line
+                + &format!(
+                    "; map would take about {}: saved {} ({:.1}x)",
+                    time(map),
+                    time(map.saturating_sub(self.elapsed)),
+                    map.as_secs_f64() / seconds
+                );
+        }
+        let item = serial.div_f64(self.delivered as f64);
+        line += &format!("; it did not make sense to use fastmap here: map would take about {}. ", time(map));
+        line += &if item < CHEAP {
+            format!("An item takes about {}: give each one more work, or use Iterator::map", time(item))
+        } else if self.waited < self.elapsed / 2 {
+            "Most of the time went into reading the input and using the results, which happens in this thread"
+                .to_owned()
+        } else if self.workers == 1 {
+            "One worker is not faster than none, but the program survives what happens in it".to_owned()
+        } else {
+            format!("All of the work was {}: starting workers costs milliseconds", time(serial))
+        };
+        line
+    }
+}
+
+/// A duration for people.
+fn time(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    match seconds {
+        s if s >= 100.0 => format!("{s:.0} s"),
+        s if s >= 1.0 => format!("{s:.2} s"),
+        s if s >= 1e-3 => format!("{:.1} ms", s * 1e3),
+        s if s >= 1e-6 => format!("{:.1} µs", s * 1e6),
+        s => format!("{:.0} ns", s * 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account() -> Account {
+        Account {
+            delivered: 1000,
+            failed: 0,
+            deaths: 0,
+            answered: 1000,
+            elapsed: Duration::from_secs(1),
+            wall: Duration::from_secs(2),
+            cpu: Duration::from_millis(1950),
+            waited: Duration::from_millis(990),
+            workers: 2,
+            cores: 2,
+            complete: true,
+        }
+    }
+
+    #[test]
+    fn a_map_that_paid_off_says_what_was_saved() {
+        let line = account().closing_line("local");
+        assert_eq!(
+            line,
+            "1000 items in 1.00 s (1000/s, local); map would take about 1.96 s: saved 960.0 ms (2.0x)"
+        );
+    }
+
+    #[test]
+    fn workers_that_wait_for_each_other_do_not_count_as_work() {
+        let crowded = Account { workers: 6, wall: Duration::from_secs(6), ..account() };
+        assert!(crowded.closing_line("local").contains("map would take about 1.96 s"));
+        let asleep = Account { wall: Duration::from_secs(2), cpu: Duration::ZERO, ..account() };
+        assert!(asleep.closing_line("local").contains("map would take about 2.01 s"));
+    }
+
+    #[test]
+    fn each_reason_for_not_using_it_is_told_apart() {
+        let cheap = Account { cpu: Duration::from_micros(3), wall: Duration::from_micros(3), ..account() };
+        assert!(cheap.closing_line("local").contains("did not make sense to use fastmap here"));
+        assert!(cheap.closing_line("local").contains("An item takes about 3 ns"));
+        let short =
+            Account { cpu: Duration::from_millis(900), wall: Duration::from_millis(900), ..account() };
+        assert!(short.closing_line("local").contains("All of the work was 900.0 ms"));
+        let slow = Account {
+            waited: Duration::ZERO,
+            cpu: Duration::from_millis(20),
+            wall: Duration::from_millis(20),
+            ..account()
+        };
+        assert!(slow.closing_line("local").contains("using the results"));
+    }
+
+    #[test]
+    fn failures_deaths_and_an_early_end_are_told() {
+        let line = Account { failed: 2, deaths: 1, complete: false, ..account() }.closing_line("local");
+        assert!(line.contains("(1000/s, local, 2 failed, 1 workers lost, not read to the end)"), "{line}");
+    }
+}
