@@ -268,6 +268,9 @@ impl Shared {
             )));
         }
         let mut state = self.lock();
+        if state.closing {
+            return Err(DeathCause::Protocol("it greeted a pool that is closing".to_owned()));
+        }
         if let Some(member) = state.member(id) {
             member.outbox = Some(Outbox::new(hello.to_worker, Arc::clone(&member.page)));
             member.progress = Instant::now();

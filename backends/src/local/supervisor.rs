@@ -55,11 +55,13 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
         let mut state = shared.lock();
         if state.closing && closing.is_none() {
             closing = Some(now);
-            state
-                .members
-                .iter_mut()
-                .filter_map(|member| member.outbox.as_mut())
-                .for_each(|outbox| outbox.close());
+            for member in &mut state.members {
+                match &mut member.outbox {
+                    Some(outbox) => outbox.close(),
+                    // It has begun nothing yet, and could not be told otherwise.
+                    None => drop(member.child.kill()),
+                }
+            }
         }
         if closing.is_some_and(|since| now.duration_since(since) > LEAVE) {
             state.members.iter_mut().for_each(|member| drop(member.child.kill()));
