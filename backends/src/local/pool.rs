@@ -45,7 +45,7 @@ pub(crate) struct Shared {
 pub(crate) struct State {
     pub(crate) members: Vec<Member>,
     pub(crate) runs: BTreeMap<JobId, RunState>,
-    /// Workers asked for, which the supervisor has not taken up yet.
+    /// Workers asked for, which the supervisor has not made members yet.
     pub(crate) requested: usize,
     /// Workers that died in a row without having run anything.
     futile: Vec<Death>,
@@ -459,6 +459,7 @@ impl Shared {
     /// Nothing could be started.
     pub(crate) fn not_started(&self, death: Death) {
         let mut state = self.lock();
+        state.requested = state.requested.saturating_sub(1);
         state.failed_start(death, self.options.processes);
         self.hand_out(state);
     }

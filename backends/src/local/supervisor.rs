@@ -73,7 +73,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
         if state.closing {
             pause = Some(LEAVE / 10);
         } else if may_start {
-            requested = std::mem::take(&mut state.requested);
+            requested = state.requested;
         }
         drop(state);
         if closing.is_some() && watched.is_empty() {
@@ -211,6 +211,7 @@ fn start(shared: &Arc<Shared>, number: u64) -> Result<Watched, Death> {
     let reader = {
         // The member must be known before its reader can have news of it.
         let mut state = shared.lock();
+        state.requested = state.requested.saturating_sub(1);
         state.members.push(Member::new(number, name.clone(), child, page));
         let (shared, gate, name) = (Arc::clone(shared), Arc::clone(&gate), name.clone());
         std::thread::Builder::new()
