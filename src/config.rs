@@ -20,7 +20,7 @@ use crate::report::{Console, warn};
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// # fastmap::enter();
 /// use fastmap::Options;
 ///
@@ -101,7 +101,7 @@ fn global() -> &'static FastmapConfig {
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// # fastmap::enter();
 /// let lengths: Vec<usize> =
 ///     fastmap::fastmap(|word: String| word.len(), ["a", "bc"].map(String::from)).collect::<Result<_, _>>()?;
@@ -176,7 +176,7 @@ impl FastmapConfig {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// # fastmap::enter();
     /// # let config = fastmap::init(fastmap::Options::new())?;
     /// fn slow_square(n: u32) -> u64 {
@@ -223,7 +223,7 @@ impl FastmapConfig {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// # fastmap::enter();
     /// # let config = fastmap::init(fastmap::Options::new())?;
     /// let primes = vec![2u64, 3, 5, 7];
@@ -267,7 +267,7 @@ impl FastmapConfig {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// # fastmap::enter();
     /// # let config = fastmap::init(fastmap::Options::new())?;
     /// use std::collections::HashMap;
@@ -305,7 +305,7 @@ impl FastmapConfig {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// # fastmap::enter();
     /// # let config = fastmap::init(fastmap::Options::new())?;
     /// let words = vec!["alpha".to_string(), "beta".to_string()];
@@ -340,7 +340,7 @@ pub trait IteratorExt: Iterator + Sized {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// # fastmap::enter();
     /// use fastmap::prelude::*;
     ///

@@ -24,12 +24,14 @@ static ENTERED: AtomicBool = AtomicBool::new(false);
 ///
 /// # Examples
 ///
-/// ```
+/// ```no_run
+/// #[allow(clippy::needless_doctest_main)]
 /// fn main() {
 ///     fastmap::enter();
 ///     // the program
 /// }
 /// ```
+#[allow(clippy::needless_doctest_main)]
 pub fn enter() {
     local::enter();
     ENTERED.store(true, Ordering::Relaxed);
@@ -72,6 +74,7 @@ impl<F: Fn(T) -> R + Copy, T: DeserializeOwned, R: Serialize> Plain<F, T, R> {
         FunctionId::of(Self::DESCRIPTOR)
     }
 
+    #[allow(clippy::unnecessary_wraps, reason = "the shape that a descriptor holds")]
     fn start(_context: &[u8]) -> Result<Box<dyn Task>, ItemFailure> {
         let run: fn(&mut (), &mut Work<'_>) = |(), work| each::<T, R>(work, &mut conjure::<F>());
         Ok(Box::new(Stateful { state: Some(()), remake: None, run }))
@@ -88,6 +91,7 @@ impl<F: Fn(&T) -> R + Copy, T: DeserializeOwned, R: Serialize> ByRef<F, T, R> {
         FunctionId::of(Self::DESCRIPTOR)
     }
 
+    #[allow(clippy::unnecessary_wraps, reason = "the shape that a descriptor holds")]
     fn start(_context: &[u8]) -> Result<Box<dyn Task>, ItemFailure> {
         let run: fn(&mut (), &mut Work<'_>) = |(), work| {
             let func = conjure::<F>();
@@ -128,6 +132,7 @@ where
 }
 
 /// The loop for `Fn(&mut S, T) -> R` with its `Fn() -> S`.
+#[allow(clippy::type_complexity)]
 pub(crate) struct Init<N, F, S, T, R>(PhantomData<fn(N, F, T) -> (S, R)>);
 
 impl<N, F, S, T, R> Init<N, F, S, T, R>
@@ -248,7 +253,11 @@ fn caught<O>(f: impl FnOnce() -> O) -> Result<O, String> {
 }
 
 fn describe(info: &PanicHookInfo<'_>) -> String {
-    let message = info.payload_as_str().unwrap_or("(a value that is no text)");
+    let payload = info.payload();
+    let text = payload.downcast_ref::<&str>().copied();
+    let message = text
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("(a value that is no text)");
     match info.location() {
         Some(location) => format!("panicked at {location}: {message}"),
         None => format!("panicked: {message}"),

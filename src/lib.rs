@@ -105,7 +105,8 @@ macro_rules! fastmap_main {
 ///
 /// # Examples
 ///
-/// ```
+/// ```no_run
+/// # #![allow(clippy::test_attr_in_doctest)]
 /// fastmap::test_support!();
 ///
 /// #[test]

@@ -37,7 +37,8 @@ impl Descriptor {
     }
 }
 
-/// A function's name, as it travels.
+/// A function's name, as it travels. Any value is a valid one: it is checked where it is resolved.
+#[allow(clippy::unsafe_derive_deserialize)]
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FunctionId {
     /// Distance of the descriptor from this crate's anchor, in bytes.

@@ -28,6 +28,11 @@ pub(crate) use drive::{Context, Drive};
 use input::Input;
 use segment::{Answer, Segment};
 
+/// The answer to the item of that index.
+type Indexed<R> = (u64, Result<R, Error>);
+/// The next answer, or what ends the map.
+type Advance<R> = Result<Indexed<R>, Error>;
+
 /// An iterator that maps `iterable` by a function in worker processes.
 ///
 /// Made by [`fastmap`](crate::fastmap()) and the methods of [`FastmapConfig`](crate::FastmapConfig). Lazy: nothing
@@ -78,7 +83,7 @@ where
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// # fastmap::enter();
     /// use fastmap::prelude::*;
     ///
@@ -95,7 +100,7 @@ where
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// # fastmap::enter();
     /// use fastmap::prelude::*;
     ///
@@ -136,7 +141,7 @@ where
 
     /// Decodes and returns the next answer of the current segment.
     #[inline]
-    fn answer(&mut self) -> Option<(u64, Result<R, Error>)> {
+    fn answer(&mut self) -> Option<Indexed<R>> {
         let (index, answer) = self.segment.as_mut()?.next()?;
         let result = match answer {
             Answer::Result(bytes) => codec::get(bytes).map_err(|error| {
@@ -152,13 +157,12 @@ where
         Some((index, result))
     }
 
-    /// The next answer with its index, or what ends the map.
     #[inline]
-    fn advance(&mut self) -> Option<Result<(u64, Result<R, Error>), Error>> {
-        if self.drive.hungry() {
-            if let Err(error) = self.refill() {
-                return self.fail(error);
-            }
+    fn advance(&mut self) -> Option<Advance<R>> {
+        if self.drive.hungry()
+            && let Err(error) = self.refill()
+        {
+            return Some(self.fail(error));
         }
         if let Some(answer) = self.answer() {
             return Some(Ok(answer));
@@ -167,7 +171,7 @@ where
     }
 
     /// Where the current segment has no more.
-    fn advance_slowly(&mut self) -> Option<Result<(u64, Result<R, Error>), Error>> {
+    fn advance_slowly(&mut self) -> Option<Advance<R>> {
         if self.drive.has_ended() {
             return None;
         }
@@ -177,7 +181,7 @@ where
                 return Some(Ok(answer));
             }
             if let Err(error) = self.refill() {
-                return self.fail(error);
+                return Some(self.fail(error));
             }
             if self.drive.is_complete() {
                 self.drive.end();
@@ -185,16 +189,16 @@ where
             }
             match self.drive.wait() {
                 Ok(_) => {}
-                Err(error) => return self.fail(error),
+                Err(error) => return Some(self.fail(error)),
             }
         }
     }
 
-    fn fail(&mut self, error: Error) -> Option<Result<(u64, Result<R, Error>), Error>> {
+    fn fail(&mut self, error: Error) -> Advance<R> {
         self.segment = None;
         self.drive.end_input();
         self.drive.end();
-        Some(Err(error))
+        Err(error)
     }
 
     /// Reads and sends as much as there are places for.

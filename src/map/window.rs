@@ -147,7 +147,7 @@ mod tests {
 
     fn batch(id: u64, bytes: usize) -> Batch {
         let mut builder = BatchBuilder::new(Some(1));
-        builder.buffer().resize(builder.bytes() + 64 + bytes, 0);
+        builder.buffer().extend(vec![0; bytes]);
         builder.added(bytes as u32);
         builder.finish(JobId(1), BatchId(id), 0, 0)
     }

@@ -1,5 +1,6 @@
 //! The closing line of a map: a pure function of its account, tested without a map.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 /// A saving below this share of the time is none.
@@ -44,7 +45,7 @@ impl Account {
         let mut line = format!("{} items in {} ({rate:.0}/s, {backend}", self.delivered, time(self.elapsed));
         for (count, what) in [(self.failed, "failed"), (self.deaths, "workers lost")] {
             if count > 0 {
-                line += &format!(", {count} {what}");
+                let _infallible = write!(line, ", {count} {what}");
             }
         }
         line += if self.complete { ")" } else { ", not read to the end)" };
@@ -64,8 +65,7 @@ impl Account {
                 );
         }
         let item = serial.div_f64(self.delivered as f64);
-        line += &format!("; it did not make sense to use fastmap here: map would take about {}. ", time(map));
-        line += &if item < CHEAP {
+        let why = if item < CHEAP {
             format!("An item takes about {}: give each one more work, or use Iterator::map", time(item))
         } else if self.waited < self.elapsed / 2 {
             "Most of the time went into reading the input and using the results, which happens in this thread"
@@ -75,7 +75,10 @@ impl Account {
         } else {
             format!("All of the work was {}: starting workers costs milliseconds", time(serial))
         };
-        line
+        line + &format!(
+            "; it did not make sense to use fastmap here: map would take about {}. {why}",
+            time(map)
+        )
     }
 }
 

@@ -68,7 +68,10 @@ impl Page {
     fn fields(&self) -> &Fields {
         // SAFETY: the mapping is SIZE bytes, page-aligned, lives as long as `self`, and can't be shrunk (sealed);
         // all fields are atomics, for which any bytes are valid and concurrent writers are allowed.
-        unsafe { &*self.map.as_ptr().cast::<Fields>() }
+        #[allow(clippy::cast_ptr_alignment)]
+        unsafe {
+            &*self.map.as_ptr().cast::<Fields>()
+        }
     }
 
     /// Worker: one more packet was taken.

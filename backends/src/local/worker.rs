@@ -59,7 +59,10 @@ pub fn enter() {
     unsafe { std::env::remove_var(MARKER) };
     let marker = Marker::parse(&value).unwrap_or_else(|why| refuse(&why));
     if getppid() != Pid::from_raw(marker.host as i32) {
-        // The variable came here by inheritance through a process that is none of ours: this program is a host.
+        // A worker of somebody did not enter, and what its program started came here: no host of its own, or each
+        // generation would start the next. Its maps run in this process.
+        // SAFETY: as above.
+        unsafe { std::env::set_var(INSIDE, &marker.name) };
         return;
     }
     WORKER.store(true, Ordering::Relaxed);
