@@ -130,8 +130,10 @@ macro_rules! NO_CAPTURES {
 use NO_CAPTURES;
 
 impl FastmapConfig {
-    fn new(settings: Settings) -> Result<Self, Error> {
+    fn new(mut settings: Settings) -> Result<Self, Error> {
         let backend: Arc<dyn Backend> = if local::inside_worker() {
+            // A map for each item of another one would write a line for each.
+            settings.verbosity = Verbosity::Quiet;
             Arc::new(Nested)
         } else if let Some(backend) = &settings.backend {
             Arc::clone(backend)

@@ -416,3 +416,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn vectors_of_plain_numbers_are_their_bytes() {
+    let mut out = Vec::new();
+    put(&vec![1u16, 0x0203], &mut out).expect("a vector");
+    assert_eq!(out, [4, 0, 0, 0, 1, 0, 3, 2]);
+    assert_eq!(get::<Vec<u16>>(&out[4..]).expect("a vector"), [1, 0x0203]);
+    assert_eq!(get::<Vec<f64>>(&[]).expect("an empty vector"), [0.0; 0]);
+    assert!(get::<Vec<u16>>(&out[4..7]).is_err());
+    let bytes: Vec<u8> = (0..=255).collect();
+    assert_eq!(decode::<Vec<u8>>(&encode(&bytes).expect("bytes")).expect("bytes"), bytes);
+}

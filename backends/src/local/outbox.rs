@@ -49,7 +49,8 @@ impl Outbox {
 
     /// Sends a frame, now or as soon as the worker takes it. Never waits for the worker.
     ///
-    /// A frame to a dead worker is dropped: its death is told elsewhere, and nothing is lost by it.
+    /// A frame to a dead worker is dropped: its death is told elsewhere, and nothing is lost by it. A worker that
+    /// can't be sent to for another reason (no memory for the socket) sees the channel end, and ends by that.
     pub(crate) fn send(&mut self, frame: Frame) {
         let mut state = lock(&self.shared.state);
         // A socket whose every packet was taken has room for one more, whatever its size up to PACKET;
@@ -57,7 +58,9 @@ impl Outbox {
         if frame.len() <= PACKET && state.queue.is_empty() && self.shared.page.received() == state.sent {
             let Some(sender) = state.sender.clone() else { return };
             state.sent += 1;
-            drop(send_packet(&sender, &frame));
+            if send_packet(&sender, &frame).is_err() {
+                state.give_up();
+            }
             return;
         }
         state.queue.push_back(frame);
@@ -72,10 +75,7 @@ impl Outbox {
 
     /// Ends the channel. What was not sent is dropped.
     pub(crate) fn close(&mut self) {
-        let mut state = lock(&self.shared.state);
-        state.sender = None;
-        state.queue.clear();
-        drop(state);
+        lock(&self.shared.state).give_up();
         self.shared.more.notify_one();
     }
 }
@@ -85,6 +85,13 @@ impl Drop for Outbox {
     /// may run under the pool's lock.
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+impl State {
+    fn give_up(&mut self) {
+        self.sender = None;
+        self.queue.clear();
     }
 }
 
@@ -105,7 +112,7 @@ impl Shared {
             drop(sender);
             state = lock(&self.state);
             if sent.is_err() {
-                return;
+                return state.give_up();
             }
             state.queue.pop_front();
         }

@@ -52,6 +52,8 @@ pub(crate) struct State {
     /// No worker is started before.
     pub(crate) not_before: Option<Instant>,
     pub(crate) closing: bool,
+    /// When the supervisor will look around without being woken; `None`: not at all.
+    pub(crate) next_look: Option<Instant>,
 }
 
 /// A worker process, from its start until its death is dealt with.
@@ -411,6 +413,8 @@ impl Shared {
         let Some(at) = state.members.iter().position(|member| member.id == id) else { return };
         let mut member = state.members.remove(at);
         let ran = member.page.running();
+        // Ended here for what nobody waited for: that says nothing about the next worker.
+        let unwanted = matches!(member.verdict, Some((DeathCause::Unknown, _)));
         if let Some((cause, running)) = member.verdict.take() {
             // A timeout holds for the item that was seen, not for one that has begun since.
             if running.is_none() || running == ran {
@@ -448,7 +452,7 @@ impl Shared {
         if state.closing {
             return;
         }
-        if !lost {
+        if !lost && !unwanted {
             // Whoever dies idle or at its start may do so because no worker can live here.
             state.failed_start(death, self.options.processes);
         }
@@ -473,13 +477,18 @@ impl Shared {
         let outstanding: usize = state.runs.values().map(RunState::outstanding).sum();
         let wanted = outstanding.min(self.options.processes);
         let there = state.members.len() + state.requested;
+        // The supervisor looks after stealing, timeouts and stuck orphans by the clock; it need not be told if it
+        // looks soon anyway.
+        let timed = || {
+            idle && outstanding > 0
+                || state.runs.values().any(|run| run.job.item_timeout.is_some() || run.closed)
+        };
+        let soon = || state.next_look.is_some_and(|look| look < Instant::now() + Duration::from_millis(5));
         let wake = if wanted > there && !state.closing {
             state.requested += wanted - there;
             true
         } else {
-            // The supervisor looks after stealing, timeouts and stuck orphans by the clock.
-            idle && outstanding > 0
-                || state.runs.values().any(|run| run.job.item_timeout.is_some() || run.closed)
+            timed() && !soon()
         };
         drop(guard);
         if wake {

@@ -75,6 +75,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
         } else if may_start {
             requested = state.requested;
         }
+        state.next_look = pause.map(|pause| now + pause);
         drop(state);
         if closing.is_some() && watched.is_empty() {
             break;

@@ -137,14 +137,16 @@ impl Queue {
 struct Results(Mutex<IpcBytesSender>);
 
 impl Results {
-    /// Sends a frame. That the host is gone is noticed by the reader thread.
+    /// Sends a frame. Without the way to the host this process is of no use: it ends, and the host, if it lives,
+    /// takes what it held for lost.
     fn send(&self, frame: &[u8]) {
         let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for packet in frame.chunks(PACKET) {
             loop {
                 match sender.send(packet) {
                     Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                    Err(_) => return,
+                    // SAFETY: ends the process; nothing of it is used after.
+                    Err(_) => unsafe { libc::_exit(NOT_A_WORKER) },
                     Ok(()) => break,
                 }
             }

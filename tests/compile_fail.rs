@@ -1,0 +1,12 @@
+//! What the compiler refuses, and in which words: functions that could not run in another process.
+//! The programs are in `ui/`, each with what the compiler says of it.
+
+#[test]
+fn functions_with_something_inside_are_refused() {
+    let cases = trybuild::TestCases::new();
+    // With a case that passes the programs are built, not only checked: what a constant asserts fails no earlier.
+    cases.pass("tests/ui/captures_nothing.rs");
+    cases.compile_fail("tests/ui/captures_*_by_*.rs");
+    cases.compile_fail("tests/ui/fn_pointer.rs");
+    cases.compile_fail("tests/ui/not_copy.rs");
+}
