@@ -116,7 +116,8 @@ where
     R: Serialize + DeserializeOwned,
 {
     const { assert!(size_of::<F>() == 0, "{}", NO_CAPTURES!()) };
-    global().fastmap(func, iterable)
+    let _: F = func;
+    global().map_plain::<F, T, R, I>(iterable)
 }
 
 /// What the compiler says of a closure that captures something.
@@ -205,6 +206,17 @@ impl FastmapConfig {
     {
         const { assert!(size_of::<F>() == 0, "{}", NO_CAPTURES!()) };
         let _: F = func;
+        self.map_plain::<F, T, R, I>(iterable)
+    }
+
+    /// Behind each public way to map by a plain function, all of which have checked that `F` captures nothing.
+    fn map_plain<F, T, R, I>(&self, iterable: I) -> Fastmap<I::IntoIter, R>
+    where
+        F: Fn(T) -> R + Copy + Send + Sync + 'static,
+        I: IntoIterator<Item = T>,
+        T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
         let drive = Drive::new(
             self.clone(),
             Plain::<F, T, R>::id(),
@@ -237,7 +249,7 @@ impl FastmapConfig {
     /// ```
     pub fn fastmap_with<C, F, T, R, I>(&self, context: C, func: F, iterable: I) -> Fastmap<I::IntoIter, R>
     where
-        C: Serialize + DeserializeOwned + 'static,
+        C: Serialize + DeserializeOwned + Send + 'static,
         F: Fn(&C, T) -> R + Copy + Send + Sync + 'static,
         I: IntoIterator<Item = T>,
         T: Serialize + DeserializeOwned,
@@ -357,7 +369,8 @@ pub trait IteratorExt: Iterator + Sized {
         R: Serialize + DeserializeOwned,
     {
         const { assert!(size_of::<F>() == 0, "{}", NO_CAPTURES!()) };
-        fastmap(func, self)
+        let _: F = func;
+        global().map_plain::<F, Self::Item, R, Self>(self)
     }
 }
 

@@ -82,3 +82,17 @@ impl Drop for NestedRun {
         drop(executor);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use fastmap_backends::conformance::{self, Failed, Promise};
+
+    use super::Nested;
+
+    #[test]
+    fn keeps_the_promises_that_one_thread_can_keep() -> Result<(), Failed> {
+        // The function runs inside `poll`, on the caller's own thread.
+        let not_given = [Promise::LETHAL, &[Promise::PollDeadline]].concat();
+        conformance::check_all_but(&not_given, Nested)
+    }
+}

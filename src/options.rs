@@ -167,7 +167,11 @@ impl Options {
             })?;
         let item_timeout =
             read.or(self.item_timeout, "FASTMAP_ITEM_TIMEOUT", "a number of seconds above 0", |value| {
-                value.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+                value
+                    .parse()
+                    .ok()
+                    .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+                    .filter(|limit| !limit.is_zero())
             })?;
         if item_timeout.is_some_and(|limit| limit.is_zero()) {
             return Err(Error::new(

@@ -15,7 +15,6 @@ use fastmap::{Error, ErrorKind, ExecPolicy, Options, Verbosity};
 
 /// The child: what it is started as says what it does with the variables that it was given.
 #[test]
-#[ignore = "the program that other tests start"]
 fn program() {
     let Some(case) = common::case() else { return };
     match case.as_str() {

@@ -172,7 +172,7 @@ fn runner(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(runner(20))]
+    #![proptest_config(runner(32))]
 
     #[test]
     fn numbers(items in vec(any::<u64>(), 0..3000), plan in plans()) {

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::job::JobId;
 use crate::wire::{Header, Kind};
 
-/// Names a batch within one run. Never used twice, also not for a piece that is sent again.
+/// Names a batch within one run. A part of it that was given back unstarted keeps the name; whatever else is sent
+/// again has a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BatchId(pub u64);
 
@@ -49,7 +50,7 @@ impl Batch {
         self.items
     }
 
-    /// `Some(n)`: each item is n bytes; `None`: a little-endian `u32` length stands before each.
+    /// `Some(n)`, n above 0: each item is n bytes; `None`: a little-endian `u32` length stands before each.
     pub fn stride(&self) -> Option<u32> {
         self.stride
     }
@@ -129,7 +130,11 @@ pub struct BatchBuilder {
 
 impl BatchBuilder {
     /// An empty builder for items of that layout (see [`Batch::stride`]).
+    ///
+    /// # Panics
+    /// If the stride is `Some(0)`: items of no bytes need lengths to be told apart.
     pub fn new(stride: Option<u32>) -> Self {
+        assert!(stride != Some(0), "a stride of 0 bytes");
         let mut packet = Vec::with_capacity(Header::LEN + 256);
         packet.resize(Header::LEN, 0);
         BatchBuilder { end: packet.len(), packet, items: 0, stride }

@@ -183,8 +183,8 @@ impl Executor {
         Ok(Executor { task: descriptor.start(context)?, claims: Claims::new(0) })
     }
 
-    /// Runs `count` items laid out as `stride` says; answers at least one and, if results pass `credit` bytes,
-    /// perhaps not all: the number of answered items comes first.
+    /// Runs `count` items laid out as `stride` says; answers those that the task takes: all, or fewer if
+    /// results pass `credit` bytes; the number of answered items comes first.
     ///
     /// The function runs on this thread, in this process.
     pub fn run(&mut self, payload: &[u8], stride: Option<u32>, count: u32, credit: u64) -> (u32, Results) {

@@ -25,7 +25,7 @@ const LOOK_UP: Duration = Duration::from_millis(100);
 const CREDIT: usize = 64 * 1024;
 
 /// How the context gets its bytes: when the map begins, and no sooner.
-pub(crate) type Context = Box<dyn FnOnce() -> Result<Vec<u8>, Error>>;
+pub(crate) type Context = Box<dyn FnOnce() -> Result<Vec<u8>, Error> + Send>;
 
 /// One map.
 pub(crate) struct Drive {

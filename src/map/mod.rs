@@ -210,6 +210,9 @@ where
             let pulled = self.input.pull(self.drive.builder(), &plan);
             let slow = pulled.slow;
             self.drive.pulled(pulled.how, self.input.remaining());
+            if slow {
+                self.drive.collect()?;
+            }
             // What is ready goes to the consumer before a slow input is asked again.
             if slow && (self.segment.is_some() || self.drive.window.deliverable() > 0) {
                 break;

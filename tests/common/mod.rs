@@ -125,7 +125,7 @@ pub(crate) fn child(test: &str, case: &str) -> Command {
             command.env_remove(name);
         }
     }
-    command.args(["--exact", test, "--nocapture", "--include-ignored"]).env(CASE, case);
+    command.args(["--exact", test, "--nocapture"]).env(CASE, case);
     command
 }
 

@@ -156,6 +156,23 @@ fn options_vectors_maps_and_units() {
 }
 
 #[test]
+fn vectors_of_plain_numbers() {
+    fn reversed<T>(mut list: Vec<T>) -> Vec<T> {
+        list.reverse();
+        list
+    }
+    same(reversed::<u8>, [vec![], vec![1], (0..=255).collect()]);
+    same(reversed::<i16>, [vec![], vec![i16::MIN, -1, i16::MAX]]);
+    same(reversed::<u64>, [vec![], vec![0, u64::MAX], (0..1000).collect()]);
+    same(reversed::<f64>, [vec![], vec![0.1, -0.0, f64::MAX, f64::NEG_INFINITY]]);
+    same(reversed::<bool>, [vec![], vec![true, false, false]]);
+    same(reversed::<char>, [vec![], vec!['a', '\u{10FFFF}']]);
+    same(reversed::<()>, [vec![], vec![(); 1000]]);
+    same(reversed::<Vec<u32>>, [vec![], vec![vec![]], vec![vec![1], vec![], vec![2, 3]]]);
+    same(|(text, list): (String, Vec<u16>)| (list, text), [("a".to_owned(), vec![1, 2])]);
+}
+
+#[test]
 fn every_plain_number_comes_back_bit_for_bit() {
     same(|n: u128| n, [0, u128::MAX]);
     same(|n: i128| n, [i128::MIN, -1]);

@@ -8,7 +8,6 @@ use crate::common;
 
 /// The child: squares 1000 numbers at the verbosity that it was started as, or maps inside a map.
 #[test]
-#[ignore = "the program that other tests start"]
 fn program() {
     let Some(case) = common::case() else { return };
     let verbosity = match case.as_str() {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use fastmap::{Error, ErrorKind, Json};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::ser::SerializeTuple;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::common::{config, values};
 
@@ -189,4 +190,56 @@ fn a_result_that_cannot_be_written_is_answered_in_its_place() {
         }
     }
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 50);
+}
+
+/// Panics while it is written or read, half way.
+#[derive(Debug, PartialEq)]
+struct Brittle(u64);
+
+const BREAKS_WHEN_WRITTEN: u64 = 7;
+const BREAKS_WHEN_READ: u64 = 3;
+
+impl Serialize for Brittle {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_tuple(2)?;
+        fields.serialize_element(&self.0)?;
+        assert!(self.0 % 10 != BREAKS_WHEN_WRITTEN, "written {}", self.0);
+        fields.serialize_element("some more text")?;
+        fields.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Brittle {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (number, _text) = <(u64, String)>::deserialize(deserializer)?;
+        assert!(number % 10 != BREAKS_WHEN_READ, "read {number}");
+        Ok(Brittle(number))
+    }
+}
+
+#[test]
+fn a_panic_while_an_item_is_read_or_a_result_is_written_costs_that_item() {
+    let config = config(2);
+    let items = (0..1000).map(|n| Brittle(if n % 10 == BREAKS_WHEN_WRITTEN { 0 } else { n }));
+    for (index, answer) in config.fastmap(|item: Brittle| item.0, items).enumerate() {
+        let n = index as u64;
+        match answer {
+            Ok(result) => assert_eq!(result, if n % 10 == BREAKS_WHEN_WRITTEN { 0 } else { n }),
+            Err(error) => {
+                assert_eq!((error.kind(), error.index()), (ErrorKind::Panic, Some(index)));
+                assert!(error.to_string().contains(&format!("read {n}")), "{error}");
+            }
+        }
+    }
+    let results = config.fastmap(|n: u64| Brittle(if n % 10 == BREAKS_WHEN_READ { 0 } else { n }), 0..1000);
+    for (index, answer) in results.enumerate() {
+        let n = index as u64;
+        match answer {
+            Ok(Brittle(result)) => assert_eq!(result, if n % 10 == BREAKS_WHEN_READ { 0 } else { n }),
+            Err(error) => {
+                assert_eq!((error.kind(), error.index()), (ErrorKind::Panic, Some(index)));
+                assert!(error.to_string().contains(&format!("written {n}")), "{error}");
+            }
+        }
+    }
 }

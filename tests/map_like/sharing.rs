@@ -115,19 +115,20 @@ fn a_map_left_half_way_leaves_the_configuration_fit() {
     assert_eq!(values(config.fastmap(square, 0..3)), [0, 1, 4]);
 }
 
+/// Tells its worker; with a folder it says there that it has begun, and never ends.
+fn stuck(item: Option<PathBuf>) -> u32 {
+    let Some(folder) = item else { return std::process::id() };
+    std::fs::write(folder.join("here"), "").unwrap();
+    loop {
+        thread::park();
+    }
+}
+
 #[test]
 fn a_worker_stuck_in_an_item_of_a_dropped_map_is_given_back() {
     within_deadline(|| {
         let scratch = Scratch::new();
         let config = config(1);
-        // The second item would wait for ever.
-        let stuck = |item: Option<PathBuf>| {
-            let Some(folder) = item else { return };
-            std::fs::write(folder.join("here"), "").unwrap();
-            loop {
-                thread::park();
-            }
-        };
         let mut map = config.fastmap(stuck, [None, Some(scratch.path())]);
         assert!(map.next().unwrap().is_ok());
         assert!(wait_until(|| files(&scratch.path()) == 1));
@@ -155,4 +156,17 @@ fn clones_share_the_workers_and_the_last_one_ends_them() {
     drop(second);
     let gone = || !PathBuf::from(format!("/proc/{worker}")).exists();
     assert!(wait_until(gone), "worker {worker} lives on without a configuration");
+}
+
+#[test]
+fn a_configuration_that_is_dropped_ends_a_worker_stuck_in_an_item() {
+    within_deadline(|| {
+        let scratch = Scratch::new();
+        let config = config(1);
+        let mut map = config.fastmap(stuck, [None, Some(scratch.path())]);
+        let worker = map.next().unwrap().unwrap();
+        assert!(wait_until(|| files(&scratch.path()) == 1));
+        drop((map, config));
+        assert!(wait_until(|| !PathBuf::from(format!("/proc/{worker}")).exists()));
+    });
 }

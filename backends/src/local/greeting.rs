@@ -13,8 +13,11 @@ use crate::wire::VERSION;
 /// Set for workers alone, and taken away by each before anything else, so that what it starts is none.
 pub(crate) const MARKER: &str = "FASTMAP_WORKER";
 
-/// Set by each worker for whatever it starts: maps there run in the calling process.
-pub(crate) const INSIDE: &str = "FASTMAP_INSIDE_WORKER";
+/// The environment variable that marks a worker and whatever it starts: maps there run in the calling process,
+/// and start no workers of their own. Its value, the worker's name, does not matter.
+///
+/// A backend that starts processes of its own sets it for them.
+pub const INSIDE: &str = "FASTMAP_INSIDE_WORKER";
 
 /// What the marker says.
 #[derive(Clone, Debug, PartialEq, Eq)]

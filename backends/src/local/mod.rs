@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+pub use greeting::INSIDE;
 pub use relay::{PassThrough, Relay, Stream};
 pub(crate) use worker::{Opening, Record};
 pub use worker::{enter, inside_worker, leave_unentered, marked};

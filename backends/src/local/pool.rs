@@ -227,7 +227,7 @@ impl Shared {
     pub(crate) fn submit(&self, job: JobId, batch: Batch) -> Result<(), Batch> {
         let mut state = self.lock();
         let Some(run) = state.runs.get_mut(&job) else { return Err(batch) };
-        if run.failed || (run.gauge.read().0 == 0 && run.outstanding() > 0) {
+        if run.failed || batch.job() != job || (run.gauge.read().0 == 0 && run.outstanding() > 0) {
             return Err(batch);
         }
         // Earlier items go first: they are what the consumer waits for.
@@ -309,6 +309,10 @@ impl Shared {
         if header.items > member.held[at].limit {
             return Err("an answer to more items than it was asked".to_owned());
         }
+        if header.items == 0 && !member.held[at].recalled {
+            // Sent again it would come back the same way, for ever.
+            return Err("an answer to no item of a batch".to_owned());
+        }
         let held = member.held.remove(at).expect("it was found there");
         member.progress = Instant::now();
         let worker = member.name.clone();
@@ -331,14 +335,14 @@ impl Shared {
                 };
                 let first = held.batch.first();
                 let outcome = Outcome::Done(results);
-                run.inbox.put(Completion { batch, first, items: header.items, outcome });
+                run.tell(Completion { batch, first, items: header.items, outcome });
             }
             if header.items < held.limit {
                 let rest = held.batch.piece(batch, header.items, held.limit, held.batch.attempt());
                 if header.items > 0 && bytes as u64 >= held.batch.result_credit() {
                     // Its results have reached their credit: the budget's owner says when the rest may go on.
                     let (first, items) = (rest.first(), rest.items());
-                    run.inbox.put(Completion { batch, first, items, outcome: Outcome::Returned(rest) });
+                    run.tell(Completion { batch, first, items, outcome: Outcome::Returned(rest) });
                 } else {
                     run.pending.push_front(rest);
                 }
@@ -443,7 +447,7 @@ impl Shared {
                     };
                     let loss = Loss { running, death: death.clone() };
                     let (first, items) = (theirs.first(), theirs.items());
-                    run.inbox.put(Completion { batch, first, items, outcome: Outcome::Lost(theirs, loss) });
+                    run.tell(Completion { batch, first, items, outcome: Outcome::Lost(theirs, loss) });
                     lost = true;
                 }
                 None => run.pending.push_front(theirs),
@@ -600,6 +604,12 @@ impl RunState {
         let wall = Duration::from_nanos(header.wall);
         self.batch_time = mean(self.batch_time, wall);
         self.item_time = mean(self.item_time, wall / header.items.max(1));
+    }
+
+    /// Hands a completion to the run's thread, which finds the place free that it was in.
+    fn tell(&self, completion: Completion) {
+        self.gauge.outstanding.store(self.outstanding(), Ordering::Relaxed);
+        self.inbox.put(completion);
     }
 
     fn fail(&mut self, error: BackendError) {

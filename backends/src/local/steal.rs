@@ -85,10 +85,11 @@ fn end_orphans(state: &mut State, now: Instant) -> Option<Duration> {
     if !state.members.iter().any(orphaned) {
         return None;
     }
-    if state.runs.values().all(|run| run.pending.is_empty()) {
-        return Some(ORPHAN);
-    }
+    let waiting = state.runs.values().any(|run| !run.pending.is_empty());
     for member in state.members.iter_mut().filter(|member| orphaned(member)) {
+        if !waiting && member.held.iter().all(|held| held.orphan) {
+            continue;
+        }
         if now.duration_since(member.progress) > ORPHAN && member.verdict.is_none() {
             member.condemn(DeathCause::Unknown, None);
         }

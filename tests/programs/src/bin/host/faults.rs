@@ -1,0 +1,184 @@
+//! Maps in which items fail in every way that a process can.
+
+use std::hint::black_box;
+use std::process::{abort, exit};
+use std::thread::sleep;
+use std::time::Duration;
+
+use fastmap_test_programs::report;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, raise};
+use nix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+
+use crate::{Outcome, config};
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[allow(clippy::unsafe_derive_deserialize, reason = "any value may be made of bytes")]
+enum Fault {
+    Segfault,
+    Panic,
+    Abort,
+    Exit(i32),
+    Overflow,
+    Kill,
+    Memory,
+    Hang,
+    Spin,
+    CloseAll,
+    Garbage,
+    HalfFrame,
+    StopOnce,
+}
+
+impl Fault {
+    fn named(name: &str) -> Result<Fault, String> {
+        Ok(match name {
+            "segfault" => Fault::Segfault,
+            "panic" => Fault::Panic,
+            "abort" => Fault::Abort,
+            "exit-3" => Fault::Exit(3),
+            "exit-0" => Fault::Exit(0),
+            "overflow" => Fault::Overflow,
+            "kill" => Fault::Kill,
+            "memory" => Fault::Memory,
+            "hang" => Fault::Hang,
+            "spin" => Fault::Spin,
+            "close-all" => Fault::CloseAll,
+            "garbage" => Fault::Garbage,
+            "half-frame" => Fault::HalfFrame,
+            "stop" => Fault::StopOnce,
+            other => return Err(format!("no fault {other:?}")),
+        })
+    }
+
+    fn happen(self) {
+        match self {
+            // SAFETY: none: the fault is what is wanted, and the kernel ends the process for it.
+            Fault::Segfault => unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(1) },
+            Fault::Panic => panic!("as asked"),
+            Fault::Abort => abort(),
+            Fault::Exit(code) => exit(code),
+            Fault::Overflow => println!("{}", deep(0)),
+            Fault::Kill => raise(Signal::SIGKILL).expect("a process may kill itself"),
+            Fault::Memory => {
+                limit_memory();
+                use_memory();
+            }
+            Fault::Hang => loop {
+                sleep(Duration::from_secs(1000));
+            },
+            Fault::Spin => loop {
+                black_box(());
+            },
+            // SAFETY: what the library finds closed is its to deal with; nothing here uses it.
+            Fault::CloseAll => drop(unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) }),
+            Fault::Garbage => write_everywhere(&[0xa5; 3000]),
+            Fault::HalfFrame => write_everywhere(&half_frame()),
+            Fault::StopOnce => {
+                println!("stopping {}", std::process::id());
+                raise(Signal::SIGSTOP).expect("a process may stop itself");
+            }
+        }
+    }
+}
+
+fn deep(depth: u64) -> u64 {
+    let here = [depth; 32];
+    if black_box(depth) == u64::MAX { 0 } else { deep(depth + 1) + black_box(&here)[7] }
+}
+
+/// The process may have some 64 MB more than it has.
+fn limit_memory() {
+    let now = fastmap_test_programs::status_number("self", "VmSize") * 1024;
+    let (_, hard) = getrlimit(Resource::RLIMIT_AS).expect("a limit can be read");
+    setrlimit(Resource::RLIMIT_AS, now + (64 << 20), hard).expect("a limit can be lowered");
+}
+
+fn use_memory() {
+    drop(black_box(vec![1u8; 256 << 20]));
+}
+
+/// Writes to every socket that this process has, as far as each takes it.
+fn write_everywhere(bytes: &[u8]) {
+    for fd in 3..64 {
+        for _ in 0..100 {
+            // SAFETY: the bytes are there; a number that is no socket is an error.
+            let sent = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_DONTWAIT) };
+            if sent < 0 {
+                break;
+            }
+        }
+    }
+}
+
+/// The head of an answer that claims far more bytes than will ever come, as ipc-channel frames it: the length before.
+fn half_frame() -> Vec<u8> {
+    let mut bytes = 64u64.to_le_bytes().to_vec();
+    let mut head = [0u8; 64];
+    head[0] = 5;
+    head[32..40].copy_from_slice(&(1u64 << 40).to_le_bytes());
+    bytes.extend_from_slice(&head);
+    bytes
+}
+
+fn risky((n, fault): (u64, Option<Fault>)) -> u64 {
+    if let Some(fault) = fault {
+        eprintln!("item {n} is about to fail");
+        fault.happen();
+    }
+    n * 3 + 1
+}
+
+/// `items` items, of which those fail whose number leaves `offset` when divided by `step`.
+pub(crate) fn faults(fault: &str, items: u64, step: u64, offset: u64) -> Outcome {
+    let fault = Fault::named(fault)?;
+    let input = (0..items).map(|n| (n, (n % step == offset).then_some(fault)));
+    report(config()?.fastmap(risky, input), |n| n * 3 + 1);
+    Ok(())
+}
+
+/// Items that sleep.
+pub(crate) fn slow(items: u64, milliseconds: u64) -> Outcome {
+    let function = |(n, milliseconds): (u64, u64)| {
+        sleep(Duration::from_millis(milliseconds));
+        n
+    };
+    report(config()?.fastmap(function, (0..items).map(|n| (n, milliseconds))), |n| n);
+    Ok(())
+}
+
+/// Items that compute for so long, by the clock of their own thread.
+pub(crate) fn busy(items: u64, milliseconds: u64) -> Outcome {
+    let function = |(n, milliseconds): (u64, u64)| {
+        let used = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from);
+        println!("begun {}", std::process::id());
+        let end = used() + Duration::from_millis(milliseconds);
+        while used() < end {}
+        n
+    };
+    report(config()?.fastmap(function, (0..items).map(|n| (n, milliseconds))), |n| n);
+    Ok(())
+}
+
+/// Nothing can ever be prepared.
+pub(crate) fn init_abort() -> Outcome {
+    let init = || {
+        eprintln!("no licence found");
+        abort()
+    };
+    report(config()?.fastmap_init(init, |(): &mut (), n: u64| n, 0..1000), |n| n);
+    Ok(())
+}
+
+/// Workers limit their own memory; one item wants more.
+pub(crate) fn init_limit(items: u64) -> Outcome {
+    let function = |(): &mut (), n: u64| {
+        if n == 500 {
+            use_memory();
+        }
+        n
+    };
+    report(config()?.fastmap_init(limit_memory, function, 0..items), |n| n);
+    Ok(())
+}

@@ -1,0 +1,204 @@
+//! Maps during which the host is signalled, ends, forks, or loses its own file; and what workers see of the world.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write, stdin, stdout};
+use std::process::id;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use fastmap::FastmapConfig;
+use fastmap_test_programs::{report, workers};
+use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, fork};
+
+use crate::{Outcome, config};
+
+fn endless(how: &str) -> ! {
+    println!("begun {}", id());
+    loop {
+        if how == "sleep" {
+            sleep(Duration::from_secs(1000));
+        }
+    }
+}
+
+/// All workers are held up for ever.
+pub(crate) fn hold(how: &str) -> Outcome {
+    report(config()?.fastmap(|how: String| endless(&how), vec![how.to_owned(); 2]), |_| ());
+    Ok(())
+}
+
+/// Drops everything while one worker is in a long item.
+pub(crate) fn drop_config() -> Outcome {
+    let config = config()?;
+    let mut map = config.fastmap(|n: u64| if n == 1 { endless("loop") } else { n }, 0..100);
+    println!("first {:?}", map.next());
+    // The other worker has begun with the long one; tell the test, and go on when it says so.
+    stdin().read_line(&mut String::new())?;
+    let begun = Instant::now();
+    drop(map);
+    drop(config);
+    println!("dropped {}", begun.elapsed().as_millis());
+    stdin().read_line(&mut String::new())?;
+    Ok(())
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn note(_: i32) {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+/// Goes on after Ctrl-C.
+pub(crate) fn handles_sigint() -> Outcome {
+    // SAFETY: the handler stores to an atomic and does nothing else.
+    unsafe { signal(Signal::SIGINT, SigHandler::Handler(note)) }?;
+    let config = config()?;
+    let mut seen = BTreeSet::new();
+    let map = config.fastmap(
+        |n: u64| {
+            sleep(Duration::from_millis(2));
+            (n, id())
+        },
+        0..,
+    );
+    // Some more after the signal.
+    let mut after = 0;
+    for (n, answer) in (0..).zip(map) {
+        let (answer, worker) = answer?;
+        if answer != n {
+            println!("wrong {n}: {answer}");
+        }
+        if seen.insert(worker) {
+            println!("worker {worker}");
+        }
+        after += u64::from(INTERRUPTED.load(Ordering::Relaxed));
+        if after == 100 {
+            break;
+        }
+    }
+    println!("finished with {} workers", seen.len());
+    Ok(())
+}
+
+fn pids(config: &FastmapConfig) -> Result<BTreeSet<u32>, fastmap::Error> {
+    let wait = |_: u64| {
+        sleep(Duration::from_millis(5));
+        id()
+    };
+    config.fastmap(wait, 0..40).collect()
+}
+
+/// Forks in the middle of a map; the copies drop, exit and map.
+pub(crate) fn forks() -> Outcome {
+    let config = config()?;
+    let before = pids(&config)?;
+    let mut map = config.fastmap(|n: u64| n, 0..100_000);
+    println!("first {:?}", map.next());
+    for what in ["drop", "map", "go on", "return"] {
+        // SAFETY: the copy uses locks of std's output and of the library; that they can be used is what is tested.
+        match unsafe { fork() }? {
+            ForkResult::Child => {
+                match what {
+                    "drop" => {
+                        drop(map);
+                        drop(config);
+                    }
+                    "map" => println!("copy maps: {:?}", config.fastmap(|n: u64| n, 0..10).next()),
+                    "go on" => println!("copy goes on: {:?}", map.find(Result::is_err)),
+                    _ => return Ok(()),
+                }
+                stdout().flush()?;
+                // SAFETY: ends this copy, of which nothing is used after.
+                unsafe { libc::_exit(0) };
+            }
+            ForkResult::Parent { child } => println!("copy {what}: {:?}", waitpid(child, None)?),
+        }
+    }
+    report(map, |n| n + 1);
+    println!("same workers: {}", pids(&config)? == before);
+    Ok(())
+}
+
+/// Maps each time a line comes.
+pub(crate) fn serve() -> Outcome {
+    let config = config()?;
+    for line in stdin().lines() {
+        line?;
+        match pids(&config) {
+            Ok(pids) => println!("workers {}", pids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")),
+            Err(error) => println!("error {error}"),
+        }
+    }
+    println!("left {:?}", workers(id().cast_signed()).len());
+    Ok(())
+}
+
+/// What a worker sees.
+pub(crate) fn inside() -> Outcome {
+    let look = |_: u64| {
+        let file = std::fs::read_link("/proc/self/fd/0").map(|path| path.display().to_string());
+        let mut text = String::new();
+        let read = stdin().read_to_string(&mut text).is_ok_and(|read| read == 0);
+        let variables: Vec<String> =
+            std::env::vars_os().map(|(name, _)| name.display().to_string()).collect();
+        let begun = std::fs::read("/proc/self/environ").unwrap_or_default();
+        let secret = String::from_utf8_lossy(&begun).contains("s3cret");
+        (file.unwrap_or_default(), read, variables, secret)
+    };
+    let (file, read, variables, secret) = config()?.fastmap(look, 0..1).next().ok_or("no answer")??;
+    println!("stdin {file}");
+    println!("empty {read}");
+    println!("secret {secret}");
+    for name in variables {
+        println!("variable {name}");
+    }
+    Ok(())
+}
+
+/// Every item prints a line in pieces, to both outputs.
+pub(crate) fn lines(items: u64) -> Outcome {
+    let print = |n: u64| {
+        let letter = char::from(b'a' + (n % 26) as u8);
+        print!("<{n} ");
+        eprint!("<{n} ");
+        for _ in 0..40 {
+            let piece = letter.to_string().repeat(50);
+            print!("{piece}");
+            stdout().flush().expect("stdout is read");
+            eprint!("{piece}");
+        }
+        println!(" {n}>");
+        eprintln!(" {n}>");
+    };
+    report(config()?.fastmap(print, 0..items), |_| ());
+    Ok(())
+}
+
+struct Printer;
+
+impl log::Log for Printer {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        println!("log {} {} {}", record.level(), record.target(), record.args());
+    }
+
+    fn flush(&self) {}
+}
+
+/// The function logs; the host has a logger that hears up to `Info`.
+pub(crate) fn logs() -> Outcome {
+    log::set_boxed_logger(Box::new(Printer)).map(|()| log::set_max_level(log::LevelFilter::Info))?;
+    let speak = |n: u64| {
+        log::info!(target: "function", "info of {n}");
+        log::debug!(target: "function", "debug of {n}");
+        log::log_enabled!(log::Level::Debug)
+    };
+    report(config()?.fastmap(speak, 0..20), |_| false);
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! A program that maps, in the ways that its first argument names. The tests start it, signal it and read its output.
+
+mod faults;
+mod lifetime;
+mod measures;
+mod others;
+
+use std::env;
+use std::error::Error;
+
+use fastmap::{FastmapConfig, Options};
+use nix::sys::signal::{SigHandler, Signal, signal};
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+/// With the options that the environment gives.
+fn config() -> Result<FastmapConfig, fastmap::Error> {
+    fastmap::init(Options::new())
+}
+
+fn run(scenario: &str, rest: &[String]) -> Outcome {
+    let number = |at: usize| rest.get(at).map_or(Ok(0), |text| text.parse::<u64>());
+    let text = |at: usize| rest.get(at).map_or("", String::as_str);
+    match scenario {
+        "faults" => faults::faults(text(0), number(1)?, number(2)?, number(3)?),
+        "slow" => faults::slow(number(0)?, number(1)?),
+        "busy" => faults::busy(number(0)?, number(1)?),
+        "init-abort" => faults::init_abort(),
+        "init-limit" => faults::init_limit(number(0)?),
+        "hold" => lifetime::hold(text(0)),
+        "drop" => lifetime::drop_config(),
+        "handles-sigint" => lifetime::handles_sigint(),
+        "forks" => lifetime::forks(),
+        "serve" => lifetime::serve(),
+        "inside" => lifetime::inside(),
+        "lines" => lifetime::lines(number(0)?),
+        "logs" => lifetime::logs(),
+        "start" => others::start(text(0), &rest[1..]),
+        "squares" => others::squares(number(0)?),
+        "with-program" => others::with_program(text(0)),
+        "maps" => measures::maps(number(0)?),
+        "configs" => measures::configs(number(0)?),
+        "dropped" => measures::dropped(number(0)?),
+        "contexts" => measures::contexts(number(0)?),
+        "stuck" => measures::stuck(),
+        "results" => measures::results(number(0)?),
+        "stream" => measures::stream(number(0)?),
+        "one" => measures::one(number(0)?),
+        "zipped" => measures::zipped(),
+        other => Err(format!("no scenario {other:?}").into()),
+    }
+}
+
+/// What the variable `SIGNALS` asks for: surroundings that programs inherit or make for themselves.
+fn settle_signals() -> nix::Result<()> {
+    let wish = env::var("SIGNALS").unwrap_or_default();
+    for (name, number, handler) in [
+        ("ignore-sigchld", Signal::SIGCHLD, SigHandler::SigIgn),
+        ("default-sigpipe", Signal::SIGPIPE, SigHandler::SigDfl),
+    ] {
+        if wish.contains(name) {
+            // SAFETY: both are the kernel's own handlers.
+            unsafe { signal(number, handler) }?;
+        }
+    }
+    Ok(())
+}
+
+fn main() -> Outcome {
+    // Before `enter`, so that workers are counted as well.
+    fastmap_test_programs::count_this_process();
+    fastmap::enter();
+    settle_signals()?;
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let (scenario, rest) = arguments.split_first().ok_or("the first argument is a scenario")?;
+    run(scenario, rest)
+}

@@ -1,0 +1,19 @@
+//! What the tests share: starting a program, talking to it, and looking at processes from outside.
+//! Used by `tests/*.rs`, which start the programs in `src/bin`, and by those programs. Every wait here has an end.
+
+#![allow(clippy::missing_panics_doc, reason = "all of this is for tests, where a panic is the report")]
+
+mod proc;
+mod report;
+mod running;
+
+pub use proc::{
+    children, command_line, count_this_process, is_alive, peak_kb, state, status_number, until, workers,
+};
+pub use report::{Failure, Report, report};
+pub use running::{Ended, Running, program};
+
+use std::time::Duration;
+
+/// By then everything is over, also on a machine that does much else. Nothing waits for it where all goes well.
+pub const LIMIT: Duration = Duration::from_secs(60);

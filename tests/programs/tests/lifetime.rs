@@ -1,0 +1,208 @@
+//! Hosts that are killed, interrupted, fork or lose their file; what workers see, and what they leave behind.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+use std::time::Duration;
+
+use fastmap_test_programs::{
+    LIMIT, Report, Running, children, command_line, is_alive, program, state, until, workers,
+};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+fn host(arguments: &[&str]) -> Command {
+    let mut command = program(env!("CARGO_BIN_EXE_host"));
+    command.args(arguments);
+    command
+}
+
+fn run(command: &mut Command) -> fastmap_test_programs::Ended {
+    let ended = Running::start(command).finish();
+    assert!(ended.status.success(), "{ended:#?}");
+    ended
+}
+
+/// A host whose two workers are in items that never end.
+fn held(how: &str) -> (Running, Vec<i32>) {
+    let mut running = Running::start(&mut host(&["hold", how]));
+    let pids = [(); 2].map(|()| running.line("begun ").parse().expect("a process id"));
+    (running, pids.to_vec())
+}
+
+fn gone(pids: &[i32]) {
+    until("the end of all workers", Duration::from_secs(1), || pids.iter().all(|pid| !is_alive(*pid)));
+}
+
+#[test]
+fn workers_of_a_killed_host_end_whatever_they_do() {
+    for how in ["loop", "sleep", "stopped"] {
+        let (running, pids) = held(how);
+        if how == "stopped" {
+            for pid in &pids {
+                kill(Pid::from_raw(*pid), Signal::SIGSTOP).expect("it is there");
+            }
+            until("both are stopped", LIMIT, || pids.iter().all(|pid| state(*pid) == Some('T')));
+        }
+        running.signal(Signal::SIGKILL);
+        gone(&pids);
+    }
+}
+
+#[test]
+fn a_dropped_config_ends_its_workers_and_leaves_nothing() {
+    let folder = TempDir::new().expect("a folder");
+    let mut running = Running::start(host(&["drop"]).env("TMPDIR", folder.path()));
+    assert_eq!(running.line("first "), "Some(Ok(0))");
+    let stuck: i32 = running.line("begun ").parse().expect("a process id");
+    let pids = workers(running.pid());
+    assert!(pids.contains(&stuck));
+    running.say("drop all");
+    let took: u64 = running.line("dropped ").parse().expect("milliseconds");
+    assert!(took < 1000, "{took} ms");
+    assert!(pids.iter().all(|pid| !is_alive(*pid)));
+    assert_eq!(children(running.pid()), [0; 0], "zombies");
+    let left: Vec<_> = fs::read_dir(folder.path()).expect("it is there").collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert!(running.finish().status.success());
+}
+
+#[test]
+fn ctrl_c_and_sigterm_end_host_and_workers_without_a_word() {
+    for (signal, group) in [(Signal::SIGINT, true), (Signal::SIGTERM, false), (Signal::SIGHUP, true)] {
+        let (running, pids) = held("loop");
+        if group {
+            running.signal_group(signal);
+        } else {
+            running.signal(signal);
+        }
+        let ended = running.finish();
+        assert_eq!(ended.status.signal(), Some(signal as i32));
+        assert_eq!(ended.stderr, "");
+        gone(&pids);
+    }
+}
+
+#[test]
+fn a_host_that_handles_ctrl_c_keeps_its_workers() {
+    let mut running = Running::start(&mut host(&["handles-sigint"]));
+    running.line("worker ");
+    let before = workers(running.pid());
+    running.signal_group(Signal::SIGINT);
+    let ended = running.finish();
+    assert!(ended.status.success(), "{ended:#?}");
+    assert!(ended.stdout.iter().all(|line| !line.starts_with("wrong")), "{ended:#?}");
+    let used = ended.stdout.iter().filter_map(|line| line.strip_prefix("worker ")).count();
+    assert!(before.len() <= 2 && used <= 2, "{ended:#?}");
+    assert_eq!(ended.stderr, "");
+}
+
+#[test]
+fn unusual_dispositions_of_signals_do_not_hide_a_crash() {
+    for wish in ["ignore-sigchld", "default-sigpipe"] {
+        for fault in ["segfault", "kill"] {
+            let ended = run(host(&["faults", fault, "1000", "100", "50"]).env("SIGNALS", wish));
+            let report = Report::read(&ended.stdout);
+            assert_eq!((report.answers, report.good), (1000, 990), "{wish}: {report:#?}");
+            assert!(report.errors.iter().all(|error| error.kind == "Crash"), "{wish}: {report:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_fork_of_the_host_harms_no_worker_and_cannot_map() {
+    let ended = run(&mut host(&["forks"]));
+    let said = |begin: &str| {
+        ended
+            .stdout
+            .iter()
+            .find(|line| line.starts_with(begin))
+            .unwrap_or_else(|| panic!("{begin}: {ended:#?}"))
+    };
+    for what in ["drop", "map", "go on", "return"] {
+        assert!(said(&format!("copy {what}: Exited")).contains(", 0)"), "{ended:#?}");
+    }
+    assert!(said("copy maps: ").contains("fork"), "{ended:#?}");
+    assert!(said("copy goes on: ").contains("fork"), "{ended:#?}");
+    let report = Report::read(&ended.stdout);
+    assert_eq!((report.answers, report.good), (99_999, 99_999), "{:#?}", report.errors);
+    assert_eq!(said("same workers: "), "same workers: true");
+}
+
+#[test]
+fn new_workers_start_from_the_old_program_when_its_file_is_deleted_or_replaced() {
+    for replaced in [false, true] {
+        let folder = TempDir::new().expect("a folder");
+        let path = folder.path().join("victim");
+        fs::copy(env!("CARGO_BIN_EXE_host"), &path).expect("a copy of the host");
+        let mut running = Running::start(program(path.to_str().expect("a plain path")).arg("serve"));
+        running.say("map");
+        let before = running.line("workers ");
+        fs::remove_file(&path).expect("it can be deleted");
+        if replaced {
+            fs::copy("/bin/true", &path).expect("another program");
+        }
+        for pid in workers(running.pid()) {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is there");
+            until("its end", LIMIT, || !is_alive(pid));
+        }
+        running.say("map");
+        let after = running.line("workers ");
+        assert!(before.split(' ').all(|pid| after.split(' ').all(|other| other != pid)), "{before}, {after}");
+        assert!(running.finish().status.success());
+    }
+}
+
+#[test]
+fn workers_are_known_by_the_programs_name_and_fastmap() {
+    let (running, pids) = held("sleep");
+    for pid in &pids {
+        let line = command_line(*pid);
+        assert!(line.starts_with("host") && line.contains("fastmap"), "{line}");
+    }
+    assert_eq!(workers(running.pid()).len(), 2);
+}
+
+#[test]
+fn workers_have_an_empty_stdin_and_no_secrets() {
+    let ended = run(host(&["inside"]).env("FASTMAP_SECRET", "s3cret").env("OTHER", "1"));
+    let has = |line: &str| ended.stdout.iter().any(|other| other == line);
+    assert!(has("stdin /dev/null") && has("empty true") && has("secret false"), "{ended:#?}");
+    assert!(has("variable OTHER"), "what is not fastmap's is inherited: {ended:#?}");
+    assert!(!has("variable FASTMAP_SECRET") && !has("variable FASTMAP_WORKER"), "{ended:#?}");
+}
+
+#[test]
+fn lines_of_many_workers_arrive_unbroken() {
+    let ended = run(host(&["lines", "200"]).env("FASTMAP_LOCAL_PROCESSES", "4"));
+    assert_eq!(Report::read(&ended.stdout).good, 200);
+    let stderr: Vec<String> = ended.stderr.lines().map(str::to_owned).collect();
+    let stdout: Vec<String> = ended.stdout.into_iter().filter(|line| line.contains('<')).collect();
+    for lines in [&stdout, &stderr] {
+        let mut seen = [false; 200];
+        for line in lines {
+            let words: Vec<&str> = line.split(' ').collect();
+            let [begin, text, end] = words[..] else { panic!("a broken line: {line}") };
+            let number: usize = begin.trim_start_matches('<').parse().expect("a number");
+            assert_eq!(end, format!("{number}>"));
+            let letter = char::from(b'a' + (number % 26) as u8);
+            assert!(text.len() == 2000 && text.chars().all(|other| other == letter), "{line}");
+            assert!(!std::mem::replace(&mut seen[number], true), "twice: {line}");
+        }
+        assert_eq!(lines.len(), 200);
+    }
+}
+
+#[test]
+fn log_records_of_the_function_reach_the_hosts_logger() {
+    let ended = run(&mut host(&["logs"]));
+    assert_eq!(Report::read(&ended.stdout).good, 20, "the level of the host is the level there");
+    for n in 0..20 {
+        let of_this = |line: &&String| line.ends_with(&format!("] info of {n}"));
+        let lines: Vec<_> = ended.stdout.iter().filter(of_this).collect();
+        assert_eq!(lines.len(), 1, "{ended:#?}");
+        assert!(lines[0].starts_with("log INFO function [worker-"), "{lines:?}");
+    }
+    assert!(!ended.stdout.iter().any(|line| line.contains("debug of")), "{ended:#?}");
+}
