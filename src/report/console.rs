@@ -4,7 +4,6 @@
 use std::io::Write;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use fastmap_backends::local::{PassThrough, Relay, Stream};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -35,18 +34,19 @@ pub(crate) fn warn(text: &str) {
 }
 
 /// A bar for a map that has run for some time. Drawn on a terminal only.
-pub(crate) fn bar(label: Option<&str>, total: Option<u64>, elapsed: Duration) -> ProgressBar {
+pub(crate) fn bar(label: Option<&str>, total: Option<u64>) -> ProgressBar {
+    // Rate and time left come with the message: the bar appears late, and its own estimate would begin there.
     let template = match total {
-        Some(_) => "{prefix}{wide_bar} {pos}/{len} {per_sec} {eta} left {msg}",
-        None => "{prefix}{spinner} {pos} {per_sec} {elapsed} {msg}",
+        Some(_) => "{prefix}{wide_bar} {pos}/{len} {msg}",
+        None => "{prefix}{spinner} {pos} {msg}",
     };
     let style = ProgressStyle::with_template(template).expect("the template is right");
-    let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr())
-        .with_style(style)
-        .with_elapsed(elapsed);
+    // Hidden until it is among the others: what it drew before would stay on the screen.
+    let bar = BARS.add(ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden()));
+    bar.set_style(style);
     bar.set_prefix(label.map(|label| format!("{label} ")).unwrap_or_default());
     SHOWN.fetch_add(1, Ordering::Relaxed);
-    BARS.add(bar)
+    bar
 }
 
 /// Takes a bar away.

@@ -140,11 +140,10 @@ impl Report {
         }
         self.drawn = Some(now);
         let (label, total) = (self.label.as_deref(), self.total);
-        let bar = self.bar.get_or_insert_with(|| console::bar(label, total, now.duration_since(begun)));
+        let bar = self.bar.get_or_insert_with(|| console::bar(label, total));
+        let message = summary::progress(self.delivered, self.failed, total, now.duration_since(begun));
+        bar.set_message(message);
         bar.set_position(self.delivered);
-        if self.failed > 0 {
-            bar.set_message(format!("{} failed", self.failed));
-        }
     }
 
     /// The map is over, or was dropped: takes the bar away and writes the closing line.

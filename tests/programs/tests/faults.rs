@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use fastmap_test_programs::{Failure, LIMIT, Report, Running, is_alive, program, until, workers};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tempfile::TempDir;
 
 fn host(arguments: &[&str]) -> Command {
     let mut command = program(env!("CARGO_BIN_EXE_host"));
@@ -192,8 +193,10 @@ fn a_worker_that_is_stopped_goes_on_when_it_is_let() {
 #[test]
 fn time_in_which_host_and_workers_are_stopped_does_not_count_against_an_item() {
     for stop in [Signal::SIGTSTP, Signal::SIGSTOP] {
-        let command = &mut host(&["busy", "2", "600"]);
-        let mut running = Running::start(command.env("FASTMAP_ITEM_TIMEOUT", "3"));
+        let folder = TempDir::new().expect("a folder");
+        let file = folder.path().join("go on");
+        let command = &mut host(&["until-file", file.to_str().expect("a plain path")]);
+        let mut running = Running::start(command.env("FASTMAP_ITEM_TIMEOUT", "2"));
         running.line("begun ");
         running.line("begun ");
         let all: Vec<i32> = [running.pid()].into_iter().chain(workers(running.pid())).collect();
@@ -202,8 +205,9 @@ fn time_in_which_host_and_workers_are_stopped_does_not_count_against_an_item() {
             all.iter().all(|pid| fastmap_test_programs::state(*pid) == Some('T'))
         });
         // More than the timeout.
-        sleep(Duration::from_secs(4));
+        sleep(Duration::from_secs(3));
         running.signal_group(Signal::SIGCONT);
+        std::fs::write(file, "").expect("a file can be made");
         let report = Report::read(&running.finish().stdout);
         assert_eq!((report.answers, report.good), (2, 2), "{stop}: {:#?}", report.errors);
     }

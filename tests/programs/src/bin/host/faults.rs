@@ -8,7 +8,6 @@ use std::time::Duration;
 use fastmap_test_programs::report;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, raise};
-use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::{Outcome, config};
@@ -148,16 +147,15 @@ pub(crate) fn slow(items: u64, milliseconds: u64) -> Outcome {
     Ok(())
 }
 
-/// Items that compute for so long, by the clock of their own thread.
-pub(crate) fn busy(items: u64, milliseconds: u64) -> Outcome {
-    let function = |(n, milliseconds): (u64, u64)| {
-        let used = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from);
+/// Two items that end as soon as there is a file of that name.
+pub(crate) fn until_file(path: &str) -> Outcome {
+    let function = |path: String| {
         println!("begun {}", std::process::id());
-        let end = used() + Duration::from_millis(milliseconds);
-        while used() < end {}
-        n
+        while !std::fs::exists(&path).is_ok_and(|there| there) {
+            sleep(Duration::from_millis(5));
+        }
     };
-    report(config()?.fastmap(function, (0..items).map(|n| (n, milliseconds))), |n| n);
+    report(config()?.fastmap(function, vec![path.to_owned(); 2]), |_| ());
     Ok(())
 }
 
