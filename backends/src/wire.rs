@@ -143,8 +143,10 @@ impl Assembler {
                 return Err(format!("a frame of {} bytes that is said to be {}", there, header.length));
             }
             if header.length == there {
-                // A received packet has room for the largest one: give that back before it is kept.
-                packet.shrink_to_fit();
+                // A received packet has room for the largest one. A copy, not `shrink_to_fit`: a small piece left at
+                // the begin of each large one scatters the heap, which then grows from map to map.
+                let packet =
+                    if packet.capacity() / 2 > packet.len() { packet.as_slice().to_vec() } else { packet };
                 return Ok(Some((header, packet)));
             }
             self.missing = header.length - there;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fastmap_backends::sizing::{Observed, batch_items};
 use fastmap_backends::{
-    Batch, BatchBuilder, BatchId, Completion, Death, FunctionId, Job, JobId, Outcome, Results, Run,
+    Batch, BatchBuilder, BatchId, Completion, Death, FunctionId, Job, JobId, Outcome, Results, Run, Running,
 };
 
 use super::retry::{Piece, after_loss};
@@ -318,7 +318,10 @@ impl Drive {
             }
             Outcome::Lost(lost, loss) => {
                 self.report.died(&loss.death);
-                self.deaths.push(loss.death.clone());
+                // A batch that is halved is progress: it ends with the guilty item alone, which is answered.
+                if lost.items() == 1 || loss.running != Running::Unknown {
+                    self.deaths.push(loss.death.clone());
+                }
                 for piece in after_loss(lost.items(), lost.attempt(), &loss) {
                     match piece {
                         Piece::Again(range, attempt) => {

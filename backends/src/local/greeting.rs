@@ -65,8 +65,6 @@ impl Marker {
 pub(crate) enum Greeting {
     /// A worker reports for duty.
     Hello(Hello),
-    /// The host itself: nobody will come, the process is gone.
-    Gone,
 }
 
 /// What a worker brings.

@@ -15,6 +15,7 @@ mod steal;
 mod supervisor;
 mod worker;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -95,11 +96,7 @@ impl Backend for Local {
     }
 
     fn open(&self, job: Arc<Job>) -> Result<Box<dyn Run>, BackendError> {
-        let this = std::process::id();
-        let owner = self.pool.shared.owner;
-        if this != owner {
-            return Err(BackendError::Forked { owner, this });
-        }
+        self.pool.check_owner()?;
         self.pool.start_supervisor()?;
         let id = job.id;
         let (inbox, gauge) = self.pool.shared.open(job);
@@ -108,13 +105,25 @@ impl Backend for Local {
 }
 
 impl Pool {
+    /// # Errors
+    /// If this process is a fork of the one that made the pool.
+    fn check_owner(&self) -> Result<(), BackendError> {
+        let (owner, this) = (self.shared.owner, std::process::id());
+        if this == owner { Ok(()) } else { Err(BackendError::Forked { owner, this }) }
+    }
+
     fn start_supervisor(&self) -> Result<(), BackendError> {
         let mut supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner);
         if supervisor.is_none() {
             let shared = Arc::clone(&self.shared);
             let thread = std::thread::Builder::new().name("fastmap-supervisor".to_owned());
             let handle = thread
-                .spawn(move || supervisor::supervise(&shared))
+                .spawn(move || {
+                    // A relay of the user's own may panic in there: nobody must wait for a thread that is gone.
+                    if catch_unwind(AssertUnwindSafe(|| supervisor::supervise(&shared))).is_err() {
+                        shared.give_up();
+                    }
+                })
                 .map_err(|error| BackendError::Io("cannot start a thread".to_owned(), error))?;
             *supervisor = Some(handle);
         }
@@ -152,15 +161,22 @@ impl Run for LocalRun {
     }
 
     fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
+        if self.pool.check_owner().is_err() {
+            // The next poll says so. The pool's lock may be held for ever here, by a thread that the fork has not.
+            return Ok(());
+        }
         self.pool.shared.submit(self.job, batch)
     }
 
     fn poll(&mut self, deadline: Instant) -> Result<Option<Completion>, BackendError> {
+        self.pool.check_owner()?;
         self.inbox.take(deadline)
     }
 
     fn cancel(&mut self, batch: BatchId) {
-        self.pool.shared.cancel(self.job, batch);
+        if self.pool.check_owner().is_ok() {
+            self.pool.shared.cancel(self.job, batch);
+        }
     }
 
     fn close(self: Box<Self>) -> Receipt {

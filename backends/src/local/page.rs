@@ -19,6 +19,8 @@ const MAGIC: u64 = 0x6661_7374_6d61_7001;
 /// `item` while a function is being prepared, and while nothing runs.
 const SETUP: u32 = u32::MAX - 1;
 const IDLE: u32 = u32::MAX;
+/// All items are run, and the answer is on its way.
+const SENDING: u32 = u32::MAX - 2;
 
 #[derive(Debug)]
 #[repr(C)]
@@ -99,9 +101,19 @@ impl Page {
         &self.fields().item
     }
 
+    /// Worker: no item runs any more, and the answer is being sent. To die of that is the fault of any of them.
+    pub(crate) fn begin_sending(&self) {
+        self.fields().item.store(SENDING, Ordering::Release);
+    }
+
     /// Worker: nothing runs.
     pub(crate) fn end(&self) {
         self.fields().item.store(IDLE, Ordering::Release);
+    }
+
+    /// The batch that runs, or ran last.
+    pub(crate) fn last_ticket(&self) -> u64 {
+        self.fields().ticket.load(Ordering::Acquire)
     }
 
     /// What runs now: the batch's ticket, and the item or the preparation.
@@ -111,6 +123,7 @@ impl Page {
         match item {
             IDLE => None,
             SETUP => Some((ticket, Running::Setup)),
+            SENDING => Some((ticket, Running::Unknown)),
             item => Some((ticket, Running::Item(item))),
         }
     }

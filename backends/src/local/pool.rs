@@ -73,6 +73,8 @@ pub(crate) struct Member {
     pub(crate) progress: Instant,
     /// Why it is being ended, with what it then ran.
     pub(crate) verdict: Option<(DeathCause, Option<(u64, Running)>)>,
+    /// How long it has owed the answer of a batch that it is through with.
+    pub(crate) silent: Duration,
     /// For item timeouts: what ran at the last look, and for how long.
     pub(crate) watched: Option<((u64, Running), Duration)>,
 }
@@ -197,6 +199,17 @@ impl Shared {
         self.wake_supervisor();
     }
 
+    /// The supervisor is gone: ends the workers and all runs, now and later.
+    pub(crate) fn give_up(&self) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        state.closing = true;
+        state.members.iter_mut().for_each(|member| drop(member.child.kill()));
+        for run in state.runs.values_mut() {
+            run.fail(BackendError::Other("the thread that looks after the workers panicked".to_owned()));
+        }
+    }
+
     /// A run begins.
     pub(crate) fn open(&self, job: Arc<Job>) -> (Arc<Inbox>, Arc<Gauge>) {
         let opening = postcard::to_stdvec(&Opening { function: job.function.clone() })
@@ -204,7 +217,7 @@ impl Shared {
         let mut payload = opening.clone();
         payload.extend_from_slice(&job.context);
         let header = Header { kind: Kind::Open, job: job.id.0, from: opening.len() as u32, ..Header::EMPTY };
-        let run = RunState {
+        let mut run = RunState {
             opening: Arc::new(header.frame(&payload)),
             inbox: Arc::default(),
             gauge: Arc::default(),
@@ -218,8 +231,14 @@ impl Shared {
         };
         let handles = (Arc::clone(&run.inbox), Arc::clone(&run.gauge));
         let mut state = self.lock();
+        if state.closing {
+            run.fail(BackendError::Other("the thread that looks after the workers panicked".to_owned()));
+        }
         state.runs.insert(run.job.id, run);
         state.update_gauges(self.options.processes);
+        drop(state);
+        // It looks after silent workers by the clock while there are runs.
+        self.wake_supervisor();
         handles
     }
 
@@ -426,14 +445,22 @@ impl Shared {
             }
         }
         let mut lost = false;
+        // Batches run in the order in which they were sent. Where one was run to its end and its answer never came,
+        // one of its items may have broken the channel: it is the suspect, and what ran behind it is not.
+        let last = member.held.iter().position(|held| held.batch.ticket() == member.page.last_ticket());
+        let mute = last.is_some_and(|last| last > 0 || ran.is_none());
+        let suspect = member.held.front().filter(|_| mute).map(|held| held.batch.ticket());
         for held in std::mem::take(&mut member.held).into_iter().rev() {
             let run = state.runs.get_mut(&held.batch.job()).expect("a run stays while its batches are held");
             run.in_flight -= 1;
             if held.orphan {
                 continue;
             }
-            let running =
-                ran.filter(|(ticket, _)| *ticket == held.batch.ticket()).map(|(_, running)| running);
+            let ticket = held.batch.ticket();
+            let running = match suspect {
+                Some(suspect) => (suspect == ticket).then_some(Running::Unknown),
+                None => ran.filter(|(running, _)| *running == ticket).map(|(_, running)| running),
+            };
             let batch = held.batch.id();
             let theirs = match held.limit == held.batch.items() {
                 true => held.batch,
@@ -634,6 +661,7 @@ impl Member {
             opened: HashSet::new(),
             progress: Instant::now(),
             verdict: None,
+            silent: Duration::ZERO,
             watched: None,
         }
     }

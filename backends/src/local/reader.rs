@@ -1,12 +1,15 @@
 //! The thread that listens to one worker: its greeting, its answers, and, once it is dead, what it had still sent.
 //! What a worker sends is checked here and in `pool`; a worker that breaks the protocol is ended, the host goes on.
 
+use std::os::fd::AsRawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ipc_channel::IpcError;
-use ipc_channel::ipc::{IpcBytesReceiver, IpcBytesSender, IpcOneShotServer, IpcSender};
+use ipc_channel::ipc::{IpcBytesReceiver, IpcBytesSender, IpcOneShotServer};
 use log::Level;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 use super::Record;
 use super::greeting::Greeting;
@@ -43,15 +46,13 @@ impl Gate {
         let mut state = self.lock();
         state.death = Some(death);
         self.told.notify_all();
-        match &state.wake {
-            Some(wake) => drop(send_packet(wake, END)),
+        match state.wake.take() {
+            // Dropped behind it: where the worker has sent half a message, END would be taken for the other half, and
+            // only the channel's end ends that.
+            Some(wake) => drop(send_packet(&wake, END)),
             // accept() waits for ever for a process that died: come in its place. Where the reader is past
             // that, nobody listens there any more, and the reader looks for the death itself.
-            None => {
-                if let Ok(sender) = IpcSender::<Greeting>::connect(server.to_owned()) {
-                    drop(sender.send(Greeting::Gone));
-                }
-            }
+            None => come_and_go(server),
         }
     }
 
@@ -59,8 +60,9 @@ impl Gate {
         let mut state = self.lock();
         if state.death.is_some() {
             drop(send_packet(&wake, END));
+        } else {
+            state.wake = Some(wake);
         }
-        state.wake = Some(wake);
     }
 
     fn is_closed(&self) -> bool {
@@ -74,6 +76,16 @@ impl Gate {
     }
 }
 
+/// Ends an `accept` for which nobody will come. Not by ipc-channel: it loses the descriptor where nobody listens.
+fn come_and_go(server: &str) {
+    let kind = SockFlag::SOCK_CLOEXEC;
+    if let Ok(end) = socket(AddressFamily::Unix, SockType::SeqPacket, kind, None)
+        && let Ok(address) = UnixAddr::new(server)
+    {
+        let _nobody = connect(end.as_raw_fd(), &address);
+    }
+}
+
 /// Listens to the worker `id` until it is dead and all that it sent is dealt with.
 pub(crate) fn listen(
     shared: &Shared,
@@ -82,6 +94,23 @@ pub(crate) fn listen(
     server: IpcOneShotServer<Greeting>,
     gate: &Arc<Gate>,
 ) {
+    // ipc-channel asserts where it should doubt: bytes that are not its own raise a panic in here.
+    let listened = catch_unwind(AssertUnwindSafe(|| converse(shared, id, name, server, gate)));
+    if listened.is_err() {
+        shared.condemn(id, DeathCause::Protocol("its channel carries what no worker sends".to_owned()));
+    }
+    // A worker that closed its channel and lives on (it may have closed all it could) is of no use.
+    let death = gate.wait(Duration::from_secs(1)).or_else(|| {
+        shared.condemn(id, DeathCause::Protocol("it closed its channel".to_owned()));
+        gate.wait(Duration::MAX)
+    });
+    if let Some(death) = death {
+        shared.buried(id, death);
+    }
+}
+
+/// From the greeting to the channel's end.
+fn converse(shared: &Shared, id: u64, name: &str, server: IpcOneShotServer<Greeting>, gate: &Arc<Gate>) {
     match server.accept() {
         Ok((_, Greeting::Hello(mut hello))) => {
             let from_worker = std::mem::replace(&mut hello.from_worker, closed_channel());
@@ -95,20 +124,11 @@ pub(crate) fn listen(
                 Err(cause) => shared.condemn(id, cause),
             }
         }
-        Ok((_, Greeting::Gone)) => {}
         Err(error) => {
             if !gate.is_closed() {
                 shared.condemn(id, DeathCause::Protocol(format!("its greeting could not be read: {error}")));
             }
         }
-    }
-    // A worker that closed its channel and lives on (it may have closed all it could) is of no use.
-    let death = gate.wait(Duration::from_secs(1)).or_else(|| {
-        shared.condemn(id, DeathCause::Protocol("it closed its channel".to_owned()));
-        gate.wait(Duration::MAX)
-    });
-    if let Some(death) = death {
-        shared.buried(id, death);
     }
 }
 

@@ -13,6 +13,8 @@ const GREETING: Duration = Duration::from_secs(30);
 const WORTH_MOVING: Duration = Duration::from_micros(500);
 /// A worker that has answered nothing for this long is behind a slow item: what it has not begun may move.
 const STUCK: Duration = Duration::from_millis(2);
+/// An answer that was sent and does not come within this time never will.
+const SILENT: Duration = Duration::from_secs(3);
 /// An item that nobody waits for may block a worker that is wanted for so long.
 const ORPHAN: Duration = Duration::from_millis(100);
 
@@ -29,6 +31,9 @@ pub(crate) fn look(state: &mut State, since_last: Duration, now: Instant) -> Opt
         }
     }
     if let Some(after) = time_items(state, since_last) {
+        again(after);
+    }
+    if let Some(after) = end_silent(state, since_last) {
         again(after);
     }
     if let Some(after) = end_orphans(state, now) {
@@ -77,6 +82,25 @@ fn time_items(state: &mut State, since_last: Duration) -> Option<Duration> {
         }
     }
     next
+}
+
+/// Ends workers whose answer is lost: they are through with a batch, which they tell after they have sent its answer,
+/// and it does not come. The function has meddled with their channel.
+fn end_silent(state: &mut State, since_last: Duration) -> Option<Duration> {
+    for member in state.members.iter_mut().filter(|member| member.verdict.is_none()) {
+        let last = member.page.last_ticket();
+        let owes =
+            member.page.running().is_none() && member.held.iter().any(|held| held.batch.ticket() == last);
+        // Time in which this process was stopped counts for little.
+        member.silent = if owes { member.silent + since_last.min(SILENT / 2) } else { Duration::ZERO };
+        if member.silent > SILENT {
+            member.condemn(
+                DeathCause::Protocol("it was through with a batch and did not answer".to_owned()),
+                None,
+            );
+        }
+    }
+    (!state.runs.is_empty()).then_some(SILENT / 4)
 }
 
 /// Ends workers that are stuck in an item nobody waits for while somebody else wants their place.

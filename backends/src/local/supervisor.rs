@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::panic::catch_unwind;
 use std::process::{ChildStderr, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -48,6 +49,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
     let mut watched: Vec<Watched> = Vec::new();
     let mut readers: Vec<JoinHandle<()>> = Vec::new();
     let mut named = 0;
+    let mut folder_tried = false;
     let mut closing: Option<Instant> = None;
     let mut last_look = Instant::now();
     loop {
@@ -82,7 +84,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
         }
         for _ in 0..requested {
             named += 1;
-            match start(shared, named) {
+            match start(shared, named, &mut folder_tried) {
                 Ok(new) => watched.push(new),
                 Err(death) => shared.not_started(death),
             }
@@ -168,8 +170,8 @@ fn cause_of(status: std::process::ExitStatus) -> DeathCause {
     }
 }
 
-/// Starts a worker; on failure says why none came.
-fn start(shared: &Arc<Shared>, number: u64) -> Result<Watched, Death> {
+/// Starts a worker; on failure says why none came. `tried`: see [`listen_socket`].
+fn start(shared: &Arc<Shared>, number: u64, tried: &mut bool) -> Result<Watched, Death> {
     let name = format!("worker-{number}");
     let failed = |what: &str, error: &dyn std::fmt::Display| Death {
         worker: name.clone(),
@@ -177,7 +179,7 @@ fn start(shared: &Arc<Shared>, number: u64) -> Result<Watched, Death> {
         cause: DeathCause::NotStarted(format!("{what}: {error}")),
         stderr: Vec::new(),
     };
-    let (server, path) = listen_socket().map_err(|error| failed("cannot make its socket", &error))?;
+    let (server, path) = listen_socket(tried).map_err(|error| failed("cannot make its socket", &error))?;
     let (page, stdin) = Page::create().map_err(|error| failed("cannot share memory with it", &error))?;
     let page = Arc::new(page);
     let marker =
@@ -235,7 +237,8 @@ fn start(shared: &Arc<Shared>, number: u64) -> Result<Watched, Death> {
 }
 
 /// A socket that a worker connects to. ipc-channel panics without a temporary folder and cuts long paths: look first.
-fn listen_socket() -> io::Result<(IpcOneShotServer<Greeting>, String)> {
+/// `tried`: a folder could be made there before.
+fn listen_socket(tried: &mut bool) -> io::Result<(IpcOneShotServer<Greeting>, String)> {
     let folder = std::env::temp_dir();
     let shown = folder.display();
     if !folder.is_dir() {
@@ -249,9 +252,23 @@ fn listen_socket() -> io::Result<(IpcOneShotServer<Greeting>, String)> {
             "the temporary folder's name is too long for a socket: {shown}; set TMPDIR to a shorter one"
         )));
     }
-    IpcOneShotServer::new().map_err(|error| {
+    let refused = |error: io::Error| {
         io::Error::new(error.kind(), format!("in the temporary folder {shown} (TMPDIR): {error}"))
-    })
+    };
+    // Where it can't make its own folder, ipc-channel panics: try first. Once, for it takes 0.1 ms on some file
+    // systems; what changes later comes as that panic.
+    if !*tried {
+        let probe = folder.join(format!(".fastmap-{}", std::process::id()));
+        match std::fs::create_dir(&probe) {
+            // Another pool of this process tries as well.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made.and_then(|()| std::fs::remove_dir(&probe)).map_err(refused)?,
+        }
+        *tried = true;
+    }
+    catch_unwind(IpcOneShotServer::new)
+        .unwrap_or_else(|_| Err(io::Error::other("no folder can be made there any more")))
+        .map_err(refused)
 }
 
 fn program_name() -> String {

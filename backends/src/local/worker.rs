@@ -304,6 +304,7 @@ impl Worker {
             ..Header::EMPTY
         };
         done.write(out);
+        self.page.begin_sending();
         self.results.send(out);
         self.page.end();
         // One huge result must not stay with the worker for ever.

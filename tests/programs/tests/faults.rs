@@ -149,10 +149,13 @@ fn an_init_that_aborts_ends_the_map_once_with_the_deaths_listed() {
 
 /// What becomes of the item that broke its worker's channel is not promised; all others are answered.
 fn hostile(fault: &str) {
-    let report = run(&mut host(&["faults", fault, "1000", "1000", "500"]));
-    assert_eq!(report.answers, 1000, "{:#?}", report.errors);
-    assert!(report.good >= 999, "{:#?}", report.errors);
-    assert!(report.errors.iter().all(|error| error.index == Some(500)), "{:#?}", report.errors);
+    for processes in ["1", "2"] {
+        let command = &mut host(&["faults", fault, "1000", "1000", "500"]);
+        let report = run(command.env("FASTMAP_LOCAL_PROCESSES", processes));
+        assert_eq!(report.answers, 1000, "{:#?}", report.errors);
+        assert!(report.good >= 999, "{:#?}", report.errors);
+        assert!(report.errors.iter().all(|error| error.index == Some(500)), "{:#?}", report.errors);
+    }
 }
 
 #[test]

@@ -133,7 +133,11 @@ fn risky((n, fault): (u64, Option<Fault>)) -> u64 {
 pub(crate) fn faults(fault: &str, items: u64, step: u64, offset: u64) -> Outcome {
     let fault = Fault::named(fault)?;
     let input = (0..items).map(|n| (n, (n % step == offset).then_some(fault)));
-    report(config()?.fastmap(risky, input), |n| n * 3 + 1);
+    let config = config()?;
+    // The workers are not new.
+    let warm = config.fastmap(|n: u64| n, 0..100).flatten().count();
+    assert_eq!(warm, 100);
+    report(config.fastmap(risky, input), |n| n * 3 + 1);
     Ok(())
 }
 
