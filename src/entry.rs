@@ -1,7 +1,7 @@
 //! How a program is entered (host or worker), and the typed loop that a worker runs.
 //! `enter` decides; [`FunctionId`]s made here lead a worker of the same executable to the loop for `F`, `T` and `R`.
 
-use std::any::type_name;
+use std::any::{Any, type_name};
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
@@ -244,23 +244,29 @@ fn caught<O>(f: impl FnOnce() -> O) -> Result<O, String> {
         }));
     });
     let outer = CATCHING.replace(true);
+    MESSAGE.take();
     let result = catch_unwind(AssertUnwindSafe(f));
     CATCHING.set(outer);
-    // The payload's own drop can panic; its message is taken already.
     result.map_err(|payload| {
+        // A panic that was passed on (`resume_unwind`, as rayon and `join` do) has called no hook on this thread.
+        let message = MESSAGE.take().unwrap_or_else(|| format!("panicked: {}", text(payload.as_ref())));
+        // The payload's own drop can panic.
         std::mem::forget(payload);
-        MESSAGE.take().unwrap_or_else(|| "panicked".to_owned())
+        message
     })
 }
 
 fn describe(info: &PanicHookInfo<'_>) -> String {
-    let payload = info.payload();
-    let text = payload.downcast_ref::<&str>().copied();
-    let message = text
-        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("(a value that is no text)");
+    let message = text(info.payload());
     match info.location() {
         Some(location) => format!("panicked at {location}: {message}"),
         None => format!("panicked: {message}"),
     }
+}
+
+/// What a panic was raised with.
+fn text(payload: &dyn Any) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("(a value that is no text)")
 }

@@ -53,7 +53,8 @@ static ANCHOR: u64 = MAGIC[0];
 impl FunctionId {
     /// The name of a descriptor of this executable.
     pub fn of(descriptor: &'static Descriptor) -> Self {
-        let offset = std::ptr::from_ref(descriptor).addr().wrapping_sub((&raw const ANCHOR).addr());
+        let offset =
+            std::ptr::from_ref(descriptor).expose_provenance().wrapping_sub((&raw const ANCHOR).addr());
         FunctionId { offset: offset as i64, name: (descriptor.name)().to_owned() }
     }
 

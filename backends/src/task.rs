@@ -49,8 +49,10 @@ impl Claims {
 
     /// Takes back what is not begun, or the larger half of it; gives the first item taken.
     pub(crate) fn recall(&self, half: bool) -> Option<u32> {
-        let kept = |begun: u32, limit: u32| if half { begun + (limit - begun) / 2 } else { begun };
-        self.update(|begun, limit| (begun < limit).then(|| (begun, kept(begun, limit))))
+        // The first item stays: a batch whose function is still being prepared must not look as if nobody had it.
+        let kept = |begun: u32, limit: u32| if half { begun + (limit - begun) / 2 } else { begun }.max(1);
+        let more = |begun: u32, limit: u32| begun < limit && kept(begun, limit) < limit;
+        self.update(|begun, limit| more(begun, limit).then(|| (begun, kept(begun, limit))))
             .map(|(begun, limit)| kept(begun, limit))
     }
 
@@ -76,6 +78,7 @@ pub struct Work<'a> {
     mark: usize,
     credit: usize,
     failures: Vec<ItemFailure>,
+    failure_bytes: usize,
 }
 
 impl<'a> Work<'a> {
@@ -102,6 +105,7 @@ impl<'a> Work<'a> {
             mark: start,
             credit: usize::try_from(credit).unwrap_or(usize::MAX),
             failures: Vec::new(),
+            failure_bytes: 0,
         }
     }
 
@@ -109,7 +113,7 @@ impl<'a> Work<'a> {
     #[inline]
     pub fn next_item(&mut self) -> Option<&'a [u8]> {
         self.mark = self.out.len();
-        if self.mark - self.start >= self.credit && self.begun > 0 {
+        if self.mark - self.start + self.failure_bytes >= self.credit && self.begun > 0 {
             self.claims.close();
             return None;
         }
@@ -131,6 +135,8 @@ impl<'a> Work<'a> {
     /// Answers the current item by a failure. What was written of its result is taken away.
     pub fn fail(&mut self, kind: FailureKind, message: String) {
         self.out.truncate(self.mark);
+        let message = cut(message);
+        self.failure_bytes += message.len();
         self.failures.push(ItemFailure { offset: self.begun - 1, kind, message });
     }
 
@@ -138,6 +144,17 @@ impl<'a> Work<'a> {
     pub(crate) fn finish(self) -> (u32, Vec<ItemFailure>) {
         (self.begun, self.failures)
     }
+}
+
+/// A message of bearable length: they count among the results that a map holds.
+fn cut(mut message: String) -> String {
+    const MOST: usize = 4096;
+    if message.len() > MOST {
+        let end = (0..=MOST).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+        message.truncate(end);
+        message.push('…');
+    }
+    message
 }
 
 /// Clock and CPU time of a stretch of work of one thread.
@@ -213,6 +230,9 @@ mod tests {
         assert_eq!(claims.claim(100), Some(7));
         assert_eq!(claims.claim(1), None);
         assert_eq!(claims.recall(false), None);
+        let unbegun = Claims::new(5);
+        assert_eq!(unbegun.recall(false), Some(1));
+        assert_eq!(unbegun.recall(false), None);
     }
 
     #[test]

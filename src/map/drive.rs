@@ -192,6 +192,12 @@ impl Drive {
     pub(crate) fn plan(&mut self) -> Option<Plan> {
         self.send_again();
         let capacity = self.run.as_mut()?.capacity();
+        // What was pulled and can't be sent goes first; where a run has failed, nothing more may be read.
+        if !self.again.is_empty() {
+            // With a place free it is the budget that stands in the way.
+            self.resting = capacity.batches > 0;
+            return None;
+        }
         if capacity.batches == 0 && self.in_flight > 0 || self.input_ended && self.builder.items() == 0 {
             return None;
         }
@@ -284,15 +290,20 @@ impl Drive {
         }
     }
 
+    /// Answers are owed, or a batch was refused, of which the run says why.
+    fn expects_news(&self) -> bool {
+        self.in_flight > 0 || !self.again.is_empty()
+    }
+
     /// Takes completions that are there, without waiting.
     pub(crate) fn collect(&mut self) -> Result<(), Error> {
-        while self.in_flight > 0 && self.take_one(Instant::now())? {}
+        while self.expects_news() && self.take_one(Instant::now())? {}
         Ok(())
     }
 
     /// Waits for news. `Ok(false)`: there is nothing to wait for.
     pub(crate) fn wait(&mut self) -> Result<bool, Error> {
-        if self.in_flight == 0 {
+        if !self.expects_news() {
             return Ok(false);
         }
         let begun = Instant::now();
@@ -375,14 +386,23 @@ impl Drive {
         .with_source(self.deaths.pop().expect("there are some")))
     }
 
-    /// The map is over: its run ends, and its line is written.
-    pub(crate) fn end(&mut self) {
-        self.ended = true;
+    /// The run can't go on: nothing more is read or waited for, only what is here is still to be delivered.
+    pub(crate) fn stop(&mut self) {
         if let Some(run) = self.run.take() {
             run.close();
-            let workers = self.config.settings().local_processes;
-            self.report.end(self.input_ended, workers);
         }
+        self.again.clear();
+        self.in_flight = 0;
+    }
+
+    /// The map is over: its run ends, and its line is written.
+    pub(crate) fn end(&mut self) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let complete = self.input_ended && self.run.is_some();
+        self.stop();
+        self.report.end(complete, self.config.settings().local_processes);
     }
 
     /// Whether every item that was pulled has been taken by the consumer, and no more come.
@@ -397,9 +417,7 @@ impl Drive {
 
 impl Drop for Drive {
     fn drop(&mut self) {
-        if !self.ended {
-            self.end();
-        }
+        self.end();
     }
 }
 

@@ -52,6 +52,8 @@ where
     input: Input<I>,
     drive: Drive,
     segment: Option<Segment>,
+    /// What ends the map, once all that is here is delivered.
+    failure: Option<Error>,
     results: PhantomData<fn() -> R>,
 }
 
@@ -65,7 +67,7 @@ where
     where
         I::Item: Serialize,
     {
-        Fastmap { input: Input::by_value(input), drive, segment: None, results: PhantomData }
+        Fastmap { input: Input::by_value(input), drive, segment: None, failure: None, results: PhantomData }
     }
 
     /// For items that are encoded as what they point to.
@@ -74,7 +76,7 @@ where
         I: Iterator<Item = &'a T>,
         T: Serialize + 'a,
     {
-        Fastmap { input: Input::by_ref(input), drive, segment: None, results: PhantomData }
+        Fastmap { input: Input::by_ref(input), drive, segment: None, failure: None, results: PhantomData }
     }
 
     /// Yields results in batches as they come from the workers: fewer, larger steps, in the same order.
@@ -122,7 +124,7 @@ where
     }
 
     /// An item that runs longer is answered by a [`Timeout`](ErrorKind::Timeout) error; its worker is ended and
-    /// replaced, and no other item is harmed. It may run a twentieth longer. Time in which host and workers are
+    /// replaced, and no other item is harmed. The `init` of `fastmap_init` has no limit. It may run a twentieth longer. Time in which host and workers are
     /// stopped (Ctrl-Z) does not count.
     ///
     /// # Panics
@@ -162,7 +164,7 @@ where
         if self.drive.hungry()
             && let Err(error) = self.refill()
         {
-            return Some(self.fail(error));
+            self.fail(error);
         }
         if let Some(answer) = self.answer() {
             return Some(Ok(answer));
@@ -180,25 +182,32 @@ where
             if let Some(answer) = self.answer() {
                 return Some(Ok(answer));
             }
-            if let Err(error) = self.refill() {
-                return Some(self.fail(error));
-            }
-            if self.drive.is_complete() {
+            if let Some(error) = self.failure.take() {
                 self.drive.end();
-                return None;
+                return Some(Err(error));
             }
-            match self.drive.wait() {
-                Ok(_) => {}
-                Err(error) => return Some(self.fail(error)),
+            let progress = self.refill().and_then(|()| {
+                if self.drive.is_complete() {
+                    return Ok(false);
+                }
+                self.drive.wait()?;
+                Ok(true)
+            });
+            match progress {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.drive.end();
+                    return None;
+                }
+                Err(error) => self.fail(error),
             }
         }
     }
 
-    fn fail(&mut self, error: Error) -> Advance<R> {
-        self.segment = None;
-        self.drive.end_input();
-        self.drive.end();
-        Err(error)
+    /// The map can't go on. Answers that are here, up to the first gap, are delivered before the error.
+    fn fail(&mut self, error: Error) {
+        self.failure = Some(error);
+        self.drive.stop();
     }
 
     /// Reads and sends as much as there are places for.

@@ -79,7 +79,9 @@ impl Segment {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.payload.bytes().len() + self.failures.len() * size_of::<ItemFailure>()
+        let failures = self.failures.as_slice().iter();
+        self.payload.bytes().len()
+            + failures.map(|failure| size_of::<ItemFailure>() + failure.message.len()).sum::<usize>()
     }
 
     /// Items not read yet.

@@ -38,10 +38,13 @@ use pool::{Gauge, Inbox, Shared};
 /// of work hide it; up to one packet of bytes.
 const TARGETS: Targets = Targets { work: Duration::from_millis(20), bytes: 128 * 1024 };
 
+/// More make no sense on any machine, and each costs the host six descriptors and two threads.
+const MOST_PROCESSES: usize = 4096;
+
 /// How the workers are started.
 #[derive(Clone, Debug)]
 pub struct LocalOptions {
-    /// Most worker processes at a time, at least 1.
+    /// Most worker processes at a time, 1 to 4096.
     pub processes: usize,
     /// The program that becomes a worker. It must be the running executable; `None` (the default) takes the very
     /// file that runs, also when another has taken its path meanwhile.
@@ -53,7 +56,11 @@ pub struct LocalOptions {
 impl LocalOptions {
     /// `processes` workers of this executable, whose lines go to the host's own output.
     pub fn new(processes: usize) -> Self {
-        LocalOptions { processes: processes.max(1), program: None, relay: Arc::new(PassThrough) }
+        LocalOptions {
+            processes: processes.clamp(1, MOST_PROCESSES),
+            program: None,
+            relay: Arc::new(PassThrough),
+        }
     }
 }
 
@@ -115,6 +122,7 @@ impl Pool {
     fn start_supervisor(&self) -> Result<(), BackendError> {
         let mut supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner);
         if supervisor.is_none() {
+            try_channel().map_err(|error| BackendError::Io("cannot make a channel".to_owned(), error))?;
             let shared = Arc::clone(&self.shared);
             let thread = std::thread::Builder::new().name("fastmap-supervisor".to_owned());
             let handle = thread
@@ -129,6 +137,17 @@ impl Pool {
         }
         Ok(())
     }
+}
+
+/// ipc-channel measures its sockets at the first send, once, and panics for ever after where that fails (no descriptor
+/// left): let it happen where an error can be returned.
+fn try_channel() -> std::io::Result<()> {
+    let (sender, receiver) = ipc_channel::ipc::bytes_channel()?;
+    match catch_unwind(AssertUnwindSafe(|| sender.send(&[0]))) {
+        Ok(sent) => sent?,
+        Err(_) => return Err(std::io::Error::other("no descriptor is left")),
+    }
+    receiver.recv().map(drop).map_err(std::io::Error::other)
 }
 
 impl Drop for Pool {

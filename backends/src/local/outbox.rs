@@ -9,6 +9,7 @@ use ipc_channel::ipc::IpcBytesSender;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 
 use super::page::Page;
+use super::supervisor::block_signals;
 use crate::wire::PACKET;
 
 /// A frame on its way out; a batch's bytes are shared with whoever may have to send them again.
@@ -36,11 +37,18 @@ struct State {
     /// Frames for the writer thread, the first of which it may be sending.
     queue: VecDeque<Frame>,
     sent: u64,
+    /// Packets that were sent from here and not seen to be taken: number and size.
+    untaken: VecDeque<(u64, usize)>,
 }
 
 impl Outbox {
     pub(crate) fn new(sender: IpcBytesSender, page: Arc<Page>) -> Self {
-        let state = State { sender: Some(Arc::new(sender)), queue: VecDeque::new(), sent: 0 };
+        let state = State {
+            sender: Some(Arc::new(sender)),
+            queue: VecDeque::new(),
+            sent: 0,
+            untaken: VecDeque::new(),
+        };
         Outbox {
             shared: Arc::new(Shared { state: Mutex::new(state), more: Condvar::new(), page }),
             writer: false,
@@ -53,11 +61,11 @@ impl Outbox {
     /// can't be sent to for another reason (no memory for the socket) sees the channel end, and ends by that.
     pub(crate) fn send(&mut self, frame: Frame) {
         let mut state = lock(&self.shared.state);
-        // A socket whose every packet was taken has room for one more, whatever its size up to PACKET;
-        // with less certainty a send could wait for a worker that is stopped.
-        if frame.len() <= PACKET && state.queue.is_empty() && self.shared.page.received() == state.sent {
+        if frame.len() <= PACKET && state.queue.is_empty() && state.has_room(self.shared.page.received()) {
             let Some(sender) = state.sender.clone() else { return };
             state.sent += 1;
+            let number = state.sent;
+            state.untaken.push_back((number, frame.len()));
             if send_packet(&sender, &frame).is_err() {
                 state.give_up();
             }
@@ -69,7 +77,15 @@ impl Outbox {
         if !self.writer {
             let shared = Arc::clone(&self.shared);
             let thread = std::thread::Builder::new().name("fastmap-writer".to_owned());
-            self.writer = thread.spawn(move || shared.write()).is_ok();
+            self.writer = thread
+                .spawn(move || {
+                    block_signals();
+                    shared.write();
+                })
+                .is_ok();
+            if !self.writer {
+                lock(&self.shared.state).give_up();
+            }
         }
     }
 
@@ -89,6 +105,20 @@ impl Drop for Outbox {
 }
 
 impl State {
+    /// Whether the socket takes one more packet without waiting for the worker, which may be stopped.
+    ///
+    /// A send waits while the packets in the socket fill its buffer (208 KB by default, however large the next one
+    /// is); a packet takes less than twice its size and 1 KB there: 278 of 64 B, 93 of 1 KB, 11 of 16 KB, 4 of 64 KB fit.
+    fn has_room(&mut self, received: u64) -> bool {
+        while self.untaken.front().is_some_and(|(number, _)| *number <= received) {
+            self.untaken.pop_front();
+        }
+        // What the writer thread sent is not in the list: wait until all of it is taken.
+        let known = received + self.untaken.len() as u64 == self.sent;
+        let filled: usize = self.untaken.iter().map(|(_, size)| 2 * size + 1024).sum();
+        known && filled < 128 * 1024
+    }
+
     fn give_up(&mut self) {
         self.sender = None;
         self.queue.clear();

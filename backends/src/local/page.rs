@@ -41,6 +41,9 @@ pub(crate) struct Page {
 }
 
 impl Page {
+    /// Stands for the ticket while the state of an ended map is freed.
+    pub(crate) const FREEING: u64 = u64::MAX;
+
     /// A new page, and the descriptor that a worker gets as its stdin.
     pub(crate) fn create() -> io::Result<(Page, OwnedFd)> {
         let fd = memfd_create("fastmap", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;

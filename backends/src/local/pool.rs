@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ipc_channel::ipc::IpcBytesSender;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::greeting::Hello;
 use super::outbox::Outbox;
 use super::page::Page;
 use super::{LocalOptions, Opening};
@@ -71,6 +71,8 @@ pub(crate) struct Member {
     opened: HashSet<JobId>,
     /// When it last answered, or got work while idle.
     pub(crate) progress: Instant,
+    /// It has answered something: a worker can live here.
+    proven: bool,
     /// Why it is being ended, with what it then ran.
     pub(crate) verdict: Option<(DeathCause, Option<(u64, Running)>)>,
     /// How long it has owed the answer of a batch that it is through with.
@@ -279,13 +281,17 @@ impl Shared {
     }
 
     /// A worker has greeted.
-    pub(crate) fn greeted(&self, id: u64, hello: Hello) -> Result<(), DeathCause> {
-        if hello.version != VERSION || hello.executable != executable::identity() {
+    pub(crate) fn greeted(
+        &self,
+        id: u64,
+        version: u32,
+        program: &str,
+        to_worker: IpcBytesSender,
+    ) -> Result<(), DeathCause> {
+        if version != VERSION || program != executable::identity() {
             return Err(DeathCause::Mismatch(format!(
-                "it is not the program of its host (host {}, protocol {VERSION}; worker {}, protocol {})",
+                "it is not the program of its host (host {}, protocol {VERSION}; worker {program}, protocol {version})",
                 executable::identity(),
-                hello.executable,
-                hello.version
             )));
         }
         let mut state = self.lock();
@@ -293,7 +299,7 @@ impl Shared {
             return Err(DeathCause::Protocol("it greeted a pool that is closing".to_owned()));
         }
         if let Some(member) = state.member(id) {
-            member.outbox = Some(Outbox::new(hello.to_worker, Arc::clone(&member.page)));
+            member.outbox = Some(Outbox::new(to_worker, Arc::clone(&member.page)));
             member.progress = Instant::now();
         }
         self.hand_out(state);
@@ -334,6 +340,7 @@ impl Shared {
         }
         let held = member.held.remove(at).expect("it was found there");
         member.progress = Instant::now();
+        member.proven = true;
         let worker = member.name.clone();
         state.futile.clear();
         let run = state.runs.get_mut(&held.batch.job()).expect("a run stays while its batches are held");
@@ -483,9 +490,9 @@ impl Shared {
         if state.closing {
             return;
         }
-        if !lost && !unwanted {
+        if !lost && !unwanted && !member.proven {
             // Whoever dies idle or at its start may do so because no worker can live here.
-            state.failed_start(death, self.options.processes);
+            state.failed_start(death);
         }
         state.forget_finished();
         self.hand_out(guard);
@@ -495,7 +502,7 @@ impl Shared {
     pub(crate) fn not_started(&self, death: Death) {
         let mut state = self.lock();
         state.requested = state.requested.saturating_sub(1);
-        state.failed_start(death, self.options.processes);
+        state.failed_start(death);
         self.hand_out(state);
     }
 
@@ -533,18 +540,28 @@ impl State {
         self.members.iter_mut().find(|member| member.id == id)
     }
 
-    /// Hands out one batch, of the run that has the fewest in workers' hands, to the worker that holds the fewest.
+    /// Hands out one batch: of the run that has the fewest in workers' hands, if there is room for it.
     fn hand_out_one(&mut self) -> bool {
-        let fewest = |(_, run): &(&JobId, &mut RunState)| run.in_flight;
-        let waiting = self.runs.iter_mut().filter(|(_, run)| !run.pending.is_empty());
-        let Some((job, run)) = waiting.min_by_key(fewest) else { return false };
+        let mut waiting: Vec<(usize, JobId)> = self
+            .runs
+            .iter()
+            .filter(|(_, run)| !run.pending.is_empty())
+            .map(|(job, run)| (run.in_flight, *job))
+            .collect();
+        waiting.sort_unstable();
+        waiting.into_iter().any(|(_, job)| self.hand_out_of(job))
+    }
+
+    /// Hands out the first batch of a run, to the worker that holds the fewest.
+    fn hand_out_of(&mut self, job: JobId) -> bool {
+        let run = self.runs.get_mut(&job).expect("it was just listed");
         let depth = run.depth();
         let ready = self.members.iter_mut().filter(|member| member.takes_work() && member.held.len() < depth);
         let Some(member) = ready.min_by_key(|member| member.held.len()) else { return false };
         let batch = run.pending.pop_front().expect("it was not empty");
         run.in_flight += 1;
         let outbox = member.outbox.as_mut().expect("a worker that takes work has greeted");
-        if member.opened.insert(*job) {
+        if member.opened.insert(job) {
             outbox.send(Arc::clone(&run.opening));
         }
         outbox.send(Arc::clone(batch.packet()));
@@ -590,14 +607,18 @@ impl State {
         }
     }
 
-    /// Counts a worker that ended without having run anything; after some in a row no run can go on.
-    fn failed_start(&mut self, death: Death, processes: usize) {
+    /// Counts a worker that ended without having run anything; after some in a row no run can go on, unless others
+    /// work: then the map goes on with those, and a start is tried now and then.
+    fn failed_start(&mut self, death: Death) {
         self.futile.push(death);
-        let working = self.members.iter().any(|member| !member.held.is_empty());
-        let limit = if working { FAILED_STARTS + 2 * processes } else { FAILED_STARTS };
-        if self.futile.len() < limit {
+        if self.futile.len() < FAILED_STARTS {
             // What the system refuses now (processes, memory, descriptors) it may give in a moment.
             self.not_before = Some(Instant::now() + Duration::from_millis(20) * self.futile.len() as u32);
+            return;
+        }
+        if self.members.iter().any(|member| member.proven || !member.held.is_empty()) {
+            self.futile.remove(0);
+            self.not_before = Some(Instant::now() + Duration::from_secs(1));
             return;
         }
         let deaths = std::mem::take(&mut self.futile);
@@ -660,6 +681,7 @@ impl Member {
             held: VecDeque::new(),
             opened: HashSet::new(),
             progress: Instant::now(),
+            proven: false,
             verdict: None,
             silent: Duration::ZERO,
             watched: None,

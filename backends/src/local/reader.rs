@@ -12,7 +12,7 @@ use log::Level;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 use super::Record;
-use super::greeting::Greeting;
+use super::greeting::{Greeting, Hello};
 use super::outbox::send_packet;
 use super::pool::Shared;
 use crate::completion::{Death, DeathCause};
@@ -112,10 +112,10 @@ pub(crate) fn listen(
 /// From the greeting to the channel's end.
 fn converse(shared: &Shared, id: u64, name: &str, server: IpcOneShotServer<Greeting>, gate: &Arc<Gate>) {
     match server.accept() {
-        Ok((_, Greeting::Hello(mut hello))) => {
-            let from_worker = std::mem::replace(&mut hello.from_worker, closed_channel());
-            gate.greeted(hello.wake.clone());
-            match shared.greeted(id, hello) {
+        Ok((_, Greeting::Hello(hello))) => {
+            let Hello { version, executable, to_worker, from_worker, wake } = hello;
+            gate.greeted(wake);
+            match shared.greeted(id, version, &executable, to_worker) {
                 Ok(()) => {
                     if let Err(broken) = receive(shared, id, name, &from_worker, gate) {
                         shared.condemn(id, DeathCause::Protocol(broken));
@@ -130,10 +130,6 @@ fn converse(shared: &Shared, id: u64, name: &str, server: IpcOneShotServer<Greet
             }
         }
     }
-}
-
-fn closed_channel() -> IpcBytesReceiver {
-    ipc_channel::ipc::bytes_channel().expect("a channel, as the worker's greeting just brought three").1
 }
 
 /// Takes frames until the end; an error says how the worker broke the protocol.

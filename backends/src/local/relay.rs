@@ -3,10 +3,12 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, poll};
 
 /// Which of a worker's outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,13 +34,30 @@ impl Relay for PassThrough {
     fn line(&self, _worker: &str, stream: Stream, line: &[u8]) {
         // A host whose own output is closed has nobody to tell: as with `print` to a closed pipe, minus the panic.
         let _closed = match stream {
-            Stream::Stdout => {
-                let mut out = io::stdout().lock();
-                out.write_all(line).and_then(|()| out.flush())
-            }
-            Stream::Stderr => io::stderr().lock().write_all(line),
+            Stream::Stdout => write_whole(io::stdout().as_fd(), line),
+            Stream::Stderr => write_whole(io::stderr().as_fd(), line),
         };
     }
+}
+
+/// Writes past std's lock: a program that holds `stdout().lock()` while it maps would stop the thread that looks after
+/// the workers. Lines are whole already, and std's own buffer holds no more than a line without its end.
+fn write_whole(fd: BorrowedFd<'_>, mut line: &[u8]) -> rustix::io::Result<()> {
+    while !line.is_empty() {
+        match rustix::io::write(fd, line) {
+            Ok(written) => line = &line[written..],
+            Err(rustix::io::Errno::INTR) => {}
+            // Somebody has made the output non-blocking: wait for room, but not for ever.
+            Err(rustix::io::Errno::AGAIN) => {
+                let ready = poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], 1000u16);
+                if !ready.is_ok_and(|ready| ready > 0) {
+                    return Err(rustix::io::Errno::AGAIN);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// A longer line is passed on in parts.
@@ -102,7 +121,8 @@ impl<R: Read + AsFd> Pipe<R> {
     }
 
     fn emit(&mut self, worker: &str, relay: &dyn Relay) {
-        relay.line(worker, self.stream, &self.partial);
+        // A relay that panics loses its line, not the thread that looks after the workers.
+        let _lost = catch_unwind(AssertUnwindSafe(|| relay.line(worker, self.stream, &self.partial)));
         if self.stream == Stream::Stderr {
             let line: String =
                 String::from_utf8_lossy(&self.partial).trim().chars().take(TAIL_CHARS).collect();
@@ -130,6 +150,7 @@ impl<R: Read + AsFd> Pipe<R> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::sync::Mutex;
 
     use super::*;

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::page::Page;
 use super::pool::{Member, State, recall};
 use crate::completion::{DeathCause, Running};
 
@@ -105,7 +106,9 @@ fn end_silent(state: &mut State, since_last: Duration) -> Option<Duration> {
 
 /// Ends workers that are stuck in an item nobody waits for while somebody else wants their place.
 fn end_orphans(state: &mut State, now: Instant) -> Option<Duration> {
-    let orphaned = |member: &Member| member.held.front().is_some_and(|held| held.orphan);
+    // Also one that is stuck in freeing what an ended map left in it.
+    let freeing = |member: &Member| member.page.running().is_some_and(|(ticket, _)| ticket == Page::FREEING);
+    let orphaned = |member: &Member| freeing(member) || member.held.front().is_some_and(|held| held.orphan);
     if !state.members.iter().any(orphaned) {
         return None;
     }
@@ -127,7 +130,12 @@ fn move_work(state: &mut State, now: Instant) -> Option<Duration> {
     if idle == 0 || state.runs.values().any(|run| !run.pending.is_empty()) {
         return None;
     }
-    let mut asked = state.members.iter().flat_map(|member| &member.held).filter(|held| held.recalled).count();
+    let mut asked = state
+        .members
+        .iter()
+        .flat_map(|member| &member.held)
+        .filter(|held| held.recalled && !held.orphan)
+        .count();
     let mut later = None;
     for member in &mut state.members {
         let stuck = now.duration_since(member.progress) > STUCK;

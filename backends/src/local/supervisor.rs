@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use ipc_channel::ipc::IpcOneShotServer;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::greeting::{Greeting, INSIDE, MARKER, Marker};
@@ -46,6 +47,7 @@ struct Watched {
 
 /// Runs until the pool closes and its last worker is dead.
 pub(crate) fn supervise(shared: &Arc<Shared>) {
+    block_signals();
     let mut watched: Vec<Watched> = Vec::new();
     let mut readers: Vec<JoinHandle<()>> = Vec::new();
     let mut named = 0;
@@ -86,7 +88,10 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
             named += 1;
             match start(shared, named, &mut folder_tried) {
                 Ok(new) => watched.push(new),
-                Err(death) => shared.not_started(death),
+                Err(death) => {
+                    shared.not_started(death);
+                    break;
+                }
             }
         }
         if requested > 0 {
@@ -105,6 +110,16 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
     for reader in readers {
         drop(reader.join());
     }
+}
+
+/// Signals are the program's business: a handler of its own must not run here, where it would interrupt a call that
+/// can't be resumed (ipc-channel gives up an interrupted `accept`).
+pub(crate) fn block_signals() {
+    let mut set = SigSet::all();
+    for fault in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL, Signal::SIGABRT] {
+        set.remove(fault);
+    }
+    let _unchanged = set.thread_block();
 }
 
 /// Waits until a worker prints or dies, somebody wakes this thread, or `pause` is over.
@@ -209,7 +224,15 @@ fn start(shared: &Arc<Shared>, number: u64, tried: &mut bool) -> Result<Watched,
             return Err(failed("cannot read its output", &error));
         }
     };
-    let pidfd = Pid::from_raw(pid as i32).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    let pidfd = match Pid::from_raw(pid as i32).map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
+        Some(Ok(pidfd)) => Some(pidfd),
+        Some(Err(rustix::io::Errno::SRCH)) | None => None,
+        // Not allowed here, or no descriptor left: a process whose death can't be noticed is of no use.
+        Some(Err(error)) => {
+            drop(child.kill().and_then(|()| child.wait()));
+            return Err(failed("cannot watch it (pidfd_open)", &error));
+        }
+    };
     let gate = Arc::new(Gate::default());
     let reader = {
         // The member must be known before its reader can have news of it.
@@ -217,9 +240,10 @@ fn start(shared: &Arc<Shared>, number: u64, tried: &mut bool) -> Result<Watched,
         state.requested = state.requested.saturating_sub(1);
         state.members.push(Member::new(number, name.clone(), child, page));
         let (shared, gate, name) = (Arc::clone(shared), Arc::clone(&gate), name.clone());
-        std::thread::Builder::new()
-            .name(format!("fastmap-{name}"))
-            .spawn(move || listen(&shared, number, &name, server, &gate))
+        std::thread::Builder::new().name(format!("fastmap-{name}")).spawn(move || {
+            block_signals();
+            listen(&shared, number, &name, server, &gate);
+        })
     };
     match reader {
         Ok(reader) => {
@@ -228,6 +252,8 @@ fn start(shared: &Arc<Shared>, number: u64, tried: &mut bool) -> Result<Watched,
         Err(error) => {
             let mut state = shared.lock();
             if let Some(at) = state.members.iter().position(|member| member.id == number) {
+                // As if it had not come so far: the caller counts it as not started.
+                state.requested += 1;
                 let mut child = state.members.remove(at).child;
                 drop(child.kill().and_then(|()| child.wait()));
             }

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::exit;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,7 +13,7 @@ use std::time::Duration;
 use ipc_channel::IpcError;
 use ipc_channel::ipc::{self, IpcBytesReceiver, IpcBytesSender, IpcSender};
 use nix::sys::prctl;
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::unistd::{Pid, dup2_stdin, getppid};
 use serde::{Deserialize, Serialize};
 
@@ -216,7 +217,11 @@ impl Worker {
                     jobs.insert(job, Prepared::Opening(frame, header.from as usize));
                 }
                 Kind::Close => {
-                    jobs.remove(&job);
+                    let prepared = jobs.remove(&job);
+                    self.page.begin_setup(Page::FREEING);
+                    // The drop of the function's state is user code: it may panic, or never end.
+                    let _panicked = catch_unwind(AssertUnwindSafe(|| drop(prepared)));
+                    self.page.end();
                 }
                 Kind::Batch => match jobs.remove(&job).map(|task| self.prepare(header.batch, task)) {
                     Some(Ok(mut task)) => {
@@ -428,6 +433,8 @@ impl log::Log for Forward {
 /// The host decides about the terminal's signals; a dead host shows as an error of a send, not as SIGPIPE; and
 /// what the host ignores is not ignored for what the function starts.
 fn settle_signals() -> nix::Result<()> {
+    // The thread that starts workers blocks signals, and a mask is inherited.
+    SigSet::empty().thread_set_mask()?;
     for (number, handler) in [
         (Signal::SIGINT, SigHandler::SigIgn),
         (Signal::SIGHUP, SigHandler::SigIgn),
@@ -443,7 +450,8 @@ fn settle_signals() -> nix::Result<()> {
 
 /// Closes what C code in the host opened without CLOEXEC: the function has no business with it.
 fn close_strays() {
-    // SAFETY: nothing in this process has opened a descriptor above the standard three yet, see `enter`.
+    // SAFETY: closes what was inherited; `enter` is the first statement, so that of this program only a library's
+    // constructor can have opened one, which does so in each worker alike.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
 }
 
