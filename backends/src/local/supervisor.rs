@@ -98,8 +98,8 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
             // What was started may have to be looked after by the clock.
             pause = Some(pause.map_or(Duration::from_secs(1), |pause| pause.min(Duration::from_secs(1))));
         }
-        wait(shared, &mut watched, pause);
-        for index in (0..watched.len()).rev() {
+        let news = wait(shared, &watched, pause);
+        for index in (0..watched.len()).rev().filter(|index| news[*index]) {
             watched[index].pass_on(shared);
             if watched[index].is_dead() {
                 readers.push(watched.swap_remove(index).bury(shared));
@@ -122,27 +122,37 @@ pub(crate) fn block_signals() {
     let _unchanged = set.thread_block();
 }
 
-/// Waits until a worker prints or dies, somebody wakes this thread, or `pause` is over.
-fn wait(shared: &Shared, watched: &mut [Watched], pause: Option<Duration>) {
+/// Waits until a worker prints or dies, somebody wakes this thread, or `pause` is over; tells which workers have news.
+fn wait(shared: &Shared, watched: &[Watched], pause: Option<Duration>) -> Vec<bool> {
     let mut fds = vec![PollFd::new(shared.wake().as_fd(), PollFlags::POLLIN)];
-    let open = watched.iter().flat_map(|worker| {
-        let fds: [Option<BorrowedFd<'_>>; 3] = [
+    let mut owners = vec![usize::MAX];
+    // A process that was reaped before it could be opened is news by itself.
+    let mut news: Vec<bool> = watched.iter().map(|worker| worker.pidfd.is_none()).collect();
+    for (index, worker) in watched.iter().enumerate() {
+        let open: [Option<BorrowedFd<'_>>; 3] = [
             worker.pidfd.as_ref().map(AsFd::as_fd),
             worker.stdout.open().map(AsFd::as_fd),
             worker.stderr.open().map(AsFd::as_fd),
         ];
-        fds.into_iter().flatten()
-    });
-    fds.extend(open.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        for fd in open.into_iter().flatten() {
+            fds.push(PollFd::new(fd, PollFlags::POLLIN));
+            owners.push(index);
+        }
+    }
     let timeout = match pause {
+        _ if news.contains(&true) => PollTimeout::ZERO,
         // poll counts in milliseconds: round up, or a short pause would spin.
         Some(pause) => PollTimeout::try_from(pause.as_micros().div_ceil(1000).min(60_000) as u32)
             .unwrap_or(PollTimeout::MAX),
         None => PollTimeout::NONE,
     };
     // Interrupted or out of memory: look around as if something had happened.
-    let _interrupted = poll(&mut fds, timeout);
+    let all = poll(&mut fds, timeout).is_err();
+    for (fd, owner) in fds.iter().zip(owners).skip(1) {
+        news[owner] |= all || fd.any().unwrap_or(true);
+    }
     let _empty = shared.wake().read();
+    news
 }
 
 impl Watched {
