@@ -1,16 +1,18 @@
 //! Worker processes of this machine, behind the [`Backend`] trait.
 //!
-//! `pool` holds who has which batch and decides (no I/O but sends that can't wait); `supervisor` is the one thread
-//! that starts workers, watches them die and relays what they print; `reader` is a thread for each worker that
-//! takes its answers; `worker` is the other end, in the worker process. `greeting`, `page` and `outbox` are
-//! the parts of the channel between them.
+//! `pool` holds who has which batch (`run`, `member`) and decides, without any I/O but sends that can't wait;
+//! `steal` does so by the clock. `supervisor` is the one thread that starts workers, watches them die and relays what
+//! they print (`relay`); `reader` is a thread for each worker that takes its answers; `worker` is the other end, in the
+//! worker process. `greeting`, `page` and `outbox` are the parts of the channel between them.
 
 mod greeting;
+mod member;
 mod outbox;
 mod page;
 mod pool;
 mod reader;
 mod relay;
+mod run;
 mod steal;
 mod supervisor;
 mod worker;
@@ -32,7 +34,8 @@ use crate::error::BackendError;
 use crate::job::{Job, JobId};
 use crate::sizing::Targets;
 use crate::{Backend, Capacity, Run};
-use pool::{Gauge, Inbox, Shared};
+use pool::Shared;
+use run::{Gauge, Inbox};
 
 /// What a batch should be for workers on the same machine: a message costs about 0.1 ms at worst, so that 20 ms
 /// of work hide it; up to one packet of bytes.

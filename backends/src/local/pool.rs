@@ -1,19 +1,18 @@
 //! Who has which batch. All decisions of the pool are taken here under one lock, by whoever brings news: a run that
 //! submits, a reader whose worker answered, the supervisor whose worker died. Nothing here waits.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
-use std::process::Child;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipc_channel::ipc::IpcBytesSender;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::LocalOptions;
+use super::member::{Held, Member, recall};
 use super::outbox::Outbox;
-use super::page::Page;
-use super::{LocalOptions, Opening};
+use super::run::{Gauge, Inbox, RunState};
 use crate::batch::{Batch, BatchId};
 use crate::completion::{
     Completion, Death, DeathCause, ItemFailure, Loss, Outcome, Payload, Results, Running,
@@ -23,11 +22,6 @@ use crate::executable;
 use crate::job::{Job, JobId};
 use crate::wire::{Header, Kind, VERSION};
 
-/// Batches that a worker holds at a time, the running one included; more when they are short, so that the way to
-/// the host and back is hidden behind work.
-const DEPTH: usize = 2;
-const DEPTH_SHORT: usize = 4;
-const SHORT: Duration = Duration::from_millis(5);
 /// Workers that may die in a row before their greeting, or without having run anything, before runs are ended.
 const FAILED_STARTS: usize = 3;
 
@@ -54,123 +48,6 @@ pub(crate) struct State {
     pub(crate) closing: bool,
     /// When the supervisor will look around without being woken; `None`: not at all.
     pub(crate) next_look: Option<Instant>,
-}
-
-/// A worker process, from its start until its death is dealt with.
-#[derive(Debug)]
-pub(crate) struct Member {
-    pub(crate) id: u64,
-    pub(crate) name: String,
-    pub(crate) child: Child,
-    pub(crate) page: Arc<Page>,
-    pub(crate) started: Instant,
-    /// `None` until it has greeted.
-    pub(crate) outbox: Option<Outbox>,
-    /// Batches sent and not answered, in the order they were sent.
-    pub(crate) held: VecDeque<Held>,
-    opened: HashSet<JobId>,
-    /// When it last answered, or got work while idle.
-    pub(crate) progress: Instant,
-    /// It has answered something: a worker can live here.
-    proven: bool,
-    /// Why it is being ended, with what it then ran.
-    pub(crate) verdict: Option<(DeathCause, Option<(u64, Running)>)>,
-    /// How long it has owed the answer of a batch that it is through with.
-    pub(crate) silent: Duration,
-    /// For item timeouts: what ran at the last look, and for how long.
-    pub(crate) watched: Option<((u64, Running), Duration)>,
-}
-
-/// A batch in a worker's hands.
-#[derive(Debug)]
-pub(crate) struct Held {
-    pub(crate) batch: Batch,
-    /// Items `0..limit` are the worker's; the rest was given back.
-    pub(crate) limit: u32,
-    /// Items were asked back, and the answer is not here yet.
-    pub(crate) recalled: bool,
-    /// Nobody waits for it any more.
-    pub(crate) orphan: bool,
-}
-
-#[derive(Debug)]
-pub(crate) struct RunState {
-    pub(crate) job: Arc<Job>,
-    /// The frame that opens the job in a worker.
-    opening: Arc<Vec<u8>>,
-    inbox: Arc<Inbox>,
-    gauge: Arc<Gauge>,
-    pub(crate) pending: VecDeque<Batch>,
-    pub(crate) in_flight: usize,
-    /// Its adapter is gone; it stays until its last batch is out of the workers' hands.
-    pub(crate) closed: bool,
-    failed: bool,
-    /// Moving means over answered batches.
-    batch_time: Option<Duration>,
-    pub(crate) item_time: Option<Duration>,
-}
-
-/// What a run asks before each item, without the pool's lock.
-#[derive(Debug, Default)]
-pub(crate) struct Gauge {
-    /// Batches submitted and not completed.
-    outstanding: AtomicUsize,
-    slots: AtomicUsize,
-}
-
-impl Gauge {
-    /// (batches that would be taken now, batches held at most)
-    #[inline]
-    pub(crate) fn read(&self) -> (usize, usize) {
-        let slots = self.slots.load(Ordering::Relaxed);
-        (slots.saturating_sub(self.outstanding.load(Ordering::Relaxed)), slots)
-    }
-}
-
-/// Where completions wait for the run's thread. Bounded by what the run has submitted.
-#[derive(Debug, Default)]
-pub(crate) struct Inbox {
-    state: Mutex<InboxState>,
-    more: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct InboxState {
-    completions: VecDeque<Completion>,
-    error: Option<BackendError>,
-}
-
-impl Inbox {
-    pub(crate) fn take(&self, deadline: Instant) -> Result<Option<Completion>, BackendError> {
-        let mut state = self.lock();
-        loop {
-            if let Some(completion) = state.completions.pop_front() {
-                return Ok(Some(completion));
-            }
-            if let Some(error) = state.error.take() {
-                return Err(error);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(None);
-            }
-            state = self.more.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
-    fn put(&self, completion: Completion) {
-        self.lock().completions.push_back(completion);
-        self.more.notify_one();
-    }
-
-    fn fail(&self, error: BackendError) {
-        self.lock().error = Some(error);
-        self.more.notify_one();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, InboxState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Shared {
@@ -214,23 +91,7 @@ impl Shared {
 
     /// A run begins.
     pub(crate) fn open(&self, job: Arc<Job>) -> (Arc<Inbox>, Arc<Gauge>) {
-        let opening = postcard::to_stdvec(&Opening { function: job.function.clone() })
-            .expect("a function's name can be written");
-        let mut payload = opening.clone();
-        payload.extend_from_slice(&job.context);
-        let header = Header { kind: Kind::Open, job: job.id.0, from: opening.len() as u32, ..Header::EMPTY };
-        let mut run = RunState {
-            opening: Arc::new(header.frame(&payload)),
-            inbox: Arc::default(),
-            gauge: Arc::default(),
-            pending: VecDeque::new(),
-            in_flight: 0,
-            closed: false,
-            failed: false,
-            batch_time: None,
-            item_time: None,
-            job,
-        };
+        let mut run = RunState::new(job);
         let handles = (Arc::clone(&run.inbox), Arc::clone(&run.gauge));
         let mut state = self.lock();
         if state.closing {
@@ -630,84 +491,8 @@ impl State {
     /// Each run may hold its share of the workers' places.
     fn update_gauges(&mut self, processes: usize) {
         let active = self.runs.values().filter(|run| run.outstanding() > 0).count().max(1);
-        for run in self.runs.values_mut() {
-            let slots = (processes * run.depth()).div_ceil(active).max(1);
-            run.gauge.slots.store(slots, Ordering::Relaxed);
-            run.gauge.outstanding.store(run.outstanding(), Ordering::Relaxed);
+        for run in self.runs.values() {
+            run.update_gauge((processes * run.depth()).div_ceil(active).max(1));
         }
     }
-}
-
-impl RunState {
-    pub(crate) fn outstanding(&self) -> usize {
-        self.pending.len() + self.in_flight
-    }
-
-    fn depth(&self) -> usize {
-        if self.batch_time.is_some_and(|time| time < SHORT) { DEPTH_SHORT } else { DEPTH }
-    }
-
-    fn observe(&mut self, header: &Header) {
-        let mean = |old: Option<Duration>, new: Duration| Some(old.map_or(new, |old| (old * 3 + new) / 4));
-        let wall = Duration::from_nanos(header.wall);
-        self.batch_time = mean(self.batch_time, wall);
-        self.item_time = mean(self.item_time, wall / header.items.max(1));
-    }
-
-    /// Hands a completion to the run's thread, which finds the place free that it was in.
-    fn tell(&self, completion: Completion) {
-        self.gauge.outstanding.store(self.outstanding(), Ordering::Relaxed);
-        self.inbox.put(completion);
-    }
-
-    fn fail(&mut self, error: BackendError) {
-        if !self.failed {
-            self.failed = true;
-            self.inbox.fail(error);
-        }
-        self.pending.clear();
-    }
-}
-
-impl Member {
-    pub(crate) fn new(id: u64, name: String, child: Child, page: Arc<Page>) -> Self {
-        Member {
-            id,
-            name,
-            child,
-            page,
-            started: Instant::now(),
-            outbox: None,
-            held: VecDeque::new(),
-            opened: HashSet::new(),
-            progress: Instant::now(),
-            proven: false,
-            verdict: None,
-            silent: Duration::ZERO,
-            watched: None,
-        }
-    }
-
-    fn takes_work(&self) -> bool {
-        self.outbox.is_some() && self.verdict.is_none()
-    }
-
-    pub(crate) fn idle(&self) -> bool {
-        self.takes_work() && self.held.is_empty()
-    }
-
-    /// Ends it. Its death is told by the supervisor, as any other.
-    pub(crate) fn condemn(&mut self, cause: DeathCause, running: Option<(u64, Running)>) {
-        if self.verdict.is_none() {
-            self.verdict = Some((cause, running));
-        }
-        // It may be dead already.
-        drop(self.child.kill());
-    }
-}
-
-/// The frame that asks a worker for what it has not begun of a batch, or for half of it.
-pub(crate) fn recall(ticket: u64, half: bool) -> Arc<Vec<u8>> {
-    let header = Header { kind: Kind::Recall, batch: ticket, from: u32::from(half), ..Header::EMPTY };
-    Arc::new(header.frame(&[]))
 }

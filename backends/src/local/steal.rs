@@ -4,8 +4,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::member::{Member, recall};
 use super::page::Page;
-use super::pool::{Member, State, recall};
+use super::pool::State;
 use crate::completion::{DeathCause, Running};
 
 /// A worker that has not greeted by then is none. Generous: a loaded machine starts processes slowly.

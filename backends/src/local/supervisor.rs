@@ -17,8 +17,9 @@ use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::greeting::{Greeting, INSIDE, MARKER, Marker};
+use super::member::Member;
 use super::page::Page;
-use super::pool::{Member, Shared};
+use super::pool::Shared;
 use super::reader::{Gate, listen};
 use super::relay::{Pipe, Stream};
 use super::steal;

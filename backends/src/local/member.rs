@@ -1,0 +1,94 @@
+//! A worker as the pool knows it: its process, what it holds, and why it is being ended.
+//! Changed under the pool's lock only, by `pool` and `steal`.
+
+use std::collections::{HashSet, VecDeque};
+use std::process::Child;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::outbox::Outbox;
+use super::page::Page;
+use crate::batch::Batch;
+use crate::completion::{DeathCause, Running};
+use crate::job::JobId;
+use crate::wire::{Header, Kind};
+
+/// A worker process, from its start until its death is dealt with.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) id: u64,
+    pub(crate) name: String,
+    pub(crate) child: Child,
+    pub(crate) page: Arc<Page>,
+    pub(crate) started: Instant,
+    /// `None` until it has greeted.
+    pub(crate) outbox: Option<Outbox>,
+    /// Batches sent and not answered, in the order they were sent.
+    pub(crate) held: VecDeque<Held>,
+    pub(crate) opened: HashSet<JobId>,
+    /// When it last answered, or got work while idle.
+    pub(crate) progress: Instant,
+    /// It has answered something: a worker can live here.
+    pub(crate) proven: bool,
+    /// Why it is being ended, with what it then ran.
+    pub(crate) verdict: Option<(DeathCause, Option<(u64, Running)>)>,
+    /// How long it has owed the answer of a batch that it is through with.
+    pub(crate) silent: Duration,
+    /// For item timeouts: what ran at the last look, and for how long.
+    pub(crate) watched: Option<((u64, Running), Duration)>,
+}
+
+/// A batch in a worker's hands.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) batch: Batch,
+    /// Items `0..limit` are the worker's; the rest was given back.
+    pub(crate) limit: u32,
+    /// Items were asked back, and the answer is not here yet.
+    pub(crate) recalled: bool,
+    /// Nobody waits for it any more.
+    pub(crate) orphan: bool,
+}
+
+impl Member {
+    pub(crate) fn new(id: u64, name: String, child: Child, page: Arc<Page>) -> Self {
+        Member {
+            id,
+            name,
+            child,
+            page,
+            started: Instant::now(),
+            outbox: None,
+            held: VecDeque::new(),
+            opened: HashSet::new(),
+            progress: Instant::now(),
+            proven: false,
+            verdict: None,
+            silent: Duration::ZERO,
+            watched: None,
+        }
+    }
+
+    pub(crate) fn takes_work(&self) -> bool {
+        self.outbox.is_some() && self.verdict.is_none()
+    }
+
+    pub(crate) fn idle(&self) -> bool {
+        self.takes_work() && self.held.is_empty()
+    }
+
+    /// Ends it. Its death is told by the supervisor, as any other.
+    pub(crate) fn condemn(&mut self, cause: DeathCause, running: Option<(u64, Running)>) {
+        if self.verdict.is_none() {
+            self.verdict = Some((cause, running));
+        }
+        // It may be dead already.
+        drop(self.child.kill());
+    }
+}
+
+/// The frame that asks a worker for what it has not begun of a batch, or for half of it.
+pub(crate) fn recall(ticket: u64, half: bool) -> Arc<Vec<u8>> {
+    let header = Header { kind: Kind::Recall, batch: ticket, from: u32::from(half), ..Header::EMPTY };
+    Arc::new(header.frame(&[]))
+}

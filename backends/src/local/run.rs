@@ -1,0 +1,157 @@
+//! A run as the pool knows it: its batches that wait, how many it may hold, and where its completions go.
+//! Changed under the pool's lock; [`Gauge`] and [`Inbox`] are what the run's own thread reads without it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Opening;
+use crate::batch::Batch;
+use crate::completion::Completion;
+use crate::error::BackendError;
+use crate::job::Job;
+use crate::wire::{Header, Kind};
+
+/// Batches that a worker holds at a time, the running one included; more when they are short, so that the way to
+/// the host and back is hidden behind work.
+const DEPTH: usize = 2;
+const DEPTH_SHORT: usize = 4;
+const SHORT: Duration = Duration::from_millis(5);
+/// One open run.
+#[derive(Debug)]
+pub(crate) struct RunState {
+    pub(crate) job: Arc<Job>,
+    /// The frame that opens the job in a worker.
+    pub(crate) opening: Arc<Vec<u8>>,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) gauge: Arc<Gauge>,
+    pub(crate) pending: VecDeque<Batch>,
+    pub(crate) in_flight: usize,
+    /// Its adapter is gone; it stays until its last batch is out of the workers' hands.
+    pub(crate) closed: bool,
+    pub(crate) failed: bool,
+    /// Moving means over answered batches.
+    batch_time: Option<Duration>,
+    pub(crate) item_time: Option<Duration>,
+}
+
+/// What a run asks before each item, without the pool's lock.
+#[derive(Debug, Default)]
+pub(crate) struct Gauge {
+    /// Batches submitted and not completed.
+    outstanding: AtomicUsize,
+    slots: AtomicUsize,
+}
+
+impl Gauge {
+    /// (batches that would be taken now, batches held at most)
+    #[inline]
+    pub(crate) fn read(&self) -> (usize, usize) {
+        let slots = self.slots.load(Ordering::Relaxed);
+        (slots.saturating_sub(self.outstanding.load(Ordering::Relaxed)), slots)
+    }
+}
+
+/// Where completions wait for the run's thread. Bounded by what the run has submitted.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    state: Mutex<InboxState>,
+    more: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct InboxState {
+    completions: VecDeque<Completion>,
+    error: Option<BackendError>,
+}
+
+impl Inbox {
+    pub(crate) fn take(&self, deadline: Instant) -> Result<Option<Completion>, BackendError> {
+        let mut state = self.lock();
+        loop {
+            if let Some(completion) = state.completions.pop_front() {
+                return Ok(Some(completion));
+            }
+            if let Some(error) = state.error.take() {
+                return Err(error);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            state = self.more.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    pub(crate) fn put(&self, completion: Completion) {
+        self.lock().completions.push_back(completion);
+        self.more.notify_one();
+    }
+
+    pub(crate) fn fail(&self, error: BackendError) {
+        self.lock().error = Some(error);
+        self.more.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, InboxState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RunState {
+    pub(crate) fn new(job: Arc<Job>) -> Self {
+        let opening = postcard::to_stdvec(&Opening { function: job.function.clone() })
+            .expect("a function's name can be written");
+        let mut payload = opening.clone();
+        payload.extend_from_slice(&job.context);
+        let header = Header { kind: Kind::Open, job: job.id.0, from: opening.len() as u32, ..Header::EMPTY };
+        RunState {
+            opening: Arc::new(header.frame(&payload)),
+            inbox: Arc::default(),
+            gauge: Arc::default(),
+            pending: VecDeque::new(),
+            in_flight: 0,
+            closed: false,
+            failed: false,
+            batch_time: None,
+            item_time: None,
+            job,
+        }
+    }
+
+    /// Tells the run's thread how many batches it may hold.
+    pub(crate) fn update_gauge(&self, slots: usize) {
+        self.gauge.slots.store(slots, Ordering::Relaxed);
+        self.gauge.outstanding.store(self.outstanding(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn outstanding(&self) -> usize {
+        self.pending.len() + self.in_flight
+    }
+
+    pub(crate) fn depth(&self) -> usize {
+        if self.batch_time.is_some_and(|time| time < SHORT) { DEPTH_SHORT } else { DEPTH }
+    }
+
+    pub(crate) fn observe(&mut self, header: &Header) {
+        let mean = |old: Option<Duration>, new: Duration| Some(old.map_or(new, |old| (old * 3 + new) / 4));
+        let wall = Duration::from_nanos(header.wall);
+        self.batch_time = mean(self.batch_time, wall);
+        self.item_time = mean(self.item_time, wall / header.items.max(1));
+    }
+
+    /// Hands a completion to the run's thread, which finds the place free that it was in.
+    pub(crate) fn tell(&self, completion: Completion) {
+        self.gauge.outstanding.store(self.outstanding(), Ordering::Relaxed);
+        self.inbox.put(completion);
+    }
+
+    pub(crate) fn fail(&mut self, error: BackendError) {
+        if !self.failed {
+            self.failed = true;
+            self.inbox.fail(error);
+        }
+        self.pending.clear();
+    }
+}
