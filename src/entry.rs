@@ -248,8 +248,11 @@ fn caught<O>(f: impl FnOnce() -> O) -> Result<O, String> {
     let result = catch_unwind(AssertUnwindSafe(f));
     CATCHING.set(outer);
     result.map_err(|payload| {
-        // A panic that was passed on (`resume_unwind`, as rayon and `join` do) has called no hook on this thread.
-        let message = MESSAGE.take().unwrap_or_else(|| format!("panicked: {}", text(payload.as_ref())));
+        // A panic that was passed on (`resume_unwind`, as rayon and `join` do) has called no hook on this thread; what
+        // the hook saw last may then be a panic that the function has caught itself.
+        let words = text(payload.as_ref());
+        let seen = MESSAGE.take().filter(|seen| seen.ends_with(words));
+        let message = seen.unwrap_or_else(|| format!("panicked: {words}"));
         // The payload's own drop can panic.
         std::mem::forget(payload);
         message

@@ -490,7 +490,8 @@ impl State {
 
     /// Each run may hold its share of the workers' places.
     fn update_gauges(&mut self, processes: usize) {
-        let active = self.runs.values().filter(|run| run.outstanding() > 0).count().max(1);
+        // A closed run only waits for what is nobody's.
+        let active = self.runs.values().filter(|run| !run.closed && run.outstanding() > 0).count().max(1);
         for run in self.runs.values() {
             run.update_gauge((processes * run.depth()).div_ceil(active).max(1));
         }

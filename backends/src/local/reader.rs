@@ -111,7 +111,14 @@ pub(crate) fn listen(
 
 /// From the greeting to the channel's end.
 fn converse(shared: &Shared, id: u64, name: &str, server: IpcOneShotServer<Greeting>, gate: &Arc<Gate>) {
-    match server.accept() {
+    // Where this process has no descriptor left for the ends of the channels, the kernel leaves them out in silence, and
+    // ipc-channel panics.
+    let greeting = catch_unwind(AssertUnwindSafe(|| server.accept())).unwrap_or_else(|_| {
+        Err(IpcError::Io(std::io::Error::other(
+            "the channels that it brings are missing; has this process descriptors left?",
+        )))
+    });
+    match greeting {
         Ok((_, Greeting::Hello(hello))) => {
             let Hello { version, executable, to_worker, from_worker, wake } = hello;
             gate.greeted(wake);
@@ -175,15 +182,18 @@ fn pass_on(name: &str, payload: &[u8]) -> Result<(), String> {
     if level > log::max_level() {
         return Ok(());
     }
-    log::logger().log(
-        &log::Record::builder()
-            .level(level)
-            .target(&record.target)
-            .module_path(record.module.as_deref())
-            .file(record.file.as_deref())
-            .line(record.line)
-            .args(format_args!("[{name}] {}", record.message))
-            .build(),
-    );
+    // A logger that panics loses its record; the worker has done nothing wrong.
+    let _lost = catch_unwind(AssertUnwindSafe(|| {
+        log::logger().log(
+            &log::Record::builder()
+                .level(level)
+                .target(&record.target)
+                .module_path(record.module.as_deref())
+                .file(record.file.as_deref())
+                .line(record.line)
+                .args(format_args!("[{name}] {}", record.message))
+                .build(),
+        );
+    }));
     Ok(())
 }

@@ -113,7 +113,10 @@ fn end_orphans(state: &mut State, now: Instant) -> Option<Duration> {
     if !state.members.iter().any(orphaned) {
         return None;
     }
-    let waiting = state.runs.values().any(|run| !run.pending.is_empty());
+    // Its place is wanted by what no worker has, and by what stands behind another item.
+    let behind =
+        |member: &Member| (0..member.held.len()).any(|at| !member.held[at].orphan && unbegun(member, at) > 0);
+    let waiting = state.runs.values().any(|run| !run.pending.is_empty()) || state.members.iter().any(behind);
     for member in state.members.iter_mut().filter(|member| orphaned(member)) {
         if !waiting && member.held.iter().all(|held| held.orphan) {
             continue;
@@ -123,6 +126,17 @@ fn end_orphans(state: &mut State, now: Instant) -> Option<Duration> {
         }
     }
     Some(ORPHAN / 4)
+}
+
+/// Items of a held batch that its worker has not begun.
+fn unbegun(member: &Member, at: usize) -> u32 {
+    let held = &member.held[at];
+    let begun = match member.page.running() {
+        Some((ticket, Running::Item(item))) if ticket == held.batch.ticket() => item + 1,
+        _ if at == 0 => 1,
+        _ => 0,
+    };
+    held.limit.saturating_sub(begun)
 }
 
 /// Asks back what could run on an idle worker instead.
@@ -140,19 +154,13 @@ fn move_work(state: &mut State, now: Instant) -> Option<Duration> {
     let mut later = None;
     for member in &mut state.members {
         let stuck = now.duration_since(member.progress) > STUCK;
-        let page = member.page.running();
         // From the back: what would begin last.
         for at in (0..member.held.len()).rev() {
             let held = &member.held[at];
             if held.recalled || held.orphan {
                 continue;
             }
-            let begun = match page {
-                Some((ticket, Running::Item(item))) if ticket == held.batch.ticket() => item + 1,
-                _ if at == 0 => 1,
-                _ => 0,
-            };
-            let left = held.limit.saturating_sub(begun);
+            let left = unbegun(member, at);
             if left == 0 {
                 continue;
             }
@@ -164,7 +172,7 @@ fn move_work(state: &mut State, now: Instant) -> Option<Duration> {
             }
             let ticket = held.batch.ticket();
             let outbox = member.outbox.as_mut().expect("a worker that holds a batch has greeted");
-            outbox.send(recall(ticket, begun > 0));
+            outbox.send(recall(ticket, left < member.held[at].limit));
             member.held[at].recalled = true;
             asked += 1;
         }

@@ -1,5 +1,6 @@
 //! A program that maps, in the ways that its first argument names. The tests start it, signal it and read its output.
 
+mod adverse;
 mod faults;
 mod lifetime;
 mod measures;
@@ -47,6 +48,23 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
         "stream" => measures::stream(number(0)?),
         "one" => measures::one(number(0)?),
         "zipped" => measures::zipped(),
+        "init-panics" => adverse::init_panics(),
+        "stdout-held" => adverse::stdout_held(number(0)?),
+        "logger-panics" => adverse::logger_panics(number(0)?),
+        "few-descriptors" => adverse::few_descriptors(number(0)?, number(1)?),
+        "anything" => {
+            adverse::report_all(number(0)?);
+            Ok(())
+        }
+        "no-pidfd" => adverse::no_pidfd(number(0)?),
+        "left-in-init" => adverse::left_in_init(),
+        "drop-blocks" => adverse::clinging_state::<true>(number(0)?),
+        "drop-panics" => adverse::clinging_state::<false>(number(0)?),
+        "idle-killed" => adverse::idle_killed(text(0), number(1)?),
+        "no-more-workers" => adverse::no_more_workers(),
+        "long-messages" => adverse::long_messages(number(0)?),
+        "passed-on" => adverse::passed_on(number(0)?),
+        "moves-beside-orphan" => adverse::moves_beside_orphan(text(0), number(1)?, number(2)? as usize),
         other => Err(format!("no scenario {other:?}").into()),
     }
 }

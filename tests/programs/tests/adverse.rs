@@ -1,0 +1,258 @@
+//! Where something around a map is amiss, it gives what can be had or says what is wrong; it never stands still.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+
+use fastmap_test_programs::{Ended, Failure, Report, Running, program};
+use tempfile::TempDir;
+
+fn host(arguments: &[&str]) -> Command {
+    let mut command = program(env!("CARGO_BIN_EXE_host"));
+    command.args(arguments);
+    command
+}
+
+fn with_processes<'a>(command: &'a mut Command, processes: &str) -> &'a mut Command {
+    command.env("FASTMAP_LOCAL_PROCESSES", processes)
+}
+
+fn ended(command: &mut Command) -> Ended {
+    let ended = Running::start(command).finish();
+    assert!(ended.status.success(), "{ended:#?}");
+    ended
+}
+
+fn run(command: &mut Command) -> Report {
+    Report::read(&ended(command).stdout)
+}
+
+/// How often a line came.
+fn times(ended: &Ended, line: &str) -> usize {
+    ended.stdout.iter().filter(|other| *other == line).count()
+}
+
+fn number(ended: &Ended, begin: &str) -> u64 {
+    let line = ended.stdout.iter().find_map(|line| line.strip_prefix(begin));
+    line.unwrap_or_else(|| panic!("no {begin:?}: {ended:#?}")).parse().expect("a number")
+}
+
+/// Every item was answered well, or the map ended by one error, which is of no item and the last answer.
+/// Gives that error.
+fn all_or_one_error(report: &Report, items: usize) -> Option<&Failure> {
+    match report.errors.as_slice() {
+        [] => assert_eq!((report.answers, report.good), (items, items), "{report:#?}"),
+        [error] => {
+            assert_eq!((error.index, report.answers), (None, report.good + 1), "{report:#?}");
+            assert!(["AllWorkersDied", "Io"].contains(&&*error.kind), "{error:?}");
+        }
+        _ => panic!("more than one error: {report:#?}"),
+    }
+    report.errors.first()
+}
+
+fn folder() -> (TempDir, String) {
+    let folder = TempDir::new().expect("a folder");
+    let path = folder.path().to_str().expect("a plain path").to_owned();
+    (folder, path)
+}
+
+#[test]
+fn an_init_that_panics_ends_a_map_whose_input_is_slow_and_endless() {
+    for processes in ["1", "4"] {
+        let ended = ended(with_processes(&mut host(&["init-panics"]), processes));
+        let report = Report::read(&ended.stdout);
+        assert_eq!((report.answers, report.good), (1, 0), "{report:#?}");
+        let error = &report.errors[0];
+        assert_eq!((&*error.kind, error.index), ("Panic", None), "{error:?}");
+        assert!(error.text.contains("no licence found"), "{error:?}");
+        // As many as there are places for before anything is known of them.
+        assert!(number(&ended, "pulled ") <= 40, "{ended:#?}");
+    }
+}
+
+#[test]
+fn a_host_that_holds_its_stdout_hears_of_deaths_and_lines_all_the_same() {
+    let ended = ended(&mut host(&["stdout-held", "400"]));
+    let report = Report::read(&ended.stdout);
+    assert_eq!((report.answers, report.good), (400, 399), "{report:#?}");
+    assert_eq!((&*report.errors[0].kind, report.errors[0].index), ("Crash", Some(200)));
+    assert_eq!(times(&ended, "printed by a worker"), 1, "{ended:#?}");
+    assert_eq!(ended.stdout.last().map(String::as_str), Some("all dropped"));
+}
+
+#[test]
+fn a_logger_that_panics_in_the_host_does_not_hold_up_the_map() {
+    let report = run(&mut host(&["logger-panics", "200"]));
+    // Which items a broken logger costs is not promised; those that log nothing are answered.
+    if report.errors.iter().all(|error| error.index.is_some()) {
+        assert_eq!(report.answers, 200, "{report:#?}");
+        assert!(
+            report.errors.iter().all(|error| error.index.is_some_and(|index| index % 10 == 0)),
+            "{report:#?}"
+        );
+    }
+}
+
+#[test]
+fn too_few_descriptors_are_one_clear_error_and_enough_are_enough() {
+    for descriptors in (3..=30).chain([40, 64]) {
+        // A trace would push the reason out of the last lines that a death report holds.
+        let command = &mut host(&["few-descriptors", &descriptors.to_string(), "40"]);
+        let report = run(command.env("RUST_BACKTRACE", "0"));
+        let error = all_or_one_error(&report, 40);
+        if let Some(error) = error {
+            let words = ["open files", "descriptor", "os error 24"];
+            assert!(words.iter().any(|word| error.text.contains(word)), "{descriptors}: {error:?}");
+        }
+        assert!(error.is_none() || descriptors < 40, "{descriptors}: {error:?}");
+        assert!(error.is_some() || descriptors > 6, "{descriptors} can't be enough");
+    }
+}
+
+#[test]
+fn descriptors_for_some_of_the_wanted_workers_are_enough_for_all_items() {
+    for descriptors in ["60", "61", "62", "63", "64", "65"] {
+        let report = run(with_processes(&mut host(&["few-descriptors", descriptors, "400"]), "20"));
+        assert_eq!((report.answers, report.good), (400, 400), "{descriptors}: {report:#?}");
+    }
+}
+
+#[test]
+fn a_system_that_refuses_to_watch_processes_is_named() {
+    let report = run(&mut host(&["no-pidfd", "40"]));
+    let error = all_or_one_error(&report, 40).expect("nothing can be watched");
+    assert_eq!(report.answers, 1);
+    assert!(error.text.contains("pidfd_open"), "{error:?}");
+}
+
+/// The host as another user, whose processes and threads may be so many.
+fn as_other_user(tasks: &str) -> Command {
+    // Nobody else's number, for the kernel counts what a user has.
+    let user = (61_000 + std::process::id() % 4000).to_string();
+    let mut command = program("setpriv");
+    command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "prlimit"]);
+    command.arg(format!("--nproc={tasks}")).args([env!("CARGO_BIN_EXE_host"), "anything", "40"]);
+    command
+}
+
+/// Why the host can't be started as another user here.
+fn no_other_user() -> Option<String> {
+    let mut command = as_other_user("100");
+    // A configuration that can't be used: nothing is mapped.
+    match command.env("FASTMAP_LOCAL_PROCESSES", "none").stdin(Stdio::null()).output() {
+        Ok(output) if String::from_utf8_lossy(&output.stdout).contains("begun") => None,
+        Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) => Some(format!("setpriv: {error}")),
+    }
+}
+
+#[test]
+fn threads_and_processes_that_the_system_refuses_are_an_error() {
+    if let Some(why) = no_other_user() {
+        println!("skipped: it takes root, setpriv and prlimit: {why}");
+        return;
+    }
+    let (_folder, path) = folder();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o777))
+        .expect("the folder is our own");
+    for tasks in 1..=12 {
+        let ended = Running::start(as_other_user(&tasks.to_string()).env("TMPDIR", &path)).finish();
+        assert!(ended.status.success() && ended.status.signal().is_none(), "{tasks}: {ended:#?}");
+        let report = Report::read(&ended.stdout);
+        let error = all_or_one_error(&report, 40);
+        assert!(tasks > 2 || error.is_some(), "{tasks} can't be enough");
+        assert!(tasks < 12 || error.is_none(), "{error:?}");
+    }
+}
+
+#[test]
+fn a_worker_stuck_in_init_for_a_dropped_map_is_ended_for_the_next_map() {
+    for timeout in [None, Some("1000"), Some("0.05")] {
+        let command = &mut host(&["left-in-init"]);
+        if let Some(timeout) = timeout {
+            command.env("FASTMAP_ITEM_TIMEOUT", timeout);
+        }
+        let mut running = Running::start(with_processes(command, "1"));
+        running.line("in init");
+        running.say("go on");
+        assert_eq!(running.line("left "), "true");
+        let report = Report::read(&running.finish().stdout);
+        assert_eq!((report.answers, report.good), (100, 100), "{timeout:?}: {report:#?}");
+    }
+}
+
+#[test]
+fn state_that_cannot_be_freed_costs_the_next_map_nothing() {
+    for (scenario, processes) in
+        [("drop-blocks", "1"), ("drop-blocks", "2"), ("drop-panics", "1"), ("drop-panics", "2")]
+    {
+        let ended = ended(with_processes(&mut host(&[scenario, "3"]), processes));
+        assert_eq!(times(&ended, "answers 20 ok 20"), 3, "{scenario}: {ended:#?}");
+        assert_eq!(times(&ended, "answers 100 ok 100"), 3, "{scenario}: {ended:#?}");
+    }
+}
+
+#[test]
+fn workers_all_killed_between_two_maps_are_replaced() {
+    let (_folder, path) = folder();
+    let ended = ended(with_processes(&mut host(&["idle-killed", &path, "8"]), "6"));
+    assert_eq!(times(&ended, "answers 60 ok 60"), 8, "{ended:#?}");
+}
+
+#[test]
+fn answers_that_came_before_no_worker_could_live_come_before_the_error() {
+    for processes in ["1", "2"] {
+        let (_folder, path) = folder();
+        let command = &mut host(&["no-more-workers"]);
+        let report = run(with_processes(command, processes).env("DEATHS", format!("{path}/deaths")));
+        let (last, before) = report.errors.split_last().expect("no worker lives on");
+        assert_eq!((&*last.kind, last.index), ("AllWorkersDied", None), "{last:?}");
+        // Item 300 may be known to be the culprit before the end.
+        assert!(
+            before.iter().all(|error| (&*error.kind, error.index) == ("Crash", Some(300))),
+            "{before:#?}"
+        );
+        assert_eq!(report.answers, report.good + before.len() + 1, "{report:#?}");
+        // One worker answers in order: all but the batch of item 300.
+        assert!(report.good >= if processes == "1" { 200 } else { 1 }, "{report:#?}");
+        assert!(report.good <= 300 || !before.is_empty(), "{report:#?}");
+    }
+}
+
+#[test]
+fn thousands_of_long_messages_are_cut_and_wait_within_the_budget() {
+    let ended = ended(host(&["long-messages", "8000"]).env("FASTMAP_READ_AHEAD", "1000000"));
+    assert!(!ended.stdout.iter().any(|line| line.starts_with("wrong")), "{ended:#?}");
+    assert_eq!(number(&ended, "failures "), 4000);
+    assert!((4000..5000).contains(&number(&ended, "longest ")), "{ended:#?}");
+    assert!(number(&ended, "peak ") <= 32 * 1024, "{ended:#?}");
+}
+
+#[test]
+fn a_panic_that_was_passed_on_keeps_its_words_and_one_that_was_caught_lends_it_none() {
+    let report = run(&mut host(&["passed-on", "2000"]));
+    assert_eq!((report.answers, report.good), (2000, 800), "{report:#?}");
+    for error in &report.errors {
+        let index = error.index.expect("an item");
+        let words = match index % 10 {
+            1 => format!("of a thread of item {index}"),
+            4 | 6 => format!("passed on by item {index}"),
+            7 => format!("own words of item {index}"),
+            _ => "a value that is no text".to_owned(),
+        };
+        assert_eq!(error.kind, "Panic");
+        assert!(error.text.contains(&words), "{words}: {error:?}");
+        assert!(!error.text.contains("swallowed"), "{error:?}");
+    }
+}
+
+#[test]
+fn work_moves_between_workers_beside_one_that_is_in_an_item_of_a_dropped_map() {
+    // With few items nothing waits for a place, only behind the item that blocks.
+    for (processes, others) in [("2", 1), ("2", 2), ("2", 11), ("3", 2), ("3", 11), ("4", 11)] {
+        let (_folder, path) = folder();
+        let command = &mut host(&["moves-beside-orphan", &path, processes, &others.to_string()]);
+        let report = run(with_processes(command, processes));
+        assert_eq!((report.answers, report.good), (others + 1, others + 1), "{processes}: {report:#?}");
+    }
+}
