@@ -29,11 +29,12 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// What the items would have taken one after another. Workers that outnumber the cores wait for each other, which
-    /// stretches the clock but not the CPU time; what remains above that was spent asleep and counts.
+    /// What the items would have taken one after another: their CPU time, unless they spent most of their time asleep.
+    /// Workers that outnumber the cores wait for each other, and for whatever else the machine does, which stretches
+    /// the clock only.
     fn serial(&self) -> Duration {
         let crowd = (self.workers as f64 / self.cores.max(1) as f64).max(1.0);
-        let busy = self.cpu.mul_f64(crowd * 1.25);
+        let busy = self.cpu.mul_f64(crowd * 2.0);
         let all = if self.wall <= busy { self.cpu } else { self.wall };
         all.mul_f64(self.delivered as f64 / self.answered.max(1) as f64)
     }
