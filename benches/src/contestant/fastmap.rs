@@ -1,0 +1,34 @@
+//! fastmap itself, as a user calls it; it finds its batches by itself and takes only the read-ahead from the plan.
+
+use fastmap::{ExecPolicy, FastmapConfig, Options, Verbosity};
+
+use super::{Contestant, Plan, WORKERS};
+use crate::work::Work;
+
+pub(crate) struct Fastmap(FastmapConfig);
+
+impl<W: Work> Contestant<W> for Fastmap {
+    const NAME: &'static str = "fastmap";
+
+    fn start(plan: Plan) -> Self {
+        let options = Options::new()
+            .exec_policy(ExecPolicy::Local)
+            .local_processes(WORKERS)
+            .verbosity(Verbosity::Quiet)
+            .read_ahead(plan.read_ahead);
+        Fastmap(fastmap::init(options).expect("these options can be used"))
+    }
+
+    fn map(
+        &mut self,
+        count: u64,
+        item: impl Fn(u64) -> W::In + Send + Sync,
+        mut consume: impl FnMut(Option<W::Out>) -> bool,
+    ) {
+        for result in self.0.fastmap(W::call, (0..count).map(item)) {
+            if !consume(result.ok()) {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Measures fastmap beside its peers, in one run on one machine, and writes what came out to `docs/benchmarks.md`.
+//! Run by `scripts/bench`; `benches/README.md` says where to find what.
+
+#![forbid(unsafe_code)]
+
+mod chart;
+mod contestant;
+mod measure;
+mod processes;
+mod python;
+mod report;
+mod work;
+mod workload;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::measure::Method;
+
+/// Measure fastmap beside its peers.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Which workloads, for example `W1 W3`; all if none is named.
+    workloads: Vec<String>,
+    /// Few rounds and short ones; nothing is written.
+    #[arg(long)]
+    quick: bool,
+    /// Rounds of each workload.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// More data and longer runs where that takes minutes.
+    #[arg(long)]
+    full: bool,
+    /// A Python that has the Python peers.
+    #[arg(long, value_name = "EXECUTABLE")]
+    python: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    // A worker of one of them never gets beyond.
+    fastmap::enter();
+    contestant::raw::enter();
+    contestant::procspawn::enter();
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [child, arguments @ ..] = words.as_slice()
+        && child == workload::CHILD
+    {
+        workload::child(arguments);
+        return ExitCode::SUCCESS;
+    }
+    match run(Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> Result<(), String> {
+    let chosen = workload::choose(&args.workloads)?;
+    let method = Method {
+        rounds: args.rounds.unwrap_or(if args.quick { 3 } else { 7 }).max(1),
+        slot: Duration::from_millis(if args.quick { 100 } else { 200 }),
+        attempts: if args.quick { 2 } else { 5 },
+        quick: args.quick,
+        full: args.full,
+        python: args.python,
+    };
+    let sections: Vec<_> = chosen
+        .into_iter()
+        .map(|measure| {
+            let section = measure(&method);
+            section.print();
+            section
+        })
+        .collect();
+    if method.quick || !args.workloads.is_empty() {
+        println!("\nNothing is written: that takes a run of all workloads, without --quick.");
+        return Ok(());
+    }
+    report::write(&method, &sections).map_err(|error| format!("the report can't be written: {error}"))
+}
