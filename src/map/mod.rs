@@ -36,7 +36,7 @@ type Advance<R> = Result<Indexed<R>, Error>;
 /// An iterator that maps `iterable` by a function in worker processes.
 ///
 /// Made by [`fastmap`](crate::fastmap()) and the methods of [`FastmapConfig`](crate::FastmapConfig). Lazy: nothing
-/// is read, and no process is started, before the first `next()`. Results come in the order of the input. The input is read inside
+/// is read, and no process is started, before the first `next()`. Results come in the order of the input, which is read inside
 /// `next()` alone, in batches, a bounded number of items ahead of what was yielded.
 ///
 /// Each item is answered exactly once, by `Ok` or by one `Err` in its place, after which the map goes on. It may be *executed*
@@ -124,8 +124,8 @@ where
     }
 
     /// An item that runs longer is answered by a [`Timeout`](ErrorKind::Timeout) error; its worker is ended and
-    /// replaced, and no other item is harmed. The `init` of `fastmap_init` has no limit. It may run a twentieth longer. Time in which host and workers are
-    /// stopped (Ctrl-Z) does not count.
+    /// replaced, and no other item is harmed. It may run a twentieth longer. Time in which host and workers are
+    /// stopped (Ctrl-Z) does not count. The `init` of `fastmap_init` has no limit.
     ///
     /// # Panics
     /// If `limit` is zero.
