@@ -40,7 +40,7 @@ struct NestedRun {
 impl Run for NestedRun {
     fn capacity(&mut self) -> Capacity {
         // One short batch at a time: a sequential map reads no further than it must.
-        let targets = Targets { work: Duration::from_micros(100), bytes: 16 * 1024 };
+        let targets = Targets { work: Duration::from_micros(100), least: Duration::ZERO, bytes: 16 * 1024 };
         Capacity { batches: 1usize.saturating_sub(self.queue.len()), slots: 1, workers: 1, targets }
     }
 

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::buffers;
 use crate::job::JobId;
 use crate::wire::{Header, Kind};
 
@@ -26,7 +27,17 @@ pub struct Batch {
     attempt: u32,
     result_credit: u64,
     /// A header, ready to be sent, and the payload behind it: one buffer, so that a local send is one write.
-    packet: Arc<Vec<u8>>,
+    packet: Arc<Packet>,
+}
+
+/// The bytes of a batch; the buffer is used again once nobody holds them.
+#[derive(Debug)]
+struct Packet(Vec<u8>);
+
+impl Drop for Packet {
+    fn drop(&mut self) {
+        buffers::give(std::mem::take(&mut self.0));
+    }
 }
 
 impl Batch {
@@ -72,12 +83,26 @@ impl Batch {
 
     /// The encoded items.
     pub fn payload(&self) -> &[u8] {
-        &self.packet[Header::LEN..]
+        &self.packet.0[Header::LEN..]
     }
 
     /// Header and payload as one buffer.
-    pub(crate) fn packet(&self) -> &Arc<Vec<u8>> {
-        &self.packet
+    pub(crate) fn packet(&self) -> &[u8] {
+        &self.packet.0
+    }
+
+    /// What goes before the payload to a worker.
+    pub(crate) fn header(&self) -> Header {
+        Header {
+            kind: Kind::Batch,
+            job: self.job.0,
+            batch: self.ticket,
+            items: self.items,
+            stride: self.stride.unwrap_or(0),
+            credit: self.result_credit,
+            length: self.payload().len() as u64,
+            ..Header::EMPTY
+        }
     }
 
     /// A batch of the items `from..to` of this one.
@@ -118,6 +143,9 @@ impl fmt::Debug for Batch {
     }
 }
 
+/// Room that a batch may leave unused: less than it takes to give it back.
+const SPARE: usize = 64 * 1024;
+
 /// Collects encoded items for one [`Batch`].
 #[derive(Debug)]
 pub struct BatchBuilder {
@@ -138,6 +166,15 @@ impl BatchBuilder {
         let mut packet = Vec::with_capacity(Header::LEN + 256);
         packet.resize(Header::LEN, 0);
         BatchBuilder { end: packet.len(), packet, items: 0, stride }
+    }
+
+    /// Makes room for so many bytes of items, so that appending them moves nothing.
+    pub fn reserve(&mut self, bytes: usize) {
+        if self.items == 0 && bytes > self.packet.capacity() - Header::LEN {
+            let mut packet = buffers::take(Header::LEN + bytes);
+            packet.resize(Header::LEN, 0);
+            buffers::give(std::mem::replace(&mut self.packet, packet));
+        }
     }
 
     /// Where the next item is appended: its bytes, behind its length where there is no stride.
@@ -174,23 +211,12 @@ impl BatchBuilder {
     pub fn finish(mut self, job: JobId, id: BatchId, first: u64, result_credit: u64) -> Batch {
         assert!(self.items > 0, "a batch holds at least one item");
         // What stays is held until the batch is answered: give back what growing left over.
-        if self.packet.capacity() > self.packet.len() + self.packet.len() / 8 {
+        if self.packet.capacity() - self.packet.len() > SPARE.max(self.packet.len() / 8) {
             self.packet.shrink_to_fit();
         }
         static TICKET: AtomicU64 = AtomicU64::new(1);
         let ticket = TICKET.fetch_add(1, Ordering::Relaxed);
-        let header = Header {
-            kind: Kind::Batch,
-            job: job.0,
-            batch: ticket,
-            items: self.items,
-            stride: self.stride.unwrap_or(0),
-            credit: result_credit,
-            length: (self.packet.len() - Header::LEN) as u64,
-            ..Header::EMPTY
-        };
-        header.write(&mut self.packet);
-        Batch {
+        let mut batch = Batch {
             job,
             id,
             ticket,
@@ -199,8 +225,12 @@ impl BatchBuilder {
             stride: self.stride,
             attempt: 0,
             result_credit,
-            packet: Arc::new(self.packet),
-        }
+            packet: Arc::new(Packet(self.packet)),
+        };
+        let header = batch.header();
+        let packet = Arc::get_mut(&mut batch.packet).expect("nobody else has it yet");
+        header.write(&mut packet.0);
+        batch
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{Batch, BatchId};
+use crate::buffers;
 
 /// News of some consecutive items of one batch. All completions of a batch together cover each item once.
 #[derive(Debug)]
@@ -69,6 +70,12 @@ impl Payload {
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         &self.frame[self.start..self.end]
+    }
+}
+
+impl Drop for Payload {
+    fn drop(&mut self) {
+        buffers::give(std::mem::take(&mut self.frame));
     }
 }
 

@@ -10,6 +10,7 @@
 compile_error!("fastmap runs on Linux (x86-64, aarch64): it needs pidfd, memfd and the parent-death signal");
 
 mod batch;
+mod buffers;
 mod completion;
 pub mod conformance;
 mod error;

@@ -8,6 +8,8 @@ use std::time::Duration;
 pub struct Targets {
     /// Work in one batch: long against the cost of a message, short against the end of the map.
     pub work: Duration,
+    /// Work that is worth a message: toward the end of a map batches shrink to this and no further.
+    pub least: Duration,
     /// Bytes of one batch, the larger of inputs and results, where the work is so cheap that bytes dominate.
     pub bytes: usize,
 }
@@ -40,12 +42,14 @@ const GROWTH: u32 = 4;
 /// Before anything is measured a batch is one item.
 pub fn batch_items(observed: &Observed, targets: &Targets) -> u32 {
     let Some(item_time) = observed.item_time else { return 1 };
-    let by_time = targets.work.as_secs_f64() / item_time.as_secs_f64().max(1e-10);
+    let item_time = item_time.as_secs_f64().max(1e-10);
+    let by_time = targets.work.as_secs_f64() / item_time;
     let by_bytes = targets.bytes as f64 / observed.item_bytes.max(0.1);
     let mut items = by_time.min(by_bytes) as u32;
     if let Some(remaining) = observed.remaining {
         let share = remaining / (PARTS * observed.workers.max(1) as u64);
-        items = items.min(u32::try_from(share).unwrap_or(u32::MAX));
+        let least = (targets.least.as_secs_f64() / item_time) as u32;
+        items = items.min(u32::try_from(share).unwrap_or(u32::MAX).max(least));
     }
     items.min(observed.last.max(1).saturating_mul(GROWTH)).max(1)
 }
@@ -54,7 +58,8 @@ pub fn batch_items(observed: &Observed, targets: &Targets) -> u32 {
 mod tests {
     use super::*;
 
-    const TARGETS: Targets = Targets { work: Duration::from_millis(20), bytes: 128 * 1024 };
+    const TARGETS: Targets =
+        Targets { work: Duration::from_millis(20), least: Duration::from_micros(50), bytes: 128 * 1024 };
 
     fn observed() -> Observed {
         Observed {
@@ -109,5 +114,15 @@ mod tests {
             .map(|remaining| batch_items(&Observed { remaining: Some(remaining), ..observed() }, &TARGETS))
             .collect();
         assert_eq!(sizes, [20, 12, 2, 1, 1, 1]);
+    }
+
+    #[test]
+    fn no_batch_shrinks_below_what_is_worth_a_message() {
+        let cheap = Observed { item_time: Some(Duration::from_micros(1)), ..observed() };
+        let sizes: Vec<u32> = [1000, 100, 10, 1]
+            .into_iter()
+            .map(|remaining| batch_items(&Observed { remaining: Some(remaining), ..cheap }, &TARGETS))
+            .collect();
+        assert_eq!(sizes, [125, 50, 50, 50]);
     }
 }

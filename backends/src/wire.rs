@@ -7,7 +7,7 @@
 pub(crate) const PACKET: usize = 200 * 1024;
 
 /// Version of the frames and of the greeting; a worker of another version is refused.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// What a frame says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl Kind {
     }
 }
 
-/// The first 64 bytes of each frame, little-endian. What a kind does not use is zero.
+/// The first 72 bytes of each frame, little-endian. What a kind does not use is zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) kind: Kind,
@@ -53,17 +53,19 @@ pub(crate) struct Header {
     pub(crate) stride: u32,
     /// Returned: the first item given back.
     pub(crate) from: u32,
-    /// Bytes behind this header.
+    /// Bytes of the payload: behind this header, or at `place`.
     pub(crate) length: u64,
     /// Batch: bytes of results after which the worker stops. Done: how many bytes of the payload's end are failures.
     pub(crate) credit: u64,
     /// Done: nanoseconds on the clock and on the CPU.
     pub(crate) wall: u64,
     pub(crate) cpu: u64,
+    /// Batch and done: one more than where the payload lies in the shared area; 0: behind this header.
+    pub(crate) place: u64,
 }
 
 impl Header {
-    pub(crate) const LEN: usize = 64;
+    pub(crate) const LEN: usize = 72;
 
     pub(crate) const EMPTY: Header = Header {
         kind: Kind::Batch,
@@ -76,9 +78,10 @@ impl Header {
         credit: 0,
         wall: 0,
         cpu: 0,
+        place: 0,
     };
 
-    /// Writes the header over the first 64 bytes of `frame`.
+    /// Writes the header over the first bytes of `frame`.
     pub(crate) fn write(&self, frame: &mut [u8]) {
         frame[0..4].copy_from_slice(&u32::from(self.kind as u8).to_le_bytes());
         frame[4..8].copy_from_slice(&self.items.to_le_bytes());
@@ -90,6 +93,7 @@ impl Header {
         frame[40..48].copy_from_slice(&self.credit.to_le_bytes());
         frame[48..56].copy_from_slice(&self.wall.to_le_bytes());
         frame[56..64].copy_from_slice(&self.cpu.to_le_bytes());
+        frame[64..72].copy_from_slice(&self.place.to_le_bytes());
     }
 
     /// A frame with that payload; the length is filled in.
@@ -118,7 +122,23 @@ impl Header {
             credit: u64_at(40),
             wall: u64_at(48),
             cpu: u64_at(56),
+            place: u64_at(64),
         })
+    }
+
+    /// This header for a payload that lies at `place` of the shared area; the whole frame.
+    pub(crate) fn placed(mut self, place: usize) -> Vec<u8> {
+        self.place = place as u64 + 1;
+        let mut frame = vec![0; Header::LEN];
+        self.write(&mut frame);
+        frame
+    }
+
+    /// Where the payload lies in the shared area, and how long it is; `None` where it stands behind the header.
+    pub(crate) fn shared(&self) -> Option<(usize, usize)> {
+        // What does not fit a usize lies in no area.
+        let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        self.place.checked_sub(1).map(|place| (size(place), size(self.length)))
     }
 }
 
@@ -139,17 +159,18 @@ impl Assembler {
             let header = Header::read(&packet)
                 .ok_or_else(|| format!("{} bytes that begin with no frame header", packet.len()))?;
             let there = (packet.len() - Header::LEN) as u64;
-            if header.length < there {
-                return Err(format!("a frame of {} bytes that is said to be {}", there, header.length));
+            let expected = if header.place == 0 { header.length } else { 0 };
+            if expected < there {
+                return Err(format!("a frame of {there} bytes that is said to be {expected}"));
             }
-            if header.length == there {
+            if expected == there {
                 // A received packet has room for the largest one. A copy, not `shrink_to_fit`: a small piece left at
                 // the begin of each large one scatters the heap, which then grows from map to map.
                 let packet =
                     if packet.capacity() / 2 > packet.len() { packet.as_slice().to_vec() } else { packet };
                 return Ok(Some((header, packet)));
             }
-            self.missing = header.length - there;
+            self.missing = expected - there;
             // Grows with what comes, not with what is claimed: a peer's word does not allocate.
             packet.reserve(usize::try_from(self.missing).unwrap_or(usize::MAX).min(16 * PACKET));
             self.frame = packet;
@@ -190,6 +211,7 @@ mod tests {
             credit: 7,
             wall: 8,
             cpu: 9,
+            place: 10,
         };
         let mut bytes = [0; Header::LEN];
         header.write(&mut bytes);
@@ -200,7 +222,7 @@ mod tests {
     fn packets_become_the_frame_again_whatever_their_sizes() {
         let payload: Vec<u8> = (0..1000u32).map(|i| i as u8).collect();
         let frame = Header { kind: Kind::Batch, ..Header::EMPTY }.frame(&payload);
-        for size in [64, 65, 100, 999, 2000] {
+        for size in [72, 73, 100, 999, 2000] {
             let mut assembler = Assembler::default();
             let mut whole = None;
             for packet in frame.chunks(size) {
@@ -214,9 +236,21 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_whose_payload_lies_elsewhere_is_its_header() {
+        let header = Header { kind: Kind::Done, length: 1 << 20, ..Header::EMPTY };
+        let mut assembler = Assembler::default();
+        let whole = assembler.packet(header.placed(64)).expect("a good packet");
+        assert_eq!(whole.map(|(header, _)| header.shared()), Some(Some((64, 1 << 20))));
+        assert_eq!(header.shared(), None);
+        let mut longer = header.placed(64);
+        longer.push(0);
+        assert!(assembler.packet(longer).is_err());
+    }
+
+    #[test]
     fn bytes_that_are_no_frame_are_refused_without_allocating_what_they_claim() {
         assert!(Assembler::default().packet(vec![1, 2, 3]).is_err());
-        assert!(Assembler::default().packet(vec![0xff; 64]).is_err());
+        assert!(Assembler::default().packet(vec![0xff; Header::LEN]).is_err());
         let mut claim = Header { kind: Kind::Done, ..Header::EMPTY }.frame(&[]);
         claim[32..40].copy_from_slice(&u64::MAX.to_le_bytes());
         let mut assembler = Assembler::default();

@@ -38,9 +38,7 @@ where
         }
         let mut run = match self.map.advance()? {
             Ok((_, Ok(result))) => {
-                let mut run = Vec::with_capacity(
-                    1 + self.map.segment.as_ref().map_or(0, |segment| segment.left() as usize),
-                );
+                let mut run = Vec::with_capacity(1 + self.map.drive.current.left() as usize);
                 run.push(result);
                 run
             }

@@ -21,6 +21,8 @@ use crate::report::Report;
 const SLOW_INPUT: Duration = Duration::from_millis(5);
 /// How often a waiting map looks up, to move its progress bar.
 const LOOK_UP: Duration = Duration::from_millis(100);
+/// Room made for a batch, over what its items are expected to take: items vary.
+const ROOM: f64 = 1.1;
 /// Results a batch may always bring, however small the budget.
 const CREDIT: usize = 64 * 1024;
 
@@ -37,6 +39,8 @@ pub(crate) struct Drive {
     result_stride: Option<u32>,
     pub(crate) report: Report,
     pub(crate) window: Window,
+    /// What the consumer reads now.
+    pub(crate) current: Segment,
     job: JobId,
     run: Option<Box<dyn Run>>,
     /// What was pulled and not sent yet. Here, so that a panic of the input loses nothing.
@@ -110,6 +114,7 @@ impl Drive {
             result_stride,
             report,
             window,
+            current: Segment::default(),
             job: JobId::next(),
             run: None,
             builder: BatchBuilder::new(item_stride),
@@ -173,13 +178,14 @@ impl Drive {
         Ok(())
     }
 
-    /// The next segment for the consumer, who is done with the one before.
-    pub(crate) fn take(&mut self) -> Option<Segment> {
+    /// Goes on to the next segment, if it is there: the consumer is done with the one before.
+    pub(crate) fn take(&mut self) {
         self.resting = false;
-        self.window.take()
+        self.report.read(self.current.read());
+        self.current = self.window.take().unwrap_or_default();
     }
 
-    /// Whether there is a place for a batch and something that may be sent to it. Cheap: asked before each item.
+    /// Whether there is a place for a batch and something that may be sent to it. Cheap: asked at each look.
     #[inline]
     pub(crate) fn hungry(&mut self) -> bool {
         if self.resting || self.input_ended && self.again.is_empty() && self.builder.items() == 0 {
@@ -220,6 +226,9 @@ impl Drive {
             self.resting = true;
             return None;
         }
+        let bytes =
+            (f64::from(items) * self.seen.bytes_in * ROOM).min(self.config.settings().read_ahead as f64);
+        self.builder.reserve(bytes as usize);
         Some(Plan { items, bytes: capacity.targets.bytes, patience: SLOW_INPUT })
     }
 
@@ -310,7 +319,7 @@ impl Drive {
         let taken = self.take_one(begun + LOOK_UP);
         self.report.waited(begun.elapsed());
         taken?;
-        self.report.tick();
+        self.report.tick(self.current.read());
         self.collect()?;
         Ok(true)
     }
@@ -402,6 +411,7 @@ impl Drive {
         }
         let complete = self.input_ended && self.run.is_some();
         self.stop();
+        self.report.read(self.current.read());
         self.report.end(complete, self.config.settings().local_processes);
     }
 

@@ -1,13 +1,15 @@
 //! The adapter: an iterator of results over an iterator of items.
 //!
 //! The way of one item: `input` pulls and encodes it, `drive` sends its batch and takes the answer, `window` puts it
-//! in order, `segment` gives it out, and `next()` here decodes it. `retry` decides about what was lost.
+//! in order, `segment` gives it out, and `next()` here decodes it. `retry` decides about what was lost, `stretch` how often
+//! `next()` looks at more than the segment.
 
 mod batches;
 mod drive;
 mod input;
 mod retry;
 mod segment;
+mod stretch;
 mod unordered;
 mod window;
 
@@ -22,11 +24,12 @@ use serde::de::DeserializeOwned;
 pub use batches::Batches;
 pub use unordered::Unordered;
 
-use crate::codec;
+use crate::codec::{self, CodecError};
 use crate::error::{Error, ErrorKind};
 pub(crate) use drive::{Context, Drive};
 use input::Input;
-use segment::{Answer, Segment};
+use segment::Answer;
+use stretch::Stretch;
 
 /// The answer to the item of that index.
 type Indexed<R> = (u64, Result<R, Error>);
@@ -51,7 +54,7 @@ where
 {
     input: Input<I>,
     drive: Drive,
-    segment: Option<Segment>,
+    stretch: Stretch,
     /// What ends the map, once all that is here is delivered.
     failure: Option<Error>,
     results: PhantomData<fn() -> R>,
@@ -67,7 +70,7 @@ where
     where
         I::Item: Serialize,
     {
-        Fastmap { input: Input::by_value(input), drive, segment: None, failure: None, results: PhantomData }
+        Fastmap::new(Input::by_value(input), drive)
     }
 
     /// For items that are encoded as what they point to.
@@ -76,7 +79,11 @@ where
         I: Iterator<Item = &'a T>,
         T: Serialize + 'a,
     {
-        Fastmap { input: Input::by_ref(input), drive, segment: None, failure: None, results: PhantomData }
+        Fastmap::new(Input::by_ref(input), drive)
+    }
+
+    fn new(input: Input<I>, drive: Drive) -> Self {
+        Fastmap { input, drive, stretch: Stretch::new(), failure: None, results: PhantomData }
     }
 
     /// Yields results in batches as they come from the workers: fewer, larger steps, in the same order.
@@ -141,35 +148,55 @@ where
         self
     }
 
-    /// Decodes and returns the next answer of the current segment.
+    /// The next answer of the current segment, if it is a result and no look at the workers is due.
     #[inline]
-    fn answer(&mut self) -> Option<Indexed<R>> {
-        let (index, answer) = self.segment.as_mut()?.next()?;
-        let result = match answer {
-            Answer::Result(bytes) => codec::get(bytes).map_err(|error| {
-                Error::new(ErrorKind::Serialize, error.to_string()).with_source(error).at(index)
-            }),
-            Answer::Failed(error) => Err(error),
-            Answer::Missing => {
-                let message = "the worker sent fewer results than it ran items";
-                Err(Error::new(ErrorKind::Serialize, message).at(index))
-            }
-        };
-        self.drive.report.delivered(result.is_ok());
-        Some((index, result))
+    fn quick(&mut self) -> Option<Result<R, Error>> {
+        let bytes = self.drive.current.quick(codec::stride::<R>())?;
+        Some(codec::get(bytes).map_err(|error| self.unreadable(error)))
     }
 
-    #[inline]
+    /// A result that was read last and can't be decoded.
+    #[cold]
+    fn unreadable(&mut self, error: CodecError) -> Error {
+        self.drive.report.failed();
+        let index = self.drive.current.first() + u64::from(self.drive.current.read()) - 1;
+        Error::new(ErrorKind::Serialize, error.to_string()).with_source(error).at(index)
+    }
+
+    /// Decodes and returns the next answer of the current segment.
+    fn answer(&mut self) -> Option<Indexed<R>> {
+        let (index, answer) = self.drive.current.next()?;
+        let error = match answer {
+            Answer::Result(bytes) => match codec::get(bytes) {
+                Ok(result) => return Some((index, Ok(result))),
+                Err(error) => return Some((index, Err(self.unreadable(error)))),
+            },
+            Answer::Failed(error) => error,
+            Answer::Missing => {
+                let message = "the worker sent fewer results than it ran items";
+                Error::new(ErrorKind::Serialize, message).at(index)
+            }
+        };
+        self.drive.report.failed();
+        Some((index, Err(error)))
+    }
+
+    /// The next answer, after a look at the workers: those that have room get their next batch.
+    // Cold, so that the loop of a quick consumer keeps its own state in registers.
+    #[cold]
+    #[inline(never)]
     fn advance(&mut self) -> Option<Advance<R>> {
         if self.drive.hungry()
             && let Err(error) = self.refill()
         {
             self.fail(error);
         }
-        if let Some(answer) = self.answer() {
-            return Some(Ok(answer));
-        }
-        self.advance_slowly()
+        let answer = match self.answer() {
+            Some(answer) => Ok(answer),
+            None => self.advance_slowly()?,
+        };
+        self.drive.current.allow(self.stretch.next() - 1);
+        Some(answer)
     }
 
     /// Where the current segment has no more.
@@ -178,7 +205,7 @@ where
             return None;
         }
         loop {
-            self.segment = self.drive.take();
+            self.drive.take();
             if let Some(answer) = self.answer() {
                 return Some(Ok(answer));
             }
@@ -223,7 +250,7 @@ where
                 self.drive.collect()?;
             }
             // What is ready goes to the consumer before a slow input is asked again.
-            if slow && (self.segment.is_some() || self.drive.window.deliverable() > 0) {
+            if slow && (self.drive.current.left() > 0 || self.drive.window.deliverable() > 0) {
                 break;
             }
         }
@@ -234,8 +261,7 @@ where
         if self.drive.has_ended() {
             return (0, Some(0));
         }
-        let held =
-            self.drive.undelivered() + self.segment.as_ref().map_or(0, |segment| u64::from(segment.left()));
+        let held = self.drive.undelivered() + u64::from(self.drive.current.left());
         let held = usize::try_from(held).unwrap_or(usize::MAX);
         let (low, high) = if self.drive.input_ended() { (0, Some(0)) } else { self.input.size_hint() };
         (low.saturating_add(held), high.and_then(|high| high.checked_add(held)))
@@ -251,6 +277,9 @@ where
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
+        if let Some(result) = self.quick() {
+            return Some(result);
+        }
         match self.advance()? {
             Ok((_, result)) => Some(result),
             Err(error) => Some(Err(error)),

@@ -7,13 +7,15 @@ use fastmap_backends::{ItemFailure, Items, Payload};
 
 use crate::error::Error;
 
-/// Answers to consecutive items.
-#[derive(Debug)]
+/// Answers to consecutive items. The default holds none.
+#[derive(Debug, Default)]
 pub(crate) struct Segment {
     first: u64,
     items: u32,
     /// Items read.
     next: u32,
+    /// Items before this one, from `next` on, may be read the quick way.
+    quick: u32,
     payload: Payload,
     /// Bytes of the payload read.
     at: usize,
@@ -46,6 +48,7 @@ impl Segment {
             first,
             items,
             next: 0,
+            quick: 0,
             payload,
             at: 0,
             stride,
@@ -61,6 +64,7 @@ impl Segment {
             first: index,
             items: 1,
             next: 0,
+            quick: 0,
             payload: Payload::default(),
             at: 0,
             stride: None,
@@ -84,13 +88,37 @@ impl Segment {
             + failures.map(|failure| size_of::<ItemFailure>() + failure.message.len()).sum::<usize>()
     }
 
+    /// Items read.
+    pub(crate) fn read(&self) -> u32 {
+        self.next
+    }
+
     /// Items not read yet.
     pub(crate) fn left(&self) -> u32 {
         self.items - self.next
     }
 
-    /// The next answer and its index.
+    /// Lets up to so many of the next answers be read by [`Segment::quick`]: those up to the next failure.
+    pub(crate) fn allow(&mut self, answers: u32) {
+        let failure = self.failures.as_slice().first().map_or(self.items, |failure| failure.offset);
+        let end = if self.failed.is_some() { self.next } else { failure };
+        self.quick = self.next.saturating_add(answers).min(end);
+    }
+
+    /// The next answer's bytes, if it is a result that was allowed to be read without a look at anything else.
     #[inline]
+    pub(crate) fn quick(&mut self, stride: Option<u32>) -> Option<&[u8]> {
+        if self.next >= self.quick {
+            return None;
+        }
+        let mut items = Items::resume(self.payload.bytes(), stride, self.at);
+        let item = items.next()?;
+        self.at = items.position();
+        self.next += 1;
+        Some(item)
+    }
+
+    /// The next answer and its index.
     pub(crate) fn next(&mut self) -> Option<(u64, Answer<'_>)> {
         if self.next == self.items {
             return None;

@@ -32,6 +32,11 @@ where
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
+        if let Some(result) = self.map.quick() {
+            let current = &self.map.drive.current;
+            let index = current.first() + u64::from(current.read()) - 1;
+            return Some(result.map(|result| (index as usize, result)));
+        }
         match self.map.advance()? {
             Ok((index, result)) => Some(result.map(|result| (index as usize, result))),
             Err(error) => Some(Err(error)),

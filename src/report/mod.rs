@@ -109,10 +109,14 @@ impl Report {
         }
     }
 
-    #[inline]
-    pub(crate) fn delivered(&mut self, good: bool) {
-        self.delivered += 1;
-        self.failed += u64::from(!good);
+    /// A segment was read, so far.
+    pub(crate) fn read(&mut self, answers: u32) {
+        self.delivered += u64::from(answers);
+    }
+
+    /// One of the answers was an error.
+    pub(crate) fn failed(&mut self) {
+        self.failed += 1;
     }
 
     pub(crate) fn waited(&mut self, time: Duration) {
@@ -126,8 +130,8 @@ impl Report {
         }
     }
 
-    /// Moves the bar, at most ten times a second.
-    pub(crate) fn tick(&mut self) {
+    /// Moves the bar, at most ten times a second. So many answers of the current segment are read.
+    pub(crate) fn tick(&mut self, read: u32) {
         let Some(begun) = self.begun else { return };
         if !self.progress.unwrap_or(self.verbosity >= Verbosity::Normal) {
             return;
@@ -141,9 +145,10 @@ impl Report {
         self.drawn = Some(now);
         let (label, total) = (self.label.as_deref(), self.total);
         let bar = self.bar.get_or_insert_with(|| console::bar(label, total));
-        let message = summary::progress(self.delivered, self.failed, total, now.duration_since(begun));
+        let delivered = self.delivered + u64::from(read);
+        let message = summary::progress(delivered, self.failed, total, now.duration_since(begun));
         bar.set_message(message);
-        bar.set_position(self.delivered);
+        bar.set_position(delivered);
     }
 
     /// The map is over, or was dropped: takes the bar away and writes the closing line.

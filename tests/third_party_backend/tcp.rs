@@ -153,7 +153,8 @@ impl Run for TcpRun {
     fn capacity(&mut self) -> Capacity {
         let slots = self.shared.workers * DEPTH;
         let batches = slots.saturating_sub(self.line.held.load(Ordering::Relaxed));
-        let targets = Targets { work: Duration::from_millis(20), bytes: 128 * 1024 };
+        let targets =
+            Targets { work: Duration::from_millis(20), least: Duration::from_micros(100), bytes: 128 * 1024 };
         Capacity { batches, slots, workers: self.shared.workers, targets }
     }
 

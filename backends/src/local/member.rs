@@ -2,11 +2,13 @@
 //! Changed under the pool's lock only, by `pool` and `steal`.
 
 use std::collections::{HashSet, VecDeque};
+use std::ops::Range;
 use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::outbox::Outbox;
+use super::area::{SHARED_FROM, free_place};
+use super::outbox::{Frame, Outbox};
 use super::page::Page;
 use crate::batch::Batch;
 use crate::completion::{DeathCause, Running};
@@ -48,6 +50,8 @@ pub(crate) struct Held {
     pub(crate) recalled: bool,
     /// Nobody waits for it any more.
     pub(crate) orphan: bool,
+    /// Where its payload lies in the area that the worker reads; `None` if it went through the channel.
+    place: Option<Range<usize>>,
 }
 
 impl Member {
@@ -73,6 +77,30 @@ impl Member {
         self.outbox.is_some() && self.verdict.is_none()
     }
 
+    /// Sends it a batch: a large payload through the shared memory, where there is room for it.
+    ///
+    /// # Panics
+    /// If the worker does not take work.
+    pub(crate) fn hand(&mut self, batch: Batch) {
+        let payload = batch.payload();
+        let taken = self.held.iter().filter_map(|held| held.place.clone());
+        let shared = payload.len() >= SHARED_FROM;
+        let place = if shared { free_place(taken, payload.len()) } else { None };
+        let frame = match &place {
+            Some(place) => {
+                self.page.write_to_worker(place.start, payload);
+                batch.header().placed(place.start).into()
+            }
+            None => Frame::Batch(batch.clone()),
+        };
+        self.outbox.as_mut().expect("a worker that takes work has greeted").send(frame);
+        if self.held.is_empty() {
+            self.progress = Instant::now();
+        }
+        let limit = batch.items();
+        self.held.push_back(Held { batch, limit, recalled: false, orphan: false, place });
+    }
+
     pub(crate) fn idle(&self) -> bool {
         self.takes_work() && self.held.is_empty()
     }
@@ -88,7 +116,7 @@ impl Member {
 }
 
 /// The frame that asks a worker for what it has not begun of a batch, or for half of it.
-pub(crate) fn recall(ticket: u64, half: bool) -> Arc<Vec<u8>> {
+pub(crate) fn recall(ticket: u64, half: bool) -> Frame {
     let header = Header { kind: Kind::Recall, batch: ticket, from: u32::from(half), ..Header::EMPTY };
-    Arc::new(header.frame(&[]))
+    header.frame(&[]).into()
 }

@@ -3,8 +3,9 @@
 //! `pool` holds who has which batch (`run`, `member`) and decides, without any I/O but sends that can't wait;
 //! `steal` does so by the clock. `supervisor` is the one thread that starts workers, watches them die and relays what
 //! they print (`relay`); `reader` is a thread for each worker that takes its answers; `worker` is the other end, in the
-//! worker process. `greeting`, `page` and `outbox` are the parts of the channel between them.
+//! worker process. `greeting`, `outbox`, `page` and `area` are the parts of the channel between them.
 
+mod area;
 mod greeting;
 mod member;
 mod outbox;
@@ -37,9 +38,10 @@ use crate::{Backend, Capacity, Run};
 use pool::Shared;
 use run::{Gauge, Inbox};
 
-/// What a batch should be for workers on the same machine: a message costs about 0.1 ms at worst, so that 20 ms
-/// of work hide it; up to one packet of bytes.
-const TARGETS: Targets = Targets { work: Duration::from_millis(20), bytes: 128 * 1024 };
+/// What a batch should be for workers on the same machine: a message costs about 0.1 ms at worst and keeps the host's
+/// CPU for 10 µs, so that 20 ms of work hide it and 50 µs are worth it; of large items what stays in a core's cache.
+const TARGETS: Targets =
+    Targets { work: Duration::from_millis(20), least: Duration::from_micros(50), bytes: 256 * 1024 };
 
 /// More make no sense on any machine, and each costs the host six descriptors and two threads.
 const MOST_PROCESSES: usize = 4096;

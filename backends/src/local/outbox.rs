@@ -10,10 +10,31 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 
 use super::page::Page;
 use super::supervisor::block_signals;
+use crate::batch::Batch;
 use crate::wire::PACKET;
 
-/// A frame on its way out; a batch's bytes are shared with whoever may have to send them again.
-pub(crate) type Frame = Arc<Vec<u8>>;
+/// A frame on its way out.
+#[derive(Clone, Debug)]
+pub(crate) enum Frame {
+    Bytes(Arc<Vec<u8>>),
+    /// Its bytes are shared with whoever may have to send them again.
+    Batch(Batch),
+}
+
+impl Frame {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Frame::Bytes(bytes) => bytes,
+            Frame::Batch(batch) => batch.packet(),
+        }
+    }
+}
+
+impl From<Vec<u8>> for Frame {
+    fn from(bytes: Vec<u8>) -> Self {
+        Frame::Bytes(Arc::new(bytes))
+    }
+}
 
 /// Sends frames to one worker, in order.
 #[derive(Debug)]
@@ -61,12 +82,13 @@ impl Outbox {
     /// can't be sent to for another reason (no memory for the socket) sees the channel end, and ends by that.
     pub(crate) fn send(&mut self, frame: Frame) {
         let mut state = lock(&self.shared.state);
-        if frame.len() <= PACKET && state.queue.is_empty() && state.has_room(self.shared.page.received()) {
+        let bytes = frame.bytes();
+        if bytes.len() <= PACKET && state.queue.is_empty() && state.has_room(self.shared.page.received()) {
             let Some(sender) = state.sender.clone() else { return };
             state.sent += 1;
             let number = state.sent;
-            state.untaken.push_back((number, frame.len()));
-            if send_packet(&sender, &frame).is_err() {
+            state.untaken.push_back((number, bytes.len()));
+            if send_packet(&sender, bytes).is_err() {
                 state.give_up();
             }
             return;
@@ -136,9 +158,9 @@ impl Shared {
                 state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            state.sent += frame.len().div_ceil(PACKET) as u64;
+            state.sent += frame.bytes().len().div_ceil(PACKET) as u64;
             drop(state);
-            let sent = frame.chunks(PACKET).try_for_each(|packet| send_packet(&sender, packet));
+            let sent = frame.bytes().chunks(PACKET).try_for_each(|packet| send_packet(&sender, packet));
             drop(sender);
             state = lock(&self.state);
             if sent.is_err() {

@@ -1,6 +1,8 @@
-//! A page of memory that the host shares with each worker: what runs there now, and how much was received.
+//! Memory that the host shares with each worker: a page that tells what runs there now and how much was received, and
+//! behind it an area for large payloads in each direction (see `area`).
 //! Made by the host before the worker starts, handed over as its stdin; sealed, so that no worker can shrink it
-//! under the host's hands. What a worker writes into it is a hint, never a length or an address.
+//! under the host's hands. What a worker writes into the page is a hint, never a length or an address; what it writes
+//! into its area is copied out before anything reads it, for the worker can go on writing.
 
 use std::fs::File;
 use std::io;
@@ -12,9 +14,14 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::ftruncate;
 
+use super::area::AREA;
 use crate::completion::Running;
 
-const SIZE: u64 = 4096;
+const PAGE: usize = 4096;
+const SIZE: usize = PAGE + 2 * AREA;
+/// Where the areas begin: what goes to the worker, what comes from it.
+const TO_WORKER: usize = PAGE;
+const FROM_WORKER: usize = PAGE + AREA;
 const MAGIC: u64 = 0x6661_7374_6d61_7001;
 /// `item` while a function is being prepared, and while nothing runs.
 const SETUP: u32 = u32::MAX - 1;
@@ -30,6 +37,8 @@ struct Fields {
     received: AtomicU64,
     /// Ticket of the batch that runs, or ran last.
     ticket: AtomicU64,
+    /// Answers that the host has copied out of the worker's area.
+    copied: AtomicU64,
     /// Its item that runs; `SETUP`; `IDLE`.
     item: AtomicU32,
 }
@@ -51,7 +60,7 @@ impl Page {
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
         let file = File::from(fd);
-        let page = Page { map: MmapOptions::new().len(SIZE as usize).map_raw(&file)? };
+        let page = Page { map: MmapOptions::new().len(SIZE).map_raw(&file)? };
         page.fields().item.store(IDLE, Ordering::Relaxed);
         page.fields().magic.store(MAGIC, Ordering::Release);
         Ok((page, file.into()))
@@ -60,10 +69,10 @@ impl Page {
     /// The worker's side: maps what it was handed.
     pub(crate) fn open(fd: OwnedFd) -> io::Result<Page> {
         let file = File::from(fd);
-        if file.metadata()?.len() != SIZE {
+        if file.metadata()?.len() != SIZE as u64 {
             return Err(io::Error::other("standard input is not the page of a fastmap host"));
         }
-        let page = Page { map: MmapOptions::new().len(SIZE as usize).map_raw(&file)? };
+        let page = Page { map: MmapOptions::new().len(SIZE).map_raw(&file)? };
         if page.fields().magic.load(Ordering::Acquire) != MAGIC {
             return Err(io::Error::other("standard input is not the page of a fastmap host"));
         }
@@ -87,6 +96,65 @@ impl Page {
     /// Host: how many packets the worker has taken.
     pub(crate) fn received(&self) -> u64 {
         self.fields().received.load(Ordering::Acquire)
+    }
+
+    /// Host: one more answer is copied out of the area.
+    pub(crate) fn count_copied(&self) {
+        self.fields().copied.fetch_add(1, Ordering::Release);
+    }
+
+    /// Worker: how many of its answers the host has copied out.
+    pub(crate) fn copied(&self) -> u64 {
+        self.fields().copied.load(Ordering::Acquire)
+    }
+
+    /// Host: writes a payload to its place in the worker's view. The place must lie in the area.
+    pub(crate) fn write_to_worker(&self, place: usize, bytes: &[u8]) {
+        self.write(TO_WORKER, place, bytes);
+    }
+
+    /// Worker: writes an answer to its place in the host's view. The place must lie in the area.
+    pub(crate) fn write_to_host(&self, place: usize, bytes: &[u8]) {
+        self.write(FROM_WORKER, place, bytes);
+    }
+
+    fn write(&self, area: usize, place: usize, bytes: &[u8]) {
+        assert!(place <= AREA && bytes.len() <= AREA - place, "{} bytes at {place}", bytes.len());
+        // SAFETY: the target lies in the mapping, by the line above; nobody holds a reference into a place before the
+        // frame that names it is sent, which is behind this.
+        unsafe {
+            let target = self.map.as_mut_ptr().add(area + place);
+            target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        }
+    }
+
+    /// Worker: a payload that the host has placed; `None` if that is not in the area.
+    ///
+    /// # Safety
+    /// The host must not have been told that the place is free again while the bytes are used.
+    pub(crate) unsafe fn placed_by_host(&self, place: usize, length: usize) -> Option<&[u8]> {
+        if place > AREA || length > AREA - place {
+            return None;
+        }
+        // SAFETY: the bytes lie in the mapping, by the line above, and the host, of which this process is a part,
+        // writes to no place that is taken, which the caller vouches for.
+        Some(unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(TO_WORKER + place), length) })
+    }
+
+    /// Host: appends what a worker has placed to `out`; false if that is not in the area.
+    pub(crate) fn copy_from_worker(&self, place: usize, length: usize, out: &mut Vec<u8>) -> bool {
+        if place > AREA || length > AREA - place {
+            return false;
+        }
+        out.reserve(length);
+        // SAFETY: the source lies in the mapping, by the line above; the target is room that was just reserved. The
+        // worker may write meanwhile: the bytes are then any bytes, and are taken for that.
+        unsafe {
+            let source = self.map.as_ptr().add(FROM_WORKER + place);
+            out.as_mut_ptr().add(out.len()).copy_from_nonoverlapping(source, length);
+            out.set_len(out.len() + length);
+        }
+        true
     }
 
     /// Worker: the function of a batch is being prepared.
@@ -146,6 +214,25 @@ mod tests {
         assert_eq!(host.running(), Some((9, Running::Item(3))));
         assert_eq!(host.received(), 1);
         assert!(ftruncate(&fd, 0).is_err());
+    }
+
+    #[test]
+    fn payloads_reach_the_other_side_and_nothing_beyond_the_areas_is_touched() {
+        let (host, fd) = Page::create().expect("a page");
+        let worker = Page::open(fd).expect("the same page");
+        host.write_to_worker(AREA - 3, b"abc");
+        worker.write_to_host(0, b"defg");
+        // SAFETY: nothing else is written to that place.
+        let placed = unsafe { worker.placed_by_host(AREA - 3, 3) };
+        assert_eq!(placed, Some(&b"abc"[..]));
+        let mut out = b"x".to_vec();
+        assert!(host.copy_from_worker(0, 4, &mut out));
+        assert_eq!(out, b"xdefg");
+        for (place, length) in [(AREA, 1), (AREA + 1, 0), (0, AREA + 1), (usize::MAX, 1), (1, usize::MAX)] {
+            assert!(!host.copy_from_worker(place, length, &mut out));
+            // SAFETY: it gives no bytes.
+            assert_eq!(unsafe { worker.placed_by_host(place, length) }, None);
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::LocalOptions;
 use super::member::{Held, Member, recall};
-use super::outbox::Outbox;
+use super::outbox::{Frame, Outbox};
 use super::run::{Gauge, Inbox, RunState};
 use crate::batch::{Batch, BatchId};
 use crate::completion::{
@@ -413,24 +413,24 @@ impl State {
         waiting.into_iter().any(|(_, job)| self.hand_out_of(job))
     }
 
-    /// Hands out the first batch of a run, to the worker that holds the fewest.
+    /// Hands out the first batch of a run: to the worker that holds the fewest, or, where workers are quicker than the
+    /// host, to the one that holds the most, so that the others leave the cores to the host.
     fn hand_out_of(&mut self, job: JobId) -> bool {
         let run = self.runs.get_mut(&job).expect("it was just listed");
         let depth = run.depth();
         let ready = self.members.iter_mut().filter(|member| member.takes_work() && member.held.len() < depth);
-        let Some(member) = ready.min_by_key(|member| member.held.len()) else { return false };
+        let packed = run.packs();
+        let order = |member: &&mut Member| {
+            if packed { depth - member.held.len() } else { member.held.len() }
+        };
+        let Some(member) = ready.min_by_key(order) else { return false };
         let batch = run.pending.pop_front().expect("it was not empty");
         run.in_flight += 1;
-        let outbox = member.outbox.as_mut().expect("a worker that takes work has greeted");
         if member.opened.insert(job) {
-            outbox.send(Arc::clone(&run.opening));
+            let outbox = member.outbox.as_mut().expect("a worker that takes work has greeted");
+            outbox.send(Frame::Bytes(Arc::clone(&run.opening)));
         }
-        outbox.send(Arc::clone(batch.packet()));
-        if member.held.is_empty() {
-            member.progress = Instant::now();
-        }
-        let limit = batch.items();
-        member.held.push_back(Held { batch, limit, recalled: false, orphan: false });
+        member.hand(batch);
         true
     }
 
@@ -461,8 +461,7 @@ impl State {
                 if member.opened.remove(&job)
                     && let Some(outbox) = &mut member.outbox
                 {
-                    outbox
-                        .send(Arc::new(Header { kind: Kind::Close, job: job.0, ..Header::EMPTY }.frame(&[])));
+                    outbox.send(Header { kind: Kind::Close, job: job.0, ..Header::EMPTY }.frame(&[]).into());
                 }
             }
         }

@@ -3,7 +3,7 @@
 
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ipc_channel::IpcError;
@@ -12,9 +12,12 @@ use log::Level;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 use super::Record;
+use super::area::AREA;
 use super::greeting::{Greeting, Hello};
 use super::outbox::send_packet;
+use super::page::Page;
 use super::pool::Shared;
+use crate::buffers;
 use crate::completion::{Death, DeathCause};
 use crate::job::JobId;
 use crate::wire::{Assembler, Header, Kind};
@@ -86,91 +89,107 @@ fn come_and_go(server: &str) {
     }
 }
 
-/// Listens to the worker `id` until it is dead and all that it sent is dealt with.
-pub(crate) fn listen(
-    shared: &Shared,
-    id: u64,
-    name: &str,
-    server: IpcOneShotServer<Greeting>,
-    gate: &Arc<Gate>,
-) {
+/// The worker that a reader listens to, and where its news go.
+#[derive(Debug)]
+pub(crate) struct Peer<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) id: u64,
+    pub(crate) name: &'a str,
+    pub(crate) page: &'a Page,
+    pub(crate) gate: &'a Gate,
+}
+
+/// Listens to a worker until it is dead and all that it sent is dealt with.
+pub(crate) fn listen(peer: &Peer<'_>, server: IpcOneShotServer<Greeting>) {
     // ipc-channel asserts where it should doubt: bytes that are not its own raise a panic in here.
-    let listened = catch_unwind(AssertUnwindSafe(|| converse(shared, id, name, server, gate)));
+    let listened = catch_unwind(AssertUnwindSafe(|| peer.converse(server)));
     if listened.is_err() {
-        shared.condemn(id, DeathCause::Protocol("its channel carries what no worker sends".to_owned()));
+        peer.condemn(DeathCause::Protocol("its channel carries what no worker sends".to_owned()));
     }
     // A worker that closed its channel and lives on (it may have closed all it could) is of no use.
-    let death = gate.wait(Duration::from_secs(1)).or_else(|| {
-        shared.condemn(id, DeathCause::Protocol("it closed its channel".to_owned()));
-        gate.wait(Duration::MAX)
+    let death = peer.gate.wait(Duration::from_secs(1)).or_else(|| {
+        peer.condemn(DeathCause::Protocol("it closed its channel".to_owned()));
+        peer.gate.wait(Duration::MAX)
     });
     if let Some(death) = death {
-        shared.buried(id, death);
+        peer.shared.buried(peer.id, death);
     }
 }
 
-/// From the greeting to the channel's end.
-fn converse(shared: &Shared, id: u64, name: &str, server: IpcOneShotServer<Greeting>, gate: &Arc<Gate>) {
-    // Where this process has no descriptor left for the ends of the channels, the kernel leaves them out in silence, and
-    // ipc-channel panics.
-    let greeting = catch_unwind(AssertUnwindSafe(|| server.accept())).unwrap_or_else(|_| {
-        Err(IpcError::Io(std::io::Error::other(
-            "the channels that it brings are missing; has this process descriptors left?",
-        )))
-    });
-    match greeting {
-        Ok((_, Greeting::Hello(hello))) => {
-            let Hello { version, executable, to_worker, from_worker, wake } = hello;
-            gate.greeted(wake);
-            match shared.greeted(id, version, &executable, to_worker) {
-                Ok(()) => {
-                    if let Err(broken) = receive(shared, id, name, &from_worker, gate) {
-                        shared.condemn(id, DeathCause::Protocol(broken));
+impl Peer<'_> {
+    fn condemn(&self, cause: DeathCause) {
+        self.shared.condemn(self.id, cause);
+    }
+
+    /// From the greeting to the channel's end.
+    fn converse(&self, server: IpcOneShotServer<Greeting>) {
+        // Where this process has no descriptor left for the ends of the channels, the kernel leaves them out in
+        // silence, and ipc-channel panics.
+        let greeting = catch_unwind(AssertUnwindSafe(|| server.accept())).unwrap_or_else(|_| {
+            Err(IpcError::Io(std::io::Error::other(
+                "the channels that it brings are missing; has this process descriptors left?",
+            )))
+        });
+        match greeting {
+            Ok((_, Greeting::Hello(hello))) => {
+                let Hello { version, executable, to_worker, from_worker, wake } = hello;
+                self.gate.greeted(wake);
+                match self.shared.greeted(self.id, version, &executable, to_worker) {
+                    Ok(()) => {
+                        if let Err(broken) = self.receive(&from_worker) {
+                            self.condemn(DeathCause::Protocol(broken));
+                        }
                     }
+                    Err(cause) => self.condemn(cause),
                 }
-                Err(cause) => shared.condemn(id, cause),
             }
-        }
-        Err(error) => {
-            if !gate.is_closed() {
-                shared.condemn(id, DeathCause::Protocol(format!("its greeting could not be read: {error}")));
+            Err(error) => {
+                if !self.gate.is_closed() {
+                    self.condemn(DeathCause::Protocol(format!("its greeting could not be read: {error}")));
+                }
             }
         }
     }
-}
 
-/// Takes frames until the end; an error says how the worker broke the protocol.
-fn receive(
-    shared: &Shared,
-    id: u64,
-    name: &str,
-    from_worker: &IpcBytesReceiver,
-    gate: &Gate,
-) -> Result<(), String> {
-    let mut assembler = Assembler::default();
-    loop {
-        let packet = match from_worker.recv() {
-            Ok(packet) => packet,
-            Err(IpcError::Io(error)) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(_) => return Ok(()),
-        };
-        if packet == END && gate.is_closed() {
-            return Ok(());
-        }
-        let Some((header, frame)) = assembler.packet(packet)? else { continue };
-        match header.kind {
-            Kind::Done => shared.done(id, &header, frame)?,
-            Kind::Returned => shared.returned(id, &header)?,
-            Kind::Refused => {
-                let failure =
-                    postcard::from_bytes(&frame[Header::LEN..]).map_err(|error| error.to_string())?;
-                shared.refused(id, JobId(header.job), failure);
+    /// Takes frames until the end; an error says how the worker broke the protocol.
+    fn receive(&self, from_worker: &IpcBytesReceiver) -> Result<(), String> {
+        let mut assembler = Assembler::default();
+        loop {
+            let packet = match from_worker.recv() {
+                Ok(packet) => packet,
+                Err(IpcError::Io(error)) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(_) => return Ok(()),
+            };
+            if packet == END && self.gate.is_closed() {
+                return Ok(());
             }
-            Kind::Log => pass_on(name, &frame[Header::LEN..])?,
-            Kind::Open | Kind::Batch | Kind::Recall | Kind::Close => {
-                return Err(format!("{:?} is the host's to send", header.kind));
+            let Some((header, frame)) = assembler.packet(packet)? else { continue };
+            match header.kind {
+                Kind::Done => self.shared.done(self.id, &header, self.payload(&header, frame)?)?,
+                Kind::Returned => self.shared.returned(self.id, &header)?,
+                Kind::Refused => {
+                    let failure =
+                        postcard::from_bytes(&frame[Header::LEN..]).map_err(|error| error.to_string())?;
+                    self.shared.refused(self.id, JobId(header.job), failure);
+                }
+                Kind::Log => pass_on(self.name, &frame[Header::LEN..])?,
+                Kind::Open | Kind::Batch | Kind::Recall | Kind::Close => {
+                    return Err(format!("{:?} is the host's to send", header.kind));
+                }
             }
         }
+    }
+
+    /// The frame with its payload behind the header, wherever that lies.
+    fn payload(&self, header: &Header, frame: Vec<u8>) -> Result<Vec<u8>, String> {
+        let Some((place, length)) = header.shared() else { return Ok(frame) };
+        let mut whole = buffers::take(Header::LEN.saturating_add(length).min(Header::LEN + AREA));
+        whole.extend_from_slice(&frame);
+        if !self.page.copy_from_worker(place, length, &mut whole) {
+            return Err(format!("an answer of {length} bytes at {place} of its memory"));
+        }
+        self.page.count_copied();
+        Ok(whole)
     }
 }
 

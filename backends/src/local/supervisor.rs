@@ -20,7 +20,7 @@ use super::greeting::{Greeting, INSIDE, MARKER, Marker};
 use super::member::Member;
 use super::page::Page;
 use super::pool::Shared;
-use super::reader::{Gate, listen};
+use super::reader::{Gate, Peer, listen};
 use super::relay::{Pipe, Stream};
 use super::steal;
 use crate::completion::{Death, DeathCause};
@@ -249,11 +249,11 @@ fn start(shared: &Arc<Shared>, number: u64, tried: &mut bool) -> Result<Watched,
         // The member must be known before its reader can have news of it.
         let mut state = shared.lock();
         state.requested = state.requested.saturating_sub(1);
-        state.members.push(Member::new(number, name.clone(), child, page));
+        state.members.push(Member::new(number, name.clone(), child, Arc::clone(&page)));
         let (shared, gate, name) = (Arc::clone(shared), Arc::clone(&gate), name.clone());
         std::thread::Builder::new().name(format!("fastmap-{name}")).spawn(move || {
             block_signals();
-            listen(&shared, number, &name, server, &gate);
+            listen(&Peer { shared: &shared, id: number, name: &name, page: &page, gate: &gate }, server);
         })
     };
     match reader {

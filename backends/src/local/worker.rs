@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::exit;
@@ -17,6 +18,7 @@ use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::unistd::{Pid, dup2_stdin, getppid};
 use serde::{Deserialize, Serialize};
 
+use super::area::{SHARED_FROM, free_place};
 use super::greeting::{Greeting, Hello, INSIDE, MARKER, Marker};
 use super::page::Page;
 use crate::batch::Items;
@@ -155,6 +157,33 @@ impl Results {
     }
 }
 
+/// Answers in the shared memory that the host may not have copied out yet, oldest first.
+#[derive(Debug, Default)]
+struct Placed {
+    /// Answers placed so far.
+    count: u64,
+    /// The number of each, and its place.
+    taken: VecDeque<(u64, Range<usize>)>,
+}
+
+impl Placed {
+    /// Places an answer, if it is large and there is room.
+    fn place(&mut self, page: &Page, answer: &[u8]) -> Option<usize> {
+        if answer.len() < SHARED_FROM {
+            return None;
+        }
+        let copied = page.copied();
+        while self.taken.front().is_some_and(|(number, _)| *number <= copied) {
+            self.taken.pop_front();
+        }
+        let place = free_place(self.taken.iter().map(|(_, place)| place.clone()), answer.len())?;
+        page.write_to_host(place.start, answer);
+        self.count += 1;
+        self.taken.push_back((self.count, place.clone()));
+        Some(place.start)
+    }
+}
+
 impl Worker {
     /// Makes the process a worker, and tells the host.
     fn report(marker: &Marker) -> Result<Worker, String> {
@@ -209,7 +238,7 @@ impl Worker {
     /// Runs batches until the host ends the channel.
     fn work(self) -> ! {
         let mut jobs: HashMap<JobId, Prepared> = HashMap::new();
-        let mut out = Vec::new();
+        let mut answer = Answer::default();
         while let Some(Incoming { header, frame, claims }) = self.next_frame() {
             let job = JobId(header.job);
             match header.kind {
@@ -225,7 +254,7 @@ impl Worker {
                 }
                 Kind::Batch => match jobs.remove(&job).map(|task| self.prepare(header.batch, task)) {
                     Some(Ok(mut task)) => {
-                        self.run(&header, &frame, &claims, task.as_mut(), &mut out);
+                        self.run(&header, &frame, &claims, task.as_mut(), &mut answer);
                         jobs.insert(job, Prepared::Ready(task));
                     }
                     Some(Err(failure)) => {
@@ -282,12 +311,20 @@ impl Worker {
         }
     }
 
-    fn run(&self, header: &Header, frame: &[u8], claims: &Claims, task: &mut dyn Task, out: &mut Vec<u8>) {
+    fn run(&self, header: &Header, frame: &[u8], claims: &Claims, task: &mut dyn Task, answer: &mut Answer) {
+        let Answer { out, placed } = answer;
         out.clear();
         out.resize(Header::LEN, 0);
         let stride = (header.stride > 0).then_some(header.stride);
+        let payload = match header.shared() {
+            // SAFETY: the host takes the place for free when it has the answer to this batch, which is sent below.
+            Some((place, length)) => unsafe { self.page.placed_by_host(place, length) },
+            None => Some(&frame[Header::LEN..]),
+        };
+        // The host is this very program: it places nothing outside.
+        let Some(payload) = payload else { exit(NOT_A_WORKER) };
         let running = self.page.begin(header.batch);
-        let items = Items::new(&frame[Header::LEN..], stride);
+        let items = Items::new(payload, stride);
         let time = Stopwatch::start();
         let mut work = Work::new(items, header.items, header.credit, claims, running, out);
         task.run(&mut work);
@@ -308,15 +345,27 @@ impl Worker {
             cpu: cpu.as_nanos() as u64,
             ..Header::EMPTY
         };
-        done.write(out);
         self.page.begin_sending();
-        self.results.send(out);
+        match placed.place(&self.page, &out[Header::LEN..]) {
+            Some(place) => self.results.send(&done.placed(place)),
+            None => {
+                done.write(out);
+                self.results.send(out);
+            }
+        }
         self.page.end();
         // One huge result must not stay with the worker for ever.
         if out.capacity() > 16 * PACKET {
             out.shrink_to(PACKET);
         }
     }
+}
+
+/// What the answer to a batch is made in, used again for the next.
+#[derive(Debug, Default)]
+struct Answer {
+    out: Vec<u8>,
+    placed: Placed,
 }
 
 /// A job as far as it is prepared: its function is made at the first batch, so that a death in it can be told.
