@@ -78,7 +78,7 @@ impl<F: Fn(T) -> R + Copy, T: DeserializeOwned, R: Serialize> Plain<F, T, R> {
     #[allow(clippy::unnecessary_wraps, reason = "the shape that a descriptor holds")]
     fn start(_context: &[u8]) -> Result<Box<dyn Task>, ItemFailure> {
         let run: fn(&mut (), &mut Work<'_>) = |(), work| each::<T, R>(work, &mut conjure::<F>());
-        Ok(Box::new(Stateful { state: Some(()), remake: None, run }))
+        Ok(Box::new(Stateful { state: Some(()), remake: None, run, result_stride: codec::stride::<R>() }))
     }
 }
 
@@ -98,7 +98,7 @@ impl<F: Fn(&T) -> R + Copy, T: DeserializeOwned, R: Serialize> ByRef<F, T, R> {
             let func = conjure::<F>();
             each::<T, R>(work, &mut |item| func(&item));
         };
-        Ok(Box::new(Stateful { state: Some(()), remake: None, run }))
+        Ok(Box::new(Stateful { state: Some(()), remake: None, run, result_stride: codec::stride::<R>() }))
     }
 }
 
@@ -128,7 +128,12 @@ where
             let func = conjure::<F>();
             each::<T, R>(work, &mut |item| func(context, item));
         };
-        Ok(Box::new(Stateful { state: Some(context), remake: None, run }))
+        Ok(Box::new(Stateful {
+            state: Some(context),
+            remake: None,
+            run,
+            result_stride: codec::stride::<R>(),
+        }))
     }
 }
 
@@ -161,7 +166,12 @@ where
             let func = conjure::<F>();
             each::<T, R>(work, &mut |item| func(state, item));
         };
-        Ok(Box::new(Stateful { state: Some(state), remake: Some(make), run }))
+        Ok(Box::new(Stateful {
+            state: Some(state),
+            remake: Some(make),
+            run,
+            result_stride: codec::stride::<R>(),
+        }))
     }
 }
 
@@ -171,9 +181,14 @@ struct Stateful<S> {
     /// Builds the state anew after a panic, which may have left it half changed.
     remake: Option<fn() -> S>,
     run: fn(&mut S, &mut Work<'_>),
+    result_stride: Option<u32>,
 }
 
 impl<S> Task for Stateful<S> {
+    fn result_stride(&self) -> Option<u32> {
+        self.result_stride
+    }
+
     fn run(&mut self, work: &mut Work<'_>) {
         loop {
             if self.state.is_none()
@@ -214,7 +229,11 @@ fn each<T: DeserializeOwned, R: Serialize>(work: &mut Work<'_>, func: &mut impl 
         match codec::get::<T>(bytes) {
             Ok(item) => {
                 let result = func(item);
-                if let Err(error) = codec::put(&result, work.out()) {
+                if let Some(stride) = codec::stride::<R>()
+                    && let Some(slot) = work.slot(stride)
+                {
+                    codec::write_plain(&result, slot);
+                } else if let Err(error) = codec::put(&result, work.out()) {
                     work.fail(FailureKind::Serialize, error.to_string());
                 }
             }

@@ -189,6 +189,19 @@ impl BatchBuilder {
         self.end = self.packet.len();
     }
 
+    /// Room for so many items of a fixed size, to be written one by one. What is not written goes when the slots are
+    /// dropped, also by a panic; what is written is counted.
+    ///
+    /// # Panics
+    /// If the items have no stride.
+    #[inline]
+    pub fn slots(&mut self, items: u32) -> Slots<'_> {
+        let stride = self.stride.expect("slots are of a fixed size") as usize;
+        self.drop_uncounted();
+        self.packet.resize(self.end + items as usize * stride, 0);
+        Slots { builder: self, stride, written: 0 }
+    }
+
     /// Takes away what was appended and not counted: an item whose encoding was broken off by a panic.
     pub fn drop_uncounted(&mut self) {
         self.packet.truncate(self.end);
@@ -231,6 +244,37 @@ impl BatchBuilder {
         let packet = Arc::get_mut(&mut batch.packet).expect("nobody else has it yet");
         header.write(&mut packet.0);
         batch
+    }
+}
+
+/// See [`BatchBuilder::slots`].
+#[derive(Debug)]
+pub struct Slots<'a> {
+    builder: &'a mut BatchBuilder,
+    stride: usize,
+    written: u32,
+}
+
+impl Slots<'_> {
+    /// The bytes of the next item, which counts as written.
+    ///
+    /// # Panics
+    /// If there are no more.
+    #[inline]
+    #[allow(clippy::should_implement_trait, reason = "an iterator can't lend")]
+    pub fn next(&mut self) -> &mut [u8] {
+        let start = self.builder.end + self.written as usize * self.stride;
+        self.written += 1;
+        &mut self.builder.packet[start..start + self.stride]
+    }
+}
+
+impl Drop for Slots<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let builder = &mut *self.builder;
+        builder.packet.truncate(builder.end + self.written as usize * self.stride);
+        builder.added(self.written);
     }
 }
 

@@ -27,7 +27,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use batch::{Batch, BatchBuilder, BatchId, Items};
+pub use batch::{Batch, BatchBuilder, BatchId, Items, Slots};
 pub use completion::{
     Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, Outcome, Payload, Receipt, Results,
     Running,

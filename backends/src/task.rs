@@ -15,6 +15,11 @@ pub trait Task {
     /// Runs items of `work` until it gives no more, and answers each.
     /// An item that panics is answered by [`Work::fail`]; the loop then goes on with the next.
     fn run(&mut self, work: &mut Work<'_>);
+
+    /// Bytes of each result, where all have the same: such results can be written where they will be read.
+    fn result_stride(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// How far a batch is begun, and how far it may go. Shared with the thread that takes items back.
@@ -73,6 +78,9 @@ pub struct Work<'a> {
     /// Where others can read which item runs.
     running: &'a AtomicU32,
     out: &'a mut Vec<u8>,
+    /// Where results of a fixed size go instead, and how many bytes of it are written.
+    slots: Option<&'a mut [u8]>,
+    written: usize,
     /// Where results begin in `out`, and where the current item's result does.
     start: usize,
     mark: usize,
@@ -101,6 +109,8 @@ impl<'a> Work<'a> {
             claims,
             running,
             out,
+            slots: None,
+            written: 0,
             start,
             mark: start,
             credit: usize::try_from(credit).unwrap_or(usize::MAX),
@@ -109,11 +119,17 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// Results of a fixed size go to `slots`, which has room for all of them.
+    pub(crate) fn into_slots(mut self, slots: Option<&'a mut [u8]>) -> Self {
+        self.slots = slots;
+        self
+    }
+
     /// The next item's bytes. `None`: the batch is done, was taken back, or its results have reached their credit.
     #[inline]
     pub fn next_item(&mut self) -> Option<&'a [u8]> {
         self.mark = self.out.len();
-        if self.mark - self.start + self.failure_bytes >= self.credit && self.begun > 0 {
+        if self.mark - self.start + self.written + self.failure_bytes >= self.credit && self.begun > 0 {
             self.claims.close();
             return None;
         }
@@ -132,6 +148,15 @@ impl<'a> Work<'a> {
         self.out
     }
 
+    /// Where the result of the current item goes if it has so many bytes, as all have; `None`: to [`Work::out`]. To be
+    /// asked once, when the result is there.
+    #[inline]
+    pub fn slot(&mut self, stride: u32) -> Option<&mut [u8]> {
+        let slot = self.slots.as_mut()?.get_mut(self.written..self.written + stride as usize)?;
+        self.written += stride as usize;
+        Some(slot)
+    }
+
     /// Answers the current item by a failure. What was written of its result is taken away.
     pub fn fail(&mut self, kind: FailureKind, message: String) {
         self.out.truncate(self.mark);
@@ -140,10 +165,21 @@ impl<'a> Work<'a> {
         self.failures.push(ItemFailure { offset: self.begun - 1, kind, message });
     }
 
-    /// How many items were answered, and those that failed.
-    pub(crate) fn finish(self) -> (u32, Vec<ItemFailure>) {
-        (self.begun, self.failures)
+    /// What came of it.
+    pub(crate) fn finish(self) -> Finished {
+        Finished { answered: self.begun, failures: self.failures, written: self.written }
     }
+}
+
+/// What came of a batch.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// How many items were answered.
+    pub(crate) answered: u32,
+    /// Those that failed.
+    pub(crate) failures: Vec<ItemFailure>,
+    /// Bytes of results in the slots.
+    pub(crate) written: usize,
 }
 
 /// A message of bearable length: they count among the results that a map holds.
@@ -212,7 +248,7 @@ impl Executor {
         let mut work =
             Work::new(Items::new(payload, stride), count, credit, &self.claims, &running, &mut out);
         self.task.run(&mut work);
-        let (answered, failures) = work.finish();
+        let Finished { answered, failures, .. } = work.finish();
         let (wall, cpu) = time.stop();
         (answered, Results { payload: Payload::from(out), failures, wall, cpu, worker: String::new() })
     }

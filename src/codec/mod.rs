@@ -25,6 +25,8 @@ const LENGTH: usize = size_of::<u32>();
 trait Plain: Copy {
     const STRIDE: u32;
     fn append(self, out: &mut Vec<u8>);
+    /// Writes over as many bytes as the stride says.
+    fn write(self, slot: &mut [u8]);
     fn read(bytes: &[u8]) -> Result<Self, Box<Why>>;
 }
 
@@ -84,6 +86,12 @@ macro_rules! plain {
             }
 
             #[inline]
+            fn write(self, slot: &mut [u8]) {
+                let wire: $wire = $to(self);
+                *slot.first_chunk_mut().expect("a slot as wide as the stride") = wire.to_le_bytes();
+            }
+
+            #[inline]
             fn read(bytes: &[u8]) -> Result<Self, Box<Why>> {
                 let (head, rest) = bytes
                     .split_first_chunk()
@@ -124,6 +132,16 @@ macro_rules! plain {
                 return true;
             })*
             false
+        }
+
+        /// Writes a `T` that has a stride over a slot of as many bytes.
+        #[inline]
+        pub(crate) fn write_plain<T>(item: &T, slot: &mut [u8]) {
+            $(if size_of::<T>() == size_of::<$t>()
+                && let Ok(number) = castaway::cast!(item, &$t)
+            {
+                return number.write(slot);
+            })*
         }
 
         /// Reads a `T` that has a stride; `Ok(None)` if it has none.

@@ -4,8 +4,8 @@
 
 use std::ops::Range;
 
-/// Bytes of one area. Untouched memory costs nothing, and low places are taken first; four items of 1 MiB fit.
-pub(crate) const AREA: usize = 8 << 20;
+/// Bytes of one area: four items of 1 MiB fit. Low places are taken first, and memory that is not touched costs nothing.
+pub(crate) const AREA: usize = (4 << 20) + (64 << 10);
 
 /// Payloads from this size on go through an area, smaller ones with their header through the channel.
 /// One that finds no room goes through the channel as well.

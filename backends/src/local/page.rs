@@ -118,6 +118,17 @@ impl Page {
         self.write(FROM_WORKER, place, bytes);
     }
 
+    /// Worker: where an answer is written in place. The place must lie in the area.
+    ///
+    /// # Safety
+    /// The host must not have been told of the place, and nobody else may have asked for it.
+    #[allow(clippy::mut_from_ref, reason = "it is the kernel's memory, of which the caller owns this place")]
+    pub(crate) unsafe fn place_for_host(&self, place: usize, length: usize) -> &mut [u8] {
+        assert!(place <= AREA && length <= AREA - place, "{length} bytes at {place}");
+        // SAFETY: the bytes lie in the mapping, by the line above, and are the caller's alone.
+        unsafe { std::slice::from_raw_parts_mut(self.map.as_mut_ptr().add(FROM_WORKER + place), length) }
+    }
+
     fn write(&self, area: usize, place: usize, bytes: &[u8]) {
         assert!(place <= AREA && bytes.len() <= AREA - place, "{} bytes at {place}", bytes.len());
         // SAFETY: the target lies in the mapping, by the line above; nobody holds a reference into a place before the

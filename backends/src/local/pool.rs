@@ -413,17 +413,12 @@ impl State {
         waiting.into_iter().any(|(_, job)| self.hand_out_of(job))
     }
 
-    /// Hands out the first batch of a run: to the worker that holds the fewest, or, where workers are quicker than the
-    /// host, to the one that holds the most, so that the others leave the cores to the host.
+    /// Hands out the first batch of a run, to the worker that holds the fewest.
     fn hand_out_of(&mut self, job: JobId) -> bool {
         let run = self.runs.get_mut(&job).expect("it was just listed");
         let depth = run.depth();
         let ready = self.members.iter_mut().filter(|member| member.takes_work() && member.held.len() < depth);
-        let packed = run.packs();
-        let order = |member: &&mut Member| {
-            if packed { depth - member.held.len() } else { member.held.len() }
-        };
-        let Some(member) = ready.min_by_key(order) else { return false };
+        let Some(member) = ready.min_by_key(|member| member.held.len()) else { return false };
         let batch = run.pending.pop_front().expect("it was not empty");
         run.in_flight += 1;
         if member.opened.insert(job) {

@@ -18,10 +18,6 @@ use crate::wire::{Header, Kind};
 const DEPTH: usize = 2;
 const DEPTH_SHORT: usize = 4;
 const SHORT: Duration = Duration::from_millis(5);
-/// See [`RunState::packs`].
-const QUICK: Duration = Duration::from_micros(200);
-const MANY_BYTES: usize = 32 * 1024;
-
 /// One open run.
 #[derive(Debug)]
 pub(crate) struct RunState {
@@ -136,14 +132,6 @@ impl RunState {
 
     pub(crate) fn depth(&self) -> usize {
         if self.batch_time.is_some_and(|time| time < SHORT) { DEPTH_SHORT } else { DEPTH }
-    }
-
-    /// Whether the next batch is one of those that a worker does about as quickly as the host makes them: many bytes
-    /// and next to no work. One worker more then takes a core from the host and gives nothing for it (measured on 2
-    /// cores, a million square roots: 11 ns an item by two workers, 6 by one); it gets what overflows.
-    pub(crate) fn packs(&self) -> bool {
-        self.batch_time.is_some_and(|time| time < QUICK)
-            && self.pending.front().is_some_and(|batch| batch.payload().len() >= MANY_BYTES)
     }
 
     pub(crate) fn observe(&mut self, header: &Header) {

@@ -26,7 +26,7 @@ use crate::completion::{FailureKind, ItemFailure};
 use crate::executable;
 use crate::function::FunctionId;
 use crate::job::JobId;
-use crate::task::{Claims, Stopwatch, Task, Work};
+use crate::task::{Claims, Finished, Stopwatch, Task, Work};
 use crate::wire::{Assembler, Header, Kind, PACKET, VERSION};
 
 /// Exit code of a process that was marked as a worker and can't be one.
@@ -167,20 +167,22 @@ struct Placed {
 }
 
 impl Placed {
-    /// Places an answer, if it is large and there is room.
-    fn place(&mut self, page: &Page, answer: &[u8]) -> Option<usize> {
-        if answer.len() < SHARED_FROM {
+    /// A place for an answer, if that is large and there is room. It is free until it is [kept](Placed::keep).
+    fn find(&mut self, page: &Page, length: usize) -> Option<Range<usize>> {
+        if length < SHARED_FROM {
             return None;
         }
         let copied = page.copied();
         while self.taken.front().is_some_and(|(number, _)| *number <= copied) {
             self.taken.pop_front();
         }
-        let place = free_place(self.taken.iter().map(|(_, place)| place.clone()), answer.len())?;
-        page.write_to_host(place.start, answer);
+        free_place(self.taken.iter().map(|(_, place)| place.clone()), length)
+    }
+
+    /// The host is about to be told of the place.
+    fn keep(&mut self, place: Range<usize>) {
         self.count += 1;
-        self.taken.push_back((self.count, place.clone()));
-        Some(place.start)
+        self.taken.push_back((self.count, place));
     }
 }
 
@@ -325,38 +327,68 @@ impl Worker {
         let Some(payload) = payload else { exit(NOT_A_WORKER) };
         let running = self.page.begin(header.batch);
         let items = Items::new(payload, stride);
+        let length = task.result_stride().map_or(0, |stride| header.items as usize * stride as usize);
+        let place = placed.find(&self.page, length);
+        // SAFETY: nothing else is placed before this batch is answered, and the host is told of it below.
+        let slots = place.clone().map(|place| unsafe { self.page.place_for_host(place.start, place.len()) });
         let time = Stopwatch::start();
-        let mut work = Work::new(items, header.items, header.credit, claims, running, out);
+        let work = Work::new(items, header.items, header.credit, claims, running, out);
+        let mut work = work.into_slots(slots);
         task.run(&mut work);
-        let (answered, failures) = work.finish();
+        let Finished { answered, failures, written } = work.finish();
         let (wall, cpu) = time.stop();
-        let before = out.len();
-        if !failures.is_empty() {
-            out.extend(postcard::to_stdvec(&failures).expect("failures can be written"));
-        }
-        let done = Header {
+        self.page.begin_sending();
+        let mut done = Header {
             kind: Kind::Done,
             items: answered,
             job: header.job,
             batch: header.batch,
-            length: (out.len() - Header::LEN) as u64,
-            credit: (out.len() - before) as u64,
+            length: written as u64,
             wall: wall.as_nanos() as u64,
             cpu: cpu.as_nanos() as u64,
             ..Header::EMPTY
         };
-        self.page.begin_sending();
-        match placed.place(&self.page, &out[Header::LEN..]) {
-            Some(place) => self.results.send(&done.placed(place)),
-            None => {
-                done.write(out);
-                self.results.send(out);
+        match place {
+            Some(place) if failures.is_empty() => {
+                self.results.send(&done.placed(place.start));
+                placed.keep(place);
+            }
+            place => {
+                if let Some(place) = place {
+                    // SAFETY: as above.
+                    out.extend_from_slice(unsafe { self.page.place_for_host(place.start, written) });
+                }
+                let before = out.len();
+                if !failures.is_empty() {
+                    out.extend(postcard::to_stdvec(&failures).expect("failures can be written"));
+                }
+                done.length = (out.len() - Header::LEN) as u64;
+                done.credit = (out.len() - before) as u64;
+                self.answer(done, out, placed);
             }
         }
         self.page.end();
         // One huge result must not stay with the worker for ever.
         if out.capacity() > 16 * PACKET {
             out.shrink_to(PACKET);
+        }
+    }
+}
+
+impl Worker {
+    /// Sends an answer that was made in `out`, behind the room for its header.
+    fn answer(&self, done: Header, out: &mut [u8], placed: &mut Placed) {
+        let payload = &out[Header::LEN..];
+        match placed.find(&self.page, payload.len()) {
+            Some(place) => {
+                self.page.write_to_host(place.start, payload);
+                self.results.send(&done.placed(place.start));
+                placed.keep(place);
+            }
+            None => {
+                done.write(out);
+                self.results.send(out);
+            }
         }
     }
 }
