@@ -244,13 +244,11 @@ where
         self.drive.collect()?;
         while let Some(plan) = self.drive.plan() {
             let pulled = self.input.pull(self.drive.builder(), &plan);
-            let slow = pulled.slow;
             self.drive.pulled(pulled.how, self.input.remaining());
-            if slow {
-                self.drive.collect()?;
-            }
+            // Before the next plan: what has come meanwhile says how large a batch should be.
+            self.drive.collect()?;
             // What is ready goes to the consumer before a slow input is asked again.
-            if slow && (self.drive.current.left() > 0 || self.drive.window.deliverable() > 0) {
+            if pulled.slow && (self.drive.current.left() > 0 || self.drive.window.deliverable() > 0) {
                 break;
             }
         }

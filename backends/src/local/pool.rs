@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use ipc_channel::ipc::IpcBytesSender;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::LocalOptions;
 use super::member::{Held, Member, recall};
 use super::outbox::{Frame, Outbox};
 use super::run::{Gauge, Inbox, RunState};
+use super::steal;
 use crate::batch::{Batch, BatchId};
 use crate::completion::{
     Completion, Death, DeathCause, ItemFailure, Loss, Outcome, Payload, Results, Running,
@@ -28,8 +30,11 @@ const FAILED_STARTS: usize = 3;
 #[derive(Debug)]
 pub(crate) struct Shared {
     state: Mutex<State>,
-    /// Wakes the supervisor.
+    /// Wakes the supervisor at once.
     wake: EventFd,
+    /// Wakes it later, for what goes by the clock: to set it costs 1 µs, where to wake a thread costs 10 and takes a
+    /// core for a moment.
+    timer: TimerFd,
     pub(crate) options: LocalOptions,
     /// The process that made the pool.
     pub(crate) owner: u32,
@@ -53,7 +58,9 @@ pub(crate) struct State {
 impl Shared {
     pub(crate) fn new(options: LocalOptions) -> io::Result<Self> {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Shared { state: Mutex::default(), wake, options, owner: std::process::id() })
+        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
+        Ok(Shared { state: Mutex::default(), wake, timer, options, owner: std::process::id() })
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -62,6 +69,23 @@ impl Shared {
 
     pub(crate) fn wake(&self) -> &EventFd {
         &self.wake
+    }
+
+    pub(crate) fn timer(&self) -> &TimerFd {
+        &self.timer
+    }
+
+    /// Has the supervisor look around after that time, if it does not do so anyway at about then.
+    fn look_after(&self, state: &mut State, pause: Duration) {
+        let at = Instant::now() + pause;
+        if state.next_look.is_some_and(|look| look <= at + pause) {
+            return;
+        }
+        state.next_look = Some(at);
+        let once = Expiration::OneShot(pause.into());
+        if self.timer.set(once, TimerSetTimeFlags::empty()).is_err() {
+            self.wake_supervisor();
+        }
     }
 
     fn wake_supervisor(&self) {
@@ -99,9 +123,8 @@ impl Shared {
         }
         state.runs.insert(run.job.id, run);
         state.update_gauges(self.options.processes);
-        drop(state);
         // It looks after silent workers by the clock while there are runs.
-        self.wake_supervisor();
+        self.look_after(&mut state, steal::SILENT / 4);
         handles
     }
 
@@ -115,6 +138,7 @@ impl Shared {
         // Earlier items go first: they are what the consumer waits for.
         let at = run.pending.partition_point(|waiting| waiting.first() <= batch.first());
         run.pending.insert(at, batch);
+        run.fed = Some(Instant::now());
         self.hand_out(state);
         Ok(())
     }
@@ -376,19 +400,14 @@ impl Shared {
         let outstanding: usize = state.runs.values().map(RunState::outstanding).sum();
         let wanted = outstanding.min(self.options.processes);
         let there = state.members.len() + state.requested;
-        // The supervisor looks after stealing, timeouts and stuck orphans by the clock; it need not be told if it
-        // looks soon anyway.
-        let timed = || {
-            idle && outstanding > 0
-                || state.runs.values().any(|run| run.job.item_timeout.is_some() || run.closed)
-        };
-        let soon = || state.next_look.is_some_and(|look| look < Instant::now() + Duration::from_millis(5));
-        let wake = if wanted > there && !state.closing {
+        // Stealing, timeouts and stuck orphans go by the clock.
+        if let Some(pause) = steal::first_look(state, idle && outstanding > 0) {
+            self.look_after(state, pause);
+        }
+        let wake = wanted > there && !state.closing;
+        if wake {
             state.requested += wanted - there;
-            true
-        } else {
-            timed() && !soon()
-        };
+        }
         drop(guard);
         if wake {
             self.wake_supervisor();

@@ -28,6 +28,8 @@ pub(crate) struct RunState {
     pub(crate) gauge: Arc<Gauge>,
     pub(crate) pending: VecDeque<Batch>,
     pub(crate) in_flight: usize,
+    /// When it last handed in a batch.
+    pub(crate) fed: Option<Instant>,
     /// Its adapter is gone; it stays until its last batch is out of the workers' hands.
     pub(crate) closed: bool,
     pub(crate) failed: bool,
@@ -112,6 +114,7 @@ impl RunState {
             gauge: Arc::default(),
             pending: VecDeque::new(),
             in_flight: 0,
+            fed: None,
             closed: false,
             failed: false,
             batch_time: None,

@@ -125,8 +125,11 @@ pub(crate) fn block_signals() {
 
 /// Waits until a worker prints or dies, somebody wakes this thread, or `pause` is over; tells which workers have news.
 fn wait(shared: &Shared, watched: &[Watched], pause: Option<Duration>) -> Vec<bool> {
-    let mut fds = vec![PollFd::new(shared.wake().as_fd(), PollFlags::POLLIN)];
-    let mut owners = vec![usize::MAX];
+    let mut fds = vec![
+        PollFd::new(shared.wake().as_fd(), PollFlags::POLLIN),
+        PollFd::new(shared.timer().as_fd(), PollFlags::POLLIN),
+    ];
+    let mut owners = vec![usize::MAX; fds.len()];
     // A process that was reaped before it could be opened is news by itself.
     let mut news: Vec<bool> = watched.iter().map(|worker| worker.pidfd.is_none()).collect();
     for (index, worker) in watched.iter().enumerate() {
@@ -149,10 +152,15 @@ fn wait(shared: &Shared, watched: &[Watched], pause: Option<Duration>) -> Vec<bo
     };
     // Interrupted or out of memory: look around as if something had happened.
     let all = poll(&mut fds, timeout).is_err();
-    for (fd, owner) in fds.iter().zip(owners).skip(1) {
+    for (fd, owner) in fds.iter().zip(owners).skip(2) {
         news[owner] |= all || fd.any().unwrap_or(true);
     }
     let _empty = shared.wake().read();
+    let fired = fds[1].any().unwrap_or(true);
+    if fired {
+        // It does not wait: it has fired, or does not block.
+        let _again = shared.timer().wait();
+    }
     news
 }
 
