@@ -13,11 +13,13 @@ use crate::error::BackendError;
 use crate::job::Job;
 use crate::wire::{Header, Kind};
 
-/// Batches that a worker holds at a time, the running one included; more when they are short, so that the way to
-/// the host and back is hidden behind work.
-const DEPTH: usize = 2;
-const DEPTH_SHORT: usize = 4;
-const SHORT: Duration = Duration::from_millis(5);
+/// Batches that a worker holds at a time, the running one included: enough that what waits is as long as the way of an
+/// answer to the host and of the next batch back. More would only bind work to a worker before it is known who is free.
+const LEAST_DEPTH: usize = 2;
+const MOST_DEPTH: usize = 4;
+/// The way there and back, from one sleeping core to another.
+const ROUND_TRIP: Duration = Duration::from_micros(150);
+
 /// One open run.
 #[derive(Debug)]
 pub(crate) struct RunState {
@@ -134,7 +136,9 @@ impl RunState {
     }
 
     pub(crate) fn depth(&self) -> usize {
-        if self.batch_time.is_some_and(|time| time < SHORT) { DEPTH_SHORT } else { DEPTH }
+        let batch = self.batch_time.unwrap_or(ROUND_TRIP).as_nanos().max(1);
+        let waiting = ROUND_TRIP.as_nanos().div_ceil(batch);
+        usize::try_from(1 + waiting).unwrap_or(MOST_DEPTH).clamp(LEAST_DEPTH, MOST_DEPTH)
     }
 
     pub(crate) fn observe(&mut self, header: &Header) {

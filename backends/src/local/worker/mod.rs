@@ -1,24 +1,23 @@
 //! Worker mode: what a process does that was started to work, from its first line to its last.
-//! Entered by `fastmap::enter`; a reader thread takes what the host sends, the main thread runs the batches.
+//! Entered by `fastmap::enter`; the main thread runs the batches. `incoming` is what the host sends, `answers` the way
+//! back, `surroundings` what is settled about the process before.
 
-use std::collections::{HashMap, VecDeque};
-use std::fs::File;
-use std::ops::Range;
-use std::os::fd::AsFd;
+mod answers;
+mod incoming;
+mod surroundings;
+
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::exit;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use ipc_channel::IpcError;
-use ipc_channel::ipc::{self, IpcBytesReceiver, IpcBytesSender, IpcSender};
+use ipc_channel::ipc::{self, IpcSender};
 use nix::sys::prctl;
-use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
-use nix::unistd::{Pid, dup2_stdin, getppid};
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getppid};
 use serde::{Deserialize, Serialize};
 
-use super::area::{SHARED_FROM, free_place};
 use super::greeting::{Greeting, Hello, INSIDE, MARKER, Marker};
 use super::page::Page;
 use crate::batch::Items;
@@ -27,7 +26,10 @@ use crate::executable;
 use crate::function::FunctionId;
 use crate::job::JobId;
 use crate::task::{Claims, Finished, Stopwatch, Task, Work};
-use crate::wire::{Assembler, Header, Kind, PACKET, VERSION};
+use crate::wire::{Header, Kind, PACKET, VERSION};
+use answers::{Forward, Placed, Results};
+use incoming::{Incoming, Receiver};
+use surroundings::{close_strays, settle_signals, take_stdin};
 
 /// Exit code of a process that was marked as a worker and can't be one.
 pub(crate) const NOT_A_WORKER: i32 = 113;
@@ -100,90 +102,8 @@ pub(crate) struct Record {
 #[derive(Debug)]
 struct Worker {
     page: Arc<Page>,
-    queue: Arc<Queue>,
+    incoming: Arc<Receiver>,
     results: Arc<Results>,
-}
-
-/// What was received and is not done.
-#[derive(Debug, Default)]
-struct Queue {
-    state: Mutex<QueueState>,
-    more: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct QueueState {
-    frames: VecDeque<Incoming>,
-    running: Option<(u64, Arc<Claims>)>,
-    /// The host is gone or has closed the channel.
-    ended: bool,
-    /// The main thread has seen that.
-    left: bool,
-}
-
-#[derive(Debug)]
-struct Incoming {
-    header: Header,
-    frame: Vec<u8>,
-    /// For a batch: what is taken back of it.
-    claims: Arc<Claims>,
-}
-
-impl Queue {
-    fn lock(&self) -> MutexGuard<'_, QueueState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The sending side: frames of the main thread, of the reader thread and of the logger, never mixed.
-#[derive(Debug)]
-struct Results(Mutex<IpcBytesSender>);
-
-impl Results {
-    /// Sends a frame. Without the way to the host this process is of no use: it ends, and the host, if it lives,
-    /// takes what it held for lost.
-    fn send(&self, frame: &[u8]) {
-        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for packet in frame.chunks(PACKET) {
-            loop {
-                match sender.send(packet) {
-                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                    // SAFETY: ends the process; nothing of it is used after.
-                    Err(_) => unsafe { libc::_exit(NOT_A_WORKER) },
-                    Ok(()) => break,
-                }
-            }
-        }
-    }
-}
-
-/// Answers in the shared memory that the host may not have copied out yet, oldest first.
-#[derive(Debug, Default)]
-struct Placed {
-    /// Answers placed so far.
-    count: u64,
-    /// The number of each, and its place.
-    taken: VecDeque<(u64, Range<usize>)>,
-}
-
-impl Placed {
-    /// A place for an answer, if that is large and there is room. It is free until it is [kept](Placed::keep).
-    fn find(&mut self, page: &Page, length: usize) -> Option<Range<usize>> {
-        if length < SHARED_FROM {
-            return None;
-        }
-        let copied = page.copied();
-        while self.taken.front().is_some_and(|(number, _)| *number <= copied) {
-            self.taken.pop_front();
-        }
-        free_place(self.taken.iter().map(|(_, place)| place.clone()), length)
-    }
-
-    /// The host is about to be told of the place.
-    fn keep(&mut self, place: Range<usize>) {
-        self.count += 1;
-        self.taken.push_back((self.count, place));
-    }
 }
 
 impl Worker {
@@ -216,32 +136,26 @@ impl Worker {
         };
         host.send(Greeting::Hello(hello)).map_err(|e| step("greeting the host", &e))?;
 
-        let worker = Worker {
-            page: Arc::new(page),
-            queue: Arc::default(),
-            results: Arc::new(Results(Mutex::new(results))),
-        };
-        let logger = Box::new(Forward(Arc::clone(&worker.results)));
+        let (page, results) = (Arc::new(page), Arc::new(Results::new(results)));
+        let logger = Box::new(Forward(Arc::clone(&results)));
         if log::set_boxed_logger(logger).is_ok() {
             log::set_max_level(marker.level);
         }
-        let reader = Reader {
-            page: Arc::clone(&worker.page),
-            queue: Arc::clone(&worker.queue),
-            results: Arc::clone(&worker.results),
-        };
+        let incoming = Receiver::new(frames, Arc::clone(&page), Arc::clone(&results));
+        let incoming = Arc::new(incoming.map_err(|e| step("timer", &e))?);
+        let deputy = Arc::clone(&incoming);
         std::thread::Builder::new()
-            .name("fastmap-reader".to_owned())
-            .spawn(move || reader.read(&frames))
+            .name("fastmap-deputy".to_owned())
+            .spawn(move || deputy.stand_in())
             .map_err(|e| step("starting a thread", &e))?;
-        Ok(worker)
+        Ok(Worker { page, incoming, results })
     }
 
     /// Runs batches until the host ends the channel.
     fn work(self) -> ! {
         let mut jobs: HashMap<JobId, Prepared> = HashMap::new();
         let mut answer = Answer::default();
-        while let Some(Incoming { header, frame, claims }) = self.next_frame() {
+        while let Some(Incoming { header, frame, claims }) = self.incoming.next() {
             let job = JobId(header.job);
             match header.kind {
                 Kind::Open => {
@@ -269,27 +183,8 @@ impl Worker {
                 },
                 _ => {}
             }
-            self.queue.lock().running = None;
         }
         exit(0)
-    }
-
-    fn next_frame(&self) -> Option<Incoming> {
-        let mut state = self.queue.lock();
-        loop {
-            if state.ended {
-                state.left = true;
-                self.queue.more.notify_all();
-                return None;
-            }
-            if let Some(incoming) = state.frames.pop_front() {
-                if incoming.header.kind == Kind::Batch {
-                    state.running = Some((incoming.header.batch, Arc::clone(&incoming.claims)));
-                }
-                return Some(incoming);
-            }
-            state = self.queue.more.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
     }
 
     fn prepare(&self, ticket: u64, prepared: Prepared) -> Result<Box<dyn Task>, ItemFailure> {
@@ -373,9 +268,7 @@ impl Worker {
             out.shrink_to(PACKET);
         }
     }
-}
 
-impl Worker {
     /// Sends an answer that was made in `out`, behind the room for its header.
     fn answer(&self, done: Header, out: &mut [u8], placed: &mut Placed) {
         let payload = &out[Header::LEN..];
@@ -406,140 +299,4 @@ enum Prepared {
     Opening(Vec<u8>, usize),
     Ready(Box<dyn Task>),
     Refused(ItemFailure),
-}
-
-/// The thread that takes what the host sends: at once, so that the host's sends never wait for user code.
-struct Reader {
-    page: Arc<Page>,
-    queue: Arc<Queue>,
-    results: Arc<Results>,
-}
-
-impl Reader {
-    fn read(self, frames: &IpcBytesReceiver) {
-        let mut assembler = Assembler::default();
-        loop {
-            match frames.recv() {
-                Ok(packet) => {
-                    self.page.count_received();
-                    match assembler.packet(packet) {
-                        Ok(Some((header, frame))) => self.take(header, frame),
-                        Ok(None) => {}
-                        Err(_) => break,
-                    }
-                }
-                Err(IpcError::Io(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => break,
-            }
-        }
-        self.end();
-    }
-
-    fn take(&self, header: Header, frame: Vec<u8>) {
-        if header.kind == Kind::Recall {
-            return self.recall(header.batch, header.from == 1);
-        }
-        let claims = Arc::new(Claims::new(header.items));
-        self.queue.lock().frames.push_back(Incoming { header, frame, claims });
-        self.queue.more.notify_one();
-    }
-
-    /// Gives back what is not begun of a batch, and tells from where on.
-    fn recall(&self, ticket: u64, half: bool) {
-        let mut state = self.queue.lock();
-        let waiting = state.frames.iter().position(|incoming| incoming.header.batch == ticket);
-        let from = match (waiting, &state.running) {
-            (Some(at), _) => {
-                state.frames.remove(at);
-                Some(0)
-            }
-            (None, Some((running, claims))) if *running == ticket => claims.recall(half),
-            (None, _) => None,
-        };
-        drop(state);
-        if let Some(from) = from {
-            let returned = Header { kind: Kind::Returned, batch: ticket, from, ..Header::EMPTY };
-            self.results.send(&returned.frame(&[]));
-        }
-    }
-
-    /// The host has closed the channel, or is gone: so is this process, at the latest when this is over.
-    fn end(&self) {
-        let mut state = self.queue.lock();
-        state.ended = true;
-        state.frames.clear();
-        self.queue.more.notify_all();
-        // An idle main thread leaves by itself (and writes coverage or profiles on its way); one in user code
-        // can't be asked.
-        let grace = Duration::from_millis(300);
-        let (state, _) = self
-            .queue
-            .more
-            .wait_timeout_while(state, grace, |state| !state.left)
-            .unwrap_or_else(PoisonError::into_inner);
-        if !state.left {
-            // SAFETY: ends the process; nothing of it is used after.
-            unsafe { libc::_exit(0) };
-        }
-    }
-}
-
-/// Sends the function's log records to the host's logger.
-struct Forward(Arc<Results>);
-
-impl log::Log for Forward {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() <= log::max_level()
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if !self.enabled(record.metadata()) {
-            return;
-        }
-        let record = Record {
-            level: record.level() as usize,
-            target: record.target().to_owned(),
-            message: record.args().to_string(),
-            module: record.module_path().map(str::to_owned),
-            file: record.file().map(str::to_owned),
-            line: record.line(),
-        };
-        let payload = postcard::to_stdvec(&record).expect("a record can be written");
-        self.0.send(&Header { kind: Kind::Log, ..Header::EMPTY }.frame(&payload));
-    }
-
-    fn flush(&self) {}
-}
-
-/// The host decides about the terminal's signals; a dead host shows as an error of a send, not as SIGPIPE; and
-/// what the host ignores is not ignored for what the function starts.
-fn settle_signals() -> nix::Result<()> {
-    // The thread that starts workers blocks signals, and a mask is inherited.
-    SigSet::empty().thread_set_mask()?;
-    for (number, handler) in [
-        (Signal::SIGINT, SigHandler::SigIgn),
-        (Signal::SIGHUP, SigHandler::SigIgn),
-        (Signal::SIGPIPE, SigHandler::SigIgn),
-        (Signal::SIGCHLD, SigHandler::SigDfl),
-        (Signal::SIGTERM, SigHandler::SigDfl),
-    ] {
-        // SAFETY: both handlers are the kernel's own; no code of ours runs in a signal.
-        unsafe { signal(number, handler) }?;
-    }
-    Ok(())
-}
-
-/// Closes what C code in the host opened without CLOEXEC: the function has no business with it.
-fn close_strays() {
-    // SAFETY: closes what was inherited; `enter` is the first statement, so that of this program only a library's
-    // constructor can have opened one, which does so in each worker alike.
-    unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
-}
-
-/// Takes the page from standard input, which then is `/dev/null`.
-fn take_stdin() -> std::io::Result<Page> {
-    let fd = std::io::stdin().as_fd().try_clone_to_owned()?;
-    let null = File::open("/dev/null")?;
-    dup2_stdin(&null)?;
-    Page::open(fd)
 }

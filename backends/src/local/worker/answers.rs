@@ -1,0 +1,95 @@
+//! The way from a worker to its host: frames through the channel, large answers through the shared memory.
+//! Called by the main thread, by the thread that receives, and by the function's logger.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ipc_channel::ipc::IpcBytesSender;
+
+use super::super::area::{SHARED_FROM, free_place};
+use super::super::page::Page;
+use super::{NOT_A_WORKER, Record};
+use crate::wire::{Header, Kind, PACKET};
+
+/// The sending side: frames of the main thread, of the reader thread and of the logger, never mixed.
+#[derive(Debug)]
+pub(super) struct Results(Mutex<IpcBytesSender>);
+
+impl Results {
+    pub(super) fn new(sender: IpcBytesSender) -> Self {
+        Results(Mutex::new(sender))
+    }
+
+    /// Sends a frame. Without the way to the host this process is of no use: it ends, and the host, if it lives,
+    /// takes what it held for lost.
+    pub(super) fn send(&self, frame: &[u8]) {
+        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for packet in frame.chunks(PACKET) {
+            loop {
+                match sender.send(packet) {
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                    // SAFETY: ends the process; nothing of it is used after.
+                    Err(_) => unsafe { libc::_exit(NOT_A_WORKER) },
+                    Ok(()) => break,
+                }
+            }
+        }
+    }
+}
+
+/// Answers in the shared memory that the host may not have copied out yet, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Placed {
+    /// Answers placed so far.
+    count: u64,
+    /// The number of each, and its place.
+    taken: VecDeque<(u64, Range<usize>)>,
+}
+
+impl Placed {
+    /// A place for an answer, if that is large and there is room. It is free until it is [kept](Placed::keep).
+    pub(super) fn find(&mut self, page: &Page, length: usize) -> Option<Range<usize>> {
+        if length < SHARED_FROM {
+            return None;
+        }
+        let copied = page.copied();
+        while self.taken.front().is_some_and(|(number, _)| *number <= copied) {
+            self.taken.pop_front();
+        }
+        free_place(self.taken.iter().map(|(_, place)| place.clone()), length)
+    }
+
+    /// The host is about to be told of the place.
+    pub(super) fn keep(&mut self, place: Range<usize>) {
+        self.count += 1;
+        self.taken.push_back((self.count, place));
+    }
+}
+
+/// Sends the function's log records to the host's logger.
+pub(super) struct Forward(pub(super) Arc<Results>);
+
+impl log::Log for Forward {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let record = Record {
+            level: record.level() as usize,
+            target: record.target().to_owned(),
+            message: record.args().to_string(),
+            module: record.module_path().map(str::to_owned),
+            file: record.file().map(str::to_owned),
+            line: record.line(),
+        };
+        let payload = postcard::to_stdvec(&record).expect("a record can be written");
+        self.0.send(&Header { kind: Kind::Log, ..Header::EMPTY }.frame(&payload));
+    }
+
+    fn flush(&self) {}
+}

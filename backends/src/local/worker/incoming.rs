@@ -1,0 +1,208 @@
+//! What a worker receives, and who receives it: the main thread itself while it has nothing to do, so that a batch
+//! wakes one thread and not two; a deputy once the main thread has been busy for a moment, so that a recall is heard
+//! and a closed channel is seen while user code runs.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ipc_channel::IpcError;
+use ipc_channel::ipc::IpcBytesReceiver;
+use nix::errno::Errno;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+
+use super::super::page::Page;
+use super::answers::Results;
+use crate::task::Claims;
+use crate::wire::{Assembler, Header, Kind};
+
+/// How long the main thread may be busy before the deputy takes over: what is shorter never wakes it.
+const MOMENT: Duration = Duration::from_millis(1);
+/// The channel is closed: a main thread that is not out of user code by then can't be waited for.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// A frame that the main thread has to deal with.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) header: Header,
+    pub(super) frame: Vec<u8>,
+    /// For a batch: what is taken back of it.
+    pub(super) claims: Arc<Claims>,
+}
+
+#[derive(Debug)]
+pub(super) struct Receiver {
+    page: Arc<Page>,
+    results: Arc<Results>,
+    /// Locked by whoever receives, for as long as it waits.
+    channel: Mutex<Channel>,
+    state: Mutex<State>,
+    more: Condvar,
+    /// Wakes the deputy. Set whenever the main thread becomes busy: 1 µs, where to wake a thread costs 10.
+    timer: TimerFd,
+}
+
+#[derive(Debug)]
+struct Channel {
+    packets: IpcBytesReceiver,
+    assembler: Assembler,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    frames: VecDeque<Incoming>,
+    /// The main thread deals with a frame; if it is a batch, its ticket and what is taken back of it.
+    busy: bool,
+    running: Option<(u64, Arc<Claims>)>,
+    /// The deputy receives.
+    deputy: bool,
+    /// The host is gone or has closed the channel.
+    ended: bool,
+    /// The main thread has seen that.
+    left: bool,
+}
+
+impl Receiver {
+    /// # Errors
+    /// If there is no descriptor left for a timer.
+    pub(super) fn new(packets: IpcBytesReceiver, page: Arc<Page>, results: Arc<Results>) -> io::Result<Self> {
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?;
+        let channel = Channel { packets, assembler: Assembler::default() };
+        Ok(Receiver {
+            page,
+            results,
+            channel: Mutex::new(channel),
+            state: Mutex::default(),
+            more: Condvar::new(),
+            timer,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The main thread has dealt with a frame and wants the next; `None` at the channel's end.
+    pub(super) fn next(&self) -> Option<Incoming> {
+        let mut state = self.lock();
+        state.busy = false;
+        state.running = None;
+        loop {
+            if state.ended {
+                state.left = true;
+                self.more.notify_all();
+                return None;
+            }
+            if let Some(incoming) = state.frames.pop_front() {
+                state.busy = true;
+                if incoming.header.kind == Kind::Batch {
+                    state.running = Some((incoming.header.batch, Arc::clone(&incoming.claims)));
+                }
+                if !state.deputy {
+                    // Can't fail for a time that is valid; the deputy would come too late otherwise, not never.
+                    let _set = self.timer.set(Expiration::OneShot(MOMENT.into()), TimerSetTimeFlags::empty());
+                }
+                return Some(incoming);
+            }
+            if state.deputy {
+                state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            drop(state);
+            let received = self.receive();
+            state = self.lock();
+            state.take(received);
+        }
+    }
+
+    /// The deputy's life: receives while the main thread is busy for long.
+    pub(super) fn stand_in(&self) {
+        loop {
+            match self.timer.wait() {
+                Ok(()) => {}
+                Err(Errno::EINTR) => continue,
+                // A timer that is broken can't be waited for; the main thread receives alone.
+                Err(_) => return,
+            }
+            let mut state = self.lock();
+            state.deputy = state.busy;
+            while state.deputy {
+                drop(state);
+                let received = self.receive();
+                state = self.lock();
+                state.take(received);
+                state.deputy = state.busy;
+                self.more.notify_all();
+                if state.ended {
+                    return self.wait_for_main(state);
+                }
+            }
+        }
+    }
+
+    /// Waits for a frame for the main thread; deals with what is not for it. `None`: the channel's end.
+    fn receive(&self) -> Option<Incoming> {
+        let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let packet = match channel.packets.recv() {
+                Ok(packet) => packet,
+                Err(IpcError::Io(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => return None,
+            };
+            self.page.count_received();
+            let Some((header, frame)) = channel.assembler.packet(packet).ok()? else { continue };
+            if header.kind == Kind::Recall {
+                self.recall(header.batch, header.from == 1);
+                continue;
+            }
+            let claims = Arc::new(Claims::new(header.items));
+            return Some(Incoming { header, frame, claims });
+        }
+    }
+
+    /// Gives back what is not begun of a batch, and tells from where on.
+    fn recall(&self, ticket: u64, half: bool) {
+        let mut state = self.lock();
+        let waiting = state.frames.iter().position(|incoming| incoming.header.batch == ticket);
+        let from = match (waiting, &state.running) {
+            (Some(at), _) => {
+                state.frames.remove(at);
+                Some(0)
+            }
+            (None, Some((running, claims))) if *running == ticket => claims.recall(half),
+            (None, _) => None,
+        };
+        drop(state);
+        if let Some(from) = from {
+            let returned = Header { kind: Kind::Returned, batch: ticket, from, ..Header::EMPTY };
+            self.results.send(&returned.frame(&[]));
+        }
+    }
+
+    /// The host has closed the channel, or is gone: so is this process, at the latest when this is over.
+    fn wait_for_main(&self, state: MutexGuard<'_, State>) {
+        // An idle main thread leaves by itself (and writes coverage or profiles on its way); one in user code
+        // can't be asked.
+        let (state, _) = self
+            .more
+            .wait_timeout_while(state, GRACE, |state| !state.left)
+            .unwrap_or_else(PoisonError::into_inner);
+        if !state.left {
+            // SAFETY: ends the process; nothing of it is used after.
+            unsafe { libc::_exit(0) };
+        }
+    }
+}
+
+impl State {
+    fn take(&mut self, received: Option<Incoming>) {
+        match received {
+            Some(incoming) => self.frames.push_back(incoming),
+            None => {
+                self.ended = true;
+                self.frames.clear();
+            }
+        }
+    }
+}
