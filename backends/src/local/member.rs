@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::outbox::Outbox;
 use super::page::Page;
 use crate::batch::Batch;
-use crate::completion::{DeathCause, Running};
+use crate::completion::{DeathCause, RefusedCall, Running};
 use crate::job::JobId;
 use crate::wire::{Header, Kind};
 
@@ -48,6 +48,8 @@ pub(crate) struct Held {
     pub(crate) recalled: bool,
     /// Nobody waits for it any more.
     pub(crate) orphan: bool,
+    /// What the sandbox refused to one of its items, as the worker told.
+    pub(crate) refused: Option<RefusedCall>,
 }
 
 impl Member {

@@ -10,6 +10,7 @@ use ipc_channel::ipc::IpcBytesSender;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::LocalOptions;
+use super::confined;
 use super::member::{Held, Member, recall};
 use super::outbox::Outbox;
 use super::run::{Gauge, Inbox, RunState};
@@ -219,6 +220,7 @@ impl Shared {
                     wall: Duration::from_nanos(header.wall),
                     cpu: Duration::from_nanos(header.cpu),
                     worker,
+                    refused: held.refused,
                 };
                 let first = held.batch.first();
                 let outcome = Outcome::Done(results);
@@ -304,6 +306,7 @@ impl Shared {
         let Some(at) = state.members.iter().position(|member| member.id == id) else { return };
         let mut member = state.members.remove(at);
         let ran = member.page.running();
+        death.refused = confined::refused_to(&member.page, ran);
         // Ended here for what nobody waited for: that says nothing about the next worker.
         let unwanted = matches!(member.verdict, Some((DeathCause::Unknown, _)));
         if let Some((cause, running)) = member.verdict.take() {
@@ -430,7 +433,7 @@ impl State {
             member.progress = Instant::now();
         }
         let limit = batch.items();
-        member.held.push_back(Held { batch, limit, recalled: false, orphan: false });
+        member.held.push_back(Held { batch, limit, recalled: false, orphan: false, refused: None });
         true
     }
 

@@ -167,6 +167,7 @@ fn receive(
                 shared.refused(id, JobId(header.job), failure);
             }
             Kind::Log => pass_on(name, &frame[Header::LEN..])?,
+            Kind::Refusal => shared.refusal(id, &header, &frame[Header::LEN..]),
             Kind::Open | Kind::Batch | Kind::Recall | Kind::Close => {
                 return Err(format!("{:?} is the host's to send", header.kind));
             }

@@ -17,8 +17,9 @@ use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::unistd::{Pid, dup2_stdin, getppid};
 use serde::{Deserialize, Serialize};
 
+use super::confined;
 use super::greeting::{Greeting, Hello, INSIDE, MARKER, Marker};
-use super::page::Page;
+use super::page::{Page, SETUP};
 use crate::batch::Items;
 use crate::completion::{FailureKind, ItemFailure};
 use crate::executable;
@@ -194,6 +195,8 @@ impl Worker {
         if log::set_boxed_logger(logger).is_ok() {
             log::set_max_level(marker.level);
         }
+        // All channels are made, and there is no thread yet.
+        confined::confine(&worker.page, marker.sandbox).map_err(|lack| step("the sandbox", &lack))?;
         let reader = Reader {
             page: Arc::clone(&worker.page),
             queue: Arc::clone(&worker.queue),
@@ -275,10 +278,22 @@ impl Worker {
                     .ok_or_else(|| broken("the opening of a job is cut short".to_owned()))?;
                 let opening: Opening =
                     postcard::from_bytes(opening).map_err(|error| broken(error.to_string()))?;
-                let task = opening.function.resolve().map_err(broken)?.start(context);
+                let task =
+                    opening.function.resolve().map_err(broken)?.start(context).map_err(|mut failure| {
+                        failure.message = confined::blame(failure.message, SETUP);
+                        failure
+                    });
+                self.tell_refusal(ticket);
                 self.page.end();
                 task
             }
+        }
+    }
+
+    /// Tells the host of a call that the sandbox refused to something that went on.
+    fn tell_refusal(&self, ticket: u64) {
+        if let Some(frame) = confined::swallowed(ticket) {
+            self.results.send(&frame);
         }
     }
 
@@ -293,6 +308,7 @@ impl Worker {
         task.run(&mut work);
         let (answered, failures) = work.finish();
         let (wall, cpu) = time.stop();
+        self.tell_refusal(header.batch);
         let before = out.len();
         if !failures.is_empty() {
             out.extend(postcard::to_stdvec(&failures).expect("failures can be written"));
