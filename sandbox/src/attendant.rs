@@ -4,6 +4,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Barrier;
 use std::thread;
 
 use crate::calls;
@@ -12,6 +13,10 @@ use crate::handler::{is_path, note};
 /// It needs little.
 const STACK: usize = 64 * 1024;
 
+/// It is at its work. Without this the thread was seen to wait for ever: it still made itself ready, which allocates, while
+/// `fork` held the allocator's lock and waited for its answer. From then on it allocates nothing.
+static READY: Barrier = Barrier::new(2);
+
 /// Attends to the listener of a filter until the process ends, or closes the descriptor: then the calls are said not to
 /// exist.
 pub(crate) fn start(listener: OwnedFd) -> io::Result<()> {
@@ -19,9 +24,12 @@ pub(crate) fn start(listener: OwnedFd) -> io::Result<()> {
     attendant
         .spawn(move || {
             block_signals();
+            READY.wait();
             while attend(&listener) {}
         })
-        .map(drop)
+        .map(drop)?;
+    READY.wait();
+    Ok(())
 }
 
 /// Signals are the function's business.
