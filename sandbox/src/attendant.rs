@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crate::calls;
@@ -16,6 +17,7 @@ const STACK: usize = 64 * 1024;
 /// It is at its work. Without this the thread was seen to wait for ever: it still made itself ready, which allocates, while
 /// `fork` held the allocator's lock and waited for its answer. From then on it allocates nothing.
 static READY: Barrier = Barrier::new(2);
+static STARTED: AtomicBool = AtomicBool::new(false);
 
 /// Attends to the listener of a filter until the process ends, or closes the descriptor: then the calls are said not to
 /// exist.
@@ -28,8 +30,15 @@ pub(crate) fn start(listener: OwnedFd) -> io::Result<()> {
             while attend(&listener) {}
         })
         .map(drop)?;
-    READY.wait();
+    STARTED.store(true, Ordering::Relaxed);
     Ok(())
+}
+
+/// Returns when the thread, if there is one, is at its work.
+pub(crate) fn wait() {
+    if STARTED.load(Ordering::Relaxed) {
+        READY.wait();
+    }
 }
 
 /// Signals are the function's business.
