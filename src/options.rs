@@ -277,9 +277,8 @@ impl Settings {
     /// How workers of this machine are to be confined.
     pub(crate) fn confinement(&self) -> Demand {
         match self.sandbox {
-            Sandbox::Off => Demand::Off,
             Sandbox::Auto if self.has_secret && self.exec_policy != ExecPolicy::Local => Demand::BestEffort,
-            Sandbox::Auto => Demand::Off,
+            Sandbox::Off | Sandbox::Auto => Demand::Off,
             Sandbox::Require => Demand::Full,
         }
     }

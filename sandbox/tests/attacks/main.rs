@@ -2,6 +2,11 @@
 //! as the kernel proper), and once confined, which must be refused, by the sandbox and on record.
 //! Prints a table; `cargo test -p fastmap-sandbox --test attacks`.
 
+#![allow(
+    clippy::macro_metavars_in_unsafe,
+    reason = "the macro is of these tests alone, and all its arguments are seen"
+)]
+
 #[path = "../common/mod.rs"]
 mod common;
 mod files;
@@ -70,7 +75,6 @@ pub(crate) fn result(returned: i64) -> io::Result<()> {
 
 /// Makes a system call whose arguments can do no harm, or whose effect is the attack.
 #[macro_export]
-#[allow(clippy::macro_metavars_in_unsafe, reason = "its arguments are those of these tests")]
 macro_rules! call {
     ($number:expr $(, $argument:expr)* $(,)?) => {
         // SAFETY: a probe: the kernel checks what it is given, and what it does is what is being tried.
