@@ -87,11 +87,10 @@ pub fn lacking() -> Vec<Lack> {
 /// Confines this process, for ever. What is refused goes to `record`, with the number that `running` then holds.
 ///
 /// To be called once, before the first thread is started: Landlock covers the calling thread and its descendants only.
-/// Descriptors that are open stay usable. The first lines of the record's page may be shared with another process.
+/// Descriptors that are open stay usable. The record may lie in memory that another process shares.
 ///
 /// # Errors
-/// For [`Demand::Full`], the first layer that the kernel lacks; what was confined until then stays so. A call that
-/// reaches into the list of an old kernel is no error: see [`Confinement::lacking`].
+/// For [`Demand::Full`], the first layer that the kernel lacks; what was confined until then stays so.
 pub fn confine(
     demand: Demand,
     record: &'static Record,

@@ -3,7 +3,8 @@
 
 use std::process::Command;
 
-use fastmap_test_programs::{Ended, Report, Running, program};
+use fastmap_test_programs::{Ended, LIMIT, Report, Running, is_alive, program, until, workers};
+use nix::sys::signal::Signal;
 
 fn host(arguments: &[&str]) -> Command {
     let mut command = program(env!("CARGO_BIN_EXE_host"));
@@ -161,6 +162,16 @@ fn crashes_and_endless_items_of_confined_workers_are_found_as_ever() {
     }
     let told = one(host(&["faults", "spin", "1000", "1000", "500"]).env("FASTMAP_ITEM_TIMEOUT", "0.5"));
     assert!(told.starts_with("Timeout"), "{told}");
+}
+
+#[test]
+fn confined_workers_end_with_their_host() {
+    let mut running = Running::start(&mut host(&["slow", "1000000", "2"]));
+    running.line("first answer");
+    let all = workers(running.pid());
+    assert!(!all.is_empty());
+    running.signal(Signal::SIGKILL);
+    until("the workers are gone", LIMIT, || !all.iter().any(|pid| is_alive(*pid)));
 }
 
 #[test]
