@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use fastmap_backends::sandbox::{Demand, lacking};
 use fastmap_backends::{Backend, Local, LocalOptions, local};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -43,7 +44,7 @@ struct Inner {
 ///
 /// # Errors
 /// [`ErrorKind::Options`] if an option or an environment variable can't be used, with its name, value and what is
-/// allowed; [`ErrorKind::Cloud`] for the policy `Cloud` with a secret: this version has no CLOUD backend.
+/// allowed, or if [`Sandbox::Require`](crate::Sandbox::Require) asks for what this kernel lacks; [`ErrorKind::Cloud`] for the policy `Cloud` with a secret: this version has no CLOUD backend.
 pub fn init(options: Options) -> Result<FastmapConfig, Error> {
     if local::marked() && !local::inside_worker() {
         local::leave_unentered();
@@ -120,6 +121,26 @@ where
     global().map_plain::<F, T, R, I>(iterable)
 }
 
+/// How local workers are to be confined, as far as this kernel can.
+///
+/// # Errors
+/// If all layers are required and one is missing.
+fn confinement(settings: &Settings) -> Result<Demand, Error> {
+    let demand = settings.confinement();
+    let Some(lack) = (if demand == Demand::Off { None } else { lacking().into_iter().next() }) else {
+        return Ok(demand);
+    };
+    if demand == Demand::Full {
+        let message = format!(
+            "{lack}, and the sandbox is required; set Options::sandbox (FASTMAP_SANDBOX) to auto, which confines as \
+             far as it can, or to off"
+        );
+        return Err(Error::new(ErrorKind::Options, message).with_source(lack));
+    }
+    warn(&format!("workers are not fully confined: {lack} ({})", lack.why));
+    Ok(demand)
+}
+
 /// What the compiler says of a closure that captures something.
 macro_rules! NO_CAPTURES {
     () => {
@@ -141,6 +162,7 @@ impl FastmapConfig {
         } else {
             let mut options = LocalOptions::new(settings.local_processes);
             options.relay = Arc::new(Console);
+            options.sandbox = confinement(&settings)?;
             Arc::new(Local::new(options).map_err(Error::of_backend)?)
         };
         Ok(FastmapConfig(Arc::new(Inner { settings, backend: Ok(backend) })))

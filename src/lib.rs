@@ -66,7 +66,7 @@ pub use config::{FastmapConfig, IteratorExt, fastmap, global_init, init};
 pub use entry::enter;
 pub use error::{Error, ErrorKind};
 pub use map::{Batches, Fastmap, Unordered};
-pub use options::{ExecPolicy, Options, Verbosity};
+pub use options::{ExecPolicy, Options, Sandbox, Verbosity};
 
 /// What to import for `iterator.fastmap(f)`.
 pub mod prelude {

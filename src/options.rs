@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastmap_backends::Backend;
+use fastmap_backends::sandbox::Demand;
 
 use crate::error::{Error, ErrorKind};
 
@@ -34,6 +35,20 @@ pub enum Verbosity {
     Loud,
 }
 
+/// Whether workers of this machine are confined: whether the kernel refuses what the contract of a mapped function
+/// forbids (files, network, other processes). What an item fails of is then named in its error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Sandbox {
+    /// Never: for debuggers, profilers, coverage, and functions that do use files.
+    Off,
+    /// Exactly when a batch may leave this machine (a secret is set and the policy is not `Local`), so that what passes
+    /// here passes there. What the kernel lacks is told by one warning.
+    #[default]
+    Auto,
+    /// Always. Where the kernel can't, `init` fails.
+    Require,
+}
+
 /// Settings of a [`FastmapConfig`](crate::FastmapConfig).
 ///
 /// What is not set here is taken from the environment, then from the defaults:
@@ -45,6 +60,7 @@ pub enum Verbosity {
 /// | [`verbosity`](Options::verbosity) | `FASTMAP_VERBOSITY` = `quiet`, `normal`, `loud` | normal |
 /// | [`read_ahead`](Options::read_ahead) | `FASTMAP_READ_AHEAD` in bytes | 64 MB |
 /// | [`item_timeout`](Options::item_timeout) | `FASTMAP_ITEM_TIMEOUT` in seconds | none |
+/// | [`sandbox`](Options::sandbox) | `FASTMAP_SANDBOX` = `off`, `auto`, `require` | auto |
 /// | [`secret`](Options::secret) | `FASTMAP_SECRET` | none |
 /// | [`cloud_url`](Options::cloud_url) | `FASTMAP_CLOUD_URL` | none |
 ///
@@ -68,6 +84,7 @@ pub struct Options {
     verbosity: Option<Verbosity>,
     read_ahead: Option<usize>,
     item_timeout: Option<Duration>,
+    sandbox: Option<Sandbox>,
     secret: Option<String>,
     cloud_url: Option<String>,
     backend: Option<Arc<dyn Backend>>,
@@ -107,6 +124,12 @@ impl Options {
     /// An item that runs longer is answered by a [`Timeout`](crate::ErrorKind::Timeout) error, and its worker ended.
     pub fn item_timeout(mut self, limit: Duration) -> Self {
         self.item_timeout = Some(limit);
+        self
+    }
+
+    /// Whether workers of this machine are confined.
+    pub fn sandbox(mut self, sandbox: Sandbox) -> Self {
+        self.sandbox = Some(sandbox);
         self
     }
 
@@ -179,6 +202,15 @@ impl Options {
                 "an item timeout of 0 leaves no item any time; set one above 0",
             ));
         }
+        let sandbox =
+            read.or(self.sandbox, "FASTMAP_SANDBOX", "off, auto, require", |value| {
+                match words(value).as_str() {
+                    "off" => Some(Sandbox::Off),
+                    "auto" => Some(Sandbox::Auto),
+                    "require" => Some(Sandbox::Require),
+                    _ => None,
+                }
+            })?;
         let text = |value: &str| Some(value.to_owned()).filter(|value| !value.is_empty());
         let secret = read.or(self.secret, "FASTMAP_SECRET", "the secret that the service gave", text)?;
         let cloud_url = read.or(self.cloud_url, "FASTMAP_CLOUD_URL", "the address of a service", text)?;
@@ -199,6 +231,7 @@ impl Options {
             local_processes: local_processes.unwrap_or_else(default_processes),
             read_ahead: read_ahead.unwrap_or(64_000_000),
             item_timeout,
+            sandbox: sandbox.unwrap_or_default(),
             has_secret: secret.is_some(),
             backend: self.backend,
         })
@@ -219,6 +252,7 @@ impl fmt::Debug for Options {
             .field("verbosity", &self.verbosity)
             .field("read_ahead", &self.read_ahead)
             .field("item_timeout", &self.item_timeout)
+            .field("sandbox", &self.sandbox)
             .field("secret", &self.secret.as_ref().map(|_| "…"))
             .field("cloud_url", &self.cloud_url)
             .field("backend", &self.backend)
@@ -234,8 +268,20 @@ pub(crate) struct Settings {
     pub(crate) local_processes: usize,
     pub(crate) read_ahead: usize,
     pub(crate) item_timeout: Option<Duration>,
+    pub(crate) sandbox: Sandbox,
     pub(crate) has_secret: bool,
     pub(crate) backend: Option<Arc<dyn Backend>>,
+}
+
+impl Settings {
+    /// How workers of this machine are to be confined.
+    pub(crate) fn confinement(&self) -> Demand {
+        match self.sandbox {
+            Sandbox::Auto if self.has_secret && self.exec_policy != ExecPolicy::Local => Demand::BestEffort,
+            Sandbox::Off | Sandbox::Auto => Demand::Off,
+            Sandbox::Require => Demand::Full,
+        }
+    }
 }
 
 struct Reader<'a, V>(&'a V);
@@ -289,6 +335,7 @@ mod tests {
         for (name, value, allowed) in [
             ("FASTMAP_EXEC_POLICY", "remote", "local, cloud, adaptive"),
             ("FASTMAP_VERBOSITY", "3", "quiet, normal, loud"),
+            ("FASTMAP_SANDBOX", "on", "off, auto, require"),
             ("FASTMAP_LOCAL_PROCESSES", "0", "a whole number from 1"),
             ("FASTMAP_LOCAL_PROCESSES", "many", "a whole number from 1"),
             ("FASTMAP_READ_AHEAD", "64MB", "bytes"),
@@ -310,6 +357,24 @@ mod tests {
         assert!(
             resolve(Options::new().exec_policy(ExecPolicy::Local), &[("FASTMAP_SECRET", "s3cret")]).is_ok()
         );
+    }
+
+    #[test]
+    fn workers_are_confined_exactly_when_a_batch_may_leave_this_machine_unless_asked_otherwise() {
+        let secret = Options::new().secret("s3cret").cloud_url("http://localhost:1");
+        for (options, confinement) in [
+            (Options::new(), Demand::Off),
+            (secret.clone(), Demand::BestEffort),
+            (secret.clone().exec_policy(ExecPolicy::Cloud), Demand::BestEffort),
+            (secret.clone().exec_policy(ExecPolicy::Local), Demand::Off),
+            (secret.sandbox(Sandbox::Off), Demand::Off),
+            (Options::new().sandbox(Sandbox::Require), Demand::Full),
+        ] {
+            let told = format!("{options:?}");
+            assert_eq!(resolve(options, &[]).expect("all can be used").confinement(), confinement, "{told}");
+        }
+        let settings = resolve(Options::new(), &[("FASTMAP_SANDBOX", "Require")]).expect("it can be used");
+        assert_eq!(settings.confinement(), Demand::Full);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
-use fastmap::{Error, ErrorKind, ExecPolicy, Options, Verbosity};
+use fastmap::{Error, ErrorKind, ExecPolicy, Options, Sandbox, Verbosity};
 
 /// The child: what it is started as says what it does with the variables that it was given.
 #[test]
@@ -54,6 +54,10 @@ fn program() {
                 Err(error) => tell(&error),
             });
         }
+        "sandbox" => {
+            let config = fastmap::init(Options::new().verbosity(Verbosity::Quiet)).unwrap();
+            eprintln!("{:?}", common::values(config.fastmap(may_read, [()])));
+        }
         "secret" => {
             let config = fastmap::init(common::options().local_processes(1)).unwrap();
             let secret = |()| std::env::var_os("FASTMAP_SECRET").is_some();
@@ -61,6 +65,11 @@ fn program() {
         }
         other => panic!("no case {other}"),
     }
+}
+
+/// To be mapped: whether a file can be read.
+fn may_read((): ()) -> bool {
+    std::fs::read("/etc/passwd").is_ok()
 }
 
 fn tell(error: &Error) {
@@ -74,11 +83,13 @@ fn methods_first() {
         .verbosity(Verbosity::Quiet)
         .local_processes(1)
         .read_ahead(1000)
+        .sandbox(Sandbox::Off)
         .item_timeout(Duration::from_secs(3600));
     let config = fastmap::init(options).unwrap();
     let pids: HashSet<_> =
         common::values(config.fastmap(|_: u64| std::process::id(), 0..1000)).into_iter().collect();
     assert_eq!(pids.len(), 1);
+    assert_eq!(common::values(config.fastmap(may_read, [()])), [true]);
 }
 
 /// What the child writes to stderr.
@@ -89,7 +100,7 @@ fn run(case: &str, variables: &[(&str, &OsStr)]) -> String {
 }
 
 /// Name, a value that can't be used, and what the error says is allowed.
-const BAD: [(&str, &str, &str); 12] = [
+const BAD: [(&str, &str, &str); 14] = [
     ("FASTMAP_EXEC_POLICY", "remote", "local, cloud, adaptive"),
     ("FASTMAP_EXEC_POLICY", "local,cloud", "local, cloud, adaptive"),
     ("FASTMAP_VERBOSITY", "verbose", "quiet, normal, loud"),
@@ -102,6 +113,8 @@ const BAD: [(&str, &str, &str); 12] = [
     ("FASTMAP_ITEM_TIMEOUT", "-0.5", "seconds"),
     ("FASTMAP_ITEM_TIMEOUT", "soon", "seconds"),
     ("FASTMAP_ITEM_TIMEOUT", "NaN", "seconds"),
+    ("FASTMAP_SANDBOX", "on", "off, auto, require"),
+    ("FASTMAP_SANDBOX", "off,require", "off, auto, require"),
 ];
 
 #[test]
@@ -149,6 +162,7 @@ fn a_method_goes_before_its_variable() {
         ("FASTMAP_LOCAL_PROCESSES", "4"),
         ("FASTMAP_READ_AHEAD", "1"),
         ("FASTMAP_ITEM_TIMEOUT", "0.000001"),
+        ("FASTMAP_SANDBOX", "require"),
     ];
     assert_eq!(run("methods first", &other.map(|(name, value)| (name, OsStr::new(value)))), "");
 }
@@ -190,6 +204,23 @@ fn the_item_timeout_is_used() {
     assert_eq!(lines.len(), 3, "{told}");
     assert_eq!((lines[0], lines[2]), ("done", "done"), "{told}");
     assert!(lines[1].starts_with("Timeout Some(1): item 1: "), "{told}");
+}
+
+#[test]
+fn the_sandbox_variable_is_used_and_auto_confines_when_a_batch_may_leave_this_machine() {
+    let ends = |variables: &[(&str, &str)]| {
+        let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, OsStr::new(*value))).collect();
+        run("sandbox", &variables).lines().last().map(str::to_owned)
+    };
+    let (open, confined) = (Some("[true]".to_owned()), Some("[false]".to_owned()));
+    assert_eq!(ends(&[]), open);
+    assert_eq!(ends(&[("FASTMAP_SANDBOX", "Require")]), confined);
+    let secret = [("FASTMAP_SECRET", "s3cret"), ("FASTMAP_CLOUD_URL", "http://127.0.0.1:1")];
+    let with = |more: (&'static str, &'static str)| ends(&[secret[0], secret[1], more]);
+    assert_eq!(ends(&secret), confined);
+    assert_eq!(with(("FASTMAP_SANDBOX", "auto")), confined);
+    assert_eq!(with(("FASTMAP_SANDBOX", "off")), open);
+    assert_eq!(with(("FASTMAP_EXEC_POLICY", "local")), open);
 }
 
 #[test]

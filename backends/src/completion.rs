@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::{Batch, BatchId};
 use crate::buffers;
+use crate::local::confined;
 
 /// News of some consecutive items of one batch. All completions of a batch together cover each item once.
 #[derive(Debug)]
@@ -46,6 +47,17 @@ pub struct Results {
     pub cpu: Duration,
     /// The worker, for reports.
     pub worker: String,
+    /// A call that the sandbox refused to one of the items, which has a result all the same.
+    pub refused: Option<RefusedCall>,
+}
+
+/// A call that the sandbox refused to a function that went on without it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedCall {
+    /// Index in the input of the item that made it; `None` where the function was being prepared.
+    pub index: Option<u64>,
+    /// The system call, with its path if it has one.
+    pub call: String,
 }
 
 /// Bytes that stand somewhere in a received frame. Nothing is copied to take them out.
@@ -135,6 +147,8 @@ pub struct Death {
     pub pid: u32,
     /// What ended it.
     pub cause: DeathCause,
+    /// Calls that the sandbox had refused to what then ran: the likely reason.
+    pub refused: Option<String>,
     /// The last lines it wrote to stderr, oldest first, capped.
     pub stderr: Vec<String>,
 }
@@ -188,6 +202,9 @@ impl fmt::Display for Death {
         match self.pid {
             0 => write!(f, "worker {} {}", self.worker, self.cause)?,
             pid => write!(f, "worker {} (process {pid}) {}", self.worker, self.cause)?,
+        }
+        if let Some(refused) = &self.refused {
+            write!(f, "; {}", confined::told(refused))?;
         }
         if !self.stderr.is_empty() {
             write!(f, "; it last wrote: {}", self.stderr.join(" | "))?;

@@ -29,11 +29,13 @@ use std::time::Instant;
 
 pub use batch::{Batch, BatchBuilder, BatchId, Items, Slots};
 pub use completion::{
-    Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, Outcome, Payload, Receipt, Results,
-    Running,
+    Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, Outcome, Payload, Receipt, RefusedCall,
+    Results, Running,
 };
 pub use error::BackendError;
 pub use executable::identity;
+/// How local workers are confined.
+pub use fastmap_sandbox as sandbox;
 pub use function::{Descriptor, FunctionId, Start};
 pub use job::{Job, JobId};
 pub use local::{Local, LocalOptions};

@@ -9,6 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 use crate::batch::Items;
 use crate::completion::{FailureKind, ItemFailure, Payload, Results};
 use crate::function::FunctionId;
+use crate::local::confined;
 
 /// A function with its context, ready to run items. Lives in a worker, for one job.
 pub trait Task {
@@ -160,7 +161,8 @@ impl<'a> Work<'a> {
     /// Answers the current item by a failure. What was written of its result is taken away.
     pub fn fail(&mut self, kind: FailureKind, message: String) {
         self.out.truncate(self.mark);
-        let message = cut(message);
+        // Behind the cut: it says what to do.
+        let message = confined::blame(cut(message), self.begun - 1);
         self.failure_bytes += message.len();
         self.failures.push(ItemFailure { offset: self.begun - 1, kind, message });
     }
@@ -250,7 +252,7 @@ impl Executor {
         self.task.run(&mut work);
         let Finished { answered, failures, .. } = work.finish();
         let (wall, cpu) = time.stop();
-        (answered, Results { payload: Payload::from(out), failures, wall, cpu, worker: String::new() })
+        (answered, Results { payload: Payload::from(out), failures, wall, cpu, ..Results::default() })
     }
 }
 

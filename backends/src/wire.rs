@@ -29,12 +29,15 @@ pub(crate) enum Kind {
     Refused = 7,
     /// Worker: a record for the host's logger. Payload: postcard of [`crate::local::Record`].
     Log = 8,
+    /// Worker: an item of a batch (`from`, or the preparation) was refused a call, and went on. Comes before the
+    /// batch's answer. Payload: the call, as text.
+    Refusal = 9,
 }
 
 impl Kind {
     fn of(byte: u8) -> Option<Kind> {
-        use Kind::{Batch, Close, Done, Log, Open, Recall, Refused, Returned};
-        [Open, Batch, Recall, Close, Done, Returned, Refused, Log]
+        use Kind::{Batch, Close, Done, Log, Open, Recall, Refusal, Refused, Returned};
+        [Open, Batch, Recall, Close, Done, Returned, Refused, Log, Refusal]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }

@@ -60,7 +60,10 @@ mod tests {
     use super::*;
 
     fn loss(running: Running, cause: DeathCause) -> Loss {
-        Loss { running, death: Death { worker: "w".to_owned(), pid: 1, cause, stderr: Vec::new() } }
+        Loss {
+            running,
+            death: Death { worker: "w".to_owned(), pid: 1, cause, refused: None, stderr: Vec::new() },
+        }
     }
 
     const SEGFAULT: DeathCause = DeathCause::Signal(11);

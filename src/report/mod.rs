@@ -6,7 +6,7 @@ mod summary;
 
 use std::time::{Duration, Instant};
 
-use fastmap_backends::{Batch, Death, Results};
+use fastmap_backends::{Batch, Death, RefusedCall, Results};
 use indicatif::ProgressBar;
 
 pub(crate) use console::{Console, warn};
@@ -32,6 +32,8 @@ pub(crate) struct Report {
     delivered: u64,
     failed: u64,
     deaths: u64,
+    /// It was told that the sandbox refused a call.
+    warned: bool,
     /// Items answered by workers, and the time they took there.
     answered: u64,
     wall: Duration,
@@ -54,6 +56,7 @@ impl Report {
             delivered: 0,
             failed: 0,
             deaths: 0,
+            warned: false,
             answered: 0,
             wall: Duration::ZERO,
             cpu: Duration::ZERO,
@@ -89,6 +92,9 @@ impl Report {
         self.answered += u64::from(items);
         self.wall += results.wall;
         self.cpu += results.cpu;
+        if let Some(refused) = &results.refused {
+            self.refused(refused);
+        }
         if self.verbosity >= Verbosity::Loud {
             self.say(&format!(
                 "{} answered items {first}..{} in {:.3} ms ({:.3} ms CPU, {} failed, {} bytes)",
@@ -100,6 +106,23 @@ impl Report {
                 results.payload.bytes().len(),
             ));
         }
+    }
+
+    /// Once: what is refused to one item is mostly refused to all.
+    fn refused(&mut self, refused: &RefusedCall) {
+        if std::mem::replace(&mut self.warned, true) {
+            return;
+        }
+        let label = self.label.as_ref().map(|label| format!("{label}: ")).unwrap_or_default();
+        let call = &refused.call;
+        let to = match refused.index {
+            Some(index) => format!("item {index}, which has a result all the same"),
+            None => "the preparation of the function, which went on".to_owned(),
+        };
+        warn(&format!(
+            "{label}the sandbox refused {call} to {to}; Options::sandbox(Sandbox::Off) or FASTMAP_SANDBOX=off \
+             allows it (told once a map)"
+        ));
     }
 
     pub(crate) fn died(&mut self, death: &Death) {

@@ -366,7 +366,7 @@ impl Keeper {
             }
             Err(error) => {
                 let cause = DeathCause::NotStarted(error.to_string());
-                self.failed.push(Death { worker: name, pid: 0, cause, stderr: Vec::new() });
+                self.failed.push(Death { worker: name, pid: 0, cause, refused: None, stderr: Vec::new() });
                 false
             }
         }
@@ -462,7 +462,7 @@ impl Worker {
             (None, Ok(status)) => cause_of(status),
             (None, Err(_)) => DeathCause::Unknown,
         };
-        Death { worker: self.name, pid, cause, stderr: Vec::new() }
+        Death { worker: self.name, pid, cause, refused: None, stderr: Vec::new() }
     }
 }
 
@@ -486,5 +486,5 @@ fn done(frame: Vec<u8>, items: u32) -> Option<Answer> {
     let failures = (0..parts.small()?).map(|_| parts.failure()).collect::<Option<Vec<_>>>()?;
     let (length, end) = (parts.bytes()?.len(), frame.len() - parts.0.len());
     let payload = Payload::within(frame, end - length, end);
-    Some(Answer::Done(answered, Results { payload, failures, wall, cpu, worker: String::new() }))
+    Some(Answer::Done(answered, Results { payload, failures, wall, cpu, ..Results::default() }))
 }

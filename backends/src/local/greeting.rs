@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::fmt;
 
+use fastmap_sandbox::Demand;
 use ipc_channel::ipc::{IpcBytesReceiver, IpcBytesSender};
 use log::LevelFilter;
 use serde::{Deserialize, Serialize};
@@ -28,13 +29,23 @@ pub(crate) struct Marker {
     pub(crate) name: String,
     /// What the host's logger listens to.
     pub(crate) level: LevelFilter,
+    /// How it is to confine itself.
+    pub(crate) sandbox: Demand,
     /// Where the host listens.
     pub(crate) server: String,
 }
 
+const DEMANDS: [(Demand, &str); 3] =
+    [(Demand::Off, "open"), (Demand::BestEffort, "confine"), (Demand::Full, "confine-or-end")];
+
+fn word_for(demand: Demand) -> &'static str {
+    DEMANDS.iter().find(|(known, _)| *known == demand).map_or("confine-or-end", |(_, word)| word)
+}
+
 impl fmt::Display for Marker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{VERSION} {} {} {} {}", self.host, self.name, self.level, self.server)
+        let sandbox = word_for(self.sandbox);
+        write!(f, "{VERSION} {} {} {} {sandbox} {}", self.host, self.name, self.level, self.server)
     }
 }
 
@@ -46,7 +57,7 @@ impl Marker {
     pub(crate) fn parse(value: &OsString) -> Result<Marker, String> {
         let wrong = || format!("{MARKER}={} was not set by a fastmap host of this version", value.display());
         let text = value.to_str().ok_or_else(wrong)?;
-        let mut words = text.splitn(5, ' ');
+        let mut words = text.splitn(6, ' ');
         let mut word = || words.next().ok_or_else(wrong);
         if word()? != VERSION.to_string() {
             return Err(wrong());
@@ -55,6 +66,10 @@ impl Marker {
             host: word()?.parse().map_err(|_| wrong())?,
             name: word()?.to_owned(),
             level: word()?.parse().map_err(|_| wrong())?,
+            sandbox: {
+                let demand = word()?;
+                DEMANDS.iter().find(|(_, known)| *known == demand).ok_or_else(wrong)?.0
+            },
             server: word()?.to_owned(),
         })
     }
@@ -89,14 +104,17 @@ mod tests {
 
     #[test]
     fn the_marker_survives_the_environment() {
-        let marker = Marker {
-            host: 12,
-            name: "worker-3".to_owned(),
-            level: LevelFilter::Debug,
-            server: "/tmp/a folder/socket".to_owned(),
-        };
-        assert_eq!(Marker::parse(&marker.to_string().into()), Ok(marker));
-        for wrong in ["", "1", "0 12 w debug /x", "1 x w debug /x"] {
+        for (sandbox, _) in DEMANDS {
+            let marker = Marker {
+                host: 12,
+                name: "worker-3".to_owned(),
+                level: LevelFilter::Debug,
+                sandbox,
+                server: "/tmp/a folder/socket".to_owned(),
+            };
+            assert_eq!(Marker::parse(&marker.to_string().into()), Ok(marker));
+        }
+        for wrong in ["", "1", "0 12 w debug open /x", "1 x w debug open /x", "1 12 w debug /x"] {
             assert!(Marker::parse(&wrong.into()).is_err(), "{wrong}");
         }
     }

@@ -11,7 +11,7 @@ use super::area::{SHARED_FROM, free_place};
 use super::outbox::{Frame, Outbox};
 use super::page::Page;
 use crate::batch::Batch;
-use crate::completion::{DeathCause, Running};
+use crate::completion::{DeathCause, RefusedCall, Running};
 use crate::job::JobId;
 use crate::wire::{Header, Kind};
 
@@ -52,6 +52,8 @@ pub(crate) struct Held {
     pub(crate) orphan: bool,
     /// Where its payload lies in the area that the worker reads; `None` if it went through the channel.
     place: Option<Range<usize>>,
+    /// What the sandbox refused to one of its items, as the worker told.
+    pub(crate) refused: Option<RefusedCall>,
 }
 
 impl Member {
@@ -98,7 +100,7 @@ impl Member {
             self.progress = Instant::now();
         }
         let limit = batch.items();
-        self.held.push_back(Held { batch, limit, recalled: false, orphan: false, place });
+        self.held.push_back(Held { batch, limit, recalled: false, orphan: false, place, refused: None });
     }
 
     pub(crate) fn idle(&self) -> bool {

@@ -3,9 +3,11 @@
 //! `pool` holds who has which batch (`run`, `member`) and decides, without any I/O but sends that can't wait;
 //! `steal` does so by the clock. `supervisor` is the one thread that starts workers, watches them die and relays what
 //! they print (`relay`); `reader` is a thread for each worker that takes its answers; `worker` is the other end, in the
-//! worker process. `greeting`, `outbox`, `page` and `area` are the parts of the channel between them.
+//! worker process. `greeting`, `outbox`, `page` and `area` are the parts of the channel between them; `confined` is how
+//! a worker confines itself and what is told of the calls that it was refused.
 
 mod area;
+pub(crate) mod confined;
 mod greeting;
 mod member;
 mod outbox;
@@ -24,6 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use fastmap_sandbox::Demand;
 pub use greeting::INSIDE;
 pub use relay::{PassThrough, Relay, Stream};
 pub(crate) use worker::{Opening, Record};
@@ -56,15 +59,18 @@ pub struct LocalOptions {
     pub program: Option<PathBuf>,
     /// Where the lines go that workers print.
     pub relay: Arc<dyn Relay>,
+    /// How much workers are confined: what the contract of a mapped function forbids is refused by the kernel.
+    pub sandbox: Demand,
 }
 
 impl LocalOptions {
-    /// `processes` workers of this executable, whose lines go to the host's own output.
+    /// `processes` workers of this executable, whose lines go to the host's own output, and that are not confined.
     pub fn new(processes: usize) -> Self {
         LocalOptions {
             processes: processes.clamp(1, MOST_PROCESSES),
             program: None,
             relay: Arc::new(PassThrough),
+            sandbox: Demand::Off,
         }
     }
 }

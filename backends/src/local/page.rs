@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use fastmap_sandbox::Record;
 use memmap2::{MmapOptions, MmapRaw};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -22,9 +23,11 @@ const SIZE: usize = PAGE + 2 * AREA;
 /// Where the areas begin: what goes to the worker, what comes from it.
 const TO_WORKER: usize = PAGE;
 const FROM_WORKER: usize = PAGE + AREA;
+/// Where the record of what the sandbox refused begins.
+const RECORD: usize = 2048;
 const MAGIC: u64 = 0x6661_7374_6d61_7001;
 /// `item` while a function is being prepared, and while nothing runs.
-const SETUP: u32 = u32::MAX - 1;
+pub(crate) const SETUP: u32 = u32::MAX - 1;
 const IDLE: u32 = u32::MAX;
 /// All items are run, and the answer is on its way.
 const SENDING: u32 = u32::MAX - 2;
@@ -42,6 +45,8 @@ struct Fields {
     /// Its item that runs; `SETUP`; `IDLE`.
     item: AtomicU32,
 }
+
+const _: () = assert!(size_of::<Fields>() <= RECORD && RECORD + size_of::<Record>() <= PAGE);
 
 /// The page, mapped.
 #[derive(Debug)]
@@ -86,6 +91,20 @@ impl Page {
         unsafe {
             &*self.map.as_ptr().cast::<Fields>()
         }
+    }
+
+    /// What the sandbox refused to the items of the batch that runs, or ran last. It is there when the worker is dead.
+    pub(crate) fn record(&self) -> &Record {
+        // SAFETY: as for the fields, behind which it lies; aligned as they are.
+        #[allow(clippy::cast_ptr_alignment)]
+        unsafe {
+            &*self.map.as_ptr().cast::<u8>().add(RECORD).cast::<Record>()
+        }
+    }
+
+    /// Where the number of the running item stands.
+    pub(crate) fn item(&self) -> &AtomicU32 {
+        &self.fields().item
     }
 
     /// Worker: one more packet was taken.
@@ -170,6 +189,7 @@ impl Page {
 
     /// Worker: the function of a batch is being prepared.
     pub(crate) fn begin_setup(&self, ticket: u64) {
+        self.record().begin();
         self.fields().item.store(IDLE, Ordering::Release);
         self.fields().ticket.store(ticket, Ordering::Release);
         self.fields().item.store(SETUP, Ordering::Release);
@@ -177,6 +197,7 @@ impl Page {
 
     /// Worker: a batch begins; where the number of its running item is kept up to date.
     pub(crate) fn begin(&self, ticket: u64) -> &AtomicU32 {
+        self.record().begin();
         self.fields().item.store(IDLE, Ordering::Release);
         self.fields().ticket.store(ticket, Ordering::Release);
         self.fields().item.store(0, Ordering::Release);

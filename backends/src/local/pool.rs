@@ -11,6 +11,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::LocalOptions;
+use super::confined;
 use super::member::{Held, Member, recall};
 use super::outbox::{Frame, Outbox};
 use super::run::{Gauge, Inbox, RunState};
@@ -243,6 +244,7 @@ impl Shared {
                     wall: Duration::from_nanos(header.wall),
                     cpu: Duration::from_nanos(header.cpu),
                     worker,
+                    refused: held.refused,
                 };
                 let first = held.batch.first();
                 let outcome = Outcome::Done(results);
@@ -328,6 +330,7 @@ impl Shared {
         let Some(at) = state.members.iter().position(|member| member.id == id) else { return };
         let mut member = state.members.remove(at);
         let ran = member.page.running();
+        death.refused = confined::refused_to(&member.page, ran);
         // Ended here for what nobody waited for: that says nothing about the next worker.
         let unwanted = matches!(member.verdict, Some((DeathCause::Unknown, _)));
         if let Some((cause, running)) = member.verdict.take() {

@@ -173,6 +173,7 @@ impl Peer<'_> {
                     self.shared.refused(self.id, JobId(header.job), failure);
                 }
                 Kind::Log => pass_on(self.name, &frame[Header::LEN..])?,
+                Kind::Refusal => self.shared.refusal(self.id, &header, &frame[Header::LEN..]),
                 Kind::Open | Kind::Batch | Kind::Recall | Kind::Close => {
                     return Err(format!("{:?} is the host's to send", header.kind));
                 }

@@ -190,7 +190,8 @@ impl Watched {
         };
         self.stdout.finish(&self.name, relay);
         let stderr = self.stderr.finish(&self.name, relay);
-        self.gate.close(Death { worker: self.name, pid: self.pid, cause, stderr }, &self.server);
+        let death = Death { worker: self.name, pid: self.pid, cause, refused: None, stderr };
+        self.gate.close(death, &self.server);
         self.reader
     }
 }
@@ -211,13 +212,19 @@ fn start(shared: &Arc<Shared>, number: u64, tried: &mut bool) -> Result<Watched,
         worker: name.clone(),
         pid: 0,
         cause: DeathCause::NotStarted(format!("{what}: {error}")),
+        refused: None,
         stderr: Vec::new(),
     };
     let (server, path) = listen_socket(tried).map_err(|error| failed("cannot make its socket", &error))?;
     let (page, stdin) = Page::create().map_err(|error| failed("cannot share memory with it", &error))?;
     let page = Arc::new(page);
-    let marker =
-        Marker { host: shared.owner, name: name.clone(), level: log::max_level(), server: path.clone() };
+    let marker = Marker {
+        host: shared.owner,
+        name: name.clone(),
+        level: log::max_level(),
+        sandbox: shared.options.sandbox,
+        server: path.clone(),
+    };
     let program = shared.options.program.clone().unwrap_or_else(|| "/proc/self/exe".into());
     // No `pre_exec`: with it std would fork, which takes 20 ms for a host of 1 GB; without, it uses posix_spawn.
     let mut child = Command::new(&program)

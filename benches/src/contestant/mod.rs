@@ -10,7 +10,7 @@ mod window;
 pub(crate) mod wire;
 
 pub(crate) use builtin::Builtin;
-pub(crate) use fastmap::Fastmap;
+pub(crate) use fastmap::{Confined, Fastmap};
 pub(crate) use procspawn::Procspawn;
 pub(crate) use raw::Raw;
 pub(crate) use rayon::{Bridge, Rayon, RayonFine};

@@ -3,6 +3,7 @@
 
 mod break_even;
 mod coarse;
+mod confined;
 mod crash;
 mod idle;
 mod infinite;
@@ -24,7 +25,7 @@ use crate::report::Section;
 
 type Workload = fn(&Method) -> Section;
 
-const ALL: [(&str, Workload); 10] = [
+const ALL: [(&str, Workload); 11] = [
     ("W1", start::measure),
     ("W2", tiny::measure),
     ("W3", coarse::measure),
@@ -35,6 +36,7 @@ const ALL: [(&str, Workload); 10] = [
     ("IDLE", idle::measure),
     ("W7", crash::measure),
     ("W8", memory::measure),
+    ("SANDBOX", confined::measure),
 ];
 
 /// The workloads of these names; all if there are none.

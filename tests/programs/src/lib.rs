@@ -3,10 +3,12 @@
 
 #![allow(clippy::missing_panics_doc, reason = "all of this is for tests, where a panic is the report")]
 
+mod filter;
 mod proc;
 mod report;
 mod running;
 
+pub use filter::refuse;
 pub use proc::{
     children, command_line, count_this_process, is_alive, peak_kb, state, status_number, until, workers,
 };

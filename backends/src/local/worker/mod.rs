@@ -18,8 +18,9 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
 use serde::{Deserialize, Serialize};
 
+use super::confined;
 use super::greeting::{Greeting, Hello, INSIDE, MARKER, Marker};
-use super::page::Page;
+use super::page::{Page, SETUP};
 use crate::batch::Items;
 use crate::completion::{FailureKind, ItemFailure};
 use crate::executable;
@@ -141,6 +142,8 @@ impl Worker {
         if log::set_boxed_logger(logger).is_ok() {
             log::set_max_level(marker.level);
         }
+        // All channels are made, and there is no thread yet.
+        confined::confine(&page, marker.sandbox).map_err(|lack| step("the sandbox", &lack))?;
         let incoming = Receiver::new(frames, Arc::clone(&page), Arc::clone(&results));
         let incoming = Arc::new(incoming.map_err(|e| step("timer", &e))?);
         let deputy = Arc::clone(&incoming);
@@ -201,10 +204,22 @@ impl Worker {
                     .ok_or_else(|| broken("the opening of a job is cut short".to_owned()))?;
                 let opening: Opening =
                     postcard::from_bytes(opening).map_err(|error| broken(error.to_string()))?;
-                let task = opening.function.resolve().map_err(broken)?.start(context);
+                let task =
+                    opening.function.resolve().map_err(broken)?.start(context).map_err(|mut failure| {
+                        failure.message = confined::blame(failure.message, SETUP);
+                        failure
+                    });
+                self.tell_refusal(ticket);
                 self.page.end();
                 task
             }
+        }
+    }
+
+    /// Tells the host of a call that the sandbox refused to something that went on.
+    fn tell_refusal(&self, ticket: u64) {
+        if let Some(frame) = confined::swallowed(ticket) {
+            self.results.send(&frame);
         }
     }
 
@@ -232,6 +247,7 @@ impl Worker {
         task.run(&mut work);
         let Finished { answered, failures, written } = work.finish();
         let (wall, cpu) = time.stop();
+        self.tell_refusal(header.batch);
         self.page.begin_sending();
         let mut done = Header {
             kind: Kind::Done,

@@ -12,7 +12,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use fastmap::FastmapConfig;
-use fastmap_test_programs::{LIMIT, peak_kb, report, until, workers};
+use fastmap_test_programs::{LIMIT, peak_kb, refuse, report, until, workers};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -128,23 +128,7 @@ pub(crate) fn few_descriptors(descriptors: u64, items: u64) -> Outcome {
 
 /// The kernel refuses `pidfd_open`, as it does in some sandboxes.
 pub(crate) fn no_pidfd(items: u64) -> Outcome {
-    let step =
-        |code: u32, yes: u8, no: u8, k: u32| libc::sock_filter { code: code as u16, jt: yes, jf: no, k };
-    let mut steps = [
-        // The number of the call, which is the first of what a filter sees.
-        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, libc::SYS_pidfd_open as u32),
-        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
-        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let filter = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
-    // SAFETY: sets a flag of this process; the unused arguments are zero, as they have to be.
-    let bound = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-    // SAFETY: the kernel copies the filter, which is there and as long as it says.
-    let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) };
-    if (bound, set) != (0, 0) {
-        return Err(format!("no filter can be set: {}", std::io::Error::last_os_error()).into());
-    }
+    refuse(libc::SYS_pidfd_open, libc::EPERM)?;
     report_all(items);
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! A program that maps, in the ways that its first argument names. The tests start it, signal it and read its output.
 
 mod adverse;
+mod confined;
 mod faults;
 mod lifetime;
 mod measures;
@@ -64,6 +65,9 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
         "no-more-workers" => adverse::no_more_workers(),
         "long-messages" => adverse::long_messages(number(0)?),
         "passed-on" => adverse::passed_on(number(0)?),
+        "breach" => confined::breach(text(0), number(1)?),
+        "breach-in-init" => confined::breach_in_init(text(0)),
+        "kernel-without" => confined::kernel_without(text(0)),
         "moves-beside-orphan" => adverse::moves_beside_orphan(text(0), number(1)?, number(2)? as usize),
         other => Err(format!("no scenario {other:?}").into()),
     }

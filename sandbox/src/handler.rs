@@ -1,0 +1,150 @@
+//! The signal handler to which a refused call comes: it writes down which, and lets the call return EPERM. Installed by
+//! `seccomp`. All of it runs in a signal, at any place of the program: nothing here allocates, locks or panics.
+
+use std::ffi::{c_int, c_void};
+use std::io;
+
+use crate::refusal;
+use crate::seccomp::{ASKED, WRITING};
+
+/// `si_code` of a signal that a filter raised.
+const SYS_SECCOMP: c_int = 1;
+
+/// Takes SIGSYS.
+pub(crate) fn install() -> io::Result<()> {
+    let entry: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = refuse;
+    // SAFETY: a sigaction of zeroes is a valid one.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = entry as usize;
+    // On the alternate stack, where there is one: the call may have been made at the end of the usual one. Not
+    // blocked meanwhile: a blocked SIGSYS is deadly, should a call in here be refused.
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER | libc::SA_RESTART;
+    // SAFETY: the handler has the signature that SA_SIGINFO asks for, and does only what may be done in a signal.
+    match unsafe { libc::sigaction(libc::SIGSYS, &raw const action, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Number and arguments of a call as they stand in the registers, and where its result goes.
+struct Registers<'a> {
+    context: &'a mut libc::ucontext_t,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Registers<'_> {
+    fn call(&self) -> i64 {
+        self.context.uc_mcontext.gregs[libc::REG_RAX as usize]
+    }
+
+    fn argument(&self, at: usize) -> u64 {
+        let names = [libc::REG_RDI, libc::REG_RSI, libc::REG_RDX, libc::REG_R10, libc::REG_R8, libc::REG_R9];
+        names.get(at).map_or(0, |name| self.context.uc_mcontext.gregs[*name as usize] as u64)
+    }
+
+    fn answer(&mut self, result: i64) {
+        self.context.uc_mcontext.gregs[libc::REG_RAX as usize] = result;
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+impl Registers<'_> {
+    fn call(&self) -> i64 {
+        self.context.uc_mcontext.regs[8] as i64
+    }
+
+    fn argument(&self, at: usize) -> u64 {
+        self.context.uc_mcontext.regs.get(at).copied().unwrap_or(0)
+    }
+
+    fn answer(&mut self, result: i64) {
+        self.context.uc_mcontext.regs[0] = result as u64;
+    }
+}
+
+extern "C" fn refuse(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    // SAFETY: with SA_SIGINFO the kernel passes both on, valid until the handler returns.
+    let (code, context) = unsafe { ((*info).si_code, &mut *context.cast::<libc::ucontext_t>()) };
+    if code != SYS_SECCOMP {
+        // Somebody else's signal: as if there were no handler.
+        // SAFETY: both may be called in a signal; the second ends the process when this returns, at the latest.
+        unsafe {
+            libc::signal(signal, libc::SIG_DFL);
+            libc::raise(signal);
+        }
+        return;
+    }
+    // SAFETY: a location of this thread's own.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    let before = unsafe { *errno };
+    let mut registers = Registers { context };
+    let result = decide(&registers);
+    registers.answer(result);
+    // SAFETY: as above.
+    unsafe { *errno = before };
+}
+
+/// What the call returns.
+fn decide(registers: &Registers<'_>) -> i64 {
+    let number = registers.call();
+    // Folder, path and flags, where the call opens a file.
+    let here = libc::AT_FDCWD as u64;
+    let opening = match number {
+        libc::SYS_openat => Some((registers.argument(0), registers.argument(1), registers.argument(2), 3)),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_open => Some((here, registers.argument(0), registers.argument(1), 2)),
+        _ => None,
+    };
+    let Some((folder, path, flags, mode)) = opening else {
+        let path = crate::calls::find(number).and_then(|call| call.path);
+        let path = path.map_or(0, |at| registers.argument(at));
+        note(number, is_path(here, path).then_some(path));
+        return -i64::from(libc::EPERM);
+    };
+    if WRITING.iter().any(|writing| flags as i32 & writing == *writing) {
+        note(number, is_path(folder, path).then_some(path));
+        return -i64::from(libc::EPERM);
+    }
+    // SAFETY: the call that the function made, with the argument by which the filter lets it pass.
+    let opened = unsafe {
+        libc::syscall(libc::SYS_openat, folder, path, flags, registers.argument(mode), 0u64, ASKED)
+    };
+    if opened >= 0 {
+        return opened;
+    }
+    // SAFETY: a location of this thread's own.
+    let why = unsafe { *libc::__errno_location() };
+    // Landlock's refusal, or that of the file's own mode? The latter is nothing to write down.
+    if why == libc::EACCES && may_read(folder, path) {
+        note(number, Some(path));
+        return -i64::from(libc::EPERM);
+    }
+    -i64::from(why)
+}
+
+/// Writes down a refused call with its path, which the kernel must have read.
+pub(crate) fn note(number: i64, path: Option<u64>) {
+    let path = path.map_or(std::ptr::null(), |path| std::ptr::with_exposed_provenance(path as usize));
+    // SAFETY: where the kernel has read a path, there are bytes that end with a zero byte.
+    unsafe { refusal::note(number, path) };
+}
+
+/// Whether there is a path in memory, of a file or of none. To look would be to die where there is nothing.
+pub(crate) fn is_path(folder: u64, path: u64) -> bool {
+    path != 0 && !matches!(access(folder, path, libc::F_OK), libc::EFAULT | libc::ENAMETOOLONG)
+}
+
+fn may_read(folder: u64, path: u64) -> bool {
+    access(folder, path, libc::R_OK) == 0
+}
+
+/// What the kernel says of a path, by a call that Landlock leaves alone: 0, or its error.
+fn access(folder: u64, path: u64, mode: c_int) -> c_int {
+    // SAFETY: the kernel says EFAULT where there is no path.
+    match unsafe { libc::syscall(libc::SYS_faccessat, folder, path, mode) } {
+        0 => 0,
+        // SAFETY: a location of this thread's own.
+        _ => unsafe { *libc::__errno_location() },
+    }
+}

@@ -1,0 +1,80 @@
+//! Files: nothing but reading what a program needs to go on running. Called by `confine`; calls the crate `landlock`.
+
+use std::ffi::{CStr, OsStr, c_int, c_void};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetStatus, Scope, path_beneath_rules,
+};
+
+/// What may be read: the libraries that `dlopen` finds, and time zones. (Locales and the tables of iconv stand in
+/// the library folders.)
+const READABLE: [&str; 8] = [
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/etc/ld.so.cache",
+    "/usr/share/zoneinfo",
+    "/etc/localtime",
+];
+
+/// Whether this kernel has it, and has it switched on.
+pub(crate) fn available() -> io::Result<()> {
+    const VERSION: u32 = 1;
+    // SAFETY: asks for a version, which takes no memory.
+    match unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<c_void>(), 0, VERSION) }
+    {
+        1.. => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Confines this thread and all that it starts.
+pub(crate) fn install() -> io::Result<()> {
+    available()?;
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    let own = [PathBuf::from("/proc/self/exe")].into_iter().chain(loaded());
+    let paths = own.chain(READABLE.map(PathBuf::from));
+    // The first version is enough, and later ones add what they have: seccomp refuses what these would (truncating, TCP,
+    // signals, abstract sockets) on older kernels as well.
+    let status = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(ABI::V5))
+        .and_then(|rules| rules.handle_access(AccessNet::from_all(ABI::V4)))
+        .and_then(|rules| rules.scope(Scope::from_all(ABI::V6)))
+        .and_then(Ruleset::create)
+        .and_then(|rules| rules.add_rules(path_beneath_rules(paths, read)))
+        .and_then(landlock::RulesetCreated::restrict_self)
+        .map_err(io::Error::other)?;
+    // On a kernel that can't, the library says `Ok` and has done nothing.
+    match status.ruleset {
+        RulesetStatus::NotEnforced => Err(io::Error::other("it was not enforced")),
+        _ => Ok(()),
+    }
+}
+
+/// The libraries that are loaded, wherever they lie: a backtrace reads them again for their symbols.
+fn loaded() -> Vec<PathBuf> {
+    unsafe extern "C" fn take(info: *mut libc::dl_phdr_info, _size: usize, paths: *mut c_void) -> c_int {
+        // SAFETY: the linker passes on the vector from below, and an object whose name is null or ends with a zero byte.
+        unsafe {
+            let paths = &mut *paths.cast::<Vec<PathBuf>>();
+            if let Some(name) = (*info).dlpi_name.as_ref() {
+                let name = CStr::from_ptr(name).to_bytes();
+                if name.starts_with(b"/") {
+                    paths.push(OsStr::from_bytes(name).into());
+                }
+            }
+        }
+        0
+    }
+    let mut paths: Vec<PathBuf> = Vec::new();
+    // SAFETY: `take` is called during this call only, and takes the vector for what it is.
+    unsafe { libc::dl_iterate_phdr(Some(take), (&raw mut paths).cast()) };
+    paths
+}

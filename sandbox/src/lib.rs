@@ -1,0 +1,120 @@
+//! Confinement of a worker: what the function's contract forbids (files, network, other processes) is refused by the
+//! kernel, and what was refused is on record.
+//!
+//! The tour: [`confine`] is called once by a worker, when its channels are made and before its first thread.
+//! `landlock` leaves nothing of the file system but reading what a program needs to run. `seccomp` builds and
+//! installs the filters over the lists in `calls`; a refused call comes to `handler` (a signal handler) or, where it
+//! would start a process, to `attendant` (a thread). Both write to the [`Record`], which the worker and its host
+//! read to say which call an item failed of. [`lacking`] tells a host what its kernel can't do, before any worker is
+//! started.
+//!
+//! Two layers, because neither is enough: Landlock knows nothing of UDP, of sockets that have a path, of `io_uring` or of
+//! administration; seccomp can't tell one file from another.
+
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
+compile_error!("the sandbox knows the system calls of Linux on x86-64 and aarch64");
+
+mod attendant;
+mod calls;
+mod handler;
+mod landlock;
+mod refusal;
+mod seccomp;
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::AtomicU32;
+
+pub use refusal::{Record, Refusal, record};
+
+/// How much confinement is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Demand {
+    /// None.
+    #[default]
+    Off,
+    /// Each layer that the kernel has.
+    BestEffort,
+    /// All layers, or none.
+    Full,
+}
+
+/// A part of the confinement that a kernel has or lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Layer {
+    /// Keeps files from being opened.
+    Landlock,
+    /// Refuses system calls: network, other processes, administration, changes to files.
+    Seccomp,
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Layer::Landlock => "Landlock, which keeps files from being read",
+            Layer::Seccomp => "seccomp filters, which refuse system calls",
+        })
+    }
+}
+
+/// A layer that can't be had here.
+#[derive(Debug, thiserror::Error)]
+#[error("this kernel lacks {layer}")]
+pub struct Lack {
+    /// Which.
+    pub layer: Layer,
+    /// What the kernel said.
+    #[source]
+    pub why: io::Error,
+}
+
+/// What holds, for the rest of the life of this process.
+#[derive(Debug)]
+#[must_use = "a layer may be missing"]
+pub struct Confinement {
+    /// Layers that hold.
+    pub holding: Vec<Layer>,
+    /// Layers that the kernel lacks.
+    pub lacking: Vec<Lack>,
+}
+
+/// The layers that the kernel lacks for this process, found without confining it.
+pub fn lacking() -> Vec<Lack> {
+    let tried = [(Layer::Landlock, landlock::available()), (Layer::Seccomp, seccomp::available())];
+    tried.into_iter().filter_map(|(layer, tried)| Some(Lack { layer, why: tried.err()? })).collect()
+}
+
+/// Confines this process, for ever. What is refused goes to `record`, with the number that `running` then holds.
+///
+/// To be called once, before the first thread is started: Landlock covers the calling thread and its descendants only.
+/// Descriptors that are open stay usable. The record may lie in memory that another process shares.
+///
+/// # Errors
+/// For [`Demand::Full`], the first layer that the kernel lacks; what was confined until then stays so.
+pub fn confine(
+    demand: Demand,
+    record: &'static Record,
+    running: &'static AtomicU32,
+) -> Result<Confinement, Lack> {
+    let mut confinement = Confinement { holding: Vec::new(), lacking: Vec::new() };
+    if demand == Demand::Off {
+        return Ok(confinement);
+    }
+    refusal::keep(record, running);
+    // Landlock first: it needs calls that seccomp refuses.
+    for (layer, install) in
+        [(Layer::Landlock, landlock::install as fn() -> io::Result<()>), (Layer::Seccomp, seccomp::install)]
+    {
+        match install() {
+            Ok(()) => confinement.holding.push(layer),
+            Err(why) => {
+                let lack = Lack { layer, why };
+                if demand == Demand::Full {
+                    return Err(lack);
+                }
+                confinement.lacking.push(lack);
+            }
+        }
+    }
+    Ok(confinement)
+}
