@@ -29,29 +29,46 @@ pub struct Observed {
     pub last: u32,
 }
 
-/// Parts that each worker's share of the rest is cut into: what one batch too many at the end can cost.
-/// Measured (facts: 2,000 items, Pareto 1.5, 2 workers): remaining/8 reached 0.991 of the ideal, fixed 20 ms 0.976.
-const PARTS: u64 = 4;
+/// The rule's constants. [`batch_items`] goes by the default; the simulator tries others.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rule {
+    /// Parts that each worker's share of the rest is cut into: what one batch too many at the end can cost.
+    pub parts: u64,
+    /// A batch is at most so many times the one before: what was seen of few items may not hold for many.
+    pub growth: u32,
+}
 
-/// A batch is at most so many times the one before: what was seen of few items may not hold for many.
-const GROWTH: u32 = 4;
-
-/// Items of the next batch, at least 1.
-///
-/// The work target bounds slow items, the byte target large ones, the rest of the map everything near its end.
-/// Before anything is measured a batch is one item.
-pub fn batch_items(observed: &Observed, targets: &Targets) -> u32 {
-    let Some(item_time) = observed.item_time else { return 1 };
-    let item_time = item_time.as_secs_f64().max(1e-10);
-    let by_time = targets.work.as_secs_f64() / item_time;
-    let by_bytes = targets.bytes as f64 / observed.item_bytes.max(0.1);
-    let mut items = by_time.min(by_bytes) as u32;
-    if let Some(remaining) = observed.remaining {
-        let share = remaining / (PARTS * observed.workers.max(1) as u64);
-        let least = (targets.least.as_secs_f64() / item_time) as u32;
-        items = items.min(u32::try_from(share).unwrap_or(u32::MAX).max(least));
+impl Default for Rule {
+    /// Chosen by `simulator/` (its README has the figures). 8 parts do as well for few workers and less well for 10,000,
+    /// where each batch costs the one host.
+    fn default() -> Self {
+        Rule { parts: 4, growth: 4 }
     }
-    items.min(observed.last.max(1).saturating_mul(GROWTH)).max(1)
+}
+
+impl Rule {
+    /// Items of the next batch, at least 1.
+    ///
+    /// The work target bounds slow items, the byte target large ones, the rest of the map everything near its end, down
+    /// to what is worth a message. Before anything is measured a batch is one item.
+    pub fn batch_items(&self, observed: &Observed, targets: &Targets) -> u32 {
+        let Some(item_time) = observed.item_time else { return 1 };
+        let item_time = item_time.as_secs_f64().max(1e-10);
+        let by_time = targets.work.as_secs_f64() / item_time;
+        let by_bytes = targets.bytes as f64 / observed.item_bytes.max(0.1);
+        let mut items = by_time.min(by_bytes) as u32;
+        if let Some(remaining) = observed.remaining {
+            let share = remaining / (self.parts * observed.workers.max(1) as u64).max(1);
+            let least = (targets.least.as_secs_f64() / item_time) as u32;
+            items = items.min(u32::try_from(share).unwrap_or(u32::MAX).max(least));
+        }
+        items.min(observed.last.max(1).saturating_mul(self.growth)).max(1)
+    }
+}
+
+/// Items of the next batch by the default [`Rule`].
+pub fn batch_items(observed: &Observed, targets: &Targets) -> u32 {
+    Rule::default().batch_items(observed, targets)
 }
 
 #[cfg(test)]
