@@ -212,6 +212,7 @@ impl Drive {
             self.resting = true;
             return None;
         }
+        self.window.set_places(capacity.slots);
         let observed = Observed {
             workers: capacity.workers,
             remaining: self.remaining,

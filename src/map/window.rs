@@ -7,8 +7,10 @@ use fastmap_backends::{Batch, BatchId};
 
 use super::segment::Segment;
 
-/// Segments that may wait behind one slow item; their bytes are bounded as well, and bind first for all but tiny ones.
+/// Segments that may wait behind one slow item, at least, and for each place of the backend; their bytes are bounded as
+/// well, and bind first for all but tiny ones. (Simulated: 10,000 workers need more than the 4,096.)
 const SEGMENTS: usize = 4096;
+const SEGMENTS_A_PLACE: usize = 4;
 
 /// What a segment or a batch costs beside its payload: its place in the maps here and its own fields.
 const OVERHEAD: f64 = 256.0;
@@ -21,6 +23,8 @@ pub(crate) struct Window {
     /// Items that were handed to the consumer.
     taken: u64,
     ready: BTreeMap<u64, Segment>,
+    /// How many may wait.
+    most: usize,
     /// Hands segments out as they come.
     unordered: bool,
     budget: f64,
@@ -44,6 +48,7 @@ impl Window {
             head: 0,
             taken: 0,
             ready: BTreeMap::new(),
+            most: SEGMENTS,
             unordered: false,
             budget: budget as f64,
             held: 0.0,
@@ -55,6 +60,11 @@ impl Window {
 
     pub(crate) fn set_unordered(&mut self) {
         self.unordered = true;
+    }
+
+    /// The backend has so many places for batches.
+    pub(crate) fn set_places(&mut self, places: usize) {
+        self.most = SEGMENTS.max(SEGMENTS_A_PLACE * places);
     }
 
     /// Items handed to the consumer, with their whole segments.
@@ -71,7 +81,7 @@ impl Window {
     pub(crate) fn admits(&self, first: u64, bytes: f64) -> bool {
         let waited_for =
             first == self.head || (self.unordered && self.charges.is_empty() && self.ready.is_empty());
-        waited_for || (self.ready.len() < SEGMENTS && self.held + self.charged + bytes <= self.budget)
+        waited_for || (self.ready.len() < self.most && self.held + self.charged + bytes <= self.budget)
     }
 
     /// How many segments the consumer could take without waiting: with enough of them it is the consumer that is slow,
