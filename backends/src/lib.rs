@@ -33,6 +33,8 @@ pub use completion::{
 };
 pub use error::BackendError;
 pub use executable::identity;
+#[cfg(feature = "jail")]
+pub use executable::identity_of;
 pub use function::{Descriptor, FunctionId, Start};
 pub use job::{Job, JobId};
 pub use local::{Local, LocalOptions};

@@ -127,9 +127,16 @@ impl Header {
 pub(crate) struct Assembler {
     frame: Vec<u8>,
     missing: u64,
+    /// The longest payload that is taken.
+    most: Option<u64>,
 }
 
 impl Assembler {
+    /// One that takes no frame with more than `most` bytes behind its header.
+    pub(crate) fn bounded(most: Option<u64>) -> Self {
+        Assembler { most, ..Assembler::default() }
+    }
+
     /// Takes the next packet; gives the frame that it completes.
     ///
     /// # Errors
@@ -141,6 +148,9 @@ impl Assembler {
             let there = (packet.len() - Header::LEN) as u64;
             if header.length < there {
                 return Err(format!("a frame of {} bytes that is said to be {}", there, header.length));
+            }
+            if self.most.is_some_and(|most| header.length > most) {
+                return Err(format!("{} bytes at a time, which is too much", header.length));
             }
             if header.length == there {
                 // A received packet has room for the largest one. A copy, not `shrink_to_fit`: a small piece left at

@@ -9,8 +9,8 @@ use object::elf::{
     self, DT_NEEDED, DT_NULL, DT_STRSZ, DT_STRTAB, ELF_NOTE_GNU, FileHeader64, NT_GNU_BUILD_ID, VER_FLG_WEAK,
 };
 use object::endian::LittleEndian;
-use object::read::elf::{Dyn as _, FileHeader as _, ProgramHeader as _};
 use object::read::StringTable;
+use object::read::elf::{Dyn as _, FileHeader as _, ProgramHeader as _};
 
 /// More libraries, or more versions of one, than any program needs.
 const MOST: usize = 1024;

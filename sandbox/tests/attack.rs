@@ -80,4 +80,3 @@ fn a_jail_is_measured() {
     assert!(usage.memory > 100_000, "{usage:?}");
     assert_eq!(usage.oom_kills, 0);
 }
-

@@ -19,6 +19,8 @@ pub(crate) const MARKER: &str = "FASTMAP_WORKER";
 /// A backend that starts processes of its own sets it for them.
 pub const INSIDE: &str = "FASTMAP_INSIDE_WORKER";
 
+const JAILED: &str = "jailed";
+
 /// What the marker says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Marker {
@@ -28,13 +30,16 @@ pub(crate) struct Marker {
     pub(crate) name: String,
     /// What the host's logger listens to.
     pub(crate) level: LevelFilter,
+    /// Somebody else confines this worker: it need not do so itself, and sees another process as its parent.
+    pub(crate) jailed: bool,
     /// Where the host listens.
     pub(crate) server: String,
 }
 
 impl fmt::Display for Marker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{VERSION} {} {} {} {}", self.host, self.name, self.level, self.server)
+        let confined = if self.jailed { JAILED } else { "-" };
+        write!(f, "{VERSION} {} {} {} {confined} {}", self.host, self.name, self.level, self.server)
     }
 }
 
@@ -46,7 +51,7 @@ impl Marker {
     pub(crate) fn parse(value: &OsString) -> Result<Marker, String> {
         let wrong = || format!("{MARKER}={} was not set by a fastmap host of this version", value.display());
         let text = value.to_str().ok_or_else(wrong)?;
-        let mut words = text.splitn(5, ' ');
+        let mut words = text.splitn(6, ' ');
         let mut word = || words.next().ok_or_else(wrong);
         if word()? != VERSION.to_string() {
             return Err(wrong());
@@ -55,6 +60,7 @@ impl Marker {
             host: word()?.parse().map_err(|_| wrong())?,
             name: word()?.to_owned(),
             level: word()?.parse().map_err(|_| wrong())?,
+            jailed: word()? == JAILED,
             server: word()?.to_owned(),
         })
     }
@@ -93,10 +99,11 @@ mod tests {
             host: 12,
             name: "worker-3".to_owned(),
             level: LevelFilter::Debug,
+            jailed: true,
             server: "/tmp/a folder/socket".to_owned(),
         };
         assert_eq!(Marker::parse(&marker.to_string().into()), Ok(marker));
-        for wrong in ["", "1", "0 12 w debug /x", "1 x w debug /x"] {
+        for wrong in ["", "1", "0 12 w debug /x", "1 x w debug - /x", "1 12 w debug"] {
             assert!(Marker::parse(&wrong.into()).is_err(), "{wrong}");
         }
     }

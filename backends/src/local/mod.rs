@@ -3,9 +3,14 @@
 //! `pool` holds who has which batch (`run`, `member`) and decides, without any I/O but sends that can't wait;
 //! `steal` does so by the clock. `supervisor` is the one thread that starts workers, watches them die and relays what
 //! they print (`relay`); `reader` is a thread for each worker that takes its answers; `worker` is the other end, in the
-//! worker process. `greeting`, `page` and `outbox` are the parts of the channel between them.
+//! worker process. `greeting`, `page` and `outbox` are the parts of the channel between them. Where a `launch`er starts
+//! the workers, they may be anybody's: `jailed` puts them into jails, `door` takes nothing from them unseen.
 
+mod door;
 mod greeting;
+#[cfg(feature = "jail")]
+mod jailed;
+mod launch;
 mod member;
 mod outbox;
 mod page;
@@ -24,6 +29,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub use greeting::INSIDE;
+#[cfg(feature = "jail")]
+pub use jailed::Jailed;
+pub use launch::{Keeper, Launch, Launcher, Start};
 pub use relay::{PassThrough, Relay, Stream};
 pub(crate) use worker::{Opening, Record};
 pub use worker::{enter, inside_worker, leave_unentered, marked};
@@ -49,9 +57,15 @@ const MOST_PROCESSES: usize = 4096;
 pub struct LocalOptions {
     /// Most worker processes at a time, 1 to 4096.
     pub processes: usize,
-    /// The program that becomes a worker. It must be the running executable; `None` (the default) takes the very
-    /// file that runs, also when another has taken its path meanwhile.
+    /// The program that becomes a worker. It must be the running executable, unless there is a `launcher`; `None` (the
+    /// default) takes the very file that runs, also when another has taken its path meanwhile.
     pub program: Option<PathBuf>,
+    /// Who starts workers of another program, trusted with nothing; `None`: this process starts its own.
+    pub launcher: Option<Arc<dyn Launcher>>,
+    /// Bytes that a worker may print and log in its life; more ends it. `None`: no bound.
+    pub output: Option<u64>,
+    /// Bytes that a worker may answer at a time; more ends it. `None`: no bound.
+    pub answer: Option<u64>,
     /// Where the lines go that workers print.
     pub relay: Arc<dyn Relay>,
 }
@@ -62,6 +76,9 @@ impl LocalOptions {
         LocalOptions {
             processes: processes.clamp(1, MOST_PROCESSES),
             program: None,
+            launcher: None,
+            output: None,
+            answer: None,
             relay: Arc::new(PassThrough),
         }
     }

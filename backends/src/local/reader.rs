@@ -1,7 +1,7 @@
 //! The thread that listens to one worker: its greeting, its answers, and, once it is dead, what it had still sent.
 //! What a worker sends is checked here and in `pool`; a worker that breaks the protocol is ended, the host goes on.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use log::Level;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 use super::Record;
+use super::door::{self, Door, Vetted};
 use super::greeting::{Greeting, Hello};
 use super::outbox::send_packet;
 use super::pool::Shared;
@@ -29,7 +30,33 @@ pub(crate) struct Gate {
 #[derive(Debug, Default)]
 struct GateState {
     death: Option<Death>,
-    wake: Option<IpcBytesSender>,
+    wake: Option<Wake>,
+}
+
+/// How the host ends its own listening, behind all that a dead worker has sent.
+#[derive(Debug)]
+enum Wake {
+    /// By sending [`END`].
+    Sender(IpcBytesSender),
+    /// By the channel itself, where a stranger has made it: nothing is sent that it could hold up.
+    Channel(OwnedFd),
+}
+
+impl Wake {
+    fn wake(self) {
+        match self {
+            // Dropped behind it: where the worker has sent half a message, END would be taken for the other half, and
+            // only the channel's end ends that.
+            Wake::Sender(sender) => drop(send_packet(&sender, END)),
+            Wake::Channel(receiver) => door::finish(&receiver),
+        }
+    }
+}
+
+/// Where a worker's packets come from.
+enum Source {
+    Own(IpcBytesReceiver),
+    Stranger(Vetted),
 }
 
 /// Sent by the host to itself behind everything that a dead worker has sent. It is listened to only once the
@@ -47,19 +74,17 @@ impl Gate {
         state.death = Some(death);
         self.told.notify_all();
         match state.wake.take() {
-            // Dropped behind it: where the worker has sent half a message, END would be taken for the other half, and
-            // only the channel's end ends that.
-            Some(wake) => drop(send_packet(&wake, END)),
+            Some(wake) => wake.wake(),
             // accept() waits for ever for a process that died: come in its place. Where the reader is past
             // that, nobody listens there any more, and the reader looks for the death itself.
             None => come_and_go(server),
         }
     }
 
-    fn greeted(&self, wake: IpcBytesSender) {
+    fn greeted(&self, wake: Wake) {
         let mut state = self.lock();
         if state.death.is_some() {
-            drop(send_packet(&wake, END));
+            wake.wake();
         } else {
             state.wake = Some(wake);
         }
@@ -92,10 +117,11 @@ pub(crate) fn listen(
     id: u64,
     name: &str,
     server: IpcOneShotServer<Greeting>,
+    door: Option<(Door, String)>,
     gate: &Arc<Gate>,
 ) {
     // ipc-channel asserts where it should doubt: bytes that are not its own raise a panic in here.
-    let listened = catch_unwind(AssertUnwindSafe(|| converse(shared, id, name, server, gate)));
+    let listened = catch_unwind(AssertUnwindSafe(|| converse(shared, id, name, server, door, gate)));
     if listened.is_err() {
         shared.condemn(id, DeathCause::Protocol("its channel carries what no worker sends".to_owned()));
     }
@@ -110,7 +136,23 @@ pub(crate) fn listen(
 }
 
 /// From the greeting to the channel's end.
-fn converse(shared: &Shared, id: u64, name: &str, server: IpcOneShotServer<Greeting>, gate: &Arc<Gate>) {
+fn converse(
+    shared: &Shared,
+    id: u64,
+    name: &str,
+    server: IpcOneShotServer<Greeting>,
+    door: Option<(Door, String)>,
+    gate: &Arc<Gate>,
+) {
+    let vetted = match door.map(|(door, server)| door.admit(&server)).transpose() {
+        Ok(vetted) => vetted,
+        Err(why) => {
+            if !gate.is_closed() {
+                shared.condemn(id, DeathCause::Protocol(format!("its greeting could not be read: {why}")));
+            }
+            return;
+        }
+    };
     // Where this process has no descriptor left for the ends of the channels, the kernel leaves them out in silence, and
     // ipc-channel panics.
     let greeting = catch_unwind(AssertUnwindSafe(|| server.accept())).unwrap_or_else(|_| {
@@ -121,10 +163,19 @@ fn converse(shared: &Shared, id: u64, name: &str, server: IpcOneShotServer<Greet
     match greeting {
         Ok((_, Greeting::Hello(hello))) => {
             let Hello { version, executable, to_worker, from_worker, wake } = hello;
+            let handle = vetted.as_ref().map(Vetted::handle).transpose();
+            let (wake, source) = match (handle, vetted) {
+                (Ok(Some(handle)), Some(vetted)) => (Wake::Channel(handle), Source::Stranger(vetted)),
+                (Ok(_), _) => (Wake::Sender(wake), Source::Own(from_worker)),
+                (Err(error), _) => {
+                    return shared
+                        .condemn(id, DeathCause::Protocol(format!("no descriptor is left: {error}")));
+                }
+            };
             gate.greeted(wake);
             match shared.greeted(id, version, &executable, to_worker) {
                 Ok(()) => {
-                    if let Err(broken) = receive(shared, id, name, &from_worker, gate) {
+                    if let Err(broken) = receive(shared, id, name, source, gate) {
                         shared.condemn(id, DeathCause::Protocol(broken));
                     }
                 }
@@ -140,19 +191,20 @@ fn converse(shared: &Shared, id: u64, name: &str, server: IpcOneShotServer<Greet
 }
 
 /// Takes frames until the end; an error says how the worker broke the protocol.
-fn receive(
-    shared: &Shared,
-    id: u64,
-    name: &str,
-    from_worker: &IpcBytesReceiver,
-    gate: &Gate,
-) -> Result<(), String> {
-    let mut assembler = Assembler::default();
+fn receive(shared: &Shared, id: u64, name: &str, mut source: Source, gate: &Gate) -> Result<(), String> {
+    let mut assembler = Assembler::bounded(shared.options.answer);
+    let mut logged = 0;
     loop {
-        let packet = match from_worker.recv() {
-            Ok(packet) => packet,
-            Err(IpcError::Io(error)) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(_) => return Ok(()),
+        let packet = match &mut source {
+            Source::Own(from_worker) => match from_worker.recv() {
+                Ok(packet) => packet,
+                Err(IpcError::Io(error)) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(_) => return Ok(()),
+            },
+            Source::Stranger(vetted) => match vetted.packet()? {
+                Some(packet) => packet,
+                None => return Ok(()),
+            },
         };
         if packet == END && gate.is_closed() {
             return Ok(());
@@ -166,7 +218,14 @@ fn receive(
                     postcard::from_bytes(&frame[Header::LEN..]).map_err(|error| error.to_string())?;
                 shared.refused(id, JobId(header.job), failure);
             }
-            Kind::Log => pass_on(name, &frame[Header::LEN..])?,
+            Kind::Log => {
+                logged += frame.len() as u64;
+                if let Some(limit) = shared.options.output.filter(|limit| logged > *limit) {
+                    shared.condemn(id, DeathCause::OutputLimit(limit));
+                    return Ok(());
+                }
+                pass_on(name, &frame[Header::LEN..])?;
+            }
             Kind::Open | Kind::Batch | Kind::Recall | Kind::Close => {
                 return Err(format!("{:?} is the host's to send", header.kind));
             }

@@ -161,7 +161,7 @@ impl Worker {
         let step = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
         prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| step("PR_SET_PDEATHSIG", &e))?;
         if getppid() != Pid::from_raw(marker.host as i32) {
-            // The host died before the line above could tell the kernel to end this process with it.
+            // The host (in a jail: the jail's init, which ends with the host) died before the line above could tell the kernel to end this process with it.
             exit(0);
         }
         settle_signals().map_err(|e| step("signals", &e))?;

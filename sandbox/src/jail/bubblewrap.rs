@@ -31,8 +31,6 @@ const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random"
 pub(crate) struct Bubblewrap {
     path: PathBuf,
     pub(crate) version: String,
-    /// It binds files by descriptor: where they lie needs no permission for the worker's user.
-    by_descriptor: bool,
 }
 
 impl Bubblewrap {
@@ -53,8 +51,13 @@ impl Bubblewrap {
         if number < OLDEST {
             return Err(Refusal::Bubblewrap(format!("version 0.8 or newer is needed, this is {version:?}")));
         }
-        let by_descriptor = ask("--help")?.contains("--ro-bind-fd");
-        Ok(Bubblewrap { path, version, by_descriptor })
+        // By descriptor, the folder that a file lies in may be closed to the worker's user.
+        if !ask("--help")?.contains("--ro-bind-fd") {
+            let why =
+                format!("{version:?} does not know --ro-bind-fd; 0.10 does, and 0.8 with Debian's updates");
+            return Err(Refusal::Bubblewrap(why));
+        }
+        Ok(Bubblewrap { path, version })
     }
 
     /// bubblewrap as the executable of a jail.
@@ -96,27 +99,19 @@ impl Bubblewrap {
         for file in spec.executable.files() {
             command.arg("--ro-bind").args([file, file]);
         }
-        if self.by_descriptor {
-            let program = path_fd(spec.executable.path())?;
-            command.args(["--ro-bind-fd".to_owned(), program.as_raw_fd().to_string()]);
-            kept.push(program);
-        } else {
-            command.arg("--ro-bind").arg(spec.executable.path());
-        }
-        command.arg(PROGRAM);
+        let mut bind = |path: &Path, inside: &str| -> io::Result<()> {
+            let fd = path_fd(path)?;
+            command.args(["--ro-bind-fd", &fd.as_raw_fd().to_string(), inside]);
+            kept.push(fd);
+            Ok(())
+        };
+        bind(spec.executable.path(), PROGRAM)?;
         if let Some(socket) = spec.socket {
             if let Some(user) = user {
                 chown(socket, Some(user), Some(user))?;
                 std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
             }
-            if self.by_descriptor {
-                let fd = path_fd(socket)?;
-                command.args(["--ro-bind-fd".to_owned(), fd.as_raw_fd().to_string()]);
-                kept.push(fd);
-            } else {
-                command.arg("--ro-bind").arg(socket);
-            }
-            command.arg(SOCKET);
+            bind(socket, SOCKET)?;
         }
         for (name, value) in spec.environment {
             command.args([OsString::from("--setenv"), name.into(), value.into()]);

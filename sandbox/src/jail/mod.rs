@@ -176,7 +176,11 @@ impl Jail {
         let output = output.map_err(|error| refused(error.to_string()))?;
         // Started inside, it either fails at its first call, which the filter refuses, or says how it is used.
         let words = String::from_utf8_lossy(&output.stderr);
-        if words.contains("capget") || words.contains("usage") { Ok(()) } else { Err(refused(words.trim().to_owned())) }
+        if words.contains("capget") || words.contains("usage") {
+            Ok(())
+        } else {
+            Err(refused(words.trim().to_owned()))
+        }
     }
 }
 
