@@ -10,10 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use fastmap_sandbox::elf::Unfit;
 use fastmap_sandbox::jail::{Executable, Guard, Jail, Limits, PARENT, SOCKET, Spec, Usage};
 
+use super::LocalOptions;
 use super::launch::{Keeper, Launch, Launcher, Start};
-use super::{Local, LocalOptions};
 use crate::completion::DeathCause;
-use crate::error::BackendError;
 use crate::executable;
 
 /// One executable, and the jails that its workers get. One for each account and run: no worker serves two.
@@ -46,17 +45,14 @@ impl Jailed {
         Ok(Jailed { jail, executable, identity, limits, meter: Arc::default() })
     }
 
-    /// A pool of at most `processes` such workers. A worker may answer as much at a time as it may have memory, and
+    /// For a pool of at most `processes` such workers. A worker may answer as much at a time as it may have memory, and
     /// print `output` bytes in its life.
-    ///
-    /// # Errors
-    /// As [`Local::new`].
-    pub fn pool(self: &Arc<Self>, processes: usize, output: u64) -> Result<Local, BackendError> {
+    pub fn options(self: &Arc<Self>, processes: usize, output: u64) -> LocalOptions {
         let mut options = LocalOptions::new(processes);
         options.launcher = Some(Arc::clone(self) as Arc<dyn Launcher>);
         options.output = Some(output);
         options.answer = Some(self.limits.memory);
-        Local::new(options)
+        options
     }
 
     /// What its workers have used so far, as the kernel counted it: CPU time and refusals are sums over all of them, the

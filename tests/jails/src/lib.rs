@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use fastmap::backends::{Backend, Local};
 use fastmap::{FastmapConfig, Options, Verbosity};
-use fastmap_backends::local::Jailed;
+use fastmap_backends::local::{Jailed, Relay, Stream};
 use fastmap_sandbox::jail::{Jail, Limits};
 use tempfile::TempDir;
 
 pub mod acts;
+pub mod packets;
 
 /// Nothing that is waited for takes longer.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -57,7 +58,17 @@ pub fn limits() -> Limits {
 /// # Panics
 /// If the system has no descriptor left.
 pub fn pool(jailed: &Arc<Jailed>, workers: usize) -> Local {
-    jailed.pool(workers, OUTPUT).expect("a pool without workers")
+    let mut options = jailed.options(workers, OUTPUT);
+    options.relay = Arc::new(Silent);
+    Local::new(options).expect("a pool without workers")
+}
+
+/// Takes no note of what strangers print.
+#[derive(Debug)]
+struct Silent;
+
+impl Relay for Silent {
+    fn line(&self, _worker: &str, _stream: Stream, _line: &[u8]) {}
 }
 
 /// Maps on `backend`.
