@@ -12,11 +12,40 @@ use fastmap_sandbox::jail::{Executable, Jail, Limits, PROBE, Spec, probe_if_aske
 const _: () = {
     extern "C" fn enter() {
         probe_if_asked();
+        if std::env::var_os(SERVICE).is_some() {
+            serve();
+        }
     }
     #[used]
     #[unsafe(link_section = ".init_array")]
     static ENTER: extern "C" fn() = enter;
 };
+
+/// Set for a process that is to find out whether it could serve, as the service does at its start.
+const SERVICE: &str = "FASTMAP_TEST_SERVICE";
+
+fn serve() -> ! {
+    match Jail::check().and_then(|jail| Ok((jail.describe(), jail.attack(&own())?.len()))) {
+        Ok((made_of, probes)) => println!("{probes} acts refused by {made_of}"),
+        Err(refusal) => println!("refusal: {refusal}"),
+    }
+    std::process::exit(0);
+}
+
+/// Starts this program as an unprivileged user, in the given control groups.
+fn serve_as_nobody(groups: &[PathBuf]) -> String {
+    let doors = groups.iter().map(|group| format!("echo $$ >{}/cgroup.procs;", group.display()));
+    let script = format!(
+        "{} exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups \"$0\"",
+        doors.collect::<String>()
+    );
+    let output =
+        Command::new("sh").args(["-ec", &script]).arg(own()).env(SERVICE, "1").output().expect("a shell");
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Nobody's number.
+const NOBODY: u32 = 64_123;
 
 fn own() -> PathBuf {
     std::env::current_exe().expect("/proc is there")
@@ -79,4 +108,32 @@ fn a_jail_is_measured() {
     assert!(usage.cpu.as_micros() > 100, "{usage:?}");
     assert!(usage.memory > 100_000, "{usage:?}");
     assert_eq!(usage.oom_kills, 0);
+}
+
+#[test]
+fn a_service_that_may_make_no_groups_refuses_in_words() {
+    let said = serve_as_nobody(&[]);
+    assert!(said.starts_with("refusal: memory, processes and CPU of a jail can't be bounded: "), "{said}");
+    assert!(said.contains("Permission denied"), "{said}");
+}
+
+#[test]
+fn an_unprivileged_service_with_groups_of_its_own_makes_jails_too() {
+    let own = std::fs::read_to_string("/proc/self/cgroup").expect("it is there");
+    let name = format!("fastmap-test-{}", std::process::id());
+    let folders = ["memory", "pids", "cpu", "cpuacct"].map(|controller| {
+        let suffix = format!(":{controller}:");
+        let path = own.lines().find_map(|line| line.split_once(&suffix)).map_or("/", |(_, path)| path);
+        Path::new("/sys/fs/cgroup").join(controller).join(path.trim_start_matches('/')).join(&name)
+    });
+    for folder in &folders {
+        std::fs::create_dir(folder).expect("version 1, and this is root");
+        std::os::unix::fs::chown(folder, Some(NOBODY), Some(NOBODY)).expect("this is root");
+    }
+    let said = serve_as_nobody(&folders);
+    for folder in &folders {
+        std::fs::remove_dir(folder).expect("the service has left nothing in it");
+    }
+    assert!(said.contains("acts refused by bubblewrap"), "{said}");
+    assert!(said.contains("the service's own user"), "{said}");
 }

@@ -114,7 +114,8 @@ impl Cgroups {
         Ok(group)
     }
 
-    /// Removes what services left behind that were killed.
+    /// Removes what services left behind that were killed. Their jails died with them: a group that is not empty is
+    /// somebody else's, whose process ids mean others here.
     fn sweep(&self) {
         for root in self.roots() {
             for entry in fs::read_dir(root).into_iter().flatten().flatten() {
@@ -122,11 +123,7 @@ impl Cgroups {
                 let owner = name.to_str().and_then(|name| name.strip_prefix("fastmap-")?.split('-').next());
                 let owner = owner.and_then(|owner| owner.parse::<u32>().ok());
                 if owner.is_some_and(|owner| !Path::new(&format!("/proc/{owner}")).exists()) {
-                    drop(Group {
-                        cgroups: self.clone(),
-                        name: name.to_string_lossy().into_owned(),
-                        made: vec![entry.path()],
-                    });
+                    let _not_empty = fs::remove_dir(entry.path());
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! Maps whose workers are jailed copies of this program give what they give without jails, failures included.
 
-use std::process::abort;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio, abort};
 use std::time::{Duration, Instant};
 
 use fastmap::backends::{Local, LocalOptions, conformance};
@@ -283,4 +284,37 @@ fn a_worker_has_no_environment_but_its_mark_and_no_secret() {
     let mut names: Vec<String> = in_jails(1).fastmap(names, [()]).next().expect("one").expect("an answer");
     names.sort();
     assert_eq!(names, ["FASTMAP_INSIDE_WORKER", "PWD"]);
+}
+
+/// All processes that run as one of these users.
+fn processes_of(users: &[String]) -> usize {
+    let processes = std::fs::read_dir("/proc").expect("it is there").flatten();
+    let statuses =
+        processes.filter_map(|process| std::fs::read_to_string(process.path().join("status")).ok());
+    statuses.filter(|status| users.iter().any(|user| status.contains(&format!("Uid:\t{user}\t")))).count()
+}
+
+#[test]
+fn jailed_workers_die_with_a_host_that_is_killed() {
+    let mut host =
+        Command::new(env!("CARGO_BIN_EXE_lasting")).stdout(Stdio::piped()).spawn().expect("it starts");
+    let lines = BufReader::new(host.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    let workers: Vec<String> = lines.take_while(|line| line != "running").collect();
+    assert_eq!(workers.len(), 2);
+    let user = |worker: &String| {
+        let status = std::fs::read_to_string(format!("/proc/{worker}/status")).expect("it lives");
+        let line =
+            status.lines().find_map(|line| line.strip_prefix("Uid:\t")).expect("it is somebody").to_owned();
+        line.split('\t').next().expect("a number").to_owned()
+    };
+    let mut users: Vec<String> = Vec::new();
+    until("workers that have left root", || {
+        users = workers.iter().map(user).collect();
+        !users.contains(&"0".to_owned())
+    });
+    // bubblewrap, its init, and the worker, of each.
+    until("the workers themselves", || processes_of(&users) == 6);
+    host.kill().expect("it is a child");
+    host.wait().expect("it is a child");
+    until("the end of everything that it started", || processes_of(&users) == 0);
 }
