@@ -220,10 +220,8 @@ fn needed(
     }
     bounded(names.len())?;
     let loaded = segments.iter().filter(|segment| segment.p_type.get(endian) == elf::PT_LOAD);
-    let strings = loaded
-        .filter_map(|segment| segment.data_range(endian, data, table, size).ok().flatten())
-        .next()
-        .unwrap_or_default();
+    let mut loaded = loaded.map(|segment| segment.data_range(endian, data, table, size).ok().flatten());
+    let strings = loaded.find_map(|strings| strings).unwrap_or_default();
     let strings = StringTable::new(strings, 0, strings.len() as u64);
     names
         .into_iter()

@@ -153,3 +153,62 @@ impl Vetted {
 pub(crate) fn finish(receiver: &OwnedFd) {
     let _ended = shutdown(receiver.as_raw_fd(), Shutdown::Read);
 }
+
+#[cfg(test)]
+mod tests {
+    use ipc_channel::ipc::{self, IpcOneShotServer, IpcSender};
+
+    use super::*;
+
+    /// What a worker's greeting is made of.
+    type Ends = (ipc::IpcBytesSender, ipc::IpcBytesReceiver, ipc::IpcBytesSender);
+
+    #[test]
+    fn a_true_greeting_gets_through_and_packets_arrive_as_ipc_channel_sent_them() {
+        let (server, name) = IpcOneShotServer::<Ends>::new().expect("a temporary folder");
+        let door = Door::beside(&name).expect("room in it");
+        let worker = IpcSender::<Ends>::connect(door.path().to_owned()).expect("the door is open");
+        let (to_worker, frames) = ipc::bytes_channel().expect("descriptors");
+        let (results, from_worker) = ipc::bytes_channel().expect("descriptors");
+        worker.send((to_worker, from_worker, results.clone())).expect("room in the socket");
+        let mut vetted = door.admit(&name).expect("a greeting");
+        let (_, (to_worker, _, _)) = server.accept().expect("it was passed on");
+        to_worker.send(b"work").expect("room in the socket");
+        assert_eq!(frames.recv().expect("it came"), b"work");
+        for packet in [b"answer".to_vec(), vec![7; PACKET], Vec::new()] {
+            results.send(&packet).expect("room in the socket");
+            assert_eq!(vetted.packet(), Ok(Some(packet)));
+        }
+        results.send(b"last words").expect("room in the socket");
+        // Somebody keeps the sending end; the worker is dead.
+        finish(&vetted.handle().expect("a descriptor"));
+        assert_eq!(vetted.packet().expect("a packet").as_deref(), Some(&b"last words"[..]));
+        assert_eq!(vetted.packet(), Ok(None));
+    }
+
+    #[test]
+    fn a_send_that_is_never_taken_ends() {
+        let (server, name) = IpcOneShotServer::<Ends>::new().expect("a temporary folder");
+        let door = Door::beside(&name).expect("room in it");
+        let worker = IpcSender::<Ends>::connect(door.path().to_owned()).expect("the door is open");
+        let (to_worker, _never_read) = ipc::bytes_channel().expect("descriptors");
+        let (results, from_worker) = ipc::bytes_channel().expect("descriptors");
+        worker.send((to_worker, from_worker, results)).expect("room in the socket");
+        door.admit(&name).expect("a greeting");
+        let (_, (to_worker, _, _)) = server.accept().expect("it was passed on");
+        let started = std::time::Instant::now();
+        let packet = vec![0; PACKET];
+        let refused = (0..100).find_map(|_| to_worker.send(&packet).err());
+        assert!(refused.is_some());
+        assert!(started.elapsed().as_secs() < 4 * SEND_SECONDS as u64, "{:?}", started.elapsed());
+    }
+
+    #[test]
+    fn heads_that_lie_are_refused() {
+        let head = |own: u64, message: u64| [own.to_ne_bytes(), message.to_ne_bytes()].concat();
+        for lie in [vec![], vec![8; 8], head(8, 0), head(16, 1), head(17, 0), head(16, u64::MAX)] {
+            assert!(content(&lie).is_err(), "{lie:?}");
+        }
+        assert_eq!(content(&head(16, 0)), Ok(&[][..]));
+    }
+}

@@ -158,7 +158,7 @@ impl Jail {
     /// If the control group or a file of the executable is refused.
     pub fn command(&self, spec: &Spec<'_>) -> io::Result<(Command, Guard)> {
         let group = self.cgroups.make(&spec.limits)?;
-        let user = self.users.as_ref().map(|users| users.lease()).transpose()?;
+        let user = self.users.as_ref().map(Users::lease).transpose()?;
         let number = user.as_ref().map(|user| user.number);
         let command = self.bubblewrap.command(spec, &self.filters, group.doors()?, number)?;
         Ok((command, Guard { group, _user: user }))
@@ -215,8 +215,8 @@ struct User {
 }
 
 impl Users {
-    fn lease(self: &Arc<Self>) -> io::Result<User> {
-        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn lease(users: &Arc<Users>) -> io::Result<User> {
+        let mut taken = users.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Each process of the service begins elsewhere, so that two on one machine seldom share a user.
         let size = USERS.end - USERS.start;
         let begin = std::process::id().wrapping_mul(4096) % size;
@@ -224,7 +224,7 @@ impl Users {
             (0..size).map(|step| USERS.start + (begin + step) % size).find(|user| !taken.contains(user));
         let number = number.ok_or_else(|| io::Error::other("no user is left for another jail"))?;
         taken.insert(number);
-        Ok(User { number, users: Arc::clone(self) })
+        Ok(User { number, users: Arc::clone(users) })
     }
 }
 

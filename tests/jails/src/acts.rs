@@ -39,10 +39,14 @@ pub fn fork_bomb() -> u32 {
 /// Makes threads until it may not any more, and tells how many it could.
 pub fn thread_bomb() -> u32 {
     let sleep = || std::thread::sleep(std::time::Duration::from_secs(600));
-    (0..).find(|_| std::thread::Builder::new().stack_size(64 << 10).spawn(sleep).is_err()).unwrap_or(u32::MAX)
+    let refused = |_: &u32| std::thread::Builder::new().stack_size(64 << 10).spawn(sleep).is_err();
+    (0..100_000).find(refused).unwrap_or(u32::MAX)
 }
 
 /// Prints 10 GB.
+///
+/// # Panics
+/// If nobody reads them.
 pub fn flood() -> u32 {
     let line = [b'x'; 1023].iter().chain(b"\n").copied().collect::<Vec<_>>();
     let mut out = std::io::stderr().lock();
@@ -50,4 +54,48 @@ pub fn flood() -> u32 {
         out.write_all(&line).expect("somebody reads");
     }
     0
+}
+
+/// Panics.
+///
+/// # Panics
+/// Always.
+pub fn panic() -> u32 {
+    panic!("of its own accord")
+}
+
+/// Reads from nowhere.
+pub fn segfault() -> u32 {
+    // SAFETY: none: it is to crash.
+    unsafe { black_box(std::ptr::null::<u32>()).read_volatile() }
+}
+
+/// Ends its process as another one would.
+pub fn kill() -> u32 {
+    // SAFETY: a signal to this process.
+    unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    spin()
+}
+
+/// Raises a signal that nobody handles.
+pub fn raise() -> u32 {
+    // SAFETY: a signal to this thread.
+    unsafe { libc::raise(libc::SIGUSR2) };
+    spin()
+}
+
+/// Leaves with some words.
+pub fn last_words() -> u32 {
+    eprintln!("last words");
+    std::process::abort()
+}
+
+/// Aborts.
+pub fn abort() -> u32 {
+    std::process::abort()
+}
+
+/// Leaves by an exit code.
+pub fn exit() -> u32 {
+    std::process::exit(9)
 }

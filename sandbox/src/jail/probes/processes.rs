@@ -30,7 +30,7 @@ pub(super) const ALL: &[Probe] = &[
 fn child(flags: i32) -> io::Result<()> {
     // SAFETY: as fork does it; the child leaves at once and touches nothing.
     unsafe {
-        let child = libc::syscall(libc::SYS_clone, (flags | libc::SIGCHLD) as libc::c_long, 0, 0, 0, 0)
+        let child = libc::syscall(libc::SYS_clone, libc::c_long::from(flags | libc::SIGCHLD), 0, 0, 0, 0)
             as libc::pid_t;
         if child == 0 {
             libc::_exit(0);
