@@ -20,6 +20,7 @@ pub(crate) const MARKER: &str = "FASTMAP_WORKER";
 pub const INSIDE: &str = "FASTMAP_INSIDE_WORKER";
 
 const JAILED: &str = "jailed";
+const FREE: &str = "-";
 
 /// What the marker says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +39,7 @@ pub(crate) struct Marker {
 
 impl fmt::Display for Marker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let confined = if self.jailed { JAILED } else { "-" };
+        let confined = if self.jailed { JAILED } else { FREE };
         write!(f, "{VERSION} {} {} {} {confined} {}", self.host, self.name, self.level, self.server)
     }
 }
@@ -60,7 +61,11 @@ impl Marker {
             host: word()?.parse().map_err(|_| wrong())?,
             name: word()?.to_owned(),
             level: word()?.parse().map_err(|_| wrong())?,
-            jailed: word()? == JAILED,
+            jailed: match word()? {
+                JAILED => true,
+                FREE => false,
+                _ => return Err(wrong()),
+            },
             server: word()?.to_owned(),
         })
     }
