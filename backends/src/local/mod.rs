@@ -57,8 +57,8 @@ const MOST_PROCESSES: usize = 4096;
 pub struct LocalOptions {
     /// Most worker processes at a time, 1 to 4096.
     pub processes: usize,
-    /// The program that becomes a worker. It must be the running executable, unless there is a `launcher`; `None` (the
-    /// default) takes the very file that runs, also when another has taken its path meanwhile.
+    /// The program that becomes a worker. It must be the running executable; `None` (the default) takes the very file
+    /// that runs, also when another has taken its path meanwhile. A `launcher` has its own.
     pub program: Option<PathBuf>,
     /// Who starts workers of another program, trusted with nothing; `None`: this process starts its own.
     pub launcher: Option<Arc<dyn Launcher>>,

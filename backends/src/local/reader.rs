@@ -59,6 +59,9 @@ enum Source {
     Stranger(Vetted),
 }
 
+/// Nanoseconds that a batch may claim to have taken: about 13 days.
+const LONGEST: u64 = 1 << 50;
+
 /// Sent by the host to itself behind everything that a dead worker has sent. It is listened to only once the
 /// worker is known to be dead, so that a worker that sends it says nothing.
 const END: &[u8] = b"fastmap: the worker is dead, and this is the end of what it sent";
@@ -209,7 +212,10 @@ fn receive(shared: &Shared, id: u64, name: &str, mut source: Source, gate: &Gate
         if packet == END && gate.is_closed() {
             return Ok(());
         }
-        let Some((header, frame)) = assembler.packet(packet)? else { continue };
+        let Some((mut header, frame)) = assembler.packet(packet)? else { continue };
+        // Centuries would overflow where times are added up.
+        header.wall = header.wall.min(LONGEST);
+        header.cpu = header.cpu.min(LONGEST);
         match header.kind {
             Kind::Done => shared.done(id, &header, frame)?,
             Kind::Returned => shared.returned(id, &header)?,

@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::unistd::Uid;
@@ -119,7 +119,8 @@ pub struct Jail {
     bubblewrap: Bubblewrap,
     cgroups: Cgroups,
     filters: Filters,
-    users: Option<Arc<Users>>,
+    /// This process may give each worker a user of its own.
+    root: bool,
 }
 
 impl Jail {
@@ -136,15 +137,14 @@ impl Jail {
         let filters = Filters::compile().map_err(|error| Refusal::Seccomp(error.to_string()))?;
         let bubblewrap = Bubblewrap::find()?;
         let cgroups = Cgroups::find()?;
-        let users = Uid::effective().is_root().then(|| Arc::new(Users::default()));
-        let jail = Jail { bubblewrap, cgroups, filters, users };
+        let jail = Jail { bubblewrap, cgroups, filters, root: Uid::effective().is_root() };
         jail.try_namespaces()?;
         Ok(jail)
     }
 
     /// What it is made of, in one line.
     pub fn describe(&self) -> String {
-        let users = if self.users.is_some() { "a user for each worker" } else { "the service's own user" };
+        let users = if self.root { "a user for each worker" } else { "the service's own user" };
         format!("bubblewrap {}, cgroup {}, seccomp, {users}", self.bubblewrap.version, self.cgroups.version())
     }
 
@@ -158,8 +158,8 @@ impl Jail {
     /// If the control group or a file of the executable is refused.
     pub fn command(&self, spec: &Spec<'_>) -> io::Result<(Command, Guard)> {
         let group = self.cgroups.make(&spec.limits)?;
-        let user = self.users.as_ref().map(Users::lease).transpose()?;
-        let number = user.as_ref().map(|user| user.number);
+        let user = self.root.then(User::lease).transpose()?;
+        let number = user.as_ref().map(|user| user.0);
         let command = self.bubblewrap.command(spec, &self.filters, group.doors()?, number)?;
         Ok((command, Guard { group, _user: user }))
     }
@@ -204,32 +204,29 @@ impl Guard {
     }
 }
 
-/// The users of the jails that run.
-#[derive(Debug, Default)]
-struct Users(Mutex<BTreeSet<u32>>);
+/// The users of all jails that run in this process.
+static TAKEN: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
+/// One of them; given back when it is dropped.
 #[derive(Debug)]
-struct User {
-    number: u32,
-    users: Arc<Users>,
-}
+struct User(u32);
 
-impl Users {
-    fn lease(users: &Arc<Users>) -> io::Result<User> {
-        let mut taken = users.0.lock().unwrap_or_else(PoisonError::into_inner);
+impl User {
+    fn lease() -> io::Result<User> {
+        let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
         // Each process of the service begins elsewhere, so that two on one machine seldom share a user.
         let size = USERS.end - USERS.start;
         let begin = std::process::id().wrapping_mul(4096) % size;
-        let number =
-            (0..size).map(|step| USERS.start + (begin + step) % size).find(|user| !taken.contains(user));
-        let number = number.ok_or_else(|| io::Error::other("no user is left for another jail"))?;
-        taken.insert(number);
-        Ok(User { number, users: Arc::clone(users) })
+        let mut users = (0..size).map(|step| USERS.start + (begin + step) % size);
+        let user = users.find(|user| !taken.contains(user));
+        let user = user.ok_or_else(|| io::Error::other("no user is left for another jail"))?;
+        taken.insert(user);
+        Ok(User(user))
     }
 }
 
 impl Drop for User {
     fn drop(&mut self) {
-        self.users.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+        TAKEN.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
     }
 }

@@ -12,7 +12,7 @@ use super::{Executable, Jail, Limits, Refusal, Spec, probes};
 pub const PROBE: &str = "FASTMAP_JAIL_PROBE";
 /// The last line of a report.
 const END: &str = "end";
-/// It takes about 30 ms.
+/// It takes less than a tenth of a second.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Attacks the jail that this process is in and never returns, if it was started for that; else does nothing. To be
