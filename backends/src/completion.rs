@@ -171,6 +171,12 @@ pub enum DeathCause {
     Protocol(String),
     /// It could not be started.
     NotStarted(String),
+    /// It left, by `exit` with that code, before it reported for duty.
+    NeverGreeted(i32),
+    /// It used up the memory that it was given, in bytes, and the kernel ended it.
+    OutOfMemory(u64),
+    /// It printed and logged more than these bytes, and was ended.
+    OutputLimit(u64),
     /// It is gone, and somebody else (a handler for `SIGCHLD`) was told how.
     Unknown,
 }
@@ -192,6 +198,15 @@ impl fmt::Display for DeathCause {
             DeathCause::Mismatch(what) => write!(f, "was ended: {what}"),
             DeathCause::Protocol(what) => write!(f, "was ended: it broke the protocol ({what})"),
             DeathCause::NotStarted(why) => write!(f, "could not be started: {why}"),
+            DeathCause::NeverGreeted(code) => write!(
+                f,
+                "ended by exit({code}) before it reported for duty (is it a fastmap program? does its `main` begin \
+                 with fastmap_main! or fastmap::enter()?)"
+            ),
+            DeathCause::OutOfMemory(limit) => write!(f, "ran out of memory (limit {} MiB)", limit >> 20),
+            DeathCause::OutputLimit(limit) => {
+                write!(f, "was ended: it printed more than {} KiB", limit >> 10)
+            }
             DeathCause::Unknown => write!(f, "ended; its exit status went to another handler of SIGCHLD"),
         }
     }

@@ -1,9 +1,11 @@
 //! Which program this is: its build id, else the hash of its content.
 //! Host and worker compare theirs before a function is named across them.
 
+use std::ffi::{CStr, OsStr};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
@@ -16,7 +18,7 @@ pub fn identity() -> &'static str {
     static IDENTITY: OnceLock<String> = OnceLock::new();
     IDENTITY.get_or_init(|| match objects().first().and_then(|program| program.build_id.clone()) {
         Some(id) => format!("build-id:{}", hexadecimal(&id)),
-        None => match content_hash() {
+        None => match own_file().and_then(content_hash) {
             Ok(hash) => format!("sha256:{}", hexadecimal(&hash)),
             // Without /proc the comparison is left to the descriptor's own checks.
             Err(error) => format!("unknown ({error})"),
@@ -24,8 +26,34 @@ pub fn identity() -> &'static str {
     })
 }
 
-fn content_hash() -> std::io::Result<Vec<u8>> {
-    let mut file = File::open("/proc/self/exe")?;
+/// The identity of another executable, as a worker of it will tell.
+///
+/// # Errors
+/// If it can't be read.
+#[cfg(feature = "jail")]
+pub fn identity_of(program: &fastmap_sandbox::jail::Executable) -> std::io::Result<String> {
+    Ok(match &program.elf().build_id {
+        Some(id) => format!("build-id:{}", hexadecimal(id)),
+        None => format!("sha256:{}", hexadecimal(&content_hash(File::open(program.path())?)?)),
+    })
+}
+
+/// This executable's file. A jail has no /proc, but the name by which the kernel found the program.
+fn own_file() -> std::io::Result<File> {
+    File::open("/proc/self/exe").or_else(|error| {
+        // SAFETY: the kernel leaves there the address of a string that lives as long as the process, or nothing.
+        let name = unsafe {
+            let name = libc::getauxval(libc::AT_EXECFN) as *const libc::c_char;
+            if name.is_null() {
+                return Err(error);
+            }
+            CStr::from_ptr(name)
+        };
+        File::open(OsStr::from_bytes(name.to_bytes()))
+    })
+}
+
+fn content_hash(mut file: File) -> std::io::Result<Vec<u8>> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
@@ -49,6 +77,9 @@ mod tests {
     fn the_identity_is_a_hash_of_one_kind() {
         let identity = super::identity();
         assert!(identity.starts_with("build-id:") || identity.starts_with("sha256:"), "{identity}");
-        assert_eq!(super::content_hash().expect("this program can be read").len(), 32);
+        assert_eq!(
+            super::own_file().and_then(super::content_hash).expect("this program can be read").len(),
+            32
+        );
     }
 }

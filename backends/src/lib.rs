@@ -34,6 +34,8 @@ pub use completion::{
 };
 pub use error::BackendError;
 pub use executable::identity;
+#[cfg(feature = "jail")]
+pub use executable::identity_of;
 /// How local workers are confined.
 pub use fastmap_sandbox as sandbox;
 pub use function::{Descriptor, FunctionId, Start};

@@ -150,9 +150,16 @@ impl Header {
 pub(crate) struct Assembler {
     frame: Vec<u8>,
     missing: u64,
+    /// The longest payload that is taken.
+    most: Option<u64>,
 }
 
 impl Assembler {
+    /// One that takes no frame with more than `most` bytes behind its header.
+    pub(crate) fn bounded(most: Option<u64>) -> Self {
+        Assembler { most, ..Assembler::default() }
+    }
+
     /// Takes the next packet; gives the frame that it completes.
     ///
     /// # Errors
@@ -165,6 +172,9 @@ impl Assembler {
             let expected = if header.place == 0 { header.length } else { 0 };
             if expected < there {
                 return Err(format!("a frame of {there} bytes that is said to be {expected}"));
+            }
+            if self.most.is_some_and(|most| header.length > most) {
+                return Err(format!("{} bytes at a time, which is too much", header.length));
             }
             if expected == there {
                 // A received packet has room for the largest one. A copy, not `shrink_to_fit`: a small piece left at

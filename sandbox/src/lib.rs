@@ -10,13 +10,21 @@
 //!
 //! Two layers, because neither is enough: Landlock knows nothing of UDP, of sockets that have a path, of `io_uring` or of
 //! administration; seccomp can't tell one file from another.
+//!
+//! That is for the user's own program, which is kept from mistakes. An executable that a stranger has sent to the
+//! service gets a jail (cargo feature `jail`): `jail` puts bubblewrap, seccomp and cgroups around a process that is
+//! trusted with nothing, and that confines nothing itself; `elf` reads such an executable before anything runs it.
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 compile_error!("the sandbox knows the system calls of Linux on x86-64 and aarch64");
 
 mod attendant;
 mod calls;
+#[cfg(feature = "jail")]
+pub mod elf;
 mod handler;
+#[cfg(feature = "jail")]
+pub mod jail;
 mod landlock;
 mod refusal;
 mod seccomp;

@@ -20,6 +20,40 @@ pub(crate) const MARKER: &str = "FASTMAP_WORKER";
 /// A backend that starts processes of its own sets it for them.
 pub const INSIDE: &str = "FASTMAP_INSIDE_WORKER";
 
+/// Who confines a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Confinement {
+    /// The worker itself, as much as that.
+    Own(Demand),
+    /// Somebody else has: it need not do so itself, and sees another process as its parent.
+    Jailed,
+}
+
+const CONFINEMENTS: [(Confinement, &str); 4] = [
+    (Confinement::Own(Demand::Off), "open"),
+    (Confinement::Own(Demand::BestEffort), "confine"),
+    (Confinement::Own(Demand::Full), "confine-or-end"),
+    (Confinement::Jailed, "jailed"),
+];
+
+impl Confinement {
+    fn word(self) -> &'static str {
+        CONFINEMENTS.iter().find(|(known, _)| *known == self).map_or("confine-or-end", |(_, word)| word)
+    }
+
+    fn parse(word: &str) -> Option<Confinement> {
+        CONFINEMENTS.iter().find(|(_, known)| *known == word).map(|(confinement, _)| *confinement)
+    }
+
+    /// What is left for the worker itself to do.
+    pub(crate) fn demand(self) -> Demand {
+        match self {
+            Confinement::Own(demand) => demand,
+            Confinement::Jailed => Demand::Off,
+        }
+    }
+}
+
 /// What the marker says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Marker {
@@ -29,23 +63,16 @@ pub(crate) struct Marker {
     pub(crate) name: String,
     /// What the host's logger listens to.
     pub(crate) level: LevelFilter,
-    /// How it is to confine itself.
-    pub(crate) sandbox: Demand,
+    /// Who confines it, and how.
+    pub(crate) confinement: Confinement,
     /// Where the host listens.
     pub(crate) server: String,
 }
 
-const DEMANDS: [(Demand, &str); 3] =
-    [(Demand::Off, "open"), (Demand::BestEffort, "confine"), (Demand::Full, "confine-or-end")];
-
-fn word_for(demand: Demand) -> &'static str {
-    DEMANDS.iter().find(|(known, _)| *known == demand).map_or("confine-or-end", |(_, word)| word)
-}
-
 impl fmt::Display for Marker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sandbox = word_for(self.sandbox);
-        write!(f, "{VERSION} {} {} {} {sandbox} {}", self.host, self.name, self.level, self.server)
+        let confinement = self.confinement.word();
+        write!(f, "{VERSION} {} {} {} {confinement} {}", self.host, self.name, self.level, self.server)
     }
 }
 
@@ -66,10 +93,7 @@ impl Marker {
             host: word()?.parse().map_err(|_| wrong())?,
             name: word()?.to_owned(),
             level: word()?.parse().map_err(|_| wrong())?,
-            sandbox: {
-                let demand = word()?;
-                DEMANDS.iter().find(|(_, known)| *known == demand).ok_or_else(wrong)?.0
-            },
+            confinement: Confinement::parse(word()?).ok_or_else(wrong)?,
             server: word()?.to_owned(),
         })
     }
@@ -104,12 +128,12 @@ mod tests {
 
     #[test]
     fn the_marker_survives_the_environment() {
-        for (sandbox, _) in DEMANDS {
+        for (confinement, _) in CONFINEMENTS {
             let marker = Marker {
                 host: 12,
                 name: "worker-3".to_owned(),
                 level: LevelFilter::Debug,
-                sandbox,
+                confinement,
                 server: "/tmp/a folder/socket".to_owned(),
             };
             assert_eq!(Marker::parse(&marker.to_string().into()), Ok(marker));

@@ -4,11 +4,16 @@
 //! `steal` does so by the clock. `supervisor` is the one thread that starts workers, watches them die and relays what
 //! they print (`relay`); `reader` is a thread for each worker that takes its answers; `worker` is the other end, in the
 //! worker process. `greeting`, `outbox`, `page` and `area` are the parts of the channel between them; `confined` is how
-//! a worker confines itself and what is told of the calls that it was refused.
+//! a worker confines itself and what is told of the calls that it was refused. Where a `launch`er starts the workers,
+//! they may be anybody's: `jailed` puts them into jails, `door` takes nothing from them unseen.
 
 mod area;
 pub(crate) mod confined;
+mod door;
 mod greeting;
+#[cfg(feature = "jail")]
+mod jailed;
+mod launch;
 mod member;
 mod outbox;
 mod page;
@@ -28,6 +33,9 @@ use std::time::{Duration, Instant};
 
 use fastmap_sandbox::Demand;
 pub use greeting::INSIDE;
+#[cfg(feature = "jail")]
+pub use jailed::Jailed;
+pub use launch::{Keeper, Launch, Launcher, Start};
 pub use relay::{PassThrough, Relay, Stream};
 pub(crate) use worker::{Opening, Record};
 pub use worker::{enter, inside_worker, leave_unentered, marked};
@@ -54,9 +62,17 @@ const MOST_PROCESSES: usize = 4096;
 pub struct LocalOptions {
     /// Most worker processes at a time, 1 to 4096.
     pub processes: usize,
-    /// The program that becomes a worker. It must be the running executable; `None` (the default) takes the very
-    /// file that runs, also when another has taken its path meanwhile.
+    /// The program that becomes a worker. It must be the running executable unless `identity` names another; `None` (the
+    /// default) takes the very file that runs, also when another has taken its path meanwhile. A `launcher` has its own.
     pub program: Option<PathBuf>,
+    /// What a worker must say that it is (see [`identity`](crate::identity())); `None`: the running executable.
+    pub identity: Option<String>,
+    /// Who starts workers of another program, trusted with nothing; `None`: this process starts its own.
+    pub launcher: Option<Arc<dyn Launcher>>,
+    /// Bytes that a worker may print and log in its life; more ends it. `None`: no bound.
+    pub output: Option<u64>,
+    /// Bytes that a worker may answer at a time; more ends it. `None`: no bound.
+    pub answer: Option<u64>,
     /// Where the lines go that workers print.
     pub relay: Arc<dyn Relay>,
     /// How much workers are confined: what the contract of a mapped function forbids is refused by the kernel.
@@ -69,6 +85,10 @@ impl LocalOptions {
         LocalOptions {
             processes: processes.clamp(1, MOST_PROCESSES),
             program: None,
+            identity: None,
+            launcher: None,
+            output: None,
+            answer: None,
             relay: Arc::new(PassThrough),
             sandbox: Demand::Off,
         }

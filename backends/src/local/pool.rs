@@ -174,10 +174,11 @@ impl Shared {
         program: &str,
         to_worker: IpcBytesSender,
     ) -> Result<(), DeathCause> {
-        if version != VERSION || program != executable::identity() {
+        let expected = self.options.identity.as_deref().unwrap_or_else(|| executable::identity());
+        if version != VERSION || program != expected {
             return Err(DeathCause::Mismatch(format!(
-                "it is not the program of its host (host {}, protocol {VERSION}; worker {program}, protocol {version})",
-                executable::identity(),
+                "it is not the program of its host (host {expected}, protocol {VERSION}; worker {program}, protocol \
+                 {version})",
             )));
         }
         let mut state = self.lock();
@@ -338,6 +339,11 @@ impl Shared {
             if running.is_none() || running == ran {
                 death.cause = cause;
             }
+        }
+        if let (Some(_), None, DeathCause::Exit(code)) =
+            (&self.options.launcher, &member.outbox, &death.cause)
+        {
+            death.cause = DeathCause::NeverGreeted(*code);
         }
         let mut lost = false;
         // Batches run in the order in which they were sent. Where one was run to its end and its answer never came,

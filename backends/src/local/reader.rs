@@ -1,7 +1,7 @@
 //! The thread that listens to one worker: its greeting, its answers, and, once it is dead, what it had still sent.
 //! What a worker sends is checked here and in `pool`; a worker that breaks the protocol is ended, the host goes on.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 
 use super::Record;
 use super::area::AREA;
+use super::door::{self, Door, Vetted};
 use super::greeting::{Greeting, Hello};
 use super::outbox::send_packet;
 use super::page::Page;
@@ -32,8 +33,37 @@ pub(crate) struct Gate {
 #[derive(Debug, Default)]
 struct GateState {
     death: Option<Death>,
-    wake: Option<IpcBytesSender>,
+    wake: Option<Wake>,
 }
+
+/// How the host ends its own listening, behind all that a dead worker has sent.
+#[derive(Debug)]
+enum Wake {
+    /// By sending [`END`].
+    Sender(IpcBytesSender),
+    /// By the channel itself, where a stranger has made it: nothing is sent that it could hold up.
+    Channel(OwnedFd),
+}
+
+impl Wake {
+    fn wake(self) {
+        match self {
+            // Dropped behind it: where the worker has sent half a message, END would be taken for the other half, and
+            // only the channel's end ends that.
+            Wake::Sender(sender) => drop(send_packet(&sender, END)),
+            Wake::Channel(receiver) => door::finish(&receiver),
+        }
+    }
+}
+
+/// Where a worker's packets come from.
+enum Source {
+    Own(IpcBytesReceiver),
+    Stranger(Vetted),
+}
+
+/// Nanoseconds that a batch may claim to have taken: about 13 days.
+const LONGEST: u64 = 1 << 50;
 
 /// Sent by the host to itself behind everything that a dead worker has sent. It is listened to only once the
 /// worker is known to be dead, so that a worker that sends it says nothing.
@@ -50,19 +80,17 @@ impl Gate {
         state.death = Some(death);
         self.told.notify_all();
         match state.wake.take() {
-            // Dropped behind it: where the worker has sent half a message, END would be taken for the other half, and
-            // only the channel's end ends that.
-            Some(wake) => drop(send_packet(&wake, END)),
+            Some(wake) => wake.wake(),
             // accept() waits for ever for a process that died: come in its place. Where the reader is past
             // that, nobody listens there any more, and the reader looks for the death itself.
             None => come_and_go(server),
         }
     }
 
-    fn greeted(&self, wake: IpcBytesSender) {
+    fn greeted(&self, wake: Wake) {
         let mut state = self.lock();
         if state.death.is_some() {
-            drop(send_packet(&wake, END));
+            wake.wake();
         } else {
             state.wake = Some(wake);
         }
@@ -99,10 +127,11 @@ pub(crate) struct Peer<'a> {
     pub(crate) gate: &'a Gate,
 }
 
-/// Listens to a worker until it is dead and all that it sent is dealt with.
-pub(crate) fn listen(peer: &Peer<'_>, server: IpcOneShotServer<Greeting>) {
+/// Listens to a worker until it is dead and all that it sent is dealt with. `door`: it may be anybody's, and knocks
+/// there; what is admitted goes on to `server`'s path.
+pub(crate) fn listen(peer: &Peer<'_>, server: IpcOneShotServer<Greeting>, door: Option<(Door, String)>) {
     // ipc-channel asserts where it should doubt: bytes that are not its own raise a panic in here.
-    let listened = catch_unwind(AssertUnwindSafe(|| peer.converse(server)));
+    let listened = catch_unwind(AssertUnwindSafe(|| peer.converse(server, door)));
     if listened.is_err() {
         peer.condemn(DeathCause::Protocol("its channel carries what no worker sends".to_owned()));
     }
@@ -122,7 +151,16 @@ impl Peer<'_> {
     }
 
     /// From the greeting to the channel's end.
-    fn converse(&self, server: IpcOneShotServer<Greeting>) {
+    fn converse(&self, server: IpcOneShotServer<Greeting>, door: Option<(Door, String)>) {
+        let vetted = match door.map(|(door, server)| door.admit(&server)).transpose() {
+            Ok(vetted) => vetted,
+            Err(why) => {
+                if !self.gate.is_closed() {
+                    self.condemn(DeathCause::Protocol(format!("its greeting could not be read: {why}")));
+                }
+                return;
+            }
+        };
         // Where this process has no descriptor left for the ends of the channels, the kernel leaves them out in
         // silence, and ipc-channel panics.
         let greeting = catch_unwind(AssertUnwindSafe(|| server.accept())).unwrap_or_else(|_| {
@@ -133,10 +171,18 @@ impl Peer<'_> {
         match greeting {
             Ok((_, Greeting::Hello(hello))) => {
                 let Hello { version, executable, to_worker, from_worker, wake } = hello;
+                let handle = vetted.as_ref().map(Vetted::handle).transpose();
+                let (wake, source) = match (handle, vetted) {
+                    (Ok(Some(handle)), Some(vetted)) => (Wake::Channel(handle), Source::Stranger(vetted)),
+                    (Ok(_), _) => (Wake::Sender(wake), Source::Own(from_worker)),
+                    (Err(error), _) => {
+                        return self.condemn(DeathCause::Protocol(format!("no descriptor is left: {error}")));
+                    }
+                };
                 self.gate.greeted(wake);
                 match self.shared.greeted(self.id, version, &executable, to_worker) {
                     Ok(()) => {
-                        if let Err(broken) = self.receive(&from_worker) {
+                        if let Err(broken) = self.receive(source) {
                             self.condemn(DeathCause::Protocol(broken));
                         }
                     }
@@ -152,18 +198,35 @@ impl Peer<'_> {
     }
 
     /// Takes frames until the end; an error says how the worker broke the protocol.
-    fn receive(&self, from_worker: &IpcBytesReceiver) -> Result<(), String> {
-        let mut assembler = Assembler::default();
+    fn receive(&self, mut source: Source) -> Result<(), String> {
+        let mut assembler = Assembler::bounded(self.shared.options.answer);
+        let mut said = 0;
         loop {
-            let packet = match from_worker.recv() {
-                Ok(packet) => packet,
-                Err(IpcError::Io(error)) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(_) => return Ok(()),
+            let packet = match &mut source {
+                Source::Own(from_worker) => match from_worker.recv() {
+                    Ok(packet) => packet,
+                    Err(IpcError::Io(error)) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                    Err(_) => return Ok(()),
+                },
+                Source::Stranger(vetted) => match vetted.packet()? {
+                    Some(packet) => packet,
+                    None => return Ok(()),
+                },
             };
             if packet == END && self.gate.is_closed() {
                 return Ok(());
             }
-            let Some((header, frame)) = assembler.packet(packet)? else { continue };
+            let Some((mut header, frame)) = assembler.packet(packet)? else { continue };
+            // Centuries would overflow where times are added up.
+            header.wall = header.wall.min(LONGEST);
+            header.cpu = header.cpu.min(LONGEST);
+            if matches!(header.kind, Kind::Log | Kind::Refusal) {
+                said += frame.len() as u64;
+                if let Some(limit) = self.shared.options.output.filter(|limit| said > *limit) {
+                    self.condemn(DeathCause::OutputLimit(limit));
+                    return Ok(());
+                }
+            }
             match header.kind {
                 Kind::Done => self.shared.done(self.id, &header, self.payload(&header, frame)?)?,
                 Kind::Returned => self.shared.returned(self.id, &header)?,

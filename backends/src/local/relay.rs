@@ -86,8 +86,9 @@ impl<R: Read + AsFd> Pipe<R> {
         self.pipe.as_ref()
     }
 
-    /// Passes on what is there now, at most about `most` bytes, so that one chatterer can't hold up the rest.
-    pub(crate) fn pass_on(&mut self, worker: &str, relay: &dyn Relay, most: usize) {
+    /// Passes on what is there now, at most about `most` bytes, so that one chatterer can't hold up the rest; tells how
+    /// many there were.
+    pub(crate) fn pass_on(&mut self, worker: &str, relay: &dyn Relay, most: usize) -> usize {
         let mut buffer = [0; 16 * 1024];
         let mut taken = 0;
         while let Some(pipe) = &mut self.pipe {
@@ -97,14 +98,15 @@ impl<R: Read + AsFd> Pipe<R> {
                     self.split(&buffer[..read], worker, relay);
                     taken += read;
                     if taken >= most {
-                        return;
+                        return taken;
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return taken,
                 Err(_) => self.pipe = None,
             }
         }
+        taken
     }
 
     fn split(&mut self, mut bytes: &[u8], worker: &str, relay: &dyn Relay) {

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::panic::catch_unwind;
+use std::path::Path;
 use std::process::{ChildStderr, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -16,7 +17,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::greeting::{Greeting, INSIDE, MARKER, Marker};
+use super::door::Door;
+use super::greeting::{Confinement, Greeting, INSIDE, MARKER, Marker};
+use super::launch::{Keeper, Start};
 use super::member::Member;
 use super::page::Page;
 use super::pool::Shared;
@@ -41,7 +44,11 @@ struct Watched {
     pidfd: Option<OwnedFd>,
     stdout: Pipe<ChildStdout>,
     stderr: Pipe<ChildStderr>,
+    /// Where its greeting is awaited.
     server: String,
+    /// Bytes that it has printed.
+    printed: u64,
+    keeper: Option<Box<dyn Keeper>>,
     gate: Arc<Gate>,
     reader: JoinHandle<()>,
 }
@@ -167,8 +174,15 @@ fn wait(shared: &Shared, watched: &[Watched], pause: Option<Duration>) -> Vec<bo
 impl Watched {
     fn pass_on(&mut self, shared: &Shared) {
         let relay = shared.options.relay.as_ref();
-        self.stdout.pass_on(&self.name, relay, TURN);
-        self.stderr.pass_on(&self.name, relay, TURN);
+        let limit = shared.options.output;
+        if limit.is_some_and(|limit| self.printed > limit) {
+            return; // It has been told, and is dying.
+        }
+        self.printed += self.stdout.pass_on(&self.name, relay, TURN) as u64;
+        self.printed += self.stderr.pass_on(&self.name, relay, TURN) as u64;
+        if let Some(limit) = limit.filter(|limit| self.printed > *limit) {
+            shared.condemn(self.id, DeathCause::OutputLimit(limit));
+        }
     }
 
     fn is_dead(&self) -> bool {
@@ -178,15 +192,16 @@ impl Watched {
     }
 
     /// Takes the exit status and the last output, and tells the reader, which ends with the rest of the channel.
-    fn bury(self, shared: &Shared) -> JoinHandle<()> {
+    fn bury(mut self, shared: &Shared) -> JoinHandle<()> {
         let relay = shared.options.relay.as_ref();
-        let cause = {
+        let exited = {
             let mut state = shared.lock();
-            let exited = state.member(self.id).map(|member| member.child.wait());
-            match exited {
-                Some(Ok(status)) => cause_of(status),
-                _ => DeathCause::Unknown,
-            }
+            state.member(self.id).map(|member| member.child.wait())
+        };
+        let cause = match (exited, &mut self.keeper) {
+            (Some(Ok(status)), Some(keeper)) => keeper.cause(status),
+            (Some(Ok(status)), None) => cause_of(status),
+            _ => DeathCause::Unknown,
         };
         self.stdout.finish(&self.name, relay);
         let stderr = self.stderr.finish(&self.name, relay);
@@ -222,21 +237,27 @@ fn start(shared: &Arc<Shared>, number: u64, tried: &mut bool) -> Result<Watched,
         host: shared.owner,
         name: name.clone(),
         level: log::max_level(),
-        sandbox: shared.options.sandbox,
+        confinement: Confinement::Own(shared.options.sandbox),
         server: path.clone(),
     };
-    let program = shared.options.program.clone().unwrap_or_else(|| "/proc/self/exe".into());
-    // No `pre_exec`: with it std would fork, which takes 20 ms for a host of 1 GB; without, it uses posix_spawn.
-    let mut child = Command::new(&program)
-        .arg0(format!("{} [fastmap {name}]", program_name()))
-        .env(MARKER, marker.to_string())
-        .env_remove(INSIDE)
-        .env_remove("FASTMAP_SECRET")
-        .stdin(Stdio::from(stdin))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| failed(&format!("cannot start {}", program.display()), &error))?;
+    let (mut command, door, keeper) = match &shared.options.launcher {
+        None => (own_program(shared, &marker), None, None),
+        Some(launcher) => {
+            let door = Door::beside(&path).map_err(|error| failed("cannot make its socket", &error))?;
+            let start = Start { name: &name, socket: Path::new(door.path()), marker: &marker };
+            let launch = launcher.launch(&start).map_err(|error| failed("cannot launch it", &error))?;
+            (launch.command, Some(door), Some(launch.keeper))
+        }
+    };
+    let mut child =
+        command
+            .stdin(Stdio::from(stdin))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| failed(&format!("cannot start {}", command.get_program().display()), &error))?;
+    let knock = door.as_ref().map_or_else(|| path.clone(), |door| door.path().to_owned());
+    let door = door.map(|door| (door, path));
     let pid = child.id();
     let pipes = (|| -> io::Result<_> {
         let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no pipe"))?;
@@ -268,12 +289,29 @@ fn start(shared: &Arc<Shared>, number: u64, tried: &mut bool) -> Result<Watched,
         let (shared, gate, name) = (Arc::clone(shared), Arc::clone(&gate), name.clone());
         std::thread::Builder::new().name(format!("fastmap-{name}")).spawn(move || {
             block_signals();
-            listen(&Peer { shared: &shared, id: number, name: &name, page: &page, gate: &gate }, server);
+            listen(
+                &Peer { shared: &shared, id: number, name: &name, page: &page, gate: &gate },
+                server,
+                door,
+            );
         })
     };
     match reader {
         Ok(reader) => {
-            Ok(Watched { id: number, name, pid, pidfd, stdout, stderr, server: path, gate, reader })
+            let server = knock;
+            Ok(Watched {
+                id: number,
+                name,
+                pid,
+                pidfd,
+                stdout,
+                stderr,
+                server,
+                printed: 0,
+                keeper,
+                gate,
+                reader,
+            })
         }
         Err(error) => {
             let mut state = shared.lock();
@@ -286,6 +324,19 @@ fn start(shared: &Arc<Shared>, number: u64, tried: &mut bool) -> Result<Watched,
             Err(failed("cannot start a thread for it", &error))
         }
     }
+}
+
+/// The command that starts this very program as a worker.
+fn own_program(shared: &Shared, marker: &Marker) -> Command {
+    let program = shared.options.program.clone().unwrap_or_else(|| "/proc/self/exe".into());
+    // No `pre_exec`: with it std would fork, which takes 20 ms for a host of 1 GB; without, it uses posix_spawn.
+    let mut command = Command::new(program);
+    command
+        .arg0(format!("{} [fastmap {}]", program_name(), marker.name))
+        .env(MARKER, marker.to_string())
+        .env_remove(INSIDE)
+        .env_remove("FASTMAP_SECRET");
+    command
 }
 
 /// A socket that a worker connects to. ipc-channel panics without a temporary folder and cuts long paths: look first.

@@ -89,9 +89,9 @@ fn a_forged_marker_is_refused_with_a_word() {
     for forged in [
         "yes".to_owned(),
         format!("1 {parent} worker-7 INFO"),
+        format!("1 {parent} worker-7 INFO ajar /tmp/nobody"),
         format!("99 {parent} worker-7 INFO open /tmp/nobody"),
         format!("1 {parent} worker-7 INFO open /tmp/nobody"),
-        format!("1 {parent} worker-7 INFO ajar /tmp/nobody"),
     ] {
         let (ended, processes) = counted(host(&["squares", "100"]).env("FASTMAP_WORKER", &forged));
         assert!(!ended.status.success(), "{forged}: {ended:#?}");

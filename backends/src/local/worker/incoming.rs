@@ -50,6 +50,7 @@ struct Channel {
 }
 
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "they change one by one")]
 struct State {
     frames: VecDeque<Incoming>,
     /// The main thread deals with a frame; if it is a batch, its ticket and what is taken back of it.

@@ -113,7 +113,8 @@ impl Worker {
         let step = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
         prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| step("PR_SET_PDEATHSIG", &e))?;
         if getppid() != Pid::from_raw(marker.host as i32) {
-            // The host died before the line above could tell the kernel to end this process with it.
+            // The host (in a jail: the jail's init, which ends with the host) died before the line above could tell the
+            // kernel to end this process with it.
             exit(0);
         }
         settle_signals().map_err(|e| step("signals", &e))?;
@@ -143,7 +144,7 @@ impl Worker {
             log::set_max_level(marker.level);
         }
         // All channels are made, and there is no thread yet.
-        confined::confine(&page, marker.sandbox).map_err(|lack| step("the sandbox", &lack))?;
+        confined::confine(&page, marker.confinement.demand()).map_err(|lack| step("the sandbox", &lack))?;
         let incoming = Receiver::new(frames, Arc::clone(&page), Arc::clone(&results));
         let incoming = Arc::new(incoming.map_err(|e| step("timer", &e))?);
         let deputy = Arc::clone(&incoming);

@@ -1,0 +1,163 @@
+//! Workers of a stranger's executable, each in a jail of its own: the launcher that the service's agent hands to a pool.
+//! The jail itself is `fastmap-sandbox`'s.
+
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use fastmap_sandbox::elf::Unfit;
+use fastmap_sandbox::jail::{Executable, Guard, Jail, Limits, PARENT, SOCKET, Spec, Usage};
+
+use super::LocalOptions;
+use super::launch::{Keeper, Launch, Launcher, Start};
+use crate::completion::DeathCause;
+use crate::executable;
+
+/// One executable, and the jails that its workers get. One for each account and run: no worker serves two.
+#[derive(Debug)]
+pub struct Jailed {
+    jail: Jail,
+    executable: Executable,
+    identity: String,
+    limits: Limits,
+    meter: Arc<Mutex<Meter>>,
+}
+
+/// What all workers of one launcher have used.
+#[derive(Debug, Default)]
+struct Meter {
+    /// Those that are dead.
+    spent: Usage,
+    alive: Vec<Weak<Guard>>,
+}
+
+impl Jailed {
+    /// Reads the executable; starts nothing. The file must stay as it is, readable and executable for everybody.
+    ///
+    /// # Errors
+    /// In words for who sent it, if it can't run on this machine.
+    pub fn new(jail: Jail, executable: &Path, limits: Limits) -> Result<Jailed, Unfit> {
+        let executable = Executable::examine(executable)?;
+        let identity = executable::identity_of(&executable)
+            .map_err(|error| Unfit::Damaged(format!("{}: {error}", executable.path().display())))?;
+        Ok(Jailed { jail, executable, identity, limits, meter: Arc::default() })
+    }
+
+    /// For a pool of at most `processes` such workers. A worker may answer as much at a time as it may have memory, and
+    /// print `output` bytes in its life.
+    pub fn options(self: &Arc<Self>, processes: usize, output: u64) -> LocalOptions {
+        let mut options = LocalOptions::new(processes);
+        options.launcher = Some(Arc::clone(self) as Arc<dyn Launcher>);
+        options.identity = Some(self.identity.clone());
+        options.output = Some(output);
+        options.answer = Some(self.limits.memory);
+        options
+    }
+
+    /// What its workers have used so far, as the kernel counted it: CPU time and refusals are sums over all of them, the
+    /// memory is the most that one has had.
+    pub fn usage(&self) -> Usage {
+        let mut meter = lock(&self.meter);
+        meter.alive.retain(|guard| guard.strong_count() > 0);
+        meter.alive.iter().filter_map(Weak::upgrade).fold(meter.spent, |sum, guard| add(sum, guard.usage()))
+    }
+}
+
+fn lock(meter: &Mutex<Meter>) -> MutexGuard<'_, Meter> {
+    meter.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn add(one: Usage, other: Usage) -> Usage {
+    Usage {
+        cpu: one.cpu + other.cpu,
+        memory: one.memory.max(other.memory),
+        oom_kills: one.oom_kills + other.oom_kills,
+        refused_processes: one.refused_processes + other.refused_processes,
+    }
+}
+
+impl Launcher for Jailed {
+    fn launch(&self, start: &Start<'_>) -> io::Result<Launch> {
+        let (name, value) = start.variable(PARENT, SOCKET);
+        let environment = [(name, value.as_str())];
+        let spec = Spec {
+            executable: &self.executable,
+            environment: &environment,
+            socket: Some(start.socket),
+            limits: self.limits.clone(),
+        };
+        let (command, guard) = self.jail.command(&spec)?;
+        let guard = Arc::new(guard);
+        lock(&self.meter).alive.push(Arc::downgrade(&guard));
+        let keeper =
+            Watch { guard, meter: Arc::clone(&self.meter), memory: self.limits.memory, counted: false };
+        Ok(Launch { command, keeper: Box::new(keeper) })
+    }
+}
+
+/// Watches over one jailed worker.
+#[derive(Debug)]
+struct Watch {
+    guard: Arc<Guard>,
+    meter: Arc<Mutex<Meter>>,
+    memory: u64,
+    counted: bool,
+}
+
+impl Watch {
+    /// Once: moves what this worker has used from the living to the dead.
+    fn settle(&mut self) -> Usage {
+        self.guard.end();
+        let mut meter = lock(&self.meter);
+        let usage = self.guard.usage();
+        if !self.counted {
+            self.counted = true;
+            meter.spent = add(meter.spent, usage);
+            meter.alive.retain(|guard| !std::ptr::eq(guard.as_ptr(), Arc::as_ptr(&self.guard)));
+        }
+        usage
+    }
+}
+
+impl Keeper for Watch {
+    fn cause(&mut self, status: ExitStatus) -> DeathCause {
+        if self.settle().oom_kills > 0 {
+            return DeathCause::OutOfMemory(self.memory);
+        }
+        judge(status)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.settle();
+    }
+}
+
+/// bubblewrap tells a signal by the exit code, as a shell does. A worker that leaves by `exit(139)` is taken for one that
+/// crashed: the two can't be told apart.
+fn judge(status: ExitStatus) -> DeathCause {
+    match (status.code(), status.signal()) {
+        (Some(code @ 129..=192), _) => DeathCause::Signal(code - 128),
+        (Some(code), _) => DeathCause::Exit(code),
+        (None, Some(signal)) => DeathCause::Signal(signal),
+        (None, None) => DeathCause::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_inside_the_jail_is_told_as_one() {
+        let exited = |code: i32| judge(ExitStatus::from_raw(code << 8));
+        assert_eq!(exited(0), DeathCause::Exit(0));
+        assert_eq!(exited(113), DeathCause::Exit(113));
+        assert_eq!(exited(128 + 11), DeathCause::Signal(11));
+        assert_eq!(exited(255), DeathCause::Exit(255));
+        assert_eq!(judge(ExitStatus::from_raw(9)), DeathCause::Signal(9));
+    }
+}

@@ -1,0 +1,328 @@
+//! What an executable file says of itself: for which machine it is, which loader and libraries it needs, and in which
+//! versions. Only read, never run: `ldd` would run a stranger's file. Called by `jail::libraries`, and by whoever
+//! takes executables from strangers; a file that can't run here is refused in words before it gets to a jail.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use object::elf::{
+    self, DT_NEEDED, DT_NULL, DT_STRSZ, DT_STRTAB, ELF_NOTE_GNU, FileHeader64, NT_GNU_BUILD_ID, VER_FLG_WEAK,
+};
+use object::endian::LittleEndian;
+use object::read::StringTable;
+use object::read::elf::{Dyn as _, FileHeader as _, ProgramHeader as _};
+
+/// More libraries, or more versions of one, than any program needs.
+const MOST: usize = 1024;
+
+type Header = FileHeader64<LittleEndian>;
+
+/// Why a file is not one that this machine can run. The message is made to be shown to who sent the file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unfit {
+    /// A text that some interpreter would read.
+    #[error("the file is a script (it begins with #!), not an executable; send the compiled program")]
+    Script,
+    /// No ELF at all.
+    #[error("the file is not an executable for Linux (no ELF file)")]
+    NotElf,
+    /// ELF, but no 64-bit little-endian program.
+    #[error("the file is not a program for 64-bit Linux: {0}")]
+    Kind(String),
+    /// For another machine.
+    #[error(
+        "the executable is for {found}, and the workers of this machine are {host}; build it for {host}-unknown-linux-gnu"
+    )]
+    Architecture {
+        /// What it was built for.
+        found: String,
+        /// What this machine is.
+        host: &'static str,
+    },
+    /// Its headers contradict themselves.
+    #[error("the executable is damaged: {0}")]
+    Damaged(String),
+    /// It wants to be started by a loader that is none of this machine's.
+    #[error("the executable needs the loader {0}, which this machine does not have")]
+    Loader(String),
+    /// A library is not here.
+    #[error(
+        "the executable needs the library {library} (for {wanted_by}), which this machine does not have; link it \
+         statically"
+    )]
+    Library {
+        /// Its name.
+        library: String,
+        /// The file that names it.
+        wanted_by: String,
+    },
+    /// A library is too old here.
+    #[error(
+        "the executable needs {version} of {library}, and this machine has {newest}; build it on an older system, or \
+         for a musl target"
+    )]
+    Version {
+        /// The library.
+        library: String,
+        /// What is needed of it, `GLIBC_2.39` for one.
+        version: String,
+        /// The newest of that kind which is here.
+        newest: String,
+    },
+}
+
+/// An executable or a library, as far as its headers tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Elf {
+    /// The loader that it asks for; `None`: it is linked statically.
+    pub interpreter: Option<PathBuf>,
+    /// Names of the libraries that it names itself.
+    pub needed: Vec<String>,
+    /// Versions that it needs of each library.
+    pub versions: BTreeMap<String, Vec<String>>,
+    /// Versions that it offers, where it is a library.
+    pub offers: Vec<String>,
+    /// The linker's build id.
+    pub build_id: Option<Vec<u8>>,
+}
+
+impl Elf {
+    /// Reads the headers of a file's bytes. The bytes may be anything.
+    ///
+    /// # Errors
+    /// If this is no program or library for this machine's architecture, or contradicts itself.
+    pub fn parse(data: &[u8]) -> Result<Elf, Unfit> {
+        let header = header(data)?;
+        let endian = LittleEndian;
+        let damaged = |error: object::read::Error| Unfit::Damaged(error.to_string());
+        let segments = header.program_headers(endian, data).map_err(damaged)?;
+        let mut elf = Elf::default();
+        let mut dynamic = None;
+        for segment in segments {
+            if let Some(path) = segment.interpreter(endian, data).map_err(damaged)? {
+                elf.interpreter = Some(text(path, "the loader's name")?.into());
+            }
+            if let Some(entries) = segment.dynamic(endian, data).map_err(damaged)? {
+                dynamic = Some(entries);
+            }
+            // Padding may follow the last note: what can't be read ends them, as it does for the kernel.
+            let mut notes = segment.notes(endian, data).map_err(damaged)?;
+            while let Some(Ok(Some(note))) = notes.as_mut().map(object::read::elf::NoteIterator::next) {
+                if note.name() == ELF_NOTE_GNU
+                    && note.n_type(endian) == NT_GNU_BUILD_ID
+                    && !note.desc().is_empty()
+                {
+                    elf.build_id.get_or_insert_with(|| note.desc().to_vec());
+                }
+            }
+        }
+        if let Some(entries) = dynamic {
+            elf.needed = needed(segments, entries, data)?;
+        }
+        let sections = header.sections(endian, data).map_err(damaged)?;
+        if let Some((mut needs, link)) = sections.gnu_verneed(endian, data).map_err(damaged)? {
+            let strings = sections.strings(endian, data, link).map_err(damaged)?;
+            while let Some((need, mut each)) = needs.next().map_err(damaged)? {
+                let library = text(need.file(endian, strings).map_err(damaged)?, "a library's name")?;
+                let versions = elf.versions.entry(library.to_owned()).or_default();
+                while let Some(version) = each.next().map_err(damaged)? {
+                    // A weak one is asked for, and done without.
+                    if version.vna_flags.get(endian).0 & VER_FLG_WEAK.0 == 0 {
+                        versions.push(
+                            text(version.name(endian, strings).map_err(damaged)?, "a version")?.to_owned(),
+                        );
+                    }
+                    bounded(versions.len())?;
+                }
+                bounded(elf.versions.len())?;
+            }
+        }
+        if let Some((mut offers, link)) = sections.gnu_verdef(endian, data).map_err(damaged)? {
+            let strings = sections.strings(endian, data, link).map_err(damaged)?;
+            while let Some((_, mut names)) = offers.next().map_err(damaged)? {
+                // The first is its own name, the others those of its parents.
+                if let Some(name) = names.next().map_err(damaged)? {
+                    elf.offers
+                        .push(text(name.name(endian, strings).map_err(damaged)?, "a version")?.to_owned());
+                }
+                bounded(elf.offers.len())?;
+            }
+        }
+        Ok(elf)
+    }
+
+    /// Whether `library`, which is to be the one of that name, has all versions that this file needs of it.
+    ///
+    /// # Errors
+    /// Names the first that is missing.
+    pub fn accepts(&self, name: &str, library: &Elf) -> Result<(), Unfit> {
+        let missing = |version: &&String| !library.offers.is_empty() && !library.offers.contains(version);
+        let Some(version) = self.versions.get(name).into_iter().flatten().find(missing) else {
+            return Ok(());
+        };
+        let family = version.split('_').next().unwrap_or_default();
+        let of_family = library.offers.iter().filter(|offer| offer.split('_').next() == Some(family));
+        let newest = of_family.max_by_key(|offer| numbers(offer));
+        Err(Unfit::Version {
+            library: name.to_owned(),
+            version: version.clone(),
+            newest: newest.map_or_else(|| "none of that kind".to_owned(), |newest| format!("up to {newest}")),
+        })
+    }
+}
+
+/// Checks what comes first: that this is a 64-bit program for this machine.
+fn header(data: &[u8]) -> Result<&Header, Unfit> {
+    if data.starts_with(b"#!") {
+        return Err(Unfit::Script);
+    }
+    if !data.starts_with(b"\x7fELF") {
+        return Err(Unfit::NotElf);
+    }
+    if data.get(4) != Some(&elf::ELFCLASS64.0) || data.get(5) != Some(&elf::ELFDATA2LSB.0) {
+        return Err(Unfit::Kind("it is of 32 bits, or big-endian".to_owned()));
+    }
+    let header = Header::parse(data).map_err(|error| Unfit::Damaged(error.to_string()))?;
+    let kind = header.e_type.get(LittleEndian);
+    if kind != elf::ET_EXEC && kind != elf::ET_DYN {
+        return Err(Unfit::Kind("it is an object file or a core dump".to_owned()));
+    }
+    let machine = header.e_machine.get(LittleEndian);
+    let host = if cfg!(target_arch = "aarch64") { elf::EM_AARCH64 } else { elf::EM_X86_64 };
+    if machine != host {
+        let found = match machine {
+            elf::EM_X86_64 => "x86_64".to_owned(),
+            elf::EM_AARCH64 => "aarch64".to_owned(),
+            elf::EM_RISCV => "riscv64".to_owned(),
+            other => format!("machine number {}", other.0),
+        };
+        return Err(Unfit::Architecture { found, host: std::env::consts::ARCH });
+    }
+    Ok(header)
+}
+
+/// The libraries that the dynamic section names: what the loader will look for.
+fn needed(
+    segments: &[elf::ProgramHeader64<LittleEndian>],
+    entries: &[elf::Dyn64<LittleEndian>],
+    data: &[u8],
+) -> Result<Vec<String>, Unfit> {
+    let endian = LittleEndian;
+    let (mut table, mut size, mut names) = (0, 0, Vec::new());
+    for entry in entries.iter().take_while(|entry| entry.d_tag(endian) != DT_NULL) {
+        match entry.d_tag(endian) {
+            DT_STRTAB => table = entry.d_val(endian),
+            DT_STRSZ => size = entry.d_val(endian),
+            DT_NEEDED => names.push(entry.d_val(endian)),
+            _ => {}
+        }
+    }
+    bounded(names.len())?;
+    let loaded = segments.iter().filter(|segment| segment.p_type.get(endian) == elf::PT_LOAD);
+    let mut loaded = loaded.map(|segment| segment.data_range(endian, data, table, size).ok().flatten());
+    let strings = loaded.find_map(|strings| strings).unwrap_or_default();
+    let strings = StringTable::new(strings, 0, strings.len() as u64);
+    names
+        .into_iter()
+        .map(|name| {
+            let name = u32::try_from(name).ok().and_then(|name| strings.get(name).ok());
+            let name = name.ok_or_else(|| Unfit::Damaged("a library's name is missing".to_owned()))?;
+            text(name, "a library's name").map(str::to_owned)
+        })
+        .collect()
+}
+
+/// Names come from strangers and go into messages and command lines: short, printable, without spaces.
+fn text<'a>(bytes: &'a [u8], what: &str) -> Result<&'a str, Unfit> {
+    let text = std::str::from_utf8(bytes).unwrap_or_default();
+    if text.is_empty() || text.len() > 255 || text.chars().any(|c| !c.is_ascii_graphic()) {
+        return Err(Unfit::Damaged(format!("{what} is no name")));
+    }
+    Ok(text)
+}
+
+fn bounded(count: usize) -> Result<(), Unfit> {
+    if count > MOST { Err(Unfit::Damaged(format!("more than {MOST} names of one kind"))) } else { Ok(()) }
+}
+
+/// `GLIBC_2.9` comes before `GLIBC_2.36`.
+fn numbers(version: &str) -> Vec<u32> {
+    version.split(['_', '.']).filter_map(|part| part.parse().ok()).collect()
+}
+
+/// Reads a file's headers.
+///
+/// # Errors
+/// As [`Elf::parse`]; a file that can't be read counts as damaged.
+pub fn read(path: &Path) -> Result<Elf, Unfit> {
+    let data = std::fs::read(path).map_err(|error| Unfit::Damaged(format!("{}: {error}", path.display())))?;
+    Elf::parse(&data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own() -> Vec<u8> {
+        std::fs::read("/proc/self/exe").expect("this program can be read")
+    }
+
+    #[test]
+    fn this_program_tells_what_it_needs() {
+        let elf = Elf::parse(&own()).expect("it runs here");
+        assert!(elf.interpreter.is_some());
+        assert!(elf.needed.iter().any(|name| name.starts_with("libc.so")), "{elf:?}");
+        assert!(elf.versions.values().flatten().any(|version| version.starts_with("GLIBC_2.")), "{elf:?}");
+        assert!(elf.build_id.is_some());
+    }
+
+    #[test]
+    fn what_is_no_program_for_this_machine_is_refused_by_name() {
+        assert_eq!(Elf::parse(b"#!/bin/sh\necho\n"), Err(Unfit::Script));
+        assert_eq!(Elf::parse(b"MZ is another system"), Err(Unfit::NotElf));
+        assert_eq!(Elf::parse(b""), Err(Unfit::NotElf));
+        let mut other = own();
+        other[18..20].copy_from_slice(&elf::EM_RISCV.0.to_le_bytes());
+        let error = Elf::parse(&other).expect_err("no machine of ours").to_string();
+        assert!(error.contains("for riscv64"), "{error}");
+        let mut narrow = own();
+        narrow[4] = elf::ELFCLASS32.0;
+        assert!(matches!(Elf::parse(&narrow), Err(Unfit::Kind(_))));
+    }
+
+    #[test]
+    fn a_missing_version_is_named_beside_the_newest_that_is_here() {
+        let mut program = Elf::default();
+        program
+            .versions
+            .insert("libc.so.6".to_owned(), vec!["GLIBC_2.4".to_owned(), "GLIBC_2.99".to_owned()]);
+        let offers = ["libc.so.6", "GLIBC_2.4", "GLIBC_2.36", "GLIBC_2.9"].map(str::to_owned).to_vec();
+        let library = Elf { offers, ..Elf::default() };
+        let error = program.accepts("libc.so.6", &library).expect_err("2.99 is not there").to_string();
+        assert!(error.contains("needs GLIBC_2.99 of libc.so.6"), "{error}");
+        assert!(error.contains("has up to GLIBC_2.36"), "{error}");
+        assert_eq!(program.accepts("libm.so.6", &library), Ok(()));
+    }
+
+    #[test]
+    fn damaged_files_are_answered_and_never_panicked_at() {
+        let own = own();
+        // A fixed sequence: what fails can be tried again.
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        let mut random = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as usize
+        };
+        for _ in 0..2_000 {
+            let mut damaged = own[..own.len().min(64 + random() % 40_000)].to_vec();
+            for _ in 0..8 {
+                let at = random() % damaged.len().min(4096);
+                damaged[at] = random() as u8;
+            }
+            let _answered = Elf::parse(&damaged);
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The command that starts a program in a jail: bubblewrap with all its namespaces, an almost empty root, and the
+//! filters; and before that, in the child, what bubblewrap does not do: the group, the limits, the user, the descriptors.
+
+use std::ffi::{CStr, OsString};
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::resource::{Resource, setrlimit};
+
+use super::filter::Filters;
+use super::{Executable, Limits, Refusal, Spec};
+use crate::elf::Unfit;
+
+/// The oldest that was tried: it knows `--disable-userns`, and binds by descriptor where Debian's updates are in.
+const OLDEST: (u32, u32) = (0, 8);
+/// Where the executable is, inside.
+pub(crate) const PROGRAM: &str = "/app/worker";
+/// Where the host's socket is, inside.
+pub(crate) const SOCKET: &str = "/app/host";
+/// Devices without a machine behind them.
+const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
+
+/// A bubblewrap that can be used.
+#[derive(Clone, Debug)]
+pub(crate) struct Bubblewrap {
+    path: PathBuf,
+    pub(crate) version: String,
+}
+
+impl Bubblewrap {
+    /// Looks for it in the usual folders, not in `PATH`: who sets that must not choose it.
+    pub(crate) fn find() -> Result<Bubblewrap, Refusal> {
+        let path = ["/usr/bin/bwrap", "/usr/local/bin/bwrap", "/bin/bwrap"].map(PathBuf::from);
+        let path = path.into_iter().find(|path| path.is_file()).ok_or(Refusal::NoBubblewrap)?;
+        let ask = |argument: &str| {
+            let answer = Command::new(&path).arg(argument).env_clear().output();
+            answer
+                .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+                .map_err(|error| Refusal::Bubblewrap(format!("{} can't be run: {error}", path.display())))
+        };
+        let version = ask("--version")?;
+        let version = version.trim().trim_start_matches("bubblewrap ").to_owned();
+        let mut numbers = version.split('.').map_while(|part| part.parse::<u32>().ok());
+        let number = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        if number < OLDEST {
+            return Err(Refusal::Bubblewrap(format!("version 0.8 or newer is needed, this is {version:?}")));
+        }
+        // By descriptor, the folder that a file lies in may be closed to the worker's user.
+        if !ask("--help")?.contains("--ro-bind-fd") {
+            let why =
+                format!("{version:?} does not know --ro-bind-fd; 0.10 does, and 0.8 with Debian's updates");
+            return Err(Refusal::Bubblewrap(why));
+        }
+        Ok(Bubblewrap { path, version })
+    }
+
+    /// bubblewrap as the executable of a jail.
+    pub(crate) fn examine(&self) -> Result<Executable, Unfit> {
+        Executable::examine(&self.path)
+    }
+
+    /// The command for `spec`. `doors` are the files by which a process enters the jail's group; `user` is who it is to
+    /// be outside, where this process may choose.
+    pub(crate) fn command(
+        &self,
+        spec: &Spec<'_>,
+        filters: &Filters,
+        doors: Vec<OwnedFd>,
+        user: Option<u32>,
+    ) -> io::Result<Command> {
+        let mut kept: Vec<OwnedFd> = Vec::new();
+        let mut command = Command::new(&self.path);
+        command.env_clear().args([
+            "--unshare-all",
+            "--unshare-user",
+            "--unshare-cgroup",
+            "--disable-userns",
+            "--die-with-parent",
+            "--new-session",
+            "--clearenv",
+            "--cap-drop",
+            "ALL",
+            "--uid",
+            "65534",
+            "--gid",
+            "65534",
+            "--hostname",
+            "fastmap",
+        ]);
+        for device in DEVICES {
+            command.args(["--dev-bind", device, device]);
+        }
+        for file in spec.executable.files() {
+            command.arg("--ro-bind").args([file, file]);
+        }
+        let mut bind = |path: &Path, inside: &str| -> io::Result<()> {
+            let fd = path_fd(path)?;
+            command.args(["--ro-bind-fd", &fd.as_raw_fd().to_string(), inside]);
+            kept.push(fd);
+            Ok(())
+        };
+        bind(spec.executable.path(), PROGRAM)?;
+        if let Some(socket) = spec.socket {
+            if let Some(user) = user {
+                chown(socket, Some(user), Some(user))?;
+                std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+            }
+            bind(socket, SOCKET)?;
+        }
+        for (name, value) in spec.environment {
+            command.args([OsString::from("--setenv"), name.into(), value.into()]);
+        }
+        command.args(["--remount-ro", "/", "--chdir", "/"]);
+        for filter in &filters.0 {
+            let fd = memory_file(filter)?;
+            command.args(["--add-seccomp-fd".to_owned(), fd.as_raw_fd().to_string()]);
+            kept.push(fd);
+        }
+        command.args(["--", PROGRAM]);
+        let before = Before { doors, kept, limits: limits(&spec.limits), user, parent: std::process::id() };
+        // SAFETY: `Before::enter` makes system calls only, allocates nothing and takes no lock: it may run between fork
+        // and exec in a process of many threads.
+        unsafe { command.pre_exec(move || before.enter()) };
+        Ok(command)
+    }
+}
+
+/// A descriptor that names a file and opens nothing.
+fn path_fd(path: &Path) -> io::Result<OwnedFd> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    Ok(File::options().read(true).custom_flags(libc::O_PATH).open(path).map_err(named)?.into())
+}
+
+fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let name: &CStr = c"fastmap-filter";
+    let mut file = File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
+/// What the kernel keeps for each process, beside the group.
+fn limits(limits: &Limits) -> Vec<(Resource, u64)> {
+    let mut all = vec![
+        (Resource::RLIMIT_CORE, 0),
+        (Resource::RLIMIT_NOFILE, 64),
+        (Resource::RLIMIT_MEMLOCK, 0),
+        (Resource::RLIMIT_FSIZE, limits.file_size),
+    ];
+    if let Some(cpu) = limits.cpu_time {
+        all.push((Resource::RLIMIT_CPU, cpu.as_secs().max(1)));
+    }
+    all
+}
+
+/// What the child does between fork and exec.
+struct Before {
+    doors: Vec<OwnedFd>,
+    /// Descriptors that bubblewrap is told of by number.
+    kept: Vec<OwnedFd>,
+    limits: Vec<(Resource, u64)>,
+    user: Option<u32>,
+    parent: u32,
+}
+
+impl Before {
+    fn enter(&self) -> io::Result<()> {
+        // The group first: from here on everything is bounded and measured.
+        for door in &self.doors {
+            nix::unistd::write(door, b"0")?;
+        }
+        for (resource, limit) in &self.limits {
+            setrlimit(*resource, *limit, *limit)?;
+        }
+        if let Some(user) = self.user {
+            // Not by the C library, whose own versions ask all threads along, which a forked process has not.
+            // SAFETY: three system calls with plain numbers; an empty list of groups may be a null pointer.
+            let changed = unsafe {
+                libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>())
+                    | libc::syscall(libc::SYS_setresgid, user, user, user)
+                    | libc::syscall(libc::SYS_setresuid, user, user, user)
+            };
+            check(changed)?;
+        }
+        // After the change of user, which clears it. bubblewrap sets its own a moment later.
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+        if nix::unistd::getppid().as_raw() as u32 != self.parent {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        // Whatever the service has open stays out, also what a library opened without CLOEXEC.
+        // SAFETY: marks descriptors, closes none; std's own pipe for reporting errors is closed by exec as it should be.
+        let marked =
+            unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+        check(marked)?;
+        self.kept.iter().try_for_each(|fd| inherit(fd.as_raw_fd()))
+    }
+}
+
+fn check(result: libc::c_long) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn inherit(fd: RawFd) -> io::Result<()> {
+    // SAFETY: clears the flag of a descriptor that `Before` owns.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) }.into())
+}

@@ -1,0 +1,232 @@
+//! Jails for executables that strangers have sent: bubblewrap's namespaces, an almost empty read-only root, seccomp,
+//! a control group and limits around a process that is trusted with nothing.
+//!
+//! [`Jail::check`] finds out what this machine offers and refuses in words what is lacking; [`Jail::attack`] then tries
+//! to break out of a jail. [`Jail::command`] makes the command for one process. `bubblewrap` builds it, `filter` has the
+//! system calls, `cgroup` bounds and measures, `libraries` says what an executable needs, `selftest` and `probes` are
+//! the attack. Used by the launcher of jailed workers in `fastmap-backends`.
+
+mod bubblewrap;
+mod cgroup;
+mod filter;
+mod libraries;
+pub mod probes;
+mod selftest;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::unistd::Uid;
+
+use bubblewrap::Bubblewrap;
+use cgroup::{Cgroups, Group};
+use filter::Filters;
+pub use libraries::Executable;
+pub use selftest::{PROBE, Report, probe_if_asked, read as read_report};
+
+/// Where the host's socket is found inside a jail.
+pub const SOCKET: &str = bubblewrap::SOCKET;
+
+/// The process id that a jailed process sees as its parent's: the init of its own namespace.
+pub const PARENT: u32 = 1;
+
+/// Users that jailed processes are outside of their jails, one for each that runs: behind all ranges that systems give
+/// to people, services and containers.
+const USERS: std::ops::Range<u32> = 0x7000_0000..0x7100_0000;
+
+/// What this machine lacks for jails. Without them nothing of a stranger's is run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// bubblewrap is not installed.
+    #[error("bubblewrap (bwrap) is not installed; on Debian: apt-get install bubblewrap")]
+    NoBubblewrap,
+    /// It is of no use here.
+    #[error("bubblewrap can't be used: {0}")]
+    Bubblewrap(String),
+    /// No namespaces for who runs the service.
+    #[error("no jail can be made here: {0} (are user namespaces allowed? see user.max_user_namespaces)")]
+    Namespaces(String),
+    /// Neither version bounds what has to be bounded.
+    #[error("memory, processes and CPU of a jail can't be bounded: {0}")]
+    Cgroups(String),
+    /// The kernel filters no system calls.
+    #[error("this kernel does not filter system calls (seccomp): {0}")]
+    Seccomp(String),
+    /// The attack on the own jail.
+    #[error("the jail's self-test could not be run: {0}")]
+    SelfTest(String),
+    /// It succeeded.
+    #[error("the jail leaks: a process in it was able to: {}", .0.join(", "))]
+    Leaks(Vec<String>),
+}
+
+/// What a jailed process may use.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Bytes of memory, page cache and sockets included; more ends it.
+    pub memory: u64,
+    /// Threads and processes; more are refused. Two are bubblewrap's.
+    pub processes: u32,
+    /// CPUs' worth of time per time: 0.5 is half of one.
+    pub cpus: f64,
+    /// CPU time after which the kernel ends it (`SIGXCPU`), in whole seconds.
+    pub cpu_time: Option<Duration>,
+    /// Bytes of the largest file, memory files of its own included. There is nothing to write to but those.
+    pub file_size: u64,
+}
+
+impl Default for Limits {
+    /// 1 GiB, 64 threads, one CPU, no end, no files.
+    fn default() -> Self {
+        Limits { memory: 1 << 30, processes: 64, cpus: 1.0, cpu_time: None, file_size: 0 }
+    }
+}
+
+/// What a jailed process has used, as the kernel counted it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time of all that ran in the jail, in it and in the kernel for it.
+    pub cpu: Duration,
+    /// Most bytes of memory at a time.
+    pub memory: u64,
+    /// Processes that the kernel ended because the memory was used up.
+    pub oom_kills: u64,
+    /// Threads and processes that were refused.
+    pub refused_processes: u64,
+}
+
+/// A process to be jailed.
+#[derive(Debug)]
+pub struct Spec<'a> {
+    /// What is run.
+    pub executable: &'a Executable,
+    /// All of its environment.
+    pub environment: &'a [(&'a str, &'a str)],
+    /// A socket of the host's that it may connect to, at [`SOCKET`]; it is given to the process's user.
+    pub socket: Option<&'a Path>,
+    /// What it may use.
+    pub limits: Limits,
+}
+
+/// A machine that can make jails.
+#[derive(Clone, Debug)]
+pub struct Jail {
+    bubblewrap: Bubblewrap,
+    cgroups: Cgroups,
+    filters: Filters,
+    /// This process may give each worker a user of its own.
+    root: bool,
+}
+
+impl Jail {
+    /// Finds out whether this machine has what jails are made of. Starts bubblewrap some times; makes and removes a group.
+    ///
+    /// # Errors
+    /// Names what is lacking. There is no jail with less.
+    pub fn check() -> Result<Jail, Refusal> {
+        let actions = std::fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail")
+            .map_err(|error| Refusal::Seccomp(format!("/proc/sys/kernel/seccomp: {error}")))?;
+        if !actions.split_whitespace().any(|action| action == "errno") {
+            return Err(Refusal::Seccomp(format!("its actions are {}", actions.trim())));
+        }
+        let filters = Filters::compile().map_err(|error| Refusal::Seccomp(error.to_string()))?;
+        let bubblewrap = Bubblewrap::find()?;
+        let cgroups = Cgroups::find()?;
+        let jail = Jail { bubblewrap, cgroups, filters, root: Uid::effective().is_root() };
+        jail.try_namespaces()?;
+        Ok(jail)
+    }
+
+    /// What it is made of, in one line.
+    pub fn describe(&self) -> String {
+        let users = if self.root { "a user for each worker" } else { "the service's own user" };
+        format!("bubblewrap {}, cgroup {}, seccomp, {users}", self.bubblewrap.version, self.cgroups.version())
+    }
+
+    /// The command that starts `spec` in a jail of its own, and the guard that its owner must hold while it runs.
+    /// Its standard streams are the caller's to set; no other descriptor gets in.
+    ///
+    /// The child that is started is bubblewrap, which ends as the jailed process does; 128 and the signal's number is
+    /// its exit code where that was ended by a signal.
+    ///
+    /// # Errors
+    /// If the control group or a file of the executable is refused.
+    pub fn command(&self, spec: &Spec<'_>) -> io::Result<(Command, Guard)> {
+        let group = self.cgroups.make(&spec.limits)?;
+        let user = self.root.then(User::lease).transpose()?;
+        let number = user.as_ref().map(|user| user.0);
+        let command = self.bubblewrap.command(spec, &self.filters, group.doors()?, number)?;
+        Ok((command, Guard { group, _user: user }))
+    }
+
+    /// Starts bubblewrap itself in a jail: it says what the kernel refuses.
+    fn try_namespaces(&self) -> Result<(), Refusal> {
+        let refused = |why: String| Refusal::Namespaces(why);
+        let executable = self.bubblewrap.examine().map_err(|error| refused(error.to_string()))?;
+        let spec =
+            Spec { executable: &executable, environment: &[], socket: None, limits: Limits::default() };
+        let (mut command, guard) = self.command(&spec).map_err(|error| refused(error.to_string()))?;
+        let output = command.stdin(std::process::Stdio::null()).output();
+        drop(guard);
+        let output = output.map_err(|error| refused(error.to_string()))?;
+        // Started inside, it either fails at its first call, which the filter refuses, or says how it is used.
+        let words = String::from_utf8_lossy(&output.stderr);
+        if words.contains("capget") || words.contains("usage") {
+            Ok(())
+        } else {
+            Err(refused(words.trim().to_owned()))
+        }
+    }
+}
+
+/// Held by who started a jailed process, until it has seen its end. Dropping it ends whatever is left in the jail.
+#[derive(Debug)]
+pub struct Guard {
+    // Before the user: nothing of it runs any more when the user is given to another one.
+    group: Group,
+    _user: Option<User>,
+}
+
+impl Guard {
+    /// What was used so far; complete once the process is dead.
+    pub fn usage(&self) -> Usage {
+        self.group.usage()
+    }
+
+    /// Ends all that runs in the jail. True when nothing is left.
+    pub fn end(&self) -> bool {
+        self.group.end()
+    }
+}
+
+/// The users of all jails that run in this process.
+static TAKEN: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+/// One of them; given back when it is dropped.
+#[derive(Debug)]
+struct User(u32);
+
+impl User {
+    fn lease() -> io::Result<User> {
+        let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+        // Each process of the service begins elsewhere, so that two on one machine seldom share a user.
+        let size = USERS.end - USERS.start;
+        let begin = std::process::id().wrapping_mul(4096) % size;
+        let mut users = (0..size).map(|step| USERS.start + (begin + step) % size);
+        let user = users.find(|user| !taken.contains(user));
+        let user = user.ok_or_else(|| io::Error::other("no user is left for another jail"))?;
+        taken.insert(user);
+        Ok(User(user))
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        TAKEN.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+    }
+}

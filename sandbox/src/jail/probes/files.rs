@@ -1,0 +1,159 @@
+//! Reading what is not the program's, and writing anything at all.
+
+use std::ffi::{CStr, CString};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::{SigHandler, Signal, signal};
+
+use super::{Probe, past_the_gate, result};
+
+pub(super) const ALL: &[Probe] = &[
+    Probe { name: "read /etc/passwd", act: || File::open("/etc/passwd").map(drop) },
+    Probe { name: "list /etc", act: || fs::read_dir("/etc").map(drop) },
+    Probe { name: "list /proc", act: || fs::read_dir("/proc").map(drop) },
+    Probe { name: "read its own /proc/self/maps", act: || File::open("/proc/self/maps").map(drop) },
+    Probe { name: "read another process's environment", act: other_environment },
+    Probe { name: "list /sys", act: || fs::read_dir("/sys").map(drop) },
+    Probe { name: "list /tmp", act: || fs::read_dir("/tmp").map(drop) },
+    Probe { name: "list /var", act: || fs::read_dir("/var").map(drop) },
+    Probe { name: "open the control groups", act: control_groups },
+    Probe { name: "write to /tmp", act: || scratch("/tmp") },
+    Probe { name: "write to /dev/shm", act: || scratch("/dev/shm") },
+    Probe { name: "write to /", act: || scratch("/") },
+    Probe { name: "write beside its program", act: || scratch(folder()?) },
+    Probe { name: "open its program for writing", act: open_program },
+    Probe { name: "change its program's mode", act: change_mode },
+    Probe { name: "change its program's owner", act: change_owner },
+    Probe { name: "link its program", act: link_program },
+    Probe { name: "write to the C library", act: || writable("/lib/x86_64-linux-gnu/libc.so.6") },
+    Probe { name: "make a folder", act: make_folder },
+    Probe { name: "make a device", act: make_device },
+    Probe { name: "make a symbolic link", act: make_symlink },
+    Probe { name: "set an attribute", act: set_attribute },
+    Probe { name: "name a file by handle", act: by_handle },
+    Probe { name: "fill a memory file", act: fill_memory_file },
+];
+
+/// The path by which the kernel started this program; a jail has no /proc to ask.
+fn program() -> io::Result<PathBuf> {
+    // SAFETY: the kernel leaves there the address of a string that lives as long as the process.
+    let path = unsafe {
+        let address = libc::getauxval(libc::AT_EXECFN) as *const libc::c_char;
+        if address.is_null() {
+            return Err(super::nothing("no program's name"));
+        }
+        CStr::from_ptr(address)
+    };
+    Ok(Path::new(std::ffi::OsStr::from_bytes(path.to_bytes())).to_owned())
+}
+
+fn folder() -> io::Result<PathBuf> {
+    program().map(|path| path.parent().unwrap_or(Path::new("/")).to_owned())
+}
+
+fn name_in(folder: impl AsRef<Path>) -> PathBuf {
+    folder.as_ref().join(format!(".fastmap-probe-{}", std::process::id()))
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
+}
+
+fn scratch(folder: impl AsRef<Path>) -> io::Result<()> {
+    let path = name_in(folder);
+    File::create_new(&path)?;
+    fs::remove_file(path)
+}
+
+fn writable(path: impl AsRef<Path>) -> io::Result<()> {
+    match File::options().write(true).open(path) {
+        // It may be written to, and runs.
+        Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => Ok(()),
+        opened => opened.map(drop),
+    }
+}
+
+fn open_program() -> io::Result<()> {
+    writable(program()?)
+}
+
+fn other_environment() -> io::Result<()> {
+    File::open(format!("/proc/{}/environ", std::os::unix::process::parent_id())).map(drop)
+}
+
+fn control_groups() -> io::Result<()> {
+    let version_2 = File::options().write(true).open("/sys/fs/cgroup/cgroup.procs");
+    version_2.or_else(|_| File::options().write(true).open("/sys/fs/cgroup/memory/cgroup.procs")).map(drop)
+}
+
+fn change_mode() -> io::Result<()> {
+    let path = program()?;
+    let mode = fs::metadata(&path)?.permissions().mode();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+fn change_owner() -> io::Result<()> {
+    std::os::unix::fs::chown(program()?, None, None)
+}
+
+fn link_program() -> io::Result<()> {
+    let link = name_in(folder()?);
+    fs::hard_link(program()?, &link)?;
+    fs::remove_file(link)
+}
+
+fn make_folder() -> io::Result<()> {
+    let path = name_in(folder()?);
+    fs::create_dir(&path)?;
+    fs::remove_dir(path)
+}
+
+fn make_device() -> io::Result<()> {
+    let path = name_in(folder()?);
+    let name = c_path(&path)?;
+    // SAFETY: a path that ends in a zero; the device is that of /dev/null.
+    result(unsafe { libc::mknod(name.as_ptr(), libc::S_IFCHR | 0o600, libc::makedev(1, 3)) }.into())?;
+    fs::remove_file(path)
+}
+
+fn make_symlink() -> io::Result<()> {
+    let path = name_in(folder()?);
+    std::os::unix::fs::symlink("/", &path)?;
+    fs::remove_file(path)
+}
+
+fn set_attribute() -> io::Result<()> {
+    let path = c_path(&program()?)?;
+    // SAFETY: two strings that end in a zero, and no value; a name of no known kind gets past the gate and no further.
+    past_the_gate(
+        unsafe { libc::setxattr(path.as_ptr(), c"none.probe".as_ptr(), std::ptr::null(), 0, 0) }.into(),
+    )
+}
+
+fn by_handle() -> io::Result<()> {
+    let (mut handle, mut mount) = ([0u32; 40], 0i32);
+    handle[0] = 128;
+    // SAFETY: the handle has room for the 128 bytes that its first word announces, and the mount's number for its own.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            libc::AT_FDCWD,
+            c"/".as_ptr(),
+            handle.as_mut_ptr(),
+            &raw mut mount,
+            0,
+        )
+    };
+    past_the_gate(returned)
+}
+
+fn fill_memory_file() -> io::Result<()> {
+    // SAFETY: the handler is the kernel's own: the write fails instead of ending the process.
+    unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
+    File::from(memfd_create(c"probe", MFdFlags::empty())?).write_all(&[1])
+}

@@ -1,0 +1,92 @@
+//! What the tests of jails share: jails around a copy of the running program, pools and configurations of them.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use fastmap::backends::{Backend, Local};
+use fastmap::{FastmapConfig, Options, Verbosity};
+use fastmap_backends::local::{Jailed, Relay, Stream};
+use fastmap_sandbox::jail::{Jail, Limits};
+use tempfile::TempDir;
+
+pub mod acts;
+pub mod packets;
+
+/// Nothing that is waited for takes longer.
+pub const LIMIT: Duration = Duration::from_secs(60);
+/// Bytes that a worker may print.
+pub const OUTPUT: u64 = 256 * 1024;
+
+/// This machine's jails.
+///
+/// # Panics
+/// If it makes none.
+pub fn jail() -> Jail {
+    static JAIL: OnceLock<Jail> = OnceLock::new();
+    JAIL.get_or_init(|| Jail::check().expect("this machine makes jails")).clone()
+}
+
+/// A copy of a program, under another name and in a folder of its own, as an upload would be.
+///
+/// # Panics
+/// If it can't be made.
+pub fn copy(program: &Path) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("upload");
+    std::fs::copy(program, &path).expect("a copy");
+    (folder, path)
+}
+
+/// Jails for a copy of the running program.
+///
+/// # Panics
+/// If it can't run here.
+pub fn jailed(limits: Limits) -> Arc<Jailed> {
+    static COPY: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = COPY.get_or_init(|| copy(Path::new("/proc/self/exe")));
+    Arc::new(Jailed::new(jail(), path, limits).expect("it runs here"))
+}
+
+/// Limits that are enough for everything that is no attack, and not for long.
+pub fn limits() -> Limits {
+    Limits { memory: 256 << 20, processes: 32, ..Limits::default() }
+}
+
+/// A pool of jailed workers.
+///
+/// # Panics
+/// If the system has no descriptor left.
+pub fn pool(jailed: &Arc<Jailed>, workers: usize) -> Local {
+    let mut options = jailed.options(workers, OUTPUT);
+    options.relay = Arc::new(Silent);
+    Local::new(options).expect("a pool without workers")
+}
+
+/// Takes no note of what strangers print.
+#[derive(Debug)]
+struct Silent;
+
+impl Relay for Silent {
+    fn line(&self, _worker: &str, _stream: Stream, _line: &[u8]) {}
+}
+
+/// Maps on `backend`.
+///
+/// # Panics
+/// Never: the options are good.
+pub fn config(backend: impl Backend + 'static) -> FastmapConfig {
+    fastmap::init(Options::new().backend(backend).verbosity(Verbosity::Quiet)).expect("good options")
+}
+
+/// Waits until something holds.
+///
+/// # Panics
+/// If it does not come to hold.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

@@ -1,0 +1,306 @@
+//! Maps whose workers are jailed copies of this program give what they give without jails, failures included.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use fastmap::backends::{Local, LocalOptions, conformance};
+use fastmap::{Error, ErrorKind, FastmapConfig};
+use fastmap_sandbox::jail::Limits;
+use fastmap_test_jails::acts::{self, BAD};
+use fastmap_test_jails::{config, jailed, limits, pool, until};
+
+fastmap::test_support!();
+
+fn in_jails(workers: usize) -> FastmapConfig {
+    config(pool(&jailed(limits()), workers))
+}
+
+fn locally(workers: usize) -> FastmapConfig {
+    config(Local::new(LocalOptions::new(workers)).expect("a pool without workers"))
+}
+
+#[test]
+fn results_are_those_of_plain_map() {
+    let config = in_jails(2);
+    let results: Vec<u64> =
+        config.fastmap(acts::work, 0..20_000u64).collect::<Result<_, _>>().expect("no item fails");
+    assert!(results.into_iter().eq((0..20_000).map(acts::work)));
+    let words = (0..3_000u32).map(|n| "word ".repeat(n as usize % 50));
+    let upper = |word: String| word.to_uppercase();
+    let results: Vec<String> =
+        config.fastmap(upper, words.clone()).collect::<Result<_, _>>().expect("no item fails");
+    assert!(results.into_iter().eq(words.map(upper)));
+}
+
+#[test]
+fn contexts_states_and_large_items_get_in_and_out() {
+    let config = in_jails(2);
+    let scaled = config.fastmap_with(vec![7u64; 300_000], |by: &Vec<u64>, n: u64| by[n as usize] * n, 0..500);
+    assert!(scaled.map(|result| result.expect("no item fails")).eq((0..500).map(|n| 7 * n)));
+    let large =
+        config.fastmap(|item: Vec<u8>| item.iter().rev().copied().collect::<Vec<u8>>(), [vec![1u8; 3 << 20]]);
+    assert!(large.map(|result| result.expect("no item fails")).eq([vec![1u8; 3 << 20]]));
+    let counts = config.fastmap_init(
+        || 0u32,
+        |calls: &mut u32, (): ()| {
+            *calls += 1;
+            *calls
+        },
+        [(); 50],
+    );
+    assert_eq!(counts.count(), 50);
+}
+
+#[test]
+fn the_pool_keeps_its_promises_in_jails() -> Result<(), conformance::Failed> {
+    conformance::check(pool(&jailed(limits()), 2))
+}
+
+/// What is left of an error without the names of the worker that had the item.
+fn shape(error: &Error) -> (ErrorKind, Option<usize>, String) {
+    let text = error.to_string();
+    let (before, after) = text.split_once("worker-").unwrap_or((&text, ""));
+    let after = after.split_once(") ").map_or(after, |(_, rest)| rest);
+    (error.kind(), error.index(), format!("{before}… {after}"))
+}
+
+fn answers(config: &FastmapConfig, func: fn(&FastmapConfig) -> Vec<Result<u32, Error>>) -> Vec<String> {
+    let tell = |result: &Result<u32, Error>| match result {
+        Ok(value) => format!("{value}"),
+        Err(error) => format!("{:?}", shape(error)),
+    };
+    func(config).iter().map(tell).collect()
+}
+
+/// A map of 40 items whose bad one does `$act`; every other item's answer is the item.
+macro_rules! bad_item {
+    ($act:expr) => {
+        |config: &FastmapConfig| {
+            fn func(n: u32) -> u32 {
+                if std::hint::black_box(n) == BAD {
+                    let _result = $act;
+                }
+                n
+            }
+            config
+                .fastmap(func, 0..40)
+                .item_timeout(Duration::from_secs(2))
+                .collect::<Vec<Result<u32, Error>>>()
+        }
+    };
+}
+
+#[test]
+fn failures_are_told_as_they_are_without_a_jail() {
+    type Act = fn(&FastmapConfig) -> Vec<Result<u32, Error>>;
+    let acts: [(&str, Act); 9] = [
+        ("panic", bad_item!(acts::panic())),
+        ("abort", bad_item!(acts::abort())),
+        ("segfault", bad_item!(acts::segfault())),
+        ("exit", bad_item!(acts::exit())),
+        ("kill", bad_item!(acts::kill())),
+        ("raise", bad_item!(acts::raise())),
+        ("words", bad_item!(acts::last_words())),
+        ("spin", bad_item!(acts::spin())),
+        ("sleep", bad_item!(std::thread::sleep(Duration::from_secs(100)))),
+    ];
+    let (jails, local) = (in_jails(2), locally(2));
+    for (name, act) in acts {
+        let (jailed, free) = (answers(&jails, act), answers(&local, act));
+        assert_eq!(jailed, free, "{name}");
+        let failed = free.iter().filter(|answer| answer.contains("Some(13)")).count();
+        assert_eq!(failed, 1, "{name}: {free:?}");
+    }
+}
+
+fn one_failure(results: Vec<Result<u32, Error>>, items: u32) -> Error {
+    assert_eq!(results.len(), items as usize);
+    let (good, mut bad): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+    let good: Vec<u32> = good.into_iter().flatten().collect();
+    assert!(good.into_iter().eq((0..items).filter(|n| *n != BAD)));
+    let error = bad.pop().expect("one item failed").expect_err("it failed");
+    assert_eq!(error.index(), Some(BAD as usize), "{error}");
+    error
+}
+
+#[test]
+fn an_item_that_eats_all_memory_is_told_so() {
+    let act = bad_item!(acts::eat_memory());
+    let jailed = jailed(Limits { memory: 96 << 20, ..limits() });
+    let error = one_failure(act(&config(pool(&jailed, 2))), 40).to_string();
+    assert!(error.contains("ran out of memory (limit 96 MiB)"), "{error}");
+    // Tried once more, alone.
+    assert_eq!(jailed.usage().oom_kills, 2, "{:?}", jailed.usage());
+    assert!(jailed.usage().memory <= 96 << 20, "{:?}", jailed.usage());
+}
+
+#[test]
+fn an_item_that_forks_for_ever_is_ended_by_its_timeout() {
+    let act = bad_item!(acts::fork_bomb());
+    let error = one_failure(act(&in_jails(2)), 40).to_string();
+    assert!(error.contains("the item ran for more than 2s"), "{error}");
+}
+
+#[test]
+fn threads_are_bounded() {
+    let jailed = jailed(Limits { processes: 20, ..limits() });
+    let config = config(pool(&jailed, 1));
+    let made: Vec<u32> = config
+        .fastmap(|(): ()| acts::thread_bomb(), [()])
+        .collect::<Result<_, _>>()
+        .expect("it ends by itself");
+    assert!((5..20).contains(&made[0]), "{made:?}");
+    assert!(jailed.usage().refused_processes > 0, "{:?}", jailed.usage());
+}
+
+#[test]
+fn an_item_that_prints_ten_gigabytes_is_ended_after_some_kilobytes() {
+    let act = bad_item!(acts::flood());
+    let started = Instant::now();
+    let error = one_failure(act(&in_jails(2)), 40).to_string();
+    assert!(error.contains("it printed more than 256 KiB"), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+}
+
+#[test]
+fn cpu_time_is_bounded_by_the_kernel_itself() {
+    let act = |config: &FastmapConfig| {
+        config.fastmap(|(): ()| acts::spin(), [()]).collect::<Vec<Result<u32, Error>>>()
+    };
+    let jailed = jailed(Limits { cpu_time: Some(Duration::from_secs(1)), ..limits() });
+    let error = act(&config(pool(&jailed, 1))).remove(0).expect_err("it never ends").to_string();
+    // Soft and hard limit are one: whichever the kernel looks at first.
+    assert!(error.contains("SIGXCPU") || error.contains("SIGKILL"), "{error}");
+}
+
+#[test]
+fn cpu_time_is_metered_and_bounded_per_time() {
+    fn spin_for(milliseconds: u64) -> Duration {
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_millis(milliseconds) {
+            acts::work(1);
+        }
+        Duration::ZERO
+    }
+    let jailed = jailed(Limits { cpus: 0.3, ..limits() });
+    let config = config(pool(&jailed, 1));
+    drop(config.fastmap(|n: u64| n, [1]).collect::<Vec<_>>());
+    let before = jailed.usage().cpu;
+    assert_eq!(config.fastmap(spin_for, [2000u64]).count(), 1);
+    let used = jailed.usage().cpu.saturating_sub(before).as_secs_f64();
+    // 2 s of 0.3 CPUs; less where the machine is busy, and a period more where one has just begun.
+    assert!((0.1..0.8).contains(&used), "{used}");
+}
+
+#[test]
+fn each_worker_is_another_user_outside_of_its_jail_and_leaves_nothing_behind() {
+    let jailed = jailed(limits());
+    let local = pool(&jailed, 3);
+    let config = config(local.clone());
+    let nap = |n: u32| {
+        std::thread::sleep(Duration::from_millis(20));
+        n
+    };
+    assert_eq!(config.fastmap(nap, 0..60).count(), 60);
+    let user = |pid: &u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+        let line =
+            status.lines().find_map(|line| line.strip_prefix("Uid:")).expect("it is somebody").to_owned();
+        line.split_whitespace().next().expect("a number").parse::<u32>().expect("a number")
+    };
+    let workers = local.workers();
+    let mut users: Vec<u32> = workers.iter().map(user).collect();
+    users.sort_unstable();
+    users.dedup();
+    assert_eq!(users.len(), workers.len());
+    assert!(users.len() > 1 && users[0] >= 0x7000_0000, "{users:?}");
+    drop((config, local));
+    until("the end of the workers' users", || {
+        let processes = std::fs::read_dir("/proc").expect("it is there").flatten();
+        let mut left =
+            processes.filter_map(|process| std::fs::read_to_string(process.path().join("status")).ok());
+        !left.any(|status| users.iter().any(|user| status.contains(&format!("Uid:\t{user}\t"))))
+    });
+    let own = std::fs::read_to_string("/proc/self/cgroup").expect("it is there");
+    assert!(own.contains("pids"), "this test looks at version 1: {own}");
+    // Groups of other tests of this process may be there: none is empty, though.
+    until("the end of the empty groups", || {
+        let groups = std::fs::read_dir("/sys/fs/cgroup/pids").expect("version 1").flatten();
+        let mine = groups.filter(|group| {
+            group.file_name().to_string_lossy().starts_with(&format!("fastmap-{}-", std::process::id()))
+        });
+        let mut texts =
+            mine.filter_map(|group| std::fs::read_to_string(group.path().join("cgroup.procs")).ok());
+        !texts.any(|text| text.is_empty())
+    });
+}
+
+#[test]
+fn a_worker_has_no_environment_but_its_mark_and_no_secret() {
+    fn names((): ()) -> Vec<String> {
+        std::env::vars().map(|(name, _)| name).collect()
+    }
+    // SAFETY: the tests of this program read no environment at the same time that this could move.
+    let mut names: Vec<String> = in_jails(1).fastmap(names, [()]).next().expect("one").expect("an answer");
+    names.sort();
+    assert_eq!(names, ["FASTMAP_INSIDE_WORKER", "PWD"]);
+}
+
+/// All processes that run as one of these users.
+fn processes_of(users: &[String]) -> usize {
+    let processes = std::fs::read_dir("/proc").expect("it is there").flatten();
+    let statuses =
+        processes.filter_map(|process| std::fs::read_to_string(process.path().join("status")).ok());
+    statuses.filter(|status| users.iter().any(|user| status.contains(&format!("Uid:\t{user}\t")))).count()
+}
+
+#[test]
+fn jailed_workers_die_with_a_host_that_is_killed() {
+    let mut host =
+        Command::new(env!("CARGO_BIN_EXE_lasting")).stdout(Stdio::piped()).spawn().expect("it starts");
+    let lines = BufReader::new(host.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    let workers: Vec<String> = lines.take_while(|line| line != "running").collect();
+    assert_eq!(workers.len(), 2);
+    let user = |worker: &String| {
+        let status = std::fs::read_to_string(format!("/proc/{worker}/status")).expect("it lives");
+        let line =
+            status.lines().find_map(|line| line.strip_prefix("Uid:\t")).expect("it is somebody").to_owned();
+        line.split('\t').next().expect("a number").to_owned()
+    };
+    let mut users: Vec<String> = Vec::new();
+    until("workers that have left root", || {
+        users = workers.iter().map(user).collect();
+        !users.contains(&"0".to_owned())
+    });
+    // bubblewrap, its init, and the worker, of each.
+    until("the workers themselves", || processes_of(&users) == 6);
+    host.kill().expect("it is a child");
+    host.wait().expect("it is a child");
+    until("the end of everything that it started", || processes_of(&users) == 0);
+}
+
+/// A call by the gate of 32-bit programs, whose numbers the filter does not know.
+#[cfg(target_arch = "x86_64")]
+fn old_gate((): ()) -> u64 {
+    let process: u64;
+    // SAFETY: getpid takes nothing and changes one register.
+    unsafe {
+        std::arch::asm!(
+            "int 0x80",
+            inlateout("rax") 20u64 => process,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _
+        );
+    }
+    process
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn the_gate_of_32_bit_programs_is_closed() {
+    let free = locally(1).fastmap(old_gate, [()]).next().expect("one");
+    println!("without a jail: {free:?}");
+    let error = in_jails(1).fastmap(old_gate, [()]).next().expect("one").expect_err("no way through");
+    // SIGSYS where this kernel has that gate at all.
+    assert!(error.to_string().contains(if free.is_ok() { "SIGSYS" } else { "SIGSEGV" }), "{error}");
+}
