@@ -10,6 +10,9 @@
 compile_error!("fastmap runs on Linux (x86-64, aarch64): it needs pidfd, memfd and the parent-death signal");
 
 mod batch;
+#[cfg(feature = "cloud")]
+#[cfg_attr(docsrs, doc(cfg(feature = "cloud")))]
+pub mod cloud;
 mod completion;
 pub mod conformance;
 mod error;

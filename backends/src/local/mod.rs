@@ -49,9 +49,11 @@ const MOST_PROCESSES: usize = 4096;
 pub struct LocalOptions {
     /// Most worker processes at a time, 1 to 4096.
     pub processes: usize,
-    /// The program that becomes a worker. It must be the running executable; `None` (the default) takes the very
-    /// file that runs, also when another has taken its path meanwhile.
+    /// The program that becomes a worker. It must be the running executable unless `identity` names another; `None`
+    /// (the default) takes the very file that runs, also when another has taken its path meanwhile.
     pub program: Option<PathBuf>,
+    /// What a worker must say that it is (see [`identity`](crate::identity)); `None`: the running executable.
+    pub identity: Option<String>,
     /// Where the lines go that workers print.
     pub relay: Arc<dyn Relay>,
 }
@@ -62,6 +64,7 @@ impl LocalOptions {
         LocalOptions {
             processes: processes.clamp(1, MOST_PROCESSES),
             program: None,
+            identity: None,
             relay: Arc::new(PassThrough),
         }
     }
@@ -97,6 +100,36 @@ impl Local {
     /// Process ids of the workers that live now, oldest first.
     pub fn workers(&self) -> Vec<u32> {
         self.pool.shared.worker_pids()
+    }
+
+    /// Starts a worker if there is none, and waits until one has reported for duty: for whoever must know whether
+    /// the program can work here before there is work.
+    ///
+    /// # Errors
+    /// If it dies first, with its last words, or if nothing is heard of it within `most`.
+    pub fn try_start(&self, most: Duration) -> Result<(), BackendError> {
+        self.pool.check_owner()?;
+        self.pool.start_supervisor()?;
+        self.pool.shared.try_start(most)
+    }
+
+    /// [`Run::submit`] for an open run that another thread polls.
+    ///
+    /// # Errors
+    /// Gives the batch back if it can't be taken now, or if the run is not open.
+    pub fn submit(&self, batch: Batch) -> Result<(), Batch> {
+        self.pool.shared.submit(batch.job(), batch)
+    }
+
+    /// Ends the worker that runs this batch: the batch has used up its time. It comes back as lost, by a timeout; what
+    /// else the worker had goes to others. Nothing happens to a batch that no worker has begun.
+    pub fn expire(&self, job: JobId, batch: BatchId, limit: Duration) {
+        self.pool.shared.expire(job, batch, limit);
+    }
+
+    /// [`Run::cancel`] for an open run that another thread polls.
+    pub fn cancel(&self, job: JobId, batch: BatchId) {
+        self.pool.shared.cancel(job, batch);
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipc_channel::ipc::IpcBytesSender;
@@ -30,6 +30,8 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     /// Wakes the supervisor.
     wake: EventFd,
+    /// Wakes who waits for a first worker.
+    started: Condvar,
     pub(crate) options: LocalOptions,
     /// The process that made the pool.
     pub(crate) owner: u32,
@@ -43,6 +45,9 @@ pub(crate) struct State {
     pub(crate) requested: usize,
     /// Workers that died in a row without having run anything.
     futile: Vec<Death>,
+    /// Such deaths in all, and the last of them, for who waits for a first worker.
+    failures: u64,
+    last_failure: Option<Death>,
     /// No worker is started before.
     pub(crate) not_before: Option<Instant>,
     pub(crate) closing: bool,
@@ -53,7 +58,8 @@ pub(crate) struct State {
 impl Shared {
     pub(crate) fn new(options: LocalOptions) -> io::Result<Self> {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Shared { state: Mutex::default(), wake, options, owner: std::process::id() })
+        let (state, started) = Default::default();
+        Ok(Shared { state, wake, started, options, owner: std::process::id() })
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -129,6 +135,18 @@ impl Shared {
         self.hand_out(state);
     }
 
+    /// A batch has run for too long, see [`Local::expire`](super::Local::expire).
+    pub(crate) fn expire(&self, job: JobId, batch: BatchId, limit: Duration) {
+        let mut state = self.lock();
+        let wanted = |held: &Held| held.batch.job() == job && held.batch.id() == batch && !held.orphan;
+        for member in state.members.iter_mut().filter(|member| member.verdict.is_none()) {
+            let Some(running) = member.page.running() else { continue };
+            if member.held.iter().any(|held| wanted(held) && held.batch.ticket() == running.0) {
+                member.condemn(DeathCause::Timeout(limit), Some(running));
+            }
+        }
+    }
+
     /// A run ends. What is queued is dropped, what runs is nobody's.
     pub(crate) fn close(&self, job: JobId) {
         let mut state = self.lock();
@@ -149,10 +167,10 @@ impl Shared {
         program: &str,
         to_worker: IpcBytesSender,
     ) -> Result<(), DeathCause> {
-        if version != VERSION || program != executable::identity() {
+        let expected = self.options.identity.as_deref().unwrap_or_else(|| executable::identity());
+        if version != VERSION || program != expected {
             return Err(DeathCause::Mismatch(format!(
-                "it is not the program of its host (host {}, protocol {VERSION}; worker {program}, protocol {version})",
-                executable::identity(),
+                "it is not the program of its host (host {expected}, protocol {VERSION}; worker {program}, protocol {version})",
             )));
         }
         let mut state = self.lock();
@@ -163,8 +181,37 @@ impl Shared {
             member.outbox = Some(Outbox::new(to_worker, Arc::clone(&member.page)));
             member.progress = Instant::now();
         }
+        self.started.notify_all();
         self.hand_out(state);
         Ok(())
+    }
+
+    /// Waits for a first worker, see [`Local::try_start`](super::Local::try_start).
+    pub(crate) fn try_start(&self, most: Duration) -> Result<(), BackendError> {
+        let deadline = Instant::now() + most;
+        let mut state = self.lock();
+        let failures = state.failures;
+        if state.members.is_empty() && state.requested == 0 {
+            state.requested = 1;
+            self.wake_supervisor();
+        }
+        loop {
+            if state.members.iter().any(|member| member.outbox.is_some()) {
+                return Ok(());
+            }
+            if state.failures != failures
+                && let Some(death) = state.last_failure.take()
+            {
+                // What failed is asked for again when there is work.
+                state.futile.clear();
+                return Err(BackendError::NoWorkers(vec![death]));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(BackendError::Other(format!("no worker has reported for duty within {most:?}")));
+            }
+            state = self.started.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     /// A worker has answered items of a batch.
@@ -354,6 +401,7 @@ impl Shared {
         if !lost && !unwanted && !member.proven {
             // Whoever dies idle or at its start may do so because no worker can live here.
             state.failed_start(death);
+            self.started.notify_all();
         }
         state.forget_finished();
         self.hand_out(guard);
@@ -364,6 +412,7 @@ impl Shared {
         let mut state = self.lock();
         state.requested = state.requested.saturating_sub(1);
         state.failed_start(death);
+        self.started.notify_all();
         self.hand_out(state);
     }
 
@@ -471,6 +520,8 @@ impl State {
     /// Counts a worker that ended without having run anything; after some in a row no run can go on, unless others
     /// work: then the map goes on with those, and a start is tried now and then.
     fn failed_start(&mut self, death: Death) {
+        self.failures += 1;
+        self.last_failure = Some(death.clone());
         self.futile.push(death);
         if self.futile.len() < FAILED_STARTS {
             // What the system refuses now (processes, memory, descriptors) it may give in a moment.

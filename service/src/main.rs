@@ -1,0 +1,3 @@
+//! The command `fastmap`.
+
+fn main() {}
