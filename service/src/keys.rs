@@ -46,7 +46,7 @@ pub fn new_secret() -> io::Result<Secret> {
         let fair = random::<64>()?.into_iter().filter(|byte| *byte < 252);
         text.extend(fair.take(64 - text.len()).map(|byte| char::from(LETTERS[usize::from(byte % 36)])));
     }
-    Ok(text.parse().expect("it is made of 64 such characters"))
+    text.parse().map_err(io::Error::other)
 }
 
 impl ServiceKey {

@@ -43,7 +43,7 @@ pub struct Grant {
 pub fn cost(prices: &Prices, work: Work) -> Microcredits {
     const HOUR_NS: u128 = 3600 * 1_000_000_000;
     let priced = |amount: u128, unit: u128, price: Microcredits| {
-        (amount * price.max(0).unsigned_abs() as u128).div_ceil(unit)
+        (amount * u128::from(price.max(0).unsigned_abs())).div_ceil(unit)
     };
     let cpu = priced(work.cpu.as_nanos(), HOUR_NS, prices.cpu_hour);
     let bytes = priced(u128::from(work.bytes), 1_000_000_000, prices.result_gb);
@@ -68,7 +68,7 @@ pub fn grant(prices: &Prices, wanted: Work, available: Microcredits) -> Option<G
         return Some(Grant { hold: full, work: wanted, short: false });
     }
     // Rounded down, so that what it buys is never worth more than the hold.
-    let part = |amount: u128| amount * most.unsigned_abs() as u128 / full.unsigned_abs() as u128;
+    let part = |amount: u128| amount * u128::from(most.unsigned_abs()) / u128::from(full.unsigned_abs());
     let work = Work {
         cpu: Duration::from_nanos(u64::try_from(part(wanted.cpu.as_nanos())).unwrap_or(u64::MAX)),
         bytes: u64::try_from(part(u128::from(wanted.bytes))).unwrap_or(u64::MAX),

@@ -51,10 +51,10 @@ impl Committer {
 }
 
 async fn commit_all(store: Store, mut operations: mpsc::Receiver<Operation>) {
-    let mut group = Vec::with_capacity(GROUP);
+    let mut group = Vec::new();
     while operations.recv_many(&mut group, GROUP).await > 0 {
         metrics::histogram!("fastmap_commit_group").record(group.len() as f64);
-        commit(&store, group.drain(..).collect()).await;
+        commit(&store, std::mem::take(&mut group)).await;
     }
 }
 

@@ -112,12 +112,14 @@ impl Store {
         Ok(Opened::New)
     }
 
-    /// The run of that name, if it is this account's.
+    /// The run of that name, if it is this account's (`None`: anybody's, for who runs the service).
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn run(&self, account: i64, id: &str) -> Result<Option<Run>> {
-        let sql = sqlx::AssertSqlSafe(format!("SELECT {COLUMNS} FROM runs WHERE id = $1 AND account = $2"));
+    pub async fn run(&self, account: Option<i64>, id: &str) -> Result<Option<Run>> {
+        let sql = sqlx::AssertSqlSafe(format!(
+            "SELECT {COLUMNS} FROM runs WHERE id = $1 AND ($2 IS NULL OR account = $2)"
+        ));
         let row = sqlx::query(sql).bind(id).bind(account).fetch_optional(&self.readers).await?;
         row.as_ref().map(run_of).transpose()
     }
