@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn the_price_list_is_what_the_readme_says() {
-        let hour = Work { cpu: Duration::from_secs(3600), bytes: 0 };
+        let hour = Work { cpu: Duration::from_hours(1), bytes: 0 };
         assert_eq!(cost(&DEFAULT, hour), 10 * CREDIT);
         let gigabyte = Work { cpu: Duration::ZERO, bytes: 1_000_000_000 };
         assert_eq!(cost(&DEFAULT, gigabyte), 10 * CREDIT);

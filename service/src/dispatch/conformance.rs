@@ -17,7 +17,7 @@ use crate::price;
 const LIMIT: Duration = Duration::from_secs(20);
 /// What must not come does not come within this.
 const MOMENT: Duration = Duration::from_millis(150);
-const LONG: Duration = Duration::from_secs(600);
+const LONG: Duration = Duration::from_mins(10);
 
 /// Runs the suite; `make` gives an empty dispatch with that quota and that length of a lease.
 pub(crate) async fn all<D: Dispatch + 'static>(make: impl Fn(usize, Duration) -> Arc<D>) {

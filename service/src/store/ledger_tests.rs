@@ -96,6 +96,7 @@ fn settle(run: usize, seq: i64, charge: Microcredits) -> Settle {
     }
 }
 
+#[allow(clippy::too_many_lines, reason = "one arm for each kind of step")]
 async fn follow(steps: &[Step], balance: Microcredits, cap: Option<Microcredits>) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("db");

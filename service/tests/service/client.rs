@@ -175,7 +175,8 @@ impl Client {
         let mut method = "PUT";
         loop {
             assert!(begun.elapsed() < 3 * LIMIT, "no answer to {target}");
-            match self.try_call(method, &target, body, &Wrong::default()) {
+            let sent = if method == "GET" { &[][..] } else { body };
+            match self.try_call(method, &target, sent, &Wrong::default()) {
                 Ok(reply) if reply.status == 202 => method = "GET",
                 Ok(reply) if [404, 429, 503].contains(&reply.status) && reply_code(&reply) != "not_found" => {
                     method = "PUT";

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::client::Client;
 
 /// What is waited for has come by then.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_mins(1);
 
 /// Data of a service, and its process if it runs.
 pub(crate) struct Server {
