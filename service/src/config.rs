@@ -33,6 +33,7 @@ pub struct Config {
 pub const LIMITS: Limits = Limits {
     executable_bytes: 1 << 30,
     context_bytes: 256 << 20,
+    stored_bytes: 8 << 30,
     part_bytes: 8 << 20,
     batch_bytes: 64 << 20,
     result_bytes: 64 << 20,

@@ -50,16 +50,16 @@ pub fn cost(prices: &Prices, work: Work) -> Microcredits {
     Microcredits::try_from(cpu.saturating_add(bytes)).unwrap_or(Microcredits::MAX)
 }
 
-/// The least that must be left for a batch to be dispatched.
-pub fn least(prices: &Prices) -> Microcredits {
-    cost(prices, LEAST)
+/// The least that must be left for a batch that is wanted to be able to use `wanted`.
+pub fn least(prices: &Prices, wanted: Work) -> Microcredits {
+    cost(prices, LEAST).min(cost(prices, wanted))
 }
 
 /// Reserves for a batch that is wanted to be able to use `wanted`, out of what is `available`; `None` if that is
 /// not enough for any batch.
 pub fn grant(prices: &Prices, wanted: Work, available: Microcredits) -> Option<Grant> {
     let full = cost(prices, wanted);
-    let least = least(prices).min(full);
+    let least = least(prices, wanted);
     if available < least {
         return None;
     }
@@ -145,12 +145,12 @@ mod tests {
             let wanted = Work { cpu: Duration::from_millis(ms), bytes };
             if let Some(grant) = grant(&DEFAULT, wanted, available) {
                 prop_assert!(grant.hold <= available);
-                prop_assert!(grant.hold >= least(&DEFAULT).min(cost(&DEFAULT, wanted)));
+                prop_assert!(grant.hold >= least(&DEFAULT, wanted));
                 // Each of two amounts is rounded up on its own.
                 prop_assert!(cost(&DEFAULT, grant.work) <= grant.hold + 2);
                 prop_assert_eq!(grant.short, grant.work != wanted);
             } else {
-                prop_assert!(available < least(&DEFAULT));
+                prop_assert!(available < least(&DEFAULT, wanted));
             }
         }
     }

@@ -54,6 +54,8 @@ message! {
         pub executable_bytes: u64,
         /// Bytes of a context.
         pub context_bytes: u64,
+        /// Bytes of all that an account has uploaded.
+        pub stored_bytes: u64,
         /// Bytes of one part of an upload, as sent.
         pub part_bytes: u64,
         /// Bytes of a batch, decompressed.

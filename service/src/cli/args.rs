@@ -99,6 +99,9 @@ pub(crate) struct Serve {
     /// Most bytes of an executable.
     #[arg(long, default_value_t = LIMITS.executable_bytes)]
     pub(crate) max_executable: u64,
+    /// Most bytes of all that an account uploads.
+    #[arg(long, default_value_t = LIMITS.stored_bytes)]
+    pub(crate) max_stored: u64,
     /// Most requests of an account in a second.
     #[arg(long, default_value_t = LIMITS.requests_per_second, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_requests: u32,

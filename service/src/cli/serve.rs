@@ -78,9 +78,9 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
     let serving = tokio::spawn(listen_and_serve(listener, tls, Arc::clone(&gateway), handle.clone()));
     let working = tokio::spawn(agent.work());
     let reaping = tokio::spawn(Arc::clone(&gateway).reap());
+    let signals = Signals::new()?;
     announce(&url, secret.as_deref())?;
 
-    let signals = Signals::new()?;
     let failed = until_told(signals, serving, &gateway, grace).await;
     reaping.abort();
     if timeout(LAST, gateway.stop()).await.is_err() {
@@ -194,6 +194,7 @@ fn config(args: &Serve, data: &Path) -> anyhow::Result<Config> {
     config.limits.batch_cpu_seconds = args.batch_cpu;
     config.limits.long_poll_seconds = args.long_poll;
     config.limits.executable_bytes = args.max_executable;
+    config.limits.stored_bytes = args.max_stored;
     config.limits.requests_per_second = args.max_requests;
     config.limits.open_runs = args.max_runs;
     config.limits.batches_in_flight = LIMITS.batches_in_flight.max(4 * config.slots() as u32);

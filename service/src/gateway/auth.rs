@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
 use super::Gateway;
-use super::limits::SKEW;
+use super::limits::{Held, SKEW};
 use super::problem::{Refusal, refuse};
 use crate::store::now_ms;
 
@@ -44,6 +44,8 @@ pub(crate) struct Caller {
     pub(crate) digest: String,
     /// What signs answers to it.
     pub(crate) key: SigningKey,
+    /// Counts the body's bytes, for as long as somebody has them.
+    pub(crate) held: Arc<Held>,
 }
 
 /// In the extensions of an answer whose parts are signed one by one.
@@ -205,16 +207,23 @@ async fn admit(
         ));
     }
     let most = body_limit(gateway, parts.uri.path());
-    let bytes =
-        timeout(BODY, read_body(body, &parts.headers, most, &claim.digest)).await.unwrap_or_else(|_| {
-            Err(refuse(ProblemCode::RequestTimeout, format!("the body took longer than {BODY:?}")))
-        })?;
+    let length = content_length(&parts.headers);
+    if length.is_some_and(|length| length > most) {
+        return Err(too_large(most));
+    }
+    let Some(held) = gateway.bodies.admit(known.account, length.unwrap_or(most)) else {
+        return Err(crowded());
+    };
+    let bytes = timeout(BODY, read_body(body, length, most, &claim.digest)).await.unwrap_or_else(|_| {
+        Err(refuse(ProblemCode::RequestTimeout, format!("the body took longer than {BODY:?}")))
+    })?;
     parts.extensions.insert(Caller {
         account: known.account,
         name: known.name.clone(),
         nonce: claim.nonce,
         digest: claim.digest,
         key: known.key.clone(),
+        held: Arc::new(held),
     });
     Ok(Request::from_parts(parts, Body::from(bytes)))
 }
@@ -233,13 +242,20 @@ fn body_limit(gateway: &Gateway, path: &str) -> u64 {
     }
 }
 
-async fn read_body(mut body: Body, headers: &HeaderMap, most: u64, wanted: &str) -> Result<Bytes, Refusal> {
-    let too_large = || refuse(ProblemCode::TooLarge, format!("this call takes at most {most} bytes"));
-    let length =
-        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > most) {
-        return Err(too_large());
-    }
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn too_large(most: u64) -> Refusal {
+    refuse(ProblemCode::TooLarge, format!("this call takes at most {most} bytes"))
+}
+
+pub(super) fn crowded() -> Refusal {
+    let detail = "too many bytes of this account are on their way at once";
+    Problem::new(ProblemCode::TooManyRequests, detail).retry_after(1).into()
+}
+
+async fn read_body(mut body: Body, length: Option<u64>, most: u64, wanted: &str) -> Result<Bytes, Refusal> {
     // What is said to come is not allocated at once: it has not come yet.
     let mut bytes = Vec::with_capacity(length.unwrap_or(0).min(1 << 20) as usize);
     let mut hasher = Sha256::new();
@@ -248,7 +264,7 @@ async fn read_body(mut body: Body, headers: &HeaderMap, most: u64, wanted: &str)
             frame.map_err(|error| refuse(ProblemCode::BadRequest, format!("the body broke off: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
         if (bytes.len() + data.len()) as u64 > most {
-            return Err(too_large());
+            return Err(too_large(most));
         }
         hasher.update(&data);
         bytes.extend_from_slice(&data);

@@ -17,7 +17,8 @@ use fastmap_backends::cloud::{Answer, BatchBody, Part, PartOutcome, Problem, Pro
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
 
-use super::auth::Caller;
+use super::auth::{Caller, crowded};
+use super::limits::Held;
 use super::problem::{Refusal, disk, problem_response, refuse};
 use super::runs::{ended, lost};
 use super::{Gateway, STOPPING, stopping};
@@ -104,6 +105,9 @@ pub(crate) async fn put(
         let detail = format!("a batch of {} bytes; at most {}", batch.length, limits.batch_bytes);
         return Err(refuse(ProblemCode::TooLarge, detail));
     }
+    // What is unpacked is in memory beside what was sent.
+    let unpacked = gateway.bodies.admit(caller.account, if batch.compressed { batch.length } else { 0 });
+    let unpacked = unpacked.ok_or_else(crowded)?;
     let payload = unpack(&batch, &body).await?;
     batch.check_items(&payload).map_err(|error| refuse(ProblemCode::InvalidBody, error.to_string()))?;
     if gateway.flights.of_run(caller.account, &run) >= limits.batches_in_flight as usize {
@@ -116,7 +120,7 @@ pub(crate) async fn put(
     };
     let task =
         BatchTask { seq, first: batch.first, items: batch.items, stride: batch.stride, payload, limit };
-    let flight = gateway.take_off(&caller, &run, task);
+    let flight = gateway.take_off(&caller, &run, task, unpacked);
     gateway.wait(&run, flight).await
 }
 
@@ -248,7 +252,7 @@ impl Gateway {
     }
 
     /// Sends a batch on its way, unless it is on its way.
-    fn take_off(self: &Arc<Self>, caller: &Caller, run: &str, task: BatchTask) -> Flight {
+    fn take_off(self: &Arc<Self>, caller: &Caller, run: &str, task: BatchTask, unpacked: Held) -> Flight {
         let key = (caller.account, run.to_owned(), task.seq);
         let (sender, answer) = watch::channel(None);
         let flight = Flight { account: caller.account, digest: caller.digest.clone(), answer };
@@ -258,8 +262,10 @@ impl Gateway {
             Entry::Vacant(free) => free.insert(flight.clone()),
         };
         let (gateway, digest) = (Arc::clone(self), caller.digest.clone());
+        let in_memory = (Arc::clone(&caller.held), unpacked);
         tokio::spawn(async move {
             let landed = gateway.fly(&key, digest, task).await;
+            drop(in_memory);
             let _nobody_waits = sender.send(Some(landed.map_err(|refusal| refusal.0)));
             gateway.flights.remove(&key);
         });

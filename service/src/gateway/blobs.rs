@@ -171,8 +171,13 @@ async fn upload(
         );
         return Err(Problem { offset: Some(there), ..Problem::new(ProblemCode::UploadOffset, detail) }.into());
     }
-    append(&path, &part).map_err(|error| disk(&error))?;
+    gateway.check_room(caller.account, part.len() as u64).await?;
     let offset = there + part.len() as u64;
+    let to = path.clone();
+    let written = spawn_blocking(move || append(&to, &part)).await;
+    written
+        .map_err(|error| refuse(ProblemCode::Internal, error.to_string()))?
+        .map_err(|error| disk(&error))?;
     if offset < at.total {
         return Ok((StatusCode::ACCEPTED, Json(BlobStatus { present: false, offset })).into_response());
     }
@@ -248,6 +253,23 @@ fn finish(kind: Kind, path: &Path, hash: &str, target: &Path, most: u64) -> Resu
 }
 
 impl Gateway {
+    /// Whether an account may store so many bytes more: what it has uploaded, and what is under way, count.
+    async fn check_room(&self, account: i64, more: u64) -> Result<(), Refusal> {
+        let whole = self.store.stored_bytes(account).await?;
+        let begin = format!("{account}-");
+        let theirs = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(&begin);
+        let entries = fs::read_dir(self.config.data.uploads()).map_err(|error| disk(&error))?;
+        let parts: u64 = entries.flatten().filter(theirs).map(|entry| length(&entry.path())).sum();
+        let most = self.config.limits.stored_bytes;
+        match whole + parts + more <= most {
+            true => Ok(()),
+            false => Err(refuse(
+                ProblemCode::TooLarge,
+                format!("an account stores at most {most} bytes of uploads"),
+            )),
+        }
+    }
+
     fn most(&self, kind: Kind) -> u64 {
         match kind {
             Kind::Executable => self.config.limits.executable_bytes,

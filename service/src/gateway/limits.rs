@@ -1,7 +1,7 @@
 //! What must be remembered of requests to refuse some: nonces that were used, and how many came from whom.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A timestamp may be off by so much.
@@ -66,6 +66,48 @@ impl Rates {
     }
 }
 
+/// Bytes of bodies that may be in memory at a time: of one account, and of all.
+const BODIES_OF_ONE: u64 = 256 << 20;
+const BODIES: u64 = 2 << 30;
+
+/// How many bytes of bodies are in memory, by account. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Bodies(Arc<Mutex<HashMap<i64, u64>>>);
+
+/// Bytes of one body; they count until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Held {
+    bodies: Bodies,
+    account: i64,
+    bytes: u64,
+}
+
+impl Bodies {
+    /// Admits a body of so many bytes, if there is room for it. One at a time is always admitted.
+    pub(crate) fn admit(&self, account: i64, bytes: u64) -> Option<Held> {
+        let mut bodies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: u64 = bodies.values().sum();
+        let theirs = bodies.entry(account).or_default();
+        if *theirs > 0 && (*theirs + bytes > BODIES_OF_ONE || all + bytes > BODIES) {
+            return None;
+        }
+        *theirs += bytes;
+        Some(Held { bodies: self.clone(), account, bytes })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut bodies = self.bodies.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(theirs) = bodies.get_mut(&self.account) {
+            *theirs -= self.bytes;
+            if *theirs == 0 {
+                bodies.remove(&self.account);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,6 +126,21 @@ mod tests {
             nonces.is_new(1, 6, later);
         }
         assert!(nonces.is_new(1, 5, later), "what is refused by its timestamp need not be remembered");
+    }
+
+    #[test]
+    fn bodies_are_bounded_and_one_is_always_admitted() {
+        let bodies = Bodies::default();
+        let huge = bodies.admit(1, BODIES * 2).expect("the first of its account");
+        assert!(bodies.admit(1, 1).is_none());
+        let other = bodies.admit(2, 1).expect("the first of its account");
+        drop(huge);
+        let half = bodies.admit(1, BODIES_OF_ONE / 2).expect("there is room again");
+        assert!(bodies.admit(1, BODIES_OF_ONE / 2 + 1).is_none());
+        let rest = bodies.admit(1, BODIES_OF_ONE / 2);
+        assert!(rest.is_some());
+        drop((other, half, rest));
+        assert!(bodies.0.lock().expect("no panic").is_empty());
     }
 
     #[test]

@@ -60,7 +60,8 @@ pub(crate) async fn open(
     gateway.serving()?;
     let spec = gateway.spec_of(caller.account, &request).await?;
     let (balance, held) = gateway.store.balance(caller.account).await?;
-    if balance < price::least(&gateway.config.prices) {
+    let second = price::Work { cpu: Duration::from_secs(1), bytes: 0 };
+    if balance < price::least(&gateway.config.prices, second) {
         return Err(out_of_credits(balance));
     }
     let fresh =

@@ -22,7 +22,7 @@ use utoipa::IntoParams;
 use super::auth::{Caller, SignsItself};
 use super::problem::Refusal;
 use super::{Gateway, Reply};
-use crate::events::Event;
+use crate::events::{Event, Events};
 
 /// Lines on a page.
 const PAGE: usize = 1000;
@@ -63,9 +63,10 @@ pub(crate) async fn events(
         let problem = Problem::new(ProblemCode::TooManyRequests, "too many event streams are open");
         return Err(problem.retry_after(5).into());
     };
-    gateway.run(caller.account, &run).await?;
-    // Watched first and looked at then: what happens in between comes twice, not never.
-    let events = gateway.events.watch(&run);
+    // Watched first and looked at then: what happens in between comes twice, not never. Nothing is kept for who watches
+    // a run that is over.
+    let open = gateway.run(caller.account, &run).await?.info.state == RunState::Open;
+    let events = if open { gateway.events.watch(&run) } else { Events::default().watch(&run) };
     let state = gateway.run(caller.account, &run).await?.info.state;
     let telling = Telling { gateway, caller, run, events, state, number: 0, over: false, _place: place };
     let told = stream::unfold(telling, |mut telling| async move {

@@ -51,6 +51,21 @@ impl Store {
         Ok(Some(Blob { size: row.try_get::<i64, _>(0)?.unsigned_abs(), identity: row.try_get(1)? }))
     }
 
+    /// Bytes of all that this account has uploaded.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn stored_bytes(&self, account: i64) -> Result<u64> {
+        let row = sqlx::query(
+            "SELECT COALESCE(SUM(b.size), 0) FROM account_blobs a JOIN blobs b ON b.kind = a.kind AND b.hash = a.hash
+             WHERE a.account = $1",
+        )
+        .bind(account)
+        .fetch_one(&self.readers)
+        .await?;
+        Ok(row.try_get::<i64, _>(0)?.unsigned_abs())
+    }
+
     /// This account has uploaded it.
     ///
     /// # Errors

@@ -149,7 +149,7 @@ pub(super) async fn reserve(conn: &mut SqliteConnection, ask: &Reserve) -> Resul
     let under_cap = row.try_get::<Option<i64>, _>("max_credits")?.map_or(i64::MAX, |cap| cap - spent);
     let available = (balance - account_held).min(under_cap.saturating_sub(held));
     let Some(grant) = price::grant(&ask.prices, ask.wanted, available) else {
-        let least = price::least(&ask.prices);
+        let least = price::least(&ask.prices, ask.wanted);
         return Ok(match () {
             () if under_cap < least => Reserved::CapReached,
             () if balance < least => Reserved::OutOfCredits,

@@ -53,7 +53,7 @@ impl Server {
         let lines = lines(process.stdout.take().expect("it is piped"));
         self.process = Some(process);
         let line = lines.recv_timeout(LIMIT).expect("the service says where it listens");
-        self.url = line.strip_prefix("listening at ").expect("its first line").to_owned();
+        line.strip_prefix("listening at ").expect("its first line").clone_into(&mut self.url);
     }
 
     pub(crate) fn data(&self) -> &Path {

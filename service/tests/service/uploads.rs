@@ -70,6 +70,30 @@ fn what_is_not_what_its_name_says_is_refused_and_forgotten() {
 }
 
 #[test]
+fn an_account_stores_so_much_and_no_more() {
+    let server = Server::start(&["--max-stored", "100000"]);
+    let (client, other) = (server.tenant("a", "1000"), server.tenant("b", "1000"));
+    let noise = |seed: u64| -> Vec<u8> {
+        let mut x = seed;
+        let mut next = || {
+            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (x >> 56) as u8
+        };
+        (0..60_000).map(|_| next()).collect()
+    };
+    client.upload("contexts", &noise(1), 1 << 20);
+    let second = noise(2);
+    let packed = zstd::bulk::compress(&second, 1).expect("memory");
+    let target = format!("/contexts/{}?offset=0&total={}", digest(&second), packed.len());
+    client.call("PUT", &target, &packed).problem("too_large");
+    // Also in parts that are never finished.
+    assert_eq!(client.call("PUT", &target, &packed[..30_000]).status, 202);
+    let other_target = format!("/contexts/{}?offset=0&total=20000", digest(b"other"));
+    client.call("PUT", &other_target, &packed[..15_000]).problem("too_large");
+    other.upload("contexts", &second, 1 << 20);
+}
+
+#[test]
 fn a_program_that_can_not_work_here_says_so_when_its_run_is_opened() {
     let server = Server::start(&[]);
     let client = server.tenant("a", "1000");
