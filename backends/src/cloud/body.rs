@@ -4,10 +4,9 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
+use super::meta::{DoneMeta, LostMeta, json, of_json};
 use crate::batch::Items;
-use crate::completion::{Death, DeathCause, FailureKind, ItemFailure, Loss, Payload, Results, Running};
+use crate::completion::{ItemFailure, Loss, Payload, Results};
 
 /// Flag of a batch: its items are a zstd frame.
 pub const FLAG_ZSTD: u32 = 1;
@@ -40,7 +39,7 @@ pub struct BatchBody<'a> {
 /// What is wrong with bytes that are no batch or no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct BodyError(String);
+pub struct BodyError(pub(super) String);
 
 fn bad<T>(what: impl Into<String>) -> Result<T, BodyError> {
     Err(BodyError(what.into()))
@@ -225,7 +224,8 @@ impl Part {
         let outcome = match kind {
             DONE => {
                 let DoneMeta { worker, failures } = of_json(meta)?;
-                let failures: Vec<ItemFailure> = failures.into_iter().map(FailureMeta::failure).collect();
+                let failures: Vec<ItemFailure> =
+                    failures.into_iter().map(super::meta::FailureMeta::failure).collect();
                 let ascending = failures.windows(2).all(|pair| pair[0].offset < pair[1].offset);
                 if !ascending || failures.last().is_some_and(|last| last.offset >= items) {
                     return bad("failures of items that the part does not have");
@@ -271,143 +271,10 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn json(meta: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(meta).expect("names and numbers can be written")
-}
-
-fn of_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, BodyError> {
-    serde_json::from_slice(bytes).map_err(|error| BodyError(format!("a part's JSON: {error}")))
-}
-
-#[derive(Serialize, Deserialize)]
-struct DoneMeta {
-    worker: String,
-    failures: Vec<FailureMeta>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct FailureMeta {
-    offset: u32,
-    kind: KindMeta,
-    message: String,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum KindMeta {
-    Panic,
-    Serialize,
-}
-
-#[derive(Serialize, Deserialize)]
-struct LostMeta {
-    running: RunningMeta,
-    worker: String,
-    pid: u32,
-    cause: CauseMeta,
-    stderr: Vec<String>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum RunningMeta {
-    Item(u32),
-    Setup,
-    Unknown,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum CauseMeta {
-    Exit(i32),
-    Signal(i32),
-    TimeoutMs(u64),
-    NoGreetingMs(u64),
-    Mismatch(String),
-    Protocol(String),
-    NotStarted(String),
-    Unknown,
-}
-
-impl DoneMeta {
-    fn of(results: &Results) -> Self {
-        let failures = results.failures.iter().map(|failure| FailureMeta {
-            offset: failure.offset,
-            kind: match failure.kind {
-                FailureKind::Panic => KindMeta::Panic,
-                FailureKind::Serialize => KindMeta::Serialize,
-            },
-            message: failure.message.clone(),
-        });
-        DoneMeta { worker: results.worker.clone(), failures: failures.collect() }
-    }
-}
-
-impl FailureMeta {
-    fn failure(self) -> ItemFailure {
-        let kind = match self.kind {
-            KindMeta::Panic => FailureKind::Panic,
-            KindMeta::Serialize => FailureKind::Serialize,
-        };
-        ItemFailure { offset: self.offset, kind, message: self.message }
-    }
-}
-
-impl LostMeta {
-    fn of(loss: &Loss) -> Self {
-        let Loss { running, death } = loss;
-        let ms = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        LostMeta {
-            running: match running {
-                Running::Item(item) => RunningMeta::Item(*item),
-                Running::Setup => RunningMeta::Setup,
-                Running::Unknown => RunningMeta::Unknown,
-            },
-            worker: death.worker.clone(),
-            pid: death.pid,
-            cause: match &death.cause {
-                DeathCause::Exit(code) => CauseMeta::Exit(*code),
-                DeathCause::Signal(number) => CauseMeta::Signal(*number),
-                DeathCause::Timeout(limit) => CauseMeta::TimeoutMs(ms(limit)),
-                DeathCause::NoGreeting(limit) => CauseMeta::NoGreetingMs(ms(limit)),
-                DeathCause::Mismatch(what) => CauseMeta::Mismatch(what.clone()),
-                DeathCause::Protocol(what) => CauseMeta::Protocol(what.clone()),
-                DeathCause::NotStarted(why) => CauseMeta::NotStarted(why.clone()),
-                DeathCause::Unknown => CauseMeta::Unknown,
-            },
-            stderr: death.stderr.clone(),
-        }
-    }
-
-    fn loss(self) -> Loss {
-        Loss {
-            running: match self.running {
-                RunningMeta::Item(item) => Running::Item(item),
-                RunningMeta::Setup => Running::Setup,
-                RunningMeta::Unknown => Running::Unknown,
-            },
-            death: Death {
-                worker: self.worker,
-                pid: self.pid,
-                cause: match self.cause {
-                    CauseMeta::Exit(code) => DeathCause::Exit(code),
-                    CauseMeta::Signal(number) => DeathCause::Signal(number),
-                    CauseMeta::TimeoutMs(ms) => DeathCause::Timeout(Duration::from_millis(ms)),
-                    CauseMeta::NoGreetingMs(ms) => DeathCause::NoGreeting(Duration::from_millis(ms)),
-                    CauseMeta::Mismatch(what) => DeathCause::Mismatch(what),
-                    CauseMeta::Protocol(what) => DeathCause::Protocol(what),
-                    CauseMeta::NotStarted(why) => DeathCause::NotStarted(why),
-                    CauseMeta::Unknown => DeathCause::Unknown,
-                },
-                stderr: self.stderr,
-            },
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::completion::{Death, DeathCause, FailureKind, Running};
 
     fn answer() -> Answer {
         let failure = ItemFailure { offset: 1, kind: FailureKind::Panic, message: "no \"luck\"".to_owned() };

@@ -3,6 +3,7 @@
 //! words. Used by the crate `fastmap-service` and by the client's backend; no I/O here.
 
 mod body;
+mod meta;
 mod problem;
 mod protocol;
 mod sign;

@@ -3,8 +3,9 @@
 //! `pool` holds who has which batch (`run`, `member`) and decides, without any I/O but sends that can't wait;
 //! `steal` does so by the clock. `supervisor` is the one thread that starts workers, watches them die and relays what
 //! they print (`relay`); `reader` is a thread for each worker that takes its answers; `worker` is the other end, in the
-//! worker process. `greeting`, `page` and `outbox` are the parts of the channel between them.
+//! worker process. `foreign` is for hosts of other programs than their own. `greeting`, `page` and `outbox` are the parts of the channel between them.
 
+mod foreign;
 mod greeting;
 mod member;
 mod outbox;
@@ -100,36 +101,6 @@ impl Local {
     /// Process ids of the workers that live now, oldest first.
     pub fn workers(&self) -> Vec<u32> {
         self.pool.shared.worker_pids()
-    }
-
-    /// Starts a worker if there is none, and waits until one has reported for duty: for whoever must know whether
-    /// the program can work here before there is work.
-    ///
-    /// # Errors
-    /// If it dies first, with its last words, or if nothing is heard of it within `most`.
-    pub fn try_start(&self, most: Duration) -> Result<(), BackendError> {
-        self.pool.check_owner()?;
-        self.pool.start_supervisor()?;
-        self.pool.shared.try_start(most)
-    }
-
-    /// [`Run::submit`] for an open run that another thread polls.
-    ///
-    /// # Errors
-    /// Gives the batch back if it can't be taken now, or if the run is not open.
-    pub fn submit(&self, batch: Batch) -> Result<(), Batch> {
-        self.pool.shared.submit(batch.job(), batch)
-    }
-
-    /// Ends the worker that runs this batch: the batch has used up its time. It comes back as lost, by a timeout; what
-    /// else the worker had goes to others. Nothing happens to a batch that no worker has begun.
-    pub fn expire(&self, job: JobId, batch: BatchId, limit: Duration) {
-        self.pool.shared.expire(job, batch, limit);
-    }
-
-    /// [`Run::cancel`] for an open run that another thread polls.
-    pub fn cancel(&self, job: JobId, batch: BatchId) {
-        self.pool.shared.cancel(job, batch);
     }
 }
 

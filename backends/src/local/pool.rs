@@ -31,7 +31,7 @@ pub(crate) struct Shared {
     /// Wakes the supervisor.
     wake: EventFd,
     /// Wakes who waits for a first worker.
-    started: Condvar,
+    pub(super) started: Condvar,
     pub(crate) options: LocalOptions,
     /// The process that made the pool.
     pub(crate) owner: u32,
@@ -44,10 +44,10 @@ pub(crate) struct State {
     /// Workers asked for, which the supervisor has not made members yet.
     pub(crate) requested: usize,
     /// Workers that died in a row without having run anything.
-    futile: Vec<Death>,
+    pub(super) futile: Vec<Death>,
     /// Such deaths in all, and the last of them, for who waits for a first worker.
-    failures: u64,
-    last_failure: Option<Death>,
+    pub(super) failures: u64,
+    pub(super) last_failure: Option<Death>,
     /// No worker is started before.
     pub(crate) not_before: Option<Instant>,
     pub(crate) closing: bool,
@@ -70,7 +70,7 @@ impl Shared {
         &self.wake
     }
 
-    fn wake_supervisor(&self) {
+    pub(super) fn wake_supervisor(&self) {
         // Fails only when the counter is full, and then the supervisor is awake.
         let _full = self.wake.write(1);
     }
@@ -135,18 +135,6 @@ impl Shared {
         self.hand_out(state);
     }
 
-    /// A batch has run for too long, see [`Local::expire`](super::Local::expire).
-    pub(crate) fn expire(&self, job: JobId, batch: BatchId, limit: Duration) {
-        let mut state = self.lock();
-        let wanted = |held: &Held| held.batch.job() == job && held.batch.id() == batch && !held.orphan;
-        for member in state.members.iter_mut().filter(|member| member.verdict.is_none()) {
-            let Some(running) = member.page.running() else { continue };
-            if member.held.iter().any(|held| wanted(held) && held.batch.ticket() == running.0) {
-                member.condemn(DeathCause::Timeout(limit), Some(running));
-            }
-        }
-    }
-
     /// A run ends. What is queued is dropped, what runs is nobody's.
     pub(crate) fn close(&self, job: JobId) {
         let mut state = self.lock();
@@ -184,34 +172,6 @@ impl Shared {
         self.started.notify_all();
         self.hand_out(state);
         Ok(())
-    }
-
-    /// Waits for a first worker, see [`Local::try_start`](super::Local::try_start).
-    pub(crate) fn try_start(&self, most: Duration) -> Result<(), BackendError> {
-        let deadline = Instant::now() + most;
-        let mut state = self.lock();
-        let failures = state.failures;
-        if state.members.is_empty() && state.requested == 0 {
-            state.requested = 1;
-            self.wake_supervisor();
-        }
-        loop {
-            if state.members.iter().any(|member| member.outbox.is_some()) {
-                return Ok(());
-            }
-            if state.failures != failures
-                && let Some(death) = state.last_failure.take()
-            {
-                // What failed is asked for again when there is work.
-                state.futile.clear();
-                return Err(BackendError::NoWorkers(vec![death]));
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(BackendError::Other(format!("no worker has reported for duty within {most:?}")));
-            }
-            state = self.started.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
     }
 
     /// A worker has answered items of a batch.

@@ -1,11 +1,10 @@
 //! Batches: items in, answers out. A batch is reserved, dispatched, answered, stored and charged by a task of its own,
 //! whoever waits for it: a client that goes away and comes back finds the answer.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io::Read;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Extension;
@@ -14,10 +13,11 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use fastmap_backends::cloud::{Answer, BatchBody, Part, PartOutcome, Problem, ProblemCode, digest};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
 use super::auth::{Caller, crowded};
+use super::flights::{Flight, Key};
 use super::limits::Held;
 use super::problem::{Refusal, disk, problem_response, refuse};
 use super::runs::{ended, lost};
@@ -26,56 +26,6 @@ use crate::dispatch::{Answered, BatchTask, RunSpec, Task, Verdict, Work};
 use crate::events::Event;
 use crate::price::{self, Grant, Work as Limit};
 use crate::store::{Reserve, Reserved, Settle, Settled};
-
-/// An answer: status and bytes; or why there is none.
-type Landed = Result<(u16, Bytes), Problem>;
-
-/// A batch by the account that sent it (whatever run it claims to be of), the run and the seq.
-type Key = (i64, String, u64);
-
-/// Batches under way in this process: each once, however often it is sent.
-#[derive(Debug, Default)]
-pub(crate) struct Flights {
-    flights: Mutex<HashMap<Key, Flight>>,
-    landed: Notify,
-}
-
-#[derive(Clone, Debug)]
-struct Flight {
-    account: i64,
-    digest: String,
-    answer: watch::Receiver<Option<Landed>>,
-}
-
-impl Flights {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Flight>> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn find(&self, account: i64, run: &str, seq: u64) -> Option<Flight> {
-        self.lock().get(&(account, run.to_owned(), seq)).cloned()
-    }
-
-    fn of_run(&self, account: i64, run: &str) -> usize {
-        self.lock().keys().filter(|(by, of, _)| *by == account && of == run).count()
-    }
-
-    fn remove(&self, key: &Key) {
-        self.lock().remove(key);
-        self.landed.notify_waiters();
-    }
-
-    /// Waits until nothing is under way.
-    pub(super) async fn all_landed(&self) {
-        loop {
-            let landed = self.landed.notified();
-            if self.lock().is_empty() {
-                return;
-            }
-            landed.await;
-        }
-    }
-}
 
 /// Runs a batch, or gives its answer again.
 #[utoipa::path(put, path = "/runs/{run}/batches/{seq}", tag = "batches", params(("run" = String, Path), ("seq" = u64, Path)),

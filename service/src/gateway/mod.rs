@@ -5,6 +5,7 @@
 mod auth;
 mod batches;
 mod blobs;
+mod flights;
 mod leases;
 mod limits;
 mod ops;
@@ -53,7 +54,7 @@ pub struct Gateway {
     rates: limits::Rates,
     bodies: limits::Bodies,
     uploads: blobs::Uploads,
-    flights: batches::Flights,
+    flights: flights::Flights,
     leases: leases::Leases,
     /// What agents must know of the runs that are open, as far as they were asked for.
     specs: Mutex<HashMap<String, Arc<RunSpec>>>,
@@ -96,7 +97,7 @@ impl Gateway {
             rates: limits::Rates::new(config.limits.requests_per_second),
             bodies: limits::Bodies::default(),
             uploads: blobs::Uploads::default(),
-            flights: batches::Flights::default(),
+            flights: flights::Flights::default(),
             leases: leases::Leases::default(),
             specs: Mutex::default(),
             streams: Arc::new(Semaphore::new(STREAMS)),

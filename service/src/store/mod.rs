@@ -6,6 +6,7 @@
 //! their names say. Called by the gateway and by the command line, also at the same time from two processes.
 
 mod accounts;
+mod audit;
 mod blobs;
 mod commit;
 mod ledger;
@@ -27,9 +28,10 @@ use sqlx::{Connection, SqlStr};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 pub use accounts::{Account, TokenInfo, TokenKey};
+pub use audit::Entry;
 pub use blobs::{Blob, Kind};
 pub use commit::Committer;
-pub use ledger::{Entry, Reserve, Reserved, Settle, Settled};
+pub use ledger::{Reserve, Reserved, Settle, Settled};
 pub use runs::{NewRun, Opened, Run};
 
 /// Why the database did not do it. Cheap to clone, for one failed transaction is many requests' failure.
