@@ -35,7 +35,7 @@ impl Spool {
         let file = self.file(run, seq);
         let written = fs::write(&file, answer).or_else(|error| match error.kind() {
             io::ErrorKind::NotFound => {
-                fs::create_dir(self.folder(run)).and_then(|()| fs::write(&file, answer))
+                fs::create_dir_all(self.folder(run)).and_then(|()| fs::write(&file, answer))
             }
             _ => Err(error),
         });
@@ -65,6 +65,25 @@ impl Spool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_answers_of_a_run_may_come_at_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let spool = Spool::new(folder.path());
+        for run in 0..50 {
+            let put = |seq| spool.put(&format!("run{run}"), seq, b"answer").expect("room on the disk");
+            let begin = std::sync::Barrier::new(4);
+            std::thread::scope(|scope| {
+                for seq in 0..4 {
+                    let begin = &begin;
+                    scope.spawn(move || {
+                        begin.wait();
+                        put(seq);
+                    });
+                }
+            });
+        }
+    }
 
     #[test]
     fn an_answer_is_given_as_it_was_put_or_not_at_all() {

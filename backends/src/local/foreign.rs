@@ -25,7 +25,7 @@ impl Local {
         self.pool.shared.try_start(most)
     }
 
-    /// [`Run::submit`] for an open run that another thread polls.
+    /// [`Run::submit`](crate::Run::submit) for an open run that another thread polls.
     ///
     /// # Errors
     /// Gives the batch back if it can't be taken now, or if the run is not open.
@@ -39,7 +39,7 @@ impl Local {
         self.pool.shared.expire(job, batch, limit);
     }
 
-    /// [`Run::cancel`] for an open run that another thread polls.
+    /// [`Run::cancel`](crate::Run::cancel) for an open run that another thread polls.
     pub fn cancel(&self, job: JobId, batch: BatchId) {
         self.pool.shared.cancel(job, batch);
     }

@@ -99,7 +99,7 @@ fn one_tenants_queue_does_not_delay_anothers_batches() {
         let info: Value = large.call("GET", &format!("/runs/{run}"), b"").json(200);
         assert!(
             info["batches"].as_u64() < Some(50),
-            "ten small batches came behind the large tenant's: {info}"
+            "five small batches came behind the large tenant's: {info}"
         );
     });
 }
