@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use fastmap_backends::cloud::{EventHead, RunInfo, digest};
 use nix::sys::signal::Signal;
@@ -319,18 +319,21 @@ fn it_speaks_tls_with_a_certificate() {
         key.to_str().expect("text"),
     ]);
     assert!(server.url.starts_with("https://127.0.0.1:"));
-    let plain = server.tenant("a", "1000");
-    let refused = plain.try_call("GET", "/runs", b"", &Wrong::default());
-    assert!(refused.is_err(), "an unknown certificate must be refused: {refused:?}");
-    let root = ureq::tls::Certificate::from_der(made.cert.der());
-    let tls =
-        ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::new_with_certs(&[root.to_owned()]));
-    let config = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .timeout_global(Some(Duration::from_secs(30)));
-    let agent = config.tls_config(tls.build()).build().into();
     let url = server.url.replace("127.0.0.1", "localhost");
-    let client = Client { agent, url, secret: plain.secret };
+    let trusting = |certificate: &rcgen::Certificate| {
+        let root = ureq::tls::Certificate::from_der(certificate.der()).to_owned();
+        let tls = ureq::tls::TlsConfig::builder()
+            .unversioned_rustls_crypto_provider(std::sync::Arc::new(rustls::crypto::ring::default_provider()))
+            .root_certs(ureq::tls::RootCerts::new_with_certs(&[root]));
+        let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(LIMIT));
+        config.tls_config(tls.build()).build().into()
+    };
+    let secret = server.tenant("a", "1000").secret;
+    let other = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+    let wary = Client { agent: trusting(&other.cert), url: url.clone(), secret: secret.clone() };
+    let refused = wary.try_call("GET", "/runs", b"", &Wrong::default());
+    assert!(refused.is_err(), "an unknown certificate must be refused: {refused:?}");
+    let client = Client { agent: trusting(&made.cert), url, secret };
     let run = client.run();
     assert_eq!(results(&client.batch(&run, 1, &["eone"]), 1), [b"one"]);
 }
