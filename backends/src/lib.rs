@@ -11,6 +11,9 @@ compile_error!("fastmap runs on Linux (x86-64, aarch64): it needs pidfd, memfd a
 
 mod batch;
 mod buffers;
+#[cfg(feature = "cloud")]
+#[cfg_attr(docsrs, doc(cfg(feature = "cloud")))]
+pub mod cloud;
 mod completion;
 pub mod conformance;
 mod error;

@@ -4,12 +4,14 @@
 //! `steal` does so by the clock. `supervisor` is the one thread that starts workers, watches them die and relays what
 //! they print (`relay`); `reader` is a thread for each worker that takes its answers; `worker` is the other end, in the
 //! worker process. `greeting`, `outbox`, `page` and `area` are the parts of the channel between them; `confined` is how
-//! a worker confines itself and what is told of the calls that it was refused. Where a `launch`er starts the workers,
-//! they may be anybody's: `jailed` puts them into jails, `door` takes nothing from them unseen.
+//! a worker confines itself and what is told of the calls that it was refused. `foreign` is for hosts of other programs
+//! than their own. Where a `launch`er starts the workers, they may be anybody's: `jailed` puts them into jails, `door`
+//! takes nothing from them unseen.
 
 mod area;
 pub(crate) mod confined;
 mod door;
+mod foreign;
 mod greeting;
 #[cfg(feature = "jail")]
 mod jailed;

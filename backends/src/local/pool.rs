@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipc_channel::ipc::IpcBytesSender;
@@ -36,6 +36,8 @@ pub(crate) struct Shared {
     /// Wakes it later, for what goes by the clock: to set it costs 1 µs, where to wake a thread costs 10 and takes a
     /// core for a moment.
     timer: TimerFd,
+    /// Wakes who waits for a first worker.
+    pub(super) started: Condvar,
     pub(crate) options: LocalOptions,
     /// The process that made the pool.
     pub(crate) owner: u32,
@@ -48,7 +50,10 @@ pub(crate) struct State {
     /// Workers asked for, which the supervisor has not made members yet.
     pub(crate) requested: usize,
     /// Workers that died in a row without having run anything.
-    futile: Vec<Death>,
+    pub(super) futile: Vec<Death>,
+    /// Such deaths in all, and the last of them, for who waits for a first worker.
+    pub(super) failures: u64,
+    pub(super) last_failure: Option<Death>,
     /// No worker is started before.
     pub(crate) not_before: Option<Instant>,
     pub(crate) closing: bool,
@@ -61,7 +66,8 @@ impl Shared {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
-        Ok(Shared { state: Mutex::default(), wake, timer, options, owner: std::process::id() })
+        let (state, started) = Default::default();
+        Ok(Shared { state, wake, timer, started, options, owner: std::process::id() })
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -89,7 +95,7 @@ impl Shared {
         }
     }
 
-    fn wake_supervisor(&self) {
+    pub(super) fn wake_supervisor(&self) {
         // Fails only when the counter is full, and then the supervisor is awake.
         let _full = self.wake.write(1);
     }
@@ -189,6 +195,7 @@ impl Shared {
             member.outbox = Some(Outbox::new(to_worker, Arc::clone(&member.page)));
             member.progress = Instant::now();
         }
+        self.started.notify_all();
         self.hand_out(state);
         Ok(())
     }
@@ -387,6 +394,7 @@ impl Shared {
         if !lost && !unwanted && !member.proven {
             // Whoever dies idle or at its start may do so because no worker can live here.
             state.failed_start(death);
+            self.started.notify_all();
         }
         state.forget_finished();
         self.hand_out(guard);
@@ -397,6 +405,7 @@ impl Shared {
         let mut state = self.lock();
         state.requested = state.requested.saturating_sub(1);
         state.failed_start(death);
+        self.started.notify_all();
         self.hand_out(state);
     }
 
@@ -493,6 +502,8 @@ impl State {
     /// Counts a worker that ended without having run anything; after some in a row no run can go on, unless others
     /// work: then the map goes on with those, and a start is tried now and then.
     fn failed_start(&mut self, death: Death) {
+        self.failures += 1;
+        self.last_failure = Some(death.clone());
         self.futile.push(death);
         if self.futile.len() < FAILED_STARTS {
             // What the system refuses now (processes, memory, descriptors) it may give in a moment.

@@ -1,0 +1,355 @@
+//! The bytes of a batch on its way to the service and of the answer on its way back, little-endian.
+//! A batch is a head of 48 bytes and its items; an answer a head of 32 bytes and parts, each with a head of 48 bytes,
+//! its results, and a little JSON. Whoever reads believes no length before it has seen the bytes.
+
+use std::time::Duration;
+
+use super::meta::{DoneMeta, LostMeta, json, of_json};
+use crate::batch::Items;
+use crate::completion::{ItemFailure, Loss, Payload, Results};
+
+/// Flag of a batch: its items are a zstd frame.
+pub const FLAG_ZSTD: u32 = 1;
+
+const BATCH_MAGIC: &[u8; 4] = b"FMB1";
+const ANSWER_MAGIC: &[u8; 4] = b"FMA1";
+const BATCH_HEAD: usize = 48;
+const ANSWER_HEAD: usize = 32;
+const PART_HEAD: usize = 48;
+
+/// What `PUT /runs/{run}/batches/{seq}` carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchBody<'a> {
+    /// Index in the input of the first item.
+    pub first: u64,
+    /// Number of items, at least 1.
+    pub items: u32,
+    /// As [`Batch::stride`](crate::Batch::stride).
+    pub stride: Option<u32>,
+    /// As [`Batch::result_credit`](crate::Batch::result_credit).
+    pub result_credit: u64,
+    /// Bytes of the items, decompressed.
+    pub length: u64,
+    /// Whether `payload` is a zstd frame.
+    pub compressed: bool,
+    /// The items, as they travel.
+    pub payload: &'a [u8],
+}
+
+/// What is wrong with bytes that are no batch or no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BodyError(pub(super) String);
+
+fn bad<T>(what: impl Into<String>) -> Result<T, BodyError> {
+    Err(BodyError(what.into()))
+}
+
+impl<'a> BatchBody<'a> {
+    /// The bytes to be sent.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(BATCH_HEAD + self.payload.len());
+        bytes.extend_from_slice(BATCH_MAGIC);
+        bytes.extend_from_slice(&if self.compressed { FLAG_ZSTD } else { 0 }.to_le_bytes());
+        bytes.extend_from_slice(&self.first.to_le_bytes());
+        bytes.extend_from_slice(&self.items.to_le_bytes());
+        bytes.extend_from_slice(&self.stride.unwrap_or(0).to_le_bytes());
+        bytes.extend_from_slice(&self.result_credit.to_le_bytes());
+        bytes.extend_from_slice(&self.length.to_le_bytes());
+        bytes.extend_from_slice(&[0; 8]);
+        bytes.extend_from_slice(self.payload);
+        bytes
+    }
+
+    /// Reads the head. The items are not looked at: see [`BatchBody::check_items`].
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, BodyError> {
+        let mut head = Reader(bytes);
+        if head.take(4)? != BATCH_MAGIC {
+            return bad("a batch begins with FMB1");
+        }
+        let flags = head.u32()?;
+        if flags & !FLAG_ZSTD != 0 {
+            return bad(format!("flags {flags:#x} that this version does not know"));
+        }
+        let (first, items, stride) = (head.u64()?, head.u32()?, head.u32()?);
+        let (result_credit, length, reserved) = (head.u64()?, head.u64()?, head.u64()?);
+        let compressed = flags & FLAG_ZSTD != 0;
+        let payload = head.0;
+        if items == 0 {
+            return bad("a batch holds at least one item");
+        }
+        if reserved != 0 {
+            return bad("bytes 40 to 47 must be zero");
+        }
+        if first.checked_add(u64::from(items)).is_none() {
+            return bad("an index beyond 2^64");
+        }
+        if !compressed && payload.len() as u64 != length {
+            return bad(format!("{} bytes of items where the head says {length}", payload.len()));
+        }
+        let stride = (stride > 0).then_some(stride);
+        Ok(BatchBody { first, items, stride, result_credit, length, compressed, payload })
+    }
+
+    /// Whether the decompressed `payload` is exactly the items that the head promises.
+    ///
+    /// # Errors
+    /// If it is more, or less.
+    pub fn check_items(&self, payload: &[u8]) -> Result<(), BodyError> {
+        let whole = match self.stride {
+            Some(stride) => u64::from(stride) * u64::from(self.items) == payload.len() as u64,
+            None => {
+                let mut items = Items::new(payload, None);
+                // Not one more than promised: the rest may be anything.
+                let found = items.by_ref().take(self.items as usize).count();
+                found == self.items as usize && items.position() == payload.len()
+            }
+        };
+        if whole { Ok(()) } else { bad(format!("the bytes are not {} items", self.items)) }
+    }
+}
+
+/// What a batch has come to: the parts cover each of its items once.
+#[derive(Debug)]
+pub struct Answer {
+    /// What it cost, in millionths of a credit.
+    pub charge: i64,
+    /// CPU time it took.
+    pub cpu: Duration,
+    /// In the order in which they came.
+    pub parts: Vec<Part>,
+}
+
+/// What became of some consecutive items of a batch.
+#[derive(Debug)]
+pub struct Part {
+    /// Position in the batch of the first of them.
+    pub offset: u32,
+    /// How many they are.
+    pub items: u32,
+    /// What became of them.
+    pub outcome: PartOutcome,
+}
+
+/// As [`Outcome`](crate::Outcome), without the items that the client has anyway.
+#[derive(Debug)]
+pub enum PartOutcome {
+    /// Each was answered.
+    Done(Results),
+    /// None was begun.
+    Returned,
+    /// Their worker died.
+    Lost(Loss),
+}
+
+const DONE: u32 = 1;
+const RETURNED: u32 = 2;
+const LOST: u32 = 3;
+
+impl Answer {
+    /// The bytes to be sent (and stored).
+    pub fn encode(&self) -> Vec<u8> {
+        let payloads: usize = self.parts.iter().map(|part| part.payload().len()).sum();
+        let mut bytes = Vec::with_capacity(ANSWER_HEAD + payloads + self.parts.len() * (PART_HEAD + 64));
+        bytes.extend_from_slice(ANSWER_MAGIC);
+        bytes.extend_from_slice(&(self.parts.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&self.charge.to_le_bytes());
+        bytes.extend_from_slice(&nanos(self.cpu).to_le_bytes());
+        bytes.extend_from_slice(&[0; 8]);
+        for part in &self.parts {
+            let (kind, wall, cpu, meta) = match &part.outcome {
+                PartOutcome::Done(results) => (DONE, results.wall, results.cpu, json(&DoneMeta::of(results))),
+                PartOutcome::Returned => (RETURNED, Duration::ZERO, Duration::ZERO, Vec::new()),
+                PartOutcome::Lost(loss) => (LOST, Duration::ZERO, Duration::ZERO, json(&LostMeta::of(loss))),
+            };
+            let payload = part.payload();
+            for word in [kind, part.offset, part.items, meta.len() as u32] {
+                bytes.extend_from_slice(&word.to_le_bytes());
+            }
+            for word in [nanos(wall), nanos(cpu), payload.len() as u64, 0] {
+                bytes.extend_from_slice(&word.to_le_bytes());
+            }
+            bytes.extend_from_slice(payload);
+            bytes.extend_from_slice(&meta);
+        }
+        bytes
+    }
+
+    /// Reads an answer to a batch of `items` items.
+    ///
+    /// # Errors
+    /// If the bytes are none, or its parts are not each of the items once.
+    pub fn decode(bytes: &[u8], items: u32) -> Result<Self, BodyError> {
+        let mut rest = Reader(bytes);
+        if rest.take(4)? != ANSWER_MAGIC {
+            return bad("an answer begins with FMA1");
+        }
+        let count = rest.u32()?;
+        let (charge, cpu, _reserved) = (rest.u64()? as i64, Duration::from_nanos(rest.u64()?), rest.u64()?);
+        let mut parts = Vec::new();
+        for _ in 0..count {
+            parts.push(Part::decode(&mut rest)?);
+        }
+        if !rest.0.is_empty() {
+            return bad("bytes behind the last part");
+        }
+        let mut ranges: Vec<(u32, u32)> = parts.iter().map(|part| (part.offset, part.items)).collect();
+        ranges.sort_unstable();
+        let end = ranges.iter().try_fold(0u32, |end, (offset, items)| {
+            if *offset == end && *items > 0 { end.checked_add(*items) } else { None }
+        });
+        if end != Some(items) {
+            return bad(format!("the parts are not the {items} items, each once"));
+        }
+        Ok(Answer { charge, cpu, parts })
+    }
+}
+
+impl Part {
+    fn payload(&self) -> &[u8] {
+        match &self.outcome {
+            PartOutcome::Done(results) => results.payload.bytes(),
+            PartOutcome::Returned | PartOutcome::Lost(_) => &[],
+        }
+    }
+
+    fn decode(rest: &mut Reader<'_>) -> Result<Part, BodyError> {
+        let (kind, offset, items, meta) = (rest.u32()?, rest.u32()?, rest.u32()?, rest.u32()?);
+        let (wall, cpu, length, _reserved) = (rest.u64()?, rest.u64()?, rest.u64()?, rest.u64()?);
+        let payload = rest.take(usize::try_from(length).unwrap_or(usize::MAX))?;
+        let meta = rest.take(meta as usize)?;
+        let outcome = match kind {
+            DONE => {
+                let DoneMeta { worker, failures } = of_json(meta)?;
+                let failures: Vec<ItemFailure> =
+                    failures.into_iter().map(super::meta::FailureMeta::failure).collect();
+                let ascending = failures.windows(2).all(|pair| pair[0].offset < pair[1].offset);
+                if !ascending || failures.last().is_some_and(|last| last.offset >= items) {
+                    return bad("failures of items that the part does not have");
+                }
+                let (wall, cpu) = (Duration::from_nanos(wall), Duration::from_nanos(cpu));
+                PartOutcome::Done(Results {
+                    payload: Payload::from(payload.to_vec()),
+                    failures,
+                    wall,
+                    cpu,
+                    worker,
+                    refused: None,
+                })
+            }
+            RETURNED => PartOutcome::Returned,
+            LOST => PartOutcome::Lost(of_json::<LostMeta>(meta)?.loss()),
+            other => return bad(format!("a part of kind {other}")),
+        };
+        Ok(Part { offset, items, outcome })
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, length: usize) -> Result<&'a [u8], BodyError> {
+        let Some((taken, rest)) = self.0.split_at_checked(length) else {
+            return bad(format!("cut short: {length} bytes are due where {} are", self.0.len()));
+        };
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn u32(&mut self) -> Result<u32, BodyError> {
+        Ok(u32::from_le_bytes(self.take(4)?.try_into().expect("four bytes")))
+    }
+
+    fn u64(&mut self) -> Result<u64, BodyError> {
+        Ok(u64::from_le_bytes(self.take(8)?.try_into().expect("eight bytes")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::completion::{Death, DeathCause, FailureKind, Running};
+
+    fn answer() -> Answer {
+        let failure = ItemFailure { offset: 1, kind: FailureKind::Panic, message: "no \"luck\"".to_owned() };
+        let results = Results {
+            payload: Payload::from(vec![1, 2, 3, 4]),
+            failures: vec![failure],
+            wall: Duration::from_nanos(7),
+            cpu: Duration::from_nanos(5),
+            worker: "worker-1".to_owned(),
+            refused: None,
+        };
+        let death = Death {
+            worker: "worker-2".to_owned(),
+            pid: 77,
+            cause: DeathCause::Signal(11),
+            refused: None,
+            stderr: vec!["last words".to_owned()],
+        };
+        let loss = Loss { running: Running::Item(0), death };
+        Answer {
+            charge: 42,
+            cpu: Duration::from_nanos(5),
+            parts: vec![
+                Part { offset: 3, items: 1, outcome: PartOutcome::Lost(loss) },
+                Part { offset: 0, items: 3, outcome: PartOutcome::Done(results) },
+                Part { offset: 4, items: 6, outcome: PartOutcome::Returned },
+            ],
+        }
+    }
+
+    #[test]
+    fn an_answer_survives_the_way() {
+        let sent = answer();
+        let got = Answer::decode(&sent.encode(), 10).expect("an answer");
+        assert_eq!(format!("{got:?}").replace("start", ""), format!("{sent:?}").replace("start", ""));
+    }
+
+    #[test]
+    fn answers_that_are_cut_or_claim_too_much_are_refused() {
+        let bytes = answer().encode();
+        for cut in 0..bytes.len() {
+            assert!(Answer::decode(&bytes[..cut], 10).is_err(), "{cut}");
+        }
+        for items in [0, 9, 11] {
+            assert!(Answer::decode(&bytes, items).is_err(), "{items}");
+        }
+        let mut claim = bytes.clone();
+        claim[ANSWER_HEAD + 32..ANSWER_HEAD + 40].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert!(Answer::decode(&claim, 10).is_err());
+    }
+
+    #[test]
+    fn a_batch_survives_the_way_and_must_be_its_items() {
+        let payload = [2, 0, 0, 0, b'a', b'b', 0, 0, 0, 0];
+        let batch = BatchBody {
+            first: 9,
+            items: 2,
+            stride: None,
+            result_credit: 100,
+            length: 10,
+            compressed: false,
+            payload: &payload,
+        };
+        let bytes = batch.encode();
+        let got = BatchBody::decode(&bytes).expect("a batch");
+        assert_eq!(got, batch);
+        assert_eq!(got.check_items(got.payload), Ok(()));
+        assert!(BatchBody { items: 1, ..got }.check_items(&payload).is_err());
+        assert!(BatchBody { items: 3, ..got }.check_items(&payload).is_err());
+        assert!(BatchBody { stride: Some(5), ..got }.check_items(&payload).is_ok());
+        assert!(BatchBody { stride: Some(4), ..got }.check_items(&payload).is_err());
+        for cut in 0..bytes.len() {
+            assert!(BatchBody::decode(&bytes[..cut]).is_err(), "{cut}");
+        }
+        assert!(BatchBody::decode(&BatchBody { items: 0, ..batch }.encode()).is_err());
+    }
+}

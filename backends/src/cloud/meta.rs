@@ -1,0 +1,154 @@
+//! The JSON behind the results of an answer's part: who worked, what failed, how a worker died. Written and read by
+//! `body`; names here are the protocol's, whatever the types that they carry are called.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::body::BodyError;
+use crate::completion::{Death, DeathCause, FailureKind, ItemFailure, Loss, Results, Running};
+
+pub(super) fn json(meta: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(meta).expect("names and numbers can be written")
+}
+
+pub(super) fn of_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, BodyError> {
+    serde_json::from_slice(bytes).map_err(|error| BodyError(format!("a part's JSON: {error}")))
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct DoneMeta {
+    pub(super) worker: String,
+    pub(super) failures: Vec<FailureMeta>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct FailureMeta {
+    offset: u32,
+    kind: KindMeta,
+    message: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum KindMeta {
+    Panic,
+    Serialize,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct LostMeta {
+    running: RunningMeta,
+    worker: String,
+    pid: u32,
+    cause: CauseMeta,
+    stderr: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RunningMeta {
+    Item(u32),
+    Setup,
+    Unknown,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum CauseMeta {
+    Exit(i32),
+    Signal(i32),
+    TimeoutMs(u64),
+    NoGreetingMs(u64),
+    Mismatch(String),
+    Protocol(String),
+    NotStarted(String),
+    NeverGreeted(i32),
+    OutOfMemory(u64),
+    OutputLimit(u64),
+    Unknown,
+}
+
+impl DoneMeta {
+    pub(super) fn of(results: &Results) -> Self {
+        let failures = results.failures.iter().map(|failure| FailureMeta {
+            offset: failure.offset,
+            kind: match failure.kind {
+                FailureKind::Panic => KindMeta::Panic,
+                FailureKind::Serialize => KindMeta::Serialize,
+            },
+            message: failure.message.clone(),
+        });
+        DoneMeta { worker: results.worker.clone(), failures: failures.collect() }
+    }
+}
+
+impl FailureMeta {
+    pub(super) fn failure(self) -> ItemFailure {
+        let kind = match self.kind {
+            KindMeta::Panic => FailureKind::Panic,
+            KindMeta::Serialize => FailureKind::Serialize,
+        };
+        ItemFailure { offset: self.offset, kind, message: self.message }
+    }
+}
+
+impl LostMeta {
+    pub(super) fn of(loss: &Loss) -> Self {
+        let Loss { running, death } = loss;
+        let ms = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        LostMeta {
+            running: match running {
+                Running::Item(item) => RunningMeta::Item(*item),
+                Running::Setup => RunningMeta::Setup,
+                Running::Unknown => RunningMeta::Unknown,
+            },
+            worker: death.worker.clone(),
+            pid: death.pid,
+            cause: match &death.cause {
+                DeathCause::Exit(code) => CauseMeta::Exit(*code),
+                DeathCause::Signal(number) => CauseMeta::Signal(*number),
+                DeathCause::Timeout(limit) => CauseMeta::TimeoutMs(ms(limit)),
+                DeathCause::NoGreeting(limit) => CauseMeta::NoGreetingMs(ms(limit)),
+                DeathCause::Mismatch(what) => CauseMeta::Mismatch(what.clone()),
+                DeathCause::Protocol(what) => CauseMeta::Protocol(what.clone()),
+                DeathCause::NotStarted(why) => CauseMeta::NotStarted(why.clone()),
+                DeathCause::NeverGreeted(code) => CauseMeta::NeverGreeted(*code),
+                DeathCause::OutOfMemory(limit) => CauseMeta::OutOfMemory(*limit),
+                DeathCause::OutputLimit(limit) => CauseMeta::OutputLimit(*limit),
+                DeathCause::Unknown => CauseMeta::Unknown,
+            },
+            stderr: death.stderr.clone(),
+        }
+    }
+
+    pub(super) fn loss(self) -> Loss {
+        Loss {
+            running: match self.running {
+                RunningMeta::Item(item) => Running::Item(item),
+                RunningMeta::Setup => Running::Setup,
+                RunningMeta::Unknown => Running::Unknown,
+            },
+            death: Death {
+                worker: self.worker,
+                pid: self.pid,
+                cause: match self.cause {
+                    CauseMeta::Exit(code) => DeathCause::Exit(code),
+                    CauseMeta::Signal(number) => DeathCause::Signal(number),
+                    CauseMeta::TimeoutMs(ms) => DeathCause::Timeout(Duration::from_millis(ms)),
+                    CauseMeta::NoGreetingMs(ms) => DeathCause::NoGreeting(Duration::from_millis(ms)),
+                    CauseMeta::Mismatch(what) => DeathCause::Mismatch(what),
+                    CauseMeta::Protocol(what) => DeathCause::Protocol(what),
+                    CauseMeta::NotStarted(why) => DeathCause::NotStarted(why),
+                    CauseMeta::NeverGreeted(code) => DeathCause::NeverGreeted(code),
+                    CauseMeta::OutOfMemory(limit) => DeathCause::OutOfMemory(limit),
+                    CauseMeta::OutputLimit(limit) => DeathCause::OutputLimit(limit),
+                    CauseMeta::Unknown => DeathCause::Unknown,
+                },
+                // The service's workers are jailed, and keep no record of what they were refused.
+                refused: None,
+                stderr: self.stderr,
+            },
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! What the service answers when it can't do what was asked: RFC 9457 problem documents with codes that don't change.
+//! Made by the service's gateway; the client decides by the code, and shows the detail.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $status:literal $code:literal $title:literal,)*) => {
+        /// The code of a [`Problem`]: its name, its HTTP status and its title never change.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum ProblemCode {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl ProblemCode {
+            /// All of them.
+            pub const ALL: &'static [ProblemCode] = &[$(ProblemCode::$name,)*];
+
+            /// As it stands in the document.
+            pub fn code(self) -> &'static str {
+                match self { $(ProblemCode::$name => $code,)* }
+            }
+
+            /// The HTTP status that it comes with.
+            pub fn status(self) -> u16 {
+                match self { $(ProblemCode::$name => $status,)* }
+            }
+
+            /// A few words, always the same.
+            pub fn title(self) -> &'static str {
+                match self { $(ProblemCode::$name => $title,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The request is not one of the protocol: a header is missing or a parameter is of the wrong form.
+    BadRequest = 400 "bad_request" "The request can't be understood",
+    /// The client speaks another version.
+    UnsupportedProtocol = 400 "unsupported_protocol" "Another version of the protocol",
+    /// The body is not the one whose digest was signed.
+    DigestMismatch = 400 "digest_mismatch" "The body is not the one that was signed",
+    /// No token of that name. Not signed.
+    Unauthorized = 401 "unauthorized" "The token is not known",
+    /// Not signed by the token's key. Not signed itself.
+    BadSignature = 401 "bad_signature" "The signature is wrong",
+    /// The token was revoked.
+    TokenRevoked = 401 "token_revoked" "The token was revoked",
+    /// The token's time is over.
+    TokenExpired = 401 "token_expired" "The token has expired",
+    /// The timestamp is more than 5 minutes off; `server_time` says by how much.
+    ClockSkew = 401 "clock_skew" "The clocks differ by more than 5 minutes",
+    /// This very request was here before, or its nonce was used.
+    NonceRepeated = 401 "nonce_repeated" "The nonce was used before",
+    /// The account has nothing left.
+    OutOfCredits = 402 "out_of_credits" "The account is out of credits",
+    /// The run has spent its `max_credits`.
+    SpendCapReached = 402 "spend_cap_reached" "The run has reached its spend cap",
+    /// Nothing of that name in this account.
+    NotFound = 404 "not_found" "Not found",
+    /// The batch's answer was asked for, and the batch is not known (any more): send it (again).
+    BatchUnknown = 404 "batch_unknown" "The batch is not known; send it",
+    /// The path exists, with other methods.
+    MethodNotAllowed = 405 "method_not_allowed" "The method is not allowed here",
+    /// The body did not come in time.
+    RequestTimeout = 408 "request_timeout" "The body did not come in time",
+    /// The run is not open (any more).
+    RunEnded = 409 "run_ended" "The run has ended",
+    /// The seq was used for other bytes.
+    SeqConflict = 409 "seq_conflict" "The seq was used for another batch",
+    /// The run's key was used for another run.
+    KeyConflict = 409 "key_conflict" "The key was used for another run",
+    /// The part does not begin where the last one ended; `offset` says where to go on.
+    UploadOffset = 409 "upload_offset" "The upload goes on at another offset",
+    /// The answer was acknowledged, or kept for its time.
+    ResultGone = 410 "result_gone" "The answer is no longer kept",
+    /// More bytes than the limits allow.
+    TooLarge = 413 "too_large" "Too many bytes",
+    /// The body is not what this call takes.
+    InvalidBody = 422 "invalid_body" "The body can't be read",
+    /// What was uploaded is not what its name says.
+    HashMismatch = 422 "hash_mismatch" "The upload is not what its hash says",
+    /// What was uploaded is no executable that can run here.
+    NotExecutable = 422 "not_executable" "The file can't run here",
+    /// The run's worker can't be started; `detail` has its own words.
+    WorkerFailed = 422 "worker_failed" "The program can't work here",
+    /// The function can't be prepared: its context or its `init` failed.
+    SetupFailed = 422 "setup_failed" "The function could not be prepared",
+    /// More requests than the limits allow.
+    TooManyRequests = 429 "too_many_requests" "Too many requests",
+    /// More batches in flight than the run may have.
+    TooManyBatches = 429 "too_many_batches" "Too many batches in flight",
+    /// More open runs than the account may have.
+    TooManyRuns = 429 "too_many_runs" "Too many open runs",
+    /// What is left is reserved for batches that run; try again when they are through.
+    CreditsHeld = 429 "credits_held" "The rest of the credits is reserved",
+    /// The service's fault.
+    Internal = 500 "internal" "The service failed",
+    /// The service is about to stop; another one, or this one started again, goes on.
+    ShuttingDown = 503 "shutting_down" "The service is shutting down",
+    /// The agents that had the batch are gone; send it again.
+    AgentLost = 503 "agent_lost" "The batch was lost on its way; send it again",
+    /// The service's disk or database refuses.
+    Storage = 503 "storage" "The service can't store anything now",
+}
+
+impl fmt::Display for ProblemCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+/// A problem document, `application/problem+json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Problem {
+    /// `urn:fastmap:problem:` and the code.
+    pub r#type: String,
+    /// The code's title.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// The code: what programs decide by.
+    pub code: String,
+    /// What happened here, for people.
+    pub detail: String,
+    /// Seconds after which the same request may succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u64>,
+    /// With `clock_skew`: the service's clock, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_time: Option<u64>,
+    /// With `upload_offset`: how many bytes are there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+}
+
+impl Problem {
+    /// A problem of that code.
+    pub fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
+        Problem {
+            r#type: format!("urn:fastmap:problem:{code}"),
+            title: code.title().to_owned(),
+            status: code.status(),
+            code: code.code().to_owned(),
+            detail: detail.into(),
+            retry_after: None,
+            server_time: None,
+            offset: None,
+        }
+    }
+
+    /// The code, if this version knows it.
+    pub fn known(&self) -> Option<ProblemCode> {
+        ProblemCode::ALL.iter().copied().find(|code| code.code() == self.code)
+    }
+
+    /// The same, to be tried again after so many seconds.
+    pub fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}, {})", self.detail, self.code, self.status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_code_is_one_word_of_its_own_and_stands_in_the_document() {
+        let document = include_str!("../../../docs/protocol.md");
+        for (index, code) in ProblemCode::ALL.iter().enumerate() {
+            assert!(code.code().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{code}");
+            assert!(ProblemCode::ALL[..index].iter().all(|other| other.code() != code.code()), "{code}");
+            let row = format!("| {} | `{code}` |", code.status());
+            assert!(document.contains(&row), "docs/protocol.md has no row {row:?}");
+        }
+    }
+}

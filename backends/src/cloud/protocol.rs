@@ -1,0 +1,286 @@
+//! The messages of the protocol's first version, as JSON carries them. Money is in millionths of a credit.
+//! Made and read by the client's backend and by the service's gateway. A field may be added within a version; readers
+//! pass over fields that they don't know.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! message {
+    ($(#[$meta:meta])* pub struct $name:ident { $($body:tt)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+        pub struct $name { $($body)* }
+    };
+}
+
+message! {
+    /// `POST /auth`: the token is good.
+    pub struct Auth {
+        /// The account's name.
+        pub account: String,
+        /// What the account has, in millionths of a credit.
+        pub balance: i64,
+        /// What of it is not reserved for batches that run.
+        pub available: i64,
+        /// What is charged.
+        pub prices: Prices,
+        /// What is allowed.
+        pub limits: Limits,
+        /// The service's version.
+        pub server: String,
+        /// The protocol's version.
+        pub protocol: u32,
+        /// Seconds since 1970, by the service's clock.
+        pub time: u64,
+    }
+}
+
+message! {
+    /// The price list, in millionths of a credit.
+    #[derive(Copy)]
+    pub struct Prices {
+        /// An hour of CPU time.
+        pub cpu_hour: i64,
+        /// 10⁹ bytes of answers.
+        pub result_gb: i64,
+    }
+}
+
+message! {
+    /// What the service allows.
+    #[derive(Copy)]
+    pub struct Limits {
+        /// Bytes of an executable.
+        pub executable_bytes: u64,
+        /// Bytes of a context.
+        pub context_bytes: u64,
+        /// Bytes of all that an account has uploaded.
+        pub stored_bytes: u64,
+        /// Bytes of one part of an upload, as sent.
+        pub part_bytes: u64,
+        /// Bytes of a batch, decompressed.
+        pub batch_bytes: u64,
+        /// Bytes of results after which a batch is cut, whatever it asks for.
+        pub result_bytes: u64,
+        /// Seconds of CPU time after which a batch is given up.
+        pub batch_cpu_seconds: u64,
+        /// Batches of one run in flight.
+        pub batches_in_flight: u32,
+        /// Open runs of one account.
+        pub open_runs: u32,
+        /// Requests of one account in a second.
+        pub requests_per_second: u32,
+        /// A run ends when nothing is heard of it for so many seconds.
+        pub lease_seconds: u64,
+        /// Answers are kept so many seconds after their run's end.
+        pub results_seconds: u64,
+        /// A request for an answer that is not there yet waits so many seconds.
+        pub long_poll_seconds: u64,
+    }
+}
+
+message! {
+    /// `GET`, `PUT /executables/{hash}` and `/contexts/{hash}`.
+    #[derive(Copy)]
+    pub struct BlobStatus {
+        /// It is there, in this account, and whole.
+        pub present: bool,
+        /// Bytes of the upload (as sent) that are there: where to go on.
+        pub offset: u64,
+    }
+}
+
+message! {
+    /// A function, by where it stands in its executable. See [`FunctionId`](crate::FunctionId).
+    pub struct FunctionName {
+        /// Distance of its descriptor from the anchor, in bytes.
+        pub offset: i64,
+        /// The name that the descriptor must give.
+        pub name: String,
+    }
+}
+
+message! {
+    /// `POST /runs`.
+    pub struct OpenRun {
+        /// 32 hexadecimal digits, the client's own name for the run: the same request again opens no second run.
+        pub key: String,
+        /// SHA-256 of the executable.
+        pub executable: String,
+        /// What to call.
+        pub function: FunctionName,
+        /// SHA-256 of the context; absent where the function has none (or an empty one).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub context: Option<String>,
+        /// The user's name for the map.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub label: Option<String>,
+        /// Items in the input, if known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub items: Option<u64>,
+        /// An item that runs longer is given up, and its worker ended. Milliseconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub item_timeout_ms: Option<u64>,
+        /// What the run may spend, in millionths of a credit.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub max_credits: Option<i64>,
+    }
+}
+
+message! {
+    /// The answer to [`OpenRun`].
+    pub struct RunOpened {
+        /// The run's name.
+        pub run: String,
+        /// Workers that will share its batches.
+        pub workers: u32,
+        /// Batches to keep in flight.
+        pub slots: u32,
+        /// Something must be heard of the run so often.
+        pub lease_seconds: u64,
+        /// What is charged.
+        pub prices: Prices,
+        /// What the run can spend now: the least of its cap and what the account has.
+        pub spendable: i64,
+    }
+}
+
+/// Where a run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    /// It takes batches.
+    Open,
+    /// Its client has ended it.
+    Done,
+    /// Its client has given it up.
+    Cancelled,
+    /// Its client was not heard of for the length of its lease.
+    Expired,
+    /// Its program can't work.
+    Failed,
+}
+
+impl RunState {
+    /// As it stands in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RunState::Open => "open",
+            RunState::Done => "done",
+            RunState::Cancelled => "cancelled",
+            RunState::Expired => "expired",
+            RunState::Failed => "failed",
+        }
+    }
+}
+
+message! {
+    /// `GET /runs/{run}`.
+    pub struct RunInfo {
+        /// Its name.
+        pub run: String,
+        /// The user's name for it.
+        pub label: Option<String>,
+        /// Where it stands.
+        pub state: RunState,
+        /// SHA-256 of its executable.
+        pub executable: String,
+        /// The function's name.
+        pub function: String,
+        /// Items in the input, if known.
+        pub items: Option<u64>,
+        /// Items in batches that are answered.
+        pub items_answered: u64,
+        /// Batches that are answered.
+        pub batches: u64,
+        /// Millionths of a credit it has cost so far.
+        pub spent: i64,
+        /// Reserved for its batches that run.
+        pub held: i64,
+        /// What it may spend.
+        pub max_credits: Option<i64>,
+        /// CPU time, in nanoseconds.
+        pub cpu_ns: u64,
+        /// Bytes of answers.
+        pub result_bytes: u64,
+        /// Milliseconds since 1970.
+        pub opened_ms: u64,
+        /// Milliseconds since 1970.
+        pub ended_ms: Option<u64>,
+    }
+}
+
+message! {
+    /// `GET /runs`: newest first.
+    pub struct RunList {
+        /// Some of them.
+        pub runs: Vec<RunInfo>,
+        /// What to give as `before` for the next ones.
+        pub next: Option<String>,
+    }
+}
+
+message! {
+    /// `POST /runs/{run}/done` and `/cancel`.
+    pub struct Bill {
+        /// The run as it ended.
+        pub run: RunInfo,
+        /// What the account has left.
+        pub balance: i64,
+    }
+}
+
+message! {
+    /// `POST /runs/{run}/heartbeat`.
+    pub struct Lease {
+        /// Where the run stands.
+        pub state: RunState,
+        /// The next one is due within so many seconds.
+        pub lease_seconds: u64,
+    }
+}
+
+message! {
+    /// `POST /runs/{run}/ack`: these answers have arrived.
+    pub struct Acknowledge {
+        /// Batches, at most 10,000.
+        pub seqs: Vec<u64>,
+    }
+}
+
+message! {
+    /// The answer to [`Acknowledge`].
+    pub struct Acknowledged {
+        /// Answers that are no longer kept.
+        pub deleted: u64,
+    }
+}
+
+message! {
+    /// A line that a worker has printed.
+    pub struct LogLine {
+        /// Its number in the run.
+        pub n: u64,
+        /// The worker's name.
+        pub worker: String,
+        /// `stdout` or `stderr`.
+        pub stream: String,
+        /// The line without its end; what is no UTF-8 is replaced.
+        pub text: String,
+        /// Milliseconds since 1970.
+        pub at_ms: u64,
+    }
+}
+
+message! {
+    /// `GET /runs/{run}/logs`.
+    pub struct LogPage {
+        /// In the order in which they were printed.
+        pub lines: Vec<LogLine>,
+        /// Lines of the run that are no longer there: only the last megabyte is kept.
+        pub dropped: u64,
+        /// What to give as `after` for the next ones.
+        pub next: u64,
+    }
+}

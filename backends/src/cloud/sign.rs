@@ -1,0 +1,295 @@
+//! Who a request is from, and that an answer is the one to it: HMAC-SHA256 over a canonical string.
+//! The client signs requests and checks answers, the service the other way round. `docs/protocol.md` has test vectors.
+
+use std::fmt;
+use std::str::FromStr;
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+
+/// The protocol's version, as it stands in paths, headers and canonical strings.
+pub const PROTOCOL: u32 = 1;
+/// Both ways: the version that the sender speaks.
+pub const HEADER_PROTOCOL: &str = "fastmap-protocol";
+/// Request: seconds since 1970, in decimal.
+pub const HEADER_TIMESTAMP: &str = "fastmap-timestamp";
+/// Request: 32 hexadecimal digits that no other request of the token has had.
+pub const HEADER_NONCE: &str = "fastmap-nonce";
+/// Request: SHA-256 of the body, in hexadecimal.
+pub const HEADER_DIGEST: &str = "fastmap-digest";
+/// Both ways: the signature, in hexadecimal.
+pub const HEADER_SIGNATURE: &str = "fastmap-signature";
+
+const HALF: usize = 32;
+
+/// What a user holds: 64 characters of [0-9a-z]. The first half names the token, the second half signs and never
+/// travels. Shown by neither `Debug` nor `Display`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+/// A text that is no secret. It does not repeat the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a secret is 64 characters of 0-9 and a-z; this one has {length} characters{}", wrong(*.strange))]
+pub struct SecretError {
+    length: usize,
+    strange: bool,
+}
+
+fn wrong(strange: bool) -> &'static str {
+    if strange { ", some of them others" } else { "" }
+}
+
+impl FromStr for Secret {
+    type Err = SecretError;
+
+    fn from_str(text: &str) -> Result<Self, SecretError> {
+        let strange = !text.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase());
+        match text.len() == 2 * HALF && !strange {
+            true => Ok(Secret(text.to_owned())),
+            false => Err(SecretError { length: text.chars().count(), strange }),
+        }
+    }
+}
+
+impl Secret {
+    /// The half that names the token; it goes with each request.
+    pub fn token(&self) -> &str {
+        &self.0[..HALF]
+    }
+
+    /// The half that signs.
+    pub fn key(&self) -> SigningKey {
+        let mut key = [0; HALF];
+        key.copy_from_slice(&self.0.as_bytes()[HALF..]);
+        SigningKey(key)
+    }
+
+    /// The whole text, to be shown to its owner once.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// The signing half of a secret: its 32 characters, as they are, are the HMAC's key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SigningKey([u8; HALF]);
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SigningKey(…)")
+    }
+}
+
+impl From<[u8; HALF]> for SigningKey {
+    fn from(bytes: [u8; HALF]) -> Self {
+        SigningKey(bytes)
+    }
+}
+
+/// What is signed of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestHead<'a> {
+    /// In capitals.
+    pub method: &'a str,
+    /// As it stands in the request line, percent-encoding included.
+    pub path: &'a str,
+    /// As it stands behind the `?`; empty where there is none.
+    pub query: &'a str,
+    /// Seconds since 1970.
+    pub timestamp: u64,
+    /// [`HEADER_NONCE`].
+    pub nonce: &'a str,
+    /// [`HEADER_DIGEST`].
+    pub digest: &'a str,
+}
+
+/// What is signed of an answer. None can be swapped for another request's, run's or batch's.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseHead<'a> {
+    /// The request's.
+    pub nonce: &'a str,
+    /// The HTTP status.
+    pub status: u16,
+    /// The run in the request's path; empty where there is none.
+    pub run: &'a str,
+    /// The seq in the request's path, as it stands there; empty where there is none.
+    pub seq: &'a str,
+    /// SHA-256 of the body, in hexadecimal.
+    pub digest: &'a str,
+}
+
+/// What is signed of one event of a stream, whose end is not known when its head is sent.
+#[derive(Clone, Copy, Debug)]
+pub struct EventHead<'a> {
+    /// The nonce of the request that opened the stream.
+    pub nonce: &'a str,
+    /// The run.
+    pub run: &'a str,
+    /// The event's number in the stream.
+    pub id: u64,
+    /// The event's name.
+    pub name: &'a str,
+    /// SHA-256 of the event's first data line, in hexadecimal.
+    pub digest: &'a str,
+}
+
+impl RequestHead<'_> {
+    fn canonical(&self) -> String {
+        let RequestHead { method, path, query, timestamp, nonce, digest } = self;
+        format!("fastmap-request-v1\n{method}\n{path}\n{query}\n{timestamp}\n{nonce}\n{digest}")
+    }
+}
+
+impl ResponseHead<'_> {
+    fn canonical(&self) -> String {
+        let ResponseHead { nonce, status, run, seq, digest } = self;
+        format!("fastmap-response-v1\n{nonce}\n{status}\n{run}\n{seq}\n{digest}")
+    }
+}
+
+impl EventHead<'_> {
+    fn canonical(&self) -> String {
+        let EventHead { nonce, run, id, name, digest } = self;
+        format!("fastmap-event-v1\n{nonce}\n{run}\n{id}\n{name}\n{digest}")
+    }
+}
+
+impl SigningKey {
+    /// The key's bytes, for whoever stores it.
+    pub fn bytes(&self) -> &[u8; HALF] {
+        &self.0
+    }
+
+    /// Signs a request.
+    pub fn sign_request(&self, head: &RequestHead<'_>) -> String {
+        self.sign(&head.canonical())
+    }
+
+    /// Whether the signature is this key's of that request. Takes the same time wherever they differ.
+    pub fn verify_request(&self, head: &RequestHead<'_>, signature: &str) -> bool {
+        self.verify(&head.canonical(), signature)
+    }
+
+    /// Signs an answer.
+    pub fn sign_response(&self, head: &ResponseHead<'_>) -> String {
+        self.sign(&head.canonical())
+    }
+
+    /// Whether the signature is this key's of that answer.
+    pub fn verify_response(&self, head: &ResponseHead<'_>, signature: &str) -> bool {
+        self.verify(&head.canonical(), signature)
+    }
+
+    /// Signs an event.
+    pub fn sign_event(&self, head: &EventHead<'_>) -> String {
+        self.sign(&head.canonical())
+    }
+
+    /// Whether the signature is this key's of that event.
+    pub fn verify_event(&self, head: &EventHead<'_>, signature: &str) -> bool {
+        self.verify(&head.canonical(), signature)
+    }
+
+    fn mac(&self, text: &str) -> Hmac<Sha256> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
+        mac.update(text.as_bytes());
+        mac
+    }
+
+    fn sign(&self, text: &str) -> String {
+        hexadecimal(&self.mac(text).finalize().into_bytes())
+    }
+
+    fn verify(&self, text: &str, signature: &str) -> bool {
+        let Some(signature) = bytes_of(signature) else { return false };
+        self.mac(text).verify_slice(&signature).is_ok()
+    }
+}
+
+/// SHA-256 in hexadecimal: how bodies, executables and contexts are named.
+pub fn digest(bytes: &[u8]) -> String {
+    hexadecimal(&Sha256::digest(bytes))
+}
+
+/// Whether a text has the form of a [`digest`].
+pub fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+/// Lower-case hexadecimal digits.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+}
+
+fn bytes_of(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).filter(|_| !byte.is_ascii_uppercase());
+    let pairs = text.as_bytes().chunks(2);
+    pairs.map(|pair| Some((digit(*pair.first()?)? * 16 + digit(*pair.get(1)?)?) as u8)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqr";
+
+    /// The vectors of docs/protocol.md: whoever changes one breaks every client.
+    #[test]
+    fn signatures_are_those_of_the_document() {
+        let secret: Secret = SECRET.parse().expect("a secret");
+        assert_eq!(secret.token(), "0123456789abcdefghijklmnopqrstuv");
+        let body = digest(br#"{"seqs":[1,2]}"#);
+        let request = RequestHead {
+            method: "POST",
+            path: "/api/v1/runs/0f8e/ack",
+            query: "",
+            timestamp: 1_760_000_000,
+            nonce: "00112233445566778899aabbccddeeff",
+            digest: &body,
+        };
+        let signature = secret.key().sign_request(&request);
+        let vectors = include_str!("../../../docs/protocol.md");
+        assert!(vectors.contains(&format!("request digest    {body}")), "request digest    {body}");
+        assert!(vectors.contains(&format!("request signature {signature}")), "request signature {signature}");
+        assert!(secret.key().verify_request(&request, &signature));
+        assert!(!secret.key().verify_request(&RequestHead { method: "PUT", ..request }, &signature));
+
+        let body = digest(br#"{"deleted":2}"#);
+        let response =
+            ResponseHead { nonce: request.nonce, status: 200, run: "0f8e", seq: "", digest: &body };
+        let signature = secret.key().sign_response(&response);
+        assert!(vectors.contains(&format!("answer digest     {body}")), "answer digest     {body}");
+        assert!(vectors.contains(&format!("answer signature  {signature}")), "answer signature  {signature}");
+        assert!(secret.key().verify_response(&response, &signature));
+        assert!(!secret.key().verify_response(&ResponseHead { status: 402, ..response }, &signature));
+    }
+
+    #[test]
+    fn what_is_no_secret_is_refused_without_being_repeated() {
+        for wrong in
+            ["", "short", &SECRET[1..], &SECRET.replace('0', "A"), &format!("{SECRET}0"), &"é".repeat(32)]
+        {
+            let error = wrong.parse::<Secret>().expect_err("no secret").to_string();
+            assert!(wrong.is_empty() || !error.contains(wrong), "{error}");
+        }
+        assert!(!format!("{:?}", SECRET.parse::<Secret>()).contains("0123"));
+    }
+
+    #[test]
+    fn signatures_that_are_no_hexadecimal_are_wrong_ones() {
+        let key = SECRET.parse::<Secret>().expect("a secret").key();
+        let head = ResponseHead { nonce: "", status: 200, run: "", seq: "", digest: "" };
+        let good = key.sign_response(&head);
+        for wrong in [&good[1..], &good[2..], &good.to_uppercase(), "é", "zz", ""] {
+            assert!(!key.verify_response(&head, wrong), "{wrong}");
+        }
+    }
+}

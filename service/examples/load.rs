@@ -1,0 +1,137 @@
+//! Sends batches to a service as fast as it answers, and tells how fast that was and where the time went.
+//!
+//!     fastmap serve --dev --insecure-no-sandbox      (and export the two lines it prints)
+//!     cargo run --release --example load -- PATH-OF-fastmap-service-test-worker [BATCHES] [CLIENTS] [BYTES]
+
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use fastmap_backends::cloud::{
+    BatchBody, BlobStatus, FunctionName, OpenRun, RequestHead, RunOpened, Secret, digest, hexadecimal,
+};
+use ureq::Agent;
+use ureq::http::Request;
+
+struct Client {
+    agent: Agent,
+    url: String,
+    secret: Secret,
+}
+
+impl Client {
+    fn call(&self, method: &str, target: &str, body: &[u8]) -> anyhow::Result<Vec<u8>> {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let path = format!("/api/v1{path}");
+        let nonce = hexadecimal(&fastmap_service::keys::random::<16>()?);
+        let timestamp = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let digest = digest(body);
+        let head = RequestHead { method, path: &path, query, timestamp, nonce: &nonce, digest: &digest };
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{}/api/v1{target}", self.url))
+            .header("authorization", format!("Bearer {}", self.secret.token()))
+            .header("fastmap-timestamp", timestamp)
+            .header("fastmap-nonce", &nonce)
+            .header("fastmap-digest", &digest)
+            .header("fastmap-signature", self.secret.key().sign_request(&head));
+        let mut response = self.agent.run(request.body(body)?)?;
+        let answer = response.body_mut().with_config().limit(1 << 30).read_to_vec()?;
+        match response.status().as_u16() {
+            200..=202 => Ok(answer),
+            status => bail!("{method} {target}: {status} {}", String::from_utf8_lossy(&answer)),
+        }
+    }
+
+    fn upload(&self, bytes: &[u8]) -> anyhow::Result<String> {
+        let hash = digest(bytes);
+        let packed = zstd::bulk::compress(bytes, 1)?;
+        let mut offset = 0;
+        for part in packed.chunks(8 << 20) {
+            let target = format!("/executables/{hash}?offset={offset}&total={}", packed.len());
+            let status: BlobStatus = serde_json::from_slice(&self.call("PUT", &target, part)?)?;
+            if status.present {
+                break;
+            }
+            offset = status.offset;
+        }
+        Ok(hash)
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let worker = args.first().context("the path of fastmap-service-test-worker is missing")?;
+    let number = |at: usize, default: u64| args.get(at).map_or(Ok(default), |text| text.parse());
+    let (batches, clients, bytes) = (number(1, 2000)?, number(2, 4)?, number(3, 65_536)?);
+    let client = Client {
+        agent: Agent::config_builder()
+            .http_status_as_error(false)
+            .max_idle_connections_per_host(64)
+            .build()
+            .into(),
+        url: std::env::var("FASTMAP_CLOUD_URL").context("FASTMAP_CLOUD_URL")?,
+        secret: std::env::var("FASTMAP_SECRET").context("FASTMAP_SECRET")?.parse()?,
+    };
+    let said = String::from_utf8(Command::new(worker).arg("describe").output()?.stdout)?;
+    let offset = said.lines().find_map(|line| line.strip_prefix("obey ")).context("no function")?.parse()?;
+    let open = OpenRun {
+        key: hexadecimal(&fastmap_service::keys::random::<16>()?),
+        executable: client.upload(&std::fs::read(worker)?)?,
+        function: FunctionName { offset, name: "obey".to_owned() },
+        context: None,
+        label: Some("load".to_owned()),
+        items: None,
+        item_timeout_ms: None,
+        max_credits: None,
+    };
+    let run: RunOpened =
+        serde_json::from_slice(&client.call("POST", "/runs", &serde_json::to_vec(&open)?)?)?;
+    let mut payload = (bytes as u32).to_le_bytes().to_vec();
+    payload.push(b'e');
+    payload.resize(4 + bytes as usize, b'x');
+    let body = BatchBody {
+        first: 0,
+        items: 1,
+        stride: None,
+        result_credit: 1 << 20,
+        length: payload.len() as u64,
+        compressed: false,
+        payload: &payload,
+    };
+    let (body, next, begun) = (body.encode(), AtomicU64::new(0), Instant::now());
+    let mut times = std::thread::scope(|scope| {
+        let send = || -> anyhow::Result<Vec<Duration>> {
+            let mut times = Vec::new();
+            loop {
+                let seq = next.fetch_add(1, Ordering::Relaxed);
+                if seq >= batches {
+                    return Ok(times);
+                }
+                let sent = Instant::now();
+                client.call("PUT", &format!("/runs/{}/batches/{seq}", run.run), &body)?;
+                times.push(sent.elapsed());
+            }
+        };
+        let threads: Vec<_> = (0..clients).map(|_| scope.spawn(send)).collect();
+        let joined = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| bail!("a panic")));
+        joined.collect::<anyhow::Result<Vec<_>>>().map(|times| times.concat())
+    })?;
+    let took = begun.elapsed();
+    times.sort_unstable();
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1000.0;
+    println!(
+        "{batches} batches of {bytes} bytes by {clients} clients, {} workers: {:.0}/s, p50 {:.2} ms, p99 {:.2} ms",
+        run.workers,
+        batches as f64 / took.as_secs_f64(),
+        at(0.5),
+        at(0.99)
+    );
+    client.call("POST", &format!("/runs/{}/done", run.run), b"")?;
+    let metrics = client.agent.get(format!("{}/metrics", client.url)).call()?.body_mut().read_to_string()?;
+    for line in metrics.lines().filter(|line| line.contains("_sum") || line.contains("_count")) {
+        println!("{line}");
+    }
+    Ok(())
+}

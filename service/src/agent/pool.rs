@@ -1,0 +1,323 @@
+//! The workers of one run, and the batches that they have. A thread of its own waits for completions, puts those of a
+//! batch together, and cuts batches that have used up their time.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use fastmap_backends::cloud::{Part, PartOutcome, Problem, ProblemCode};
+use fastmap_backends::{
+    Backend, BackendError, Batch, BatchBuilder, BatchId, Completion, DeathCause, Job, JobId, Local, Outcome,
+    Run, Running,
+};
+use tokio::sync::oneshot;
+
+use super::launch::{Launch, PoolRequest};
+use crate::dispatch::{Answered, BatchTask, RunSpec, Verdict};
+use crate::events::Events;
+
+/// A worker must have reported for duty within this.
+const START: Duration = Duration::from_secs(20);
+/// How often the thread looks at its clock.
+const LOOK: Duration = Duration::from_millis(200);
+/// Clock time that a batch may take for each second of CPU time that it has: workers share the machine.
+const PATIENCE: u32 = 4;
+const PATIENCE_LEAST: Duration = Duration::from_secs(2);
+
+/// The workers of one run.
+#[derive(Debug)]
+pub(super) struct Pool {
+    local: Local,
+    job: JobId,
+    workers: usize,
+    shared: Arc<Mutex<State>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// In the order in which they came.
+    flights: Vec<Flight>,
+    /// What the workers had no place for.
+    waiting: VecDeque<Batch>,
+    next: u64,
+    failed: Option<Problem>,
+    /// When a batch came or went.
+    touched: Instant,
+}
+
+/// A batch under way.
+#[derive(Debug)]
+struct Flight {
+    batch: BatchId,
+    first: u64,
+    items: u32,
+    limit: Duration,
+    parts: Vec<Part>,
+    covered: u32,
+    cpu: Duration,
+    /// When it was among the first that the workers have to do.
+    begun: Option<Instant>,
+    cut: bool,
+    reply: Option<oneshot::Sender<Verdict>>,
+}
+
+impl Pool {
+    /// Starts a pool and its first worker. Waits for that: not to be called where others must not wait.
+    ///
+    /// # Errors
+    /// If the program can't work here, with its own words.
+    pub(super) fn start(
+        spec: &RunSpec,
+        launch: &dyn Launch,
+        workers: usize,
+        events: &Events,
+    ) -> Result<Pool, Problem> {
+        let refused = |error: &BackendError| Problem::new(ProblemCode::WorkerFailed, error.to_string());
+        let relay = events.relay(&spec.run);
+        let request = PoolRequest {
+            run: &spec.run,
+            executable: &spec.executable,
+            identity: &spec.identity,
+            workers,
+            relay: &relay,
+        };
+        let context = spec.context.as_ref().map(fs::read).transpose();
+        let context = context.map_err(|error| {
+            Problem::new(ProblemCode::Internal, format!("the run's context can't be read: {error}"))
+        })?;
+        let local = launch.pool(request).map_err(|error| refused(&error))?;
+        local.try_start(START).map_err(|error| refused(&error))?;
+        let job = Job {
+            id: JobId::next(),
+            function: spec.function.clone(),
+            context: Arc::new(context.unwrap_or_default()),
+            label: spec.label.clone(),
+            items: spec.items,
+            item_timeout: spec.item_timeout,
+        };
+        let job_id = job.id;
+        let run = local.open(Arc::new(job)).map_err(|error| refused(&error))?;
+        let (shared, stop) = (Arc::new(Mutex::new(State::new())), Arc::<AtomicBool>::default());
+        let poller = Poller {
+            local: local.clone(),
+            job: job_id,
+            workers,
+            shared: Arc::clone(&shared),
+            stop: Arc::clone(&stop),
+        };
+        let thread = std::thread::Builder::new()
+            .name("fastmap-run".to_owned())
+            .spawn(move || poller.poll(run))
+            .map_err(|error| {
+                Problem::new(ProblemCode::Internal, format!("cannot start a thread: {error}"))
+            })?;
+        Ok(Pool { local, job: job_id, workers, shared, stop, thread: Some(thread) })
+    }
+
+    /// Runs a batch. The verdict comes through the receiver; where that fails, the pool is gone.
+    pub(super) fn run(&self, task: &BatchTask) -> oneshot::Receiver<Verdict> {
+        let (reply, verdict) = oneshot::channel();
+        let mut builder = BatchBuilder::new(task.stride);
+        builder.buffer().extend_from_slice(&task.payload);
+        builder.added(task.items);
+        let mut state = lock(&self.shared);
+        if let Some(problem) = &state.failed {
+            let _gone = reply.send(Verdict::Failed(problem.clone()));
+            return verdict;
+        }
+        state.touched = Instant::now();
+        state.next += 1;
+        let batch = builder.finish(self.job, BatchId(state.next), task.first, task.limit.bytes);
+        state.flights.push(Flight {
+            batch: batch.id(),
+            first: task.first,
+            items: task.items,
+            limit: task.limit.cpu,
+            parts: Vec::new(),
+            covered: 0,
+            cpu: Duration::ZERO,
+            begun: None,
+            cut: false,
+            reply: Some(reply),
+        });
+        state.waiting.push_back(batch);
+        state.hand_in(&self.local);
+        state.begin(self.workers);
+        verdict
+    }
+
+    /// Nothing of it is under way, and has not been for so long.
+    pub(super) fn idle(&self) -> Option<Duration> {
+        let state = lock(&self.shared);
+        state.flights.is_empty().then(|| state.touched.elapsed())
+    }
+}
+
+impl Drop for Pool {
+    /// Ends the workers, and waits for that.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    fn new() -> Self {
+        State {
+            flights: Vec::new(),
+            waiting: VecDeque::new(),
+            next: 0,
+            failed: None,
+            touched: Instant::now(),
+        }
+    }
+
+    /// Gives the workers what they have places for.
+    fn hand_in(&mut self, local: &Local) {
+        while let Some(batch) = self.waiting.pop_front() {
+            if let Err(batch) = local.submit(batch) {
+                self.waiting.push_front(batch);
+                return;
+            }
+        }
+    }
+
+    /// Starts the clocks of the batches that the workers have come to.
+    fn begin(&mut self, workers: usize) {
+        for flight in self.flights.iter_mut().take(workers) {
+            flight.begun.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Takes a completion; gives the flight that is complete with it.
+    fn take(&mut self, completion: Completion) -> Option<Flight> {
+        let Completion { batch, first, items, outcome } = completion;
+        let at = self.flights.iter().position(|flight| flight.batch == batch)?;
+        let flight = &mut self.flights[at];
+        let outcome = match outcome {
+            Outcome::Done(results) => {
+                flight.cpu += results.cpu;
+                PartOutcome::Done(results)
+            }
+            Outcome::Returned(_) => PartOutcome::Returned,
+            Outcome::Lost(_, mut loss) => {
+                if flight.cut {
+                    // The batch as a whole took too long, and the item that ran is not to blame for it, unless it
+                    // was the only one.
+                    loss.death.cause = DeathCause::Timeout(flight.limit);
+                    if items > 1 {
+                        loss.running = Running::Unknown;
+                    }
+                }
+                PartOutcome::Lost(loss)
+            }
+        };
+        let offset = u32::try_from(first.checked_sub(flight.first)?).ok()?;
+        flight.covered += items;
+        flight.parts.push(Part { offset, items, outcome });
+        if flight.covered < flight.items {
+            return None;
+        }
+        let flight = self.flights.remove(at);
+        self.touched = Instant::now();
+        Some(flight)
+    }
+
+    /// All that is under way gets this answer, and whatever comes.
+    fn fail(&mut self, problem: &Problem) {
+        self.failed = Some(problem.clone());
+        self.waiting.clear();
+        for flight in self.flights.drain(..) {
+            flight.answer(Verdict::Failed(problem.clone()));
+        }
+    }
+}
+
+impl Flight {
+    fn complete(mut self) {
+        let parts = std::mem::take(&mut self.parts);
+        // Of what was cut nobody knows more than that it has used up its time.
+        let cpu = if self.cut { self.cpu.max(self.limit) } else { self.cpu };
+        let cut = self.cut;
+        self.answer(Verdict::Answered(Answered { parts, cpu, cut }));
+    }
+
+    fn answer(mut self, verdict: Verdict) {
+        if let Some(reply) = self.reply.take() {
+            let _gone = reply.send(verdict);
+        }
+    }
+}
+
+/// The thread that waits for completions.
+struct Poller {
+    local: Local,
+    job: JobId,
+    workers: usize,
+    shared: Arc<Mutex<State>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Poller {
+    fn poll(self, mut run: Box<dyn Run>) {
+        let mut looked = Instant::now();
+        while !self.stop.load(Ordering::Relaxed) {
+            match run.poll(Instant::now() + LOOK) {
+                Ok(Some(completion)) => {
+                    let mut state = lock(&self.shared);
+                    let complete = state.take(completion);
+                    state.hand_in(&self.local);
+                    state.begin(self.workers);
+                    drop(state);
+                    if let Some(flight) = complete {
+                        flight.complete();
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let code = match error {
+                        BackendError::Setup(_) => ProblemCode::SetupFailed,
+                        _ => ProblemCode::WorkerFailed,
+                    };
+                    lock(&self.shared).fail(&Problem::new(code, error.to_string()));
+                    break;
+                }
+            }
+            if looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                self.cut();
+            }
+        }
+        // The run before the pool: what is queued is dropped, what runs is ended with its worker.
+        run.close();
+        lock(&self.shared).flights.clear();
+    }
+
+    /// Cuts batches that have used up their time.
+    fn cut(&self) {
+        let mut state = lock(&self.shared);
+        let mut over = Vec::new();
+        for flight in &mut state.flights {
+            let patience = (flight.limit * PATIENCE).max(PATIENCE_LEAST);
+            if flight.begun.is_some_and(|begun| begun.elapsed() > patience) {
+                flight.cut = true;
+                over.push((flight.batch, flight.limit));
+            }
+        }
+        drop(state);
+        for (batch, limit) in over {
+            self.local.expire(self.job, batch, limit);
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The commands that look at and change the database. They work beside a running service: SQLite lets one write at a
+//! time, and the service looks at tokens again after a second.
+
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+
+use super::args::{Account, Common, Credits, Runs, Token};
+use super::output;
+use crate::config::DataFolder;
+use crate::keys::{ServiceKey, new_secret};
+use crate::price;
+use crate::store::{self, Store, now_ms};
+
+async fn open(common: &Common) -> anyhow::Result<(DataFolder, Store)> {
+    let folder = DataFolder::new(&common.data);
+    folder.create().with_context(|| format!("cannot make the folder {}", common.data.display()))?;
+    let store = Store::open(&folder.database()).await;
+    let store = store.with_context(|| format!("cannot open the database {}", folder.database().display()))?;
+    Ok((folder, store))
+}
+
+async fn find(store: &Store, name: &str) -> anyhow::Result<store::Account> {
+    store.account(name).await?.with_context(|| format!("there is no account {name:?}"))
+}
+
+fn describe(account: &store::Account) -> Value {
+    json!({
+        "name": account.name,
+        "credits": price::show(account.balance),
+        "reserved": price::show(account.held),
+        "created_ms": account.created_ms,
+    })
+}
+
+pub(crate) async fn account(command: Account) -> anyhow::Result<()> {
+    match command {
+        Account::Create { name, credits, common } => {
+            let (_, store) = open(&common).await?;
+            let account = store.create_account(&name, credits).await?;
+            let text = format!(
+                "account {name} with {} credits; make it a token: fastmap token create {name}",
+                price::show(credits)
+            );
+            output::object(common.json, &describe(&account), &text)?;
+        }
+        Account::List { common } => {
+            let (_, store) = open(&common).await?;
+            let accounts: Vec<Value> = store.accounts().await?.iter().map(describe).collect();
+            output::list(common.json, &accounts, &["name", "credits", "reserved"])?;
+        }
+        Account::Show { name, common } => {
+            let (_, store) = open(&common).await?;
+            let account = find(&store, &name).await?;
+            let tokens = store.tokens(Some(account.id)).await?;
+            let live = tokens.iter().filter(|token| token.revoked_ms.is_none()).count();
+            let mut value = describe(&account);
+            value["tokens"] = live.into();
+            let (balance, held) = (price::show(account.balance), price::show(account.held));
+            let text = format!("{name}: {balance} credits, {held} of them reserved; {live} tokens");
+            output::object(common.json, &value, &text)?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) async fn token(command: Token) -> anyhow::Result<()> {
+    match command {
+        Token::Create { account, label, days, common } => {
+            let (folder, store) = open(&common).await?;
+            let account = find(&store, &account).await?;
+            let expires = days.map(|days| now_ms() + i64::from(days) * 24 * 3600 * 1000);
+            give(&common, &folder, &store, &account, &label, expires).await
+        }
+        Token::List { account, common } => {
+            let (_, store) = open(&common).await?;
+            let account = match account {
+                Some(name) => Some(find(&store, &name).await?.id),
+                None => None,
+            };
+            let tokens = store.tokens(account).await?;
+            let now = now_ms();
+            let describe = |token: &store::TokenInfo| {
+                let state = match token {
+                    _ if token.revoked_ms.is_some() => "revoked",
+                    _ if token.expires_ms.is_some_and(|expires| expires <= now) => "expired",
+                    _ => "good",
+                };
+                json!({
+                    "id": token.id, "account": token.account, "label": token.label, "state": state,
+                    "created_ms": token.created_ms, "expires_ms": token.expires_ms, "revoked_ms": token.revoked_ms,
+                })
+            };
+            let values: Vec<Value> = tokens.iter().map(describe).collect();
+            Ok(output::list(common.json, &values, &["id", "account", "label", "state"])?)
+        }
+        Token::Revoke { id, common } => {
+            let (_, store) = open(&common).await?;
+            if !store.revoke_token(id).await? {
+                bail!("there is no token {id} that is not revoked");
+            }
+            let text = format!("token {id} is revoked; a running service knows within a second");
+            Ok(output::object(common.json, &json!({ "id": id, "state": "revoked" }), &text)?)
+        }
+        Token::Rotate { id, common } => {
+            let (folder, store) = open(&common).await?;
+            let tokens = store.tokens(None).await?;
+            let old = tokens.iter().find(|token| token.id == id && token.revoked_ms.is_none());
+            let old = old.with_context(|| format!("there is no token {id} that is not revoked"))?;
+            let account = find(&store, &old.account).await?;
+            give(&common, &folder, &store, &account, &old.label, old.expires_ms).await?;
+            // The new one first: a failure leaves two, not none.
+            store.revoke_token(id).await?;
+            Ok(())
+        }
+    }
+}
+
+/// Makes a token and shows its secret.
+async fn give(
+    common: &Common,
+    folder: &DataFolder,
+    store: &Store,
+    account: &store::Account,
+    label: &str,
+    expires_ms: Option<i64>,
+) -> anyhow::Result<()> {
+    let key = ServiceKey::open(&folder.key())?;
+    let secret = new_secret().context("no random bytes")?;
+    let id = store.add_token(account.id, &secret, &key, label, expires_ms).await?;
+    let value = json!({ "id": id, "account": account.name, "label": label, "expires_ms": expires_ms,
+        "secret": secret.reveal() });
+    let text = format!(
+        "token {id} of {}; its secret is shown this once:\nexport FASTMAP_SECRET={}",
+        account.name,
+        secret.reveal()
+    );
+    Ok(output::object(common.json, &value, &text)?)
+}
+
+pub(crate) async fn credits(command: Credits) -> anyhow::Result<()> {
+    match command {
+        Credits::Add { account, amount, note, common } => {
+            let (_, store) = open(&common).await?;
+            let found = find(&store, &account).await?;
+            let balance = store.adjust(found.id, amount, note.as_deref()).await?;
+            let text = format!("{account} has {} credits now", price::show(balance));
+            let value = json!({ "name": account, "credits": price::show(balance) });
+            output::object(common.json, &value, &text)?;
+        }
+        Credits::Show { account, entries, common } => {
+            let (_, store) = open(&common).await?;
+            let found = find(&store, &account).await?;
+            let describe = |entry: &store::Entry| {
+                json!({
+                    "id": entry.id, "kind": entry.kind, "amount": price::show(entry.amount),
+                    "balance": price::show(entry.balance), "run": entry.run, "batch": entry.seq, "note": entry.note,
+                    "created_ms": entry.created_ms,
+                })
+            };
+            let ledger: Vec<Value> = store.ledger(found.id, entries).await?.iter().map(describe).collect();
+            if common.json {
+                let mut value = self::describe(&found);
+                value["ledger"] = ledger.into();
+                output::object(true, &value, "")?;
+            } else {
+                let (balance, held) = (price::show(found.balance), price::show(found.held));
+                output::object(false, &Value::Null, &format!("{balance} credits, {held} of them reserved"))?;
+                output::list(false, &ledger, &["id", "kind", "amount", "balance", "run", "batch", "note"])?;
+            }
+        }
+        Credits::Audit { common } => {
+            let (_, store) = open(&common).await?;
+            let found = store.audit().await?;
+            let text = if found.is_empty() {
+                "all balances follow from the ledger".to_owned()
+            } else {
+                found.join("\n")
+            };
+            output::object(common.json, &json!({ "wrong": found }), &text)?;
+            if !found.is_empty() {
+                bail!("{} balances are wrong", found.len());
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(crate) async fn runs(command: Runs) -> anyhow::Result<()> {
+    match command {
+        Runs::List { account, most, common } => {
+            let (_, store) = open(&common).await?;
+            let account = match account {
+                Some(name) => Some(find(&store, &name).await?.id),
+                None => None,
+            };
+            let runs = store.runs(account, None, most).await?;
+            let runs: Vec<Value> = runs.iter().map(describe_run).collect::<Result<_, _>>()?;
+            output::list(
+                common.json,
+                &runs,
+                &["run", "label", "state", "batches", "items_answered", "credits"],
+            )?;
+        }
+        Runs::Show { run, common } => {
+            let (_, store) = open(&common).await?;
+            let found = store.run(None, &run).await?;
+            let value = describe_run(&found.with_context(|| format!("there is no run {run:?}"))?)?;
+            let line = |(key, value): (&String, &Value)| format!("{key:15} {value}");
+            let lines: Vec<String> = value.as_object().into_iter().flatten().map(line).collect();
+            output::object(common.json, &value, &lines.join("\n"))?;
+        }
+    }
+    Ok(())
+}
+
+fn describe_run(run: &store::Run) -> serde_json::Result<Value> {
+    let mut value = serde_json::to_value(&run.info)?;
+    value["credits"] = price::show(run.info.spent).into();
+    value["reason"] = run.reason.clone().into();
+    Ok(value)
+}

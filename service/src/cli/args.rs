@@ -1,0 +1,237 @@
+//! What may be said on the command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::LIMITS;
+use crate::price::{self, Microcredits};
+
+/// Runs fastmap's cloud service, and keeps its accounts.
+#[derive(Debug, Parser)]
+#[command(name = "fastmap", version)]
+pub struct Command {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Action {
+    /// Run the service.
+    Serve(Box<Serve>),
+    /// Make and see accounts.
+    #[command(subcommand)]
+    Account(Account),
+    /// Make, see, revoke and replace the tokens that clients sign with.
+    #[command(subcommand)]
+    Token(Token),
+    /// Give credits, and see what became of them.
+    #[command(subcommand)]
+    Credits(Credits),
+    /// See runs.
+    #[command(subcommand)]
+    Runs(Runs),
+}
+
+/// Where the service keeps its things, and how to answer.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Folder of the service's database and key.
+    #[arg(long, env = "FASTMAP_SERVICE_DATA", default_value = "fastmap-data")]
+    pub(crate) data: PathBuf,
+    /// Answer in JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Folder for the database, the key, uploads and answers; made if it is not there.
+    #[arg(long, env = "FASTMAP_SERVICE_DATA", default_value = "fastmap-data")]
+    pub(crate) data: PathBuf,
+    /// Address and port; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:8750")]
+    pub(crate) listen: SocketAddr,
+    /// Certificate chain (PEM). Without it the service speaks plain HTTP, for loopback or behind a proxy that ends TLS.
+    #[arg(long, requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The certificate's key (PEM).
+    #[arg(long, requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// For trying things out: loopback, a free port, temporary data, one account with 1000 credits, and the two lines
+    /// that make a client use it.
+    #[arg(long)]
+    pub(crate) dev: bool,
+    /// Start what clients upload without a jail, with all that this user may do. Loopback only.
+    #[arg(long)]
+    pub(crate) insecure_no_sandbox: bool,
+    /// Worker processes of each run; the default is one for each core.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) workers: Option<u16>,
+    /// Credits for an hour of CPU time.
+    #[arg(long, default_value = "10", value_parser = price::read)]
+    pub(crate) price_cpu_hour: Microcredits,
+    /// Credits for 10⁹ bytes of answers.
+    #[arg(long, default_value = "10", value_parser = price::read)]
+    pub(crate) price_result_gb: Microcredits,
+    /// Seconds of silence after which a run ends.
+    #[arg(long, default_value_t = LIMITS.lease_seconds, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) lease: u64,
+    /// Seconds for which answers are kept after their run's end.
+    #[arg(long, default_value_t = LIMITS.results_seconds)]
+    pub(crate) keep_results: u64,
+    /// Seconds of CPU time after which a batch is cut.
+    #[arg(long, default_value_t = LIMITS.batch_cpu_seconds, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) batch_cpu: u64,
+    /// Seconds that a request waits for an answer; less than the lease.
+    #[arg(long, default_value_t = LIMITS.long_poll_seconds, value_parser = clap::value_parser!(u64).range(1..=300))]
+    pub(crate) long_poll: u64,
+    /// Most bytes of an executable.
+    #[arg(long, default_value_t = LIMITS.executable_bytes)]
+    pub(crate) max_executable: u64,
+    /// Most bytes of all that an account uploads.
+    #[arg(long, default_value_t = LIMITS.stored_bytes)]
+    pub(crate) max_stored: u64,
+    /// Most requests of an account in a second.
+    #[arg(long, default_value_t = LIMITS.requests_per_second, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_requests: u32,
+    /// Most open runs of an account.
+    #[arg(long, default_value_t = LIMITS.open_runs, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_runs: u32,
+    /// Seconds that open runs are given to end when the service is asked to stop.
+    #[arg(long, default_value_t = 30)]
+    pub(crate) grace: u64,
+    /// How the log is written, to stderr.
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) log_format: LogFormat,
+    /// What is logged: error, warn, info, debug, trace, or a list like `info,fastmap_service=debug`.
+    #[arg(long, env = "FASTMAP_LOG", default_value = "info")]
+    pub(crate) log: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Account {
+    /// Make an account.
+    Create {
+        /// Its name.
+        name: String,
+        /// What it has from the start.
+        #[arg(long, default_value = "1000", value_parser = price::read)]
+        credits: Microcredits,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// See all accounts.
+    List {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// See one account.
+    Show {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Make a token. Its secret is shown now and never again.
+    Create {
+        /// The account's name.
+        account: String,
+        /// What to call it.
+        #[arg(long, default_value = "")]
+        label: String,
+        /// Days after which it is worth nothing.
+        #[arg(long)]
+        days: Option<u32>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// See tokens; never their secrets.
+    List {
+        /// Only those of this account.
+        account: Option<String>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Make a token worthless, within a second.
+    Revoke {
+        /// Its number.
+        id: i64,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Make a token in the place of another, which is revoked.
+    Rotate {
+        /// The number of the old one.
+        id: i64,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Credits {
+    /// Give an account credits; a negative number takes some away.
+    Add {
+        /// The account's name.
+        account: String,
+        /// How many.
+        #[arg(allow_negative_numbers = true, value_parser = price::read)]
+        amount: Microcredits,
+        /// Why; it stands in the ledger.
+        #[arg(long)]
+        note: Option<String>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// See an account's balance and the newest entries of its ledger.
+    Show {
+        /// The account's name.
+        account: String,
+        /// How many entries.
+        #[arg(long, default_value_t = 20)]
+        entries: u32,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Compute all balances from the ledger again; fails if one is wrong.
+    Audit {
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Runs {
+    /// See the newest runs.
+    List {
+        /// Only those of this account.
+        account: Option<String>,
+        /// How many.
+        #[arg(long, default_value_t = 20)]
+        most: u32,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// See one run.
+    Show {
+        /// Its name.
+        run: String,
+        #[command(flatten)]
+        common: Common,
+    },
+}

@@ -1,0 +1,26 @@
+//! The command line. `serve` runs the service; the others look at and change its database, also while it runs.
+
+mod admin;
+mod args;
+mod output;
+mod serve;
+
+use clap::Parser;
+
+pub use args::Command;
+
+/// Reads the arguments and does what they say.
+///
+/// # Errors
+/// What went wrong, for people.
+pub fn main() -> anyhow::Result<()> {
+    let Command { action } = Command::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    match action {
+        args::Action::Serve(serve) => runtime.block_on(serve::serve(serve)),
+        args::Action::Account(account) => runtime.block_on(admin::account(account)),
+        args::Action::Token(token) => runtime.block_on(admin::token(token)),
+        args::Action::Credits(credits) => runtime.block_on(admin::credits(credits)),
+        args::Action::Runs(runs) => runtime.block_on(admin::runs(runs)),
+    }
+}

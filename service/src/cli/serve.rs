@@ -1,0 +1,268 @@
+//! `fastmap serve`: puts the parts together, runs them, and ends them in order.
+
+use std::fs::{File, TryLockError};
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use axum_server::accept::NoDelayAcceptor;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, sleep, timeout};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use super::args::{LogFormat, Serve};
+use crate::agent::{Agent, Launch, Unconfined};
+use crate::config::{Config, LIMITS};
+use crate::dispatch::{Dispatch, Embedded};
+use crate::events::Events;
+use crate::gateway::{Gateway, Parts};
+use crate::keys::{ServiceKey, new_secret};
+use crate::price::CREDIT;
+use crate::store::Store;
+
+/// Nothing is heard of a batch for so long: its agent is gone.
+const AGENT_LEASE: Duration = Duration::from_secs(15);
+/// Batches under way, and then connections, are given so long when the service stops.
+const LAST: Duration = Duration::from_secs(10);
+
+pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
+    start_log(args.log_format, &args.log)?;
+    let temporary = match args.dev {
+        true => Some(tempfile::tempdir().context("cannot make a temporary folder")?),
+        false => None,
+    };
+    let data = temporary.as_ref().map_or(args.data.as_path(), tempfile::TempDir::path);
+    let config = config(&args, data)?;
+    config.data.create().with_context(|| format!("cannot make the folder {}", data.display()))?;
+    let _alone = lock(data)?;
+    let launch = launcher(config.unconfined)?;
+    launch.self_test().map_err(anyhow::Error::msg).context("the jail does not hold; not serving")?;
+
+    let store = Store::open(&config.data.database()).await.context("cannot open the database")?;
+    let service_key = ServiceKey::open(&config.data.key())?;
+    let secret = match args.dev {
+        true => Some(make_dev_account(&store, &service_key).await?),
+        false => None,
+    };
+    let events = Events::default();
+    let dispatch: Arc<dyn Dispatch> = Arc::new(Embedded::new(config.slots(), AGENT_LEASE));
+    let agent = Agent {
+        dispatch: Arc::clone(&dispatch),
+        launch,
+        events: events.clone(),
+        workers: config.workers,
+        heartbeat: AGENT_LEASE / 3,
+    };
+    let (listen, tls, grace) = (config.listen, config.tls.clone(), config.grace);
+    let metrics = start_metrics()?;
+    let gateway = Gateway::new(Parts { config, store, service_key, dispatch, events, metrics });
+    gateway.recover().await.context("cannot take up what the last process left")?;
+
+    let listener = TcpListener::bind(listen).with_context(|| format!("cannot listen at {listen}"))?;
+    let address = listener.local_addr().context("no address")?;
+    let url = format!("{}://{address}", if tls.is_some() { "https" } else { "http" });
+    if tls.is_none() && !address.ip().is_loopback() {
+        tracing::warn!(
+            "plain HTTP beyond loopback: clients refuse it; give --tls-cert and --tls-key, or end TLS in front"
+        );
+    }
+    let handle = axum_server::Handle::new();
+    let serving = tokio::spawn(listen_and_serve(listener, tls, Arc::clone(&gateway), handle.clone()));
+    let working = tokio::spawn(agent.work());
+    let reaping = tokio::spawn(Arc::clone(&gateway).reap());
+    let signals = Signals::new()?;
+    announce(&url, secret.as_deref())?;
+
+    let failed = until_told(signals, serving, &gateway, grace).await;
+    reaping.abort();
+    if timeout(LAST, gateway.stop()).await.is_err() {
+        tracing::warn!("batches under way are given up; their clients send them again");
+    }
+    handle.graceful_shutdown(Some(LAST));
+    if timeout(LAST, working).await.is_err() {
+        tracing::warn!("workers are ended with the service");
+    }
+    // Connections that are idle would be waited for.
+    let begun = Instant::now();
+    while handle.connection_count() > 0 && begun.elapsed() < Duration::from_secs(2) {
+        sleep(Duration::from_millis(20)).await;
+    }
+    tracing::info!("stopped");
+    failed
+}
+
+/// Waits until a signal comes and open runs have ended (or their grace is over); an error if the server itself ends.
+async fn until_told(
+    mut signals: Signals,
+    mut serving: tokio::task::JoinHandle<std::io::Result<()>>,
+    gateway: &Gateway,
+    grace: Duration,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        name = signals.next() => tracing::info!(signal = name, "stopping: no new runs; open ones may end"),
+        ended = &mut serving => {
+            return ended.context("the server panicked")?.context("the server failed");
+        }
+    }
+    gateway.drain();
+    let until = Instant::now() + grace;
+    while Instant::now() < until && gateway.has_open_runs().await {
+        tokio::select! {
+            name = signals.next() => {
+                tracing::info!(signal = name, "stopping at once");
+                break;
+            }
+            () = sleep(Duration::from_millis(100)) => {}
+        }
+    }
+    Ok(())
+}
+
+async fn listen_and_serve(
+    listener: TcpListener,
+    tls: Option<(std::path::PathBuf, std::path::PathBuf)>,
+    gateway: Arc<Gateway>,
+    handle: axum_server::Handle<SocketAddr>,
+) -> std::io::Result<()> {
+    let service = gateway.router().into_make_service();
+    let mut server = axum_server::from_tcp(listener)?.handle(handle);
+    // Who says nothing holds a connection no longer than this.
+    server.http_builder().http1().header_read_timeout(Some(Duration::from_mins(1)));
+    match tls {
+        None => server.acceptor(NoDelayAcceptor::new()).serve(service).await,
+        Some((certificate, key)) => {
+            // Somebody may have chosen already; it is the same one.
+            let _chosen = rustls::crypto::ring::default_provider().install_default();
+            let config = RustlsConfig::from_pem_chain_file(certificate, key).await?;
+            let acceptor = RustlsAcceptor::new(config).acceptor(NoDelayAcceptor::new());
+            server.acceptor(acceptor).serve(service).await
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen to signals");
+        Ok(Signals {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+fn config(args: &Serve, data: &Path) -> anyhow::Result<Config> {
+    let listen = match args.dev {
+        true => SocketAddr::from((
+            [127, 0, 0, 1],
+            if args.listen.port() == 8750 { 0 } else { args.listen.port() },
+        )),
+        false => args.listen,
+    };
+    if args.insecure_no_sandbox && !listen.ip().is_loopback() {
+        bail!("--insecure-no-sandbox is for loopback only, not for {listen}");
+    }
+    if args.long_poll >= args.lease {
+        bail!("--long-poll ({} s) must be less than --lease ({} s)", args.long_poll, args.lease);
+    }
+    let mut config = Config::new(data, listen);
+    config.tls = args.tls_cert.clone().zip(args.tls_key.clone());
+    config.workers = args.workers.map_or(config.workers, usize::from);
+    config.prices.cpu_hour = args.price_cpu_hour.max(0);
+    config.prices.result_gb = args.price_result_gb.max(0);
+    config.limits.lease_seconds = args.lease;
+    config.limits.results_seconds = args.keep_results;
+    config.limits.batch_cpu_seconds = args.batch_cpu;
+    config.limits.long_poll_seconds = args.long_poll;
+    config.limits.executable_bytes = args.max_executable;
+    config.limits.stored_bytes = args.max_stored;
+    config.limits.requests_per_second = args.max_requests;
+    config.limits.open_runs = args.max_runs;
+    config.limits.batches_in_flight = LIMITS.batches_in_flight.max(4 * config.slots() as u32);
+    config.grace = Duration::from_secs(args.grace);
+    config.unconfined = args.insecure_no_sandbox;
+    Ok(config)
+}
+
+/// What starts the workers. The jail is another implementation of [`Launch`], and belongs here.
+fn launcher(unconfined: bool) -> anyhow::Result<Arc<dyn Launch>> {
+    if !unconfined {
+        bail!(
+            "this build has no jail for strangers' programs; --insecure-no-sandbox starts them without one (loopback only)"
+        );
+    }
+    tracing::warn!("--insecure-no-sandbox: whatever a client uploads runs with all that this user may do");
+    Ok(Arc::new(Unconfined))
+}
+
+/// Two services on one database would each give back what the other has reserved.
+fn lock(data: &Path) -> anyhow::Result<File> {
+    let path = data.join("serve.lock");
+    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!("another `fastmap serve` uses the folder {}", data.display()),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
+async fn make_dev_account(store: &Store, key: &ServiceKey) -> anyhow::Result<String> {
+    let account = store.create_account("dev", 1000 * CREDIT).await?;
+    let secret = new_secret().context("no random bytes")?;
+    store.add_token(account.id, &secret, key, "dev", None).await?;
+    Ok(secret.reveal().to_owned())
+}
+
+fn announce(url: &str, secret: Option<&str>) -> std::io::Result<()> {
+    tracing::info!(url, "listening");
+    let mut out = std::io::stdout().lock();
+    match secret {
+        Some(secret) => writeln!(out, "export FASTMAP_SECRET={secret}\nexport FASTMAP_CLOUD_URL={url}")?,
+        None => writeln!(out, "listening at {url}")?,
+    }
+    out.flush()
+}
+
+fn start_log(format: LogFormat, what: &str) -> anyhow::Result<()> {
+    let targets = Targets::from_str(what).with_context(|| format!("--log {what:?}"))?;
+    let registry = tracing_subscriber::registry().with(targets);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => {
+            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            registry.with(layer.with_ansi(colours)).try_init()
+        }
+        LogFormat::Json => registry.with(layer.json()).try_init(),
+    }
+    .context("cannot start the log")
+}
+
+fn start_metrics() -> anyhow::Result<PrometheusHandle> {
+    const SECONDS: [f64; 14] =
+        [1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.5, 1.0, 10.0, 60.0];
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("seconds".to_owned()), &SECONDS)
+        .and_then(PrometheusBuilder::install_recorder)
+        .context("cannot start the metrics")
+}

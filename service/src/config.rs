@@ -1,0 +1,117 @@
+//! Where the service keeps its things and what it allows. Read from the command line by `cli`, handed to all parts.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fastmap_backends::cloud::{Limits, Prices};
+
+use crate::price;
+
+/// The service's settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Database, key, uploads and answers live here.
+    pub data: DataFolder,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Certificate chain and key (PEM), if it speaks TLS itself.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Worker processes of each run, and what one account may have in flight is measured by.
+    pub workers: usize,
+    /// What is charged.
+    pub prices: Prices,
+    /// What is allowed.
+    pub limits: Limits,
+    /// How long open runs may go on when the service is asked to stop.
+    pub grace: Duration,
+    /// Starts strangers' executables without a jail. Loopback only.
+    pub unconfined: bool,
+}
+
+/// What is allowed where nothing else is said.
+pub const LIMITS: Limits = Limits {
+    executable_bytes: 1 << 30,
+    context_bytes: 256 << 20,
+    stored_bytes: 8 << 30,
+    part_bytes: 8 << 20,
+    batch_bytes: 64 << 20,
+    result_bytes: 64 << 20,
+    batch_cpu_seconds: 300,
+    batches_in_flight: 256,
+    open_runs: 32,
+    requests_per_second: 5000,
+    lease_seconds: 30,
+    results_seconds: 3600,
+    long_poll_seconds: 20,
+};
+
+impl Config {
+    /// Settings for a service whose things are in `data`.
+    pub fn new(data: &Path, listen: SocketAddr) -> Self {
+        Config {
+            data: DataFolder(data.to_owned()),
+            listen,
+            tls: None,
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+            prices: price::DEFAULT,
+            limits: LIMITS,
+            grace: Duration::from_secs(30),
+            unconfined: false,
+        }
+    }
+
+    /// Batches of one account that may be at the workers at a time; also what a client is told to keep in flight.
+    pub fn slots(&self) -> usize {
+        self.workers * 4
+    }
+}
+
+/// The folder that holds all that the service keeps.
+#[derive(Clone, Debug)]
+pub struct DataFolder(PathBuf);
+
+impl DataFolder {
+    /// A folder at that path; see [`DataFolder::create`].
+    pub fn new(path: &Path) -> Self {
+        DataFolder(path.to_owned())
+    }
+
+    /// Makes the folder and those in it, for their owner alone.
+    ///
+    /// # Errors
+    /// If one can't be made.
+    pub fn create(&self) -> std::io::Result<()> {
+        use std::os::unix::fs::DirBuilderExt;
+        let folders =
+            [self.0.clone(), self.blobs("executable"), self.blobs("context"), self.uploads(), self.spool()];
+        folders
+            .iter()
+            .try_for_each(|path| std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path))
+    }
+
+    /// The SQLite database.
+    pub fn database(&self) -> PathBuf {
+        self.0.join("fastmap.sqlite")
+    }
+
+    /// The key that seals the signing halves of tokens.
+    pub fn key(&self) -> PathBuf {
+        self.0.join("service.key")
+    }
+
+    /// Whole uploads of a kind, by hash.
+    pub fn blobs(&self, kind: &str) -> PathBuf {
+        self.0.join(format!("{kind}s"))
+    }
+
+    /// Uploads under way.
+    pub fn uploads(&self) -> PathBuf {
+        self.0.join("uploads")
+    }
+
+    /// Answers that are kept.
+    pub fn spool(&self) -> PathBuf {
+        self.0.join("answers")
+    }
+}

@@ -1,0 +1,247 @@
+//! Dispatch within one process: a queue for each tenant, and a turn that goes round among them.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use tokio::sync::{Notify, broadcast, oneshot};
+
+use super::{Closed, Dispatch, Lease, LeaseId, Verdict, Work};
+
+/// Agents that may lose the same work before it is given up.
+const DELIVERIES: u32 = 5;
+
+/// Queues in this process.
+#[derive(Debug)]
+pub struct Embedded {
+    state: Mutex<State>,
+    /// There is something to lease, or there never will be.
+    news: Notify,
+    ended: broadcast::Sender<String>,
+    /// What one tenant may have in agents' hands.
+    quota: usize,
+    /// Nothing is heard of work for so long: its agent is gone.
+    lease_time: Duration,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    tenants: HashMap<i64, Tenant>,
+    /// Tenants with work that waits, in the order of their turns.
+    turn: VecDeque<i64>,
+    leased: HashMap<LeaseId, Leased>,
+    next: u64,
+    closed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Tenant {
+    waiting: VecDeque<Entry>,
+    leased: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    work: Work,
+    deliveries: u32,
+    reply: oneshot::Sender<Verdict>,
+}
+
+#[derive(Debug)]
+struct Leased {
+    entry: Entry,
+    until: Instant,
+}
+
+impl Embedded {
+    /// Empty queues.
+    pub fn new(quota: usize, lease_time: Duration) -> Self {
+        let (ended, _) = broadcast::channel(1024);
+        Embedded { state: Mutex::default(), news: Notify::new(), ended, quota: quota.max(1), lease_time }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leases something if there is something; else says when a lease ends at the latest.
+    fn try_lease(&self) -> Result<Result<Lease, Option<Instant>>, Closed> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let now = Instant::now();
+        let overdue: Vec<LeaseId> =
+            state.leased.iter().filter(|(_, leased)| leased.until <= now).map(|(id, _)| *id).collect();
+        for id in overdue {
+            state.take_back(id);
+        }
+        for _ in 0..state.turn.len() {
+            let Some(account) = state.turn.pop_front() else { break };
+            let Some(tenant) = state.tenants.get_mut(&account) else { continue };
+            if tenant.leased >= self.quota {
+                state.turn.push_back(account);
+                continue;
+            }
+            let Some(mut entry) = tenant.waiting.pop_front() else { continue };
+            tenant.leased += 1;
+            if !tenant.waiting.is_empty() {
+                state.turn.push_back(account);
+            }
+            entry.deliveries += 1;
+            state.next += 1;
+            let (id, work) = (LeaseId(state.next), entry.work.clone());
+            state.leased.insert(id, Leased { entry, until: now + self.lease_time });
+            let more = !state.turn.is_empty();
+            drop(guard);
+            if more {
+                self.news.notify_one();
+            }
+            return Ok(Ok(Lease { id, work }));
+        }
+        if state.closed {
+            return Err(Closed);
+        }
+        Ok(Err(state.leased.values().map(|leased| leased.until).min()))
+    }
+}
+
+impl State {
+    fn queue(&mut self, entry: Entry, first: bool) {
+        let account = entry.work.spec.account;
+        let tenant = self.tenants.entry(account).or_default();
+        if tenant.waiting.is_empty() && !self.turn.contains(&account) {
+            self.turn.push_back(account);
+        }
+        match first {
+            true => tenant.waiting.push_front(entry),
+            false => tenant.waiting.push_back(entry),
+        }
+    }
+
+    fn take(&mut self, id: LeaseId) -> Option<Entry> {
+        let entry = self.leased.remove(&id)?.entry;
+        self.free(entry.work.spec.account);
+        Some(entry)
+    }
+
+    /// One place of a tenant is free again.
+    fn free(&mut self, account: i64) {
+        if let Some(tenant) = self.tenants.get_mut(&account) {
+            tenant.leased -= 1;
+            if tenant.leased == 0 && tenant.waiting.is_empty() {
+                self.tenants.remove(&account);
+            }
+        }
+    }
+
+    /// Its agent is gone, or can't do it.
+    fn take_back(&mut self, id: LeaseId) {
+        let Some(entry) = self.take(id) else { return };
+        if entry.deliveries >= DELIVERIES {
+            let _gone = entry.reply.send(Verdict::Lost);
+        } else if !entry.reply.is_closed() {
+            // It has waited its turn already.
+            self.queue(entry, true);
+        }
+    }
+}
+
+#[async_trait]
+impl Dispatch for Embedded {
+    async fn submit(&self, work: Work) -> Result<oneshot::Receiver<Verdict>, Closed> {
+        let (reply, verdict) = oneshot::channel();
+        let mut state = self.lock();
+        if state.closed {
+            return Err(Closed);
+        }
+        state.queue(Entry { work, deliveries: 0, reply }, false);
+        drop(state);
+        self.news.notify_one();
+        Ok(verdict)
+    }
+
+    async fn lease(&self) -> Result<Lease, Closed> {
+        loop {
+            let news = self.news.notified();
+            match self.try_lease()? {
+                Ok(lease) => return Ok(lease),
+                Err(Some(until)) => drop(tokio::time::timeout_at(until.into(), news).await),
+                Err(None) => news.await,
+            }
+        }
+    }
+
+    async fn extend(&self, lease: LeaseId) -> bool {
+        match self.lock().leased.get_mut(&lease) {
+            Some(leased) => {
+                leased.until = Instant::now() + self.lease_time;
+                true
+            }
+            None => false,
+        }
+    }
+
+    async fn answer(&self, lease: LeaseId, verdict: Verdict) -> bool {
+        let Some(entry) = self.lock().take(lease) else { return false };
+        // Its tenant may have more than its quota waiting.
+        self.news.notify_one();
+        let _gone = entry.reply.send(verdict);
+        true
+    }
+
+    async fn give_back(&self, lease: LeaseId) {
+        self.lock().take_back(lease);
+        self.news.notify_one();
+    }
+
+    async fn end_run(&self, run: &str) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let mut over = Vec::new();
+        for tenant in state.tenants.values_mut() {
+            let (ended, kept) = std::mem::take(&mut tenant.waiting)
+                .into_iter()
+                .partition::<VecDeque<Entry>, _>(|entry| entry.work.spec.run == run);
+            tenant.waiting = kept;
+            over.extend(ended);
+        }
+        let leased: Vec<LeaseId> = state
+            .leased
+            .iter()
+            .filter(|(_, leased)| leased.entry.work.spec.run == run)
+            .map(|(id, _)| *id)
+            .collect();
+        over.extend(leased.into_iter().filter_map(|id| state.take(id)));
+        state.tenants.retain(|_, tenant| tenant.leased > 0 || !tenant.waiting.is_empty());
+        drop(guard);
+        self.news.notify_one();
+        for entry in over {
+            let _gone = entry.reply.send(Verdict::Cancelled);
+        }
+        // No agent listens: no agent has workers of it.
+        let _nobody = self.ended.send(run.to_owned());
+    }
+
+    fn ended_runs(&self) -> broadcast::Receiver<String> {
+        self.ended.subscribe()
+    }
+
+    async fn close(&self) {
+        self.lock().closed = true;
+        self.news.notify_waiters();
+        self.news.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::dispatch::conformance;
+
+    #[tokio::test]
+    async fn the_embedded_queue_keeps_what_dispatch_promises() {
+        conformance::all(|quota, lease_time| Arc::new(Embedded::new(quota, lease_time))).await;
+    }
+}

@@ -1,0 +1,162 @@
+//! Who hands batches to agents. The gateway submits work and waits for its verdict; agents lease work, one tenant after
+//! the other, and answer it. The queue is never the system of record: what is lost here is sent again by its client,
+//! and charged once by the ledger.
+//!
+//! `embedded` keeps all of it in this process. Another kind (a queue that many gateways and agents share) implements
+//! [`Dispatch`] and passes `conformance`.
+
+#[cfg(test)]
+mod conformance;
+mod embedded;
+
+use std::fmt::Debug;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::body::Bytes;
+use fastmap_backends::FunctionId;
+use fastmap_backends::cloud::{Part, Problem};
+use tokio::sync::{broadcast, oneshot};
+
+use crate::price::Work as Limit;
+
+pub use embedded::Embedded;
+
+/// What an agent must know of a run.
+#[derive(Clone, Debug)]
+pub struct RunSpec {
+    /// The run.
+    pub run: String,
+    /// Whose it is: tenants are taken in turn.
+    pub account: i64,
+    /// The executable, whole and checked.
+    pub executable: PathBuf,
+    /// What its workers must say that they are.
+    pub identity: String,
+    /// What to call.
+    pub function: FunctionId,
+    /// The encoded context, if there is one.
+    pub context: Option<PathBuf>,
+    /// The user's name for the map.
+    pub label: Option<String>,
+    /// Items in the input, if known.
+    pub items: Option<u64>,
+    /// An item that runs longer is given up.
+    pub item_timeout: Option<Duration>,
+}
+
+/// Something for an agent to do.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// The run it is of.
+    pub spec: Arc<RunSpec>,
+    /// What it is.
+    pub task: Task,
+}
+
+/// What is to be done for a run.
+#[derive(Clone, Debug)]
+pub enum Task {
+    /// See whether its program can work: start a worker.
+    Check,
+    /// Run a batch.
+    Batch(BatchTask),
+}
+
+/// A batch, decompressed and known to be the items that it says.
+#[derive(Clone, Debug)]
+pub struct BatchTask {
+    /// Its number in the run.
+    pub seq: u64,
+    /// Index in the input of the first item.
+    pub first: u64,
+    /// Number of items.
+    pub items: u32,
+    /// Bytes of each; `None`: a length stands before each.
+    pub stride: Option<u32>,
+    /// The items.
+    pub payload: Bytes,
+    /// CPU time and bytes of results after which it is cut.
+    pub limit: Limit,
+}
+
+/// What became of some work.
+#[derive(Debug)]
+pub enum Verdict {
+    /// The run's program works.
+    Ready,
+    /// The batch is answered; the parts cover each of its items once.
+    Answered(Answered),
+    /// The run can't go on: its program can't work, or its function not be prepared.
+    Failed(Problem),
+    /// The run was ended meanwhile.
+    Cancelled,
+    /// Agents have lost it too often.
+    Lost,
+}
+
+/// An answered batch.
+#[derive(Debug)]
+pub struct Answered {
+    /// What became of its items.
+    pub parts: Vec<Part>,
+    /// CPU time it took, as metered by the agent.
+    pub cpu: Duration,
+    /// It used up its CPU time and was cut.
+    pub cut: bool,
+}
+
+/// Work in an agent's hands. It is given to another agent when nothing is heard of it for the length of a lease.
+#[derive(Debug)]
+pub struct Lease {
+    /// Its name.
+    pub id: LeaseId,
+    /// What to do.
+    pub work: Work,
+}
+
+/// Names a lease. An old one of work that was given to another agent is worth nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LeaseId(pub u64);
+
+/// Why no work is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("dispatch is closed")]
+pub struct Closed;
+
+/// Hands work to agents.
+#[async_trait]
+pub trait Dispatch: Send + Sync + Debug {
+    /// Takes work. The verdict comes through the receiver; where that fails, the work is lost.
+    ///
+    /// # Errors
+    /// If no work is taken any more.
+    async fn submit(&self, work: Work) -> Result<oneshot::Receiver<Verdict>, Closed>;
+
+    /// The next work for an agent: of the tenant whose turn it is and who has not too much in agents' hands. Waits for
+    /// some. May be given up at any time without losing any.
+    ///
+    /// # Errors
+    /// When there will be no more.
+    async fn lease(&self) -> Result<Lease, Closed>;
+
+    /// The agent still works on it. `false`: it is no longer the agent's.
+    async fn extend(&self, lease: LeaseId) -> bool;
+
+    /// The agent is through with it. `false`: it is no longer the agent's, and nobody hears of this.
+    async fn answer(&self, lease: LeaseId, verdict: Verdict) -> bool;
+
+    /// The agent can't do it. Others get it at once; after too many have had it, it is lost.
+    async fn give_back(&self, lease: LeaseId);
+
+    /// A run is over: what of it waits or runs is answered by [`Verdict::Cancelled`], and agents are told.
+    async fn end_run(&self, run: &str);
+
+    /// Runs that are over, from now on: agents end their workers. Who falls behind is told so, and looks for himself.
+    fn ended_runs(&self) -> broadcast::Receiver<String>;
+
+    /// Takes no more work, and ends those who wait for some.
+    async fn close(&self);
+}

@@ -1,0 +1,156 @@
+//! What happens in open runs, for whoever watches: lines that workers print, and news for event streams.
+//! Written by the agent (lines) and the gateway (batches, states); read by the gateway's logs and events. In memory and
+//! bounded: of each run the last megabyte of lines, for as long as its answers are kept.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fastmap_backends::cloud::{LogLine, LogPage, RunState};
+use fastmap_backends::local::{Relay, Stream};
+use tokio::sync::broadcast;
+
+use crate::store::now_ms;
+
+/// Bytes of lines that are kept of each run.
+const KEPT: usize = 1 << 20;
+/// What a line counts beside its text.
+const LINE: usize = 100;
+/// A longer line is cut.
+const LONGEST: usize = 4096;
+/// Events that one who watches may fall behind.
+const BEHIND: usize = 1024;
+
+/// News of a run.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A worker has printed something.
+    Log(LogLine),
+    /// A batch was answered.
+    Batch {
+        /// Its number.
+        seq: u64,
+        /// Its items.
+        items: u64,
+        /// What it cost.
+        charge: i64,
+    },
+    /// The run has ended.
+    Ended(RunState),
+}
+
+/// All runs that are watched or have printed something. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Events(Arc<Mutex<HashMap<String, Watched>>>);
+
+#[derive(Debug)]
+struct Watched {
+    lines: VecDeque<LogLine>,
+    bytes: usize,
+    next: u64,
+    dropped: u64,
+    sender: broadcast::Sender<Event>,
+}
+
+impl Watched {
+    fn new() -> Self {
+        let (sender, _) = broadcast::channel(BEHIND);
+        Watched { lines: VecDeque::new(), bytes: 0, next: 1, dropped: 0, sender }
+    }
+}
+
+impl Events {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Watched>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells who watches.
+    pub fn tell(&self, run: &str, event: Event) {
+        if let Some(watched) = self.lock().get(run) {
+            let _nobody = watched.sender.send(event);
+        }
+    }
+
+    /// What happens in a run from now on.
+    pub fn watch(&self, run: &str) -> broadcast::Receiver<Event> {
+        self.lock().entry(run.to_owned()).or_insert_with(Watched::new).sender.subscribe()
+    }
+
+    /// Lines of a run behind number `after`, at most `most`.
+    pub fn page(&self, run: &str, after: u64, most: usize) -> LogPage {
+        let runs = self.lock();
+        let Some(watched) = runs.get(run) else {
+            return LogPage { lines: Vec::new(), dropped: 0, next: after };
+        };
+        let lines: Vec<LogLine> =
+            watched.lines.iter().filter(|line| line.n > after).take(most).cloned().collect();
+        let next = lines.last().map_or(after, |line| line.n);
+        LogPage { lines, dropped: watched.dropped, next }
+    }
+
+    /// Forgets a run.
+    pub fn forget(&self, run: &str) {
+        self.lock().remove(run);
+    }
+
+    /// Where the workers of a run print to.
+    pub fn relay(&self, run: &str) -> Arc<dyn Relay> {
+        Arc::new(RunRelay { events: self.clone(), run: run.to_owned() })
+    }
+
+    fn print(&self, run: &str, worker: &str, stream: Stream, line: &[u8]) {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let text = String::from_utf8_lossy(&line[..line.len().min(LONGEST)]).into_owned();
+        let stream = match stream {
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
+        };
+        let mut runs = self.lock();
+        let watched = runs.entry(run.to_owned()).or_insert_with(Watched::new);
+        let (n, worker, stream) = (watched.next, worker.to_owned(), stream.to_owned());
+        let line = LogLine { n, worker, stream, text, at_ms: now_ms().unsigned_abs() };
+        watched.next += 1;
+        watched.bytes += line.text.len() + LINE;
+        watched.lines.push_back(line.clone());
+        while watched.bytes > KEPT {
+            let Some(oldest) = watched.lines.pop_front() else { break };
+            watched.bytes -= oldest.text.len() + LINE;
+            watched.dropped += 1;
+        }
+        let _nobody = watched.sender.send(Event::Log(line));
+    }
+}
+
+#[derive(Debug)]
+struct RunRelay {
+    events: Events,
+    run: String,
+}
+
+impl Relay for RunRelay {
+    fn line(&self, worker: &str, stream: Stream, line: &[u8]) {
+        self.events.print(&self.run, worker, stream, line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_bounded_and_what_is_lost_is_counted() {
+        let events = Events::default();
+        let relay = events.relay("r");
+        for n in 0..30_000 {
+            relay.line("w", Stream::Stderr, format!("line {n}\n").as_bytes());
+        }
+        relay.line("w", Stream::Stdout, &vec![b'x'; 1 << 20]);
+        let page = events.page("r", 0, usize::MAX);
+        assert_eq!(page.dropped + page.lines.len() as u64, 30_001);
+        let bytes: usize = page.lines.iter().map(|line| line.text.len()).sum();
+        assert!(bytes < KEPT && page.dropped > 0, "{bytes}");
+        assert_eq!(page.next, 30_001);
+        assert_eq!(page.lines.last().map(|line| line.text.len()), Some(LONGEST));
+        assert_eq!(events.page("r", 30_000, 9).lines.len(), 1);
+        assert!(events.page("other", 0, 9).lines.is_empty());
+    }
+}

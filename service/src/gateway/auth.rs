@@ -1,0 +1,363 @@
+//! Who asks, and that the answer is from here. Nothing of a request is decoded, and its body not taken, before its
+//! signature is known to be good; whatever is answered to a known key is signed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use axum::body::{Body, Bytes};
+use axum::extract::{OriginalUri, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use fastmap_backends::cloud::{
+    HEADER_DIGEST, HEADER_NONCE, HEADER_PROTOCOL, HEADER_SIGNATURE, HEADER_TIMESTAMP, PROTOCOL, Problem,
+    ProblemCode, RequestHead, ResponseHead, SigningKey, digest, hexadecimal, is_digest,
+};
+use http_body_util::BodyExt;
+use sha2::{Digest, Sha256};
+use tokio::time::timeout;
+
+use super::Gateway;
+use super::limits::{Held, SKEW};
+use super::problem::{Refusal, refuse};
+use crate::store::now_ms;
+
+/// A revocation holds after this at the latest.
+const TRUST: Duration = Duration::from_secs(1);
+/// A body must come within this.
+const BODY: Duration = Duration::from_mins(2);
+/// Most tokens whose keys are kept at hand.
+const KEYS: usize = 10_000;
+
+/// Who asks. In the extensions of each request that comes to a handler.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    /// The account's number.
+    pub(crate) account: i64,
+    /// The account's name.
+    pub(crate) name: String,
+    /// The request's nonce.
+    pub(crate) nonce: String,
+    /// SHA-256 of the request's body.
+    pub(crate) digest: String,
+    /// What signs answers to it.
+    pub(crate) key: SigningKey,
+    /// Counts the body's bytes, for as long as somebody has them.
+    pub(crate) held: Arc<Held>,
+}
+
+/// In the extensions of an answer whose parts are signed one by one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SignsItself;
+
+/// Keys of tokens, as the database had them a moment ago.
+#[derive(Debug, Default)]
+pub(crate) struct Keys(Mutex<HashMap<String, (Instant, Arc<Known>)>>);
+
+#[derive(Debug)]
+struct Known {
+    token: i64,
+    account: i64,
+    name: String,
+    key: SigningKey,
+    expires_ms: Option<i64>,
+    revoked: bool,
+}
+
+/// The headers that a request is judged by.
+struct Claim {
+    token: String,
+    timestamp: u64,
+    nonce: String,
+    digest: String,
+    signature: String,
+}
+
+impl Claim {
+    fn of(headers: &HeaderMap) -> Result<Claim, Refusal> {
+        let get = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let need = |name: &str| {
+            get(name).ok_or_else(|| refuse(ProblemCode::BadRequest, format!("the header {name} is missing")))
+        };
+        if get(HEADER_PROTOCOL).is_some_and(|version| version != PROTOCOL.to_string()) {
+            let detail =
+                format!("this service speaks version {PROTOCOL} of the protocol; install a client that does");
+            return Err(refuse(ProblemCode::UnsupportedProtocol, detail));
+        }
+        let bearer = get(header::AUTHORIZATION.as_str()).and_then(|value| value.strip_prefix("Bearer "));
+        let Some(token) = bearer else {
+            let detail = "the header authorization must be: Bearer, and the first half of the secret";
+            return Err(refuse(ProblemCode::Unauthorized, detail));
+        };
+        let wrong = |name: &str, what: &str| {
+            refuse(ProblemCode::BadRequest, format!("the header {name} is not {what}"))
+        };
+        let timestamp = need(HEADER_TIMESTAMP)?
+            .parse()
+            .map_err(|_| wrong(HEADER_TIMESTAMP, "a number of seconds since 1970"))?;
+        let nonce = need(HEADER_NONCE)?;
+        if nonce.len() != 32 || u128::from_str_radix(nonce, 16).is_err() || nonce.starts_with('+') {
+            return Err(wrong(HEADER_NONCE, "32 hexadecimal digits"));
+        }
+        let digest = need(HEADER_DIGEST)?;
+        if !is_digest(digest) {
+            return Err(wrong(HEADER_DIGEST, "a SHA-256 in lower-case hexadecimal"));
+        }
+        Ok(Claim {
+            token: token.to_owned(),
+            timestamp,
+            nonce: nonce.to_owned(),
+            digest: digest.to_owned(),
+            signature: need(HEADER_SIGNATURE)?.to_owned(),
+        })
+    }
+}
+
+/// Checks a request, lets it pass, and signs the answer.
+pub(crate) async fn authenticate(
+    State(gateway): State<Arc<Gateway>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let (mut parts, body) = request.into_parts();
+    // What was signed is the path as it was sent; the router has taken its begin away.
+    if let Some(OriginalUri(uri)) = parts.extensions.get().cloned() {
+        parts.uri = uri;
+    }
+    let (run, seq) = names(parts.uri.path());
+    let (known, claim) = match identify(&gateway, &parts).await {
+        Ok(identified) => identified,
+        // Nobody's key signs this: it is judged by its status alone.
+        Err(refusal) => return finish(refusal.into_response()),
+    };
+    let (nonce, key) = (claim.nonce.clone(), known.key.clone());
+    let response = match admit(&gateway, &known, claim, parts, body).await {
+        Ok(request) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    };
+    sign(finish(response), &key, &nonce, &run, &seq).await
+}
+
+fn finish(mut response: Response) -> Response {
+    response.headers_mut().insert(HEADER_PROTOCOL, HeaderValue::from(PROTOCOL));
+    response
+}
+
+/// Whose request it is, by its signature.
+async fn identify(gateway: &Gateway, request: &Parts) -> Result<(Arc<Known>, Claim), Refusal> {
+    let claim = Claim::of(&request.headers)?;
+    let hash = digest(claim.token.as_bytes());
+    let Some(known) = gateway.known(&hash).await? else {
+        return Err(refuse(ProblemCode::Unauthorized, "there is no such token"));
+    };
+    let uri = &request.uri;
+    let head = RequestHead {
+        method: request.method.as_str(),
+        path: uri.path(),
+        query: uri.query().unwrap_or_default(),
+        timestamp: claim.timestamp,
+        nonce: &claim.nonce,
+        digest: &claim.digest,
+    };
+    match known.key.verify_request(&head, &claim.signature) {
+        true => Ok((known, claim)),
+        false => {
+            Err(refuse(ProblemCode::BadSignature, "the signature is not that of this request by this token"))
+        }
+    }
+}
+
+/// Whether this request of a known token is taken; takes its body.
+async fn admit(
+    gateway: &Gateway,
+    known: &Known,
+    claim: Claim,
+    mut parts: Parts,
+    body: Body,
+) -> Result<Request, Refusal> {
+    if known.revoked {
+        return Err(refuse(
+            ProblemCode::TokenRevoked,
+            "this token was revoked; make another with `fastmap token create`",
+        ));
+    }
+    if known.expires_ms.is_some_and(|expires| expires <= now_ms()) {
+        return Err(refuse(ProblemCode::TokenExpired, "this token's time is over"));
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    if now.abs_diff(claim.timestamp) > SKEW {
+        let detail =
+            format!("the request is from {}, here it is {now} (seconds since 1970)", claim.timestamp);
+        let problem = Problem { server_time: Some(now), ..Problem::new(ProblemCode::ClockSkew, detail) };
+        return Err(problem.into());
+    }
+    if !gateway.rates.admit(known.account, Instant::now()) {
+        let most = gateway.config.limits.requests_per_second;
+        let problem =
+            Problem::new(ProblemCode::TooManyRequests, format!("more than {most} requests in a second"));
+        return Err(problem.retry_after(1).into());
+    }
+    let nonce = u128::from_str_radix(&claim.nonce, 16).unwrap_or_default();
+    if !gateway.nonces.is_new(known.token, nonce, Instant::now()) {
+        return Err(refuse(
+            ProblemCode::NonceRepeated,
+            "this nonce was used before; each request needs its own",
+        ));
+    }
+    let most = body_limit(gateway, parts.uri.path());
+    let length = content_length(&parts.headers);
+    if length.is_some_and(|length| length > most) {
+        return Err(too_large(most));
+    }
+    let Some(held) = gateway.bodies.admit(known.account, length.unwrap_or(most)) else {
+        return Err(crowded());
+    };
+    let bytes = timeout(BODY, read_body(body, length, most, &claim.digest)).await.unwrap_or_else(|_| {
+        Err(refuse(ProblemCode::RequestTimeout, format!("the body took longer than {BODY:?}")))
+    })?;
+    parts.extensions.insert(Caller {
+        account: known.account,
+        name: known.name.clone(),
+        nonce: claim.nonce,
+        digest: claim.digest,
+        key: known.key.clone(),
+        held: Arc::new(held),
+    });
+    Ok(Request::from_parts(parts, Body::from(bytes)))
+}
+
+/// Room for the head of a batch, and for what zstd adds to what it can't compress.
+const ROOM: u64 = 64 * 1024;
+
+fn body_limit(gateway: &Gateway, path: &str) -> u64 {
+    let limits = &gateway.config.limits;
+    let words: Vec<&str> = path.trim_start_matches("/api/v1/").split('/').collect();
+    match words[..] {
+        ["executables" | "contexts", _] => limits.part_bytes,
+        ["runs", _, "batches", _] => limits.batch_bytes + ROOM,
+        ["runs", _, "ack"] => 4 * ROOM,
+        _ => ROOM,
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn too_large(most: u64) -> Refusal {
+    refuse(ProblemCode::TooLarge, format!("this call takes at most {most} bytes"))
+}
+
+pub(super) fn crowded() -> Refusal {
+    let detail = "too many bytes of this account are on their way at once";
+    Problem::new(ProblemCode::TooManyRequests, detail).retry_after(1).into()
+}
+
+async fn read_body(mut body: Body, length: Option<u64>, most: u64, wanted: &str) -> Result<Bytes, Refusal> {
+    // What is said to come is not allocated at once: it has not come yet.
+    let mut bytes = Vec::with_capacity(length.unwrap_or(0).min(1 << 20) as usize);
+    let mut hasher = Sha256::new();
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|error| refuse(ProblemCode::BadRequest, format!("the body broke off: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if (bytes.len() + data.len()) as u64 > most {
+            return Err(too_large(most));
+        }
+        hasher.update(&data);
+        bytes.extend_from_slice(&data);
+    }
+    match hexadecimal(&hasher.finalize()) == wanted {
+        true => Ok(bytes.into()),
+        false => Err(refuse(
+            ProblemCode::DigestMismatch,
+            format!("the {} bytes of the body are not those that were signed", bytes.len()),
+        )),
+    }
+}
+
+/// The run and the seq that a path names.
+fn names(path: &str) -> (String, String) {
+    let mut words = path.trim_start_matches("/api/v1/").split('/');
+    match (words.next(), words.next(), words.next(), words.next()) {
+        (Some("runs"), Some(run), Some("batches"), Some(seq)) => (run.to_owned(), seq.to_owned()),
+        (Some("runs"), Some(run), ..) => (run.to_owned(), String::new()),
+        _ => Default::default(),
+    }
+}
+
+async fn sign(response: Response, key: &SigningKey, nonce: &str, run: &str, seq: &str) -> Response {
+    if response.extensions().get::<SignsItself>().is_some() {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    // Made here, of bytes that are in memory.
+    let mut bytes = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    // A path or a query that the framework can't read is refused by it in plain text.
+    let text = parts
+        .headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    if text && parts.status.is_client_error() {
+        let said = refuse(ProblemCode::BadRequest, String::from_utf8_lossy(&bytes)).into_response();
+        let (said, body) = said.into_parts();
+        parts = said;
+        bytes = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    }
+    let body_digest = digest(&bytes);
+    let head = ResponseHead { nonce, status: parts.status.as_u16(), run, seq, digest: &body_digest };
+    if let Ok(signature) = HeaderValue::from_str(&key.sign_response(&head)) {
+        parts.headers.insert(HEADER_SIGNATURE, signature);
+    }
+    Response::from_parts(parts, Body::from(bytes))
+}
+
+impl Gateway {
+    async fn known(&self, hash: &str) -> Result<Option<Arc<Known>>, Refusal> {
+        let now = Instant::now();
+        if let Some((since, known)) = self.keys.0.lock().unwrap_or_else(PoisonError::into_inner).get(hash)
+            && now.duration_since(*since) < TRUST
+        {
+            return Ok(Some(Arc::clone(known)));
+        }
+        let Some(token) = self.store.token_key(hash).await? else { return Ok(None) };
+        let Some(key) = self.service_key.open_sealed(&token.sealed, hash) else {
+            tracing::error!(
+                token = token.id,
+                "the key of a token can't be opened: is service.key the right one?"
+            );
+            return Err(refuse(ProblemCode::Internal, "the token's key can't be read"));
+        };
+        let known = Arc::new(Known {
+            token: token.id,
+            account: token.account,
+            name: token.account_name,
+            key,
+            expires_ms: token.expires_ms,
+            revoked: token.revoked,
+        });
+        let mut keys = self.keys.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if keys.len() >= KEYS {
+            keys.retain(|_, (since, _)| now.duration_since(*since) < TRUST);
+        }
+        keys.insert(hash.to_owned(), (now, Arc::clone(&known)));
+        Ok(Some(known))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_names_its_run_and_its_seq() {
+        let owned = |run: &str, seq: &str| (run.to_owned(), seq.to_owned());
+        assert_eq!(names("/api/v1/runs/abc/batches/7"), owned("abc", "7"));
+        assert_eq!(names("/api/v1/runs/abc/ack"), owned("abc", ""));
+        assert_eq!(names("/api/v1/runs/abc"), owned("abc", ""));
+        assert_eq!(names("/api/v1/runs"), owned("", ""));
+        assert_eq!(names("/api/v1/executables/abc"), owned("", ""));
+    }
+}

@@ -1,0 +1,369 @@
+//! Batches: items in, answers out. A batch is reserved, dispatched, answered, stored and charged by a task of its own,
+//! whoever waits for it: a client that goes away and comes back finds the answer.
+
+use std::collections::hash_map::Entry;
+use std::io::Read;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::Extension;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use fastmap_backends::cloud::{Answer, BatchBody, Part, PartOutcome, Problem, ProblemCode, digest};
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+
+use super::auth::{Caller, crowded};
+use super::flights::{Flight, Key};
+use super::limits::Held;
+use super::problem::{Refusal, disk, problem_response, refuse};
+use super::runs::{ended, lost};
+use super::{Gateway, STOPPING, stopping};
+use crate::dispatch::{Answered, BatchTask, RunSpec, Task, Verdict, Work};
+use crate::events::Event;
+use crate::price::{self, Grant, Work as Limit};
+use crate::store::{Reserve, Reserved, Settle, Settled};
+
+/// Runs a batch, or gives its answer again.
+#[utoipa::path(put, path = "/runs/{run}/batches/{seq}", tag = "batches", params(("run" = String, Path), ("seq" = u64, Path)),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses((status = 200, description = "the answer", body = Vec<u8>, content_type = "application/octet-stream"),
+              (status = 202, description = "it takes longer: ask for the answer"), super::ops::Problems))]
+pub(crate) async fn put(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(caller): Extension<Caller>,
+    Path((run, seq)): Path<(String, u64)>,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    check_seq(seq)?;
+    if let Some(flight) = gateway.flights.find(caller.account, &run, seq) {
+        if flight.digest != caller.digest {
+            return Err(conflict());
+        }
+        return gateway.wait(&run, flight).await;
+    }
+    if gateway.phase.load(Ordering::Relaxed) == STOPPING {
+        return Err(stopping());
+    }
+    let batch =
+        BatchBody::decode(&body).map_err(|error| refuse(ProblemCode::InvalidBody, error.to_string()))?;
+    let limits = &gateway.config.limits;
+    if batch.length > limits.batch_bytes {
+        let detail = format!("a batch of {} bytes; at most {}", batch.length, limits.batch_bytes);
+        return Err(refuse(ProblemCode::TooLarge, detail));
+    }
+    // What is unpacked is in memory beside what was sent.
+    let unpacked = gateway.bodies.admit(caller.account, if batch.compressed { batch.length } else { 0 });
+    let unpacked = unpacked.ok_or_else(crowded)?;
+    let payload = unpack(&batch, &body).await?;
+    batch.check_items(&payload).map_err(|error| refuse(ProblemCode::InvalidBody, error.to_string()))?;
+    if gateway.flights.of_run(caller.account, &run) >= limits.batches_in_flight as usize {
+        let detail = format!("the run has {} batches in flight", limits.batches_in_flight);
+        return Err(Problem::new(ProblemCode::TooManyBatches, detail).retry_after(1).into());
+    }
+    let limit = Limit {
+        cpu: Duration::from_secs(limits.batch_cpu_seconds),
+        bytes: batch.result_credit.min(limits.result_bytes),
+    };
+    let task =
+        BatchTask { seq, first: batch.first, items: batch.items, stride: batch.stride, payload, limit };
+    let flight = gateway.take_off(&caller, &run, task, unpacked);
+    gateway.wait(&run, flight).await
+}
+
+/// The answer of a batch that takes long: waits for it, up to the length of a long poll.
+#[utoipa::path(get, path = "/runs/{run}/batches/{seq}", tag = "batches", params(("run" = String, Path), ("seq" = u64, Path)),
+    responses((status = 200, description = "the answer", body = Vec<u8>, content_type = "application/octet-stream"),
+              (status = 202, description = "it takes longer: ask again"), super::ops::Problems))]
+pub(crate) async fn get(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(caller): Extension<Caller>,
+    Path((run, seq)): Path<(String, u64)>,
+) -> Result<Response, Refusal> {
+    if let Some(flight) = gateway.flights.find(caller.account, &run, seq) {
+        return gateway.wait(&run, flight).await;
+    }
+    let found = gateway.run(caller.account, &run).await?;
+    let stored = check_seq(seq)?;
+    let unknown = || refuse(ProblemCode::BatchUnknown, "this batch is not under way; send it");
+    match gateway.store.batch(&run, stored).await? {
+        Some((state, ..)) if state == "acknowledged" => Err(gone()),
+        Some((_, Some(status), Some(wanted))) => {
+            let body = gateway.stored(&run, seq, &wanted).await.ok_or_else(unknown)?;
+            Ok(answer_response(status, body))
+        }
+        _ => match found.info.state {
+            fastmap_backends::cloud::RunState::Open => Err(unknown()),
+            state => Err(ended(state.as_str(), found.reason.as_deref())),
+        },
+    }
+}
+
+fn check_seq(seq: u64) -> Result<i64, Refusal> {
+    i64::try_from(seq).map_err(|_| refuse(ProblemCode::BadRequest, "a seq beyond 2^63"))
+}
+
+fn conflict() -> Refusal {
+    refuse(ProblemCode::SeqConflict, "another batch came under this seq before")
+}
+
+fn gone() -> Refusal {
+    refuse(ProblemCode::ResultGone, "the answer was acknowledged, and is no longer kept")
+}
+
+/// Why a batch is not dispatched.
+fn refused(reserved: Reserved) -> Refusal {
+    match reserved {
+        Reserved::Acknowledged => gone(),
+        Reserved::Conflict => conflict(),
+        Reserved::NoRun => refuse(ProblemCode::NotFound, "there is no such run in this account"),
+        Reserved::Ended(state, reason) => ended(&state, reason.as_deref()),
+        Reserved::CapReached => refuse(ProblemCode::SpendCapReached, "the run has spent its max_credits"),
+        Reserved::OutOfCredits => {
+            refuse(ProblemCode::OutOfCredits, "the account has too little left for another batch")
+        }
+        Reserved::Held | Reserved::Granted(_) | Reserved::Answered(..) => {
+            let detail = "what is left is reserved for batches that run";
+            Problem::new(ProblemCode::CreditsHeld, detail).retry_after(1).into()
+        }
+    }
+}
+
+fn stage(name: &'static str, since: Instant) {
+    metrics::histogram!("fastmap_stage_seconds", "stage" => name).record(since.elapsed());
+}
+
+/// The items, decompressed. What is small is done here and now.
+async fn unpack(batch: &BatchBody<'_>, body: &Bytes) -> Result<Bytes, Refusal> {
+    let payload = body.slice_ref(batch.payload);
+    if !batch.compressed {
+        return Ok(payload);
+    }
+    let length = batch.length;
+    let unpacked = spawn_blocking(move || {
+        let mut bytes = Vec::new();
+        let decoder = zstd::stream::read::Decoder::new(&payload[..])?;
+        // One more than promised is enough to know.
+        decoder.take(length + 1).read_to_end(&mut bytes)?;
+        Ok::<_, std::io::Error>(bytes)
+    });
+    let wrong = |why: String| refuse(ProblemCode::InvalidBody, format!("the items are no zstd frame: {why}"));
+    let unpacked = unpacked.await.map_err(|error| refuse(ProblemCode::Internal, error.to_string()))?;
+    let unpacked = unpacked.map_err(|error| wrong(error.to_string()))?;
+    match unpacked.len() as u64 == length {
+        true => Ok(unpacked.into()),
+        false => Err(wrong(format!("it is not {length} bytes long"))),
+    }
+}
+
+fn answer_response(status: u16, body: Bytes) -> Response {
+    if status != StatusCode::OK.as_u16() {
+        return problem_response(status, body, None);
+    }
+    let mut response = Response::new(Body::from(body));
+    let kind = HeaderValue::from_static("application/octet-stream");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+impl Gateway {
+    /// A stored answer, if it is there as it was.
+    async fn stored(&self, run: &str, seq: u64, wanted: &str) -> Option<Bytes> {
+        let (spool, run, wanted) = (self.spool.clone(), run.to_owned(), wanted.to_owned());
+        spawn_blocking(move || spool.get(&run, seq, &wanted)).await.ok()?
+    }
+
+    /// Waits for an answer, up to the length of a long poll. The client lives as long as it waits.
+    async fn wait(&self, run: &str, mut flight: Flight) -> Result<Response, Refusal> {
+        let most = Duration::from_secs(self.config.limits.long_poll_seconds);
+        let answer = match tokio::time::timeout(most, flight.answer.wait_for(Option::is_some)).await {
+            Ok(Ok(landed)) => landed.clone(),
+            Ok(Err(_)) => return Err(lost()),
+            Err(_) => None,
+        };
+        match answer {
+            Some(Ok((status, body))) => Ok(answer_response(status, body)),
+            Some(Err(problem)) => Err(problem.into()),
+            None => {
+                self.client_waits(flight.account, run).await?;
+                Ok((StatusCode::ACCEPTED, [(header::RETRY_AFTER, "0")]).into_response())
+            }
+        }
+    }
+
+    /// A request of an open run of this account came, or is still here.
+    async fn client_waits(&self, account: i64, run: &str) -> Result<(), Refusal> {
+        let theirs =
+            self.specs.lock().unwrap_or_else(PoisonError::into_inner).get(run).map(|spec| spec.account);
+        if theirs == Some(account) { self.heard_of(run).await } else { Ok(()) }
+    }
+
+    /// Sends a batch on its way, unless it is on its way.
+    fn take_off(self: &Arc<Self>, caller: &Caller, run: &str, task: BatchTask, unpacked: Held) -> Flight {
+        let key = (caller.account, run.to_owned(), task.seq);
+        let (sender, answer) = watch::channel(None);
+        let flight = Flight { account: caller.account, digest: caller.digest.clone(), answer };
+        match self.flights.lock().entry(key.clone()) {
+            // It came a moment ago. Other bytes under this seq learn so from the database, when they come again.
+            Entry::Occupied(there) => return there.get().clone(),
+            Entry::Vacant(free) => free.insert(flight.clone()),
+        };
+        let (gateway, digest) = (Arc::clone(self), caller.digest.clone());
+        let in_memory = (Arc::clone(&caller.held), unpacked);
+        tokio::spawn(async move {
+            let landed = gateway.fly(&key, digest, task).await;
+            drop(in_memory);
+            let _nobody_waits = sender.send(Some(landed.map_err(|refusal| refusal.0)));
+            gateway.flights.remove(&key);
+        });
+        flight
+    }
+
+    /// A batch from its reservation to its answer.
+    async fn fly(&self, key: &Key, digest: String, mut task: BatchTask) -> Result<(u16, Bytes), Refusal> {
+        let (account, run, seq) = (key.0, &key.1, key.2);
+        let began = Instant::now();
+        let reserve = Reserve {
+            account,
+            run: run.clone(),
+            seq: check_seq(seq)?,
+            digest,
+            wanted: task.limit,
+            prices: self.config.prices,
+        };
+        let reserved = self.committer.reserve(reserve).await?;
+        stage("reserve", began);
+        let (grant, charged) = match reserved {
+            Reserved::Granted(grant) => (grant, false),
+            Reserved::Answered(status, wanted) => match self.stored(run, seq, &wanted).await {
+                Some(body) => return Ok((status, body)),
+                // Paid for and lost with the disk's cache: it is run again, and not charged again.
+                None => (Grant { hold: 0, work: task.limit, short: false }, true),
+            },
+            other => return Err(refused(other)),
+        };
+        task.limit = grant.work;
+        let spec = match self.spec(account, run).await {
+            Ok(spec) => spec,
+            Err(refusal) => {
+                self.give_up(run, seq).await;
+                return Err(refusal);
+            }
+        };
+        self.heard_of(run).await?;
+        self.carry(&spec, task, grant, charged).await
+    }
+
+    /// A batch from dispatch to its answer.
+    async fn carry(
+        &self,
+        spec: &Arc<RunSpec>,
+        task: BatchTask,
+        grant: Grant,
+        charged: bool,
+    ) -> Result<(u16, Bytes), Refusal> {
+        let (run, seq) = (&spec.run, task.seq);
+        let dispatched = Instant::now();
+        let submitted = self.dispatch.submit(Work { spec: Arc::clone(spec), task: Task::Batch(task) }).await;
+        let verdict = match submitted {
+            Ok(verdict) => verdict.await.unwrap_or(Verdict::Lost),
+            Err(_) => Verdict::Lost,
+        };
+        stage("dispatch", dispatched);
+        match verdict {
+            Verdict::Answered(answered) if charged => Ok((200, encode(0, answered))),
+            Verdict::Answered(answered) => match self.settle(run, seq, answered, grant).await {
+                Ok(landed) => Ok(landed),
+                Err(refusal) => {
+                    // The disk or the database refuses: nothing is owed for what can't be delivered.
+                    self.give_up(run, seq).await;
+                    Err(refusal)
+                }
+            },
+            Verdict::Failed(problem) => {
+                let refusal = self.fail(run, problem).await;
+                self.give_up(run, seq).await;
+                Err(refusal)
+            }
+            Verdict::Cancelled => Err(ended("ended", None)),
+            Verdict::Lost | Verdict::Ready => {
+                self.give_up(run, seq).await;
+                Err(lost())
+            }
+        }
+    }
+
+    /// Gives back what is reserved for a batch that will not be answered.
+    async fn give_up(&self, run: &str, seq: u64) {
+        if let Err(error) = self.store.release(run, seq as i64).await {
+            tracing::error!(run, seq, %error, "a reservation could not be given back; it is when the run ends");
+        }
+    }
+
+    /// Stores an answer and charges for it.
+    async fn settle(
+        &self,
+        run: &str,
+        seq: u64,
+        answered: Answered,
+        grant: Grant,
+    ) -> Result<(u16, Bytes), Refusal> {
+        let began = Instant::now();
+        let bytes = answered.parts.iter().map(|part| done(part).1).sum::<u64>();
+        let items = answered.parts.iter().map(|part| done(part).0).sum::<u64>();
+        let cpu = answered.cpu;
+        let charge = price::cost(&self.config.prices, Limit { cpu, bytes }).min(grant.hold);
+        let (status, body) = match answered.cut && grant.short {
+            true => {
+                let detail = format!(
+                    "the batch has used up the {} credits that could be reserved for it",
+                    price::show(grant.hold)
+                );
+                let problem = Problem::new(ProblemCode::OutOfCredits, detail);
+                (problem.status, serde_json::to_vec(&problem).unwrap_or_default().into())
+            }
+            false => (200, encode(charge, answered)),
+        };
+        let digest = digest(&body);
+        let (spool, spooled, of_run) = (self.spool.clone(), body.clone(), run.to_owned());
+        let put = spawn_blocking(move || spool.put(&of_run, seq, &spooled)).await;
+        put.map_err(|error| refuse(ProblemCode::Internal, error.to_string()))?
+            .map_err(|error| disk(&error))?;
+        stage("spool", began);
+        let settling = Instant::now();
+        let settle =
+            Settle { run: run.to_owned(), seq: seq as i64, status, charge, cpu, bytes, items, digest };
+        let settled = self.committer.settle(settle).await?;
+        stage("settle", settling);
+        match settled {
+            Settled::Charged => {
+                metrics::counter!("fastmap_batches_total").increment(1);
+                metrics::counter!("fastmap_items_total").increment(items);
+                metrics::counter!("fastmap_charged_microcredits_total").increment(charge.unsigned_abs());
+                self.events.tell(run, Event::Batch { seq, items, charge });
+                Ok((status, body))
+            }
+            // The run has ended meanwhile, and with it the reservation.
+            Settled::NotHeld => {
+                self.spool.remove(run, seq);
+                Err(ended("ended", None))
+            }
+        }
+    }
+}
+
+/// Items and bytes that a part answers.
+fn done(part: &Part) -> (u64, u64) {
+    match &part.outcome {
+        PartOutcome::Done(results) => (u64::from(part.items), results.payload.bytes().len() as u64),
+        PartOutcome::Returned | PartOutcome::Lost(_) => (0, 0),
+    }
+}
+
+fn encode(charge: i64, answered: Answered) -> Bytes {
+    let Answered { parts, cpu, .. } = answered;
+    Answer { charge, cpu, parts }.encode().into()
+}

@@ -1,0 +1,195 @@
+//! HTTP: routes, and what all of them share. `auth` stands before every route of the protocol; `blobs` takes uploads,
+//! `runs` opens and ends runs, `batches` carries items in and answers out, `watch` shows what happens; `ops` is for who
+//! runs the service. Money is the store's, work is dispatch's.
+
+mod auth;
+mod batches;
+mod blobs;
+mod flights;
+mod leases;
+mod limits;
+mod ops;
+mod problem;
+mod runs;
+mod watch;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+
+use axum::extract::DefaultBodyLimit;
+use axum::http::{Method, Uri};
+use axum::middleware;
+use axum::routing::{get, head, post, put};
+use axum::{Json, Router};
+use fastmap_backends::cloud::ProblemCode;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::{Notify, Semaphore};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::config::Config;
+use crate::dispatch::{Dispatch, RunSpec};
+use crate::events::Events;
+use crate::keys::ServiceKey;
+use crate::spool::Spool;
+use crate::store::{Committer, Store};
+use problem::{Refusal, refuse};
+
+/// Event streams that are open at a time, over all accounts.
+const STREAMS: usize = 512;
+
+/// What the routes work with.
+#[derive(Debug)]
+pub struct Gateway {
+    config: Config,
+    store: Store,
+    committer: Committer,
+    spool: Spool,
+    service_key: ServiceKey,
+    dispatch: Arc<dyn Dispatch>,
+    events: Events,
+    metrics: PrometheusHandle,
+    keys: auth::Keys,
+    nonces: limits::Nonces,
+    rates: limits::Rates,
+    bodies: limits::Bodies,
+    uploads: blobs::Uploads,
+    flights: flights::Flights,
+    leases: leases::Leases,
+    /// What agents must know of the runs that are open, as far as they were asked for.
+    specs: Mutex<HashMap<String, Arc<RunSpec>>>,
+    streams: Arc<Semaphore>,
+    phase: AtomicU8,
+    /// Wakes event streams when the service stops.
+    stopping: Notify,
+}
+
+/// What a gateway is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Settings.
+    pub config: Config,
+    /// The database.
+    pub store: Store,
+    /// What opens the keys of tokens.
+    pub service_key: ServiceKey,
+    /// Where work goes.
+    pub dispatch: Arc<dyn Dispatch>,
+    /// Where the agent writes what workers print.
+    pub events: Events,
+    /// What `/metrics` shows.
+    pub metrics: PrometheusHandle,
+}
+
+const SERVING: u8 = 0;
+const DRAINING: u8 = 1;
+const STOPPING: u8 = 2;
+
+impl Gateway {
+    /// A gateway that nobody talks to yet. To be called within a runtime.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let Parts { config, store, service_key, dispatch, events, metrics } = parts;
+        Arc::new(Gateway {
+            committer: Committer::start(store.clone()),
+            spool: Spool::new(&config.data.spool()),
+            keys: auth::Keys::default(),
+            nonces: limits::Nonces::default(),
+            rates: limits::Rates::new(config.limits.requests_per_second),
+            bodies: limits::Bodies::default(),
+            uploads: blobs::Uploads::default(),
+            flights: flights::Flights::default(),
+            leases: leases::Leases::default(),
+            specs: Mutex::default(),
+            streams: Arc::new(Semaphore::new(STREAMS)),
+            phase: AtomicU8::new(SERVING),
+            stopping: Notify::new(),
+            config,
+            store,
+            service_key,
+            dispatch,
+            events,
+            metrics,
+        })
+    }
+
+    /// All routes.
+    pub fn router(self: &Arc<Self>) -> Router {
+        let protocol = Router::new()
+            .route("/auth", post(runs::auth))
+            .route(
+                "/executables/{hash}",
+                head(blobs::head_executable).get(blobs::get_executable).put(blobs::put_executable),
+            )
+            .route(
+                "/contexts/{hash}",
+                head(blobs::head_context).get(blobs::get_context).put(blobs::put_context),
+            )
+            .route("/runs", get(runs::list).post(runs::open))
+            .route("/runs/{run}", get(runs::show))
+            .route("/runs/{run}/batches/{seq}", put(batches::put).get(batches::get))
+            .route("/runs/{run}/heartbeat", post(runs::heartbeat))
+            .route("/runs/{run}/ack", post(runs::acknowledge))
+            .route("/runs/{run}/cancel", post(runs::cancel))
+            .route("/runs/{run}/done", post(runs::done))
+            .route("/runs/{run}/logs", get(watch::logs))
+            .route("/runs/{run}/events", get(watch::events))
+            .fallback(not_found)
+            .method_not_allowed_fallback(not_allowed)
+            // The body is bounded, call by call, where its signature is checked.
+            .layer(DefaultBodyLimit::disable())
+            .layer(middleware::from_fn_with_state(Arc::clone(self), auth::authenticate));
+        Router::new()
+            .nest("/api/v1", protocol)
+            .route("/api/v1/openapi.json", get(ops::openapi))
+            .route("/healthz", get(ops::health))
+            .route("/readyz", get(ops::ready))
+            .route("/metrics", get(ops::metrics))
+            .fallback(not_found)
+            .method_not_allowed_fallback(not_allowed)
+            .layer(middleware::from_fn(ops::measure))
+            .layer(CatchPanicLayer::custom(ops::panicked))
+            .with_state(Arc::clone(self))
+    }
+
+    /// Whether new runs are taken.
+    fn serving(&self) -> Result<(), Refusal> {
+        match self.phase.load(Ordering::Relaxed) {
+            SERVING => Ok(()),
+            _ => Err(stopping()),
+        }
+    }
+
+    /// Refuses new runs; open ones go on.
+    pub fn drain(&self) {
+        self.phase.store(DRAINING, Ordering::Relaxed);
+    }
+
+    /// Refuses batches, too, waits until those under way are answered, and closes dispatch.
+    pub async fn stop(&self) {
+        self.phase.store(STOPPING, Ordering::Relaxed);
+        self.stopping.notify_waiters();
+        self.flights.all_landed().await;
+        self.dispatch.close().await;
+    }
+
+    /// Whether a run is open.
+    pub async fn has_open_runs(&self) -> bool {
+        self.store.open_runs().await.is_ok_and(|open| open > 0)
+    }
+}
+
+fn stopping() -> Refusal {
+    let detail = "this service is shutting down; try again when it is back";
+    Refusal(fastmap_backends::cloud::Problem::new(ProblemCode::ShuttingDown, detail).retry_after(2))
+}
+
+async fn not_found(uri: Uri) -> Refusal {
+    refuse(ProblemCode::NotFound, format!("there is nothing at {}", uri.path()))
+}
+
+async fn not_allowed(method: Method) -> Refusal {
+    refuse(ProblemCode::MethodNotAllowed, format!("{method} does nothing here"))
+}
+
+/// An answer as JSON.
+type Reply<T> = Result<Json<T>, Refusal>;

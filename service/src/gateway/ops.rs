@@ -1,0 +1,121 @@
+//! For who runs the service: whether it lives, whether it is ready, what it has done; and the OpenAPI document. None of
+//! it needs a token, none of it names a tenant.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use fastmap_backends::cloud::{Problem, ProblemCode};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
+use utoipa::{IntoResponses, Modify, OpenApi};
+
+use super::problem::refuse;
+use super::{Gateway, SERVING, batches, blobs, runs, watch};
+
+/// Every answer that is a problem document: one for each status that there is a code for.
+pub(crate) struct Problems;
+
+impl IntoResponses for Problems {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        let mut titles: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        for code in ProblemCode::ALL {
+            titles.entry(code.status().to_string()).or_default().push(code.code());
+        }
+        let response = |codes: Vec<&str>| {
+            let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+            let described = ResponseBuilder::new().description(codes.join(", "));
+            RefOr::T(described.content("application/problem+json", content).build())
+        };
+        titles.into_iter().map(|(status, codes)| (status, response(codes))).collect()
+    }
+}
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let mut scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+        scheme.description = Some(
+            "The first half of the secret. Each request is signed as well; see docs/protocol.md.".to_owned(),
+        );
+        document
+            .components
+            .get_or_insert_default()
+            .add_security_scheme("token", SecurityScheme::Http(scheme));
+    }
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "fastmap", description = "Runs batches of a program elsewhere. docs/protocol.md says how requests are signed and what batches are made of."),
+    servers((url = "/api/v1")),
+    modifiers(&Bearer),
+    security(("token" = [])),
+    paths(
+        runs::auth, blobs::head_executable, blobs::get_executable, blobs::put_executable, blobs::head_context,
+        blobs::get_context, blobs::put_context, runs::open, runs::list, runs::show, runs::heartbeat,
+        runs::acknowledge, runs::cancel, runs::done, batches::put, batches::get, watch::logs, watch::events
+    ),
+    components(schemas(Problem))
+)]
+struct Document;
+
+pub(crate) async fn openapi() -> Json<utoipa::openapi::OpenApi> {
+    Json(Document::openapi())
+}
+
+pub(crate) async fn health() -> &'static str {
+    "alive\n"
+}
+
+pub(crate) async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
+    if gateway.phase.load(Ordering::Relaxed) != SERVING {
+        return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n").into_response();
+    }
+    match gateway.store.ping().await {
+        Ok(()) => "ready\n".into_response(),
+        Err(error) => {
+            tracing::error!(%error, "not ready");
+            (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer\n").into_response()
+        }
+    }
+}
+
+pub(crate) async fn metrics(State(gateway): State<Arc<Gateway>>) -> String {
+    gateway.metrics.run_upkeep();
+    gateway.metrics.render()
+}
+
+/// Counts and times each request by its route, and logs it.
+pub(crate) async fn measure(request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
+    let method = request.method().clone();
+    let response = next.run(request).await;
+    let status = response.status().as_u16();
+    let took = began.elapsed();
+    tracing::debug!(%method, route, status, ms = took.as_secs_f64() * 1000.0, "request");
+    metrics::counter!("fastmap_requests_total", "route" => route.clone(), "status" => status.to_string())
+        .increment(1);
+    metrics::histogram!("fastmap_request_seconds", "route" => route).record(took);
+    response
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "the layer hands it over so")]
+pub(crate) fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let words = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("of no words");
+    tracing::error!(panic = words, "a request panicked");
+    refuse(ProblemCode::Internal, "the service made a mistake; its log says more").into_response()
+}

@@ -1,0 +1,350 @@
+//! Runs: opened, listed, kept alive, ended. A run that opens has shown that its program can work here.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use fastmap_backends::FunctionId;
+use fastmap_backends::cloud::{
+    Acknowledge, Acknowledged, Auth, Bill, Lease, OpenRun, PROTOCOL, Problem, ProblemCode, RunList,
+    RunOpened, RunState, hexadecimal, is_digest,
+};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::auth::Caller;
+use super::problem::{Refusal, refuse};
+use super::{Gateway, Reply, stopping};
+use crate::dispatch::{RunSpec, Task, Verdict, Work};
+use crate::keys::random;
+use crate::price;
+use crate::store::{Kind, NewRun, Opened, Run, now_ms};
+
+/// Most that one request acknowledges.
+const ACKNOWLEDGED: usize = 10_000;
+/// Runs on a page.
+const PAGE: u32 = 100;
+
+/// Is this token good, and what does it come to?
+#[utoipa::path(post, path = "/auth", tag = "account", responses((status = 200, body = Auth), super::ops::Problems))]
+pub(crate) async fn auth(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(caller): Extension<Caller>,
+) -> Reply<Auth> {
+    let (balance, held) = gateway.store.balance(caller.account).await?;
+    Ok(Json(Auth {
+        account: caller.name,
+        balance,
+        available: balance - held,
+        prices: gateway.config.prices,
+        limits: gateway.config.limits,
+        server: env!("CARGO_PKG_VERSION").to_owned(),
+        protocol: PROTOCOL,
+        time: now_ms().unsigned_abs() / 1000,
+    }))
+}
+
+/// Opens a run, and tries whether its program can work here.
+#[utoipa::path(post, path = "/runs", tag = "runs", request_body = OpenRun,
+    responses((status = 201, body = RunOpened), super::ops::Problems))]
+pub(crate) async fn open(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(caller): Extension<Caller>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<RunOpened>), Refusal> {
+    let request: OpenRun = read(&body)?;
+    check(&request)?;
+    gateway.serving()?;
+    let spec = gateway.spec_of(caller.account, &request).await?;
+    let (balance, held) = gateway.store.balance(caller.account).await?;
+    let second = price::Work { cpu: Duration::from_secs(1), bytes: 0 };
+    if balance < price::least(&gateway.config.prices, second) {
+        return Err(out_of_credits(balance));
+    }
+    let fresh =
+        hexadecimal(&random::<16>().map_err(|error| refuse(ProblemCode::Internal, error.to_string()))?);
+    let new = NewRun {
+        account: caller.account,
+        id: &fresh,
+        digest: &caller.digest,
+        request: &request,
+        most_open: gateway.config.limits.open_runs,
+        lease_until_ms: gateway.lease_end(),
+    };
+    let run = match gateway.store.open_run(&new).await? {
+        Opened::New => {
+            tracing::info!(run = fresh, account = caller.name, label = request.label, "run opened");
+            fresh
+        }
+        Opened::Again(run) => {
+            gateway.open_run(caller.account, &run).await?;
+            run
+        }
+        Opened::Conflict => {
+            return Err(refuse(ProblemCode::KeyConflict, "this key has opened a run of another request"));
+        }
+        Opened::TooMany => {
+            let most = gateway.config.limits.open_runs;
+            let problem = Problem::new(ProblemCode::TooManyRuns, format!("the account has {most} open runs"));
+            return Err(problem.retry_after(5).into());
+        }
+    };
+    gateway.heard_of(&run).await?;
+    let spec = gateway.keep_spec(RunSpec { run: run.clone(), ..spec });
+    gateway.check_program(&spec).await?;
+    gateway.heard_of(&run).await?;
+    let left = request.max_credits.unwrap_or(i64::MAX).min(balance - held);
+    Ok((
+        StatusCode::CREATED,
+        Json(RunOpened {
+            run,
+            workers: gateway.config.workers as u32,
+            slots: gateway.config.slots() as u32,
+            lease_seconds: gateway.config.limits.lease_seconds,
+            prices: gateway.config.prices,
+            spendable: left,
+        }),
+    ))
+}
+
+fn out_of_credits(balance: i64) -> Refusal {
+    let detail = format!("the account has {} credits left, too little for any batch", price::show(balance));
+    refuse(ProblemCode::OutOfCredits, detail)
+}
+
+pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|error| refuse(ProblemCode::InvalidBody, error.to_string()))
+}
+
+fn check(request: &OpenRun) -> Result<(), Refusal> {
+    let hex =
+        |text: &str, length: usize| text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let wrong = match request {
+        _ if !hex(&request.key, 32) => "the key is not 32 hexadecimal digits",
+        _ if !is_digest(&request.executable) => "the executable is not named by a SHA-256",
+        _ if request.context.as_deref().is_some_and(|context| !is_digest(context)) => {
+            "the context is not named by a SHA-256"
+        }
+        _ if request.label.as_ref().is_some_and(|label| label.len() > 200) => {
+            "the label has more than 200 bytes"
+        }
+        _ if request.function.name.len() > 10_000 => "the function's name has more than 10,000 bytes",
+        _ if request.max_credits.is_some_and(|most| most < 0) => "max_credits is below 0",
+        _ if request.item_timeout_ms == Some(0) => "an item timeout of 0",
+        _ => return Ok(()),
+    };
+    Err(refuse(ProblemCode::InvalidBody, wrong))
+}
+
+/// Which page of the list.
+#[derive(Debug, Deserialize, IntoParams)]
+pub(crate) struct Page {
+    /// Only runs that were opened before this one.
+    before: Option<String>,
+}
+
+/// The account's runs, newest first.
+#[utoipa::path(get, path = "/runs", tag = "runs", params(Page), responses((status = 200, body = RunList), super::ops::Problems))]
+pub(crate) async fn list(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(caller): Extension<Caller>,
+    Query(page): Query<Page>,
+) -> Reply<RunList> {
+    let runs = gateway.store.runs(Some(caller.account), page.before.as_deref(), PAGE).await?;
+    let next = (runs.len() == PAGE as usize).then(|| runs.last().map(|run| run.info.run.clone())).flatten();
+    Ok(Json(RunList { runs: runs.into_iter().map(|run| run.info).collect(), next }))
+}
+
+/// One run.
+#[utoipa::path(get, path = "/runs/{run}", tag = "runs", params(("run" = String, Path)),
+    responses((status = 200, body = fastmap_backends::cloud::RunInfo), super::ops::Problems))]
+pub(crate) async fn show(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(caller): Extension<Caller>,
+    Path(run): Path<String>,
+) -> Reply<fastmap_backends::cloud::RunInfo> {
+    Ok(Json(gateway.run(caller.account, &run).await?.info))
+}
+
+/// The client lives.
+#[utoipa::path(post, path = "/runs/{run}/heartbeat", tag = "runs", params(("run" = String, Path)),
+    responses((status = 200, body = Lease), super::ops::Problems))]
+pub(crate) async fn heartbeat(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(caller): Extension<Caller>,
+    Path(run): Path<String>,
+) -> Reply<Lease> {
+    let state = gateway.run(caller.account, &run).await?.info.state;
+    if state == RunState::Open {
+        gateway.heard_of(&run).await?;
+    }
+    Ok(Json(Lease { state, lease_seconds: gateway.config.limits.lease_seconds }))
+}
+
+/// These answers have arrived and need not be kept.
+#[utoipa::path(post, path = "/runs/{run}/ack", tag = "runs", params(("run" = String, Path)), request_body = Acknowledge,
+    responses((status = 200, body = Acknowledged), super::ops::Problems))]
+pub(crate) async fn acknowledge(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(caller): Extension<Caller>,
+    Path(run): Path<String>,
+    body: Bytes,
+) -> Reply<Acknowledged> {
+    let Acknowledge { seqs } = read(&body)?;
+    if seqs.len() > ACKNOWLEDGED {
+        let detail = format!("{} batches at once; at most {ACKNOWLEDGED}", seqs.len());
+        return Err(refuse(ProblemCode::InvalidBody, detail));
+    }
+    let state = gateway.run(caller.account, &run).await?.info.state;
+    if state == RunState::Open {
+        gateway.heard_of(&run).await?;
+    }
+    let kept = gateway.store.acknowledge(&run, &seqs).await?;
+    for seq in &kept {
+        gateway.spool.remove(&run, *seq);
+    }
+    Ok(Json(Acknowledged { deleted: kept.len() as u64 }))
+}
+
+/// The client gives the run up: what is reserved for it is freed.
+#[utoipa::path(post, path = "/runs/{run}/cancel", tag = "runs", params(("run" = String, Path)),
+    responses((status = 200, body = Bill), super::ops::Problems))]
+pub(crate) async fn cancel(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(caller): Extension<Caller>,
+    Path(run): Path<String>,
+) -> Reply<Bill> {
+    gateway.finish(caller.account, &run, RunState::Cancelled).await
+}
+
+/// The client has what it wants: the bill.
+#[utoipa::path(post, path = "/runs/{run}/done", tag = "runs", params(("run" = String, Path)),
+    responses((status = 200, body = Bill), super::ops::Problems))]
+pub(crate) async fn done(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(caller): Extension<Caller>,
+    Path(run): Path<String>,
+) -> Reply<Bill> {
+    gateway.finish(caller.account, &run, RunState::Done).await
+}
+
+impl Gateway {
+    /// A run of this account.
+    pub(super) async fn run(&self, account: i64, run: &str) -> Result<Run, Refusal> {
+        let found = self.store.run(Some(account), run).await?;
+        found.ok_or_else(|| refuse(ProblemCode::NotFound, "there is no such run in this account"))
+    }
+
+    /// The same, if it is open; if it has failed, why.
+    pub(super) async fn open_run(&self, account: i64, run: &str) -> Result<Run, Refusal> {
+        let run = self.run(account, run).await?;
+        match run.info.state {
+            RunState::Open => Ok(run),
+            state => Err(ended(state.as_str(), run.reason.as_deref())),
+        }
+    }
+
+    async fn finish(&self, account: i64, run: &str, state: RunState) -> Reply<Bill> {
+        self.run(account, run).await?;
+        self.end(run, state, None).await?;
+        let run = self.run(account, run).await?.info;
+        let (balance, _) = self.store.balance(account).await?;
+        Ok(Json(Bill { run, balance }))
+    }
+
+    /// What agents must know of a run that this request opens.
+    async fn spec_of(&self, account: i64, request: &OpenRun) -> Result<RunSpec, Refusal> {
+        let missing = |kind: Kind, hash: &str| {
+            refuse(
+                ProblemCode::NotFound,
+                format!("the {} {hash} is not there; upload it first", kind.as_str()),
+            )
+        };
+        let executable = self.store.blob(account, Kind::Executable, &request.executable).await?;
+        let executable = executable.ok_or_else(|| missing(Kind::Executable, &request.executable))?;
+        if let Some(hash) = &request.context
+            && self.store.blob(account, Kind::Context, hash).await?.is_none()
+        {
+            return Err(missing(Kind::Context, hash));
+        }
+        Ok(RunSpec {
+            run: String::new(),
+            account,
+            executable: self.blob_file(Kind::Executable, &request.executable),
+            identity: executable.identity.unwrap_or_default(),
+            function: FunctionId { offset: request.function.offset, name: request.function.name.clone() },
+            context: request.context.as_ref().map(|hash| self.blob_file(Kind::Context, hash)),
+            label: request.label.clone(),
+            items: request.items,
+            item_timeout: request.item_timeout_ms.map(Duration::from_millis),
+        })
+    }
+
+    fn keep_spec(&self, spec: RunSpec) -> Arc<RunSpec> {
+        let mut specs = self.specs.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(specs.entry(spec.run.clone()).or_insert_with(|| Arc::new(spec)))
+    }
+
+    /// What agents must know of an open run: from memory, or (after a start) from the database.
+    pub(super) async fn spec(&self, account: i64, run: &str) -> Result<Arc<RunSpec>, Refusal> {
+        let known = self.specs.lock().unwrap_or_else(PoisonError::into_inner).get(run).cloned();
+        if let Some(spec) = known.filter(|spec| spec.account == account) {
+            return Ok(spec);
+        }
+        let found = self.open_run(account, run).await?;
+        let request = OpenRun {
+            key: String::new(),
+            executable: found.info.executable,
+            function: fastmap_backends::cloud::FunctionName {
+                offset: found.function_offset,
+                name: found.info.function,
+            },
+            context: found.context,
+            label: found.info.label,
+            items: found.info.items,
+            item_timeout_ms: found.item_timeout_ms,
+            max_credits: found.info.max_credits,
+        };
+        let spec = self.spec_of(account, &request).await?;
+        Ok(self.keep_spec(RunSpec { run: run.to_owned(), ..spec }))
+    }
+
+    /// Starts a worker. A program that can't work here ends its run with the worker's last words.
+    async fn check_program(&self, spec: &Arc<RunSpec>) -> Result<(), Refusal> {
+        let work = Work { spec: Arc::clone(spec), task: Task::Check };
+        let verdict = self.dispatch.submit(work).await.map_err(|_| stopping())?;
+        match verdict.await {
+            Ok(Verdict::Ready | Verdict::Answered(_)) => Ok(()),
+            Ok(Verdict::Failed(problem)) => Err(self.fail(&spec.run, problem).await),
+            Ok(Verdict::Cancelled) => Err(ended("ended meanwhile", None)),
+            Ok(Verdict::Lost) | Err(_) => Err(lost()),
+        }
+    }
+
+    /// A run whose program can't work is over. Gives what its client is told.
+    pub(super) async fn fail(&self, run: &str, problem: Problem) -> Refusal {
+        if problem.known() == Some(ProblemCode::Internal) {
+            return problem.into();
+        }
+        let reason = serde_json::to_string(&problem).unwrap_or_default();
+        match self.end(run, RunState::Failed, Some(&reason)).await {
+            Ok(_) => problem.into(),
+            Err(refusal) => refusal,
+        }
+    }
+}
+
+/// The run is over; if it failed, the reason is what there is to say.
+pub(super) fn ended(state: &str, reason: Option<&str>) -> Refusal {
+    match reason.and_then(|reason| serde_json::from_str::<Problem>(reason).ok()) {
+        Some(problem) => problem.into(),
+        None => refuse(ProblemCode::RunEnded, format!("the run is {state}; open another")),
+    }
+}
+
+pub(super) fn lost() -> Refusal {
+    Problem::new(ProblemCode::AgentLost, "the agents that had it are gone").retry_after(1).into()
+}

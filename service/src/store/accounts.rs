@@ -1,0 +1,229 @@
+//! Accounts and their tokens. The half of a secret that names a token is stored as its hash, the half that signs
+//! encrypted; the secret itself is nowhere.
+
+use fastmap_backends::cloud::{Secret, digest};
+use sqlx::{Connection, Row};
+
+use super::{BEGIN, Result, Store, StoreError, now_ms};
+use crate::keys::ServiceKey;
+use crate::price::Microcredits;
+
+/// An account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Its number.
+    pub id: i64,
+    /// Its name.
+    pub name: String,
+    /// The sum of its ledger.
+    pub balance: Microcredits,
+    /// What of it is reserved.
+    pub held: Microcredits,
+    /// Milliseconds since 1970.
+    pub created_ms: i64,
+}
+
+/// A token, without anything secret.
+#[derive(Clone, Debug)]
+pub struct TokenInfo {
+    /// Its number.
+    pub id: i64,
+    /// The account's name.
+    pub account: String,
+    /// What its owner calls it.
+    pub label: String,
+    /// Milliseconds since 1970.
+    pub created_ms: i64,
+    /// Milliseconds since 1970.
+    pub expires_ms: Option<i64>,
+    /// Milliseconds since 1970.
+    pub revoked_ms: Option<i64>,
+}
+
+/// What checking a signature takes.
+#[derive(Clone, Debug)]
+pub struct TokenKey {
+    /// The token's number.
+    pub id: i64,
+    /// The account's number.
+    pub account: i64,
+    /// The account's name.
+    pub account_name: String,
+    /// The signing half, sealed.
+    pub sealed: Vec<u8>,
+    /// Milliseconds since 1970.
+    pub expires_ms: Option<i64>,
+    /// It was revoked.
+    pub revoked: bool,
+}
+
+impl Store {
+    /// Opens an account, with so much in it.
+    ///
+    /// # Errors
+    /// If there is one of that name.
+    pub async fn create_account(&self, name: &str, credits: Microcredits) -> Result<Account> {
+        let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@+".contains(&byte);
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(good) {
+            return Err(StoreError::Refused(format!(
+                "{name:?} can't be an account's name: 1 to 64 letters, digits and any of -_.@+"
+            )));
+        }
+        let mut conn = self.writer().await;
+        let mut tx = conn.begin_with(BEGIN).await?;
+        let row = sqlx::query(
+            "INSERT INTO accounts (name, created_ms) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING RETURNING id",
+        )
+        .bind(name)
+        .bind(now_ms())
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(row) = row else {
+            return Err(StoreError::Refused(format!("there is an account {name:?} already")));
+        };
+        let id = row.try_get("id")?;
+        if credits != 0 {
+            super::ledger::add(&mut tx, id, "grant", credits, Some("new account")).await?;
+        }
+        tx.commit().await?;
+        drop(conn);
+        self.account(name).await?.ok_or(StoreError::Closed)
+    }
+
+    /// All accounts, by name.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn accounts(&self) -> Result<Vec<Account>> {
+        let rows = sqlx::query("SELECT id, name, balance, held, created_ms FROM accounts ORDER BY name")
+            .fetch_all(&self.readers)
+            .await?;
+        rows.iter().map(account_of).collect()
+    }
+
+    /// The account of that name.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn account(&self, name: &str) -> Result<Option<Account>> {
+        let row = sqlx::query("SELECT id, name, balance, held, created_ms FROM accounts WHERE name = $1")
+            .bind(name)
+            .fetch_optional(&self.readers)
+            .await?;
+        row.as_ref().map(account_of).transpose()
+    }
+
+    /// What an account has: (balance, reserved).
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn balance(&self, account: i64) -> Result<(Microcredits, Microcredits)> {
+        let row = sqlx::query("SELECT balance, held FROM accounts WHERE id = $1")
+            .bind(account)
+            .fetch_one(&self.readers)
+            .await?;
+        Ok((row.try_get("balance")?, row.try_get("held")?))
+    }
+
+    /// Keeps a token for a secret; the secret is not kept. Gives the token's number.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn add_token(
+        &self,
+        account: i64,
+        secret: &Secret,
+        key: &ServiceKey,
+        label: &str,
+        expires_ms: Option<i64>,
+    ) -> Result<i64> {
+        let hash = digest(secret.token().as_bytes());
+        let sealed =
+            key.seal(&secret.key(), &hash).map_err(|error| StoreError::Refused(error.to_string()))?;
+        let row = sqlx::query(
+            "INSERT INTO tokens (account, hash, sealed, label, created_ms, expires_ms)
+             VALUES ($1, $2, $3, $4, $5, $6) RETURNING id",
+        )
+        .bind(account)
+        .bind(hash)
+        .bind(sealed)
+        .bind(label)
+        .bind(now_ms())
+        .bind(expires_ms)
+        .fetch_one(&mut *self.writer().await)
+        .await?;
+        Ok(row.try_get("id")?)
+    }
+
+    /// The tokens of one account, or of all.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn tokens(&self, account: Option<i64>) -> Result<Vec<TokenInfo>> {
+        let rows = sqlx::query(
+            "SELECT t.id, a.name, t.label, t.created_ms, t.expires_ms, t.revoked_ms
+             FROM tokens t JOIN accounts a ON a.id = t.account
+             WHERE $1 IS NULL OR t.account = $1 ORDER BY t.id",
+        )
+        .bind(account)
+        .fetch_all(&self.readers)
+        .await?;
+        let token = |row: &sqlx::sqlite::SqliteRow| -> Result<TokenInfo> {
+            Ok(TokenInfo {
+                id: row.try_get(0)?,
+                account: row.try_get(1)?,
+                label: row.try_get(2)?,
+                created_ms: row.try_get(3)?,
+                expires_ms: row.try_get(4)?,
+                revoked_ms: row.try_get(5)?,
+            })
+        };
+        rows.iter().map(token).collect()
+    }
+
+    /// What checks the signatures of the token that hashes to `hash`.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn token_key(&self, hash: &str) -> Result<Option<TokenKey>> {
+        let row = sqlx::query(
+            "SELECT t.id, t.account, a.name, t.sealed, t.expires_ms, t.revoked_ms
+             FROM tokens t JOIN accounts a ON a.id = t.account WHERE t.hash = $1",
+        )
+        .bind(hash)
+        .fetch_optional(&self.readers)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(TokenKey {
+            id: row.try_get(0)?,
+            account: row.try_get(1)?,
+            account_name: row.try_get(2)?,
+            sealed: row.try_get(3)?,
+            expires_ms: row.try_get(4)?,
+            revoked: row.try_get::<Option<i64>, _>(5)?.is_some(),
+        }))
+    }
+
+    /// Revokes a token. `false`: there is none of that number that is not revoked.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn revoke_token(&self, id: i64) -> Result<bool> {
+        let done = sqlx::query("UPDATE tokens SET revoked_ms = $1 WHERE id = $2 AND revoked_ms IS NULL")
+            .bind(now_ms())
+            .bind(id)
+            .execute(&mut *self.writer().await)
+            .await?;
+        Ok(done.rows_affected() > 0)
+    }
+}
+
+fn account_of(row: &sqlx::sqlite::SqliteRow) -> Result<Account> {
+    Ok(Account {
+        id: row.try_get("id")?,
+        name: row.try_get("name")?,
+        balance: row.try_get("balance")?,
+        held: row.try_get("held")?,
+        created_ms: row.try_get("created_ms")?,
+    })
+}

@@ -1,0 +1,88 @@
+//! Looking at the ledger: its newest entries, and whether all that is kept beside it follows from it.
+
+use sqlx::Row;
+
+use super::{Result, Store};
+use crate::price::Microcredits;
+
+/// A line of the ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its number.
+    pub id: i64,
+    /// `grant`, `adjustment` or `charge`.
+    pub kind: String,
+    /// What it added; charges are negative.
+    pub amount: Microcredits,
+    /// What the account had then.
+    pub balance: Microcredits,
+    /// The run that was charged for.
+    pub run: Option<String>,
+    /// The batch that was charged for.
+    pub seq: Option<i64>,
+    /// Why.
+    pub note: Option<String>,
+    /// Milliseconds since 1970.
+    pub created_ms: i64,
+}
+
+impl Store {
+    /// The newest entries of an account's ledger, newest first.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn ledger(&self, account: i64, most: u32) -> Result<Vec<Entry>> {
+        let rows = sqlx::query(
+            "SELECT id, kind, amount, balance, run, seq, note, created_ms FROM ledger
+             WHERE account = $1 ORDER BY id DESC LIMIT $2",
+        )
+        .bind(account)
+        .bind(most)
+        .fetch_all(&self.readers)
+        .await?;
+        let entry = |row: &sqlx::sqlite::SqliteRow| -> Result<Entry> {
+            Ok(Entry {
+                id: row.try_get(0)?,
+                kind: row.try_get(1)?,
+                amount: row.try_get(2)?,
+                balance: row.try_get(3)?,
+                run: row.try_get(4)?,
+                seq: row.try_get(5)?,
+                note: row.try_get(6)?,
+                created_ms: row.try_get(7)?,
+            })
+        };
+        rows.iter().map(entry).collect()
+    }
+
+    /// Recomputes what follows from the ledger and the batches; gives what does not agree, in words. Empty: all is well.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn audit(&self) -> Result<Vec<String>> {
+        let checks = [
+            ("account: the balance is not the sum of the ledger",
+             "SELECT a.name FROM accounts a WHERE a.balance <>
+                 (SELECT COALESCE(SUM(l.amount), 0) FROM ledger l WHERE l.account = a.id)"),
+            ("account: what is reserved is not the sum over its runs",
+             "SELECT a.name FROM accounts a WHERE a.held <>
+                 (SELECT COALESCE(SUM(r.held), 0) FROM runs r WHERE r.account = a.id)"),
+            ("run: what is reserved is not the sum over its batches",
+             "SELECT r.id FROM runs r WHERE r.held <>
+                 (SELECT COALESCE(SUM(b.hold), 0) FROM batches b WHERE b.run = r.id AND b.state = 'held')"),
+            ("run: what was spent is not the sum of its charges",
+             "SELECT r.id FROM runs r WHERE r.spent <>
+                 (SELECT COALESCE(-SUM(l.amount), 0) FROM ledger l WHERE l.run = r.id AND l.kind = 'charge')"),
+            ("ledger: the running balance is wrong at entry",
+             "SELECT CAST(id AS TEXT) FROM (SELECT id, balance,
+                 SUM(amount) OVER (PARTITION BY account ORDER BY id) AS total FROM ledger) AS l WHERE balance <> total"),
+        ];
+        let mut found = Vec::new();
+        for (what, sql) in checks {
+            for row in sqlx::query(sql).fetch_all(&self.readers).await? {
+                found.push(format!("{what} {}", row.try_get::<String, _>(0)?));
+            }
+        }
+        Ok(found)
+    }
+}

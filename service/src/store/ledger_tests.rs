@@ -1,0 +1,273 @@
+//! The ledger against a model: whatever is done in whatever order, balances are sums, nothing is negative, nothing is
+//! charged twice, and what was reserved comes back.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use fastmap_backends::cloud::{FunctionName, OpenRun, RunState};
+use proptest::prelude::*;
+
+use super::{NewRun, Reserve, Reserved, Settle, Settled, Store};
+use crate::price::{self, CREDIT, Microcredits, Work};
+
+const ACCOUNTS: i64 = 2;
+const RUNS: usize = 3;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Grant(usize, Microcredits),
+    Reserve { run: usize, seq: i64, cpu_ms: u64, group: bool },
+    Settle { run: usize, seq: i64, charge: Microcredits },
+    Release { run: usize, seq: i64 },
+    End(usize),
+    Acknowledge { run: usize, seq: i64 },
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let run = || 0..RUNS;
+    let seq = || 0..4i64;
+    prop_oneof![
+        1 => (0..ACCOUNTS as usize, -CREDIT..CREDIT).prop_map(|(account, amount)| Step::Grant(account, amount)),
+        6 => (run(), seq(), 0..2_000_000u64, any::<bool>())
+            .prop_map(|(run, seq, cpu_ms, group)| Step::Reserve { run, seq, cpu_ms, group }),
+        5 => (run(), seq(), 0..2 * CREDIT).prop_map(|(run, seq, charge)| Step::Settle { run, seq, charge }),
+        2 => (run(), seq()).prop_map(|(run, seq)| Step::Release { run, seq }),
+        1 => run().prop_map(Step::End),
+        1 => (run(), seq()).prop_map(|(run, seq)| Step::Acknowledge { run, seq }),
+        1 => Just(Step::Restart),
+    ]
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
+async fn store(path: &std::path::Path, balance: Microcredits, cap: Option<Microcredits>) -> Store {
+    let store = Store::open(path).await.expect("a new database");
+    for account in 1..=ACCOUNTS {
+        let made = store.create_account(&format!("a{account}"), balance).await.expect("a new account");
+        assert_eq!(made.id, account);
+    }
+    for run in 0..RUNS {
+        let request = OpenRun {
+            key: format!("{run:032x}"),
+            executable: String::new(),
+            function: FunctionName { offset: 0, name: String::new() },
+            context: None,
+            label: None,
+            items: None,
+            item_timeout_ms: None,
+            max_credits: cap,
+        };
+        let id = &format!("run{run}");
+        let (account, digest) = (account_of(run), "");
+        let new = NewRun { account, id, digest, request: &request, most_open: 9, lease_until_ms: 0 };
+        store.open_run(&new).await.expect("a new run");
+    }
+    store
+}
+
+fn account_of(run: usize) -> i64 {
+    run as i64 % ACCOUNTS + 1
+}
+
+fn reserve(run: usize, seq: i64, cpu_ms: u64) -> Reserve {
+    Reserve {
+        account: account_of(run),
+        run: format!("run{run}"),
+        seq,
+        digest: format!("{seq}"),
+        wanted: Work { cpu: Duration::from_millis(cpu_ms), bytes: 1000 },
+        prices: price::DEFAULT,
+    }
+}
+
+fn settle(run: usize, seq: i64, charge: Microcredits) -> Settle {
+    Settle {
+        run: format!("run{run}"),
+        seq,
+        status: 200,
+        charge,
+        cpu: Duration::from_millis(1),
+        bytes: 10,
+        items: 1,
+        digest: "answer".to_owned(),
+    }
+}
+
+#[allow(clippy::too_many_lines, reason = "one arm for each kind of step")]
+async fn follow(steps: &[Step], balance: Microcredits, cap: Option<Microcredits>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("db");
+    let mut store = store(&path, balance, cap).await;
+    let mut committer = super::Committer::start(store.clone());
+    let mut holds: HashMap<(usize, i64), Microcredits> = HashMap::new();
+    let mut answered: HashSet<(usize, i64)> = HashSet::new();
+    let mut charged: HashMap<i64, Microcredits> = HashMap::new();
+    let mut granted: HashMap<i64, Microcredits> = (1..=ACCOUNTS).map(|account| (account, balance)).collect();
+    let mut ended = HashSet::new();
+    for step in steps {
+        match *step {
+            Step::Grant(account, amount) => {
+                let account = account as i64 + 1;
+                let reserved: Microcredits = holds
+                    .iter()
+                    .filter(|((run, _), _)| account_of(*run) == account)
+                    .map(|(_, hold)| hold)
+                    .sum();
+                let left = granted[&account] - charged.get(&account).copied().unwrap_or(0) - reserved;
+                let done = store.adjust(account, amount, None).await;
+                assert_eq!(done.is_ok(), left + amount >= 0, "{left} {amount} {done:?}");
+                if done.is_ok() {
+                    *granted.get_mut(&account).expect("it is there") += amount;
+                }
+            }
+            Step::Reserve { run, seq, cpu_ms, group } => {
+                // Two at once share a transaction, and get the same.
+                let ask = || committer.reserve(reserve(run, seq, cpu_ms));
+                let got = if group {
+                    let (one, two) = tokio::join!(ask(), ask());
+                    let (one, two) = (one.expect("no failure"), two.expect("no failure"));
+                    assert_eq!(one, two);
+                    one
+                } else {
+                    ask().await.expect("no failure")
+                };
+                match got {
+                    Reserved::Granted(grant) => {
+                        assert!(!answered.contains(&(run, seq)));
+                        let before = holds.insert((run, seq), grant.hold);
+                        assert!(before.is_some() || !ended.contains(&run));
+                        assert!(before.is_none_or(|before| before == grant.hold));
+                    }
+                    Reserved::Answered(status, digest) => {
+                        assert!(answered.contains(&(run, seq)));
+                        assert_eq!((status, digest.as_str()), (200, "answer"));
+                    }
+                    Reserved::Acknowledged => assert!(answered.contains(&(run, seq))),
+                    Reserved::Ended(..) => assert!(ended.contains(&run)),
+                    Reserved::CapReached => assert!(cap.is_some()),
+                    Reserved::OutOfCredits | Reserved::Held => {}
+                    other @ (Reserved::Conflict | Reserved::NoRun) => panic!("{other:?}"),
+                }
+            }
+            Step::Settle { run, seq, charge } => {
+                let got = committer.settle(settle(run, seq, charge)).await.expect("no failure");
+                match holds.remove(&(run, seq)) {
+                    Some(hold) => {
+                        assert_eq!(got, Settled::Charged);
+                        assert!(answered.insert((run, seq)));
+                        *charged.entry(account_of(run)).or_default() += charge.min(hold);
+                    }
+                    None => assert_eq!(got, Settled::NotHeld),
+                }
+            }
+            Step::Release { run, seq } => {
+                store.release(&format!("run{run}"), seq).await.expect("no failure");
+                holds.remove(&(run, seq));
+            }
+            Step::End(run) => {
+                let done =
+                    store.end_run(&format!("run{run}"), RunState::Done, None).await.expect("no failure");
+                assert_eq!(done, ended.insert(run));
+                holds.retain(|(of, _), _| *of != run);
+            }
+            Step::Acknowledge { run, seq } => {
+                let kept = store.acknowledge(&format!("run{run}"), &[seq as u64]).await.expect("no failure");
+                assert!(kept.is_empty() || answered.contains(&(run, seq)));
+            }
+            Step::Restart => {
+                drop(committer);
+                drop(store);
+                store = Store::open(&path).await.expect("the database of before");
+                committer = super::Committer::start(store.clone());
+                assert_eq!(store.recover().await.expect("no failure"), holds.len() as u64);
+                holds.clear();
+            }
+        }
+        assert_eq!(store.audit().await.expect("no failure"), Vec::<String>::new(), "{step:?}");
+        for account in 1..=ACCOUNTS {
+            let (balance, held) = store.balance(account).await.expect("no failure");
+            let holds =
+                holds.iter().filter(|((run, _), _)| account_of(*run) == account).map(|(_, hold)| *hold);
+            assert_eq!(held, holds.sum::<Microcredits>(), "{step:?}");
+            assert_eq!(balance, granted[&account] - charged.get(&account).copied().unwrap_or(0), "{step:?}");
+            assert!(0 <= held && held <= balance);
+        }
+        if let Some(cap) = cap {
+            for run in store.runs(None, None, 10).await.expect("no failure") {
+                assert!(run.info.spent + run.info.held <= cap, "{run:?}");
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn money_is_conserved_whatever_happens(
+        steps in proptest::collection::vec(step(), 1..60),
+        balance in 0..2 * CREDIT,
+        cap in proptest::option::of(0..CREDIT),
+    ) {
+        runtime().block_on(follow(&steps, balance, cap));
+    }
+}
+
+#[test]
+fn the_ledger_itself_refuses_changes_and_second_charges() {
+    runtime().block_on(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = store(&folder.path().join("db"), CREDIT, None).await;
+        let mut conn = store.writer().await;
+        for (sql, why) in [
+            ("UPDATE ledger SET amount = 0", "append-only"),
+            ("DELETE FROM ledger", "append-only"),
+            ("UPDATE accounts SET balance = -1", "CHECK"),
+            ("UPDATE accounts SET held = balance + 1", "CHECK"),
+        ] {
+            let error = sqlx::query(sql).execute(&mut *conn).await.expect_err(sql).to_string();
+            assert!(error.contains(why), "{error}");
+        }
+        let charge = "INSERT INTO ledger (account, kind, amount, balance, run, seq, created_ms)
+                      VALUES (1, 'charge', -1, 5, 'run0', 7, 0)";
+        sqlx::query(charge).execute(&mut *conn).await.expect("a first charge");
+        let error = sqlx::query(charge).execute(&mut *conn).await.expect_err("a second charge").to_string();
+        assert!(error.contains("UNIQUE"), "{error}");
+    });
+}
+
+#[test]
+fn an_audit_finds_what_was_tampered_with() {
+    runtime().block_on(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = store(&folder.path().join("db"), CREDIT, None).await;
+        assert!(store.audit().await.expect("no failure").is_empty());
+        sqlx::query("UPDATE accounts SET balance = balance + 1 WHERE id = 1")
+            .execute(&mut *store.writer().await)
+            .await
+            .expect("the table allows it");
+        let found = store.audit().await.expect("no failure");
+        assert_eq!(found, ["account: the balance is not the sum of the ledger a1"]);
+    });
+}
+
+#[test]
+fn what_was_reserved_is_all_that_is_charged() {
+    runtime().block_on(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = store(&folder.path().join("db"), CREDIT, None).await;
+        let committer = super::Committer::start(store.clone());
+        let got = committer.reserve(reserve(0, 0, 1000)).await.expect("no failure");
+        let Reserved::Granted(grant) = got else { panic!("{got:?}") };
+        committer.settle(settle(0, 0, 100 * CREDIT)).await.expect("no failure");
+        let (balance, held) = store.balance(1).await.expect("no failure");
+        assert_eq!((balance, held), (CREDIT - grant.hold, 0));
+        let other = Reserve { account: 2, ..reserve(0, 1, 1000) };
+        assert_eq!(committer.reserve(other).await.expect("no failure"), Reserved::NoRun);
+        let changed = Reserve { digest: "x".to_owned(), ..reserve(0, 0, 1000) };
+        assert_eq!(committer.reserve(changed).await.expect("no failure"), Reserved::Conflict);
+    });
+}

@@ -1,0 +1,318 @@
+//! Runs: opened by a client under a key of its own, kept open by a lease, ended once. Ending one gives back what is
+//! reserved for it in the same transaction.
+
+use fastmap_backends::cloud::{OpenRun, RunInfo, RunState};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Connection, Row};
+
+use super::{BEGIN, Result, Store, StoreError, ledger, now_ms};
+
+/// A run to be opened.
+#[derive(Clone, Debug)]
+pub struct NewRun<'a> {
+    /// Whose.
+    pub account: i64,
+    /// The name it will have.
+    pub id: &'a str,
+    /// SHA-256 of the request that opens it.
+    pub digest: &'a str,
+    /// That request.
+    pub request: &'a OpenRun,
+    /// Most open runs of the account.
+    pub most_open: u32,
+    /// Until when it lives without being heard of.
+    pub lease_until_ms: i64,
+}
+
+/// What became of a [`NewRun`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// It is open, under the name that was given.
+    New,
+    /// The same request came before, and opened this run.
+    Again(String),
+    /// The key was used for another request.
+    Conflict,
+    /// The account has too many open runs.
+    TooMany,
+}
+
+/// A run as the database knows it.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Whose.
+    pub account: i64,
+    /// What its owner sees.
+    pub info: RunInfo,
+    /// Distance of the function's descriptor.
+    pub function_offset: i64,
+    /// SHA-256 of the context.
+    pub context: Option<String>,
+    /// Milliseconds.
+    pub item_timeout_ms: Option<u64>,
+    /// Why it failed: a problem document.
+    pub reason: Option<String>,
+    /// Until when it lives without being heard of.
+    pub lease_until_ms: i64,
+}
+
+const COLUMNS: &str = "number, account, id, label, state, executable, function_name, function_offset, context, items,
+    item_timeout_ms, max_credits, spent, held, cpu_ns, result_bytes, batches, items_answered, opened_ms, ended_ms,
+    reason, lease_until_ms";
+
+impl Store {
+    /// Opens a run, unless the key has opened one.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn open_run(&self, new: &NewRun<'_>) -> Result<Opened> {
+        let NewRun { account, id, digest, request, most_open, lease_until_ms } = *new;
+        let mut conn = self.writer().await;
+        let mut tx = conn.begin_with(BEGIN).await?;
+        let before = sqlx::query("SELECT id, request FROM runs WHERE account = $1 AND client_key = $2")
+            .bind(account)
+            .bind(&request.key)
+            .fetch_optional(&mut *tx)
+            .await?;
+        if let Some(row) = before {
+            let same = row.try_get::<String, _>("request")? == digest;
+            return Ok(if same { Opened::Again(row.try_get("id")?) } else { Opened::Conflict });
+        }
+        let open: i64 = sqlx::query("SELECT COUNT(*) FROM runs WHERE account = $1 AND state = 'open'")
+            .bind(account)
+            .fetch_one(&mut *tx)
+            .await?
+            .try_get(0)?;
+        if open >= i64::from(most_open) {
+            return Ok(Opened::TooMany);
+        }
+        let whole = |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
+        sqlx::query(
+            "INSERT INTO runs (id, account, client_key, request, label, executable, function_offset, function_name,
+                               context, items, item_timeout_ms, max_credits, state, opened_ms, lease_until_ms)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'open', $13, $14)",
+        )
+        .bind(id)
+        .bind(account)
+        .bind(&request.key)
+        .bind(digest)
+        .bind(&request.label)
+        .bind(&request.executable)
+        .bind(request.function.offset)
+        .bind(&request.function.name)
+        .bind(&request.context)
+        .bind(whole(request.items))
+        .bind(whole(request.item_timeout_ms))
+        .bind(request.max_credits)
+        .bind(now_ms())
+        .bind(lease_until_ms)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(Opened::New)
+    }
+
+    /// The run of that name, if it is this account's (`None`: anybody's, for who runs the service).
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn run(&self, account: Option<i64>, id: &str) -> Result<Option<Run>> {
+        let sql = sqlx::AssertSqlSafe(format!(
+            "SELECT {COLUMNS} FROM runs WHERE id = $1 AND ($2 IS NULL OR account = $2)"
+        ));
+        let row = sqlx::query(sql).bind(id).bind(account).fetch_optional(&self.readers).await?;
+        row.as_ref().map(run_of).transpose()
+    }
+
+    /// Runs of one account (or of all), newest first, from behind the run `before` on.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn runs(&self, account: Option<i64>, before: Option<&str>, most: u32) -> Result<Vec<Run>> {
+        let sql = sqlx::AssertSqlSafe(format!(
+            "SELECT {COLUMNS} FROM runs WHERE ($1 IS NULL OR account = $1) AND ($2 IS NULL OR number <
+                (SELECT number FROM runs WHERE id = $2 AND ($1 IS NULL OR account = $1)))
+             ORDER BY number DESC LIMIT $3"
+        ));
+        let rows = sqlx::query(sql).bind(account).bind(before).bind(most).fetch_all(&self.readers).await?;
+        rows.iter().map(run_of).collect()
+    }
+
+    /// Ends an open run, and gives back what is reserved for it. `false`: it was not open.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn end_run(&self, id: &str, state: RunState, reason: Option<&str>) -> Result<bool> {
+        let mut conn = self.writer().await;
+        let mut tx = conn.begin_with(BEGIN).await?;
+        let ended = sqlx::query(
+            "UPDATE runs SET state = $2, reason = $3, ended_ms = $4 WHERE id = $1 AND state = 'open'",
+        )
+        .bind(id)
+        .bind(state.as_str())
+        .bind(reason)
+        .bind(now_ms())
+        .execute(&mut *tx)
+        .await?
+        .rows_affected()
+            > 0;
+        if ended {
+            ledger::release(&mut tx, id, None).await?;
+        }
+        tx.commit().await?;
+        Ok(ended)
+    }
+
+    /// Lets an open run live until then.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn extend_lease(&self, id: &str, until_ms: i64) -> Result<()> {
+        sqlx::query(
+            "UPDATE runs SET lease_until_ms = $2 WHERE id = $1 AND state = 'open' AND lease_until_ms < $2",
+        )
+        .bind(id)
+        .bind(until_ms)
+        .execute(&mut *self.writer().await)
+        .await?;
+        Ok(())
+    }
+
+    /// Lets all open runs live at least until then: after a start, when nothing could be heard of them.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn extend_all_leases(&self, until_ms: i64) -> Result<()> {
+        sqlx::query("UPDATE runs SET lease_until_ms = $1 WHERE state = 'open' AND lease_until_ms < $1")
+            .bind(until_ms)
+            .execute(&mut *self.writer().await)
+            .await?;
+        Ok(())
+    }
+
+    /// Open runs whose lease is over.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn overdue_runs(&self, now_ms: i64) -> Result<Vec<String>> {
+        let rows = sqlx::query("SELECT id FROM runs WHERE state = 'open' AND lease_until_ms < $1")
+            .bind(now_ms)
+            .fetch_all(&self.readers)
+            .await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    }
+
+    /// Number of open runs.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn open_runs(&self) -> Result<u64> {
+        let row =
+            sqlx::query("SELECT COUNT(*) FROM runs WHERE state = 'open'").fetch_one(&self.readers).await?;
+        Ok(row.try_get::<i64, _>(0)?.unsigned_abs())
+    }
+
+    /// Runs that ended before then and whose answers are still kept.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn purgeable_runs(&self, ended_before_ms: i64) -> Result<Vec<String>> {
+        let rows = sqlx::query(
+            "SELECT id FROM runs WHERE state <> 'open' AND NOT purged AND ended_ms < $1 LIMIT 100",
+        )
+        .bind(ended_before_ms)
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    }
+
+    /// A run's answers are no longer kept: its batches are forgotten, its charges are not.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn purge_run(&self, id: &str) -> Result<()> {
+        let mut conn = self.writer().await;
+        let mut tx = conn.begin_with(BEGIN).await?;
+        sqlx::query("DELETE FROM batches WHERE run = $1").bind(id).execute(&mut *tx).await?;
+        sqlx::query("UPDATE runs SET purged = TRUE WHERE id = $1").bind(id).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// These answers have arrived. Gives the seqs whose answers were kept until now.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn acknowledge(&self, run: &str, seqs: &[u64]) -> Result<Vec<u64>> {
+        let mut conn = self.writer().await;
+        let mut tx = conn.begin_with(BEGIN).await?;
+        let mut kept = Vec::new();
+        for seq in seqs {
+            let done = sqlx::query(
+                "UPDATE batches SET state = 'acknowledged' WHERE run = $1 AND seq = $2 AND state = 'answered'",
+            )
+            .bind(run)
+            .bind(i64::try_from(*seq).map_err(|_| StoreError::Refused("a seq beyond 2^63".to_owned()))?)
+            .execute(&mut *tx)
+            .await?;
+            if done.rows_affected() > 0 {
+                kept.push(*seq);
+            }
+        }
+        tx.commit().await?;
+        Ok(kept)
+    }
+
+    /// Where a batch stands: its state, and the status and digest of its answer.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn batch(&self, run: &str, seq: i64) -> Result<Option<(String, Option<u16>, Option<String>)>> {
+        let row = sqlx::query("SELECT state, status, answer_digest FROM batches WHERE run = $1 AND seq = $2")
+            .bind(run)
+            .bind(seq)
+            .fetch_optional(&self.readers)
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))
+    }
+}
+
+fn run_of(row: &SqliteRow) -> Result<Run> {
+    let count = |name: &str| -> Result<u64> { Ok(row.try_get::<i64, _>(name)?.unsigned_abs()) };
+    let maybe = |name: &str| -> Result<Option<u64>> {
+        Ok(row.try_get::<Option<i64>, _>(name)?.map(i64::unsigned_abs))
+    };
+    let state: String = row.try_get("state")?;
+    let state = [RunState::Open, RunState::Done, RunState::Cancelled, RunState::Expired, RunState::Failed]
+        .into_iter()
+        .find(|known| known.as_str() == state)
+        .ok_or_else(|| {
+            StoreError::Refused(format!("a run in the state {state:?}: made by a later version?"))
+        })?;
+    Ok(Run {
+        account: row.try_get("account")?,
+        info: RunInfo {
+            run: row.try_get("id")?,
+            label: row.try_get("label")?,
+            state,
+            executable: row.try_get("executable")?,
+            function: row.try_get("function_name")?,
+            items: maybe("items")?,
+            items_answered: count("items_answered")?,
+            batches: count("batches")?,
+            spent: row.try_get("spent")?,
+            held: row.try_get("held")?,
+            max_credits: row.try_get("max_credits")?,
+            cpu_ns: count("cpu_ns")?,
+            result_bytes: count("result_bytes")?,
+            opened_ms: count("opened_ms")?,
+            ended_ms: maybe("ended_ms")?,
+        },
+        function_offset: row.try_get("function_offset")?,
+        context: row.try_get("context")?,
+        item_timeout_ms: maybe("item_timeout_ms")?,
+        reason: row.try_get("reason")?,
+        lease_until_ms: row.try_get("lease_until_ms")?,
+    })
+}

@@ -1,0 +1,68 @@
+//! What the tests upload: a program with one function that does what each item tells it. Started with `describe` it
+//! says where its functions stand.
+
+use std::time::{Duration, Instant};
+
+use fastmap_backends::{Descriptor, FailureKind, FunctionId, ItemFailure, Task, Work};
+
+struct Obey(Vec<u8>);
+
+impl Task for Obey {
+    fn run(&mut self, work: &mut Work<'_>) {
+        while let Some(item) = work.next_item() {
+            let (order, rest) = item.split_first().map_or((b' ', item), |(order, rest)| (*order, rest));
+            let number =
+                || std::str::from_utf8(rest).ok().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+            let result = match order {
+                b'e' => rest.to_vec(),
+                b'c' => self.0.clone(),
+                b's' => {
+                    spin(Duration::from_millis(number()));
+                    rest.to_vec()
+                }
+                b'b' => vec![b'x'; number() as usize],
+                b'p' => {
+                    (0..number()).for_each(|n| eprintln!("line {n}"));
+                    Vec::new()
+                }
+                b'a' => {
+                    eprintln!("about to abort");
+                    std::process::abort()
+                }
+                _ => {
+                    work.fail(FailureKind::Panic, format!("no such order: {}", char::from(order)));
+                    continue;
+                }
+            };
+            work.out().extend_from_slice(&(result.len() as u32).to_le_bytes());
+            work.out().extend_from_slice(&result);
+        }
+    }
+}
+
+/// Uses the CPU, not only the clock.
+fn spin(time: Duration) {
+    let begun = Instant::now();
+    let mut x = 1u64;
+    while begun.elapsed() < time {
+        x = std::hint::black_box(x.wrapping_mul(6_364_136_223_846_793_005));
+    }
+}
+
+static OBEY: Descriptor = Descriptor::new(|| "obey", |context| Ok(Box::new(Obey(context.to_vec()))));
+static BROKEN: Descriptor = Descriptor::new(
+    || "broken",
+    |_| Err(ItemFailure { offset: 0, kind: FailureKind::Serialize, message: "init said no".to_owned() }),
+);
+
+fn main() {
+    fastmap_backends::local::enter();
+    if std::env::args().nth(1).as_deref() != Some("describe") {
+        eprintln!("this program obeys a fastmap host alone");
+        std::process::exit(3);
+    }
+    for descriptor in [&OBEY, &BROKEN] {
+        let FunctionId { offset, name } = FunctionId::of(descriptor);
+        println!("{name} {offset}");
+    }
+}

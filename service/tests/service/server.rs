@@ -1,0 +1,174 @@
+//! The service as a process of its own, with its data in a temporary folder, ended with the test.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use fastmap_backends::cloud::Secret;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::client::Client;
+
+/// What is waited for has come by then.
+pub(crate) const LIMIT: Duration = Duration::from_mins(1);
+
+/// Data of a service, and its process if it runs.
+pub(crate) struct Server {
+    data: tempfile::TempDir,
+    options: Vec<String>,
+    process: Option<Child>,
+    pub(crate) url: String,
+}
+
+fn fastmap() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fastmap"));
+    command.env_remove("FASTMAP_SECRET").env_remove("FASTMAP_SERVICE_DATA").env("FASTMAP_LOG", "info");
+    command
+}
+
+impl Server {
+    /// Starts a service without a jail, on a free port.
+    pub(crate) fn start(options: &[&str]) -> Server {
+        let data = tempfile::tempdir().expect("a folder");
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        let mut server = Server { data, options, process: None, url: String::new() };
+        server.restart();
+        server
+    }
+
+    /// Starts the process (again), on the same port if it had one.
+    pub(crate) fn restart(&mut self) {
+        let listen = self.url.rsplit_once('/').map_or("127.0.0.1:0", |(_, address)| address).to_owned();
+        let mut process = fastmap()
+            .args(["serve", "--insecure-no-sandbox", "--workers", "2", "--listen", &listen, "--data"])
+            .arg(self.data.path())
+            .args(&self.options)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the service can be started");
+        let lines = lines(process.stdout.take().expect("it is piped"));
+        self.process = Some(process);
+        let line = lines.recv_timeout(LIMIT).expect("the service says where it listens");
+        line.strip_prefix("listening at ").expect("its first line").clone_into(&mut self.url);
+    }
+
+    pub(crate) fn data(&self) -> &Path {
+        self.data.path()
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.process.as_ref().expect("it runs").id() as i32
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).expect("it runs");
+    }
+
+    /// Waits for the end of the process.
+    pub(crate) fn ended(&mut self) -> std::process::ExitStatus {
+        let mut process = self.process.take().expect("it runs");
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = process.try_wait().expect("it is a child") {
+                return status;
+            }
+            assert!(begun.elapsed() < LIMIT, "the service does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Kills the process and waits for its end.
+    pub(crate) fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.ended();
+    }
+
+    /// Runs a command on the service's data.
+    pub(crate) fn command(&self, args: &[&str]) -> Output {
+        fastmap().args(args).arg("--data").arg(self.data.path()).output().expect("the command can be started")
+    }
+
+    /// The same, with JSON to be read; the command must succeed.
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
+        let output = self.command(&[args, &["--json"]].concat());
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    /// A new account with so many credits, and a client of it.
+    pub(crate) fn tenant(&self, name: &str, credits: &str) -> Client {
+        self.json(&["account", "create", name, "--credits", credits]);
+        self.client(name)
+    }
+
+    /// A client with a new token of an account.
+    pub(crate) fn client(&self, account: &str) -> Client {
+        let token = self.json(&["token", "create", account]);
+        let secret: Secret = token["secret"].as_str().expect("a secret").parse().expect("a secret");
+        Client::new(&self.url, secret)
+    }
+
+    /// Every balance follows from the ledger.
+    pub(crate) fn audit(&self) {
+        self.json(&["credits", "audit"]);
+    }
+
+    /// An account's balance, in millionths.
+    pub(crate) fn balance(&self, account: &str) -> i64 {
+        let shown = self.json(&["account", "show", account]);
+        fastmap_service::price::read(shown["credits"].as_str().expect("credits")).expect("a number")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _gone = process.kill();
+            let _gone = process.wait();
+        }
+    }
+}
+
+pub(crate) fn lines(stdout: std::process::ChildStdout) -> Receiver<String> {
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+/// Looks until `event` is there, up to the deadline.
+pub(crate) fn until<T>(what: &str, mut event: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(value) = event() {
+            return value;
+        }
+        assert!(begun.elapsed() < LIMIT, "{what} did not come");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The stranger's program.
+pub(crate) fn worker() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_fastmap-service-test-worker"))
+}
+
+/// A dev service: its process, and the two lines.
+pub(crate) fn start_dev() -> (Child, Receiver<String>) {
+    let mut process = fastmap()
+        .args(["serve", "--dev", "--insecure-no-sandbox", "--log", "warn"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the service can be started");
+    let lines = lines(process.stdout.take().expect("it is piped"));
+    (process, lines)
+}

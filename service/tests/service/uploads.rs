@@ -1,0 +1,129 @@
+//! Uploads: resumed, and refused for what they are.
+
+use fastmap_backends::cloud::{BlobStatus, digest};
+use serde_json::Value;
+
+use crate::client::{open_run, to_json};
+use crate::server::{Server, worker};
+
+#[test]
+fn an_upload_is_resumed_where_it_broke_off() {
+    let mut server = Server::start(&[]);
+    let client = server.tenant("a", "1000");
+    let bytes = vec![7; 1000];
+    let hash = digest(&bytes);
+    let packed = zstd::bulk::compress(&bytes, 1).expect("memory");
+    let put = |at: usize, part: &[u8]| {
+        client.call("PUT", &format!("/contexts/{hash}?offset={at}&total={}", packed.len()), part)
+    };
+    let status = || client.call("GET", &format!("/contexts/{hash}"), b"").json::<BlobStatus>(200);
+    assert_eq!(status(), BlobStatus { present: false, offset: 0 });
+    assert_eq!(client.call("HEAD", &format!("/contexts/{hash}"), b"").status, 404);
+    assert_eq!(put(0, &packed[..5]).json::<BlobStatus>(202).offset, 5);
+    server.kill();
+    server.restart();
+    assert_eq!(status(), BlobStatus { present: false, offset: 5 });
+    assert_eq!(put(0, &packed[..5]).problem("upload_offset").offset, Some(5));
+    assert_eq!(put(9, &packed[9..]).problem("upload_offset").offset, Some(5));
+    assert_eq!(put(5, &[&packed[5..], b"more"].concat()).problem("upload_offset").offset, Some(5));
+    assert!(put(5, &packed[5..]).json::<BlobStatus>(200).present);
+    assert_eq!(status(), BlobStatus { present: true, offset: 0 });
+    // Sent again, it is there.
+    assert!(put(0, &packed[..5]).json::<BlobStatus>(200).present);
+}
+
+#[test]
+fn what_is_not_what_its_name_says_is_refused_and_forgotten() {
+    let server = Server::start(&["--max-executable", "100000"]);
+    let client = server.tenant("a", "1000");
+    let put = |kind: &str, hash: &str, bytes: &[u8]| {
+        client.call("PUT", &format!("/{kind}/{hash}?offset=0&total={}", bytes.len()), bytes)
+    };
+    let packed = |bytes: &[u8]| zstd::bulk::compress(bytes, 1).expect("memory");
+    let name = digest(b"something");
+    put("contexts", &name, &packed(b"something else")).problem("hash_mismatch");
+    put("contexts", &name, b"no zstd at all").problem("invalid_body");
+    let whole = packed(b"something");
+    put("contexts", &name, &whole[..whole.len() - 3]).problem("invalid_body");
+    let script = b"#!/bin/sh\necho hello\n";
+    put("executables", &digest(script), &packed(script)).problem("not_executable");
+    // A zstd frame of a few bytes that unpacks to more than is allowed.
+    let bomb = vec![0; 10_000_000];
+    put("executables", &digest(&bomb), &packed(&bomb)).problem("too_large");
+    let target = format!("/executables/{name}?offset=0&total=99999999999");
+    client.call("PUT", &target, b"x").problem("too_large");
+    client.call("PUT", &format!("/executables/{name}?offset=0&total=0"), b"").problem("too_large");
+    // A program for another processor.
+    let mut program = std::fs::read("/bin/true").expect("it is there");
+    program[18] = 0xf3;
+    let problem = put("executables", &digest(&program), &packed(&program)).problem("not_executable");
+    assert!(problem.detail.contains("another processor"), "{problem}");
+    for hash in [&name, &digest(script), &digest(&bomb)] {
+        for kind in ["contexts", "executables"] {
+            let status: BlobStatus = client.call("GET", &format!("/{kind}/{hash}"), b"").json(200);
+            assert_eq!(status, BlobStatus { present: false, offset: 0 });
+        }
+    }
+    assert_eq!(std::fs::read_dir(server.data().join("uploads")).expect("a folder").count(), 0);
+    let left = std::fs::read_dir(server.data().join("executables")).expect("a folder").count();
+    assert_eq!(left, 0, "temporary files are left");
+}
+
+#[test]
+fn an_account_stores_so_much_and_no_more() {
+    let server = Server::start(&["--max-stored", "100000"]);
+    let (client, other) = (server.tenant("a", "1000"), server.tenant("b", "1000"));
+    let noise = |seed: u64| -> Vec<u8> {
+        let mut x = seed;
+        let mut next = || {
+            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (x >> 56) as u8
+        };
+        (0..60_000).map(|_| next()).collect()
+    };
+    client.upload("contexts", &noise(1), 1 << 20);
+    let second = noise(2);
+    let packed = zstd::bulk::compress(&second, 1).expect("memory");
+    let target = format!("/contexts/{}?offset=0&total={}", digest(&second), packed.len());
+    client.call("PUT", &target, &packed).problem("too_large");
+    // Also in parts that are never finished.
+    assert_eq!(client.call("PUT", &target, &packed[..30_000]).status, 202);
+    let other_target = format!("/contexts/{}?offset=0&total=20000", digest(b"other"));
+    client.call("PUT", &other_target, &packed[..15_000]).problem("too_large");
+    other.upload("contexts", &second, 1 << 20);
+}
+
+#[test]
+fn a_program_that_can_not_work_here_says_so_when_its_run_is_opened() {
+    let server = Server::start(&[]);
+    let client = server.tenant("a", "1000");
+    let open = |executable: &str, function: &str| {
+        client.call("POST", "/runs", &to_json(&open_run(executable, function)))
+    };
+    let missing = digest(b"nothing");
+    open(&missing, "obey").problem("not_found");
+
+    let stranger = client.upload("executables", &std::fs::read("/bin/true").expect("it is there"), 1 << 20);
+    let problem = open(&stranger, "obey").problem("worker_failed");
+    assert!(problem.detail.contains("exit(0)"), "{problem}");
+
+    // The loader's own words: a library that is not there.
+    let mut program = std::fs::read(worker()).expect("it is there");
+    let libc = b"libc.so.6\0";
+    let at = program.windows(libc.len()).position(|bytes| bytes == libc).expect("it needs libc");
+    program[at..at + 3].copy_from_slice(b"xyz");
+    let broken = client.upload("executables", &program, 8 << 20);
+    let problem = open(&broken, "obey").problem("worker_failed");
+    assert!(problem.detail.contains("xyzc.so.6"), "{problem}");
+
+    let executable = client.upload_worker();
+    let run: Value = open(&executable, "broken").json(201);
+    let run = run["run"].as_str().expect("a name");
+    let problem = client.batch(run, 0, &["e"]).problem("setup_failed");
+    assert!(problem.detail.contains("init said no"), "{problem}");
+    // From now on the run says why it failed.
+    client.batch(run, 1, &["e"]).problem("setup_failed");
+    let info: Value = client.call("GET", &format!("/runs/{run}"), b"").json(200);
+    assert_eq!((&info["state"], &info["held"], &info["spent"]), (&"failed".into(), &0.into(), &0.into()));
+    server.audit();
+}
