@@ -1,12 +1,17 @@
 //! The seam between an agent and whatever confines its workers: who asks for a pool says for which program, and gets
-//! one. `Unconfined` is for development; a jail is another [`Launch`].
+//! one. `InJails` is for strangers; `Unconfined` is for development.
 
 use std::fmt::Debug;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use fastmap_backends::local::Relay;
+use fastmap_backends::local::{Jailed, Relay};
 use fastmap_backends::{BackendError, Local, LocalOptions};
+use fastmap_sandbox::jail::{Jail, Limits};
+
+/// Bytes that one worker may print in its life.
+const OUTPUT: u64 = 1 << 20;
 
 /// What a pool is wanted for. Pools are for one run alone: no worker ever serves two.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +40,68 @@ pub trait Launch: Send + Sync + Debug {
     ///
     /// # Errors
     /// If none can be made.
-    fn pool(&self, request: PoolRequest<'_>) -> Result<Local, BackendError>;
+    fn pool(&self, request: PoolRequest<'_>) -> Result<Workers, BackendError>;
+}
+
+/// What a [`Launch`] makes.
+#[derive(Debug)]
+pub struct Workers {
+    /// The pool.
+    pub local: Local,
+    /// What counts the CPU time of all its workers so far; `None`: they are believed.
+    pub meter: Option<Arc<dyn Meter>>,
+}
+
+/// Counts what workers use, without asking them.
+pub trait Meter: Send + Sync + Debug {
+    /// CPU time of all workers of a pool so far, those included that are dead.
+    fn cpu(&self) -> Duration;
+}
+
+impl Meter for Jailed {
+    fn cpu(&self) -> Duration {
+        self.usage().cpu
+    }
+}
+
+/// Starts each worker in a jail of its own.
+#[derive(Debug)]
+pub struct InJails {
+    jail: Jail,
+    limits: Limits,
+}
+
+impl InJails {
+    /// # Errors
+    /// Names what this machine lacks for jails.
+    pub fn new() -> Result<Self, String> {
+        let jail = Jail::check().map_err(|refusal| refusal.to_string())?;
+        Ok(InJails { jail, limits: Limits::default() })
+    }
+
+    /// What the jails are made of, in one line.
+    pub fn describe(&self) -> String {
+        self.jail.describe()
+    }
+}
+
+impl Launch for InJails {
+    fn self_test(&self) -> Result<(), String> {
+        // Begins with `probe_if_asked`.
+        let attacked = self.jail.attack(Path::new("/proc/self/exe"));
+        attacked.map(drop).map_err(|refusal| refusal.to_string())
+    }
+
+    fn pool(&self, request: PoolRequest<'_>) -> Result<Workers, BackendError> {
+        let jailed = Jailed::new(self.jail.clone(), request.executable, self.limits.clone());
+        let jailed = jailed.map_err(|unfit| BackendError::Other(format!("it can't run here: {unfit}")))?;
+        let jailed = Arc::new(jailed);
+        let mut options = jailed.options(request.workers, OUTPUT);
+        // As it was when it was uploaded.
+        options.identity = Some(request.identity.to_owned());
+        options.relay = Arc::clone(request.relay);
+        Ok(Workers { local: Local::new(options)?, meter: Some(jailed) })
+    }
 }
 
 /// Starts workers as they are, with all that this user may do: for development, under `--insecure-no-sandbox`.
@@ -47,11 +113,11 @@ impl Launch for Unconfined {
         Ok(())
     }
 
-    fn pool(&self, request: PoolRequest<'_>) -> Result<Local, BackendError> {
+    fn pool(&self, request: PoolRequest<'_>) -> Result<Workers, BackendError> {
         let mut options = LocalOptions::new(request.workers);
         options.program = Some(request.executable.to_owned());
         options.identity = Some(request.identity.to_owned());
         options.relay = Arc::clone(request.relay);
-        Local::new(options)
+        Ok(Workers { local: Local::new(options)?, meter: None })
     }
 }

@@ -1,11 +1,12 @@
 //! An agent: leases work from dispatch and runs it, with a pool of workers for each run. It knows no HTTP and no
 //! money; what it needs of a run comes with the work.
 //!
-//! `pool` has the workers of one run, `launch` is what starts (and confines) them, `executable` looks at uploads before
-//! anything of them runs.
+//! `pool` has the workers of one run, `launch` is what starts (and confines) them, `metered` says what a batch has cost of
+//! what the kernel counts, `executable` looks at uploads before anything of them runs.
 
 mod executable;
 mod launch;
+mod metered;
 mod pool;
 
 use std::collections::HashMap;
@@ -18,7 +19,7 @@ use tokio::sync::{OnceCell, Semaphore};
 use tokio::task::{JoinSet, spawn_blocking};
 
 pub use executable::check_executable;
-pub use launch::{Launch, PoolRequest, Unconfined};
+pub use launch::{InJails, Launch, Meter, PoolRequest, Unconfined, Workers};
 
 use crate::dispatch::{Dispatch, Lease, RunSpec, Task, Verdict};
 use crate::events::Events;

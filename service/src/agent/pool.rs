@@ -15,7 +15,8 @@ use fastmap_backends::{
 };
 use tokio::sync::oneshot;
 
-use super::launch::{Launch, PoolRequest};
+use super::launch::{Launch, PoolRequest, Workers};
+use super::metered::Metered;
 use crate::dispatch::{Answered, BatchTask, RunSpec, Verdict};
 use crate::events::Events;
 
@@ -90,7 +91,7 @@ impl Pool {
         let context = context.map_err(|error| {
             Problem::new(ProblemCode::Internal, format!("the run's context can't be read: {error}"))
         })?;
-        let local = launch.pool(request).map_err(|error| refused(&error))?;
+        let Workers { local, meter } = launch.pool(request).map_err(|error| refused(&error))?;
         local.try_start(START).map_err(|error| refused(&error))?;
         let job = Job {
             id: JobId::next(),
@@ -107,6 +108,7 @@ impl Pool {
             local: local.clone(),
             job: job_id,
             workers,
+            metered: Metered::new(meter),
             shared: Arc::clone(&shared),
             stop: Arc::clone(&stop),
         };
@@ -265,12 +267,13 @@ struct Poller {
     local: Local,
     job: JobId,
     workers: usize,
+    metered: Metered,
     shared: Arc<Mutex<State>>,
     stop: Arc<AtomicBool>,
 }
 
 impl Poller {
-    fn poll(self, mut run: Box<dyn Run>) {
+    fn poll(mut self, mut run: Box<dyn Run>) {
         let mut looked = Instant::now();
         while !self.stop.load(Ordering::Relaxed) {
             match run.poll(Instant::now() + LOOK) {
@@ -280,7 +283,8 @@ impl Poller {
                     state.hand_in(&self.local);
                     state.begin(self.workers);
                     drop(state);
-                    if let Some(flight) = complete {
+                    if let Some(mut flight) = complete {
+                        flight.cpu = self.metered.bill(flight.cpu, flight.limit);
                         flight.complete();
                     }
                 }

@@ -19,7 +19,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::args::{LogFormat, Serve};
-use crate::agent::{Agent, Launch, Unconfined};
+use crate::agent::{Agent, InJails, Launch, Unconfined};
 use crate::config::{Config, LIMITS};
 use crate::dispatch::{Dispatch, Embedded};
 use crate::events::Events;
@@ -43,8 +43,7 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
     let config = config(&args, data)?;
     config.data.create().with_context(|| format!("cannot make the folder {}", data.display()))?;
     let _alone = lock(data)?;
-    let launch = launcher(config.unconfined)?;
-    launch.self_test().map_err(anyhow::Error::msg).context("the jail does not hold; not serving")?;
+    let launch = launcher(config.unconfined, args.dev)?;
 
     let store = Store::open(&config.data.database()).await.context("cannot open the database")?;
     let service_key = ServiceKey::open(&config.data.key())?;
@@ -203,15 +202,33 @@ fn config(args: &Serve, data: &Path) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// What starts the workers. The jail is another implementation of [`Launch`], and belongs here.
-fn launcher(unconfined: bool) -> anyhow::Result<Arc<dyn Launch>> {
-    if !unconfined {
-        bail!(
-            "this build has no jail for strangers' programs; --insecure-no-sandbox starts them without one (loopback only)"
+/// What starts the workers: jails that were attacked and held. `dev` does without where there are none.
+fn launcher(unconfined: bool, dev: bool) -> anyhow::Result<Arc<dyn Launch>> {
+    if unconfined {
+        tracing::warn!(
+            "--insecure-no-sandbox: whatever a client uploads runs with all that this user may do"
         );
+        return Ok(Arc::new(Unconfined));
     }
-    tracing::warn!("--insecure-no-sandbox: whatever a client uploads runs with all that this user may do");
-    Ok(Arc::new(Unconfined))
+    let tried = InJails::new().and_then(|jails| jails.self_test().map(|()| jails));
+    match tried {
+        Ok(jails) => {
+            tracing::info!(
+                jail = jails.describe(),
+                "workers are jailed; the attack on the own jail got nowhere"
+            );
+            Ok(Arc::new(jails))
+        }
+        Err(why) if dev => {
+            tracing::warn!(
+                "--dev without jails: whatever a client uploads runs with all that this user may do: {why}"
+            );
+            Ok(Arc::new(Unconfined))
+        }
+        Err(why) => bail!(
+            "no jail for strangers' programs; not serving: {why}; --insecure-no-sandbox starts them without one (loopback only)"
+        ),
+    }
 }
 
 /// Two services on one database would each give back what the other has reserved.

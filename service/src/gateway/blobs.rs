@@ -243,7 +243,8 @@ fn finish(kind: Kind, path: &Path, hash: &str, target: &Path, most: u64) -> Resu
         ),
         Kind::Context => None,
     };
-    let mode = if kind == Kind::Executable { 0o500 } else { 0o400 };
+    // In a jail it is another user that runs it; the folder is closed to all others.
+    let mode = if kind == Kind::Executable { 0o555 } else { 0o400 };
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
     unpacked.as_file().set_permissions(permissions).map_err(|error| disk(&error))?;
     unpacked.as_file().sync_all().map_err(|error| disk(&error))?;

@@ -21,6 +21,16 @@ impl Task for Obey {
                     rest.to_vec()
                 }
                 b'b' => vec![b'x'; number() as usize],
+                b'r' => match std::fs::read(String::from_utf8_lossy(rest).as_ref()) {
+                    Ok(bytes) => bytes,
+                    Err(error) => format!("refused: {error}").into_bytes(),
+                },
+                b'h' => {
+                    // Beside the thread whose time is asked for.
+                    let time = Duration::from_millis(number());
+                    drop(std::thread::spawn(move || spin(time)).join());
+                    Vec::new()
+                }
                 b'p' => {
                     (0..number()).for_each(|n| eprintln!("line {n}"));
                     Vec::new()

@@ -1,6 +1,7 @@
 //! The service as its clients see it: a real process, real requests, real workers.
 
 mod client;
+mod jails;
 mod lifetime;
 mod money;
 mod requests;

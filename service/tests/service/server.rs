@@ -20,6 +20,7 @@ pub(crate) const LIMIT: Duration = Duration::from_mins(1);
 pub(crate) struct Server {
     data: tempfile::TempDir,
     options: Vec<String>,
+    jailed: bool,
     process: Option<Child>,
     pub(crate) url: String,
 }
@@ -33,9 +34,18 @@ fn fastmap() -> Command {
 impl Server {
     /// Starts a service without a jail, on a free port.
     pub(crate) fn start(options: &[&str]) -> Server {
+        Server::start_as(options, false)
+    }
+
+    /// The same with jails.
+    pub(crate) fn start_jailed(options: &[&str]) -> Server {
+        Server::start_as(options, true)
+    }
+
+    fn start_as(options: &[&str], jailed: bool) -> Server {
         let data = tempfile::tempdir().expect("a folder");
         let options = options.iter().map(|option| (*option).to_owned()).collect();
-        let mut server = Server { data, options, process: None, url: String::new() };
+        let mut server = Server { data, options, jailed, process: None, url: String::new() };
         server.restart();
         server
     }
@@ -44,7 +54,9 @@ impl Server {
     pub(crate) fn restart(&mut self) {
         let listen = self.url.rsplit_once('/').map_or("127.0.0.1:0", |(_, address)| address).to_owned();
         let mut process = fastmap()
-            .args(["serve", "--insecure-no-sandbox", "--workers", "2", "--listen", &listen, "--data"])
+            .arg("serve")
+            .args((!self.jailed).then_some("--insecure-no-sandbox"))
+            .args(["--workers", "2", "--listen", &listen, "--data"])
             .arg(self.data.path())
             .args(&self.options)
             .stdout(Stdio::piped())
