@@ -45,6 +45,7 @@ pub enum Verbosity {
 /// | [`verbosity`](Options::verbosity) | `FASTMAP_VERBOSITY` = `quiet`, `normal`, `loud` | normal |
 /// | [`read_ahead`](Options::read_ahead) | `FASTMAP_READ_AHEAD` in bytes | 64 MB |
 /// | [`item_timeout`](Options::item_timeout) | `FASTMAP_ITEM_TIMEOUT` in seconds | none |
+/// | [`inline`](Options::inline) | `FASTMAP_INLINE` = true, false, 1, 0 | false |
 /// | [`secret`](Options::secret) | `FASTMAP_SECRET` | none |
 /// | [`cloud_url`](Options::cloud_url) | `FASTMAP_CLOUD_URL` | none |
 ///
@@ -68,6 +69,7 @@ pub struct Options {
     verbosity: Option<Verbosity>,
     read_ahead: Option<usize>,
     item_timeout: Option<Duration>,
+    inline: Option<bool>,
     secret: Option<String>,
     cloud_url: Option<String>,
     backend: Option<Arc<dyn Backend>>,
@@ -107,6 +109,23 @@ impl Options {
     /// An item that runs longer is answered by a [`Timeout`](crate::ErrorKind::Timeout) error, and its worker ended.
     pub fn item_timeout(mut self, limit: Duration) -> Self {
         self.item_timeout = Some(limit);
+        self
+    }
+
+    /// Whether the calling thread may run the function itself, where that is quicker than a worker: it takes all of a
+    /// map that is too small to be worth a process, and the first items of any other. No map is then noticeably slower
+    /// than [`Iterator::map`], however small its work.
+    ///
+    /// The price is isolation. What the function does to its process (abort, segfault, leak, `exit`, an item that never
+    /// ends), it may do to this one, and it sees this process's statics and thread-locals. A panic is still the item's error, unless the
+    /// program is built with `panic = "abort"`. Items and results of the calling thread are not encoded: a type that
+    /// can't be carried fails in a large map alone.
+    ///
+    /// Under the policies [`Local`](ExecPolicy::Local) and [`Adaptive`](ExecPolicy::Adaptive). Not for maps by
+    /// [`fastmap_init`](crate::FastmapConfig::fastmap_init), whose state belongs to a worker; for those with an item timeout,
+    /// which nobody could enforce in this thread; on a [`backend`](Options::backend) of your own; and within the function of another map.
+    pub fn inline(mut self, inline: bool) -> Self {
+        self.inline = Some(inline);
         self
     }
 
@@ -179,6 +198,13 @@ impl Options {
                 "an item timeout of 0 leaves no item any time; set one above 0",
             ));
         }
+        let inline = read.or(self.inline, "FASTMAP_INLINE", "true, false, 1, 0", |value| {
+            match words(value).as_str() {
+                "true" | "1" => Some(true),
+                "false" | "0" => Some(false),
+                _ => None,
+            }
+        })?;
         let text = |value: &str| Some(value.to_owned()).filter(|value| !value.is_empty());
         let secret = read.or(self.secret, "FASTMAP_SECRET", "the secret that the service gave", text)?;
         let cloud_url = read.or(self.cloud_url, "FASTMAP_CLOUD_URL", "the address of a service", text)?;
@@ -199,6 +225,7 @@ impl Options {
             local_processes: local_processes.unwrap_or_else(default_processes),
             read_ahead: read_ahead.unwrap_or(64_000_000),
             item_timeout,
+            inline: inline.unwrap_or(false),
             has_secret: secret.is_some(),
             backend: self.backend,
         })
@@ -219,6 +246,7 @@ impl fmt::Debug for Options {
             .field("verbosity", &self.verbosity)
             .field("read_ahead", &self.read_ahead)
             .field("item_timeout", &self.item_timeout)
+            .field("inline", &self.inline)
             .field("secret", &self.secret.as_ref().map(|_| "…"))
             .field("cloud_url", &self.cloud_url)
             .field("backend", &self.backend)
@@ -234,6 +262,7 @@ pub(crate) struct Settings {
     pub(crate) local_processes: usize,
     pub(crate) read_ahead: usize,
     pub(crate) item_timeout: Option<Duration>,
+    pub(crate) inline: bool,
     pub(crate) has_secret: bool,
     pub(crate) backend: Option<Arc<dyn Backend>>,
 }
@@ -293,6 +322,7 @@ mod tests {
             ("FASTMAP_LOCAL_PROCESSES", "many", "a whole number from 1"),
             ("FASTMAP_READ_AHEAD", "64MB", "bytes"),
             ("FASTMAP_ITEM_TIMEOUT", "-1", "seconds"),
+            ("FASTMAP_INLINE", "yes", "true, false"),
         ] {
             let error = resolve(Options::new(), &[(name, value)]).expect_err(name);
             assert_eq!(error.kind(), ErrorKind::Options);

@@ -54,6 +54,11 @@ fn program() {
                 Err(error) => tell(&error),
             });
         }
+        "inline" => {
+            let config = fastmap::init(common::options().local_processes(1)).unwrap();
+            let pids = common::values(config.fastmap(|_: u64| std::process::id(), 0..3));
+            eprintln!("{}", pids == [std::process::id(); 3]);
+        }
         "secret" => {
             let config = fastmap::init(common::options().local_processes(1)).unwrap();
             let secret = |()| std::env::var_os("FASTMAP_SECRET").is_some();
@@ -74,7 +79,8 @@ fn methods_first() {
         .verbosity(Verbosity::Quiet)
         .local_processes(1)
         .read_ahead(1000)
-        .item_timeout(Duration::from_secs(3600));
+        .item_timeout(Duration::from_secs(3600))
+        .inline(false);
     let config = fastmap::init(options).unwrap();
     let pids: HashSet<_> =
         common::values(config.fastmap(|_: u64| std::process::id(), 0..1000)).into_iter().collect();
@@ -89,7 +95,7 @@ fn run(case: &str, variables: &[(&str, &OsStr)]) -> String {
 }
 
 /// Name, a value that can't be used, and what the error says is allowed.
-const BAD: [(&str, &str, &str); 12] = [
+const BAD: [(&str, &str, &str); 14] = [
     ("FASTMAP_EXEC_POLICY", "remote", "local, cloud, adaptive"),
     ("FASTMAP_EXEC_POLICY", "local,cloud", "local, cloud, adaptive"),
     ("FASTMAP_VERBOSITY", "verbose", "quiet, normal, loud"),
@@ -102,6 +108,8 @@ const BAD: [(&str, &str, &str); 12] = [
     ("FASTMAP_ITEM_TIMEOUT", "-0.5", "seconds"),
     ("FASTMAP_ITEM_TIMEOUT", "soon", "seconds"),
     ("FASTMAP_ITEM_TIMEOUT", "NaN", "seconds"),
+    ("FASTMAP_INLINE", "yes", "true, false, 1, 0"),
+    ("FASTMAP_INLINE", "2", "true, false, 1, 0"),
 ];
 
 #[test]
@@ -112,6 +120,14 @@ fn a_bad_value_is_an_error_that_names_the_variable_the_value_and_what_is_allowed
             assert!(told.starts_with(&format!("{:?} None: ", ErrorKind::Options)), "{name}={value}: {told}");
             assert!(told.contains(name) && told.contains(value) && told.contains(allowed), "{told}");
         }
+    }
+}
+
+#[test]
+fn inline_is_off_unless_it_is_said_in_any_case() {
+    for (value, here) in [("", "false"), ("0", "false"), ("False", "false"), ("1", "true"), ("TRUE", "true")]
+    {
+        assert_eq!(run("inline", &[("FASTMAP_INLINE", value.as_ref())]).trim(), here, "{value:?}");
     }
 }
 

@@ -29,42 +29,54 @@ pub(crate) type Context = Box<dyn FnOnce() -> Result<Vec<u8>, Error> + Send>;
 
 /// One map.
 pub(crate) struct Drive {
-    config: FastmapConfig,
+    pub(super) config: FastmapConfig,
     function: FunctionId,
-    context: Option<Context>,
+    pub(super) context: Option<Context>,
     pub(crate) label: Option<String>,
     pub(crate) item_timeout: Option<Duration>,
     result_stride: Option<u32>,
     pub(crate) report: Report,
     pub(crate) window: Window,
-    job: JobId,
-    run: Option<Box<dyn Run>>,
+    pub(super) job: JobId,
+    pub(super) run: Option<Box<dyn Run>>,
     /// What was pulled and not sent yet. Here, so that a panic of the input loses nothing.
-    builder: BatchBuilder,
+    pub(super) builder: BatchBuilder,
     item_stride: Option<u32>,
     /// Batches to be sent again, earlier items first.
     again: BTreeMap<u64, Batch>,
     /// Items in the backend's hands.
     in_flight: u64,
     /// Items pulled from the input.
-    pulled: u64,
+    pub(super) pulled: u64,
     input_ended: bool,
     /// Items left in the input, if it tells.
-    remaining: Option<u64>,
+    pub(super) remaining: Option<u64>,
     batches: u64,
-    last_size: u32,
-    seen: Seen,
+    pub(super) last_size: u32,
+    pub(super) seen: Seen,
     /// Nothing more may be read until something is consumed or comes back.
-    resting: bool,
+    pub(super) resting: bool,
+    pub(super) side: Side,
     /// Deaths since the last answer.
     deaths: Vec<Death>,
     ended: bool,
 }
 
+/// Who has the items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// A run, open or still to be opened.
+    Run,
+    /// The calling thread: no run is open, and none failed to be.
+    Here,
+    /// A run, which gets no more: when all is answered, the calling thread goes on.
+    Returning,
+}
+
 /// Moving means of what was observed, the latest batches weighing most.
 #[derive(Debug, Default)]
-struct Seen {
-    item_time: Option<Duration>,
+pub(super) struct Seen {
+    pub(super) item_time: Option<Duration>,
     bytes_in: f64,
     bytes_out: f64,
 }
@@ -123,6 +135,7 @@ impl Drive {
             last_size: 0,
             seen: Seen::default(),
             resting: false,
+            side: Side::Run,
             deaths: Vec::new(),
             ended: false,
         }
@@ -182,7 +195,10 @@ impl Drive {
     /// Whether there is a place for a batch and something that may be sent to it. Cheap: asked before each item.
     #[inline]
     pub(crate) fn hungry(&mut self) -> bool {
-        if self.resting || self.input_ended && self.again.is_empty() && self.builder.items() == 0 {
+        if self.resting
+            || self.side == Side::Returning
+            || self.input_ended && self.again.is_empty() && self.builder.items() == 0
+        {
             return false;
         }
         self.run.as_mut().is_some_and(|run| run.capacity().batches > 0)
@@ -199,6 +215,9 @@ impl Drive {
             return None;
         }
         if capacity.batches == 0 && self.in_flight > 0 || self.input_ended && self.builder.items() == 0 {
+            return None;
+        }
+        if self.side == Side::Returning && self.builder.items() == 0 {
             return None;
         }
         // Enough is ready for the consumer: it is the slow one, and reading on would only hold more.
@@ -393,6 +412,7 @@ impl Drive {
         }
         self.again.clear();
         self.in_flight = 0;
+        self.side = Side::Run;
     }
 
     /// The map is over: its run ends, and its line is written.
@@ -400,18 +420,19 @@ impl Drive {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        let complete = self.input_ended && self.run.is_some();
+        let complete = self.input_ended && (self.run.is_some() || self.side == Side::Here);
         self.stop();
         self.report.end(complete, self.config.settings().local_processes);
     }
 
     /// Whether every item that was pulled has been taken by the consumer, and no more come.
     pub(crate) fn is_complete(&self) -> bool {
-        self.input_ended
-            && self.in_flight == 0
-            && self.again.is_empty()
-            && self.builder.items() == 0
-            && self.window.is_empty()
+        self.input_ended && self.is_drained()
+    }
+
+    /// Whether every item that was pulled has been taken by the consumer.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.in_flight == 0 && self.again.is_empty() && self.builder.items() == 0 && self.window.is_empty()
     }
 }
 

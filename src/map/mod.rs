@@ -1,10 +1,15 @@
 //! The adapter: an iterator of results over an iterator of items.
 //!
 //! The way of one item: `input` pulls and encodes it, `drive` sends its batch and takes the answer, `window` puts it
-//! in order, `segment` gives it out, and `next()` here decodes it. `retry` decides about what was lost.
+//! in order, `segment` gives it out, and `next()` here decodes it. `retry` decides about what was lost. With the option
+//! `inline`, `here` goes before all of that: it calls the function in this thread while that is the quickest.
 
+mod asked;
 mod batches;
+pub(crate) mod callee;
 mod drive;
+mod here;
+mod inline;
 mod input;
 mod retry;
 mod segment;
@@ -13,7 +18,6 @@ mod window;
 
 use std::fmt;
 use std::iter::FusedIterator;
-use std::marker::PhantomData;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -24,7 +28,9 @@ pub use unordered::Unordered;
 
 use crate::codec;
 use crate::error::{Error, ErrorKind};
+use callee::Callee;
 pub(crate) use drive::{Context, Drive};
+use here::{Here, Made, Turn};
 use input::Input;
 use segment::{Answer, Segment};
 
@@ -52,9 +58,12 @@ where
     input: Input<I>,
     drive: Drive,
     segment: Option<Segment>,
+    /// Results of the calling thread.
+    made: Made<R>,
+    /// The calling thread's part, with the option `inline`.
+    here: Option<Box<Here<I, R>>>,
     /// What ends the map, once all that is here is delivered.
     failure: Option<Error>,
-    results: PhantomData<fn() -> R>,
 }
 
 impl<I, R> Fastmap<I, R>
@@ -67,7 +76,7 @@ where
     where
         I::Item: Serialize,
     {
-        Fastmap { input: Input::by_value(input), drive, segment: None, failure: None, results: PhantomData }
+        Fastmap::new(Input::by_value(input), drive)
     }
 
     /// For items that are encoded as what they point to.
@@ -76,7 +85,17 @@ where
         I: Iterator<Item = &'a T>,
         T: Serialize + 'a,
     {
-        Fastmap { input: Input::by_ref(input), drive, segment: None, failure: None, results: PhantomData }
+        Fastmap::new(Input::by_ref(input), drive)
+    }
+
+    fn new(input: Input<I>, drive: Drive) -> Self {
+        Fastmap { input, drive, segment: None, made: Made::none(), here: None, failure: None }
+    }
+
+    /// Lets the calling thread take items.
+    pub(crate) fn inline(mut self, callee: impl Callee<I, R> + 'static) -> Self {
+        self.here = Some(Here::new(Box::new(callee)));
+        self
     }
 
     /// Yields results in batches as they come from the workers: fewer, larger steps, in the same order.
@@ -94,7 +113,8 @@ where
     /// }
     /// # Ok::<(), fastmap::Error>(())
     /// ```
-    pub fn batches(self) -> Batches<I, R> {
+    pub fn batches(mut self) -> Batches<I, R> {
+        self.only_portions();
         Batches::new(self)
     }
 
@@ -114,6 +134,7 @@ where
     /// ```
     pub fn unordered(mut self) -> Unordered<I, R> {
         self.drive.window.set_unordered();
+        self.only_portions();
         Unordered::new(self)
     }
 
@@ -141,6 +162,22 @@ where
         self
     }
 
+    /// Calls the function for the next item.
+    #[inline]
+    fn call(&mut self) -> Option<R> {
+        let result = self.here.as_mut()?.call(self.input.iterator())?;
+        self.drive.report.singles -= 1;
+        Some(result)
+    }
+
+    /// The next answer that the calling thread has made.
+    #[inline]
+    fn made(&mut self) -> Option<Indexed<R>> {
+        let (index, result) = self.made.next()?;
+        self.drive.report.delivered(true);
+        Some((index, Ok(result)))
+    }
+
     /// Decodes and returns the next answer of the current segment.
     #[inline]
     fn answer(&mut self) -> Option<Indexed<R>> {
@@ -161,6 +198,15 @@ where
 
     #[inline]
     fn advance(&mut self) -> Option<Advance<R>> {
+        match self.made() {
+            Some(answer) => Some(Ok(answer)),
+            None => self.advance_away(),
+        }
+    }
+
+    /// Where the calling thread has made nothing.
+    #[inline(never)]
+    fn advance_away(&mut self) -> Option<Advance<R>> {
         if self.drive.hungry()
             && let Err(error) = self.refill()
         {
@@ -178,6 +224,11 @@ where
             return None;
         }
         loop {
+            match self.turn() {
+                Turn::Answer(answer) => return Some(answer),
+                Turn::End => return None,
+                Turn::Away => {}
+            }
             self.segment = self.drive.take();
             if let Some(answer) = self.answer() {
                 return Some(Ok(answer));
@@ -230,13 +281,17 @@ where
         Ok(())
     }
 
+    /// Answers that can be given out at once.
+    fn left(&self) -> usize {
+        self.made.left() + self.segment.as_ref().map_or(0, |segment| segment.left() as usize)
+    }
+
     fn hint(&self) -> (usize, Option<usize>) {
         if self.drive.has_ended() {
             return (0, Some(0));
         }
-        let held =
-            self.drive.undelivered() + self.segment.as_ref().map_or(0, |segment| u64::from(segment.left()));
-        let held = usize::try_from(held).unwrap_or(usize::MAX);
+        let held = usize::try_from(self.drive.undelivered()).unwrap_or(usize::MAX);
+        let held = held.saturating_add(self.left() + self.here.as_ref().map_or(0, |here| here.held()));
         let (low, high) = if self.drive.input_ended() { (0, Some(0)) } else { self.input.size_hint() };
         (low.saturating_add(held), high.and_then(|high| high.checked_add(held)))
     }
@@ -251,7 +306,15 @@ where
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        match self.advance()? {
+        if self.drive.report.singles > 0
+            && let Some(result) = self.call()
+        {
+            return Some(Ok(result));
+        }
+        if let Some((_, answer)) = self.made() {
+            return Some(answer);
+        }
+        match self.advance_away()? {
             Ok((_, result)) => Some(result),
             Err(error) => Some(Err(error)),
         }
