@@ -22,7 +22,7 @@ use crate::config::FastmapConfig;
 use crate::error::{Error, ErrorKind};
 
 /// Single calls between two looks at the clock, and what one may take, with what the consumer does between them.
-const STRETCH: u32 = 512;
+const STRETCH: u32 = 2048;
 const SLOW: Duration = Duration::from_nanos(150);
 
 /// Results of a portion that the consumer has not taken yet.
