@@ -48,7 +48,7 @@ pub(crate) struct Drive {
     in_flight: u64,
     /// Items pulled from the input.
     pub(super) pulled: u64,
-    input_ended: bool,
+    pub(super) reading: Reading,
     /// Items left in the input, if it tells.
     pub(super) remaining: Option<u64>,
     batches: u64,
@@ -56,21 +56,20 @@ pub(crate) struct Drive {
     pub(super) seen: Seen,
     /// Nothing more may be read until something is consumed or comes back.
     pub(super) resting: bool,
-    pub(super) side: Side,
+    /// The calling thread has the items: no run is open, and none failed to be.
+    pub(super) here: bool,
     /// Deaths since the last answer.
     deaths: Vec<Death>,
     ended: bool,
 }
 
-/// Who has the items.
+/// Whether there is more to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
-    /// A run, open or still to be opened.
-    Run,
-    /// The calling thread: no run is open, and none failed to be.
-    Here,
-    /// A run, which gets no more: when all is answered, the calling thread goes on.
-    Returning,
+pub(super) enum Reading {
+    On,
+    /// Not until all that was read is answered: then the calling thread goes on.
+    Held,
+    Ended,
 }
 
 /// Moving means of what was observed, the latest batches weighing most.
@@ -129,13 +128,13 @@ impl Drive {
             again: BTreeMap::new(),
             in_flight: 0,
             pulled: 0,
-            input_ended: false,
+            reading: Reading::On,
             remaining: None,
             batches: 0,
             last_size: 0,
             seen: Seen::default(),
             resting: false,
-            side: Side::Run,
+            here: false,
             deaths: Vec::new(),
             ended: false,
         }
@@ -147,12 +146,12 @@ impl Drive {
     }
 
     pub(crate) fn input_ended(&self) -> bool {
-        self.input_ended
+        self.reading == Reading::Ended
     }
 
     /// The input has no more, or must not be asked again.
     pub(crate) fn end_input(&mut self) {
-        self.input_ended = true;
+        self.reading = Reading::Ended;
         self.remaining = Some(0);
     }
 
@@ -195,10 +194,7 @@ impl Drive {
     /// Whether there is a place for a batch and something that may be sent to it. Cheap: asked before each item.
     #[inline]
     pub(crate) fn hungry(&mut self) -> bool {
-        if self.resting
-            || self.side == Side::Returning
-            || self.input_ended && self.again.is_empty() && self.builder.items() == 0
-        {
+        if self.resting || self.reading != Reading::On && self.again.is_empty() && self.builder.items() == 0 {
             return false;
         }
         self.run.as_mut().is_some_and(|run| run.capacity().batches > 0)
@@ -214,10 +210,9 @@ impl Drive {
             self.resting = capacity.batches > 0;
             return None;
         }
-        if capacity.batches == 0 && self.in_flight > 0 || self.input_ended && self.builder.items() == 0 {
-            return None;
-        }
-        if self.side == Side::Returning && self.builder.items() == 0 {
+        if capacity.batches == 0 && self.in_flight > 0
+            || self.reading != Reading::On && self.builder.items() == 0
+        {
             return None;
         }
         // Enough is ready for the consumer: it is the slow one, and reading on would only hold more.
@@ -412,7 +407,7 @@ impl Drive {
         }
         self.again.clear();
         self.in_flight = 0;
-        self.side = Side::Run;
+        self.here = false;
     }
 
     /// The map is over: its run ends, and its line is written.
@@ -420,14 +415,14 @@ impl Drive {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        let complete = self.input_ended && (self.run.is_some() || self.side == Side::Here);
+        let complete = self.input_ended() && (self.run.is_some() || self.here);
         self.stop();
         self.report.end(complete, self.config.settings().local_processes);
     }
 
     /// Whether every item that was pulled has been taken by the consumer, and no more come.
     pub(crate) fn is_complete(&self) -> bool {
-        self.input_ended && self.is_drained()
+        self.input_ended() && self.is_drained()
     }
 
     /// Whether every item that was pulled has been taken by the consumer.

@@ -15,7 +15,7 @@ use fastmap_backends::JobId;
 
 use super::asked::Asked;
 use super::callee::{Callee, Stopped};
-use super::drive::{Drive, Side};
+use super::drive::{Drive, Reading};
 use super::inline::{Choice, Pace, Slower, Watch, Workers};
 use super::{Advance, Fastmap};
 use crate::config::FastmapConfig;
@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind};
 
 /// Single calls between two looks at the clock, and what one may take, with what the consumer does between them.
 const STRETCH: u32 = 2048;
-const SLOW: Duration = Duration::from_nanos(150);
+const SLOW: Duration = Duration::from_nanos(300);
 
 /// Results of a portion that the consumer has not taken yet.
 #[derive(Debug)]
@@ -350,13 +350,13 @@ impl Drive {
         self.report.begin(self.label.as_deref(), items);
         self.config.backend()?;
         self.report.backend("in the calling thread");
-        self.side = Side::Here;
+        self.here = true;
         Ok(())
     }
 
     /// All items before `index` are answered; one took so many seconds. The next ones go to a run.
     fn leave_here(&mut self, index: u64, item: Option<f64>, context: Vec<u8>) {
-        self.side = Side::Run;
+        self.here = false;
         self.resting = false;
         self.pulled = index;
         self.window.resume_at(index);
@@ -370,7 +370,9 @@ impl Drive {
 
     /// Reads nothing more until all is answered.
     fn hold(&mut self) {
-        self.side = Side::Returning;
+        if self.reading == Reading::On {
+            self.reading = Reading::Held;
+        }
     }
 
     /// All is answered: ends the run. The index to go on at.
@@ -378,8 +380,11 @@ impl Drive {
         if let Some(run) = self.run.take() {
             run.close();
         }
+        if self.reading == Reading::Held {
+            self.reading = Reading::On;
+        }
         self.job = JobId::next();
-        self.side = Side::Here;
+        self.here = true;
         self.pulled
     }
 }

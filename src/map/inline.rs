@@ -16,7 +16,7 @@ const LOOK: f64 = 5e-6;
 const LOOK_ITEMS: u32 = 256;
 
 /// See [`Pace::is_cheap`].
-const CHEAP: f64 = 50e-9;
+const CHEAP: f64 = 150e-9;
 
 /// Older times than this count half.
 const RECENT: f64 = 20e-3;
@@ -361,7 +361,7 @@ mod tests {
         let mut pace = Pace::default();
         pace.back(2.0 * MICRO, 0.01);
         pace.observe(1, Duration::from_micros(100));
-        pace.observe(10, Duration::from_micros(1000));
+        pace.observe(10, Duration::from_millis(1));
         assert_eq!(pace.choose(exactly(100_000), 2, Workers::Ready), Choice::Leave);
     }
 

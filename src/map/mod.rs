@@ -162,6 +162,17 @@ where
         self
     }
 
+    #[inline]
+    fn next_single(&mut self) -> Option<Result<R, Error>> {
+        match self.call() {
+            Some(result) => Some(Ok(result)),
+            None => match self.advance_slowly()? {
+                Ok((_, result)) => Some(result),
+                Err(error) => Some(Err(error)),
+            },
+        }
+    }
+
     /// Calls the function for the next item.
     #[inline]
     fn call(&mut self) -> Option<R> {
@@ -198,15 +209,6 @@ where
 
     #[inline]
     fn advance(&mut self) -> Option<Advance<R>> {
-        match self.made() {
-            Some(answer) => Some(Ok(answer)),
-            None => self.advance_away(),
-        }
-    }
-
-    /// Where the calling thread has made nothing.
-    #[inline(never)]
-    fn advance_away(&mut self) -> Option<Advance<R>> {
         if self.drive.hungry()
             && let Err(error) = self.refill()
         {
@@ -220,6 +222,10 @@ where
 
     /// Where the current segment has no more.
     fn advance_slowly(&mut self) -> Option<Advance<R>> {
+        // Here, not before all else: what it costs is little beside such items, and much beside those of a worker.
+        if let Some(answer) = self.made() {
+            return Some(Ok(answer));
+        }
         if self.drive.has_ended() {
             return None;
         }
@@ -304,17 +310,15 @@ where
 {
     type Item = Result<R, Error>;
 
-    #[inline]
+    // Into the consumer's loop, where the ways of an item (from a worker, or made here) are told apart at no cost: as a
+    // call, a square root made here took 1.9 times as long as by `map`, and 1.2 times so.
+    #[allow(clippy::inline_always)]
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
-        if self.drive.report.singles > 0
-            && let Some(result) = self.call()
-        {
-            return Some(Ok(result));
+        if self.drive.report.singles > 0 {
+            return self.next_single();
         }
-        if let Some((_, answer)) = self.made() {
-            return Some(answer);
-        }
-        match self.advance_away()? {
+        match self.advance()? {
             Ok((_, result)) => Some(result),
             Err(error) => Some(Err(error)),
         }
