@@ -75,8 +75,9 @@ pub(crate) struct Here<I, R> {
     singly: bool,
     /// When single calls were granted, if the last items were called so.
     granted: Option<Instant>,
-    /// Since when the map is where it is, in seconds since `begun`.
+    /// Since when the map is where it is, in seconds since `begun`, and from which item on.
     since: f64,
+    from: u64,
     begun: Instant,
     watch: Watch,
     /// What is known of the workers, and the run that asks them.
@@ -104,6 +105,7 @@ impl<I, R> Here<I, R> {
             singly: true,
             granted: None,
             since: 0.0,
+            from: 0,
             begun: Instant::now(),
             watch: Watch::new(),
             workers: Workers::Cold,
@@ -112,6 +114,7 @@ impl<I, R> Here<I, R> {
     }
 
     /// Answers that are ready and not with the adapter.
+    #[inline]
     pub(crate) fn held(&self) -> usize {
         self.results.len() + usize::from(self.panicked.is_some())
     }
@@ -160,6 +163,11 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
                 Turn::Away
             }
             Place::Returning => {
+                if self.drive.report.has_deaths() {
+                    here.place = Place::Away;
+                    self.drive.read_on();
+                    return Turn::Away;
+                }
                 if self.failure.is_some() || !self.drive.is_drained() {
                     return Turn::Away;
                 }
@@ -297,7 +305,7 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
         here.place = Place::Away;
         here.asked = None;
         let now = here.now();
-        let (_, items) = here.pace.seen();
+        let items = here.index - here.from;
         let (answered, worked) = self.drive.report.by_workers();
         here.watch.leave((now - here.since) / items.max(1) as f64, now, answered, worked.as_secs_f64());
         here.since = now;
@@ -331,7 +339,7 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
         self.drive.report.moves(here.index, "the calling thread");
         here.place = Place::Here;
         here.workers = Workers::Ready;
-        here.since = here.now();
+        (here.since, here.from) = (here.now(), here.index);
     }
 }
 
@@ -375,14 +383,19 @@ impl Drive {
         }
     }
 
+    /// Takes [`hold`](Drive::hold) back.
+    fn read_on(&mut self) {
+        if self.reading == Reading::Held {
+            self.reading = Reading::On;
+        }
+    }
+
     /// All is answered: ends the run. The index to go on at.
     fn come_here(&mut self) -> u64 {
         if let Some(run) = self.run.take() {
             run.close();
         }
-        if self.reading == Reading::Held {
-            self.reading = Reading::On;
-        }
+        self.read_on();
         self.job = JobId::next();
         self.here = true;
         self.pulled

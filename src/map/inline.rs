@@ -183,11 +183,6 @@ impl Pace {
     pub(crate) fn back(&mut self, each: f64, seconds: f64) {
         *self = Pace { away: Some((each, 10.0 * seconds)), ..Pace::default() };
     }
-
-    /// All seconds and items seen here.
-    pub(crate) fn seen(&self) -> (f64, u64) {
-        (self.time, self.items)
-    }
 }
 
 /// Watches from time to time whether the workers are worth their cost.
@@ -248,8 +243,7 @@ mod tests {
     /// A pace after `seconds` of items that take `each`.
     fn pace(each: f64, seconds: f64) -> Pace {
         let mut pace = Pace::default();
-        let (time, _) = pace.seen();
-        let mut done = time;
+        let mut done = 0.0;
         while done < seconds {
             let portion = pace.portion(8);
             let time = f64::from(portion.items) * each;
