@@ -27,7 +27,7 @@ use crate::work::turns;
 
 type Workload = fn(&Method) -> Section;
 
-const ALL: [(&str, Workload); 11] = [
+const ALL: [(&str, Workload); 12] = [
     ("W1", start::measure),
     ("W2", tiny::measure),
     ("W3", coarse::measure),
