@@ -1,6 +1,7 @@
 //! A configuration: settings and the backend that its maps share, and the one that the free functions use.
 //! Made by [`init`] and [`global_init`]; its methods make the adapters of `map`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use fastmap_backends::sandbox::{Demand, lacking};
@@ -9,9 +10,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec;
-use crate::entry::{ByRef, Init, Plain, With, check_entered};
+use crate::entry::{ByRef, Init, Plain, With, check_entered, inside_call, inside_inline_call};
 use crate::error::{Error, ErrorKind};
-use crate::map::{Context, Drive, Fastmap};
+use crate::map::{Context, Drive, Fastmap, callee};
 use crate::nested::Nested;
 use crate::options::{ExecPolicy, Options, Settings, Verbosity};
 use crate::report::{Console, warn};
@@ -38,6 +39,8 @@ struct Inner {
     settings: Settings,
     /// An error here is told by the first `next()` of each map.
     backend: Result<Arc<dyn Backend>, String>,
+    /// Workers have been there for a map.
+    workers_seen: AtomicBool,
 }
 
 /// Makes a configuration. No process is started before the first map is asked for its first item.
@@ -165,7 +168,11 @@ impl FastmapConfig {
             options.sandbox = confinement(&settings)?;
             Arc::new(Local::new(options).map_err(Error::of_backend)?)
         };
-        Ok(FastmapConfig(Arc::new(Inner { settings, backend: Ok(backend) })))
+        Ok(FastmapConfig(Arc::new(Inner {
+            settings,
+            backend: Ok(backend),
+            workers_seen: AtomicBool::new(false),
+        })))
     }
 
     /// A configuration whose maps tell why it could not be made.
@@ -175,7 +182,11 @@ impl FastmapConfig {
             .verbosity(Verbosity::Quiet)
             .resolve(|_| None)
             .expect("the defaults can be used");
-        FastmapConfig(Arc::new(Inner { settings, backend: Err(error.to_string()) }))
+        FastmapConfig(Arc::new(Inner {
+            settings,
+            backend: Err(error.to_string()),
+            workers_seen: AtomicBool::new(false),
+        }))
     }
 
     pub(crate) fn settings(&self) -> &Settings {
@@ -185,10 +196,32 @@ impl FastmapConfig {
     /// Where batches go.
     pub(crate) fn backend(&self) -> Result<&dyn Backend, Error> {
         check_entered()?;
+        if inside_inline_call() {
+            return Ok(&Nested);
+        }
         match &self.0.backend {
             Ok(backend) => Ok(backend.as_ref()),
             Err(message) => Err(Error::new(ErrorKind::Options, message.clone())),
         }
+    }
+
+    /// Whether the calling thread may take items of a map that begins now.
+    fn inlines(&self) -> bool {
+        let Settings { inline, exec_policy, backend, .. } = self.settings();
+        *inline
+            && *exec_policy != ExecPolicy::Cloud
+            && backend.is_none()
+            && !local::inside_worker()
+            && !inside_call()
+    }
+
+    /// Whether workers have been there for a map; they are then, most likely, still there.
+    pub(crate) fn workers_seen(&self) -> bool {
+        self.0.workers_seen.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn see_workers(&self) {
+        self.0.workers_seen.store(true, Ordering::Relaxed);
     }
 
     /// Maps `iterable` by `func` in worker processes; the results come in order, lazily.
@@ -246,7 +279,8 @@ impl FastmapConfig {
             codec::stride::<T>(),
             codec::stride::<R>(),
         );
-        Fastmap::by_value(iterable.into_iter(), drive)
+        let map = Fastmap::by_value(iterable.into_iter(), drive);
+        if self.inlines() { map.inline(callee::Plain::<F>::new()) } else { map }
     }
 
     /// As [`fastmap`](FastmapConfig::fastmap), with a context that every call gets by reference.
@@ -279,18 +313,15 @@ impl FastmapConfig {
     {
         const { assert!(size_of::<F>() == 0, "{}", NO_CAPTURES!()) };
         let _: F = func;
-        let context: Context = Box::new(move || {
-            codec::encode(&context)
-                .map_err(|error| Error::new(ErrorKind::Serialize, error.to_string()).with_source(error))
-        });
-        let drive = Drive::new(
-            self.clone(),
-            With::<F, C, T, R>::id(),
-            Some(context),
-            codec::stride::<T>(),
-            codec::stride::<R>(),
-        );
-        Fastmap::by_value(iterable.into_iter(), drive)
+        let new = |context: Option<Context>| {
+            let (items, results) = (codec::stride::<T>(), codec::stride::<R>());
+            Drive::new(self.clone(), With::<F, C, T, R>::id(), context, items, results)
+        };
+        let callee = callee::With::<F, C>::new(context);
+        if self.inlines() {
+            return Fastmap::by_value(iterable.into_iter(), new(None)).inline(callee);
+        }
+        Fastmap::by_value(iterable.into_iter(), new(Some(Box::new(move || callee.encode()))))
     }
 
     /// As [`fastmap`](FastmapConfig::fastmap), with a state that `init` builds once in each worker: a parsed model,
@@ -366,7 +397,8 @@ impl FastmapConfig {
             codec::stride::<T>(),
             codec::stride::<R>(),
         );
-        Fastmap::by_ref(iterable.into_iter(), drive)
+        let map = Fastmap::by_ref(iterable.into_iter(), drive);
+        if self.inlines() { map.inline(callee::ByRef::<F>::new()) } else { map }
     }
 }
 

@@ -4,7 +4,7 @@
 use std::any::{Any, type_name};
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
-use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, resume_unwind};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -242,40 +242,92 @@ fn each<T: DeserializeOwned, R: Serialize>(work: &mut Work<'_>, func: &mut impl 
     }
 }
 
+/// Whose panics the hook keeps to itself on this thread.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Catching {
+    Nobody,
+    /// All that a worker's loop does.
+    Worker,
+    /// The function's that the calling thread of a map runs; not those of the input that it reads between two calls.
+    Here,
+}
+
 thread_local! {
-    static CATCHING: Cell<bool> = const { Cell::new(false) };
+    static CATCHING: Cell<Catching> = const { Cell::new(Catching::Nobody) };
     static MESSAGE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Calls `f`; a panic becomes its message and where it was raised.
-fn caught<O>(f: impl FnOnce() -> O) -> Result<O, String> {
+/// Hangs the hook up, before anything is caught.
+pub(crate) fn watch_panics() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             // The default hook's words belong to panics that nobody answers for: other threads of the function,
             // and builds with panic=abort, whose last words become part of the crash report.
-            if CATCHING.get() && cfg!(panic = "unwind") {
+            if CATCHING.get() != Catching::Nobody && cfg!(panic = "unwind") {
                 MESSAGE.set(Some(describe(info)));
             } else {
                 before(info);
             }
         }));
     });
-    let outer = CATCHING.replace(true);
     MESSAGE.take();
+}
+
+/// Calls `f`; a panic becomes its message and where it was raised.
+fn caught<O>(f: impl FnOnce() -> O) -> Result<O, String> {
+    watch_panics();
+    let outer = CATCHING.replace(Catching::Worker);
     let result = catch_unwind(AssertUnwindSafe(f));
     CATCHING.set(outer);
-    result.map_err(|payload| {
-        // A panic that was passed on (`resume_unwind`, as rayon and `join` do) has called no hook on this thread; what
-        // the hook saw last may then be a panic that the function has caught itself.
-        let words = text(payload.as_ref());
-        let seen = MESSAGE.take().filter(|seen| seen.ends_with(words));
-        let message = seen.unwrap_or_else(|| format!("panicked: {words}"));
-        // The payload's own drop can panic.
-        std::mem::forget(payload);
-        message
+    result.map_err(words_of)
+}
+
+/// Calls `f`, which calls a map's function by [`call_item`]. A panic of that function becomes its message and where it
+/// was raised, as in a worker; any other goes on to the caller. Behind [`watch_panics`].
+#[inline]
+pub(crate) fn called<O>(f: impl FnOnce() -> O) -> Result<O, String> {
+    catch_unwind(AssertUnwindSafe(f)).or_else(|payload| {
+        if CATCHING.replace(Catching::Nobody) == Catching::Here {
+            Err(words_of(payload))
+        } else {
+            resume_unwind(payload)
+        }
     })
+}
+
+/// Calls a map's function inside of [`called`]. Two stores are all that it costs to know whose a panic is.
+#[inline]
+pub(crate) fn call_item<R>(func: impl FnOnce() -> R) -> R {
+    CATCHING.set(Catching::Here);
+    let result = func();
+    // Nobody was: no map does this inside of a function, see `inside_call`.
+    CATCHING.set(Catching::Nobody);
+    result
+}
+
+/// Whether a map's function is running in this thread: the maps that it makes are nested, and run nothing by
+/// [`call_item`].
+pub(crate) fn inside_call() -> bool {
+    CATCHING.get() != Catching::Nobody
+}
+
+/// Whether it is one that the calling thread of its map took.
+pub(crate) fn inside_inline_call() -> bool {
+    CATCHING.get() == Catching::Here
+}
+
+#[cold]
+fn words_of(payload: Box<dyn Any + Send>) -> String {
+    // A panic that was passed on (`resume_unwind`, as rayon and `join` do) has called no hook on this thread; what
+    // the hook saw last may then be a panic that the function has caught itself.
+    let words = text(payload.as_ref());
+    let seen = MESSAGE.take().filter(|seen| seen.ends_with(words));
+    let message = seen.unwrap_or_else(|| format!("panicked: {words}"));
+    // The payload's own drop can panic.
+    std::mem::forget(payload);
+    message
 }
 
 fn describe(info: &PanicHookInfo<'_>) -> String {

@@ -61,6 +61,7 @@ pub enum Sandbox {
 /// | [`read_ahead`](Options::read_ahead) | `FASTMAP_READ_AHEAD` in bytes | 64 MB |
 /// | [`item_timeout`](Options::item_timeout) | `FASTMAP_ITEM_TIMEOUT` in seconds | none |
 /// | [`sandbox`](Options::sandbox) | `FASTMAP_SANDBOX` = `off`, `auto`, `require` | auto |
+/// | [`inline`](Options::inline) | `FASTMAP_INLINE` = true, false, 1, 0 | false |
 /// | [`secret`](Options::secret) | `FASTMAP_SECRET` | none |
 /// | [`cloud_url`](Options::cloud_url) | `FASTMAP_CLOUD_URL` | none |
 ///
@@ -85,6 +86,7 @@ pub struct Options {
     read_ahead: Option<usize>,
     item_timeout: Option<Duration>,
     sandbox: Option<Sandbox>,
+    inline: Option<bool>,
     secret: Option<String>,
     cloud_url: Option<String>,
     backend: Option<Arc<dyn Backend>>,
@@ -130,6 +132,23 @@ impl Options {
     /// Whether workers of this machine are confined.
     pub fn sandbox(mut self, sandbox: Sandbox) -> Self {
         self.sandbox = Some(sandbox);
+        self
+    }
+
+    /// Whether the calling thread may run the function itself, where that is quicker than a worker: it takes all of a
+    /// map that is too small to be worth a process, and the first items of any other. No map is then noticeably slower
+    /// than [`Iterator::map`], however small its work.
+    ///
+    /// The price is isolation. What the function does to its process (abort, segfault, leak, `exit`, an item that never
+    /// ends), it may do to this one, and it sees this process's statics and thread-locals. A panic is still the item's error, unless the
+    /// program is built with `panic = "abort"`. Items and results of the calling thread are not encoded: a type that
+    /// can't be carried fails in a large map alone.
+    ///
+    /// Under the policies [`Local`](ExecPolicy::Local) and [`Adaptive`](ExecPolicy::Adaptive). Not for maps by
+    /// [`fastmap_init`](crate::FastmapConfig::fastmap_init), whose state belongs to a worker; for those with an item timeout,
+    /// which nobody could enforce in this thread; on a [`backend`](Options::backend) of your own; and within the function of another map.
+    pub fn inline(mut self, inline: bool) -> Self {
+        self.inline = Some(inline);
         self
     }
 
@@ -211,6 +230,13 @@ impl Options {
                     _ => None,
                 }
             })?;
+        let inline = read.or(self.inline, "FASTMAP_INLINE", "true, false, 1, 0", |value| {
+            match words(value).as_str() {
+                "true" | "1" => Some(true),
+                "false" | "0" => Some(false),
+                _ => None,
+            }
+        })?;
         let text = |value: &str| Some(value.to_owned()).filter(|value| !value.is_empty());
         let secret = read.or(self.secret, "FASTMAP_SECRET", "the secret that the service gave", text)?;
         let cloud_url = read.or(self.cloud_url, "FASTMAP_CLOUD_URL", "the address of a service", text)?;
@@ -232,6 +258,7 @@ impl Options {
             read_ahead: read_ahead.unwrap_or(64_000_000),
             item_timeout,
             sandbox: sandbox.unwrap_or_default(),
+            inline: inline.unwrap_or(false),
             has_secret: secret.is_some(),
             backend: self.backend,
         })
@@ -253,6 +280,7 @@ impl fmt::Debug for Options {
             .field("read_ahead", &self.read_ahead)
             .field("item_timeout", &self.item_timeout)
             .field("sandbox", &self.sandbox)
+            .field("inline", &self.inline)
             .field("secret", &self.secret.as_ref().map(|_| "…"))
             .field("cloud_url", &self.cloud_url)
             .field("backend", &self.backend)
@@ -269,6 +297,7 @@ pub(crate) struct Settings {
     pub(crate) read_ahead: usize,
     pub(crate) item_timeout: Option<Duration>,
     pub(crate) sandbox: Sandbox,
+    pub(crate) inline: bool,
     pub(crate) has_secret: bool,
     pub(crate) backend: Option<Arc<dyn Backend>>,
 }
@@ -340,6 +369,7 @@ mod tests {
             ("FASTMAP_LOCAL_PROCESSES", "many", "a whole number from 1"),
             ("FASTMAP_READ_AHEAD", "64MB", "bytes"),
             ("FASTMAP_ITEM_TIMEOUT", "-1", "seconds"),
+            ("FASTMAP_INLINE", "yes", "true, false"),
         ] {
             let error = resolve(Options::new(), &[(name, value)]).expect_err(name);
             assert_eq!(error.kind(), ErrorKind::Options);

@@ -58,6 +58,11 @@ fn program() {
             let config = fastmap::init(Options::new().verbosity(Verbosity::Quiet)).unwrap();
             eprintln!("{:?}", common::values(config.fastmap(may_read, [()])));
         }
+        "inline" => {
+            let config = fastmap::init(common::options().local_processes(1)).unwrap();
+            let pids = common::values(config.fastmap(|_: u64| std::process::id(), 0..3));
+            eprintln!("{}", pids == [std::process::id(); 3]);
+        }
         "secret" => {
             let config = fastmap::init(common::options().local_processes(1)).unwrap();
             let secret = |()| std::env::var_os("FASTMAP_SECRET").is_some();
@@ -84,7 +89,8 @@ fn methods_first() {
         .local_processes(1)
         .read_ahead(1000)
         .sandbox(Sandbox::Off)
-        .item_timeout(Duration::from_secs(3600));
+        .item_timeout(Duration::from_secs(3600))
+        .inline(false);
     let config = fastmap::init(options).unwrap();
     let pids: HashSet<_> =
         common::values(config.fastmap(|_: u64| std::process::id(), 0..1000)).into_iter().collect();
@@ -100,7 +106,7 @@ fn run(case: &str, variables: &[(&str, &OsStr)]) -> String {
 }
 
 /// Name, a value that can't be used, and what the error says is allowed.
-const BAD: [(&str, &str, &str); 14] = [
+const BAD: [(&str, &str, &str); 16] = [
     ("FASTMAP_EXEC_POLICY", "remote", "local, cloud, adaptive"),
     ("FASTMAP_EXEC_POLICY", "local,cloud", "local, cloud, adaptive"),
     ("FASTMAP_VERBOSITY", "verbose", "quiet, normal, loud"),
@@ -115,6 +121,8 @@ const BAD: [(&str, &str, &str); 14] = [
     ("FASTMAP_ITEM_TIMEOUT", "NaN", "seconds"),
     ("FASTMAP_SANDBOX", "on", "off, auto, require"),
     ("FASTMAP_SANDBOX", "off,require", "off, auto, require"),
+    ("FASTMAP_INLINE", "yes", "true, false, 1, 0"),
+    ("FASTMAP_INLINE", "2", "true, false, 1, 0"),
 ];
 
 #[test]
@@ -125,6 +133,14 @@ fn a_bad_value_is_an_error_that_names_the_variable_the_value_and_what_is_allowed
             assert!(told.starts_with(&format!("{:?} None: ", ErrorKind::Options)), "{name}={value}: {told}");
             assert!(told.contains(name) && told.contains(value) && told.contains(allowed), "{told}");
         }
+    }
+}
+
+#[test]
+fn inline_is_off_unless_it_is_said_in_any_case() {
+    for (value, here) in [("", "false"), ("0", "false"), ("False", "false"), ("1", "true"), ("TRUE", "true")]
+    {
+        assert_eq!(run("inline", &[("FASTMAP_INLINE", value.as_ref())]).trim(), here, "{value:?}");
     }
 }
 

@@ -35,6 +35,8 @@ struct Plan {
     take: Option<usize>,
     /// The input does not tell its length.
     unsized_input: bool,
+    /// The calling thread may take items.
+    inline: bool,
 }
 
 fn plans() -> impl Strategy<Value = Plan> {
@@ -44,13 +46,15 @@ fn plans() -> impl Strategy<Value = Plan> {
         select(vec![Mode::Elements, Mode::Batches, Mode::Unordered]),
         prop_oneof![3 => Just(None), 1 => (0..200usize).prop_map(Some)],
         any::<bool>(),
+        any::<bool>(),
     )
-        .prop_map(|(processes, read_ahead, mode, take, unsized_input)| Plan {
+        .prop_map(|(processes, read_ahead, mode, take, unsized_input, inline)| Plan {
             processes,
             read_ahead,
             mode,
             take,
             unsized_input,
+            inline,
         })
 }
 
@@ -82,7 +86,8 @@ where
     T: Serialize + DeserializeOwned,
     R: Serialize + DeserializeOwned + PartialEq + Debug,
 {
-    let options = common::options().local_processes(plan.processes).read_ahead(plan.read_ahead);
+    let options =
+        common::options().local_processes(plan.processes).read_ahead(plan.read_ahead).inline(plan.inline);
     let config = fastmap::init(options).unwrap();
     if plan.unsized_input {
         let mut items = items.into_iter();

@@ -38,13 +38,13 @@ where
         }
         let mut run = match self.map.advance()? {
             Ok((_, Ok(result))) => {
-                let mut run = Vec::with_capacity(1 + self.map.drive.current.left() as usize);
+                let mut run = Vec::with_capacity(1 + self.map.left());
                 run.push(result);
                 run
             }
             Ok((_, Err(error))) | Err(error) => return Some(Err(error)),
         };
-        while let Some((_, answer)) = self.map.answer() {
+        while let Some((_, answer)) = self.map.made().or_else(|| self.map.answer()) {
             match answer {
                 Ok(result) => run.push(result),
                 Err(error) => {

@@ -31,9 +31,9 @@ pub(crate) type Context = Box<dyn FnOnce() -> Result<Vec<u8>, Error> + Send>;
 
 /// One map.
 pub(crate) struct Drive {
-    config: FastmapConfig,
+    pub(super) config: FastmapConfig,
     function: FunctionId,
-    context: Option<Context>,
+    pub(super) context: Option<Context>,
     pub(crate) label: Option<String>,
     pub(crate) item_timeout: Option<Duration>,
     result_stride: Option<u32>,
@@ -41,34 +41,45 @@ pub(crate) struct Drive {
     pub(crate) window: Window,
     /// What the consumer reads now.
     pub(crate) current: Segment,
-    job: JobId,
-    run: Option<Box<dyn Run>>,
+    pub(super) job: JobId,
+    pub(super) run: Option<Box<dyn Run>>,
     /// What was pulled and not sent yet. Here, so that a panic of the input loses nothing.
-    builder: BatchBuilder,
+    pub(super) builder: BatchBuilder,
     item_stride: Option<u32>,
     /// Batches to be sent again, earlier items first.
     again: BTreeMap<u64, Batch>,
     /// Items in the backend's hands.
     in_flight: u64,
     /// Items pulled from the input.
-    pulled: u64,
-    input_ended: bool,
+    pub(super) pulled: u64,
+    pub(super) reading: Reading,
     /// Items left in the input, if it tells.
-    remaining: Option<u64>,
+    pub(super) remaining: Option<u64>,
     batches: u64,
-    last_size: u32,
-    seen: Seen,
+    pub(super) last_size: u32,
+    pub(super) seen: Seen,
     /// Nothing more may be read until something is consumed or comes back.
-    resting: bool,
+    pub(super) resting: bool,
+    /// The calling thread has the items: no run is open, and none failed to be.
+    pub(super) here: bool,
     /// Deaths since the last answer.
     deaths: Vec<Death>,
     ended: bool,
 }
 
+/// Whether there is more to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    On,
+    /// Not until all that was read is answered: then the calling thread goes on.
+    Held,
+    Ended,
+}
+
 /// Moving means of what was observed, the latest batches weighing most.
 #[derive(Debug, Default)]
-struct Seen {
-    item_time: Option<Duration>,
+pub(super) struct Seen {
+    pub(super) item_time: Option<Duration>,
     bytes_in: f64,
     bytes_out: f64,
 }
@@ -122,12 +133,13 @@ impl Drive {
             again: BTreeMap::new(),
             in_flight: 0,
             pulled: 0,
-            input_ended: false,
+            reading: Reading::On,
             remaining: None,
             batches: 0,
             last_size: 0,
             seen: Seen::default(),
             resting: false,
+            here: false,
             deaths: Vec::new(),
             ended: false,
         }
@@ -139,12 +151,12 @@ impl Drive {
     }
 
     pub(crate) fn input_ended(&self) -> bool {
-        self.input_ended
+        self.reading == Reading::Ended
     }
 
     /// The input has no more, or must not be asked again.
     pub(crate) fn end_input(&mut self) {
-        self.input_ended = true;
+        self.reading = Reading::Ended;
         self.remaining = Some(0);
     }
 
@@ -188,7 +200,7 @@ impl Drive {
     /// Whether there is a place for a batch and something that may be sent to it. Cheap: asked at each look.
     #[inline]
     pub(crate) fn hungry(&mut self) -> bool {
-        if self.resting || self.input_ended && self.again.is_empty() && self.builder.items() == 0 {
+        if self.resting || self.reading != Reading::On && self.again.is_empty() && self.builder.items() == 0 {
             return false;
         }
         self.run.as_mut().is_some_and(|run| run.capacity().batches > 0)
@@ -204,7 +216,9 @@ impl Drive {
             self.resting = capacity.batches > 0;
             return None;
         }
-        if capacity.batches == 0 && self.in_flight > 0 || self.input_ended && self.builder.items() == 0 {
+        if capacity.batches == 0 && self.in_flight > 0
+            || self.reading != Reading::On && self.builder.items() == 0
+        {
             return None;
         }
         // Enough is ready for the consumer: it is the slow one, and reading on would only hold more.
@@ -403,6 +417,7 @@ impl Drive {
         }
         self.again.clear();
         self.in_flight = 0;
+        self.here = false;
     }
 
     /// The map is over: its run ends, and its line is written.
@@ -410,7 +425,7 @@ impl Drive {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        let complete = self.input_ended && self.run.is_some();
+        let complete = self.input_ended() && (self.run.is_some() || self.here);
         self.stop();
         self.report.read(self.current.read());
         self.report.end(complete, self.config.settings().local_processes);
@@ -418,11 +433,12 @@ impl Drive {
 
     /// Whether every item that was pulled has been taken by the consumer, and no more come.
     pub(crate) fn is_complete(&self) -> bool {
-        self.input_ended
-            && self.in_flight == 0
-            && self.again.is_empty()
-            && self.builder.items() == 0
-            && self.window.is_empty()
+        self.input_ended() && self.is_drained()
+    }
+
+    /// Whether every item that was pulled has been taken by the consumer.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.in_flight == 0 && self.again.is_empty() && self.builder.items() == 0 && self.window.is_empty()
     }
 }
 

@@ -62,6 +62,11 @@ impl<I: Iterator> Input<I> {
         filled
     }
 
+    /// The iterator, for who calls the function itself; none behind the end.
+    pub(crate) fn iterator(&mut self) -> &mut Option<I> {
+        &mut self.iterator
+    }
+
     /// Items left, where the iterator knows.
     pub(crate) fn remaining(&self) -> Option<u64> {
         match self.size_hint() {

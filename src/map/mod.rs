@@ -2,10 +2,15 @@
 //!
 //! The way of one item: `input` pulls and encodes it, `drive` sends its batch and takes the answer, `window` puts it
 //! in order, `segment` gives it out, and `next()` here decodes it. `retry` decides about what was lost, `stretch` how often
-//! `next()` looks at more than the segment.
+//! `next()` looks at more than the segment. With the option `inline`, `here` goes before all of that: it calls the
+//! function in this thread while that is the quickest.
 
+mod asked;
 mod batches;
+pub(crate) mod callee;
 mod drive;
+mod here;
+mod inline;
 mod input;
 mod retry;
 mod segment;
@@ -15,7 +20,6 @@ mod window;
 
 use std::fmt;
 use std::iter::FusedIterator;
-use std::marker::PhantomData;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -26,7 +30,9 @@ pub use unordered::Unordered;
 
 use crate::codec::{self, CodecError};
 use crate::error::{Error, ErrorKind};
+use callee::Callee;
 pub(crate) use drive::{Context, Drive};
+use here::{Here, Made, Turn};
 use input::Input;
 use segment::Answer;
 use stretch::Stretch;
@@ -55,9 +61,12 @@ where
     input: Input<I>,
     drive: Drive,
     stretch: Stretch,
+    /// Results of the calling thread.
+    made: Made<R>,
+    /// The calling thread's part, with the option `inline`.
+    here: Option<Box<Here<I, R>>>,
     /// What ends the map, once all that is here is delivered.
     failure: Option<Error>,
-    results: PhantomData<fn() -> R>,
 }
 
 impl<I, R> Fastmap<I, R>
@@ -83,7 +92,13 @@ where
     }
 
     fn new(input: Input<I>, drive: Drive) -> Self {
-        Fastmap { input, drive, stretch: Stretch::new(), failure: None, results: PhantomData }
+        Fastmap { input, drive, stretch: Stretch::new(), made: Made::none(), here: None, failure: None }
+    }
+
+    /// Lets the calling thread take items.
+    pub(crate) fn inline(mut self, callee: impl Callee<I, R> + 'static) -> Self {
+        self.here = Some(Here::new(Box::new(callee)));
+        self
     }
 
     /// Yields results in batches as they come from the workers: fewer, larger steps, in the same order.
@@ -101,7 +116,8 @@ where
     /// }
     /// # Ok::<(), fastmap::Error>(())
     /// ```
-    pub fn batches(self) -> Batches<I, R> {
+    pub fn batches(mut self) -> Batches<I, R> {
+        self.only_portions();
         Batches::new(self)
     }
 
@@ -121,6 +137,7 @@ where
     /// ```
     pub fn unordered(mut self) -> Unordered<I, R> {
         self.drive.window.set_unordered();
+        self.only_portions();
         Unordered::new(self)
     }
 
@@ -146,6 +163,33 @@ where
     pub fn progress(mut self, show: bool) -> Self {
         self.drive.report.show_progress(show);
         self
+    }
+
+    #[inline]
+    fn next_single(&mut self) -> Option<Result<R, Error>> {
+        match self.call() {
+            Some(result) => Some(Ok(result)),
+            None => match self.advance_slowly()? {
+                Ok((_, result)) => Some(result),
+                Err(error) => Some(Err(error)),
+            },
+        }
+    }
+
+    /// Calls the function for the next item.
+    #[inline]
+    fn call(&mut self) -> Option<R> {
+        let result = self.here.as_mut()?.call(self.input.iterator())?;
+        self.drive.report.singles -= 1;
+        Some(result)
+    }
+
+    /// The next answer that the calling thread has made.
+    #[inline]
+    fn made(&mut self) -> Option<Indexed<R>> {
+        let (index, result) = self.made.next()?;
+        self.drive.report.read(1);
+        Some((index, Ok(result)))
     }
 
     /// The next answer of the current segment, if it is a result and no look at the workers is due.
@@ -186,6 +230,10 @@ where
     #[cold]
     #[inline(never)]
     fn advance(&mut self) -> Option<Advance<R>> {
+        // Before all else: a look costs much beside an item that was made here.
+        if let Some(answer) = self.made() {
+            return Some(Ok(answer));
+        }
         if self.drive.hungry()
             && let Err(error) = self.refill()
         {
@@ -205,6 +253,11 @@ where
             return None;
         }
         loop {
+            match self.turn() {
+                Turn::Answer(answer) => return Some(answer),
+                Turn::End => return None,
+                Turn::Away => {}
+            }
             self.drive.take();
             if let Some(answer) = self.answer() {
                 return Some(Ok(answer));
@@ -255,12 +308,17 @@ where
         Ok(())
     }
 
+    /// Answers that can be given out at once.
+    fn left(&self) -> usize {
+        self.made.left() + self.drive.current.left() as usize
+    }
+
     fn hint(&self) -> (usize, Option<usize>) {
         if self.drive.has_ended() {
             return (0, Some(0));
         }
-        let held = self.drive.undelivered() + u64::from(self.drive.current.left());
-        let held = usize::try_from(held).unwrap_or(usize::MAX);
+        let held = usize::try_from(self.drive.undelivered()).unwrap_or(usize::MAX);
+        let held = held.saturating_add(self.left() + self.here.as_ref().map_or(0, |here| here.held()));
         let (low, high) = if self.drive.input_ended() { (0, Some(0)) } else { self.input.size_hint() };
         (low.saturating_add(held), high.and_then(|high| high.checked_add(held)))
     }
@@ -273,8 +331,14 @@ where
 {
     type Item = Result<R, Error>;
 
-    #[inline]
+    // Into the consumer's loop, where the ways of an item (from a worker, or made here) are told apart at no cost: as a
+    // call, a square root made here took 1.9 times as long as by `map`, and 1.2 times so.
+    #[allow(clippy::inline_always)]
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
+        if self.drive.report.singles > 0 {
+            return self.next_single();
+        }
         if let Some(result) = self.quick() {
             return Some(result);
         }

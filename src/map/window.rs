@@ -67,6 +67,12 @@ impl Window {
         self.most = SEGMENTS.max(SEGMENTS_A_PLACE * places);
     }
 
+    /// All items before `index` are with the consumer, and nothing is held.
+    pub(crate) fn resume_at(&mut self, index: u64) {
+        self.head = index;
+        self.taken = index;
+    }
+
     /// Items handed to the consumer, with their whole segments.
     pub(crate) fn taken(&self) -> u64 {
         self.taken

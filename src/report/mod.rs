@@ -12,6 +12,7 @@ use indicatif::ProgressBar;
 pub(crate) use console::{Console, warn};
 use summary::Account;
 
+use crate::entry::inside_inline_call;
 use crate::options::Verbosity;
 
 /// A map that is over sooner shows no bar.
@@ -31,11 +32,16 @@ pub(crate) struct Report {
     bar: Option<ProgressBar>,
     delivered: u64,
     failed: u64,
+    /// Items that the calling thread may call for one by one, and how many of them it has not yet.
+    granted: u32,
+    pub(crate) singles: u32,
     deaths: u64,
     /// It was told that the sandbox refused a call.
     warned: bool,
     /// Items answered by workers, and the time they took there.
     answered: u64,
+    /// Items answered by the calling thread.
+    here: u64,
     wall: Duration,
     cpu: Duration,
     /// Time in which the consumer waited for workers.
@@ -55,9 +61,12 @@ impl Report {
             bar: None,
             delivered: 0,
             failed: 0,
+            granted: 0,
+            singles: 0,
             deaths: 0,
             warned: false,
             answered: 0,
+            here: 0,
             wall: Duration::ZERO,
             cpu: Duration::ZERO,
             waited: Duration::ZERO,
@@ -69,6 +78,13 @@ impl Report {
     }
 
     pub(crate) fn begin(&mut self, label: Option<&str>, total: Option<u64>) {
+        if self.begun.is_some() {
+            return;
+        }
+        if inside_inline_call() {
+            // A map for each item of another one would write a line for each.
+            self.verbosity = Verbosity::Quiet;
+        }
         self.label = label.map(str::to_owned);
         self.total = total;
         self.begun = Some(Instant::now());
@@ -125,6 +141,42 @@ impl Report {
         ));
     }
 
+    /// The calling thread has done so many items itself. So many answers of the current segment are read.
+    pub(crate) fn done_here(&mut self, items: u32, read: u32) {
+        self.here += u64::from(items);
+        self.tick(read);
+    }
+
+    /// The calling thread may call for so many items one by one. Each takes one off `singles` and counts nothing else:
+    /// a second counter in memory is felt where an item is a square root.
+    pub(crate) fn grant(&mut self, items: u32) {
+        (self.granted, self.singles) = (items, items);
+    }
+
+    /// Counts those that were called for, and takes the others back.
+    pub(crate) fn count_singles(&mut self) -> u32 {
+        let called = std::mem::take(&mut self.granted) - std::mem::take(&mut self.singles);
+        self.delivered += u64::from(called);
+        self.here += u64::from(called);
+        called
+    }
+
+    /// Items that workers have answered, and the time that it took them.
+    pub(crate) fn by_workers(&self) -> (u64, Duration) {
+        (self.answered, self.wall)
+    }
+
+    pub(crate) fn has_deaths(&self) -> bool {
+        self.deaths > 0
+    }
+
+    /// Where the next items go, in a map that may run in the calling thread.
+    pub(crate) fn moves(&self, index: u64, place: &str) {
+        if self.verbosity >= Verbosity::Loud {
+            self.say(&format!("items from {index} on go to {place}"));
+        }
+    }
+
     pub(crate) fn died(&mut self, death: &Death) {
         self.deaths += 1;
         if self.verbosity >= Verbosity::Loud {
@@ -176,6 +228,7 @@ impl Report {
 
     /// The map is over, or was dropped: takes the bar away and writes the closing line.
     pub(crate) fn end(&mut self, complete: bool, workers: usize) {
+        self.count_singles();
         if let Some(bar) = self.bar.take() {
             console::remove(&bar);
         }
@@ -188,6 +241,7 @@ impl Report {
             failed: self.failed,
             deaths: self.deaths,
             answered: self.answered,
+            here: self.here,
             elapsed: begun.elapsed(),
             wall: self.wall,
             cpu: self.cpu,

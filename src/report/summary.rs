@@ -14,8 +14,9 @@ pub(crate) struct Account {
     pub(crate) delivered: u64,
     pub(crate) failed: u64,
     pub(crate) deaths: u64,
-    /// Items answered by workers; more than were delivered where the consumer left early.
+    /// Items answered by workers, and by the calling thread; more than were delivered where the consumer left early.
     pub(crate) answered: u64,
+    pub(crate) here: u64,
     pub(crate) elapsed: Duration,
     /// Time of the items in the workers: on the clock, and of the CPU.
     pub(crate) wall: Duration,
@@ -36,7 +37,12 @@ impl Account {
         let crowd = (self.workers as f64 / self.cores.max(1) as f64).max(1.0);
         let busy = self.cpu.mul_f64(crowd * 2.0);
         let all = if self.wall <= busy { self.cpu } else { self.wall };
-        all.mul_f64(self.delivered as f64 / self.answered.max(1) as f64)
+        all.mul_f64(self.by_workers() as f64 / self.answered.max(1) as f64)
+    }
+
+    /// Items that were delivered and not done by the calling thread.
+    fn by_workers(&self) -> u64 {
+        self.delivered.saturating_sub(self.here)
     }
 
     /// One line, without the map's label.
@@ -50,7 +56,10 @@ impl Account {
             }
         }
         line += if self.complete { ")" } else { ", not read to the end)" };
-        if self.answered == 0 || self.delivered == 0 {
+        if self.answered == 0 && self.here > 0 {
+            return line + ": too little work for processes";
+        }
+        if self.answered == 0 || self.by_workers() == 0 {
             return line;
         }
         let serial = self.serial();
@@ -65,7 +74,7 @@ impl Account {
                     map.as_secs_f64() / seconds
                 );
         }
-        let item = serial.div_f64(self.delivered as f64);
+        let item = serial.div_f64(self.by_workers() as f64);
         let why = if item < CHEAP {
             format!("An item takes about {}: give each one more work, or use Iterator::map", time(item))
         } else if self.waited < self.elapsed / 2 {
@@ -132,6 +141,7 @@ mod tests {
             failed: 0,
             deaths: 0,
             answered: 1000,
+            here: 0,
             elapsed: Duration::from_secs(1),
             wall: Duration::from_secs(2),
             cpu: Duration::from_millis(1950),

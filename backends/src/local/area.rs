@@ -30,7 +30,7 @@ pub(crate) fn free_place(taken: impl Iterator<Item = Range<usize>>, length: usiz
 }
 
 #[cfg(test)]
-#[allow(clippy::single_range_in_vec_init, reason = "a list of one place that is taken")]
+#[allow(clippy::single_range_in_vec_init, reason = "one place that is taken")]
 mod tests {
     use super::*;
 

@@ -128,7 +128,7 @@ impl<R: Read + AsFd> Pipe<R> {
         if self.stream == Stream::Stderr {
             let line: String =
                 String::from_utf8_lossy(&self.partial).trim().chars().take(TAIL_CHARS).collect();
-            if !line.is_empty() {
+            if !line.is_empty() && !is_of_a_backtrace(&line) {
                 self.tail.push_back(line);
             }
             if self.tail.len() > TAIL_LINES {
@@ -148,6 +148,14 @@ impl<R: Read + AsFd> Pipe<R> {
         }
         self.tail.into()
     }
+}
+
+/// Whether a line is part of Rust's backtrace: with `RUST_BACKTRACE=1` it is longer than a death report, and would push
+/// out the message that stands before it.
+fn is_of_a_backtrace(line: &str) -> bool {
+    let number = line.trim_start_matches(|c: char| c.is_ascii_digit());
+    let frame = number.len() < line.len() && number.starts_with(": ");
+    frame || line == "stack backtrace:" || line.starts_with("at ") || line.starts_with("note: ")
 }
 
 #[cfg(test)]
@@ -178,6 +186,19 @@ mod tests {
         drop(writer);
         assert_eq!(pipe.finish("w", &kept), ["one line", "two", "three"]);
         assert_eq!(*kept.0.lock().expect("no panic"), ["one line\n", "two\n", "three\n"]);
+    }
+
+    #[test]
+    fn a_backtrace_does_not_push_out_the_message_before_it() {
+        let words = ["thread 'main' panicked at src/main.rs:4:5:", "out of cheese", "12 : nor this"];
+        assert!(words.iter().all(|line| !is_of_a_backtrace(line)));
+        let frames = [
+            "stack backtrace:",
+            "0: __rustc::rust_begin_unwind",
+            "at ./src/main.rs:4:5",
+            "note: Some details",
+        ];
+        assert!(frames.iter().all(|line| is_of_a_backtrace(line)));
     }
 
     #[test]

@@ -1,12 +1,25 @@
-//! What `scripts/bench callgrind` runs under valgrind: a map of tiny items, nothing else.
+//! What `scripts/bench callgrind` runs under valgrind: a map of tiny items, nothing else; or small
+//! ones, few and many, of which the difference counts.
 
 use crate::contestant::{Contestant, Plan};
 use crate::measure::{Entry, entries, pass};
-use crate::work::{Sqrt, Work};
+use crate::work::{Spin, Sqrt, Work};
 
 /// What the children run.
 pub(super) fn children(items: u64) -> Vec<Entry<'static, ()>> {
     entries!([Builtin, Raw, Fastmap], host::<Sqrt>(items))
+}
+
+/// So many maps of so many items of so many turns.
+pub(super) fn small(maps: u64, items: u64, turns: u64) -> Vec<Entry<'static, ()>> {
+    entries!([Builtin, Inline], again::<Spin>(maps, items, turns))
+}
+
+fn again<W: Work<In = u64>, C: Contestant<W>>(maps: u64, items: u64, turns: u64) {
+    let mut contestant = C::start(Plan::chunks_of(1));
+    for _ in 0..maps {
+        pass::<W, C>(&mut contestant, items, |_| turns);
+    }
 }
 
 fn host<W: Work<In = u64>, C: Contestant<W>>(items: u64) {

@@ -7,6 +7,7 @@ mod confined;
 mod crash;
 mod idle;
 mod infinite;
+mod inline;
 mod instructions;
 mod large;
 mod memory;
@@ -22,10 +23,11 @@ use std::time::Duration;
 
 use crate::measure::{Entry, Method};
 use crate::report::Section;
+use crate::work::turns;
 
 type Workload = fn(&Method) -> Section;
 
-const ALL: [(&str, Workload); 11] = [
+const ALL: [(&str, Workload); 12] = [
     ("W1", start::measure),
     ("W2", tiny::measure),
     ("W3", coarse::measure),
@@ -33,6 +35,7 @@ const ALL: [(&str, Workload); 11] = [
     ("W4", uneven::measure),
     ("W5", large::measure),
     ("W6", infinite::measure),
+    ("INLINE", inline::measure),
     ("IDLE", idle::measure),
     ("W7", crash::measure),
     ("W8", memory::measure),
@@ -69,6 +72,10 @@ pub(crate) fn child(words: &[String]) {
         ["crash", contestant, case] => run_one(crash::children(case), contestant),
         ["memory", contestant, count] => run_one(memory::children(number(count)), contestant),
         ["instructions", contestant, count] => run_one(instructions::children(number(count)), contestant),
+        ["small", contestant, maps, items, turns] => {
+            run_one(instructions::small(number(maps), number(items), number(turns)), contestant);
+        }
+        ["turns", micros] => println!("{}", turns(Duration::from_micros(number(micros)))),
         _ => panic!("a child process is told by the harness what to do, not {words:?}"),
     }
 }

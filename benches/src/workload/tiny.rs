@@ -13,7 +13,7 @@ const ITEMS: u64 = 1_000_000;
 pub(super) fn measure(method: &Method) -> Section {
     let (slot, plan) = (method.slot, Plan::chunks_of(20_000));
     let contestants = entries!(
-        [Builtin, Rayon, Threads, Raw, Procspawn, Fastmap],
+        [Builtin, Rayon, Threads, Raw, Procspawn, Fastmap, Inline],
         warm::<Sqrt>(slot, plan, ITEMS, |index| index)
     );
     let outcome = rounds(method, contestants);
@@ -43,6 +43,8 @@ pub(super) fn measure(method: &Method) -> Section {
     let over_map = median(fastmap.against(map, |time, map| time / map));
     let over_raw = median(fastmap.against(raw, |time, raw| raw / time));
     section.targets.push(Target::new("W2: time over map", over_map, Aim::AtMost(4.0)));
+    let inline = median(outcome.find("fastmap, inline").against(map, |time, map| time / map));
+    section.targets.push(Target::new("W2: time over map, inline", inline, Aim::AtMost(1.25)));
     section.targets.push(Target::new("W2: items/s over raw", over_raw, Aim::AtLeast(1.5)));
     let bars = outcome.series.iter().chain(&in_python.series);
     let bars = bars.map(|series| (series.name.clone(), median(series.spread(rate)))).collect();

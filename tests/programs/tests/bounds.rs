@@ -33,14 +33,14 @@ fn size(variable: &str, default: usize) -> usize {
 #[test]
 fn results_far_larger_than_their_inputs_wait_within_the_budget() {
     let ended = all_good(&mut host(&["results", "200"], 16 * MEGABYTE), 200);
-    assert!(peak(&ended) <= 32 * 1024, "{} KB", peak(&ended));
+    assert!(peak(&ended) <= 48 * 1024, "{} KB", peak(&ended));
 }
 
 #[test]
 fn a_gigabyte_flows_through_a_host_of_megabytes() {
     let items = size("FASTMAP_TEST_STREAM_MIB", 1024);
     let ended = all_good(&mut host(&["stream", &items.to_string()], 16 * MEGABYTE), items);
-    assert!(peak(&ended) <= 32 * 1024, "{} KB", peak(&ended));
+    assert!(peak(&ended) <= 48 * 1024, "{} KB", peak(&ended));
 }
 
 #[test]

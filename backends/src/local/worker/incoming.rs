@@ -50,7 +50,6 @@ struct Channel {
 }
 
 #[derive(Debug, Default)]
-#[allow(clippy::struct_excessive_bools, reason = "they change one by one")]
 struct State {
     frames: VecDeque<Incoming>,
     /// The main thread deals with a frame; if it is a batch, its ticket and what is taken back of it.
@@ -58,10 +57,18 @@ struct State {
     running: Option<(u64, Arc<Claims>)>,
     /// The deputy receives.
     deputy: bool,
+    end: End,
+}
+
+/// Whether there is more to come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum End {
+    #[default]
+    Open,
     /// The host is gone or has closed the channel.
-    ended: bool,
-    /// The main thread has seen that.
-    left: bool,
+    Closed,
+    /// And the main thread has seen it.
+    Seen,
 }
 
 impl Receiver {
@@ -90,8 +97,8 @@ impl Receiver {
         state.busy = false;
         state.running = None;
         loop {
-            if state.ended {
-                state.left = true;
+            if state.end != End::Open {
+                state.end = End::Seen;
                 self.more.notify_all();
                 return None;
             }
@@ -135,7 +142,7 @@ impl Receiver {
                 state.take(received);
                 state.deputy = state.busy;
                 self.more.notify_all();
-                if state.ended {
+                if state.end != End::Open {
                     return self.wait_for_main(state);
                 }
             }
@@ -187,9 +194,9 @@ impl Receiver {
         // can't be asked.
         let (state, _) = self
             .more
-            .wait_timeout_while(state, GRACE, |state| !state.left)
+            .wait_timeout_while(state, GRACE, |state| state.end != End::Seen)
             .unwrap_or_else(PoisonError::into_inner);
-        if !state.left {
+        if state.end != End::Seen {
             // SAFETY: ends the process; nothing of it is used after.
             unsafe { libc::_exit(0) };
         }
@@ -201,7 +208,7 @@ impl State {
         match received {
             Some(incoming) => self.frames.push_back(incoming),
             None => {
-                self.ended = true;
+                self.end = End::Closed;
                 self.frames.clear();
             }
         }

@@ -1,0 +1,71 @@
+//! Workers, asked whether they are there while the calling thread goes on: a map of nothing, which has them started.
+//! Made by `here` when it expects them to be worth it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use fastmap_backends::{BatchBuilder, BatchId, FunctionId, Job, JobId, Run};
+
+use super::inline::Workers;
+use crate::codec;
+use crate::config::FastmapConfig;
+use crate::entry::Plain;
+use crate::error::Error;
+
+/// A run of nothing, by which workers are started and it is found out that they are there.
+pub(super) struct Asked {
+    run: Box<dyn Run>,
+    outstanding: usize,
+}
+
+impl Asked {
+    /// # Errors
+    /// If no run can be opened.
+    pub(super) fn new(config: &FastmapConfig, workers: usize) -> Result<Self, Error> {
+        let id = JobId::next();
+        let job = Job {
+            id,
+            function: nothing_id(nothing),
+            context: Arc::default(),
+            label: None,
+            items: Some(workers as u64),
+            item_timeout: None,
+        };
+        let mut run = config.backend()?.open(Arc::new(job)).map_err(Error::of_backend)?;
+        let mut outstanding = 0;
+        for index in 0..workers as u64 {
+            let mut builder = BatchBuilder::new(codec::stride::<()>());
+            if codec::put(&(), builder.buffer()).is_err() {
+                break;
+            }
+            builder.added(1);
+            if run.submit(builder.finish(id, BatchId(index), index, 0)).is_ok() {
+                outstanding += 1;
+            }
+        }
+        Ok(Asked { run, outstanding })
+    }
+
+    /// What became of it, if that is known.
+    pub(super) fn answered(&mut self) -> Option<Workers> {
+        let now = Instant::now();
+        while self.outstanding > 0 {
+            match self.run.poll(now) {
+                Ok(None) => return None,
+                Ok(Some(_)) => self.outstanding -= 1,
+                Err(error) => {
+                    log::info!("staying in the calling thread: {error}");
+                    return Some(Workers::Refused);
+                }
+            }
+        }
+        Some(Workers::Ready)
+    }
+}
+
+/// What a worker runs to show that it is there.
+fn nothing((): ()) {}
+
+fn nothing_id<F: Fn(()) + Copy>(_: F) -> FunctionId {
+    Plain::<F, (), ()>::id()
+}

@@ -1,0 +1,207 @@
+//! A map's function as the calling thread calls it: no item is encoded, and the context is the user's own.
+//! Made by the methods of the configuration; called by `here`, a portion at a time.
+
+use std::marker::PhantomData;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::inline::Portion;
+use crate::codec;
+use crate::entry::{call_item, called, conjure, watch_panics};
+use crate::error::{Error, ErrorKind};
+
+/// How a portion ended.
+#[derive(Debug)]
+pub(crate) enum Stopped {
+    /// It is done, or took long enough.
+    Full,
+    /// The input has ended.
+    End,
+    /// The function panicked at the item behind the last result.
+    Panicked(String),
+}
+
+/// A function for the items of `I`.
+pub(crate) trait Callee<I, R>: Send {
+    /// Pulls items and puts their results behind those that are there, until there are as many as the portion says.
+    /// An input that has ended is taken away.
+    ///
+    /// # Panics
+    /// If the input does. The results until then are there.
+    fn call(&self, input: &mut Option<I>, results: &mut Vec<R>, portion: &Portion) -> Stopped;
+
+    /// The result of the next item alone. `None`: the input has ended and is taken away, or the function panicked, as
+    /// `panicked` says. To be called behind a portion, which prepares what a panic needs.
+    ///
+    /// # Panics
+    /// If the input does.
+    fn call_one(&self, input: &mut Option<I>, panicked: &mut Option<String>) -> Option<R>;
+
+    /// The context, encoded for workers.
+    fn context(&self) -> Result<Vec<u8>, Error> {
+        Ok(Vec::new())
+    }
+}
+
+// None of them names the iterator or the result, so that these need not be `'static`.
+
+/// `Fn(T) -> R`.
+pub(crate) struct Plain<F>(PhantomData<fn(F)>);
+
+/// `Fn(&T) -> R`.
+pub(crate) struct ByRef<F>(PhantomData<fn(F)>);
+
+/// `Fn(&C, T) -> R` with its `C`.
+pub(crate) struct With<F, C>(C, PhantomData<fn(F)>);
+
+impl<F> Plain<F> {
+    pub(crate) fn new() -> Self {
+        Plain(PhantomData)
+    }
+}
+
+impl<F> ByRef<F> {
+    pub(crate) fn new() -> Self {
+        ByRef(PhantomData)
+    }
+}
+
+impl<F, C> With<F, C> {
+    pub(crate) fn new(context: C) -> Self {
+        With(context, PhantomData)
+    }
+
+    /// The context as it is sent to workers.
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, Error>
+    where
+        C: Serialize,
+    {
+        codec::encode(&self.0)
+            .map_err(|error| Error::new(ErrorKind::Serialize, error.to_string()).with_source(error))
+    }
+}
+
+impl<F, I, R> Callee<I, R> for Plain<F>
+where
+    F: Fn(I::Item) -> R + Copy,
+    I: Iterator,
+{
+    fn call(&self, input: &mut Option<I>, results: &mut Vec<R>, portion: &Portion) -> Stopped {
+        each(input, results, portion, conjure::<F>())
+    }
+
+    fn call_one(&self, input: &mut Option<I>, panicked: &mut Option<String>) -> Option<R> {
+        one(input, panicked, conjure::<F>())
+    }
+}
+
+impl<'a, F, T, I, R> Callee<I, R> for ByRef<F>
+where
+    F: Fn(&T) -> R + Copy,
+    T: 'a,
+    I: Iterator<Item = &'a T>,
+{
+    fn call(&self, input: &mut Option<I>, results: &mut Vec<R>, portion: &Portion) -> Stopped {
+        each(input, results, portion, conjure::<F>())
+    }
+
+    fn call_one(&self, input: &mut Option<I>, panicked: &mut Option<String>) -> Option<R> {
+        one(input, panicked, conjure::<F>())
+    }
+}
+
+impl<F, C, I, R> Callee<I, R> for With<F, C>
+where
+    F: Fn(&C, I::Item) -> R + Copy,
+    C: Serialize + Send,
+    I: Iterator,
+{
+    fn call(&self, input: &mut Option<I>, results: &mut Vec<R>, portion: &Portion) -> Stopped {
+        let func = conjure::<F>();
+        each(input, results, portion, |item| func(&self.0, item))
+    }
+
+    fn call_one(&self, input: &mut Option<I>, panicked: &mut Option<String>) -> Option<R> {
+        let func = conjure::<F>();
+        one(input, panicked, |item| func(&self.0, item))
+    }
+
+    fn context(&self) -> Result<Vec<u8>, Error> {
+        self.encode()
+    }
+}
+
+/// The loop of a portion: between two looks at the clock nothing but the input, the function and a place for the result.
+#[inline]
+fn each<I: Iterator, R>(
+    input: &mut Option<I>,
+    results: &mut Vec<R>,
+    portion: &Portion,
+    func: impl Fn(I::Item) -> R,
+) -> Stopped {
+    let begun = Instant::now();
+    let items = portion.items as usize;
+    results.reserve(items.saturating_sub(results.len()));
+    watch_panics();
+    let stopped = called(|| {
+        let mut local = Local { iterator: input.take(), input, made: 0, results };
+        let Some(iterator) = &mut local.iterator else { return Stopped::End };
+        let before = local.results.len();
+        let places = local.results.spare_capacity_mut();
+        let items = items.saturating_sub(before).min(places.len());
+        loop {
+            let look = items.min(local.made + portion.look as usize);
+            for place in &mut places[local.made..look] {
+                let Some(item) = iterator.next() else {
+                    local.iterator = None;
+                    return Stopped::End;
+                };
+                place.write(call_item(|| func(item)));
+                local.made += 1;
+            }
+            if local.made >= items || begun.elapsed() > portion.time {
+                return Stopped::Full;
+            }
+        }
+    });
+    stopped.unwrap_or_else(Stopped::Panicked)
+}
+
+/// One item.
+#[inline]
+fn one<I: Iterator, R>(
+    input: &mut Option<I>,
+    panicked: &mut Option<String>,
+    func: impl Fn(I::Item) -> R,
+) -> Option<R> {
+    let result = called(|| {
+        let Some(item) = input.as_mut()?.next() else {
+            *input = None;
+            return None;
+        };
+        Some(call_item(|| func(item)))
+    });
+    result.unwrap_or_else(|message| {
+        *panicked = Some(message);
+        None
+    })
+}
+
+/// What a portion changes for each item. In the frame of the loop, and nowhere else, it stays in registers: through the
+/// references each item cost a nanosecond more. Put back at the end, be it a panic.
+struct Local<'a, I, R> {
+    iterator: Option<I>,
+    input: &'a mut Option<I>,
+    made: usize,
+    results: &'a mut Vec<R>,
+}
+
+impl<I, R> Drop for Local<'_, I, R> {
+    #[inline]
+    fn drop(&mut self) {
+        *self.input = self.iterator.take();
+        // SAFETY: the loop has written so many results behind those that were there, within the capacity.
+        unsafe { self.results.set_len(self.results.len() + self.made) };
+    }
+}

@@ -1,0 +1,388 @@
+//! When a map stays in the calling thread and when it goes to workers: pure decisions, tested without processes.
+//! Asked by `here` for each portion; knows times and numbers of items alone.
+
+use std::time::Duration;
+
+/// Work of one portion. What is done ahead of the consumer is no more than this; a clock and a choice cost a thousandth
+/// of it.
+const PORTION: f64 = 50e-6;
+/// Most items of a portion, and most bytes of their results as they lie in memory: what the first-level cache holds.
+const ITEMS: u32 = 2048;
+const BYTES: usize = 32 * 1024;
+/// A portion is at most so many times the one before.
+const GROWTH: u32 = 8;
+/// The clock is read after so much work, by the pace of before, and after so many items at least: items may get slower.
+const LOOK: f64 = 5e-6;
+const LOOK_ITEMS: u32 = 256;
+
+/// See [`Pace::is_cheap`].
+const CHEAP: f64 = 150e-9;
+
+/// Older times than this count half.
+const RECENT: f64 = 20e-3;
+
+/// What an item costs beside its work on its way to a worker and back, all threads together, and in this thread.
+const TRANSFER: f64 = 100e-9;
+const HANDLING: f64 = 60e-9;
+/// What going to workers costs when they must be started (two cores: 2–3 ms), and when they are there.
+const START: f64 = 10e-3;
+const HANDOVER: f64 = 0.5e-3;
+/// Work that must have been seen before workers are started, or asked whether they are there.
+const EVIDENCE_COLD: f64 = 2e-3;
+const EVIDENCE_WARM: f64 = 0.5e-3;
+/// Workers must be expected to take less than this share of the time that the calling thread would.
+const WORTH: f64 = 0.8;
+/// One item that takes so long is evidence enough: the second would cost more than being wrong does.
+const LONG: f64 = 0.2;
+
+/// How long away before it is first asked whether that was right; doubled each time.
+const WATCH: f64 = 10e-3;
+/// How much slower than here it must be for a return.
+const SLOWER: f64 = 1.2;
+
+/// What to do in one go.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Portion {
+    pub(crate) items: u32,
+    /// The clock is read after so many items.
+    pub(crate) look: u32,
+    /// After this time the portion ends.
+    pub(crate) time: Duration,
+}
+
+/// What is known of the workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Workers {
+    /// None was started for any map yet.
+    Cold,
+    /// Some were there for another map.
+    Warm,
+    /// They are being started, or asked.
+    Asked,
+    /// They have answered.
+    Ready,
+    /// They can't be had.
+    Refused,
+}
+
+/// Who takes the next items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Choice {
+    Stay,
+    /// Stays, and has workers started meanwhile.
+    Ask,
+    Leave,
+}
+
+/// How fast the calling thread is, and whether others would be faster.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    /// Items done here since the map began or came back, and the seconds they took.
+    items: u64,
+    time: f64,
+    /// The first one: it may pay for page faults and what is built at the first use. Counts only while it is alone.
+    first: f64,
+    recent_items: f64,
+    recent_time: f64,
+    /// Of the last portion: items, and seconds an item.
+    size: u32,
+    last: f64,
+    /// Seconds an item that workers were seen to need, and how much work may be done here before that is forgotten.
+    away: Option<(f64, f64)>,
+}
+
+impl Pace {
+    /// So many items took so long here.
+    pub(crate) fn observe(&mut self, items: u32, time: Duration) {
+        if items == 0 {
+            return;
+        }
+        let time = time.as_secs_f64();
+        if self.items == 0 {
+            self.first = time / f64::from(items);
+        } else {
+            self.recent_items += f64::from(items);
+            self.recent_time += time;
+            if self.recent_time > RECENT {
+                self.recent_items /= 2.0;
+                self.recent_time /= 2.0;
+            }
+        }
+        self.items += u64::from(items);
+        self.time += time;
+        self.size = items;
+        self.last = time / f64::from(items);
+        if let Some((_, good_for)) = &mut self.away {
+            *good_for -= time;
+            if *good_for <= 0.0 {
+                self.away = None;
+            }
+        }
+    }
+
+    /// Seconds that an item takes here.
+    pub(crate) fn item(&self) -> f64 {
+        if self.recent_items > 0.0 { self.recent_time / self.recent_items } else { self.first }
+    }
+
+    /// Whether items are so cheap that it counts how they are handed over: a result that is stored and read again costs a
+    /// nanosecond or two, which a call for each item hides behind the work of the next.
+    pub(crate) fn is_cheap(&self) -> bool {
+        self.items > 1 && self.last < CHEAP
+    }
+
+    /// The next portion, of results of `bytes` each.
+    pub(crate) fn portion(&self, bytes: usize) -> Portion {
+        let time = Duration::from_secs_f64(2.0 * PORTION);
+        if self.items == 0 {
+            return Portion { items: 1, look: 1, time };
+        }
+        let each = self.last.max(1e-10);
+        let most = ITEMS.min((BYTES / bytes.max(1)) as u32).min(self.size.saturating_mul(GROWTH));
+        let items = ((PORTION / each) as u32).min(most).max(1);
+        let look = ((LOOK / each) as u32).clamp(1, LOOK_ITEMS);
+        Portion { items, look, time }
+    }
+
+    /// Whether the decision can be anything but to stay: the rest of it costs more than to ask this.
+    #[inline]
+    pub(crate) fn has_evidence(&self, workers: Workers) -> bool {
+        match workers {
+            Workers::Cold => self.time >= EVIDENCE_COLD,
+            Workers::Warm => self.time >= EVIDENCE_WARM,
+            Workers::Asked | Workers::Refused => false,
+            Workers::Ready => self.items >= 2 || self.item() >= LONG,
+        }
+    }
+
+    /// Who takes the next items, of which `rest` (as `size_hint` says) are left; `places` workers can compute at a time.
+    pub(crate) fn choose(&self, rest: (usize, Option<usize>), places: usize, workers: Workers) -> Choice {
+        let cost = if workers == Workers::Cold { START } else { HANDOVER };
+        // One place more than none is no gain: the caller would wait for it.
+        if places < 2 || !self.has_evidence(workers) || !self.pays(rest, places, cost) {
+            Choice::Stay
+        } else if workers == Workers::Ready || self.item() >= LONG {
+            Choice::Leave
+        } else {
+            Choice::Ask
+        }
+    }
+
+    fn pays(&self, (low, high): (usize, Option<usize>), places: usize, cost: f64) -> bool {
+        // Who does not tell its length is expected to go on for as long as it has been.
+        let most = high.map_or(f64::INFINITY, |high| high as f64);
+        let items = (self.items as f64).max(low as f64).min(most);
+        let here = items * self.item();
+        let rounds = (items / places as f64).ceil();
+        let seen = self.away.map_or(0.0, |(each, _)| each);
+        let away = (rounds * (self.item() + TRANSFER)).max(items * HANDLING).max(items * seen);
+        away + cost < WORTH * here
+    }
+
+    /// The map is back: workers needed `each` seconds an item, for so many seconds.
+    pub(crate) fn back(&mut self, each: f64, seconds: f64) {
+        *self = Pace { away: Some((each, 10.0 * seconds)), ..Pace::default() };
+    }
+}
+
+/// Watches from time to time whether the workers are worth their cost.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    /// Seconds an item that the map took here, its consumer included.
+    here: f64,
+    window: f64,
+    /// At the begin of the window: seconds, items, and seconds in workers.
+    from: (f64, u64, f64),
+}
+
+/// Workers are not worth their cost.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Slower {
+    /// Seconds an item that they needed.
+    pub(crate) each: f64,
+}
+
+impl Watch {
+    /// Before anything is known.
+    pub(crate) fn new() -> Self {
+        Watch { here: 0.0, window: WATCH, from: (0.0, 0, 0.0) }
+    }
+
+    /// The map goes to workers. `here`: seconds an item until now. `now`, `answered`, `worked`: see [`Watch::look`].
+    pub(crate) fn leave(&mut self, here: f64, now: f64, answered: u64, worked: f64) {
+        self.here = here;
+        self.from = (now, answered, worked);
+    }
+
+    /// Asks at second `now`, when workers have answered so many items in all and worked for so many seconds.
+    pub(crate) fn look(&mut self, now: f64, answered: u64, worked: f64, places: usize) -> Option<Slower> {
+        let (seconds, items) = (now - self.from.0, (answered - self.from.1) as f64);
+        // A few items say nothing: one of them may be a long one.
+        if seconds < self.window || items < 8.0 * places as f64 {
+            return None;
+        }
+        let (each, work) = (seconds / items, (worked - self.from.2) / items);
+        self.from = (now, answered, worked);
+        let cheap = ((work + TRANSFER) / places as f64).max(HANDLING) > work;
+        if each > SLOWER * self.here || cheap {
+            // What was wrong once is watched for longer the next time, or the map would only go to and fro.
+            self.window = WATCH.max(self.window * 4.0);
+            return Some(Slower { each });
+        }
+        self.window *= 2.0;
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MICRO: f64 = 1e-6;
+
+    /// A pace after `seconds` of items that take `each`.
+    fn pace(each: f64, seconds: f64) -> Pace {
+        let mut pace = Pace::default();
+        let mut done = 0.0;
+        while done < seconds {
+            let portion = pace.portion(8);
+            let time = f64::from(portion.items) * each;
+            pace.observe(portion.items, Duration::from_secs_f64(time));
+            done += time;
+        }
+        pace
+    }
+
+    fn exactly(items: usize) -> (usize, Option<usize>) {
+        (items, Some(items))
+    }
+
+    #[test]
+    fn the_first_portion_is_one_item_and_the_next_ones_grow_to_their_time() {
+        let mut pace = Pace::default();
+        let mut sizes = Vec::new();
+        for _ in 0..4 {
+            let items = pace.portion(8).items;
+            sizes.push(items);
+            pace.observe(items, Duration::from_micros(3 * u64::from(items)));
+        }
+        assert_eq!(sizes, [1, 8, 16, 16]);
+    }
+
+    #[test]
+    fn portions_are_bounded_in_items_in_bytes_and_to_one_slow_item() {
+        assert_eq!(pace(3e-9, 1e-3).portion(8).items, ITEMS);
+        assert_eq!(pace(3e-9, 1e-3).portion(4096).items, 8);
+        assert_eq!(pace(3e-9, 1e-3).portion(1 << 20).items, 1);
+        assert_eq!(pace(3e-9, 1e-3).portion(0).items, ITEMS);
+        assert_eq!(pace(1e-3, 10e-3).portion(8), Portion { items: 1, look: 1, ..pace(1.0, 1.0).portion(8) });
+    }
+
+    #[test]
+    fn a_small_map_stays_whatever_its_items() {
+        for (each, items) in [(MICRO, 10_000), (100.0 * MICRO, 100), (5e-3, 3), (10e-3, 1)] {
+            let pace = pace(each, 2.5e-3);
+            assert_eq!(pace.choose(exactly(items), 2, Workers::Cold), Choice::Stay, "{items} of {each} s");
+        }
+    }
+
+    #[test]
+    fn a_large_map_has_workers_started_and_goes_when_they_are_there() {
+        for (each, items) in [(MICRO, 1_000_000), (100.0 * MICRO, 10_000), (10e-3, 100)] {
+            let pace = pace(each, 2.5 * each.max(MICRO * 1000.0));
+            assert_eq!(pace.choose(exactly(items), 2, Workers::Cold), Choice::Ask, "{items} of {each} s");
+            assert_eq!(pace.choose(exactly(items), 2, Workers::Asked), Choice::Stay);
+            assert_eq!(pace.choose(exactly(items), 2, Workers::Ready), Choice::Leave);
+            assert_eq!(pace.choose(exactly(items), 2, Workers::Refused), Choice::Stay);
+        }
+    }
+
+    #[test]
+    fn one_long_item_is_evidence_enough() {
+        assert_eq!(pace(0.3, 0.3).choose(exactly(8), 8, Workers::Cold), Choice::Leave);
+        assert_eq!(pace(0.3, 0.3).choose(exactly(1), 8, Workers::Cold), Choice::Stay);
+    }
+
+    #[test]
+    fn a_slow_first_item_leads_nowhere() {
+        let mut pace = Pace::default();
+        pace.observe(1, Duration::from_micros(100));
+        assert_eq!(pace.choose(exactly(1000), 2, Workers::Cold), Choice::Stay);
+        // Ten milliseconds of setting something up: workers are started, but not used.
+        let mut pace = Pace::default();
+        pace.observe(1, Duration::from_millis(10));
+        assert_eq!(pace.choose(exactly(1000), 2, Workers::Cold), Choice::Ask);
+        pace.observe(1, Duration::from_micros(1));
+        assert_eq!(pace.choose(exactly(999), 2, Workers::Ready), Choice::Stay);
+    }
+
+    #[test]
+    fn items_too_cheap_for_any_worker_stay_for_ever() {
+        for workers in [Workers::Cold, Workers::Warm, Workers::Ready] {
+            assert_eq!(pace(3e-9, 0.1).choose((usize::MAX, None), 64, workers), Choice::Stay);
+        }
+    }
+
+    #[test]
+    fn one_place_is_no_gain() {
+        assert_eq!(pace(1e-3, 0.1).choose(exactly(1_000_000), 1, Workers::Ready), Choice::Stay);
+    }
+
+    #[test]
+    fn an_input_of_unknown_length_must_have_gone_on_for_a_while() {
+        let unknown = (0, None);
+        assert_eq!(pace(MICRO, 5e-3).choose(unknown, 2, Workers::Cold), Choice::Stay);
+        assert_eq!(pace(MICRO, 50e-3).choose(unknown, 2, Workers::Cold), Choice::Ask);
+        assert_eq!(pace(MICRO, 50e-3).choose((0, Some(100)), 2, Workers::Cold), Choice::Stay);
+    }
+
+    #[test]
+    fn who_was_slower_away_does_not_go_again_soon() {
+        let mut pace = Pace::default();
+        pace.back(2.0 * MICRO, 0.01);
+        for _ in 0..100 {
+            pace.observe(50, Duration::from_micros(50));
+        }
+        assert_eq!(pace.choose(exactly(10_000_000), 2, Workers::Ready), Choice::Stay);
+        for _ in 0..2000 {
+            pace.observe(50, Duration::from_micros(50));
+        }
+        assert_eq!(pace.choose(exactly(10_000_000), 2, Workers::Ready), Choice::Leave);
+    }
+
+    #[test]
+    fn items_that_grow_heavy_go_again_although_it_was_slower_away() {
+        let mut pace = Pace::default();
+        pace.back(2.0 * MICRO, 0.01);
+        pace.observe(1, Duration::from_micros(100));
+        pace.observe(10, Duration::from_millis(1));
+        assert_eq!(pace.choose(exactly(100_000), 2, Workers::Ready), Choice::Leave);
+    }
+
+    #[test]
+    fn a_map_comes_back_from_workers_that_are_slower() {
+        let mut watch = Watch::new();
+        watch.leave(20.0 * MICRO, 0.0, 0, 0.0);
+        assert_eq!(watch.look(0.005, 1000, 0.01, 2), None, "too soon");
+        // Two workers are busy all the time, with reading their items.
+        let slower = watch.look(0.05, 1000, 0.1, 2).expect("50 µs an item are more than 20");
+        assert!((slower.each - 50.0 * MICRO).abs() < 1e-9);
+        watch.leave(20.0 * MICRO, 1.0, 1000, 0.1);
+        assert_eq!(watch.look(1.02, 1200, 0.1, 2), None, "watched for longer than before");
+    }
+
+    #[test]
+    fn a_map_comes_back_when_its_items_get_cheap() {
+        let mut watch = Watch::new();
+        watch.leave(MICRO, 0.0, 0, 0.0);
+        assert_eq!(watch.look(0.02, 40_000, 0.04, 2), None);
+        assert!(watch.look(0.06, 700_000, 0.05, 2).is_some());
+    }
+
+    #[test]
+    fn a_few_slow_items_say_nothing() {
+        let mut watch = Watch::new();
+        watch.leave(MICRO, 0.0, 0, 0.0);
+        assert_eq!(watch.look(1.0, 8, 2.0, 2), None);
+    }
+}
