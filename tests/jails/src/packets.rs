@@ -22,11 +22,16 @@ pub enum Packet {
     HostKind,
     /// An answer to a batch that nobody asked for.
     Unasked,
+    /// An answer that lies behind the end of the shared memory.
+    Beyond,
 }
+
+/// What a frame begins with.
+const HEADER: usize = 72;
 
 impl Packet {
     /// All ways.
-    pub const ALL: [Packet; 7] = [
+    pub const ALL: [Packet; 8] = [
         Packet::Short,
         Packet::Stub,
         Packet::Huge,
@@ -34,15 +39,29 @@ impl Packet {
         Packet::Claim,
         Packet::HostKind,
         Packet::Unasked,
+        Packet::Beyond,
     ];
 
+    /// What the host says of it.
+    pub fn told(self) -> &'static str {
+        match self {
+            Packet::Short | Packet::Stub | Packet::Huge => "whose head does not fit it",
+            Packet::Garbage => "begin with no frame header",
+            Packet::Claim => "which is too much",
+            Packet::HostKind => "is the host's to send",
+            Packet::Unasked => "what it was not asked",
+            Packet::Beyond => "of its memory",
+        }
+    }
+
     fn bytes(self) -> Vec<u8> {
-        let frame = |kind: u32, items: u32, length: u64| {
-            let mut frame = vec![0; 64];
+        let frame = |kind: u32, items: u32, length: u64, place: u64| {
+            let mut frame = vec![0; HEADER];
             frame[..4].copy_from_slice(&kind.to_le_bytes());
             frame[4..8].copy_from_slice(&items.to_le_bytes());
             frame[16..24].copy_from_slice(&0x7777_7777u64.to_le_bytes());
             frame[32..40].copy_from_slice(&length.to_le_bytes());
+            frame[64..72].copy_from_slice(&place.to_le_bytes());
             whole(&frame)
         };
         match self {
@@ -50,9 +69,10 @@ impl Packet {
             Packet::Stub => vec![1, 2, 3],
             Packet::Huge => [32u64.to_ne_bytes(), (1u64 << 46).to_ne_bytes(), [0; 8], [0; 8]].concat(),
             Packet::Garbage => whole(&[0xa5; 1000]),
-            Packet::Claim => frame(5, 1, u64::MAX / 2),
-            Packet::HostKind => frame(2, 1, 0),
-            Packet::Unasked => frame(5, 1, 0),
+            Packet::Claim => frame(5, 1, u64::MAX / 2, 0),
+            Packet::HostKind => frame(2, 1, 0, 0),
+            Packet::Unasked => frame(5, 1, 0, 0),
+            Packet::Beyond => frame(5, 1, 1 << 20, 8 << 20),
         }
     }
 }

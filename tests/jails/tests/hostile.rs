@@ -26,7 +26,8 @@ fn lies_on_the_channel_cost_their_item_alone() {
             (ErrorKind::Crash, Some(acts::BAD as usize)),
             "{packet:?}: {error}"
         );
-        assert!(error.to_string().contains("broke the protocol"), "{packet:?}: {error}");
+        let error = error.to_string();
+        assert!(error.contains("broke the protocol") && error.contains(packet.told()), "{packet:?}: {error}");
     }
 }
 
