@@ -69,7 +69,7 @@ pub(crate) struct Serve {
     #[arg(long, requires = "tls_cert")]
     pub(crate) tls_key: Option<PathBuf>,
     /// For trying things out: loopback, a free port, temporary data, one account with 1000 credits, and the two lines
-    /// that make a client use it.
+    /// that make a client use it. Where this machine makes no jails it does without, and says so.
     #[arg(long)]
     pub(crate) dev: bool,
     /// Start what clients upload without a jail, with all that this user may do. Loopback only.
