@@ -2,6 +2,9 @@
 //! one. `InJails` is for strangers; `Unconfined` is for development.
 
 use std::fmt::Debug;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +12,12 @@ use std::time::Duration;
 use fastmap_backends::local::{Jailed, Relay};
 use fastmap_backends::{BackendError, Local, LocalOptions};
 use fastmap_sandbox::jail::{Jail, Limits};
+use tempfile::TempDir;
 
 /// Bytes that one worker may print in its life.
 const OUTPUT: u64 = 1 << 20;
+/// The program's name in its folder.
+const PROGRAM: &str = "program";
 
 /// What a pool is wanted for. Pools are for one run alone: no worker ever serves two.
 #[derive(Clone, Copy, Debug)]
@@ -58,10 +64,27 @@ pub trait Meter: Send + Sync + Debug {
     fn cpu(&self) -> Duration;
 }
 
-impl Meter for Jailed {
+/// One run's jails, and the folder that its program lies in meanwhile.
+#[derive(Debug)]
+struct OfRun {
+    jailed: Arc<Jailed>,
+    _folder: TempDir,
+}
+
+impl Meter for OfRun {
     fn cpu(&self) -> Duration {
-        self.usage().cpu
+        self.jailed.usage().cpu
     }
+}
+
+/// A program in a folder of its own. bubblewrap looks its path up as the worker's user, who can't enter the service's
+/// folders: they are closed, for the database is there.
+fn expose(executable: &Path) -> io::Result<TempDir> {
+    // To be entered, not to be looked through.
+    let folder = tempfile::Builder::new().permissions(Permissions::from_mode(0o711)).tempdir()?;
+    let path = folder.path().join(PROGRAM);
+    fs::hard_link(executable, &path).or_else(|_| fs::copy(executable, &path).map(drop))?;
+    Ok(folder)
 }
 
 /// Starts each worker in a jail of its own.
@@ -93,14 +116,18 @@ impl Launch for InJails {
     }
 
     fn pool(&self, request: PoolRequest<'_>) -> Result<Workers, BackendError> {
-        let jailed = Jailed::new(self.jail.clone(), request.executable, self.limits.clone());
+        let folder = expose(request.executable)
+            .map_err(|error| BackendError::Other(format!("the program can't be laid out: {error}")))?;
+        let program = folder.path().join(PROGRAM);
+        let jailed = Jailed::new(self.jail.clone(), &program, self.limits.clone());
         let jailed = jailed.map_err(|unfit| BackendError::Other(format!("it can't run here: {unfit}")))?;
         let jailed = Arc::new(jailed);
         let mut options = jailed.options(request.workers, OUTPUT);
         // As it was when it was uploaded.
         options.identity = Some(request.identity.to_owned());
         options.relay = Arc::clone(request.relay);
-        Ok(Workers { local: Local::new(options)?, meter: Some(jailed) })
+        let meter = Arc::new(OfRun { jailed, _folder: folder });
+        Ok(Workers { local: Local::new(options)?, meter: Some(meter) })
     }
 }
 

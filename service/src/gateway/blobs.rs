@@ -243,7 +243,7 @@ fn finish(kind: Kind, path: &Path, hash: &str, target: &Path, most: u64) -> Resu
         ),
         Kind::Context => None,
     };
-    // In a jail it is another user that runs it; the folder is closed to all others.
+    // In a jail it is another user that runs it; the folder here is closed to all others.
     let mode = if kind == Kind::Executable { 0o555 } else { 0o400 };
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
     unpacked.as_file().set_permissions(permissions).map_err(|error| disk(&error))?;
