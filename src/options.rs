@@ -117,7 +117,8 @@ impl Options {
     }
 
     /// Bytes of encoded inputs and undelivered results that a map may hold in this process. What the consumer waits
-    /// for is taken whatever its size, so that no value is too small.
+    /// for is taken whatever its size, so that no value is too small. Beside it, a worker shares up to 8 MB with this
+    /// process for large payloads on their way.
     pub fn read_ahead(mut self, bytes: usize) -> Self {
         self.read_ahead = Some(bytes);
         self
