@@ -10,6 +10,7 @@ use fastmap_backends::{
     Batch, BatchBuilder, BatchId, Completion, Death, FunctionId, Job, JobId, Outcome, Results, Run, Running,
 };
 
+use super::limits::Limits;
 use super::retry::{Piece, after_loss};
 use super::segment::Segment;
 use super::window::Window;
@@ -36,6 +37,7 @@ pub(crate) struct Drive {
     context: Option<Context>,
     pub(crate) label: Option<String>,
     pub(crate) item_timeout: Option<Duration>,
+    pub(crate) limits: Limits,
     result_stride: Option<u32>,
     pub(crate) report: Report,
     pub(crate) window: Window,
@@ -111,6 +113,7 @@ impl Drive {
             context,
             label: None,
             item_timeout,
+            limits: Limits::default(),
             result_stride,
             report,
             window,
@@ -159,6 +162,7 @@ impl Drive {
             return Ok(());
         }
         self.remaining = items;
+        self.limits.begin(Instant::now());
         self.report.begin(self.label.as_deref(), items);
         let context = match self.context.take() {
             Some(encode) => encode()?,
@@ -171,6 +175,8 @@ impl Drive {
             label: self.label.clone(),
             items,
             item_timeout: self.item_timeout,
+            fail_fast: self.limits.stops(),
+            cancel_running: self.limits.cancel_running(),
         };
         let backend = self.config.backend()?;
         self.report.backend(backend.name());
@@ -258,7 +264,7 @@ impl Drive {
             Pulled::Enough => {}
             Pulled::End => self.end_input(),
             Pulled::Unwritable(error) => {
-                self.window.insert(Segment::failed(self.pulled, error));
+                self.deliver(Segment::failed(self.pulled, error));
                 self.pulled += 1;
             }
         }
@@ -306,9 +312,12 @@ impl Drive {
     }
 
     /// Takes completions that are there, without waiting.
+    ///
+    /// # Errors
+    /// What ends the map: its run, or one of its limits.
     pub(crate) fn collect(&mut self) -> Result<(), Error> {
         while self.expects_news() && self.take_one(Instant::now())? {}
-        Ok(())
+        self.limits.check(self.is_answered())
     }
 
     /// Waits for news. `Ok(false)`: there is nothing to wait for.
@@ -317,7 +326,7 @@ impl Drive {
             return Ok(false);
         }
         let begun = Instant::now();
-        let taken = self.take_one(begun + LOOK_UP);
+        let taken = self.take_one(self.limits.until(begun + LOOK_UP));
         self.report.waited(begun.elapsed());
         taken?;
         self.report.tick(self.current.read());
@@ -352,7 +361,7 @@ impl Drive {
                         }
                         Piece::Answer(item) => {
                             let index = lost.first() + u64::from(item);
-                            self.window.insert(Segment::failed(index, Error::of_death(loss.death.clone())));
+                            self.deliver(Segment::failed(index, Error::of_death(loss.death.clone())));
                             self.deaths.clear();
                         }
                     }
@@ -373,7 +382,21 @@ impl Drive {
         let fresh = self.seen.bytes_out == 0.0;
         mean(&mut self.seen.bytes_out, results.payload.bytes().len() as f64 / each, fresh);
         let Results { payload, failures, .. } = results;
-        self.window.insert(Segment::done(first, items, self.result_stride, payload, failures));
+        self.deliver(Segment::done(first, items, self.result_stride, payload, failures));
+    }
+
+    /// Answers for the consumer. Where the map stops at a failure, the failed item and what is behind it in the
+    /// segment leave a gap, up to which is delivered what is here.
+    fn deliver(&mut self, mut segment: Segment) {
+        if self.limits.stops()
+            && let Some(error) = segment.cut_at_failure()
+        {
+            self.report.failed();
+            self.limits.halt(error);
+        }
+        if segment.left() > 0 {
+            self.window.insert(segment);
+        }
     }
 
     /// # Errors
@@ -416,13 +439,28 @@ impl Drive {
         self.report.end(complete, self.config.settings().local_processes);
     }
 
+    /// Whether the deadline is over while work may be out.
+    #[inline]
+    pub(crate) fn is_late(&self) -> bool {
+        self.run.is_some() && self.limits.is_late()
+    }
+
+    /// The consumer has read an answer that ends the map.
+    pub(crate) fn end_here(&mut self) {
+        self.current.cut();
+        self.stop();
+        self.end();
+    }
+
+    /// Whether every item of the input has its answer, as far as the input tells.
+    fn is_answered(&self) -> bool {
+        let all_pulled = self.input_ended || self.remaining == Some(0);
+        all_pulled && self.in_flight == 0 && self.again.is_empty() && self.builder.items() == 0
+    }
+
     /// Whether every item that was pulled has been taken by the consumer, and no more come.
     pub(crate) fn is_complete(&self) -> bool {
-        self.input_ended
-            && self.in_flight == 0
-            && self.again.is_empty()
-            && self.builder.items() == 0
-            && self.window.is_empty()
+        self.input_ended && self.is_answered() && self.window.is_empty()
     }
 }
 

@@ -1,12 +1,13 @@
 //! The adapter: an iterator of results over an iterator of items.
 //!
 //! The way of one item: `input` pulls and encodes it, `drive` sends its batch and takes the answer, `window` puts it
-//! in order, `segment` gives it out, and `next()` here decodes it. `retry` decides about what was lost, `stretch` how often
-//! `next()` looks at more than the segment.
+//! in order, `segment` gives it out, and `next()` here decodes it. `retry` decides about what was lost, `limits` when a map
+//! ends early, `stretch` how often `next()` looks at more than the segment.
 
 mod batches;
 mod drive;
 mod input;
+mod limits;
 mod retry;
 mod segment;
 mod stretch;
@@ -22,6 +23,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use batches::Batches;
+pub use limits::OnError;
 pub use unordered::Unordered;
 
 use crate::codec::{self, CodecError};
@@ -44,7 +46,8 @@ type Advance<R> = Result<Indexed<R>, Error>;
 ///
 /// Each item is answered exactly once, by `Ok` or by one `Err` in its place, after which the map goes on. It may be *executed*
 /// more than once, where a worker died. What ends the map as a whole (no worker can live, the system refuses) is
-/// yielded as one `Err` without an index, then `None`.
+/// yielded as one `Err` without an index, then `None`. [`on_error`](Fastmap::on_error) and
+/// [`deadline`](Fastmap::deadline) end it sooner.
 ///
 /// Dropping it cancels what is queued; the workers stay for the next map.
 #[must_use = "a map is lazy and does nothing until it is consumed"]
@@ -142,6 +145,42 @@ where
         self
     }
 
+    /// What happens when an item fails: by default the map goes on behind its error.
+    ///
+    /// [`OnError::Stop`] ends the map at the first failure that is *known*, without waiting for earlier items that
+    /// still run: nothing more is read, what is queued and what runs is cancelled. Then come the results that are here
+    /// already, in order up to the first gap; then the one `Err`, whose [`Error::index`] may lie behind items that were
+    /// never answered; then `None`. A worker tells a failure at once, not with the rest of its batch. What runs
+    /// is ended with its worker once that has answered nothing for 0.1 s.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// use fastmap::prelude::*;
+    /// use fastmap::OnError;
+    ///
+    /// let mut answers = (0..).fastmap(|n: u64| 100 / n.abs_diff(3)).on_error(OnError::Stop);
+    /// let error = answers.find_map(Result::err).unwrap();
+    /// assert_eq!(error.index(), Some(3));
+    /// assert!(answers.next().is_none());
+    /// # Ok::<(), fastmap::Error>(())
+    /// ```
+    pub fn on_error(mut self, on_error: OnError) -> Self {
+        self.drive.limits.on_error = on_error;
+        self
+    }
+
+    /// The map must be over so long after its first `next()`. What is not answered by then is cancelled, running or
+    /// not: results that are here come in order up to the first gap, then one [`Timeout`](ErrorKind::Timeout) error
+    /// without an index, then `None`. A map whose items are all answered in time is read at leisure.
+    ///
+    /// It is looked at inside `next()`, where an input that blocks, or a consumer that does not ask, holds it up.
+    pub fn deadline(mut self, limit: Duration) -> Self {
+        self.drive.limits.deadline = Some(limit);
+        self
+    }
+
     /// Whether a progress bar is shown, where stderr is a terminal. Overrides the verbosity.
     pub fn progress(mut self, show: bool) -> Self {
         self.drive.report.show_progress(show);
@@ -160,6 +199,9 @@ where
     fn unreadable(&mut self, error: CodecError) -> Error {
         self.drive.report.failed();
         let index = self.drive.current.first() + u64::from(self.drive.current.read()) - 1;
+        if self.drive.limits.stops() {
+            self.drive.end_here();
+        }
         Error::new(ErrorKind::Serialize, error.to_string()).with_source(error).at(index)
     }
 
@@ -178,6 +220,9 @@ where
             }
         };
         self.drive.report.failed();
+        if self.drive.limits.stops() {
+            self.drive.end_here();
+        }
         Some((index, Err(error)))
     }
 
@@ -186,7 +231,7 @@ where
     #[cold]
     #[inline(never)]
     fn advance(&mut self) -> Option<Advance<R>> {
-        if self.drive.hungry()
+        if (self.drive.hungry() || self.drive.is_late())
             && let Err(error) = self.refill()
         {
             self.fail(error);

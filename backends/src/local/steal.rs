@@ -122,7 +122,8 @@ fn end_silent(state: &mut State, since_last: Duration) -> Option<Duration> {
     (!state.runs.is_empty()).then_some(SILENT / 4)
 }
 
-/// Ends workers that are stuck in an item nobody waits for while somebody else wants their place.
+/// Ends workers that are stuck in an item nobody waits for, while somebody else wants their place or where their map
+/// wanted that at its end.
 fn end_orphans(state: &mut State, now: Instant) -> Option<Duration> {
     // Also one that is stuck in freeing what an ended map left in it.
     let freeing = |member: &Member| member.page.running().is_some_and(|(ticket, _)| ticket == Page::FREEING);
@@ -135,7 +136,9 @@ fn end_orphans(state: &mut State, now: Instant) -> Option<Duration> {
         |member: &Member| (0..member.held.len()).any(|at| !member.held[at].orphan && unbegun(member, at) > 0);
     let waiting = state.runs.values().any(|run| !run.pending.is_empty()) || state.members.iter().any(behind);
     for member in state.members.iter_mut().filter(|member| orphaned(member)) {
-        if !waiting && member.held.iter().all(|held| held.orphan) {
+        let unwanted = member.held.front().and_then(|held| state.runs.get(&held.batch.job()));
+        let cancelled = unwanted.is_some_and(|run| run.closed && run.job.cancel_running);
+        if !cancelled && !waiting && member.held.iter().all(|held| held.orphan) {
             continue;
         }
         if now.duration_since(member.progress) > ORPHAN && member.verdict.is_none() {
