@@ -13,6 +13,7 @@ use fastmap_backends::{
 use super::limits::Limits;
 use super::retry::{Piece, after_loss};
 use super::segment::Segment;
+use super::tries::{Sorted, Tries};
 use super::window::Window;
 use crate::config::FastmapConfig;
 use crate::error::{Error, ErrorKind};
@@ -38,6 +39,7 @@ pub(crate) struct Drive {
     pub(crate) label: Option<String>,
     pub(crate) item_timeout: Option<Duration>,
     pub(crate) limits: Limits,
+    pub(crate) tries: Tries,
     result_stride: Option<u32>,
     pub(crate) report: Report,
     pub(crate) window: Window,
@@ -114,6 +116,7 @@ impl Drive {
             label: None,
             item_timeout,
             limits: Limits::default(),
+            tries: Tries::default(),
             result_stride,
             report,
             window,
@@ -295,10 +298,12 @@ impl Drive {
             let items = u64::from(batch.items());
             self.window.charge(&batch, self.seen.bytes_out);
             self.report.sent(&batch);
+            self.tries.sent(&batch);
             match run.submit(batch) {
                 Ok(()) => self.in_flight += items,
                 Err(batch) => {
                     self.window.discharge(batch.id(), batch.items());
+                    self.tries.back(batch.id(), batch.items());
                     self.again.insert(batch.first(), batch);
                     return;
                 }
@@ -340,9 +345,10 @@ impl Drive {
         let Completion { batch, first, items, outcome } = completion;
         self.resting = false;
         self.window.discharge(batch, items);
+        let kept = self.tries.back(batch, items);
         self.in_flight = self.in_flight.saturating_sub(u64::from(items));
         match outcome {
-            Outcome::Done(results) => self.answered(first, items, results),
+            Outcome::Done(results) => self.answered(first, items, results, kept),
             Outcome::Returned(rest) => {
                 self.again.insert(rest.first(), rest);
             }
@@ -352,16 +358,17 @@ impl Drive {
                 if lost.items() == 1 || loss.running != Running::Unknown {
                     self.deaths.push(loss.death.clone());
                 }
-                for piece in after_loss(lost.items(), lost.attempt(), &loss) {
+                for piece in after_loss(lost.items(), lost.attempt(), self.tries.retries, &loss) {
                     match piece {
                         Piece::Again(range, attempt) => {
                             let id = self.next_id();
                             let piece = lost.piece(id, range.start, range.end, attempt);
                             self.again.insert(piece.first(), piece);
                         }
-                        Piece::Answer(item) => {
+                        Piece::Answer(item, tries) => {
                             let index = lost.first() + u64::from(item);
-                            self.deliver(Segment::failed(index, Error::of_death(loss.death.clone())));
+                            let error = Error::of_death(loss.death.clone()).tried(tries);
+                            self.deliver(Segment::failed(index, error));
                             self.deaths.clear();
                         }
                     }
@@ -373,7 +380,7 @@ impl Drive {
         Ok(true)
     }
 
-    fn answered(&mut self, first: u64, items: u32, results: Results) {
+    fn answered(&mut self, first: u64, items: u32, results: Results, kept: Option<Batch>) {
         self.deaths.clear();
         self.report.answered(first, items, &results);
         let each = f64::from(items.max(1));
@@ -381,8 +388,15 @@ impl Drive {
         self.seen.item_time = Some(self.seen.item_time.map_or(time, |old| (old + time) / 2));
         let fresh = self.seen.bytes_out == 0.0;
         mean(&mut self.seen.bytes_out, results.payload.bytes().len() as f64 / each, fresh);
-        let Results { payload, failures, .. } = results;
-        self.deliver(Segment::done(first, items, self.result_stride, payload, failures));
+        let Sorted { segments, again } =
+            self.tries.sort(first, items, self.result_stride, results, kept.as_ref());
+        for (item, tries) in again {
+            let id = self.next_id();
+            let whole = kept.as_ref().expect("only what is kept is tried again");
+            let piece = whole.piece(id, item, item + 1, tries);
+            self.again.insert(piece.first(), piece);
+        }
+        segments.into_iter().for_each(|segment| self.deliver(segment));
     }
 
     /// Answers for the consumer. Where the map stops at a failure, the failed item and what is behind it in the
@@ -401,10 +415,11 @@ impl Drive {
 
     /// # Errors
     /// If so many workers died without a single answer that none will come: each worker may die of a suspect of its
-    /// own, and those suspects once more (or three times, see `retry`), before anything is answered.
+    /// own, and those suspects once more (or three times, see `retry`) and as often as the user wants, before anything
+    /// is answered.
     fn check_deaths(&mut self) -> Result<(), Error> {
         let workers = self.run.as_mut().map_or(1, |run| run.capacity().workers);
-        if self.deaths.len() <= 4 * workers + 4 {
+        if self.deaths.len() <= (workers + 1).saturating_mul(self.tries.retries.saturating_add(4) as usize) {
             return Ok(());
         }
         let listed: Vec<String> = self.deaths.iter().rev().take(5).map(ToString::to_string).collect();

@@ -1,8 +1,8 @@
 //! The adapter: an iterator of results over an iterator of items.
 //!
 //! The way of one item: `input` pulls and encodes it, `drive` sends its batch and takes the answer, `window` puts it
-//! in order, `segment` gives it out, and `next()` here decodes it. `retry` decides about what was lost, `limits` when a map
-//! ends early, `stretch` how often `next()` looks at more than the segment.
+//! in order, `segment` gives it out, and `next()` here decodes it. `retry` decides about what was lost or failed, `tries`
+//! keeps what that needs, `limits` ends a map early, `stretch` how often `next()` looks at more than the segment.
 
 mod batches;
 mod drive;
@@ -11,6 +11,7 @@ mod limits;
 mod retry;
 mod segment;
 mod stretch;
+mod tries;
 mod unordered;
 mod window;
 
@@ -168,6 +169,31 @@ where
     /// ```
     pub fn on_error(mut self, on_error: OnError) -> Self {
         self.drive.limits.on_error = on_error;
+        self
+    }
+
+    /// An item that fails is tried up to `retries` times more before its error is answered: for functions that fail
+    /// now and then. By default 0.
+    ///
+    /// It holds for all that may fail in a worker: a panic, a crash, a timeout, a result that can't be written. An
+    /// item that is tried again goes alone, as soon as there is a place for it; order, and what is read ahead, stay
+    /// as they are. A death of its worker is always looked into by a second try (more after `SIGKILL` and `SIGTERM`, which
+    /// come from outside), and the retries come on top of those. [`Error::attempts`] has the count.
+    ///
+    /// Until they are answered, the encoded items that are in workers' hands are kept here, where they are anyway.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// use fastmap::prelude::*;
+    ///
+    /// let error = [0u64].into_iter().fastmap(|n: u64| 1 / n).retries(2).next().unwrap().unwrap_err();
+    /// assert_eq!(error.attempts(), 3);
+    /// assert!(error.to_string().contains("tried 3 times"));
+    /// ```
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.drive.tries.retries = retries;
         self
     }
 
