@@ -16,6 +16,8 @@ pub enum ErrorKind {
     Crash,
     /// The item ran longer than `item_timeout`.
     Timeout,
+    /// The worker that ran this item held more memory than `worker_memory`, again when the item was tried alone.
+    OutOfMemory,
     /// No worker can be kept alive: the map ends. The message lists the deaths.
     AllWorkersDied,
     /// An item, a result or the context could not be written or read.
@@ -97,6 +99,7 @@ impl Error {
     pub(crate) fn of_death(death: Death) -> Self {
         let kind = match death.cause {
             DeathCause::Timeout(_) => ErrorKind::Timeout,
+            DeathCause::Memory { .. } => ErrorKind::OutOfMemory,
             _ => ErrorKind::Crash,
         };
         Error::new(kind, death.to_string()).with_source(death)

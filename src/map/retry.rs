@@ -17,12 +17,13 @@ pub(crate) enum Piece {
 /// Processes that may die while they run one item before it is taken for the cause.
 ///
 /// A fault in the item itself comes again: it gets one more try, alone. SIGKILL and SIGTERM come from outside (an
-/// operator, the memory killer), where the item most often stood only in the way.
+/// operator, the memory killer), where the item most often stood only in the way. Memory may have been leaked by the
+/// items before it.
 fn deaths_allowed(death: &Death) -> u32 {
     const SIGKILL: i32 = 9;
     const SIGTERM: i32 = 15;
     match death.cause {
-        DeathCause::Signal(SIGKILL | SIGTERM) | DeathCause::Unknown => 4,
+        DeathCause::Signal(SIGKILL | SIGTERM) | DeathCause::Memory { .. } | DeathCause::Unknown => 4,
         // Nothing but the item itself can have taken the time.
         DeathCause::Timeout(_) => 1,
         _ => 2,

@@ -45,6 +45,9 @@ pub(crate) fn look(state: &mut State, since_last: Duration, now: Instant) -> Opt
     if let Some(after) = end_orphans(state, now) {
         again(after);
     }
+    if let Some(after) = state.end_worn(now) {
+        again(after);
+    }
     if let Some(after) = move_work(state, now) {
         again(after);
     }
@@ -61,7 +64,7 @@ pub(crate) fn look(state: &mut State, since_last: Duration, now: Instant) -> Opt
 pub(crate) fn first_look(state: &State, waste: bool) -> Option<Duration> {
     let limits = state.runs.values().filter_map(|run| run.job.item_timeout.map(pause_of));
     let orphans = state.runs.values().filter(|run| run.closed).map(|_| ORPHAN / 4);
-    limits.chain(orphans).chain(waste.then_some(STUCK)).min()
+    limits.chain(orphans).chain(waste.then_some(STUCK)).chain(state.wear_pause()).min()
 }
 
 /// How often an item is looked at that may run for so long.
