@@ -65,7 +65,7 @@ pub use codec::Json;
 pub use config::{FastmapConfig, IteratorExt, fastmap, global_init, init};
 pub use entry::enter;
 pub use error::{Error, ErrorKind};
-pub use map::{Batches, Fastmap, Unordered};
+pub use map::{Batches, Fastmap, OnError, Unordered};
 pub use options::{ExecPolicy, Options, Sandbox, Verbosity};
 
 /// What to import for `iterator.fastmap(f)`.

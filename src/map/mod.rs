@@ -1,9 +1,9 @@
 //! The adapter: an iterator of results over an iterator of items.
 //!
 //! The way of one item: `input` pulls and encodes it, `drive` sends its batch and takes the answer, `window` puts it
-//! in order, `segment` gives it out, and `next()` here decodes it. `retry` decides about what was lost, `stretch` how often
-//! `next()` looks at more than the segment. With the option `inline`, `here` goes before all of that: it calls the
-//! function in this thread while that is the quickest.
+//! in order, `segment` gives it out, and `next()` here decodes it. `retry` decides about what was lost or failed, `tries`
+//! keeps what that needs, `limits` ends a map early, `stretch` how often `next()` looks at more than the segment. With
+//! the option `inline`, `here` goes before all of that: it calls the function in this thread while that is the quickest.
 
 mod asked;
 mod batches;
@@ -12,9 +12,11 @@ mod drive;
 mod here;
 mod inline;
 mod input;
+mod limits;
 mod retry;
 mod segment;
 mod stretch;
+mod tries;
 mod unordered;
 mod window;
 
@@ -26,6 +28,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use batches::Batches;
+pub use limits::OnError;
 pub use unordered::Unordered;
 
 use crate::codec::{self, CodecError};
@@ -50,7 +53,8 @@ type Advance<R> = Result<Indexed<R>, Error>;
 ///
 /// Each item is answered exactly once, by `Ok` or by one `Err` in its place, after which the map goes on. It may be *executed*
 /// more than once, where a worker died. What ends the map as a whole (no worker can live, the system refuses) is
-/// yielded as one `Err` without an index, then `None`.
+/// yielded as one `Err` without an index, then `None`. [`on_error`](Fastmap::on_error) and
+/// [`deadline`](Fastmap::deadline) end it sooner.
 ///
 /// Dropping it cancels what is queued; the workers stay for the next map.
 #[must_use = "a map is lazy and does nothing until it is consumed"]
@@ -159,6 +163,67 @@ where
         self
     }
 
+    /// What happens when an item fails: by default the map goes on behind its error.
+    ///
+    /// [`OnError::Stop`] ends the map at the first failure that is *known*, without waiting for earlier items that
+    /// still run: nothing more is read, what is queued and what runs is cancelled. Then come the results that are here
+    /// already, in order up to the first gap; then the one `Err`, whose [`Error::index`] may lie behind items that were
+    /// never answered; then `None`. A worker tells a failure at once, not with the rest of its batch. What runs
+    /// is ended with its worker once that has answered nothing for 0.1 s.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// use fastmap::prelude::*;
+    /// use fastmap::OnError;
+    ///
+    /// let mut answers = (0..).fastmap(|n: u64| 100 / n.abs_diff(3)).on_error(OnError::Stop);
+    /// let error = answers.find_map(Result::err).unwrap();
+    /// assert_eq!(error.index(), Some(3));
+    /// assert!(answers.next().is_none());
+    /// # Ok::<(), fastmap::Error>(())
+    /// ```
+    pub fn on_error(mut self, on_error: OnError) -> Self {
+        self.drive.limits.on_error = on_error;
+        self
+    }
+
+    /// An item that fails is tried up to `retries` times more before its error is answered: for functions that fail
+    /// now and then. By default 0.
+    ///
+    /// It holds for all that may fail in a worker: a panic, a crash, a timeout, a result that can't be written. An
+    /// item that is tried again goes alone, as soon as there is a place for it; order, and what is read ahead, stay
+    /// as they are. A death of its worker is always looked into by a second try (more after `SIGKILL` and `SIGTERM`, which
+    /// come from outside), and the retries come on top of those. [`Error::attempts`] has the count.
+    ///
+    /// Until they are answered, the encoded items that are in workers' hands are kept here, where they are anyway.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// use fastmap::prelude::*;
+    ///
+    /// let error = [0u64].into_iter().fastmap(|n: u64| 1 / n).retries(2).next().unwrap().unwrap_err();
+    /// assert_eq!(error.attempts(), 3);
+    /// assert!(error.to_string().contains("tried 3 times"));
+    /// ```
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.drive.tries.retries = retries;
+        self
+    }
+
+    /// The map must be over so long after its first `next()`. What is not answered by then is cancelled, running or
+    /// not: results that are here come in order up to the first gap, then one [`Timeout`](ErrorKind::Timeout) error
+    /// without an index, then `None`. A map whose items are all answered in time is read at leisure.
+    ///
+    /// It is looked at inside `next()`, where an input that blocks, or a consumer that does not ask, holds it up.
+    pub fn deadline(mut self, limit: Duration) -> Self {
+        self.drive.limits.deadline = Some(limit);
+        self
+    }
+
     /// Whether a progress bar is shown, where stderr is a terminal. Overrides the verbosity.
     pub fn progress(mut self, show: bool) -> Self {
         self.drive.report.show_progress(show);
@@ -204,6 +269,9 @@ where
     fn unreadable(&mut self, error: CodecError) -> Error {
         self.drive.report.failed();
         let index = self.drive.current.first() + u64::from(self.drive.current.read()) - 1;
+        if self.drive.limits.stops() {
+            self.drive.end_here();
+        }
         Error::new(ErrorKind::Serialize, error.to_string()).with_source(error).at(index)
     }
 
@@ -222,6 +290,9 @@ where
             }
         };
         self.drive.report.failed();
+        if self.drive.limits.stops() {
+            self.drive.end_here();
+        }
         Some((index, Err(error)))
     }
 
@@ -234,7 +305,7 @@ where
         if let Some(answer) = self.made() {
             return Some(Ok(answer));
         }
-        if self.drive.hungry()
+        if (self.drive.hungry() || self.drive.is_late())
             && let Err(error) = self.refill()
         {
             self.fail(error);

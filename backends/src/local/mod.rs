@@ -1,7 +1,7 @@
 //! Worker processes of this machine, behind the [`Backend`] trait.
 //!
 //! `pool` holds who has which batch (`run`, `member`) and decides, without any I/O but sends that can't wait;
-//! `steal` does so by the clock. `supervisor` is the one thread that starts workers, watches them die and relays what
+//! `steal` does so by the clock, `wear` by what workers have used up. `supervisor` is the one thread that starts workers, watches them die and relays what
 //! they print (`relay`); `reader` is a thread for each worker that takes its answers; `worker` is the other end, in the
 //! worker process. `greeting`, `outbox`, `page` and `area` are the parts of the channel between them; `confined` is how
 //! a worker confines itself and what is told of the calls that it was refused.
@@ -18,6 +18,7 @@ mod relay;
 mod run;
 mod steal;
 mod supervisor;
+mod wear;
 mod worker;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -61,6 +62,10 @@ pub struct LocalOptions {
     pub relay: Arc<dyn Relay>,
     /// How much workers are confined: what the contract of a mapped function forbids is refused by the kernel.
     pub sandbox: Demand,
+    /// A worker that holds more bytes of memory of its own is ended.
+    pub memory: Option<u64>,
+    /// A worker that has run so many items is replaced.
+    pub most_items: Option<u64>,
 }
 
 impl LocalOptions {
@@ -71,6 +76,8 @@ impl LocalOptions {
             program: None,
             relay: Arc::new(PassThrough),
             sandbox: Demand::Off,
+            memory: None,
+            most_items: None,
         }
     }
 }

@@ -16,6 +16,7 @@ use super::member::{Held, Member, recall};
 use super::outbox::{Frame, Outbox};
 use super::run::{Gauge, Inbox, RunState};
 use super::steal;
+use super::wear::{self, Allowed};
 use crate::batch::{Batch, BatchId};
 use crate::completion::{
     Completion, Death, DeathCause, ItemFailure, Loss, Outcome, Payload, Results, Running,
@@ -52,6 +53,8 @@ pub(crate) struct State {
     /// No worker is started before.
     pub(crate) not_before: Option<Instant>,
     pub(crate) closing: bool,
+    /// What each worker may use up.
+    pub(crate) allowed: Allowed,
     /// When the supervisor will look around without being woken; `None`: not at all.
     pub(crate) next_look: Option<Instant>,
 }
@@ -61,7 +64,9 @@ impl Shared {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
-        Ok(Shared { state: Mutex::default(), wake, timer, options, owner: std::process::id() })
+        let allowed = Allowed { memory: options.memory, items: options.most_items };
+        let state = Mutex::new(State { allowed, ..State::default() });
+        Ok(Shared { state, wake, timer, options, owner: std::process::id() })
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -227,6 +232,7 @@ impl Shared {
         let held = member.held.remove(at).expect("it was found there");
         member.progress = Instant::now();
         member.proven = true;
+        member.answered += u64::from(header.items);
         let worker = member.name.clone();
         state.futile.clear();
         let run = state.runs.get_mut(&held.batch.job()).expect("a run stays while its batches are held");
@@ -262,6 +268,7 @@ impl Shared {
             }
         }
         state.forget_finished();
+        state.retire(id, Instant::now());
         self.hand_out(guard);
         Ok(())
     }
@@ -295,6 +302,7 @@ impl Shared {
             run.pending.push_front(rest);
         }
         state.forget_finished();
+        state.retire(id, Instant::now());
         self.hand_out(guard);
         Ok(())
     }
@@ -439,9 +447,16 @@ impl State {
     fn hand_out_of(&mut self, job: JobId) -> bool {
         let run = self.runs.get_mut(&job).expect("it was just listed");
         let depth = run.depth();
-        let ready = self.members.iter_mut().filter(|member| member.takes_work() && member.held.len() < depth);
+        let allowed = self.allowed;
+        let ready = self.members.iter_mut().filter(|member| {
+            member.takes_work() && member.held.len() < depth && allowed.items_left(member) > 0
+        });
         let Some(member) = ready.min_by_key(|member| member.held.len()) else { return false };
         let batch = run.pending.pop_front().expect("it was not empty");
+        let (batch, rest) = wear::split(batch, allowed.items_left(member));
+        if let Some(rest) = rest {
+            run.pending.push_front(rest);
+        }
         run.in_flight += 1;
         if member.opened.insert(job) {
             let outbox = member.outbox.as_mut().expect("a worker that takes work has greeted");
