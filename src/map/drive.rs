@@ -13,6 +13,7 @@ use fastmap_backends::{
 use super::retry::{Piece, after_loss};
 use super::segment::Segment;
 use super::window::Window;
+use crate::checkpoint::{Checkpoint, Recalled};
 use crate::config::FastmapConfig;
 use crate::error::{Error, ErrorKind};
 use crate::report::Report;
@@ -38,6 +39,7 @@ pub(crate) struct Drive {
     pub(crate) item_timeout: Option<Duration>,
     result_stride: Option<u32>,
     pub(crate) report: Report,
+    pub(crate) checkpoint: Checkpoint,
     pub(crate) window: Window,
     /// What the consumer reads now.
     pub(crate) current: Segment,
@@ -113,6 +115,7 @@ impl Drive {
             item_timeout,
             result_stride,
             report,
+            checkpoint: Checkpoint::default(),
             window,
             current: Segment::default(),
             job: JobId::next(),
@@ -150,7 +153,7 @@ impl Drive {
 
     /// Items that are pulled and not handed to the consumer with their segment.
     pub(crate) fn undelivered(&self) -> u64 {
-        self.pulled + u64::from(self.builder.items()) - self.window.taken()
+        self.pulled + self.checkpoint.compared() + u64::from(self.builder.items()) - self.window.taken()
     }
 
     /// Begins the map if it has not begun.
@@ -164,6 +167,7 @@ impl Drive {
             Some(encode) => encode()?,
             None => Vec::new(),
         };
+        self.checkpoint.open(&self.function, &context, self.result_stride)?;
         let job = Job {
             id: self.job,
             function: self.function.clone(),
@@ -220,7 +224,7 @@ impl Drive {
             item_bytes: self.seen.bytes_in.max(self.seen.bytes_out),
             last: self.last_size,
         };
-        let items = batch_items(&observed, &capacity.targets);
+        let items = self.checkpoint.limit(self.pulled, batch_items(&observed, &capacity.targets));
         let expected = f64::from(items) * (self.seen.bytes_in + self.seen.bytes_out);
         let first = self.pulled;
         if !self.window.admits(first, expected) {
@@ -238,10 +242,15 @@ impl Drive {
         &mut self.builder
     }
 
-    /// Sends what was pulled.
-    pub(crate) fn pulled(&mut self, how: Pulled, remaining: Option<u64>) {
+    /// Sends what was pulled, or answers it with what is recorded.
+    ///
+    /// # Errors
+    /// If the input is not the one whose results are recorded.
+    pub(crate) fn pulled(&mut self, how: Pulled, remaining: Option<u64>) -> Result<(), Error> {
         self.remaining = remaining;
-        if self.builder.items() > 0 {
+        if self.checkpoint.recalls(self.pulled) {
+            self.recall()?;
+        } else if self.builder.items() > 0 {
             let builder = std::mem::replace(&mut self.builder, BatchBuilder::new(self.item_stride));
             let items = builder.items();
             let each = builder.bytes() as f64 / f64::from(items);
@@ -251,17 +260,39 @@ impl Drive {
             let batch = builder.finish(self.job, id, self.pulled, credit);
             self.pulled += u64::from(items);
             self.last_size = items;
+            self.checkpoint.pulled(&batch);
             self.again.insert(batch.first(), batch);
             self.send_again();
         }
         match how {
             Pulled::Enough => {}
-            Pulled::End => self.end_input(),
+            Pulled::End => {
+                self.end_input();
+                self.checkpoint.input_ended(self.pulled + self.checkpoint.compared())?;
+            }
+            Pulled::Unwritable(error) if self.checkpoint.recalls(self.pulled) => {
+                let index = self.pulled + self.checkpoint.compared();
+                return Err(self.checkpoint.unwritable(error, index));
+            }
             Pulled::Unwritable(error) => {
                 self.window.insert(Segment::failed(self.pulled, error));
                 self.pulled += 1;
             }
         }
+        Ok(())
+    }
+
+    /// Compares what was pulled with what is recorded.
+    fn recall(&mut self) -> Result<(), Error> {
+        let builder = std::mem::replace(&mut self.builder, BatchBuilder::new(self.item_stride));
+        let recalled = self.checkpoint.compare(builder.items(), builder.encoded())?;
+        if let Some(Recalled { items, results }) = recalled {
+            self.report.recalled(items);
+            let segment = Segment::done(self.pulled, items, self.result_stride, results.into(), Vec::new());
+            self.window.insert(segment);
+            self.pulled += u64::from(items);
+        }
+        Ok(())
     }
 
     fn next_id(&mut self) -> BatchId {
@@ -333,7 +364,7 @@ impl Drive {
         self.window.discharge(batch, items);
         self.in_flight = self.in_flight.saturating_sub(u64::from(items));
         match outcome {
-            Outcome::Done(results) => self.answered(first, items, results),
+            Outcome::Done(results) => self.answered(first, items, results)?,
             Outcome::Returned(rest) => {
                 self.again.insert(rest.first(), rest);
             }
@@ -352,6 +383,7 @@ impl Drive {
                         }
                         Piece::Answer(item) => {
                             let index = lost.first() + u64::from(item);
+                            self.checkpoint.failed(index);
                             self.window.insert(Segment::failed(index, Error::of_death(loss.death.clone())));
                             self.deaths.clear();
                         }
@@ -364,7 +396,7 @@ impl Drive {
         Ok(true)
     }
 
-    fn answered(&mut self, first: u64, items: u32, results: Results) {
+    fn answered(&mut self, first: u64, items: u32, results: Results) -> Result<(), Error> {
         self.deaths.clear();
         self.report.answered(first, items, &results);
         let each = f64::from(items.max(1));
@@ -372,8 +404,10 @@ impl Drive {
         self.seen.item_time = Some(self.seen.item_time.map_or(time, |old| (old + time) / 2));
         let fresh = self.seen.bytes_out == 0.0;
         mean(&mut self.seen.bytes_out, results.payload.bytes().len() as f64 / each, fresh);
+        let recorded = self.checkpoint.answered(first, items, &results);
         let Results { payload, failures, .. } = results;
         self.window.insert(Segment::done(first, items, self.result_stride, payload, failures));
+        recorded
     }
 
     /// # Errors
@@ -412,6 +446,8 @@ impl Drive {
         }
         let complete = self.input_ended && self.run.is_some();
         self.stop();
+        // Whom it could be told is gone, or was told before.
+        let _left_early = self.checkpoint.close();
         self.report.read(self.current.read());
         self.report.end(complete, self.config.settings().local_processes);
     }

@@ -34,6 +34,8 @@ pub(crate) struct Report {
     deaths: u64,
     /// It was told that the sandbox refused a call.
     warned: bool,
+    /// Items answered from a checkpoint.
+    recalled: u64,
     /// Items answered by workers, and the time they took there.
     answered: u64,
     wall: Duration,
@@ -57,6 +59,7 @@ impl Report {
             failed: 0,
             deaths: 0,
             warned: false,
+            recalled: 0,
             answered: 0,
             wall: Duration::ZERO,
             cpu: Duration::ZERO,
@@ -106,6 +109,11 @@ impl Report {
                 results.payload.bytes().len(),
             ));
         }
+    }
+
+    /// Items were answered from a checkpoint.
+    pub(crate) fn recalled(&mut self, items: u32) {
+        self.recalled += u64::from(items);
     }
 
     /// Once: what is refused to one item is mostly refused to all.
@@ -187,6 +195,7 @@ impl Report {
             delivered: self.delivered,
             failed: self.failed,
             deaths: self.deaths,
+            recalled: self.recalled,
             answered: self.answered,
             elapsed: begun.elapsed(),
             wall: self.wall,
