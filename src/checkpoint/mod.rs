@@ -4,6 +4,8 @@
 //! A record is a run of consecutive results with a hash of their items. On the way back the items are pulled and encoded
 //! as usual, hashed, and, where the hash is the same, answered; so results keep their order and come as lazily.
 
+#[cfg(test)]
+mod power_loss;
 mod recorder;
 mod store;
 
@@ -189,6 +191,14 @@ impl Checkpoint {
             results: results.payload.bytes().to_vec(),
             stride: open.result_stride,
         })
+    }
+
+    /// Before a batch is sent: waits until it and those that are not on the disk yet fit into so many free places.
+    /// So what a kill costs is never more than the batches that the backend has places for.
+    pub(crate) fn wait_for_room(&self, places: usize) {
+        if let Some(open) = &self.open {
+            open.recorder.wait_below(places.max(1));
+        }
     }
 
     /// An item was answered by an error, which is not recorded: it is tried again the next time.

@@ -100,6 +100,8 @@ struct State {
     waiting: Vec<Answers>,
     /// Of what waits and of what is being written.
     bytes: usize,
+    /// The same in batches.
+    batches: usize,
     closed: bool,
     /// The thread has ended; if by an error that nobody was told yet, with that.
     ended: bool,
@@ -140,10 +142,19 @@ impl Recorder {
             return Err(failure);
         }
         state.bytes += answers.bytes();
+        state.batches += 1;
         state.waiting.push(answers);
         drop(state);
         self.shared.changed.notify_all();
         Ok(())
+    }
+
+    /// Waits until fewer batches than that are not on the disk, or none ever will be.
+    pub(super) fn wait_below(&self, batches: usize) {
+        let mut state = self.shared.lock();
+        while state.batches >= batches && !state.ended {
+            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// Waits until all is on the disk.
@@ -201,8 +212,10 @@ impl Shared {
                 store.write(&segments)?;
             }
             let bytes: usize = taken.iter().map(Answers::bytes).sum();
-            drop(taken);
-            self.lock().bytes -= bytes;
+            let mut state = self.lock();
+            state.bytes -= bytes;
+            state.batches -= taken.len();
+            drop(state);
             self.changed.notify_all();
         }
     }

@@ -8,7 +8,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use redb::backends::FileBackend;
-use redb::{Builder, CommitError, Database, DatabaseError, StorageError, TableDefinition, TableHandle};
+use redb::{
+    Builder, CommitError, Database, DatabaseError, StorageBackend, StorageError, TableDefinition, TableHandle,
+};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind};
@@ -122,8 +124,7 @@ impl Store {
             return Store::open_begun(path, identity);
         }
         file.set_len(0).map_err(wrong)?;
-        let database = builder().create_with_backend(backend).map_err(|error| refused(path, error))?;
-        let store = Store { database, path: path.to_owned() };
+        let store = Store::on(backend, path)?;
         store.identify(identity).map_err(|error| store.unwritten(error))?;
         fs::rename(&new, path).map_err(wrong)?;
         // The name as well must outlive a power loss.
@@ -133,7 +134,13 @@ impl Store {
         Ok(store)
     }
 
-    fn identify(&self, identity: &Identity) -> Result<(), redb::Error> {
+    /// On a file, or what a test puts in its place.
+    pub(super) fn on(backend: impl StorageBackend, path: &Path) -> Result<Store, Error> {
+        let database = builder().create_with_backend(backend).map_err(|error| refused(path, error))?;
+        Ok(Store { database, path: path.to_owned() })
+    }
+
+    pub(super) fn identify(&self, identity: &Identity) -> Result<(), redb::Error> {
         let transaction = self.database.begin_write()?;
         {
             let mut table = transaction.open_table(IDENTITY)?;
@@ -147,7 +154,7 @@ impl Store {
 
     /// # Errors
     /// If the file is of another map.
-    fn compare(&self, identity: &Identity) -> Result<(), Error> {
+    pub(super) fn compare(&self, identity: &Identity) -> Result<(), Error> {
         let unread = |error: redb::Error| failed(&self.path, "it can't be read", error);
         let transaction = self.database.begin_read().map_err(|error| unread(error.into()))?;
         let known: Vec<String> = match transaction.list_tables() {

@@ -231,6 +231,7 @@ impl Drive {
             self.resting = true;
             return None;
         }
+        self.checkpoint.wait_for_room(capacity.batches);
         let bytes =
             (f64::from(items) * self.seen.bytes_in * ROOM).min(self.config.settings().read_ahead as f64);
         self.builder.reserve(bytes as usize);

@@ -148,8 +148,8 @@ where
     /// included). A file that isn't there is made, by the first `next()`; it is kept when the map is over, which
     /// then costs no execution at all. Items that fail are not recorded and are tried again.
     ///
-    /// What was answered is on the disk a few milliseconds later: executed again is what had no answer, and what came
-    /// while the last commit was being written.
+    /// What was answered is on the disk a few milliseconds later. Executed again is what had no answer or was not there
+    /// yet: together never more than the batches that may be in flight, as a new one is sent only when there is room.
     ///
     /// **The same input** means the same bytes at the same index: the input is read again, and each recorded
     /// run of items is compared by SHA-256 of their encoded bytes. So an input in random order (of a `HashMap`) has
