@@ -34,6 +34,8 @@ pub enum ErrorKind {
     Declined,
     /// The service, or the way to it, failed.
     Cloud,
+    /// A checkpoint can't be used: its file, or what it holds is of another function or input.
+    Checkpoint,
     /// The operating system refused something.
     Io,
 }

@@ -49,6 +49,7 @@
 //! | a type that the compact format can't carry | [`Json`] |
 //! | another place for the work | [`backends::Backend`] and [`Options::backend`] |
 
+mod checkpoint;
 mod codec;
 mod config;
 mod entry;

@@ -169,7 +169,7 @@ impl Options {
     ///
     /// Under the policies [`Local`](ExecPolicy::Local) and [`Adaptive`](ExecPolicy::Adaptive). Not for maps by
     /// [`fastmap_init`](crate::FastmapConfig::fastmap_init), whose state belongs to a worker; for those with an item timeout,
-    /// a deadline, retries or [`OnError::Stop`](crate::OnError::Stop), which this thread could not keep to; on a [`backend`](Options::backend) of your own; and within the function of another map.
+    /// a deadline, retries, a checkpoint or [`OnError::Stop`](crate::OnError::Stop), which this thread could not keep to; on a [`backend`](Options::backend) of your own; and within the function of another map.
     pub fn inline(mut self, inline: bool) -> Self {
         self.inline = Some(inline);
         self

@@ -218,6 +218,11 @@ impl BatchBuilder {
         self.packet.len() - Header::LEN
     }
 
+    /// The items so far, encoded.
+    pub fn encoded(&self) -> &[u8] {
+        &self.packet[Header::LEN..]
+    }
+
     /// The batch.
     ///
     /// # Panics

@@ -15,6 +15,7 @@ use super::retry::{Piece, after_loss};
 use super::segment::Segment;
 use super::tries::{Sorted, Tries};
 use super::window::Window;
+use crate::checkpoint::{Checkpoint, Recalled};
 use crate::config::FastmapConfig;
 use crate::error::{Error, ErrorKind};
 use crate::report::Report;
@@ -42,6 +43,7 @@ pub(crate) struct Drive {
     pub(crate) tries: Tries,
     result_stride: Option<u32>,
     pub(crate) report: Report,
+    pub(crate) checkpoint: Checkpoint,
     pub(crate) window: Window,
     /// What the consumer reads now.
     pub(crate) current: Segment,
@@ -130,6 +132,7 @@ impl Drive {
             tries: Tries::default(),
             result_stride,
             report,
+            checkpoint: Checkpoint::default(),
             window,
             current: Segment::default(),
             job: JobId::next(),
@@ -168,7 +171,7 @@ impl Drive {
 
     /// Items that are pulled and not handed to the consumer with their segment.
     pub(crate) fn undelivered(&self) -> u64 {
-        self.pulled + u64::from(self.builder.items()) - self.window.taken()
+        self.pulled + self.checkpoint.compared() + u64::from(self.builder.items()) - self.window.taken()
     }
 
     /// Begins the map if it has not begun.
@@ -183,6 +186,7 @@ impl Drive {
             Some(encode) => encode()?,
             None => Vec::new(),
         };
+        self.checkpoint.open(&self.function, &context, self.result_stride)?;
         let job = Job {
             id: self.job,
             function: self.function.clone(),
@@ -243,13 +247,14 @@ impl Drive {
             item_bytes: self.seen.bytes_in.max(self.seen.bytes_out),
             last: self.last_size,
         };
-        let items = batch_items(&observed, &capacity.targets);
+        let items = self.checkpoint.limit(self.pulled, batch_items(&observed, &capacity.targets));
         let expected = f64::from(items) * (self.seen.bytes_in + self.seen.bytes_out);
         let first = self.pulled;
         if !self.window.admits(first, expected) {
             self.resting = true;
             return None;
         }
+        self.checkpoint.wait_for_room(capacity.batches);
         let bytes =
             (f64::from(items) * self.seen.bytes_in * ROOM).min(self.config.settings().read_ahead as f64);
         self.builder.reserve(bytes as usize);
@@ -261,10 +266,15 @@ impl Drive {
         &mut self.builder
     }
 
-    /// Sends what was pulled.
-    pub(crate) fn pulled(&mut self, how: Pulled, remaining: Option<u64>) {
+    /// Sends what was pulled, or answers it with what is recorded.
+    ///
+    /// # Errors
+    /// If the input is not the one whose results are recorded.
+    pub(crate) fn pulled(&mut self, how: Pulled, remaining: Option<u64>) -> Result<(), Error> {
         self.remaining = remaining;
-        if self.builder.items() > 0 {
+        if self.checkpoint.recalls(self.pulled) {
+            self.recall()?;
+        } else if self.builder.items() > 0 {
             let builder = std::mem::replace(&mut self.builder, BatchBuilder::new(self.item_stride));
             let items = builder.items();
             let each = builder.bytes() as f64 / f64::from(items);
@@ -274,17 +284,39 @@ impl Drive {
             let batch = builder.finish(self.job, id, self.pulled, credit);
             self.pulled += u64::from(items);
             self.last_size = items;
+            self.checkpoint.pulled(&batch);
             self.again.insert(batch.first(), batch);
             self.send_again();
         }
         match how {
             Pulled::Enough => {}
-            Pulled::End => self.end_input(),
+            Pulled::End => {
+                self.end_input();
+                self.checkpoint.input_ended(self.pulled + self.checkpoint.compared())?;
+            }
+            Pulled::Unwritable(error) if self.checkpoint.recalls(self.pulled) => {
+                let index = self.pulled + self.checkpoint.compared();
+                return Err(self.checkpoint.unwritable(error, index));
+            }
             Pulled::Unwritable(error) => {
                 self.deliver(Segment::failed(self.pulled, error));
                 self.pulled += 1;
             }
         }
+        Ok(())
+    }
+
+    /// Compares what was pulled with what is recorded.
+    fn recall(&mut self) -> Result<(), Error> {
+        let builder = std::mem::replace(&mut self.builder, BatchBuilder::new(self.item_stride));
+        let recalled = self.checkpoint.compare(builder.items(), builder.encoded())?;
+        if let Some(Recalled { items, results }) = recalled {
+            self.report.recalled(items);
+            let segment = Segment::done(self.pulled, items, self.result_stride, results.into(), Vec::new());
+            self.window.insert(segment);
+            self.pulled += u64::from(items);
+        }
+        Ok(())
     }
 
     fn next_id(&mut self) -> BatchId {
@@ -362,7 +394,7 @@ impl Drive {
         let kept = self.tries.back(batch, items);
         self.in_flight = self.in_flight.saturating_sub(u64::from(items));
         match outcome {
-            Outcome::Done(results) => self.answered(first, items, results, kept),
+            Outcome::Done(results) => self.answered(first, items, results, kept)?,
             Outcome::Returned(rest) => {
                 self.again.insert(rest.first(), rest);
             }
@@ -381,6 +413,7 @@ impl Drive {
                         }
                         Piece::Answer(item, tries) => {
                             let index = lost.first() + u64::from(item);
+                            self.checkpoint.failed(index);
                             let error = Error::of_death(loss.death.clone()).tried(tries);
                             self.deliver(Segment::failed(index, error));
                             self.deaths.clear();
@@ -394,7 +427,13 @@ impl Drive {
         Ok(true)
     }
 
-    fn answered(&mut self, first: u64, items: u32, results: Results, kept: Option<Batch>) {
+    fn answered(
+        &mut self,
+        first: u64,
+        items: u32,
+        results: Results,
+        kept: Option<Batch>,
+    ) -> Result<(), Error> {
         self.deaths.clear();
         self.report.answered(first, items, &results);
         let each = f64::from(items.max(1));
@@ -402,15 +441,18 @@ impl Drive {
         self.seen.item_time = Some(self.seen.item_time.map_or(time, |old| (old + time) / 2));
         let fresh = self.seen.bytes_out == 0.0;
         mean(&mut self.seen.bytes_out, results.payload.bytes().len() as f64 / each, fresh);
+        let recorded = self.checkpoint.answered(first, items, &results);
         let Sorted { segments, again } =
             self.tries.sort(first, items, self.result_stride, results, kept.as_ref());
         for (item, tries) in again {
             let id = self.next_id();
             let whole = kept.as_ref().expect("only what is kept is tried again");
             let piece = whole.piece(id, item, item + 1, tries);
+            self.checkpoint.pulled(&piece);
             self.again.insert(piece.first(), piece);
         }
         segments.into_iter().for_each(|segment| self.deliver(segment));
+        recorded
     }
 
     /// Answers for the consumer. Where the map stops at a failure, the failed item and what is behind it in the
@@ -465,6 +507,8 @@ impl Drive {
         }
         let complete = self.input_ended() && (self.run.is_some() || self.here);
         self.stop();
+        // Whom it could be told is gone, or was told before.
+        let _left_early = self.checkpoint.close();
         self.report.read(self.current.read());
         self.report.end(complete, self.config.settings().local_processes);
     }

@@ -346,9 +346,12 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
 
 /// The calling thread's side of the drive.
 impl Drive {
-    /// Whether the map asks for what only a worker can give: an item that is ended or tried again.
+    /// Whether the map asks for what comes with workers: items that are ended, tried again or recorded.
     fn needs_workers(&self) -> bool {
-        self.item_timeout.is_some() || self.limits.cancel_running() || self.tries.retries > 0
+        self.item_timeout.is_some()
+            || self.limits.cancel_running()
+            || self.tries.retries > 0
+            || self.checkpoint.is_wanted()
     }
 
     fn config(&self) -> FastmapConfig {

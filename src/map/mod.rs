@@ -22,6 +22,7 @@ mod window;
 
 use std::fmt;
 use std::iter::FusedIterator;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -224,6 +225,60 @@ where
         self
     }
 
+    /// Finished items survive this process: results are recorded in the file at `path`, and a map that is started again
+    /// with the same path, function and input goes on where the last one was, in whatever way that ended (power loss
+    /// included). A file that isn't there is made, by the first `next()`; it is kept when the map is over, which
+    /// then costs no execution at all. Items that fail are not recorded and are tried again.
+    ///
+    /// What was answered is on the disk a few milliseconds later. Executed again is what had no answer or was not there
+    /// yet: together never more than the batches that may be in flight, as a new one is sent only when there is room.
+    ///
+    /// **The same input** means the same bytes at the same index: the input is read again, and each recorded
+    /// run of items is compared by SHA-256 of their encoded bytes. So an input in random order (of a `HashMap`) has
+    /// changed, and so has one whose items hold such a map: sort it. More items behind the recorded ones are
+    /// simply new; fewer are a change. **The same function** means the same executable and the same context; see
+    /// [`checkpoint_version`](Fastmap::checkpoint_version).
+    ///
+    /// The hashes find mistakes and damage. They don't protect from somebody who can write to the file: that is to
+    /// be as trusted as the program.
+    ///
+    /// # Errors
+    /// The map yields one [`Checkpoint`](ErrorKind::Checkpoint) error, without an index, and ends if the input or the
+    /// function is another one, if the file is not a checkpoint, is damaged, or is in use by another map, or if it can't
+    /// be written (then all that was recorded before stays, and the map can be started again when there is room).
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// use fastmap::prelude::*;
+    ///
+    /// # let folder = std::env::temp_dir().join(format!("fastmap-doc-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&folder).unwrap();
+    /// # let path = folder.join("squares.checkpoint");
+    /// for _ in 0..2 {
+    ///     // The second time nothing is computed.
+    ///     let squares = (0..100u64).fastmap(|n| n * n).checkpoint(&path);
+    ///     assert_eq!(squares.sum::<Result<u64, _>>()?, 328_350);
+    /// }
+    /// # std::fs::remove_dir_all(&folder).unwrap();
+    /// # Ok::<(), fastmap::Error>(())
+    /// ```
+    pub fn checkpoint(mut self, path: impl Into<PathBuf>) -> Self {
+        self.drive.checkpoint.set_path(path.into());
+        self
+    }
+
+    /// Recorded results stay good for another build of this program, as long as `key` and the function's path and types
+    /// are the same: to be given from the first run on, and changed whenever the function's results, or the fields of
+    /// the types that it takes or gives, change. Without it each build is another function.
+    ///
+    /// Closures of one function have the same path: give each of their checkpoints a key of its own.
+    pub fn checkpoint_version(mut self, key: impl Into<String>) -> Self {
+        self.drive.checkpoint.set_version(key.into());
+        self
+    }
+
     /// Whether a progress bar is shown, where stderr is a terminal. Overrides the verbosity.
     pub fn progress(mut self, show: bool) -> Self {
         self.drive.report.show_progress(show);
@@ -339,6 +394,7 @@ where
             }
             let progress = self.refill().and_then(|()| {
                 if self.drive.is_complete() {
+                    self.drive.checkpoint.close()?;
                     return Ok(false);
                 }
                 self.drive.wait()?;
@@ -368,7 +424,7 @@ where
         self.drive.collect()?;
         while let Some(plan) = self.drive.plan() {
             let pulled = self.input.pull(self.drive.builder(), &plan);
-            self.drive.pulled(pulled.how, self.input.remaining());
+            self.drive.pulled(pulled.how, self.input.remaining())?;
             // Before the next plan: what has come meanwhile says how large a batch should be.
             self.drive.collect()?;
             // What is ready goes to the consumer before a slow input is asked again.
