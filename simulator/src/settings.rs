@@ -115,7 +115,8 @@ impl Settings {
         let least = self.targets.least.max(work / 10);
         let steal = self.steal.map(|steal| {
             let stuck = steal.stuck.max(round_trip * 2);
-            let slower = stuck.div_duration_f64(steal.stuck);
+            // As slow as a whole batch: whoever runs one of that length is not behind anything.
+            let slower = stuck.div_duration_f64(steal.stuck).max(times);
             Steal {
                 stuck,
                 worth: steal.worth.max(round_trip * 2),

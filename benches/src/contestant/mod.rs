@@ -2,6 +2,7 @@
 
 mod builtin;
 mod fastmap;
+pub(crate) mod inside;
 pub(crate) mod procspawn;
 pub(crate) mod raw;
 mod rayon;
@@ -11,6 +12,7 @@ pub(crate) mod wire;
 
 pub(crate) use builtin::Builtin;
 pub(crate) use fastmap::{Confined, Fastmap};
+pub(crate) use inside::{Host, HostAndWorker};
 pub(crate) use procspawn::Procspawn;
 pub(crate) use raw::Raw;
 pub(crate) use rayon::{Bridge, Rayon, RayonFine};

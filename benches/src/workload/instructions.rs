@@ -1,4 +1,4 @@
-//! What `scripts/bench callgrind` runs under valgrind: a map of tiny items, nothing else.
+//! What `scripts/bench callgrind` runs under valgrind: a map of tiny items in this process, nothing else.
 
 use crate::contestant::{Contestant, Plan};
 use crate::measure::{Entry, entries, pass};
@@ -6,7 +6,7 @@ use crate::work::{Sqrt, Work};
 
 /// What the children run.
 pub(super) fn children(items: u64) -> Vec<Entry<'static, ()>> {
-    entries!([Builtin, Raw, Fastmap], host::<Sqrt>(items))
+    entries!([Builtin, Host, HostAndWorker], host::<Sqrt>(items))
 }
 
 fn host<W: Work<In = u64>, C: Contestant<W>>(items: u64) {
