@@ -60,8 +60,8 @@ impl<W: Work> Contestant<W> for HostAndWorker {
 pub(crate) enum Answers {
     /// Its own bytes: right where results are laid out as items are.
     Echo,
-    /// Results of no bytes, for a function that gives nothing.
-    Nothing,
+    /// A byte for each item: the least that can be read.
+    Bytes,
     /// What the function gives, by the same loop as in a worker.
     Run,
 }
@@ -115,8 +115,7 @@ impl Run for InsideRun {
         let Some(batch) = self.queue.pop_front() else { return Ok(None) };
         let (items, results) = match self.answers {
             Answers::Echo => (batch.items(), batch.payload().to_vec().into()),
-            // A length for each, and nothing behind it.
-            Answers::Nothing => (batch.items(), vec![0; 4 * batch.items() as usize].into()),
+            Answers::Bytes => (batch.items(), vec![0; batch.items() as usize].into()),
             Answers::Run => {
                 let (items, results) = run(&self.job, &batch).map_err(BackendError::Setup)?;
                 if items < batch.items() {
