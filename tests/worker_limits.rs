@@ -86,14 +86,14 @@ fn memory_that_each_item_leaks_costs_workers_and_no_items() {
 #[test]
 fn what_a_context_takes_counts_and_a_limit_that_is_too_small_ends_the_map_in_words() {
     within_deadline(|| {
-        let context = vec![1u8; 60 * MB];
+        let context = vec![1u8; 12 * MB];
         let function = |context: &Vec<u8>, n: u64| {
             sleep(Duration::from_millis(n));
             context.len()
         };
-        let answers = values(limited(1, 400).fastmap_with(context.clone(), function, 0..3u64));
-        assert_eq!(answers, [60 * MB; 3]);
-        let error = limited(1, 20).fastmap_with(context, function, [60_000u64]).next().unwrap().unwrap_err();
+        let answers = values(limited(1, 200).fastmap_with(context.clone(), function, 0..3u64));
+        assert_eq!(answers, [12 * MB; 3]);
+        let error = limited(1, 8).fastmap_with(context, function, [60_000u64]).next().unwrap().unwrap_err();
         assert!(error.to_string().contains("out of memory"), "{error}");
     });
 }
