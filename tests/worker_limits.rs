@@ -78,7 +78,9 @@ fn memory_that_each_item_leaks_costs_workers_and_no_items() {
         let answers = values(limited(2, 100).fastmap(leak, 0..800u64));
         assert!(answers.iter().map(|(n, _)| *n).eq(0..800));
         let mut by_worker: HashMap<u32, usize> = HashMap::new();
-        answers.iter().for_each(|(_, pid)| *by_worker.entry(*pid).or_default() += 1);
+        for (_, pid) in &answers {
+            *by_worker.entry(*pid).or_default() += 1;
+        }
         assert!(by_worker.len() >= 4, "{by_worker:?}");
     });
 }
@@ -106,7 +108,9 @@ fn a_worker_runs_no_more_items_than_it_may_and_none_is_lost() {
             let answers = values(config.fastmap(|n: u64| (n, std::process::id()), 0..200u64));
             assert!(answers.iter().map(|(n, _)| *n).eq(0..200));
             let mut by_worker: HashMap<u32, u64> = HashMap::new();
-            answers.iter().for_each(|(_, pid)| *by_worker.entry(*pid).or_default() += 1);
+            for (_, pid) in &answers {
+                *by_worker.entry(*pid).or_default() += 1;
+            }
             assert!(by_worker.values().all(|items| *items <= most), "{most}: {by_worker:?}");
             // And as many as it may: a worker does not leave before.
             assert!(
