@@ -121,8 +121,7 @@ fn a_map_stops_at_a_failure_only_when_its_retries_are_used_up() {
         .fastmap_with(scratch.path(), now_and_then, [1, 99_000, 5])
         .on_error(OnError::Stop)
         .retries(2)
-        .filter_map(Result::err)
-        .next()
+        .find_map(Result::err)
         .unwrap();
     assert_eq!((error.index(), error.attempts()), (Some(1), 3));
 }
