@@ -244,23 +244,16 @@ impl Options {
                 "an item timeout of 0 leaves no item any time; set one above 0",
             ));
         }
-        let above_0 = |value: &str| value.parse::<u64>().ok().filter(|number| *number > 0);
-        let worker_memory =
-            read.or(self.worker_memory, "FASTMAP_WORKER_MEMORY", "a whole number of bytes above 0", above_0)?;
-        let max_items_per_worker = read.or(
-            self.max_items_per_worker,
+        let worker_memory = read.above_0(
+            ("worker_memory", self.worker_memory),
+            "FASTMAP_WORKER_MEMORY",
+            "a whole number of bytes above 0",
+        )?;
+        let max_items_per_worker = read.above_0(
+            ("max_items_per_worker", self.max_items_per_worker),
             "FASTMAP_MAX_ITEMS_PER_WORKER",
             "a whole number from 1",
-            above_0,
         )?;
-        for (name, value) in
-            [("worker_memory", worker_memory), ("max_items_per_worker", max_items_per_worker)]
-        {
-            if value == Some(0) {
-                let message = format!("{name}(0) leaves a worker nothing to work with; set it above 0");
-                return Err(Error::new(ErrorKind::Options, message));
-            }
-        }
         let sandbox =
             read.or(self.sandbox, "FASTMAP_SANDBOX", "off, auto, require", |value| {
                 match words(value).as_str() {
@@ -362,6 +355,21 @@ impl Settings {
 struct Reader<'a, V>(&'a V);
 
 impl<V: Fn(&str) -> Option<OsString>> Reader<'_, V> {
+    /// The same for a number that must not be 0. `set` is the method's name with what it was given.
+    fn above_0(
+        &self,
+        (method, set): (&str, Option<u64>),
+        name: &str,
+        allowed: &str,
+    ) -> Result<Option<u64>, Error> {
+        let value = self.or(set, name, allowed, |value| value.parse().ok().filter(|number| *number > 0))?;
+        if value == Some(0) {
+            let message = format!("{method}(0): this can't be used; allowed: {allowed}");
+            return Err(Error::new(ErrorKind::Options, message));
+        }
+        Ok(value)
+    }
+
     /// What was set, else what the variable says, else nothing. An empty variable counts as not set.
     fn or<T>(
         &self,

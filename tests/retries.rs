@@ -8,7 +8,7 @@ mod common;
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -16,18 +16,19 @@ use common::{Scratch, config, values, within_deadline};
 use fastmap::{Error, ErrorKind, OnError};
 
 /// Notes a try of an item; how many it is.
-fn try_number(folder: &PathBuf, item: u64) -> u64 {
+fn try_number(folder: &Path, item: u64) -> u64 {
     let path = folder.join(item.to_string());
     let mut file = OpenOptions::new().create(true).append(true).open(&path).unwrap();
     file.write_all(b".").unwrap();
     fs::metadata(path).unwrap().len()
 }
 
-fn tries(folder: &PathBuf, item: u64) -> u64 {
+fn tries(folder: &Path, item: u64) -> u64 {
     fs::metadata(folder.join(item.to_string())).unwrap().len()
 }
 
 /// Fails at item `n` in the way of `n % 10` in its first `n / 1000` tries.
+#[allow(clippy::ptr_arg, reason = "the context is a PathBuf")]
 fn now_and_then(folder: &PathBuf, n: u64) -> u64 {
     if try_number(folder, n) <= n / 1000 {
         match n % 10 {
@@ -120,8 +121,7 @@ fn a_map_stops_at_a_failure_only_when_its_retries_are_used_up() {
         .fastmap_with(scratch.path(), now_and_then, [1, 99_000, 5])
         .on_error(OnError::Stop)
         .retries(2)
-        .filter_map(Result::err)
-        .next()
+        .find_map(Result::err)
         .unwrap();
     assert_eq!((error.index(), error.attempts()), (Some(1), 3));
 }

@@ -78,7 +78,9 @@ fn memory_that_each_item_leaks_costs_workers_and_no_items() {
         let answers = values(limited(2, 100).fastmap(leak, 0..800u64));
         assert!(answers.iter().map(|(n, _)| *n).eq(0..800));
         let mut by_worker: HashMap<u32, usize> = HashMap::new();
-        answers.iter().for_each(|(_, pid)| *by_worker.entry(*pid).or_default() += 1);
+        for (_, pid) in &answers {
+            *by_worker.entry(*pid).or_default() += 1;
+        }
         assert!(by_worker.len() >= 4, "{by_worker:?}");
     });
 }
@@ -86,14 +88,14 @@ fn memory_that_each_item_leaks_costs_workers_and_no_items() {
 #[test]
 fn what_a_context_takes_counts_and_a_limit_that_is_too_small_ends_the_map_in_words() {
     within_deadline(|| {
-        let context = vec![1u8; 60 * MB];
+        let context = vec![1u8; 12 * MB];
         let function = |context: &Vec<u8>, n: u64| {
             sleep(Duration::from_millis(n));
             context.len()
         };
-        let answers = values(limited(1, 400).fastmap_with(context.clone(), function, 0..3u64));
-        assert_eq!(answers, [60 * MB; 3]);
-        let error = limited(1, 20).fastmap_with(context, function, [60_000u64]).next().unwrap().unwrap_err();
+        let answers = values(limited(1, 200).fastmap_with(context.clone(), function, 0..3u64));
+        assert_eq!(answers, [12 * MB; 3]);
+        let error = limited(1, 8).fastmap_with(context, function, [60_000u64]).next().unwrap().unwrap_err();
         assert!(error.to_string().contains("out of memory"), "{error}");
     });
 }
@@ -106,7 +108,9 @@ fn a_worker_runs_no_more_items_than_it_may_and_none_is_lost() {
             let answers = values(config.fastmap(|n: u64| (n, std::process::id()), 0..200u64));
             assert!(answers.iter().map(|(n, _)| *n).eq(0..200));
             let mut by_worker: HashMap<u32, u64> = HashMap::new();
-            answers.iter().for_each(|(_, pid)| *by_worker.entry(*pid).or_default() += 1);
+            for (_, pid) in &answers {
+                *by_worker.entry(*pid).or_default() += 1;
+            }
             assert!(by_worker.values().all(|items| *items <= most), "{most}: {by_worker:?}");
             // And as many as it may: a worker does not leave before.
             assert!(

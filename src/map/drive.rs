@@ -394,7 +394,7 @@ impl Drive {
         let kept = self.tries.back(batch, items);
         self.in_flight = self.in_flight.saturating_sub(u64::from(items));
         match outcome {
-            Outcome::Done(results) => self.answered(first, items, results, kept)?,
+            Outcome::Done(results) => self.answered(first, items, results, kept.as_ref())?,
             Outcome::Returned(rest) => {
                 self.again.insert(rest.first(), rest);
             }
@@ -432,7 +432,7 @@ impl Drive {
         first: u64,
         items: u32,
         results: Results,
-        kept: Option<Batch>,
+        kept: Option<&Batch>,
     ) -> Result<(), Error> {
         self.deaths.clear();
         self.report.answered(first, items, &results);
@@ -442,16 +442,17 @@ impl Drive {
         let fresh = self.seen.bytes_out == 0.0;
         mean(&mut self.seen.bytes_out, results.payload.bytes().len() as f64 / each, fresh);
         let recorded = self.checkpoint.answered(first, items, &results);
-        let Sorted { segments, again } =
-            self.tries.sort(first, items, self.result_stride, results, kept.as_ref());
+        let Sorted { segments, again } = self.tries.sort(first, items, self.result_stride, results, kept);
         for (item, tries) in again {
             let id = self.next_id();
-            let whole = kept.as_ref().expect("only what is kept is tried again");
+            let whole = kept.expect("only what is kept is tried again");
             let piece = whole.piece(id, item, item + 1, tries);
             self.checkpoint.pulled(&piece);
             self.again.insert(piece.first(), piece);
         }
-        segments.into_iter().for_each(|segment| self.deliver(segment));
+        for segment in segments {
+            self.deliver(segment);
+        }
         recorded
     }
 

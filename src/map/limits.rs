@@ -88,7 +88,9 @@ mod tests {
     fn of_several_failures_the_first_item_is_told() {
         for order in [[3, 7], [7, 3]] {
             let mut limits = Limits::default();
-            order.into_iter().for_each(|index| limits.halt(failed(index)));
+            for index in order {
+                limits.halt(failed(index));
+            }
             assert_eq!(limits.check(false).expect_err("it halts").index(), Some(3));
             assert!(limits.check(false).is_ok(), "told once");
         }
