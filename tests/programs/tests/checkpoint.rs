@@ -8,7 +8,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use fastmap_test_programs::{Ended, Report, Running, program};
+use fastmap_test_programs::{Ended, LIMIT, Report, Running, program, until};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
@@ -108,6 +108,14 @@ fn killed(seconds: u64, kills: u64) {
             let longest = seconds * 1000 / kills;
             sleep(Duration::from_millis(50 + (random >> 33) % longest));
             running.signal(Signal::SIGKILL);
+        }
+        if kill == kills {
+            // A long map is given its time, as long as it goes on.
+            let distinct = || case.executed().into_iter().collect::<BTreeSet<u64>>().len() as u64;
+            while distinct() < count {
+                let before = distinct();
+                until("another item", LIMIT, || distinct() > before);
+            }
         }
         let ended = running.finish();
         let log = case.executed();
