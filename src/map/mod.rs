@@ -29,6 +29,8 @@ use crate::error::{Error, ErrorKind};
 pub(crate) use drive::{Context, Drive};
 use input::Input;
 use segment::Answer;
+#[cfg(fuzzing)]
+pub(crate) use segment::Segment;
 use stretch::Stretch;
 
 /// The answer to the item of that index.

@@ -194,17 +194,7 @@ impl Shared {
 
     /// A worker has answered items of a batch.
     pub(crate) fn done(&self, id: u64, header: &Header, frame: Vec<u8>) -> Result<(), String> {
-        let payload_end = (frame.len() as u64).checked_sub(header.credit).map(|end| end as usize);
-        let failures_at =
-            payload_end.filter(|end| *end >= Header::LEN).ok_or("failures of more bytes than came")?;
-        let failures: Vec<ItemFailure> = match header.credit {
-            0 => Vec::new(),
-            _ => postcard::from_bytes(&frame[failures_at..]).map_err(|_| "failures that can't be read")?,
-        };
-        let ascending = failures.windows(2).all(|pair| pair[0].offset < pair[1].offset);
-        if !ascending || failures.last().is_some_and(|last| last.offset >= header.items) {
-            return Err("failures of items that it was not asked".to_owned());
-        }
+        let (failures_at, failures) = header.told(&frame)?;
         let mut guard = self.lock();
         let state = &mut *guard;
         let member =

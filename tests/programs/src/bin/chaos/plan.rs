@@ -107,13 +107,21 @@ impl Plan {
         let mut rng = Rng::with_seed(seed ^ round.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let rng = &mut rng;
         let item_timeout = one_in(rng, 8).then_some(Duration::from_secs(1));
-        let hardship = one_in(rng, 6).then(|| Hardship {
+        let mut hardship = one_in(rng, 6).then(|| Hardship {
             shortage: pick(rng, &[Shortage::Descriptors, Shortage::Processes, Shortage::Memory]),
             begins: Duration::from_millis(rng.u64(0..80)),
             lasts: Duration::from_millis(rng.u64(20..400)),
         });
         let maps: Vec<MapPlan> =
             (0..rng.usize(1..=2)).map(|_| MapPlan::draw(rng, item_timeout.is_some())).collect();
+        let small = |map: &MapPlan| map.shape == Shape::Tiny && !matches!(map.mode, Mode::Context(10_000..));
+        if let Some(hardship) = &mut hardship
+            && hardship.shortage == Shortage::Memory
+            && !maps.iter().all(small)
+        {
+            // The host itself would end for want of memory.
+            hardship.shortage = Shortage::Descriptors;
+        }
         // Seldom enough that an item is not killed four times over.
         let large = maps.iter().any(|map| map.shape == Shape::Large);
         let pauses = if large { 80..160 } else { 15..80 };
