@@ -29,7 +29,8 @@ pub fn results(bytes: &[u8]) {
     };
     let claims =
         Claims { stride: (stride > 0).then_some(u32::from(stride)), items, first_failure, second_failure };
-    match kind % 12 {
+    // Not among them: types whose values take no bytes (`Vec<()>`), of which a few bytes claim billions. See `codec::read`.
+    match kind % 11 {
         0 => read::<u64>(&claims, payload),
         1 => read::<bool>(&claims, payload),
         2 => read::<char>(&claims, payload),
@@ -40,8 +41,7 @@ pub fn results(bytes: &[u8]) {
         7 => read::<BTreeMap<String, Vec<u16>>>(&claims, payload),
         8 => read::<Vec<Option<String>>>(&claims, payload),
         9 => read::<Tree>(&claims, payload),
-        10 => read::<Json<Tree>>(&claims, payload),
-        _ => read::<Vec<()>>(&claims, payload),
+        _ => read::<Json<Tree>>(&claims, payload),
     }
 }
 

@@ -290,19 +290,23 @@ impl Shared {
     }
 
     /// A worker could not prepare a job.
-    pub(crate) fn refused(&self, id: u64, job: JobId, failure: ItemFailure) {
-        let mut state = self.lock();
-        if let Some(member) = state.member(id) {
+    pub(crate) fn refused(&self, id: u64, job: JobId, failure: ItemFailure) -> Result<(), String> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if let Some(member) = state.members.iter_mut().find(|member| member.id == id) {
+            // It says so for each batch that it had of the job. Of one that is closed by now nobody wants to know.
+            let Some(run) = state.runs.get_mut(&job) else { return Ok(()) };
+            if !member.opened.contains(&job) {
+                return Err("a refusal of a job that it was not given".to_owned());
+            }
             let before = member.held.len();
             member.held.retain(|held| held.batch.job() != job);
-            let dropped = before - member.held.len();
-            if let Some(run) = state.runs.get_mut(&job) {
-                run.in_flight -= dropped;
-                run.fail(BackendError::Setup(failure));
-            }
+            run.in_flight -= before - member.held.len();
+            run.fail(BackendError::Setup(failure));
         }
         state.forget_finished();
-        self.hand_out(state);
+        self.hand_out(guard);
+        Ok(())
     }
 
     /// A worker is to be ended: it broke the protocol, is another program, or was too late.
