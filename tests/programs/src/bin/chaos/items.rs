@@ -53,7 +53,7 @@ fn length(shape: Shape, n: u64) -> usize {
 }
 
 fn micros(plan: &MapPlan, n: u64) -> u64 {
-    if plan.micros == 0 { 0 } else { mix(n ^ 77) % plan.micros }
+    if plan.micros == 0 { 0 } else { mix(n ^ 0x77) % plan.micros }
 }
 
 pub(crate) fn item(plan: &MapPlan, n: u64) -> Item {

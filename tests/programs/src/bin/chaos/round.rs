@@ -69,7 +69,7 @@ pub(crate) fn play(seed: u64, round: u64) -> Outcome {
         outcome.wrong.push(format!("{} items blamed for {} kills", outcome.blamed, outcome.blows.kills));
     }
     let killed = outcome.blows.hosts > 0 && status.signal() == Some(Signal::SIGKILL as i32);
-    if !killed && !(status.success() && said.ends_with("end\n")) {
+    if !(killed || status.success() && said.ends_with("end\n")) {
         let stderr = read_to_string(out.path().join("stderr")).unwrap_or_default();
         let tail: Vec<&str> = stderr.lines().rev().take(12).collect();
         outcome.wrong.push(format!("the host ended by {status}, after {said:?} and (backwards) {tail:#?}"));
