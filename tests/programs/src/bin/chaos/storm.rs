@@ -15,8 +15,10 @@ use crate::plan::{Plan, Strike};
 
 /// A host has so long for its round. What takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(120);
-/// Three deaths in a row of workers that have answered nothing end a map, by design: no two such at short notice.
-const YOUNG: Duration = Duration::from_millis(500);
+/// Some deaths in a row without one answer end a map, by design: no two such at short notice.
+const YOUNG: Duration = Duration::from_millis(500 * SLOWNESS);
+/// How much longer a worker of an unoptimised build takes to answer something.
+const SLOWNESS: u64 = if cfg!(debug_assertions) { 3 } else { 1 };
 
 /// Blows that were dealt.
 #[derive(Clone, Copy, Debug, Default)]
@@ -89,7 +91,7 @@ pub(crate) fn strike(plan: &Plan, child: &mut Child) -> (bool, Blows) {
 
 impl Storm<'_> {
     fn pause(&mut self) -> Duration {
-        let mean = self.plan.strikes.unwrap_or(LIMIT).as_micros() as u64;
+        let mean = self.plan.strikes.unwrap_or(LIMIT).as_micros() as u64 * SLOWNESS;
         Duration::from_micros(self.rng.u64(mean / 2..mean * 3 / 2))
     }
 
