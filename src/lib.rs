@@ -54,6 +54,8 @@ mod codec;
 mod config;
 mod entry;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod map;
 mod nested;
 mod options;

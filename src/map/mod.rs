@@ -39,6 +39,8 @@ pub(crate) use drive::{Context, Drive};
 use here::{Here, Made, Turn};
 use input::Input;
 use segment::Answer;
+#[cfg(fuzzing)]
+pub(crate) use segment::Segment;
 use stretch::Stretch;
 
 /// The answer to the item of that index.

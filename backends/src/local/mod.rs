@@ -42,6 +42,13 @@ use crate::{Backend, Capacity, Run};
 use pool::Shared;
 use run::{Gauge, Inbox};
 
+/// For the fuzzers.
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing {
+    pub(crate) use super::greeting::Marker;
+    pub(crate) use super::{Opening, Record};
+}
+
 /// What a batch should be for workers on the same machine: a message costs about 0.1 ms at worst and keeps the host's
 /// CPU for 10 µs, so that 20 ms of work hide it and 0.1 ms is worth it; of large items what stays in a core's cache.
 const TARGETS: Targets =

@@ -199,17 +199,7 @@ impl Shared {
 
     /// A worker has answered items of a batch.
     pub(crate) fn done(&self, id: u64, header: &Header, frame: Vec<u8>) -> Result<(), String> {
-        let payload_end = (frame.len() as u64).checked_sub(header.credit).map(|end| end as usize);
-        let failures_at =
-            payload_end.filter(|end| *end >= Header::LEN).ok_or("failures of more bytes than came")?;
-        let failures: Vec<ItemFailure> = match header.credit {
-            0 => Vec::new(),
-            _ => postcard::from_bytes(&frame[failures_at..]).map_err(|_| "failures that can't be read")?,
-        };
-        let ascending = failures.windows(2).all(|pair| pair[0].offset < pair[1].offset);
-        if !ascending || failures.last().is_some_and(|last| last.offset >= header.items) {
-            return Err("failures of items that it was not asked".to_owned());
-        }
+        let (failures_at, failures) = header.told(&frame)?;
         let mut guard = self.lock();
         let state = &mut *guard;
         let member =
@@ -308,19 +298,23 @@ impl Shared {
     }
 
     /// A worker could not prepare a job.
-    pub(crate) fn refused(&self, id: u64, job: JobId, failure: ItemFailure) {
-        let mut state = self.lock();
-        if let Some(member) = state.member(id) {
+    pub(crate) fn refused(&self, id: u64, job: JobId, failure: ItemFailure) -> Result<(), String> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if let Some(member) = state.members.iter_mut().find(|member| member.id == id) {
+            // It says so for each batch that it had of the job. Of one that is closed by now nobody wants to know.
+            let Some(run) = state.runs.get_mut(&job) else { return Ok(()) };
+            if !member.opened.contains(&job) {
+                return Err("a refusal of a job that it was not given".to_owned());
+            }
             let before = member.held.len();
             member.held.retain(|held| held.batch.job() != job);
-            let dropped = before - member.held.len();
-            if let Some(run) = state.runs.get_mut(&job) {
-                run.in_flight -= dropped;
-                run.fail(BackendError::Setup(failure));
-            }
+            run.in_flight -= before - member.held.len();
+            run.fail(BackendError::Setup(failure));
         }
         state.forget_finished();
-        self.hand_out(state);
+        self.hand_out(guard);
+        Ok(())
     }
 
     /// A worker is to be ended: it broke the protocol, is another program, or was too late.
