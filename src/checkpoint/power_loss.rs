@@ -52,6 +52,11 @@ impl Disk {
         self.0.lock().expect("no holder panics")
     }
 
+    fn is_off(&self) -> bool {
+        let state = self.state();
+        state.operations > state.most
+    }
+
     /// What a power loss leaves: of the writes that were not synced some are there, some not, some by half.
     fn left(&self, random: &mut u64) -> Vec<u8> {
         let state = self.state();
@@ -117,10 +122,11 @@ fn segment(first: u64) -> Segment {
     Segment { first, items: 1, inputs: [first as u8; 32], results }
 }
 
-/// Segments written until the power goes; how many of them were committed.
-fn write(disk: &Disk) -> u64 {
-    let Ok(store) = Store::on(disk.clone(), Path::new("disk")) else { return 0 };
-    let from = store.end().unwrap_or(0);
+/// Segments written behind the `known` ones until the power goes; how many are committed then.
+fn write(disk: &Disk, known: u64) -> u64 {
+    let Ok(store) = Store::on(disk.clone(), Path::new("disk")) else { return known };
+    let Ok(from) = store.end() else { return known };
+    assert_eq!(from, known);
     let batches = (from..from + 12).step_by(3).map(|first| [0, 1, 2].map(|n| segment(first + n)));
     let mut end = from;
     for batch in batches {
@@ -140,11 +146,11 @@ fn what_was_committed_outlives_a_power_loss_at_any_write_and_nothing_else_is_rea
     drop(store);
     let mut bytes = begun.state().seen.clone();
     let mut random = 11;
-    let mut losses = 0;
-    for most in 1..400 {
+    let (mut known, mut losses) = (0, 0);
+    for most in 1..150 {
         let disk = Disk::new(bytes.clone(), most % 45 + 1);
-        let committed = write(&disk);
-        losses += usize::from(disk.state().operations > disk.state().most);
+        let committed = write(&disk, known);
+        losses += usize::from(disk.is_off());
         let left = disk.left(&mut random);
         let after = Disk::new(left.clone(), usize::MAX);
         let store = Store::on(after, Path::new("disk")).expect("it opens again");
@@ -161,7 +167,7 @@ fn what_was_committed_outlives_a_power_loss_at_any_write_and_nothing_else_is_rea
         }
         if end > committed || most % 5 == 0 {
             drop(store);
-            bytes = if end > 60 { begun.state().seen.clone() } else { left };
+            (bytes, known) = if end > 60 { (begun.state().seen.clone(), 0) } else { (left, end) };
         }
     }
     println!("{losses} losses");
