@@ -263,13 +263,7 @@ impl Options {
                     _ => None,
                 }
             })?;
-        let inline = read.or(self.inline, "FASTMAP_INLINE", "true, false, 1, 0", |value| {
-            match words(value).as_str() {
-                "true" | "1" => Some(true),
-                "false" | "0" => Some(false),
-                _ => None,
-            }
-        })?;
+        let inline = read.or(self.inline, "FASTMAP_INLINE", "true, false, 1, 0", truth)?;
         let text = |value: &str| Some(value.to_owned()).filter(|value| !value.is_empty());
         let secret = read.or(self.secret, "FASTMAP_SECRET", "the secret that the service gave", text)?;
         let cloud_url = read.or(self.cloud_url, "FASTMAP_CLOUD_URL", "the address of a service", text)?;
@@ -297,6 +291,15 @@ impl Options {
             has_secret: secret.is_some(),
             backend: self.backend,
         })
+    }
+}
+
+/// A variable that is on or off.
+fn truth(value: &str) -> Option<bool> {
+    match value.to_ascii_lowercase().as_str() {
+        "true" | "1" => Some(true),
+        "false" | "0" => Some(false),
+        _ => None,
     }
 }
 

@@ -2,6 +2,8 @@
 //! Opened, read and written for `Checkpoint`; calls redb. What is read back is checked by a hash of its own, so that
 //! damage is an error or work done again, never a result.
 
+#![allow(clippy::result_large_err, reason = "redb's own error, once in the life of a file")]
+
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
