@@ -166,6 +166,8 @@ impl FastmapConfig {
             let mut options = LocalOptions::new(settings.local_processes);
             options.relay = Arc::new(Console);
             options.sandbox = confinement(&settings)?;
+            options.memory = settings.worker_memory;
+            options.most_items = settings.max_items_per_worker;
             Arc::new(Local::new(options).map_err(Error::of_backend)?)
         };
         Ok(FastmapConfig(Arc::new(Inner {

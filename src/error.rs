@@ -16,6 +16,8 @@ pub enum ErrorKind {
     Crash,
     /// The item ran longer than `item_timeout`.
     Timeout,
+    /// The worker that ran this item held more memory than `worker_memory`, again when the item was tried alone.
+    OutOfMemory,
     /// No worker can be kept alive: the map ends. The message lists the deaths.
     AllWorkersDied,
     /// An item, a result or the context could not be written or read.
@@ -32,6 +34,8 @@ pub enum ErrorKind {
     Declined,
     /// The service, or the way to it, failed.
     Cloud,
+    /// A checkpoint can't be used: its file, or what it holds is of another function or input.
+    Checkpoint,
     /// The operating system refused something.
     Io,
 }
@@ -45,13 +49,14 @@ pub struct Error(Box<Inner>);
 struct Inner {
     kind: ErrorKind,
     index: Option<u64>,
+    tries: u32,
     message: String,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error(Box::new(Inner { kind, index: None, message: message.into(), source: None }))
+        Error(Box::new(Inner { kind, index: None, tries: 0, message: message.into(), source: None }))
     }
 
     pub(crate) fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
@@ -61,6 +66,12 @@ impl Error {
 
     pub(crate) fn at(mut self, index: u64) -> Self {
         self.0.index = Some(index);
+        self
+    }
+
+    /// The item was tried so often.
+    pub(crate) fn tried(mut self, tries: u32) -> Self {
+        self.0.tries = tries;
         self
     }
 
@@ -74,15 +85,23 @@ impl Error {
         self.0.index.and_then(|index| usize::try_from(index).ok())
     }
 
+    /// How often the function was tried with the item, the first time included: more than once where its worker died
+    /// of it, and where [`retries`](crate::Fastmap::retries) asks for it. 0 where the error is of no item, or of one that
+    /// never came to the function.
+    pub fn attempts(&self) -> u32 {
+        self.0.tries
+    }
+
     /// An item's failure as its worker told it.
     pub(crate) fn of_failure(failure: ItemFailure) -> Self {
-        Error::new(kind_of(failure.kind), failure.message)
+        Error::new(kind_of(failure.kind), failure.message).tried(1)
     }
 
     /// The answer to the item that a worker died of.
     pub(crate) fn of_death(death: Death) -> Self {
         let kind = match death.cause {
             DeathCause::Timeout(_) => ErrorKind::Timeout,
+            DeathCause::Memory { .. } | DeathCause::OutOfMemory(_) => ErrorKind::OutOfMemory,
             _ => ErrorKind::Crash,
         };
         Error::new(kind, death.to_string()).with_source(death)
@@ -110,7 +129,11 @@ fn kind_of(kind: FailureKind) -> ErrorKind {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(index) = self.0.index {
-            write!(f, "item {index}: ")?;
+            write!(f, "item {index}")?;
+            if self.0.tries > 1 {
+                write!(f, " (tried {} times)", self.0.tries)?;
+            }
+            f.write_str(": ")?;
         }
         f.write_str(&self.0.message)
     }
@@ -121,6 +144,7 @@ impl fmt::Debug for Error {
         f.debug_struct("Error")
             .field("kind", &self.0.kind)
             .field("index", &self.0.index)
+            .field("attempts", &self.0.tries)
             .field("message", &self.0.message)
             .field("source", &self.0.source)
             .finish()

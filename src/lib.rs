@@ -49,10 +49,13 @@
 //! | a type that the compact format can't carry | [`Json`] |
 //! | another place for the work | [`backends::Backend`] and [`Options::backend`] |
 
+mod checkpoint;
 mod codec;
 mod config;
 mod entry;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod map;
 mod nested;
 mod options;
@@ -65,7 +68,7 @@ pub use codec::Json;
 pub use config::{FastmapConfig, IteratorExt, fastmap, global_init, init};
 pub use entry::enter;
 pub use error::{Error, ErrorKind};
-pub use map::{Batches, Fastmap, Unordered};
+pub use map::{Batches, Fastmap, OnError, Unordered};
 pub use options::{ExecPolicy, Options, Sandbox, Verbosity};
 
 /// What to import for `iterator.fastmap(f)`.

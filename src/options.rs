@@ -60,6 +60,8 @@ pub enum Sandbox {
 /// | [`verbosity`](Options::verbosity) | `FASTMAP_VERBOSITY` = `quiet`, `normal`, `loud` | normal |
 /// | [`read_ahead`](Options::read_ahead) | `FASTMAP_READ_AHEAD` in bytes | 64 MB |
 /// | [`item_timeout`](Options::item_timeout) | `FASTMAP_ITEM_TIMEOUT` in seconds | none |
+/// | [`worker_memory`](Options::worker_memory) | `FASTMAP_WORKER_MEMORY` in bytes | none |
+/// | [`max_items_per_worker`](Options::max_items_per_worker) | `FASTMAP_MAX_ITEMS_PER_WORKER` = 1, 2, … | none |
 /// | [`sandbox`](Options::sandbox) | `FASTMAP_SANDBOX` = `off`, `auto`, `require` | auto |
 /// | [`inline`](Options::inline) | `FASTMAP_INLINE` = true, false, 1, 0 | false |
 /// | [`secret`](Options::secret) | `FASTMAP_SECRET` | none |
@@ -85,6 +87,8 @@ pub struct Options {
     verbosity: Option<Verbosity>,
     read_ahead: Option<usize>,
     item_timeout: Option<Duration>,
+    worker_memory: Option<u64>,
+    max_items_per_worker: Option<u64>,
     sandbox: Option<Sandbox>,
     inline: Option<bool>,
     secret: Option<String>,
@@ -117,7 +121,8 @@ impl Options {
     }
 
     /// Bytes of encoded inputs and undelivered results that a map may hold in this process. What the consumer waits
-    /// for is taken whatever its size, so that no value is too small.
+    /// for is taken whatever its size, so that no value is too small. Beside it, a worker shares up to 8 MB with this
+    /// process for large payloads on their way.
     pub fn read_ahead(mut self, bytes: usize) -> Self {
         self.read_ahead = Some(bytes);
         self
@@ -126,6 +131,24 @@ impl Options {
     /// An item that runs longer is answered by a [`Timeout`](crate::ErrorKind::Timeout) error, and its worker ended.
     pub fn item_timeout(mut self, limit: Duration) -> Self {
         self.item_timeout = Some(limit);
+        self
+    }
+
+    /// A worker of this machine that holds more bytes of memory of its own is ended and replaced. Its item is tried
+    /// again in another one, as those before it may have leaked; if it takes as much each time it is answered by an
+    /// [`OutOfMemory`](crate::ErrorKind::OutOfMemory) error.
+    ///
+    /// It is looked at some 50 times a second, so that a worker may be above it for a moment. What does not count: the
+    /// program itself, files, and memory that processes share.
+    pub fn worker_memory(mut self, bytes: u64) -> Self {
+        self.worker_memory = Some(bytes);
+        self
+    }
+
+    /// A worker of this machine that has run so many items is replaced by a new one, which takes some milliseconds:
+    /// for C libraries that leak. No item is lost or run twice by that.
+    pub fn max_items_per_worker(mut self, items: u64) -> Self {
+        self.max_items_per_worker = Some(items);
         self
     }
 
@@ -146,7 +169,7 @@ impl Options {
     ///
     /// Under the policies [`Local`](ExecPolicy::Local) and [`Adaptive`](ExecPolicy::Adaptive). Not for maps by
     /// [`fastmap_init`](crate::FastmapConfig::fastmap_init), whose state belongs to a worker; for those with an item timeout,
-    /// which nobody could enforce in this thread; on a [`backend`](Options::backend) of your own; and within the function of another map.
+    /// a deadline, retries, a checkpoint or [`OnError::Stop`](crate::OnError::Stop), which this thread could not keep to; on a [`backend`](Options::backend) of your own; and within the function of another map.
     pub fn inline(mut self, inline: bool) -> Self {
         self.inline = Some(inline);
         self
@@ -221,6 +244,16 @@ impl Options {
                 "an item timeout of 0 leaves no item any time; set one above 0",
             ));
         }
+        let worker_memory = read.above_0(
+            ("worker_memory", self.worker_memory),
+            "FASTMAP_WORKER_MEMORY",
+            "a whole number of bytes above 0",
+        )?;
+        let max_items_per_worker = read.above_0(
+            ("max_items_per_worker", self.max_items_per_worker),
+            "FASTMAP_MAX_ITEMS_PER_WORKER",
+            "a whole number from 1",
+        )?;
         let sandbox =
             read.or(self.sandbox, "FASTMAP_SANDBOX", "off, auto, require", |value| {
                 match words(value).as_str() {
@@ -230,13 +263,7 @@ impl Options {
                     _ => None,
                 }
             })?;
-        let inline = read.or(self.inline, "FASTMAP_INLINE", "true, false, 1, 0", |value| {
-            match words(value).as_str() {
-                "true" | "1" => Some(true),
-                "false" | "0" => Some(false),
-                _ => None,
-            }
-        })?;
+        let inline = read.or(self.inline, "FASTMAP_INLINE", "true, false, 1, 0", truth)?;
         let text = |value: &str| Some(value.to_owned()).filter(|value| !value.is_empty());
         let secret = read.or(self.secret, "FASTMAP_SECRET", "the secret that the service gave", text)?;
         let cloud_url = read.or(self.cloud_url, "FASTMAP_CLOUD_URL", "the address of a service", text)?;
@@ -257,11 +284,22 @@ impl Options {
             local_processes: local_processes.unwrap_or_else(default_processes),
             read_ahead: read_ahead.unwrap_or(64_000_000),
             item_timeout,
+            worker_memory,
+            max_items_per_worker,
             sandbox: sandbox.unwrap_or_default(),
             inline: inline.unwrap_or(false),
             has_secret: secret.is_some(),
             backend: self.backend,
         })
+    }
+}
+
+/// A variable that is on or off.
+fn truth(value: &str) -> Option<bool> {
+    match value.to_ascii_lowercase().as_str() {
+        "true" | "1" => Some(true),
+        "false" | "0" => Some(false),
+        _ => None,
     }
 }
 
@@ -279,6 +317,8 @@ impl fmt::Debug for Options {
             .field("verbosity", &self.verbosity)
             .field("read_ahead", &self.read_ahead)
             .field("item_timeout", &self.item_timeout)
+            .field("worker_memory", &self.worker_memory)
+            .field("max_items_per_worker", &self.max_items_per_worker)
             .field("sandbox", &self.sandbox)
             .field("inline", &self.inline)
             .field("secret", &self.secret.as_ref().map(|_| "…"))
@@ -296,6 +336,8 @@ pub(crate) struct Settings {
     pub(crate) local_processes: usize,
     pub(crate) read_ahead: usize,
     pub(crate) item_timeout: Option<Duration>,
+    pub(crate) worker_memory: Option<u64>,
+    pub(crate) max_items_per_worker: Option<u64>,
     pub(crate) sandbox: Sandbox,
     pub(crate) inline: bool,
     pub(crate) has_secret: bool,
@@ -316,6 +358,21 @@ impl Settings {
 struct Reader<'a, V>(&'a V);
 
 impl<V: Fn(&str) -> Option<OsString>> Reader<'_, V> {
+    /// The same for a number that must not be 0. `set` is the method's name with what it was given.
+    fn above_0(
+        &self,
+        (method, set): (&str, Option<u64>),
+        name: &str,
+        allowed: &str,
+    ) -> Result<Option<u64>, Error> {
+        let value = self.or(set, name, allowed, |value| value.parse().ok().filter(|number| *number > 0))?;
+        if value == Some(0) {
+            let message = format!("{method}(0): this can't be used; allowed: {allowed}");
+            return Err(Error::new(ErrorKind::Options, message));
+        }
+        Ok(value)
+    }
+
     /// What was set, else what the variable says, else nothing. An empty variable counts as not set.
     fn or<T>(
         &self,
@@ -370,6 +427,8 @@ mod tests {
             ("FASTMAP_READ_AHEAD", "64MB", "bytes"),
             ("FASTMAP_ITEM_TIMEOUT", "-1", "seconds"),
             ("FASTMAP_INLINE", "yes", "true, false"),
+            ("FASTMAP_WORKER_MEMORY", "1 GB", "bytes"),
+            ("FASTMAP_MAX_ITEMS_PER_WORKER", "0", "a whole number from 1"),
         ] {
             let error = resolve(Options::new(), &[(name, value)]).expect_err(name);
             assert_eq!(error.kind(), ErrorKind::Options);
@@ -377,6 +436,8 @@ mod tests {
             assert!(text.contains(name) && text.contains(value) && text.contains(allowed), "{text}");
         }
         assert!(resolve(Options::new().local_processes(0), &[]).is_err());
+        assert!(resolve(Options::new().worker_memory(0), &[]).is_err());
+        assert!(resolve(Options::new().max_items_per_worker(0), &[]).is_err());
         assert!(resolve(Options::new(), &[("FASTMAP_ITEM_TIMEOUT", "0")]).is_err());
     }
 

@@ -71,7 +71,8 @@ impl Batch {
         self.ticket
     }
 
-    /// How many processes have died while they ran the only item of this batch. 0 for a batch above suspicion.
+    /// How often the only item of this batch was tried before, and failed or had its process die. 0 for a batch above
+    /// suspicion.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
@@ -215,6 +216,11 @@ impl BatchBuilder {
     /// Bytes of payload so far.
     pub fn bytes(&self) -> usize {
         self.packet.len() - Header::LEN
+    }
+
+    /// The items so far, encoded.
+    pub fn encoded(&self) -> &[u8] {
+        &self.packet[Header::LEN..]
     }
 
     /// The batch.

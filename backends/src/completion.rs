@@ -163,6 +163,11 @@ pub enum DeathCause {
     Signal(i32),
     /// It ran one item for longer than the item timeout, and was ended.
     Timeout(Duration),
+    /// It held more memory of its own than it may, and was ended.
+    Memory {
+        /// In bytes.
+        limit: u64,
+    },
     /// It did not report for duty within this time, and was ended.
     NoGreeting(Duration),
     /// It runs another program than the host, or another version.
@@ -190,6 +195,10 @@ impl fmt::Display for DeathCause {
                 Err(_) => write!(f, "was ended by signal {number}"),
             },
             DeathCause::Timeout(limit) => write!(f, "was ended: the item ran for more than {limit:?}"),
+            DeathCause::Memory { limit } => write!(
+                f,
+                "was ended: out of memory, as it held more than the {limit} bytes that a worker may"
+            ),
             DeathCause::NoGreeting(limit) => write!(
                 f,
                 "was ended: it did not report for duty within {limit:?} (does `main` begin with fastmap_main! \

@@ -34,4 +34,9 @@ pub struct Job {
     pub items: Option<u64>,
     /// An item that runs longer is given up and its worker ended.
     pub item_timeout: Option<Duration>,
+    /// The map ends at the first failed item: a worker should tell a failure at once and give the rest of its batch
+    /// back. A backend that can't tells it with the batch.
+    pub fail_fast: bool,
+    /// What still runs when the run is closed should be ended, not be left to run on for nobody.
+    pub cancel_running: bool,
 }

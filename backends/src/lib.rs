@@ -19,6 +19,8 @@ pub mod conformance;
 mod error;
 mod executable;
 mod function;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod job;
 pub mod local;
 mod objects;

@@ -86,6 +86,8 @@ pub struct Work<'a> {
     start: usize,
     mark: usize,
     credit: usize,
+    /// A failure ends the batch.
+    fail_fast: bool,
     failures: Vec<ItemFailure>,
     failure_bytes: usize,
 }
@@ -115,9 +117,16 @@ impl<'a> Work<'a> {
             start,
             mark: start,
             credit: usize::try_from(credit).unwrap_or(usize::MAX),
+            fail_fast: false,
             failures: Vec::new(),
             failure_bytes: 0,
         }
+    }
+
+    /// A failure is to be told at once: behind it the batch gives no more items.
+    pub(crate) fn failing_fast(mut self, fail_fast: bool) -> Self {
+        self.fail_fast = fail_fast;
+        self
     }
 
     /// Results of a fixed size go to `slots`, which has room for all of them.
@@ -126,7 +135,8 @@ impl<'a> Work<'a> {
         self
     }
 
-    /// The next item's bytes. `None`: the batch is done, was taken back, or its results have reached their credit.
+    /// The next item's bytes. `None`: the batch is done, was taken back, its results have reached their credit, or a
+    /// failure has to be told.
     #[inline]
     pub fn next_item(&mut self) -> Option<&'a [u8]> {
         self.mark = self.out.len();
@@ -165,6 +175,9 @@ impl<'a> Work<'a> {
         let message = confined::blame(cut(message), self.begun - 1);
         self.failure_bytes += message.len();
         self.failures.push(ItemFailure { offset: self.begun - 1, kind, message });
+        if self.fail_fast {
+            self.credit = 0;
+        }
     }
 
     /// What came of it.

@@ -2,6 +2,8 @@
 //! Written by the adapter (batches) and by both ends of a local channel; [`Header`] is the whole format.
 //! A frame travels as packets of at most [`PACKET`] bytes: larger sends can hang when the peer dies midway.
 
+use crate::completion::ItemFailure;
+
 /// Largest packet in bytes. ipc-channel fragments above 212,448 B over a socket whose receiving end the
 /// *sender* also holds, so that a peer that dies mid-send leaves it waiting for ever.
 pub(crate) const PACKET: usize = 200 * 1024;
@@ -145,6 +147,26 @@ impl Header {
     }
 }
 
+impl Header {
+    /// Done, with the payload behind the header: where the results end, and the failures behind them.
+    ///
+    /// # Errors
+    /// Says how this is no answer of a worker.
+    pub(crate) fn told(&self, frame: &[u8]) -> Result<(usize, Vec<ItemFailure>), String> {
+        let end = (frame.len() as u64).checked_sub(self.credit).map(|end| end as usize);
+        let end = end.filter(|end| *end >= Header::LEN).ok_or("failures of more bytes than came")?;
+        let failures: Vec<ItemFailure> = match self.credit {
+            0 => Vec::new(),
+            _ => postcard::from_bytes(&frame[end..]).map_err(|_| "failures that can't be read")?,
+        };
+        let ascending = failures.windows(2).all(|pair| pair[0].offset < pair[1].offset);
+        if !ascending || failures.last().is_some_and(|last| last.offset >= self.items) {
+            return Err("failures of items that it was not asked".to_owned());
+        }
+        Ok((end, failures))
+    }
+}
+
 /// Puts packets together to frames. One for each direction of a channel.
 #[derive(Debug, Default)]
 pub(crate) struct Assembler {
@@ -158,6 +180,12 @@ impl Assembler {
     /// One that takes no frame with more than `most` bytes behind its header.
     pub(crate) fn bounded(most: Option<u64>) -> Self {
         Assembler { most, ..Assembler::default() }
+    }
+
+    /// Bytes of memory that are held for a frame that is not complete.
+    #[cfg(fuzzing)]
+    pub(crate) fn room(&self) -> usize {
+        self.frame.capacity()
     }
 
     /// Takes the next packet; gives the frame that it completes.

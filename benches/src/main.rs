@@ -6,6 +6,7 @@
 mod chart;
 mod contestant;
 mod measure;
+mod micro;
 mod processes;
 mod python;
 mod report;
@@ -37,6 +38,9 @@ struct Args {
     /// A Python that has the Python peers.
     #[arg(long, value_name = "EXECUTABLE")]
     python: Option<PathBuf>,
+    /// The simulator, whose tables a full run adds.
+    #[arg(long, value_name = "EXECUTABLE")]
+    simulator: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -49,6 +53,11 @@ fn main() -> ExitCode {
         && child == workload::CHILD
     {
         workload::child(arguments);
+        return ExitCode::SUCCESS;
+    }
+    if words.first().is_some_and(|word| word == micro::WORD) {
+        // The word filters the benchmarks, by their module.
+        divan::Divan::default().config_with_args().run_benches();
         return ExitCode::SUCCESS;
     }
     match run(Args::parse()) {
@@ -82,5 +91,7 @@ fn run(args: Args) -> Result<(), String> {
         println!("\nNothing is written: that takes a run of all workloads, without --quick.");
         return Ok(());
     }
-    report::write(&method, &sections).map_err(|error| format!("the report can't be written: {error}"))
+    let simulated = args.simulator.as_deref().map(report::simulated).transpose()?;
+    report::write(&method, &sections, simulated.as_deref())
+        .map_err(|error| format!("the report can't be written: {error}"))
 }

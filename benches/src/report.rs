@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::process::Command;
 
 use crate::chart::Chart;
@@ -139,11 +140,37 @@ fn short(value: f64) -> String {
     format!("{value:.decimals$}")
 }
 
+/// The simulator's tables, as a section below what was measured.
+///
+/// # Errors
+/// If it can't be run, or fails.
+pub(crate) fn simulated(simulator: &Path) -> Result<String, String> {
+    let tables = |experiment: &str| {
+        let output = Command::new(simulator)
+            .args([experiment, "--seed", "1"])
+            .output()
+            .map_err(|error| format!("{} can't be run: {error}", simulator.display()))?;
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            false => Err(format!("{} {experiment}: {}", simulator.display(), output.status)),
+        }
+    };
+    Ok(format!(
+        "## In virtual time: 2 to 10,000 workers\n\n\
+         Not measured but simulated: the rule by which batches are sized and handed out, with more workers than this machine \
+         could drive (`cargo run --release -p fastmap-simulator -- table`, then `host`; [how, and how far to trust \
+         it](../simulator/README.md)). The same seed gives the same tables on any machine.\n\n\
+         {}\n### What a batch may cost the host\n\n{}",
+        tables("table")?,
+        tables("host")?
+    ))
+}
+
 /// Writes `docs/benchmarks.md` and the charts beside it.
 ///
 /// # Errors
 /// If a file can't be written.
-pub(crate) fn write(method: &Method, sections: &[Section]) -> io::Result<()> {
+pub(crate) fn write(method: &Method, sections: &[Section], simulated: Option<&str>) -> io::Result<()> {
     let mut text = head(method);
     let targets: Vec<Vec<String>> =
         sections.iter().flat_map(|section| &section.targets).map(|target| target.row().to_vec()).collect();
@@ -159,6 +186,7 @@ pub(crate) fn write(method: &Method, sections: &[Section]) -> io::Result<()> {
             fs::write(format!("docs/images/{}.svg", chart.name), chart.svg())?;
         }
     }
+    text += simulated.unwrap_or_default();
     fs::write("docs/benchmarks.md", text.trim_end().to_owned() + "\n")
 }
 
@@ -170,7 +198,8 @@ fn head(method: &Method) -> String {
          scripts/bench            # all of it; writes this file\n\
          scripts/bench --python   # with the Python peers, in an environment of their own under target/\n\
          scripts/bench --quick W2 W4   # two workloads, fewer rounds; writes nothing\n\
-         scripts/bench callgrind  # instructions that an item costs the host\n\
+         scripts/bench callgrind  # instructions that an item costs the host, which do not depend on the machine's mood\n\
+         scripts/bench micro      # encoding, decoding and the functions that are mapped, each by itself\n\
          ```\n\n\
          | | |\n|---|---|\n{}\n\
          All contestants run in turn within a round, {} rounds, in an order that is rotated from round to round. \

@@ -6,7 +6,6 @@
 use std::time::{Duration, Instant};
 
 use fastmap::{ExecPolicy, Options, Verbosity};
-use fastmap_backends::sizing::Rule;
 use fastmap_simulator::world::Start;
 use fastmap_simulator::{Items, Settings, Shape, World, simulate};
 
@@ -52,10 +51,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let makespan = begun.elapsed();
         // What the items truly took is what the simulator is given.
         let items = Items::of_nanos(taken);
-        // The sizing rule is the engine's own; the rest is as the engine was.
-        let settings = Settings { rule: Rule::default(), ..Settings::today() };
         let real = items.total() as f64 / (workers as f64 * makespan.as_nanos() as f64);
-        let simulated = simulate(&world, &settings, &items);
+        let simulated = simulate(&world, &Settings::local(), &items);
         println!("| {shape} | {real:.3} | {:.3} |", simulated.efficiency());
     }
     Ok(())

@@ -289,8 +289,8 @@ impl<'a> Engine<'a> {
                 self.requested += 1;
             }
         }
-        if self.pool.wants_look(self.now) {
-            self.look_at(self.now);
+        if let Some(due) = self.pool.wants_look(self.now) {
+            self.look_at(due);
         }
     }
 

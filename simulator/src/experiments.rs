@@ -51,7 +51,7 @@ struct Load {
 impl Load {
     fn new(workers: usize, each: usize, shape: Shape, mean: Duration, seed: u64) -> Self {
         let items = shape.draw(workers * each, mean, seed);
-        let greedy = greedy(&items, &place(workers, &Settings::today()).0);
+        let greedy = greedy(&items, &place(workers, &Settings::local()).0);
         Load { workers, items, greedy }
     }
 
@@ -156,7 +156,7 @@ fn trials(base: &Settings) -> Vec<Trial> {
         ),
         (
             "depth",
-            std::iter::once(("2, short 4".to_owned(), *base))
+            std::iter::once(("2 to 4".to_owned(), *base))
                 .chain(
                     [1, 2, 3, 4]
                         .map(|depth| (depth.to_string(), Settings { depth: Depth::fixed(depth), ..*base })),
@@ -175,8 +175,12 @@ fn trials(base: &Settings) -> Vec<Trial> {
             "recalls",
             vec![
                 ("none".to_owned(), Settings { steal: None, ..*base }),
-                ("at once".to_owned(), steal(&|steal| steal.quiet = Duration::ZERO)),
-                ("when reading rests".to_owned(), *base),
+                ("at once".to_owned(), steal(&|steal| steal.left_alone = Duration::ZERO)),
+                ("while fed, late".to_owned(), *base),
+                (
+                    "when reading rests".to_owned(),
+                    steal(&|steal| steal.left_alone = Duration::from_secs(3600)),
+                ),
             ],
         ),
         (

@@ -16,9 +16,6 @@ struct Args {
     /// Draws to take the mean over, for `constants`.
     #[arg(long, default_value_t = 10)]
     seeds: u64,
-    /// The host's constants.
-    #[arg(long, default_value = "proposed")]
-    settings: Which,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -31,20 +28,9 @@ enum Experiment {
     Host,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Which {
-    /// As the engine is.
-    Today,
-    /// As the experiments would have it.
-    Proposed,
-}
-
 fn main() {
     let args = Args::parse();
-    let settings = match args.settings {
-        Which::Today => Settings::today(),
-        Which::Proposed => Settings::proposed(),
-    };
+    let settings = Settings::local();
     let text = match args.experiment {
         Experiment::Table => experiments::table(&settings, args.seed),
         Experiment::Constants => experiments::constants(&settings, args.seed, args.seeds.max(1)),

@@ -2,6 +2,7 @@
 //! The engine brings the news, and sends what is decided here.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
 
 use crate::clock::{Nanos, nanos};
 use crate::settings::{Depth, Settings, Steal};
@@ -85,8 +86,7 @@ impl Pool {
     }
 
     fn depth(&self) -> usize {
-        let short = self.batch_time.is_some_and(|time| time < nanos(self.depth.below));
-        if short { self.depth.short } else { self.depth.usual }
+        self.depth.of(self.batch_time.map(Duration::from_nanos))
     }
 
     /// Batches that the run may hold.
@@ -181,11 +181,11 @@ impl Pool {
         Some(HandOut { worker, piece, opens })
     }
 
-    /// Whether the supervisor is to be woken: somebody is idle while others have work, and it does not look soon anyway.
-    pub(crate) fn wants_look(&self, now: Nanos) -> bool {
-        let Some(steal) = self.steal else { return false };
-        let soon = self.next_look.is_some_and(|look| look < now + nanos(steal.stuck) * 5 / 2);
-        self.idle > 0 && self.outstanding() > 0 && !soon
+    /// When the supervisor is to look, where somebody is idle while others have work and it does not look about then anyway.
+    pub(crate) fn wants_look(&self, now: Nanos) -> Option<Nanos> {
+        let stuck = nanos(self.steal?.stuck);
+        let soon = self.next_look.is_some_and(|look| look <= now + 2 * stuck);
+        (self.idle > 0 && self.outstanding() > 0 && !soon).then_some(now + stuck)
     }
 
     /// Asks back what could run on an idle worker instead; says after how long to look again. `begun` tells which batch
@@ -200,18 +200,20 @@ impl Pool {
         if self.idle == 0 || !self.pending.is_empty() {
             return (recalls, LOOK);
         }
-        if now - self.submitted < nanos(steal.quiet) {
-            return (recalls, nanos(steal.stuck));
-        }
         let mut asked =
             self.members.iter().flat_map(|member| &member.held).filter(|held| held.recalled).count();
-        let mut later = false;
+        let feeding = now - self.submitted < nanos(steal.stuck);
+        let mut later = feeding;
         let item_time = self.item_time.unwrap_or_default();
         for (worker, member) in self.members.iter_mut().enumerate() {
             if member.held.is_empty() {
                 continue;
             }
-            let stuck = now - member.progress > nanos(steal.stuck);
+            let waiting = now - member.progress;
+            if feeding && waiting < nanos(steal.left_alone) {
+                continue;
+            }
+            let stuck = waiting > nanos(steal.stuck);
             let running = begun(worker);
             // From the back: what would begin last.
             for (at, held) in member.held.iter_mut().enumerate().rev() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use fastmap_backends::Targets;
 use fastmap_backends::sizing::Rule;
 
-/// The host's constants.
+/// The host's constants. [`Settings::local`] are the engine's own.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
     /// The sizing rule.
@@ -23,25 +23,33 @@ pub struct Settings {
     pub segments: Segments,
     /// How the mean item time follows what is seen.
     pub mean: Mean,
-    /// Whether answers are looked at between two batches that are read, or only once the places are full.
+    /// Whether answers are looked at between two batches that are read, as the engine does (`src/map/mod.rs`), or only once the
+    /// places are full.
     pub collects_between: bool,
 }
 
-/// Batches that a worker holds at a time, the running one included (`local/run.rs`).
+/// Batches that a worker holds at a time, the running one included (`local/run.rs`): what waits is as long as the way.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Depth {
-    /// As a rule.
-    pub usual: usize,
-    /// While batches take less than `below`.
-    pub short: usize,
-    /// See `short`.
-    pub below: Duration,
+    /// However long batches are.
+    pub least: usize,
+    /// However short they are.
+    pub most: usize,
+    /// The way of an answer to the host and of the next batch back.
+    pub round_trip: Duration,
 }
 
 impl Depth {
     /// The same, however long batches are.
     pub fn fixed(depth: usize) -> Self {
-        Depth { usual: depth, short: depth, below: Duration::ZERO }
+        Depth { least: depth, most: depth, round_trip: Duration::ZERO }
+    }
+
+    /// For batches that take so long; before the first is answered, as long as the way.
+    pub fn of(&self, batch: Option<Duration>) -> usize {
+        let batch = batch.unwrap_or(self.round_trip).as_nanos().max(1);
+        let waiting = self.round_trip.as_nanos().div_ceil(batch);
+        usize::try_from(1 + waiting).unwrap_or(self.most).clamp(self.least, self.most)
     }
 }
 
@@ -52,8 +60,8 @@ pub struct Steal {
     pub stuck: Duration,
     /// Less expected work than this is not moved from a worker that answers.
     pub worth: Duration,
-    /// Nothing is moved until so long after a batch was read: while the input feeds the idle, moving only costs.
-    pub quiet: Duration,
+    /// For `stuck` after each batch that is read, only what has waited for so long is moved: the input feeds the idle.
+    pub left_alone: Duration,
 }
 
 /// A bound on the segments that wait: the larger of two (`map/window.rs`).
@@ -78,8 +86,8 @@ pub enum Mean {
 }
 
 impl Settings {
-    /// As the engine was when the simulator was written, for workers of this machine.
-    pub fn today() -> Self {
+    /// As the engine has them for workers of this machine.
+    pub fn local() -> Self {
         Settings {
             rule: Rule::default(),
             targets: Targets {
@@ -87,29 +95,16 @@ impl Settings {
                 least: Duration::from_micros(100),
                 bytes: 128 * 1024,
             },
-            depth: Depth { usual: 2, short: 4, below: Duration::from_millis(5) },
+            depth: Depth { least: 2, most: 4, round_trip: Duration::from_micros(150) },
             steal: Some(Steal {
                 stuck: Duration::from_millis(2),
                 worth: Duration::from_micros(500),
-                quiet: Duration::ZERO,
+                left_alone: Duration::from_millis(20),
             }),
             read_ahead: 64_000_000,
-            segments: Segments { least: 4096, of_slots: 0 },
+            segments: Segments { least: 4096, of_slots: 4 },
             mean: Mean::Halving,
-            collects_between: false,
-        }
-    }
-
-    /// As the simulator would have it, for workers of this machine. What differs from today beside the rule stands in
-    /// `src/map/mod.rs` (`collects_between`), `src/map/window.rs` (`segments`) and `local/steal.rs` (`quiet`).
-    pub fn proposed() -> Self {
-        let today = Settings::today();
-        Settings {
-            rule: Rule::default(),
-            steal: today.steal.map(|steal| Steal { quiet: steal.stuck, ..steal }),
-            segments: Segments { of_slots: 4, ..today.segments },
             collects_between: true,
-            ..today
         }
     }
 
@@ -118,11 +113,30 @@ impl Settings {
     pub fn far(self, times: f64, round_trip: Duration) -> Self {
         let work = self.targets.work.mul_f64(times);
         let least = self.targets.least.max(work / 10);
-        let steal = self.steal.map(|steal| Steal {
-            stuck: steal.stuck.max(round_trip * 2),
-            worth: steal.worth.max(round_trip * 2),
-            quiet: if steal.quiet.is_zero() { steal.quiet } else { steal.quiet.max(round_trip * 2) },
+        let steal = self.steal.map(|steal| {
+            let stuck = steal.stuck.max(round_trip * 2);
+            // As slow as a whole batch: whoever runs one of that length is not behind anything.
+            let slower = stuck.div_duration_f64(steal.stuck).max(times);
+            Steal {
+                stuck,
+                worth: steal.worth.max(round_trip * 2),
+                left_alone: steal.left_alone.mul_f64(slower),
+            }
         });
-        Settings { targets: Targets { work, least, ..self.targets }, steal, ..self }
+        let depth = Depth { round_trip: self.depth.round_trip.max(round_trip), ..self.depth };
+        Settings { targets: Targets { work, least, ..self.targets }, steal, depth, ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_batches_wait_as_the_way_takes() {
+        let depth = Settings::local().depth;
+        let of = |micros| depth.of(Some(Duration::from_micros(micros)));
+        assert_eq!((of(20_000), of(150), of(149), of(75), of(50), of(1)), (2, 2, 3, 3, 4, 4));
+        assert_eq!((depth.of(None), Depth::fixed(3).of(None)), (2, 3));
     }
 }

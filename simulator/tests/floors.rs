@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use fastmap_simulator::experiments::{MEAN, place};
+use fastmap_simulator::settings::Steal;
 use fastmap_simulator::shapes::CAP;
 use fastmap_simulator::world::Start;
 use fastmap_simulator::{Outcome, Settings, Shape, World, greedy, simulate};
@@ -24,14 +25,18 @@ fn no_item_is_lost_or_run_twice_in_any_small_world() {
         let mean = Duration::from_micros([1, 100, 1_000, 20_000][seed as usize % 4]);
         for shape in Shape::ALL {
             let items = shape.draw(1 + (seed as usize * 131) % 3_000, mean, seed);
-            for settings in [Settings::today(), Settings::proposed()] {
-                // A budget that is always short must stop nothing.
-                let tight = Settings { read_ahead: 1_000, ..settings };
-                for (world, settings) in
-                    [(near, settings), (near, tight), (far, settings.far(5.0, round_trip))]
-                {
-                    whole(&simulate(&world, &settings, &items), &format!("seed {seed}, {shape}, {world:?}"));
-                }
+            let settings = Settings::local();
+            // A budget that is always short must stop nothing.
+            let tight = Settings { read_ahead: 1_000, ..settings };
+            // Nor may it that work moves all the time.
+            let restless = Settings {
+                steal: settings.steal.map(|steal| Steal { left_alone: Duration::ZERO, ..steal }),
+                ..settings
+            };
+            for (world, settings) in
+                [(near, settings), (near, tight), (near, restless), (far, settings.far(5.0, round_trip))]
+            {
+                whole(&simulate(&world, &settings, &items), &format!("seed {seed}, {shape}, {world:?}"));
             }
         }
     }
@@ -41,7 +46,7 @@ fn no_item_is_lost_or_run_twice_in_any_small_world() {
 fn the_same_seed_gives_the_same_outcome() {
     let run = |seed| {
         let items = Shape::PARETO.draw(20_000, MEAN, seed);
-        simulate(&World::local(20), &Settings::proposed(), &items)
+        simulate(&World::local(20), &Settings::local(), &items)
     };
     assert_eq!(run(3), run(3));
     assert_ne!(run(3).makespan, run(4).makespan);
@@ -52,7 +57,7 @@ fn the_same_seed_gives_the_same_outcome() {
 /// where no item is longer than 20 means (2 %), and with 50 means the floor is told against that best scheduler.
 #[test]
 fn ten_thousand_workers_are_kept_busy() {
-    let (world, settings) = place(10_000, &Settings::proposed());
+    let (world, settings) = place(10_000, &Settings::local());
     for (cap, plain, of_greedy) in [(20.0, 0.95, 0.97), (CAP, 0.93, 0.97)] {
         let items = Shape::Pareto { shape: 1.5, cap }.draw(10_000_000, MEAN, 1);
         let outcome = simulate(&world, &settings, &items);
@@ -69,7 +74,7 @@ fn few_workers_are_kept_busy() {
     for (workers, plain) in [(2, 0.985), (8, 0.97), (64, 0.94)] {
         for seed in 1..=20 {
             let items = Shape::PARETO.draw(workers * 1_000, MEAN, seed);
-            let outcome = simulate(&World::local(workers), &Settings::proposed(), &items);
+            let outcome = simulate(&World::local(workers), &Settings::local(), &items);
             let what = format!("seed {seed}, {workers} workers");
             whole(&outcome, &what);
             assert!(outcome.efficiency() >= plain, "{what}: {}", outcome.efficiency());
@@ -80,7 +85,7 @@ fn few_workers_are_kept_busy() {
 #[test]
 fn what_is_held_is_bounded_by_the_budget_and_the_places_not_by_the_items() {
     const BUDGET: usize = 4_000_000;
-    let settings = Settings { read_ahead: BUDGET, ..Settings::proposed() };
+    let settings = Settings { read_ahead: BUDGET, ..Settings::local() };
     let world = World { bytes: (10_000, 2_000), ..World::local(64) };
     for each in [100, 1_000] {
         for shape in Shape::ALL {
@@ -96,15 +101,15 @@ fn what_is_held_is_bounded_by_the_budget_and_the_places_not_by_the_items() {
     }
 }
 
-/// Seen in the engine as well: 200 workers that slept 0.94 ms an item reached 0.14 of the ideal on two cores, and 0.34 to 0.67 with
-/// answers looked at between batches and nothing recalled while batches are read.
+/// Seen in the engine as well, before it looked at answers between batches and left a run alone that is fed: 200 workers that slept
+/// 0.94 ms an item reached 0.14 of the ideal on two cores, and since then 0.34 to 0.67.
 #[test]
 fn workers_that_finish_as_fast_as_batches_are_read_do_not_keep_batches_small() {
     let world = World { start: Start::Warm, ..World::local(200) };
     let items = Shape::PARETO.draw(200 * 1_000, MEAN, 1);
-    let (today, proposed) = (Settings::today(), Settings::proposed());
-    let blind = Settings { collects_between: false, ..proposed };
-    let [today, blind, proposed] =
-        [today, blind, proposed].map(|settings| simulate(&world, &settings, &items).efficiency());
-    assert!(today < 0.5 && blind < 0.5 && proposed > 0.9, "seed 1: {today}, {blind}, {proposed}");
+    let efficiency = |settings: &Settings| simulate(&world, settings, &items).efficiency();
+    let settings = Settings::local();
+    let blind = efficiency(&Settings { collects_between: false, ..settings });
+    let seen = efficiency(&settings);
+    assert!(blind < 0.5 && seen > 0.9, "seed 1: {blind}, {seen}");
 }

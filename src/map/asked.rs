@@ -30,6 +30,8 @@ impl Asked {
             label: None,
             items: Some(workers as u64),
             item_timeout: None,
+            cancel_running: false,
+            fail_fast: false,
         };
         let mut run = config.backend()?.open(Arc::new(job)).map_err(Error::of_backend)?;
         let mut outstanding = 0;

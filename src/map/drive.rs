@@ -10,9 +10,12 @@ use fastmap_backends::{
     Batch, BatchBuilder, BatchId, Completion, Death, FunctionId, Job, JobId, Outcome, Results, Run, Running,
 };
 
+use super::limits::Limits;
 use super::retry::{Piece, after_loss};
 use super::segment::Segment;
+use super::tries::{Sorted, Tries};
 use super::window::Window;
+use crate::checkpoint::{Checkpoint, Recalled};
 use crate::config::FastmapConfig;
 use crate::error::{Error, ErrorKind};
 use crate::report::Report;
@@ -36,8 +39,11 @@ pub(crate) struct Drive {
     pub(super) context: Option<Context>,
     pub(crate) label: Option<String>,
     pub(crate) item_timeout: Option<Duration>,
+    pub(crate) limits: Limits,
+    pub(crate) tries: Tries,
     result_stride: Option<u32>,
     pub(crate) report: Report,
+    pub(crate) checkpoint: Checkpoint,
     pub(crate) window: Window,
     /// What the consumer reads now.
     pub(crate) current: Segment,
@@ -122,8 +128,11 @@ impl Drive {
             context,
             label: None,
             item_timeout,
+            limits: Limits::default(),
+            tries: Tries::default(),
             result_stride,
             report,
+            checkpoint: Checkpoint::default(),
             window,
             current: Segment::default(),
             job: JobId::next(),
@@ -162,7 +171,7 @@ impl Drive {
 
     /// Items that are pulled and not handed to the consumer with their segment.
     pub(crate) fn undelivered(&self) -> u64 {
-        self.pulled + u64::from(self.builder.items()) - self.window.taken()
+        self.pulled + self.checkpoint.compared() + u64::from(self.builder.items()) - self.window.taken()
     }
 
     /// Begins the map if it has not begun.
@@ -171,11 +180,13 @@ impl Drive {
             return Ok(());
         }
         self.remaining = items;
+        self.limits.begin(Instant::now());
         self.report.begin(self.label.as_deref(), items);
         let context = match self.context.take() {
             Some(encode) => encode()?,
             None => Vec::new(),
         };
+        self.checkpoint.open(&self.function, &context, self.result_stride)?;
         let job = Job {
             id: self.job,
             function: self.function.clone(),
@@ -183,6 +194,8 @@ impl Drive {
             label: self.label.clone(),
             items,
             item_timeout: self.item_timeout,
+            fail_fast: self.limits.stops(),
+            cancel_running: self.limits.cancel_running(),
         };
         let backend = self.config.backend()?;
         self.report.backend(backend.name());
@@ -234,13 +247,14 @@ impl Drive {
             item_bytes: self.seen.bytes_in.max(self.seen.bytes_out),
             last: self.last_size,
         };
-        let items = batch_items(&observed, &capacity.targets);
+        let items = self.checkpoint.limit(self.pulled, batch_items(&observed, &capacity.targets));
         let expected = f64::from(items) * (self.seen.bytes_in + self.seen.bytes_out);
         let first = self.pulled;
         if !self.window.admits(first, expected) {
             self.resting = true;
             return None;
         }
+        self.checkpoint.wait_for_room(capacity.batches);
         let bytes =
             (f64::from(items) * self.seen.bytes_in * ROOM).min(self.config.settings().read_ahead as f64);
         self.builder.reserve(bytes as usize);
@@ -252,10 +266,15 @@ impl Drive {
         &mut self.builder
     }
 
-    /// Sends what was pulled.
-    pub(crate) fn pulled(&mut self, how: Pulled, remaining: Option<u64>) {
+    /// Sends what was pulled, or answers it with what is recorded.
+    ///
+    /// # Errors
+    /// If the input is not the one whose results are recorded.
+    pub(crate) fn pulled(&mut self, how: Pulled, remaining: Option<u64>) -> Result<(), Error> {
         self.remaining = remaining;
-        if self.builder.items() > 0 {
+        if self.checkpoint.recalls(self.pulled) {
+            self.recall()?;
+        } else if self.builder.items() > 0 {
             let builder = std::mem::replace(&mut self.builder, BatchBuilder::new(self.item_stride));
             let items = builder.items();
             let each = builder.bytes() as f64 / f64::from(items);
@@ -265,17 +284,39 @@ impl Drive {
             let batch = builder.finish(self.job, id, self.pulled, credit);
             self.pulled += u64::from(items);
             self.last_size = items;
+            self.checkpoint.pulled(&batch);
             self.again.insert(batch.first(), batch);
             self.send_again();
         }
         match how {
             Pulled::Enough => {}
-            Pulled::End => self.end_input(),
+            Pulled::End => {
+                self.end_input();
+                self.checkpoint.input_ended(self.pulled + self.checkpoint.compared())?;
+            }
+            Pulled::Unwritable(error) if self.checkpoint.recalls(self.pulled) => {
+                let index = self.pulled + self.checkpoint.compared();
+                return Err(self.checkpoint.unwritable(error, index));
+            }
             Pulled::Unwritable(error) => {
-                self.window.insert(Segment::failed(self.pulled, error));
+                self.deliver(Segment::failed(self.pulled, error));
                 self.pulled += 1;
             }
         }
+        Ok(())
+    }
+
+    /// Compares what was pulled with what is recorded.
+    fn recall(&mut self) -> Result<(), Error> {
+        let builder = std::mem::replace(&mut self.builder, BatchBuilder::new(self.item_stride));
+        let recalled = self.checkpoint.compare(builder.items(), builder.encoded())?;
+        if let Some(Recalled { items, results }) = recalled {
+            self.report.recalled(items);
+            let segment = Segment::done(self.pulled, items, self.result_stride, results.into(), Vec::new());
+            self.window.insert(segment);
+            self.pulled += u64::from(items);
+        }
+        Ok(())
     }
 
     fn next_id(&mut self) -> BatchId {
@@ -303,10 +344,12 @@ impl Drive {
             let items = u64::from(batch.items());
             self.window.charge(&batch, self.seen.bytes_out);
             self.report.sent(&batch);
+            self.tries.sent(&batch);
             match run.submit(batch) {
                 Ok(()) => self.in_flight += items,
                 Err(batch) => {
                     self.window.discharge(batch.id(), batch.items());
+                    self.tries.back(batch.id(), batch.items());
                     self.again.insert(batch.first(), batch);
                     return;
                 }
@@ -320,9 +363,12 @@ impl Drive {
     }
 
     /// Takes completions that are there, without waiting.
+    ///
+    /// # Errors
+    /// What ends the map: its run, or one of its limits.
     pub(crate) fn collect(&mut self) -> Result<(), Error> {
         while self.expects_news() && self.take_one(Instant::now())? {}
-        Ok(())
+        self.limits.check(self.is_answered())
     }
 
     /// Waits for news. `Ok(false)`: there is nothing to wait for.
@@ -331,7 +377,7 @@ impl Drive {
             return Ok(false);
         }
         let begun = Instant::now();
-        let taken = self.take_one(begun + LOOK_UP);
+        let taken = self.take_one(self.limits.until(begun + LOOK_UP));
         self.report.waited(begun.elapsed());
         taken?;
         self.report.tick(self.current.read());
@@ -345,9 +391,10 @@ impl Drive {
         let Completion { batch, first, items, outcome } = completion;
         self.resting = false;
         self.window.discharge(batch, items);
+        let kept = self.tries.back(batch, items);
         self.in_flight = self.in_flight.saturating_sub(u64::from(items));
         match outcome {
-            Outcome::Done(results) => self.answered(first, items, results),
+            Outcome::Done(results) => self.answered(first, items, results, kept.as_ref())?,
             Outcome::Returned(rest) => {
                 self.again.insert(rest.first(), rest);
             }
@@ -357,16 +404,18 @@ impl Drive {
                 if lost.items() == 1 || loss.running != Running::Unknown {
                     self.deaths.push(loss.death.clone());
                 }
-                for piece in after_loss(lost.items(), lost.attempt(), &loss) {
+                for piece in after_loss(lost.items(), lost.attempt(), self.tries.retries, &loss) {
                     match piece {
                         Piece::Again(range, attempt) => {
                             let id = self.next_id();
                             let piece = lost.piece(id, range.start, range.end, attempt);
                             self.again.insert(piece.first(), piece);
                         }
-                        Piece::Answer(item) => {
+                        Piece::Answer(item, tries) => {
                             let index = lost.first() + u64::from(item);
-                            self.window.insert(Segment::failed(index, Error::of_death(loss.death.clone())));
+                            self.checkpoint.failed(index);
+                            let error = Error::of_death(loss.death.clone()).tried(tries);
+                            self.deliver(Segment::failed(index, error));
                             self.deaths.clear();
                         }
                     }
@@ -378,7 +427,13 @@ impl Drive {
         Ok(true)
     }
 
-    fn answered(&mut self, first: u64, items: u32, results: Results) {
+    fn answered(
+        &mut self,
+        first: u64,
+        items: u32,
+        results: Results,
+        kept: Option<&Batch>,
+    ) -> Result<(), Error> {
         self.deaths.clear();
         self.report.answered(first, items, &results);
         let each = f64::from(items.max(1));
@@ -386,16 +441,42 @@ impl Drive {
         self.seen.item_time = Some(self.seen.item_time.map_or(time, |old| (old + time) / 2));
         let fresh = self.seen.bytes_out == 0.0;
         mean(&mut self.seen.bytes_out, results.payload.bytes().len() as f64 / each, fresh);
-        let Results { payload, failures, .. } = results;
-        self.window.insert(Segment::done(first, items, self.result_stride, payload, failures));
+        let recorded = self.checkpoint.answered(first, items, &results);
+        let Sorted { segments, again } = self.tries.sort(first, items, self.result_stride, results, kept);
+        for (item, tries) in again {
+            let id = self.next_id();
+            let whole = kept.expect("only what is kept is tried again");
+            let piece = whole.piece(id, item, item + 1, tries);
+            self.checkpoint.pulled(&piece);
+            self.again.insert(piece.first(), piece);
+        }
+        for segment in segments {
+            self.deliver(segment);
+        }
+        recorded
+    }
+
+    /// Answers for the consumer. Where the map stops at a failure, the failed item and what is behind it in the
+    /// segment leave a gap, up to which is delivered what is here.
+    fn deliver(&mut self, mut segment: Segment) {
+        if self.limits.stops()
+            && let Some(error) = segment.cut_at_failure()
+        {
+            self.report.failed();
+            self.limits.halt(error);
+        }
+        if segment.left() > 0 {
+            self.window.insert(segment);
+        }
     }
 
     /// # Errors
     /// If so many workers died without a single answer that none will come: each worker may die of a suspect of its
-    /// own, and those suspects once more (or three times, see `retry`), before anything is answered.
+    /// own, and those suspects once more (or three times, see `retry`) and as often as the user wants, before anything
+    /// is answered.
     fn check_deaths(&mut self) -> Result<(), Error> {
         let workers = self.run.as_mut().map_or(1, |run| run.capacity().workers);
-        if self.deaths.len() <= 4 * workers + 4 {
+        if self.deaths.len() <= (workers + 1).saturating_mul(self.tries.retries.saturating_add(4) as usize) {
             return Ok(());
         }
         let listed: Vec<String> = self.deaths.iter().rev().take(5).map(ToString::to_string).collect();
@@ -427,8 +508,29 @@ impl Drive {
         }
         let complete = self.input_ended() && (self.run.is_some() || self.here);
         self.stop();
+        // Whom it could be told is gone, or was told before.
+        let _left_early = self.checkpoint.close();
         self.report.read(self.current.read());
         self.report.end(complete, self.config.settings().local_processes);
+    }
+
+    /// Whether the deadline is over while work may be out.
+    #[inline]
+    pub(crate) fn is_late(&self) -> bool {
+        self.run.is_some() && self.limits.is_late()
+    }
+
+    /// The consumer has read an answer that ends the map.
+    pub(crate) fn end_here(&mut self) {
+        self.current.cut();
+        self.stop();
+        self.end();
+    }
+
+    /// Whether every item of the input has its answer, as far as the input tells.
+    fn is_answered(&self) -> bool {
+        let all_pulled = self.input_ended() || self.remaining == Some(0);
+        all_pulled && self.in_flight == 0 && self.again.is_empty() && self.builder.items() == 0
     }
 
     /// Whether every item that was pulled has been taken by the consumer, and no more come.

@@ -181,8 +181,8 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
     fn settle(&mut self) -> Result<(), Error> {
         let Some(here) = &mut self.here else { return Ok(()) };
         here.begun = Instant::now();
-        // Nobody could end an item that runs in this thread.
-        if self.drive.item_timeout.is_some() {
+        // Nobody could end an item that runs in this thread, nor try it again elsewhere.
+        if self.drive.needs_workers() {
             return self.leave();
         }
         self.drive.begin_here(self.input.remaining())?;
@@ -320,7 +320,7 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
     fn look(&mut self) {
         let Some(here) = &mut self.here else { return };
         // What ends workers must not come near this process.
-        if self.drive.item_timeout.is_some() || self.drive.report.has_deaths() || self.failure.is_some() {
+        if self.drive.needs_workers() || self.drive.report.has_deaths() || self.failure.is_some() {
             return;
         }
         let now = here.now();
@@ -346,6 +346,14 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
 
 /// The calling thread's side of the drive.
 impl Drive {
+    /// Whether the map asks for what comes with workers: items that are ended, tried again or recorded.
+    fn needs_workers(&self) -> bool {
+        self.item_timeout.is_some()
+            || self.limits.cancel_running()
+            || self.tries.retries > 0
+            || self.checkpoint.is_wanted()
+    }
+
     fn config(&self) -> FastmapConfig {
         self.config.clone()
     }

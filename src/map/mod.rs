@@ -1,9 +1,9 @@
 //! The adapter: an iterator of results over an iterator of items.
 //!
 //! The way of one item: `input` pulls and encodes it, `drive` sends its batch and takes the answer, `window` puts it
-//! in order, `segment` gives it out, and `next()` here decodes it. `retry` decides about what was lost, `stretch` how often
-//! `next()` looks at more than the segment. With the option `inline`, `here` goes before all of that: it calls the
-//! function in this thread while that is the quickest.
+//! in order, `segment` gives it out, and `next()` here decodes it. `retry` decides about what was lost or failed, `tries`
+//! keeps what that needs, `limits` ends a map early, `stretch` how often `next()` looks at more than the segment. With
+//! the option `inline`, `here` goes before all of that: it calls the function in this thread while that is the quickest.
 
 mod asked;
 mod batches;
@@ -12,20 +12,24 @@ mod drive;
 mod here;
 mod inline;
 mod input;
+mod limits;
 mod retry;
 mod segment;
 mod stretch;
+mod tries;
 mod unordered;
 mod window;
 
 use std::fmt;
 use std::iter::FusedIterator;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use batches::Batches;
+pub use limits::OnError;
 pub use unordered::Unordered;
 
 use crate::codec::{self, CodecError};
@@ -35,6 +39,8 @@ pub(crate) use drive::{Context, Drive};
 use here::{Here, Made, Turn};
 use input::Input;
 use segment::Answer;
+#[cfg(fuzzing)]
+pub(crate) use segment::Segment;
 use stretch::Stretch;
 
 /// The answer to the item of that index.
@@ -50,7 +56,8 @@ type Advance<R> = Result<Indexed<R>, Error>;
 ///
 /// Each item is answered exactly once, by `Ok` or by one `Err` in its place, after which the map goes on. It may be *executed*
 /// more than once, where a worker died. What ends the map as a whole (no worker can live, the system refuses) is
-/// yielded as one `Err` without an index, then `None`.
+/// yielded as one `Err` without an index, then `None`. [`on_error`](Fastmap::on_error) and
+/// [`deadline`](Fastmap::deadline) end it sooner.
 ///
 /// Dropping it cancels what is queued; the workers stay for the next map.
 #[must_use = "a map is lazy and does nothing until it is consumed"]
@@ -159,6 +166,121 @@ where
         self
     }
 
+    /// What happens when an item fails: by default the map goes on behind its error.
+    ///
+    /// [`OnError::Stop`] ends the map at the first failure that is *known*, without waiting for earlier items that
+    /// still run: nothing more is read, what is queued and what runs is cancelled. Then come the results that are here
+    /// already, in order up to the first gap; then the one `Err`, whose [`Error::index`] may lie behind items that were
+    /// never answered; then `None`. A worker tells a failure at once, not with the rest of its batch. What runs
+    /// is ended with its worker once that has answered nothing for 0.1 s.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// use fastmap::prelude::*;
+    /// use fastmap::OnError;
+    ///
+    /// let mut answers = (0..).fastmap(|n: u64| 100 / n.abs_diff(3)).on_error(OnError::Stop);
+    /// let error = answers.find_map(Result::err).unwrap();
+    /// assert_eq!(error.index(), Some(3));
+    /// assert!(answers.next().is_none());
+    /// # Ok::<(), fastmap::Error>(())
+    /// ```
+    pub fn on_error(mut self, on_error: OnError) -> Self {
+        self.drive.limits.on_error = on_error;
+        self
+    }
+
+    /// An item that fails is tried up to `retries` times more before its error is answered: for functions that fail
+    /// now and then. By default 0.
+    ///
+    /// It holds for all that may fail in a worker: a panic, a crash, a timeout, a result that can't be written. An
+    /// item that is tried again goes alone, as soon as there is a place for it; order, and what is read ahead, stay
+    /// as they are. A death of its worker is always looked into by a second try (more after `SIGKILL` and `SIGTERM`, which
+    /// come from outside), and the retries come on top of those. [`Error::attempts`] has the count.
+    ///
+    /// Until they are answered, the encoded items that are in workers' hands are kept here, where they are anyway.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// use fastmap::prelude::*;
+    ///
+    /// let error = [0u64].into_iter().fastmap(|n: u64| 1 / n).retries(2).next().unwrap().unwrap_err();
+    /// assert_eq!(error.attempts(), 3);
+    /// assert!(error.to_string().contains("tried 3 times"));
+    /// ```
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.drive.tries.retries = retries;
+        self
+    }
+
+    /// The map must be over so long after its first `next()`. What is not answered by then is cancelled, running or
+    /// not: results that are here come in order up to the first gap, then one [`Timeout`](ErrorKind::Timeout) error
+    /// without an index, then `None`. A map whose items are all answered in time is read at leisure.
+    ///
+    /// It is looked at inside `next()`, where an input that blocks, or a consumer that does not ask, holds it up.
+    pub fn deadline(mut self, limit: Duration) -> Self {
+        self.drive.limits.deadline = Some(limit);
+        self
+    }
+
+    /// Finished items survive this process: results are recorded in the file at `path`, and a map that is started again
+    /// with the same path, function and input goes on where the last one was, in whatever way that ended (power loss
+    /// included). A file that isn't there is made, by the first `next()`; it is kept when the map is over, which
+    /// then costs no execution at all. Items that fail are not recorded and are tried again.
+    ///
+    /// What was answered is on the disk a few milliseconds later. Executed again is what had no answer or was not there
+    /// yet: together never more than the batches that may be in flight, as a new one is sent only when there is room.
+    ///
+    /// **The same input** means the same bytes at the same index: the input is read again, and each recorded
+    /// run of items is compared by SHA-256 of their encoded bytes. So an input in random order (of a `HashMap`) has
+    /// changed, and so has one whose items hold such a map: sort it. More items behind the recorded ones are
+    /// simply new; fewer are a change. **The same function** means the same executable and the same context; see
+    /// [`checkpoint_version`](Fastmap::checkpoint_version).
+    ///
+    /// The hashes find mistakes and damage. They don't protect from somebody who can write to the file: that is to
+    /// be as trusted as the program.
+    ///
+    /// # Errors
+    /// The map yields one [`Checkpoint`](ErrorKind::Checkpoint) error, without an index, and ends if the input or the
+    /// function is another one, if the file is not a checkpoint, is damaged, or is in use by another map, or if it can't
+    /// be written (then all that was recorded before stays, and the map can be started again when there is room).
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// use fastmap::prelude::*;
+    ///
+    /// # let folder = std::env::temp_dir().join(format!("fastmap-doc-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&folder).unwrap();
+    /// # let path = folder.join("squares.checkpoint");
+    /// for _ in 0..2 {
+    ///     // The second time nothing is computed.
+    ///     let squares = (0..100u64).fastmap(|n| n * n).checkpoint(&path);
+    ///     assert_eq!(squares.sum::<Result<u64, _>>()?, 328_350);
+    /// }
+    /// # std::fs::remove_dir_all(&folder).unwrap();
+    /// # Ok::<(), fastmap::Error>(())
+    /// ```
+    pub fn checkpoint(mut self, path: impl Into<PathBuf>) -> Self {
+        self.drive.checkpoint.set_path(path.into());
+        self
+    }
+
+    /// Recorded results stay good for another build of this program, as long as `key` and the function's path and types
+    /// are the same: to be given from the first run on, and changed whenever the function's results, or the fields of
+    /// the types that it takes or gives, change. Without it each build is another function.
+    ///
+    /// Closures of one function have the same path: give each of their checkpoints a key of its own.
+    pub fn checkpoint_version(mut self, key: impl Into<String>) -> Self {
+        self.drive.checkpoint.set_version(key.into());
+        self
+    }
+
     /// Whether a progress bar is shown, where stderr is a terminal. Overrides the verbosity.
     pub fn progress(mut self, show: bool) -> Self {
         self.drive.report.show_progress(show);
@@ -204,6 +326,9 @@ where
     fn unreadable(&mut self, error: CodecError) -> Error {
         self.drive.report.failed();
         let index = self.drive.current.first() + u64::from(self.drive.current.read()) - 1;
+        if self.drive.limits.stops() {
+            self.drive.end_here();
+        }
         Error::new(ErrorKind::Serialize, error.to_string()).with_source(error).at(index)
     }
 
@@ -222,6 +347,9 @@ where
             }
         };
         self.drive.report.failed();
+        if self.drive.limits.stops() {
+            self.drive.end_here();
+        }
         Some((index, Err(error)))
     }
 
@@ -234,7 +362,7 @@ where
         if let Some(answer) = self.made() {
             return Some(Ok(answer));
         }
-        if self.drive.hungry()
+        if (self.drive.hungry() || self.drive.is_late())
             && let Err(error) = self.refill()
         {
             self.fail(error);
@@ -268,6 +396,7 @@ where
             }
             let progress = self.refill().and_then(|()| {
                 if self.drive.is_complete() {
+                    self.drive.checkpoint.close()?;
                     return Ok(false);
                 }
                 self.drive.wait()?;
@@ -297,7 +426,7 @@ where
         self.drive.collect()?;
         while let Some(plan) = self.drive.plan() {
             let pulled = self.input.pull(self.drive.builder(), &plan);
-            self.drive.pulled(pulled.how, self.input.remaining());
+            self.drive.pulled(pulled.how, self.input.remaining())?;
             // Before the next plan: what has come meanwhile says how large a batch should be.
             self.drive.collect()?;
             // What is ready goes to the consumer before a slow input is asked again.

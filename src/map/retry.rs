@@ -1,5 +1,5 @@
-//! What becomes of a batch whose worker died: a pure decision, tested without processes.
-//! Asked by the drive for each lost batch; the pieces go back to the backend or are answered.
+//! What becomes of a batch whose worker died, and of an item whose function failed: pure decisions, tested without
+//! processes. Asked by the drive; the pieces go back to the backend or are answered.
 
 use std::ops::Range;
 
@@ -8,45 +8,61 @@ use fastmap_backends::{Death, DeathCause, Loss, Running};
 /// A part of a lost batch.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
-    /// These items are sent again; so many processes have died with the only item of the piece.
+    /// These items are sent again; the only item of the piece has been tried so often.
     Again(Range<u32>, u32),
-    /// This item is answered by the death.
-    Answer(u32),
+    /// This item is answered by the death, after so many tries.
+    Answer(u32, u32),
 }
+
+/// A batch of which nobody knows what item did it is divided into so many pieces. Each step costs a process, and where a
+/// worker fell silent three seconds: of 1,000 items that is three steps, where halves take ten.
+const PARTS: u32 = 16;
 
 /// Processes that may die while they run one item before it is taken for the cause.
 ///
 /// A fault in the item itself comes again: it gets one more try, alone. SIGKILL and SIGTERM come from outside (an
-/// operator, the memory killer), where the item most often stood only in the way.
+/// operator, the memory killer), where the item most often stood only in the way. Memory may have been leaked by the
+/// items before it.
 fn deaths_allowed(death: &Death) -> u32 {
     const SIGKILL: i32 = 9;
     const SIGTERM: i32 = 15;
     match death.cause {
-        DeathCause::Signal(SIGKILL | SIGTERM) | DeathCause::Unknown => 4,
+        DeathCause::Signal(SIGKILL | SIGTERM) | DeathCause::Memory { .. } | DeathCause::Unknown => 4,
+        // Nothing but the item itself can have taken the time.
+        DeathCause::Timeout(_) => 1,
         _ => 2,
     }
 }
 
-/// Splits a batch of `items`, whose only item (if it is one) was with `attempt` processes that died.
-pub(crate) fn after_loss(items: u32, attempt: u32, loss: &Loss) -> Vec<Piece> {
+/// Whether an item that has failed after so many tries, this one included, is tried once more. `retries` of the user
+/// are tries after the one that would be the last without them.
+pub(crate) fn again_after_failure(tries: u32, retries: u32) -> bool {
+    tries <= retries
+}
+
+/// Splits a batch of `items`, whose only item (if it is one) has been tried `attempt` times before.
+pub(crate) fn after_loss(items: u32, attempt: u32, retries: u32, loss: &Loss) -> Vec<Piece> {
     let again = |range: Range<u32>, attempt| (!range.is_empty()).then_some(Piece::Again(range, attempt));
     let suspect = match loss.running {
         Running::Item(item) => Some(item.min(items - 1)),
         Running::Unknown if items == 1 => Some(0),
         // The function could not be prepared: no item has to do with it.
         Running::Setup => return vec![Piece::Again(0..items, attempt)],
-        // One of them did it: halve until it stands alone.
+        // One of them did it: divide until it stands alone.
         Running::Unknown => {
-            return [again(0..items / 2, 0), again(items / 2..items, 0)].into_iter().flatten().collect();
+            let part = items.div_ceil(PARTS);
+            return (0..items)
+                .step_by(part as usize)
+                .filter_map(|from| again(from..items.min(from + part), 0))
+                .collect();
         }
     };
     let Some(suspect) = suspect else { return vec![Piece::Again(0..items, attempt)] };
-    let deaths = if items == 1 { attempt + 1 } else { 1 };
-    let timed_out = matches!(loss.death.cause, DeathCause::Timeout(_));
-    let alone = if timed_out || deaths >= deaths_allowed(&loss.death) {
-        Piece::Answer(suspect)
+    let tries = if items == 1 { attempt.saturating_add(1) } else { 1 };
+    let alone = if tries >= deaths_allowed(&loss.death).saturating_add(retries) {
+        Piece::Answer(suspect, tries)
     } else {
-        Piece::Again(suspect..suspect + 1, deaths)
+        Piece::Again(suspect..suspect + 1, tries)
     };
     [again(0..suspect, 0), Some(alone), again(suspect + 1..items, 0)].into_iter().flatten().collect()
 }
@@ -68,49 +84,84 @@ mod tests {
 
     const SEGFAULT: DeathCause = DeathCause::Signal(11);
 
+    fn timeout() -> DeathCause {
+        DeathCause::Timeout(Duration::from_secs(1))
+    }
+
     #[test]
     fn only_the_running_item_is_a_suspect() {
-        let pieces = after_loss(10, 0, &loss(Running::Item(3), SEGFAULT));
+        let pieces = after_loss(10, 0, 0, &loss(Running::Item(3), SEGFAULT));
         assert_eq!(pieces, [Piece::Again(0..3, 0), Piece::Again(3..4, 1), Piece::Again(4..10, 0)]);
     }
 
     #[test]
+    fn a_batch_of_which_nothing_is_known_stands_as_single_items_after_three_deaths() {
+        let mut items = 1000;
+        for _ in 0..3 {
+            let pieces = after_loss(items, 0, 0, &loss(Running::Unknown, SEGFAULT));
+            let Piece::Again(first, 0) = &pieces[0] else { panic!("{pieces:?}") };
+            items = first.end;
+        }
+        assert_eq!(items, 1);
+        assert_eq!(after_loss(2, 0, 0, &loss(Running::Unknown, SEGFAULT)).len(), 2);
+    }
+
+    #[test]
     fn a_suspect_that_is_lethal_alone_is_answered() {
-        assert_eq!(after_loss(1, 1, &loss(Running::Item(0), SEGFAULT)), [Piece::Answer(0)]);
-        assert_eq!(after_loss(1, 1, &loss(Running::Unknown, SEGFAULT)), [Piece::Answer(0)]);
+        assert_eq!(after_loss(1, 1, 0, &loss(Running::Item(0), SEGFAULT)), [Piece::Answer(0, 2)]);
+        assert_eq!(after_loss(1, 1, 0, &loss(Running::Unknown, SEGFAULT)), [Piece::Answer(0, 2)]);
     }
 
     #[test]
     fn an_item_that_was_killed_from_outside_gets_more_tries() {
         let killed = || loss(Running::Item(0), DeathCause::Signal(9));
-        assert_eq!(after_loss(1, 1, &killed()), [Piece::Again(0..1, 2)]);
-        assert_eq!(after_loss(1, 3, &killed()), [Piece::Answer(0)]);
+        assert_eq!(after_loss(1, 1, 0, &killed()), [Piece::Again(0..1, 2)]);
+        assert_eq!(after_loss(1, 3, 0, &killed()), [Piece::Answer(0, 4)]);
     }
 
     #[test]
     fn a_timeout_is_answered_at_once_and_costs_that_item_alone() {
-        let pieces = after_loss(3, 0, &loss(Running::Item(1), DeathCause::Timeout(Duration::from_secs(1))));
-        assert_eq!(pieces, [Piece::Again(0..1, 0), Piece::Answer(1), Piece::Again(2..3, 0)]);
+        let pieces = after_loss(3, 0, 0, &loss(Running::Item(1), timeout()));
+        assert_eq!(pieces, [Piece::Again(0..1, 0), Piece::Answer(1, 1), Piece::Again(2..3, 0)]);
+    }
+
+    #[test]
+    fn retries_come_on_top_of_the_tries_that_clear_the_innocent() {
+        let tries = |cause: DeathCause, retries: u32| {
+            let lost = loss(Running::Item(0), cause);
+            (0..100).find_map(|attempt| match after_loss(1, attempt, retries, &lost)[..] {
+                [Piece::Answer(0, tries)] => Some(tries),
+                _ => None,
+            })
+        };
+        for retries in [0, 1, 5] {
+            assert_eq!(tries(timeout(), retries), Some(1 + retries));
+            assert_eq!(tries(SEGFAULT, retries), Some(2 + retries));
+            assert_eq!(tries(DeathCause::Signal(9), retries), Some(4 + retries));
+            assert_eq!((1..100).find(|tries| !again_after_failure(*tries, retries)), Some(1 + retries));
+        }
+        assert!(again_after_failure(u32::MAX, u32::MAX));
+        assert_eq!(after_loss(1, u32::MAX, u32::MAX, &loss(Running::Item(0), SEGFAULT)).len(), 1);
     }
 
     #[test]
     fn a_failing_preparation_accuses_no_item() {
-        assert_eq!(after_loss(5, 0, &loss(Running::Setup, SEGFAULT)), [Piece::Again(0..5, 0)]);
+        assert_eq!(after_loss(5, 0, 0, &loss(Running::Setup, SEGFAULT)), [Piece::Again(0..5, 0)]);
     }
 
     proptest! {
         /// Whatever is known, the pieces are the batch, in order, each item once; and they get smaller or older.
         #[test]
-        fn pieces_cover_the_batch(items in 1u32..200, attempt in 0u32..4, at in 0u32..250, what in 0..3, cause in 0..4) {
+        fn pieces_cover_the_batch(items in 1u32..200, attempt in 0u32..4, retries in 0u32..3, at in 0u32..250, what in 0..3, cause in 0..4) {
             let running = [Running::Item(at), Running::Unknown, Running::Setup][what as usize];
             let cause = [SEGFAULT, DeathCause::Signal(9), DeathCause::Exit(1), DeathCause::Unknown][cause as usize].clone();
             let attempt = if items == 1 { attempt } else { 0 };
             let mut next = 0;
-            let pieces = after_loss(items, attempt, &loss(running, cause));
+            let pieces = after_loss(items, attempt, retries, &loss(running, cause));
             for piece in &pieces {
                 let range = match piece {
                     Piece::Again(range, _) => range.clone(),
-                    Piece::Answer(item) => *item..*item + 1,
+                    Piece::Answer(item, _) => *item..*item + 1,
                 };
                 prop_assert_eq!(range.start, next);
                 prop_assert!(range.end > range.start);
@@ -118,7 +169,7 @@ mod tests {
             }
             prop_assert_eq!(next, items);
             if running != Running::Setup && pieces.len() == 1 {
-                prop_assert!(matches!(&pieces[0], Piece::Answer(_)) || matches!(&pieces[0], Piece::Again(_, deaths) if *deaths > attempt));
+                prop_assert!(matches!(&pieces[0], Piece::Answer(..)) || matches!(&pieces[0], Piece::Again(_, deaths) if *deaths > attempt));
             }
         }
     }

@@ -98,6 +98,24 @@ impl Segment {
         self.items - self.next
     }
 
+    /// Takes the first failed item out, with all that is behind it. To be asked before anything is read.
+    pub(crate) fn cut_at_failure(&mut self) -> Option<Error> {
+        if let Some(error) = self.failed.take() {
+            self.items = 0;
+            return Some(error);
+        }
+        let failure = std::mem::take(&mut self.failures).next()?;
+        self.items = failure.offset;
+        let index = self.first + u64::from(failure.offset);
+        Some(Error::of_failure(failure).at(index))
+    }
+
+    /// Nothing more is read from it.
+    pub(crate) fn cut(&mut self) {
+        self.items = self.next;
+        self.quick = 0;
+    }
+
     /// Lets up to so many of the next answers be read by [`Segment::quick`]: those up to the next failure.
     pub(crate) fn allow(&mut self, answers: u32) {
         let failure = self.failures.as_slice().first().map_or(self.items, |failure| failure.offset);

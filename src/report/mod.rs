@@ -38,6 +38,8 @@ pub(crate) struct Report {
     deaths: u64,
     /// It was told that the sandbox refused a call.
     warned: bool,
+    /// Items answered from a checkpoint.
+    recalled: u64,
     /// Items answered by workers, and the time they took there.
     answered: u64,
     /// Items answered by the calling thread.
@@ -65,6 +67,7 @@ impl Report {
             singles: 0,
             deaths: 0,
             warned: false,
+            recalled: 0,
             answered: 0,
             here: 0,
             wall: Duration::ZERO,
@@ -122,6 +125,11 @@ impl Report {
                 results.payload.bytes().len(),
             ));
         }
+    }
+
+    /// Items were answered from a checkpoint.
+    pub(crate) fn recalled(&mut self, items: u32) {
+        self.recalled += u64::from(items);
     }
 
     /// Once: what is refused to one item is mostly refused to all.
@@ -240,6 +248,7 @@ impl Report {
             delivered: self.delivered,
             failed: self.failed,
             deaths: self.deaths,
+            recalled: self.recalled,
             answered: self.answered,
             here: self.here,
             elapsed: begun.elapsed(),

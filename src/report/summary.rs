@@ -14,6 +14,8 @@ pub(crate) struct Account {
     pub(crate) delivered: u64,
     pub(crate) failed: u64,
     pub(crate) deaths: u64,
+    /// Items answered from a checkpoint.
+    pub(crate) recalled: u64,
     /// Items answered by workers, and by the calling thread; more than were delivered where the consumer left early.
     pub(crate) answered: u64,
     pub(crate) here: u64,
@@ -50,7 +52,8 @@ impl Account {
         let seconds = self.elapsed.as_secs_f64();
         let rate = self.delivered as f64 / seconds.max(1e-9);
         let mut line = format!("{} items in {} ({rate:.0}/s, {backend}", self.delivered, time(self.elapsed));
-        for (count, what) in [(self.failed, "failed"), (self.deaths, "workers lost")] {
+        let recalled = (self.recalled, "from the checkpoint");
+        for (count, what) in [recalled, (self.failed, "failed"), (self.deaths, "workers lost")] {
             if count > 0 {
                 let _infallible = write!(line, ", {count} {what}");
             }
@@ -59,7 +62,8 @@ impl Account {
         if self.answered == 0 && self.here > 0 {
             return line + ": too little work for processes";
         }
-        if self.answered == 0 || self.by_workers() == 0 {
+        // Nobody knows what the items from the checkpoint took.
+        if self.answered == 0 || self.by_workers() == 0 || self.recalled > 0 {
             return line;
         }
         let serial = self.serial();
@@ -140,6 +144,7 @@ mod tests {
             delivered: 1000,
             failed: 0,
             deaths: 0,
+            recalled: 0,
             answered: 1000,
             here: 0,
             elapsed: Duration::from_secs(1),

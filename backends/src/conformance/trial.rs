@@ -71,6 +71,8 @@ pub(super) fn job(function: FunctionId, context: &[u8]) -> Arc<Job> {
         label: Some("conformance".to_owned()),
         items: None,
         item_timeout: None,
+        fail_fast: false,
+        cancel_running: false,
     })
 }
 

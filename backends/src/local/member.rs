@@ -36,6 +36,10 @@ pub(crate) struct Member {
     pub(crate) verdict: Option<(DeathCause, Option<(u64, Running)>)>,
     /// How long it has owed the answer of a batch that it is through with.
     pub(crate) silent: Duration,
+    /// Items it has answered.
+    pub(crate) answered: u64,
+    /// When it was asked to leave, having run as many items as it may.
+    pub(crate) leaving: Option<Instant>,
     /// For item timeouts: what ran at the last look, and for how long.
     pub(crate) watched: Option<((u64, Running), Duration)>,
 }
@@ -71,12 +75,14 @@ impl Member {
             proven: false,
             verdict: None,
             silent: Duration::ZERO,
+            answered: 0,
+            leaving: None,
             watched: None,
         }
     }
 
     pub(crate) fn takes_work(&self) -> bool {
-        self.outbox.is_some() && self.verdict.is_none()
+        self.outbox.is_some() && self.verdict.is_none() && self.leaving.is_none()
     }
 
     /// Sends it a batch: a large payload through the shared memory, where there is room for it.

@@ -1,7 +1,7 @@
 //! Worker processes of this machine, behind the [`Backend`] trait.
 //!
 //! `pool` holds who has which batch (`run`, `member`) and decides, without any I/O but sends that can't wait;
-//! `steal` does so by the clock. `supervisor` is the one thread that starts workers, watches them die and relays what
+//! `steal` does so by the clock, `wear` by what workers have used up. `supervisor` is the one thread that starts workers, watches them die and relays what
 //! they print (`relay`); `reader` is a thread for each worker that takes its answers; `worker` is the other end, in the
 //! worker process. `greeting`, `outbox`, `page` and `area` are the parts of the channel between them; `confined` is how
 //! a worker confines itself and what is told of the calls that it was refused. `foreign` is for hosts of other programs
@@ -25,6 +25,7 @@ mod relay;
 mod run;
 mod steal;
 mod supervisor;
+mod wear;
 mod worker;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -50,6 +51,13 @@ use crate::sizing::Targets;
 use crate::{Backend, Capacity, Run};
 use pool::Shared;
 use run::{Gauge, Inbox};
+
+/// For the fuzzers.
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing {
+    pub(crate) use super::greeting::Marker;
+    pub(crate) use super::{Opening, Record};
+}
 
 /// What a batch should be for workers on the same machine: a message costs about 0.1 ms at worst and keeps the host's
 /// CPU for 10 µs, so that 20 ms of work hide it and 0.1 ms is worth it; of large items what stays in a core's cache.
@@ -79,6 +87,10 @@ pub struct LocalOptions {
     pub relay: Arc<dyn Relay>,
     /// How much workers are confined: what the contract of a mapped function forbids is refused by the kernel.
     pub sandbox: Demand,
+    /// A worker that holds more bytes of memory of its own is ended.
+    pub memory: Option<u64>,
+    /// A worker that has run so many items is replaced.
+    pub most_items: Option<u64>,
 }
 
 impl LocalOptions {
@@ -93,6 +105,8 @@ impl LocalOptions {
             answer: None,
             relay: Arc::new(PassThrough),
             sandbox: Demand::Off,
+            memory: None,
+            most_items: None,
         }
     }
 }

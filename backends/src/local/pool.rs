@@ -16,6 +16,7 @@ use super::member::{Held, Member, recall};
 use super::outbox::{Frame, Outbox};
 use super::run::{Gauge, Inbox, RunState};
 use super::steal;
+use super::wear::{self, Allowed};
 use crate::batch::{Batch, BatchId};
 use crate::completion::{
     Completion, Death, DeathCause, ItemFailure, Loss, Outcome, Payload, Results, Running,
@@ -57,6 +58,8 @@ pub(crate) struct State {
     /// No worker is started before.
     pub(crate) not_before: Option<Instant>,
     pub(crate) closing: bool,
+    /// What each worker may use up.
+    pub(crate) allowed: Allowed,
     /// When the supervisor will look around without being woken; `None`: not at all.
     pub(crate) next_look: Option<Instant>,
 }
@@ -66,7 +69,9 @@ impl Shared {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
-        let (state, started) = Default::default();
+        let allowed = Allowed { memory: options.memory, items: options.most_items };
+        let state = Mutex::new(State { allowed, ..State::default() });
+        let started = Condvar::default();
         Ok(Shared { state, wake, timer, started, options, owner: std::process::id() })
     }
 
@@ -202,17 +207,7 @@ impl Shared {
 
     /// A worker has answered items of a batch.
     pub(crate) fn done(&self, id: u64, header: &Header, frame: Vec<u8>) -> Result<(), String> {
-        let payload_end = (frame.len() as u64).checked_sub(header.credit).map(|end| end as usize);
-        let failures_at =
-            payload_end.filter(|end| *end >= Header::LEN).ok_or("failures of more bytes than came")?;
-        let failures: Vec<ItemFailure> = match header.credit {
-            0 => Vec::new(),
-            _ => postcard::from_bytes(&frame[failures_at..]).map_err(|_| "failures that can't be read")?,
-        };
-        let ascending = failures.windows(2).all(|pair| pair[0].offset < pair[1].offset);
-        if !ascending || failures.last().is_some_and(|last| last.offset >= header.items) {
-            return Err("failures of items that it was not asked".to_owned());
-        }
+        let (failures_at, failures) = header.told(&frame)?;
         let mut guard = self.lock();
         let state = &mut *guard;
         let member =
@@ -235,6 +230,7 @@ impl Shared {
         let held = member.held.remove(at).expect("it was found there");
         member.progress = Instant::now();
         member.proven = true;
+        member.answered += u64::from(header.items);
         let worker = member.name.clone();
         state.futile.clear();
         let run = state.runs.get_mut(&held.batch.job()).expect("a run stays while its batches are held");
@@ -270,6 +266,7 @@ impl Shared {
             }
         }
         state.forget_finished();
+        state.retire(id, Instant::now());
         self.hand_out(guard);
         Ok(())
     }
@@ -303,24 +300,29 @@ impl Shared {
             run.pending.push_front(rest);
         }
         state.forget_finished();
+        state.retire(id, Instant::now());
         self.hand_out(guard);
         Ok(())
     }
 
     /// A worker could not prepare a job.
-    pub(crate) fn refused(&self, id: u64, job: JobId, failure: ItemFailure) {
-        let mut state = self.lock();
-        if let Some(member) = state.member(id) {
+    pub(crate) fn refused(&self, id: u64, job: JobId, failure: ItemFailure) -> Result<(), String> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if let Some(member) = state.members.iter_mut().find(|member| member.id == id) {
+            // It says so for each batch that it had of the job. Of one that is closed by now nobody wants to know.
+            let Some(run) = state.runs.get_mut(&job) else { return Ok(()) };
+            if !member.opened.contains(&job) {
+                return Err("a refusal of a job that it was not given".to_owned());
+            }
             let before = member.held.len();
             member.held.retain(|held| held.batch.job() != job);
-            let dropped = before - member.held.len();
-            if let Some(run) = state.runs.get_mut(&job) {
-                run.in_flight -= dropped;
-                run.fail(BackendError::Setup(failure));
-            }
+            run.in_flight -= before - member.held.len();
+            run.fail(BackendError::Setup(failure));
         }
         state.forget_finished();
-        self.hand_out(state);
+        self.hand_out(guard);
+        Ok(())
     }
 
     /// A worker is to be ended: it broke the protocol, is another program, or was too late.
@@ -454,9 +456,16 @@ impl State {
     fn hand_out_of(&mut self, job: JobId) -> bool {
         let run = self.runs.get_mut(&job).expect("it was just listed");
         let depth = run.depth();
-        let ready = self.members.iter_mut().filter(|member| member.takes_work() && member.held.len() < depth);
+        let allowed = self.allowed;
+        let ready = self.members.iter_mut().filter(|member| {
+            member.takes_work() && member.held.len() < depth && allowed.items_left(member) > 0
+        });
         let Some(member) = ready.min_by_key(|member| member.held.len()) else { return false };
         let batch = run.pending.pop_front().expect("it was not empty");
+        let (batch, rest) = wear::split(batch, allowed.items_left(member));
+        if let Some(rest) = rest {
+            run.pending.push_front(rest);
+        }
         run.in_flight += 1;
         if member.opened.insert(job) {
             let outbox = member.outbox.as_mut().expect("a worker that takes work has greeted");

@@ -233,7 +233,7 @@ impl Peer<'_> {
                 Kind::Refused => {
                     let failure =
                         postcard::from_bytes(&frame[Header::LEN..]).map_err(|error| error.to_string())?;
-                    self.shared.refused(self.id, JobId(header.job), failure);
+                    self.shared.refused(self.id, JobId(header.job), failure)?;
                 }
                 Kind::Log => pass_on(self.name, &frame[Header::LEN..])?,
                 Kind::Refusal => self.shared.refusal(self.id, &header, &frame[Header::LEN..]),

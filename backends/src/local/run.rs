@@ -105,8 +105,9 @@ impl Inbox {
 
 impl RunState {
     pub(crate) fn new(job: Arc<Job>) -> Self {
-        let opening = postcard::to_stdvec(&Opening { function: job.function.clone() })
-            .expect("a function's name can be written");
+        let opening =
+            postcard::to_stdvec(&Opening { function: job.function.clone(), fail_fast: job.fail_fast })
+                .expect("a function's name can be written");
         let mut payload = opening.clone();
         payload.extend_from_slice(&job.context);
         let header = Header { kind: Kind::Open, job: job.id.0, from: opening.len() as u32, ..Header::EMPTY };

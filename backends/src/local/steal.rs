@@ -45,6 +45,9 @@ pub(crate) fn look(state: &mut State, since_last: Duration, now: Instant) -> Opt
     if let Some(after) = end_orphans(state, now) {
         again(after);
     }
+    if let Some(after) = state.end_worn(now) {
+        again(after);
+    }
     if let Some(after) = move_work(state, now) {
         again(after);
     }
@@ -61,7 +64,7 @@ pub(crate) fn look(state: &mut State, since_last: Duration, now: Instant) -> Opt
 pub(crate) fn first_look(state: &State, waste: bool) -> Option<Duration> {
     let limits = state.runs.values().filter_map(|run| run.job.item_timeout.map(pause_of));
     let orphans = state.runs.values().filter(|run| run.closed).map(|_| ORPHAN / 4);
-    limits.chain(orphans).chain(waste.then_some(STUCK)).min()
+    limits.chain(orphans).chain(waste.then_some(STUCK)).chain(state.wear_pause()).min()
 }
 
 /// How often an item is looked at that may run for so long.
@@ -122,7 +125,8 @@ fn end_silent(state: &mut State, since_last: Duration) -> Option<Duration> {
     (!state.runs.is_empty()).then_some(SILENT / 4)
 }
 
-/// Ends workers that are stuck in an item nobody waits for while somebody else wants their place.
+/// Ends workers that are stuck in an item nobody waits for, while somebody else wants their place or where their map
+/// wanted that at its end.
 fn end_orphans(state: &mut State, now: Instant) -> Option<Duration> {
     // Also one that is stuck in freeing what an ended map left in it.
     let freeing = |member: &Member| member.page.running().is_some_and(|(ticket, _)| ticket == Page::FREEING);
@@ -135,7 +139,9 @@ fn end_orphans(state: &mut State, now: Instant) -> Option<Duration> {
         |member: &Member| (0..member.held.len()).any(|at| !member.held[at].orphan && unbegun(member, at) > 0);
     let waiting = state.runs.values().any(|run| !run.pending.is_empty()) || state.members.iter().any(behind);
     for member in state.members.iter_mut().filter(|member| orphaned(member)) {
-        if !waiting && member.held.iter().all(|held| held.orphan) {
+        let unwanted = member.held.front().and_then(|held| state.runs.get(&held.batch.job()));
+        let cancelled = unwanted.is_some_and(|run| run.closed && run.job.cancel_running);
+        if !cancelled && !waiting && member.held.iter().all(|held| held.orphan) {
             continue;
         }
         if now.duration_since(member.progress) > ORPHAN && member.verdict.is_none() {

@@ -26,10 +26,9 @@ use super::pool::Shared;
 use super::reader::{Gate, Peer, listen};
 use super::relay::{Pipe, Stream};
 use super::steal;
+use super::wear::LEAVE;
 use crate::completion::{Death, DeathCause};
 
-/// Workers that are asked to leave have so long before they are ended.
-const LEAVE: Duration = Duration::from_millis(300);
 /// Bytes of one pipe that are passed on before the others get their turn.
 const TURN: usize = 256 * 1024;
 /// `sun_path` holds 108 bytes with its end; ipc-channel cuts a longer path off in silence.

@@ -1,5 +1,6 @@
 //! fastmap itself, as a user calls it; it finds its batches by itself and takes only the read-ahead from the plan.
 
+use fastmap::backends::Backend;
 use fastmap::{ExecPolicy, FastmapConfig, Options, Sandbox, Verbosity};
 
 use super::{Contestant, Plan, WORKERS};
@@ -16,6 +17,14 @@ fn options(plan: Plan) -> Options {
         .local_processes(WORKERS)
         .verbosity(Verbosity::Quiet)
         .read_ahead(plan.read_ahead)
+}
+
+impl Fastmap {
+    /// Over another backend.
+    pub(super) fn on(backend: impl Backend + 'static) -> Self {
+        let options = Options::new().backend(backend).verbosity(Verbosity::Quiet);
+        Fastmap(fastmap::init(options).expect("these options can be used"))
+    }
 }
 
 impl<W: Work> Contestant<W> for Confined {

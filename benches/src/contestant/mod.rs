@@ -3,6 +3,7 @@
 mod builtin;
 mod fastmap;
 mod inline;
+pub(crate) mod inside;
 pub(crate) mod procspawn;
 pub(crate) mod raw;
 mod rayon;
@@ -13,6 +14,7 @@ pub(crate) mod wire;
 pub(crate) use builtin::Builtin;
 pub(crate) use fastmap::{Confined, Fastmap};
 pub(crate) use inline::Inline;
+pub(crate) use inside::{Host, HostAndWorker};
 pub(crate) use procspawn::Procspawn;
 pub(crate) use raw::Raw;
 pub(crate) use rayon::{Bridge, Rayon, RayonFine};

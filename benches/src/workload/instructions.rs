@@ -1,4 +1,4 @@
-//! What `scripts/bench callgrind` runs under valgrind: a map of tiny items, nothing else; or small
+//! What `scripts/bench callgrind` runs under valgrind: a map of tiny items in this process, nothing else; or small
 //! ones, few and many, of which the difference counts.
 
 use crate::contestant::{Contestant, Plan};
@@ -7,7 +7,7 @@ use crate::work::{Spin, Sqrt, Work};
 
 /// What the children run.
 pub(super) fn children(items: u64) -> Vec<Entry<'static, ()>> {
-    entries!([Builtin, Raw, Fastmap], host::<Sqrt>(items))
+    entries!([Builtin, Host, HostAndWorker], host::<Sqrt>(items))
 }
 
 /// So many maps of so many items of so many turns.

@@ -100,6 +100,9 @@ impl Pool {
             label: spec.label.clone(),
             items: spec.items,
             item_timeout: spec.item_timeout,
+            // The run lives on its lease: what its client gives up is cancelled by name.
+            cancel_running: false,
+            fail_fast: false,
         };
         let job_id = job.id;
         let run = local.open(Arc::new(job)).map_err(|error| refused(&error))?;

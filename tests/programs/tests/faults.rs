@@ -173,7 +173,32 @@ fn a_function_that_writes_garbage_into_every_socket_costs_at_most_its_item() {
 
 #[test]
 fn a_function_that_begins_an_answer_of_a_terabyte_costs_at_most_its_item() {
-    hostile("half-frame");
+    hostile("lie-0");
+}
+
+#[test]
+fn a_function_that_begins_a_message_that_never_ends_costs_at_most_its_item() {
+    hostile("lie-1");
+}
+
+#[test]
+fn a_function_that_answers_what_was_not_asked_costs_at_most_its_item() {
+    // To another worker's batch; from beyond the shared memory; by what lies elsewhere where nothing may, and by what
+    // is the host's to say.
+    for lie in ["lie-2", "lie-3", "lie-4", "lie-6", "lie-7", "lie-8"] {
+        hostile(lie);
+    }
+}
+
+#[test]
+fn a_function_that_refuses_a_job_that_nobody_has_costs_at_most_its_item() {
+    hostile("lie-5");
+}
+
+#[test]
+fn a_flood_of_log_records_costs_nothing() {
+    let report = run(&mut host(&["faults", "flood", "1000", "1000", "500"]));
+    assert_eq!((report.answers, report.good), (1000, 1000), "{:#?}", report.errors);
 }
 
 #[test]

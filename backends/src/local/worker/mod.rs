@@ -87,6 +87,8 @@ fn refuse(why: &str) -> ! {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Opening {
     pub(crate) function: FunctionId,
+    /// See [`Job::fail_fast`](crate::Job::fail_fast).
+    pub(crate) fail_fast: bool,
 }
 
 /// A log record on its way to the host's logger.
@@ -173,9 +175,9 @@ impl Worker {
                     self.page.end();
                 }
                 Kind::Batch => match jobs.remove(&job).map(|task| self.prepare(header.batch, task)) {
-                    Some(Ok(mut task)) => {
-                        self.run(&header, &frame, &claims, task.as_mut(), &mut answer);
-                        jobs.insert(job, Prepared::Ready(task));
+                    Some(Ok(mut ready)) => {
+                        self.run(&header, &frame, &claims, &mut ready, &mut answer);
+                        jobs.insert(job, Prepared::Ready(ready));
                     }
                     Some(Err(failure)) => {
                         let payload = postcard::to_stdvec(&failure).expect("a failure can be written");
@@ -191,9 +193,9 @@ impl Worker {
         exit(0)
     }
 
-    fn prepare(&self, ticket: u64, prepared: Prepared) -> Result<Box<dyn Task>, ItemFailure> {
+    fn prepare(&self, ticket: u64, prepared: Prepared) -> Result<Ready, ItemFailure> {
         match prepared {
-            Prepared::Ready(task) => Ok(task),
+            Prepared::Ready(ready) => Ok(ready),
             Prepared::Refused(failure) => Err(failure),
             Prepared::Opening(frame, opening) => {
                 self.page.begin_setup(ticket);
@@ -205,6 +207,7 @@ impl Worker {
                     .ok_or_else(|| broken("the opening of a job is cut short".to_owned()))?;
                 let opening: Opening =
                     postcard::from_bytes(opening).map_err(|error| broken(error.to_string()))?;
+                let fail_fast = opening.fail_fast;
                 let task =
                     opening.function.resolve().map_err(broken)?.start(context).map_err(|mut failure| {
                         failure.message = confined::blame(failure.message, SETUP);
@@ -212,7 +215,7 @@ impl Worker {
                     });
                 self.tell_refusal(ticket);
                 self.page.end();
-                task
+                task.map(|task| Ready { task, fail_fast })
             }
         }
     }
@@ -224,7 +227,8 @@ impl Worker {
         }
     }
 
-    fn run(&self, header: &Header, frame: &[u8], claims: &Claims, task: &mut dyn Task, answer: &mut Answer) {
+    fn run(&self, header: &Header, frame: &[u8], claims: &Claims, ready: &mut Ready, answer: &mut Answer) {
+        let Ready { task, fail_fast } = ready;
         let Answer { out, placed } = answer;
         out.clear();
         out.resize(Header::LEN, 0);
@@ -244,7 +248,7 @@ impl Worker {
         let slots = place.clone().map(|place| unsafe { self.page.place_for_host(place.start, place.len()) });
         let time = Stopwatch::start();
         let work = Work::new(items, header.items, header.credit, claims, running, out);
-        let mut work = work.into_slots(slots);
+        let mut work = work.into_slots(slots).failing_fast(*fail_fast);
         task.run(&mut work);
         let Finished { answered, failures, written } = work.finish();
         let (wall, cpu) = time.stop();
@@ -310,10 +314,16 @@ struct Answer {
     placed: Placed,
 }
 
+/// A function that is ready to run items.
+struct Ready {
+    task: Box<dyn Task>,
+    fail_fast: bool,
+}
+
 /// A job as far as it is prepared: its function is made at the first batch, so that a death in it can be told.
 enum Prepared {
     /// The frame, and how long the opening in it is.
     Opening(Vec<u8>, usize),
-    Ready(Box<dyn Task>),
+    Ready(Ready),
     Refused(ItemFailure),
 }

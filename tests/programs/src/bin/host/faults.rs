@@ -26,7 +26,8 @@ enum Fault {
     Spin,
     CloseAll,
     Garbage,
-    HalfFrame,
+    Lie(u8),
+    Flood,
     StopOnce,
 }
 
@@ -45,9 +46,12 @@ impl Fault {
             "spin" => Fault::Spin,
             "close-all" => Fault::CloseAll,
             "garbage" => Fault::Garbage,
-            "half-frame" => Fault::HalfFrame,
+            "flood" => Fault::Flood,
             "stop" => Fault::StopOnce,
-            other => return Err(format!("no fault {other:?}")),
+            other => match other.strip_prefix("lie-").map(str::parse) {
+                Some(Ok(which)) => Fault::Lie(which),
+                _ => return Err(format!("no fault {other:?}")),
+            },
         })
     }
 
@@ -73,7 +77,12 @@ impl Fault {
             // SAFETY: what the library finds closed is its to deal with; nothing here uses it.
             Fault::CloseAll => drop(unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) }),
             Fault::Garbage => write_everywhere(&[0xa5; 3000]),
-            Fault::HalfFrame => write_everywhere(&half_frame()),
+            Fault::Lie(which) => write_everywhere(&lie(which)),
+            Fault::Flood => {
+                for n in 0..50_000 {
+                    log::error!(target: "flood", "{n} {}", "x".repeat(200));
+                }
+            }
             Fault::StopOnce => {
                 println!("stopping {}", std::process::id());
                 raise(Signal::SIGSTOP).expect("a process may stop itself");
@@ -111,14 +120,52 @@ fn write_everywhere(bytes: &[u8]) {
     }
 }
 
-/// The head of an answer that claims far more bytes than will ever come, as ipc-channel frames it: the length before.
-fn half_frame() -> Vec<u8> {
-    let mut bytes = 64u64.to_le_bytes().to_vec();
-    let mut head = [0u8; 64];
-    head[0] = 5;
-    head[32..40].copy_from_slice(&(1u64 << 40).to_le_bytes());
-    bytes.extend_from_slice(&head);
-    bytes
+/// A message as ipc-channel frames it: the bytes of this packet, those of the whole, and these.
+fn message(bytes: &[u8]) -> Vec<u8> {
+    let length = bytes.len() as u64;
+    [&(length + 16).to_le_bytes(), &length.to_le_bytes(), bytes].concat()
+}
+
+/// The head of a frame of that kind that claims so many bytes behind it, for ticket and job that are likely ones.
+fn head(kind: u8, items: u32, length: u64) -> [u8; 72] {
+    let mut head = [0u8; 72];
+    head[0] = kind;
+    head[4..8].copy_from_slice(&items.to_le_bytes());
+    head[8] = 1;
+    head[16] = 1;
+    head[32..40].copy_from_slice(&length.to_le_bytes());
+    head
+}
+
+/// What no worker of ours sends.
+fn lie(which: u8) -> Vec<u8> {
+    // A place in the shared memory, and one more than it.
+    let placed = |mut head: [u8; 72], place: u64| {
+        head[64..72].copy_from_slice(&place.to_le_bytes());
+        head
+    };
+    match which {
+        // An answer of a terabyte, of which no more comes.
+        0 => message(&head(5, 1, 1 << 40)),
+        // A message that never gets to its end.
+        1 => [&(1u64 << 20).to_le_bytes()[..], &(1u64 << 20).to_le_bytes(), &[7; 100]].concat(),
+        // An answer to a batch of another worker, or of none.
+        2 => message(&head(5, 1, 0)),
+        // One that lies beyond the shared memory, and one whose place is a place of nothing.
+        3 => message(&placed(head(5, 1, 1 << 30), 1)),
+        4 => message(&placed(head(5, 1, 8), u64::MAX)),
+        // A job refused that it never had.
+        5 => {
+            let mut refusal = head(7, 0, 7);
+            refusal[8] = 0xfe;
+            message(&[&refusal[..], b"\0\0\x04oops"].concat())
+        }
+        // A log record, a refusal and items given back whose payload is said to lie in the shared memory.
+        6 => message(&placed(head(8, 0, 100), 1)),
+        7 => message(&placed(head(7, 0, 100), 1)),
+        // What only the host sends.
+        _ => message(&head(2, 1, 0)),
+    }
 }
 
 fn risky((n, fault): (u64, Option<Fault>)) -> u64 {
@@ -132,6 +179,10 @@ fn risky((n, fault): (u64, Option<Fault>)) -> u64 {
 /// `items` items, of which those fail whose number leaves `offset` when divided by `step`.
 pub(crate) fn faults(fault: &str, items: u64, step: u64, offset: u64) -> Outcome {
     let fault = Fault::named(fault)?;
+    if matches!(fault, Fault::Flood) {
+        // Workers send what the host listens to; what it does with it does not matter here.
+        log::set_max_level(log::LevelFilter::Error);
+    }
     let input = (0..items).map(|n| (n, (n % step == offset).then_some(fault)));
     let config = config()?;
     // The workers are not new.

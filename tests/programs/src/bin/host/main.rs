@@ -1,6 +1,7 @@
 //! A program that maps, in the ways that its first argument names. The tests start it, signal it and read its output.
 
 mod adverse;
+mod checkpoint;
 mod confined;
 mod faults;
 mod lifetime;
@@ -65,6 +66,7 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
         "no-more-workers" => adverse::no_more_workers(),
         "long-messages" => adverse::long_messages(number(0)?),
         "passed-on" => adverse::passed_on(number(0)?),
+        "checkpoint" => checkpoint::checkpoint(text(0), text(1), number(2)?, number(3)?, &rest[4..]),
         "breach" => confined::breach(text(0), number(1)?),
         "breach-in-init" => confined::breach_in_init(text(0)),
         "kernel-without" => confined::kernel_without(text(0)),

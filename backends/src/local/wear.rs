@@ -1,0 +1,129 @@
+//! What workers may use up: memory, and items before they are replaced.
+//! Called by `steal` by the clock and by the pool with news of a worker; reads `/proc`, decides nothing else.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use super::member::Member;
+use super::pool::State;
+use crate::batch::Batch;
+use crate::completion::DeathCause;
+
+/// How often memory is looked at. A function that fills fresh memory gets some 50 MB a look.
+const LOOK: Duration = Duration::from_millis(20);
+/// The same for each worker: to look at one takes some 10 µs, under the pool's lock.
+const LOOK_EACH: Duration = Duration::from_micros(500);
+/// Workers that are asked to leave have so long before they are ended.
+pub(crate) const LEAVE: Duration = Duration::from_millis(300);
+
+/// What each worker may use.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Allowed {
+    /// Bytes of memory of its own.
+    pub(crate) memory: Option<u64>,
+    /// Items it may run before it is replaced.
+    pub(crate) items: Option<u64>,
+}
+
+impl Allowed {
+    /// How many more items a worker may be given.
+    pub(crate) fn items_left(&self, member: &Member) -> u64 {
+        let Some(most) = self.items else { return u64::MAX };
+        let held: u64 = member.held.iter().map(|held| u64::from(held.limit)).sum();
+        most.saturating_sub(member.answered + held)
+    }
+}
+
+impl State {
+    /// How soon to look at what workers use up, if at all.
+    pub(crate) fn wear_pause(&self) -> Option<Duration> {
+        let leaving = self.members.iter().any(|member| member.leaving.is_some()).then_some(LEAVE);
+        let memory = (self.allowed.memory.is_some() && !self.runs.is_empty())
+            .then(|| LOOK.max(LOOK_EACH * self.members.len() as u32));
+        leaving.into_iter().chain(memory).min()
+    }
+
+    /// Ends workers that hold too much memory, and those that were asked to leave and don't.
+    pub(crate) fn end_worn(&mut self, now: Instant) -> Option<Duration> {
+        for member in self.members.iter_mut().filter(|member| member.verdict.is_none()) {
+            if member.leaving.is_some_and(|since| now.saturating_duration_since(since) > LEAVE) {
+                member.condemn(DeathCause::Unknown, None);
+            }
+        }
+        if let Some(limit) = self.allowed.memory.filter(|_| !self.runs.is_empty()) {
+            for member in self.members.iter_mut().filter(|member| member.verdict.is_none()) {
+                let held = private_memory(member.child.id());
+                if held.is_some_and(|held| held > limit) {
+                    member.condemn(DeathCause::Memory { limit }, None);
+                }
+            }
+        }
+        self.wear_pause()
+    }
+
+    /// A worker has answered: if it has run as many items as it may, it is asked to leave. It holds nothing that
+    /// could be lost then.
+    pub(crate) fn retire(&mut self, id: u64, now: Instant) {
+        let allowed = self.allowed;
+        let Some(member) = self.member(id).filter(|member| member.takes_work()) else { return };
+        if member.held.is_empty()
+            && allowed.items_left(member) == 0
+            && let Some(outbox) = &mut member.outbox
+        {
+            outbox.close();
+            member.leaving = Some(now);
+        }
+    }
+}
+
+/// Cuts off what a worker that may be given `left` items must not have.
+pub(crate) fn split(batch: Batch, left: u64) -> (Batch, Option<Batch>) {
+    let items = batch.items();
+    match u32::try_from(left).ok().filter(|left| *left < items) {
+        None => (batch, None),
+        Some(left) => {
+            let piece = |from, to| batch.piece(batch.id(), from, to, batch.attempt());
+            (piece(0, left), Some(piece(left, items)))
+        }
+    }
+}
+
+/// Bytes that a process alone holds in memory: not its program, and not what it shares with its host. `None` where
+/// it is gone.
+fn private_memory(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let mut pages = text.split_whitespace().skip(1).map(str::parse::<u64>);
+    let (resident, shared) = (pages.next()?.ok()?, pages.next()?.ok()?);
+    Some(resident.saturating_sub(shared) * rustix::param::page_size() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{BatchBuilder, BatchId};
+    use crate::job::JobId;
+
+    #[test]
+    fn a_batch_is_split_where_a_worker_may_have_less() {
+        let mut builder = BatchBuilder::new(Some(1));
+        builder.buffer().extend([1, 2, 3, 4, 5]);
+        builder.added(5);
+        let batch = builder.finish(JobId(1), BatchId(7), 100, 0);
+        for left in [5, 6, u64::MAX] {
+            assert!(split(batch.clone(), left).1.is_none());
+        }
+        let (first, rest) = split(batch, 2);
+        assert_eq!((first.first(), first.payload()), (100, &[1u8, 2][..]));
+        let rest = rest.expect("three are left");
+        assert_eq!((rest.first(), rest.payload(), rest.id()), (102, &[3u8, 4, 5][..], BatchId(7)));
+    }
+
+    #[test]
+    fn memory_that_is_written_is_counted() {
+        let before = private_memory(std::process::id()).expect("this process is there");
+        let bytes = std::hint::black_box(vec![1u8; 64 << 20]);
+        let after = private_memory(std::process::id()).expect("this process is there");
+        assert!(after >= before + (60 << 20), "{before} {after}");
+        drop(bytes);
+    }
+}
