@@ -317,7 +317,7 @@ fn one_file_is_used_by_one_map_at_a_time() {
 #[test]
 fn a_full_disk_is_one_error_and_nothing_that_was_recorded_is_lost() {
     let case = Case::new();
-    let report = case.run(40_000, 0, &["file-size=300000"]);
+    let report = case.run(40_000, 0, &["file-size=1000000"]);
     assert!(report.good < 40_000 && report.errors.len() == 1, "{report:#?}");
     let error = &report.errors[0];
     assert_eq!((&*error.kind, error.index), ("Checkpoint", None), "{error:?}");
