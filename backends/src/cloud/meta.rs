@@ -114,7 +114,9 @@ impl LostMeta {
                 DeathCause::Protocol(what) => CauseMeta::Protocol(what.clone()),
                 DeathCause::NotStarted(why) => CauseMeta::NotStarted(why.clone()),
                 DeathCause::NeverGreeted(code) => CauseMeta::NeverGreeted(*code),
-                DeathCause::OutOfMemory(limit) | DeathCause::Memory { limit } => CauseMeta::OutOfMemory(*limit),
+                DeathCause::OutOfMemory(limit) | DeathCause::Memory { limit } => {
+                    CauseMeta::OutOfMemory(*limit)
+                }
                 DeathCause::OutputLimit(limit) => CauseMeta::OutputLimit(*limit),
                 DeathCause::Unknown => CauseMeta::Unknown,
             },
