@@ -51,7 +51,8 @@ impl Bubblewrap {
         if number < OLDEST {
             return Err(Refusal::Bubblewrap(format!("version 0.8 or newer is needed, this is {version:?}")));
         }
-        // By descriptor, the folder that a file lies in may be closed to the worker's user.
+        // By descriptor, so that it is this very file; but bubblewrap 0.8 looks up its path as the worker's user all
+        // the same, so that the folder must be open to that.
         if !ask("--help")?.contains("--ro-bind-fd") {
             let why =
                 format!("{version:?} does not know --ro-bind-fd; 0.10 does, and 0.8 with Debian's updates");
