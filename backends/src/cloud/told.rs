@@ -115,10 +115,12 @@ impl Display for Notice<'_> {
             Notice::Silent { since, why } => {
                 write!(f, "no good answer from the service for {} s, trying on: {why}", since.as_secs())
             }
-            Notice::Answering { after } => write!(f, "the service answers again, after {} s", after.as_secs()),
-            Notice::Reopened => {
-                f.write_str("the service has ended the run, as it heard nothing of it; it goes on in another one")
+            Notice::Answering { after } => {
+                write!(f, "the service answers again, after {} s", after.as_secs())
             }
+            Notice::Reopened => f.write_str(
+                "the service has ended the run, as it heard nothing of it; it goes on in another one",
+            ),
             Notice::LinesLost { lines } => {
                 write!(f, "{lines} lines of the workers in the cloud were not kept there")
             }
