@@ -50,6 +50,11 @@
 //! | another place for the work | [`backends::Backend`] and [`Options::backend`] |
 
 mod checkpoint;
+#[cfg(feature = "cloud")]
+mod cloud;
+#[cfg(not(feature = "cloud"))]
+#[path = "no_cloud.rs"]
+mod cloud;
 mod codec;
 mod config;
 mod entry;

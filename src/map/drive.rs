@@ -240,6 +240,7 @@ impl Drive {
             return None;
         }
         self.window.set_places(capacity.slots);
+        self.report.workers(capacity.workers);
         let observed = Observed {
             workers: capacity.workers,
             remaining: self.remaining,
@@ -494,7 +495,7 @@ impl Drive {
     /// The run can't go on: nothing more is read or waited for, only what is here is still to be delivered.
     pub(crate) fn stop(&mut self) {
         if let Some(run) = self.run.take() {
-            run.close();
+            self.report.paid(run.close());
         }
         self.again.clear();
         self.in_flight = 0;
@@ -511,7 +512,7 @@ impl Drive {
         // Whom it could be told is gone, or was told before.
         let _left_early = self.checkpoint.close();
         self.report.read(self.current.read());
-        self.report.end(complete, self.config.settings().local_processes);
+        self.report.end(complete);
     }
 
     /// Whether the deadline is over while work may be out.

@@ -1,7 +1,8 @@
 //! The terminal, shared by bars, closing lines and what workers print, so that no line is broken.
 //! Everything that fastmap writes to stderr, and all that it relays, goes through here.
 
-use std::io::Write;
+use std::fs::OpenOptions;
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -31,6 +32,43 @@ pub(crate) fn line(text: &str) {
 /// Writes a warning to stderr, at any verbosity.
 pub(crate) fn warn(text: &str) {
     line(&format!("fastmap: warning: {text}"));
+}
+
+/// Writes a notice to stderr; the verbosity is the caller's to look at.
+pub(crate) fn notice(text: &str) {
+    line(&format!("fastmap: {text}"));
+}
+
+/// Asks a question on the terminal, with the bars out of the way until it is answered: the line that came, without its
+/// end. `None` where there is no terminal, or nobody at it.
+///
+/// The terminal is that of the process, whatever stdin and stderr are; where it has none, stdin and stderr, if
+/// both are one.
+#[cfg(feature = "cloud")]
+pub(crate) fn ask(question: &str) -> Option<String> {
+    // Bars that begin meanwhile wait as well; so does who else asks.
+    BARS.suspend(|| {
+        if let Ok(terminal) = OpenOptions::new().read(true).write(true).open("/dev/tty") {
+            return ask_at(question, &terminal, BufReader::new(&terminal));
+        }
+        let (stdin, stderr) = (io::stdin(), io::stderr());
+        (stdin.is_terminal() && stderr.is_terminal())
+            .then(|| ask_at(question, stderr, stdin.lock()))
+            .flatten()
+    })
+}
+
+#[cfg(feature = "cloud")]
+fn ask_at(question: &str, mut output: impl Write, mut input: impl BufRead) -> Option<String> {
+    write!(output, "{question} ").and_then(|()| output.flush()).ok()?;
+    let mut line = String::new();
+    let read = input.read_line(&mut line).ok()?;
+    if read == 0 {
+        // The cursor still stands behind the question.
+        let _closed = writeln!(output);
+        return None;
+    }
+    Some(line.trim().to_owned())
 }
 
 /// A bar for a map that has run for some time. Drawn on a terminal only.

@@ -6,10 +6,12 @@ mod summary;
 
 use std::time::{Duration, Instant};
 
-use fastmap_backends::{Batch, Death, RefusedCall, Results};
+use fastmap_backends::{Batch, Death, Receipt, RefusedCall, Results};
 use indicatif::ProgressBar;
 
-pub(crate) use console::{Console, warn};
+#[cfg(feature = "cloud")]
+pub(crate) use console::ask;
+pub(crate) use console::{Console, notice, warn};
 use summary::Account;
 
 use crate::entry::inside_inline_call;
@@ -48,6 +50,10 @@ pub(crate) struct Report {
     cpu: Duration,
     /// Time in which the consumer waited for workers.
     waited: Duration,
+    /// Workers that shared the work.
+    workers: usize,
+    /// What it cost.
+    paid: Receipt,
 }
 
 impl Report {
@@ -73,6 +79,8 @@ impl Report {
             wall: Duration::ZERO,
             cpu: Duration::ZERO,
             waited: Duration::ZERO,
+            workers: 0,
+            paid: Receipt::default(),
         }
     }
 
@@ -206,6 +214,16 @@ impl Report {
         self.waited += time;
     }
 
+    /// So many workers share the run.
+    pub(crate) fn workers(&mut self, workers: usize) {
+        self.workers = workers;
+    }
+
+    /// The run has ended.
+    pub(crate) fn paid(&mut self, receipt: Receipt) {
+        self.paid.microcredits += receipt.microcredits;
+    }
+
     fn say(&self, text: &str) {
         match &self.label {
             Some(label) => console::line(&format!("fastmap: {label}: {text}")),
@@ -235,7 +253,7 @@ impl Report {
     }
 
     /// The map is over, or was dropped: takes the bar away and writes the closing line.
-    pub(crate) fn end(&mut self, complete: bool, workers: usize) {
+    pub(crate) fn end(&mut self, complete: bool) {
         self.count_singles();
         if let Some(bar) = self.bar.take() {
             console::remove(&bar);
@@ -255,8 +273,9 @@ impl Report {
             wall: self.wall,
             cpu: self.cpu,
             waited: self.waited,
-            workers,
+            workers: self.workers,
             cores: std::thread::available_parallelism().map_or(1, usize::from),
+            microcredits: self.paid.microcredits,
             complete,
         };
         self.say(&account.closing_line(&self.backend));

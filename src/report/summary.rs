@@ -27,6 +27,8 @@ pub(crate) struct Account {
     pub(crate) waited: Duration,
     pub(crate) workers: usize,
     pub(crate) cores: usize,
+    /// What was paid for it, in millionths of a credit.
+    pub(crate) microcredits: u64,
     /// The input was read to its end.
     pub(crate) complete: bool,
 }
@@ -36,7 +38,9 @@ impl Account {
     /// Workers that outnumber the cores wait for each other, and for whatever else the machine does, which stretches
     /// the clock only.
     fn serial(&self) -> Duration {
-        let crowd = (self.workers as f64 / self.cores.max(1) as f64).max(1.0);
+        // What is paid for has its cores elsewhere.
+        let cores = if self.microcredits > 0 { self.workers } else { self.cores };
+        let crowd = (self.workers as f64 / cores.max(1) as f64).max(1.0);
         let busy = self.cpu.mul_f64(crowd * 2.0);
         let all = if self.wall <= busy { self.cpu } else { self.wall };
         all.mul_f64(self.by_workers() as f64 / self.answered.max(1) as f64)
@@ -57,6 +61,9 @@ impl Account {
             if count > 0 {
                 let _infallible = write!(line, ", {count} {what}");
             }
+        }
+        if self.microcredits > 0 {
+            let _infallible = write!(line, ", {}", credits(self.microcredits));
         }
         line += if self.complete { ")" } else { ", not read to the end)" };
         if self.answered == 0 && self.here > 0 {
@@ -84,6 +91,12 @@ impl Account {
         } else if self.waited < self.elapsed / 2 {
             "Most of the time went into reading the input and using the results, which happens in this thread"
                 .to_owned()
+        } else if self.microcredits > 0 {
+            format!(
+                "All of the work was {}, which the service's workers can't do sooner than this machine can: use the \
+                 policy local",
+                time(serial)
+            )
         } else if self.workers == 1 {
             "One worker is not faster than none, but the program survives what happens in it".to_owned()
         } else {
@@ -94,6 +107,16 @@ impl Account {
             time(map)
         )
     }
+}
+
+/// An amount, exactly: it is to be found in the account's ledger.
+pub(crate) fn credits(microcredits: u64) -> String {
+    let (whole, rest) = (microcredits / 1_000_000, microcredits % 1_000_000);
+    let amount = match rest {
+        0 => whole.to_string(),
+        rest => format!("{whole}.{}", format!("{rest:06}").trim_end_matches('0')),
+    };
+    format!("{amount} {}", if amount == "1" { "credit" } else { "credits" })
 }
 
 /// What stands behind the bar of a running map.
@@ -153,6 +176,7 @@ mod tests {
             waited: Duration::from_millis(990),
             workers: 2,
             cores: 2,
+            microcredits: 0,
             complete: true,
         }
     }
@@ -189,6 +213,33 @@ mod tests {
             ..account()
         };
         assert!(slow.closing_line("local").contains("using the results"));
+    }
+
+    #[test]
+    fn what_was_paid_is_told_to_the_millionth() {
+        let line = Account { microcredits: 5_417, ..account() }.closing_line("cloud");
+        assert!(
+            line.starts_with("1000 items in 1.00 s (1000/s, cloud, 0.005417 credits); map would"),
+            "{line}"
+        );
+        for (amount, told) in [(1, "0.000001 credits"), (1_000_000, "1 credit"), (2_500_000, "2.5 credits")] {
+            assert_eq!(credits(amount), told);
+        }
+    }
+
+    #[test]
+    fn cores_of_this_machine_say_nothing_of_workers_elsewhere() {
+        let far = Account {
+            workers: 8,
+            cores: 1,
+            microcredits: 1,
+            wall: Duration::from_secs(8),
+            cpu: Duration::from_millis(7800),
+            ..account()
+        };
+        assert!(far.closing_line("cloud").contains("map would take about 7.81 s"), "{far:?}");
+        let slow = Account { cpu: Duration::from_millis(500), wall: Duration::from_secs(1), ..far };
+        assert!(slow.closing_line("cloud").contains("use the policy local"), "{slow:?}");
     }
 
     #[test]
