@@ -150,6 +150,16 @@ fn confinement(settings: &Settings) -> Result<Demand, Error> {
     Ok(demand)
 }
 
+/// The worker processes of this machine; none is started yet.
+fn local_backend(settings: &Settings) -> Result<Local, Error> {
+    let mut options = LocalOptions::new(settings.local_processes);
+    options.relay = Arc::new(Console);
+    options.sandbox = confinement(settings)?;
+    options.memory = settings.worker_memory;
+    options.most_items = settings.max_items_per_worker;
+    Local::new(options).map_err(Error::of_backend)
+}
+
 /// What the compiler says of a closure that captures something.
 macro_rules! NO_CAPTURES {
     () => {
@@ -168,17 +178,14 @@ impl FastmapConfig {
             Arc::new(Nested)
         } else if let Some(backend) = &settings.backend {
             Arc::clone(backend)
-        } else if let Some(account) =
-            settings.account.as_ref().filter(|_| settings.exec_policy == ExecPolicy::Cloud)
-        {
-            cloud::backend(account, settings.verbosity)?
         } else {
-            let mut options = LocalOptions::new(settings.local_processes);
-            options.relay = Arc::new(Console);
-            options.sandbox = confinement(&settings)?;
-            options.memory = settings.worker_memory;
-            options.most_items = settings.max_items_per_worker;
-            Arc::new(Local::new(options).map_err(Error::of_backend)?)
+            let here = || -> Result<Arc<dyn Backend>, Error> { Ok(Arc::new(local_backend(&settings)?)) };
+            match &settings.account {
+                Some(account) if settings.exec_policy == ExecPolicy::Cloud => {
+                    Arc::new(cloud::backend(account, settings.verbosity, here)?)
+                }
+                _ => here()?,
+            }
         };
         Ok(FastmapConfig(Arc::new(Inner {
             settings,

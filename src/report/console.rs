@@ -3,7 +3,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fastmap_backends::local::{PassThrough, Relay, Stream};
@@ -78,13 +78,47 @@ pub(crate) fn bar(label: Option<&str>, total: Option<u64>) -> ProgressBar {
         Some(_) => "{prefix}{wide_bar} {pos}/{len} {msg}",
         None => "{prefix}{spinner} {pos} {msg}",
     };
+    add(total, template, label.map(|label| format!("{label} ")).unwrap_or_default())
+}
+
+fn add(total: Option<u64>, template: &str, prefix: String) -> ProgressBar {
     let style = ProgressStyle::with_template(template).expect("the template is right");
     // Hidden until it is among the others: what it drew before would stay on the screen.
     let bar = BARS.add(ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden()));
     bar.set_style(style);
-    bar.set_prefix(label.map(|label| format!("{label} ")).unwrap_or_default());
+    bar.set_prefix(prefix);
     SHOWN.fetch_add(1, Ordering::Relaxed);
     bar
+}
+
+/// The bar of an upload. There is one at a time: what is uploaded is uploaded once for all maps.
+#[cfg(feature = "cloud")]
+pub(crate) struct Upload;
+
+static UPLOAD: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+#[cfg(feature = "cloud")]
+impl Upload {
+    /// So many bytes of it are there.
+    pub(crate) fn show(what: &str, sent: u64, total: u64) {
+        if sent >= total {
+            return remove_upload();
+        }
+        let mut upload = UPLOAD.lock().unwrap_or_else(PoisonError::into_inner);
+        let bar = upload.get_or_insert_with(|| {
+            let template = "fastmap: uploading the {prefix} {wide_bar} {bytes}/{total_bytes}";
+            add(Some(total), template, what.to_owned())
+        });
+        bar.set_position(sent);
+    }
+}
+
+/// Takes the bar of an upload away, if there is one: it is through, or its map is over without it.
+pub(crate) fn remove_upload() {
+    let bar = UPLOAD.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(bar) = bar {
+        remove(&bar);
+    }
 }
 
 /// Takes a bar away.

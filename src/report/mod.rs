@@ -10,7 +10,7 @@ use fastmap_backends::{Batch, Death, Receipt, RefusedCall, Results};
 use indicatif::ProgressBar;
 
 #[cfg(feature = "cloud")]
-pub(crate) use console::ask;
+pub(crate) use console::{Upload, ask};
 pub(crate) use console::{Console, notice, warn};
 use summary::Account;
 
@@ -258,6 +258,7 @@ impl Report {
         if let Some(bar) = self.bar.take() {
             console::remove(&bar);
         }
+        console::remove_upload();
         let Some(begun) = self.begun else { return };
         if self.verbosity < Verbosity::Normal {
             return;
