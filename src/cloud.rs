@@ -5,11 +5,11 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fastmap_backends::Backend;
 use fastmap_backends::cloud::{
     Cloud, CloudOptions, Confirm, Estimate, Notice, Notices, Refused, Secret, SecretError, ServiceUrl,
-    UrlError, credits,
+    UrlError,
 };
+use fastmap_backends::{Backend, credits};
 
 use crate::error::{Error, ErrorKind};
 use crate::options::{Account, Verbosity};
@@ -61,7 +61,8 @@ impl Notices for Teller {
             }
             Notice::Silent { .. } | Notice::LinesLost { .. } => return warn(&what.to_string()),
             Notice::Charging { .. } => {
-                let told = self.verbosity >= Verbosity::Normal && !self.charging.swap(true, Ordering::Relaxed);
+                let told =
+                    self.verbosity >= Verbosity::Normal && !self.charging.swap(true, Ordering::Relaxed);
                 if told {
                     notice(&format!("{what} (FASTMAP_CONFIRM_CHARGES=true asks first)"));
                 }
@@ -109,7 +110,9 @@ fn question(url: &str, estimate: &Estimate) -> String {
             probe.items
         ),
         (_, Some(items), _) => write!(text, "What {items} items cost cannot be estimated"),
-        (_, None, _) => write!(text, "What it costs cannot be estimated, as the number of items is not known"),
+        (_, None, _) => {
+            write!(text, "What it costs cannot be estimated, as the number of items is not known")
+        }
     };
     let _infallible = write!(text, "; the account has {}", credits(*balance));
     if let Some(most) = max_credits {
@@ -167,7 +170,10 @@ mod tests {
             let error = made(&Account { url: url.to_owned(), ..good.clone() }).expect_err(url);
             assert_eq!(error.kind(), ErrorKind::Options);
             let text = error.to_string();
-            assert!(text.starts_with("cloud_url: ") && text.contains(url) && text.contains("https://"), "{text}");
+            assert!(
+                text.starts_with("cloud_url: ") && text.contains(url) && text.contains("https://"),
+                "{text}"
+            );
         }
         let error = made(&Account { secret: Hidden("s3cret".to_owned()), ..good }).expect_err("too short");
         assert_eq!(error.kind(), ErrorKind::Options);

@@ -247,3 +247,23 @@ pub struct Receipt {
     /// What the account has left, in millionths of a credit, where there is one and it could be asked.
     pub balance: Option<i64>,
 }
+
+/// Millionths of a credit, as credits with as many decimals as it takes.
+pub fn credits(micro: i64) -> String {
+    let (whole, rest) = (micro.unsigned_abs() / 1_000_000, micro.unsigned_abs() % 1_000_000);
+    let sign = if micro < 0 { "-" } else { "" };
+    let text = format!("{sign}{whole}.{rest:06}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credits_are_written_without_idle_decimals() {
+        for (micro, text) in [(0, "0"), (10_000_000, "10"), (1, "0.000001"), (-2_500_000, "-2.5")] {
+            assert_eq!(credits(micro), text);
+        }
+    }
+}

@@ -36,7 +36,7 @@ use std::time::Instant;
 pub use batch::{Batch, BatchBuilder, BatchId, Items, Slots};
 pub use completion::{
     Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, Outcome, Payload, Receipt, RefusedCall,
-    Results, Running,
+    Results, Running, credits,
 };
 pub use error::BackendError;
 pub use executable::identity;

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use fastmap_backends::{Batch, Death, Receipt, RefusedCall, Results};
 use indicatif::ProgressBar;
 
+pub(crate) use console::{Console, notice, warn};
 #[cfg(feature = "cloud")]
 pub(crate) use console::{Upload, ask};
-pub(crate) use console::{Console, notice, warn};
 use summary::Account;
 
 use crate::entry::inside_inline_call;
@@ -222,6 +222,7 @@ impl Report {
     /// The run has ended.
     pub(crate) fn paid(&mut self, receipt: Receipt) {
         self.paid.microcredits += receipt.microcredits;
+        self.paid.balance = receipt.balance.or(self.paid.balance);
     }
 
     fn say(&self, text: &str) {
@@ -276,7 +277,7 @@ impl Report {
             waited: self.waited,
             workers: self.workers,
             cores: std::thread::available_parallelism().map_or(1, usize::from),
-            microcredits: self.paid.microcredits,
+            paid: self.paid,
             complete,
         };
         self.say(&account.closing_line(&self.backend));

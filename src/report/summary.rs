@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use fastmap_backends::{Receipt, credits};
+
 /// A saving below this share of the time is none.
 const WORTH: f64 = 1.05;
 /// Below this an item is too cheap for any process.
@@ -27,8 +29,8 @@ pub(crate) struct Account {
     pub(crate) waited: Duration,
     pub(crate) workers: usize,
     pub(crate) cores: usize,
-    /// What was paid for it, in millionths of a credit.
-    pub(crate) microcredits: u64,
+    /// What was paid for it.
+    pub(crate) paid: Receipt,
     /// The input was read to its end.
     pub(crate) complete: bool,
 }
@@ -39,11 +41,15 @@ impl Account {
     /// the clock only.
     fn serial(&self) -> Duration {
         // What is paid for has its cores elsewhere.
-        let cores = if self.microcredits > 0 { self.workers } else { self.cores };
+        let cores = if self.is_paid() { self.workers } else { self.cores };
         let crowd = (self.workers as f64 / cores.max(1) as f64).max(1.0);
         let busy = self.cpu.mul_f64(crowd * 2.0);
         let all = if self.wall <= busy { self.cpu } else { self.wall };
         all.mul_f64(self.by_workers() as f64 / self.answered.max(1) as f64)
+    }
+
+    fn is_paid(&self) -> bool {
+        self.paid.microcredits > 0
     }
 
     /// Items that were delivered and not done by the calling thread.
@@ -62,8 +68,11 @@ impl Account {
                 let _infallible = write!(line, ", {count} {what}");
             }
         }
-        if self.microcredits > 0 {
-            let _infallible = write!(line, ", {}", credits(self.microcredits));
+        if self.is_paid() {
+            let _infallible = write!(line, ", {} credits", credits(self.paid.microcredits as i64));
+            if let Some(balance) = self.paid.balance {
+                let _infallible = write!(line, ", {} left", credits(balance));
+            }
         }
         line += if self.complete { ")" } else { ", not read to the end)" };
         if self.answered == 0 && self.here > 0 {
@@ -91,7 +100,7 @@ impl Account {
         } else if self.waited < self.elapsed / 2 {
             "Most of the time went into reading the input and using the results, which happens in this thread"
                 .to_owned()
-        } else if self.microcredits > 0 {
+        } else if self.is_paid() {
             format!(
                 "All of the work was {}, which the service's workers can't do sooner than this machine can: use the \
                  policy local",
@@ -107,16 +116,6 @@ impl Account {
             time(map)
         )
     }
-}
-
-/// An amount, exactly: it is to be found in the account's ledger.
-pub(crate) fn credits(microcredits: u64) -> String {
-    let (whole, rest) = (microcredits / 1_000_000, microcredits % 1_000_000);
-    let amount = match rest {
-        0 => whole.to_string(),
-        rest => format!("{whole}.{}", format!("{rest:06}").trim_end_matches('0')),
-    };
-    format!("{amount} {}", if amount == "1" { "credit" } else { "credits" })
 }
 
 /// What stands behind the bar of a running map.
@@ -176,7 +175,7 @@ mod tests {
             waited: Duration::from_millis(990),
             workers: 2,
             cores: 2,
-            microcredits: 0,
+            paid: Receipt::default(),
             complete: true,
         }
     }
@@ -232,7 +231,7 @@ mod tests {
         let far = Account {
             workers: 8,
             cores: 1,
-            microcredits: 1,
+            paid: Receipt { microcredits: 1, balance: None },
             wall: Duration::from_secs(8),
             cpu: Duration::from_millis(7800),
             ..account()

@@ -83,10 +83,9 @@ impl Cloud {
     /// # Errors
     /// [`BackendError::Cloud`] if the address can't be one, with what it must be.
     pub fn new(options: CloudOptions) -> Result<Cloud, BackendError> {
-        let url: ServiceUrl = options
-            .url
-            .parse()
-            .map_err(|error: super::UrlError| BackendError::Cloud(error.to_string(), Some(Box::new(error))))?;
+        let url: ServiceUrl = options.url.parse().map_err(|error: super::UrlError| {
+            BackendError::Cloud(error.to_string(), Some(Box::new(error)))
+        })?;
         let http = Http::new(url, &options.secret);
         Ok(Cloud { link: Arc::new(Link::new(options, http)) })
     }

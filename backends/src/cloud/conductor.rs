@@ -143,9 +143,8 @@ impl Conductor {
         for _ in 0..OPENINGS {
             let executable = link.need_executable(shared.as_ref(), limits)?;
             let context = link.need_context(shared.as_ref(), limits, &job.context)?;
-            let key = random_hex().map_err(|failure| {
-                Stop::Failed(BackendError::Cloud(super::retry::words(&failure), None))
-            })?;
+            let key = random_hex()
+                .map_err(|failure| Stop::Failed(BackendError::Cloud(super::retry::words(&failure), None)))?;
             let request = OpenRun {
                 key,
                 executable,
@@ -176,7 +175,10 @@ impl Conductor {
             link.forget_stored();
         }
         let Some(RunOpened { run, workers, slots, lease_seconds, .. }) = opened else {
-            let message = format!("{} forgets what is uploaded, or ends what is opened, again and again", link.http.url);
+            let message = format!(
+                "{} forgets what is uploaded, or ends what is opened, again and again",
+                link.http.url
+            );
             return Err(Stop::Failed(BackendError::Cloud(message, None)));
         };
         link.options.notices.notice(&Notice::Opened { run: &run, workers });
@@ -205,8 +207,7 @@ impl Conductor {
                 openings = if state.answers > 0 { 1 } else { openings + 1 };
                 drop(state);
                 if openings > OPENINGS {
-                    let message =
-                        format!("{} ends each run before it gives an answer", shared.link.http.url);
+                    let message = format!("{} ends each run before it gives an answer", shared.link.http.url);
                     return Err(Stop::Failed(BackendError::Cloud(message, None)));
                 }
                 self.reopen(&lost, &limits)?;
@@ -232,7 +233,8 @@ impl Conductor {
                 drop(shared.news.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner));
                 continue;
             }
-            let arrived = if ack.is_some_and(|ack| ack <= now) { take_acks(&mut state.arrived) } else { Vec::new() };
+            let arrived =
+                if ack.is_some_and(|ack| ack <= now) { take_acks(&mut state.arrived) } else { Vec::new() };
             let old = beat <= now;
             drop(state);
             if !arrived.is_empty() {
@@ -278,11 +280,12 @@ impl Conductor {
         self.fetch_lines(lost);
         // Ended already, it ends no other way; the bill says what of the cap is left.
         let target = format!("/runs/{}/cancel", lost.run);
-        let bill = link.insist(shared.as_ref(), || match link.http.ask(By::Short, "POST", &target, None::<&()>) {
-            Ok((bill, _)) => Ok(Some(bill)),
-            Err(Failure::Problem(problem)) if problem.known() == Some(ProblemCode::NotFound) => Ok(None),
-            Err(failure) => Err(failure),
-        })?;
+        let bill =
+            link.insist(shared.as_ref(), || match link.http.ask(By::Short, "POST", &target, None::<&()>) {
+                Ok((bill, _)) => Ok(Some(bill)),
+                Err(Failure::Problem(problem)) if problem.known() == Some(ProblemCode::NotFound) => Ok(None),
+                Err(failure) => Err(failure),
+            })?;
         let spent = bill.map_or(0, |bill: Bill| bill.run.spent);
         self.earlier += spent;
         shared.lock().arrived.clear();

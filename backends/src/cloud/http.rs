@@ -116,7 +116,8 @@ impl Http {
             .timeout_connect(Some(CONNECT))
             .timeout_per_write(Some(STALLED));
         // What is not encrypted must not leave the machine, whoever is said to be its proxy.
-        let config = if self.url.is_loopback() { config.proxy(None) } else { config.proxy(Proxy::try_from_env()) };
+        let config =
+            if self.url.is_loopback() { config.proxy(None) } else { config.proxy(Proxy::try_from_env()) };
         let config = match by {
             By::Short => config.timeout_per_call(Some(SHORT)).max_idle_connections_per_host(2),
             By::Long => {

@@ -272,7 +272,9 @@ mod tests {
         assert!(Backoff::default().pause(None, 0) < Backoff::default().pause(None, 255));
         let mut wished = Backoff::default();
         assert_eq!(wished.pause(Some(Duration::ZERO), 0), Duration::ZERO);
-        assert!((2..10).map(|_| wished.pause(Some(Duration::ZERO), 0)).last().expect("some") > Duration::ZERO);
+        assert!(
+            (2..10).map(|_| wished.pause(Some(Duration::ZERO), 0)).last().expect("some") > Duration::ZERO
+        );
         assert!(wished.pause(Some(Duration::from_secs(2)), 128) >= Duration::from_secs(2));
     }
 }

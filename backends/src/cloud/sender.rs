@@ -193,7 +193,10 @@ fn carry(shared: &Shared, batch: &Batch, opened: &Opened, seq: u64) -> Landing {
                     faults += 1;
                     if faults >= FAULTS {
                         let error = BackendError::Cloud(
-                            format!("the service at {} fails with a batch, {FAULTS} times: {problem}", link.http.url),
+                            format!(
+                                "the service at {} fails with a batch, {FAULTS} times: {problem}",
+                                link.http.url
+                            ),
                             None,
                         );
                         return Landing::Stopped(Stop::Failed(error));

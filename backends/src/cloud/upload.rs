@@ -204,7 +204,8 @@ impl Link {
                 // Begun by another version of this program: from the begin, once.
                 Sent::Wrong(_) if !wrong => (wrong, offset) = (true, 0),
                 Sent::Wrong(problem) => {
-                    let message = format!("the upload of the {what} to {} arrives damaged: {problem}", self.http.url);
+                    let message =
+                        format!("the upload of the {what} to {} arrives damaged: {problem}", self.http.url);
                     return Err(Stop::Failed(BackendError::Cloud(message, None)));
                 }
             }

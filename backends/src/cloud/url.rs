@@ -61,7 +61,9 @@ impl FromStr for ServiceUrl {
             "https" => true,
             "http" if loopback => false,
             "http" => {
-                return wrong("http:// is for this machine alone, as all could be read on the way; use https://");
+                return wrong(
+                    "http:// is for this machine alone, as all could be read on the way; use https://",
+                );
             }
             _ => return wrong("it must begin with https://, or with http:// for this machine"),
         };
@@ -91,7 +93,9 @@ mod tests {
             let url: ServiceUrl = good.parse().expect(good);
             assert!(!url.to_string().ends_with('/'), "{url}");
         }
-        for bad in ["http://example.org", "http://10.0.0.1:8750", "http://127.0.0.1.example.org", "http://0.0.0.0:1"] {
+        for bad in
+            ["http://example.org", "http://10.0.0.1:8750", "http://127.0.0.1.example.org", "http://0.0.0.0:1"]
+        {
             let error = bad.parse::<ServiceUrl>().expect_err(bad).to_string();
             assert!(error.contains(bad) && error.contains("use https://"), "{error}");
         }

@@ -22,8 +22,8 @@ use crate::completion::{
     Completion, Death, DeathCause, ItemFailure, Loss, Outcome, Payload, Results, Running,
 };
 use crate::error::BackendError;
-use crate::inbox::Inbox;
 use crate::executable;
+use crate::inbox::Inbox;
 use crate::job::{Job, JobId};
 use crate::wire::{Header, Kind, VERSION};
 

@@ -2,8 +2,8 @@
 //! Changed under the pool's lock; [`Gauge`] and the inbox are what the run's own thread reads without it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Opening;

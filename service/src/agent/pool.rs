@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use fastmap_backends::cloud::{Part, PartOutcome, Problem, ProblemCode};
 use fastmap_backends::{
-    Backend, BackendError, Batch, BatchBuilder, BatchId, Completion, DeathCause, FailureKind, Job, JobId, Local, Outcome,
-    Run, Running,
+    Backend, BackendError, Batch, BatchBuilder, BatchId, Completion, DeathCause, FailureKind, Job, JobId,
+    Local, Outcome, Run, Running,
 };
 use tokio::sync::oneshot;
 

@@ -1,6 +1,5 @@
 //! A service on loopback with data of its own, which ends with the test.
 
-use std::path::Path;
 use std::process::Command;
 
 use fastmap_test_programs::{Running, program};
@@ -14,7 +13,8 @@ pub struct Service {
     command: String,
     data: TempDir,
     running: Running,
-    url: String,
+    /// Its address.
+    pub url: String,
 }
 
 /// What a client needs to use a service.
@@ -68,11 +68,6 @@ impl Service {
     /// Kills it.
     pub fn kill(&self) {
         self.running.signal(Signal::SIGKILL);
-    }
-
-    /// Where it keeps its things.
-    pub fn data(&self) -> &Path {
-        self.data.path()
     }
 }
 

@@ -5,7 +5,8 @@ use std::error::Error;
 use std::thread::sleep;
 use std::time::Duration;
 
-use fastmap::{Options, fastmap_main};
+use fastmap::backends::cloud::{Cloud, CloudOptions};
+use fastmap::{FastmapConfig, Options, Verbosity, fastmap_main};
 use fastmap_test_programs::report;
 
 /// Bytes of a result that costs something.
@@ -17,6 +18,20 @@ fn square(n: u64) -> u64 {
 
 fn bytes(n: u64) -> Vec<u8> {
     vec![n as u8; RESULT]
+}
+
+fn naps(config: &FastmapConfig, items: u64, milliseconds: u64) {
+    let nap = |(n, milliseconds): (u64, u64)| {
+        sleep(Duration::from_millis(milliseconds));
+        n
+    };
+    report(config.fastmap(nap, (0..items).map(|n| (n, milliseconds))).label("naps"), |n| n);
+}
+
+fn impatient() -> Result<FastmapConfig, Box<dyn Error>> {
+    let mut options = CloudOptions::new(env::var("FASTMAP_CLOUD_URL")?, env::var("FASTMAP_SECRET")?.parse()?);
+    options.patience = Duration::from_secs(3);
+    Ok(fastmap::init(Options::new().verbosity(Verbosity::Quiet).backend(Cloud::new(options)?))?)
 }
 
 fn run() -> Result<(), Box<dyn Error>> {
@@ -51,14 +66,9 @@ fn run() -> Result<(), Box<dyn Error>> {
             println!("answers {good} ok {good}");
         }
         // So many items of so many milliseconds.
-        "sleep" => {
-            let items = (0..number(0)?).map(|n| (n, rest[1].parse::<u64>().unwrap_or(0)));
-            let nap = |(n, milliseconds): (u64, u64)| {
-                sleep(Duration::from_millis(milliseconds));
-                n
-            };
-            report(config.fastmap(nap, items).label("sleep"), |n| n);
-        }
+        "sleep" => naps(&config, number(0)?, number(1)?),
+        // The same, for who does not wait two minutes for a service that is gone.
+        "sleep-impatiently" => naps(&impatient()?, number(0)?, number(1)?),
         "prints" => {
             let prints = |n: u64| {
                 println!("<out {n}>");
