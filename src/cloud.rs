@@ -13,7 +13,7 @@ use fastmap_backends::{Backend, credits};
 
 use crate::error::{Error, ErrorKind};
 use crate::options::{Account, Verbosity};
-use crate::report::{Console, Upload, ask, notice, warn};
+use crate::report::{Console, ask, draw_upload, notice, warn};
 
 /// The service of an account. Nothing is asked of it yet. Where the user is to be asked first, the first items of a
 /// map run on `here`, for an estimate.
@@ -55,7 +55,7 @@ impl Notices for Teller {
         let told = match what {
             Notice::Upload { what, sent, total } => {
                 if self.verbosity >= Verbosity::Normal {
-                    Upload::show(&what.to_string(), *sent, *total);
+                    draw_upload(&what.to_string(), *sent, *total);
                 }
                 return;
             }

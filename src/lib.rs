@@ -75,6 +75,7 @@ pub use entry::enter;
 pub use error::{Error, ErrorKind};
 pub use map::{Batches, Fastmap, OnError, Unordered};
 pub use options::{ExecPolicy, Options, Sandbox, Verbosity};
+pub use report::{Stderr, stderr, suspend_progress};
 
 /// What to import for `iterator.fastmap(f)`.
 pub mod prelude {

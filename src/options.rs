@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +65,7 @@ pub enum Sandbox {
 /// | [`max_items_per_worker`](Options::max_items_per_worker) | `FASTMAP_MAX_ITEMS_PER_WORKER` = 1, 2, … | none |
 /// | [`sandbox`](Options::sandbox) | `FASTMAP_SANDBOX` = `off`, `auto`, `require` | auto |
 /// | [`inline`](Options::inline) | `FASTMAP_INLINE` = true, false, 1, 0 | false |
+/// | [`timings`](Options::timings) | `FASTMAP_TIMINGS` = a path | none |
 /// | [`secret`](Options::secret) | `FASTMAP_SECRET` | none: everything runs on this machine |
 /// | [`cloud_url`](Options::cloud_url) | `FASTMAP_CLOUD_URL` = `https://HOST[:PORT]` | none |
 /// | [`max_credits`](Options::max_credits) | `FASTMAP_MAX_CREDITS` in credits | none |
@@ -93,6 +95,7 @@ pub struct Options {
     max_items_per_worker: Option<u64>,
     sandbox: Option<Sandbox>,
     inline: Option<bool>,
+    timings: Option<PathBuf>,
     secret: Option<String>,
     cloud_url: Option<String>,
     max_credits: Option<f64>,
@@ -176,6 +179,12 @@ impl Options {
     /// a deadline, retries, a checkpoint or [`OnError::Stop`](crate::OnError::Stop), which this thread could not keep to; on a [`backend`](Options::backend) of your own; and within the function of another map.
     pub fn inline(mut self, inline: bool) -> Self {
         self.inline = Some(inline);
+        self
+    }
+
+    /// Each map writes a report of what took its time to `path`, or beside it: see [`Fastmap::timings`](crate::Fastmap::timings).
+    pub fn timings(mut self, path: impl Into<PathBuf>) -> Self {
+        self.timings = Some(path.into());
         self
     }
 
@@ -294,6 +303,8 @@ impl Options {
                 }
             })?;
         let inline = read.or(self.inline, "FASTMAP_INLINE", "true, false, 1, 0", truth)?;
+        let timings = read
+            .or(self.timings, "FASTMAP_TIMINGS", "the path of a file", |value| Some(PathBuf::from(value)))?;
         let text = |value: &str| Some(value.to_owned());
         let secret = read.secret(self.secret)?;
         let (cloud_url, url_by) = match self.cloud_url {
@@ -344,6 +355,7 @@ impl Options {
             max_items_per_worker,
             sandbox: sandbox.unwrap_or_default(),
             inline: inline.unwrap_or(false),
+            timings,
             has_secret,
             account,
             backend: self.backend,
@@ -385,6 +397,7 @@ impl fmt::Debug for Options {
             .field("max_items_per_worker", &self.max_items_per_worker)
             .field("sandbox", &self.sandbox)
             .field("inline", &self.inline)
+            .field("timings", &self.timings)
             .field("secret", &self.secret.as_ref().map(|_| "…"))
             .field("cloud_url", &self.cloud_url)
             .field("max_credits", &self.max_credits)
@@ -406,6 +419,7 @@ pub(crate) struct Settings {
     pub(crate) max_items_per_worker: Option<u64>,
     pub(crate) sandbox: Sandbox,
     pub(crate) inline: bool,
+    pub(crate) timings: Option<PathBuf>,
     pub(crate) has_secret: bool,
     /// Where batches may go beside this machine.
     pub(crate) account: Option<Account>,

@@ -118,25 +118,8 @@ impl Account {
     }
 }
 
-/// What stands behind the bar of a running map.
-pub(crate) fn progress(delivered: u64, failed: u64, total: Option<u64>, elapsed: Duration) -> String {
-    let rate = delivered as f64 / elapsed.as_secs_f64().max(1e-9);
-    let mut text = format!("{rate:.0}/s");
-    let _infallible = match total.filter(|_| delivered > 0) {
-        Some(total) => {
-            let left = Duration::from_secs_f64(total.saturating_sub(delivered) as f64 / rate);
-            write!(text, ", {} left", clock(left))
-        }
-        None => write!(text, ", {}", clock(elapsed)),
-    };
-    if failed > 0 {
-        let _infallible = write!(text, ", {failed} failed");
-    }
-    text
-}
-
 /// Whole seconds, as hours and minutes where there are any.
-fn clock(duration: Duration) -> String {
+pub(crate) fn clock(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
         0..60 => format!("{seconds} s"),
@@ -146,7 +129,7 @@ fn clock(duration: Duration) -> String {
 }
 
 /// A duration for people.
-fn time(duration: Duration) -> String {
+pub(crate) fn time(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     match seconds {
         s if s >= 100.0 => format!("{s:.0} s"),
@@ -241,15 +224,6 @@ mod tests {
         assert!(slow.closing_line("cloud").contains("use the policy local"), "{slow:?}");
     }
 
-    #[test]
-    fn progress_tells_rate_and_time_left() {
-        assert_eq!(progress(50, 0, Some(200), Duration::from_secs(1)), "50/s, 3 s left");
-        assert_eq!(progress(10, 2, Some(100_000), Duration::from_secs(1)), "10/s, 2:46:39 left, 2 failed");
-        assert_eq!(progress(500, 0, None, Duration::from_secs(90)), "6/s, 1:30");
-        assert_eq!(progress(0, 0, Some(5), Duration::from_secs(2)), "0/s, 2 s");
-    }
-
-    #[test]
     fn failures_deaths_and_an_early_end_are_told() {
         let line = Account { failed: 2, deaths: 1, complete: false, ..account() }.closing_line("local");
         assert!(line.contains("(1000/s, local, 2 failed, 1 workers lost, not read to the end)"), "{line}");
