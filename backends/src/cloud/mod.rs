@@ -54,6 +54,6 @@ pub use sign::{
 #[cfg(feature = "cloud")]
 pub use {
     backend::{Cloud, CloudOptions},
-    told::{Confirm, Estimate, Notice, Notices, Probe, Refused, Unheard, Upload, credits},
+    told::{Confirm, Estimate, Notice, Notices, Probe, Refused, Unheard, Upload},
     url::{ServiceUrl, UrlError},
 };
