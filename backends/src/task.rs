@@ -90,6 +90,10 @@ pub struct Work<'a> {
     fail_fast: bool,
     failures: Vec<ItemFailure>,
     failure_bytes: usize,
+    /// The item that has taken longest so far, and when the current one began. Not where items are claimed by the chunk:
+    /// a clock for each would cost more than they do.
+    slowest: (u32, Duration),
+    lap: Option<Instant>,
 }
 
 impl<'a> Work<'a> {
@@ -120,6 +124,8 @@ impl<'a> Work<'a> {
             fail_fast: false,
             failures: Vec::new(),
             failure_bytes: 0,
+            slowest: (0, Duration::ZERO),
+            lap: None,
         }
     }
 
@@ -145,6 +151,7 @@ impl<'a> Work<'a> {
             return None;
         }
         if self.begun == self.claimed {
+            self.look_at_clock();
             self.claimed = self.claims.claim(self.chunk)?;
         }
         let item = self.items.next()?;
@@ -208,6 +215,7 @@ impl<'a> Work<'a> {
             return None;
         }
         if self.begun == self.claimed {
+            self.look_at_clock();
             self.claimed = self.claims.claim(self.chunk)?;
         }
         let by_credit = self.credit.saturating_sub(used).div_ceil(result).max(1);
@@ -218,6 +226,18 @@ impl<'a> Work<'a> {
     #[inline]
     fn used(&self) -> usize {
         self.out.len() - self.start + self.written + self.failure_bytes
+    }
+
+    fn look_at_clock(&mut self) {
+        if self.chunk > 1 {
+            return;
+        }
+        let now = Instant::now();
+        if let Some(begun) = self.lap.replace(now)
+            && now - begun > self.slowest.1
+        {
+            self.slowest = (self.begun.saturating_sub(1), now - begun);
+        }
     }
 
     /// Where the result of the current item goes: appended, laid out as the host will read it.
@@ -248,8 +268,15 @@ impl<'a> Work<'a> {
     }
 
     /// What came of it.
-    pub(crate) fn finish(self) -> Finished {
-        Finished { answered: self.begun, failures: self.failures, written: self.written }
+    pub(crate) fn finish(mut self) -> Finished {
+        // Where it ended before it asked for more, the last item's time is not taken yet.
+        self.look_at_clock();
+        Finished {
+            answered: self.begun,
+            failures: self.failures,
+            written: self.written,
+            slowest: self.slowest,
+        }
     }
 }
 
@@ -283,6 +310,8 @@ pub(crate) struct Finished {
     pub(crate) failures: Vec<ItemFailure>,
     /// Bytes of results in the slots.
     pub(crate) written: usize,
+    /// The slowest item and its time; no time where it is not known.
+    pub(crate) slowest: (u32, Duration),
 }
 
 /// A message of bearable length: they count among the results that a map holds.
@@ -351,9 +380,13 @@ impl Executor {
         let mut work =
             Work::new(Items::new(payload, stride), count, credit, &self.claims, &running, &mut out);
         self.task.run(&mut work);
-        let Finished { answered, failures, .. } = work.finish();
+        let Finished { answered, failures, slowest, .. } = work.finish();
         let (wall, cpu) = time.stop();
-        (answered, Results { payload: Payload::from(out), failures, wall, cpu, ..Results::default() })
+        let slowest = (answered > 0 && !slowest.1.is_zero()).then_some(slowest);
+        (
+            answered,
+            Results { payload: Payload::from(out), failures, wall, cpu, slowest, ..Results::default() },
+        )
     }
 }
 
