@@ -57,7 +57,8 @@ fn each_example_gives_the_same_bytes_here_and_in_the_cloud() {
         };
         let name = path.rsplit('/').next().expect("a name");
         let (lines, picture, _) = result(program(path), &format!("{name}-here.png"));
-        let (far_lines, far_picture, ended) = result(account.program(path, &[]), &format!("{name}-there.png"));
+        let (far_lines, far_picture, ended) =
+            result(account.program(path, &[]), &format!("{name}-there.png"));
         assert!(ended.stderr.contains("/s, cloud, "), "it ran there: {}", ended.stderr);
         assert!(lines.len() > 1, "{lines:?}");
         assert_eq!(lines, far_lines, "{path}");
