@@ -4,6 +4,7 @@ use std::process::Command;
 
 use fastmap_test_cloud::{Account, Service};
 use fastmap_test_programs::{Ended, LIMIT, Report, Running, program, until};
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 const SERVICE: &str = env!("CARGO_BIN_EXE_cloud-service");
@@ -65,6 +66,9 @@ fn each_example_gives_the_same_bytes_here_and_in_the_cloud() {
         assert_eq!(picture.is_some(), words.contains(&OUTPUT));
         assert!(picture == far_picture, "{path}: the same picture");
     }
+    // Its temporary data goes with it.
+    service.signal(Signal::SIGTERM);
+    assert!(service.finish().status.success());
 }
 
 #[test]
@@ -106,7 +110,7 @@ fn a_run_is_over_at_the_service_when_its_map_is_however_that_ended() {
     // What the host has no time to say, its lease says.
     let mut host = Running::start(&mut account.program(HOST, &["sleep", "1000000", "10"]));
     host.line("first answer");
-    host.signal(nix::sys::signal::Signal::SIGINT);
+    host.signal(Signal::SIGINT);
     host.finish();
     until("the end of the run", LIMIT, || service.runs("a")[0]["state"] != "open");
 }
