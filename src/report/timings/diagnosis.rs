@@ -160,7 +160,7 @@ fn failures(document: &Document) -> Option<String> {
 mod tests {
     use std::time::Duration;
 
-    use fastmap_backends::Results;
+    use fastmap_backends::{Receipt, Results};
 
     use super::super::super::summary::Account;
     use super::super::document::Map;
@@ -196,6 +196,7 @@ mod tests {
             workers: 2,
             cores: 2,
             complete: true,
+            paid: Receipt::default(),
         };
         let about = Map { label: None, function: "f", backend: "local", total: Some(1000), microcredits: 0 };
         let mut document = Document::new(recorder, &about, &account);
