@@ -244,4 +244,6 @@ impl std::error::Error for Death {}
 pub struct Receipt {
     /// Millionths of a credit; 0 for what ran on this machine.
     pub microcredits: u64,
+    /// What the account has left, in millionths of a credit, where there is one and it could be asked.
+    pub balance: Option<i64>,
 }

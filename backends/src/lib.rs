@@ -11,8 +11,8 @@ compile_error!("fastmap runs on Linux (x86-64, aarch64): it needs pidfd, memfd a
 
 mod batch;
 mod buffers;
-#[cfg(feature = "cloud")]
-#[cfg_attr(docsrs, doc(cfg(feature = "cloud")))]
+#[cfg(feature = "protocol")]
+#[cfg_attr(docsrs, doc(cfg(feature = "protocol")))]
 pub mod cloud;
 mod completion;
 pub mod conformance;
@@ -21,6 +21,7 @@ mod executable;
 mod function;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod inbox;
 mod job;
 pub mod local;
 mod objects;

@@ -46,11 +46,12 @@ pub use worker::{enter, inside_worker, leave_unentered, marked};
 use crate::batch::{Batch, BatchId};
 use crate::completion::{Completion, Receipt};
 use crate::error::BackendError;
+use crate::inbox::Inbox;
 use crate::job::{Job, JobId};
 use crate::sizing::Targets;
 use crate::{Backend, Capacity, Run};
 use pool::Shared;
-use run::{Gauge, Inbox};
+use run::Gauge;
 
 /// For the fuzzers.
 #[cfg(fuzzing)]

@@ -14,7 +14,7 @@ use super::LocalOptions;
 use super::confined;
 use super::member::{Held, Member, recall};
 use super::outbox::{Frame, Outbox};
-use super::run::{Gauge, Inbox, RunState};
+use super::run::{Gauge, RunState};
 use super::steal;
 use super::wear::{self, Allowed};
 use crate::batch::{Batch, BatchId};
@@ -23,6 +23,7 @@ use crate::completion::{
 };
 use crate::error::BackendError;
 use crate::executable;
+use crate::inbox::Inbox;
 use crate::job::{Job, JobId};
 use crate::wire::{Header, Kind, VERSION};
 
