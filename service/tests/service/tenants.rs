@@ -47,7 +47,8 @@ const OPERATIONS: [(&str, fn(&Scene)); 18] = [
     ("POST /runs", |scene| {
         let none = open_run(&digest(b"nothing"), "obey");
         let theirs = OpenRun { executable: scene.executable.clone(), ..none.clone() };
-        let open = |request: &OpenRun| scene.other.call("POST", "/runs", &to_json(request)).problem("not_found");
+        let open =
+            |request: &OpenRun| scene.other.call("POST", "/runs", &to_json(request)).problem("not_found");
         let said = open(&theirs).detail.replace(&theirs.executable, &none.executable);
         assert_eq!(said, open(&none).detail);
         // With a program of its own, but another's context.
@@ -161,7 +162,8 @@ fn every_route_stands_in_the_document() {
     let end = begin + routed[begin..].find(".fallback").expect("their end");
     let quoted = routed[begin..end].split('"').skip(1).step_by(2);
     let routes: BTreeSet<&str> = quoted.filter(|text| text.starts_with('/')).collect();
-    let tried: BTreeSet<&str> = OPERATIONS.iter().filter_map(|(name, _)| Some(name.split_once(' ')?.1)).collect();
+    let tried: BTreeSet<&str> =
+        OPERATIONS.iter().filter_map(|(name, _)| Some(name.split_once(' ')?.1)).collect();
     assert_eq!(routes, tried);
 }
 
