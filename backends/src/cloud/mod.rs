@@ -11,7 +11,7 @@ mod sign;
 pub use body::{Answer, BatchBody, BodyError, FLAG_ZSTD, Part, PartOutcome};
 pub use problem::{Problem, ProblemCode};
 pub use protocol::{
-    Acknowledge, Acknowledged, Auth, Bill, BlobStatus, FunctionName, Lease, Limits, LogLine, LogPage,
+    Acknowledge, Acknowledged, Auth, Bill, BlobStatus, DashboardLink, FunctionName, Lease, Limits, LogLine, LogPage,
     OpenRun, Prices, RunInfo, RunList, RunOpened, RunState,
 };
 pub use sign::{
