@@ -1,7 +1,9 @@
 //! The service as its clients see it: a real process, real requests, real workers.
 
 mod client;
+mod dashboard;
 mod jails;
+mod large;
 mod lifetime;
 mod money;
 mod requests;
