@@ -54,7 +54,8 @@ pub(crate) async fn account(command: Account) -> anyhow::Result<()> {
             store.set_operator(&name, !no).await?;
             let mut value = describe(&account);
             value["operator"] = (!no).into();
-            let text = format!("{name} is {} now", if no { "an ordinary account" } else { "an operator's account" });
+            let text =
+                format!("{name} is {} now", if no { "an ordinary account" } else { "an operator's account" });
             output::object(common.json, &value, &text)?;
         }
         Account::Show { name, common } => {

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use fastmap_backends::cloud::{
-    DashboardLink, HEADER_DIGEST, HEADER_NONCE, HEADER_PROTOCOL, HEADER_SIGNATURE, HEADER_TIMESTAMP, PROTOCOL,
-    Problem, RequestHead, ResponseHead, Secret, digest, hexadecimal,
+    DashboardLink, HEADER_DIGEST, HEADER_NONCE, HEADER_PROTOCOL, HEADER_SIGNATURE, HEADER_TIMESTAMP,
+    PROTOCOL, Problem, RequestHead, ResponseHead, Secret, digest, hexadecimal,
 };
 
 use super::args::Dashboard;
@@ -41,7 +41,9 @@ fn check_url(url: &str) -> anyhow::Result<()> {
     match uri.scheme_str() {
         Some("https") => Ok(()),
         Some("http") if loopback => Ok(()),
-        Some("http") => bail!("{url} is not on this machine: use https://, for what goes there must not be read"),
+        Some("http") => {
+            bail!("{url} is not on this machine: use https://, for what goes there must not be read")
+        }
         _ => bail!("FASTMAP_CLOUD_URL {url:?} is no address of a service (like https://fastmap.example.org)"),
     }
 }
@@ -95,7 +97,8 @@ mod tests {
         for good in ["https://a.example", "http://127.0.0.1:80", "http://[::1]:8750", "http://localhost:1"] {
             assert!(check_url(good).is_ok(), "{good}");
         }
-        for bad in ["http://a.example", "http://127.0.0.1.example", "ftp://a", "a.example", "http://10.0.0.1"] {
+        for bad in ["http://a.example", "http://127.0.0.1.example", "ftp://a", "a.example", "http://10.0.0.1"]
+        {
             assert!(check_url(bad).is_err(), "{bad}");
         }
     }

@@ -29,7 +29,7 @@ pub(super) async fn list(
             dl.figures {
                 div { dt { "Agents" } dd { (agents.len()) } }
                 div { dt { "Open runs" } dd { (show::count(open)) } }
-                div { dt { "Batches under way" } dd { (show::count(under_way)) } }
+                div { dt { "Batches now" } dd { (show::count(under_way)) } }
             }
             @if agents.is_empty() {
                 p.empty { "No agent has joined this service: nothing is worked on." }

@@ -82,33 +82,34 @@ fn bar(path: &mut String, x: f64, y: f64, width: f64, height: f64) {
 /// A balance over time: pairs of a time in milliseconds and the balance from then on, oldest first.
 pub(super) fn balance(history: &[(i64, Microcredits)]) -> Markup {
     let (Some((from, _)), Some((to, last))) = (history.first(), history.last()) else { return html! {} };
-    let top = history.iter().map(|(_, balance)| *balance).max().unwrap_or(0).max(1) as f64;
-    let span = (to - from).max(1) as f64;
-    let (x, y) = (
-        |at: i64| (at - from) as f64 / span * 1000.0,
-        |amount: i64| HEIGHT - amount.max(0) as f64 / top * (HEIGHT - 4.0),
-    );
+    let amounts = history.iter().map(|(_, balance)| *balance);
+    let (least, most) = (amounts.clone().min().unwrap_or(0), amounts.max().unwrap_or(0).max(1));
+    // Where little was spent of much, the line from nothing up would be a flat one: then it is from the least up, and the
+    // area under it, which would mean something, is not filled.
+    let whole = least < most / 2;
+    let base = if whole { 0 } else { least };
+    let (top, span) = ((most - base).max(1) as f64, (to - from).max(1) as f64);
+    let x = |at: i64| (at - from) as f64 / span * 1000.0;
+    let y = |amount: i64| HEIGHT - 4.0 - (amount - base) as f64 / top * (HEIGHT - 8.0);
     let mut line = String::new();
     for (at, amount) in history {
         let (x, y) = (x(*at), y(*amount));
-        let _fits = if line.is_empty() { write!(line, "M{x:.1} {y:.1}") } else { write!(line, "H{x:.1}V{y:.1}") };
+        let _fits =
+            if line.is_empty() { write!(line, "M{x:.1} {y:.1}") } else { write!(line, "H{x:.1}V{y:.1}") };
     }
     let area = format!("{line}V{HEIGHT}H0z");
+    let label = |at: i64| if to - from < 36 * 3600 * 1000 { show::clock(at) } else { show::day(at) };
+    let (low, high, now) = (show::credits(base), show::credits(most), show::credits(*last));
     let words = format!(
-        "The balance from {} to {}, at most {} credits, now {}",
-        show::day(*from),
-        show::day(*to),
-        show::credits(top as i64),
-        show::credits(*last)
+        "The balance from {} to {}, drawn from {low} to {high} credits; now {now}",
+        label(*from),
+        label(*to)
     );
-    let label = |at: i64| {
-        if to - from < 36 * 3600 * 1000 { show::clock(at) } else { show::day(at) }
-    };
     html! {
         figure.chart {
-            figcaption { "Balance: at most " b { (show::credits(top as i64)) " credits" } }
+            figcaption { "Balance, from " b { (low) } " to " b { (high) } " credits" }
             svg role="img" aria-label=(words) viewBox=(format!("0 0 1000 {HEIGHT}")) preserveAspectRatio="none" {
-                path.area d=(area) {}
+                @if whole { path.area d=(area) {} }
                 path.line d=(line) {}
             }
             (axis(&label(*from), &label(*to)))

@@ -41,9 +41,9 @@ pub(super) async fn show(
         h1 { "Credits" }
         dl.figures {
             div { dt { "Balance" } dd { (price::show(visit.balance)) } }
-            div { dt { "of it reserved" } dd { (price::show(visit.held)) } }
-            div { dt { "An hour of CPU time" } dd { (price::show(prices.cpu_hour)) } }
-            div { dt { "10⁹ bytes of results" } dd { (price::show(prices.result_gb)) } }
+            div { dt { "Reserved of it" } dd { (price::show(visit.held)) } }
+            div { dt { "Price: CPU hour" } dd { (price::show(prices.cpu_hour)) } }
+            div { dt { "Price: GB of results" } dd { (price::show(prices.result_gb)) } }
         }
         (chart::balance(&history))
         h2 { "Ledger" }

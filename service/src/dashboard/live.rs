@@ -72,7 +72,10 @@ pub(super) async fn events(
 ) -> Result<Response, Sorry> {
     let found = gateway.store.run(Some(visit.account), &run).await?.ok_or_else(Sorry::not_found)?;
     let Some(watcher) = gateway.dashboard.watchers.admit(visit.account) else {
-        return Err(Sorry::new(StatusCode::TOO_MANY_REQUESTS, "Too many pages of this account are open at once."));
+        return Err(Sorry::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "Too many pages of this account are open at once.",
+        ));
     };
     // Nothing is kept for who watches a run that is over.
     let open = found.info.state == RunState::Open;

@@ -65,9 +65,7 @@ pub(crate) fn router() -> Router<Arc<Gateway>> {
         .layer(DefaultBodyLimit::max(FORM))
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, PATIENCE))
         .layer(middleware::from_fn(guard));
-    Router::new()
-        .nest("/dashboard", pages)
-        .route("/", get(|| async { Redirect::to("/dashboard/runs") }))
+    Router::new().nest("/dashboard", pages).route("/", get(|| async { Redirect::to("/dashboard/runs") }))
 }
 
 /// What browsers are told of each answer: nothing but our own scripts, styles and forms, and no page around ours.

@@ -15,7 +15,8 @@ const HTMX: &str = r#"{"includeIndicatorStyles":false,"allowEval":false,"allowSc
 
 /// A whole page. `section`: which part of the dashboard it is in.
 pub(super) fn frame(visit: Option<&Visit>, title: &str, section: &str, content: &Markup) -> Markup {
-    let mut sections = vec![("Runs", "/dashboard/runs"), ("Credits", "/dashboard/credits"), ("Tokens", "/dashboard/tokens")];
+    let mut sections =
+        vec![("Runs", "/dashboard/runs"), ("Credits", "/dashboard/credits"), ("Tokens", "/dashboard/tokens")];
     if visit.is_some_and(|visit| visit.operator) {
         sections.push(("Agents", "/dashboard/agents"));
     }
@@ -111,7 +112,10 @@ impl From<StoreError> for Sorry {
             StoreError::Refused(why) => Sorry::new(StatusCode::UNPROCESSABLE_ENTITY, why),
             other => {
                 tracing::error!(error = %other, "the database fails");
-                Sorry::new(StatusCode::SERVICE_UNAVAILABLE, "The database does not answer; try again in a moment.")
+                Sorry::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "The database does not answer; try again in a moment.",
+                )
             }
         }
     }

@@ -152,8 +152,8 @@ fn view(run: &Run, series: &Series) -> Markup {
             (figure("Deaths", &show::count(series.deaths)))
             (figure("vCPU seconds", &show::cpu_seconds(info.cpu_ns)))
             (figure("Credits", &show::credits(info.spent)))
-            @if let Some(most) = info.max_credits { (figure("at most", &show::credits(most))) }
-            @if info.held > 0 { (figure("reserved", &show::credits(info.held))) }
+            @if let Some(most) = info.max_credits { (figure("Spend cap", &show::credits(most))) }
+            @if info.held > 0 { (figure("Reserved", &show::credits(info.held))) }
             (figure("Results", &show::bytes(info.result_bytes)))
             (figure("Duration", &show::duration(lasted)))
             div { dt { "Started" } dd { (show::moment(info.opened_ms as i64)) } }

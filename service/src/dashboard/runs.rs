@@ -84,7 +84,8 @@ pub(super) async fn list(
 /// States to choose from, and the search.
 fn choice(wish: &Wish, state: Option<RunState>, counts: &BTreeMap<String, u64>) -> Markup {
     let all: u64 = counts.values().sum();
-    let address = |state: &str| Wish { q: wish.q.clone(), state: state.to_owned(), ..Wish::default() }.address();
+    let address =
+        |state: &str| Wish { q: wish.q.clone(), state: state.to_owned(), ..Wish::default() }.address();
     html! {
         div.choice {
             nav aria-label="State" {

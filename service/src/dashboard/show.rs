@@ -115,7 +115,9 @@ fn seen(letter: char) -> char {
         '\t' | '\n' => ' ',
         c if c.is_control() => '\u{fffd}',
         // Marks and overrides of the direction of writing, and what has no width.
-        '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => '\u{fffd}',
+        '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => {
+            '\u{fffd}'
+        }
         c => c,
     }
 }

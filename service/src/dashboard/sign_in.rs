@@ -23,7 +23,8 @@ use serde::Deserialize;
 
 use super::page::{Sorry, frame};
 use super::visitor::{
-    Csrf, IDLE, LASTS, MOST, Posted, SESSION, by_script, by_tls, cookie, cookie_name, fields, from_elsewhere, same,
+    Csrf, IDLE, LASTS, MOST, Posted, SESSION, by_script, by_tls, cookie, cookie_name, fields, from_elsewhere,
+    same,
 };
 use crate::gateway::Gateway;
 use crate::gateway::auth::Caller;
@@ -122,7 +123,10 @@ pub(super) async fn how(headers: HeaderMap) -> Response {
 }
 
 fn used_up() -> Sorry {
-    Sorry::new(StatusCode::GONE, "This link was used before, or its time is over. Get another: fastmap dashboard")
+    Sorry::new(
+        StatusCode::GONE,
+        "This link was used before, or its time is over. Get another: fastmap dashboard",
+    )
 }
 
 /// Who signs in by plain HTTP does so on his own machine.
@@ -148,7 +152,9 @@ pub(super) async fn offer(
             "This page came by plain HTTP from another machine: what you see and say could be read on its way. Use https://.",
         ));
     }
-    let Some(name) = gateway.store.link_account(&digest(code.as_bytes())).await? else { return Err(used_up()) };
+    let Some(name) = gateway.store.link_account(&digest(code.as_bytes())).await? else {
+        return Err(used_up());
+    };
     let form = hexadecimal(&random::<16>().map_err(|error| Sorry::internal(&error))?);
     let content = html! {
         h1 { "Sign in" }

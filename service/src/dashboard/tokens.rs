@@ -10,8 +10,8 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::page::{Sorry, csrf, frame, sure};
-use super::sign_in::{Nothing, forget, signed_out};
 use super::show;
+use super::sign_in::{Nothing, forget, signed_out};
 use super::visitor::{Posted, Visitor};
 use crate::gateway::Gateway;
 use crate::keys::new_secret;
@@ -24,7 +24,8 @@ const SHOWN: usize = 200;
 /// Bytes of a label.
 const LABEL: usize = 100;
 /// Days for which a token may be made; 0: for good.
-const DAYS: [(u32, &str); 5] = [(0, "for good"), (7, "7 days"), (30, "30 days"), (90, "90 days"), (365, "a year")];
+const DAYS: [(u32, &str); 5] =
+    [(0, "for good"), (7, "7 days"), (30, "30 days"), (90, "90 days"), (365, "a year")];
 
 #[derive(Debug, Deserialize)]
 pub(super) struct NewToken {
@@ -54,7 +55,8 @@ pub(super) async fn create(
         return Err(Sorry::new(StatusCode::UNPROCESSABLE_ENTITY, "A token can't be made for so long."));
     }
     let now = now_ms();
-    let good = gateway.store.tokens(Some(visit.account)).await?.iter().filter(|token| is_good(token, now)).count();
+    let good =
+        gateway.store.tokens(Some(visit.account)).await?.iter().filter(|token| is_good(token, now)).count();
     if good >= GOOD {
         let words = format!("The account has {good} tokens that are good; revoke one first.");
         return Err(Sorry::new(StatusCode::CONFLICT, words));

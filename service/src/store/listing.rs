@@ -136,7 +136,8 @@ impl Store {
             .bind(account)
             .fetch_one(&self.readers)
             .await?;
-        let (Some(first), Some(last)) = (row.try_get::<Option<i64>, _>(0)?, row.try_get::<Option<i64>, _>(1)?)
+        let (Some(first), Some(last)) =
+            (row.try_get::<Option<i64>, _>(0)?, row.try_get::<Option<i64>, _>(1)?)
         else {
             return Ok(Vec::new());
         };

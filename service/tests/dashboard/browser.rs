@@ -103,7 +103,8 @@ impl Browser {
     }
 
     pub(crate) async fn go(&self, path: &str) {
-        let url = if path.starts_with("http") { path.to_owned() } else { format!("http://{}{path}", self.home) };
+        let url =
+            if path.starts_with("http") { path.to_owned() } else { format!("http://{}{path}", self.home) };
         self.client.goto(&url).await.expect("the page is there");
     }
 
@@ -114,12 +115,14 @@ impl Browser {
     }
 
     pub(crate) async fn click(&self, css: &str) {
-        let found = self.client.find(Locator::Css(css)).await.unwrap_or_else(|error| panic!("{css}: {error}"));
+        let found =
+            self.client.find(Locator::Css(css)).await.unwrap_or_else(|error| panic!("{css}: {error}"));
         found.click().await.unwrap_or_else(|error| panic!("{css}: {error}"));
     }
 
     pub(crate) async fn write(&self, css: &str, text: &str) {
-        let found = self.client.find(Locator::Css(css)).await.unwrap_or_else(|error| panic!("{css}: {error}"));
+        let found =
+            self.client.find(Locator::Css(css)).await.unwrap_or_else(|error| panic!("{css}: {error}"));
         found.send_keys(text).await.unwrap_or_else(|error| panic!("{css}: {error}"));
     }
 
@@ -135,14 +138,19 @@ impl Browser {
             if wanted(&text) {
                 return text;
             }
-            assert!(begun.elapsed() < LIMIT, "{css} did not become as wanted: {text:?}\n{}", self.text("body").await);
+            assert!(
+                begun.elapsed() < LIMIT,
+                "{css} did not become as wanted: {text:?}\n{}",
+                self.text("body").await
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
     /// What axe-core finds on this page that is serious.
     pub(crate) async fn check_access(&self) {
-        let axe = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("tools/axe/node_modules/axe-core/axe.min.js");
+        let axe = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .with_file_name("tools/axe/node_modules/axe-core/axe.min.js");
         let axe = std::fs::read_to_string(&axe).unwrap_or_else(|error| panic!("{}: {error}", axe.display()));
         self.run(&axe, Vec::new()).await;
         let script = "const done = arguments[0]; axe.run(document).then(found => done(found), why => done(String(why)));";
@@ -183,7 +191,8 @@ impl Browser {
                 continue;
             }
             requests += 1;
-            let own = url.strip_prefix("http://").and_then(|rest| rest.split('/').next()) == Some(self.home.as_str());
+            let own = url.strip_prefix("http://").and_then(|rest| rest.split('/').next())
+                == Some(self.home.as_str());
             assert!(own || url.starts_with("data:"), "asked another host: {url}");
         }
         assert!(requests > 0, "no request was seen");

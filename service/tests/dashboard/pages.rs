@@ -52,7 +52,10 @@ async fn a_run_is_watched_from_the_list_to_its_page_and_cancelled() {
     scene.client.call("POST", &format!("/runs/{run}/heartbeat"), b"").json::<Value>(200);
     let reply = scene.client.call("PUT", &format!("/runs/{run}/batches/9"), &batch_from(0, &["e"]));
     reply.problem("run_ended");
-    assert_eq!(browser.run("return document.title", vec![]).await, format!("{} · fastmap", &HOSTILE[..HOSTILE.len().min(60)]).as_str());
+    assert_eq!(
+        browser.run("return document.title", vec![]).await,
+        format!("{} · fastmap", &HOSTILE[..HOSTILE.len().min(60)]).as_str()
+    );
     assert_eq!(browser.run("return document.getElementById('taken')", vec![]).await, Value::Null);
     browser.check_log(&[]).await;
     scene.browser.end().await;
@@ -92,7 +95,10 @@ async fn tokens_are_made_and_revoked_and_a_forged_form_does_nothing() {
     assert_eq!(browser.text("#secret").await, "", "it was shown once");
 
     // As a page of another origin would have it: a wrong token, or none.
-    for change in ["document.querySelector('form.new [name=csrf]').value = '0'.repeat(64)", "document.querySelector('form.new [name=csrf]').remove()"] {
+    for change in [
+        "document.querySelector('form.new [name=csrf]').value = '0'.repeat(64)",
+        "document.querySelector('form.new [name=csrf]').remove()",
+    ] {
         browser.go("/dashboard/tokens").await;
         browser.run(change, vec![]).await;
         browser.click("form.new button").await;

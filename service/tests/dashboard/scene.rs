@@ -37,8 +37,11 @@ impl Scene {
 
     /// Opens a run of the test's worker.
     pub(crate) fn open(&self, label: &str, items: u64) -> String {
-        let request =
-            OpenRun { label: Some(label.to_owned()), items: Some(items), ..open_run(&self.client.upload_worker(), "obey") };
+        let request = OpenRun {
+            label: Some(label.to_owned()),
+            items: Some(items),
+            ..open_run(&self.client.upload_worker(), "obey")
+        };
         self.client.call("POST", "/runs", &to_json(&request)).json::<RunOpened>(201).run
     }
 }

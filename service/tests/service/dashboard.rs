@@ -24,7 +24,10 @@ struct Page {
 impl Page {
     /// What a hidden field of the page's first form says.
     fn field(&self, name: &str) -> String {
-        let begin = self.text.find(&format!("name=\"{name}\" value=\"")).unwrap_or_else(|| panic!("{name}: {}", self.text));
+        let begin = self
+            .text
+            .find(&format!("name=\"{name}\" value=\""))
+            .unwrap_or_else(|| panic!("{name}: {}", self.text));
         let value = &self.text[begin..];
         value.split('"').nth(3).expect("a value").to_owned()
     }
@@ -33,7 +36,8 @@ impl Page {
 impl Visitor {
     fn ask(&mut self, method: &str, url: &str, form: Option<&str>) -> Page {
         let mut request = Request::builder().method(method).uri(url);
-        let cookies: Vec<String> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let cookies: Vec<String> =
+            self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
         if !cookies.is_empty() {
             request = request.header("cookie", cookies.join("; "));
         }
@@ -53,7 +57,8 @@ impl Visitor {
         for cookie in response.headers().get_all("set-cookie") {
             let cookie = cookie.to_str().expect("text");
             assert!(cookie.contains("HttpOnly") || cookie.contains("Max-Age=0"), "{cookie}");
-            let (name, value) = cookie.split(';').next().and_then(|pair| pair.split_once('=')).expect("a pair");
+            let (name, value) =
+                cookie.split(';').next().and_then(|pair| pair.split_once('=')).expect("a pair");
             self.cookies.retain(|(known, _)| known != name);
             if !value.is_empty() {
                 self.cookies.push((name.to_owned(), value.to_owned()));
@@ -94,9 +99,13 @@ fn a_link_signs_in_once_and_looking_at_it_does_not_use_it_up() {
     let mut first = Visitor::default();
     let reply = first.sign_in(&server, &link);
     assert_eq!((reply.status, reply.headers["location"].to_str().expect("text")), (303, "/dashboard/runs"));
-    let cookies: Vec<_> = reply.headers.get_all("set-cookie").iter().map(|cookie| cookie.to_str().expect("text")).collect();
+    let cookies: Vec<_> =
+        reply.headers.get_all("set-cookie").iter().map(|cookie| cookie.to_str().expect("text")).collect();
     let session = cookies.iter().find(|cookie| cookie.starts_with("fastmap=")).expect("a session");
-    assert!(session.contains("HttpOnly") && session.contains("SameSite=Strict") && !session.contains("Secure"), "{session}");
+    assert!(
+        session.contains("HttpOnly") && session.contains("SameSite=Strict") && !session.contains("Secure"),
+        "{session}"
+    );
     assert_eq!(first.get(&format!("{}/dashboard/runs", server.url)).status, 200);
     // The link is worth nothing now, to anybody.
     assert_eq!(Visitor::default().get(&link).status, 410);
@@ -162,10 +171,12 @@ fn behind_a_proxy_that_ends_tls_cookies_are_for_tls_alone() {
     let server = Server::start(&[]);
     let client = server.tenant("ada", "1000");
     let https = ("x-forwarded-proto", "https".to_owned());
-    let mut visitor = Visitor { headers: vec![https, ("host", "fastmap.example".to_owned())], ..Visitor::default() };
+    let mut visitor =
+        Visitor { headers: vec![https, ("host", "fastmap.example".to_owned())], ..Visitor::default() };
     let reply = visitor.sign_in(&server, &server.dashboard(&client));
     assert_eq!(reply.status, 303);
-    let cookies: Vec<_> = reply.headers.get_all("set-cookie").iter().map(|cookie| cookie.to_str().expect("text")).collect();
+    let cookies: Vec<_> =
+        reply.headers.get_all("set-cookie").iter().map(|cookie| cookie.to_str().expect("text")).collect();
     let session = cookies.iter().find(|cookie| cookie.starts_with("__Host-fastmap=")).expect("a session");
     assert!(session.contains("Secure") && session.contains("Path=/"), "{session}");
     assert_eq!(visitor.get(&format!("{}/dashboard/runs", server.url)).status, 200);
@@ -180,7 +191,11 @@ fn a_session_ends_with_its_token_and_by_signing_out() {
     let other = server.client("ada");
     let mut second = visitor(&server, &other);
     let page = first.get(&runs);
-    let out = first.ask("POST", &format!("{}/dashboard/sign-out", server.url), Some(&format!("csrf={}", page.field("csrf"))));
+    let out = first.ask(
+        "POST",
+        &format!("{}/dashboard/sign-out", server.url),
+        Some(&format!("csrf={}", page.field("csrf"))),
+    );
     assert_eq!(out.status, 200);
     assert_eq!(first.get(&runs).status, 401);
     // The cookie of before is worth nothing, should somebody have kept it.
@@ -209,13 +224,22 @@ fn every_change_needs_the_sessions_own_form() {
     for (target, fields) in &targets {
         let url = format!("{}{target}", server.url);
         for csrf in ["", "0", theirs.as_str()] {
-            assert_eq!(visitor.ask("POST", &url, Some(&format!("csrf={csrf}{fields}"))).status, 403, "{target}");
+            assert_eq!(
+                visitor.ask("POST", &url, Some(&format!("csrf={csrf}{fields}"))).status,
+                403,
+                "{target}"
+            );
         }
         assert_eq!(visitor.ask("POST", &url, Some(fields.trim_start_matches('&'))).status, 403, "{target}");
         // With the right one, but from another site's page; and with nobody's session.
-        let mut lured = Visitor { headers: vec![("sec-fetch-site", "cross-site".to_owned())], ..visitor.clone() };
+        let mut lured =
+            Visitor { headers: vec![("sec-fetch-site", "cross-site".to_owned())], ..visitor.clone() };
         assert_eq!(lured.ask("POST", &url, Some(&format!("csrf={own}{fields}"))).status, 403, "{target}");
-        assert_eq!(Visitor::default().ask("POST", &url, Some(&format!("csrf={own}{fields}"))).status, 401, "{target}");
+        assert_eq!(
+            Visitor::default().ask("POST", &url, Some(&format!("csrf={own}{fields}"))).status,
+            401,
+            "{target}"
+        );
         assert!([405, 404].contains(&visitor.get(&url).status) || target == "/dashboard/tokens", "{target}");
     }
     let info: Value = client.call("GET", &format!("/runs/{run}"), b"").json(200);
@@ -240,28 +264,45 @@ fn accounts_see_nothing_of_each_other() {
     let nothing = "0".repeat(32);
     for page in ["/runs/{run}", "/runs/{run}/failures", "/runs/{run}/events", "/runs/{run}/cancel"] {
         let url = |run: &str| format!("{}/dashboard{}", server.url, page.replace("{run}", run));
-        let (method, form) = if page.ends_with("cancel") { ("POST", Some(format!("csrf={csrf}"))) } else { ("GET", None) };
+        let (method, form) =
+            if page.ends_with("cancel") { ("POST", Some(format!("csrf={csrf}"))) } else { ("GET", None) };
         let theirs = visitor.ask(method, &url(run), form.as_deref());
         let none = visitor.ask(method, &url(&nothing), form.as_deref());
         assert_eq!((theirs.status, none.status), (404, 404), "{page}");
         assert_eq!(theirs.text, none.text, "{page} tells whether there is something");
     }
-    for page in ["/runs", "/runs?q=secret", "/runs?before={run}", "/runs?after={run}", "/credits", "/tokens"] {
+    for page in ["/runs", "/runs?q=secret", "/runs?before={run}", "/runs?after={run}", "/credits", "/tokens"]
+    {
         let text = visitor.get(&format!("{}/dashboard{}", server.url, page.replace("{run}", run))).text;
         assert!(!text.contains("secret project") && !text.contains(">ada<"), "{page}: {text}");
         assert!(!text.contains(&format!("run-{run}")), "{page}: {text}");
     }
-    assert_eq!(visitor.ask("POST", &format!("{}/dashboard/tokens/1/revoke", server.url), Some(&format!("csrf={csrf}"))).status, 404);
+    assert_eq!(
+        visitor
+            .ask("POST", &format!("{}/dashboard/tokens/1/revoke", server.url), Some(&format!("csrf={csrf}")))
+            .status,
+        404
+    );
     assert_eq!(ada.call("POST", "/auth", b"").status, 200);
     // The agents' page is the operator's.
     let agents = format!("{}/dashboard/agents", server.url);
     assert_eq!(visitor.get(&agents).status, 404);
     server.json(&["account", "operator", "bob"]);
     let page = visitor.get(&agents);
-    assert!(page.status == 200 && page.text.contains("in this service") && !page.text.contains("ada"), "{}", page.text);
+    assert!(
+        page.status == 200 && page.text.contains("in this service") && !page.text.contains("ada"),
+        "{}",
+        page.text
+    );
     // The owner sees all of it.
     let page = owner.get(&format!("{}/dashboard/runs/{run}", server.url));
-    assert!(page.text.contains("secret project") && page.text.contains("no such order") && page.text.contains("line 1"), "{}", page.text);
+    assert!(
+        page.text.contains("secret project")
+            && page.text.contains("no such order")
+            && page.text.contains("line 1"),
+        "{}",
+        page.text
+    );
 }
 
 #[test]
@@ -273,7 +314,10 @@ fn pages_forbid_what_they_do_not_need_and_are_not_kept() {
         let page = visitor.get(&format!("{}/dashboard{page}", server.url));
         let header = |name: &str| page.headers[name].to_str().expect("text").to_owned();
         let policy = header("content-security-policy");
-        assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+        assert!(
+            policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"),
+            "{policy}"
+        );
         assert!(!policy.contains("unsafe"), "{policy}");
         assert_eq!(header("x-content-type-options"), "nosniff");
         assert_eq!(header("referrer-policy"), "same-origin");
@@ -284,7 +328,11 @@ fn pages_forbid_what_they_do_not_need_and_are_not_kept() {
         }
     }
     let css = visitor.get(&format!("{}/dashboard/runs", server.url)).text;
-    let css = css.split("href=\"").find_map(|rest| rest.split('"').next().filter(|at| at.contains(".css"))).expect("a style").to_owned();
+    let css = css
+        .split("href=\"")
+        .find_map(|rest| rest.split('"').next().filter(|at| at.contains(".css")))
+        .expect("a style")
+        .to_owned();
     let css = visitor.get(&format!("{}{css}", server.url));
     assert!(css.status == 200 && css.headers["cache-control"].to_str().expect("text").contains("immutable"));
     assert!(!css.text.contains("url(") && !css.text.contains("@import"));
@@ -300,7 +348,9 @@ fn what_happened_in_a_run_outlives_the_service() {
     client.call("POST", &format!("/runs/{run}/done"), b"");
     let mut visitor = visitor(&server, &client);
     let url = format!("{}/dashboard/runs/{run}", server.url);
-    let told = |text: &str| text.contains("no such order") && text.contains("about to abort") && text.contains("worker-");
+    let told = |text: &str| {
+        text.contains("no such order") && text.contains("about to abort") && text.contains("worker-")
+    };
     assert!(told(&visitor.get(&url).text));
     server.signal(nix::sys::signal::Signal::SIGTERM);
     assert!(server.ended().success());

@@ -18,9 +18,12 @@ const BATCHES: u64 = 100_000;
 
 /// Puts it all in the database, in SQL: it would take the service an hour.
 async fn fill(path: &std::path::Path, account: i64) {
-    let mut conn = SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.expect("the database");
+    let mut conn =
+        SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.expect("the database");
     let long = "f".repeat(10_000);
-    let numbers = |most: u64| format!("WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {most})");
+    let numbers = |most: u64| {
+        format!("WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {most})")
+    };
     // Labels of the greatest length, of what grows most when it is escaped; names of functions of the greatest length.
     let runs = format!(
         "INSERT INTO runs (id, account, client_key, request, label, executable, function_offset, function_name, items, state,
@@ -86,12 +89,14 @@ fn pages_of_a_large_account_are_made_in_time_and_are_small() {
     let mut offer = agent.get(&link).call().expect("an answer");
     let cookie = |response: &ureq::http::Response<ureq::Body>, name: &str| {
         let cookies = response.headers().get_all("set-cookie").iter();
-        let mut cookies = cookies.filter_map(|cookie| cookie.to_str().ok()?.split(';').next().map(str::to_owned));
+        let mut cookies =
+            cookies.filter_map(|cookie| cookie.to_str().ok()?.split(';').next().map(str::to_owned));
         cookies.find(|cookie| cookie.starts_with(name)).expect("a cookie")
     };
     let shown = cookie(&offer, "fastmap-form=");
     let text = offer.body_mut().read_to_string().expect("a page");
-    let csrf = text.split("name=\"csrf\" value=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a field");
+    let csrf =
+        text.split("name=\"csrf\" value=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a field");
     let code = link.rsplit('/').next().expect("a code");
     let signed = agent
         .post(format!("{}/dashboard/sign-in", server.url))
@@ -120,7 +125,8 @@ fn pages_of_a_large_account_are_made_in_time_and_are_small() {
         let tries: Vec<(Duration, usize)> = (0..5)
             .map(|_| {
                 let begun = Instant::now();
-                let request = Request::get(format!("{}/dashboard{page}", server.url)).header("cookie", &session);
+                let request =
+                    Request::get(format!("{}/dashboard{page}", server.url)).header("cookie", &session);
                 let mut response = agent.run(request.body(()).expect("a request")).expect("an answer");
                 assert_eq!(response.status(), 200, "{page}");
                 let length = response.body_mut().read_to_vec().expect("a page").len();
