@@ -61,11 +61,26 @@ pub(super) fn throughput(points: &Slots<Point>, now: Option<i64>) -> Markup {
 /// How busy a worker was, as shades on a strip from one second to another.
 pub(super) fn strip(busy: &Slots<u64>, from: i64, to: i64) -> Markup {
     let mut shades: [String; 4] = Default::default();
+    // Neighbours of one shade are one bar.
+    let mut open: Option<(usize, i64, i64)> = None;
+    let mut close = |open: Option<(usize, i64, i64)>| {
+        if let Some((shade, begin, end)) = open {
+            let (x, width) = (begin * busy.width - from, (end - begin) * busy.width);
+            bar(&mut shades[shade], x as f64, 0.0, width as f64, 10.0);
+        }
+    };
     for (slot, ms) in (busy.first..).zip(&busy.values).filter(|(_, ms)| **ms > 0) {
         let share = *ms as f64 / (busy.width * 1000) as f64;
-        let shade = ((share * 4.0).ceil() as usize).clamp(1, 4);
-        bar(&mut shades[shade - 1], (slot * busy.width - from) as f64, 0.0, busy.width as f64, 10.0);
+        let shade = ((share * 4.0).ceil() as usize).clamp(1, 4) - 1;
+        open = match open {
+            Some((same, begin, end)) if same == shade && end == slot => Some((shade, begin, slot + 1)),
+            before => {
+                close(before);
+                Some((shade, slot, slot + 1))
+            }
+        };
     }
+    close(open);
     html! {
         svg.strip aria-hidden="true" viewBox=(format!("0 0 {} 10", (to - from).max(1))) preserveAspectRatio="none" {
             @for (shade, path) in shades.iter().enumerate().filter(|(_, path)| !path.is_empty()) {
@@ -133,6 +148,10 @@ mod tests {
         assert!(drawn.len() < 16_000, "{}", drawn.len());
         assert!(drawn.contains("192.89") || drawn.contains("193"), "{drawn}");
         let busy = Slots { width: 128, first: 13_500_000, values: vec![64_000; 120].into() };
+        let drawn = strip(&busy, 13_500_000 * 128, 13_500_120 * 128).0;
+        assert!(drawn.contains(&format!("M0 0.0h{}v", 120 * 128)), "neighbours are one bar: {drawn}");
+        let values = (0..120).map(|n| if n % 2 == 0 { 32_000 } else { 128_000 }).collect();
+        let busy = Slots { values, ..busy };
         assert!(strip(&busy, 13_500_000 * 128, 13_500_120 * 128).0.len() < 4000);
     }
 

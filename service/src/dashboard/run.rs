@@ -2,27 +2,29 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use fastmap_backends::cloud::{LogLine, LogPage, Problem, RunInfo, RunState};
 use maud::{Markup, html};
+use serde::Deserialize;
 
 use super::page::{Sorry, frame, sure};
 use super::runs::{badge, bar, lasted, title};
 use super::sign_in::Nothing;
 use super::visitor::{Posted, Visitor};
 use super::{chart, show};
-use crate::activity::{FAILURES, Failure, Point, Series, Slots};
+use crate::activity::{Failure, Point, Series, Slots};
 use crate::gateway::Gateway;
 use crate::store::{Run, Visit, now_ms};
 
-/// Failures on a run's page; another has all that are kept.
-const FEW: usize = 25;
+/// Failures on a run's page; others have all that are kept, so many each.
+const FEW: usize = 20;
+const MANY: usize = 50;
 /// Seconds over which the rate of now is measured.
 const LATELY: i64 = 10;
 /// What of the log stands on the page: its last lines, together at most so many bytes.
 const LINES: usize = 200;
-const LOG: usize = 48 * 1024;
+const LOG: usize = 24 * 1024;
 /// A longer line is cut there.
 const LINE: usize = 1000;
 
@@ -49,7 +51,7 @@ impl Known {
         [
             ("state", state(visit, &self.run)),
             ("view", view(&self.run, &self.series)),
-            ("failures", failures(&self.run.info, &self.series, &self.failures, FEW)),
+            ("failures", failures(&self.run.info, &self.series, &self.failures)),
             ("log", log(&self.log)),
         ]
     }
@@ -78,17 +80,31 @@ pub(super) async fn show(
     Ok(frame(Some(&visit), &title(info, 60), "Runs", &content).into_response())
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Wish {
+    skip: usize,
+}
+
 pub(super) async fn all_failures(
     State(gateway): State<Arc<Gateway>>,
     Visitor(visit): Visitor,
     Path(run): Path<String>,
+    Query(Wish { skip }): Query<Wish>,
 ) -> Result<Response, Sorry> {
     let known = Known::of(&gateway, visit.account, &run).await?;
     let info = &known.run.info;
+    let address = format!("/dashboard/runs/{}", info.run);
+    let (from, to) = (skip.min(known.failures.len()), (skip.saturating_add(MANY)).min(known.failures.len()));
     let content = html! {
         h1 { "Failures of " bdi { (title(info, 200)) } }
-        p { a href=(format!("/dashboard/runs/{}", info.run)) { "To the run" } }
-        (failures(info, &known.series, &known.failures, FAILURES))
+        p { a href=(address) { "To the run" } }
+        @if from < to { (failure_table(&known.failures[from..to])) } @else { p.empty { "No failures." } }
+        p.quiet { (kept(&known.series, &known.failures)) }
+        nav.pages aria-label="Pages" {
+            @if from > 0 { a href=(format!("{address}/failures?skip={}", from.saturating_sub(MANY))) rel="prev" { "← Earlier" } }
+            @if to < known.failures.len() { a href=(format!("{address}/failures?skip={to}")) rel="next" { "Later →" } }
+        }
     };
     Ok(frame(Some(&visit), "Failures", "Runs", &content).into_response())
 }
@@ -221,40 +237,57 @@ fn workers(series: &Series, now: Option<i64>) -> Markup {
     }
 }
 
-/// What failed, by its index in the input.
-fn failures(info: &RunInfo, series: &Series, failures: &[Failure], most: usize) -> Markup {
+/// What failed first, by its index in the input.
+fn failures(info: &RunInfo, series: &Series, failures: &[Failure]) -> Markup {
     html! {
         @if !failures.is_empty() {
             h2 { "Failures" }
-            table.cards role="table" {
-                thead role="rowgroup" {
-                    tr role="row" {
-                        @for (name, number) in [("Item", true), ("Kind", false), ("Cause", false), ("Worker", false), ("At", false)] {
-                            th scope="col" role="columnheader" class=[number.then_some("number")] { (name) }
-                        }
-                    }
+            (failure_table(&failures[..failures.len().min(FEW)]))
+            p.quiet {
+                @if failures.len() > FEW {
+                    a href=(format!("/dashboard/runs/{}/failures", info.run)) { "All " (failures.len()) " that are kept" } ". "
                 }
-                tbody role="rowgroup" {
-                    @for failure in failures.iter().take(most) {
-                        tr role="row" {
-                            td.number role="cell" data-label="Item" {
-                                @if let Some(item) = failure.item { b { (item) } } @else { "?" }
-                            }
-                            td role="cell" data-label="Kind" { (failure.kind) }
-                            td.cause role="cell" data-label="Cause" { bdi { (show::text(&failure.cause, 1000)) } }
-                            td role="cell" data-label="Worker" { (show::text(&failure.worker, 40)) }
-                            td role="cell" data-label="At" { (show::moment(failure.at_ms)) }
-                        }
+                (kept(series, failures))
+            }
+        }
+    }
+}
+
+/// Of how many failures the causes are known.
+fn kept(series: &Series, failures: &[Failure]) -> String {
+    let known = series.failures + series.deaths;
+    match failures.len() {
+        kept if known > kept as u64 => format!(
+            "{} items failed or workers died; the causes of the first {kept} are kept.",
+            show::count(known)
+        ),
+        _ => String::new(),
+    }
+}
+
+fn failure_table(failures: &[Failure]) -> Markup {
+    const COLUMNS: [(&str, bool); 5] =
+        [("Item", true), ("Kind", false), ("Cause", false), ("Worker", false), ("At", false)];
+    html! {
+        table.cards role="table" {
+            thead role="rowgroup" {
+                tr role="row" {
+                    @for (name, number) in COLUMNS {
+                        th scope="col" role="columnheader" class=[number.then_some("number")] { (name) }
                     }
                 }
             }
-            p.quiet {
-                @let known = series.failures + series.deaths;
-                @if failures.len() > most {
-                    a href=(format!("/dashboard/runs/{}/failures", info.run)) { "All " (failures.len()) " that are kept" } ". "
-                }
-                @if known > failures.len() as u64 {
-                    (show::count(known)) " items failed or workers died; the causes of the first " (failures.len()) " are kept."
+            tbody role="rowgroup" {
+                @for failure in failures {
+                    tr role="row" {
+                        td.number role="cell" data-label="Item" {
+                            @if let Some(item) = failure.item { b { (item) } } @else { "?" }
+                        }
+                        td role="cell" data-label="Kind" { (failure.kind) }
+                        td.cause role="cell" data-label="Cause" { bdi { (show::text(&failure.cause, 1000)) } }
+                        td role="cell" data-label="Worker" { (show::text(&failure.worker, 40)) }
+                        td role="cell" data-label="At" { (show::moment(failure.at_ms)) }
+                    }
                 }
             }
         }

@@ -138,3 +138,40 @@ impl Store {
 fn read(series: &str) -> Series {
     serde_json::from_str(series).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::activity::Activity;
+
+    fn failure(item: u64) -> Failure {
+        let (kind, cause, worker) = ("panic".to_owned(), "why".to_owned(), "w".to_owned());
+        Failure { seq: 1, item: Some(item), kind, cause, worker, at_ms: 5 }
+    }
+
+    #[tokio::test]
+    async fn what_is_in_memory_and_what_is_stored_are_seen_together_and_bounded() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(&folder.path().join("db")).await.expect("a database");
+        let activity = Activity::new(store.clone());
+        let news = |items: std::ops::Range<u64>| {
+            let series = Series { failures: items.end - items.start, ..Series::default() };
+            News { series, failures: items.map(failure).collect() }
+        };
+        activity.add("r", news(0..150));
+        assert_eq!(activity.of("r").await.expect("an answer").1.len(), 150);
+        activity.flush().await.expect("it is stored");
+        activity.add("r", news(150..300));
+        for _ in 0..2 {
+            let (series, failures) = activity.of("r").await.expect("an answer");
+            assert_eq!((series.failures, failures.len()), (300, FAILURES));
+            assert!(failures.iter().zip(0..).all(|(failure, n)| failure.item == Some(n)));
+            activity.flush().await.expect("it is stored");
+        }
+        assert_eq!(store.failures("r").await.expect("a list").len(), FAILURES);
+        store.forget_activity(now_ms() - 60_000).await.expect("an answer");
+        assert_eq!(activity.of("r").await.expect("an answer").1.len(), FAILURES);
+        store.forget_activity(now_ms() + 1).await.expect("an answer");
+        assert_eq!(activity.of("r").await.expect("an answer"), Default::default());
+    }
+}

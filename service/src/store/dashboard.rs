@@ -224,3 +224,124 @@ impl Store {
         Ok(done.rows_affected() > 0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::{ServiceKey, new_secret};
+
+    const LASTS: Lasts = Lasts { idle_ms: 60_000, most_ms: 600_000 };
+
+    async fn store() -> (tempfile::TempDir, Store, i64) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(&folder.path().join("db")).await.expect("a database");
+        let account = store.create_account("a", 0).await.expect("an account").id;
+        let key = ServiceKey::open(&folder.path().join("key")).expect("a key");
+        let secret = new_secret().expect("random bytes");
+        let token = store.add_token(account, &secret, &key, "", None).await.expect("a token");
+        (folder, store, token)
+    }
+
+    async fn open(store: &Store, token: i64, name: &str) {
+        store.add_link(name, token, now_ms() + 1000).await.expect("a link");
+        let session = Session { hash: name.to_owned(), csrf: "c".to_owned() };
+        assert!(store.sign_in(name, &session, LASTS).await.expect("an answer"));
+    }
+
+    async fn set(store: &Store, column: &str, value: i64) {
+        let sql = format!("UPDATE {column} = {value}");
+        let done = sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut *store.writer().await).await;
+        assert!(done.expect("it is SQL").rows_affected() > 0);
+    }
+
+    async fn is_in(store: &Store, name: &str) -> bool {
+        store.visit(name, LASTS, true).await.expect("an answer").is_some()
+    }
+
+    #[tokio::test]
+    async fn a_session_ends_when_it_is_idle_when_it_is_old_and_with_its_token() {
+        let (_folder, store, token) = store().await;
+        open(&store, token, "s").await;
+        assert!(is_in(&store, "s").await);
+        let now = now_ms();
+        set(&store, "dashboard_sessions SET seen_ms", now - 59_000).await;
+        assert!(is_in(&store, "s").await);
+        set(&store, "dashboard_sessions SET created_ms", now - 599_000).await;
+        assert!(is_in(&store, "s").await, "the last look was a use");
+        set(&store, "dashboard_sessions SET created_ms", now - 601_000).await;
+        assert!(!is_in(&store, "s").await, "in any case");
+        set(&store, "dashboard_sessions SET created_ms", now).await;
+        set(&store, "dashboard_sessions SET seen_ms", now - 61_000).await;
+        assert!(!is_in(&store, "s").await, "idle");
+        set(&store, "dashboard_sessions SET seen_ms", now).await;
+        set(&store, "tokens SET expires_ms", now - 1).await;
+        assert!(!is_in(&store, "s").await, "the token's time is over");
+        set(&store, "tokens SET expires_ms", now + 60_000).await;
+        assert!(is_in(&store, "s").await);
+        store.revoke_token(token).await.expect("an answer");
+        assert!(!is_in(&store, "s").await, "the token was revoked");
+    }
+
+    #[tokio::test]
+    async fn looking_without_using_keeps_no_session_alive() {
+        let (_folder, store, token) = store().await;
+        open(&store, token, "s").await;
+        let then = now_ms() - 50_000;
+        set(&store, "dashboard_sessions SET seen_ms", then).await;
+        assert!(store.visit("s", LASTS, false).await.expect("an answer").is_some());
+        let seen: i64 = sqlx::query_scalar("SELECT seen_ms FROM dashboard_sessions")
+            .fetch_one(&store.readers)
+            .await
+            .expect("a session");
+        assert_eq!(seen, then);
+    }
+
+    #[tokio::test]
+    async fn links_are_good_once_for_their_time_and_few() {
+        let (_folder, store, token) = store().await;
+        let session = |name: &str| Session { hash: name.to_owned(), csrf: String::new() };
+        store.add_link("l", token, now_ms() - 1).await.expect("a link");
+        assert!(!store.sign_in("l", &session("1"), LASTS).await.expect("an answer"), "its time is over");
+        for n in 0..9 {
+            store.add_link(&format!("l{n}"), token, now_ms() + 60_000 + n).await.expect("a link");
+        }
+        for n in 0..9 {
+            let there = store.link_account(&format!("l{n}")).await.expect("an answer").is_some();
+            assert_eq!(there, n >= 4, "l{n}");
+        }
+        assert!(store.sign_in("l8", &session("2"), LASTS).await.expect("an answer"));
+        assert!(!store.sign_in("l8", &session("3"), LASTS).await.expect("an answer"), "it was used");
+        store.revoke_token(token).await.expect("an answer");
+        assert!(
+            !store.sign_in("l7", &session("4"), LASTS).await.expect("an answer"),
+            "its token was revoked"
+        );
+    }
+
+    #[tokio::test]
+    async fn sessions_of_a_token_are_bounded_and_those_that_are_over_are_forgotten() {
+        let (_folder, store, token) = store().await;
+        for n in 0..SESSIONS + 5 {
+            open(&store, token, &format!("s{n}")).await;
+            set(&store, "dashboard_sessions SET created_ms = created_ms - 10, seen_ms", now_ms()).await;
+        }
+        assert!(!is_in(&store, "s0").await);
+        assert!(is_in(&store, &format!("s{}", SESSIONS + 4)).await);
+        set(&store, "dashboard_sessions SET seen_ms", 0).await;
+        open(&store, token, "last").await;
+        let kept: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM dashboard_sessions")
+            .fetch_one(&store.readers)
+            .await
+            .expect("a number");
+        assert_eq!(kept, 1);
+    }
+
+    #[tokio::test]
+    async fn an_account_revokes_its_own_tokens_alone() {
+        let (_folder, store, token) = store().await;
+        let other = store.create_account("b", 0).await.expect("an account").id;
+        assert!(!store.revoke_own_token(other, token).await.expect("an answer"));
+        assert!(store.revoke_own_token(1, token).await.expect("an answer"));
+        assert!(!store.revoke_own_token(1, token).await.expect("an answer"));
+    }
+}

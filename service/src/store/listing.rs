@@ -29,7 +29,7 @@ pub struct Filter<'a> {
     pub account: i64,
     /// Only those in that state.
     pub state: Option<RunState>,
-    /// Only those whose label or function has this in it, or whose name begins so; in any case of letters.
+    /// Only those whose label or function (its first 500 characters) has this in it, or whose name begins so; in any case of letters.
     pub search: Option<&'a str>,
     /// Names a run.
     pub from: Step<&'a str>,
@@ -59,13 +59,14 @@ impl Store {
         };
         let sql = sqlx::AssertSqlSafe(format!(
             "SELECT {COLUMNS} FROM runs WHERE account = $1 AND ($2 IS NULL OR state = $2)
-                AND ($3 IS NULL OR LOWER(label) LIKE $3 ESCAPE '\\' OR LOWER(function_name) LIKE $3 ESCAPE '\\'
+                AND ($3 IS NULL OR LOWER(label) LIKE $3 ESCAPE '\\' OR LOWER(SUBSTR(function_name, 1, 500)) LIKE $3 ESCAPE '\\'
                      OR id LIKE $4 ESCAPE '\\')
                 AND ($5 IS NULL OR number {compare} (SELECT number FROM runs WHERE id = $5 AND account = $1))
              ORDER BY number {order} LIMIT $6"
         ));
         let escaped = filter.search.map(|text| {
-            let text = text.to_lowercase();
+            // As the database does it: of letters beyond ASCII both cases stay what they are.
+            let text = text.to_ascii_lowercase();
             text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_")
         });
         let rows = sqlx::query(sql)
@@ -154,5 +155,94 @@ impl Store {
         .fetch_all(&self.readers)
         .await?;
         rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fastmap_backends::cloud::{FunctionName, OpenRun};
+
+    use super::*;
+    use crate::store::NewRun;
+
+    async fn store() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(&folder.path().join("db")).await.expect("a database");
+        (folder, store)
+    }
+
+    async fn add_run(store: &Store, account: i64, id: &str, label: &str) {
+        let request = OpenRun {
+            key: id.to_owned(),
+            executable: "e".to_owned(),
+            function: FunctionName { offset: 0, name: "crate::Work".to_owned() },
+            context: None,
+            label: Some(label.to_owned()),
+            items: None,
+            item_timeout_ms: None,
+            max_credits: None,
+        };
+        let new =
+            NewRun { account, id, digest: "d", request: &request, most_open: 100, lease_until_ms: i64::MAX };
+        store.open_run(&new).await.expect("a run");
+    }
+
+    #[tokio::test]
+    async fn runs_are_found_by_text_and_paged_both_ways() {
+        let (_folder, store) = store().await;
+        let account = store.create_account("a", 0).await.expect("an account").id;
+        let other = store.create_account("b", 0).await.expect("an account").id;
+        for (id, label) in [("1", "alpha"), ("2", "50% off"), ("3", "Beta"), ("4", "a_b"), ("5", "aXb")] {
+            add_run(&store, account, id, label).await;
+        }
+        add_run(&store, other, "6", "alpha").await;
+        store.end_run("3", RunState::Done, None).await.expect("it is open");
+        let find = async |search: Option<&str>, state, from, most| {
+            let filter = Filter { account, state, search, from, most };
+            let (runs, more) = store.find_runs(&filter).await.expect("a list");
+            (runs.into_iter().map(|run| run.info.run).collect::<Vec<_>>().join(""), more)
+        };
+        let all = |text: &str| (text.to_owned(), false);
+        assert_eq!(find(None, None, Step::Newest, 9).await, all("54321"));
+        assert_eq!(find(Some("ALPHA"), None, Step::Newest, 9).await, all("1"));
+        assert_eq!(find(Some("bet"), None, Step::Newest, 9).await, all("3"));
+        assert_eq!(find(Some("::work"), None, Step::Newest, 9).await, all("54321"));
+        // No letter of a search means another.
+        assert_eq!(find(Some("%"), None, Step::Newest, 9).await, all("2"));
+        assert_eq!(find(Some("a_b"), None, Step::Newest, 9).await, all("4"));
+        assert_eq!(find(Some("\\"), None, Step::Newest, 9).await, all(""));
+        assert_eq!(find(None, Some(RunState::Done), Step::Newest, 9).await, all("3"));
+        assert_eq!(find(None, None, Step::Newest, 2).await, ("54".to_owned(), true));
+        assert_eq!(find(None, None, Step::Before("4"), 2).await, ("32".to_owned(), true));
+        assert_eq!(find(None, None, Step::Before("2"), 2).await, all("1"));
+        assert_eq!(find(None, None, Step::After("2"), 2).await, ("43".to_owned(), true));
+        assert_eq!(find(None, None, Step::After("3"), 2).await, all("54"));
+        // A run of another account is no place to begin at.
+        assert_eq!(find(None, None, Step::Before("6"), 9).await, all(""));
+        let counts = store.count_runs(account).await.expect("counts");
+        assert_eq!(counts, BTreeMap::from([("done".to_owned(), 1), ("open".to_owned(), 4)]));
+    }
+
+    #[tokio::test]
+    async fn the_history_of_a_balance_is_sampled_and_ends_with_what_is_there() {
+        let (_folder, store) = store().await;
+        let (one, other) = (
+            store.create_account("a", 1000).await.expect("an account").id,
+            store.create_account("b", 7).await.expect("an account").id,
+        );
+        for _ in 0..300 {
+            store.adjust(one, -2, None).await.expect("there is enough");
+            store.adjust(other, 1, None).await.expect("more");
+        }
+        let history = store.balance_history(one, 50).await.expect("a history");
+        let balances: Vec<i64> = history.iter().map(|(_, balance)| *balance).collect();
+        assert_eq!((balances[0], balances[balances.len() - 1]), (1000, 400));
+        assert!((40..=50).contains(&balances.len()) && balances.is_sorted_by(|a, b| a > b), "{balances:?}");
+        let page = store.ledger_page(one, None, true, 3).await.expect("a page");
+        assert_eq!(page.entries.iter().map(|entry| entry.balance).collect::<Vec<_>>(), [400, 402, 404]);
+        let page = store.ledger_page(one, Some(page.entries[2].id), false, 3).await.expect("a page");
+        assert_eq!((page.entries[0].balance, page.more), (406, true));
+        let nothing = store.create_account("c", 0).await.expect("an account").id;
+        assert_eq!(store.balance_history(nothing, 50).await.expect("a history"), []);
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::Value;
 use ureq::http::{Request, StatusCode};
 
-use crate::client::{Client, agent, open_run, to_json};
-use crate::server::{Server, until};
+use crate::client::{Client, open_run, to_json};
+use crate::server::{LIMIT, Server, start_dev, until};
 
 /// What a browser remembers, and what it says.
 #[derive(Clone, Default)]
@@ -358,5 +358,40 @@ fn what_happened_in_a_run_outlives_the_service() {
     // So does the session.
     let page = until("the page", || Some(visitor.get(&url)).filter(|page| page.status == 200));
     assert!(told(&page.text), "{}", page.text);
-    drop(agent());
+}
+
+#[test]
+fn a_dev_service_says_where_its_dashboard_is() {
+    let (mut process, lines) = start_dev();
+    let line = until("the link", || {
+        let line = lines.recv_timeout(LIMIT).expect("it says more");
+        line.strip_prefix("# dashboard").map(str::to_owned)
+    });
+    let link = line.split_once("): ").expect("an address").1;
+    let offer = Visitor::default().get(link);
+    assert!(offer.status == 200 && offer.text.contains("<b>dev</b>"), "{}", offer.text);
+    process.kill().expect("it runs");
+    process.wait().expect("it is a child");
+}
+
+#[test]
+fn the_command_says_what_is_wrong() {
+    let server = Server::start(&[]);
+    let client = server.tenant("ada", "1000");
+    let dashboard = |url: &str, secret: &str| {
+        let output = server.plain_command(&["dashboard", "--url", url, "--secret", secret]);
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).expect("text")
+    };
+    let good = client.secret.reveal();
+    assert!(dashboard("http://fastmap.example", good).contains("use https://"));
+    assert!(dashboard(&server.url, &"a".repeat(64)).contains("does not know the secret"));
+    assert!(dashboard(&server.url, "short").contains("FASTMAP_SECRET"));
+    server.json(&["token", "revoke", "1"]);
+    until("the revocation", || dashboard_refused(&server, good).contains("revoked").then_some(()));
+}
+
+fn dashboard_refused(server: &Server, secret: &str) -> String {
+    let output = server.plain_command(&["dashboard", "--url", &server.url, "--secret", secret]);
+    String::from_utf8(output.stderr).expect("text")
 }

@@ -59,7 +59,7 @@ async fn fill(path: &std::path::Path, account: i64) {
     // The course of 64 workers in as many slots as are kept.
     let lane = |n: usize| {
         serde_json::json!({ "worker": format!("worker-{n}"), "items": 9, "parts": 9, "failures": 1, "deaths": 1, "cpu_ms": 7,
-            "busy": { "width": 64, "first": 27_500_000, "values": vec![33_333; 120] } })
+            "busy": { "width": 64, "first": 27_500_000, "values": (0..120).map(|at| 20_000 + at % 2 * 20_000).collect::<Vec<_>>() } })
     };
     let series = serde_json::json!({
         "points": { "width": 64, "first": 27_500_000, "values": vec![(1234, 56, 7); 240] },
@@ -115,6 +115,7 @@ fn pages_of_a_large_account_are_made_in_time_and_are_small() {
         "/runs?q=not+there".to_owned(),
         format!("/runs/{big}"),
         format!("/runs/{big}/failures"),
+        format!("/runs/{big}/failures?skip=150"),
         "/credits".to_owned(),
         format!("/credits?before={}", BATCHES / 2),
         "/credits?kind=other".to_owned(),

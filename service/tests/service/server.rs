@@ -133,6 +133,11 @@ impl Server {
         Client::new(&self.url, secret)
     }
 
+    /// Runs a command that has nothing to do with the service's data.
+    pub(crate) fn plain_command(&self, args: &[&str]) -> Output {
+        fastmap().args(args).output().expect("the command can be started")
+    }
+
     /// The link that `fastmap dashboard` prints for the client's secret.
     pub(crate) fn dashboard(&self, client: &Client) -> String {
         let output = fastmap()
