@@ -111,7 +111,7 @@ mod tests {
             wall: Duration::from_millis(1500),
             cpu: Duration::from_millis(700),
             worker: "worker-1".to_owned(),
-            refused: None,
+            ..Results::default()
         };
         Part { offset, items, outcome: PartOutcome::Done(results) }
     }
