@@ -84,11 +84,13 @@ fn table(entries: &[Entry]) -> Markup {
                         }
                         td.number role="cell" data-label="Balance" { (price::show(entry.balance)) }
                         td role="cell" data-label="For" {
-                            @if let Some(run) = &entry.run {
-                                a href=(format!("/dashboard/runs/{run}")) { "run " (&run[..run.len().min(8)]) }
-                                @if let Some(seq) = entry.seq { " batch " (seq) }
+                            span {
+                                @if let Some(run) = &entry.run {
+                                    a href=(format!("/dashboard/runs/{run}")) { "run " (&run[..run.len().min(8)]) }
+                                    @if let Some(seq) = entry.seq { " batch " (seq) }
+                                }
+                                @if let Some(note) = &entry.note { bdi { (show::text(note, 200)) } }
                             }
-                            @if let Some(note) = &entry.note { bdi { (show::text(note, 200)) } }
                         }
                     }
                 }

@@ -310,7 +310,7 @@ fn log(page: &LogPage) -> Markup {
             // The newest is the first here and the last on the screen: a box that grows upward stays at its end.
             div.lines role="log" aria-live="off" aria-label="What the workers have printed, the newest line first" tabindex="0" {
                 @for line in lines {
-                    div class=(line.stream) {
+                    div {
                         span.from { (show::clock(line.at_ms as i64)) " " (show::text(&line.worker, 20)) }
                         " " bdi { (show::text(&line.text, LINE)) }
                     }

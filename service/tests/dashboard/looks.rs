@@ -12,6 +12,10 @@ async fn pages_fit_narrow_and_wide_windows_in_light_and_dark() {
     let scene = Scene::start().await;
     let browser = &scene.browser;
     scene.server.json(&["account", "operator", "ada"]);
+    for label in ["laptop", "nightly job", "render farm"] {
+        scene.server.json(&["token", "create", "ada", "--label", label, "--days", "90"]);
+    }
+    scene.server.json(&["token", "revoke", "3"]);
     for (label, batches, end) in [
         ("nightly backtest", 8, "done"),
         (
