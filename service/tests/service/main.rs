@@ -1,11 +1,11 @@
 //! The service as its clients see it: a real process, real requests, real workers.
 
 mod bad_days;
-mod bad_days;
 mod client;
-mod doctor;
+mod dashboard;
 mod doctor;
 mod jails;
+mod large;
 mod lifetime;
 mod money;
 mod requests;
