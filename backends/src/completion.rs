@@ -99,6 +99,23 @@ impl Payload {
     pub fn bytes(&self) -> &[u8] {
         &self.frame[self.start..self.end]
     }
+
+    /// `length` of the bytes from `at` on, for who reads item by item and keeps to [`Payload::len`] itself: what stands
+    /// behind in the frame would be given, too.
+    #[inline]
+    pub fn item(&self, at: usize, length: usize) -> Option<&[u8]> {
+        self.frame.get(self.start + at..)?.get(..length)
+    }
+
+    /// How many bytes there are.
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
 }
 
 impl Drop for Payload {

@@ -327,7 +327,10 @@ impl Conductor {
                 }
             }
             // Soon again, but not at once.
-            None => state.heard = Instant::now() - opened.lease / 3 + opened.lease / 15,
+            None => {
+                let soon = Instant::now().checked_sub(opened.lease * 4 / 15);
+                state.heard = soon.map_or_else(Instant::now, |soon| soon.max(state.heard));
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::sync::{OnceLock, PoisonError};
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
+use ring::digest::{Context, SHA256};
 
 use super::http::{By, Failure};
 use super::link::{Link, Stop, Waiter};
@@ -45,12 +45,12 @@ fn program() -> io::Result<File> {
 
 fn hash_program() -> io::Result<(String, u64)> {
     let mut file = program()?;
-    let mut hasher = Sha256::new();
+    let mut hasher = Context::new(&SHA256);
     let mut buffer = vec![0; 1 << 20];
     let mut size = 0;
     loop {
         match file.read(&mut buffer)? {
-            0 => return Ok((hexadecimal(&hasher.finalize()), size)),
+            0 => return Ok((hexadecimal(hasher.finish().as_ref()), size)),
             read => {
                 hasher.update(&buffer[..read]);
                 size += read as u64;

@@ -12,6 +12,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 
 use super::LocalOptions;
 use super::confined;
+use super::folder::Folder;
 use super::member::{Held, Member, recall};
 use super::outbox::{Frame, Outbox};
 use super::run::{Gauge, RunState};
@@ -40,6 +41,8 @@ pub(crate) struct Shared {
     timer: TimerFd,
     /// Wakes who waits for a first worker.
     pub(super) started: Condvar,
+    /// Where workers connect to.
+    folder: Mutex<Folder>,
     pub(crate) options: LocalOptions,
     /// The process that made the pool.
     pub(crate) owner: u32,
@@ -72,8 +75,12 @@ impl Shared {
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
         let allowed = Allowed { memory: options.memory, items: options.most_items };
         let state = Mutex::new(State { allowed, ..State::default() });
-        let started = Condvar::default();
-        Ok(Shared { state, wake, timer, started, options, owner: std::process::id() })
+        let (started, folder) = (Condvar::default(), Mutex::default());
+        Ok(Shared { state, wake, timer, started, folder, options, owner: std::process::id() })
+    }
+
+    pub(crate) fn folder(&self) -> MutexGuard<'_, Folder> {
+        self.folder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
