@@ -17,6 +17,8 @@ mod sign;
 #[cfg(feature = "cloud")]
 mod backend;
 #[cfg(feature = "cloud")]
+mod check;
+#[cfg(feature = "cloud")]
 mod conductor;
 #[cfg(feature = "cloud")]
 mod ending;
@@ -54,6 +56,7 @@ pub use sign::{
 #[cfg(feature = "cloud")]
 pub use {
     backend::{Cloud, CloudOptions},
-    told::{Confirm, Estimate, Notice, Notices, Probe, Refused, Unheard, Upload, credits},
+    check::{Reached, check},
+    told::{Confirm, Estimate, Notice, Notices, Probe, Refused, Unheard, Upload},
     url::{ServiceUrl, UrlError},
 };

@@ -193,6 +193,11 @@ impl Shared {
         }
     }
 
+    /// What has been charged so far, by the answers that came.
+    pub(super) fn spent(&self) -> Receipt {
+        Receipt { microcredits: self.lock().charged.unsigned_abs(), balance: None }
+    }
+
     pub(super) fn submit(&self, batch: Batch) -> Result<(), Batch> {
         if self.gauge.outstanding.load(Ordering::Relaxed) >= self.gauge.slots.load(Ordering::Relaxed) {
             return Err(batch);

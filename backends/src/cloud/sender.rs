@@ -14,7 +14,7 @@ use super::retry::Backoff;
 use super::run::{Opened, Piece, Shared, State};
 use crate::batch::Batch;
 use crate::completion::{
-    Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, Outcome, Results, Running,
+    Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, Outcome, Place, Results, Running,
 };
 use crate::error::BackendError;
 
@@ -259,7 +259,7 @@ fn completion(batch: &Batch, part: Part) -> Completion {
         false => batch.piece(batch.id(), offset, offset + items, batch.attempt()),
     };
     let outcome = match outcome {
-        PartOutcome::Done(results) => Outcome::Done(results),
+        PartOutcome::Done(results) => Outcome::Done(Results { place: Place::Cloud, ..results }),
         PartOutcome::Returned => Outcome::Returned(piece()),
         PartOutcome::Lost(loss) => Outcome::Lost(piece(), loss),
     };

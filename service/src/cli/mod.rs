@@ -2,6 +2,7 @@
 
 mod admin;
 mod args;
+mod doctor;
 mod output;
 mod serve;
 
@@ -22,5 +23,6 @@ pub fn main() -> anyhow::Result<()> {
         args::Action::Token(token) => runtime.block_on(admin::token(token)),
         args::Action::Credits(credits) => runtime.block_on(admin::credits(credits)),
         args::Action::Runs(runs) => runtime.block_on(admin::runs(runs)),
+        args::Action::Doctor(command) => doctor::doctor(&command),
     }
 }
