@@ -1,9 +1,7 @@
 //! The service as its clients see it: a real process, real requests, real workers.
 
 mod bad_days;
-mod bad_days;
 mod client;
-mod doctor;
 mod doctor;
 mod jails;
 mod lifetime;
