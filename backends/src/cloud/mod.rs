@@ -17,6 +17,8 @@ mod sign;
 #[cfg(feature = "cloud")]
 mod backend;
 #[cfg(feature = "cloud")]
+mod check;
+#[cfg(feature = "cloud")]
 mod conductor;
 #[cfg(feature = "cloud")]
 mod dashboard;
@@ -56,7 +58,8 @@ pub use sign::{
 #[cfg(feature = "cloud")]
 pub use {
     backend::{Cloud, CloudOptions},
+    check::{Reached, check},
     dashboard::dashboard_link,
-    told::{Confirm, Estimate, Notice, Notices, Probe, Refused, Unheard, Upload},
+    told::{Confirm, Estimate, Notice, Notices, Probe, Refused, Unheard, Upload, credits},
     url::{ServiceUrl, UrlError},
 };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::LIMITS;
+use crate::config::{BODY, HEAD, LIMITS};
 use crate::price::{self, Microcredits};
 
 /// Runs fastmap's cloud service, and keeps its accounts.
@@ -35,6 +35,9 @@ pub(crate) enum Action {
     Runs(Runs),
     /// Get a link to the service's dashboard, for a browser. It signs in once, and within minutes.
     Dashboard(Dashboard),
+    /// See what this machine offers for jails and what the service would refuse; with FASTMAP_CLOUD_URL and FASTMAP_SECRET,
+    /// also whether that service takes the secret. Fails if something is not as it should be.
+    Doctor(Doctor),
 }
 
 #[derive(Debug, Args)]
@@ -48,6 +51,13 @@ pub(crate) struct Dashboard {
     /// Open it in the browser, too.
     #[arg(long)]
     pub(crate) open: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Answer in JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Where the service keeps its things, and how to answer.
@@ -93,6 +103,9 @@ pub(crate) struct Serve {
     /// Worker processes of each run; the default is one for each core.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) workers: Option<u16>,
+    /// Bytes of memory that each jailed worker may have; one that takes more is ended.
+    #[arg(long, default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(1 << 24..))]
+    pub(crate) worker_memory: u64,
     /// Credits for an hour of CPU time.
     #[arg(long, default_value = "10", value_parser = price::read)]
     pub(crate) price_cpu_hour: Microcredits,
@@ -111,6 +124,12 @@ pub(crate) struct Serve {
     /// Seconds that a request waits for an answer; less than the lease.
     #[arg(long, default_value_t = LIMITS.long_poll_seconds, value_parser = clap::value_parser!(u64).range(1..=300))]
     pub(crate) long_poll: u64,
+    /// Seconds within which the head of a request must come; also for how long an idle connection is kept.
+    #[arg(long, default_value_t = HEAD.as_secs(), value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) head_time: u64,
+    /// Seconds within which its body must come.
+    #[arg(long, default_value_t = BODY.as_secs(), value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) body_time: u64,
     /// Most bytes of an executable.
     #[arg(long, default_value_t = LIMITS.executable_bytes)]
     pub(crate) max_executable: u64,

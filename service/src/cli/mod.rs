@@ -1,9 +1,10 @@
-//! The command line. `serve` runs the service; `dashboard` asks a service for a link; the others look at
-//! and change the database, also while the service runs.
+//! The command line. `serve` runs the service; `dashboard` asks one for a link; `doctor` looks at this machine; the
+//! others look at and change the database, also while the service runs.
 
 mod admin;
 mod args;
 mod dashboard;
+mod doctor;
 mod output;
 mod serve;
 
@@ -25,5 +26,6 @@ pub fn main() -> anyhow::Result<()> {
         args::Action::Credits(credits) => runtime.block_on(admin::credits(credits)),
         args::Action::Runs(runs) => runtime.block_on(admin::runs(runs)),
         args::Action::Dashboard(dashboard) => dashboard::dashboard(&dashboard),
+        args::Action::Doctor(command) => doctor::doctor(&command),
     }
 }

@@ -45,7 +45,7 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
     let config = config(&args, data)?;
     config.data.create().with_context(|| format!("cannot make the folder {}", data.display()))?;
     let _alone = lock(data)?;
-    let launch = launcher(config.unconfined, args.dev)?;
+    let launch = launcher(config.unconfined, args.dev, args.worker_memory)?;
 
     let store = Store::open(&config.data.database()).await.context("cannot open the database")?;
     let service_key = ServiceKey::open(&config.data.key())?;
@@ -64,6 +64,7 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
         roster: roster.clone(),
     };
     let (listen, tls, grace) = (config.listen, config.tls.clone(), config.grace);
+    let head_time = config.head_time;
     let metrics = start_metrics()?;
     let gateway = Gateway::new(Parts { config, store, service_key, dispatch, events, roster, metrics });
     gateway.recover().await.context("cannot take up what the last process left")?;
@@ -77,7 +78,8 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
         );
     }
     let handle = axum_server::Handle::new();
-    let serving = tokio::spawn(listen_and_serve(listener, tls, Arc::clone(&gateway), handle.clone()));
+    let serving =
+        tokio::spawn(listen_and_serve(listener, tls, head_time, Arc::clone(&gateway), handle.clone()));
     let working = tokio::spawn(agent.work());
     let reaping = tokio::spawn(Arc::clone(&gateway).reap());
     let noting = tokio::spawn(gateway.activity.clone().keep());
@@ -133,13 +135,13 @@ async fn until_told(
 async fn listen_and_serve(
     listener: TcpListener,
     tls: Option<(std::path::PathBuf, std::path::PathBuf)>,
+    head_time: Duration,
     gateway: Arc<Gateway>,
     handle: axum_server::Handle<SocketAddr>,
 ) -> std::io::Result<()> {
     let service = gateway.router().into_make_service_with_connect_info::<SocketAddr>();
     let mut server = axum_server::from_tcp(listener)?.handle(handle);
-    // Who says nothing holds a connection no longer than this.
-    server.http_builder().http1().header_read_timeout(Some(Duration::from_mins(1)));
+    server.http_builder().http1().header_read_timeout(Some(head_time));
     match tls {
         None => server.acceptor(NoDelayAcceptor::new()).serve(service).await,
         Some((certificate, key)) => {
@@ -202,20 +204,22 @@ fn config(args: &Serve, data: &Path) -> anyhow::Result<Config> {
     config.limits.requests_per_second = args.max_requests;
     config.limits.open_runs = args.max_runs;
     config.limits.batches_in_flight = LIMITS.batches_in_flight.max(4 * config.slots() as u32);
+    config.head_time = Duration::from_secs(args.head_time);
+    config.body_time = Duration::from_secs(args.body_time);
     config.grace = Duration::from_secs(args.grace);
     config.unconfined = args.insecure_no_sandbox;
     Ok(config)
 }
 
 /// What starts the workers: jails that were attacked and held. `dev` does without where there are none.
-fn launcher(unconfined: bool, dev: bool) -> anyhow::Result<Arc<dyn Launch>> {
+fn launcher(unconfined: bool, dev: bool, memory: u64) -> anyhow::Result<Arc<dyn Launch>> {
     if unconfined {
         tracing::warn!(
             "--insecure-no-sandbox: whatever a client uploads runs with all that this user may do"
         );
         return Ok(Arc::new(Unconfined));
     }
-    let tried = InJails::new().and_then(|jails| jails.self_test().map(|()| jails));
+    let tried = InJails::new(memory).and_then(|jails| jails.self_test().map(|()| jails));
     match tried {
         Ok(jails) => {
             tracing::info!(

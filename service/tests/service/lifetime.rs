@@ -104,10 +104,11 @@ fn a_second_signal_ends_it_at_once_and_the_run_goes_on_after_the_next_start() {
 
 #[test]
 fn a_run_whose_client_is_gone_ends_and_frees_what_it_held() {
-    let server = Server::start(&["--lease", "2", "--long-poll", "1", "--keep-results", "1"]);
+    let server = Server::start(&["--lease", "4", "--long-poll", "1", "--keep-results", "1"]);
     let client = server.tenant("a", "1000");
-    let kept = client.run();
-    let gone = client.run();
+    let executable = client.upload_worker();
+    let gone = client.open(&executable);
+    let kept = client.open(&executable);
     results(&client.batch(&gone, 1, &["e"]), 1);
     // Asked for, and never waited for.
     assert_eq!(client.call("PUT", &format!("/runs/{gone}/batches/2"), &batch(&["s600000"])).status, 202);
