@@ -60,6 +60,6 @@ pub use {
     backend::{Cloud, CloudOptions},
     check::{Reached, check},
     dashboard::dashboard_link,
-    told::{Confirm, Estimate, Notice, Notices, Probe, Refused, Unheard, Upload, credits},
+    told::{Confirm, Estimate, Notice, Notices, Probe, Refused, Unheard, Upload},
     url::{ServiceUrl, UrlError},
 };

@@ -33,11 +33,21 @@ pub(crate) enum Action {
     /// See runs.
     #[command(subcommand)]
     Runs(Runs),
+    /// See what this machine offers for jails and what the service would refuse; with FASTMAP_CLOUD_URL and FASTMAP_SECRET,
+    /// also whether that service takes the secret. Fails if something is not as it should be.
+    Doctor(Doctor),
     /// Get a link to the service's dashboard, for a browser. It signs in once, and within minutes.
     Dashboard(Dashboard),
     /// See what this machine offers for jails and what the service would refuse; with FASTMAP_CLOUD_URL and FASTMAP_SECRET,
     /// also whether that service takes the secret. Fails if something is not as it should be.
     Doctor(Doctor),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Answer in JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -51,13 +61,6 @@ pub(crate) struct Dashboard {
     /// Open it in the browser, too.
     #[arg(long)]
     pub(crate) open: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Doctor {
-    /// Answer in JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 /// Where the service keeps its things, and how to answer.

@@ -25,7 +25,7 @@ pub fn main() -> anyhow::Result<()> {
         args::Action::Token(token) => runtime.block_on(admin::token(token)),
         args::Action::Credits(credits) => runtime.block_on(admin::credits(credits)),
         args::Action::Runs(runs) => runtime.block_on(admin::runs(runs)),
-        args::Action::Dashboard(dashboard) => dashboard::dashboard(&dashboard),
         args::Action::Doctor(command) => doctor::doctor(&command),
+        args::Action::Dashboard(dashboard) => dashboard::dashboard(&dashboard),
     }
 }
