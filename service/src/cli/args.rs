@@ -38,9 +38,6 @@ pub(crate) enum Action {
     Doctor(Doctor),
     /// Get a link to the service's dashboard, for a browser. It signs in once, and within minutes.
     Dashboard(Dashboard),
-    /// See what this machine offers for jails and what the service would refuse; with FASTMAP_CLOUD_URL and FASTMAP_SECRET,
-    /// also whether that service takes the secret. Fails if something is not as it should be.
-    Doctor(Doctor),
 }
 
 #[derive(Debug, Args)]
