@@ -48,6 +48,22 @@ CREATE TABLE run_failures (
     PRIMARY KEY (run, n)
 ) WITHOUT ROWID;
 
+-- What runs are searched by. A run's own row may be long (functions have names of up to 10,000 bytes): a search that finds
+-- nothing would read them all.
+CREATE TABLE run_words (
+    account BIGINT NOT NULL,
+    number BIGINT NOT NULL,
+    words TEXT NOT NULL,
+    PRIMARY KEY (account, number)
+) WITHOUT ROWID;
+INSERT INTO run_words (account, number, words)
+    SELECT account, number, LOWER(COALESCE(label, '') || ' ' || SUBSTR(function_name, 1, 200)) || ' ' || id FROM runs;
+CREATE TRIGGER run_is_searched AFTER INSERT ON runs
+BEGIN
+    INSERT INTO run_words (account, number, words) VALUES (NEW.account, NEW.number,
+        LOWER(COALESCE(NEW.label, '') || ' ' || SUBSTR(NEW.function_name, 1, 200)) || ' ' || NEW.id);
+END;
+
 CREATE INDEX runs_account_state ON runs (account, state, number);
 -- The entries of the ledger that are no charges: few among many.
 CREATE INDEX ledger_other ON ledger (account, id) WHERE kind <> 'charge';

@@ -121,6 +121,23 @@ impl<T: Copy + Default + AddAssign> Slots<T> {
     }
 }
 
+impl Slots<u64> {
+    /// Adds the milliseconds of a span to the slots in which they lie. Slots are made wide enough first: a long span costs no
+    /// more than a short one.
+    fn spread(&mut self, begin_ms: i64, end_ms: i64) {
+        while (end_ms - begin_ms) / (self.width * 1000) > BUSY as i64 {
+            self.widen();
+        }
+        let mut end = end_ms;
+        while end > begin_ms {
+            let width = self.width * 1000;
+            let from = begin_ms.max((end - 1).div_euclid(width) * width);
+            self.add(from.div_euclid(1000), (end - from) as u64, BUSY);
+            end = from;
+        }
+    }
+}
+
 /// One worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lane {
@@ -185,15 +202,9 @@ impl Series {
         lane.failures += failures;
         lane.deaths += u64::from(died);
         lane.cpu_ms += cpu.as_millis() as u64;
-        // Busy until now, whichever seconds that were. A worker's figures are its word: not more than a day of it.
-        let mut end = now_ms;
-        let begin = end - wall.min(Duration::from_hours(24)).as_millis() as i64;
-        while end > begin {
-            let second = (end - 1).div_euclid(1000);
-            let from = begin.max(second * 1000);
-            lane.busy.add(second, (end - from) as u64, BUSY);
-            end = from;
-        }
+        // A worker's figures are its word: not more than a day of it.
+        let wall = wall.min(Duration::from_hours(24)).as_millis() as i64;
+        lane.busy.spread(now_ms - wall, now_ms);
     }
 
     fn lane(&mut self, worker: &str) -> &mut Lane {
@@ -250,6 +261,18 @@ mod tests {
         series.share(10_200, &Share { worker: "w", items: 1, wall, ..Share::default() });
         let lane = &series.lanes[0];
         assert_eq!(lane.busy, Slots { width: 1, first: 7, values: [300, 1000, 1000, 200].into() });
+    }
+
+    #[test]
+    fn a_worker_that_claims_days_costs_no_more_than_another() {
+        let mut series = Series::default();
+        let begun = std::time::Instant::now();
+        for at in 0..1000 {
+            let wall = Duration::from_hours(1000);
+            series.share(100_000_000_000 + at, &Share { worker: "w", items: 1, wall, ..Share::default() });
+        }
+        assert_eq!(busy(&series.lanes[0]), 1000 * 24 * 3_600_000);
+        assert!(series.lanes[0].busy.values.len() <= BUSY && begun.elapsed() < Duration::from_secs(2));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The command line. `serve` runs the service; `dashboard` asks a service for a link; the others look at
-//! and change the database, also while the service runs.
+//! The command line. `serve` runs the service; `dashboard` asks one for a link; `doctor` looks at this machine; the
+//! others look at and change the database, also while the service runs.
 
 mod admin;
 mod args;

@@ -98,7 +98,7 @@ fn choice(wish: &Wish, state: Option<RunState>, counts: &BTreeMap<String, u64>) 
             }
             form role="search" method="get" action="/dashboard/runs" {
                 @if let Some(state) = state { input type="hidden" name="state" value=(state.as_str()); }
-                input type="search" name="q" value=(wish.q) aria-label="Label, function or begin of the name"
+                input type="search" name="q" value=(wish.q) aria-label="Label, function or name"
                     placeholder="label, function, name" maxlength=(SEARCH);
                 button type="submit" { "Search" }
             }

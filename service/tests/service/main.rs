@@ -10,6 +10,7 @@ mod lifetime;
 mod money;
 mod requests;
 mod runs;
+#[allow(dead_code, reason = "shared with tests of the client")]
 mod server;
 mod tenants;
 mod uploads;
