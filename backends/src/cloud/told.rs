@@ -5,6 +5,7 @@ use std::fmt::{self, Debug, Display};
 use std::time::Duration;
 
 use super::protocol::Prices;
+use crate::completion::credits;
 
 /// Who is told what happens. Notices are for people; nothing depends on them.
 pub trait Notices: Send + Sync + Debug {
@@ -128,14 +129,6 @@ impl Display for Notice<'_> {
     }
 }
 
-/// Millionths of a credit, as credits with as many decimals as it takes.
-pub fn credits(micro: i64) -> String {
-    let (whole, rest) = (micro.unsigned_abs() / 1_000_000, micro.unsigned_abs() % 1_000_000);
-    let sign = if micro < 0 { "-" } else { "" };
-    let text = format!("{sign}{whole}.{rest:06}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
 /// Who is asked before anything is charged.
 pub trait Confirm: Send + Sync + Debug {
     /// Whether the run may go on and be charged. Asked once a run, before its first batch leaves; the run waits.
@@ -214,12 +207,5 @@ mod tests {
         assert_eq!(estimate.cost(), Some(110_000_000));
         assert_eq!(Estimate { items: None, ..estimate.clone() }.cost(), None);
         assert_eq!(Estimate { probe: None, ..estimate }.cost(), None);
-    }
-
-    #[test]
-    fn credits_are_written_without_idle_decimals() {
-        for (micro, text) in [(0, "0"), (10_000_000, "10"), (1, "0.000001"), (-2_500_000, "-2.5")] {
-            assert_eq!(credits(micro), text);
-        }
     }
 }

@@ -249,7 +249,10 @@ impl Shared {
                     wall: Duration::from_nanos(header.wall),
                     cpu: Duration::from_nanos(header.cpu),
                     worker,
+                    came: Some(member.progress),
+                    slowest: header.slowest(),
                     refused: held.refused,
+                    ..Results::default()
                 };
                 let first = held.batch.first();
                 let outcome = Outcome::Done(results);

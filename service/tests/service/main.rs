@@ -2,8 +2,10 @@
 
 mod bad_days;
 mod client;
+mod dashboard;
 mod doctor;
 mod jails;
+mod large;
 mod lifetime;
 mod money;
 mod requests;
