@@ -16,6 +16,7 @@ mod buffers;
 pub mod cloud;
 mod completion;
 pub mod conformance;
+mod context;
 mod error;
 mod executable;
 mod function;
@@ -37,6 +38,7 @@ pub use completion::{
     Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, Outcome, Payload, Receipt, RefusedCall,
     Results, Running,
 };
+pub use context::{Context, ContextWriter};
 pub use error::BackendError;
 pub use executable::identity;
 #[cfg(feature = "jail")]

@@ -13,7 +13,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use super::LocalOptions;
 use super::confined;
 use super::member::{Held, Member, recall};
-use super::outbox::{Frame, Outbox};
+use super::outbox::Outbox;
 use super::run::{Gauge, Inbox, RunState};
 use super::steal;
 use super::wear::{self, Allowed};
@@ -469,7 +469,7 @@ impl State {
         run.in_flight += 1;
         if member.opened.insert(job) {
             let outbox = member.outbox.as_mut().expect("a worker that takes work has greeted");
-            outbox.send(Frame::Bytes(Arc::clone(&run.opening)));
+            outbox.send(run.opening_for(&member.page.files));
         }
         member.hand(batch);
         true

@@ -3,6 +3,7 @@
 mod adverse;
 mod checkpoint;
 mod confined;
+mod context;
 mod faults;
 mod lifetime;
 mod measures;
@@ -45,6 +46,7 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
         "configs" => measures::configs(number(0)?),
         "dropped" => measures::dropped(number(0)?),
         "contexts" => measures::contexts(number(0)?),
+        "context" => context::context(text(0), number(1)? as usize),
         "stuck" => measures::stuck(),
         "results" => measures::results(number(0)?),
         "stream" => measures::stream(number(0)?),
