@@ -35,8 +35,8 @@ use std::time::Instant;
 
 pub use batch::{Batch, BatchBuilder, BatchId, Items, Slots};
 pub use completion::{
-    Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, Outcome, Payload, Receipt, RefusedCall,
-    Results, Running,
+    Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, MemoryLimit, Outcome, Payload, Receipt,
+    RefusedCall, Results, Running,
 };
 pub use context::{Context, ContextWriter};
 pub use error::BackendError;

@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{Limits, Refusal, Usage};
+use crate::memory_group::{field, place};
 
 /// A group's processes are dead so soon after their SIGKILL, or something is wrong with the machine.
 const ENDED: Duration = Duration::from_secs(5);
@@ -188,25 +189,6 @@ fn v1(mounts: &str, own: &str) -> Result<Cgroups, String> {
     })
 }
 
-/// Where the group `path` of a hierarchy is to be found: beneath its mount, which may show a part of it only.
-fn place(mounts: &str, kind: &str, controller: &str, path: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
-        let (before, after) = line.split_once(" - ")?;
-        let mut fields = before.split(' ');
-        let (root, point) = (fields.nth(3)?, fields.next()?);
-        let mut fields = after.split(' ');
-        let (found, options) = (fields.next()?, fields.nth(1)?);
-        let fits =
-            found == kind && (controller.is_empty() || options.split(',').any(|name| name == controller));
-        if !fits {
-            return None;
-        }
-        let inside = Path::new(path).strip_prefix(root).unwrap_or(Path::new(path).strip_prefix("/").ok()?);
-        let own = Path::new(point).join(inside);
-        Some(if own.is_dir() { own } else { point.into() })
-    })
-}
-
 fn set(folder: &Path, file: &str, value: &str) -> io::Result<()> {
     let path = folder.join(file);
     fs::write(&path, value).map_err(|error| beside(&path, &error))
@@ -237,23 +219,20 @@ impl Group {
             fs::read_to_string(folder.join(&self.name).join(file)).unwrap_or_default()
         };
         let number = |text: String| text.trim().parse().unwrap_or(0);
-        let field = |text: String, name: &str| {
-            let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-            value.unwrap_or(0)
-        };
+        let field = |text: String, name: &str| field(&text, name).unwrap_or(0);
         match &self.cgroups {
             Cgroups::V2(root) => Usage {
-                cpu: Duration::from_micros(field(text(root, "cpu.stat"), "usage_usec ")),
+                cpu: Duration::from_micros(field(text(root, "cpu.stat"), "usage_usec")),
                 // memory.peak came with Linux 5.19.
                 memory: number(text(root, "memory.peak")).max(number(text(root, "memory.current"))),
-                oom_kills: field(text(root, "memory.events"), "oom_kill "),
-                refused_processes: field(text(root, "pids.events"), "max "),
+                oom_kills: field(text(root, "memory.events"), "oom_kill"),
+                refused_processes: field(text(root, "pids.events"), "max"),
             },
             Cgroups::V1 { memory, pids, cpuacct, .. } => Usage {
                 cpu: Duration::from_nanos(number(text(cpuacct, "cpuacct.usage"))),
                 memory: number(text(memory, "memory.max_usage_in_bytes")),
-                oom_kills: field(text(memory, "memory.oom_control"), "oom_kill "),
-                refused_processes: field(text(pids, "pids.events"), "max "),
+                oom_kills: field(text(memory, "memory.oom_control"), "oom_kill"),
+                refused_processes: field(text(pids, "pids.events"), "max"),
             },
         }
     }

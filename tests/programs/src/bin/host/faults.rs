@@ -235,3 +235,19 @@ pub(crate) fn init_limit(items: u64) -> Outcome {
     report(config()?.fastmap_init(limit_memory, function, 0..items), |n| n);
     Ok(())
 }
+
+/// Joins a control group, and maps twenty items of which one wants more memory than that has, and one is killed.
+pub(crate) fn greedy(group: &str) -> Outcome {
+    std::fs::write(format!("{group}/cgroup.procs"), "0")?;
+    let function = |n: u64| {
+        if n == 3 {
+            raise(Signal::SIGKILL).expect("a process may kill itself");
+        }
+        if n == 7 {
+            std::hint::black_box(vec![1u8; 400 << 20]);
+        }
+        n
+    };
+    report(config()?.fastmap(function, 0..20), |n| n);
+    Ok(())
+}

@@ -29,6 +29,7 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
         "faults" => faults::faults(text(0), number(1)?, number(2)?, number(3)?),
         "slow" => faults::slow(number(0)?, number(1)?),
         "until-file" => faults::until_file(text(0)),
+        "greedy" => faults::greedy(text(0)),
         "init-abort" => faults::init_abort(),
         "init-limit" => faults::init_limit(number(0)?),
         "hold" => lifetime::hold(text(0)),
