@@ -163,6 +163,8 @@ pub enum DeathCause {
     Signal(i32),
     /// It ran one item for longer than the item timeout, and was ended.
     Timeout(Duration),
+    /// It was stopped for so long (SIGSTOP) while others could do its work, and was ended.
+    Stopped(Duration),
     /// It did not report for duty within this time, and was ended.
     NoGreeting(Duration),
     /// It runs another program than the host, or another version.
@@ -201,6 +203,10 @@ impl fmt::Display for DeathCause {
                 Err(_) => write!(f, "was ended by signal {number}"),
             },
             DeathCause::Timeout(limit) => write!(f, "was ended: the item ran for more than {limit:?}"),
+            DeathCause::Stopped(time) => write!(
+                f,
+                "was ended: it was stopped (SIGSTOP) for {time:?} and held up its map, which other workers could go on with"
+            ),
             DeathCause::NoGreeting(limit) => write!(
                 f,
                 "was ended: it did not report for duty within {limit:?} (does `main` begin with fastmap_main! \

@@ -444,10 +444,8 @@ impl Drive {
         mean(&mut self.seen.bytes_out, results.payload.bytes().len() as f64 / each, fresh);
         let recorded = self.checkpoint.answered(first, items, &results);
         let Sorted { segments, again } = self.tries.sort(first, items, self.result_stride, results, kept);
-        for (item, tries) in again {
-            let id = self.next_id();
-            let whole = kept.expect("only what is kept is tried again");
-            let piece = whole.piece(id, item, item + 1, tries);
+        let again = kept.map(|whole| whole.singles(&again, || self.next_id())).unwrap_or_default();
+        for piece in again {
             self.checkpoint.pulled(&piece);
             self.again.insert(piece.first(), piece);
         }

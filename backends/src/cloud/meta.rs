@@ -118,6 +118,7 @@ impl LostMeta {
                     MemoryLimit::Worker(limit) | MemoryLimit::Jail(limit) => *limit,
                     MemoryLimit::Shared(limit) => limit.unwrap_or_default(),
                 }),
+                DeathCause::Stopped(_) => CauseMeta::Signal(libc::SIGSTOP),
                 DeathCause::OutputLimit(limit) => CauseMeta::OutputLimit(*limit),
                 DeathCause::Unknown => CauseMeta::Unknown,
             },

@@ -58,6 +58,8 @@ pub(crate) struct State {
     /// No worker is started before.
     pub(crate) not_before: Option<Instant>,
     pub(crate) closing: bool,
+    /// Most workers at a time.
+    pub(crate) processes: usize,
     /// What each worker may use up.
     pub(crate) allowed: Allowed,
     /// When the supervisor will look around without being woken; `None`: not at all.
@@ -70,7 +72,7 @@ impl Shared {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
         let allowed = Allowed { memory: options.memory, items: options.most_items };
-        let state = Mutex::new(State { allowed, ..State::default() });
+        let state = Mutex::new(State { allowed, processes: options.processes, ..State::default() });
         let started = Condvar::default();
         Ok(Shared { state, wake, timer, started, options, owner: std::process::id() })
     }
@@ -197,7 +199,8 @@ impl Shared {
             return Err(DeathCause::Protocol("it greeted a pool that is closing".to_owned()));
         }
         if let Some(member) = state.member(id) {
-            member.outbox = Some(Outbox::new(to_worker, Arc::clone(&member.page)));
+            let own = self.options.launcher.is_none();
+            member.outbox = Some(Outbox::new(to_worker, Arc::clone(&member.page), own));
             member.progress = Instant::now();
         }
         self.started.notify_all();

@@ -33,7 +33,7 @@ use crate::task::{Claims, Finished, Stopwatch, Task, Work};
 use crate::wire::{Header, Kind, PACKET, VERSION};
 use answers::{Forward, Placed, Results};
 use incoming::{Incoming, Receiver};
-use surroundings::{close_strays, settle_signals, take_stdin};
+use surroundings::{close_strays, settle_signals, take_stdin, timed_channel};
 
 /// Exit code of a process that was marked as a worker and can't be one.
 pub(crate) const NOT_A_WORKER: i32 = 113;
@@ -130,7 +130,7 @@ impl Worker {
         if let Ok(name) = std::ffi::CString::new(format!("fm-{}", marker.name)) {
             let _unnamed = prctl::set_name(&name);
         }
-        let (to_worker, frames) = ipc::bytes_channel().map_err(|e| step("channel", &e))?;
+        let (to_worker, frames) = timed_channel().map_err(|e| step("channel", &e))?;
         let (results, from_worker) = ipc::bytes_channel().map_err(|e| step("channel", &e))?;
         let host = IpcSender::<Greeting>::connect(marker.server.clone())
             .map_err(|e| step(&format!("connecting to {}", marker.server), &e))?;

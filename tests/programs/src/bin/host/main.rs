@@ -30,6 +30,8 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
         "slow" => faults::slow(number(0)?, number(1)?),
         "until-file" => faults::until_file(text(0)),
         "greedy" => faults::greedy(text(0)),
+        "stopped-idle" => faults::stopped_idle(text(0)),
+        "send-limits" => lifetime::send_limits(),
         "init-abort" => faults::init_abort(),
         "init-limit" => faults::init_limit(number(0)?),
         "hold" => lifetime::hold(text(0)),
