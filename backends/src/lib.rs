@@ -9,8 +9,13 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("fastmap runs on Linux (x86-64, aarch64): it needs pidfd, memfd and the parent-death signal");
 
+/// What `claims` is made of; its model test puts others in their place.
+mod atomic {
+    pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+}
 mod batch;
 mod buffers;
+mod claims;
 #[cfg(feature = "cloud")]
 #[cfg_attr(docsrs, doc(cfg(feature = "cloud")))]
 pub mod cloud;
