@@ -16,8 +16,8 @@ mod atomic {
 mod batch;
 mod buffers;
 mod claims;
-#[cfg(feature = "cloud")]
-#[cfg_attr(docsrs, doc(cfg(feature = "cloud")))]
+#[cfg(feature = "protocol")]
+#[cfg_attr(docsrs, doc(cfg(feature = "protocol")))]
 pub mod cloud;
 mod completion;
 pub mod conformance;
@@ -27,6 +27,7 @@ mod executable;
 mod function;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod inbox;
 mod job;
 pub mod local;
 mod objects;
@@ -40,8 +41,8 @@ use std::time::Instant;
 
 pub use batch::{Batch, BatchBuilder, BatchId, Items, Slots};
 pub use completion::{
-    Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, MemoryLimit, Outcome, Payload, Receipt,
-    RefusedCall, Results, Running,
+    Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, MemoryLimit, Outcome, Payload, Place,
+    Receipt, RefusedCall, Results, Running, credits,
 };
 pub use context::{Context, ContextWriter};
 pub use error::BackendError;
@@ -87,6 +88,11 @@ pub trait Run: Send {
 
     /// Gives up a batch: its items need no answer. What is known of it may still come.
     fn cancel(&mut self, batch: BatchId);
+
+    /// What it has cost so far, for reports; asked a few times a second. A run that can't tell before its end says nothing.
+    fn spent(&mut self) -> Receipt {
+        Receipt::default()
+    }
 
     /// Ends the run: what is queued is dropped, what runs is nobody's any more. Returns what it cost.
     fn close(self: Box<Self>) -> Receipt;

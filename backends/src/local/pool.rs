@@ -14,7 +14,7 @@ use super::LocalOptions;
 use super::confined;
 use super::member::{Held, Member, recall};
 use super::outbox::Outbox;
-use super::run::{Gauge, Inbox, RunState};
+use super::run::{Gauge, RunState};
 use super::steal;
 use super::wear::{self, Allowed};
 use crate::batch::{Batch, BatchId};
@@ -23,6 +23,7 @@ use crate::completion::{
 };
 use crate::error::BackendError;
 use crate::executable;
+use crate::inbox::Inbox;
 use crate::job::{Job, JobId};
 use crate::wire::{Header, Kind, VERSION};
 
@@ -251,7 +252,10 @@ impl Shared {
                     wall: Duration::from_nanos(header.wall),
                     cpu: Duration::from_nanos(header.cpu),
                     worker,
+                    came: Some(member.progress),
+                    slowest: header.slowest(),
                     refused: held.refused,
+                    ..Results::default()
                 };
                 let first = held.batch.first();
                 let outcome = Outcome::Done(results);

@@ -26,8 +26,6 @@ use crate::store::now_ms;
 
 /// A revocation holds after this at the latest.
 const TRUST: Duration = Duration::from_secs(1);
-/// A body must come within this.
-const BODY: Duration = Duration::from_mins(2);
 /// Most tokens whose keys are kept at hand.
 const KEYS: usize = 10_000;
 
@@ -36,6 +34,8 @@ const KEYS: usize = 10_000;
 pub(crate) struct Caller {
     /// The account's number.
     pub(crate) account: i64,
+    /// The token's number.
+    pub(crate) token: i64,
     /// The account's name.
     pub(crate) name: String,
     /// The request's nonce.
@@ -51,6 +51,10 @@ pub(crate) struct Caller {
 /// In the extensions of an answer whose parts are signed one by one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SignsItself;
+
+/// In the extensions of an answer whose body's SHA-256 is known already.
+#[derive(Clone, Debug)]
+pub(crate) struct BodyDigest(pub(crate) Arc<str>);
 
 /// Keys of tokens, as the database had them a moment ago.
 #[derive(Debug, Default)]
@@ -214,11 +218,13 @@ async fn admit(
     let Some(held) = gateway.bodies.admit(known.account, length.unwrap_or(most)) else {
         return Err(crowded());
     };
-    let bytes = timeout(BODY, read_body(body, length, most, &claim.digest)).await.unwrap_or_else(|_| {
-        Err(refuse(ProblemCode::RequestTimeout, format!("the body took longer than {BODY:?}")))
+    let time = gateway.config.body_time;
+    let bytes = timeout(time, read_body(body, length, most, &claim.digest)).await.unwrap_or_else(|_| {
+        Err(refuse(ProblemCode::RequestTimeout, format!("the body took longer than {time:?}")))
     })?;
     parts.extensions.insert(Caller {
         account: known.account,
+        token: known.token,
         name: known.name.clone(),
         nonce: claim.nonce,
         digest: claim.digest,
@@ -306,7 +312,8 @@ async fn sign(response: Response, key: &SigningKey, nonce: &str, run: &str, seq:
         parts = said;
         bytes = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     }
-    let body_digest = digest(&bytes);
+    let known = parts.extensions.remove::<BodyDigest>();
+    let body_digest = known.map_or_else(|| digest(&bytes).into(), |BodyDigest(known)| known);
     let head = ResponseHead { nonce, status: parts.status.as_u16(), run, seq, digest: &body_digest };
     if let Ok(signature) = HeaderValue::from_str(&key.sign_response(&head)) {
         parts.headers.insert(HEADER_SIGNATURE, signature);
