@@ -36,6 +36,8 @@ pub(crate) enum Action {
     /// See what this machine offers for jails and what the service would refuse; with FASTMAP_CLOUD_URL and FASTMAP_SECRET,
     /// also whether that service takes the secret. Fails if something is not as it should be.
     Doctor(Doctor),
+    /// Get a link to the service's dashboard, for a browser. It signs in once, and within minutes.
+    Dashboard(Dashboard),
 }
 
 #[derive(Debug, Args)]
@@ -43,6 +45,19 @@ pub(crate) struct Doctor {
     /// Answer in JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Dashboard {
+    /// The service.
+    #[arg(long, env = "FASTMAP_CLOUD_URL")]
+    pub(crate) url: String,
+    /// The secret; better in the environment than here, where others may see it.
+    #[arg(long, env = "FASTMAP_SECRET", hide_env_values = true)]
+    pub(crate) secret: String,
+    /// Open it in the browser, too.
+    #[arg(long)]
+    pub(crate) open: bool,
 }
 
 /// Where the service keeps its things, and how to answer.
@@ -78,8 +93,8 @@ pub(crate) struct Serve {
     /// The certificate's key (PEM).
     #[arg(long, requires = "tls_cert")]
     pub(crate) tls_key: Option<PathBuf>,
-    /// For trying things out: loopback, a free port, temporary data, one account with 1000 credits, and the two lines
-    /// that make a client use it. Where this machine makes no jails it does without, and says so.
+    /// For trying things out: loopback, a free port, temporary data, one account with 1000 credits, the two lines
+    /// that make a client use it, and a link to the dashboard. Where this machine makes no jails it does without, and says so.
     #[arg(long)]
     pub(crate) dev: bool,
     /// Start what clients upload without a jail, with all that this user may do. Loopback only.
@@ -152,6 +167,16 @@ pub(crate) enum Account {
     },
     /// See all accounts.
     List {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Make an account an operator's: its dashboard shows the service's agents.
+    Operator {
+        /// Its name.
+        name: String,
+        /// Make it an ordinary one again.
+        #[arg(long)]
+        no: bool,
         #[command(flatten)]
         common: Common,
     },

@@ -1,7 +1,9 @@
-//! The command line. `serve` runs the service; the others look at and change its database, also while it runs.
+//! The command line. `serve` runs the service; `dashboard` asks one for a link; `doctor` looks at this machine; the
+//! others look at and change the database, also while the service runs.
 
 mod admin;
 mod args;
+mod dashboard;
 mod doctor;
 mod output;
 mod serve;
@@ -24,5 +26,6 @@ pub fn main() -> anyhow::Result<()> {
         args::Action::Credits(credits) => runtime.block_on(admin::credits(credits)),
         args::Action::Runs(runs) => runtime.block_on(admin::runs(runs)),
         args::Action::Doctor(command) => doctor::doctor(&command),
+        args::Action::Dashboard(dashboard) => dashboard::dashboard(&dashboard),
     }
 }

@@ -34,6 +34,8 @@ const KEYS: usize = 10_000;
 pub(crate) struct Caller {
     /// The account's number.
     pub(crate) account: i64,
+    /// The token's number.
+    pub(crate) token: i64,
     /// The account's name.
     pub(crate) name: String,
     /// The request's nonce.
@@ -222,6 +224,7 @@ async fn admit(
     })?;
     parts.extensions.insert(Caller {
         account: known.account,
+        token: known.token,
         name: known.name.clone(),
         nonce: claim.nonce,
         digest: claim.digest,

@@ -302,7 +302,7 @@ fn what_operators_ask_is_answered_without_a_token_and_names_nobody() {
     let document: Value = serde_json::from_str(&document).expect("JSON");
     assert_eq!((status, document["servers"][0]["url"].as_str()), (200, Some("/api/v1")));
     let paths: Vec<&String> = document["paths"].as_object().expect("paths").keys().collect();
-    assert_eq!(paths.len(), 12, "{paths:?}");
+    assert_eq!(paths.len(), 13, "{paths:?}");
     assert!(document["components"]["schemas"]["Problem"].is_object());
 }
 

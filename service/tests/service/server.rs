@@ -152,6 +152,22 @@ impl Server {
         Client::new(&self.url, secret)
     }
 
+    /// Runs a command that has nothing to do with the service's data.
+    pub(crate) fn plain_command(&self, args: &[&str]) -> Output {
+        fastmap().args(args).output().expect("the command can be started")
+    }
+
+    /// The link that `fastmap dashboard` prints for the client's secret.
+    pub(crate) fn dashboard(&self, client: &Client) -> String {
+        let output = fastmap()
+            .args(["dashboard", "--url", &self.url])
+            .env("FASTMAP_SECRET", client.secret.reveal())
+            .output()
+            .expect("the command can be started");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text").trim().to_owned()
+    }
+
     /// Every balance follows from the ledger.
     pub(crate) fn audit(&self) {
         self.json(&["credits", "audit"]);

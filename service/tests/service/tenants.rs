@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use fastmap_backends::cloud::{Auth, BlobStatus, OpenRun, Problem, RunInfo, RunState, digest};
+use fastmap_backends::cloud::{Auth, BlobStatus, DashboardLink, OpenRun, Problem, RunInfo, RunState, digest};
 use serde_json::Value;
 
 use crate::client::{Client, agent, batch, open_run, to_json};
@@ -26,10 +26,16 @@ struct Scene {
 const NOTHING: &str = "00000000000000000000000000000000";
 
 /// What another tenant is told, by operation of the OpenAPI document. One that is missing here fails the test.
-const OPERATIONS: [(&str, fn(&Scene)); 18] = [
+const OPERATIONS: [(&str, fn(&Scene)); 19] = [
     ("POST /auth", |scene| {
         let auth: Auth = scene.other.call("POST", "/auth", b"").json(200);
         assert_eq!((auth.account.as_str(), auth.balance, auth.available), ("other", CREDITS, CREDITS));
+    }),
+    ("POST /dashboard", |scene| {
+        let link: DashboardLink = scene.other.call("POST", "/dashboard", b"").json(200);
+        let page = agent().get(format!("{}{}", scene.server.url, link.path)).call().expect("an answer");
+        let page = page.into_body().read_to_string().expect("text");
+        assert!(page.contains("<b>other</b>") && !page.contains("owner"), "{page}");
     }),
     ("HEAD /executables/{hash}", |scene| scene.hides_upload("HEAD", "executables", &scene.executable)),
     ("GET /executables/{hash}", |scene| scene.hides_upload("GET", "executables", &scene.executable)),
