@@ -160,18 +160,6 @@ impl<'a> Work<'a> {
         Some(item)
     }
 
-    fn look_at_clock(&mut self) {
-        if self.chunk > 1 {
-            return;
-        }
-        let now = Instant::now();
-        if let Some(begun) = self.lap.replace(now)
-            && now - begun > self.slowest.1
-        {
-            self.slowest = (self.begun.saturating_sub(1), now - begun);
-        }
-    }
-
     /// Answers items of `stride` bytes by results of `result` bytes, to the batch's end or the next panic: what
     /// [`Work::next_item`] and [`Work::slot`] do, without what needs no look at each item (53 instructions are 20).
     /// `call` reads the item and writes its result over the slot; its error is the item's failure.
@@ -227,6 +215,7 @@ impl<'a> Work<'a> {
             return None;
         }
         if self.begun == self.claimed {
+            self.look_at_clock();
             self.claimed = self.claims.claim(self.chunk)?;
         }
         let by_credit = self.credit.saturating_sub(used).div_ceil(result).max(1);
@@ -237,6 +226,18 @@ impl<'a> Work<'a> {
     #[inline]
     fn used(&self) -> usize {
         self.out.len() - self.start + self.written + self.failure_bytes
+    }
+
+    fn look_at_clock(&mut self) {
+        if self.chunk > 1 {
+            return;
+        }
+        let now = Instant::now();
+        if let Some(begun) = self.lap.replace(now)
+            && now - begun > self.slowest.1
+        {
+            self.slowest = (self.begun.saturating_sub(1), now - begun);
+        }
     }
 
     /// Where the result of the current item goes: appended, laid out as the host will read it.

@@ -224,6 +224,7 @@ mod tests {
         assert!(slow.closing_line("cloud").contains("use the policy local"), "{slow:?}");
     }
 
+    #[test]
     fn failures_deaths_and_an_early_end_are_told() {
         let line = Account { failed: 2, deaths: 1, complete: false, ..account() }.closing_line("local");
         assert!(line.contains("(1000/s, local, 2 failed, 1 workers lost, not read to the end)"), "{line}");

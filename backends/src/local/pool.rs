@@ -12,7 +12,6 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 
 use super::LocalOptions;
 use super::confined;
-use super::folder::Folder;
 use super::member::{Held, Member, recall};
 use super::outbox::{Frame, Outbox};
 use super::run::{Gauge, RunState};
@@ -41,8 +40,6 @@ pub(crate) struct Shared {
     timer: TimerFd,
     /// Wakes who waits for a first worker.
     pub(super) started: Condvar,
-    /// Where workers connect to.
-    folder: Mutex<Folder>,
     pub(crate) options: LocalOptions,
     /// The process that made the pool.
     pub(crate) owner: u32,
@@ -75,12 +72,8 @@ impl Shared {
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
         let allowed = Allowed { memory: options.memory, items: options.most_items };
         let state = Mutex::new(State { allowed, ..State::default() });
-        let (started, folder) = (Condvar::default(), Mutex::default());
-        Ok(Shared { state, wake, timer, started, folder, options, owner: std::process::id() })
-    }
-
-    pub(crate) fn folder(&self) -> MutexGuard<'_, Folder> {
-        self.folder.lock().unwrap_or_else(PoisonError::into_inner)
+        let started = Condvar::default();
+        Ok(Shared { state, wake, timer, started, options, owner: std::process::id() })
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {

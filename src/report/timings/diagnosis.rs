@@ -265,7 +265,7 @@ mod tests {
             text.contains("The end is the limit: for the last 3.20 s only one worker had work"),
             "{text}"
         );
-        assert!(text.contains("Item 77 is a straggler: it took 3.20 s on worker-1, 3"), "{text}");
+        assert!(text.contains("Item 77 is a straggler: it took 3.20 s on worker-1, 29"), "{text}");
         assert!(text.contains("nothing else was left to run for the last 3.20 s"), "{text}");
         assert!(text.contains("2 others took more than ten times the median"), "{text}");
     }
