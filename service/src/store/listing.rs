@@ -208,7 +208,7 @@ mod tests {
         let find = async |search: Option<&str>, state, from, most| {
             let filter = Filter { account, state, search, from, most };
             let (runs, more) = store.find_runs(&filter).await.expect("a list");
-            (runs.into_iter().map(|run| run.info.run).collect::<Vec<_>>().join(""), more)
+            (runs.into_iter().map(|run| run.info.run).collect::<String>(), more)
         };
         let all = |text: &str| (text.to_owned(), false);
         assert_eq!(find(None, None, Step::Newest, 9).await, all("54321"));
