@@ -92,6 +92,11 @@ pub fn lacking() -> Vec<Lack> {
     tried.into_iter().filter_map(|(layer, tried)| Some(Lack { layer, why: tried.err()? })).collect()
 }
 
+/// The version of Landlock that this kernel has; `None`: it has none, or not switched on.
+pub fn landlock_abi() -> Option<u32> {
+    landlock::abi().ok()
+}
+
 /// Confines this process, for ever. What is refused goes to `record`, with the number that `running` then holds.
 ///
 /// To be called once, before the first thread is started: Landlock covers the calling thread and its descendants only.

@@ -160,7 +160,7 @@ fn failures(document: &Document) -> Option<String> {
 mod tests {
     use std::time::Duration;
 
-    use fastmap_backends::Results;
+    use fastmap_backends::{Receipt, Results};
 
     use super::super::super::summary::Account;
     use super::super::document::Map;
@@ -196,6 +196,7 @@ mod tests {
             workers: 2,
             cores: 2,
             complete: true,
+            paid: Receipt::default(),
         };
         let about = Map { label: None, function: "f", backend: "local", total: Some(1000), microcredits: 0 };
         let mut document = Document::new(recorder, &about, &account);
@@ -264,7 +265,7 @@ mod tests {
             text.contains("The end is the limit: for the last 3.20 s only one worker had work"),
             "{text}"
         );
-        assert!(text.contains("Item 77 is a straggler: it took 3.20 s on worker-1, 3"), "{text}");
+        assert!(text.contains("Item 77 is a straggler: it took 3.20 s on worker-1, 29"), "{text}");
         assert!(text.contains("nothing else was left to run for the last 3.20 s"), "{text}");
         assert!(text.contains("2 others took more than ten times the median"), "{text}");
     }

@@ -42,6 +42,7 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
         "shown" => shown::shown(number(0)?, number(1)?, number(2)?),
         "long-labels" => shown::long_labels(number(0)?),
         "timed" => shown::timed(number(0)?, number(1)?),
+        "timed-cost" => shown::timed_cost(number(0)?),
         "timed-twice" => shown::timed_twice(text(0)),
         "start" => others::start(text(0), &rest[1..]),
         "squares" => others::squares(number(0)?),
