@@ -81,7 +81,7 @@ enum Landing {
 fn deliver(shared: &Shared, limits: &Limits, piece: Piece, opened: &Arc<Opened>, seq: u64) {
     let length = piece.batch.payload().len() as u64;
     if length > limits.batch_bytes {
-        return split(shared, piece, limits.batch_bytes);
+        return split(shared, &piece.batch, limits.batch_bytes);
     }
     let landing = match before(shared, &piece, opened) {
         Some(answer) => Landing::Answered(answer, None),
@@ -274,8 +274,7 @@ fn completion(batch: &Batch, part: Part) -> Completion {
 }
 
 /// A batch that is larger than the service takes goes in two; an item that is has no way there.
-fn split(shared: &Shared, piece: Piece, most: u64) {
-    let batch = &piece.batch;
+fn split(shared: &Shared, batch: &Batch, most: u64) {
     let (id, items) = (batch.id(), batch.items());
     if items > 1 {
         let half = items / 2;
