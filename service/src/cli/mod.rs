@@ -1,7 +1,10 @@
-//! The command line. `serve` runs the service; the others look at and change its database, also while it runs.
+//! The command line. `serve` runs the service; `dashboard` asks one for a link; `doctor` looks at this machine; the
+//! others look at and change the database, also while the service runs.
 
 mod admin;
 mod args;
+mod dashboard;
+mod doctor;
 mod output;
 mod serve;
 
@@ -22,5 +25,7 @@ pub fn main() -> anyhow::Result<()> {
         args::Action::Token(token) => runtime.block_on(admin::token(token)),
         args::Action::Credits(credits) => runtime.block_on(admin::credits(credits)),
         args::Action::Runs(runs) => runtime.block_on(admin::runs(runs)),
+        args::Action::Doctor(command) => doctor::doctor(&command),
+        args::Action::Dashboard(dashboard) => dashboard::dashboard(&dashboard),
     }
 }

@@ -7,6 +7,13 @@ mod client;
 #[path = "../service/server.rs"]
 mod server;
 
+mod common;
+mod maps;
+mod money;
+mod network;
 mod promises;
+mod proxy;
+mod refusals;
+mod restarts;
 
 fastmap::test_support!();
