@@ -209,11 +209,11 @@ impl Shared {
         }
         state.put(Piece { batch, before: None });
         self.measure(&state);
-        let idle = state.idle > 0;
+        let enough = state.waiting.len() <= state.idle;
         drop(state);
-        if idle {
-            self.work.notify_one();
-        } else {
+        self.work.notify_one();
+        if !enough {
+            // For more senders.
             self.news.notify_all();
         }
         Ok(())

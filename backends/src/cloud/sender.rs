@@ -5,13 +5,14 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::body::{Answer, Part, PartOutcome};
+use super::conductor::ACKS;
 use super::http::{By, Failure, Reply};
 use super::link::Stop;
 use super::pack;
 use super::problem::ProblemCode;
 use super::protocol::Limits;
 use super::retry::Backoff;
-use super::run::{Opened, Piece, Shared, State};
+use super::run::{Opened, Piece, Shared};
 use crate::batch::Batch;
 use crate::completion::{
     Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, Outcome, Place, Results, Running,
@@ -88,8 +89,7 @@ fn deliver(shared: &Shared, limits: &Limits, piece: Piece, opened: &Arc<Opened>,
     };
     match landing {
         Landing::Answered(answer, arrived) => {
-            note(&mut shared.lock(), &answer, arrived);
-            shared.news.notify_all();
+            note(shared, &answer, arrived);
             let (told, rest) = sort(&piece.batch, answer.parts);
             if !rest.is_empty() {
                 shared.narrow();
@@ -128,11 +128,18 @@ fn deliver(shared: &Shared, limits: &Limits, piece: Piece, opened: &Arc<Opened>,
     }
 }
 
-fn note(state: &mut State, answer: &Answer, arrived: Option<u64>) {
+fn note(shared: &Shared, answer: &Answer, arrived: Option<u64>) {
+    let mut state = shared.lock();
     state.charged += answer.charge;
     state.arrived.extend(arrived);
     state.answers += 1;
     state.heard = std::time::Instant::now();
+    // Fewer are told when the conductor looks up of itself.
+    let many = state.arrived.len() >= ACKS;
+    drop(state);
+    if many {
+        shared.news.notify_all();
+    }
 }
 
 /// The answer that came to a piece in a run that is over: paid for, and kept for a while.
