@@ -68,7 +68,7 @@ fn tell_what_differs(settings: &Settings) {
             warn("the policy is cloud, but no secret is set (FASTMAP_SECRET): running locally");
         }
         (ExecPolicy::Adaptive, true) => {
-            warn("this version of fastmap has no ADAPTIVE backend: running locally")
+            warn("this version of fastmap has no ADAPTIVE backend: running locally");
         }
         (ExecPolicy::Adaptive, false) if settings.verbosity >= Verbosity::Normal => {
             static TOLD: Once = Once::new();

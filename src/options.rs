@@ -305,6 +305,49 @@ impl Options {
         let inline = read.or(self.inline, "FASTMAP_INLINE", "true, false, 1, 0", truth)?;
         let timings = read
             .or(self.timings, "FASTMAP_TIMINGS", "the path of a file", |value| Some(PathBuf::from(value)))?;
+        let exec_policy = exec_policy.unwrap_or_default();
+        let own_backend = self.backend.is_some();
+        let service = Service {
+            secret: self.secret,
+            cloud_url: self.cloud_url,
+            max_credits: self.max_credits,
+            confirm_charges: self.confirm_charges,
+        };
+        let (has_secret, account) =
+            service.resolve(&read, exec_policy != ExecPolicy::Local && !own_backend)?;
+        Ok(Settings {
+            exec_policy,
+            verbosity: verbosity.unwrap_or_default(),
+            local_processes: local_processes.unwrap_or_else(default_processes),
+            read_ahead: read_ahead.unwrap_or(64_000_000),
+            item_timeout,
+            worker_memory,
+            max_items_per_worker,
+            sandbox: sandbox.unwrap_or_default(),
+            inline: inline.unwrap_or(false),
+            timings,
+            has_secret,
+            account,
+            backend: self.backend,
+        })
+    }
+}
+
+/// What may be set of a service.
+struct Service {
+    secret: Option<String>,
+    cloud_url: Option<String>,
+    max_credits: Option<f64>,
+    confirm_charges: Option<bool>,
+}
+
+impl Service {
+    /// Whether there is a secret; and the account, if batches may go there at all (`used`).
+    fn resolve<V: Fn(&str) -> Option<OsString>>(
+        self,
+        read: &Reader<'_, V>,
+        used: bool,
+    ) -> Result<(bool, Option<Account>), Error> {
         let text = |value: &str| Some(value.to_owned());
         let secret = read.secret(self.secret)?;
         let (cloud_url, url_by) = match self.cloud_url {
@@ -325,10 +368,9 @@ impl Options {
             })?;
         let confirm_charges =
             read.or(self.confirm_charges, "FASTMAP_CONFIRM_CHARGES", "true, false, 1, 0", truth)?;
-        let exec_policy = exec_policy.unwrap_or_default();
         let has_secret = secret.is_some();
         let account = match (secret, cloud_url) {
-            _ if exec_policy == ExecPolicy::Local || self.backend.is_some() => None,
+            _ if !used => None,
             (None, _) => None,
             (Some(_), None) => {
                 return Err(Error::new(
@@ -345,21 +387,7 @@ impl Options {
                 confirm_charges: confirm_charges.unwrap_or(false),
             }),
         };
-        Ok(Settings {
-            exec_policy,
-            verbosity: verbosity.unwrap_or_default(),
-            local_processes: local_processes.unwrap_or_else(default_processes),
-            read_ahead: read_ahead.unwrap_or(64_000_000),
-            item_timeout,
-            worker_memory,
-            max_items_per_worker,
-            sandbox: sandbox.unwrap_or_default(),
-            inline: inline.unwrap_or(false),
-            timings,
-            has_secret,
-            account,
-            backend: self.backend,
-        })
+        Ok((has_secret, account))
     }
 }
 

@@ -152,7 +152,9 @@ impl Window {
             }
             next = segment.end();
         }
-        gaps.into_iter().for_each(|gap| self.insert(gap));
+        for gap in gaps {
+            self.insert(gap);
+        }
     }
 
     /// The next segment for the consumer, who is done with the one before.
@@ -207,7 +209,9 @@ mod tests {
     #[test]
     fn a_gap_is_answered_by_an_error_for_each_item_and_what_is_behind_it_keeps_its_place() {
         let mut window = Window::new(1 << 20);
-        [0, 3, 7].map(segment).into_iter().for_each(|segment| window.insert(segment));
+        for first in [0, 3, 7] {
+            window.insert(segment(first));
+        }
         window.fill_gaps(ErrorKind::OutOfCredits, &"none left".into());
         let mut told = Vec::new();
         while let Some(mut segment) = window.take() {

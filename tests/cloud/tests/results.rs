@@ -82,10 +82,12 @@ fn what_workers_print_comes_to_the_host_and_the_label_to_the_service() {
     let mut out: Vec<_> = ended.stdout.iter().filter(|line| line.starts_with("<out ")).cloned().collect();
     let mut err: Vec<_> = ended.stderr.lines().filter(|line| line.starts_with("<err ")).collect();
     let mut all: Vec<_> = (0..50).map(|n| format!("<out {n}>")).collect();
-    (out.sort(), all.sort());
+    out.sort();
+    all.sort();
     assert_eq!(out, all);
     let mut all: Vec<_> = (0..50).map(|n| format!("<err {n}>")).collect();
-    (err.sort_unstable(), all.sort());
+    err.sort_unstable();
+    all.sort();
     assert_eq!(err, all);
     run(&mut account.program(HOST, &["squares", "10", "2"]));
     let labels: Vec<_> = service.runs("a").iter().map(|run| run["label"].clone()).collect();
