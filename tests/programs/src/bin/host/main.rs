@@ -78,6 +78,7 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
         "long-messages" => adverse::long_messages(number(0)?),
         "passed-on" => adverse::passed_on(number(0)?),
         "checkpoint" => checkpoint::checkpoint(text(0), text(1), number(2)?, number(3)?, &rest[4..]),
+        "recorded" => checkpoint::recorded(text(0), number(1)?, number(2)?, number(3)?),
         "breach" => confined::breach(text(0), number(1)?),
         "breach-in-init" => confined::breach_in_init(text(0)),
         "kernel-without" => confined::kernel_without(text(0)),
