@@ -99,7 +99,8 @@ mod tests {
         );
         assert_eq!([0.5, 12.4, 1234.5, 5e7].map(rate), ["0.50/s", "12/s", "1,235/s", "50.0 M/s"]);
         assert_eq!(seconds_of(0.0), "0");
-        let functions = ["x::Plain<a::f, u64, u64>", "x::Init<a::new<(u8, u8)>, a::f<Vec<u8>, u8>, S, T>", "odd"];
+        let functions =
+            ["x::Plain<a::f, u64, u64>", "x::Init<a::new<(u8, u8)>, a::f<Vec<u8>, u8>, S, T>", "odd"];
         assert_eq!(functions.map(function), ["a::f", "a::f<Vec<u8>, u8>", "odd"]);
         assert_eq!(utc(0.0), "1970-01-01 00:00 UTC");
         assert_eq!(utc(951_782_400.0), "2000-02-29 00:00 UTC");
