@@ -63,8 +63,10 @@ impl Handover {
         let mut taken = None;
         for part in message.cmsgs()? {
             if let ControlMessageOwned::ScmRights(files) = part {
-                // SAFETY: the kernel has just made them for this process, and nobody else has them.
-                taken = files.into_iter().map(|file| unsafe { OwnedFd::from_raw_fd(file) }).last();
+                for file in files {
+                    // SAFETY: the kernel has just made it for this process, and nobody else has it.
+                    taken = Some(unsafe { OwnedFd::from_raw_fd(file) });
+                }
             }
         }
         taken.ok_or_else(|| io::Error::other("no file came over it (has this process descriptors left?)"))
