@@ -9,6 +9,9 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("fastmap runs on Linux (x86-64, aarch64): it needs pidfd, memfd and the parent-death signal");
 
+#[cfg(feature = "adaptive")]
+#[cfg_attr(docsrs, doc(cfg(feature = "adaptive")))]
+pub mod adaptive;
 mod batch;
 mod buffers;
 #[cfg(feature = "cloud")]
