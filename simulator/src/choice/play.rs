@@ -54,6 +54,9 @@ const CLOUD_OVERHEAD: Nanos = 100_000;
 /// Pieces in which an upload is told of.
 const PART: f64 = 1e6;
 
+/// No map takes so many events.
+const ENDLESS: u64 = 20_000_000;
+
 #[derive(Clone, Copy, Debug)]
 enum Event {
     /// A local worker has started.
@@ -145,6 +148,7 @@ pub fn play(place: &Place, items: &Items, mode: Mode) -> Played {
         stage.now = at;
         stage.played.events += 1;
         stage.happen(event);
+        assert!(stage.played.events < ENDLESS, "{mode:?} comes to no end in {place:?}");
         if stage.drive.complete() || stage.failed {
             return stage.end();
         }

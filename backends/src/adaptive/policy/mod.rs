@@ -239,16 +239,18 @@ impl Policy {
     /// how many seconds of work it wants of a batch.
     pub fn place(&mut self, now: f64, local: Option<f64>, cloud: Option<f64>) -> Option<Side> {
         let here = self.item_here(now);
-        let cloud = cloud.is_some_and(|work| self.takes_there(now, self.items_of(work, here)));
+        let takes = cloud.is_some_and(|work| self.takes_there(now, self.items_of(work, here)));
         let account = self.state.ledger.side(Side::Local);
         let idle = (account.batches as f64) < account.workers;
-        if let Some(work) = local
-            && (idle || !cloud)
-            && (!self.state.joined || self.helps_here(now, here, self.items_of(work, here)))
-        {
-            return Some(Side::Local);
+        if let Some(work) = local {
+            // To leave it to the service, the service must take it, or be about to.
+            let refused = cloud.is_some() && !takes || self.state.ledger.side(Side::Cloud).batches == 0;
+            let helps = !self.state.joined || self.helps_here(now, here, self.items_of(work, here));
+            if refused && !takes || (idle || !takes) && helps {
+                return Some(Side::Local);
+            }
         }
-        cloud.then_some(Side::Cloud)
+        takes.then_some(Side::Cloud)
     }
 
     /// How many items a batch of so much work will have, about.
@@ -295,7 +297,7 @@ impl Policy {
     fn helps_here(&self, now: f64, here: Option<f64>, items: u32) -> bool {
         let Some(here) = here else { return true };
         let local = self.state.ledger.side(Side::Local);
-        let waiting = (local.batches as f64 - local.workers + 1.0).max(0.0) / local.workers.max(1.0);
+        let waiting = (local.batches as f64 / local.workers.max(1.0)).floor();
         let each = f64::from(items.max(1)) * here;
         let ends = each * (1.0 + waiting);
         let there = self.item_there(here);
