@@ -2,20 +2,21 @@
 //! Made by [`init`] and [`global_init`]; its methods make the adapters of `map`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 
 use fastmap_backends::sandbox::{Demand, lacking};
 use fastmap_backends::{Backend, Local, LocalOptions, local};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::cloud;
 use crate::codec;
 use crate::entry::{ByRef, Init, Plain, With, check_entered, inside_call, inside_inline_call};
 use crate::error::{Error, ErrorKind};
 use crate::map::{Context, Drive, Fastmap, callee};
 use crate::nested::Nested;
 use crate::options::{ExecPolicy, Options, Settings, Verbosity};
-use crate::report::{Console, warn};
+use crate::report::{Console, notice, warn};
 
 /// Owns the workers of its maps. Cheap to clone; the clones share the workers, and the last one dropped (with the
 /// last map made from it) ends them.
@@ -47,29 +48,34 @@ struct Inner {
 ///
 /// # Errors
 /// [`ErrorKind::Options`] if an option or an environment variable can't be used, with its name, value and what is
-/// allowed, or if [`Sandbox::Require`](crate::Sandbox::Require) asks for what this kernel lacks; [`ErrorKind::Cloud`] for the policy `Cloud` with a secret: this version has no CLOUD backend.
+/// allowed, or if [`Sandbox::Require`](crate::Sandbox::Require) asks for what this kernel
+/// lacks. Nothing is asked of a service yet: what it has to say of the secret is told by the first map.
 pub fn init(options: Options) -> Result<FastmapConfig, Error> {
     if local::marked() && !local::inside_worker() {
         local::leave_unentered();
     }
     let settings = options.resolve(|name| std::env::var_os(name))?;
     if !local::inside_worker() && settings.backend.is_none() {
-        match (settings.exec_policy, settings.has_secret) {
-            (ExecPolicy::Cloud, true) => {
-                let message = "this version of fastmap has no CLOUD backend; use the policy local";
-                return Err(Error::new(ErrorKind::Cloud, message));
-            }
-            (ExecPolicy::Cloud, false) => {
-                warn("the policy is cloud, but no secret is set (FASTMAP_SECRET): running locally");
-            }
-            (ExecPolicy::Adaptive, true) => {
-                warn("this version of fastmap has no CLOUD backend: running locally");
-            }
-            (ExecPolicy::Adaptive, false) => log::info!("no secret is set (FASTMAP_SECRET): running locally"),
-            (ExecPolicy::Local, _) => {}
-        }
+        tell_what_differs(&settings);
     }
     FastmapConfig::new(settings)
+}
+
+/// Says where batches run if that is not what the policy says.
+fn tell_what_differs(settings: &Settings) {
+    match (settings.exec_policy, settings.has_secret) {
+        (ExecPolicy::Cloud, false) => {
+            warn("the policy is cloud, but no secret is set (FASTMAP_SECRET): running locally");
+        }
+        (ExecPolicy::Adaptive, true) => {
+            warn("this version of fastmap has no ADAPTIVE backend: running locally")
+        }
+        (ExecPolicy::Adaptive, false) if settings.verbosity >= Verbosity::Normal => {
+            static TOLD: Once = Once::new();
+            TOLD.call_once(|| notice("no secret is set (FASTMAP_SECRET): running locally"));
+        }
+        _ => {}
+    }
 }
 
 static GLOBAL: OnceLock<FastmapConfig> = OnceLock::new();
@@ -144,6 +150,16 @@ fn confinement(settings: &Settings) -> Result<Demand, Error> {
     Ok(demand)
 }
 
+/// The worker processes of this machine; none is started yet.
+fn local_backend(settings: &Settings) -> Result<Local, Error> {
+    let mut options = LocalOptions::new(settings.local_processes);
+    options.relay = Arc::new(Console);
+    options.sandbox = confinement(settings)?;
+    options.memory = settings.worker_memory;
+    options.most_items = settings.max_items_per_worker;
+    Local::new(options).map_err(Error::of_backend)
+}
+
 /// What the compiler says of a closure that captures something.
 macro_rules! NO_CAPTURES {
     () => {
@@ -163,12 +179,13 @@ impl FastmapConfig {
         } else if let Some(backend) = &settings.backend {
             Arc::clone(backend)
         } else {
-            let mut options = LocalOptions::new(settings.local_processes);
-            options.relay = Arc::new(Console);
-            options.sandbox = confinement(&settings)?;
-            options.memory = settings.worker_memory;
-            options.most_items = settings.max_items_per_worker;
-            Arc::new(Local::new(options).map_err(Error::of_backend)?)
+            let here = || -> Result<Arc<dyn Backend>, Error> { Ok(Arc::new(local_backend(&settings)?)) };
+            match &settings.account {
+                Some(account) if settings.exec_policy == ExecPolicy::Cloud => {
+                    Arc::new(cloud::backend(account, settings.verbosity, here)?)
+                }
+                _ => here()?,
+            }
         };
         Ok(FastmapConfig(Arc::new(Inner {
             settings,

@@ -225,6 +225,16 @@ impl<S> Task for Stateful<S> {
 /// Decodes, calls, encodes: the way of one item through a worker.
 #[inline]
 fn each<T: DeserializeOwned, R: Serialize>(work: &mut Work<'_>, func: &mut impl FnMut(T) -> R) {
+    if let (Some(stride), Some(result)) = (codec::stride::<T>(), codec::stride::<R>()) {
+        let call = |bytes: &[u8], slot: &mut [u8]| {
+            let item = codec::get::<T>(bytes).map_err(|error| error.to_string())?;
+            codec::write_plain(&func(item), slot);
+            Ok(())
+        };
+        if work.each_plain(stride, result, call) {
+            return;
+        }
+    }
     while let Some(bytes) = work.next_item() {
         match codec::get::<T>(bytes) {
             Ok(item) => {

@@ -26,13 +26,15 @@ pub enum ErrorKind {
     Options,
     /// `main` does not begin with `fastmap_main!` or [`enter`](crate::enter).
     NotEntered,
-    /// The service does not accept the secret.
+    /// The service does not accept the secret: it is another service's, was revoked, or has expired. The map ends.
     Unauthorized,
-    /// The account has no credits left.
+    /// The account has no credits left, or the map has spent its [`max_credits`](crate::Options::max_credits). The map ends, behind
+    /// all results that were paid for.
     OutOfCredits,
-    /// The user did not confirm the charges.
+    /// The user did not confirm the charges, or there was no terminal to ask at; see
+    /// [`confirm_charges`](crate::Options::confirm_charges). The map ends; nothing was sent.
     Declined,
-    /// The service, or the way to it, failed.
+    /// The service, or the way to it, failed for longer than it is worth waiting, or refused the program. The map ends.
     Cloud,
     /// A checkpoint can't be used: its file, or what it holds is of another function or input.
     Checkpoint,
@@ -113,6 +115,10 @@ impl Error {
             BackendError::NoWorkers(_) => ErrorKind::AllWorkersDied,
             BackendError::Setup(failure) => kind_of(failure.kind),
             BackendError::Forked { .. } => ErrorKind::NotEntered,
+            BackendError::Unauthorized(_) => ErrorKind::Unauthorized,
+            BackendError::OutOfCredits(_) => ErrorKind::OutOfCredits,
+            BackendError::Declined(_) => ErrorKind::Declined,
+            BackendError::Cloud(..) => ErrorKind::Cloud,
             _ => ErrorKind::Io,
         };
         Error::new(kind, error.to_string()).with_source(error)

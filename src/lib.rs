@@ -50,6 +50,11 @@
 //! | another place for the work | [`backends::Backend`] and [`Options::backend`] |
 
 mod checkpoint;
+#[cfg(feature = "cloud")]
+mod cloud;
+#[cfg(not(feature = "cloud"))]
+#[path = "no_cloud.rs"]
+mod cloud;
 mod codec;
 mod config;
 mod entry;
@@ -70,6 +75,7 @@ pub use entry::enter;
 pub use error::{Error, ErrorKind};
 pub use map::{Batches, Fastmap, OnError, Unordered};
 pub use options::{ExecPolicy, Options, Sandbox, Verbosity};
+pub use report::{Stderr, stderr, suspend_progress};
 
 /// What to import for `iterator.fastmap(f)`.
 pub mod prelude {

@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,8 +65,11 @@ pub enum Sandbox {
 /// | [`max_items_per_worker`](Options::max_items_per_worker) | `FASTMAP_MAX_ITEMS_PER_WORKER` = 1, 2, … | none |
 /// | [`sandbox`](Options::sandbox) | `FASTMAP_SANDBOX` = `off`, `auto`, `require` | auto |
 /// | [`inline`](Options::inline) | `FASTMAP_INLINE` = true, false, 1, 0 | false |
-/// | [`secret`](Options::secret) | `FASTMAP_SECRET` | none |
-/// | [`cloud_url`](Options::cloud_url) | `FASTMAP_CLOUD_URL` | none |
+/// | [`timings`](Options::timings) | `FASTMAP_TIMINGS` = a path | none |
+/// | [`secret`](Options::secret) | `FASTMAP_SECRET` | none: everything runs on this machine |
+/// | [`cloud_url`](Options::cloud_url) | `FASTMAP_CLOUD_URL` = `https://HOST[:PORT]` | none |
+/// | [`max_credits`](Options::max_credits) | `FASTMAP_MAX_CREDITS` in credits | none |
+/// | [`confirm_charges`](Options::confirm_charges) | `FASTMAP_CONFIRM_CHARGES` = true, false, 1, 0 | false |
 ///
 /// # Examples
 ///
@@ -91,8 +95,11 @@ pub struct Options {
     max_items_per_worker: Option<u64>,
     sandbox: Option<Sandbox>,
     inline: Option<bool>,
+    timings: Option<PathBuf>,
     secret: Option<String>,
     cloud_url: Option<String>,
+    max_credits: Option<f64>,
+    confirm_charges: Option<bool>,
     backend: Option<Arc<dyn Backend>>,
 }
 
@@ -175,15 +182,47 @@ impl Options {
         self
     }
 
-    /// The secret of a cloud service. Never shown, and never in a worker's environment.
+    /// Each map writes a report of what took its time to `path`, or beside it: see [`Fastmap::timings`](crate::Fastmap::timings).
+    pub fn timings(mut self, path: impl Into<PathBuf>) -> Self {
+        self.timings = Some(path.into());
+        self
+    }
+
+    /// The secret that a cloud service gave: 64 characters of 0-9 and a-z. It is never shown, never sent as a whole, and
+    /// never in a worker's environment. Without one every policy runs on this machine, and a line says so.
+    ///
+    /// With one, and another policy than [`Local`](ExecPolicy::Local), there must be a [`cloud_url`](Options::cloud_url), and
+    /// what runs on the service is paid from the account's balance: see [`max_credits`](Options::max_credits) and
+    /// [`confirm_charges`](Options::confirm_charges).
     pub fn secret(mut self, secret: impl Into<String>) -> Self {
         self.secret = Some(secret.into());
         self
     }
 
-    /// The address of a cloud service.
+    /// The address of the cloud service: `https://HOST` or `https://HOST:PORT`. Plain `http://` is taken for this machine
+    /// alone (`localhost`, `127.0.0.1`, `[::1]`).
     pub fn cloud_url(mut self, url: impl Into<String>) -> Self {
         self.cloud_url = Some(url.into());
+        self
+    }
+
+    /// The most that one map may spend on the service, in credits (2.5, say; from a millionth on). The service holds the
+    /// map to it. Under [`Cloud`](ExecPolicy::Cloud) a map that has spent as much yields what was paid for and then one
+    /// [`OutOfCredits`](crate::ErrorKind::OutOfCredits) error; under [`Adaptive`](ExecPolicy::Adaptive) it goes on on this
+    /// machine.
+    pub fn max_credits(mut self, credits: impl Into<f64>) -> Self {
+        self.max_credits = Some(credits.into());
+        self
+    }
+
+    /// Whether each map asks on the terminal, y or n, before its first batch goes to the service. The question names the
+    /// number of items, if it is known, the prices, and what the map may spend. Any other answer than y or yes, and no
+    /// terminal, is a no: under [`Cloud`](ExecPolicy::Cloud) a [`Declined`](crate::ErrorKind::Declined) error, under
+    /// [`Adaptive`](ExecPolicy::Adaptive) the map stays on this machine.
+    ///
+    /// When it is off, one line (at [`Verbosity::Normal`]) says that the balance is debited.
+    pub fn confirm_charges(mut self, confirm: bool) -> Self {
+        self.confirm_charges = Some(confirm);
         self
     }
 
@@ -264,20 +303,48 @@ impl Options {
                 }
             })?;
         let inline = read.or(self.inline, "FASTMAP_INLINE", "true, false, 1, 0", truth)?;
-        let text = |value: &str| Some(value.to_owned()).filter(|value| !value.is_empty());
-        let secret = read.or(self.secret, "FASTMAP_SECRET", "the secret that the service gave", text)?;
-        let cloud_url = read.or(self.cloud_url, "FASTMAP_CLOUD_URL", "the address of a service", text)?;
-        let exec_policy = exec_policy.unwrap_or_default();
-        if secret.is_some()
-            && cloud_url.is_none()
-            && exec_policy != ExecPolicy::Local
-            && self.backend.is_none()
-        {
-            return Err(Error::new(
-                ErrorKind::Options,
-                "a secret is set, but no service: set cloud_url (FASTMAP_CLOUD_URL), or the policy local",
-            ));
+        let timings = read
+            .or(self.timings, "FASTMAP_TIMINGS", "the path of a file", |value| Some(PathBuf::from(value)))?;
+        let text = |value: &str| Some(value.to_owned());
+        let secret = read.secret(self.secret)?;
+        let (cloud_url, url_by) = match self.cloud_url {
+            Some(url) => (Some(url), "cloud_url"),
+            None => (
+                read.or(None, "FASTMAP_CLOUD_URL", "https://HOST or https://HOST:PORT", text)?,
+                "FASTMAP_CLOUD_URL",
+            ),
+        };
+        let allowed = "a number of credits from 0.000001 on";
+        if let Some(credits) = self.max_credits.filter(|credits| millionths(*credits).is_none()) {
+            let message = format!("max_credits({credits}): this can't be used; allowed: {allowed}");
+            return Err(Error::new(ErrorKind::Options, message));
         }
+        let max_credits =
+            read.or(self.max_credits.and_then(millionths), "FASTMAP_MAX_CREDITS", allowed, |value| {
+                value.parse().ok().and_then(millionths)
+            })?;
+        let confirm_charges =
+            read.or(self.confirm_charges, "FASTMAP_CONFIRM_CHARGES", "true, false, 1, 0", truth)?;
+        let exec_policy = exec_policy.unwrap_or_default();
+        let has_secret = secret.is_some();
+        let account = match (secret, cloud_url) {
+            _ if exec_policy == ExecPolicy::Local || self.backend.is_some() => None,
+            (None, _) => None,
+            (Some(_), None) => {
+                return Err(Error::new(
+                    ErrorKind::Options,
+                    "a secret is set, but no service: set cloud_url (FASTMAP_CLOUD_URL), or the policy local",
+                ));
+            }
+            (Some((secret, secret_by)), Some(url)) => Some(Account {
+                secret: Hidden(secret),
+                secret_by,
+                url,
+                url_by,
+                max_credits,
+                confirm_charges: confirm_charges.unwrap_or(false),
+            }),
+        };
         Ok(Settings {
             exec_policy,
             verbosity: verbosity.unwrap_or_default(),
@@ -288,10 +355,19 @@ impl Options {
             max_items_per_worker,
             sandbox: sandbox.unwrap_or_default(),
             inline: inline.unwrap_or(false),
-            has_secret: secret.is_some(),
+            timings,
+            has_secret,
+            account,
             backend: self.backend,
         })
     }
+}
+
+/// Credits in millionths, as the service counts them; `None` for what is no amount to spend.
+fn millionths(credits: f64) -> Option<i64> {
+    let millionths = (credits * 1e6).round();
+    // Where a float holds each whole number, so that nothing is rounded away.
+    (1.0..=9e15).contains(&millionths).then_some(millionths as i64)
 }
 
 /// A variable that is on or off.
@@ -321,8 +397,11 @@ impl fmt::Debug for Options {
             .field("max_items_per_worker", &self.max_items_per_worker)
             .field("sandbox", &self.sandbox)
             .field("inline", &self.inline)
+            .field("timings", &self.timings)
             .field("secret", &self.secret.as_ref().map(|_| "…"))
             .field("cloud_url", &self.cloud_url)
+            .field("max_credits", &self.max_credits)
+            .field("confirm_charges", &self.confirm_charges)
             .field("backend", &self.backend)
             .finish()
     }
@@ -340,8 +419,36 @@ pub(crate) struct Settings {
     pub(crate) max_items_per_worker: Option<u64>,
     pub(crate) sandbox: Sandbox,
     pub(crate) inline: bool,
+    pub(crate) timings: Option<PathBuf>,
     pub(crate) has_secret: bool,
+    /// Where batches may go beside this machine.
+    pub(crate) account: Option<Account>,
     pub(crate) backend: Option<Arc<dyn Backend>>,
+}
+
+/// An account of a cloud service, as it was set; nothing of it has been tried.
+#[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "cloud"), expect(dead_code, reason = "who has no client needs no account"))]
+pub(crate) struct Account {
+    pub(crate) secret: Hidden,
+    /// What to name where it can't be used: a method or a variable.
+    pub(crate) secret_by: &'static str,
+    pub(crate) url: String,
+    pub(crate) url_by: &'static str,
+    /// What a map may spend, in millionths of a credit.
+    pub(crate) max_credits: Option<i64>,
+    pub(crate) confirm_charges: bool,
+}
+
+/// Never shown.
+#[derive(Clone)]
+#[cfg_attr(not(feature = "cloud"), expect(dead_code, reason = "who has no client needs no secret"))]
+pub(crate) struct Hidden(pub(crate) String);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
 }
 
 impl Settings {
@@ -371,6 +478,23 @@ impl<V: Fn(&str) -> Option<OsString>> Reader<'_, V> {
             return Err(Error::new(ErrorKind::Options, message));
         }
         Ok(value)
+    }
+
+    /// The secret and what to name where it can't be used. What is no text is not repeated.
+    fn secret(&self, set: Option<String>) -> Result<Option<(String, &'static str)>, Error> {
+        if let Some(secret) = set {
+            return Ok(Some((secret, "secret")));
+        }
+        let Some(value) = (self.0)("FASTMAP_SECRET").filter(|value| !value.is_empty()) else {
+            return Ok(None);
+        };
+        match value.into_string() {
+            Ok(secret) => Ok(Some((secret.trim().to_owned(), "FASTMAP_SECRET"))),
+            Err(_) => Err(Error::new(
+                ErrorKind::Options,
+                "FASTMAP_SECRET: this is no text; allowed: the secret that the service gave",
+            )),
+        }
     }
 
     /// What was set, else what the variable says, else nothing. An empty variable counts as not set.
@@ -469,7 +593,30 @@ mod tests {
     }
 
     #[test]
+    fn credits_are_counted_in_millionths() {
+        let account = |options: Options, variables: &[(&str, &str)]| {
+            let options = options.secret("s3cret").cloud_url("https://cloud.example");
+            resolve(options, variables).map(|settings| settings.account.expect("there is a secret"))
+        };
+        let cap = |options, variables: &[(&str, &str)]| account(options, variables).map(|it| it.max_credits);
+        assert_eq!(cap(Options::new(), &[]).expect("none"), None);
+        assert_eq!(cap(Options::new().max_credits(5), &[]).expect("five"), Some(5_000_000));
+        assert_eq!(cap(Options::new().max_credits(0.1), &[]).expect("a tenth"), Some(100_000));
+        assert_eq!(cap(Options::new(), &[("FASTMAP_MAX_CREDITS", "2.5")]).expect("more"), Some(2_500_000));
+        for refused in [0.0, -1.0, 1e-7, f64::NAN, f64::INFINITY] {
+            let error = cap(Options::new().max_credits(refused), &[]).expect_err("no amount");
+            assert!(error.to_string().starts_with(&format!("max_credits({refused}): ")), "{error}");
+        }
+        assert!(!account(Options::new(), &[]).expect("the default").confirm_charges);
+        let asked = account(Options::new(), &[("FASTMAP_CONFIRM_CHARGES", "TRUE")]).expect("a truth");
+        assert!(asked.confirm_charges);
+    }
+
+    #[test]
     fn debug_never_shows_the_secret() {
-        assert!(!format!("{:?}", Options::new().secret("s3cret")).contains("s3cret"));
+        let options = Options::new().secret("s3cret").cloud_url("https://cloud.example");
+        assert!(!format!("{options:?}").contains("s3cret"));
+        let settings = resolve(options, &[]).expect("all can be used");
+        assert!(!format!("{settings:?}").contains("s3cret"), "{settings:?}");
     }
 }

@@ -65,8 +65,7 @@ fn program() {
         }
         "secret" => {
             let config = fastmap::init(common::options().local_processes(1)).unwrap();
-            let secret = |()| std::env::var_os("FASTMAP_SECRET").is_some();
-            eprintln!("{:?}", common::values(config.fastmap(secret, [()])));
+            eprintln!("{:?}", common::values(config.fastmap(sees_a_secret, [()])));
         }
         other => panic!("no case {other}"),
     }
@@ -75,6 +74,13 @@ fn program() {
 /// To be mapped: whether a file can be read.
 fn may_read((): ()) -> bool {
     std::fs::read("/etc/passwd").is_ok()
+}
+
+/// To be mapped: whether it finds a secret in its environment, and whether a program does that it starts.
+fn sees_a_secret((): ()) -> (bool, bool) {
+    let environment = std::process::Command::new("env").output().unwrap().stdout;
+    let names_it = String::from_utf8_lossy(&environment).contains("FASTMAP_SECRET");
+    (std::env::var_os("FASTMAP_SECRET").is_some(), names_it)
 }
 
 fn tell(error: &Error) {
@@ -90,6 +96,8 @@ fn methods_first() {
         .read_ahead(1000)
         .sandbox(Sandbox::Off)
         .item_timeout(Duration::from_secs(3600))
+        .max_credits(2)
+        .confirm_charges(false)
         .inline(false);
     let config = fastmap::init(options).unwrap();
     let pids: HashSet<_> =
@@ -106,7 +114,7 @@ fn run(case: &str, variables: &[(&str, &OsStr)]) -> String {
 }
 
 /// Name, a value that can't be used, and what the error says is allowed.
-const BAD: [(&str, &str, &str); 16] = [
+const BAD: [(&str, &str, &str); 22] = [
     ("FASTMAP_EXEC_POLICY", "remote", "local, cloud, adaptive"),
     ("FASTMAP_EXEC_POLICY", "local,cloud", "local, cloud, adaptive"),
     ("FASTMAP_VERBOSITY", "verbose", "quiet, normal, loud"),
@@ -123,7 +131,19 @@ const BAD: [(&str, &str, &str); 16] = [
     ("FASTMAP_SANDBOX", "off,require", "off, auto, require"),
     ("FASTMAP_INLINE", "yes", "true, false, 1, 0"),
     ("FASTMAP_INLINE", "2", "true, false, 1, 0"),
+    ("FASTMAP_MAX_CREDITS", "0", "credits from 0.000001"),
+    ("FASTMAP_MAX_CREDITS", "-1", "credits from 0.000001"),
+    ("FASTMAP_MAX_CREDITS", "5 credits", "credits from 0.000001"),
+    ("FASTMAP_MAX_CREDITS", "inf", "credits from 0.000001"),
+    ("FASTMAP_CONFIRM_CHARGES", "yes", "true, false, 1, 0"),
+    ("FASTMAP_CONFIRM_CHARGES", "2", "true, false, 1, 0"),
 ];
+
+/// Of the form that a service gives; no service knows it.
+const SECRET: (&str, &str) =
+    ("FASTMAP_SECRET", "0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqr");
+/// Nothing listens there.
+const URL: (&str, &str) = ("FASTMAP_CLOUD_URL", "http://127.0.0.1:1");
 
 #[test]
 fn a_bad_value_is_an_error_that_names_the_variable_the_value_and_what_is_allowed() {
@@ -190,14 +210,15 @@ fn words_are_taken_in_any_case_and_an_empty_variable_is_none() {
         assert!(told.ends_with("accepted\n"), "{policy:?}: {told}");
     }
     for (name, ..) in BAD {
-        assert_eq!(run("init", &[(name, "".as_ref())]), "accepted\n", "{name}");
+        let told = run("init", &[(name, "".as_ref())]);
+        assert!(told.ends_with("accepted\n") && !told.contains("warning"), "{name}: {told}");
     }
 }
 
 #[test]
 fn the_verbosity_variable_is_used() {
     let lines = |verbosity: &str| {
-        run("map", &[("FASTMAP_VERBOSITY", verbosity.as_ref())])
+        run("map", &[("FASTMAP_VERBOSITY", verbosity.as_ref()), ("FASTMAP_EXEC_POLICY", "local".as_ref())])
             .lines()
             .map(str::to_owned)
             .collect::<Vec<_>>()
@@ -231,9 +252,8 @@ fn the_sandbox_variable_is_used_and_auto_confines_when_a_batch_may_leave_this_ma
     let (open, confined) = (Some("[true]".to_owned()), Some("[false]".to_owned()));
     assert_eq!(ends(&[]), open);
     assert_eq!(ends(&[("FASTMAP_SANDBOX", "Require")]), confined);
-    let secret = [("FASTMAP_SECRET", "s3cret"), ("FASTMAP_CLOUD_URL", "http://127.0.0.1:1")];
-    let with = |more: (&'static str, &'static str)| ends(&[secret[0], secret[1], more]);
-    assert_eq!(ends(&secret), confined);
+    let with = |more: (&'static str, &'static str)| ends(&[SECRET, URL, more]);
+    assert_eq!(ends(&[SECRET, URL]), confined);
     assert_eq!(with(("FASTMAP_SANDBOX", "auto")), confined);
     assert_eq!(with(("FASTMAP_SANDBOX", "off")), open);
     assert_eq!(with(("FASTMAP_EXEC_POLICY", "local")), open);
@@ -241,14 +261,30 @@ fn the_sandbox_variable_is_used_and_auto_confines_when_a_batch_may_leave_this_ma
 
 #[test]
 fn a_secret_needs_a_service_unless_the_policy_is_local() {
-    let secret = ("FASTMAP_SECRET", OsStr::new("s3cret"));
+    let secret = (SECRET.0, OsStr::new(SECRET.1));
     let told = run("init", &[secret]);
     assert!(told.starts_with("Options None: ") && told.contains("FASTMAP_CLOUD_URL"), "{told}");
-    assert!(!told.contains("s3cret"), "{told}");
+    assert!(!told.contains(SECRET.1), "{told}");
     assert_eq!(run("init", &[secret, ("FASTMAP_EXEC_POLICY", "local".as_ref())]), "accepted\n");
 }
 
 #[test]
-fn no_worker_sees_the_secret() {
-    assert_eq!(run("secret", &[("FASTMAP_SECRET", "s3cret".as_ref())]), "[false]\n");
+fn without_a_secret_every_policy_runs_locally_and_one_line_says_so() {
+    let lines = |policy: &str, verbosity: &str| {
+        let variables = [("FASTMAP_EXEC_POLICY", policy.as_ref()), ("FASTMAP_VERBOSITY", verbosity.as_ref())];
+        let told = run("map", &variables);
+        told.lines().filter(|line| line.contains("no secret is set")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for policy in ["", "adaptive", "cloud"] {
+        let told = lines(policy, "normal");
+        assert!(told.len() == 1 && told[0].contains("running locally"), "{policy}: {told:?}");
+    }
+    assert_eq!(lines("local", "loud"), [""; 0]);
+    assert_eq!(lines("adaptive", "quiet"), [""; 0], "it is no warning");
+    assert_eq!(lines("cloud", "quiet").len(), 1, "another place than was asked for");
+}
+
+#[test]
+fn no_worker_and_nothing_that_it_starts_sees_the_secret() {
+    assert_eq!(run("secret", &[("FASTMAP_SECRET", "s3cret".as_ref())]), "[(false, false)]\n");
 }

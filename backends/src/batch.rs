@@ -307,6 +307,16 @@ impl<'a> Items<'a> {
     pub fn position(&self) -> usize {
         self.at
     }
+
+    /// What is not read yet.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.bytes.get(self.at..).unwrap_or_default()
+    }
+
+    /// So many bytes are read.
+    pub(crate) fn skip_bytes(&mut self, bytes: usize) {
+        self.at += bytes;
+    }
 }
 
 impl<'a> Iterator for Items<'a> {

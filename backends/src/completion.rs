@@ -2,7 +2,7 @@
 //! Made by backends, consumed by the host's adapter, which alone decides what is tried again.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -47,8 +47,24 @@ pub struct Results {
     pub cpu: Duration,
     /// The worker, for reports.
     pub worker: String,
+    /// Where it is.
+    pub place: Place,
+    /// When the answer reached this process, where that is before it is polled for.
+    pub came: Option<Instant>,
+    /// The item that took longest, where the worker knows: its position among those of the completion, and its time.
+    pub slowest: Option<(u32, Duration)>,
     /// A call that the sandbox refused to one of the items, which has a result all the same.
     pub refused: Option<RefusedCall>,
+}
+
+/// Where items were run, for reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// On this machine, or on whatever a backend of your own has.
+    #[default]
+    Here,
+    /// In a cloud service.
+    Cloud,
 }
 
 /// A call that the sandbox refused to a function that went on without it.
@@ -82,6 +98,23 @@ impl Payload {
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         &self.frame[self.start..self.end]
+    }
+
+    /// `length` of the bytes from `at` on, for who reads item by item and keeps to [`Payload::len`] itself: what stands
+    /// behind in the frame would be given, too.
+    #[inline]
+    pub fn item(&self, at: usize, length: usize) -> Option<&[u8]> {
+        self.frame.get(self.start + at..)?.get(..length)
+    }
+
+    /// How many bytes there are.
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
     }
 }
 
@@ -244,4 +277,26 @@ impl std::error::Error for Death {}
 pub struct Receipt {
     /// Millionths of a credit; 0 for what ran on this machine.
     pub microcredits: u64,
+    /// What the account has left, in millionths of a credit, where there is one and it could be asked.
+    pub balance: Option<i64>,
+}
+
+/// Millionths of a credit, as credits with as many decimals as it takes.
+pub fn credits(micro: i64) -> String {
+    let (whole, rest) = (micro.unsigned_abs() / 1_000_000, micro.unsigned_abs() % 1_000_000);
+    let sign = if micro < 0 { "-" } else { "" };
+    let text = format!("{sign}{whole}.{rest:06}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credits_are_written_without_idle_decimals() {
+        for (micro, text) in [(0, "0"), (10_000_000, "10"), (1, "0.000001"), (-2_500_000, "-2.5")] {
+            assert_eq!(credits(micro), text);
+        }
+    }
 }

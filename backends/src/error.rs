@@ -1,5 +1,6 @@
 //! Why a backend can't go on. Errors of single items are no part of this: they are answers.
 
+use std::error::Error;
 use std::io;
 
 use crate::completion::{Death, ItemFailure};
@@ -27,6 +28,18 @@ pub enum BackendError {
     /// The system refused something.
     #[error("{0}: {1}")]
     Io(String, #[source] io::Error),
+    /// The service does not accept the secret.
+    #[error("{0}")]
+    Unauthorized(String),
+    /// The account, or the run's share of it, is spent.
+    #[error("{0}")]
+    OutOfCredits(String),
+    /// The charges were not confirmed.
+    #[error("{0}")]
+    Declined(String),
+    /// The service, or the way to it, failed.
+    #[error("{0}")]
+    Cloud(String, #[source] Option<Box<dyn Error + Send + Sync>>),
     /// A backend's own reason.
     #[error("{0}")]
     Other(String),

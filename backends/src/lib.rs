@@ -14,8 +14,8 @@ compile_error!("fastmap runs on Linux (x86-64, aarch64): it needs pidfd, memfd a
 pub mod adaptive;
 mod batch;
 mod buffers;
-#[cfg(feature = "cloud")]
-#[cfg_attr(docsrs, doc(cfg(feature = "cloud")))]
+#[cfg(feature = "protocol")]
+#[cfg_attr(docsrs, doc(cfg(feature = "protocol")))]
 pub mod cloud;
 mod completion;
 pub mod conformance;
@@ -24,6 +24,7 @@ mod executable;
 mod function;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod inbox;
 mod job;
 pub mod local;
 mod objects;
@@ -37,8 +38,8 @@ use std::time::Instant;
 
 pub use batch::{Batch, BatchBuilder, BatchId, Items, Slots};
 pub use completion::{
-    Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, Outcome, Payload, Receipt, RefusedCall,
-    Results, Running,
+    Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, Outcome, Payload, Place, Receipt,
+    RefusedCall, Results, Running, credits,
 };
 pub use error::BackendError;
 pub use executable::identity;
@@ -83,6 +84,11 @@ pub trait Run: Send {
 
     /// Gives up a batch: its items need no answer. What is known of it may still come.
     fn cancel(&mut self, batch: BatchId);
+
+    /// What it has cost so far, for reports; asked a few times a second. A run that can't tell before its end says nothing.
+    fn spent(&mut self) -> Receipt {
+        Receipt::default()
+    }
 
     /// Ends the run: what is queued is dropped, what runs is nobody's any more. Returns what it cost.
     fn close(self: Box<Self>) -> Receipt;

@@ -2,6 +2,8 @@
 //! Written by the adapter (batches) and by both ends of a local channel; [`Header`] is the whole format.
 //! A frame travels as packets of at most [`PACKET`] bytes: larger sends can hang when the peer dies midway.
 
+use std::time::Duration;
+
 use crate::completion::ItemFailure;
 
 /// Largest packet in bytes. ipc-channel fragments above 212,448 B over a socket whose receiving end the
@@ -54,9 +56,9 @@ pub(crate) struct Header {
     pub(crate) job: u64,
     /// The ticket of the batch.
     pub(crate) batch: u64,
-    /// Bytes of one item; 0: a length stands before each.
+    /// Batch: bytes of one item; 0: a length stands before each. Done: microseconds that the slowest item took; 0: not known.
     pub(crate) stride: u32,
-    /// Returned: the first item given back.
+    /// Returned: the first item given back. Done: the slowest item.
     pub(crate) from: u32,
     /// Bytes of the payload: behind this header, or at `place`.
     pub(crate) length: u64,
@@ -137,6 +139,12 @@ impl Header {
         let mut frame = vec![0; Header::LEN];
         self.write(&mut frame);
         frame
+    }
+
+    /// Done: the slowest item and its time, where the worker knows.
+    pub(crate) fn slowest(&self) -> Option<(u32, Duration)> {
+        (self.stride > 0 && self.from < self.items)
+            .then(|| (self.from, Duration::from_micros(u64::from(self.stride))))
     }
 
     /// Where the payload lies in the shared area, and how long it is; `None` where it stands behind the header.

@@ -2,18 +2,24 @@
 
 use std::fmt::Write as _;
 
+use serde::{Deserialize, Serialize};
+
+use crate::report::short;
+
 /// Horizontal bars, each with its figure.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Chart {
     /// The file's name, without its ending.
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     /// What the bars show, in which unit, and which way is better.
     pub(crate) caption: String,
     pub(crate) bars: Vec<(String, f64)>,
 }
 
 const WIDTH: f64 = 680.0;
-const LABELS: f64 = 150.0;
+/// What a character of a label takes at most, on the average, and what stands between label and bar.
+const CHARACTER: f64 = 7.4;
+const GAP: f64 = 8.0;
 const FIGURES: f64 = 70.0;
 const BAR: f64 = 24.0;
 
@@ -23,13 +29,9 @@ const STYLE: &str = "text{font:13px system-ui,sans-serif;fill:#57606a}\
 @media(prefers-color-scheme:dark){text{fill:#c9d1d9}.bar{fill:#6e7681}.own{fill:#f0883e}}";
 
 impl Chart {
-    pub(crate) fn new(
-        name: &'static str,
-        caption: impl Into<String>,
-        bars: Vec<(String, Option<f64>)>,
-    ) -> Self {
+    pub(crate) fn new(name: &str, caption: impl Into<String>, bars: Vec<(String, Option<f64>)>) -> Self {
         let bars = bars.into_iter().filter_map(|(label, value)| Some((label, value?))).collect();
-        Chart { name, caption: caption.into(), bars }
+        Chart { name: name.to_owned(), caption: caption.into(), bars }
     }
 
     /// Bars that differ by more than a factor of 50 stand on a logarithmic scale, and the chart says so.
@@ -37,12 +39,14 @@ impl Chart {
         let values = || self.bars.iter().map(|(_, value)| *value).filter(|value| *value > 0.0);
         let (least, most) = (values().fold(f64::INFINITY, f64::min), values().fold(0.0, f64::max));
         let logarithmic = most > 50.0 * least;
+        let characters = self.bars.iter().map(|(label, _)| label.chars().count()).max().unwrap_or(0);
+        let labels = (characters as f64 * CHARACTER + GAP).round();
         let length = |value: f64| {
             let share = match logarithmic {
                 true => (value / least * 2.0).ln() / (most / least * 2.0).ln(),
                 false => value / most,
             };
-            share.clamp(0.0, 1.0) * (WIDTH - LABELS - FIGURES)
+            share.clamp(0.0, 1.0) * (WIDTH - labels - FIGURES)
         };
         let height = BAR * (self.bars.len() as f64 + 2.0);
         let scale = if logarithmic { " (logarithmic)" } else { "" };
@@ -54,18 +58,19 @@ impl Chart {
         for (index, (label, value)) in self.bars.iter().enumerate() {
             let top = BAR * (index as f64 + 1.3);
             let class = if label.starts_with("fastmap") { "own" } else { "bar" };
-            let end = LABELS + length(*value);
+            let end = labels + length(*value);
             let _ = writeln!(
                 svg,
                 "<text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"end\">{}</text>\
-                 <rect class=\"{class}\" x=\"{LABELS}\" y=\"{top:.0}\" width=\"{:.1}\" height=\"17\" rx=\"2\"/>\
-                 <text x=\"{:.0}\" y=\"{:.0}\">{value:.3}</text>",
-                LABELS - 8.0,
+                 <rect class=\"{class}\" x=\"{labels}\" y=\"{top:.0}\" width=\"{:.1}\" height=\"17\" rx=\"2\"/>\
+                 <text x=\"{:.0}\" y=\"{:.0}\">{}</text>",
+                labels - GAP,
                 top + 13.0,
                 escape(label),
-                end - LABELS,
+                end - labels,
                 end + 6.0,
                 top + 13.0,
+                short(*value),
             );
         }
         svg + "</svg>\n"
@@ -88,8 +93,9 @@ mod tests {
             ("a <b>".to_owned(), None),
         ];
         let svg = Chart::new("name", "MB/s & more", bars).svg();
-        assert!(svg.contains("class=\"bar\" x=\"150\" y=\"31\" width=\"230.0\""), "{svg}");
-        assert!(svg.contains("class=\"own\" x=\"150\" y=\"55\" width=\"460.0\""), "{svg}");
+        assert!(svg.contains("class=\"bar\" x=\"60\" y=\"31\" width=\"275.0\""), "{svg}");
+        assert!(svg.contains("class=\"own\" x=\"60\" y=\"55\" width=\"550.0\""), "{svg}");
+        assert!(svg.contains(">2.00</text>"), "{svg}");
         assert!(
             svg.contains("MB/s &amp; more") && !svg.contains("logarithmic") && !svg.contains("a &lt;b"),
             "{svg}"

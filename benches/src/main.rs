@@ -5,6 +5,7 @@
 
 mod chart;
 mod contestant;
+mod kept;
 mod measure;
 mod micro;
 mod processes;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use crate::kept::Kept;
 use crate::measure::Method;
 
 /// Measure fastmap beside its peers.
@@ -29,6 +31,9 @@ struct Args {
     /// Few rounds and short ones; nothing is written.
     #[arg(long)]
     quick: bool,
+    /// Keep what is measured; the report is written with the last missing workload.
+    #[arg(long, conflicts_with = "quick")]
+    add: bool,
     /// Rounds of each workload.
     #[arg(long)]
     rounds: Option<usize>,
@@ -79,16 +84,31 @@ fn run(args: Args) -> Result<(), String> {
         full: args.full,
         python: args.python,
     };
-    let sections: Vec<_> = chosen
-        .into_iter()
-        .map(|measure| {
-            let section = measure(&method);
-            section.print();
-            section
-        })
-        .collect();
-    if method.quick || !args.workloads.is_empty() {
-        println!("\nNothing is written: that takes a run of all workloads, without --quick.");
+    let kept = (!method.quick)
+        .then(Kept::open)
+        .transpose()
+        .map_err(|error| format!("nothing can be kept: {error}"))?;
+    for (name, measure) in chosen {
+        let mut section = measure(&method);
+        section.rounds = method.rounds;
+        section.print();
+        if let Some(kept) = &kept {
+            kept.keep(name, &section).map_err(|error| format!("{name} can't be kept: {error}"))?;
+        }
+    }
+    let Some(kept) = kept.filter(|_| args.add || args.workloads.is_empty()) else {
+        println!("\nNothing is written: that takes a run of all workloads, or --add, and no --quick.");
+        return Ok(());
+    };
+    let (mut sections, mut missing) = (Vec::new(), Vec::new());
+    for (name, _) in workload::ALL {
+        match kept.find(name) {
+            Some(section) => sections.push(section),
+            None => missing.push(name),
+        }
+    }
+    if !missing.is_empty() {
+        println!("\nKept. The report is written when these are measured, too: {}", missing.join(" "));
         return Ok(());
     }
     let simulated = args.simulator.as_deref().map(report::simulated).transpose()?;

@@ -165,7 +165,7 @@ fn size_batch(bencher: Bencher) {
         last: 4096,
     };
     let targets =
-        Targets { work: Duration::from_millis(20), least: Duration::from_micros(100), bytes: 128 * 1024 };
+        Targets { work: Duration::from_millis(20), least: Duration::from_micros(100), bytes: 256 * 1024 };
     bencher.bench_local(|| batch_items(black_box(&observed), black_box(&targets)));
 }
 

@@ -6,13 +6,15 @@ use std::io;
 use std::path::Path;
 use std::process::Command;
 
+use serde::{Deserialize, Serialize};
+
 use crate::chart::Chart;
 use crate::contestant::WORKERS;
 use crate::measure::{DISTURBED, Method, Outcome, Spread};
 use crate::processes::cores;
 
 /// A workload's results.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Section {
     pub(crate) title: String,
     /// What is measured, and how.
@@ -21,19 +23,21 @@ pub(crate) struct Section {
     pub(crate) rows: Vec<Vec<String>>,
     pub(crate) targets: Vec<Target>,
     pub(crate) chart: Option<Chart>,
+    /// Rounds that were measured.
+    pub(crate) rounds: usize,
     pub(crate) set_aside: usize,
     pub(crate) disturbed: usize,
 }
 
 /// What fastmap should reach, and what it did.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Target {
     pub(crate) what: String,
     pub(crate) reached: Option<f64>,
     pub(crate) aim: Aim,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) enum Aim {
     AtMost(f64),
     AtLeast(f64),
@@ -130,7 +134,7 @@ pub(crate) fn cell(spread: Option<Spread>) -> String {
 }
 
 /// Three digits that count, or all in front of the point.
-fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     let decimals = match value.abs() {
         ..1.0 => 3,
         ..10.0 => 2,
@@ -171,7 +175,7 @@ pub(crate) fn simulated(simulator: &Path) -> Result<String, String> {
 /// # Errors
 /// If a file can't be written.
 pub(crate) fn write(method: &Method, sections: &[Section], simulated: Option<&str>) -> io::Result<()> {
-    let mut text = head(method);
+    let mut text = head(method, sections);
     let targets: Vec<Vec<String>> =
         sections.iter().flat_map(|section| &section.targets).map(|target| target.row().to_vec()).collect();
     if !targets.is_empty() {
@@ -190,12 +194,18 @@ pub(crate) fn write(method: &Method, sections: &[Section], simulated: Option<&st
     fs::write("docs/benchmarks.md", text.trim_end().to_owned() + "\n")
 }
 
-fn head(method: &Method) -> String {
+fn head(method: &Method, sections: &[Section]) -> String {
+    let rounds = || sections.iter().map(|section| section.rounds);
+    let rounds = match (rounds().min(), rounds().max()) {
+        (Some(least), Some(most)) if least < most => format!("{least} to {most}"),
+        (least, _) => least.unwrap_or(0).to_string(),
+    };
     format!(
         "# Benchmarks\n\n\
          fastmap beside its peers, {WORKERS} workers each, so that the ideal speed-up is {WORKERS}. Repeat it with\n\n\
          ```sh\n\
          scripts/bench            # all of it; writes this file\n\
+         scripts/bench --add W1 W2     # in portions: writes this file with the last missing one\n\
          scripts/bench --python   # with the Python peers, in an environment of their own under target/\n\
          scripts/bench --quick W2 W4   # two workloads, fewer rounds; writes nothing\n\
          scripts/bench callgrind  # instructions that an item costs the host, which do not depend on the machine's mood\n\
@@ -207,11 +217,12 @@ fn head(method: &Method) -> String {
          Others' CPU time is counted (the machine's less the contestant's own): a measurement in which they took more \
          than {:.0} % of the cores is set aside and repeated, at most {} times, and said so.\n\n\
          *map* is `Iterator::map`. *raw* is this executable started again, a socket pair each, chunks of a fixed size \
-         and no fault handling: what worker processes cost at least. *threads* are those of the standard library with \
+         and no fault handling: what worker processes cost at least. It writes each item by serde, as fastmap does; \
+         *raw, by hand* is fitted to the types of its workload. *threads* are those of the standard library with \
          channels. The chunk sizes of raw, threads and procspawn are chosen by hand for each workload; fastmap finds \
          its own.\n\n",
         machine(),
-        method.rounds,
+        rounds,
         DISTURBED * 100.0,
         method.attempts - 1,
     )

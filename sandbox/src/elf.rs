@@ -1,16 +1,18 @@
 //! What an executable file says of itself: for which machine it is, which loader and libraries it needs, and in which
-//! versions. Only read, never run: `ldd` would run a stranger's file. Called by `jail::libraries`, and by whoever
-//! takes executables from strangers; a file that can't run here is refused in words before it gets to a jail.
+//! versions. Only read, never run: `ldd` would run a stranger's file. Called by `jail::libraries` where a program is to
+//! run, and by the service's gateway when one is uploaded; a file that can't run here is refused in words before it gets
+//! to a jail.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use object::elf::{
     self, DT_NEEDED, DT_NULL, DT_STRSZ, DT_STRTAB, ELF_NOTE_GNU, FileHeader64, NT_GNU_BUILD_ID, VER_FLG_WEAK,
 };
 use object::endian::LittleEndian;
-use object::read::StringTable;
 use object::read::elf::{Dyn as _, FileHeader as _, ProgramHeader as _};
+use object::read::{ReadCache, ReadRef, StringTable};
 
 /// More libraries, or more versions of one, than any program needs.
 const MOST: usize = 1024;
@@ -85,6 +87,8 @@ pub struct Elf {
     pub offers: Vec<String>,
     /// The linker's build id.
     pub build_id: Option<Vec<u8>>,
+    /// There is something to be loaded, and a place in it to begin at: most libraries have none.
+    pub begins: bool,
 }
 
 impl Elf {
@@ -92,12 +96,13 @@ impl Elf {
     ///
     /// # Errors
     /// If this is no program or library for this machine's architecture, or contradicts itself.
-    pub fn parse(data: &[u8]) -> Result<Elf, Unfit> {
+    pub fn parse<'a>(data: impl ReadRef<'a>) -> Result<Elf, Unfit> {
         let header = header(data)?;
         let endian = LittleEndian;
         let damaged = |error: object::read::Error| Unfit::Damaged(error.to_string());
         let segments = header.program_headers(endian, data).map_err(damaged)?;
-        let mut elf = Elf::default();
+        let loaded = segments.iter().any(|segment| segment.p_type.get(endian) == elf::PT_LOAD);
+        let mut elf = Elf { begins: loaded && header.e_entry.get(endian) != 0, ..Elf::default() };
         let mut dynamic = None;
         for segment in segments {
             if let Some(path) = segment.interpreter(endian, data).map_err(damaged)? {
@@ -173,14 +178,15 @@ impl Elf {
 }
 
 /// Checks what comes first: that this is a 64-bit program for this machine.
-fn header(data: &[u8]) -> Result<&Header, Unfit> {
-    if data.starts_with(b"#!") {
+fn header<'a>(data: impl ReadRef<'a>) -> Result<&'a Header, Unfit> {
+    let begins = |with: &[u8]| data.read_bytes_at(0, with.len() as u64) == Ok(with);
+    if begins(b"#!") {
         return Err(Unfit::Script);
     }
-    if !data.starts_with(b"\x7fELF") {
+    if !begins(&elf::ELFMAG) {
         return Err(Unfit::NotElf);
     }
-    if data.get(4) != Some(&elf::ELFCLASS64.0) || data.get(5) != Some(&elf::ELFDATA2LSB.0) {
+    if data.read_bytes_at(4, 2) != Ok(&[elf::ELFCLASS64.0, elf::ELFDATA2LSB.0]) {
         return Err(Unfit::Kind("it is of 32 bits, or big-endian".to_owned()));
     }
     let header = Header::parse(data).map_err(|error| Unfit::Damaged(error.to_string()))?;
@@ -203,10 +209,10 @@ fn header(data: &[u8]) -> Result<&Header, Unfit> {
 }
 
 /// The libraries that the dynamic section names: what the loader will look for.
-fn needed(
+fn needed<'a>(
     segments: &[elf::ProgramHeader64<LittleEndian>],
     entries: &[elf::Dyn64<LittleEndian>],
-    data: &[u8],
+    data: impl ReadRef<'a>,
 ) -> Result<Vec<String>, Unfit> {
     let endian = LittleEndian;
     let (mut table, mut size, mut names) = (0, 0, Vec::new());
@@ -251,13 +257,25 @@ fn numbers(version: &str) -> Vec<u32> {
     version.split(['_', '.']).filter_map(|part| part.parse().ok()).collect()
 }
 
-/// Reads a file's headers.
+/// Reads a file's headers, and of the file no more than these: it may be large.
 ///
 /// # Errors
 /// As [`Elf::parse`]; a file that can't be read counts as damaged.
 pub fn read(path: &Path) -> Result<Elf, Unfit> {
-    let data = std::fs::read(path).map_err(|error| Unfit::Damaged(format!("{}: {error}", path.display())))?;
-    Elf::parse(&data)
+    let file = File::open(path).map_err(|error| Unfit::Damaged(format!("{}: {error}", path.display())))?;
+    Elf::parse(&ReadCache::new(file))
+}
+
+/// The same of a file that is to be a program.
+///
+/// # Errors
+/// As [`read`]; also if it is a library, or has nothing to begin with.
+pub fn read_program(path: &Path) -> Result<Elf, Unfit> {
+    let elf = read(path)?;
+    match elf.begins && (elf.interpreter.is_some() || elf.needed.is_empty()) {
+        true => Ok(elf),
+        false => Err(Unfit::Kind("it is a library, or has nothing to begin with".to_owned())),
+    }
 }
 
 #[cfg(test)]
@@ -270,25 +288,29 @@ mod tests {
 
     #[test]
     fn this_program_tells_what_it_needs() {
-        let elf = Elf::parse(&own()).expect("it runs here");
+        let elf = Elf::parse(own().as_slice()).expect("it runs here");
         assert!(elf.interpreter.is_some());
         assert!(elf.needed.iter().any(|name| name.starts_with("libc.so")), "{elf:?}");
         assert!(elf.versions.values().flatten().any(|version| version.starts_with("GLIBC_2.")), "{elf:?}");
-        assert!(elf.build_id.is_some());
+        assert!(elf.build_id.is_some() && elf.begins);
     }
 
     #[test]
     fn what_is_no_program_for_this_machine_is_refused_by_name() {
-        assert_eq!(Elf::parse(b"#!/bin/sh\necho\n"), Err(Unfit::Script));
-        assert_eq!(Elf::parse(b"MZ is another system"), Err(Unfit::NotElf));
-        assert_eq!(Elf::parse(b""), Err(Unfit::NotElf));
+        assert_eq!(Elf::parse(&b"#!/bin/sh\necho\n"[..]), Err(Unfit::Script));
+        assert_eq!(Elf::parse(&b"MZ is another system"[..]), Err(Unfit::NotElf));
+        assert_eq!(Elf::parse(&b""[..]), Err(Unfit::NotElf));
         let mut other = own();
         other[18..20].copy_from_slice(&elf::EM_RISCV.0.to_le_bytes());
-        let error = Elf::parse(&other).expect_err("no machine of ours").to_string();
+        let error = Elf::parse(other.as_slice()).expect_err("no machine of ours").to_string();
         assert!(error.contains("for riscv64"), "{error}");
         let mut narrow = own();
         narrow[4] = elf::ELFCLASS32.0;
-        assert!(matches!(Elf::parse(&narrow), Err(Unfit::Kind(_))));
+        assert!(matches!(Elf::parse(narrow.as_slice()), Err(Unfit::Kind(_))));
+        let library = Path::new("/lib/x86_64-linux-gnu/libm.so.6");
+        if library.exists() {
+            assert!(read_program(library).expect_err("a library").to_string().contains("a library"));
+        }
     }
 
     #[test]
@@ -322,7 +344,7 @@ mod tests {
                 let at = random() % damaged.len().min(4096);
                 damaged[at] = random() as u8;
             }
-            let _answered = Elf::parse(&damaged);
+            let _answered = Elf::parse(damaged.as_slice());
         }
     }
 }

@@ -17,7 +17,7 @@ pub const DEFAULT: Prices = Prices { cpu_hour: 10 * CREDIT, result_gb: 10 * CRED
 /// The least a batch is dispatched for.
 const LEAST: Work = Work { cpu: Duration::from_secs(1), bytes: 64 * 1024 };
 /// One batch reserves no more than this part of what is left, so that some can run side by side near the end.
-const SHARE: Microcredits = 4;
+pub(crate) const SHARE: Microcredits = 4;
 
 /// What a batch may use, or has used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

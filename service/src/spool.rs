@@ -1,63 +1,143 @@
-//! Answers on the disk, beside the database: a file for each, in a folder for each run. The database holds their
-//! digests, so that a file that is cut short or gone is noticed, and its batch run again at no charge.
-//! Called by the gateway from its tasks; the calls wait for the disk's cache, not for the disk.
+//! Answers on the disk, beside the database: one behind the other in files of some megabytes, in a folder for each run.
+//! (A file for each answer was half of what a small batch cost: making and deleting one takes longer than filling it.) The
+//! database holds where each answer is and its digest, so that one that is cut short or gone is noticed, and its batch run
+//! again at no charge. A file goes when all answers in it were acknowledged; one that an earlier process has left goes
+//! with its run. Called by the gateway from its tasks; the calls wait for the disk's cache, not for the disk.
 
-use std::fs;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
 use fastmap_backends::cloud::digest;
 
+/// A file that has so many bytes is followed by another.
+const FULL: u64 = 16 << 20;
+
+/// Where an answer is in the folder of its run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The file's number.
+    pub file: u64,
+    /// Bytes before it in the file.
+    pub at: u64,
+    /// Its bytes.
+    pub length: u64,
+}
+
 /// The folder of answers. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Spool(PathBuf);
+pub struct Spool {
+    folder: Arc<PathBuf>,
+    runs: Arc<Mutex<HashMap<String, Files>>>,
+}
+
+/// The files of a run that this process has written to.
+#[derive(Debug)]
+struct Files {
+    /// The one that is filled now, and how far.
+    current: u64,
+    end: u64,
+    /// Answers in each that are not acknowledged.
+    kept: BTreeMap<u64, u64>,
+}
 
 impl Spool {
     /// Answers in that folder.
     pub fn new(folder: &Path) -> Self {
-        Spool(folder.to_owned())
+        Spool { folder: Arc::new(folder.to_owned()), runs: Arc::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Files>> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn folder(&self, run: &str) -> PathBuf {
-        self.0.join(run)
+        self.folder.join(run)
     }
 
-    fn file(&self, run: &str, seq: u64) -> PathBuf {
-        self.folder(run).join(seq.to_string())
+    fn file(&self, run: &str, number: u64) -> PathBuf {
+        self.folder(run).join(number.to_string())
     }
 
-    /// Keeps an answer; one that was there is replaced.
+    /// Keeps an answer.
     ///
     /// # Errors
-    /// If the disk refuses; nothing of it stays then.
-    pub fn put(&self, run: &str, seq: u64, answer: &[u8]) -> io::Result<()> {
-        let file = self.file(run, seq);
-        let written = fs::write(&file, answer).or_else(|error| match error.kind() {
-            io::ErrorKind::NotFound => {
-                fs::create_dir_all(self.folder(run)).and_then(|()| fs::write(&file, answer))
-            }
-            _ => Err(error),
-        });
+    /// If the disk refuses; its place is lost then, the others are not.
+    pub fn put(&self, run: &str, answer: &[u8]) -> io::Result<Place> {
+        let place = self.place(run, answer.len() as u64)?;
+        let written =
+            OpenOptions::new().write(true).create(true).truncate(false).open(self.file(run, place.file));
+        let written = written.and_then(|file| file.write_all_at(answer, place.at));
         if written.is_err() {
-            let _absent = fs::remove_file(&file);
+            self.remove(run, place);
         }
-        written
+        written.map(|()| place)
+    }
+
+    /// The place of the next answer.
+    fn place(&self, run: &str, length: u64) -> io::Result<Place> {
+        let mut runs = self.lock();
+        if !runs.contains_key(run) {
+            // Behind whatever an earlier process has left.
+            fs::create_dir_all(self.folder(run))?;
+            let numbers = fs::read_dir(self.folder(run))?.flatten();
+            let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
+            let current = numbers.max().map_or(0, |last| last + 1);
+            runs.insert(run.to_owned(), Files { current, end: 0, kept: BTreeMap::new() });
+        }
+        let Some(files) = runs.get_mut(run) else { return Err(io::ErrorKind::NotFound.into()) };
+        let mut done = None;
+        if files.end >= FULL {
+            done = Some(files.current).filter(|current| !files.kept.contains_key(current));
+            files.current += 1;
+            files.end = 0;
+        }
+        let place = Place { file: files.current, at: files.end, length };
+        files.end += length;
+        *files.kept.entry(place.file).or_default() += 1;
+        drop(runs);
+        if let Some(done) = done {
+            let _absent = fs::remove_file(self.file(run, done));
+        }
+        Ok(place)
     }
 
     /// An answer that hashes to `wanted`; `None` where it is not there as it was.
-    pub fn get(&self, run: &str, seq: u64, wanted: &str) -> Option<Bytes> {
-        let answer = fs::read(self.file(run, seq)).ok()?;
+    pub fn get(&self, run: &str, place: Place, wanted: &str) -> Option<Bytes> {
+        let file = File::open(self.file(run, place.file)).ok()?;
+        // What the file does not have is not allocated, whatever the database says.
+        if file.metadata().ok()?.len() < place.at.checked_add(place.length)? {
+            return None;
+        }
+        let mut answer = vec![0; usize::try_from(place.length).ok()?];
+        file.read_exact_at(&mut answer, place.at).ok()?;
         (digest(&answer) == wanted).then(|| answer.into())
     }
 
-    /// Forgets an answer.
-    pub fn remove(&self, run: &str, seq: u64) {
-        let _absent = fs::remove_file(self.file(run, seq));
+    /// Forgets an answer; with the last one of a file that is full, the file.
+    pub fn remove(&self, run: &str, place: Place) {
+        let mut runs = self.lock();
+        let Some(files) = runs.get_mut(run) else { return };
+        let Some(kept) = files.kept.get_mut(&place.file) else { return };
+        *kept -= 1;
+        if *kept > 0 {
+            return;
+        }
+        files.kept.remove(&place.file);
+        let current = place.file == files.current;
+        drop(runs);
+        if !current {
+            let _absent = fs::remove_file(self.file(run, place.file));
+        }
     }
 
     /// Forgets all answers of a run.
     pub fn remove_run(&self, run: &str) {
+        self.lock().remove(run);
         let _absent = fs::remove_dir_all(self.folder(run));
     }
 }
@@ -66,19 +146,29 @@ impl Spool {
 mod tests {
     use super::*;
 
+    fn files(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder.join("run")).expect("the run's folder");
+        let mut names: Vec<_> =
+            entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
     #[test]
-    fn the_first_answers_of_a_run_may_come_at_once() {
+    fn answers_that_come_at_once_do_not_meet() {
         let folder = tempfile::tempdir().expect("a folder");
         let spool = Spool::new(folder.path());
-        for run in 0..50 {
-            let put = |seq| spool.put(&format!("run{run}"), seq, b"answer").expect("room on the disk");
+        for run in 0..50u8 {
+            let name = format!("run{run}");
             let begin = std::sync::Barrier::new(4);
             std::thread::scope(|scope| {
-                for seq in 0..4 {
-                    let begin = &begin;
+                for seq in 0..4u8 {
+                    let (begin, spool, name) = (&begin, &spool, &name);
                     scope.spawn(move || {
                         begin.wait();
-                        put(seq);
+                        let answer = [run, seq].repeat(1000 + usize::from(seq));
+                        let place = spool.put(name, &answer).expect("room on the disk");
+                        assert_eq!(spool.get(name, place, &digest(&answer)).as_deref(), Some(&answer[..]));
                     });
                 }
             });
@@ -89,12 +179,44 @@ mod tests {
     fn an_answer_is_given_as_it_was_put_or_not_at_all() {
         let folder = tempfile::tempdir().expect("a folder");
         let spool = Spool::new(folder.path());
-        spool.put("run", 7, b"answer").expect("room on the disk");
-        assert_eq!(spool.get("run", 7, &digest(b"answer")).as_deref(), Some(&b"answer"[..]));
-        fs::write(folder.path().join("run/7"), b"answe").expect("room on the disk");
-        assert_eq!(spool.get("run", 7, &digest(b"answer")), None);
-        spool.put("run", 7, b"answer").expect("room on the disk");
+        let place = spool.put("run", b"answer").expect("room on the disk");
+        let get = |spool: &Spool| spool.get("run", place, &digest(b"answer"));
+        assert_eq!(get(&spool).as_deref(), Some(&b"answer"[..]));
+        // Another process goes on behind it.
+        let next = Spool::new(folder.path());
+        let other = next.put("run", b"other").expect("room on the disk");
+        assert_ne!(other.file, place.file);
+        assert_eq!(get(&next).as_deref(), Some(&b"answer"[..]));
+        fs::write(folder.path().join("run/0"), b"answe").expect("room on the disk");
+        assert_eq!(get(&spool), None);
+        fs::write(folder.path().join("run/0"), b"answex").expect("room on the disk");
+        assert_eq!(get(&spool), None);
+        let far = Place { at: u64::MAX, length: u64::MAX, ..place };
+        assert_eq!(spool.get("run", far, ""), None);
         spool.remove_run("run");
-        assert_eq!(spool.get("run", 7, &digest(b"answer")), None);
+        assert_eq!(next.get("run", other, &digest(b"other")), None);
+    }
+
+    #[test]
+    fn a_file_is_kept_as_long_as_one_of_its_answers() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let spool = Spool::new(folder.path());
+        let large = vec![7; (FULL / 2) as usize];
+        let put = || spool.put("run", &large).expect("room on the disk");
+        let (one, two, three) = (put(), put(), put());
+        assert_eq!((one.file, two.file, three.file), (0, 0, 1));
+        spool.remove("run", one);
+        assert_eq!(files(folder.path()), ["0", "1"]);
+        assert!(spool.get("run", two, &digest(&large)).is_some());
+        spool.remove("run", two);
+        assert_eq!(files(folder.path()), ["1"]);
+        // Acknowledged before the file is full: it goes when it is.
+        spool.remove("run", three);
+        let four = put();
+        assert_eq!(four.file, 1);
+        spool.remove("run", four);
+        assert_eq!(files(folder.path()), ["1"]);
+        put();
+        assert_eq!(files(folder.path()), ["2"]);
     }
 }

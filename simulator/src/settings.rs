@@ -93,7 +93,7 @@ impl Settings {
             targets: Targets {
                 work: Duration::from_millis(20),
                 least: Duration::from_micros(100),
-                bytes: 128 * 1024,
+                bytes: 256 * 1024,
             },
             depth: Depth { least: 2, most: 4, round_trip: Duration::from_micros(150) },
             steal: Some(Steal {

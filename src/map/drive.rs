@@ -35,7 +35,7 @@ pub(crate) type Context = Box<dyn FnOnce() -> Result<Vec<u8>, Error> + Send>;
 /// One map.
 pub(crate) struct Drive {
     pub(super) config: FastmapConfig,
-    function: FunctionId,
+    pub(super) function: FunctionId,
     pub(super) context: Option<Context>,
     pub(crate) label: Option<String>,
     pub(crate) item_timeout: Option<Duration>,
@@ -121,7 +121,7 @@ impl Drive {
         let settings = config.settings();
         let window = Window::new(settings.read_ahead);
         let item_timeout = settings.item_timeout;
-        let report = Report::new(settings.verbosity);
+        let report = Report::new(settings.verbosity, settings.timings.clone());
         Drive {
             config,
             function,
@@ -181,7 +181,7 @@ impl Drive {
         }
         self.remaining = items;
         self.limits.begin(Instant::now());
-        self.report.begin(self.label.as_deref(), items);
+        self.report.begin(self.label.as_deref(), &self.function.name, items)?;
         let context = match self.context.take() {
             Some(encode) => encode()?,
             None => Vec::new(),
@@ -240,6 +240,7 @@ impl Drive {
             return None;
         }
         self.window.set_places(capacity.slots);
+        self.report.workers(capacity.workers);
         let observed = Observed {
             workers: capacity.workers,
             remaining: self.remaining,
@@ -380,9 +381,19 @@ impl Drive {
         let taken = self.take_one(self.limits.until(begun + LOOK_UP));
         self.report.waited(begun.elapsed());
         taken?;
-        self.report.tick(self.current.read());
+        self.tick();
         self.collect()?;
         Ok(true)
+    }
+
+    /// Tells how far the map is, if that is due.
+    pub(crate) fn tick(&mut self) {
+        if self.report.is_due() {
+            if let Some(run) = &mut self.run {
+                self.report.spent(run.spent());
+            }
+            self.report.tick(self.current.read());
+        }
     }
 
     fn take_one(&mut self, deadline: Instant) -> Result<bool, Error> {
@@ -399,7 +410,7 @@ impl Drive {
                 self.again.insert(rest.first(), rest);
             }
             Outcome::Lost(lost, loss) => {
-                self.report.died(&loss.death);
+                self.report.lost(&lost, &loss);
                 // A batch that is halved is progress: it ends with the guilty item alone, which is answered.
                 if lost.items() == 1 || loss.running != Running::Unknown {
                     self.deaths.push(loss.death.clone());
@@ -494,7 +505,7 @@ impl Drive {
     /// The run can't go on: nothing more is read or waited for, only what is here is still to be delivered.
     pub(crate) fn stop(&mut self) {
         if let Some(run) = self.run.take() {
-            run.close();
+            self.report.spent(run.close());
         }
         self.again.clear();
         self.in_flight = 0;
@@ -511,7 +522,7 @@ impl Drive {
         // Whom it could be told is gone, or was told before.
         let _left_early = self.checkpoint.close();
         self.report.read(self.current.read());
-        self.report.end(complete, self.config.settings().local_processes);
+        self.report.end(complete);
     }
 
     /// Whether the deadline is over while work may be out.

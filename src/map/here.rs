@@ -266,7 +266,7 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
         }
         let items = here.held() as u32;
         here.pace.observe(items, time);
-        self.drive.report.done_here(items, self.drive.current.read());
+        self.drive.report.done_here(here.index, items, time, self.drive.current.read());
     }
 
     /// Leaves if that is worth it (`true`), or asks for workers if it will be.
@@ -364,7 +364,7 @@ impl Drive {
     /// As with a run: what can't work for many items is not to work for a few.
     fn begin_here(&mut self, items: Option<u64>) -> Result<(), Error> {
         self.remaining = items;
-        self.report.begin(self.label.as_deref(), items);
+        self.report.begin(self.label.as_deref(), &self.function.name, items)?;
         self.config.backend()?;
         self.report.backend("in the calling thread");
         self.here = true;

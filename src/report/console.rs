@@ -1,30 +1,71 @@
 //! The terminal, shared by bars, closing lines and what workers print, so that no line is broken.
-//! Everything that fastmap writes to stderr, and all that it relays, goes through here.
+//! Everything that fastmap writes to stderr, and all that it relays, goes through here; by [`stderr`] and
+//! [`suspend_progress`] a program's own output does as well.
 
-use std::io::Write;
-use std::sync::LazyLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::cell::Cell;
+use std::io::{self, IsTerminal, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
+use console::Term;
 use fastmap_backends::local::{PassThrough, Relay, Stream};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
-/// Bars on the screen: without any, a line is just written.
-static SHOWN: AtomicUsize = AtomicUsize::new(0);
+/// The terminal is gone: nothing is drawn any more.
+static GONE: AtomicBool = AtomicBool::new(false);
+/// The process was stopped and goes on (Ctrl-Z and `fg`): the shell has written below the bars.
+static CONTINUED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+thread_local! {
+    /// This thread writes with the bars out of the way, and must not ask for that again.
+    static SUSPENDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether stderr is a terminal on which a line can be drawn again.
+pub(crate) fn is_drawn() -> bool {
+    static DRAWN: LazyLock<bool> = LazyLock::new(|| {
+        let moves = std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb");
+        moves && io::stderr().is_terminal()
+    });
+    *DRAWN && !GONE.load(Ordering::Relaxed)
+}
 
 /// Writes with the bars out of the way.
-fn between_bars(write: impl FnOnce()) {
-    if SHOWN.load(Ordering::Relaxed) == 0 {
-        write();
-    } else {
-        BARS.suspend(write);
+fn between_bars<R>(write: impl FnOnce() -> R) -> R {
+    if !is_drawn() || SUSPENDED.get() {
+        return write();
+    }
+    let mut write = Some(write);
+    // A terminal that was closed makes the library panic; what `write` panics of is the caller's.
+    let suspended = catch_unwind(AssertUnwindSafe(|| {
+        BARS.suspend(|| {
+            SUSPENDED.set(true);
+            let written = write.take().map(|write| catch_unwind(AssertUnwindSafe(write)));
+            SUSPENDED.set(false);
+            written
+        })
+    }));
+    match (suspended, write) {
+        (Ok(Some(Ok(written))), _) => written,
+        (Ok(Some(Err(panic))), _) => resume_unwind(panic),
+        (_, Some(write)) => {
+            GONE.store(true, Ordering::Relaxed);
+            write()
+        }
+        (Err(panic), None) => {
+            GONE.store(true, Ordering::Relaxed);
+            resume_unwind(panic)
+        }
+        (Ok(None), None) => unreachable!("it was there to be taken"),
     }
 }
 
 /// Writes a line to stderr. A closed stderr is no reason to stop.
 pub(crate) fn line(text: &str) {
     between_bars(|| {
-        let _closed = writeln!(std::io::stderr().lock(), "{text}");
+        let _closed = writeln!(io::stderr().lock(), "{text}");
     });
 }
 
@@ -33,27 +74,113 @@ pub(crate) fn warn(text: &str) {
     line(&format!("fastmap: warning: {text}"));
 }
 
-/// A bar for a map that has run for some time. Drawn on a terminal only.
-pub(crate) fn bar(label: Option<&str>, total: Option<u64>) -> ProgressBar {
-    // Rate and time left come with the message: the bar appears late, and its own estimate would begin there.
-    let template = match total {
-        Some(_) => "{prefix}{wide_bar} {pos}/{len} {msg}",
-        None => "{prefix}{spinner} {pos} {msg}",
-    };
-    let style = ProgressStyle::with_template(template).expect("the template is right");
-    // Hidden until it is among the others: what it drew before would stay on the screen.
-    let bar = BARS.add(ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden()));
-    bar.set_style(style);
-    bar.set_prefix(label.map(|label| format!("{label} ")).unwrap_or_default());
-    SHOWN.fetch_add(1, Ordering::Relaxed);
-    bar
+/// Writes a notice to stderr; the verbosity is the caller's to look at.
+pub(crate) fn notice(text: &str) {
+    line(&format!("fastmap: {text}"));
+}
+
+/// Asks a question on the terminal, with the bars out of the way until it is answered: the line that came, without its
+/// end. `None` where there is no terminal, or nobody at it.
+///
+/// The terminal is that of the process, whatever stdin and stderr are; where it has none, stdin and stderr, if
+/// both are one.
+#[cfg(feature = "cloud")]
+pub(crate) fn ask(question: &str) -> Option<String> {
+    // Bars that begin meanwhile wait as well; so does who else asks.
+    between_bars(|| {
+        if let Ok(terminal) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/tty") {
+            return ask_at(question, &terminal, io::BufReader::new(&terminal));
+        }
+        let (stdin, stderr) = (io::stdin(), io::stderr());
+        (stdin.is_terminal() && stderr.is_terminal())
+            .then(|| ask_at(question, stderr, stdin.lock()))
+            .flatten()
+    })
+}
+
+#[cfg(feature = "cloud")]
+fn ask_at(question: &str, mut output: impl Write, mut input: impl io::BufRead) -> Option<String> {
+    write!(output, "{question} ").and_then(|()| output.flush()).ok()?;
+    let mut line = String::new();
+    let read = input.read_line(&mut line).ok()?;
+    if read == 0 {
+        // The cursor still stands behind the question.
+        let _closed = writeln!(output);
+        return None;
+    }
+    Some(line.trim().to_owned())
+}
+
+/// Draws the line of a map: `compose` is told the columns there are. The first time it is put below the others.
+pub(crate) fn draw(bar: &mut Option<ProgressBar>, compose: impl FnOnce(usize) -> String) {
+    if SUSPENDED.get() {
+        return;
+    }
+    let drawn = catch_unwind(AssertUnwindSafe(|| {
+        let bar = bar.get_or_insert_with(|| {
+            watch_stops();
+            // Hidden until it is among the others: what it drew before would stay on the screen.
+            let bar = BARS.add(ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()));
+            bar.set_style(ProgressStyle::with_template("{wide_msg}").expect("the template is right"));
+            bar
+        });
+        if CONTINUED.swap(false, Ordering::Relaxed) {
+            // It would go up and wipe away what the shell wrote: begin anew, below that.
+            BARS.set_draw_target(ProgressDrawTarget::stderr());
+        }
+        // The last column stays free, for what the terminal itself writes there (^C).
+        let columns = usize::from(Term::stderr().size().1).saturating_sub(1);
+        bar.set_message(compose(columns));
+    }));
+    if drawn.is_err() {
+        GONE.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The bar of an upload. There is one at a time: what is uploaded is uploaded once for all maps.
+static UPLOAD: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// Draws the bar of an upload, of which so many bytes are there.
+#[cfg(feature = "cloud")]
+pub(crate) fn draw_upload(what: &str, sent: u64, total: u64) {
+    if sent >= total {
+        return remove_upload();
+    }
+    if !is_drawn() {
+        return;
+    }
+    let mut bar = UPLOAD.lock().unwrap_or_else(PoisonError::into_inner);
+    draw(&mut bar, |columns| super::progress::upload(what, sent, total, columns));
+}
+
+/// Takes the bar of an upload away, if there is one: it is through, or its map is over without it.
+pub(crate) fn remove_upload() {
+    let bar = UPLOAD.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(bar) = bar {
+        remove(&bar);
+    }
 }
 
 /// Takes a bar away.
 pub(crate) fn remove(bar: &ProgressBar) {
-    bar.finish_and_clear();
-    BARS.remove(bar);
-    SHOWN.fetch_sub(1, Ordering::Relaxed);
+    let removed = catch_unwind(AssertUnwindSafe(|| {
+        bar.finish_and_clear();
+        BARS.remove(bar);
+    }));
+    if removed.is_err() {
+        GONE.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Has the kernel tell when the process goes on after a stop. It goes on whether or not anybody is told.
+fn watch_stops() {
+    static WATCHED: LazyLock<()> = LazyLock::new(|| {
+        if let Err(error) = signal_hook::flag::register(signal_hook::consts::SIGCONT, Arc::clone(&CONTINUED))
+        {
+            log::debug!("bars may wipe away a line after Ctrl-Z: {error}");
+        }
+    });
+    *WATCHED;
 }
 
 /// Passes on what workers print, between the bars.
@@ -62,6 +189,98 @@ pub(crate) struct Console;
 
 impl Relay for Console {
     fn line(&self, worker: &str, stream: Stream, line: &[u8]) {
-        between_bars(|| PassThrough.line(worker, stream, line));
+        static STDOUT_SHOWN: LazyLock<bool> = LazyLock::new(|| io::stdout().is_terminal());
+        // What goes to a file or a pipe breaks no bar.
+        if stream == Stream::Stdout && !*STDOUT_SHOWN {
+            PassThrough.line(worker, stream, line);
+        } else {
+            between_bars(|| PassThrough.line(worker, stream, line));
+        }
+    }
+}
+
+/// Calls `write` with the progress bars out of the way, which come back behind it: for a program that prints while its
+/// maps run. Where no bar is shown it just calls it.
+///
+/// No bar moves and no output of workers appears meanwhile, so `write` should print, and not compute. It may call
+/// whatever it wants, maps included.
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// # fastmap::enter();
+/// for square in fastmap::fastmap(|n: u64| n * n, 0..3) {
+///     let square = square?;
+///     fastmap::suspend_progress(|| println!("{square}"));
+/// }
+/// # Ok::<(), fastmap::Error>(())
+/// ```
+pub fn suspend_progress<R>(write: impl FnOnce() -> R) -> R {
+    between_bars(write)
+}
+
+/// This process's stderr for loggers: whole lines, with the progress bars out of the way.
+///
+/// With `env_logger`: `env_logger::builder().target(env_logger::Target::Pipe(Box::new(fastmap::stderr()))).init()`. With
+/// `tracing-subscriber`: `tracing_subscriber::fmt().with_writer(fastmap::stderr).init()`. A logger that writes past it
+/// is not lost: a line of its own may stand behind a bar, which is drawn anew below.
+///
+/// What is written is kept until its line ends, or until [`flush`](Write::flush).
+///
+/// # Examples
+///
+/// ```
+/// use std::io::Write;
+///
+/// let mut stderr = fastmap::stderr();
+/// writeln!(stderr, "half {}", "done")?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[must_use]
+pub fn stderr() -> Stderr {
+    Stderr { line: Vec::new() }
+}
+
+/// Writes whole lines to stderr, between the progress bars; made by [`stderr()`].
+#[derive(Debug)]
+pub struct Stderr {
+    /// What has no end yet.
+    line: Vec<u8>,
+}
+
+/// A line without an end is held until it is so long.
+const LONGEST: usize = 64 * 1024;
+
+impl Stderr {
+    /// Writes so many bytes of what is held.
+    fn give(&mut self, bytes: usize) -> io::Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let written = between_bars(|| io::stderr().lock().write_all(&self.line[..bytes]));
+        self.line.drain(..bytes);
+        written
+    }
+}
+
+impl Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.line.extend_from_slice(bytes);
+        match self.line.iter().rposition(|byte| *byte == b'\n') {
+            Some(end) => self.give(end + 1)?,
+            None if self.line.len() > LONGEST => self.give(self.line.len())?,
+            None => {}
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.give(self.line.len())
+    }
+}
+
+impl Drop for Stderr {
+    fn drop(&mut self) {
+        let _closed = self.flush();
     }
 }

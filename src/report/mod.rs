@@ -1,35 +1,41 @@
-//! What a map tells on stderr: a progress bar, each batch when loud, one line at its end.
-//! Fed by the drive and the adapter; `summary` finds the words, `console` keeps lines and bars apart.
+//! What a map tells: its progress, each batch when loud, one line at its end; and its timings, if they are wanted.
+//! Fed by the drive and the adapter; `summary` and `progress` find the words, `console` keeps lines and bars apart,
+//! `timings` writes the report.
 
 mod console;
+mod progress;
 mod summary;
+mod timings;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use fastmap_backends::{Batch, Death, RefusedCall, Results};
-use indicatif::ProgressBar;
+use fastmap_backends::{Batch, Loss, Place, Receipt, RefusedCall, Results, local};
 
-pub(crate) use console::{Console, warn};
+pub(crate) use console::{Console, notice, warn};
+pub use console::{Stderr, stderr, suspend_progress};
+#[cfg(feature = "cloud")]
+pub(crate) use console::{ask, draw_upload};
+use progress::{Progress, State};
 use summary::Account;
+use timings::{Map, Timings};
 
 use crate::entry::inside_inline_call;
+use crate::error::Error;
 use crate::options::Verbosity;
-
-/// A map that is over sooner shows no bar.
-const BAR_AFTER: Duration = Duration::from_millis(500);
-const REDRAW: Duration = Duration::from_millis(100);
 
 /// What one map has done so far.
 #[derive(Debug)]
 pub(crate) struct Report {
     verbosity: Verbosity,
-    progress: Option<bool>,
+    progress_wanted: Option<bool>,
+    progress: Progress,
+    timings: Timings,
+    function: String,
     label: Option<String>,
     backend: String,
     total: Option<u64>,
     begun: Option<Instant>,
-    drawn: Option<Instant>,
-    bar: Option<ProgressBar>,
     delivered: u64,
     failed: u64,
     /// Items that the calling thread may call for one by one, and how many of them it has not yet.
@@ -42,25 +48,31 @@ pub(crate) struct Report {
     recalled: u64,
     /// Items answered by workers, and the time they took there.
     answered: u64,
+    /// Those of them that a service answered.
+    cloud: u64,
+    spent: Receipt,
     /// Items answered by the calling thread.
     here: u64,
     wall: Duration,
     cpu: Duration,
     /// Time in which the consumer waited for workers.
     waited: Duration,
+    /// Workers that shared the work.
+    workers: usize,
 }
 
 impl Report {
-    pub(crate) fn new(verbosity: Verbosity) -> Self {
+    pub(crate) fn new(verbosity: Verbosity, timings: Option<PathBuf>) -> Self {
         Report {
             verbosity,
-            progress: None,
+            progress_wanted: None,
+            progress: Progress::default(),
+            timings: Timings::at(timings),
+            function: String::new(),
             label: None,
             backend: String::new(),
             total: None,
             begun: None,
-            drawn: None,
-            bar: None,
             delivered: 0,
             failed: 0,
             granted: 0,
@@ -69,28 +81,70 @@ impl Report {
             warned: false,
             recalled: 0,
             answered: 0,
+            cloud: 0,
+            spent: Receipt::default(),
             here: 0,
             wall: Duration::ZERO,
             cpu: Duration::ZERO,
             waited: Duration::ZERO,
+            workers: 0,
         }
     }
 
     pub(crate) fn show_progress(&mut self, show: bool) {
-        self.progress = Some(show);
+        self.progress_wanted = Some(show);
     }
 
-    pub(crate) fn begin(&mut self, label: Option<&str>, total: Option<u64>) {
+    pub(crate) fn write_timings(&mut self, path: PathBuf) {
+        self.timings = Timings::at(Some(path));
+    }
+
+    /// # Errors
+    /// If the timings can't be written.
+    pub(crate) fn begin(
+        &mut self,
+        label: Option<&str>,
+        function: &str,
+        total: Option<u64>,
+    ) -> Result<(), Error> {
         if self.begun.is_some() {
-            return;
+            return Ok(());
         }
-        if inside_inline_call() {
-            // A map for each item of another one would write a line for each.
+        if inside_inline_call() || local::inside_worker() {
+            // A map for each item of another one would write a line for each, and a file.
             self.verbosity = Verbosity::Quiet;
+            self.progress_wanted = Some(false);
+            self.timings = Timings::none();
         }
         self.label = label.map(str::to_owned);
+        function.clone_into(&mut self.function);
         self.total = total;
-        self.begun = Some(Instant::now());
+        let now = Instant::now();
+        self.begun = Some(now);
+        if self.progress_wanted.unwrap_or(self.verbosity >= Verbosity::Normal) {
+            self.progress.begin(now);
+        }
+        self.timings.begin()
+    }
+
+    /// So many workers share the work.
+    pub(crate) fn workers(&mut self, workers: usize) {
+        self.workers = workers;
+        if let Some(recorder) = self.timings.recorder() {
+            recorder.workers(workers);
+        }
+    }
+
+    /// The input iterator was asked for so long.
+    pub(crate) fn pulled(&mut self, time: Duration) {
+        if let Some(recorder) = self.timings.recorder() {
+            recorder.pulled(time);
+        }
+    }
+
+    /// What the run has cost so far.
+    pub(crate) fn spent(&mut self, receipt: Receipt) {
+        self.spent = receipt;
     }
 
     pub(crate) fn backend(&mut self, name: &str) {
@@ -98,6 +152,9 @@ impl Report {
     }
 
     pub(crate) fn sent(&mut self, batch: &Batch) {
+        if let Some(recorder) = self.timings.recorder() {
+            recorder.sent(batch);
+        }
         if self.verbosity >= Verbosity::Loud {
             let (first, items, bytes) = (batch.first(), batch.items(), batch.payload().len());
             self.say(&format!(
@@ -109,6 +166,12 @@ impl Report {
 
     pub(crate) fn answered(&mut self, first: u64, items: u32, results: &Results) {
         self.answered += u64::from(items);
+        if results.place == Place::Cloud {
+            self.cloud += u64::from(items);
+        }
+        if let Some(recorder) = self.timings.recorder() {
+            recorder.answered(first, items, results);
+        }
         self.wall += results.wall;
         self.cpu += results.cpu;
         if let Some(refused) = &results.refused {
@@ -149,9 +212,12 @@ impl Report {
         ));
     }
 
-    /// The calling thread has done so many items itself. So many answers of the current segment are read.
-    pub(crate) fn done_here(&mut self, items: u32, read: u32) {
+    /// The calling thread has done so many items itself, from `first` on. So many answers of the current segment are read.
+    pub(crate) fn done_here(&mut self, first: u64, items: u32, time: Duration, read: u32) {
         self.here += u64::from(items);
+        if let Some(recorder) = self.timings.recorder() {
+            recorder.done_here(first, items, time);
+        }
         self.tick(read);
     }
 
@@ -179,16 +245,22 @@ impl Report {
     }
 
     /// Where the next items go, in a map that may run in the calling thread.
-    pub(crate) fn moves(&self, index: u64, place: &str) {
+    pub(crate) fn moves(&mut self, index: u64, place: &str) {
+        if let Some(recorder) = self.timings.recorder() {
+            recorder.decided(index, &format!("to {place}"));
+        }
         if self.verbosity >= Verbosity::Loud {
             self.say(&format!("items from {index} on go to {place}"));
         }
     }
 
-    pub(crate) fn died(&mut self, death: &Death) {
+    pub(crate) fn lost(&mut self, batch: &Batch, loss: &Loss) {
         self.deaths += 1;
+        if let Some(recorder) = self.timings.recorder() {
+            recorder.lost(batch, loss);
+        }
         if self.verbosity >= Verbosity::Loud {
-            self.say(&death.to_string());
+            self.say(&loss.death.to_string());
         }
     }
 
@@ -204,46 +276,50 @@ impl Report {
 
     pub(crate) fn waited(&mut self, time: Duration) {
         self.waited += time;
+        if let Some(recorder) = self.timings.recorder() {
+            recorder.waited(time);
+        }
     }
 
     fn say(&self, text: &str) {
-        match &self.label {
-            Some(label) => console::line(&format!("fastmap: {label}: {text}")),
-            None => console::line(&format!("fastmap: {text}")),
-        }
+        say(self.label.as_deref(), text);
     }
 
-    /// Moves the bar, at most ten times a second. So many answers of the current segment are read.
+    /// Whether progress is to be told now.
+    pub(crate) fn is_due(&self) -> bool {
+        self.progress.is_wanted() && self.progress.is_due(Instant::now())
+    }
+
+    /// Tells how far the map is, if that is due. So many answers of the current segment are read.
     pub(crate) fn tick(&mut self, read: u32) {
         let Some(begun) = self.begun else { return };
-        if !self.progress.unwrap_or(self.verbosity >= Verbosity::Normal) {
+        if !self.progress.is_wanted() {
             return;
         }
         let now = Instant::now();
-        if now.duration_since(begun) < BAR_AFTER
-            || self.drawn.is_some_and(|drawn| now.duration_since(drawn) < REDRAW)
-        {
+        if !self.progress.is_due(now) {
             return;
         }
-        self.drawn = Some(now);
-        let (label, total) = (self.label.as_deref(), self.total);
-        let bar = self.bar.get_or_insert_with(|| console::bar(label, total));
-        let delivered = self.delivered + u64::from(read);
-        let message = summary::progress(delivered, self.failed, total, now.duration_since(begun));
-        bar.set_message(message);
-        bar.set_position(delivered);
+        let state = State {
+            label: self.label.as_deref(),
+            done: self.delivered + u64::from(read),
+            total: self.total,
+            elapsed: now.duration_since(begun),
+            failed: self.failed,
+            lost: self.deaths,
+            answered: self.answered,
+            cloud: self.cloud,
+            microcredits: self.spent.microcredits,
+        };
+        self.progress.show(now, &state, |text| say(self.label.as_deref(), text));
     }
 
     /// The map is over, or was dropped: takes the bar away and writes the closing line.
-    pub(crate) fn end(&mut self, complete: bool, workers: usize) {
+    pub(crate) fn end(&mut self, complete: bool) {
         self.count_singles();
-        if let Some(bar) = self.bar.take() {
-            console::remove(&bar);
-        }
+        self.progress.end();
+        console::remove_upload();
         let Some(begun) = self.begun else { return };
-        if self.verbosity < Verbosity::Normal {
-            return;
-        }
         let account = Account {
             delivered: self.delivered,
             failed: self.failed,
@@ -255,18 +331,29 @@ impl Report {
             wall: self.wall,
             cpu: self.cpu,
             waited: self.waited,
-            workers,
+            workers: self.workers,
             cores: std::thread::available_parallelism().map_or(1, usize::from),
+            paid: self.spent,
             complete,
         };
-        self.say(&account.closing_line(&self.backend));
+        let map = Map {
+            label: self.label.as_deref(),
+            function: &self.function,
+            backend: &self.backend,
+            total: self.total,
+            microcredits: self.spent.microcredits,
+        };
+        self.timings.finish(&map, &account);
+        if self.verbosity >= Verbosity::Normal {
+            self.say(&account.closing_line(&self.backend));
+        }
     }
 }
 
-impl Drop for Report {
-    fn drop(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            console::remove(&bar);
-        }
+/// Writes a line about a map.
+fn say(label: Option<&str>, text: &str) {
+    match label {
+        Some(label) => console::line(&format!("fastmap: {label}: {text}")),
+        None => console::line(&format!("fastmap: {text}")),
     }
 }

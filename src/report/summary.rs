@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use fastmap_backends::{Receipt, credits};
+
 /// A saving below this share of the time is none.
 const WORTH: f64 = 1.05;
 /// Below this an item is too cheap for any process.
@@ -27,6 +29,8 @@ pub(crate) struct Account {
     pub(crate) waited: Duration,
     pub(crate) workers: usize,
     pub(crate) cores: usize,
+    /// What was paid for it.
+    pub(crate) paid: Receipt,
     /// The input was read to its end.
     pub(crate) complete: bool,
 }
@@ -36,10 +40,16 @@ impl Account {
     /// Workers that outnumber the cores wait for each other, and for whatever else the machine does, which stretches
     /// the clock only.
     fn serial(&self) -> Duration {
-        let crowd = (self.workers as f64 / self.cores.max(1) as f64).max(1.0);
+        // What is paid for has its cores elsewhere.
+        let cores = if self.is_paid() { self.workers } else { self.cores };
+        let crowd = (self.workers as f64 / cores.max(1) as f64).max(1.0);
         let busy = self.cpu.mul_f64(crowd * 2.0);
         let all = if self.wall <= busy { self.cpu } else { self.wall };
         all.mul_f64(self.by_workers() as f64 / self.answered.max(1) as f64)
+    }
+
+    fn is_paid(&self) -> bool {
+        self.paid.microcredits > 0
     }
 
     /// Items that were delivered and not done by the calling thread.
@@ -56,6 +66,12 @@ impl Account {
         for (count, what) in [recalled, (self.failed, "failed"), (self.deaths, "workers lost")] {
             if count > 0 {
                 let _infallible = write!(line, ", {count} {what}");
+            }
+        }
+        if self.is_paid() {
+            let _infallible = write!(line, ", {} credits", credits(self.paid.microcredits as i64));
+            if let Some(balance) = self.paid.balance {
+                let _infallible = write!(line, ", {} left", credits(balance));
             }
         }
         line += if self.complete { ")" } else { ", not read to the end)" };
@@ -84,6 +100,12 @@ impl Account {
         } else if self.waited < self.elapsed / 2 {
             "Most of the time went into reading the input and using the results, which happens in this thread"
                 .to_owned()
+        } else if self.is_paid() {
+            format!(
+                "All of the work was {}, which the service's workers can't do sooner than this machine can: use the \
+                 policy local",
+                time(serial)
+            )
         } else if self.workers == 1 {
             "One worker is not faster than none, but the program survives what happens in it".to_owned()
         } else {
@@ -96,25 +118,8 @@ impl Account {
     }
 }
 
-/// What stands behind the bar of a running map.
-pub(crate) fn progress(delivered: u64, failed: u64, total: Option<u64>, elapsed: Duration) -> String {
-    let rate = delivered as f64 / elapsed.as_secs_f64().max(1e-9);
-    let mut text = format!("{rate:.0}/s");
-    let _infallible = match total.filter(|_| delivered > 0) {
-        Some(total) => {
-            let left = Duration::from_secs_f64(total.saturating_sub(delivered) as f64 / rate);
-            write!(text, ", {} left", clock(left))
-        }
-        None => write!(text, ", {}", clock(elapsed)),
-    };
-    if failed > 0 {
-        let _infallible = write!(text, ", {failed} failed");
-    }
-    text
-}
-
 /// Whole seconds, as hours and minutes where there are any.
-fn clock(duration: Duration) -> String {
+pub(crate) fn clock(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
         0..60 => format!("{seconds} s"),
@@ -124,7 +129,7 @@ fn clock(duration: Duration) -> String {
 }
 
 /// A duration for people.
-fn time(duration: Duration) -> String {
+pub(crate) fn time(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     match seconds {
         s if s >= 100.0 => format!("{s:.0} s"),
@@ -153,6 +158,7 @@ mod tests {
             waited: Duration::from_millis(990),
             workers: 2,
             cores: 2,
+            paid: Receipt::default(),
             complete: true,
         }
     }
@@ -192,14 +198,32 @@ mod tests {
     }
 
     #[test]
-    fn progress_tells_rate_and_time_left() {
-        assert_eq!(progress(50, 0, Some(200), Duration::from_secs(1)), "50/s, 3 s left");
-        assert_eq!(progress(10, 2, Some(100_000), Duration::from_secs(1)), "10/s, 2:46:39 left, 2 failed");
-        assert_eq!(progress(500, 0, None, Duration::from_secs(90)), "6/s, 1:30");
-        assert_eq!(progress(0, 0, Some(5), Duration::from_secs(2)), "0/s, 2 s");
+    fn what_was_paid_is_told_to_the_millionth() {
+        let line = Account { microcredits: 5_417, ..account() }.closing_line("cloud");
+        assert!(
+            line.starts_with("1000 items in 1.00 s (1000/s, cloud, 0.005417 credits); map would"),
+            "{line}"
+        );
+        for (amount, told) in [(1, "0.000001 credits"), (1_000_000, "1 credit"), (2_500_000, "2.5 credits")] {
+            assert_eq!(credits(amount), told);
+        }
     }
 
     #[test]
+    fn cores_of_this_machine_say_nothing_of_workers_elsewhere() {
+        let far = Account {
+            workers: 8,
+            cores: 1,
+            paid: Receipt { microcredits: 1, balance: None },
+            wall: Duration::from_secs(8),
+            cpu: Duration::from_millis(7800),
+            ..account()
+        };
+        assert!(far.closing_line("cloud").contains("map would take about 7.81 s"), "{far:?}");
+        let slow = Account { cpu: Duration::from_millis(500), wall: Duration::from_secs(1), ..far };
+        assert!(slow.closing_line("cloud").contains("use the policy local"), "{slow:?}");
+    }
+
     fn failures_deaths_and_an_early_end_are_told() {
         let line = Account { failed: 2, deaths: 1, complete: false, ..account() }.closing_line("local");
         assert!(line.contains("(1000/s, local, 2 failed, 1 workers lost, not read to the end)"), "{line}");

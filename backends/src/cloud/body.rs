@@ -237,7 +237,7 @@ impl Part {
                     wall,
                     cpu,
                     worker,
-                    refused: None,
+                    ..Results::default()
                 })
             }
             RETURNED => PartOutcome::Returned,
@@ -285,7 +285,7 @@ mod tests {
             wall: Duration::from_nanos(7),
             cpu: Duration::from_nanos(5),
             worker: "worker-1".to_owned(),
-            refused: None,
+            ..Results::default()
         };
         let death = Death {
             worker: "worker-2".to_owned(),

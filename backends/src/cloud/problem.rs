@@ -136,6 +136,9 @@ pub struct Problem {
     /// With `upload_offset`: how many bytes are there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
+    /// With `setup_failed`: how it failed, `panic` or `serialize`; `detail` is then what the function said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
 }
 
 impl Problem {
@@ -150,6 +153,7 @@ impl Problem {
             retry_after: None,
             server_time: None,
             offset: None,
+            failure: None,
         }
     }
 

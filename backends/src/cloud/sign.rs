@@ -4,8 +4,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::{Digest, Sha256};
+use ring::digest::SHA256;
+use ring::hmac;
 
 /// The protocol's version, as it stands in paths, headers and canonical strings.
 pub const PROTOCOL: u32 = 1;
@@ -196,25 +196,23 @@ impl SigningKey {
         self.verify(&head.canonical(), signature)
     }
 
-    fn mac(&self, text: &str) -> Hmac<Sha256> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
-        mac.update(text.as_bytes());
-        mac
+    fn hmac(&self) -> hmac::Key {
+        hmac::Key::new(hmac::HMAC_SHA256, &self.0)
     }
 
     fn sign(&self, text: &str) -> String {
-        hexadecimal(&self.mac(text).finalize().into_bytes())
+        hexadecimal(hmac::sign(&self.hmac(), text.as_bytes()).as_ref())
     }
 
     fn verify(&self, text: &str, signature: &str) -> bool {
         let Some(signature) = bytes_of(signature) else { return false };
-        self.mac(text).verify_slice(&signature).is_ok()
+        hmac::verify(&self.hmac(), text.as_bytes(), &signature).is_ok()
     }
 }
 
 /// SHA-256 in hexadecimal: how bodies, executables and contexts are named.
 pub fn digest(bytes: &[u8]) -> String {
-    hexadecimal(&Sha256::digest(bytes))
+    hexadecimal(ring::digest::digest(&SHA256, bytes).as_ref())
 }
 
 /// Whether a text has the form of a [`digest`].

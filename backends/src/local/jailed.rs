@@ -6,6 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use fastmap_sandbox::elf::Unfit;
 use fastmap_sandbox::jail::{Executable, Guard, Jail, Limits, PARENT, SOCKET, Spec, Usage};
@@ -62,6 +63,14 @@ impl Jailed {
         let mut meter = lock(&self.meter);
         meter.alive.retain(|guard| guard.strong_count() > 0);
         meter.alive.iter().filter_map(Weak::upgrade).fold(meter.spent, |sum, guard| add(sum, guard.usage()))
+    }
+
+    /// The CPU time of [`Jailed::usage`] alone: asked for with each batch.
+    pub fn cpu(&self) -> Duration {
+        let mut meter = lock(&self.meter);
+        meter.alive.retain(|guard| guard.strong_count() > 0);
+        meter.spent.cpu
+            + meter.alive.iter().filter_map(Weak::upgrade).map(|guard| guard.cpu()).sum::<Duration>()
     }
 }
 

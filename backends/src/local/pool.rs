@@ -12,9 +12,10 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 
 use super::LocalOptions;
 use super::confined;
+use super::folder::Folder;
 use super::member::{Held, Member, recall};
 use super::outbox::{Frame, Outbox};
-use super::run::{Gauge, Inbox, RunState};
+use super::run::{Gauge, RunState};
 use super::steal;
 use super::wear::{self, Allowed};
 use crate::batch::{Batch, BatchId};
@@ -23,6 +24,7 @@ use crate::completion::{
 };
 use crate::error::BackendError;
 use crate::executable;
+use crate::inbox::Inbox;
 use crate::job::{Job, JobId};
 use crate::wire::{Header, Kind, VERSION};
 
@@ -39,6 +41,8 @@ pub(crate) struct Shared {
     timer: TimerFd,
     /// Wakes who waits for a first worker.
     pub(super) started: Condvar,
+    /// Where workers connect to.
+    folder: Mutex<Folder>,
     pub(crate) options: LocalOptions,
     /// The process that made the pool.
     pub(crate) owner: u32,
@@ -71,8 +75,12 @@ impl Shared {
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
         let allowed = Allowed { memory: options.memory, items: options.most_items };
         let state = Mutex::new(State { allowed, ..State::default() });
-        let started = Condvar::default();
-        Ok(Shared { state, wake, timer, started, options, owner: std::process::id() })
+        let (started, folder) = (Condvar::default(), Mutex::default());
+        Ok(Shared { state, wake, timer, started, folder, options, owner: std::process::id() })
+    }
+
+    pub(crate) fn folder(&self) -> MutexGuard<'_, Folder> {
+        self.folder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -248,7 +256,10 @@ impl Shared {
                     wall: Duration::from_nanos(header.wall),
                     cpu: Duration::from_nanos(header.cpu),
                     worker,
+                    came: Some(member.progress),
+                    slowest: header.slowest(),
                     refused: held.refused,
+                    ..Results::default()
                 };
                 let first = held.batch.first();
                 let outcome = Outcome::Done(results);

@@ -1,15 +1,16 @@
 //! A run as the pool knows it: its batches that wait, how many it may hold, and where its completions go.
-//! Changed under the pool's lock; [`Gauge`] and [`Inbox`] are what the run's own thread reads without it.
+//! Changed under the pool's lock; [`Gauge`] and the inbox are what the run's own thread reads without it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Opening;
 use crate::batch::Batch;
 use crate::completion::Completion;
 use crate::error::BackendError;
+use crate::inbox::Inbox;
 use crate::job::Job;
 use crate::wire::{Header, Kind};
 
@@ -54,52 +55,6 @@ impl Gauge {
     pub(crate) fn read(&self) -> (usize, usize) {
         let slots = self.slots.load(Ordering::Relaxed);
         (slots.saturating_sub(self.outstanding.load(Ordering::Relaxed)), slots)
-    }
-}
-
-/// Where completions wait for the run's thread. Bounded by what the run has submitted.
-#[derive(Debug, Default)]
-pub(crate) struct Inbox {
-    state: Mutex<InboxState>,
-    more: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct InboxState {
-    completions: VecDeque<Completion>,
-    error: Option<BackendError>,
-}
-
-impl Inbox {
-    pub(crate) fn take(&self, deadline: Instant) -> Result<Option<Completion>, BackendError> {
-        let mut state = self.lock();
-        loop {
-            if let Some(completion) = state.completions.pop_front() {
-                return Ok(Some(completion));
-            }
-            if let Some(error) = state.error.take() {
-                return Err(error);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(None);
-            }
-            state = self.more.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
-    pub(crate) fn put(&self, completion: Completion) {
-        self.lock().completions.push_back(completion);
-        self.more.notify_one();
-    }
-
-    pub(crate) fn fail(&self, error: BackendError) {
-        self.lock().error = Some(error);
-        self.more.notify_one();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, InboxState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

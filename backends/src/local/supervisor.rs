@@ -5,20 +5,18 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::panic::catch_unwind;
 use std::path::Path;
 use std::process::{ChildStderr, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ipc_channel::ipc::IpcOneShotServer;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::door::Door;
-use super::greeting::{Confinement, Greeting, INSIDE, MARKER, Marker};
+use super::greeting::{Confinement, INSIDE, MARKER, Marker};
 use super::launch::{Keeper, Start};
 use super::member::Member;
 use super::page::Page;
@@ -31,8 +29,6 @@ use crate::completion::{Death, DeathCause};
 
 /// Bytes of one pipe that are passed on before the others get their turn.
 const TURN: usize = 256 * 1024;
-/// `sun_path` holds 108 bytes with its end; ipc-channel cuts a longer path off in silence.
-const SOCKET_PATH: usize = 107;
 
 /// What the supervisor holds of one worker.
 struct Watched {
@@ -58,7 +54,6 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
     let mut watched: Vec<Watched> = Vec::new();
     let mut readers: Vec<JoinHandle<()>> = Vec::new();
     let mut named = 0;
-    let mut folder_tried = false;
     let mut closing: Option<Instant> = None;
     let mut last_look = Instant::now();
     loop {
@@ -93,7 +88,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
         }
         for _ in 0..requested {
             named += 1;
-            match start(shared, named, &mut folder_tried) {
+            match start(shared, named) {
                 Ok(new) => watched.push(new),
                 Err(death) => {
                     shared.not_started(death);
@@ -102,6 +97,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
             }
         }
         if requested > 0 {
+            shared.folder().tidy_up();
             // What was started may have to be looked after by the clock.
             pause = Some(pause.map_or(Duration::from_secs(1), |pause| pause.min(Duration::from_secs(1))));
         }
@@ -219,8 +215,8 @@ fn cause_of(status: std::process::ExitStatus) -> DeathCause {
     }
 }
 
-/// Starts a worker; on failure says why none came. `tried`: see [`listen_socket`].
-fn start(shared: &Arc<Shared>, number: u64, tried: &mut bool) -> Result<Watched, Death> {
+/// Starts a worker; on failure says why none came.
+fn start(shared: &Arc<Shared>, number: u64) -> Result<Watched, Death> {
     let name = format!("worker-{number}");
     let failed = |what: &str, error: &dyn std::fmt::Display| Death {
         worker: name.clone(),
@@ -229,7 +225,8 @@ fn start(shared: &Arc<Shared>, number: u64, tried: &mut bool) -> Result<Watched,
         refused: None,
         stderr: Vec::new(),
     };
-    let (server, path) = listen_socket(tried).map_err(|error| failed("cannot make its socket", &error))?;
+    let (server, path) =
+        shared.folder().listen().map_err(|error| failed("cannot make its socket", &error))?;
     let (page, stdin) = Page::create().map_err(|error| failed("cannot share memory with it", &error))?;
     let page = Arc::new(page);
     let marker = Marker {
@@ -336,41 +333,6 @@ fn own_program(shared: &Shared, marker: &Marker) -> Command {
         .env_remove(INSIDE)
         .env_remove("FASTMAP_SECRET");
     command
-}
-
-/// A socket that a worker connects to. ipc-channel panics without a temporary folder and cuts long paths: look first.
-/// `tried`: a folder could be made there before.
-fn listen_socket(tried: &mut bool) -> io::Result<(IpcOneShotServer<Greeting>, String)> {
-    let folder = std::env::temp_dir();
-    let shown = folder.display();
-    if !folder.is_dir() {
-        return Err(io::Error::other(format!(
-            "the temporary folder {shown} does not exist; set TMPDIR to one that does"
-        )));
-    }
-    // It adds `/.tmpXXXXXX/socket`.
-    if folder.as_os_str().len() + "/.tmpXXXXXX/socket".len() > SOCKET_PATH {
-        return Err(io::Error::other(format!(
-            "the temporary folder's name is too long for a socket: {shown}; set TMPDIR to a shorter one"
-        )));
-    }
-    let refused = |error: io::Error| {
-        io::Error::new(error.kind(), format!("in the temporary folder {shown} (TMPDIR): {error}"))
-    };
-    // Where it can't make its own folder, ipc-channel panics: try first. Once, for it takes 0.1 ms on some file
-    // systems; what changes later comes as that panic.
-    if !*tried {
-        let probe = folder.join(format!(".fastmap-{}", std::process::id()));
-        match std::fs::create_dir(&probe) {
-            // Another pool of this process tries as well.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            made => made.and_then(|()| std::fs::remove_dir(&probe)).map_err(refused)?,
-        }
-        *tried = true;
-    }
-    catch_unwind(IpcOneShotServer::new)
-        .unwrap_or_else(|_| Err(io::Error::other("no folder can be made there any more")))
-        .map_err(refused)
 }
 
 fn program_name() -> String {

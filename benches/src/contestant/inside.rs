@@ -11,49 +11,7 @@ use fastmap::backends::{
     Receipt, Results, Run, Targets,
 };
 
-use super::fastmap::Fastmap;
-use super::{Contestant, Plan, WORKERS};
-use crate::work::Work;
-
-/// The host's path alone: pull, encode, batch; segment, decode, `next()`. The function does not run.
-pub(crate) struct Host(Fastmap);
-
-/// The host's path and the loop that a worker runs, one after the other.
-pub(crate) struct HostAndWorker(Fastmap);
-
-impl<W: Work> Contestant<W> for Host {
-    const NAME: &'static str = "host";
-
-    fn start(_plan: Plan) -> Self {
-        Host(Fastmap::on(Inside(Answers::Echo)))
-    }
-
-    fn map(
-        &mut self,
-        count: u64,
-        item: impl Fn(u64) -> W::In + Send + Sync,
-        consume: impl FnMut(Option<W::Out>) -> bool,
-    ) {
-        Contestant::<W>::map(&mut self.0, count, item, consume);
-    }
-}
-
-impl<W: Work> Contestant<W> for HostAndWorker {
-    const NAME: &'static str = "host-and-worker";
-
-    fn start(_plan: Plan) -> Self {
-        HostAndWorker(Fastmap::on(Inside(Answers::Run)))
-    }
-
-    fn map(
-        &mut self,
-        count: u64,
-        item: impl Fn(u64) -> W::In + Send + Sync,
-        consume: impl FnMut(Option<W::Out>) -> bool,
-    ) {
-        Contestant::<W>::map(&mut self.0, count, item, consume);
-    }
-}
+use super::WORKERS;
 
 /// What a batch is answered by.
 #[derive(Clone, Copy, Debug)]
@@ -98,7 +56,7 @@ impl Run for InsideRun {
     fn capacity(&mut self) -> Capacity {
         // As the pool of this machine has it.
         let targets =
-            Targets { work: Duration::from_millis(20), least: Duration::from_micros(100), bytes: 128 * 1024 };
+            Targets { work: Duration::from_millis(20), least: Duration::from_micros(100), bytes: 256 * 1024 };
         let slots = 2 * WORKERS;
         Capacity { batches: slots - self.queue.len(), slots, workers: WORKERS, targets }
     }

@@ -2,7 +2,6 @@
 
 mod builtin;
 mod fastmap;
-mod inline;
 pub(crate) mod inside;
 pub(crate) mod procspawn;
 pub(crate) mod raw;
@@ -12,11 +11,9 @@ mod window;
 pub(crate) mod wire;
 
 pub(crate) use builtin::Builtin;
-pub(crate) use fastmap::{Confined, Fastmap};
-pub(crate) use inline::Inline;
-pub(crate) use inside::{Host, HostAndWorker};
+pub(crate) use fastmap::{Confined, Fastmap, Host, HostAndWorker, Inline};
 pub(crate) use procspawn::Procspawn;
-pub(crate) use raw::Raw;
+pub(crate) use raw::{Raw, RawByHand};
 pub(crate) use rayon::{Bridge, Rayon, RayonFine};
 pub(crate) use threads::Threads;
 

@@ -1,9 +1,11 @@
 //! The least that worker processes cost: this executable started again, a Unix socket pair each, chunks of a fixed
 //! size, a thread for each worker that reads its answers. No fault handling: a worker that dies ends the map.
+//! Twice: with items written as whatever takes any type must, and written by hand for the types of the workloads.
 
 use std::collections::VecDeque;
 use std::env;
 use std::io::{self, Read, Write};
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio, exit};
@@ -11,11 +13,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
 use super::window::drive;
-use super::wire::Wire;
+use super::wire::{ByHand, BySerde, Format};
 use super::{Contestant, Plan, WORKERS};
 use crate::work::{Burn, Echo, Lethal, Spin, Sqrt, Work};
 
-/// In a worker's environment: the [`NAME`](Work::NAME) of its function.
+/// In a worker's environment: the [`NAME`](Work::NAME) of its function, behind that of the format.
 const MARKER: &str = "FASTMAP_BENCH_RAW";
 
 /// A chunk under way.
@@ -28,7 +30,13 @@ struct Message {
 /// A worker and what it answers; no answer when it is gone.
 type Answer = (usize, Option<Message>);
 
-pub(crate) struct Raw {
+/// Items by serde.
+pub(crate) type Raw = Bare<BySerde>;
+/// Items by hand.
+pub(crate) type RawByHand = Bare<ByHand>;
+
+pub(crate) struct Bare<F> {
+    format: PhantomData<F>,
     plan: Plan,
     workers: Vec<Worker>,
     answers: Receiver<Answer>,
@@ -48,30 +56,40 @@ struct Worker {
 
 /// Makes this process a worker, if it was started as one; its socket is its standard input.
 pub(crate) fn enter() {
-    let Some(name) = env::var_os(MARKER) else { return };
+    let Some(value) = env::var_os(MARKER) else { return };
     let socket = io::stdin().as_fd().try_clone_to_owned().expect("a worker has a socket");
-    let serve = match name.to_str() {
-        Some(Sqrt::NAME) => serve::<Sqrt>,
-        Some(Spin::NAME) => serve::<Spin>,
-        Some(Lethal::NAME) => serve::<Lethal>,
-        Some(Burn::NAME) => serve::<Burn>,
-        Some(Echo::NAME) => serve::<Echo>,
-        _ => panic!("no function is called {}", name.display()),
+    let value = value.to_string_lossy();
+    let serve = match value.split_once('/') {
+        Some((BySerde::NAME, function)) => server::<BySerde>(function),
+        Some((ByHand::NAME, function)) => server::<ByHand>(function),
+        _ => None,
     };
-    serve(UnixStream::from(socket));
+    serve.unwrap_or_else(|| panic!("no function is called {value}"))(UnixStream::from(socket));
     exit(0);
 }
 
-fn serve<W: Work>(mut socket: UnixStream) {
+/// What a worker of a function does.
+fn server<F: Format>(function: &str) -> Option<fn(UnixStream)> {
+    Some(match function {
+        Sqrt::NAME => serve::<F, Sqrt>,
+        Spin::NAME => serve::<F, Spin>,
+        Lethal::NAME => serve::<F, Lethal>,
+        Burn::NAME => serve::<F, Burn>,
+        Echo::NAME => serve::<F, Echo>,
+        _ => return None,
+    })
+}
+
+fn serve<F: Format, W: Work>(mut socket: UnixStream) {
     while let Some(Message { chunk, count, bytes }) = receive(&mut socket) {
-        let results = W::In::decode(bytes, count).into_iter().map(W::call).collect();
-        send(&mut socket, &Message { chunk, count, bytes: W::Out::encode(results) });
+        let results = F::decode(bytes, count).into_iter().map(W::call).collect();
+        send(&mut socket, &Message { chunk, count, bytes: F::encode(results) });
     }
 }
 
 /// A chunk's number, how many items it has, its length in bytes, its bytes.
 fn send(socket: &mut UnixStream, message: &Message) {
-    let head = u64::encode(vec![message.chunk, message.count as u64, message.bytes.len() as u64]);
+    let head = ByHand::encode(vec![message.chunk, message.count as u64, message.bytes.len() as u64]);
     // A peer that is gone is noticed by the reader.
     let _ = socket.write_all(&head).and_then(|()| socket.write_all(&message.bytes));
 }
@@ -79,17 +97,17 @@ fn send(socket: &mut UnixStream, message: &Message) {
 fn receive(socket: &mut UnixStream) -> Option<Message> {
     let mut head = vec![0; 3 * size_of::<u64>()];
     socket.read_exact(&mut head).ok()?;
-    let [chunk, count, length] = u64::decode(head, 3).try_into().ok()?;
+    let [chunk, count, length] = ByHand::decode::<u64>(head, 3).try_into().ok()?;
     let mut bytes = Vec::with_capacity(length as usize);
     let read = socket.take(length).read_to_end(&mut bytes).ok()?;
     (read as u64 == length).then_some(Message { chunk, count: count as usize, bytes })
 }
 
 impl Worker {
-    fn start(function: &str, index: usize, answers: Sender<Answer>) -> io::Result<Self> {
+    fn start(marker: &str, index: usize, answers: Sender<Answer>) -> io::Result<Self> {
         let (socket, theirs) = UnixStream::pair()?;
         let process = Command::new("/proc/self/exe")
-            .env(MARKER, function)
+            .env(MARKER, marker)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()?;
         let mut reading = socket.try_clone()?;
@@ -106,7 +124,7 @@ impl Worker {
     }
 }
 
-impl Raw {
+impl<F> Bare<F> {
     /// Sends what waits to the workers that have the least.
     fn deal(&mut self) {
         let room = |worker: &&mut Worker| worker.busy < DEPTH;
@@ -120,13 +138,15 @@ impl Raw {
     }
 }
 
-impl<W: Work> Contestant<W> for Raw {
-    const NAME: &'static str = "raw";
+impl<W: Work, F: Format> Contestant<W> for Bare<F> {
+    const NAME: &'static str = F::NAME;
 
     fn start(plan: Plan) -> Self {
         let (send, answers) = channel();
-        let start = |index| Worker::start(W::NAME, index, send.clone()).expect("a worker can be started");
-        Raw { plan, workers: (0..WORKERS).map(start).collect(), answers, waiting: VecDeque::new() }
+        let marker = format!("{}/{}", F::NAME, W::NAME);
+        let start = |index| Worker::start(&marker, index, send.clone()).expect("a worker can be started");
+        let workers = (0..WORKERS).map(start).collect();
+        Bare { format: PhantomData, plan, workers, answers, waiting: VecDeque::new() }
     }
 
     fn map(
@@ -143,7 +163,7 @@ impl<W: Work> Contestant<W> for Raw {
             item,
             |raw, chunk, inputs| {
                 let count = inputs.len();
-                raw.waiting.push_back(Message { chunk, count, bytes: W::In::encode(inputs) });
+                raw.waiting.push_back(Message { chunk, count, bytes: F::encode(inputs) });
                 raw.deal();
             },
             |raw| {
@@ -152,7 +172,7 @@ impl<W: Work> Contestant<W> for Raw {
                 raw.deal();
                 let Message { chunk, count, bytes } =
                     answer.expect("raw has no answer to a worker that dies");
-                (chunk, Some(W::Out::decode(bytes, count)))
+                (chunk, Some(F::decode(bytes, count)))
             },
             consume,
         );

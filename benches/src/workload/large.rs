@@ -16,22 +16,29 @@ pub(super) fn measure(method: &Method) -> Section {
     let template = vec![7_u8; ITEM_BYTES];
     let item = |_| template.clone();
     let item = &item;
-    let contestants =
-        entries!([Builtin, Rayon, Threads, Raw, Procspawn, Fastmap], warm::<Echo>(slot, plan, ITEMS, item));
+    let contestants = entries!(
+        [Builtin, Rayon, Threads, Raw, RawByHand, Procspawn, Fastmap],
+        warm::<Echo>(slot, plan, ITEMS, item)
+    );
     let outcome = rounds(method, contestants);
     let in_python = python::measure(method, "large");
     let mut section = Section::new(
         "W5: large items",
         "200 items of 1 MiB to the workers and back, changed in one byte, by workers that are there already. The \
-         200 MiB are counted once. Each item is cloned when it is read, by all of them.",
-        &["", "MB/s", "over raw"],
+         200 MiB are counted once. Each item is cloned when it is read, by all of them. *raw, by hand* is written for \
+         messages that are one byte string: nothing is copied in its processes.",
+        &["", "MB/s", "over raw", "over raw, by hand"],
     );
-    let raw = outcome.find("raw");
+    let (raw, by_hand) = (outcome.find("raw"), outcome.find("raw, by hand"));
     let rate = |time: f64| ITEMS as f64 * ITEM_BYTES as f64 / time / 1e6;
     for series in outcome.series.iter().chain(&in_python.series) {
         section.row(
             &series.name,
-            [cell(series.spread(rate)), cell(series.against(raw, |time, raw| raw / time))],
+            [
+                cell(series.spread(rate)),
+                cell(series.against(raw, |time, raw| raw / time)),
+                cell(series.against(by_hand, |time, raw| raw / time)),
+            ],
         );
     }
     let reached = median(outcome.find("fastmap").against(raw, |time, raw| raw / time));

@@ -25,9 +25,10 @@ use crate::measure::{Entry, Method};
 use crate::report::Section;
 use crate::work::turns;
 
-type Workload = fn(&Method) -> Section;
+pub(crate) type Workload = fn(&Method) -> Section;
 
-const ALL: [(&str, Workload); 12] = [
+/// All of them, with their names.
+pub(crate) const ALL: [(&str, Workload); 12] = [
     ("W1", start::measure),
     ("W2", tiny::measure),
     ("W3", coarse::measure),
@@ -46,16 +47,14 @@ const ALL: [(&str, Workload); 12] = [
 ///
 /// # Errors
 /// If a name is not known, with those that are.
-pub(crate) fn choose(names: &[String]) -> Result<Vec<Workload>, String> {
+pub(crate) fn choose(names: &[String]) -> Result<Vec<(&'static str, Workload)>, String> {
     let find = |name: &String| {
-        let found = ALL.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        let found = ALL.into_iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
         let known = || ALL.map(|(name, _)| name).join(", ");
-        found
-            .map(|(_, workload)| *workload)
-            .ok_or_else(|| format!("{name} is no workload; there are {}", known()))
+        found.ok_or_else(|| format!("{name} is no workload; there are {}", known()))
     };
     match names {
-        [] => Ok(ALL.map(|(_, workload)| workload).to_vec()),
+        [] => Ok(ALL.to_vec()),
         names => names.iter().map(find).collect(),
     }
 }

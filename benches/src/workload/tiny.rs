@@ -13,7 +13,7 @@ const ITEMS: u64 = 1_000_000;
 pub(super) fn measure(method: &Method) -> Section {
     let (slot, plan) = (method.slot, Plan::chunks_of(20_000));
     let contestants = entries!(
-        [Builtin, Rayon, Threads, Raw, Procspawn, Fastmap, Inline],
+        [Builtin, Rayon, Threads, Raw, RawByHand, Procspawn, Fastmap, Inline],
         warm::<Sqrt>(slot, plan, ITEMS, |index| index)
     );
     let outcome = rounds(method, contestants);
@@ -21,10 +21,12 @@ pub(super) fn measure(method: &Method) -> Section {
     let mut section = Section::new(
         "W2: tiny items",
         "The square root of a million numbers, by workers that are there already: what an item costs where it is worth \
-         nothing. Python peers are compared with Python's `map`.",
-        &["", "million items/s", "time over map", "items/s over raw"],
+         nothing. *raw, by hand* is written for this one type: it turns whole chunks of numbers into bytes at once. \
+         Python peers are compared with Python's `map`.",
+        &["", "million items/s", "time over map", "items/s over raw", "over raw, by hand"],
     );
     let (map, raw, fastmap) = (outcome.find("map"), outcome.find("raw"), outcome.find("fastmap"));
+    let by_hand = outcome.find("raw, by hand");
     let rate = |time: f64| ITEMS as f64 / time / 1e6;
     for series in &outcome.series {
         section.row(
@@ -33,12 +35,14 @@ pub(super) fn measure(method: &Method) -> Section {
                 cell(series.spread(rate)),
                 cell(series.against(map, |time, map| time / map)),
                 cell(series.against(raw, |time, raw| raw / time)),
+                cell(series.against(by_hand, |time, raw| raw / time)),
             ],
         );
     }
     for series in &in_python.series {
         let over_map = series.against(&in_python.series[0], |time, map| time / map);
-        section.row(&series.name, [cell(series.spread(rate)), cell(over_map), "–".to_owned()]);
+        section
+            .row(&series.name, [cell(series.spread(rate)), cell(over_map), "–".to_owned(), "–".to_owned()]);
     }
     let over_map = median(fastmap.against(map, |time, map| time / map));
     let over_raw = median(fastmap.against(raw, |time, raw| raw / time));

@@ -16,7 +16,7 @@ use std::error::Error;
 use std::time::Instant;
 
 use clap::Parser;
-use fastmap::{ExecPolicy, Options, fastmap_main};
+use fastmap::{Options, fastmap_main};
 use serde::{Deserialize, Serialize};
 
 /// Part of the program, so that it runs from any folder; `data/README.md` tells where it comes from.
@@ -121,7 +121,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     let samples = || (0..).zip(groups.values().cloned()).map(|(number, values)| Sample { number, values });
 
     let started = Instant::now();
-    let config = fastmap::init(Options::new().exec_policy(ExecPolicy::Local))?;
+    let config = fastmap::init(Options::new())?;
     let estimates: Vec<Estimate> =
         config.fastmap_with(args, estimate, samples()).label("bootstrap").collect::<Result<_, _>>()?;
     let fastmap_time = started.elapsed().as_secs_f64();

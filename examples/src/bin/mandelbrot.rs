@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Parser;
-use fastmap::{ExecPolicy, Options, fastmap_main};
+use fastmap::{Options, fastmap_main};
 use serde::{Deserialize, Serialize};
 
 /// Draw the Mandelbrot set with `map` and with `fastmap`.
@@ -133,7 +133,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     println!("{} x {} pixels", view.width, view.height);
 
     let started = Instant::now();
-    let config = fastmap::init(Options::new().exec_policy(ExecPolicy::Local))?;
+    let config = fastmap::init(Options::new())?;
     let picture = png(&view, config.fastmap_with(view, View::row, 0..view.height).label("mandelbrot"))?;
     println!("  fastmap  {:6.2} s", started.elapsed().as_secs_f64());
     std::fs::write(&output, &picture)?;

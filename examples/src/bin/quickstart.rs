@@ -13,7 +13,7 @@ use std::error::Error;
 use std::time::Instant;
 
 use clap::Parser;
-use fastmap::{ExecPolicy, Options, fastmap_main};
+use fastmap::{Options, fastmap_main};
 
 /// Count primes with `map` and with `fastmap`.
 #[derive(Parser)]
@@ -49,7 +49,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     println!("  map      {map_time:6.2} s  {} primes", by_map.iter().sum::<usize>());
 
     let started = Instant::now();
-    let config = fastmap::init(Options::new().exec_policy(ExecPolicy::Local))?;
+    let config = fastmap::init(Options::new())?;
     let by_fastmap: Vec<usize> =
         config.fastmap(count_primes, blocks()).label("count primes").collect::<Result<_, _>>()?;
     let fastmap_time = started.elapsed().as_secs_f64();

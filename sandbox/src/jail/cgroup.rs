@@ -216,6 +216,15 @@ fn beside(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
+fn number(text: &str) -> u64 {
+    text.trim().parse().unwrap_or(0)
+}
+
+/// The number behind a name, in a file of a name and a number a line.
+fn field(text: &str, name: &str) -> u64 {
+    text.lines().find_map(|line| line.strip_prefix(name)).map_or(0, number)
+}
+
 /// The group of one jail. Dropping it ends what is in it, and removes it.
 #[derive(Debug)]
 pub(crate) struct Group {
@@ -231,29 +240,35 @@ impl Group {
         self.made.iter().map(|folder| open(folder).map(OwnedFd::from)).collect()
     }
 
+    fn text(&self, root: &Path, file: &str) -> String {
+        fs::read_to_string(root.join(&self.name).join(file)).unwrap_or_default()
+    }
+
+    /// CPU time of its processes so far, the dead among them included. Asked for with each batch: one file is read.
+    pub(crate) fn cpu(&self) -> Duration {
+        match &self.cgroups {
+            Cgroups::V2(root) => Duration::from_micros(field(&self.text(root, "cpu.stat"), "usage_usec ")),
+            Cgroups::V1 { cpuacct, .. } => Duration::from_nanos(number(&self.text(cpuacct, "cpuacct.usage"))),
+        }
+    }
+
     /// What its processes have used so far, the dead among them included.
     pub(crate) fn usage(&self) -> Usage {
-        let text = |folder: &Path, file: &str| {
-            fs::read_to_string(folder.join(&self.name).join(file)).unwrap_or_default()
-        };
-        let number = |text: String| text.trim().parse().unwrap_or(0);
-        let field = |text: String, name: &str| {
-            let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-            value.unwrap_or(0)
-        };
+        let number = |root: &Path, file: &str| number(&self.text(root, file));
+        let field = |root: &Path, file: &str, name: &str| field(&self.text(root, file), name);
         match &self.cgroups {
             Cgroups::V2(root) => Usage {
-                cpu: Duration::from_micros(field(text(root, "cpu.stat"), "usage_usec ")),
+                cpu: self.cpu(),
                 // memory.peak came with Linux 5.19.
-                memory: number(text(root, "memory.peak")).max(number(text(root, "memory.current"))),
-                oom_kills: field(text(root, "memory.events"), "oom_kill "),
-                refused_processes: field(text(root, "pids.events"), "max "),
+                memory: number(root, "memory.peak").max(number(root, "memory.current")),
+                oom_kills: field(root, "memory.events", "oom_kill "),
+                refused_processes: field(root, "pids.events", "max "),
             },
-            Cgroups::V1 { memory, pids, cpuacct, .. } => Usage {
-                cpu: Duration::from_nanos(number(text(cpuacct, "cpuacct.usage"))),
-                memory: number(text(memory, "memory.max_usage_in_bytes")),
-                oom_kills: field(text(memory, "memory.oom_control"), "oom_kill "),
-                refused_processes: field(text(pids, "pids.events"), "max "),
+            Cgroups::V1 { memory, pids, .. } => Usage {
+                cpu: self.cpu(),
+                memory: number(memory, "memory.max_usage_in_bytes"),
+                oom_kills: field(memory, "memory.oom_control", "oom_kill "),
+                refused_processes: field(pids, "pids.events", "max "),
             },
         }
     }

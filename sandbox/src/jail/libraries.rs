@@ -34,7 +34,7 @@ impl Executable {
     /// # Errors
     /// In words for who sent it, if it can't run here.
     pub fn examine(path: &Path) -> Result<Executable, Unfit> {
-        let elf = elf::read(path)?;
+        let elf = elf::read_program(path)?;
         let mut files = Vec::new();
         if let Some(loader) = &elf.interpreter {
             let known = LOADERS.iter().any(|known| loader == Path::new(known)) && loader.is_file();
@@ -43,8 +43,6 @@ impl Executable {
             }
             files.push(loader.clone());
             files.extend(libraries(&elf)?);
-        } else if !elf.needed.is_empty() {
-            return Err(Unfit::Kind("it is a library".to_owned()));
         }
         Ok(Executable { path: path.to_owned(), elf, files })
     }

@@ -198,6 +198,11 @@ impl Guard {
         self.group.usage()
     }
 
+    /// CPU time that was used so far: the part of [`Guard::usage`] that is cheap to ask for.
+    pub fn cpu(&self) -> Duration {
+        self.group.cpu()
+    }
+
     /// Ends all that runs in the jail. True when nothing is left.
     pub fn end(&self) -> bool {
         self.group.end()

@@ -73,7 +73,7 @@ struct OfRun {
 
 impl Meter for OfRun {
     fn cpu(&self) -> Duration {
-        self.jailed.usage().cpu
+        self.jailed.cpu()
     }
 }
 

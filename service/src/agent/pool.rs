@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use fastmap_backends::cloud::{Part, PartOutcome, Problem, ProblemCode};
 use fastmap_backends::{
-    Backend, BackendError, Batch, BatchBuilder, BatchId, Completion, DeathCause, Job, JobId, Local, Outcome,
-    Run, Running,
+    Backend, BackendError, Batch, BatchBuilder, BatchId, Completion, DeathCause, FailureKind, Job, JobId,
+    Local, Outcome, Run, Running,
 };
 use tokio::sync::oneshot;
 
@@ -265,6 +265,21 @@ impl Flight {
     }
 }
 
+/// What a run's client is told where its workers can't go on.
+fn problem_of(error: &BackendError) -> Problem {
+    match error {
+        BackendError::Setup(failure) => {
+            let kind = match failure.kind {
+                FailureKind::Panic => "panic",
+                FailureKind::Serialize => "serialize",
+            };
+            let problem = Problem::new(ProblemCode::SetupFailed, failure.message.clone());
+            Problem { failure: Some(kind.to_owned()), ..problem }
+        }
+        other => Problem::new(ProblemCode::WorkerFailed, other.to_string()),
+    }
+}
+
 /// The thread that waits for completions.
 struct Poller {
     local: Local,
@@ -293,11 +308,7 @@ impl Poller {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    let code = match error {
-                        BackendError::Setup(_) => ProblemCode::SetupFailed,
-                        _ => ProblemCode::WorkerFailed,
-                    };
-                    lock(&self.shared).fail(&Problem::new(code, error.to_string()));
+                    lock(&self.shared).fail(&problem_of(&error));
                     break;
                 }
             }

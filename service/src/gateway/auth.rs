@@ -52,6 +52,10 @@ pub(crate) struct Caller {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SignsItself;
 
+/// In the extensions of an answer whose body's SHA-256 is known already.
+#[derive(Clone, Debug)]
+pub(crate) struct BodyDigest(pub(crate) Arc<str>);
+
 /// Keys of tokens, as the database had them a moment ago.
 #[derive(Debug, Default)]
 pub(crate) struct Keys(Mutex<HashMap<String, (Instant, Arc<Known>)>>);
@@ -306,7 +310,8 @@ async fn sign(response: Response, key: &SigningKey, nonce: &str, run: &str, seq:
         parts = said;
         bytes = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     }
-    let body_digest = digest(&bytes);
+    let known = parts.extensions.remove::<BodyDigest>();
+    let body_digest = known.map_or_else(|| digest(&bytes).into(), |BodyDigest(known)| known);
     let head = ResponseHead { nonce, status: parts.status.as_u16(), run, seq, digest: &body_digest };
     if let Ok(signature) = HeaderValue::from_str(&key.sign_response(&head)) {
         parts.headers.insert(HEADER_SIGNATURE, signature);

@@ -16,8 +16,8 @@ use fastmap_backends::cloud::{Answer, BatchBody, Part, PartOutcome, Problem, Pro
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
-use super::auth::{Caller, crowded};
-use super::flights::{Flight, Key};
+use super::auth::{BodyDigest, Caller, crowded};
+use super::flights::{Answer as Landed, Flight, Key};
 use super::limits::Held;
 use super::problem::{Refusal, disk, problem_response, refuse};
 use super::runs::{ended, lost};
@@ -25,7 +25,11 @@ use super::{Gateway, STOPPING, stopping};
 use crate::dispatch::{Answered, BatchTask, RunSpec, Task, Verdict, Work};
 use crate::events::Event;
 use crate::price::{self, Grant, Work as Limit};
-use crate::store::{Reserve, Reserved, Settle, Settled};
+use crate::spool::Place;
+use crate::store::{Reserve, Reserved, Settle, Settled, Stored};
+
+/// What the disk's cache takes without anybody noticing.
+const SMALL: usize = 256 << 10;
 
 /// Runs a batch, or gives its answer again.
 #[utoipa::path(put, path = "/runs/{run}/batches/{seq}", tag = "batches", params(("run" = String, Path), ("seq" = u64, Path)),
@@ -90,10 +94,10 @@ pub(crate) async fn get(
     let stored = check_seq(seq)?;
     let unknown = || refuse(ProblemCode::BatchUnknown, "this batch is not under way; send it");
     match gateway.store.batch(&run, stored).await? {
-        Some((state, ..)) if state == "acknowledged" => Err(gone()),
-        Some((_, Some(status), Some(wanted))) => {
-            let body = gateway.stored(&run, seq, &wanted).await.ok_or_else(unknown)?;
-            Ok(answer_response(status, body))
+        Some((state, _)) if state == "acknowledged" => Err(gone()),
+        Some((_, Some((status, stored)))) => {
+            let answer = gateway.stored(&run, status, stored).await.ok_or_else(unknown)?;
+            Ok(answer_response(answer))
         }
         _ => match found.info.state {
             fastmap_backends::cloud::RunState::Open => Err(unknown()),
@@ -159,21 +163,37 @@ async fn unpack(batch: &BatchBody<'_>, body: &Bytes) -> Result<Bytes, Refusal> {
     }
 }
 
-fn answer_response(status: u16, body: Bytes) -> Response {
-    if status != StatusCode::OK.as_u16() {
-        return problem_response(status, body, None);
-    }
-    let mut response = Response::new(Body::from(body));
-    let kind = HeaderValue::from_static("application/octet-stream");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+fn answer_response(Landed { status, body, digest }: Landed) -> Response {
+    let mut response = match status == StatusCode::OK.as_u16() {
+        true => {
+            let kind = HeaderValue::from_static("application/octet-stream");
+            ([(header::CONTENT_TYPE, kind)], Body::from(body)).into_response()
+        }
+        false => problem_response(status, body, None),
+    };
+    response.extensions_mut().insert(BodyDigest(digest));
     response
 }
 
 impl Gateway {
     /// A stored answer, if it is there as it was.
-    async fn stored(&self, run: &str, seq: u64, wanted: &str) -> Option<Bytes> {
-        let (spool, run, wanted) = (self.spool.clone(), run.to_owned(), wanted.to_owned());
-        spawn_blocking(move || spool.get(&run, seq, &wanted)).await.ok()?
+    async fn stored(&self, run: &str, status: u16, stored: Stored) -> Option<Landed> {
+        let (spool, run, wanted) = (self.spool.clone(), run.to_owned(), Arc::from(stored.digest));
+        let digest = Arc::clone(&wanted);
+        let body = spawn_blocking(move || spool.get(&run, stored.place, &wanted)).await.ok()??;
+        Some(Landed { status, body, digest })
+    }
+
+    /// Keeps an answer. A small one is in the disk's cache before another thread would have begun.
+    async fn keep(&self, run: &str, body: &Bytes) -> Result<Place, Refusal> {
+        let kept = if body.len() <= SMALL {
+            self.spool.put(run, body)
+        } else {
+            let (spool, run, body) = (self.spool.clone(), run.to_owned(), body.clone());
+            let kept = spawn_blocking(move || spool.put(&run, &body)).await;
+            kept.map_err(|error| refuse(ProblemCode::Internal, error.to_string()))?
+        };
+        kept.map_err(|error| disk(&error))
     }
 
     /// Waits for an answer, up to the length of a long poll. The client lives as long as it waits.
@@ -185,7 +205,7 @@ impl Gateway {
             Err(_) => None,
         };
         match answer {
-            Some(Ok((status, body))) => Ok(answer_response(status, body)),
+            Some(Ok(answer)) => Ok(answer_response(answer)),
             Some(Err(problem)) => Err(problem.into()),
             None => {
                 self.client_waits(flight.account, run).await?;
@@ -223,7 +243,7 @@ impl Gateway {
     }
 
     /// A batch from its reservation to its answer.
-    async fn fly(&self, key: &Key, digest: String, mut task: BatchTask) -> Result<(u16, Bytes), Refusal> {
+    async fn fly(&self, key: &Key, digest: String, mut task: BatchTask) -> Result<Landed, Refusal> {
         let (account, run, seq) = (key.0, &key.1, key.2);
         let began = Instant::now();
         let reserve = Reserve {
@@ -238,8 +258,8 @@ impl Gateway {
         stage("reserve", began);
         let (grant, charged) = match reserved {
             Reserved::Granted(grant) => (grant, false),
-            Reserved::Answered(status, wanted) => match self.stored(run, seq, &wanted).await {
-                Some(body) => return Ok((status, body)),
+            Reserved::Answered(status, stored) => match self.stored(run, status, stored).await {
+                Some(answer) => return Ok(answer),
                 // Paid for and lost with the disk's cache: it is run again, and not charged again.
                 None => (Grant { hold: 0, work: task.limit, short: false }, true),
             },
@@ -264,7 +284,7 @@ impl Gateway {
         task: BatchTask,
         grant: Grant,
         charged: bool,
-    ) -> Result<(u16, Bytes), Refusal> {
+    ) -> Result<Landed, Refusal> {
         let (run, seq) = (&spec.run, task.seq);
         let dispatched = Instant::now();
         let submitted = self.dispatch.submit(Work { spec: Arc::clone(spec), task: Task::Batch(task) }).await;
@@ -274,7 +294,10 @@ impl Gateway {
         };
         stage("dispatch", dispatched);
         match verdict {
-            Verdict::Answered(answered) if charged => Ok((200, encode(0, answered))),
+            Verdict::Answered(answered) if charged => {
+                let body = encode(0, answered);
+                Ok(Landed { status: 200, digest: digest(&body).into(), body })
+            }
             Verdict::Answered(answered) => match self.settle(run, seq, answered, grant).await {
                 Ok(landed) => Ok(landed),
                 Err(refusal) => {
@@ -304,13 +327,7 @@ impl Gateway {
     }
 
     /// Stores an answer and charges for it.
-    async fn settle(
-        &self,
-        run: &str,
-        seq: u64,
-        answered: Answered,
-        grant: Grant,
-    ) -> Result<(u16, Bytes), Refusal> {
+    async fn settle(&self, run: &str, seq: u64, answered: Answered, grant: Grant) -> Result<Landed, Refusal> {
         let began = Instant::now();
         let bytes = answered.parts.iter().map(|part| done(part).1).sum::<u64>();
         let items = answered.parts.iter().map(|part| done(part).0).sum::<u64>();
@@ -328,15 +345,17 @@ impl Gateway {
             false => (200, encode(charge, answered)),
         };
         let digest = digest(&body);
-        let (spool, spooled, of_run) = (self.spool.clone(), body.clone(), run.to_owned());
-        let put = spawn_blocking(move || spool.put(&of_run, seq, &spooled)).await;
-        put.map_err(|error| refuse(ProblemCode::Internal, error.to_string()))?
-            .map_err(|error| disk(&error))?;
+        let place = self.keep(run, &body).await?;
         stage("spool", began);
         let settling = Instant::now();
+        let answer = Stored { digest: digest.clone(), place };
         let settle =
-            Settle { run: run.to_owned(), seq: seq as i64, status, charge, cpu, bytes, items, digest };
-        let settled = self.committer.settle(settle).await?;
+            Settle { run: run.to_owned(), seq: seq as i64, status, charge, cpu, bytes, items, answer };
+        let settled = self.committer.settle(settle).await;
+        if settled.is_err() {
+            self.spool.remove(run, place);
+        }
+        let settled = settled?;
         stage("settle", settling);
         match settled {
             Settled::Charged => {
@@ -344,11 +363,11 @@ impl Gateway {
                 metrics::counter!("fastmap_items_total").increment(items);
                 metrics::counter!("fastmap_charged_microcredits_total").increment(charge.unsigned_abs());
                 self.events.tell(run, Event::Batch { seq, items, charge });
-                Ok((status, body))
+                Ok(Landed { status, body, digest: digest.into() })
             }
             // The run has ended meanwhile, and with it the reservation.
             Settled::NotHeld => {
-                self.spool.remove(run, seq);
+                self.spool.remove(run, place);
                 Err(ended("ended", None))
             }
         }

@@ -239,7 +239,8 @@ fn finish(kind: Kind, path: &Path, hash: &str, target: &Path, most: u64) -> Resu
     }
     let identity = match kind {
         Kind::Executable => Some(
-            check_executable(unpacked.path(), hash).map_err(|why| refuse(ProblemCode::NotExecutable, why))?,
+            check_executable(unpacked.path(), hash)
+                .map_err(|unfit| refuse(ProblemCode::NotExecutable, unfit.to_string()))?,
         ),
         Kind::Context => None,
     };

@@ -1,14 +1,22 @@
 //! Batches under way in this process, and who waits for them. Filled by `batches`; waited for when the service stops.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
 use fastmap_backends::cloud::Problem;
 use tokio::sync::{Notify, watch};
 
-/// An answer: status and bytes; or why there is none.
-pub(super) type Landed = Result<(u16, Bytes), Problem>;
+/// An answer: its status, its bytes, and their SHA-256.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) body: Bytes,
+    pub(super) digest: Arc<str>,
+}
+
+/// An answer, or why there is none.
+pub(super) type Landed = Result<Answer, Problem>;
 
 /// A batch by the account that sent it (whatever run it claims to be of), the run and the seq.
 pub(super) type Key = (i64, String, u64);

@@ -203,8 +203,8 @@ pub(crate) async fn acknowledge(
         gateway.heard_of(&run).await?;
     }
     let kept = gateway.store.acknowledge(&run, &seqs).await?;
-    for seq in &kept {
-        gateway.spool.remove(&run, *seq);
+    for place in &kept {
+        gateway.spool.remove(&run, *place);
     }
     Ok(Json(Acknowledged { deleted: kept.len() as u64 }))
 }

@@ -1,20 +1,23 @@
-//! Group commit: what many batches write goes to the database in one transaction, for a transaction costs more than
-//! what is written in it. One task does so; it takes what waits, commits it, and tells each who asked.
+//! Group commit: what many batches write goes to the database in one statement, for a commit costs more than what is
+//! written in it. One task does so; it takes what waits, has it committed, and tells each who asked.
 
 use sqlx::Connection;
+use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::ledger::{self, Reserve, Reserved, Settle, Settled};
-use super::{BEGIN, Result, Store, StoreError};
+use super::ledger::{Reserve, Reserved, Settle, Settled};
+use super::{BEGIN, Result, Store, StoreError, group, ledger};
 
-/// Most that goes into one transaction.
-const GROUP: usize = 128;
+/// Most that goes into one statement: each number of batches is a statement of its own, which the database keeps prepared.
+const GROUP: usize = 32;
 /// Most that waits; beyond, who asks waits to be let in.
 const QUEUE: usize = 4096;
 
+type Reply<T> = oneshot::Sender<Result<T>>;
+
 enum Operation {
-    Reserve(Reserve, oneshot::Sender<Result<Reserved>>),
-    Settle(Settle, oneshot::Sender<Result<Settled>>),
+    Reserve(Reserve, Reply<Reserved>),
+    Settle(Settle, Reply<Settled>),
 }
 
 /// Hands reservations and settlements to the task that commits them. Cheap to clone; the task ends with the last one.
@@ -51,64 +54,71 @@ impl Committer {
 }
 
 async fn commit_all(store: Store, mut operations: mpsc::Receiver<Operation>) {
-    let mut group = Vec::new();
-    while operations.recv_many(&mut group, GROUP).await > 0 {
-        metrics::histogram!("fastmap_commit_group").record(group.len() as f64);
-        commit(&store, std::mem::take(&mut group)).await;
-    }
-}
-
-/// What is told once the transaction is committed, or has failed.
-enum Told {
-    Reserved(oneshot::Sender<Result<Reserved>>, Reserved),
-    Settled(oneshot::Sender<Result<Settled>>, Settled),
-}
-
-async fn commit(store: &Store, group: Vec<Operation>) {
-    let mut told = Vec::with_capacity(group.len());
-    let mut waiting = group.into_iter();
-    let done = attempt(store, &mut waiting, &mut told).await;
-    // Whoever asked may be gone; what was asked is done all the same.
-    for told in told {
-        let _gone = match told {
-            Told::Reserved(reply, reserved) => reply.send(done.clone().map(|()| reserved)).is_ok(),
-            Told::Settled(reply, settled) => reply.send(done.clone().map(|()| settled)).is_ok(),
-        };
-    }
-    let Err(error) = done else { return };
-    for operation in waiting {
-        let _gone = match operation {
-            Operation::Reserve(_, reply) => reply.send(Err(error.clone())).is_ok(),
-            Operation::Settle(_, reply) => reply.send(Err(error.clone())).is_ok(),
-        };
-    }
-}
-
-async fn attempt(
-    store: &Store,
-    waiting: &mut std::vec::IntoIter<Operation>,
-    told: &mut Vec<Told>,
-) -> Result<()> {
-    let mut conn = store.writer().await;
-    let mut tx = conn.begin_with(BEGIN).await?;
-    for operation in waiting.by_ref() {
-        match operation {
-            Operation::Reserve(ask, reply) => match ledger::reserve(&mut tx, &ask).await {
-                Ok(reserved) => told.push(Told::Reserved(reply, reserved)),
-                Err(error) => {
-                    let _gone = reply.send(Err(error.clone()));
-                    return Err(error);
+    let mut waiting = Vec::new();
+    while operations.recv_many(&mut waiting, GROUP).await > 0 {
+        metrics::histogram!("fastmap_commit_group").record(waiting.len() as f64);
+        let (mut reserves, mut settles) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
+        for operation in waiting.drain(..) {
+            match operation {
+                Operation::Reserve(ask, reply) => {
+                    reserves.0.push(ask);
+                    reserves.1.push(reply);
                 }
-            },
-            Operation::Settle(ask, reply) => match ledger::settle(&mut tx, &ask).await {
-                Ok(settled) => told.push(Told::Settled(reply, settled)),
-                Err(error) => {
-                    let _gone = reply.send(Err(error.clone()));
-                    return Err(error);
+                Operation::Settle(ask, reply) => {
+                    settles.0.push(ask);
+                    settles.1.push(reply);
                 }
-            },
+            }
+        }
+        // What is given back may be what the others need.
+        if !settles.0.is_empty() {
+            let mut conn = store.writer().await;
+            let settled = group::settle(&mut conn, &settles.0).await;
+            drop(conn);
+            tell(settles.1, settled);
+        }
+        if !reserves.0.is_empty() {
+            reserve(&store, reserves.0, reserves.1).await;
         }
     }
+}
+
+/// Reserves in one statement; for those that need a closer look, one after the other in a transaction.
+async fn reserve(store: &Store, asks: Vec<Reserve>, replies: Vec<Reply<Reserved>>) {
+    let mut conn = store.writer().await;
+    let found = match group::reserve(&mut conn, &asks).await {
+        Ok(found) => found,
+        Err(error) => return tell(replies, Err(error)),
+    };
+    let (mut closer, mut waiting) = (Vec::new(), Vec::new());
+    for ((ask, reply), found) in asks.into_iter().zip(replies).zip(found) {
+        match found {
+            Some(reserved) => drop(reply.send(Ok(reserved))),
+            None => {
+                closer.push(ask);
+                waiting.push(reply);
+            }
+        }
+    }
+    if !closer.is_empty() {
+        tell(waiting, look_closer(&mut conn, &closer).await);
+    }
+}
+
+async fn look_closer(conn: &mut SqliteConnection, asks: &[Reserve]) -> Result<Vec<Reserved>> {
+    let mut tx = conn.begin_with(BEGIN).await?;
+    let mut all = Vec::with_capacity(asks.len());
+    for ask in asks {
+        all.push(ledger::reserve(&mut tx, ask).await?);
+    }
     tx.commit().await?;
-    Ok(())
+    Ok(all)
+}
+
+/// Whoever asked may be gone; what was asked is done all the same.
+fn tell<T>(replies: Vec<Reply<T>>, done: Result<Vec<T>>) {
+    match done {
+        Ok(done) => replies.into_iter().zip(done).for_each(|(reply, done)| drop(reply.send(Ok(done)))),
+        Err(error) => replies.into_iter().for_each(|reply| drop(reply.send(Err(error.clone())))),
+    }
 }

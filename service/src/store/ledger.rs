@@ -1,17 +1,19 @@
 //! Money. A batch reserves before it is dispatched and settles when it is answered; what is reserved is given back
-//! with whatever ends it. Balance and reservations are kept beside the ledger they follow from, in the same
-//! transaction, and the tables' own checks refuse what these functions must never do.
+//! with whatever ends it. Balance and reservations are kept beside the ledger they follow from: the tables' triggers carry
+//! a batch's hold and charge there in the statement that changes the batch, and their checks refuse what must never be.
 //!
-//! The functions take a connection that is inside a transaction; `commit` calls the two that each batch needs.
+//! The functions take a connection that is inside a transaction. `group` does for many batches what can be done in one
+//! statement; here is what needs a closer look.
 
 use std::time::Duration;
 
 use fastmap_backends::cloud::Prices;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{Connection, Row};
 
 use super::{BEGIN, Result, Store, StoreError, now_ms};
 use crate::price::{self, Grant, Microcredits, Work};
+use crate::spool::Place;
 
 /// A batch that wants to be dispatched.
 #[derive(Clone, Debug)]
@@ -35,8 +37,8 @@ pub struct Reserve {
 pub enum Reserved {
     /// It may be dispatched, for that much. The same for a batch that has its reservation already.
     Granted(Grant),
-    /// It is answered: the status and the digest of the answer.
-    Answered(u16, String),
+    /// It is answered: the status and the answer.
+    Answered(u16, Stored),
     /// Its answer was acknowledged.
     Acknowledged,
     /// The seq was used for other bytes.
@@ -70,8 +72,17 @@ pub struct Settle {
     pub bytes: u64,
     /// Items it answered.
     pub items: u64,
-    /// SHA-256 of the answer.
+    /// The answer.
+    pub answer: Stored,
+}
+
+/// An answer that is kept beside the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its SHA-256.
     pub digest: String,
+    /// Where it is.
+    pub place: Place,
 }
 
 /// What became of a [`Settle`].
@@ -87,7 +98,8 @@ pub enum Settled {
 pub(super) async fn reserve(conn: &mut SqliteConnection, ask: &Reserve) -> Result<Reserved> {
     let row = sqlx::query(
         "SELECT r.state, r.reason, r.max_credits, r.spent, r.held, a.balance, a.held AS account_held,
-                b.state AS batch, b.digest, b.hold, b.cpu_limit_ns, b.byte_limit, b.short, b.status, b.answer_digest
+                b.state AS batch, b.digest, b.hold, b.cpu_limit_ns, b.byte_limit, b.short, b.status, b.answer_digest,
+                b.answer_file, b.answer_at, b.answer_length
          FROM runs r JOIN accounts a ON a.id = r.account
          LEFT JOIN batches b ON b.run = r.id AND b.seq = $3
          WHERE r.id = $1 AND r.account = $2",
@@ -104,7 +116,7 @@ pub(super) async fn reserve(conn: &mut SqliteConnection, ask: &Reserve) -> Resul
             return Ok(Reserved::Conflict);
         }
         if batch == "answered" {
-            return Ok(Reserved::Answered(row.try_get("status")?, row.try_get("answer_digest")?));
+            return Ok(Reserved::Answered(row.try_get("status")?, stored(&row)?));
         }
         if batch == "acknowledged" {
             return Ok(Reserved::Acknowledged);
@@ -149,99 +161,24 @@ pub(super) async fn reserve(conn: &mut SqliteConnection, ask: &Reserve) -> Resul
     .bind(now_ms())
     .execute(&mut *conn)
     .await?;
-    hold(conn, &ask.run, ask.account, grant.hold).await?;
     Ok(Reserved::Granted(grant))
 }
 
-/// Changes what is reserved for a run, and for its account.
-async fn hold(conn: &mut SqliteConnection, run: &str, account: i64, amount: Microcredits) -> Result<()> {
-    sqlx::query("UPDATE runs SET held = held + $1 WHERE id = $2")
-        .bind(amount)
-        .bind(run)
-        .execute(&mut *conn)
-        .await?;
-    sqlx::query("UPDATE accounts SET held = held + $1 WHERE id = $2")
-        .bind(amount)
-        .bind(account)
-        .execute(&mut *conn)
-        .await?;
-    Ok(())
-}
-
-/// Charges for a batch, keeps the digest of its answer and gives the rest of the reservation back.
-pub(super) async fn settle(conn: &mut SqliteConnection, ask: &Settle) -> Result<Settled> {
-    let now = now_ms();
-    let row = sqlx::query(
-        "UPDATE batches SET state = 'answered', status = $3, charge = MIN($4, hold), answer_digest = $5, settled_ms = $6
-         WHERE run = $1 AND seq = $2 AND state = 'held' RETURNING hold, charge",
-    )
-    .bind(&ask.run)
-    .bind(ask.seq)
-    .bind(i64::from(ask.status))
-    .bind(ask.charge)
-    .bind(&ask.digest)
-    .bind(now)
-    .fetch_optional(&mut *conn)
-    .await?;
-    let Some(row) = row else { return Ok(Settled::NotHeld) };
-    let (hold, charge): (Microcredits, Microcredits) = (row.try_get("hold")?, row.try_get("charge")?);
-    let row = sqlx::query(
-        "UPDATE runs SET held = held - $2, spent = spent + $3, cpu_ns = cpu_ns + $4, result_bytes = result_bytes + $5,
-                batches = batches + 1, items_answered = items_answered + $6
-         WHERE id = $1 RETURNING account",
-    )
-    .bind(&ask.run)
-    .bind(hold)
-    .bind(charge)
-    .bind(whole(ask.cpu))
-    .bind(i64::try_from(ask.bytes).unwrap_or(i64::MAX))
-    .bind(i64::try_from(ask.items).unwrap_or(i64::MAX))
-    .fetch_one(&mut *conn)
-    .await?;
-    let account: i64 = row.try_get("account")?;
-    let row = sqlx::query(
-        "UPDATE accounts SET held = held - $2, balance = balance - $3 WHERE id = $1 RETURNING balance",
-    )
-    .bind(account)
-    .bind(hold)
-    .bind(charge)
-    .fetch_one(&mut *conn)
-    .await?;
-    if charge > 0 {
-        sqlx::query(
-            "INSERT INTO ledger (account, kind, amount, balance, run, seq, created_ms)
-             VALUES ($1, 'charge', $2, $3, $4, $5, $6)",
-        )
-        .bind(account)
-        .bind(-charge)
-        .bind(row.try_get::<Microcredits, _>("balance")?)
-        .bind(&ask.run)
-        .bind(ask.seq)
-        .bind(now)
-        .execute(&mut *conn)
-        .await?;
-    }
-    Ok(Settled::Charged)
+/// Where a batch's row says that its answer is.
+pub(super) fn stored(row: &SqliteRow) -> Result<Stored> {
+    let number = |name: &str| -> Result<u64> { Ok(row.try_get::<i64, _>(name)?.unsigned_abs()) };
+    let place =
+        Place { file: number("answer_file")?, at: number("answer_at")?, length: number("answer_length")? };
+    Ok(Stored { digest: row.try_get("answer_digest")?, place })
 }
 
 /// Gives back what is reserved for one batch of a run, or for all of them, and forgets those batches.
 pub(super) async fn release(conn: &mut SqliteConnection, run: &str, seq: Option<i64>) -> Result<()> {
-    let rows = sqlx::query(
-        "DELETE FROM batches WHERE run = $1 AND ($2 IS NULL OR seq = $2) AND state = 'held' RETURNING hold",
-    )
-    .bind(run)
-    .bind(seq)
-    .fetch_all(&mut *conn)
-    .await?;
-    let mut held = 0;
-    for row in &rows {
-        held += row.try_get::<Microcredits, _>("hold")?;
-    }
-    if held > 0 {
-        let row =
-            sqlx::query("SELECT account FROM runs WHERE id = $1").bind(run).fetch_one(&mut *conn).await?;
-        hold(conn, run, row.try_get("account")?, -held).await?;
-    }
+    sqlx::query("DELETE FROM batches WHERE run = $1 AND ($2 IS NULL OR seq = $2) AND state = 'held'")
+        .bind(run)
+        .bind(seq)
+        .execute(conn)
+        .await?;
     Ok(())
 }
 
@@ -278,7 +215,7 @@ pub(super) async fn add(
     Ok(balance)
 }
 
-fn whole(time: Duration) -> i64 {
+pub(super) fn whole(time: Duration) -> i64 {
     i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
 }
 
@@ -306,11 +243,7 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn release(&self, run: &str, seq: i64) -> Result<()> {
-        let mut conn = self.writer().await;
-        let mut tx = conn.begin_with(BEGIN).await?;
-        release(&mut tx, run, Some(seq)).await?;
-        tx.commit().await?;
-        Ok(())
+        release(&mut *self.writer().await, run, Some(seq)).await
     }
 
     /// After a start: gives back what was reserved for batches whose work is lost with the last process. Their clients
@@ -320,12 +253,7 @@ impl Store {
     /// If the database fails.
     pub async fn recover(&self) -> Result<u64> {
         let mut conn = self.writer().await;
-        let mut tx = conn.begin_with(BEGIN).await?;
-        let lost =
-            sqlx::query("DELETE FROM batches WHERE state = 'held'").execute(&mut *tx).await?.rows_affected();
-        sqlx::query("UPDATE runs SET held = 0 WHERE held <> 0").execute(&mut *tx).await?;
-        sqlx::query("UPDATE accounts SET held = 0 WHERE held <> 0").execute(&mut *tx).await?;
-        tx.commit().await?;
-        Ok(lost)
+        let lost = sqlx::query("DELETE FROM batches WHERE state = 'held'").execute(&mut *conn).await?;
+        Ok(lost.rows_affected())
     }
 }

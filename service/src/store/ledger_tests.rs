@@ -7,8 +7,9 @@ use std::time::Duration;
 use fastmap_backends::cloud::{FunctionName, OpenRun, RunState};
 use proptest::prelude::*;
 
-use super::{NewRun, Reserve, Reserved, Settle, Settled, Store};
+use super::{NewRun, Reserve, Reserved, Settle, Settled, Store, Stored};
 use crate::price::{self, CREDIT, Microcredits, Work};
+use crate::spool::Place;
 
 const ACCOUNTS: i64 = 2;
 const RUNS: usize = 3;
@@ -92,7 +93,10 @@ fn settle(run: usize, seq: i64, charge: Microcredits) -> Settle {
         cpu: Duration::from_millis(1),
         bytes: 10,
         items: 1,
-        digest: "answer".to_owned(),
+        answer: Stored {
+            digest: "answer".to_owned(),
+            place: Place { file: 1, at: seq.unsigned_abs(), length: run as u64 },
+        },
     }
 }
 
@@ -141,9 +145,9 @@ async fn follow(steps: &[Step], balance: Microcredits, cap: Option<Microcredits>
                         assert!(before.is_some() || !ended.contains(&run));
                         assert!(before.is_none_or(|before| before == grant.hold));
                     }
-                    Reserved::Answered(status, digest) => {
+                    Reserved::Answered(status, stored) => {
                         assert!(answered.contains(&(run, seq)));
-                        assert_eq!((status, digest.as_str()), (200, "answer"));
+                        assert_eq!((status, stored), (200, settle(run, seq, 0).answer));
                     }
                     Reserved::Acknowledged => assert!(answered.contains(&(run, seq))),
                     Reserved::Ended(..) => assert!(ended.contains(&run)),
@@ -213,6 +217,49 @@ proptest! {
         cap in proptest::option::of(0..CREDIT),
     ) {
         runtime().block_on(follow(&steps, balance, cap));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(30))]
+
+    /// All that comes at once is reserved, settled and answered as if it came one after the other.
+    #[test]
+    fn many_at_once_reserve_no_more_than_there_is(
+        asks in proptest::collection::vec((0..RUNS, 0..40i64, 0..4_000_000u64), 1..80),
+        balance in 0..20 * CREDIT,
+        cap in proptest::option::of(0..5 * CREDIT),
+    ) {
+        runtime().block_on(async {
+            let folder = tempfile::tempdir().expect("a folder");
+            let store = store(&folder.path().join("db"), balance, cap).await;
+            let committer = super::Committer::start(store.clone());
+            let all = asks.iter().map(|(run, seq, cpu_ms)| committer.reserve(reserve(*run, *seq, *cpu_ms)));
+            let mut granted: HashMap<(usize, i64), Microcredits> = HashMap::new();
+            for ((run, seq, _), got) in asks.iter().zip(futures_util::future::join_all(all).await) {
+                if let Reserved::Granted(grant) = got.expect("no failure") {
+                    // Whoever asks for a batch again is granted what it has.
+                    let before = granted.insert((*run, *seq), grant.hold);
+                    assert!(before.is_none_or(|before| before == grant.hold));
+                }
+            }
+            assert_eq!(store.audit().await.expect("no failure"), Vec::<String>::new());
+            let of = |account| granted.iter().filter(move |((run, _), _)| account_of(*run) == account);
+            for account in 1..=ACCOUNTS {
+                let held: Microcredits = of(account).map(|(_, hold)| hold).sum();
+                assert_eq!(store.balance(account).await.expect("no failure"), (balance, held));
+            }
+            let twice = granted.iter().chain(&granted);
+            let all = twice.map(|((run, seq), hold)| committer.settle(settle(*run, *seq, hold / 2 + 1)));
+            let done = futures_util::future::join_all(all).await;
+            let charged = done.into_iter().map(|done| done.expect("no failure"));
+            assert_eq!(charged.filter(|done| *done == Settled::Charged).count(), granted.len());
+            for account in 1..=ACCOUNTS {
+                let spent: Microcredits = of(account).map(|(_, hold)| (hold / 2 + 1).min(*hold)).sum();
+                assert_eq!(store.balance(account).await.expect("no failure"), (balance - spent, 0));
+            }
+            assert_eq!(store.audit().await.expect("no failure"), Vec::<String>::new());
+        });
     }
 }
 

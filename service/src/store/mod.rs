@@ -1,14 +1,15 @@
 //! The database: the system of record. Everything else (queue, pools, uploads under way) may be lost at any time.
 //!
 //! One connection writes, behind a lock; a few read. The SQL is what SQLite and PostgreSQL have in common (`$1`,
-//! `ON CONFLICT`, `RETURNING`); what they have not stands in the migrations. `ledger` moves money, `commit` puts the
-//! two writes that each batch needs into transactions shared by many batches; `accounts`, `runs` and `blobs` are what
-//! their names say. Called by the gateway and by the command line, also at the same time from two processes.
+//! `ON CONFLICT`, `RETURNING`, `WITH … VALUES`); what they have not (triggers among it) stands in the migrations.
+//! `ledger` moves money, `commit` gathers the two writes that each batch needs and `group` does them in one statement for
+//! many batches; `accounts`, `runs` and `blobs` are what their names say. Called by the gateway and by the command line, also at the same time from two processes.
 
 mod accounts;
 mod audit;
 mod blobs;
 mod commit;
+mod group;
 mod ledger;
 #[cfg(test)]
 mod ledger_tests;
@@ -31,7 +32,7 @@ pub use accounts::{Account, TokenInfo, TokenKey};
 pub use audit::Entry;
 pub use blobs::{Blob, Kind};
 pub use commit::Committer;
-pub use ledger::{Reserve, Reserved, Settle, Settled};
+pub use ledger::{Reserve, Reserved, Settle, Settled, Stored};
 pub use runs::{NewRun, Opened, Run};
 
 /// Why the database did not do it. Cheap to clone, for one failed transaction is many requests' failure.
@@ -86,6 +87,7 @@ impl Store {
             .foreign_keys(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
+            .statement_cache_capacity(STATEMENTS)
             .busy_timeout(Duration::from_secs(10));
         let mut writer = SqliteConnection::connect_with(&options).await?;
         migrator().run(&mut writer).await.map_err(|error| StoreError::Migrate(Arc::new(error)))?;
@@ -109,13 +111,18 @@ impl Store {
     }
 }
 
+/// Statements that a connection keeps prepared: those of groups of each size, and the others.
+const STATEMENTS: usize = 128;
+
 /// A write transaction that takes the lock at its begin: one that reads first and writes later would fail where
 /// another process has written in between.
 const BEGIN: &str = "BEGIN IMMEDIATE";
 
 fn migrator() -> Migrator {
-    let scripts: [(i64, &str, &'static str); 1] =
-        [(1, "begin", include_str!("../../migrations/sqlite/0001_begin.sql"))];
+    let scripts: [(i64, &str, &'static str); 2] = [
+        (1, "begin", include_str!("../../migrations/sqlite/0001_begin.sql")),
+        (2, "carried", include_str!("../../migrations/sqlite/0002_carried.sql")),
+    ];
     let migrations = scripts.into_iter().map(|(version, name, sql)| {
         Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, SqlStr::from_static(sql), false)
     });

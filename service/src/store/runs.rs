@@ -3,9 +3,13 @@
 
 use fastmap_backends::cloud::{OpenRun, RunInfo, RunState};
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Connection, Row};
+use sqlx::{Connection, QueryBuilder, Row, Sqlite};
 
-use super::{BEGIN, Result, Store, StoreError, ledger, now_ms};
+use super::{BEGIN, Result, Store, StoreError, Stored, ledger, now_ms};
+use crate::spool::Place;
+
+/// Batches that one statement acknowledges.
+const ACKNOWLEDGED: usize = 16;
 
 /// A run to be opened.
 #[derive(Clone, Debug)]
@@ -239,42 +243,53 @@ impl Store {
         Ok(())
     }
 
-    /// These answers have arrived. Gives the seqs whose answers were kept until now.
+    /// These answers have arrived. Gives where those are that were kept until now.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn acknowledge(&self, run: &str, seqs: &[u64]) -> Result<Vec<u64>> {
+    pub async fn acknowledge(&self, run: &str, seqs: &[u64]) -> Result<Vec<Place>> {
+        let beyond = |_| StoreError::Refused("a seq beyond 2^63".to_owned());
+        let seqs: Vec<i64> =
+            seqs.iter().map(|seq| i64::try_from(*seq).map_err(beyond)).collect::<Result<_>>()?;
         let mut conn = self.writer().await;
         let mut tx = conn.begin_with(BEGIN).await?;
         let mut kept = Vec::new();
-        for seq in seqs {
-            let done = sqlx::query(
-                "UPDATE batches SET state = 'acknowledged' WHERE run = $1 AND seq = $2 AND state = 'answered'",
-            )
-            .bind(run)
-            .bind(i64::try_from(*seq).map_err(|_| StoreError::Refused("a seq beyond 2^63".to_owned()))?)
-            .execute(&mut *tx)
-            .await?;
-            if done.rows_affected() > 0 {
-                kept.push(*seq);
+        // Pieces of one size, for each size is a statement of its own; the last piece is filled up with its last seq.
+        for piece in seqs.chunks(ACKNOWLEDGED) {
+            let mut query = QueryBuilder::<Sqlite>::new(
+                "UPDATE batches SET state = 'acknowledged' WHERE state = 'answered' AND run = ",
+            );
+            query.push_bind(run).push(" AND seq IN (");
+            let mut each = query.separated(", ");
+            for seq in piece.iter().chain(piece.last().into_iter().cycle()).take(ACKNOWLEDGED) {
+                each.push_bind(*seq);
+            }
+            query.push(") RETURNING answer_digest, answer_file, answer_at, answer_length");
+            for row in query.build().fetch_all(&mut *tx).await? {
+                kept.push(ledger::stored(&row)?.place);
             }
         }
         tx.commit().await?;
         Ok(kept)
     }
 
-    /// Where a batch stands: its state, and the status and digest of its answer.
+    /// Where a batch stands: its state, and if it is answered the status and where the answer is.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn batch(&self, run: &str, seq: i64) -> Result<Option<(String, Option<u16>, Option<String>)>> {
-        let row = sqlx::query("SELECT state, status, answer_digest FROM batches WHERE run = $1 AND seq = $2")
-            .bind(run)
-            .bind(seq)
-            .fetch_optional(&self.readers)
-            .await?;
+    pub async fn batch(&self, run: &str, seq: i64) -> Result<Option<(String, Option<(u16, Stored)>)>> {
+        let row = sqlx::query(
+            "SELECT state, status, answer_digest, answer_file, answer_at, answer_length
+             FROM batches WHERE run = $1 AND seq = $2",
+        )
+        .bind(run)
+        .bind(seq)
+        .fetch_optional(&self.readers)
+        .await?;
         let Some(row) = row else { return Ok(None) };
-        Ok(Some((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))
+        let status: Option<u16> = row.try_get("status")?;
+        let answer = status.map(|status| Ok::<_, StoreError>((status, ledger::stored(&row)?))).transpose()?;
+        Ok(Some((row.try_get("state")?, answer)))
     }
 }
 

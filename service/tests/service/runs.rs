@@ -69,7 +69,7 @@ fn an_answer_lost_from_the_disk_is_computed_again_at_no_charge() {
     let run = client.run();
     let first = client.batch(&run, 1, &["eone", "s5"]);
     let balance = client.balance();
-    std::fs::write(server.data().join("answers").join(&run).join("1"), b"torn").expect("it is there");
+    std::fs::write(server.data().join("answers").join(&run).join("0"), b"torn").expect("it is there");
     client.call("GET", &format!("/runs/{run}/batches/1"), b"").problem("batch_unknown");
     let again = client.batch(&run, 1, &["eone", "s5"]);
     assert_eq!(results(&again, 2), results(&first, 2));

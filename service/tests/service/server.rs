@@ -20,6 +20,8 @@ pub(crate) const LIMIT: Duration = Duration::from_mins(1);
 pub(crate) struct Server {
     data: tempfile::TempDir,
     options: Vec<String>,
+    /// Set for the process.
+    variables: Vec<(&'static str, PathBuf)>,
     jailed: bool,
     process: Option<Child>,
     pub(crate) url: String,
@@ -34,18 +36,24 @@ fn fastmap() -> Command {
 impl Server {
     /// Starts a service without a jail, on a free port.
     pub(crate) fn start(options: &[&str]) -> Server {
-        Server::start_as(options, false)
+        Server::start_as(options, false, &[])
+    }
+
+    /// The same with these variables set.
+    pub(crate) fn start_with(options: &[&str], variables: &[(&'static str, PathBuf)]) -> Server {
+        Server::start_as(options, false, variables)
     }
 
     /// The same with jails.
     pub(crate) fn start_jailed(options: &[&str]) -> Server {
-        Server::start_as(options, true)
+        Server::start_as(options, true, &[])
     }
 
-    fn start_as(options: &[&str], jailed: bool) -> Server {
+    fn start_as(options: &[&str], jailed: bool, variables: &[(&'static str, PathBuf)]) -> Server {
         let data = tempfile::tempdir().expect("a folder");
         let options = options.iter().map(|option| (*option).to_owned()).collect();
-        let mut server = Server { data, options, jailed, process: None, url: String::new() };
+        let variables = variables.to_vec();
+        let mut server = Server { data, options, variables, jailed, process: None, url: String::new() };
         server.restart();
         server
     }
@@ -59,6 +67,7 @@ impl Server {
             .args(["--workers", "2", "--listen", &listen, "--data"])
             .arg(self.data.path())
             .args(&self.options)
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::piped())
             .spawn()
             .expect("the service can be started");

@@ -57,7 +57,7 @@ fn what_is_not_what_its_name_says_is_refused_and_forgotten() {
     let mut program = std::fs::read("/bin/true").expect("it is there");
     program[18] = 0xf3;
     let problem = put("executables", &digest(&program), &packed(&program)).problem("not_executable");
-    assert!(problem.detail.contains("another processor"), "{problem}");
+    assert!(problem.detail.contains("build it for"), "{problem}");
     for hash in [&name, &digest(script), &digest(&bomb)] {
         for kind in ["contexts", "executables"] {
             let status: BlobStatus = client.call("GET", &format!("/{kind}/{hash}"), b"").json(200);

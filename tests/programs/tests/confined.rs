@@ -133,7 +133,9 @@ fn auto_on_a_kernel_that_lacks_a_layer_goes_on_with_one_warning_that_names_it() 
     for (layer, name) in LAYERS {
         let command = &mut host(&["kernel-without", layer]);
         command.env("FASTMAP_SANDBOX", "auto").env("FASTMAP_EXEC_POLICY", "adaptive");
-        command.env("FASTMAP_SECRET", "s3cret").env("FASTMAP_CLOUD_URL", "http://127.0.0.1:1");
+        command
+            .env("FASTMAP_SECRET", "0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqr")
+            .env("FASTMAP_CLOUD_URL", "http://127.0.0.1:1");
         let (report, ended) = run(command);
         assert_eq!((report.answers, report.good), (100, 100), "{report:#?}");
         let told = warnings(&ended).iter().filter(|line| line.contains("not fully confined")).count();

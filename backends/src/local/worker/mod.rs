@@ -250,7 +250,7 @@ impl Worker {
         let work = Work::new(items, header.items, header.credit, claims, running, out);
         let mut work = work.into_slots(slots).failing_fast(*fail_fast);
         task.run(&mut work);
-        let Finished { answered, failures, written } = work.finish();
+        let Finished { answered, failures, written, slowest } = work.finish();
         let (wall, cpu) = time.stop();
         self.tell_refusal(header.batch);
         self.page.begin_sending();
@@ -260,6 +260,8 @@ impl Worker {
             job: header.job,
             batch: header.batch,
             length: written as u64,
+            stride: u32::try_from(slowest.1.as_micros()).unwrap_or(u32::MAX),
+            from: slowest.0,
             wall: wall.as_nanos() as u64,
             cpu: cpu.as_nanos() as u64,
             ..Header::EMPTY

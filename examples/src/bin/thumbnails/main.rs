@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Parser;
-use fastmap::{ExecPolicy, Options, fastmap_main};
+use fastmap::{Options, fastmap_main};
 use serde::{Deserialize, Serialize};
 
 use crate::picture::Picture;
@@ -78,7 +78,7 @@ fn contact_sheet(thumbnails: &[Picture]) -> Picture {
 
 fn run() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
-    let config = fastmap::init(Options::new().exec_policy(ExecPolicy::Local))?;
+    let config = fastmap::init(Options::new())?;
     let folder = match args.folder {
         Some(folder) => folder,
         None => photos::write_all(&config)?,

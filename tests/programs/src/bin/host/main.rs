@@ -7,6 +7,7 @@ mod faults;
 mod lifetime;
 mod measures;
 mod others;
+mod shown;
 
 use std::env;
 use std::error::Error;
@@ -38,6 +39,10 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
         "inside" => lifetime::inside(),
         "lines" => lifetime::lines(number(0)?),
         "logs" => lifetime::logs(),
+        "shown" => shown::shown(number(0)?, number(1)?, number(2)?),
+        "long-labels" => shown::long_labels(number(0)?),
+        "timed" => shown::timed(number(0)?, number(1)?),
+        "timed-twice" => shown::timed_twice(text(0)),
         "start" => others::start(text(0), &rest[1..]),
         "squares" => others::squares(number(0)?),
         "with-program" => others::with_program(text(0)),

@@ -1,0 +1,173 @@
+//! The backend as its user sees it: options, and a run for each map.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::http::Http;
+use super::link::Link;
+use super::run::Shared;
+use super::sign::Secret;
+use super::told::{Confirm, Notices, Unheard};
+use super::url::ServiceUrl;
+use super::{conductor, ending};
+use crate::batch::{Batch, BatchId};
+use crate::completion::{Completion, Receipt};
+use crate::error::BackendError;
+use crate::job::Job;
+use crate::local::{PassThrough, Relay};
+use crate::{Backend, Capacity, Run};
+
+/// How long nothing good may be heard of the service before a run is given up.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// Where the service is, and what it may cost.
+#[derive(Clone, Debug)]
+pub struct CloudOptions {
+    /// The service's address: see [`ServiceUrl`] for what it may be.
+    pub url: String,
+    /// Names and signs for the account.
+    pub secret: Secret,
+    /// What each run may spend, in millionths of a credit; the service sees to it. `None`: what the account has.
+    pub max_credits: Option<i64>,
+    /// Where the lines go that workers print.
+    pub relay: Arc<dyn Relay>,
+    /// Who is told what happens on the way.
+    pub notices: Arc<dyn Notices>,
+    /// Who is asked before the first batch of a run leaves; `None`: nobody.
+    pub confirm: Option<Arc<dyn Confirm>>,
+    /// Where the first items are tried for the estimate that `confirm` is asked with; their results are used. `None`:
+    /// there is no estimate.
+    pub probe: Option<Arc<dyn Backend>>,
+    /// How long the service may give no good answer before a run is given up: longer than it takes to start it again.
+    /// Where nothing has ever answered, it is 10 s at most.
+    pub patience: Duration,
+    /// Whether items are compressed on their way; `None`: where they shrink, and the service is on another machine.
+    pub compress: Option<bool>,
+}
+
+impl CloudOptions {
+    /// That service, by that secret, with no bound on what is spent, unasked; lines of workers go to the host's own
+    /// output.
+    pub fn new(url: impl Into<String>, secret: Secret) -> Self {
+        CloudOptions {
+            url: url.into(),
+            secret,
+            max_credits: None,
+            relay: Arc::new(PassThrough),
+            notices: Arc::new(Unheard),
+            confirm: None,
+            probe: None,
+            patience: PATIENCE,
+            compress: None,
+        }
+    }
+}
+
+/// Runs batches at a service, which starts this very program in jails of its own.
+///
+/// Nothing is sent before the first run is opened, and nothing is uploaded or charged before its first batch. Uploads
+/// happen once, connections are kept, and what is known of the account is shared by all runs. Cheap to clone.
+///
+/// What can be repeated is repeated: an answer that does not come is asked for again until
+/// [`patience`](CloudOptions::patience) is over, under the same number, so that it is charged once. A run that is
+/// dropped, or whose process exits, is cancelled at the service as far as it can be told; one whose process is killed
+/// ends there with its lease (30 s, unless the service says otherwise).
+#[derive(Clone, Debug)]
+pub struct Cloud {
+    link: Arc<Link>,
+}
+
+impl Cloud {
+    /// A way to that service. No request is made yet.
+    ///
+    /// # Errors
+    /// [`BackendError::Cloud`] if the address can't be one, with what it must be.
+    pub fn new(options: CloudOptions) -> Result<Cloud, BackendError> {
+        let url: ServiceUrl = options.url.parse().map_err(|error: super::UrlError| {
+            BackendError::Cloud(error.to_string(), Some(Box::new(error)))
+        })?;
+        let http = Http::new(url, &options.secret);
+        Ok(Cloud { link: Arc::new(Link::new(options, http)) })
+    }
+
+    /// What a short request takes, there and back; `None` before one was made.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.link.round_trip()
+    }
+}
+
+impl Backend for Cloud {
+    fn name(&self) -> &'static str {
+        "cloud"
+    }
+
+    fn open(&self, job: Arc<Job>) -> Result<Box<dyn Run>, BackendError> {
+        check_owner(&self.link)?;
+        let shared = Arc::new(Shared::new(Arc::clone(&self.link), job));
+        ending::watch(&shared);
+        conductor::start(&shared)?;
+        Ok(Box::new(CloudRun { shared: Some(shared) }))
+    }
+}
+
+/// # Errors
+/// If this process is a fork of the one that made the backend: its threads are not here.
+fn check_owner(link: &Link) -> Result<(), BackendError> {
+    match link.is_mine() {
+        true => Ok(()),
+        false => Err(BackendError::Forked { owner: link.owner, this: std::process::id() }),
+    }
+}
+
+/// One map at the service.
+struct CloudRun {
+    /// `None` once it is closed.
+    shared: Option<Arc<Shared>>,
+}
+
+impl CloudRun {
+    fn shared(&self) -> &Arc<Shared> {
+        self.shared.as_ref().expect("it is not closed")
+    }
+}
+
+impl Run for CloudRun {
+    fn capacity(&mut self) -> Capacity {
+        self.shared().capacity()
+    }
+
+    fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
+        match self.shared().link.is_mine() {
+            true => self.shared().submit(batch),
+            // The next poll says so.
+            false => Ok(()),
+        }
+    }
+
+    fn poll(&mut self, deadline: Instant) -> Result<Option<Completion>, BackendError> {
+        check_owner(&self.shared().link)?;
+        self.shared().inbox.take(deadline)
+    }
+
+    fn cancel(&mut self, batch: BatchId) {
+        if self.shared().link.is_mine() {
+            self.shared().cancel(batch);
+        }
+    }
+
+    fn close(mut self: Box<Self>) -> Receipt {
+        let shared = self.shared.take().expect("it is closed once");
+        match shared.link.is_mine() {
+            true => shared.close(),
+            false => Receipt::default(),
+        }
+    }
+}
+
+impl Drop for CloudRun {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.take().filter(|shared| shared.link.is_mine()) {
+            shared.give_up();
+        }
+    }
+}

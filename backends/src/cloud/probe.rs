@@ -1,0 +1,120 @@
+//! What the first items cost, found out on this machine before anything is charged: they are run where the user's
+//! options say, and their answers are as good as any.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::run::{Piece, Shared};
+use super::told::Probe;
+use crate::batch::BatchId;
+use crate::completion::{Completion, Outcome};
+use crate::error::BackendError;
+use crate::{Backend, Run};
+
+/// Enough to know; and the most that is waited for one.
+const ENOUGH: Duration = Duration::from_millis(200);
+const MOST: Duration = Duration::from_secs(10);
+/// Batches are of one item at first.
+const BATCHES: usize = 16;
+
+/// Runs batches that wait on `backend`. `None`: nothing was learned.
+///
+/// # Errors
+/// What ends the run there would end it elsewhere: the function can't be prepared.
+pub(super) fn probe(shared: &Shared, backend: &dyn Backend) -> Result<Option<Probe>, BackendError> {
+    let mut run = match backend.open(Arc::clone(&shared.job)) {
+        Ok(run) => run,
+        Err(error) => {
+            log::warn!("no estimate: {error}");
+            return Ok(None);
+        }
+    };
+    let begun = Instant::now();
+    let mut sum = Sum::default();
+    for _ in 0..BATCHES {
+        if begun.elapsed() > ENOUGH || shared.lock().end.is_some() {
+            break;
+        }
+        let Some(piece) = take(shared) else { break };
+        if !try_one(shared, run.as_mut(), piece, begun + MOST, &mut sum)? {
+            break;
+        }
+    }
+    run.close();
+    Ok(sum.mean())
+}
+
+#[derive(Default)]
+struct Sum {
+    items: u64,
+    cpu: Duration,
+    bytes: u64,
+}
+
+impl Sum {
+    fn mean(&self) -> Option<Probe> {
+        let items = u32::try_from(self.items).ok().filter(|items| *items > 0)?;
+        let result_bytes = self.bytes as f64 / f64::from(items);
+        Some(Probe { items: self.items, cpu: self.cpu / items, result_bytes })
+    }
+}
+
+fn take(shared: &Shared) -> Option<Piece> {
+    let mut state = shared.lock();
+    let piece = state.waiting.pop_front()?;
+    state.in_flight += 1;
+    Some(piece)
+}
+
+/// Runs one batch; `false`: it is not through in time, and goes to the service.
+fn try_one(
+    shared: &Shared,
+    run: &mut dyn Run,
+    piece: Piece,
+    until: Instant,
+    sum: &mut Sum,
+) -> Result<bool, BackendError> {
+    let id: BatchId = piece.batch.id();
+    let mut open = piece.batch.items();
+    let mut parts: Vec<Completion> = Vec::new();
+    let mut failed = None;
+    if run.submit(piece.batch.clone()).is_ok() {
+        while open > 0 {
+            match run.poll(until) {
+                Ok(Some(completion)) if completion.batch == id => {
+                    open = open.saturating_sub(completion.items);
+                    parts.push(completion);
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+            if shared.lock().end.is_some() {
+                break;
+            }
+        }
+    }
+    if open > 0 {
+        run.cancel(id);
+        let mut state = shared.lock();
+        state.waiting.push_front(piece);
+        state.in_flight -= 1;
+        shared.measure(&state);
+        return match failed {
+            Some(error @ BackendError::Setup(_)) => Err(error),
+            _ => Ok(false),
+        };
+    }
+    for part in &parts {
+        if let Outcome::Done(results) = &part.outcome {
+            sum.items += u64::from(part.items);
+            sum.cpu += results.cpu;
+            sum.bytes += results.payload.bytes().len() as u64;
+        }
+    }
+    shared.landed(parts);
+    Ok(true)
+}

@@ -1,0 +1,286 @@
+//! One run as all its threads see it: batches that wait, what the service calls it, how it is to end. Everything is
+//! under one lock, which nobody holds while anything is sent.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::link::{Link, Waiter};
+use crate::Capacity;
+use crate::batch::{Batch, BatchId};
+use crate::completion::{Completion, Receipt};
+use crate::error::BackendError;
+use crate::inbox::Inbox;
+use crate::job::Job;
+use crate::sizing::Targets;
+
+/// Before the service has said how many: enough to keep a small machine busy.
+const FIRST_SLOTS: usize = 8;
+const FIRST_WORKERS: usize = 2;
+/// The bill comes by then, or the run is closed without.
+const BILL: Duration = Duration::from_secs(10);
+
+/// A batch is charged to disks and processors at the service and hashed twice on the way: about 1 ms, of which 50 ms
+/// are 2 %. Four round trips of work, with as many batches in flight for each worker, hide one.
+const WORK: Duration = Duration::from_millis(50);
+const MOST_WORK: Duration = Duration::from_secs(1);
+const LEAST: Duration = Duration::from_millis(2);
+/// Large against a request's head and 1 ms, small against memory and the end of the map.
+const BYTES: usize = 512 * 1024;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) link: Arc<Link>,
+    pub(super) job: Arc<Job>,
+    pub(super) inbox: Inbox,
+    gauge: Gauge,
+    state: Mutex<State>,
+    /// There is something for a sender, or the end.
+    pub(super) work: Condvar,
+    /// There is something for the conductor, or for who waits for the end.
+    pub(super) news: Condvar,
+}
+
+/// What is read before each item, without the lock.
+#[derive(Debug)]
+struct Gauge {
+    /// Pieces submitted and not answered.
+    outstanding: AtomicUsize,
+    slots: AtomicUsize,
+    workers: AtomicUsize,
+}
+
+/// A batch, or a part of one, on its way.
+#[derive(Clone, Debug)]
+pub(super) struct Piece {
+    pub(super) batch: Batch,
+    /// It was sent in a run that is over, under this number: there may be an answer.
+    pub(super) before: Option<(Arc<Opened>, u64)>,
+}
+
+/// The run by the name that the service has given it.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) run: String,
+    pub(super) lease: Duration,
+}
+
+/// How the run is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Its user has what it wants.
+    Done,
+    /// Its user is gone, or it has failed.
+    Cancel,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) waiting: VecDeque<Piece>,
+    pub(super) in_flight: usize,
+    /// Where batches are sent; `None`: not yet, or not now.
+    pub(super) opened: Option<Arc<Opened>>,
+    /// A run that was open and is no more.
+    pub(super) lost: Option<Arc<Opened>>,
+    pub(super) senders: usize,
+    pub(super) idle: usize,
+    pub(super) slots: usize,
+    /// The number of the next batch.
+    pub(super) next: u64,
+    /// Answers that have arrived, to be told.
+    pub(super) arrived: Vec<u64>,
+    /// What the answers that have arrived cost.
+    pub(super) charged: i64,
+    /// When the service last heard of the run.
+    pub(super) heard: Instant,
+    /// Answers since the run was last opened.
+    pub(super) answers: u64,
+    /// Why no more batches are sent, while those under way are still waited for.
+    exhausted: Option<BackendError>,
+    failed: bool,
+    pub(super) end: Option<End>,
+    /// The conductor is through; what it cost, if it ever began.
+    pub(super) receipt: Option<Receipt>,
+}
+
+impl Shared {
+    pub(super) fn new(link: Arc<Link>, job: Arc<Job>) -> Self {
+        Shared {
+            link,
+            job,
+            inbox: Inbox::default(),
+            gauge: Gauge {
+                outstanding: AtomicUsize::new(0),
+                slots: AtomicUsize::new(FIRST_SLOTS),
+                workers: AtomicUsize::new(FIRST_WORKERS),
+            },
+            state: Mutex::new(State {
+                waiting: VecDeque::new(),
+                in_flight: 0,
+                opened: None,
+                lost: None,
+                senders: 0,
+                idle: 0,
+                slots: FIRST_SLOTS,
+                next: 1,
+                arrived: Vec::new(),
+                charged: 0,
+                heard: Instant::now(),
+                answers: 0,
+                exhausted: None,
+                failed: false,
+                end: None,
+                receipt: None,
+            }),
+            work: Condvar::new(),
+            news: Condvar::new(),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn capacity(&self) -> Capacity {
+        let slots = self.gauge.slots.load(Ordering::Relaxed);
+        let outstanding = self.gauge.outstanding.load(Ordering::Relaxed);
+        let trip = self.link.round_trip().unwrap_or_default();
+        Capacity {
+            batches: slots.saturating_sub(outstanding),
+            slots,
+            workers: self.gauge.workers.load(Ordering::Relaxed),
+            targets: Targets {
+                work: (trip * 4).clamp(WORK, MOST_WORK),
+                least: (trip / 8).max(LEAST),
+                bytes: BYTES,
+            },
+        }
+    }
+
+    pub(super) fn submit(&self, batch: Batch) -> Result<(), Batch> {
+        if self.gauge.outstanding.load(Ordering::Relaxed) >= self.gauge.slots.load(Ordering::Relaxed) {
+            return Err(batch);
+        }
+        let mut state = self.lock();
+        if state.failed || state.exhausted.is_some() {
+            // The error is there, or comes with the last answer.
+            return Ok(());
+        }
+        state.waiting.push_back(Piece { batch, before: None });
+        self.measure(&state);
+        let idle = state.idle > 0;
+        drop(state);
+        if idle {
+            self.work.notify_one();
+        } else {
+            self.news.notify_all();
+        }
+        Ok(())
+    }
+
+    pub(super) fn cancel(&self, batch: BatchId) {
+        let mut state = self.lock();
+        state.waiting.retain(|piece| piece.batch.id() != batch);
+        self.measure(&state);
+    }
+
+    /// The service takes so many batches at a time, and has so many workers.
+    pub(super) fn set_slots(&self, state: &mut State, slots: usize, workers: Option<usize>) {
+        state.slots = slots.max(1);
+        self.gauge.slots.store(state.slots, Ordering::Relaxed);
+        if let Some(workers) = workers {
+            self.gauge.workers.store(workers.max(1), Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn measure(&self, state: &State) {
+        self.gauge.outstanding.store(state.waiting.len() + state.in_flight, Ordering::Relaxed);
+    }
+
+    /// A piece is out of the senders' hands, with what there is to tell of it.
+    pub(super) fn landed(&self, completions: impl IntoIterator<Item = Completion>) {
+        let mut state = self.lock();
+        state.in_flight -= 1;
+        self.measure(&state);
+        let exhausted = if state.in_flight == 0 { state.exhausted.take() } else { None };
+        drop(state);
+        completions.into_iter().for_each(|completion| self.inbox.put(completion));
+        if let Some(error) = exhausted {
+            self.fail(error);
+        }
+    }
+
+    /// No more batches can be paid: what is under way is still waited for.
+    pub(super) fn exhaust(&self, error: BackendError) {
+        let mut state = self.lock();
+        state.exhausted.get_or_insert(error);
+        state.waiting.clear();
+        drop(state);
+        self.landed(None);
+    }
+
+    /// The run can't go on.
+    pub(super) fn fail(&self, error: BackendError) {
+        let mut state = self.lock();
+        if !std::mem::replace(&mut state.failed, true) {
+            self.inbox.fail(error);
+        }
+        state.waiting.clear();
+        state.end.get_or_insert(End::Cancel);
+        self.measure(&state);
+        drop(state);
+        self.wake();
+    }
+
+    pub(super) fn wake(&self) {
+        self.work.notify_all();
+        self.news.notify_all();
+    }
+
+    /// Nobody wants anything of it any more.
+    pub(super) fn give_up(&self) {
+        self.lock().end.get_or_insert(End::Cancel);
+        self.wake();
+    }
+
+    /// Ends it and waits for the bill.
+    pub(super) fn close(&self) -> Receipt {
+        let mut state = self.lock();
+        state.end.get_or_insert(End::Done);
+        self.wake();
+        self.await_end(state, Instant::now() + BILL)
+    }
+
+    /// Waits until the conductor is through, up to the deadline.
+    pub(super) fn await_end(&self, mut state: MutexGuard<'_, State>, deadline: Instant) -> Receipt {
+        loop {
+            if let Some(receipt) = state.receipt {
+                return receipt;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Receipt { microcredits: state.charged.unsigned_abs(), balance: None };
+            }
+            state = self.news.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Waiter for Shared {
+    fn pause(&self, pause: Duration) -> bool {
+        let until = Instant::now() + pause;
+        let mut state = self.lock();
+        loop {
+            if state.end.is_some() {
+                return false;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            state = self.news.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! A thread that has one batch on the way at a time: sends it, waits for its answer as long as the service works on it,
+//! and sends it again where none came. Started by the conductor, ends when there is nothing to do for a while.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::body::{Answer, Part, PartOutcome};
+use super::http::{By, Failure, Reply};
+use super::link::Stop;
+use super::pack;
+use super::problem::ProblemCode;
+use super::protocol::Limits;
+use super::retry::Backoff;
+use super::run::{Opened, Piece, Shared, State};
+use crate::batch::Batch;
+use crate::completion::{
+    Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, Outcome, Results, Running,
+};
+use crate::error::BackendError;
+
+/// A sender with nothing to do ends after this.
+const IDLE: Duration = Duration::from_secs(5);
+/// A batch with which so many agents were lost in a row may be why.
+const LOSSES: u32 = 4;
+/// The service may fail with a batch so often in a row.
+const FAULTS: u32 = 8;
+
+/// What a sender does until there is nothing to do.
+pub(super) fn send(shared: &Shared, limits: &Limits) {
+    while let Some((piece, opened, seq)) = next(shared) {
+        deliver(shared, limits, piece, &opened, seq);
+    }
+}
+
+/// The next piece, the run that it goes to, and its number there; in flight from now on. `None`: there is none.
+fn next(shared: &Shared) -> Option<(Piece, Arc<Opened>, u64)> {
+    let mut state = shared.lock();
+    loop {
+        if state.end.is_none()
+            && state.in_flight < state.slots
+            && let Some(opened) = state.opened.clone()
+            && let Some(piece) = state.waiting.pop_front()
+        {
+            state.in_flight += 1;
+            state.next += 1;
+            let seq = state.next;
+            return Some((piece, opened, seq));
+        }
+        if state.end.is_some() {
+            break;
+        }
+        state.idle += 1;
+        let (woken, timeout) = shared.work.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
+        state = woken;
+        state.idle -= 1;
+        if timeout.timed_out() && state.waiting.is_empty() {
+            break;
+        }
+    }
+    state.senders -= 1;
+    None
+}
+
+/// How a try ended that is not to be repeated as it was.
+enum Landing {
+    Answered(Answer, Option<u64>),
+    /// The agents that had it are gone, again and again.
+    Lost,
+    /// The run that it was sent to is over.
+    RunOver,
+    Exhausted(BackendError),
+    Stopped(Stop),
+}
+
+fn deliver(shared: &Shared, limits: &Limits, piece: Piece, opened: &Arc<Opened>, seq: u64) {
+    let length = piece.batch.payload().len() as u64;
+    if length > limits.batch_bytes {
+        return split(shared, piece, limits.batch_bytes);
+    }
+    let landing = match before(shared, &piece) {
+        Some(answer) => Landing::Answered(answer, None),
+        None => carry(shared, &piece.batch, opened, seq),
+    };
+    match landing {
+        Landing::Answered(answer, arrived) => {
+            note(&mut shared.lock(), &answer, arrived);
+            shared.news.notify_all();
+            let batch = &piece.batch;
+            shared.landed(answer.parts.into_iter().map(|part| completion(batch, part)));
+        }
+        Landing::Lost => {
+            let death = Death {
+                worker: "of the service".to_owned(),
+                pid: 0,
+                cause: DeathCause::Unknown,
+                refused: None,
+                stderr: vec![format!("its agents were lost {LOSSES} times in a row with this batch")],
+            };
+            let loss = Loss { running: Running::Unknown, death };
+            let (batch, first, items) = (piece.batch.id(), piece.batch.first(), piece.batch.items());
+            let outcome = Outcome::Lost(piece.batch, loss);
+            shared.landed(Some(Completion { batch, first, items, outcome }));
+        }
+        Landing::RunOver => {
+            let mut state = shared.lock();
+            if state.opened.as_ref().is_some_and(|now| Arc::ptr_eq(now, opened)) {
+                state.lost = state.opened.take();
+            }
+            state.waiting.push_front(Piece { before: Some((Arc::clone(opened), seq)), ..piece });
+            state.in_flight -= 1;
+            shared.measure(&state);
+            drop(state);
+            shared.news.notify_all();
+        }
+        Landing::Exhausted(error) => shared.exhaust(error),
+        Landing::Stopped(stop) => {
+            if let Stop::Failed(error) = stop {
+                shared.fail(error);
+            }
+            shared.landed(None);
+        }
+    }
+}
+
+fn note(state: &mut State, answer: &Answer, arrived: Option<u64>) {
+    state.charged += answer.charge;
+    state.arrived.extend(arrived);
+    state.answers += 1;
+    state.heard = std::time::Instant::now();
+}
+
+/// The answer that came to a piece in a run that is over: paid for, and kept for a while.
+fn before(shared: &Shared, piece: &Piece) -> Option<Answer> {
+    let (opened, seq) = piece.before.as_ref()?;
+    let target = format!("/runs/{}/batches/{seq}", opened.run);
+    let reply = shared.link.insist(shared, || match shared.link.http.call(By::Long, "GET", &target, b"") {
+        // Whatever it is: there is no answer.
+        Err(Failure::Problem(problem)) if problem.status < 500 => Ok(None),
+        other => other.map(Some),
+    });
+    let reply = reply.ok().flatten().filter(|reply| reply.status == 200)?;
+    Answer::decode(&reply.body, piece.batch.items()).ok()
+}
+
+/// Sends a batch until it is answered.
+fn carry(shared: &Shared, batch: &Batch, opened: &Opened, seq: u64) -> Landing {
+    let link = &shared.link;
+    let target = format!("/runs/{}/batches/{seq}", opened.run);
+    let body = pack::pack(batch, link.options.compress, link.http.url.is_loopback());
+    let mut backoff = Backoff::default();
+    let mut waits = false;
+    let (mut losses, mut faults) = (0, 0);
+    loop {
+        let sent = match waits {
+            true => link.http.call(By::Long, "GET", &target, b""),
+            false => link.http.call(By::Long, "PUT", &target, &body),
+        };
+        let failure = match sent {
+            Ok(Reply { status: 202, .. }) => {
+                link.good();
+                shared.lock().heard = std::time::Instant::now();
+                (waits, backoff) = (true, Backoff::default());
+                if shared.lock().end.is_some() {
+                    return Landing::Stopped(Stop::Ended);
+                }
+                continue;
+            }
+            Ok(reply) => {
+                link.good();
+                return match Answer::decode(&reply.body, batch.items()) {
+                    Ok(answer) => Landing::Answered(answer, Some(seq)),
+                    Err(error) => Landing::Stopped(Stop::Failed(BackendError::Cloud(
+                        format!("{} gave an answer to a batch that can't be read: {error}", link.http.url),
+                        Some(Box::new(error)),
+                    ))),
+                };
+            }
+            Err(failure) => failure,
+        };
+        // Whether it arrived nobody knows; to send it again does no harm.
+        waits = false;
+        if let Failure::Problem(problem) = &failure {
+            use ProblemCode as Code;
+            match problem.known() {
+                Some(Code::RunEnded | Code::NotFound) => return Landing::RunOver,
+                Some(Code::AgentLost) => {
+                    losses += 1;
+                    if losses >= LOSSES {
+                        return Landing::Lost;
+                    }
+                }
+                Some(Code::Internal) => {
+                    faults += 1;
+                    if faults >= FAULTS {
+                        let error = BackendError::Cloud(
+                            format!(
+                                "the service at {} fails with a batch, {FAULTS} times: {problem}",
+                                link.http.url
+                            ),
+                            None,
+                        );
+                        return Landing::Stopped(Stop::Failed(error));
+                    }
+                }
+                Some(Code::TooManyBatches) => {
+                    let mut state = shared.lock();
+                    let fewer = state.in_flight.saturating_sub(1).min(state.slots);
+                    shared.set_slots(&mut state, fewer, None);
+                }
+                _ => {}
+            }
+        }
+        let pause = match link.after(failure, &mut backoff) {
+            Ok(pause) => pause,
+            Err(error @ BackendError::OutOfCredits(_)) => return Landing::Exhausted(error),
+            Err(error) => return Landing::Stopped(Stop::Failed(error)),
+        };
+        if !super::link::Waiter::pause(shared, pause) {
+            return Landing::Stopped(Stop::Ended);
+        }
+    }
+}
+
+/// What became of a part of a batch, for who has submitted it.
+fn completion(batch: &Batch, part: Part) -> Completion {
+    let Part { offset, items, outcome } = part;
+    let piece = || match items == batch.items() {
+        true => batch.clone(),
+        false => batch.piece(batch.id(), offset, offset + items, batch.attempt()),
+    };
+    let outcome = match outcome {
+        PartOutcome::Done(results) => Outcome::Done(results),
+        PartOutcome::Returned => Outcome::Returned(piece()),
+        PartOutcome::Lost(loss) => Outcome::Lost(piece(), loss),
+    };
+    Completion { batch: batch.id(), first: batch.first() + u64::from(offset), items, outcome }
+}
+
+/// A batch that is larger than the service takes goes in two; an item that is has no way there.
+fn split(shared: &Shared, piece: Piece, most: u64) {
+    let batch = &piece.batch;
+    let (id, items) = (batch.id(), batch.items());
+    if items > 1 {
+        let half = items / 2;
+        let mut state = shared.lock();
+        for (from, to) in [(half, items), (0, half)] {
+            let batch = batch.piece(id, from, to, batch.attempt());
+            state.waiting.push_front(Piece { batch, before: None });
+        }
+        state.in_flight -= 1;
+        shared.measure(&state);
+        drop(state);
+        shared.work.notify_all();
+        shared.news.notify_all();
+        return;
+    }
+    let message = format!(
+        "the item has {} bytes, and the service at {} takes at most {most}; send less, or use the policy local",
+        batch.payload().len(),
+        shared.link.http.url
+    );
+    let failure = ItemFailure { offset: 0, kind: FailureKind::Serialize, message };
+    let results = Results { failures: vec![failure], ..Results::default() };
+    let outcome = Outcome::Done(results);
+    shared.landed(Some(Completion { batch: id, first: batch.first(), items, outcome }));
+}

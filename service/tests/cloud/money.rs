@@ -1,0 +1,112 @@
+//! What is charged: what the bill says, never more than allowed, and what was paid for is delivered.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use fastmap_backends::cloud::{Cloud, CloudOptions};
+use fastmap_backends::{Backend, BackendError, Receipt, Run};
+
+use crate::common::{Tenancy, cause, config};
+
+fn grow(n: u32) -> Vec<u8> {
+    vec![n as u8; 100_000]
+}
+
+/// Values until the map ends with an error, and that error.
+fn until_error(options: CloudOptions) -> (u32, fastmap::Error) {
+    let mut map = config(options).fastmap(grow, 0..100_000);
+    for n in 0.. {
+        match map.next().expect("it can't be paid to the end") {
+            Ok(value) => assert_eq!(value, grow(n)),
+            Err(error) => {
+                assert!(map.next().is_none());
+                return (n, error);
+            }
+        }
+    }
+    unreachable!("it ends")
+}
+
+#[test]
+fn when_the_account_is_empty_what_was_paid_for_comes_first() {
+    // Bytes are dear: an item costs 0.01 credits.
+    let tenancy = Tenancy::with_credits(&["--price-result-gb", "100"], "1");
+    let (values, error) = until_error(tenancy.options());
+    assert!(matches!(cause(&error), BackendError::OutOfCredits(_)), "{error:?}");
+    assert!(error.to_string().contains("fastmap credits add"), "{error}");
+    tenancy.server.audit();
+    let left = tenancy.server.balance("a");
+    assert!((0..300_000).contains(&left), "{left} left");
+    let paid = (1_000_000 - left) / 10_000;
+    assert!((paid - i64::from(values)).abs() <= 1, "{paid} paid, {values} delivered");
+}
+
+#[test]
+fn a_run_spends_no_more_than_its_cap() {
+    let tenancy = Tenancy::start(&["--price-result-gb", "100"]);
+    let options = CloudOptions { max_credits: Some(500_000), ..tenancy.options() };
+    let (values, error) = until_error(options);
+    assert!(matches!(cause(&error), BackendError::OutOfCredits(_)), "{error:?}");
+    assert!(error.to_string().contains("FASTMAP_MAX_CREDITS"), "{error}");
+    let spent = tenancy.spent();
+    assert!((300_000..=500_000).contains(&spent), "{spent} spent");
+    assert!((spent / 10_000 - i64::from(values)).abs() <= 1, "{spent} spent, {values} delivered");
+}
+
+/// Keeps the last receipt of a backend's runs.
+#[derive(Debug)]
+struct Billed(Cloud, Arc<std::sync::Mutex<Option<Receipt>>>);
+
+struct BilledRun(Box<dyn Run>, Arc<std::sync::Mutex<Option<Receipt>>>);
+
+impl Backend for Billed {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn open(&self, job: Arc<fastmap_backends::Job>) -> Result<Box<dyn Run>, BackendError> {
+        Ok(Box::new(BilledRun(self.0.open(job)?, Arc::clone(&self.1))))
+    }
+}
+
+impl Run for BilledRun {
+    fn capacity(&mut self) -> fastmap_backends::Capacity {
+        self.0.capacity()
+    }
+
+    fn submit(&mut self, batch: fastmap_backends::Batch) -> Result<(), fastmap_backends::Batch> {
+        self.0.submit(batch)
+    }
+
+    fn poll(&mut self, deadline: Instant) -> Result<Option<fastmap_backends::Completion>, BackendError> {
+        self.0.poll(deadline)
+    }
+
+    fn cancel(&mut self, batch: fastmap_backends::BatchId) {
+        self.0.cancel(batch);
+    }
+
+    fn close(self: Box<Self>) -> Receipt {
+        let receipt = self.0.close();
+        *self.1.lock().expect("no panic") = Some(receipt);
+        receipt
+    }
+}
+
+#[test]
+fn the_receipt_is_what_the_ledger_says() {
+    let tenancy = Tenancy::start(&[]);
+    let receipt = Arc::default();
+    let cloud = Cloud::new(tenancy.options()).expect("an address");
+    let options = fastmap::Options::new().exec_policy(fastmap::ExecPolicy::Local);
+    let options = options.verbosity(fastmap::Verbosity::Quiet).backend(Billed(cloud, Arc::clone(&receipt)));
+    let config = fastmap::init(options).expect("options");
+    let map = config.fastmap(grow, 0..300).label("paid");
+    assert_eq!(map.flatten().count(), 300);
+    let receipt = receipt.lock().expect("no panic").expect("the run was closed");
+    let spent = tenancy.spent();
+    assert!(spent > 0);
+    assert_eq!(receipt, Receipt { microcredits: spent as u64, balance: Some(1_000_000_000 - spent) });
+    let run = &tenancy.runs()[0];
+    assert_eq!((run["state"].as_str(), run["label"].as_str()), (Some("done"), Some("paid")), "{run}");
+}

@@ -1,0 +1,184 @@
+//! The way to CLOUD: makes the backend of the account that was set, and is whom that backend tells and asks. What it
+//! tells goes to stderr as all of fastmap's lines do; what it asks is asked on the terminal.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fastmap_backends::cloud::{
+    Cloud, CloudOptions, Confirm, Estimate, Notice, Notices, Refused, Secret, SecretError, ServiceUrl,
+    UrlError,
+};
+use fastmap_backends::{Backend, credits};
+
+use crate::error::{Error, ErrorKind};
+use crate::options::{Account, Verbosity};
+use crate::report::{Console, ask, draw_upload, notice, warn};
+
+/// The service of an account. Nothing is asked of it yet. Where the user is to be asked first, the first items of a
+/// map run on `here`, for an estimate.
+///
+/// # Errors
+/// If the secret or the address can't be one, with what was set and what is allowed.
+pub(crate) fn backend(
+    account: &Account,
+    verbosity: Verbosity,
+    here: impl FnOnce() -> Result<Arc<dyn Backend>, Error>,
+) -> Result<Cloud, Error> {
+    let secret: Secret = account.secret.0.parse().map_err(|error: SecretError| {
+        Error::new(ErrorKind::Options, format!("{}: {error}", account.secret_by)).with_source(error)
+    })?;
+    let _service: ServiceUrl = account.url.parse().map_err(|error: UrlError| {
+        Error::new(ErrorKind::Options, format!("{}: {error}", account.url_by)).with_source(error)
+    })?;
+    let mut options = CloudOptions::new(&account.url, secret);
+    options.max_credits = account.max_credits;
+    options.relay = Arc::new(Console);
+    options.notices = Arc::new(Teller { verbosity, charging: AtomicBool::new(false) });
+    if account.confirm_charges {
+        options.confirm = Some(Arc::new(Asker { url: account.url.clone() }));
+        options.probe = Some(here()?);
+    }
+    Cloud::new(options).map_err(Error::of_backend)
+}
+
+/// Tells on stderr what happens on the way to the service.
+#[derive(Debug)]
+struct Teller {
+    verbosity: Verbosity,
+    /// It was told that the balance is debited: once a configuration.
+    charging: AtomicBool,
+}
+
+impl Notices for Teller {
+    fn notice(&self, what: &Notice<'_>) {
+        let told = match what {
+            Notice::Upload { what, sent, total } => {
+                if self.verbosity >= Verbosity::Normal {
+                    draw_upload(&what.to_string(), *sent, *total);
+                }
+                return;
+            }
+            Notice::Silent { .. } | Notice::LinesLost { .. } => return warn(&what.to_string()),
+            Notice::Charging { .. } => {
+                let told =
+                    self.verbosity >= Verbosity::Normal && !self.charging.swap(true, Ordering::Relaxed);
+                if told {
+                    notice(&format!("{what} (FASTMAP_CONFIRM_CHARGES=true asks first)"));
+                }
+                return;
+            }
+            Notice::Answering { .. } | Notice::Reopened => Verbosity::Normal,
+            _ => Verbosity::Loud,
+        };
+        if self.verbosity >= told {
+            notice(&what.to_string());
+        }
+    }
+}
+
+/// Asks on the terminal whether a map may cost something.
+#[derive(Debug)]
+struct Asker {
+    url: String,
+}
+
+impl Confirm for Asker {
+    fn charges(&self, estimate: &Estimate) -> Result<(), Refused> {
+        match ask(&question(&self.url, estimate)) {
+            None => Err(Refused::NobodyToAsk),
+            Some(answer) if ["y", "yes"].contains(&answer.to_ascii_lowercase().as_str()) => Ok(()),
+            Some(_) => Err(Refused::Declined),
+        }
+    }
+}
+
+/// What a map is expected to cost, and the question.
+fn question(url: &str, estimate: &Estimate) -> String {
+    let Estimate { account, balance, prices, max_credits, items, probe } = estimate;
+    let mut text = format!(
+        "fastmap: a map is to run at {url}, charged to the account {account}: {} credits for an hour of CPU time, {} \
+         for a GB of results.\nfastmap: ",
+        credits(prices.cpu_hour),
+        credits(prices.result_gb),
+    );
+    let _infallible = match (estimate.cost(), items, probe) {
+        (Some(cost), Some(items), Some(probe)) => write!(
+            text,
+            "{items} items would cost about {} credits if they are like the first {}",
+            credits(cost),
+            probe.items
+        ),
+        (_, Some(items), _) => write!(text, "What {items} items cost cannot be estimated"),
+        (_, None, _) => {
+            write!(text, "What it costs cannot be estimated, as the number of items is not known")
+        }
+    };
+    let _infallible = write!(text, "; the account has {}", credits(*balance));
+    if let Some(most) = max_credits {
+        let _infallible = write!(text, ", the map may spend {}", credits(*most));
+    }
+    text + ".\nfastmap: Run it there? [y/N]"
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use fastmap_backends::cloud::{Prices, Probe};
+
+    use super::*;
+    use crate::options::Hidden;
+
+    fn estimate() -> Estimate {
+        Estimate {
+            account: "dev".to_owned(),
+            balance: 1_000_000_000,
+            prices: Prices { cpu_hour: 10_000_000, result_gb: 10_000_000 },
+            max_credits: None,
+            items: Some(1_000_010),
+            probe: Some(Probe { items: 10, cpu: Duration::from_millis(36), result_bytes: 0.0 }),
+        }
+    }
+
+    #[test]
+    fn the_question_has_the_estimate_or_says_that_there_is_none() {
+        let known = question("https://cloud.example", &estimate());
+        assert!(known.contains("https://cloud.example") && known.contains("the account dev"), "{known}");
+        assert!(known.contains("1000010 items would cost about 100 credits"), "{known}");
+        assert!(known.ends_with("the account has 1000.\nfastmap: Run it there? [y/N]"), "{known}");
+        let untried = question("", &Estimate { probe: None, max_credits: Some(500_000), ..estimate() });
+        assert!(untried.contains("1000010 items cost cannot be estimated"), "{untried}");
+        assert!(untried.contains("the map may spend 0.5."), "{untried}");
+        let endless = question("", &Estimate { items: None, ..estimate() });
+        assert!(endless.contains("cannot be estimated, as the number of items is not known"), "{endless}");
+    }
+
+    #[test]
+    fn what_can_be_no_account_is_refused_with_its_name_and_never_the_secret() {
+        let good = Account {
+            secret: Hidden("0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqr".to_owned()),
+            secret_by: "FASTMAP_SECRET",
+            url: "https://cloud.example".to_owned(),
+            url_by: "cloud_url",
+            max_credits: None,
+            confirm_charges: false,
+        };
+        let made = |account: &Account| backend(account, Verbosity::Quiet, || unreachable!("nobody is asked"));
+        made(&good).expect("nothing is wrong with it");
+        for url in ["http://example.com", "example.com", "ftp://example.com"] {
+            let error = made(&Account { url: url.to_owned(), ..good.clone() }).expect_err(url);
+            assert_eq!(error.kind(), ErrorKind::Options);
+            let text = error.to_string();
+            assert!(
+                text.starts_with("cloud_url: ") && text.contains(url) && text.contains("https://"),
+                "{text}"
+            );
+        }
+        let error = made(&Account { secret: Hidden("s3cret".to_owned()), ..good }).expect_err("too short");
+        assert_eq!(error.kind(), ErrorKind::Options);
+        let text = error.to_string();
+        assert!(text.starts_with("FASTMAP_SECRET: ") && text.contains("64 characters"), "{text}");
+        assert!(!text.contains("s3cret") && !format!("{error:?}").contains("s3cret"), "{error:?}");
+    }
+}

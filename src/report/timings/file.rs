@@ -1,0 +1,124 @@
+//! The file of a report: opened when the map begins, so that a path that can't be written is told before any work is
+//! done; written when it is over. Several maps with one path get files of their own.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use super::super::console::warn;
+use crate::error::{Error, ErrorKind};
+
+/// Maps of a process that are recorded under one path: a program that maps in a loop must not fill the folder.
+const FILES: u32 = 100;
+
+/// A place for a report.
+#[derive(Debug)]
+pub(crate) struct Place {
+    path: PathBuf,
+    file: File,
+    /// A file that can be written anew from its begin; else a pipe or a terminal.
+    regular: bool,
+}
+
+impl Place {
+    /// The next file of that path. `None`: there are enough of them.
+    ///
+    /// # Errors
+    /// If it can't be opened.
+    pub(crate) fn next(path: &Path) -> Result<Option<Place>, Error> {
+        let Some(path) = numbered(path) else { return Ok(None) };
+        let cannot = |source: io::Error| {
+            let message = format!(
+                "the timings can't be written to {} ({source}); name another path by `timings`, or by FASTMAP_TIMINGS",
+                path.display()
+            );
+            Error::new(ErrorKind::Io, message).with_source(source)
+        };
+        let open = || {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+            let regular = file.metadata()?.is_file();
+            if regular {
+                file.write_all(if is_json(&path) { b"{\"running\":true}\n" } else { RUNNING })?;
+            }
+            Ok((file, regular))
+        };
+        let (file, regular) = open().map_err(cannot)?;
+        Ok(Some(Place { path, file, regular }))
+    }
+
+    /// Whether the report is to be JSON alone.
+    pub(crate) fn is_json(&self) -> bool {
+        is_json(&self.path)
+    }
+
+    /// Writes the report. All results are with the consumer by now: what goes wrong is told by a warning.
+    pub(crate) fn write(mut self, report: &str) {
+        let mut write = || {
+            if self.regular {
+                self.file.rewind()?;
+                self.file.set_len(0)?;
+            }
+            self.file.write_all(report.as_bytes())
+        };
+        if let Err(error) = write() {
+            warn(&format!("the timings could not be written to {}: {error}", self.path.display()));
+        }
+    }
+}
+
+/// What stands in the file until the map is over.
+const RUNNING: &[u8] = b"<!DOCTYPE html><meta charset=\"utf-8\"><title>fastmap timings</title>\
+    <p>This map has not ended yet, or its program was killed: the report is written at its end.\n";
+
+fn is_json(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"))
+}
+
+/// `timings.html`, then `timings-2.html` and so on, for each path of this process.
+fn numbered(path: &Path) -> Option<PathBuf> {
+    static TAKEN: LazyLock<Mutex<HashMap<PathBuf, u32>>> = LazyLock::new(Mutex::default);
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let number = taken.entry(absolute).or_insert(0);
+    *number = number.saturating_add(1);
+    match *number {
+        1 => Some(path.to_owned()),
+        2..=FILES => {
+            let mut name = path.file_stem().unwrap_or_default().to_owned();
+            name.push(format!("-{number}"));
+            if let Some(extension) = path.extension() {
+                name.push(".");
+                name.push(extension);
+            }
+            Some(path.with_file_name(name))
+        }
+        more => {
+            if more == FILES + 1 {
+                let path = path.display();
+                drop(taken);
+                warn(&format!(
+                    "{FILES} maps have their timings at {path} by now; those of further maps are not recorded"
+                ));
+            }
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_map_of_a_path_gets_a_file_of_its_own_up_to_a_hundred() {
+        let path = Path::new("/nowhere/some.name.html");
+        assert_eq!(numbered(path), Some(path.to_owned()));
+        assert_eq!(numbered(path), Some(PathBuf::from("/nowhere/some.name-2.html")));
+        assert_eq!(numbered(Path::new("/nowhere/none")), Some(PathBuf::from("/nowhere/none")));
+        assert_eq!(numbered(Path::new("/nowhere/none")), Some(PathBuf::from("/nowhere/none-2")));
+        let further = (2..200).filter_map(|_| numbered(path)).count();
+        assert_eq!(further, 98);
+    }
+}

@@ -1,0 +1,67 @@
+//! The timings report of a map: what its workers and the program did over time, and what limited it.
+//! `record` is told while the map runs; at its end `document` makes the figures of it, `diagnosis` the sentences, and
+//! `html` the page, which `file` writes. Nothing of it exists for a map without a path.
+
+mod bins;
+mod charts;
+mod diagnosis;
+mod document;
+mod file;
+mod html;
+mod record;
+mod words;
+
+use std::path::PathBuf;
+
+use document::Document;
+pub(crate) use document::Map;
+use file::Place;
+pub(crate) use record::Recorder;
+
+use super::summary::Account;
+use crate::error::Error;
+
+/// The report of one map, if one is wanted.
+#[derive(Debug, Default)]
+pub(crate) struct Timings {
+    path: Option<PathBuf>,
+    open: Option<Box<(Recorder, Place)>>,
+}
+
+impl Timings {
+    pub(crate) fn at(path: Option<PathBuf>) -> Self {
+        Timings { path, open: None }
+    }
+
+    pub(crate) fn none() -> Self {
+        Timings::default()
+    }
+
+    /// The map begins.
+    ///
+    /// # Errors
+    /// If the file can't be written.
+    pub(crate) fn begin(&mut self) -> Result<(), Error> {
+        let Some(path) = self.path.take() else { return Ok(()) };
+        self.open = Place::next(&path)?.map(|place| Box::new((Recorder::new(), place)));
+        Ok(())
+    }
+
+    /// What to tell, while it is recorded.
+    #[inline]
+    pub(crate) fn recorder(&mut self) -> Option<&mut Recorder> {
+        self.open.as_mut().map(|open| &mut open.0)
+    }
+
+    /// The map is over: writes the report.
+    pub(crate) fn finish(&mut self, map: &Map<'_>, account: &Account) {
+        let Some(open) = self.open.take() else { return };
+        let (recorder, place) = *open;
+        let document = Document::new(recorder, map, account);
+        if place.is_json() {
+            place.write(&(document.json() + "\n"));
+        } else {
+            place.write(&html::page(&document));
+        }
+    }
+}

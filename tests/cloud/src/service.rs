@@ -1,0 +1,82 @@
+//! A service on loopback with data of its own, which ends with the test.
+
+use std::process::Command;
+
+use fastmap_test_programs::{Running, program};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A running service.
+#[derive(Debug)]
+pub struct Service {
+    command: String,
+    data: TempDir,
+    running: Running,
+    /// Its address.
+    pub url: String,
+}
+
+/// What a client needs to use a service.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// As the service showed it.
+    pub secret: String,
+    /// Where the service is.
+    pub url: String,
+}
+
+impl Service {
+    /// Starts `fastmap serve` without jails, of which the tests of the service know more. `command` is its path.
+    pub fn start(command: &str, options: &[&str]) -> Service {
+        let data = TempDir::new().expect("a folder");
+        let mut serve = Command::new(command);
+        serve.args(["serve", "--insecure-no-sandbox", "--workers", "2", "--listen", "127.0.0.1:0", "--data"]);
+        serve.arg(data.path()).args(options).env("FASTMAP_LOG", "warn");
+        let mut running = Running::start(&mut serve);
+        let url = running.line("listening at ");
+        Service { command: command.to_owned(), data, running, url }
+    }
+
+    /// A new account with so many credits.
+    pub fn account(&self, name: &str, credits: &str) -> Account {
+        self.ask(&["account", "create", name, "--credits", credits]);
+        let token = self.ask(&["token", "create", name]);
+        let secret = token["secret"].as_str().expect("a secret").to_owned();
+        Account { secret, url: self.url.clone() }
+    }
+
+    /// What a command says of the service's data.
+    pub fn ask(&self, arguments: &[&str]) -> Value {
+        let output = Command::new(&self.command)
+            .args(arguments)
+            .arg("--json")
+            .arg("--data")
+            .arg(self.data.path())
+            .output()
+            .expect("the command can be started");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    /// The runs of an account, newest first.
+    pub fn runs(&self, account: &str) -> Vec<Value> {
+        let list = self.ask(&["runs", "list", account]);
+        list.as_array().or_else(|| list["runs"].as_array()).expect("a list").clone()
+    }
+
+    /// Kills it.
+    pub fn kill(&self) {
+        self.running.signal(Signal::SIGKILL);
+    }
+}
+
+impl Account {
+    /// A program under the policy cloud, by this account, that tells what it has to tell.
+    pub fn program(&self, path: &str, arguments: &[&str]) -> Command {
+        let mut command = program(path);
+        command.args(arguments).env("FASTMAP_EXEC_POLICY", "cloud").env("FASTMAP_VERBOSITY", "normal");
+        command.env("FASTMAP_SECRET", &self.secret).env("FASTMAP_CLOUD_URL", &self.url);
+        command
+    }
+}

@@ -1,0 +1,167 @@
+//! What a map costs, who is asked, and what happens when there is nothing left to pay with.
+
+use std::process::Command;
+
+use fastmap_test_cloud::{Account, Service, Terminal, without_terminal};
+use fastmap_test_programs::{Ended, Report, Running};
+use serde_json::Value;
+
+const SERVICE: &str = env!("CARGO_BIN_EXE_cloud-service");
+const HOST: &str = env!("CARGO_BIN_EXE_cloud-host");
+/// CPU time is free, and the 100 KB of a result cost a hundredth of a credit.
+const BY_BYTES: [&str; 4] = ["--price-result-gb", "100", "--price-cpu-hour", "0"];
+
+fn run(command: &mut Command) -> Ended {
+    let ended = Running::start(command).finish();
+    assert!(ended.status.success(), "{command:?}: {ended:#?}");
+    ended
+}
+
+/// Items that an account has paid for.
+fn items_answered(service: &Service) -> u64 {
+    service.runs("a").iter().filter_map(|run| run["items_answered"].as_u64()).sum()
+}
+
+fn credits(value: &Value) -> f64 {
+    value.as_str().expect("credits").parse().expect("a number")
+}
+
+/// What the closing line says was spent.
+fn told(ended: &Ended) -> f64 {
+    let (_, rest) = ended.stderr.split_once("/s, cloud, ").unwrap_or_else(|| panic!("{}", ended.stderr));
+    let words = rest.split([',', ')']).find_map(|part| part.trim().strip_suffix(" credits"));
+    words.unwrap_or_else(|| panic!("{}", ended.stderr)).parse().expect("a number")
+}
+
+fn notices(stderr: &str) -> usize {
+    stderr.matches("is charged automatically").count()
+}
+
+#[test]
+fn the_closing_line_tells_what_the_ledger_has() {
+    let service = Service::start(SERVICE, &BY_BYTES);
+    let account = service.account("a", "10");
+    let ended = run(&mut account.program(HOST, &["bytes", "30"]));
+    assert_eq!(Report::read(&ended.stdout).good, 30);
+    let spent = credits(&service.runs("a")[0]["credits"]);
+    assert!((0.3..0.31).contains(&spent), "{spent}");
+    assert!((told(&ended) - spent).abs() < 1e-9, "{spent}: {}", ended.stderr);
+    let left = credits(&service.ask(&["account", "show", "a"])["credits"]);
+    assert!((left + spent - 10.0).abs() < 1e-9);
+    assert!(ended.stderr.contains(&format!(", {left} left)")), "{left}: {}", ended.stderr);
+    service.ask(&["credits", "audit"]);
+}
+
+#[test]
+fn that_the_balance_is_debited_is_told_once_a_configuration_unless_it_is_quiet_or_local() {
+    let service = Service::start(SERVICE, &[]);
+    let account = service.account("a", "10");
+    let program = || account.program(HOST, &["squares", "100", "3"]);
+    assert_eq!(notices(&run(&mut program()).stderr), 1);
+    assert_eq!(run(program().env("FASTMAP_VERBOSITY", "quiet")).stderr, "");
+    let local = run(program().env("FASTMAP_EXEC_POLICY", "local")).stderr;
+    assert!(notices(&local) == 0 && local.lines().count() == 3, "{local}");
+}
+
+/// All that was paid for is there, and then one error; nothing behind it.
+fn ends_paid(service: &Service, ended: &Ended) -> String {
+    let report = Report::read(&ended.stdout);
+    assert_eq!(report.answers, report.good + 1, "{report:#?}");
+    assert_eq!((&*report.errors[0].kind, report.errors[0].index), ("OutOfCredits", None), "{report:#?}");
+    assert!(report.good > 0 && report.good < 1000, "{report:#?}");
+    assert_eq!(items_answered(service), report.good as u64, "what was paid for was yielded");
+    service.ask(&["credits", "audit"]);
+    report.errors[0].text.clone()
+}
+
+#[test]
+fn out_of_credits_all_that_was_paid_for_is_yielded_and_then_the_error() {
+    let service = Service::start(SERVICE, &BY_BYTES);
+    let account = service.account("a", "0.5");
+    let ended = run(&mut account.program(HOST, &["bytes", "1000"]));
+    let text = ends_paid(&service, &ended);
+    assert!(text.contains("credits"), "{text}");
+    let left = credits(&service.ask(&["account", "show", "a"])["credits"]);
+    assert!((0.0..0.5).contains(&left), "{left}");
+    // The next map is told at once.
+    let ended = run(&mut account.program(HOST, &["bytes", "1000"]));
+    if let [only] = Report::read(&ended.stdout).errors.as_slice() {
+        assert_eq!(only.kind, "OutOfCredits");
+    } else {
+        panic!("{ended:#?}");
+    }
+}
+
+#[test]
+fn unordered_it_ends_the_same_way() {
+    let service = Service::start(SERVICE, &BY_BYTES);
+    let ended = run(&mut service.account("a", "0.5").program(HOST, &["bytes-unordered", "1000"]));
+    let report = Report::read(&ended.stdout);
+    assert_eq!(report.errors.len(), 1, "{ended:#?}");
+    assert_eq!(report.errors[0].kind, "OutOfCredits");
+    assert_eq!(items_answered(&service), report.good as u64);
+}
+
+#[test]
+fn no_map_spends_more_than_max_credits() {
+    let service = Service::start(SERVICE, &BY_BYTES);
+    let account = service.account("a", "10");
+    let ended = run(account.program(HOST, &["bytes", "1000"]).env("FASTMAP_MAX_CREDITS", "0.25"));
+    let text = ends_paid(&service, &ended);
+    assert!(text.contains("max_credits"), "{text}");
+    let spent = credits(&service.runs("a")[0]["credits"]);
+    assert!(spent > 0.1 && spent <= 0.25, "{spent}");
+    // What is enough is no hindrance.
+    let ended = run(account.program(HOST, &["bytes", "10"]).env("FASTMAP_MAX_CREDITS", "5"));
+    assert_eq!(Report::read(&ended.stdout).good, 10);
+}
+
+fn asking(account: &Account, arguments: &[&str]) -> Command {
+    let mut command = account.program(HOST, arguments);
+    command.env("FASTMAP_CONFIRM_CHARGES", "true");
+    command
+}
+
+#[test]
+fn a_map_that_is_confirmed_at_the_terminal_runs() {
+    let service = Service::start(SERVICE, &BY_BYTES);
+    let account = service.account("a", "10");
+    let mut terminal = Terminal::start(&mut asking(&account, &["bytes", "300"]));
+    terminal.shows("Run it there? [y/N] ");
+    terminal.types("y");
+    let (status, screen) = terminal.finish();
+    assert!(status.success() && screen.contains("answers 300 ok 300"), "{screen}");
+    assert!(screen.contains("the account a") && screen.contains("300 items would cost about"), "{screen}");
+    assert_eq!(notices(&screen), 0, "who was asked knows");
+    assert!(items_answered(&service) > 0);
+}
+
+#[test]
+fn a_map_that_is_declined_sends_nothing_and_says_what_else_to_do() {
+    let service = Service::start(SERVICE, &[]);
+    let account = service.account("a", "10");
+    for answer in ["n", "", "nonsense"] {
+        // Its length is not known, so that there is no estimate.
+        let mut terminal = Terminal::start(&mut asking(&account, &["endless", "1000000"]));
+        terminal.shows("cannot be estimated");
+        terminal.shows("Run it there? [y/N] ");
+        terminal.types(answer);
+        let (status, screen) = terminal.finish();
+        assert!(status.success(), "{screen}");
+        assert!(screen.contains("error Declined - "), "{screen}");
+        assert!(screen.contains("confirm_charges") && screen.contains("the policy local"), "{screen}");
+    }
+    assert!(service.runs("a").is_empty());
+}
+
+#[test]
+fn no_terminal_and_no_answer_means_no() {
+    let service = Service::start(SERVICE, &[]);
+    let account = service.account("a", "10");
+    let ended = run(without_terminal(&mut asking(&account, &["endless", "1000000"])));
+    let report = Report::read(&ended.stdout);
+    assert_eq!((report.errors.len(), &*report.errors[0].kind), (1, "Declined"), "{report:#?}");
+    let text = &report.errors[0].text;
+    assert!(text.contains("nobody to ask") && text.contains("FASTMAP_CONFIRM_CHARGES"), "{text}");
+    assert!(service.runs("a").is_empty());
+}

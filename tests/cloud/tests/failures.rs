@@ -1,0 +1,87 @@
+//! A service that can't be used: one clear error, and no map that waits for ever.
+
+use std::net::TcpListener;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use fastmap_test_cloud::{Account, Service};
+use fastmap_test_programs::{Ended, Failure, Report, Running};
+
+const SERVICE: &str = env!("CARGO_BIN_EXE_cloud-service");
+const HOST: &str = env!("CARGO_BIN_EXE_cloud-host");
+/// Of the form that a service gives.
+const STRANGE: &str = "0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqr";
+
+fn run(command: &mut Command) -> Ended {
+    let ended = Running::start(command).finish();
+    assert!(ended.status.success(), "{command:?}: {ended:#?}");
+    ended
+}
+
+/// The one error, behind so many results.
+fn only(ended: &Ended) -> (usize, Failure) {
+    let mut report = Report::read(&ended.stdout);
+    assert_eq!(report.errors.len(), 1, "{report:#?}");
+    (report.good, report.errors.remove(0))
+}
+
+#[test]
+fn a_secret_that_the_service_does_not_know_is_unauthorized() {
+    let service = Service::start(SERVICE, &[]);
+    let account = service.account("a", "10");
+    let wrong = Account { secret: STRANGE.to_owned(), ..account.clone() };
+    let halves = account.secret.split_at(32);
+    let half_wrong = Account { secret: format!("{}{}", halves.0, &STRANGE[..32]), ..account.clone() };
+    for wrong in [wrong, half_wrong] {
+        let ended = run(&mut wrong.program(HOST, &["squares", "100"]));
+        let (good, error) = only(&ended);
+        assert_eq!((good, &*error.kind, error.index), (0, "Unauthorized", None), "{error:?}");
+        assert!(error.text.contains(&service.url) && error.text.contains("secret"), "{error:?}");
+        assert!(!ended.stderr.contains(&wrong.secret) && !error.text.contains(&wrong.secret));
+    }
+    let token = service.ask(&["token", "list", "a"])[0]["id"].to_string();
+    service.ask(&["token", "revoke", &token]);
+    let (_, error) = only(&run(&mut account.program(HOST, &["squares", "100"])));
+    assert!(error.kind == "Unauthorized" && error.text.contains("revoked"), "{error:?}");
+}
+
+#[test]
+fn what_can_be_no_service_and_no_secret_is_told_by_init() {
+    let account = |secret: &str, url: &str| Account { secret: secret.to_owned(), url: url.to_owned() };
+    for (wrong, words) in [
+        (account(STRANGE, "http://example.com"), ["FASTMAP_CLOUD_URL", "http://example.com", "https://"]),
+        (account(STRANGE, "example.com"), ["FASTMAP_CLOUD_URL", "example.com", "https://"]),
+        (account("s3cret", "https://example.com"), ["FASTMAP_SECRET", "64 characters", "6 characters"]),
+    ] {
+        let ended = run(&mut wrong.program(HOST, &["squares", "100"]));
+        let told = &ended.stdout[0];
+        assert!(told.starts_with("init Options "), "{told}");
+        assert!(words.iter().all(|word| told.contains(word)) && !told.contains(&wrong.secret), "{told}");
+    }
+}
+
+#[test]
+fn a_service_that_is_not_there_is_one_error_after_a_while() {
+    // A port on which nobody listens: whoever had it has closed it.
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port");
+    let account = Account { secret: STRANGE.to_owned(), url: format!("http://{free}") };
+    let begun = Instant::now();
+    let ended = run(&mut account.program(HOST, &["squares", "100"]));
+    let (good, error) = only(&ended);
+    assert_eq!((good, &*error.kind), (0, "Cloud"), "{error:?}");
+    assert!(error.text.contains(&account.url), "{error:?}");
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_service_that_dies_for_good_ends_the_map_behind_what_was_answered() {
+    let service = Service::start(SERVICE, &[]);
+    let account = service.account("a", "10");
+    let mut host = Running::start(&mut account.program(HOST, &["sleep-impatiently", "100000", "5"]));
+    host.line("first answer");
+    service.kill();
+    let ended = host.finish();
+    let (good, error) = only(&ended);
+    assert!(good > 0 && error.kind == "Cloud" && error.index.is_none(), "{good}: {error:?}");
+    assert!(error.text.contains(&account.url), "{error:?}");
+}

@@ -1,0 +1,108 @@
+//! Maps to be looked at: on a terminal, and by the report of their timings.
+
+use std::io::Write;
+use std::thread::sleep;
+use std::time::Duration;
+
+use fastmap_test_programs::report;
+
+use crate::{Outcome, config};
+
+/// A logger that writes where the bars are known.
+struct Logger;
+
+impl log::Log for Logger {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let _closed = writeln!(fastmap::stderr(), "[{}] {}", record.level(), record.args());
+    }
+
+    fn flush(&self) {}
+}
+
+/// Several maps in turn, an item of each; workers print, and the program prints and logs.
+pub(crate) fn shown(maps: u64, items: u64, millis: u64) -> Outcome {
+    log::set_boxed_logger(Box::new(Logger)).map(|()| log::set_max_level(log::LevelFilter::Info))?;
+    let config = config()?;
+    let work = |(n, millis): (u64, u64)| {
+        sleep(Duration::from_millis(millis));
+        if n.is_multiple_of(20) {
+            eprintln!("the function at {n}");
+        }
+        assert!(n != 7, "no seven");
+        n
+    };
+    let mut running: Vec<_> = (0..maps)
+        .map(|map| config.fastmap(work, (0..items).map(move |n| (n, millis))).label(format!("map {map}")))
+        .collect();
+    for n in 0..items {
+        for (number, map) in running.iter_mut().enumerate() {
+            if map.next().is_none() {
+                println!("missing {number} {n}");
+            }
+        }
+        if n % 25 == 10 {
+            log::info!("a record at {n}");
+            fastmap::suspend_progress(|| {
+                println!("the program at {n}");
+                // Inside: as a program does that logs wherever it is.
+                log::info!("a record inside at {n}");
+            });
+        }
+    }
+    drop(running);
+    println!("finished");
+    Ok(())
+}
+
+/// A map whose label is too long for any terminal.
+pub(crate) fn long_labels(items: u64) -> Outcome {
+    let wait = |n: u64| {
+        sleep(Duration::from_millis(20));
+        n
+    };
+    let label = "a label that is much too long for the terminal on which it is shown 目录";
+    report(config()?.fastmap(wait, 0..items).label(label), |n| n);
+    Ok(())
+}
+
+/// A slow input, one item that takes long, and one that ends its worker the first time: `timings` is in the environment.
+pub(crate) fn timed(items: u64, input_micros: u64) -> Outcome {
+    let marker = std::env::temp_dir().join(format!("fastmap-timed-{}", std::process::id()));
+    let marker =
+        marker.into_os_string().into_string().map_err(|_| "the temporary folder has a strange name")?;
+    let work = |context: &(u64, String), n: u64| {
+        let (items, marker) = context;
+        let pause = if n == items / 2 { 700 } else { 2 };
+        sleep(Duration::from_millis(pause));
+        if n == items / 3 && std::fs::OpenOptions::new().write(true).create_new(true).open(marker).is_ok() {
+            std::process::abort();
+        }
+        n
+    };
+    let input = (0..items).inspect(|_| sleep(Duration::from_micros(input_micros)));
+    report(
+        config()?.fastmap_with((items, marker.clone()), work, input).label("slow <script>alert(1)</script>"),
+        |n| n,
+    );
+    std::fs::remove_file(marker)?;
+    Ok(())
+}
+
+/// Two maps with one path: the second is dropped early.
+pub(crate) fn timed_twice(path: &str) -> Outcome {
+    let config = config()?;
+    let square = |n: u64| n * n;
+    report(config.fastmap(square, 0..1000u64).timings(path), |n| n * n);
+    let mut early = config.fastmap(square, 0..).timings(path);
+    println!("first {:?}", early.next());
+    drop(early);
+    // What maps inside a map writes nothing, though the variable is there.
+    let nested = |n: u64| fastmap::fastmap(|k: u64| k, 0..n).count();
+    println!("nested {:?}", config.fastmap(nested, [3u64]).timings(path).next());
+    println!("unwritable {:?}", config.fastmap(square, 0..9u64).timings("/nowhere/at/all.html").next());
+    Ok(())
+}
