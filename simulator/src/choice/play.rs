@@ -1,7 +1,7 @@
 //! One map in one world under LOCAL, CLOUD or ADAPTIVE: the same host, sizing rule, workers and wires for all three; what
 //! differs is who says where a batch goes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use fastmap_backends::Targets;
@@ -117,7 +117,8 @@ struct Stage<'a> {
     open: bool,
     dead: bool,
     failed: bool,
-    attempts: u64,
+    /// First items of batches that were lost.
+    lost: HashSet<u64>,
     played: Played,
 }
 
@@ -197,7 +198,7 @@ impl<'a> Stage<'a> {
             open: false,
             dead: false,
             failed: false,
-            attempts: 0,
+            lost: HashSet::new(),
             played: Played::default(),
             settings,
         }
@@ -279,7 +280,7 @@ impl<'a> Stage<'a> {
         if batch.owed[at] > 0 {
             return;
         }
-        let (items, wall) = (batch.items, batch.wall[at]);
+        let (first, items, wall) = (batch.first, batch.items, batch.wall[at]);
         let done = News::Done { side, batch: piece.batch, items, wall };
         match side {
             Side::Local => {
@@ -288,8 +289,9 @@ impl<'a> Stage<'a> {
             }
             Side::Cloud if self.dead => {}
             Side::Cloud => {
-                self.attempts += 1;
-                let lost = chance(self.place.seed, self.attempts) < self.place.lost;
+                // The same first item loses its worker under every policy, the first time.
+                let lost = chance(self.place.seed, first) < self.place.lost
+                    && self.lost.insert(first);
                 let bytes = f64::from(items) * self.place.bytes.1;
                 self.down_free = self.down_free.max(self.now) + of_seconds(bytes / self.place.down);
                 let at = self.down_free + of_seconds(self.place.round_trip / 2.0);
@@ -330,7 +332,6 @@ impl<'a> Stage<'a> {
     }
 
     fn see(&mut self, event: &Seen) {
-        if std::env::var_os("T").is_some() { eprintln!("{:.4} {event:?}", seconds(self.now)); }
         if let Some(policy) = &mut self.policy {
             policy.see(seconds(self.now), event);
         }

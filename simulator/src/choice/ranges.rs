@@ -93,7 +93,7 @@ pub struct Ranges {
     #[arg(long, default_value = "5e-3..0.5")]
     pub opening: Range,
     /// Time of an item there over that here.
-    #[arg(long, default_value = "0.5..2")]
+    #[arg(long, default_value = "0.8..2")]
     pub slowness: Range,
     /// Share of the service's batches that are lost with their worker.
     #[arg(long, default_value = "0..0.01")]

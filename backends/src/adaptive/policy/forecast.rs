@@ -70,8 +70,9 @@ impl Policy {
         if let Some(bytes) = self.state.ledger.item_bytes.get() {
             rate = rate.min(self.bandwidth() / bytes.max(1.0));
         }
-        match cloud.seen_rate() {
-            Some(seen) if cloud.busy() > 2.0 * self.way() => rate.min(seen * 1.1),
+        match cloud.rate_lately() {
+            // What it does with all its workers at work is what it can.
+            Some(seen) if cloud.is_full() => rate.min(seen * 1.1),
             _ => rate,
         }
     }
@@ -83,7 +84,7 @@ impl Policy {
 
     /// Seconds from sending a batch to its answer, beside its work and what stands before it.
     pub(super) fn way(&self) -> f64 {
-        let known = self.state.ledger.side(Side::Cloud).way.get();
+        let known = self.state.ledger.side(Side::Cloud).way;
         let asked = self.state.probe.map(|probe| probe.round_trip * 1.5);
         known.or(asked).unwrap_or(0.001)
     }
@@ -98,10 +99,13 @@ impl Policy {
             let each = cloud.items as f64 / cloud.batches as f64 * there;
             way = way.max(now - cloud.heard - each);
         }
-        let queued = cloud.items as f64 / self.rate_there(there).max(1e-9);
-        let each = if cloud.batches > 0 { cloud.items as f64 / cloud.batches as f64 * there } else { 0.0 };
+        // As long as what is out takes at the pace of its answers (Little's law), if there is one.
+        let queued = match cloud.rate_lately() {
+            Some(rate) => (cloud.items as f64 + items) / rate.max(1e-9),
+            None => way + cloud.items as f64 / self.rate_there(there).max(1e-9),
+        };
         let wire = cloud.bytes as f64 / self.bandwidth();
-        way + (queued - each).max(0.0).max(wire) + items * there
+        (way + items * there).max(queued).max(way + wire + items * there)
     }
 
     /// Seconds until the local workers alone are through with so many items.

@@ -8,7 +8,7 @@ use super::event::Side;
 
 /// A mean that leans on the later half of what it has seen: steady where nothing changes, and not deaf where it does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Mean {
+pub(super) struct Mean {
     sum: f64,
     weight: f64,
     seen: f64,
@@ -19,7 +19,7 @@ const LEAST: f64 = 32.0;
 
 impl Mean {
     /// `count` values came to `sum`.
-    pub fn add(&mut self, sum: f64, count: f64) {
+    pub(super) fn add(&mut self, sum: f64, count: f64) {
         self.seen += count;
         let most = (self.seen / 2.0).max(LEAST);
         let kept = if self.weight > most { most / self.weight } else { 1.0 };
@@ -28,12 +28,12 @@ impl Mean {
     }
 
     /// The mean, if anything was seen.
-    pub fn get(&self) -> Option<f64> {
+    pub(super) fn get(&self) -> Option<f64> {
         (self.weight > 0.0).then(|| self.sum / self.weight)
     }
 
     /// Values seen.
-    pub fn seen(&self) -> f64 {
+    pub(super) fn seen(&self) -> f64 {
         self.seen
     }
 }
@@ -75,23 +75,32 @@ pub(super) struct Account {
     pub(super) failures: u32,
     /// Batches in the order in which they were sent; those that are back are taken out when they are met.
     order: VecDeque<u64>,
-    /// Seconds in which all workers had work, and items answered meanwhile.
-    busy: f64,
-    busy_items: f64,
+    /// Items answered lately, and the seconds in which; older ones weigh less.
+    lately: f64,
+    lately_items: f64,
     /// When something was last heard of it.
     pub(super) heard: f64,
-    /// Seconds from sending a batch to its answer, beside the work.
-    pub(super) way: Mean,
+    /// Least seconds from sending a batch to its answer, beside the work.
+    pub(super) way: Option<f64>,
 }
 
 impl Account {
-    /// Items a second that it was seen to answer while all its workers had work.
-    pub(super) fn seen_rate(&self) -> Option<f64> {
-        (self.busy > 0.0 && self.busy_items >= 2.0).then(|| self.busy_items / self.busy)
+    /// Items a second that it answers lately, once that is more than chance.
+    pub(super) fn rate_lately(&self) -> Option<f64> {
+        (self.lately > 0.0 && self.lately_items >= 4.0).then(|| self.lately_items / self.lately)
     }
 
-    pub(super) fn busy(&self) -> f64 {
-        self.busy
+    /// Items were answered. What was heard before the first answer is no pace.
+    fn pace(&mut self, now: f64, items: f64) {
+        let since = (now - self.heard).max(0.0);
+        if self.answered > 0 {
+            let each = self.item.get().unwrap_or(0.0) * self.items as f64 / self.batches.max(1) as f64;
+            let memory = 2.0 * (self.way.unwrap_or(0.0) + each).max(1e-3);
+            let kept = (-since / memory).exp();
+            self.lately = self.lately * kept + since;
+            self.lately_items = self.lately_items * kept + items;
+        }
+        self.heard = now;
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -166,13 +175,9 @@ impl Ledger {
         let account = &mut self.sides[side as usize];
         account.item.add(wall, f64::from(items));
         account.result.add(bytes as f64, f64::from(items));
+        account.pace(now, f64::from(items));
         account.answered += u64::from(items);
         account.failures = 0;
-        if account.is_full() {
-            account.busy += (now - account.heard).max(0.0);
-            account.busy_items += f64::from(items);
-        }
-        account.heard = now;
         self.done += u64::from(items);
         self.take_back(batch, side, items);
     }

@@ -196,7 +196,8 @@ impl Policy {
         // Where it had to wait for a worker there, that is no part of the way.
         if flight.items[Side::Cloud as usize] == items && flight.direct {
             let way = (now - sent - wall).max(0.0);
-            self.state.ledger.sides[Side::Cloud as usize].way.add(way, 1.0);
+            let known = &mut self.state.ledger.sides[Side::Cloud as usize].way;
+            *known = Some(known.map_or(way, |known| known.min(way)));
         }
     }
 
