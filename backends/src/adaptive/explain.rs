@@ -57,7 +57,9 @@ impl Account {
                 self.say(at, &format!("batch {} lags, and is done {place} as well", repeat.batch));
             }
             Line::End { at, here, there, credits } => {
-                let what = format!("over: {here} items answered here, {there} in the service, for {credits:.6} credits");
+                let what = format!(
+                    "over: {here} items answered here, {there} in the service, for {credits:.6} credits"
+                );
                 self.say(at, &what);
             }
         }
@@ -93,7 +95,9 @@ impl Account {
                 );
                 self.say(at, &what);
             }
-            Event::Ready { workers } => self.say(at, &format!("the service takes batches: {workers} workers")),
+            Event::Ready { workers } => {
+                self.say(at, &format!("the service takes batches: {workers} workers"))
+            }
             Event::Workers { side, workers } => {
                 let place = if *side == Side::Local { "here" } else { "in the service" };
                 self.say(at, &format!("{workers} workers {place}"));

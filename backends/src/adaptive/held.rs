@@ -58,8 +58,7 @@ impl Held {
 
     pub(super) fn submitted(&mut self, batch: Batch, side: Side) {
         let key = (batch.id(), batch.first());
-        let mut out =
-            Out { names: [None; 2], owed: Default::default(), parts: Default::default(), batch };
+        let mut out = Out { names: [None; 2], owed: Default::default(), parts: Default::default(), batch };
         out.begin(side, key.0);
         self.count[side as usize] += 1;
         self.out.insert(key, out);
@@ -101,9 +100,11 @@ impl Held {
     /// News of a side.
     pub(super) fn landed(&mut self, side: Side, completion: Completion) -> Landed {
         let (id, first) = (completion.batch, completion.first);
-        let key = self.copies.get(&id).copied().or_else(|| {
-            self.out.range((id, 0)..=(id, first)).next_back().map(|(key, _)| *key)
-        });
+        let key = self
+            .copies
+            .get(&id)
+            .copied()
+            .or_else(|| self.out.range((id, 0)..=(id, first)).next_back().map(|(key, _)| *key));
         let at = side as usize;
         // Whatever comes of a side that need not answer any more is dropped.
         let Some((key, out)) = key.and_then(|key| self.out.get_mut(&key).map(|out| (key, out))) else {
@@ -148,7 +149,8 @@ impl Held {
             let mut completions = std::mem::take(&mut out.parts[side.other() as usize]);
             if out.names[side.other() as usize].is_none() {
                 let owed = out.owed[at].clone();
-                completions.extend(owed.into_iter().map(|(first, items)| out.given_back(key.0, first, items)));
+                completions
+                    .extend(owed.into_iter().map(|(first, items)| out.given_back(key.0, first, items)));
             }
             completions.iter_mut().for_each(|completion| completion.batch = key.0);
             let items = self.ends(key, side).map_or(0, |(_, _, items)| items);
@@ -284,7 +286,8 @@ mod tests {
         held.submitted(batch(1, 0, 4), Side::Local);
         let copy = held.copy(1, Side::Cloud).expect("nothing has come back");
         held.landed(Side::Cloud, done(copy.id(), 0, 1));
-        let back = Completion { batch: BatchId(1), first: 0, items: 4, outcome: Outcome::Returned(batch(1, 0, 4)) };
+        let back =
+            Completion { batch: BatchId(1), first: 0, items: 4, outcome: Outcome::Returned(batch(1, 0, 4)) };
         let landed = held.landed(Side::Local, back);
         assert_eq!(stretches(&landed.completions), [(1, 0, 1)]);
         let rest = copy.piece(copy.id(), 1, 4, 0);

@@ -189,9 +189,7 @@ impl AdaptiveRun {
 
     /// Where the next batch goes.
     fn place(&mut self, here: &Capacity, there: Option<&Capacity>) -> Option<Side> {
-        let work = |capacity: &Capacity| {
-            (capacity.batches > 0).then(|| capacity.targets.work.as_secs_f64())
-        };
+        let work = |capacity: &Capacity| (capacity.batches > 0).then(|| capacity.targets.work.as_secs_f64());
         let at = self.now();
         let side = match there {
             None => work(here).map(|_| Side::Local),
@@ -424,7 +422,9 @@ impl Run for AdaptiveRun {
         }
         Some(match (self.policy.link(), self.declined) {
             (Link::Unknown, _) => "the service was not asked: the map is too short for it".to_owned(),
-            (_, Some(forecast)) if forecast.rest > 0.0 => format!("the service was not used: {}", told(&forecast)),
+            (_, Some(forecast)) if forecast.rest > 0.0 => {
+                format!("the service was not used: {}", told(&forecast))
+            }
             _ => "the service was not used: the map was over before it could help".to_owned(),
         })
     }

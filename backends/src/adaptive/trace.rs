@@ -13,13 +13,7 @@ use super::policy::{Event, Forecast, Options, Repeat, Side, Step};
 #[serde(rename_all = "snake_case")]
 pub(super) enum Line {
     /// A map begins.
-    Begin {
-        label: Option<String>,
-        function: String,
-        items: Option<u64>,
-        workers: u32,
-        options: Options,
-    },
+    Begin { label: Option<String>, function: String, items: Option<u64>, workers: u32, options: Options },
     /// Something was seen.
     Saw { at: f64, saw: Event },
     /// The policy was asked about the service, and wanted something new.

@@ -15,8 +15,8 @@ use super::protocol::{
 use super::run::{End, Opened, Shared};
 use super::told::{Estimate, Notice, Probe, Refused};
 use super::{probe, sender};
-use crate::completion::Receipt;
 use crate::Quote;
+use crate::completion::Receipt;
 use crate::error::BackendError;
 use crate::local::Stream;
 

@@ -7,13 +7,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::link::{Link, Waiter};
-use crate::{Capacity, ItemCost, Quote, Readiness};
 use crate::batch::{Batch, BatchId};
 use crate::completion::{Completion, Receipt};
 use crate::error::BackendError;
 use crate::inbox::Inbox;
 use crate::job::Job;
 use crate::sizing::Targets;
+use crate::{Capacity, ItemCost, Quote, Readiness};
 
 /// Before the service has said how many: enough to keep a small machine busy.
 const FIRST_SLOTS: usize = 8;

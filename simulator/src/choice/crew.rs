@@ -61,10 +61,6 @@ impl Crew {
         }
     }
 
-    pub(crate) fn workers(&self) -> usize {
-        self.workers.len()
-    }
-
     fn time(&self, items: &Items, first: u64, end: u64) -> Nanos {
         (items.between(first, end) as f64 * self.slowness) as Nanos
     }

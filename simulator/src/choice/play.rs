@@ -100,7 +100,6 @@ struct Stage<'a> {
     items: &'a Items,
     mode: Mode,
     policy: Option<Policy>,
-    settings: Settings,
     targets: [Targets; 2],
     queue: Queue<Event>,
     now: Nanos,
@@ -200,7 +199,6 @@ impl<'a> Stage<'a> {
             failed: false,
             lost: HashSet::new(),
             played: Played::default(),
-            settings,
         }
     }
 
@@ -290,8 +288,7 @@ impl<'a> Stage<'a> {
             Side::Cloud if self.dead => {}
             Side::Cloud => {
                 // The same first item loses its worker under every policy, the first time.
-                let lost = chance(self.place.seed, first) < self.place.lost
-                    && self.lost.insert(first);
+                let lost = chance(self.place.seed, first) < self.place.lost && self.lost.insert(first);
                 let bytes = f64::from(items) * self.place.bytes.1;
                 self.down_free = self.down_free.max(self.now) + of_seconds(bytes / self.place.down);
                 let at = self.down_free + of_seconds(self.place.round_trip / 2.0);
@@ -519,7 +516,8 @@ impl<'a> Stage<'a> {
         }
         // Nothing can be pulled, or no place is worth it.
         let policy = self.policy.as_mut()?;
-        let local_idle = self.out[0] < self.place.local && side != Some(Side::Cloud) || self.drive.left() == 0;
+        let local_idle =
+            self.out[0] < self.place.local && side != Some(Side::Cloud) || self.drive.left() == 0;
         let local_idle = local_idle && self.out[0] < self.place.local && self.again.is_empty();
         let cloud_idle = self.open && self.out[1] < self.place.cloud && self.drive.left() == 0;
         if self.drive.left() == 0 && !self.place.told {

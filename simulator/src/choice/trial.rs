@@ -54,7 +54,8 @@ impl Trial {
     /// CLOUD is a way to do it here: it comes to its end, and is worth its credits against LOCAL.
     pub fn cloud_counts(&self) -> bool {
         self.cloud.seconds.is_finite()
-            && self.cloud.credits <= self.options.credits_per_second * (self.local.seconds - self.cloud.seconds).max(0.0)
+            && self.cloud.credits
+                <= self.options.credits_per_second * (self.local.seconds - self.cloud.seconds).max(0.0)
     }
 
     /// CLOUD is sooner than LOCAL, and not worth its credits.

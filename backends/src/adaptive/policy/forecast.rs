@@ -5,8 +5,6 @@ use super::{Link, Options, Policy};
 
 /// Before an item is answered, the one that runs longest is taken to be through with so much of itself.
 const HALFWAY: f64 = 2.0;
-/// A worker that has had its first batch for so long may still be starting. Seconds.
-const STARTING: f64 = 0.005;
 
 impl Policy {
     fn options(&self) -> &Options {
@@ -33,11 +31,12 @@ impl Policy {
         let ledger = &self.state.ledger;
         let local = ledger.side(Side::Local);
         let mean = local.item.get();
-        let spent = ledger.begun.map_or(0.0, |begun| local.workers * (now - begun - STARTING));
+        let spent = ledger.begun.map_or(0.0, |begun| local.workers * (now - begun - self.options().starting));
         let censored = (spent > 0.0 && local.batches > 0).then(|| {
             let running = local.workers.min(local.batches as f64) / local.batches as f64 * local.items as f64;
             // Workers that never had work have not spent it.
-            let spent = spent.min((local.answered as f64 + local.items as f64) * (now - ledger.begun.unwrap_or(now)));
+            let spent =
+                spent.min((local.answered as f64 + local.items as f64) * (now - ledger.begun.unwrap_or(now)));
             spent / (local.answered as f64 + running / HALFWAY)
         });
         match (mean, censored) {
@@ -125,7 +124,9 @@ impl Policy {
         match &self.state.link {
             Link::Unknown | Link::Probing => 2.0 * round_trip + self.options().opening,
             Link::Probed => {
-                self.state.probe.map_or(0.0, |probe| if probe.upload > 0 { upload(probe.upload) } else { 0.0 })
+                self.state
+                    .probe
+                    .map_or(0.0, |probe| if probe.upload > 0 { upload(probe.upload) } else { 0.0 })
                     + round_trip
                     + self.options().opening
             }
@@ -162,7 +163,7 @@ impl Policy {
         };
         let each = self.cost(there);
         // No more may be read ahead than fits behind what the service has.
-        together = together.max((rest + flying) / self.window_rate(there));
+        together = together.max((rest + flying) / self.window_rate(now, here));
         let mut moved = (rest - rate_here * together).max(0.0);
         let affordable = self.affordable() / each.max(1e-15);
         if moved > affordable {
@@ -174,11 +175,11 @@ impl Policy {
     }
 
     /// Items a second that can be delivered in order while the service takes part: behind what it has, the others pile up.
-    fn window_rate(&self, there: f64) -> f64 {
+    fn window_rate(&self, now: f64, here: f64) -> f64 {
         let ledger = &self.state.ledger;
         let result = ledger.side(Side::Local).result.get().unwrap_or(0.0);
         let bytes = ledger.item_bytes.get().unwrap_or(0.0) + result;
-        self.options().read_ahead / bytes.max(1.0) / (self.way() + there)
+        self.options().read_ahead / bytes.max(1.0) / self.turnaround(now, 1.0, here)
     }
 
     /// Credits for an item in the service.

@@ -213,7 +213,9 @@ impl Ledger {
         let flights = &self.flights;
         let order = &mut self.sides[side as usize].order;
         let out = |batch: &u64| {
-            flights.get(batch).is_some_and(|flight| flight.on(side) && !flight.on(side.other()) && !flight.repeated)
+            flights
+                .get(batch)
+                .is_some_and(|flight| flight.on(side) && !flight.on(side.other()) && !flight.repeated)
         };
         while order.front().is_some_and(|batch| !out(batch)) {
             order.pop_front();

@@ -32,6 +32,8 @@ pub struct Options {
     pub bandwidth: f64,
     /// Seconds that a service is expected to take for opening a run, beside the upload: it starts a worker.
     pub opening: f64,
+    /// A local worker that has had its first batch for so many seconds may still be starting.
+    pub starting: f64,
     /// Of an input that does not tell its length: items that may be with the service, for each that was pulled.
     pub commitment: f64,
     /// Bytes of inputs and results that may be held.
@@ -41,12 +43,13 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
-            margin: 0.03,
+            margin: 0.04,
             least_gain: 0.02,
             credits_per_second: 1.0,
             worth_asking: 0.05,
             bandwidth: 50e6,
             opening: 0.03,
+            starting: 0.01,
             commitment: 4.0,
             read_ahead: 64e6,
         }
@@ -272,12 +275,16 @@ impl Policy {
         }
         let Some(here) = self.item_here(now) else { return false };
         let there = self.item_there(here);
+        let Some(forecast) = self.forecast(now) else { return false };
         if !self.state.joined {
-            let Some(forecast) = self.forecast(now) else { return false };
             if !self.worth(now, &forecast, self.options.margin) {
                 return false;
             }
             self.state.joined = true;
+        }
+        // It is left alone as soon as it helps no more, also if only for a while.
+        if forecast.together > forecast.alone * (1.0 - self.options.margin / 4.0) {
+            return false;
         }
         let count = f64::from(items.max(1));
         let ledger = &self.state.ledger;
@@ -303,7 +310,8 @@ impl Policy {
         let ends = each * (1.0 + waiting);
         let there = self.item_there(here);
         let rate = self.rate_there(there);
-        let rest = (self.left() - f64::from(items)) / rate.max(1e-9) + self.turnaround(now, f64::from(items), here);
+        let rest =
+            (self.left() - f64::from(items)) / rate.max(1e-9) + self.turnaround(now, f64::from(items), here);
         ends <= rest
     }
 
