@@ -12,13 +12,19 @@ compile_error!("fastmap runs on Linux (x86-64, aarch64): it needs pidfd, memfd a
 #[cfg(feature = "adaptive")]
 #[cfg_attr(docsrs, doc(cfg(feature = "adaptive")))]
 pub mod adaptive;
+/// What `claims` is made of; its model test puts others in their place.
+mod atomic {
+    pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+}
 mod batch;
 mod buffers;
+mod claims;
 #[cfg(feature = "protocol")]
 #[cfg_attr(docsrs, doc(cfg(feature = "protocol")))]
 pub mod cloud;
 mod completion;
 pub mod conformance;
+mod context;
 mod error;
 mod executable;
 mod function;
@@ -40,9 +46,10 @@ use std::time::{Duration, Instant};
 pub use adaptive::{Adaptive, AdaptiveOptions};
 pub use batch::{Batch, BatchBuilder, BatchId, Items, Slots};
 pub use completion::{
-    Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, Outcome, Payload, Place, Receipt,
-    RefusedCall, Results, Running, credits,
+    Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, MemoryLimit, Outcome, Payload, Place,
+    Receipt, RefusedCall, Results, Running, credits,
 };
+pub use context::{Context, ContextWriter};
 pub use error::BackendError;
 pub use executable::identity;
 #[cfg(feature = "jail")]

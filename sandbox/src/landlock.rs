@@ -25,11 +25,16 @@ const READABLE: [&str; 8] = [
 
 /// Whether this kernel has it, and has it switched on.
 pub(crate) fn available() -> io::Result<()> {
+    abi().map(drop)
+}
+
+/// Its version.
+pub(crate) fn abi() -> io::Result<u32> {
     const VERSION: u32 = 1;
     // SAFETY: asks for a version, which takes no memory.
     match unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<c_void>(), 0, VERSION) }
     {
-        1.. => Ok(()),
+        abi @ 1.. => Ok(abi as u32),
         _ => Err(io::Error::last_os_error()),
     }
 }

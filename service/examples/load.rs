@@ -1,9 +1,11 @@
-//! Sends batches to a service as fast as it answers, and tells how fast that was and where the time went.
+//! Sends batches to a service as fast as it answers, and tells how fast that was and where the time went: a line for
+//! people, and one of JSON for benches/cloud.py. Certificates that it trusts stand in `SSL_CERT_FILE`.
 //!
 //!     fastmap serve --dev --insecure-no-sandbox      (and export the two lines it prints)
 //!     cargo run --release --example load -- PATH-OF-fastmap-service-test-worker [BATCHES] [CLIENTS] [BYTES]
 
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -11,8 +13,10 @@ use anyhow::{Context, bail};
 use fastmap_backends::cloud::{
     BatchBody, BlobStatus, FunctionName, OpenRun, RequestHead, RunOpened, Secret, digest, hexadecimal,
 };
+use serde_json::{Value, json};
 use ureq::Agent;
 use ureq::http::Request;
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 struct Client {
     agent: Agent,
@@ -60,17 +64,44 @@ impl Client {
     }
 }
 
+fn agent() -> anyhow::Result<Agent> {
+    let mut tls = TlsConfig::builder()
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()));
+    if let Some(path) = std::env::var_os("SSL_CERT_FILE") {
+        let pem = std::fs::read(path).context("SSL_CERT_FILE")?;
+        let roots = parse_pem(&pem).filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        });
+        tls = tls.root_certs(RootCerts::from(roots));
+    }
+    let config = Agent::config_builder().http_status_as_error(false).max_idle_connections_per_host(64);
+    Ok(config.tls_config(tls.build()).build().into())
+}
+
+/// Seconds a batch of each stage, from the service's own metrics: their sums over the batches that were counted.
+fn stages(metrics: &str) -> Value {
+    let value = |name: &str| -> f64 {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|value| value.trim().parse().ok()).unwrap_or(0.0)
+    };
+    let mean = |name: &str, labels: &str| {
+        value(&format!("{name}_sum{labels}")) / value(&format!("{name}_count{labels}")).max(1.0)
+    };
+    let of = |stage: &str| mean("fastmap_stage_seconds", &format!("{{stage=\"{stage}\"}}"));
+    json!({
+        "request": mean("fastmap_request_seconds", "{route=\"/api/v1/runs/{run}/batches/{seq}\"}"),
+        "reserve": of("reserve"), "dispatch": of("dispatch"), "spool": of("spool"), "settle": of("settle"),
+    })
+}
+
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let worker = args.first().context("the path of fastmap-service-test-worker is missing")?;
     let number = |at: usize, default: u64| args.get(at).map_or(Ok(default), |text| text.parse());
     let (batches, clients, bytes) = (number(1, 2000)?, number(2, 4)?, number(3, 65_536)?);
     let client = Client {
-        agent: Agent::config_builder()
-            .http_status_as_error(false)
-            .max_idle_connections_per_host(64)
-            .build()
-            .into(),
+        agent: agent()?,
         url: std::env::var("FASTMAP_CLOUD_URL").context("FASTMAP_CLOUD_URL")?,
         secret: std::env::var("FASTMAP_SECRET").context("FASTMAP_SECRET")?.parse()?,
     };
@@ -121,17 +152,21 @@ fn main() -> anyhow::Result<()> {
     let took = begun.elapsed();
     times.sort_unstable();
     let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1000.0;
-    println!(
-        "{batches} batches of {bytes} bytes by {clients} clients, {} workers: {:.0}/s, p50 {:.2} ms, p99 {:.2} ms",
-        run.workers,
+    let (per_second, mean) = (
         batches as f64 / took.as_secs_f64(),
+        times.iter().sum::<Duration>().as_secs_f64() * 1000.0 / times.len().max(1) as f64,
+    );
+    println!(
+        "{batches} batches of {bytes} bytes by {clients} clients, {} workers: {per_second:.0}/s, p50 {:.2} ms, p99 {:.2} ms",
+        run.workers,
         at(0.5),
         at(0.99)
     );
     client.call("POST", &format!("/runs/{}/done", run.run), b"")?;
     let metrics = client.agent.get(format!("{}/metrics", client.url)).call()?.body_mut().read_to_string()?;
-    for line in metrics.lines().filter(|line| line.contains("_sum") || line.contains("_count")) {
-        println!("{line}");
-    }
+    let told = json!({
+        "per_second": per_second, "p50_ms": at(0.5), "p99_ms": at(0.99), "mean_ms": mean, "stages": stages(&metrics),
+    });
+    println!("{told}");
     Ok(())
 }

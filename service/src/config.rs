@@ -23,6 +23,10 @@ pub struct Config {
     pub prices: Prices,
     /// What is allowed.
     pub limits: Limits,
+    /// A request's head must come within this, and its body within that.
+    pub head_time: Duration,
+    /// See `head_time`.
+    pub body_time: Duration,
     /// How long open runs may go on when the service is asked to stop.
     pub grace: Duration,
     /// Starts strangers' executables without a jail. Loopback only.
@@ -46,6 +50,11 @@ pub const LIMITS: Limits = Limits {
     long_poll_seconds: 20,
 };
 
+/// Who says nothing holds a connection no longer than this.
+pub const HEAD: Duration = Duration::from_mins(1);
+/// A body must come within this.
+pub const BODY: Duration = Duration::from_mins(2);
+
 impl Config {
     /// Settings for a service whose things are in `data`.
     pub fn new(data: &Path, listen: SocketAddr) -> Self {
@@ -56,6 +65,8 @@ impl Config {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             prices: price::DEFAULT,
             limits: LIMITS,
+            head_time: HEAD,
+            body_time: BODY,
             grace: Duration::from_secs(30),
             unconfined: false,
         }

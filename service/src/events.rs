@@ -87,6 +87,17 @@ impl Events {
         LogPage { lines, dropped: watched.dropped, next }
     }
 
+    /// The last lines of a run, at most `most`.
+    pub fn last(&self, run: &str, most: usize) -> LogPage {
+        let runs = self.lock();
+        let Some(watched) = runs.get(run) else {
+            return LogPage { lines: Vec::new(), dropped: 0, next: 0 };
+        };
+        let skip = watched.lines.len().saturating_sub(most);
+        let lines: Vec<LogLine> = watched.lines.iter().skip(skip).cloned().collect();
+        LogPage { lines, dropped: watched.dropped, next: watched.next - 1 }
+    }
+
     /// Forgets a run.
     pub fn forget(&self, run: &str) {
         self.lock().remove(run);

@@ -9,13 +9,16 @@
     reason = "a problem document is an answer, made once for a failed request"
 )]
 
+pub mod activity;
 pub mod agent;
 pub mod cli;
 pub mod config;
+pub mod dashboard;
 pub mod dispatch;
 pub mod events;
 pub mod gateway;
 pub mod keys;
 pub mod price;
+pub mod roster;
 pub mod spool;
 pub mod store;

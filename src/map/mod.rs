@@ -35,7 +35,7 @@ pub use unordered::Unordered;
 use crate::codec::{self, CodecError};
 use crate::error::{Error, ErrorKind};
 use callee::Callee;
-pub(crate) use drive::{Context, Drive};
+pub(crate) use drive::{Drive, Encode};
 use here::{Here, Made, Turn};
 use input::Input;
 use segment::Answer;
@@ -55,8 +55,9 @@ type Advance<R> = Result<Indexed<R>, Error>;
 /// `next()` alone, in batches, a bounded number of items ahead of what was yielded.
 ///
 /// Each item is answered exactly once, by `Ok` or by one `Err` in its place, after which the map goes on. It may be *executed*
-/// more than once, where a worker died. What ends the map as a whole (no worker can live, the system refuses) is
-/// yielded as one `Err` without an index, then `None`. [`on_error`](Fastmap::on_error) and
+/// more than once, where a worker died. What ends the map as a whole (no worker can live, the system refuses, no credits
+/// are left) is yielded as one `Err` without an index, then `None`; results that were paid for come before it, each in
+/// its place, and an item in front of them that has none is answered by an error with its index. [`on_error`](Fastmap::on_error) and
 /// [`deadline`](Fastmap::deadline) end it sooner.
 ///
 /// Dropping it cancels what is queued; the workers stay for the next map.
@@ -453,10 +454,17 @@ where
         }
     }
 
-    /// The map can't go on. Answers that are here, up to the first gap, are delivered before the error.
+    /// The map can't go on. Answers that are here are delivered before the error: up to the first gap; and all of them
+    /// where they were paid for.
     fn fail(&mut self, error: Error) {
-        self.failure = Some(error);
         self.drive.stop();
+        let paid =
+            matches!(error.kind(), ErrorKind::OutOfCredits | ErrorKind::Cloud | ErrorKind::Unauthorized);
+        if paid && !self.drive.limits.stops() {
+            let why = format!("not answered when the map ended: {error}");
+            self.drive.window.fill_gaps(error.kind(), &why.into());
+        }
+        self.failure = Some(error);
     }
 
     /// Reads and sends as much as there are places for.

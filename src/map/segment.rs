@@ -1,11 +1,12 @@
 //! Consecutive answers as they came, read one by one as the consumer asks.
 //! Made by the drive of completions and failures; taken apart by the adapters.
 
+use std::sync::Arc;
 use std::vec::IntoIter;
 
 use fastmap_backends::{ItemFailure, Items, Payload};
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 
 /// Answers to consecutive items. The default holds none.
 #[derive(Debug, Default)]
@@ -25,6 +26,8 @@ pub(crate) struct Segment {
     failures: IntoIter<ItemFailure>,
     /// The one answer of a segment that was made here.
     failed: Option<Error>,
+    /// Why none of the items was answered: the map has ended before.
+    gap: Option<(ErrorKind, Arc<str>)>,
 }
 
 /// One answer.
@@ -52,6 +55,11 @@ impl Segment {
     /// An item that is answered by an error.
     pub(crate) fn failed(index: u64, error: Error) -> Self {
         Segment { first: index, items: 1, failed: Some(error.at(index)), ..Segment::default() }
+    }
+
+    /// Items that never will be answered, while later ones are: each by an error of its own.
+    pub(crate) fn gap(first: u64, items: u32, kind: ErrorKind, why: Arc<str>) -> Self {
+        Segment { first, items, gap: Some((kind, why)), ..Segment::default() }
     }
 
     pub(crate) fn first(&self) -> u64 {
@@ -109,7 +117,7 @@ impl Segment {
     pub(crate) fn allow(&mut self, answers: u32) {
         self.count();
         let failure = self.failures.as_slice().first().map_or(self.items, |failure| failure.offset);
-        let end = if self.failed.is_some() { self.next } else { failure };
+        let end = if self.failed.is_some() || self.gap.is_some() { self.next } else { failure };
         self.quick = self.next.saturating_add(answers).min(end);
         let ahead = self.quick.saturating_sub(self.next) as usize;
         // Whole results only, also of a payload that is cut short.
@@ -155,6 +163,9 @@ impl Segment {
         self.next += 1;
         if let Some(error) = self.failed.take() {
             return Some((index, Answer::Failed(error)));
+        }
+        if let Some((kind, why)) = &self.gap {
+            return Some((index, Answer::Failed(Error::new(*kind, &**why).at(index))));
         }
         if self.failures.as_slice().first().is_some_and(|failure| failure.offset == offset) {
             let failure = self.failures.next().expect("it was there");

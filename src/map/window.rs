@@ -2,10 +2,12 @@
 //! The drive puts answers in and asks whether more may be read; the adapter takes segments out, in order.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use fastmap_backends::{Batch, BatchId};
 
 use super::segment::Segment;
+use crate::error::ErrorKind;
 
 /// Segments that may wait behind one slow item, at least, and for each place of the backend; their bytes are bounded as
 /// well, and bind first for all but tiny ones. (Simulated: 10,000 workers need more than the 4,096.)
@@ -135,6 +137,24 @@ impl Window {
         self.ready.insert(segment.first(), segment);
     }
 
+    /// Nothing more comes: what is missing in front of answers is answered by errors, so that those keep their places.
+    pub(crate) fn fill_gaps(&mut self, kind: ErrorKind, why: &Arc<str>) {
+        if self.unordered {
+            return;
+        }
+        let mut next = self.head;
+        let mut gaps = Vec::new();
+        for (first, segment) in &self.ready {
+            while next < *first {
+                let items = u32::try_from(first - next).unwrap_or(u32::MAX);
+                gaps.push(Segment::gap(next, items, kind, Arc::clone(why)));
+                next += u64::from(items);
+            }
+            next = segment.end();
+        }
+        gaps.into_iter().for_each(|gap| self.insert(gap));
+    }
+
     /// The next segment for the consumer, who is done with the one before.
     pub(crate) fn take(&mut self) -> Option<Segment> {
         self.held -= std::mem::take(&mut self.consumed);
@@ -155,7 +175,8 @@ mod tests {
     use fastmap_backends::{BatchBuilder, JobId};
 
     use super::*;
-    use crate::error::{Error, ErrorKind};
+    use crate::error::Error;
+    use crate::map::segment::Answer;
 
     fn segment(first: u64) -> Segment {
         Segment::failed(first, Error::new(ErrorKind::Panic, "x"))
@@ -181,6 +202,24 @@ mod tests {
         assert_eq!(window.take().map(|segment| segment.first()), Some(1));
         assert!(window.take().is_none());
         assert_eq!(window.taken(), 2);
+    }
+
+    #[test]
+    fn a_gap_is_answered_by_an_error_for_each_item_and_what_is_behind_it_keeps_its_place() {
+        let mut window = Window::new(1 << 20);
+        [0, 3, 7].map(segment).into_iter().for_each(|segment| window.insert(segment));
+        window.fill_gaps(ErrorKind::OutOfCredits, &"none left".into());
+        let mut told = Vec::new();
+        while let Some(mut segment) = window.take() {
+            segment.allow(10);
+            assert!(segment.quick(None).is_none());
+            while let Some((index, Answer::Failed(error))) = segment.next() {
+                assert_eq!(error.index(), usize::try_from(index).ok());
+                told.push((index, error.kind() == ErrorKind::OutOfCredits));
+            }
+        }
+        assert_eq!(told, [0, 1, 2, 3, 4, 5, 6, 7].map(|index| (index, ![0, 3, 7].contains(&index))));
+        assert!(window.is_empty());
     }
 
     #[test]

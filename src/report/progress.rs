@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(state().drawn(20), "50/200  2 failed");
         assert_eq!(State { failed: 0, ..state() }.drawn(20), "50/200  3 s left");
         assert_eq!(State { failed: 0, ..state() }.drawn(26), "50/200  3 s left, 50/s");
-        assert_eq!(state().drawn(36), "██░░░░░░ 50/200  2 failed, 3 s left");
+        assert_eq!(state().drawn(44), "██░░░░░░░░░ 50/200  2 failed, 3 s left, 50/s");
     }
 
     #[test]

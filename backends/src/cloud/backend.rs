@@ -165,6 +165,10 @@ impl Run for CloudRun {
         }
     }
 
+    fn spent(&mut self) -> Receipt {
+        self.shared().spent()
+    }
+
     fn close(mut self: Box<Self>) -> Receipt {
         let shared = self.shared.take().expect("it is closed once");
         match shared.link.is_mine() {

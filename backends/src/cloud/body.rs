@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::meta::{DoneMeta, LostMeta, json, of_json};
 use crate::batch::Items;
-use crate::completion::{ItemFailure, Loss, Payload, Results};
+use crate::completion::{ItemFailure, Loss, Payload, Place, Results};
 
 /// Flag of a batch: its items are a zstd frame.
 pub const FLAG_ZSTD: u32 = 1;
@@ -237,6 +237,7 @@ impl Part {
                     wall,
                     cpu,
                     worker,
+                    place: Place::Cloud,
                     ..Results::default()
                 })
             }
@@ -285,6 +286,7 @@ mod tests {
             wall: Duration::from_nanos(7),
             cpu: Duration::from_nanos(5),
             worker: "worker-1".to_owned(),
+            place: Place::Cloud,
             ..Results::default()
         };
         let death = Death {

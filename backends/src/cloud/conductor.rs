@@ -21,7 +21,7 @@ use crate::error::BackendError;
 use crate::local::Stream;
 
 /// Acknowledgements go together: so many, or after so long.
-const ACKS: usize = 256;
+pub(super) const ACKS: usize = 256;
 const MOST_ACKS: usize = 10_000;
 const ACK: Duration = Duration::from_secs(1);
 /// How often lines of workers are fetched while batches are under way.
@@ -200,7 +200,7 @@ impl Conductor {
             }
             link.forget_stored();
         }
-        let Some(RunOpened { run, workers, slots, lease_seconds, .. }) = opened else {
+        let Some(RunOpened { run, workers, slots, lease_seconds, prices, spendable }) = opened else {
             let message = format!(
                 "{} forgets what is uploaded, or ends what is opened, again and again",
                 link.http.url
@@ -212,6 +212,11 @@ impl Conductor {
         let mut state = shared.lock();
         let slots = slots.clamp(1, limits.batches_in_flight.max(1)) as usize;
         shared.set_slots(&mut state, slots, Some(workers as usize));
+        // Where not all can be reserved for at once, what comes first in the input is to be paid first.
+        let each = prices.cpu_hour.saturating_mul(limits.batch_cpu_seconds as i64) / 3600;
+        if spendable < each.saturating_mul(slots as i64) {
+            state.narrow();
+        }
         state.heard = Instant::now();
         state.answers = 0;
         state.opened = Some(Arc::new(Opened { run, lease: Duration::from_secs(lease_seconds.max(1)) }));
@@ -277,8 +282,7 @@ impl Conductor {
     }
 
     fn start_senders(&self, state: &mut super::run::State, limits: &Limits) -> Result<(), Stop> {
-        let room = state.slots.saturating_sub(state.in_flight);
-        let wanted = state.waiting.len().min(room).saturating_sub(state.idle);
+        let wanted = state.waiting.len().min(state.room()).saturating_sub(state.idle);
         for _ in 0..wanted.min(state.slots.saturating_sub(state.senders)) {
             let (shared, limits) = (Arc::clone(&self.shared), *limits);
             let thread = thread::Builder::new().name("fastmap-cloud-send".to_owned());

@@ -6,7 +6,7 @@
 //! The client is the backend [`Cloud`] (feature `cloud`). `http` makes one request; `retry` says what a failed one
 //! means; `link` is what all runs share; `run` is the state of one, under one lock: `conductor` is the thread that opens
 //! it, keeps it alive and ends it, `sender` the threads that have its batches on the way. `upload`, `pack` and `probe` are
-//! what they call; `told` is what the user hears and is asked.
+//! what they call; `dashboard` asks for a link for a browser; `told` is what the user hears and is asked.
 
 mod body;
 mod meta;
@@ -17,7 +17,11 @@ mod sign;
 #[cfg(feature = "cloud")]
 mod backend;
 #[cfg(feature = "cloud")]
+mod check;
+#[cfg(feature = "cloud")]
 mod conductor;
+#[cfg(feature = "cloud")]
+mod dashboard;
 #[cfg(feature = "cloud")]
 mod ending;
 #[cfg(feature = "cloud")]
@@ -44,8 +48,8 @@ mod url;
 pub use body::{Answer, BatchBody, BodyError, FLAG_ZSTD, Part, PartOutcome};
 pub use problem::{Problem, ProblemCode};
 pub use protocol::{
-    Acknowledge, Acknowledged, Auth, Bill, BlobStatus, FunctionName, Lease, Limits, LogLine, LogPage,
-    OpenRun, Prices, RunInfo, RunList, RunOpened, RunState,
+    Acknowledge, Acknowledged, Auth, Bill, BlobStatus, DashboardLink, FunctionName, Lease, Limits, LogLine,
+    LogPage, OpenRun, Prices, RunInfo, RunList, RunOpened, RunState,
 };
 pub use sign::{
     EventHead, HEADER_DIGEST, HEADER_NONCE, HEADER_PROTOCOL, HEADER_SIGNATURE, HEADER_TIMESTAMP, PROTOCOL,
@@ -54,6 +58,8 @@ pub use sign::{
 #[cfg(feature = "cloud")]
 pub use {
     backend::{Cloud, CloudOptions},
+    check::{Reached, check},
+    dashboard::dashboard_link,
     told::{Confirm, Estimate, Notice, Notices, Probe, Refused, Unheard, Upload},
     url::{ServiceUrl, UrlError},
 };

@@ -100,7 +100,7 @@ fn try_one(
     if open > 0 {
         run.cancel(id);
         let mut state = shared.lock();
-        state.waiting.push_front(piece);
+        state.put(piece);
         state.in_flight -= 1;
         shared.measure(&state);
         return match failed {
@@ -115,6 +115,6 @@ fn try_one(
             sum.bytes += results.payload.bytes().len() as u64;
         }
     }
-    shared.landed(parts);
+    shared.landed(parts, Vec::new());
     Ok(true)
 }

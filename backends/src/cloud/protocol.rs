@@ -284,3 +284,13 @@ message! {
         pub next: u64,
     }
 }
+
+message! {
+    /// `POST /dashboard`: a link that signs a browser in to the service's dashboard, once.
+    pub struct DashboardLink {
+        /// Path on this service; whoever has it is signed in to this account.
+        pub path: String,
+        /// Seconds for which it is good.
+        pub seconds: u64,
+    }
+}

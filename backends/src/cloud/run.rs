@@ -58,7 +58,8 @@ struct Gauge {
 #[derive(Clone, Debug)]
 pub(super) struct Piece {
     pub(super) batch: Batch,
-    /// It was sent in a run that is over, under this number: there may be an answer.
+    /// It was sent before, in this run (and refused) or in one that is over (and may have an answer there), under this
+    /// number.
     pub(super) before: Option<(Arc<Opened>, u64)>,
 }
 
@@ -93,6 +94,10 @@ pub(super) struct State {
     pub(super) senders: usize,
     pub(super) idle: usize,
     pub(super) slots: usize,
+    /// Batches that may be in flight while credits are short, which is found out step by step.
+    window: usize,
+    /// Pieces that have landed since it was last changed.
+    landed: usize,
     /// The number of the next batch.
     pub(super) next: u64,
     /// Answers that have arrived, to be told.
@@ -109,6 +114,33 @@ pub(super) struct State {
     pub(super) end: Option<End>,
     /// The conductor is through; what it cost, if it ever began.
     pub(super) receipt: Option<Receipt>,
+}
+
+impl State {
+    /// Puts a piece among those that wait: what the consumer wants first goes first.
+    pub(super) fn put(&mut self, piece: Piece) {
+        let first = piece.batch.first();
+        let behind = self.waiting.iter().rev().take_while(|other| other.batch.first() > first).count();
+        self.waiting.insert(self.waiting.len() - behind, piece);
+    }
+
+    /// How many more may be sent.
+    pub(super) fn room(&self) -> usize {
+        self.slots.min(self.window).saturating_sub(self.in_flight)
+    }
+
+    /// Credits are short.
+    pub(super) fn narrow(&mut self) {
+        (self.window, self.landed) = (1, 0);
+    }
+
+    /// A piece has landed: where credits were short, there may be some for one more at a time after each round.
+    fn widen(&mut self) {
+        self.landed += 1;
+        if self.landed >= self.window {
+            (self.window, self.landed) = (self.window.saturating_add(1), 0);
+        }
+    }
 }
 
 impl Shared {
@@ -133,6 +165,8 @@ impl Shared {
                 senders: 0,
                 idle: 0,
                 slots: FIRST_SLOTS,
+                window: usize::MAX,
+                landed: 0,
                 next: 1,
                 arrived: Vec::new(),
                 charged: 0,
@@ -182,6 +216,11 @@ impl Shared {
         self.news.notify_all();
     }
 
+    /// What has been charged so far, by the answers that came.
+    pub(super) fn spent(&self) -> Receipt {
+        Receipt { microcredits: self.lock().charged.unsigned_abs(), balance: None }
+    }
+
     pub(super) fn submit(&self, batch: Batch) -> Result<(), Batch> {
         if self.gauge.outstanding.load(Ordering::Relaxed) >= self.gauge.slots.load(Ordering::Relaxed) {
             return Err(batch);
@@ -191,13 +230,13 @@ impl Shared {
             // The error is there, or comes with the last answer.
             return Ok(());
         }
-        state.waiting.push_back(Piece { batch, before: None });
+        state.put(Piece { batch, before: None });
         self.measure(&state);
-        let idle = state.idle > 0;
+        let enough = state.waiting.len() <= state.idle;
         drop(state);
-        if idle {
-            self.work.notify_one();
-        } else {
+        self.work.notify_one();
+        if !enough {
+            // For more senders.
             self.news.notify_all();
         }
         Ok(())
@@ -222,17 +261,38 @@ impl Shared {
         self.gauge.outstanding.store(state.waiting.len() + state.in_flight, Ordering::Relaxed);
     }
 
-    /// A piece is out of the senders' hands, with what there is to tell of it.
-    pub(super) fn landed(&self, completions: impl IntoIterator<Item = Completion>) {
+    /// A piece is out of the senders' hands, with what there is to tell of it, and what of it is still to be sent.
+    pub(super) fn landed(&self, completions: impl IntoIterator<Item = Completion>, rest: Vec<Piece>) {
         let mut state = self.lock();
+        rest.into_iter().for_each(|piece| state.put(piece));
         state.in_flight -= 1;
+        state.widen();
         self.measure(&state);
         let exhausted = if state.in_flight == 0 { state.exhausted.take() } else { None };
         drop(state);
         completions.into_iter().for_each(|completion| self.inbox.put(completion));
+        self.work.notify_one();
         if let Some(error) = exhausted {
             self.fail(error);
         }
+    }
+
+    /// A piece goes back among those that wait.
+    pub(super) fn put_back(&self, piece: Piece) {
+        let mut state = self.lock();
+        state.put(piece);
+        state.in_flight -= 1;
+        self.measure(&state);
+        drop(state);
+        self.wake();
+    }
+
+    /// Credits are short: from now on what comes first in the input is paid first. Whether others are in flight, whose
+    /// reservations may leave something over.
+    pub(super) fn narrow(&self) -> bool {
+        let mut state = self.lock();
+        state.narrow();
+        state.in_flight > 1
     }
 
     /// No more batches can be paid: what is under way is still waited for.
@@ -241,7 +301,7 @@ impl Shared {
         state.exhausted.get_or_insert(error);
         state.waiting.clear();
         drop(state);
-        self.landed(None);
+        self.landed(None, Vec::new());
     }
 
     /// The run can't go on.

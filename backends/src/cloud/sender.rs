@@ -5,16 +5,17 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::body::{Answer, Part, PartOutcome};
+use super::conductor::ACKS;
 use super::http::{By, Failure, Reply};
 use super::link::Stop;
 use super::pack;
 use super::problem::ProblemCode;
 use super::protocol::Limits;
 use super::retry::Backoff;
-use super::run::{Opened, Piece, Shared, State};
+use super::run::{Opened, Piece, Shared};
 use crate::batch::Batch;
 use crate::completion::{
-    Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, Outcome, Results, Running,
+    Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, Outcome, Place, Results, Running,
 };
 use crate::error::BackendError;
 
@@ -37,13 +38,16 @@ fn next(shared: &Shared) -> Option<(Piece, Arc<Opened>, u64)> {
     let mut state = shared.lock();
     loop {
         if state.end.is_none()
-            && state.in_flight < state.slots
+            && state.room() > 0
             && let Some(opened) = state.opened.clone()
             && let Some(piece) = state.waiting.pop_front()
         {
             state.in_flight += 1;
+            // What was refused before goes under its number: what it has cost then, it has cost.
+            let again =
+                piece.before.as_ref().filter(|(run, _)| Arc::ptr_eq(run, &opened)).map(|(_, seq)| *seq);
             state.next += 1;
-            let seq = state.next;
+            let seq = again.unwrap_or(state.next);
             return Some((piece, opened, seq));
         }
         if state.end.is_some() {
@@ -68,6 +72,8 @@ enum Landing {
     Lost,
     /// The run that it was sent to is over.
     RunOver,
+    /// It can't be paid now, but others are in flight, and will leave something over.
+    Short,
     Exhausted(BackendError),
     Stopped(Stop),
 }
@@ -77,16 +83,18 @@ fn deliver(shared: &Shared, limits: &Limits, piece: Piece, opened: &Arc<Opened>,
     if length > limits.batch_bytes {
         return split(shared, piece, limits.batch_bytes);
     }
-    let landing = match before(shared, &piece) {
+    let landing = match before(shared, &piece, opened) {
         Some(answer) => Landing::Answered(answer, None),
         None => carry(shared, &piece.batch, opened, seq),
     };
     match landing {
         Landing::Answered(answer, arrived) => {
-            note(&mut shared.lock(), &answer, arrived);
-            shared.news.notify_all();
-            let batch = &piece.batch;
-            shared.landed(answer.parts.into_iter().map(|part| completion(batch, part)));
+            note(shared, &answer, arrived);
+            let (told, rest) = sort(&piece.batch, answer.parts);
+            if !rest.is_empty() {
+                shared.narrow();
+            }
+            shared.landed(told, rest);
         }
         Landing::Lost => {
             let death = Death {
@@ -99,39 +107,44 @@ fn deliver(shared: &Shared, limits: &Limits, piece: Piece, opened: &Arc<Opened>,
             let loss = Loss { running: Running::Unknown, death };
             let (batch, first, items) = (piece.batch.id(), piece.batch.first(), piece.batch.items());
             let outcome = Outcome::Lost(piece.batch, loss);
-            shared.landed(Some(Completion { batch, first, items, outcome }));
+            shared.landed(Some(Completion { batch, first, items, outcome }), Vec::new());
         }
         Landing::RunOver => {
             let mut state = shared.lock();
             if state.opened.as_ref().is_some_and(|now| Arc::ptr_eq(now, opened)) {
                 state.lost = state.opened.take();
             }
-            state.waiting.push_front(Piece { before: Some((Arc::clone(opened), seq)), ..piece });
-            state.in_flight -= 1;
-            shared.measure(&state);
             drop(state);
-            shared.news.notify_all();
+            shared.put_back(Piece { before: Some((Arc::clone(opened), seq)), ..piece });
         }
+        Landing::Short => shared.put_back(Piece { before: Some((Arc::clone(opened), seq)), ..piece }),
         Landing::Exhausted(error) => shared.exhaust(error),
         Landing::Stopped(stop) => {
             if let Stop::Failed(error) = stop {
                 shared.fail(error);
             }
-            shared.landed(None);
+            shared.landed(None, Vec::new());
         }
     }
 }
 
-fn note(state: &mut State, answer: &Answer, arrived: Option<u64>) {
+fn note(shared: &Shared, answer: &Answer, arrived: Option<u64>) {
+    let mut state = shared.lock();
     state.charged += answer.charge;
     state.arrived.extend(arrived);
     state.answers += 1;
     state.heard = std::time::Instant::now();
+    // Fewer are told when the conductor looks up of itself.
+    let many = state.arrived.len() >= ACKS;
+    drop(state);
+    if many {
+        shared.news.notify_all();
+    }
 }
 
 /// The answer that came to a piece in a run that is over: paid for, and kept for a while.
-fn before(shared: &Shared, piece: &Piece) -> Option<Answer> {
-    let (opened, seq) = piece.before.as_ref()?;
+fn before(shared: &Shared, piece: &Piece, now: &Arc<Opened>) -> Option<Answer> {
+    let (opened, seq) = piece.before.as_ref().filter(|(run, _)| !Arc::ptr_eq(run, now))?;
     let target = format!("/runs/{}/batches/{seq}", opened.run);
     let reply = shared.link.insist(shared, || match shared.link.http.call(By::Long, "GET", &target, b"") {
         // Whatever it is: there is no answer.
@@ -202,6 +215,9 @@ fn carry(shared: &Shared, batch: &Batch, opened: &Opened, seq: u64) -> Landing {
                         return Landing::Stopped(Stop::Failed(error));
                     }
                 }
+                Some(Code::CreditsHeld | Code::OutOfCredits | Code::SpendCapReached) if shared.narrow() => {
+                    return Landing::Short;
+                }
                 Some(Code::TooManyBatches) => {
                     let mut state = shared.lock();
                     let fewer = state.in_flight.saturating_sub(1).min(state.slots);
@@ -221,6 +237,27 @@ fn carry(shared: &Shared, batch: &Batch, opened: &Opened, seq: u64) -> Landing {
     }
 }
 
+/// What there is to tell of a batch, and what of it goes on its way again: items that were given back although the
+/// results are within what the batch may bring. They could not be paid at once, and come before all that is behind them.
+fn sort(batch: &Batch, parts: Vec<Part>) -> (Vec<Completion>, Vec<Piece>) {
+    let bytes = |part: &Part| match &part.outcome {
+        PartOutcome::Done(results) => results.payload.bytes().len() as u64,
+        PartOutcome::Returned | PartOutcome::Lost(_) => 0,
+    };
+    let results: u64 = parts.iter().map(bytes).sum();
+    let short = results > 0 && results < batch.result_credit();
+    let (mut told, mut rest) = (Vec::new(), Vec::new());
+    for part in parts {
+        match completion(batch, part) {
+            Completion { outcome: Outcome::Returned(batch), .. } if short => {
+                rest.push(Piece { batch, before: None });
+            }
+            other => told.push(other),
+        }
+    }
+    (told, rest)
+}
+
 /// What became of a part of a batch, for who has submitted it.
 fn completion(batch: &Batch, part: Part) -> Completion {
     let Part { offset, items, outcome } = part;
@@ -229,7 +266,7 @@ fn completion(batch: &Batch, part: Part) -> Completion {
         false => batch.piece(batch.id(), offset, offset + items, batch.attempt()),
     };
     let outcome = match outcome {
-        PartOutcome::Done(results) => Outcome::Done(results),
+        PartOutcome::Done(results) => Outcome::Done(Results { place: Place::Cloud, ..results }),
         PartOutcome::Returned => Outcome::Returned(piece()),
         PartOutcome::Lost(loss) => Outcome::Lost(piece(), loss),
     };
@@ -245,7 +282,7 @@ fn split(shared: &Shared, piece: Piece, most: u64) {
         let mut state = shared.lock();
         for (from, to) in [(half, items), (0, half)] {
             let batch = batch.piece(id, from, to, batch.attempt());
-            state.waiting.push_front(Piece { batch, before: None });
+            state.put(Piece { batch, before: None });
         }
         state.in_flight -= 1;
         shared.measure(&state);
@@ -262,5 +299,5 @@ fn split(shared: &Shared, piece: Piece, most: u64) {
     let failure = ItemFailure { offset: 0, kind: FailureKind::Serialize, message };
     let results = Results { failures: vec![failure], ..Results::default() };
     let outcome = Outcome::Done(results);
-    shared.landed(Some(Completion { batch: id, first: batch.first(), items, outcome }));
+    shared.landed(Some(Completion { batch: id, first: batch.first(), items, outcome }), Vec::new());
 }

@@ -2,8 +2,8 @@
 //!
 //! `pool` holds who has which batch (`run`, `member`) and decides, without any I/O but sends that can't wait;
 //! `steal` does so by the clock, `wear` by what workers have used up. `supervisor` is the one thread that starts workers, watches them die and relays what
-//! they print (`relay`), by sockets in a `folder`; `reader` is a thread for each worker that takes its answers; `worker` is the other end, in the
-//! worker process. `greeting`, `outbox`, `page` and `area` are the parts of the channel between them; `confined` is how
+//! they print (`relay`); `reader` is a thread for each worker that takes its answers; `worker` is the other end, in the
+//! worker process. `greeting`, `outbox`, `page`, `area` and `handover` are the parts of the channel between them; `confined` is how
 //! a worker confines itself and what is told of the calls that it was refused. `foreign` is for hosts of other programs
 //! than their own. Where a `launch`er starts the workers, they may be anybody's: `jailed` puts them into jails, `door`
 //! takes nothing from them unseen.
@@ -11,9 +11,9 @@
 mod area;
 pub(crate) mod confined;
 mod door;
-mod folder;
 mod foreign;
 mod greeting;
+mod handover;
 #[cfg(feature = "jail")]
 mod jailed;
 mod launch;
@@ -31,7 +31,6 @@ mod worker;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -68,7 +67,7 @@ pub(crate) mod fuzzing {
 const TARGETS: Targets =
     Targets { work: Duration::from_millis(20), least: Duration::from_micros(100), bytes: 256 * 1024 };
 
-/// More make no sense on any machine, and each costs the host six descriptors and two threads.
+/// More make no sense on any machine, and each costs the host seven descriptors and two threads.
 const MOST_PROCESSES: usize = 4096;
 
 /// How the workers are started.
@@ -173,6 +172,7 @@ impl Pool {
     fn start_supervisor(&self) -> Result<(), BackendError> {
         let mut supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner);
         if supervisor.is_none() {
+            try_channel().map_err(|error| BackendError::Io("cannot make a channel".to_owned(), error))?;
             let shared = Arc::clone(&self.shared);
             let thread = std::thread::Builder::new().name("fastmap-supervisor".to_owned());
             let handle = thread
@@ -184,29 +184,20 @@ impl Pool {
                 })
                 .map_err(|error| BackendError::Io("cannot start a thread".to_owned(), error))?;
             *supervisor = Some(handle);
-            // While it comes up.
-            self.shared.folder().prepare();
         }
-        // Behind the thread, whose first steps take as long. Nothing is sent before a batch is submitted.
-        try_channel().map_err(|error| BackendError::Io("cannot make a channel".to_owned(), error))
+        Ok(())
     }
 }
 
 /// ipc-channel measures its sockets at the first send, once, and panics for ever after where that fails (no descriptor
 /// left): let it happen where an error can be returned.
 fn try_channel() -> std::io::Result<()> {
-    static MEASURED: AtomicBool = AtomicBool::new(false);
-    if MEASURED.load(Ordering::Relaxed) {
-        return Ok(());
-    }
     let (sender, receiver) = ipc_channel::ipc::bytes_channel()?;
     match catch_unwind(AssertUnwindSafe(|| sender.send(&[0]))) {
         Ok(sent) => sent?,
         Err(_) => return Err(std::io::Error::other("no descriptor is left")),
     }
-    receiver.recv().map_err(std::io::Error::other)?;
-    MEASURED.store(true, Ordering::Relaxed);
-    Ok(())
+    receiver.recv().map(drop).map_err(std::io::Error::other)
 }
 
 impl Drop for Pool {

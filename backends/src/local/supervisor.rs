@@ -5,18 +5,20 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::panic::catch_unwind;
 use std::path::Path;
 use std::process::{ChildStderr, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use ipc_channel::ipc::IpcOneShotServer;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::door::Door;
-use super::greeting::{Confinement, INSIDE, MARKER, Marker};
+use super::greeting::{Confinement, Greeting, INSIDE, MARKER, Marker};
 use super::launch::{Keeper, Start};
 use super::member::Member;
 use super::page::Page;
@@ -24,11 +26,13 @@ use super::pool::Shared;
 use super::reader::{Gate, Peer, listen};
 use super::relay::{Pipe, Stream};
 use super::steal;
-use super::wear::LEAVE;
+use super::wear::{LEAVE, MemoryKills};
 use crate::completion::{Death, DeathCause};
 
 /// Bytes of one pipe that are passed on before the others get their turn.
 const TURN: usize = 256 * 1024;
+/// `sun_path` holds 108 bytes with its end; ipc-channel cuts a longer path off in silence.
+const SOCKET_PATH: usize = 107;
 
 /// What the supervisor holds of one worker.
 struct Watched {
@@ -54,6 +58,8 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
     let mut watched: Vec<Watched> = Vec::new();
     let mut readers: Vec<JoinHandle<()>> = Vec::new();
     let mut named = 0;
+    let mut folder_tried = false;
+    let mut memory_kills = None;
     let mut closing: Option<Instant> = None;
     let mut last_look = Instant::now();
     loop {
@@ -88,7 +94,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
         }
         for _ in 0..requested {
             named += 1;
-            match start(shared, named) {
+            match start(shared, named, &mut folder_tried) {
                 Ok(new) => watched.push(new),
                 Err(death) => {
                     shared.not_started(death);
@@ -97,7 +103,8 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
             }
         }
         if requested > 0 {
-            shared.folder().tidy_up();
+            // While they begin.
+            memory_kills.get_or_insert_with(MemoryKills::new);
             // What was started may have to be looked after by the clock.
             pause = Some(pause.map_or(Duration::from_secs(1), |pause| pause.min(Duration::from_secs(1))));
         }
@@ -105,7 +112,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
         for index in (0..watched.len()).rev().filter(|index| news[*index]) {
             watched[index].pass_on(shared);
             if watched[index].is_dead() {
-                readers.push(watched.swap_remove(index).bury(shared));
+                readers.push(watched.swap_remove(index).bury(shared, memory_kills.as_mut()));
             }
         }
         readers.retain(|reader| !reader.is_finished());
@@ -187,7 +194,7 @@ impl Watched {
     }
 
     /// Takes the exit status and the last output, and tells the reader, which ends with the rest of the channel.
-    fn bury(mut self, shared: &Shared) -> JoinHandle<()> {
+    fn bury(mut self, shared: &Shared, kills: Option<&mut MemoryKills>) -> JoinHandle<()> {
         let relay = shared.options.relay.as_ref();
         let exited = {
             let mut state = shared.lock();
@@ -195,7 +202,12 @@ impl Watched {
         };
         let cause = match (exited, &mut self.keeper) {
             (Some(Ok(status)), Some(keeper)) => keeper.cause(status),
-            (Some(Ok(status)), None) => cause_of(status),
+            (Some(Ok(status)), None) => match cause_of(status) {
+                DeathCause::Signal(libc::SIGKILL) => {
+                    kills.and_then(MemoryKills::judge).unwrap_or(DeathCause::Signal(libc::SIGKILL))
+                }
+                cause => cause,
+            },
             _ => DeathCause::Unknown,
         };
         self.stdout.finish(&self.name, relay);
@@ -215,8 +227,8 @@ fn cause_of(status: std::process::ExitStatus) -> DeathCause {
     }
 }
 
-/// Starts a worker; on failure says why none came.
-fn start(shared: &Arc<Shared>, number: u64) -> Result<Watched, Death> {
+/// Starts a worker; on failure says why none came. `tried`: see [`listen_socket`].
+fn start(shared: &Arc<Shared>, number: u64, tried: &mut bool) -> Result<Watched, Death> {
     let name = format!("worker-{number}");
     let failed = |what: &str, error: &dyn std::fmt::Display| Death {
         worker: name.clone(),
@@ -225,8 +237,7 @@ fn start(shared: &Arc<Shared>, number: u64) -> Result<Watched, Death> {
         refused: None,
         stderr: Vec::new(),
     };
-    let (server, path) =
-        shared.folder().listen().map_err(|error| failed("cannot make its socket", &error))?;
+    let (server, path) = listen_socket(tried).map_err(|error| failed("cannot make its socket", &error))?;
     let (page, stdin) = Page::create().map_err(|error| failed("cannot share memory with it", &error))?;
     let page = Arc::new(page);
     let marker = Marker {
@@ -333,6 +344,41 @@ fn own_program(shared: &Shared, marker: &Marker) -> Command {
         .env_remove(INSIDE)
         .env_remove("FASTMAP_SECRET");
     command
+}
+
+/// A socket that a worker connects to. ipc-channel panics without a temporary folder and cuts long paths: look first.
+/// `tried`: a folder could be made there before.
+fn listen_socket(tried: &mut bool) -> io::Result<(IpcOneShotServer<Greeting>, String)> {
+    let folder = std::env::temp_dir();
+    let shown = folder.display();
+    if !folder.is_dir() {
+        return Err(io::Error::other(format!(
+            "the temporary folder {shown} does not exist; set TMPDIR to one that does"
+        )));
+    }
+    // It adds `/.tmpXXXXXX/socket`.
+    if folder.as_os_str().len() + "/.tmpXXXXXX/socket".len() > SOCKET_PATH {
+        return Err(io::Error::other(format!(
+            "the temporary folder's name is too long for a socket: {shown}; set TMPDIR to a shorter one"
+        )));
+    }
+    let refused = |error: io::Error| {
+        io::Error::new(error.kind(), format!("in the temporary folder {shown} (TMPDIR): {error}"))
+    };
+    // Where it can't make its own folder, ipc-channel panics: try first. Once, for it takes 0.1 ms on some file
+    // systems; what changes later comes as that panic.
+    if !*tried {
+        let probe = folder.join(format!(".fastmap-{}", std::process::id()));
+        match std::fs::create_dir(&probe) {
+            // Another pool of this process tries as well.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made.and_then(|()| std::fs::remove_dir(&probe)).map_err(refused)?,
+        }
+        *tried = true;
+    }
+    catch_unwind(IpcOneShotServer::new)
+        .unwrap_or_else(|_| Err(io::Error::other("no folder can be made there any more")))
+        .map_err(refused)
 }
 
 fn program_name() -> String {

@@ -2,6 +2,7 @@
 //! process of this executable: where the process itself is measured, or ended.
 
 mod break_even;
+mod cloud;
 mod coarse;
 mod confined;
 mod crash;
@@ -28,7 +29,7 @@ use crate::work::turns;
 pub(crate) type Workload = fn(&Method) -> Section;
 
 /// All of them, with their names.
-pub(crate) const ALL: [(&str, Workload); 12] = [
+pub(crate) const ALL: [(&str, Workload); 13] = [
     ("W1", start::measure),
     ("W2", tiny::measure),
     ("W3", coarse::measure),
@@ -41,6 +42,7 @@ pub(crate) const ALL: [(&str, Workload); 12] = [
     ("W7", crash::measure),
     ("W8", memory::measure),
     ("SANDBOX", confined::measure),
+    ("CLOUD", cloud::measure),
 ];
 
 /// The workloads of these names; all if there are none.

@@ -129,17 +129,26 @@ impl Jail {
     /// # Errors
     /// Names what is lacking. There is no jail with less.
     pub fn check() -> Result<Jail, Refusal> {
-        let actions = std::fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail")
-            .map_err(|error| Refusal::Seccomp(format!("/proc/sys/kernel/seccomp: {error}")))?;
-        if !actions.split_whitespace().any(|action| action == "errno") {
-            return Err(Refusal::Seccomp(format!("its actions are {}", actions.trim())));
-        }
-        let filters = Filters::compile().map_err(|error| Refusal::Seccomp(error.to_string()))?;
+        let (filters, _) = filters()?;
         let bubblewrap = Bubblewrap::find()?;
         let cgroups = Cgroups::find()?;
         let jail = Jail { bubblewrap, cgroups, filters, root: Uid::effective().is_root() };
         jail.try_namespaces()?;
         Ok(jail)
+    }
+
+    /// What [`Jail::check`] looks at, each part for itself: its name, and what was found of it.
+    pub fn survey() -> Vec<(&'static str, Result<String, Refusal>)> {
+        let actions = filters().map(|(_, actions)| format!("actions {actions}"));
+        let bubblewrap = Bubblewrap::find().map(|found| format!("version {}", found.version));
+        let cgroups = Cgroups::find().map(|found| format!("{}: memory, pids, cpu", found.version()));
+        let mut all = vec![("seccomp", actions), ("bubblewrap", bubblewrap), ("control groups", cgroups)];
+        // They can be tried where all else is there.
+        if all.iter().all(|(_, found)| found.is_ok()) {
+            let made = Jail::check().map(|_| "user, mount, pid, net, ipc, uts, cgroup".to_owned());
+            all.push(("namespaces", made));
+        }
+        all
     }
 
     /// What it is made of, in one line.
@@ -182,6 +191,18 @@ impl Jail {
             Err(refused(words.trim().to_owned()))
         }
     }
+}
+
+/// The filters, if this kernel has what they ask for; and what it has.
+fn filters() -> Result<(Filters, String), Refusal> {
+    let actions = std::fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail")
+        .map_err(|error| Refusal::Seccomp(format!("/proc/sys/kernel/seccomp: {error}")))?;
+    let actions = actions.trim().to_owned();
+    if !actions.split_whitespace().any(|action| action == "errno") {
+        return Err(Refusal::Seccomp(format!("its actions are {actions}")));
+    }
+    let filters = Filters::compile().map_err(|error| Refusal::Seccomp(error.to_string()))?;
+    Ok((filters, actions))
 }
 
 /// Held by who started a jailed process, until it has seen its end. Dropping it ends whatever is left in the jail.

@@ -95,11 +95,13 @@ pub struct InJails {
 }
 
 impl InJails {
+    /// Jails with so many bytes of memory each.
+    ///
     /// # Errors
     /// Names what this machine lacks for jails.
-    pub fn new() -> Result<Self, String> {
+    pub fn new(memory: u64) -> Result<Self, String> {
         let jail = Jail::check().map_err(|refusal| refusal.to_string())?;
-        Ok(InJails { jail, limits: Limits::default() })
+        Ok(InJails { jail, limits: Limits { memory, ..Limits::default() } })
     }
 
     /// What the jails are made of, in one line.

@@ -23,6 +23,7 @@ pub use launch::{InJails, Launch, Meter, PoolRequest, Unconfined, Workers};
 
 use crate::dispatch::{Dispatch, Lease, RunSpec, Task, Verdict};
 use crate::events::Events;
+use crate::roster::{Roster, Seat};
 use pool::Pool;
 
 /// Work that one agent has at a time: most of it waits for a worker.
@@ -44,6 +45,8 @@ pub struct Agent {
     pub workers: usize,
     /// How often it says that it still works on something: a third of dispatch's lease.
     pub heartbeat: Duration,
+    /// Where it says what it has in hand.
+    pub roster: Roster,
 }
 
 /// A pool, or why there is none; made by the first who needs it.
@@ -52,13 +55,15 @@ type Slot = Arc<OnceCell<Result<Arc<Pool>, Problem>>>;
 #[derive(Debug)]
 struct Shared {
     agent: Agent,
+    seat: Arc<Seat>,
     pools: Mutex<HashMap<String, Slot>>,
 }
 
 impl Agent {
     /// Works until dispatch is closed and what was leased is done. Its workers have ended then.
     pub async fn work(self) {
-        let shared = Arc::new(Shared { agent: self, pools: Mutex::default() });
+        let seat = self.roster.join("in this service", self.workers);
+        let shared = Arc::new(Shared { agent: self, seat, pools: Mutex::default() });
         let places = Arc::new(Semaphore::new(LEASES));
         let mut ended = shared.agent.dispatch.ended_runs();
         let mut look = tokio::time::interval(LOOK);
@@ -102,6 +107,7 @@ impl Shared {
     /// Does what a lease asks for, and says so as long as it takes.
     async fn serve(self: &Arc<Self>, lease: Lease) {
         let dispatch = &self.agent.dispatch;
+        let in_hand = self.seat.takes();
         let work = self.verdict(&lease);
         tokio::pin!(work);
         let mut heartbeat = tokio::time::interval(self.agent.heartbeat);
@@ -115,8 +121,14 @@ impl Shared {
             }
         };
         match verdict {
-            Some(verdict) => drop(dispatch.answer(lease.id, verdict).await),
-            None => dispatch.give_back(lease.id).await,
+            Some(verdict) => {
+                in_hand.answered();
+                dispatch.answer(lease.id, verdict).await;
+            }
+            None => {
+                in_hand.given_back();
+                dispatch.give_back(lease.id).await;
+            }
         }
     }
 
@@ -154,11 +166,15 @@ impl Shared {
                 Err(Problem::new(ProblemCode::Internal, format!("the pool could not be started: {error}")))
             })
         });
-        made.await.clone()
+        let made = made.await.clone();
+        self.seat.pools(self.lock().len());
+        made
     }
 
     fn retire(&self, run: &str) {
-        if let Some(slot) = self.lock().remove(run) {
+        let retired = self.lock().remove(run);
+        self.seat.pools(self.lock().len());
+        if let Some(slot) = retired {
             drop(spawn_blocking(move || drop(slot)));
         }
     }
@@ -172,7 +188,9 @@ impl Shared {
         };
         let retired: Vec<Slot> = pools.extract_if(|_, slot| idle(slot)).map(|(_, slot)| slot).collect();
         drop(pools);
-        metrics::gauge!("fastmap_pools").set(self.lock().len() as f64);
+        let left = self.lock().len();
+        metrics::gauge!("fastmap_pools").set(left as f64);
+        self.seat.pools(left);
         if !retired.is_empty() {
             drop(spawn_blocking(move || drop(retired)));
         }

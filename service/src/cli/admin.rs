@@ -48,6 +48,16 @@ pub(crate) async fn account(command: Account) -> anyhow::Result<()> {
             let accounts: Vec<Value> = store.accounts().await?.iter().map(describe).collect();
             output::list(common.json, &accounts, &["name", "credits", "reserved"])?;
         }
+        Account::Operator { name, no, common } => {
+            let (_, store) = open(&common).await?;
+            let account = find(&store, &name).await?;
+            store.set_operator(&name, !no).await?;
+            let mut value = describe(&account);
+            value["operator"] = (!no).into();
+            let text =
+                format!("{name} is {} now", if no { "an ordinary account" } else { "an operator's account" });
+            output::object(common.json, &value, &text)?;
+        }
         Account::Show { name, common } => {
             let (_, store) = open(&common).await?;
             let account = find(&store, &name).await?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::LIMITS;
+use crate::config::{BODY, HEAD, LIMITS};
 use crate::price::{self, Microcredits};
 
 /// Runs fastmap's cloud service, and keeps its accounts.
@@ -38,6 +38,31 @@ pub(crate) enum Action {
         /// The file.
         trace: PathBuf,
     },
+    /// See what this machine offers for jails and what the service would refuse; with `FASTMAP_CLOUD_URL` and `FASTMAP_SECRET`,
+    /// also whether that service takes the secret. Fails if something is not as it should be.
+    Doctor(Doctor),
+    /// Get a link to the service's dashboard, for a browser. It signs in once, and within minutes.
+    Dashboard(Dashboard),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Answer in JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Dashboard {
+    /// The service.
+    #[arg(long, env = "FASTMAP_CLOUD_URL")]
+    pub(crate) url: String,
+    /// The secret; better in the environment than here, where others may see it.
+    #[arg(long, env = "FASTMAP_SECRET", hide_env_values = true)]
+    pub(crate) secret: String,
+    /// Open it in the browser, too.
+    #[arg(long)]
+    pub(crate) open: bool,
 }
 
 /// Where the service keeps its things, and how to answer.
@@ -73,8 +98,8 @@ pub(crate) struct Serve {
     /// The certificate's key (PEM).
     #[arg(long, requires = "tls_cert")]
     pub(crate) tls_key: Option<PathBuf>,
-    /// For trying things out: loopback, a free port, temporary data, one account with 1000 credits, and the two lines
-    /// that make a client use it. Where this machine makes no jails it does without, and says so.
+    /// For trying things out: loopback, a free port, temporary data, one account with 1000 credits, the two lines
+    /// that make a client use it, and a link to the dashboard. Where this machine makes no jails it does without, and says so.
     #[arg(long)]
     pub(crate) dev: bool,
     /// Start what clients upload without a jail, with all that this user may do. Loopback only.
@@ -83,6 +108,9 @@ pub(crate) struct Serve {
     /// Worker processes of each run; the default is one for each core.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) workers: Option<u16>,
+    /// Bytes of memory that each jailed worker may have; one that takes more is ended.
+    #[arg(long, default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(1 << 24..))]
+    pub(crate) worker_memory: u64,
     /// Credits for an hour of CPU time.
     #[arg(long, default_value = "10", value_parser = price::read)]
     pub(crate) price_cpu_hour: Microcredits,
@@ -101,6 +129,12 @@ pub(crate) struct Serve {
     /// Seconds that a request waits for an answer; less than the lease.
     #[arg(long, default_value_t = LIMITS.long_poll_seconds, value_parser = clap::value_parser!(u64).range(1..=300))]
     pub(crate) long_poll: u64,
+    /// Seconds within which the head of a request must come; also for how long an idle connection is kept.
+    #[arg(long, default_value_t = HEAD.as_secs(), value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) head_time: u64,
+    /// Seconds within which its body must come.
+    #[arg(long, default_value_t = BODY.as_secs(), value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) body_time: u64,
     /// Most bytes of an executable.
     #[arg(long, default_value_t = LIMITS.executable_bytes)]
     pub(crate) max_executable: u64,
@@ -138,6 +172,16 @@ pub(crate) enum Account {
     },
     /// See all accounts.
     List {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Make an account an operator's: its dashboard shows the service's agents.
+    Operator {
+        /// Its name.
+        name: String,
+        /// Make it an ordinary one again.
+        #[arg(long)]
+        no: bool,
         #[command(flatten)]
         common: Common,
     },

@@ -1,7 +1,10 @@
-//! The command line. `serve` runs the service; the others look at and change its database, also while it runs.
+//! The command line. `serve` runs the service; `dashboard` asks one for a link; `doctor` looks at this machine; the
+//! others look at and change the database, also while the service runs.
 
 mod admin;
 mod args;
+mod dashboard;
+mod doctor;
 mod output;
 mod serve;
 
@@ -29,5 +32,7 @@ pub fn main() -> anyhow::Result<()> {
             print!("{account}");
             Ok(())
         }
+        args::Action::Doctor(command) => doctor::doctor(&command),
+        args::Action::Dashboard(dashboard) => dashboard::dashboard(&dashboard),
     }
 }

@@ -21,11 +21,13 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::args::{LogFormat, Serve};
 use crate::agent::{Agent, InJails, Launch, Unconfined};
 use crate::config::{Config, LIMITS};
+use crate::dashboard::sign_in;
 use crate::dispatch::{Dispatch, Embedded};
 use crate::events::Events;
 use crate::gateway::{Gateway, Parts};
 use crate::keys::{ServiceKey, new_secret};
 use crate::price::CREDIT;
+use crate::roster::Roster;
 use crate::store::Store;
 
 /// Nothing is heard of a batch for so long: its agent is gone.
@@ -43,15 +45,15 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
     let config = config(&args, data)?;
     config.data.create().with_context(|| format!("cannot make the folder {}", data.display()))?;
     let _alone = lock(data)?;
-    let launch = launcher(config.unconfined, args.dev)?;
+    let launch = launcher(config.unconfined, args.dev, args.worker_memory)?;
 
     let store = Store::open(&config.data.database()).await.context("cannot open the database")?;
     let service_key = ServiceKey::open(&config.data.key())?;
-    let secret = match args.dev {
+    let dev = match args.dev {
         true => Some(make_dev_account(&store, &service_key).await?),
         false => None,
     };
-    let events = Events::default();
+    let (events, roster) = (Events::default(), Roster::default());
     let dispatch: Arc<dyn Dispatch> = Arc::new(Embedded::new(config.slots(), AGENT_LEASE));
     let agent = Agent {
         dispatch: Arc::clone(&dispatch),
@@ -59,10 +61,12 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
         events: events.clone(),
         workers: config.workers,
         heartbeat: AGENT_LEASE / 3,
+        roster: roster.clone(),
     };
     let (listen, tls, grace) = (config.listen, config.tls.clone(), config.grace);
+    let head_time = config.head_time;
     let metrics = start_metrics()?;
-    let gateway = Gateway::new(Parts { config, store, service_key, dispatch, events, metrics });
+    let gateway = Gateway::new(Parts { config, store, service_key, dispatch, events, roster, metrics });
     gateway.recover().await.context("cannot take up what the last process left")?;
 
     let listener = TcpListener::bind(listen).with_context(|| format!("cannot listen at {listen}"))?;
@@ -74,14 +78,17 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
         );
     }
     let handle = axum_server::Handle::new();
-    let serving = tokio::spawn(listen_and_serve(listener, tls, Arc::clone(&gateway), handle.clone()));
+    let serving =
+        tokio::spawn(listen_and_serve(listener, tls, head_time, Arc::clone(&gateway), handle.clone()));
     let working = tokio::spawn(agent.work());
     let reaping = tokio::spawn(Arc::clone(&gateway).reap());
+    let noting = tokio::spawn(gateway.activity.clone().keep());
     let signals = Signals::new()?;
-    announce(&url, secret.as_deref())?;
+    announce(&url, dev.as_ref())?;
 
     let failed = until_told(signals, serving, &gateway, grace).await;
     reaping.abort();
+    noting.abort();
     if timeout(LAST, gateway.stop()).await.is_err() {
         tracing::warn!("batches under way are given up; their clients send them again");
     }
@@ -128,13 +135,13 @@ async fn until_told(
 async fn listen_and_serve(
     listener: TcpListener,
     tls: Option<(std::path::PathBuf, std::path::PathBuf)>,
+    head_time: Duration,
     gateway: Arc<Gateway>,
     handle: axum_server::Handle<SocketAddr>,
 ) -> std::io::Result<()> {
-    let service = gateway.router().into_make_service();
+    let service = gateway.router().into_make_service_with_connect_info::<SocketAddr>();
     let mut server = axum_server::from_tcp(listener)?.handle(handle);
-    // Who says nothing holds a connection no longer than this.
-    server.http_builder().http1().header_read_timeout(Some(Duration::from_mins(1)));
+    server.http_builder().http1().header_read_timeout(Some(head_time));
     match tls {
         None => server.acceptor(NoDelayAcceptor::new()).serve(service).await,
         Some((certificate, key)) => {
@@ -197,20 +204,22 @@ fn config(args: &Serve, data: &Path) -> anyhow::Result<Config> {
     config.limits.requests_per_second = args.max_requests;
     config.limits.open_runs = args.max_runs;
     config.limits.batches_in_flight = LIMITS.batches_in_flight.max(4 * config.slots() as u32);
+    config.head_time = Duration::from_secs(args.head_time);
+    config.body_time = Duration::from_secs(args.body_time);
     config.grace = Duration::from_secs(args.grace);
     config.unconfined = args.insecure_no_sandbox;
     Ok(config)
 }
 
 /// What starts the workers: jails that were attacked and held. `dev` does without where there are none.
-fn launcher(unconfined: bool, dev: bool) -> anyhow::Result<Arc<dyn Launch>> {
+fn launcher(unconfined: bool, dev: bool, memory: u64) -> anyhow::Result<Arc<dyn Launch>> {
     if unconfined {
         tracing::warn!(
             "--insecure-no-sandbox: whatever a client uploads runs with all that this user may do"
         );
         return Ok(Arc::new(Unconfined));
     }
-    let tried = InJails::new().and_then(|jails| jails.self_test().map(|()| jails));
+    let tried = InJails::new(memory).and_then(|jails| jails.self_test().map(|()| jails));
     match tried {
         Ok(jails) => {
             tracing::info!(
@@ -244,18 +253,27 @@ fn lock(data: &Path) -> anyhow::Result<File> {
     }
 }
 
-async fn make_dev_account(store: &Store, key: &ServiceKey) -> anyhow::Result<String> {
+/// An account for trying things out, an operator's: its secret, and the path of a link to its dashboard.
+async fn make_dev_account(store: &Store, key: &ServiceKey) -> anyhow::Result<(String, String)> {
     let account = store.create_account("dev", 1000 * CREDIT).await?;
+    store.set_operator("dev", true).await?;
     let secret = new_secret().context("no random bytes")?;
-    store.add_token(account.id, &secret, key, "dev", None).await?;
-    Ok(secret.reveal().to_owned())
+    let token = store.add_token(account.id, &secret, key, "dev", None).await?;
+    let path = sign_in::link(store, token).await.context("no link to the dashboard")?;
+    Ok((secret.reveal().to_owned(), path))
 }
 
-fn announce(url: &str, secret: Option<&str>) -> std::io::Result<()> {
+fn announce(url: &str, dev: Option<&(String, String)>) -> std::io::Result<()> {
     tracing::info!(url, "listening");
     let mut out = std::io::stdout().lock();
-    match secret {
-        Some(secret) => writeln!(out, "export FASTMAP_SECRET={secret}\nexport FASTMAP_CLOUD_URL={url}")?,
+    match dev {
+        // Lines for a shell: the last one is none to it.
+        Some((secret, path)) => writeln!(
+            out,
+            "export FASTMAP_SECRET={secret}\nexport FASTMAP_CLOUD_URL={url}\n\
+             # dashboard (once, within {} minutes; another: fastmap dashboard): {url}{path}",
+            sign_in::LINK.as_secs() / 60
+        )?,
         None => writeln!(out, "listening at {url}")?,
     }
     out.flush()

@@ -26,8 +26,6 @@ use crate::store::now_ms;
 
 /// A revocation holds after this at the latest.
 const TRUST: Duration = Duration::from_secs(1);
-/// A body must come within this.
-const BODY: Duration = Duration::from_mins(2);
 /// Most tokens whose keys are kept at hand.
 const KEYS: usize = 10_000;
 
@@ -36,6 +34,8 @@ const KEYS: usize = 10_000;
 pub(crate) struct Caller {
     /// The account's number.
     pub(crate) account: i64,
+    /// The token's number.
+    pub(crate) token: i64,
     /// The account's name.
     pub(crate) name: String,
     /// The request's nonce.
@@ -218,11 +218,13 @@ async fn admit(
     let Some(held) = gateway.bodies.admit(known.account, length.unwrap_or(most)) else {
         return Err(crowded());
     };
-    let bytes = timeout(BODY, read_body(body, length, most, &claim.digest)).await.unwrap_or_else(|_| {
-        Err(refuse(ProblemCode::RequestTimeout, format!("the body took longer than {BODY:?}")))
+    let time = gateway.config.body_time;
+    let bytes = timeout(time, read_body(body, length, most, &claim.digest)).await.unwrap_or_else(|_| {
+        Err(refuse(ProblemCode::RequestTimeout, format!("the body took longer than {time:?}")))
     })?;
     parts.extensions.insert(Caller {
         account: known.account,
+        token: known.token,
         name: known.name.clone(),
         nonce: claim.nonce,
         digest: claim.digest,

@@ -22,6 +22,7 @@ use super::limits::Held;
 use super::problem::{Refusal, disk, problem_response, refuse};
 use super::runs::{ended, lost};
 use super::{Gateway, STOPPING, stopping};
+use crate::activity::{self, News};
 use crate::dispatch::{Answered, BatchTask, RunSpec, Task, Verdict, Work};
 use crate::events::Event;
 use crate::price::{self, Grant, Work as Limit};
@@ -285,7 +286,7 @@ impl Gateway {
         grant: Grant,
         charged: bool,
     ) -> Result<Landed, Refusal> {
-        let (run, seq) = (&spec.run, task.seq);
+        let (run, seq, first) = (&spec.run, task.seq, task.first);
         let dispatched = Instant::now();
         let submitted = self.dispatch.submit(Work { spec: Arc::clone(spec), task: Task::Batch(task) }).await;
         let verdict = match submitted {
@@ -298,7 +299,7 @@ impl Gateway {
                 let body = encode(0, answered);
                 Ok(Landed { status: 200, digest: digest(&body).into(), body })
             }
-            Verdict::Answered(answered) => match self.settle(run, seq, answered, grant).await {
+            Verdict::Answered(answered) => match self.settle(run, seq, first, answered, grant).await {
                 Ok(landed) => Ok(landed),
                 Err(refusal) => {
                     // The disk or the database refuses: nothing is owed for what can't be delivered.
@@ -327,8 +328,17 @@ impl Gateway {
     }
 
     /// Stores an answer and charges for it.
-    async fn settle(&self, run: &str, seq: u64, answered: Answered, grant: Grant) -> Result<Landed, Refusal> {
+    async fn settle(
+        &self,
+        run: &str,
+        seq: u64,
+        first: u64,
+        answered: Answered,
+        grant: Grant,
+    ) -> Result<Landed, Refusal> {
         let began = Instant::now();
+        let mut news = News::default();
+        news.note(&activity::Answered { seq, first, parts: &answered.parts });
         let bytes = answered.parts.iter().map(|part| done(part).1).sum::<u64>();
         let items = answered.parts.iter().map(|part| done(part).0).sum::<u64>();
         let cpu = answered.cpu;
@@ -362,6 +372,7 @@ impl Gateway {
                 metrics::counter!("fastmap_batches_total").increment(1);
                 metrics::counter!("fastmap_items_total").increment(items);
                 metrics::counter!("fastmap_charged_microcredits_total").increment(charge.unsigned_abs());
+                self.activity.add(run, news);
                 self.events.tell(run, Event::Batch { seq, items, charge });
                 Ok(Landed { status, body, digest: digest.into() })
             }

@@ -1,15 +1,15 @@
 //! HTTP: routes, and what all of them share. `auth` stands before every route of the protocol; `blobs` takes uploads,
 //! `runs` opens and ends runs, `batches` carries items in and answers out, `watch` shows what happens; `ops` is for who
-//! runs the service. Money is the store's, work is dispatch's.
+//! runs the service; the pages for people are `dashboard`'s. Money is the store's, work is dispatch's.
 
-mod auth;
+pub(crate) mod auth;
 mod batches;
 mod blobs;
 mod flights;
 mod leases;
 mod limits;
-mod ops;
-mod problem;
+pub(crate) mod ops;
+pub(crate) mod problem;
 mod runs;
 mod watch;
 
@@ -22,15 +22,18 @@ use axum::http::{Method, Uri};
 use axum::middleware;
 use axum::routing::{get, head, post, put};
 use axum::{Json, Router};
-use fastmap_backends::cloud::ProblemCode;
+use fastmap_backends::cloud::{ProblemCode, RunState};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{Notify, Semaphore};
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::activity::Activity;
 use crate::config::Config;
+use crate::dashboard::{self, Dashboard, sign_in};
 use crate::dispatch::{Dispatch, RunSpec};
 use crate::events::Events;
 use crate::keys::ServiceKey;
+use crate::roster::Roster;
 use crate::spool::Spool;
 use crate::store::{Committer, Store};
 use problem::{Refusal, refuse};
@@ -41,13 +44,16 @@ const STREAMS: usize = 512;
 /// What the routes work with.
 #[derive(Debug)]
 pub struct Gateway {
-    config: Config,
-    store: Store,
+    pub(crate) config: Config,
+    pub(crate) store: Store,
     committer: Committer,
     spool: Spool,
-    service_key: ServiceKey,
+    pub(crate) service_key: ServiceKey,
     dispatch: Arc<dyn Dispatch>,
-    events: Events,
+    pub(crate) events: Events,
+    pub(crate) activity: Activity,
+    pub(crate) roster: Roster,
+    pub(crate) dashboard: Dashboard,
     metrics: PrometheusHandle,
     keys: auth::Keys,
     nonces: limits::Nonces,
@@ -61,7 +67,7 @@ pub struct Gateway {
     streams: Arc<Semaphore>,
     phase: AtomicU8,
     /// Wakes event streams when the service stops.
-    stopping: Notify,
+    pub(crate) stopping: Notify,
 }
 
 /// What a gateway is made of.
@@ -77,6 +83,8 @@ pub struct Parts {
     pub dispatch: Arc<dyn Dispatch>,
     /// Where the agent writes what workers print.
     pub events: Events,
+    /// Where agents say what they have in hand.
+    pub roster: Roster,
     /// What `/metrics` shows.
     pub metrics: PrometheusHandle,
 }
@@ -88,8 +96,10 @@ const STOPPING: u8 = 2;
 impl Gateway {
     /// A gateway that nobody talks to yet. To be called within a runtime.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { config, store, service_key, dispatch, events, metrics } = parts;
+        let Parts { config, store, service_key, dispatch, events, roster, metrics } = parts;
         Arc::new(Gateway {
+            activity: Activity::new(store.clone()),
+            dashboard: Dashboard::default(),
             committer: Committer::start(store.clone()),
             spool: Spool::new(&config.data.spool()),
             keys: auth::Keys::default(),
@@ -108,6 +118,7 @@ impl Gateway {
             service_key,
             dispatch,
             events,
+            roster,
             metrics,
         })
     }
@@ -124,6 +135,7 @@ impl Gateway {
                 "/contexts/{hash}",
                 head(blobs::head_context).get(blobs::get_context).put(blobs::put_context),
             )
+            .route("/dashboard", post(sign_in::mint))
             .route("/runs", get(runs::list).post(runs::open))
             .route("/runs/{run}", get(runs::show))
             .route("/runs/{run}/batches/{seq}", put(batches::put).get(batches::get))
@@ -144,6 +156,7 @@ impl Gateway {
             .route("/healthz", get(ops::health))
             .route("/readyz", get(ops::ready))
             .route("/metrics", get(ops::metrics))
+            .merge(dashboard::router())
             .fallback(not_found)
             .method_not_allowed_fallback(not_allowed)
             .layer(middleware::from_fn(ops::measure))
@@ -169,7 +182,21 @@ impl Gateway {
         self.phase.store(STOPPING, Ordering::Relaxed);
         self.stopping.notify_waiters();
         self.flights.all_landed().await;
+        if let Err(error) = self.activity.flush().await {
+            tracing::warn!(%error, "what happened in runs of late is lost for the dashboard");
+        }
         self.dispatch.close().await;
+    }
+
+    /// Batches that are under way.
+    pub(crate) fn under_way(&self) -> usize {
+        self.flights.lock().len()
+    }
+
+    /// A user gives up a run of this account.
+    pub(crate) async fn cancel(&self, account: i64, run: &str) -> Result<(), Refusal> {
+        self.run(account, run).await?;
+        self.end(run, RunState::Cancelled, None).await.map(drop)
     }
 
     /// Whether a run is open.

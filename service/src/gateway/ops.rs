@@ -19,6 +19,7 @@ use utoipa::{IntoResponses, Modify, OpenApi};
 
 use super::problem::refuse;
 use super::{Gateway, SERVING, batches, blobs, runs, watch};
+use crate::dashboard::sign_in;
 
 /// Every answer that is a problem document: one for each status that there is a code for.
 pub(crate) struct Problems;
@@ -62,7 +63,8 @@ impl Modify for Bearer {
     paths(
         runs::auth, blobs::head_executable, blobs::get_executable, blobs::put_executable, blobs::head_context,
         blobs::get_context, blobs::put_context, runs::open, runs::list, runs::show, runs::heartbeat,
-        runs::acknowledge, runs::cancel, runs::done, batches::put, batches::get, watch::logs, watch::events
+        runs::acknowledge, runs::cancel, runs::done, batches::put, batches::get, watch::logs, watch::events,
+        sign_in::mint
     ),
     components(schemas(Problem))
 )]

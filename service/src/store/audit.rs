@@ -40,19 +40,7 @@ impl Store {
         .bind(most)
         .fetch_all(&self.readers)
         .await?;
-        let entry = |row: &sqlx::sqlite::SqliteRow| -> Result<Entry> {
-            Ok(Entry {
-                id: row.try_get(0)?,
-                kind: row.try_get(1)?,
-                amount: row.try_get(2)?,
-                balance: row.try_get(3)?,
-                run: row.try_get(4)?,
-                seq: row.try_get(5)?,
-                note: row.try_get(6)?,
-                created_ms: row.try_get(7)?,
-            })
-        };
-        rows.iter().map(entry).collect()
+        rows.iter().map(entry_of).collect()
     }
 
     /// Recomputes what follows from the ledger and the batches; gives what does not agree, in words. Empty: all is well.
@@ -85,4 +73,18 @@ impl Store {
         }
         Ok(found)
     }
+}
+
+/// An entry from a row of id, kind, amount, balance, run, seq, note and `created_ms`.
+pub(super) fn entry_of(row: &sqlx::sqlite::SqliteRow) -> Result<Entry> {
+    Ok(Entry {
+        id: row.try_get(0)?,
+        kind: row.try_get(1)?,
+        amount: row.try_get(2)?,
+        balance: row.try_get(3)?,
+        run: row.try_get(4)?,
+        seq: row.try_get(5)?,
+        note: row.try_get(6)?,
+        created_ms: row.try_get(7)?,
+    })
 }

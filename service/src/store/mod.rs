@@ -3,16 +3,20 @@
 //! One connection writes, behind a lock; a few read. The SQL is what SQLite and PostgreSQL have in common (`$1`,
 //! `ON CONFLICT`, `RETURNING`, `WITH … VALUES`); what they have not (triggers among it) stands in the migrations.
 //! `ledger` moves money, `commit` gathers the two writes that each batch needs and `group` does them in one statement for
-//! many batches; `accounts`, `runs` and `blobs` are what their names say. Called by the gateway and by the command line, also at the same time from two processes.
+//! many batches; `accounts`, `runs` and `blobs` are what their names say; `dashboard`, `activity` and `listing` are the
+//! dashboard's. Called by the gateway and by the command line, also at the same time from two processes.
 
 mod accounts;
+mod activity;
 mod audit;
 mod blobs;
 mod commit;
+mod dashboard;
 mod group;
 mod ledger;
 #[cfg(test)]
 mod ledger_tests;
+mod listing;
 mod runs;
 
 use std::borrow::Cow;
@@ -32,7 +36,9 @@ pub use accounts::{Account, TokenInfo, TokenKey};
 pub use audit::Entry;
 pub use blobs::{Blob, Kind};
 pub use commit::Committer;
+pub use dashboard::{Lasts, Session, Visit};
 pub use ledger::{Reserve, Reserved, Settle, Settled, Stored};
+pub use listing::{Filter, LedgerPage, Step};
 pub use runs::{NewRun, Opened, Run};
 
 /// Why the database did not do it. Cheap to clone, for one failed transaction is many requests' failure.
@@ -119,9 +125,10 @@ const STATEMENTS: usize = 128;
 const BEGIN: &str = "BEGIN IMMEDIATE";
 
 fn migrator() -> Migrator {
-    let scripts: [(i64, &str, &'static str); 2] = [
+    let scripts: [(i64, &str, &'static str); 3] = [
         (1, "begin", include_str!("../../migrations/sqlite/0001_begin.sql")),
         (2, "carried", include_str!("../../migrations/sqlite/0002_carried.sql")),
+        (10, "dashboard", include_str!("../../migrations/sqlite/0010_dashboard.sql")),
     ];
     let migrations = scripts.into_iter().map(|(version, name, sql)| {
         Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, SqlStr::from_static(sql), false)

@@ -60,7 +60,7 @@ pub struct Run {
     pub lease_until_ms: i64,
 }
 
-const COLUMNS: &str = "number, account, id, label, state, executable, function_name, function_offset, context, items,
+pub(super) const COLUMNS: &str = "number, account, id, label, state, executable, function_name, function_offset, context, items,
     item_timeout_ms, max_credits, spent, held, cpu_ns, result_bytes, batches, items_answered, opened_ms, ended_ms,
     reason, lease_until_ms";
 
@@ -293,7 +293,7 @@ impl Store {
     }
 }
 
-fn run_of(row: &SqliteRow) -> Result<Run> {
+pub(super) fn run_of(row: &SqliteRow) -> Result<Run> {
     let count = |name: &str| -> Result<u64> { Ok(row.try_get::<i64, _>(name)?.unsigned_abs()) };
     let maybe = |name: &str| -> Result<Option<u64>> {
         Ok(row.try_get::<Option<i64>, _>(name)?.map(i64::unsigned_abs))

@@ -183,7 +183,7 @@ fn charges_are_estimated_by_items_that_are_tried_here_and_used() {
         notices: Arc::new(ear.clone()),
         ..tenancy.options()
     };
-    let spin = |n: u64| (0..2_000_000u64).fold(n, |sum, k| std::hint::black_box(sum ^ k)) & 1 ^ n;
+    let spin = |n: u64| (0..200_000u64).fold(n, |sum, k| std::hint::black_box(sum ^ k)) & 1 ^ n;
     let values: Vec<u64> =
         config(options).fastmap(spin, 0..300).collect::<Result<_, _>>().expect("confirmed, and well");
     assert_eq!(values, (0..300).map(spin).collect::<Vec<_>>());

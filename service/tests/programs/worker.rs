@@ -35,6 +35,16 @@ impl Task for Obey {
                     (0..number()).for_each(|n| eprintln!("line {n}"));
                     Vec::new()
                 }
+                b'm' => {
+                    // Each page is touched.
+                    let eaten: Vec<Vec<u8>> = (0..number()).map(|_| vec![1; 1 << 20]).collect();
+                    eaten.len().to_string().into_bytes()
+                }
+                b'f' => {
+                    let line = "x".repeat(999);
+                    (0..number() * 1000).for_each(|_| println!("{line}"));
+                    Vec::new()
+                }
                 b'a' => {
                     eprintln!("about to abort");
                     std::process::abort()

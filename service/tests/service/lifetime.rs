@@ -104,10 +104,11 @@ fn a_second_signal_ends_it_at_once_and_the_run_goes_on_after_the_next_start() {
 
 #[test]
 fn a_run_whose_client_is_gone_ends_and_frees_what_it_held() {
-    let server = Server::start(&["--lease", "2", "--long-poll", "1", "--keep-results", "1"]);
+    let server = Server::start(&["--lease", "4", "--long-poll", "1", "--keep-results", "1"]);
     let client = server.tenant("a", "1000");
-    let kept = client.run();
-    let gone = client.run();
+    let executable = client.upload_worker();
+    let gone = client.open(&executable);
+    let kept = client.open(&executable);
     results(&client.batch(&gone, 1, &["e"]), 1);
     // Asked for, and never waited for.
     assert_eq!(client.call("PUT", &format!("/runs/{gone}/batches/2"), &batch(&["s600000"])).status, 202);
@@ -301,7 +302,7 @@ fn what_operators_ask_is_answered_without_a_token_and_names_nobody() {
     let document: Value = serde_json::from_str(&document).expect("JSON");
     assert_eq!((status, document["servers"][0]["url"].as_str()), (200, Some("/api/v1")));
     let paths: Vec<&String> = document["paths"].as_object().expect("paths").keys().collect();
-    assert_eq!(paths.len(), 12, "{paths:?}");
+    assert_eq!(paths.len(), 13, "{paths:?}");
     assert!(document["components"]["schemas"]["Problem"].is_object());
 }
 

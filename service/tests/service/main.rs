@@ -1,11 +1,16 @@
 //! The service as its clients see it: a real process, real requests, real workers.
 
+mod bad_days;
 mod client;
+mod dashboard;
+mod doctor;
 mod jails;
+mod large;
 mod lifetime;
 mod money;
 mod requests;
 mod runs;
+#[allow(dead_code, reason = "shared with tests of the client")]
 mod server;
 mod tenants;
 mod uploads;

@@ -23,11 +23,13 @@ pub(crate) struct Server {
     /// Set for the process.
     variables: Vec<(&'static str, PathBuf)>,
     jailed: bool,
+    /// The data lies on a disk of its own.
+    mounted: bool,
     process: Option<Child>,
     pub(crate) url: String,
 }
 
-fn fastmap() -> Command {
+pub(crate) fn fastmap() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fastmap"));
     command.env_remove("FASTMAP_SECRET").env_remove("FASTMAP_SERVICE_DATA").env("FASTMAP_LOG", "info");
     command
@@ -50,12 +52,29 @@ impl Server {
     }
 
     fn start_as(options: &[&str], jailed: bool, variables: &[(&'static str, PathBuf)]) -> Server {
+        let mut server = Server::new(options, jailed, variables);
+        server.restart();
+        server
+    }
+
+    fn new(options: &[&str], jailed: bool, variables: &[(&'static str, PathBuf)]) -> Server {
         let data = tempfile::tempdir().expect("a folder");
         let options = options.iter().map(|option| (*option).to_owned()).collect();
         let variables = variables.to_vec();
-        let mut server = Server { data, options, variables, jailed, process: None, url: String::new() };
+        Server { data, options, variables, jailed, mounted: false, process: None, url: String::new() }
+    }
+
+    /// Without a jail, with its data on a disk of its own of so many bytes. `None`: this user may not mount one.
+    pub(crate) fn on_a_small_disk(bytes: u64) -> Option<Server> {
+        let mut server = Server::new(&[], false, &[]);
+        let options = ["-t", "tmpfs", "-o", &format!("size={bytes}"), "fastmap-test"];
+        let mounted = Command::new("mount").args(options).arg(server.data()).stderr(Stdio::null()).status();
+        server.mounted = mounted.is_ok_and(|status| status.success());
+        if !server.mounted {
+            return None;
+        }
         server.restart();
-        server
+        Some(server)
     }
 
     /// Starts the process (again), on the same port if it had one.
@@ -133,6 +152,22 @@ impl Server {
         Client::new(&self.url, secret)
     }
 
+    /// Runs a command that has nothing to do with the service's data.
+    pub(crate) fn plain_command(&self, args: &[&str]) -> Output {
+        fastmap().args(args).output().expect("the command can be started")
+    }
+
+    /// The link that `fastmap dashboard` prints for the client's secret.
+    pub(crate) fn dashboard(&self, client: &Client) -> String {
+        let output = fastmap()
+            .args(["dashboard", "--url", &self.url])
+            .env("FASTMAP_SECRET", client.secret.reveal())
+            .output()
+            .expect("the command can be started");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text").trim().to_owned()
+    }
+
     /// Every balance follows from the ledger.
     pub(crate) fn audit(&self) {
         self.json(&["credits", "audit"]);
@@ -150,6 +185,9 @@ impl Drop for Server {
         if let Some(mut process) = self.process.take() {
             let _gone = process.kill();
             let _gone = process.wait();
+        }
+        if self.mounted {
+            let _gone = Command::new("umount").arg(self.data.path()).status();
         }
     }
 }

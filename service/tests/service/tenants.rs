@@ -1,63 +1,179 @@
-//! Two tenants: neither can name, read, cancel or see anything of the other's, on any route.
+//! Two tenants: neither can name, read, cancel or see anything of the other's, by any operation.
 
-use fastmap_backends::cloud::{BlobStatus, Problem, digest};
+use std::collections::BTreeSet;
+
+use fastmap_backends::cloud::{Auth, BlobStatus, DashboardLink, OpenRun, Problem, RunInfo, RunState, digest};
 use serde_json::Value;
 
-use crate::client::{batch, open_run, to_json};
+use crate::client::{Client, agent, batch, open_run, to_json};
 use crate::server::Server;
 
+const CREDITS: i64 = 1_000_000_000;
+
+/// An owner with one of everything, and another tenant with nothing.
+struct Scene {
+    server: Server,
+    owner: Client,
+    other: Client,
+    executable: String,
+    context: String,
+    run: String,
+    /// A batch of the run, and what it was answered.
+    batch: Vec<u8>,
+    answer: Vec<u8>,
+}
+
+const NOTHING: &str = "00000000000000000000000000000000";
+
+/// An operation, and what is checked of it.
+type Operation = (&'static str, fn(&Scene));
+
+/// What another tenant is told, by operation of the OpenAPI document. One that is missing here fails the test.
+const OPERATIONS: [Operation; 19] = [
+    ("POST /auth", |scene| {
+        let auth: Auth = scene.other.call("POST", "/auth", b"").json(200);
+        assert_eq!((auth.account.as_str(), auth.balance, auth.available), ("other", CREDITS, CREDITS));
+    }),
+    ("POST /dashboard", |scene| {
+        let link: DashboardLink = scene.other.call("POST", "/dashboard", b"").json(200);
+        let page = agent().get(format!("{}{}", scene.server.url, link.path)).call().expect("an answer");
+        let page = page.into_body().read_to_string().expect("text");
+        assert!(page.contains("<b>other</b>") && !page.contains("owner"), "{page}");
+    }),
+    ("HEAD /executables/{hash}", |scene| scene.hides_upload("HEAD", "executables", &scene.executable)),
+    ("GET /executables/{hash}", |scene| scene.hides_upload("GET", "executables", &scene.executable)),
+    // Half a part, though the owner's is whole: another account uploads it itself, from its begin.
+    ("PUT /executables/{hash}", |scene| scene.takes_an_upload_anew("executables", &scene.executable)),
+    ("HEAD /contexts/{hash}", |scene| scene.hides_upload("HEAD", "contexts", &scene.context)),
+    ("GET /contexts/{hash}", |scene| scene.hides_upload("GET", "contexts", &scene.context)),
+    ("PUT /contexts/{hash}", |scene| scene.takes_an_upload_anew("contexts", &scene.context)),
+    ("GET /runs", |scene| {
+        for target in ["/runs".to_owned(), format!("/runs?before={}", scene.run)] {
+            let runs: Value = scene.other.call("GET", &target, b"").json(200);
+            assert_eq!(runs["runs"], Value::Array(Vec::new()), "{target}");
+        }
+    }),
+    ("POST /runs", |scene| {
+        let none = open_run(&digest(b"nothing"), "obey");
+        let theirs = OpenRun { executable: scene.executable.clone(), ..none.clone() };
+        let open =
+            |request: &OpenRun| scene.other.call("POST", "/runs", &to_json(request)).problem("not_found");
+        let said = open(&theirs).detail.replace(&theirs.executable, &none.executable);
+        assert_eq!(said, open(&none).detail);
+        // With a program of its own, but another's context.
+        let own = scene.other.upload_worker();
+        assert_eq!(own, scene.executable, "stored once, and uploaded again");
+        let with_context = OpenRun { context: Some(scene.context.clone()), executable: own, ..none };
+        open(&with_context);
+    }),
+    ("GET /runs/{run}", |scene| scene.hides_run("GET", "", b"")),
+    ("PUT /runs/{run}/batches/{seq}", |scene| {
+        scene.hides_run("PUT", "/batches/1", &scene.batch);
+        scene.hides_run("PUT", "/batches/2", &scene.batch);
+    }),
+    ("GET /runs/{run}/batches/{seq}", |scene| scene.hides_run("GET", "/batches/1", b"")),
+    ("POST /runs/{run}/heartbeat", |scene| scene.hides_run("POST", "/heartbeat", b"")),
+    ("POST /runs/{run}/ack", |scene| scene.hides_run("POST", "/ack", br#"{"seqs":[1]}"#)),
+    ("POST /runs/{run}/cancel", |scene| scene.hides_run("POST", "/cancel", b"")),
+    ("POST /runs/{run}/done", |scene| scene.hides_run("POST", "/done", b"")),
+    ("GET /runs/{run}/logs", |scene| {
+        scene.hides_run("GET", "/logs", b"");
+        scene.hides_run("GET", "/logs?after=1", b"");
+    }),
+    ("GET /runs/{run}/events", |scene| scene.hides_run("GET", "/events", b"")),
+];
+
+impl Scene {
+    fn new() -> Scene {
+        let server = Server::start(&[]);
+        let (owner, other) = (server.tenant("owner", "1000"), server.tenant("other", "1000"));
+        let executable = owner.upload_worker();
+        let context = owner.upload("contexts", b"secret context", 100);
+        let run = owner.open(&executable);
+        let answer = owner.batch(&run, 1, &["esecret", "p3"]).body;
+        let batch = batch(&["esecret", "p3"]);
+        Scene { server, owner, other, executable, context, run, batch, answer }
+    }
+
+    /// The answer about the owner's run is the very one about a run that nobody has.
+    #[track_caller]
+    fn hides_run(&self, method: &str, rest: &str, body: &[u8]) {
+        let ask = |run: &str| self.other.call(method, &format!("/runs/{run}{rest}"), body);
+        let (theirs, none): (Problem, Problem) = (ask(&self.run).json(404), ask(NOTHING).json(404));
+        assert_eq!(theirs, none, "{method} {rest} tells whether there is something");
+    }
+
+    #[track_caller]
+    fn hides_upload(&self, method: &str, kind: &str, hash: &str) {
+        let target = |hash: &str| format!("/{kind}/{hash}");
+        assert_eq!(self.owner.call("HEAD", &target(hash), b"").status, 200);
+        let ask = |hash: &str| self.other.call(method, &target(hash), b"");
+        let (theirs, none) = (ask(hash), ask(&digest(b"nothing")));
+        assert_eq!((theirs.status, theirs.body), (none.status, none.body), "{method} {kind}");
+    }
+
+    #[track_caller]
+    fn takes_an_upload_anew(&self, kind: &str, hash: &str) {
+        let target = format!("/{kind}/{hash}?offset=0&total=100");
+        let status: BlobStatus = self.other.call("PUT", &target, b"half").json(202);
+        assert_eq!(status, BlobStatus { present: false, offset: 4 }, "{kind}");
+        // Gone on with wrongly, so that it is forgotten again.
+        let rest = format!("/{kind}/{hash}?offset=4&total=100");
+        self.other.call("PUT", &rest, &[7; 96]).problem("invalid_body");
+    }
+
+    /// The owner has what it had, and nothing of it was told to anybody else.
+    fn check_owner(&self) {
+        let (owner, run) = (&self.owner, &self.run);
+        assert_eq!(owner.call("GET", &format!("/runs/{run}/batches/1"), b"").body, self.answer);
+        let info: RunInfo = owner.call("GET", &format!("/runs/{run}"), b"").json(200);
+        assert_eq!((info.state, info.batches, info.held), (RunState::Open, 1, 0));
+        let logs: Value = owner.call("GET", &format!("/runs/{run}/logs"), b"").json(200);
+        assert_eq!(logs["lines"].as_array().map(Vec::len), Some(3), "{logs}");
+        assert_eq!(self.server.balance("other"), CREDITS);
+        assert_eq!(self.server.balance("owner"), CREDITS - info.spent);
+        let ledger = self.server.json(&["credits", "show", "other"]);
+        assert_eq!(ledger["ledger"].as_array().map(Vec::len), Some(1), "{ledger}");
+        self.server.audit();
+    }
+}
+
+/// The operations of the document that the service serves.
+fn operations(server: &Server) -> BTreeSet<String> {
+    let url = format!("{}/api/v1/openapi.json", server.url);
+    let text = agent().get(url).call().expect("an answer").body_mut().read_to_string().expect("text");
+    let document: Value = serde_json::from_str(&text).expect("JSON");
+    let paths = document["paths"].as_object().expect("paths");
+    let of_path = |(path, item): (&String, &Value)| -> Vec<String> {
+        let methods = item.as_object().expect("operations").keys();
+        methods.map(|method| format!("{} {path}", method.to_uppercase())).collect()
+    };
+    paths.iter().flat_map(of_path).collect()
+}
+
 #[test]
-fn every_route_answers_another_tenant_as_if_there_were_nothing() {
-    let server = Server::start(&[]);
-    let (owner, other) = (server.tenant("owner", "1000"), server.tenant("other", "1000"));
-    let executable = owner.upload_worker();
-    let context = owner.upload("contexts", b"secret context", 100);
-    let run = owner.open(&executable);
-    let answer = owner.batch(&run, 1, &["esecret", "p3"]).body;
-    let nothing = "0".repeat(32);
-    let body = batch(&["esecret", "p3"]);
-    for (method, target, body) in [
-        ("GET", "/runs/{run}", &b""[..]),
-        ("PUT", "/runs/{run}/batches/1", &body),
-        ("GET", "/runs/{run}/batches/1", b""),
-        ("PUT", "/runs/{run}/batches/2", &body),
-        ("POST", "/runs/{run}/heartbeat", b""),
-        ("POST", "/runs/{run}/ack", br#"{"seqs":[1]}"#),
-        ("POST", "/runs/{run}/cancel", b""),
-        ("POST", "/runs/{run}/done", b""),
-        ("GET", "/runs/{run}/logs", b""),
-        ("GET", "/runs/{run}/events", b""),
-    ] {
-        let theirs = other.call(method, &target.replace("{run}", &run), body);
-        let none = other.call(method, &target.replace("{run}", &nothing), body);
-        assert_eq!(theirs.status, 404, "{method} {target}");
-        let (theirs, none): (Problem, Problem) = (theirs.json(404), none.json(404));
-        assert_eq!(theirs, none, "{method} {target} tells whether there is something");
+fn every_operation_answers_another_tenant_as_if_there_were_nothing() {
+    let scene = Scene::new();
+    let tried: BTreeSet<String> = OPERATIONS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(tried, operations(&scene.server), "an operation without a test, or a test of none");
+    for (name, check) in OPERATIONS {
+        eprintln!("{name}");
+        check(&scene);
     }
-    let runs: Value = other.call("GET", &format!("/runs?before={run}"), b"").json(200);
-    assert_eq!(runs["runs"], Value::Array(Vec::new()));
+    scene.check_owner();
+}
 
-    for (kind, hash) in [("executables", &executable), ("contexts", &context)] {
-        assert_eq!(owner.call("HEAD", &format!("/{kind}/{hash}"), b"").status, 200);
-        assert_eq!(other.call("HEAD", &format!("/{kind}/{hash}"), b"").status, 404);
-        let status: BlobStatus = other.call("GET", &format!("/{kind}/{hash}"), b"").json(200);
-        assert_eq!(status, BlobStatus { present: false, offset: 0 });
-    }
-    other.call("POST", "/runs", &to_json(&open_run(&executable, "obey"))).problem("not_found");
-    // With a program of its own, but another's context.
-    let own = other.upload_worker();
-    assert_eq!(own, executable, "stored once, and uploaded again");
-    let with_context = fastmap_backends::cloud::OpenRun { context: Some(context), ..open_run(&own, "obey") };
-    other.call("POST", "/runs", &to_json(&with_context)).problem("not_found");
-
-    // The owner noticed nothing.
-    assert_eq!(owner.call("GET", &format!("/runs/{run}/batches/1"), b"").body, answer);
-    let info: Value = owner.call("GET", &format!("/runs/{run}"), b"").json(200);
-    assert_eq!((&info["state"], &info["batches"]), (&"open".into(), &1.into()));
-    let logs: Value = owner.call("GET", &format!("/runs/{run}/logs"), b"").json(200);
-    assert_eq!(logs["lines"].as_array().map(Vec::len), Some(3), "{logs}");
-    assert_eq!(server.balance("other"), 1_000_000_000);
-    server.audit();
+/// The document leaves no route of the protocol out: what is routed there is what it describes.
+#[test]
+fn every_route_stands_in_the_document() {
+    let routed = include_str!("../../src/gateway/mod.rs");
+    let begin = routed.find("let protocol =").expect("the routes of the protocol");
+    let end = begin + routed[begin..].find(".fallback").expect("their end");
+    let quoted = routed[begin..end].split('"').skip(1).step_by(2);
+    let routes: BTreeSet<&str> = quoted.filter(|text| text.starts_with('/')).collect();
+    let tried: BTreeSet<&str> =
+        OPERATIONS.iter().filter_map(|(name, _)| Some(name.split_once(' ')?.1)).collect();
+    assert_eq!(routes, tried);
 }
 
 #[test]

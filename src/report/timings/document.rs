@@ -9,6 +9,7 @@ use super::super::summary::Account;
 use super::bins::Bins;
 use super::diagnosis;
 use super::record::{Counted, Died, Event, Lane, Recorder, Slow};
+use super::words::function;
 
 /// What the map was. The parts of a report that the recorder does not see.
 #[derive(Clone, Copy, Debug)]
@@ -148,7 +149,7 @@ impl Document {
             version: 1,
             diagnosis: Vec::new(),
             label: map.label.map(str::to_owned),
-            function: map.function.to_owned(),
+            function: function(map.function).to_owned(),
             backend: map.backend.to_owned(),
             date: recorder.date.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
             seconds,

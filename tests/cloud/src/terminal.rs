@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -24,11 +23,6 @@ impl Terminal {
     /// Starts a program whose stdin, stdout, stderr and controlling terminal are a new one.
     pub fn start(command: &mut Command) -> Terminal {
         let OpenptyResult { master, slave } = openpty(None, None).expect("a terminal");
-        // A program that another test starts must not hold this terminal open.
-        for end in [&master, &slave] {
-            // SAFETY: a flag of a descriptor that is open.
-            unsafe { libc::fcntl(end.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) };
-        }
         let copy = || Stdio::from(slave.try_clone().expect("a descriptor"));
         command.stdin(copy()).stdout(copy()).stderr(copy());
         // SAFETY: between fork and exec it calls the kernel alone, by functions that are safe to call there.

@@ -3,6 +3,7 @@
 mod adverse;
 mod checkpoint;
 mod confined;
+mod context;
 mod faults;
 mod lifetime;
 mod measures;
@@ -29,6 +30,9 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
         "faults" => faults::faults(text(0), number(1)?, number(2)?, number(3)?),
         "slow" => faults::slow(number(0)?, number(1)?),
         "until-file" => faults::until_file(text(0)),
+        "greedy" => faults::greedy(text(0)),
+        "stopped-idle" => faults::stopped_idle(text(0)),
+        "send-limits" => lifetime::send_limits(),
         "init-abort" => faults::init_abort(),
         "init-limit" => faults::init_limit(number(0)?),
         "hold" => lifetime::hold(text(0)),
@@ -42,6 +46,7 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
         "shown" => shown::shown(number(0)?, number(1)?, number(2)?),
         "long-labels" => shown::long_labels(number(0)?),
         "timed" => shown::timed(number(0)?, number(1)?),
+        "timed-cost" => shown::timed_cost(number(0)?),
         "timed-twice" => shown::timed_twice(text(0)),
         "start" => others::start(text(0), &rest[1..]),
         "squares" => others::squares(number(0)?),
@@ -50,6 +55,7 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
         "configs" => measures::configs(number(0)?),
         "dropped" => measures::dropped(number(0)?),
         "contexts" => measures::contexts(number(0)?),
+        "context" => context::context(text(0), number(1)? as usize),
         "stuck" => measures::stuck(),
         "results" => measures::results(number(0)?),
         "stream" => measures::stream(number(0)?),

@@ -1,9 +1,11 @@
 //! Maps to be looked at: on a terminal, and by the report of their timings.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use fastmap::{ExecPolicy, FastmapConfig, Options, Verbosity};
 use fastmap_test_programs::report;
 
 use crate::{Outcome, config};
@@ -104,5 +106,57 @@ pub(crate) fn timed_twice(path: &str) -> Outcome {
     let nested = |n: u64| fastmap::fastmap(|k: u64| k, 0..n).count();
     println!("nested {:?}", config.fastmap(nested, [3u64]).timings(path).next());
     println!("unwritable {:?}", config.fastmap(square, 0..9u64).timings("/nowhere/at/all.html").next());
+    Ok(())
+}
+
+/// What recording costs: each workload without and with a report, in turn; the median of the ratios, and its range.
+pub(crate) fn timed_cost(rounds: u64) -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let options =
+        || Options::new().local_processes(2).exec_policy(ExecPolicy::Local).verbosity(Verbosity::Quiet);
+    let config = fastmap::init(options())?;
+    let root = |n: u64| (n as f64).sqrt();
+    let spin = |_: u64| {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(1) {}
+    };
+    let mut number = 0;
+    let mut compare = |what: &str, rounds: u64, map: &dyn Fn(Option<PathBuf>) -> usize| {
+        let mut ratios: Vec<f64> = (0..rounds)
+            .map(|round| {
+                let mut times = [0.0; 2];
+                for turn in 0..2 {
+                    let with = (turn + round) % 2;
+                    number += 1;
+                    let path = folder.path().join(format!("{number}.html"));
+                    let begun = Instant::now();
+                    std::hint::black_box(map((with == 1).then_some(path)));
+                    times[with as usize] = begun.elapsed().as_secs_f64();
+                }
+                times[1] / times[0]
+            })
+            .collect();
+        ratios.sort_by(f64::total_cmp);
+        let last = ratios.len() - 1;
+        println!("{what}: {:.4} ({:.4} to {:.4})", ratios[last / 2], ratios[0], ratios[last]);
+    };
+    let roots = |items: u64, path: Option<PathBuf>| {
+        let map = config.fastmap(root, 0..items);
+        if let Some(path) = path { map.timings(path).count() } else { map.count() }
+    };
+    compare("W2, a million square roots", 10 * rounds, &|path| roots(1_000_000, path));
+    compare("W2, a hundred million square roots", rounds, &|path| roots(100_000_000, path));
+    let spins = |config: &FastmapConfig, items: u64, path: Option<PathBuf>| {
+        let map = config.fastmap(spin, 0..items);
+        if let Some(path) = path { map.timings(path).count() } else { map.count() }
+    };
+    for items in [100, 1000, 4000] {
+        let fresh = |path| spins(&fastmap::init(options()).expect("these options can be used"), items, path);
+        compare(
+            &format!("W3, {items} items of 1 ms, workers started for it"),
+            1 + rounds * 200 / items.max(200),
+            &fresh,
+        );
+    }
     Ok(())
 }

@@ -1,0 +1,186 @@
+"""What the cloud service costs a batch, beside Ray and Dask doing the same: `cloud.py FOLDER [--rounds N] [--write FILE]`.
+
+FOLDER holds the release build (fastmap, its test worker, examples/load). Each batch is 64 KB in and 64 KB out, no
+compute, closed loop: as many callers as twice the workers, each waiting for its answer before it asks again. All on this
+machine, over loopback, in turn, so that what else it does hits all. Called by scripts/bench cloud.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+BYTES = 65536
+SECONDS = 3.0
+PEERS = ["ray", "dask"]
+
+
+def echo(data):
+    return data
+
+
+def closed_loop(callers, call):
+    """Batches a second and the median of their times, over some seconds after a warm-up."""
+    data = b"x" * BYTES
+    times, stop = [], time.monotonic() + 1 + SECONDS
+    begin = stop - SECONDS
+
+    def ask():
+        while (sent := time.monotonic()) < stop:
+            assert len(call(data)) == BYTES
+            if sent >= begin:
+                times.append(time.monotonic() - sent)
+
+    threads = [threading.Thread(target=ask) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {"per_second": len(times) / SECONDS, "p50_ms": statistics.median(times) * 1000}
+
+
+def peer(tool, workers):
+    """Measures one peer, in this process."""
+    if tool == "ray":
+        import ray
+
+        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="error")
+        run = ray.remote(echo)
+        print(json.dumps(closed_loop(2 * workers, lambda data: ray.get(run.remote(data)))))
+        ray.shutdown()
+    else:
+        from distributed import Client
+
+        with Client(n_workers=workers, threads_per_worker=1, dashboard_address=None) as client:
+            print(json.dumps(closed_loop(2 * workers, lambda data: client.submit(echo, data, pure=False).result())))
+
+
+def last_json(command, **more):
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120, **more)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not lines:
+        raise RuntimeError(f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr[-2000:]}")
+    return json.loads(lines[-1])
+
+
+def service(folder, workers, tls, jailed, certificate):
+    """Starts a service on a free port, sends it batches for some seconds, and ends it."""
+    fastmap = os.path.join(folder, "fastmap")
+    with tempfile.TemporaryDirectory() as data:
+        subprocess.run([fastmap, "account", "create", "bench", "--data", data], check=True, capture_output=True)
+        token = last_json([fastmap, "token", "create", "bench", "--data", data, "--json"])
+        command = [fastmap, "serve", "--data", data, "--listen", "127.0.0.1:0", "--workers", str(workers)]
+        command += ["--log", "error"] + ([] if jailed else ["--insecure-no-sandbox"])
+        if tls:
+            command += ["--tls-cert", certificate + "/cert.pem", "--tls-key", certificate + "/key.pem"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                url = process.stdout.readline().removeprefix("listening at ").strip()
+                url = url.replace("127.0.0.1", "localhost") if tls else url
+                environment = {"FASTMAP_CLOUD_URL": url, "FASTMAP_SECRET": token["secret"]}
+                environment |= {"SSL_CERT_FILE": certificate + "/cert.pem"} if tls else {}
+                load = [folder + "/examples/load", folder + "/fastmap-service-test-worker"]
+                arguments = [str(int(1500 * SECONDS)), str(2 * workers), str(BYTES)]
+                return last_json(load + arguments, env=os.environ | environment)
+            finally:
+                process.terminate()
+
+
+def make_certificate(folder):
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+    command += " -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE"
+    command = command.split() + ["-keyout", folder + "/key.pem", "-out", folder + "/cert.pem"]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def shown(values, digits):
+    middle, low, high = statistics.median(values), min(values), max(values)
+    return f"{middle:,.{digits}f} ({low:,.{digits}f}–{high:,.{digits}f})"
+
+
+def report(results, rounds):
+    lines = []
+    for workers in sorted({key[0] for key in results}):
+        lines += [f"### {workers} workers, {2 * workers} callers", ""]
+        lines += ["| | batches/s | p50, ms | throughput to Ray's | p50 to Ray's |", "|---|---|---|---|---|"]
+        ray = results.get((workers, "ray"))
+        for (of, name), found in results.items():
+            if of != workers:
+                continue
+            speeds, medians = ([each[key] for each in found] for key in ("per_second", "p50_ms"))
+            ratio = ["–", "–"]
+            if ray:
+                theirs = ([each[key] for each in ray] for key in ("per_second", "p50_ms"))
+                both = zip((speeds, medians), theirs)
+                ratio = [f"{statistics.median(ours) / statistics.median(their):.2f}" for ours, their in both]
+            lines.append(f"| {name} | {shown(speeds, 0)} | {shown(medians, 2)} | {ratio[0]} | {ratio[1]} |")
+        lines.append("")
+        lines += shares({name: found for (of, name), found in results.items() if of == workers})
+    cores = os.cpu_count()
+    head = f"{rounds} rounds in turn, {cores} cores; medians, ranges in brackets."
+    return "\n".join([head, "", *lines])
+
+
+def shares(results):
+    """Where the mean batch of a jailed service with TLS spends its time."""
+    mean = lambda name, of: statistics.median([of(each) for each in results[name]])
+    total = lambda name: mean(name, lambda each: each["mean_ms"])
+    stage = lambda name, key: mean(name, lambda each: each["stages"][key] * 1000)
+    whole, plain, bare = "fastmap, TLS, jailed", "fastmap, jailed", "fastmap"
+    rows = [
+        ("ledger: reserve", stage(whole, "reserve")),
+        ("dispatch: queue, agent, channel, worker", min(stage(bare, "dispatch"), stage(whole, "dispatch"))),
+        ("jail: what dispatch takes longer than without", max(0, stage(whole, "dispatch") - stage(bare, "dispatch"))),
+        ("answer: digest, spool", stage(whole, "spool")),
+        ("ledger: settle", stage(whole, "settle")),
+    ]
+    rows.append(("gateway: signatures, digests, the rest", stage(whole, "request") - sum(row[1] for row in rows)))
+    outside = {name: total(name) - stage(name, "request") for name in (whole, plain)}
+    tls = min(max(0, outside[whole] - outside[plain]), outside[whole])
+    rows.append(("TLS: what the way takes longer than without", tls))
+    rows.append(("client, and the way over loopback", outside[whole] - tls))
+    lines = ["| stage, TLS and jails | ms | share |", "|---|---|---|"]
+    lines += [f"| {name} | {ms:.2f} | {100 * ms / total(whole):.0f} % |" for name, ms in rows]
+    return [*lines, ""]
+
+
+def main():
+    if sys.argv[1] == "peer":
+        return peer(sys.argv[2], int(sys.argv[3]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--write", help="a document whose part between the marks is replaced")
+    arguments = parser.parse_args()
+    results = {}
+    with tempfile.TemporaryDirectory() as certificate:
+        make_certificate(certificate)
+        for _ in range(arguments.rounds):
+            for workers in (2, 4):
+                for name in PEERS:
+                    command = [sys.executable, __file__, "peer", name, str(workers)]
+                    results.setdefault((workers, name), []).append(last_json(command))
+                for name, tls, jailed in [
+                    ("fastmap", False, False),
+                    ("fastmap, jailed", False, True),
+                    ("fastmap, TLS, jailed", True, True),
+                ]:
+                    found = service(arguments.folder, workers, tls, jailed, certificate)
+                    results.setdefault((workers, name), []).append(found)
+    text = report(results, arguments.rounds)
+    print(text)
+    if arguments.write:
+        with open(arguments.write, encoding="utf-8") as file:
+            before, _, rest = file.read().partition("<!-- measured -->\n")
+        after = rest.partition("<!-- end -->")[2]
+        with open(arguments.write, "w", encoding="utf-8") as file:
+            file.write(f"{before}<!-- measured -->\n{text}\n<!-- end -->{after}")
+
+
+if __name__ == "__main__":
+    main()

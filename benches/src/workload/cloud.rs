@@ -1,0 +1,101 @@
+//! CLOUD: what the way to a service costs, where the service has as many workers and is on the same machine.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use fastmap::{ExecPolicy, FastmapConfig, Options, Verbosity};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::start::median;
+use crate::contestant::WORKERS;
+use crate::measure::{Entry, Method, rounds, seconds};
+use crate::report::{Aim, Section, Target, cell};
+use crate::work::{Spin, Work as _, turns};
+
+/// Items of 1 ms: 10 s of work.
+const ITEMS: u64 = 10_000;
+const ITEMS_QUICK: u64 = 2_000;
+
+/// A service on loopback, which ends with this.
+struct Service(Child);
+
+impl Service {
+    /// The service, and options for a client of it.
+    fn start() -> Result<(Service, Options), String> {
+        let bench = std::env::current_exe().map_err(|error| error.to_string())?;
+        let path = bench.with_file_name("fastmap");
+        let mut child = Command::new(&path)
+            .args(["serve", "--dev", "--log", "error", "--workers", &WORKERS.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| {
+                format!("{}: {error}; cargo build --release -p fastmap-service", path.display())
+            })?;
+        let stdout = child.stdout.take().expect("it is piped");
+        let service = Service(child);
+        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        let mut value = |name: &str| {
+            let line = lines.next().ok_or("the service did not start")?;
+            line.strip_prefix(name).map(str::to_owned).ok_or(format!("{line:?} instead of {name}"))
+        };
+        let secret = value("export FASTMAP_SECRET=")?;
+        let url = value("export FASTMAP_CLOUD_URL=")?;
+        Ok((service, Options::new().exec_policy(ExecPolicy::Cloud).secret(secret).cloud_url(url)))
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // Asked, and not killed: its temporary data goes with it.
+        let _gone = kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGTERM);
+        let _gone = self.0.wait();
+    }
+}
+
+fn pass(config: &FastmapConfig, items: u64, turns: u64) {
+    let results = config.fastmap(Spin::call, (0..items).map(move |_| turns));
+    assert_eq!(results.filter(Result::is_ok).count() as u64, items, "each item has a result");
+}
+
+pub(super) fn measure(method: &Method) -> Section {
+    let mut section = Section::new(
+        "The way to a service",
+        "10 s of work in items of 1 ms, on two workers: worker processes (LOCAL), and jails of a service on the same \
+         machine (CLOUD, `fastmap serve --dev`, loopback, plain HTTP), each for the whole map, from its first `next()`. \
+         The program was uploaded before; that a run is opened and its workers are started is in it.",
+        &["", "s", "over LOCAL, %"],
+    );
+    let (_service, cloud) = match Service::start() {
+        Ok(started) => started,
+        Err(why) => {
+            section.row("not measured", [why, String::new()]);
+            return section;
+        }
+    };
+    let (items, turns) = (if method.quick { ITEMS_QUICK } else { ITEMS }, turns(Duration::from_millis(1)));
+    let config = |options: Options| {
+        let config = fastmap::init(options.verbosity(Verbosity::Quiet)).expect("these options can be used");
+        pass(&config, 100, turns);
+        config
+    };
+    let local = config(Options::new().exec_policy(ExecPolicy::Local).local_processes(WORKERS));
+    let cloud = config(cloud);
+    let entry = |name: &'static str, config: FastmapConfig| {
+        Entry::new(name, move || seconds(|| pass(&config, items, turns)))
+    };
+    let outcome = rounds(method, vec![entry("LOCAL", local), entry("CLOUD", cloud)]);
+    let over =
+        outcome.find("CLOUD").against(outcome.find("LOCAL"), |cloud, local| (cloud / local - 1.0) * 100.0);
+    section.row("LOCAL", [cell(outcome.find("LOCAL").spread(|time| time)), String::new()]);
+    section.row("CLOUD", [cell(outcome.find("CLOUD").spread(|time| time)), cell(over)]);
+    section.targets.push(Target::new(
+        "CLOUD over LOCAL, 10 s of items of 1 ms, as many workers, one machine, %",
+        median(over),
+        Aim::AtMost(5.0),
+    ));
+    section.count(&outcome);
+    section
+}

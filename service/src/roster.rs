@@ -1,0 +1,127 @@
+//! Which agents there are and what they have in hand, for the operator's page. Agents of this process write it; whoever
+//! shows it reads. In memory: an agent that is gone is not in it.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use crate::store::now_ms;
+
+/// The agents. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Roster(Arc<Mutex<Vec<Weak<Seat>>>>);
+
+/// An agent's place: it is in the roster as long as it holds this.
+#[derive(Debug)]
+pub struct Seat {
+    name: String,
+    workers: usize,
+    since_ms: i64,
+    heard_ms: AtomicI64,
+    in_hand: AtomicU64,
+    answered: AtomicU64,
+    given_back: AtomicU64,
+    pools: AtomicU64,
+}
+
+/// An agent as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentState {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: &'static str,
+    /// Workers that it starts for each run.
+    pub workers: usize,
+    /// Milliseconds since 1970.
+    pub since_ms: i64,
+    /// Milliseconds since 1970.
+    pub heard_ms: i64,
+    /// Leases that it holds now.
+    pub in_hand: u64,
+    /// Leases that it has answered.
+    pub answered: u64,
+    /// Leases that it has given back.
+    pub given_back: u64,
+    /// Runs that have workers there now.
+    pub pools: u64,
+}
+
+impl Roster {
+    /// An agent begins to work.
+    pub fn join(&self, name: &str, workers: usize) -> Arc<Seat> {
+        let now = now_ms();
+        let seat = Arc::new(Seat {
+            name: name.to_owned(),
+            workers,
+            since_ms: now,
+            heard_ms: now.into(),
+            in_hand: 0.into(),
+            answered: 0.into(),
+            given_back: 0.into(),
+            pools: 0.into(),
+        });
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&seat));
+        seat
+    }
+
+    /// All agents, in the order in which they joined.
+    pub fn agents(&self) -> Vec<AgentState> {
+        let mut seats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seats.retain(|seat| seat.strong_count() > 0);
+        let now = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let state = |seat: Arc<Seat>| AgentState {
+            name: seat.name.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            workers: seat.workers,
+            since_ms: seat.since_ms,
+            heard_ms: seat.heard_ms.load(Ordering::Relaxed),
+            in_hand: now(&seat.in_hand),
+            answered: now(&seat.answered),
+            given_back: now(&seat.given_back),
+            pools: now(&seat.pools),
+        };
+        seats.iter().filter_map(Weak::upgrade).map(state).collect()
+    }
+}
+
+impl Seat {
+    fn heard(&self) {
+        self.heard_ms.store(now_ms(), Ordering::Relaxed);
+    }
+
+    /// It has leased something; that counts as in hand until the guard is dropped.
+    pub fn takes(self: &Arc<Self>) -> InHand {
+        self.heard();
+        self.in_hand.fetch_add(1, Ordering::Relaxed);
+        InHand(Arc::clone(self))
+    }
+
+    /// So many runs have workers now.
+    pub fn pools(&self, pools: usize) {
+        self.heard();
+        self.pools.store(pools as u64, Ordering::Relaxed);
+    }
+}
+
+/// A lease in an agent's hands.
+#[derive(Debug)]
+pub struct InHand(Arc<Seat>);
+
+impl InHand {
+    /// It is answered.
+    pub fn answered(self) {
+        self.0.answered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It is given back.
+    pub fn given_back(self) {
+        self.0.given_back.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.0.heard();
+        self.0.in_hand.fetch_sub(1, Ordering::Relaxed);
+    }
+}

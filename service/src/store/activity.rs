@@ -1,0 +1,177 @@
+//! What happened in runs, for people who look at them: kept in bounded form beside the ledger, written by `activity`
+//! every few seconds, lost with the process up to then. Nothing is charged or answered by it.
+
+use sqlx::{Connection, Row};
+
+use super::{BEGIN, Result, Store, now_ms};
+use crate::activity::{FAILURES, Failure, News, Series};
+
+/// Runs whose activity is forgotten in one go.
+const FORGOTTEN: i64 = 100;
+
+impl Store {
+    /// Adds to what is known of some runs.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn add_activity(&self, news: &[(String, News)]) -> Result<()> {
+        let mut conn = self.writer().await;
+        let mut tx = conn.begin_with(BEGIN).await?;
+        for (run, news) in news {
+            let row = sqlx::query("SELECT series FROM run_activity WHERE run = $1")
+                .bind(run)
+                .fetch_optional(&mut *tx)
+                .await?;
+            let mut series = match row {
+                Some(row) => read(&row.try_get::<String, _>(0)?),
+                None => Series::default(),
+            };
+            series.merge(&news.series);
+            sqlx::query(
+                "INSERT INTO run_activity (run, series, failures, deaths, updated_ms) VALUES ($1, $2, $3, $4, $5)
+                 ON CONFLICT (run) DO UPDATE SET series = excluded.series, failures = excluded.failures,
+                     deaths = excluded.deaths, updated_ms = excluded.updated_ms",
+            )
+            .bind(run)
+            .bind(serde_json::to_string(&series).unwrap_or_default())
+            .bind(i64::try_from(series.failures).unwrap_or(i64::MAX))
+            .bind(i64::try_from(series.deaths).unwrap_or(i64::MAX))
+            .bind(now_ms())
+            .execute(&mut *tx)
+            .await?;
+            if news.failures.is_empty() {
+                continue;
+            }
+            let row = sqlx::query("SELECT COUNT(*) FROM run_failures WHERE run = $1")
+                .bind(run)
+                .fetch_one(&mut *tx)
+                .await?;
+            let there: i64 = row.try_get(0)?;
+            let free = FAILURES.saturating_sub(there.unsigned_abs() as usize);
+            for (n, failure) in (there..).zip(news.failures.iter().take(free)) {
+                sqlx::query(
+                    "INSERT INTO run_failures (run, n, seq, item, kind, cause, worker, at_ms)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+                )
+                .bind(run)
+                .bind(n)
+                .bind(i64::try_from(failure.seq).unwrap_or(i64::MAX))
+                .bind(failure.item.map(|item| i64::try_from(item).unwrap_or(i64::MAX)))
+                .bind(&failure.kind)
+                .bind(&failure.cause)
+                .bind(&failure.worker)
+                .bind(failure.at_ms)
+                .execute(&mut *tx)
+                .await?;
+            }
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// What is known of a run; empty where nothing is.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn activity(&self, run: &str) -> Result<Series> {
+        let row = sqlx::query("SELECT series FROM run_activity WHERE run = $1")
+            .bind(run)
+            .fetch_optional(&self.readers)
+            .await?;
+        match row {
+            Some(row) => Ok(read(&row.try_get::<String, _>(0)?)),
+            None => Ok(Series::default()),
+        }
+    }
+
+    /// The first failures of a run, in the order in which they became known.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn failures(&self, run: &str) -> Result<Vec<Failure>> {
+        let rows = sqlx::query(
+            "SELECT seq, item, kind, cause, worker, at_ms FROM run_failures WHERE run = $1 ORDER BY n",
+        )
+        .bind(run)
+        .fetch_all(&self.readers)
+        .await?;
+        let failure = |row: &sqlx::sqlite::SqliteRow| -> Result<Failure> {
+            Ok(Failure {
+                seq: row.try_get::<i64, _>(0)?.unsigned_abs(),
+                item: row.try_get::<Option<i64>, _>(1)?.map(i64::unsigned_abs),
+                kind: row.try_get(2)?,
+                cause: row.try_get(3)?,
+                worker: row.try_get(4)?,
+                at_ms: row.try_get(5)?,
+            })
+        };
+        rows.iter().map(failure).collect()
+    }
+
+    /// Forgets the activity of runs in which nothing has happened since then.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn forget_activity(&self, before_ms: i64) -> Result<()> {
+        let mut conn = self.writer().await;
+        let mut tx = conn.begin_with(BEGIN).await?;
+        let rows = sqlx::query(
+            "DELETE FROM run_activity WHERE run IN (SELECT run FROM run_activity WHERE updated_ms < $1 LIMIT $2)
+             RETURNING run",
+        )
+        .bind(before_ms)
+        .bind(FORGOTTEN)
+        .fetch_all(&mut *tx)
+        .await?;
+        for row in rows {
+            sqlx::query("DELETE FROM run_failures WHERE run = $1")
+                .bind(row.try_get::<String, _>(0)?)
+                .execute(&mut *tx)
+                .await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+}
+
+/// What a later version wrote and this one can't read is begun anew: it is for looking at alone.
+fn read(series: &str) -> Series {
+    serde_json::from_str(series).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::activity::Activity;
+
+    fn failure(item: u64) -> Failure {
+        let (kind, cause, worker) = ("panic".to_owned(), "why".to_owned(), "w".to_owned());
+        Failure { seq: 1, item: Some(item), kind, cause, worker, at_ms: 5 }
+    }
+
+    #[tokio::test]
+    async fn what_is_in_memory_and_what_is_stored_are_seen_together_and_bounded() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(&folder.path().join("db")).await.expect("a database");
+        let activity = Activity::new(store.clone());
+        let news = |items: std::ops::Range<u64>| {
+            let series = Series { failures: items.end - items.start, ..Series::default() };
+            News { series, failures: items.map(failure).collect() }
+        };
+        activity.add("r", news(0..150));
+        assert_eq!(activity.of("r").await.expect("an answer").1.len(), 150);
+        activity.flush().await.expect("it is stored");
+        activity.add("r", news(150..300));
+        for _ in 0..2 {
+            let (series, failures) = activity.of("r").await.expect("an answer");
+            assert_eq!((series.failures, failures.len()), (300, FAILURES));
+            assert!(failures.iter().zip(0..).all(|(failure, n)| failure.item == Some(n)));
+            activity.flush().await.expect("it is stored");
+        }
+        assert_eq!(store.failures("r").await.expect("a list").len(), FAILURES);
+        store.forget_activity(now_ms() - 60_000).await.expect("an answer");
+        assert_eq!(activity.of("r").await.expect("an answer").1.len(), FAILURES);
+        store.forget_activity(now_ms() + 1).await.expect("an answer");
+        assert_eq!(activity.of("r").await.expect("an answer"), Default::default());
+    }
+}

@@ -1,0 +1,207 @@
+//! Chromium, driven by chromedriver: both end with the test. What a page says on its console and which hosts it asks is
+//! looked at, too.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use fantoccini::wd::WebDriverCompatibleCommand;
+use fantoccini::{Client, ClientBuilder, Locator};
+use serde_json::{Value, json};
+use url::{ParseError, Url};
+
+use crate::server::LIMIT;
+
+/// A browser with one window.
+pub(crate) struct Browser {
+    driver: Child,
+    pub(crate) client: Client,
+    _profile: tempfile::TempDir,
+    /// Host and port that it may ask.
+    home: String,
+}
+
+/// A command of chromedriver's own.
+#[derive(Debug)]
+struct Own(&'static str, Value);
+
+impl WebDriverCompatibleCommand for Own {
+    fn endpoint(&self, base: &Url, session: Option<&str>) -> Result<Url, ParseError> {
+        base.join(&format!("session/{}/{}", session.unwrap_or_default(), self.0))
+    }
+
+    fn method_and_body(&self, _url: &Url) -> (http::Method, Option<String>) {
+        (http::Method::POST, Some(self.1.to_string()))
+    }
+}
+
+fn start_driver() -> (Child, u16) {
+    let mut driver = Command::new("chromedriver")
+        .arg("--port=0")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("chromedriver is installed (scripts/setup test)");
+    let lines = BufReader::new(driver.stdout.take().expect("it is piped")).lines();
+    let port = lines
+        .map_while(Result::ok)
+        .find_map(|line| line.strip_suffix('.')?.rsplit_once("on port ")?.1.parse().ok())
+        .expect("chromedriver says where it listens");
+    (driver, port)
+}
+
+impl Browser {
+    /// A fresh browser for the service at that address.
+    pub(crate) async fn start(url: &str) -> Browser {
+        let (driver, port) = start_driver();
+        let profile = tempfile::tempdir().expect("a folder");
+        let args = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-dev-shm-usage",
+            "--hide-scrollbars",
+            &format!("--user-data-dir={}", profile.path().display()),
+        ];
+        let capabilities = json!({
+            "browserName": "chrome",
+            "goog:chromeOptions": { "args": args },
+            "goog:loggingPrefs": { "browser": "ALL", "performance": "ALL" },
+        });
+        let Value::Object(capabilities) = capabilities else { unreachable!("it is one") };
+        let client = ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new())
+            .capabilities(capabilities)
+            .connect(&format!("http://127.0.0.1:{port}"))
+            .await
+            .expect("chromium can be started");
+        let home = url.trim_start_matches("http://").to_owned();
+        Browser { driver, client, _profile: profile, home }
+    }
+
+    async fn own(&self, endpoint: &'static str, body: Value) -> Value {
+        self.client.issue_cmd(Own(endpoint, body)).await.expect("chromedriver does it")
+    }
+
+    /// A command of the browser's own protocol.
+    pub(crate) async fn devtools(&self, command: &str, params: Value) {
+        self.own("goog/cdp/execute", json!({ "cmd": command, "params": params })).await;
+    }
+
+    /// How wide the window is, and whether its user likes it dark.
+    pub(crate) async fn look(&self, width: u32, height: u32, dark: bool) {
+        let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600 });
+        self.devtools("Emulation.setDeviceMetricsOverride", size).await;
+        let scheme = if dark { "dark" } else { "light" };
+        let media = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        self.devtools("Emulation.setEmulatedMedia", media).await;
+    }
+
+    pub(crate) async fn go(&self, path: &str) {
+        let url =
+            if path.starts_with("http") { path.to_owned() } else { format!("http://{}{path}", self.home) };
+        self.client.goto(&url).await.expect("the page is there");
+    }
+
+    /// The text of the first element of that selector; empty where there is none.
+    pub(crate) async fn text(&self, css: &str) -> String {
+        let script = "const e = document.querySelector(arguments[0]); return e ? e.innerText : '';";
+        self.run(script, vec![json!(css)]).await.as_str().expect("text").to_owned()
+    }
+
+    pub(crate) async fn click(&self, css: &str) {
+        let found =
+            self.client.find(Locator::Css(css)).await.unwrap_or_else(|error| panic!("{css}: {error}"));
+        found.click().await.unwrap_or_else(|error| panic!("{css}: {error}"));
+    }
+
+    pub(crate) async fn write(&self, css: &str, text: &str) {
+        let found =
+            self.client.find(Locator::Css(css)).await.unwrap_or_else(|error| panic!("{css}: {error}"));
+        found.send_keys(text).await.unwrap_or_else(|error| panic!("{css}: {error}"));
+    }
+
+    pub(crate) async fn run(&self, script: &str, args: Vec<Value>) -> Value {
+        self.client.execute(script, args).await.expect("the script is good")
+    }
+
+    /// Waits until the text of an element is as wanted; gives it. Nothing is reloaded.
+    pub(crate) async fn until(&self, css: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let begun = Instant::now();
+        loop {
+            let text = self.text(css).await;
+            if wanted(&text) {
+                return text;
+            }
+            assert!(
+                begun.elapsed() < LIMIT,
+                "{css} did not become as wanted: {text:?}\n{}",
+                self.text("body").await
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// What axe-core finds on this page that is serious.
+    pub(crate) async fn check_access(&self) {
+        let axe = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .with_file_name("tools/axe/node_modules/axe-core/axe.min.js");
+        let axe = std::fs::read_to_string(&axe).unwrap_or_else(|error| panic!("{}: {error}", axe.display()));
+        self.run(&axe, Vec::new()).await;
+        let script = "const done = arguments[0]; axe.run(document).then(found => done(found), why => done(String(why)));";
+        let found = self.client.execute_async(script, Vec::new()).await.expect("axe runs");
+        let passes = found["passes"].as_array().map_or(0, Vec::len);
+        assert!(passes > 10, "axe has looked at little: {found}");
+        let serious: Vec<String> = found["violations"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter(|violation| ["serious", "critical"].iter().any(|impact| violation["impact"] == *impact))
+            .map(|violation| format!("{}: {}", violation["help"], violation["nodes"]))
+            .collect();
+        assert!(serious.is_empty(), "{}", serious.join("\n"));
+    }
+
+    /// No page has complained on the console since the last time, save for words that are expected, and none has asked
+    /// another host.
+    pub(crate) async fn check_log(&self, expected: &[&str]) {
+        let console = self.own("se/log", json!({ "type": "browser" })).await;
+        for entry in console.as_array().expect("a list") {
+            let message = entry["message"].as_str().unwrap_or_default();
+            let known = expected.iter().any(|words| message.contains(words));
+            assert!(known, "on the console: {entry}");
+        }
+        let events = self.own("se/log", json!({ "type": "performance" })).await;
+        let mut requests = 0;
+        for entry in events.as_array().expect("a list") {
+            let event: Value = serde_json::from_str(entry["message"].as_str().expect("JSON")).expect("JSON");
+            let message = &event["message"];
+            if message["method"] != "Network.requestWillBeSent" {
+                continue;
+            }
+            let url = message["params"]["request"]["url"].as_str().expect("an address");
+            // The page that the browser itself begins with.
+            let by = message["params"]["documentURL"].as_str().unwrap_or_default();
+            if url.starts_with("chrome://") && by.starts_with("chrome://") {
+                continue;
+            }
+            requests += 1;
+            let own = url.strip_prefix("http://").and_then(|rest| rest.split('/').next())
+                == Some(self.home.as_str());
+            assert!(own || url.starts_with("data:"), "asked another host: {url}");
+        }
+        assert!(requests > 0, "no request was seen");
+    }
+
+    pub(crate) async fn end(self) {
+        let Browser { mut driver, client, .. } = self;
+        let _closed = client.close().await;
+        let _ended = driver.kill();
+        let _ended = driver.wait();
+    }
+}

@@ -1,0 +1,190 @@
+//! Bad days, as the service has them: programs that do their worst, clients that say half of something and no more, and a
+//! disk that is full. Each is told in one clear message; others notice nothing, nothing is lost or charged twice.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Instant;
+
+use fastmap_backends::cloud::{Answer, PartOutcome, Problem, RequestHead, RunInfo, digest};
+use fastmap_backends::{DeathCause, MemoryLimit};
+
+use crate::client::{Client, batch, nonce, now, open_run, results, to_json};
+use crate::server::{LIMIT, Server, until, worker};
+
+/// How the only item of an answer was lost.
+#[track_caller]
+fn cause(body: &[u8]) -> DeathCause {
+    let mut answer = Answer::decode(body, 1).expect("an answer");
+    match answer.parts.remove(0).outcome {
+        PartOutcome::Lost(loss) => loss.death.cause,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn programs_that_do_their_worst_are_ended_by_name_and_the_neighbour_works_on() {
+    let server = Server::start_jailed(&["--worker-memory", "100000000", "--batch-cpu", "1"]);
+    let (worst, neighbour) = (server.tenant("worst", "1000"), server.tenant("neighbour", "1000"));
+    let (run, other) = (worst.run(), neighbour.run());
+    std::thread::scope(|scope| {
+        let answers = scope.spawn(|| {
+            let orders = ["m1000", "f10000", "s600000", "a"];
+            (0..).zip(orders).map(|(seq, order)| worst.batch(&run, seq, &[order]).body).collect::<Vec<_>>()
+        });
+        let mut seq = 0;
+        while !answers.is_finished() {
+            assert_eq!(results(&neighbour.batch(&other, seq, &["ehere"]), 1), [b"here"]);
+            seq += 1;
+        }
+        assert!(seq > 20, "{seq} batches in seconds");
+        let answers = answers.join().expect("no panic");
+        let causes: Vec<DeathCause> = answers.iter().map(|body| cause(body)).collect();
+        assert!(matches!(causes[0], DeathCause::OutOfMemory(MemoryLimit::Jail(100_000_000))), "{causes:?}");
+        assert!(matches!(causes[1], DeathCause::OutputLimit(_)), "{causes:?}");
+        assert!(matches!(causes[2], DeathCause::Timeout(_)), "{causes:?}");
+        assert_eq!(causes[3], DeathCause::Signal(6));
+    });
+    results(&worst.batch(&run, 9, &["e"]), 1);
+    server.audit();
+}
+
+#[test]
+fn a_program_that_needs_a_newer_glibc_is_told_what_is_here() {
+    let server = Server::start_jailed(&[]);
+    let client = server.tenant("a", "1000");
+    let mut program = std::fs::read(worker()).expect("it is there");
+    let name = b"\0GLIBC_2.34\0";
+    let at = program.windows(name.len()).position(|bytes| bytes == name).expect("it needs it");
+    program[at..at + name.len()].copy_from_slice(b"\0GLIBC_2.99\0");
+    let newer = client.upload("executables", &program, 8 << 20);
+    let reply = client.call("POST", "/runs", &to_json(&open_run(&newer, "obey")));
+    let detail = reply.problem("worker_failed").detail;
+    assert!(
+        detail.contains("needs GLIBC_2.99 of libc.so.6, and this machine has up to GLIBC_2."),
+        "{detail}"
+    );
+    assert_eq!(client.balance(), 1_000_000_000);
+}
+
+/// The head of a signed request that says how long its body is.
+fn head(client: &Client, method: &str, target: &str, body: &[u8]) -> String {
+    let (path, time, nonce, digest) = (format!("/api/v1{target}"), now() as u64, nonce(), digest(body));
+    let head =
+        RequestHead { method, path: &path, query: "", timestamp: time, nonce: &nonce, digest: &digest };
+    let signature = client.secret.key().sign_request(&head);
+    format!(
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {}\r\n\
+         fastmap-timestamp: {time}\r\nfastmap-nonce: {nonce}\r\nfastmap-digest: {digest}\r\n\
+         fastmap-signature: {signature}\r\ncontent-length: {}\r\n\r\n",
+        client.secret.token(),
+        body.len()
+    )
+}
+
+fn connect(server: &Server) -> TcpStream {
+    let address = server.url.strip_prefix("http://").expect("plain HTTP");
+    let stream = TcpStream::connect(address).expect("it listens");
+    stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
+    stream
+}
+
+#[test]
+fn clients_that_say_half_of_something_are_cut_off_and_hold_nobody_up() {
+    let server = Server::start(&["--head-time", "2", "--body-time", "2"]);
+    let (slow, other) = (server.tenant("slow", "1000"), server.tenant("other", "1000"));
+    let (run, theirs) = (slow.run(), other.run());
+    let mut heads: Vec<TcpStream> = (0..300).map(|_| connect(&server)).collect();
+    for stream in &mut heads {
+        stream.write_all(b"GET /api/v1/runs HTTP/1.1\r\nhost: x\r\nauthor").expect("it reads");
+    }
+    let body = batch(&["e", "s10"]);
+    let mut bodies: Vec<TcpStream> = (0..50).map(|_| connect(&server)).collect();
+    for stream in &mut bodies {
+        let head = head(&slow, "PUT", &format!("/runs/{run}/batches/1"), &body);
+        stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body[..9])).expect("it reads");
+    }
+    for seq in 0..20 {
+        results(&other.batch(&theirs, seq, &["e"]), 1);
+    }
+    for stream in &mut bodies {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer, and an end");
+        assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("request_timeout"), "{answer}");
+        assert!(answer.contains("fastmap-signature: "), "{answer}");
+    }
+    for stream in &mut heads {
+        // Whether it is told or not, it is at an end.
+        let mut answer = Vec::new();
+        let _reset = stream.read_to_end(&mut answer);
+        assert!(!answer.starts_with(b"HTTP/1.1 200"), "{answer:?}");
+    }
+    let info: RunInfo = slow.call("GET", &format!("/runs/{run}"), b"").json(200);
+    assert_eq!((info.batches, info.held, info.spent), (0, 0, 0));
+    results(&slow.batch(&run, 1, &["e", "s10"]), 2);
+    server.audit();
+}
+
+#[test]
+fn a_client_that_is_cut_off_finds_its_answer_and_pays_once() {
+    let server = Server::start(&[]);
+    let client = server.tenant("a", "1000");
+    let run = client.run();
+    let body = batch(&["s300"]);
+    for _ in 0..3 {
+        // Sent whole, and nobody there to hear the answer.
+        let mut stream = connect(&server);
+        let head = head(&client, "PUT", &format!("/runs/{run}/batches/1"), &body);
+        stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body)).expect("it reads");
+    }
+    let info = || client.call("GET", &format!("/runs/{run}"), b"").json::<RunInfo>(200);
+    until("the answer that nobody waits for", || (info().batches == 1).then_some(()));
+    let answer = client.call("GET", &format!("/runs/{run}/batches/1"), b"");
+    assert_eq!(results(&answer, 1), [b"300"]);
+    assert_eq!(client.batch(&run, 1, &["s300"]).body, answer.body);
+    let charge = i64::from_le_bytes(answer.body[8..16].try_into().expect("eight"));
+    assert_eq!((info().batches, info().spent), (1, charge));
+    server.audit();
+}
+
+#[test]
+fn on_a_full_disk_nothing_is_lost_or_charged_and_all_goes_on_when_there_is_room() {
+    let Some(server) = Server::on_a_small_disk(200 << 20) else {
+        eprintln!("skipped: only root may mount a small disk here");
+        return;
+    };
+    let (client, other) = (server.tenant("a", "1000"), server.tenant("b", "1000"));
+    let (run, theirs) = (client.run(), other.run());
+    let first = client.batch(&run, 0, &["eone"]);
+    let balance = client.balance();
+    let filler = server.data().join("filler");
+    let mut file = std::fs::File::create(&filler).expect("room for a name");
+    let piece = vec![7; 1 << 20];
+    while file.write_all(&piece).is_ok() {}
+    while file.write_all(&[7]).is_ok() {}
+    // An answer of a megabyte has no room; whether the database has any does not matter.
+    let put = |client: &Client, run: &str| {
+        client.call("PUT", &format!("/runs/{run}/batches/1"), &batch(&["b1000000"]))
+    };
+    for (client, run) in [(&client, &run), (&other, &theirs)] {
+        let problem: Problem = put(client, run).problem("storage");
+        assert!(problem.retry_after.is_some(), "{problem}");
+    }
+    let packed = zstd::bulk::compress(&[7; 1000], 1).expect("memory");
+    let target = format!("/contexts/{}?offset=0&total={}", digest(&[7; 1000]), packed.len());
+    client.call("PUT", &target, &packed).problem("storage");
+    // What is there can be read, and nothing was paid.
+    assert_eq!(client.call("GET", &format!("/runs/{run}/batches/0"), b"").body, first.body);
+    assert_eq!(client.balance(), balance);
+    drop(file);
+    std::fs::remove_file(filler).expect("it is there");
+    let begun = Instant::now();
+    for (client, run) in [(&client, &run), (&other, &theirs)] {
+        let answer = results(&client.batch(run, 1, &["b1000000"]), 1);
+        assert_eq!(answer[0].len(), 1_000_000);
+        let info: RunInfo = client.call("GET", &format!("/runs/{run}"), b"").json(200);
+        assert_eq!(info.held, 0, "{info:?}");
+    }
+    assert!(begun.elapsed() < LIMIT);
+    assert!(client.call("PUT", &target, &packed).status == 200);
+    server.audit();
+}
