@@ -2,18 +2,24 @@
 //! tells goes to stderr as all of fastmap's lines do; what it asks is asked on the terminal.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use fastmap_backends::adaptive::Witness;
 use fastmap_backends::cloud::{
     Cloud, CloudOptions, Confirm, Estimate, Notice, Notices, Refused, Secret, SecretError, ServiceUrl,
     UrlError,
 };
-use fastmap_backends::{Backend, credits};
+use fastmap_backends::{Adaptive, AdaptiveOptions, Backend, credits};
 
 use crate::error::{Error, ErrorKind};
-use crate::options::{Account, Verbosity};
+use crate::options::{Account, Settings, Verbosity};
 use crate::report::{Console, ask, draw_upload, notice, warn};
+
+/// A map that can go on without the service gives it up after so long a silence.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The service of an account. Nothing is asked of it yet. Where the user is to be asked first, the first items of a
 /// map run on `here`, for an estimate.
@@ -25,6 +31,15 @@ pub(crate) fn backend(
     verbosity: Verbosity,
     here: impl FnOnce() -> Result<Arc<dyn Backend>, Error>,
 ) -> Result<Cloud, Error> {
+    let mut options = backend_of(account, verbosity)?;
+    if account.confirm_charges {
+        options.probe = Some(here()?);
+    }
+    Cloud::new(options).map_err(Error::of_backend)
+}
+
+/// What a backend is made of for an account.
+fn backend_of(account: &Account, verbosity: Verbosity) -> Result<CloudOptions, Error> {
     let secret: Secret = account.secret.0.parse().map_err(|error: SecretError| {
         Error::new(ErrorKind::Options, format!("{}: {error}", account.secret_by)).with_source(error)
     })?;
@@ -34,12 +49,52 @@ pub(crate) fn backend(
     let mut options = CloudOptions::new(&account.url, secret);
     options.max_credits = account.max_credits;
     options.relay = Arc::new(Console);
-    options.notices = Arc::new(Teller { verbosity, charging: AtomicBool::new(false) });
+    options.notices = Arc::new(Teller { verbosity, charging: AtomicBool::new(false), needs: true });
     if account.confirm_charges {
         options.confirm = Some(Arc::new(Asker { url: account.url.clone() }));
-        options.probe = Some(here()?);
     }
-    Cloud::new(options).map_err(Error::of_backend)
+    Ok(options)
+}
+
+/// Each batch here or in the service of an account, where the whole map ends soonest. Who confirms charges is asked once
+/// the service would help, with what the items have cost here until then.
+///
+/// # Errors
+/// As [`backend`], and what `here` says.
+pub(crate) fn adaptive(
+    account: &Account,
+    settings: &Settings,
+    here: impl FnOnce() -> Result<Arc<dyn Backend>, Error>,
+) -> Result<Arc<dyn Backend>, Error> {
+    let local = here()?;
+    let mut cloud = backend_of(account, settings.verbosity)?;
+    cloud.patience = PATIENCE;
+    cloud.notices =
+        Arc::new(Teller { verbosity: settings.verbosity, charging: AtomicBool::new(false), needs: false });
+    let mut options = AdaptiveOptions::default();
+    options.policy.read_ahead = settings.read_ahead as f64;
+    options.trace = std::env::var_os("FASTMAP_TRACE").filter(|path| !path.is_empty()).map(PathBuf::from);
+    options.witness = Arc::new(Decider { verbosity: settings.verbosity });
+    let cloud = Cloud::new(cloud).map_err(Error::of_backend)?;
+    Ok(Arc::new(Adaptive::new(local, Arc::new(cloud), options)))
+}
+
+/// Tells on stderr what was decided: each decision at Loud, and a warning where the service is left.
+#[derive(Debug)]
+struct Decider {
+    verbosity: Verbosity,
+}
+
+impl Witness for Decider {
+    fn decided(&self, text: &str) {
+        if self.verbosity >= Verbosity::Loud {
+            notice(text);
+        }
+    }
+
+    fn left(&self, why: &str) {
+        warn(why);
+    }
 }
 
 /// Tells on stderr what happens on the way to the service.
@@ -48,6 +103,8 @@ struct Teller {
     verbosity: Verbosity,
     /// It was told that the balance is debited: once a configuration.
     charging: AtomicBool,
+    /// The map can't go on without the service.
+    needs: bool,
 }
 
 impl Notices for Teller {
@@ -59,6 +116,7 @@ impl Notices for Teller {
                 }
                 return;
             }
+            Notice::Silent { .. } if !self.needs => Verbosity::Loud,
             Notice::Silent { .. } | Notice::LinesLost { .. } => return warn(&what.to_string()),
             Notice::Charging { .. } => {
                 let told =
@@ -123,8 +181,6 @@ fn question(url: &str, estimate: &Estimate) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use fastmap_backends::cloud::{Prices, Probe};
 
     use super::*;

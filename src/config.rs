@@ -67,9 +67,6 @@ fn tell_what_differs(settings: &Settings) {
         (ExecPolicy::Cloud, false) => {
             warn("the policy is cloud, but no secret is set (FASTMAP_SECRET): running locally");
         }
-        (ExecPolicy::Adaptive, true) => {
-            warn("this version of fastmap has no ADAPTIVE backend: running locally");
-        }
         (ExecPolicy::Adaptive, false) if settings.verbosity >= Verbosity::Normal => {
             static TOLD: Once = Once::new();
             TOLD.call_once(|| notice("no secret is set (FASTMAP_SECRET): running locally"));
@@ -183,6 +180,9 @@ impl FastmapConfig {
             match &settings.account {
                 Some(account) if settings.exec_policy == ExecPolicy::Cloud => {
                     Arc::new(cloud::backend(account, settings.verbosity, here)?)
+                }
+                Some(account) if settings.exec_policy == ExecPolicy::Adaptive => {
+                    cloud::adaptive(account, &settings, here)?
                 }
                 _ => here()?,
             }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use fastmap_backends::{Backend, Local};
 
 use crate::error::{Error, ErrorKind};
-use crate::options::{Account, Verbosity};
+use crate::options::{Account, Settings, Verbosity};
+use crate::report::warn;
 
 /// # Errors
 /// Always, in words.
@@ -19,4 +20,17 @@ pub(crate) fn backend(
         "a secret is set and the policy is cloud, but this program was built without fastmap's feature `cloud`: \
          build it with that, or set the policy local",
     ))
+}
+
+/// Everything runs here: the program was built without the way to a service.
+///
+/// # Errors
+/// What `here` says.
+pub(crate) fn adaptive(
+    _account: &Account,
+    _settings: &Settings,
+    here: impl FnOnce() -> Result<Arc<dyn Backend>, Error>,
+) -> Result<Arc<dyn Backend>, Error> {
+    warn("a secret is set, but this program was built without fastmap's feature `cloud`: running locally");
+    here()
 }

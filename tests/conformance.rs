@@ -5,10 +5,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use fastmap::backends::adaptive::policy;
 use fastmap::backends::conformance::{self, Failed, Promise};
 use fastmap::backends::{
-    Backend, BackendError, Batch, BatchId, Capacity, Completion, Job, Local, LocalOptions, Outcome, Payload,
-    Receipt, Results, Run, Running,
+    Adaptive, AdaptiveOptions, Backend, BackendError, Batch, BatchId, Capacity, Completion, Job, Local,
+    LocalOptions, Outcome, Payload, Receipt, Results, Run, Running,
 };
 
 fastmap::test_support!();
@@ -25,6 +26,23 @@ fn a_pool_of_one_worker_keeps_its_promises() -> Result<(), Failed> {
 #[test]
 fn a_pool_of_some_workers_keeps_its_promises() -> Result<(), Failed> {
     conformance::check(local(4))
+}
+
+#[test]
+fn a_choice_between_two_pools_keeps_its_promises_also_where_the_second_is_always_worth_it()
+-> Result<(), Failed> {
+    let eager = policy::Options {
+        margin: -10.0,
+        least_gain: f64::NEG_INFINITY,
+        worth_asking: 0.0,
+        opening: 0.0,
+        ..policy::Options::default()
+    };
+    for policy in [eager, policy::Options::default()] {
+        let options = AdaptiveOptions { policy, ..AdaptiveOptions::default() };
+        conformance::check(Adaptive::new(Arc::new(local(2)), Arc::new(local(2)), options))?;
+    }
+    Ok(())
 }
 
 /// What a [`Flawed`] backend does wrong.

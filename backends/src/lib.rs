@@ -9,6 +9,9 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("fastmap runs on Linux (x86-64, aarch64): it needs pidfd, memfd and the parent-death signal");
 
+#[cfg(feature = "adaptive")]
+#[cfg_attr(docsrs, doc(cfg(feature = "adaptive")))]
+pub mod adaptive;
 /// What `claims` is made of; its model test puts others in their place.
 mod atomic {
     pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,8 +40,10 @@ mod wire;
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+#[cfg(feature = "adaptive")]
+pub use adaptive::{Adaptive, AdaptiveOptions};
 pub use batch::{Batch, BatchBuilder, BatchId, Items, Slots};
 pub use completion::{
     Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, MemoryLimit, Outcome, Payload, Place,
@@ -94,6 +99,23 @@ pub trait Run: Send {
         Receipt::default()
     }
 
+    /// How far it is from taking batches at its full pace, and what it knows of its costs; asked often. A run that needs
+    /// no preparation is always ready.
+    fn readiness(&mut self) -> Readiness {
+        Readiness::default()
+    }
+
+    /// Begins what is slow and free of charge (uploading, starting workers elsewhere) without waiting for a batch. `seen` is
+    /// what items have cost on another backend, for who is to be asked whether they may cost something.
+    fn prepare(&mut self, seen: Option<ItemCost>) {
+        let _ = seen;
+    }
+
+    /// A sentence on how the run went, for the closing line of its map, if there is something to be said.
+    fn account(&mut self) -> Option<String> {
+        None
+    }
+
     /// Ends the run: what is queued is dropped, what runs is nobody's any more. Returns what it cost.
     fn close(self: Box<Self>) -> Receipt;
 }
@@ -109,4 +131,47 @@ pub struct Capacity {
     pub workers: usize,
     /// What it wants of a batch.
     pub targets: Targets,
+}
+
+/// How far a [`Run`] is from taking batches at its full pace.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Readiness {
+    /// It takes batches at its full pace.
+    pub ready: bool,
+    /// What it costs, once that is known.
+    pub quote: Option<Quote>,
+    /// Bytes that are still to be uploaded, about.
+    pub upload_left: u64,
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Readiness { ready: true, quote: None, upload_left: 0 }
+    }
+}
+
+/// What a run costs, as its service says before anything is charged. Money is in millionths of a credit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quote {
+    /// From a request to its answer.
+    pub round_trip: Duration,
+    /// Bytes to be uploaded before the first batch, about.
+    pub upload: u64,
+    /// An hour of CPU time.
+    pub cpu_hour: i64,
+    /// 10⁹ bytes of results.
+    pub result_gb: i64,
+    /// What can be spent: what the account has, and the run's cap.
+    pub spendable: i64,
+}
+
+/// What items have cost where they ran.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ItemCost {
+    /// How many were tried.
+    pub items: u64,
+    /// CPU time of one, on average.
+    pub cpu: Duration,
+    /// Bytes of one result, on average.
+    pub result_bytes: f64,
 }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use fastmap_backends::Targets;
 use fastmap_backends::sizing::Observed;
 
 use crate::clock::Nanos;
@@ -40,6 +41,20 @@ impl Drive {
             item_time: None,
             weight: 0.0,
         }
+    }
+
+    /// The next batches are for so many workers, and a place that wants this of them. What the batch before had is told in
+    /// terms of what its place wanted.
+    pub(crate) fn aim(&mut self, targets: Targets, workers: usize) {
+        let times = targets.work.div_duration_f64(self.settings.targets.work);
+        self.last = (f64::from(self.last) * times).ceil() as u32;
+        self.settings.targets = targets;
+        self.workers = workers;
+    }
+
+    /// Items that were not pulled yet.
+    pub(crate) fn left(&self) -> u64 {
+        self.count - self.pulled
     }
 
     /// Pulls the next batch, if there is a place and the budget admits it: its number, first item and items.

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod choice;
 pub mod clock;
 mod drive;
 pub mod engine;

@@ -2,14 +2,47 @@
 
 #![forbid(unsafe_code)]
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand};
+use fastmap_backends::adaptive::policy::Options;
+use fastmap_simulator::choice::{Ranges, Report};
 use fastmap_simulator::{Settings, experiments};
 
 /// Play fastmap's batching in virtual time.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Which tables.
-    experiment: Experiment,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Efficiency of all shapes with 2 to 10,000 workers, and what the maps held and sent.
+    Table(Draw),
+    /// What each constant of the rule does.
+    Constants(Draw),
+    /// What a batch may cost the host of 10,000 workers.
+    Host(Draw),
+    /// ADAPTIVE beside LOCAL and CLOUD in random worlds.
+    Worlds(Worlds),
+}
+
+#[derive(Debug, clap::Args)]
+struct Worlds {
+    /// The first world's seed; the others follow.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many worlds.
+    #[arg(long, default_value_t = 5000)]
+    worlds: u64,
+    /// How many of the worst to tell of.
+    #[arg(long, default_value_t = 3)]
+    worst: usize,
+    #[command(flatten)]
+    ranges: Ranges,
+}
+
+#[derive(Debug, clap::Args)]
+struct Draw {
     /// Draws the items; the same seed gives the same tables.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -18,23 +51,16 @@ struct Args {
     seeds: u64,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Experiment {
-    /// Efficiency of all shapes with 2 to 10,000 workers, and what the maps held and sent.
-    Table,
-    /// What each constant of the rule does.
-    Constants,
-    /// What a batch may cost the host of 10,000 workers.
-    Host,
-}
-
 fn main() {
-    let args = Args::parse();
     let settings = Settings::local();
-    let text = match args.experiment {
-        Experiment::Table => experiments::table(&settings, args.seed),
-        Experiment::Constants => experiments::constants(&settings, args.seed, args.seeds.max(1)),
-        Experiment::Host => experiments::host(&settings, args.seed),
+    let text = match Args::parse().command {
+        Command::Table(draw) => experiments::table(&settings, draw.seed),
+        Command::Constants(draw) => experiments::constants(&settings, draw.seed, draw.seeds.max(1)),
+        Command::Host(draw) => experiments::host(&settings, draw.seed),
+        Command::Worlds(Worlds { seed, worlds, worst, ranges }) => {
+            let report = Report::run(&ranges, Options::default(), seed, worlds.max(1));
+            report.table() + "\n" + &report.worst_lines(worst)
+        }
     };
     print!("{text}");
 }

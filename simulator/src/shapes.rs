@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
-use rand_distr::{Distribution, Pareto, StandardNormal, Uniform};
+use rand_distr::{Distribution, Exp1, Pareto, StandardNormal, Uniform};
 
 use crate::clock::{Nanos, nanos};
 
@@ -18,6 +18,12 @@ pub const CAP: f64 = 50.0;
 /// Which times the items of a map take.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Shape {
+    /// All alike.
+    Constant,
+    /// Memoryless.
+    Exponential,
+    /// One in ten takes ten times as long as the others.
+    TwoKinds,
     /// Evenly spread from nothing to twice the mean.
     Uniform,
     /// Few long ones that hold much of the work.
@@ -56,6 +62,13 @@ impl Shape {
     pub fn draw(self, count: usize, mean: Duration, seed: u64) -> Items {
         let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
         let times = match self {
+            Shape::Constant => vec![1.0; count],
+            Shape::Exponential => Exp1.sample_iter(&mut random).take(count).collect(),
+            Shape::TwoKinds => {
+                let kinds = Uniform::new(0.0, 1.0).expect("0 is below 1");
+                let kind = |at: f64| if at < 0.1 { 10.0 } else { 1.0 };
+                kinds.sample_iter(&mut random).take(count).map(kind).collect()
+            }
             Shape::Uniform => {
                 let uniform = Uniform::new(0.0, 2.0).expect("0 is below 2");
                 uniform.sample_iter(&mut random).take(count).collect()
@@ -78,6 +91,9 @@ impl Shape {
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Shape::Constant => f.write_str("constant"),
+            Shape::Exponential => f.write_str("exponential"),
+            Shape::TwoKinds => f.write_str("two kinds"),
             Shape::Uniform => f.write_str("uniform"),
             Shape::Pareto { shape, .. } => write!(f, "Pareto({shape})"),
             Shape::Drifting => f.write_str("drifting"),

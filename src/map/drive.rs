@@ -64,6 +64,8 @@ pub(crate) struct Drive {
     pub(super) remaining: Option<u64>,
     batches: u64,
     pub(super) last_size: u32,
+    /// The work that the place wanted for which that was sized.
+    last_work: Duration,
     pub(super) seen: Seen,
     /// Nothing more may be read until something is consumed or comes back.
     pub(super) resting: bool,
@@ -147,6 +149,7 @@ impl Drive {
             remaining: None,
             batches: 0,
             last_size: 0,
+            last_work: Duration::ZERO,
             seen: Seen::default(),
             resting: false,
             here: false,
@@ -242,6 +245,13 @@ impl Drive {
         }
         self.window.set_places(capacity.slots);
         self.report.workers(capacity.workers);
+        let work = capacity.targets.work;
+        if self.last_work != work {
+            // Two kinds of places take turns: growth is told in terms of what each wants.
+            let times = if self.last_work.is_zero() { 1.0 } else { work.div_duration_f64(self.last_work) };
+            self.last_size = (f64::from(self.last_size) * times).ceil() as u32;
+            self.last_work = work;
+        }
         let observed = Observed {
             workers: capacity.workers,
             remaining: self.remaining,
@@ -503,7 +513,8 @@ impl Drive {
 
     /// The run can't go on: nothing more is read or waited for, only what is here is still to be delivered.
     pub(crate) fn stop(&mut self) {
-        if let Some(run) = self.run.take() {
+        if let Some(mut run) = self.run.take() {
+            self.report.account(run.account());
             self.report.spent(run.close());
         }
         self.again.clear();

@@ -51,6 +51,8 @@ pub(crate) struct Report {
     /// Those of them that a service answered.
     cloud: u64,
     spent: Receipt,
+    /// What its run says of itself.
+    account: Option<String>,
     /// Items answered by the calling thread.
     here: u64,
     wall: Duration,
@@ -83,6 +85,7 @@ impl Report {
             answered: 0,
             cloud: 0,
             spent: Receipt::default(),
+            account: None,
             here: 0,
             wall: Duration::ZERO,
             cpu: Duration::ZERO,
@@ -143,6 +146,10 @@ impl Report {
     }
 
     /// What the run has cost so far.
+    pub(crate) fn account(&mut self, account: Option<String>) {
+        self.account = account;
+    }
+
     pub(crate) fn spent(&mut self, receipt: Receipt) {
         self.spent = receipt;
     }
@@ -345,7 +352,11 @@ impl Report {
         };
         self.timings.finish(&map, &account);
         if self.verbosity >= Verbosity::Normal {
-            self.say(&account.closing_line(&self.backend));
+            let mut line = account.closing_line(&self.backend);
+            if let Some(said) = &self.account {
+                line = format!("{line}; {said}");
+            }
+            self.say(&line);
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::completion::{Completion, Receipt};
 use crate::error::BackendError;
 use crate::job::Job;
 use crate::local::{PassThrough, Relay};
-use crate::{Backend, Capacity, Run};
+use crate::{Backend, Capacity, ItemCost, Readiness, Run};
 
 /// How long nothing good may be heard of the service before a run is given up.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -152,6 +152,16 @@ impl Run for CloudRun {
     fn cancel(&mut self, batch: BatchId) {
         if self.shared().link.is_mine() {
             self.shared().cancel(batch);
+        }
+    }
+
+    fn readiness(&mut self) -> Readiness {
+        self.shared().readiness()
+    }
+
+    fn prepare(&mut self, seen: Option<ItemCost>) {
+        if self.shared().link.is_mine() {
+            self.shared().prepare(seen);
         }
     }
 

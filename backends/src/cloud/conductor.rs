@@ -13,8 +13,9 @@ use super::protocol::{
     Acknowledge, Acknowledged, Auth, Bill, FunctionName, Lease, Limits, LogPage, OpenRun, RunOpened, RunState,
 };
 use super::run::{End, Opened, Shared};
-use super::told::{Estimate, Notice, Refused};
+use super::told::{Estimate, Notice, Probe, Refused};
 use super::{probe, sender};
+use crate::Quote;
 use crate::completion::Receipt;
 use crate::error::BackendError;
 use crate::local::Stream;
@@ -87,16 +88,35 @@ impl Conductor {
         let auth = link.auth(shared.as_ref())?;
         // What is known before there is anything to send costs no time later.
         super::upload::executable().map_err(Stop::Failed)?;
+        self.quote(&auth)?;
         self.await_work()?;
         self.ask(&auth)?;
         self.open_run(&auth.limits)?;
         Ok(auth.limits)
     }
 
-    /// Waits for the first batch: nothing is uploaded for a run that gets none.
+    /// Says what the run costs, while it is not decided that it is to be opened.
+    fn quote(&self, auth: &Auth) -> Result<(), Stop> {
+        let shared = &self.shared;
+        if !shared.lock().waiting.is_empty() {
+            return Ok(());
+        }
+        let upload = shared.link.to_upload(shared.as_ref(), &shared.job.context)?;
+        let quote = Quote {
+            round_trip: shared.link.round_trip().unwrap_or_default(),
+            upload,
+            cpu_hour: auth.prices.cpu_hour,
+            result_gb: auth.prices.result_gb,
+            spendable: shared.link.options.max_credits.unwrap_or(i64::MAX).min(auth.available),
+        };
+        shared.lock().quote = Some(quote);
+        Ok(())
+    }
+
+    /// Waits for the first batch, or for the word that there will be one: nothing is uploaded for a run that gets none.
     fn await_work(&self) -> Result<(), Stop> {
         let mut state = self.shared.lock();
-        while state.waiting.is_empty() {
+        while state.waiting.is_empty() && state.prepared.is_none() {
             if state.end.is_some() {
                 return Err(Stop::Ended);
             }
@@ -120,6 +140,12 @@ impl Conductor {
         };
         // All may have been answered by then.
         self.await_work()?;
+        let seen = self.shared.lock().prepared.flatten();
+        let probe = probe.or(seen.map(|seen| Probe {
+            items: seen.items,
+            cpu: seen.cpu,
+            result_bytes: seen.result_bytes,
+        }));
         let items = self.shared.job.items;
         let estimate = Estimate { account: account.clone(), balance, prices, max_credits, items, probe };
         confirm.charges(&estimate).map_err(|refused| {

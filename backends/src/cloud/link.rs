@@ -59,6 +59,11 @@ pub(super) enum Stop {
 pub(super) trait Waiter {
     /// Waits so long; `false`: nobody wants it any more.
     fn pause(&self, pause: Duration) -> bool;
+
+    /// So many bytes of an upload are still to be sent.
+    fn uploading(&self, left: u64) {
+        let _ = left;
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

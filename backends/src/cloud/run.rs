@@ -2,18 +2,18 @@
 //! under one lock, which nobody holds while anything is sent.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::link::{Link, Waiter};
-use crate::Capacity;
 use crate::batch::{Batch, BatchId};
 use crate::completion::{Completion, Receipt};
 use crate::error::BackendError;
 use crate::inbox::Inbox;
 use crate::job::Job;
 use crate::sizing::Targets;
+use crate::{Capacity, ItemCost, Quote, Readiness};
 
 /// Before the service has said how many: enough to keep a small machine busy.
 const FIRST_SLOTS: usize = 8;
@@ -36,6 +36,8 @@ pub(super) struct Shared {
     pub(super) job: Arc<Job>,
     pub(super) inbox: Inbox,
     gauge: Gauge,
+    /// Bytes of uploads that are still to be sent.
+    upload_left: AtomicU64,
     state: Mutex<State>,
     /// There is something for a sender, or the end.
     pub(super) work: Condvar,
@@ -80,6 +82,10 @@ pub(super) enum End {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) waiting: VecDeque<Piece>,
+    /// It is to be opened before its first batch; what its items have cost elsewhere.
+    pub(super) prepared: Option<Option<ItemCost>>,
+    /// What it costs, once the service has said.
+    pub(super) quote: Option<Quote>,
     pub(super) in_flight: usize,
     /// Where batches are sent; `None`: not yet, or not now.
     pub(super) opened: Option<Arc<Opened>>,
@@ -148,8 +154,11 @@ impl Shared {
                 slots: AtomicUsize::new(FIRST_SLOTS),
                 workers: AtomicUsize::new(FIRST_WORKERS),
             },
+            upload_left: AtomicU64::new(0),
             state: Mutex::new(State {
                 waiting: VecDeque::new(),
+                prepared: None,
+                quote: None,
                 in_flight: 0,
                 opened: None,
                 lost: None,
@@ -191,6 +200,20 @@ impl Shared {
                 bytes: BYTES,
             },
         }
+    }
+
+    pub(super) fn readiness(&self) -> Readiness {
+        let state = self.lock();
+        Readiness {
+            ready: state.opened.is_some() || state.lost.is_some(),
+            quote: state.quote,
+            upload_left: self.upload_left.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(super) fn prepare(&self, seen: Option<ItemCost>) {
+        self.lock().prepared = Some(seen);
+        self.news.notify_all();
     }
 
     /// What has been charged so far, by the answers that came.
@@ -333,6 +356,10 @@ impl Shared {
 }
 
 impl Waiter for Shared {
+    fn uploading(&self, left: u64) {
+        self.upload_left.store(left, Ordering::Relaxed);
+    }
+
     fn pause(&self, pause: Duration) -> bool {
         let until = Instant::now() + pause;
         let mut state = self.lock();

@@ -18,6 +18,7 @@ use crate::error::BackendError;
 
 /// Compresses 300 MB in a second; a program shrinks to a third.
 const LEVEL: i32 = 3;
+const SHRINKS: u64 = 3;
 /// The first part; they grow while they take less than a second, so that a slow link is not asked for too much at once.
 const FIRST_PART: usize = 512 * 1024;
 const QUICK: Duration = Duration::from_secs(1);
@@ -102,6 +103,24 @@ impl Link {
         ))
     }
 
+    /// Bytes that must be uploaded before a run, about: what the service has is asked for once.
+    pub(super) fn to_upload(&self, waiter: &dyn Waiter, context: &[u8]) -> Result<u64, Stop> {
+        let (hash, size) = executable().map_err(Stop::Failed)?;
+        let mut bytes = context.len() as u64 / SHRINKS;
+        if !self.is_stored(hash) {
+            let path = format!("/executables/{hash}");
+            let (status, took): (BlobStatus, _) =
+                self.insist(waiter, || self.http.ask(By::Short, "GET", &path, None::<&()>))?;
+            self.took(took);
+            if status.present {
+                self.set_stored(hash);
+            } else {
+                bytes += size / SHRINKS;
+            }
+        }
+        Ok(bytes)
+    }
+
     fn need(
         &self,
         waiter: &dyn Waiter,
@@ -152,7 +171,10 @@ impl Link {
         let most = usize::try_from(limits.part_bytes).unwrap_or(usize::MAX).max(1);
         let mut offset = if there < total { there } else { 0 };
         let (mut part, mut standstills, mut wrong) = (FIRST_PART.min(most), 0, false);
-        let tell = |sent| self.options.notices.notice(&Notice::Upload { what, sent, total });
+        let tell = |sent| {
+            waiter.uploading(total.saturating_sub(sent));
+            self.options.notices.notice(&Notice::Upload { what, sent, total });
+        };
         tell(offset);
         loop {
             let at = offset as usize;

@@ -33,6 +33,11 @@ pub(crate) enum Action {
     /// See runs.
     #[command(subcommand)]
     Runs(Runs),
+    /// Tell what a program under ADAPTIVE saw and decided, from the file that its FASTMAP_TRACE named.
+    Explain {
+        /// The file.
+        trace: PathBuf,
+    },
     /// See what this machine offers for jails and what the service would refuse; with `FASTMAP_CLOUD_URL` and `FASTMAP_SECRET`,
     /// also whether that service takes the secret. Fails if something is not as it should be.
     Doctor(Doctor),

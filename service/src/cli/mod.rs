@@ -8,7 +8,9 @@ mod doctor;
 mod output;
 mod serve;
 
+use anyhow::Context;
 use clap::Parser;
+use fastmap_backends::adaptive::explain;
 
 pub use args::Command;
 
@@ -25,6 +27,11 @@ pub fn main() -> anyhow::Result<()> {
         args::Action::Token(token) => runtime.block_on(admin::token(token)),
         args::Action::Credits(credits) => runtime.block_on(admin::credits(credits)),
         args::Action::Runs(runs) => runtime.block_on(admin::runs(runs)),
+        args::Action::Explain { trace } => {
+            let account = explain(&trace).with_context(|| format!("the trace {}", trace.display()))?;
+            print!("{account}");
+            Ok(())
+        }
         args::Action::Doctor(command) => doctor::doctor(&command),
         args::Action::Dashboard(dashboard) => dashboard::dashboard(&dashboard),
     }

@@ -52,6 +52,15 @@ fn run() -> Result<(), Box<dyn Error>> {
                 report(config.fastmap(square, 0..number(0)?).label(format!("squares {map}")), square);
             }
         }
+        // So many items of so many milliseconds, each with a result that costs something.
+        "heavy" => {
+            let heavy = |(n, milliseconds): (u64, u64)| {
+                sleep(Duration::from_millis(milliseconds));
+                bytes(n)
+            };
+            let milliseconds = number(1)?;
+            report(config.fastmap(heavy, (0..number(0)?).map(|n| (n, milliseconds))), bytes);
+        }
         // Nobody can tell how many there are.
         "endless" => report(config.fastmap(square, (0..number(0)?).filter(|_| true)), square),
         "bytes" => report(config.fastmap(bytes, 0..number(0)?), bytes),

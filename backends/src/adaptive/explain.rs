@@ -1,0 +1,125 @@
+//! A trace, told to people: what the policy knew, what it decided, and that it decides the same again.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::Path;
+
+use super::policy::{Event, Forecast, Policy, Side, Step};
+use super::trace::Line;
+
+/// Tells what a trace holds, as text. The policy is played again with what was seen; where it decides otherwise than it is
+/// recorded (a trace of another version), the account says so.
+///
+/// # Errors
+/// If the file can't be read, or a line is no line of a trace; the message has its number.
+pub fn explain(path: &Path) -> io::Result<String> {
+    let mut account = Account::default();
+    for (number, line) in BufReader::new(File::open(path)?).lines().enumerate() {
+        let line = serde_json::from_str::<Line>(&line?).map_err(|error| {
+            let what = format!("{}: line {} is no line of a trace: {error}", path.display(), number + 1);
+            io::Error::new(io::ErrorKind::InvalidData, what)
+        })?;
+        account.add(line);
+    }
+    Ok(account.text)
+}
+
+#[derive(Default)]
+struct Account {
+    text: String,
+    policy: Option<Policy>,
+    sent: [u64; 2],
+    answered: [u64; 2],
+    /// Answers that have been told of, in seconds of the map: one line for each doubling of its time.
+    told: f64,
+}
+
+impl Account {
+    fn say(&mut self, at: f64, what: &str) {
+        let _infallible = writeln!(self.text, "{at:>10.3} s  {what}");
+    }
+
+    fn add(&mut self, line: Line) {
+        match line {
+            Line::Begin { label, function, items, workers, options } => {
+                *self = Account { text: std::mem::take(&mut self.text), ..Account::default() };
+                let count = items.map_or("an unknown number of".to_owned(), |items| items.to_string());
+                let name = label.unwrap_or(function);
+                let _infallible = writeln!(self.text, "{name}: {count} items, {workers} workers here");
+                self.policy = Some(Policy::new(options, items, workers));
+            }
+            Line::Saw { at, saw } => self.saw(at, &saw),
+            Line::Step { at, step, forecast } => self.step(at, step, &forecast),
+            Line::Uses { at, .. } => self.say(at, "batches go to the service as well"),
+            Line::Repeat { at, repeat } => {
+                let place = if repeat.to == Side::Local { "here" } else { "in the service" };
+                self.say(at, &format!("batch {} lags, and is done {place} as well", repeat.batch));
+            }
+            Line::End { at, here, there, credits } => {
+                let what = format!(
+                    "over: {here} items answered here, {there} in the service, for {credits:.6} credits"
+                );
+                self.say(at, &what);
+            }
+        }
+    }
+
+    fn saw(&mut self, at: f64, saw: &Event) {
+        if let Some(policy) = &mut self.policy {
+            policy.see(at, saw);
+        }
+        match saw {
+            Event::Sent { side, items, .. } => self.sent[*side as usize] += u64::from(*items),
+            Event::Answered { side, items, .. } => {
+                self.answered[*side as usize] += u64::from(*items);
+                if at > 2.0 * self.told {
+                    self.told = at;
+                    let [here, there] = self.answered;
+                    self.say(at, &format!("{here} items answered here, {there} in the service"));
+                }
+            }
+            Event::Back { batch, side, items, lost: true } => {
+                let place = if *side == Side::Local { "here" } else { "in the service" };
+                self.say(at, &format!("{items} items of batch {batch} are lost {place} with their worker"));
+            }
+            Event::Back { .. } | Event::Uploading { .. } => {}
+            Event::Probed(probe) => {
+                let what = format!(
+                    "the service answers in {:.1} ms; {} bytes to upload; {:.4} credits for a second of CPU time; {:.2} \
+                     credits can be spent",
+                    probe.round_trip * 1e3,
+                    probe.upload,
+                    probe.cpu_second,
+                    probe.spendable
+                );
+                self.say(at, &what);
+            }
+            Event::Ready { workers } => {
+                self.say(at, &format!("the service takes batches: {workers} workers"))
+            }
+            Event::Workers { side, workers } => {
+                let place = if *side == Side::Local { "here" } else { "in the service" };
+                self.say(at, &format!("{workers} workers {place}"));
+            }
+            Event::Gone { why } => self.say(at, &format!("the service is left: {why}")),
+        }
+    }
+
+    fn step(&mut self, at: f64, step: Step, forecast: &Forecast) {
+        let again = self.policy.as_mut().map(|policy| policy.step(at).0);
+        let what = match step {
+            Step::Stay => return,
+            Step::Probe => "the service is asked",
+            Step::Open => "a run is opened in the service",
+            Step::Leave => "the service is left",
+        };
+        let Forecast { rest, alone, together, credits } = forecast;
+        let same = if again == Some(step) { "" } else { " (this version would not)" };
+        let what = format!(
+            "{what}{same}: {rest:.0} items are left; {alone:.3} s here alone, {together:.3} s with it, for about {credits:.6} \
+             credits"
+        );
+        self.say(at, &what);
+    }
+}

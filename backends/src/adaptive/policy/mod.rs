@@ -1,0 +1,392 @@
+//! The policy: which batch goes where, when the service is asked, opened and left, and what is done twice.
+//!
+//! It is told what is seen ([`Event`]) with the seconds since the map began, and asked: [`Policy::step`] (what about the
+//! service?), [`Policy::place`] (where does the next batch go?), [`Policy::repeat`] (which batch is to be done twice?).
+//! The same events and questions give the same answers: it has no clock and no chance. Its state can be printed, and a
+//! trace of the events replays it.
+//!
+//! `event` is what goes in and out, `ledger` what is out and what came of it, `forecast` what will be.
+
+mod event;
+mod forecast;
+mod ledger;
+#[cfg(test)]
+mod tests;
+
+pub use event::{Event, Forecast, Probe, Repeat, Side, Step};
+use ledger::Ledger;
+use serde::{Deserialize, Serialize};
+
+/// What is worth what.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Options {
+    /// The whole map must be predicted to end sooner by this share of its time for the service to be used.
+    pub margin: f64,
+    /// And by so many seconds.
+    pub least_gain: f64,
+    /// Most credits for a second sooner.
+    pub credits_per_second: f64,
+    /// A map that is predicted to take less, in seconds, is none of the service's business: it is not even asked.
+    pub worth_asking: f64,
+    /// Bytes a second that are hoped for while nothing has been uploaded.
+    pub bandwidth: f64,
+    /// Seconds that a service is expected to take for opening a run, beside the upload: it starts a worker.
+    pub opening: f64,
+    /// A local worker that has had its first batch for so many seconds may still be starting.
+    pub starting: f64,
+    /// Of an input that does not tell its length: items that may be with the service, for each that was pulled.
+    pub commitment: f64,
+    /// Bytes of inputs and results that may be held.
+    pub read_ahead: f64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            margin: 0.04,
+            least_gain: 0.02,
+            credits_per_second: 1.0,
+            worth_asking: 0.05,
+            bandwidth: 50e6,
+            opening: 0.03,
+            starting: 0.01,
+            commitment: 4.0,
+            read_ahead: 64e6,
+        }
+    }
+}
+
+/// How far it has come with the service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Link {
+    /// It was not asked.
+    Unknown,
+    /// It is being asked.
+    Probing,
+    /// It has said what it costs and what it needs.
+    Probed,
+    /// The upload is under way, or the run is being opened.
+    Opening {
+        /// Since when.
+        since: f64,
+        /// Bytes still to be sent.
+        left: u64,
+    },
+    /// It takes batches.
+    Ready,
+    /// It gets no more.
+    Left {
+        /// Why, in words.
+        why: String,
+    },
+}
+
+/// All that the policy knows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Items of the whole map, if known.
+    items: Option<u64>,
+    /// An input of unknown length has ended.
+    input_ended: bool,
+    link: Link,
+    probe: Option<Probe>,
+    bandwidth: Option<f64>,
+    spent: f64,
+    /// The service was found worth its credits, and gets batches.
+    joined: bool,
+    ledger: Ledger,
+}
+
+/// Decides for one map.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Policy {
+    options: Options,
+    state: State,
+}
+
+/// Batches that may come back unanswered in a row before the service is left.
+const FAILURES: u32 = 5;
+
+impl Policy {
+    /// For a map of so many items, if that is known, with so many local workers.
+    pub fn new(options: Options, items: Option<u64>, workers: u32) -> Self {
+        let mut ledger = Ledger::default();
+        ledger.sides[Side::Local as usize].workers = f64::from(workers);
+        let state = State {
+            items,
+            input_ended: false,
+            link: Link::Unknown,
+            probe: None,
+            bandwidth: None,
+            spent: 0.0,
+            joined: false,
+            ledger,
+        };
+        Policy { options, state }
+    }
+
+    /// How far it has come with the service.
+    pub fn link(&self) -> &Link {
+        &self.state.link
+    }
+
+    /// All that it knows.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Takes in what was seen.
+    pub fn see(&mut self, now: f64, event: &Event) {
+        let state = &mut self.state;
+        match event {
+            Event::Sent { batch, side, first, items, bytes } => {
+                state.ledger.sent(now, *batch, *side, *first, *items, *bytes);
+            }
+            Event::Answered { batch, side, items, wall, bytes } => {
+                if *side == Side::Cloud {
+                    self.answered_there(now, *batch, *items, *wall, *bytes);
+                }
+                self.state.ledger.answered(now, *batch, *side, *items, *wall, *bytes);
+            }
+            Event::Back { batch, side, items, lost } => {
+                state.ledger.back(*batch, *side, *items, *lost);
+                if state.ledger.side(Side::Cloud).failures >= FAILURES {
+                    self.leave("its batches come back unanswered");
+                }
+            }
+            Event::Probed(probe) => {
+                state.probe = Some(*probe);
+                if state.link == Link::Probing || state.link == Link::Unknown {
+                    state.link = Link::Probed;
+                }
+            }
+            Event::Uploading { left: now_left } => {
+                if let Link::Opening { since, left } = &mut state.link {
+                    let sent = state.probe.map_or(0, |probe| probe.upload.saturating_sub(*now_left));
+                    if sent > 64 * 1024 && now > *since {
+                        state.bandwidth = Some(sent as f64 / (now - *since));
+                    }
+                    *left = *now_left;
+                }
+            }
+            Event::Ready { workers } => {
+                if !matches!(state.link, Link::Left { .. }) {
+                    state.link = Link::Ready;
+                }
+                state.ledger.sides[Side::Cloud as usize].workers = f64::from(*workers);
+            }
+            Event::Workers { side, workers } => {
+                state.ledger.sides[*side as usize].workers = f64::from(*workers);
+            }
+            Event::Gone { why } => self.leave(why),
+        }
+    }
+
+    /// The input has no more, which an input that does not tell its length shows at its end alone.
+    pub fn end_input(&mut self) {
+        self.state.input_ended = true;
+    }
+
+    fn answered_there(&mut self, now: f64, batch: u64, items: u32, wall: f64, bytes: u64) {
+        let cost = match self.state.probe {
+            Some(probe) => wall * probe.cpu_second + bytes as f64 * probe.result_byte,
+            None => 0.0,
+        };
+        self.state.spent += cost;
+        let Some(flight) = self.state.ledger.flight(batch) else { return };
+        let Some(sent) = flight.sent[Side::Cloud as usize] else { return };
+        // Where it had to wait for a worker there, that is no part of the way.
+        if flight.items[Side::Cloud as usize] == items && flight.direct {
+            let way = (now - sent - wall).max(0.0);
+            let known = &mut self.state.ledger.sides[Side::Cloud as usize].way;
+            *known = Some(known.map_or(way, |known| known.min(way)));
+        }
+    }
+
+    fn leave(&mut self, why: &str) {
+        if !matches!(self.state.link, Link::Left { .. }) {
+            self.state.link = Link::Left { why: why.to_owned() };
+        }
+        self.state.joined = false;
+    }
+
+    /// Whether ending at `together` instead of `alone` is worth its credits, for a map that has run for `now`.
+    fn worth(&self, now: f64, forecast: &Forecast, margin: f64) -> bool {
+        let gain = forecast.alone - forecast.together;
+        gain >= (margin * (now + forecast.alone)).max(self.options.least_gain)
+            && forecast.credits <= self.options.credits_per_second * gain
+    }
+
+    /// What is to be done about the service.
+    pub fn step(&mut self, now: f64) -> (Step, Forecast) {
+        let Some(forecast) = self.forecast(now) else { return (Step::Stay, Forecast::default()) };
+        let step = match self.state.link {
+            Link::Unknown
+                if now + forecast.alone > self.options.worth_asking
+                    && self.worth(now, &forecast, self.options.margin) =>
+            {
+                self.state.link = Link::Probing;
+                Step::Probe
+            }
+            Link::Probed if self.worth(now, &forecast, self.options.margin) => {
+                let left = self.state.probe.map_or(0, |probe| probe.upload);
+                self.state.link = Link::Opening { since: now, left };
+                Step::Open
+            }
+            _ => Step::Stay,
+        };
+        (step, forecast)
+    }
+
+    /// Where the next batch goes, of the sides that have a place for it, or that it is to wait. A side with a place tells
+    /// how many seconds of work it wants of a batch.
+    pub fn place(&mut self, now: f64, local: Option<f64>, cloud: Option<f64>) -> Option<Side> {
+        let here = self.item_here(now);
+        let takes = cloud.is_some_and(|work| self.takes_there(now, self.items_of(work, here)));
+        let account = self.state.ledger.side(Side::Local);
+        let idle = (account.batches as f64) < account.workers;
+        if let Some(work) = local {
+            // To leave it to the service, the service must take it, or be about to.
+            let refused = cloud.is_some() && !takes || self.state.ledger.side(Side::Cloud).batches == 0;
+            let helps = !self.state.joined || self.helps_here(now, here, self.items_of(work, here));
+            if refused && !takes || (idle || !takes) && helps {
+                return Some(Side::Local);
+            }
+        }
+        takes.then_some(Side::Cloud)
+    }
+
+    /// How many items a batch of so much work will have, about.
+    fn items_of(&self, work: f64, item: Option<f64>) -> u32 {
+        let Some(item) = item else { return 1 };
+        let [local, cloud] = &self.state.ledger.sides;
+        let mut items = work / item.max(1e-9);
+        if self.state.items.is_some() {
+            items = items.min(self.left() / (4.0 * (local.workers + cloud.workers).max(1.0)));
+        }
+        (items as u32).max(1)
+    }
+
+    /// Whether a batch in the service helps to end the map sooner.
+    fn takes_there(&mut self, now: f64, items: u32) -> bool {
+        if self.state.link != Link::Ready || self.state.ledger.side(Side::Cloud).workers < 1.0 {
+            return false;
+        }
+        let Some(here) = self.item_here(now) else { return false };
+        let there = self.item_there(here);
+        let Some(forecast) = self.forecast(now) else { return false };
+        if !self.state.joined {
+            if !self.worth(now, &forecast, self.options.margin) {
+                return false;
+            }
+            self.state.joined = true;
+        }
+        // It is left alone as soon as it helps no more, also if only for a while.
+        if forecast.together > forecast.alone * (1.0 - self.options.margin / 4.0) {
+            return false;
+        }
+        let count = f64::from(items.max(1));
+        let ledger = &self.state.ledger;
+        if self.state.items.is_none() {
+            let most = self.options.commitment * ledger.pulled as f64;
+            if ledger.side(Side::Cloud).items as f64 + count > most {
+                return false;
+            }
+        }
+        let cost = self.cost(there);
+        let pays = cost * self.rate_here(here) <= self.options.credits_per_second;
+        let rest = self.left() + ledger.side(Side::Local).items as f64;
+        pays && cost * count <= self.affordable()
+            && self.turnaround(now, count, here) < self.alone(rest, here)
+    }
+
+    /// Whether a batch that is begun here ends before the service would be through with all.
+    fn helps_here(&self, now: f64, here: Option<f64>, items: u32) -> bool {
+        let Some(here) = here else { return true };
+        let local = self.state.ledger.side(Side::Local);
+        let waiting = (local.batches as f64 / local.workers.max(1.0)).floor();
+        let each = f64::from(items.max(1)) * here;
+        let ends = each * (1.0 + waiting);
+        let there = self.item_there(here);
+        let rate = self.rate_there(there);
+        let rest =
+            (self.left() - f64::from(items)) / rate.max(1e-9) + self.turnaround(now, f64::from(items), here);
+        ends <= rest
+    }
+
+    /// Which batch is to be done twice, where a side has workers without work and there is nothing more to hand out.
+    pub fn repeat(&mut self, now: f64, local_idle: bool, cloud_idle: bool) -> Option<Repeat> {
+        let here = self.item_here(now)?;
+        if local_idle && let Some(batch) = self.lagging(now, Side::Cloud, here) {
+            return Some(batch);
+        }
+        if cloud_idle && self.state.link == Link::Ready {
+            return self.lagging(now, Side::Local, here);
+        }
+        None
+    }
+
+    /// The batch of a side that the other would answer sooner.
+    fn lagging(&mut self, now: f64, side: Side, here: f64) -> Option<Repeat> {
+        let there = self.item_there(here);
+        let ends = self.state.ledger.ends(side);
+        let mut latest: Option<(f64, u64)> = None;
+        for batch in ends.into_iter().flatten() {
+            let flight = self.state.ledger.flight(batch)?;
+            let age = now - flight.sent[side as usize]?;
+            let items = f64::from(flight.items[side as usize]);
+            let expected = match side {
+                Side::Cloud => self.way() + items * there,
+                Side::Local => items * here,
+            };
+            // What is overdue takes as long again as it has taken.
+            let left = if age < expected { expected - age } else { age / 2.0 };
+            let queue = match side {
+                Side::Cloud if Some(batch) == ends[1] => self.turnaround(now, 0.0, here) - age,
+                Side::Local if Some(batch) == ends[1] => {
+                    self.alone(self.state.ledger.side(Side::Local).items as f64, here)
+                }
+                _ => 0.0,
+            };
+            let ends_in = left.max(queue);
+            if latest.is_none_or(|(other, _)| ends_in > other) {
+                latest = Some((ends_in, batch));
+            }
+        }
+        let (ends_in, batch) = latest?;
+        let flight = self.state.ledger.flight(batch)?;
+        let items = f64::from(flight.items[side as usize]);
+        let worth = match side {
+            Side::Cloud => {
+                let local = self.state.ledger.side(Side::Local);
+                let idle = (local.workers - local.batches as f64).clamp(1.0, items.max(1.0));
+                items * here / idle < ends_in
+            }
+            Side::Local => {
+                let again = self.turnaround(now, items, here);
+                let gain = ends_in - again;
+                let cost = items * self.cost(there);
+                gain >= (self.options.margin * (now + ends_in)).max(self.options.least_gain)
+                    && cost <= self.options.credits_per_second * gain
+                    && cost <= self.affordable()
+            }
+        };
+        if !worth {
+            return None;
+        }
+        Some(Repeat { batch, to: side.other() })
+    }
+
+    /// A batch that was to be repeated can't be: it is not asked for again.
+    pub fn not_repeated(&mut self, batch: u64) {
+        if let Some(flight) = self.state.ledger.flight_mut(batch) {
+            flight.repeated = true;
+        }
+    }
+
+    /// Seconds after which it is worth asking again without news.
+    pub fn pause(&self, now: f64) -> f64 {
+        (now / 64.0).clamp(0.001, 1.0)
+    }
+}

@@ -1,0 +1,134 @@
+//! Single decisions, with their numbers. How they work together is the simulator's to show.
+
+use super::*;
+
+const PROBE: Probe =
+    Probe { round_trip: 0.05, upload: 10_000_000, cpu_second: 0.003, result_byte: 1e-8, spendable: 100.0 };
+
+/// Two local workers, each with an item that takes so long; the first was answered.
+fn begun(items: Option<u64>, item: f64) -> Policy {
+    let mut policy = Policy::new(Options::default(), items, 2);
+    for batch in 0..4 {
+        let sent = Event::Sent { batch, side: Side::Local, first: batch, items: 1, bytes: 8 };
+        policy.see(0.0, &sent);
+    }
+    let answered = Event::Answered { batch: 0, side: Side::Local, items: 1, wall: item, bytes: 8 };
+    policy.see(item, &answered);
+    policy
+}
+
+/// The same, with a service of so many workers that takes batches.
+fn ready(items: Option<u64>, item: f64, workers: u32) -> Policy {
+    let mut policy = begun(items, item);
+    policy.see(item, &Event::Probed(PROBE));
+    assert_eq!(policy.step(item).0, Step::Open);
+    policy.see(item + 0.3, &Event::Ready { workers });
+    policy
+}
+
+#[test]
+fn a_short_map_is_none_of_the_services_business() {
+    let mut policy = begun(Some(20), 0.001);
+    assert_eq!(policy.step(0.001).0, Step::Stay);
+}
+
+#[test]
+fn a_long_map_asks_and_opens_once_each() {
+    let mut policy = begun(Some(10_000), 0.01);
+    assert_eq!((policy.step(0.01).0, policy.step(0.02).0), (Step::Probe, Step::Stay));
+    policy.see(0.06, &Event::Probed(PROBE));
+    assert_eq!((policy.step(0.06).0, policy.step(0.07).0), (Step::Open, Step::Stay));
+}
+
+#[test]
+fn a_map_is_asked_for_before_its_first_answer_where_its_items_are_long() {
+    let mut policy = Policy::new(Options::default(), Some(1000), 2);
+    policy.see(0.0, &Event::Sent { batch: 0, side: Side::Local, first: 0, items: 1, bytes: 8 });
+    assert_eq!(policy.step(0.005).0, Step::Stay);
+    assert_eq!(policy.step(0.1).0, Step::Probe);
+}
+
+#[test]
+fn an_upload_that_takes_longer_than_the_map_is_not_begun() {
+    let mut policy = begun(Some(1000), 0.01);
+    assert_eq!(policy.step(0.01).0, Step::Probe);
+    policy.see(0.06, &Event::Probed(Probe { upload: 10_000_000_000, ..PROBE }));
+    assert_eq!(policy.step(0.06).0, Step::Stay);
+}
+
+#[test]
+fn a_service_that_is_too_dear_is_not_opened() {
+    let mut policy = begun(Some(10_000), 0.01);
+    assert_eq!(policy.step(0.01).0, Step::Probe);
+    policy.see(0.06, &Event::Probed(Probe { cpu_second: 10.0, ..PROBE }));
+    assert_eq!(policy.step(0.06).0, Step::Stay);
+}
+
+#[test]
+fn idle_workers_here_come_first_and_then_the_service() {
+    let mut policy = ready(Some(10_000), 0.01, 16);
+    assert_eq!(policy.place(0.4, Some(0.02), Some(0.1)), Some(Side::Cloud), "both have a batch that waits");
+    for batch in 1..3 {
+        let answered = Event::Answered { batch, side: Side::Local, items: 1, wall: 0.01, bytes: 8 };
+        policy.see(0.4, &answered);
+    }
+    assert_eq!(policy.place(0.4, Some(0.02), Some(0.1)), Some(Side::Local));
+}
+
+#[test]
+fn a_service_without_workers_gets_nothing() {
+    let mut policy = ready(Some(10_000), 0.01, 0);
+    assert_eq!(policy.place(0.4, None, Some(0.1)), None);
+    assert_eq!(policy.place(0.4, Some(0.02), Some(0.1)), Some(Side::Local));
+}
+
+#[test]
+fn what_is_left_at_the_end_stays_here_if_the_way_is_longer() {
+    let mut policy = ready(Some(10_000), 0.01, 16);
+    assert_eq!(policy.place(0.4, None, Some(0.1)), Some(Side::Cloud));
+    policy.see(0.4, &Event::Sent { batch: 9, side: Side::Local, first: 4, items: 9994, bytes: 8 });
+    policy.see(0.5, &Event::Answered { batch: 9, side: Side::Local, items: 9994, wall: 99.94, bytes: 8 });
+    assert_eq!(policy.place(0.5, None, Some(0.1)), None, "2 items of 10 ms, and a way of 75 ms");
+}
+
+#[test]
+fn a_service_that_is_gone_is_never_used_again() {
+    let mut policy = ready(Some(10_000), 0.01, 16);
+    policy.see(0.4, &Event::Gone { why: "it was killed".to_owned() });
+    assert_eq!(policy.place(0.5, None, Some(0.1)), None);
+    assert_eq!(policy.step(0.5).0, Step::Stay);
+    policy.see(0.6, &Event::Ready { workers: 16 });
+    assert!(matches!(policy.link(), Link::Left { .. }));
+}
+
+#[test]
+fn a_batch_that_lags_in_the_service_is_done_here_by_idle_workers() {
+    let mut policy = ready(Some(10), 10.0, 16);
+    policy.see(11.0, &Event::Sent { batch: 7, side: Side::Cloud, first: 4, items: 1, bytes: 8 });
+    assert_eq!(policy.repeat(11.5, false, false), None);
+    let repeat = policy.repeat(60.0, true, false);
+    assert_eq!(repeat, Some(Repeat { batch: 7, to: Side::Local }));
+    policy.see(60.0, &Event::Sent { batch: 7, side: Side::Local, first: 4, items: 1, bytes: 8 });
+    assert_eq!(policy.repeat(61.0, true, false), None, "once is enough");
+}
+
+#[test]
+fn of_unknown_length_as_much_is_expected_as_was_seen() {
+    let mut policy = begun(None, 0.01);
+    assert_eq!(policy.step(0.01).0, Step::Stay, "4 items were seen");
+    let mut first = 4;
+    for batch in 10..200 {
+        policy.see(0.02, &Event::Sent { batch, side: Side::Local, first, items: 10, bytes: 80 });
+        first += 10;
+    }
+    assert_eq!(policy.step(0.02).0, Step::Probe, "1904 are out, and as many again are expected");
+}
+
+#[test]
+fn the_state_can_be_written_and_read_and_decides_the_same() {
+    let mut policy = ready(Some(10_000), 0.01, 16);
+    let text = serde_json::to_string(&policy).expect("it can be written");
+    let mut again: Policy = serde_json::from_str(&text).expect("it can be read");
+    assert_eq!(again, policy);
+    assert_eq!(again.place(0.4, None, Some(0.1)), policy.place(0.4, None, Some(0.1)));
+}

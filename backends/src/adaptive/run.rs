@@ -1,0 +1,452 @@
+//! One map on two runs: asks the policy, and does what it says. The cloud's run is opened when the policy wants to ask the
+//! service, which costs a round trip; it is prepared (uploaded, opened) when the policy wants to use it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use super::held::{Held, Landed};
+use super::policy::{Event, Forecast, Link, Policy, Probe, Repeat, Side, Step};
+use super::trace::{Line, Trace};
+use super::{AdaptiveOptions, BILL};
+use crate::batch::{Batch, BatchId};
+use crate::completion::{Completion, Outcome, Receipt};
+use crate::error::BackendError;
+use crate::job::Job;
+use crate::sizing::Targets;
+use crate::{Backend, Capacity, ItemCost, Quote, Run, credits};
+
+/// While both have something, each is looked at in turn so often. A look takes microseconds.
+const TURN: Duration = Duration::from_millis(1);
+/// Credits in a millionth.
+const MICRO: f64 = 1e-6;
+
+pub(super) struct AdaptiveRun {
+    job: Arc<Job>,
+    local: Box<dyn Run>,
+    backend: Arc<dyn Backend>,
+    cloud: Option<Box<dyn Run>>,
+    /// What the cloud's run cost, once it is closed.
+    spent: Receipt,
+    policy: Policy,
+    held: Held,
+    ready: VecDeque<Completion>,
+    options: AdaptiveOptions,
+    trace: Trace,
+    begun: Instant,
+    /// When the policy is to be asked again about the service.
+    next_step: Instant,
+    upload_left: u64,
+    answered: [u64; 2],
+    repeated: u64,
+    used: bool,
+    /// The last forecast that said no.
+    declined: Option<Forecast>,
+    cost: (u64, Duration, u64),
+    why: Option<String>,
+}
+
+impl AdaptiveRun {
+    pub(super) fn new(
+        mut local: Box<dyn Run>,
+        backend: Arc<dyn Backend>,
+        job: Arc<Job>,
+        options: AdaptiveOptions,
+    ) -> Self {
+        let workers = u32::try_from(local.capacity().workers).unwrap_or(u32::MAX);
+        let policy = Policy::new(options.policy, job.items, workers);
+        let mut trace = Trace::open(options.trace.as_deref());
+        trace.line(|| Line::Begin {
+            label: job.label.clone(),
+            function: job.function.name.clone(),
+            items: job.items,
+            workers,
+            options: options.policy,
+        });
+        let begun = Instant::now();
+        AdaptiveRun {
+            job,
+            local,
+            backend,
+            cloud: None,
+            spent: Receipt::default(),
+            policy,
+            held: Held::default(),
+            ready: VecDeque::new(),
+            options,
+            trace,
+            begun,
+            next_step: begun,
+            upload_left: 0,
+            answered: [0; 2],
+            repeated: 0,
+            used: false,
+            declined: None,
+            cost: (0, Duration::ZERO, 0),
+            why: None,
+        }
+    }
+
+    fn now(&self) -> f64 {
+        self.begun.elapsed().as_secs_f64()
+    }
+
+    fn see(&mut self, event: Event) {
+        let at = self.now();
+        self.policy.see(at, &event);
+        self.trace.line(|| Line::Saw { at, saw: event });
+    }
+
+    fn tell(&self, text: impl FnOnce() -> String) {
+        self.options.witness.decided(&text());
+    }
+
+    /// Asks the policy about the service, and looks how far that is.
+    fn step(&mut self) {
+        let at = self.now();
+        self.look();
+        let (step, forecast) = self.policy.step(at);
+        self.next_step = Instant::now() + Duration::from_secs_f64(self.policy.pause(at));
+        if step != Step::Stay {
+            self.trace.line(|| Line::Step { at, step, forecast });
+        }
+        match step {
+            Step::Stay => self.declined = Some(forecast),
+            Step::Probe => {
+                self.tell(|| format!("asking the service: {}", told(&forecast)));
+                match self.backend.open(Arc::clone(&self.job)) {
+                    Ok(run) => self.cloud = Some(run),
+                    Err(error) => self.gone(&error),
+                }
+            }
+            Step::Open => {
+                self.tell(|| format!("opening a run in the service: {}", told(&forecast)));
+                let (items, cpu, bytes) = self.cost;
+                let seen = u32::try_from(items).ok().filter(|items| *items > 0).map(|count| ItemCost {
+                    items,
+                    cpu: cpu / count,
+                    result_bytes: bytes as f64 / items as f64,
+                });
+                if let Some(cloud) = &mut self.cloud {
+                    cloud.prepare(seen);
+                }
+            }
+            Step::Leave => {}
+        }
+    }
+
+    /// What the service has said since.
+    fn look(&mut self) {
+        let Some(cloud) = &mut self.cloud else { return };
+        if !matches!(self.policy.link(), Link::Probing | Link::Opening { .. }) {
+            return;
+        }
+        let readiness = cloud.readiness();
+        let workers = cloud.capacity().workers as u32;
+        if *self.policy.link() == Link::Probing {
+            if let Some(quote) = readiness.quote.or(readiness.ready.then_some(FREE)) {
+                self.see(Event::Probed(probed(&quote)));
+                self.tell(|| {
+                    format!(
+                        "the service is {:.1} ms away, {} bytes are to be uploaded, {} credits can be spent",
+                        quote.round_trip.as_secs_f64() * 1e3,
+                        quote.upload,
+                        credits(quote.spendable)
+                    )
+                });
+            }
+        } else if readiness.ready {
+            self.see(Event::Ready { workers });
+            self.tell(|| format!("the service takes batches, with {workers} workers"));
+        } else if readiness.upload_left != self.upload_left {
+            self.upload_left = readiness.upload_left;
+            self.see(Event::Uploading { left: readiness.upload_left });
+        }
+    }
+
+    /// The service is of no use any more: its batches come home.
+    fn gone(&mut self, error: &BackendError) {
+        let why = format!("the service is not used any more, and the map goes on here: {error}");
+        self.options.witness.left(&why);
+        self.why = Some(error.to_string());
+        self.see(Event::Gone { why: error.to_string() });
+        if let Some(mut cloud) = self.cloud.take() {
+            self.spent = cloud.spent();
+        }
+        for (batch, items, completions) in self.held.come_home(Side::Cloud) {
+            self.see(Event::Back { batch, side: Side::Cloud, items, lost: false });
+            self.ready.extend(completions);
+        }
+    }
+
+    /// Places in the service, and what it wants of a batch.
+    fn there(&mut self) -> Option<Capacity> {
+        if *self.policy.link() != Link::Ready {
+            return None;
+        }
+        self.cloud.as_mut().map(|cloud| cloud.capacity())
+    }
+
+    /// Where the next batch goes.
+    fn place(&mut self, here: &Capacity, there: Option<&Capacity>) -> Option<Side> {
+        let work = |capacity: &Capacity| (capacity.batches > 0).then(|| capacity.targets.work.as_secs_f64());
+        let at = self.now();
+        let side = match there {
+            None => work(here).map(|_| Side::Local),
+            Some(there) => self.policy.place(at, work(here), work(there)),
+        };
+        // A run that holds nothing takes what it gets.
+        side.or_else(|| self.held.is_empty().then_some(Side::Local))
+    }
+
+    fn send(&mut self, batch: Batch, side: Side) -> Result<(), Batch> {
+        let (id, first, items, bytes) =
+            (batch.id().0, batch.first(), batch.items(), batch.payload().len() as u64);
+        self.held.submitted(batch.clone(), side);
+        let run = match side {
+            Side::Local => Some(&mut self.local),
+            Side::Cloud => self.cloud.as_mut(),
+        };
+        let sent = run.map_or(Err(batch.clone()), |run| run.submit(batch));
+        if let Err(batch) = sent {
+            self.held.refused(&batch, side);
+            return Err(batch);
+        }
+        self.see(Event::Sent { batch: id, side, first, items, bytes });
+        if side == Side::Cloud && !std::mem::replace(&mut self.used, true) {
+            let at = self.now();
+            self.trace.line(|| Line::Uses { at, side });
+            self.tell(|| format!("from item {first} on, batches go to the service as well"));
+        }
+        Ok(())
+    }
+
+    /// News of a side.
+    fn landed(&mut self, side: Side, completion: Completion) {
+        let items = completion.items;
+        let news = match &completion.outcome {
+            Outcome::Done(results) => Some((results.wall, results.cpu, results.payload.len() as u64)),
+            Outcome::Returned(_) | Outcome::Lost(..) => None,
+        };
+        let lost = matches!(completion.outcome, Outcome::Lost(..));
+        let Landed { completions, cancel, of, .. } = self.held.landed(side, completion);
+        let Some(batch) = of else { return };
+        match news {
+            Some((wall, cpu, bytes)) => {
+                self.cost = (self.cost.0 + u64::from(items), self.cost.1 + cpu, self.cost.2 + bytes);
+                self.see(Event::Answered { batch, side, items, wall: wall.as_secs_f64(), bytes });
+            }
+            None => self.see(Event::Back { batch, side, items, lost }),
+        }
+        if let Some((other, name, items)) = cancel {
+            match other {
+                Side::Local => self.local.cancel(name),
+                Side::Cloud => {
+                    if let Some(cloud) = &mut self.cloud {
+                        cloud.cancel(name);
+                    }
+                }
+            }
+            self.see(Event::Back { batch, side: other, items, lost: false });
+        }
+        for completion in completions {
+            if matches!(completion.outcome, Outcome::Done(_)) {
+                self.answered[side as usize] += u64::from(completion.items);
+            }
+            self.ready.push_back(completion);
+        }
+    }
+
+    /// Takes what the service has to tell, without waiting, or for so long where nothing else can come.
+    fn hear_cloud(&mut self, until: Instant) {
+        let mut until = until;
+        while let Some(cloud) = &mut self.cloud {
+            match cloud.poll(until) {
+                Ok(Some(completion)) => {
+                    self.landed(Side::Cloud, completion);
+                    until = self.begun;
+                }
+                Ok(None) => return,
+                Err(error) => self.gone(&error),
+            }
+        }
+    }
+
+    /// Nothing more is handed in, and workers are idle: what lags elsewhere is done here as well, or there.
+    fn repeat(&mut self) {
+        if *self.policy.link() != Link::Ready && self.held.count(Side::Cloud) == 0 {
+            return;
+        }
+        let here = self.local.capacity();
+        let there = self.there();
+        let local_idle = self.held.count(Side::Local) < here.workers;
+        let cloud_idle =
+            there.is_some_and(|there| there.batches > 0 && self.held.count(Side::Cloud) < there.workers);
+        let at = self.now();
+        let Some(repeat) = self.policy.repeat(at, local_idle, cloud_idle) else { return };
+        let Repeat { batch, to } = repeat;
+        let Some(copy) = self.held.copy(batch, to) else { return self.policy.not_repeated(batch) };
+        let (first, items, bytes) = (copy.first(), copy.items(), copy.payload().len() as u64);
+        let run = match to {
+            Side::Local => Some(&mut self.local),
+            Side::Cloud => self.cloud.as_mut(),
+        };
+        let name = copy.clone();
+        if run.map_or(Err(copy.clone()), |run| run.submit(copy)).is_err() {
+            self.held.uncopied(&name, to);
+            return self.policy.not_repeated(batch);
+        }
+        self.repeated += 1;
+        self.trace.line(|| Line::Repeat { at, repeat });
+        self.see(Event::Sent { batch, side: to, first, items, bytes });
+        self.tell(|| {
+            let place = if to == Side::Local { "here" } else { "in the service" };
+            format!("items {first}..{} lag, and are done {place} as well", first + u64::from(items))
+        });
+    }
+}
+
+/// A run that costs nothing.
+const FREE: Quote =
+    Quote { round_trip: Duration::from_millis(1), upload: 0, cpu_hour: 0, result_gb: 0, spendable: i64::MAX };
+
+fn probed(quote: &Quote) -> Probe {
+    Probe {
+        round_trip: quote.round_trip.as_secs_f64(),
+        upload: quote.upload,
+        cpu_second: quote.cpu_hour as f64 * MICRO / 3600.0,
+        result_byte: quote.result_gb as f64 * MICRO / 1e9,
+        spendable: quote.spendable as f64 * MICRO,
+    }
+}
+
+fn told(forecast: &Forecast) -> String {
+    format!(
+        "the {:.0} items left take {:.2} s here alone, and {:.2} s with it, for about {:.4} credits",
+        forecast.rest, forecast.alone, forecast.together, forecast.credits
+    )
+}
+
+impl Run for AdaptiveRun {
+    fn capacity(&mut self) -> Capacity {
+        let here = self.local.capacity();
+        let Some(there) = self.there() else { return here };
+        let side = self.place(&here, Some(&there));
+        let targets: Targets = match side {
+            Some(Side::Cloud) => there.targets,
+            _ => here.targets,
+        };
+        Capacity {
+            batches: usize::from(side.is_some()),
+            slots: here.slots + there.slots,
+            workers: here.workers + there.workers,
+            targets,
+        }
+    }
+
+    fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
+        let here = self.local.capacity();
+        let there = self.there();
+        // Who is under suspicion is tried here: it costs nothing.
+        let side = match batch.attempt() {
+            0 => self.place(&here, there.as_ref()),
+            _ => Some(Side::Local),
+        };
+        match side {
+            Some(side) => self.send(batch, side),
+            None => Err(batch),
+        }
+    }
+
+    fn poll(&mut self, deadline: Instant) -> Result<Option<Completion>, BackendError> {
+        loop {
+            if let Some(completion) = self.ready.pop_front() {
+                return Ok(Some(completion));
+            }
+            let now = Instant::now();
+            if now >= self.next_step {
+                self.step();
+            }
+            self.hear_cloud(self.begun);
+            if !self.ready.is_empty() {
+                continue;
+            }
+            let waits = deadline > now;
+            if waits {
+                self.repeat();
+            }
+            let both = self.held.count(Side::Cloud) > 0;
+            let asking = matches!(self.policy.link(), Link::Probing | Link::Opening { .. });
+            let slice = match () {
+                () if both || asking => now + TURN,
+                () if matches!(self.policy.link(), Link::Left { .. }) => deadline,
+                () => self.next_step.max(now + TURN),
+            };
+            let until = slice.min(deadline);
+            if self.held.count(Side::Local) == 0 && both {
+                self.hear_cloud(until);
+            } else if let Some(completion) = self.local.poll(until)? {
+                self.landed(Side::Local, completion);
+            }
+            if self.ready.is_empty() && Instant::now() >= deadline {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn cancel(&mut self, batch: BatchId) {
+        self.local.cancel(batch);
+        if let Some(cloud) = &mut self.cloud {
+            cloud.cancel(batch);
+        }
+    }
+
+    fn spent(&mut self) -> Receipt {
+        match &mut self.cloud {
+            Some(cloud) => cloud.spent(),
+            None => self.spent,
+        }
+    }
+
+    fn account(&mut self) -> Option<String> {
+        let [here, there] = self.answered;
+        if there > 0 {
+            let twice = match self.repeated {
+                0 => String::new(),
+                more => format!(", {more} batches done twice"),
+            };
+            return Some(format!("{here} items here, {there} in the service{twice}"));
+        }
+        if let Some(why) = &self.why {
+            return Some(format!("the service was not used: {why}"));
+        }
+        Some(match (self.policy.link(), self.declined) {
+            (Link::Unknown, _) => "the service was not asked: the map is too short for it".to_owned(),
+            (_, Some(forecast)) if forecast.rest > 0.0 => {
+                format!("the service was not used: {}", told(&forecast))
+            }
+            _ => "the service was not used: the map was over before it could help".to_owned(),
+        })
+    }
+
+    fn close(mut self: Box<Self>) -> Receipt {
+        let receipt = self.spent();
+        let at = self.now();
+        let [here, there] = self.answered;
+        let cost = receipt.microcredits as f64 * MICRO;
+        self.trace.line(|| Line::End { at, here, there, credits: cost });
+        self.trace.end();
+        let Some(cloud) = self.cloud.take() else { return receipt };
+        // What nobody waits for is cancelled, and not paid; a run that was never used is just given up.
+        if there == 0 || self.held.count(Side::Cloud) > 0 {
+            return receipt;
+        }
+        let (tell, told) = mpsc::channel();
+        let closing = std::thread::Builder::new().name("fastmap-bill".to_owned());
+        let spawned = closing.spawn(move || tell.send(cloud.close()));
+        match spawned {
+            Ok(_) => told.recv_timeout(BILL).unwrap_or(receipt),
+            Err(_) => receipt,
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Workers with one queue: those of this machine, or the service's. Whoever is free takes the first batch; where none waits,
+//! half of what another of its machine has not begun. Driven by `play`, which brings the time.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use crate::clock::Nanos;
+use crate::shapes::Items;
+use crate::worker::Piece;
+
+/// Workers of one machine, which share what they have not begun.
+const MACHINE: usize = 64;
+/// Less than this is not worth moving.
+const WORTH: Nanos = 500_000;
+
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    piece: Piece,
+    limit: u32,
+    since: Nanos,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Worker {
+    running: Option<Running>,
+    version: u32,
+}
+
+/// A worker began something, or what it runs now ends sooner: it will be through at that time, if it is still that version.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends {
+    pub(crate) at: Nanos,
+    pub(crate) worker: usize,
+    pub(crate) version: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Crew {
+    workers: Vec<Worker>,
+    idle: BTreeSet<usize>,
+    pending: VecDeque<Piece>,
+    /// Time of an item here over its own.
+    slowness: f64,
+    /// What a worker spends on a piece beside its items.
+    overhead: Nanos,
+    /// Message there and back, for what is moved.
+    moving: Nanos,
+    /// Time spent on items.
+    pub(crate) spent: Nanos,
+}
+
+impl Crew {
+    pub(crate) fn new(workers: usize, slowness: f64, overhead: Nanos, moving: Nanos) -> Self {
+        Crew {
+            workers: vec![Worker::default(); workers],
+            idle: BTreeSet::new(),
+            pending: VecDeque::new(),
+            slowness,
+            overhead,
+            moving,
+            spent: 0,
+        }
+    }
+
+    fn time(&self, items: &Items, first: u64, end: u64) -> Nanos {
+        (items.between(first, end) as f64 * self.slowness) as Nanos
+    }
+
+    /// A worker is there.
+    pub(crate) fn arrive(&mut self, worker: usize, now: Nanos, items: &Items) -> Vec<Ends> {
+        self.next(worker, now, items)
+    }
+
+    pub(crate) fn submit(&mut self, piece: Piece, now: Nanos, items: &Items) -> Option<Ends> {
+        let Some(worker) = self.idle.pop_first() else {
+            self.pending.push_back(piece);
+            return None;
+        };
+        Some(self.begin(worker, piece, now, items))
+    }
+
+    fn begin(&mut self, worker: usize, piece: Piece, now: Nanos, items: &Items) -> Ends {
+        let since = now + self.overhead;
+        let at = since + self.time(items, piece.first, piece.end());
+        let slot = &mut self.workers[worker];
+        slot.running = Some(Running { piece, limit: piece.items, since });
+        slot.version += 1;
+        Ends { at, worker, version: slot.version }
+    }
+
+    /// What a worker has done, if that version of it still holds; what begins then.
+    pub(crate) fn finish(
+        &mut self,
+        worker: usize,
+        version: u32,
+        now: Nanos,
+        items: &Items,
+    ) -> Option<(Piece, Nanos, Vec<Ends>)> {
+        let slot = &mut self.workers[worker];
+        if slot.version != version {
+            return None;
+        }
+        let Running { piece, limit, .. } = slot.running.take()?;
+        let done = Piece { items: limit, ..piece };
+        let wall = self.time(items, done.first, done.end());
+        self.spent += wall;
+        Some((done, wall, self.next(worker, now, items)))
+    }
+
+    /// A worker without work takes what waits, or a half of what another has not begun.
+    fn next(&mut self, worker: usize, now: Nanos, items: &Items) -> Vec<Ends> {
+        if let Some(piece) = self.pending.pop_front() {
+            return vec![self.begin(worker, piece, now, items)];
+        }
+        let from = worker / MACHINE * MACHINE;
+        let to = (from + MACHINE).min(self.workers.len());
+        let mut best: Option<(Nanos, usize, u32)> = None;
+        for other in from..to {
+            let Some(running) = self.workers[other].running else { continue };
+            if running.limit < 2 {
+                continue;
+            }
+            let begun = self.begun(&running, now, items);
+            if begun >= running.limit {
+                continue;
+            }
+            let rest = self.time(
+                items,
+                running.piece.first + u64::from(begun),
+                running.piece.first + u64::from(running.limit),
+            );
+            if rest > WORTH.max(2 * self.moving) && best.is_none_or(|(most, ..)| rest > most) {
+                best = Some((rest, other, begun));
+            }
+        }
+        let Some((_, other, begun)) = best else {
+            self.idle.insert(worker);
+            return Vec::new();
+        };
+        let slot = &mut self.workers[other];
+        let running = slot.running.as_mut().expect("it was just seen");
+        let kept = begun + (running.limit - begun) / 2;
+        let moved = Piece {
+            first: running.piece.first + u64::from(kept),
+            items: running.limit - kept,
+            ..running.piece
+        };
+        running.limit = kept;
+        slot.version += 1;
+        let (since, first, version) = (running.since, running.piece.first, slot.version);
+        let at = since + self.time(items, first, first + u64::from(kept));
+        let shorter = Ends { at: at.max(now), worker: other, version };
+        let began = self.begin(worker, moved, now + self.moving, items);
+        vec![shorter, began]
+    }
+
+    /// How many items of it have begun.
+    fn begun(&self, running: &Running, now: Nanos, items: &Items) -> u32 {
+        let first = running.piece.first;
+        let spent = now.saturating_sub(running.since);
+        let (mut low, mut high) = (1, running.limit.max(1));
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.time(items, first, first + u64::from(middle)) <= spent {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
+    /// Nobody waits for a batch any more: what waits of it goes, and whoever runs it is ended or lets go of what it has not
+    /// begun. Tells how many of its items will not be answered, and what happens instead.
+    pub(crate) fn cancel(&mut self, batch: u64, now: Nanos, items: &Items) -> Vec<Ends> {
+        self.pending.retain(|piece| piece.batch != batch);
+        let mut news = Vec::new();
+        for worker in 0..self.workers.len() {
+            let Some(running) = self.workers[worker].running else { continue };
+            if running.piece.batch != batch {
+                continue;
+            }
+            let begun = self.begun(&running, now, items).min(running.limit);
+            let end = running.piece.first + u64::from(begun);
+            let at = (running.since + self.time(items, running.piece.first, end)).max(now);
+            let slot = &mut self.workers[worker];
+            let running = slot.running.as_mut().expect("it was just seen");
+            running.limit = begun;
+            slot.version += 1;
+            news.push(Ends { at, worker, version: slot.version });
+        }
+        news
+    }
+}

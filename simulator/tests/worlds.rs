@@ -1,0 +1,25 @@
+//! What the policy of ADAPTIVE must reach in random worlds. Each message names the worst seed, which
+//! `fastmap-simulator worlds --seed SEED --worlds 1` plays again.
+
+use fastmap_backends::adaptive::policy::Options;
+use fastmap_simulator::choice::{Ranges, Report};
+
+fn play(ranges: &Ranges, seed: u64, worlds: u64) -> Report {
+    Report::run(ranges, Options::default(), seed, worlds)
+}
+
+#[test]
+fn of_known_length_and_steady_it_is_hardly_ever_slower_than_the_better_of_the_two() {
+    let report = play(&Ranges::default(), 1, 2500);
+    let worst = report.worst_lines(3);
+    assert!(report.ratio_at(0.99) <= 1.05, "99 % of the worlds: {}\n{worst}", report.ratio_at(0.99));
+    assert!(report.ratio_at(0.95) <= 1.01, "95 % of the worlds: {}\n{worst}", report.ratio_at(0.95));
+    assert!(report.gain() <= 0.9, "where both can do a good part: {}\n{worst}", report.gain());
+    assert!(report.wasted() <= 0.0, "credits where the service can't help: {}\n{worst}", report.wasted());
+}
+
+#[test]
+fn the_same_seed_gives_the_same_world_and_the_same_map() {
+    let ranges = Ranges::default();
+    assert_eq!(play(&ranges, 7, 20).trials, play(&ranges, 7, 20).trials);
+}

@@ -1,0 +1,137 @@
+//! ADAPTIVE with a real service: the right results whatever happens to it, one warning, and nothing paid for nothing.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use fastmap_test_cloud::{Account, Service, Terminal, without_terminal};
+use fastmap_test_programs::{Ended, Report, Running};
+use tempfile::TempDir;
+
+const SERVICE: &str = env!("CARGO_BIN_EXE_cloud-service");
+const HOST: &str = env!("CARGO_BIN_EXE_cloud-host");
+
+/// One worker here and two there, and all that is decided is told.
+fn adaptive(account: &Account, arguments: &[&str]) -> Command {
+    let mut command = account.program(HOST, arguments);
+    command.env("FASTMAP_EXEC_POLICY", "adaptive").env("FASTMAP_LOCAL_PROCESSES", "1");
+    command
+}
+
+fn run(command: &mut Command) -> Ended {
+    let ended = Running::start(command).finish();
+    assert!(ended.status.success(), "{command:?}: {ended:#?}");
+    ended
+}
+
+/// All results are there and right.
+fn all(ended: &Ended, items: usize) {
+    let report = Report::read(&ended.stdout);
+    assert_eq!((report.good, report.answers, report.errors.len()), (items, items, 0), "{ended:#?}");
+}
+
+fn warnings(ended: &Ended) -> usize {
+    ended.stderr.matches("the service is not used any more").count()
+}
+
+fn items_answered(service: &Service) -> u64 {
+    service.runs("a").iter().filter_map(|run| run["items_answered"].as_u64()).sum()
+}
+
+/// Waits until the service has answered something.
+fn await_answers(service: &Service) {
+    let begun = Instant::now();
+    while items_answered(service) == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the service is never used");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_long_map_uses_both_and_its_trace_tells_why() {
+    let service = Service::start(SERVICE, &[]);
+    let account = service.account("a", "10");
+    let folder = TempDir::new().expect("a folder");
+    let trace = folder.path().join("trace.jsonl");
+    let ended = run(adaptive(&account, &["sleep", "800", "10"]).env("FASTMAP_TRACE", &trace));
+    all(&ended, 800);
+    assert_eq!(warnings(&ended), 0, "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("items here, ") && ended.stderr.contains(" in the service"),
+        "{}",
+        ended.stderr
+    );
+    let there = items_answered(&service);
+    assert!(there > 100, "{there} of 800 items, with two workers of three");
+    let told = Command::new(SERVICE).arg("explain").arg(&trace).output().expect("the command can be started");
+    let told = String::from_utf8(told.stdout).expect("text");
+    for words in
+        ["naps: 800 items", "the service is asked", "a run is opened", "takes batches: 2 workers", "over: "]
+    {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    assert!(!told.contains("would not"), "the policy decides the same again: {told}");
+}
+
+#[test]
+fn a_short_map_opens_nothing_and_pays_nothing() {
+    let service = Service::start(SERVICE, &[]);
+    let account = service.account("a", "10");
+    let ended = run(&mut adaptive(&account, &["squares", "1000"]));
+    all(&ended, 1000);
+    assert!(ended.stderr.contains("the service was not "), "{}", ended.stderr);
+    assert!(service.runs("a").is_empty());
+}
+
+#[test]
+fn a_service_that_is_killed_in_the_middle_costs_one_warning() {
+    let service = Service::start(SERVICE, &[]);
+    let account = service.account("a", "10");
+    let host = Running::start(&mut adaptive(&account, &["sleep", "1500", "10"]));
+    await_answers(&service);
+    service.kill();
+    let ended = host.finish();
+    all(&ended, 1500);
+    assert_eq!(warnings(&ended), 1, "{}", ended.stderr);
+}
+
+#[test]
+fn credits_that_run_out_in_the_middle_cost_one_warning() {
+    let service = Service::start(SERVICE, &["--price-result-gb", "100", "--price-cpu-hour", "0"]);
+    let account = service.account("a", "0.5");
+    let ended = run(&mut adaptive(&account, &["heavy", "400", "20"]));
+    all(&ended, 400);
+    assert!(warnings(&ended) <= 1, "{}", ended.stderr);
+    let there = items_answered(&service);
+    assert!(there > 0 && there <= 50, "{there} items, of which 0.5 credits pay 50");
+    service.ask(&["credits", "audit"]);
+}
+
+#[test]
+fn charges_that_are_declined_cost_one_warning_and_nothing_else() {
+    let service = Service::start(SERVICE, &[]);
+    let account = service.account("a", "10");
+    let ended = run(without_terminal(
+        adaptive(&account, &["sleep", "400", "10"]).env("FASTMAP_CONFIRM_CHARGES", "true"),
+    ));
+    all(&ended, 400);
+    assert_eq!(warnings(&ended), 1, "{}", ended.stderr);
+    // The command goes at once: it has the terminal open.
+    let mut terminal =
+        Terminal::start(adaptive(&account, &["sleep", "800", "10"]).env("FASTMAP_CONFIRM_CHARGES", "true"));
+    terminal.shows("800 items would cost about");
+    terminal.shows("Run it there? [y/N] ");
+    terminal.types("n");
+    let (status, screen) = terminal.finish();
+    assert!(status.success() && screen.contains("answers 800 ok 800"), "{screen}");
+    assert!(service.runs("a").is_empty());
+}
+
+#[test]
+fn a_service_that_does_not_know_the_secret_costs_one_warning() {
+    let service = Service::start(SERVICE, &[]);
+    let account = service.account("a", "10");
+    let wrong = Account { secret: format!("{}{}", &account.secret[..32], "0".repeat(32)), ..account };
+    let ended = run(&mut adaptive(&wrong, &["sleep", "200", "10"]));
+    all(&ended, 200);
+    assert_eq!(warnings(&ended), 1, "{}", ended.stderr);
+}
