@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use fantoccini::wd::WebDriverCompatibleCommand;
 use fantoccini::{Client, ClientBuilder, Locator};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use url::{ParseError, Url};
 
@@ -15,11 +17,22 @@ use crate::server::LIMIT;
 
 /// A browser with one window.
 pub(crate) struct Browser {
-    driver: Child,
+    // Dropped before the profile that its browser writes to.
+    _driver: Driver,
     pub(crate) client: Client,
     _profile: tempfile::TempDir,
     /// Host and port that it may ask.
     home: String,
+}
+
+/// Ended with the test, also one that fails: asked to, so that it ends its browser.
+struct Driver(Child);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let _gone = kill(Pid::from_raw(self.0.id() as i32), Signal::SIGTERM);
+        let _gone = self.0.wait();
+    }
 }
 
 /// A command of chromedriver's own.
@@ -36,7 +49,7 @@ impl WebDriverCompatibleCommand for Own {
     }
 }
 
-fn start_driver() -> (Child, u16) {
+fn start_driver() -> (Driver, u16) {
     let mut driver = Command::new("chromedriver")
         .arg("--port=0")
         .stdout(Stdio::piped())
@@ -48,7 +61,7 @@ fn start_driver() -> (Child, u16) {
         .map_while(Result::ok)
         .find_map(|line| line.strip_suffix('.')?.rsplit_once("on port ")?.1.parse().ok())
         .expect("chromedriver says where it listens");
-    (driver, port)
+    (Driver(driver), port)
 }
 
 impl Browser {
@@ -81,7 +94,7 @@ impl Browser {
             .await
             .expect("chromium can be started");
         let home = url.trim_start_matches("http://").to_owned();
-        Browser { driver, client, _profile: profile, home }
+        Browser { _driver: driver, client, _profile: profile, home }
     }
 
     async fn own(&self, endpoint: &'static str, body: Value) -> Value {
@@ -199,9 +212,6 @@ impl Browser {
     }
 
     pub(crate) async fn end(self) {
-        let Browser { mut driver, client, .. } = self;
-        let _closed = client.close().await;
-        let _ended = driver.kill();
-        let _ended = driver.wait();
+        let _closed = self.client.clone().close().await;
     }
 }
