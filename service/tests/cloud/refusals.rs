@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fastmap_backends::BackendError;
@@ -149,7 +149,7 @@ fn a_program_that_is_larger_than_the_service_takes() {
 
 /// Somebody with an opinion.
 #[derive(Debug)]
-struct Person(Result<(), Refused>, std::sync::Mutex<Option<Estimate>>);
+struct Person(Result<(), Refused>, Mutex<Option<Estimate>>);
 
 impl Confirm for Person {
     fn charges(&self, estimate: &Estimate) -> Result<(), Refused> {
@@ -162,7 +162,7 @@ impl Confirm for Person {
 fn charges_that_are_not_confirmed_send_nothing() {
     let tenancy = Tenancy::start(&[]);
     for (refusal, words) in [(Refused::Declined, "declined"), (Refused::NobodyToAsk, "nobody to ask")] {
-        let confirm = Arc::new(Person(Err(refusal), Default::default()));
+        let confirm = Arc::new(Person(Err(refusal), Mutex::default()));
         let options = CloudOptions { confirm: Some(confirm), ..tenancy.options() };
         let error = refused(options, &[words, "FASTMAP_CONFIRM_CHARGES"]);
         assert!(matches!(error, BackendError::Declined(_)), "{error:?}");
@@ -175,7 +175,7 @@ fn charges_that_are_not_confirmed_send_nothing() {
 #[test]
 fn charges_are_estimated_by_items_that_are_tried_here_and_used() {
     let tenancy = Tenancy::start(&[]);
-    let person = Arc::new(Person(Ok(()), Default::default()));
+    let person = Arc::new(Person(Ok(()), Mutex::default()));
     let ear = Ear::default();
     let options = CloudOptions {
         confirm: Some(Arc::clone(&person) as Arc<dyn Confirm>),
