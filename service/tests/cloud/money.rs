@@ -40,9 +40,8 @@ fn when_the_account_is_empty_what_was_paid_for_comes_first() {
     let left = tenancy.server.balance("a");
     assert!((0..300_000).contains(&left), "{left} left");
     let paid = (1_000_000 - left) / 10_000;
-    // What was on its way at once, and came behind what could not be paid, is at most some batches of five items; what
-    // goes beyond a reservation is the service's.
-    assert!((-2..=15).contains(&(paid - i64::from(values))), "{paid} paid, {values} delivered");
+    // What an item goes beyond its reservation is the service's.
+    assert!((-15..=1).contains(&(paid - i64::from(values))), "{paid} paid, {values} delivered");
 }
 
 #[test]
@@ -54,7 +53,7 @@ fn a_run_spends_no_more_than_its_cap() {
     assert!(error.to_string().contains("FASTMAP_MAX_CREDITS"), "{error}");
     let spent = tenancy.spent();
     assert!((300_000..=500_000).contains(&spent), "{spent} spent");
-    assert!((-2..=15).contains(&(spent / 10_000 - i64::from(values))), "{spent} spent, {values} delivered");
+    assert!((-15..=1).contains(&(spent / 10_000 - i64::from(values))), "{spent} spent, {values} delivered");
 }
 
 /// Keeps the last receipt of a backend's runs.
