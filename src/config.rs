@@ -13,7 +13,7 @@ use crate::cloud;
 use crate::codec;
 use crate::entry::{ByRef, Init, Plain, With, check_entered, inside_call, inside_inline_call};
 use crate::error::{Error, ErrorKind};
-use crate::map::{Context, Drive, Fastmap, callee};
+use crate::map::{Drive, Encode, Fastmap, callee};
 use crate::nested::Nested;
 use crate::options::{ExecPolicy, Options, Settings, Verbosity};
 use crate::report::{Console, notice, warn};
@@ -332,7 +332,7 @@ impl FastmapConfig {
     {
         const { assert!(size_of::<F>() == 0, "{}", NO_CAPTURES!()) };
         let _: F = func;
-        let new = |context: Option<Context>| {
+        let new = |context: Option<Encode>| {
             let (items, results) = (codec::stride::<T>(), codec::stride::<R>());
             Drive::new(self.clone(), With::<F, C, T, R>::id(), context, items, results)
         };

@@ -103,7 +103,7 @@ impl Error {
     pub(crate) fn of_death(death: Death) -> Self {
         let kind = match death.cause {
             DeathCause::Timeout(_) => ErrorKind::Timeout,
-            DeathCause::Memory { .. } | DeathCause::OutOfMemory(_) => ErrorKind::OutOfMemory,
+            DeathCause::OutOfMemory(_) => ErrorKind::OutOfMemory,
             _ => ErrorKind::Crash,
         };
         Error::new(kind, death.to_string()).with_source(death)

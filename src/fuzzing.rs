@@ -20,6 +20,11 @@ enum Tree {
     Many(Vec<Tree>),
 }
 
+/// Bytes of a checkpoint, see the module.
+pub fn checkpoint(bytes: &[u8]) {
+    crate::checkpoint::fuzzing::checkpoint(bytes);
+}
+
 /// The first byte chooses a type, the next eight say what a worker claims; the rest is the payload of its answer.
 pub fn results(bytes: &[u8]) {
     let Some((&[kind, stride, items, first_failure, second_failure, ..], payload)) =

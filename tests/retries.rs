@@ -140,3 +140,24 @@ fn what_never_came_to_the_function_was_never_tried() {
         .unwrap();
     assert_eq!((error.kind(), error.attempts()), (ErrorKind::Serialize, 0));
 }
+
+#[test]
+fn an_item_that_crashes_once_and_panics_then_was_tried_twice() {
+    #[allow(clippy::ptr_arg, reason = "the context is a PathBuf")]
+    fn crashes_then_panics(folder: &PathBuf, n: u64) -> u64 {
+        if n == 3 {
+            if try_number(folder, n) == 1 {
+                std::process::abort();
+            }
+            panic!("now so");
+        }
+        n
+    }
+    within_deadline(|| {
+        let scratch = Scratch::new();
+        let map = config(1).fastmap_with(scratch.path(), crashes_then_panics, 0..6);
+        let errors: Vec<Error> = map.filter_map(Result::err).collect();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert_eq!((errors[0].kind(), errors[0].attempts()), (ErrorKind::Panic, 2), "{errors:?}");
+    });
+}

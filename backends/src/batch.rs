@@ -3,6 +3,7 @@
 //! The layout of items (fixed stride, or a length before each) is defined here and nowhere else.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -112,23 +113,40 @@ impl Batch {
     /// If the range is empty or reaches beyond the batch, or if the payload is not `items` items.
     pub fn piece(&self, id: BatchId, from: u32, to: u32, attempt: u32) -> Batch {
         assert!(from < to && to <= self.items, "items {from}..{to} of a batch of {}", self.items);
-        let start = self.items_offset(from);
-        let end = self.items_offset(to);
-        let mut builder = BatchBuilder::new(self.stride);
-        builder.buffer().extend_from_slice(&self.payload()[start..end]);
-        builder.added(to - from);
-        let mut piece = builder.finish(self.job, id, self.first + u64::from(from), self.result_credit);
-        piece.attempt = attempt;
-        piece
+        let mut items = Items::new(self.payload(), self.stride);
+        items.pass(from);
+        let start = items.at;
+        items.pass(to - from);
+        self.cut(id, from..to, start..items.at, attempt)
     }
 
-    /// Where item `index` begins in the payload.
-    fn items_offset(&self, index: u32) -> usize {
+    /// Batches of one item each: those at these positions, which ascend, with how often each was tried. The batch is
+    /// walked through once, however many they are.
+    ///
+    /// # Panics
+    /// If the positions don't ascend or reach beyond the batch, or if the payload is not `items` items.
+    pub fn singles(&self, positions: &[(u32, u32)], mut id: impl FnMut() -> BatchId) -> Vec<Batch> {
         let mut items = Items::new(self.payload(), self.stride);
-        for _ in 0..index {
-            items.next().expect("a batch holds its items");
-        }
-        items.at
+        let mut passed = 0;
+        let single = |(position, attempt): &(u32, u32)| {
+            assert!(*position >= passed && *position < self.items, "item {position} of {}", self.items);
+            items.pass(position - passed);
+            let start = items.at;
+            items.pass(1);
+            passed = position + 1;
+            self.cut(id(), *position..passed, start..items.at, *attempt)
+        };
+        positions.iter().map(single).collect()
+    }
+
+    fn cut(&self, id: BatchId, items: Range<u32>, bytes: Range<usize>, attempt: u32) -> Batch {
+        let mut builder = BatchBuilder::new(self.stride);
+        builder.buffer().extend_from_slice(&self.payload()[bytes]);
+        builder.added(items.end - items.start);
+        let first = self.first + u64::from(items.start);
+        let mut piece = builder.finish(self.job, id, first, self.result_credit);
+        piece.attempt = attempt;
+        piece
     }
 }
 
@@ -303,6 +321,17 @@ impl<'a> Items<'a> {
         Items { bytes, stride, at }
     }
 
+    /// Goes past so many items.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    fn pass(&mut self, items: u32) {
+        match self.stride {
+            Some(stride) => self.at += items as usize * stride as usize,
+            None => (0..items).for_each(|_| _ = self.next().expect("a batch holds its items")),
+        }
+    }
+
     /// Bytes read so far.
     pub fn position(&self) -> usize {
         self.at
@@ -362,6 +391,30 @@ mod tests {
             let items: Vec<_> = Items::new(piece.payload(), stride).collect();
             assert_eq!(items, [b"bb", b"cc"]);
         }
+    }
+
+    #[test]
+    fn many_single_items_are_cut_out_in_one_walk() {
+        for stride in [None, Some(2)] {
+            let whole = batch(&[b"aa", b"bb", b"cc", b"dd"], stride);
+            let mut ids = 20;
+            let singles = whole.singles(&[(0, 1), (1, 2), (3, 1)], || {
+                ids += 1;
+                BatchId(ids)
+            });
+            let told: Vec<_> = singles.iter().map(|one| (one.id().0, one.first(), one.attempt())).collect();
+            assert_eq!(told, [(21, 100, 1), (22, 101, 2), (23, 103, 1)]);
+            let items = singles.iter().map(|one| Items::new(one.payload(), stride).collect::<Vec<_>>());
+            assert_eq!(items.collect::<Vec<_>>(), [[b"aa"], [b"bb"], [b"dd"]]);
+        }
+        let many: Vec<Vec<u8>> = (0..100_000_u32).map(|n| n.to_le_bytes().to_vec()).collect();
+        let many: Vec<&[u8]> = many.iter().map(Vec::as_slice).collect();
+        let whole = batch(&many, None);
+        let positions: Vec<_> = (0..100_000).map(|position| (position, 1)).collect();
+        let begun = std::time::Instant::now();
+        assert_eq!(whole.singles(&positions, || BatchId(1)).len(), 100_000);
+        // Each from the beginning, it takes minutes.
+        assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
     }
 
     #[test]

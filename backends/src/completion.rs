@@ -196,11 +196,8 @@ pub enum DeathCause {
     Signal(i32),
     /// It ran one item for longer than the item timeout, and was ended.
     Timeout(Duration),
-    /// It held more memory of its own than it may, and was ended.
-    Memory {
-        /// In bytes.
-        limit: u64,
-    },
+    /// It was stopped for so long (SIGSTOP) while others could do its work, and was ended.
+    Stopped(Duration),
     /// It did not report for duty within this time, and was ended.
     NoGreeting(Duration),
     /// It runs another program than the host, or another version.
@@ -211,12 +208,23 @@ pub enum DeathCause {
     NotStarted(String),
     /// It left, by `exit` with that code, before it reported for duty.
     NeverGreeted(i32),
-    /// It used up the memory that it was given, in bytes, and the kernel ended it.
-    OutOfMemory(u64),
+    /// It wanted more memory than there was for it, and was ended.
+    OutOfMemory(MemoryLimit),
     /// It printed and logged more than these bytes, and was ended.
     OutputLimit(u64),
     /// It is gone, and somebody else (a handler for `SIGCHLD`) was told how.
     Unknown,
+}
+
+/// Which memory ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryLimit {
+    /// What a worker of the pool may hold of its own, in bytes.
+    Worker(u64),
+    /// What its jail may hold, in bytes: a group that nobody else is in.
+    Jail(u64),
+    /// What the host's control group may hold together, in bytes, or where that has no limit the machine.
+    Shared(Option<u64>),
 }
 
 impl fmt::Display for DeathCause {
@@ -228,9 +236,9 @@ impl fmt::Display for DeathCause {
                 Err(_) => write!(f, "was ended by signal {number}"),
             },
             DeathCause::Timeout(limit) => write!(f, "was ended: the item ran for more than {limit:?}"),
-            DeathCause::Memory { limit } => write!(
+            DeathCause::Stopped(time) => write!(
                 f,
-                "was ended: out of memory, as it held more than the {limit} bytes that a worker may"
+                "was ended: it was stopped (SIGSTOP) for {time:?} and held up its map, which other workers could go on with"
             ),
             DeathCause::NoGreeting(limit) => write!(
                 f,
@@ -245,7 +253,25 @@ impl fmt::Display for DeathCause {
                 "ended by exit({code}) before it reported for duty (is it a fastmap program? does its `main` begin \
                  with fastmap_main! or fastmap::enter()?)"
             ),
-            DeathCause::OutOfMemory(limit) => write!(f, "ran out of memory (limit {} MiB)", limit >> 20),
+            DeathCause::OutOfMemory(limit) => match limit {
+                MemoryLimit::Worker(limit) => write!(
+                    f,
+                    "was ended: out of memory, as it held more than the {limit} bytes that a worker may"
+                ),
+                MemoryLimit::Jail(limit) => {
+                    write!(f, "was ended: out of memory, of which it may have {} MiB", limit >> 20)
+                }
+                MemoryLimit::Shared(Some(limit)) => write!(
+                    f,
+                    "was ended by the kernel: out of memory, of which the control group of host and workers may have \
+                     {} MiB; fewer local_processes need less",
+                    limit >> 20
+                ),
+                MemoryLimit::Shared(None) => write!(
+                    f,
+                    "was ended by the kernel: out of memory, as the machine has no more; fewer local_processes need less"
+                ),
+            },
             DeathCause::OutputLimit(limit) => {
                 write!(f, "was ended: it printed more than {} KiB", limit >> 10)
             }

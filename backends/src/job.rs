@@ -1,10 +1,10 @@
 //! What a run is of: a function of an executable, its context and what is known of the input.
 //! Made once a map by the host's adapter; read by every backend.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::context::Context;
 use crate::function::FunctionId;
 
 /// Names a job within this process.
@@ -27,7 +27,7 @@ pub struct Job {
     /// Which function to call.
     pub function: FunctionId,
     /// The encoded context, sent once to each worker; empty where the function has none.
-    pub context: Arc<Vec<u8>>,
+    pub context: Context,
     /// The user's name for the map.
     pub label: Option<String>,
     /// Number of items, if it is known from the start.

@@ -9,13 +9,19 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("fastmap runs on Linux (x86-64, aarch64): it needs pidfd, memfd and the parent-death signal");
 
+/// What `claims` is made of; its model test puts others in their place.
+mod atomic {
+    pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+}
 mod batch;
 mod buffers;
+mod claims;
 #[cfg(feature = "protocol")]
 #[cfg_attr(docsrs, doc(cfg(feature = "protocol")))]
 pub mod cloud;
 mod completion;
 pub mod conformance;
+mod context;
 mod error;
 mod executable;
 mod function;
@@ -35,9 +41,10 @@ use std::time::Instant;
 
 pub use batch::{Batch, BatchBuilder, BatchId, Items, Slots};
 pub use completion::{
-    Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, Outcome, Payload, Place, Receipt,
-    RefusedCall, Results, Running, credits,
+    Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, MemoryLimit, Outcome, Payload, Place,
+    Receipt, RefusedCall, Results, Running, credits,
 };
+pub use context::{Context, ContextWriter};
 pub use error::BackendError;
 pub use executable::identity;
 #[cfg(feature = "jail")]

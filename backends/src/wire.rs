@@ -11,13 +11,14 @@ use crate::completion::ItemFailure;
 pub(crate) const PACKET: usize = 200 * 1024;
 
 /// Version of the frames and of the greeting; a worker of another version is refused.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// What a frame says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
-    /// Host: a function and its context, before its first batch. Payload: postcard of [`crate::local::Opening`].
+    /// Host: a function and its context, before its first batch. Payload: postcard of [`crate::local::Opening`], then the
+    /// context, unless that is a file which was handed over beside (`from` = 0).
     Open = 1,
     /// Host: items to be mapped. Payload: the items.
     Batch = 2,

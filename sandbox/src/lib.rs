@@ -11,6 +11,8 @@
 //! Two layers, because neither is enough: Landlock knows nothing of UDP, of sockets that have a path, of `io_uring` or of
 //! administration; seccomp can't tell one file from another.
 //!
+//! `memory_group` reads what the kernel tells of memory that ran out.
+//!
 //! That is for the user's own program, which is kept from mistakes. An executable that a stranger has sent to the
 //! service gets a jail (cargo feature `jail`): `jail` puts bubblewrap, seccomp and cgroups around a process that is
 //! trusted with nothing, and that confines nothing itself; `elf` reads such an executable before anything runs it.
@@ -26,6 +28,7 @@ mod handler;
 #[cfg(feature = "jail")]
 pub mod jail;
 mod landlock;
+mod memory_group;
 mod refusal;
 mod seccomp;
 
@@ -33,6 +36,7 @@ use std::fmt;
 use std::io;
 use std::sync::atomic::AtomicU32;
 
+pub use memory_group::MemoryGroup;
 pub use refusal::{Record, Refusal, record};
 
 /// How much confinement is asked for.

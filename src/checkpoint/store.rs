@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind};
 /// What the map is: words for each part of its identity.
 const IDENTITY: TableDefinition<&str, &str> = TableDefinition::new("fastmap identity");
 /// Index of the first item, and the [`Segment`] as bytes.
-const SEGMENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("fastmap segments");
+pub(super) const SEGMENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("fastmap segments");
 /// redb would take a gigabyte.
 const CACHE: usize = 16 << 20;
 /// Digest of the inputs, check of the whole, number of items.
@@ -62,7 +62,7 @@ impl Segment {
         hash.chain_update(inputs).chain_update(results).finalize().into()
     }
 
-    fn to_bytes(&self) -> Vec<u8> {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
         let items = self.items.to_le_bytes();
         let check = Segment::check(self.first, &items, &self.inputs, &self.results);
         let mut bytes = Vec::with_capacity(HEADER + self.results.len());
@@ -73,7 +73,7 @@ impl Segment {
     }
 
     /// `None` where the bytes are not what was written.
-    fn from_bytes(first: u64, bytes: &[u8]) -> Option<Segment> {
+    pub(super) fn from_bytes(first: u64, bytes: &[u8]) -> Option<Segment> {
         let (inputs, rest) = bytes.split_first_chunk()?;
         let (check, rest) = rest.split_first_chunk::<32>()?;
         let (items, results) = rest.split_first_chunk()?;
@@ -87,7 +87,7 @@ impl Segment {
 /// An open file, which no other process or map can open meanwhile.
 #[derive(Debug)]
 pub(super) struct Store {
-    database: Database,
+    pub(super) database: Database,
     path: PathBuf,
 }
 
@@ -281,7 +281,7 @@ fn begun(path: &Path) -> Result<bool, Error> {
 }
 
 /// redb asserts where a damaged file leads it astray.
-fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+pub(super) fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|_| Err(told(path, "it is damaged; delete it, or restore a copy")))
 }

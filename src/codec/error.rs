@@ -36,6 +36,8 @@ pub(super) enum Why {
     Trailing(usize),
     /// What the type's own `Serialize` said.
     Said(String),
+    /// There is no memory for a context.
+    NoMemory(std::io::Error),
     /// postcard's own error while writing.
     Writing(postcard::Error),
     /// postcard's own error while reading.
@@ -91,6 +93,7 @@ impl Display for Why {
             ),
             Self::Trailing(bytes) => write!(f, "{bytes} bytes are left over; {ONE_SIDED}"),
             Self::Said(words) => f.write_str(words),
+            Self::NoMemory(source) => write!(f, "its bytes can't be kept in memory: {source}"),
             Self::Writing(source) => write!(f, "{source}"),
             // postcard keeps no words of a failed `Deserialize`, so say what there is to know.
             Self::Reading(postcard::Error::SerdeDeCustom) => write!(
@@ -107,6 +110,7 @@ impl Error for Why {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Writing(source) | Self::Reading(source) => Some(source),
+            Self::NoMemory(source) => Some(source),
             _ => None,
         }
     }

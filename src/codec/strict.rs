@@ -3,7 +3,9 @@
 //! Calls `postcard::Serializer`, which does all the writing.
 
 use std::fmt::Display;
+use std::io;
 
+use fastmap_backends::ContextWriter;
 use postcard::ser_flavors::Flavor;
 use serde::ser::{self, Serialize, Serializer};
 
@@ -27,6 +29,43 @@ impl Flavor for Append<'_> {
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
         self.0.extend_from_slice(bytes);
         Ok(())
+    }
+
+    #[inline]
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
+}
+
+/// A context on its way into its memory. What goes wrong there is kept, as postcard's errors have no room for it.
+pub(super) struct Stream<'a> {
+    pub(super) writer: &'a mut ContextWriter,
+    pub(super) error: &'a mut Option<io::Error>,
+}
+
+impl Stream<'_> {
+    #[inline]
+    fn kept(&mut self, written: io::Result<()>) -> postcard::Result<()> {
+        written.map_err(|error| {
+            *self.error = Some(error);
+            postcard::Error::SerializeBufferFull
+        })
+    }
+}
+
+impl Flavor for Stream<'_> {
+    type Output = ();
+
+    #[inline]
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        let written = self.writer.push(byte);
+        self.kept(written)
+    }
+
+    #[inline]
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        let written = self.writer.extend(bytes);
+        self.kept(written)
     }
 
     #[inline]

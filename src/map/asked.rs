@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use fastmap_backends::{BatchBuilder, BatchId, FunctionId, Job, JobId, Run};
+use fastmap_backends::{BatchBuilder, BatchId, Context, FunctionId, Job, JobId, Run};
 
 use super::inline::Workers;
 use crate::codec;
@@ -26,7 +26,7 @@ impl Asked {
         let job = Job {
             id,
             function: nothing_id(nothing),
-            context: Arc::default(),
+            context: Context::default(),
             label: None,
             items: Some(workers as u64),
             item_timeout: None,

@@ -4,6 +4,7 @@
 use std::marker::PhantomData;
 use std::time::Instant;
 
+use fastmap_backends::Context;
 use serde::Serialize;
 
 use super::inline::Portion;
@@ -39,8 +40,8 @@ pub(crate) trait Callee<I, R>: Send {
     fn call_one(&self, input: &mut Option<I>, panicked: &mut Option<String>) -> Option<R>;
 
     /// The context, encoded for workers.
-    fn context(&self) -> Result<Vec<u8>, Error> {
-        Ok(Vec::new())
+    fn context(&self) -> Result<Context, Error> {
+        Ok(Context::default())
     }
 }
 
@@ -73,7 +74,7 @@ impl<F, C> With<F, C> {
     }
 
     /// The context as it is sent to workers.
-    pub(crate) fn encode(&self) -> Result<Vec<u8>, Error>
+    pub(crate) fn encode(&self) -> Result<Context, Error>
     where
         C: Serialize,
     {
@@ -127,7 +128,7 @@ where
         one(input, panicked, |item| func(&self.0, item))
     }
 
-    fn context(&self) -> Result<Vec<u8>, Error> {
+    fn context(&self) -> Result<Context, Error> {
         self.encode()
     }
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use fastmap_backends::sizing::{Observed, batch_items};
 use fastmap_backends::{
-    Batch, BatchBuilder, BatchId, Completion, Death, FunctionId, Job, JobId, Outcome, Results, Run, Running,
+    Batch, BatchBuilder, BatchId, Completion, Context, Death, FunctionId, Job, JobId, Outcome, Results, Run,
+    Running,
 };
 
 use super::limits::Limits;
@@ -30,13 +31,13 @@ const ROOM: f64 = 1.1;
 const CREDIT: usize = 64 * 1024;
 
 /// How the context gets its bytes: when the map begins, and no sooner.
-pub(crate) type Context = Box<dyn FnOnce() -> Result<Vec<u8>, Error> + Send>;
+pub(crate) type Encode = Box<dyn FnOnce() -> Result<Context, Error> + Send>;
 
 /// One map.
 pub(crate) struct Drive {
     pub(super) config: FastmapConfig,
     pub(super) function: FunctionId,
-    pub(super) context: Option<Context>,
+    pub(super) context: Option<Encode>,
     pub(crate) label: Option<String>,
     pub(crate) item_timeout: Option<Duration>,
     pub(crate) limits: Limits,
@@ -114,7 +115,7 @@ impl Drive {
     pub(crate) fn new(
         config: FastmapConfig,
         function: FunctionId,
-        context: Option<Context>,
+        context: Option<Encode>,
         item_stride: Option<u32>,
         result_stride: Option<u32>,
     ) -> Self {
@@ -184,13 +185,13 @@ impl Drive {
         self.report.begin(self.label.as_deref(), &self.function.name, items)?;
         let context = match self.context.take() {
             Some(encode) => encode()?,
-            None => Vec::new(),
+            None => Context::default(),
         };
         self.checkpoint.open(&self.function, &context, self.result_stride)?;
         let job = Job {
             id: self.job,
             function: self.function.clone(),
-            context: Arc::new(context),
+            context,
             label: self.label.clone(),
             items,
             item_timeout: self.item_timeout,
@@ -454,10 +455,8 @@ impl Drive {
         mean(&mut self.seen.bytes_out, results.payload.bytes().len() as f64 / each, fresh);
         let recorded = self.checkpoint.answered(first, items, &results);
         let Sorted { segments, again } = self.tries.sort(first, items, self.result_stride, results, kept);
-        for (item, tries) in again {
-            let id = self.next_id();
-            let whole = kept.expect("only what is kept is tried again");
-            let piece = whole.piece(id, item, item + 1, tries);
+        let again = kept.map(|whole| whole.singles(&again, || self.next_id())).unwrap_or_default();
+        for piece in again {
             self.checkpoint.pulled(&piece);
             self.again.insert(piece.first(), piece);
         }

@@ -11,7 +11,7 @@ use std::vec::IntoIter;
 
 use serde::de::DeserializeOwned;
 
-use fastmap_backends::JobId;
+use fastmap_backends::{Context, JobId};
 
 use super::asked::Asked;
 use super::callee::{Callee, Stopped};
@@ -372,7 +372,7 @@ impl Drive {
     }
 
     /// All items before `index` are answered; one took so many seconds. The next ones go to a run.
-    fn leave_here(&mut self, index: u64, item: Option<f64>, context: Vec<u8>) {
+    fn leave_here(&mut self, index: u64, item: Option<f64>, context: Context) {
         self.here = false;
         self.resting = false;
         self.pulled = index;

@@ -35,7 +35,7 @@ pub use unordered::Unordered;
 use crate::codec::{self, CodecError};
 use crate::error::{Error, ErrorKind};
 use callee::Callee;
-pub(crate) use drive::{Context, Drive};
+pub(crate) use drive::{Drive, Encode};
 use here::{Here, Made, Turn};
 use input::Input;
 use segment::Answer;

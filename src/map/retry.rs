@@ -27,7 +27,10 @@ fn deaths_allowed(death: &Death) -> u32 {
     const SIGKILL: i32 = 9;
     const SIGTERM: i32 = 15;
     match death.cause {
-        DeathCause::Signal(SIGKILL | SIGTERM) | DeathCause::Memory { .. } | DeathCause::Unknown => 4,
+        DeathCause::Signal(SIGKILL | SIGTERM)
+        | DeathCause::Stopped(_)
+        | DeathCause::OutOfMemory(_)
+        | DeathCause::Unknown => 4,
         // Nothing but the item itself can have taken the time.
         DeathCause::Timeout(_) => 1,
         _ => 2,

@@ -1,4 +1,4 @@
-//! What is kept to try failed items again: the batches that are out, of maps that retry.
+//! What is kept to try failed items again: the batches that are out, of maps that retry, and suspects.
 //! Told by the drive of what goes out and comes back; `retry` decides, and whole segments come out of `sort`.
 
 use std::collections::HashMap;
@@ -30,7 +30,8 @@ pub(crate) struct Sorted {
 impl Tries {
     /// A batch goes out.
     pub(crate) fn sent(&mut self, batch: &Batch) {
-        if self.retries > 0 {
+        // A suspect is tried again although nothing is, and may yet fail in another way: its error has the count.
+        if self.retries > 0 || batch.attempt() > 0 {
             // A part that was given back has the name of the whole, which may be here still.
             self.kept.entry(batch.id()).or_insert_with(|| (batch.clone(), 0)).1 += batch.items();
         }
@@ -174,6 +175,19 @@ mod tests {
         assert!(again.is_empty());
         let Some((11, Answer::Failed(error))) = segments[0].next() else { panic!("no failure") };
         assert_eq!((error.attempts(), error.index()), (3, Some(11)));
+    }
+
+    #[test]
+    fn a_suspect_that_then_panics_tells_both_tries_of_a_map_that_does_not_retry() {
+        let mut tries = Tries::default();
+        let suspect = batch(7, 10, 3).piece(BatchId(8), 1, 2, 1);
+        tries.sent(&suspect);
+        let kept = tries.back(BatchId(8), 1);
+        let Sorted { mut segments, again } =
+            tries.sort(11, 1, None, results(11, 1, &[0], None), kept.as_ref());
+        assert!(again.is_empty());
+        let Some((11, Answer::Failed(error))) = segments[0].next() else { panic!("no failure") };
+        assert_eq!(error.attempts(), 2);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::local::{PassThrough, Relay};
 use crate::{Backend, Capacity, Run};
 
 /// How long nothing good may be heard of the service before a run is given up.
-const PATIENCE: Duration = Duration::from_mins(2);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Where the service is, and what it may cost.
 #[derive(Clone, Debug)]

@@ -20,7 +20,7 @@ use crate::error::BackendError;
 use crate::local::Stream;
 
 /// Acknowledgements go together: so many, or after so long.
-const ACKS: usize = 256;
+pub(super) const ACKS: usize = 256;
 const MOST_ACKS: usize = 10_000;
 const ACK: Duration = Duration::from_secs(1);
 /// How often lines of workers are fetched while batches are under way.

@@ -32,7 +32,9 @@ extern "C" fn at_exit() {
         let deadline = Instant::now() + LAST_WORDS;
         let runs: Vec<Arc<Shared>> =
             open.iter().filter_map(Weak::upgrade).filter(|run| run.link.is_mine()).collect();
-        runs.iter().for_each(|run| run.give_up());
+        for run in &runs {
+            run.give_up();
+        }
         for run in &runs {
             run.await_end(run.lock(), deadline);
         }

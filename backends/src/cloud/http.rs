@@ -65,7 +65,7 @@ pub(super) struct Reply {
 #[derive(Debug)]
 pub(super) enum Failure {
     /// The service has said why.
-    Problem(Problem),
+    Problem(Box<Problem>),
     /// Somebody has answered, and did not sign.
     Unsigned { status: u16, retry_after: Option<Duration> },
     /// No answer, or half of one.

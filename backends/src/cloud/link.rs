@@ -14,7 +14,7 @@ use super::told::Notice;
 use crate::error::BackendError;
 
 /// What was said of the account is believed for so long.
-const FRESH: Duration = Duration::from_mins(1);
+const FRESH: Duration = Duration::from_secs(60);
 /// Where nothing answers at first, most likely the address is wrong.
 const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 /// A pause in the answers is not worth a line before, and then every so often.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::body::BodyError;
-use crate::completion::{Death, DeathCause, FailureKind, ItemFailure, Loss, Results, Running};
+use crate::completion::{Death, DeathCause, FailureKind, ItemFailure, Loss, MemoryLimit, Results, Running};
 
 pub(super) fn json(meta: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(meta).expect("names and numbers can be written")
@@ -114,9 +114,11 @@ impl LostMeta {
                 DeathCause::Protocol(what) => CauseMeta::Protocol(what.clone()),
                 DeathCause::NotStarted(why) => CauseMeta::NotStarted(why.clone()),
                 DeathCause::NeverGreeted(code) => CauseMeta::NeverGreeted(*code),
-                DeathCause::OutOfMemory(limit) | DeathCause::Memory { limit } => {
-                    CauseMeta::OutOfMemory(*limit)
-                }
+                DeathCause::OutOfMemory(limit) => CauseMeta::OutOfMemory(match limit {
+                    MemoryLimit::Worker(limit) | MemoryLimit::Jail(limit) => *limit,
+                    MemoryLimit::Shared(limit) => limit.unwrap_or_default(),
+                }),
+                DeathCause::Stopped(_) => CauseMeta::Signal(libc::SIGSTOP),
                 DeathCause::OutputLimit(limit) => CauseMeta::OutputLimit(*limit),
                 DeathCause::Unknown => CauseMeta::Unknown,
             },
@@ -143,7 +145,7 @@ impl LostMeta {
                     CauseMeta::Protocol(what) => DeathCause::Protocol(what),
                     CauseMeta::NotStarted(why) => DeathCause::NotStarted(why),
                     CauseMeta::NeverGreeted(code) => DeathCause::NeverGreeted(code),
-                    CauseMeta::OutOfMemory(limit) => DeathCause::OutOfMemory(limit),
+                    CauseMeta::OutOfMemory(limit) => DeathCause::OutOfMemory(MemoryLimit::Jail(limit)),
                     CauseMeta::OutputLimit(limit) => DeathCause::OutputLimit(limit),
                     CauseMeta::Unknown => DeathCause::Unknown,
                 },

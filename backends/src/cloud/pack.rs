@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn only_what_shrinks_and_travels_far_is_compressed() {
-        let zeros = batch(&[7; 100_000]);
+        let zeros = batch(&vec![7; 100_000]);
         let noise = batch(&noise(100_000));
         let few = batch(&[7; 1000]);
         for (batch, compress, loopback, expected) in [

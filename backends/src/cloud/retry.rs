@@ -12,7 +12,7 @@ use crate::error::BackendError;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The service's own wish is followed up to here.
-const LONGEST_WISH: Duration = Duration::from_mins(1);
+const LONGEST_WISH: Duration = Duration::from_secs(60);
 
 /// What to do about a failed request.
 #[derive(Debug)]
@@ -53,10 +53,10 @@ impl Service<'_> {
         }
     }
 
-    fn then_problem(&self, problem: Problem) -> Then {
+    fn then_problem(&self, problem: Box<Problem>) -> Then {
         use ProblemCode as Code;
         let Service { url, token, .. } = self;
-        let Problem { detail, .. } = &problem;
+        let Problem { detail, .. } = problem.as_ref();
         let after = problem.retry_after.map(Duration::from_secs);
         let unauthorized = |what: String| Then::Fail(BackendError::Unauthorized(what));
         match problem.known() {
@@ -217,7 +217,7 @@ mod tests {
     const SERVICE: Service<'_> = Service { url: "https://s.example", token: "abcdef", reached: true };
 
     fn then(code: ProblemCode) -> Then {
-        SERVICE.then(Failure::Problem(Problem::new(code, "the detail")))
+        SERVICE.then(Failure::Problem(Box::new(Problem::new(code, "the detail"))))
     }
 
     #[test]

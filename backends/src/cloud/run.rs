@@ -209,11 +209,11 @@ impl Shared {
         }
         state.put(Piece { batch, before: None });
         self.measure(&state);
-        let idle = state.idle > 0;
+        let enough = state.waiting.len() <= state.idle;
         drop(state);
-        if idle {
-            self.work.notify_one();
-        } else {
+        self.work.notify_one();
+        if !enough {
+            // For more senders.
             self.news.notify_all();
         }
         Ok(())
@@ -241,13 +241,17 @@ impl Shared {
     /// A piece is out of the senders' hands, with what there is to tell of it, and what of it is still to be sent.
     pub(super) fn landed(&self, completions: impl IntoIterator<Item = Completion>, rest: Vec<Piece>) {
         let mut state = self.lock();
-        rest.into_iter().for_each(|piece| state.put(piece));
+        for piece in rest {
+            state.put(piece);
+        }
         state.in_flight -= 1;
         state.widen();
         self.measure(&state);
         let exhausted = if state.in_flight == 0 { state.exhausted.take() } else { None };
         drop(state);
-        completions.into_iter().for_each(|completion| self.inbox.put(completion));
+        for completion in completions {
+            self.inbox.put(completion);
+        }
         self.work.notify_one();
         if let Some(error) = exhausted {
             self.fail(error);

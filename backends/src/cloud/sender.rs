@@ -5,13 +5,14 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::body::{Answer, Part, PartOutcome};
+use super::conductor::ACKS;
 use super::http::{By, Failure, Reply};
 use super::link::Stop;
 use super::pack;
 use super::problem::ProblemCode;
 use super::protocol::Limits;
 use super::retry::Backoff;
-use super::run::{Opened, Piece, Shared, State};
+use super::run::{Opened, Piece, Shared};
 use crate::batch::Batch;
 use crate::completion::{
     Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, Outcome, Place, Results, Running,
@@ -80,7 +81,7 @@ enum Landing {
 fn deliver(shared: &Shared, limits: &Limits, piece: Piece, opened: &Arc<Opened>, seq: u64) {
     let length = piece.batch.payload().len() as u64;
     if length > limits.batch_bytes {
-        return split(shared, piece, limits.batch_bytes);
+        return split(shared, &piece.batch, limits.batch_bytes);
     }
     let landing = match before(shared, &piece, opened) {
         Some(answer) => Landing::Answered(answer, None),
@@ -88,8 +89,7 @@ fn deliver(shared: &Shared, limits: &Limits, piece: Piece, opened: &Arc<Opened>,
     };
     match landing {
         Landing::Answered(answer, arrived) => {
-            note(&mut shared.lock(), &answer, arrived);
-            shared.news.notify_all();
+            note(shared, &answer, arrived);
             let (told, rest) = sort(&piece.batch, answer.parts);
             if !rest.is_empty() {
                 shared.narrow();
@@ -128,11 +128,18 @@ fn deliver(shared: &Shared, limits: &Limits, piece: Piece, opened: &Arc<Opened>,
     }
 }
 
-fn note(state: &mut State, answer: &Answer, arrived: Option<u64>) {
+fn note(shared: &Shared, answer: &Answer, arrived: Option<u64>) {
+    let mut state = shared.lock();
     state.charged += answer.charge;
     state.arrived.extend(arrived);
     state.answers += 1;
     state.heard = std::time::Instant::now();
+    // Fewer are told when the conductor looks up of itself.
+    let many = state.arrived.len() >= ACKS;
+    drop(state);
+    if many {
+        shared.news.notify_all();
+    }
 }
 
 /// The answer that came to a piece in a run that is over: paid for, and kept for a while.
@@ -267,8 +274,7 @@ fn completion(batch: &Batch, part: Part) -> Completion {
 }
 
 /// A batch that is larger than the service takes goes in two; an item that is has no way there.
-fn split(shared: &Shared, piece: Piece, most: u64) {
-    let batch = &piece.batch;
+fn split(shared: &Shared, batch: &Batch, most: u64) {
     let (id, items) = (batch.id(), batch.items());
     if items > 1 {
         let half = items / 2;

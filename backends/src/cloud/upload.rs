@@ -31,10 +31,10 @@ const STANDSTILLS: u32 = 10;
 pub(super) fn executable() -> Result<&'static (String, u64), BackendError> {
     static HASH: OnceLock<Result<(String, u64), String>> = OnceLock::new();
     let hash = HASH.get_or_init(|| hash_program().map_err(|error| error.to_string()));
-    hash.as_ref().map_err(|error| unreadable(error.clone()))
+    hash.as_ref().map_err(|error| unreadable(error))
 }
 
-fn unreadable(error: String) -> BackendError {
+fn unreadable(error: &str) -> BackendError {
     BackendError::Cloud(format!("this program's own file can't be read, to be uploaded: {error}"), None)
 }
 
@@ -126,7 +126,7 @@ impl Link {
             self.insist(waiter, || self.http.ask(By::Short, "GET", &path, None::<&()>))?;
         self.took(took);
         if !status.present {
-            let frame = frame().map_err(|error| Stop::Failed(unreadable(error.to_string())))?;
+            let frame = frame().map_err(|error| Stop::Failed(unreadable(&error.to_string())))?;
             self.send_parts(waiter, limits, what, &path, &frame, status.offset)?;
         }
         self.set_stored(hash);
@@ -146,7 +146,7 @@ impl Link {
             Whole,
             UpTo(u64),
             Elsewhere(u64),
-            Wrong(Problem),
+            Wrong(Box<Problem>),
         }
         let total = frame.len() as u64;
         let most = usize::try_from(limits.part_bytes).unwrap_or(usize::MAX).max(1);

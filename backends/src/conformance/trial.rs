@@ -67,7 +67,7 @@ pub(super) fn job(function: FunctionId, context: &[u8]) -> Arc<Job> {
     Arc::new(Job {
         id: JobId::next(),
         function,
-        context: Arc::new(context.to_vec()),
+        context: context.to_vec().into(),
         label: Some("conformance".to_owned()),
         items: None,
         item_timeout: None,

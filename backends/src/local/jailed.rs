@@ -13,7 +13,7 @@ use fastmap_sandbox::jail::{Executable, Guard, Jail, Limits, PARENT, SOCKET, Spe
 
 use super::LocalOptions;
 use super::launch::{Keeper, Launch, Launcher, Start};
-use crate::completion::DeathCause;
+use crate::completion::{DeathCause, MemoryLimit};
 use crate::executable;
 
 /// One executable, and the jails that its workers get. One for each account and run: no worker serves two.
@@ -133,7 +133,7 @@ impl Watch {
 impl Keeper for Watch {
     fn cause(&mut self, status: ExitStatus) -> DeathCause {
         if self.settle().oom_kills > 0 {
-            return DeathCause::OutOfMemory(self.memory);
+            return DeathCause::OutOfMemory(MemoryLimit::Jail(self.memory));
         }
         judge(status)
     }

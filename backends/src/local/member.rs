@@ -36,6 +36,8 @@ pub(crate) struct Member {
     pub(crate) verdict: Option<(DeathCause, Option<(u64, Running)>)>,
     /// How long it has owed the answer of a batch that it is through with.
     pub(crate) silent: Duration,
+    /// How long it has been seen stopped with work in its hands.
+    pub(crate) stopped: Duration,
     /// Items it has answered.
     pub(crate) answered: u64,
     /// When it was asked to leave, having run as many items as it may.
@@ -75,6 +77,7 @@ impl Member {
             proven: false,
             verdict: None,
             silent: Duration::ZERO,
+            stopped: Duration::ZERO,
             answered: 0,
             leaving: None,
             watched: None,

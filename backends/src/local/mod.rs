@@ -3,7 +3,7 @@
 //! `pool` holds who has which batch (`run`, `member`) and decides, without any I/O but sends that can't wait;
 //! `steal` does so by the clock, `wear` by what workers have used up. `supervisor` is the one thread that starts workers, watches them die and relays what
 //! they print (`relay`); `reader` is a thread for each worker that takes its answers; `worker` is the other end, in the
-//! worker process. `greeting`, `outbox`, `page` and `area` are the parts of the channel between them; `confined` is how
+//! worker process. `greeting`, `outbox`, `page`, `area` and `handover` are the parts of the channel between them; `confined` is how
 //! a worker confines itself and what is told of the calls that it was refused. `foreign` is for hosts of other programs
 //! than their own. Where a `launch`er starts the workers, they may be anybody's: `jailed` puts them into jails, `door`
 //! takes nothing from them unseen.
@@ -13,6 +13,7 @@ pub(crate) mod confined;
 mod door;
 mod foreign;
 mod greeting;
+mod handover;
 #[cfg(feature = "jail")]
 mod jailed;
 mod launch;
@@ -66,7 +67,7 @@ pub(crate) mod fuzzing {
 const TARGETS: Targets =
     Targets { work: Duration::from_millis(20), least: Duration::from_micros(100), bytes: 256 * 1024 };
 
-/// More make no sense on any machine, and each costs the host six descriptors and two threads.
+/// More make no sense on any machine, and each costs the host seven descriptors and two threads.
 const MOST_PROCESSES: usize = 4096;
 
 /// How the workers are started.

@@ -49,6 +49,7 @@ struct Shared {
     state: Mutex<State>,
     more: Condvar,
     page: Arc<Page>,
+    own: bool,
 }
 
 #[derive(Debug)]
@@ -60,18 +61,22 @@ struct State {
     sent: u64,
     /// Packets that were sent from here and not seen to be taken: number and size.
     untaken: VecDeque<(u64, usize)>,
+    /// A packet that was said to have room had none for as long as a send may take: the worker lies on its page.
+    stuck: bool,
 }
 
 impl Outbox {
-    pub(crate) fn new(sender: IpcBytesSender, page: Arc<Page>) -> Self {
+    /// `own`: the worker is a process of this program, which may be stopped for as long as somebody likes.
+    pub(crate) fn new(sender: IpcBytesSender, page: Arc<Page>, own: bool) -> Self {
         let state = State {
             sender: Some(Arc::new(sender)),
             queue: VecDeque::new(),
             sent: 0,
             untaken: VecDeque::new(),
+            stuck: false,
         };
         Outbox {
-            shared: Arc::new(Shared { state: Mutex::new(state), more: Condvar::new(), page }),
+            shared: Arc::new(Shared { state: Mutex::new(state), more: Condvar::new(), page, own }),
             writer: false,
         }
     }
@@ -88,7 +93,8 @@ impl Outbox {
             state.sent += 1;
             let number = state.sent;
             state.untaken.push_back((number, bytes.len()));
-            if send_packet(&sender, bytes).is_err() {
+            if let Err(error) = send_packet(&sender, bytes) {
+                state.stuck = error.kind() == io::ErrorKind::WouldBlock;
                 state.give_up();
             }
             return;
@@ -109,6 +115,11 @@ impl Outbox {
                 lock(&self.shared.state).give_up();
             }
         }
+    }
+
+    /// Whether the worker has lied about what it took.
+    pub(crate) fn is_stuck(&self) -> bool {
+        lock(&self.shared.state).stuck
     }
 
     /// Ends the channel. What was not sent is dropped.
@@ -148,6 +159,20 @@ impl State {
 }
 
 impl Shared {
+    /// Waits for a worker that is stopped, but not for a stranger.
+    fn send(&self, sender: &IpcBytesSender, packet: &[u8]) -> io::Result<()> {
+        loop {
+            match send_packet(sender, packet) {
+                Err(error) if self.own && error.kind() == io::ErrorKind::WouldBlock => {
+                    if lock(&self.state).sender.is_none() {
+                        return Err(error);
+                    }
+                }
+                sent => return sent,
+            }
+        }
+    }
+
     fn write(&self) {
         let mut state = lock(&self.state);
         loop {
@@ -160,7 +185,7 @@ impl Shared {
             };
             state.sent += frame.bytes().len().div_ceil(PACKET) as u64;
             drop(state);
-            let sent = frame.bytes().chunks(PACKET).try_for_each(|packet| send_packet(&sender, packet));
+            let sent = frame.bytes().chunks(PACKET).try_for_each(|packet| self.send(&sender, packet));
             drop(sender);
             state = lock(&self.state);
             if sent.is_err() {
@@ -204,4 +229,42 @@ fn take_pending(pipe: SigSet) {
     let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the set and the time are valid for the call; no information about the signal is asked for.
     unsafe { libc::sigtimedwait(pipe.as_ref(), std::ptr::null_mut(), &raw const now) };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use ipc_channel::ipc::{self, IpcBytesReceiver, IpcOneShotServer, IpcSender};
+
+    use super::super::door::Door;
+    use super::*;
+
+    #[test]
+    fn a_worker_that_says_it_took_what_it_did_not_holds_up_nobody_for_long() {
+        // Ends of a channel whose sends end after 5 s.
+        type Ends = (IpcBytesSender, IpcBytesReceiver, IpcBytesSender);
+        let (server, name) = IpcOneShotServer::<Ends>::new().expect("a temporary folder");
+        let door = Door::beside(&name).expect("room in it");
+        let worker = IpcSender::<Ends>::connect(door.path().to_owned()).expect("the door is open");
+        let (to_worker, _never_read) = ipc::bytes_channel().expect("descriptors");
+        let (results, from_worker) = ipc::bytes_channel().expect("descriptors");
+        worker.send((to_worker, from_worker, results)).expect("room in the socket");
+        let _vetted = door.admit(&name).expect("a greeting");
+        let (_, (to_worker, _, _)) = server.accept().expect("it was passed on");
+
+        let (page, _stdin) = Page::create().expect("a page");
+        let page = Arc::new(page);
+        let mut outbox = Outbox::new(to_worker, Arc::clone(&page), true);
+        let begun = Instant::now();
+        for _ in 0..10_000 {
+            outbox.send(vec![0; 1000].into());
+            page.count_received();
+            if outbox.is_stuck() {
+                break;
+            }
+        }
+        assert!(outbox.is_stuck());
+        assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    }
 }

@@ -1,7 +1,7 @@
 //! Memory that the host shares with each worker: a page that tells what runs there now and how much was received, and
 //! behind it an area for large payloads in each direction (see `area`).
-//! Made by the host before the worker starts, handed over as its stdin; sealed, so that no worker can shrink it
-//! under the host's hands. What a worker writes into the page is a hint, never a length or an address; what it writes
+//! Made by the host before the worker starts, handed over through its stdin (see `handover`); sealed, so that no worker can
+//! shrink it under the host's hands. What a worker writes into the page is a hint, never a length or an address; what it writes
 //! into its area is copied out before anything reads it, for the worker can go on writing.
 
 use std::fs::File;
@@ -16,6 +16,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::ftruncate;
 
 use super::area::AREA;
+use super::handover::Handover;
 use crate::completion::Running;
 
 const PAGE: usize = 4096;
@@ -52,32 +53,37 @@ const _: () = assert!(size_of::<Fields>() <= RECORD && RECORD + size_of::<Record
 #[derive(Debug)]
 pub(crate) struct Page {
     map: MmapRaw,
+    /// The way that the page itself came, and that more files go.
+    pub(super) files: Handover,
 }
 
 impl Page {
     /// Stands for the ticket while the state of an ended map is freed.
     pub(crate) const FREEING: u64 = u64::MAX;
 
-    /// A new page, and the descriptor that a worker gets as its stdin.
+    /// A new page, and the descriptor that a worker gets as its stdin, over which it comes.
     pub(crate) fn create() -> io::Result<(Page, OwnedFd)> {
         let fd = memfd_create("fastmap", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         ftruncate(&fd, SIZE as i64)?;
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
         let file = File::from(fd);
-        let page = Page { map: MmapOptions::new().len(SIZE).map_raw(&file)? };
+        let (files, stdin) = Handover::create()?;
+        let page = Page { map: MmapOptions::new().len(SIZE).map_raw(&file)?, files };
         page.fields().item.store(IDLE, Ordering::Relaxed);
         page.fields().magic.store(MAGIC, Ordering::Release);
-        Ok((page, file.into()))
+        page.files.give(&file)?;
+        Ok((page, stdin))
     }
 
     /// The worker's side: maps what it was handed.
-    pub(crate) fn open(fd: OwnedFd) -> io::Result<Page> {
-        let file = File::from(fd);
+    pub(crate) fn open(stdin: OwnedFd) -> io::Result<Page> {
+        let files = Handover::open(stdin);
+        let file = File::from(files.take()?);
         if file.metadata()?.len() != SIZE as u64 {
             return Err(io::Error::other("standard input is not the page of a fastmap host"));
         }
-        let page = Page { map: MmapOptions::new().len(SIZE).map_raw(&file)? };
+        let page = Page { map: MmapOptions::new().len(SIZE).map_raw(&file)?, files };
         if page.fields().magic.load(Ordering::Acquire) != MAGIC {
             return Err(io::Error::other("standard input is not the page of a fastmap host"));
         }
@@ -238,8 +244,11 @@ mod tests {
 
     #[test]
     fn both_sides_see_the_same_page_and_nobody_can_shrink_it() {
-        let (host, fd) = Page::create().expect("a page");
-        let worker = Page::open(fd.try_clone().expect("a second descriptor")).expect("the same page");
+        let (host, stdin) = Page::create().expect("a page");
+        let handed = Handover::open(stdin);
+        let fd = handed.take().expect("it was handed over");
+        host.files.give(&fd).expect("room for it");
+        let worker = Page::open(handed.into()).expect("the same page");
         assert_eq!(host.running(), None);
         worker.begin(9).store(3, Ordering::Relaxed);
         worker.count_received();

@@ -13,7 +13,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use super::LocalOptions;
 use super::confined;
 use super::member::{Held, Member, recall};
-use super::outbox::{Frame, Outbox};
+use super::outbox::Outbox;
 use super::run::{Gauge, RunState};
 use super::steal;
 use super::wear::{self, Allowed};
@@ -59,6 +59,8 @@ pub(crate) struct State {
     /// No worker is started before.
     pub(crate) not_before: Option<Instant>,
     pub(crate) closing: bool,
+    /// Most workers at a time.
+    pub(crate) processes: usize,
     /// What each worker may use up.
     pub(crate) allowed: Allowed,
     /// When the supervisor will look around without being woken; `None`: not at all.
@@ -71,7 +73,7 @@ impl Shared {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
         let allowed = Allowed { memory: options.memory, items: options.most_items };
-        let state = Mutex::new(State { allowed, ..State::default() });
+        let state = Mutex::new(State { allowed, processes: options.processes, ..State::default() });
         let started = Condvar::default();
         Ok(Shared { state, wake, timer, started, options, owner: std::process::id() })
     }
@@ -198,7 +200,8 @@ impl Shared {
             return Err(DeathCause::Protocol("it greeted a pool that is closing".to_owned()));
         }
         if let Some(member) = state.member(id) {
-            member.outbox = Some(Outbox::new(to_worker, Arc::clone(&member.page)));
+            let own = self.options.launcher.is_none();
+            member.outbox = Some(Outbox::new(to_worker, Arc::clone(&member.page), own));
             member.progress = Instant::now();
         }
         self.started.notify_all();
@@ -473,7 +476,7 @@ impl State {
         run.in_flight += 1;
         if member.opened.insert(job) {
             let outbox = member.outbox.as_mut().expect("a worker that takes work has greeted");
-            outbox.send(Frame::Bytes(Arc::clone(&run.opening)));
+            outbox.send(run.opening_for(&member.page.files));
         }
         member.hand(batch);
         true

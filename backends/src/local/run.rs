@@ -2,11 +2,14 @@
 //! Changed under the pool's lock; [`Gauge`] and the inbox are what the run's own thread reads without it.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Opening;
+use super::handover::Handover;
+use super::outbox::Frame;
 use crate::batch::Batch;
 use crate::completion::Completion;
 use crate::error::BackendError;
@@ -25,8 +28,8 @@ const ROUND_TRIP: Duration = Duration::from_micros(150);
 #[derive(Debug)]
 pub(crate) struct RunState {
     pub(crate) job: Arc<Job>,
-    /// The frame that opens the job in a worker.
-    pub(crate) opening: Arc<Vec<u8>>,
+    /// The frame that opens the job in a worker; a context that is a file goes beside it.
+    opening: Arc<Vec<u8>>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) gauge: Arc<Gauge>,
     pub(crate) pending: VecDeque<Batch>,
@@ -58,16 +61,21 @@ impl Gauge {
     }
 }
 
+/// The frame that opens a job, with its context or without.
+fn opening(job: &Job, beside: bool) -> Vec<u8> {
+    let opening = Opening { function: job.function.clone(), fail_fast: job.fail_fast };
+    let mut payload = postcard::to_stdvec(&opening).expect("a function's name can be written");
+    let from = if beside { 0 } else { payload.len() as u32 };
+    if !beside {
+        payload.extend_from_slice(&job.context);
+    }
+    Header { kind: Kind::Open, job: job.id.0, from, ..Header::EMPTY }.frame(&payload)
+}
+
 impl RunState {
     pub(crate) fn new(job: Arc<Job>) -> Self {
-        let opening =
-            postcard::to_stdvec(&Opening { function: job.function.clone(), fail_fast: job.fail_fast })
-                .expect("a function's name can be written");
-        let mut payload = opening.clone();
-        payload.extend_from_slice(&job.context);
-        let header = Header { kind: Kind::Open, job: job.id.0, from: opening.len() as u32, ..Header::EMPTY };
         RunState {
-            opening: Arc::new(header.frame(&payload)),
+            opening: Arc::new(opening(&job, job.context.file().is_some())),
             inbox: Arc::default(),
             gauge: Arc::default(),
             pending: VecDeque::new(),
@@ -78,6 +86,16 @@ impl RunState {
             batch_time: None,
             item_time: None,
             job,
+        }
+    }
+
+    /// What opens the job in a worker that gets its files there.
+    pub(crate) fn opening_for(&self, worker: &Handover) -> Frame {
+        let gone = |kind| matches!(kind, io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
+        match self.job.context.file().map(|file| worker.give(file)) {
+            // Whatever stands in the way, the channel is a way as well.
+            Some(Err(error)) if !gone(error.kind()) => opening(&self.job, false).into(),
+            _ => Frame::Bytes(Arc::clone(&self.opening)),
         }
     }
 

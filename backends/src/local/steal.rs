@@ -2,9 +2,11 @@
 //! an idle one, ends items that run too long, workers that never greet, and items that nobody waits for.
 //! Called by the supervisor, which comes back after the time that [`look`] gives.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
-use super::member::{Member, recall};
+use super::member::{Held, Member, recall};
+use super::outbox::Outbox;
 use super::page::Page;
 use super::pool::State;
 use crate::completion::{DeathCause, Running};
@@ -21,6 +23,9 @@ const STUCK: Duration = Duration::from_millis(2);
 const STUCK_LONG: Duration = Duration::from_millis(20);
 /// An answer that was sent and does not come within this time never will.
 pub(crate) const SILENT: Duration = Duration::from_secs(3);
+/// A worker that is stopped may hold work for so long while others have none. (One that is debugged is not stopped in
+/// that sense.)
+const STOPPED: Duration = Duration::from_secs(1);
 /// An item that nobody waits for may block a worker that is wanted for so long.
 const ORPHAN: Duration = Duration::from_millis(100);
 
@@ -40,6 +45,9 @@ pub(crate) fn look(state: &mut State, since_last: Duration, now: Instant) -> Opt
         again(after);
     }
     if let Some(after) = end_silent(state, since_last) {
+        again(after);
+    }
+    if let Some(after) = end_stopped(state, since_last, now) {
         again(after);
     }
     if let Some(after) = end_orphans(state, now) {
@@ -113,6 +121,11 @@ fn end_silent(state: &mut State, since_last: Duration) -> Option<Duration> {
         let last = member.page.last_ticket();
         let owes =
             member.page.running().is_none() && member.held.iter().any(|held| held.batch.ticket() == last);
+        if member.outbox.as_ref().is_some_and(Outbox::is_stuck) {
+            let what = "it said that it had taken what it was sent, and had not";
+            member.condemn(DeathCause::Protocol(what.to_owned()), None);
+            continue;
+        }
         // Time in which this process was stopped counts for little.
         member.silent = if owes { member.silent + since_last.min(SILENT / 2) } else { Duration::ZERO };
         if member.silent > SILENT {
@@ -123,6 +136,45 @@ fn end_silent(state: &mut State, since_last: Duration) -> Option<Duration> {
         }
     }
     (!state.runs.is_empty()).then_some(SILENT / 4)
+}
+
+/// Ends workers that are stopped and hold up a map: others could do what they hold, or their items have a limit of
+/// time, which does not run where nothing was begun. Where all are stopped somebody wants it so.
+fn end_stopped(state: &mut State, since_last: Duration, now: Instant) -> Option<Duration> {
+    let spare = state.members.len() + state.requested < state.processes;
+    let idle = spare || state.members.iter().any(|member| member.idle() && !is_stopped(member.child.id()));
+    let limited =
+        |held: &Held| state.runs.get(&held.batch.job()).is_some_and(|run| run.job.item_timeout.is_some());
+    let pause = STOPPED / 4;
+    let mut next = None;
+    for member in state.members.iter_mut().filter(|member| member.verdict.is_none()) {
+        let waits = member.page.running().is_none();
+        let holds = member.held.iter().any(|held| !held.orphan && (idle || waits && limited(held)));
+        if !holds {
+            member.stopped = Duration::ZERO;
+            continue;
+        }
+        next = Some(pause);
+        if now.saturating_duration_since(member.progress) < pause || !is_stopped(member.child.id()) {
+            member.stopped = Duration::ZERO;
+            continue;
+        }
+        // Time in which this process was stopped as well counts for little.
+        member.stopped += since_last.min(pause * 2);
+        if member.stopped > STOPPED {
+            log::warn!("{} is stopped (SIGSTOP) and holds up its map: it is ended", member.name);
+            let running = member.page.running();
+            member.condemn(DeathCause::Stopped(STOPPED), running);
+        }
+    }
+    next
+}
+
+/// Whether a process is stopped by a signal, and not by a debugger.
+fn is_stopped(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name before it may hold anything.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
 }
 
 /// Ends workers that are stuck in an item nobody waits for, while somebody else wants their place or where their map

@@ -26,7 +26,7 @@ use super::pool::Shared;
 use super::reader::{Gate, Peer, listen};
 use super::relay::{Pipe, Stream};
 use super::steal;
-use super::wear::LEAVE;
+use super::wear::{LEAVE, MemoryKills};
 use crate::completion::{Death, DeathCause};
 
 /// Bytes of one pipe that are passed on before the others get their turn.
@@ -59,6 +59,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
     let mut readers: Vec<JoinHandle<()>> = Vec::new();
     let mut named = 0;
     let mut folder_tried = false;
+    let mut memory_kills = None;
     let mut closing: Option<Instant> = None;
     let mut last_look = Instant::now();
     loop {
@@ -102,6 +103,8 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
             }
         }
         if requested > 0 {
+            // While they begin.
+            memory_kills.get_or_insert_with(MemoryKills::new);
             // What was started may have to be looked after by the clock.
             pause = Some(pause.map_or(Duration::from_secs(1), |pause| pause.min(Duration::from_secs(1))));
         }
@@ -109,7 +112,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
         for index in (0..watched.len()).rev().filter(|index| news[*index]) {
             watched[index].pass_on(shared);
             if watched[index].is_dead() {
-                readers.push(watched.swap_remove(index).bury(shared));
+                readers.push(watched.swap_remove(index).bury(shared, memory_kills.as_mut()));
             }
         }
         readers.retain(|reader| !reader.is_finished());
@@ -191,7 +194,7 @@ impl Watched {
     }
 
     /// Takes the exit status and the last output, and tells the reader, which ends with the rest of the channel.
-    fn bury(mut self, shared: &Shared) -> JoinHandle<()> {
+    fn bury(mut self, shared: &Shared, kills: Option<&mut MemoryKills>) -> JoinHandle<()> {
         let relay = shared.options.relay.as_ref();
         let exited = {
             let mut state = shared.lock();
@@ -199,7 +202,12 @@ impl Watched {
         };
         let cause = match (exited, &mut self.keeper) {
             (Some(Ok(status)), Some(keeper)) => keeper.cause(status),
-            (Some(Ok(status)), None) => cause_of(status),
+            (Some(Ok(status)), None) => match cause_of(status) {
+                DeathCause::Signal(libc::SIGKILL) => {
+                    kills.and_then(MemoryKills::judge).unwrap_or(DeathCause::Signal(libc::SIGKILL))
+                }
+                cause => cause,
+            },
             _ => DeathCause::Unknown,
         };
         self.stdout.finish(&self.name, relay);

@@ -4,10 +4,12 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use fastmap_sandbox::MemoryGroup;
+
 use super::member::Member;
 use super::pool::State;
 use crate::batch::Batch;
-use crate::completion::DeathCause;
+use crate::completion::{DeathCause, MemoryLimit};
 
 /// How often memory is looked at. A function that fills fresh memory gets some 50 MB a look.
 const LOOK: Duration = Duration::from_millis(20);
@@ -15,6 +17,30 @@ const LOOK: Duration = Duration::from_millis(20);
 const LOOK_EACH: Duration = Duration::from_micros(500);
 /// Workers that are asked to leave have so long before they are ended.
 pub(crate) const LEAVE: Duration = Duration::from_millis(300);
+
+/// Deaths that the kernel caused for want of memory, as far as they can be told from other SIGKILLs.
+#[derive(Debug)]
+pub(crate) struct MemoryKills {
+    group: MemoryGroup,
+    /// How many are accounted for: those before the first worker, and those that ended one.
+    known: u64,
+}
+
+impl MemoryKills {
+    pub(crate) fn new() -> Self {
+        let group = MemoryGroup::own();
+        MemoryKills { known: group.kills().unwrap_or_default(), group }
+    }
+
+    /// A worker was killed by SIGKILL: was it for this? Each kill that the kernel has counted explains one death.
+    pub(crate) fn judge(&mut self) -> Option<DeathCause> {
+        if self.group.kills()? <= self.known {
+            return None;
+        }
+        self.known += 1;
+        Some(DeathCause::OutOfMemory(MemoryLimit::Shared(self.group.limit())))
+    }
+}
 
 /// What each worker may use.
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,7 +80,7 @@ impl State {
             for member in self.members.iter_mut().filter(|member| member.verdict.is_none()) {
                 let held = private_memory(member.child.id());
                 if held.is_some_and(|held| held > limit) {
-                    member.condemn(DeathCause::Memory { limit }, None);
+                    member.condemn(DeathCause::OutOfMemory(MemoryLimit::Worker(limit)), None);
                 }
             }
         }

@@ -118,8 +118,10 @@ impl Wire for Vec<u8> {
 /// The lengths, then the strings.
 fn write_strings(items: &[Vec<u8>]) -> Vec<u8> {
     let mut message = Vec::with_capacity(items.iter().map(|item| WORD + item.len()).sum());
-    items.iter().for_each(|item| message.extend_from_slice(&(item.len() as u64).to_le_bytes()));
-    items.iter().for_each(|item| message.extend_from_slice(item));
+    message.extend(items.iter().flat_map(|item| (item.len() as u64).to_le_bytes()));
+    for item in items {
+        message.extend_from_slice(item);
+    }
     message
 }
 

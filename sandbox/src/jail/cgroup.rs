@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{Limits, Refusal, Usage};
+use crate::memory_group::{field, place};
 
 /// A group's processes are dead so soon after their SIGKILL, or something is wrong with the machine.
 const ENDED: Duration = Duration::from_secs(5);
@@ -188,25 +189,6 @@ fn v1(mounts: &str, own: &str) -> Result<Cgroups, String> {
     })
 }
 
-/// Where the group `path` of a hierarchy is to be found: beneath its mount, which may show a part of it only.
-fn place(mounts: &str, kind: &str, controller: &str, path: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
-        let (before, after) = line.split_once(" - ")?;
-        let mut fields = before.split(' ');
-        let (root, point) = (fields.nth(3)?, fields.next()?);
-        let mut fields = after.split(' ');
-        let (found, options) = (fields.next()?, fields.nth(1)?);
-        let fits =
-            found == kind && (controller.is_empty() || options.split(',').any(|name| name == controller));
-        if !fits {
-            return None;
-        }
-        let inside = Path::new(path).strip_prefix(root).unwrap_or(Path::new(path).strip_prefix("/").ok()?);
-        let own = Path::new(point).join(inside);
-        Some(if own.is_dir() { own } else { point.into() })
-    })
-}
-
 fn set(folder: &Path, file: &str, value: &str) -> io::Result<()> {
     let path = folder.join(file);
     fs::write(&path, value).map_err(|error| beside(&path, &error))
@@ -218,11 +200,6 @@ fn beside(path: &Path, error: &io::Error) -> io::Error {
 
 fn number(text: &str) -> u64 {
     text.trim().parse().unwrap_or(0)
-}
-
-/// The number behind a name, in a file of a name and a number a line.
-fn field(text: &str, name: &str) -> u64 {
-    text.lines().find_map(|line| line.strip_prefix(name)).map_or(0, number)
 }
 
 /// The group of one jail. Dropping it ends what is in it, and removes it.
@@ -247,7 +224,9 @@ impl Group {
     /// CPU time of its processes so far, the dead among them included. Asked for with each batch: one file is read.
     pub(crate) fn cpu(&self) -> Duration {
         match &self.cgroups {
-            Cgroups::V2(root) => Duration::from_micros(field(&self.text(root, "cpu.stat"), "usage_usec ")),
+            Cgroups::V2(root) => {
+                Duration::from_micros(field(&self.text(root, "cpu.stat"), "usage_usec").unwrap_or(0))
+            }
             Cgroups::V1 { cpuacct, .. } => Duration::from_nanos(number(&self.text(cpuacct, "cpuacct.usage"))),
         }
     }
@@ -255,20 +234,20 @@ impl Group {
     /// What its processes have used so far, the dead among them included.
     pub(crate) fn usage(&self) -> Usage {
         let number = |root: &Path, file: &str| number(&self.text(root, file));
-        let field = |root: &Path, file: &str, name: &str| field(&self.text(root, file), name);
+        let field = |root: &Path, file: &str, name: &str| field(&self.text(root, file), name).unwrap_or(0);
         match &self.cgroups {
             Cgroups::V2(root) => Usage {
                 cpu: self.cpu(),
                 // memory.peak came with Linux 5.19.
                 memory: number(root, "memory.peak").max(number(root, "memory.current")),
-                oom_kills: field(root, "memory.events", "oom_kill "),
-                refused_processes: field(root, "pids.events", "max "),
+                oom_kills: field(root, "memory.events", "oom_kill"),
+                refused_processes: field(root, "pids.events", "max"),
             },
             Cgroups::V1 { memory, pids, .. } => Usage {
                 cpu: self.cpu(),
                 memory: number(memory, "memory.max_usage_in_bytes"),
-                oom_kills: field(memory, "memory.oom_control", "oom_kill "),
-                refused_processes: field(pids, "pids.events", "max "),
+                oom_kills: field(memory, "memory.oom_control", "oom_kill"),
+                refused_processes: field(pids, "pids.events", "max"),
             },
         }
     }

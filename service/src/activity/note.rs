@@ -54,7 +54,7 @@ pub(super) fn add(news: &mut News, answered: &Answered<'_>, now_ms: i64) {
             PartOutcome::Lost(loss) => {
                 let worker = &loss.death.worker;
                 news.series.share(now_ms, &Share { worker, died: true, ..Share::default() });
-                let (item, cause) = blame(part, first, &loss.running, &loss.death);
+                let (item, cause) = blame(part, first, loss.running, &loss.death);
                 push(news, answered.seq, item, "death", cause, worker, now_ms);
             }
             PartOutcome::Returned => {}
@@ -65,11 +65,11 @@ pub(super) fn add(news: &mut News, answered: &Answered<'_>, now_ms: i64) {
 fn blame(
     part: &Part,
     first: u64,
-    running: &Running,
+    running: Running,
     death: &fastmap_backends::Death,
 ) -> (Option<u64>, String) {
     let (item, at) = match running {
-        Running::Item(item) => (Some(first + u64::from(*item)), String::new()),
+        Running::Item(item) => (Some(first + u64::from(item)), String::new()),
         Running::Setup => (None, "while the function was prepared: ".to_owned()),
         Running::Unknown if part.items == 1 => (Some(first), String::new()),
         Running::Unknown => {

@@ -2,7 +2,6 @@
 //! batch together, and cuts batches that have used up their time.
 
 use std::collections::VecDeque;
-use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -10,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use fastmap_backends::cloud::{Part, PartOutcome, Problem, ProblemCode};
 use fastmap_backends::{
-    Backend, BackendError, Batch, BatchBuilder, BatchId, Completion, DeathCause, FailureKind, Job, JobId,
-    Local, Outcome, Run, Running,
+    Backend, BackendError, Batch, BatchBuilder, BatchId, Completion, Context, DeathCause, FailureKind, Job,
+    JobId, Local, Outcome, Run, Running,
 };
 use tokio::sync::oneshot;
 
@@ -87,7 +86,7 @@ impl Pool {
             workers,
             relay: &relay,
         };
-        let context = spec.context.as_ref().map(fs::read).transpose();
+        let context = spec.context.as_deref().map(Context::read).transpose();
         let context = context.map_err(|error| {
             Problem::new(ProblemCode::Internal, format!("the run's context can't be read: {error}"))
         })?;
@@ -96,7 +95,7 @@ impl Pool {
         let job = Job {
             id: JobId::next(),
             function: spec.function.clone(),
-            context: Arc::new(context.unwrap_or_default()),
+            context: context.unwrap_or_default(),
             label: spec.label.clone(),
             items: spec.items,
             item_timeout: spec.item_timeout,

@@ -33,7 +33,7 @@ pub(crate) enum Action {
     /// See runs.
     #[command(subcommand)]
     Runs(Runs),
-    /// See what this machine offers for jails and what the service would refuse; with FASTMAP_CLOUD_URL and FASTMAP_SECRET,
+    /// See what this machine offers for jails and what the service would refuse; with `FASTMAP_CLOUD_URL` and `FASTMAP_SECRET`,
     /// also whether that service takes the secret. Fails if something is not as it should be.
     Doctor(Doctor),
     /// Get a link to the service's dashboard, for a browser. It signs in once, and within minutes.

@@ -135,10 +135,9 @@ impl Page {
     async fn wait(&mut self) {
         let Some(made) = self.made else { return };
         let next = self.news.recv();
-        match timeout(SILENCE, next).await {
-            // Another run's page would be told no sooner.
-            Ok(Err(RecvError::Closed)) => sleep(SILENCE).await,
-            Ok(_) | Err(_) => {}
+        if let Ok(Err(RecvError::Closed)) = timeout(SILENCE, next).await {
+            // Nobody will say more of it here: what there is to see, another gateway has written.
+            sleep(SILENCE).await;
         }
         sleep_until(made + PACE).await;
         // All that has come meanwhile is seen in one go.

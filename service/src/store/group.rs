@@ -52,8 +52,11 @@ pub(super) async fn reserve(conn: &mut SqliteConnection, asks: &[Reserve]) -> Re
     }
     let mut granted = |(ask, hold): (&Reserve, Microcredits)| {
         // Taken out: of two that ask for one batch, one has reserved it.
-        done.remove(&(ask.run.clone(), ask.seq, ask.digest.clone()))
-            .then(|| Reserved::Granted(Grant { hold, work: ask.wanted, short: false }))
+        done.remove(&(ask.run.clone(), ask.seq, ask.digest.clone())).then_some(Reserved::Granted(Grant {
+            hold,
+            work: ask.wanted,
+            short: false,
+        }))
     };
     Ok(asks.iter().zip(holds).map(&mut granted).collect())
 }

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use fastmap::{Error, ErrorKind, Fastmap, FastmapConfig};
 use fastmap_backends::cloud::CloudOptions;
-use fastmap_backends::{Backend, BatchBuilder, BatchId, Descriptor, FunctionId, Job, JobId, Outcome, Run};
+use fastmap_backends::{
+    Backend, BatchBuilder, BatchId, Context, Descriptor, FunctionId, Job, JobId, Outcome, Run,
+};
 
 use crate::common::{Ear, Tenancy, cloud, config, local};
 
@@ -163,7 +165,7 @@ fn open(options: CloudOptions) -> (JobId, Box<dyn Run>) {
     let job = Job {
         id: JobId::next(),
         function: FunctionId::of(&NEVER),
-        context: Arc::default(),
+        context: Context::default(),
         label: Some("é".repeat(150)),
         items: None,
         item_timeout: None,

@@ -1,4 +1,4 @@
-//! How pages look: nothing is wider than the window, in light and dark, narrow and wide. With FASTMAP_PICTURES set to a
+//! How pages look: nothing is wider than the window, in light and dark, narrow and wide. With `FASTMAP_PICTURES` set to a
 //! folder, pictures for the documents are written there.
 
 use std::path::PathBuf;

@@ -5,8 +5,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Instant;
 
-use fastmap_backends::DeathCause;
 use fastmap_backends::cloud::{Answer, PartOutcome, Problem, RequestHead, RunInfo, digest};
+use fastmap_backends::{DeathCause, MemoryLimit};
 
 use crate::client::{Client, batch, nonce, now, open_run, results, to_json};
 use crate::server::{LIMIT, Server, until, worker};
@@ -39,7 +39,7 @@ fn programs_that_do_their_worst_are_ended_by_name_and_the_neighbour_works_on() {
         assert!(seq > 20, "{seq} batches in seconds");
         let answers = answers.join().expect("no panic");
         let causes: Vec<DeathCause> = answers.iter().map(|body| cause(body)).collect();
-        assert!(matches!(causes[0], DeathCause::OutOfMemory(100_000_000)), "{causes:?}");
+        assert!(matches!(causes[0], DeathCause::OutOfMemory(MemoryLimit::Jail(100_000_000))), "{causes:?}");
         assert!(matches!(causes[1], DeathCause::OutputLimit(_)), "{causes:?}");
         assert!(matches!(causes[2], DeathCause::Timeout(_)), "{causes:?}");
         assert_eq!(causes[3], DeathCause::Signal(6));

@@ -6,7 +6,7 @@ use serde_json::Value;
 use ureq::http::{Request, StatusCode};
 
 use crate::client::{Client, open_run, to_json};
-use crate::server::{LIMIT, Server, start_dev, until};
+use crate::server::{LIMIT, Server, plain_command, start_dev, until};
 
 /// What a browser remembers, and what it says.
 #[derive(Clone, Default)]
@@ -45,7 +45,7 @@ impl Visitor {
             request = request.header(*name, value);
         }
         let config = ureq::Agent::config_builder().http_status_as_error(false).max_redirects(0);
-        let agent: ureq::Agent = config.timeout_global(Some(Duration::from_secs(60))).build().into();
+        let agent: ureq::Agent = config.timeout_global(Some(Duration::from_mins(1))).build().into();
         let mut response = match form {
             None => agent.run(request.body(()).expect("a request")),
             Some(form) => {
@@ -379,7 +379,7 @@ fn the_command_says_what_is_wrong() {
     let server = Server::start(&[]);
     let client = server.tenant("ada", "1000");
     let dashboard = |url: &str, secret: &str| {
-        let output = server.plain_command(&["dashboard", "--url", url, "--secret", secret]);
+        let output = plain_command(&["dashboard", "--url", url, "--secret", secret]);
         assert!(!output.status.success());
         String::from_utf8(output.stderr).expect("text")
     };
@@ -392,6 +392,6 @@ fn the_command_says_what_is_wrong() {
 }
 
 fn dashboard_refused(server: &Server, secret: &str) -> String {
-    let output = server.plain_command(&["dashboard", "--url", &server.url, "--secret", secret]);
+    let output = plain_command(&["dashboard", "--url", &server.url, "--secret", secret]);
     String::from_utf8(output.stderr).expect("text")
 }

@@ -152,11 +152,6 @@ impl Server {
         Client::new(&self.url, secret)
     }
 
-    /// Runs a command that has nothing to do with the service's data.
-    pub(crate) fn plain_command(&self, args: &[&str]) -> Output {
-        fastmap().args(args).output().expect("the command can be started")
-    }
-
     /// The link that `fastmap dashboard` prints for the client's secret.
     pub(crate) fn dashboard(&self, client: &Client) -> String {
         let output = fastmap()
@@ -214,6 +209,11 @@ pub(crate) fn until<T>(what: &str, mut event: impl FnMut() -> Option<T>) -> T {
         assert!(begun.elapsed() < LIMIT, "{what} did not come");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Runs a command that has nothing to do with a service's data.
+pub(crate) fn plain_command(args: &[&str]) -> Output {
+    fastmap().args(args).output().expect("the command can be started")
 }
 
 /// The stranger's program.

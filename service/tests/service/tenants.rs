@@ -25,8 +25,11 @@ struct Scene {
 
 const NOTHING: &str = "00000000000000000000000000000000";
 
+/// An operation, and what is checked of it.
+type Operation = (&'static str, fn(&Scene));
+
 /// What another tenant is told, by operation of the OpenAPI document. One that is missing here fails the test.
-const OPERATIONS: [(&str, fn(&Scene)); 19] = [
+const OPERATIONS: [Operation; 19] = [
     ("POST /auth", |scene| {
         let auth: Auth = scene.other.call("POST", "/auth", b"").json(200);
         assert_eq!((auth.account.as_str(), auth.balance, auth.available), ("other", CREDITS, CREDITS));

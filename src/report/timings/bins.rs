@@ -64,7 +64,9 @@ impl Bins {
                 .chunks(2)
                 .map(|pair| {
                     let mut joined = Bin::default();
-                    pair.iter().for_each(|bin| joined.add(bin));
+                    for bin in pair {
+                        joined.add(bin);
+                    }
                     joined
                 })
                 .collect();

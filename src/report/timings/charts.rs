@@ -16,7 +16,7 @@ const HIGH: f64 = 100.0;
 /// Above so many spans only those of a single batch say what they are: the file stays small.
 const TOLD: usize = 2048;
 
-fn svg(about: &str, shapes: Markup) -> Markup {
+fn svg(about: &str, shapes: &Markup) -> Markup {
     html! {
         svg viewBox={ "0 0 " (WIDE) " " (HIGH) } preserveAspectRatio="none" role="img" aria-label=(about) { (shapes) }
     }
@@ -57,7 +57,7 @@ pub(crate) fn lane(lane: &Lane, seconds: f64, slow: &Slow<'_>, about: &str) -> M
     let place = if lane.cloud { "cloud" } else { "here" };
     svg(
         about,
-        html! {
+        &html! {
             @for span in &lane.spans {
                 @let wide = ((span.to - span.from) * scale).max(0.4);
                 @let share = (span.busy / (span.to - span.from).max(1e-9)).clamp(0.15, 1.0);
@@ -142,7 +142,7 @@ impl Throughput {
         let path = |rates: &[f64]| steps(rates.iter().map(|rate| rate / most));
         svg(
             "Items answered a second over the time of the map",
-            html! {
+            &html! {
                 @if self.any_cloud() { path.cloud d=(path(&self.all)) {} }
                 path.here d=(path(&self.here)) {}
             },
@@ -159,7 +159,7 @@ pub(crate) fn program(bins: &Bins, seconds: f64) -> Markup {
     let all = shares(|_| f64::INFINITY);
     svg(
         "Shares of time in which the program read the input, waited for workers and used the results",
-        html! {
+        &html! {
             path.using d=(all) {}
             path.waiting d=(shares(|bin| bin.input + bin.waiting)) {}
             path.input d=(shares(|bin| bin.input)) {}
@@ -179,7 +179,7 @@ pub(crate) fn batch_sizes(bins: &Bins) -> (Markup, u32) {
         let (x, y, step) = (short(index as f64 * step), short(top), short(step));
         let _infallible = write!(path, "M{x} {y}h{step}v{}h-{step}z", short((bottom - top).max(3.0)));
     }
-    (svg("Sizes of batches over the time of the map", html! { path.here d=(path) {} }), most)
+    (svg("Sizes of batches over the time of the map", &html! { path.here d=(path) {} }), most)
 }
 
 /// Items by their times, both on scales of powers.
@@ -190,5 +190,5 @@ pub(crate) fn histogram(buckets: &[(f64, f64, u64)]) -> Markup {
         items => (1.0 + (items as f64).log10()) / (1.0 + (most as f64).log10()),
     };
     let path = steps(buckets.iter().map(|(.., items)| height(*items)));
-    svg("How many items took how long", html! { path.here d=(path) {} })
+    svg("How many items took how long", &html! { path.here d=(path) {} })
 }

@@ -1,5 +1,7 @@
 //! What limited a map, in two or three sentences: a pure function of its figures, tested without a map.
 
+use std::fmt::Write as _;
+
 use super::document::Document;
 use super::record::{Died, Slow};
 use super::words::{count, percent, seconds_of};
@@ -112,13 +114,15 @@ fn straggler(document: &Document) -> Option<String> {
     let last = document.lanes.iter().filter_map(|lane| lane.spans.last()).map(|span| span.to);
     let is_last = last.fold(0.0, f64::max) <= at + 1e-3;
     if let Some(tail) = tail(document).filter(|tail| is_last && *tail > LONG) {
-        sentence +=
-            &format!("; nothing else was left to run for the last {}", seconds_of(tail.min(*seconds)));
+        let tail = seconds_of(tail.min(*seconds));
+        let _infallible = write!(sentence, "; nothing else was left to run for the last {tail}");
     }
     match document.item_seconds.ten_times.saturating_sub(1) {
         0 => {}
         1 => sentence += "; another item took more than ten times the median",
-        more => sentence += &format!("; {more} others took more than ten times the median"),
+        more => {
+            let _infallible = write!(sentence, "; {more} others took more than ten times the median");
+        }
     }
     Some(sentence + ".")
 }

@@ -202,7 +202,7 @@ fn item_times(document: &Document) -> Markup {
 }
 
 /// A table that scrolls by itself where it is too wide.
-fn table(name: &str, heads: Markup, rows: Markup) -> Markup {
+fn table(name: &str, heads: &Markup, rows: &Markup) -> Markup {
     html! {
         div.table tabindex="0" role="region" aria-label=(name) {
             table { thead { tr { (heads) } } tbody { (rows) } }
@@ -218,8 +218,8 @@ fn slowest(document: &Document) -> Markup {
     html! {
         h2 { "Slowest items" }
         (table("Slowest items",
-            html! { th.n { "Item" } th.n { "Took" } th.n { "Times the median" } th.n { "Ended after" } th { "Worker" } },
-            html! {
+            &html! { th.n { "Item" } th.n { "Took" } th.n { "Times the median" } th.n { "Ended after" } th { "Worker" } },
+            &html! {
                 @for slow in &document.slowest {
                     tr {
                         td.n { (slow.item) @if slow.among > 1 { "–" (slow.item + u64::from(slow.among) - 1) } }
@@ -242,8 +242,8 @@ fn deaths(document: &Document) -> Markup {
     html! {
         h2 { "Workers lost" }
         (table("Workers lost",
-            html! { th.n { "After" } th { "Worker" } th.n { "Item" } th { "How" } },
-            html! {
+            &html! { th.n { "After" } th { "Worker" } th.n { "Item" } th { "How" } },
+            &html! {
                 @for died in &deaths.first {
                     tr {
                         td.n { (seconds_of(died.at)) }
@@ -266,8 +266,8 @@ fn events(name: &str, about: &str, what: &str, events: &Counted<Event>) -> Marku
         h2 { (name) }
         p.soft { (about) }
         (table(name,
-            html! { th.n { "After" } th.n { "Item" } th { (what) } },
-            html! {
+            &html! { th.n { "After" } th.n { "Item" } th { (what) } },
+            &html! {
                 @for event in &events.first {
                     tr { td.n { (seconds_of(event.at)) } td.n { (event.item) } td { (event.what) } }
                 }

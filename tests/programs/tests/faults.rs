@@ -243,3 +243,34 @@ fn time_in_which_host_and_workers_are_stopped_does_not_count_against_an_item() {
         assert_eq!((report.answers, report.good), (2, 2), "{stop}: {:#?}", report.errors);
     }
 }
+
+/// Starts a map whose two workers are idle, stops one of them, and lets it go on.
+fn one_stopped_while_idle(limit: Option<&str>) -> Report {
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("go on");
+    let mut command = host(&["stopped-idle", file.to_str().expect("a plain path")]);
+    if let Some(limit) = limit {
+        command.env("FASTMAP_ITEM_TIMEOUT", limit);
+    }
+    let mut running = Running::start(&mut command);
+    let stopped: i32 = running.line("idle ").parse().expect("a process id");
+    kill(Pid::from_raw(stopped), Signal::SIGSTOP).expect("it is there");
+    until("the worker is stopped", LIMIT, || fastmap_test_programs::state(stopped) == Some('T'));
+    std::fs::write(file, "").expect("a file can be made");
+    Report::read(&running.finish().stdout)
+}
+
+#[test]
+fn a_worker_that_is_stopped_while_idle_does_not_hold_up_a_map_that_others_can_do() {
+    for limit in [None, Some("0.2")] {
+        let report = one_stopped_while_idle(limit);
+        assert_eq!((report.answers, report.good), (100, 100), "{limit:?}: {:#?}", report.errors);
+    }
+}
+
+#[test]
+fn an_item_that_stops_its_worker_again_and_again_is_answered_by_an_error_of_its_own() {
+    let error = one_of_1000(&mut host(&["faults", "stop", "1000", "1000", "500"]));
+    assert_eq!(error.kind, "Crash", "{error:?}");
+    assert!(error.text.contains("it was stopped (SIGSTOP)"), "{error:?}");
+}

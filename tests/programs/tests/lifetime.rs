@@ -206,3 +206,10 @@ fn log_records_of_the_function_reach_the_hosts_logger() {
     }
     assert!(!ended.stdout.iter().any(|line| line.contains("debug of")), "{ended:#?}");
 }
+
+#[test]
+fn no_send_to_a_worker_waits_for_ever() {
+    let mut command = program(env!("CARGO_BIN_EXE_host"));
+    let ended = Running::start(command.arg("send-limits").env("FASTMAP_LOCAL_PROCESSES", "2")).finish();
+    assert!(ended.stdout.iter().any(|line| line == "limited 2"), "{ended:#?}");
+}

@@ -14,7 +14,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 
 use super::super::page::Page;
 use super::answers::Results;
-use crate::task::Claims;
+use crate::claims::Claims;
 use crate::wire::{Assembler, Header, Kind};
 
 /// How long the main thread may be busy before the deputy takes over: what is shorter never wakes it.

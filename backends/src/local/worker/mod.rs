@@ -7,6 +7,8 @@ mod incoming;
 mod surroundings;
 
 use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::exit;
 use std::sync::Arc;
@@ -22,15 +24,17 @@ use super::confined;
 use super::greeting::{Greeting, Hello, INSIDE, MARKER, Marker};
 use super::page::{Page, SETUP};
 use crate::batch::Items;
+use crate::claims::Claims;
 use crate::completion::{FailureKind, ItemFailure};
+use crate::context::Sealed;
 use crate::executable;
 use crate::function::FunctionId;
 use crate::job::JobId;
-use crate::task::{Claims, Finished, Stopwatch, Task, Work};
+use crate::task::{Finished, Stopwatch, Task, Work};
 use crate::wire::{Header, Kind, PACKET, VERSION};
 use answers::{Forward, Placed, Results};
 use incoming::{Incoming, Receiver};
-use surroundings::{close_strays, settle_signals, take_stdin};
+use surroundings::{close_strays, settle_signals, take_stdin, timed_channel};
 
 /// Exit code of a process that was marked as a worker and can't be one.
 pub(crate) const NOT_A_WORKER: i32 = 113;
@@ -127,7 +131,7 @@ impl Worker {
         if let Ok(name) = std::ffi::CString::new(format!("fm-{}", marker.name)) {
             let _unnamed = prctl::set_name(&name);
         }
-        let (to_worker, frames) = ipc::bytes_channel().map_err(|e| step("channel", &e))?;
+        let (to_worker, frames) = timed_channel().map_err(|e| step("channel", &e))?;
         let (results, from_worker) = ipc::bytes_channel().map_err(|e| step("channel", &e))?;
         let host = IpcSender::<Greeting>::connect(marker.server.clone())
             .map_err(|e| step(&format!("connecting to {}", marker.server), &e))?;
@@ -165,13 +169,19 @@ impl Worker {
             let job = JobId(header.job);
             match header.kind {
                 Kind::Open => {
-                    jobs.insert(job, Prepared::Opening(frame, header.from as usize));
+                    // Beside each opening without a context comes one file.
+                    let file = (header.from == 0).then(|| self.page.files.take());
+                    jobs.insert(job, Prepared::Opening(frame, header.from as usize, file));
                 }
                 Kind::Close => {
                     let prepared = jobs.remove(&job);
+                    let large = matches!(&prepared, Some(Prepared::Ready(Ready { large: true, .. })));
                     self.page.begin_setup(Page::FREEING);
                     // The drop of the function's state is user code: it may panic, or never end.
                     let _panicked = catch_unwind(AssertUnwindSafe(|| drop(prepared)));
+                    if large {
+                        give_back_memory();
+                    }
                     self.page.end();
                 }
                 Kind::Batch => match jobs.remove(&job).map(|task| self.prepare(header.batch, task)) {
@@ -197,14 +207,20 @@ impl Worker {
         match prepared {
             Prepared::Ready(ready) => Ok(ready),
             Prepared::Refused(failure) => Err(failure),
-            Prepared::Opening(frame, opening) => {
+            Prepared::Opening(frame, opening, file) => {
                 self.page.begin_setup(ticket);
                 let bytes = &frame[Header::LEN..];
                 let broken =
                     |message: String| ItemFailure { offset: 0, kind: FailureKind::Serialize, message };
-                let (opening, context) = bytes
-                    .split_at_checked(opening)
-                    .ok_or_else(|| broken("the opening of a job is cut short".to_owned()))?;
+                // Mapped for as long as it is read.
+                let file = file.map(|file| file.and_then(Sealed::open)).transpose();
+                let file = file.map_err(|error| broken(format!("the context can't be mapped: {error}")))?;
+                let (opening, context) = match &file {
+                    Some(file) => (bytes, file.bytes()),
+                    None => bytes
+                        .split_at_checked(opening)
+                        .ok_or_else(|| broken("the opening of a job is cut short".to_owned()))?,
+                };
                 let opening: Opening =
                     postcard::from_bytes(opening).map_err(|error| broken(error.to_string()))?;
                 let fail_fast = opening.fail_fast;
@@ -215,7 +231,8 @@ impl Worker {
                     });
                 self.tell_refusal(ticket);
                 self.page.end();
-                task.map(|task| Ready { task, fail_fast })
+                let large = file.is_some();
+                task.map(|task| Ready { task, fail_fast, large })
             }
         }
     }
@@ -228,7 +245,7 @@ impl Worker {
     }
 
     fn run(&self, header: &Header, frame: &[u8], claims: &Claims, ready: &mut Ready, answer: &mut Answer) {
-        let Ready { task, fail_fast } = ready;
+        let Ready { task, fail_fast, .. } = ready;
         let Answer { out, placed } = answer;
         out.clear();
         out.resize(Header::LEN, 0);
@@ -309,6 +326,15 @@ impl Worker {
     }
 }
 
+/// Returns freed memory to the system: of a large context in many pieces the allocator would keep most, for this process.
+fn give_back_memory() {
+    // SAFETY: it takes nothing that is in use.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// What the answer to a batch is made in, used again for the next.
 #[derive(Debug, Default)]
 struct Answer {
@@ -320,12 +346,14 @@ struct Answer {
 struct Ready {
     task: Box<dyn Task>,
     fail_fast: bool,
+    /// Its context was a file.
+    large: bool,
 }
 
 /// A job as far as it is prepared: its function is made at the first batch, so that a death in it can be told.
 enum Prepared {
-    /// The frame, and how long the opening in it is.
-    Opening(Vec<u8>, usize),
+    /// The frame, how long the opening in it is, and the context where that is a file.
+    Opening(Vec<u8>, usize, Option<io::Result<OwnedFd>>),
     Ready(Ready),
     Refused(ItemFailure),
 }

@@ -2,6 +2,7 @@
 //! Says in lines what came; `round`, which started it, reads them.
 
 use std::fs::read_dir;
+use std::path::Path;
 use std::process::id;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
@@ -14,12 +15,14 @@ use serde::de::DeserializeOwned;
 
 use crate::items::{Item, answer, item, right, tiny, tiny_answer, tiny_right};
 use crate::plan::{Consumer, Fault, Hardship, MapPlan, Mode, Plan, Shape, Shortage, Together};
+use crate::round::CHECKPOINTS;
 
 /// What came of an item: its place, and whether it is what it should be.
 type Heard = (Option<u64>, Result<bool, Error>);
 type Answers<'a> = Box<dyn Iterator<Item = Heard> + 'a>;
 
 pub(crate) fn run(plan: &Plan) -> Result<(), Error> {
+    std::env::set_current_dir(std::env::temp_dir()).expect("it is there");
     let (files, threads) = held();
     let mut options = Options::new()
         .exec_policy(ExecPolicy::Local)
@@ -49,7 +52,8 @@ pub(crate) fn run(plan: &Plan) -> Result<(), Error> {
 
 fn maps(plan: &Plan, config: &FastmapConfig) {
     let spoiled = plan.hardship.is_some();
-    let mut tallies: Vec<Tally<'_>> = plan.maps.iter().map(|map| Tally::new(map, spoiled)).collect();
+    let tally = |(number, map)| Tally::new(map, number, spoiled, plan.small_disk.is_some());
+    let mut tallies: Vec<Tally<'_>> = plan.maps.iter().enumerate().map(tally).collect();
     match plan.together {
         Together::InTurn => tallies.iter_mut().for_each(|tally| tally.run(config)),
         Together::Threads => scope(|threads| {
@@ -58,7 +62,8 @@ fn maps(plan: &Plan, config: &FastmapConfig) {
             }
         }),
         Together::Zipped => {
-            let mut all: Vec<Answers<'_>> = plan.maps.iter().map(|map| answers(config, map)).collect();
+            let each = plan.maps.iter().enumerate();
+            let mut all: Vec<Answers<'_>> = each.map(|(number, map)| answers(config, map, number)).collect();
             let mut live = true;
             while live {
                 live = false;
@@ -77,6 +82,10 @@ fn maps(plan: &Plan, config: &FastmapConfig) {
 /// Counts the answers of one map.
 struct Tally<'a> {
     plan: &'a MapPlan,
+    /// Which of the round's maps it is.
+    number: usize,
+    /// The disk may be full.
+    small_disk: bool,
     /// Something was refused to the host: the map may end early, by one error.
     spoiled: bool,
     seen: Vec<bool>,
@@ -89,13 +98,24 @@ struct Tally<'a> {
 }
 
 impl<'a> Tally<'a> {
-    fn new(plan: &'a MapPlan, spoiled: bool) -> Self {
+    fn new(plan: &'a MapPlan, number: usize, spoiled: bool, small_disk: bool) -> Self {
         let seen = vec![false; plan.items as usize];
-        Tally { plan, spoiled, seen, heard: 0, failed: 0, blamed: 0, cut: false, ended: false }
+        Tally {
+            plan,
+            number,
+            small_disk,
+            spoiled,
+            seen,
+            heard: 0,
+            failed: 0,
+            blamed: 0,
+            cut: false,
+            ended: false,
+        }
     }
 
     fn run(&mut self, config: &FastmapConfig) {
-        let mut answers = answers(config, self.plan);
+        let mut answers = answers(config, self.plan, self.number);
         while self.step(&mut answers) {}
     }
 
@@ -134,7 +154,12 @@ impl<'a> Tally<'a> {
             && error.index().is_none()
         {
             self.cut = true;
-            if !self.spoiled || ![ErrorKind::AllWorkersDied, ErrorKind::Io].contains(&error.kind()) {
+            let refused = self.spoiled && [ErrorKind::AllWorkersDied, ErrorKind::Io].contains(&error.kind());
+            let unrecorded = self.plan.checkpoint
+                && error.kind() == ErrorKind::Checkpoint
+                && (self.small_disk && error.to_string().contains("No space left")
+                    || self.spoiled && !error.to_string().contains("changed"));
+            if !refused && !unrecorded {
                 println!("wrong: the map ended by {error:?}");
             }
             return;
@@ -178,7 +203,8 @@ impl<'a> Tally<'a> {
     }
 }
 
-fn answers<'a>(config: &FastmapConfig, plan: &'a MapPlan) -> Answers<'a> {
+fn answers<'a>(config: &FastmapConfig, plan: &'a MapPlan, number: usize) -> Answers<'a> {
+    let listen = Listener { plan, number };
     let whole = |n: u64, answer: &_| right(plan, n, answer);
     let small = |n: u64, answer: &u64| tiny_right(n, *answer);
     if plan.shape == Shape::Tiny {
@@ -186,17 +212,17 @@ fn answers<'a>(config: &FastmapConfig, plan: &'a MapPlan) -> Answers<'a> {
         return match plan.mode {
             Mode::Context(bytes) => {
                 let context = vec![7u8; bytes];
-                listen(config.fastmap_with(context, tiny_beside, input), plan, small)
+                listen.to(config.fastmap_with(context, tiny_beside, input), small)
             }
-            Mode::State => listen(config.fastmap_init(state, tiny_counted, input), plan, small),
-            _ => listen(config.fastmap(tiny_answer, input), plan, small),
+            Mode::State => listen.to(config.fastmap_init(state, tiny_counted, input), small),
+            _ => listen.to(config.fastmap(tiny_answer, input), small),
         };
     }
     let input = (0..plan.items).map(|n| item(plan, n));
     match plan.mode {
-        Mode::Context(bytes) => listen(config.fastmap_with(vec![7u8; bytes], beside, input), plan, whole),
-        Mode::State => listen(config.fastmap_init(state, counted, input), plan, whole),
-        _ => listen(config.fastmap(answer, input), plan, whole),
+        Mode::Context(bytes) => listen.to(config.fastmap_with(vec![7u8; bytes], beside, input), whole),
+        Mode::State => listen.to(config.fastmap_init(state, counted, input), whole),
+        _ => listen.to(config.fastmap(answer, input), whole),
     }
 }
 
@@ -226,42 +252,50 @@ fn beside(context: &Vec<u8>, item: Item) -> crate::items::Answer {
     answer(item)
 }
 
-/// The answers of a map, asked for as the plan says.
-fn listen<'a, I, R>(
-    map: Fastmap<I, R>,
-    plan: &MapPlan,
-    right: impl Fn(u64, &R) -> bool + Copy + 'a,
-) -> Answers<'a>
-where
-    I: Iterator + 'a,
-    R: DeserializeOwned + 'a,
-{
-    let mut at = 0;
-    let mut place = move || {
-        at += 1;
-        at - 1
-    };
-    match plan.mode {
-        Mode::Unordered => Box::new(map.unordered().map(move |answer| match answer {
-            Ok((index, value)) => (Some(index as u64), Ok(right(index as u64, &value))),
-            Err(error) => (error.index().map(|index| index as u64), Err(error)),
-        })),
-        Mode::Batches => Box::new(map.batches().flat_map(move |batch| {
-            match batch {
-                Ok(values) => values
-                    .iter()
-                    .map(|value| {
-                        let place = place();
-                        (Some(place), Ok(right(place, value)))
-                    })
-                    .collect::<Vec<Heard>>(),
-                Err(error) => vec![(Some(place()), Err(error))],
-            }
-        })),
-        _ => Box::new(map.map(move |answer| {
-            let place = place();
-            (Some(place), answer.map(|value| right(place, &value)))
-        })),
+/// Asks a map for its answers as the plan says.
+struct Listener<'a> {
+    plan: &'a MapPlan,
+    number: usize,
+}
+
+impl<'a> Listener<'a> {
+    fn to<I, R>(self, map: Fastmap<I, R>, right: impl Fn(u64, &R) -> bool + Copy + 'a) -> Answers<'a>
+    where
+        I: Iterator + 'a,
+        R: DeserializeOwned + 'a,
+    {
+        let Listener { plan, number } = self;
+        let mut map = map.retries(plan.retries);
+        if plan.checkpoint {
+            map = map.checkpoint(Path::new(CHECKPOINTS).join(number.to_string()));
+        }
+        let mut at = 0;
+        let mut place = move || {
+            at += 1;
+            at - 1
+        };
+        match plan.mode {
+            Mode::Unordered => Box::new(map.unordered().map(move |answer| match answer {
+                Ok((index, value)) => (Some(index as u64), Ok(right(index as u64, &value))),
+                Err(error) => (error.index().map(|index| index as u64), Err(error)),
+            })),
+            Mode::Batches => Box::new(map.batches().flat_map(move |batch| {
+                match batch {
+                    Ok(values) => values
+                        .iter()
+                        .map(|value| {
+                            let place = place();
+                            (Some(place), Ok(right(place, value)))
+                        })
+                        .collect::<Vec<Heard>>(),
+                    Err(error) => vec![(Some(place()), Err(error))],
+                }
+            })),
+            _ => Box::new(map.map(move |answer| {
+                let place = place();
+                (Some(place), answer.map(|value| right(place, &value)))
+            })),
+        }
     }
 }
 

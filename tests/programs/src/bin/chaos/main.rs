@@ -31,6 +31,7 @@ struct Sum {
     lethal: u64,
     blamed: u64,
     cut: u64,
+    resumed: u64,
     failures: u64,
 }
 
@@ -38,9 +39,13 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     fastmap::enter();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [role, seed, round] = arguments.as_slice()
-        && role == "host"
+        && ["host", "again"].contains(&role.as_str())
     {
-        host::run(&Plan::draw(seed.parse()?, round.parse()?))?;
+        let mut plan = Plan::draw(seed.parse()?, round.parse()?);
+        if role == "again" {
+            plan = plan.in_peace();
+        }
+        host::run(&plan)?;
         return Ok(ExitCode::SUCCESS);
     }
     let (mut seconds, mut only) = (30, None);
@@ -91,6 +96,7 @@ fn add(sum: &Mutex<Sum>, seed: u64, round: u64, outcome: &Outcome) {
     sum.lethal += outcome.lethal;
     sum.blamed += outcome.blamed;
     sum.cut += outcome.cut;
+    sum.resumed += outcome.resumed;
     if !outcome.wrong.is_empty() {
         sum.failures += 1;
         println!(
@@ -106,8 +112,8 @@ fn tell(sum: &Sum) -> ExitCode {
     let Blows { kills, stops, suspensions, interrupts, slowed, hosts } = sum.blows;
     println!(
         "{} rounds, {} items answered once, in their place and rightly: {} lethal ones by their own error, {} blamed \
-         for four kills in them; {} maps cut short by what the system refused",
-        sum.rounds, sum.items, sum.lethal, sum.blamed, sum.cut
+         for four kills in them; {} maps cut short by what the system refused; {} hosts that went on from checkpoints",
+        sum.rounds, sum.items, sum.lethal, sum.blamed, sum.cut, sum.resumed
     );
     println!(
         "struck: {kills} workers killed, {stops} stopped, {slowed} slowed, {interrupts} signals to be ignored, \

@@ -84,6 +84,10 @@ pub(crate) struct MapPlan {
     pub(crate) lethal: BTreeMap<u64, Fault>,
     /// Most microseconds that an item takes; each draws its own.
     pub(crate) micros: u64,
+    /// How often an item that fails is tried again.
+    pub(crate) retries: u32,
+    /// Results are recorded, and where the host is killed another one goes on from there.
+    pub(crate) checkpoint: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -94,6 +98,8 @@ pub(crate) struct Plan {
     pub(crate) maps: Vec<MapPlan>,
     pub(crate) together: Together,
     pub(crate) hardship: Option<Hardship>,
+    /// Bytes of the disk that checkpoints are on: less than they need.
+    pub(crate) small_disk: Option<u64>,
     /// The host is killed at this time.
     pub(crate) host_dies: Option<Duration>,
     /// Mean time between two strikes; `None`: a quiet round.
@@ -114,6 +120,8 @@ impl Plan {
         });
         let maps: Vec<MapPlan> =
             (0..rng.usize(1..=2)).map(|_| MapPlan::draw(rng, item_timeout.is_some())).collect();
+        let recorded = maps.iter().any(|map| map.checkpoint);
+        let small_disk = (recorded && one_in(rng, 3)).then(|| rng.u64(300_000..4_000_000));
         let small = |map: &MapPlan| map.shape == Shape::Tiny && !matches!(map.mode, Mode::Context(10_000..));
         if let Some(hardship) = &mut hardship
             && hardship.shortage == Shortage::Memory
@@ -132,10 +140,17 @@ impl Plan {
             maps,
             together: pick(rng, &[Together::InTurn, Together::Zipped, Together::Threads]),
             hardship,
-            host_dies: one_in(rng, 12).then(|| Duration::from_millis(rng.u64(5..400))),
+            small_disk,
+            host_dies: one_in(rng, if recorded { 3 } else { 12 })
+                .then(|| Duration::from_millis(rng.u64(5..400))),
             strikes: (!one_in(rng, 8)).then(|| Duration::from_millis(rng.u64(pauses))),
             storm: rng.u64(..),
         }
+    }
+
+    /// The same for a second host that goes on where the first was killed: nobody strikes, nothing is refused.
+    pub(crate) fn in_peace(self) -> Plan {
+        Plan { hardship: None, host_dies: None, strikes: None, ..self }
     }
 }
 
@@ -164,7 +179,7 @@ impl MapPlan {
             0..3 => Mode::Elements,
             3 => Mode::Batches,
             4 | 5 => Mode::Unordered,
-            6 => Mode::Context(pick(rng, &[0, 10_000, 150_000, 3_000_000])),
+            6 => Mode::Context(pick(rng, &[0, 10_000, 150_000, 3_000_000, 20_000_000])),
             _ => Mode::State,
         };
         let consumer = match rng.u8(0..8) {
@@ -172,7 +187,9 @@ impl MapPlan {
             1 | 2 => Consumer::Pauses(rng.u64(1..=items)),
             _ => Consumer::Steady,
         };
-        MapPlan { shape, mode, items, consumer, lethal, micros }
+        let retries = if one_in(rng, 4) { rng.u32(1..3) } else { 0 };
+        let checkpoint = one_in(rng, 5);
+        MapPlan { shape, mode, items, consumer, lethal, micros, retries, checkpoint }
     }
 }
 

@@ -1,7 +1,7 @@
 //! One round, seen from outside: starts the host of the plan, strikes, and looks at what it said and what it left.
 
 use std::fmt::Write;
-use std::fs::{File, Permissions, read_dir, read_to_string, set_permissions};
+use std::fs::{File, Permissions, create_dir, read_dir, read_to_string, set_permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -10,6 +10,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use fastmap_test_programs::{command_line, program, state};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
@@ -23,6 +24,26 @@ const GONE: Duration = Duration::from_secs(10);
 /// So many workers have to be killed in an item until it is taken for the cause.
 const KILLS_OF_ONE: u64 = 4;
 
+/// Where checkpoints are, in the temporary folder.
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
+
+/// A disk of its own for checkpoints, in memory; taken away at the end. Only root may have one.
+struct Disk<'a>(&'a Path);
+
+impl<'a> Disk<'a> {
+    fn new(folder: &'a Path, bytes: u64) -> Option<Disk<'a>> {
+        let options = format!("size={bytes},mode=777");
+        let mounted = mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()));
+        mounted.is_ok().then_some(Disk(folder))
+    }
+}
+
+impl Drop for Disk<'_> {
+    fn drop(&mut self) {
+        umount2(self.0, MntFlags::MNT_DETACH).expect("it was mounted");
+    }
+}
+
 /// What a round came to.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
@@ -34,6 +55,8 @@ pub(crate) struct Outcome {
     pub(crate) blamed: u64,
     /// Maps that ended by an error, for what the system refused.
     pub(crate) cut: u64,
+    /// Hosts that went on where a killed one had left its checkpoints.
+    pub(crate) resumed: u64,
     /// What must not be, in words.
     pub(crate) wrong: Vec<String>,
 }
@@ -42,16 +65,37 @@ pub(crate) fn play(seed: u64, round: u64) -> Outcome {
     let plan = Plan::draw(seed, round);
     let out = TempDir::new().expect("a folder for what the host says");
     let temporary = TempDir::new().expect("a folder for what the host makes");
-    let mut child = start(seed, round, &plan, out.path(), temporary.path());
+    let checkpoints = temporary.path().join(CHECKPOINTS);
+    create_dir(&checkpoints).expect("a folder for checkpoints");
+    set_permissions(&checkpoints, Permissions::from_mode(0o777)).expect("the folder is our own");
+    let _disk = plan.small_disk.and_then(|bytes| Disk::new(&checkpoints, bytes));
+    let mut outcome = watch("host", seed, round, &plan, out.path(), temporary.path());
+    if outcome.blows.hosts > 0 && plan.maps.iter().any(|map| map.checkpoint) {
+        // What the first has answered was not counted: it did not come to its end.
+        let plan = plan.in_peace();
+        let again = watch("again", seed, round, &plan, out.path(), temporary.path());
+        outcome.resumed = 1;
+        outcome.items += again.items;
+        outcome.lethal += again.lethal;
+        outcome.blamed += again.blamed;
+        outcome.cut += again.cut;
+        outcome.wrong.extend(again.wrong.into_iter().map(|wrong| format!("going on: {wrong}")));
+    }
+    outcome
+}
+
+/// One host, until it is over.
+fn watch(role: &str, seed: u64, round: u64, plan: &Plan, out: &Path, temporary: &Path) -> Outcome {
+    let mut child = start(role, seed, round, plan, out, temporary);
     let group = child.id().cast_signed();
-    let (ended, blows) = strike(&plan, &mut child);
+    let (ended, blows) = strike(plan, &mut child);
     let mut outcome = Outcome { blows, ..Outcome::default() };
     if !ended {
         outcome.wrong.push(format!("the host hangs: {}", processes(group)));
         let _gone = killpg(Pid::from_raw(group), Signal::SIGKILL);
     }
     let status = child.wait().expect("it is a child of this process");
-    let said = read_to_string(out.path().join("stdout")).unwrap_or_default();
+    let said = read_to_string(out.join("stdout")).unwrap_or_default();
     for line in said.lines() {
         if line.starts_with("wrong") {
             outcome.wrong.push(line.to_owned());
@@ -70,7 +114,7 @@ pub(crate) fn play(seed: u64, round: u64) -> Outcome {
     }
     let killed = outcome.blows.hosts > 0 && status.signal() == Some(Signal::SIGKILL as i32);
     if !(killed || status.success() && said.ends_with("end\n")) {
-        let stderr = read_to_string(out.path().join("stderr")).unwrap_or_default();
+        let stderr = read_to_string(out.join("stderr")).unwrap_or_default();
         let tail: Vec<&str> = stderr.lines().rev().take(12).collect();
         outcome.wrong.push(format!("the host ended by {status}, after {said:?} and (backwards) {tail:#?}"));
     }
@@ -79,18 +123,18 @@ pub(crate) fn play(seed: u64, round: u64) -> Outcome {
         let _gone = killpg(Pid::from_raw(group), Signal::SIGKILL);
     }
     // A host that is killed between making a socket for a new worker and hearing of it can't take it away.
-    let files = read_dir(temporary.path()).map_or(usize::MAX, Iterator::count);
-    if files > 0 && !killed {
+    let files = read_dir(temporary).map_or(usize::MAX, Iterator::count);
+    if files > 1 && !killed && role == "host" {
         outcome.wrong.push(format!("{files} files left in the temporary folder"));
     }
     outcome
 }
 
-fn start(seed: u64, round: u64, plan: &Plan, out: &Path, temporary: &Path) -> Child {
+fn start(role: &str, seed: u64, round: u64, plan: &Plan, out: &Path, temporary: &Path) -> Child {
     let own = std::env::current_exe().expect("this program has a path");
     let mut command = program(own.to_str().expect("a plain path"));
     let file = |name: &str| Stdio::from(File::create(out.join(name)).expect("a file for its words"));
-    command.args(["host", &seed.to_string(), &round.to_string()]);
+    command.args([role, &seed.to_string(), &round.to_string()]);
     command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr"));
     command.env("TMPDIR", temporary).env("RUST_BACKTRACE", "0").process_group(0);
     let shortage = plan.hardship.map(|hardship| hardship.shortage);

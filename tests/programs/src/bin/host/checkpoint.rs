@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fastmap_test_programs::report;
 use nix::sys::resource::{Resource, setrlimit};
@@ -87,4 +87,40 @@ fn limit_files(bytes: u64) -> nix::Result<()> {
     // SAFETY: the kernel's own handler.
     unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
     setrlimit(Resource::RLIMIT_FSIZE, bytes, bytes)
+}
+
+/// What recording costs: maps of so many items of so many microseconds each, with a checkpoint and without in turn. Prints
+/// milliseconds: median, least and most.
+pub(crate) fn recorded(path: &str, items: u64, micros: u64, rounds: u64) -> Outcome {
+    let config = config()?;
+    let function = |(n, micros): (u64, u64)| {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_micros(micros) {
+            std::hint::black_box(n);
+        }
+        n
+    };
+    let mut times: [Vec<f64>; 2] = Default::default();
+    for round in 0..=rounds {
+        for (with, times) in times.iter_mut().enumerate() {
+            let begun = Instant::now();
+            let mut map = config.fastmap(function, (0..items).map(move |n| (n, micros)));
+            if with == 1 {
+                map = map.checkpoint(format!("{path}.{round}"));
+            }
+            for (n, answer) in (0..).zip(map) {
+                assert_eq!(answer?, n);
+            }
+            // The first has the workers started.
+            if round > 0 {
+                times.push(begun.elapsed().as_secs_f64() * 1e3);
+            }
+        }
+        fs::remove_file(format!("{path}.{round}"))?;
+    }
+    for (name, mut times) in ["without", "with"].into_iter().zip(times) {
+        times.sort_by(f64::total_cmp);
+        println!("{name}: {:.1} ms ({:.1}-{:.1})", times[times.len() / 2], times[0], times[times.len() - 1]);
+    }
+    Ok(())
 }

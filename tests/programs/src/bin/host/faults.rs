@@ -28,7 +28,7 @@ enum Fault {
     Garbage,
     Lie(u8),
     Flood,
-    StopOnce,
+    Stop,
 }
 
 impl Fault {
@@ -47,7 +47,7 @@ impl Fault {
             "close-all" => Fault::CloseAll,
             "garbage" => Fault::Garbage,
             "flood" => Fault::Flood,
-            "stop" => Fault::StopOnce,
+            "stop" => Fault::Stop,
             other => match other.strip_prefix("lie-").map(str::parse) {
                 Some(Ok(which)) => Fault::Lie(which),
                 _ => return Err(format!("no fault {other:?}")),
@@ -83,7 +83,7 @@ impl Fault {
                     log::error!(target: "flood", "{n} {}", "x".repeat(200));
                 }
             }
-            Fault::StopOnce => {
+            Fault::Stop => {
                 println!("stopping {}", std::process::id());
                 raise(Signal::SIGSTOP).expect("a process may stop itself");
             }
@@ -233,5 +233,45 @@ pub(crate) fn init_limit(items: u64) -> Outcome {
         n
     };
     report(config()?.fastmap_init(limit_memory, function, 0..items), |n| n);
+    Ok(())
+}
+
+/// Two workers become idle, and when there is a file of that name a second map begins.
+pub(crate) fn stopped_idle(path: &str) -> Outcome {
+    let config = config()?;
+    let pids: Vec<u32> = config
+        .fastmap(
+            |n: u64| {
+                sleep(Duration::from_millis(n));
+                std::process::id()
+            },
+            vec![50; 8],
+        )
+        .collect::<Result<_, _>>()?;
+    println!("idle {}", pids[0]);
+    while !std::fs::exists(path)? {
+        sleep(Duration::from_millis(5));
+    }
+    let function = |n: u64| {
+        sleep(Duration::from_millis(1));
+        n
+    };
+    report(config.fastmap(function, 0..100), |n| n);
+    Ok(())
+}
+
+/// Joins a control group, and maps twenty items of which one wants more memory than that has, and one is killed.
+pub(crate) fn greedy(group: &str) -> Outcome {
+    std::fs::write(format!("{group}/cgroup.procs"), "0")?;
+    let function = |n: u64| {
+        if n == 3 {
+            raise(Signal::SIGKILL).expect("a process may kill itself");
+        }
+        if n == 7 {
+            std::hint::black_box(vec![1u8; 400 << 20]);
+        }
+        n
+    };
+    report(config()?.fastmap(function, 0..20), |n| n);
     Ok(())
 }

@@ -202,3 +202,25 @@ pub(crate) fn logs() -> Outcome {
     report(config()?.fastmap(speak, 0..20), |_| false);
     Ok(())
 }
+
+/// How many of this process's sockets have sends that end, while there are workers.
+pub(crate) fn send_limits() -> Outcome {
+    let config = config()?;
+    let answers =
+        config.fastmap(|n: u64| std::thread::sleep(std::time::Duration::from_millis(n)), vec![50; 8]);
+    if answers.filter(Result::is_ok).count() != 8 {
+        return Err("an item failed".into());
+    }
+    let limited = |fd: i32| {
+        let mut time = libc::timeval { tv_sec: 0, tv_usec: 0 };
+        let mut length = size_of::<libc::timeval>() as libc::socklen_t;
+        // SAFETY: both are valid for the call; a number that is no socket is an error.
+        let read = unsafe {
+            let time = (&raw mut time).cast();
+            libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_SNDTIMEO, time, &raw mut length)
+        };
+        read == 0 && time.tv_sec > 0
+    };
+    println!("limited {}", (0..256).filter(|fd| limited(*fd)).count());
+    Ok(())
+}

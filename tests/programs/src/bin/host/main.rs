@@ -3,6 +3,7 @@
 mod adverse;
 mod checkpoint;
 mod confined;
+mod context;
 mod faults;
 mod lifetime;
 mod measures;
@@ -29,6 +30,9 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
         "faults" => faults::faults(text(0), number(1)?, number(2)?, number(3)?),
         "slow" => faults::slow(number(0)?, number(1)?),
         "until-file" => faults::until_file(text(0)),
+        "greedy" => faults::greedy(text(0)),
+        "stopped-idle" => faults::stopped_idle(text(0)),
+        "send-limits" => lifetime::send_limits(),
         "init-abort" => faults::init_abort(),
         "init-limit" => faults::init_limit(number(0)?),
         "hold" => lifetime::hold(text(0)),
@@ -51,6 +55,7 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
         "configs" => measures::configs(number(0)?),
         "dropped" => measures::dropped(number(0)?),
         "contexts" => measures::contexts(number(0)?),
+        "context" => context::context(text(0), number(1)? as usize),
         "stuck" => measures::stuck(),
         "results" => measures::results(number(0)?),
         "stream" => measures::stream(number(0)?),
@@ -73,6 +78,7 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
         "long-messages" => adverse::long_messages(number(0)?),
         "passed-on" => adverse::passed_on(number(0)?),
         "checkpoint" => checkpoint::checkpoint(text(0), text(1), number(2)?, number(3)?, &rest[4..]),
+        "recorded" => checkpoint::recorded(text(0), number(1)?, number(2)?, number(3)?),
         "breach" => confined::breach(text(0), number(1)?),
         "breach-in-init" => confined::breach_in_init(text(0)),
         "kernel-without" => confined::kernel_without(text(0)),
