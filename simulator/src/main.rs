@@ -23,7 +23,7 @@ enum Command {
     /// What a batch may cost the host of 10,000 workers.
     Host(Draw),
     /// ADAPTIVE beside LOCAL and CLOUD in random worlds.
-    Worlds(Worlds),
+    Worlds(Box<Worlds>),
 }
 
 #[derive(Debug, clap::Args)]
@@ -57,7 +57,8 @@ fn main() {
         Command::Table(draw) => experiments::table(&settings, draw.seed),
         Command::Constants(draw) => experiments::constants(&settings, draw.seed, draw.seeds.max(1)),
         Command::Host(draw) => experiments::host(&settings, draw.seed),
-        Command::Worlds(Worlds { seed, worlds, worst, ranges }) => {
+        Command::Worlds(asked) => {
+            let Worlds { seed, worlds, worst, ranges } = *asked;
             let report = Report::run(&ranges, Options::default(), seed, worlds.max(1));
             report.table() + "\n" + &report.worst_lines(worst)
         }

@@ -96,7 +96,7 @@ impl Account {
                 self.say(at, &what);
             }
             Event::Ready { workers } => {
-                self.say(at, &format!("the service takes batches: {workers} workers"))
+                self.say(at, &format!("the service takes batches: {workers} workers"));
             }
             Event::Workers { side, workers } => {
                 let place = if *side == Side::Local { "here" } else { "in the service" };

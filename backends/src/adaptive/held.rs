@@ -131,7 +131,9 @@ impl Held {
             let renamed = out.renamed(completion, key.0);
             landed.completions.push(renamed);
         }
-        landed.completions.iter_mut().for_each(|completion| completion.batch = key.0);
+        for completion in &mut landed.completions {
+            completion.batch = key.0;
+        }
         self.forget_if_over(key);
         landed
     }
@@ -152,7 +154,9 @@ impl Held {
                 completions
                     .extend(owed.into_iter().map(|(first, items)| out.given_back(key.0, first, items)));
             }
-            completions.iter_mut().for_each(|completion| completion.batch = key.0);
+            for completion in &mut completions {
+                completion.batch = key.0;
+            }
             let items = self.ends(key, side).map_or(0, |(_, _, items)| items);
             self.forget_if_over(key);
             home.push((key.0.0, items, completions));

@@ -189,7 +189,8 @@ impl AdaptiveRun {
 
     /// Where the next batch goes.
     fn place(&mut self, here: &Capacity, there: Option<&Capacity>) -> Option<Side> {
-        let work = |capacity: &Capacity| (capacity.batches > 0).then(|| capacity.targets.work.as_secs_f64());
+        let work =
+            |capacity: &Capacity| (capacity.batches > 0).then_some(capacity.targets.work.as_secs_f64());
         let at = self.now();
         let side = match there {
             None => work(here).map(|_| Side::Local),

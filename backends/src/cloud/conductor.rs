@@ -116,7 +116,7 @@ impl Conductor {
     /// Waits for the first batch, or for the word that there will be one: nothing is uploaded for a run that gets none.
     fn await_work(&self) -> Result<(), Stop> {
         let mut state = self.shared.lock();
-        while state.waiting.is_empty() && state.prepared.is_none() {
+        while state.waiting.is_empty() && !state.prepared {
             if state.end.is_some() {
                 return Err(Stop::Ended);
             }
@@ -140,7 +140,7 @@ impl Conductor {
         };
         // All may have been answered by then.
         self.await_work()?;
-        let seen = self.shared.lock().prepared.flatten();
+        let seen = self.shared.lock().seen.take();
         let probe = probe.or(seen.map(|seen| Probe {
             items: seen.items,
             cpu: seen.cpu,

@@ -83,7 +83,9 @@ pub(super) enum End {
 pub(super) struct State {
     pub(super) waiting: VecDeque<Piece>,
     /// It is to be opened before its first batch; what its items have cost elsewhere.
-    pub(super) prepared: Option<Option<ItemCost>>,
+    pub(super) prepared: bool,
+    /// What whoever prepared it has seen of an item's cost.
+    pub(super) seen: Option<ItemCost>,
     /// What it costs, once the service has said.
     pub(super) quote: Option<Quote>,
     pub(super) in_flight: usize,
@@ -157,7 +159,8 @@ impl Shared {
             upload_left: AtomicU64::new(0),
             state: Mutex::new(State {
                 waiting: VecDeque::new(),
-                prepared: None,
+                prepared: false,
+                seen: None,
                 quote: None,
                 in_flight: 0,
                 opened: None,
@@ -212,7 +215,9 @@ impl Shared {
     }
 
     pub(super) fn prepare(&self, seen: Option<ItemCost>) {
-        self.lock().prepared = Some(seen);
+        let mut state = self.lock();
+        (state.prepared, state.seen) = (true, seen);
+        drop(state);
         self.news.notify_all();
     }
 

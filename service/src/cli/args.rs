@@ -33,7 +33,7 @@ pub(crate) enum Action {
     /// See runs.
     #[command(subcommand)]
     Runs(Runs),
-    /// Tell what a program under ADAPTIVE saw and decided, from the file that its FASTMAP_TRACE named.
+    /// Tell what a program under ADAPTIVE saw and decided, from the file that its `FASTMAP_TRACE` named.
     Explain {
         /// The file.
         trace: PathBuf,

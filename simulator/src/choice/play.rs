@@ -95,6 +95,7 @@ struct Batch {
     answered: bool,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the play")]
 struct Stage<'a> {
     place: &'a Place,
     items: &'a Items,
@@ -550,10 +551,9 @@ impl<'a> Stage<'a> {
             return Some((batch, first, items));
         }
         let workers = match self.mode {
-            Mode::Local => self.place.local,
             Mode::Cloud => self.place.cloud.max(1),
             Mode::Adaptive(_) if self.open => self.place.local + self.place.cloud,
-            Mode::Adaptive(_) => self.place.local,
+            Mode::Local | Mode::Adaptive(_) => self.place.local,
         };
         self.drive.aim(self.targets[side as usize], workers);
         let slots = self.slots(Side::Local) + if self.open { self.slots(Side::Cloud) } else { 0 };

@@ -80,6 +80,10 @@ fn maps(plan: &Plan, config: &FastmapConfig) {
 }
 
 /// Counts the answers of one map.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what was refused, and how it went, are facts of their own"
+)]
 struct Tally<'a> {
     plan: &'a MapPlan,
     /// Which of the round's maps it is.

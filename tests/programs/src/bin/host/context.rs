@@ -109,7 +109,9 @@ fn of<C: Table>(bytes: usize) -> Outcome {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 host.see(own_memory(me));
-                workers(me).into_iter().for_each(|pid| worker.see(own_memory(pid)));
+                for pid in workers(me) {
+                    worker.see(own_memory(pid));
+                }
                 sleep(Duration::from_millis(2));
             }
         });
