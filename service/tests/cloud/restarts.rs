@@ -18,24 +18,29 @@ fn items_answered(tenancy: &Tenancy) -> u64 {
     tenancy.runs().first().and_then(|run| run["items_answered"].as_u64()).unwrap_or(0)
 }
 
+/// Three kills as soon as there is progress; with `FASTMAP_TEST_LONG` a minute of work, and one every five seconds.
 #[test]
 fn a_service_that_is_killed_and_started_again_is_only_late() {
-    const ITEMS: u64 = 800;
+    let (items, kills, pace) = match std::env::var_os("FASTMAP_TEST_LONG") {
+        Some(_) => (12_000, 12, Duration::from_secs(5)),
+        None => (800, 3, Duration::ZERO),
+    };
     let mut tenancy = Tenancy::start(&[]);
     let config = config(tenancy.options());
     thread::scope(|scope| {
-        let map = scope.spawn(|| config.fastmap(slowly, 0..ITEMS).collect::<Result<Vec<_>, _>>());
-        for _ in 0..3 {
+        let map = scope.spawn(|| config.fastmap(slowly, 0..items).collect::<Result<Vec<_>, _>>());
+        for _ in 0..kills {
+            thread::sleep(pace);
             let seen = items_answered(&tenancy);
             until("progress", || (items_answered(&tenancy) > seen + 20).then_some(()));
             tenancy.server.kill();
             tenancy.server.restart();
         }
         let values = map.join().expect("no panic").expect("it is back each time");
-        assert_eq!(values, (0..ITEMS).map(|n| n * 3).collect::<Vec<_>>());
+        assert_eq!(values, (0..items).map(|n| n * 3).collect::<Vec<_>>());
     });
     let run = &tenancy.runs()[0];
-    assert_eq!((run["state"].as_str(), run["items_answered"].as_u64()), (Some("done"), Some(ITEMS)), "{run}");
+    assert_eq!((run["state"].as_str(), run["items_answered"].as_u64()), (Some("done"), Some(items)), "{run}");
     assert_eq!(run["held"].as_i64(), Some(0), "{run}");
     // Each batch was charged once: the run's sum is all that the account has lost.
     let entries = tenancy.server.json(&["credits", "show", "a", "--entries", "10000"]);
