@@ -18,7 +18,8 @@ pub(crate) struct Handover(OwnedFd);
 impl Handover {
     /// The host's end, and the one that becomes a worker's stdin.
     pub(crate) fn create() -> io::Result<(Handover, OwnedFd)> {
-        let flags = SockFlag::SOCK_CLOEXEC;
+        // What is taken has been given before. And a program that is no worker, and reads its stdin, is not to wait for it.
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let (host, worker) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
         Ok((Handover(host), worker))
     }
@@ -45,7 +46,7 @@ impl Handover {
         }
     }
 
-    /// Takes the next file. To be called where one was given, or it waits.
+    /// Takes the next file, which must have been given.
     ///
     /// # Errors
     /// If what came is none, as where this process has no descriptor left.

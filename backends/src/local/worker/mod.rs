@@ -21,7 +21,7 @@ use nix::unistd::{Pid, getppid};
 use serde::{Deserialize, Serialize};
 
 use super::confined;
-use super::greeting::{Greeting, Hello, INSIDE, MARKER, Marker};
+use super::greeting::{Confinement, Greeting, Hello, INSIDE, MARKER, Marker};
 use super::page::{Page, SETUP};
 use crate::batch::Items;
 use crate::claims::Claims;
@@ -69,6 +69,10 @@ pub fn enter() {
     unsafe { std::env::remove_var(MARKER) };
     let marker = Marker::parse(&value).unwrap_or_else(|why| refuse(&why));
     if getppid() != Pid::from_raw(marker.host as i32) {
+        if matches!(marker.confinement, Confinement::Own(_)) && is_gone(marker.host) {
+            // The host died while this process was on its way: it is a worker of nobody, and no program of the user's.
+            exit(0);
+        }
         // A worker of somebody did not enter, and what its program started came here: no host of its own, or each
         // generation would start the next. Its maps run in this process.
         // SAFETY: as above.
@@ -80,6 +84,13 @@ pub fn enter() {
         Ok(worker) => worker.work(),
         Err(why) => refuse(&why),
     }
+}
+
+/// Whether a process has ended; one that nobody has waited for has, too.
+fn is_gone(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name before it may hold anything.
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 
 fn refuse(why: &str) -> ! {
@@ -131,7 +142,12 @@ impl Worker {
         if let Ok(name) = std::ffi::CString::new(format!("fm-{}", marker.name)) {
             let _unnamed = prctl::set_name(&name);
         }
-        let (to_worker, frames) = timed_channel().map_err(|e| step("channel", &e))?;
+        let (to_worker, frames) = match marker.confinement {
+            // Its host limits the sends itself, see `door`.
+            Confinement::Jailed => ipc::bytes_channel(),
+            Confinement::Own(_) => timed_channel(),
+        }
+        .map_err(|e| step("channel", &e))?;
         let (results, from_worker) = ipc::bytes_channel().map_err(|e| step("channel", &e))?;
         let host = IpcSender::<Greeting>::connect(marker.server.clone())
             .map_err(|e| step(&format!("connecting to {}", marker.server), &e))?;
