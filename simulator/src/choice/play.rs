@@ -329,7 +329,9 @@ impl<'a> Stage<'a> {
     }
 
     fn see(&mut self, event: &Seen) {
-        if std::env::var_os("T").is_some() { eprintln!("{:.4} {event:?}", seconds(self.now)); }
+        if std::env::var_os("T").is_some() {
+            eprintln!("{:.4} {event:?}", seconds(self.now));
+        }
         if let Some(policy) = &mut self.policy {
             policy.see(seconds(self.now), event);
         }

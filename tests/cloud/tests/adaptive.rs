@@ -116,9 +116,8 @@ fn charges_that_are_declined_cost_one_warning_and_nothing_else() {
     all(&ended, 400);
     assert_eq!(warnings(&ended), 1, "{}", ended.stderr);
     // The command goes at once: it has the terminal open.
-    let mut terminal = Terminal::start(
-        adaptive(&account, &["sleep", "800", "10"]).env("FASTMAP_CONFIRM_CHARGES", "true"),
-    );
+    let mut terminal =
+        Terminal::start(adaptive(&account, &["sleep", "800", "10"]).env("FASTMAP_CONFIRM_CHARGES", "true"));
     terminal.shows("800 items would cost about");
     terminal.shows("Run it there? [y/N] ");
     terminal.types("n");
