@@ -184,6 +184,13 @@ impl Ledger {
 
     pub(super) fn back(&mut self, batch: u64, side: Side, items: u32, lost: bool) {
         self.sides[side as usize].failures += u32::from(lost);
+        if let Some(flight) = self.flights.get_mut(&batch).filter(|_| lost) {
+            // The other side goes on alone, and may be helped again.
+            flight.repeated = false;
+            if flight.on(side.other()) {
+                self.sides[side.other() as usize].order.push_back(batch);
+            }
+        }
         self.take_back(batch, side, items);
     }
 
