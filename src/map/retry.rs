@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use fastmap_backends::{Death, DeathCause, Loss, Running};
+use fastmap_backends::{Death, DeathCause, Loss, MemoryLimit, Running};
 
 /// A part of a lost batch.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ fn deaths_allowed(death: &Death) -> u32 {
     match death.cause {
         DeathCause::Signal(SIGKILL | SIGTERM)
         | DeathCause::Stopped(_)
-        | DeathCause::OutOfMemory(_)
+        | DeathCause::OutOfMemory(MemoryLimit::Worker(_) | MemoryLimit::Shared(_))
         | DeathCause::Unknown => 4,
         // Nothing but the item itself can have taken the time.
         DeathCause::Timeout(_) => 1,

@@ -160,8 +160,11 @@ fn said_of(path: &Path) -> String {
 fn a_program_without_fastmap_is_noticed_at_once() {
     let said = said_of(Path::new("/bin/true"));
     assert!(said.contains("exit(0) before it reported for duty (is it a fastmap program?"), "{said}");
-    // cat reads the shared memory that it is given as its standard input, and writes it out: more than a worker may.
+    // cat reads its standard input, which is a worker's way to get files, and does not wait there.
     let said = said_of(Path::new("/bin/cat"));
+    assert!(said.contains("exit(1) before it reported for duty"), "{said}");
+    // More than a worker may print.
+    let said = said_of(Path::new("/usr/bin/yes"));
     assert!(said.contains("it printed more than 256 KiB"), "{said}");
 }
 
