@@ -104,6 +104,9 @@ fn a_service_that_is_gone_is_never_used_again() {
 #[test]
 fn a_batch_that_lags_in_the_service_is_done_here_by_idle_workers() {
     let mut policy = ready(Some(10), 10.0, 16);
+    for batch in 1..4 {
+        policy.see(11.0, &Event::Answered { batch, side: Side::Local, items: 1, wall: 10.0, bytes: 8 });
+    }
     policy.see(11.0, &Event::Sent { batch: 7, side: Side::Cloud, first: 4, items: 1, bytes: 8 });
     assert_eq!(policy.repeat(11.5, false, false), None);
     let repeat = policy.repeat(60.0, true, false);
