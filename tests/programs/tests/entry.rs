@@ -79,7 +79,7 @@ fn another_fastmap_program_that_a_function_starts_is_no_worker() {
 #[test]
 fn a_stale_marker_of_another_host_makes_no_worker() {
     let (ended, _) =
-        counted(host(&["squares", "100"]).env("FASTMAP_WORKER", "2 1 worker-7 INFO open /tmp/nobody"));
+        counted(host(&["squares", "100"]).env("FASTMAP_WORKER", "3 1 worker-7 INFO open /tmp/nobody"));
     assert_eq!(Report::read(&ended.stdout).good, 100, "{ended:#?}");
 }
 
@@ -88,10 +88,10 @@ fn a_forged_marker_is_refused_with_a_word() {
     let parent = std::process::id();
     for forged in [
         "yes".to_owned(),
-        format!("2 {parent} worker-7 INFO"),
+        format!("3 {parent} worker-7 INFO"),
         format!("99 {parent} worker-7 INFO open /tmp/nobody"),
-        format!("2 {parent} worker-7 INFO open /tmp/nobody"),
-        format!("2 {parent} worker-7 INFO ajar /tmp/nobody"),
+        format!("3 {parent} worker-7 INFO open /tmp/nobody"),
+        format!("3 {parent} worker-7 INFO ajar /tmp/nobody"),
     ] {
         let (ended, processes) = counted(host(&["squares", "100"]).env("FASTMAP_WORKER", &forged));
         assert!(!ended.status.success(), "{forged}: {ended:#?}");
