@@ -11,7 +11,7 @@ use crate::price;
 /// The service's settings.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Database, key, uploads and answers live here.
+    /// Uploads and answers live here; database and key, too, where nothing else is said.
     pub data: DataFolder,
     /// Where it listens.
     pub listen: SocketAddr,

@@ -1,22 +1,25 @@
 //! Secrets of clients, and the key with which the service keeps their signing halves.
 //! The key is a file beside the database: who copies the database alone can sign for nobody.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
-use fastmap_backends::cloud::{Secret, SigningKey};
+use fastmap_backends::cloud::{Secret, SigningKey, digest};
 
 const NONCE: usize = 24;
 const KEY: usize = 32;
 
 /// The service's key.
 #[derive(Clone)]
-pub struct ServiceKey(XChaCha20Poly1305);
+pub struct ServiceKey {
+    cipher: XChaCha20Poly1305,
+    fingerprint: String,
+}
 
 impl std::fmt::Debug for ServiceKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -49,6 +52,18 @@ pub fn new_secret() -> io::Result<Secret> {
     text.parse().map_err(io::Error::other)
 }
 
+/// Makes a key for its owner alone. Whole or not at all, and never over another: several gateways may begin at once.
+fn make(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(&random::<KEY>()?)?;
+    file.as_file().sync_all()?;
+    match file.persist_noclobber(path) {
+        Err(lost) if lost.error.kind() != io::ErrorKind::AlreadyExists => Err(lost.error),
+        _ => Ok(()),
+    }
+}
+
 impl ServiceKey {
     /// Reads the key; makes it if there is none.
     ///
@@ -56,16 +71,8 @@ impl ServiceKey {
     /// If it can't be read or written, is of the wrong length, or if others may read it.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-            Ok(mut file) => {
-                file.write_all(&random::<KEY>()?)
-                    .and_then(|()| file.sync_all())
-                    .with_context(|| format!("cannot write the service's key {shown}"))?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot make the service's key {shown}"));
-            }
+        if !path.exists() {
+            make(path).with_context(|| format!("cannot make the service's key {shown}"))?;
         }
         let metadata =
             fs::metadata(path).with_context(|| format!("cannot read the service's key {shown}"))?;
@@ -76,7 +83,14 @@ impl ServiceKey {
         let Ok(cipher) = XChaCha20Poly1305::new_from_slice(&bytes) else {
             bail!("the service's key {shown} has {} bytes, not {KEY}", bytes.len());
         };
-        Ok(ServiceKey(cipher))
+        // Tells keys apart, and nothing of them: 256 random bits can't be found from a hash.
+        let fingerprint = digest(&[b"fastmap service key ", &bytes[..]].concat());
+        Ok(ServiceKey { cipher, fingerprint })
+    }
+
+    /// A text that is the same for the same key alone; no secret.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// Encrypts the signing half of the token whose name hashes to `hash`; it opens for that token alone.
@@ -86,8 +100,10 @@ impl ServiceKey {
     pub fn seal(&self, key: &SigningKey, hash: &str) -> io::Result<Vec<u8>> {
         let nonce = random::<NONCE>()?;
         let payload = Payload { msg: key.bytes(), aad: hash.as_bytes() };
-        let sealed =
-            self.0.encrypt(&XNonce::from(nonce), payload).map_err(|_| io::Error::other("cannot encrypt"))?;
+        let sealed = self
+            .cipher
+            .encrypt(&XNonce::from(nonce), payload)
+            .map_err(|_| io::Error::other("cannot encrypt"))?;
         Ok([&nonce[..], &sealed].concat())
     }
 
@@ -95,7 +111,7 @@ impl ServiceKey {
     pub fn open_sealed(&self, sealed: &[u8], hash: &str) -> Option<SigningKey> {
         let (nonce, sealed) = sealed.split_first_chunk::<NONCE>()?;
         let payload = Payload { msg: sealed, aad: hash.as_bytes() };
-        let key = self.0.decrypt(&XNonce::from(*nonce), payload).ok()?;
+        let key = self.cipher.decrypt(&XNonce::from(*nonce), payload).ok()?;
         Some(SigningKey::from(<[u8; 32]>::try_from(key).ok()?))
     }
 }

@@ -1,8 +1,8 @@
 //! Answers on the disk, beside the database: one behind the other in files of some megabytes, in a folder for each run.
 //! (A file for each answer was half of what a small batch cost: making and deleting one takes longer than filling it.) The
 //! database holds where each answer is and its digest, so that one that is cut short or gone is noticed, and its batch run
-//! again at no charge. A file goes when all answers in it were acknowledged; one that an earlier process has left goes
-//! with its run. Called by the gateway from its tasks; the calls wait for the disk's cache, not for the disk.
+//! again at no charge. A file goes when all answers in it were acknowledged; one that another process has left goes
+//! with its run. Several gateways may share the folder: each fills files of its own. Called by the gateway from its tasks; the calls wait for the disk's cache, not for the disk.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
@@ -78,22 +78,35 @@ impl Spool {
         written.map(|()| place)
     }
 
+    /// Makes the first file from that number on that nobody has made.
+    fn claim(&self, run: &str, from: u64) -> io::Result<u64> {
+        let mut number = from;
+        loop {
+            match File::create_new(self.file(run, number)) {
+                Ok(_) => return Ok(number),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// The place of the next answer.
     fn place(&self, run: &str, length: u64) -> io::Result<Place> {
         let mut runs = self.lock();
         if !runs.contains_key(run) {
-            // Behind whatever an earlier process has left.
+            // Behind whatever another process has left.
             fs::create_dir_all(self.folder(run))?;
             let numbers = fs::read_dir(self.folder(run))?.flatten();
             let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
-            let current = numbers.max().map_or(0, |last| last + 1);
+            let current = self.claim(run, numbers.max().map_or(0, |last| last + 1))?;
             runs.insert(run.to_owned(), Files { current, end: 0, kept: BTreeMap::new() });
         }
         let Some(files) = runs.get_mut(run) else { return Err(io::ErrorKind::NotFound.into()) };
         let mut done = None;
         if files.end >= FULL {
+            let next = self.claim(run, files.current + 1)?;
             done = Some(files.current).filter(|current| !files.kept.contains_key(current));
-            files.current += 1;
+            files.current = next;
             files.end = 0;
         }
         let place = Place { file: files.current, at: files.end, length };
@@ -135,6 +148,12 @@ impl Spool {
         }
     }
 
+    /// Names of the runs of which there are answers.
+    pub fn runs(&self) -> Vec<String> {
+        let entries = fs::read_dir(&*self.folder).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+
     /// Forgets all answers of a run.
     pub fn remove_run(&self, run: &str) {
         self.lock().remove(run);
@@ -173,6 +192,32 @@ mod tests {
                 }
             });
         }
+    }
+
+    #[test]
+    fn answers_of_two_gateways_do_not_meet() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let spools = [Spool::new(folder.path()), Spool::new(folder.path())];
+        let begin = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            for (n, spool) in (0u8..).zip(&spools) {
+                let begin = &begin;
+                scope.spawn(move || {
+                    for run in 0..50 {
+                        begin.wait();
+                        let (run, answer) = (format!("run{run}"), vec![n; 1000]);
+                        let places = [(); 3].map(|()| spool.put(&run, &answer).expect("room on the disk"));
+                        begin.wait();
+                        for place in places {
+                            assert!(spool.get(&run, place, &digest(&answer)).is_some());
+                        }
+                    }
+                });
+            }
+        });
+        let mut runs = spools[0].runs();
+        runs.sort();
+        assert_eq!((runs.len(), runs[0].as_str()), (50, "run0"));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The commands that look at and change the database. They work beside a running service: SQLite lets one write at a
-//! time, and the service looks at tokens again after a second.
+//! time, PostgreSQL many, and the service looks at tokens again after a second.
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
@@ -11,12 +11,10 @@ use crate::keys::{ServiceKey, new_secret};
 use crate::price;
 use crate::store::{self, Store, now_ms};
 
-async fn open(common: &Common) -> anyhow::Result<(DataFolder, Store)> {
-    let folder = DataFolder::new(&common.data);
-    folder.create().with_context(|| format!("cannot make the folder {}", common.data.display()))?;
-    let store = Store::open(&folder.database()).await;
-    let store = store.with_context(|| format!("cannot open the database {}", folder.database().display()))?;
-    Ok((folder, store))
+async fn open(common: &Common) -> anyhow::Result<Store> {
+    let (data, database) = (&common.keep.data, common.keep.database()?);
+    DataFolder::new(data).create().with_context(|| format!("cannot make the folder {}", data.display()))?;
+    Store::open(&database).await.with_context(|| format!("cannot open the database {database}"))
 }
 
 async fn find(store: &Store, name: &str) -> anyhow::Result<store::Account> {
@@ -35,7 +33,7 @@ fn describe(account: &store::Account) -> Value {
 pub(crate) async fn account(command: Account) -> anyhow::Result<()> {
     match command {
         Account::Create { name, credits, common } => {
-            let (_, store) = open(&common).await?;
+            let store = open(&common).await?;
             let account = store.create_account(&name, credits).await?;
             let text = format!(
                 "account {name} with {} credits; make it a token: fastmap token create {name}",
@@ -44,12 +42,12 @@ pub(crate) async fn account(command: Account) -> anyhow::Result<()> {
             output::object(common.json, &describe(&account), &text)?;
         }
         Account::List { common } => {
-            let (_, store) = open(&common).await?;
+            let store = open(&common).await?;
             let accounts: Vec<Value> = store.accounts().await?.iter().map(describe).collect();
             output::list(common.json, &accounts, &["name", "credits", "reserved"])?;
         }
         Account::Operator { name, no, common } => {
-            let (_, store) = open(&common).await?;
+            let store = open(&common).await?;
             let account = find(&store, &name).await?;
             store.set_operator(&name, !no).await?;
             let mut value = describe(&account);
@@ -59,7 +57,7 @@ pub(crate) async fn account(command: Account) -> anyhow::Result<()> {
             output::object(common.json, &value, &text)?;
         }
         Account::Show { name, common } => {
-            let (_, store) = open(&common).await?;
+            let store = open(&common).await?;
             let account = find(&store, &name).await?;
             let tokens = store.tokens(Some(account.id)).await?;
             let live = tokens.iter().filter(|token| token.revoked_ms.is_none()).count();
@@ -76,13 +74,13 @@ pub(crate) async fn account(command: Account) -> anyhow::Result<()> {
 pub(crate) async fn token(command: Token) -> anyhow::Result<()> {
     match command {
         Token::Create { account, label, days, common } => {
-            let (folder, store) = open(&common).await?;
+            let store = open(&common).await?;
             let account = find(&store, &account).await?;
             let expires = days.map(|days| now_ms() + i64::from(days) * 24 * 3600 * 1000);
-            give(&common, &folder, &store, &account, &label, expires).await
+            give(&common, &store, &account, &label, expires).await
         }
         Token::List { account, common } => {
-            let (_, store) = open(&common).await?;
+            let store = open(&common).await?;
             let account = match account {
                 Some(name) => Some(find(&store, &name).await?.id),
                 None => None,
@@ -104,7 +102,7 @@ pub(crate) async fn token(command: Token) -> anyhow::Result<()> {
             Ok(output::list(common.json, &values, &["id", "account", "label", "state"])?)
         }
         Token::Revoke { id, common } => {
-            let (_, store) = open(&common).await?;
+            let store = open(&common).await?;
             if !store.revoke_token(id).await? {
                 bail!("there is no token {id} that is not revoked");
             }
@@ -112,12 +110,12 @@ pub(crate) async fn token(command: Token) -> anyhow::Result<()> {
             Ok(output::object(common.json, &json!({ "id": id, "state": "revoked" }), &text)?)
         }
         Token::Rotate { id, common } => {
-            let (folder, store) = open(&common).await?;
+            let store = open(&common).await?;
             let tokens = store.tokens(None).await?;
             let old = tokens.iter().find(|token| token.id == id && token.revoked_ms.is_none());
             let old = old.with_context(|| format!("there is no token {id} that is not revoked"))?;
             let account = find(&store, &old.account).await?;
-            give(&common, &folder, &store, &account, &old.label, old.expires_ms).await?;
+            give(&common, &store, &account, &old.label, old.expires_ms).await?;
             // The new one first: a failure leaves two, not none.
             store.revoke_token(id).await?;
             Ok(())
@@ -128,13 +126,13 @@ pub(crate) async fn token(command: Token) -> anyhow::Result<()> {
 /// Makes a token and shows its secret.
 async fn give(
     common: &Common,
-    folder: &DataFolder,
     store: &Store,
     account: &store::Account,
     label: &str,
     expires_ms: Option<i64>,
 ) -> anyhow::Result<()> {
-    let key = ServiceKey::open(&folder.key())?;
+    let key = ServiceKey::open(&common.keep.key())?;
+    store.claim(key.fingerprint()).await?;
     let secret = new_secret().context("no random bytes")?;
     let id = store.add_token(account.id, &secret, &key, label, expires_ms).await?;
     let value = json!({ "id": id, "account": account.name, "label": label, "expires_ms": expires_ms,
@@ -150,7 +148,7 @@ async fn give(
 pub(crate) async fn credits(command: Credits) -> anyhow::Result<()> {
     match command {
         Credits::Add { account, amount, note, common } => {
-            let (_, store) = open(&common).await?;
+            let store = open(&common).await?;
             let found = find(&store, &account).await?;
             let balance = store.adjust(found.id, amount, note.as_deref()).await?;
             let text = format!("{account} has {} credits now", price::show(balance));
@@ -158,7 +156,7 @@ pub(crate) async fn credits(command: Credits) -> anyhow::Result<()> {
             output::object(common.json, &value, &text)?;
         }
         Credits::Show { account, entries, common } => {
-            let (_, store) = open(&common).await?;
+            let store = open(&common).await?;
             let found = find(&store, &account).await?;
             let describe = |entry: &store::Entry| {
                 json!({
@@ -179,7 +177,7 @@ pub(crate) async fn credits(command: Credits) -> anyhow::Result<()> {
             }
         }
         Credits::Audit { common } => {
-            let (_, store) = open(&common).await?;
+            let store = open(&common).await?;
             let found = store.audit().await?;
             let text = if found.is_empty() {
                 "all balances follow from the ledger".to_owned()
@@ -198,7 +196,7 @@ pub(crate) async fn credits(command: Credits) -> anyhow::Result<()> {
 pub(crate) async fn runs(command: Runs) -> anyhow::Result<()> {
     match command {
         Runs::List { account, most, common } => {
-            let (_, store) = open(&common).await?;
+            let store = open(&common).await?;
             let account = match account {
                 Some(name) => Some(find(&store, &name).await?.id),
                 None => None,
@@ -212,7 +210,7 @@ pub(crate) async fn runs(command: Runs) -> anyhow::Result<()> {
             )?;
         }
         Runs::Show { run, common } => {
-            let (_, store) = open(&common).await?;
+            let store = open(&common).await?;
             let found = store.run(None, &run).await?;
             let value = describe_run(&found.with_context(|| format!("there is no run {run:?}"))?)?;
             let line = |(key, value): (&String, &Value)| format!("{key:15} {value}");

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{BODY, HEAD, LIMITS};
+use crate::config::{BODY, DataFolder, HEAD, LIMITS};
 use crate::price::{self, Microcredits};
+use crate::store::Database;
 
 /// Runs fastmap's cloud service, and keeps its accounts.
 #[derive(Debug, Parser)]
@@ -65,12 +66,42 @@ pub(crate) struct Dashboard {
     pub(crate) open: bool,
 }
 
+/// Where the service keeps its things.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Keep {
+    /// Folder for the database, the key, uploads and answers; made if it is not there.
+    #[arg(long, env = "FASTMAP_SERVICE_DATA", default_value = "fastmap-data")]
+    pub(crate) data: PathBuf,
+    /// The database: `postgres://user:password@host/name` for any number of gateways, or `sqlite://` and a path for one. The default
+    /// is SQLite in the folder. With a password it is better in the environment than here, where others may see it.
+    #[arg(long, env = "FASTMAP_DATABASE", hide_env_values = true)]
+    pub(crate) database: Option<String>,
+    /// The key that seals what tokens sign with: the same for all gateways of a database. The default is service.key in the
+    /// folder; made if it is not there.
+    #[arg(long, env = "FASTMAP_SERVICE_KEY")]
+    pub(crate) key: Option<PathBuf>,
+}
+
+impl Keep {
+    /// The database that is meant.
+    pub(crate) fn database(&self) -> anyhow::Result<Database> {
+        match &self.database {
+            Some(named) => named.parse().map_err(|why: String| anyhow::anyhow!("--database: {why}")),
+            None => Ok(Database::File(DataFolder::new(&self.data).database())),
+        }
+    }
+
+    /// The key's file.
+    pub(crate) fn key(&self) -> PathBuf {
+        self.key.clone().unwrap_or_else(|| DataFolder::new(&self.data).key())
+    }
+}
+
 /// Where the service keeps its things, and how to answer.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// Folder of the service's database and key.
-    #[arg(long, env = "FASTMAP_SERVICE_DATA", default_value = "fastmap-data")]
-    pub(crate) data: PathBuf,
+    #[command(flatten)]
+    pub(crate) keep: Keep,
     /// Answer in JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -86,9 +117,8 @@ pub(crate) enum LogFormat {
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
-    /// Folder for the database, the key, uploads and answers; made if it is not there.
-    #[arg(long, env = "FASTMAP_SERVICE_DATA", default_value = "fastmap-data")]
-    pub(crate) data: PathBuf,
+    #[command(flatten)]
+    pub(crate) keep: Keep,
     /// Address and port; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8750")]
     pub(crate) listen: SocketAddr,

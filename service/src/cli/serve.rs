@@ -18,7 +18,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::args::{LogFormat, Serve};
+use super::args::{Keep, LogFormat, Serve};
 use crate::agent::{Agent, InJails, Launch, Unconfined};
 use crate::config::{Config, LIMITS};
 use crate::dashboard::sign_in;
@@ -28,7 +28,7 @@ use crate::gateway::{Gateway, Parts};
 use crate::keys::{ServiceKey, new_secret};
 use crate::price::CREDIT;
 use crate::roster::Roster;
-use crate::store::Store;
+use crate::store::{Database, Store};
 
 /// Nothing is heard of a batch for so long: its agent is gone.
 const AGENT_LEASE: Duration = Duration::from_secs(15);
@@ -41,14 +41,21 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
         true => Some(tempfile::tempdir().context("cannot make a temporary folder")?),
         false => None,
     };
-    let data = temporary.as_ref().map_or(args.data.as_path(), tempfile::TempDir::path);
+    let keep = match &temporary {
+        Some(folder) => Keep { data: folder.path().to_owned(), database: None, key: None },
+        None => args.keep.clone(),
+    };
+    let (data, database) = (keep.data.as_path(), keep.database()?);
     let config = config(&args, data)?;
     config.data.create().with_context(|| format!("cannot make the folder {}", data.display()))?;
-    let _alone = lock(data)?;
+    let _used = lock(data, &database)?;
     let launch = launcher(config.unconfined, args.dev, args.worker_memory)?;
 
-    let store = Store::open(&config.data.database()).await.context("cannot open the database")?;
-    let service_key = ServiceKey::open(&config.data.key())?;
+    let store =
+        Store::open(&database).await.with_context(|| format!("cannot open the database {database}"))?;
+    let service_key = ServiceKey::open(&keep.key())?;
+    store.claim(service_key.fingerprint()).await.with_context(|| format!("the database {database}"))?;
+    let presence = store.enter().await.context("cannot tell other gateways that this one is here")?;
     let dev = match args.dev {
         true => Some(make_dev_account(&store, &service_key).await?),
         false => None,
@@ -83,6 +90,7 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
     let working = tokio::spawn(agent.work());
     let reaping = tokio::spawn(Arc::clone(&gateway).reap());
     let noting = tokio::spawn(gateway.activity.clone().keep());
+    let staying = tokio::spawn(presence.keep());
     let signals = Signals::new()?;
     announce(&url, dev.as_ref())?;
 
@@ -101,6 +109,8 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
     while handle.connection_count() > 0 && begun.elapsed() < Duration::from_secs(2) {
         sleep(Duration::from_millis(20)).await;
     }
+    // What is left is the other gateways' now.
+    staying.abort();
     tracing::info!("stopped");
     failed
 }
@@ -120,7 +130,7 @@ async fn until_told(
     }
     gateway.drain();
     let until = Instant::now() + grace;
-    while Instant::now() < until && gateway.has_open_runs().await {
+    while Instant::now() < until && gateway.is_needed().await {
         tokio::select! {
             name = signals.next() => {
                 tracing::info!(signal = name, "stopping at once");
@@ -240,11 +250,16 @@ fn launcher(unconfined: bool, dev: bool, memory: u64) -> anyhow::Result<Arc<dyn 
     }
 }
 
-/// Two services on one database would each give back what the other has reserved.
-fn lock(data: &Path) -> anyhow::Result<File> {
+/// Two services on one SQLite database would each give back what the other has reserved; gateways of one server may share
+/// the folder.
+fn lock(data: &Path, database: &Database) -> anyhow::Result<File> {
     let path = data.join("serve.lock");
     let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    match file.try_lock() {
+    let locked = match database {
+        Database::File(_) => file.try_lock(),
+        Database::Server(_) => file.try_lock_shared(),
+    };
+    match locked {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => bail!("another `fastmap serve` uses the folder {}", data.display()),
         Err(TryLockError::Error(error)) => {

@@ -28,6 +28,7 @@ use super::visitor::{
 };
 use crate::gateway::Gateway;
 use crate::gateway::auth::Caller;
+use crate::gateway::limits::REMEMBER;
 use crate::gateway::problem::{Refusal, refuse};
 use crate::keys::random;
 use crate::store::{Session, Store, StoreError, now_ms};
@@ -91,6 +92,14 @@ pub(crate) async fn mint(
     State(gateway): State<Arc<Gateway>>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<DashboardLink>, Refusal> {
+    // Each time it comes it does something: it comes once, at whichever gateway.
+    let forgotten = now_ms() - REMEMBER.as_millis() as i64;
+    if !gateway.store.is_new(caller.token, &caller.nonce, forgotten).await? {
+        return Err(refuse(
+            ProblemCode::NonceRepeated,
+            "this nonce was used before; each request needs its own",
+        ));
+    }
     let path = link(&gateway.store, caller.token).await.map_err(|error| match error {
         StoreError::Refused(why) => refuse(ProblemCode::Internal, why),
         other => other.into(),

@@ -12,7 +12,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use fastmap_backends::cloud::{Answer, BatchBody, Part, PartOutcome, Problem, ProblemCode, digest};
+use fastmap_backends::cloud::{Answer, BatchBody, Part, PartOutcome, Problem, ProblemCode, RunState, digest};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
@@ -101,7 +101,7 @@ pub(crate) async fn get(
             Ok(answer_response(answer))
         }
         _ => match found.info.state {
-            fastmap_backends::cloud::RunState::Open => Err(unknown()),
+            RunState::Open => Err(unknown()),
             state => Err(ended(state.as_str(), found.reason.as_deref())),
         },
     }
@@ -130,7 +130,7 @@ fn refused(reserved: Reserved) -> Refusal {
         Reserved::OutOfCredits => {
             refuse(ProblemCode::OutOfCredits, "the account has too little left for another batch")
         }
-        Reserved::Held | Reserved::Granted(_) | Reserved::Answered(..) => {
+        Reserved::Held | Reserved::Granted(_) | Reserved::Answered(..) | Reserved::Elsewhere => {
             let detail = "what is left is reserved for batches that run";
             Problem::new(ProblemCode::CreditsHeld, detail).retry_after(1).into()
         }
@@ -244,7 +244,12 @@ impl Gateway {
     }
 
     /// A batch from its reservation to its answer.
-    async fn fly(&self, key: &Key, digest: String, mut task: BatchTask) -> Result<Landed, Refusal> {
+    async fn fly(
+        self: &Arc<Self>,
+        key: &Key,
+        digest: String,
+        mut task: BatchTask,
+    ) -> Result<Landed, Refusal> {
         let (account, run, seq) = (key.0, &key.1, key.2);
         let began = Instant::now();
         let reserve = Reserve {
@@ -255,7 +260,7 @@ impl Gateway {
             wanted: task.limit,
             prices: self.config.prices,
         };
-        let reserved = self.committer.reserve(reserve).await?;
+        let reserved = self.reserve(reserve).await?;
         stage("reserve", began);
         let (grant, charged) = match reserved {
             Reserved::Granted(grant) => (grant, false),
@@ -270,7 +275,7 @@ impl Gateway {
         let spec = match self.spec(account, run).await {
             Ok(spec) => spec,
             Err(refusal) => {
-                self.give_up(run, seq).await;
+                self.give_up(account, run, seq).await;
                 return Err(refusal);
             }
         };
@@ -278,15 +283,35 @@ impl Gateway {
         self.carry(&spec, task, grant, charged).await
     }
 
+    /// Reserves for a batch. Where another gateway has it in hand, waits until that one has answered it or is gone: it is not
+    /// worked on twice.
+    async fn reserve(&self, ask: Reserve) -> Result<Reserved, Refusal> {
+        let mut pause = Duration::from_millis(20);
+        loop {
+            match self.committer.reserve(ask.clone()).await? {
+                Reserved::Elsewhere => {}
+                reserved => return Ok(reserved),
+            }
+            loop {
+                tokio::time::sleep(pause).await;
+                pause = (2 * pause).min(Duration::from_millis(500));
+                let found = self.store.batch(&ask.run, ask.seq).await?;
+                if !found.is_some_and(|(state, _)| state == "held") {
+                    break;
+                }
+            }
+        }
+    }
+
     /// A batch from dispatch to its answer.
     async fn carry(
-        &self,
+        self: &Arc<Self>,
         spec: &Arc<RunSpec>,
         task: BatchTask,
         grant: Grant,
         charged: bool,
     ) -> Result<Landed, Refusal> {
-        let (run, seq, first) = (&spec.run, task.seq, task.first);
+        let (account, run, seq, first) = (spec.account, &spec.run, task.seq, task.first);
         let dispatched = Instant::now();
         let submitted = self.dispatch.submit(Work { spec: Arc::clone(spec), task: Task::Batch(task) }).await;
         let verdict = match submitted {
@@ -303,28 +328,38 @@ impl Gateway {
                 Ok(landed) => Ok(landed),
                 Err(refusal) => {
                     // The disk or the database refuses: nothing is owed for what can't be delivered.
-                    self.give_up(run, seq).await;
+                    self.give_up(account, run, seq).await;
                     Err(refusal)
                 }
             },
             Verdict::Failed(problem) => {
                 let refusal = self.fail(run, problem).await;
-                self.give_up(run, seq).await;
+                self.give_up(account, run, seq).await;
                 Err(refusal)
             }
             Verdict::Cancelled => Err(ended("ended", None)),
             Verdict::Lost | Verdict::Ready => {
-                self.give_up(run, seq).await;
+                self.give_up(account, run, seq).await;
                 Err(lost())
             }
         }
     }
 
-    /// Gives back what is reserved for a batch that will not be answered.
-    async fn give_up(&self, run: &str, seq: u64) {
-        if let Err(error) = self.store.release(run, seq as i64).await {
-            tracing::error!(run, seq, %error, "a reservation could not be given back; it is when the run ends");
-        }
+    /// Gives back what is reserved for a batch that will not be answered; if the database fails, when it is back.
+    async fn give_up(self: &Arc<Self>, account: i64, run: &str, seq: u64) {
+        let Err(error) = self.store.release(run, seq as i64).await else { return };
+        tracing::error!(run, seq, %error, "a reservation can't be given back now");
+        let (gateway, run) = (Arc::clone(self), run.to_owned());
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                // Sent again it has the reservation, and gives it back itself.
+                let again = gateway.flights.find(account, &run, seq).is_some();
+                if again || gateway.store.release(&run, seq as i64).await.is_ok() {
+                    return;
+                }
+            }
+        });
     }
 
     /// Stores an answer and charges for it.
@@ -362,7 +397,8 @@ impl Gateway {
         let settle =
             Settle { run: run.to_owned(), seq: seq as i64, status, charge, cpu, bytes, items, answer };
         let settled = self.committer.settle(settle).await;
-        if settled.is_err() {
+        // A server may have done it and not have come to say so: the answer is needed then.
+        if settled.is_err() && !self.store.is_shared() {
             self.spool.remove(run, place);
         }
         let settled = settled?;
@@ -376,11 +412,22 @@ impl Gateway {
                 self.events.tell(run, Event::Batch { seq, items, charge });
                 Ok(Landed { status, body, digest: digest.into() })
             }
-            // The run has ended meanwhile, and with it the reservation.
             Settled::NotHeld => {
                 self.spool.remove(run, place);
-                Err(ended("ended", None))
+                self.answered_elsewhere(run, seq).await
             }
+        }
+    }
+
+    /// The reservation of a batch is gone: its run has ended meanwhile; or this gateway was thought to be gone, and another
+    /// has or will have the answer that is paid.
+    async fn answered_elsewhere(&self, run: &str, seq: u64) -> Result<Landed, Refusal> {
+        if let Some((_, Some((status, stored)))) = self.store.batch(run, seq as i64).await? {
+            return self.stored(run, status, stored).await.ok_or_else(lost);
+        }
+        match self.store.run(None, run).await?.map(|run| run.info.state) {
+            Some(RunState::Open) => Err(lost()),
+            _ => Err(ended("ended", None)),
         }
     }
 }

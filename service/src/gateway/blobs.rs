@@ -161,23 +161,26 @@ async fn upload(
             .retry_after(1)
             .into());
     };
+    let bytes = part.len() as u64;
+    let misplaced = |there: u64| {
+        let detail =
+            format!("{there} bytes of {} are there; the part is {bytes} from {} on", at.total, at.offset);
+        Refusal(Problem { offset: Some(there), ..Problem::new(ProblemCode::UploadOffset, detail) })
+    };
     let there = length(&path);
-    if at.offset != there || there + part.len() as u64 > at.total || part.is_empty() {
-        let detail = format!(
-            "{there} bytes of {} are there; the part is {} from {} on",
-            at.total,
-            part.len(),
-            at.offset
-        );
-        return Err(Problem { offset: Some(there), ..Problem::new(ProblemCode::UploadOffset, detail) }.into());
+    if at.offset != there || there + bytes > at.total || part.is_empty() {
+        return Err(misplaced(there));
     }
-    gateway.check_room(caller.account, part.len() as u64).await?;
-    let offset = there + part.len() as u64;
+    gateway.check_room(caller.account, bytes).await?;
+    let offset = there + bytes;
     let to = path.clone();
-    let written = spawn_blocking(move || append(&to, &part)).await;
-    written
+    let written = spawn_blocking(move || append(&to, there, &part)).await;
+    let before = written
         .map_err(|error| refuse(ProblemCode::Internal, error.to_string()))?
         .map_err(|error| disk(&error))?;
+    if before != there {
+        return Err(misplaced(before));
+    }
     if offset < at.total {
         return Ok((StatusCode::ACCEPTED, Json(BlobStatus { present: false, offset })).into_response());
     }
@@ -195,15 +198,21 @@ async fn upload(
     Ok(Json(BlobStatus { present: true, offset: 0 }).into_response())
 }
 
-fn append(path: &Path, part: &[u8]) -> io::Result<()> {
+/// Appends a part to what is there, if that has so many bytes. Gives how many it has.
+fn append(path: &Path, there: u64, part: &[u8]) -> io::Result<u64> {
     let mut file = OpenOptions::new().append(true).create(true).open(path)?;
+    // Another gateway may have the folder, too.
+    file.lock()?;
     let before = file.metadata()?.len();
+    if before != there {
+        return Ok(before);
+    }
     let written = file.write_all(part);
     if written.is_err() {
         // What is there of the part would be taken for its begin.
         let _unchanged = file.set_len(before);
     }
-    written
+    written.map(|()| before)
 }
 
 /// Unpacks an upload that is whole, checks it, and puts it where it belongs.

@@ -3,8 +3,8 @@
 //! only now and then, or each batch would cost one more write.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use fastmap_backends::cloud::RunState;
 use tokio::time::interval;
@@ -16,14 +16,27 @@ use crate::store::now_ms;
 
 const LOOK: Duration = Duration::from_millis(500);
 
+/// How often what others have done is looked for, where there are others.
+const LOOK_AROUND: Duration = Duration::from_secs(1);
+/// How often folders of answers are looked through for those of runs that nobody keeps any more.
+const TIDY: Duration = Duration::from_mins(1);
+
 /// Until when runs live, in milliseconds since 1970: as heard of here, and as the database knows.
 #[derive(Debug, Default)]
-pub(crate) struct Leases(Mutex<HashMap<String, (i64, i64)>>);
+pub(crate) struct Leases {
+    runs: Mutex<HashMap<String, (i64, i64)>>,
+    last: Mutex<Option<Instant>>,
+}
 
 impl Leases {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, (i64, i64)>> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes a lease longer; whether the database should be told.
     fn touch(&self, run: &str, until: i64, length: i64) -> bool {
-        let mut leases = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let mut leases = self.lock();
         let (here, stored) = leases.entry(run.to_owned()).or_default();
         *here = until;
         let tell = until - *stored > length / 2;
@@ -34,11 +47,22 @@ impl Leases {
     }
 
     fn until(&self, run: &str) -> i64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(run).map_or(0, |lease| lease.0)
+        self.lock().get(run).map_or(0, |lease| lease.0)
     }
 
     fn forget(&self, run: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
+        self.lock().remove(run);
+    }
+
+    /// Whether any run was heard of lately.
+    pub(super) fn heard_within(&self, time: Duration) -> bool {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_some_and(|last| last.elapsed() < time)
+    }
+
+    /// The runs of which somebody was heard here, and that have not ended here.
+    fn all(&self) -> Vec<String> {
+        self.lock().keys().cloned().collect()
     }
 }
 
@@ -68,39 +92,72 @@ impl Gateway {
         reason: Option<&str>,
     ) -> Result<bool, Refusal> {
         let ended = self.store.end_run(run, state, reason).await?;
-        self.dispatch.end_run(run).await;
-        self.leases.forget(run);
-        self.specs.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
         if ended {
             tracing::info!(run, state = state.as_str(), "run ended");
             metrics::counter!("fastmap_runs_ended_total", "state" => state.as_str()).increment(1);
-            self.events.tell(run, Event::Ended(state));
         }
+        self.let_go(run, state).await;
         Ok(ended)
     }
 
-    /// After a start: runs of before get a whole lease to be heard of.
+    /// A run is over, whoever has ended it: nothing of it is worked on or kept at hand here.
+    async fn let_go(&self, run: &str, state: RunState) {
+        self.dispatch.end_run(run).await;
+        self.leases.forget(run);
+        self.specs.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
+        self.events.tell(run, Event::Ended(state));
+    }
+
+    /// After a start: runs of before get a whole lease to be heard of, and what gateways that are gone have reserved is
+    /// given back.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn recover(&self) -> Result<(), crate::store::StoreError> {
+        self.give_back().await?;
+        self.store.extend_all_leases(self.lease_end()).await
+    }
+
+    async fn give_back(&self) -> Result<(), crate::store::StoreError> {
         let lost = self.store.recover().await?;
-        self.store.extend_all_leases(self.lease_end()).await?;
         if lost > 0 {
             tracing::warn!(
                 batches = lost,
-                "reservations of the last process were given back; clients send these batches again"
+                "reservations of a gateway that is gone were given back; clients send these batches again"
             );
+        }
+        Ok(())
+    }
+
+    /// What other gateways have done: some are gone, and some have ended runs that are worked on here.
+    async fn look_around(&self) -> Result<(), Refusal> {
+        self.give_back().await?;
+        for (run, state) in self.store.ended_among(&self.leases.all()).await? {
+            tracing::info!(run, state = state.as_str(), "run ended at another gateway");
+            self.let_go(&run, state).await;
+        }
+        Ok(())
+    }
+
+    /// Forgets answers of runs that another gateway has purged.
+    async fn tidy(&self) -> Result<(), Refusal> {
+        for run in self.store.purged_among(&self.spool.runs()).await? {
+            self.spool.remove_run(&run);
+            self.events.forget(&run);
         }
         Ok(())
     }
 
     /// Ends runs whose client is gone, and forgets answers whose time is over. Never returns.
     pub async fn reap(self: Arc<Self>) {
-        let mut look = interval(LOOK);
+        let (mut look, mut around, mut tidy) = (interval(LOOK), interval(LOOK_AROUND), interval(TIDY));
         loop {
-            look.tick().await;
-            if let Err(Refusal(problem)) = self.reap_once().await {
+            let done = tokio::select! {
+                _ = look.tick() => self.reap_once().await,
+                _ = around.tick(), if self.store.is_shared() => self.look_around().await,
+                _ = tidy.tick(), if self.store.is_shared() => self.tidy().await,
+            };
+            if let Err(Refusal(problem)) = done {
                 tracing::error!(%problem, "could not look after the runs");
             }
         }
@@ -108,7 +165,10 @@ impl Gateway {
 
     async fn reap_once(&self) -> Result<(), Refusal> {
         let now = now_ms();
-        for run in self.store.overdue_runs(now).await? {
+        // The database is told before half of a lease is over: what it knows may be so much too early, and only the gateway
+        // that a client talks to knows better.
+        let late = if self.store.is_shared() { self.lease_ms() / 2 } else { 0 };
+        for run in self.store.overdue_runs(now - late).await? {
             let until = self.leases.until(&run);
             if until > now {
                 self.store.extend_lease(&run, until).await?;

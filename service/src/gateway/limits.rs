@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// A timestamp may be off by so much.
 pub(crate) const SKEW: u64 = 300;
 /// After this a request is too old whatever its nonce: twice the skew, for it may have come from the future.
-const REMEMBER: Duration = Duration::from_secs(2 * SKEW + 1);
+pub(crate) const REMEMBER: Duration = Duration::from_secs(2 * SKEW + 1);
 
 /// Nonces that were used lately. Two generations: what is older than both is refused by its timestamp.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ mod batches;
 mod blobs;
 mod flights;
 mod leases;
-mod limits;
+pub(crate) mod limits;
 pub(crate) mod ops;
 pub(crate) mod problem;
 mod runs;
@@ -16,6 +16,7 @@ mod watch;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
@@ -40,6 +41,9 @@ use problem::{Refusal, refuse};
 
 /// Event streams that are open at a time, over all accounts.
 const STREAMS: usize = 512;
+
+/// A gateway that is to stop and has heard of no run for so long is not needed.
+const QUIET: Duration = Duration::from_secs(3);
 
 /// What the routes work with.
 #[derive(Debug)]
@@ -199,8 +203,12 @@ impl Gateway {
         self.end(run, RunState::Cancelled, None).await.map(drop)
     }
 
-    /// Whether a run is open.
-    pub async fn has_open_runs(&self) -> bool {
+    /// Whether a gateway that is to stop is still needed: for as long as a run is open; where there may be others, for as
+    /// long as somebody still comes to this one. (`/readyz` has told the balancer to go elsewhere.)
+    pub async fn is_needed(&self) -> bool {
+        if self.store.is_shared() {
+            return self.under_way() > 0 || self.leases.heard_within(QUIET);
+        }
         self.store.open_runs().await.is_ok_and(|open| open > 0)
     }
 }

@@ -2,9 +2,8 @@
 //! encrypted; the secret itself is nowhere.
 
 use fastmap_backends::cloud::{Secret, digest};
-use sqlx::{Connection, Row};
 
-use super::{BEGIN, Result, Store, StoreError, now_ms};
+use super::{Result, Row, Store, StoreError, now_ms};
 use crate::keys::ServiceKey;
 use crate::price::Microcredits;
 
@@ -69,21 +68,21 @@ impl Store {
                 "{name:?} can't be an account's name: 1 to 64 letters, digits and any of -_.@+"
             )));
         }
-        let mut conn = self.writer().await;
-        let mut tx = conn.begin_with(BEGIN).await?;
-        let row = sqlx::query(
+        let mut conn = self.writer().await?;
+        let mut tx = conn.begin().await?;
+        let row = tx.sql(
             "INSERT INTO accounts (name, created_ms) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING RETURNING id",
         )
         .bind(name)
         .bind(now_ms())
-        .fetch_optional(&mut *tx)
+        .fetch_optional()
         .await?;
         let Some(row) = row else {
             return Err(StoreError::Refused(format!("there is an account {name:?} already")));
         };
         let id = row.try_get("id")?;
         if credits != 0 {
-            super::ledger::add(&mut tx, id, "grant", credits, Some("new account")).await?;
+            super::ledger::add(&mut tx.db(), id, "grant", credits, Some("new account")).await?;
         }
         tx.commit().await?;
         drop(conn);
@@ -95,8 +94,9 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn accounts(&self) -> Result<Vec<Account>> {
-        let rows = sqlx::query("SELECT id, name, balance, held, created_ms FROM accounts ORDER BY name")
-            .fetch_all(&self.readers)
+        let rows = self
+            .sql("SELECT id, name, balance, held, created_ms FROM accounts ORDER BY name")
+            .fetch_all()
             .await?;
         rows.iter().map(account_of).collect()
     }
@@ -106,9 +106,10 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn account(&self, name: &str) -> Result<Option<Account>> {
-        let row = sqlx::query("SELECT id, name, balance, held, created_ms FROM accounts WHERE name = $1")
+        let row = self
+            .sql("SELECT id, name, balance, held, created_ms FROM accounts WHERE name = $1")
             .bind(name)
-            .fetch_optional(&self.readers)
+            .fetch_optional()
             .await?;
         row.as_ref().map(account_of).transpose()
     }
@@ -118,10 +119,8 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn balance(&self, account: i64) -> Result<(Microcredits, Microcredits)> {
-        let row = sqlx::query("SELECT balance, held FROM accounts WHERE id = $1")
-            .bind(account)
-            .fetch_one(&self.readers)
-            .await?;
+        let row =
+            self.sql("SELECT balance, held FROM accounts WHERE id = $1").bind(account).fetch_one().await?;
         Ok((row.try_get("balance")?, row.try_get("held")?))
     }
 
@@ -140,18 +139,21 @@ impl Store {
         let hash = digest(secret.token().as_bytes());
         let sealed =
             key.seal(&secret.key(), &hash).map_err(|error| StoreError::Refused(error.to_string()))?;
-        let row = sqlx::query(
-            "INSERT INTO tokens (account, hash, sealed, label, created_ms, expires_ms)
+        let row = self
+            .writer()
+            .await?
+            .sql(
+                "INSERT INTO tokens (account, hash, sealed, label, created_ms, expires_ms)
              VALUES ($1, $2, $3, $4, $5, $6) RETURNING id",
-        )
-        .bind(account)
-        .bind(hash)
-        .bind(sealed)
-        .bind(label)
-        .bind(now_ms())
-        .bind(expires_ms)
-        .fetch_one(&mut *self.writer().await)
-        .await?;
+            )
+            .bind(account)
+            .bind(hash)
+            .bind(sealed)
+            .bind(label)
+            .bind(now_ms())
+            .bind(expires_ms)
+            .fetch_one()
+            .await?;
         Ok(row.try_get("id")?)
     }
 
@@ -160,15 +162,16 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn tokens(&self, account: Option<i64>) -> Result<Vec<TokenInfo>> {
-        let rows = sqlx::query(
-            "SELECT t.id, a.name, t.label, t.created_ms, t.expires_ms, t.revoked_ms
+        let rows = self
+            .sql(
+                "SELECT t.id, a.name, t.label, t.created_ms, t.expires_ms, t.revoked_ms
              FROM tokens t JOIN accounts a ON a.id = t.account
              WHERE $1 IS NULL OR t.account = $1 ORDER BY t.id",
-        )
-        .bind(account)
-        .fetch_all(&self.readers)
-        .await?;
-        let token = |row: &sqlx::sqlite::SqliteRow| -> Result<TokenInfo> {
+            )
+            .bind(account)
+            .fetch_all()
+            .await?;
+        let token = |row: &Row| -> Result<TokenInfo> {
             Ok(TokenInfo {
                 id: row.try_get(0)?,
                 account: row.try_get(1)?,
@@ -186,13 +189,14 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn token_key(&self, hash: &str) -> Result<Option<TokenKey>> {
-        let row = sqlx::query(
-            "SELECT t.id, t.account, a.name, t.sealed, t.expires_ms, t.revoked_ms
+        let row = self
+            .sql(
+                "SELECT t.id, t.account, a.name, t.sealed, t.expires_ms, t.revoked_ms
              FROM tokens t JOIN accounts a ON a.id = t.account WHERE t.hash = $1",
-        )
-        .bind(hash)
-        .fetch_optional(&self.readers)
-        .await?;
+            )
+            .bind(hash)
+            .fetch_optional()
+            .await?;
         let Some(row) = row else { return Ok(None) };
         Ok(Some(TokenKey {
             id: row.try_get(0)?,
@@ -209,16 +213,19 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn revoke_token(&self, id: i64) -> Result<bool> {
-        let done = sqlx::query("UPDATE tokens SET revoked_ms = $1 WHERE id = $2 AND revoked_ms IS NULL")
+        let done = self
+            .writer()
+            .await?
+            .sql("UPDATE tokens SET revoked_ms = $1 WHERE id = $2 AND revoked_ms IS NULL")
             .bind(now_ms())
             .bind(id)
-            .execute(&mut *self.writer().await)
+            .execute()
             .await?;
-        Ok(done.rows_affected() > 0)
+        Ok(done > 0)
     }
 }
 
-fn account_of(row: &sqlx::sqlite::SqliteRow) -> Result<Account> {
+fn account_of(row: &Row) -> Result<Account> {
     Ok(Account {
         id: row.try_get("id")?,
         name: row.try_get("name")?,

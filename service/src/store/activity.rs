@@ -1,9 +1,9 @@
 //! What happened in runs, for people who look at them: kept in bounded form beside the ledger, written by `activity`
 //! every few seconds, lost with the process up to then. Nothing is charged or answered by it.
 
-use sqlx::{Connection, Row};
+use std::collections::BTreeMap;
 
-use super::{BEGIN, Result, Store, now_ms};
+use super::{Result, Row, Store, now_ms};
 use crate::activity::{FAILURES, Failure, News, Series};
 
 /// Runs whose activity is forgotten in one go.
@@ -15,41 +15,41 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn add_activity(&self, news: &[(String, News)]) -> Result<()> {
-        let mut conn = self.writer().await;
-        let mut tx = conn.begin_with(BEGIN).await?;
-        for (run, news) in news {
-            let row = sqlx::query("SELECT series FROM run_activity WHERE run = $1")
-                .bind(run)
-                .fetch_optional(&mut *tx)
-                .await?;
-            let mut series = match row {
-                Some(row) => read(&row.try_get::<String, _>(0)?),
-                None => Series::default(),
-            };
-            series.merge(&news.series);
-            sqlx::query(
-                "INSERT INTO run_activity (run, series, failures, deaths, updated_ms) VALUES ($1, $2, $3, $4, $5)
-                 ON CONFLICT (run) DO UPDATE SET series = excluded.series, failures = excluded.failures,
-                     deaths = excluded.deaths, updated_ms = excluded.updated_ms",
+        let mut conn = self.writer().await?;
+        let mut tx = conn.begin().await?;
+        // In one order, for other gateways add to the same runs.
+        for (run, news) in news.iter().map(|(run, news)| (run, news)).collect::<BTreeMap<_, _>>() {
+            tx.sql(
+                "INSERT INTO run_activity (run, series, updated_ms) VALUES ($1, '', 0) ON CONFLICT (run) DO NOTHING",
             )
             .bind(run)
-            .bind(serde_json::to_string(&series).unwrap_or_default())
-            .bind(i64::try_from(series.failures).unwrap_or(i64::MAX))
-            .bind(i64::try_from(series.deaths).unwrap_or(i64::MAX))
-            .bind(now_ms())
-            .execute(&mut *tx)
+            .execute()
             .await?;
+            // Nobody else reads it before this is added.
+            let row = tx
+                .sql("UPDATE run_activity SET updated_ms = $2 WHERE run = $1 RETURNING series")
+                .bind(run)
+                .bind(now_ms())
+                .fetch_one()
+                .await?;
+            let mut series = read(&row.try_get::<String, _>(0)?);
+            series.merge(&news.series);
+            tx.sql("UPDATE run_activity SET series = $2, failures = $3, deaths = $4 WHERE run = $1")
+                .bind(run)
+                .bind(serde_json::to_string(&series).unwrap_or_default())
+                .bind(i64::try_from(series.failures).unwrap_or(i64::MAX))
+                .bind(i64::try_from(series.deaths).unwrap_or(i64::MAX))
+                .execute()
+                .await?;
             if news.failures.is_empty() {
                 continue;
             }
-            let row = sqlx::query("SELECT COUNT(*) FROM run_failures WHERE run = $1")
-                .bind(run)
-                .fetch_one(&mut *tx)
-                .await?;
+            let row =
+                tx.sql("SELECT COUNT(*) FROM run_failures WHERE run = $1").bind(run).fetch_one().await?;
             let there: i64 = row.try_get(0)?;
             let free = FAILURES.saturating_sub(there.unsigned_abs() as usize);
             for (n, failure) in (there..).zip(news.failures.iter().take(free)) {
-                sqlx::query(
+                tx.sql(
                     "INSERT INTO run_failures (run, n, seq, item, kind, cause, worker, at_ms)
                      VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
                 )
@@ -61,7 +61,7 @@ impl Store {
                 .bind(&failure.cause)
                 .bind(&failure.worker)
                 .bind(failure.at_ms)
-                .execute(&mut *tx)
+                .execute()
                 .await?;
             }
         }
@@ -74,10 +74,8 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn activity(&self, run: &str) -> Result<Series> {
-        let row = sqlx::query("SELECT series FROM run_activity WHERE run = $1")
-            .bind(run)
-            .fetch_optional(&self.readers)
-            .await?;
+        let row =
+            self.sql("SELECT series FROM run_activity WHERE run = $1").bind(run).fetch_optional().await?;
         match row {
             Some(row) => Ok(read(&row.try_get::<String, _>(0)?)),
             None => Ok(Series::default()),
@@ -89,13 +87,12 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn failures(&self, run: &str) -> Result<Vec<Failure>> {
-        let rows = sqlx::query(
-            "SELECT seq, item, kind, cause, worker, at_ms FROM run_failures WHERE run = $1 ORDER BY n",
-        )
-        .bind(run)
-        .fetch_all(&self.readers)
-        .await?;
-        let failure = |row: &sqlx::sqlite::SqliteRow| -> Result<Failure> {
+        let rows = self
+            .sql("SELECT seq, item, kind, cause, worker, at_ms FROM run_failures WHERE run = $1 ORDER BY n")
+            .bind(run)
+            .fetch_all()
+            .await?;
+        let failure = |row: &Row| -> Result<Failure> {
             Ok(Failure {
                 seq: row.try_get::<i64, _>(0)?.unsigned_abs(),
                 item: row.try_get::<Option<i64>, _>(1)?.map(i64::unsigned_abs),
@@ -113,20 +110,20 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn forget_activity(&self, before_ms: i64) -> Result<()> {
-        let mut conn = self.writer().await;
-        let mut tx = conn.begin_with(BEGIN).await?;
-        let rows = sqlx::query(
+        let mut conn = self.writer().await?;
+        let mut tx = conn.begin().await?;
+        let rows = tx.sql(
             "DELETE FROM run_activity WHERE run IN (SELECT run FROM run_activity WHERE updated_ms < $1 LIMIT $2)
              RETURNING run",
         )
         .bind(before_ms)
         .bind(FORGOTTEN)
-        .fetch_all(&mut *tx)
+        .fetch_all()
         .await?;
         for row in rows {
-            sqlx::query("DELETE FROM run_failures WHERE run = $1")
+            tx.sql("DELETE FROM run_failures WHERE run = $1")
                 .bind(row.try_get::<String, _>(0)?)
-                .execute(&mut *tx)
+                .execute()
                 .await?;
         }
         tx.commit().await?;
@@ -143,16 +140,38 @@ fn read(series: &str) -> Series {
 mod tests {
     use super::*;
     use crate::activity::Activity;
+    use crate::store::testing::{Fresh, on_both};
 
     fn failure(item: u64) -> Failure {
         let (kind, cause, worker) = ("panic".to_owned(), "why".to_owned(), "w".to_owned());
         Failure { seq: 1, item: Some(item), kind, cause, worker, at_ms: 5 }
     }
 
-    #[tokio::test]
-    async fn what_is_in_memory_and_what_is_stored_are_seen_together_and_bounded() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let store = Store::open(&folder.path().join("db")).await.expect("a database");
+    on_both!(
+        what_is_in_memory_and_what_is_stored_are_seen_together_and_bounded,
+        what_two_gateways_add_to_a_run_at_once_is_all_there
+    );
+
+    async fn what_two_gateways_add_to_a_run_at_once_is_all_there(fresh: Fresh) {
+        let (one, two) = (fresh.open().await, fresh.open().await);
+        let news = |run: &str| {
+            let series = Series { failures: 1, ..Series::default() };
+            (run.to_owned(), News { series, failures: vec![failure(7)] })
+        };
+        let add = async |store: &Store, first: &str, second: &str| {
+            for _ in 0..20 {
+                store.add_activity(&[news(first), news(second)]).await.expect("it is stored");
+            }
+        };
+        tokio::join!(add(&one, "a", "b"), add(&two, "b", "a"));
+        for run in ["a", "b"] {
+            assert_eq!(one.activity(run).await.expect("an answer").failures, 40);
+            assert_eq!(two.failures(run).await.expect("a list").len(), 40);
+        }
+    }
+
+    async fn what_is_in_memory_and_what_is_stored_are_seen_together_and_bounded(fresh: Fresh) {
+        let store = fresh.open().await;
         let activity = Activity::new(store.clone());
         let news = |items: std::ops::Range<u64>| {
             let series = Series { failures: items.end - items.start, ..Series::default() };

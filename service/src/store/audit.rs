@@ -1,8 +1,6 @@
 //! Looking at the ledger: its newest entries, and whether all that is kept beside it follows from it.
 
-use sqlx::Row;
-
-use super::{Result, Store};
+use super::{Result, Row, Store};
 use crate::price::Microcredits;
 
 /// A line of the ledger.
@@ -32,14 +30,15 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn ledger(&self, account: i64, most: u32) -> Result<Vec<Entry>> {
-        let rows = sqlx::query(
-            "SELECT id, kind, amount, balance, run, seq, note, created_ms FROM ledger
+        let rows = self
+            .sql(
+                "SELECT id, kind, amount, balance, run, seq, note, created_ms FROM ledger
              WHERE account = $1 ORDER BY id DESC LIMIT $2",
-        )
-        .bind(account)
-        .bind(most)
-        .fetch_all(&self.readers)
-        .await?;
+            )
+            .bind(account)
+            .bind(i64::from(most))
+            .fetch_all()
+            .await?;
         rows.iter().map(entry_of).collect()
     }
 
@@ -67,7 +66,7 @@ impl Store {
         ];
         let mut found = Vec::new();
         for (what, sql) in checks {
-            for row in sqlx::query(sql).fetch_all(&self.readers).await? {
+            for row in self.sql(sql).fetch_all().await? {
                 found.push(format!("{what} {}", row.try_get::<String, _>(0)?));
             }
         }
@@ -76,7 +75,7 @@ impl Store {
 }
 
 /// An entry from a row of id, kind, amount, balance, run, seq, note and `created_ms`.
-pub(super) fn entry_of(row: &sqlx::sqlite::SqliteRow) -> Result<Entry> {
+pub(super) fn entry_of(row: &Row) -> Result<Entry> {
     Ok(Entry {
         id: row.try_get(0)?,
         kind: row.try_get(1)?,

@@ -1,8 +1,6 @@
 //! What was uploaded: stored once by its hash, but known only to the accounts that have uploaded it themselves.
 
-use sqlx::{Connection, Row};
-
-use super::{BEGIN, Result, Store, now_ms};
+use super::{Result, Store, now_ms};
 
 /// What an upload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,14 +36,14 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn blob(&self, account: i64, kind: Kind, hash: &str) -> Result<Option<Blob>> {
-        let row = sqlx::query(
+        let row = self.sql(
             "SELECT b.size, b.identity FROM account_blobs a JOIN blobs b ON b.kind = a.kind AND b.hash = a.hash
              WHERE a.account = $1 AND a.kind = $2 AND a.hash = $3",
         )
         .bind(account)
         .bind(kind.as_str())
         .bind(hash)
-        .fetch_optional(&self.readers)
+        .fetch_optional()
         .await?;
         let Some(row) = row else { return Ok(None) };
         Ok(Some(Blob { size: row.try_get::<i64, _>(0)?.unsigned_abs(), identity: row.try_get(1)? }))
@@ -56,12 +54,12 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn stored_bytes(&self, account: i64) -> Result<u64> {
-        let row = sqlx::query(
-            "SELECT COALESCE(SUM(b.size), 0) FROM account_blobs a JOIN blobs b ON b.kind = a.kind AND b.hash = a.hash
+        let row = self.sql(
+            "SELECT CAST(COALESCE(SUM(b.size), 0) AS BIGINT) FROM account_blobs a JOIN blobs b ON b.kind = a.kind AND b.hash = a.hash
              WHERE a.account = $1",
         )
         .bind(account)
-        .fetch_one(&self.readers)
+        .fetch_one()
         .await?;
         Ok(row.try_get::<i64, _>(0)?.unsigned_abs())
     }
@@ -71,9 +69,9 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn add_blob(&self, account: i64, kind: Kind, hash: &str, blob: &Blob) -> Result<()> {
-        let mut conn = self.writer().await;
-        let mut tx = conn.begin_with(BEGIN).await?;
-        sqlx::query(
+        let mut conn = self.writer().await?;
+        let mut tx = conn.begin().await?;
+        tx.sql(
             "INSERT INTO blobs (kind, hash, size, identity, created_ms) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (kind, hash) DO NOTHING",
         )
@@ -82,9 +80,9 @@ impl Store {
         .bind(i64::try_from(blob.size).unwrap_or(i64::MAX))
         .bind(&blob.identity)
         .bind(now_ms())
-        .execute(&mut *tx)
+        .execute()
         .await?;
-        sqlx::query(
+        tx.sql(
             "INSERT INTO account_blobs (account, kind, hash, created_ms) VALUES ($1, $2, $3, $4)
              ON CONFLICT (account, kind, hash) DO NOTHING",
         )
@@ -92,7 +90,7 @@ impl Store {
         .bind(kind.as_str())
         .bind(hash)
         .bind(now_ms())
-        .execute(&mut *tx)
+        .execute()
         .await?;
         tx.commit().await?;
         Ok(())

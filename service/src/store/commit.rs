@@ -1,12 +1,10 @@
 //! Group commit: what many batches write goes to the database in one statement, for a commit costs more than what is
 //! written in it. One task does so; it takes what waits, has it committed, and tells each who asked.
 
-use sqlx::Connection;
-use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::ledger::{Reserve, Reserved, Settle, Settled};
-use super::{BEGIN, Result, Store, StoreError, group, ledger};
+use super::{Conn, Result, Store, StoreError, group, ledger};
 
 /// Most that goes into one statement: each number of batches is a statement of its own, which the database keeps prepared.
 const GROUP: usize = 32;
@@ -72,10 +70,7 @@ async fn commit_all(store: Store, mut operations: mpsc::Receiver<Operation>) {
         }
         // What is given back may be what the others need.
         if !settles.0.is_empty() {
-            let mut conn = store.writer().await;
-            let settled = group::settle(&mut conn, &settles.0).await;
-            drop(conn);
-            tell(settles.1, settled);
+            tell(settles.1, settle(&store, &settles.0).await);
         }
         if !reserves.0.is_empty() {
             reserve(&store, reserves.0, reserves.1).await;
@@ -83,10 +78,17 @@ async fn commit_all(store: Store, mut operations: mpsc::Receiver<Operation>) {
     }
 }
 
+async fn settle(store: &Store, asks: &[Settle]) -> Result<Vec<Settled>> {
+    group::settle(&mut store.writer().await?.db(), asks).await
+}
+
 /// Reserves in one statement; for those that need a closer look, one after the other in a transaction.
 async fn reserve(store: &Store, asks: Vec<Reserve>, replies: Vec<Reply<Reserved>>) {
-    let mut conn = store.writer().await;
-    let found = match group::reserve(&mut conn, &asks).await {
+    let mut conn = match store.writer().await {
+        Ok(conn) => conn,
+        Err(error) => return tell(replies, Err(error)),
+    };
+    let found = match group::reserve(&mut conn.db(), store.gateway, &asks).await {
         Ok(found) => found,
         Err(error) => return tell(replies, Err(error)),
     };
@@ -101,15 +103,16 @@ async fn reserve(store: &Store, asks: Vec<Reserve>, replies: Vec<Reply<Reserved>
         }
     }
     if !closer.is_empty() {
-        tell(waiting, look_closer(&mut conn, &closer).await);
+        tell(waiting, look_closer(&mut conn, store.gateway, &closer).await);
     }
 }
 
-async fn look_closer(conn: &mut SqliteConnection, asks: &[Reserve]) -> Result<Vec<Reserved>> {
-    let mut tx = conn.begin_with(BEGIN).await?;
+async fn look_closer(conn: &mut Conn, gateway: i64, asks: &[Reserve]) -> Result<Vec<Reserved>> {
+    let mut tx = conn.begin().await?;
+    ledger::lock(&mut tx.db(), asks.iter().map(|ask| ask.account)).await?;
     let mut all = Vec::with_capacity(asks.len());
     for ask in asks {
-        all.push(ledger::reserve(&mut tx, ask).await?);
+        all.push(ledger::reserve(&mut tx.db(), gateway, ask).await?);
     }
     tx.commit().await?;
     Ok(all)

@@ -1,9 +1,7 @@
 //! Who may look at the dashboard: one-time links, and the sessions that they open. Codes and cookies are stored as their
 //! hashes; all of it hangs on the token that minted the link, and is worth nothing once that is revoked or expired.
 
-use sqlx::{Connection, Row};
-
-use super::{BEGIN, Result, Store, now_ms};
+use super::{Result, Store, now_ms};
 use crate::price::Microcredits;
 
 /// Links of a token that wait to be used; minting another forgets the oldest.
@@ -58,25 +56,22 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn add_link(&self, hash: &str, token: i64, expires_ms: i64) -> Result<()> {
-        let mut conn = self.writer().await;
-        let mut tx = conn.begin_with(BEGIN).await?;
-        sqlx::query("DELETE FROM dashboard_links WHERE expires_ms <= $1")
-            .bind(now_ms())
-            .execute(&mut *tx)
-            .await?;
-        sqlx::query("INSERT INTO dashboard_links (hash, token, expires_ms) VALUES ($1, $2, $3)")
+        let mut conn = self.writer().await?;
+        let mut tx = conn.begin().await?;
+        tx.sql("DELETE FROM dashboard_links WHERE expires_ms <= $1").bind(now_ms()).execute().await?;
+        tx.sql("INSERT INTO dashboard_links (hash, token, expires_ms) VALUES ($1, $2, $3)")
             .bind(hash)
             .bind(token)
             .bind(expires_ms)
-            .execute(&mut *tx)
+            .execute()
             .await?;
-        sqlx::query(
+        tx.sql(
             "DELETE FROM dashboard_links WHERE token = $1 AND hash NOT IN
                  (SELECT hash FROM dashboard_links WHERE token = $1 ORDER BY expires_ms DESC, hash LIMIT $2)",
         )
         .bind(token)
         .bind(LINKS)
-        .execute(&mut *tx)
+        .execute()
         .await?;
         tx.commit().await?;
         Ok(())
@@ -87,14 +82,14 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn link_account(&self, hash: &str) -> Result<Option<String>> {
-        let row = sqlx::query(
+        let row = self.sql(
             "SELECT a.name FROM dashboard_links l JOIN tokens t ON t.id = l.token JOIN accounts a ON a.id = t.account
              WHERE l.hash = $1 AND l.expires_ms > $2 AND t.revoked_ms IS NULL
                AND (t.expires_ms IS NULL OR t.expires_ms > $2)",
         )
         .bind(hash)
         .bind(now_ms())
-        .fetch_optional(&self.readers)
+        .fetch_optional()
         .await?;
         Ok(row.map(|row| row.try_get(0)).transpose()?)
     }
@@ -106,40 +101,41 @@ impl Store {
     /// If the database fails.
     pub async fn sign_in(&self, link: &str, session: &Session, lasts: Lasts) -> Result<bool> {
         let now = now_ms();
-        let mut conn = self.writer().await;
-        let mut tx = conn.begin_with(BEGIN).await?;
-        let row = sqlx::query(
-            "DELETE FROM dashboard_links WHERE hash = $1 AND expires_ms > $2 AND token IN
+        let mut conn = self.writer().await?;
+        let mut tx = conn.begin().await?;
+        let row = tx
+            .sql(
+                "DELETE FROM dashboard_links WHERE hash = $1 AND expires_ms > $2 AND token IN
                  (SELECT id FROM tokens WHERE revoked_ms IS NULL AND (expires_ms IS NULL OR expires_ms > $2))
              RETURNING token",
-        )
-        .bind(link)
-        .bind(now)
-        .fetch_optional(&mut *tx)
-        .await?;
+            )
+            .bind(link)
+            .bind(now)
+            .fetch_optional()
+            .await?;
         let Some(row) = row else { return Ok(false) };
         let token: i64 = row.try_get(0)?;
-        sqlx::query("DELETE FROM dashboard_sessions WHERE seen_ms <= $1 OR created_ms <= $2")
+        tx.sql("DELETE FROM dashboard_sessions WHERE seen_ms <= $1 OR created_ms <= $2")
             .bind(now - lasts.idle_ms)
             .bind(now - lasts.most_ms)
-            .execute(&mut *tx)
+            .execute()
             .await?;
-        sqlx::query(
+        tx.sql(
             "INSERT INTO dashboard_sessions (hash, token, csrf, created_ms, seen_ms) VALUES ($1, $2, $3, $4, $4)",
         )
         .bind(&session.hash)
         .bind(token)
         .bind(&session.csrf)
         .bind(now)
-        .execute(&mut *tx)
+        .execute()
         .await?;
-        sqlx::query(
+        tx.sql(
             "DELETE FROM dashboard_sessions WHERE token = $1 AND hash NOT IN
                  (SELECT hash FROM dashboard_sessions WHERE token = $1 ORDER BY created_ms DESC, hash LIMIT $2)",
         )
         .bind(token)
         .bind(SESSIONS)
-        .execute(&mut *tx)
+        .execute()
         .await?;
         tx.commit().await?;
         Ok(true)
@@ -151,24 +147,27 @@ impl Store {
     /// If the database fails.
     pub async fn visit(&self, hash: &str, lasts: Lasts, use_it: bool) -> Result<Option<Visit>> {
         let now = now_ms();
-        let row = sqlx::query(
-            "SELECT s.csrf, s.token, a.id, a.name, a.operator, a.balance, a.held, s.seen_ms
+        let row = self
+            .sql(
+                "SELECT s.csrf, s.token, a.id, a.name, a.operator, a.balance, a.held, s.seen_ms
              FROM dashboard_sessions s JOIN tokens t ON t.id = s.token JOIN accounts a ON a.id = t.account
              WHERE s.hash = $1 AND s.seen_ms > $2 AND s.created_ms > $3 AND t.revoked_ms IS NULL
                AND (t.expires_ms IS NULL OR t.expires_ms > $4)",
-        )
-        .bind(hash)
-        .bind(now - lasts.idle_ms)
-        .bind(now - lasts.most_ms)
-        .bind(now)
-        .fetch_optional(&self.readers)
-        .await?;
+            )
+            .bind(hash)
+            .bind(now - lasts.idle_ms)
+            .bind(now - lasts.most_ms)
+            .bind(now)
+            .fetch_optional()
+            .await?;
         let Some(row) = row else { return Ok(None) };
         if use_it && row.try_get::<i64, _>(7)? < now - SEEN_MS.min(lasts.idle_ms / 4) {
-            sqlx::query("UPDATE dashboard_sessions SET seen_ms = $2 WHERE hash = $1")
+            self.writer()
+                .await?
+                .sql("UPDATE dashboard_sessions SET seen_ms = $2 WHERE hash = $1")
                 .bind(hash)
                 .bind(now)
-                .execute(&mut *self.writer().await)
+                .execute()
                 .await?;
         }
         Ok(Some(Visit {
@@ -188,9 +187,11 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn sign_out(&self, hash: &str) -> Result<()> {
-        sqlx::query("DELETE FROM dashboard_sessions WHERE hash = $1")
+        self.writer()
+            .await?
+            .sql("DELETE FROM dashboard_sessions WHERE hash = $1")
             .bind(hash)
-            .execute(&mut *self.writer().await)
+            .execute()
             .await?;
         Ok(())
     }
@@ -200,15 +201,16 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn revoke_own_token(&self, account: i64, id: i64) -> Result<bool> {
-        let done = sqlx::query(
-            "UPDATE tokens SET revoked_ms = $1 WHERE id = $2 AND account = $3 AND revoked_ms IS NULL",
-        )
-        .bind(now_ms())
-        .bind(id)
-        .bind(account)
-        .execute(&mut *self.writer().await)
-        .await?;
-        Ok(done.rows_affected() > 0)
+        let done = self
+            .writer()
+            .await?
+            .sql("UPDATE tokens SET revoked_ms = $1 WHERE id = $2 AND account = $3 AND revoked_ms IS NULL")
+            .bind(now_ms())
+            .bind(id)
+            .bind(account)
+            .execute()
+            .await?;
+        Ok(done > 0)
     }
 
     /// Makes an account an operator's, or an ordinary one. `false`: there is none of that name.
@@ -216,12 +218,15 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn set_operator(&self, name: &str, operator: bool) -> Result<bool> {
-        let done = sqlx::query("UPDATE accounts SET operator = $2 WHERE name = $1")
+        let done = self
+            .writer()
+            .await?
+            .sql("UPDATE accounts SET operator = $2 WHERE name = $1")
             .bind(name)
             .bind(operator)
-            .execute(&mut *self.writer().await)
+            .execute()
             .await?;
-        Ok(done.rows_affected() > 0)
+        Ok(done > 0)
     }
 }
 
@@ -229,17 +234,26 @@ impl Store {
 mod tests {
     use super::*;
     use crate::keys::{ServiceKey, new_secret};
+    use crate::store::testing::{Fresh, on_both};
+
+    on_both!(
+        a_session_ends_when_it_is_idle_when_it_is_old_and_with_its_token,
+        looking_without_using_keeps_no_session_alive,
+        links_are_good_once_for_their_time_and_few,
+        sessions_of_a_token_are_bounded_and_those_that_are_over_are_forgotten,
+        an_account_revokes_its_own_tokens_alone,
+    );
 
     const LASTS: Lasts = Lasts { idle_ms: 60_000, most_ms: 600_000 };
 
-    async fn store() -> (tempfile::TempDir, Store, i64) {
-        let folder = tempfile::tempdir().expect("a folder");
-        let store = Store::open(&folder.path().join("db")).await.expect("a database");
+    async fn store(fresh: &Fresh) -> (Store, i64) {
+        let store = fresh.open().await;
         let account = store.create_account("a", 0).await.expect("an account").id;
+        let folder = tempfile::tempdir().expect("a folder");
         let key = ServiceKey::open(&folder.path().join("key")).expect("a key");
         let secret = new_secret().expect("random bytes");
         let token = store.add_token(account, &secret, &key, "", None).await.expect("a token");
-        (folder, store, token)
+        (store, token)
     }
 
     async fn open(store: &Store, token: i64, name: &str) {
@@ -249,18 +263,22 @@ mod tests {
     }
 
     async fn set(store: &Store, column: &str, value: i64) {
-        let sql = format!("UPDATE {column} = {value}");
-        let done = sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut *store.writer().await).await;
-        assert!(done.expect("it is SQL").rows_affected() > 0);
+        let mut conn = store.writer().await.expect("a connection");
+        let sql = conn.sql("UPDATE ").push(&format!("{column} = {value}"));
+        assert!(sql.execute().await.expect("it is SQL") > 0);
+    }
+
+    async fn number(store: &Store, sql: &'static str) -> i64 {
+        let row = store.sql(sql).fetch_one().await.expect("a row");
+        row.try_get(0).expect("a number")
     }
 
     async fn is_in(store: &Store, name: &str) -> bool {
         store.visit(name, LASTS, true).await.expect("an answer").is_some()
     }
 
-    #[tokio::test]
-    async fn a_session_ends_when_it_is_idle_when_it_is_old_and_with_its_token() {
-        let (_folder, store, token) = store().await;
+    async fn a_session_ends_when_it_is_idle_when_it_is_old_and_with_its_token(fresh: Fresh) {
+        let (store, token) = store(&fresh).await;
         open(&store, token, "s").await;
         assert!(is_in(&store, "s").await);
         let now = now_ms();
@@ -282,23 +300,18 @@ mod tests {
         assert!(!is_in(&store, "s").await, "the token was revoked");
     }
 
-    #[tokio::test]
-    async fn looking_without_using_keeps_no_session_alive() {
-        let (_folder, store, token) = store().await;
+    async fn looking_without_using_keeps_no_session_alive(fresh: Fresh) {
+        let (store, token) = store(&fresh).await;
         open(&store, token, "s").await;
         let then = now_ms() - 50_000;
         set(&store, "dashboard_sessions SET seen_ms", then).await;
         assert!(store.visit("s", LASTS, false).await.expect("an answer").is_some());
-        let seen: i64 = sqlx::query_scalar("SELECT seen_ms FROM dashboard_sessions")
-            .fetch_one(&store.readers)
-            .await
-            .expect("a session");
+        let seen: i64 = number(&store, "SELECT seen_ms FROM dashboard_sessions").await;
         assert_eq!(seen, then);
     }
 
-    #[tokio::test]
-    async fn links_are_good_once_for_their_time_and_few() {
-        let (_folder, store, token) = store().await;
+    async fn links_are_good_once_for_their_time_and_few(fresh: Fresh) {
+        let (store, token) = store(&fresh).await;
         let session = |name: &str| Session { hash: name.to_owned(), csrf: String::new() };
         store.add_link("l", token, now_ms() - 1).await.expect("a link");
         assert!(!store.sign_in("l", &session("1"), LASTS).await.expect("an answer"), "its time is over");
@@ -318,9 +331,8 @@ mod tests {
         );
     }
 
-    #[tokio::test]
-    async fn sessions_of_a_token_are_bounded_and_those_that_are_over_are_forgotten() {
-        let (_folder, store, token) = store().await;
+    async fn sessions_of_a_token_are_bounded_and_those_that_are_over_are_forgotten(fresh: Fresh) {
+        let (store, token) = store(&fresh).await;
         for n in 0..SESSIONS + 5 {
             open(&store, token, &format!("s{n}")).await;
             set(&store, "dashboard_sessions SET created_ms = created_ms - 10, seen_ms", now_ms()).await;
@@ -329,16 +341,12 @@ mod tests {
         assert!(is_in(&store, &format!("s{}", SESSIONS + 4)).await);
         set(&store, "dashboard_sessions SET seen_ms", 0).await;
         open(&store, token, "last").await;
-        let kept: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM dashboard_sessions")
-            .fetch_one(&store.readers)
-            .await
-            .expect("a number");
+        let kept: i64 = number(&store, "SELECT COUNT(*) FROM dashboard_sessions").await;
         assert_eq!(kept, 1);
     }
 
-    #[tokio::test]
-    async fn an_account_revokes_its_own_tokens_alone() {
-        let (_folder, store, token) = store().await;
+    async fn an_account_revokes_its_own_tokens_alone(fresh: Fresh) {
+        let (store, token) = store(&fresh).await;
         let other = store.create_account("b", 0).await.expect("an account").id;
         assert!(!store.revoke_own_token(other, token).await.expect("an answer"));
         assert!(store.revoke_own_token(1, token).await.expect("an answer"));

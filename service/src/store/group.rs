@@ -4,16 +4,22 @@
 
 use std::collections::{HashMap, HashSet};
 
-use sqlx::sqlite::SqliteConnection;
-use sqlx::{QueryBuilder, Row, Sqlite};
-
 use super::ledger::{Reserve, Reserved, Settle, Settled, whole};
-use super::{Result, now_ms};
+use super::{Db, Result, now_ms};
 use crate::price::{self, Grant, Microcredits};
+
+/// Where others write, too: keeps them from the money of all accounts that are asked for. What is read of the rows is what
+/// the one before has committed, however old the statement's view of the rest is.
+const LOCKED: &str =
+    " WHERE r.id IN (SELECT run FROM asked) ORDER BY a.id, r.number FOR NO KEY UPDATE OF a, r";
 
 /// Reserves for those batches that are new, of open runs, and far from the end of their credits; in the order in which they
 /// were asked. `None`: the batch needs a closer look ([`ledger::reserve`](super::ledger::reserve)), and nothing was done.
-pub(super) async fn reserve(conn: &mut SqliteConnection, asks: &[Reserve]) -> Result<Vec<Option<Reserved>>> {
+pub(super) async fn reserve(
+    db: &mut Db<'_>,
+    gateway: i64,
+    asks: &[Reserve],
+) -> Result<Vec<Option<Reserved>>> {
     let holds: Vec<Microcredits> = asks.iter().map(|ask| price::cost(&ask.prices, ask.wanted)).collect();
     // The statement sees what there was before it: all that it may reserve for an account must fit, and with the distance
     // at which one batch gets all that it wants.
@@ -23,10 +29,11 @@ pub(super) async fn reserve(conn: &mut SqliteConnection, asks: &[Reserve]) -> Re
         *sum = sum.saturating_add(*hold);
     }
     let now = now_ms();
-    let mut query = QueryBuilder::<Sqlite>::new(
-        "WITH asked (account, run, seq, digest, hold, cpu_limit_ns, byte_limit, room, at_ms) AS (",
+    let locked = if db.has_company() { LOCKED } else { "" };
+    let query = db.sql(
+        "WITH asked (account, run, seq, digest, hold, cpu_limit_ns, byte_limit, room, at_ms, gateway) AS (",
     );
-    query.push_values(asks.iter().zip(&holds), |mut row, (ask, hold)| {
+    let query = query.push_values(asks.iter().zip(&holds), |row, (ask, hold)| {
         row.push_bind(ask.account)
             .push_bind(&ask.run)
             .push_bind(ask.seq)
@@ -35,19 +42,23 @@ pub(super) async fn reserve(conn: &mut SqliteConnection, asks: &[Reserve]) -> Re
             .push_bind(whole(ask.wanted.cpu))
             .push_bind(i64::try_from(ask.wanted.bytes).unwrap_or(i64::MAX))
             .push_bind(of_account[&ask.account].saturating_mul(price::SHARE))
-            .push_bind(now);
+            .push_bind(now)
+            .push_bind(gateway);
     });
-    query.push(
-        ") INSERT INTO batches (run, seq, digest, state, hold, cpu_limit_ns, byte_limit, short, opened_ms)
+    let query = query.push(
+        "), found AS (SELECT r.id, r.account, r.state, r.max_credits - r.spent - r.held AS cap, a.balance - a.held AS free
+                      FROM runs r JOIN accounts a ON a.id = r.account",
+    );
+    let query = query.push(locked).push(
+        ") INSERT INTO batches (run, seq, digest, state, hold, cpu_limit_ns, byte_limit, short, opened_ms, gateway)
          SELECT asked.run, asked.seq, asked.digest, 'held', asked.hold, asked.cpu_limit_ns, asked.byte_limit, FALSE,
-                asked.at_ms
-         FROM asked JOIN runs r ON r.id = asked.run AND r.account = asked.account JOIN accounts a ON a.id = r.account
-         WHERE r.state = 'open' AND a.balance - a.held >= asked.room
-           AND (r.max_credits IS NULL OR r.max_credits - r.spent - r.held >= asked.room)
+                asked.at_ms, asked.gateway
+         FROM asked JOIN found ON found.id = asked.run AND found.account = asked.account
+         WHERE found.state = 'open' AND found.free >= asked.room AND (found.cap IS NULL OR found.cap >= asked.room)
          ON CONFLICT (run, seq) DO NOTHING RETURNING run, seq, digest",
     );
     let mut done: HashSet<(String, i64, String)> = HashSet::new();
-    for row in query.build().fetch_all(conn).await? {
+    for row in query.fetch_all().await? {
         done.insert((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
     }
     let mut granted = |(ask, hold): (&Reserve, Microcredits)| {
@@ -62,13 +73,14 @@ pub(super) async fn reserve(conn: &mut SqliteConnection, asks: &[Reserve]) -> Re
 }
 
 /// Charges for batches that are answered, and gives the rest of what they have reserved back.
-pub(super) async fn settle(conn: &mut SqliteConnection, asks: &[Settle]) -> Result<Vec<Settled>> {
+pub(super) async fn settle(db: &mut Db<'_>, asks: &[Settle]) -> Result<Vec<Settled>> {
+    let company = db.has_company();
     let now = now_ms();
     let number = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
-    let mut query = QueryBuilder::<Sqlite>::new(
-        "WITH settled (run, seq, status, charge, cpu_ns, result_bytes, items, digest, file, at, length, at_ms) AS (",
+    let query = db.sql(
+        "WITH asked (run, seq, status, charge, cpu_ns, result_bytes, items, digest, file, at, length, at_ms) AS (",
     );
-    query.push_values(asks, |mut row, ask| {
+    let query = query.push_values(asks, |row, ask| {
         row.push_bind(&ask.run)
             .push_bind(ask.seq)
             .push_bind(i64::from(ask.status))
@@ -82,16 +94,28 @@ pub(super) async fn settle(conn: &mut SqliteConnection, asks: &[Settle]) -> Resu
             .push_bind(number(ask.answer.place.length))
             .push_bind(now);
     });
-    query.push(
-        ") UPDATE batches SET state = 'answered', status = s.status,
+    let (locked, from) = match company {
+        true => (
+            ", found AS (SELECT r.id FROM runs r JOIN accounts a ON a.id = r.account",
+            "JOIN found ON found.id = s.run",
+        ),
+        false => ("", ""),
+    };
+    let query = query.push(")").push(locked);
+    let query = if company { query.push(LOCKED).push(")") } else { query };
+    let query = query.push(
+        " UPDATE batches SET state = 'answered', status = s.status,
                 charge = CASE WHEN s.charge < hold THEN s.charge ELSE hold END,
                 cpu_ns = s.cpu_ns, result_bytes = s.result_bytes, items = s.items, answer_digest = s.digest,
                 answer_file = s.file, answer_at = s.at, answer_length = s.length, settled_ms = s.at_ms
-         FROM settled s WHERE batches.run = s.run AND batches.seq = s.seq AND batches.state = 'held'
+         FROM asked s ",
+    );
+    let query = query.push(from).push(
+        " WHERE batches.run = s.run AND batches.seq = s.seq AND batches.state = 'held'
          RETURNING batches.run, batches.seq",
     );
     let mut done: HashSet<(String, i64)> = HashSet::new();
-    for row in query.build().fetch_all(conn).await? {
+    for row in query.fetch_all().await? {
         done.insert((row.try_get(0)?, row.try_get(1)?));
     }
     let mut settled = |ask: &Settle| match done.remove(&(ask.run.clone(), ask.seq)) {

@@ -2,16 +2,18 @@
 //! with whatever ends it. Balance and reservations are kept beside the ledger they follow from: the tables' triggers carry
 //! a batch's hold and charge there in the statement that changes the batch, and their checks refuse what must never be.
 //!
+//! Where others write at the same time (PostgreSQL), whoever moves money of an account locks it first, several in the order
+//! of their numbers: [`lock`], and `group` in its statements. What comes behind sees what the one before has committed.
+//!
 //! The functions take a connection that is inside a transaction. `group` does for many batches what can be done in one
 //! statement; here is what needs a closer look.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fastmap_backends::cloud::Prices;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{Connection, Row};
 
-use super::{BEGIN, Result, Store, StoreError, now_ms};
+use super::{Db, Result, Row, Store, StoreError, now_ms};
 use crate::price::{self, Grant, Microcredits, Work};
 use crate::spool::Place;
 
@@ -41,6 +43,8 @@ pub enum Reserved {
     Answered(u16, Stored),
     /// Its answer was acknowledged.
     Acknowledged,
+    /// Another gateway has it in hand.
+    Elsewhere,
     /// The seq was used for other bytes.
     Conflict,
     /// No such run in this account.
@@ -94,11 +98,37 @@ pub enum Settled {
     NotHeld,
 }
 
-/// Reserves for a batch.
-pub(super) async fn reserve(conn: &mut SqliteConnection, ask: &Reserve) -> Result<Reserved> {
-    let row = sqlx::query(
+/// Keeps all others from moving money of these accounts, up to the transaction's end. On SQLite nobody can.
+pub(super) async fn lock(db: &mut Db<'_>, accounts: impl IntoIterator<Item = i64>) -> Result<()> {
+    if db.has_company() {
+        for account in accounts.into_iter().collect::<BTreeSet<_>>() {
+            db.sql("SELECT id FROM accounts WHERE id = $1 FOR NO KEY UPDATE")
+                .bind(account)
+                .fetch_optional()
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+/// The same for the account of a run.
+pub(super) async fn lock_of_run(db: &mut Db<'_>, run: &str) -> Result<()> {
+    if db.has_company() {
+        db.sql(
+            "SELECT id FROM accounts WHERE id = (SELECT account FROM runs WHERE id = $1) FOR NO KEY UPDATE",
+        )
+        .bind(run)
+        .fetch_optional()
+        .await?;
+    }
+    Ok(())
+}
+
+/// Reserves for a batch, whose account is locked; `gateway` has it in hand then.
+pub(super) async fn reserve(db: &mut Db<'_>, gateway: i64, ask: &Reserve) -> Result<Reserved> {
+    let row = db.sql(
         "SELECT r.state, r.reason, r.max_credits, r.spent, r.held, a.balance, a.held AS account_held,
-                b.state AS batch, b.digest, b.hold, b.cpu_limit_ns, b.byte_limit, b.short, b.status, b.answer_digest,
+                b.state AS batch, b.digest, b.gateway, b.hold, b.cpu_limit_ns, b.byte_limit, b.short, b.status, b.answer_digest,
                 b.answer_file, b.answer_at, b.answer_length
          FROM runs r JOIN accounts a ON a.id = r.account
          LEFT JOIN batches b ON b.run = r.id AND b.seq = $3
@@ -107,7 +137,7 @@ pub(super) async fn reserve(conn: &mut SqliteConnection, ask: &Reserve) -> Resul
     .bind(&ask.run)
     .bind(ask.account)
     .bind(ask.seq)
-    .fetch_optional(&mut *conn)
+    .fetch_optional()
     .await?;
     let Some(row) = row else { return Ok(Reserved::NoRun) };
     let batch: Option<String> = row.try_get("batch")?;
@@ -116,10 +146,13 @@ pub(super) async fn reserve(conn: &mut SqliteConnection, ask: &Reserve) -> Resul
             return Ok(Reserved::Conflict);
         }
         if batch == "answered" {
-            return Ok(Reserved::Answered(row.try_get("status")?, stored(&row)?));
+            return Ok(Reserved::Answered(status_of(row.try_get("status")?), stored(&row)?));
         }
         if batch == "acknowledged" {
             return Ok(Reserved::Acknowledged);
+        }
+        if row.try_get::<i64, _>("gateway")? != gateway {
+            return Ok(Reserved::Elsewhere);
         }
         let work = Work {
             cpu: Duration::from_nanos(row.try_get::<i64, _>("cpu_limit_ns")?.unsigned_abs()),
@@ -147,9 +180,9 @@ pub(super) async fn reserve(conn: &mut SqliteConnection, ask: &Reserve) -> Resul
             () => Reserved::Held,
         });
     };
-    sqlx::query(
-        "INSERT INTO batches (run, seq, digest, state, hold, cpu_limit_ns, byte_limit, short, opened_ms)
-         VALUES ($1, $2, $3, 'held', $4, $5, $6, $7, $8)",
+    db.sql(
+        "INSERT INTO batches (run, seq, digest, state, hold, cpu_limit_ns, byte_limit, short, opened_ms, gateway)
+         VALUES ($1, $2, $3, 'held', $4, $5, $6, $7, $8, $9)",
     )
     .bind(&ask.run)
     .bind(ask.seq)
@@ -159,49 +192,51 @@ pub(super) async fn reserve(conn: &mut SqliteConnection, ask: &Reserve) -> Resul
     .bind(i64::try_from(grant.work.bytes).unwrap_or(i64::MAX))
     .bind(grant.short)
     .bind(now_ms())
-    .execute(&mut *conn)
+    .bind(gateway)
+    .execute()
     .await?;
     Ok(Reserved::Granted(grant))
 }
 
 /// Where a batch's row says that its answer is.
-pub(super) fn stored(row: &SqliteRow) -> Result<Stored> {
+pub(super) fn stored(row: &Row) -> Result<Stored> {
     let number = |name: &str| -> Result<u64> { Ok(row.try_get::<i64, _>(name)?.unsigned_abs()) };
     let place =
         Place { file: number("answer_file")?, at: number("answer_at")?, length: number("answer_length")? };
     Ok(Stored { digest: row.try_get("answer_digest")?, place })
 }
 
-/// Gives back what is reserved for one batch of a run, or for all of them, and forgets those batches.
-pub(super) async fn release(conn: &mut SqliteConnection, run: &str, seq: Option<i64>) -> Result<()> {
-    sqlx::query("DELETE FROM batches WHERE run = $1 AND ($2 IS NULL OR seq = $2) AND state = 'held'")
-        .bind(run)
-        .bind(seq)
-        .execute(conn)
-        .await?;
+/// An answer's status, as it is stored.
+pub(super) fn status_of(stored: i64) -> u16 {
+    u16::try_from(stored).unwrap_or(500)
+}
+
+/// Gives back what is reserved for all batches of a run, whose account is locked, and forgets those batches.
+pub(super) async fn release_run(db: &mut Db<'_>, run: &str) -> Result<()> {
+    db.sql("DELETE FROM batches WHERE run = $1 AND state = 'held'").bind(run).execute().await?;
     Ok(())
 }
 
 /// Adds an entry to an account's ledger.
 pub(super) async fn add(
-    conn: &mut SqliteConnection,
+    db: &mut Db<'_>,
     account: i64,
     kind: &str,
     amount: Microcredits,
     note: Option<&str>,
 ) -> Result<Microcredits> {
-    let row = sqlx::query(
+    let row = db.sql(
         "UPDATE accounts SET balance = balance + $2 WHERE id = $1 AND balance + $2 >= held RETURNING balance",
     )
     .bind(account)
     .bind(amount)
-    .fetch_optional(&mut *conn)
+    .fetch_optional()
     .await?;
     let Some(row) = row else {
         return Err(StoreError::Refused("the account has not that much that is not reserved".to_owned()));
     };
     let balance: Microcredits = row.try_get("balance")?;
-    sqlx::query(
+    db.sql(
         "INSERT INTO ledger (account, kind, amount, balance, note, created_ms) VALUES ($1, $2, $3, $4, $5, $6)",
     )
     .bind(account)
@@ -210,7 +245,7 @@ pub(super) async fn add(
     .bind(balance)
     .bind(note)
     .bind(now_ms())
-    .execute(&mut *conn)
+    .execute()
     .await?;
     Ok(balance)
 }
@@ -230,30 +265,29 @@ impl Store {
         amount: Microcredits,
         note: Option<&str>,
     ) -> Result<Microcredits> {
-        let mut conn = self.writer().await;
-        let mut tx = conn.begin_with(BEGIN).await?;
+        let mut conn = self.writer().await?;
+        let mut tx = conn.begin().await?;
+        lock(&mut tx.db(), [account]).await?;
         let kind = if amount > 0 { "grant" } else { "adjustment" };
-        let balance = add(&mut tx, account, kind, amount, note).await?;
+        let balance = add(&mut tx.db(), account, kind, amount, note).await?;
         tx.commit().await?;
         Ok(balance)
     }
 
-    /// Gives back what is reserved for a batch that will not be answered.
+    /// Gives back what this gateway has reserved for a batch that will not be answered.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn release(&self, run: &str, seq: i64) -> Result<()> {
-        release(&mut *self.writer().await, run, Some(seq)).await
-    }
-
-    /// After a start: gives back what was reserved for batches whose work is lost with the last process. Their clients
-    /// send them again. Gives their number.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn recover(&self) -> Result<u64> {
-        let mut conn = self.writer().await;
-        let lost = sqlx::query("DELETE FROM batches WHERE state = 'held'").execute(&mut *conn).await?;
-        Ok(lost.rows_affected())
+        let mut conn = self.writer().await?;
+        let mut tx = conn.begin().await?;
+        lock_of_run(&mut tx.db(), run).await?;
+        tx.sql("DELETE FROM batches WHERE run = $1 AND seq = $2 AND state = 'held' AND gateway = $3")
+            .bind(run)
+            .bind(seq)
+            .bind(self.gateway)
+            .execute()
+            .await?;
+        tx.commit().await
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use fastmap_backends::cloud::{FunctionName, OpenRun, RunState};
 use proptest::prelude::*;
 
+use super::testing::{Fresh, Kind, on_both, run};
 use super::{NewRun, Reserve, Reserved, Settle, Settled, Store, Stored};
 use crate::price::{self, CREDIT, Microcredits, Work};
 use crate::spool::Place;
@@ -40,12 +41,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
-}
-
-async fn store(path: &std::path::Path, balance: Microcredits, cap: Option<Microcredits>) -> Store {
-    let store = Store::open(path).await.expect("a new database");
+async fn store(fresh: &Fresh, balance: Microcredits, cap: Option<Microcredits>) -> Store {
+    let store = fresh.open().await;
     for account in 1..=ACCOUNTS {
         let made = store.create_account(&format!("a{account}"), balance).await.expect("a new account");
         assert_eq!(made.id, account);
@@ -101,10 +98,9 @@ fn settle(run: usize, seq: i64, charge: Microcredits) -> Settle {
 }
 
 #[allow(clippy::too_many_lines, reason = "one arm for each kind of step")]
-async fn follow(steps: &[Step], balance: Microcredits, cap: Option<Microcredits>) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("db");
-    let mut store = store(&path, balance, cap).await;
+async fn follow(kind: Kind, steps: &[Step], balance: Microcredits, cap: Option<Microcredits>) {
+    let fresh = Fresh::new(kind).await;
+    let mut store = store(&fresh, balance, cap).await;
     let mut committer = super::Committer::start(store.clone());
     let mut holds: HashMap<(usize, i64), Microcredits> = HashMap::new();
     let mut answered: HashSet<(usize, i64)> = HashSet::new();
@@ -153,7 +149,9 @@ async fn follow(steps: &[Step], balance: Microcredits, cap: Option<Microcredits>
                     Reserved::Ended(..) => assert!(ended.contains(&run)),
                     Reserved::CapReached => assert!(cap.is_some()),
                     Reserved::OutOfCredits | Reserved::Held => {}
-                    other @ (Reserved::Conflict | Reserved::NoRun) => panic!("{other:?}"),
+                    other @ (Reserved::Conflict | Reserved::NoRun | Reserved::Elsewhere) => {
+                        panic!("{other:?}")
+                    }
                 }
             }
             Step::Settle { run, seq, charge } => {
@@ -184,7 +182,7 @@ async fn follow(steps: &[Step], balance: Microcredits, cap: Option<Microcredits>
             Step::Restart => {
                 drop(committer);
                 drop(store);
-                store = Store::open(&path).await.expect("the database of before");
+                store = fresh.open().await;
                 committer = super::Committer::start(store.clone());
                 assert_eq!(store.recover().await.expect("no failure"), holds.len() as u64);
                 holds.clear();
@@ -211,110 +209,139 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
     #[test]
-    fn money_is_conserved_whatever_happens(
-        steps in proptest::collection::vec(step(), 1..60),
-        balance in 0..2 * CREDIT,
-        cap in proptest::option::of(0..CREDIT),
-    ) {
-        runtime().block_on(follow(&steps, balance, cap));
+    fn money_is_conserved_whatever_happens_on_sqlite((steps, balance, cap) in life()) {
+        run(follow(Kind::Sqlite, &steps, balance, cap));
     }
+
+    #[test]
+    fn money_is_conserved_whatever_happens_on_postgres((steps, balance, cap) in life()) {
+        run(follow(Kind::Postgres, &steps, balance, cap));
+    }
+}
+
+fn life() -> impl Strategy<Value = (Vec<Step>, Microcredits, Option<Microcredits>)> {
+    (proptest::collection::vec(step(), 1..60), 0..2 * CREDIT, proptest::option::of(0..CREDIT))
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(30))]
 
-    /// All that comes at once is reserved, settled and answered as if it came one after the other.
     #[test]
-    fn many_at_once_reserve_no_more_than_there_is(
-        asks in proptest::collection::vec((0..RUNS, 0..40i64, 0..4_000_000u64), 1..80),
-        balance in 0..20 * CREDIT,
-        cap in proptest::option::of(0..5 * CREDIT),
-    ) {
-        runtime().block_on(async {
-            let folder = tempfile::tempdir().expect("a folder");
-            let store = store(&folder.path().join("db"), balance, cap).await;
-            let committer = super::Committer::start(store.clone());
-            let all = asks.iter().map(|(run, seq, cpu_ms)| committer.reserve(reserve(*run, *seq, *cpu_ms)));
-            let mut granted: HashMap<(usize, i64), Microcredits> = HashMap::new();
-            for ((run, seq, _), got) in asks.iter().zip(futures_util::future::join_all(all).await) {
-                if let Reserved::Granted(grant) = got.expect("no failure") {
-                    // Whoever asks for a batch again is granted what it has.
-                    let before = granted.insert((*run, *seq), grant.hold);
-                    assert!(before.is_none_or(|before| before == grant.hold));
-                }
-            }
-            assert_eq!(store.audit().await.expect("no failure"), Vec::<String>::new());
-            let of = |account| granted.iter().filter(move |((run, _), _)| account_of(*run) == account);
-            for account in 1..=ACCOUNTS {
-                let held: Microcredits = of(account).map(|(_, hold)| hold).sum();
-                assert_eq!(store.balance(account).await.expect("no failure"), (balance, held));
-            }
-            let twice = granted.iter().chain(&granted);
-            let all = twice.map(|((run, seq), hold)| committer.settle(settle(*run, *seq, hold / 2 + 1)));
-            let done = futures_util::future::join_all(all).await;
-            let charged = done.into_iter().map(|done| done.expect("no failure"));
-            assert_eq!(charged.filter(|done| *done == Settled::Charged).count(), granted.len());
-            for account in 1..=ACCOUNTS {
-                let spent: Microcredits = of(account).map(|(_, hold)| (hold / 2 + 1).min(*hold)).sum();
-                assert_eq!(store.balance(account).await.expect("no failure"), (balance - spent, 0));
-            }
-            assert_eq!(store.audit().await.expect("no failure"), Vec::<String>::new());
-        });
+    fn many_at_once_reserve_no_more_than_there_is_on_sqlite((asks, balance, cap) in crowd()) {
+        run(at_once(Kind::Sqlite, 1, &asks, balance, cap));
+    }
+
+    #[test]
+    fn many_at_once_reserve_no_more_than_there_is_on_postgres((asks, balance, cap) in crowd()) {
+        run(at_once(Kind::Postgres, 1, &asks, balance, cap));
+    }
+
+    #[test]
+    fn gateways_that_reserve_at_once_reserve_no_more_than_there_is((asks, balance, cap) in crowd()) {
+        run(at_once(Kind::Postgres, 3, &asks, balance, cap));
     }
 }
 
-#[test]
-fn the_ledger_itself_refuses_changes_and_second_charges() {
-    runtime().block_on(async {
-        let folder = tempfile::tempdir().expect("a folder");
-        let store = store(&folder.path().join("db"), CREDIT, None).await;
-        let mut conn = store.writer().await;
-        for (sql, why) in [
-            ("UPDATE ledger SET amount = 0", "append-only"),
-            ("DELETE FROM ledger", "append-only"),
-            ("UPDATE accounts SET balance = -1", "CHECK"),
-            ("UPDATE accounts SET held = balance + 1", "CHECK"),
-        ] {
-            let error = sqlx::query(sql).execute(&mut *conn).await.expect_err(sql).to_string();
-            assert!(error.contains(why), "{error}");
+type Ask = (usize, i64, u64);
+
+fn crowd() -> impl Strategy<Value = (Vec<Ask>, Microcredits, Option<Microcredits>)> {
+    let asks = proptest::collection::vec((0..RUNS, 0..40i64, 0..4_000_000u64), 1..80);
+    (asks, 0..20 * CREDIT, proptest::option::of(0..5 * CREDIT))
+}
+
+/// All that comes at once is reserved, settled and answered as if it came one after the other, at whichever gateway.
+async fn at_once(
+    kind: Kind,
+    gateways: usize,
+    asks: &[Ask],
+    balance: Microcredits,
+    cap: Option<Microcredits>,
+) {
+    let fresh = Fresh::new(kind).await;
+    let store = store(&fresh, balance, cap).await;
+    let mut committers = vec![super::Committer::start(store.clone())];
+    while committers.len() < gateways {
+        committers.push(super::Committer::start(fresh.open().await));
+    }
+    let any = |n: usize| &committers[n % gateways];
+    let all =
+        asks.iter().enumerate().map(|(n, (run, seq, cpu_ms))| any(n).reserve(reserve(*run, *seq, *cpu_ms)));
+    let mut granted: HashMap<(usize, i64), Microcredits> = HashMap::new();
+    for ((run, seq, _), got) in asks.iter().zip(futures_util::future::join_all(all).await) {
+        if let Reserved::Granted(grant) = got.expect("no failure") {
+            // Whoever asks for a batch again is granted what it has.
+            let before = granted.insert((*run, *seq), grant.hold);
+            assert!(before.is_none_or(|before| before == grant.hold));
         }
-        let charge = "INSERT INTO ledger (account, kind, amount, balance, run, seq, created_ms)
+    }
+    assert_eq!(store.audit().await.expect("no failure"), Vec::<String>::new());
+    let of = |account| granted.iter().filter(move |((run, _), _)| account_of(*run) == account);
+    for account in 1..=ACCOUNTS {
+        let held: Microcredits = of(account).map(|(_, hold)| hold).sum();
+        assert_eq!(store.balance(account).await.expect("no failure"), (balance, held));
+    }
+    let twice = granted.iter().chain(&granted).enumerate();
+    let all = twice.map(|(n, ((run, seq), hold))| any(n).settle(settle(*run, *seq, hold / 2 + 1)));
+    let done = futures_util::future::join_all(all).await;
+    let charged = done.into_iter().map(|done| done.expect("no failure"));
+    assert_eq!(charged.filter(|done| *done == Settled::Charged).count(), granted.len());
+    for account in 1..=ACCOUNTS {
+        let spent: Microcredits = of(account).map(|(_, hold)| (hold / 2 + 1).min(*hold)).sum();
+        assert_eq!(store.balance(account).await.expect("no failure"), (balance - spent, 0));
+    }
+    assert_eq!(store.audit().await.expect("no failure"), Vec::<String>::new());
+}
+
+on_both!(
+    the_ledger_itself_refuses_changes_and_second_charges,
+    an_audit_finds_what_was_tampered_with,
+    what_was_reserved_is_all_that_is_charged,
+);
+
+async fn the_ledger_itself_refuses_changes_and_second_charges(fresh: Fresh) {
+    let store = store(&fresh, CREDIT, None).await;
+    let mut conn = store.writer().await.expect("a connection");
+    for (sql, why) in [
+        ("UPDATE ledger SET amount = 0", "append-only"),
+        ("DELETE FROM ledger", "append-only"),
+        ("UPDATE accounts SET balance = -1", "check"),
+        ("UPDATE accounts SET held = balance + 1", "check"),
+    ] {
+        let error = conn.sql(sql).execute().await.expect_err(sql).to_string().to_lowercase();
+        assert!(error.contains(why), "{error}");
+    }
+    let charge = "INSERT INTO ledger (account, kind, amount, balance, run, seq, created_ms)
                       VALUES (1, 'charge', -1, 5, 'run0', 7, 0)";
-        sqlx::query(charge).execute(&mut *conn).await.expect("a first charge");
-        let error = sqlx::query(charge).execute(&mut *conn).await.expect_err("a second charge").to_string();
-        assert!(error.contains("UNIQUE"), "{error}");
-    });
+    conn.sql(charge).execute().await.expect("a first charge");
+    let error = conn.sql(charge).execute().await.expect_err("a second charge").to_string().to_lowercase();
+    assert!(error.contains("unique"), "{error}");
 }
 
-#[test]
-fn an_audit_finds_what_was_tampered_with() {
-    runtime().block_on(async {
-        let folder = tempfile::tempdir().expect("a folder");
-        let store = store(&folder.path().join("db"), CREDIT, None).await;
-        assert!(store.audit().await.expect("no failure").is_empty());
-        sqlx::query("UPDATE accounts SET balance = balance + 1 WHERE id = 1")
-            .execute(&mut *store.writer().await)
-            .await
-            .expect("the table allows it");
-        let found = store.audit().await.expect("no failure");
-        assert_eq!(found, ["account: the balance is not the sum of the ledger a1"]);
-    });
+async fn an_audit_finds_what_was_tampered_with(fresh: Fresh) {
+    let store = store(&fresh, CREDIT, None).await;
+    assert!(store.audit().await.expect("no failure").is_empty());
+    store
+        .writer()
+        .await
+        .expect("a connection")
+        .sql("UPDATE accounts SET balance = balance + 1 WHERE id = 1")
+        .execute()
+        .await
+        .expect("the table allows it");
+    let found = store.audit().await.expect("no failure");
+    assert_eq!(found, ["account: the balance is not the sum of the ledger a1"]);
 }
 
-#[test]
-fn what_was_reserved_is_all_that_is_charged() {
-    runtime().block_on(async {
-        let folder = tempfile::tempdir().expect("a folder");
-        let store = store(&folder.path().join("db"), CREDIT, None).await;
-        let committer = super::Committer::start(store.clone());
-        let got = committer.reserve(reserve(0, 0, 1000)).await.expect("no failure");
-        let Reserved::Granted(grant) = got else { panic!("{got:?}") };
-        committer.settle(settle(0, 0, 100 * CREDIT)).await.expect("no failure");
-        let (balance, held) = store.balance(1).await.expect("no failure");
-        assert_eq!((balance, held), (CREDIT - grant.hold, 0));
-        let other = Reserve { account: 2, ..reserve(0, 1, 1000) };
-        assert_eq!(committer.reserve(other).await.expect("no failure"), Reserved::NoRun);
-        let changed = Reserve { digest: "x".to_owned(), ..reserve(0, 0, 1000) };
-        assert_eq!(committer.reserve(changed).await.expect("no failure"), Reserved::Conflict);
-    });
+async fn what_was_reserved_is_all_that_is_charged(fresh: Fresh) {
+    let store = store(&fresh, CREDIT, None).await;
+    let committer = super::Committer::start(store.clone());
+    let got = committer.reserve(reserve(0, 0, 1000)).await.expect("no failure");
+    let Reserved::Granted(grant) = got else { panic!("{got:?}") };
+    committer.settle(settle(0, 0, 100 * CREDIT)).await.expect("no failure");
+    let (balance, held) = store.balance(1).await.expect("no failure");
+    assert_eq!((balance, held), (CREDIT - grant.hold, 0));
+    let other = Reserve { account: 2, ..reserve(0, 1, 1000) };
+    assert_eq!(committer.reserve(other).await.expect("no failure"), Reserved::NoRun);
+    let changed = Reserve { digest: "x".to_owned(), ..reserve(0, 0, 1000) };
+    assert_eq!(committer.reserve(changed).await.expect("no failure"), Reserved::Conflict);
 }

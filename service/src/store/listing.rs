@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use fastmap_backends::cloud::RunState;
-use sqlx::Row;
 
 use super::audit::entry_of;
 use super::runs::{COLUMNS, run_of};
@@ -65,23 +64,24 @@ impl Store {
             }
             None => "$3 IS NULL",
         };
-        let sql = sqlx::AssertSqlSafe(format!(
+        let sql = format!(
             "SELECT {COLUMNS} FROM runs WHERE account = $1 AND {state} AND {search}
                 AND ($4 IS NULL OR number {compare} (SELECT number FROM runs WHERE id = $4 AND account = $1))
              ORDER BY number {order} LIMIT $5"
-        ));
+        );
         let escaped = filter.search.map(|text| {
             // As the database does it: of letters beyond ASCII both cases stay what they are.
             let text = text.to_ascii_lowercase();
             format!("%{}%", text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_"))
         });
-        let rows = sqlx::query(sql)
+        let rows = self
+            .sql(sql)
             .bind(filter.account)
             .bind(filter.state.map(RunState::as_str))
             .bind(escaped)
             .bind(name)
-            .bind(filter.most + 1)
-            .fetch_all(&self.readers)
+            .bind(i64::from(filter.most) + 1)
+            .fetch_all()
             .await?;
         let mut runs: Vec<Run> = rows.iter().map(run_of).collect::<Result<_>>()?;
         let more = runs.len() > filter.most as usize;
@@ -97,9 +97,10 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn count_runs(&self, account: i64) -> Result<BTreeMap<String, u64>> {
-        let rows = sqlx::query("SELECT state, COUNT(*) FROM runs WHERE account = $1 GROUP BY state")
+        let rows = self
+            .sql("SELECT state, COUNT(*) FROM runs WHERE account = $1 GROUP BY state")
             .bind(account)
-            .fetch_all(&self.readers)
+            .fetch_all()
             .await?;
         rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get::<i64, _>(1)?.unsigned_abs()))).collect()
     }
@@ -116,15 +117,16 @@ impl Store {
         most: u32,
     ) -> Result<LedgerPage> {
         let only = if charges { "" } else { "AND kind <> 'charge'" };
-        let sql = sqlx::AssertSqlSafe(format!(
+        let sql = format!(
             "SELECT id, kind, amount, balance, run, seq, note, created_ms FROM ledger
              WHERE account = $1 AND id < $2 {only} ORDER BY id DESC LIMIT $3"
-        ));
-        let rows = sqlx::query(sql)
+        );
+        let rows = self
+            .sql(sql)
             .bind(account)
             .bind(before.unwrap_or(i64::MAX))
-            .bind(most + 1)
-            .fetch_all(&self.readers)
+            .bind(i64::from(most) + 1)
+            .fetch_all()
             .await?;
         let mut entries: Vec<Entry> = rows.iter().map(entry_of).collect::<Result<_>>()?;
         let more = entries.len() > most as usize;
@@ -139,29 +141,30 @@ impl Store {
     /// If the database fails.
     pub async fn balance_history(&self, account: i64, points: u32) -> Result<Vec<(i64, Microcredits)>> {
         // Asked for apart, each is one look into the index; together they are a walk through all of it.
-        let row = sqlx::query(
+        let row = self.sql(
             "SELECT (SELECT MIN(id) FROM ledger WHERE account = $1), (SELECT MAX(id) FROM ledger WHERE account = $1)",
         )
         .bind(account)
-        .fetch_one(&self.readers)
+        .fetch_one()
         .await?;
         let (Some(first), Some(last)) =
             (row.try_get::<Option<i64>, _>(0)?, row.try_get::<Option<i64>, _>(1)?)
         else {
             return Ok(Vec::new());
         };
-        let rows = sqlx::query(
-            "WITH RECURSIVE steps (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM steps WHERE n < $4 - 1),
+        let rows = self
+            .sql(
+                "WITH RECURSIVE steps (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM steps WHERE n < $4 - 1),
                  places (id) AS (SELECT DISTINCT (SELECT MAX(l.id) FROM ledger l WHERE l.account = $1
                      AND l.id <= $2 + ($3 - $2) * n / ($4 - 1)) FROM steps)
              SELECT l.created_ms, l.balance FROM places p JOIN ledger l ON l.id = p.id ORDER BY l.id",
-        )
-        .bind(account)
-        .bind(first)
-        .bind(last)
-        .bind(i64::from(points.max(2)))
-        .fetch_all(&self.readers)
-        .await?;
+            )
+            .bind(account)
+            .bind(first)
+            .bind(last)
+            .bind(i64::from(points.max(2)))
+            .fetch_all()
+            .await?;
         rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
 }
@@ -172,12 +175,12 @@ mod tests {
 
     use super::*;
     use crate::store::NewRun;
+    use crate::store::testing::{Fresh, on_both};
 
-    async fn store() -> (tempfile::TempDir, Store) {
-        let folder = tempfile::tempdir().expect("a folder");
-        let store = Store::open(&folder.path().join("db")).await.expect("a database");
-        (folder, store)
-    }
+    on_both!(
+        runs_are_found_by_text_and_paged_both_ways,
+        the_history_of_a_balance_is_sampled_and_ends_with_what_is_there
+    );
 
     async fn add_run(store: &Store, account: i64, id: &str, label: &str) {
         let request = OpenRun {
@@ -195,9 +198,8 @@ mod tests {
         store.open_run(&new).await.expect("a run");
     }
 
-    #[tokio::test]
-    async fn runs_are_found_by_text_and_paged_both_ways() {
-        let (_folder, store) = store().await;
+    async fn runs_are_found_by_text_and_paged_both_ways(fresh: Fresh) {
+        let store = fresh.open().await;
         let account = store.create_account("a", 0).await.expect("an account").id;
         let other = store.create_account("b", 0).await.expect("an account").id;
         for (id, label) in [("1", "alpha"), ("2", "50% off"), ("3", "Beta"), ("4", "a_b"), ("5", "aXb")] {
@@ -231,9 +233,8 @@ mod tests {
         assert_eq!(counts, BTreeMap::from([("done".to_owned(), 1), ("open".to_owned(), 4)]));
     }
 
-    #[tokio::test]
-    async fn the_history_of_a_balance_is_sampled_and_ends_with_what_is_there() {
-        let (_folder, store) = store().await;
+    async fn the_history_of_a_balance_is_sampled_and_ends_with_what_is_there(fresh: Fresh) {
+        let store = fresh.open().await;
         let (one, other) = (
             store.create_account("a", 1000).await.expect("an account").id,
             store.create_account("b", 7).await.expect("an account").id,

@@ -1,7 +1,8 @@
 //! The database: the system of record. Everything else (queue, pools, uploads under way) may be lost at any time.
 //!
-//! One connection writes, behind a lock; a few read. The SQL is what SQLite and PostgreSQL have in common (`$1`,
-//! `ON CONFLICT`, `RETURNING`, `WITH … VALUES`); what they have not (triggers among it) stands in the migrations.
+//! On SQLite (one gateway) one connection writes, behind a lock, and a few read. On PostgreSQL (one or many) a few do both,
+//! and whoever moves money of an account locks it first. The SQL is what the two have in common (`$1`, `ON CONFLICT`,
+//! `RETURNING`, `WITH … VALUES`), said through `db`; what they have not (triggers among it) stands in the migrations.
 //! `ledger` moves money, `commit` gathers the two writes that each batch needs and `group` does them in one statement for
 //! many batches; `accounts`, `runs` and `blobs` are what their names say; `dashboard`, `activity` and `listing` are the
 //! dashboard's. Called by the gateway and by the command line, also at the same time from two processes.
@@ -12,33 +13,45 @@ mod audit;
 mod blobs;
 mod commit;
 mod dashboard;
+mod database;
+mod db;
 mod group;
 mod ledger;
 #[cfg(test)]
 mod ledger_tests;
 mod listing;
+mod migrations;
+mod presence;
 mod runs;
+mod shared;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::Connection;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
 };
-use sqlx::{Connection, SqlStr};
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::Mutex;
+
+use crate::keys::random;
+use db::{Conn, Db, Row, Sql};
 
 pub use accounts::{Account, TokenInfo, TokenKey};
 pub use audit::Entry;
 pub use blobs::{Blob, Kind};
 pub use commit::Committer;
 pub use dashboard::{Lasts, Session, Visit};
+pub use database::Database;
 pub use ledger::{Reserve, Reserved, Settle, Settled, Stored};
 pub use listing::{Filter, LedgerPage, Step};
+pub use presence::Presence;
 pub use runs::{NewRun, Opened, Run};
 
 /// Why the database did not do it. Cheap to clone, for one failed transaction is many requests' failure.
@@ -64,13 +77,26 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
+impl From<sqlx::migrate::MigrateError> for StoreError {
+    fn from(error: sqlx::migrate::MigrateError) -> Self {
+        StoreError::Migrate(Arc::new(error))
+    }
+}
+
 type Result<T> = std::result::Result<T, StoreError>;
 
 /// The database. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
-    readers: SqlitePool,
-    writer: Arc<Mutex<SqliteConnection>>,
+    pool: Pool,
+    /// The number under which this process reserves; 0 where there can be no other.
+    gateway: i64,
+}
+
+#[derive(Clone, Debug)]
+enum Pool {
+    Sqlite { readers: SqlitePool, writer: Arc<Mutex<SqliteConnection>> },
+    Postgres(PgPool),
 }
 
 /// Milliseconds since 1970.
@@ -80,11 +106,18 @@ pub fn now_ms() -> i64 {
 }
 
 impl Store {
-    /// Opens the database, makes it if there is none, and brings its tables up to date.
+    /// Opens the database, makes what is not there, and brings its tables up to date.
     ///
     /// # Errors
     /// If it can't be opened, or was made by a later version.
-    pub async fn open(path: &Path) -> Result<Self> {
+    pub async fn open(database: &Database) -> Result<Self> {
+        match database {
+            Database::File(path) => Store::open_sqlite(path).await,
+            Database::Server(options) => Store::open_postgres(options).await,
+        }
+    }
+
+    async fn open_sqlite(path: &Path) -> Result<Self> {
         // NORMAL in WAL mode: a commit survives the death of the process, and the database stays whole when the power
         // fails. What the last moments before a power failure lose is a charge less, never one too many.
         let options = SqliteConnectOptions::new()
@@ -96,15 +129,52 @@ impl Store {
             .statement_cache_capacity(STATEMENTS)
             .busy_timeout(Duration::from_secs(10));
         let mut writer = SqliteConnection::connect_with(&options).await?;
-        migrator().run(&mut writer).await.map_err(|error| StoreError::Migrate(Arc::new(error)))?;
+        migrations::sqlite().run(&mut writer).await?;
         let readers =
             SqlitePoolOptions::new().max_connections(4).connect_with(options.read_only(true)).await?;
-        Ok(Store { readers, writer: Arc::new(Mutex::new(writer)) })
+        Ok(Store { pool: Pool::Sqlite { readers, writer: Arc::new(Mutex::new(writer)) }, gateway: 0 })
     }
 
-    /// The connection that writes, for one transaction.
-    async fn writer(&self) -> OwnedMutexGuard<SqliteConnection> {
-        Arc::clone(&self.writer).lock_owned().await
+    async fn open_postgres(options: &PgConnectOptions) -> Result<Self> {
+        let options = options.clone().statement_cache_capacity(STATEMENTS).options(SESSION);
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(Duration::from_secs(10))
+            // A look before each use would double the round trips; one that was used a moment ago is alive, most likely.
+            .test_before_acquire(false)
+            .before_acquire(|conn, seen| {
+                Box::pin(
+                    async move { Ok(seen.idle_for < Duration::from_secs(1) || conn.ping().await.is_ok()) },
+                )
+            })
+            .connect_with(options)
+            .await?;
+        // Gateways that start at the same time wait for one another.
+        migrations::postgres().run(&pool).await?;
+        let gateway =
+            random::<8>().map_err(|error| StoreError::Refused(format!("no random bytes: {error}")))?;
+        Ok(Store { pool: Pool::Postgres(pool), gateway: i64::from_le_bytes(gateway) >> 1 })
+    }
+
+    /// Whether other gateways may use the database, too.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.pool, Pool::Postgres(_))
+    }
+
+    /// A statement that reads.
+    fn sql(&self, text: impl Into<Cow<'static, str>>) -> Sql<'_> {
+        match &self.pool {
+            Pool::Sqlite { readers, .. } => Sql::on_sqlite(readers, text.into()),
+            Pool::Postgres(pool) => Sql::on_postgres(pool, text.into()),
+        }
+    }
+
+    /// A connection that writes, for one transaction. On SQLite it is the only one.
+    async fn writer(&self) -> Result<Conn> {
+        Ok(match &self.pool {
+            Pool::Sqlite { writer, .. } => Conn::Sqlite(Arc::clone(writer).lock_owned().await),
+            Pool::Postgres(pool) => Conn::Postgres(pool.acquire().await?),
+        })
     }
 
     /// Whether the database answers.
@@ -112,7 +182,7 @@ impl Store {
     /// # Errors
     /// If not.
     pub async fn ping(&self) -> Result<()> {
-        sqlx::query("SELECT 1").execute(&self.readers).await?;
+        self.sql("SELECT 1").execute().await?;
         Ok(())
     }
 }
@@ -120,18 +190,15 @@ impl Store {
 /// Statements that a connection keeps prepared: those of groups of each size, and the others.
 const STATEMENTS: usize = 128;
 
-/// A write transaction that takes the lock at its begin: one that reads first and writes later would fail where
-/// another process has written in between.
-const BEGIN: &str = "BEGIN IMMEDIATE";
+/// Connections of a gateway to PostgreSQL, beside the one that says that it lives.
+const CONNECTIONS: u32 = 8;
 
-fn migrator() -> Migrator {
-    let scripts: [(i64, &str, &'static str); 3] = [
-        (1, "begin", include_str!("../../migrations/sqlite/0001_begin.sql")),
-        (2, "carried", include_str!("../../migrations/sqlite/0002_carried.sql")),
-        (10, "dashboard", include_str!("../../migrations/sqlite/0010_dashboard.sql")),
-    ];
-    let migrations = scripts.into_iter().map(|(version, name, sql)| {
-        Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, SqlStr::from_static(sql), false)
-    });
-    Migrator::with_migrations(migrations.collect())
-}
+/// What PostgreSQL does for a gateway's connections: it gives up those whose machine is gone, and no lock is held by
+/// somebody who has stopped in the middle.
+const SESSION: [(&str, &str); 5] = [
+    ("tcp_keepalives_idle", "5"),
+    ("tcp_keepalives_interval", "2"),
+    ("tcp_keepalives_count", "3"),
+    ("idle_in_transaction_session_timeout", "10s"),
+    ("lock_timeout", "30s"),
+];

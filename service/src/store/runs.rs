@@ -2,14 +2,14 @@
 //! reserved for it in the same transaction.
 
 use fastmap_backends::cloud::{OpenRun, RunInfo, RunState};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Connection, QueryBuilder, Row, Sqlite};
 
-use super::{BEGIN, Result, Store, StoreError, Stored, ledger, now_ms};
+use super::{Result, Row, Store, StoreError, Stored, ledger, now_ms};
 use crate::spool::Place;
 
 /// Batches that one statement acknowledges.
 const ACKNOWLEDGED: usize = 16;
+/// Runs that one statement looks up.
+const LOOKED_UP: usize = 64;
 
 /// A run to be opened.
 #[derive(Clone, Debug)]
@@ -71,27 +71,30 @@ impl Store {
     /// If the database fails.
     pub async fn open_run(&self, new: &NewRun<'_>) -> Result<Opened> {
         let NewRun { account, id, digest, request, most_open, lease_until_ms } = *new;
-        let mut conn = self.writer().await;
-        let mut tx = conn.begin_with(BEGIN).await?;
-        let before = sqlx::query("SELECT id, request FROM runs WHERE account = $1 AND client_key = $2")
+        let mut conn = self.writer().await?;
+        let mut tx = conn.begin().await?;
+        ledger::lock(&mut tx.db(), [account]).await?;
+        let before = tx
+            .sql("SELECT id, request FROM runs WHERE account = $1 AND client_key = $2")
             .bind(account)
             .bind(&request.key)
-            .fetch_optional(&mut *tx)
+            .fetch_optional()
             .await?;
         if let Some(row) = before {
             let same = row.try_get::<String, _>("request")? == digest;
             return Ok(if same { Opened::Again(row.try_get("id")?) } else { Opened::Conflict });
         }
-        let open: i64 = sqlx::query("SELECT COUNT(*) FROM runs WHERE account = $1 AND state = 'open'")
+        let open: i64 = tx
+            .sql("SELECT COUNT(*) FROM runs WHERE account = $1 AND state = 'open'")
             .bind(account)
-            .fetch_one(&mut *tx)
+            .fetch_one()
             .await?
             .try_get(0)?;
         if open >= i64::from(most_open) {
             return Ok(Opened::TooMany);
         }
         let whole = |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
-        sqlx::query(
+        tx.sql(
             "INSERT INTO runs (id, account, client_key, request, label, executable, function_offset, function_name,
                                context, items, item_timeout_ms, max_credits, state, opened_ms, lease_until_ms)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'open', $13, $14)",
@@ -110,7 +113,7 @@ impl Store {
         .bind(request.max_credits)
         .bind(now_ms())
         .bind(lease_until_ms)
-        .execute(&mut *tx)
+        .execute()
         .await?;
         tx.commit().await?;
         Ok(Opened::New)
@@ -121,10 +124,8 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn run(&self, account: Option<i64>, id: &str) -> Result<Option<Run>> {
-        let sql = sqlx::AssertSqlSafe(format!(
-            "SELECT {COLUMNS} FROM runs WHERE id = $1 AND ($2 IS NULL OR account = $2)"
-        ));
-        let row = sqlx::query(sql).bind(id).bind(account).fetch_optional(&self.readers).await?;
+        let sql = format!("SELECT {COLUMNS} FROM runs WHERE id = $1 AND ($2 IS NULL OR account = $2)");
+        let row = self.sql(sql).bind(id).bind(account).fetch_optional().await?;
         row.as_ref().map(run_of).transpose()
     }
 
@@ -133,12 +134,12 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn runs(&self, account: Option<i64>, before: Option<&str>, most: u32) -> Result<Vec<Run>> {
-        let sql = sqlx::AssertSqlSafe(format!(
+        let sql = format!(
             "SELECT {COLUMNS} FROM runs WHERE ($1 IS NULL OR account = $1) AND ($2 IS NULL OR number <
                 (SELECT number FROM runs WHERE id = $2 AND ($1 IS NULL OR account = $1)))
              ORDER BY number DESC LIMIT $3"
-        ));
-        let rows = sqlx::query(sql).bind(account).bind(before).bind(most).fetch_all(&self.readers).await?;
+        );
+        let rows = self.sql(sql).bind(account).bind(before).bind(i64::from(most)).fetch_all().await?;
         rows.iter().map(run_of).collect()
     }
 
@@ -147,21 +148,20 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn end_run(&self, id: &str, state: RunState, reason: Option<&str>) -> Result<bool> {
-        let mut conn = self.writer().await;
-        let mut tx = conn.begin_with(BEGIN).await?;
-        let ended = sqlx::query(
-            "UPDATE runs SET state = $2, reason = $3, ended_ms = $4 WHERE id = $1 AND state = 'open'",
-        )
-        .bind(id)
-        .bind(state.as_str())
-        .bind(reason)
-        .bind(now_ms())
-        .execute(&mut *tx)
-        .await?
-        .rows_affected()
+        let mut conn = self.writer().await?;
+        let mut tx = conn.begin().await?;
+        ledger::lock_of_run(&mut tx.db(), id).await?;
+        let ended = tx
+            .sql("UPDATE runs SET state = $2, reason = $3, ended_ms = $4 WHERE id = $1 AND state = 'open'")
+            .bind(id)
+            .bind(state.as_str())
+            .bind(reason)
+            .bind(now_ms())
+            .execute()
+            .await?
             > 0;
         if ended {
-            ledger::release(&mut tx, id, None).await?;
+            ledger::release_run(&mut tx.db(), id).await?;
         }
         tx.commit().await?;
         Ok(ended)
@@ -172,12 +172,12 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn extend_lease(&self, id: &str, until_ms: i64) -> Result<()> {
-        sqlx::query(
+        self.writer().await?.sql(
             "UPDATE runs SET lease_until_ms = $2 WHERE id = $1 AND state = 'open' AND lease_until_ms < $2",
         )
         .bind(id)
         .bind(until_ms)
-        .execute(&mut *self.writer().await)
+        .execute()
         .await?;
         Ok(())
     }
@@ -187,9 +187,11 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn extend_all_leases(&self, until_ms: i64) -> Result<()> {
-        sqlx::query("UPDATE runs SET lease_until_ms = $1 WHERE state = 'open' AND lease_until_ms < $1")
+        self.writer()
+            .await?
+            .sql("UPDATE runs SET lease_until_ms = $1 WHERE state = 'open' AND lease_until_ms < $1")
             .bind(until_ms)
-            .execute(&mut *self.writer().await)
+            .execute()
             .await?;
         Ok(())
     }
@@ -199,11 +201,54 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn overdue_runs(&self, now_ms: i64) -> Result<Vec<String>> {
-        let rows = sqlx::query("SELECT id FROM runs WHERE state = 'open' AND lease_until_ms < $1")
+        let rows = self
+            .sql("SELECT id FROM runs WHERE state = 'open' AND lease_until_ms < $1")
             .bind(now_ms)
-            .fetch_all(&self.readers)
+            .fetch_all()
             .await?;
         rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    }
+
+    /// Which of these runs are over, and how.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn ended_among(&self, runs: &[String]) -> Result<Vec<(String, RunState)>> {
+        let mut ended = Vec::new();
+        for piece in runs.chunks(LOOKED_UP) {
+            let ids = piece.iter().chain(piece.last().into_iter().cycle()).take(LOOKED_UP);
+            let query = self
+                .sql("SELECT DISTINCT id, state FROM runs WHERE state <> 'open' AND id IN (")
+                .push_values(ids, |row, id| {
+                    row.push_bind(id);
+                })
+                .push(")");
+            for row in query.fetch_all().await? {
+                ended.push((row.try_get("id")?, state_of(&row.try_get::<String, _>("state")?)?));
+            }
+        }
+        Ok(ended)
+    }
+
+    /// Which of these are runs whose answers are no longer kept.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn purged_among(&self, runs: &[String]) -> Result<Vec<String>> {
+        let mut purged = Vec::new();
+        for piece in runs.chunks(LOOKED_UP) {
+            let ids = piece.iter().chain(piece.last().into_iter().cycle()).take(LOOKED_UP);
+            let query = self
+                .sql("SELECT id FROM runs WHERE purged AND id IN (")
+                .push_values(ids, |row, id| {
+                    row.push_bind(id);
+                })
+                .push(")");
+            for row in query.fetch_all().await? {
+                purged.push(row.try_get(0)?);
+            }
+        }
+        Ok(purged)
     }
 
     /// Number of open runs.
@@ -211,8 +256,7 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn open_runs(&self) -> Result<u64> {
-        let row =
-            sqlx::query("SELECT COUNT(*) FROM runs WHERE state = 'open'").fetch_one(&self.readers).await?;
+        let row = self.sql("SELECT COUNT(*) FROM runs WHERE state = 'open'").fetch_one().await?;
         Ok(row.try_get::<i64, _>(0)?.unsigned_abs())
     }
 
@@ -221,12 +265,11 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn purgeable_runs(&self, ended_before_ms: i64) -> Result<Vec<String>> {
-        let rows = sqlx::query(
-            "SELECT id FROM runs WHERE state <> 'open' AND NOT purged AND ended_ms < $1 LIMIT 100",
-        )
-        .bind(ended_before_ms)
-        .fetch_all(&self.readers)
-        .await?;
+        let rows = self
+            .sql("SELECT id FROM runs WHERE state <> 'open' AND NOT purged AND ended_ms < $1 LIMIT 100")
+            .bind(ended_before_ms)
+            .fetch_all()
+            .await?;
         rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
@@ -235,10 +278,10 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn purge_run(&self, id: &str) -> Result<()> {
-        let mut conn = self.writer().await;
-        let mut tx = conn.begin_with(BEGIN).await?;
-        sqlx::query("DELETE FROM batches WHERE run = $1").bind(id).execute(&mut *tx).await?;
-        sqlx::query("UPDATE runs SET purged = TRUE WHERE id = $1").bind(id).execute(&mut *tx).await?;
+        let mut conn = self.writer().await?;
+        let mut tx = conn.begin().await?;
+        tx.sql("DELETE FROM batches WHERE run = $1").bind(id).execute().await?;
+        tx.sql("UPDATE runs SET purged = TRUE WHERE id = $1").bind(id).execute().await?;
         tx.commit().await?;
         Ok(())
     }
@@ -251,21 +294,23 @@ impl Store {
         let beyond = |_| StoreError::Refused("a seq beyond 2^63".to_owned());
         let seqs: Vec<i64> =
             seqs.iter().map(|seq| i64::try_from(*seq).map_err(beyond)).collect::<Result<_>>()?;
-        let mut conn = self.writer().await;
-        let mut tx = conn.begin_with(BEGIN).await?;
+        let mut conn = self.writer().await?;
+        let mut tx = conn.begin().await?;
         let mut kept = Vec::new();
         // Pieces of one size, for each size is a statement of its own; the last piece is filled up with its last seq.
         for piece in seqs.chunks(ACKNOWLEDGED) {
-            let mut query = QueryBuilder::<Sqlite>::new(
-                "UPDATE batches SET state = 'acknowledged' WHERE state = 'answered' AND run = ",
-            );
-            query.push_bind(run).push(" AND seq IN (");
-            let mut each = query.separated(", ");
-            for seq in piece.iter().chain(piece.last().into_iter().cycle()).take(ACKNOWLEDGED) {
-                each.push_bind(*seq);
-            }
-            query.push(") RETURNING answer_digest, answer_file, answer_at, answer_length");
-            for row in query.build().fetch_all(&mut *tx).await? {
+            let whole = piece.iter().chain(piece.last().into_iter().cycle()).take(ACKNOWLEDGED);
+            let query = tx
+                .sql("WITH asked (run, seq) AS (")
+                .push_values(whole, |row, seq| {
+                    row.push_bind(run).push_bind(*seq);
+                })
+                .push(
+                    ") UPDATE batches SET state = 'acknowledged' FROM asked
+                     WHERE batches.run = asked.run AND batches.seq = asked.seq AND batches.state = 'answered'
+                     RETURNING answer_digest, answer_file, answer_at, answer_length",
+                );
+            for row in query.fetch_all().await? {
                 kept.push(ledger::stored(&row)?.place);
             }
         }
@@ -278,33 +323,37 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn batch(&self, run: &str, seq: i64) -> Result<Option<(String, Option<(u16, Stored)>)>> {
-        let row = sqlx::query(
-            "SELECT state, status, answer_digest, answer_file, answer_at, answer_length
+        let row = self
+            .sql(
+                "SELECT state, status, answer_digest, answer_file, answer_at, answer_length
              FROM batches WHERE run = $1 AND seq = $2",
-        )
-        .bind(run)
-        .bind(seq)
-        .fetch_optional(&self.readers)
-        .await?;
+            )
+            .bind(run)
+            .bind(seq)
+            .fetch_optional()
+            .await?;
         let Some(row) = row else { return Ok(None) };
-        let status: Option<u16> = row.try_get("status")?;
-        let answer = status.map(|status| Ok::<_, StoreError>((status, ledger::stored(&row)?))).transpose()?;
+        let status: Option<i64> = row.try_get("status")?;
+        let answer =
+            status.map(|status| Ok::<_, StoreError>((ledger::status_of(status), ledger::stored(&row)?)));
+        let answer = answer.transpose()?;
         Ok(Some((row.try_get("state")?, answer)))
     }
 }
 
-pub(super) fn run_of(row: &SqliteRow) -> Result<Run> {
+fn state_of(state: &str) -> Result<RunState> {
+    [RunState::Open, RunState::Done, RunState::Cancelled, RunState::Expired, RunState::Failed]
+        .into_iter()
+        .find(|known| known.as_str() == state)
+        .ok_or_else(|| StoreError::Refused(format!("a run in the state {state:?}: made by a later version?")))
+}
+
+pub(super) fn run_of(row: &Row) -> Result<Run> {
     let count = |name: &str| -> Result<u64> { Ok(row.try_get::<i64, _>(name)?.unsigned_abs()) };
     let maybe = |name: &str| -> Result<Option<u64>> {
         Ok(row.try_get::<Option<i64>, _>(name)?.map(i64::unsigned_abs))
     };
-    let state: String = row.try_get("state")?;
-    let state = [RunState::Open, RunState::Done, RunState::Cancelled, RunState::Expired, RunState::Failed]
-        .into_iter()
-        .find(|known| known.as_str() == state)
-        .ok_or_else(|| {
-            StoreError::Refused(format!("a run in the state {state:?}: made by a later version?"))
-        })?;
+    let state = state_of(&row.try_get::<String, _>("state")?)?;
     Ok(Run {
         account: row.try_get("account")?,
         info: RunInfo {

@@ -1,0 +1,69 @@
+//! Databases of both kinds for tests. What the store promises it promises of both: `on_both!` makes two tests of one.
+
+use std::future::Future;
+
+use tempfile::TempDir;
+
+use super::{Database, Store};
+
+#[path = "../../tests/postgres/mod.rs"]
+mod postgres;
+
+/// Which kind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    Sqlite,
+    Postgres,
+}
+
+/// A database with nothing in it, for one test.
+#[derive(Debug)]
+pub(crate) struct Fresh {
+    pub(crate) database: Database,
+    _folder: Option<TempDir>,
+}
+
+impl Fresh {
+    pub(crate) async fn new(kind: Kind) -> Self {
+        match kind {
+            Kind::Sqlite => {
+                let folder = tempfile::tempdir().expect("a folder");
+                Fresh { database: Database::File(folder.path().join("db")), _folder: Some(folder) }
+            }
+            Kind::Postgres => {
+                let url = postgres::database().await;
+                Fresh { database: url.parse().expect("an address"), _folder: None }
+            }
+        }
+    }
+
+    /// The database, opened (again).
+    pub(crate) async fn open(&self) -> Store {
+        Store::open(&self.database).await.expect("a database")
+    }
+}
+
+/// Runs a test that needs no runtime of its own.
+pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(test)
+}
+
+/// For each function of a [`Fresh`] database a module of its name with two tests.
+macro_rules! on_both {
+    ($($name:ident),+ $(,)?) => {$(
+        mod $name {
+            use crate::store::testing::{Fresh, Kind, run};
+
+            #[test]
+            fn sqlite() {
+                run(async { super::$name(Fresh::new(Kind::Sqlite).await).await });
+            }
+
+            #[test]
+            fn postgres() {
+                run(async { super::$name(Fresh::new(Kind::Postgres).await).await });
+            }
+        }
+    )+};
+}
+pub(crate) use on_both;

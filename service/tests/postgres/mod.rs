@@ -1,0 +1,46 @@
+//! A PostgreSQL server for the tests of this process: started when one first asks for it, ended with the process, however that
+//! ends (scripts/postgres waits for the end of a pipe that this process holds). Each test gets a schema of its own in it.
+
+use std::io::{BufRead, BufReader};
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+struct Server {
+    url: String,
+    /// It ends when this is closed.
+    _pipe: ChildStdin,
+}
+
+static SERVER: OnceLock<Server> = OnceLock::new();
+
+fn start() -> Server {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/postgres");
+    let mut child = Command::new(script)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("scripts/postgres can be started");
+    let mut url = String::new();
+    let read = BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut url);
+    read.expect("scripts/postgres says where the server listens");
+    assert!(url.starts_with("postgres://"), "no server was started; scripts/setup postgres installs one");
+    Server { url: url.trim().to_owned(), _pipe: child.stdin.take().expect("it is piped") }
+}
+
+/// Says SQL to a database.
+pub(crate) async fn say(url: &str, sql: String) {
+    use sqlx::{AssertSqlSafe, Connection, Executor};
+    let mut conn = sqlx::PgConnection::connect(url).await.expect("the server takes connections");
+    conn.execute(AssertSqlSafe(sql)).await.expect("it is SQL");
+    conn.close().await.expect("the server says goodbye");
+}
+
+/// The address of a database with nothing in it.
+pub(crate) async fn database() -> String {
+    static SCHEMAS: AtomicU64 = AtomicU64::new(1);
+    let server = &SERVER.get_or_init(start).url;
+    let schema = format!("test{}", SCHEMAS.fetch_add(1, Ordering::Relaxed));
+    say(server, format!("CREATE SCHEMA {schema}")).await;
+    format!("{server}&options[search_path]={schema}")
+}
