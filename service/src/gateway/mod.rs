@@ -163,7 +163,7 @@ impl Gateway {
             .merge(dashboard::router())
             .fallback(not_found)
             .method_not_allowed_fallback(not_allowed)
-            .layer(middleware::from_fn(ops::measure))
+            .layer(middleware::from_fn_with_state(Arc::clone(self), ops::measure))
             .layer(CatchPanicLayer::custom(ops::panicked))
             .with_state(Arc::clone(self))
     }

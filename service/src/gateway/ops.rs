@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use fastmap_backends::cloud::{Problem, ProblemCode};
@@ -97,11 +97,15 @@ pub(crate) async fn metrics(State(gateway): State<Arc<Gateway>>) -> String {
 }
 
 /// Counts and times each request by its route, and logs it.
-pub(crate) async fn measure(request: Request, next: Next) -> Response {
+pub(crate) async fn measure(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let method = request.method().clone();
-    let response = next.run(request).await;
+    let mut response = next.run(request).await;
+    if gateway.store.is_shared() && gateway.phase.load(Ordering::Relaxed) != SERVING {
+        // The next connection leads to a gateway that stays.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     let status = response.status().as_u16();
     let took = began.elapsed();
     tracing::debug!(%method, route, status, ms = took.as_secs_f64() * 1000.0, "request");

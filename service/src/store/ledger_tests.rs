@@ -213,6 +213,12 @@ proptest! {
         run(follow(Kind::Sqlite, &steps, balance, cap));
     }
 
+}
+
+proptest! {
+    // A server answers more slowly than a file.
+    #![proptest_config(ProptestConfig::with_cases(25))]
+
     #[test]
     fn money_is_conserved_whatever_happens_on_postgres((steps, balance, cap) in life()) {
         run(follow(Kind::Postgres, &steps, balance, cap));

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::{Database, Store};
 
+#[allow(dead_code, reason = "shared with tests of the service")]
 #[path = "../../tests/postgres/mod.rs"]
 mod postgres;
 

@@ -36,11 +36,21 @@ pub(crate) async fn say(url: &str, sql: String) {
     conn.close().await.expect("the server says goodbye");
 }
 
+/// The same where there is no runtime.
+pub(crate) fn blocking<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
+}
+
+/// [`database`] where there is no runtime.
+pub(crate) fn blocking_database() -> String {
+    blocking(database())
+}
+
 /// The address of a database with nothing in it.
 pub(crate) async fn database() -> String {
     static SCHEMAS: AtomicU64 = AtomicU64::new(1);
     let server = &SERVER.get_or_init(start).url;
     let schema = format!("test{}", SCHEMAS.fetch_add(1, Ordering::Relaxed));
     say(server, format!("CREATE SCHEMA {schema}")).await;
-    format!("{server}&options[search_path]={schema}")
+    format!("{server}&options[search_path]={schema}&application_name={schema}")
 }

@@ -4,6 +4,7 @@ mod bad_days;
 mod client;
 mod dashboard;
 mod doctor;
+mod gateways;
 mod jails;
 mod large;
 mod lifetime;

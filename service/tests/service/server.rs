@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -13,12 +14,17 @@ use serde_json::Value;
 
 use crate::client::Client;
 
+#[path = "../postgres/mod.rs"]
+pub(crate) mod postgres;
+
 /// What is waited for has come by then.
 pub(crate) const LIMIT: Duration = Duration::from_mins(1);
 
 /// Data of a service, and its process if it runs.
 pub(crate) struct Server {
-    data: tempfile::TempDir,
+    data: Arc<tempfile::TempDir>,
+    /// Its address; without one it is in the folder.
+    database: Option<String>,
     options: Vec<String>,
     /// Set for the process.
     variables: Vec<(&'static str, PathBuf)>,
@@ -31,7 +37,11 @@ pub(crate) struct Server {
 
 pub(crate) fn fastmap() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fastmap"));
-    command.env_remove("FASTMAP_SECRET").env_remove("FASTMAP_SERVICE_DATA").env("FASTMAP_LOG", "info");
+    command
+        .env_remove("FASTMAP_SECRET")
+        .env_remove("FASTMAP_SERVICE_DATA")
+        .env_remove("FASTMAP_DATABASE")
+        .env("FASTMAP_LOG", "info");
     command
 }
 
@@ -58,10 +68,50 @@ impl Server {
     }
 
     fn new(options: &[&str], jailed: bool, variables: &[(&'static str, PathBuf)]) -> Server {
-        let data = tempfile::tempdir().expect("a folder");
+        let data = Arc::new(tempfile::tempdir().expect("a folder"));
+        // With this set, everything is tried on PostgreSQL.
+        let database = std::env::var_os("FASTMAP_TEST_POSTGRES").map(|_| postgres::blocking_database());
         let options = options.iter().map(|option| (*option).to_owned()).collect();
         let variables = variables.to_vec();
-        Server { data, options, variables, jailed, mounted: false, process: None, url: String::new() }
+        Server {
+            data,
+            database,
+            options,
+            variables,
+            jailed,
+            mounted: false,
+            process: None,
+            url: String::new(),
+        }
+    }
+
+    /// The first of several gateways on a PostgreSQL.
+    pub(crate) fn start_on_postgres(options: &[&str]) -> Server {
+        let mut server = Server::new(options, false, &[]);
+        server.database = Some(postgres::blocking_database());
+        server.restart();
+        server
+    }
+
+    /// Another gateway with the same database and folder.
+    pub(crate) fn beside(&self) -> Server {
+        let mut server = Server {
+            data: Arc::clone(&self.data),
+            database: self.database.clone(),
+            options: self.options.clone(),
+            variables: self.variables.clone(),
+            jailed: self.jailed,
+            mounted: false,
+            process: None,
+            url: String::new(),
+        };
+        server.restart();
+        server
+    }
+
+    /// The database's address, if it is a PostgreSQL.
+    pub(crate) fn database(&self) -> Option<&str> {
+        self.database.as_deref()
     }
 
     /// Without a jail, with its data on a disk of its own of so many bytes. `None`: this user may not mount one.
@@ -86,6 +136,7 @@ impl Server {
             .args(["--workers", "2", "--listen", &listen, "--data"])
             .arg(self.data.path())
             .args(&self.options)
+            .envs(self.database.iter().map(|url| ("FASTMAP_DATABASE", url)))
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::piped())
             .spawn()
@@ -129,7 +180,10 @@ impl Server {
 
     /// Runs a command on the service's data.
     pub(crate) fn command(&self, args: &[&str]) -> Output {
-        fastmap().args(args).arg("--data").arg(self.data.path()).output().expect("the command can be started")
+        let mut command = fastmap();
+        command.args(args).arg("--data").arg(self.data.path());
+        command.envs(self.database.iter().map(|url| ("FASTMAP_DATABASE", url)));
+        command.output().expect("the command can be started")
     }
 
     /// The same, with JSON to be read; the command must succeed.
