@@ -95,7 +95,14 @@ impl Server {
 
     /// Another gateway with the same database and folder.
     pub(crate) fn beside(&self) -> Server {
-        let mut server = Server {
+        let mut server = self.without_process();
+        server.restart();
+        server
+    }
+
+    /// The same database and folder, for commands.
+    pub(crate) fn without_process(&self) -> Server {
+        Server {
             data: Arc::clone(&self.data),
             database: self.database.clone(),
             options: self.options.clone(),
@@ -104,9 +111,7 @@ impl Server {
             mounted: false,
             process: None,
             url: String::new(),
-        };
-        server.restart();
-        server
+        }
     }
 
     /// The database's address, if it is a PostgreSQL.
