@@ -76,7 +76,8 @@ impl ServiceKey {
         }
         let metadata =
             fs::metadata(path).with_context(|| format!("cannot read the service's key {shown}"))?;
-        if metadata.mode() & 0o077 != 0 {
+        // A group may: so come secrets that root has mounted for a service.
+        if metadata.mode() & 0o037 != 0 {
             bail!("others may read the service's key {shown}; say: chmod 600 {shown}");
         }
         let bytes = fs::read(path).with_context(|| format!("cannot read the service's key {shown}"))?;

@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use fastmap_backends::cloud::{Answer, BatchBody, Part, PartOutcome, Problem, ProblemCode, RunState, digest};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
+use tracing::Instrument;
 
 use super::auth::{BodyDigest, Caller, crowded};
 use super::flights::{Answer as Landed, Flight, Key};
@@ -234,12 +235,19 @@ impl Gateway {
         };
         let (gateway, digest) = (Arc::clone(self), caller.digest.clone());
         let in_memory = (Arc::clone(&caller.held), unpacked);
-        tokio::spawn(async move {
+        // Beneath the request that has brought it.
+        let span = tracing::info_span!("batch", run, seq = task.seq);
+        let fly = async move {
             let landed = gateway.fly(&key, digest, task).await;
             drop(in_memory);
+            match &landed {
+                Ok(answer) => tracing::debug!(status = answer.status, "answered"),
+                Err(Refusal(problem)) => tracing::debug!(%problem, "not answered"),
+            }
             let _nobody_waits = sender.send(Some(landed.map_err(|refusal| refusal.0)));
             gateway.flights.remove(&key);
-        });
+        };
+        tokio::spawn(fly.instrument(span));
         flight
     }
 
@@ -350,7 +358,7 @@ impl Gateway {
         let Err(error) = self.store.release(run, seq as i64).await else { return };
         tracing::error!(run, seq, %error, "a reservation can't be given back now");
         let (gateway, run) = (Arc::clone(self), run.to_owned());
-        tokio::spawn(async move {
+        let again = async move {
             loop {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 // Sent again it has the reservation, and gives it back itself.
@@ -359,7 +367,8 @@ impl Gateway {
                     return;
                 }
             }
-        });
+        };
+        tokio::spawn(again.in_current_span());
     }
 
     /// Stores an answer and charges for it.

@@ -121,6 +121,7 @@ impl Gateway {
     async fn give_back(&self) -> Result<(), crate::store::StoreError> {
         let lost = self.store.recover().await?;
         if lost > 0 {
+            metrics::counter!("fastmap_reservations_given_back_total").increment(lost);
             tracing::warn!(
                 batches = lost,
                 "reservations of a gateway that is gone were given back; clients send these batches again"
@@ -176,6 +177,7 @@ impl Gateway {
                 self.end(&run, RunState::Expired, None).await?;
             }
         }
+        metrics::gauge!("fastmap_open_runs").set(self.store.open_runs().await? as f64);
         let kept_ms = self.config.limits.results_seconds.saturating_mul(1000) as i64;
         for run in self.store.purgeable_runs(now.saturating_sub(kept_ms)).await? {
             self.spool.remove_run(&run);

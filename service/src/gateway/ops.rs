@@ -12,7 +12,8 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use fastmap_backends::cloud::{Problem, ProblemCode};
+use fastmap_backends::cloud::{HEADER_NONCE, Problem, ProblemCode};
+use tracing::Instrument;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoResponses, Modify, OpenApi};
@@ -92,16 +93,24 @@ pub(crate) async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
 }
 
 pub(crate) async fn metrics(State(gateway): State<Arc<Gateway>>) -> String {
+    metrics::gauge!("fastmap_batches_under_way").set(gateway.under_way() as f64);
+    metrics::gauge!("fastmap_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     gateway.metrics.run_upkeep();
     gateway.metrics.render()
 }
 
-/// Counts and times each request by its route, and logs it.
+/// Counts and times each request by its route, and logs it; whatever is logged because of it bears its id, which is the
+/// nonce that its client has made.
 pub(crate) async fn measure(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let method = request.method().clone();
-    let mut response = next.run(request).await;
+    let id = request.headers().get(HEADER_NONCE).and_then(|nonce| nonce.to_str().ok()).unwrap_or_default();
+    // Nobody has signed it yet: what is no nonce is not written down.
+    let id = if id.len() <= 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) { id } else { "" };
+    let span = tracing::info_span!("request", id);
+    let mut response = next.run(request).instrument(span.clone()).await;
+    let _in_it = span.entered();
     if gateway.store.is_shared() && gateway.phase.load(Ordering::Relaxed) != SERVING {
         // The next connection leads to a gateway that stays.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

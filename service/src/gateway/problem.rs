@@ -29,6 +29,7 @@ impl From<StoreError> for Refusal {
             // Its words may name paths and statements: they are for the operator.
             other => {
                 tracing::error!(error = %other, "the database fails");
+                metrics::counter!("fastmap_storage_failures_total", "of" => "database").increment(1);
                 Refusal(Problem::new(ProblemCode::Storage, "the ledger can't be written now").retry_after(1))
             }
         }
@@ -38,6 +39,7 @@ impl From<StoreError> for Refusal {
 /// The disk fails.
 pub(crate) fn disk(error: &std::io::Error) -> Refusal {
     tracing::error!(%error, "the disk fails");
+    metrics::counter!("fastmap_storage_failures_total", "of" => "disk").increment(1);
     Refusal(Problem::new(ProblemCode::Storage, "nothing can be stored now").retry_after(5))
 }
 
