@@ -1,6 +1,8 @@
 //! The commands that look at and change the database. They work beside a running service: SQLite lets one write at a
 //! time, PostgreSQL many, and the service looks at tokens again after a second.
 
+use std::path::Path;
+
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
@@ -191,6 +193,16 @@ pub(crate) async fn credits(command: Credits) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+pub(crate) async fn backup(file: &Path, common: &Common) -> anyhow::Result<()> {
+    let store = open(common).await?;
+    if !store.copy_to(file).await? {
+        bail!("the database is PostgreSQL; say: pg_dump --format=custom --file={}", file.display());
+    }
+    let bytes = std::fs::metadata(file).map_or(0, |metadata| metadata.len());
+    let text = format!("{bytes} bytes in {}; keep service.key, too, and apart from it", file.display());
+    Ok(output::object(common.json, &json!({ "file": file, "bytes": bytes }), &text)?)
 }
 
 pub(crate) async fn runs(command: Runs) -> anyhow::Result<()> {

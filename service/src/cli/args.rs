@@ -34,6 +34,14 @@ pub(crate) enum Action {
     /// See runs.
     #[command(subcommand)]
     Runs(Runs),
+    /// Copy an SQLite database to a file, also while the service runs. (Of PostgreSQL: `pg_dump`.) The key is not in it: keep
+    /// `service.key`, too, and apart.
+    Backup {
+        /// The file; there must be none of that name.
+        file: PathBuf,
+        #[command(flatten)]
+        common: Common,
+    },
     /// Tell what a program under ADAPTIVE saw and decided, from the file that its `FASTMAP_TRACE` named.
     Explain {
         /// The file.

@@ -27,6 +27,7 @@ pub fn main() -> anyhow::Result<()> {
         args::Action::Token(token) => runtime.block_on(admin::token(token)),
         args::Action::Credits(credits) => runtime.block_on(admin::credits(credits)),
         args::Action::Runs(runs) => runtime.block_on(admin::runs(runs)),
+        args::Action::Backup { file, common } => runtime.block_on(admin::backup(&file, &common)),
         args::Action::Explain { trace } => {
             let account = explain(&trace).with_context(|| format!("the trace {}", trace.display()))?;
             print!("{account}");

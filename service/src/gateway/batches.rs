@@ -304,7 +304,7 @@ impl Gateway {
                 tokio::time::sleep(pause).await;
                 pause = (2 * pause).min(Duration::from_millis(500));
                 let found = self.store.batch(&ask.run, ask.seq).await?;
-                if !found.is_some_and(|(state, _)| state == "held") {
+                if found.is_none_or(|(state, _)| state != "held") {
                     break;
                 }
             }

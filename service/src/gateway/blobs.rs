@@ -123,7 +123,7 @@ async fn head(kind: Kind, context: Context) -> Result<StatusCode, Refusal> {
 
 async fn get(kind: Kind, (State(gateway), Extension(caller), Named(hash)): Context) -> Reply<BlobStatus> {
     check_hash(&hash)?;
-    let present = gateway.store.blob(caller.account, kind, &hash).await?.is_some();
+    let present = gateway.has(caller.account, kind, &hash).await?;
     let offset = if present { 0 } else { length(&gateway.part(kind, caller.account, &hash)) };
     Ok(Json(BlobStatus { present, offset }))
 }
@@ -146,7 +146,7 @@ async fn upload(
     part: Bytes,
 ) -> Result<Response, Refusal> {
     check_hash(&hash)?;
-    if gateway.store.blob(caller.account, kind, &hash).await?.is_some() {
+    if gateway.has(caller.account, kind, &hash).await? {
         return Ok(Json(BlobStatus { present: true, offset: 0 }).into_response());
     }
     gateway.serving()?;
@@ -279,6 +279,12 @@ impl Gateway {
                 format!("an account stores at most {most} bytes of uploads"),
             )),
         }
+    }
+
+    /// Whether this account has uploaded it, and it is here: a database that was restored, or is shared with a gateway of another
+    /// folder, knows of more.
+    async fn has(&self, account: i64, kind: Kind, hash: &str) -> Result<bool, Refusal> {
+        Ok(self.store.blob(account, kind, hash).await?.is_some() && self.blob_file(kind, hash).exists())
     }
 
     fn most(&self, kind: Kind) -> u64 {

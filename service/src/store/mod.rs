@@ -28,6 +28,7 @@ mod shared;
 pub(crate) mod testing;
 
 use std::borrow::Cow;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -175,6 +176,27 @@ impl Store {
             Pool::Sqlite { writer, .. } => Conn::Sqlite(Arc::clone(writer).lock_owned().await),
             Pool::Postgres(pool) => Conn::Postgres(pool.acquire().await?),
         })
+    }
+
+    /// Writes a copy of all that is committed now to a file of its owner's alone, while others go on writing. `false`: this is
+    /// PostgreSQL, which has tools of its own for that.
+    ///
+    /// # Errors
+    /// If the file is there already or can't be written, or the database fails.
+    pub async fn copy_to(&self, path: &Path) -> Result<bool> {
+        if self.is_shared() {
+            return Ok(false);
+        }
+        let wrong = |why: &dyn std::fmt::Display| StoreError::Refused(format!("{}: {why}", path.display()));
+        let text = path.to_str().ok_or_else(|| wrong(&"not a name in UTF-8"))?;
+        std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|error| wrong(&error))?;
+        self.writer().await?.sql("VACUUM INTO $1").bind(text).execute().await?;
+        Ok(true)
     }
 
     /// Whether the database answers.

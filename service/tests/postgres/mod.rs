@@ -2,14 +2,14 @@
 //! ends (scripts/postgres waits for the end of a pipe that this process holds). Each test gets a schema of its own in it.
 
 use std::io::{BufRead, BufReader};
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 struct Server {
     url: String,
-    /// It ends when this is closed.
-    _pipe: ChildStdin,
+    /// It ends when the pipe to it is closed, with this process.
+    _script: Child,
 }
 
 static SERVER: OnceLock<Server> = OnceLock::new();
@@ -25,7 +25,7 @@ fn start() -> Server {
     let read = BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut url);
     read.expect("scripts/postgres says where the server listens");
     assert!(url.starts_with("postgres://"), "no server was started; scripts/setup postgres installs one");
-    Server { url: url.trim().to_owned(), _pipe: child.stdin.take().expect("it is piped") }
+    Server { url: url.trim().to_owned(), _script: child }
 }
 
 /// Says SQL to a database.

@@ -1,5 +1,6 @@
 //! The service as its clients see it: a real process, real requests, real workers.
 
+mod backup;
 mod bad_days;
 mod client;
 mod dashboard;

@@ -93,6 +93,15 @@ impl Server {
         server
     }
 
+    /// A service with what a copy of the database has, and with the key of this one.
+    pub(crate) fn restored(&self, place: impl FnOnce(&Path) -> Option<String>) -> Server {
+        let mut server = Server::new(&[], self.jailed, &[]);
+        std::fs::copy(self.data().join("service.key"), server.data().join("service.key")).expect("a key");
+        server.database = place(server.data());
+        server.restart();
+        server
+    }
+
     /// Another gateway with the same database and folder.
     pub(crate) fn beside(&self) -> Server {
         let mut server = self.without_process();
