@@ -195,8 +195,11 @@ impl Store {
             .mode(0o600)
             .open(path)
             .map_err(|error| wrong(&error))?;
-        self.writer().await?.sql("VACUUM INTO $1").bind(text).execute().await?;
-        Ok(true)
+        let copied = self.writer().await?.sql("VACUUM INTO $1").bind(text).execute().await;
+        if copied.is_err() {
+            let _absent = std::fs::remove_file(path);
+        }
+        copied.map(|_| true)
     }
 
     /// Whether the database answers.
