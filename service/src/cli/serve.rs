@@ -19,10 +19,10 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::args::{LogFormat, Serve};
-use crate::agent::{Agent, InJails, Launch, Unconfined};
+use crate::agent::{Agent, InJails, Launch, PLACES, Unconfined};
 use crate::config::{Config, LIMITS};
 use crate::dashboard::sign_in;
-use crate::dispatch::{Dispatch, Embedded};
+use crate::dispatch::{Embedded, Lessor};
 use crate::events::Events;
 use crate::gateway::{Gateway, Parts};
 use crate::keys::{ServiceKey, new_secret};
@@ -54,13 +54,16 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
         false => None,
     };
     let (events, roster) = (Events::default(), Roster::default());
-    let dispatch: Arc<dyn Dispatch> = Arc::new(Embedded::new(config.slots(), AGENT_LEASE));
+    let dispatch = Arc::new(Embedded::new(config.slots(), AGENT_LEASE));
     let agent = Agent {
-        dispatch: Arc::clone(&dispatch),
+        name: "in this service".to_owned(),
+        lessor: Arc::clone(&dispatch) as Arc<dyn Lessor>,
         launch,
         events: events.clone(),
         workers: config.workers,
+        places: PLACES,
         heartbeat: AGENT_LEASE / 3,
+        grace: LAST,
         roster: roster.clone(),
     };
     let (listen, tls, grace) = (config.listen, config.tls.clone(), config.grace);

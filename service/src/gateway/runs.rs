@@ -18,7 +18,7 @@ use utoipa::IntoParams;
 use super::auth::Caller;
 use super::problem::{Refusal, refuse};
 use super::{Gateway, Reply, stopping};
-use crate::dispatch::{RunSpec, Task, Verdict, Work};
+use crate::dispatch::{RunSpec, Task, Upload, Verdict, Work};
 use crate::keys::random;
 use crate::price;
 use crate::store::{Kind, NewRun, Opened, Run, now_ms};
@@ -273,14 +273,18 @@ impl Gateway {
         Ok(RunSpec {
             run: String::new(),
             account,
-            executable: self.blob_file(Kind::Executable, &request.executable),
+            executable: self.upload(Kind::Executable, &request.executable),
             identity: executable.identity.unwrap_or_default(),
             function: FunctionId { offset: request.function.offset, name: request.function.name.clone() },
-            context: request.context.as_ref().map(|hash| self.blob_file(Kind::Context, hash)),
+            context: request.context.as_ref().map(|hash| self.upload(Kind::Context, hash)),
             label: request.label.clone(),
             items: request.items,
             item_timeout: request.item_timeout_ms.map(Duration::from_millis),
         })
+    }
+
+    fn upload(&self, kind: Kind, hash: &str) -> Upload {
+        Upload { hash: hash.to_owned(), path: self.blob_file(kind, hash), kept: None }
     }
 
     fn keep_spec(&self, spec: RunSpec) -> Arc<RunSpec> {
@@ -315,12 +319,12 @@ impl Gateway {
     /// Starts a worker. A program that can't work here ends its run with the worker's last words.
     async fn check_program(&self, spec: &Arc<RunSpec>) -> Result<(), Refusal> {
         let work = Work { spec: Arc::clone(spec), task: Task::Check };
-        let verdict = self.dispatch.submit(work).await.map_err(|_| stopping())?;
-        match verdict.await {
-            Ok(Verdict::Ready | Verdict::Answered(_)) => Ok(()),
-            Ok(Verdict::Failed(problem)) => Err(self.fail(&spec.run, problem).await),
-            Ok(Verdict::Cancelled) => Err(ended("ended meanwhile", None)),
-            Ok(Verdict::Lost) | Err(_) => Err(lost()),
+        let mut submitted = self.dispatch.submit(work).await.map_err(|_| stopping())?;
+        match submitted.verdict().await {
+            Verdict::Ready | Verdict::Answered(_) => Ok(()),
+            Verdict::Failed(problem) => Err(self.fail(&spec.run, problem).await),
+            Verdict::Cancelled => Err(ended("ended meanwhile", None)),
+            Verdict::Lost => Err(lost()),
         }
     }
 
