@@ -38,6 +38,8 @@ const LOOK: Duration = Duration::from_secs(10);
 pub struct Agent {
     /// Its name in the roster.
     pub name: String,
+    /// What it runs on, in words; empty where that goes without saying.
+    pub machine: String,
     /// Where its work comes from.
     pub lessor: Arc<dyn Lessor>,
     /// What starts its workers.
@@ -81,7 +83,7 @@ impl Agent {
     /// Works until its lessor is closed and what was leased is done or, after the grace, given back. Its workers have
     /// ended then.
     pub async fn work(self) {
-        let seat = self.roster.join(&self.name, self.workers);
+        let seat = self.roster.join(&self.name, &self.machine, self.workers);
         let places = Arc::new(Semaphore::new(self.places));
         let over = watch::Sender::new(false);
         let shared = Arc::new(Shared { agent: self, seat, pools: Mutex::default(), over });

@@ -57,6 +57,7 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
     let dispatch = Arc::new(Embedded::new(config.slots(), AGENT_LEASE));
     let agent = Agent {
         name: "in this service".to_owned(),
+        machine: String::new(),
         lessor: Arc::clone(&dispatch) as Arc<dyn Lessor>,
         launch,
         events: events.clone(),
