@@ -2,10 +2,11 @@
 //! money; what it needs of a run comes with the work.
 //!
 //! `pool` has the workers of one run, `launch` is what starts (and confines) them, `metered` says what a batch has cost of
-//! what the kernel counts, `executable` looks at uploads before anything of them runs.
+//! what the kernel counts, `executable` looks at uploads before anything of them runs, `machine` says where all of it is.
 
 mod executable;
 mod launch;
+pub mod machine;
 mod metered;
 mod pool;
 
@@ -15,9 +16,8 @@ use std::time::Duration;
 
 use fastmap_backends::cloud::{Problem, ProblemCode};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{OnceCell, Semaphore, watch};
+use tokio::sync::{Notify, OnceCell, Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::timeout;
 
 pub use executable::check_executable;
 pub use launch::{InJails, Launch, Meter, PoolRequest, Unconfined, Workers};
@@ -50,10 +50,10 @@ pub struct Agent {
     pub workers: usize,
     /// Work that it has at a time. What waits here for a worker waits for this agent's, whoever else is idle.
     pub places: usize,
-    /// How often it says that it still works on something: a third of dispatch's lease.
-    pub heartbeat: Duration,
     /// What is in hand when the lessor closes has so long to end; the rest is given back then.
     pub grace: Duration,
+    /// Told, it ends the grace.
+    pub hurry: Arc<Notify>,
     /// Where it says what it has in hand.
     pub roster: Roster,
 }
@@ -110,11 +110,15 @@ impl Agent {
                 Some(_) = tasks.join_next() => {}
             }
         }
-        let done = async { while tasks.join_next().await.is_some() {} };
-        if timeout(shared.agent.grace, done).await.is_err() {
+        tokio::select! {
+            () = all(&mut tasks) => {}
+            () = tokio::time::sleep(shared.agent.grace) => {}
+            () = shared.agent.hurry.notified() => {}
+        }
+        if !tasks.is_empty() {
             tracing::warn!(batches = tasks.len(), "what has not ended in time is given back");
             shared.over.send_replace(true);
-            while tasks.join_next().await.is_some() {}
+            all(&mut tasks).await;
         }
         let pools: Vec<Slot> = shared.lock().drain().map(|(_, slot)| slot).collect();
         drop(spawn_blocking(move || drop(pools)).await);
@@ -138,7 +142,7 @@ impl Shared {
         let in_hand = self.seat.takes();
         let work = self.verdict(&lease);
         tokio::pin!(work);
-        let mut heartbeat = tokio::time::interval(self.agent.heartbeat);
+        let mut heartbeat = tokio::time::interval((lease.lasts / 3).max(Duration::from_millis(1)));
         heartbeat.tick().await;
         let verdict = loop {
             tokio::select! {
@@ -233,6 +237,10 @@ impl Shared {
             drop(spawn_blocking(move || drop(retired)));
         }
     }
+}
+
+async fn all(tasks: &mut JoinSet<()>) {
+    while tasks.join_next().await.is_some() {}
 }
 
 async fn came(over: &mut watch::Receiver<bool>) {

@@ -102,7 +102,7 @@ impl Embedded {
             if more {
                 self.news.notify_one();
             }
-            return Ok(Ok(Lease { id, work }));
+            return Ok(Ok(Lease { id, lasts: self.lease_time, work }));
         }
         if state.closed {
             return Err(Closed);

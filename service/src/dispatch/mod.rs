@@ -120,11 +120,13 @@ pub struct Answered {
     pub cut: bool,
 }
 
-/// Work in an agent's hands. It is given to another agent when nothing is heard of it for the length of a lease.
+/// Work in an agent's hands.
 #[derive(Debug)]
 pub struct Lease {
     /// Its name.
     pub id: LeaseId,
+    /// The work is given to another agent when nothing is heard of it for so long.
+    pub lasts: Duration,
     /// What to do.
     pub work: Work,
 }

@@ -13,11 +13,13 @@ use fastmap_backends::cloud::{
     RunOpened, RunState, hexadecimal, is_digest,
 };
 use serde::Deserialize;
+use tokio::time::timeout;
 use utoipa::IntoParams;
 
 use super::auth::Caller;
 use super::problem::{Refusal, refuse};
 use super::{Gateway, Reply, stopping};
+use crate::config::slots;
 use crate::dispatch::{RunSpec, Task, Upload, Verdict, Work};
 use crate::keys::random;
 use crate::price;
@@ -25,6 +27,8 @@ use crate::store::{Kind, NewRun, Opened, Run, now_ms};
 
 /// Most that one request acknowledges.
 const ACKNOWLEDGED: usize = 10_000;
+/// An agent that is there has started a worker within this, its upload fetched.
+const CHECK: Duration = Duration::from_mins(1);
 /// Runs on a page.
 const PAGE: u32 = 100;
 
@@ -101,8 +105,8 @@ pub(crate) async fn open(
         StatusCode::CREATED,
         Json(RunOpened {
             run,
-            workers: gateway.config.workers as u32,
-            slots: gateway.config.slots() as u32,
+            workers: gateway.workers() as u32,
+            slots: slots(gateway.workers()).min(gateway.config.limits.batches_in_flight as usize) as u32,
             lease_seconds: gateway.config.limits.lease_seconds,
             prices: gateway.config.prices,
             spendable: left,
@@ -320,7 +324,11 @@ impl Gateway {
     async fn check_program(&self, spec: &Arc<RunSpec>) -> Result<(), Refusal> {
         let work = Work { spec: Arc::clone(spec), task: Task::Check };
         let mut submitted = self.dispatch.submit(work).await.map_err(|_| stopping())?;
-        match submitted.verdict().await {
+        let Ok(verdict) = timeout(CHECK, submitted.verdict()).await else {
+            let detail = format!("no agent has taken the run within {} s", CHECK.as_secs());
+            return Err(Problem::new(ProblemCode::AgentLost, detail).retry_after(1).into());
+        };
+        match verdict {
             Verdict::Ready | Verdict::Answered(_) => Ok(()),
             Verdict::Failed(problem) => Err(self.fail(&spec.run, problem).await),
             Verdict::Cancelled => Err(ended("ended meanwhile", None)),

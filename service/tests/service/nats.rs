@@ -15,18 +15,19 @@ pub(crate) struct Nats {
     folder: TempDir,
     process: Option<Child>,
     port: Option<u16>,
+    variables: Vec<(&'static str, &'static str)>,
 }
 
 impl Nats {
     /// A server that lets everybody in.
     pub(crate) fn start() -> Nats {
-        Nats::configured("")
+        Nats::configured("", &[])
     }
 
-    /// One with more in its configuration.
-    pub(crate) fn configured(more: &str) -> Nats {
+    /// One with more in its configuration, and these variables in its environment.
+    pub(crate) fn configured(more: &str, variables: &[(&'static str, &'static str)]) -> Nats {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut nats = Nats { folder, process: None, port: None };
+        let mut nats = Nats { folder, process: None, port: None, variables: variables.to_vec() };
         let path = nats.folder.path().display();
         let text =
             format!("ports_file_dir: \"{path}\"\njetstream {{ store_dir: \"{path}/store\" }}\n{more}\n");
@@ -42,6 +43,7 @@ impl Nats {
             .arg("--config")
             .arg(self.folder.path().join("nats.conf"))
             .args(["--addr", "127.0.0.1", "--port", &port])
+            .envs(self.variables.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();

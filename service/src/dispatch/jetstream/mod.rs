@@ -9,7 +9,7 @@
 //!
 //! `connect` makes connections, `sender` is the gateway's side (`flights`: what waits for verdicts; `audit`: what the queue has
 //! lost; `layout`: stream, consumers, buckets), `receiver` the agent's (`turn`: whom to ask next; `held`: its leases; `files`: its
-//! uploads), `wire` what they say to each other, `registry` which agents there are, `permissions` what each role may do.
+//! uploads; `inquiry`: its requests), `lines` carries what workers print, `wire` is what they say to each other, `registry` which agents there are, `permissions` what each role may do.
 
 mod audit;
 mod connect;
@@ -18,6 +18,8 @@ mod flights;
 mod held;
 mod inquiry;
 mod layout;
+pub mod lines;
+pub mod permissions;
 mod receiver;
 pub mod registry;
 mod sender;
@@ -116,6 +118,7 @@ mod tests {
     use super::*;
     use crate::dispatch::conformance::{self, Sides};
     use crate::dispatch::{Dispatch, Lessor};
+    use crate::events::Events;
     use crate::roster::Roster;
 
     /// The inbox keeps the folder of its files.
@@ -137,7 +140,8 @@ mod tests {
         let names = Names::new(prefix);
         let layout = Layout { names: names.clone(), replicas: 1, quota, lease };
         let gateway = connect(&options("gateway")).await.expect("a connection");
-        let dispatch = Sender::start(gateway, layout, Roster::default()).await.expect("a gateway");
+        let dispatch =
+            Sender::start(gateway, layout, Roster::default(), Events::default()).await.expect("a gateway");
         let agent = connect(&options("agent")).await.expect("a connection");
         let cache = Cache::new(folder, 1 << 20).expect("a folder");
         let lessor = Receiver::start(agent, names, cache, 4).await.expect("an agent");

@@ -347,12 +347,13 @@ impl Lessor for Receiver {
             }
             let look = match next {
                 Next::Work(Ready { work, origin, files, ack, sequence, since }) => {
-                    let until = since + Duration::from_millis(origin.lease_ms);
+                    let lasts = Duration::from_millis(origin.lease_ms);
+                    let until = since + lasts;
                     let run = work.spec.run.clone();
                     let id = shared.leases.enter(Held { origin, files, run, ack, sequence, until });
                     // Others who wait may find more.
                     shared.news.notify_one();
-                    return Ok(Lease { id, work });
+                    return Ok(Lease { id, lasts, work });
                 }
                 Next::At(at) => at,
                 Next::Nothing => now + LOOK,

@@ -20,8 +20,9 @@ use tokio::time::{interval, sleep};
 use super::flights::{Ack, Again, Answer, Entered, Flights, name};
 use super::layout::{Consumers, Unmade};
 use super::wire::{self, Origin, Reply, Request};
-use super::{Layout, audit, registry};
+use super::{Layout, audit, lines, registry};
 use crate::dispatch::{Closed, Dispatch, Submitted, Work};
+use crate::events::Events;
 use crate::roster::Roster;
 
 /// Agents are told of a tenant that goes on waiting so often.
@@ -82,11 +83,17 @@ impl Drop for Kept {
 }
 
 impl Sender {
-    /// Makes what is needed on the servers and begins to listen to agents; those that there are stand in `roster`.
+    /// Makes what is needed on the servers and begins to listen to agents: those that there are stand in `roster`, what
+    /// their workers print in `events`.
     ///
     /// # Errors
     /// If the servers refuse something.
-    pub async fn start(client: Client, layout: Layout, roster: Roster) -> Result<Self, Unstarted> {
+    pub async fn start(
+        client: Client,
+        layout: Layout,
+        roster: Roster,
+        events: Events,
+    ) -> Result<Self, Unstarted> {
         let jetstream =
             context::ContextBuilder::new().timeout(TAKEN).ack_timeout(TAKEN).build(client.clone());
         layout.make(&jetstream).await?;
@@ -95,6 +102,7 @@ impl Sender {
         let requests = client.subscribe(layout.names.gateway(&gateway, "*")).await?;
         let ended = client.subscribe(layout.names.ended()).await?;
         let joins = client.subscribe(layout.names.join()).await?;
+        let printed = client.subscribe(layout.names.lines("*")).await?;
         let shared = Arc::new(Shared {
             client,
             jetstream,
@@ -114,6 +122,7 @@ impl Sender {
         tasks.spawn(Arc::clone(&shared).acknowledge(acks));
         tasks.spawn(audit::audit(Arc::clone(&shared)));
         tasks.spawn(registry::follow(Arc::clone(&shared), roster));
+        tasks.spawn(lines::take(printed, events));
         Ok(Sender { shared, _tasks: tasks })
     }
 }
