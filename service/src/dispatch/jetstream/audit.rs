@@ -32,6 +32,9 @@ pub(super) async fn audit(shared: Arc<Shared>) {
             && let Err(error) = look_for_missing(&shared, 2 * lease).await
         {
             tracing::warn!(%error, "could not look whether the queue still has all batches");
+            // Where the queue itself is gone there is another to look into the next time.
+            shared.consumers.forget();
+            let _next_time = shared.layout.make(&shared.jetstream).await;
         }
         if Instant::now() >= orphans_at {
             orphans_at = Instant::now() + ORPHANS;

@@ -67,11 +67,6 @@ impl Names {
         format!("{}_agents", self.prefix)
     }
 
-    /// The bucket of what clients have uploaded.
-    fn uploads(&self) -> String {
-        format!("{}_uploads", self.prefix)
-    }
-
     /// Where one piece of work stands: of that tenant and run, by that gateway, its `n`th. `*` stands for any.
     fn work(&self, account: &str, run: &str, gateway: &str, n: &str) -> String {
         format!("{}.work.{account}.{run}.{gateway}.{n}", self.prefix)
