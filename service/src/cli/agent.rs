@@ -38,7 +38,7 @@ pub(super) async fn agent(args: args::Agent) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let client = jetstream::connect(&options).await?;
     let (names, role) = (Names::new(&args.nats.nats_prefix), args.nats.role("agent"));
-    let receiver = Receiver::start(client.clone(), names.clone(), cache, workers).await;
+    let receiver = Receiver::start(client.clone(), names.clone(), cache, places).await;
     let receiver = Arc::new(receiver.context("the NATS servers let this agent hear nothing")?);
     let (printed, to_send) = mpsc::channel(LINES);
     let sending = tokio::spawn(lines::send(client.clone(), names.clone(), to_send));

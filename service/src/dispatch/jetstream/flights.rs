@@ -10,6 +10,7 @@ use axum::body::Bytes;
 use fastmap_backends::cloud::hexadecimal;
 use tokio::sync::oneshot;
 
+use super::Names;
 use super::wire::{self, Files, Named, Reply, Request};
 use crate::dispatch::{RunSpec, Task, Upload, Verdict, Work};
 use crate::keys::random;
@@ -56,8 +57,11 @@ impl Flight {
 }
 
 /// All flights of a gateway, by the token that agents know.
-#[derive(Debug, Default)]
-pub(super) struct Flights(Mutex<State>);
+#[derive(Debug)]
+pub(super) struct Flights {
+    state: Mutex<State>,
+    names: Names,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -94,8 +98,12 @@ pub(super) fn name() -> String {
 }
 
 impl Flights {
+    pub(super) fn new(names: Names) -> Self {
+        Flights { state: Mutex::default(), names }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `None`: no more is taken.
@@ -248,7 +256,8 @@ impl Flights {
             Request::Verdict(ack, body) => {
                 let body = if body.is_empty() { std::mem::take(&mut flight.parts).into() } else { body };
                 let verdict = wire::read_verdict(&body, flight.items());
-                if verdict.is_ok() {
+                // It is an agent that names the subject to which this gateway will say something.
+                if verdict.is_ok() && self.names.is_ack(&ack, flight.work.spec.account) {
                     *flight.ack.lock().unwrap_or_else(PoisonError::into_inner) = Some(ack);
                 }
                 (yes, verdict)
@@ -329,5 +338,121 @@ impl Flight {
             self.parts.extend_from_slice(part);
         }
         Reply::Yes(Bytes::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatch::BatchTask;
+    use crate::price::Work as Limit;
+
+    fn work(run: &str) -> Work {
+        let spec = RunSpec {
+            run: run.to_owned(),
+            account: 7,
+            executable: Upload { hash: "ab".to_owned(), path: PathBuf::from("/uploads/ab"), kept: None },
+            identity: String::new(),
+            function: fastmap_backends::FunctionId { offset: 0, name: String::new() },
+            context: None,
+            label: None,
+            items: None,
+            item_timeout: None,
+        };
+        let (payload, limit) = (Bytes::from_static(b"payload"), Limit::default());
+        let batch = BatchTask { seq: 1, first: 0, items: 1, stride: None, payload, limit };
+        Work { spec: Arc::new(spec), task: Task::Batch(batch) }
+    }
+
+    fn flights() -> Flights {
+        Flights::new(Names::new("fastmap"))
+    }
+
+    fn reply(flights: &Flights, about: &str, request: Request) -> Reply {
+        match flights.request(about, request, 1000) {
+            Answer::Now(reply) => reply,
+            file @ Answer::File(..) => panic!("{file:?}"),
+        }
+    }
+
+    const YES: Reply = Reply::Yes(Bytes::new());
+
+    #[test]
+    fn only_what_work_names_is_given_out_and_only_until_its_run_ends() {
+        let flights = flights();
+        let entered = flights.enter(work("r")).expect("it is open");
+        let get = || flights.request(&entered.files.executable.name, Request::Get(0), 1000);
+        assert!(matches!(get(), Answer::File(path, 0) if path == PathBuf::from("/uploads/ab")));
+        assert_eq!(reply(&flights, &entered.token, Request::Get(3)), Reply::Yes(Bytes::from_static(b"load")));
+        for guess in ["ab", "/uploads/ab", "", "*", ">", "r"] {
+            assert_eq!(reply(&flights, guess, Request::Get(0)), Reply::No);
+        }
+        assert_eq!(flights.end_run("r"), 1);
+        assert!(matches!(get(), Answer::Now(Reply::No)));
+        assert_eq!(reply(&flights, &entered.token, Request::Ask(1)), Reply::No);
+    }
+
+    #[test]
+    fn an_agent_can_not_make_the_gateway_speak_to_others() {
+        for (ack, good) in [
+            ("$JS.ACK.fastmap_work.tenant_7.1.2.3.4.5", true),
+            ("$JS.ACK.hub.hash.fastmap_work.tenant_7.1.2.3.4.5.token", true),
+            ("$JS.ACK.fastmap_work.tenant_8.1.2.3.4.5", false),
+            ("$JS.ACK.other.tenant_7.1.2.3.4.5", false),
+            ("$JS.API.STREAM.DELETE.fastmap_work", false),
+            ("fastmap.ended", false),
+        ] {
+            let flights = flights();
+            let entered = flights.enter(work("r")).expect("it is open");
+            let verdict = Request::Verdict(ack.to_owned(), wire::verdict(Verdict::Lost));
+            assert_eq!(reply(&flights, &entered.token, verdict), YES);
+            assert_eq!(entered.ack.lock().expect("no panic").is_some(), good, "{ack}");
+        }
+    }
+
+    #[test]
+    fn what_agents_lose_again_and_again_is_given_up_and_what_they_have_not_begun_does_not_count() {
+        let flights = flights();
+        let mut entered = flights.enter(work("r")).expect("it is open");
+        for _ in 0..100 {
+            assert_eq!(reply(&flights, &entered.token, Request::Unused), YES);
+            assert_eq!(reply(&flights, &entered.token, Request::Ask(2)), YES);
+        }
+        for _ in 1..DELIVERIES {
+            assert_eq!(reply(&flights, &entered.token, Request::Ask(2)), YES);
+        }
+        assert_eq!(reply(&flights, &entered.token, Request::Ask(2)), Reply::No);
+        assert!(matches!(entered.verdict.try_recv(), Ok(Verdict::Lost)));
+    }
+
+    #[test]
+    fn what_is_missing_twice_is_sent_again_under_another_attempt() {
+        let flights = flights();
+        let entered = flights.enter(work("r")).expect("it is open");
+        let look = |there: bool| flights.missing(Duration::ZERO, |_| there);
+        assert!(look(false).is_empty() && look(true).is_empty() && look(false).is_empty());
+        let again = look(false);
+        assert_eq!((again[0].n, again[0].attempt), (entered.n, 1));
+        assert_eq!(again[0].files.executable.name, entered.files.executable.name);
+    }
+
+    #[test]
+    fn a_verdict_in_parts_comes_whole_or_not_at_all() {
+        let flights = flights();
+        let mut entered = flights.enter(work("r")).expect("it is open");
+        let verdict = wire::verdict(Verdict::Lost);
+        let part = |from: usize, to: usize| {
+            Request::Part(from as u64, verdict.len() as u64, verdict.slice(from..to))
+        };
+        let half = verdict.len() / 2;
+        assert_eq!(reply(&flights, &entered.token, part(half, verdict.len())), Reply::No);
+        for request in [part(0, half), part(0, half), part(half, verdict.len()), part(half, verdict.len())] {
+            assert_eq!(reply(&flights, &entered.token, request), YES);
+        }
+        let too_long = Request::Part(0, u64::MAX, Bytes::from_static(b"x"));
+        assert_eq!(reply(&flights, &entered.token, Request::Verdict(String::new(), Bytes::new())), YES);
+        assert!(matches!(entered.verdict.try_recv(), Ok(Verdict::Lost)));
+        let other = flights.enter(work("r")).expect("it is open");
+        assert_eq!(reply(&flights, &other.token, too_long), Reply::No);
     }
 }

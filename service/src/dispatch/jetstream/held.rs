@@ -44,6 +44,11 @@ impl Leases {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.lock().held.len()
+    }
+
     /// A new lease. What this agent held of the same work is worth nothing from now on.
     pub(super) fn enter(&self, held: Held) -> LeaseId {
         let mut state = self.lock();

@@ -62,6 +62,16 @@ impl Names {
         consumer.strip_prefix("tenant_")?.parse().ok()
     }
 
+    /// Whether that is where work of that tenant is acknowledged: `$JS.ACK.STREAM.CONSUMER.…`, or with a domain and an
+    /// account before the stream.
+    fn is_ack(&self, subject: &str, account: i64) -> bool {
+        let Some(rest) = subject.strip_prefix("$JS.ACK.") else { return false };
+        let tokens: Vec<&str> = rest.split('.').collect();
+        let (stream, consumer) = (self.stream(), Names::consumer(account));
+        let at = |at: usize| tokens.get(at..at + 2).is_some_and(|found| found == [&*stream, &*consumer]);
+        (tokens.len() == 7 && at(0)) || (tokens.len() >= 9 && at(2))
+    }
+
     /// The bucket of agents.
     fn agents(&self) -> String {
         format!("{}_agents", self.prefix)
@@ -139,7 +149,7 @@ mod tests {
             Sender::start(gateway, layout, Roster::default(), Events::default()).await.expect("a gateway");
         let agent = connect(&options("agent")).await.expect("a connection");
         let cache = Cache::new(folder, 1 << 20).expect("a folder");
-        let lessor = Receiver::start(agent, names, cache, 4).await.expect("an agent");
+        let lessor = Receiver::start(agent, names, cache, 100).await.expect("an agent");
         Sides {
             dispatch: Arc::new(dispatch) as Arc<dyn Dispatch>,
             lessor: Arc::new(lessor) as Arc<dyn Lessor>,

@@ -51,6 +51,8 @@ struct Shared {
     inbox: String,
     inquirer: Inquirer,
     turn: Mutex<Turn<Ready>>,
+    /// Leases that the agent takes at a time.
+    places: usize,
     leases: Leases,
     files: Cache,
     /// Something can be leased, or somebody be asked, or nothing will ever come.
@@ -90,7 +92,7 @@ impl Source for FromGateway<'_> {
 }
 
 impl Receiver {
-    /// Begins to listen to gateways. `ahead`: how much may be on its way at a time.
+    /// Begins to listen to gateways, for an agent that takes so many leases at a time.
     ///
     /// # Errors
     /// If the servers do not let it hear what it must.
@@ -98,7 +100,7 @@ impl Receiver {
         client: Client,
         names: Names,
         files: Cache,
-        ahead: usize,
+        places: usize,
     ) -> Result<Self, SubscribeError> {
         let inbox = client.new_inbox();
         let brought = client.subscribe(format!("{inbox}.*.*")).await?;
@@ -111,7 +113,8 @@ impl Receiver {
             client,
             names,
             inbox,
-            turn: Mutex::new(Turn::new(ahead)),
+            turn: Mutex::new(Turn::new()),
+            places,
             leases: Leases::default(),
             files,
             news: Notify::new(),
@@ -336,10 +339,10 @@ impl Lessor for Receiver {
             if shared.closed.load(Ordering::Relaxed) {
                 return Err(Closed);
             }
-            let now = Instant::now();
+            let (now, room) = (Instant::now(), shared.places.saturating_sub(shared.leases.len()).max(1));
             let (next, pulls) = {
                 let mut turn = shared.turn();
-                (turn.next(now), turn.pulls(now))
+                (turn.next(now), turn.pulls(room, now))
             };
             for pull in pulls {
                 // Its receiver lives as long as this.

@@ -106,9 +106,9 @@ impl Sender {
         let shared = Arc::new(Shared {
             client,
             jetstream,
+            flights: Flights::new(layout.names.clone()),
             layout,
             gateway,
-            flights: Flights::default(),
             consumers: Consumers::default(),
             told: Mutex::default(),
             dealt_with,

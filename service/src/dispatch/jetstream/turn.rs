@@ -1,9 +1,9 @@
 //! Whom an agent asks for work next, and whose work it takes next. Decides alone: `receiver` asks and takes.
 //!
 //! Each tenant has a consumer of its own; an agent has requests open at several, and what comes stands here until it is
-//! leased: of the tenant that was served longest ago. As much is asked for as the agent can take (`ahead`), shared
-//! out evenly among the tenants, at least one of each; where there are many, they are asked in turn. What nobody leases is
-//! given back soon, for another agent may be idle.
+//! leased: of the tenant that was served longest ago. As much is asked for as the agent has room for, shared out evenly
+//! among the tenants, at least one of each; where there are many, they are asked in turn. What nobody leases is given back
+//! soon, for another agent may be idle.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -97,15 +97,14 @@ pub(super) struct Turn<T> {
     tenants: BTreeMap<i64, Tenant<T>>,
     /// In the order in which they are asked.
     ring: VecDeque<i64>,
-    ahead: usize,
     next: u64,
     served: u64,
 }
 
 impl<T> Turn<T> {
-    /// An agent that asks for so much at a time.
-    pub(super) fn new(ahead: usize) -> Self {
-        Turn { tenants: BTreeMap::new(), ring: VecDeque::new(), ahead: ahead.max(1), next: 0, served: 0 }
+    /// Nobody yet.
+    pub(super) fn new() -> Self {
+        Turn { tenants: BTreeMap::new(), ring: VecDeque::new(), next: 0, served: 0 }
     }
 
     /// A gateway has told that this tenant waits.
@@ -119,8 +118,8 @@ impl<T> Turn<T> {
         tenant.told = now;
     }
 
-    /// What to ask for, now that somebody wants to lease.
-    pub(super) fn pulls(&mut self, now: Instant) -> Vec<Pull> {
+    /// What to ask for, now that somebody wants to lease and there is room for so many leases.
+    pub(super) fn pulls(&mut self, room: usize, now: Instant) -> Vec<Pull> {
         for tenant in self.tenants.values_mut() {
             tenant.open.retain(|open| open.until + UNHEARD > now);
         }
@@ -130,7 +129,7 @@ impl<T> Turn<T> {
         self.tenants.retain(|_, tenant| !gone(tenant));
         self.ring.retain(|account| self.tenants.contains_key(account));
         let at_once = self.ring.len().min(ASKED);
-        let share = (self.ahead / at_once.max(1)).max(1);
+        let share = (room / at_once.max(1)).max(1);
         let expires = if self.ring.len() > ASKED { WAITS_AMONG_MANY } else { WAITS };
         let mut asked = self.tenants.values().filter(|tenant| tenant.coming() > 0).count();
         let mut pulls = Vec::new();
@@ -255,31 +254,41 @@ mod tests {
     #[test]
     fn what_is_asked_for_is_shared_out_and_topped_up() {
         let now = Instant::now();
-        let mut turn = Turn::new(8);
-        assert_eq!(turn.pulls(now), []);
+        let mut turn = Turn::new();
+        assert_eq!(turn.pulls(8, now), []);
         turn.told(1, now);
-        let first = turn.pulls(now)[0];
+        let first = turn.pulls(8, now)[0];
         assert_eq!((first.account, first.batch), (1, 8));
-        assert_eq!(turn.pulls(now), []);
+        assert_eq!(turn.pulls(8, now), []);
         bring(&mut turn, first, 0..5, 9, now);
         for n in 0..5 {
             assert_eq!(turn.next(now), Next::Work((1, n)));
         }
-        assert_eq!(turn.pulls(now).iter().map(|pull| pull.batch).collect::<Vec<_>>(), [5]);
+        assert_eq!(turn.pulls(8, now).iter().map(|pull| pull.batch).collect::<Vec<_>>(), [5]);
         turn.told(2, now);
         assert_eq!(
-            turn.pulls(now).iter().map(|pull| (pull.account, pull.batch)).collect::<Vec<_>>(),
+            turn.pulls(8, now).iter().map(|pull| (pull.account, pull.batch)).collect::<Vec<_>>(),
             [(2, 4)]
         );
     }
 
     #[test]
+    fn who_has_room_for_one_asks_for_one() {
+        let now = Instant::now();
+        let mut turn = Turn::<()>::new();
+        turn.told(1, now);
+        assert_eq!(turn.pulls(1, now).iter().map(|pull| pull.batch).collect::<Vec<_>>(), [1]);
+        // More when there is more room.
+        assert_eq!(turn.pulls(8, now).iter().map(|pull| pull.batch).collect::<Vec<_>>(), [7]);
+    }
+
+    #[test]
     fn tenants_are_served_in_turn_and_one_whose_work_is_on_its_way_is_waited_for_a_moment() {
         let now = Instant::now();
-        let mut turn = Turn::new(8);
+        let mut turn = Turn::new();
         turn.told(1, now);
         turn.told(2, now);
-        let pulls = turn.pulls(now);
+        let pulls = turn.pulls(8, now);
         bring(&mut turn, pulls[0], 0..4, 100, now);
         bring(&mut turn, pulls[1], 0..1, 100, now);
         assert_eq!(turn.next(now), Next::Work((1, 0)));
@@ -297,11 +306,11 @@ mod tests {
     #[test]
     fn many_tenants_are_asked_in_turn() {
         let now = Instant::now();
-        let mut turn = Turn::<()>::new(4);
+        let mut turn = Turn::<()>::new();
         (0..40).for_each(|account| turn.told(account, now));
         let mut asked = Vec::new();
         for _ in 0..3 {
-            let pulls = turn.pulls(now);
+            let pulls = turn.pulls(8, now);
             assert!(pulls.len() <= ASKED && pulls.iter().all(|pull| pull.batch == 1));
             for pull in pulls {
                 asked.push(pull.account);
@@ -316,14 +325,14 @@ mod tests {
     #[test]
     fn what_nobody_leases_is_given_back_and_who_is_not_told_of_is_forgotten() {
         let now = Instant::now();
-        let mut turn = Turn::new(2);
+        let mut turn = Turn::new();
         turn.told(1, now);
-        let pull = turn.pulls(now)[0];
+        let pull = turn.pulls(8, now)[0];
         bring(&mut turn, pull, 0..1, 0, now);
         assert_eq!(turn.stale(now), []);
         assert_eq!(turn.stale(now + HELD), [(1, 0)]);
         let later = now + TOLD + WAITS + UNHEARD;
-        assert_eq!(turn.pulls(later), []);
+        assert_eq!(turn.pulls(8, later), []);
         assert!(turn.tenants.is_empty());
     }
 }
