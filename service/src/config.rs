@@ -74,8 +74,13 @@ impl Config {
 
     /// Batches of one account that may be at the workers at a time; also what a client is told to keep in flight.
     pub fn slots(&self) -> usize {
-        self.workers * 4
+        slots(self.workers)
     }
+}
+
+/// The same, of so many workers.
+pub fn slots(workers: usize) -> usize {
+    workers * 4
 }
 
 /// The folder that holds all that the service keeps.

@@ -1,13 +1,16 @@
 //! What happens in open runs, for whoever watches: lines that workers print, and news for event streams.
 //! Written by the agent (lines) and the gateway (batches, states); read by the gateway's logs and events. In memory and
-//! bounded: of each run the last megabyte of lines, for as long as its answers are kept.
+//! bounded: of each run the last megabyte of lines, for as long as its answers are kept. An agent of another process
+//! keeps none and forwards them.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fastmap_backends::cloud::{LogLine, LogPage, RunState};
 use fastmap_backends::local::{Relay, Stream};
-use tokio::sync::broadcast;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{broadcast, mpsc};
 
 use crate::store::now_ms;
 
@@ -38,9 +41,29 @@ pub enum Event {
     Ended(RunState),
 }
 
+/// A line that a worker has printed, without its number.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Line {
+    /// Which worker.
+    pub worker: String,
+    /// `stdout` or `stderr`.
+    pub stream: String,
+    /// What it has printed, without the line's end.
+    pub text: String,
+    /// Milliseconds since 1970.
+    pub at_ms: u64,
+    /// Lines before this one that were dropped.
+    #[serde(default)]
+    pub dropped: u64,
+}
+
 /// All runs that are watched or have printed something. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Events(Arc<Mutex<HashMap<String, Watched>>>);
+pub struct Events {
+    runs: Arc<Mutex<HashMap<String, Watched>>>,
+    /// Where lines go that are not kept here.
+    forward: Option<mpsc::Sender<(String, Line)>>,
+}
 
 #[derive(Debug)]
 struct Watched {
@@ -59,8 +82,13 @@ impl Watched {
 }
 
 impl Events {
+    /// Keeps nothing: lines go there, with their run. What there is no room for is dropped, and counted.
+    pub fn forwarding(to: mpsc::Sender<(String, Line)>) -> Self {
+        Events { runs: Arc::default(), forward: Some(to) }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Watched>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells who watches.
@@ -105,21 +133,18 @@ impl Events {
 
     /// Where the workers of a run print to.
     pub fn relay(&self, run: &str) -> Arc<dyn Relay> {
-        Arc::new(RunRelay { events: self.clone(), run: run.to_owned() })
+        Arc::new(RunRelay { events: self.clone(), run: run.to_owned(), dropped: AtomicU64::new(0) })
     }
 
-    fn print(&self, run: &str, worker: &str, stream: Stream, line: &[u8]) {
-        let line = line.strip_suffix(b"\n").unwrap_or(line);
-        let text = String::from_utf8_lossy(&line[..line.len().min(LONGEST)]).into_owned();
-        let stream = match stream {
-            Stream::Stdout => "stdout",
-            Stream::Stderr => "stderr",
-        };
+    /// Takes a line of a run.
+    pub fn add(&self, run: &str, line: Line) {
+        let Line { worker, stream, mut text, at_ms, dropped } = line;
+        text.truncate(text.floor_char_boundary(LONGEST));
         let mut runs = self.lock();
         let watched = runs.entry(run.to_owned()).or_insert_with(Watched::new);
-        let (n, worker, stream) = (watched.next, worker.to_owned(), stream.to_owned());
-        let line = LogLine { n, worker, stream, text, at_ms: now_ms().unsigned_abs() };
+        let line = LogLine { n: watched.next, worker, stream, text, at_ms };
         watched.next += 1;
+        watched.dropped += dropped;
         watched.bytes += line.text.len() + LINE;
         watched.lines.push_back(line.clone());
         while watched.bytes > KEPT {
@@ -135,11 +160,29 @@ impl Events {
 struct RunRelay {
     events: Events,
     run: String,
+    /// Lines since the last that was forwarded.
+    dropped: AtomicU64,
 }
 
 impl Relay for RunRelay {
     fn line(&self, worker: &str, stream: Stream, line: &[u8]) {
-        self.events.print(&self.run, worker, stream, line);
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let text = String::from_utf8_lossy(&line[..line.len().min(LONGEST)]).into_owned();
+        let stream = match stream {
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
+        };
+        let dropped = self.dropped.swap(0, Ordering::Relaxed);
+        let (worker, stream) = (worker.to_owned(), stream.to_owned());
+        let line = Line { worker, stream, text, at_ms: now_ms().unsigned_abs(), dropped };
+        match &self.events.forward {
+            None => self.events.add(&self.run, line),
+            Some(to) => {
+                if to.try_send((self.run.clone(), line)).is_err() {
+                    self.dropped.fetch_add(dropped + 1, Ordering::Relaxed);
+                }
+            }
+        }
     }
 }
 
@@ -163,5 +206,17 @@ mod tests {
         assert_eq!(page.lines.last().map(|line| line.text.len()), Some(LONGEST));
         assert_eq!(events.page("r", 30_000, 9).lines.len(), 1);
         assert!(events.page("other", 0, 9).lines.is_empty());
+    }
+
+    #[test]
+    fn what_there_is_no_room_for_is_told_with_the_next_line() {
+        let (to, mut lines) = mpsc::channel(2);
+        let relay = Events::forwarding(to).relay("r");
+        (0..5).for_each(|n| relay.line("w", Stream::Stdout, format!("{n}\n").as_bytes()));
+        let mut next = || lines.try_recv().map(|(run, line)| (run, line.text, line.dropped)).ok();
+        assert_eq!(next(), Some(("r".to_owned(), "0".to_owned(), 0)));
+        assert_eq!(next(), Some(("r".to_owned(), "1".to_owned(), 0)));
+        relay.line("w", Stream::Stdout, b"5\n");
+        assert_eq!(next(), Some(("r".to_owned(), "5".to_owned(), 3)));
     }
 }

@@ -1,19 +1,31 @@
-//! Which agents there are and what they have in hand, for the operator's page. Agents of this process write it; whoever
-//! shows it reads. In memory: an agent that is gone is not in it.
+//! Which agents there are and what they have in hand, for the operator's page. Agents of this process write it, and what is
+//! heard of others; whoever shows it reads. In memory: an agent that is gone is not in it.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 
 use crate::store::now_ms;
 
 /// The agents. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Roster(Arc<Mutex<Vec<Weak<Seat>>>>);
+pub struct Roster(Arc<Mutex<Seats>>);
+
+#[derive(Debug, Default)]
+struct Seats {
+    here: Vec<Weak<Seat>>,
+    /// Agents of other processes, by key, and until when they are taken to be there.
+    elsewhere: BTreeMap<String, (AgentState, Instant)>,
+}
 
 /// An agent's place: it is in the roster as long as it holds this.
 #[derive(Debug)]
 pub struct Seat {
     name: String,
+    machine: String,
     workers: usize,
     since_ms: i64,
     heard_ms: AtomicI64,
@@ -24,12 +36,15 @@ pub struct Seat {
 }
 
 /// An agent as it is now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct AgentState {
     /// Its name.
     pub name: String,
+    /// What it runs on: processors, kernel, jail; empty where it is this service's own.
+    pub machine: String,
     /// Its version.
-    pub version: &'static str,
+    pub version: String,
     /// Workers that it starts for each run.
     pub workers: usize,
     /// Milliseconds since 1970.
@@ -47,11 +62,16 @@ pub struct AgentState {
 }
 
 impl Roster {
+    fn lock(&self) -> MutexGuard<'_, Seats> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// An agent begins to work.
-    pub fn join(&self, name: &str, workers: usize) -> Arc<Seat> {
+    pub fn join(&self, name: &str, machine: &str, workers: usize) -> Arc<Seat> {
         let now = now_ms();
         let seat = Arc::new(Seat {
             name: name.to_owned(),
+            machine: machine.to_owned(),
             workers,
             since_ms: now,
             heard_ms: now.into(),
@@ -60,18 +80,36 @@ impl Roster {
             given_back: 0.into(),
             pools: 0.into(),
         });
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&seat));
+        self.lock().here.push(Arc::downgrade(&seat));
         seat
     }
 
-    /// All agents, in the order in which they joined.
+    /// An agent of another process is there, and is taken to be for so long.
+    pub fn hear(&self, key: &str, state: AgentState, lease: Duration) {
+        self.lock().elsewhere.insert(key.to_owned(), (state, Instant::now() + lease));
+    }
+
+    /// An agent of another process is gone.
+    pub fn leave(&self, key: &str) {
+        self.lock().elsewhere.remove(key);
+    }
+
+    /// Workers of all agents together.
+    pub fn workers(&self) -> usize {
+        self.agents().iter().map(|agent| agent.workers).sum()
+    }
+
+    /// All agents: those of this process, in the order in which they joined, and the others.
     pub fn agents(&self) -> Vec<AgentState> {
-        let mut seats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        seats.retain(|seat| seat.strong_count() > 0);
+        let mut seats = self.lock();
+        seats.here.retain(|seat| seat.strong_count() > 0);
+        let instant = Instant::now();
+        seats.elsewhere.retain(|_, (_, until)| *until > instant);
         let now = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let state = |seat: Arc<Seat>| AgentState {
             name: seat.name.clone(),
-            version: env!("CARGO_PKG_VERSION"),
+            machine: seat.machine.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             workers: seat.workers,
             since_ms: seat.since_ms,
             heard_ms: seat.heard_ms.load(Ordering::Relaxed),
@@ -80,7 +118,8 @@ impl Roster {
             given_back: now(&seat.given_back),
             pools: now(&seat.pools),
         };
-        seats.iter().filter_map(Weak::upgrade).map(state).collect()
+        let elsewhere = seats.elsewhere.values().map(|(state, _)| state.clone());
+        seats.here.iter().filter_map(Weak::upgrade).map(state).chain(elsewhere).collect()
     }
 }
 

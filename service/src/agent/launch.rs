@@ -42,6 +42,9 @@ pub trait Launch: Send + Sync + Debug {
     /// Says what is missing or what got out; the service then does not serve.
     fn self_test(&self) -> Result<(), String>;
 
+    /// What confines the workers, in a few words.
+    fn describe(&self) -> String;
+
     /// A pool that has no workers yet. Dropping it and its runs ends its workers.
     ///
     /// # Errors
@@ -103,11 +106,6 @@ impl InJails {
         let jail = Jail::check().map_err(|refusal| refusal.to_string())?;
         Ok(InJails { jail, limits: Limits { memory, ..Limits::default() } })
     }
-
-    /// What the jails are made of, in one line.
-    pub fn describe(&self) -> String {
-        self.jail.describe()
-    }
 }
 
 impl Launch for InJails {
@@ -115,6 +113,10 @@ impl Launch for InJails {
         // Begins with `probe_if_asked`.
         let attacked = self.jail.attack(Path::new("/proc/self/exe"));
         attacked.map(drop).map_err(|refusal| refusal.to_string())
+    }
+
+    fn describe(&self) -> String {
+        self.jail.describe()
     }
 
     fn pool(&self, request: PoolRequest<'_>) -> Result<Workers, BackendError> {
@@ -140,6 +142,10 @@ pub struct Unconfined;
 impl Launch for Unconfined {
     fn self_test(&self) -> Result<(), String> {
         Ok(())
+    }
+
+    fn describe(&self) -> String {
+        "no jail".to_owned()
     }
 
     fn pool(&self, request: PoolRequest<'_>) -> Result<Workers, BackendError> {

@@ -1,11 +1,12 @@
-//! An agent: leases work from dispatch and runs it, with a pool of workers for each run. It knows no HTTP and no
+//! An agent: leases work from a [`Lessor`] and runs it, with a pool of workers for each run. It knows no HTTP and no
 //! money; what it needs of a run comes with the work.
 //!
 //! `pool` has the workers of one run, `launch` is what starts (and confines) them, `metered` says what a batch has cost of
-//! what the kernel counts, `executable` looks at uploads before anything of them runs.
+//! what the kernel counts, `executable` looks at uploads before anything of them runs, `machine` says where all of it is.
 
 mod executable;
 mod launch;
+pub mod machine;
 mod metered;
 mod pool;
 
@@ -15,19 +16,19 @@ use std::time::Duration;
 
 use fastmap_backends::cloud::{Problem, ProblemCode};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{Notify, OnceCell, Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 
 pub use executable::check_executable;
 pub use launch::{InJails, Launch, Meter, PoolRequest, Unconfined, Workers};
 
-use crate::dispatch::{Dispatch, Lease, RunSpec, Task, Verdict};
+use crate::dispatch::{Lease, Lessor, RunSpec, Task, Verdict};
 use crate::events::Events;
 use crate::roster::{Roster, Seat};
 use pool::Pool;
 
-/// Work that one agent has at a time: most of it waits for a worker.
-const LEASES: usize = 1024;
+/// Work that an agent has at a time where no other could have it: most of it waits for a worker.
+pub const PLACES: usize = 1024;
 /// A run that sends nothing for so long has its workers ended; they are started again when something comes.
 const IDLE: Duration = Duration::from_mins(1);
 const LOOK: Duration = Duration::from_secs(10);
@@ -35,37 +36,58 @@ const LOOK: Duration = Duration::from_secs(10);
 /// What an agent is made of.
 #[derive(Debug)]
 pub struct Agent {
+    /// Its name in the roster.
+    pub name: String,
+    /// What it runs on, in words; empty where that goes without saying.
+    pub machine: String,
     /// Where its work comes from.
-    pub dispatch: Arc<dyn Dispatch>,
+    pub lessor: Arc<dyn Lessor>,
     /// What starts its workers.
     pub launch: Arc<dyn Launch>,
     /// Where what its workers print goes.
     pub events: Events,
     /// Workers of each run.
     pub workers: usize,
-    /// How often it says that it still works on something: a third of dispatch's lease.
-    pub heartbeat: Duration,
+    /// Work that it has at a time. What waits here for a worker waits for this agent's, whoever else is idle.
+    pub places: usize,
+    /// What is in hand when the lessor closes has so long to end; the rest is given back then.
+    pub grace: Duration,
+    /// Told, it ends the grace.
+    pub hurry: Arc<Notify>,
     /// Where it says what it has in hand.
     pub roster: Roster,
 }
 
 /// A pool, or why there is none; made by the first who needs it.
-type Slot = Arc<OnceCell<Result<Arc<Pool>, Problem>>>;
+type Slot = Arc<OnceCell<Result<Arc<Pool>, NoPool>>>;
+
+/// Why a run has no pool here.
+#[derive(Clone, Debug)]
+enum NoPool {
+    /// What it needs can't be had here; another agent may have more luck.
+    Unavailable,
+    /// Its program can't work.
+    Failed(Problem),
+}
 
 #[derive(Debug)]
 struct Shared {
     agent: Agent,
     seat: Arc<Seat>,
     pools: Mutex<HashMap<String, Slot>>,
+    /// Grace is over: what is in hand is given back.
+    over: watch::Sender<bool>,
 }
 
 impl Agent {
-    /// Works until dispatch is closed and what was leased is done. Its workers have ended then.
+    /// Works until its lessor is closed and what was leased is done or, after the grace, given back. Its workers have
+    /// ended then.
     pub async fn work(self) {
-        let seat = self.roster.join("in this service", self.workers);
-        let shared = Arc::new(Shared { agent: self, seat, pools: Mutex::default() });
-        let places = Arc::new(Semaphore::new(LEASES));
-        let mut ended = shared.agent.dispatch.ended_runs();
+        let seat = self.roster.join(&self.name, &self.machine, self.workers);
+        let places = Arc::new(Semaphore::new(self.places));
+        let over = watch::Sender::new(false);
+        let shared = Arc::new(Shared { agent: self, seat, pools: Mutex::default(), over });
+        let mut ended = shared.agent.lessor.ended_runs();
         let mut look = tokio::time::interval(LOOK);
         let mut tasks = JoinSet::new();
         loop {
@@ -88,7 +110,16 @@ impl Agent {
                 Some(_) = tasks.join_next() => {}
             }
         }
-        while tasks.join_next().await.is_some() {}
+        tokio::select! {
+            () = all(&mut tasks) => {}
+            () = tokio::time::sleep(shared.agent.grace) => {}
+            () = shared.agent.hurry.notified() => {}
+        }
+        if !tasks.is_empty() {
+            tracing::warn!(batches = tasks.len(), "what has not ended in time is given back");
+            shared.over.send_replace(true);
+            all(&mut tasks).await;
+        }
         let pools: Vec<Slot> = shared.lock().drain().map(|(_, slot)| slot).collect();
         drop(spawn_blocking(move || drop(pools)).await);
     }
@@ -101,44 +132,50 @@ impl Shared {
 
     async fn lease(&self, places: &Arc<Semaphore>) -> Option<(Lease, tokio::sync::OwnedSemaphorePermit)> {
         let place = Arc::clone(places).acquire_owned().await.ok()?;
-        Some((self.agent.dispatch.lease().await.ok()?, place))
+        Some((self.agent.lessor.lease().await.ok()?, place))
     }
 
     /// Does what a lease asks for, and says so as long as it takes.
     async fn serve(self: &Arc<Self>, lease: Lease) {
-        let dispatch = &self.agent.dispatch;
+        let lessor = &self.agent.lessor;
+        let mut over = self.over.subscribe();
         let in_hand = self.seat.takes();
         let work = self.verdict(&lease);
         tokio::pin!(work);
-        let mut heartbeat = tokio::time::interval(self.agent.heartbeat);
+        let mut heartbeat = tokio::time::interval((lease.lasts / 3).max(Duration::from_millis(1)));
         heartbeat.tick().await;
         let verdict = loop {
             tokio::select! {
                 verdict = &mut work => break verdict,
-                _ = heartbeat.tick() => if !dispatch.extend(lease.id).await {
+                _ = heartbeat.tick() => if !lessor.extend(lease.id).await {
                     return;
                 },
+                () = came(&mut over) => break None,
             }
         };
         match verdict {
             Some(verdict) => {
                 in_hand.answered();
-                dispatch.answer(lease.id, verdict).await;
+                lessor.answer(lease.id, verdict).await;
             }
             None => {
                 in_hand.given_back();
-                dispatch.give_back(lease.id).await;
+                lessor.give_back(lease.id).await;
             }
         }
     }
 
-    /// `None`: the pool has gone meanwhile.
+    /// `None`: the pool has gone meanwhile, or its program is not to be had.
     async fn verdict(self: &Arc<Self>, lease: &Lease) -> Option<Verdict> {
         let spec = &lease.work.spec;
         let pool = match self.pool(spec).await {
             Ok(pool) => pool,
-            Err(problem) => {
-                // The next run of the program may have more luck, the next batch of this one too.
+            // The next run of the program may have more luck, the next batch of this one too.
+            Err(NoPool::Unavailable) => {
+                self.retire(&spec.run);
+                return None;
+            }
+            Err(NoPool::Failed(problem)) => {
                 self.retire(&spec.run);
                 return Some(Verdict::Failed(problem));
             }
@@ -154,17 +191,22 @@ impl Shared {
         verdict
     }
 
-    async fn pool(self: &Arc<Self>, spec: &Arc<RunSpec>) -> Result<Arc<Pool>, Problem> {
+    async fn pool(self: &Arc<Self>, spec: &Arc<RunSpec>) -> Result<Arc<Pool>, NoPool> {
         let slot = Arc::clone(self.lock().entry(spec.run.clone()).or_default());
         let made = slot.get_or_init(|| async {
-            let (shared, spec) = (Arc::clone(self), Arc::clone(spec));
+            let spec = self.agent.lessor.lay_out(spec).await.map_err(|unavailable| {
+                tracing::warn!(run = spec.run, error = %chain(&unavailable), "a run can't be worked on here");
+                NoPool::Unavailable
+            })?;
+            let shared = Arc::clone(self);
             let start = spawn_blocking(move || {
                 let Agent { launch, workers, events, .. } = &shared.agent;
                 Pool::start(&spec, launch.as_ref(), *workers, events).map(Arc::new)
             });
-            start.await.unwrap_or_else(|error| {
+            let started = start.await.unwrap_or_else(|error| {
                 Err(Problem::new(ProblemCode::Internal, format!("the pool could not be started: {error}")))
-            })
+            });
+            started.map_err(NoPool::Failed)
         });
         let made = made.await.clone();
         self.seat.pools(self.lock().len());
@@ -195,4 +237,19 @@ impl Shared {
             drop(spawn_blocking(move || drop(retired)));
         }
     }
+}
+
+async fn all(tasks: &mut JoinSet<()>) {
+    while tasks.join_next().await.is_some() {}
+}
+
+async fn came(over: &mut watch::Receiver<bool>) {
+    // Its sender is held by who asks.
+    drop(over.wait_for(|over| *over).await);
+}
+
+/// An error and its sources, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |source| source.source());
+    sources.fold(error.to_string(), |line, source| format!("{line}: {source}"))
 }

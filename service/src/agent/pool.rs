@@ -36,6 +36,8 @@ pub(super) struct Pool {
     shared: Arc<Mutex<State>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+    /// Its files lie where they are as long as this names them.
+    _spec: Arc<RunSpec>,
 }
 
 #[derive(Debug)]
@@ -72,7 +74,7 @@ impl Pool {
     /// # Errors
     /// If the program can't work here, with its own words.
     pub(super) fn start(
-        spec: &RunSpec,
+        spec: &Arc<RunSpec>,
         launch: &dyn Launch,
         workers: usize,
         events: &Events,
@@ -81,12 +83,12 @@ impl Pool {
         let relay = events.relay(&spec.run);
         let request = PoolRequest {
             run: &spec.run,
-            executable: &spec.executable,
+            executable: &spec.executable.path,
             identity: &spec.identity,
             workers,
             relay: &relay,
         };
-        let context = spec.context.as_deref().map(Context::read).transpose();
+        let context = spec.context.as_ref().map(|context| Context::read(&context.path)).transpose();
         let context = context.map_err(|error| {
             Problem::new(ProblemCode::Internal, format!("the run's context can't be read: {error}"))
         })?;
@@ -120,7 +122,8 @@ impl Pool {
             .map_err(|error| {
                 Problem::new(ProblemCode::Internal, format!("cannot start a thread: {error}"))
             })?;
-        Ok(Pool { local, job: job_id, workers, shared, stop, thread: Some(thread) })
+        let _spec = Arc::clone(spec);
+        Ok(Pool { local, job: job_id, workers, shared, stop, thread: Some(thread), _spec })
     }
 
     /// Runs a batch. The verdict comes through the receiver; where that fails, the pool is gone.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{BODY, DataFolder, HEAD, LIMITS};
+use crate::dispatch::jetstream::PREFIX;
 use crate::price::{self, Microcredits};
 use crate::store::Database;
 
@@ -22,6 +23,11 @@ pub struct Command {
 pub(crate) enum Action {
     /// Run the service.
     Serve(Box<Serve>),
+    /// Work for a service whose gateways are reached by way of NATS. Joins and leaves at any time; SIGTERM makes it
+    /// finish or hand back what it has.
+    Agent(Box<Agent>),
+    /// Print what a NATS server's configuration must say to let gateways and agents in, each to what it needs alone.
+    NatsPermissions(NatsPermissions),
     /// Make and see accounts.
     #[command(subcommand)]
     Account(Account),
@@ -185,6 +191,17 @@ pub(crate) struct Serve {
     /// Most open runs of an account.
     #[arg(long, default_value_t = LIMITS.open_runs, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_runs: u32,
+    #[command(flatten)]
+    pub(crate) nats: Nats,
+    /// NATS servers that keep a copy of what is queued.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub(crate) nats_replicas: u8,
+    /// Batches of one account that agents may have at a time, by way of NATS.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) nats_quota: u32,
+    /// Seconds of silence after which an agent's batches are given to others, by way of NATS.
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) agent_lease: u64,
     /// Seconds that open runs are given to end when the service is asked to stop.
     #[arg(long, default_value_t = 30)]
     pub(crate) grace: u64,
@@ -194,6 +211,95 @@ pub(crate) struct Serve {
     /// What is logged: error, warn, info, debug, trace, or a list like `info,fastmap_service=debug`.
     #[arg(long, env = "FASTMAP_LOG", default_value = "info")]
     pub(crate) log: String,
+}
+
+/// How to reach NATS.
+#[derive(Debug, Args)]
+pub(crate) struct Nats {
+    /// NATS servers (2.10 or newer, JetStream on), separated by commas: `nats://host:port`, or `tls://`.
+    #[arg(long = "nats", env = "FASTMAP_NATS", value_delimiter = ',', value_name = "URL")]
+    pub(crate) servers: Vec<String>,
+    /// User of the servers' configuration; the password stands in `FASTMAP_NATS_PASSWORD`.
+    #[arg(long, env = "FASTMAP_NATS_USER", conflicts_with_all = ["nats_creds", "nats_nkey"])]
+    pub(crate) nats_user: Option<String>,
+    #[arg(long, env = "FASTMAP_NATS_PASSWORD", hide = true, hide_env_values = true)]
+    pub(crate) nats_password: Option<String>,
+    /// Credentials file (JWT and seed), as nsc writes it.
+    #[arg(long, env = "FASTMAP_NATS_CREDS", conflicts_with = "nats_nkey")]
+    pub(crate) nats_creds: Option<PathBuf>,
+    /// File with the seed of an nkey.
+    #[arg(long, env = "FASTMAP_NATS_NKEY")]
+    pub(crate) nats_nkey: Option<PathBuf>,
+    /// Certificate (PEM) of the authority that has signed the servers' certificates; TLS is then a must.
+    #[arg(long)]
+    pub(crate) nats_ca: Option<PathBuf>,
+    /// Certificate (PEM) to show to the servers.
+    #[arg(long, requires = "nats_key")]
+    pub(crate) nats_cert: Option<PathBuf>,
+    /// Its key (PEM).
+    #[arg(long, requires = "nats_cert")]
+    pub(crate) nats_key: Option<PathBuf>,
+    /// Under which name `fastmap nats-permissions` has let it in; the default is the user's.
+    #[arg(long, env = "FASTMAP_NATS_ROLE", value_parser = name)]
+    pub(crate) nats_role: Option<String>,
+    /// What the service's names on the servers begin with.
+    #[arg(long, default_value = PREFIX, value_parser = name)]
+    pub(crate) nats_prefix: String,
+}
+
+/// A token of a subject.
+fn name(text: &str) -> Result<String, String> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    match !text.is_empty() && text.bytes().all(good) {
+        true => Ok(text.to_owned()),
+        false => Err("letters, digits, - and _ alone".to_owned()),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Agent {
+    #[command(flatten)]
+    pub(crate) nats: Nats,
+    /// Its name on the operator's page; the default is the machine's, with the process's number.
+    #[arg(long, value_parser = name)]
+    pub(crate) name: Option<String>,
+    /// Folder for uploads of runs, kept for the next run of the same program.
+    #[arg(long, env = "FASTMAP_AGENT_DATA", default_value = "fastmap-agent")]
+    pub(crate) data: PathBuf,
+    /// Most bytes of uploads that no run uses.
+    #[arg(long, default_value_t = 8 << 30)]
+    pub(crate) cache_bytes: u64,
+    /// Worker processes of each run; the default is one for each core.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) workers: Option<u16>,
+    /// Batches that it has at a time; the default is four for each worker.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) places: Option<u16>,
+    /// Bytes of memory that each jailed worker may have; one that takes more is ended.
+    #[arg(long, default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(1 << 24..))]
+    pub(crate) worker_memory: u64,
+    /// Start what clients upload without a jail, with all that this user may do. For NATS servers on loopback only.
+    #[arg(long)]
+    pub(crate) insecure_no_sandbox: bool,
+    /// Seconds that batches in hand are given to end when the agent is asked to stop; the rest is handed back.
+    #[arg(long, default_value_t = 20)]
+    pub(crate) grace: u64,
+    /// How the log is written, to stderr.
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) log_format: LogFormat,
+    /// What is logged: error, warn, info, debug, trace, or a list like `info,fastmap_service=debug`.
+    #[arg(long, env = "FASTMAP_LOG", default_value = "info")]
+    pub(crate) log: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NatsPermissions {
+    /// Users that run agents: each reads what is sent to it alone. Agents that trust each other may share one.
+    #[arg(long = "agent", default_value = "agent", value_parser = name)]
+    pub(crate) agents: Vec<String>,
+    /// What the service's names on the servers begin with.
+    #[arg(long, default_value = PREFIX, value_parser = name)]
+    pub(crate) nats_prefix: String,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,10 +1,12 @@
-//! The command line. `serve` runs the service; `dashboard` asks one for a link; `doctor` looks at this machine; the
+//! The command line. `serve` runs the service, `agent` works for one by way of NATS (`nats` is what both say of that); `dashboard` asks one for a link; `doctor` looks at this machine; the
 //! others look at and change the database, also while the service runs.
 
 mod admin;
+mod agent;
 mod args;
 mod dashboard;
 mod doctor;
+mod nats;
 mod output;
 mod serve;
 
@@ -23,6 +25,8 @@ pub fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match action {
         args::Action::Serve(serve) => runtime.block_on(serve::serve(serve)),
+        args::Action::Agent(agent) => runtime.block_on(agent::agent(*agent)),
+        args::Action::NatsPermissions(of) => nats::permissions(&of),
         args::Action::Account(account) => runtime.block_on(admin::account(account)),
         args::Action::Token(token) => runtime.block_on(admin::token(token)),
         args::Action::Credits(credits) => runtime.block_on(admin::credits(credits)),

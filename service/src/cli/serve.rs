@@ -19,10 +19,11 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::args::{Keep, LogFormat, Serve};
-use crate::agent::{Agent, InJails, Launch, Unconfined};
+use crate::agent::{Agent, InJails, Launch, PLACES, Unconfined};
 use crate::config::{Config, LIMITS};
 use crate::dashboard::sign_in;
-use crate::dispatch::{Dispatch, Embedded};
+use crate::dispatch::jetstream::{self, Layout, Names, NatsOptions};
+use crate::dispatch::{Dispatch, Embedded, Lessor};
 use crate::events::Events;
 use crate::gateway::{Gateway, Parts};
 use crate::keys::{ServiceKey, new_secret};
@@ -49,7 +50,12 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
     let config = config(&args, data)?;
     config.data.create().with_context(|| format!("cannot make the folder {}", data.display()))?;
     let _used = lock(data, &database)?;
-    let launch = launcher(config.unconfined, args.dev, args.worker_memory)?;
+    let nats = args.nats.options("gateway")?;
+    let launch = match nats {
+        // Agents elsewhere start what clients upload.
+        Some(_) => None,
+        None => Some(launcher(config.unconfined, args.dev, args.worker_memory)?),
+    };
 
     let store =
         Store::open(&database).await.with_context(|| format!("cannot open the database {database}"))?;
@@ -61,14 +67,24 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
         false => None,
     };
     let (events, roster) = (Events::default(), Roster::default());
-    let dispatch: Arc<dyn Dispatch> = Arc::new(Embedded::new(config.slots(), AGENT_LEASE));
-    let agent = Agent {
-        dispatch: Arc::clone(&dispatch),
-        launch,
-        events: events.clone(),
-        workers: config.workers,
-        heartbeat: AGENT_LEASE / 3,
-        roster: roster.clone(),
+    let (dispatch, agent): (Arc<dyn Dispatch>, _) = match (nats, launch) {
+        (Some(nats), _) => (Arc::new(sender(&args, &nats, &roster, &events).await?), None),
+        (None, launch) => {
+            let dispatch = Arc::new(Embedded::new(config.slots(), AGENT_LEASE));
+            let agent = launch.map(|launch| Agent {
+                name: "in this service".to_owned(),
+                machine: String::new(),
+                lessor: Arc::clone(&dispatch) as Arc<dyn Lessor>,
+                launch,
+                events: events.clone(),
+                workers: config.workers,
+                places: PLACES,
+                grace: LAST,
+                hurry: Arc::default(),
+                roster: roster.clone(),
+            });
+            (dispatch, agent)
+        }
     };
     let (listen, tls, grace) = (config.listen, config.tls.clone(), config.grace);
     let head_time = config.head_time;
@@ -87,7 +103,11 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
     let handle = axum_server::Handle::new();
     let serving =
         tokio::spawn(listen_and_serve(listener, tls, head_time, Arc::clone(&gateway), handle.clone()));
-    let working = tokio::spawn(agent.work());
+    let working = tokio::spawn(async move {
+        if let Some(agent) = agent {
+            agent.work().await;
+        }
+    });
     let reaping = tokio::spawn(Arc::clone(&gateway).reap());
     let noting = tokio::spawn(gateway.activity.clone().keep());
     let staying = tokio::spawn(presence.keep());
@@ -113,6 +133,23 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
     staying.abort();
     tracing::info!("stopped");
     failed
+}
+
+/// The way to agents elsewhere.
+async fn sender(
+    args: &Serve,
+    nats: &NatsOptions,
+    roster: &Roster,
+    events: &Events,
+) -> anyhow::Result<jetstream::Sender> {
+    let layout = Layout {
+        names: Names::new(&args.nats.nats_prefix),
+        replicas: usize::from(args.nats_replicas),
+        quota: args.nats_quota as usize,
+        lease: Duration::from_secs(args.agent_lease),
+    };
+    let client = jetstream::connect(nats).await?;
+    Ok(jetstream::Sender::start(client, layout, roster.clone(), events.clone()).await?)
 }
 
 /// Waits until a signal comes and open runs have ended (or their grace is over); an error if the server itself ends.
@@ -164,13 +201,13 @@ async fn listen_and_serve(
     }
 }
 
-struct Signals {
+pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn new() -> anyhow::Result<Self> {
+    pub(super) fn new() -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("cannot listen to signals");
         Ok(Signals {
             terminate: listen(SignalKind::terminate())?,
@@ -178,7 +215,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> &'static str {
+    pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
@@ -222,7 +259,7 @@ fn config(args: &Serve, data: &Path) -> anyhow::Result<Config> {
 }
 
 /// What starts the workers: jails that were attacked and held. `dev` does without where there are none.
-fn launcher(unconfined: bool, dev: bool, memory: u64) -> anyhow::Result<Arc<dyn Launch>> {
+pub(super) fn launcher(unconfined: bool, dev: bool, memory: u64) -> anyhow::Result<Arc<dyn Launch>> {
     if unconfined {
         tracing::warn!(
             "--insecure-no-sandbox: whatever a client uploads runs with all that this user may do"
@@ -294,7 +331,7 @@ fn announce(url: &str, dev: Option<&(String, String)>) -> std::io::Result<()> {
     out.flush()
 }
 
-fn start_log(format: LogFormat, what: &str) -> anyhow::Result<()> {
+pub(super) fn start_log(format: LogFormat, what: &str) -> anyhow::Result<()> {
     let targets = Targets::from_str(what).with_context(|| format!("--log {what:?}"))?;
     let registry = tracing_subscriber::registry().with(targets);
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);

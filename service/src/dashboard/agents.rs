@@ -53,7 +53,7 @@ fn table(agents: &[AgentState]) -> Markup {
         table.cards role="table" {
             thead role="rowgroup" {
                 tr role="row" {
-                    @for (name, number) in [("Agent", false), ("Version", false), ("Workers of a run", true), ("Runs", true),
+                    @for (name, number) in [("Agent", false), ("Machine", false), ("Version", false), ("Workers of a run", true), ("Runs", true),
                         ("In hand", true), ("Answered", true), ("Given back", true), ("Works since", false), ("Last heard", false)] {
                         th scope="col" role="columnheader" class=[number.then_some("number")] { (name) }
                     }
@@ -63,7 +63,8 @@ fn table(agents: &[AgentState]) -> Markup {
                 @for agent in agents {
                     tr role="row" {
                         td.name role="cell" data-label="Agent" { (show::text(&agent.name, 80)) }
-                        td role="cell" data-label="Version" { (agent.version) }
+                        td role="cell" data-label="Machine" { (show::text(&agent.machine, 160)) }
+                        td role="cell" data-label="Version" { (show::text(&agent.version, 20)) }
                         td.number role="cell" data-label="Workers of a run" { (agent.workers) }
                         td.number role="cell" data-label="Runs" { (show::count(agent.pools)) }
                         td.number role="cell" data-label="In hand" { (show::count(agent.in_hand)) }

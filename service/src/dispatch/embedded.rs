@@ -1,13 +1,13 @@
 //! Dispatch within one process: a queue for each tenant, and a turn that goes round among them.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::{Notify, broadcast, oneshot};
 
-use super::{Closed, Dispatch, Lease, LeaseId, Verdict, Work};
+use super::{Closed, Dispatch, Lease, LeaseId, Lessor, RunSpec, Submitted, Unavailable, Verdict, Work};
 
 /// Agents that may lose the same work before it is given up.
 const DELIVERIES: u32 = 5;
@@ -65,6 +65,12 @@ impl Embedded {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn closed(&self) {
+        self.lock().closed = true;
+        self.news.notify_waiters();
+        self.news.notify_one();
+    }
+
     /// Leases something if there is something; else says when a lease ends at the latest.
     fn try_lease(&self) -> Result<Result<Lease, Option<Instant>>, Closed> {
         let mut guard = self.lock();
@@ -96,7 +102,7 @@ impl Embedded {
             if more {
                 self.news.notify_one();
             }
-            return Ok(Ok(Lease { id, work }));
+            return Ok(Ok(Lease { id, lasts: self.lease_time, work }));
         }
         if state.closed {
             return Err(Closed);
@@ -148,7 +154,7 @@ impl State {
 
 #[async_trait]
 impl Dispatch for Embedded {
-    async fn submit(&self, work: Work) -> Result<oneshot::Receiver<Verdict>, Closed> {
+    async fn submit(&self, work: Work) -> Result<Submitted, Closed> {
         let (reply, verdict) = oneshot::channel();
         let mut state = self.lock();
         if state.closed {
@@ -157,41 +163,7 @@ impl Dispatch for Embedded {
         state.queue(Entry { work, deliveries: 0, reply }, false);
         drop(state);
         self.news.notify_one();
-        Ok(verdict)
-    }
-
-    async fn lease(&self) -> Result<Lease, Closed> {
-        loop {
-            let news = self.news.notified();
-            match self.try_lease()? {
-                Ok(lease) => return Ok(lease),
-                Err(Some(until)) => drop(tokio::time::timeout_at(until.into(), news).await),
-                Err(None) => news.await,
-            }
-        }
-    }
-
-    async fn extend(&self, lease: LeaseId) -> bool {
-        match self.lock().leased.get_mut(&lease) {
-            Some(leased) => {
-                leased.until = Instant::now() + self.lease_time;
-                true
-            }
-            None => false,
-        }
-    }
-
-    async fn answer(&self, lease: LeaseId, verdict: Verdict) -> bool {
-        let Some(entry) = self.lock().take(lease) else { return false };
-        // Its tenant may have more than its quota waiting.
-        self.news.notify_one();
-        let _gone = entry.reply.send(verdict);
-        true
-    }
-
-    async fn give_back(&self, lease: LeaseId) {
-        self.lock().take_back(lease);
-        self.news.notify_one();
+        Ok(Submitted { verdict, _kept: None })
     }
 
     async fn end_run(&self, run: &str) {
@@ -222,26 +194,72 @@ impl Dispatch for Embedded {
         let _nobody = self.ended.send(run.to_owned());
     }
 
+    async fn close(&self) {
+        self.closed();
+    }
+}
+
+#[async_trait]
+impl Lessor for Embedded {
+    async fn lease(&self) -> Result<Lease, Closed> {
+        loop {
+            let news = self.news.notified();
+            match self.try_lease()? {
+                Ok(lease) => return Ok(lease),
+                Err(Some(until)) => drop(tokio::time::timeout_at(until.into(), news).await),
+                Err(None) => news.await,
+            }
+        }
+    }
+
+    async fn lay_out(&self, spec: &Arc<RunSpec>) -> Result<Arc<RunSpec>, Unavailable> {
+        // The gateway's files are this machine's.
+        Ok(Arc::clone(spec))
+    }
+
+    async fn extend(&self, lease: LeaseId) -> bool {
+        match self.lock().leased.get_mut(&lease) {
+            Some(leased) => {
+                leased.until = Instant::now() + self.lease_time;
+                true
+            }
+            None => false,
+        }
+    }
+
+    async fn answer(&self, lease: LeaseId, verdict: Verdict) -> bool {
+        let Some(entry) = self.lock().take(lease) else { return false };
+        // Its tenant may have more than its quota waiting.
+        self.news.notify_one();
+        let _gone = entry.reply.send(verdict);
+        true
+    }
+
+    async fn give_back(&self, lease: LeaseId) {
+        self.lock().take_back(lease);
+        self.news.notify_one();
+    }
+
     fn ended_runs(&self) -> broadcast::Receiver<String> {
         self.ended.subscribe()
     }
 
     async fn close(&self) {
-        self.lock().closed = true;
-        self.news.notify_waiters();
-        self.news.notify_one();
+        self.closed();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::dispatch::conformance;
+    use crate::dispatch::conformance::{self, Sides};
 
     #[tokio::test]
     async fn the_embedded_queue_keeps_what_dispatch_promises() {
-        conformance::all(|quota, lease_time| Arc::new(Embedded::new(quota, lease_time))).await;
+        conformance::all(async |quota, lease_time| {
+            let embedded = Arc::new(Embedded::new(quota, lease_time));
+            Sides { dispatch: Arc::clone(&embedded) as Arc<dyn Dispatch>, lessor: embedded }
+        })
+        .await;
     }
 }

@@ -1,13 +1,14 @@
-//! Who hands batches to agents. The gateway submits work and waits for its verdict; agents lease work, one tenant after
-//! the other, and answer it. The queue is never the system of record: what is lost here is sent again by its client,
-//! and charged once by the ledger.
+//! Who hands batches to agents. The gateway submits work to a [`Dispatch`] and waits for its verdict; agents lease work
+//! from a [`Lessor`], one tenant after the other, and answer it. The queue is never the system of record: what is lost
+//! here is sent again by its client, and charged once by the ledger.
 //!
-//! `embedded` keeps all of it in this process. Another kind (a queue that many gateways and agents share) implements
-//! [`Dispatch`] and passes `conformance`.
+//! `embedded` keeps all of it in this process and is both; `jetstream` is a queue that many gateways and agents share,
+//! one on each side of it. Both pass `conformance`.
 
 #[cfg(test)]
 mod conformance;
 mod embedded;
+pub mod jetstream;
 
 use std::fmt::Debug;
 use std::path::PathBuf;
@@ -32,19 +33,30 @@ pub struct RunSpec {
     /// Whose it is: tenants are taken in turn.
     pub account: i64,
     /// The executable, whole and checked.
-    pub executable: PathBuf,
+    pub executable: Upload,
     /// What its workers must say that they are.
     pub identity: String,
     /// What to call.
     pub function: FunctionId,
     /// The encoded context, if there is one.
-    pub context: Option<PathBuf>,
+    pub context: Option<Upload>,
     /// The user's name for the map.
     pub label: Option<String>,
     /// Items in the input, if known.
     pub items: Option<u64>,
     /// An item that runs longer is given up.
     pub item_timeout: Option<Duration>,
+}
+
+/// An upload that a run needs.
+#[derive(Clone, Debug, Default)]
+pub struct Upload {
+    /// Its SHA-256, in hexadecimal.
+    pub hash: String,
+    /// Where it lies on this machine; for an agent only after [`Lessor::lay_out`].
+    pub path: PathBuf,
+    /// It lies there as long as this is held.
+    pub kept: Option<Arc<dyn Debug + Send + Sync>>,
 }
 
 /// Something for an agent to do.
@@ -108,11 +120,13 @@ pub struct Answered {
     pub cut: bool,
 }
 
-/// Work in an agent's hands. It is given to another agent when nothing is heard of it for the length of a lease.
+/// Work in an agent's hands.
 #[derive(Debug)]
 pub struct Lease {
     /// Its name.
     pub id: LeaseId,
+    /// The work is given to another agent when nothing is heard of it for so long.
+    pub lasts: Duration,
     /// What to do.
     pub work: Work,
 }
@@ -126,21 +140,52 @@ pub struct LeaseId(pub u64);
 #[error("dispatch is closed")]
 pub struct Closed;
 
-/// Hands work to agents.
+/// Work that was taken. Dropping it says that its verdict is dealt with for good (charged and stored, or given up): a
+/// queue that outlives this process forgets the work then, and not before.
+#[derive(Debug)]
+pub struct Submitted {
+    verdict: oneshot::Receiver<Verdict>,
+    _kept: Option<Box<dyn Debug + Send + Sync>>,
+}
+
+impl Submitted {
+    /// Waits for the verdict; [`Verdict::Lost`] also where dispatch itself is gone. To be asked once.
+    pub async fn verdict(&mut self) -> Verdict {
+        (&mut self.verdict).await.unwrap_or(Verdict::Lost)
+    }
+}
+
+/// Hands work to agents: the gateway's side.
 #[async_trait]
 pub trait Dispatch: Send + Sync + Debug {
-    /// Takes work. The verdict comes through the receiver; where that fails, the work is lost.
+    /// Takes work.
     ///
     /// # Errors
     /// If no work is taken any more.
-    async fn submit(&self, work: Work) -> Result<oneshot::Receiver<Verdict>, Closed>;
+    async fn submit(&self, work: Work) -> Result<Submitted, Closed>;
 
+    /// A run is over: what of it waits or runs is answered by [`Verdict::Cancelled`], and agents are told.
+    async fn end_run(&self, run: &str);
+
+    /// Takes no more work.
+    async fn close(&self);
+}
+
+/// What leases work to an agent: the agent's side.
+#[async_trait]
+pub trait Lessor: Send + Sync + Debug {
     /// The next work for an agent: of the tenant whose turn it is and who has not too much in agents' hands. Waits for
     /// some. May be given up at any time without losing any.
     ///
     /// # Errors
     /// When there will be no more.
     async fn lease(&self) -> Result<Lease, Closed>;
+
+    /// Brings the uploads of a run that is leased to this machine, if they are not here, and says where they lie.
+    ///
+    /// # Errors
+    /// If they can't be had. The work is to be given back.
+    async fn lay_out(&self, spec: &Arc<RunSpec>) -> Result<Arc<RunSpec>, Unavailable>;
 
     /// The agent still works on it. `false`: it is no longer the agent's.
     async fn extend(&self, lease: LeaseId) -> bool;
@@ -151,12 +196,14 @@ pub trait Dispatch: Send + Sync + Debug {
     /// The agent can't do it. Others get it at once; after too many have had it, it is lost.
     async fn give_back(&self, lease: LeaseId);
 
-    /// A run is over: what of it waits or runs is answered by [`Verdict::Cancelled`], and agents are told.
-    async fn end_run(&self, run: &str);
-
     /// Runs that are over, from now on: agents end their workers. Who falls behind is told so, and looks for himself.
     fn ended_runs(&self) -> broadcast::Receiver<String>;
 
-    /// Takes no more work, and ends those who wait for some.
+    /// Leases no more, and ends those who wait for some. What is leased may still be answered.
     async fn close(&self);
 }
+
+/// Why a run's uploads are not on this machine.
+#[derive(Debug, thiserror::Error)]
+#[error("an upload of the run can't be had: {0}")]
+pub struct Unavailable(#[source] pub Box<dyn std::error::Error + Send + Sync>);

@@ -321,9 +321,11 @@ impl Gateway {
     ) -> Result<Landed, Refusal> {
         let (account, run, seq, first) = (spec.account, &spec.run, task.seq, task.first);
         let dispatched = Instant::now();
-        let submitted = self.dispatch.submit(Work { spec: Arc::clone(spec), task: Task::Batch(task) }).await;
-        let verdict = match submitted {
-            Ok(verdict) => verdict.await.unwrap_or(Verdict::Lost),
+        let work = Work { spec: Arc::clone(spec), task: Task::Batch(task) };
+        // Held until the answer is stored and charged: then alone the queue may forget the batch.
+        let mut submitted = self.dispatch.submit(work).await;
+        let verdict = match &mut submitted {
+            Ok(submitted) => submitted.verdict().await,
             Err(_) => Verdict::Lost,
         };
         stage("dispatch", dispatched);

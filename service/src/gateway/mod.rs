@@ -192,6 +192,14 @@ impl Gateway {
         self.dispatch.close().await;
     }
 
+    /// Workers of all agents; before the first has joined, what the configuration says.
+    fn workers(&self) -> usize {
+        match self.roster.workers() {
+            0 => self.config.workers,
+            workers => workers,
+        }
+    }
+
     /// Batches that are under way.
     pub(crate) fn under_way(&self) -> usize {
         self.flights.lock().len()

@@ -13,18 +13,22 @@ use fastmap_backends::cloud::{
     RunOpened, RunState, hexadecimal, is_digest,
 };
 use serde::Deserialize;
+use tokio::time::timeout;
 use utoipa::IntoParams;
 
 use super::auth::Caller;
 use super::problem::{Refusal, refuse};
 use super::{Gateway, Reply, stopping};
-use crate::dispatch::{RunSpec, Task, Verdict, Work};
+use crate::config::slots;
+use crate::dispatch::{RunSpec, Task, Upload, Verdict, Work};
 use crate::keys::random;
 use crate::price;
 use crate::store::{Kind, NewRun, Opened, Run, now_ms};
 
 /// Most that one request acknowledges.
 const ACKNOWLEDGED: usize = 10_000;
+/// An agent that is there has started a worker within this, its upload fetched.
+const CHECK: Duration = Duration::from_mins(1);
 /// Runs on a page.
 const PAGE: u32 = 100;
 
@@ -101,8 +105,8 @@ pub(crate) async fn open(
         StatusCode::CREATED,
         Json(RunOpened {
             run,
-            workers: gateway.config.workers as u32,
-            slots: gateway.config.slots() as u32,
+            workers: gateway.workers() as u32,
+            slots: slots(gateway.workers()).min(gateway.config.limits.batches_in_flight as usize) as u32,
             lease_seconds: gateway.config.limits.lease_seconds,
             prices: gateway.config.prices,
             spendable: left,
@@ -273,14 +277,18 @@ impl Gateway {
         Ok(RunSpec {
             run: String::new(),
             account,
-            executable: self.blob_file(Kind::Executable, &request.executable),
+            executable: self.upload(Kind::Executable, &request.executable),
             identity: executable.identity.unwrap_or_default(),
             function: FunctionId { offset: request.function.offset, name: request.function.name.clone() },
-            context: request.context.as_ref().map(|hash| self.blob_file(Kind::Context, hash)),
+            context: request.context.as_ref().map(|hash| self.upload(Kind::Context, hash)),
             label: request.label.clone(),
             items: request.items,
             item_timeout: request.item_timeout_ms.map(Duration::from_millis),
         })
+    }
+
+    fn upload(&self, kind: Kind, hash: &str) -> Upload {
+        Upload { hash: hash.to_owned(), path: self.blob_file(kind, hash), kept: None }
     }
 
     fn keep_spec(&self, spec: RunSpec) -> Arc<RunSpec> {
@@ -315,12 +323,16 @@ impl Gateway {
     /// Starts a worker. A program that can't work here ends its run with the worker's last words.
     async fn check_program(&self, spec: &Arc<RunSpec>) -> Result<(), Refusal> {
         let work = Work { spec: Arc::clone(spec), task: Task::Check };
-        let verdict = self.dispatch.submit(work).await.map_err(|_| stopping())?;
-        match verdict.await {
-            Ok(Verdict::Ready | Verdict::Answered(_)) => Ok(()),
-            Ok(Verdict::Failed(problem)) => Err(self.fail(&spec.run, problem).await),
-            Ok(Verdict::Cancelled) => Err(ended("ended meanwhile", None)),
-            Ok(Verdict::Lost) | Err(_) => Err(lost()),
+        let mut submitted = self.dispatch.submit(work).await.map_err(|_| stopping())?;
+        let Ok(verdict) = timeout(CHECK, submitted.verdict()).await else {
+            let detail = format!("no agent has taken the run within {} s", CHECK.as_secs());
+            return Err(Problem::new(ProblemCode::AgentLost, detail).retry_after(1).into());
+        };
+        match verdict {
+            Verdict::Ready | Verdict::Answered(_) => Ok(()),
+            Verdict::Failed(problem) => Err(self.fail(&spec.run, problem).await),
+            Verdict::Cancelled => Err(ended("ended meanwhile", None)),
+            Verdict::Lost => Err(lost()),
         }
     }
 

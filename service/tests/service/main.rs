@@ -9,7 +9,10 @@ mod gateways;
 mod jails;
 mod large;
 mod lifetime;
+mod machines;
 mod money;
+mod nats;
+mod nats_roles;
 mod requests;
 mod runs;
 #[allow(dead_code, reason = "shared with tests of the client")]

@@ -1,0 +1,98 @@
+//! `fastmap agent`: a machine that works for a service. Whatever happens to it, its batches go to others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::timeout;
+
+use super::args;
+use super::serve::{Signals, launcher, start_log};
+use crate::agent::{Agent, machine};
+use crate::config::slots;
+use crate::dispatch::Lessor;
+use crate::dispatch::jetstream::{self, Cache, Names, NatsOptions, Receiver, lines, registry};
+use crate::events::Events;
+use crate::roster::Roster;
+
+/// Lines that wait to be sent.
+const LINES: usize = 4096;
+/// What is given back has left the machine within this.
+const LAST: Duration = Duration::from_secs(10);
+
+pub(super) async fn agent(args: args::Agent) -> anyhow::Result<()> {
+    start_log(args.log_format, &args.log)?;
+    let options = args.nats.options("agent")?.context("say where the NATS servers are: --nats URL")?;
+    if args.insecure_no_sandbox && !options.servers.iter().all(|server| is_loopback(server)) {
+        bail!("--insecure-no-sandbox is for NATS servers on loopback only");
+    }
+    let launch = launcher(args.insecure_no_sandbox, false, args.worker_memory)?;
+    let cache = Cache::new(&args.data, args.cache_bytes)
+        .with_context(|| format!("cannot use the folder {}", args.data.display()))?;
+    let workers =
+        args.workers.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let places = args.places.map_or(slots(workers), usize::from);
+    let name = args.name.unwrap_or_else(|| format!("{}-{}", machine::host(), std::process::id()));
+
+    let mut signals = Signals::new()?;
+    let client = jetstream::connect(&options).await?;
+    let (names, role) = (Names::new(&args.nats.nats_prefix), args.nats.role("agent"));
+    let receiver = Receiver::start(client.clone(), names.clone(), cache, places).await;
+    let receiver = Arc::new(receiver.context("the NATS servers let this agent hear nothing")?);
+    let (printed, to_send) = mpsc::channel(LINES);
+    let sending = tokio::spawn(lines::send(client.clone(), names.clone(), to_send));
+    let (roster, hurry) = (Roster::default(), Arc::<Notify>::default());
+    let agent = Agent {
+        name: name.clone(),
+        machine: machine::describe(&launch.describe()),
+        lessor: Arc::clone(&receiver) as Arc<dyn Lessor>,
+        launch,
+        events: Events::forwarding(printed),
+        workers,
+        places,
+        grace: Duration::from_secs(args.grace),
+        hurry: Arc::clone(&hurry),
+        roster: roster.clone(),
+    };
+    let mut working = tokio::spawn(agent.work());
+    let announcing =
+        tokio::spawn(registry::announce(client.clone(), names.clone(), role.clone(), name.clone(), roster));
+    announce(&name, &options)?;
+
+    let signal = signals.next().await;
+    tracing::info!(signal, "leaving: what is in hand may end");
+    receiver.close().await;
+    tokio::select! {
+        ended = &mut working => ended.context("the agent panicked")?,
+        // Whoever asks twice does not want to wait.
+        signal = signals.next() => {
+            tracing::info!(signal, "leaving at once: what is in hand is given back");
+            hurry.notify_one();
+            working.await.context("the agent panicked")?;
+        }
+    }
+    announcing.abort();
+    registry::leave(&client, &names, &role, &name).await;
+    drop(receiver);
+    let _late = timeout(LAST, sending).await;
+    let _late = timeout(LAST, client.drain()).await;
+    tracing::info!("left");
+    Ok(())
+}
+
+fn announce(name: &str, options: &NatsOptions) -> std::io::Result<()> {
+    use std::io::Write;
+    tracing::info!(name, servers = options.servers.join(", "), "works");
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "works as {name}")?;
+    out.flush()
+}
+
+fn is_loopback(server: &str) -> bool {
+    let Ok(server) = server.parse::<async_nats::ServerAddr>() else { return false };
+    match server.host() {
+        "localhost" => true,
+        host => host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()),
+    }
+}

@@ -1,0 +1,100 @@
+//! A connection to NATS servers as the command line describes it: addresses, credentials, TLS. Reconnects by itself, for
+//! ever: who waits for something has a deadline of his own.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_nats::{Client, ConnectOptions, ServerAddr};
+
+/// Connecting for the first time may take so long.
+const CONNECT: Duration = Duration::from_secs(10);
+/// A server that is gone is tried again after so long at most.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Messages that a subscriber may fall behind.
+const BEHIND: usize = 1 << 16;
+
+/// How to reach the servers.
+#[derive(Clone, Debug)]
+pub struct NatsOptions {
+    /// `nats://host:port`, or `tls://`; one of a cluster is enough, several are better.
+    pub servers: Vec<String>,
+    /// Who this is.
+    pub credentials: Credentials,
+    /// The authority that has signed the servers' certificates (PEM); `None`: the system's.
+    pub ca: Option<PathBuf>,
+    /// A certificate of its own and its key (PEM), where the servers ask for one.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Answers to requests come to subjects that begin with `_INBOX_` and this: what a role may subscribe to.
+    pub inbox: String,
+    /// What the servers' monitoring calls it.
+    pub name: String,
+}
+
+/// Who a connection belongs to.
+#[derive(Clone, Debug, Default)]
+pub enum Credentials {
+    /// Nobody: the servers let everybody in.
+    #[default]
+    None,
+    /// A user of the servers' configuration.
+    User(String, String),
+    /// A file with a JWT and a seed, as nsc writes it.
+    File(PathBuf),
+    /// A file with the seed of an nkey.
+    Nkey(PathBuf),
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum Unconnected {
+    /// What was said on the command line is no address.
+    #[error("{0:?} is no address of a NATS server")]
+    Address(String, #[source] io::Error),
+    /// A file can't be read, or is not what it should be.
+    #[error("cannot use {}", .0.display())]
+    File(PathBuf, #[source] io::Error),
+    /// No server lets it in.
+    #[error("no NATS server at {0} lets this in")]
+    Refused(String, #[source] async_nats::ConnectError),
+}
+
+/// Connects. Comes back when the first server has let it in.
+///
+/// # Errors
+/// If none does within ten seconds, or a file is not what it should be.
+pub async fn connect(options: &NatsOptions) -> Result<Client, Unconnected> {
+    let addresses: Vec<ServerAddr> = options
+        .servers
+        .iter()
+        .map(|server| server.parse().map_err(|error| Unconnected::Address(server.clone(), error)))
+        .collect::<Result<_, _>>()?;
+    let mut connecting = ConnectOptions::new()
+        .name(&options.name)
+        .custom_inbox_prefix(format!("_INBOX_{}", options.inbox))
+        .connection_timeout(CONNECT)
+        .subscription_capacity(BEHIND)
+        .max_reconnects(None)
+        .reconnect_delay_callback(|attempts| AGAIN.min(Duration::from_millis(20 * attempts as u64)))
+        .event_callback(|event| async move { tracing::debug!(%event, "NATS") });
+    if let Some(ca) = &options.ca {
+        connecting = connecting.add_root_certificates(ca.clone()).require_tls(true);
+    }
+    if let Some((certificate, key)) = &options.certificate {
+        connecting = connecting.add_client_certificate(certificate.clone(), key.clone());
+    }
+    connecting = match &options.credentials {
+        Credentials::None => connecting,
+        Credentials::User(user, password) => connecting.user_and_password(user.clone(), password.clone()),
+        Credentials::File(path) => {
+            connecting.credentials_file(path).await.map_err(|error| Unconnected::File(path.clone(), error))?
+        }
+        Credentials::Nkey(path) => {
+            let seed = std::fs::read_to_string(path);
+            let seed = seed.map_err(|error| Unconnected::File(path.clone(), error))?;
+            connecting.nkey(seed.trim().to_owned())
+        }
+    };
+    let refused = |error| Unconnected::Refused(options.servers.join(", "), error);
+    connecting.connect(addresses).await.map_err(refused)
+}

@@ -1,0 +1,458 @@
+//! What a gateway has submitted and what is still wanted of it: who waits for which verdict, what agents may ask about it,
+//! and the files that they may fetch. Decides; `sender` does what is decided.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::body::Bytes;
+use fastmap_backends::cloud::hexadecimal;
+use tokio::sync::oneshot;
+
+use super::Names;
+use super::wire::{self, Files, Named, Reply, Request};
+use crate::dispatch::{RunSpec, Task, Upload, Verdict, Work};
+use crate::keys::random;
+
+/// Agents that may lose the same work before it is given up.
+const DELIVERIES: u32 = 5;
+/// What an answer may have beside its results: what failed, and how.
+const BESIDE: u64 = 64 << 20;
+/// Looks at the queue in which it must be missing before it is sent again: it may be on its way.
+const MISSING: u32 = 2;
+
+/// Where to acknowledge work, once its verdict has come.
+pub(super) type Ack = Arc<Mutex<Option<String>>>;
+
+/// Work that waits for its verdict.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) work: Work,
+    /// The last token of its subject.
+    pub(super) n: u64,
+    /// How often it was put into the queue anew.
+    pub(super) attempt: u32,
+    reply: oneshot::Sender<Verdict>,
+    ack: Ack,
+    /// Agents that have had it; the first is counted from the start.
+    leases: u32,
+    /// A verdict that comes in parts, as far as it is here.
+    parts: Vec<u8>,
+    sent: Instant,
+    missing: u32,
+}
+
+impl Flight {
+    fn items(&self) -> u32 {
+        match &self.work.task {
+            Task::Check => 0,
+            Task::Batch(batch) => batch.items,
+        }
+    }
+
+    fn answer(self, verdict: Verdict) {
+        let _gone = self.reply.send(verdict);
+    }
+}
+
+/// All flights of a gateway, by the token that agents know.
+#[derive(Debug)]
+pub(super) struct Flights {
+    state: Mutex<State>,
+    names: Names,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    flights: HashMap<String, Flight>,
+    /// Files by the names that stand in work.
+    files: HashMap<String, PathBuf>,
+    runs: HashMap<String, Files>,
+    next: u64,
+    closed: bool,
+}
+
+/// What is to be answered to an agent.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Now(Reply),
+    /// The bytes of a file from there on.
+    File(PathBuf, u64),
+}
+
+/// A flight that was entered.
+#[derive(Debug)]
+pub(super) struct Entered {
+    pub(super) token: String,
+    pub(super) n: u64,
+    pub(super) files: Files,
+    pub(super) verdict: oneshot::Receiver<Verdict>,
+    pub(super) ack: Ack,
+}
+
+/// What nobody can guess.
+pub(super) fn name() -> String {
+    // Without random numbers nothing of this service works.
+    hexadecimal(&random::<16>().expect("the kernel gives random numbers"))
+}
+
+impl Flights {
+    pub(super) fn new(names: Names) -> Self {
+        Flights { state: Mutex::default(), names }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None`: no more is taken.
+    pub(super) fn enter(&self, work: Work) -> Option<Entered> {
+        let mut state = self.lock();
+        if state.closed {
+            return None;
+        }
+        let (reply, verdict) = oneshot::channel();
+        let (token, ack, files) = (name(), Ack::default(), state.files(&work.spec));
+        state.next += 1;
+        let n = state.next;
+        let flight = Flight {
+            work,
+            n,
+            attempt: 0,
+            reply,
+            ack: Arc::clone(&ack),
+            leases: 1,
+            parts: Vec::new(),
+            sent: Instant::now(),
+            missing: 0,
+        };
+        state.flights.insert(token.clone(), flight);
+        Some(Entered { token, n, files, verdict, ack })
+    }
+
+    /// Nobody waits for it any more.
+    pub(super) fn remove(&self, token: &str) -> bool {
+        self.lock().flights.remove(token).is_some()
+    }
+
+    /// It can't be had: the client is to send it again.
+    pub(super) fn lose(&self, token: &str) {
+        let flight = self.lock().flights.remove(token);
+        if let Some(flight) = flight {
+            flight.answer(Verdict::Lost);
+        }
+    }
+
+    /// All of a run is over. How many there were.
+    pub(super) fn end_run(&self, run: &str) -> usize {
+        let mut state = self.lock();
+        let over: Vec<Flight> = state
+            .flights
+            .extract_if(|_, flight| flight.work.spec.run == run)
+            .map(|(_, flight)| flight)
+            .collect();
+        if let Some(files) = state.runs.remove(run) {
+            for named in std::iter::once(files.executable).chain(files.context) {
+                state.files.remove(&named.name);
+            }
+        }
+        drop(state);
+        let count = over.len();
+        over.into_iter().for_each(|flight| flight.answer(Verdict::Cancelled));
+        count
+    }
+
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+    }
+
+    /// Tenants that wait for something.
+    pub(super) fn tenants(&self) -> Vec<i64> {
+        let mut tenants: Vec<i64> =
+            self.lock().flights.values().map(|flight| flight.work.spec.account).collect();
+        tenants.sort_unstable();
+        tenants.dedup();
+        tenants
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lock().flights.len()
+    }
+
+    /// Whether something has waited for so long that it should be looked for.
+    pub(super) fn waits_for(&self, long: Duration) -> bool {
+        self.lock().flights.values().any(|flight| flight.sent.elapsed() > long)
+    }
+
+    /// Those that have waited for so long and are not among what the queue holds, for the second time: each gets a new
+    /// attempt, or is given up.
+    pub(super) fn missing(&self, long: Duration, queued: impl Fn(u64) -> bool) -> Vec<Again> {
+        let mut again = Vec::new();
+        let mut lost = Vec::new();
+        let mut state = self.lock();
+        for (token, flight) in &mut state.flights {
+            if queued(flight.n) || flight.sent.elapsed() <= long {
+                flight.missing = 0;
+                continue;
+            }
+            flight.missing += 1;
+            if flight.missing < MISSING {
+                continue;
+            }
+            flight.missing = 0;
+            flight.leases += 1;
+            flight.attempt += 1;
+            flight.sent = Instant::now();
+            if flight.leases > DELIVERIES {
+                lost.push(token.clone());
+            } else {
+                again.push((token.clone(), flight.work.clone(), flight.n, flight.attempt));
+            }
+        }
+        let lost: Vec<Flight> = lost.iter().filter_map(|token| state.flights.remove(token)).collect();
+        let again = again
+            .into_iter()
+            .map(|(token, work, n, attempt)| Again {
+                files: state.files(&work.spec),
+                token,
+                work,
+                n,
+                attempt,
+            })
+            .collect();
+        drop(state);
+        lost.into_iter().for_each(|flight| flight.answer(Verdict::Lost));
+        again
+    }
+
+    /// What an agent is answered; `room`: bytes in one message.
+    pub(super) fn request(&self, about: &str, request: Request, room: usize) -> Answer {
+        if about == wire::HERE {
+            return Answer::Now(Reply::Yes(Bytes::new()));
+        }
+        let mut state = self.lock();
+        if let (Some(path), Request::Get(offset)) = (state.files.get(about), &request) {
+            return Answer::File(path.clone(), *offset);
+        }
+        let Some(flight) = state.flights.get_mut(about) else { return Answer::Now(Reply::No) };
+        let yes = Answer::Now(Reply::Yes(Bytes::new()));
+        let (over, verdict) = match request {
+            Request::Ask(delivered) => {
+                flight.leases += u32::from(delivered > 1);
+                if flight.leases <= DELIVERIES {
+                    return yes;
+                }
+                (Answer::Now(Reply::No), Ok(Verdict::Lost))
+            }
+            Request::Back if flight.leases < DELIVERIES => return yes,
+            Request::Back => (Answer::Now(Reply::No), Ok(Verdict::Lost)),
+            Request::Unused => {
+                flight.leases = flight.leases.saturating_sub(1);
+                return yes;
+            }
+            Request::Get(offset) => return Answer::Now(flight.payload(offset, room)),
+            Request::Part(offset, total, part) => return Answer::Now(flight.part(offset, total, &part)),
+            Request::Verdict(ack, body) => {
+                let body = if body.is_empty() { std::mem::take(&mut flight.parts).into() } else { body };
+                let verdict = wire::read_verdict(&body, flight.items());
+                // It is an agent that names the subject to which this gateway will say something.
+                if verdict.is_ok() && self.names.is_ack(&ack, flight.work.spec.account) {
+                    *flight.ack.lock().unwrap_or_else(PoisonError::into_inner) = Some(ack);
+                }
+                (yes, verdict)
+            }
+        };
+        let verdict = match verdict {
+            Ok(verdict) => verdict,
+            Err(error) => {
+                // It stays as it is: it will be missing in the queue, and is sent again.
+                tracing::warn!(run = flight.work.spec.run, %error, "an agent has answered what is no answer");
+                return Answer::Now(Reply::No);
+            }
+        };
+        let flight = state.flights.remove(about);
+        drop(state);
+        if let Some(flight) = flight {
+            flight.answer(verdict);
+        }
+        over
+    }
+}
+
+/// Work that is put into the queue anew.
+#[derive(Debug)]
+pub(super) struct Again {
+    pub(super) token: String,
+    pub(super) work: Work,
+    pub(super) n: u64,
+    pub(super) attempt: u32,
+    pub(super) files: Files,
+}
+
+impl State {
+    /// What the files of a run are called, from its first work to its end.
+    fn files(&mut self, spec: &RunSpec) -> Files {
+        if let Some(files) = self.runs.get(&spec.run) {
+            return files.clone();
+        }
+        let mut named = |upload: &Upload| {
+            let named = Named { hash: upload.hash.clone(), name: name() };
+            self.files.insert(named.name.clone(), upload.path.clone());
+            named
+        };
+        let files = Files { executable: named(&spec.executable), context: spec.context.as_ref().map(named) };
+        self.runs.insert(spec.run.clone(), files.clone());
+        files
+    }
+}
+
+impl Flight {
+    fn payload(&self, offset: u64, room: usize) -> Reply {
+        let Task::Batch(batch) = &self.work.task else { return Reply::No };
+        let length = batch.payload.len();
+        match usize::try_from(offset) {
+            Ok(offset) if offset < length => {
+                Reply::Yes(batch.payload.slice(offset..length.min(offset + room)))
+            }
+            _ => Reply::No,
+        }
+    }
+
+    /// A part of a verdict. One that comes twice is taken once; a gap is refused.
+    fn part(&mut self, offset: u64, total: u64, part: &[u8]) -> Reply {
+        let most = match &self.work.task {
+            Task::Check => BESIDE,
+            Task::Batch(batch) => batch.limit.bytes.saturating_add(BESIDE),
+        };
+        if offset == 0 {
+            self.parts.clear();
+        }
+        let there = self.parts.len() as u64;
+        let end = offset.saturating_add(part.len() as u64);
+        if total > most || end > total || offset > there {
+            return Reply::No;
+        }
+        if end > there {
+            self.parts.truncate(offset as usize);
+            self.parts.extend_from_slice(part);
+        }
+        Reply::Yes(Bytes::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatch::BatchTask;
+    use crate::price::Work as Limit;
+
+    fn work(run: &str) -> Work {
+        let spec = RunSpec {
+            run: run.to_owned(),
+            account: 7,
+            executable: Upload { hash: "ab".to_owned(), path: PathBuf::from("/uploads/ab"), kept: None },
+            identity: String::new(),
+            function: fastmap_backends::FunctionId { offset: 0, name: String::new() },
+            context: None,
+            label: None,
+            items: None,
+            item_timeout: None,
+        };
+        let (payload, limit) = (Bytes::from_static(b"payload"), Limit::default());
+        let batch = BatchTask { seq: 1, first: 0, items: 1, stride: None, payload, limit };
+        Work { spec: Arc::new(spec), task: Task::Batch(batch) }
+    }
+
+    fn flights() -> Flights {
+        Flights::new(Names::new("fastmap"))
+    }
+
+    fn reply(flights: &Flights, about: &str, request: Request) -> Reply {
+        match flights.request(about, request, 1000) {
+            Answer::Now(reply) => reply,
+            file @ Answer::File(..) => panic!("{file:?}"),
+        }
+    }
+
+    const YES: Reply = Reply::Yes(Bytes::new());
+
+    #[test]
+    fn only_what_work_names_is_given_out_and_only_until_its_run_ends() {
+        let flights = flights();
+        let entered = flights.enter(work("r")).expect("it is open");
+        let get = || flights.request(&entered.files.executable.name, Request::Get(0), 1000);
+        assert!(matches!(get(), Answer::File(path, 0) if path == PathBuf::from("/uploads/ab")));
+        assert_eq!(reply(&flights, &entered.token, Request::Get(3)), Reply::Yes(Bytes::from_static(b"load")));
+        for guess in ["ab", "/uploads/ab", "", "*", ">", "r"] {
+            assert_eq!(reply(&flights, guess, Request::Get(0)), Reply::No);
+        }
+        assert_eq!(flights.end_run("r"), 1);
+        assert!(matches!(get(), Answer::Now(Reply::No)));
+        assert_eq!(reply(&flights, &entered.token, Request::Ask(1)), Reply::No);
+    }
+
+    #[test]
+    fn an_agent_can_not_make_the_gateway_speak_to_others() {
+        for (ack, good) in [
+            ("$JS.ACK.fastmap_work.tenant_7.1.2.3.4.5", true),
+            ("$JS.ACK.hub.hash.fastmap_work.tenant_7.1.2.3.4.5.token", true),
+            ("$JS.ACK.fastmap_work.tenant_8.1.2.3.4.5", false),
+            ("$JS.ACK.other.tenant_7.1.2.3.4.5", false),
+            ("$JS.API.STREAM.DELETE.fastmap_work", false),
+            ("fastmap.ended", false),
+        ] {
+            let flights = flights();
+            let entered = flights.enter(work("r")).expect("it is open");
+            let verdict = Request::Verdict(ack.to_owned(), wire::verdict(Verdict::Lost));
+            assert_eq!(reply(&flights, &entered.token, verdict), YES);
+            assert_eq!(entered.ack.lock().expect("no panic").is_some(), good, "{ack}");
+        }
+    }
+
+    #[test]
+    fn what_agents_lose_again_and_again_is_given_up_and_what_they_have_not_begun_does_not_count() {
+        let flights = flights();
+        let mut entered = flights.enter(work("r")).expect("it is open");
+        for _ in 0..100 {
+            assert_eq!(reply(&flights, &entered.token, Request::Unused), YES);
+            assert_eq!(reply(&flights, &entered.token, Request::Ask(2)), YES);
+        }
+        for _ in 1..DELIVERIES {
+            assert_eq!(reply(&flights, &entered.token, Request::Ask(2)), YES);
+        }
+        assert_eq!(reply(&flights, &entered.token, Request::Ask(2)), Reply::No);
+        assert!(matches!(entered.verdict.try_recv(), Ok(Verdict::Lost)));
+    }
+
+    #[test]
+    fn what_is_missing_twice_is_sent_again_under_another_attempt() {
+        let flights = flights();
+        let entered = flights.enter(work("r")).expect("it is open");
+        let look = |there: bool| flights.missing(Duration::ZERO, |_| there);
+        assert!(look(false).is_empty() && look(true).is_empty() && look(false).is_empty());
+        let again = look(false);
+        assert_eq!((again[0].n, again[0].attempt), (entered.n, 1));
+        assert_eq!(again[0].files.executable.name, entered.files.executable.name);
+    }
+
+    #[test]
+    fn a_verdict_in_parts_comes_whole_or_not_at_all() {
+        let flights = flights();
+        let mut entered = flights.enter(work("r")).expect("it is open");
+        let verdict = wire::verdict(Verdict::Lost);
+        let part = |from: usize, to: usize| {
+            Request::Part(from as u64, verdict.len() as u64, verdict.slice(from..to))
+        };
+        let half = verdict.len() / 2;
+        assert_eq!(reply(&flights, &entered.token, part(half, verdict.len())), Reply::No);
+        for request in [part(0, half), part(0, half), part(half, verdict.len()), part(half, verdict.len())] {
+            assert_eq!(reply(&flights, &entered.token, request), YES);
+        }
+        let too_long = Request::Part(0, u64::MAX, Bytes::from_static(b"x"));
+        assert_eq!(reply(&flights, &entered.token, Request::Verdict(String::new(), Bytes::new())), YES);
+        assert!(matches!(entered.verdict.try_recv(), Ok(Verdict::Lost)));
+        let other = flights.enter(work("r")).expect("it is open");
+        assert_eq!(reply(&flights, &other.token, too_long), Reply::No);
+    }
+}

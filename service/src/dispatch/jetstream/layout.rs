@@ -1,0 +1,118 @@
+//! What a gateway makes on the servers, once, whoever comes first: the stream of work, the tenants' consumers, the bucket of
+//! agents. Each is made so that making it again changes nothing.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::stream::{Config, RetentionPolicy, StorageType};
+use async_nats::jetstream::{Context, context, kv, stream};
+
+use super::{Names, registry};
+
+/// Work that nobody has taken is forgotten after so long; its client has sent it again long before.
+const KEPT: Duration = Duration::from_hours(24);
+/// A message that is published again within this is dropped.
+const DEDUP: Duration = Duration::from_mins(2);
+/// The servers forget a tenant's consumer that nobody has asked for so long.
+const INACTIVE: Duration = Duration::from_hours(1);
+/// A consumer is made again when it was last made so long ago.
+const MADE: Duration = Duration::from_mins(10);
+/// Requests that may wait at a tenant's consumer: agents that are idle have one or two there.
+const WAITING: i64 = 8192;
+
+/// How the things on the servers are to be made.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// Their names.
+    pub names: Names,
+    /// Servers that keep a copy of each.
+    pub replicas: usize,
+    /// What one tenant may have in agents' hands.
+    pub quota: usize,
+    /// Nothing is heard of work for so long: its agent is gone.
+    pub lease: Duration,
+}
+
+/// Why the servers do not have what a gateway needs.
+#[derive(Debug, thiserror::Error)]
+pub enum Unmade {
+    /// Of the stream.
+    #[error("the stream of work can't be made on the NATS servers (is JetStream on?)")]
+    Stream(#[from] context::CreateStreamError),
+    /// Of the bucket of agents.
+    #[error("the bucket of agents can't be made on the NATS servers")]
+    Agents(#[from] context::CreateKeyValueError),
+}
+
+impl Layout {
+    /// Makes the stream and the buckets.
+    ///
+    /// # Errors
+    /// If the servers refuse, or are fewer than the replicas.
+    pub(super) async fn make(&self, jetstream: &Context) -> Result<(), Unmade> {
+        let work = Config {
+            name: self.names.stream(),
+            subjects: vec![self.names.work("*", "*", "*", "*")],
+            retention: RetentionPolicy::WorkQueue,
+            storage: StorageType::File,
+            num_replicas: self.replicas,
+            duplicate_window: DEDUP,
+            max_age: KEPT,
+            ..Config::default()
+        };
+        jetstream.create_or_update_stream(work).await?;
+        let agents = kv::Config {
+            bucket: self.names.agents(),
+            description: "agents, each for as long as it is heard of".to_owned(),
+            history: 1,
+            max_age: registry::LEASE,
+            storage: StorageType::Memory,
+            num_replicas: self.replicas,
+            ..kv::Config::default()
+        };
+        jetstream.create_or_update_key_value(agents).await?;
+        Ok(())
+    }
+}
+
+/// The tenants' consumers, as far as this gateway has made them.
+#[derive(Debug, Default)]
+pub(super) struct Consumers(Mutex<HashMap<i64, Instant>>);
+
+impl Consumers {
+    /// Makes a tenant's consumer, unless it was made lately.
+    pub(super) async fn make(
+        &self,
+        jetstream: &Context,
+        layout: &Layout,
+        account: i64,
+    ) -> Result<(), stream::ConsumerError> {
+        if self.lock().get(&account).is_some_and(|made| made.elapsed() < MADE) {
+            return Ok(());
+        }
+        let config = pull::Config {
+            durable_name: Some(Names::consumer(account)),
+            filter_subject: layout.names.work(&account.to_string(), "*", "*", "*"),
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: layout.lease,
+            max_ack_pending: layout.quota.max(1) as i64,
+            max_waiting: WAITING,
+            inactive_threshold: INACTIVE,
+            ..pull::Config::default()
+        };
+        jetstream.create_consumer_on_stream(config, layout.names.stream()).await?;
+        self.lock().insert(account, Instant::now());
+        Ok(())
+    }
+
+    /// They may be gone: each is made again when it is needed next.
+    pub(super) fn forget(&self) {
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<i64, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

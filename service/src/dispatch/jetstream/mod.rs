@@ -1,0 +1,169 @@
+//! Dispatch by way of NATS JetStream: many gateways submit, many agents lease, and either may come and go.
+//!
+//! Work stands in one stream with work-queue retention, under a subject of its own; each tenant has a durable pull
+//! consumer, whose `max_ack_pending` is the tenant's quota. Agents ask the consumers of tenants that gateways have told
+//! them of, in turn (`turn`), and keep what they hold by "in progress" acknowledgements. All else goes by core
+//! requests from the agent to the gateway that has submitted: the verdict, and what does not fit into a message (large
+//! batches, executables, contexts), each by an unguessable name that stands in the work alone. The gateway acknowledges the
+//! work when the verdict is dealt with.
+//!
+//! `connect` makes connections, `sender` is the gateway's side (`flights`: what waits for verdicts; `audit`: what the queue has
+//! lost; `layout`: stream, consumers, buckets), `receiver` the agent's (`turn`: whom to ask next; `held`: its leases; `files`: its
+//! uploads; `inquiry`: its requests), `lines` carries what workers print, `wire` is what they say to each other, `registry` which agents there are, `permissions` what each role may do.
+
+mod audit;
+mod connect;
+mod files;
+mod flights;
+mod held;
+mod inquiry;
+mod layout;
+pub mod lines;
+pub mod permissions;
+mod receiver;
+pub mod registry;
+mod sender;
+mod turn;
+mod wire;
+
+pub use connect::{Credentials, NatsOptions, Unconnected, connect};
+pub use files::Cache;
+pub use layout::{Layout, Unmade};
+pub use receiver::Receiver;
+pub use sender::{Sender, Unstarted};
+
+/// What names of streams, buckets and subjects begin with, where nothing else is said.
+pub const PREFIX: &str = "fastmap";
+
+/// The names of one service's things on a NATS account that others may share.
+#[derive(Clone, Debug)]
+pub struct Names {
+    prefix: String,
+}
+
+impl Names {
+    /// Names that begin so; letters, digits, `-` and `_` alone.
+    pub fn new(prefix: &str) -> Self {
+        Names { prefix: prefix.to_owned() }
+    }
+
+    /// The stream of all work.
+    fn stream(&self) -> String {
+        format!("{}_work", self.prefix)
+    }
+
+    /// A tenant's consumer.
+    fn consumer(account: i64) -> String {
+        format!("tenant_{account}")
+    }
+
+    /// Whose consumer that is.
+    fn tenant(consumer: &str) -> Option<i64> {
+        consumer.strip_prefix("tenant_")?.parse().ok()
+    }
+
+    /// Whether that is where work of that tenant is acknowledged: `$JS.ACK.STREAM.CONSUMER.…`, or with a domain and an
+    /// account before the stream.
+    fn is_ack(&self, subject: &str, account: i64) -> bool {
+        let Some(rest) = subject.strip_prefix("$JS.ACK.") else { return false };
+        let tokens: Vec<&str> = rest.split('.').collect();
+        let (stream, consumer) = (self.stream(), Names::consumer(account));
+        let at = |at: usize| tokens.get(at..at + 2).is_some_and(|found| found == [&*stream, &*consumer]);
+        (tokens.len() == 7 && at(0)) || (tokens.len() >= 9 && at(2))
+    }
+
+    /// The bucket of agents.
+    fn agents(&self) -> String {
+        format!("{}_agents", self.prefix)
+    }
+
+    /// Where one piece of work stands: of that tenant and run, by that gateway, its `n`th. `*` stands for any.
+    fn work(&self, account: &str, run: &str, gateway: &str, n: &str) -> String {
+        format!("{}.work.{account}.{run}.{gateway}.{n}", self.prefix)
+    }
+
+    /// Where a gateway answers agents: about a flight, a file, or ([`wire::HERE`]) whether it is there.
+    fn gateway(&self, gateway: &str, about: &str) -> String {
+        format!("{}.gateway.{gateway}.{about}", self.prefix)
+    }
+
+    /// Gateways tell agents whose work there is.
+    fn tenants(&self) -> String {
+        format!("{}.tenants", self.prefix)
+    }
+
+    /// An agent asks gateways to tell it at once.
+    fn join(&self) -> String {
+        format!("{}.join", self.prefix)
+    }
+
+    /// A run is over.
+    fn ended(&self) -> String {
+        format!("{}.ended", self.prefix)
+    }
+
+    /// Lines that a run's workers print.
+    fn lines(&self, run: &str) -> String {
+        format!("{}.lines.{run}", self.prefix)
+    }
+}
+
+#[cfg(test)]
+#[path = "../../../tests/service/nats.rs"]
+#[allow(dead_code, reason = "shared with tests of the service")]
+mod nats;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
+
+    use super::nats::Nats;
+    use super::*;
+    use crate::dispatch::conformance::{self, Sides};
+    use crate::dispatch::{Dispatch, Lessor};
+    use crate::events::Events;
+    use crate::roster::Roster;
+
+    /// The inbox keeps the folder of its files.
+    async fn sides(
+        url: &str,
+        prefix: &str,
+        quota: usize,
+        lease: Duration,
+        folder: &std::path::Path,
+    ) -> Sides {
+        let options = |inbox: &str| NatsOptions {
+            servers: vec![url.to_owned()],
+            credentials: Credentials::None,
+            ca: None,
+            certificate: None,
+            inbox: inbox.to_owned(),
+            name: "test".to_owned(),
+        };
+        let names = Names::new(prefix);
+        let layout = Layout { names: names.clone(), replicas: 1, quota, lease };
+        let gateway = connect(&options("gateway")).await.expect("a connection");
+        let dispatch =
+            Sender::start(gateway, layout, Roster::default(), Events::default()).await.expect("a gateway");
+        let agent = connect(&options("agent")).await.expect("a connection");
+        let cache = Cache::new(folder, 1 << 20).expect("a folder");
+        let lessor = Receiver::start(agent, names, cache, 100).await.expect("an agent");
+        Sides {
+            dispatch: Arc::new(dispatch) as Arc<dyn Dispatch>,
+            lessor: Arc::new(lessor) as Arc<dyn Lessor>,
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn jetstream_keeps_what_dispatch_promises() {
+        let (server, folder, made) =
+            (Nats::start(), tempfile::tempdir().expect("a folder"), AtomicU32::new(0));
+        conformance::all(async |quota, lease_time| {
+            let prefix = format!("test{}", made.fetch_add(1, Ordering::Relaxed));
+            sides(&server.url(), &prefix, quota, lease_time, folder.path()).await
+        })
+        .await;
+    }
+}

@@ -1,0 +1,57 @@
+//! What each role may do on the NATS servers, as their configuration says it. Gateways have an account's subjects to
+//! themselves. An agent takes work from tenants' consumers, acknowledges it, asks gateways about what it was given, and
+//! says that it is there: it publishes no work, answers no agent, and sees no stream, bucket or object.
+//!
+//! The servers can't tell a name from a pattern in what is published: whoever may ask for `$JS.API.DIRECT.GET.STREAM.NAME`
+//! of any name may ask for `>` as well, and gets the last of all. So agents read nothing from streams themselves; a
+//! gateway gives them what their work names.
+
+use std::fmt::Write;
+
+use super::Names;
+
+/// Subjects that an agent of that user may publish to.
+fn publish(names: &Names, user: &str) -> Vec<String> {
+    vec![
+        format!("$JS.API.CONSUMER.MSG.NEXT.{}.*", names.stream()),
+        format!("$JS.ACK.{}.>", names.stream()),
+        // The same with a domain and an account, as newer servers may write it.
+        format!("$JS.ACK.*.*.{}.>", names.stream()),
+        names.gateway("*", "*"),
+        names.join(),
+        names.lines("*"),
+        format!("$KV.{}.{user}.*", names.agents()),
+    ]
+}
+
+/// Subjects that it may subscribe to.
+fn subscribe(names: &Names, user: &str) -> Vec<String> {
+    vec![format!("_INBOX_{user}.>"), names.tenants(), names.ended()]
+}
+
+fn quoted(subjects: &[String]) -> String {
+    subjects.iter().map(|subject| format!("\"{subject}\"")).collect::<Vec<_>>().join(", ")
+}
+
+/// The part of a server's configuration that lets them in: a user `gateway` and a user for each of `agents`, whose
+/// passwords stand in the servers' environment.
+pub fn configuration(names: &Names, agents: &[String]) -> String {
+    let mut text = String::from(
+        "# Passwords (or bcrypt hashes of them) come from the server's environment. Give each user that runs agents a\n\
+         # name of its own: it reads what is sent to it alone.\n\
+         accounts {\n  FASTMAP {\n    jetstream: enabled\n    users: [\n",
+    );
+    text.push_str("      { user: gateway, password: $FASTMAP_NATS_GATEWAY }\n");
+    for user in agents {
+        let variable = user.to_ascii_uppercase().replace('-', "_");
+        let (publish, subscribe) = (quoted(&publish(names, user)), quoted(&subscribe(names, user)));
+        let _infallible = write!(
+            text,
+            "      {{ user: \"{user}\", password: $FASTMAP_NATS_{variable}, permissions: {{\n\
+             \x20         publish: {{ allow: [{publish}] }}\n\
+             \x20         subscribe: {{ allow: [{subscribe}] }}\n      }} }}\n"
+        );
+    }
+    text.push_str("    ]\n  }\n}\n");
+    text
+}

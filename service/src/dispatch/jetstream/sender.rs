@@ -1,0 +1,317 @@
+//! The gateway's side: puts work into the stream, answers what agents ask about it, acknowledges it when its verdict is
+//! dealt with, and tells agents whose work there is and which runs are over.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::{Context, context};
+use async_nats::{Client, HeaderMap, Message, SubscribeError, Subscriber, header};
+use async_trait::async_trait;
+use axum::body::Bytes;
+use futures_util::StreamExt;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{interval, sleep};
+
+use super::flights::{Ack, Again, Answer, Entered, Flights, name};
+use super::layout::{Consumers, Unmade};
+use super::wire::{self, Origin, Reply, Request};
+use super::{Layout, audit, lines, registry};
+use crate::dispatch::{Closed, Dispatch, Submitted, Work};
+use crate::events::Events;
+use crate::roster::Roster;
+
+/// Agents are told of a tenant that goes on waiting so often.
+pub(super) const TELL: Duration = Duration::from_secs(2);
+/// The servers have taken a message within this, or it is sent again under the same id.
+const TAKEN: Duration = Duration::from_secs(3);
+/// How often a message is sent before its work is given up: half a minute in all.
+const TRIES: u32 = 12;
+
+/// The gateway's side of work that goes through JetStream.
+#[derive(Debug)]
+pub struct Sender {
+    shared: Arc<Shared>,
+    _tasks: JoinSet<()>,
+}
+
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Unstarted {
+    /// What it needs on the servers can't be made.
+    #[error(transparent)]
+    Unmade(#[from] Unmade),
+    /// It may not hear what it must.
+    #[error("cannot subscribe to what agents say")]
+    Deaf(#[from] SubscribeError),
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) client: Client,
+    pub(super) jetstream: Context,
+    pub(super) layout: Layout,
+    /// This gateway's name among others: a new one for each process.
+    pub(super) gateway: String,
+    pub(super) flights: Flights,
+    pub(super) consumers: Consumers,
+    told: Mutex<HashMap<i64, Instant>>,
+    dealt_with: UnboundedSender<String>,
+}
+
+/// Says, when it is dropped, that a verdict is dealt with.
+#[derive(Debug)]
+struct Kept {
+    shared: Arc<Shared>,
+    token: String,
+    ack: Ack,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let ack = self.ack.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match ack {
+            Some(ack) => drop(self.shared.dealt_with.send(ack)),
+            // Agents who ask are told that nobody waits.
+            None => drop(self.shared.flights.remove(&self.token)),
+        }
+    }
+}
+
+impl Sender {
+    /// Makes what is needed on the servers and begins to listen to agents: those that there are stand in `roster`, what
+    /// their workers print in `events`.
+    ///
+    /// # Errors
+    /// If the servers refuse something.
+    pub async fn start(
+        client: Client,
+        layout: Layout,
+        roster: Roster,
+        events: Events,
+    ) -> Result<Self, Unstarted> {
+        let jetstream =
+            context::ContextBuilder::new().timeout(TAKEN).ack_timeout(TAKEN).build(client.clone());
+        layout.make(&jetstream).await?;
+        let (dealt_with, acks) = unbounded_channel();
+        let gateway = name();
+        let requests = client.subscribe(layout.names.gateway(&gateway, "*")).await?;
+        let ended = client.subscribe(layout.names.ended()).await?;
+        let joins = client.subscribe(layout.names.join()).await?;
+        let printed = client.subscribe(layout.names.lines("*")).await?;
+        let shared = Arc::new(Shared {
+            client,
+            jetstream,
+            flights: Flights::new(layout.names.clone()),
+            layout,
+            gateway,
+            consumers: Consumers::default(),
+            told: Mutex::default(),
+            dealt_with,
+        });
+        // The servers know of the subscriptions before work is out.
+        let _unheard = shared.client.flush().await;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Arc::clone(&shared).answer(requests));
+        tasks.spawn(Arc::clone(&shared).hear_of_ends(ended));
+        tasks.spawn(Arc::clone(&shared).tell(joins));
+        tasks.spawn(Arc::clone(&shared).acknowledge(acks));
+        tasks.spawn(audit::audit(Arc::clone(&shared)));
+        tasks.spawn(registry::follow(Arc::clone(&shared), roster));
+        tasks.spawn(lines::take(printed, events));
+        Ok(Sender { shared, _tasks: tasks })
+    }
+}
+
+impl Shared {
+    /// Puts work into the queue. Sent again under the same id, it is there once.
+    async fn put(&self, again: &Again) -> bool {
+        let (spec, names) = (&again.work.spec, &self.layout.names);
+        let origin = Origin {
+            gateway: self.gateway.clone(),
+            token: again.token.clone(),
+            lease_ms: self.layout.lease.as_millis() as u64,
+        };
+        let room = wire::room(self.client.max_payload());
+        let message = wire::work(&again.work, &origin, &again.files, room);
+        let subject = names.work(&spec.account.to_string(), &spec.run, &self.gateway, &again.n.to_string());
+        let id = format!("{}.{}.{}.{}", spec.run, self.gateway, again.n, again.attempt);
+        for tried in 0..TRIES {
+            if tried > 0 {
+                sleep(Duration::from_millis(50) * tried).await;
+            }
+            match self.try_put(&subject, &id, &message, spec.account).await {
+                Ok(()) => {
+                    self.tell_of(spec.account).await;
+                    return true;
+                }
+                Err(error) => {
+                    tracing::warn!(run = spec.run, tried, %error, "the queue has not taken a batch")
+                }
+            }
+            if tried > 0 {
+                // Perhaps it is not there any more.
+                self.consumers.forget();
+                let _next_time = self.layout.make(&self.jetstream).await;
+            }
+        }
+        false
+    }
+
+    async fn try_put(
+        &self,
+        subject: &str,
+        id: &str,
+        message: &Bytes,
+        account: i64,
+    ) -> Result<(), async_nats::Error> {
+        self.consumers.make(&self.jetstream, &self.layout, account).await?;
+        let mut headers = HeaderMap::new();
+        headers.insert(header::NATS_MESSAGE_ID, id);
+        let sent = self.jetstream.publish_with_headers(subject.to_owned(), headers, message.clone()).await?;
+        sent.await?;
+        Ok(())
+    }
+
+    pub(super) async fn put_again(&self, again: Again) {
+        tracing::warn!(run = again.work.spec.run, attempt = again.attempt, "the queue has lost a batch");
+        metrics::counter!("fastmap_batches_lost_by_queue_total").increment(1);
+        if !self.put(&again).await {
+            self.flights.lose(&again.token);
+        }
+    }
+
+    /// Tells agents of a tenant of whom they have not heard lately.
+    async fn tell_of(&self, account: i64) {
+        let lately = {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let lately = told.get(&account).is_some_and(|told| told.elapsed() < TELL);
+            if !lately {
+                told.insert(account, Instant::now());
+            }
+            lately
+        };
+        if !lately {
+            self.tell_all(&[account]).await;
+        }
+    }
+
+    async fn tell_all(&self, accounts: &[i64]) {
+        let told = serde_json::to_vec(accounts).unwrap_or_default();
+        if let Err(error) = self.client.publish(self.layout.names.tenants(), told.into()).await {
+            tracing::warn!(%error, "agents could not be told whose work there is");
+        }
+    }
+
+    /// Tells agents of all tenants that wait, again and again, and when one joins.
+    async fn tell(self: Arc<Self>, mut joins: Subscriber) {
+        let mut tell = interval(TELL);
+        loop {
+            tokio::select! {
+                _ = tell.tick() => {}
+                joined = joins.next() => if joined.is_none() {
+                    return;
+                },
+            }
+            let tenants = self.flights.tenants();
+            self.told
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .retain(|account, _| tenants.binary_search(account).is_ok());
+            if !tenants.is_empty() {
+                self.tell_all(&tenants).await;
+            }
+        }
+    }
+
+    async fn answer(self: Arc<Self>, mut requests: Subscriber) {
+        while let Some(message) = requests.next().await {
+            let Message { subject, payload, reply, .. } = message;
+            let about = subject.rsplit('.').next().unwrap_or_default();
+            let Ok(request) = Request::decode(&payload) else { continue };
+            let room = wire::room(self.client.max_payload());
+            let answer = self.flights.request(about, request, room);
+            // Some things are told, not asked.
+            let Some(reply) = reply else { continue };
+            match answer {
+                Answer::Now(answer) => self.reply(reply, &answer).await,
+                Answer::File(path, offset) => {
+                    let shared = Arc::clone(&self);
+                    drop(tokio::spawn(async move {
+                        let read = spawn_blocking(move || read(&path, offset, room)).await;
+                        let answer = read.ok().and_then(Result::ok).map_or(Reply::No, Reply::Yes);
+                        shared.reply(reply, &answer).await;
+                    }));
+                }
+            }
+        }
+    }
+
+    async fn reply(&self, to: async_nats::Subject, answer: &Reply) {
+        // Who does not hear it asks again.
+        let _gone = self.client.publish(to, answer.encode()).await;
+    }
+
+    /// Runs that end at another gateway end here.
+    async fn hear_of_ends(self: Arc<Self>, mut ended: Subscriber) {
+        while let Some(message) = ended.next().await {
+            self.flights.end_run(&String::from_utf8_lossy(&message.payload));
+        }
+    }
+
+    async fn acknowledge(self: Arc<Self>, mut acks: UnboundedReceiver<String>) {
+        while let Some(ack) = acks.recv().await {
+            // One that is lost costs another delivery, of which the agent is told that nobody waits.
+            let _lost = self.client.publish(ack, Bytes::from_static(b"+ACK")).await;
+        }
+    }
+}
+
+/// What of a file fits into a message, from there on.
+fn read(path: &Path, offset: u64, room: usize) -> std::io::Result<Bytes> {
+    let file = File::open(path)?;
+    let left = file.metadata()?.len().saturating_sub(offset);
+    let mut bytes = vec![0; room.min(usize::try_from(left).unwrap_or(room))];
+    file.read_exact_at(&mut bytes, offset)?;
+    Ok(bytes.into())
+}
+
+#[async_trait]
+impl Dispatch for Sender {
+    async fn submit(&self, work: Work) -> Result<Submitted, Closed> {
+        let shared = &self.shared;
+        let entered = shared.flights.enter(work.clone()).ok_or(Closed)?;
+        let Entered { token, n, files, verdict, ack } = entered;
+        let kept = Kept { shared: Arc::clone(shared), token: token.clone(), ack };
+        if !shared.put(&Again { token: token.clone(), work, n, attempt: 0, files }).await {
+            shared.flights.lose(&token);
+        }
+        Ok(Submitted { verdict, _kept: Some(Box::new(kept)) })
+    }
+
+    async fn end_run(&self, run: &str) {
+        let Shared { client, jetstream, layout, flights, .. } = &*self.shared;
+        flights.end_run(run);
+        // What agents hold they drop when they hear of it; what waits is taken away.
+        if let Err(error) = client.publish(layout.names.ended(), Bytes::from(run.to_owned())).await {
+            tracing::warn!(run, %error, "agents could not be told of a run's end");
+        }
+        let stream = jetstream.get_stream_no_info(layout.names.stream()).await;
+        let waiting = layout.names.work("*", run, "*", "*");
+        let purged = match stream {
+            Ok(stream) => stream.purge().filter(waiting).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = purged {
+            tracing::warn!(run, error, "what waits of a run that is over could not be taken from the queue");
+        }
+    }
+
+    async fn close(&self) {
+        self.shared.flights.close();
+    }
+}

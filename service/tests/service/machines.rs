@@ -1,0 +1,290 @@
+//! Many machines: a NATS server, a gateway and agents, each a process of its own, and what happens to them in a run.
+
+use std::io::Read;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::Receiver;
+use std::time::Instant;
+
+use fastmap_backends::cloud::{LogPage, RunInfo, is_digest};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::client::{Client, batch, open_run, results, to_json};
+use crate::nats::Nats;
+use crate::server::{LIMIT, Server, fastmap, lines, until};
+
+/// An agent as a process of its own, killed with the test.
+struct Agent {
+    data: tempfile::TempDir,
+    process: Child,
+    _lines: Receiver<String>,
+}
+
+impl Agent {
+    fn join(nats: &Nats, name: &str, options: &[&str]) -> Agent {
+        let data = tempfile::tempdir().expect("a folder");
+        let mut process = fastmap()
+            .args(["agent", "--insecure-no-sandbox", "--workers", "2", "--name", name, "--nats", &nats.url()])
+            .arg("--data")
+            .arg(data.path())
+            .args(options)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("an agent can be started");
+        let lines = lines(process.stdout.take().expect("it is piped"));
+        let line = lines.recv_timeout(LIMIT).expect("the agent says that it works");
+        assert_eq!(line, format!("works as {name}"));
+        Agent { data, process, _lines: lines }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.process.id() as i32), signal).expect("it runs");
+    }
+
+    fn ended(&mut self) -> ExitStatus {
+        until("the end of the agent", || self.process.try_wait().expect("it is a child"))
+    }
+
+    /// Uploads that it has fetched.
+    fn files(&self) -> usize {
+        let entries = std::fs::read_dir(self.data.path()).expect("its folder").flatten();
+        entries.filter(|entry| is_digest(&entry.file_name().to_string_lossy())).count()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _gone = self.process.kill();
+        let _gone = self.process.wait();
+    }
+}
+
+/// A gateway; what an agent has that is silent for `lease` seconds goes to others.
+fn gateway(nats: &Nats, lease: &str) -> Server {
+    Server::start(&["--nats", &nats.url(), "--agent-lease", lease])
+}
+
+/// Sends batches by four threads, does `meanwhile` once a quarter of them is answered, and checks all answers and what
+/// they cost.
+fn work(server: &Server, client: &Client, run: &str, batches: u64, order: &str, meanwhile: impl FnOnce()) {
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..4)
+            .map(|worker| {
+                scope.spawn(move || {
+                    let mine = (0..batches).filter(move |seq| seq % 4 == worker);
+                    mine.map(|seq| (seq, client.batch(run, seq, &[&format!("e{seq}"), order])))
+                        .collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        until("progress", || {
+            let runs = server.json(&["runs", "list"]);
+            (runs[0]["batches"].as_u64().expect("a number") >= batches / 4).then_some(())
+        });
+        meanwhile();
+        workers.into_iter().flat_map(|worker| worker.join().expect("no panic")).collect()
+    });
+    for (seq, reply) in &answers {
+        assert_eq!(results(reply, 2)[0], seq.to_string().into_bytes());
+    }
+    let info: RunInfo = client.call("GET", &format!("/runs/{run}"), b"").json(200);
+    assert_eq!((info.batches, info.items_answered, info.held), (batches, 2 * batches, 0));
+    let charged = |body: &[u8]| i64::from_le_bytes(body[8..16].try_into().expect("eight"));
+    let charged: i64 = answers.iter().map(|(_, reply)| charged(&reply.body)).sum();
+    assert_eq!(info.spent, charged);
+    assert_eq!(server.balance("a"), 1_000_000_000 - charged);
+    server.audit();
+}
+
+#[test]
+fn agents_join_a_run_and_share_it() {
+    let nats = Nats::start();
+    let server = gateway(&nats, "15");
+    let client = server.tenant("a", "1000");
+    let one = Agent::join(&nats, "one", &[]);
+    let run = client.run();
+    let mut two = None;
+    work(&server, &client, &run, 60, "s20", || {
+        let joined = Agent::join(&nats, "two", &[]);
+        until("work of the second agent", || (joined.files() > 0).then_some(()));
+        two = Some(joined);
+    });
+    assert_eq!((one.files(), two.map(|two| two.files())), (1, Some(1)));
+}
+
+#[test]
+fn an_agent_that_is_killed_loses_nothing_and_nothing_is_paid_twice() {
+    let nats = Nats::start();
+    let server = gateway(&nats, "2");
+    let client = server.tenant("a", "1000");
+    let (mut one, _two) = (Agent::join(&nats, "one", &[]), Agent::join(&nats, "two", &[]));
+    let run = client.run();
+    work(&server, &client, &run, 40, "s100", || {
+        one.signal(Signal::SIGKILL);
+        one.ended();
+    });
+}
+
+#[test]
+fn an_agent_that_is_asked_to_leave_finishes_what_it_has() {
+    let nats = Nats::start();
+    // What were left in its hands would not be answered in time.
+    let server = gateway(&nats, "600");
+    let client = server.tenant("a", "1000");
+    let (mut one, _two) = (Agent::join(&nats, "one", &[]), Agent::join(&nats, "two", &[]));
+    let run = client.run();
+    work(&server, &client, &run, 40, "s100", || {
+        one.signal(Signal::SIGTERM);
+        assert!(one.ended().success());
+    });
+}
+
+#[test]
+fn what_an_agent_can_not_finish_in_its_grace_it_hands_to_others() {
+    let nats = Nats::start();
+    let server = gateway(&nats, "600");
+    let client = server.tenant("a", "1000");
+    let mut one = Agent::join(&nats, "one", &["--grace", "0"]);
+    let run = client.run();
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let answer = scope.spawn(|| client.patiently(&run, 1, &batch(&["p1", "s1500", "e"])));
+        // What its worker prints is here while it works.
+        let printed =
+            || client.call("GET", &format!("/runs/{run}/logs"), b"").json::<LogPage>(200).lines.len();
+        until("the first agent's work", || (printed() > 0).then_some(()));
+        one.signal(Signal::SIGTERM);
+        assert!(one.ended().success());
+        let _two = Agent::join(&nats, "two", &[]);
+        assert_eq!(results(&answer.join().expect("no panic"), 3)[2], b"");
+        assert_eq!(printed(), 2, "it was begun twice");
+    });
+    assert!(begun.elapsed() < LIMIT);
+    server.audit();
+}
+
+#[test]
+fn batches_and_answers_that_fit_into_no_message_come_whole() {
+    let nats = Nats::start();
+    let server = gateway(&nats, "15");
+    let client = server.tenant("a", "1000");
+    let _one = Agent::join(&nats, "one", &[]);
+    let run = client.run();
+    let large: String = ('a'..='z').cycle().take(2_500_000).collect();
+    let answer = results(&client.batch(&run, 1, &[&format!("e{}", &large[..900_000]), "b700000"]), 2);
+    assert!(answer[0] == large.as_bytes()[..900_000] && answer[1].len() == 700_000);
+    // Larger than the results that the client has room for, but not than a message.
+    let answer = client.batch(&run, 2, &[&format!("b{}", 1 << 18), &format!("c{large}")]);
+    assert_eq!(results(&answer, 2)[0].len(), 1 << 18);
+    server.audit();
+}
+
+#[test]
+fn a_gateway_that_is_killed_is_forgotten_and_the_next_goes_on() {
+    let nats = Nats::start();
+    let mut server = gateway(&nats, "2");
+    let client = server.tenant("a", "1000");
+    let _one = Agent::join(&nats, "one", &[]);
+    let run = client.run();
+    std::thread::scope(|scope| {
+        let answers: Vec<_> = (0..8)
+            .map(|seq| {
+                let (client, run) = (&client, &run);
+                scope.spawn(move || client.patiently(run, seq, &batch(&[&format!("e{seq}"), "s200"])))
+            })
+            .collect();
+        until("the first answer", || {
+            (server.json(&["runs", "list"])[0]["batches"].as_u64().expect("a number") > 0).then_some(())
+        });
+        server.kill();
+        server.restart();
+        for (seq, answer) in answers.into_iter().enumerate() {
+            assert_eq!(results(&answer.join().expect("no panic"), 2)[0], seq.to_string().into_bytes());
+        }
+    });
+    server.audit();
+}
+
+#[test]
+fn a_nats_server_that_is_killed_is_waited_for() {
+    let mut nats = Nats::start();
+    let server = gateway(&nats, "2");
+    let client = server.tenant("a", "1000");
+    let (_one, _two) = (Agent::join(&nats, "one", &[]), Agent::join(&nats, "two", &[]));
+    let run = client.run();
+    work(&server, &client, &run, 40, "s50", || {
+        nats.kill();
+        nats.restart();
+    });
+}
+
+#[test]
+fn a_queue_that_loses_everything_is_filled_again() {
+    let nats = Nats::start();
+    let server = gateway(&nats, "1");
+    let client = server.tenant("a", "1000");
+    let mut one = Agent::join(&nats, "one", &[]);
+    let run = client.run();
+    one.signal(Signal::SIGKILL);
+    one.ended();
+    std::thread::scope(|scope| {
+        let answer = scope.spawn(|| client.batch(&run, 1, &["ehere"]));
+        let stream = || async {
+            let client = async_nats::connect(nats.url()).await.expect("a connection");
+            async_nats::jetstream::new(client).get_stream("fastmap_work").await
+        };
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        until("the batch in the queue", || {
+            let stream = runtime.block_on(stream()).ok()?;
+            (stream.cached_info().state.messages > 0).then_some(())
+        });
+        runtime.block_on(async {
+            let client = async_nats::connect(nats.url()).await.expect("a connection");
+            async_nats::jetstream::new(client).delete_stream("fastmap_work").await.expect("it is there");
+        });
+        let _two = Agent::join(&nats, "two", &[]);
+        assert_eq!(results(&answer.join().expect("no panic"), 1), [b"here"]);
+    });
+    server.audit();
+}
+
+#[test]
+fn a_program_that_can_not_work_is_told_by_the_agent_that_tried() {
+    let nats = Nats::start();
+    let server = gateway(&nats, "15");
+    let client = server.tenant("a", "1000");
+    let _one = Agent::join(&nats, "one", &[]);
+    let executable = client.upload_worker();
+    let reply = client.call("POST", "/runs", &to_json(&open_run(&executable, "broken")));
+    let run = reply.json::<fastmap_backends::cloud::RunOpened>(201).run;
+    let problem = client.batch(&run, 1, &["e"]).problem("setup_failed");
+    assert_eq!(problem.detail, "init said no");
+}
+
+#[test]
+fn an_agent_refuses_what_it_can_not_confine() {
+    let nats = Nats::start();
+    let refused = |command: &mut Command, why: &str| {
+        let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let status = until("the end of the agent", || process.try_wait().expect("it is a child"));
+        let mut said = String::new();
+        process.stderr.take().expect("it is piped").read_to_string(&mut said).expect("text");
+        assert!(!status.success() && said.contains(why), "{said}");
+    };
+    // Where there is no bubblewrap: the kernel shows it another file.
+    let hidden = "mount --bind /dev/null /usr/bin/bwrap && exec \"$@\"";
+    let mut jailless = Command::new("unshare");
+    jailless.args([
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        hidden,
+        "sh",
+        env!("CARGO_BIN_EXE_fastmap"),
+        "agent",
+    ]);
+    refused(jailless.args(["--nats", &nats.url()]), "no jail");
+    let elsewhere = ["agent", "--insecure-no-sandbox", "--nats", "nats://192.0.2.1:4222"];
+    refused(fastmap().args(elsewhere), "loopback");
+}
