@@ -5,6 +5,9 @@ use anyhow::{Context, bail};
 use super::args::{Nats, NatsPermissions};
 use crate::dispatch::jetstream::{Credentials, Names, NatsOptions, permissions};
 
+/// The user that gateways are.
+const GATEWAY: &str = "gateway";
+
 impl Nats {
     /// How to reach the servers; `None`: none are named. `role`: who it is where nothing says so.
     ///
@@ -47,9 +50,11 @@ impl Nats {
 /// Prints what the servers' configuration must say.
 ///
 /// # Errors
-/// None.
-#[allow(clippy::unnecessary_wraps, reason = "as the other commands")]
+/// If agents would be let in as a gateway.
 pub(super) fn permissions(of: &NatsPermissions) -> anyhow::Result<()> {
+    if of.agents.iter().any(|user| user == GATEWAY) {
+        bail!("agents can't be the user {GATEWAY:?}, who may do everything");
+    }
     print!("{}", permissions::configuration(&Names::new(&of.nats_prefix), &of.agents));
     Ok(())
 }

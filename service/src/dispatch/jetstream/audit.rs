@@ -17,7 +17,7 @@ use super::wire;
 const ORPHANS: Duration = Duration::from_secs(30);
 /// A gateway that has not answered so often is gone.
 const SILENT: u32 = 2;
-/// Pings of one gateway at once: it may be reconnecting.
+/// One that is there answers within this.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Never returns.

@@ -375,7 +375,9 @@ mod tests {
         }
     }
 
-    const YES: Reply = Reply::Yes(Bytes::new());
+    fn yes() -> Reply {
+        Reply::Yes(Bytes::new())
+    }
 
     #[test]
     fn only_what_work_names_is_given_out_and_only_until_its_run_ends() {
@@ -405,7 +407,7 @@ mod tests {
             let flights = flights();
             let entered = flights.enter(work("r")).expect("it is open");
             let verdict = Request::Verdict(ack.to_owned(), wire::verdict(Verdict::Lost));
-            assert_eq!(reply(&flights, &entered.token, verdict), YES);
+            assert_eq!(reply(&flights, &entered.token, verdict), yes());
             assert_eq!(entered.ack.lock().expect("no panic").is_some(), good, "{ack}");
         }
     }
@@ -415,11 +417,11 @@ mod tests {
         let flights = flights();
         let mut entered = flights.enter(work("r")).expect("it is open");
         for _ in 0..100 {
-            assert_eq!(reply(&flights, &entered.token, Request::Unused), YES);
-            assert_eq!(reply(&flights, &entered.token, Request::Ask(2)), YES);
+            assert_eq!(reply(&flights, &entered.token, Request::Unused), yes());
+            assert_eq!(reply(&flights, &entered.token, Request::Ask(2)), yes());
         }
         for _ in 1..DELIVERIES {
-            assert_eq!(reply(&flights, &entered.token, Request::Ask(2)), YES);
+            assert_eq!(reply(&flights, &entered.token, Request::Ask(2)), yes());
         }
         assert_eq!(reply(&flights, &entered.token, Request::Ask(2)), Reply::No);
         assert!(matches!(entered.verdict.try_recv(), Ok(Verdict::Lost)));
@@ -447,10 +449,10 @@ mod tests {
         let half = verdict.len() / 2;
         assert_eq!(reply(&flights, &entered.token, part(half, verdict.len())), Reply::No);
         for request in [part(0, half), part(0, half), part(half, verdict.len()), part(half, verdict.len())] {
-            assert_eq!(reply(&flights, &entered.token, request), YES);
+            assert_eq!(reply(&flights, &entered.token, request), yes());
         }
         let too_long = Request::Part(0, u64::MAX, Bytes::from_static(b"x"));
-        assert_eq!(reply(&flights, &entered.token, Request::Verdict(String::new(), Bytes::new())), YES);
+        assert_eq!(reply(&flights, &entered.token, Request::Verdict(String::new(), Bytes::new())), yes());
         assert!(matches!(entered.verdict.try_recv(), Ok(Verdict::Lost)));
         let other = flights.enter(work("r")).expect("it is open");
         assert_eq!(reply(&flights, &other.token, too_long), Reply::No);
