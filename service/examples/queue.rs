@@ -17,6 +17,7 @@ use async_nats::{Client, HeaderMap};
 use axum::body::Bytes;
 use fastmap_backends::cloud::{Part, PartOutcome};
 use fastmap_backends::{FunctionId, Payload, Results};
+use fastmap_service::config::slots;
 use fastmap_service::dispatch::jetstream::{
     Cache, Credentials, Layout, Names, NatsOptions, Receiver, Sender, connect,
 };
@@ -27,7 +28,7 @@ use fastmap_service::events::Events;
 use fastmap_service::price::Work as Limit;
 use fastmap_service::roster::Roster;
 use futures_util::StreamExt;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
 /// Requests under way, and who answers them.
@@ -58,8 +59,9 @@ fn work(account: i64, seq: u64, payload: &Bytes) -> Work {
     Work { spec: Arc::new(spec), task: Task::Batch(batch) }
 }
 
-/// Answers with what came, after so long.
+/// Answers with what came, after so long. As an agent does, a worker goes on while its answer is on its way.
 async fn echo(lessor: Arc<dyn Lessor>, takes: Duration) {
+    let places = Arc::new(Semaphore::new(slots(1)));
     while let Ok(lease) = lessor.lease().await {
         if !takes.is_zero() {
             tokio::time::sleep(takes).await;
@@ -68,7 +70,12 @@ async fn echo(lessor: Arc<dyn Lessor>, takes: Duration) {
         let results = Results { payload: Payload::from(batch.payload.to_vec()), ..Results::default() };
         let parts = vec![Part { offset: 0, items: 1, outcome: PartOutcome::Done(results) }];
         let answered = Answered { parts, cpu: Duration::ZERO, cut: false };
-        lessor.answer(lease.id, Verdict::Answered(answered)).await;
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let lessor = Arc::clone(&lessor);
+        tokio::spawn(async move {
+            lessor.answer(lease.id, Verdict::Answered(answered)).await;
+            drop(place);
+        });
     }
 }
 

@@ -122,8 +122,8 @@ impl Pool {
             .map_err(|error| {
                 Problem::new(ProblemCode::Internal, format!("cannot start a thread: {error}"))
             })?;
-        let _spec = Arc::clone(spec);
-        Ok(Pool { local, job: job_id, workers, shared, stop, thread: Some(thread), _spec })
+        let thread = Some(thread);
+        Ok(Pool { local, job: job_id, workers, shared, stop, thread, _spec: Arc::clone(spec) })
     }
 
     /// Runs a batch. The verdict comes through the receiver; where that fails, the pool is gone.

@@ -18,8 +18,8 @@ use crate::roster::Roster;
 
 /// Lines that wait to be sent.
 const LINES: usize = 4096;
-/// What is given back has left the machine within this.
-const LAST: Duration = Duration::from_secs(10);
+/// Each of the last words has left the machine within this, or is not said.
+const LAST: Duration = Duration::from_secs(5);
 
 pub(super) async fn agent(args: args::Agent) -> anyhow::Result<()> {
     start_log(args.log_format, &args.log)?;
@@ -73,7 +73,8 @@ pub(super) async fn agent(args: args::Agent) -> anyhow::Result<()> {
         }
     }
     announcing.abort();
-    registry::leave(&client, &names, &role, &name).await;
+    // The servers may be gone as well.
+    let _late = timeout(LAST, registry::leave(&client, &names, &role, &name)).await;
     drop(receiver);
     let _late = timeout(LAST, sending).await;
     let _late = timeout(LAST, client.drain()).await;

@@ -12,7 +12,7 @@ use super::{BatchTask, Dispatch, Lease, Lessor, RunSpec, Submitted, Task, Upload
 use crate::price;
 
 /// What must come has come by then.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 /// What must not come does not come within this.
 const MOMENT: Duration = Duration::from_millis(150);
 const LONG: Duration = Duration::from_mins(10);

@@ -140,6 +140,15 @@ fn an_agent_that_is_asked_to_leave_finishes_what_it_has() {
 }
 
 #[test]
+fn an_agent_leaves_though_its_servers_are_gone() {
+    let mut nats = Nats::start();
+    let mut one = Agent::join(&nats, "one", &[]);
+    nats.kill();
+    one.signal(Signal::SIGTERM);
+    assert!(one.ended().success());
+}
+
+#[test]
 fn what_an_agent_can_not_finish_in_its_grace_it_hands_to_others() {
     let nats = Nats::start();
     let server = gateway(&nats, "600");

@@ -92,7 +92,7 @@ fn an_agent_can_neither_submit_work_nor_be_a_gateway_nor_see_what_it_was_not_giv
     let runtime = Runtime::new().expect("a runtime");
     let (client, refused) = runtime.block_on(connect(&nats));
     let publish = |subject: &str| {
-        runtime.block_on(client.publish(subject.to_owned(), "{}".into())).expect("it is sent")
+        runtime.block_on(client.publish(subject.to_owned(), "{}".into())).expect("it is sent");
     };
     let is_refused = |subject: &str| {
         let quoted = format!("\"{subject}\"");

@@ -159,7 +159,9 @@ impl Flights {
         }
         drop(state);
         let count = over.len();
-        over.into_iter().for_each(|flight| flight.answer(Verdict::Cancelled));
+        for flight in over {
+            flight.answer(Verdict::Cancelled);
+        }
         count
     }
 
@@ -222,7 +224,9 @@ impl Flights {
             })
             .collect();
         drop(state);
-        lost.into_iter().for_each(|flight| flight.answer(Verdict::Lost));
+        for flight in lost {
+            flight.answer(Verdict::Lost);
+        }
         again
     }
 
@@ -384,7 +388,7 @@ mod tests {
         let flights = flights();
         let entered = flights.enter(work("r")).expect("it is open");
         let get = || flights.request(&entered.files.executable.name, Request::Get(0), 1000);
-        assert!(matches!(get(), Answer::File(path, 0) if path == PathBuf::from("/uploads/ab")));
+        assert!(matches!(get(), Answer::File(path, 0) if path == *"/uploads/ab"));
         assert_eq!(reply(&flights, &entered.token, Request::Get(3)), Reply::Yes(Bytes::from_static(b"load")));
         for guess in ["ab", "/uploads/ab", "", "*", ">", "r"] {
             assert_eq!(reply(&flights, guess, Request::Get(0)), Reply::No);

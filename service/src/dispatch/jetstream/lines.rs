@@ -39,6 +39,8 @@ pub(super) async fn take(mut lines: Subscriber, events: Events) {
     while let Some(message) = lines.next().await {
         let run = message.subject.rsplit('.').next().unwrap_or_default();
         let some: Vec<Line> = serde_json::from_slice(&message.payload).unwrap_or_default();
-        some.into_iter().for_each(|line| events.add(run, line));
+        for line in some {
+            events.add(run, line);
+        }
     }
 }

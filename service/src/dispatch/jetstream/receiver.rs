@@ -289,7 +289,9 @@ impl Shared {
         while let Some(message) = tenants.next().await {
             let accounts: Vec<i64> = serde_json::from_slice(&message.payload).unwrap_or_default();
             let now = Instant::now();
-            accounts.into_iter().for_each(|account| self.turn().told(account, now));
+            for account in accounts {
+                self.turn().told(account, now);
+            }
             self.news.notify_one();
         }
     }

@@ -150,7 +150,7 @@ impl Shared {
                     return true;
                 }
                 Err(error) => {
-                    tracing::warn!(run = spec.run, tried, %error, "the queue has not taken a batch")
+                    tracing::warn!(run = spec.run, tried, %error, "the queue has not taken a batch");
                 }
             }
             if tried > 0 {

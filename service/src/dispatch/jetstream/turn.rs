@@ -21,7 +21,7 @@ const TOLD: Duration = Duration::from_secs(10);
 /// What was not leased for so long is given back.
 const HELD: Duration = Duration::from_millis(500);
 /// For so long the turn is kept for a tenant whose work is on its way.
-const GRACE: Duration = Duration::from_millis(10);
+const GRACE: Duration = Duration::from_millis(3);
 
 /// A request to a tenant's consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
