@@ -63,6 +63,7 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
         "zipped" => measures::zipped(),
         "init-panics" => adverse::init_panics(),
         "stdout-held" => adverse::stdout_held(number(0)?),
+        "stdout-full" => adverse::stdout_full(number(0)?),
         "logger-panics" => adverse::logger_panics(number(0)?),
         "few-descriptors" => adverse::few_descriptors(number(0)?, number(1)?),
         "anything" => {
