@@ -4,6 +4,7 @@
 //! A record is a run of consecutive results with a hash of their items. On the way back the items are pulled and encoded
 //! as usual, hashed, and, where the hash is the same, answered; so results keep their order and come as lazily.
 
+mod doubt;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 #[cfg(test)]

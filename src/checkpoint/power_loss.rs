@@ -11,7 +11,7 @@ use super::store::{Identity, Segment, Store};
 
 /// A disk in memory. After so many operations it takes no more: the power is off.
 #[derive(Clone, Debug, Default)]
-struct Disk(Arc<Mutex<State>>);
+pub(super) struct Disk(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -43,13 +43,18 @@ fn next(random: &mut u64) -> usize {
 }
 
 impl Disk {
-    fn new(bytes: Vec<u8>, most: usize) -> Disk {
+    pub(super) fn new(bytes: Vec<u8>, most: usize) -> Disk {
         let state = State { seen: bytes.clone(), synced: bytes, most, ..State::default() };
         Disk(Arc::new(Mutex::new(state)))
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.lock().expect("no holder panics")
+    }
+
+    /// What the process sees.
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        self.state().seen.clone()
     }
 
     fn is_off(&self) -> bool {
@@ -112,12 +117,12 @@ impl StorageBackend for Disk {
     }
 }
 
-fn identity() -> Identity {
+pub(super) fn identity() -> Identity {
     let text = |text: &str| text.to_owned();
     Identity { function: text("f"), version: text("1"), context: text("none") }
 }
 
-fn segment(first: u64) -> Segment {
+pub(super) fn segment(first: u64) -> Segment {
     let results = vec![first as u8; 1 + first as usize * 97 % 9000];
     Segment { first, items: 1, inputs: [first as u8; 32], results }
 }
@@ -144,7 +149,7 @@ fn what_was_committed_outlives_a_power_loss_at_any_write_and_nothing_else_is_rea
     let store = Store::on(begun.clone(), Path::new("disk")).expect("a new one");
     store.identify(&identity()).expect("it can be written");
     drop(store);
-    let mut bytes = begun.state().seen.clone();
+    let mut bytes = begun.bytes();
     let mut random = 11;
     let (mut known, mut losses) = (0, 0);
     for most in 1..150 {
@@ -167,7 +172,7 @@ fn what_was_committed_outlives_a_power_loss_at_any_write_and_nothing_else_is_rea
         }
         if end > committed || most % 5 == 0 {
             drop(store);
-            (bytes, known) = if end > 60 { (begun.state().seen.clone(), 0) } else { (left, end) };
+            (bytes, known) = if end > 60 { (begun.bytes(), 0) } else { (left, end) };
         }
     }
     println!("{losses} losses");
