@@ -5,9 +5,13 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use fastmap_backends::{BatchBuilder, BatchId, JobId};
 use redb::StorageBackend;
+use sha2::{Digest, Sha256};
 
+use super::recorder::{Answers, Recorder};
 use super::store::{Identity, Segment, Store};
+use super::{Checkpoint, Open};
 
 /// A disk in memory. After so many operations it takes no more: the power is off.
 #[derive(Clone, Debug, Default)]
@@ -177,4 +181,49 @@ fn what_was_committed_outlives_a_power_loss_at_any_write_and_nothing_else_is_rea
     }
     println!("{losses} losses");
     assert!(losses > 100, "{losses}");
+}
+
+#[test]
+fn what_can_be_read_no_more_since_a_write_failed_is_told_by_that_write() {
+    const ITEM: &[u8] = b"x";
+    let segment = |first| Segment {
+        first,
+        items: 1,
+        inputs: Sha256::digest(ITEM).into(),
+        results: vec![first as u8; 5000],
+    };
+    let disk = Disk::new(Vec::new(), usize::MAX);
+    let store = Store::on(disk.clone(), Path::new("disk")).expect("a new one");
+    store.write(&[0, 1, 2, 3, 4, 5].map(segment)).expect("it can be written");
+    drop(store);
+
+    // The power goes with the first write, while the map still reads what is recorded.
+    let disk = Disk::new(disk.bytes(), usize::MAX);
+    let store = Arc::new(Store::on(disk.clone(), Path::new("disk")).expect("it opens again"));
+    let recorder = Recorder::start(Arc::clone(&store)).expect("a thread");
+    let mut checkpoint = Checkpoint::default();
+    checkpoint.open = Some(Open {
+        path: "disk".into(),
+        process: std::process::id(),
+        next: store.segment_from(0).expect("it can be read"),
+        end: 6,
+        recorder,
+        store,
+        compared: 0,
+        hash: Sha256::new(),
+        batches: std::collections::BTreeMap::new(),
+        result_stride: None,
+    });
+    disk.state().most = 0;
+    let mut builder = BatchBuilder::new(Some(1));
+    builder.buffer().push(7);
+    builder.added(1);
+    let batch = builder.finish(JobId::next(), BatchId(1), 6, 0);
+    let answers = Answers { batch, from: 0, items: 1, failed: Vec::new(), results: vec![7], stride: Some(1) };
+    let open = checkpoint.open.as_ref().expect("it is open");
+    open.recorder.put(answers).expect("nothing has failed before");
+    open.recorder.wait_below(1);
+    let told = (0..6).find_map(|_| checkpoint.compare(1, ITEM).err()).expect("it can't be read");
+    assert!(told.to_string().contains("can't be written"), "{told}");
+    assert!(told.to_string().contains("no power"), "{told}");
 }
