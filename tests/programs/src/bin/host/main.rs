@@ -56,6 +56,7 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
         "dropped" => measures::dropped(number(0)?),
         "contexts" => measures::contexts(number(0)?),
         "context" => context::context(text(0), number(1)? as usize),
+        "stopped" => measures::stopped(number(0)?),
         "stuck" => measures::stuck(),
         "results" => measures::results(number(0)?),
         "stream" => measures::stream(number(0)?),
