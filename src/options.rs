@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fastmap_backends::Backend;
@@ -409,8 +409,13 @@ fn truth(value: &str) -> Option<bool> {
 
 /// Two workers for each core but one: while one waits for its next batch another computes, and the host has room.
 fn default_processes() -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    (cores * 2).saturating_sub(2).max(1)
+    (cores() * 2).saturating_sub(2).max(1)
+}
+
+/// Cores that this process may use. Asked once: it reads files of cgroups, for 0.1 ms.
+pub(crate) fn cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 impl fmt::Debug for Options {
