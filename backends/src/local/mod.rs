@@ -1,8 +1,8 @@
 //! Worker processes of this machine, behind the [`Backend`] trait.
 //!
 //! `pool` holds who has which batch (`run`, `member`) and decides, without any I/O but sends that can't wait;
-//! `steal` does so by the clock, `wear` by what workers have used up. `supervisor` is the one thread that starts workers, watches them die and relays what
-//! they print (`relay`); `reader` is a thread for each worker that takes its answers; `worker` is the other end, in the
+//! `steal` does so by the clock, `wear` by what workers have used up. `supervisor` is the one thread that starts workers, watches them die and reads what
+//! they print (`relay`), which `lines` passes on; `reader` is a thread for each worker that takes its answers; `worker` is the other end, in the
 //! worker process. `greeting`, `outbox`, `page`, `area` and `handover` are the parts of the channel between them; `confined` is how
 //! a worker confines itself and what is told of the calls that it was refused. `foreign` is for hosts of other programs
 //! than their own. Where a `launch`er starts the workers, they may be anybody's: `jailed` puts them into jails, `door`
@@ -17,6 +17,7 @@ mod handover;
 #[cfg(feature = "jail")]
 mod jailed;
 mod launch;
+mod lines;
 mod member;
 mod outbox;
 mod page;
