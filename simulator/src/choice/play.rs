@@ -550,12 +550,17 @@ impl<'a> Stage<'a> {
             let Batch { first, items, .. } = self.batches[&batch];
             return Some((batch, first, items));
         }
+        let now = seconds(self.now);
+        let (sharers, bias) =
+            self.policy.as_ref().map_or((0, 1.0), |policy| (policy.sharers(now).round() as usize, policy.bias(now)));
         let workers = match self.mode {
             Mode::Cloud => self.place.cloud.max(1),
-            Mode::Adaptive(_) if self.open => self.place.local + self.place.cloud,
-            Mode::Local | Mode::Adaptive(_) => self.place.local,
+            Mode::Adaptive(_) => sharers,
+            Mode::Local => self.place.local,
         };
-        self.drive.aim(self.targets[side as usize], workers);
+        let mut targets = self.targets[side as usize];
+        (targets.work, targets.least) = (targets.work.div_f64(bias), targets.least.div_f64(bias));
+        self.drive.aim(targets, workers);
         let slots = self.slots(Side::Local) + if self.open { self.slots(Side::Cloud) } else { 0 };
         self.drive.pull(slots, self.out[0] + self.out[1])
     }

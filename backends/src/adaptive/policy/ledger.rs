@@ -32,6 +32,11 @@ impl Mean {
         (self.weight > 0.0).then(|| self.sum / self.weight)
     }
 
+    /// All that was seen, about.
+    pub(super) fn total(&self) -> f64 {
+        self.get().unwrap_or(0.0) * self.seen
+    }
+
     /// Values seen.
     pub(super) fn seen(&self) -> f64 {
         self.seen
@@ -78,6 +83,8 @@ pub(super) struct Account {
     /// Items answered lately, and the seconds in which; older ones weigh less.
     lately: f64,
     lately_items: f64,
+    /// When the first batch went there.
+    pub(super) begun: Option<f64>,
     /// When something was last heard of it.
     pub(super) heard: f64,
     /// Least seconds from sending a batch to its answer, beside the work.
@@ -121,8 +128,6 @@ pub(super) struct Ledger {
     pub(super) done: u64,
     /// Items that are out with both.
     both: u64,
-    /// When the first batch went to a local worker.
-    pub(super) begun: Option<f64>,
 }
 
 impl Ledger {
@@ -151,7 +156,6 @@ impl Ledger {
             self.item_bytes.add(bytes as f64, f64::from(items));
         }
         let at = side as usize;
-        self.begun = self.begun.or((side == Side::Local).then_some(now));
         let empty = Flight { items: [0; 2], bytes, sent: [None; 2], direct: false, repeated: false };
         let flight = self.flights.entry(batch).or_insert(empty);
         flight.repeated |= flight.on(side.other());
@@ -161,6 +165,7 @@ impl Ledger {
             self.both += u64::from(items);
         }
         let account = &mut self.sides[at];
+        account.begun = account.begun.or(Some(now));
         flight.direct = side == Side::Cloud && !account.is_full();
         if account.batches == 0 {
             account.heard = now;

@@ -274,7 +274,7 @@ impl Policy {
             return false;
         }
         let Some(here) = self.item_here(now) else { return false };
-        let there = self.item_there(here);
+        let there = self.item_there(now, here);
         let Some(forecast) = self.forecast(now) else { return false };
         if !self.state.joined {
             if !self.worth(now, &forecast, self.options.margin) {
@@ -308,11 +308,32 @@ impl Policy {
         let waiting = (local.batches as f64 / local.workers.max(1.0)).floor();
         let each = f64::from(items.max(1)) * here;
         let ends = each * (1.0 + waiting);
-        let there = self.item_there(here);
+        let there = self.item_there(now, here);
         let rate = self.rate_there(there);
         let rest =
             (self.left() - f64::from(items)) / rate.max(1e-9) + self.turnaround(now, f64::from(items), here);
         ends <= rest
+    }
+
+    /// Workers that share what is left, told as so many local ones: a batch for either side is cut by that.
+    pub fn sharers(&self, now: f64) -> f64 {
+        let ledger = &self.state.ledger;
+        let local = ledger.side(Side::Local).workers;
+        let takes = self.state.joined && self.state.link == Link::Ready;
+        let Some(here) = self.item_here(now).filter(|_| takes) else { return local };
+        local + self.rate_there(self.item_there(now, here)) * here
+    }
+
+    /// How many times longer items take than those that are answered so far: short ones are answered first.
+    pub fn bias(&self, now: f64) -> f64 {
+        let [local, cloud] = &self.state.ledger.sides;
+        let (seen, sum) = (local.item.seen() + cloud.item.seen(), local.item.total() + cloud.item.total());
+        if seen == 0.0 || sum == 0.0 {
+            return 1.0;
+        }
+        let Some(here) = self.item_here(now) else { return 1.0 };
+        let longer = if cloud.items > 0 { here.max(self.item_there(now, here)) } else { here };
+        (longer * seen / sum).max(1.0)
     }
 
     /// Which batch is to be done twice, where a side has workers without work and there is nothing more to hand out.
@@ -329,7 +350,7 @@ impl Policy {
 
     /// The batch of a side that the other would answer sooner.
     fn lagging(&mut self, now: f64, side: Side, here: f64) -> Option<Repeat> {
-        let there = self.item_there(here);
+        let there = self.item_there(now, here);
         let ends = self.state.ledger.ends(side);
         let mut latest: Option<(f64, u64)> = None;
         for batch in ends.into_iter().flatten() {
