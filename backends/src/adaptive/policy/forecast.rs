@@ -39,7 +39,7 @@ impl Policy {
 
     /// What a side's workers have spent so far, over what they have answered and half of what they run. The first batch
     /// takes `delay` to get there.
-    fn censored(&self, side: Side, now: f64, delay: f64) -> Option<f64> {
+    pub(super) fn censored(&self, side: Side, now: f64, delay: f64) -> Option<f64> {
         let account = self.state.ledger.side(side);
         let since = now - account.begun? - delay;
         let spent = account.workers * since;
@@ -53,9 +53,8 @@ impl Policy {
     }
 
     /// Seconds that the service's worker takes for an item: as a local one, until it is known better.
-    pub(super) fn item_there(&self, now: f64, here: f64) -> f64 {
+    pub(super) fn item_there(&self, here: f64) -> f64 {
         let cloud = self.state.ledger.side(Side::Cloud);
-        let _ = now;
         // What is seen of few weighs less than what is seen of many here.
         match cloud.item.get() {
             Some(there) if cloud.item.seen() >= 8.0 => there,
@@ -98,7 +97,7 @@ impl Policy {
     /// Seconds until a batch of so many items that is sent to the service now is answered.
     pub(super) fn turnaround(&self, now: f64, items: f64, item: f64) -> f64 {
         let cloud = self.state.ledger.side(Side::Cloud);
-        let there = self.item_there(now, item);
+        let there = self.item_there(item);
         let mut way = self.way();
         if cloud.batches > 0 {
             // It says nothing any more: the way has become as long as the silence.
@@ -151,7 +150,7 @@ impl Policy {
         let ledger = &self.state.ledger;
         let rest = self.left() + ledger.side(Side::Local).items as f64;
         let alone = self.alone(rest, here);
-        let there = self.item_there(now, here);
+        let there = self.item_there(here);
         let delay = self.ready_in(now) + self.way();
         let workers = ledger.side(Side::Cloud).workers;
         let known = matches!(self.state.link, Link::Ready);

@@ -32,11 +32,6 @@ impl Mean {
         (self.weight > 0.0).then(|| self.sum / self.weight)
     }
 
-    /// All that was seen, about.
-    pub(super) fn total(&self) -> f64 {
-        self.get().unwrap_or(0.0) * self.seen
-    }
-
     /// Values seen.
     pub(super) fn seen(&self) -> f64 {
         self.seen
@@ -124,6 +119,8 @@ pub(super) struct Ledger {
     pub(super) pulled: u64,
     /// Bytes of an item.
     pub(super) item_bytes: Mean,
+    /// Seconds of an item as the host's adapter reckons them: each answer moves the mean halfway.
+    pub(super) latest: Option<f64>,
     /// Items that are answered.
     pub(super) done: u64,
     /// Items that are out with both.
@@ -177,6 +174,8 @@ impl Ledger {
     }
 
     pub(super) fn answered(&mut self, now: f64, batch: u64, side: Side, items: u32, wall: f64, bytes: u64) {
+        let each = wall / f64::from(items.max(1));
+        self.latest = Some(self.latest.map_or(each, |latest| f64::midpoint(latest, each)));
         let account = &mut self.sides[side as usize];
         account.item.add(wall, f64::from(items));
         account.result.add(bytes as f64, f64::from(items));

@@ -105,6 +105,8 @@ pub struct Policy {
     state: State,
 }
 
+/// The adapter's mean is not thought to be longer than what items take by more than this.
+const LEAST_BIAS: f64 = 0.1;
 /// Batches that may come back unanswered in a row before the service is left.
 const FAILURES: u32 = 5;
 
@@ -274,7 +276,7 @@ impl Policy {
             return false;
         }
         let Some(here) = self.item_here(now) else { return false };
-        let there = self.item_there(now, here);
+        let there = self.item_there(here);
         let Some(forecast) = self.forecast(now) else { return false };
         if !self.state.joined {
             if !self.worth(now, &forecast, self.options.margin) {
@@ -308,7 +310,7 @@ impl Policy {
         let waiting = (local.batches as f64 / local.workers.max(1.0)).floor();
         let each = f64::from(items.max(1)) * here;
         let ends = each * (1.0 + waiting);
-        let there = self.item_there(now, here);
+        let there = self.item_there(here);
         let rate = self.rate_there(there);
         let rest =
             (self.left() - f64::from(items)) / rate.max(1e-9) + self.turnaround(now, f64::from(items), here);
@@ -321,19 +323,23 @@ impl Policy {
         let local = ledger.side(Side::Local).workers;
         let takes = self.state.joined && self.state.link == Link::Ready;
         let Some(here) = self.item_here(now).filter(|_| takes) else { return local };
-        local + self.rate_there(self.item_there(now, here)) * here
+        local + self.rate_there(self.item_there(here)) * here
     }
 
-    /// How many times longer items take than those that are answered so far: short ones are answered first.
-    pub fn bias(&self, now: f64) -> f64 {
+    /// How many times longer items take than the host's adapter thinks, by whose mean the latest answers weigh most. Short
+    /// ones are answered first, and of thousands of workers the latest answers are few.
+    pub fn bias(&self, now: f64, side: Side) -> f64 {
         let [local, cloud] = &self.state.ledger.sides;
-        let (seen, sum) = (local.item.seen() + cloud.item.seen(), local.item.total() + cloud.item.total());
-        if seen == 0.0 || sum == 0.0 {
-            return 1.0;
-        }
         let Some(here) = self.item_here(now) else { return 1.0 };
-        let longer = if cloud.items > 0 { here.max(self.item_there(now, here)) } else { here };
-        (longer * seen / sum).max(1.0)
+        match (side, self.state.ledger.latest) {
+            (Side::Local, _) => local.item.get().map_or(1.0, |mean| (here / mean.max(1e-9)).max(1.0)),
+            (Side::Cloud, None) => 1.0,
+            (Side::Cloud, Some(thought)) => {
+                let running = self.censored(Side::Cloud, now, self.way()).filter(|_| cloud.is_full());
+                let there = self.item_there(here).max(running.unwrap_or(0.0));
+                (there / thought.max(1e-9)).max(LEAST_BIAS)
+            }
+        }
     }
 
     /// Which batch is to be done twice, where a side has workers without work and there is nothing more to hand out.
@@ -350,7 +356,7 @@ impl Policy {
 
     /// The batch of a side that the other would answer sooner.
     fn lagging(&mut self, now: f64, side: Side, here: f64) -> Option<Repeat> {
-        let there = self.item_there(now, here);
+        let there = self.item_there(here);
         let ends = self.state.ledger.ends(side);
         let mut latest: Option<(f64, u64)> = None;
         for batch in ends.into_iter().flatten() {
