@@ -44,12 +44,12 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             margin: 0.04,
-            least_gain: 0.02,
+            least_gain: 0.01,
             credits_per_second: 1.0,
-            worth_asking: 0.05,
+            worth_asking: 0.03,
             bandwidth: 50e6,
             opening: 0.03,
-            starting: 0.01,
+            starting: 0.005,
             commitment: 4.0,
             read_ahead: 64e6,
         }
@@ -225,8 +225,7 @@ impl Policy {
         let Some(forecast) = self.forecast(now) else { return (Step::Stay, Forecast::default()) };
         let step = match self.state.link {
             Link::Unknown
-                if now + forecast.alone > self.options.worth_asking
-                    && self.worth(now, &forecast, self.options.margin) =>
+                if now + forecast.alone > self.options.worth_asking && forecast.together < forecast.alone =>
             {
                 self.state.link = Link::Probing;
                 Step::Probe
