@@ -551,8 +551,10 @@ impl<'a> Stage<'a> {
             return Some((batch, first, items));
         }
         let now = seconds(self.now);
-        let (sharers, bias) =
-            self.policy.as_ref().map_or((0, 1.0), |policy| (policy.sharers(now).round() as usize, policy.bias(now, side)));
+        let (sharers, bias) = self
+            .policy
+            .as_ref()
+            .map_or((0, 1.0), |policy| (policy.sharers(now).round() as usize, policy.bias(now, side)));
         let workers = match self.mode {
             Mode::Cloud => self.place.cloud.max(1),
             Mode::Adaptive(_) => sharers,

@@ -46,7 +46,8 @@ impl Policy {
         if spent <= 0.0 || account.batches == 0 {
             return None;
         }
-        let running = account.workers.min(account.batches as f64) / account.batches as f64 * account.items as f64;
+        let running =
+            account.workers.min(account.batches as f64) / account.batches as f64 * account.items as f64;
         // Workers that never had work have not spent it.
         let spent = spent.min((account.answered as f64 + account.items as f64) * (since + delay));
         Some(spent / (account.answered as f64 + running / HALFWAY))
