@@ -434,6 +434,12 @@ impl Run for AdaptiveRun {
         })
     }
 
+    fn alone(&mut self) -> Option<Duration> {
+        let [_, there] = self.answered;
+        let seconds = (there > 0).then(|| self.policy.alone_so_far(self.now()))??;
+        Some(Duration::from_secs_f64(seconds))
+    }
+
     fn close(mut self: Box<Self>) -> Receipt {
         let receipt = self.spent();
         let at = self.now();

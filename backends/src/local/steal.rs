@@ -191,8 +191,10 @@ fn end_orphans(state: &mut State, now: Instant) -> Option<Duration> {
         |member: &Member| (0..member.held.len()).any(|at| !member.held[at].orphan && unbegun(member, at) > 0);
     let waiting = state.runs.values().any(|run| !run.pending.is_empty()) || state.members.iter().any(behind);
     for member in state.members.iter_mut().filter(|member| orphaned(member)) {
-        let unwanted = member.held.front().and_then(|held| state.runs.get(&held.batch.job()));
-        let cancelled = unwanted.is_some_and(|run| run.closed && run.job.cancel_running);
+        // Of a run that is over, or cancelled by name.
+        let unwanted = member.held.front().filter(|held| held.orphan);
+        let unwanted = unwanted.and_then(|held| state.runs.get(&held.batch.job()));
+        let cancelled = unwanted.is_some_and(|run| run.job.cancel_running);
         if !cancelled && !waiting && member.held.iter().all(|held| held.orphan) {
             continue;
         }

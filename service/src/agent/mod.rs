@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use fastmap_backends::BatchId;
 use fastmap_backends::cloud::{Problem, ProblemCode};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OnceCell, Semaphore};
@@ -115,6 +116,8 @@ impl Shared {
         let verdict = loop {
             tokio::select! {
                 verdict = &mut work => break verdict,
+                // What it has of this is given up with the future.
+                () = dispatch.revoked(lease.id) => return,
                 _ = heartbeat.tick() => if !dispatch.extend(lease.id).await {
                     return;
                 },
@@ -145,12 +148,14 @@ impl Shared {
         };
         let verdict = match &lease.work.task {
             Task::Check => Some(Verdict::Ready),
-            Task::Batch(task) => pool.run(task).await.ok(),
+            Task::Batch(task) => {
+                let (batch, verdict) = pool.run(task);
+                let mut under_way = UnderWay { pool: Some(pool), batch: Some(batch) };
+                let verdict = verdict.await.ok();
+                under_way.batch = None;
+                verdict
+            }
         };
-        // The last to hold a pool waits for the end of its workers.
-        if Arc::strong_count(&pool) == 1 {
-            drop(spawn_blocking(move || drop(pool)));
-        }
         verdict
     }
 
@@ -193,6 +198,25 @@ impl Shared {
         self.seat.pools(left);
         if !retired.is_empty() {
             drop(spawn_blocking(move || drop(retired)));
+        }
+    }
+}
+
+/// A batch that a pool has. Nobody waits for it any more once this is dropped.
+struct UnderWay {
+    pool: Option<Arc<Pool>>,
+    batch: Option<BatchId>,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let Some(pool) = self.pool.take() else { return };
+        if let Some(batch) = self.batch {
+            pool.cancel(batch);
+        }
+        // The last to hold a pool waits for the end of its workers.
+        if Arc::strong_count(&pool) == 1 {
+            drop(spawn_blocking(move || drop(pool)));
         }
     }
 }

@@ -40,6 +40,8 @@ pub struct Played {
     pub repeated: u64,
     /// Bytes of executable and context that were uploaded.
     pub uploaded: f64,
+    /// The most bytes of inputs and undelivered results that it held.
+    pub held: f64,
     /// A run was opened.
     pub opened: bool,
     /// Events played.
@@ -223,6 +225,7 @@ impl<'a> Stage<'a> {
     }
 
     fn end(mut self) -> Played {
+        self.played.held = self.drive.window.peak.0;
         self.played.seconds = if self.failed { f64::INFINITY } else { seconds(self.now) };
         self.played
     }
@@ -330,9 +333,6 @@ impl<'a> Stage<'a> {
     }
 
     fn see(&mut self, event: &Seen) {
-        if std::env::var_os("T").is_some() {
-            eprintln!("{:.4} {event:?}", seconds(self.now));
-        }
         if let Some(policy) = &mut self.policy {
             policy.see(seconds(self.now), event);
         }

@@ -341,6 +341,11 @@ impl Policy {
         }
     }
 
+    /// Seconds that the local workers alone would have taken for all that is answered, as their items have taken so far.
+    pub fn alone_so_far(&self, now: f64) -> Option<f64> {
+        Some(self.alone(self.state.ledger.done as f64, self.item_here(now)?))
+    }
+
     /// Which batch is to be done twice, where a side has workers without work and there is nothing more to hand out.
     pub fn repeat(&mut self, now: f64, local_idle: bool, cloud_idle: bool) -> Option<Repeat> {
         let here = self.item_here(now)?;
