@@ -72,7 +72,14 @@ pub(crate) fn look(state: &mut State, since_last: Duration, now: Instant) -> Opt
 pub(crate) fn first_look(state: &State, waste: bool) -> Option<Duration> {
     let limits = state.runs.values().filter_map(|run| run.job.item_timeout.map(pause_of));
     let orphans = state.runs.values().filter(|run| run.closed).map(|_| ORPHAN / 4);
-    limits.chain(orphans).chain(waste.then_some(STUCK)).chain(state.wear_pause()).min()
+    // Of a run that goes on, what was cancelled by name.
+    let cancelled = state.members.iter().any(|member| member.held.front().is_some_and(|held| held.orphan));
+    limits
+        .chain(orphans)
+        .chain(cancelled.then_some(ORPHAN / 4))
+        .chain(waste.then_some(STUCK))
+        .chain(state.wear_pause())
+        .min()
 }
 
 /// How often an item is looked at that may run for so long.

@@ -146,16 +146,17 @@ impl Shared {
                 return Some(Verdict::Failed(problem));
             }
         };
-        let verdict = match &lease.work.task {
-            Task::Check => Some(Verdict::Ready),
-            Task::Batch(task) => {
-                let (batch, verdict) = pool.run(task);
-                let mut under_way = UnderWay { pool: Some(pool), batch: Some(batch) };
-                let verdict = verdict.await.ok();
-                under_way.batch = None;
-                verdict
-            }
+        let begun = match &lease.work.task {
+            Task::Check => None,
+            Task::Batch(task) => Some(pool.run(task)),
         };
+        let batch = begun.as_ref().map(|(batch, _)| *batch);
+        let mut under_way = UnderWay { pool: Some(pool), batch };
+        let verdict = match begun {
+            None => Some(Verdict::Ready),
+            Some((_, verdict)) => verdict.await.ok(),
+        };
+        under_way.batch = None;
         verdict
     }
 
