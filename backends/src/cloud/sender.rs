@@ -176,6 +176,10 @@ fn carry(shared: &Shared, batch: &Batch, opened: &Opened, seq: u64) -> Landing {
     let (mut losses, mut faults) = (0, 0);
     loop {
         if shared.lock().is_given_up(seq) {
+            if waits {
+                // It may have been told before it had the batch.
+                drop(link.http.call(By::Short, "DELETE", &target, b""));
+            }
             return Landing::Cancelled;
         }
         let sent = match waits {

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use fastmap_backends::BatchId;
 use fastmap_backends::cloud::{Problem, ProblemCode};
+use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -216,8 +217,10 @@ impl Drop for UnderWay {
             pool.cancel(batch);
         }
         // The last to hold a pool waits for the end of its workers.
-        if Arc::strong_count(&pool) == 1 {
-            drop(spawn_blocking(move || drop(pool)));
+        if Arc::strong_count(&pool) == 1
+            && let Ok(runtime) = Handle::try_current()
+        {
+            drop(runtime.spawn_blocking(move || drop(pool)));
         }
     }
 }

@@ -99,7 +99,9 @@ impl Report {
             .collect();
         line("worlds where it can't help and something was paid", wasters.join(" "));
         line("credits spent where the service can't help", format!("{}", self.wasted()));
-        let beyond = |t: &Trial| t.better() == t.cloud.seconds && t.cloud.held > READ_AHEAD * 1.1;
+        let beyond = |t: &Trial| {
+            t.cloud_counts() && t.cloud.seconds < t.local.seconds && t.cloud.held > READ_AHEAD * 1.1
+        };
         line("CLOUD is the better one and held more than read_ahead", count(&beyond).to_string());
         let ratios = self.trials.iter().filter(|t| !beyond(t)).map(Trial::ratio).collect();
         line("time over the better one, 99 % of the other worlds", format!("≤ {:.3}", at(ratios, 0.99)));
