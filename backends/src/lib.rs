@@ -116,6 +116,12 @@ pub trait Run: Send {
         None
     }
 
+    /// What all that was answered would have taken without the service that took part of it, for the closing line; nothing
+    /// where none did.
+    fn alone(&mut self) -> Option<Duration> {
+        None
+    }
+
     /// Ends the run: what is queued is dropped, what runs is nobody's any more. Returns what it cost.
     fn close(self: Box<Self>) -> Receipt;
 }

@@ -514,7 +514,7 @@ impl Drive {
     /// The run can't go on: nothing more is read or waited for, only what is here is still to be delivered.
     pub(crate) fn stop(&mut self) {
         if let Some(mut run) = self.run.take() {
-            self.report.account(run.account());
+            self.report.account(run.account(), run.alone());
             self.report.spent(run.close());
         }
         self.again.clear();

@@ -53,6 +53,8 @@ pub(crate) struct Report {
     spent: Receipt,
     /// What its run says of itself.
     account: Option<String>,
+    /// What it would have taken without the service that took part, if one did.
+    alone: Option<Duration>,
     /// Items answered by the calling thread.
     here: u64,
     wall: Duration,
@@ -86,6 +88,7 @@ impl Report {
             cloud: 0,
             spent: Receipt::default(),
             account: None,
+            alone: None,
             here: 0,
             wall: Duration::ZERO,
             cpu: Duration::ZERO,
@@ -146,8 +149,8 @@ impl Report {
     }
 
     /// What the run has cost so far.
-    pub(crate) fn account(&mut self, account: Option<String>) {
-        self.account = account;
+    pub(crate) fn account(&mut self, account: Option<String>, alone: Option<Duration>) {
+        (self.account, self.alone) = (account, alone);
     }
 
     pub(crate) fn spent(&mut self, receipt: Receipt) {
@@ -341,6 +344,7 @@ impl Report {
             workers: self.workers,
             cores: cores(),
             paid: self.spent,
+            alone: self.alone,
             complete,
         };
         let map = Map {

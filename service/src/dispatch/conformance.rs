@@ -27,6 +27,7 @@ pub(crate) async fn all<D: Dispatch + 'static>(make: impl Fn(usize, Duration) ->
     what_an_agent_drops_is_given_to_another(&*make(100, Duration::from_millis(200))).await;
     what_is_given_back_comes_at_once_until_it_is_lost(&*make(100, LONG)).await;
     an_ended_run_is_over_wherever_its_work_is(&*make(100, LONG)).await;
+    a_cancelled_batch_is_over_and_its_agent_learns_it(&*make(100, LONG)).await;
     nobody_waits_for_a_closed_dispatch(&make(100, LONG)).await;
     a_lease_that_is_given_up_loses_nothing(&*make(100, LONG)).await;
 }
@@ -189,6 +190,30 @@ async fn an_ended_run_is_over_wherever_its_work_is(dispatch: &dyn Dispatch) {
     assert_eq!(seq(&lease), (1, 2));
     dispatch.answer(lease.id, answer(&lease)).await;
     assert!(is_answer(&verdict(other).await, 2));
+}
+
+async fn a_cancelled_batch_is_over_and_its_agent_learns_it(dispatch: &dyn Dispatch) {
+    let (leased, queued) = (submit(dispatch, 1, "r", 0).await, submit(dispatch, 1, "r", 1).await);
+    let (kept, others) = (submit(dispatch, 1, "r", 2).await, submit(dispatch, 2, "s", 0).await);
+    let held = lease(dispatch).await;
+    assert_eq!(seq(&held), (1, 0));
+    // What is not there is not cancelled, and does no harm.
+    dispatch.cancel("r", 9).await;
+    assert!(timeout(MOMENT, dispatch.revoked(held.id)).await.is_err(), "it is the agent's");
+    dispatch.cancel("r", 1).await;
+    dispatch.cancel("r", 0).await;
+    timeout(LIMIT, dispatch.revoked(held.id)).await.expect("the agent is told");
+    for receiver in [leased, queued] {
+        let got = verdict(receiver).await;
+        assert!(matches!(got, Verdict::Cancelled), "{got:?}");
+    }
+    assert!(!dispatch.extend(held.id).await && !dispatch.answer(held.id, answer(&held)).await);
+    for (receiver, expected) in [(others, 0), (kept, 2)] {
+        let lease = lease(dispatch).await;
+        dispatch.answer(lease.id, answer(&lease)).await;
+        assert!(is_answer(&verdict(receiver).await, expected), "{lease:?}");
+    }
+    nothing_to_lease(dispatch).await;
 }
 
 async fn nobody_waits_for_a_closed_dispatch<D: Dispatch + 'static>(dispatch: &Arc<D>) {
