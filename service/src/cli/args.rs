@@ -284,3 +284,34 @@ pub(crate) enum Runs {
         common: Common,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_page_of_options_has_those_of_the_service_with_their_defaults_and_variables_and_no_others() {
+        let page = include_str!("../../../docs/environment.md");
+        let mut command = Command::command();
+        let serve = command.find_subcommand_mut("serve").expect("there is one");
+        let options: Vec<_> = serve.get_arguments().filter(|option| option.get_id() != "help").collect();
+        for option in &options {
+            let name = option.get_long().expect("a long name");
+            let default: Vec<_> = match option.get_action().takes_values() {
+                true => option.get_default_values().iter().map(|value| value.to_string_lossy()).collect(),
+                false => Vec::new(),
+            };
+            let default = if default.is_empty() { String::new() } else { format!("`{}` ", default.join(",")) };
+            let row = format!("| `--{name}` | {default}| ");
+            assert!(page.contains(&row), "a row that begins with {row:?} is missing in docs/environment.md");
+            if let Some(variable) = option.get_env() {
+                let variable = variable.to_string_lossy();
+                assert!(page.contains(&*variable), "{variable} is missing in docs/environment.md");
+            }
+        }
+        let listed = page.lines().filter(|line| line.starts_with("| `--")).count();
+        assert_eq!(listed, options.len(), "docs/environment.md has options that `fastmap serve` has not");
+    }
+}
