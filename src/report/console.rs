@@ -242,6 +242,16 @@ pub fn stderr() -> Stderr {
 }
 
 /// Writes whole lines to stderr, between the progress bars; made by [`stderr()`].
+///
+/// # Examples
+///
+/// ```
+/// use std::io::Write;
+///
+/// let mut log: Box<dyn Write + Send> = Box::new(fastmap::stderr());
+/// writeln!(log, "a line of its own")?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Stderr {
     /// What has no end yet.

@@ -64,7 +64,8 @@ fn anchor(heading: &str) -> String {
 
 #[test]
 fn headings_are_found_as_links_name_them() {
-    let document = Document::read("# A map, *here*: `x_y` & more\n\n## Twice\n\n## Twice\n[a](b.md#c) ![d](e.png)");
+    let document =
+        Document::read("# A map, *here*: `x_y` & more\n\n## Twice\n\n## Twice\n[a](b.md#c) ![d](e.png)");
     let anchors: Vec<_> = document.anchors.iter().map(String::as_str).collect();
     assert_eq!(anchors, ["a-map-here-x_y--more", "twice", "twice-1"]);
     assert_eq!(document.links, ["b.md#c", "e.png"]);

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::error::Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -81,22 +82,23 @@ impl Shared {
             // Of runs that have ended this thread holds the last copy.
             prepared.retain(|_, (_, line)| Arc::strong_count(line) > 1);
             let (job, items) = (&line.job, batch.items());
-            if !prepared.contains_key(&job.id) {
-                match Executor::open(&job.function, &job.context) {
-                    Ok(executor) => drop(prepared.insert(job.id, (executor, Arc::clone(&line)))),
+            let (executor, _) = match prepared.entry(job.id) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => match Executor::open(&job.function, &job.context) {
+                    Ok(executor) => entry.insert((executor, Arc::clone(&line))),
                     Err(failure) => {
                         line.tell(Err(BackendError::Setup(failure)));
                         continue;
                     }
-                }
-            }
-            let Some((executor, _)) = prepared.get_mut(&job.id) else { continue };
+                },
+            };
             let (answered, mut results) =
                 executor.run(batch.payload(), batch.stride(), items, batch.result_credit());
             name.clone_into(&mut results.worker);
             // The place is free before the answer is told, so that who hears of it can use it.
             line.held.fetch_sub(1, Ordering::Relaxed);
-            let done = |items, outcome| Completion { batch: batch.id(), first: batch.first(), items, outcome };
+            let done =
+                |items, outcome| Completion { batch: batch.id(), first: batch.first(), items, outcome };
             line.tell(Ok(done(answered, Outcome::Done(results))));
             if answered < items {
                 // Its results have used up the memory that they may: the rest goes back, and is sent again.
@@ -121,7 +123,9 @@ impl Threads {
         let mut backend = Threads { shared: Arc::clone(&shared), threads: Vec::new() };
         for number in 0..threads {
             let (shared, name) = (Arc::clone(&shared), format!("thread-{number}"));
-            backend.threads.push(thread::Builder::new().name(name.clone()).spawn(move || shared.work(&name))?);
+            backend
+                .threads
+                .push(thread::Builder::new().name(name.clone()).spawn(move || shared.work(&name))?);
         }
         Ok(backend)
     }

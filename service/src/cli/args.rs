@@ -303,7 +303,8 @@ mod tests {
                 true => option.get_default_values().iter().map(|value| value.to_string_lossy()).collect(),
                 false => Vec::new(),
             };
-            let default = if default.is_empty() { String::new() } else { format!("`{}` ", default.join(",")) };
+            let default =
+                if default.is_empty() { String::new() } else { format!("`{}` ", default.join(",")) };
             let row = format!("| `--{name}` | {default}| ");
             assert!(page.contains(&row), "a row that begins with {row:?} is missing in docs/environment.md");
             if let Some(variable) = option.get_env() {
