@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fastmap_backends::Backend;
 use fastmap_backends::sandbox::Demand;
+use fastmap_backends::{Backend, local::default_processes};
 
 use crate::error::{Error, ErrorKind};
 
@@ -549,12 +549,6 @@ fn truth(value: &str) -> Option<bool> {
         "false" | "0" => Some(false),
         _ => None,
     }
-}
-
-/// Two workers for each core but one: while one waits for its next batch another computes, and the host has room.
-fn default_processes() -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    (cores * 2).saturating_sub(2).max(1)
 }
 
 impl fmt::Debug for Options {

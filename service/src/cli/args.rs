@@ -38,8 +38,8 @@ pub(crate) enum Action {
         /// The file.
         trace: PathBuf,
     },
-    /// See what this machine offers for jails and what the service would refuse; with `FASTMAP_CLOUD_URL` and `FASTMAP_SECRET`,
-    /// also whether that service takes the secret. Fails if something is not as it should be.
+    /// See whether maps can run on this machine (it starts workers) and in the service of `FASTMAP_CLOUD_URL` and
+    /// `FASTMAP_SECRET`, with what to do about what is wrong. Fails if something is.
     Doctor(Doctor),
     /// Get a link to the service's dashboard, for a browser. It signs in once, and within minutes.
     Dashboard(Dashboard),
@@ -47,6 +47,9 @@ pub(crate) enum Action {
 
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
+    /// This machine is to run `fastmap serve`: what that lacks is wrong, too.
+    #[arg(long)]
+    pub(crate) serve: bool,
     /// Answer in JSON.
     #[arg(long)]
     pub(crate) json: bool,

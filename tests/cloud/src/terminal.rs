@@ -62,6 +62,11 @@ impl Terminal {
         }
     }
 
+    /// All that it has shown so far.
+    pub fn screen(&self) -> &str {
+        &self.screen
+    }
+
     /// Types a line.
     pub fn types(&mut self, line: &str) {
         writeln!(self.keys, "{line}").expect("the terminal is open");
