@@ -5,8 +5,6 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // `serve` starts this very program in a jail, to see whether it can get out.
     fastmap_sandbox::jail::probe_if_asked();
-    // `doctor` starts it as workers, to see whether they come up.
-    fastmap_backends::local::enter();
     match fastmap_service::cli::main() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
