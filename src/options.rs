@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fastmap_backends::sandbox::Demand;
@@ -462,7 +462,7 @@ impl Options {
         Ok(Settings {
             exec_policy,
             verbosity: verbosity.unwrap_or_default(),
-            local_processes: local_processes.unwrap_or_else(default_processes),
+            local_processes: local_processes.unwrap_or_else(|| default_processes(cores())),
             read_ahead: read_ahead.unwrap_or(64_000_000),
             item_timeout,
             worker_memory,
@@ -549,6 +549,12 @@ fn truth(value: &str) -> Option<bool> {
         "false" | "0" => Some(false),
         _ => None,
     }
+}
+
+/// Cores that this process may use. Asked once: it reads files of cgroups, for 0.1 ms.
+pub(crate) fn cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 impl fmt::Debug for Options {

@@ -10,7 +10,7 @@ use crate::processes::Snapshot;
 use crate::work::Work;
 
 /// How thoroughly to measure.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Method {
     pub(crate) rounds: usize,
     /// Something short is repeated for as long, and the median counts: the kernel counts CPU time in steps of 10 ms,
@@ -112,6 +112,18 @@ impl Outcome {
             .iter()
             .find(|series| series.name == name)
             .expect("workloads ask for contestants that they entered")
+    }
+
+    /// Adds the rounds of `more` behind these.
+    pub(crate) fn append(&mut self, more: Outcome) {
+        for series in more.series {
+            match self.series.iter_mut().find(|known| known.name == series.name) {
+                Some(known) => known.values.extend(series.values),
+                None => self.series.push(series),
+            }
+        }
+        self.set_aside += more.set_aside;
+        self.disturbed += more.disturbed;
     }
 
     /// The better of some contestants, round by round.

@@ -5,7 +5,6 @@
 //! an index and waits like any map; where workers are not worth their cost, no more is read until all that was read is
 //! answered, and the calling thread goes on at that index. So order, windows and budgets need to know nothing of it.
 
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use std::vec::IntoIter;
 
@@ -20,6 +19,7 @@ use super::inline::{Choice, Pace, Slower, Watch, Workers};
 use super::{Advance, Fastmap};
 use crate::config::FastmapConfig;
 use crate::error::{Error, ErrorKind};
+use crate::options::cores;
 
 /// Single calls between two looks at the clock, and what one may take, with what the consumer does between them.
 const STRETCH: u32 = 2048;
@@ -409,10 +409,4 @@ impl Drive {
         self.here = true;
         self.pulled
     }
-}
-
-/// Cores that this process may use. Asked once: it reads files of cgroups.
-fn cores() -> usize {
-    static CORES: OnceLock<usize> = OnceLock::new();
-    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }

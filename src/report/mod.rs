@@ -22,7 +22,7 @@ use timings::{Map, Timings};
 
 use crate::entry::inside_inline_call;
 use crate::error::Error;
-use crate::options::Verbosity;
+use crate::options::{Verbosity, cores};
 
 /// What one map has done so far.
 #[derive(Debug)]
@@ -342,7 +342,7 @@ impl Report {
             cpu: self.cpu,
             waited: self.waited,
             workers: self.workers,
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            cores: cores(),
             paid: self.spent,
             complete,
         };

@@ -24,6 +24,7 @@ mod pool;
 mod reader;
 mod relay;
 mod run;
+mod spread;
 mod steal;
 mod supervisor;
 mod wear;
@@ -65,7 +66,7 @@ pub(crate) mod fuzzing {
 /// CPU for 10 µs, so that 20 ms of work hide it and 0.1 ms is worth it; of large items what stays in a core's cache (a million
 /// square roots in batches of 64, 128, 256 and 512 KB: 132, 160, 172 and 173 million a second).
 const TARGETS: Targets =
-    Targets { work: Duration::from_millis(20), least: Duration::from_micros(100), bytes: 256 * 1024 };
+    Targets { work: Duration::from_millis(20), least: Duration::from_micros(200), bytes: 256 * 1024 };
 
 /// More make no sense on any machine, and each costs the host seven descriptors and two threads.
 const MOST_PROCESSES: usize = 4096;
@@ -96,10 +97,9 @@ pub struct LocalOptions {
     pub most_items: Option<u64>,
 }
 
-/// How many workers a map has where nobody says: two for each core but one. While one waits for its next batch another
-/// computes, and the host has room.
-pub fn default_processes() -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+/// How many workers a map has on so many cores where nobody says: two for each but one. While one waits for its next
+/// batch another computes, and the host has room.
+pub fn default_processes(cores: usize) -> usize {
     (cores * 2).saturating_sub(2).max(1)
 }
 

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use fastmap_sandbox::Record;
 use memmap2::{MmapOptions, MmapRaw};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sched::sched_getcpu;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::ftruncate;
 
@@ -45,6 +46,8 @@ struct Fields {
     copied: AtomicU64,
     /// Its item that runs; `SETUP`; `IDLE`.
     item: AtomicU32,
+    /// The core on which its last batch began or ended.
+    core: AtomicU32,
 }
 
 const _: () = assert!(size_of::<Fields>() <= RECORD && RECORD + size_of::<Record>() <= PAGE);
@@ -204,6 +207,7 @@ impl Page {
     /// Worker: a batch begins; where the number of its running item is kept up to date.
     pub(crate) fn begin(&self, ticket: u64) -> &AtomicU32 {
         self.record().begin();
+        self.tell_core();
         self.fields().item.store(IDLE, Ordering::Release);
         self.fields().ticket.store(ticket, Ordering::Release);
         self.fields().item.store(0, Ordering::Release);
@@ -212,7 +216,17 @@ impl Page {
 
     /// Worker: no item runs any more, and the answer is being sent. To die of that is the fault of any of them.
     pub(crate) fn begin_sending(&self) {
+        self.tell_core();
         self.fields().item.store(SENDING, Ordering::Release);
+    }
+
+    fn tell_core(&self) {
+        self.fields().core.store(sched_getcpu().unwrap_or(0) as u32, Ordering::Relaxed);
+    }
+
+    /// Host: where the worker's last batch began or ended.
+    pub(crate) fn core(&self) -> usize {
+        self.fields().core.load(Ordering::Relaxed) as usize
     }
 
     /// Worker: nothing runs.

@@ -15,6 +15,7 @@ use super::confined;
 use super::member::{Held, Member, recall};
 use super::outbox::Outbox;
 use super::run::{Gauge, RunState};
+use super::spread::Busy;
 use super::steal;
 use super::wear::{self, Allowed};
 use crate::batch::{Batch, BatchId};
@@ -61,6 +62,8 @@ pub(crate) struct State {
     pub(crate) closing: bool,
     /// Most workers at a time.
     pub(crate) processes: usize,
+    /// Workers are processes of this program, and not what a launcher has started.
+    pub(crate) own: bool,
     /// What each worker may use up.
     pub(crate) allowed: Allowed,
     /// When the supervisor will look around without being woken; `None`: not at all.
@@ -73,7 +76,12 @@ impl Shared {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
         let allowed = Allowed { memory: options.memory, items: options.most_items };
-        let state = Mutex::new(State { allowed, processes: options.processes, ..State::default() });
+        let state = Mutex::new(State {
+            allowed,
+            processes: options.processes,
+            own: options.launcher.is_none(),
+            ..State::default()
+        });
         let started = Condvar::default();
         Ok(Shared { state, wake, timer, started, options, owner: std::process::id() })
     }
@@ -464,6 +472,8 @@ impl State {
         let run = self.runs.get_mut(&job).expect("it was just listed");
         let depth = run.depth();
         let allowed = self.allowed;
+        let busy = self.members.iter().filter(|member| !member.held.is_empty());
+        let busy = Busy::on(busy.map(|member| member.page.core()));
         let ready = self.members.iter_mut().filter(|member| {
             member.takes_work() && member.held.len() < depth && allowed.items_left(member) > 0
         });
@@ -474,6 +484,8 @@ impl State {
             run.pending.push_front(rest);
         }
         run.in_flight += 1;
+        let own = self.own && member.held.is_empty();
+        let _kept_off = own.then(|| busy.keep_off(member.child.id(), member.page.core())).flatten();
         if member.opened.insert(job) {
             let outbox = member.outbox.as_mut().expect("a worker that takes work has greeted");
             outbox.send(run.opening_for(&member.page.files));

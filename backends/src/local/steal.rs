@@ -142,20 +142,24 @@ fn end_silent(state: &mut State, since_last: Duration) -> Option<Duration> {
 /// time, which does not run where nothing was begun. Where all are stopped somebody wants it so.
 fn end_stopped(state: &mut State, since_last: Duration, now: Instant) -> Option<Duration> {
     let spare = state.members.len() + state.requested < state.processes;
-    let idle = spare || state.members.iter().any(|member| member.idle() && !is_stopped(member.child.id()));
+    // Read from files, and so only where one may be stopped.
+    let late = |member: &Member| now.saturating_duration_since(member.progress) >= STOPPED / 4;
+    let doubtful = state.members.iter().any(|member| !member.held.is_empty() && late(member));
+    let rests = |member: &Member| member.idle() && !is_stopped(member.child.id());
+    let idle = spare || doubtful && state.members.iter().any(rests);
     let limited =
         |held: &Held| state.runs.get(&held.batch.job()).is_some_and(|run| run.job.item_timeout.is_some());
     let pause = STOPPED / 4;
     let mut next = None;
     for member in state.members.iter_mut().filter(|member| member.verdict.is_none()) {
-        let waits = member.page.running().is_none();
-        let holds = member.held.iter().any(|held| !held.orphan && (idle || waits && limited(held)));
-        if !holds {
+        if member.held.iter().all(|held| held.orphan) {
             member.stopped = Duration::ZERO;
             continue;
         }
         next = Some(pause);
-        if now.saturating_duration_since(member.progress) < pause || !is_stopped(member.child.id()) {
+        let waits = member.page.running().is_none();
+        let wanted = member.held.iter().any(|held| !held.orphan && (idle || waits && limited(held)));
+        if !wanted || !late(member) || !is_stopped(member.child.id()) {
             member.stopped = Duration::ZERO;
             continue;
         }

@@ -31,6 +31,8 @@ use crate::completion::{Death, DeathCause};
 
 /// Bytes of one pipe that are passed on before the others get their turn.
 const TURN: usize = 256 * 1024;
+/// The kernel's count of memory kills is read when the first workers are up: it takes 0.1 ms of a core that they need.
+const COUNT_KILLS: Duration = Duration::from_millis(20);
 /// `sun_path` holds 108 bytes with its end; ipc-channel cuts a longer path off in silence.
 const SOCKET_PATH: usize = 107;
 
@@ -59,6 +61,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
     let mut readers: Vec<JoinHandle<()>> = Vec::new();
     let mut named = 0;
     let mut folder_tried = false;
+    let mut first_start: Option<Instant> = None;
     let mut memory_kills = None;
     let mut closing: Option<Instant> = None;
     let mut last_look = Instant::now();
@@ -102,13 +105,19 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
                 }
             }
         }
+        let mut within = |most: Duration| pause = Some(pause.map_or(most, |pause| pause.min(most)));
         if requested > 0 {
-            // While they begin.
-            memory_kills.get_or_insert_with(MemoryKills::new);
             // What was started may have to be looked after by the clock.
-            pause = Some(pause.map_or(Duration::from_secs(1), |pause| pause.min(Duration::from_secs(1))));
+            within(Duration::from_secs(1));
+            first_start.get_or_insert(now);
+        }
+        if first_start.is_some() && memory_kills.is_none() {
+            within(COUNT_KILLS);
         }
         let news = wait(shared, &watched, pause);
+        if memory_kills.is_none() && first_start.is_some_and(|begun| begun.elapsed() >= COUNT_KILLS) {
+            memory_kills = Some(MemoryKills::new());
+        }
         for index in (0..watched.len()).rev().filter(|index| news[*index]) {
             watched[index].pass_on(shared);
             if watched[index].is_dead() {

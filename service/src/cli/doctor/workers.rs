@@ -39,7 +39,7 @@ impl Task for Reads {
 pub(super) fn start() -> Vec<Finding> {
     const NAME: &str = "workers";
     let wanted = match variable("FASTMAP_LOCAL_PROCESSES") {
-        None => local::default_processes(),
+        None => local::default_processes(std::thread::available_parallelism().map_or(1, usize::from)),
         Some(value) => match value.parse() {
             Ok(wanted @ 1..) => wanted,
             _ => {
