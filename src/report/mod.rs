@@ -10,7 +10,7 @@ mod timings;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use fastmap_backends::{Batch, Loss, Place, Receipt, RefusedCall, Results, local};
+use fastmap_backends::{Batch, BatchId, Loss, Place, Receipt, RefusedCall, Results, local};
 
 pub(crate) use console::{Console, notice, warn};
 pub use console::{Stderr, stderr, suspend_progress};
@@ -174,13 +174,14 @@ impl Report {
         }
     }
 
-    pub(crate) fn answered(&mut self, first: u64, items: u32, results: &Results) {
+    /// Items of a batch were answered; `more` of it are out.
+    pub(crate) fn answered(&mut self, batch: BatchId, more: bool, first: u64, items: u32, results: &Results) {
         self.answered += u64::from(items);
         if results.place == Place::Cloud {
             self.cloud += u64::from(items);
         }
         if let Some(recorder) = self.timings.recorder() {
-            recorder.answered(first, items, results);
+            recorder.answered(batch, more, first, items, results);
         }
         self.wall += results.wall;
         self.cpu += results.cpu;
@@ -267,7 +268,8 @@ impl Report {
     pub(crate) fn lost(&mut self, batch: &Batch, loss: &Loss) {
         self.deaths += 1;
         if let Some(recorder) = self.timings.recorder() {
-            recorder.lost(batch, loss);
+            let place = if self.backend == "cloud" { Place::Cloud } else { Place::Here };
+            recorder.lost(batch, loss, place);
         }
         if self.verbosity >= Verbosity::Loud {
             self.say(&loss.death.to_string());
@@ -286,6 +288,7 @@ impl Report {
 
     pub(crate) fn waited(&mut self, time: Duration) {
         self.waited += time;
+        self.timings.look_up();
         if let Some(recorder) = self.timings.recorder() {
             recorder.waited(time);
         }

@@ -277,6 +277,11 @@ fn sort(batch: &Batch, parts: Vec<Part>) -> (Vec<Completion>, Vec<Piece>) {
     (told, rest)
 }
 
+/// A worker's name, for reports: those of this machine are called alike, and ADAPTIVE has both in one map.
+fn there(worker: &str) -> String {
+    format!("{worker} (cloud)")
+}
+
 /// What became of a part of a batch, for who has submitted it.
 fn completion(batch: &Batch, part: Part) -> Completion {
     let Part { offset, items, outcome } = part;
@@ -285,9 +290,14 @@ fn completion(batch: &Batch, part: Part) -> Completion {
         false => batch.piece(batch.id(), offset, offset + items, batch.attempt()),
     };
     let outcome = match outcome {
-        PartOutcome::Done(results) => Outcome::Done(Results { place: Place::Cloud, ..results }),
+        PartOutcome::Done(results) => {
+            Outcome::Done(Results { place: Place::Cloud, worker: there(&results.worker), ..results })
+        }
         PartOutcome::Returned => Outcome::Returned(piece()),
-        PartOutcome::Lost(loss) => Outcome::Lost(piece(), loss),
+        PartOutcome::Lost(mut loss) => {
+            loss.death.worker = there(&loss.death.worker);
+            Outcome::Lost(piece(), loss)
+        }
     };
     Completion { batch: batch.id(), first: batch.first() + u64::from(offset), items, outcome }
 }

@@ -98,6 +98,12 @@ pub struct LocalOptions {
     pub most_items: Option<u64>,
 }
 
+/// How many workers a map has on so many cores where nobody says: two for each but one. While one waits for its next
+/// batch another computes, and the host has room.
+pub fn default_processes(cores: usize) -> usize {
+    (cores * 2).saturating_sub(2).max(1)
+}
+
 impl LocalOptions {
     /// `processes` workers of this executable, whose lines go to the host's own output, and that are not confined.
     pub fn new(processes: usize) -> Self {
