@@ -194,6 +194,7 @@ mod tests {
             answered: 1000,
             here: 0,
             elapsed: Duration::from_secs(5),
+            alone: None,
             wall: Duration::from_secs(10),
             cpu: Duration::from_secs(10),
             waited: Duration::from_millis(4900),
