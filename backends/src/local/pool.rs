@@ -473,7 +473,7 @@ impl State {
         let depth = run.depth();
         let allowed = self.allowed;
         let busy = self.members.iter().filter(|member| !member.held.is_empty());
-        let busy = Busy::on(busy.map(|member| member.page.core()));
+        let busy = Busy::on(busy.filter_map(|member| member.page.core()));
         let ready = self.members.iter_mut().filter(|member| {
             member.takes_work() && member.held.len() < depth && allowed.items_left(member) > 0
         });

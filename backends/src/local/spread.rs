@@ -24,10 +24,8 @@ impl Busy {
 
     /// Keeps a worker that ran on `core` last off the busy cores until the result is dropped. `None`: it is on none of
     /// them, or may use no other.
-    pub(crate) fn keep_off(&self, worker: u32, core: usize) -> Option<KeptOff> {
-        if !self.0.contains(&core) {
-            return None;
-        }
+    pub(crate) fn keep_off(&self, worker: u32, core: Option<usize>) -> Option<KeptOff> {
+        let _taken = core.filter(|core| self.0.contains(core))?;
         let worker = Pid::from_raw(i32::try_from(worker).ok()?);
         // A host that was not allowed all cores gave its workers no more; the function may have chosen some itself.
         let allowed = sched_getaffinity(worker).ok()?;
@@ -44,5 +42,41 @@ impl Drop for KeptOff {
     fn drop(&mut self) {
         // It may have died meanwhile.
         let _gone = sched_setaffinity(self.worker, &self.allowed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_worker_is_kept_off_busy_cores_while_it_is_woken_and_no_longer() {
+        let own = sched_getaffinity(Pid::from_raw(0)).expect("this thread's cores");
+        let cores: Vec<usize> =
+            (0..CpuSet::count()).filter(|core| own.is_set(*core).unwrap_or(false)).collect();
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().expect("a process that waits");
+        let worker = Pid::from_raw(child.id() as i32);
+        let allowed = || sched_getaffinity(worker).expect("it lives");
+
+        let busy = Busy::on([cores[0]].into_iter());
+        assert!(busy.keep_off(child.id(), None).is_none(), "it has run nowhere yet");
+        assert!(busy.keep_off(child.id(), Some(usize::MAX)).is_none(), "nobody is where it was");
+        let kept_off = busy.keep_off(child.id(), Some(cores[0]));
+        if let [_, other, ..] = *cores.as_slice() {
+            assert!(kept_off.is_some() && !allowed().is_set(cores[0]).unwrap_or(true));
+            assert!(allowed().is_set(other).unwrap_or(false));
+        } else {
+            assert!(kept_off.is_none(), "there is no other");
+        }
+        drop(kept_off);
+        assert_eq!(allowed(), own);
+        let everywhere = Busy::on(cores.iter().copied());
+        assert!(everywhere.keep_off(child.id(), Some(cores[0])).is_none(), "all are busy");
+
+        drop(child.stdin.take());
+        child.wait().expect("it ends with its input");
+        assert!(busy.keep_off(child.id(), Some(cores[0])).is_none(), "it is gone");
     }
 }

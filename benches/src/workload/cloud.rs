@@ -19,15 +19,19 @@ const ITEMS: u64 = 10_000;
 const ITEMS_QUICK: u64 = 2_000;
 
 /// A service on loopback, which ends with this.
-struct Service(Child);
+#[derive(Debug)]
+pub(crate) struct Service(Child);
 
 impl Service {
-    /// The service, and options for a client of it.
-    fn start() -> Result<(Service, Options), String> {
+    /// The service with so many workers, the secret of an account, and its address.
+    ///
+    /// # Errors
+    /// If it can't be started.
+    pub(crate) fn start(workers: usize) -> Result<(Service, String, String), String> {
         let bench = std::env::current_exe().map_err(|error| error.to_string())?;
         let path = bench.with_file_name("fastmap");
         let mut child = Command::new(&path)
-            .args(["serve", "--dev", "--log", "error", "--workers", &WORKERS.to_string()])
+            .args(["serve", "--dev", "--log", "error", "--workers", &workers.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -43,7 +47,7 @@ impl Service {
         };
         let secret = value("export FASTMAP_SECRET=")?;
         let url = value("export FASTMAP_CLOUD_URL=")?;
-        Ok((service, Options::new().exec_policy(ExecPolicy::Cloud).secret(secret).cloud_url(url)))
+        Ok((service, secret, url))
     }
 }
 
@@ -68,8 +72,10 @@ pub(super) fn measure(method: &Method) -> Section {
          The program was uploaded before; that a run is opened and its workers are started is in it.",
         &["", "s", "over LOCAL, %"],
     );
-    let (_service, cloud) = match Service::start() {
-        Ok(started) => started,
+    let (_service, cloud) = match Service::start(WORKERS) {
+        Ok((service, secret, url)) => {
+            (service, Options::new().exec_policy(ExecPolicy::Cloud).secret(secret).cloud_url(url))
+        }
         Err(why) => {
             section.row("not measured", [why, String::new()]);
             return section;
