@@ -51,15 +51,16 @@ pub(crate) fn run(words: &[String]) -> Result<(), String> {
     let method = Method {
         rounds: args.rounds.max(1),
         slot: Duration::ZERO,
-        attempts: 2,
+        attempts: 1,
         quick: false,
         full: false,
         python: None,
     };
     let kept = Kept::open().map_err(|error| format!("nothing can be kept: {error}"))?;
+    let cores = cores()?;
     for way in ways {
         let work = if args.work.is_empty() { &WORK[..] } else { &args.work };
-        let section = measure(&method, way, work)?;
+        let section = measure(&method, way, work, cores)?;
         section.print();
         if args.work.is_empty() {
             kept.keep(&name(way), &section).map_err(|error| format!("nothing can be kept: {error}"))?;
@@ -97,13 +98,17 @@ fn pass(config: &FastmapConfig, items: u64, turns: u64) {
     assert_eq!(results.flatten().count() as u64, items, "each item has a result");
 }
 
-fn measure(method: &Method, way: u64, work: &[u64]) -> Result<Section, String> {
+fn measure(
+    method: &Method,
+    way: u64,
+    work: &[u64],
+    (here, there): (usize, usize),
+) -> Result<Section, String> {
     let mut section = Section::new(
         &format!("A way of {way} ms there and back"),
         "",
         &["work, items", "LOCAL, s", "CLOUD, s", "ADAPTIVE, s", "over the better", "who helps"],
     );
-    let (here, there) = cores()?;
     pin(there)?;
     let (_service, secret, url) = Service::start(1)?;
     let target = url.strip_prefix("http://").and_then(|target| target.parse().ok());
