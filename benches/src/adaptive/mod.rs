@@ -57,7 +57,8 @@ pub(crate) fn run(words: &[String]) -> Result<(), String> {
         python: None,
     };
     let kept = Kept::open().map_err(|error| format!("nothing can be kept: {error}"))?;
-    let cores = cores()?;
+    let may = sched_getaffinity(Pid::from_raw(0)).map_err(|error| error.to_string())?;
+    let cores = cores(&may)?;
     for way in ways {
         let work = if args.work.is_empty() { &WORK[..] } else { &args.work };
         let section = measure(&method, way, work, cores)?;
@@ -66,6 +67,7 @@ pub(crate) fn run(words: &[String]) -> Result<(), String> {
             kept.keep(&name(way), &section).map_err(|error| format!("nothing can be kept: {error}"))?;
         }
     }
+    sched_setaffinity(Pid::from_raw(0), &may).map_err(|error| error.to_string())?;
     let sections: Vec<Section> = WAYS.iter().filter_map(|way| kept.find(&name(*way))).collect();
     if sections.len() < WAYS.len() {
         println!("\ndocs/adaptive.md is written when all ways are measured.");
@@ -87,8 +89,7 @@ fn pin(core: usize) -> Result<(), String> {
 }
 
 /// Two cores that this process may use.
-fn cores() -> Result<(usize, usize), String> {
-    let may = sched_getaffinity(Pid::from_raw(0)).map_err(|error| error.to_string())?;
+fn cores(may: &CpuSet) -> Result<(usize, usize), String> {
     let mut cores = (0..CpuSet::count()).filter(|core| may.is_set(*core).unwrap_or(false));
     cores.next().zip(cores.next()).ok_or_else(|| "this takes two cores".to_owned())
 }
@@ -144,7 +145,6 @@ fn measure(
             let cells = [cell(time("LOCAL")), cell(time("CLOUD")), cell(time("ADAPTIVE")), cell(over)];
             section
                 .row(&format!("{work} s, {items} of {item} ms"), cells.into_iter().chain([helps.to_owned()]));
-            section.count(&outcome);
         }
     }
     section.rounds = method.rounds;
@@ -166,7 +166,8 @@ fn write(sections: &[Section], rounds: usize) -> std::io::Result<()> {
          0.5 of the time of one. The way between them is a TCP proxy that delivers bytes later, on the service's core. The program \
          was uploaded before; that the service is asked, a run opened and its worker started is in each map. LOCAL, CLOUD and \
          ADAPTIVE take turns, {rounds} rounds; a cell is the median and, in brackets, the range; *over the better* is ADAPTIVE's \
-         time over that of the better one of the same round. *Both* help where neither takes {BOTH} times as long as the other.\n\n\
+         time over that of the better one of the same round. *Both* help where neither takes {BOTH} times as long as the other. \
+         Measurements that other processes disturbed are not set aside, for the service is another process.\n\n\
          ```sh\n\
          scripts/bench adaptive        # all of it, 10 minutes; writes this file\n\
          scripts/bench adaptive 20     # one way to the service: kept, and written with the last missing one\n\
