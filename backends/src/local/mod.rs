@@ -43,6 +43,7 @@ pub use greeting::INSIDE;
 pub use jailed::Jailed;
 pub use launch::{Keeper, Launch, Launcher, Start};
 pub use relay::{PassThrough, Relay, Stream};
+pub use supervisor::MOST_TEMP_FOLDER;
 pub(crate) use worker::{Opening, Record};
 pub use worker::{enter, inside_worker, leave_unentered, marked};
 

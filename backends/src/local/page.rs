@@ -18,6 +18,7 @@ use nix::unistd::ftruncate;
 
 use super::area::AREA;
 use super::handover::Handover;
+use super::spread::Owed;
 use crate::completion::Running;
 
 const PAGE: usize = 4096;
@@ -50,6 +51,8 @@ struct Fields {
     item: AtomicU32,
     /// The core on which its last batch began or ended.
     core: AtomicU32,
+    /// The cores that it is to have back, see `spread`.
+    owed: Owed,
 }
 
 const _: () = assert!(size_of::<Fields>() <= RECORD && RECORD + size_of::<Record>() <= PAGE);
@@ -232,6 +235,11 @@ impl Page {
     pub(crate) fn core(&self) -> Option<usize> {
         let core = self.fields().core.load(Ordering::Relaxed);
         (core != NOWHERE).then_some(core as usize)
+    }
+
+    /// The worker's cores, where it is kept off some.
+    pub(crate) fn owed(&self) -> &Owed {
+        &self.fields().owed
     }
 
     /// Worker: nothing runs.

@@ -485,7 +485,8 @@ impl State {
         }
         run.in_flight += 1;
         let own = self.own && member.held.is_empty();
-        let _kept_off = own.then(|| busy.keep_off(member.child.id(), member.page.core())).flatten();
+        let page = Arc::clone(&member.page);
+        let _kept_off = own.then(|| busy.keep_off(member.child.id(), page.core(), page.owed())).flatten();
         if member.opened.insert(job) {
             let outbox = member.outbox.as_mut().expect("a worker that takes work has greeted");
             outbox.send(run.opening_for(&member.page.files));

@@ -34,8 +34,9 @@ use crate::completion::{Death, DeathCause};
 const TURN: usize = 256 * 1024;
 /// The kernel's count of memory kills is read when the first workers are up: it takes 0.1 ms of a core that they need.
 const COUNT_KILLS: Duration = Duration::from_millis(20);
-/// `sun_path` holds 108 bytes with its end; ipc-channel cuts a longer path off in silence.
-const SOCKET_PATH: usize = 107;
+/// Most bytes that the name of the temporary folder may have, for the workers' sockets to lie there: `sun_path` holds
+/// 107 bytes before its end, to which ipc-channel adds a folder and a name, and cuts a longer path off in silence.
+pub const MOST_TEMP_FOLDER: usize = 107 - "/.tmpXXXXXX/socket".len();
 
 /// What the supervisor holds of one worker.
 struct Watched {
@@ -372,10 +373,10 @@ fn listen_socket(tried: &mut bool) -> io::Result<(IpcOneShotServer<Greeting>, St
             "the temporary folder {shown} does not exist; set TMPDIR to one that does"
         )));
     }
-    // It adds `/.tmpXXXXXX/socket`.
-    if folder.as_os_str().len() + "/.tmpXXXXXX/socket".len() > SOCKET_PATH {
+    if folder.as_os_str().len() > MOST_TEMP_FOLDER {
         return Err(io::Error::other(format!(
-            "the temporary folder's name is too long for a socket: {shown}; set TMPDIR to a shorter one"
+            "the temporary folder's name is too long for a socket: {shown}; set TMPDIR to one of at most \
+             {MOST_TEMP_FOLDER} bytes"
         )));
     }
     let refused = |error: io::Error| {

@@ -51,20 +51,23 @@ pub(crate) fn run(words: &[String]) -> Result<(), String> {
     let method = Method {
         rounds: args.rounds.max(1),
         slot: Duration::ZERO,
-        attempts: 2,
+        attempts: 1,
         quick: false,
         full: false,
         python: None,
     };
     let kept = Kept::open().map_err(|error| format!("nothing can be kept: {error}"))?;
+    let may = sched_getaffinity(Pid::from_raw(0)).map_err(|error| error.to_string())?;
+    let cores = cores(&may)?;
     for way in ways {
         let work = if args.work.is_empty() { &WORK[..] } else { &args.work };
-        let section = measure(&method, way, work)?;
+        let section = measure(&method, way, work, cores)?;
         section.print();
         if args.work.is_empty() {
             kept.keep(&name(way), &section).map_err(|error| format!("nothing can be kept: {error}"))?;
         }
     }
+    sched_setaffinity(Pid::from_raw(0), &may).map_err(|error| error.to_string())?;
     let sections: Vec<Section> = WAYS.iter().filter_map(|way| kept.find(&name(*way))).collect();
     if sections.len() < WAYS.len() {
         println!("\ndocs/adaptive.md is written when all ways are measured.");
@@ -86,8 +89,7 @@ fn pin(core: usize) -> Result<(), String> {
 }
 
 /// Two cores that this process may use.
-fn cores() -> Result<(usize, usize), String> {
-    let may = sched_getaffinity(Pid::from_raw(0)).map_err(|error| error.to_string())?;
+fn cores(may: &CpuSet) -> Result<(usize, usize), String> {
     let mut cores = (0..CpuSet::count()).filter(|core| may.is_set(*core).unwrap_or(false));
     cores.next().zip(cores.next()).ok_or_else(|| "this takes two cores".to_owned())
 }
@@ -97,13 +99,17 @@ fn pass(config: &FastmapConfig, items: u64, turns: u64) {
     assert_eq!(results.flatten().count() as u64, items, "each item has a result");
 }
 
-fn measure(method: &Method, way: u64, work: &[u64]) -> Result<Section, String> {
+fn measure(
+    method: &Method,
+    way: u64,
+    work: &[u64],
+    (here, there): (usize, usize),
+) -> Result<Section, String> {
     let mut section = Section::new(
         &format!("A way of {way} ms there and back"),
         "",
         &["work, items", "LOCAL, s", "CLOUD, s", "ADAPTIVE, s", "over the better", "who helps"],
     );
-    let (here, there) = cores()?;
     pin(there)?;
     let (_service, secret, url) = Service::start(1)?;
     let target = url.strip_prefix("http://").and_then(|target| target.parse().ok());
@@ -139,7 +145,6 @@ fn measure(method: &Method, way: u64, work: &[u64]) -> Result<Section, String> {
             let cells = [cell(time("LOCAL")), cell(time("CLOUD")), cell(time("ADAPTIVE")), cell(over)];
             section
                 .row(&format!("{work} s, {items} of {item} ms"), cells.into_iter().chain([helps.to_owned()]));
-            section.count(&outcome);
         }
     }
     section.rounds = method.rounds;
@@ -161,7 +166,8 @@ fn write(sections: &[Section], rounds: usize) -> std::io::Result<()> {
          0.5 of the time of one. The way between them is a TCP proxy that delivers bytes later, on the service's core. The program \
          was uploaded before; that the service is asked, a run opened and its worker started is in each map. LOCAL, CLOUD and \
          ADAPTIVE take turns, {rounds} rounds; a cell is the median and, in brackets, the range; *over the better* is ADAPTIVE's \
-         time over that of the better one of the same round. *Both* help where neither takes {BOTH} times as long as the other.\n\n\
+         time over that of the better one of the same round. *Both* help where neither takes {BOTH} times as long as the other. \
+         Measurements that other processes disturbed are not set aside, for the service is another process.\n\n\
          ```sh\n\
          scripts/bench adaptive        # all of it, 10 minutes; writes this file\n\
          scripts/bench adaptive 20     # one way to the service: kept, and written with the last missing one\n\

@@ -101,10 +101,7 @@ fn cancelling_frees_what_is_reserved_and_ends_the_workers() {
     let body = batch(&["s600000"]);
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| client.patiently(&run, 1, &body));
-        crate::server::until("the reservation", || {
-            let info: RunInfo = client.call("GET", &format!("/runs/{run}"), b"").json(200);
-            (info.held > 0).then_some(())
-        });
+        until_reserved(&client, &run);
         let bill: Bill = client.call("POST", &format!("/runs/{run}/cancel"), b"").json(200);
         assert_eq!((bill.run.held, bill.run.spent, bill.balance), (0, 0, 1_000_000_000));
         waiting.join().expect("no panic").problem("run_ended");
@@ -129,10 +126,7 @@ fn a_cancelled_batch_is_ended_and_not_charged_and_its_run_goes_on() {
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| client.patiently(&run, 1, &body));
         // Its worker has begun it: what comes second waits.
-        crate::server::until("the reservation", || {
-            let info: RunInfo = client.call("GET", &format!("/runs/{run}"), b"").json(200);
-            (info.held > 0).then_some(())
-        });
+        until_reserved(&client, &run);
         assert!(cancel(1));
         waiting.join().expect("no panic").problem("batch_cancelled");
     });
@@ -144,6 +138,14 @@ fn a_cancelled_batch_is_ended_and_not_charged_and_its_run_goes_on() {
     let bill: Bill = client.call("POST", &format!("/runs/{run}/done"), b"").json(200);
     assert_eq!((bill.run.held, bill.run.spent), (0, paid));
     server.audit();
+}
+
+/// Waits until a batch of the run has its credits held.
+fn until_reserved(client: &Client, run: &str) {
+    crate::server::until("the reservation", || {
+        let info: RunInfo = client.call("GET", &format!("/runs/{run}"), b"").json(200);
+        (info.held > 0).then_some(())
+    });
 }
 
 /// Processes that a process has started.

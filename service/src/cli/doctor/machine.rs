@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+use fastmap_backends::local::MOST_TEMP_FOLDER;
 use fastmap_sandbox::Layer;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statvfs::statvfs;
@@ -12,8 +13,6 @@ use super::{Finding, bad, fair, good};
 
 /// Bytes that a service should have for the programs of its runs.
 const ROOM: u64 = 1 << 30;
-/// ipc-channel makes a socket of that name there; the kernel takes 107 bytes for its path.
-const SOCKET: usize = 107 - "/.tmpXXXXXX/socket".len();
 
 /// `serve`: it is to be a service, too.
 pub(super) fn look(serve: bool) -> Vec<Finding> {
@@ -52,9 +51,9 @@ fn temporary_folder(serve: bool) -> Finding {
     if !path.is_dir() {
         return bad(NAME, format!("{shown} is not there, or no folder"), advice);
     }
-    if path.as_os_str().len() > SOCKET {
+    if path.as_os_str().len() > MOST_TEMP_FOLDER {
         let found = format!("{shown}: its name is too long for a socket");
-        return bad(NAME, found, format!("set TMPDIR to one of at most {SOCKET} bytes"));
+        return bad(NAME, found, format!("set TMPDIR to one of at most {MOST_TEMP_FOLDER} bytes"));
     }
     let folder = match tempfile::tempdir() {
         Ok(folder) => folder,

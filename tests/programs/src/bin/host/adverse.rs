@@ -62,19 +62,20 @@ pub(crate) fn init_panics() -> Outcome {
     Ok(())
 }
 
+fn prints_or_crashes(n: u64) -> u64 {
+    match n {
+        20 => println!("printed by a worker"),
+        200 => abort(),
+        _ => {}
+    }
+    n
+}
+
 /// The host holds its stdout while a worker prints and another one crashes, and until all is dropped.
 pub(crate) fn stdout_held(items: u64) -> Outcome {
     let held = stdout().lock();
-    let function = |n: u64| {
-        match n {
-            20 => println!("printed by a worker"),
-            200 => abort(),
-            _ => {}
-        }
-        n
-    };
     let config = config()?;
-    report(config.fastmap(function, 0..items), |n| n);
+    report(config.fastmap(prints_or_crashes, 0..items), |n| n);
     drop(config);
     drop(held);
     println!("all dropped");
@@ -92,16 +93,8 @@ pub(crate) fn stdout_full(items: u64) -> Outcome {
     dup2_stdout(&full)?;
     drop(full);
 
-    let function = |n: u64| {
-        match n {
-            20 => println!("printed by a worker"),
-            200 => abort(),
-            _ => {}
-        }
-        n
-    };
     let config = config()?;
-    let answers: Vec<_> = config.fastmap(function, 0..items).collect();
+    let answers: Vec<_> = config.fastmap(prints_or_crashes, 0..items).collect();
 
     let read = spawn(move || {
         let mut text = String::new();
