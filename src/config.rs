@@ -50,6 +50,18 @@ struct Inner {
 /// [`ErrorKind::Options`] if an option or an environment variable can't be used, with its name, value and what is
 /// allowed, or if [`Sandbox::Require`](crate::Sandbox::Require) asks for what this kernel
 /// lacks. Nothing is asked of a service yet: what it has to say of the secret is told by the first map.
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// # fastmap::enter();
+/// use fastmap::Options;
+///
+/// let config = fastmap::init(Options::new())?;
+/// let squares: Vec<u64> = config.fastmap(|n: u64| n * n, 0..3).collect::<Result<_, _>>()?;
+/// assert_eq!(squares, [0, 1, 4]);
+/// # Ok::<(), fastmap::Error>(())
+/// ```
 pub fn init(options: Options) -> Result<FastmapConfig, Error> {
     if local::marked() && !local::inside_worker() {
         local::leave_unentered();
@@ -81,6 +93,19 @@ static GLOBAL: OnceLock<FastmapConfig> = OnceLock::new();
 ///
 /// # Errors
 /// As [`init`]; and a second call is an [`ErrorKind::Options`] error.
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// # fastmap::enter();
+/// use fastmap::{Options, prelude::*};
+///
+/// fastmap::global_init(Options::new().local_processes(2))?;
+/// // Anywhere in the program:
+/// assert_eq!((0..3u64).fastmap(|n| n * n).sum::<Result<u64, _>>()?, 5);
+/// assert!(fastmap::global_init(Options::new()).is_err());
+/// # Ok::<(), fastmap::Error>(())
+/// ```
 pub fn global_init(options: Options) -> Result<(), Error> {
     let again = || Error::new(ErrorKind::Options, "global_init was called before; it can be called once");
     if GLOBAL.get().is_some() {
@@ -422,6 +447,17 @@ impl FastmapConfig {
 }
 
 /// Adds [`fastmap`](IteratorExt::fastmap) to every iterator.
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// # fastmap::enter();
+/// use fastmap::prelude::*;
+///
+/// let lengths = ["a", "bc"].map(String::from).into_iter().fastmap(|word: String| word.len());
+/// assert_eq!(lengths.collect::<Result<Vec<_>, _>>()?, [1, 2]);
+/// # Ok::<(), fastmap::Error>(())
+/// ```
 pub trait IteratorExt: Iterator + Sized {
     /// [`fastmap`](crate::fastmap()) of this iterator: the global configuration maps it.
     ///

@@ -7,6 +7,23 @@ use std::fmt;
 use fastmap_backends::{BackendError, Death, DeathCause, FailureKind, ItemFailure};
 
 /// What went wrong, in one word.
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// # fastmap::enter();
+/// use fastmap::ErrorKind;
+///
+/// for answer in fastmap::fastmap(|n: u64| 100 / n, 0..3) {
+///     match answer {
+///         Ok(value) => println!("{value}"),
+///         Err(error) if error.kind() == ErrorKind::Panic => println!("left out: {error}"),
+///         // It is none of the item: the map ends.
+///         Err(error) => return Err(error),
+///     }
+/// }
+/// # Ok::<(), fastmap::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -46,6 +63,17 @@ pub enum ErrorKind {
 ///
 /// [`Error::kind`] tells what happened, [`Error::index`] to which item (none: to the whole map), the message
 /// (`Display`) tells it in words, and `source()` leads to the cause.
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// # fastmap::enter();
+/// use fastmap::ErrorKind;
+///
+/// let error = fastmap::fastmap(|n: u64| 100 / n, [4, 0]).find_map(Result::err).unwrap();
+/// assert_eq!((error.kind(), error.index()), (ErrorKind::Panic, Some(1)));
+/// assert!(error.to_string().starts_with("item 1: panicked at "));
+/// ```
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -78,11 +106,29 @@ impl Error {
     }
 
     /// What went wrong, in one word.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fastmap::{ErrorKind, Options};
+    ///
+    /// let error = fastmap::init(Options::new().local_processes(0)).unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::Options);
+    /// ```
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
     /// Index in the input of the item that this is about; `None` where it is about the whole map.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// let mut answers = fastmap::fastmap(|n: u64| 100 / n, [4, 0]);
+    /// let error = answers.find_map(Result::err).unwrap();
+    /// assert_eq!(error.index(), Some(1));
+    /// ```
     pub fn index(&self) -> Option<usize> {
         self.0.index.and_then(|index| usize::try_from(index).ok())
     }
@@ -90,6 +136,14 @@ impl Error {
     /// How often the function was tried with the item, the first time included: more than once where its worker died
     /// of it, and where [`retries`](crate::Fastmap::retries) asks for it. 0 where the error is of no item, or of one that
     /// never came to the function.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// let mut answers = fastmap::fastmap(|n: u64| 100 / n, [0]).retries(2);
+    /// assert_eq!(answers.next().unwrap().unwrap_err().attempts(), 3);
+    /// ```
     pub fn attempts(&self) -> u32 {
         self.0.tries
     }

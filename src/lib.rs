@@ -49,6 +49,15 @@
 //! | a type that the compact format can't carry | [`Json`] |
 //! | another place for the work | [`backends::Backend`] and [`Options::backend`] |
 
+/// The programs of the documents are compiled by `cargo test --doc`.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/guide.md")]
+    struct Guide;
+}
+
 mod checkpoint;
 #[cfg(feature = "cloud")]
 mod cloud;

@@ -7,12 +7,21 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use fastmap_backends::Backend;
 use fastmap_backends::sandbox::Demand;
+use fastmap_backends::{Backend, local::default_processes};
 
 use crate::error::{Error, ErrorKind};
 
 /// Where batches run.
+///
+/// # Examples
+///
+/// ```
+/// use fastmap::{ExecPolicy, Options};
+///
+/// // Nothing of this program leaves the machine, whatever the environment says.
+/// let options = Options::new().exec_policy(ExecPolicy::Local);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum ExecPolicy {
     /// In worker processes of this machine. Free.
@@ -25,6 +34,15 @@ pub enum ExecPolicy {
 }
 
 /// How much fastmap tells on stderr.
+///
+/// # Examples
+///
+/// ```
+/// use fastmap::{Options, Verbosity};
+///
+/// let options = Options::new().verbosity(Verbosity::Loud);
+/// assert!(Verbosity::Loud > Verbosity::Normal);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum Verbosity {
     /// Warnings and errors only.
@@ -38,6 +56,22 @@ pub enum Verbosity {
 
 /// Whether workers of this machine are confined: whether the kernel refuses what the contract of a mapped function
 /// forbids (files, network, other processes). What an item fails of is then named in its error.
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// # fastmap::enter();
+/// use fastmap::{ErrorKind, Options, Sandbox};
+///
+/// let config = match fastmap::init(Options::new().sandbox(Sandbox::Require)) {
+///     // A kernel without Landlock or seccomp.
+///     Err(error) if error.kind() == ErrorKind::Options => return Ok(()),
+///     other => other?,
+/// };
+/// let mut answers = config.fastmap(|path: String| std::fs::read(path).is_ok(), ["/etc/passwd".to_owned()]);
+/// assert!(!answers.next().unwrap()?);
+/// # Ok::<(), fastmap::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Sandbox {
     /// Never: for debuggers, profilers, coverage, and functions that do use files.
@@ -105,23 +139,47 @@ pub struct Options {
 
 impl Options {
     /// Nothing set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let options = fastmap::Options::new();
+    /// ```
     pub fn new() -> Self {
         Options::default()
     }
 
     /// Where batches run.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let options = fastmap::Options::new().exec_policy(fastmap::ExecPolicy::Local);
+    /// ```
     pub fn exec_policy(mut self, policy: ExecPolicy) -> Self {
         self.exec_policy = Some(policy);
         self
     }
 
     /// Most worker processes at a time on this machine, at least 1. They are started when there is work for them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let options = fastmap::Options::new().local_processes(4);
+    /// ```
     pub fn local_processes(mut self, processes: usize) -> Self {
         self.local_processes = Some(processes);
         self
     }
 
     /// How much is told on stderr.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let options = fastmap::Options::new().verbosity(fastmap::Verbosity::Quiet);
+    /// ```
     pub fn verbosity(mut self, verbosity: Verbosity) -> Self {
         self.verbosity = Some(verbosity);
         self
@@ -130,12 +188,24 @@ impl Options {
     /// Bytes of encoded inputs and undelivered results that a map may hold in this process. What the consumer waits
     /// for is taken whatever its size, so that no value is too small. Beside it, a worker shares up to 8 MB with this
     /// process for large payloads on their way.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let options = fastmap::Options::new().read_ahead(16_000_000);
+    /// ```
     pub fn read_ahead(mut self, bytes: usize) -> Self {
         self.read_ahead = Some(bytes);
         self
     }
 
     /// An item that runs longer is answered by a [`Timeout`](crate::ErrorKind::Timeout) error, and its worker ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let options = fastmap::Options::new().item_timeout(std::time::Duration::from_secs(10));
+    /// ```
     pub fn item_timeout(mut self, limit: Duration) -> Self {
         self.item_timeout = Some(limit);
         self
@@ -147,6 +217,12 @@ impl Options {
     ///
     /// It is looked at some 50 times a second, so that a worker may be above it for a moment. What does not count: the
     /// program itself, files, and memory that processes share.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let options = fastmap::Options::new().worker_memory(2 << 30);
+    /// ```
     pub fn worker_memory(mut self, bytes: u64) -> Self {
         self.worker_memory = Some(bytes);
         self
@@ -154,12 +230,24 @@ impl Options {
 
     /// A worker of this machine that has run so many items is replaced by a new one, which takes some milliseconds:
     /// for C libraries that leak. No item is lost or run twice by that.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let options = fastmap::Options::new().max_items_per_worker(10_000);
+    /// ```
     pub fn max_items_per_worker(mut self, items: u64) -> Self {
         self.max_items_per_worker = Some(items);
         self
     }
 
     /// Whether workers of this machine are confined.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let options = fastmap::Options::new().sandbox(fastmap::Sandbox::Require);
+    /// ```
     pub fn sandbox(mut self, sandbox: Sandbox) -> Self {
         self.sandbox = Some(sandbox);
         self
@@ -177,12 +265,31 @@ impl Options {
     /// Under the policies [`Local`](ExecPolicy::Local) and [`Adaptive`](ExecPolicy::Adaptive). Not for maps by
     /// [`fastmap_init`](crate::FastmapConfig::fastmap_init), whose state belongs to a worker; for those with an item timeout,
     /// a deadline, retries, a checkpoint or [`OnError::Stop`](crate::OnError::Stop), which this thread could not keep to; on a [`backend`](Options::backend) of your own; and within the function of another map.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// use fastmap::{ExecPolicy, Options};
+    ///
+    /// let config = fastmap::init(Options::new().exec_policy(ExecPolicy::Local).inline(true))?;
+    /// // Three items are not worth a process.
+    /// let processes = config.fastmap(|_: u8| std::process::id(), 0..3);
+    /// assert!(processes.map(Result::unwrap).all(|process| process == std::process::id()));
+    /// # Ok::<(), fastmap::Error>(())
+    /// ```
     pub fn inline(mut self, inline: bool) -> Self {
         self.inline = Some(inline);
         self
     }
 
     /// Each map writes a report of what took its time to `path`, or beside it: see [`Fastmap::timings`](crate::Fastmap::timings).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let options = fastmap::Options::new().timings("report.html");
+    /// ```
     pub fn timings(mut self, path: impl Into<PathBuf>) -> Self {
         self.timings = Some(path.into());
         self
@@ -194,6 +301,12 @@ impl Options {
     /// With one, and another policy than [`Local`](ExecPolicy::Local), there must be a [`cloud_url`](Options::cloud_url), and
     /// what runs on the service is paid from the account's balance: see [`max_credits`](Options::max_credits) and
     /// [`confirm_charges`](Options::confirm_charges).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let options = fastmap::Options::new().secret(std::fs::read_to_string("secret.txt").unwrap_or_default().trim());
+    /// ```
     pub fn secret(mut self, secret: impl Into<String>) -> Self {
         self.secret = Some(secret.into());
         self
@@ -201,6 +314,12 @@ impl Options {
 
     /// The address of the cloud service: `https://HOST` or `https://HOST:PORT`. Plain `http://` is taken for this machine
     /// alone (`localhost`, `127.0.0.1`, `[::1]`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let options = fastmap::Options::new().cloud_url("https://fastmap.example:8750");
+    /// ```
     pub fn cloud_url(mut self, url: impl Into<String>) -> Self {
         self.cloud_url = Some(url.into());
         self
@@ -210,6 +329,12 @@ impl Options {
     /// map to it. Under [`Cloud`](ExecPolicy::Cloud) a map that has spent as much yields what was paid for and then one
     /// [`OutOfCredits`](crate::ErrorKind::OutOfCredits) error; under [`Adaptive`](ExecPolicy::Adaptive) it goes on on this
     /// machine.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let options = fastmap::Options::new().max_credits(2.5);
+    /// ```
     pub fn max_credits(mut self, credits: impl Into<f64>) -> Self {
         self.max_credits = Some(credits.into());
         self
@@ -221,12 +346,31 @@ impl Options {
     /// [`Adaptive`](ExecPolicy::Adaptive) the map stays on this machine.
     ///
     /// When it is off, one line (at [`Verbosity::Normal`]) says that the balance is debited.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let options = fastmap::Options::new().confirm_charges(true);
+    /// ```
     pub fn confirm_charges(mut self, confirm: bool) -> Self {
         self.confirm_charges = Some(confirm);
         self
     }
 
     /// A backend of your own takes the batches, whatever the policy says.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// use fastmap::backends::{Local, LocalOptions};
+    ///
+    /// // The worker pool of this machine, made by hand; `Backend` shows one that is written from nothing.
+    /// let pool = Local::new(LocalOptions::new(2)).expect("a pool without workers");
+    /// let config = fastmap::init(fastmap::Options::new().backend(pool))?;
+    /// assert_eq!(config.fastmap(|n: u64| n + 1, [1]).next().unwrap()?, 2);
+    /// # Ok::<(), fastmap::Error>(())
+    /// ```
     pub fn backend(mut self, backend: impl Backend + 'static) -> Self {
         self.backend = Some(Arc::new(backend));
         self
@@ -318,7 +462,7 @@ impl Options {
         Ok(Settings {
             exec_policy,
             verbosity: verbosity.unwrap_or_default(),
-            local_processes: local_processes.unwrap_or_else(default_processes),
+            local_processes: local_processes.unwrap_or_else(|| default_processes(cores())),
             read_ahead: read_ahead.unwrap_or(64_000_000),
             item_timeout,
             worker_memory,
@@ -405,11 +549,6 @@ fn truth(value: &str) -> Option<bool> {
         "false" | "0" => Some(false),
         _ => None,
     }
-}
-
-/// Two workers for each core but one: while one waits for its next batch another computes, and the host has room.
-fn default_processes() -> usize {
-    (cores() * 2).saturating_sub(2).max(1)
 }
 
 /// Cores that this process may use. Asked once: it reads files of cgroups, for 0.1 ms.

@@ -63,6 +63,38 @@ pub use sizing::Targets;
 pub use task::{Executor, Task, Work};
 
 /// A place where batches run: this machine's worker processes, a service, or whatever you write.
+///
+/// # Examples
+///
+/// A backend that hands everything to the pool of this machine, and counts the maps:
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+///
+/// use fastmap_backends::{Backend, BackendError, Job, Local, LocalOptions, Run};
+///
+/// #[derive(Debug)]
+/// struct Counting {
+///     pool: Local,
+///     maps: AtomicUsize,
+/// }
+///
+/// impl Backend for Counting {
+///     fn name(&self) -> &str {
+///         "counting"
+///     }
+///
+///     fn open(&self, job: Arc<Job>) -> Result<Box<dyn Run>, BackendError> {
+///         self.maps.fetch_add(1, Ordering::Relaxed);
+///         self.pool.open(job)
+///     }
+/// }
+///
+/// let counting = Counting { pool: Local::new(LocalOptions::new(2))?, maps: AtomicUsize::new(0) };
+/// // fastmap::init(Options::new().backend(counting))
+/// # Ok::<(), BackendError>(())
+/// ```
 pub trait Backend: Send + Sync + Debug {
     /// A short name for reports: `local`, `cloud`, …
     fn name(&self) -> &str;
@@ -75,6 +107,62 @@ pub trait Backend: Send + Sync + Debug {
 }
 
 /// One map on one backend. Used by one thread at a time; dropped without [`Run::close`] it ends all the same.
+///
+/// # Examples
+///
+/// One that has each batch run at once, by the thread that asks:
+///
+/// ```
+/// use std::collections::VecDeque;
+/// use std::sync::Arc;
+/// use std::time::{Duration, Instant};
+///
+/// use fastmap_backends::{
+///     BackendError, Batch, BatchId, Capacity, Completion, Executor, Job, Outcome, Receipt, Run, Targets,
+/// };
+///
+/// struct AtOnce {
+///     job: Arc<Job>,
+///     waiting: VecDeque<Batch>,
+/// }
+///
+/// impl Run for AtOnce {
+///     fn capacity(&mut self) -> Capacity {
+///         let targets = Targets { work: Duration::from_millis(20), least: Duration::ZERO, bytes: 64 * 1024 };
+///         Capacity { batches: 1 - self.waiting.len().min(1), slots: 1, workers: 1, targets }
+///     }
+///
+///     fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
+///         if !self.waiting.is_empty() {
+///             return Err(batch);
+///         }
+///         self.waiting.push_back(batch);
+///         Ok(())
+///     }
+///
+///     fn poll(&mut self, _deadline: Instant) -> Result<Option<Completion>, BackendError> {
+///         let Some(batch) = self.waiting.pop_front() else { return Ok(None) };
+///         // Prepared anew for each batch, which is why the guide keeps it.
+///         let mut executor =
+///             Executor::open(&self.job.function, &self.job.context).map_err(BackendError::Setup)?;
+///         let (items, results) =
+///             executor.run(batch.payload(), batch.stride(), batch.items(), batch.result_credit());
+///         if items < batch.items() {
+///             self.waiting.push_front(batch.piece(batch.id(), items, batch.items(), batch.attempt()));
+///         }
+///         let outcome = Outcome::Done(results);
+///         Ok(Some(Completion { batch: batch.id(), first: batch.first(), items, outcome }))
+///     }
+///
+///     fn cancel(&mut self, batch: BatchId) {
+///         self.waiting.retain(|waiting| waiting.id() != batch);
+///     }
+///
+///     fn close(self: Box<Self>) -> Receipt {
+///         Receipt::default()
+///     }
+/// }
+/// ```
 pub trait Run: Send {
     /// What the run would take now. Asked very often: it reads what is known and does nothing.
     fn capacity(&mut self) -> Capacity;
@@ -113,6 +201,12 @@ pub trait Run: Send {
 
     /// A sentence on how the run went, for the closing line of its map, if there is something to be said.
     fn account(&mut self) -> Option<String> {
+        None
+    }
+
+    /// What all that was answered would have taken without the service that took part of it, for the closing line; nothing
+    /// where none did.
+    fn alone(&mut self) -> Option<Duration> {
         None
     }
 

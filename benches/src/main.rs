@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adaptive;
 mod chart;
 mod contestant;
 mod kept;
@@ -65,7 +66,11 @@ fn main() -> ExitCode {
         divan::Divan::default().config_with_args().run_benches();
         return ExitCode::SUCCESS;
     }
-    match run(Args::parse()) {
+    let done = match words.first() {
+        Some(word) if word == adaptive::WORD => adaptive::run(&words),
+        _ => run(Args::parse()),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("{message}");

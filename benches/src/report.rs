@@ -77,7 +77,8 @@ impl Section {
         self.disturbed += outcome.disturbed;
     }
 
-    fn markdown(&self) -> String {
+    /// As a section of a report.
+    pub(crate) fn markdown(&self) -> String {
         let mut text = format!("## {}\n\n{}\n\n", self.title, self.words);
         if let Some(chart) = &self.chart {
             let _ = writeln!(text, "![{}](images/{}.svg)\n", chart.caption, chart.name);
@@ -229,7 +230,7 @@ fn head(method: &Method, sections: &[Section]) -> String {
 }
 
 /// Rows that say what it ran on.
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));

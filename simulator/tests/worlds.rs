@@ -12,10 +12,10 @@ fn play(ranges: &Ranges, seed: u64, worlds: u64) -> Report {
 fn of_known_length_and_steady_it_is_hardly_ever_slower_than_the_better_of_the_two() {
     let report = play(&Ranges::default(), 1, 2500);
     let worst = report.worst_lines(3);
-    assert!(report.ratio_at(0.99) <= 1.1, "99 % of the worlds: {}\n{worst}", report.ratio_at(0.99));
+    assert!(report.ratio_at(0.99) <= 1.05, "99 % of the worlds: {}\n{worst}", report.ratio_at(0.99));
     assert!(report.ratio_at(0.95) <= 1.01, "95 % of the worlds: {}\n{worst}", report.ratio_at(0.95));
     assert!(report.gain() <= 0.9, "where both can do a good part: {}\n{worst}", report.gain());
-    assert!(report.wasted() <= 0.01, "credits where the service can't help: {}\n{worst}", report.wasted());
+    assert!(report.wasted() <= 0.0, "credits where the service can't help: {}\n{worst}", report.wasted());
 }
 
 /// What was seen is the bound: docs/design.md has the figures.

@@ -4,6 +4,7 @@
 //! A record is a run of consecutive results with a hash of their items. On the way back the items are pulled and encoded
 //! as usual, hashed, and, where the hash is the same, answered; so results keep their order and come as lazily.
 
+mod doubt;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 #[cfg(test)]
@@ -149,7 +150,9 @@ impl Checkpoint {
             return Err(changed(open, &format!("items {first} to {last}: {which} not what it was")));
         }
         let behind = next.end();
-        let following = if behind < open.end { open.store.segment_from(behind)? } else { None };
+        let following = if behind < open.end { open.store.segment_from(behind) } else { Ok(None) };
+        // Once a write has failed nothing can be read either, and only the write says why (the disk is full).
+        let following = following.map_err(|unread| open.recorder.close().err().unwrap_or(unread))?;
         let done = std::mem::replace(&mut open.next, following);
         Ok(done.map(|segment| Recalled { items: segment.items, results: segment.results }))
     }

@@ -5,13 +5,17 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use fastmap_backends::{BatchBuilder, BatchId, JobId};
 use redb::StorageBackend;
+use sha2::{Digest, Sha256};
 
+use super::recorder::{Answers, Recorder};
 use super::store::{Identity, Segment, Store};
+use super::{Checkpoint, Open};
 
 /// A disk in memory. After so many operations it takes no more: the power is off.
 #[derive(Clone, Debug, Default)]
-struct Disk(Arc<Mutex<State>>);
+pub(super) struct Disk(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -43,13 +47,18 @@ fn next(random: &mut u64) -> usize {
 }
 
 impl Disk {
-    fn new(bytes: Vec<u8>, most: usize) -> Disk {
+    pub(super) fn new(bytes: Vec<u8>, most: usize) -> Disk {
         let state = State { seen: bytes.clone(), synced: bytes, most, ..State::default() };
         Disk(Arc::new(Mutex::new(state)))
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.lock().expect("no holder panics")
+    }
+
+    /// What the process sees.
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        self.state().seen.clone()
     }
 
     fn is_off(&self) -> bool {
@@ -112,12 +121,12 @@ impl StorageBackend for Disk {
     }
 }
 
-fn identity() -> Identity {
+pub(super) fn identity() -> Identity {
     let text = |text: &str| text.to_owned();
     Identity { function: text("f"), version: text("1"), context: text("none") }
 }
 
-fn segment(first: u64) -> Segment {
+pub(super) fn segment(first: u64) -> Segment {
     let results = vec![first as u8; 1 + first as usize * 97 % 9000];
     Segment { first, items: 1, inputs: [first as u8; 32], results }
 }
@@ -144,7 +153,7 @@ fn what_was_committed_outlives_a_power_loss_at_any_write_and_nothing_else_is_rea
     let store = Store::on(begun.clone(), Path::new("disk")).expect("a new one");
     store.identify(&identity()).expect("it can be written");
     drop(store);
-    let mut bytes = begun.state().seen.clone();
+    let mut bytes = begun.bytes();
     let mut random = 11;
     let (mut known, mut losses) = (0, 0);
     for most in 1..150 {
@@ -167,9 +176,54 @@ fn what_was_committed_outlives_a_power_loss_at_any_write_and_nothing_else_is_rea
         }
         if end > committed || most % 5 == 0 {
             drop(store);
-            (bytes, known) = if end > 60 { (begun.state().seen.clone(), 0) } else { (left, end) };
+            (bytes, known) = if end > 60 { (begun.bytes(), 0) } else { (left, end) };
         }
     }
     println!("{losses} losses");
     assert!(losses > 100, "{losses}");
+}
+
+#[test]
+fn what_can_be_read_no_more_since_a_write_failed_is_told_by_that_write() {
+    const ITEM: &[u8] = b"x";
+    let segment = |first| Segment {
+        first,
+        items: 1,
+        inputs: Sha256::digest(ITEM).into(),
+        results: vec![first as u8; 5000],
+    };
+    let disk = Disk::new(Vec::new(), usize::MAX);
+    let store = Store::on(disk.clone(), Path::new("disk")).expect("a new one");
+    store.write(&[0, 1, 2, 3, 4, 5].map(segment)).expect("it can be written");
+    drop(store);
+
+    // The power goes with the first write, while the map still reads what is recorded.
+    let disk = Disk::new(disk.bytes(), usize::MAX);
+    let store = Arc::new(Store::on(disk.clone(), Path::new("disk")).expect("it opens again"));
+    let recorder = Recorder::start(Arc::clone(&store)).expect("a thread");
+    let mut checkpoint = Checkpoint::default();
+    checkpoint.open = Some(Open {
+        path: "disk".into(),
+        process: std::process::id(),
+        next: store.segment_from(0).expect("it can be read"),
+        end: 6,
+        recorder,
+        store,
+        compared: 0,
+        hash: Sha256::new(),
+        batches: std::collections::BTreeMap::new(),
+        result_stride: None,
+    });
+    disk.state().most = 0;
+    let mut builder = BatchBuilder::new(Some(1));
+    builder.buffer().push(7);
+    builder.added(1);
+    let batch = builder.finish(JobId::next(), BatchId(1), 6, 0);
+    let answers = Answers { batch, from: 0, items: 1, failed: Vec::new(), results: vec![7], stride: Some(1) };
+    let open = checkpoint.open.as_ref().expect("it is open");
+    open.recorder.put(answers).expect("nothing has failed before");
+    open.recorder.wait_below(1);
+    let told = (0..6).find_map(|_| checkpoint.compare(1, ITEM).err()).expect("it can't be read");
+    assert!(told.to_string().contains("can't be written"), "{told}");
+    assert!(told.to_string().contains("no power"), "{told}");
 }

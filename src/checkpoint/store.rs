@@ -15,6 +15,7 @@ use redb::{
 };
 use sha2::{Digest, Sha256};
 
+use super::doubt::Doubted;
 use crate::error::{Error, ErrorKind};
 
 /// What the map is: words for each part of its identity.
@@ -104,8 +105,14 @@ impl Store {
     }
 
     fn open_begun(path: &Path, identity: &Identity) -> Result<Store, Error> {
-        let database = builder().open(path).map_err(|error| refused(path, error))?;
-        let store = Store { database, path: path.to_owned() };
+        let file = OpenOptions::new().read(true).write(true).open(path);
+        let file = file.map_err(|error| refused(path, error.into()))?;
+        let backend = FileBackend::new(file).map_err(|error| refused(path, error))?;
+        // It may have been emptied since: a database would be made of it.
+        if !begun(path)? {
+            return Err(told(path, "it was emptied while it was opened"));
+        }
+        let store = Store::on(backend, path)?;
         store.compare(identity)?;
         Ok(store)
     }
@@ -138,6 +145,7 @@ impl Store {
 
     /// On a file, or what a test puts in its place.
     pub(super) fn on(backend: impl StorageBackend, path: &Path) -> Result<Store, Error> {
+        let backend = Doubted::new(backend).map_err(|error| refused(path, error.into()))?;
         let database = builder().create_with_backend(backend).map_err(|error| refused(path, error))?;
         Ok(Store { database, path: path.to_owned() })
     }

@@ -12,6 +12,20 @@ use crate::error::Error;
 /// An iterator of batches of results, in order; made by [`Fastmap::batches`].
 ///
 /// Lazy and bounded as [`Fastmap`]. The size of a batch is found while running and means nothing else.
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// # fastmap::enter();
+/// use fastmap::prelude::*;
+///
+/// let mut squares = Vec::new();
+/// for batch in (0..1000u64).fastmap(|n| n * n).batches() {
+///     squares.extend(batch?);
+/// }
+/// assert_eq!(squares.len(), 1000);
+/// # Ok::<(), fastmap::Error>(())
+/// ```
 #[must_use = "a map is lazy and does nothing until it is consumed"]
 pub struct Batches<I: Iterator, R> {
     map: Fastmap<I, R>,

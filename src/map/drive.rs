@@ -412,11 +412,14 @@ impl Drive {
         let Some(completion) = run.poll(deadline).map_err(Error::of_backend)? else { return Ok(false) };
         let Completion { batch, first, items, outcome } = completion;
         self.resting = false;
-        self.window.discharge(batch, items);
+        let more = self.window.discharge(batch, items);
         let kept = self.tries.back(batch, items);
         self.in_flight = self.in_flight.saturating_sub(u64::from(items));
         match outcome {
-            Outcome::Done(results) => self.answered(first, items, results, kept.as_ref())?,
+            Outcome::Done(results) => {
+                self.report.answered(batch, more, first, items, &results);
+                self.answered(first, items, results, kept.as_ref())?;
+            }
             Outcome::Returned(rest) => {
                 self.again.insert(rest.first(), rest);
             }
@@ -457,7 +460,6 @@ impl Drive {
         kept: Option<&Batch>,
     ) -> Result<(), Error> {
         self.deaths.clear();
-        self.report.answered(first, items, &results);
         let each = f64::from(items.max(1));
         let time = results.wall.div_f64(each);
         self.seen.item_time = Some(self.seen.item_time.map_or(time, |old| (old + time) / 2));
@@ -514,7 +516,7 @@ impl Drive {
     /// The run can't go on: nothing more is read or waited for, only what is here is still to be delivered.
     pub(crate) fn stop(&mut self) {
         if let Some(mut run) = self.run.take() {
-            self.report.account(run.account());
+            self.report.account(run.account(), run.alone());
             self.report.spent(run.close());
         }
         self.again.clear();

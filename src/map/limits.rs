@@ -6,6 +6,19 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, ErrorKind};
 
 /// What a map does about an item that failed.
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// # fastmap::enter();
+/// use fastmap::{OnError, prelude::*};
+///
+/// let inverse = |n: u64| 100 / n;
+/// let on: Vec<_> = (0..10).fastmap(inverse).on_error(OnError::KeepGoing).collect();
+/// assert_eq!(on.len(), 10);
+/// let stopped: Vec<_> = (0..10).fastmap(inverse).on_error(OnError::Stop).collect();
+/// assert!(stopped.last().unwrap().is_err());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum OnError {
     /// The item is answered by its error, in its place, and the map goes on.

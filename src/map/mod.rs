@@ -61,6 +61,17 @@ type Advance<R> = Result<Indexed<R>, Error>;
 /// [`deadline`](Fastmap::deadline) end it sooner.
 ///
 /// Dropping it cancels what is queued; the workers stay for the next map.
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// # fastmap::enter();
+/// // An input without an end: no more of it is read than workers need.
+/// let mut squares = fastmap::fastmap(|n: u64| n * n, 0..);
+/// assert_eq!(squares.next().unwrap()?, 0);
+/// assert_eq!(squares.nth(9).unwrap()?, 100);
+/// # Ok::<(), fastmap::Error>(())
+/// ```
 #[must_use = "a map is lazy and does nothing until it is consumed"]
 pub struct Fastmap<I, R>
 where
@@ -150,6 +161,18 @@ where
     }
 
     /// Names the map, in log lines and in its closing line.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// use fastmap::prelude::*;
+    ///
+    /// // fastmap: squares: 100 items in …
+    /// let sum = (0..100u64).fastmap(|n| n * n).label("squares").sum::<Result<u64, _>>()?;
+    /// # assert_eq!(sum, 328_350);
+    /// # Ok::<(), fastmap::Error>(())
+    /// ```
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.drive.label = Some(label.into());
         self
@@ -161,6 +184,20 @@ where
     ///
     /// # Panics
     /// If `limit` is zero.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// use std::time::Duration;
+    ///
+    /// use fastmap::{ErrorKind, prelude::*};
+    ///
+    /// let sleep = |seconds: u64| std::thread::sleep(Duration::from_secs(seconds));
+    /// let answers: Vec<_> = [0, 3600, 0].into_iter().fastmap(sleep).item_timeout(Duration::from_millis(200)).collect();
+    /// assert!(answers[0].is_ok() && answers[2].is_ok());
+    /// assert_eq!(answers[1].as_ref().unwrap_err().kind(), ErrorKind::Timeout);
+    /// ```
     pub fn item_timeout(mut self, limit: Duration) -> Self {
         assert!(!limit.is_zero(), "an item timeout of 0 leaves no item any time");
         self.drive.item_timeout = Some(limit);
@@ -223,6 +260,20 @@ where
     /// without an index, then `None`. A map whose items are all answered in time is read at leisure.
     ///
     /// It is looked at inside `next()`, where an input that blocks, or a consumer that does not ask, holds it up.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// use std::time::Duration;
+    ///
+    /// use fastmap::{ErrorKind, prelude::*};
+    ///
+    /// let sleep = |seconds: u64| std::thread::sleep(Duration::from_secs(seconds));
+    /// let mut answers = [3600].into_iter().fastmap(sleep).deadline(Duration::from_millis(200));
+    /// assert_eq!(answers.next().unwrap().unwrap_err().kind(), ErrorKind::Timeout);
+    /// assert!(answers.next().is_none());
+    /// ```
     pub fn deadline(mut self, limit: Duration) -> Self {
         self.drive.limits.deadline = Some(limit);
         self
@@ -277,6 +328,21 @@ where
     /// the types that it takes or gives, change. Without it each build is another function.
     ///
     /// Closures of one function have the same path: give each of their checkpoints a key of its own.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// use fastmap::prelude::*;
+    ///
+    /// # let folder = std::env::temp_dir().join(format!("fastmap-doc-version-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&folder).unwrap();
+    /// # let path = folder.join("squares.checkpoint");
+    /// let squares = (0..100u64).fastmap(|n| n * n).checkpoint(&path).checkpoint_version("squares, 1");
+    /// assert_eq!(squares.sum::<Result<u64, _>>()?, 328_350);
+    /// # std::fs::remove_dir_all(&folder).unwrap();
+    /// # Ok::<(), fastmap::Error>(())
+    /// ```
     pub fn checkpoint_version(mut self, key: impl Into<String>) -> Self {
         self.drive.checkpoint.set_version(key.into());
         self
@@ -317,6 +383,17 @@ where
 
     /// Whether progress is told: by a bar where stderr is a terminal, else by a line now and then. Overrides the
     /// verbosity. It is looked at inside `next()`: an input that blocks, or a consumer that does not ask, holds it up.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// use fastmap::prelude::*;
+    ///
+    /// let quiet = (0..100u64).fastmap(|n| n * n).progress(false);
+    /// assert_eq!(quiet.sum::<Result<u64, _>>()?, 328_350);
+    /// # Ok::<(), fastmap::Error>(())
+    /// ```
     pub fn progress(mut self, show: bool) -> Self {
         self.drive.report.show_progress(show);
         self

@@ -12,6 +12,21 @@ use crate::error::Error;
 ///
 /// Lazy and bounded as [`Fastmap`]. The `usize` is the index of the item in the input; an `Err` has it as
 /// [`Error::index`].
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// # fastmap::enter();
+/// use fastmap::prelude::*;
+///
+/// let mut squares = vec![0; 100];
+/// for answer in (0..100u64).fastmap(|n| n * n).unordered() {
+///     let (index, square) = answer?;
+///     squares[index] = square;
+/// }
+/// assert_eq!(squares[99], 9801);
+/// # Ok::<(), fastmap::Error>(())
+/// ```
 #[must_use = "a map is lazy and does nothing until it is consumed"]
 pub struct Unordered<I: Iterator, R> {
     map: Fastmap<I, R>,

@@ -117,18 +117,20 @@ impl Window {
         self.charged += f64::from(batch.items()) * charge.each;
     }
 
-    /// Items of a batch are back.
-    pub(crate) fn discharge(&mut self, batch: BatchId, items: u32) {
-        let Some(charge) = self.charges.get_mut(&batch) else { return };
+    /// Items of a batch are back; whether more of it are still out.
+    pub(crate) fn discharge(&mut self, batch: BatchId, items: u32) -> bool {
+        let Some(charge) = self.charges.get_mut(&batch) else { return false };
         let items = items.min(charge.items);
         charge.items -= items;
         self.charged -= f64::from(items) * charge.each;
-        if charge.items == 0 {
+        let more = charge.items > 0;
+        if !more {
             self.charges.remove(&batch);
         }
         if self.charges.is_empty() {
             self.charged = 0.0;
         }
+        more
     }
 
     /// Answers to be delivered when it is their turn.

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use console::Term;
 use fastmap_backends::local::{PassThrough, Relay, Stream};
@@ -17,6 +17,24 @@ static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 static GONE: AtomicBool = AtomicBool::new(false);
 /// The process was stopped and goes on (Ctrl-Z and `fg`): the shell has written below the bars.
 static CONTINUED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// A question stands on the terminal: no bar is drawn, and lines wait here. Each drawing holds it for as long as that
+/// takes, and nothing else does: maps go on meanwhile, which a question that held the bars themselves would stop.
+static QUESTION: Mutex<Option<Waiting>> = Mutex::new(None);
+
+/// Lines that came while a question stands.
+#[derive(Default)]
+struct Waiting {
+    lines: Vec<Box<dyn FnOnce() + Send>>,
+    bytes: usize,
+}
+
+/// Bytes of lines that wait; further ones are written into the question.
+const WAITING: usize = 1 << 20;
+
+fn question() -> MutexGuard<'static, Option<Waiting>> {
+    QUESTION.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 thread_local! {
     /// This thread writes with the bars out of the way, and must not ask for that again.
@@ -62,11 +80,33 @@ fn between_bars<R>(write: impl FnOnce() -> R) -> R {
     }
 }
 
+/// Writes a line of so many bytes with the bars out of the way: at once, or when the question that stands is answered.
+fn in_turn(bytes: usize, write: impl FnOnce() + Send, owned: impl FnOnce() -> Box<dyn FnOnce() + Send>) {
+    // Who asks writes behind its own question.
+    if !SUSPENDED.get()
+        && let Some(waiting) = &mut *question()
+        && waiting.bytes < WAITING
+    {
+        waiting.bytes += bytes;
+        waiting.lines.push(owned());
+        return;
+    }
+    between_bars(write);
+}
+
 /// Writes a line to stderr. A closed stderr is no reason to stop.
 pub(crate) fn line(text: &str) {
-    between_bars(|| {
+    fn write(text: &str) {
         let _closed = writeln!(io::stderr().lock(), "{text}");
-    });
+    }
+    in_turn(
+        text.len(),
+        || write(text),
+        || {
+            let text = text.to_owned();
+            Box::new(move || write(&text))
+        },
+    );
 }
 
 /// Writes a warning to stderr, at any verbosity.
@@ -80,22 +120,65 @@ pub(crate) fn notice(text: &str) {
 }
 
 /// Asks a question on the terminal, with the bars out of the way until it is answered: the line that came, without its
-/// end. `None` where there is no terminal, or nobody at it.
+/// end. `None` where there is no terminal, or nobody at it. Maps go on meanwhile.
 ///
 /// The terminal is that of the process, whatever stdin and stderr are; where it has none, stdin and stderr, if
 /// both are one.
 #[cfg(feature = "cloud")]
 pub(crate) fn ask(question: &str) -> Option<String> {
-    // Bars that begin meanwhile wait as well; so does who else asks.
-    between_bars(|| {
-        if let Ok(terminal) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/tty") {
-            return ask_at(question, &terminal, io::BufReader::new(&terminal));
+    /// One at a time.
+    static ASKING: Mutex<()> = Mutex::new(());
+    let _alone = ASKING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _stands = Question::begin();
+    if let Ok(terminal) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/tty") {
+        return ask_at(question, &terminal, io::BufReader::new(&terminal));
+    }
+    let (stdin, stderr) = (io::stdin(), io::stderr());
+    (stdin.is_terminal() && stderr.is_terminal()).then(|| ask_at(question, stderr, stdin.lock())).flatten()
+}
+
+/// While it lives no bar is drawn, and lines wait.
+#[cfg(feature = "cloud")]
+struct Question;
+
+#[cfg(feature = "cloud")]
+impl Question {
+    fn begin() -> Self {
+        // Behind a bar that is just being drawn.
+        let mut question = question();
+        *question = Some(Waiting::default());
+        if is_drawn() {
+            quietly(|| {
+                let _closed = BARS.clear();
+                // A bar that is taken away would have the others drawn.
+                BARS.set_draw_target(ProgressDrawTarget::hidden());
+            });
         }
-        let (stdin, stderr) = (io::stdin(), io::stderr());
-        (stdin.is_terminal() && stderr.is_terminal())
-            .then(|| ask_at(question, stderr, stdin.lock()))
-            .flatten()
-    })
+        Question
+    }
+}
+
+#[cfg(feature = "cloud")]
+impl Drop for Question {
+    fn drop(&mut self) {
+        let waiting = {
+            let mut question = question();
+            if is_drawn() {
+                quietly(|| BARS.set_draw_target(ProgressDrawTarget::stderr()));
+            }
+            question.take().unwrap_or_default()
+        };
+        for line in waiting.lines {
+            between_bars(line);
+        }
+    }
+}
+
+/// A terminal that was closed makes the library panic: nothing is drawn from then on.
+fn quietly(draw: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(draw)).is_err() {
+        GONE.store(true, Ordering::Relaxed);
+    }
 }
 
 #[cfg(feature = "cloud")]
@@ -116,7 +199,11 @@ pub(crate) fn draw(bar: &mut Option<ProgressBar>, compose: impl FnOnce(usize) ->
     if SUSPENDED.get() {
         return;
     }
-    let drawn = catch_unwind(AssertUnwindSafe(|| {
+    let question = question();
+    if question.is_some() {
+        return;
+    }
+    quietly(|| {
         let bar = bar.get_or_insert_with(|| {
             watch_stops();
             // Hidden until it is among the others: what it drew before would stay on the screen.
@@ -131,10 +218,7 @@ pub(crate) fn draw(bar: &mut Option<ProgressBar>, compose: impl FnOnce(usize) ->
         // The last column stays free, for what the terminal itself writes there (^C).
         let columns = usize::from(Term::stderr().size().1).saturating_sub(1);
         bar.set_message(compose(columns));
-    }));
-    if drawn.is_err() {
-        GONE.store(true, Ordering::Relaxed);
-    }
+    });
 }
 
 /// The bar of an upload. There is one at a time: what is uploaded is uploaded once for all maps.
@@ -163,13 +247,10 @@ pub(crate) fn remove_upload() {
 
 /// Takes a bar away.
 pub(crate) fn remove(bar: &ProgressBar) {
-    let removed = catch_unwind(AssertUnwindSafe(|| {
+    quietly(|| {
         bar.finish_and_clear();
         BARS.remove(bar);
-    }));
-    if removed.is_err() {
-        GONE.store(true, Ordering::Relaxed);
-    }
+    });
 }
 
 /// Has the kernel tell when the process goes on after a stop. It goes on whether or not anybody is told.
@@ -193,9 +274,16 @@ impl Relay for Console {
         // What goes to a file or a pipe breaks no bar.
         if stream == Stream::Stdout && !*STDOUT_SHOWN {
             PassThrough.line(worker, stream, line);
-        } else {
-            between_bars(|| PassThrough.line(worker, stream, line));
+            return;
         }
+        in_turn(
+            line.len(),
+            || PassThrough.line(worker, stream, line),
+            || {
+                let (worker, line) = (worker.to_owned(), line.to_owned());
+                Box::new(move || PassThrough.line(&worker, stream, &line))
+            },
+        );
     }
 }
 
@@ -242,6 +330,16 @@ pub fn stderr() -> Stderr {
 }
 
 /// Writes whole lines to stderr, between the progress bars; made by [`stderr()`].
+///
+/// # Examples
+///
+/// ```
+/// use std::io::Write;
+///
+/// let mut log: Box<dyn Write + Send> = Box::new(fastmap::stderr());
+/// writeln!(log, "a line of its own")?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Stderr {
     /// What has no end yet.

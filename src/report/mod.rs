@@ -10,7 +10,7 @@ mod timings;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use fastmap_backends::{Batch, Loss, Place, Receipt, RefusedCall, Results, local};
+use fastmap_backends::{Batch, BatchId, Loss, Place, Receipt, RefusedCall, Results, local};
 
 pub(crate) use console::{Console, notice, warn};
 pub use console::{Stderr, stderr, suspend_progress};
@@ -53,6 +53,8 @@ pub(crate) struct Report {
     spent: Receipt,
     /// What its run says of itself.
     account: Option<String>,
+    /// What it would have taken without the service that took part, if one did.
+    alone: Option<Duration>,
     /// Items answered by the calling thread.
     here: u64,
     wall: Duration,
@@ -86,6 +88,7 @@ impl Report {
             cloud: 0,
             spent: Receipt::default(),
             account: None,
+            alone: None,
             here: 0,
             wall: Duration::ZERO,
             cpu: Duration::ZERO,
@@ -146,8 +149,8 @@ impl Report {
     }
 
     /// What the run has cost so far.
-    pub(crate) fn account(&mut self, account: Option<String>) {
-        self.account = account;
+    pub(crate) fn account(&mut self, account: Option<String>, alone: Option<Duration>) {
+        (self.account, self.alone) = (account, alone);
     }
 
     pub(crate) fn spent(&mut self, receipt: Receipt) {
@@ -171,13 +174,14 @@ impl Report {
         }
     }
 
-    pub(crate) fn answered(&mut self, first: u64, items: u32, results: &Results) {
+    /// Items of a batch were answered; `more` of it are out.
+    pub(crate) fn answered(&mut self, batch: BatchId, more: bool, first: u64, items: u32, results: &Results) {
         self.answered += u64::from(items);
         if results.place == Place::Cloud {
             self.cloud += u64::from(items);
         }
         if let Some(recorder) = self.timings.recorder() {
-            recorder.answered(first, items, results);
+            recorder.answered(batch, more, first, items, results);
         }
         self.wall += results.wall;
         self.cpu += results.cpu;
@@ -264,7 +268,8 @@ impl Report {
     pub(crate) fn lost(&mut self, batch: &Batch, loss: &Loss) {
         self.deaths += 1;
         if let Some(recorder) = self.timings.recorder() {
-            recorder.lost(batch, loss);
+            let place = if self.backend == "cloud" { Place::Cloud } else { Place::Here };
+            recorder.lost(batch, loss, place);
         }
         if self.verbosity >= Verbosity::Loud {
             self.say(&loss.death.to_string());
@@ -283,6 +288,7 @@ impl Report {
 
     pub(crate) fn waited(&mut self, time: Duration) {
         self.waited += time;
+        self.timings.look_up();
         if let Some(recorder) = self.timings.recorder() {
             recorder.waited(time);
         }
@@ -341,6 +347,7 @@ impl Report {
             workers: self.workers,
             cores: cores(),
             paid: self.spent,
+            alone: self.alone,
             complete,
         };
         let map = Map {

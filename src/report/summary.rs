@@ -31,6 +31,8 @@ pub(crate) struct Account {
     pub(crate) cores: usize,
     /// What was paid for it.
     pub(crate) paid: Receipt,
+    /// What it would have taken on this machine alone, where a service took part.
+    pub(crate) alone: Option<Duration>,
     /// The input was read to its end.
     pub(crate) complete: bool,
 }
@@ -57,6 +59,20 @@ impl Account {
         self.delivered.saturating_sub(self.here)
     }
 
+    /// What the service was good for, against this machine alone: without it `map` was no alternative, but LOCAL.
+    fn by_the_service(&self, alone: Duration) -> String {
+        let (seconds, alone_seconds) = (self.elapsed.as_secs_f64(), alone.as_secs_f64());
+        let saved = match alone_seconds > seconds * WORTH {
+            true => format!(
+                "it saved {} ({:.1}x)",
+                time(alone.saturating_sub(self.elapsed)),
+                alone_seconds / seconds.max(1e-9)
+            ),
+            false => "it saved next to nothing".to_owned(),
+        };
+        format!("; without the service this machine would have taken about {}: {saved}", time(alone))
+    }
+
     /// One line, without the map's label.
     pub(crate) fn closing_line(&self, backend: &str) -> String {
         let seconds = self.elapsed.as_secs_f64();
@@ -81,6 +97,9 @@ impl Account {
         // Nobody knows what the items from the checkpoint took.
         if self.answered == 0 || self.by_workers() == 0 || self.recalled > 0 {
             return line;
+        }
+        if let Some(alone) = self.alone {
+            return line + &self.by_the_service(alone);
         }
         let serial = self.serial();
         // What the program did itself while it did not wait, it would have done beside `map` as well.
@@ -159,6 +178,7 @@ mod tests {
             workers: 2,
             cores: 2,
             paid: Receipt::default(),
+            alone: None,
             complete: true,
         }
     }
@@ -222,6 +242,17 @@ mod tests {
         assert!(far.closing_line("cloud").contains("map would take about 7.81 s"), "{far:?}");
         let slow = Account { cpu: Duration::from_millis(500), wall: Duration::from_secs(1), ..far };
         assert!(slow.closing_line("cloud").contains("use the policy local"), "{slow:?}");
+    }
+
+    #[test]
+    fn what_a_service_saved_is_told_against_this_machine_alone() {
+        let line = |alone| Account { alone: Some(alone), ..account() }.closing_line("adaptive");
+        assert_eq!(
+            line(Duration::from_millis(2500)),
+            "1000 items in 1.00 s (1000/s, adaptive); without the service this machine would have taken about 2.50 s: it \
+             saved 1.50 s (2.5x)"
+        );
+        assert!(line(Duration::from_millis(1020)).ends_with("about 1.02 s: it saved next to nothing"));
     }
 
     #[test]

@@ -333,14 +333,18 @@ impl Run for AdaptiveRun {
         let here = self.local.capacity();
         let Some(there) = self.there() else { return here };
         let side = self.place(&here, Some(&there));
-        let targets: Targets = match side {
+        let targets = match side {
             Some(Side::Cloud) => there.targets,
             _ => here.targets,
         };
+        let at = self.now();
+        let bias = self.policy.bias(at, side.unwrap_or(Side::Local));
+        let targets =
+            Targets { work: targets.work.div_f64(bias), least: targets.least.div_f64(bias), ..targets };
         Capacity {
             batches: usize::from(side.is_some()),
             slots: here.slots + there.slots,
-            workers: here.workers + there.workers,
+            workers: (self.policy.sharers(at).round() as usize).max(here.workers),
             targets,
         }
     }
@@ -428,6 +432,12 @@ impl Run for AdaptiveRun {
             }
             _ => "the service was not used: the map was over before it could help".to_owned(),
         })
+    }
+
+    fn alone(&mut self) -> Option<Duration> {
+        let [_, there] = self.answered;
+        let seconds = (there > 0).then(|| self.policy.alone_so_far(self.now()))??;
+        Some(Duration::from_secs_f64(seconds))
     }
 
     fn close(mut self: Box<Self>) -> Receipt {

@@ -10,7 +10,8 @@ use super::http::{By, Failure, random_hex};
 use super::link::Stop;
 use super::problem::ProblemCode;
 use super::protocol::{
-    Acknowledge, Acknowledged, Auth, Bill, FunctionName, Lease, Limits, LogPage, OpenRun, RunOpened, RunState,
+    Acknowledge, Acknowledged, Auth, BatchCancelled, Bill, FunctionName, Lease, Limits, LogPage, OpenRun,
+    RunOpened, RunState,
 };
 use super::run::{End, Opened, Shared};
 use super::told::{Estimate, Notice, Probe, Refused};
@@ -258,6 +259,12 @@ impl Conductor {
                 _ => Some(acked + ACK),
             };
             let look = (state.in_flight > 0 || fetched < acked).then_some(fetched + LINES);
+            let unwanted = std::mem::take(&mut state.to_cancel);
+            if !unwanted.is_empty() {
+                drop(state);
+                self.cancel(&opened, &unwanted);
+                continue;
+            }
             let due = [Some(beat), ack, look].into_iter().flatten().min().unwrap_or(beat);
             if due > now {
                 let wait = (due - now).max(LEAST_WAIT);
@@ -360,6 +367,18 @@ impl Conductor {
             None => {
                 let soon = Instant::now().checked_sub(opened.lease * 4 / 15);
                 state.heard = soon.map_or_else(Instant::now, |soon| soon.max(state.heard));
+            }
+        }
+    }
+
+    /// Nobody waits for these batches any more: they are ended, and not charged. Where the service does not hear of it, they
+    /// are answered and charged as if nothing had been said.
+    fn cancel(&self, opened: &Opened, seqs: &[u64]) {
+        for seq in seqs {
+            let target = format!("/runs/{}/batches/{seq}", opened.run);
+            let _told: Option<BatchCancelled> = self.mention("DELETE", &target, None::<&()>);
+            if self.shared.lock().end.is_some() {
+                return;
             }
         }
     }

@@ -175,7 +175,7 @@ impl Http {
         let agent = self.agent(by)?;
         let broken = |error: ureq::http::Error| Failure::Way(Box::new(error.into()));
         let response = match method {
-            "GET" => agent.run(request.body(()).map_err(broken)?),
+            "GET" | "DELETE" => agent.run(request.body(()).map_err(broken)?),
             _ => agent.run(request.body(body).map_err(broken)?),
         };
         let response = response.map_err(|error| Failure::Way(Box::new(error)))?;

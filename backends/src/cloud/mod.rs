@@ -48,8 +48,8 @@ mod url;
 pub use body::{Answer, BatchBody, BodyError, FLAG_ZSTD, Part, PartOutcome};
 pub use problem::{Problem, ProblemCode};
 pub use protocol::{
-    Acknowledge, Acknowledged, Auth, Bill, BlobStatus, DashboardLink, FunctionName, Lease, Limits, LogLine,
-    LogPage, OpenRun, Prices, RunInfo, RunList, RunOpened, RunState,
+    Acknowledge, Acknowledged, Auth, BatchCancelled, Bill, BlobStatus, DashboardLink, FunctionName, Lease,
+    Limits, LogLine, LogPage, OpenRun, Prices, RunInfo, RunList, RunOpened, RunState,
 };
 pub use sign::{
     EventHead, HEADER_DIGEST, HEADER_NONCE, HEADER_PROTOCOL, HEADER_SIGNATURE, HEADER_TIMESTAMP, PROTOCOL,

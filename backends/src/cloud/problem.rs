@@ -67,6 +67,8 @@ codes! {
     MethodNotAllowed = 405 "method_not_allowed" "The method is not allowed here",
     /// The body did not come in time.
     RequestTimeout = 408 "request_timeout" "The body did not come in time",
+    /// The batch was cancelled by its client, and is not charged.
+    BatchCancelled = 409 "batch_cancelled" "The batch was cancelled",
     /// The run is not open (any more).
     RunEnded = 409 "run_ended" "The run has ended",
     /// The seq was used for other bytes.

@@ -250,6 +250,15 @@ message! {
 }
 
 message! {
+    /// The answer to a batch that is given up.
+    pub struct BatchCancelled {
+        /// It was under way here, and is ended: no answer will come, and none is charged. `false`: it was answered before, or
+        /// is not known.
+        pub cancelled: bool,
+    }
+}
+
+message! {
     /// The answer to [`Acknowledge`].
     pub struct Acknowledged {
         /// Answers that are no longer kept.

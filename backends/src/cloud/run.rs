@@ -1,7 +1,7 @@
 //! One run as all its threads see it: batches that wait, what the service calls it, how it is to end. Everything is
 //! under one lock, which nobody holds while anything is sent.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -89,6 +89,12 @@ pub(super) struct State {
     /// What it costs, once the service has said.
     pub(super) quote: Option<Quote>,
     pub(super) in_flight: usize,
+    /// Numbers under which batches are on their way, with the batches.
+    flying: HashMap<u64, BatchId>,
+    /// Of these, those that nobody waits for.
+    given_up: HashSet<u64>,
+    /// Of these, those of which the service is to be told.
+    pub(super) to_cancel: Vec<u64>,
     /// Where batches are sent; `None`: not yet, or not now.
     pub(super) opened: Option<Arc<Opened>>,
     /// A run that was open and is no more.
@@ -124,6 +130,24 @@ impl State {
         let first = piece.batch.first();
         let behind = self.waiting.iter().rev().take_while(|other| other.batch.first() > first).count();
         self.waiting.insert(self.waiting.len() - behind, piece);
+    }
+
+    /// A batch is on its way under this number.
+    pub(super) fn takes_off(&mut self, seq: u64, batch: BatchId) {
+        self.in_flight += 1;
+        self.flying.insert(seq, batch);
+    }
+
+    /// Nobody waits for what is on its way under this number.
+    pub(super) fn is_given_up(&self, seq: u64) -> bool {
+        self.given_up.contains(&seq)
+    }
+
+    /// Nothing is on its way under this number any more. Whether somebody waited for it.
+    pub(super) fn is_down(&mut self, seq: u64) -> bool {
+        self.flying.remove(&seq);
+        self.to_cancel.retain(|other| *other != seq);
+        !self.given_up.remove(&seq)
     }
 
     /// How many more may be sent.
@@ -163,6 +187,9 @@ impl Shared {
                 seen: None,
                 quote: None,
                 in_flight: 0,
+                flying: HashMap::new(),
+                given_up: HashSet::new(),
+                to_cancel: Vec::new(),
                 opened: None,
                 lost: None,
                 senders: 0,
@@ -250,7 +277,16 @@ impl Shared {
     pub(super) fn cancel(&self, batch: BatchId) {
         let mut state = self.lock();
         state.waiting.retain(|piece| piece.batch.id() != batch);
+        let flying: Vec<u64> =
+            state.flying.iter().filter(|(_, flies)| **flies == batch).map(|(seq, _)| *seq).collect();
+        let told = !flying.is_empty();
+        state.given_up.extend(&flying);
+        state.to_cancel.extend(flying);
         self.measure(&state);
+        drop(state);
+        if told {
+            self.news.notify_all();
+        }
     }
 
     /// The service takes so many batches at a time, and has so many workers.

@@ -42,12 +42,12 @@ fn next(shared: &Shared) -> Option<(Piece, Arc<Opened>, u64)> {
             && let Some(opened) = state.opened.clone()
             && let Some(piece) = state.waiting.pop_front()
         {
-            state.in_flight += 1;
             // What was refused before goes under its number: what it has cost then, it has cost.
             let again =
                 piece.before.as_ref().filter(|(run, _)| Arc::ptr_eq(run, &opened)).map(|(_, seq)| *seq);
             state.next += 1;
             let seq = again.unwrap_or(state.next);
+            state.takes_off(seq, piece.batch.id());
             return Some((piece, opened, seq));
         }
         if state.end.is_some() {
@@ -68,6 +68,8 @@ fn next(shared: &Shared) -> Option<(Piece, Arc<Opened>, u64)> {
 /// How a try ended that is not to be repeated as it was.
 enum Landing {
     Answered(Answer, Option<u64>),
+    /// Nobody waits for it any more.
+    Cancelled,
     /// The agents that had it are gone, again and again.
     Lost,
     /// The run that it was sent to is over.
@@ -81,13 +83,16 @@ enum Landing {
 fn deliver(shared: &Shared, limits: &Limits, piece: Piece, opened: &Arc<Opened>, seq: u64) {
     let length = piece.batch.payload().len() as u64;
     if length > limits.batch_bytes {
+        shared.lock().is_down(seq);
         return split(shared, &piece.batch, limits.batch_bytes);
     }
     let landing = match before(shared, &piece, opened) {
         Some(answer) => Landing::Answered(answer, None),
         None => carry(shared, &piece.batch, opened, seq),
     };
+    let wanted = shared.lock().is_down(seq);
     match landing {
+        Landing::Cancelled => shared.landed(None, Vec::new()),
         Landing::Answered(answer, arrived) => {
             note(shared, &answer, arrived);
             let (told, rest) = sort(&piece.batch, answer.parts);
@@ -115,8 +120,14 @@ fn deliver(shared: &Shared, limits: &Limits, piece: Piece, opened: &Arc<Opened>,
                 state.lost = state.opened.take();
             }
             drop(state);
-            shared.put_back(Piece { before: Some((Arc::clone(opened), seq)), ..piece });
+            if wanted {
+                shared.put_back(Piece { before: Some((Arc::clone(opened), seq)), ..piece });
+            } else {
+                shared.landed(None, Vec::new());
+                shared.wake();
+            }
         }
+        Landing::Short if !wanted => shared.landed(None, Vec::new()),
         Landing::Short => shared.put_back(Piece { before: Some((Arc::clone(opened), seq)), ..piece }),
         Landing::Exhausted(error) => shared.exhaust(error),
         Landing::Stopped(stop) => {
@@ -164,6 +175,13 @@ fn carry(shared: &Shared, batch: &Batch, opened: &Opened, seq: u64) -> Landing {
     let mut waits = false;
     let (mut losses, mut faults) = (0, 0);
     loop {
+        if shared.lock().is_given_up(seq) {
+            if waits {
+                // It may have been told before it had the batch.
+                drop(link.http.call(By::Short, "DELETE", &target, b""));
+            }
+            return Landing::Cancelled;
+        }
         let sent = match waits {
             true => link.http.call(By::Long, "GET", &target, b""),
             false => link.http.call(By::Long, "PUT", &target, &body),
@@ -195,6 +213,7 @@ fn carry(shared: &Shared, batch: &Batch, opened: &Opened, seq: u64) -> Landing {
         if let Failure::Problem(problem) = &failure {
             use ProblemCode as Code;
             match problem.known() {
+                Some(Code::BatchCancelled) => return Landing::Cancelled,
                 Some(Code::RunEnded | Code::NotFound) => return Landing::RunOver,
                 Some(Code::AgentLost) => {
                     losses += 1;
@@ -258,6 +277,11 @@ fn sort(batch: &Batch, parts: Vec<Part>) -> (Vec<Completion>, Vec<Piece>) {
     (told, rest)
 }
 
+/// A worker's name, for reports: those of this machine are called alike, and ADAPTIVE has both in one map.
+fn there(worker: &str) -> String {
+    format!("{worker} (cloud)")
+}
+
 /// What became of a part of a batch, for who has submitted it.
 fn completion(batch: &Batch, part: Part) -> Completion {
     let Part { offset, items, outcome } = part;
@@ -266,9 +290,14 @@ fn completion(batch: &Batch, part: Part) -> Completion {
         false => batch.piece(batch.id(), offset, offset + items, batch.attempt()),
     };
     let outcome = match outcome {
-        PartOutcome::Done(results) => Outcome::Done(Results { place: Place::Cloud, ..results }),
+        PartOutcome::Done(results) => {
+            Outcome::Done(Results { place: Place::Cloud, worker: there(&results.worker), ..results })
+        }
         PartOutcome::Returned => Outcome::Returned(piece()),
-        PartOutcome::Lost(loss) => Outcome::Lost(piece(), loss),
+        PartOutcome::Lost(mut loss) => {
+            loss.death.worker = there(&loss.death.worker);
+            Outcome::Lost(piece(), loss)
+        }
     };
     Completion { batch: batch.id(), first: batch.first() + u64::from(offset), items, outcome }
 }

@@ -1,8 +1,8 @@
 //! Worker processes of this machine, behind the [`Backend`] trait.
 //!
 //! `pool` holds who has which batch (`run`, `member`) and decides, without any I/O but sends that can't wait;
-//! `steal` does so by the clock, `wear` by what workers have used up. `supervisor` is the one thread that starts workers, watches them die and relays what
-//! they print (`relay`); `reader` is a thread for each worker that takes its answers; `worker` is the other end, in the
+//! `steal` does so by the clock, `wear` by what workers have used up. `supervisor` is the one thread that starts workers, watches them die and reads what
+//! they print (`relay`), which `lines` passes on; `reader` is a thread for each worker that takes its answers; `worker` is the other end, in the
 //! worker process. `greeting`, `outbox`, `page`, `area` and `handover` are the parts of the channel between them; `confined` is how
 //! a worker confines itself and what is told of the calls that it was refused. `foreign` is for hosts of other programs
 //! than their own. Where a `launch`er starts the workers, they may be anybody's: `jailed` puts them into jails, `door`
@@ -17,6 +17,7 @@ mod handover;
 #[cfg(feature = "jail")]
 mod jailed;
 mod launch;
+mod lines;
 mod member;
 mod outbox;
 mod page;
@@ -42,6 +43,7 @@ pub use greeting::INSIDE;
 pub use jailed::Jailed;
 pub use launch::{Keeper, Launch, Launcher, Start};
 pub use relay::{PassThrough, Relay, Stream};
+pub use supervisor::MOST_TEMP_FOLDER;
 pub(crate) use worker::{Opening, Record};
 pub use worker::{enter, inside_worker, leave_unentered, marked};
 
@@ -95,6 +97,12 @@ pub struct LocalOptions {
     pub memory: Option<u64>,
     /// A worker that has run so many items is replaced.
     pub most_items: Option<u64>,
+}
+
+/// How many workers a map has on so many cores where nobody says: two for each but one. While one waits for its next
+/// batch another computes, and the host has room.
+pub fn default_processes(cores: usize) -> usize {
+    (cores * 2).saturating_sub(2).max(1)
 }
 
 impl LocalOptions {

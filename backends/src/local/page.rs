@@ -18,6 +18,7 @@ use nix::unistd::ftruncate;
 
 use super::area::AREA;
 use super::handover::Handover;
+use super::spread::Owed;
 use crate::completion::Running;
 
 const PAGE: usize = 4096;
@@ -31,6 +32,8 @@ const MAGIC: u64 = 0x6661_7374_6d61_7001;
 /// `item` while a function is being prepared, and while nothing runs.
 pub(crate) const SETUP: u32 = u32::MAX - 1;
 const IDLE: u32 = u32::MAX;
+/// `core` before the first batch.
+const NOWHERE: u32 = u32::MAX;
 /// All items are run, and the answer is on its way.
 const SENDING: u32 = u32::MAX - 2;
 
@@ -48,6 +51,8 @@ struct Fields {
     item: AtomicU32,
     /// The core on which its last batch began or ended.
     core: AtomicU32,
+    /// The cores that it is to have back, see `spread`.
+    owed: Owed,
 }
 
 const _: () = assert!(size_of::<Fields>() <= RECORD && RECORD + size_of::<Record>() <= PAGE);
@@ -74,6 +79,7 @@ impl Page {
         let (files, stdin) = Handover::create()?;
         let page = Page { map: MmapOptions::new().len(SIZE).map_raw(&file)?, files };
         page.fields().item.store(IDLE, Ordering::Relaxed);
+        page.fields().core.store(NOWHERE, Ordering::Relaxed);
         page.fields().magic.store(MAGIC, Ordering::Release);
         page.files.give(&file)?;
         Ok((page, stdin))
@@ -221,12 +227,19 @@ impl Page {
     }
 
     fn tell_core(&self) {
-        self.fields().core.store(sched_getcpu().unwrap_or(0) as u32, Ordering::Relaxed);
+        let core = sched_getcpu().map_or(NOWHERE, |core| core as u32);
+        self.fields().core.store(core, Ordering::Relaxed);
     }
 
-    /// Host: where the worker's last batch began or ended.
-    pub(crate) fn core(&self) -> usize {
-        self.fields().core.load(Ordering::Relaxed) as usize
+    /// Host: where the worker's last batch began or ended, as it says; `None` before the first.
+    pub(crate) fn core(&self) -> Option<usize> {
+        let core = self.fields().core.load(Ordering::Relaxed);
+        (core != NOWHERE).then_some(core as usize)
+    }
+
+    /// The worker's cores, where it is kept off some.
+    pub(crate) fn owed(&self) -> &Owed {
+        &self.fields().owed
     }
 
     /// Worker: nothing runs.

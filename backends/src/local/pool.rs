@@ -473,7 +473,7 @@ impl State {
         let depth = run.depth();
         let allowed = self.allowed;
         let busy = self.members.iter().filter(|member| !member.held.is_empty());
-        let busy = Busy::on(busy.map(|member| member.page.core()));
+        let busy = Busy::on(busy.filter_map(|member| member.page.core()));
         let ready = self.members.iter_mut().filter(|member| {
             member.takes_work() && member.held.len() < depth && allowed.items_left(member) > 0
         });
@@ -485,7 +485,8 @@ impl State {
         }
         run.in_flight += 1;
         let own = self.own && member.held.is_empty();
-        let _kept_off = own.then(|| busy.keep_off(member.child.id(), member.page.core())).flatten();
+        let page = Arc::clone(&member.page);
+        let _kept_off = own.then(|| busy.keep_off(member.child.id(), page.core(), page.owed())).flatten();
         if member.opened.insert(job) {
             let outbox = member.outbox.as_mut().expect("a worker that takes work has greeted");
             outbox.send(run.opening_for(&member.page.files));

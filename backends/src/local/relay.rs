@@ -1,11 +1,11 @@
 //! What workers print reaches the host's own output line by line, so that two of them never share a line.
-//! The supervisor reads the pipes; a worker's last lines on stderr become part of its death report.
+//! The supervisor reads the pipes, `lines` calls the relay; a worker's last lines on stderr become part of its death
+//! report.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, poll};
@@ -21,8 +21,8 @@ pub enum Stream {
 
 /// Where the lines go that workers print. The default writes them to the host's own stdout and stderr.
 pub trait Relay: Send + Sync + fmt::Debug {
-    /// One line, its end included. Called from the thread that watches the workers: to wait here is to make them
-    /// wait once their pipes are full.
+    /// One line, its end included. Called from a thread that does nothing else, one for each pool: to wait here is to
+    /// make workers wait that print, once a megabyte waits and their pipes are full, and the drop of the pool.
     fn line(&self, worker: &str, stream: Stream, line: &[u8]);
 }
 
@@ -86,16 +86,16 @@ impl<R: Read + AsFd> Pipe<R> {
         self.pipe.as_ref()
     }
 
-    /// Passes on what is there now, at most about `most` bytes, so that one chatterer can't hold up the rest; tells how
-    /// many there were.
-    pub(crate) fn pass_on(&mut self, worker: &str, relay: &dyn Relay, most: usize) -> usize {
+    /// Passes on what is there now as lines, at most about `most` bytes, so that one chatterer can't hold up the rest;
+    /// tells how many there were.
+    pub(crate) fn pass_on(&mut self, most: usize, out: &mut dyn FnMut(Stream, Vec<u8>)) -> usize {
         let mut buffer = [0; 16 * 1024];
         let mut taken = 0;
         while let Some(pipe) = &mut self.pipe {
             match pipe.read(&mut buffer) {
                 Ok(0) => self.pipe = None,
                 Ok(read) => {
-                    self.split(&buffer[..read], worker, relay);
+                    self.split(&buffer[..read], out);
                     taken += read;
                     if taken >= most {
                         return taken;
@@ -109,22 +109,20 @@ impl<R: Read + AsFd> Pipe<R> {
         taken
     }
 
-    fn split(&mut self, mut bytes: &[u8], worker: &str, relay: &dyn Relay) {
+    fn split(&mut self, mut bytes: &[u8], out: &mut dyn FnMut(Stream, Vec<u8>)) {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             self.partial.extend_from_slice(&bytes[..=end]);
             bytes = &bytes[end + 1..];
-            self.emit(worker, relay);
+            self.emit(out);
         }
         self.partial.extend_from_slice(bytes);
         if self.partial.len() >= LINE {
             self.partial.push(b'\n');
-            self.emit(worker, relay);
+            self.emit(out);
         }
     }
 
-    fn emit(&mut self, worker: &str, relay: &dyn Relay) {
-        // A relay that panics loses its line, not the thread that looks after the workers.
-        let _lost = catch_unwind(AssertUnwindSafe(|| relay.line(worker, self.stream, &self.partial)));
+    fn emit(&mut self, out: &mut dyn FnMut(Stream, Vec<u8>)) {
         if self.stream == Stream::Stderr {
             let line: String =
                 String::from_utf8_lossy(&self.partial).trim().chars().take(TAIL_CHARS).collect();
@@ -135,16 +133,16 @@ impl<R: Read + AsFd> Pipe<R> {
                 self.tail.pop_front();
             }
         }
-        self.partial.clear();
+        out(self.stream, std::mem::take(&mut self.partial));
     }
 
     /// The worker is dead: passes on the rest, also a last line without an end, and gives the last lines.
-    pub(crate) fn finish(mut self, worker: &str, relay: &dyn Relay) -> Vec<String> {
+    pub(crate) fn finish(mut self, out: &mut dyn FnMut(Stream, Vec<u8>)) -> Vec<String> {
         // A child of the worker may hold the pipe open and write on: what is taken is bounded.
-        self.pass_on(worker, relay, 1 << 20);
+        self.pass_on(1 << 20, out);
         if !self.partial.is_empty() {
             self.partial.push(b'\n');
-            self.emit(worker, relay);
+            self.emit(out);
         }
         self.tail.into()
     }
@@ -161,31 +159,22 @@ fn is_of_a_backtrace(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::sync::Mutex;
 
     use super::*;
-
-    #[derive(Debug, Default)]
-    struct Kept(Mutex<Vec<String>>);
-
-    impl Relay for Kept {
-        fn line(&self, _worker: &str, _stream: Stream, line: &[u8]) {
-            self.0.lock().expect("no panic").push(String::from_utf8_lossy(line).into_owned());
-        }
-    }
 
     #[test]
     fn lines_arrive_whole_however_they_were_written() {
         let (reader, mut writer) = io::pipe().expect("a pipe");
         let mut pipe = Pipe::new(reader, Stream::Stderr).expect("a pipe can be made non-blocking");
-        let kept = Kept::default();
+        let mut lines = Vec::new();
+        let mut keep = |_: Stream, line: Vec<u8>| lines.push(String::from_utf8_lossy(&line).into_owned());
         for part in ["one", " line\ntwo\n", "three"] {
             writer.write_all(part.as_bytes()).expect("room in the pipe");
-            pipe.pass_on("w", &kept, usize::MAX);
+            pipe.pass_on(usize::MAX, &mut keep);
         }
         drop(writer);
-        assert_eq!(pipe.finish("w", &kept), ["one line", "two", "three"]);
-        assert_eq!(*kept.0.lock().expect("no panic"), ["one line\n", "two\n", "three\n"]);
+        assert_eq!(pipe.finish(&mut keep), ["one line", "two", "three"]);
+        assert_eq!(lines, ["one line\n", "two\n", "three\n"]);
     }
 
     #[test]
@@ -205,12 +194,12 @@ mod tests {
     fn a_line_without_end_is_passed_on_in_parts() {
         let (reader, mut writer) = io::pipe().expect("a pipe");
         let mut pipe = Pipe::new(reader, Stream::Stdout).expect("a pipe can be made non-blocking");
-        let kept = Kept::default();
+        let mut parts = 0;
         for _ in 0..40 {
             writer.write_all(&[b'x'; 4096]).expect("room in the pipe");
-            pipe.pass_on("w", &kept, usize::MAX);
+            pipe.pass_on(usize::MAX, &mut |_, _| parts += 1);
         }
         assert!(pipe.partial.len() < LINE);
-        assert_eq!(kept.0.lock().expect("no panic").len(), 2);
+        assert_eq!(parts, 2);
     }
 }

@@ -1,10 +1,57 @@
 //! Where a sleeping worker wakes. The kernel wakes it where it ran last, or where its waker runs; if another worker is
 //! busy there, it waits behind that one for milliseconds, while the host goes to sleep and leaves a core idle: what is
 //! idle for less than half a millisecond takes nothing over (`sched_migration_cost_ns`). So a worker that would wake
-//! on the core of another is kept off those cores while it is woken, and only then.
+//! on the core of another is kept off those cores while it is woken, and only then: it has all of its cores back before
+//! the function runs, which may ask how many they are, or start threads that inherit them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
+
+/// Words that hold a set of cores.
+const WORDS: usize = CpuSet::count().div_ceil(64);
+
+/// The cores that a worker is to have back; none where it has them. In the page that host and worker share: whoever of
+/// the two runs first gives them back, for the host may be put off its core by the very worker that it wakes.
+#[derive(Debug)]
+#[repr(transparent)]
+pub(crate) struct Owed([AtomicU64; WORDS]);
+
+impl Owed {
+    fn note(&self, cores: &CpuSet) {
+        for (index, word) in self.0.iter().enumerate() {
+            let bit = |bit: &usize| cores.is_set(index * 64 + bit).unwrap_or(false);
+            let bits = (0..64).filter(bit).fold(0, |bits, bit| bits | 1 << bit);
+            word.store(bits, Ordering::Release);
+        }
+    }
+
+    fn cores(&self) -> Option<CpuSet> {
+        // Asked before each batch.
+        if self.0.iter().all(|word| word.load(Ordering::Acquire) == 0) {
+            return None;
+        }
+        let mut cores = CpuSet::new();
+        for (index, word) in self.0.iter().enumerate() {
+            let bits = word.load(Ordering::Acquire);
+            for bit in (0..64).filter(|bit| bits & (1 << bit) != 0) {
+                cores.set(index * 64 + bit).ok()?;
+            }
+        }
+        Some(cores)
+    }
+
+    /// Gives `worker` its cores back if it has not got them yet; 0 stands for the calling thread.
+    pub(crate) fn give_back(&self, worker: Pid) {
+        let Some(cores) = self.cores() else { return };
+        // It may have died meanwhile.
+        let _gone = sched_setaffinity(worker, &cores);
+        for word in &self.0 {
+            word.store(0, Ordering::Release);
+        }
+    }
+}
 
 /// The cores on which workers are busy.
 #[derive(Debug, Default)]
@@ -12,9 +59,9 @@ pub(crate) struct Busy(Vec<usize>);
 
 /// Gives a worker back the cores that it may use, when it is woken.
 #[derive(Debug)]
-pub(crate) struct KeptOff {
+pub(crate) struct KeptOff<'a> {
     worker: Pid,
-    allowed: CpuSet,
+    owed: &'a Owed,
 }
 
 impl Busy {
@@ -24,10 +71,13 @@ impl Busy {
 
     /// Keeps a worker that ran on `core` last off the busy cores until the result is dropped. `None`: it is on none of
     /// them, or may use no other.
-    pub(crate) fn keep_off(&self, worker: u32, core: usize) -> Option<KeptOff> {
-        if !self.0.contains(&core) {
-            return None;
-        }
+    pub(crate) fn keep_off<'a>(
+        &self,
+        worker: u32,
+        core: Option<usize>,
+        owed: &'a Owed,
+    ) -> Option<KeptOff<'a>> {
+        let _taken = core.filter(|core| self.0.contains(core))?;
         let worker = Pid::from_raw(i32::try_from(worker).ok()?);
         // A host that was not allowed all cores gave its workers no more; the function may have chosen some itself.
         let allowed = sched_getaffinity(worker).ok()?;
@@ -35,14 +85,63 @@ impl Busy {
         for core in &self.0 {
             free.unset(*core).ok()?;
         }
-        let any = (0..CpuSet::count()).any(|core| free.is_set(core).unwrap_or(false));
-        (any && sched_setaffinity(worker, &free).is_ok()).then_some(KeptOff { worker, allowed })
+        if !(0..CpuSet::count()).any(|core| free.is_set(core).unwrap_or(false)) {
+            return None;
+        }
+        owed.note(&allowed);
+        let kept_off = KeptOff { worker, owed };
+        sched_setaffinity(worker, &free).is_ok().then_some(kept_off)
     }
 }
 
-impl Drop for KeptOff {
+impl Drop for KeptOff<'_> {
     fn drop(&mut self) {
-        // It may have died meanwhile.
-        let _gone = sched_setaffinity(self.worker, &self.allowed);
+        self.owed.give_back(self.worker);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_worker_is_kept_off_busy_cores_while_it_is_woken_and_no_longer() {
+        let own = sched_getaffinity(Pid::from_raw(0)).expect("this thread's cores");
+        let cores: Vec<usize> =
+            (0..CpuSet::count()).filter(|core| own.is_set(*core).unwrap_or(false)).collect();
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().expect("a process that waits");
+        let worker = Pid::from_raw(child.id() as i32);
+        let allowed = || sched_getaffinity(worker).expect("it lives");
+
+        let mut one = CpuSet::new();
+        one.set(cores[0]).expect("a core");
+        let owed = Owed(std::array::from_fn(|_| AtomicU64::new(0)));
+        let busy = Busy::on([cores[0]].into_iter());
+        assert!(busy.keep_off(child.id(), None, &owed).is_none(), "it has run nowhere yet");
+        assert!(busy.keep_off(child.id(), Some(usize::MAX), &owed).is_none(), "nobody is where it was");
+        let kept_off = busy.keep_off(child.id(), Some(cores[0]), &owed);
+        if let [_, other, ..] = *cores.as_slice() {
+            assert!(kept_off.is_some() && !allowed().is_set(cores[0]).unwrap_or(true));
+            assert!(allowed().is_set(other).unwrap_or(false));
+        } else {
+            assert!(kept_off.is_none(), "there is no other");
+        }
+        // The worker runs before its waker.
+        owed.give_back(worker);
+        assert_eq!(allowed(), own);
+        assert!(sched_setaffinity(worker, &one).is_ok());
+        drop(kept_off);
+        assert_eq!(allowed(), one, "what it has chosen itself since is left alone");
+        assert!(sched_setaffinity(worker, &own).is_ok());
+        drop(busy.keep_off(child.id(), Some(cores[0]), &owed));
+        assert_eq!(allowed(), own);
+        let everywhere = Busy::on(cores.iter().copied());
+        assert!(everywhere.keep_off(child.id(), Some(cores[0]), &owed).is_none(), "all are busy");
+
+        drop(child.stdin.take());
+        child.wait().expect("it ends with its input");
+        assert!(busy.keep_off(child.id(), Some(cores[0]), &owed).is_none(), "it is gone");
     }
 }

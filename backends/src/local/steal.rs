@@ -72,7 +72,14 @@ pub(crate) fn look(state: &mut State, since_last: Duration, now: Instant) -> Opt
 pub(crate) fn first_look(state: &State, waste: bool) -> Option<Duration> {
     let limits = state.runs.values().filter_map(|run| run.job.item_timeout.map(pause_of));
     let orphans = state.runs.values().filter(|run| run.closed).map(|_| ORPHAN / 4);
-    limits.chain(orphans).chain(waste.then_some(STUCK)).chain(state.wear_pause()).min()
+    // Of a run that goes on, what was cancelled by name.
+    let cancelled = state.members.iter().any(|member| member.held.front().is_some_and(|held| held.orphan));
+    limits
+        .chain(orphans)
+        .chain(cancelled.then_some(ORPHAN / 4))
+        .chain(waste.then_some(STUCK))
+        .chain(state.wear_pause())
+        .min()
 }
 
 /// How often an item is looked at that may run for so long.
@@ -195,8 +202,10 @@ fn end_orphans(state: &mut State, now: Instant) -> Option<Duration> {
         |member: &Member| (0..member.held.len()).any(|at| !member.held[at].orphan && unbegun(member, at) > 0);
     let waiting = state.runs.values().any(|run| !run.pending.is_empty()) || state.members.iter().any(behind);
     for member in state.members.iter_mut().filter(|member| orphaned(member)) {
-        let unwanted = member.held.front().and_then(|held| state.runs.get(&held.batch.job()));
-        let cancelled = unwanted.is_some_and(|run| run.closed && run.job.cancel_running);
+        // Of a run that is over, or cancelled by name.
+        let unwanted = member.held.front().filter(|held| held.orphan);
+        let unwanted = unwanted.and_then(|held| state.runs.get(&held.batch.job()));
+        let cancelled = unwanted.is_some_and(|run| run.job.cancel_running);
         if !cancelled && !waiting && member.held.iter().all(|held| held.orphan) {
             continue;
         }

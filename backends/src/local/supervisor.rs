@@ -20,6 +20,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::door::Door;
 use super::greeting::{Confinement, Greeting, INSIDE, MARKER, Marker};
 use super::launch::{Keeper, Start};
+use super::lines::Lines;
 use super::member::Member;
 use super::page::Page;
 use super::pool::Shared;
@@ -33,13 +34,14 @@ use crate::completion::{Death, DeathCause};
 const TURN: usize = 256 * 1024;
 /// The kernel's count of memory kills is read when the first workers are up: it takes 0.1 ms of a core that they need.
 const COUNT_KILLS: Duration = Duration::from_millis(20);
-/// `sun_path` holds 108 bytes with its end; ipc-channel cuts a longer path off in silence.
-const SOCKET_PATH: usize = 107;
+/// Most bytes that the name of the temporary folder may have, for the workers' sockets to lie there: `sun_path` holds
+/// 107 bytes before its end, to which ipc-channel adds a folder and a name, and cuts a longer path off in silence.
+pub const MOST_TEMP_FOLDER: usize = 107 - "/.tmpXXXXXX/socket".len();
 
 /// What the supervisor holds of one worker.
 struct Watched {
     id: u64,
-    name: String,
+    name: Arc<str>,
     pid: u32,
     /// `None` where the kernel had reaped the process before it could be opened (SIGCHLD is ignored here).
     pidfd: Option<OwnedFd>,
@@ -59,6 +61,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
     block_signals();
     let mut watched: Vec<Watched> = Vec::new();
     let mut readers: Vec<JoinHandle<()>> = Vec::new();
+    let mut lines = Lines::new(shared);
     let mut named = 0;
     let mut folder_tried = false;
     let mut first_start: Option<Instant> = None;
@@ -114,14 +117,14 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
         if first_start.is_some() && memory_kills.is_none() {
             within(COUNT_KILLS);
         }
-        let news = wait(shared, &watched, pause);
+        let news = wait(shared, &watched, lines.have_room(), pause);
         if memory_kills.is_none() && first_start.is_some_and(|begun| begun.elapsed() >= COUNT_KILLS) {
             memory_kills = Some(MemoryKills::new());
         }
         for index in (0..watched.len()).rev().filter(|index| news[*index]) {
-            watched[index].pass_on(shared);
+            watched[index].pass_on(shared, &mut lines);
             if watched[index].is_dead() {
-                readers.push(watched.swap_remove(index).bury(shared, memory_kills.as_mut()));
+                readers.push(watched.swap_remove(index).bury(shared, &mut lines, memory_kills.as_mut()));
             }
         }
         readers.retain(|reader| !reader.is_finished());
@@ -141,8 +144,9 @@ pub(crate) fn block_signals() {
     let _unchanged = set.thread_block();
 }
 
-/// Waits until a worker prints or dies, somebody wakes this thread, or `pause` is over; tells which workers have news.
-fn wait(shared: &Shared, watched: &[Watched], pause: Option<Duration>) -> Vec<bool> {
+/// Waits until a worker prints (if it is to be read) or dies, somebody wakes this thread, or `pause` is over; tells
+/// which workers have news.
+fn wait(shared: &Shared, watched: &[Watched], read: bool, pause: Option<Duration>) -> Vec<bool> {
     let mut fds = vec![
         PollFd::new(shared.wake().as_fd(), PollFlags::POLLIN),
         PollFd::new(shared.timer().as_fd(), PollFlags::POLLIN),
@@ -153,8 +157,8 @@ fn wait(shared: &Shared, watched: &[Watched], pause: Option<Duration>) -> Vec<bo
     for (index, worker) in watched.iter().enumerate() {
         let open: [Option<BorrowedFd<'_>>; 3] = [
             worker.pidfd.as_ref().map(AsFd::as_fd),
-            worker.stdout.open().map(AsFd::as_fd),
-            worker.stderr.open().map(AsFd::as_fd),
+            worker.stdout.open().filter(|_| read).map(AsFd::as_fd),
+            worker.stderr.open().filter(|_| read).map(AsFd::as_fd),
         ];
         for fd in open.into_iter().flatten() {
             fds.push(PollFd::new(fd, PollFlags::POLLIN));
@@ -183,14 +187,18 @@ fn wait(shared: &Shared, watched: &[Watched], pause: Option<Duration>) -> Vec<bo
 }
 
 impl Watched {
-    fn pass_on(&mut self, shared: &Shared) {
-        let relay = shared.options.relay.as_ref();
+    fn pass_on(&mut self, shared: &Shared, lines: &mut Lines) {
         let limit = shared.options.output;
         if limit.is_some_and(|limit| self.printed > limit) {
             return; // It has been told, and is dying.
         }
-        self.printed += self.stdout.pass_on(&self.name, relay, TURN) as u64;
-        self.printed += self.stderr.pass_on(&self.name, relay, TURN) as u64;
+        let Watched { name, stdout, stderr, printed, .. } = self;
+        if lines.have_room() {
+            *printed += stdout.pass_on(TURN, &mut |stream, line| lines.put(name, stream, line)) as u64;
+        }
+        if lines.have_room() {
+            *printed += stderr.pass_on(TURN, &mut |stream, line| lines.put(name, stream, line)) as u64;
+        }
         if let Some(limit) = limit.filter(|limit| self.printed > *limit) {
             shared.condemn(self.id, DeathCause::OutputLimit(limit));
         }
@@ -203,8 +211,7 @@ impl Watched {
     }
 
     /// Takes the exit status and the last output, and tells the reader, which ends with the rest of the channel.
-    fn bury(mut self, shared: &Shared, kills: Option<&mut MemoryKills>) -> JoinHandle<()> {
-        let relay = shared.options.relay.as_ref();
+    fn bury(mut self, shared: &Shared, lines: &mut Lines, kills: Option<&mut MemoryKills>) -> JoinHandle<()> {
         let exited = {
             let mut state = shared.lock();
             state.member(self.id).map(|member| member.child.wait())
@@ -219,9 +226,10 @@ impl Watched {
             },
             _ => DeathCause::Unknown,
         };
-        self.stdout.finish(&self.name, relay);
-        let stderr = self.stderr.finish(&self.name, relay);
-        let death = Death { worker: self.name, pid: self.pid, cause, refused: None, stderr };
+        let mut out = |stream, line| lines.put(&self.name, stream, line);
+        self.stdout.finish(&mut out);
+        let stderr = self.stderr.finish(&mut out);
+        let death = Death { worker: self.name.to_string(), pid: self.pid, cause, refused: None, stderr };
         self.gate.close(death, &self.server);
         self.reader
     }
@@ -317,7 +325,7 @@ fn start(shared: &Arc<Shared>, number: u64, tried: &mut bool) -> Result<Watched,
             let server = knock;
             Ok(Watched {
                 id: number,
-                name,
+                name: name.into(),
                 pid,
                 pidfd,
                 stdout,
@@ -365,10 +373,10 @@ fn listen_socket(tried: &mut bool) -> io::Result<(IpcOneShotServer<Greeting>, St
             "the temporary folder {shown} does not exist; set TMPDIR to one that does"
         )));
     }
-    // It adds `/.tmpXXXXXX/socket`.
-    if folder.as_os_str().len() + "/.tmpXXXXXX/socket".len() > SOCKET_PATH {
+    if folder.as_os_str().len() > MOST_TEMP_FOLDER {
         return Err(io::Error::other(format!(
-            "the temporary folder's name is too long for a socket: {shown}; set TMPDIR to a shorter one"
+            "the temporary folder's name is too long for a socket: {shown}; set TMPDIR to one of at most \
+             {MOST_TEMP_FOLDER} bytes"
         )));
     }
     let refused = |error: io::Error| {

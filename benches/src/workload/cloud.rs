@@ -1,7 +1,7 @@
 //! CLOUD: what the way to a service costs, where the service has as many workers and is on the same machine.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use fastmap::{ExecPolicy, FastmapConfig, Options, Verbosity};
@@ -19,15 +19,23 @@ const ITEMS: u64 = 10_000;
 const ITEMS_QUICK: u64 = 2_000;
 
 /// A service on loopback, which ends with this.
-struct Service(Child);
+#[derive(Debug)]
+pub(crate) struct Service {
+    process: Child,
+    /// Held open: a service whose words nobody takes any more ends at the next one.
+    _words: ChildStdout,
+}
 
 impl Service {
-    /// The service, and options for a client of it.
-    fn start() -> Result<(Service, Options), String> {
+    /// The service with so many workers, the secret of an account, and its address.
+    ///
+    /// # Errors
+    /// If it can't be started.
+    pub(crate) fn start(workers: usize) -> Result<(Service, String, String), String> {
         let bench = std::env::current_exe().map_err(|error| error.to_string())?;
         let path = bench.with_file_name("fastmap");
         let mut child = Command::new(&path)
-            .args(["serve", "--dev", "--log", "error", "--workers", &WORKERS.to_string()])
+            .args(["serve", "--dev", "--log", "error", "--workers", &workers.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -35,23 +43,27 @@ impl Service {
                 format!("{}: {error}; cargo build --release -p fastmap-service", path.display())
             })?;
         let stdout = child.stdout.take().expect("it is piped");
-        let service = Service(child);
-        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        // Byte by byte: what stands behind the two lines stays in the pipe.
+        let mut words = BufReader::with_capacity(1, stdout);
         let mut value = |name: &str| {
-            let line = lines.next().ok_or("the service did not start")?;
-            line.strip_prefix(name).map(str::to_owned).ok_or(format!("{line:?} instead of {name}"))
+            let mut line = String::new();
+            words.read_line(&mut line).map_err(|error| error.to_string())?;
+            let value = line.trim_end().strip_prefix(name).map(str::to_owned);
+            value.ok_or(format!("{line:?} instead of {name}"))
         };
-        let secret = value("export FASTMAP_SECRET=")?;
-        let url = value("export FASTMAP_CLOUD_URL=")?;
-        Ok((service, Options::new().exec_policy(ExecPolicy::Cloud).secret(secret).cloud_url(url)))
+        let values = value("export FASTMAP_SECRET=")
+            .and_then(|secret| Ok((secret, value("export FASTMAP_CLOUD_URL=")?)));
+        let service = Service { process: child, _words: words.into_inner() };
+        let (secret, url) = values?;
+        Ok((service, secret, url))
     }
 }
 
 impl Drop for Service {
     fn drop(&mut self) {
         // Asked, and not killed: its temporary data goes with it.
-        let _gone = kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGTERM);
-        let _gone = self.0.wait();
+        let _gone = kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGTERM);
+        let _gone = self.process.wait();
     }
 }
 
@@ -68,8 +80,10 @@ pub(super) fn measure(method: &Method) -> Section {
          The program was uploaded before; that a run is opened and its workers are started is in it.",
         &["", "s", "over LOCAL, %"],
     );
-    let (_service, cloud) = match Service::start() {
-        Ok(started) => started,
+    let (_service, cloud) = match Service::start(WORKERS) {
+        Ok((service, secret, url)) => {
+            (service, Options::new().exec_policy(ExecPolicy::Cloud).secret(secret).cloud_url(url))
+        }
         Err(why) => {
             section.row("not measured", [why, String::new()]);
             return section;

@@ -22,6 +22,8 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
+pub(crate) use cloud::Service;
+
 use crate::measure::{Entry, Method};
 use crate::report::Section;
 use crate::work::turns;

@@ -23,6 +23,13 @@ impl Metered {
         Metered { meter, billed }
     }
 
+    /// Of what was used since the last bill so much is on none: it went into what was cancelled.
+    pub(super) fn waive(&mut self, time: Duration) {
+        if let Some(meter) = self.meter.as_ref().filter(|_| !time.is_zero()) {
+            self.billed = (self.billed + time).min(meter.cpu()).max(self.billed);
+        }
+    }
+
     /// The CPU time of a batch that is answered, of which its worker says that it took `said`.
     pub(super) fn bill(&mut self, said: Duration, limit: Duration) -> Duration {
         let Some(meter) = &self.meter else { return said };
@@ -59,6 +66,19 @@ mod tests {
         assert_eq!(metered.bill(Duration::ZERO, seconds(10)), seconds(10));
         assert_eq!(metered.bill(Duration::ZERO, seconds(10)), seconds(7));
         assert_eq!(metered.bill(Duration::ZERO, seconds(10)), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_is_waived_is_billed_to_nobody_and_nothing_is_waived_in_advance() {
+        let seconds = Duration::from_secs;
+        let shown = Arc::new(Shown::default());
+        let mut metered = Metered::new(Some(Arc::clone(&shown) as Arc<dyn Meter>));
+        *shown.0.lock().expect("nobody panics") = seconds(5);
+        metered.waive(seconds(3));
+        assert_eq!(metered.bill(Duration::ZERO, seconds(10)), seconds(2));
+        metered.waive(seconds(3));
+        *shown.0.lock().expect("nobody panics") = seconds(9);
+        assert_eq!(metered.bill(Duration::ZERO, seconds(10)), seconds(4));
     }
 
     #[test]

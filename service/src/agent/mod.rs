@@ -14,7 +14,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use fastmap_backends::BatchId;
 use fastmap_backends::cloud::{Problem, ProblemCode};
+use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, OnceCell, Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -147,6 +149,8 @@ impl Shared {
         let verdict = loop {
             tokio::select! {
                 verdict = &mut work => break verdict,
+                // What it has of this is given up with the future.
+                () = lessor.revoked(lease.id) => return,
                 _ = heartbeat.tick() => if !lessor.extend(lease.id).await {
                     return;
                 },
@@ -180,14 +184,17 @@ impl Shared {
                 return Some(Verdict::Failed(problem));
             }
         };
-        let verdict = match &lease.work.task {
-            Task::Check => Some(Verdict::Ready),
-            Task::Batch(task) => pool.run(task).await.ok(),
+        let begun = match &lease.work.task {
+            Task::Check => None,
+            Task::Batch(task) => Some(pool.run(task)),
         };
-        // The last to hold a pool waits for the end of its workers.
-        if Arc::strong_count(&pool) == 1 {
-            drop(spawn_blocking(move || drop(pool)));
-        }
+        let batch = begun.as_ref().map(|(batch, _)| *batch);
+        let mut under_way = UnderWay { pool: Some(pool), batch };
+        let verdict = match begun {
+            None => Some(Verdict::Ready),
+            Some((_, verdict)) => verdict.await.ok(),
+        };
+        under_way.batch = None;
         verdict
     }
 
@@ -252,4 +259,25 @@ async fn came(over: &mut watch::Receiver<bool>) {
 fn chain(error: &dyn std::error::Error) -> String {
     let sources = std::iter::successors(error.source(), |source| source.source());
     sources.fold(error.to_string(), |line, source| format!("{line}: {source}"))
+}
+
+/// A batch that a pool has. Nobody waits for it any more once this is dropped.
+struct UnderWay {
+    pool: Option<Arc<Pool>>,
+    batch: Option<BatchId>,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let Some(pool) = self.pool.take() else { return };
+        if let Some(batch) = self.batch {
+            pool.cancel(batch);
+        }
+        // The last to hold a pool waits for the end of its workers.
+        if Arc::strong_count(&pool) == 1
+            && let Ok(runtime) = Handle::try_current()
+        {
+            drop(runtime.spawn_blocking(move || drop(pool)));
+        }
+    }
 }

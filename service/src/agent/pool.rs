@@ -48,6 +48,8 @@ struct State {
     waiting: VecDeque<Batch>,
     next: u64,
     failed: Option<Problem>,
+    /// Time that cancelled batches have had a worker, and that is on no bill.
+    waived: Duration,
     /// When a batch came or went.
     touched: Instant,
 }
@@ -101,8 +103,8 @@ impl Pool {
             label: spec.label.clone(),
             items: spec.items,
             item_timeout: spec.item_timeout,
-            // The run lives on its lease: what its client gives up is cancelled by name.
-            cancel_running: false,
+            // What its client gives up is cancelled by name, and runs no longer.
+            cancel_running: true,
             fail_fast: false,
         };
         let job_id = job.id;
@@ -127,19 +129,20 @@ impl Pool {
     }
 
     /// Runs a batch. The verdict comes through the receiver; where that fails, the pool is gone.
-    pub(super) fn run(&self, task: &BatchTask) -> oneshot::Receiver<Verdict> {
+    pub(super) fn run(&self, task: &BatchTask) -> (BatchId, oneshot::Receiver<Verdict>) {
         let (reply, verdict) = oneshot::channel();
         let mut builder = BatchBuilder::new(task.stride);
         builder.buffer().extend_from_slice(&task.payload);
         builder.added(task.items);
         let mut state = lock(&self.shared);
+        state.next += 1;
+        let id = BatchId(state.next);
         if let Some(problem) = &state.failed {
             let _gone = reply.send(Verdict::Failed(problem.clone()));
-            return verdict;
+            return (id, verdict);
         }
         state.touched = Instant::now();
-        state.next += 1;
-        let batch = builder.finish(self.job, BatchId(state.next), task.first, task.limit.bytes);
+        let batch = builder.finish(self.job, id, task.first, task.limit.bytes);
         state.flights.push(Flight {
             batch: batch.id(),
             first: task.first,
@@ -155,7 +158,21 @@ impl Pool {
         state.waiting.push_back(batch);
         state.hand_in(&self.local);
         state.begin(self.workers);
-        verdict
+        (id, verdict)
+    }
+
+    /// Nobody waits for a batch any more: what of it has not begun never does, and a worker that stays in an item of it is
+    /// ended. What it has used is nobody's bill.
+    pub(super) fn cancel(&self, batch: BatchId) {
+        let mut state = lock(&self.shared);
+        let Some(at) = state.flights.iter().position(|flight| flight.batch == batch) else { return };
+        let flight = state.flights.remove(at);
+        state.touched = Instant::now();
+        state.waived += flight.begun.map_or(flight.cpu, |begun| begun.elapsed().max(flight.cpu));
+        state.waiting.retain(|waiting| waiting.id() != batch);
+        self.local.cancel(self.job, batch);
+        state.hand_in(&self.local);
+        state.begin(self.workers);
     }
 
     /// Nothing of it is under way, and has not been for so long.
@@ -186,6 +203,7 @@ impl State {
             waiting: VecDeque::new(),
             next: 0,
             failed: None,
+            waived: Duration::ZERO,
             touched: Instant::now(),
         }
     }
@@ -302,6 +320,7 @@ impl Poller {
                     let complete = state.take(completion);
                     state.hand_in(&self.local);
                     state.begin(self.workers);
+                    self.metered.waive(std::mem::take(&mut state.waived));
                     drop(state);
                     if let Some(mut flight) = complete {
                         flight.cpu = self.metered.bill(flight.cpu, flight.limit);

@@ -53,8 +53,8 @@ pub(crate) enum Action {
         /// The file.
         trace: PathBuf,
     },
-    /// See what this machine offers for jails and what the service would refuse; with `FASTMAP_CLOUD_URL` and `FASTMAP_SECRET`,
-    /// also whether that service takes the secret. Fails if something is not as it should be.
+    /// See whether maps can run on this machine (it starts workers) and in the service of `FASTMAP_CLOUD_URL` and
+    /// `FASTMAP_SECRET`, with what to do about what is wrong. Fails if something is.
     Doctor(Doctor),
     /// Get a link to the service's dashboard, for a browser. It signs in once, and within minutes.
     Dashboard(Dashboard),
@@ -62,6 +62,9 @@ pub(crate) enum Action {
 
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
+    /// This machine is to run `fastmap serve`: what that lacks is wrong, too.
+    #[arg(long)]
+    pub(crate) serve: bool,
     /// Answer in JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -427,4 +430,36 @@ pub(crate) enum Runs {
         #[command(flatten)]
         common: Common,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_page_of_options_has_those_of_the_service_with_their_defaults_and_variables_and_no_others() {
+        let page = include_str!("../../../docs/environment.md");
+        let mut command = Command::command();
+        let serve = command.find_subcommand_mut("serve").expect("there is one");
+        let options: Vec<_> = serve.get_arguments().filter(|option| option.get_id() != "help").collect();
+        for option in &options {
+            let name = option.get_long().expect("a long name");
+            let default: Vec<_> = match option.get_action().takes_values() {
+                true => option.get_default_values().iter().map(|value| value.to_string_lossy()).collect(),
+                false => Vec::new(),
+            };
+            let default =
+                if default.is_empty() { String::new() } else { format!("`{}` ", default.join(",")) };
+            let row = format!("| `--{name}` | {default}| ");
+            assert!(page.contains(&row), "a row that begins with {row:?} is missing in docs/environment.md");
+            if let Some(variable) = option.get_env() {
+                let variable = variable.to_string_lossy();
+                assert!(page.contains(&*variable), "{variable} is missing in docs/environment.md");
+            }
+        }
+        let listed = page.lines().filter(|line| line.starts_with("| `--")).count();
+        assert_eq!(listed, options.len(), "docs/environment.md has options that `fastmap serve` has not");
+    }
 }

@@ -16,11 +16,13 @@ use fastmap_backends::adaptive::explain;
 
 pub use args::Command;
 
-/// Reads the arguments and does what they say.
+/// Reads the arguments and does what they say. To be called first thing: a worker goes no further.
 ///
 /// # Errors
 /// What went wrong, for people.
 pub fn main() -> anyhow::Result<()> {
+    // `doctor` starts this program as workers, to see whether they come up.
+    fastmap_backends::local::enter();
     let Command { action } = Command::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match action {

@@ -33,6 +33,7 @@ pub(crate) async fn all(make: impl AsyncFn(usize, Duration) -> Sides) {
     what_an_agent_drops_is_given_to_another(&make(100, SHORT).await).await;
     what_is_given_back_comes_at_once_until_it_is_lost(&make(100, LONG).await).await;
     an_ended_run_is_over_wherever_its_work_is(&make(2, LONG).await).await;
+    a_cancelled_batch_is_over_and_its_agent_learns_it(&make(100, LONG).await).await;
     nobody_waits_for_a_closed_dispatch(&make(100, LONG).await).await;
     a_lease_that_is_given_up_loses_nothing(&make(100, LONG).await).await;
     an_agent_that_closes_hands_back_what_it_has_not_begun(&make(100, LONG).await).await;
@@ -224,6 +225,40 @@ async fn an_ended_run_is_over_wherever_its_work_is(sides: &Sides) {
     let _one = sides.submit(1, "other", 8).await;
     let _two = sides.submit(1, "other", 9).await;
     assert_eq!((seq(&sides.lease().await), seq(&sides.lease().await)), ((1, 8), (1, 9)));
+}
+
+async fn a_cancelled_batch_is_over_and_its_agent_learns_it(sides: &Sides) {
+    let (leased, queued) = (sides.submit(1, "r", 0).await, sides.submit(1, "r", 1).await);
+    let (kept, others) = (sides.submit(1, "r", 2).await, sides.submit(2, "s", 0).await);
+    let held = loop {
+        let lease = sides.lease().await;
+        if seq(&lease) == (1, 0) {
+            break lease;
+        }
+        sides.lessor.give_back(lease.id).await;
+    };
+    let revoked = sides.lessor.revoked(held.id);
+    // What is not there is not cancelled, and does no harm.
+    sides.dispatch.cancel("r", 9).await;
+    assert!(timeout(MOMENT, sides.lessor.revoked(held.id)).await.is_err(), "it is the agent's");
+    sides.dispatch.cancel("r", 1).await;
+    sides.dispatch.cancel("r", 0).await;
+    timeout(LIMIT, revoked).await.expect("the agent is told");
+    for submitted in [leased, queued] {
+        let got = verdict(submitted).await;
+        assert!(matches!(got, Verdict::Cancelled), "{got:?}");
+    }
+    assert!(!sides.lessor.extend(held.id).await && !sides.answer(&held).await);
+    let mut left = Vec::new();
+    for _ in 0..2 {
+        let lease = sides.lease().await;
+        assert!(sides.answer(&lease).await, "{lease:?}");
+        left.push(seq(&lease));
+    }
+    left.sort_unstable();
+    assert_eq!(left, [(1, 2), (2, 0)]);
+    assert!(is_answer(&verdict(others).await, 0) && is_answer(&verdict(kept).await, 2));
+    sides.nothing_to_lease().await;
 }
 
 async fn nobody_waits_for_a_closed_dispatch(sides: &Sides) {

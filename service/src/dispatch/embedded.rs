@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use tokio::sync::{Notify, broadcast, oneshot};
 
-use super::{Closed, Dispatch, Lease, LeaseId, Lessor, RunSpec, Submitted, Unavailable, Verdict, Work};
+use super::{Closed, Dispatch, Lease, LeaseId, Lessor, RunSpec, Submitted, Task, Unavailable, Verdict, Work};
 
 /// Agents that may lose the same work before it is given up.
 const DELIVERIES: u32 = 5;
@@ -52,6 +52,8 @@ struct Entry {
 struct Leased {
     entry: Entry,
     until: Instant,
+    /// Its agent waits for this, to leave off.
+    revoked: Arc<Notify>,
 }
 
 impl Embedded {
@@ -96,7 +98,7 @@ impl Embedded {
             entry.deliveries += 1;
             state.next += 1;
             let (id, work) = (LeaseId(state.next), entry.work.clone());
-            state.leased.insert(id, Leased { entry, until: now + self.lease_time });
+            state.leased.insert(id, Leased { entry, until: now + self.lease_time, revoked: Arc::default() });
             let more = !state.turn.is_empty();
             drop(guard);
             if more {
@@ -125,9 +127,34 @@ impl State {
     }
 
     fn take(&mut self, id: LeaseId) -> Option<Entry> {
-        let entry = self.leased.remove(&id)?.entry;
+        let Leased { entry, revoked, .. } = self.leased.remove(&id)?;
+        revoked.notify_one();
         self.free(entry.work.spec.account);
         Some(entry)
+    }
+
+    /// Takes out all work of a run, or a batch of it, that waits or is leased.
+    fn take_all(&mut self, run: &str, seq: Option<u64>) -> Vec<Entry> {
+        let meant = |work: &Work| {
+            let this = match (&work.task, seq) {
+                (Task::Batch(batch), Some(seq)) => batch.seq == seq,
+                (_, seq) => seq.is_none(),
+            };
+            this && work.spec.run == run
+        };
+        let mut taken = Vec::new();
+        for tenant in self.tenants.values_mut() {
+            let (of_it, kept) = std::mem::take(&mut tenant.waiting)
+                .into_iter()
+                .partition::<VecDeque<Entry>, _>(|entry| meant(&entry.work));
+            tenant.waiting = kept;
+            taken.extend(of_it);
+        }
+        let leased: Vec<LeaseId> =
+            self.leased.iter().filter(|(_, leased)| meant(&leased.entry.work)).map(|(id, _)| *id).collect();
+        taken.extend(leased.into_iter().filter_map(|id| self.take(id)));
+        self.tenants.retain(|_, tenant| tenant.leased > 0 || !tenant.waiting.is_empty());
+        taken
     }
 
     /// One place of a tenant is free again.
@@ -166,26 +193,16 @@ impl Dispatch for Embedded {
         Ok(Submitted { verdict, _kept: None })
     }
 
-    async fn end_run(&self, run: &str) {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let mut over = Vec::new();
-        for tenant in state.tenants.values_mut() {
-            let (ended, kept) = std::mem::take(&mut tenant.waiting)
-                .into_iter()
-                .partition::<VecDeque<Entry>, _>(|entry| entry.work.spec.run == run);
-            tenant.waiting = kept;
-            over.extend(ended);
+    async fn cancel(&self, run: &str, seq: u64) {
+        let over = self.lock().take_all(run, Some(seq));
+        self.news.notify_one();
+        for entry in over {
+            let _gone = entry.reply.send(Verdict::Cancelled);
         }
-        let leased: Vec<LeaseId> = state
-            .leased
-            .iter()
-            .filter(|(_, leased)| leased.entry.work.spec.run == run)
-            .map(|(id, _)| *id)
-            .collect();
-        over.extend(leased.into_iter().filter_map(|id| state.take(id)));
-        state.tenants.retain(|_, tenant| tenant.leased > 0 || !tenant.waiting.is_empty());
-        drop(guard);
+    }
+
+    async fn end_run(&self, run: &str) {
+        let over = self.lock().take_all(run, None);
         self.news.notify_one();
         for entry in over {
             let _gone = entry.reply.send(Verdict::Cancelled);
@@ -215,6 +232,13 @@ impl Lessor for Embedded {
     async fn lay_out(&self, spec: &Arc<RunSpec>) -> Result<Arc<RunSpec>, Unavailable> {
         // The gateway's files are this machine's.
         Ok(Arc::clone(spec))
+    }
+
+    async fn revoked(&self, lease: LeaseId) {
+        let revoked = self.lock().leased.get(&lease).map(|leased| Arc::clone(&leased.revoked));
+        if let Some(revoked) = revoked {
+            revoked.notified().await;
+        }
     }
 
     async fn extend(&self, lease: LeaseId) -> bool {

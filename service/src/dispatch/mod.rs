@@ -103,7 +103,7 @@ pub enum Verdict {
     Answered(Answered),
     /// The run can't go on: its program can't work, or its function not be prepared.
     Failed(Problem),
-    /// The run was ended meanwhile.
+    /// The run was ended meanwhile, or the batch cancelled.
     Cancelled,
     /// Agents have lost it too often.
     Lost,
@@ -164,6 +164,10 @@ pub trait Dispatch: Send + Sync + Debug {
     /// If no work is taken any more.
     async fn submit(&self, work: Work) -> Result<Submitted, Closed>;
 
+    /// The client of a batch wants no answer any more: it is answered by [`Verdict::Cancelled`] wherever it is, and its
+    /// agent's lease is worth nothing. Nothing happens if it is not under way here.
+    async fn cancel(&self, run: &str, seq: u64);
+
     /// A run is over: what of it waits or runs is answered by [`Verdict::Cancelled`], and agents are told.
     async fn end_run(&self, run: &str);
 
@@ -195,6 +199,9 @@ pub trait Lessor: Send + Sync + Debug {
 
     /// The agent can't do it. Others get it at once; after too many have had it, it is lost.
     async fn give_back(&self, lease: LeaseId);
+
+    /// Waits until a lease is no longer the agent's.
+    async fn revoked(&self, lease: LeaseId);
 
     /// Runs that are over, from now on: agents end their workers. Who falls behind is told so, and looks for himself.
     fn ended_runs(&self) -> broadcast::Receiver<String>;

@@ -3,16 +3,18 @@
 
 use std::collections::hash_map::Entry;
 use std::io::Read;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use fastmap_backends::cloud::{Answer, BatchBody, Part, PartOutcome, Problem, ProblemCode, RunState, digest};
+use axum::{Extension, Json};
+use fastmap_backends::cloud::{
+    Answer, BatchBody, BatchCancelled, Part, PartOutcome, Problem, ProblemCode, RunState, digest,
+};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tracing::Instrument;
@@ -22,7 +24,7 @@ use super::flights::{Answer as Landed, Flight, Key};
 use super::limits::Held;
 use super::problem::{Refusal, disk, problem_response, refuse};
 use super::runs::{ended, lost};
-use super::{Gateway, STOPPING, stopping};
+use super::{Gateway, Reply, STOPPING, stopping};
 use crate::activity::{self, News};
 use crate::dispatch::{Answered, BatchTask, RunSpec, Task, Verdict, Work};
 use crate::events::Event;
@@ -106,6 +108,28 @@ pub(crate) async fn get(
             state => Err(ended(state.as_str(), found.reason.as_deref())),
         },
     }
+}
+
+/// Gives a batch up that is under way: it is ended and not charged. One that is answered stays answered, and charged.
+#[utoipa::path(delete, path = "/runs/{run}/batches/{seq}", tag = "batches", params(("run" = String, Path), ("seq" = u64, Path)),
+    responses((status = 200, body = BatchCancelled), super::ops::Problems))]
+pub(crate) async fn cancel(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(caller): Extension<Caller>,
+    Path((run, seq)): Path<(String, u64)>,
+) -> Reply<BatchCancelled> {
+    check_seq(seq)?;
+    gateway.run(caller.account, &run).await?;
+    let Some(mut flight) = gateway.flights.find(caller.account, &run, seq) else {
+        // Another gateway may have it.
+        gateway.dispatch.cancel(&run, seq).await;
+        return Ok(Json(BatchCancelled { cancelled: false }));
+    };
+    // Either it is not dispatched yet, and sees this, or dispatch has it.
+    flight.cancelled.store(true, Ordering::SeqCst);
+    gateway.dispatch.cancel(&run, seq).await;
+    let landed = flight.answer.wait_for(Option::is_some).await.map_err(|_| lost())?;
+    Ok(Json(BatchCancelled { cancelled: !matches!(&*landed, Some(Ok(_))) }))
 }
 
 fn check_seq(seq: u64) -> Result<i64, Refusal> {
@@ -227,7 +251,13 @@ impl Gateway {
     fn take_off(self: &Arc<Self>, caller: &Caller, run: &str, task: BatchTask, unpacked: Held) -> Flight {
         let key = (caller.account, run.to_owned(), task.seq);
         let (sender, answer) = watch::channel(None);
-        let flight = Flight { account: caller.account, digest: caller.digest.clone(), answer };
+        let cancelled = Arc::<AtomicBool>::default();
+        let flight = Flight {
+            account: caller.account,
+            digest: caller.digest.clone(),
+            answer,
+            cancelled: Arc::clone(&cancelled),
+        };
         match self.flights.lock().entry(key.clone()) {
             // It came a moment ago. Other bytes under this seq learn so from the database, when they come again.
             Entry::Occupied(there) => return there.get().clone(),
@@ -238,7 +268,7 @@ impl Gateway {
         // Beneath the request that has brought it.
         let span = tracing::info_span!("batch", run, seq = task.seq);
         let fly = async move {
-            let landed = gateway.fly(&key, digest, task).await;
+            let landed = gateway.fly(&key, digest, task, &cancelled).await;
             drop(in_memory);
             match &landed {
                 Ok(answer) => tracing::debug!(status = answer.status, "answered"),
@@ -257,6 +287,7 @@ impl Gateway {
         key: &Key,
         digest: String,
         mut task: BatchTask,
+        cancelled: &AtomicBool,
     ) -> Result<Landed, Refusal> {
         let (account, run, seq) = (key.0, &key.1, key.2);
         let began = Instant::now();
@@ -288,7 +319,7 @@ impl Gateway {
             }
         };
         self.heard_of(run).await?;
-        self.carry(&spec, task, grant, charged).await
+        self.carry(&spec, task, grant, charged, cancelled).await
     }
 
     /// Reserves for a batch. Where another gateway has it in hand, waits until that one has answered it or is gone: it is not
@@ -318,16 +349,22 @@ impl Gateway {
         task: BatchTask,
         grant: Grant,
         charged: bool,
+        cancelled: &AtomicBool,
     ) -> Result<Landed, Refusal> {
         let (account, run, seq, first) = (spec.account, &spec.run, task.seq, task.first);
         let dispatched = Instant::now();
         let work = Work { spec: Arc::clone(spec), task: Task::Batch(task) };
         // Held until the answer is stored and charged: then alone the queue may forget the batch.
         let mut submitted = self.dispatch.submit(work).await;
+        if cancelled.load(Ordering::SeqCst) {
+            self.dispatch.cancel(run, seq).await;
+        }
         let verdict = match &mut submitted {
             Ok(submitted) => submitted.verdict().await,
             Err(_) => Verdict::Lost,
         };
+        // Answered in the very moment: nobody wants the answer, nor pays for it.
+        let verdict = if cancelled.load(Ordering::SeqCst) { Verdict::Cancelled } else { verdict };
         stage("dispatch", dispatched);
         match verdict {
             Verdict::Answered(answered) if charged => {
@@ -347,7 +384,15 @@ impl Gateway {
                 self.give_up(account, run, seq).await;
                 Err(refusal)
             }
-            Verdict::Cancelled => Err(ended("ended", None)),
+            Verdict::Cancelled if cancelled.load(Ordering::SeqCst) => {
+                self.give_up(account, run, seq).await;
+                Err(refuse(ProblemCode::BatchCancelled, "the batch was cancelled by its client"))
+            }
+            Verdict::Cancelled => {
+                // With its run, or by another gateway.
+                self.give_up(account, run, seq).await;
+                Err(ended("ended", None))
+            }
             Verdict::Lost | Verdict::Ready => {
                 self.give_up(account, run, seq).await;
                 Err(lost())

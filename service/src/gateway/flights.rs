@@ -1,6 +1,7 @@
 //! Batches under way in this process, and who waits for them. Filled by `batches`; waited for when the service stops.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
@@ -33,6 +34,8 @@ pub(super) struct Flight {
     pub(super) account: i64,
     pub(super) digest: String,
     pub(super) answer: watch::Receiver<Option<Landed>>,
+    /// Its client wants no answer any more.
+    pub(super) cancelled: Arc<AtomicBool>,
 }
 
 impl Flights {

@@ -142,7 +142,7 @@ impl Gateway {
             .route("/dashboard", post(sign_in::mint))
             .route("/runs", get(runs::list).post(runs::open))
             .route("/runs/{run}", get(runs::show))
-            .route("/runs/{run}/batches/{seq}", put(batches::put).get(batches::get))
+            .route("/runs/{run}/batches/{seq}", put(batches::put).get(batches::get).delete(batches::cancel))
             .route("/runs/{run}/heartbeat", post(runs::heartbeat))
             .route("/runs/{run}/ack", post(runs::acknowledge))
             .route("/runs/{run}/cancel", post(runs::cancel))

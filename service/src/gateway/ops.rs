@@ -64,7 +64,7 @@ impl Modify for Bearer {
     paths(
         runs::auth, blobs::head_executable, blobs::get_executable, blobs::put_executable, blobs::head_context,
         blobs::get_context, blobs::put_context, runs::open, runs::list, runs::show, runs::heartbeat,
-        runs::acknowledge, runs::cancel, runs::done, batches::put, batches::get, watch::logs, watch::events,
+        runs::acknowledge, runs::cancel, runs::done, batches::put, batches::get, batches::cancel, watch::logs, watch::events,
         sign_in::mint
     ),
     components(schemas(Problem))

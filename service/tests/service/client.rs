@@ -111,7 +111,7 @@ impl Client {
             .header("fastmap-digest", &body_digest)
             .header("fastmap-signature", signature);
         let response = match method {
-            "GET" | "HEAD" => self.agent.run(request.body(()).expect("a request"))?,
+            "GET" | "HEAD" | "DELETE" => self.agent.run(request.body(()).expect("a request"))?,
             _ => self.agent.run(request.body(body.to_vec()).expect("a request"))?,
         };
         self.check(response, &path, &nonce)

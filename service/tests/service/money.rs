@@ -1,7 +1,7 @@
 //! Credits: what is reserved, what is charged, and what happens when they end.
 
 use fastmap_backends::cloud::{Answer, PartOutcome};
-use fastmap_backends::cloud::{Bill, OpenRun, RunInfo};
+use fastmap_backends::cloud::{BatchCancelled, Bill, OpenRun, RunInfo};
 use fastmap_backends::{DeathCause, Running};
 use serde_json::Value;
 
@@ -101,10 +101,7 @@ fn cancelling_frees_what_is_reserved_and_ends_the_workers() {
     let body = batch(&["s600000"]);
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| client.patiently(&run, 1, &body));
-        crate::server::until("the reservation", || {
-            let info: RunInfo = client.call("GET", &format!("/runs/{run}"), b"").json(200);
-            (info.held > 0).then_some(())
-        });
+        until_reserved(&client, &run);
         let bill: Bill = client.call("POST", &format!("/runs/{run}/cancel"), b"").json(200);
         assert_eq!((bill.run.held, bill.run.spent, bill.balance), (0, 0, 1_000_000_000));
         waiting.join().expect("no panic").problem("run_ended");
@@ -112,6 +109,43 @@ fn cancelling_frees_what_is_reserved_and_ends_the_workers() {
     // The worker spins for ten minutes, if nobody ends it.
     crate::server::until("the end of the workers", || children(server.pid()).is_empty().then_some(()));
     server.audit();
+}
+
+#[test]
+fn a_cancelled_batch_is_ended_and_not_charged_and_its_run_goes_on() {
+    let server = Server::start(&["--workers", "1"]);
+    let client = server.tenant("a", "1000");
+    let run = client.run();
+    let cancel = |seq: u64| {
+        let told: BatchCancelled =
+            client.call("DELETE", &format!("/runs/{run}/batches/{seq}"), b"").json(200);
+        told.cancelled
+    };
+    assert!(!cancel(1), "nobody has sent it");
+    let body = batch(&["s600000"]);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| client.patiently(&run, 1, &body));
+        // Its worker has begun it: what comes second waits.
+        until_reserved(&client, &run);
+        assert!(cancel(1));
+        waiting.join().expect("no panic").problem("batch_cancelled");
+    });
+    // The only worker would spin for ten minutes, if nobody ended it.
+    let reply = client.batch(&run, 2, &["b100000"]);
+    results(&reply, 1);
+    let paid = Answer::decode(&reply.body, 1).expect("an answer").charge;
+    assert!(paid > 0 && !cancel(2) && !cancel(1), "what is answered stays answered");
+    let bill: Bill = client.call("POST", &format!("/runs/{run}/done"), b"").json(200);
+    assert_eq!((bill.run.held, bill.run.spent), (0, paid));
+    server.audit();
+}
+
+/// Waits until a batch of the run has its credits held.
+fn until_reserved(client: &Client, run: &str) {
+    crate::server::until("the reservation", || {
+        let info: RunInfo = client.call("GET", &format!("/runs/{run}"), b"").json(200);
+        (info.held > 0).then_some(())
+    });
 }
 
 /// Processes that a process has started.

@@ -111,6 +111,7 @@ fn an_agent_can_neither_submit_work_nor_be_a_gateway_nor_see_what_it_was_not_giv
         "$JS.API.CONSUMER.DELETE.fastmap_work.tenant_1",
         // To speak as a gateway.
         "fastmap.ended",
+        "fastmap.revoked",
         "fastmap.tenants",
         "_INBOX_two.answer",
         "$KV.fastmap_agents.two.name",

@@ -144,10 +144,12 @@ impl Server {
     /// Starts the process (again), on the same port if it had one.
     pub(crate) fn restart(&mut self) {
         let listen = self.url.rsplit_once('/').map_or("127.0.0.1:0", |(_, address)| address).to_owned();
+        let own_workers = self.options.iter().any(|option| option == "--workers");
         let mut process = fastmap()
             .arg("serve")
             .args((!self.jailed).then_some("--insecure-no-sandbox"))
-            .args(["--workers", "2", "--listen", &listen, "--data"])
+            .args(["--workers", "2"].into_iter().filter(|_| !own_workers))
+            .args(["--listen", &listen, "--data"])
             .arg(self.data.path())
             .args(&self.options)
             .envs(self.database.iter().map(|url| ("FASTMAP_DATABASE", url)))

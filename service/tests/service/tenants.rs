@@ -29,7 +29,7 @@ const NOTHING: &str = "00000000000000000000000000000000";
 type Operation = (&'static str, fn(&Scene));
 
 /// What another tenant is told, by operation of the OpenAPI document. One that is missing here fails the test.
-const OPERATIONS: [Operation; 19] = [
+const OPERATIONS: [Operation; 20] = [
     ("POST /auth", |scene| {
         let auth: Auth = scene.other.call("POST", "/auth", b"").json(200);
         assert_eq!((auth.account.as_str(), auth.balance, auth.available), ("other", CREDITS, CREDITS));
@@ -72,6 +72,10 @@ const OPERATIONS: [Operation; 19] = [
         scene.hides_run("PUT", "/batches/2", &scene.batch);
     }),
     ("GET /runs/{run}/batches/{seq}", |scene| scene.hides_run("GET", "/batches/1", b"")),
+    ("DELETE /runs/{run}/batches/{seq}", |scene| {
+        scene.hides_run("DELETE", "/batches/1", b"");
+        scene.hides_run("DELETE", "/batches/2", b"");
+    }),
     ("POST /runs/{run}/heartbeat", |scene| scene.hides_run("POST", "/heartbeat", b"")),
     ("POST /runs/{run}/ack", |scene| scene.hides_run("POST", "/ack", br#"{"seqs":[1]}"#)),
     ("POST /runs/{run}/cancel", |scene| scene.hides_run("POST", "/cancel", b"")),

@@ -11,6 +11,9 @@ use crate::worker::Piece;
 const MACHINE: usize = 64;
 /// Less than this is not worth moving.
 const WORTH: Nanos = 500_000;
+/// An item that nobody waits for may block a worker for so long, which is then ended, and another started in its place.
+const ORPHAN: Nanos = 100_000_000;
+const START: Nanos = 2_000_000;
 
 #[derive(Clone, Copy, Debug)]
 struct Running {
@@ -169,8 +172,8 @@ impl Crew {
         low
     }
 
-    /// Nobody waits for a batch any more: what waits of it goes, and whoever runs it is ended or lets go of what it has not
-    /// begun. Tells how many of its items will not be answered, and what happens instead.
+    /// Nobody waits for a batch any more: what waits of it goes, and whoever runs it lets go of what it has not begun, and is
+    /// ended where the item that it runs is long.
     pub(crate) fn cancel(&mut self, batch: u64, now: Nanos, items: &Items) -> Vec<Ends> {
         self.pending.retain(|piece| piece.batch != batch);
         let mut news = Vec::new();
@@ -181,7 +184,8 @@ impl Crew {
             }
             let begun = self.begun(&running, now, items).min(running.limit);
             let end = running.piece.first + u64::from(begun);
-            let at = (running.since + self.time(items, running.piece.first, end)).max(now);
+            let ended = (running.since + ORPHAN).max(now) + START;
+            let at = (running.since + self.time(items, running.piece.first, end)).max(now).min(ended);
             let slot = &mut self.workers[worker];
             let running = slot.running.as_mut().expect("it was just seen");
             running.limit = begun;

@@ -40,6 +40,8 @@ pub struct Played {
     pub repeated: u64,
     /// Bytes of executable and context that were uploaded.
     pub uploaded: f64,
+    /// The most bytes of inputs and undelivered results that it held.
+    pub held: f64,
     /// A run was opened.
     pub opened: bool,
     /// Events played.
@@ -223,6 +225,7 @@ impl<'a> Stage<'a> {
     }
 
     fn end(mut self) -> Played {
+        self.played.held = self.drive.window.peak.0;
         self.played.seconds = if self.failed { f64::INFINITY } else { seconds(self.now) };
         self.played
     }
@@ -330,9 +333,6 @@ impl<'a> Stage<'a> {
     }
 
     fn see(&mut self, event: &Seen) {
-        if std::env::var_os("T").is_some() {
-            eprintln!("{:.4} {event:?}", seconds(self.now));
-        }
         if let Some(policy) = &mut self.policy {
             policy.see(seconds(self.now), event);
         }
@@ -550,12 +550,19 @@ impl<'a> Stage<'a> {
             let Batch { first, items, .. } = self.batches[&batch];
             return Some((batch, first, items));
         }
+        let now = seconds(self.now);
+        let (sharers, bias) = self
+            .policy
+            .as_ref()
+            .map_or((0, 1.0), |policy| (policy.sharers(now).round() as usize, policy.bias(now, side)));
         let workers = match self.mode {
             Mode::Cloud => self.place.cloud.max(1),
-            Mode::Adaptive(_) if self.open => self.place.local + self.place.cloud,
-            Mode::Local | Mode::Adaptive(_) => self.place.local,
+            Mode::Adaptive(_) => sharers,
+            Mode::Local => self.place.local,
         };
-        self.drive.aim(self.targets[side as usize], workers);
+        let mut targets = self.targets[side as usize];
+        (targets.work, targets.least) = (targets.work.div_f64(bias), targets.least.div_f64(bias));
+        self.drive.aim(targets, workers);
         let slots = self.slots(Side::Local) + if self.open { self.slots(Side::Cloud) } else { 0 };
         self.drive.pull(slots, self.out[0] + self.out[1])
     }

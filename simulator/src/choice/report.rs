@@ -9,6 +9,10 @@ use fastmap_backends::adaptive::policy::Options;
 use super::ranges::Ranges;
 use super::trial::{Trial, trial};
 
+/// Bytes of inputs and undelivered results that a map is allowed. What a result has is not known before the first answer: until
+/// then CLOUD has up to four batches a worker on their way, however large their results turn out to be.
+const READ_AHEAD: f64 = 64e6;
+
 /// Many trials, by seed.
 #[derive(Debug)]
 pub struct Report {
@@ -87,7 +91,20 @@ impl Report {
             );
         }
         line("the same where both can do a good part (geometric mean)", format!("{:.3}", self.gain()));
+        let wasters: Vec<String> = self
+            .trials
+            .iter()
+            .filter(|t| !t.helps() && t.adaptive.credits > 0.0)
+            .map(|t| t.place.seed.to_string())
+            .collect();
+        line("worlds where it can't help and something was paid", wasters.join(" "));
         line("credits spent where the service can't help", format!("{}", self.wasted()));
+        let beyond = |t: &Trial| {
+            t.cloud_counts() && t.cloud.seconds < t.local.seconds && t.cloud.held > READ_AHEAD * 1.1
+        };
+        line("CLOUD is the better one and held more than read_ahead", count(&beyond).to_string());
+        let ratios = self.trials.iter().filter(|t| !beyond(t)).map(Trial::ratio).collect();
+        line("time over the better one, 99 % of the other worlds", format!("≤ {:.3}", at(ratios, 0.99)));
         let vain = |t: &Trial| !t.helps() && t.adaptive.uploaded > 0.0;
         line("worlds where it can't help and something was uploaded", count(&vain).to_string());
         line("batches done twice, a world", {

@@ -14,7 +14,7 @@ pub(crate) struct Bin {
     /// Items answered, by workers of this machine (or the calling thread) and by a service.
     pub(crate) here: u64,
     pub(crate) cloud: u64,
-    /// Batches answered, and the items of the smallest and the largest.
+    /// Batches sent (or done by the calling thread), and the items of the smallest and the largest.
     pub(crate) batches: u64,
     pub(crate) fewest: u32,
     pub(crate) most: u32,

@@ -47,7 +47,7 @@ impl<'a> Slow<'a> {
     }
 
     fn is_in(&self, span: &Span) -> bool {
-        span.batches == 1 && self.items().any(|item| (span.first..span.first + span.items).contains(&item))
+        span.batches <= 1 && self.items().any(|item| (span.first..span.first + span.items).contains(&item))
     }
 }
 
@@ -65,7 +65,7 @@ pub(crate) fn lane(lane: &Lane, seconds: f64, slow: &Slow<'_>, about: &str) -> M
                     x=(short(span.from * scale)) y="12" width=(short(wide)) height="76"
                     // Two batches that follow each other are told apart by what is between them.
                     fill-opacity=[(span.batches > 1 && share < 0.995).then(|| short(share))] {
-                    @if slow.told || span.batches == 1 { title { (told(span)) } }
+                    @if slow.told || span.batches <= 1 { title { (told(span)) } }
                 }
             }
             @if let Some(died) = lane.died {
@@ -81,10 +81,10 @@ fn told(span: &Span) -> String {
     let last = span.first + span.items.saturating_sub(1);
     let items = match span.items {
         1 => format!("item {}", span.first),
-        _ if span.batches == 1 => format!("items {} to {last}", span.first),
+        _ if span.batches <= 1 => format!("items {} to {last}", span.first),
         items => format!("{items} items from {} on", span.first),
     };
-    let batches = if span.batches == 1 { String::new() } else { count(span.batches, "batch") + ", " };
+    let batches = if span.batches <= 1 { String::new() } else { count(span.batches, "batch") + ", " };
     format!("{batches}{items}: {} from {} on", seconds_of(span.to - span.from), seconds_of(span.from))
 }
 

@@ -164,7 +164,7 @@ fn failures(document: &Document) -> Option<String> {
 mod tests {
     use std::time::Duration;
 
-    use fastmap_backends::{Receipt, Results};
+    use fastmap_backends::{BatchId, Receipt, Results};
 
     use super::super::super::summary::Account;
     use super::super::document::Map;
@@ -184,7 +184,7 @@ mod tests {
                 slowest: Some((0, Duration::from_millis(10))),
                 ..Results::default()
             };
-            recorder.answered(u64::from(item), 1, &answer);
+            recorder.answered(BatchId(item.into()), false, u64::from(item), 1, &answer);
         }
         let account = Account {
             delivered: 1000,
@@ -194,6 +194,7 @@ mod tests {
             answered: 1000,
             here: 0,
             elapsed: Duration::from_secs(5),
+            alone: None,
             wall: Duration::from_secs(10),
             cpu: Duration::from_secs(10),
             waited: Duration::from_millis(4900),

@@ -166,7 +166,7 @@ impl Document {
             workers,
             batches: Batches {
                 sent: recorder.sent,
-                answered: recorder.lanes.iter().map(|lane| lane.batches).sum(),
+                answered: recorder.answered,
                 joined_within: recorder.grain,
             },
             item_seconds,

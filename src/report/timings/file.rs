@@ -20,6 +20,8 @@ pub(crate) struct Place {
     file: File,
     /// A file that can be written anew from its begin; else a pipe or a terminal.
     regular: bool,
+    /// It says that the map runs.
+    told: bool,
 }
 
 impl Place {
@@ -37,15 +39,21 @@ impl Place {
             Error::new(ErrorKind::Io, message).with_source(source)
         };
         let open = || {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+            let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
             let regular = file.metadata()?.is_file();
-            if regular {
-                file.write_all(if is_json(&path) { b"{\"running\":true}\n" } else { RUNNING })?;
-            }
             Ok((file, regular))
         };
         let (file, regular) = open().map_err(cannot)?;
-        Ok(Some(Place { path, file, regular }))
+        Ok(Some(Place { path, file, regular, told: false }))
+    }
+
+    /// Says in the file that the map has not ended, once.
+    pub(crate) fn tell_that_it_runs(&mut self) {
+        if self.regular && !std::mem::replace(&mut self.told, true) {
+            let text: &[u8] = if is_json(&self.path) { b"{\"running\":true}\n" } else { RUNNING };
+            // A disk that is full is told by the report itself.
+            let _ = self.file.write_all(text);
+        }
     }
 
     /// Whether the report is to be JSON alone.
@@ -56,7 +64,7 @@ impl Place {
     /// Writes the report. All results are with the consumer by now: what goes wrong is told by a warning.
     pub(crate) fn write(mut self, report: &str) {
         let mut write = || {
-            if self.regular {
+            if self.told {
                 self.file.rewind()?;
                 self.file.set_len(0)?;
             }

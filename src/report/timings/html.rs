@@ -176,7 +176,7 @@ fn over_time(document: &Document) -> Markup {
         h2 { "Sizes of batches" }
         figure {
             @let (drawing, most) = charts::batch_sizes(over_time);
-            figcaption { "Items in the smallest and the largest batch that was answered, on a scale of powers of two up to " (grouped(most.into())) }
+            figcaption { "Items in the smallest and the largest batch that was sent, on a scale of powers of two up to " (grouped(most.into())) }
             (drawing)
             (axis(over_time.width * over_time.bins.len() as f64))
         }

@@ -21,6 +21,10 @@ pub(crate) use record::Recorder;
 use super::summary::Account;
 use crate::error::Error;
 
+/// A map that takes no longer, in seconds, writes its file once: what stands there meanwhile would cost a twentieth of a
+/// map of 3 ms, and is read by nobody.
+const SHORT: f64 = 0.05;
+
 /// The report of one map, if one is wanted.
 #[derive(Debug, Default)]
 pub(crate) struct Timings {
@@ -51,6 +55,15 @@ impl Timings {
     #[inline]
     pub(crate) fn recorder(&mut self) -> Option<&mut Recorder> {
         self.open.as_mut().map(|open| &mut open.0)
+    }
+
+    /// The map goes on: once it has taken a while, the file says so.
+    pub(crate) fn look_up(&mut self) {
+        if let Some(open) = &mut self.open
+            && open.0.now() > SHORT
+        {
+            open.1.tell_that_it_runs();
+        }
     }
 
     /// The map is over: writes the report.

@@ -3,10 +3,10 @@
 //! A batch is one span of its worker's lane. When there are too many, neighbours are joined that lie within a grain of
 //! time, which grows; a span that is longer than that (a straggler) stays as it is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant, SystemTime};
 
-use fastmap_backends::{Batch, Death, Loss, Place, Results, Running};
+use fastmap_backends::{Batch, BatchId, Death, Loss, Place, Results, Running};
 use serde::Serialize;
 
 use super::bins::{Bin, Bins, Histogram};
@@ -33,6 +33,7 @@ pub(crate) struct Span {
     /// Index of the first item.
     pub(crate) first: u64,
     pub(crate) items: u64,
+    /// 0 where it is a further part of the batch before.
     pub(crate) batches: u64,
 }
 
@@ -47,6 +48,9 @@ pub(crate) struct Lane {
     pub(crate) items: u64,
     pub(crate) batches: u64,
     pub(crate) spans: Vec<Span>,
+    /// The batch that it answered last: further parts of it are no further batches.
+    #[serde(skip)]
+    last: Option<BatchId>,
 }
 
 impl Lane {
@@ -126,6 +130,10 @@ pub(crate) struct Recorder {
     pub(super) retries: Counted<Event>,
     pub(super) decisions: Counted<Event>,
     pub(super) sent: u64,
+    /// Batches that were answered, counted when the first answer of each comes.
+    pub(super) answered: u64,
+    /// Those of them that are not answered to their end: at most as many as are in flight.
+    partly: HashSet<BatchId>,
     pub(super) input: Duration,
     pub(super) first_answer: Option<f64>,
     /// Most workers that shared the work.
@@ -149,13 +157,16 @@ impl Recorder {
             retries: Counted::default(),
             decisions: Counted::default(),
             sent: 0,
+            answered: 0,
+            partly: HashSet::new(),
             input: Duration::ZERO,
             first_answer: None,
             workers: 0,
         }
     }
 
-    fn now(&self) -> f64 {
+    /// Seconds since the map began.
+    pub(super) fn now(&self) -> f64 {
         self.begun.elapsed().as_secs_f64()
     }
 
@@ -165,6 +176,10 @@ impl Recorder {
 
     pub(crate) fn sent(&mut self, batch: &Batch) {
         self.sent += 1;
+        if !self.partly.contains(&batch.id()) {
+            let (items, now) = (batch.items(), self.now());
+            self.bins.add(now, &Bin { batches: 1, fewest: items, most: items, ..Bin::default() });
+        }
         if batch.attempt() > 0 {
             let (at, item) = (self.now(), batch.first());
             self.retries.add(|| Event { at, item, what: format!("try {}, alone", batch.attempt() + 1) });
@@ -184,7 +199,13 @@ impl Recorder {
         self.bins.spread(now - time.as_secs_f64(), now, |bin| &mut bin.waiting);
     }
 
-    pub(crate) fn answered(&mut self, first: u64, items: u32, results: &Results) {
+    /// Items of a batch were answered: all of them, or `more` of it are still out.
+    pub(crate) fn answered(&mut self, batch: BatchId, more: bool, first: u64, items: u32, results: &Results) {
+        let known = match more {
+            true => !self.partly.insert(batch),
+            false => self.partly.remove(&batch),
+        };
+        self.answered += u64::from(!known);
         let at = match results.came {
             Some(came) => came.saturating_duration_since(self.begun).as_secs_f64(),
             None => self.now(),
@@ -194,7 +215,7 @@ impl Recorder {
         self.took(first, items, wall, slowest, at, &results.worker);
         let span =
             Span { from: (at - wall).max(0.0), to: at, busy: wall, first, items: items.into(), batches: 1 };
-        self.place(&results.worker, results.place, span);
+        self.place(&results.worker, results.place, span, Some(batch));
         for failure in &results.failures {
             let item = first + u64::from(failure.offset);
             self.failures.add(|| Event { at, item, what: cut(&failure.message) });
@@ -210,7 +231,9 @@ impl Recorder {
         self.took(first, items, wall, None, at, CALLER);
         let span =
             Span { from: (at - wall).max(0.0), to: at, busy: wall, first, items: items.into(), batches: 1 };
-        self.place(CALLER, Place::Here, span);
+        self.place(CALLER, Place::Here, span, None);
+        self.answered += 1;
+        self.bins.add(at, &Bin { batches: 1, fewest: items, most: items, ..Bin::default() });
     }
 
     /// The times of items.
@@ -251,8 +274,9 @@ impl Recorder {
         self.slowest.truncate(SLOWEST);
     }
 
-    /// A worker is lost, with what it had.
-    pub(crate) fn lost(&mut self, batch: &Batch, loss: &Loss) {
+    /// A worker is lost, with what it had. One that has answered nothing yet is taken to be at `place`.
+    pub(crate) fn lost(&mut self, batch: &Batch, loss: &Loss, place: Place) {
+        self.partly.remove(&batch.id());
         let at = self.now();
         let item = match loss.running {
             Running::Item(offset) => Some(batch.first() + u64::from(offset)),
@@ -260,7 +284,7 @@ impl Recorder {
             Running::Setup | Running::Unknown => None,
         };
         let Death { worker, .. } = &loss.death;
-        let lane = self.lane(worker, Place::Here);
+        let lane = self.lane(worker, place);
         self.lanes[lane].died.get_or_insert(at);
         self.deaths.add(|| Died { at, worker: worker.clone(), item, cause: cut(&loss.death.to_string()) });
     }
@@ -288,26 +312,27 @@ impl Recorder {
             items: 0,
             batches: 0,
             spans: Vec::new(),
+            last: None,
         };
         self.lanes.push(lane);
         self.names.insert(name.to_owned(), self.lanes.len() - 1);
         self.lanes.len() - 1
     }
 
-    fn place(&mut self, worker: &str, place: Place, span: Span) {
-        let items = span.items as u32;
+    fn place(&mut self, worker: &str, place: Place, mut span: Span, batch: Option<BatchId>) {
         let (here, cloud) = match place {
             Place::Here => (span.items, 0),
             Place::Cloud => (0, span.items),
         };
-        let answered = Bin { here, cloud, batches: 1, fewest: items, most: items, ..Bin::default() };
-        self.bins.add(span.to, &answered);
+        self.bins.add(span.to, &Bin { here, cloud, ..Bin::default() });
         self.bins.spread(span.from, span.to, |bin| &mut bin.busy);
         let lane = self.lane(worker, place);
         let lane = &mut self.lanes[lane];
         lane.busy += span.busy;
         lane.items += span.items;
-        lane.batches += 1;
+        span.batches = u64::from(batch.is_none() || lane.last != batch);
+        lane.batches += span.batches;
+        lane.last = batch;
         self.spans += usize::from(put(&mut lane.spans, span, self.grain));
         while self.spans > SPANS {
             self.grain = (self.grain * 2.0).max(span.to / SPANS as f64);
@@ -375,7 +400,7 @@ mod tests {
             let wall = if batch == 300_000 { 2.0 } else { 0.001 };
             at[worker] += wall;
             let name = ["one", "two"][worker];
-            recorder.answered(batch * 10, 10, &results(name, begun, at[worker], wall));
+            recorder.answered(BatchId(batch), false, batch * 10, 10, &results(name, begun, at[worker], wall));
         }
         assert!(recorder.spans <= SPANS, "{}", recorder.spans);
         assert!(recorder.spans > SPANS / 4, "{}", recorder.spans);
@@ -394,7 +419,8 @@ mod tests {
         let begun = recorder.begun;
         for worker in 0..10_000u32 {
             let at = f64::from(worker) * 0.01;
-            recorder.answered(worker.into(), 1, &results(&format!("worker-{worker}"), begun, at, 0.005));
+            let answer = results(&format!("worker-{worker}"), begun, at, 0.005);
+            recorder.answered(BatchId(worker.into()), false, worker.into(), 1, &answer);
         }
         assert_eq!(recorder.lanes.len(), LANES + 1);
         assert_eq!(recorder.names.len(), LANES + 1);
@@ -407,13 +433,27 @@ mod tests {
         let mut recorder = Recorder::new();
         let mut answer = results("one", recorder.begun, 1.0, 1.0);
         answer.slowest = Some((3, Duration::from_millis(900)));
-        recorder.answered(100, 11, &answer);
+        recorder.answered(BatchId(1), false, 100, 11, &answer);
         let slow = &recorder.slowest[0];
         assert_eq!((slow.item, slow.among), (103, 1));
         assert!((recorder.item_times.quantile(0.5) / 0.01 - 1.0).abs() < 0.1);
         // What can't be so is not believed.
         answer.slowest = Some((30, Duration::from_secs(90)));
-        recorder.answered(200, 11, &answer);
+        recorder.answered(BatchId(2), false, 200, 11, &answer);
         assert!(recorder.slowest.iter().all(|slow| slow.seconds <= 1.0));
+    }
+
+    #[test]
+    fn a_batch_that_comes_back_in_parts_from_two_workers_is_one() {
+        let mut recorder = Recorder::new();
+        let begun = recorder.begun;
+        let parts = [("one", 0, 4, true), ("one", 4, 2, true), ("two", 6, 4, false)];
+        for (worker, first, items, more) in parts {
+            recorder.answered(BatchId(1), more, first, items, &results(worker, begun, 0.01, 0.001));
+        }
+        recorder.answered(BatchId(2), false, 10, 10, &results("one", begun, 0.02, 0.001));
+        assert_eq!(recorder.answered, 2);
+        assert_eq!(recorder.lanes.iter().map(|lane| lane.batches).collect::<Vec<_>>(), [2, 1]);
+        assert!(recorder.partly.is_empty());
     }
 }

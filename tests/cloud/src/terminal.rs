@@ -35,6 +35,8 @@ impl Terminal {
             });
         }
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        // The command holds the terminal as well, and it is the caller's.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         drop(slave);
         let keys = File::from(master);
         let mut screen = keys.try_clone().expect("a descriptor");
@@ -60,6 +62,11 @@ impl Terminal {
                 Err(why) => panic!("no {text:?} ({why}), but:\n{}", self.screen),
             }
         }
+    }
+
+    /// All that it has shown so far.
+    pub fn screen(&self) -> &str {
+        &self.screen
     }
 
     /// Types a line.

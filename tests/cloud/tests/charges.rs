@@ -158,6 +158,31 @@ fn a_map_that_is_declined_sends_nothing_and_says_what_else_to_do() {
 }
 
 #[test]
+fn while_the_question_stands_the_map_goes_on_here_and_what_workers_print_waits() {
+    let service = Service::start(SERVICE, &[]);
+    let account = service.account("a", "10");
+    let mut command = asking(&account, &["told", "600", "10"]);
+    command.env("FASTMAP_EXEC_POLICY", "adaptive").env("FASTMAP_LOCAL_PROCESSES", "1");
+    let mut terminal = Terminal::start(&mut command);
+    terminal.shows("Run it there? [y/N] ");
+    let told = terminal.screen().matches("<told ").count();
+    // More than what was on its way when it was asked.
+    let later = told + 150;
+    terminal.shows(&format!("<told {later}>"));
+    let question = terminal.screen().find("[y/N]").expect("it was shown");
+    let made = terminal.screen()[question..].matches("<made ").count();
+    assert!(made < 10, "{made} lines of workers stand in the question:\n{}", terminal.screen());
+    terminal.types("n");
+    let (status, screen) = terminal.finish();
+    assert!(status.success(), "{screen}");
+    for n in 0..600 {
+        assert_eq!(screen.matches(&format!("<told {n}>")).count(), 1, "{n}:\n{screen}");
+        assert_eq!(screen.matches(&format!("<made {n}>")).count(), 1, "{n}:\n{screen}");
+    }
+    assert!(service.runs("a").is_empty());
+}
+
+#[test]
 fn no_terminal_and_no_answer_means_no() {
     let service = Service::start(SERVICE, &[]);
     let account = service.account("a", "10");

@@ -42,7 +42,7 @@ fn each_example_gives_the_same_bytes_here_and_in_the_cloud() {
     // OUTPUT is where the picture goes.
     let examples: [(&str, &[&str]); 4] = [
         (env!("CARGO_BIN_EXE_cloud-quickstart"), &["--below", "200000"]),
-        (env!("CARGO_BIN_EXE_cloud-bootstrap"), &["--resamples", "200"]),
+        (env!("CARGO_BIN_EXE_cloud-bootstrap"), &["--resamples", "200", OUTPUT]),
         (
             env!("CARGO_BIN_EXE_cloud-mandelbrot"),
             &["--skip-map", "--width", "160", "--height", "100", "--steps", "300", OUTPUT],

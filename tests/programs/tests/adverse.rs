@@ -81,6 +81,15 @@ fn a_host_that_holds_its_stdout_hears_of_deaths_and_lines_all_the_same() {
 }
 
 #[test]
+fn a_host_whose_stdout_nobody_reads_hears_of_deaths_all_the_same() {
+    let ended = ended(&mut host(&["stdout-full", "400"]));
+    let report = Report::read(&ended.stdout);
+    assert_eq!((report.answers, report.good), (400, 399), "{report:#?}");
+    assert_eq!((&*report.errors[0].kind, report.errors[0].index), ("Crash", Some(200)));
+    assert_eq!(number(&ended, "read "), 1, "{ended:#?}");
+}
+
+#[test]
 fn a_logger_that_panics_in_the_host_does_not_hold_up_the_map() {
     let report = run(&mut host(&["logger-panics", "200"]));
     // Which items a broken logger costs is not promised; those that log nothing are answered.

@@ -112,9 +112,13 @@ fn killed(seconds: u64, kills: u64) {
         if kill == kills {
             // A long map is given its time, as long as it goes on.
             let distinct = || case.executed().into_iter().collect::<BTreeSet<u64>>().len() as u64;
-            while distinct() < count {
-                let before = distinct();
-                until("another item", LIMIT, || distinct() > before);
+            let mut seen = distinct();
+            while seen < count {
+                let before = seen;
+                until("another item", LIMIT, || {
+                    seen = distinct();
+                    seen > before
+                });
             }
         }
         let ended = running.finish();

@@ -1,9 +1,15 @@
 //! How a program is entered, and everything that could make workers start workers: bounded, and told in words.
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::process::Command;
 
-use fastmap_test_programs::{Ended, Failure, Report, Running, program};
+use fastmap_test_programs::{Ended, Failure, LIMIT, Report, Running, is_alive, program, until};
+use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use tempfile::TempDir;
 
 const HOST: &str = env!("CARGO_BIN_EXE_host");
@@ -81,6 +87,46 @@ fn a_stale_marker_of_another_host_makes_no_worker() {
     let (ended, _) =
         counted(host(&["squares", "100"]).env("FASTMAP_WORKER", "3 1 worker-7 INFO open /tmp/nobody"));
     assert_eq!(Report::read(&ended.stdout).good, 100, "{ended:#?}");
+}
+
+#[test]
+fn a_worker_whose_host_died_on_its_way_ends_and_runs_no_program() {
+    let folder = TempDir::new().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let gate = path("gate");
+    mkfifo(&gate, Mode::S_IRWXU).expect("a FIFO can be made");
+    let pids = path("pids");
+    fs::create_dir(&pids).expect("a folder can be made");
+    // What is started as a worker says who it is, waits at the gate, and goes on as a program that leaves a log.
+    let script = format!(
+        "#!/bin/sh\n: >{pids}/$$\nread word <{gate}\nexec {HOST} checkpoint {checkpoint} {log} 10 0\n",
+        pids = pids.display(),
+        gate = gate.display(),
+        checkpoint = path("checkpoint").display(),
+        log = path("log").display(),
+    );
+    let late = path("late");
+    fs::write(&late, script).expect("a script can be written");
+    fs::set_permissions(&late, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let host = Running::start(&mut host(&["with-program", late.to_str().expect("a plain path")]));
+    let on_their_way = || -> Vec<i32> {
+        let entries = fs::read_dir(&pids).expect("it is there");
+        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+    };
+    until("both workers on their way", LIMIT, || on_their_way().len() == 2);
+    host.signal(Signal::SIGKILL);
+    host.finish();
+    let workers = on_their_way();
+    assert!(workers.iter().all(|pid| is_alive(*pid)), "they wait at the gate");
+    let mut open = fs::OpenOptions::new();
+    open.write(true).custom_flags(OFlag::O_NONBLOCK.bits());
+    until("the end of the workers", LIMIT, || {
+        // A word lets one of them go on, if it stands there already.
+        let _nobody_there = open.open(&gate).and_then(|mut gate| gate.write_all(b"go\n"));
+        !workers.iter().any(|pid| is_alive(*pid))
+    });
+    assert!(!path("log").exists(), "it ran the user's program");
+    assert!(!path("checkpoint").exists(), "it ran the user's program");
 }
 
 #[test]

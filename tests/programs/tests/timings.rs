@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use fastmap_test_programs::{Running, program};
 use serde_json::Value;
@@ -87,6 +88,13 @@ fn a_killed_program_leaves_a_file_that_says_so() {
     let mut command = program(env!("CARGO_BIN_EXE_host"));
     let mut host = Running::start(command.args(["hold", "sleep"]).env("FASTMAP_TIMINGS", &path));
     host.line("begun");
-    let page = fs::read_to_string(&path).expect("it is there from the begin on");
-    assert!(page.contains("has not ended yet"), "{page}");
+    let begun = Instant::now();
+    loop {
+        let page = fs::read_to_string(&path).expect("it is there from the begin on");
+        if page.contains("has not ended yet") {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "it does not say so: {page}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }

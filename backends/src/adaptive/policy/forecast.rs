@@ -28,31 +28,38 @@ impl Policy {
     /// The short ones are answered first: until many are, what runs counts as well, as half done. Before the first answer
     /// that is all there is.
     pub(super) fn item_here(&self, now: f64) -> Option<f64> {
-        let ledger = &self.state.ledger;
-        let local = ledger.side(Side::Local);
-        let mean = local.item.get();
-        let spent = ledger.begun.map_or(0.0, |begun| local.workers * (now - begun - self.options().starting));
-        let censored = (spent > 0.0 && local.batches > 0).then(|| {
-            let running = local.workers.min(local.batches as f64) / local.batches as f64 * local.items as f64;
-            // Workers that never had work have not spent it.
-            let spent =
-                spent.min((local.answered as f64 + local.items as f64) * (now - ledger.begun.unwrap_or(now)));
-            spent / (local.answered as f64 + running / HALFWAY)
-        });
-        match (mean, censored) {
+        let local = self.state.ledger.side(Side::Local);
+        let censored = self.censored(Side::Local, now, self.options().starting);
+        match (local.item.get(), censored) {
             (Some(mean), Some(censored)) if local.is_full() => Some(mean.max(censored)),
-            (None, censored) => censored.or(ledger.side(Side::Cloud).item.get()),
+            (None, censored) => censored.or(self.state.ledger.side(Side::Cloud).item.get()),
             (mean, _) => mean,
         }
     }
 
+    /// What a side's workers have spent so far, over what they have answered and half of what they run. The first batch
+    /// takes `delay` to get there.
+    pub(super) fn censored(&self, side: Side, now: f64, delay: f64) -> Option<f64> {
+        let account = self.state.ledger.side(side);
+        let since = now - account.begun? - delay;
+        let spent = account.workers * since;
+        if spent <= 0.0 || account.batches == 0 {
+            return None;
+        }
+        let running =
+            account.workers.min(account.batches as f64) / account.batches as f64 * account.items as f64;
+        // Workers that never had work have not spent it.
+        let spent = spent.min((account.answered as f64 + account.items as f64) * (since + delay));
+        Some(spent / (account.answered as f64 + running / HALFWAY))
+    }
+
     /// Seconds that the service's worker takes for an item: as a local one, until it is known better.
     pub(super) fn item_there(&self, here: f64) -> f64 {
-        let cloud = &self.state.ledger.side(Side::Cloud).item;
+        let cloud = self.state.ledger.side(Side::Cloud);
         // What is seen of few weighs less than what is seen of many here.
-        match cloud.get() {
-            Some(there) if cloud.seen() >= 8.0 => there,
-            Some(there) => (there * cloud.seen() + here * (8.0 - cloud.seen())) / 8.0,
+        match cloud.item.get() {
+            Some(there) if cloud.item.seen() >= 8.0 => there,
+            Some(there) => (there * cloud.item.seen() + here * (8.0 - cloud.item.seen())) / 8.0,
             None => here,
         }
     }
@@ -84,7 +91,7 @@ impl Policy {
     /// Seconds from sending a batch to its answer, beside its work and what stands before it.
     pub(super) fn way(&self) -> f64 {
         let known = self.state.ledger.side(Side::Cloud).way;
-        let asked = self.state.probe.map(|probe| probe.round_trip * 1.5);
+        let asked = self.state.probe.map(|probe| probe.round_trip * 1.1 + 0.001);
         known.or(asked).unwrap_or(0.001)
     }
 

@@ -78,6 +78,8 @@ pub(super) struct Account {
     /// Items answered lately, and the seconds in which; older ones weigh less.
     lately: f64,
     lately_items: f64,
+    /// When the first batch went there.
+    pub(super) begun: Option<f64>,
     /// When something was last heard of it.
     pub(super) heard: f64,
     /// Least seconds from sending a batch to its answer, beside the work.
@@ -117,12 +119,12 @@ pub(super) struct Ledger {
     pub(super) pulled: u64,
     /// Bytes of an item.
     pub(super) item_bytes: Mean,
+    /// Seconds of an item as the host's adapter reckons them: each answer moves the mean halfway.
+    pub(super) latest: Option<f64>,
     /// Items that are answered.
     pub(super) done: u64,
     /// Items that are out with both.
     both: u64,
-    /// When the first batch went to a local worker.
-    pub(super) begun: Option<f64>,
 }
 
 impl Ledger {
@@ -151,7 +153,6 @@ impl Ledger {
             self.item_bytes.add(bytes as f64, f64::from(items));
         }
         let at = side as usize;
-        self.begun = self.begun.or((side == Side::Local).then_some(now));
         let empty = Flight { items: [0; 2], bytes, sent: [None; 2], direct: false, repeated: false };
         let flight = self.flights.entry(batch).or_insert(empty);
         flight.repeated |= flight.on(side.other());
@@ -161,6 +162,7 @@ impl Ledger {
             self.both += u64::from(items);
         }
         let account = &mut self.sides[at];
+        account.begun = account.begun.or(Some(now));
         flight.direct = side == Side::Cloud && !account.is_full();
         if account.batches == 0 {
             account.heard = now;
@@ -172,6 +174,8 @@ impl Ledger {
     }
 
     pub(super) fn answered(&mut self, now: f64, batch: u64, side: Side, items: u32, wall: f64, bytes: u64) {
+        let each = wall / f64::from(items.max(1));
+        self.latest = Some(self.latest.map_or(each, |latest| f64::midpoint(latest, each)));
         let account = &mut self.sides[side as usize];
         account.item.add(wall, f64::from(items));
         account.result.add(bytes as f64, f64::from(items));

@@ -44,12 +44,12 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             margin: 0.04,
-            least_gain: 0.02,
+            least_gain: 0.01,
             credits_per_second: 1.0,
-            worth_asking: 0.05,
+            worth_asking: 0.03,
             bandwidth: 50e6,
             opening: 0.03,
-            starting: 0.01,
+            starting: 0.005,
             commitment: 4.0,
             read_ahead: 64e6,
         }
@@ -105,6 +105,8 @@ pub struct Policy {
     state: State,
 }
 
+/// The adapter's mean is not thought to be longer than what items take by more than this.
+const LEAST_BIAS: f64 = 0.1;
 /// Batches that may come back unanswered in a row before the service is left.
 const FAILURES: u32 = 5;
 
@@ -223,8 +225,7 @@ impl Policy {
         let Some(forecast) = self.forecast(now) else { return (Step::Stay, Forecast::default()) };
         let step = match self.state.link {
             Link::Unknown
-                if now + forecast.alone > self.options.worth_asking
-                    && self.worth(now, &forecast, self.options.margin) =>
+                if now + forecast.alone > self.options.worth_asking && forecast.together < forecast.alone =>
             {
                 self.state.link = Link::Probing;
                 Step::Probe
@@ -313,6 +314,36 @@ impl Policy {
         let rest =
             (self.left() - f64::from(items)) / rate.max(1e-9) + self.turnaround(now, f64::from(items), here);
         ends <= rest
+    }
+
+    /// Workers that share what is left, told as so many local ones: a batch for either side is cut by that.
+    pub fn sharers(&self, now: f64) -> f64 {
+        let ledger = &self.state.ledger;
+        let local = ledger.side(Side::Local).workers;
+        let takes = self.state.joined && self.state.link == Link::Ready;
+        let Some(here) = self.item_here(now).filter(|_| takes) else { return local };
+        local + self.rate_there(self.item_there(here)) * here
+    }
+
+    /// How many times longer items take than the host's adapter thinks, by whose mean the latest answers weigh most. Short
+    /// ones are answered first, and of thousands of workers the latest answers are few.
+    pub fn bias(&self, now: f64, side: Side) -> f64 {
+        let [local, cloud] = &self.state.ledger.sides;
+        let Some(here) = self.item_here(now) else { return 1.0 };
+        match (side, self.state.ledger.latest) {
+            (Side::Local, _) => local.item.get().map_or(1.0, |mean| (here / mean.max(1e-9)).max(1.0)),
+            (Side::Cloud, None) => 1.0,
+            (Side::Cloud, Some(thought)) => {
+                let running = self.censored(Side::Cloud, now, self.way()).filter(|_| cloud.is_full());
+                let there = self.item_there(here).max(running.unwrap_or(0.0));
+                (there / thought.max(1e-9)).max(LEAST_BIAS)
+            }
+        }
+    }
+
+    /// Seconds that the local workers alone would have taken for all that is answered, as their items have taken so far.
+    pub fn alone_so_far(&self, now: f64) -> Option<f64> {
+        Some(self.alone(self.state.ledger.done as f64, self.item_here(now)?))
     }
 
     /// Which batch is to be done twice, where a side has workers without work and there is nothing more to hand out.

@@ -88,7 +88,7 @@ fn what_is_left_at_the_end_stays_here_if_the_way_is_longer() {
     assert_eq!(policy.place(0.4, None, Some(0.1)), Some(Side::Cloud));
     policy.see(0.4, &Event::Sent { batch: 9, side: Side::Local, first: 4, items: 9994, bytes: 8 });
     policy.see(0.5, &Event::Answered { batch: 9, side: Side::Local, items: 9994, wall: 99.94, bytes: 8 });
-    assert_eq!(policy.place(0.5, None, Some(0.1)), None, "2 items of 10 ms, and a way of 75 ms");
+    assert_eq!(policy.place(0.5, None, Some(0.1)), None, "2 items of 10 ms, and a way of 56 ms");
 }
 
 #[test]

@@ -182,6 +182,7 @@ impl Worker {
         let mut jobs: HashMap<JobId, Prepared> = HashMap::new();
         let mut answer = Answer::default();
         while let Some(Incoming { header, frame, claims }) = self.incoming.next() {
+            self.page.owed().give_back(Pid::from_raw(0));
             let job = JobId(header.job);
             match header.kind {
                 Kind::Open => {

@@ -144,6 +144,21 @@ impl Flights {
         }
     }
 
+    /// Nobody wants a batch any more; gives its token and its number.
+    pub(super) fn cancel(&self, run: &str, seq: u64) -> Option<(String, u64)> {
+        let is = |flight: &Flight| match &flight.work.task {
+            Task::Batch(batch) => batch.seq == seq && flight.work.spec.run == run,
+            Task::Check => false,
+        };
+        let mut state = self.lock();
+        let token = state.flights.iter().find(|(_, flight)| is(flight))?.0.clone();
+        let flight = state.flights.remove(&token)?;
+        drop(state);
+        let n = flight.n;
+        flight.answer(Verdict::Cancelled);
+        Some((token, n))
+    }
+
     /// All of a run is over. How many there were.
     pub(super) fn end_run(&self, run: &str) -> usize {
         let mut state = self.lock();

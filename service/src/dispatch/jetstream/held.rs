@@ -2,8 +2,10 @@
 //! nothing is his any more.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
 
 use super::wire::{Files, Origin};
 use crate::dispatch::LeaseId;
@@ -20,6 +22,8 @@ pub(super) struct Held {
     pub(super) sequence: u64,
     /// It ends then.
     pub(super) until: Instant,
+    /// Told when it is no longer the agent's.
+    pub(super) revoked: Arc<Notify>,
 }
 
 impl Held {
@@ -52,7 +56,9 @@ impl Leases {
     /// A new lease. What this agent held of the same work is worth nothing from now on.
     pub(super) fn enter(&self, held: Held) -> LeaseId {
         let mut state = self.lock();
-        state.held.retain(|_, other| other.sequence != held.sequence);
+        for (_, old) in state.held.extract_if(|_, old| old.sequence == held.sequence) {
+            old.revoked.notify_one();
+        }
         state.next += 1;
         let id = LeaseId(state.next);
         state.held.insert(id, held);
@@ -71,6 +77,11 @@ impl Leases {
         Some(held.ack.clone())
     }
 
+    /// What is told when a lease is no longer the agent's; `None`: it is not.
+    pub(super) fn revoked(&self, id: LeaseId) -> Option<Arc<Notify>> {
+        self.lock().held.get(&id).map(|held| Arc::clone(&held.revoked))
+    }
+
     /// Ends a lease, if it has not ended.
     pub(super) fn take(&self, id: LeaseId, now: Instant) -> Option<Held> {
         self.lock().held.remove(&id).filter(|held| held.until > now)
@@ -83,6 +94,11 @@ impl Leases {
 
     /// Ends all that are like that: their run is over, or their gateway gone.
     pub(super) fn end(&self, which: impl Fn(&Held) -> bool) -> Vec<Held> {
-        self.lock().held.extract_if(|_, held| which(held)).map(|(_, held)| held).collect()
+        let ended: Vec<Held> =
+            self.lock().held.extract_if(|_, held| which(held)).map(|(_, held)| held).collect();
+        for held in &ended {
+            held.revoked.notify_one();
+        }
+        ended
     }
 }

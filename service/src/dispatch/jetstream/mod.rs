@@ -97,6 +97,11 @@ impl Names {
         format!("{}.join", self.prefix)
     }
 
+    /// A piece of work is wanted no more.
+    fn revoked(&self) -> String {
+        format!("{}.revoked", self.prefix)
+    }
+
     /// A run is over.
     fn ended(&self) -> String {
         format!("{}.ended", self.prefix)

@@ -26,7 +26,7 @@ fn publish(names: &Names, user: &str) -> Vec<String> {
 
 /// Subjects that it may subscribe to.
 fn subscribe(names: &Names, user: &str) -> Vec<String> {
-    vec![format!("_INBOX_{user}.>"), names.tenants(), names.ended()]
+    vec![format!("_INBOX_{user}.>"), names.tenants(), names.revoked(), names.ended()]
 }
 
 fn quoted(subjects: &[String]) -> String {

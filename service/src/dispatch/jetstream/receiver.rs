@@ -106,6 +106,7 @@ impl Receiver {
         let brought = client.subscribe(format!("{inbox}.*.*")).await?;
         let tenants = client.subscribe(names.tenants()).await?;
         let over = client.subscribe(names.ended()).await?;
+        let revoked = client.subscribe(names.revoked()).await?;
         let (pulls, asked) = unbounded_channel();
         let shared = Arc::new(Shared {
             jetstream: jetstream::new(client.clone()),
@@ -126,6 +127,7 @@ impl Receiver {
         tasks.spawn(Arc::clone(&shared).take(brought));
         tasks.spawn(Arc::clone(&shared).hear_of_tenants(tenants));
         tasks.spawn(Arc::clone(&shared).hear_of_ends(over));
+        tasks.spawn(Arc::clone(&shared).hear_of_revoked(revoked));
         tasks.spawn(Arc::clone(&shared).ask(asked));
         tasks.spawn(Arc::clone(&shared).hand_back_stale());
         let _unheard = shared.client.publish(shared.names.join(), Bytes::new()).await;
@@ -296,6 +298,14 @@ impl Shared {
         }
     }
 
+    async fn hear_of_revoked(self: Arc<Self>, mut revoked: Subscriber) {
+        while let Some(message) = revoked.next().await {
+            let token = message.payload.as_ref();
+            let ready = self.turn().take_if(|ready| ready.origin.token.as_bytes() == token);
+            self.give_up(ready, self.leases.end(|held| held.origin.token.as_bytes() == token)).await;
+        }
+    }
+
     async fn hear_of_ends(self: Arc<Self>, mut over: Subscriber) {
         while let Some(message) = over.next().await {
             let run = String::from_utf8_lossy(&message.payload).into_owned();
@@ -355,7 +365,15 @@ impl Lessor for Receiver {
                     let lasts = Duration::from_millis(origin.lease_ms);
                     let until = since + lasts;
                     let run = work.spec.run.clone();
-                    let id = shared.leases.enter(Held { origin, files, run, ack, sequence, until });
+                    let id = shared.leases.enter(Held {
+                        origin,
+                        files,
+                        run,
+                        ack,
+                        sequence,
+                        until,
+                        revoked: Arc::default(),
+                    });
                     // Others who wait may find more.
                     shared.news.notify_one();
                     return Ok(Lease { id, lasts, work });
@@ -376,6 +394,12 @@ impl Lessor for Receiver {
             None => None,
         };
         Ok(Arc::new(RunSpec { executable, context, ..RunSpec::clone(spec) }))
+    }
+
+    async fn revoked(&self, lease: LeaseId) {
+        if let Some(revoked) = self.shared.leases.revoked(lease) {
+            revoked.notified().await;
+        }
     }
 
     async fn extend(&self, lease: LeaseId) -> bool {

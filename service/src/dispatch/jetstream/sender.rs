@@ -185,6 +185,19 @@ impl Shared {
         }
     }
 
+    /// Takes away what waits under these subjects.
+    async fn purge(&self, subjects: String) {
+        let stream = self.jetstream.get_stream_no_info(self.layout.names.stream()).await;
+        let purged = match stream {
+            Ok(stream) => stream.purge().filter(&subjects).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = purged {
+            // Agents who begin it find that nobody waits.
+            tracing::warn!(subjects, error, "what is over could not be taken from the queue");
+        }
+    }
+
     /// Tells agents of a tenant of whom they have not heard lately.
     async fn tell_of(&self, account: i64) {
         let lately = {
@@ -293,22 +306,23 @@ impl Dispatch for Sender {
         Ok(Submitted { verdict, _kept: Some(Box::new(kept)) })
     }
 
+    async fn cancel(&self, run: &str, seq: u64) {
+        let Shared { client, layout, gateway, flights, .. } = &*self.shared;
+        let Some((token, n)) = flights.cancel(run, seq) else { return };
+        if let Err(error) = client.publish(layout.names.revoked(), token.into()).await {
+            tracing::warn!(run, seq, %error, "agents could not be told that a batch is cancelled");
+        }
+        self.shared.purge(layout.names.work("*", run, gateway, &n.to_string())).await;
+    }
+
     async fn end_run(&self, run: &str) {
-        let Shared { client, jetstream, layout, flights, .. } = &*self.shared;
+        let Shared { client, layout, flights, .. } = &*self.shared;
         flights.end_run(run);
         // What agents hold they drop when they hear of it; what waits is taken away.
         if let Err(error) = client.publish(layout.names.ended(), Bytes::from(run.to_owned())).await {
             tracing::warn!(run, %error, "agents could not be told of a run's end");
         }
-        let stream = jetstream.get_stream_no_info(layout.names.stream()).await;
-        let waiting = layout.names.work("*", run, "*", "*");
-        let purged = match stream {
-            Ok(stream) => stream.purge().filter(waiting).await.map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        if let Err(error) = purged {
-            tracing::warn!(run, error, "what waits of a run that is over could not be taken from the queue");
-        }
+        self.shared.purge(layout.names.work("*", run, "*", "*")).await;
     }
 
     async fn close(&self) {

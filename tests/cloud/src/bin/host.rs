@@ -79,6 +79,18 @@ fn run() -> Result<(), Box<dyn Error>> {
         "sleep" => naps(&config, number(0)?, number(1)?),
         // The same, for who does not wait two minutes for a service that is gone.
         "sleep-impatiently" => naps(&impatient()?, number(0)?, number(1)?),
+        // The same; workers and host say each item.
+        "told" => {
+            let made = |(n, milliseconds): (u64, u64)| {
+                sleep(Duration::from_millis(milliseconds));
+                eprintln!("<made {n}>");
+                n
+            };
+            let milliseconds = number(1)?;
+            for answer in config.fastmap(made, (0..number(0)?).map(|n| (n, milliseconds))) {
+                println!("<told {}>", answer?);
+            }
+        }
         "prints" => {
             let prints = |n: u64| {
                 println!("<out {n}>");

@@ -3,19 +3,21 @@
 
 use std::cell::Cell;
 use std::fs::{File, OpenOptions, create_dir, read_dir};
-use std::io::{Write, stdin, stdout};
+use std::io::{Read, Write, stdin, stdout};
 use std::iter::once;
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{abort, id};
-use std::thread::sleep;
+use std::thread::{sleep, spawn};
 use std::time::Duration;
 
 use fastmap::FastmapConfig;
 use fastmap_test_programs::{LIMIT, peak_kb, refuse, report, until, workers};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, dup2_stdout};
 
 use crate::{Outcome, config};
 
@@ -60,22 +62,48 @@ pub(crate) fn init_panics() -> Outcome {
     Ok(())
 }
 
+fn prints_or_crashes(n: u64) -> u64 {
+    match n {
+        20 => println!("printed by a worker"),
+        200 => abort(),
+        _ => {}
+    }
+    n
+}
+
 /// The host holds its stdout while a worker prints and another one crashes, and until all is dropped.
 pub(crate) fn stdout_held(items: u64) -> Outcome {
     let held = stdout().lock();
-    let function = |n: u64| {
-        match n {
-            20 => println!("printed by a worker"),
-            200 => abort(),
-            _ => {}
-        }
-        n
-    };
     let config = config()?;
-    report(config.fastmap(function, 0..items), |n| n);
+    report(config.fastmap(prints_or_crashes, 0..items), |n| n);
     drop(config);
     drop(held);
     println!("all dropped");
+    Ok(())
+}
+
+/// The host's stdout is a pipe that is full and that nobody reads while a worker prints and another one crashes. It is
+/// read when all is answered.
+pub(crate) fn stdout_full(items: u64) -> Outcome {
+    let (mut reader, mut full) = std::io::pipe()?;
+    fcntl(&full, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    while full.write(&[b'\n'; 4096]).is_ok() {}
+    fcntl(&full, FcntlArg::F_SETFL(OFlag::empty()))?;
+    let shown = stdout().as_fd().try_clone_to_owned()?;
+    dup2_stdout(&full)?;
+    drop(full);
+
+    let config = config()?;
+    let answers: Vec<_> = config.fastmap(prints_or_crashes, 0..items).collect();
+
+    let read = spawn(move || {
+        let mut text = String::new();
+        reader.read_to_string(&mut text).map(|_| text.matches("printed by a worker").count())
+    });
+    drop(config);
+    dup2_stdout(shown)?;
+    report(answers, |n| n);
+    println!("read {}", read.join().expect("no panic")?);
     Ok(())
 }
 

@@ -56,6 +56,7 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
         "dropped" => measures::dropped(number(0)?),
         "contexts" => measures::contexts(number(0)?),
         "context" => context::context(text(0), number(1)? as usize),
+        "stopped" => measures::stopped(number(0)?),
         "stuck" => measures::stuck(),
         "results" => measures::results(number(0)?),
         "stream" => measures::stream(number(0)?),
@@ -63,6 +64,7 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
         "zipped" => measures::zipped(),
         "init-panics" => adverse::init_panics(),
         "stdout-held" => adverse::stdout_held(number(0)?),
+        "stdout-full" => adverse::stdout_full(number(0)?),
         "logger-panics" => adverse::logger_panics(number(0)?),
         "few-descriptors" => adverse::few_descriptors(number(0)?, number(1)?),
         "anything" => {

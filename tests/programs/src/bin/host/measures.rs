@@ -4,9 +4,9 @@ use std::fs::read_dir;
 use std::hint::black_box;
 use std::process::id;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fastmap::FastmapConfig;
+use fastmap::{FastmapConfig, OnError};
 use fastmap_test_programs::{children, peak_kb, report, state, status_number, workers};
 
 use crate::{Outcome, config};
@@ -117,6 +117,33 @@ pub(crate) fn stuck() -> Outcome {
     drop(map);
     small_map(&config, 1000)?;
     println!("second map done");
+    Ok(())
+}
+
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// How long after an item has failed its map is over, which stops at the first failure: each worker but one is in an item
+/// of 10 s then, and thousands wait. Prints milliseconds for each of so many rounds.
+pub(crate) fn stopped(rounds: u64) -> Outcome {
+    let config = config()?;
+    for _ in 0..rounds {
+        let function = |n: u64| -> u64 {
+            // Until then the others have begun.
+            sleep(Duration::from_millis(if n == 0 { 1000 } else { 10_000 }));
+            panic!("failed at {}", since_epoch().as_micros());
+        };
+        let mut map = config.fastmap(function, 0..10_000u64).on_error(OnError::Stop);
+        let error = map.next().ok_or("an answer")?.err().ok_or("a failure")?;
+        let over = map.next().is_none();
+        let now = since_epoch().as_micros();
+        let told = error.to_string();
+        let (_, failed) = told.split_once("failed at ").ok_or("the function's words")?;
+        let digits: String = failed.chars().take_while(char::is_ascii_digit).collect();
+        let after = now.saturating_sub(digits.parse()?) as f64 / 1e3;
+        println!("over {over} item {:?} after {after:.1} ms", error.index());
+    }
     Ok(())
 }
 

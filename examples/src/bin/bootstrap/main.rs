@@ -6,13 +6,16 @@
 //! ```
 //!
 //! You'll see the median of four measurements for every species, island and sex with its 95 % interval,
-//! then the time that it took with `map` and with `fastmap`. Each group draws from a generator of its own
+//! and `bootstrap.svg` shows them; then the time that it took with `map` and with `fastmap`. Each group draws from a generator of its own
 //! seed, so the numbers are the same each time, whichever worker computed them.
 
 #![forbid(unsafe_code)]
 
+mod chart;
+
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Parser;
@@ -20,11 +23,21 @@ use fastmap::{Options, fastmap_main};
 use serde::{Deserialize, Serialize};
 
 /// Part of the program, so that it runs from any folder; `data/README.md` tells where it comes from.
-const PENGUINS: &str = include_str!("../../data/penguins.csv");
+const PENGUINS: &str = include_str!("../../../data/penguins.csv");
 
 /// Bootstrap the medians of the Palmer penguins with `map` and with `fastmap`.
-#[derive(Parser, Clone, Copy, Serialize, Deserialize)]
+#[derive(Parser)]
 struct Args {
+    /// Where to write the picture.
+    #[arg(default_value = "bootstrap.svg")]
+    output: PathBuf,
+    #[command(flatten)]
+    draws: Draws,
+}
+
+/// The context of the map.
+#[derive(clap::Args, Clone, Copy, Serialize, Deserialize)]
+struct Draws {
     /// How often each group is drawn again.
     #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u32).range(100..))]
     resamples: u32,
@@ -73,10 +86,10 @@ struct Estimate {
 }
 
 /// The heavy function: the sample's median, and between what bounds 95 % of its resamples' medians lie.
-fn estimate(args: &Args, Sample { number, mut values }: Sample) -> Estimate {
-    let mut random = fastrand::Rng::with_seed(args.seed.wrapping_add(number));
+fn estimate(draws: &Draws, Sample { number, mut values }: Sample) -> Estimate {
+    let mut random = fastrand::Rng::with_seed(draws.seed.wrapping_add(number));
     let mut drawn = values.clone();
-    let mut medians: Vec<f64> = (0..args.resamples)
+    let mut medians: Vec<f64> = (0..draws.resamples)
         .map(|_| {
             drawn.fill_with(|| values[random.usize(..values.len())]);
             median(&mut drawn)
@@ -116,14 +129,14 @@ fn read_groups() -> Result<BTreeMap<Group, Vec<f64>>, csv::Error> {
 }
 
 fn run() -> Result<(), Box<dyn Error>> {
-    let args = Args::parse();
+    let Args { output, draws } = Args::parse();
     let groups = read_groups()?;
     let samples = || (0..).zip(groups.values().cloned()).map(|(number, values)| Sample { number, values });
 
     let started = Instant::now();
     let config = fastmap::init(Options::new())?;
     let estimates: Vec<Estimate> =
-        config.fastmap_with(args, estimate, samples()).label("bootstrap").collect::<Result<_, _>>()?;
+        config.fastmap_with(draws, estimate, samples()).label("bootstrap").collect::<Result<_, _>>()?;
     let fastmap_time = started.elapsed().as_secs_f64();
 
     println!(
@@ -141,12 +154,14 @@ fn run() -> Result<(), Box<dyn Error>> {
         "\nIn {apart} of {} comparisons the males' interval lies wholly above the females'.",
         estimates.len() / 2
     );
+    std::fs::write(&output, chart::draw(groups.keys().zip(&estimates)))?;
+    println!("The picture is in {}.", output.display());
 
     let started = Instant::now();
-    let by_map: Vec<Estimate> = samples().map(|sample| estimate(&args, sample)).collect();
+    let by_map: Vec<Estimate> = samples().map(|sample| estimate(&draws, sample)).collect();
     let map_time = started.elapsed().as_secs_f64();
     assert_eq!(by_map, estimates, "fastmap gives what map gives, in the same order");
-    println!("{} groups, {} resamples each:", estimates.len(), args.resamples);
+    println!("{} groups, {} resamples each:", estimates.len(), draws.resamples);
     println!("  map      {map_time:6.2} s\n  fastmap  {fastmap_time:6.2} s  the same numbers");
     Ok(())
 }
