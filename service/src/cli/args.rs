@@ -439,27 +439,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_of_options_has_those_of_the_service_with_their_defaults_and_variables_and_no_others() {
+    fn the_page_of_options_has_those_of_the_service_and_of_agents_with_their_defaults_and_variables_and_no_others()
+     {
         let page = include_str!("../../../docs/environment.md");
-        let mut command = Command::command();
-        let serve = command.find_subcommand_mut("serve").expect("there is one");
-        let options: Vec<_> = serve.get_arguments().filter(|option| option.get_id() != "help").collect();
-        for option in &options {
-            let name = option.get_long().expect("a long name");
-            let default: Vec<_> = match option.get_action().takes_values() {
-                true => option.get_default_values().iter().map(|value| value.to_string_lossy()).collect(),
-                false => Vec::new(),
-            };
-            let default =
-                if default.is_empty() { String::new() } else { format!("`{}` ", default.join(",")) };
-            let row = format!("| `--{name}` | {default}| ");
-            assert!(page.contains(&row), "a row that begins with {row:?} is missing in docs/environment.md");
-            if let Some(variable) = option.get_env() {
-                let variable = variable.to_string_lossy();
-                assert!(page.contains(&*variable), "{variable} is missing in docs/environment.md");
+        let between = |from: &str, to: &str| {
+            let (_, rest) = page.split_once(from).unwrap_or_else(|| panic!("{from} is missing"));
+            rest.split_once(to).unwrap_or_else(|| panic!("{to} is missing")).0
+        };
+        let nats = between("\n### NATS\n", "\n## ");
+        for (action, part) in [
+            ("serve", between("\n## The service\n", "\n### Agents\n")),
+            ("agent", between("\n### Agents\n", "\n### NATS\n")),
+        ] {
+            let page = format!("{part}{nats}");
+            let mut command = Command::command();
+            let command = command.find_subcommand_mut(action).expect("there is one");
+            let options: Vec<_> = command
+                .get_arguments()
+                .filter(|option| option.get_id() != "help" && !option.is_hide_set())
+                .collect();
+            for option in &options {
+                let name = option.get_long().expect("a long name");
+                let default: Vec<_> = match option.get_action().takes_values() {
+                    true => option.get_default_values().iter().map(|value| value.to_string_lossy()).collect(),
+                    false => Vec::new(),
+                };
+                let default =
+                    if default.is_empty() { String::new() } else { format!("`{}` ", default.join(",")) };
+                let row = format!("| `--{name}` | {default}| ");
+                assert!(page.contains(&row), "a row that begins with {row:?} is missing for {action}");
+                if let Some(variable) = option.get_env() {
+                    let variable = variable.to_string_lossy();
+                    assert!(page.contains(&*variable), "{variable} is missing for {action}");
+                }
             }
+            let listed = page.lines().filter(|line| line.starts_with("| `--")).count();
+            assert_eq!(listed, options.len(), "docs/environment.md has options that `{action}` has not");
         }
-        let listed = page.lines().filter(|line| line.starts_with("| `--")).count();
-        assert_eq!(listed, options.len(), "docs/environment.md has options that `fastmap serve` has not");
     }
 }
