@@ -44,20 +44,20 @@ def closed_loop(callers, call):
     return {"per_second": len(times) / SECONDS, "p50_ms": statistics.median(times) * 1000}
 
 
-def peer(tool, workers):
+def peer(tool, workers, callers):
     """Measures one peer, in this process."""
     if tool == "ray":
         import ray
 
         ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="error")
         run = ray.remote(echo)
-        print(json.dumps(closed_loop(2 * workers, lambda data: ray.get(run.remote(data)))))
+        print(json.dumps(closed_loop(callers, lambda data: ray.get(run.remote(data)))))
         ray.shutdown()
     else:
         from distributed import Client
 
         with Client(n_workers=workers, threads_per_worker=1, dashboard_address=None) as client:
-            print(json.dumps(closed_loop(2 * workers, lambda data: client.submit(echo, data, pure=False).result())))
+            print(json.dumps(closed_loop(callers, lambda data: client.submit(echo, data, pure=False).result())))
 
 
 def last_json(command, **more):
@@ -149,9 +149,18 @@ def shares(results):
     return [*lines, ""]
 
 
+def write(path, text):
+    """Replaces the part of a document between the marks."""
+    with open(path, encoding="utf-8") as file:
+        before, _, rest = file.read().partition("<!-- measured -->\n")
+    after = rest.partition("<!-- end -->")[2]
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(f"{before}<!-- measured -->\n{text}\n<!-- end -->{after}")
+
+
 def main():
     if sys.argv[1] == "peer":
-        return peer(sys.argv[2], int(sys.argv[3]))
+        return peer(sys.argv[2], *map(int, sys.argv[3:]))
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
     parser.add_argument("--rounds", type=int, default=5)
@@ -163,7 +172,7 @@ def main():
         for _ in range(arguments.rounds):
             for workers in (2, 4):
                 for name in PEERS:
-                    command = [sys.executable, __file__, "peer", name, str(workers)]
+                    command = [sys.executable, __file__, "peer", name, str(workers), str(2 * workers)]
                     results.setdefault((workers, name), []).append(last_json(command))
                 for name, tls, jailed in [
                     ("fastmap", False, False),
@@ -175,11 +184,7 @@ def main():
     text = report(results, arguments.rounds)
     print(text)
     if arguments.write:
-        with open(arguments.write, encoding="utf-8") as file:
-            before, _, rest = file.read().partition("<!-- measured -->\n")
-        after = rest.partition("<!-- end -->")[2]
-        with open(arguments.write, "w", encoding="utf-8") as file:
-            file.write(f"{before}<!-- measured -->\n{text}\n<!-- end -->{after}")
+        write(arguments.write, text)
 
 
 if __name__ == "__main__":

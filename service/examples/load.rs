@@ -2,7 +2,9 @@
 //! people, and one of JSON for benches/cloud.py. Certificates that it trusts stand in `SSL_CERT_FILE`.
 //!
 //!     fastmap serve --dev --insecure-no-sandbox      (and export the two lines it prints)
-//!     cargo run --release --example load -- PATH-OF-fastmap-service-test-worker [BATCHES] [CLIENTS] [BYTES]
+//!     cargo run --release --example load -- PATH-OF-fastmap-service-test-worker [BATCHES] [CLIENTS] [BYTES] [MILLISECONDS]
+//!
+//! With milliseconds a batch sleeps so long instead, and is a few bytes.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -100,6 +102,13 @@ fn main() -> anyhow::Result<()> {
     let worker = args.first().context("the path of fastmap-service-test-worker is missing")?;
     let number = |at: usize, default: u64| args.get(at).map_or(Ok(default), |text| text.parse());
     let (batches, clients, bytes) = (number(1, 2000)?, number(2, 4)?, number(3, 65_536)?);
+    let mut item = match args.get(4) {
+        Some(milliseconds) => format!("s{milliseconds}").into_bytes(),
+        None => b"e".to_vec(),
+    };
+    if args.len() < 5 {
+        item.resize(bytes as usize, b'x');
+    }
     let client = Client {
         agent: agent()?,
         url: std::env::var("FASTMAP_CLOUD_URL").context("FASTMAP_CLOUD_URL")?,
@@ -119,9 +128,8 @@ fn main() -> anyhow::Result<()> {
     };
     let run: RunOpened =
         serde_json::from_slice(&client.call("POST", "/runs", &serde_json::to_vec(&open)?)?)?;
-    let mut payload = (bytes as u32).to_le_bytes().to_vec();
-    payload.push(b'e');
-    payload.resize(4 + bytes as usize, b'x');
+    let mut payload = (item.len() as u32).to_le_bytes().to_vec();
+    payload.append(&mut item);
     let body = BatchBody {
         first: 0,
         items: 1,

@@ -37,8 +37,9 @@ fn quoted(subjects: &[String]) -> String {
 /// passwords stand in the servers' environment.
 pub fn configuration(names: &Names, agents: &[String]) -> String {
     let mut text = String::from(
-        "# Passwords (or bcrypt hashes of them) come from the server's environment. Give each user that runs agents a\n\
-         # name of its own: it reads what is sent to it alone.\n\
+        "# Passwords (or bcrypt hashes of them) come from the server's environment, where each stands in double quotes\n\
+         # unless it is letters and digits that begin with a letter. Give each user that runs agents a name of its own:\n\
+         # it reads what is sent to it alone.\n\
          accounts {\n  FASTMAP {\n    jetstream: enabled\n    users: [\n",
     );
     text.push_str("      { user: gateway, password: $FASTMAP_NATS_GATEWAY }\n");

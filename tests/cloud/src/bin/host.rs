@@ -2,8 +2,9 @@
 
 use std::env;
 use std::error::Error;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fastmap::backends::cloud::{Cloud, CloudOptions};
 use fastmap::{FastmapConfig, Options, Verbosity, fastmap_main};
@@ -26,6 +27,26 @@ fn naps(config: &FastmapConfig, items: u64, milliseconds: u64) {
         n
     };
     report(config.fastmap(nap, (0..items).map(|n| (n, milliseconds))).label("naps"), |n| n);
+}
+
+fn watched(config: &FastmapConfig, items: u64, milliseconds: u64) -> Result<(), Box<dyn Error>> {
+    static READ: AtomicU64 = AtomicU64::new(0);
+    let nap = |(n, milliseconds): (u64, u64)| {
+        sleep(Duration::from_millis(milliseconds));
+        n * n
+    };
+    let read = move |n| {
+        READ.fetch_add(1, Ordering::Relaxed);
+        (n, milliseconds)
+    };
+    for (n, answer) in (0..).zip(config.fastmap(nap, (0..items).map(read)).label("watched")) {
+        if answer? != n * n {
+            println!("wrong {n}");
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
+        println!("told {} {} {now}", n + 1, READ.load(Ordering::Relaxed));
+    }
+    Ok(())
 }
 
 fn impatient() -> Result<FastmapConfig, Box<dyn Error>> {
@@ -91,6 +112,8 @@ fn run() -> Result<(), Box<dyn Error>> {
                 println!("<told {}>", answer?);
             }
         }
+        // The same; each result is told as it comes, with how many items were read by then, and when.
+        "watched" => watched(&config, number(0)?, number(1)?)?,
         "prints" => {
             let prints = |n: u64| {
                 println!("<out {n}>");
