@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 
 use fastmap::backends::Backend;
 use fastmap::{ExecPolicy, FastmapConfig, Options, Sandbox, Verbosity};
+use tempfile::TempDir;
 
 use super::inside::{Answers, Inside};
 use super::{Contestant, Plan, WORKERS};
@@ -78,6 +79,37 @@ impl<W: Work, K: Kind> Contestant<W> for Fastmap<K> {
         mut consume: impl FnMut(Option<W::Out>) -> bool,
     ) {
         for result in self.0.fastmap(W::call, (0..count).map(item)) {
+            if !consume(result.ok()) {
+                return;
+            }
+        }
+    }
+}
+
+/// The usual one, and each map writes its report.
+pub(crate) struct Reported {
+    config: FastmapConfig,
+    folder: TempDir,
+    maps: u32,
+}
+
+impl<W: Work> Contestant<W> for Reported {
+    const NAME: &'static str = "with a report";
+
+    fn start(plan: Plan) -> Self {
+        let config = fastmap::init(Usual::options(plan)).expect("these options can be used here");
+        Reported { config, folder: tempfile::tempdir().expect("there is a temporary folder"), maps: 0 }
+    }
+
+    fn map(
+        &mut self,
+        count: u64,
+        item: impl Fn(u64) -> W::In + Send + Sync,
+        mut consume: impl FnMut(Option<W::Out>) -> bool,
+    ) {
+        self.maps += 1;
+        let path = self.folder.path().join(format!("{}.html", self.maps));
+        for result in self.config.fastmap(W::call, (0..count).map(item)).timings(path) {
             if !consume(result.ok()) {
                 return;
             }

@@ -11,7 +11,7 @@ mod window;
 pub(crate) mod wire;
 
 pub(crate) use builtin::Builtin;
-pub(crate) use fastmap::{Confined, Fastmap, Host, HostAndWorker, Inline};
+pub(crate) use fastmap::{Confined, Fastmap, Host, HostAndWorker, Inline, Reported};
 pub(crate) use procspawn::Procspawn;
 pub(crate) use raw::{Raw, RawByHand};
 pub(crate) use rayon::{Bridge, Rayon, RayonFine};

@@ -12,6 +12,7 @@ mod inline;
 mod instructions;
 mod large;
 mod memory;
+mod reported;
 mod start;
 mod tiny;
 mod uneven;
@@ -31,7 +32,7 @@ use crate::work::turns;
 pub(crate) type Workload = fn(&Method) -> Section;
 
 /// All of them, with their names.
-pub(crate) const ALL: [(&str, Workload); 13] = [
+pub(crate) const ALL: [(&str, Workload); 14] = [
     ("W1", start::measure),
     ("W2", tiny::measure),
     ("W3", coarse::measure),
@@ -44,6 +45,7 @@ pub(crate) const ALL: [(&str, Workload); 13] = [
     ("W7", crash::measure),
     ("W8", memory::measure),
     ("SANDBOX", confined::measure),
+    ("TIMINGS", reported::measure),
     ("CLOUD", cloud::measure),
 ];
 

@@ -78,8 +78,38 @@ pub(crate) fn result(returned: i64) -> io::Result<()> {
 macro_rules! call {
     ($number:expr $(, $argument:expr)* $(,)?) => {
         // SAFETY: a probe: the kernel checks what it is given, and what it does is what is being tried.
-        $crate::result(unsafe { libc::syscall($number $(, $argument)*) })
+        $crate::result(unsafe { libc::syscall($number $(, $crate::Argument::whole($argument))*) })
     };
+}
+
+/// What a call is given. In a variable list of arguments all are as wide as a register: of what is passed narrower the rest
+/// would be whatever stands there.
+trait Argument {
+    fn whole(self) -> libc::c_long;
+}
+
+macro_rules! arguments {
+    ($($kind:ty),+) => {$(
+        impl Argument for $kind {
+            fn whole(self) -> libc::c_long {
+                self as libc::c_long
+            }
+        }
+    )+};
+}
+
+arguments!(i32, u32, i64, u64, isize, usize);
+
+impl<T> Argument for *const T {
+    fn whole(self) -> libc::c_long {
+        self.expose_provenance() as libc::c_long
+    }
+}
+
+impl<T> Argument for *mut T {
+    fn whole(self) -> libc::c_long {
+        self.expose_provenance() as libc::c_long
+    }
 }
 
 fn probes() -> impl Iterator<Item = &'static Probe> {

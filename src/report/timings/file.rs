@@ -39,7 +39,9 @@ impl Place {
             Error::new(ErrorKind::Io, message).with_source(source)
         };
         let open = || {
-            let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+            // An older report is cut where the new one ends: some file systems (ext4) sync what is cut to nothing first, which takes
+            // milliseconds.
+            let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
             let regular = file.metadata()?.is_file();
             Ok((file, regular))
         };
@@ -52,7 +54,7 @@ impl Place {
         if self.regular && !std::mem::replace(&mut self.told, true) {
             let text: &[u8] = if is_json(&self.path) { b"{\"running\":true}\n" } else { RUNNING };
             // A disk that is full is told by the report itself.
-            let _ = self.file.write_all(text);
+            let _ = self.replace(text);
         }
     }
 
@@ -63,16 +65,22 @@ impl Place {
 
     /// Writes the report. All results are with the consumer by now: what goes wrong is told by a warning.
     pub(crate) fn write(mut self, report: &str) {
-        let mut write = || {
-            if self.told {
-                self.file.rewind()?;
-                self.file.set_len(0)?;
+        if let Err(error) = self.replace(report.as_bytes()) {
+            if self.regular {
+                // Half of it is of no use.
+                let _ = self.file.set_len(0);
             }
-            self.file.write_all(report.as_bytes())
-        };
-        if let Err(error) = write() {
             warn(&format!("the timings could not be written to {}: {error}", self.path.display()));
         }
+    }
+
+    fn replace(&mut self, text: &[u8]) -> io::Result<()> {
+        if !self.regular {
+            return self.file.write_all(text);
+        }
+        self.file.rewind()?;
+        self.file.write_all(text)?;
+        self.file.set_len(text.len() as u64)
     }
 }
 
