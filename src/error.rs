@@ -199,8 +199,12 @@ impl fmt::Display for Error {
     }
 }
 
+/// For people, since it is what a `main` prints whose error this is: the text and the kind. `{:#?}` has all fields.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !f.alternate() {
+            return write!(f, "{self} ({:?})", self.0.kind);
+        }
         f.debug_struct("Error")
             .field("kind", &self.0.kind)
             .field("index", &self.0.index)

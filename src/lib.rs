@@ -30,7 +30,7 @@
 //! whose size is found while running.
 //!
 //! What follows from this:
-//! - The function never runs in your process: it may abort, segfault, leak, spin or exit, and costs its own item.
+//! - The function runs in other processes (unless you set [`inline`](Options::inline)): it may abort, segfault, leak, spin or exit, and costs its own item.
 //! - It sees no variables, statics or thread-locals of your process; a closure that captures is a compile-time error.
 //!   State goes in by [`fastmap_with`](FastmapConfig::fastmap_with) (a context) or
 //!   [`fastmap_init`](FastmapConfig::fastmap_init) (built once in each worker).

@@ -534,6 +534,7 @@ where
     /// The map can't go on. Answers that are here are delivered before the error: up to the first gap; and all of them
     /// where they were paid for.
     fn fail(&mut self, error: Error) {
+        self.drive.report.ended_by(error.kind());
         self.drive.stop();
         let paid =
             matches!(error.kind(), ErrorKind::OutOfCredits | ErrorKind::Cloud | ErrorKind::Unauthorized);

@@ -21,7 +21,7 @@ use summary::Account;
 use timings::{Map, Timings};
 
 use crate::entry::inside_inline_call;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::options::{Verbosity, cores};
 
 /// What one map has done so far.
@@ -55,6 +55,8 @@ pub(crate) struct Report {
     account: Option<String>,
     /// What it would have taken without the service that took part, if one did.
     alone: Option<Duration>,
+    /// The error after which it could not go on.
+    ended_by: Option<ErrorKind>,
     /// Items answered by the calling thread.
     here: u64,
     wall: Duration,
@@ -89,6 +91,7 @@ impl Report {
             spent: Receipt::default(),
             account: None,
             alone: None,
+            ended_by: None,
             here: 0,
             wall: Duration::ZERO,
             cpu: Duration::ZERO,
@@ -151,6 +154,10 @@ impl Report {
     /// What the run has cost so far.
     pub(crate) fn account(&mut self, account: Option<String>, alone: Option<Duration>) {
         (self.account, self.alone) = (account, alone);
+    }
+
+    pub(crate) fn ended_by(&mut self, kind: ErrorKind) {
+        self.ended_by = Some(kind);
     }
 
     pub(crate) fn spent(&mut self, receipt: Receipt) {
@@ -349,6 +356,7 @@ impl Report {
             paid: self.spent,
             alone: self.alone,
             complete,
+            ended_by: self.ended_by,
         };
         let map = Map {
             label: self.label.as_deref(),

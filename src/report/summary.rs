@@ -5,10 +5,15 @@ use std::time::Duration;
 
 use fastmap_backends::{Receipt, credits};
 
+use crate::error::ErrorKind;
+
 /// A saving below this share of the time is none.
 const WORTH: f64 = 1.05;
 /// Below this an item is too cheap for any process.
 const CHEAP: Duration = Duration::from_micros(2);
+
+/// In less work than this the start of the workers is felt.
+const SHORT: Duration = Duration::from_millis(50);
 
 /// What a map did and what it took.
 #[derive(Clone, Debug)]
@@ -35,6 +40,8 @@ pub(crate) struct Account {
     pub(crate) alone: Option<Duration>,
     /// The input was read to its end.
     pub(crate) complete: bool,
+    /// The error after which the map could not go on.
+    pub(crate) ended_by: Option<ErrorKind>,
 }
 
 impl Account {
@@ -77,7 +84,10 @@ impl Account {
     pub(crate) fn closing_line(&self, backend: &str) -> String {
         let seconds = self.elapsed.as_secs_f64();
         let rate = self.delivered as f64 / seconds.max(1e-9);
-        let mut line = format!("{} items in {} ({rate:.0}/s, {backend}", self.delivered, time(self.elapsed));
+        let mut line = format!("{} items in {} ({rate:.0}/s", self.delivered, time(self.elapsed));
+        if !backend.is_empty() {
+            let _infallible = write!(line, ", {backend}");
+        }
         let recalled = (self.recalled, "from the checkpoint");
         for (count, what) in [recalled, (self.failed, "failed"), (self.deaths, "workers lost")] {
             if count > 0 {
@@ -90,7 +100,12 @@ impl Account {
                 let _infallible = write!(line, ", {} left", credits(balance));
             }
         }
-        line += if self.complete { ")" } else { ", not read to the end)" };
+        if let Some(kind) = self.ended_by {
+            let _infallible = write!(line, ", ended by an error: {kind:?}");
+        } else if !self.complete {
+            line += ", not read to the end";
+        }
+        line.push(')');
         if self.answered == 0 && self.here > 0 {
             return line + ": too little work for processes";
         }
@@ -121,14 +136,19 @@ impl Account {
                 .to_owned()
         } else if self.is_paid() {
             format!(
-                "All of the work was {}, which the service's workers can't do sooner than this machine can: use the \
-                 policy local",
+                "All of the work was {}, which the service's workers did no sooner: use the policy local",
                 time(serial)
             )
         } else if self.workers == 1 {
             "One worker is not faster than none, but the program survives what happens in it".to_owned()
-        } else {
+        } else if serial < SHORT {
             format!("All of the work was {}: starting workers costs milliseconds", time(serial))
+        } else {
+            format!(
+                "All of the work was {}, for which {} workers should take less: had other programs the cores?",
+                time(serial),
+                self.workers
+            )
         };
         line + &format!(
             "; it did not make sense to use fastmap here: map would take about {}. {why}",
@@ -180,6 +200,7 @@ mod tests {
             paid: Receipt::default(),
             alone: None,
             complete: true,
+            ended_by: None,
         }
     }
 
@@ -190,6 +211,18 @@ mod tests {
             line,
             "1000 items in 1.00 s (1000/s, local); map would take about 1.96 s: saved 960.0 ms (2.0x)"
         );
+    }
+
+    #[test]
+    fn a_map_that_could_not_go_on_says_by_what_error() {
+        let ended = Account {
+            delivered: 0,
+            answered: 0,
+            complete: false,
+            ended_by: Some(ErrorKind::NotEntered),
+            ..account()
+        };
+        assert_eq!(ended.closing_line(""), "0 items in 1.00 s (0/s, ended by an error: NotEntered)");
     }
 
     #[test]
@@ -205,9 +238,11 @@ mod tests {
         let cheap = Account { cpu: Duration::from_micros(3), wall: Duration::from_micros(3), ..account() };
         assert!(cheap.closing_line("local").contains("did not make sense to use fastmap here"));
         assert!(cheap.closing_line("local").contains("An item takes about 3 ns"));
-        let short =
-            Account { cpu: Duration::from_millis(900), wall: Duration::from_millis(900), ..account() };
-        assert!(short.closing_line("local").contains("All of the work was 900.0 ms"));
+        let millis = Duration::from_millis;
+        let work = |cpu| Account { cpu: millis(cpu), wall: millis(cpu), ..account() };
+        let short = Account { elapsed: millis(40), waited: millis(39), ..work(30) };
+        assert!(short.closing_line("local").contains("All of the work was 30.0 ms: starting workers"));
+        assert!(work(900).closing_line("local").contains("had other programs the cores?"));
         let slow = Account {
             waited: Duration::ZERO,
             cpu: Duration::from_millis(20),

@@ -90,6 +90,7 @@ trait Argument {
 
 macro_rules! arguments {
     ($($kind:ty),+) => {$(
+        #[allow(clippy::cast_lossless, reason = "of some kinds")]
         impl Argument for $kind {
             fn whole(self) -> libc::c_long {
                 self as libc::c_long

@@ -201,6 +201,7 @@ mod tests {
             workers: 2,
             cores: 2,
             complete: true,
+            ended_by: None,
             paid: Receipt::default(),
         };
         let about = Map { label: None, function: "f", backend: "local", total: Some(1000), microcredits: 0 };

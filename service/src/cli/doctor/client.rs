@@ -67,7 +67,7 @@ pub(super) fn ask() -> Vec<Finding> {
         true => good(
             "credits",
             format!(
-                "account {}: {}, of which {} are free",
+                "account {}: {} credits, {} of them not reserved",
                 auth.account,
                 price::show(auth.balance),
                 price::show(auth.available)
