@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind};
 use crate::map::{Drive, Encode, Fastmap, callee};
 use crate::nested::Nested;
 use crate::options::{ExecPolicy, Options, Settings, Verbosity};
-use crate::report::{Console, notice, warn};
+use crate::report::{Console, notice, wait_until_written, warn};
 
 /// Owns the workers of its maps. Cheap to clone; the clones share the workers, and the last one dropped (with the
 /// last map made from it) ends them.
@@ -42,6 +42,12 @@ struct Inner {
     backend: Result<Arc<dyn Backend>, String>,
     /// Workers have been there for a map.
     workers_seen: AtomicBool,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        wait_until_written();
+    }
 }
 
 /// Makes a configuration. No process is started before the first map is asked for its first item.

@@ -103,7 +103,7 @@ fn main() -> anyhow::Result<()> {
     let number = |at: usize, default: u64| args.get(at).map_or(Ok(default), |text| text.parse());
     let (batches, clients, bytes) = (number(1, 2000)?, number(2, 4)?, number(3, 65_536)?);
     let mut item = match args.get(4) {
-        Some(milliseconds) => format!("s{milliseconds}").into_bytes(),
+        Some(milliseconds) => format!("z{milliseconds}").into_bytes(),
         None => b"e".to_vec(),
     };
     if args.len() < 5 {

@@ -39,7 +39,14 @@ const LEASE: Duration = Duration::from_mins(10);
 
 fn options(url: &str, inbox: &str) -> NatsOptions {
     let (credentials, inbox, name) = (Credentials::None, inbox.to_owned(), "bench".to_owned());
-    NatsOptions { servers: vec![url.to_owned()], credentials, ca: None, certificate: None, inbox, name }
+    NatsOptions {
+        servers: url.split(',').map(str::to_owned).collect(),
+        credentials,
+        ca: None,
+        certificate: None,
+        inbox,
+        name,
+    }
 }
 
 fn work(account: i64, seq: u64, payload: &Bytes) -> Work {
@@ -55,7 +62,15 @@ fn work(account: i64, seq: u64, payload: &Bytes) -> Work {
         item_timeout: None,
     };
     let limit = Limit { cpu: Duration::from_secs(1), bytes: 1 << 20 };
-    let batch = BatchTask { seq, first: 0, items: 1, stride: None, payload: payload.clone(), limit };
+    let batch = BatchTask {
+        seq,
+        first: 0,
+        items: 1,
+        stride: None,
+        payload: payload.clone(),
+        limit,
+        request: String::new(),
+    };
     Work { spec: Arc::new(spec), task: Task::Batch(batch) }
 }
 

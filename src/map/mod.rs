@@ -357,7 +357,8 @@ where
     /// `name-100.html`; further ones are not recorded, and one warning says so. A file that is there is overwritten. While
     /// the map runs the file says that it does.
     ///
-    /// It costs a few hundred nanoseconds a batch, and at the end the writing of the file (up to 2 MB, some milliseconds).
+    /// It costs a few hundred nanoseconds a batch. The file (up to 2 MB) is written by a thread of its own: it is whole when the
+    /// process exits, or once the [`FastmapConfig`](crate::FastmapConfig) is dropped.
     ///
     /// # Errors
     /// If the file can't be written, the map yields one [`Io`](ErrorKind::Io) error and ends before anything is
@@ -367,11 +368,11 @@ where
     ///
     /// ```standalone_crate
     /// # fastmap::enter();
-    /// use fastmap::prelude::*;
-    ///
     /// # let path = std::env::temp_dir().join(format!("fastmap-doc-timings-{}.html", std::process::id()));
-    /// let squares = (0..100u64).fastmap(|n| n * n).timings(&path);
+    /// let config = fastmap::init(fastmap::Options::new())?;
+    /// let squares = config.fastmap(|n: u64| n * n, 0..100).timings(&path);
     /// assert_eq!(squares.sum::<Result<u64, _>>()?, 328_350);
+    /// drop(config);
     /// assert!(std::fs::read_to_string(&path).unwrap().contains("Throughput"));
     /// # std::fs::remove_file(&path).unwrap();
     /// # Ok::<(), fastmap::Error>(())

@@ -18,6 +18,7 @@ pub use console::{Stderr, stderr, suspend_progress};
 pub(crate) use console::{ask, draw_upload};
 use progress::{Progress, State};
 use summary::Account;
+pub(crate) use timings::wait_until_written;
 use timings::{Map, Timings};
 
 use crate::entry::inside_inline_call;

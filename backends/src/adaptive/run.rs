@@ -428,7 +428,8 @@ impl Run for AdaptiveRun {
         Some(match (self.policy.link(), self.declined) {
             (Link::Unknown, _) => "the service was not asked: the map is too short for it".to_owned(),
             (Link::Probing, _) => {
-                "the service was not used: it was asked, and had not answered when the map was over".to_owned()
+                "the service was not used: it was asked, and had not answered when the map was over"
+                    .to_owned()
             }
             (_, Some(forecast)) if forecast.rest > 0.0 => {
                 format!("the service was not used: {}", told(&forecast))

@@ -24,7 +24,13 @@ pub(super) fn measure(method: &Method) -> Section {
         "Report of timings",
         "fastmap whose maps write a report of their timings, and without: a million square roots by workers that are \
          there already (W2), 1,000 items of 1 ms from nothing to nothing (W3).",
-        &["", "a million square roots, ms", "1,000 items of 1 ms, ms", "added to the former, %", "to the latter, %"],
+        &[
+            "",
+            "a million square roots, ms",
+            "1,000 items of 1 ms, ms",
+            "added to the former, %",
+            "to the latter, %",
+        ],
     );
     let added = |with: f64, without: f64| (with / without - 1.0) * 100.0;
     let to_tiny = tiny.find("with a report").against(tiny.find("fastmap"), added);
@@ -43,7 +49,11 @@ pub(super) fn measure(method: &Method) -> Section {
         );
     }
     section.targets.push(Target::new("Report: added to a map of 6 ms, %", median(to_tiny), Aim::AtMost(1.0)));
-    section.targets.push(Target::new("Report: added to a map of 0.5 s, %", median(to_coarse), Aim::AtMost(1.0)));
+    section.targets.push(Target::new(
+        "Report: added to a map of 0.5 s, %",
+        median(to_coarse),
+        Aim::AtMost(1.0),
+    ));
     section.count(&tiny);
     section.count(&coarse);
     section

@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, OnceCell, Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
+use tracing::{Instrument, Span};
 
 pub use executable::check_executable;
 pub use launch::{InJails, Launch, Meter, PoolRequest, Unconfined, Workers};
@@ -98,7 +99,8 @@ impl Agent {
                     let Some((lease, place)) = lease else { break };
                     let shared = Arc::clone(&shared);
                     tasks.spawn(async move {
-                        shared.serve(lease).await;
+                        let span = span(&lease);
+                        shared.serve(lease).instrument(span).await;
                         drop(place);
                     });
                 }
@@ -160,10 +162,12 @@ impl Shared {
         match verdict {
             Some(verdict) => {
                 in_hand.answered();
-                lessor.answer(lease.id, verdict).await;
+                let wanted = lessor.answer(lease.id, verdict).await;
+                tracing::debug!(wanted, "answered");
             }
             None => {
                 in_hand.given_back();
+                tracing::debug!("given back");
                 lessor.give_back(lease.id).await;
             }
         }
@@ -243,6 +247,15 @@ impl Shared {
         if !retired.is_empty() {
             drop(spawn_blocking(move || drop(retired)));
         }
+    }
+}
+
+/// What is logged of a lease stands beneath this: as at the gateway, a batch bears its run, its seq and its request's id.
+fn span(lease: &Lease) -> Span {
+    let run = &lease.work.spec.run;
+    match &lease.work.task {
+        Task::Check => tracing::info_span!("check", run),
+        Task::Batch(task) => tracing::info_span!("batch", run, seq = task.seq, request = task.request),
     }
 }
 

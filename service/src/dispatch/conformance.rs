@@ -52,7 +52,7 @@ fn work(account: i64, run: &str, seq: u64) -> Work {
         item_timeout: None,
     };
     let (payload, limit) = (Bytes::new(), price::Work::default());
-    let batch = BatchTask { seq, first: 0, items: 1, stride: None, payload, limit };
+    let batch = BatchTask { seq, first: 0, items: 1, stride: None, payload, limit, request: "id".to_owned() };
     Work { spec: Arc::new(spec), task: Task::Batch(batch) }
 }
 

@@ -92,6 +92,8 @@ pub struct BatchTask {
     pub payload: Bytes,
     /// CPU time and bytes of results after which it is cut.
     pub limit: Limit,
+    /// The id of the request that has brought it, for the log.
+    pub request: String,
 }
 
 /// What became of some work.

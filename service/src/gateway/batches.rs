@@ -76,8 +76,8 @@ pub(crate) async fn put(
         cpu: Duration::from_secs(limits.batch_cpu_seconds),
         bytes: batch.result_credit.min(limits.result_bytes),
     };
-    let task =
-        BatchTask { seq, first: batch.first, items: batch.items, stride: batch.stride, payload, limit };
+    let (first, items, stride, request) = (batch.first, batch.items, batch.stride, caller.nonce.clone());
+    let task = BatchTask { seq, first, items, stride, payload, limit, request };
     let flight = gateway.take_off(&caller, &run, task, unpacked);
     gateway.wait(&run, flight).await
 }

@@ -20,6 +20,10 @@ impl Task for Obey {
                     spin(Duration::from_millis(number()));
                     rest.to_vec()
                 }
+                b'z' => {
+                    std::thread::sleep(Duration::from_millis(number()));
+                    rest.to_vec()
+                }
                 b'b' => vec![b'x'; number() as usize],
                 b'r' => match std::fs::read(String::from_utf8_lossy(rest).as_ref()) {
                     Ok(bytes) => bytes,

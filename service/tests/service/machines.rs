@@ -9,7 +9,7 @@ use fastmap_backends::cloud::{LogPage, RunInfo, is_digest};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::client::{Client, batch, open_run, results, to_json};
+use crate::client::{Client, Wrong, batch, nonce, open_run, results, to_json};
 use crate::nats::Nats;
 use crate::server::{LIMIT, Server, fastmap, lines, until};
 
@@ -22,13 +22,20 @@ struct Agent {
 
 impl Agent {
     fn join(nats: &Nats, name: &str, options: &[&str]) -> Agent {
+        Agent::join_logging(nats, name, options, ("info", Stdio::inherit()))
+    }
+
+    /// The same, with its log at that level and going there.
+    fn join_logging(nats: &Nats, name: &str, options: &[&str], (level, log): (&str, Stdio)) -> Agent {
         let data = tempfile::tempdir().expect("a folder");
         let mut process = fastmap()
             .args(["agent", "--insecure-no-sandbox", "--workers", "2", "--name", name, "--nats", &nats.url()])
             .arg("--data")
             .arg(data.path())
             .args(options)
+            .env("FASTMAP_LOG", level)
             .stdout(Stdio::piped())
+            .stderr(log)
             .spawn()
             .expect("an agent can be started");
         let lines = lines(process.stdout.take().expect("it is piped"));
@@ -110,6 +117,26 @@ fn agents_join_a_run_and_share_it() {
         two = Some(joined);
     });
     assert_eq!((one.files(), two.map(|two| two.files())), (1, Some(1)));
+}
+
+#[test]
+fn a_batch_bears_the_id_of_its_request_in_the_log_of_its_agent() {
+    let nats = Nats::start();
+    let server = gateway(&nats, "15");
+    let client = server.tenant("a", "1000");
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let there = Stdio::from(log.reopen().expect("it is there"));
+    let _agent = Agent::join_logging(&nats, "one", &[], ("info,fastmap_service=debug", there));
+    let run = client.run();
+    let wrong = Wrong { nonce: Some(nonce()), ..Wrong::default() };
+    client.wrong("PUT", &format!("/runs/{run}/batches/7"), &batch(&["eone"]), &wrong);
+    let id = wrong.nonce.expect("it was set");
+    until("the id in the agent's log", || {
+        let text = std::fs::read_to_string(log.path()).expect("text");
+        let line = text.lines().find(|line| line.contains("answered") && line.contains(&id))?;
+        assert!(line.contains(&format!("run=\"{run}\" seq=7")), "{line}");
+        Some(())
+    });
 }
 
 #[test]

@@ -1,9 +1,11 @@
-//! The file of a report: opened when the map begins, so that a path that can't be written is told before any work is
+//! The file of a report: looked at when the map begins, so that a path that can't be written is told before any work is
 //! done; written when it is over. Several maps with one path get files of their own.
 
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -17,7 +19,8 @@ const FILES: u32 = 100;
 #[derive(Debug)]
 pub(crate) struct Place {
     path: PathBuf,
-    file: File,
+    /// `None`: there is none yet, and it can be made.
+    file: Option<File>,
     /// A file that can be written anew from its begin; else a pipe or a terminal.
     regular: bool,
     /// It says that the map runs.
@@ -38,14 +41,17 @@ impl Place {
             );
             Error::new(ErrorKind::Io, message).with_source(source)
         };
-        let open = || {
-            // An older report is cut where the new one ends: some file systems (ext4) sync what is cut to nothing first, which takes
-            // milliseconds.
-            let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
-            let regular = file.metadata()?.is_file();
-            Ok((file, regular))
+        let found = || match open(&path, false) {
+            // To make one takes 0.2 ms in a full folder, which is left to who writes.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && can_be_made(&path) => Ok((None, true)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((Some(open(&path, true)?), true)),
+            Err(error) => Err(error),
+            Ok(file) => {
+                let regular = file.metadata()?.is_file();
+                Ok((Some(file), regular))
+            }
         };
-        let (file, regular) = open().map_err(cannot)?;
+        let (file, regular) = found().map_err(cannot)?;
         Ok(Some(Place { path, file, regular, told: false }))
     }
 
@@ -58,6 +64,11 @@ impl Place {
         }
     }
 
+    /// Whether it is a file, which can be written at any time.
+    pub(crate) fn is_regular(&self) -> bool {
+        self.regular
+    }
+
     /// Whether the report is to be JSON alone.
     pub(crate) fn is_json(&self) -> bool {
         is_json(&self.path)
@@ -66,22 +77,43 @@ impl Place {
     /// Writes the report. All results are with the consumer by now: what goes wrong is told by a warning.
     pub(crate) fn write(mut self, report: &str) {
         if let Err(error) = self.replace(report.as_bytes()) {
-            if self.regular {
+            if let Some(file) = self.file.filter(|_| self.regular) {
                 // Half of it is of no use.
-                let _ = self.file.set_len(0);
+                let _ = file.set_len(0);
             }
             warn(&format!("the timings could not be written to {}: {error}", self.path.display()));
         }
     }
 
     fn replace(&mut self, text: &[u8]) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(open(&self.path, true)?),
+        };
         if !self.regular {
-            return self.file.write_all(text);
+            return file.write_all(text);
         }
-        self.file.rewind()?;
-        self.file.write_all(text)?;
-        self.file.set_len(text.len() as u64)
+        file.rewind()?;
+        file.write_all(text)?;
+        file.set_len(text.len() as u64)
     }
+}
+
+/// An older report is cut where the new one ends: some file systems (ext4) sync what is cut to nothing first, which takes
+/// milliseconds.
+fn open(path: &Path, make: bool) -> io::Result<File> {
+    OpenOptions::new().write(true).create(make).truncate(false).open(path)
+}
+
+/// Whether this user may make files where it would be.
+fn can_be_made(path: &Path) -> bool {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Ok(folder) = CString::new(folder.as_os_str().as_bytes()) else { return false };
+    // SAFETY: reads the path, which is whole and ends with a zero.
+    let may = unsafe {
+        libc::faccessat(libc::AT_FDCWD, folder.as_ptr(), libc::W_OK | libc::X_OK, libc::AT_EACCESS)
+    };
+    may == 0
 }
 
 /// What stands in the file until the map is over.

@@ -1,9 +1,10 @@
 //! The timings report of a map: what its workers and the program did over time, and what limited it.
 //! `record` is told while the map runs; at its end `document` makes the figures of it, `diagnosis` the sentences, and
-//! `html` the page, which `file` writes. Nothing of it exists for a map without a path.
+//! `html` the page, which `file` writes; all of that at the `desk`, off the map's way. Nothing of it exists for a map without a path.
 
 mod bins;
 mod charts;
+mod desk;
 mod diagnosis;
 mod document;
 mod file;
@@ -13,6 +14,7 @@ mod words;
 
 use std::path::PathBuf;
 
+pub(crate) use desk::wait as wait_until_written;
 use document::Document;
 pub(crate) use document::Map;
 use file::Place;
@@ -48,6 +50,9 @@ impl Timings {
     pub(crate) fn begin(&mut self) -> Result<(), Error> {
         let Some(path) = self.path.take() else { return Ok(()) };
         self.open = Place::next(&path)?.map(|place| Box::new((Recorder::new(), place)));
+        if self.open.is_some() {
+            desk::open();
+        }
         Ok(())
     }
 
@@ -66,15 +71,30 @@ impl Timings {
         }
     }
 
-    /// The map is over: writes the report.
+    /// The map is over: has the report written. To what is no file (a pipe, a terminal) it is written here and now, in the order of what
+    /// else is written there.
     pub(crate) fn finish(&mut self, map: &Map<'_>, account: &Account) {
         let Some(open) = self.open.take() else { return };
         let (recorder, place) = *open;
-        let document = Document::new(recorder, map, account);
-        if place.is_json() {
-            place.write(&(document.json() + "\n"));
-        } else {
-            place.write(&html::page(&document));
+        if !place.is_regular() {
+            return write(place, recorder, map, account);
         }
+        let [function, backend] = [map.function, map.backend].map(str::to_owned);
+        let (label, total, microcredits) = (map.label.map(str::to_owned), map.total, map.microcredits);
+        let account = account.clone();
+        desk::hand_in(move || {
+            let label = label.as_deref();
+            let map = Map { label, function: &function, backend: &backend, total, microcredits };
+            write(place, recorder, &map, &account);
+        });
+    }
+}
+
+fn write(place: Place, recorder: Recorder, map: &Map<'_>, account: &Account) {
+    let document = Document::new(recorder, map, account);
+    if place.is_json() {
+        place.write(&(document.json() + "\n"));
+    } else {
+        place.write(&html::page(&document));
     }
 }

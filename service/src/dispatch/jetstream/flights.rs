@@ -379,7 +379,8 @@ mod tests {
             item_timeout: None,
         };
         let (payload, limit) = (Bytes::from_static(b"payload"), Limit::default());
-        let batch = BatchTask { seq: 1, first: 0, items: 1, stride: None, payload, limit };
+        let batch =
+            BatchTask { seq: 1, first: 0, items: 1, stride: None, payload, limit, request: String::new() };
         Work { spec: Arc::new(spec), task: Task::Batch(batch) }
     }
 

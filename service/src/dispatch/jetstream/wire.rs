@@ -83,6 +83,8 @@ struct Batch {
     length: u64,
     /// Its items are to be fetched from the gateway.
     away: bool,
+    #[serde(default)]
+    request: String,
 }
 
 /// Work as it came: what it is, whose, and what is still to be fetched.
@@ -137,6 +139,7 @@ pub(super) fn work(work: &Work, origin: &Origin, files: &Files, room: usize) -> 
                 bytes: task.limit.bytes,
                 length: task.payload.len() as u64,
                 away: false,
+                request: task.request.clone(),
             };
             (Some(batch), &task.payload)
         }
@@ -179,6 +182,7 @@ pub(super) fn arrived(bytes: &Bytes) -> Result<Arrived, WireError> {
             stride: batch.stride,
             payload: body,
             limit: Limit { cpu: Duration::from_nanos(batch.cpu_ns), bytes: batch.bytes },
+            request: batch.request,
         }),
     };
     let spec = RunSpec {
@@ -384,8 +388,15 @@ mod tests {
         };
         let payload = Bytes::from(vec![7; 5000]);
         let limit = Limit { cpu: Duration::from_secs(3), bytes: 99 };
-        let batch =
-            BatchTask { seq: 1, first: 2, items: 5, stride: Some(1000), payload: payload.clone(), limit };
+        let batch = BatchTask {
+            seq: 1,
+            first: 2,
+            items: 5,
+            stride: Some(1000),
+            payload: payload.clone(),
+            limit,
+            request: "0a".to_owned(),
+        };
         let sent = Work { spec: Arc::new(spec), task: Task::Batch(batch) };
         let origin = Origin { gateway: "g".to_owned(), token: "t".to_owned(), lease_ms: 15_000 };
         let files =
