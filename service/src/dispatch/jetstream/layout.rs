@@ -2,12 +2,15 @@
 //! agents. Each is made so that making it again changes nothing.
 
 use std::collections::HashMap;
+use std::error::Error;
+use std::iter::successors;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::stream::{Config, RetentionPolicy, StorageType};
-use async_nats::jetstream::{Context, context, kv, stream};
+use async_nats::jetstream::{Context, ErrorCode, context, kv, stream};
+use tokio::time::sleep;
 
 use super::{Names, registry};
 
@@ -19,6 +22,9 @@ const DEDUP: Duration = Duration::from_mins(2);
 const INACTIVE: Duration = Duration::from_hours(1);
 /// A consumer is made again when it was last made so long ago.
 const MADE: Duration = Duration::from_mins(10);
+/// Servers that elect a leader, or have just been started, answer nothing for some seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
+const AGAIN: Duration = Duration::from_millis(500);
 /// Requests that may wait at a tenant's consumer: agents that are idle have one or two there.
 const WAITING: i64 = 8192;
 
@@ -46,7 +52,45 @@ pub enum Unmade {
     Agents(#[from] context::CreateKeyValueError),
 }
 
+impl Unmade {
+    /// Whether it was no refusal, but servers that were not ready.
+    fn may_pass(&self) -> bool {
+        let lasting = |error: &(dyn Error + 'static)| {
+            error.downcast_ref::<context::CreateStreamError>().is_some_and(|error| match error.kind() {
+                context::CreateStreamErrorKind::JetStream(refusal) => {
+                    let busy = [ErrorCode::CLUSTER_NOT_AVAILABLE, ErrorCode::CLUSTER_NOT_LEADER];
+                    !busy.contains(&refusal.error_code())
+                }
+                kind => !matches!(
+                    kind,
+                    context::CreateStreamErrorKind::TimedOut
+                        | context::CreateStreamErrorKind::JetStreamUnavailable
+                ),
+            })
+        };
+        !successors(Some(self as &(dyn Error + 'static)), |error: &&(dyn Error + 'static)| (*error).source())
+            .any(lasting)
+    }
+}
+
 impl Layout {
+    /// Makes the stream and the buckets, as soon as the servers are ready for it.
+    ///
+    /// # Errors
+    /// If the servers refuse, are fewer than the replicas, or are not ready for half a minute.
+    pub(super) async fn make_patiently(&self, jetstream: &Context) -> Result<(), Unmade> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.make(jetstream).await {
+                Err(unmade) if unmade.may_pass() && Instant::now() < until => {
+                    tracing::warn!(error = %unmade, "the NATS servers are not ready, trying on");
+                    sleep(AGAIN).await;
+                }
+                made => return made,
+            }
+        }
+    }
+
     /// Makes the stream and the buckets.
     ///
     /// # Errors

@@ -96,7 +96,7 @@ impl Sender {
     ) -> Result<Self, Unstarted> {
         let jetstream =
             context::ContextBuilder::new().timeout(TAKEN).ack_timeout(TAKEN).build(client.clone());
-        layout.make(&jetstream).await?;
+        layout.make_patiently(&jetstream).await?;
         let (dealt_with, acks) = unbounded_channel();
         let gateway = name();
         let requests = client.subscribe(layout.names.gateway(&gateway, "*")).await?;
