@@ -72,6 +72,7 @@ pub(super) async fn agent(args: args::Agent) -> anyhow::Result<()> {
             working.await.context("the agent panicked")?;
         }
     }
+    receiver.last_requests().await;
     announcing.abort();
     // The servers may be gone as well.
     let _late = timeout(LAST, registry::leave(&client, &names, &role, &name)).await;

@@ -90,7 +90,7 @@ fn a_killed_program_leaves_a_file_that_says_so() {
     host.line("begun");
     let begun = Instant::now();
     loop {
-        let page = fs::read_to_string(&path).expect("it is there from the begin on");
+        let page = fs::read_to_string(&path).unwrap_or_default();
         if page.contains("has not ended yet") {
             break;
         }

@@ -1,6 +1,7 @@
 //! The agent's side: asks tenants' consumers for work as long as somebody wants to lease, keeps what is leased by saying so,
 //! and brings verdicts to the gateways that wait for them.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,6 +32,9 @@ const STALE: Duration = Duration::from_millis(100);
 /// Runs that may end at once before an agent that is slow misses some.
 const ENDED: usize = 1024;
 
+/// After the end of a run or a batch was heard, what of it was on its way has come within this.
+const LATE: Duration = Duration::from_secs(30);
+
 const IN_PROGRESS: Bytes = Bytes::from_static(b"+WPI");
 const AGAIN: Bytes = Bytes::from_static(b"-NAK");
 const NEVER: Bytes = Bytes::from_static(b"+TERM");
@@ -58,6 +62,8 @@ struct Shared {
     /// Something can be leased, or somebody be asked, or nothing will ever come.
     news: Notify,
     closed: AtomicBool,
+    /// Runs and batches of which the end was heard lately, by name and token: the servers may still bring what was on its way.
+    over: Mutex<HashMap<String, Instant>>,
     pulls: UnboundedSender<Pull>,
     ended: broadcast::Sender<String>,
 }
@@ -120,6 +126,7 @@ impl Receiver {
             files,
             news: Notify::new(),
             closed: AtomicBool::new(false),
+            over: Mutex::default(),
             pulls,
             ended: broadcast::Sender::new(ENDED),
         });
@@ -132,6 +139,16 @@ impl Receiver {
         tasks.spawn(Arc::clone(&shared).hand_back_stale());
         let _unheard = shared.client.publish(shared.names.join(), Bytes::new()).await;
         Ok(Receiver { shared, _tasks: tasks })
+    }
+
+    /// Once it is closed: waits until its last requests to the servers are over, for as long as they may last (some seconds), and
+    /// hands back what they bring. Who leaves before may take work along, which others get when its lease ends.
+    pub async fn last_requests(&self) {
+        loop {
+            let news = self.shared.news.notified();
+            let Some(until) = self.shared.turn().open_until(Instant::now()) else { return };
+            drop(timeout_at(until.into(), news).await);
+        }
     }
 }
 
@@ -173,12 +190,22 @@ impl Shared {
             let Ok(info) = message.info() else { continue };
             let Some(account) = Names::tenant(info.consumer) else { continue };
             let (delivered, sequence, pending) = (info.delivered, info.stream_sequence, info.pending);
-            self.turn().brought(account, pending);
+            let closed = self.closed.load(Ordering::Relaxed);
+            if !closed {
+                self.turn().brought(account, pending);
+            }
             let Message { payload, reply: Some(ack), .. } = message.message else { continue };
             let since = Instant::now();
             match wire::arrived(&payload) {
                 Ok(Arrived { origin, work, away, files }) => {
                     let ready = Ready { work, origin, files, ack: ack.into_string(), sequence, since };
+                    if closed {
+                        // Before it is counted: who waits for the last requests may leave then.
+                        self.hand_back(ready).await;
+                        self.turn().brought(account, pending);
+                        self.news.notify_one();
+                        continue;
+                    }
                     if !self.inquirer.heard_lately(&ready.origin) {
                         drop(tokio::spawn(Arc::clone(&self).look_for(ready.origin.clone())));
                     }
@@ -203,8 +230,28 @@ impl Shared {
         if self.closed.load(Ordering::Relaxed) {
             return self.hand_back(ready).await;
         }
+        let (run, token) = (ready.work.spec.run.clone(), ready.origin.token.clone());
+        let is_over = || self.is_over(&run) || self.is_over(&token);
+        if is_over() {
+            return self.give_up(vec![ready], Vec::new()).await;
+        }
         self.turn().ready(ready.work.spec.account, ready, Instant::now());
+        // An end that is heard from now on finds it there. One that was heard meanwhile has not.
+        if is_over() {
+            let over = self.turn().take_if(|ready| ready.origin.token == token);
+            return self.give_up(over, self.leases.end(|held| held.origin.token == token)).await;
+        }
         self.news.notify_one();
+    }
+
+    fn is_over(&self, name: &str) -> bool {
+        self.over.lock().unwrap_or_else(PoisonError::into_inner).contains_key(name)
+    }
+
+    fn heard_of_the_end(&self, name: &str) {
+        let mut over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
+        over.retain(|_, since| since.elapsed() < LATE);
+        over.insert(name.to_owned(), Instant::now());
     }
 
     /// Asks a gateway whether it is there. What one has left that is gone is worked on by nobody.
@@ -300,15 +347,17 @@ impl Shared {
 
     async fn hear_of_revoked(self: Arc<Self>, mut revoked: Subscriber) {
         while let Some(message) = revoked.next().await {
-            let token = message.payload.as_ref();
-            let ready = self.turn().take_if(|ready| ready.origin.token.as_bytes() == token);
-            self.give_up(ready, self.leases.end(|held| held.origin.token.as_bytes() == token)).await;
+            let token = String::from_utf8_lossy(&message.payload).into_owned();
+            self.heard_of_the_end(&token);
+            let ready = self.turn().take_if(|ready| ready.origin.token == token);
+            self.give_up(ready, self.leases.end(|held| held.origin.token == token)).await;
         }
     }
 
     async fn hear_of_ends(self: Arc<Self>, mut over: Subscriber) {
         while let Some(message) = over.next().await {
             let run = String::from_utf8_lossy(&message.payload).into_owned();
+            self.heard_of_the_end(&run);
             let ready = self.turn().take_if(|ready| ready.work.spec.run == run);
             self.give_up(ready, self.leases.end(|held| held.run == run)).await;
             // No agent listens: no agent has workers of it.

@@ -184,6 +184,12 @@ impl<T> Turn<T> {
         }
     }
 
+    /// Until when requests may still bring something; `None`: all are over.
+    pub(super) fn open_until(&self, now: Instant) -> Option<Instant> {
+        let open = self.tenants.values().flat_map(|tenant| &tenant.open);
+        open.map(|open| open.until + UNHEARD).filter(|until| *until > now).max()
+    }
+
     /// The next to lease: of the tenant that was served longest ago.
     pub(super) fn next(&mut self, now: Instant) -> Next<T> {
         let some_ready = self.tenants.values().any(|tenant| !tenant.ready.is_empty());
