@@ -234,7 +234,8 @@ fn thousands_of_long_messages_are_cut_and_wait_within_the_budget() {
     assert!(!ended.stdout.iter().any(|line| line.starts_with("wrong")), "{ended:#?}");
     assert_eq!(number(&ended, "failures "), 4000);
     assert!((4000..5000).contains(&number(&ended, "longest ")), "{ended:#?}");
-    assert!(number(&ended, "peak ") <= 32 * 1024, "{ended:#?}");
+    // All of them whole are 400 MB, and cut 16.
+    assert!(number(&ended, "peak ") <= 48 * 1024, "{ended:#?}");
 }
 
 #[test]

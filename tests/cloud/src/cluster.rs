@@ -1,8 +1,6 @@
 //! A service on many machines, as docs/operations.md describes it: three NATS servers, `PostgreSQL`, two gateways behind a
 //! balancer, agents with jails, and the machine of a client. Each is a network namespace, and each server the real one.
 
-mod network;
-
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -14,8 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::Account;
-use network::{Machine, Network};
+use crate::{Account, Machine, Network};
 
 /// Where clients find the service: the balancer stands on their machine.
 const BALANCER: &str = "127.0.0.1:8750";

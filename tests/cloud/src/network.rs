@@ -9,24 +9,24 @@ use nix::sched::{CloneFlags, setns};
 
 /// A switch (a bridge in a namespace of its own). Dropping it takes all machines away.
 #[derive(Debug)]
-pub(super) struct Network {
+pub struct Network {
     switch: String,
     machines: Vec<String>,
 }
 
 /// A machine on it.
 #[derive(Clone, Debug)]
-pub(super) struct Machine {
+pub struct Machine {
     namespace: String,
     switch: String,
     port: String,
     /// Its address.
-    pub(super) address: String,
+    pub address: String,
 }
 
 impl Network {
     /// An empty one. `None`: this user may not make any.
-    pub(super) fn new() -> Option<Network> {
+    pub fn new() -> Option<Network> {
         static NETWORKS: AtomicU32 = AtomicU32::new(0);
         if !nix::unistd::geteuid().is_root() {
             return None;
@@ -41,7 +41,7 @@ impl Network {
     }
 
     /// One machine more.
-    pub(super) fn machine(&mut self) -> Machine {
+    pub fn machine(&mut self) -> Machine {
         let number = self.machines.len() + 1;
         let (switch, namespace) = (self.switch.clone(), format!("{}-{number}", self.switch));
         let (address, port) = (format!("10.213.0.{number}"), format!("port{number}"));
@@ -66,12 +66,12 @@ impl Drop for Network {
 
 impl Machine {
     /// Its name.
-    pub(super) fn name(&self) -> String {
+    pub fn name(&self) -> String {
         self.namespace.clone()
     }
 
     /// Does something on it: sockets that are made and processes that are started are on this machine.
-    pub(super) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let namespace = File::open(format!("/run/netns/{}", self.namespace)).expect("it was made");
         std::thread::scope(|scope| {
             let there = scope.spawn(move || {
@@ -83,17 +83,22 @@ impl Machine {
     }
 
     /// Starts a program on it.
-    pub(super) fn start(&self, command: &mut Command) -> Running {
+    pub fn start(&self, command: &mut Command) -> Running {
         self.inside(|| Running::start(command))
     }
 
     /// Pulls its cable.
-    pub(super) fn cut(&self) {
+    pub fn cut(&self) {
         ip(&["-n", &self.switch, "link", "set", &self.port, "down"]);
     }
 
+    /// It can't answer that one any more: there is no way between them but by others.
+    pub fn refuse(&self, other: &Machine) {
+        ip(&["-n", &self.namespace, "route", "add", "blackhole", &format!("{}/32", other.address)]);
+    }
+
     /// Plugs it in again.
-    pub(super) fn mend(&self) {
+    pub fn mend(&self) {
         ip(&["-n", &self.switch, "link", "set", &self.port, "up"]);
     }
 }
