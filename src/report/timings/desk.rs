@@ -3,24 +3,28 @@
 //! drops it.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// The exit waits so long for a disk.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Most that wait; beyond, who hands one in does it himself.
+const MOST: usize = 16;
 
 type Work = Box<dyn FnOnce() + Send>;
 
 struct Desk {
-    /// The process whose thread it is; 0: there is none.
-    process: u32,
     waiting: VecDeque<Work>,
     /// In the thread's hands.
     under_way: bool,
 }
 
-static DESK: Mutex<Desk> = Mutex::new(Desk { process: 0, waiting: VecDeque::new(), under_way: false });
+/// The process whose thread it is; 0: there is none. A fork of the process has no such thread, what waits is not its own, and the
+/// lock may be held there for ever: it is not touched.
+static PROCESS: AtomicU32 = AtomicU32::new(0);
+static DESK: Mutex<Desk> = Mutex::new(Desk { waiting: VecDeque::new(), under_way: false });
 /// Something was handed in, or is done.
 static NEWS: Condvar = Condvar::new();
 
@@ -28,21 +32,24 @@ fn lock() -> MutexGuard<'static, Desk> {
     DESK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn is_open() -> bool {
+    PROCESS.load(Ordering::Acquire) == std::process::id()
+}
+
 /// Sees to it that there is the thread: by the first map, at its begin.
 pub(super) fn open() {
-    let mut desk = lock();
-    let this = std::process::id();
-    if desk.process == this {
+    if PROCESS.load(Ordering::Acquire) != 0 {
         return;
     }
-    // In a fork of the process there is no such thread, and what waits there is not its own.
-    desk.waiting.clear();
-    desk.under_way = false;
-    let started = thread::Builder::new().name("fastmap-reports".to_owned()).spawn(work);
-    desk.process = if started.is_ok() { this } else { 0 };
+    let desk = lock();
+    if PROCESS.load(Ordering::Acquire) == 0
+        && thread::Builder::new().name("fastmap-reports".to_owned()).spawn(work).is_ok()
+    {
+        // SAFETY: the function lives as long as the program; it takes and gives nothing.
+        unsafe { libc::atexit(at_exit) };
+        PROCESS.store(std::process::id(), Ordering::Release);
+    }
     drop(desk);
-    // SAFETY: the function lives as long as the program; it takes and gives nothing.
-    unsafe { libc::atexit(at_exit) };
 }
 
 fn work() {
@@ -64,21 +71,25 @@ fn work() {
 
 /// Has it done by the thread; by this one where there is none.
 pub(super) fn hand_in(work: impl FnOnce() + Send + 'static) {
-    let mut desk = lock();
-    if desk.process == std::process::id() {
-        desk.waiting.push_back(Box::new(work));
-        NEWS.notify_all();
-    } else {
-        drop(desk);
-        work();
+    if is_open() {
+        let mut desk = lock();
+        if desk.waiting.len() < MOST {
+            desk.waiting.push_back(Box::new(work));
+            NEWS.notify_all();
+            return;
+        }
     }
+    work();
 }
 
 /// Waits until all is written that was handed in, or for ten seconds.
 pub(crate) fn wait() {
+    if !is_open() {
+        return;
+    }
     let until = Instant::now() + PATIENCE;
     let mut desk = lock();
-    while desk.process == std::process::id() && (desk.under_way || !desk.waiting.is_empty()) {
+    while desk.under_way || !desk.waiting.is_empty() {
         let Some(left) = until.checked_duration_since(Instant::now()) else { return };
         desk = NEWS.wait_timeout(desk, left).unwrap_or_else(PoisonError::into_inner).0;
     }
