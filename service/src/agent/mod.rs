@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, OnceCell, Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{Instant, interval, interval_at};
 use tracing::{Instrument, Span};
 
 pub use executable::check_executable;
@@ -91,7 +92,7 @@ impl Agent {
         let over = watch::Sender::new(false);
         let shared = Arc::new(Shared { agent: self, seat, pools: Mutex::default(), over });
         let mut ended = shared.agent.lessor.ended_runs();
-        let mut look = tokio::time::interval(LOOK);
+        let mut look = interval(LOOK);
         let mut tasks = JoinSet::new();
         loop {
             tokio::select! {
@@ -146,8 +147,9 @@ impl Shared {
         let in_hand = self.seat.takes();
         let work = self.verdict(&lease);
         tokio::pin!(work);
-        let mut heartbeat = tokio::time::interval((lease.lasts / 3).max(Duration::from_millis(1)));
-        heartbeat.tick().await;
+        let beat = (lease.lasts / 3).max(Duration::from_millis(1));
+        // Not `interval` and its first tick, which comes at the timer's next millisecond: the work would wait for that.
+        let mut heartbeat = interval_at(Instant::now() + beat, beat);
         let verdict = loop {
             tokio::select! {
                 verdict = &mut work => break verdict,

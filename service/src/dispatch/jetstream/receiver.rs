@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, broadcast};
 use tokio::task::JoinSet;
-use tokio::time::{interval, timeout_at};
+use tokio::time::{interval, interval_at, timeout_at};
 
 use super::Names;
 use super::files::{Cache, Source};
@@ -307,8 +307,8 @@ impl Shared {
     /// Does something that may take longer than a lease.
     async fn meanwhile<T>(&self, origin: &Origin, ack: &str, work: impl Future<Output = T>) -> T {
         let mut work = std::pin::pin!(work);
-        let mut extend = interval(Duration::from_millis((origin.lease_ms / 3).max(1)));
-        extend.tick().await;
+        let beat = Duration::from_millis((origin.lease_ms / 3).max(1));
+        let mut extend = interval_at((Instant::now() + beat).into(), beat);
         loop {
             tokio::select! {
                 done = &mut work => return done,
