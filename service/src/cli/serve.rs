@@ -111,6 +111,7 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
     let reaping = tokio::spawn(Arc::clone(&gateway).reap());
     let noting = tokio::spawn(gateway.activity.clone().keep());
     let staying = tokio::spawn(presence.keep());
+    let folding = tokio::spawn(gateway.store.clone().keep_log_short());
     let signals = Signals::new()?;
     announce(&url, dev.as_ref())?;
 
@@ -131,6 +132,7 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
     }
     // What is left is the other gateways' now.
     staying.abort();
+    folding.abort();
     tracing::info!("stopped");
     failed
 }

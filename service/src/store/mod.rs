@@ -3,7 +3,7 @@
 //! On SQLite (one gateway) one connection writes, behind a lock, and a few read. On PostgreSQL (one or many) a few do both,
 //! and whoever moves money of an account locks it first. The SQL is what the two have in common (`$1`, `ON CONFLICT`,
 //! `RETURNING`, `WITH … VALUES`), said through `db`; what they have not (triggers among it) stands in the migrations.
-//! `ledger` moves money, `commit` gathers the two writes that each batch needs and `group` does them in one statement for
+//! `wal` folds SQLite's log in beside the writer. `ledger` moves money, `commit` gathers the two writes that each batch needs and `group` does them in one statement for
 //! many batches; `accounts`, `runs` and `blobs` are what their names say; `dashboard`, `activity` and `listing` are the
 //! dashboard's. Called by the gateway and by the command line, also at the same time from two processes.
 
@@ -26,6 +26,7 @@ mod runs;
 mod shared;
 #[cfg(test)]
 pub(crate) mod testing;
+mod wal;
 
 use std::borrow::Cow;
 use std::os::unix::fs::OpenOptionsExt;
@@ -128,6 +129,7 @@ impl Store {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
             .statement_cache_capacity(STATEMENTS)
+            .pragma("wal_autocheckpoint", wal::MOST)
             .busy_timeout(Duration::from_secs(10));
         let mut writer = SqliteConnection::connect_with(&options).await?;
         migrations::sqlite().run(&mut writer).await?;
