@@ -15,8 +15,9 @@ use fastmap_backends::cloud::{
 use fastmap_backends::{Adaptive, AdaptiveOptions, Backend, credits};
 
 use crate::error::{Error, ErrorKind};
-use crate::options::{Account, Settings, Verbosity};
+use crate::options::Verbosity;
 use crate::report::{Console, ask, draw_upload, notice, warn};
+use crate::settings::{Account, Settings};
 
 /// A map that can go on without the service gives it up after so long a silence.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -184,7 +185,7 @@ mod tests {
     use fastmap_backends::cloud::{Prices, Probe};
 
     use super::*;
-    use crate::options::Hidden;
+    use crate::settings::Hidden;
 
     fn estimate() -> Estimate {
         Estimate {

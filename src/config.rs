@@ -15,8 +15,9 @@ use crate::entry::{ByRef, Init, Plain, With, check_entered, inside_call, inside_
 use crate::error::{Error, ErrorKind};
 use crate::map::{Drive, Encode, Fastmap, callee};
 use crate::nested::Nested;
-use crate::options::{ExecPolicy, Options, Settings, Verbosity};
+use crate::options::{ExecPolicy, Options, Verbosity};
 use crate::report::{Console, notice, wait_until_written, warn};
+use crate::settings::Settings;
 
 /// Owns the workers of its maps. Cheap to clone; the clones share the workers, and the last one dropped (with the
 /// last map made from it) ends them.

@@ -74,6 +74,7 @@ mod map;
 mod nested;
 mod options;
 mod report;
+mod settings;
 
 /// The [`Backend`](backends::Backend) trait, its parts, and the worker pool of this machine.
 pub use fastmap_backends as backends;

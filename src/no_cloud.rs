@@ -5,8 +5,9 @@ use std::sync::Arc;
 use fastmap_backends::{Backend, Local};
 
 use crate::error::{Error, ErrorKind};
-use crate::options::{Account, Settings, Verbosity};
+use crate::options::Verbosity;
 use crate::report::warn;
+use crate::settings::{Account, Settings};
 
 /// # Errors
 /// Always, in words.

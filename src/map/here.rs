@@ -19,7 +19,7 @@ use super::inline::{Choice, Pace, Slower, Watch, Workers};
 use super::{Advance, Fastmap};
 use crate::config::FastmapConfig;
 use crate::error::{Error, ErrorKind};
-use crate::options::cores;
+use crate::settings::cores;
 
 /// Single calls between two looks at the clock, and what one may take, with what the consumer does between them.
 const STRETCH: u32 = 2048;

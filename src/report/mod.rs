@@ -23,7 +23,8 @@ use timings::{Map, Timings};
 
 use crate::entry::inside_inline_call;
 use crate::error::{Error, ErrorKind};
-use crate::options::{Verbosity, cores};
+use crate::options::Verbosity;
+use crate::settings::cores;
 
 /// What one map has done so far.
 #[derive(Debug)]
