@@ -51,7 +51,7 @@ impl Shared {
         let deadline = Instant::now() + most;
         let mut state = self.lock();
         let failures = state.failures;
-        if state.members.is_empty() && state.requested == 0 {
+        if state.members.is_empty() && state.starting + state.requested == 0 {
             state.requested = 1;
             self.wake_supervisor();
         }

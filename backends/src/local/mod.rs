@@ -1,8 +1,8 @@
 //! Worker processes of this machine, behind the [`Backend`] trait.
 //!
 //! `pool` holds who has which batch (`run`, `member`) and decides, without any I/O but sends that can't wait;
-//! `steal` does so by the clock, `wear` by what workers have used up. `supervisor` is the one thread that starts workers, watches them die and reads what
-//! they print (`relay`), which `lines` passes on; `reader` is a thread for each worker that takes its answers; `worker` is the other end, in the
+//! `steal` does so by the clock, `wear` by what workers have used up. `supervisor` is the one thread that has workers started, watches them die and reads what
+//! they print (`relay`), which `lines` passes on; for each worker there is a thread that starts it (`start`) and takes its answers (`reader`); `worker` is the other end, in the
 //! worker process. `greeting`, `outbox`, `page`, `area` and `handover` are the parts of the channel between them; `confined` is how
 //! a worker confines itself and what is told of the calls that it was refused. `foreign` is for hosts of other programs
 //! than their own. Where a `launch`er starts the workers, they may be anybody's: `jailed` puts them into jails, `door`
@@ -26,6 +26,7 @@ mod reader;
 mod relay;
 mod run;
 mod spread;
+mod start;
 mod steal;
 mod supervisor;
 mod wear;
@@ -43,7 +44,7 @@ pub use greeting::INSIDE;
 pub use jailed::Jailed;
 pub use launch::{Keeper, Launch, Launcher, Start};
 pub use relay::{PassThrough, Relay, Stream};
-pub use supervisor::MOST_TEMP_FOLDER;
+pub use start::MOST_TEMP_FOLDER;
 pub(crate) use worker::{Opening, Record};
 pub use worker::{enter, inside_worker, leave_unentered, marked};
 
@@ -135,7 +136,7 @@ pub struct Local {
 #[derive(Debug)]
 struct Pool {
     shared: Arc<Shared>,
-    /// The thread that owns the processes; started with the first run.
+    /// The thread that owns the processes; started with the first batch.
     supervisor: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -163,7 +164,6 @@ impl Backend for Local {
 
     fn open(&self, job: Arc<Job>) -> Result<Box<dyn Run>, BackendError> {
         self.pool.check_owner()?;
-        self.pool.start_supervisor()?;
         let id = job.id;
         let (inbox, gauge) = self.pool.shared.open(job);
         Ok(Box::new(LocalRun { pool: Arc::clone(&self.pool), job: id, inbox, gauge }))
@@ -181,7 +181,6 @@ impl Pool {
     fn start_supervisor(&self) -> Result<(), BackendError> {
         let mut supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner);
         if supervisor.is_none() {
-            try_channel().map_err(|error| BackendError::Io("cannot make a channel".to_owned(), error))?;
             let shared = Arc::clone(&self.shared);
             let thread = std::thread::Builder::new().name("fastmap-supervisor".to_owned());
             let handle = thread
@@ -193,6 +192,8 @@ impl Pool {
                 })
                 .map_err(|error| BackendError::Io("cannot start a thread".to_owned(), error))?;
             *supervisor = Some(handle);
+            // While that starts the first worker.
+            try_channel().map_err(|error| BackendError::Io("cannot make a channel".to_owned(), error))?;
         }
         Ok(())
     }
@@ -243,7 +244,12 @@ impl Run for LocalRun {
             // The next poll says so. The pool's lock may be held for ever here, by a thread that the fork has not.
             return Ok(());
         }
-        self.pool.shared.submit(self.job, batch)
+        self.pool.shared.submit(self.job, batch)?;
+        // Not before: it finds what to do, and need not be woken for it.
+        if let Err(error) = self.pool.start_supervisor() {
+            self.pool.shared.fail(self.job, error);
+        }
+        Ok(())
     }
 
     fn poll(&mut self, deadline: Instant) -> Result<Option<Completion>, BackendError> {

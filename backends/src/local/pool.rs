@@ -17,6 +17,7 @@ use super::outbox::Outbox;
 use super::run::{Gauge, RunState};
 use super::spread::Busy;
 use super::steal;
+use super::supervisor::Watched;
 use super::wear::{self, Allowed};
 use crate::batch::{Batch, BatchId};
 use crate::completion::{
@@ -50,8 +51,12 @@ pub(crate) struct Shared {
 pub(crate) struct State {
     pub(crate) members: Vec<Member>,
     pub(crate) runs: BTreeMap<JobId, RunState>,
-    /// Workers asked for, which the supervisor has not made members yet.
+    /// Workers asked for, which the supervisor has not begun to start.
     pub(crate) requested: usize,
+    /// Workers that are being started.
+    pub(crate) starting: usize,
+    /// What the supervisor is to look after, and has not seen yet.
+    pub(super) arrived: Vec<Watched>,
     /// Workers that died in a row without having run anything.
     pub(super) futile: Vec<Death>,
     /// Such deaths in all, and the last of them, for who waits for a first worker.
@@ -164,6 +169,13 @@ impl Shared {
         run.fed = Some(Instant::now());
         self.hand_out(state);
         Ok(())
+    }
+
+    /// A run can't go on.
+    pub(crate) fn fail(&self, job: JobId, error: BackendError) {
+        if let Some(run) = self.lock().runs.get_mut(&job) {
+            run.fail(error);
+        }
     }
 
     /// A run has lost interest in a batch.
@@ -417,10 +429,24 @@ impl Shared {
         self.hand_out(guard);
     }
 
-    /// Nothing could be started.
-    pub(crate) fn not_started(&self, death: Death) {
+    /// A worker's process has started.
+    pub(super) fn came(&self, mut member: Member, watched: Watched) {
         let mut state = self.lock();
-        state.requested = state.requested.saturating_sub(1);
+        state.starting -= 1;
+        if state.closing {
+            // It has begun nothing yet, and could not be told otherwise.
+            drop(member.child.kill());
+        }
+        state.members.push(member);
+        state.arrived.push(watched);
+        drop(state);
+        self.wake_supervisor();
+    }
+
+    /// A worker could not be started, and `untried` behind it were not tried.
+    pub(super) fn not_started(&self, death: Death, untried: usize) {
+        let mut state = self.lock();
+        state.starting -= 1 + untried;
         state.failed_start(death);
         self.started.notify_all();
         self.hand_out(state);
@@ -434,7 +460,7 @@ impl Shared {
         let idle = state.members.iter().any(Member::idle);
         let outstanding: usize = state.runs.values().map(RunState::outstanding).sum();
         let wanted = outstanding.min(self.options.processes);
-        let there = state.members.len() + state.requested;
+        let there = state.members.len() + state.starting + state.requested;
         // Stealing, timeouts and stuck orphans go by the clock.
         if let Some(pause) = steal::first_look(state, idle && outstanding > 0) {
             self.look_after(state, pause);
@@ -539,7 +565,9 @@ impl State {
             self.not_before = Some(Instant::now() + Duration::from_millis(20) * self.futile.len() as u32);
             return;
         }
-        if self.members.iter().any(|member| member.proven || !member.held.is_empty()) {
+        // Those that come up may be luckier; or end the same way, and are counted then.
+        let hopeful = |member: &Member| member.proven || member.outbox.is_none() || !member.held.is_empty();
+        if self.starting > 0 || self.members.iter().any(hopeful) {
             self.futile.remove(0);
             self.not_before = Some(Instant::now() + Duration::from_secs(1));
             return;

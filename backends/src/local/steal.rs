@@ -148,7 +148,7 @@ fn end_silent(state: &mut State, since_last: Duration) -> Option<Duration> {
 /// Ends workers that are stopped and hold up a map: others could do what they hold, or their items have a limit of
 /// time, which does not run where nothing was begun. Where all are stopped somebody wants it so.
 fn end_stopped(state: &mut State, since_last: Duration, now: Instant) -> Option<Duration> {
-    let spare = state.members.len() + state.requested < state.processes;
+    let spare = state.members.len() + state.starting + state.requested < state.processes;
     // Read from files, and so only where one may be stopped.
     let late = |member: &Member| now.saturating_duration_since(member.progress) >= STOPPED / 4;
     let doubtful = state.members.iter().any(|member| !member.held.is_empty() && late(member));

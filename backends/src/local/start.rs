@@ -1,0 +1,204 @@
+//! How a worker comes into being: a thread of its own makes what it shares with the host, starts the process, hands it to
+//! the supervisor, and listens to it from then on (`reader`). So workers come up side by side: `posix_spawn` returns only
+//! when the new process runs its program, on whose core the caller then waits for a millisecond. And a worker's
+//! parent-death signal is tied to the *thread* that started it, which lives as long as the worker.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use ipc_channel::ipc::IpcOneShotServer;
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{AccessFlags, eaccess};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::door::Door;
+use super::greeting::{Confinement, Greeting, INSIDE, MARKER, Marker};
+use super::launch::Start;
+use super::member::Member;
+use super::page::Page;
+use super::pool::Shared;
+use super::reader::{Gate, Peer, listen};
+use super::relay::{Pipe, Stream};
+use super::supervisor::{Watched, block_signals};
+use crate::completion::{Death, DeathCause};
+
+/// Most bytes that the name of the temporary folder may have, for the workers' sockets to lie there: `sun_path` holds
+/// 107 bytes before its end, to which ipc-channel adds a folder and a name, and cuts a longer path off in silence.
+pub const MOST_TEMP_FOLDER: usize = 107 - "/.tmpXXXXXX/socket".len();
+
+/// Starts a worker's thread, which starts the worker and lives as long as that. Whatever prevents it is told to the pool,
+/// but for a thread that can't be had.
+pub(super) fn begin(shared: &Arc<Shared>, number: u64) -> Result<JoinHandle<()>, Death> {
+    let name = format!("worker-{number}");
+    let thread = std::thread::Builder::new().name(format!("fastmap-{name}"));
+    let (shared, own) = (Arc::clone(shared), name.clone());
+    let live = move || {
+        block_signals();
+        // A launcher may be anybody's.
+        let started = catch_unwind(AssertUnwindSafe(|| start(&shared, number, &own)));
+        match started.unwrap_or_else(|_| Err("its launcher panicked".to_owned())) {
+            Ok(Started { page, gate, server, door }) => {
+                let peer = Peer { shared: &shared, id: number, name: &own, page: &page, gate: &gate };
+                listen(&peer, server, door);
+            }
+            Err(why) => shared.not_started(not_started(own, why), 0),
+        }
+    };
+    thread.spawn(live).map_err(|error| not_started(name, format!("cannot start a thread for it: {error}")))
+}
+
+fn not_started(worker: String, why: String) -> Death {
+    Death { worker, pid: 0, cause: DeathCause::NotStarted(why), refused: None, stderr: Vec::new() }
+}
+
+/// What the reader of a worker needs of it.
+struct Started {
+    page: Arc<Page>,
+    gate: Arc<Gate>,
+    server: IpcOneShotServer<Greeting>,
+    /// Where a worker knocks that is trusted with nothing, and the server's path.
+    door: Option<(Door, String)>,
+}
+
+/// Starts a worker and makes it known to the pool and the supervisor; an error says why none came.
+fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, String> {
+    let failed = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
+    let (server, path) = listen_socket().map_err(|error| failed("cannot make its socket", &error))?;
+    let (page, stdin) = Page::create().map_err(|error| failed("cannot share memory with it", &error))?;
+    let page = Arc::new(page);
+    let marker = Marker {
+        host: shared.owner,
+        name: name.to_owned(),
+        level: log::max_level(),
+        confinement: Confinement::Own(shared.options.sandbox),
+        server: path.clone(),
+    };
+    let (mut command, door, keeper) = match &shared.options.launcher {
+        None => (own_program(shared, &marker), None, None),
+        Some(launcher) => {
+            let door = Door::beside(&path).map_err(|error| failed("cannot make its socket", &error))?;
+            let start = Start { name, socket: Path::new(door.path()), marker: &marker };
+            let launch = launcher.launch(&start).map_err(|error| failed("cannot launch it", &error))?;
+            (launch.command, Some(door), Some(launch.keeper))
+        }
+    };
+    let mut child =
+        command
+            .stdin(Stdio::from(stdin))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| failed(&format!("cannot start {}", command.get_program().display()), &error))?;
+    let knock = door.as_ref().map_or_else(|| path.clone(), |door| door.path().to_owned());
+    let pid = child.id();
+    let pipes = (|| -> io::Result<_> {
+        let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no pipe"))?;
+        let stderr = child.stderr.take().ok_or_else(|| io::Error::other("no pipe"))?;
+        Ok((Pipe::new(stdout, Stream::Stdout)?, Pipe::new(stderr, Stream::Stderr)?))
+    })();
+    let (stdout, stderr) = match pipes {
+        Ok(pipes) => pipes,
+        Err(error) => {
+            drop(child.kill().and_then(|()| child.wait()));
+            return Err(failed("cannot read its output", &error));
+        }
+    };
+    let pidfd = match Pid::from_raw(pid as i32).map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
+        Some(Ok(pidfd)) => Some(pidfd),
+        Some(Err(rustix::io::Errno::SRCH)) | None => None,
+        // Not allowed here, or no descriptor left: a process whose death can't be noticed is of no use.
+        Some(Err(error)) => {
+            drop(child.kill().and_then(|()| child.wait()));
+            return Err(failed("cannot watch it (pidfd_open)", &error));
+        }
+    };
+    let gate = Arc::<Gate>::default();
+    let watched = Watched {
+        id: number,
+        name: name.into(),
+        pid,
+        pidfd,
+        stdout,
+        stderr,
+        server: knock,
+        printed: 0,
+        keeper,
+        gate: Arc::clone(&gate),
+    };
+    shared.came(Member::new(number, name.to_owned(), child, Arc::clone(&page)), watched);
+    Ok(Started { page, gate, server, door: door.map(|door| (door, path)) })
+}
+
+/// The command that starts this very program as a worker.
+fn own_program(shared: &Shared, marker: &Marker) -> Command {
+    let program = shared.options.program.clone().unwrap_or_else(|| "/proc/self/exe".into());
+    // No `pre_exec`: with it std would fork, which takes 20 ms for a host of 1 GB; without, it uses posix_spawn.
+    let mut command = Command::new(program);
+    command
+        .arg0(format!("{} [fastmap {}]", program_name(), marker.name))
+        .env(MARKER, marker.to_string())
+        .env_remove(INSIDE)
+        .env_remove("FASTMAP_SECRET");
+    command
+}
+
+/// A socket that a worker connects to, in a folder of ipc-channel's, which panics where it can't make that, and cuts long
+/// paths: look first.
+fn listen_socket() -> io::Result<(IpcOneShotServer<Greeting>, String)> {
+    let folder = std::env::temp_dir();
+    let shown = folder.display();
+    if folder.as_os_str().len() > MOST_TEMP_FOLDER {
+        return Err(io::Error::other(format!(
+            "the temporary folder's name is too long for a socket: {shown}; set TMPDIR to one of at most \
+             {MOST_TEMP_FOLDER} bytes"
+        )));
+    }
+    let refused = |error: io::Error| {
+        io::Error::new(error.kind(), format!("in the temporary folder {shown} (TMPDIR): {error}"))
+    };
+    if !has_room(&folder) {
+        // What for, only the attempt tells; or that there is some after all.
+        if !folder.is_dir() {
+            return Err(io::Error::other(format!(
+                "the temporary folder {shown} does not exist; set TMPDIR to one that does"
+            )));
+        }
+        try_folder(&folder).map_err(refused)?;
+    }
+    catch_unwind(IpcOneShotServer::new)
+        .unwrap_or_else(|_| {
+            Err(try_folder(&folder).err().unwrap_or_else(|| io::Error::other("no folder can be made there")))
+        })
+        .map_err(refused)
+}
+
+/// Whether it is plain that a folder can be made in this one. To make one and remove it takes 0.3 ms on a disk.
+fn has_room(folder: &Path) -> bool {
+    eaccess(folder, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
+        && statvfs(folder).is_ok_and(|system| {
+            // Some file systems don't count their files.
+            system.blocks_available() > 0 && (system.files() == 0 || system.files_available() > 0)
+        })
+}
+
+/// Makes a folder in this one, and removes it.
+fn try_folder(folder: &Path) -> io::Result<()> {
+    let probe = folder.join(format!(".fastmap-{}", std::process::id()));
+    match std::fs::create_dir(&probe) {
+        // Another pool of this process tries as well.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.and_then(|()| std::fs::remove_dir(&probe)),
+    }
+}
+
+fn program_name() -> String {
+    let path = std::env::current_exe().ok();
+    path.as_deref()
+        .and_then(|path| path.file_name())
+        .map_or_else(|| "program".to_owned(), |name| name.to_string_lossy().into_owned())
+}
