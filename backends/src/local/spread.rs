@@ -53,6 +53,12 @@ impl Owed {
     }
 }
 
+/// How many cores this thread may use.
+pub(super) fn cores() -> usize {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+    (0..CpuSet::count()).filter(|core| allowed.is_set(*core).unwrap_or(false)).count().max(1)
+}
+
 /// The cores on which workers are busy.
 #[derive(Debug, Default)]
 pub(crate) struct Busy(Vec<usize>);

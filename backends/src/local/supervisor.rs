@@ -15,6 +15,7 @@ use super::lines::Lines;
 use super::pool::Shared;
 use super::reader::Gate;
 use super::relay::Pipe;
+use super::spread;
 use super::start::begin;
 use super::steal;
 use super::wear::{LEAVE, MemoryKills};
@@ -49,6 +50,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
     let mut watched: Vec<Watched> = Vec::new();
     let mut readers: Vec<JoinHandle<()>> = Vec::new();
     let mut lines = Lines::new(shared);
+    let cores = spread::cores();
     let mut named = 0;
     let mut first_start: Option<Instant> = None;
     let mut memory_kills = None;
@@ -78,7 +80,10 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
         if state.closing {
             pause = Some(LEAVE / 10);
         } else if may_start {
-            requested = std::mem::take(&mut state.requested);
+            // A start takes a core. Where one has failed, those of several could take from each other what is scarce.
+            let abreast = if state.futile.is_empty() { cores } else { 1 };
+            requested = state.requested.min(abreast.saturating_sub(state.starting));
+            state.requested -= requested;
             state.starting += requested;
         }
         let starting = state.starting;
