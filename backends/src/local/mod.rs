@@ -136,8 +136,15 @@ pub struct Local {
 #[derive(Debug)]
 struct Pool {
     shared: Arc<Shared>,
-    /// The thread that owns the processes; started with the first batch.
-    supervisor: Mutex<Option<JoinHandle<()>>>,
+    supervision: Mutex<Supervision>,
+}
+
+#[derive(Debug, Default)]
+struct Supervision {
+    /// The thread that looks after the processes; started with the first batch.
+    thread: Option<JoinHandle<()>>,
+    /// See [`try_channel`].
+    channel_tried: bool,
 }
 
 impl Local {
@@ -148,7 +155,7 @@ impl Local {
     pub fn new(options: LocalOptions) -> Result<Self, BackendError> {
         let shared = Shared::new(options)
             .map_err(|error| BackendError::Io("cannot make an event descriptor".to_owned(), error))?;
-        Ok(Local { pool: Arc::new(Pool { shared: Arc::new(shared), supervisor: Mutex::new(None) }) })
+        Ok(Local { pool: Arc::new(Pool { shared: Arc::new(shared), supervision: Mutex::default() }) })
     }
 
     /// Process ids of the workers that live now, oldest first.
@@ -179,8 +186,10 @@ impl Pool {
     }
 
     fn start_supervisor(&self) -> Result<(), BackendError> {
-        let mut supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner);
-        if supervisor.is_none() {
+        let mut supervision = self.supervision.lock().unwrap_or_else(PoisonError::into_inner);
+        if supervision.thread.is_none() {
+            // The first workers are on their way before it is.
+            start::begin_requested(&self.shared);
             let shared = Arc::clone(&self.shared);
             let thread = std::thread::Builder::new().name("fastmap-supervisor".to_owned());
             let handle = thread
@@ -191,9 +200,12 @@ impl Pool {
                     }
                 })
                 .map_err(|error| BackendError::Io("cannot start a thread".to_owned(), error))?;
-            *supervisor = Some(handle);
-            // While that starts the first worker.
+            supervision.thread = Some(handle);
+        }
+        if !supervision.channel_tried {
+            // While the first worker is being started.
             try_channel().map_err(|error| BackendError::Io("cannot make a channel".to_owned(), error))?;
+            supervision.channel_tried = true;
         }
         Ok(())
     }
@@ -216,8 +228,8 @@ impl Drop for Pool {
         if std::process::id() != self.shared.owner {
             return;
         }
-        let supervisor = self.supervisor.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(supervisor) = supervisor {
+        let supervision = self.supervision.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(supervisor) = supervision.thread.take() {
             self.shared.shut_down();
             drop(supervisor.join());
         }

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ipc_channel::ipc::IpcBytesSender;
@@ -15,7 +17,7 @@ use super::confined;
 use super::member::{Held, Member, recall};
 use super::outbox::Outbox;
 use super::run::{Gauge, RunState};
-use super::spread::Busy;
+use super::spread::{self, Busy};
 use super::steal;
 use super::supervisor::Watched;
 use super::wear::{self, Allowed};
@@ -43,6 +45,8 @@ pub(crate) struct Shared {
     /// Wakes who waits for a first worker.
     pub(super) started: Condvar,
     pub(crate) options: LocalOptions,
+    /// Workers that are started at a time.
+    cores: usize,
     /// The process that made the pool.
     pub(crate) owner: u32,
 }
@@ -55,6 +59,10 @@ pub(crate) struct State {
     pub(crate) requested: usize,
     /// Workers that are being started.
     pub(crate) starting: usize,
+    /// Workers that were begun to be started, ever.
+    named: u64,
+    /// The threads of those, which end with them.
+    pub(super) threads: Vec<JoinHandle<()>>,
     /// What the supervisor is to look after, and has not seen yet.
     pub(super) arrived: Vec<Watched>,
     /// Workers that died in a row without having run anything.
@@ -88,7 +96,8 @@ impl Shared {
             ..State::default()
         });
         let started = Condvar::default();
-        Ok(Shared { state, wake, timer, started, options, owner: std::process::id() })
+        let (cores, owner) = (spread::cores(), std::process::id());
+        Ok(Shared { state, wake, timer, started, options, cores, owner })
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -429,6 +438,22 @@ impl Shared {
         self.hand_out(guard);
     }
 
+    /// The numbers of those workers of the requested whose start is to begin now.
+    pub(super) fn take_requested(&self) -> Range<u64> {
+        let mut state = self.lock();
+        let first = state.named + 1;
+        if state.closing || state.not_before.is_some_and(|not_before| Instant::now() < not_before) {
+            return first..first;
+        }
+        // A start takes a core. Where one has failed, those of several could take from each other what is scarce.
+        let abreast = if state.futile.is_empty() { self.cores } else { 1 };
+        let begun = state.requested.min(abreast.saturating_sub(state.starting));
+        state.requested -= begun;
+        state.starting += begun;
+        state.named += begun as u64;
+        first..first + begun as u64
+    }
+
     /// A worker's process has started.
     pub(super) fn came(&self, mut member: Member, watched: Watched) {
         let mut state = self.lock();
@@ -443,13 +468,15 @@ impl Shared {
         self.wake_supervisor();
     }
 
-    /// A worker could not be started, and `untried` behind it were not tried.
-    pub(super) fn not_started(&self, death: Death, untried: usize) {
+    /// A worker could not be started; with those behind it that were not tried, it is so many.
+    pub(super) fn not_started(&self, death: Death, workers: usize) {
         let mut state = self.lock();
-        state.starting -= 1 + untried;
+        state.starting -= workers;
         state.failed_start(death);
         self.started.notify_all();
         self.hand_out(state);
+        // It may be waiting for this start to begin the next, or to end.
+        self.wake_supervisor();
     }
 
     /// Gives waiting batches to workers with room, and asks for workers where there is work for more.

@@ -6,7 +6,7 @@
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -31,9 +31,25 @@ use crate::completion::{Death, DeathCause};
 /// 107 bytes before its end, to which ipc-channel adds a folder and a name, and cuts a longer path off in silence.
 pub const MOST_TEMP_FOLDER: usize = 107 - "/.tmpXXXXXX/socket".len();
 
-/// Starts a worker's thread, which starts the worker and lives as long as that. Whatever prevents it is told to the pool,
-/// but for a thread that can't be had.
-pub(super) fn begin(shared: &Arc<Shared>, number: u64) -> Result<JoinHandle<()>, Death> {
+/// Begins to start the workers that were asked for, as many as may be now; false if there are none. What prevents a start
+/// is told to the pool.
+pub(super) fn begin_requested(shared: &Arc<Shared>) -> bool {
+    let numbers = shared.take_requested();
+    let begun = !numbers.is_empty();
+    for number in numbers.clone() {
+        match begin(shared, number) {
+            Ok(thread) => shared.lock().threads.push(thread),
+            Err(death) => {
+                shared.not_started(death, (numbers.end - number) as usize);
+                break;
+            }
+        }
+    }
+    begun
+}
+
+/// Starts a worker's thread, which starts the worker and lives as long as that.
+fn begin(shared: &Arc<Shared>, number: u64) -> Result<JoinHandle<()>, Death> {
     let name = format!("worker-{number}");
     let thread = std::thread::Builder::new().name(format!("fastmap-{name}"));
     let (shared, own) = (Arc::clone(shared), name.clone());
@@ -46,7 +62,7 @@ pub(super) fn begin(shared: &Arc<Shared>, number: u64) -> Result<JoinHandle<()>,
                 let peer = Peer { shared: &shared, id: number, name: &own, page: &page, gate: &gate };
                 listen(&peer, server, door);
             }
-            Err(why) => shared.not_started(not_started(own, why), 0),
+            Err(why) => shared.not_started(not_started(own, why), 1),
         }
     };
     thread.spawn(live).map_err(|error| not_started(name, format!("cannot start a thread for it: {error}")))
@@ -197,7 +213,7 @@ fn try_folder(folder: &Path) -> io::Result<()> {
 }
 
 fn program_name() -> String {
-    let path = std::env::current_exe().ok();
+    let path = std::env::args_os().next().map(PathBuf::from);
     path.as_deref()
         .and_then(|path| path.file_name())
         .map_or_else(|| "program".to_owned(), |name| name.to_string_lossy().into_owned())

@@ -4,7 +4,6 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{ChildStderr, ChildStdout};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -15,8 +14,7 @@ use super::lines::Lines;
 use super::pool::Shared;
 use super::reader::Gate;
 use super::relay::Pipe;
-use super::spread;
-use super::start::begin;
+use super::start::begin_requested;
 use super::steal;
 use super::wear::{LEAVE, MemoryKills};
 use crate::completion::{Death, DeathCause};
@@ -48,10 +46,7 @@ pub(super) struct Watched {
 pub(crate) fn supervise(shared: &Arc<Shared>) {
     block_signals();
     let mut watched: Vec<Watched> = Vec::new();
-    let mut readers: Vec<JoinHandle<()>> = Vec::new();
     let mut lines = Lines::new(shared);
-    let cores = spread::cores();
-    let mut named = 0;
     let mut first_start: Option<Instant> = None;
     let mut memory_kills = None;
     let mut closing: Option<Instant> = None;
@@ -75,37 +70,23 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
         }
         let mut pause = steal::look(&mut state, now.duration_since(last_look), now);
         last_look = now;
-        let may_start = state.not_before.is_none_or(|not_before| now >= not_before);
-        let mut requested = 0;
         if state.closing {
             pause = Some(LEAVE / 10);
-        } else if may_start {
-            // A start takes a core. Where one has failed, those of several could take from each other what is scarce.
-            let abreast = if state.futile.is_empty() { cores } else { 1 };
-            requested = state.requested.min(abreast.saturating_sub(state.starting));
-            state.requested -= requested;
-            state.starting += requested;
         }
         let starting = state.starting;
+        state.threads.retain(|thread| !thread.is_finished());
         state.next_look = pause.map(|pause| now + pause);
         drop(state);
         if closing.is_some() && watched.is_empty() && starting == 0 {
             break;
         }
-        for untried in (0..requested).rev() {
-            named += 1;
-            match begin(shared, named) {
-                Ok(reader) => readers.push(reader),
-                Err(death) => {
-                    shared.not_started(death, untried);
-                    break;
-                }
-            }
-        }
+        let begun = begin_requested(shared);
         let mut within = |most: Duration| pause = Some(pause.map_or(most, |pause| pause.min(most)));
-        if requested > 0 {
+        if begun {
             // What was started may have to be looked after by the clock.
             within(Duration::from_secs(1));
+        }
+        if begun || starting > 0 {
             first_start.get_or_insert(now);
         }
         if first_start.is_some() && memory_kills.is_none() {
@@ -121,10 +102,10 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
                 watched.swap_remove(index).bury(shared, &mut lines, memory_kills.as_mut());
             }
         }
-        readers.retain(|reader| !reader.is_finished());
     }
-    for reader in readers {
-        drop(reader.join());
+    let threads = std::mem::take(&mut shared.lock().threads);
+    for thread in threads {
+        drop(thread.join());
     }
 }
 

@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::exit;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ipc_channel::ipc::{self, IpcSender};
@@ -121,6 +121,8 @@ pub(crate) struct Record {
 struct Worker {
     page: Arc<Page>,
     incoming: Arc<Receiver>,
+    /// The thread that receives while the function runs for long.
+    deputy: Once,
     results: Arc<Results>,
 }
 
@@ -169,12 +171,15 @@ impl Worker {
         confined::confine(&page, marker.confinement.demand()).map_err(|lack| step("the sandbox", &lack))?;
         let incoming = Receiver::new(frames, Arc::clone(&page), Arc::clone(&results));
         let incoming = Arc::new(incoming.map_err(|e| step("timer", &e))?);
-        let deputy = Arc::clone(&incoming);
-        std::thread::Builder::new()
-            .name("fastmap-deputy".to_owned())
-            .spawn(move || deputy.stand_in())
-            .map_err(|e| step("starting a thread", &e))?;
-        Ok(Worker { page, incoming, results })
+        Ok(Worker { page, incoming, deputy: Once::new(), results })
+    }
+
+    fn start_deputy(&self) {
+        let deputy = Arc::clone(&self.incoming);
+        let thread = std::thread::Builder::new().name("fastmap-deputy".to_owned());
+        if let Err(error) = thread.spawn(move || deputy.stand_in()) {
+            refuse(&format!("starting a thread: {error}"));
+        }
     }
 
     /// Runs batches until the host ends the channel.
@@ -225,6 +230,8 @@ impl Worker {
             Prepared::Ready(ready) => Ok(ready),
             Prepared::Refused(failure) => Err(failure),
             Prepared::Opening(frame, opening, file) => {
+                // Code of the user's runs from here on. Earlier, the host's greeting would wait for another thread.
+                self.deputy.call_once(|| self.start_deputy());
                 self.page.begin_setup(ticket);
                 let bytes = &frame[Header::LEN..];
                 let broken =
