@@ -229,9 +229,11 @@ impl Drop for Pool {
             return;
         }
         let supervision = self.supervision.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(supervisor) = supervision.thread.take() {
-            self.shared.shut_down();
-            drop(supervisor.join());
+        self.shared.shut_down();
+        match supervision.thread.take() {
+            Some(supervisor) => drop(supervisor.join()),
+            // It could not be had: what was begun before is looked after here, to its end.
+            None => supervisor::without_signals(|| supervisor::supervise(&self.shared)),
         }
     }
 }

@@ -218,3 +218,43 @@ fn program_name() -> String {
         .and_then(|path| path.file_name())
         .map_or_else(|| "program".to_owned(), |name| name.to_string_lossy().into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::local::{Launch, Launcher, Local, LocalOptions};
+
+    #[derive(Debug)]
+    struct Hasty;
+
+    impl Launcher for Hasty {
+        fn launch(&self, _start: &Start<'_>) -> io::Result<Launch> {
+            panic!("it launches nothing");
+        }
+    }
+
+    #[test]
+    fn a_launcher_that_panics_is_a_start_that_failed() {
+        let options = LocalOptions { launcher: Some(Arc::new(Hasty)), ..LocalOptions::new(2) };
+        let local = Local::new(options).expect("descriptors");
+        for _ in 0..2 {
+            let error = local.try_start(Duration::from_mins(1)).expect_err("no worker can come");
+            assert!(error.to_string().contains("its launcher panicked"), "{error}");
+        }
+    }
+
+    #[test]
+    fn where_there_is_no_room_the_attempt_tells_why() {
+        let folder = std::env::temp_dir();
+        assert!(has_room(&folder));
+        assert!(try_folder(&folder).is_ok());
+        let missing = folder.join("fastmap-missing");
+        assert!(!has_room(&missing));
+        assert_eq!(try_folder(&missing).expect_err("it is not there").kind(), io::ErrorKind::NotFound);
+        // Of a file system that tells nothing, nothing is known.
+        assert!(!has_room(Path::new("/proc")));
+        assert!(try_folder(Path::new("/proc")).is_err());
+    }
+}

@@ -109,6 +109,14 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
     }
 }
 
+/// Does something on a thread of the program's, with its signals blocked meanwhile.
+pub(super) fn without_signals(act: impl FnOnce()) {
+    let before = SigSet::thread_get_mask();
+    block_signals();
+    act();
+    let _unchanged = before.map(|before| before.thread_set_mask());
+}
+
 /// Signals are the program's business: a handler of its own must not run here, where it would interrupt a call that
 /// can't be resumed (ipc-channel gives up an interrupted `accept`).
 pub(crate) fn block_signals() {
