@@ -169,7 +169,7 @@ impl Peer<'_> {
             )))
         });
         match greeting {
-            Ok((_, Greeting::Hello(hello))) => {
+            Ok((met, Greeting::Hello(hello))) => {
                 let Hello { version, executable, to_worker, from_worker, wake } = hello;
                 let handle = vetted.as_ref().map(Vetted::handle).transpose();
                 let (wake, source) = match (handle, vetted) {
@@ -182,6 +182,7 @@ impl Peer<'_> {
                 self.gate.greeted(wake);
                 match self.shared.greeted(self.id, version, &executable, to_worker) {
                     Ok(()) => {
+                        self.shared.close_later(met);
                         if let Err(broken) = self.receive(source) {
                             self.condemn(DeathCause::Protocol(broken));
                         }

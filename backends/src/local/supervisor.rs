@@ -73,7 +73,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
         if state.closing {
             pause = Some(LEAVE / 10);
         }
-        let starting = state.starting;
+        let (starting, met) = (state.starting, std::mem::take(&mut state.met));
         state.threads.retain(|thread| !thread.is_finished());
         state.next_look = pause.map(|pause| now + pause);
         drop(state);
@@ -81,6 +81,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
             break;
         }
         let begun = begin_requested(shared);
+        drop(met);
         let mut within = |most: Duration| pause = Some(pause.map_or(most, |pause| pause.min(most)));
         if begun {
             // What was started may have to be looked after by the clock.
