@@ -56,7 +56,7 @@ pub(crate) struct Shared {
 pub(crate) struct State {
     pub(crate) members: Vec<Member>,
     pub(crate) runs: BTreeMap<JobId, RunState>,
-    /// Workers asked for, which the supervisor has not begun to start.
+    /// Workers asked for, whose start has not begun.
     pub(crate) requested: usize,
     /// Workers that are being started.
     pub(crate) starting: usize,

@@ -60,9 +60,9 @@ pub(crate) fn look(state: &mut State, since_last: Duration, now: Instant) -> Opt
         again(after);
     }
     if state.requested > 0
-        && let Some(not_before) = state.not_before
+        && let Some(not_before) = state.not_before.filter(|not_before| *not_before > now)
     {
-        again(not_before.saturating_duration_since(now).max(Duration::from_millis(1)));
+        again(not_before.duration_since(now).max(Duration::from_millis(1)));
     }
     next
 }
