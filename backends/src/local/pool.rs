@@ -35,6 +35,9 @@ use crate::wire::{Header, Kind, VERSION};
 /// Workers that may die in a row before their greeting, or without having run anything, before runs are ended.
 const FAILED_STARTS: usize = 3;
 
+/// Workers that greet have run their first items by then, and what waited for those does not stand in their way.
+const STARTED: Duration = Duration::from_millis(2);
+
 #[derive(Debug)]
 pub(crate) struct Shared {
     state: Mutex<State>,
@@ -244,8 +247,9 @@ impl Shared {
     /// Has a socket closed that a worker has come through and that nobody needs any more. Its file is gone, so that this frees
     /// an inode: on a disk that takes 0.5 ms, which no map should wait for.
     pub(super) fn close_later(&self, met: IpcReceiver<Greeting>) {
-        self.lock().met.push(met);
-        self.wake_supervisor();
+        let mut state = self.lock();
+        state.met.push(met);
+        self.look_after(&mut state, STARTED);
     }
 
     /// A worker has answered items of a batch.
