@@ -22,7 +22,8 @@ use super::url::ServiceUrl;
 const CONNECT: Duration = Duration::from_secs(10);
 /// A short call is over by then, or another connection is tried.
 const SHORT: Duration = Duration::from_secs(8);
-/// Nothing goes on within this: the connection is dead.
+/// Not a byte of a request goes on within this: the connection is dead. No less: a writer is woken only when a third of
+/// its buffer is free again, and on a slow way 4 MB of buffer take that long.
 const STALLED: Duration = Duration::from_secs(30);
 /// The service lets a request wait for its answer so long, unless it says otherwise; and what the way may add.
 const LONG_POLL: Duration = Duration::from_secs(20);

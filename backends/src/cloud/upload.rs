@@ -191,7 +191,9 @@ impl Link {
                     }
                     Err(Failure::Problem(problem)) => match (problem.known(), problem.offset) {
                         (Some(ProblemCode::UploadOffset), Some(there)) => Ok(Sent::Elsewhere(there)),
-                        (Some(ProblemCode::HashMismatch), _) => Ok(Sent::Wrong(problem)),
+                        (Some(ProblemCode::HashMismatch | ProblemCode::InvalidBody), _) => {
+                            Ok(Sent::Wrong(problem))
+                        }
                         (Some(ProblemCode::RequestTimeout), _) => {
                             size = (size / 4).max(1);
                             Err(Failure::Problem(problem))

@@ -17,6 +17,7 @@ use fastmap_backends::cloud::{BlobStatus, Problem, ProblemCode, hexadecimal, is_
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
+use tracing::Instrument;
 use utoipa::IntoParams;
 
 use super::auth::Caller;
@@ -139,7 +140,14 @@ fn length(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
-async fn upload(
+/// A part that has arrived is dealt with to its end, also where its client does not wait for the answer: what is whole and
+/// was never unpacked would be sent again.
+async fn upload(kind: Kind, context: Context, at: PartAt, part: Bytes) -> Result<Response, Refusal> {
+    let taken = tokio::spawn(take_part(kind, context, at, part).in_current_span()).await;
+    taken.unwrap_or_else(|error| Err(refuse(ProblemCode::Internal, error.to_string())))
+}
+
+async fn take_part(
     kind: Kind,
     (State(gateway), Extension(caller), Named(hash)): Context,
     at: PartAt,
@@ -156,46 +164,29 @@ async fn upload(
         return Err(refuse(ProblemCode::TooLarge, detail));
     }
     let path = gateway.part(kind, caller.account, &hash);
-    let Some(busy) = gateway.uploads.begin(&path) else {
+    let Some(_busy) = gateway.uploads.begin(&path) else {
         return Err(Problem::new(ProblemCode::TooManyRequests, "another part of it is on its way")
             .retry_after(1)
             .into());
     };
-    let bytes = part.len() as u64;
-    let misplaced = |there: u64| {
-        let detail =
-            format!("{there} bytes of {} are there; the part is {bytes} from {} on", at.total, at.offset);
-        Refusal(Problem { offset: Some(there), ..Problem::new(ProblemCode::UploadOffset, detail) })
-    };
-    let there = length(&path);
-    if at.offset != there || there + bytes > at.total || part.is_empty() {
-        return Err(misplaced(there));
-    }
-    gateway.check_room(caller.account, bytes).await?;
-    let offset = there + bytes;
-    let to = path.clone();
-    let written = spawn_blocking(move || append(&to, there, &part)).await;
-    let before = written
-        .map_err(|error| refuse(ProblemCode::Internal, error.to_string()))?
-        .map_err(|error| disk(&error))?;
-    if before != there {
-        return Err(misplaced(before));
-    }
+    let offset = gateway.grow(caller.account, &path, at, part).await?;
     if offset < at.total {
         return Ok((StatusCode::ACCEPTED, Json(BlobStatus { present: false, offset })).into_response());
     }
-    let target = gateway.blob_file(kind, &hash);
-    let finished = {
-        let (path, hash, target) = (path.clone(), hash.clone(), target.clone());
-        spawn_blocking(move || finish(kind, &path, &hash, &target, most)).await
+    let blob = {
+        let (path, hash, target) = (path.clone(), hash.clone(), gateway.blob_file(kind, &hash));
+        blocking(move || finish(kind, &path, &hash, &target, most)).await
     };
     // Right or wrong, it is dealt with: what was wrong must be sent from its begin.
     let _absent = fs::remove_file(&path);
-    drop(busy);
-    let blob = finished.map_err(|error| refuse(ProblemCode::Internal, error.to_string()))??;
+    let blob = blob??;
     gateway.store.add_blob(caller.account, kind, &hash, &blob).await?;
     tracing::info!(account = caller.name, kind = kind.as_str(), hash, bytes = blob.size, "uploaded");
     Ok(Json(BlobStatus { present: true, offset: 0 }).into_response())
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    spawn_blocking(work).await.map_err(|error| refuse(ProblemCode::Internal, error.to_string()))
 }
 
 /// Appends a part to what is there, if that has so many bytes. Gives how many it has.
@@ -264,6 +255,36 @@ fn finish(kind: Kind, path: &Path, hash: &str, target: &Path, most: u64) -> Resu
 }
 
 impl Gateway {
+    /// Adds a part to what is there of an upload, and says how many bytes that is then.
+    async fn grow(&self, account: i64, path: &Path, at: PartAt, part: Bytes) -> Result<u64, Refusal> {
+        let bytes = part.len() as u64;
+        let misplaced = |there: u64| {
+            let detail =
+                format!("{there} bytes of {} are there; the part is {bytes} from {} on", at.total, at.offset);
+            Refusal(Problem { offset: Some(there), ..Problem::new(ProblemCode::UploadOffset, detail) })
+        };
+        let there = length(path);
+        if there == at.total {
+            // The service ended before it was unpacked.
+            return Ok(there);
+        }
+        if there > at.total {
+            // Begun by another version of the client, whose frame is another.
+            fs::remove_file(path).map_err(|error| disk(&error))?;
+            return Err(misplaced(0));
+        }
+        if at.offset != there || there + bytes > at.total || part.is_empty() {
+            return Err(misplaced(there));
+        }
+        self.check_room(account, bytes).await?;
+        let to = path.to_owned();
+        let before = blocking(move || append(&to, there, &part)).await?.map_err(|error| disk(&error))?;
+        if before != there {
+            return Err(misplaced(before));
+        }
+        Ok(there + bytes)
+    }
+
     /// Whether an account may store so many bytes more: what it has uploaded, and what is under way, count.
     async fn check_room(&self, account: i64, more: u64) -> Result<(), Refusal> {
         let whole = self.store.stored_bytes(account).await?;

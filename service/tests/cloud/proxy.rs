@@ -7,6 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt::Linger};
+
 pub(crate) struct Proxy {
     pub(crate) url: String,
     way: Arc<Way>,
@@ -51,11 +54,14 @@ impl Proxy {
         Proxy { url: format!("http://{address}"), way }
     }
 
-    /// Breaks all connections and takes no more.
+    /// Resets all connections and takes no more.
     pub(crate) fn cut(&self) {
         self.way.closed.store(true, Ordering::Relaxed);
         for connection in self.way.open.lock().expect("no panic").drain(..) {
             for end in connection.ends {
+                // Whoever only closes while a buffer is full leaves a window of zero behind, which the kernel of the
+                // other end probes for a minute.
+                setsockopt(&end, Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).expect("a socket");
                 let _gone = end.shutdown(Shutdown::Both);
             }
         }

@@ -76,6 +76,12 @@ impl Client {
         Client { agent: agent(), url: url.to_owned(), secret }
     }
 
+    /// This one leaves where an answer takes longer.
+    pub(crate) fn answered_within(self, time: Duration) -> Client {
+        let config = Agent::config_builder().http_status_as_error(false).timeout_recv_response(Some(time));
+        Client { agent: config.build().into(), ..self }
+    }
+
     /// Sends a request; fails the test where no answer comes.
     pub(crate) fn call(&self, method: &str, target: &str, body: &[u8]) -> Reply {
         self.wrong(method, target, body, &Wrong::default())

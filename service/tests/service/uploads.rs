@@ -1,10 +1,12 @@
 //! Uploads: resumed, and refused for what they are.
 
+use std::time::Duration;
+
 use fastmap_backends::cloud::{BlobStatus, digest};
 use serde_json::Value;
 
-use crate::client::{open_run, to_json};
-use crate::server::{Server, worker};
+use crate::client::{Client, Wrong, open_run, to_json};
+use crate::server::{Server, until, worker};
 
 #[test]
 fn an_upload_is_resumed_where_it_broke_off() {
@@ -30,6 +32,76 @@ fn an_upload_is_resumed_where_it_broke_off() {
     assert_eq!(status(), BlobStatus { present: true, offset: 0 });
     // Sent again, it is there.
     assert!(put(0, &packed[..5]).json::<BlobStatus>(200).present);
+}
+
+#[test]
+fn what_is_whole_and_was_not_unpacked_before_the_service_died_is_unpacked() {
+    let mut server = Server::start(&[]);
+    let client = server.tenant("a", "1000");
+    let bytes = vec![7; 1000];
+    let hash = digest(&bytes);
+    let packed = zstd::bulk::compress(&bytes, 1).expect("memory");
+    let put = |total: usize, part: &[u8]| {
+        client.call("PUT", &format!("/contexts/{hash}?offset=0&total={total}"), part)
+    };
+    assert_eq!(put(packed.len(), &packed[..5]).status, 202);
+    server.kill();
+    let part = std::fs::read_dir(server.data().join("uploads")).expect("a folder").next().expect("a part");
+    std::fs::write(part.expect("a part").path(), &packed).expect("room");
+    server.restart();
+    let status = || client.call("GET", &format!("/contexts/{hash}"), b"").json::<BlobStatus>(200);
+    assert_eq!(status(), BlobStatus { present: false, offset: packed.len() as u64 });
+    assert!(put(packed.len(), &packed).json::<BlobStatus>(200).present);
+    assert!(status().present);
+    assert_eq!(std::fs::read_dir(server.data().join("uploads")).expect("a folder").count(), 0);
+}
+
+#[test]
+fn what_another_version_has_begun_is_begun_anew() {
+    let server = Server::start(&[]);
+    let client = server.tenant("a", "1000");
+    let bytes = vec![7; 1000];
+    let hash = digest(&bytes);
+    let packed = zstd::bulk::compress(&bytes, 1).expect("memory");
+    let put = |total: usize, part: &[u8]| {
+        client.call("PUT", &format!("/contexts/{hash}?offset=0&total={total}"), part)
+    };
+    assert_eq!(put(1000, &[1; 900]).status, 202);
+    assert_eq!(put(packed.len(), &packed).problem("upload_offset").offset, Some(0));
+    assert!(put(packed.len(), &packed).json::<BlobStatus>(200).present);
+}
+
+#[test]
+fn who_leaves_before_the_answer_goes_on_where_it_was() {
+    let server = Server::start(&[]);
+    let client = server.tenant("a", "1000");
+    let bytes = std::fs::read(worker()).expect("the worker is built");
+    let hash = digest(&bytes);
+    let packed = zstd::bulk::compress(&bytes, 1).expect("memory");
+    let put = |client: &Client, offset: usize, part: &[u8]| {
+        let target = format!("/executables/{hash}?offset={offset}&total={}", packed.len());
+        client.try_call("PUT", &target, part, &Wrong::default())
+    };
+    let half = packed.len() / 2;
+    assert_eq!(put(&client, 0, &packed[..half]).expect("an answer").status, 202);
+    let (mut left, mut patience) = (0, Duration::from_millis(1));
+    until("the program", || {
+        let status: BlobStatus = client.call("GET", &format!("/executables/{hash}"), b"").json(200);
+        if status.present {
+            return Some(());
+        }
+        let part = if status.offset == packed.len() as u64 { 0..half } else { half..packed.len() };
+        match put(&client.clone().answered_within(patience), part.start, &packed[part]) {
+            Ok(reply) if reply.status == 200 => {}
+            // The part that came before is being unpacked.
+            Ok(reply) => assert_eq!(reply.problem("too_many_requests").retry_after, Some(1)),
+            Err(_) => left += 1,
+        }
+        // From before its body is read to after it was unpacked.
+        patience += Duration::from_millis(2);
+        None
+    });
+    assert!(left > 0, "answered before anybody could leave");
 }
 
 #[test]
