@@ -31,9 +31,11 @@ pub enum ErrorKind {
     Panic,
     /// The worker that ran this item died of it, again when the item was tried alone.
     Crash,
-    /// The item ran longer than `item_timeout`.
+    /// The item ran longer than `item_timeout`; or, without an index, the map longer than its
+    /// [`deadline`](crate::Fastmap::deadline), which ends it.
     Timeout,
-    /// The worker that ran this item held more memory than `worker_memory`, again when the item was tried alone.
+    /// The worker that ran this item held more memory than `worker_memory` or its jail allow, or the kernel ended it for want
+    /// of memory; again when the item was tried alone.
     OutOfMemory,
     /// No worker can be kept alive: the map ends. The message lists the deaths.
     AllWorkersDied,
@@ -43,7 +45,8 @@ pub enum ErrorKind {
     Options,
     /// `main` does not begin with `fastmap_main!` or [`enter`](crate::enter).
     NotEntered,
-    /// The service does not accept the secret: it is another service's, was revoked, or has expired. The map ends.
+    /// The service does not accept the secret: it is another service's, was revoked, or has expired; or the clocks differ by more than
+    /// five minutes. The map ends.
     Unauthorized,
     /// The account has no credits left, or the map has spent its [`max_credits`](crate::Options::max_credits). The map ends, behind
     /// all results that were paid for.
