@@ -117,8 +117,9 @@ impl Notices for Teller {
                 }
                 return;
             }
-            Notice::Silent { .. } if !self.needs => Verbosity::Loud,
+            Notice::Silent { .. } | Notice::Waiting { .. } if !self.needs => Verbosity::Loud,
             Notice::Silent { .. } | Notice::LinesLost { .. } => return warn(&what.to_string()),
+            Notice::Waiting { .. } => Verbosity::Normal,
             Notice::Charging { .. } => {
                 let told =
                     self.verbosity >= Verbosity::Normal && !self.charging.swap(true, Ordering::Relaxed);

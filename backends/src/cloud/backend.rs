@@ -156,7 +156,10 @@ impl Run for CloudRun {
     }
 
     fn readiness(&mut self) -> Readiness {
-        self.shared().readiness()
+        match self.shared().link.is_mine() {
+            true => self.shared().readiness(),
+            false => Readiness::default(),
+        }
     }
 
     fn prepare(&mut self, seen: Option<ItemCost>) {
@@ -166,7 +169,10 @@ impl Run for CloudRun {
     }
 
     fn spent(&mut self) -> Receipt {
-        self.shared().spent()
+        match self.shared().link.is_mine() {
+            true => self.shared().spent(),
+            false => Receipt::default(),
+        }
     }
 
     fn close(mut self: Box<Self>) -> Receipt {

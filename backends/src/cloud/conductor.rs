@@ -193,7 +193,7 @@ impl Conductor {
                 other => Err(other),
             };
             let answer = link.insist(shared.as_ref(), || {
-                link.http.ask(By::Long, "POST", "/runs", Some(&request)).map(Some).or_else(again)
+                link.http.ask(By::Opening, "POST", "/runs", Some(&request)).map(Some).or_else(again)
             })?;
             if let Some((answer, _)) = answer {
                 opened = Some(answer);

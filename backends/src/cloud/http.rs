@@ -2,6 +2,7 @@
 //! alive in two pools: one for short calls, one for what may take long (`Http::long`), so that a heartbeat never waits
 //! behind a batch or hangs on a connection that is dead without saying so.
 
+use std::fmt;
 use std::io::Read;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -28,6 +29,8 @@ const STALLED: Duration = Duration::from_secs(30);
 /// The service lets a request wait for its answer so long, unless it says otherwise; and what the way may add.
 const LONG_POLL: Duration = Duration::from_secs(20);
 const GRACE: Duration = Duration::from_secs(10);
+/// The service gives a run's first worker a minute, and says then why there is none.
+const OPENING: Duration = Duration::from_secs(70);
 /// Less than the minute after which the service closes an idle connection.
 const IDLE: Duration = Duration::from_secs(30);
 /// Bytes of an answer of a short call.
@@ -36,7 +39,6 @@ const SHORT_ANSWER: u64 = 16 << 20;
 const LONG_ANSWER: u64 = 4 << 30;
 
 /// Sends requests of one token to one service.
-#[derive(Debug)]
 pub(super) struct Http {
     pub(super) url: ServiceUrl,
     token: String,
@@ -52,6 +54,8 @@ pub(super) struct Http {
 pub(super) enum By {
     Short,
     Long,
+    /// The long one; the answer may take as long as the service takes to start a first worker.
+    Opening,
 }
 
 /// An answer of the service, its signature checked.
@@ -77,6 +81,16 @@ pub(super) enum Failure {
     Unreadable(String),
 }
 
+impl fmt::Debug for Http {
+    /// The half of the secret that travels is nobody's to see either.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http")
+            .field("url", &self.url)
+            .field("token", &self.token_begin())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Http {
     pub(super) fn new(url: ServiceUrl, secret: &Secret) -> Self {
         Http {
@@ -99,7 +113,7 @@ impl Http {
         let short = short.as_ref().map_err(|why| Failure::Here(why.clone()))?;
         match by {
             By::Short => Ok(short),
-            By::Long => {
+            By::Long | By::Opening => {
                 Ok(self.long.get_or_init(|| self.make(short.config().tls_config().clone(), By::Long)))
             }
         }
@@ -121,7 +135,7 @@ impl Http {
             if self.url.is_loopback() { config.proxy(None) } else { config.proxy(Proxy::try_from_env()) };
         let config = match by {
             By::Short => config.timeout_per_call(Some(SHORT)).max_idle_connections_per_host(2),
-            By::Long => {
+            By::Long | By::Opening => {
                 let poll = self.long_poll.get().copied().unwrap_or(LONG_POLL);
                 config
                     .timeout_recv_response(Some(poll + GRACE))
@@ -177,7 +191,17 @@ impl Http {
         let broken = |error: ureq::http::Error| Failure::Way(Box::new(error.into()));
         let response = match method {
             "GET" | "DELETE" => agent.run(request.body(()).map_err(broken)?),
-            _ => agent.run(request.body(body).map_err(broken)?),
+            _ => {
+                let request = request.body(body).map_err(broken)?;
+                let request = match by {
+                    By::Opening => {
+                        let config = agent.configure_request(request);
+                        config.timeout_recv_response(Some(OPENING)).timeout_per_read(Some(OPENING)).build()
+                    }
+                    _ => request,
+                };
+                agent.run(request)
+            }
         };
         let response = response.map_err(|error| Failure::Way(Box::new(error)))?;
         let (status, body) = self.check(response, by, &path, &nonce)?;

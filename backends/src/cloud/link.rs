@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::CloudOptions;
 use super::http::{By, Failure, Http};
 use super::protocol::Auth;
-use super::retry::{Backoff, Service, Then, words};
+use super::retry::{Backoff, NEXT_LINE, Service, Then, WORTH_A_LINE, words};
 use super::told::Notice;
 use crate::error::BackendError;
 
@@ -17,9 +17,6 @@ use crate::error::BackendError;
 const FRESH: Duration = Duration::from_secs(60);
 /// Where nothing answers at first, most likely the address is wrong.
 const FIRST_PATIENCE: Duration = Duration::from_secs(10);
-/// A pause in the answers is not worth a line before, and then every so often.
-const WORTH_A_LINE: Duration = Duration::from_secs(3);
-const NEXT_LINE: Duration = Duration::from_secs(15);
 
 /// See the module.
 #[derive(Debug)]
@@ -149,6 +146,13 @@ impl Link {
         };
         let failing = backoff.since().elapsed();
         let over = failing > most && !is_wait(&failure);
+        if is_wait(&failure) {
+            // A good answer: what fails after it fails anew.
+            let since = backoff.waits();
+            if backoff.is_worth_a_line(since) {
+                self.options.notices.notice(&Notice::Waiting { since, why: &words(&failure) });
+            }
+        }
         match service.then(failure) {
             Then::Fail(error) => Err(error),
             Then::Again(_, failure) if over => Err(service.give_up(failing, failure)),

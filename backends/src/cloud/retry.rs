@@ -11,6 +11,9 @@ use crate::error::BackendError;
 /// The first pause, which doubles up to the longest. Each varies, lest all come back at once.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// What does not go on is not worth a line before, and then every so often.
+pub(super) const WORTH_A_LINE: Duration = Duration::from_secs(3);
+pub(super) const NEXT_LINE: Duration = Duration::from_secs(15);
 /// The service's own wish is followed up to here.
 const LONGEST_WISH: Duration = Duration::from_secs(60);
 
@@ -186,12 +189,29 @@ fn is_distrust(error: &ureq::Error) -> bool {
 pub(super) struct Backoff {
     tries: u32,
     since: Option<Instant>,
+    waiting: Option<Instant>,
+    told: Option<Instant>,
 }
 
 impl Backoff {
     /// Since when it fails.
     pub(super) fn since(&mut self) -> Instant {
         *self.since.get_or_insert_with(Instant::now)
+    }
+
+    /// It does not fail, but is told to wait: for so long until now.
+    pub(super) fn waits(&mut self) -> Duration {
+        self.since = None;
+        self.waiting.get_or_insert_with(Instant::now).elapsed()
+    }
+
+    /// Whether the user should be told that it has waited for so long.
+    pub(super) fn is_worth_a_line(&mut self, since: Duration) -> bool {
+        let due = self.told.map_or(since > WORTH_A_LINE, |told| told.elapsed() > NEXT_LINE);
+        if due {
+            self.told = Some(Instant::now());
+        }
+        due
     }
 
     /// The pause before the next try; `chance` is one of 256.
@@ -261,6 +281,16 @@ mod tests {
             assert!(matches!(unsigned(false, status), Then::Fail(BackendError::Cloud(..))), "{status}");
         }
         assert!(matches!(unsigned(false, 503), Then::Again(None, _)));
+    }
+
+    #[test]
+    fn a_failure_behind_a_long_wait_is_a_new_one() {
+        let mut backoff = Backoff::default();
+        let failing = backoff.since();
+        backoff.waits();
+        assert!(backoff.since() > failing);
+        assert!(!backoff.is_worth_a_line(Duration::ZERO));
+        assert!(backoff.is_worth_a_line(WORTH_A_LINE * 2) && !backoff.is_worth_a_line(WORTH_A_LINE * 2));
     }
 
     #[test]

@@ -60,6 +60,13 @@ pub enum Notice<'a> {
         /// What was seen instead.
         why: &'a str,
     },
+    /// The service lets a call wait for something that goes on there: other runs of the account, other batches.
+    Waiting {
+        /// For so long.
+        since: Duration,
+        /// For what, in its words.
+        why: &'a str,
+    },
     /// Good answers come again.
     Answering {
         /// After so long.
@@ -115,6 +122,9 @@ impl Display for Notice<'_> {
             Notice::Opened { run, workers } => write!(f, "run {run} is open, with {workers} workers"),
             Notice::Silent { since, why } => {
                 write!(f, "no good answer from the service for {} s, trying on: {why}", since.as_secs())
+            }
+            Notice::Waiting { since, why } => {
+                write!(f, "the service lets this map wait, for {} s until now: {why}", since.as_secs())
             }
             Notice::Answering { after } => {
                 write!(f, "the service answers again, after {} s", after.as_secs())

@@ -177,6 +177,9 @@ impl Link {
         };
         tell(offset);
         loop {
+            if !waiter.pause(Duration::ZERO) {
+                return Err(Stop::Ended);
+            }
             let at = offset as usize;
             let mut size = part;
             let mut took = Duration::ZERO;
@@ -213,7 +216,10 @@ impl Link {
                     tell(total);
                     return Ok(());
                 }
-                Sent::UpTo(there) if there > offset && there < total => offset = there,
+                // Another process may send the same.
+                Sent::UpTo(there) | Sent::Elsewhere(there) if there > offset && there < total => {
+                    (offset, standstills) = (there, 0);
+                }
                 Sent::UpTo(there) | Sent::Elsewhere(there) => {
                     standstills += 1;
                     if standstills > STANDSTILLS {

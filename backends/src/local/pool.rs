@@ -287,7 +287,8 @@ impl Shared {
         }
         if !held.orphan {
             let batch = held.batch.id();
-            let bytes = failures_at - Header::LEN;
+            // Results and failures, as the worker counts them.
+            let bytes = frame.len() - Header::LEN;
             if header.items > 0 {
                 let results = Results {
                     payload: Payload::within(frame, Header::LEN, failures_at),
@@ -336,6 +337,10 @@ impl Shared {
         let held = &mut member.held[at];
         if header.from >= held.limit {
             return Err("items given back that it did not have".to_owned());
+        }
+        if !held.recalled && !held.orphan {
+            // It would be sent them again, for ever.
+            return Err("items given back that were not asked back".to_owned());
         }
         let rest = held.batch.piece(held.batch.id(), header.from, held.limit, held.batch.attempt());
         held.limit = header.from;

@@ -94,9 +94,10 @@ impl Busy {
         if !(0..CpuSet::count()).any(|core| free.is_set(core).unwrap_or(false)) {
             return None;
         }
+        // The note second: the worker may be awake, and what it gives back before this it would not get again.
+        sched_setaffinity(worker, &free).ok()?;
         owed.note(&allowed);
-        let kept_off = KeptOff { worker, owed };
-        sched_setaffinity(worker, &free).is_ok().then_some(kept_off)
+        Some(KeptOff { worker, owed })
     }
 }
 

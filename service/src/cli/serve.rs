@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use axum_server::accept::NoDelayAcceptor;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use rustls::ServerConfig;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 use tracing_subscriber::filter::Targets;
@@ -189,7 +190,9 @@ async fn listen_and_serve(
     handle: axum_server::Handle<SocketAddr>,
 ) -> std::io::Result<()> {
     let service = gateway.router().into_make_service_with_connect_info::<SocketAddr>();
-    let mut server = axum_server::from_tcp(listener)?.handle(handle);
+    // To find out which version a client speaks has no limit of time, and neither has an idle connection of HTTP/2: who
+    // says nothing would hold a descriptor for ever.
+    let mut server = axum_server::from_tcp(listener)?.handle(handle).http1_only();
     server.http_builder().http1().header_read_timeout(Some(head_time));
     match tls {
         None => server.acceptor(NoDelayAcceptor::new()).serve(service).await,
@@ -197,6 +200,9 @@ async fn listen_and_serve(
             // Somebody may have chosen already; it is the same one.
             let _chosen = rustls::crypto::ring::default_provider().install_default();
             let config = RustlsConfig::from_pem_chain_file(certificate, key).await?;
+            let mut alone = ServerConfig::clone(&config.get_inner());
+            alone.alpn_protocols = vec![b"http/1.1".to_vec()];
+            config.reload_from_config(Arc::new(alone));
             let acceptor = RustlsAcceptor::new(config).acceptor(NoDelayAcceptor::new());
             server.acceptor(acceptor).serve(service).await
         }

@@ -26,8 +26,11 @@ use super::{Gateway, Reply};
 use crate::agent::check_executable;
 use crate::store::{Blob, Kind};
 
-/// Parts of an upload that nobody goes on with are kept for so long.
+/// Parts of an upload that nobody goes on with are kept for so long; and what a service has left that was killed while it
+/// unpacked one.
 const STALE: Duration = Duration::from_hours(1);
+/// What the names of files begin with that are being unpacked.
+const BEGUN: &str = ".begun-";
 
 /// Uploads to which somebody is writing now: one at a time each.
 #[derive(Debug, Default)]
@@ -173,9 +176,17 @@ async fn take_part(
     if offset < at.total {
         return Ok((StatusCode::ACCEPTED, Json(BlobStatus { present: false, offset })).into_response());
     }
+    // How much it is unpacked, nobody knows before: of one account one at a time, and no more than there is room for.
+    let Some(_alone) = gateway.uploads.begin(&gateway.unpacking(caller.account)) else {
+        return Err(Problem::new(ProblemCode::TooManyRequests, "another upload of this account is unpacked")
+            .retry_after(1)
+            .into());
+    };
+    let room =
+        gateway.config.limits.stored_bytes.saturating_sub(gateway.store.stored_bytes(caller.account).await?);
     let blob = {
         let (path, hash, target) = (path.clone(), hash.clone(), gateway.blob_file(kind, &hash));
-        blocking(move || finish(kind, &path, &hash, &target, most)).await
+        blocking(move || finish(kind, &path, &hash, &target, most, room)).await
     };
     // Right or wrong, it is dealt with: what was wrong must be sent from its begin.
     let _absent = fs::remove_file(&path);
@@ -206,13 +217,15 @@ fn append(path: &Path, there: u64, part: &[u8]) -> io::Result<u64> {
     written.map(|()| before)
 }
 
-/// Unpacks an upload that is whole, checks it, and puts it where it belongs.
-fn finish(kind: Kind, path: &Path, hash: &str, target: &Path, most: u64) -> Result<Blob, Refusal> {
+/// Unpacks an upload that is whole, checks it, and puts it where it belongs: one of at most `most` bytes, for which an
+/// account has `room`.
+fn finish(kind: Kind, path: &Path, hash: &str, target: &Path, most: u64, room: u64) -> Result<Blob, Refusal> {
     let unreadable = |error: &io::Error| {
         refuse(ProblemCode::InvalidBody, format!("the upload is no zstd frame that is whole: {error}"))
     };
     let folder = target.parent().unwrap_or(Path::new("."));
-    let mut unpacked = tempfile::NamedTempFile::new_in(folder).map_err(|error| disk(&error))?;
+    let begun = tempfile::Builder::new().prefix(BEGUN).tempfile_in(folder);
+    let mut unpacked = begun.map_err(|error| disk(&error))?;
     let packed = File::open(path).map_err(|error| disk(&error))?;
     let mut decoder = zstd::stream::read::Decoder::new(packed).map_err(|error| unreadable(&error))?;
     let mut hasher = Sha256::new();
@@ -225,10 +238,12 @@ fn finish(kind: Kind, path: &Path, hash: &str, target: &Path, most: u64) -> Resu
         }
         size += read as u64;
         if size > most {
-            return Err(refuse(
-                ProblemCode::TooLarge,
-                format!("a {} has at most {most} bytes", kind.as_str()),
-            ));
+            let detail = format!("a {} has at most {most} bytes", kind.as_str());
+            return Err(refuse(ProblemCode::TooLarge, detail));
+        }
+        if size > room {
+            let detail = format!("there is room for {room} more bytes of uploads of this account");
+            return Err(refuse(ProblemCode::TooLarge, detail));
         }
         hasher.update(&buffer[..read]);
         unpacked.write_all(&buffer[..read]).map_err(|error| disk(&error))?;
@@ -324,6 +339,11 @@ impl Gateway {
         self.config.data.uploads().join(format!("{account}-{}-{hash}", kind.as_str()))
     }
 
+    /// No path of a part: what is unpacked for an account.
+    fn unpacking(&self, account: i64) -> PathBuf {
+        self.config.data.uploads().join(account.to_string())
+    }
+
     pub(super) fn forget_stale_uploads(&self) {
         let now = SystemTime::now();
         {
@@ -334,12 +354,22 @@ impl Gateway {
             }
             *looked = Some(now);
         }
-        let Ok(entries) = fs::read_dir(self.config.data.uploads()) else { return };
-        for path in entries.flatten().map(|entry| entry.path()) {
+        let in_folder = |folder| fs::read_dir(folder).into_iter().flatten().flatten();
+        let stale = |path: &Path| {
+            let touched = fs::metadata(path).and_then(|metadata| metadata.modified());
+            touched.is_ok_and(|touched| now.duration_since(touched).is_ok_and(|age| age > STALE))
+        };
+        for path in in_folder(self.config.data.uploads()).map(|entry| entry.path()) {
             let Some(_busy) = self.uploads.begin(&path) else { continue };
-            let touched = fs::metadata(&path).and_then(|metadata| metadata.modified());
-            if touched.is_ok_and(|touched| now.duration_since(touched).is_ok_and(|age| age > STALE)) {
+            if stale(&path) {
                 let _absent = fs::remove_file(&path);
+            }
+        }
+        for kind in [Kind::Executable, Kind::Context] {
+            let left = in_folder(self.config.data.blobs(kind.as_str()));
+            let left = left.filter(|entry| entry.file_name().to_string_lossy().starts_with(BEGUN));
+            for path in left.map(|entry| entry.path()).filter(|path| stale(path)) {
+                let _absent = fs::remove_file(path);
             }
         }
     }

@@ -113,6 +113,29 @@ fn a_break_in_the_upload_costs_no_more_than_a_part() {
 }
 
 #[test]
+fn two_that_upload_the_same_are_both_served() {
+    let tenancy = Tenancy::start(&[]);
+    let mut x = 1u64;
+    let mut letter = || {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        char::from(b' ' + (x >> 58) as u8)
+    };
+    // More parts than an upload may be told in a row that it does not get on.
+    let context: String = (0..100_000_000).map(|_| letter()).collect();
+    let count = || {
+        let config = config(tenancy.options());
+        let answers =
+            config.fastmap_with(context.clone(), |context: &String, n: usize| context.len() + n, 0..2);
+        answers.collect::<Result<Vec<_>, _>>().expect("it gets on, whoever sends it")
+    };
+    thread::scope(|scope| {
+        for uploader in [scope.spawn(count), scope.spawn(count), scope.spawn(count)] {
+            assert_eq!(uploader.join().expect("no panic"), [100_000_000, 100_000_001]);
+        }
+    });
+}
+
+#[test]
 fn a_slow_link_is_slow_and_no_more() {
     let tenancy = Tenancy::shared();
     let proxy = Proxy::start(&tenancy.server.url);

@@ -97,6 +97,13 @@ fn clients_that_say_half_of_something_are_cut_off_and_hold_nobody_up() {
     for stream in &mut heads {
         stream.write_all(b"GET /api/v1/runs HTTP/1.1\r\nhost: x\r\nauthor").expect("it reads");
     }
+    // And who says nothing, or only begins as HTTP/2 would.
+    let mut silent: Vec<TcpStream> = (0..20).map(|_| connect(&server)).collect();
+    for stream in &mut silent[..10] {
+        stream.write_all(b"PRI * HTTP/2.0\r\n").expect("it reads");
+    }
+    let mut idle = connect(&server);
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").expect("it reads");
     let body = batch(&["e", "s10"]);
     let mut bodies: Vec<TcpStream> = (0..50).map(|_| connect(&server)).collect();
     for stream in &mut bodies {
@@ -118,6 +125,14 @@ fn clients_that_say_half_of_something_are_cut_off_and_hold_nobody_up() {
         let _reset = stream.read_to_end(&mut answer);
         assert!(!answer.starts_with(b"HTTP/1.1 200"), "{answer:?}");
     }
+    for stream in &mut silent {
+        let end = stream.read_to_end(&mut Vec::new());
+        let waited = |error: std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
+        assert!(!end.is_err_and(waited), "it is held for ever");
+    }
+    let mut answer = String::new();
+    idle.read_to_string(&mut answer).expect("an answer, and an end");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let info: RunInfo = slow.call("GET", &format!("/runs/{run}"), b"").json(200);
     assert_eq!((info.batches, info.held, info.spent), (0, 0, 0));
     results(&slow.batch(&run, 1, &["e", "s10"]), 2);

@@ -158,6 +158,12 @@ fn an_account_stores_so_much_and_no_more() {
     let packed = zstd::bulk::compress(&second, 1).expect("memory");
     let target = format!("/contexts/{}?offset=0&total={}", digest(&second), packed.len());
     client.call("PUT", &target, &packed).problem("too_large");
+    // Whatever little it is before it is unpacked.
+    let zeros = vec![0; 90_000];
+    let packed_zeros = zstd::bulk::compress(&zeros, 1).expect("memory");
+    let zeros_target = format!("/contexts/{}?offset=0&total={}", digest(&zeros), packed_zeros.len());
+    let problem = client.call("PUT", &zeros_target, &packed_zeros).problem("too_large");
+    assert!(problem.detail.contains("room for 40000 more bytes"), "{problem}");
     // Also in parts that are never finished.
     assert_eq!(client.call("PUT", &target, &packed[..30_000]).status, 202);
     let other_target = format!("/contexts/{}?offset=0&total=20000", digest(b"other"));
