@@ -230,3 +230,12 @@ fn a_certificate_that_is_not_known() {
         assert!(output.status.success(), "{trusted}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
+
+#[test]
+fn a_configuration_shows_nothing_of_its_secret() {
+    let tenancy = Tenancy::shared();
+    let shown = format!("{:?}", config(tenancy.options()));
+    let (bearer, signing) = tenancy.secret.reveal().split_at(32);
+    assert!(shown.contains(&bearer[..6]), "which account it is may be seen: {shown}");
+    assert!(!shown.contains(&bearer[..12]) && !shown.contains(&signing[signing.len() - 12..]), "{shown}");
+}
