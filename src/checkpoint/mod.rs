@@ -11,6 +11,8 @@ pub(crate) mod fuzzing;
 mod power_loss;
 mod recorder;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -46,7 +48,8 @@ struct Open {
     /// Items of `next` that were compared, and their hash so far.
     compared: u32,
     hash: Sha256,
-    /// Batches with items that are not answered, and how many, by the index of their first.
+    /// Batches as they were pulled that have items without a last answer, and how many, by the index of their first. An
+    /// item is in one of them at most: what is cut out of a batch to be sent again has no entry of its own.
     batches: BTreeMap<u64, (Batch, u32)>,
     result_stride: Option<u32>,
 }
@@ -88,21 +91,8 @@ impl Checkpoint {
             None => format!("executable {}, function at {}", identity(), function.offset),
         };
         let context = hexadecimal(&Sha256::digest(context));
-        let store =
-            Arc::new(Store::open(&path, &Identity { function: function.name.clone(), version, context })?);
-        let recorder = Recorder::start(Arc::clone(&store))?;
-        self.open = Some(Open {
-            path,
-            recorder,
-            process: std::process::id(),
-            next: store.segment_from(0)?,
-            end: store.end()?,
-            store,
-            compared: 0,
-            hash: Sha256::new(),
-            batches: BTreeMap::new(),
-            result_stride,
-        });
+        let store = Store::open(&path, &Identity { function: function.name.clone(), version, context })?;
+        self.open = Some(Open::new(store, path, result_stride)?);
         Ok(())
     }
 
@@ -177,29 +167,52 @@ impl Checkpoint {
         changed(open, &format!("item {index} can't be written any more ({error})")).with_source(error)
     }
 
-    /// A batch is on its way: its bytes are kept until it is answered.
+    /// A batch was pulled: its bytes are kept until each of its items is settled.
     pub(crate) fn pulled(&mut self, batch: &Batch) {
         if let Some(open) = &mut self.open {
             open.batches.insert(batch.first(), (batch.clone(), batch.items()));
         }
     }
 
-    /// Records answers.
+    /// Records answers to `items` items from `first` on. `sent` is the batch that they answer, if it was kept: an item
+    /// that was tried again alone is at hand there, and in what it was pulled with only behind all others before it.
     ///
     /// # Errors
     /// If earlier ones could not be recorded.
-    pub(crate) fn answered(&mut self, first: u64, items: u32, results: &Results) -> Result<(), Error> {
-        let Some(open) = &mut self.open else { return Ok(()) };
-        let Some(batch) = open.settle(first, items) else { return Ok(()) };
+    pub(crate) fn answered(
+        &self,
+        first: u64,
+        items: u32,
+        results: &Results,
+        sent: Option<&Batch>,
+    ) -> Result<(), Error> {
+        let Some(open) = &self.open else { return Ok(()) };
+        let sent = sent.filter(|sent| holds(sent, first));
+        let Some(batch) = sent.or_else(|| open.pulled_with(first)) else { return Ok(()) };
         let from = (first - batch.first()) as u32;
         open.recorder.put(Answers {
             from,
             items: items.min(batch.items() - from),
-            batch,
+            batch: batch.clone(),
             failed: results.failures.iter().map(|failure| failure.offset).collect(),
             results: results.payload.bytes().to_vec(),
             stride: open.result_stride,
         })
+    }
+
+    /// So many items of the batch that `first` was pulled with have their last answer: what was recorded, or an error,
+    /// which is not (the next map tries them again). Not those that failed and are tried again.
+    pub(crate) fn settled(&mut self, first: u64, items: u32) {
+        let Some(open) = &mut self.open else { return };
+        let Some((start, (batch, left))) = open.batches.range_mut(..=first).next_back() else { return };
+        if !holds(batch, first) {
+            return;
+        }
+        *left = left.saturating_sub(items);
+        if *left == 0 {
+            let start = *start;
+            open.batches.remove(&start);
+        }
     }
 
     /// Before a batch is sent: waits until it and those that are not on the disk yet fit into so many free places.
@@ -207,13 +220,6 @@ impl Checkpoint {
     pub(crate) fn wait_for_room(&self, places: usize) {
         if let Some(open) = &self.open {
             open.recorder.wait_below(places.max(1));
-        }
-    }
-
-    /// An item was answered by an error, which is not recorded: it is tried again the next time.
-    pub(crate) fn failed(&mut self, index: u64) {
-        if let Some(open) = &mut self.open {
-            open.settle(index, 1);
         }
     }
 
@@ -245,20 +251,33 @@ impl Drop for Checkpoint {
 }
 
 impl Open {
-    /// Items of a batch are answered; the batch, which is let go with its last item.
-    fn settle(&mut self, first: u64, items: u32) -> Option<Batch> {
-        let mut entry = self.batches.range_mut(..=first).next_back();
-        let (start, (batch, left)) = entry.as_mut()?;
-        if first >= batch.first() + u64::from(batch.items()) {
-            return None;
-        }
-        let (start, batch) = (**start, batch.clone());
-        *left = left.saturating_sub(items);
-        if *left == 0 {
-            self.batches.remove(&start);
-        }
-        Some(batch)
+    /// # Errors
+    /// If the file can't be read, or no thread be started.
+    fn new(store: Store, path: PathBuf, result_stride: Option<u32>) -> Result<Open, Error> {
+        let store = Arc::new(store);
+        Ok(Open {
+            path,
+            recorder: Recorder::start(Arc::clone(&store))?,
+            process: std::process::id(),
+            next: store.segment_from(0)?,
+            end: store.end()?,
+            store,
+            compared: 0,
+            hash: Sha256::new(),
+            batches: BTreeMap::new(),
+            result_stride,
+        })
     }
+
+    /// The batch that an item was pulled with, if that is kept still.
+    fn pulled_with(&self, item: u64) -> Option<&Batch> {
+        let (_, (batch, _)) = self.batches.range(..=item).next_back()?;
+        holds(batch, item).then_some(batch)
+    }
+}
+
+fn holds(batch: &Batch, item: u64) -> bool {
+    (batch.first()..batch.first() + u64::from(batch.items())).contains(&item)
 }
 
 fn changed(open: &Open, what: &str) -> Error {

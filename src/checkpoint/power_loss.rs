@@ -9,7 +9,7 @@ use fastmap_backends::{BatchBuilder, BatchId, JobId};
 use redb::StorageBackend;
 use sha2::{Digest, Sha256};
 
-use super::recorder::{Answers, Recorder};
+use super::recorder::Answers;
 use super::store::{Identity, Segment, Store};
 use super::{Checkpoint, Open};
 
@@ -199,21 +199,9 @@ fn what_can_be_read_no_more_since_a_write_failed_is_told_by_that_write() {
 
     // The power goes with the first write, while the map still reads what is recorded.
     let disk = Disk::new(disk.bytes(), usize::MAX);
-    let store = Arc::new(Store::on(disk.clone(), Path::new("disk")).expect("it opens again"));
-    let recorder = Recorder::start(Arc::clone(&store)).expect("a thread");
+    let store = Store::on(disk.clone(), Path::new("disk")).expect("it opens again");
     let mut checkpoint = Checkpoint::default();
-    checkpoint.open = Some(Open {
-        path: "disk".into(),
-        process: std::process::id(),
-        next: store.segment_from(0).expect("it can be read"),
-        end: 6,
-        recorder,
-        store,
-        compared: 0,
-        hash: Sha256::new(),
-        batches: std::collections::BTreeMap::new(),
-        result_stride: None,
-    });
+    checkpoint.open = Some(Open::new(store, "disk".into(), None).expect("it can be read"));
     disk.state().most = 0;
     let mut builder = BatchBuilder::new(Some(1));
     builder.buffer().push(7);

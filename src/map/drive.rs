@@ -438,7 +438,7 @@ impl Drive {
                         }
                         Piece::Answer(item, tries) => {
                             let index = lost.first() + u64::from(item);
-                            self.checkpoint.failed(index);
+                            self.checkpoint.settled(index, 1);
                             let error = Error::of_death(loss.death.clone()).tried(tries);
                             self.deliver(Segment::failed(index, error));
                             self.deaths.clear();
@@ -465,11 +465,12 @@ impl Drive {
         self.seen.item_time = Some(self.seen.item_time.map_or(time, |old| (old + time) / 2));
         let fresh = self.seen.bytes_out == 0.0;
         mean(&mut self.seen.bytes_out, results.payload.bytes().len() as f64 / each, fresh);
-        let recorded = self.checkpoint.answered(first, items, &results);
+        let recorded = self.checkpoint.answered(first, items, &results, kept);
         let Sorted { segments, again } = self.tries.sort(first, items, self.result_stride, results, kept);
+        // What is tried again stays in the batch that it was pulled with.
+        self.checkpoint.settled(first, items.saturating_sub(again.len() as u32));
         let again = kept.map(|whole| whole.singles(&again, || self.next_id())).unwrap_or_default();
         for piece in again {
-            self.checkpoint.pulled(&piece);
             self.again.insert(piece.first(), piece);
         }
         for segment in segments {

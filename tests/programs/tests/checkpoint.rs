@@ -196,6 +196,59 @@ fn failed_items_are_tried_again_and_no_others() {
 }
 
 #[test]
+fn items_that_were_tried_again_are_recorded_with_all_others_of_their_batches() {
+    const ITEMS: u64 = 500;
+    for wishes in [&["retries=1"][..], &["retries=1", "parts"], &["retries=1", "parts", "unordered"]] {
+        let case = Case::new();
+        fs::create_dir(case.folder.path().join("log.once")).expect("a folder can be made");
+        case.completes(ITEMS, wishes);
+        assert_eq!(case.executed().len() as u64, ITEMS + ITEMS / 10, "{wishes:?}");
+        fs::remove_file(case.log()).expect("it is there");
+        case.completes(ITEMS, wishes);
+        assert_eq!(case.executed(), [0; 0], "all was recorded: {wishes:?}");
+    }
+}
+
+#[test]
+fn of_a_map_that_retries_only_what_failed_to_the_end_is_executed_again() {
+    const ITEMS: u64 = 500;
+    for wishes in [&["retries=2"][..], &["retries=2", "parts"]] {
+        let case = Case::new();
+        let fails = case.folder.path().join("log.fails");
+        fs::write(&fails, "").expect("a file can be made");
+        let report = case.run(ITEMS, 0, wishes);
+        assert_eq!((report.answers as u64, report.good as u64), (ITEMS, ITEMS / 10 * 9), "{report:#?}");
+        assert!(report.errors.iter().all(|error| error.text.contains("tried 3 times")), "{report:#?}");
+        assert_eq!(case.executed().len() as u64, ITEMS + ITEMS / 10 * 2, "{wishes:?}");
+        fs::remove_file(fails).expect("it is there");
+        fs::remove_file(case.log()).expect("it is there");
+        case.completes(ITEMS, wishes);
+        let mut again = case.executed();
+        again.sort_unstable();
+        let failed: Vec<u64> = (0..ITEMS).filter(|item| item % 10 == 3).collect();
+        assert_eq!(again, failed, "{wishes:?}");
+    }
+}
+
+#[test]
+fn pieces_of_a_batch_whose_worker_died_are_recorded_although_items_of_it_fail_again() {
+    const ITEMS: u64 = 500;
+    let case = Case::new();
+    let fails = case.folder.path().join("log.fails");
+    fs::write(&fails, "").expect("a file can be made");
+    fs::create_dir(case.folder.path().join("log.dies")).expect("a folder can be made");
+    let report = case.run(ITEMS, 0, &["retries=1"]);
+    assert_eq!((report.answers as u64, report.good as u64), (ITEMS, ITEMS / 10 * 9), "{report:#?}");
+    fs::remove_file(fails).expect("it is there");
+    fs::remove_file(case.log()).expect("it is there");
+    case.completes(ITEMS, &["retries=1"]);
+    let mut again = case.executed();
+    again.sort_unstable();
+    let failed: Vec<u64> = (0..ITEMS).filter(|item| item % 10 == 3).collect();
+    assert_eq!(again, failed);
+}
+
+#[test]
 fn a_changed_input_is_an_error_that_names_the_items() {
     let case = Case::new();
     case.completes(300, &[]);

@@ -2,14 +2,17 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::process::abort;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use fastmap::Options;
 use fastmap_test_programs::report;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use serde::{Deserialize, Serialize};
 
+use crate::parts::Parts;
 use crate::{Outcome, config};
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -29,10 +32,14 @@ fn executed(context: &Context, item: u64) {
 #[allow(clippy::needless_pass_by_value, reason = "items are handed over by value")]
 fn work(context: &Context, (n, _word): (u64, String)) -> u64 {
     executed(context, n);
-    assert!(
-        n % 10 != 3 || !fs::exists(format!("{}.fails", context.log)).is_ok_and(|fails| fails),
-        "on demand"
-    );
+    let fails = || fs::exists(format!("{}.fails", context.log)).is_ok_and(|fails| fails);
+    // Each item's folder can be made once, and none where the folder for them is not there.
+    let once = |what: &str| fs::create_dir(format!("{}.{what}/{n}", context.log)).is_ok();
+    if n % 50 == 27 && once("dies") {
+        abort();
+    }
+    let due = n % 10 == 3 && (fails() || once("once"));
+    assert!(!due, "on demand");
     n * n
 }
 
@@ -53,12 +60,15 @@ pub(crate) fn checkpoint(path: &str, log: &str, items: u64, milliseconds: u64, w
     let input = (0..items).map(move |n| (n, if n == changed { "another".into() } else { "one".into() }));
     let context =
         Context { log: log.to_owned(), milliseconds: milliseconds + wish("slower").map_or(0, |_| 1) };
-    let config = config()?;
+    let config = match wish("parts") {
+        Some(_) => fastmap::init(Options::new().backend(Parts))?,
+        None => config()?,
+    };
     let mut map = match wish("other-function") {
         Some(_) => config.fastmap_with(context, other_work, input),
         None => config.fastmap_with(context, work, input),
     };
-    map = map.checkpoint(path);
+    map = map.checkpoint(path).retries(wish("retries=").map_or(Ok(0_u32), str::parse)?);
     if let Some(key) = wish("version=") {
         map = map.checkpoint_version(key);
     }

@@ -8,6 +8,7 @@ mod faults;
 mod lifetime;
 mod measures;
 mod others;
+mod parts;
 mod shown;
 
 use std::env;
