@@ -119,7 +119,6 @@ impl Notices for Teller {
             }
             Notice::Silent { .. } | Notice::Waiting { .. } if !self.needs => Verbosity::Loud,
             Notice::Silent { .. } | Notice::LinesLost { .. } => return warn(&what.to_string()),
-            Notice::Waiting { .. } => Verbosity::Normal,
             Notice::Charging { .. } => {
                 let told =
                     self.verbosity >= Verbosity::Normal && !self.charging.swap(true, Ordering::Relaxed);
@@ -128,7 +127,7 @@ impl Notices for Teller {
                 }
                 return;
             }
-            Notice::Answering { .. } | Notice::Reopened => Verbosity::Normal,
+            Notice::Waiting { .. } | Notice::Answering { .. } | Notice::Reopened => Verbosity::Normal,
             _ => Verbosity::Loud,
         };
         if self.verbosity >= told {
@@ -145,7 +144,11 @@ struct Asker {
 
 impl Confirm for Asker {
     fn charges(&self, estimate: &Estimate) -> Result<(), Refused> {
-        match ask(&question(&self.url, estimate)) {
+        self.charges_while(estimate, &|| true)
+    }
+
+    fn charges_while(&self, estimate: &Estimate, wanted: &dyn Fn() -> bool) -> Result<(), Refused> {
+        match ask(&question(&self.url, estimate), wanted) {
             None => Err(Refused::NobodyToAsk),
             Some(answer) if ["y", "yes"].contains(&answer.to_ascii_lowercase().as_str()) => Ok(()),
             Some(_) => Err(Refused::Declined),

@@ -26,12 +26,37 @@ pub struct Jailed {
     meter: Arc<Mutex<Meter>>,
 }
 
+/// CPU time that workers have used so far, as the kernel has counted it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuTimes {
+    /// Of each that lives, by its number.
+    pub living: Vec<(u64, Duration)>,
+    /// Of all that are dead.
+    pub dead: Duration,
+}
+
+impl CpuTimes {
+    /// Of all.
+    pub fn total(&self) -> Duration {
+        self.dead + self.living.iter().map(|(_, cpu)| *cpu).sum::<Duration>()
+    }
+}
+
 /// What all workers of one launcher have used.
 #[derive(Debug, Default)]
 struct Meter {
     /// Those that are dead.
     spent: Usage,
-    alive: Vec<Weak<Guard>>,
+    /// The others, numbered.
+    alive: Vec<(u64, Weak<Guard>)>,
+    launched: u64,
+}
+
+impl Meter {
+    fn living(&mut self) -> impl Iterator<Item = (u64, Arc<Guard>)> {
+        self.alive.retain(|(_, guard)| guard.strong_count() > 0);
+        self.alive.iter().filter_map(|(number, guard)| Some((*number, guard.upgrade()?)))
+    }
 }
 
 impl Jailed {
@@ -61,16 +86,15 @@ impl Jailed {
     /// memory is the most that one has had.
     pub fn usage(&self) -> Usage {
         let mut meter = lock(&self.meter);
-        meter.alive.retain(|guard| guard.strong_count() > 0);
-        meter.alive.iter().filter_map(Weak::upgrade).fold(meter.spent, |sum, guard| add(sum, guard.usage()))
+        let spent = meter.spent;
+        meter.living().fold(spent, |sum, (_, guard)| add(sum, guard.usage()))
     }
 
     /// The CPU time of [`Jailed::usage`] alone: asked for with each batch.
-    pub fn cpu(&self) -> Duration {
+    pub fn cpu(&self) -> CpuTimes {
         let mut meter = lock(&self.meter);
-        meter.alive.retain(|guard| guard.strong_count() > 0);
-        meter.spent.cpu
-            + meter.alive.iter().filter_map(Weak::upgrade).map(|guard| guard.cpu()).sum::<Duration>()
+        let dead = meter.spent.cpu;
+        CpuTimes { living: meter.living().map(|(number, guard)| (number, guard.cpu())).collect(), dead }
     }
 }
 
@@ -99,7 +123,12 @@ impl Launcher for Jailed {
         };
         let (command, guard) = self.jail.command(&spec)?;
         let guard = Arc::new(guard);
-        lock(&self.meter).alive.push(Arc::downgrade(&guard));
+        {
+            let mut meter = lock(&self.meter);
+            meter.launched += 1;
+            let number = meter.launched;
+            meter.alive.push((number, Arc::downgrade(&guard)));
+        }
         let keeper =
             Watch { guard, meter: Arc::clone(&self.meter), memory: self.limits.memory, counted: false };
         Ok(Launch { command, keeper: Box::new(keeper) })
@@ -124,7 +153,7 @@ impl Watch {
         if !self.counted {
             self.counted = true;
             meter.spent = add(meter.spent, usage);
-            meter.alive.retain(|guard| !std::ptr::eq(guard.as_ptr(), Arc::as_ptr(&self.guard)));
+            meter.alive.retain(|(_, guard)| !std::ptr::eq(guard.as_ptr(), Arc::as_ptr(&self.guard)));
         }
         usage
     }

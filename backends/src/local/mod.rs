@@ -41,7 +41,7 @@ use std::time::{Duration, Instant};
 use fastmap_sandbox::Demand;
 pub use greeting::INSIDE;
 #[cfg(feature = "jail")]
-pub use jailed::Jailed;
+pub use jailed::{CpuTimes, Jailed};
 pub use launch::{Keeper, Launch, Launcher, Start};
 pub use relay::{PassThrough, Relay, Stream};
 pub use start::MOST_TEMP_FOLDER;

@@ -7,9 +7,8 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use fastmap_backends::local::{Jailed, Relay};
+use fastmap_backends::local::{CpuTimes, Jailed, Relay};
 use fastmap_backends::{BackendError, Local, LocalOptions};
 use fastmap_sandbox::jail::{Jail, Limits};
 use tempfile::TempDir;
@@ -63,8 +62,8 @@ pub struct Workers {
 
 /// Counts what workers use, without asking them.
 pub trait Meter: Send + Sync + Debug {
-    /// CPU time of all workers of a pool so far, those included that are dead.
-    fn cpu(&self) -> Duration;
+    /// CPU time of all workers of a pool so far.
+    fn cpu(&self) -> CpuTimes;
 }
 
 /// One run's jails, and the folder that its program lies in meanwhile.
@@ -75,7 +74,7 @@ struct OfRun {
 }
 
 impl Meter for OfRun {
-    fn cpu(&self) -> Duration {
+    fn cpu(&self) -> CpuTimes {
         self.jailed.cpu()
     }
 }

@@ -48,8 +48,7 @@ struct State {
     waiting: VecDeque<Batch>,
     next: u64,
     failed: Option<Problem>,
-    /// Time that cancelled batches have had a worker, and that is on no bill.
-    waived: Duration,
+    metered: Metered,
     /// When a batch came or went.
     touched: Instant,
 }
@@ -109,12 +108,12 @@ impl Pool {
         };
         let job_id = job.id;
         let run = local.open(Arc::new(job)).map_err(|error| refused(&error))?;
-        let (shared, stop) = (Arc::new(Mutex::new(State::new())), Arc::<AtomicBool>::default());
+        let (shared, stop) =
+            (Arc::new(Mutex::new(State::new(Metered::new(meter)))), Arc::<AtomicBool>::default());
         let poller = Poller {
             local: local.clone(),
             job: job_id,
             workers,
-            metered: Metered::new(meter),
             shared: Arc::clone(&shared),
             stop: Arc::clone(&stop),
         };
@@ -166,9 +165,11 @@ impl Pool {
     pub(super) fn cancel(&self, batch: BatchId) {
         let mut state = lock(&self.shared);
         let Some(at) = state.flights.iter().position(|flight| flight.batch == batch) else { return };
+        let under_way = state.flights.iter().filter(|flight| flight.begun.is_some()).count();
         let flight = state.flights.remove(at);
         state.touched = Instant::now();
-        state.waived += flight.begun.map_or(flight.cpu, |begun| begun.elapsed().max(flight.cpu));
+        let time = flight.begun.map_or(flight.cpu, |begun| begun.elapsed().max(flight.cpu));
+        state.metered.waive(time, under_way);
         state.waiting.retain(|waiting| waiting.id() != batch);
         self.local.cancel(self.job, batch);
         state.hand_in(&self.local);
@@ -197,13 +198,13 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl State {
-    fn new() -> Self {
+    fn new(metered: Metered) -> Self {
         State {
             flights: Vec::new(),
             waiting: VecDeque::new(),
             next: 0,
             failed: None,
-            waived: Duration::ZERO,
+            metered,
             touched: Instant::now(),
         }
     }
@@ -305,13 +306,12 @@ struct Poller {
     local: Local,
     job: JobId,
     workers: usize,
-    metered: Metered,
     shared: Arc<Mutex<State>>,
     stop: Arc<AtomicBool>,
 }
 
 impl Poller {
-    fn poll(mut self, mut run: Box<dyn Run>) {
+    fn poll(self, mut run: Box<dyn Run>) {
         let mut looked = Instant::now();
         while !self.stop.load(Ordering::Relaxed) {
             match run.poll(Instant::now() + LOOK) {
@@ -320,10 +320,12 @@ impl Poller {
                     let complete = state.take(completion);
                     state.hand_in(&self.local);
                     state.begin(self.workers);
-                    self.metered.waive(std::mem::take(&mut state.waived));
+                    let complete = complete.map(|mut flight| {
+                        flight.cpu = state.metered.bill(flight.cpu, flight.limit);
+                        flight
+                    });
                     drop(state);
-                    if let Some(mut flight) = complete {
-                        flight.cpu = self.metered.bill(flight.cpu, flight.limit);
+                    if let Some(flight) = complete {
                         flight.complete();
                     }
                 }
