@@ -212,7 +212,9 @@ pub enum DeathCause {
     OutOfMemory(MemoryLimit),
     /// It printed and logged more than these bytes, and was ended.
     OutputLimit(u64),
-    /// It is gone, and somebody else (a handler for `SIGCHLD`) was told how.
+    /// It was a service's, which has lost so many agents in a row with the batch.
+    AgentsLost(u32),
+    /// It is gone, and whoever started it was not told how: a handler for `SIGCHLD` may have been.
     Unknown,
 }
 
@@ -275,7 +277,14 @@ impl fmt::Display for DeathCause {
             DeathCause::OutputLimit(limit) => {
                 write!(f, "was ended: it printed more than {} KiB", limit >> 10)
             }
-            DeathCause::Unknown => write!(f, "ended; its exit status went to another handler of SIGCHLD"),
+            DeathCause::AgentsLost(times) => {
+                write!(f, "is gone: the service has lost {times} agents in a row with this batch")
+            }
+            DeathCause::Unknown => write!(
+                f,
+                "is gone, and how it ended is not known (where it was started, a handler of SIGCHLD may have been told \
+                 instead)"
+            ),
         }
     }
 }

@@ -1,9 +1,10 @@
 //! What happens in open runs, for whoever watches: lines that workers print, and news for event streams.
 //! Written by the agent (lines) and the gateway (batches, states); read by the gateway's logs and events. In memory and
-//! bounded: of each run the last megabyte of lines, for as long as its answers are kept. An agent of another process
-//! keeps none and forwards them.
+//! bounded: of each run the last megabyte of lines, for as long as its answers are kept; of all runs together 256 MB. An
+//! agent of another process keeps none and forwards them.
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,8 +17,14 @@ use crate::store::now_ms;
 
 /// Bytes of lines that are kept of each run.
 const KEPT: usize = 1 << 20;
-/// What a line counts beside its text.
-const LINE: usize = 100;
+/// Bytes that are kept of all runs.
+const KEPT_OF_ALL: usize = 256 << 20;
+/// What a line counts beside its text: its fields, and three small pieces of memory for its words.
+const LINE: usize = 200;
+/// What a run counts beside its lines.
+const RUN: usize = 400;
+/// What a channel counts: it has all its places from its begin.
+const CHANNEL: usize = BEHIND * 128;
 /// A longer line is cut.
 const LONGEST: usize = 4096;
 /// Events that one who watches may fall behind.
@@ -60,53 +67,192 @@ pub struct Line {
 /// All runs that are watched or have printed something. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Events {
-    runs: Arc<Mutex<HashMap<String, Watched>>>,
+    kept: Arc<Mutex<Kept>>,
     /// Where lines go that are not kept here.
     forward: Option<mpsc::Sender<(String, Line)>>,
 }
 
 #[derive(Debug)]
+struct Kept {
+    runs: HashMap<String, Watched>,
+    /// What they count together, and may.
+    bytes: usize,
+    most: usize,
+    /// How many have ended so far.
+    ends: u64,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Kept { runs: HashMap::new(), bytes: 0, most: KEPT_OF_ALL, ends: 0 }
+    }
+}
+
+#[derive(Debug, Default)]
 struct Watched {
     lines: VecDeque<LogLine>,
+    /// What these count.
     bytes: usize,
-    next: u64,
+    /// Lines that have come so far.
+    printed: u64,
     dropped: u64,
-    sender: broadcast::Sender<Event>,
+    /// To whoever watches; made with the first who does.
+    sender: Option<broadcast::Sender<Event>>,
+    /// `None`: it is open, as far as was heard here.
+    ended: Option<Ended>,
+}
+
+/// That a run has ended.
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    /// Whose it was, if that is known.
+    account: Option<i64>,
+    /// Its number among those that have ended.
+    n: u64,
 }
 
 impl Watched {
-    fn new() -> Self {
-        let (sender, _) = broadcast::channel(BEHIND);
-        Watched { lines: VecDeque::new(), bytes: 0, next: 1, dropped: 0, sender }
+    fn cost(&self) -> usize {
+        RUN + self.bytes + self.sender.as_ref().map_or(0, |_| CHANNEL)
+    }
+
+    /// Tells who watches. The channel goes when nobody does any more.
+    fn tell(&mut self, event: Event) {
+        if self.sender.as_ref().is_some_and(|sender| sender.send(event).is_err()) {
+            self.sender = None;
+        }
+    }
+}
+
+impl Kept {
+    /// Changes what is known of a run, and makes room for it.
+    fn change<T>(&mut self, run: &str, change: impl FnOnce(&mut Watched) -> T) -> T {
+        let watched = self.runs.entry(run.to_owned()).or_insert_with(|| {
+            self.bytes += RUN;
+            Watched::default()
+        });
+        let before = watched.cost();
+        let changed = change(watched);
+        self.bytes = self.bytes + watched.cost() - before;
+        if self.bytes > self.most {
+            self.make_room();
+        }
+        changed
+    }
+
+    /// Makes room, and some to spare: all runs are looked through for it.
+    fn make_room(&mut self) {
+        let enough = self.most - self.most / 16;
+        for run in self.order() {
+            if self.bytes <= enough {
+                return;
+            }
+            self.shrink(&run);
+        }
+    }
+
+    /// Who gives first where there is no room. Runs that have ended, and have lines: the oldest of the account that has most,
+    /// so that a flood drives out what is its own. Then those that have ended and have none. Then open runs, of which the
+    /// one that has most.
+    fn order(&self) -> Vec<String> {
+        let mut newest_first: Vec<_> = self.runs.iter().collect();
+        newest_first.sort_unstable_by_key(|(_, watched)| Reverse(watched.ended.map(|ended| ended.n)));
+        let mut accounts: HashMap<Option<i64>, usize> = HashMap::new();
+        let mut ranked = Vec::new();
+        for (run, watched) in newest_first {
+            let with_newer = match watched.ended {
+                None => watched.bytes,
+                Some(Ended { account, .. }) => {
+                    let bytes = accounts.entry(account).or_default();
+                    *bytes += watched.cost();
+                    *bytes
+                }
+            };
+            ranked.push((watched.ended.is_some(), !watched.lines.is_empty(), with_newer, run));
+        }
+        ranked.sort_unstable();
+        ranked.into_iter().rev().map(|(_, _, _, run)| run.clone()).collect()
+    }
+
+    /// Forgets a run's lines as a whole, and counts them; of one that has ended and has none, the rest.
+    fn shrink(&mut self, run: &str) {
+        let Some(watched) = self.runs.get_mut(run) else { return };
+        if watched.ended.is_some() && watched.lines.is_empty() {
+            return self.forget(run);
+        }
+        self.bytes -= watched.bytes;
+        watched.dropped += watched.lines.len() as u64;
+        watched.lines = VecDeque::new();
+        watched.bytes = 0;
+    }
+
+    fn forget(&mut self, run: &str) {
+        if let Some(watched) = self.runs.remove(run) {
+            self.bytes -= watched.cost();
+        }
     }
 }
 
 impl Events {
     /// Keeps nothing: lines go there, with their run. What there is no room for is dropped, and counted.
     pub fn forwarding(to: mpsc::Sender<(String, Line)>) -> Self {
-        Events { runs: Arc::default(), forward: Some(to) }
+        Events { kept: Arc::default(), forward: Some(to) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Watched>> {
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells who watches.
+    /// Tells who watches what goes on. Of its end tells `end`.
     pub fn tell(&self, run: &str, event: Event) {
-        if let Some(watched) = self.lock().get(run) {
-            let _nobody = watched.sender.send(event);
+        let mut kept = self.lock();
+        if kept.runs.contains_key(run) {
+            kept.change(run, |watched| watched.tell(event));
         }
     }
 
-    /// What happens in a run from now on.
+    /// A run has ended: who watches hears it, as the last thing. Its lines stay until it is forgotten, among those of its
+    /// account.
+    pub fn end(&self, run: &str, account: Option<i64>, state: RunState) {
+        let mut kept = self.lock();
+        if kept.runs.get(run).is_none_or(|watched| watched.ended.is_some()) {
+            return;
+        }
+        kept.ends += 1;
+        let n = kept.ends;
+        kept.change(run, |watched| {
+            watched.tell(Event::Ended(state));
+            watched.sender = None;
+            watched.ended = Some(Ended { account, n });
+        });
+    }
+
+    /// What happens in a run from now on; nothing, if it has ended.
     pub fn watch(&self, run: &str) -> broadcast::Receiver<Event> {
-        self.lock().entry(run.to_owned()).or_insert_with(Watched::new).sender.subscribe()
+        self.lock().change(run, |watched| {
+            if watched.ended.is_some() {
+                return broadcast::channel(1).1;
+            }
+            watched.sender.get_or_insert_with(|| broadcast::channel(BEHIND).0).subscribe()
+        })
+    }
+
+    /// Runs that are known here.
+    pub fn runs(&self) -> Vec<String> {
+        self.lock().runs.keys().cloned().collect()
+    }
+
+    /// Those of them whose end was not heard of here.
+    pub fn open_runs(&self) -> BTreeSet<String> {
+        let kept = self.lock();
+        let open = kept.runs.iter().filter(|(_, watched)| watched.ended.is_none());
+        open.map(|(run, _)| run.clone()).collect()
     }
 
     /// Lines of a run behind number `after`, at most `most`.
     pub fn page(&self, run: &str, after: u64, most: usize) -> LogPage {
-        let runs = self.lock();
-        let Some(watched) = runs.get(run) else {
+        let kept = self.lock();
+        let Some(watched) = kept.runs.get(run) else {
             return LogPage { lines: Vec::new(), dropped: 0, next: after };
         };
         let lines: Vec<LogLine> =
@@ -117,18 +263,18 @@ impl Events {
 
     /// The last lines of a run, at most `most`.
     pub fn last(&self, run: &str, most: usize) -> LogPage {
-        let runs = self.lock();
-        let Some(watched) = runs.get(run) else {
+        let kept = self.lock();
+        let Some(watched) = kept.runs.get(run) else {
             return LogPage { lines: Vec::new(), dropped: 0, next: 0 };
         };
         let skip = watched.lines.len().saturating_sub(most);
         let lines: Vec<LogLine> = watched.lines.iter().skip(skip).cloned().collect();
-        LogPage { lines, dropped: watched.dropped, next: watched.next - 1 }
+        LogPage { lines, dropped: watched.dropped, next: watched.printed }
     }
 
     /// Forgets a run.
     pub fn forget(&self, run: &str) {
-        self.lock().remove(run);
+        self.lock().forget(run);
     }
 
     /// Where the workers of a run print to.
@@ -140,19 +286,21 @@ impl Events {
     pub fn add(&self, run: &str, line: Line) {
         let Line { worker, stream, mut text, at_ms, dropped } = line;
         text.truncate(text.floor_char_boundary(LONGEST));
-        let mut runs = self.lock();
-        let watched = runs.entry(run.to_owned()).or_insert_with(Watched::new);
-        let line = LogLine { n: watched.next, worker, stream, text, at_ms };
-        watched.next += 1;
-        watched.dropped += dropped;
-        watched.bytes += line.text.len() + LINE;
-        watched.lines.push_back(line.clone());
-        while watched.bytes > KEPT {
-            let Some(oldest) = watched.lines.pop_front() else { break };
-            watched.bytes -= oldest.text.len() + LINE;
-            watched.dropped += 1;
-        }
-        let _nobody = watched.sender.send(Event::Log(line));
+        self.lock().change(run, |watched| {
+            watched.printed += 1;
+            let line = LogLine { n: watched.printed, worker, stream, text, at_ms };
+            if watched.sender.is_some() {
+                watched.tell(Event::Log(line.clone()));
+            }
+            watched.dropped += dropped;
+            watched.bytes += line.text.len() + LINE;
+            watched.lines.push_back(line);
+            while watched.bytes > KEPT {
+                let Some(oldest) = watched.lines.pop_front() else { break };
+                watched.bytes -= oldest.text.len() + LINE;
+                watched.dropped += 1;
+            }
+        });
     }
 }
 
@@ -188,7 +336,102 @@ impl Relay for RunRelay {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::broadcast::error::TryRecvError;
+
     use super::*;
+
+    fn keeping(most: usize) -> Events {
+        let kept = Kept { most, ..Kept::default() };
+        Events { kept: Arc::new(Mutex::new(kept)), forward: None }
+    }
+
+    fn print(events: &Events, run: &str, lines: usize) {
+        let relay = events.relay(run);
+        (0..lines).for_each(|_| relay.line("w", Stream::Stdout, &[b'x'; 1000]));
+    }
+
+    /// What is kept, counted anew.
+    fn bytes(events: &Events) -> usize {
+        let kept = events.lock();
+        let of_line = |line: &LogLine| line.text.len() + LINE;
+        let of_run = |watched: &Watched| watched.lines.iter().map(of_line).sum::<usize>() + RUN;
+        let bytes: usize = kept.runs.values().map(of_run).sum();
+        assert_eq!(bytes, kept.bytes, "nobody watches, or a channel would count as well");
+        bytes
+    }
+
+    #[test]
+    fn runs_that_are_over_do_not_fill_the_memory_and_a_flood_drives_out_its_own() {
+        const MOST: usize = 8 << 20;
+        let events = keeping(MOST);
+        print(&events, "other", 100);
+        events.end("other", Some(2), RunState::Done);
+        print(&events, "open", 100);
+        for n in 0..100 {
+            let run = format!("flood{n}");
+            print(&events, &run, 800);
+            events.end(&run, Some(1), RunState::Cancelled);
+            assert!(bytes(&events) <= MOST);
+        }
+        let found = |run: &str| {
+            let page = events.page(run, 0, usize::MAX);
+            (page.lines.len(), page.dropped)
+        };
+        assert_eq!((found("other"), found("open")), ((100, 0), (100, 0)), "though it is the oldest");
+        assert_eq!((found("flood99"), found("flood98")), ((800, 0), (800, 0)));
+        // Forgotten whole, and that is told.
+        assert_eq!(found("flood0"), (0, 800));
+        // Runs that never printed much are forgotten in the end, too.
+        let events = keeping(64 * RUN);
+        for n in 0..1000 {
+            let run = n.to_string();
+            print(&events, &run, 1);
+            events.end(&run, None, RunState::Done);
+            assert!(bytes(&events) <= 64 * RUN);
+        }
+    }
+
+    #[test]
+    fn lines_of_open_runs_go_where_there_are_no_others_and_are_counted() {
+        const MOST: usize = 4 << 20;
+        let events = keeping(MOST);
+        let runs: Vec<String> = (0..8).map(|n| n.to_string()).collect();
+        for run in &runs {
+            print(&events, run, 800);
+        }
+        assert!(bytes(&events) <= MOST);
+        for run in &runs {
+            let page = events.page(run, 0, usize::MAX);
+            assert_eq!(page.dropped + page.lines.len() as u64, 800, "{run}");
+            print(&events, run, 1);
+            assert_eq!(events.last(run, 1).next, 801, "its lines are counted on");
+        }
+        assert_eq!(events.open_runs().len(), 8);
+    }
+
+    #[test]
+    fn who_watches_hears_of_the_end_and_a_run_that_is_over_has_no_channel() {
+        let events = Events::default();
+        drop(events.watch("r"));
+        assert_eq!(events.lock().bytes, RUN + CHANNEL);
+        print(&events, "r", 1);
+        assert_eq!(events.lock().bytes, RUN + 1000 + LINE, "nobody watches any more");
+        let mut news = events.watch("r");
+        print(&events, "r", 1);
+        events.end("r", None, RunState::Done);
+        events.end("r", None, RunState::Cancelled);
+        assert!(matches!(news.try_recv(), Ok(Event::Log(LogLine { n: 2, .. }))));
+        assert!(matches!(news.try_recv(), Ok(Event::Ended(RunState::Done))));
+        assert!(matches!(news.try_recv(), Err(TryRecvError::Closed)));
+        // A worker's last words come late.
+        print(&events, "r", 1);
+        assert_eq!(events.page("r", 0, 9).lines.len(), 3);
+        assert!(matches!(events.watch("r").try_recv(), Err(TryRecvError::Closed)));
+        assert_eq!((events.runs(), events.open_runs().len()), (vec!["r".to_owned()], 0));
+        assert_eq!(bytes(&events), RUN + 3 * (1000 + LINE));
+        events.forget("r");
+        assert_eq!(bytes(&events), 0);
+    }
 
     #[test]
     fn a_flood_is_bounded_and_what_is_lost_is_counted() {

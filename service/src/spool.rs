@@ -1,15 +1,18 @@
 //! Answers on the disk, beside the database: one behind the other in files of some megabytes, in a folder for each run.
 //! (A file for each answer was half of what a small batch cost: making and deleting one takes longer than filling it.) The
 //! database holds where each answer is and its digest, so that one that is cut short or gone is noticed, and its batch run
-//! again at no charge. A file goes when all answers in it were acknowledged; one that another process has left goes
-//! with its run. Several gateways may share the folder: each fills files of its own. Called by the gateway from its tasks; the calls wait for the disk's cache, not for the disk.
+//! again at no charge. A file goes when all answers in it were acknowledged: at once where this process wrote it and heard
+//! so, else when the gateway asks the database which files it still needs (`full`, `remove_files`). Several gateways may share
+//! the folder: each fills files of its own. Called by the gateway from its tasks; the calls wait for the disk's cache, not for
+//! the disk.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::body::Bytes;
 use fastmap_backends::cloud::digest;
@@ -78,9 +81,16 @@ impl Spool {
         written.map(|()| place)
     }
 
-    /// Makes the first file from that number on that nobody has made.
-    fn claim(&self, run: &str, from: u64) -> io::Result<u64> {
-        let mut number = from;
+    /// Numbers of the files of a run.
+    fn numbers(&self, run: &str) -> io::Result<Vec<u64>> {
+        let entries = fs::read_dir(self.folder(run))?.flatten();
+        Ok(entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+    }
+
+    /// Makes a file behind all that there are. The last of a run stays until its end: so no number is used twice, and none of
+    /// which another process still counts answers.
+    fn claim(&self, run: &str) -> io::Result<u64> {
+        let mut number = self.numbers(run)?.into_iter().max().map_or(0, |last| last + 1);
         loop {
             match File::create_new(self.file(run, number)) {
                 Ok(_) => return Ok(number),
@@ -94,17 +104,14 @@ impl Spool {
     fn place(&self, run: &str, length: u64) -> io::Result<Place> {
         let mut runs = self.lock();
         if !runs.contains_key(run) {
-            // Behind whatever another process has left.
             fs::create_dir_all(self.folder(run))?;
-            let numbers = fs::read_dir(self.folder(run))?.flatten();
-            let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
-            let current = self.claim(run, numbers.max().map_or(0, |last| last + 1))?;
+            let current = self.claim(run)?;
             runs.insert(run.to_owned(), Files { current, end: 0, kept: BTreeMap::new() });
         }
         let Some(files) = runs.get_mut(run) else { return Err(io::ErrorKind::NotFound.into()) };
         let mut done = None;
         if files.end >= FULL {
-            let next = self.claim(run, files.current + 1)?;
+            let next = self.claim(run)?;
             done = Some(files.current).filter(|current| !files.kept.contains_key(current));
             files.current = next;
             files.end = 0;
@@ -148,10 +155,47 @@ impl Spool {
         }
     }
 
-    /// Names of the runs of which there are answers.
+    /// Files to which nothing is added any more, by run: full, not the run's last, and not written to for so long. Whoever
+    /// wrote them may not know that their answers were acknowledged.
+    pub fn full(&self, rested: Duration) -> Vec<(String, Vec<u64>)> {
+        let mut all = Vec::new();
+        for run in self.runs() {
+            let Ok(numbers) = self.numbers(&run) else { continue };
+            let Some(last) = numbers.iter().copied().max() else { continue };
+            if let Some(files) = self.lock().get_mut(&run) {
+                // What another process has removed need not be counted.
+                files.kept.retain(|number, _| *number >= last || numbers.contains(number));
+            }
+            let is_full = |number: &u64| {
+                let Ok(file) = fs::metadata(self.file(&run, *number)) else { return false };
+                let rests = || file.modified().ok()?.elapsed().ok();
+                *number != last && file.len() >= FULL && rests().is_some_and(|rests| rests >= rested)
+            };
+            let full: Vec<u64> = numbers.iter().copied().filter(is_full).collect();
+            if !full.is_empty() {
+                all.push((run, full));
+            }
+        }
+        all
+    }
+
+    /// Forgets all answers in these files of a run.
+    pub fn remove_files(&self, run: &str, files: &[u64]) {
+        if let Some(counted) = self.lock().get_mut(run) {
+            counted.kept.retain(|number, _| !files.contains(number));
+        }
+        for number in files {
+            let _absent = fs::remove_file(self.file(run, *number));
+        }
+    }
+
+    /// Names of the runs of which there are answers, or have been: another process may have removed them.
     pub fn runs(&self) -> Vec<String> {
         let entries = fs::read_dir(&*self.folder).into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+        let mut runs: BTreeSet<String> =
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        runs.extend(self.lock().keys().cloned());
+        runs.into_iter().collect()
     }
 
     /// Forgets all answers of a run.
@@ -263,5 +307,48 @@ mod tests {
         assert_eq!(files(folder.path()), ["1"]);
         put();
         assert_eq!(files(folder.path()), ["2"]);
+    }
+
+    #[test]
+    fn files_whose_acknowledgements_came_elsewhere_are_found_when_they_are_full() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (spool, other) = (Spool::new(folder.path()), Spool::new(folder.path()));
+        let large = vec![7; FULL as usize];
+        let put = |spool: &Spool| spool.put("run", &large).expect("room on the disk");
+        let places = [put(&spool), put(&spool), put(&other), put(&spool)];
+        assert_eq!(places.map(|place| place.file), [0, 1, 2, 3]);
+        let small = other.put("run", b"small").expect("room on the disk");
+        assert_eq!(small.file, 4);
+        // Neither has written what the other hears of.
+        other.remove("run", places[0]);
+        spool.remove("run", places[2]);
+        assert_eq!(files(folder.path()), ["0", "1", "2", "3", "4"]);
+        assert!(other.full(Duration::from_hours(1)).is_empty());
+        let mut full = other.full(Duration::ZERO);
+        full[0].1.sort_unstable();
+        assert_eq!(full, [("run".to_owned(), vec![0, 1, 2, 3])], "and not the last, which is filled");
+        other.remove_files("run", &[0, 2]);
+        assert_eq!(files(folder.path()), ["1", "3", "4"]);
+        assert!(spool.get("run", places[1], &digest(&large)).is_some());
+        // The number of one that is gone is not used again: who wrote it may count its answers still.
+        assert_eq!(put(&spool).file, 5);
+        spool.remove("run", places[1]);
+        assert_eq!(files(folder.path()), ["3", "4", "5"]);
+        spool.full(Duration::ZERO);
+        let kept: Vec<u64> = spool.lock()["run"].kept.keys().copied().collect();
+        assert_eq!(kept, [3, 5], "what another has removed is not counted");
+    }
+
+    #[test]
+    fn the_last_file_of_a_run_stays_full_or_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let spool = Spool::new(folder.path());
+        let large = vec![7; FULL as usize];
+        assert_eq!(spool.put("run", &large).expect("room on the disk").file, 0);
+        assert!(spool.full(Duration::ZERO).is_empty());
+        // Of a process that is gone.
+        let next = Spool::new(folder.path());
+        assert_eq!(next.put("run", b"small").expect("room on the disk").file, 1);
+        assert_eq!(next.full(Duration::ZERO), [("run".to_owned(), vec![0])]);
     }
 }

@@ -30,6 +30,7 @@ fn deaths_allowed(death: &Death) -> u32 {
         DeathCause::Signal(SIGKILL | SIGTERM)
         | DeathCause::Stopped(_)
         | DeathCause::OutOfMemory(MemoryLimit::Worker(_) | MemoryLimit::Shared(_))
+        | DeathCause::AgentsLost(_)
         | DeathCause::Unknown => 4,
         // Nothing but the item itself can have taken the time.
         DeathCause::Timeout(_) => 1,

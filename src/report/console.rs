@@ -18,26 +18,27 @@ static GONE: AtomicBool = AtomicBool::new(false);
 /// The process was stopped and goes on (Ctrl-Z and `fg`): the shell has written below the bars.
 static CONTINUED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
-/// A question stands on the terminal: no bar is drawn, and lines wait here. Each drawing holds it for as long as that
-/// takes, and nothing else does: maps go on meanwhile, which a question that held the bars themselves would stop.
-static QUESTION: Mutex<Option<Waiting>> = Mutex::new(None);
+/// What stands between the bars and the terminal. Who draws, or writes a line between bars, holds it for as long as
+/// that takes, and nobody else does: neither a program that has the bars out of its way nor a question stops a map.
+static SCREEN: Mutex<Screen> = Mutex::new(Screen { holds: 0, waiting: Vec::new(), bytes: 0 });
 
-/// Lines that came while a question stands.
-#[derive(Default)]
-struct Waiting {
-    lines: Vec<Box<dyn FnOnce() + Send>>,
+struct Screen {
+    /// How many keep the bars away: questions that stand, and programs that print.
+    holds: usize,
+    /// Lines that came meanwhile.
+    waiting: Vec<(Stream, Vec<u8>)>,
     bytes: usize,
 }
 
-/// Bytes of lines that wait; further ones are written into the question.
+/// Bytes of lines that wait; further ones are written in between.
 const WAITING: usize = 1 << 20;
 
-fn question() -> MutexGuard<'static, Option<Waiting>> {
-    QUESTION.lock().unwrap_or_else(PoisonError::into_inner)
+fn screen() -> MutexGuard<'static, Screen> {
+    SCREEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 thread_local! {
-    /// This thread writes with the bars out of the way, and must not ask for that again.
+    /// This thread has the bars out of the way: what it writes does not wait, and it need not ask again.
     static SUSPENDED: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -50,63 +51,81 @@ pub(crate) fn is_drawn() -> bool {
     *DRAWN && !GONE.load(Ordering::Relaxed)
 }
 
-/// Writes with the bars out of the way.
-fn between_bars<R>(write: impl FnOnce() -> R) -> R {
-    if !is_drawn() || SUSPENDED.get() {
+/// While it lives no bar is drawn, and lines wait. It holds no lock: maps go on and end, in whichever thread.
+pub(super) struct Hold;
+
+impl Hold {
+    pub(super) fn begin() -> Self {
+        // Behind a bar that is just being drawn.
+        let mut screen = screen();
+        screen.holds += 1;
+        if screen.holds == 1 && is_drawn() {
+            quietly(|| {
+                let _closed = BARS.clear();
+                // A bar that is taken away would have the others drawn.
+                BARS.set_draw_target(ProgressDrawTarget::hidden());
+            });
+        }
+        Hold
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut screen = screen();
+        screen.holds -= 1;
+        if screen.holds > 0 {
+            return;
+        }
+        // Before anybody else writes, lest a later line of the same worker comes first.
+        screen.bytes = 0;
+        for (stream, line) in std::mem::take(&mut screen.waiting) {
+            write(stream, &line);
+        }
+        if is_drawn() {
+            // It begins anew, below whatever was written.
+            CONTINUED.store(false, Ordering::Relaxed);
+            quietly(|| {
+                BARS.set_draw_target(ProgressDrawTarget::stderr());
+                // The one way to have all drawn at once.
+                BARS.suspend(|| ());
+            });
+        }
+    }
+}
+
+/// Writes with the bars out of the way. What `write` does is short, calls nothing of the program's, and may be done
+/// again if it panics.
+fn between_bars<R>(screen: MutexGuard<'_, Screen>, write: impl Fn() -> R) -> R {
+    if screen.holds > 0 || !is_drawn() {
+        // Nobody is to wait for who waits for a full pipe.
+        drop(screen);
         return write();
     }
-    let mut write = Some(write);
-    // A terminal that was closed makes the library panic; what `write` panics of is the caller's.
-    let suspended = catch_unwind(AssertUnwindSafe(|| {
-        BARS.suspend(|| {
-            SUSPENDED.set(true);
-            let written = write.take().map(|write| catch_unwind(AssertUnwindSafe(write)));
-            SUSPENDED.set(false);
-            written
-        })
-    }));
-    match (suspended, write) {
-        (Ok(Some(Ok(written))), _) => written,
-        (Ok(Some(Err(panic))), _) => resume_unwind(panic),
-        (_, Some(write)) => {
-            GONE.store(true, Ordering::Relaxed);
-            write()
-        }
-        (Err(panic), None) => {
-            GONE.store(true, Ordering::Relaxed);
-            resume_unwind(panic)
-        }
-        (Ok(None), None) => unreachable!("it was there to be taken"),
-    }
+    let mut written = None;
+    quietly(|| BARS.suspend(|| written = Some(write())));
+    written.unwrap_or_else(write)
 }
 
-/// Writes a line of so many bytes with the bars out of the way: at once, or when the question that stands is answered.
-fn in_turn(bytes: usize, write: impl FnOnce() + Send, owned: impl FnOnce() -> Box<dyn FnOnce() + Send>) {
-    // Who asks writes behind its own question.
-    if !SUSPENDED.get()
-        && let Some(waiting) = &mut *question()
-        && waiting.bytes < WAITING
-    {
-        waiting.bytes += bytes;
-        waiting.lines.push(owned());
+/// Writes a line with the bars out of the way: at once, or when nothing keeps them away any more.
+fn in_turn(stream: Stream, line: &[u8]) {
+    let mut screen = screen();
+    if screen.holds > 0 && !SUSPENDED.get() && screen.bytes < WAITING {
+        screen.bytes += line.len();
+        screen.waiting.push((stream, line.to_owned()));
         return;
     }
-    between_bars(write);
+    between_bars(screen, || write(stream, line));
 }
 
-/// Writes a line to stderr. A closed stderr is no reason to stop.
+/// Writes past std's lock, which a program may hold while it maps. A closed stderr is no reason to stop.
+fn write(stream: Stream, line: &[u8]) {
+    PassThrough.line("", stream, line);
+}
+
+/// Writes a line to stderr.
 pub(crate) fn line(text: &str) {
-    fn write(text: &str) {
-        let _closed = writeln!(io::stderr().lock(), "{text}");
-    }
-    in_turn(
-        text.len(),
-        || write(text),
-        || {
-            let text = text.to_owned();
-            Box::new(move || write(&text))
-        },
-    );
+    in_turn(Stream::Stderr, format!("{text}\n").as_bytes());
 }
 
 /// Writes a warning to stderr, at any verbosity.
@@ -119,61 +138,6 @@ pub(crate) fn notice(text: &str) {
     line(&format!("fastmap: {text}"));
 }
 
-/// Asks a question on the terminal, with the bars out of the way until it is answered: the line that came, without its
-/// end. `None` where there is no terminal, or nobody at it. Maps go on meanwhile.
-///
-/// The terminal is that of the process, whatever stdin and stderr are; where it has none, stdin and stderr, if
-/// both are one.
-#[cfg(feature = "cloud")]
-pub(crate) fn ask(question: &str) -> Option<String> {
-    /// One at a time.
-    static ASKING: Mutex<()> = Mutex::new(());
-    let _alone = ASKING.lock().unwrap_or_else(PoisonError::into_inner);
-    let _stands = Question::begin();
-    if let Ok(terminal) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/tty") {
-        return ask_at(question, &terminal, io::BufReader::new(&terminal));
-    }
-    let (stdin, stderr) = (io::stdin(), io::stderr());
-    (stdin.is_terminal() && stderr.is_terminal()).then(|| ask_at(question, stderr, stdin.lock())).flatten()
-}
-
-/// While it lives no bar is drawn, and lines wait.
-#[cfg(feature = "cloud")]
-struct Question;
-
-#[cfg(feature = "cloud")]
-impl Question {
-    fn begin() -> Self {
-        // Behind a bar that is just being drawn.
-        let mut question = question();
-        *question = Some(Waiting::default());
-        if is_drawn() {
-            quietly(|| {
-                let _closed = BARS.clear();
-                // A bar that is taken away would have the others drawn.
-                BARS.set_draw_target(ProgressDrawTarget::hidden());
-            });
-        }
-        Question
-    }
-}
-
-#[cfg(feature = "cloud")]
-impl Drop for Question {
-    fn drop(&mut self) {
-        let waiting = {
-            let mut question = question();
-            if is_drawn() {
-                quietly(|| BARS.set_draw_target(ProgressDrawTarget::stderr()));
-            }
-            question.take().unwrap_or_default()
-        };
-        for line in waiting.lines {
-            between_bars(line);
-        }
-    }
-}
-
 /// A terminal that was closed makes the library panic: nothing is drawn from then on.
 fn quietly(draw: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(draw)).is_err() {
@@ -181,31 +145,16 @@ fn quietly(draw: impl FnOnce()) {
     }
 }
 
-#[cfg(feature = "cloud")]
-fn ask_at(question: &str, mut output: impl Write, mut input: impl io::BufRead) -> Option<String> {
-    write!(output, "{question} ").and_then(|()| output.flush()).ok()?;
-    let mut line = String::new();
-    let read = input.read_line(&mut line).ok()?;
-    if read == 0 {
-        // The cursor still stands behind the question.
-        let _closed = writeln!(output);
-        return None;
-    }
-    Some(line.trim().to_owned())
-}
-
 /// Draws the line of a map: `compose` is told the columns there are. The first time it is put below the others.
 pub(crate) fn draw(bar: &mut Option<ProgressBar>, compose: impl FnOnce(usize) -> String) {
-    if SUSPENDED.get() {
-        return;
-    }
-    let question = question();
-    if question.is_some() {
+    // Before the lock: it may log, and a logger may well print between the bars.
+    watch_stops();
+    let screen = screen();
+    if screen.holds > 0 {
         return;
     }
     quietly(|| {
         let bar = bar.get_or_insert_with(|| {
-            watch_stops();
             // Hidden until it is among the others: what it drew before would stay on the screen.
             let bar = BARS.add(ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()));
             bar.set_style(ProgressStyle::with_template("{wide_msg}").expect("the template is right"));
@@ -247,6 +196,8 @@ pub(crate) fn remove_upload() {
 
 /// Takes a bar away.
 pub(crate) fn remove(bar: &ProgressBar) {
+    // The others are drawn by it.
+    let _screen = screen();
     quietly(|| {
         bar.finish_and_clear();
         BARS.remove(bar);
@@ -269,29 +220,22 @@ fn watch_stops() {
 pub(crate) struct Console;
 
 impl Relay for Console {
-    fn line(&self, worker: &str, stream: Stream, line: &[u8]) {
+    fn line(&self, _worker: &str, stream: Stream, line: &[u8]) {
         static STDOUT_SHOWN: LazyLock<bool> = LazyLock::new(|| io::stdout().is_terminal());
         // What goes to a file or a pipe breaks no bar.
         if stream == Stream::Stdout && !*STDOUT_SHOWN {
-            PassThrough.line(worker, stream, line);
+            write(stream, line);
             return;
         }
-        in_turn(
-            line.len(),
-            || PassThrough.line(worker, stream, line),
-            || {
-                let (worker, line) = (worker.to_owned(), line.to_owned());
-                Box::new(move || PassThrough.line(&worker, stream, &line))
-            },
-        );
+        in_turn(stream, line);
     }
 }
 
 /// Calls `write` with the progress bars out of the way, which come back behind it: for a program that prints while its
 /// maps run. Where no bar is shown it just calls it.
 ///
-/// No bar moves and no output of workers appears meanwhile, so `write` should print, and not compute. It may call
-/// whatever it wants, maps included.
+/// No bar moves meanwhile, and what workers print waits (a megabyte of it; more is written in between), so `write`
+/// should print, and not compute. It may call whatever it wants, maps included, and wait for other threads.
 ///
 /// # Examples
 ///
@@ -304,7 +248,19 @@ impl Relay for Console {
 /// # Ok::<(), fastmap::Error>(())
 /// ```
 pub fn suspend_progress<R>(write: impl FnOnce() -> R) -> R {
-    between_bars(write)
+    if !is_drawn() || SUSPENDED.get() {
+        return write();
+    }
+    let hold = Hold::begin();
+    SUSPENDED.set(true);
+    // The bars come back behind a panic as well: nothing is drawn while one is under way.
+    let written = catch_unwind(AssertUnwindSafe(write));
+    SUSPENDED.set(false);
+    drop(hold);
+    match written {
+        Ok(written) => written,
+        Err(panic) => resume_unwind(panic),
+    }
 }
 
 /// This process's stderr for loggers: whole lines, with the progress bars out of the way.
@@ -355,7 +311,8 @@ impl Stderr {
         if bytes == 0 {
             return Ok(());
         }
-        let written = between_bars(|| io::stderr().lock().write_all(&self.line[..bytes]));
+        let write = || io::stderr().lock().write_all(&self.line[..bytes]);
+        let written = if is_drawn() { between_bars(screen(), write) } else { write() };
         self.line.drain(..bytes);
         written
     }

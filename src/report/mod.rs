@@ -1,9 +1,11 @@
 //! What a map tells: its progress, each batch when loud, one line at its end; and its timings, if they are wanted.
 //! Fed by the drive and the adapter; `summary` and `progress` find the words, `console` keeps lines and bars apart,
-//! `timings` writes the report.
+//! `question` asks the user, `timings` writes the report.
 
 mod console;
 mod progress;
+#[cfg(feature = "cloud")]
+mod question;
 mod summary;
 mod timings;
 
@@ -12,11 +14,13 @@ use std::time::{Duration, Instant};
 
 use fastmap_backends::{Batch, BatchId, Loss, Place, Receipt, RefusedCall, Results, local};
 
+#[cfg(feature = "cloud")]
+pub(crate) use console::draw_upload;
 pub(crate) use console::{Console, notice, warn};
 pub use console::{Stderr, stderr, suspend_progress};
-#[cfg(feature = "cloud")]
-pub(crate) use console::{ask, draw_upload};
 use progress::{Progress, State};
+#[cfg(feature = "cloud")]
+pub(crate) use question::ask;
 use summary::Account;
 pub(crate) use timings::wait_until_written;
 use timings::{Map, Timings};

@@ -97,14 +97,28 @@ impl Held {
         }
     }
 
+    /// What has this name on a side and holds the item at `first`.
+    fn key(&self, id: BatchId, first: u64) -> Option<Key> {
+        let copied = self.copies.get(&id).copied();
+        copied.or_else(|| self.out.range((id, 0)..=(id, first)).next_back().map(|(key, _)| *key))
+    }
+
+    /// The same news with its items given back, as ones that were tried once more: they don't go to the service again.
+    pub(super) fn taken_back(&self, completion: Completion) -> Completion {
+        let Completion { batch, first, items, .. } = completion;
+        let Some(out) = self.key(batch, first).and_then(|key| self.out.get(&key)) else { return completion };
+        let from = (first - out.batch.first()) as u32;
+        if from + items > out.batch.items() {
+            return completion;
+        }
+        let piece = out.batch.piece(batch, from, from + items, out.batch.attempt().saturating_add(1));
+        Completion { batch, first, items, outcome: Outcome::Returned(piece) }
+    }
+
     /// News of a side.
     pub(super) fn landed(&mut self, side: Side, completion: Completion) -> Landed {
         let (id, first) = (completion.batch, completion.first);
-        let key = self
-            .copies
-            .get(&id)
-            .copied()
-            .or_else(|| self.out.range((id, 0)..=(id, first)).next_back().map(|(key, _)| *key));
+        let key = self.key(id, first);
         let at = side as usize;
         // Whatever comes of a side that need not answer any more is dropped.
         let Some((key, out)) = key.and_then(|key| self.out.get_mut(&key).map(|out| (key, out))) else {
@@ -211,11 +225,11 @@ impl Out {
         }
         let Completion { first, items, outcome, .. } = completion;
         let from = (first - self.batch.first()) as u32;
-        let piece = || self.batch.piece(name, from, from + items, self.batch.attempt());
+        let piece = |of: &Batch| self.batch.piece(name, from, from + items, of.attempt());
         let outcome = match outcome {
             Outcome::Done(results) => Outcome::Done(results),
-            Outcome::Returned(_) => Outcome::Returned(piece()),
-            Outcome::Lost(_, loss) => Outcome::Lost(piece(), loss),
+            Outcome::Returned(rest) => Outcome::Returned(piece(&rest)),
+            Outcome::Lost(lost, loss) => Outcome::Lost(piece(&lost), loss),
         };
         Completion { batch: name, first, items, outcome }
     }
@@ -300,6 +314,34 @@ mod tests {
         let Outcome::Returned(rest) = &landed.completions[0].outcome else { panic!("{landed:?}") };
         assert_eq!((rest.id(), rest.first(), rest.items()), (BatchId(1), 1, 3));
         assert!(held.is_empty());
+    }
+
+    #[test]
+    fn what_is_taken_back_of_a_copy_has_its_own_name_and_is_tried_once_more() {
+        let mut held = Held::default();
+        held.submitted(batch(1, 10, 2), Side::Local);
+        let copy = held.copy(1, Side::Cloud).expect("nothing has come back");
+        let back = Completion {
+            batch: BatchId(1),
+            first: 10,
+            items: 2,
+            outcome: Outcome::Returned(batch(1, 10, 2)),
+        };
+        held.landed(Side::Local, back);
+        let taken = held.taken_back(done(copy.id(), 11, 1));
+        let landed = held.landed(Side::Cloud, taken);
+        let Outcome::Returned(item) = &landed.completions[0].outcome else { panic!("{landed:?}") };
+        assert_eq!((item.id(), item.first(), item.items(), item.attempt()), (BatchId(1), 11, 1, 1));
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_not_taken_back() {
+        let mut held = Held::default();
+        held.submitted(batch(1, 10, 2), Side::Cloud);
+        for first in [9, 12] {
+            let late = held.taken_back(done(BatchId(1), first, 1));
+            assert!(matches!(late.outcome, Outcome::Done(_)), "{late:?}");
+        }
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! ADAPTIVE: each batch where the whole map ends soonest.
 //!
 //! `policy` decides, from what was seen alone: no clock, no I/O, no thread. The same code is played in virtual time over
-//! thousands of random worlds by `simulator/`. `run` goes by it with two real runs; `held` is what those have;
-//! `trace` writes what was seen and decided, `explain` tells it to people.
+//! thousands of random worlds by `simulator/`. `run` goes by it with two real runs; `held` is what those have; `limits`
+//! knows what a service's own limits keep from an answer; `trace` writes what was seen and decided, `explain` tells it to
+//! people.
 
 mod explain;
 mod held;
+mod limits;
 pub mod policy;
 mod run;
 mod trace;

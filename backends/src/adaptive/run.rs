@@ -6,6 +6,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use super::held::{Held, Landed};
+use super::limits;
 use super::policy::{Event, Forecast, Link, Policy, Probe, Repeat, Side, Step};
 use super::trace::{Line, Trace};
 use super::{AdaptiveOptions, BILL};
@@ -175,7 +176,17 @@ impl AdaptiveRun {
         }
         for (batch, items, completions) in self.held.come_home(Side::Cloud) {
             self.see(Event::Back { batch, side: Side::Cloud, items, lost: false });
-            self.ready.extend(completions);
+            self.hand_out(Side::Local, completions);
+        }
+    }
+
+    /// For the host's adapter: what a side has answered, and what comes back.
+    fn hand_out(&mut self, side: Side, completions: Vec<Completion>) {
+        for completion in completions {
+            if matches!(completion.outcome, Outcome::Done(_)) {
+                self.answered[side as usize] += u64::from(completion.items);
+            }
+            self.ready.push_back(completion);
         }
     }
 
@@ -224,12 +235,15 @@ impl AdaptiveRun {
 
     /// News of a side.
     fn landed(&mut self, side: Side, completion: Completion) {
+        let lost = matches!(completion.outcome, Outcome::Lost(..));
+        // What a service does not do is no answer to an item that this machine may do.
+        let beyond = side == Side::Cloud && limits::is_of_the_service(&completion, self.job.item_timeout);
+        let completion = if beyond { self.held.taken_back(completion) } else { completion };
         let items = completion.items;
         let news = match &completion.outcome {
             Outcome::Done(results) => Some((results.wall, results.cpu, results.payload.len() as u64)),
             Outcome::Returned(_) | Outcome::Lost(..) => None,
         };
-        let lost = matches!(completion.outcome, Outcome::Lost(..));
         let Landed { completions, cancel, of, .. } = self.held.landed(side, completion);
         let Some(batch) = of else { return };
         match news {
@@ -239,6 +253,8 @@ impl AdaptiveRun {
             }
             None => self.see(Event::Back { batch, side, items, lost }),
         }
+        // Of a race they are the answers of the one that goes on.
+        let whose = cancel.map_or(side, |(cancelled, ..)| cancelled.other());
         if let Some((other, name, items)) = cancel {
             match other {
                 Side::Local => self.local.cancel(name),
@@ -250,12 +266,7 @@ impl AdaptiveRun {
             }
             self.see(Event::Back { batch, side: other, items, lost: false });
         }
-        for completion in completions {
-            if matches!(completion.outcome, Outcome::Done(_)) {
-                self.answered[side as usize] += u64::from(completion.items);
-            }
-            self.ready.push_back(completion);
-        }
+        self.hand_out(whose, completions);
     }
 
     /// Takes what the service has to tell, without waiting, or for so long where nothing else can come.
@@ -352,7 +363,7 @@ impl Run for AdaptiveRun {
     fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
         let here = self.local.capacity();
         let there = self.there();
-        // Who is under suspicion is tried here: it costs nothing.
+        // Who is under suspicion is tried here: it costs nothing. So is what the service did not do.
         let side = match batch.attempt() {
             0 => self.place(&here, there.as_ref()),
             _ => Some(Side::Local),
@@ -465,3 +476,6 @@ impl Run for AdaptiveRun {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -149,7 +149,13 @@ impl Conductor {
         }));
         let items = self.shared.job.items;
         let estimate = Estimate { account: account.clone(), balance, prices, max_credits, items, probe };
-        confirm.charges(&estimate).map_err(|refused| {
+        let wanted = || self.shared.lock().end.is_none();
+        let answer = confirm.charges_while(&estimate, &wanted);
+        if !wanted() {
+            // Whatever was said: nothing is uploaded for a map that is over.
+            return Err(Stop::Ended);
+        }
+        answer.map_err(|refused| {
             let why = match refused {
                 Refused::Declined => "the charges were declined",
                 Refused::NobodyToAsk => "the charges are to be confirmed, and there is nobody to ask",
@@ -421,7 +427,8 @@ impl Conductor {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
         let how = if state.end == Some(End::Done) { "done" } else { "cancel" };
-        let charged = state.charged;
+        // Runs before this one may have charged for answers that never arrived.
+        let charged = state.charged.max(self.earlier);
         let fallback = Receipt { microcredits: charged.unsigned_abs(), balance: None };
         let Some(opened) = state.opened.take().or_else(|| state.lost.take()) else { return fallback };
         let arrived = std::mem::take(&mut state.arrived);

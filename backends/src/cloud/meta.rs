@@ -120,7 +120,8 @@ impl LostMeta {
                 }),
                 DeathCause::Stopped(_) => CauseMeta::Signal(libc::SIGSTOP),
                 DeathCause::OutputLimit(limit) => CauseMeta::OutputLimit(*limit),
-                DeathCause::Unknown => CauseMeta::Unknown,
+                // The first is told by a client to itself alone.
+                DeathCause::AgentsLost(_) | DeathCause::Unknown => CauseMeta::Unknown,
             },
             stderr: death.stderr.clone(),
         }

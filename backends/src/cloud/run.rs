@@ -58,8 +58,7 @@ struct Gauge {
 #[derive(Clone, Debug)]
 pub(super) struct Piece {
     pub(super) batch: Batch,
-    /// It was sent before, in this run (and refused) or in one that is over (and may have an answer there), under this
-    /// number.
+    /// It was sent before, in a run that is over and may have an answer to it, under this number.
     pub(super) before: Option<(Arc<Opened>, u64)>,
 }
 
@@ -106,6 +105,8 @@ pub(super) struct State {
     window: usize,
     /// Pieces that have landed since it was last changed.
     landed: usize,
+    /// Pieces in flight since before credits were found short.
+    early: usize,
     /// The number of the next batch.
     pub(super) next: u64,
     /// Answers that have arrived, to be told.
@@ -125,6 +126,36 @@ pub(super) struct State {
 }
 
 impl State {
+    fn new() -> Self {
+        State {
+            waiting: VecDeque::new(),
+            prepared: false,
+            seen: None,
+            quote: None,
+            in_flight: 0,
+            flying: HashMap::new(),
+            given_up: HashSet::new(),
+            to_cancel: Vec::new(),
+            opened: None,
+            lost: None,
+            senders: 0,
+            idle: 0,
+            slots: FIRST_SLOTS,
+            window: usize::MAX,
+            landed: 0,
+            early: 0,
+            next: 1,
+            arrived: Vec::new(),
+            charged: 0,
+            heard: Instant::now(),
+            answers: 0,
+            exhausted: None,
+            failed: false,
+            end: None,
+            receipt: None,
+        }
+    }
+
     /// Puts a piece among those that wait: what the consumer wants first goes first.
     pub(super) fn put(&mut self, piece: Piece) {
         let first = piece.batch.first();
@@ -155,12 +186,29 @@ impl State {
         self.slots.min(self.window).saturating_sub(self.in_flight)
     }
 
-    /// Credits are short.
+    /// Credits are short: the next piece goes when all that are in flight have given back what they don't use, and goes
+    /// alone.
     pub(super) fn narrow(&mut self) {
-        (self.window, self.landed) = (1, 0);
+        (self.window, self.landed, self.early) = (1, 0, self.in_flight);
     }
 
-    /// A piece has landed: where credits were short, there may be some for one more at a time after each round.
+    /// A piece is not in flight any more.
+    pub(super) fn land(&mut self) {
+        self.in_flight -= 1;
+        self.early = self.early.saturating_sub(1);
+    }
+
+    /// The same, and it is not put back: where credits were short, there may be some for one more at a time after each
+    /// round.
+    fn land_for_good(&mut self) {
+        // What took off before they were says nothing of what is left now.
+        let counts = self.early == 0;
+        self.land();
+        if counts {
+            self.widen();
+        }
+    }
+
     fn widen(&mut self) {
         self.landed += 1;
         if self.landed >= self.window {
@@ -181,32 +229,7 @@ impl Shared {
                 workers: AtomicUsize::new(FIRST_WORKERS),
             },
             upload_left: AtomicU64::new(0),
-            state: Mutex::new(State {
-                waiting: VecDeque::new(),
-                prepared: false,
-                seen: None,
-                quote: None,
-                in_flight: 0,
-                flying: HashMap::new(),
-                given_up: HashSet::new(),
-                to_cancel: Vec::new(),
-                opened: None,
-                lost: None,
-                senders: 0,
-                idle: 0,
-                slots: FIRST_SLOTS,
-                window: usize::MAX,
-                landed: 0,
-                next: 1,
-                arrived: Vec::new(),
-                charged: 0,
-                heard: Instant::now(),
-                answers: 0,
-                exhausted: None,
-                failed: false,
-                end: None,
-                receipt: None,
-            }),
+            state: Mutex::new(State::new()),
             work: Condvar::new(),
             news: Condvar::new(),
         }
@@ -308,8 +331,7 @@ impl Shared {
         for piece in rest {
             state.put(piece);
         }
-        state.in_flight -= 1;
-        state.widen();
+        state.land_for_good();
         self.measure(&state);
         let exhausted = if state.in_flight == 0 { state.exhausted.take() } else { None };
         drop(state);
@@ -326,7 +348,7 @@ impl Shared {
     pub(super) fn put_back(&self, piece: Piece) {
         let mut state = self.lock();
         state.put(piece);
-        state.in_flight -= 1;
+        state.land();
         self.measure(&state);
         drop(state);
         self.wake();
@@ -413,6 +435,37 @@ impl Waiter for Shared {
                 return true;
             }
             state = self.news.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_want_of_credits_one_goes_alone_and_then_one_more_each_round() {
+        let mut state = State::new();
+        for seq in 1..=4 {
+            state.takes_off(seq, BatchId(seq));
+        }
+        // One of four is put back, and the others are answered.
+        state.narrow();
+        state.land();
+        for left in (0..3).rev() {
+            state.land_for_good();
+            assert_eq!(state.room(), usize::from(left == 0), "{left} are in flight");
+        }
+        for round in 1..4 {
+            for _ in 0..round {
+                assert!(state.room() > 0);
+                state.takes_off(9, BatchId(9));
+            }
+            assert_eq!(state.room(), 0);
+            for _ in 0..round {
+                state.land_for_good();
+            }
+            assert_eq!(state.room(), round + 1);
         }
     }
 }

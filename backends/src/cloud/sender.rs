@@ -15,7 +15,7 @@ use super::retry::Backoff;
 use super::run::{Opened, Piece, Shared};
 use crate::batch::Batch;
 use crate::completion::{
-    Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, Outcome, Place, Results, Running,
+    Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, Outcome, Place, Results, Running, credits,
 };
 use crate::error::BackendError;
 
@@ -42,11 +42,9 @@ fn next(shared: &Shared) -> Option<(Piece, Arc<Opened>, u64)> {
             && let Some(opened) = state.opened.clone()
             && let Some(piece) = state.waiting.pop_front()
         {
-            // What was refused before goes under its number: what it has cost then, it has cost.
-            let again =
-                piece.before.as_ref().filter(|(run, _)| Arc::ptr_eq(run, &opened)).map(|(_, seq)| *seq);
+            // Under a number that was used there may be a refusal that is kept: a batch was cut for want of credits.
             state.next += 1;
-            let seq = again.unwrap_or(state.next);
+            let seq = state.next;
             state.takes_off(seq, piece.batch.id());
             return Some((piece, opened, seq));
         }
@@ -74,7 +72,7 @@ enum Landing {
     Lost,
     /// The run that it was sent to is over.
     RunOver,
-    /// It can't be paid now, but others are in flight, and will leave something over.
+    /// It can't be paid now, or was cut, but others are in flight, and will leave something over.
     Short,
     Exhausted(BackendError),
     Stopped(Stop),
@@ -83,10 +81,13 @@ enum Landing {
 fn deliver(shared: &Shared, limits: &Limits, piece: Piece, opened: &Arc<Opened>, seq: u64) {
     let length = piece.batch.payload().len() as u64;
     if length > limits.batch_bytes {
-        shared.lock().is_down(seq);
-        return split(shared, &piece.batch, limits.batch_bytes);
+        let wanted = shared.lock().is_down(seq);
+        return match wanted {
+            true => split(shared, &piece.batch, limits.batch_bytes),
+            false => shared.landed(None, Vec::new()),
+        };
     }
-    let landing = match before(shared, &piece, opened) {
+    let landing = match before(shared, &piece) {
         Some(answer) => Landing::Answered(answer, None),
         None => carry(shared, &piece.batch, opened, seq),
     };
@@ -95,9 +96,13 @@ fn deliver(shared: &Shared, limits: &Limits, piece: Piece, opened: &Arc<Opened>,
         Landing::Cancelled => shared.landed(None, Vec::new()),
         Landing::Answered(answer, arrived) => {
             note(shared, &answer, arrived);
-            let (told, rest) = sort(&piece.batch, answer.parts);
+            let (told, mut rest) = sort(&piece.batch, answer.parts);
             if !rest.is_empty() {
                 shared.narrow();
+            }
+            if !wanted {
+                // It would be charged for nobody.
+                rest.clear();
             }
             shared.landed(told, rest);
         }
@@ -105,9 +110,9 @@ fn deliver(shared: &Shared, limits: &Limits, piece: Piece, opened: &Arc<Opened>,
             let death = Death {
                 worker: "of the service".to_owned(),
                 pid: 0,
-                cause: DeathCause::Unknown,
+                cause: DeathCause::AgentsLost(LOSSES),
                 refused: None,
-                stderr: vec![format!("its agents were lost {LOSSES} times in a row with this batch")],
+                stderr: Vec::new(),
             };
             let loss = Loss { running: Running::Unknown, death };
             let (batch, first, items) = (piece.batch.id(), piece.batch.first(), piece.batch.items());
@@ -128,7 +133,7 @@ fn deliver(shared: &Shared, limits: &Limits, piece: Piece, opened: &Arc<Opened>,
             }
         }
         Landing::Short if !wanted => shared.landed(None, Vec::new()),
-        Landing::Short => shared.put_back(Piece { before: Some((Arc::clone(opened), seq)), ..piece }),
+        Landing::Short => shared.put_back(Piece { before: None, ..piece }),
         Landing::Exhausted(error) => shared.exhaust(error),
         Landing::Stopped(stop) => {
             if let Stop::Failed(error) = stop {
@@ -154,8 +159,8 @@ fn note(shared: &Shared, answer: &Answer, arrived: Option<u64>) {
 }
 
 /// The answer that came to a piece in a run that is over: paid for, and kept for a while.
-fn before(shared: &Shared, piece: &Piece, now: &Arc<Opened>) -> Option<Answer> {
-    let (opened, seq) = piece.before.as_ref().filter(|(run, _)| !Arc::ptr_eq(run, now))?;
+fn before(shared: &Shared, piece: &Piece) -> Option<Answer> {
+    let (opened, seq) = piece.before.as_ref()?;
     let target = format!("/runs/{}/batches/{seq}", opened.run);
     let reply = shared.link.insist(shared, || match shared.link.http.call(By::Long, "GET", &target, b"") {
         // Whatever it is: there is no answer.
@@ -247,13 +252,27 @@ fn carry(shared: &Shared, batch: &Batch, opened: &Opened, seq: u64) -> Landing {
         }
         let pause = match link.after(failure, &mut backoff) {
             Ok(pause) => pause,
-            Err(error @ BackendError::OutOfCredits(_)) => return Landing::Exhausted(error),
+            Err(BackendError::OutOfCredits(why)) => {
+                return Landing::Exhausted(exhausted(why, link.options.max_credits));
+            }
             Err(error) => return Landing::Stopped(Stop::Failed(error)),
         };
         if !super::link::Waiter::pause(shared, pause) {
             return Landing::Stopped(Stop::Ended);
         }
     }
+}
+
+/// No more can be paid. What may be reserved for a batch depends on the run's own bound as well, and where a batch was cut
+/// the service does not say whether it was that.
+fn exhausted(why: String, max_credits: Option<i64>) -> BackendError {
+    const OPTION: &str = "FASTMAP_MAX_CREDITS";
+    BackendError::OutOfCredits(match max_credits {
+        Some(most) if !why.contains(OPTION) => {
+            format!("{why}; this run may spend {} (Options::max_credits, {OPTION})", credits(most))
+        }
+        _ => why,
+    })
 }
 
 /// What there is to tell of a batch, and what of it goes on its way again: items that were given back although the
@@ -312,7 +331,7 @@ fn split(shared: &Shared, batch: &Batch, most: u64) {
             let batch = batch.piece(id, from, to, batch.attempt());
             state.put(Piece { batch, before: None });
         }
-        state.in_flight -= 1;
+        state.land();
         shared.measure(&state);
         drop(state);
         shared.work.notify_all();
@@ -328,4 +347,19 @@ fn split(shared: &Shared, batch: &Batch, most: u64) {
     let results = Results { failures: vec![failure], ..Results::default() };
     let outcome = Outcome::Done(results);
     shared.landed(Some(Completion { batch: id, first: batch.first(), items, outcome }), Vec::new());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_is_bounded_names_its_bound_where_credits_end() {
+        let told = |why: &str, most| exhausted(why.to_owned(), most).to_string();
+        assert_eq!(told("out of credits", None), "out of credits");
+        let both = told("out of credits", Some(1_500_000));
+        assert!(both.contains("out of credits; this run may spend 1.5 (Options::max_credits"), "{both}");
+        let reached = "raise Options::max_credits (FASTMAP_MAX_CREDITS) to go on";
+        assert_eq!(told(reached, Some(1)), reached);
+    }
 }

@@ -146,6 +146,16 @@ pub trait Confirm: Send + Sync + Debug {
     /// # Errors
     /// If it may not: somebody said so, or there is nobody to ask.
     fn charges(&self, estimate: &Estimate) -> Result<(), Refused>;
+
+    /// The same, and what a run calls. It may end before there is an answer: `wanted` says no from then on, and who
+    /// waits for somebody should give up. What is returned then counts for nothing.
+    ///
+    /// # Errors
+    /// As [`charges`](Confirm::charges), which is called where this is not implemented.
+    fn charges_while(&self, estimate: &Estimate, wanted: &dyn Fn() -> bool) -> Result<(), Refused> {
+        let _ = wanted;
+        self.charges(estimate)
+    }
 }
 
 /// The charges are not confirmed.

@@ -1,7 +1,7 @@
 //! The host's end of the channel to a worker that may be anybody's. ipc-channel takes its peer at its word: the length
 //! in a packet's head is allocated, or subtracted from. Here a packet is first copied, then looked at, and only its
 //! content goes on. The worker made the sockets and may hold more ends of them than it should: nothing is looked at in
-//! the socket, and no send waits for ever. Used by `supervisor` (makes the door) and `reader` (stands at it).
+//! the socket, and no send waits for ever. Used by `start` (makes the door) and `reader` (stands at it).
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -25,6 +25,12 @@ const ENDS: usize = 3;
 /// A worker takes what it is sent at once, whatever its function does. One that has not for so long is cut off.
 const SEND_SECONDS: i64 = 5;
 
+/// Where a door in the folder of the socket `server` is.
+pub(crate) fn path_beside(server: &str) -> String {
+    let folder = server.rsplit_once('/').map_or("", |(folder, _)| folder);
+    format!("{folder}/door")
+}
+
 /// Where a worker that is trusted with nothing knocks.
 #[derive(Debug)]
 pub(crate) struct Door {
@@ -35,8 +41,7 @@ pub(crate) struct Door {
 impl Door {
     /// A door in the folder of the socket `server`, which goes when that is answered.
     pub(crate) fn beside(server: &str) -> nix::Result<Door> {
-        let folder = server.rsplit_once('/').map_or("", |(folder, _)| folder);
-        let path = format!("{folder}/door");
+        let path = path_beside(server);
         let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
         bind(listener.as_raw_fd(), &UnixAddr::new(path.as_str())?)?;
         listen(&listener, Backlog::new(1)?)?;

@@ -1,5 +1,5 @@
 //! How a host and a new worker find each other: the environment variable that marks a worker,
-//! and the first message, which brings the two channels. Written by `supervisor`, read by `worker`.
+//! and the first message, which brings the two channels. Written by `start`, read by `worker`.
 
 use std::ffi::OsString;
 use std::fmt;

@@ -1,12 +1,13 @@
 //! Worker processes of this machine, behind the [`Backend`] trait.
 //!
-//! `pool` holds who has which batch (`run`, `member`) and decides, without any I/O but sends that can't wait;
-//! `steal` does so by the clock, `wear` by what workers have used up. `supervisor` is the one thread that has workers started, watches them die and reads what
-//! they print (`relay`), which `lines` passes on; for each worker there is a thread that starts it (`start`) and takes its answers (`reader`); `worker` is the other end, in the
-//! worker process. `greeting`, `outbox`, `page`, `area` and `handover` are the parts of the channel between them; `confined` is how
-//! a worker confines itself and what is told of the calls that it was refused. `foreign` is for hosts of other programs
-//! than their own. Where a `launch`er starts the workers, they may be anybody's: `jailed` puts them into jails, `door`
-//! takes nothing from them unseen.
+//! `pool` holds who has which batch (`run`, `member`) and decides, without any I/O but sends that can't wait: `news` is what
+//! workers tell it, `steal` goes by the clock, `wear` by what workers have used up. `supervisor` is the one thread that has
+//! workers started, watches them die and reads what they print (`relay`), which `lines` passes on. For each worker there is a
+//! thread that starts it (`start`) and takes its answers (`reader`), the first of them at a socket (`server`); `worker` is
+//! the other end, in the worker process. `greeting`, `outbox`, `page`, `area` and `handover` are the parts of the channel
+//! between them; `confined` is how a worker confines itself and what is told of the calls that it was refused; `spread` keeps
+//! workers off each other's cores. `foreign` is for hosts of other programs than their own. Where a `launch`er starts the
+//! workers, they may be anybody's: `jailed` puts them into jails, `door` takes nothing from them unseen.
 
 mod area;
 pub(crate) mod confined;
@@ -19,12 +20,14 @@ mod jailed;
 mod launch;
 mod lines;
 mod member;
+mod news;
 mod outbox;
 mod page;
 mod pool;
 mod reader;
 mod relay;
 mod run;
+mod server;
 mod spread;
 mod start;
 mod steal;
@@ -44,7 +47,7 @@ pub use greeting::INSIDE;
 pub use jailed::{CpuTimes, Jailed};
 pub use launch::{Keeper, Launch, Launcher, Start};
 pub use relay::{PassThrough, Relay, Stream};
-pub use start::MOST_TEMP_FOLDER;
+pub use server::MOST_TEMP_FOLDER;
 pub(crate) use worker::{Opening, Record};
 pub use worker::{enter, inside_worker, leave_unentered, marked};
 

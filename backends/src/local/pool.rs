@@ -1,5 +1,5 @@
-//! Who has which batch. All decisions of the pool are taken here under one lock, by whoever brings news: a run that
-//! submits, a reader whose worker answered, the supervisor whose worker died. Nothing here waits.
+//! Who has which batch. All decisions of the pool are taken under one lock, by whoever brings news: a run that submits, a
+//! reader whose worker answered, the supervisor whose worker died (`news`). Nothing here waits.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,29 +8,24 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ipc_channel::ipc::{IpcBytesSender, IpcReceiver};
+use ipc_channel::ipc::IpcReceiver;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::LocalOptions;
-use super::confined;
 use super::greeting::Greeting;
 use super::member::{Held, Member, recall};
-use super::outbox::Outbox;
 use super::run::{Gauge, RunState};
 use super::spread::{self, Busy};
 use super::steal;
 use super::supervisor::Watched;
 use super::wear::{self, Allowed};
 use crate::batch::{Batch, BatchId};
-use crate::completion::{
-    Completion, Death, DeathCause, ItemFailure, Loss, Outcome, Payload, Results, Running,
-};
+use crate::completion::Death;
 use crate::error::BackendError;
-use crate::executable;
 use crate::inbox::Inbox;
 use crate::job::{Job, JobId};
-use crate::wire::{Header, Kind, VERSION};
+use crate::wire::{Header, Kind};
 
 /// Workers that may die in a row before their greeting, or without having run anything, before runs are ended.
 const FAILED_STARTS: usize = 3;
@@ -215,246 +210,12 @@ impl Shared {
         self.hand_out(state);
     }
 
-    /// A worker has greeted.
-    pub(crate) fn greeted(
-        &self,
-        id: u64,
-        version: u32,
-        program: &str,
-        to_worker: IpcBytesSender,
-    ) -> Result<(), DeathCause> {
-        let expected = self.options.identity.as_deref().unwrap_or_else(|| executable::identity());
-        if version != VERSION || program != expected {
-            return Err(DeathCause::Mismatch(format!(
-                "it is not the program of its host (host {expected}, protocol {VERSION}; worker {program}, protocol \
-                 {version})",
-            )));
-        }
-        let mut state = self.lock();
-        if state.closing {
-            return Err(DeathCause::Protocol("it greeted a pool that is closing".to_owned()));
-        }
-        if let Some(member) = state.member(id) {
-            let own = self.options.launcher.is_none();
-            member.outbox = Some(Outbox::new(to_worker, Arc::clone(&member.page), own));
-            member.progress = Instant::now();
-        }
-        self.started.notify_all();
-        self.hand_out(state);
-        Ok(())
-    }
-
     /// Has a socket closed that a worker has come through and that nobody needs any more. Its file is gone, so that this frees
     /// an inode: on a disk that takes 0.5 ms, which no map should wait for.
     pub(super) fn close_later(&self, met: IpcReceiver<Greeting>) {
         let mut state = self.lock();
         state.met.push(met);
         self.look_after(&mut state, STARTED);
-    }
-
-    /// A worker has answered items of a batch.
-    pub(crate) fn done(&self, id: u64, header: &Header, frame: Vec<u8>) -> Result<(), String> {
-        let (failures_at, failures) = header.told(&frame)?;
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let member =
-            state.members.iter_mut().find(|member| member.id == id).ok_or("an answer after its death")?;
-        let Some(at) = member.held.iter().position(|held| held.batch.ticket() == header.batch) else {
-            // All of the batch was given back in the moment it began: an answer to none of it.
-            return if header.items == 0 {
-                Ok(())
-            } else {
-                Err("an answer to what it was not asked".to_owned())
-            };
-        };
-        if header.items > member.held[at].limit {
-            return Err("an answer to more items than it was asked".to_owned());
-        }
-        if header.items == 0 && !member.held[at].recalled {
-            // Sent again it would come back the same way, for ever.
-            return Err("an answer to no item of a batch".to_owned());
-        }
-        let held = member.held.remove(at).expect("it was found there");
-        member.progress = Instant::now();
-        member.proven = true;
-        member.answered += u64::from(header.items);
-        let worker = member.name.clone();
-        state.futile.clear();
-        let run = state.runs.get_mut(&held.batch.job()).expect("a run stays while its batches are held");
-        run.in_flight -= 1;
-        if header.items > 0 {
-            run.observe(header);
-        }
-        if !held.orphan {
-            let batch = held.batch.id();
-            // Results and failures, as the worker counts them.
-            let bytes = frame.len() - Header::LEN;
-            if header.items > 0 {
-                let results = Results {
-                    payload: Payload::within(frame, Header::LEN, failures_at),
-                    failures,
-                    wall: Duration::from_nanos(header.wall),
-                    cpu: Duration::from_nanos(header.cpu),
-                    worker,
-                    came: Some(member.progress),
-                    slowest: header.slowest(),
-                    refused: held.refused,
-                    ..Results::default()
-                };
-                let first = held.batch.first();
-                let outcome = Outcome::Done(results);
-                run.tell(Completion { batch, first, items: header.items, outcome });
-            }
-            if header.items < held.limit {
-                let rest = held.batch.piece(batch, header.items, held.limit, held.batch.attempt());
-                if header.items > 0 && bytes as u64 >= held.batch.result_credit() {
-                    // Its results have reached their credit: the budget's owner says when the rest may go on.
-                    let (first, items) = (rest.first(), rest.items());
-                    run.tell(Completion { batch, first, items, outcome: Outcome::Returned(rest) });
-                } else {
-                    run.pending.push_front(rest);
-                }
-            }
-        }
-        state.forget_finished();
-        state.retire(id, Instant::now());
-        self.hand_out(guard);
-        Ok(())
-    }
-
-    /// A worker gives items back that it has not begun.
-    pub(crate) fn returned(&self, id: u64, header: &Header) -> Result<(), String> {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let member = state
-            .members
-            .iter_mut()
-            .find(|member| member.id == id)
-            .ok_or("items given back after its death")?;
-        let Some(at) = member.held.iter().position(|held| held.batch.ticket() == header.batch) else {
-            return Ok(()); // Its answer has overtaken this, and told the same.
-        };
-        let held = &mut member.held[at];
-        if header.from >= held.limit {
-            return Err("items given back that it did not have".to_owned());
-        }
-        if !held.recalled && !held.orphan {
-            // It would be sent them again, for ever.
-            return Err("items given back that were not asked back".to_owned());
-        }
-        let rest = held.batch.piece(held.batch.id(), header.from, held.limit, held.batch.attempt());
-        held.limit = header.from;
-        held.recalled = false;
-        let (emptied, orphan) = (held.limit == 0, held.orphan);
-        if emptied {
-            member.held.remove(at);
-        }
-        let run = state.runs.get_mut(&rest.job()).expect("a run stays while its batches are held");
-        run.in_flight -= usize::from(emptied);
-        if !orphan {
-            run.pending.push_front(rest);
-        }
-        state.forget_finished();
-        state.retire(id, Instant::now());
-        self.hand_out(guard);
-        Ok(())
-    }
-
-    /// A worker could not prepare a job.
-    pub(crate) fn refused(&self, id: u64, job: JobId, failure: ItemFailure) -> Result<(), String> {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        if let Some(member) = state.members.iter_mut().find(|member| member.id == id) {
-            // It says so for each batch that it had of the job. Of one that is closed by now nobody wants to know.
-            let Some(run) = state.runs.get_mut(&job) else { return Ok(()) };
-            if !member.opened.contains(&job) {
-                return Err("a refusal of a job that it was not given".to_owned());
-            }
-            let before = member.held.len();
-            member.held.retain(|held| held.batch.job() != job);
-            run.in_flight -= before - member.held.len();
-            run.fail(BackendError::Setup(failure));
-        }
-        state.forget_finished();
-        self.hand_out(guard);
-        Ok(())
-    }
-
-    /// A worker is to be ended: it broke the protocol, is another program, or was too late.
-    pub(crate) fn condemn(&self, id: u64, cause: DeathCause) {
-        let mut state = self.lock();
-        if let Some(member) = state.member(id) {
-            member.condemn(cause, None);
-        }
-    }
-
-    /// A worker is dead, and all that it had sent is dealt with.
-    pub(crate) fn buried(&self, id: u64, mut death: Death) {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let Some(at) = state.members.iter().position(|member| member.id == id) else { return };
-        let mut member = state.members.remove(at);
-        let ran = member.page.running();
-        death.refused = confined::refused_to(&member.page, ran);
-        // Ended here for what nobody waited for: that says nothing about the next worker.
-        let unwanted = matches!(member.verdict, Some((DeathCause::Unknown, _)));
-        if let Some((cause, running)) = member.verdict.take() {
-            // A timeout holds for the item that was seen, not for one that has begun since.
-            if running.is_none() || running == ran {
-                death.cause = cause;
-            }
-        }
-        if let (Some(_), None, DeathCause::Exit(code)) =
-            (&self.options.launcher, &member.outbox, &death.cause)
-        {
-            death.cause = DeathCause::NeverGreeted(*code);
-        }
-        let mut lost = false;
-        // Batches run in the order in which they were sent. Where one was run to its end and its answer never came,
-        // one of its items may have broken the channel: it is the suspect, and what ran behind it is not.
-        let last = member.held.iter().position(|held| held.batch.ticket() == member.page.last_ticket());
-        let mute = last.is_some_and(|last| last > 0 || ran.is_none());
-        let suspect = member.held.front().filter(|_| mute).map(|held| held.batch.ticket());
-        for held in std::mem::take(&mut member.held).into_iter().rev() {
-            let run = state.runs.get_mut(&held.batch.job()).expect("a run stays while its batches are held");
-            run.in_flight -= 1;
-            if held.orphan {
-                continue;
-            }
-            let ticket = held.batch.ticket();
-            let running = match suspect {
-                Some(suspect) => (suspect == ticket).then_some(Running::Unknown),
-                None => ran.filter(|(running, _)| *running == ticket).map(|(_, running)| running),
-            };
-            let batch = held.batch.id();
-            let theirs = match held.limit == held.batch.items() {
-                true => held.batch,
-                false => held.batch.piece(batch, 0, held.limit, held.batch.attempt()),
-            };
-            match running {
-                Some(running) => {
-                    let running = match running {
-                        Running::Item(item) if item >= theirs.items() => Running::Unknown,
-                        known => known,
-                    };
-                    let loss = Loss { running, death: death.clone() };
-                    let (first, items) = (theirs.first(), theirs.items());
-                    run.tell(Completion { batch, first, items, outcome: Outcome::Lost(theirs, loss) });
-                    lost = true;
-                }
-                None => run.pending.push_front(theirs),
-            }
-        }
-        if state.closing {
-            return;
-        }
-        if !lost && !unwanted && !member.proven {
-            // Whoever dies idle or at its start may do so because no worker can live here.
-            state.failed_start(death);
-            self.started.notify_all();
-        }
-        state.forget_finished();
-        self.hand_out(guard);
     }
 
     /// The numbers of those workers of the requested whose start is to begin now.
@@ -581,7 +342,7 @@ impl State {
     }
 
     /// Closed runs whose last batch is back: their contexts are freed in the workers.
-    fn forget_finished(&mut self) {
+    pub(super) fn forget_finished(&mut self) {
         let finished: Vec<JobId> = self
             .runs
             .iter()
@@ -602,7 +363,7 @@ impl State {
 
     /// Counts a worker that ended without having run anything; after some in a row no run can go on, unless others
     /// work: then the map goes on with those, and a start is tried now and then.
-    fn failed_start(&mut self, death: Death) {
+    pub(super) fn failed_start(&mut self, death: Death) {
         self.failures += 1;
         self.last_failure = Some(death.clone());
         self.futile.push(death);

@@ -1,15 +1,14 @@
 //! The thread that listens to one worker: its greeting, its answers, and, once it is dead, what it had still sent.
 //! What a worker sends is checked here and in `pool`; a worker that breaks the protocol is ended, the host goes on.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ipc_channel::IpcError;
-use ipc_channel::ipc::{IpcBytesReceiver, IpcBytesSender, IpcOneShotServer};
+use ipc_channel::ipc::{IpcBytesReceiver, IpcBytesSender};
 use log::Level;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 use super::Record;
 use super::area::AREA;
@@ -18,6 +17,7 @@ use super::greeting::{Greeting, Hello};
 use super::outbox::send_packet;
 use super::page::Page;
 use super::pool::Shared;
+use super::server::{Server, come_and_go};
 use crate::buffers;
 use crate::completion::{Death, DeathCause};
 use crate::job::JobId;
@@ -34,6 +34,8 @@ pub(crate) struct Gate {
 struct GateState {
     death: Option<Death>,
     wake: Option<Wake>,
+    /// The reader is through, and only waits for the death.
+    through: bool,
 }
 
 /// How the host ends its own listening, behind all that a dead worker has sent.
@@ -81,8 +83,9 @@ impl Gate {
         self.told.notify_all();
         match state.wake.take() {
             Some(wake) => wake.wake(),
+            None if state.through => {}
             // accept() waits for ever for a process that died: come in its place. Where the reader is past
-            // that, nobody listens there any more, and the reader looks for the death itself.
+            // that, in this moment, nobody listens there any more, and the reader looks for the death itself.
             None => come_and_go(server),
         }
     }
@@ -96,6 +99,10 @@ impl Gate {
         }
     }
 
+    fn pass(&self) {
+        self.lock().through = true;
+    }
+
     fn is_closed(&self) -> bool {
         self.lock().death.is_some()
     }
@@ -104,16 +111,6 @@ impl Gate {
     fn wait(&self, most: Duration) -> Option<Death> {
         let waited = self.told.wait_timeout_while(self.lock(), most, |state| state.death.is_none());
         waited.unwrap_or_else(PoisonError::into_inner).0.death.clone()
-    }
-}
-
-/// Ends an `accept` for which nobody will come. Not by ipc-channel: it loses the descriptor where nobody listens.
-fn come_and_go(server: &str) {
-    let kind = SockFlag::SOCK_CLOEXEC;
-    if let Ok(end) = socket(AddressFamily::Unix, SockType::SeqPacket, kind, None)
-        && let Ok(address) = UnixAddr::new(server)
-    {
-        let _nobody = connect(end.as_raw_fd(), &address);
     }
 }
 
@@ -128,13 +125,14 @@ pub(crate) struct Peer<'a> {
 }
 
 /// Listens to a worker until it is dead and all that it sent is dealt with. `door`: it may be anybody's, and knocks
-/// there; what is admitted goes on to `server`'s path.
-pub(crate) fn listen(peer: &Peer<'_>, server: IpcOneShotServer<Greeting>, door: Option<(Door, String)>) {
+/// there; what is admitted goes on to `server`.
+pub(crate) fn listen(peer: &Peer<'_>, server: Server, door: Option<Door>) {
     // ipc-channel asserts where it should doubt: bytes that are not its own raise a panic in here.
     let listened = catch_unwind(AssertUnwindSafe(|| peer.converse(server, door)));
     if listened.is_err() {
         peer.condemn(DeathCause::Protocol("its channel carries what no worker sends".to_owned()));
     }
+    peer.gate.pass();
     // A worker that closed its channel and lives on (it may have closed all it could) is of no use.
     let death = peer.gate.wait(Duration::from_secs(1)).or_else(|| {
         peer.condemn(DeathCause::Protocol("it closed its channel".to_owned()));
@@ -151,8 +149,8 @@ impl Peer<'_> {
     }
 
     /// From the greeting to the channel's end.
-    fn converse(&self, server: IpcOneShotServer<Greeting>, door: Option<(Door, String)>) {
-        let vetted = match door.map(|(door, server)| door.admit(&server)).transpose() {
+    fn converse(&self, server: Server, door: Option<Door>) {
+        let vetted = match door.map(|door| door.admit(server.path())).transpose() {
             Ok(vetted) => vetted,
             Err(why) => {
                 if !self.gate.is_closed() {

@@ -11,25 +11,19 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use ipc_channel::ipc::IpcOneShotServer;
-use nix::sys::statvfs::statvfs;
-use nix::unistd::{AccessFlags, eaccess};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::door::Door;
-use super::greeting::{Confinement, Greeting, INSIDE, MARKER, Marker};
+use super::greeting::{Confinement, INSIDE, MARKER, Marker};
 use super::launch::Start;
 use super::member::Member;
 use super::page::Page;
 use super::pool::Shared;
 use super::reader::{Gate, Peer, listen};
 use super::relay::{Pipe, Stream};
+use super::server::Server;
 use super::supervisor::{Watched, block_signals};
 use crate::completion::{Death, DeathCause};
-
-/// Most bytes that the name of the temporary folder may have, for the workers' sockets to lie there: `sun_path` holds
-/// 107 bytes before its end, to which ipc-channel adds a folder and a name, and cuts a longer path off in silence.
-pub const MOST_TEMP_FOLDER: usize = 107 - "/.tmpXXXXXX/socket".len();
 
 /// Begins to start the workers that were asked for, as many as may be now; false if there are none. What prevents a start
 /// is told to the pool.
@@ -76,15 +70,15 @@ fn not_started(worker: String, why: String) -> Death {
 struct Started {
     page: Arc<Page>,
     gate: Arc<Gate>,
-    server: IpcOneShotServer<Greeting>,
-    /// Where a worker knocks that is trusted with nothing, and the server's path.
-    door: Option<(Door, String)>,
+    server: Server,
+    /// Where a worker knocks that is trusted with nothing.
+    door: Option<Door>,
 }
 
 /// Starts a worker and makes it known to the pool and the supervisor; an error says why none came.
 fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, String> {
     let failed = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
-    let (server, path) = listen_socket().map_err(|error| failed("cannot make its socket", &error))?;
+    let server = Server::new().map_err(|error| failed("cannot make its socket", &error))?;
     let (page, stdin) = Page::create().map_err(|error| failed("cannot share memory with it", &error))?;
     let page = Arc::new(page);
     let marker = Marker {
@@ -92,12 +86,13 @@ fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, Strin
         name: name.to_owned(),
         level: log::max_level(),
         confinement: Confinement::Own(shared.options.sandbox),
-        server: path.clone(),
+        server: server.path().to_owned(),
     };
     let (mut command, door, keeper) = match &shared.options.launcher {
         None => (own_program(shared, &marker), None, None),
         Some(launcher) => {
-            let door = Door::beside(&path).map_err(|error| failed("cannot make its socket", &error))?;
+            let door =
+                Door::beside(server.path()).map_err(|error| failed("cannot make its socket", &error))?;
             let start = Start { name, socket: Path::new(door.path()), marker: &marker };
             let launch = launcher.launch(&start).map_err(|error| failed("cannot launch it", &error))?;
             (launch.command, Some(door), Some(launch.keeper))
@@ -110,7 +105,7 @@ fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, Strin
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| failed(&format!("cannot start {}", command.get_program().display()), &error))?;
-    let knock = door.as_ref().map_or_else(|| path.clone(), |door| door.path().to_owned());
+    let knock = door.as_ref().map_or(server.path(), Door::path).to_owned();
     let pid = child.id();
     let pipes = (|| -> io::Result<_> {
         let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no pipe"))?;
@@ -147,7 +142,7 @@ fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, Strin
         gate: Arc::clone(&gate),
     };
     shared.came(Member::new(number, name.to_owned(), child, Arc::clone(&page)), watched);
-    Ok(Started { page, gate, server, door: door.map(|door| (door, path)) })
+    Ok(Started { page, gate, server, door })
 }
 
 /// The command that starts this very program as a worker.
@@ -161,55 +156,6 @@ fn own_program(shared: &Shared, marker: &Marker) -> Command {
         .env_remove(INSIDE)
         .env_remove("FASTMAP_SECRET");
     command
-}
-
-/// A socket that a worker connects to, in a folder of ipc-channel's, which panics where it can't make that, and cuts long
-/// paths: look first.
-fn listen_socket() -> io::Result<(IpcOneShotServer<Greeting>, String)> {
-    let folder = std::env::temp_dir();
-    let shown = folder.display();
-    if folder.as_os_str().len() > MOST_TEMP_FOLDER {
-        return Err(io::Error::other(format!(
-            "the temporary folder's name is too long for a socket: {shown}; set TMPDIR to one of at most \
-             {MOST_TEMP_FOLDER} bytes"
-        )));
-    }
-    let refused = |error: io::Error| {
-        io::Error::new(error.kind(), format!("in the temporary folder {shown} (TMPDIR): {error}"))
-    };
-    if !has_room(&folder) {
-        // What for, only the attempt tells; or that there is some after all.
-        if !folder.is_dir() {
-            return Err(io::Error::other(format!(
-                "the temporary folder {shown} does not exist; set TMPDIR to one that does"
-            )));
-        }
-        try_folder(&folder).map_err(refused)?;
-    }
-    catch_unwind(IpcOneShotServer::new)
-        .unwrap_or_else(|_| {
-            Err(try_folder(&folder).err().unwrap_or_else(|| io::Error::other("no folder can be made there")))
-        })
-        .map_err(refused)
-}
-
-/// Whether it is plain that a folder can be made in this one. To make one and remove it takes 0.3 ms on a disk.
-fn has_room(folder: &Path) -> bool {
-    eaccess(folder, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
-        && statvfs(folder).is_ok_and(|system| {
-            // Some file systems don't count their files.
-            system.blocks_available() > 0 && (system.files() == 0 || system.files_available() > 0)
-        })
-}
-
-/// Makes a folder in this one, and removes it.
-fn try_folder(folder: &Path) -> io::Result<()> {
-    let probe = folder.join(format!(".fastmap-{}", std::process::id()));
-    match std::fs::create_dir(&probe) {
-        // Another pool of this process tries as well.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => made.and_then(|()| std::fs::remove_dir(&probe)),
-    }
 }
 
 fn program_name() -> String {
@@ -243,18 +189,5 @@ mod tests {
             let error = local.try_start(Duration::from_mins(1)).expect_err("no worker can come");
             assert!(error.to_string().contains("its launcher panicked"), "{error}");
         }
-    }
-
-    #[test]
-    fn where_there_is_no_room_the_attempt_tells_why() {
-        let folder = std::env::temp_dir();
-        assert!(has_room(&folder));
-        assert!(try_folder(&folder).is_ok());
-        let missing = folder.join("fastmap-missing");
-        assert!(!has_room(&missing));
-        assert_eq!(try_folder(&missing).expect_err("it is not there").kind(), io::ErrorKind::NotFound);
-        // Of a file system that tells nothing, nothing is known.
-        assert!(!has_room(Path::new("/proc")));
-        assert!(try_folder(Path::new("/proc")).is_err());
     }
 }

@@ -13,7 +13,8 @@ use super::launch::Keeper;
 use super::lines::Lines;
 use super::pool::Shared;
 use super::reader::Gate;
-use super::relay::Pipe;
+use super::relay::{Pipe, Stream};
+use super::server;
 use super::start::begin_requested;
 use super::steal;
 use super::wear::{LEAVE, MemoryKills};
@@ -87,7 +88,8 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
             // What was started may have to be looked after by the clock.
             within(Duration::from_secs(1));
         }
-        if begun || starting > 0 {
+        // The first may have come before this thread did.
+        if begun || starting > 0 || !watched.is_empty() {
             first_start.get_or_insert(now);
         }
         if first_start.is_some() && memory_kills.is_none() {
@@ -170,6 +172,13 @@ fn wait(shared: &Shared, watched: &[Watched], read: bool, pause: Option<Duration
     news
 }
 
+/// Passes a line on, unless the process exits: then workers on their way find no socket, and say so.
+fn tell(lines: &mut Lines, worker: &Arc<str>, stream: Stream, line: Vec<u8>) {
+    if !server::is_over() {
+        lines.put(worker, stream, line);
+    }
+}
+
 impl Watched {
     fn pass_on(&mut self, shared: &Shared, lines: &mut Lines) {
         let limit = shared.options.output;
@@ -178,10 +187,10 @@ impl Watched {
         }
         let Watched { name, stdout, stderr, printed, .. } = self;
         if lines.have_room() {
-            *printed += stdout.pass_on(TURN, &mut |stream, line| lines.put(name, stream, line)) as u64;
+            *printed += stdout.pass_on(TURN, &mut |stream, line| tell(lines, name, stream, line)) as u64;
         }
         if lines.have_room() {
-            *printed += stderr.pass_on(TURN, &mut |stream, line| lines.put(name, stream, line)) as u64;
+            *printed += stderr.pass_on(TURN, &mut |stream, line| tell(lines, name, stream, line)) as u64;
         }
         if let Some(limit) = limit.filter(|limit| self.printed > *limit) {
             shared.condemn(self.id, DeathCause::OutputLimit(limit));
@@ -210,7 +219,7 @@ impl Watched {
             },
             _ => DeathCause::Unknown,
         };
-        let mut out = |stream, line| lines.put(&self.name, stream, line);
+        let mut out = |stream, line| tell(lines, &self.name, stream, line);
         self.stdout.finish(&mut out);
         let stderr = self.stderr.finish(&mut out);
         let death = Death { worker: self.name.to_string(), pid: self.pid, cause, refused: None, stderr };

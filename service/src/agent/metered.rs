@@ -39,7 +39,8 @@ impl Metered {
         let theirs = used.len().saturating_sub(under_way.saturating_sub(1));
         let most: Duration = used[..theirs].iter().sum();
         let waived = (self.waived + time).min(most).max(self.waived);
-        self.billed = (self.billed + waived - self.waived).min(now.total()).max(self.billed);
+        let more = waived.saturating_sub(self.waived);
+        self.billed = (self.billed + more).min(now.total()).max(self.billed);
         self.waived = waived;
     }
 

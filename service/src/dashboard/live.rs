@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
@@ -22,6 +22,7 @@ use super::run::Known;
 use super::visitor::{LASTS, Visitor};
 use crate::events::{Event, Events};
 use crate::gateway::Gateway;
+use crate::gateway::limits::{Full, Places, Taken};
 use crate::store::Visit;
 
 /// Parts are made no more often.
@@ -32,36 +33,13 @@ const SILENCE: Duration = Duration::from_secs(2);
 const WATCHERS_OF_ONE: usize = 24;
 const WATCHERS: usize = 256;
 
-/// How many pages are alive, by account. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Watchers(Arc<Mutex<HashMap<i64, usize>>>);
-
-/// One of them, until it is dropped.
+/// The places of pages that are alive.
 #[derive(Debug)]
-struct Watcher(Watchers, i64);
+pub(super) struct Watchers(Places);
 
-impl Watchers {
-    fn admit(&self, account: i64) -> Option<Watcher> {
-        let mut watchers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = watchers.values().sum();
-        let theirs = watchers.entry(account).or_default();
-        if *theirs >= WATCHERS_OF_ONE || all >= WATCHERS {
-            return None;
-        }
-        *theirs += 1;
-        Some(Watcher(self.clone(), account))
-    }
-}
-
-impl Drop for Watcher {
-    fn drop(&mut self) {
-        let mut watchers = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(theirs) = watchers.get_mut(&self.1) {
-            *theirs -= 1;
-            if *theirs == 0 {
-                watchers.remove(&self.1);
-            }
-        }
+impl Default for Watchers {
+    fn default() -> Self {
+        Watchers(Places::new(WATCHERS_OF_ONE, WATCHERS))
     }
 }
 
@@ -71,12 +49,13 @@ pub(super) async fn events(
     Path(run): Path<String>,
 ) -> Result<Response, Sorry> {
     let found = gateway.store.run(Some(visit.account), &run).await?.ok_or_else(Sorry::not_found)?;
-    let Some(watcher) = gateway.dashboard.watchers.admit(visit.account) else {
-        return Err(Sorry::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "Too many pages of this account are open at once.",
-        ));
-    };
+    let watcher = gateway.dashboard.watchers.0.admit(visit.account).map_err(|full| {
+        let words = match full {
+            Full::OfOne => "Too many pages of this account are open at once.",
+            Full::All => "Too many pages are open at once.",
+        };
+        Sorry::new(StatusCode::TOO_MANY_REQUESTS, words)
+    })?;
     // Nothing is kept for who watches a run that is over.
     let open = found.info.state == RunState::Open;
     let news = if open { gateway.events.watch(&run) } else { Events::default().watch(&run) };
@@ -108,7 +87,7 @@ struct Page {
     queue: VecDeque<Sent>,
     made: Option<Instant>,
     over: bool,
-    _watcher: Watcher,
+    _watcher: Taken,
 }
 
 impl Page {
@@ -174,21 +153,5 @@ impl Page {
     fn close(&mut self) {
         self.over = true;
         self.queue.push_back(Sent::default().event("closed").data("closed"));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pages_that_are_alive_are_bounded_by_account_and_given_back() {
-        let watchers = Watchers::default();
-        let many: Vec<_> = (0..100).map_while(|_| watchers.admit(1)).collect();
-        assert_eq!(many.len(), WATCHERS_OF_ONE);
-        assert!(watchers.admit(2).is_some());
-        drop(many);
-        assert!(watchers.admit(1).is_some());
-        assert!(watchers.0.lock().expect("no panic").is_empty());
     }
 }

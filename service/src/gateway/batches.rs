@@ -3,7 +3,7 @@
 
 use std::collections::hash_map::Entry;
 use std::io::Read;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use tokio::task::spawn_blocking;
 use tracing::Instrument;
 
 use super::auth::{BodyDigest, Caller, crowded};
-use super::flights::{Answer as Landed, Flight, Key};
+use super::flights::{Answer as Landed, Flight, Key, Over};
 use super::limits::Held;
 use super::problem::{Refusal, disk, problem_response, refuse};
 use super::runs::{ended, lost};
@@ -34,6 +34,8 @@ use crate::store::{Reserve, Reserved, Settle, Settled, Stored};
 
 /// What the disk's cache takes without anybody noticing.
 const SMALL: usize = 256 << 10;
+/// An answer that is in its file for so long is settled, or never will be.
+const RESTED: Duration = Duration::from_mins(5);
 
 /// Runs a batch, or gives its answer again.
 #[utoipa::path(put, path = "/runs/{run}/batches/{seq}", tag = "batches", params(("run" = String, Path), ("seq" = u64, Path)),
@@ -47,7 +49,9 @@ pub(crate) async fn put(
     body: Bytes,
 ) -> Result<Response, Refusal> {
     check_seq(seq)?;
-    if let Some(flight) = gateway.flights.find(caller.account, &run, seq) {
+    if let Some(flight) = gateway.flights.find(caller.account, &run, seq)
+        && !gateway.was_cancelled(&run, seq, &flight).await?
+    {
         if flight.digest != caller.digest {
             return Err(conflict());
         }
@@ -65,8 +69,8 @@ pub(crate) async fn put(
     }
     // What is unpacked is in memory beside what was sent.
     let unpacked = gateway.bodies.admit(caller.account, if batch.compressed { batch.length } else { 0 });
-    let unpacked = unpacked.ok_or_else(crowded)?;
-    let payload = unpack(&batch, &body).await?;
+    let in_memory = (Arc::clone(&caller.held), unpacked.ok_or_else(crowded)?);
+    let (payload, in_memory) = unpack(&batch, &body, in_memory).await?;
     batch.check_items(&payload).map_err(|error| refuse(ProblemCode::InvalidBody, error.to_string()))?;
     if gateway.flights.of_run(caller.account, &run) >= limits.batches_in_flight as usize {
         let detail = format!("the run has {} batches in flight", limits.batches_in_flight);
@@ -78,7 +82,7 @@ pub(crate) async fn put(
     };
     let (first, items, stride, request) = (batch.first, batch.items, batch.stride, caller.nonce.clone());
     let task = BatchTask { seq, first, items, stride, payload, limit, request };
-    let flight = gateway.take_off(&caller, &run, task, unpacked);
+    let flight = gateway.take_off(&caller, &run, task, in_memory);
     gateway.wait(&run, flight).await
 }
 
@@ -99,6 +103,7 @@ pub(crate) async fn get(
     let unknown = || refuse(ProblemCode::BatchUnknown, "this batch is not under way; send it");
     match gateway.store.batch(&run, stored).await? {
         Some((state, _)) if state == "acknowledged" => Err(gone()),
+        Some((state, _)) if state == "cancelled" => Err(cancelled()),
         Some((_, Some((status, stored)))) => {
             let answer = gateway.stored(&run, status, stored).await.ok_or_else(unknown)?;
             Ok(answer_response(answer))
@@ -118,16 +123,24 @@ pub(crate) async fn cancel(
     Extension(caller): Extension<Caller>,
     Path((run, seq)): Path<(String, u64)>,
 ) -> Reply<BatchCancelled> {
-    check_seq(seq)?;
+    let stored = check_seq(seq)?;
     gateway.run(caller.account, &run).await?;
-    let Some(mut flight) = gateway.flights.find(caller.account, &run, seq) else {
-        // Another gateway may have it.
-        gateway.dispatch.cancel(&run, seq).await;
-        return Ok(Json(BatchCancelled { cancelled: false }));
+    let withdraw = async move {
+        // Whichever gateway has it in hand: from here on nothing is charged for it. That one notices (`end_withdrawn`).
+        let withdrawn = gateway.store.withdraw(&run, stored).await;
+        // Looked for behind that: one that was withdrawn here is found.
+        let flight = gateway.flights.find(caller.account, &run, seq);
+        if let Some(flight) = &flight {
+            flight.end(Over::Cancelled);
+        }
+        (withdrawn, flight)
     };
-    // Either it is not dispatched yet, and sees this, or dispatch has it.
-    flight.cancelled.store(true, Ordering::SeqCst);
-    gateway.dispatch.cancel(&run, seq).await;
+    // A client says so once, and may leave before it is done.
+    let done = tokio::spawn(withdraw.in_current_span()).await;
+    let (withdrawn, flight) = done.map_err(|error| refuse(ProblemCode::Internal, error.to_string()))?;
+    let Some(mut flight) = flight else {
+        return Ok(Json(BatchCancelled { cancelled: withdrawn? }));
+    };
     let landed = flight.answer.wait_for(Option::is_some).await.map_err(|_| lost())?;
     Ok(Json(BatchCancelled { cancelled: !matches!(&*landed, Some(Ok(_))) }))
 }
@@ -142,6 +155,10 @@ fn conflict() -> Refusal {
 
 fn gone() -> Refusal {
     refuse(ProblemCode::ResultGone, "the answer was acknowledged, and is no longer kept")
+}
+
+fn cancelled() -> Refusal {
+    refuse(ProblemCode::BatchCancelled, "the batch was cancelled by its client")
 }
 
 /// Why a batch is not dispatched.
@@ -166,25 +183,33 @@ fn stage(name: &'static str, since: Instant) {
     metrics::histogram!("fastmap_stage_seconds", "stage" => name).record(since.elapsed());
 }
 
-/// The items, decompressed. What is small is done here and now.
-async fn unpack(batch: &BatchBody<'_>, body: &Bytes) -> Result<Bytes, Refusal> {
+/// Counts a batch's bytes, as sent and as unpacked.
+type InMemory = (Arc<Held>, Held);
+
+/// The items, decompressed.
+async fn unpack(
+    batch: &BatchBody<'_>,
+    body: &Bytes,
+    in_memory: InMemory,
+) -> Result<(Bytes, InMemory), Refusal> {
     let payload = body.slice_ref(batch.payload);
     if !batch.compressed {
-        return Ok(payload);
+        return Ok((payload, in_memory));
     }
     let length = batch.length;
+    // This goes on when nobody waits for it any more, and its bytes count for as long.
     let unpacked = spawn_blocking(move || {
         let mut bytes = Vec::new();
         let decoder = zstd::stream::read::Decoder::new(&payload[..])?;
         // One more than promised is enough to know.
         decoder.take(length + 1).read_to_end(&mut bytes)?;
-        Ok::<_, std::io::Error>(bytes)
+        Ok::<_, std::io::Error>((bytes, in_memory))
     });
     let wrong = |why: String| refuse(ProblemCode::InvalidBody, format!("the items are no zstd frame: {why}"));
     let unpacked = unpacked.await.map_err(|error| refuse(ProblemCode::Internal, error.to_string()))?;
-    let unpacked = unpacked.map_err(|error| wrong(error.to_string()))?;
+    let (unpacked, in_memory) = unpacked.map_err(|error| wrong(error.to_string()))?;
     match unpacked.len() as u64 == length {
-        true => Ok(unpacked.into()),
+        true => Ok((unpacked.into(), in_memory)),
         false => Err(wrong(format!("it is not {length} bytes long"))),
     }
 }
@@ -247,35 +272,82 @@ impl Gateway {
         if theirs == Some(account) { self.heard_of(run).await } else { Ok(()) }
     }
 
+    /// Whether a batch that is under way here was cancelled at another gateway: it is ended then, and what comes under its
+    /// seq is a new one. (`end_withdrawn` may not have looked yet.)
+    async fn was_cancelled(&self, run: &str, seq: u64, flight: &Flight) -> Result<bool, Refusal> {
+        if !self.store.is_shared() || !flight.holds() {
+            return Ok(false);
+        }
+        let found = self.store.batch(run, check_seq(seq)?).await?;
+        if found.is_none_or(|(state, _)| state != "cancelled") {
+            return Ok(false);
+        }
+        flight.end(Over::Withdrawn);
+        let mut answer = flight.answer.clone();
+        let _landed = answer.wait_for(Option::is_some).await;
+        Ok(true)
+    }
+
+    /// Ends batches whose reservations are gone: they were cancelled at another gateway, or one that thought this one gone has
+    /// taken them over.
+    pub(super) async fn end_withdrawn(&self) -> Result<(), Refusal> {
+        // Before the question: what is reserved later is not missed. One that lands meanwhile hears nothing of this.
+        let holding = self.flights.holding();
+        if holding.is_empty() || !self.store.is_shared() {
+            return Ok(());
+        }
+        let held = self.store.held_here().await?;
+        for ((_, run, seq), flight) in holding {
+            if !held.contains(&(run, seq as i64)) {
+                flight.end(Over::Withdrawn);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes files of answers that have all been acknowledged, at whichever gateway.
+    pub(super) async fn sweep(&self) -> Result<(), Refusal> {
+        let internal = |error: tokio::task::JoinError| refuse(ProblemCode::Internal, error.to_string());
+        let spool = self.spool.clone();
+        let full = spawn_blocking(move || spool.full(RESTED)).await.map_err(internal)?;
+        for (run, mut files) in full {
+            let needed = self.store.files_needed(&run).await?;
+            files.retain(|file| !needed.contains(file));
+            let spool = self.spool.clone();
+            spawn_blocking(move || spool.remove_files(&run, &files)).await.map_err(internal)?;
+        }
+        Ok(())
+    }
+
     /// Sends a batch on its way, unless it is on its way.
-    fn take_off(self: &Arc<Self>, caller: &Caller, run: &str, task: BatchTask, unpacked: Held) -> Flight {
+    fn take_off(
+        self: &Arc<Self>,
+        caller: &Caller,
+        run: &str,
+        task: BatchTask,
+        in_memory: InMemory,
+    ) -> Flight {
         let key = (caller.account, run.to_owned(), task.seq);
         let (sender, answer) = watch::channel(None);
-        let cancelled = Arc::<AtomicBool>::default();
-        let flight = Flight {
-            account: caller.account,
-            digest: caller.digest.clone(),
-            answer,
-            cancelled: Arc::clone(&cancelled),
-        };
+        let flight = Flight::new(caller.account, caller.digest.clone(), answer);
         match self.flights.lock().entry(key.clone()) {
             // It came a moment ago. Other bytes under this seq learn so from the database, when they come again.
             Entry::Occupied(there) => return there.get().clone(),
             Entry::Vacant(free) => free.insert(flight.clone()),
         };
-        let (gateway, digest) = (Arc::clone(self), caller.digest.clone());
-        let in_memory = (Arc::clone(&caller.held), unpacked);
+        let (gateway, own) = (Arc::clone(self), flight.clone());
         // Beneath the request that has brought it.
         let span = tracing::info_span!("batch", run, seq = task.seq);
         let fly = async move {
-            let landed = gateway.fly(&key, digest, task, &cancelled).await;
+            let landed = gateway.fly(&key, task, &own).await;
             drop(in_memory);
             match &landed {
                 Ok(answer) => tracing::debug!(status = answer.status, "answered"),
                 Err(Refusal(problem)) => tracing::debug!(%problem, "not answered"),
             }
-            let _nobody_waits = sender.send(Some(landed.map_err(|refusal| refusal.0)));
+            // First: who hears of a cancelled batch's end and sends it again must not find it here.
             gateway.flights.remove(&key);
+            let _nobody_waits = sender.send(Some(landed.map_err(|refusal| refusal.0)));
         };
         tokio::spawn(fly.instrument(span));
         flight
@@ -285,9 +357,8 @@ impl Gateway {
     async fn fly(
         self: &Arc<Self>,
         key: &Key,
-        digest: String,
         mut task: BatchTask,
-        cancelled: &AtomicBool,
+        flight: &Flight,
     ) -> Result<Landed, Refusal> {
         let (account, run, seq) = (key.0, &key.1, key.2);
         let began = Instant::now();
@@ -295,14 +366,17 @@ impl Gateway {
             account,
             run: run.clone(),
             seq: check_seq(seq)?,
-            digest,
+            digest: flight.digest.clone(),
             wanted: task.limit,
             prices: self.config.prices,
         };
-        let reserved = self.reserve(reserve).await?;
+        let reserved = self.reserve(reserve, flight).await?;
         stage("reserve", began);
         let (grant, charged) = match reserved {
-            Reserved::Granted(grant) => (grant, false),
+            Reserved::Granted(grant) => {
+                flight.has_reserved();
+                (grant, false)
+            }
             Reserved::Answered(status, stored) => match self.stored(run, status, stored).await {
                 Some(answer) => return Ok(answer),
                 // Paid for and lost with the disk's cache: it is run again, and not charged again.
@@ -311,20 +385,24 @@ impl Gateway {
             other => return Err(refused(other)),
         };
         task.limit = grant.work;
-        let spec = match self.spec(account, run).await {
+        let spec = async {
+            let spec = self.spec(account, run).await?;
+            self.heard_of(run).await?;
+            Ok::<_, Refusal>(spec)
+        };
+        let spec = match spec.await {
             Ok(spec) => spec,
             Err(refusal) => {
                 self.give_up(account, run, seq).await;
                 return Err(refusal);
             }
         };
-        self.heard_of(run).await?;
-        self.carry(&spec, task, grant, charged, cancelled).await
+        self.carry(&spec, task, grant, charged, flight).await
     }
 
     /// Reserves for a batch. Where another gateway has it in hand, waits until that one has answered it or is gone: it is not
-    /// worked on twice.
-    async fn reserve(&self, ask: Reserve) -> Result<Reserved, Refusal> {
+    /// worked on twice. One that is cancelled meanwhile is not worked on at all.
+    async fn reserve(&self, ask: Reserve, flight: &Flight) -> Result<Reserved, Refusal> {
         let mut pause = Duration::from_millis(20);
         loop {
             match self.committer.reserve(ask.clone()).await? {
@@ -332,10 +410,15 @@ impl Gateway {
                 reserved => return Ok(reserved),
             }
             loop {
-                tokio::time::sleep(pause).await;
+                let over = tokio::time::timeout(pause, flight.ending()).await.is_ok();
                 pause = (2 * pause).min(Duration::from_millis(500));
                 let found = self.store.batch(&ask.run, ask.seq).await?;
-                if found.is_none_or(|(state, _)| state != "held") {
+                let state = found.as_ref().map(|(state, _)| state.as_str());
+                // One that was answered before stays answered.
+                if state == Some("cancelled") || (over && matches!(state, None | Some("held"))) {
+                    return Err(cancelled());
+                }
+                if state != Some("held") {
                     break;
                 }
             }
@@ -349,49 +432,62 @@ impl Gateway {
         task: BatchTask,
         grant: Grant,
         charged: bool,
-        cancelled: &AtomicBool,
+        flight: &Flight,
     ) -> Result<Landed, Refusal> {
         let (account, run, seq, first) = (spec.account, &spec.run, task.seq, task.first);
         let dispatched = Instant::now();
         let work = Work { spec: Arc::clone(spec), task: Task::Batch(task) };
         // Held until the answer is stored and charged: then alone the queue may forget the batch.
         let mut submitted = self.dispatch.submit(work).await;
-        if cancelled.load(Ordering::SeqCst) {
-            self.dispatch.cancel(run, seq).await;
-        }
         let verdict = match &mut submitted {
-            Ok(submitted) => submitted.verdict().await,
+            Ok(submitted) => {
+                let verdict = tokio::select! {
+                    verdict = submitted.verdict() => Some(verdict),
+                    () = flight.ending() => None,
+                };
+                match verdict {
+                    Some(verdict) => verdict,
+                    None => {
+                        self.dispatch.cancel(run, seq).await;
+                        submitted.verdict().await
+                    }
+                }
+            }
             Err(_) => Verdict::Lost,
         };
         // Answered in the very moment: nobody wants the answer, nor pays for it.
-        let verdict = if cancelled.load(Ordering::SeqCst) { Verdict::Cancelled } else { verdict };
+        let over = flight.over();
+        let verdict = if over.is_some() { Verdict::Cancelled } else { verdict };
         stage("dispatch", dispatched);
         match verdict {
             Verdict::Answered(answered) if charged => {
                 let body = encode(0, answered);
                 Ok(Landed { status: 200, digest: digest(&body).into(), body })
             }
-            Verdict::Answered(answered) => match self.settle(run, seq, first, answered, grant).await {
-                Ok(landed) => Ok(landed),
-                Err(refusal) => {
+            Verdict::Answered(answered) => {
+                let landed = self.settle(run, seq, first, answered, grant, &flight.digest).await;
+                if landed.is_err() {
                     // The disk or the database refuses: nothing is owed for what can't be delivered.
                     self.give_up(account, run, seq).await;
-                    Err(refusal)
                 }
-            },
+                landed
+            }
             Verdict::Failed(problem) => {
                 let refusal = self.fail(run, problem).await;
                 self.give_up(account, run, seq).await;
                 Err(refusal)
             }
-            Verdict::Cancelled if cancelled.load(Ordering::SeqCst) => {
-                self.give_up(account, run, seq).await;
-                Err(refuse(ProblemCode::BatchCancelled, "the batch was cancelled by its client"))
-            }
             Verdict::Cancelled => {
-                // With its run, or by another gateway.
                 self.give_up(account, run, seq).await;
-                Err(ended("ended", None))
+                match over {
+                    Some(Over::Cancelled) => Err(cancelled()),
+                    Some(Over::Withdrawn) => {
+                        tracing::info!("what was reserved for it is gone: it is ended");
+                        self.answered_elsewhere(run, seq).await
+                    }
+                    // With its run.
+                    None => Err(ended("ended", None)),
+                }
             }
             Verdict::Lost | Verdict::Ready => {
                 self.give_up(account, run, seq).await;
@@ -418,7 +514,7 @@ impl Gateway {
         tokio::spawn(again.in_current_span());
     }
 
-    /// Stores an answer and charges for it.
+    /// Stores an answer and charges for it; `request` is the digest of what has reserved for it.
     async fn settle(
         &self,
         run: &str,
@@ -426,6 +522,7 @@ impl Gateway {
         first: u64,
         answered: Answered,
         grant: Grant,
+        request: &str,
     ) -> Result<Landed, Refusal> {
         let began = Instant::now();
         let mut news = News::default();
@@ -452,7 +549,7 @@ impl Gateway {
         let answer = Stored { digest: digest.clone(), place };
         let settle =
             Settle { run: run.to_owned(), seq: seq as i64, status, charge, cpu, bytes, items, answer };
-        let settled = self.committer.settle(settle).await;
+        let settled = self.committer.settle_for(settle, request.to_owned()).await;
         // A server may have done it and not have come to say so: the answer is needed then.
         if settled.is_err() && !self.store.is_shared() {
             self.spool.remove(run, place);
@@ -475,11 +572,15 @@ impl Gateway {
         }
     }
 
-    /// The reservation of a batch is gone: its run has ended meanwhile; or this gateway was thought to be gone, and another
-    /// has or will have the answer that is paid.
+    /// The reservation of a batch is gone: its run has ended meanwhile; its client has cancelled it; or this gateway was thought
+    /// to be gone, and another has or will have the answer that is paid.
     async fn answered_elsewhere(&self, run: &str, seq: u64) -> Result<Landed, Refusal> {
-        if let Some((_, Some((status, stored)))) = self.store.batch(run, seq as i64).await? {
-            return self.stored(run, status, stored).await.ok_or_else(lost);
+        match self.store.batch(run, seq as i64).await? {
+            Some((_, Some((status, stored)))) => {
+                return self.stored(run, status, stored).await.ok_or_else(lost);
+            }
+            Some((state, None)) if state == "cancelled" => return Err(cancelled()),
+            _ => {}
         }
         match self.store.run(None, run).await?.map(|run| run.info.state) {
             Some(RunState::Open) => Err(lost()),

@@ -2,7 +2,7 @@
 //! reservations and, later, its answers are freed. Every request of a run makes its lease longer; the database is told
 //! only now and then, or each batch would cost one more write.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,12 +11,11 @@ use tokio::time::interval;
 
 use super::Gateway;
 use super::problem::Refusal;
-use crate::events::Event;
 use crate::store::now_ms;
 
 const LOOK: Duration = Duration::from_millis(500);
 
-/// How often what others have done is looked for, where there are others.
+/// How often runs are looked for that have ended elsewhere or were not let go.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
 /// How often folders of answers are looked through for those of runs that nobody keeps any more.
 const TIDY: Duration = Duration::from_mins(1);
@@ -104,8 +103,8 @@ impl Gateway {
     async fn let_go(&self, run: &str, state: RunState) {
         self.dispatch.end_run(run).await;
         self.leases.forget(run);
-        self.specs.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
-        self.events.tell(run, Event::Ended(state));
+        let spec = self.specs.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
+        self.events.end(run, spec.map(|spec| spec.account), state);
     }
 
     /// After a start: runs of before get a whole lease to be heard of, and what gateways that are gone have reserved is
@@ -130,23 +129,44 @@ impl Gateway {
         Ok(())
     }
 
-    /// What other gateways have done: some are gone, and some have ended runs that are worked on here.
-    async fn look_around(&self) -> Result<(), Refusal> {
-        self.give_back().await?;
-        for (run, state) in self.store.ended_among(&self.leases.all()).await? {
-            tracing::info!(run, state = state.as_str(), "run ended at another gateway");
-            self.let_go(&run, state).await;
-        }
-        Ok(())
+    /// Runs of which something is kept at hand here.
+    fn at_hand(&self) -> BTreeSet<String> {
+        let specs = self.specs.lock().unwrap_or_else(PoisonError::into_inner);
+        self.leases.all().into_iter().chain(specs.keys().cloned()).collect()
     }
 
-    /// Forgets answers of runs that another gateway has purged.
+    /// What was done elsewhere: some gateways are gone, and some have ended runs that are at hand or watched here. And what
+    /// was half done here: the handler of a client that leaves may have ended a run and not have come to let it go.
+    async fn look_around(&self) -> Result<(), Refusal> {
+        // On SQLite all reservations are this gateway's own.
+        if self.store.is_shared() {
+            self.give_back().await?;
+        }
+        let at_hand = self.at_hand();
+        let known: Vec<String> = at_hand.union(&self.events.open_runs()).cloned().collect();
+        for (run, state) in self.store.ended_among(&known).await? {
+            if at_hand.contains(&run) {
+                tracing::info!(run, state = state.as_str(), "run had ended; let go only now");
+                self.let_go(&run, state).await;
+            } else {
+                let account = self.store.run(None, &run).await?.map(|run| run.account);
+                self.events.end(&run, account, state);
+            }
+        }
+        self.end_withdrawn().await
+    }
+
+    /// Forgets answers and lines of runs that another gateway has purged, and files of answers that were all acknowledged.
     async fn tidy(&self) -> Result<(), Refusal> {
-        for run in self.store.purged_among(&self.spool.runs()).await? {
+        let mut known = self.spool.runs();
+        known.extend(self.events.runs());
+        known.sort_unstable();
+        known.dedup();
+        for run in self.store.purged_among(&known).await? {
             self.spool.remove_run(&run);
             self.events.forget(&run);
         }
-        Ok(())
+        self.sweep().await
     }
 
     /// Ends runs whose client is gone, and forgets answers whose time is over. Never returns.
@@ -155,8 +175,8 @@ impl Gateway {
         loop {
             let done = tokio::select! {
                 _ = look.tick() => self.reap_once().await,
-                _ = around.tick(), if self.store.is_shared() => self.look_around().await,
-                _ = tidy.tick(), if self.store.is_shared() => self.tidy().await,
+                _ = around.tick() => self.look_around().await,
+                _ = tidy.tick() => self.tidy().await,
             };
             if let Err(Refusal(problem)) = done {
                 tracing::error!(%problem, "could not look after the runs");

@@ -1,4 +1,5 @@
-//! What must be remembered of requests to refuse some: nonces that were used, and how many came from whom.
+//! What must be remembered of requests to refuse some: nonces that were used, how many came from whom, and whose hold how
+//! much memory and how many places.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -108,9 +109,78 @@ impl Drop for Held {
     }
 }
 
+/// What may be open at a time, so many of one account and so many of all. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    of_one: usize,
+    all: usize,
+    taken: Arc<Mutex<HashMap<i64, usize>>>,
+}
+
+/// One of them, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    places: Places,
+    account: i64,
+}
+
+/// There is no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// The account has all that it may.
+    OfOne,
+    /// All accounts together have all that there are.
+    All,
+}
+
+impl Places {
+    pub(crate) fn new(of_one: usize, all: usize) -> Self {
+        Places { of_one, all, taken: Arc::default() }
+    }
+
+    pub(crate) fn admit(&self, account: i64) -> Result<Taken, Full> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.get(&account).is_some_and(|theirs| *theirs >= self.of_one) {
+            return Err(Full::OfOne);
+        }
+        if taken.values().sum::<usize>() >= self.all {
+            return Err(Full::All);
+        }
+        *taken.entry(account).or_default() += 1;
+        Ok(Taken { places: self.clone(), account })
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(theirs) = taken.get_mut(&self.account) {
+            *theirs -= 1;
+            if *theirs == 0 {
+                taken.remove(&self.account);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn places_are_bounded_by_account_and_in_all_and_given_back() {
+        let places = Places::new(3, 5);
+        let many: Vec<_> = (0..100).map_while(|_| places.admit(1).ok()).collect();
+        assert_eq!(many.len(), 3);
+        let others: Vec<_> = (0..100).map_while(|_| places.admit(2).ok()).collect();
+        assert_eq!(others.len(), 2);
+        let full = |account: i64| places.admit(account).err();
+        assert_eq!((full(1), full(2), full(3)), (Some(Full::OfOne), Some(Full::All), Some(Full::All)));
+        drop(many);
+        assert_eq!((full(1), full(3)), (None, None));
+        drop(others);
+        assert!(places.taken.lock().expect("no panic").is_empty());
+    }
 
     #[test]
     fn a_nonce_is_new_once_for_as_long_as_its_timestamp_is_good() {

@@ -25,7 +25,7 @@ use axum::routing::{get, head, post, put};
 use axum::{Json, Router};
 use fastmap_backends::cloud::{ProblemCode, RunState};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::activity::Activity;
@@ -39,7 +39,8 @@ use crate::spool::Spool;
 use crate::store::{Committer, Store};
 use problem::{Refusal, refuse};
 
-/// Event streams that are open at a time, over all accounts.
+/// Event streams that may be open at a time: of one account, and of all.
+const STREAMS_OF_ONE: usize = 64;
 const STREAMS: usize = 512;
 
 /// A gateway that is to stop and has heard of no run for so long is not needed.
@@ -68,7 +69,7 @@ pub struct Gateway {
     leases: leases::Leases,
     /// What agents must know of the runs that are open, as far as they were asked for.
     specs: Mutex<HashMap<String, Arc<RunSpec>>>,
-    streams: Arc<Semaphore>,
+    streams: limits::Places,
     phase: AtomicU8,
     /// Wakes event streams when the service stops.
     pub(crate) stopping: Notify,
@@ -114,7 +115,7 @@ impl Gateway {
             flights: flights::Flights::default(),
             leases: leases::Leases::default(),
             specs: Mutex::default(),
-            streams: Arc::new(Semaphore::new(STREAMS)),
+            streams: limits::Places::new(STREAMS_OF_ONE, STREAMS),
             phase: AtomicU8::new(SERVING),
             stopping: Notify::new(),
             config,

@@ -14,14 +14,14 @@ use fastmap_backends::cloud::{EventHead, LogPage, Problem, ProblemCode, RunState
 use futures_util::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use utoipa::IntoParams;
 
 use super::auth::{Caller, SignsItself};
+use super::limits::{Full, Taken};
 use super::problem::Refusal;
-use super::{Gateway, Reply};
+use super::{Gateway, Reply, STREAMS, STREAMS_OF_ONE};
 use crate::events::{Event, Events};
 
 /// Lines on a page.
@@ -59,10 +59,13 @@ pub(crate) async fn events(
     Extension(caller): Extension<Caller>,
     Path(run): Path<String>,
 ) -> Result<Response, Refusal> {
-    let Ok(place) = Arc::clone(&gateway.streams).try_acquire_owned() else {
-        let problem = Problem::new(ProblemCode::TooManyRequests, "too many event streams are open");
-        return Err(problem.retry_after(5).into());
-    };
+    let place = gateway.streams.admit(caller.account).map_err(|full| {
+        let detail = match full {
+            Full::OfOne => format!("the account has {STREAMS_OF_ONE} event streams open"),
+            Full::All => format!("{STREAMS} event streams of all accounts are open"),
+        };
+        Problem::new(ProblemCode::TooManyRequests, detail).retry_after(5)
+    })?;
     // Watched first and looked at then: what happens in between comes twice, not never. Nothing is kept for who watches
     // a run that is over.
     let open = gateway.run(caller.account, &run).await?.info.state == RunState::Open;
@@ -89,7 +92,7 @@ struct Telling {
     state: RunState,
     number: u64,
     over: bool,
-    _place: OwnedSemaphorePermit,
+    _place: Taken,
 }
 
 impl Telling {

@@ -15,7 +15,8 @@ type Reply<T> = oneshot::Sender<Result<T>>;
 
 enum Operation {
     Reserve(Reserve, Reply<Reserved>),
-    Settle(Settle, Reply<Settled>),
+    /// Also which request must have reserved for it, if that matters.
+    Settle(Settle, Option<String>, Reply<Settled>),
 }
 
 /// Hands reservations and settlements to the task that commits them. Cheap to clone; the task ends with the last one.
@@ -45,8 +46,21 @@ impl Committer {
     /// # Errors
     /// If the database fails; nothing is charged then.
     pub async fn settle(&self, ask: Settle) -> Result<Settled> {
+        self.settle_if(ask, None).await
+    }
+
+    /// Charges for a batch if the request of that digest has reserved for it: where it was cancelled, another may have come under
+    /// its seq.
+    ///
+    /// # Errors
+    /// If the database fails; nothing is charged then.
+    pub async fn settle_for(&self, ask: Settle, request: String) -> Result<Settled> {
+        self.settle_if(ask, Some(request)).await
+    }
+
+    async fn settle_if(&self, ask: Settle, request: Option<String>) -> Result<Settled> {
         let (reply, answer) = oneshot::channel();
-        self.0.send(Operation::Settle(ask, reply)).await.map_err(|_| StoreError::Closed)?;
+        self.0.send(Operation::Settle(ask, request, reply)).await.map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
 }
@@ -62,8 +76,8 @@ async fn commit_all(store: Store, mut operations: mpsc::Receiver<Operation>) {
                     reserves.0.push(ask);
                     reserves.1.push(reply);
                 }
-                Operation::Settle(ask, reply) => {
-                    settles.0.push(ask);
+                Operation::Settle(ask, request, reply) => {
+                    settles.0.push((ask, request));
                     settles.1.push(reply);
                 }
             }
@@ -78,7 +92,7 @@ async fn commit_all(store: Store, mut operations: mpsc::Receiver<Operation>) {
     }
 }
 
-async fn settle(store: &Store, asks: &[Settle]) -> Result<Vec<Settled>> {
+async fn settle(store: &Store, asks: &[(Settle, Option<String>)]) -> Result<Vec<Settled>> {
     group::settle(&mut store.writer().await?.db(), asks).await
 }
 

@@ -72,15 +72,16 @@ pub(super) async fn reserve(
     Ok(asks.iter().zip(holds).map(&mut granted).collect())
 }
 
-/// Charges for batches that are answered, and gives the rest of what they have reserved back.
-pub(super) async fn settle(db: &mut Db<'_>, asks: &[Settle]) -> Result<Vec<Settled>> {
+/// Charges for batches that are answered, and gives the rest of what they have reserved back. With each stands which request
+/// must have reserved for it, by its digest, if that matters.
+pub(super) async fn settle(db: &mut Db<'_>, asks: &[(Settle, Option<String>)]) -> Result<Vec<Settled>> {
     let company = db.has_company();
     let now = now_ms();
     let number = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
     let query = db.sql(
-        "WITH asked (run, seq, status, charge, cpu_ns, result_bytes, items, digest, file, at, length, at_ms) AS (",
+        "WITH asked (run, seq, status, charge, cpu_ns, result_bytes, items, digest, file, at, length, at_ms, request) AS (",
     );
-    let query = query.push_values(asks, |row, ask| {
+    let query = query.push_values(asks, |row, (ask, request)| {
         row.push_bind(&ask.run)
             .push_bind(ask.seq)
             .push_bind(i64::from(ask.status))
@@ -92,7 +93,8 @@ pub(super) async fn settle(db: &mut Db<'_>, asks: &[Settle]) -> Result<Vec<Settl
             .push_bind(number(ask.answer.place.file))
             .push_bind(number(ask.answer.place.at))
             .push_bind(number(ask.answer.place.length))
-            .push_bind(now);
+            .push_bind(now)
+            .push_bind(request.as_deref());
     });
     let (locked, from) = match company {
         true => (
@@ -112,13 +114,14 @@ pub(super) async fn settle(db: &mut Db<'_>, asks: &[Settle]) -> Result<Vec<Settl
     );
     let query = query.push(from).push(
         " WHERE batches.run = s.run AND batches.seq = s.seq AND batches.state = 'held'
+               AND (s.request IS NULL OR batches.digest = s.request)
          RETURNING batches.run, batches.seq",
     );
     let mut done: HashSet<(String, i64)> = HashSet::new();
     for row in query.fetch_all().await? {
         done.insert((row.try_get(0)?, row.try_get(1)?));
     }
-    let mut settled = |ask: &Settle| match done.remove(&(ask.run.clone(), ask.seq)) {
+    let mut settled = |(ask, _): &(Settle, Option<String>)| match done.remove(&(ask.run.clone(), ask.seq)) {
         true => Settled::Charged,
         false => Settled::NotHeld,
     };

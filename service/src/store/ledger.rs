@@ -8,7 +8,7 @@
 //! The functions take a connection that is inside a transaction. `group` does for many batches what can be done in one
 //! statement; here is what needs a closer look.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use fastmap_backends::cloud::Prices;
@@ -94,9 +94,13 @@ pub struct Stored {
 pub enum Settled {
     /// It is charged and answered.
     Charged,
-    /// It has no reservation (any more): it was answered, or its run has ended.
+    /// It has no reservation (any more): it was answered or cancelled, or its run has ended.
     NotHeld,
 }
+
+/// The state of a batch whose client has withdrawn it before it was answered. Its row reserves nothing; it tells gateways that
+/// have the batch, or wait for another that has it, why the reservation is gone.
+const CANCELLED: &str = "cancelled";
 
 /// Keeps all others from moving money of these accounts, up to the transaction's end. On SQLite nobody can.
 pub(super) async fn lock(db: &mut Db<'_>, accounts: impl IntoIterator<Item = i64>) -> Result<()> {
@@ -141,7 +145,9 @@ pub(super) async fn reserve(db: &mut Db<'_>, gateway: i64, ask: &Reserve) -> Res
     .await?;
     let Some(row) = row else { return Ok(Reserved::NoRun) };
     let batch: Option<String> = row.try_get("batch")?;
-    if let Some(batch) = batch {
+    // What comes under the seq of a cancelled batch is a new one.
+    let cancelled = batch.as_deref() == Some(CANCELLED);
+    if let Some(batch) = batch.filter(|_| !cancelled) {
         if row.try_get::<String, _>("digest")? != ask.digest {
             return Ok(Reserved::Conflict);
         }
@@ -180,6 +186,13 @@ pub(super) async fn reserve(db: &mut Db<'_>, gateway: i64, ask: &Reserve) -> Res
             () => Reserved::Held,
         });
     };
+    if cancelled {
+        db.sql("DELETE FROM batches WHERE run = $1 AND seq = $2 AND state = 'cancelled'")
+            .bind(&ask.run)
+            .bind(ask.seq)
+            .execute()
+            .await?;
+    }
     db.sql(
         "INSERT INTO batches (run, seq, digest, state, hold, cpu_limit_ns, byte_limit, short, opened_ms, gateway)
          VALUES ($1, $2, $3, 'held', $4, $5, $6, $7, $8, $9)",
@@ -289,5 +302,184 @@ impl Store {
             .execute()
             .await?;
         tx.commit().await
+    }
+
+    /// Gives back what is reserved for a batch that its client wants no more, whichever gateway has it in hand; that one finds
+    /// it cancelled. `false`: nothing was reserved.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn withdraw(&self, run: &str, seq: i64) -> Result<bool> {
+        let mut conn = self.writer().await?;
+        let mut tx = conn.begin().await?;
+        lock_of_run(&mut tx.db(), run).await?;
+        let held = tx
+            .sql("DELETE FROM batches WHERE run = $1 AND seq = $2 AND state = 'held' RETURNING digest")
+            .bind(run)
+            .bind(seq)
+            .fetch_optional()
+            .await?;
+        let Some(held) = held else { return Ok(false) };
+        tx.sql(
+            "INSERT INTO batches (run, seq, digest, state, hold, cpu_limit_ns, byte_limit, short, opened_ms)
+             VALUES ($1, $2, $3, $4, 0, 0, 0, FALSE, $5)",
+        )
+        .bind(run)
+        .bind(seq)
+        .bind(held.try_get::<String, _>("digest")?)
+        .bind(CANCELLED)
+        .bind(now_ms())
+        .execute()
+        .await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// The batches for which this gateway has something reserved, by run and seq.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn held_here(&self) -> Result<HashSet<(String, i64)>> {
+        let rows = self
+            .sql("SELECT run, seq FROM batches WHERE gateway = $1 AND state = 'held'")
+            .bind(self.gateway)
+            .fetch_all()
+            .await?;
+        rows.iter().map(|row| Ok((row.try_get("run")?, row.try_get("seq")?))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fastmap_backends::cloud::{FunctionName, OpenRun};
+
+    use super::*;
+    use crate::price::CREDIT;
+    use crate::store::testing::{Fresh, on_both};
+    use crate::store::{Committer, NewRun};
+
+    on_both!(
+        a_batch_is_withdrawn_once_and_whoever_has_it_is_not_paid,
+        what_comes_after_a_cancelled_batch_is_a_new_one,
+        only_files_of_answers_that_nobody_has_acknowledged_are_needed,
+    );
+
+    async fn store(fresh: &Fresh) -> Store {
+        let store = fresh.open().await;
+        assert_eq!(store.create_account("a", CREDIT).await.expect("a new account").id, 1);
+        let request = OpenRun {
+            key: "0".repeat(32),
+            executable: String::new(),
+            function: FunctionName { offset: 0, name: String::new() },
+            context: None,
+            label: None,
+            items: None,
+            item_timeout_ms: None,
+            max_credits: None,
+        };
+        let new =
+            NewRun { account: 1, id: "run", digest: "", request: &request, most_open: 9, lease_until_ms: 0 };
+        store.open_run(&new).await.expect("a new run");
+        store
+    }
+
+    fn ask(seq: i64, digest: &str) -> Reserve {
+        Reserve {
+            account: 1,
+            run: "run".to_owned(),
+            seq,
+            digest: digest.to_owned(),
+            wanted: Work { cpu: Duration::from_secs(1), bytes: 1000 },
+            prices: price::DEFAULT,
+        }
+    }
+
+    fn answer(seq: i64, file: u64) -> Settle {
+        Settle {
+            run: "run".to_owned(),
+            seq,
+            status: 200,
+            charge: 1,
+            cpu: Duration::from_millis(1),
+            bytes: 10,
+            items: 1,
+            answer: Stored { digest: "answer".to_owned(), place: Place { file, at: 0, length: 10 } },
+        }
+    }
+
+    async fn state(store: &Store, seq: i64) -> Option<String> {
+        store.batch("run", seq).await.expect("no failure").map(|(state, _)| state)
+    }
+
+    async fn audit(store: &Store) {
+        assert_eq!(store.audit().await.expect("no failure"), Vec::<String>::new());
+    }
+
+    async fn a_batch_is_withdrawn_once_and_whoever_has_it_is_not_paid(fresh: Fresh) {
+        let store = store(&fresh).await;
+        let committer = Committer::start(store.clone());
+        // On PostgreSQL another gateway; on SQLite the same file again.
+        let other = fresh.open().await;
+        assert!(!other.withdraw("run", 1).await.expect("no failure"), "nobody has sent it");
+        for seq in [1, 2] {
+            let got = committer.reserve(ask(seq, "one")).await.expect("no failure");
+            assert!(matches!(got, Reserved::Granted(_)), "{got:?}");
+        }
+        assert_eq!(store.held_here().await.expect("no failure").len(), 2);
+        assert!(other.withdraw("run", 1).await.expect("no failure"));
+        assert!(!other.withdraw("run", 1).await.expect("no failure"), "a second time");
+        let held = store.held_here().await.expect("no failure");
+        assert_eq!(held, HashSet::from([("run".to_owned(), 2)]));
+        assert_eq!(state(&store, 1).await.as_deref(), Some("cancelled"));
+        let settled = committer.settle_for(answer(1, 0), "one".to_owned()).await.expect("no failure");
+        assert_eq!(settled, Settled::NotHeld);
+        store.release("run", 1).await.expect("no failure");
+        store.release("run", 2).await.expect("no failure");
+        assert_eq!(store.balance(1).await.expect("no failure"), (CREDIT, 0));
+        audit(&store).await;
+    }
+
+    async fn what_comes_after_a_cancelled_batch_is_a_new_one(fresh: Fresh) {
+        let store = store(&fresh).await;
+        let committer = Committer::start(store.clone());
+        for digest in ["one", "one", "two"] {
+            let got = committer.reserve(ask(1, digest)).await.expect("no failure");
+            assert!(matches!(got, Reserved::Granted(_)), "{got:?}");
+            audit(&store).await;
+            assert!(store.withdraw("run", 1).await.expect("no failure"));
+            audit(&store).await;
+        }
+        committer.reserve(ask(1, "three")).await.expect("no failure");
+        // Who had one of those before has an answer to other bytes.
+        let late = committer.settle_for(answer(1, 0), "two".to_owned()).await.expect("no failure");
+        assert_eq!(late, Settled::NotHeld);
+        let settled = committer.settle_for(answer(1, 0), "three".to_owned()).await.expect("no failure");
+        assert_eq!(settled, Settled::Charged);
+        assert!(!store.withdraw("run", 1).await.expect("no failure"), "what is answered stays answered");
+        assert_eq!(state(&store, 1).await.as_deref(), Some("answered"));
+        assert_eq!(store.balance(1).await.expect("no failure"), (CREDIT - 1, 0));
+        audit(&store).await;
+    }
+
+    async fn only_files_of_answers_that_nobody_has_acknowledged_are_needed(fresh: Fresh) {
+        let store = store(&fresh).await;
+        let committer = Committer::start(store.clone());
+        for (seq, file) in [(0, 0), (1, 0), (2, 3), (3, 7)] {
+            committer.reserve(ask(seq, "one")).await.expect("no failure");
+            committer.settle(answer(seq, file)).await.expect("no failure");
+        }
+        // Reserved, and its answer in no file yet.
+        committer.reserve(ask(4, "one")).await.expect("no failure");
+        let needed = async || {
+            let mut needed = store.files_needed("run").await.expect("no failure");
+            needed.sort_unstable();
+            needed
+        };
+        assert_eq!(needed().await, [0, 3, 7]);
+        store.acknowledge("run", &[0, 2]).await.expect("no failure");
+        assert_eq!(needed().await, [0, 7]);
+        store.acknowledge("run", &[1, 3]).await.expect("no failure");
+        assert!(needed().await.is_empty());
+        assert!(store.files_needed("other").await.expect("no failure").is_empty());
     }
 }

@@ -318,6 +318,19 @@ impl Store {
         Ok(kept)
     }
 
+    /// Files in which there are answers of a run that nobody has acknowledged.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn files_needed(&self, run: &str) -> Result<Vec<u64>> {
+        let rows = self
+            .sql("SELECT DISTINCT answer_file FROM batches WHERE run = $1 AND state = 'answered'")
+            .bind(run)
+            .fetch_all()
+            .await?;
+        rows.iter().map(|row| Ok(row.try_get::<i64, _>(0)?.unsigned_abs())).collect()
+    }
+
     /// Where a batch stands: its state, and if it is answered the status and where the answer is.
     ///
     /// # Errors

@@ -1,12 +1,16 @@
 //! What is charged: what the bill says, never more than allowed, and what was paid for is delivered.
 
+use std::fs::{self, File};
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::Instant;
 
 use fastmap_backends::cloud::{Cloud, CloudOptions};
 use fastmap_backends::{Backend, BackendError, Receipt, Run};
 
 use crate::common::{Tenancy, cause, config};
+use crate::server::until;
 
 fn grow(n: u32) -> Vec<u8> {
     vec![n as u8; 100_000]
@@ -54,6 +58,43 @@ fn a_run_spends_no_more_than_its_cap() {
     let spent = tenancy.spent();
     assert!((300_000..=500_000).contains(&spent), "{spent} spent");
     assert!((-15..=1).contains(&(spent / 10_000 - i64::from(values))), "{spent} spent, {values} delivered");
+}
+
+/// Waits for a file `go`, unless it was called with that name before.
+fn once_and_for_all((folder, name): (String, String)) -> String {
+    let folder = Path::new(&folder);
+    if File::create_new(folder.join(&name)).is_ok() {
+        until("the word to go on", || folder.join("go").exists().then_some(()));
+    }
+    name
+}
+
+#[test]
+fn a_batch_that_was_cut_for_what_others_held_is_paid_when_they_have_given_it_back() {
+    // A second costs a credit, and each batch wants to be able to use 16 of them.
+    let tenancy =
+        Tenancy::start(&["--price-cpu-hour", "3600", "--price-result-gb", "0", "--batch-cpu", "16"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let item = |name: &str| (folder.path().to_str().expect("text").to_owned(), name.to_owned());
+    let amount = |name: &str| tenancy.runs().first().and_then(|run| run[name].as_i64()).unwrap_or(0);
+    let (sender, input) = channel();
+    let config = config(tenancy.options());
+    let map = std::thread::spawn(move || {
+        config.fastmap(once_and_for_all, input).collect::<Result<Vec<String>, _>>()
+    });
+    sender.send(item("first")).expect("the map reads on");
+    until("the reservation of the first", || (amount("held") > 0).then_some(()));
+    // Beside it four are left, a quarter of which the second gets: one, which pays four seconds on the clock.
+    tenancy.server.json(&["credits", "add", "a", "-980"]);
+    sender.send(item("second")).expect("the map reads on");
+    until("the end of what the second may use", || (amount("spent") > 0).then_some(()));
+    fs::write(folder.path().join("go"), "").expect("room on the disk");
+    drop(sender);
+    let names = map.join().expect("no panic").expect("there are credits");
+    assert_eq!(names, ["first", "second"]);
+    let spent = amount("spent");
+    assert!((1_000_000..2_000_000).contains(&spent), "{spent}: one was used up, and next to nothing else");
+    tenancy.server.audit();
 }
 
 /// Keeps the last receipt of a backend's runs.

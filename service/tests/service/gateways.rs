@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use fastmap_backends::cloud::{Bill, RunInfo};
+use fastmap_backends::cloud::{BatchCancelled, Bill, RunInfo};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -93,6 +93,64 @@ fn a_batch_that_both_have_is_worked_on_by_one() {
     assert_eq!(printed(&client) + printed(&other), 1, "it ran once");
     let (spent, batches) = (info(&client, &run).spent, info(&client, &run).batches);
     assert_eq!((spent, batches), (charge(&answers[0]), 1));
+    one.audit();
+}
+
+#[test]
+fn a_batch_is_cancelled_at_whichever_gateway_its_client_says_so() {
+    let one = Server::start_on_postgres(&["--workers", "1", "--long-poll", "1"]);
+    let two = one.beside();
+    let client = one.tenant("a", "1000");
+    let other = at(&client, &two);
+    let run = client.run();
+    let body = batch(&["s600000"]);
+    let target = |seq: u64| format!("/runs/{run}/batches/{seq}");
+    let send = |to: &Client, seq: u64| to.call("PUT", &target(seq), &body);
+    let ask = |at: &Client, seq: u64| {
+        until("an end", || Some(at.call("GET", &target(seq), b"")).filter(|reply| reply.status != 202))
+    };
+    let cancel = |at: &Client, seq: u64| {
+        let told: BatchCancelled = at.call("DELETE", &target(seq), b"").json(200);
+        told.cancelled
+    };
+    assert!(!cancel(&other, 1), "nobody has sent it");
+    // The second time the other has it, too, and waits for the first.
+    for (seq, at_both) in [(1, false), (2, true)] {
+        std::thread::scope(|scope| {
+            let sent = scope.spawn(|| match send(&client, seq) {
+                reply if reply.status == 202 => ask(&client, seq),
+                reply => reply,
+            });
+            until("the reservation", || (info(&client, &run).held > 0).then_some(()));
+            let waits = at_both.then(|| {
+                assert_eq!(send(&other, seq).status, 202);
+                scope.spawn(|| ask(&other, seq))
+            });
+            assert!(cancel(&other, seq));
+            let now = info(&client, &run);
+            assert_eq!((now.held, now.spent, now.batches), (0, 0, 0), "{seq}");
+            sent.join().expect("no panic").problem("batch_cancelled");
+            if let Some(waits) = waits {
+                waits.join().expect("no panic").problem("batch_cancelled");
+            }
+            assert!(!cancel(&client, seq), "a second time");
+        });
+    }
+    // The only worker of the first would spin for ten minutes, if nobody ended it.
+    let reply = client.batch(&run, 3, &["b100000"]);
+    results(&reply, 1);
+    let mut spent = charge(&reply.body);
+    // What is sent again is a new batch, also where nobody has looked since.
+    assert_eq!(send(&client, 4).status, 202);
+    assert!(cancel(&other, 4));
+    for (seq, at) in [(4, &client), (1, &other)] {
+        let reply = at.batch(&run, seq, &["eagain"]);
+        assert_eq!(results(&reply, 1), [b"again"]);
+        assert!(!cancel(&client, seq) && !cancel(&other, seq), "what is answered stays answered");
+        spent += charge(&reply.body);
+    }
+    let bill: Bill = other.call("POST", &format!("/runs/{run}/done"), b"").json(200);
+    assert_eq!((bill.run.held, bill.run.spent, bill.run.batches), (0, spent, 3));
     one.audit();
 }
 

@@ -1,11 +1,12 @@
 //! The way of a run: upload, open, batches, bill.
 
-use fastmap_backends::cloud::{Answer, Bill, PartOutcome, RunInfo};
+use fastmap_backends::cloud::{Answer, Bill, PartOutcome, RunInfo, RunState};
 use fastmap_backends::{DeathCause, Running};
+use fastmap_service::store::{Database, Store};
 use serde_json::Value;
 
 use crate::client::{batch, open_run, results, to_json};
-use crate::server::Server;
+use crate::server::{Server, until};
 
 #[test]
 fn a_run_from_its_upload_to_its_bill() {
@@ -152,4 +153,34 @@ fn items_may_travel_compressed() {
         client.call("PUT", &format!("/runs/{run}/batches/2"), &body(wrong)).problem("invalid_body");
     }
     client.call("PUT", &format!("/runs/{run}/batches/2"), &body(1 << 40)).problem("too_large");
+}
+
+/// Where the client of `done` leaves at the wrong moment, the run has ended in the database alone.
+#[test]
+fn a_run_whose_end_was_half_done_is_let_go() {
+    let server = Server::start(&["--long-poll", "1"]);
+    let client = server.tenant("a", "1000");
+    let run = client.run();
+    let (events, target) = (format!("/runs/{run}/events"), format!("/runs/{run}/batches/1"));
+    let heard = std::thread::scope(|scope| {
+        let watching = scope.spawn(|| client.call("GET", &events, b"").body);
+        assert_eq!(client.call("PUT", &target, &batch(&["s600000"])).status, 202);
+        let database: Database = match server.database() {
+            Some(address) => address.parse().expect("an address"),
+            None => Database::File(server.data().join("fastmap.sqlite")),
+        };
+        let end = async {
+            let store = Store::open(&database).await.expect("the database");
+            assert!(store.end_run(&run, RunState::Done, None).await.expect("no failure"));
+        };
+        tokio::runtime::Runtime::new().expect("a runtime").block_on(end);
+        until("the end of the batch", || {
+            let reply = client.call("GET", &target, b"");
+            (reply.status != 202).then(|| reply.problem("run_ended"))
+        });
+        watching.join().expect("no panic")
+    });
+    let heard = String::from_utf8(heard).expect("text");
+    assert!(heard.contains(r#"{"state":"done"}"#), "{heard}");
+    server.audit();
 }

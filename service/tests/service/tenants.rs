@@ -1,12 +1,16 @@
 //! Two tenants: neither can name, read, cancel or see anything of the other's, by any operation.
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 
-use fastmap_backends::cloud::{Auth, BlobStatus, DashboardLink, OpenRun, Problem, RunInfo, RunState, digest};
+use fastmap_backends::cloud::{
+    Auth, BlobStatus, DashboardLink, OpenRun, Problem, RequestHead, RunInfo, RunState, digest,
+};
 use serde_json::Value;
 
-use crate::client::{Client, agent, batch, open_run, to_json};
-use crate::server::Server;
+use crate::client::{Client, agent, batch, nonce, now, open_run, to_json};
+use crate::server::{LIMIT, Server, until};
 
 const CREDITS: i64 = 1_000_000_000;
 
@@ -209,7 +213,7 @@ fn one_tenants_queue_does_not_delay_anothers_batches() {
             let (large, run) = (&large, &run);
             scope.spawn(move || large.batch(run, seq, &["s100"]));
         }
-        crate::server::until("the queue of the large tenant", || {
+        until("the queue of the large tenant", || {
             let info: Value = large.call("GET", &format!("/runs/{run}"), b"").json(200);
             (info["batches"].as_u64() > Some(0)).then_some(())
         });
@@ -222,4 +226,54 @@ fn one_tenants_queue_does_not_delay_anothers_batches() {
             "five small batches came behind the large tenant's: {info}"
         );
     });
+}
+
+/// Asks for the events of a run: the answer's status, and its stream, which is open until this is dropped.
+fn watch(client: &Client, run: &str) -> (String, TcpStream) {
+    let (path, nonce, time) = (format!("/api/v1/runs/{run}/events"), nonce(), now() as u64);
+    let digest = digest(b"");
+    let head = RequestHead {
+        method: "GET",
+        path: &path,
+        query: "",
+        timestamp: time,
+        nonce: &nonce,
+        digest: &digest,
+    };
+    let signature = client.secret.key().sign_request(&head);
+    let address = client.url.strip_prefix("http://").expect("plain HTTP");
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
+    write!(
+        stream,
+        "GET {path} HTTP/1.0\r\nauthorization: Bearer {}\r\nfastmap-timestamp: {time}\r\nfastmap-nonce: {nonce}\r\n\
+         fastmap-digest: {digest}\r\nfastmap-signature: {signature}\r\n\r\n",
+        client.secret.token()
+    )
+    .expect("it reads");
+    let mut begin = [0; "HTTP/1.0 200".len()];
+    stream.read_exact(&mut begin).expect("a head");
+    (String::from_utf8_lossy(&begin[9..]).into_owned(), stream)
+}
+
+#[test]
+fn one_accounts_event_streams_leave_room_for_anothers() {
+    let server = Server::start(&[]);
+    let (large, small) = (server.tenant("large", "1000"), server.tenant("small", "1000"));
+    let (run, other) = (large.run(), small.run());
+    let mut streams = Vec::new();
+    let refused = loop {
+        assert!(streams.len() < 512, "an account may have all streams");
+        let (status, stream) = watch(&large, &run);
+        if status != "200" {
+            break status;
+        }
+        streams.push(stream);
+    };
+    assert_eq!((refused.as_str(), streams.len()), ("429", 64));
+    let problem = large.call("GET", &format!("/runs/{run}/events"), b"").problem("too_many_requests");
+    assert!(problem.detail.contains("the account has 64"), "{problem}");
+    assert_eq!(watch(&small, &other).0, "200");
+    drop(streams.pop());
+    until("a place for another", || (watch(&large, &run).0 == "200").then_some(()));
 }

@@ -107,6 +107,18 @@ fn credits_that_run_out_in_the_middle_cost_one_warning() {
 }
 
 #[test]
+fn items_that_outlast_the_services_own_limit_are_done_here() {
+    // There a batch is cut after four seconds, which no user has asked for.
+    let service = Service::start(SERVICE, &["--batch-cpu", "1"]);
+    let account = service.account("a", "10");
+    let ended = run(adaptive(&account, &["sleep", "10", "5000"]).env("FASTMAP_LOCAL_PROCESSES", "2"));
+    all(&ended, 10);
+    // Each item is a batch of its own.
+    let batches: u64 = service.runs("a").iter().filter_map(|run| run["batches"].as_u64()).sum();
+    assert!(batches > items_answered(&service), "none was cut there: {}", ended.stderr);
+}
+
+#[test]
 fn charges_that_are_declined_cost_one_warning_and_nothing_else() {
     let service = Service::start(SERVICE, &[]);
     let account = service.account("a", "10");

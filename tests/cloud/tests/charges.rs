@@ -182,6 +182,74 @@ fn while_the_question_stands_the_map_goes_on_here_and_what_workers_print_waits()
     assert!(service.runs("a").is_empty());
 }
 
+/// How often a question was taken back.
+fn taken_back(screen: &str) -> usize {
+    screen.matches("(the question is no longer needed: its map is over)").count()
+}
+
+#[test]
+fn a_question_that_nobody_answers_ends_with_its_map_and_no_line_is_lost() {
+    let service = Service::start(SERVICE, &[]);
+    let account = service.account("a", "10");
+    let mut command = asking(&account, &["told", "600", "10"]);
+    command.env("FASTMAP_EXEC_POLICY", "adaptive").env("FASTMAP_LOCAL_PROCESSES", "1");
+    let mut terminal = Terminal::start(&mut command);
+    terminal.shows("Run it there? [y/N] ");
+    // The process ends with the map.
+    let (status, screen) = terminal.finish();
+    assert!(status.success() && taken_back(&screen) == 1, "{screen}");
+    for n in 0..600 {
+        assert_eq!(screen.matches(&format!("<made {n}>")).count(), 1, "{n}:\n{screen}");
+    }
+    assert_eq!(screen.matches("fastmap: 600 items in ").count(), 1, "{screen}");
+    assert!(service.runs("a").is_empty());
+}
+
+#[test]
+fn a_process_that_goes_on_asks_for_its_next_map_and_has_told_of_the_one_before() {
+    let service = Service::start(SERVICE, &[]);
+    let account = service.account("a", "10");
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut command = asking(&account, &["left", folder.path().to_str().expect("text")]);
+    command.env("FASTMAP_EXEC_POLICY", "adaptive").env("FASTMAP_LOCAL_PROCESSES", "1");
+    command.env("TERM", "xterm-256color");
+    let mut terminal = Terminal::start(&mut command);
+    for (name, items) in [("first", 9000), ("second", 8000)] {
+        // It is shown as a whole, whether or not there is an estimate.
+        terminal.shows(&format!("{items} items "));
+        std::fs::write(folder.path().join(name), "").expect("room on the disk");
+        terminal.shows(&format!("<left {name}>"));
+    }
+    let (status, screen) = terminal.finish();
+    assert!(status.success() && taken_back(&screen) == 2, "{screen}");
+    let second = screen.find("8000 items ").expect("it was shown");
+    assert_eq!(screen[..second].matches("not read to the end").count(), 1, "{screen}");
+    assert_eq!(screen[second..].matches("not read to the end").count(), 1, "{screen}");
+    assert!(service.runs("a").is_empty());
+}
+
+#[test]
+fn a_yes_that_comes_when_the_map_is_over_uploads_nothing_and_opens_no_run() {
+    let service = Service::start(SERVICE, &[]);
+    let account = service.account("a", "10");
+    let ended = run(&mut account.program(HOST, &["confirmed-late"]));
+    assert_eq!(ended.stdout, ["first Some(Ok(0))", "left"], "{ended:#?}");
+    assert!(service.runs("a").is_empty());
+}
+
+#[test]
+fn a_map_inside_suspend_progress_may_ask() {
+    let service = Service::start(SERVICE, &BY_BYTES);
+    let account = service.account("a", "10");
+    let mut command = asking(&account, &["bytes-suspended", "300"]);
+    let mut terminal = Terminal::start(command.env("TERM", "xterm-256color"));
+    terminal.shows("Run it there? [y/N] ");
+    terminal.types("y");
+    let (status, screen) = terminal.finish();
+    assert!(status.success() && screen.contains("answers 300 ok 300"), "{screen}");
+    assert!(items_answered(&service) > 0);
+}
+
 #[test]
 fn no_terminal_and_no_answer_means_no() {
     let service = Service::start(SERVICE, &[]);

@@ -110,6 +110,7 @@ fn too_few_descriptors_are_one_clear_error_and_enough_are_enough() {
         let report = run(command.env("RUST_BACKTRACE", "0"));
         let error = all_or_one_error(&report, 40);
         if let Some(error) = error {
+            assert!(!error.text.contains("TMPDIR"), "{descriptors}: {error:?}");
             let words = ["open files", "descriptor", "os error 24"];
             assert!(words.iter().any(|word| error.text.contains(word)), "{descriptors}: {error:?}");
         }
@@ -132,6 +133,19 @@ fn a_system_that_refuses_to_watch_processes_is_named() {
     let error = all_or_one_error(&report, 40).expect("nothing can be watched");
     assert_eq!(report.answers, 1);
     assert!(error.text.contains("pidfd_open"), "{error:?}");
+}
+
+#[test]
+fn a_refusal_to_make_folders_is_named_and_costs_no_descriptors() {
+    let ended = ended(host(&["no-folders", "4"]).env("RUST_BACKTRACE", "0"));
+    let report = Report::read(&ended.stdout);
+    assert_eq!(report.errors.len(), 4, "{ended:#?}");
+    for error in &report.errors {
+        assert!(error.text.contains("TMPDIR") && error.text.contains("os error 122"), "{error:?}");
+    }
+    // The first attempts are made before it is known.
+    let held: Vec<_> = ended.stdout.iter().filter(|line| line.starts_with("descriptors ")).skip(1).collect();
+    assert!(held.len() == 3 && held.iter().all(|line| *line == held[0]), "{ended:#?}");
 }
 
 /// The host as another user, whose processes and threads may be so many.

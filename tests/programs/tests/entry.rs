@@ -1,15 +1,18 @@
 //! How a program is entered, and everything that could make workers start workers: bounded, and told in words.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
 use std::process::Command;
 
 use fastmap_test_programs::{Ended, Failure, LIMIT, Report, Running, is_alive, program, until};
 use nix::fcntl::OFlag;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
+use nix::unistd::{Pid, mkfifo};
 use tempfile::TempDir;
 
 const HOST: &str = env!("CARGO_BIN_EXE_host");
@@ -89,6 +92,28 @@ fn a_stale_marker_of_another_host_makes_no_worker() {
     assert_eq!(Report::read(&ended.stdout).good, 100, "{ended:#?}");
 }
 
+/// Writes a program for the shell.
+fn script(path: &Path, text: &str) {
+    fs::write(path, format!("#!/bin/sh\n{text}")).expect("a script can be written");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("it is ours");
+}
+
+/// The process ids that files of a folder are named by.
+fn listed(folder: &Path) -> Vec<i32> {
+    let entries = fs::read_dir(folder).expect("it is there");
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Whether all threads of a process sleep: those that start workers are through with that, too.
+fn at_rest(pid: i32) -> bool {
+    let sleeps = |entry: fs::DirEntry| {
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'))
+    };
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    threads.is_ok_and(|mut threads| threads.all(|entry| entry.is_ok_and(sleeps)))
+}
+
 #[test]
 fn a_worker_whose_host_died_on_its_way_ends_and_runs_no_program() {
     let folder = TempDir::new().expect("a folder");
@@ -98,25 +123,20 @@ fn a_worker_whose_host_died_on_its_way_ends_and_runs_no_program() {
     let pids = path("pids");
     fs::create_dir(&pids).expect("a folder can be made");
     // What is started as a worker says who it is, waits at the gate, and goes on as a program that leaves a log.
-    let script = format!(
-        "#!/bin/sh\n: >{pids}/$$\nread word <{gate}\nexec {HOST} checkpoint {checkpoint} {log} 10 0\n",
+    let text = format!(
+        ": >{pids}/$$\nread word <{gate}\nexec {HOST} checkpoint {checkpoint} {log} 10 0\n",
         pids = pids.display(),
         gate = gate.display(),
         checkpoint = path("checkpoint").display(),
         log = path("log").display(),
     );
     let late = path("late");
-    fs::write(&late, script).expect("a script can be written");
-    fs::set_permissions(&late, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    script(&late, &text);
     let host = Running::start(&mut host(&["with-program", late.to_str().expect("a plain path")]));
-    let on_their_way = || -> Vec<i32> {
-        let entries = fs::read_dir(&pids).expect("it is there");
-        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
-    };
-    until("both workers on their way", LIMIT, || on_their_way().len() == 2);
+    until("both workers on their way", LIMIT, || listed(&pids).len() == 2);
     host.signal(Signal::SIGKILL);
     host.finish();
-    let workers = on_their_way();
+    let workers = listed(&pids);
     assert!(workers.iter().all(|pid| is_alive(*pid)), "they wait at the gate");
     let mut open = fs::OpenOptions::new();
     open.write(true).custom_flags(OFlag::O_NONBLOCK.bits());
@@ -162,6 +182,70 @@ fn a_temporary_folder_that_cannot_be_used_is_named() {
         assert!(error.text.contains("TMPDIR"), "{error:?}");
         assert!(error.text.contains(unusable.to_str().expect("a plain path")), "{error:?}");
         assert_eq!(processes, 1);
+    }
+}
+
+#[test]
+fn a_temporary_folder_whose_name_is_no_text_is_named() {
+    let folder = TempDir::new().expect("a folder");
+    let path = folder.path().join(OsStr::from_bytes(b"no\xfftext"));
+    fs::create_dir(&path).expect("a folder can be made");
+    let (ended, _) = counted(host(&["squares", "100"]).env("TMPDIR", &path));
+    let error = ends_with(&ended, "AllWorkersDied");
+    assert!(error.text.contains("TMPDIR") && error.text.contains("UTF-8"), "{error:?}");
+}
+
+#[test]
+fn a_relative_temporary_folder_counts_from_where_the_host_is() {
+    let folder = TempDir::new().expect("a folder");
+    fs::create_dir(folder.path().join("here")).expect("a folder can be made");
+    let ended = Running::start(host(&["squares", "100"]).current_dir(&folder).env("TMPDIR", "here")).finish();
+    assert_eq!(Report::read(&ended.stdout).good, 100, "{ended:#?}");
+    assert_eq!(fs::read_dir(folder.path().join("here")).expect("it is there").count(), 0);
+
+    let mut long = folder.path().to_owned();
+    while long.as_os_str().len() < 120 {
+        long.push("a_long_name_of_a_folder");
+    }
+    fs::create_dir_all(&long).expect("folders");
+    let (ended, _) = counted(host(&["squares", "100"]).current_dir(&long).env("TMPDIR", "."));
+    let error = ends_with(&ended, "AllWorkersDied");
+    assert!(error.text.contains("too long for a socket"), "{error:?}");
+}
+
+#[test]
+fn workers_that_die_unheard_end_the_map_also_where_nothing_can_be_opened() {
+    for lost in ["descriptors", "folder"] {
+        let folder = TempDir::new().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        let (pids, temporary) = (path("pids"), path("temporary"));
+        for made in [&pids, &temporary] {
+            fs::create_dir(made).expect("a folder can be made");
+        }
+        // What is started as a worker says who it is, and never greets.
+        let mute = path("mute");
+        script(&mute, &format!(": >{}/$$\nexec sleep 1000\n", pids.display()));
+        let mut command = host(&["with-program", mute.to_str().expect("a plain path")]);
+        let host = Running::start(command.env("TMPDIR", &temporary));
+        until("both workers on their way", LIMIT, || listed(&pids).len() == 2 && at_rest(host.pid()));
+        if lost == "descriptors" {
+            let limit = libc::rlimit { rlim_cur: 3, rlim_max: 3 };
+            // SAFETY: the limit is there for the call; what was before is not asked for.
+            let set = unsafe {
+                libc::prlimit(host.pid(), libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut())
+            };
+            assert_eq!(set, 0);
+        } else {
+            fs::remove_dir_all(&temporary).expect("it is ours");
+        }
+        for pid in listed(&pids) {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is there");
+        }
+        let ended = host.finish();
+        let error = ends_with(&ended, "AllWorkersDied");
+        let reason = if lost == "descriptors" { "ulimit -n" } else { "does not exist" };
+        assert!(error.text.contains(reason), "{error:?}");
+        assert_eq!(fs::read_dir(&temporary).map_or(0, Iterator::count), 0, "{lost}");
     }
 }
 

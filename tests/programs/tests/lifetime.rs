@@ -69,6 +69,21 @@ fn a_dropped_config_ends_its_workers_and_leaves_nothing() {
 }
 
 #[test]
+fn a_host_that_ends_while_workers_are_on_their_way_leaves_nothing() {
+    let folder = TempDir::new().expect("a folder");
+    for round in 0..50 {
+        let end = ["return", "exit"][round % 2];
+        let command = &mut host(&["global", "16", end]);
+        command.env("TMPDIR", folder.path()).env("FASTMAP_LOCAL_PROCESSES", "16");
+        let ended = run(command);
+        assert_eq!(Report::read(&ended.stdout).good, 16, "{ended:#?}");
+        assert_eq!(ended.stderr, "", "round {round}");
+        let left: Vec<_> = fs::read_dir(folder.path()).expect("it is there").collect();
+        assert!(left.is_empty(), "round {round}: {left:?}");
+    }
+}
+
+#[test]
 fn ctrl_c_and_sigterm_end_host_and_workers_without_a_word() {
     for (signal, group) in [(Signal::SIGINT, true), (Signal::SIGTERM, false), (Signal::SIGHUP, true)] {
         let (running, pids) = held("loop");

@@ -143,6 +143,44 @@ fn several_maps_share_the_screen_and_break_nobody_s_lines() {
 }
 
 #[test]
+fn maps_may_end_while_the_program_has_the_bars_out_of_the_way() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut terminal =
+        Terminal::start(host(&["end-suspended", folder.path().to_str().expect("text")]), 24, 400);
+    let says = |name: &str| std::fs::write(folder.path().join(name), "").expect("room on the disk");
+    let shown = |lines: &[String], label: &str| {
+        lines.iter().filter(|line| line.strip_prefix(label).is_some_and(|rest| rest.starts_with(' '))).count()
+    };
+    let all = |lines: &[String]| ["left", "read", "other", "elsewhere"].map(|label| shown(lines, label));
+    assert!(terminal.until(|lines| all(lines) == [1; 4]), "four bars at a time");
+    says("end");
+    let back = |lines: &[String]| {
+        let end = lines.iter().position(|line| line == "the program ends");
+        end.is_some_and(|at| shown(&lines[at..], "other") == 1)
+    };
+    assert!(terminal.until(back), "the bar that is left comes back");
+    assert_eq!(all(&terminal.lines()), [0, 0, 1, 0], "{:#?}", terminal.lines());
+    says("over");
+    let lines = terminal.finish();
+    let order = [
+        "the program begins",
+        "fastmap: left: ",
+        "fastmap: read: ",
+        "the rest: ",
+        "another thread's: true",
+        "the program ends",
+        // What other threads write waits for the program.
+        "fastmap: elsewhere: ",
+        "fastmap: other: ",
+        "finished",
+    ];
+    assert_eq!(lines.len(), order.len(), "{lines:#?}");
+    for (line, begin) in lines.iter().zip(order) {
+        assert!(line.starts_with(begin), "{begin:?}: {lines:#?}");
+    }
+}
+
+#[test]
 fn narrow_terminals_get_one_line_that_fits() {
     for (columns, needed) in [(20, "/120"), (40, " left")] {
         let mut terminal = Terminal::start(host(&["long-labels", "120"]), 10, columns);

@@ -43,6 +43,8 @@ impl Mean {
 pub(super) struct Flight {
     /// Items that each side still owes.
     pub(super) items: [u32; 2],
+    /// Items that each side has answered while the other has the batch, too: they count when one has answered all.
+    parts: [u32; 2],
     pub(super) bytes: u64,
     /// When each side got it.
     pub(super) sent: [Option<f64>; 2],
@@ -153,7 +155,8 @@ impl Ledger {
             self.item_bytes.add(bytes as f64, f64::from(items));
         }
         let at = side as usize;
-        let empty = Flight { items: [0; 2], bytes, sent: [None; 2], direct: false, repeated: false };
+        let (none, never) = ([0; 2], [None; 2]);
+        let empty = Flight { items: none, parts: none, bytes, sent: never, direct: false, repeated: false };
         let flight = self.flights.entry(batch).or_insert(empty);
         flight.repeated |= flight.on(side.other());
         flight.sent[at] = Some(now);
@@ -182,8 +185,20 @@ impl Ledger {
         account.pace(now, f64::from(items));
         account.answered += u64::from(items);
         account.failures = 0;
-        self.done += u64::from(items);
+        self.done += self.counting(batch, side, items);
         self.take_back(batch, side, items);
+    }
+
+    /// How many more items are answered with these of a side: those of a batch that both have count once.
+    fn counting(&mut self, batch: u64, side: Side, items: u32) -> u64 {
+        let raced = self.flights.get_mut(&batch).filter(|flight| flight.on(side.other()));
+        let Some(flight) = raced else { return u64::from(items) };
+        let at = side as usize;
+        flight.parts[at] += items;
+        match flight.items[at] > items {
+            true => 0,
+            false => u64::from(std::mem::take(&mut flight.parts[at])),
+        }
     }
 
     pub(super) fn back(&mut self, batch: u64, side: Side, items: u32, lost: bool) {
@@ -196,6 +211,11 @@ impl Ledger {
             }
         }
         self.take_back(batch, side, items);
+        // The other one goes on alone, and what it has answered counts.
+        if let Some(flight) = self.flights.get_mut(&batch).filter(|flight| !flight.on(side)) {
+            let parts = std::mem::take(&mut flight.parts);
+            self.done += u64::from(parts[side.other() as usize]);
+        }
     }
 
     fn take_back(&mut self, batch: u64, side: Side, items: u32) {

@@ -135,3 +135,45 @@ fn the_state_can_be_written_and_read_and_decides_the_same() {
     assert_eq!(again, policy);
     assert_eq!(again.place(0.4, None, Some(0.1)), policy.place(0.4, None, Some(0.1)));
 }
+
+/// A batch of four items that both sides have.
+fn raced() -> (Policy, u64) {
+    let mut policy = ready(Some(10_000), 0.01, 16);
+    for side in [Side::Cloud, Side::Local] {
+        policy.see(0.4, &Event::Sent { batch: 9, side, first: 4, items: 4, bytes: 32 });
+    }
+    let done = policy.state.ledger.done;
+    (policy, done)
+}
+
+fn answered(side: Side, items: u32) -> Event {
+    Event::Answered { batch: 9, side, items, wall: 0.01, bytes: 8 }
+}
+
+fn back(side: Side, items: u32, lost: bool) -> Event {
+    Event::Back { batch: 9, side, items, lost }
+}
+
+#[test]
+fn items_that_both_sides_answer_count_once() {
+    let (mut policy, done) = raced();
+    policy.see(0.5, &answered(Side::Cloud, 3));
+    assert_eq!(policy.state.ledger.done, done, "either may be first with all of it");
+    policy.see(0.5, &answered(Side::Local, 4));
+    policy.see(0.5, &back(Side::Cloud, 1, false));
+    assert_eq!((policy.state.ledger.done, policy.left() as u64), (done + 4, 9992));
+    assert!(policy.state.ledger.flight(9).is_none());
+}
+
+#[test]
+fn answers_of_who_goes_on_alone_count_and_those_of_the_other_do_not() {
+    let (mut policy, done) = raced();
+    policy.see(0.5, &answered(Side::Cloud, 1));
+    policy.see(0.5, &answered(Side::Local, 2));
+    policy.see(0.5, &back(Side::Cloud, 2, true));
+    assert_eq!(policy.state.ledger.done, done, "it owes one more, and may go on");
+    policy.see(0.5, &back(Side::Cloud, 1, false));
+    assert_eq!(policy.state.ledger.done, done + 2);
+    policy.see(0.6, &answered(Side::Local, 2));
+    assert_eq!((policy.state.ledger.done, policy.left() as u64), (done + 4, 9992));
+}

@@ -2,13 +2,17 @@
 
 use std::env;
 use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fastmap::backends::cloud::{Cloud, CloudOptions};
+use fastmap::backends::cloud::{Cloud, CloudOptions, Confirm, Estimate, Refused};
+use fastmap::backends::{Local, LocalOptions};
 use fastmap::{FastmapConfig, Options, Verbosity, fastmap_main};
-use fastmap_test_programs::report;
+use fastmap_test_programs::{LIMIT, report, until};
 
 /// Bytes of a result that costs something.
 const RESULT: usize = 100_000;
@@ -49,10 +53,69 @@ fn watched(config: &FastmapConfig, items: u64, milliseconds: u64) -> Result<(), 
     Ok(())
 }
 
-fn impatient() -> Result<FastmapConfig, Box<dyn Error>> {
-    let mut options = CloudOptions::new(env::var("FASTMAP_CLOUD_URL")?, env::var("FASTMAP_SECRET")?.parse()?);
-    options.patience = Duration::from_secs(3);
+/// What the environment says of the service.
+fn cloud_options() -> Result<CloudOptions, Box<dyn Error>> {
+    Ok(CloudOptions::new(env::var("FASTMAP_CLOUD_URL")?, env::var("FASTMAP_SECRET")?.parse()?))
+}
+
+fn with_cloud(options: CloudOptions) -> Result<FastmapConfig, Box<dyn Error>> {
     Ok(fastmap::init(Options::new().verbosity(Verbosity::Quiet).backend(Cloud::new(options)?))?)
+}
+
+/// Two maps in turn, each left once the file of its name is there.
+fn left(config: &FastmapConfig, folder: &Path) -> Result<(), Box<dyn Error>> {
+    let nap = |n: u64| {
+        sleep(Duration::from_millis(10));
+        n
+    };
+    for (name, items) in [("first", 9000u64), ("second", 8000)] {
+        for answer in config.fastmap(nap, 0..items).label(name) {
+            answer?;
+            if folder.join(name).exists() {
+                break;
+            }
+        }
+        println!("<left {name}>");
+    }
+    Ok(())
+}
+
+/// Says yes as soon as nobody needs to know.
+#[derive(Debug)]
+struct Late {
+    asked: Sender<()>,
+}
+
+impl Confirm for Late {
+    fn charges(&self, _: &Estimate) -> Result<(), Refused> {
+        Err(Refused::NobodyToAsk)
+    }
+
+    fn charges_while(&self, _: &Estimate, wanted: &dyn Fn() -> bool) -> Result<(), Refused> {
+        let _gone = self.asked.send(());
+        until("the end of the map", LIMIT, || !wanted());
+        Ok(())
+    }
+}
+
+/// A map that is left while it is asked whether it may cost something.
+fn confirmed_late() -> Result<(), Box<dyn Error>> {
+    let (asked, question) = channel();
+    let mut options = cloud_options()?;
+    options.confirm = Some(Arc::new(Late { asked }));
+    // Two items are enough to know, and others are sent by then.
+    options.probe = Some(Arc::new(Local::new(LocalOptions::new(1))?));
+    let nap = |n: u64| {
+        sleep(Duration::from_millis(150));
+        n
+    };
+    let config = with_cloud(options)?;
+    let mut map = config.fastmap(nap, 0..1000u64);
+    println!("first {:?}", map.next());
+    question.recv_timeout(LIMIT)?;
+    drop(map);
+    println!("left");
+    Ok(())
 }
 
 fn run() -> Result<(), Box<dyn Error>> {
@@ -85,6 +148,11 @@ fn run() -> Result<(), Box<dyn Error>> {
         // Nobody can tell how many there are.
         "endless" => report(config.fastmap(square, (0..number(0)?).filter(|_| true)), square),
         "bytes" => report(config.fastmap(bytes, 0..number(0)?), bytes),
+        // The same, with the progress bars out of the way for as long as it takes.
+        "bytes-suspended" => {
+            let items = number(0)?;
+            fastmap::suspend_progress(|| report(config.fastmap(bytes, 0..items), bytes));
+        }
         "bytes-unordered" => {
             let mut good = 0;
             for answer in config.fastmap(bytes, 0..number(0)?).unordered() {
@@ -99,7 +167,12 @@ fn run() -> Result<(), Box<dyn Error>> {
         // So many items of so many milliseconds.
         "sleep" => naps(&config, number(0)?, number(1)?),
         // The same, for who does not wait two minutes for a service that is gone.
-        "sleep-impatiently" => naps(&impatient()?, number(0)?, number(1)?),
+        "sleep-impatiently" => {
+            let options = CloudOptions { patience: Duration::from_secs(3), ..cloud_options()? };
+            naps(&with_cloud(options)?, number(0)?, number(1)?);
+        }
+        "left" => left(&config, Path::new(rest.first().ok_or("a folder")?))?,
+        "confirmed-late" => confirmed_late()?,
         // The same; workers and host say each item.
         "told" => {
             let made = |(n, milliseconds): (u64, u64)| {

@@ -161,6 +161,19 @@ pub(crate) fn no_pidfd(items: u64) -> Outcome {
     Ok(())
 }
 
+/// The kernel makes no folder any more, for a reason that nothing tells before (a quota, Landlock).
+pub(crate) fn no_folders(maps: u64) -> Outcome {
+    refuse(libc::SYS_mkdirat, libc::EDQUOT)?;
+    #[cfg(target_arch = "x86_64")]
+    refuse(libc::SYS_mkdir, libc::EDQUOT)?;
+    let config = config()?;
+    for _ in 0..maps {
+        report(config.fastmap(|n: u64| n, 0..40), |n| n);
+        println!("descriptors {}", left(Path::new("/proc/self/fd")));
+    }
+    Ok(())
+}
+
 /// A map is left while its only worker prepares, for ever.
 pub(crate) fn left_in_init() -> Outcome {
     let config = config()?;

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write, stdin, stdout};
-use std::process::id;
+use std::process::{exit, id};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use fastmap::FastmapConfig;
+use fastmap::{FastmapConfig, Options};
 use fastmap_test_programs::{report, workers};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::wait::waitpid;
@@ -42,6 +42,16 @@ pub(crate) fn drop_config() -> Outcome {
     drop(config);
     println!("dropped {}", begun.elapsed().as_millis());
     stdin().read_line(&mut String::new())?;
+    Ok(())
+}
+
+/// Maps with the global configuration, which nobody drops, and ends while workers are on their way.
+pub(crate) fn global(items: u64, end: &str) -> Outcome {
+    fastmap::global_init(Options::new())?;
+    report(fastmap::fastmap(|n: u64| n, 0..items), |n| n);
+    if end == "exit" {
+        exit(0);
+    }
     Ok(())
 }
 

@@ -38,6 +38,7 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
         "init-limit" => faults::init_limit(number(0)?),
         "hold" => lifetime::hold(text(0)),
         "drop" => lifetime::drop_config(),
+        "global" => lifetime::global(number(0)?, text(1)),
         "handles-sigint" => lifetime::handles_sigint(),
         "forks" => lifetime::forks(),
         "serve" => lifetime::serve(),
@@ -46,6 +47,7 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
         "logs" => lifetime::logs(),
         "shown" => shown::shown(number(0)?, number(1)?, number(2)?),
         "long-labels" => shown::long_labels(number(0)?),
+        "end-suspended" => shown::end_suspended(text(0)),
         "timed" => shown::timed(number(0)?, number(1)?),
         "timed-cost" => shown::timed_cost(number(0)?),
         "timed-twice" => shown::timed_twice(text(0)),
@@ -73,6 +75,7 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
             Ok(())
         }
         "no-pidfd" => adverse::no_pidfd(number(0)?),
+        "no-folders" => adverse::no_folders(number(0)?),
         "left-in-init" => adverse::left_in_init(),
         "drop-blocks" => adverse::clinging_state::<true>(number(0)?),
         "drop-panics" => adverse::clinging_state::<false>(number(0)?),

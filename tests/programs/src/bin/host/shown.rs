@@ -1,7 +1,8 @@
 //! Maps to be looked at: on a terminal, and by the report of their timings.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -68,6 +69,45 @@ pub(crate) fn long_labels(items: u64) -> Outcome {
     };
     let label = "a label that is much too long for the terminal on which it is shown 目录";
     report(config()?.fastmap(wait, 0..items).label(label), |n| n);
+    Ok(())
+}
+
+/// Maps that end while the program has the bars out of the way: one is left, one is read to its end, and one is another
+/// thread's, which is waited for; a fourth goes on. The files `end` and `over` say when.
+pub(crate) fn end_suspended(folder: &str) -> Outcome {
+    let (end, over) = (Path::new(folder).join("end"), Path::new(folder).join("over"));
+    let config = config()?;
+    let work = |n: u64| {
+        sleep(Duration::from_millis(10));
+        n
+    };
+    let many = 0..1_000_000u64;
+    let inside = AtomicBool::new(false);
+    let mut left = config.fastmap(work, many.clone()).label("left");
+    let mut read = config.fastmap(work, (0u64..).take_while(|_| !end.exists())).label("read");
+    let mut other = config.fastmap(work, many.clone()).label("other");
+    std::thread::scope(|scope| {
+        let elsewhere = scope.spawn(|| {
+            let map = config.fastmap(work, many.clone()).label("elsewhere");
+            map.take_while(|_| !inside.load(Ordering::Relaxed)).count()
+        });
+        while !end.exists() {
+            let _answers = (left.next(), read.next(), other.next());
+        }
+        fastmap::suspend_progress(|| {
+            println!("the program begins");
+            inside.store(true, Ordering::Relaxed);
+            drop(left);
+            println!("the rest: {}", read.count());
+            println!("another thread's: {}", elsewhere.join().is_ok());
+            println!("the program ends");
+        });
+        while !over.exists() {
+            let _answer = other.next();
+        }
+    });
+    drop(other);
+    println!("finished");
     Ok(())
 }
 

@@ -1,0 +1,151 @@
+//! News of two sides that do nothing: what the host's adapter gets of it, and where it goes from there.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::*;
+use crate::completion::{Death, DeathCause, FailureKind, ItemFailure, Loss, Results, Running};
+use crate::{BatchBuilder, Context, Descriptor, FunctionId, JobId};
+
+/// Takes whatever comes: what it is called, its first item, how often that was tried.
+#[derive(Clone, Debug, Default)]
+struct Taker(Arc<Mutex<Vec<(u64, u64, u32)>>>);
+
+impl Taker {
+    fn taken(&self) -> Vec<(u64, u64, u32)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Backend for Taker {
+    fn name(&self) -> &'static str {
+        "taker"
+    }
+
+    fn open(&self, _job: Arc<Job>) -> Result<Box<dyn Run>, BackendError> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Run for Taker {
+    fn capacity(&mut self) -> Capacity {
+        let targets = Targets { work: TURN, least: TURN, bytes: 1000 };
+        Capacity { batches: 1, slots: 1, workers: 1, targets }
+    }
+
+    fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
+        let taken = (batch.id().0, batch.first(), batch.attempt());
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(taken);
+        Ok(())
+    }
+
+    fn poll(&mut self, _deadline: Instant) -> Result<Option<Completion>, BackendError> {
+        Ok(None)
+    }
+
+    fn cancel(&mut self, _batch: BatchId) {}
+
+    fn close(self: Box<Self>) -> Receipt {
+        Receipt::default()
+    }
+}
+
+/// A run whose two sides are takers.
+fn adaptive(item_timeout: Option<Duration>) -> (AdaptiveRun, Taker) {
+    static NEVER: Descriptor = Descriptor::new(|| "never", |_| unreachable!("nobody works"));
+    let job = Job {
+        id: JobId::next(),
+        function: FunctionId::of(&NEVER),
+        context: Context::default(),
+        label: None,
+        items: Some(100),
+        item_timeout,
+        fail_fast: false,
+        cancel_running: false,
+    };
+    let (here, there) = (Taker::default(), Taker::default());
+    let local = Box::new(here.clone());
+    let mut run = AdaptiveRun::new(local, Arc::new(there.clone()), Arc::new(job), AdaptiveOptions::default());
+    run.cloud = Some(Box::new(there));
+    (run, here)
+}
+
+fn batch(id: u64, first: u64, items: u32) -> Batch {
+    let mut builder = BatchBuilder::new(Some(1));
+    builder.buffer().extend(std::iter::repeat_n(0, items as usize));
+    builder.added(items);
+    builder.finish(JobId(1), BatchId(id), first, 1000)
+}
+
+fn news(batch: BatchId, first: u64, items: u32, outcome: Outcome) -> Completion {
+    Completion { batch, first, items, outcome }
+}
+
+fn timeout(batch: Batch, limit: Duration) -> Outcome {
+    let cause = DeathCause::Timeout(limit);
+    let death = Death { worker: "w".to_owned(), pid: 1, cause, refused: None, stderr: Vec::new() };
+    Outcome::Lost(batch, Loss { running: Running::Item(0), death })
+}
+
+/// What the adapter does with a batch that was given back.
+fn send_again(run: &mut AdaptiveRun) {
+    let back = run.ready.pop_front().expect("there is news");
+    let Outcome::Returned(rest) = back.outcome else { panic!("{back:?}") };
+    run.submit(rest).expect("all is taken");
+}
+
+#[test]
+fn an_item_that_outlasts_the_services_own_limit_is_done_here() {
+    let (mut run, here) = adaptive(None);
+    let item = batch(1, 7, 1);
+    run.send(item.clone(), Side::Cloud).expect("all is taken");
+    let lost = timeout(item, Duration::from_mins(5));
+    run.landed(Side::Cloud, news(BatchId(1), 7, 1, lost));
+    send_again(&mut run);
+    assert_eq!(here.taken(), [(1, 7, 1)]);
+}
+
+#[test]
+fn an_item_that_outlasts_the_users_own_limit_is_answered_so() {
+    let limit = Duration::from_secs(2);
+    let (mut run, _) = adaptive(Some(limit));
+    let item = batch(1, 7, 1);
+    run.send(item.clone(), Side::Cloud).expect("all is taken");
+    run.landed(Side::Cloud, news(BatchId(1), 7, 1, timeout(item, limit)));
+    let lost = run.ready.pop_front().expect("there is news");
+    assert!(matches!(lost.outcome, Outcome::Lost(..)), "{lost:?}");
+}
+
+#[test]
+fn an_item_that_the_service_does_not_take_is_done_here() {
+    let (mut run, here) = adaptive(None);
+    run.send(batch(1, 7, 3), Side::Cloud).expect("all is taken");
+    let failure = ItemFailure { offset: 0, kind: FailureKind::Serialize, message: "too large".to_owned() };
+    let refused = Results { failures: vec![failure], ..Results::default() };
+    run.landed(Side::Cloud, news(BatchId(1), 8, 1, Outcome::Done(refused)));
+    send_again(&mut run);
+    assert_eq!(here.taken(), [(1, 8, 1)]);
+    assert_eq!(run.answered, [0, 0]);
+}
+
+#[test]
+fn answers_count_for_the_side_that_gave_them_also_where_the_other_one_fails() {
+    let (mut run, _) = adaptive(None);
+    let whole = batch(1, 0, 4);
+    run.send(whole.clone(), Side::Local).expect("all is taken");
+    let copy = run.held.copy(1, Side::Cloud).expect("nothing has come back");
+    run.landed(Side::Cloud, news(copy.id(), 0, 1, Outcome::Done(Results::default())));
+    assert_eq!(run.answered, [0, 0], "the other one may be first");
+    run.landed(Side::Local, news(BatchId(1), 0, 4, Outcome::Returned(whole)));
+    assert_eq!(run.answered, [0, 1]);
+    assert_eq!(run.account().as_deref(), Some("0 items here, 1 in the service"));
+}
+
+#[test]
+fn answers_from_here_count_where_the_service_is_left() {
+    let (mut run, _) = adaptive(None);
+    run.send(batch(1, 0, 4), Side::Cloud).expect("all is taken");
+    let copy = run.held.copy(1, Side::Local).expect("nothing has come back");
+    run.landed(Side::Local, news(copy.id(), 0, 3, Outcome::Done(Results::default())));
+    run.gone(&BackendError::Other("it is gone".to_owned()));
+    assert_eq!(run.answered, [3, 0]);
+}

@@ -1,0 +1,294 @@
+//! What may be said of one map, before its first item: each method overrides what `Options` say of all of them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use super::{Batches, Fastmap, OnError, Unordered};
+
+impl<I, R> Fastmap<I, R>
+where
+    I: Iterator,
+    R: DeserializeOwned,
+{
+    /// Yields results in batches as they come from the workers: fewer, larger steps, in the same order.
+    ///
+    /// A batch with failed items yields its good runs as `Ok` and each failed item as one `Err`, in order.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// use fastmap::prelude::*;
+    ///
+    /// for batch in (0..1000u64).fastmap(|n| n * n).batches() {
+    ///     println!("{} results", batch?.len());
+    /// }
+    /// # Ok::<(), fastmap::Error>(())
+    /// ```
+    pub fn batches(mut self) -> Batches<I, R> {
+        self.only_portions();
+        Batches::new(self)
+    }
+
+    /// Yields results as they are finished, each with the index of its item. What is slow holds up nothing else.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// use fastmap::prelude::*;
+    ///
+    /// for result in (0..100u64).fastmap(|n| n * n).unordered() {
+    ///     let (index, square) = result?;
+    ///     assert_eq!(square, (index * index) as u64);
+    /// }
+    /// # Ok::<(), fastmap::Error>(())
+    /// ```
+    pub fn unordered(mut self) -> Unordered<I, R> {
+        self.drive.window.set_unordered();
+        self.only_portions();
+        Unordered::new(self)
+    }
+
+    /// Names the map, in log lines and in its closing line.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// use fastmap::prelude::*;
+    ///
+    /// // fastmap: squares: 100 items in …
+    /// let sum = (0..100u64).fastmap(|n| n * n).label("squares").sum::<Result<u64, _>>()?;
+    /// # assert_eq!(sum, 328_350);
+    /// # Ok::<(), fastmap::Error>(())
+    /// ```
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.drive.label = Some(label.into());
+        self
+    }
+
+    /// An item that runs longer is answered by a [`Timeout`](crate::ErrorKind::Timeout) error; its worker is ended and
+    /// replaced, and no other item is harmed. It may run a twentieth longer. Time in which host and workers are
+    /// stopped (Ctrl-Z) does not count. The `init` of `fastmap_init` has no limit.
+    ///
+    /// # Panics
+    /// If `limit` is zero.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// use std::time::Duration;
+    ///
+    /// use fastmap::{ErrorKind, prelude::*};
+    ///
+    /// let sleep = |seconds: u64| std::thread::sleep(Duration::from_secs(seconds));
+    /// let answers: Vec<_> = [0, 3600, 0].into_iter().fastmap(sleep).item_timeout(Duration::from_millis(200)).collect();
+    /// assert!(answers[0].is_ok() && answers[2].is_ok());
+    /// assert_eq!(answers[1].as_ref().unwrap_err().kind(), ErrorKind::Timeout);
+    /// ```
+    pub fn item_timeout(mut self, limit: Duration) -> Self {
+        assert!(!limit.is_zero(), "an item timeout of 0 leaves no item any time");
+        self.drive.item_timeout = Some(limit);
+        self
+    }
+
+    /// What happens when an item fails: by default the map goes on behind its error.
+    ///
+    /// [`OnError::Stop`] ends the map at the first failure that is *known*, without waiting for earlier items that
+    /// still run: nothing more is read, what is queued and what runs is cancelled. Then come the results that are here
+    /// already, in order up to the first gap; then the one `Err`, whose [`Error::index`](crate::Error::index) may lie behind items that were
+    /// never answered; then `None`. A worker tells a failure at once, not with the rest of its batch. What runs
+    /// is ended with its worker once that has answered nothing for 0.1 s.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// use fastmap::prelude::*;
+    /// use fastmap::OnError;
+    ///
+    /// let mut answers = (0..).fastmap(|n: u64| 100 / n.abs_diff(3)).on_error(OnError::Stop);
+    /// let error = answers.find_map(Result::err).unwrap();
+    /// assert_eq!(error.index(), Some(3));
+    /// assert!(answers.next().is_none());
+    /// # Ok::<(), fastmap::Error>(())
+    /// ```
+    pub fn on_error(mut self, on_error: OnError) -> Self {
+        self.drive.limits.on_error = on_error;
+        self
+    }
+
+    /// An item that fails is tried up to `retries` times more before its error is answered: for functions that fail
+    /// now and then. By default 0.
+    ///
+    /// It holds for all that may fail in a worker: a panic, a crash, a timeout, a result that can't be written. An
+    /// item that is tried again goes alone, as soon as there is a place for it; order, and what is read ahead, stay
+    /// as they are. A death of its worker is always looked into by a second try (more after `SIGKILL` and `SIGTERM`, which
+    /// come from outside), and the retries come on top of those. [`Error::attempts`](crate::Error::attempts) has the count.
+    ///
+    /// Until they are answered, the encoded items that are in workers' hands are kept here, where they are anyway.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// use fastmap::prelude::*;
+    ///
+    /// let error = [0u64].into_iter().fastmap(|n: u64| 1 / n).retries(2).next().unwrap().unwrap_err();
+    /// assert_eq!(error.attempts(), 3);
+    /// assert!(error.to_string().contains("tried 3 times"));
+    /// ```
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.drive.tries.retries = retries;
+        self
+    }
+
+    /// The map must be over so long after its first `next()`. What is not answered by then is cancelled, running or
+    /// not: results that are here come in order up to the first gap, then one [`Timeout`](crate::ErrorKind::Timeout) error
+    /// without an index, then `None`. A map whose items are all answered in time is read at leisure.
+    ///
+    /// It is looked at inside `next()`, where an input that blocks, or a consumer that does not ask, holds it up.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// use std::time::Duration;
+    ///
+    /// use fastmap::{ErrorKind, prelude::*};
+    ///
+    /// let sleep = |seconds: u64| std::thread::sleep(Duration::from_secs(seconds));
+    /// let mut answers = [3600].into_iter().fastmap(sleep).deadline(Duration::from_millis(200));
+    /// assert_eq!(answers.next().unwrap().unwrap_err().kind(), ErrorKind::Timeout);
+    /// assert!(answers.next().is_none());
+    /// ```
+    pub fn deadline(mut self, limit: Duration) -> Self {
+        self.drive.limits.deadline = Some(limit);
+        self
+    }
+
+    /// Finished items survive this process: results are recorded in the file at `path`, and a map that is started again
+    /// with the same path, function and input goes on where the last one was, in whatever way that ended (power loss
+    /// included). A file that isn't there is made, by the first `next()`; it is kept when the map is over, which
+    /// then costs no execution at all. Items that fail are not recorded and are tried again.
+    ///
+    /// What was answered is on the disk a few milliseconds later. Executed again is what had no answer or was not there
+    /// yet: together never more than the batches that may be in flight, as a new one is sent only when there is room.
+    ///
+    /// **The same input** means the same bytes at the same index: the input is read again, and each recorded
+    /// run of items is compared by SHA-256 of their encoded bytes. So an input in random order (of a `HashMap`) has
+    /// changed, and so has one whose items hold such a map: sort it. More items behind the recorded ones are
+    /// simply new; fewer are a change. **The same function** means the same executable and the same context; see
+    /// [`checkpoint_version`](Fastmap::checkpoint_version).
+    ///
+    /// The hashes find mistakes and damage. They don't protect from somebody who can write to the file: that is to
+    /// be as trusted as the program.
+    ///
+    /// # Errors
+    /// The map yields one [`Checkpoint`](crate::ErrorKind::Checkpoint) error, without an index, and ends if the input or the
+    /// function is another one, if the file is not a checkpoint, is damaged, or is in use by another map, or if it can't
+    /// be written (then all that was recorded before stays, and the map can be started again when there is room).
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// use fastmap::prelude::*;
+    ///
+    /// # let folder = std::env::temp_dir().join(format!("fastmap-doc-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&folder).unwrap();
+    /// # let path = folder.join("squares.checkpoint");
+    /// for _ in 0..2 {
+    ///     // The second time nothing is computed.
+    ///     let squares = (0..100u64).fastmap(|n| n * n).checkpoint(&path);
+    ///     assert_eq!(squares.sum::<Result<u64, _>>()?, 328_350);
+    /// }
+    /// # std::fs::remove_dir_all(&folder).unwrap();
+    /// # Ok::<(), fastmap::Error>(())
+    /// ```
+    pub fn checkpoint(mut self, path: impl Into<PathBuf>) -> Self {
+        self.drive.checkpoint.set_path(path.into());
+        self
+    }
+
+    /// Recorded results stay good for another build of this program, as long as `key` and the function's path and types
+    /// are the same: to be given from the first run on, and changed whenever the function's results, or the fields of
+    /// the types that it takes or gives, change. Without it each build is another function.
+    ///
+    /// Closures of one function have the same path: give each of their checkpoints a key of its own.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// use fastmap::prelude::*;
+    ///
+    /// # let folder = std::env::temp_dir().join(format!("fastmap-doc-version-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&folder).unwrap();
+    /// # let path = folder.join("squares.checkpoint");
+    /// let squares = (0..100u64).fastmap(|n| n * n).checkpoint(&path).checkpoint_version("squares, 1");
+    /// assert_eq!(squares.sum::<Result<u64, _>>()?, 328_350);
+    /// # std::fs::remove_dir_all(&folder).unwrap();
+    /// # Ok::<(), fastmap::Error>(())
+    /// ```
+    pub fn checkpoint_version(mut self, key: impl Into<String>) -> Self {
+        self.drive.checkpoint.set_version(key.into());
+        self
+    }
+
+    /// Writes a report of the map to `path` when it is over, or dropped: what each worker did when, throughput, how long
+    /// items took, stragglers, retries, deaths, and in two or three sentences what limited it. One HTML file that needs
+    /// nothing else, with its figures as JSON in it; a path that ends in `.json` gets the figures alone. Overrides
+    /// [`Options::timings`](crate::Options::timings).
+    ///
+    /// Of several maps in one process with one path, the first has the path, the next `name-2.html` and so on, up to
+    /// `name-100.html`; further ones are not recorded, and one warning says so. A file that is there is overwritten. While
+    /// the map runs the file says that it does.
+    ///
+    /// It costs a few hundred nanoseconds a batch. The file (up to 2 MB) is written by a thread of its own: it is whole when the
+    /// process exits, or once the [`FastmapConfig`](crate::FastmapConfig) is dropped.
+    ///
+    /// # Errors
+    /// If the file can't be written, the map yields one [`Io`](crate::ErrorKind::Io) error and ends before anything is
+    /// read. A disk that is full at the end is told by a warning: the results are with you by then.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// # let path = std::env::temp_dir().join(format!("fastmap-doc-timings-{}.html", std::process::id()));
+    /// let config = fastmap::init(fastmap::Options::new())?;
+    /// let squares = config.fastmap(|n: u64| n * n, 0..100).timings(&path);
+    /// assert_eq!(squares.sum::<Result<u64, _>>()?, 328_350);
+    /// drop(config);
+    /// assert!(std::fs::read_to_string(&path).unwrap().contains("Throughput"));
+    /// # std::fs::remove_file(&path).unwrap();
+    /// # Ok::<(), fastmap::Error>(())
+    /// ```
+    pub fn timings(mut self, path: impl Into<PathBuf>) -> Self {
+        self.drive.report.write_timings(path.into());
+        self
+    }
+
+    /// Whether progress is told: by a bar where stderr is a terminal, else by a line now and then. Overrides the
+    /// verbosity. It is looked at inside `next()`: an input that blocks, or a consumer that does not ask, holds it up.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// use fastmap::prelude::*;
+    ///
+    /// let quiet = (0..100u64).fastmap(|n| n * n).progress(false);
+    /// assert_eq!(quiet.sum::<Result<u64, _>>()?, 328_350);
+    /// # Ok::<(), fastmap::Error>(())
+    /// ```
+    pub fn progress(mut self, show: bool) -> Self {
+        self.drive.report.show_progress(show);
+        self
+    }
+}
