@@ -62,10 +62,15 @@ struct Flight {
     limit: Duration,
     parts: Vec<Part>,
     covered: u32,
+    /// Bytes of results so far, and with how many it has enough.
+    bytes: u64,
+    most: u64,
     cpu: Duration,
     /// When it was among the first that the workers have to do.
     begun: Option<Instant>,
     cut: bool,
+    /// Workers still have some of it that nobody waits for.
+    given_back: bool,
     reply: Option<oneshot::Sender<Verdict>>,
 }
 
@@ -149,9 +154,12 @@ impl Pool {
             limit: task.limit.cpu,
             parts: Vec::new(),
             covered: 0,
+            bytes: 0,
+            most: task.limit.bytes,
             cpu: Duration::ZERO,
             begun: None,
             cut: false,
+            given_back: false,
             reply: Some(reply),
         });
         state.waiting.push_back(batch);
@@ -234,6 +242,7 @@ impl State {
         let outcome = match outcome {
             Outcome::Done(results) => {
                 flight.cpu += results.cpu;
+                flight.bytes += results.payload.bytes().len() as u64;
                 PartOutcome::Done(results)
             }
             Outcome::Returned(_) => PartOutcome::Returned,
@@ -252,6 +261,10 @@ impl State {
         let offset = u32::try_from(first.checked_sub(flight.first)?).ok()?;
         flight.covered += items;
         flight.parts.push(Part { offset, items, outcome });
+        if flight.covered < flight.items && flight.bytes >= flight.most {
+            // Each answer alone may stay below that, and be followed by another, until no memory is left.
+            flight.give_back_the_rest();
+        }
         if flight.covered < flight.items {
             return None;
         }
@@ -271,6 +284,21 @@ impl State {
 }
 
 impl Flight {
+    /// What is not answered yet goes back.
+    fn give_back_the_rest(&mut self) {
+        let mut known: Vec<(u32, u32)> = self.parts.iter().map(|part| (part.offset, part.items)).collect();
+        known.sort_unstable();
+        let mut offset = 0;
+        for (next, items) in known.into_iter().chain([(self.items, 0)]) {
+            if next > offset {
+                self.parts.push(Part { offset, items: next - offset, outcome: PartOutcome::Returned });
+            }
+            offset = next + items;
+        }
+        self.covered = self.items;
+        self.given_back = true;
+    }
+
     fn complete(mut self) {
         let parts = std::mem::take(&mut self.parts);
         // Of what was cut nobody knows more than that it has used up its time.
@@ -322,6 +350,9 @@ impl Poller {
                     state.begin(self.workers);
                     let complete = complete.map(|mut flight| {
                         flight.cpu = state.metered.bill(flight.cpu, flight.limit);
+                        if flight.given_back {
+                            self.local.cancel(self.job, flight.batch);
+                        }
                         flight
                     });
                     drop(state);
@@ -360,5 +391,53 @@ impl Poller {
         for (batch, limit) in over {
             self.local.expire(self.job, batch, limit);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fastmap_backends::{Payload, Results};
+
+    use super::*;
+
+    fn flight(items: u32, most: u64) -> Flight {
+        Flight {
+            batch: BatchId(1),
+            first: 100,
+            items,
+            limit: Duration::from_secs(1),
+            parts: Vec::new(),
+            covered: 0,
+            bytes: 0,
+            most,
+            cpu: Duration::ZERO,
+            begun: None,
+            cut: false,
+            given_back: false,
+            reply: None,
+        }
+    }
+
+    #[test]
+    fn a_batch_whose_answers_bring_enough_is_over_and_the_rest_goes_back() {
+        let mut state = State::new(Metered::new(None));
+        state.flights.push(flight(10, 1000));
+        let mut answer = |first: u64, items: u32| {
+            let results = Results { payload: Payload::from(vec![0; 400]), ..Results::default() };
+            state.take(Completion { batch: BatchId(1), first, items, outcome: Outcome::Done(results) })
+        };
+        assert!(answer(101, 2).is_none());
+        assert!(answer(105, 1).is_none());
+        let over = answer(104, 1).expect("1200 bytes are enough");
+        let mut told: Vec<_> = over
+            .parts
+            .iter()
+            .map(|part| (part.offset, part.items, matches!(part.outcome, PartOutcome::Returned)))
+            .collect();
+        told.sort_unstable();
+        let wanted = [(0, 1, true), (1, 2, false), (3, 1, true), (4, 1, false), (5, 1, false), (6, 4, true)];
+        assert_eq!(told, wanted);
+        assert!(over.given_back);
+        assert!(answer(106, 1).is_none(), "nobody waits for it any more");
     }
 }

@@ -16,6 +16,7 @@ use axum::{Extension, Json};
 use fastmap_backends::cloud::{BlobStatus, Problem, ProblemCode, hexadecimal, is_digest};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
 use tokio::task::spawn_blocking;
 use tracing::Instrument;
 use utoipa::IntoParams;
@@ -176,22 +177,29 @@ async fn take_part(
     if offset < at.total {
         return Ok((StatusCode::ACCEPTED, Json(BlobStatus { present: false, offset })).into_response());
     }
-    // How much it is unpacked, nobody knows before: of one account one at a time, and no more than there is room for.
+    // How much it is unpacked, nobody knows before: of one account one at a time.
     let Some(_alone) = gateway.uploads.begin(&gateway.unpacking(caller.account)) else {
         return Err(Problem::new(ProblemCode::TooManyRequests, "another upload of this account is unpacked")
             .retry_after(1)
             .into());
     };
-    let room =
-        gateway.config.limits.stored_bytes.saturating_sub(gateway.store.stored_bytes(caller.account).await?);
-    let blob = {
+    let unpacked = {
         let (path, hash, target) = (path.clone(), hash.clone(), gateway.blob_file(kind, &hash));
-        blocking(move || finish(kind, &path, &hash, &target, most, room)).await
+        blocking(move || unpack(kind, &path, &hash, &target, most)).await
     };
     // Right or wrong, it is dealt with: what was wrong must be sent from its begin.
     let _absent = fs::remove_file(&path);
-    let blob = blob??;
+    let (unpacked, blob) = unpacked??;
+    gateway.need_room(caller.account, blob.size).await?;
+    // Another account may have brought the same; it is the same, by its hash.
+    unpacked.persist(gateway.blob_file(kind, &hash)).map_err(|error| disk(&error.error))?;
     gateway.store.add_blob(caller.account, kind, &hash, &blob).await?;
+    if !gateway.has(caller.account, kind, &hash).await? {
+        // The last other account that had it has forgotten it in this moment.
+        return Err(Problem::new(ProblemCode::TooManyRequests, "it was forgotten meanwhile; send it again")
+            .retry_after(1)
+            .into());
+    }
     tracing::info!(account = caller.name, kind = kind.as_str(), hash, bytes = blob.size, "uploaded");
     Ok(Json(BlobStatus { present: true, offset: 0 }).into_response())
 }
@@ -217,9 +225,14 @@ fn append(path: &Path, there: u64, part: &[u8]) -> io::Result<u64> {
     written.map(|()| before)
 }
 
-/// Unpacks an upload that is whole, checks it, and puts it where it belongs: one of at most `most` bytes, for which an
-/// account has `room`.
-fn finish(kind: Kind, path: &Path, hash: &str, target: &Path, most: u64, room: u64) -> Result<Blob, Refusal> {
+/// Unpacks an upload that is whole, of at most `most` bytes, beside where it belongs, and checks it.
+fn unpack(
+    kind: Kind,
+    path: &Path,
+    hash: &str,
+    target: &Path,
+    most: u64,
+) -> Result<(NamedTempFile, Blob), Refusal> {
     let unreadable = |error: &io::Error| {
         refuse(ProblemCode::InvalidBody, format!("the upload is no zstd frame that is whole: {error}"))
     };
@@ -241,10 +254,6 @@ fn finish(kind: Kind, path: &Path, hash: &str, target: &Path, most: u64, room: u
             let detail = format!("a {} has at most {most} bytes", kind.as_str());
             return Err(refuse(ProblemCode::TooLarge, detail));
         }
-        if size > room {
-            let detail = format!("there is room for {room} more bytes of uploads of this account");
-            return Err(refuse(ProblemCode::TooLarge, detail));
-        }
         hasher.update(&buffer[..read]);
         unpacked.write_all(&buffer[..read]).map_err(|error| disk(&error))?;
     }
@@ -264,9 +273,7 @@ fn finish(kind: Kind, path: &Path, hash: &str, target: &Path, most: u64, room: u
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
     unpacked.as_file().set_permissions(permissions).map_err(|error| disk(&error))?;
     unpacked.as_file().sync_all().map_err(|error| disk(&error))?;
-    // Another account may have brought the same; it is the same, by its hash.
-    unpacked.persist(target).map_err(|error| disk(&error.error))?;
-    Ok(Blob { size, identity })
+    Ok((unpacked, Blob { size, identity }))
 }
 
 impl Gateway {
@@ -291,7 +298,7 @@ impl Gateway {
         if at.offset != there || there + bytes > at.total || part.is_empty() {
             return Err(misplaced(there));
         }
-        self.check_room(account, bytes).await?;
+        self.need_room(account, bytes).await?;
         let to = path.to_owned();
         let before = blocking(move || append(&to, there, &part)).await?.map_err(|error| disk(&error))?;
         if before != there {
@@ -300,21 +307,35 @@ impl Gateway {
         Ok(there + bytes)
     }
 
-    /// Whether an account may store so many bytes more: what it has uploaded, and what is under way, count.
-    async fn check_room(&self, account: i64, more: u64) -> Result<(), Refusal> {
-        let whole = self.store.stored_bytes(account).await?;
+    /// Sees to it that an account may store so many bytes more: what it has uploaded, and what is under way, count. What it has
+    /// not used for longest is forgotten for that.
+    async fn need_room(&self, account: i64, more: u64) -> Result<(), Refusal> {
         let begin = format!("{account}-");
         let theirs = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(&begin);
         let entries = fs::read_dir(self.config.data.uploads()).map_err(|error| disk(&error))?;
         let parts: u64 = entries.flatten().filter(theirs).map(|entry| length(&entry.path())).sum();
         let most = self.config.limits.stored_bytes;
-        match whole + parts + more <= most {
-            true => Ok(()),
-            false => Err(refuse(
-                ProblemCode::TooLarge,
-                format!("an account stores at most {most} bytes of uploads"),
-            )),
+        let full =
+            || refuse(ProblemCode::TooLarge, format!("an account stores at most {most} bytes of uploads"));
+        let left = most.checked_sub(parts + more).ok_or_else(full)?;
+        if self.store.stored_bytes(account).await? <= left {
+            return Ok(());
         }
+        let Some(orphans) = self.store.make_room(account, left).await? else {
+            let detail = format!(
+                "an account stores at most {most} bytes of uploads, and its open runs need what is there; end one of them"
+            );
+            return Err(refuse(ProblemCode::TooLarge, detail));
+        };
+        tracing::info!(
+            account,
+            files = orphans.len(),
+            "uploads that were not used for longest are forgotten"
+        );
+        for (kind, hash) in orphans {
+            let _absent = fs::remove_file(self.blob_file(kind, &hash));
+        }
+        Ok(())
     }
 
     /// Whether this account has uploaded it, and it is here: a database that was restored, or is shared with a gateway of another

@@ -81,6 +81,11 @@ pub(crate) async fn open(
     let run = match gateway.store.open_run(&new).await? {
         Opened::New => {
             tracing::info!(run = fresh, account = caller.name, label = request.label, "run opened");
+            // From here on nobody forgets what it needs; before, somebody may have.
+            if let Err(missing) = gateway.spec_of(caller.account, &request).await {
+                gateway.end(&fresh, RunState::Failed, Some("what it needs was forgotten")).await?;
+                return Err(missing);
+            }
             fresh
         }
         Opened::Again(run) => {

@@ -141,34 +141,66 @@ fn what_is_not_what_its_name_says_is_refused_and_forgotten() {
     assert_eq!(left, 0, "temporary files are left");
 }
 
+/// Bytes that can't be compressed.
+fn noise(seed: u64) -> Vec<u8> {
+    let mut x = seed;
+    let mut next = || {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (x >> 56) as u8
+    };
+    (0..60_000).map(|_| next()).collect()
+}
+
+fn is_there(client: &Client, kind: &str, hash: &str) -> bool {
+    client.call("GET", &format!("/{kind}/{hash}"), b"").json::<BlobStatus>(200).present
+}
+
 #[test]
-fn an_account_stores_so_much_and_no_more() {
+fn an_account_stores_so_much_and_what_it_has_not_used_for_longest_goes() {
     let server = Server::start(&["--max-stored", "100000"]);
     let (client, other) = (server.tenant("a", "1000"), server.tenant("b", "1000"));
-    let noise = |seed: u64| -> Vec<u8> {
-        let mut x = seed;
-        let mut next = || {
-            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (x >> 56) as u8
-        };
-        (0..60_000).map(|_| next()).collect()
+    let put = |bytes: &[u8], upto: usize| {
+        let packed = zstd::bulk::compress(bytes, 1).expect("memory");
+        let target = format!("/contexts/{}?offset=0&total={}", digest(bytes), packed.len());
+        client.call("PUT", &target, &packed[..packed.len().min(upto)])
     };
-    client.upload("contexts", &noise(1), 1 << 20);
-    let second = noise(2);
-    let packed = zstd::bulk::compress(&second, 1).expect("memory");
-    let target = format!("/contexts/{}?offset=0&total={}", digest(&second), packed.len());
-    client.call("PUT", &target, &packed).problem("too_large");
+    let files = || std::fs::read_dir(server.data().join("contexts")).expect("a folder").count();
+    let first = client.upload("contexts", &noise(1), 1 << 20);
+    other.upload("contexts", &noise(1), 1 << 20);
+    let second = client.upload("contexts", &noise(2), 1 << 20);
+    assert!(!is_there(&client, "contexts", &first) && is_there(&client, "contexts", &second));
+    assert!(is_there(&other, "contexts", &first), "it is another account's as well");
+    let third = client.upload("contexts", &noise(3), 1 << 20);
+    assert!(!is_there(&client, "contexts", &second) && is_there(&client, "contexts", &third));
+    assert_eq!(files(), 2, "what nobody has any more takes no room");
     // Whatever little it is before it is unpacked.
-    let zeros = vec![0; 90_000];
-    let packed_zeros = zstd::bulk::compress(&zeros, 1).expect("memory");
-    let zeros_target = format!("/contexts/{}?offset=0&total={}", digest(&zeros), packed_zeros.len());
-    let problem = client.call("PUT", &zeros_target, &packed_zeros).problem("too_large");
-    assert!(problem.detail.contains("room for 40000 more bytes"), "{problem}");
+    let problem = put(&vec![0; 150_000], 1 << 20).problem("too_large");
+    assert!(problem.detail.contains("at most 100000 bytes"), "{problem}");
     // Also in parts that are never finished.
-    assert_eq!(client.call("PUT", &target, &packed[..30_000]).status, 202);
-    let other_target = format!("/contexts/{}?offset=0&total=20000", digest(b"other"));
-    client.call("PUT", &other_target, &packed[..15_000]).problem("too_large");
-    other.upload("contexts", &second, 1 << 20);
+    assert_eq!(put(&noise(4), 30_000).status, 202);
+    assert_eq!(put(&noise(5), 30_000).status, 202);
+    put(&noise(6), 60_000).problem("too_large");
+}
+
+#[test]
+fn what_an_open_run_needs_is_not_forgotten() {
+    let program = std::fs::metadata(worker()).expect("the worker is built").len();
+    let server = Server::start(&["--max-stored", &(program + 50_000).to_string()]);
+    let client = server.tenant("a", "1000");
+    let executable = client.upload_worker();
+    let run = client.open(&executable);
+    let context = zstd::bulk::compress(&noise(1), 1).expect("memory");
+    let target = format!("/contexts/{}?offset=0&total={}", digest(&noise(1)), context.len());
+    let problem = client.call("PUT", &target, &context).problem("too_large");
+    assert!(problem.detail.contains("its open runs need what is there"), "{problem}");
+    assert_eq!(client.batch(&run, 1, &["e"]).status, 200);
+    client.call("POST", &format!("/runs/{run}/done"), b"");
+    assert_eq!(client.call("PUT", &target, &context).status, 200);
+    assert!(!is_there(&client, "executables", &executable));
+    client.call("POST", "/runs", &to_json(&open_run(&executable, "obey"))).problem("not_found");
+    // Uploaded again it is there again.
+    let again = client.open(&client.upload_worker());
+    assert_eq!(client.batch(&again, 1, &["e"]).status, 200);
 }
 
 #[test]
