@@ -1,10 +1,10 @@
 //! A program that a test has started: its output as it comes, its end, and that it ends with the test.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
@@ -50,14 +50,18 @@ pub struct Ended {
 impl Running {
     /// Starts a program.
     pub fn start(command: &mut Command) -> Running {
-        let (stdin, stdout, stderr) = (Stdio::piped(), Stdio::piped(), Stdio::piped());
-        let mut child = command
-            .stdin(stdin)
-            .stdout(stdout)
-            .stderr(stderr)
-            .process_group(0)
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let begun = Instant::now();
+        let mut child = loop {
+            match command.spawn() {
+                Ok(child) => break child,
+                // A program that was just copied: what another test starts may, for a moment, have it open for writing.
+                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && begun.elapsed() < LIMIT => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(error) => panic!("{command:?}: {error}"),
+            }
+        };
         let stdout = child.stdout.take().expect("it is piped");
         let mut stderr = child.stderr.take().expect("it is piped");
         let (line, lines) = channel();
