@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastmap_backends::cloud::{Limits, Prices};
 
-use crate::price;
+use crate::{price, private};
 
 /// The service's settings.
 #[derive(Clone, Debug)]
@@ -93,17 +93,14 @@ impl DataFolder {
         DataFolder(path.to_owned())
     }
 
-    /// Makes the folder and those in it, for their owner alone.
+    /// Makes the folder and those in it, for their owner alone. What was there before is closed to others.
     ///
     /// # Errors
-    /// If one can't be made.
+    /// If one can't be made, or is open to others and not this user's to close.
     pub fn create(&self) -> std::io::Result<()> {
-        use std::os::unix::fs::DirBuilderExt;
         let folders =
             [self.0.clone(), self.blobs("executable"), self.blobs("context"), self.uploads(), self.spool()];
-        folders
-            .iter()
-            .try_for_each(|path| std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path))
+        folders.iter().try_for_each(|path| private::folder(path))
     }
 
     /// The SQLite database.

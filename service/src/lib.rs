@@ -19,6 +19,7 @@ pub mod events;
 pub mod gateway;
 pub mod keys;
 pub mod price;
+pub mod private;
 pub mod roster;
 pub mod spool;
 pub mod store;

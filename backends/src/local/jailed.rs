@@ -90,13 +90,23 @@ impl Jailed {
         meter.living().fold(spent, |sum, (_, guard)| add(sum, guard.usage()))
     }
 
-    /// The CPU time of [`Jailed::usage`] alone: asked for with each batch.
+    /// CPU time of all that ever ran in its jails, of which [`Jailed::cpu`] says whose it is. The two agree once all
+    /// workers are dead. `None`: its jail is no run's.
+    pub fn total_cpu(&self) -> Option<Duration> {
+        self.jail.cpu()
+    }
+
+    /// The CPU time of [`Jailed::usage`] alone: asked for with each batch. A worker counts from the moment in which its
+    /// process enters its group, before bubblewrap and before it reports for duty, to the end of all that it has started.
     pub fn cpu(&self) -> CpuTimes {
         let mut meter = lock(&self.meter);
         let dead = meter.spent.cpu;
         CpuTimes { living: meter.living().map(|(number, guard)| (number, guard.cpu())).collect(), dead }
     }
 }
+
+/// A worker that ran out of its own memory may have had so many bytes less: the kernel charges in portions.
+const PORTION: u64 = 4 << 20;
 
 fn lock(meter: &Mutex<Meter>) -> MutexGuard<'_, Meter> {
     meter.lock().unwrap_or_else(PoisonError::into_inner)
@@ -129,8 +139,13 @@ impl Launcher for Jailed {
             let number = meter.launched;
             meter.alive.push((number, Arc::downgrade(&guard)));
         }
-        let keeper =
-            Watch { guard, meter: Arc::clone(&self.meter), memory: self.limits.memory, counted: false };
+        let keeper = Watch {
+            guard,
+            meter: Arc::clone(&self.meter),
+            memory: self.limits.memory,
+            shared: self.jail.shared_memory(),
+            counted: false,
+        };
         Ok(Launch { command, keeper: Box::new(keeper) })
     }
 }
@@ -141,6 +156,8 @@ struct Watch {
     guard: Arc<Guard>,
     meter: Arc<Mutex<Meter>>,
     memory: u64,
+    /// What all jails of its account may have together.
+    shared: Option<u64>,
     counted: bool,
 }
 
@@ -161,8 +178,11 @@ impl Watch {
 
 impl Keeper for Watch {
     fn cause(&mut self, status: ExitStatus) -> DeathCause {
-        if self.settle().oom_kills > 0 {
-            return DeathCause::OutOfMemory(MemoryLimit::Jail(self.memory));
+        let usage = self.settle();
+        if usage.oom_kills > 0 {
+            // One that never had its own was ended because its account's others had the rest.
+            let shared = self.shared.filter(|_| usage.memory + PORTION < self.memory);
+            return DeathCause::OutOfMemory(MemoryLimit::Jail(shared.unwrap_or(self.memory)));
         }
         judge(status)
     }

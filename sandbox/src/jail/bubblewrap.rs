@@ -1,10 +1,11 @@
 //! The command that starts a program in a jail: bubblewrap with all its namespaces, an almost empty root, and the
 //! filters; and before that, in the child, what bubblewrap does not do: the group, the limits, the user, the descriptors.
 
-use std::ffi::{CStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, setrlimit};
 
 use super::filter::Filters;
+use super::shown::{self, Shown};
 use super::{Executable, Limits, Refusal, Spec};
 use crate::elf::Unfit;
 
@@ -23,6 +25,9 @@ const OLDEST: (u32, u32) = (0, 8);
 pub(crate) const PROGRAM: &str = "/app/worker";
 /// Where the host's socket is, inside.
 pub(crate) const SOCKET: &str = "/app/host";
+/// Where the child's own mount namespace has the executable and the host's socket, see `shown`.
+const SHOWN_PROGRAM: &CStr = c"/tmp/program";
+const SHOWN_SOCKET: &CStr = c"/tmp/socket";
 /// Devices without a machine behind them.
 const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 
@@ -51,8 +56,8 @@ impl Bubblewrap {
         if number < OLDEST {
             return Err(Refusal::Bubblewrap(format!("version 0.8 or newer is needed, this is {version:?}")));
         }
-        // By descriptor, so that it is this very file; but bubblewrap 0.8 looks up its path as the worker's user all
-        // the same, so that the folder must be open to that.
+        // For a service that may mount nothing: by descriptor, so that it is this very file. bubblewrap looks up its path
+        // as the worker's user all the same, so that the folders above must be open to that.
         if !ask("--help")?.contains("--ro-bind-fd") {
             let why =
                 format!("{version:?} does not know --ro-bind-fd; 0.10 does, and 0.8 with Debian's updates");
@@ -66,15 +71,18 @@ impl Bubblewrap {
         Executable::examine(&self.path)
     }
 
-    /// The command for `spec`. `doors` are the files by which a process enters the jail's group; `user` is who it is to
-    /// be outside, where this process may choose.
+    /// The command for `spec`. `doors` are the files by which a process enters the jail's group; `user` is its user
+    /// outside, where this process may choose one. `mounts`: this process may mount things, so that the executable and
+    /// the socket need not be in folders that the user can enter.
     pub(crate) fn command(
         &self,
         spec: &Spec<'_>,
         filters: &Filters,
         doors: Vec<OwnedFd>,
         user: Option<u32>,
+        mounts: bool,
     ) -> io::Result<Command> {
+        let mut shown: Vec<Shown> = Vec::new();
         let mut kept: Vec<OwnedFd> = Vec::new();
         let mut command = Command::new(&self.path);
         command.env_clear().args([
@@ -100,19 +108,28 @@ impl Bubblewrap {
         for file in spec.executable.files() {
             command.arg("--ro-bind").args([file, file]);
         }
-        let mut bind = |path: &Path, inside: &str| -> io::Result<()> {
+        let mut bind = |path: &Path, at: &'static CStr, inside: &str| -> io::Result<()> {
+            if mounts {
+                shown.push(Shown::new(path, at)?);
+                command.args([OsStr::new("--ro-bind"), OsStr::from_bytes(at.to_bytes()), OsStr::new(inside)]);
+                return Ok(());
+            }
             let fd = path_fd(path)?;
             command.args(["--ro-bind-fd", &fd.as_raw_fd().to_string(), inside]);
             kept.push(fd);
             Ok(())
         };
-        bind(spec.executable.path(), PROGRAM)?;
+        bind(spec.executable.path(), SHOWN_PROGRAM, PROGRAM)?;
         if let Some(socket) = spec.socket {
             if let Some(user) = user {
                 chown(socket, Some(user), Some(user))?;
                 std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+                if let Some(folder) = socket.parent().filter(|_| !mounts) {
+                    // bubblewrap looks the socket up as that user.
+                    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711))?;
+                }
             }
-            bind(socket, SOCKET)?;
+            bind(socket, SHOWN_SOCKET, SOCKET)?;
         }
         for (name, value) in spec.environment {
             command.args([OsString::from("--setenv"), name.into(), value.into()]);
@@ -124,7 +141,8 @@ impl Bubblewrap {
             kept.push(fd);
         }
         command.args(["--", PROGRAM]);
-        let before = Before { doors, kept, limits: limits(&spec.limits), user, parent: std::process::id() };
+        let before =
+            Before { doors, shown, kept, limits: limits(&spec.limits), user, parent: std::process::id() };
         // SAFETY: `Before::enter` makes system calls only, allocates nothing and takes no lock: it may run between fork
         // and exec in a process of many threads.
         unsafe { command.pre_exec(move || before.enter()) };
@@ -163,6 +181,7 @@ fn limits(limits: &Limits) -> Vec<(Resource, u64)> {
 /// What the child does between fork and exec.
 struct Before {
     doors: Vec<OwnedFd>,
+    shown: Vec<Shown>,
     /// Descriptors that bubblewrap is told of by number.
     kept: Vec<OwnedFd>,
     limits: Vec<(Resource, u64)>,
@@ -175,6 +194,9 @@ impl Before {
         // The group first: from here on everything is bounded and measured.
         for door in &self.doors {
             nix::unistd::write(door, b"0")?;
+        }
+        if !self.shown.is_empty() {
+            shown::enter(&self.shown)?;
         }
         for (resource, limit) in &self.limits {
             setrlimit(*resource, *limit, *limit)?;

@@ -1,37 +1,59 @@
-//! Control groups: what bounds a jail's memory, processes and CPU, and measures them. Version 2 where it has the
+//! Control groups: what bounds the memory, processes and CPU of jails, and measures them. Version 2 where it has the
 //! controllers, else version 1; without either nothing is served. Groups are made beneath this process's own, so that
 //! what bounds the service bounds its jails, too.
+//!
+//! A service has one group, beneath it one for each account that has runs, one for each run in that, and one for each
+//! worker in that. The kernel shares CPU time among siblings: accounts get equal shares, however many workers each has.
+//! The service's group is locked as long as the service lives. A group without a lock is a dead service's: the next
+//! service ends what is in it and removes it.
 
-use std::fs;
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::sysinfo::sysinfo;
 use nix::unistd::Pid;
 
 use super::{Limits, Refusal, Usage};
-use crate::memory_group::{field, place};
+use crate::memory_group::{MemoryGroup, field, place};
 
 /// A group's processes are dead so soon after their SIGKILL, or something is wrong with the machine.
 const ENDED: Duration = Duration::from_secs(5);
 /// Where a service moves itself under version 2, which wants processes in the leaves alone.
 const SERVICE: &str = "fastmap-service";
+/// What the name of a service's group of jails begins with.
+const JAILS: &str = "fastmap-jails-";
 const PERIOD_US: u64 = 100_000;
+/// Attempts to make a service's group: another service that starts may take a new one for a dead service's.
+const ATTEMPTS: u32 = 10;
 
 /// Where groups can be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Cgroups {
+enum Trees {
     /// One tree.
     V2(PathBuf),
     /// A tree for each controller.
     V1 { memory: PathBuf, pids: PathBuf, cpu: PathBuf, cpuacct: PathBuf },
 }
 
+/// The groups of one service.
+#[derive(Clone, Debug)]
+pub(crate) struct Cgroups {
+    service: Arc<Group>,
+    /// Accounts that have runs.
+    accounts: Arc<Mutex<HashMap<i64, Weak<Group>>>>,
+}
+
 impl Cgroups {
-    /// Finds them, and tries them.
+    /// Finds where groups can be made, and makes the service's.
     ///
     /// # Errors
     /// In words, if neither version can bound memory, processes and CPU here.
@@ -41,10 +63,10 @@ impl Cgroups {
         let own = fs::read_to_string("/proc/self/cgroup").map_err(unread)?;
         let mut why = Vec::new();
         for found in [v2(&mounts, &own), v1(&mounts, &own)] {
-            let tried = found.and_then(|cgroups| {
-                cgroups.sweep();
-                let made = cgroups.make(&Limits::default());
-                made.map(|_| cgroups).map_err(|error| format!("no group can be made: {error}"))
+            let tried = found.and_then(|trees| {
+                let made = Cgroups::begin(Arc::new(trees));
+                let made = made.and_then(|cgroups| cgroups.worker(None, &Limits::default()).map(|_| cgroups));
+                made.map_err(|error| format!("no group can be made: {error}"))
             });
             match tried {
                 Ok(cgroups) => return Ok(cgroups),
@@ -54,85 +76,138 @@ impl Cgroups {
         Err(Refusal::Cgroups(why.join("; ")))
     }
 
+    /// Removes what dead services left, and makes this one's group.
+    fn begin(trees: Arc<Trees>) -> io::Result<Cgroups> {
+        let prefix = prefix(&trees);
+        for root in trees.roots() {
+            sweep(root, &prefix);
+        }
+        let mut attempt = 0;
+        let mut service = loop {
+            let name = format!("{prefix}{:x}", RandomState::new().build_hasher().finish());
+            let group = Group::make(&trees, PathBuf::from(name), None)?;
+            match group.lock() {
+                Ok(locked) => break locked,
+                Err(error) if attempt == ATTEMPTS => return Err(error),
+                Err(_) => attempt += 1,
+            }
+        };
+        service.weigh()?;
+        service.bound(most_memory())?;
+        service.hand_down()?;
+        Ok(Cgroups { service: Arc::new(service), accounts: Arc::default() })
+    }
+
     /// For people.
     pub(crate) fn version(&self) -> &'static str {
-        match self {
-            Cgroups::V2(_) => "v2",
-            Cgroups::V1 { .. } => "v1",
+        match &*self.service.trees {
+            Trees::V2(_) => "v2",
+            Trees::V1 { .. } => "v1",
         }
     }
 
+    /// A group for one run of an account, whose runs share so many bytes of memory. It is removed when it and all that
+    /// is beneath it are dropped, and the account's with its last run's.
+    pub(crate) fn run(&self, account: i64, memory: u64) -> io::Result<Arc<Group>> {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        accounts.retain(|_, group| group.strong_count() > 0);
+        let above = match accounts.get(&account).and_then(Weak::upgrade) {
+            Some(group) => group,
+            None => {
+                // Its last one may be on its way out.
+                let group = Group::beneath(&self.service, &format!("account-{account}"))?;
+                group.bound(memory)?;
+                group.hand_down()?;
+                let group = Arc::new(group);
+                accounts.insert(account, Arc::downgrade(&group));
+                group
+            }
+        };
+        drop(accounts);
+        let run = Group::beneath(&above, "run")?;
+        run.hand_down()?;
+        Ok(Arc::new(run))
+    }
+
+    /// A group for one worker with these limits, of a run or of none; no process is in it.
+    pub(crate) fn worker(&self, run: Option<&Arc<Group>>, limits: &Limits) -> io::Result<Group> {
+        let group = Group::beneath(run.unwrap_or(&self.service), "worker")?;
+        group.bound(limits.memory)?;
+        let quota = ((limits.cpus * PERIOD_US as f64).max(1000.0) as u64).to_string();
+        match &*group.trees {
+            Trees::V2(root) => {
+                let at = root.join(&group.name);
+                set(&at, "memory.oom.group", "1")?;
+                set(&at, "pids.max", &limits.processes.to_string())?;
+                set(&at, "cpu.max", &format!("{quota} {PERIOD_US}"))?;
+            }
+            Trees::V1 { pids, cpu, .. } => {
+                set(&pids.join(&group.name), "pids.max", &limits.processes.to_string())?;
+                let at = cpu.join(&group.name);
+                set(&at, "cpu.cfs_period_us", &PERIOD_US.to_string())?;
+                set(&at, "cpu.cfs_quota_us", &quota)?;
+            }
+        }
+        Ok(group)
+    }
+}
+
+impl Trees {
     fn roots(&self) -> Vec<&Path> {
         let mut roots: Vec<&Path> = match self {
-            Cgroups::V2(root) => vec![root],
-            Cgroups::V1 { memory, pids, cpu, cpuacct } => vec![memory, pids, cpu, cpuacct],
+            Trees::V2(root) => vec![root],
+            Trees::V1 { memory, pids, cpu, cpuacct } => vec![memory, pids, cpu, cpuacct],
         };
         // Controllers may share a tree (`cpu,cpuacct`).
         roots.dedup();
         roots
     }
+}
 
-    /// Makes a group with these limits; nobody is in it.
-    pub(crate) fn make(&self, limits: &Limits) -> io::Result<Group> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("fastmap-{}-{number}", std::process::id());
-        let mut group = Group { cgroups: self.clone(), name, made: Vec::new() };
-        for root in self.roots() {
-            let folder = root.join(&group.name);
-            fs::create_dir(&folder).map_err(|error| beside(&folder, &error))?;
-            group.made.push(folder);
-        }
-        let quota = (limits.cpus * PERIOD_US as f64).max(1000.0) as u64;
-        match self {
-            Cgroups::V2(root) => {
-                let at = root.join(&group.name);
-                set(&at, "memory.max", &limits.memory.to_string())?;
-                // A kernel without swap has no such file, and nothing to bound.
-                if at.join("memory.swap.max").exists() {
-                    set(&at, "memory.swap.max", "0")?;
-                }
-                set(&at, "memory.oom.group", "1")?;
-                set(&at, "pids.max", &limits.processes.to_string())?;
-                set(&at, "cpu.max", &format!("{quota} {PERIOD_US}"))?;
-            }
-            Cgroups::V1 { memory, pids, cpu, .. } => {
-                let at = memory.join(&group.name);
-                let bytes = limits.memory.to_string();
-                set(&at, "memory.limit_in_bytes", &bytes)?;
-                // Memory and swap together: no more than memory alone.
-                if at.join("memory.memsw.limit_in_bytes").exists() {
-                    set(&at, "memory.memsw.limit_in_bytes", &bytes)?;
-                } else {
-                    set(&at, "memory.swappiness", "0")?;
-                }
-                set(&pids.join(&group.name), "pids.max", &limits.processes.to_string())?;
-                let at = cpu.join(&group.name);
-                set(&at, "cpu.cfs_period_us", &PERIOD_US.to_string())?;
-                set(&at, "cpu.cfs_quota_us", &quota.to_string())?;
-            }
-        }
-        Ok(group)
-    }
+/// What the names of groups begin with whose locks this process can see: one mounted file system's. A namespace of groups
+/// mounts another, with locks of its own.
+fn prefix(trees: &Trees) -> String {
+    let device =
+        trees.roots().first().and_then(|root| fs::metadata(root).ok()).map_or(0, |found| found.dev());
+    format!("{JAILS}{device:x}-")
+}
 
-    /// Removes what services left behind that were killed. Their jails died with them: a group that is not empty is
-    /// somebody else's, whose process ids mean others here.
-    fn sweep(&self) {
-        for root in self.roots() {
-            for entry in fs::read_dir(root).into_iter().flatten().flatten() {
-                let name = entry.file_name();
-                let owner = name.to_str().and_then(|name| name.strip_prefix("fastmap-")?.split('-').next());
-                let owner = owner.and_then(|owner| owner.parse::<u32>().ok());
-                if owner.is_some_and(|owner| !Path::new(&format!("/proc/{owner}")).exists()) {
-                    let _not_empty = fs::remove_dir(entry.path());
-                }
-            }
+/// Bytes that all jails together may hold: seven eighths of what the service may, so that it is a jail that ends when
+/// memory runs out, never the service.
+fn most_memory() -> u64 {
+    let machine = sysinfo().map_or(u64::MAX, |info| info.ram_total());
+    let most = MemoryGroup::own().limit().map_or(machine, |limit| limit.min(machine));
+    most / 8 * 7
+}
+
+/// Ends and removes what services left behind that are dead. Their process ids say nothing, for they are used again and
+/// mean others in another namespace: a living service holds the lock of its group.
+fn sweep(root: &Path, prefix: &str) {
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+        if !entry.file_name().to_str().is_some_and(|name| name.starts_with(prefix)) {
+            continue;
+        }
+        let Ok(folder) = File::open(entry.path()) else { continue };
+        if folder.try_lock().is_ok() {
+            clear(&entry.path());
         }
     }
 }
 
+/// Ends all that is in a group and beneath it, and removes them.
+fn clear(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            clear(&entry.path());
+        }
+    }
+    let folders = [folder.to_owned()];
+    end(&folders);
+    remove(&folders);
+}
+
 /// The tree of version 2, with its controllers switched on.
-fn v2(mounts: &str, own: &str) -> Result<Cgroups, String> {
+fn v2(mounts: &str, own: &str) -> Result<Trees, String> {
     let path = own.lines().find_map(|line| line.strip_prefix("0::")).ok_or("cgroup v2 is not there")?;
     let mut root = place(mounts, "cgroup2", "", path).ok_or("cgroup v2 is not mounted")?;
     if root.ends_with(SERVICE) {
@@ -167,11 +242,11 @@ fn v2(mounts: &str, own: &str) -> Result<Cgroups, String> {
             )
         })?;
     }
-    Ok(Cgroups::V2(root))
+    Ok(Trees::V2(root))
 }
 
 /// The four trees of version 1.
-fn v1(mounts: &str, own: &str) -> Result<Cgroups, String> {
+fn v1(mounts: &str, own: &str) -> Result<Trees, String> {
     let find = |controller: &str| {
         let path = own.lines().find_map(|line| {
             let mut parts = line.splitn(3, ':');
@@ -181,7 +256,7 @@ fn v1(mounts: &str, own: &str) -> Result<Cgroups, String> {
         path.and_then(|path| place(mounts, "cgroup", controller, path))
             .ok_or_else(|| format!("cgroup v1 lacks the controller {controller}"))
     };
-    Ok(Cgroups::V1 {
+    Ok(Trees::V1 {
         memory: find("memory")?,
         pids: find("pids")?,
         cpu: find("cpu")?,
@@ -202,15 +277,107 @@ fn number(text: &str) -> u64 {
     text.trim().parse().unwrap_or(0)
 }
 
-/// The group of one jail. Dropping it ends what is in it, and removes it.
+/// One group. Dropping it ends what is in it, and removes it.
 #[derive(Debug)]
 pub(crate) struct Group {
-    cgroups: Cgroups,
-    name: String,
+    trees: Arc<Trees>,
+    /// Beneath the trees' roots.
+    name: PathBuf,
     made: Vec<PathBuf>,
+    /// Of a service's group: held as long as it is there.
+    locks: Vec<File>,
+    /// The group that it is in. Dropped last: by then this one is removed.
+    _above: Option<Arc<Group>>,
 }
 
 impl Group {
+    fn make(trees: &Arc<Trees>, name: PathBuf, _above: Option<Arc<Group>>) -> io::Result<Group> {
+        let mut group = Group { trees: Arc::clone(trees), name, made: Vec::new(), locks: Vec::new(), _above };
+        for root in trees.roots() {
+            let folder = root.join(&group.name);
+            fs::create_dir(&folder).map_err(|error| beside(&folder, &error))?;
+            group.made.push(folder);
+        }
+        Ok(group)
+    }
+
+    /// A group in this one, of a name that is not used again.
+    fn beneath(above: &Arc<Group>, name: &str) -> io::Result<Group> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = above.name.join(format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        Group::make(&above.trees, name, Some(Arc::clone(above)))
+    }
+
+    /// Locks it for a living service.
+    ///
+    /// # Errors
+    /// If another service has taken it for a dead one's meanwhile.
+    fn lock(mut self) -> io::Result<Group> {
+        for folder in &self.made {
+            let lock = File::open(folder).map_err(|error| beside(folder, &error))?;
+            lock.try_lock().map_err(|error| beside(folder, &error.into()))?;
+            self.locks.push(lock);
+        }
+        // Locked and there: from now on no other service removes it.
+        self.made.iter().try_for_each(|folder| fs::metadata(folder).map(drop))?;
+        Ok(self)
+    }
+
+    /// Gives all jails together the weight of one process for each processor, whatever else runs beside the service.
+    fn weigh(&mut self) -> io::Result<()> {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+        match &*self.trees {
+            Trees::V2(root) => {
+                set(&root.join(&self.name), "cpu.weight", &(100 * processors).min(10_000).to_string())
+            }
+            Trees::V1 { cpu, .. } => {
+                set(&cpu.join(&self.name), "cpu.shares", &(1024 * processors).min(262_144).to_string())
+            }
+        }
+    }
+
+    /// Bounds the memory of all that is in it and beneath it.
+    fn bound(&self, bytes: u64) -> io::Result<()> {
+        let text = bytes.to_string();
+        match &*self.trees {
+            Trees::V2(root) => {
+                let at = root.join(&self.name);
+                set(&at, "memory.max", &text)?;
+                // A kernel without swap has no such file, and nothing to bound.
+                if at.join("memory.swap.max").exists() {
+                    set(&at, "memory.swap.max", "0")?;
+                }
+                Ok(())
+            }
+            Trees::V1 { memory, .. } => {
+                let at = memory.join(&self.name);
+                set(&at, "memory.limit_in_bytes", &text)?;
+                // Memory and swap together: no more than memory alone.
+                if at.join("memory.memsw.limit_in_bytes").exists() {
+                    set(&at, "memory.memsw.limit_in_bytes", &text)
+                } else {
+                    set(&at, "memory.swappiness", "0")
+                }
+            }
+        }
+    }
+
+    /// Makes it one whose bounds hold for the groups in it, together.
+    fn hand_down(&self) -> io::Result<()> {
+        match &*self.trees {
+            Trees::V2(root) => set(&root.join(&self.name), "cgroup.subtree_control", "+memory +pids +cpu"),
+            Trees::V1 { memory, .. } => {
+                let at = memory.join(&self.name);
+                // A group is born with the one above's; kernels since 5.11 know no other way.
+                let holds = fs::read_to_string(at.join("memory.use_hierarchy"));
+                match holds.is_ok_and(|text| text.trim() == "0") {
+                    true => set(&at, "memory.use_hierarchy", "1"),
+                    false => Ok(()),
+                }
+            }
+        }
+    }
+
     /// What a process writes "0" to, to be in it.
     pub(crate) fn doors(&self) -> io::Result<Vec<OwnedFd>> {
         let open = |folder: &PathBuf| fs::OpenOptions::new().write(true).open(folder.join("cgroup.procs"));
@@ -221,13 +388,13 @@ impl Group {
         fs::read_to_string(root.join(&self.name).join(file)).unwrap_or_default()
     }
 
-    /// CPU time of its processes so far, the dead among them included. Asked for with each batch: one file is read.
+    /// CPU time of all that ever was in it or beneath it. Asked for with each batch: one file is read.
     pub(crate) fn cpu(&self) -> Duration {
-        match &self.cgroups {
-            Cgroups::V2(root) => {
+        match &*self.trees {
+            Trees::V2(root) => {
                 Duration::from_micros(field(&self.text(root, "cpu.stat"), "usage_usec").unwrap_or(0))
             }
-            Cgroups::V1 { cpuacct, .. } => Duration::from_nanos(number(&self.text(cpuacct, "cpuacct.usage"))),
+            Trees::V1 { cpuacct, .. } => Duration::from_nanos(number(&self.text(cpuacct, "cpuacct.usage"))),
         }
     }
 
@@ -235,15 +402,15 @@ impl Group {
     pub(crate) fn usage(&self) -> Usage {
         let number = |root: &Path, file: &str| number(&self.text(root, file));
         let field = |root: &Path, file: &str, name: &str| field(&self.text(root, file), name).unwrap_or(0);
-        match &self.cgroups {
-            Cgroups::V2(root) => Usage {
+        match &*self.trees {
+            Trees::V2(root) => Usage {
                 cpu: self.cpu(),
                 // memory.peak came with Linux 5.19.
                 memory: number(root, "memory.peak").max(number(root, "memory.current")),
                 oom_kills: field(root, "memory.events", "oom_kill"),
                 refused_processes: field(root, "pids.events", "max"),
             },
-            Cgroups::V1 { memory, pids, .. } => Usage {
+            Trees::V1 { memory, pids, .. } => Usage {
                 cpu: self.cpu(),
                 memory: number(memory, "memory.max_usage_in_bytes"),
                 oom_kills: field(memory, "memory.oom_control", "oom_kill"),
@@ -252,49 +419,58 @@ impl Group {
         }
     }
 
-    fn processes(&self) -> Vec<Pid> {
-        let lines =
-            self.made.iter().filter_map(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok());
-        let mut all: Vec<i32> = lines
-            .flat_map(|text| text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<_>>())
-            .collect();
-        all.sort_unstable();
-        all.dedup();
-        // 0 stands for a process that this one can't see: a signal to it would go to ourselves.
-        all.into_iter().filter(|pid| *pid > 0).map(Pid::from_raw).collect()
-    }
-
     /// Ends all that is in it; true when nothing is left.
     pub(crate) fn end(&self) -> bool {
-        let deadline = Instant::now() + ENDED;
-        loop {
-            let there = self.processes();
-            if there.is_empty() {
-                return true;
-            }
-            if Instant::now() > deadline {
-                return false;
-            }
-            for process in there {
-                let _gone = kill(process, Signal::SIGKILL);
-            }
-            // A process that was killed leaves its group when the kernel gets to it.
-            std::thread::sleep(Duration::from_micros(200));
-        }
+        end(&self.made)
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
         self.end();
-        for folder in &self.made {
-            let deadline = Instant::now() + Duration::from_secs(1);
-            // Busy until the last dead process is taken off its books.
-            while fs::remove_dir(folder).is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
-                && Instant::now() < deadline
-            {
-                std::thread::sleep(Duration::from_micros(200));
-            }
+        remove(&self.made);
+    }
+}
+
+/// Processes in these folders of groups.
+fn processes(folders: &[PathBuf]) -> Vec<Pid> {
+    let lines = folders.iter().filter_map(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok());
+    let mut all: Vec<i32> = lines
+        .flat_map(|text| text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<_>>())
+        .collect();
+    all.sort_unstable();
+    all.dedup();
+    // 0 stands for a process that this one can't see: a signal to it would go to ourselves.
+    all.into_iter().filter(|pid| *pid > 0).map(Pid::from_raw).collect()
+}
+
+/// Ends all that is in these folders of groups; true when nothing is left.
+fn end(folders: &[PathBuf]) -> bool {
+    let deadline = Instant::now() + ENDED;
+    loop {
+        let there = processes(folders);
+        if there.is_empty() {
+            return true;
+        }
+        if Instant::now() > deadline {
+            return false;
+        }
+        for process in there {
+            let _gone = kill(process, Signal::SIGKILL);
+        }
+        // A process that was killed leaves its group when the kernel gets to it.
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+fn remove(folders: &[PathBuf]) {
+    for folder in folders {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        // Busy until the last dead process is taken off its books.
+        while fs::remove_dir(folder).is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_micros(200));
         }
     }
 }
@@ -317,7 +493,7 @@ mod tests {
         let at = |name: &str| PathBuf::from(format!("/sys/fs/cgroup/{name}"));
         assert_eq!(
             found,
-            Cgroups::V1 {
+            Trees::V1 {
                 memory: at("memory"),
                 pids: at("pids"),
                 cpu: at("cpu,cpuacct"),

@@ -3,21 +3,25 @@
 //!
 //! [`Jail::check`] finds out what this machine offers and refuses in words what is lacking; [`Jail::attack`] then tries
 //! to break out of a jail. [`Jail::command`] makes the command for one process. `bubblewrap` builds it, `filter` has the
-//! system calls, `cgroup` bounds and measures, `libraries` says what an executable needs, `selftest` and `probes` are
-//! the attack. Used by the launcher of jailed workers in `fastmap-backends`.
+//! system calls, `cgroup` bounds and measures, `libraries` says what an executable needs, `program` and `shown` get it to
+//! where a worker can start it, `users` has the workers' users, `scratch` a service's temporary files, `selftest` and
+//! `probes` are the attack. Used by the launcher of jailed workers in `fastmap-backends`.
 
 mod bubblewrap;
 mod cgroup;
 mod filter;
 mod libraries;
 pub mod probes;
+mod program;
+mod scratch;
 mod selftest;
+mod shown;
+mod users;
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::Uid;
@@ -26,17 +30,16 @@ use bubblewrap::Bubblewrap;
 use cgroup::{Cgroups, Group};
 use filter::Filters;
 pub use libraries::Executable;
+pub use program::Program;
+pub use scratch::Scratch;
 pub use selftest::{PROBE, Report, probe_if_asked, read as read_report};
+use users::User;
 
 /// Where the host's socket is found inside a jail.
 pub const SOCKET: &str = bubblewrap::SOCKET;
 
 /// The process id that a jailed process sees as its parent's: the init of its own namespace.
 pub const PARENT: u32 = 1;
-
-/// Users that jailed processes are outside of their jails, one for each that runs: behind all ranges that systems give
-/// to people, services and containers.
-const USERS: std::ops::Range<u32> = 0x7000_0000..0x7100_0000;
 
 /// What this machine lacks for jails. Without them nothing of a stranger's is run.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +60,9 @@ pub enum Refusal {
     /// The kernel filters no system calls.
     #[error("this kernel does not filter system calls (seccomp): {0}")]
     Seccomp(String),
+    /// No users for workers.
+    #[error("workers can't get users of their own: {0}")]
+    Users(String),
     /// The attack on the own jail.
     #[error("the jail's self-test could not be run: {0}")]
     SelfTest(String),
@@ -121,6 +127,17 @@ pub struct Jail {
     filters: Filters,
     /// This process may give each worker a user of its own.
     root: bool,
+    /// This process may mount things, and so show a worker's user files that it could not look up.
+    mounts: bool,
+    /// The run that workers are of.
+    run: Option<OfRun>,
+}
+
+/// A run's group, and the bytes of memory that it shares with others of its account.
+#[derive(Clone, Debug)]
+struct OfRun {
+    group: Arc<Group>,
+    memory: u64,
 }
 
 impl Jail {
@@ -132,9 +149,16 @@ impl Jail {
         let (filters, _) = filters()?;
         let bubblewrap = Bubblewrap::find()?;
         let cgroups = Cgroups::find()?;
-        let jail = Jail { bubblewrap, cgroups, filters, root: Uid::effective().is_root() };
-        jail.try_namespaces()?;
-        Ok(jail)
+        let root = Uid::effective().is_root();
+        let mounts = root && shown::detached(Path::new("/proc/self/exe")).is_ok();
+        let mut jail = Jail { bubblewrap, cgroups, filters, root, mounts, run: None };
+        let mut tried = jail.try_namespaces();
+        if jail.mounts && tried.is_err() {
+            // A filter of system calls around this process may refuse what its capabilities allow.
+            jail.mounts = false;
+            tried = jail.try_namespaces();
+        }
+        tried.map(|()| jail)
     }
 
     /// What [`Jail::check`] looks at, each part for itself: its name, and what was found of it.
@@ -148,6 +172,9 @@ impl Jail {
             let made = Jail::check().map(|_| "user, mount, pid, net, ipc, uts, cgroup".to_owned());
             all.push(("namespaces", made));
         }
+        if Uid::effective().is_root() {
+            all.push(("worker users", users::describe().map_err(|error| Refusal::Users(error.to_string()))));
+        }
         all
     }
 
@@ -155,6 +182,33 @@ impl Jail {
     pub fn describe(&self) -> String {
         let users = if self.root { "a user for each worker" } else { "the service's own user" };
         format!("bubblewrap {}, cgroup {}, seccomp, {users}", self.bubblewrap.version, self.cgroups.version())
+    }
+
+    /// The same jails for the workers of one run of an account. All workers of an account share its CPU time with those
+    /// of other accounts as if there were one of each, and have so many bytes of memory together. (All of them must be
+    /// made from this one, or from a clone of it.)
+    ///
+    /// # Errors
+    /// If a control group is refused.
+    pub fn for_run(&self, account: i64, memory: u64) -> io::Result<Jail> {
+        let group = self.cgroups.run(account, memory)?;
+        Ok(Jail { run: Some(OfRun { group, memory }), ..self.clone() })
+    }
+
+    /// CPU time of all that ever ran in jails of this run, from the first moment of each to its last: bubblewrap's, a
+    /// worker's before it reports for duty, and what the dead have used. `None`: it is no run's, see [`Jail::for_run`].
+    pub fn cpu(&self) -> Option<Duration> {
+        self.run.as_ref().map(|run| run.group.cpu())
+    }
+
+    /// Bytes of memory that all jails of the run's account have together; `None` as for [`Jail::cpu`].
+    pub fn shared_memory(&self) -> Option<u64> {
+        self.run.as_ref().map(|run| run.memory)
+    }
+
+    /// bubblewrap looks up the paths of programs and sockets as the worker's user.
+    pub fn looks_up(&self) -> bool {
+        self.root && !self.mounts
     }
 
     /// The command that starts `spec` in a jail of its own, and the guard that its owner must hold while it runs.
@@ -166,10 +220,10 @@ impl Jail {
     /// # Errors
     /// If the control group or a file of the executable is refused.
     pub fn command(&self, spec: &Spec<'_>) -> io::Result<(Command, Guard)> {
-        let group = self.cgroups.make(&spec.limits)?;
+        let group = self.cgroups.worker(self.run.as_ref().map(|run| &run.group), &spec.limits)?;
         let user = self.root.then(User::lease).transpose()?;
-        let number = user.as_ref().map(|user| user.0);
-        let command = self.bubblewrap.command(spec, &self.filters, group.doors()?, number)?;
+        let number = user.as_ref().map(User::number);
+        let command = self.bubblewrap.command(spec, &self.filters, group.doors()?, number, self.mounts)?;
         Ok((command, Guard { group, _user: user }))
     }
 
@@ -227,32 +281,5 @@ impl Guard {
     /// Ends all that runs in the jail. True when nothing is left.
     pub fn end(&self) -> bool {
         self.group.end()
-    }
-}
-
-/// The users of all jails that run in this process.
-static TAKEN: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
-
-/// One of them; given back when it is dropped.
-#[derive(Debug)]
-struct User(u32);
-
-impl User {
-    fn lease() -> io::Result<User> {
-        let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
-        // Each process of the service begins elsewhere, so that two on one machine seldom share a user.
-        let size = USERS.end - USERS.start;
-        let begin = std::process::id().wrapping_mul(4096) % size;
-        let mut users = (0..size).map(|step| USERS.start + (begin + step) % size);
-        let user = users.find(|user| !taken.contains(user));
-        let user = user.ok_or_else(|| io::Error::other("no user is left for another jail"))?;
-        taken.insert(user);
-        Ok(User(user))
-    }
-}
-
-impl Drop for User {
-    fn drop(&mut self) {
-        TAKEN.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
     }
 }

@@ -41,7 +41,8 @@ impl Jail {
     /// [`Refusal::Leaks`] if it can; [`Refusal::SelfTest`] if it could not be run, or did not end.
     pub fn attack(&self, program: &Path) -> Result<Report, Refusal> {
         let failed = |why: String| Refusal::SelfTest(why);
-        let executable = Executable::examine(program).map_err(|error| failed(error.to_string()))?;
+        let program = self.program(program).map_err(|error| failed(error.to_string()))?;
+        let executable = Executable::examine(program.path()).map_err(|error| failed(error.to_string()))?;
         let limits = Limits { cpu_time: Some(LIMIT), ..Limits::default() };
         let spec = Spec { executable: &executable, environment: &[(PROBE, "1")], socket: None, limits };
         let (mut command, guard) = self.command(&spec).map_err(|error| failed(error.to_string()))?;

@@ -2,27 +2,24 @@
 //! one. `InJails` is for strangers; `Unconfined` is for development.
 
 use std::fmt::Debug;
-use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use fastmap_backends::local::{CpuTimes, Jailed, Relay};
 use fastmap_backends::{BackendError, Local, LocalOptions};
-use fastmap_sandbox::jail::{Jail, Limits};
-use tempfile::TempDir;
+use fastmap_sandbox::jail::{Jail, Limits, Program, Scratch};
 
 /// Bytes that one worker may print in its life.
 const OUTPUT: u64 = 1 << 20;
-/// The program's name in its folder.
-const PROGRAM: &str = "program";
 
 /// What a pool is wanted for. Pools are for one run alone: no worker ever serves two.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolRequest<'a> {
     /// The run.
     pub run: &'a str,
+    /// Whose it is: the account's pools share CPU time and memory.
+    pub account: i64,
     /// The stranger's program: whole, its hash checked, its ELF headers looked at.
     pub executable: &'a Path,
     /// What its workers must say that they are.
@@ -66,11 +63,11 @@ pub trait Meter: Send + Sync + Debug {
     fn cpu(&self) -> CpuTimes;
 }
 
-/// One run's jails, and the folder that its program lies in meanwhile.
+/// One run's jails, and its program where they can start it.
 #[derive(Debug)]
 struct OfRun {
     jailed: Arc<Jailed>,
-    _folder: TempDir,
+    _program: Program,
 }
 
 impl Meter for OfRun {
@@ -79,31 +76,26 @@ impl Meter for OfRun {
     }
 }
 
-/// A program in a folder of its own. bubblewrap looks its path up as the worker's user, who can't enter the service's
-/// folders: they are closed, for the database is there.
-fn expose(executable: &Path) -> io::Result<TempDir> {
-    // To be entered, not to be looked through.
-    let folder = tempfile::Builder::new().permissions(Permissions::from_mode(0o711)).tempdir()?;
-    let path = folder.path().join(PROGRAM);
-    fs::hard_link(executable, &path).or_else(|_| fs::copy(executable, &path).map(drop))?;
-    Ok(folder)
-}
-
 /// Starts each worker in a jail of its own.
 #[derive(Debug)]
 pub struct InJails {
     jail: Jail,
     limits: Limits,
+    /// Bytes of memory of all jails of an account together.
+    account_memory: u64,
 }
 
 impl InJails {
-    /// Jails with so many bytes of memory each.
+    /// Jails with so many bytes of memory each, and so many for all of an account.
     ///
     /// # Errors
     /// Names what this machine lacks for jails.
-    pub fn new(memory: u64) -> Result<Self, String> {
+    pub fn new(memory: u64, account_memory: u64) -> Result<Self, String> {
         let jail = Jail::check().map_err(|refusal| refusal.to_string())?;
-        Ok(InJails { jail, limits: Limits { memory, ..Limits::default() } })
+        if jail.looks_up() {
+            Scratch::let_through().map_err(|error| format!("the temporary folder: {error}"))?;
+        }
+        Ok(InJails { jail, limits: Limits { memory, ..Limits::default() }, account_memory })
     }
 }
 
@@ -119,17 +111,18 @@ impl Launch for InJails {
     }
 
     fn pool(&self, request: PoolRequest<'_>) -> Result<Workers, BackendError> {
-        let folder = expose(request.executable)
-            .map_err(|error| BackendError::Other(format!("the program can't be laid out: {error}")))?;
-        let program = folder.path().join(PROGRAM);
-        let jailed = Jailed::new(self.jail.clone(), &program, self.limits.clone());
+        let refused =
+            |error: io::Error| BackendError::Other(format!("the program can't be started: {error}"));
+        let program = self.jail.program(request.executable).map_err(refused)?;
+        let jail = self.jail.for_run(request.account, self.account_memory).map_err(refused)?;
+        let jailed = Jailed::new(jail, program.path(), self.limits.clone());
         let jailed = jailed.map_err(|unfit| BackendError::Other(format!("it can't run here: {unfit}")))?;
         let jailed = Arc::new(jailed);
         let mut options = jailed.options(request.workers, OUTPUT);
         // As it was when it was uploaded.
         options.identity = Some(request.identity.to_owned());
         options.relay = Arc::clone(request.relay);
-        let meter = Arc::new(OfRun { jailed, _folder: folder });
+        let meter = Arc::new(OfRun { jailed, _program: program });
         Ok(Workers { local: Local::new(options)?, meter: Some(meter) })
     }
 }

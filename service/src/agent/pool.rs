@@ -89,6 +89,7 @@ impl Pool {
         let relay = events.relay(&spec.run);
         let request = PoolRequest {
             run: &spec.run,
+            account: spec.account,
             executable: &spec.executable.path,
             identity: &spec.identity,
             workers,

@@ -7,9 +7,9 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 use super::args::{Account, Common, Credits, Runs, Token};
-use super::output;
+use super::{open_key, output};
 use crate::config::DataFolder;
-use crate::keys::{ServiceKey, new_secret};
+use crate::keys::new_secret;
 use crate::price;
 use crate::store::{self, Store, now_ms};
 
@@ -133,8 +133,7 @@ async fn give(
     label: &str,
     expires_ms: Option<i64>,
 ) -> anyhow::Result<()> {
-    let key = ServiceKey::open(&common.keep.key())?;
-    store.claim(key.fingerprint()).await?;
+    let key = open_key(store, &common.keep.key()).await?;
     let secret = new_secret().context("no random bytes")?;
     let id = store.add_token(account.id, &secret, &key, label, expires_ms).await?;
     let value = json!({ "id": id, "account": account.name, "label": label, "expires_ms": expires_ms,

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
-use super::args;
+use super::args::{self, Memory};
 use super::serve::{Signals, launcher, start_log};
 use crate::agent::{Agent, machine};
 use crate::config::slots;
@@ -27,11 +27,12 @@ pub(super) async fn agent(args: args::Agent) -> anyhow::Result<()> {
     if args.insecure_no_sandbox && !options.servers.iter().all(|server| is_loopback(server)) {
         bail!("--insecure-no-sandbox is for NATS servers on loopback only");
     }
-    let launch = launcher(args.insecure_no_sandbox, false, args.worker_memory)?;
     let cache = Cache::new(&args.data, args.cache_bytes)
         .with_context(|| format!("cannot use the folder {}", args.data.display()))?;
     let workers =
         args.workers.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let memory = Memory { worker: args.worker_memory, account: args.account_memory, workers };
+    let launch = launcher(args.insecure_no_sandbox, false, memory)?;
     let places = args.places.map_or(slots(workers), usize::from);
     let name = args.name.unwrap_or_else(|| format!("{}-{}", machine::host(), std::process::id()));
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use nix::sys::sysinfo::sysinfo;
 
 use crate::config::{BODY, DataFolder, HEAD, LIMITS};
 use crate::dispatch::jetstream::PREFIX;
@@ -114,6 +115,27 @@ impl Keep {
     }
 }
 
+/// Memory of jailed workers, as the command line has it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Memory {
+    /// Bytes of one.
+    pub(crate) worker: u64,
+    /// Bytes of all of an account, if that was said.
+    pub(crate) account: Option<u64>,
+    /// Workers of each run.
+    pub(crate) workers: usize,
+}
+
+impl Memory {
+    /// Bytes of all workers of an account: those of one run at their largest, as long as that leaves half of the machine
+    /// to others.
+    pub(crate) fn account(&self) -> u64 {
+        let half = sysinfo().map_or(u64::MAX, |machine| machine.ram_total() / 2);
+        let one_run = self.worker.saturating_mul(self.workers as u64);
+        self.account.unwrap_or_else(|| one_run.min(half).max(self.worker))
+    }
+}
+
 /// Where the service keeps its things, and how to answer.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
@@ -158,6 +180,10 @@ pub(crate) struct Serve {
     /// Bytes of memory that each jailed worker may have; one that takes more is ended.
     #[arg(long, default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(1 << 24..))]
     pub(crate) worker_memory: u64,
+    /// Bytes of memory that all jailed workers of an account may have together; when they have no more, one that has much
+    /// is ended. The default is what the workers of one run may have, at most half of the machine's.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1 << 24..))]
+    pub(crate) account_memory: Option<u64>,
     /// Credits for an hour of CPU time.
     #[arg(long, default_value = "10", value_parser = price::read)]
     pub(crate) price_cpu_hour: Microcredits,
@@ -281,6 +307,10 @@ pub(crate) struct Agent {
     /// Bytes of memory that each jailed worker may have; one that takes more is ended.
     #[arg(long, default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(1 << 24..))]
     pub(crate) worker_memory: u64,
+    /// Bytes of memory that all jailed workers of an account may have together; when they have no more, one that has much
+    /// is ended. The default is what the workers of one run may have, at most half of the machine's.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1 << 24..))]
+    pub(crate) account_memory: Option<u64>,
     /// Start what clients upload without a jail, with all that this user may do. For NATS servers on loopback only.
     #[arg(long)]
     pub(crate) insecure_no_sandbox: bool,
@@ -437,6 +467,14 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn an_account_has_the_memory_of_one_run_and_at_least_that_of_one_worker() {
+        let memory = |worker: u64, account: Option<u64>| Memory { worker, account, workers: 2 }.account();
+        assert_eq!(memory(1 << 24, None), 1 << 25);
+        assert_eq!(memory(1 << 60, None), 1 << 60);
+        assert_eq!(memory(1 << 24, Some(1 << 26)), 1 << 26);
+    }
 
     #[test]
     fn the_page_of_options_has_those_of_the_service_and_of_agents_with_their_defaults_and_variables_and_no_others()

@@ -19,7 +19,8 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::args::{Keep, LogFormat, Serve};
+use super::args::{Keep, LogFormat, Memory, Serve};
+use super::open_key;
 use crate::agent::{Agent, InJails, Launch, PLACES, Unconfined};
 use crate::config::{Config, LIMITS};
 use crate::dashboard::sign_in;
@@ -55,13 +56,17 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
     let launch = match nats {
         // Agents elsewhere start what clients upload.
         Some(_) => None,
-        None => Some(launcher(config.unconfined, args.dev, args.worker_memory)?),
+        None => Some(launcher(
+            config.unconfined,
+            args.dev,
+            Memory { worker: args.worker_memory, account: args.account_memory, workers: config.workers },
+        )?),
     };
 
     let store =
         Store::open(&database).await.with_context(|| format!("cannot open the database {database}"))?;
-    let service_key = ServiceKey::open(&keep.key())?;
-    store.claim(service_key.fingerprint()).await.with_context(|| format!("the database {database}"))?;
+    let service_key =
+        open_key(&store, &keep.key()).await.with_context(|| format!("the database {database}"))?;
     let presence = store.enter().await.context("cannot tell other gateways that this one is here")?;
     let dev = match args.dev {
         true => Some(make_dev_account(&store, &service_key).await?),
@@ -267,14 +272,15 @@ fn config(args: &Serve, data: &Path) -> anyhow::Result<Config> {
 }
 
 /// What starts the workers: jails that were attacked and held. `dev` does without where there are none.
-pub(super) fn launcher(unconfined: bool, dev: bool, memory: u64) -> anyhow::Result<Arc<dyn Launch>> {
+pub(super) fn launcher(unconfined: bool, dev: bool, memory: Memory) -> anyhow::Result<Arc<dyn Launch>> {
     if unconfined {
         tracing::warn!(
             "--insecure-no-sandbox: whatever a client uploads runs with all that this user may do"
         );
         return Ok(Arc::new(Unconfined));
     }
-    let tried = InJails::new(memory).and_then(|jails| jails.self_test().map(|()| jails));
+    let tried =
+        InJails::new(memory.worker, memory.account()).and_then(|jails| jails.self_test().map(|()| jails));
     match tried {
         Ok(jails) => {
             tracing::info!(

@@ -29,8 +29,9 @@ pub(crate) mod testing;
 mod wal;
 
 use std::borrow::Cow;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -43,6 +44,7 @@ use sqlx::sqlite::{
 use tokio::sync::Mutex;
 
 use crate::keys::random;
+use crate::private;
 use db::{Conn, Db, Row, Sql};
 
 pub use accounts::{Account, TokenInfo, TokenKey};
@@ -120,6 +122,14 @@ impl Store {
     }
 
     async fn open_sqlite(path: &Path) -> Result<Self> {
+        // SQLite makes its log with the database's mode.
+        let private = private::file(path).and_then(|()| {
+            let beside = |end: &str| {
+                PathBuf::from([path.as_os_str(), OsStr::new(end)].into_iter().collect::<OsString>())
+            };
+            ["-wal", "-shm"].iter().try_for_each(|end| private::file_if_there(&beside(end)))
+        });
+        private.map_err(|error| StoreError::Refused(error.to_string()))?;
         // NORMAL in WAL mode: a commit survives the death of the process, and the database stays whole when the power
         // fails. What the last moments before a power failure lose is a charge less, never one too many.
         let options = SqliteConnectOptions::new()

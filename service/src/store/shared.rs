@@ -25,6 +25,14 @@ impl Store {
         }
     }
 
+    /// A key has claimed it. Without that one its tokens can't be opened.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn is_claimed(&self) -> Result<bool> {
+        Ok(self.sql("SELECT value FROM service WHERE name = 'key'").fetch_optional().await?.is_some())
+    }
+
     /// Whether a token uses a nonce for the first time, at any gateway; those that were used before then are forgotten.
     ///
     /// # Errors

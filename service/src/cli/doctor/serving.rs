@@ -41,10 +41,14 @@ pub(super) fn look(serve: bool) -> Vec<Finding> {
         },
     );
     if whole {
-        all.push(match InJails::new(Limits::default().memory).and_then(|jails| jails.self_test()) {
-            Ok(()) => good("attack", "this program, in a jail, tried to get out and got nowhere"),
-            Err(why) => bad("attack", why, "`fastmap serve` refuses to start; please report it"),
-        });
+        all.push(
+            match InJails::new(Limits::default().memory, Limits::default().memory)
+                .and_then(|jails| jails.self_test())
+            {
+                Ok(()) => good("attack", "this program, in a jail, tried to get out and got nowhere"),
+                Err(why) => bad("attack", why, "`fastmap serve` refuses to start; please report it"),
+            },
+        );
     }
     all
 }

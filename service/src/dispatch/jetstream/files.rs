@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
 use crate::dispatch::Upload;
+use crate::private;
 
 /// Why a file can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -74,8 +75,7 @@ impl Cache {
     /// # Errors
     /// If the folder can't be made or read.
     pub fn new(folder: &Path, most: u64) -> io::Result<Self> {
-        use std::os::unix::fs::DirBuilderExt;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        private::folder(folder)?;
         let mut state = State::default();
         for entry in fs::read_dir(folder)?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();

@@ -1,0 +1,91 @@
+//! A stranger's program where a worker's user can start it: in its own place if that is possible, else as a link or a copy
+//! in a folder of its own.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::sys::statvfs::{FsFlags, statvfs};
+use tempfile::TempDir;
+
+use super::Jail;
+
+/// Letters of a folder's name that no other user of the machine finds by trying.
+const LETTERS: usize = 24;
+
+/// A program that the workers of a [`Jail`] can start, as long as this is held.
+#[derive(Debug)]
+pub struct Program {
+    path: PathBuf,
+    _folder: Option<TempDir>,
+}
+
+impl Program {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Jail {
+    /// The program at `path`, where workers can start it. It is copied (or linked) only if it lies on a file system that
+    /// is mounted noexec, if others may not execute it, or if it lies below a folder that the workers' user can't enter
+    /// and this process may mount nothing.
+    ///
+    /// # Errors
+    /// If it can't be copied, or if the temporary folder is mounted noexec as well.
+    pub fn program(&self, path: &Path) -> io::Result<Program> {
+        let path = fs::canonicalize(path)?;
+        if self.starts(&path)? {
+            return Ok(Program { path, _folder: None });
+        }
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("program-").rand_bytes(LETTERS);
+        // To be entered by a worker that knows its name, and listed by nobody else.
+        let mode = if self.looks_up() { 0o711 } else { 0o700 };
+        let folder = builder.permissions(Permissions::from_mode(mode)).tempdir()?;
+        let inside = folder.path().join("program");
+        let executable = fs::metadata(&path)?.mode() & 0o005 == 0o005;
+        let linked = executable && fs::hard_link(&path, &inside).is_ok();
+        if !linked {
+            fs::copy(&path, &inside)?;
+            fs::set_permissions(&inside, Permissions::from_mode(0o555))?;
+        }
+        if is_noexec(&inside)? {
+            return Err(io::Error::other(format!(
+                "the temporary folder {} (TMPDIR) is mounted noexec; set TMPDIR to one that is not",
+                std::env::temp_dir().display()
+            )));
+        }
+        if self.looks_up()
+            && let Some(closed) = closed_above(&inside)
+        {
+            return Err(io::Error::other(format!(
+                "workers' users can't enter {}; set TMPDIR to a folder that they can reach, or give the service CAP_SYS_ADMIN",
+                closed.display()
+            )));
+        }
+        Ok(Program { path: inside, _folder: Some(folder) })
+    }
+
+    /// Workers can start the file where it is.
+    fn starts(&self, path: &Path) -> io::Result<bool> {
+        if is_noexec(path)? {
+            return Ok(false);
+        }
+        // Without root, workers are this very user outside.
+        let executable = !self.root || fs::metadata(path)?.mode() & 0o005 == 0o005;
+        Ok(executable && (!self.looks_up() || closed_above(path).is_none()))
+    }
+}
+
+fn is_noexec(path: &Path) -> io::Result<bool> {
+    Ok(statvfs(path)?.flags().contains(FsFlags::ST_NOEXEC))
+}
+
+/// A folder above the file that not every user may enter.
+fn closed_above(path: &Path) -> Option<PathBuf> {
+    let closed = |folder: &&Path| !fs::metadata(folder).is_ok_and(|found| found.mode() & 0o001 != 0);
+    path.ancestors().skip(1).find(closed).map(Path::to_owned)
+}
