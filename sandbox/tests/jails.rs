@@ -1,12 +1,15 @@
 //! A jail around this very test program, which attacks it; and the same attack without a jail, which must succeed in
 //! every act, or the acts would prove nothing.
 
+use std::fs::Permissions;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use fastmap_sandbox::jail::{Executable, Jail, Limits, PROBE, Spec, probe_if_asked, read_report};
+use fastmap_sandbox::jail::{Executable, Guard, Jail, Limits, PROBE, Spec, probe_if_asked, read_report};
 
 /// Before `main`, which belongs to the test harness.
 const _: () = {
@@ -14,6 +17,13 @@ const _: () = {
         probe_if_asked();
         if std::env::var_os(SERVICE).is_some() {
             serve();
+        }
+        match std::env::var(TENANT).as_deref() {
+            Ok("spin") => loop {
+                std::hint::spin_loop();
+            },
+            Ok(megabytes) => hold(megabytes.parse().expect("a number")),
+            Err(_) => {}
         }
     }
     #[used]
@@ -24,7 +34,26 @@ const _: () = {
 /// Set for a process that is to find out whether it could serve, as the service does at its start.
 const SERVICE: &str = "FASTMAP_TEST_SERVICE";
 
+/// Set for a process that does its worst within its limits.
+const TENANT: &str = "FASTMAP_TEST_TENANT";
+
+/// Holds so much memory until it is ended.
+fn hold(megabytes: usize) -> ! {
+    let held = vec![1u8; megabytes << 20];
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+        std::hint::black_box(&held);
+    }
+}
+
 fn serve() -> ! {
+    if std::env::var_os(SERVICE).is_some_and(|what| what == "killed") {
+        let jail = jail();
+        let tenant = Tenant::start(&jail, "spin", 64 << 20);
+        println!("{}", tenant.group("memory").display());
+        let _never = io::stdin().read_line(&mut String::new());
+        std::process::exit(1);
+    }
     match Jail::check().and_then(|jail| Ok((jail.describe(), jail.attack(&own())?.len()))) {
         Ok((made_of, probes)) => println!("{probes} acts refused by {made_of}"),
         Err(refusal) => println!("refusal: {refusal}"),
@@ -136,4 +165,169 @@ fn an_unprivileged_service_with_groups_of_its_own_makes_jails_too() {
     }
     assert!(said.contains("acts refused by bubblewrap"), "{said}");
     assert!(said.contains("the service's own user"), "{said}");
+}
+
+#[test]
+fn a_program_that_only_its_owner_may_reach_and_execute_runs_in_a_jail() {
+    let closed =
+        tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().expect("a folder");
+    let program = closed.path().join("program");
+    std::fs::copy(own(), &program).expect("a copy");
+    std::fs::set_permissions(&program, Permissions::from_mode(0o500)).expect("it is ours");
+    jail().attack(&program).expect("the jail holds");
+}
+
+/// As in a container or under systemd, with what deploy/ leaves of root's capabilities.
+#[test]
+fn a_service_that_may_mount_nothing_makes_jails_too() {
+    let kept = "-all,+setuid,+setgid,+chown,+dac_override,+fowner,+kill";
+    let closed =
+        tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().expect("a folder");
+    let program = closed.path().join("program");
+    std::fs::copy(own(), &program).expect("a copy");
+    let output = Command::new("setpriv")
+        .args(["--no-new-privs", "--bounding-set", kept, "--inh-caps", "-all"])
+        .arg(&program)
+        .env(SERVICE, "1")
+        .output()
+        .expect("setpriv is there");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("acts refused by bubblewrap"), "{said} {output:?}");
+    assert!(said.contains("a user for each worker"), "{said}");
+}
+
+/// A process in a jail, ended when it is dropped.
+struct Tenant {
+    child: Child,
+    guard: Guard,
+}
+
+impl Tenant {
+    fn start(jail: &Jail, does: &str, memory: u64) -> Tenant {
+        let executable = Executable::examine(&own()).expect("it runs here");
+        let environment = [(TENANT, does)];
+        let limits = Limits { memory, ..Limits::default() };
+        let spec = Spec { executable: &executable, environment: &environment, socket: None, limits };
+        let (mut command, guard) = jail.command(&spec).expect("a group can be made");
+        let child = command.stdin(Stdio::null()).spawn().expect("it can be started");
+        Tenant { child, guard }
+    }
+
+    /// The folder of its group of this controller.
+    fn group(&self, controller: &str) -> PathBuf {
+        let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", self.child.id())).expect("it runs");
+        let named = |line: &str| {
+            let (_, line) = line.split_once(':')?;
+            let (names, path) = line.split_once(':')?;
+            names.split(',').any(|name| name == controller).then(|| path.trim_start_matches('/').to_owned())
+        };
+        let path = groups.lines().find_map(named).expect("version 1");
+        Path::new("/sys/fs/cgroup").join(controller).join(path)
+    }
+}
+
+impl Drop for Tenant {
+    fn drop(&mut self) {
+        self.guard.end();
+        let _ended = self.child.wait();
+    }
+}
+
+/// Waits until something holds.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// CPU time of `many` for each second of `one`, all on one processor.
+fn share(many: &[Tenant], one: &Tenant) -> f64 {
+    let sum = || many.iter().map(|tenant| tenant.guard.cpu()).sum::<Duration>();
+    // All are up.
+    until("all have begun", || {
+        many.iter().chain([one]).all(|tenant| tenant.guard.cpu() > Duration::from_millis(20))
+    });
+    let (before, own) = (sum(), one.guard.cpu());
+    until("the one gets on", || one.guard.cpu() - own > Duration::from_millis(300));
+    let (theirs, own) = (sum() - before, one.guard.cpu() - own);
+    theirs.as_secs_f64() / own.as_secs_f64()
+}
+
+#[test]
+fn eight_spinners_of_one_account_take_no_more_than_another_accounts_only_worker() {
+    // Those that this thread starts share a processor, so that there is something to share.
+    // SAFETY: a set of our own, of this thread alone.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(0, &mut set);
+        assert_eq!(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set), 0);
+    }
+    let jail = jail();
+    let memory = 64 << 20;
+    // Two runs of the one, one of the other.
+    let runs = [1, 1].map(|account| jail.for_run(account, 1 << 30).expect("groups"));
+    let many: Vec<Tenant> = (0..8).map(|n| Tenant::start(&runs[n % 2], "spin", memory)).collect();
+    let one = Tenant::start(&jail.for_run(2, 1 << 30).expect("groups"), "spin", memory);
+    let fair = share(&many, &one);
+    drop((many, one, runs));
+    // The control: without accounts each has as much as the other.
+    let many: Vec<Tenant> = (0..8).map(|_| Tenant::start(&jail, "spin", memory)).collect();
+    let one = Tenant::start(&jail, "spin", memory);
+    let unfair = share(&many, &one);
+    assert!(fair < 2.0 && unfair > 4.0, "{fair} {unfair}");
+}
+
+#[test]
+fn the_jails_of_an_account_have_their_memory_together_and_leave_no_group() {
+    let jail = jail();
+    let of = |account: i64| jail.for_run(account, 100 << 20).expect("groups");
+    let (runs, other) = ([of(1), of(1)], of(2));
+    let honest = Tenant::start(&other, "48", 64 << 20);
+    // Each within its own limit; all of them beyond their account's.
+    let greedy: Vec<Tenant> = (0..4).map(|n| Tenant::start(&runs[n % 2], "48", 64 << 20)).collect();
+    let kills = || greedy.iter().map(|tenant| tenant.guard.usage().oom_kills).sum::<u64>();
+    until("one of them is ended", || kills() > 0);
+    assert_eq!(honest.guard.usage().oom_kills, 0);
+    let group = honest.group("memory");
+    let above: Vec<PathBuf> = group.ancestors().take(4).map(Path::to_owned).collect();
+    assert!(above.iter().all(|folder| folder.is_dir()), "{above:?}");
+    drop((honest, greedy, runs, other));
+    // Worker, run and account; the service's goes with the last jail.
+    assert!(above[..3].iter().all(|folder| !folder.exists()) && above[3].exists(), "{above:?}");
+    drop(jail);
+    assert!(!above[3].exists(), "{above:?}");
+}
+
+#[test]
+fn what_a_dead_service_left_is_ended_and_what_a_living_one_has_is_not() {
+    // A service that says where its jail's group is, and waits to be killed.
+    let service = || {
+        let mut child = Command::new(own())
+            .env(SERVICE, "killed")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it can be started");
+        let mut line = String::new();
+        let mut lines = std::io::BufReader::new(child.stdout.take().expect("a pipe"));
+        std::io::BufRead::read_line(&mut lines, &mut line).expect("a line");
+        (child, PathBuf::from(line.trim()))
+    };
+    let ((mut dead, theirs), (mut living, ours)) = (service(), service());
+    // What stands for bubblewrap's race: a process that its parent's death does not end.
+    let mut stray = Command::new("sleep").arg("600").spawn().expect("it can be started");
+    std::fs::write(theirs.join("cgroup.procs"), stray.id().to_string()).expect("this is root");
+    dead.kill().and_then(|()| dead.wait()).expect("it is ours");
+    assert!(theirs.is_dir(), "{theirs:?}");
+    drop(jail());
+    let ended = stray.wait().expect("it is ours");
+    assert!(!ended.success());
+    // Worker's and service's.
+    assert!(theirs.ancestors().take(2).all(|folder| !folder.exists()), "{theirs:?}");
+    assert!(ours.is_dir(), "{ours:?}");
+    living.kill().and_then(|()| living.wait()).expect("it is ours");
+    drop(jail());
+    assert!(!ours.exists(), "{ours:?}");
 }

@@ -45,7 +45,7 @@ impl User {
         let user = match free(&held) {
             Some(user) => user,
             None => {
-                let (first, lock) = take_range()?;
+                let (first, lock) = take_range(RandomState::new().build_hasher().finish())?;
                 held.ranges.insert(first, lock);
                 first
             }
@@ -108,11 +108,11 @@ fn folder() -> io::Result<PathBuf> {
 
 /// Locks a range that nothing on this machine uses. The search begins anywhere: a service in a container that shares no
 /// folder with this one does not begin at the same range.
-fn take_range() -> io::Result<(u32, File)> {
+fn take_range(begin: u64) -> io::Result<(u32, File)> {
     let folder = folder()?;
     let used = users_of_processes();
     let ranges = (USERS.end - USERS.start) / RANGE;
-    let begin = (RandomState::new().build_hasher().finish() % u64::from(ranges)) as u32;
+    let begin = (begin % u64::from(ranges)) as u32;
     for step in 0..ranges {
         let first = USERS.start + (begin + step) % ranges * RANGE;
         if used.range(first..first + RANGE).next().is_some() {
@@ -135,4 +135,22 @@ fn users_of_processes() -> BTreeSet<u32> {
         line.split_whitespace().next()?.parse().ok()
     };
     status.filter_map(user).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_services_that_begin_at_the_same_range_take_two() {
+        if !nix::unistd::Uid::effective().is_root() {
+            return;
+        }
+        let (first, locked) = take_range(7).expect("a range");
+        let (second, _locked) = take_range(7).expect("another range");
+        assert_ne!(first, second);
+        drop(locked);
+        // It goes back to whoever is next.
+        assert_eq!(take_range(u64::from((first - USERS.start) / RANGE)).expect("a range").0, first);
+    }
 }
