@@ -11,7 +11,7 @@ use nix::unistd::Uid;
 use tempfile::TempDir;
 
 /// What its name begins with.
-const PREFIX: &str = "fastmap-";
+const PREFIX: &str = "fastmap-service-";
 /// Attempts to make it: another service that starts may take a new one for a dead service's.
 const ATTEMPTS: u32 = 10;
 

@@ -1,11 +1,18 @@
 //! The service as strangers meet it: their programs in jails.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
 use fastmap_backends::DeathCause;
 use fastmap_backends::cloud::{Answer, Bill, PartOutcome, RunInfo};
 
 use crate::client::results;
 use crate::money::children;
-use crate::server::{Server, until};
+use crate::server::{FASTMAP, Server, until};
 
 #[test]
 fn a_jailed_program_does_its_work_sees_no_files_and_leaves_nothing_running() {
@@ -47,4 +54,104 @@ fn a_jailed_program_that_aborts_is_told_as_one_that_is_not() {
     assert_eq!(loss.death.cause, DeathCause::Signal(6), "{loss:?}");
     results(&client.batch(&run, 1, &["e"]), 1);
     server.audit();
+}
+
+/// A folder with this mode.
+fn folder(mode: u32) -> tempfile::TempDir {
+    let mut builder = tempfile::Builder::new();
+    builder.permissions(Permissions::from_mode(mode)).tempdir().expect("a folder")
+}
+
+/// As in a clone below root's home: no other user can look up the service's program, its data or its temporary files.
+#[test]
+fn a_service_below_closed_folders_jails_programs() {
+    let closed = folder(0o700);
+    let program = closed.path().join("fastmap");
+    fs::hard_link(FASTMAP, &program).or_else(|_| fs::copy(FASTMAP, &program).map(drop)).expect("room");
+    let temporary = closed.path().join("temporary");
+    fs::create_dir(&temporary).expect("room");
+    let server = Server::start_jailed_as(&program, &[("TMPDIR", temporary)]);
+    let client = server.tenant("a", "1000");
+    let run = client.run();
+    assert_eq!(results(&client.batch(&run, 0, &["eone"]), 1), [b"one"]);
+    server.audit();
+}
+
+#[test]
+fn no_other_user_of_the_machine_reads_an_uploaded_program() {
+    let temporary = folder(0o755);
+    let server = Server::start_jailed_as(Path::new(FASTMAP), &[("TMPDIR", temporary.path().to_owned())]);
+    let client = server.tenant("a", "1000");
+    let run = client.run();
+    results(&client.batch(&run, 0, &["e"]), 1);
+    // Every place that a name leads to, and those that can be guessed.
+    let script = "shopt -s dotglob nullglob; for at in \"$0\"/*/program \"$0\"/*/*/program \"$1\"/*/*; do \
+                  head -c4 \"$at\"; done; find \"$0\" \"$1\" -type f -readable";
+    let output = Command::new("bash")
+        .args(["-c", script])
+        .args([temporary.path(), server.data()])
+        .uid(65_533)
+        .gid(65_533)
+        .current_dir("/")
+        .output()
+        .expect("a shell");
+    assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+    results(&client.batch(&run, 1, &["e"]), 1);
+}
+
+/// The group of the service whose jail a process is in, in each of the trees.
+fn groups(pid: i32) -> Vec<PathBuf> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let of_service = |path: &str| {
+        let mut path = Path::new(path.trim_start_matches('/'));
+        while !path.file_name()?.to_str()?.starts_with("fastmap-jails-") {
+            path = path.parent()?;
+        }
+        Some(path.to_owned())
+    };
+    let lines = text.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (names, path) = (parts.next()?, parts.next()?);
+        Some(Path::new("/sys/fs/cgroup").join(names).join(of_service(path)?))
+    });
+    lines.collect()
+}
+
+#[test]
+fn nothing_of_a_service_that_was_killed_is_left_when_the_next_one_has_started() {
+    let temporary = folder(0o755);
+    let names = || -> Vec<PathBuf> {
+        fs::read_dir(temporary.path()).expect("it is ours").flatten().map(|entry| entry.path()).collect()
+    };
+    let variables = [("TMPDIR", temporary.path().to_owned())];
+    let mut server = Server::start_jailed_as(Path::new(FASTMAP), &variables);
+    let client = server.tenant("a", "1000");
+    let executable = client.upload_worker();
+    let mut left = Vec::new();
+    for round in 0..4 {
+        let run = client.open(&executable);
+        results(&client.batch(&run, 0, &["e"]), 1);
+        left.extend(children(server.pid()).into_iter().flat_map(groups));
+        // Some are starting when it is killed.
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let body = crate::client::to_json(&crate::client::open_run(&executable, "obey"));
+                    let _cut = client.try_call("POST", "/runs", &body, &crate::client::Wrong::default());
+                });
+            }
+            std::thread::sleep(Duration::from_millis(3 + 11 * round));
+            server.kill();
+        });
+        server.restart();
+    }
+    // Its own, in which all that it makes is.
+    assert_eq!(names().len(), 1, "{:?}", names());
+    assert!(!left.is_empty());
+    let there: Vec<&PathBuf> = left.iter().filter(|folder| folder.exists()).collect();
+    assert!(there.is_empty(), "{there:?}");
+    server.signal(nix::sys::signal::Signal::SIGTERM);
+    server.signal(nix::sys::signal::Signal::SIGINT);
+    server.ended();
+    assert_eq!(names(), [""; 0].map(PathBuf::from));
 }

@@ -4,6 +4,7 @@ mod backup;
 mod bad_days;
 mod client;
 mod dashboard;
+mod data;
 mod doctor;
 mod gateways;
 mod jails;

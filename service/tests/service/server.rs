@@ -26,6 +26,8 @@ pub(crate) struct Server {
     /// Its address; without one it is in the folder.
     database: Option<String>,
     options: Vec<String>,
+    /// The service's program.
+    program: PathBuf,
     /// Set for the process.
     variables: Vec<(&'static str, PathBuf)>,
     jailed: bool,
@@ -36,7 +38,14 @@ pub(crate) struct Server {
 }
 
 pub(crate) fn fastmap() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fastmap"));
+    program(Path::new(FASTMAP))
+}
+
+/// The command as it was built.
+pub(crate) const FASTMAP: &str = env!("CARGO_BIN_EXE_fastmap");
+
+fn program(path: &Path) -> Command {
+    let mut command = Command::new(path);
     command
         .env_remove("FASTMAP_SECRET")
         .env_remove("FASTMAP_SERVICE_DATA")
@@ -61,6 +70,14 @@ impl Server {
         Server::start_as(options, true, &[])
     }
 
+    /// The same with another copy of the service's program, and with these variables set.
+    pub(crate) fn start_jailed_as(program: &Path, variables: &[(&'static str, PathBuf)]) -> Server {
+        let mut server = Server::new(&[], true, variables);
+        server.program = program.to_owned();
+        server.restart();
+        server
+    }
+
     fn start_as(options: &[&str], jailed: bool, variables: &[(&'static str, PathBuf)]) -> Server {
         let mut server = Server::new(options, jailed, variables);
         server.restart();
@@ -77,6 +94,7 @@ impl Server {
             data,
             database,
             options,
+            program: FASTMAP.into(),
             variables,
             jailed,
             mounted: false,
@@ -115,6 +133,7 @@ impl Server {
             data: Arc::clone(&self.data),
             database: self.database.clone(),
             options: self.options.clone(),
+            program: self.program.clone(),
             variables: self.variables.clone(),
             jailed: self.jailed,
             mounted: false,
@@ -145,7 +164,7 @@ impl Server {
     pub(crate) fn restart(&mut self) {
         let listen = self.url.rsplit_once('/').map_or("127.0.0.1:0", |(_, address)| address).to_owned();
         let own_workers = self.options.iter().any(|option| option == "--workers");
-        let mut process = fastmap()
+        let mut process = program(&self.program)
             .arg("serve")
             .args((!self.jailed).then_some("--insecure-no-sandbox"))
             .args(["--workers", "2"].into_iter().filter(|_| !own_workers))

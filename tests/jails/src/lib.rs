@@ -1,5 +1,7 @@
 //! What the tests of jails share: jails around a copy of the running program, pools and configurations of them.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -27,12 +29,13 @@ pub fn jail() -> Jail {
     JAIL.get_or_init(|| Jail::check().expect("this machine makes jails")).clone()
 }
 
-/// A copy of a program, under another name and in a folder of its own, as an upload would be.
+/// A copy of a program, under another name and in a folder of its own that other users can't enter, as an upload would be.
 ///
 /// # Panics
 /// If it can't be made.
 pub fn copy(program: &Path) -> (TempDir, PathBuf) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
+    let closed = Permissions::from_mode(0o700);
+    let folder = tempfile::Builder::new().permissions(closed).tempdir().expect("a temporary folder");
     let path = folder.path().join("upload");
     std::fs::copy(program, &path).expect("a copy");
     (folder, path)

@@ -13,7 +13,7 @@ pub use proc::{
     children, command_line, count_this_process, is_alive, peak_kb, state, status_number, until, workers,
 };
 pub use report::{Failure, Report, report};
-pub use running::{Ended, Running, program};
+pub use running::{Ended, Running, open_copy, program};
 
 use std::time::Duration;
 

@@ -1,7 +1,10 @@
 //! A program that a test has started: its output as it comes, its end, and that it ends with the test.
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -10,6 +13,18 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::{LIMIT, until};
+
+/// A copy of a program in `folder`, which other users can start wherever this one lies: the folder is opened to them.
+pub fn open_copy(of: &Path, folder: &Path) -> PathBuf {
+    let copy = folder.join("program");
+    // One that still runs can't be written to.
+    let _absent = std::fs::remove_file(&copy);
+    std::fs::copy(of, &copy).expect("room for a copy");
+    for path in [folder, &copy] {
+        std::fs::set_permissions(path, Permissions::from_mode(0o755)).expect("it is our own");
+    }
+    copy
+}
 
 /// A command for a program of this crate: nothing of fastmap in its environment but that it runs locally, with two
 /// workers, and says nothing of its own accord.

@@ -1,9 +1,10 @@
 //! Where something around a map is amiss, it gives what can be had or says what is wrong; it never stands still.
 
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use fastmap_test_programs::{Ended, Failure, Report, Running, program};
+use fastmap_test_programs::{Ended, Failure, Report, Running, open_copy, program};
 use tempfile::TempDir;
 
 fn host(arguments: &[&str]) -> Command {
@@ -149,18 +150,18 @@ fn a_refusal_to_make_folders_is_named_and_costs_no_descriptors() {
 }
 
 /// The host as another user, whose processes and threads may be so many.
-fn as_other_user(tasks: &str) -> Command {
+fn as_other_user(program_of_all: &Path, tasks: &str) -> Command {
     // Nobody else's number, for the kernel counts what a user has.
     let user = (61_000 + std::process::id() % 4000).to_string();
     let mut command = program("setpriv");
     command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "prlimit"]);
-    command.arg(format!("--nproc={tasks}")).args([env!("CARGO_BIN_EXE_host"), "anything", "40"]);
+    command.arg(format!("--nproc={tasks}")).arg(program_of_all).args(["anything", "40"]);
     command
 }
 
 /// Why the host can't be started as another user here.
-fn no_other_user() -> Option<String> {
-    let mut command = as_other_user("100");
+fn no_other_user(program_of_all: &Path) -> Option<String> {
+    let mut command = as_other_user(program_of_all, "100");
     // A configuration that can't be used: nothing is mapped.
     match command.env("FASTMAP_LOCAL_PROCESSES", "none").stdin(Stdio::null()).output() {
         Ok(output) if String::from_utf8_lossy(&output.stdout).contains("begun") => None,
@@ -171,7 +172,9 @@ fn no_other_user() -> Option<String> {
 
 #[test]
 fn threads_and_processes_that_the_system_refuses_are_an_error() {
-    if let Some(why) = no_other_user() {
+    let (opened, _) = folder();
+    let host = open_copy(Path::new(env!("CARGO_BIN_EXE_host")), opened.path());
+    if let Some(why) = no_other_user(&host) {
         println!("skipped: it takes root, setpriv and prlimit: {why}");
         return;
     }
@@ -179,7 +182,7 @@ fn threads_and_processes_that_the_system_refuses_are_an_error() {
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o777))
         .expect("the folder is our own");
     for tasks in 1..=12 {
-        let ended = Running::start(as_other_user(&tasks.to_string()).env("TMPDIR", &path)).finish();
+        let ended = Running::start(as_other_user(&host, &tasks.to_string()).env("TMPDIR", &path)).finish();
         assert!(ended.status.success() && ended.status.signal().is_none(), "{tasks}: {ended:#?}");
         let report = Report::read(&ended.stdout);
         let error = all_or_one_error(&report, 40);

@@ -9,7 +9,7 @@ use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use fastmap_test_programs::{command_line, program, state};
+use fastmap_test_programs::{command_line, open_copy, program, state};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, geteuid};
@@ -131,14 +131,18 @@ fn watch(role: &str, seed: u64, round: u64, plan: &Plan, out: &Path, temporary: 
 }
 
 fn start(role: &str, seed: u64, round: u64, plan: &Plan, out: &Path, temporary: &Path) -> Child {
-    let own = std::env::current_exe().expect("this program has a path");
+    let mut own = std::env::current_exe().expect("this program has a path");
+    let shortage = plan.hardship.map(|hardship| hardship.shortage);
+    let other_user = shortage == Some(Shortage::Processes) && geteuid().is_root();
+    if other_user {
+        own = open_copy(&own, out);
+    }
     let mut command = program(own.to_str().expect("a plain path"));
     let file = |name: &str| Stdio::from(File::create(out.join(name)).expect("a file for its words"));
     command.args([role, &seed.to_string(), &round.to_string()]);
     command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr"));
     command.env("TMPDIR", temporary).env("RUST_BACKTRACE", "0").process_group(0);
-    let shortage = plan.hardship.map(|hardship| hardship.shortage);
-    if shortage == Some(Shortage::Processes) && geteuid().is_root() {
+    if other_user {
         // Root may have as many processes as it likes: be somebody else, whom nobody else is.
         let user = 61_000 + (std::process::id() + round as u32) % 4000;
         set_permissions(temporary, Permissions::from_mode(0o777)).expect("the folder is our own");
