@@ -42,9 +42,12 @@ impl Jail {
         }
         let mut builder = tempfile::Builder::new();
         builder.prefix("program-").rand_bytes(LETTERS);
-        // To be entered by a worker that knows its name, and listed by nobody else.
-        let mode = if self.looks_up() { 0o711 } else { 0o700 };
-        let folder = builder.permissions(Permissions::from_mode(mode)).tempdir()?;
+        let folder = builder.permissions(Permissions::from_mode(0o700)).tempdir()?;
+        if self.looks_up() {
+            // To be entered by a worker that knows its name, and listed by nobody else. (The mask of this process would
+            // take that away where it is made.)
+            fs::set_permissions(folder.path(), Permissions::from_mode(0o711))?;
+        }
         let inside = folder.path().join("program");
         let executable = fs::metadata(&path)?.mode() & 0o005 == 0o005;
         let linked = executable && fs::hard_link(&path, &inside).is_ok();

@@ -60,7 +60,9 @@ fn a_machine_that_runs_maps_is_told_so_by_workers_that_have_answered() {
 fn a_machine_that_makes_jails_is_told_so_part_by_part() {
     let (output, found) = doctor(|command| command.arg("--serve"));
     assert!(output.status.success(), "{found}");
-    for name in ["kernel", "user", "seccomp", "bubblewrap", "control groups", "namespaces", "attack"] {
+    for name in
+        ["kernel", "user", "seccomp", "bubblewrap", "control groups", "namespaces", "worker users", "attack"]
+    {
         assert_eq!(finding(&found, name)["good"], true, "{name}: {found}");
     }
     assert!(!output.stderr.starts_with(b"fastmap:"));
