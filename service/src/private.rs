@@ -8,6 +8,10 @@ use std::path::Path;
 
 use nix::unistd::Uid;
 
+/// Bits of a mode that let users in that are not the owner, and those of any user.
+const OTHERS: u32 = 0o077;
+const ALL: u32 = 0o007;
+
 /// Makes a folder, and those above it, or closes the one that is there.
 ///
 /// # Errors
@@ -36,7 +40,7 @@ pub fn file_if_there(path: &Path) -> io::Result<()> {
 
 fn close(path: &Path, mode: u32) -> io::Result<()> {
     let found = fs::metadata(path)?;
-    if found.mode() & 0o077 == 0 {
+    if found.mode() & OTHERS == 0 {
         return Ok(());
     }
     let own = Uid::effective();
@@ -44,7 +48,7 @@ fn close(path: &Path, mode: u32) -> io::Result<()> {
         return fs::set_permissions(path, Permissions::from_mode(mode));
     }
     // A group may: so come volumes that root has mounted for a service.
-    if found.mode() & 0o007 == 0 {
+    if found.mode() & ALL == 0 {
         return Ok(());
     }
     Err(io::Error::other(format!(

@@ -22,6 +22,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::sysinfo::sysinfo;
 use nix::unistd::Pid;
 
+use super::owner::{Lock, lock};
 use super::{Limits, Refusal, Usage};
 use crate::memory_group::{MemoryGroup, field, place};
 
@@ -64,7 +65,7 @@ impl Cgroups {
         let mut why = Vec::new();
         for found in [v2(&mounts, &own), v1(&mounts, &own)] {
             let tried = found.and_then(|trees| {
-                let made = Cgroups::begin(Arc::new(trees));
+                let made = Cgroups::begin(&Arc::new(trees));
                 let made = made.and_then(|cgroups| cgroups.worker(None, &Limits::default()).map(|_| cgroups));
                 made.map_err(|error| format!("no group can be made: {error}"))
             });
@@ -77,15 +78,15 @@ impl Cgroups {
     }
 
     /// Removes what dead services left, and makes this one's group.
-    fn begin(trees: Arc<Trees>) -> io::Result<Cgroups> {
-        let prefix = prefix(&trees);
+    fn begin(trees: &Arc<Trees>) -> io::Result<Cgroups> {
+        let prefix = prefix(trees);
         for root in trees.roots() {
             sweep(root, &prefix);
         }
         let mut attempt = 0;
         let mut service = loop {
             let name = format!("{prefix}{:x}", RandomState::new().build_hasher().finish());
-            let group = Group::make(&trees, PathBuf::from(name), None)?;
+            let group = Group::make(trees, PathBuf::from(name), None)?;
             match group.lock() {
                 Ok(locked) => break locked,
                 Err(error) if attempt == ATTEMPTS => return Err(error),
@@ -188,7 +189,7 @@ fn sweep(root: &Path, prefix: &str) {
             continue;
         }
         let Ok(folder) = File::open(entry.path()) else { continue };
-        if folder.try_lock().is_ok() {
+        if lock(folder).is_ok() {
             clear(&entry.path());
         }
     }
@@ -285,14 +286,15 @@ pub(crate) struct Group {
     name: PathBuf,
     made: Vec<PathBuf>,
     /// Of a service's group: held as long as it is there.
-    locks: Vec<File>,
+    locks: Vec<Lock>,
     /// The group that it is in. Dropped last: by then this one is removed.
     _above: Option<Arc<Group>>,
 }
 
 impl Group {
-    fn make(trees: &Arc<Trees>, name: PathBuf, _above: Option<Arc<Group>>) -> io::Result<Group> {
-        let mut group = Group { trees: Arc::clone(trees), name, made: Vec::new(), locks: Vec::new(), _above };
+    fn make(trees: &Arc<Trees>, name: PathBuf, above: Option<Arc<Group>>) -> io::Result<Group> {
+        let mut group =
+            Group { trees: Arc::clone(trees), name, made: Vec::new(), locks: Vec::new(), _above: above };
         for root in trees.roots() {
             let folder = root.join(&group.name);
             fs::create_dir(&folder).map_err(|error| beside(&folder, &error))?;
@@ -314,9 +316,8 @@ impl Group {
     /// If another service has taken it for a dead one's meanwhile.
     fn lock(mut self) -> io::Result<Group> {
         for folder in &self.made {
-            let lock = File::open(folder).map_err(|error| beside(folder, &error))?;
-            lock.try_lock().map_err(|error| beside(folder, &error.into()))?;
-            self.locks.push(lock);
+            let locked = File::open(folder).and_then(lock).map_err(|error| beside(folder, &error))?;
+            self.locks.push(locked);
         }
         // Locked and there: from now on no other service removes it.
         self.made.iter().try_for_each(|folder| fs::metadata(folder).map(drop))?;

@@ -4,13 +4,14 @@
 //! [`Jail::check`] finds out what this machine offers and refuses in words what is lacking; [`Jail::attack`] then tries
 //! to break out of a jail. [`Jail::command`] makes the command for one process. `bubblewrap` builds it, `filter` has the
 //! system calls, `cgroup` bounds and measures, `libraries` says what an executable needs, `program` and `shown` get it to
-//! where a worker can start it, `users` has the workers' users, `scratch` a service's temporary files, `selftest` and
+//! where a worker can start it, `users` has the workers' users, `owner` locks what has a living owner, `scratch` a service's temporary files, `selftest` and
 //! `probes` are the attack. Used by the launcher of jailed workers in `fastmap-backends`.
 
 mod bubblewrap;
 mod cgroup;
 mod filter;
 mod libraries;
+mod owner;
 pub mod probes;
 mod program;
 mod scratch;

@@ -10,6 +10,8 @@ use std::sync::OnceLock;
 use nix::unistd::Uid;
 use tempfile::TempDir;
 
+use super::owner::{Lock, lock};
+
 /// What its name begins with.
 const PREFIX: &str = "fastmap-service-";
 /// Attempts to make it: another service that starts may take a new one for a dead service's.
@@ -22,7 +24,7 @@ static FOLDER: OnceLock<std::path::PathBuf> = OnceLock::new();
 #[derive(Debug)]
 pub struct Scratch {
     folder: TempDir,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Scratch {
@@ -58,8 +60,7 @@ impl Scratch {
         let mut builder = tempfile::Builder::new();
         let folder =
             builder.prefix(PREFIX).permissions(Permissions::from_mode(0o700)).tempdir_in(temporary)?;
-        let lock = File::open(folder.path())?;
-        lock.try_lock()?;
+        let lock = lock(File::open(folder.path())?)?;
         // Locked and there: from now on no other service removes it.
         fs::metadata(folder.path())?;
         Ok(Scratch { folder, _lock: lock })
@@ -92,7 +93,7 @@ fn sweep(temporary: &Path) {
             continue;
         }
         let Ok(folder) = File::open(entry.path()) else { continue };
-        if folder.try_lock().is_ok() {
+        if lock(folder).is_ok() {
             let _what_is_left_is_the_next_ones = fs::remove_dir_all(entry.path());
         }
     }

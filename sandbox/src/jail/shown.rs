@@ -21,7 +21,7 @@ pub(super) struct Shown {
 /// A mount of this file alone, attached nowhere. It is this very file, whatever comes to lie at its path later.
 ///
 /// # Errors
-/// Names the file. EPERM: this process may mount nothing (CAP_SYS_ADMIN).
+/// Names the file. EPERM: this process may mount nothing (`CAP_SYS_ADMIN`).
 pub(super) fn detached(path: &Path) -> io::Result<OwnedFd> {
     let name = CString::new(path.as_os_str().as_bytes())?;
     let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;

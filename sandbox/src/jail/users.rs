@@ -10,6 +10,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
+use super::owner::{Lock, lock};
+
 /// Behind all ranges that systems give to people, services and containers.
 const USERS: Range<u32> = 0x7000_0000..0x7100_0000;
 /// Users of one range.
@@ -23,7 +25,7 @@ static HELD: Mutex<Held> = Mutex::new(Held { ranges: BTreeMap::new(), taken: BTr
 #[derive(Debug)]
 struct Held {
     /// The lock of each range, by its first user.
-    ranges: BTreeMap<u32, File>,
+    ranges: BTreeMap<u32, Lock>,
     taken: BTreeSet<u32>,
 }
 
@@ -45,8 +47,8 @@ impl User {
         let user = match free(&held) {
             Some(user) => user,
             None => {
-                let (first, lock) = take_range(RandomState::new().build_hasher().finish())?;
-                held.ranges.insert(first, lock);
+                let (first, locked) = take_range(RandomState::new().build_hasher().finish())?;
+                held.ranges.insert(first, locked);
                 first
             }
         };
@@ -80,7 +82,7 @@ pub(super) fn describe() -> io::Result<String> {
         let other = entry.file_name().to_str().is_some_and(|name| {
             u32::from_str_radix(name, 16).is_ok_and(|first| !held.ranges.contains_key(&first))
         });
-        other && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_err())
+        other && File::open(entry.path()).is_ok_and(|file| lock(file).is_err())
     });
     Ok(format!(
         "{} (locked in {}); {} ranges are other services'",
@@ -108,7 +110,7 @@ fn folder() -> io::Result<PathBuf> {
 
 /// Locks a range that nothing on this machine uses. The search begins anywhere: a service in a container that shares no
 /// folder with this one does not begin at the same range.
-fn take_range(begin: u64) -> io::Result<(u32, File)> {
+fn take_range(begin: u64) -> io::Result<(u32, Lock)> {
     let folder = folder()?;
     let used = users_of_processes();
     let ranges = (USERS.end - USERS.start) / RANGE;
@@ -118,9 +120,8 @@ fn take_range(begin: u64) -> io::Result<(u32, File)> {
         if used.range(first..first + RANGE).next().is_some() {
             continue;
         }
-        let lock = File::create(folder.join(format!("{first:x}")))?;
-        if lock.try_lock().is_ok() {
-            return Ok((first, lock));
+        if let Ok(locked) = lock(File::create(folder.join(format!("{first:x}")))?) {
+            return Ok((first, locked));
         }
     }
     Err(io::Error::other("all ranges of workers' users are other services'"))

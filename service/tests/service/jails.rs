@@ -77,6 +77,25 @@ fn a_service_below_closed_folders_jails_programs() {
     server.audit();
 }
 
+/// With what deploy/ leaves an agent of root's capabilities: nothing can be mounted, and programs are laid out.
+#[test]
+fn a_service_that_may_mount_nothing_jails_programs_that_it_lays_out() {
+    let temporary = folder(0o755);
+    let closed = folder(0o700);
+    let program = closed.path().join("fastmap");
+    let script = format!(
+        "#!/bin/sh\nexec setpriv --no-new-privs --inh-caps -all \\\n  --bounding-set \
+         -all,+setuid,+setgid,+chown,+dac_override,+fowner,+kill {FASTMAP} \"$@\"\n"
+    );
+    fs::write(&program, script).expect("room");
+    fs::set_permissions(&program, Permissions::from_mode(0o700)).expect("it is ours");
+    let server = Server::start_jailed_as(&program, &[("TMPDIR", temporary.path().to_owned())]);
+    let client = server.tenant("a", "1000");
+    let run = client.run();
+    assert_eq!(results(&client.batch(&run, 0, &["eone"]), 1), [b"one"]);
+    server.audit();
+}
+
 #[test]
 fn no_other_user_of_the_machine_reads_an_uploaded_program() {
     let temporary = folder(0o755);
