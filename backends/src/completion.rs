@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::{Batch, BatchId};
 use crate::buffers;
-use crate::local::confined;
+use crate::credit;
+use crate::local::{Taken, confined};
 
 /// News of some consecutive items of one batch. All completions of a batch together cover each item once.
 #[derive(Debug)]
@@ -57,6 +58,14 @@ pub struct Results {
     pub refused: Option<RefusedCall>,
 }
 
+impl Results {
+    /// Bytes that they count against what their batch was granted: those of the results, and of the failures' messages with
+    /// 64 more for each.
+    pub fn bytes(&self) -> u64 {
+        self.payload.len() as u64 + credit::of_failures(&self.failures)
+    }
+}
+
 /// Where items were run, for reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Place {
@@ -77,11 +86,19 @@ pub struct RefusedCall {
 }
 
 /// Bytes that stand somewhere in a received frame. Nothing is copied to take them out.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Payload {
     frame: Vec<u8>,
     start: usize,
     end: usize,
+    /// What of a budget they take as long as they are here.
+    taken: Option<Taken>,
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Payload({} bytes)", self.len())
+    }
 }
 
 impl Payload {
@@ -91,7 +108,14 @@ impl Payload {
     /// If the range does not lie in the frame.
     pub fn within(frame: Vec<u8>, start: usize, end: usize) -> Self {
         assert!(start <= end && end <= frame.len(), "bytes {start}..{end} of {}", frame.len());
-        Payload { frame, start, end }
+        Payload { frame, start, end, taken: None }
+    }
+
+    /// Gives back what it takes of a budget when it is dropped.
+    pub(crate) fn counted(self, taken: Option<Taken>) -> Self {
+        let mut counted = self;
+        counted.taken = taken;
+        counted
     }
 
     /// The bytes.
@@ -127,7 +151,7 @@ impl Drop for Payload {
 impl From<Vec<u8>> for Payload {
     fn from(frame: Vec<u8>) -> Self {
         let end = frame.len();
-        Payload { frame, start: 0, end }
+        Payload { frame, start: 0, end, taken: None }
     }
 }
 

@@ -6,29 +6,36 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use crate::batch::Items;
+use crate::cloud::{Answer, BatchBody};
 use crate::completion::{ItemFailure, Payload};
-use crate::local::fuzzing::{Marker, Opening, Record};
+use crate::credit::of_failures;
+use crate::local::fuzzing::{Marker, Opening, Record, check};
 use crate::wire::{Assembler, Header, Kind, PACKET};
 
 /// Packets, each behind two bytes of length, as a worker may send them: what becomes frames is dealt with as the
-/// reader and the pool do.
-pub fn frames(mut bytes: &[u8]) {
-    let mut assembler = Assembler::default();
+/// reader and the pool do. Those of a stranger's worker are held to what was granted, here 64 KiB.
+pub fn frames(bytes: &[u8]) {
+    feed(bytes, Assembler::default(), u64::MAX);
+    feed(bytes, Assembler::strict(Some(1 << 20)), 64 << 10);
+}
+
+fn feed(mut bytes: &[u8], mut assembler: Assembler, most: u64) {
     let mut fed = 0;
     while let Some((length, rest)) = bytes.split_first_chunk() {
         let length = usize::from(u16::from_le_bytes(*length)).min(rest.len());
         let (packet, rest) = rest.split_at(length);
         bytes = rest;
         fed += packet.len();
-        let Ok(whole) = assembler.packet(packet.to_vec()) else { return };
+        let admit = |header: &Header| if header.length > most { Err("too much".to_owned()) } else { Ok(()) };
+        let Ok(whole) = assembler.packet_if(packet.to_vec(), admit) else { return };
         assert!(assembler.room() <= 17 * PACKET + 2 * fed, "memory for what was only claimed");
         if let Some((header, frame)) = whole {
-            frame_of(&header, frame);
+            frame_of(&header, frame, most);
         }
     }
 }
 
-fn frame_of(header: &Header, frame: Vec<u8>) {
+fn frame_of(header: &Header, frame: Vec<u8>, most: u64) {
     let mut again = frame.clone();
     header.write(&mut again);
     assert_eq!(Header::read(&again), Some(*header));
@@ -36,7 +43,8 @@ fn frame_of(header: &Header, frame: Vec<u8>) {
     assert_eq!(behind as u64, if header.place == 0 { header.length } else { 0 });
     match header.kind {
         Kind::Done => {
-            let Ok((end, failures)) = header.told(&frame) else { return };
+            let Ok((end, failures)) = header.told(&frame, most) else { return };
+            assert!((end - Header::LEN) as u64 + of_failures(&failures) <= most);
             assert!(failures.iter().all(|failure| failure.offset < header.items));
             let payload = Payload::within(frame, Header::LEN, end);
             let stride = (header.stride > 0).then_some(header.stride);
@@ -47,6 +55,31 @@ fn frame_of(header: &Header, frame: Vec<u8>) {
         Kind::Log => drop(postcard::from_bytes::<Record>(&frame[Header::LEN..])),
         Kind::Open => drop(postcard::from_bytes::<Opening>(&frame[Header::LEN..])),
         _ => {}
+    }
+}
+
+/// The first message of a worker, whose channels have come along.
+pub fn hello(bytes: &[u8]) {
+    if check(bytes).is_ok() {
+        // ipc-channel reads it then: it must find what it looks for.
+        let read: Result<(u32, u32, String, [u64; 3]), _> = postcard::from_bytes(bytes);
+        assert_eq!(read.expect("it was read before").3, [0, 1, 2]);
+    }
+}
+
+/// What a service answers to a batch, and what a client sends it: the first byte says how many items the answer is for.
+pub fn answers(bytes: &[u8]) {
+    let Some((&items, body)) = bytes.split_first() else { return };
+    if let Ok(batch) = BatchBody::decode(body) {
+        assert_eq!(BatchBody::decode(&batch.encode()), Ok(batch));
+        if !batch.compressed && batch.check_items(batch.payload).is_ok() {
+            assert!(batch.items > 0);
+        }
+    }
+    if let Ok(answer) = Answer::decode(body, items.into()) {
+        assert_eq!(answer.parts.iter().map(|part| part.items).sum::<u32>(), u32::from(items));
+        let again = Answer::decode(&answer.encode(), items.into()).expect("it was just written");
+        assert_eq!(again.parts.len(), answer.parts.len());
     }
 }
 

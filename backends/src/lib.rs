@@ -25,10 +25,11 @@ pub mod cloud;
 mod completion;
 pub mod conformance;
 mod context;
+mod credit;
 mod error;
 mod executable;
 mod function;
-#[cfg(fuzzing)]
+#[cfg(all(fuzzing, feature = "protocol"))]
 pub mod fuzzing;
 mod inbox;
 mod job;
@@ -36,6 +37,7 @@ pub mod local;
 mod objects;
 pub mod sizing;
 mod task;
+mod text;
 mod wire;
 
 use std::fmt::Debug;

@@ -9,8 +9,10 @@ use nix::time::{ClockId, clock_gettime};
 use crate::batch::Items;
 use crate::claims::Claims;
 use crate::completion::{FailureKind, ItemFailure, Payload, Results};
+use crate::credit::{FAILURE, SPARE};
 use crate::function::FunctionId;
 use crate::local::confined;
+use crate::text::{MESSAGE, cut};
 
 /// A function with its context, ready to run items. Lives in a worker, for one job.
 pub trait Task {
@@ -43,6 +45,10 @@ pub struct Work<'a> {
     start: usize,
     mark: usize,
     credit: usize,
+    /// The host takes no answer that goes far beyond the credit.
+    strict: bool,
+    /// Where the last item's result begins, in `out` and in the slots.
+    last: (usize, usize),
     /// A failure ends the batch.
     fail_fast: bool,
     failures: Vec<ItemFailure>,
@@ -78,6 +84,8 @@ impl<'a> Work<'a> {
             start,
             mark: start,
             credit: usize::try_from(credit).unwrap_or(usize::MAX),
+            strict: false,
+            last: (start, 0),
             fail_fast: false,
             failures: Vec::new(),
             failure_bytes: 0,
@@ -89,6 +97,13 @@ impl<'a> Work<'a> {
     /// A failure is to be told at once: behind it the batch gives no more items.
     pub(crate) fn failing_fast(mut self, fail_fast: bool) -> Self {
         self.fail_fast = fail_fast;
+        self
+    }
+
+    /// An item whose result goes far beyond the credit has none: it fails, or, behind others, is given back, to be run with a
+    /// credit of its own.
+    pub(crate) fn held_to_credit(mut self, strict: bool) -> Self {
+        self.strict = strict;
         self
     }
 
@@ -114,6 +129,7 @@ impl<'a> Work<'a> {
         let item = self.items.next()?;
         self.running.store(self.begun, Ordering::Relaxed);
         self.begun += 1;
+        self.last = (self.mark, self.written);
         Some(item)
     }
 
@@ -216,8 +232,8 @@ impl<'a> Work<'a> {
     pub fn fail(&mut self, kind: FailureKind, message: String) {
         self.out.truncate(self.mark);
         // Behind the cut: it says what to do.
-        let message = confined::blame(cut(message), self.begun - 1);
-        self.failure_bytes += message.len();
+        let message = confined::blame(cut(message, MESSAGE), self.begun - 1);
+        self.failure_bytes += message.len() + if self.strict { FAILURE as usize } else { 0 };
         self.failures.push(ItemFailure { offset: self.begun - 1, kind, message });
         if self.fail_fast {
             self.credit = 0;
@@ -228,12 +244,35 @@ impl<'a> Work<'a> {
     pub(crate) fn finish(mut self) -> Finished {
         // Where it ended before it asked for more, the last item's time is not taken yet.
         self.look_at_clock();
+        if self.strict && self.begun > 0 && self.used() > self.credit.saturating_add(SPARE as usize) {
+            self.drop_last();
+        }
         Finished {
             answered: self.begun,
             failures: self.failures,
             written: self.written,
             slowest: self.slowest,
         }
+    }
+}
+
+impl Work<'_> {
+    /// Takes the last item's result away, which has led beyond the credit.
+    fn drop_last(&mut self) {
+        let (out, written) = self.last;
+        let bytes = (self.out.len() - out) + (self.written - written);
+        self.out.truncate(out);
+        self.written = written;
+        if self.begun > 1 {
+            self.begun -= 1;
+            return;
+        }
+        let message = format!(
+            "its result has {bytes} bytes, and its batch was granted {} bytes of results; a larger read_ahead grants more, as far \
+             as the service allows it",
+            self.credit
+        );
+        self.failures.push(ItemFailure { offset: 0, kind: FailureKind::Serialize, message });
     }
 }
 
@@ -255,6 +294,9 @@ impl Drop for Stretch<'_, '_> {
         self.work.begun += self.begun;
         self.work.items.skip_bytes(self.begun as usize * self.stride);
         self.work.written += self.answered as usize * self.result;
+        if self.answered > 0 {
+            self.work.last = (self.work.out.len(), self.work.written - self.result);
+        }
     }
 }
 
@@ -269,17 +311,6 @@ pub(crate) struct Finished {
     pub(crate) written: usize,
     /// The slowest item and its time; no time where it is not known.
     pub(crate) slowest: (u32, Duration),
-}
-
-/// A message of bearable length: they count among the results that a map holds.
-fn cut(mut message: String) -> String {
-    const MOST: usize = 4096;
-    if message.len() > MOST {
-        let end = (0..=MOST).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
-        message.truncate(end);
-        message.push('…');
-    }
-    message
 }
 
 /// Clock and CPU time of a stretch of work of one thread.
@@ -399,6 +430,37 @@ mod tests {
             let (finished, results) = plain(&[7; 10], credit, |item| Ok(u16::from(item)));
             assert_eq!((finished.answered, results.len()), (answered, answered as usize), "{credit}");
         }
+    }
+
+    /// What comes of items whose results have these sizes, under a strict host.
+    fn strict(sizes: &[usize], credit: u64) -> (u32, usize, Vec<String>) {
+        let items = vec![0; sizes.len()];
+        let (claims, running) = (Claims::new(sizes.len() as u32), AtomicU32::new(0));
+        let mut out = Vec::new();
+        let layout = Items::new(&items, Some(1));
+        let work = Work::new(layout, sizes.len() as u32, credit, &claims, &running, &mut out);
+        let mut work = work.held_to_credit(true);
+        let mut sizes = sizes.iter();
+        while work.next_item().is_some() {
+            let size = sizes.next().expect("as many as there are items");
+            work.out().extend(std::iter::repeat_n(7, *size));
+        }
+        let Finished { answered, failures, .. } = work.finish();
+        (answered, out.len(), failures.into_iter().map(|failure| failure.message).collect())
+    }
+
+    #[test]
+    fn a_result_far_beyond_the_credit_fails_alone_and_goes_back_behind_others() {
+        const SPARE: usize = super::SPARE as usize;
+        assert_eq!(strict(&[10, 10], 15), (2, 20, vec![]));
+        assert_eq!(strict(&[10, SPARE, 10], 15), (2, SPARE + 10, vec![]), "a little beyond is nothing");
+        assert_eq!(strict(&[10, SPARE + 6, 10], 15), (1, 10, vec![]));
+        let (answered, bytes, failures) = strict(&[SPARE + 16, 10], 15);
+        assert_eq!((answered, bytes, failures.len()), (1, 0, 1));
+        assert!(
+            failures[0].contains("65552 bytes") && failures[0].contains("granted 15 bytes"),
+            "{failures:?}"
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::completion::ItemFailure;
+use crate::credit::{FAILURE, of_failures};
 
 /// Largest packet in bytes. ipc-channel fragments above 212,448 B over a socket whose receiving end the
 /// *sender* also holds, so that a peer that dies mid-send leaves it waiting for ever.
@@ -157,20 +158,33 @@ impl Header {
 }
 
 impl Header {
-    /// Done, with the payload behind the header: where the results end, and the failures behind them.
+    /// Done, with the payload behind the header: where the results end, and the failures behind them. They may count no more than
+    /// `most` bytes. Failures in memory take more than their bytes: they are counted before they are read.
     ///
     /// # Errors
     /// Says how this is no answer of a worker.
-    pub(crate) fn told(&self, frame: &[u8]) -> Result<(usize, Vec<ItemFailure>), String> {
+    pub(crate) fn told(&self, frame: &[u8], most: u64) -> Result<(usize, Vec<ItemFailure>), String> {
         let end = (frame.len() as u64).checked_sub(self.credit).map(|end| end as usize);
         let end = end.filter(|end| *end >= Header::LEN).ok_or("failures of more bytes than came")?;
+        let most = most.saturating_sub((end - Header::LEN) as u64);
+        let unreadable = "failures that can't be read";
+        let count: u64 = match self.credit {
+            0 => 0,
+            _ => postcard::take_from_bytes(&frame[end..]).map_err(|_| unreadable)?.0,
+        };
+        if count.saturating_mul(FAILURE) > most {
+            return Err(format!("{count} failures, which is too much"));
+        }
         let failures: Vec<ItemFailure> = match self.credit {
             0 => Vec::new(),
-            _ => postcard::from_bytes(&frame[end..]).map_err(|_| "failures that can't be read")?,
+            _ => postcard::from_bytes(&frame[end..]).map_err(|_| unreadable)?,
         };
         let ascending = failures.windows(2).all(|pair| pair[0].offset < pair[1].offset);
         if !ascending || failures.last().is_some_and(|last| last.offset >= self.items) {
             return Err("failures of items that it was not asked".to_owned());
+        }
+        if of_failures(&failures) > most {
+            return Err(format!("{count} failures with too much text"));
         }
         Ok((end, failures))
     }
@@ -183,12 +197,19 @@ pub(crate) struct Assembler {
     missing: u64,
     /// The longest payload that is taken.
     most: Option<u64>,
+    /// Only a frame's last packet may be shorter than the longest: each costs its taker the same.
+    full: bool,
 }
 
 impl Assembler {
     /// One that takes no frame with more than `most` bytes behind its header.
     pub(crate) fn bounded(most: Option<u64>) -> Self {
         Assembler { most, ..Assembler::default() }
+    }
+
+    /// The same for a peer that is trusted with nothing.
+    pub(crate) fn strict(most: Option<u64>) -> Self {
+        Assembler { most, full: true, ..Assembler::default() }
     }
 
     /// Bytes of memory that are held for a frame that is not complete.
@@ -201,7 +222,20 @@ impl Assembler {
     ///
     /// # Errors
     /// Says what is wrong with bytes that are not a frame. The peer that sent them is not to be listened to again.
-    pub(crate) fn packet(&mut self, mut packet: Vec<u8>) -> Result<Option<(Header, Vec<u8>)>, String> {
+    pub(crate) fn packet(&mut self, packet: Vec<u8>) -> Result<Option<(Header, Vec<u8>)>, String> {
+        self.packet_if(packet, |_| Ok(()))
+    }
+
+    /// The same; a frame that begins is shown to `admit` before anything is kept of it.
+    ///
+    /// # Errors
+    /// As [`Assembler::packet`], and what `admit` says.
+    pub(crate) fn packet_if(
+        &mut self,
+        mut packet: Vec<u8>,
+        admit: impl FnOnce(&Header) -> Result<(), String>,
+    ) -> Result<Option<(Header, Vec<u8>)>, String> {
+        let short = self.full && packet.len() < PACKET;
         if self.missing == 0 {
             let header = Header::read(&packet)
                 .ok_or_else(|| format!("{} bytes that begin with no frame header", packet.len()))?;
@@ -213,6 +247,7 @@ impl Assembler {
             if self.most.is_some_and(|most| header.length > most) {
                 return Err(format!("{} bytes at a time, which is too much", header.length));
             }
+            admit(&header)?;
             if expected == there {
                 // A received packet has room for the largest one. A copy, not `shrink_to_fit`: a small piece left at
                 // the begin of each large one scatters the heap, which then grows from map to map.
@@ -220,13 +255,17 @@ impl Assembler {
                     if packet.capacity() / 2 > packet.len() { packet.as_slice().to_vec() } else { packet };
                 return Ok(Some((header, packet)));
             }
+            if short {
+                return Err(format!("a packet of {} bytes begins a frame of {expected}", packet.len()));
+            }
             self.missing = expected - there;
             // Grows with what comes, not with what is claimed: a peer's word does not allocate.
             packet.reserve(usize::try_from(self.missing).unwrap_or(usize::MAX).min(16 * PACKET));
             self.frame = packet;
             return Ok(None);
         }
-        if packet.is_empty() || packet.len() as u64 > self.missing {
+        let last = packet.len() as u64 == self.missing;
+        if packet.is_empty() || packet.len() as u64 > self.missing || (short && !last) {
             return Err(format!("a packet of {} bytes where {} were missing", packet.len(), self.missing));
         }
         self.missing -= packet.len() as u64;
@@ -295,6 +334,36 @@ mod tests {
         let mut longer = header.placed(64);
         longer.push(0);
         assert!(assembler.packet(longer).is_err());
+    }
+
+    #[test]
+    fn a_frame_of_a_stranger_comes_in_full_packets_and_is_looked_at_before_it_is_kept() {
+        let frame = Header { kind: Kind::Done, ..Header::EMPTY }.frame(&vec![7; 3 * PACKET]);
+        let (mut assembler, mut seen) = (Assembler::strict(None), 0);
+        let packets = frame.chunks(PACKET).map(|packet| {
+            assembler.packet_if(packet.to_vec(), |header| {
+                seen += 1;
+                (header.items == 0).then_some(()).ok_or("items".to_owned())
+            })
+        });
+        assert_eq!(packets.filter(|whole| matches!(whole, Ok(Some(_)))).count(), 1);
+        assert_eq!(seen, 1);
+        let refused = Assembler::strict(None).packet_if(frame[..PACKET].to_vec(), |_| Err("no".to_owned()));
+        assert_eq!(refused, Err("no".to_owned()));
+        assert!(Assembler::strict(None).packet(frame[..PACKET - 1].to_vec()).is_err());
+        let mut assembler = Assembler::strict(None);
+        assert_eq!(assembler.packet(frame[..PACKET].to_vec()), Ok(None));
+        assert!(assembler.packet(vec![7; 100]).is_err());
+    }
+
+    #[test]
+    fn failures_are_counted_before_they_are_read() {
+        let failures: Vec<(u32, u32, &str)> = (0..1000).map(|offset| (offset, 0, "")).collect();
+        let bytes = postcard::to_stdvec(&failures).expect("bytes");
+        let header = Header { kind: Kind::Done, items: 1000, credit: bytes.len() as u64, ..Header::EMPTY };
+        let frame = header.frame(&bytes);
+        assert_eq!(header.told(&frame, 1000 * FAILURE).map(|told| told.1.len()), Ok(1000));
+        assert!(header.told(&frame, 1000 * FAILURE - 1).is_err());
     }
 
     #[test]

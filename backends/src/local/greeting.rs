@@ -122,9 +122,50 @@ pub(crate) struct Hello {
     pub(crate) wake: IpcBytesSender,
 }
 
+/// A [`Greeting`] by its bytes: the variant, the version, the executable, and each channel as a number, that of its end
+/// among those that come along.
+type Written<'a> = (u32, u32, &'a str, u64, u64, u64);
+
+/// Looks at a greeting before ipc-channel reads it, which panics where a channel's number is beyond those that have come.
+///
+/// # Errors
+/// In words, if it is none.
+pub(crate) fn check(content: &[u8]) -> Result<(), String> {
+    let (written, rest): (Written<'_>, _) =
+        postcard::take_from_bytes(content).map_err(|error| format!("no greeting: {error}"))?;
+    let (variant, _, _, to_worker, from_worker, wake) = written;
+    if variant != 0 {
+        return Err(format!("a greeting of kind {variant}"));
+    }
+    if [to_worker, from_worker, wake] != [0, 1, 2] {
+        return Err(format!(
+            "it names its channels {to_worker}, {from_worker} and {wake}, of which there are some that it does not bring"
+        ));
+    }
+    if rest.is_empty() { Ok(()) } else { Err(format!("{} bytes behind it", rest.len())) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_greeting_with_its_own_channels_is_one() {
+        let written = |channels: [u64; 3]| {
+            let [to_worker, from_worker, wake] = channels;
+            postcard::to_stdvec(&(0u32, VERSION, "build-id:12", to_worker, from_worker, wake)).expect("bytes")
+        };
+        let good = written([0, 1, 2]);
+        assert_eq!(check(&good), Ok(()));
+        for channels in [[0, 1, 3], [0, 0, 2], [2, 1, 0], [0, u64::MAX, 2]] {
+            let refused = check(&written(channels)).expect_err("not its own");
+            assert!(refused.contains("does not bring"), "{refused}");
+        }
+        for cut in 0..good.len() {
+            assert!(check(&good[..cut]).is_err(), "{cut}");
+        }
+        assert!(check(&[good, vec![0]].concat()).is_err());
+    }
 
     #[test]
     fn the_marker_survives_the_environment() {

@@ -2,14 +2,13 @@
 //! A socket is the worker's stdin; each message on it is one file. Used by `page` for itself, by `pool` for contexts,
 //! on the other side by `worker`. It works in a jail and in a sandbox, as nothing has to be opened there.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
-    socketpair,
-};
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
+
+use super::descriptors;
 
 /// One end of the socket. The host only gives, and never reads what a worker may write into it.
 #[derive(Debug)]
@@ -51,26 +50,9 @@ impl Handover {
     /// # Errors
     /// If what came is none, as where this process has no descriptor left.
     pub(crate) fn take(&self) -> io::Result<OwnedFd> {
-        let mut space = nix::cmsg_space!(RawFd);
-        let mut byte = [0];
-        let mut buffer = [IoSliceMut::new(&mut byte)];
-        let message = loop {
-            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-            match recvmsg::<()>(self.0.as_raw_fd(), &mut buffer, Some(&mut space), flags) {
-                Err(Errno::EINTR) => {}
-                received => break received?,
-            }
-        };
-        let mut taken = None;
-        for part in message.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(files) = part {
-                for file in files {
-                    // SAFETY: the kernel has just made it for this process, and nobody else has it.
-                    taken = Some(unsafe { OwnedFd::from_raw_fd(file) });
-                }
-            }
-        }
-        taken.ok_or_else(|| io::Error::other("no file came over it (has this process descriptors left?)"))
+        let mut files = descriptors::receive(&self.0, &mut [0])?.files;
+        let missing = || io::Error::other("no file came over it (has this process descriptors left?)");
+        files.pop().ok_or_else(missing)
     }
 }
 

@@ -40,6 +40,11 @@ pub(crate) struct Member {
     pub(crate) stopped: Duration,
     /// Items it has answered.
     pub(crate) answered: u64,
+    /// Batches it was given, and times that it has refused a job.
+    pub(crate) given: u64,
+    pub(crate) refusals: u64,
+    /// Times that items were asked back of it, less those that it has given some.
+    pub(crate) recalls: u64,
     /// When it was asked to leave, having run as many items as it may.
     pub(crate) leaving: Option<Instant>,
     /// For item timeouts: what ran at the last look, and for how long.
@@ -79,6 +84,9 @@ impl Member {
             silent: Duration::ZERO,
             stopped: Duration::ZERO,
             answered: 0,
+            given: 0,
+            refusals: 0,
+            recalls: 0,
             leaving: None,
             watched: None,
         }
@@ -109,6 +117,7 @@ impl Member {
             self.progress = Instant::now();
         }
         let limit = batch.items();
+        self.given += 1;
         self.held.push_back(Held { batch, limit, recalled: false, orphan: false, place, refused: None });
     }
 

@@ -7,12 +7,16 @@
 //! the other end, in the worker process. `greeting`, `outbox`, `page`, `area` and `handover` are the parts of the channel
 //! between them; `confined` is how a worker confines itself and what is told of the calls that it was refused; `spread` keeps
 //! workers off each other's cores. `foreign` is for hosts of other programs than their own. Where a `launch`er starts the
-//! workers, they may be anybody's: `jailed` puts them into jails, `door` takes nothing from them unseen.
+//! workers, they may be anybody's: `jailed` puts them into jails, `door` takes nothing from them unseen, `grants` is what they
+//! may answer, and `budget` bounds what their answers take here.
 
 mod area;
+mod budget;
 pub(crate) mod confined;
+mod descriptors;
 mod door;
 mod foreign;
+mod grants;
 mod greeting;
 mod handover;
 #[cfg(feature = "jail")]
@@ -41,12 +45,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+pub use budget::Budget;
+pub(crate) use budget::Taken;
 use fastmap_sandbox::Demand;
 pub use greeting::INSIDE;
 #[cfg(feature = "jail")]
 pub use jailed::{CpuTimes, Jailed};
 pub use launch::{Keeper, Launch, Launcher, Start};
-pub use relay::{PassThrough, Relay, Stream};
+use log::LevelFilter;
+pub use relay::{LogRecord, PassThrough, Relay, Stream};
 pub use server::MOST_TEMP_FOLDER;
 pub(crate) use worker::{Opening, Record};
 pub use worker::{enter, inside_worker, leave_unentered, marked};
@@ -64,7 +71,7 @@ use run::Gauge;
 /// For the fuzzers.
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing {
-    pub(crate) use super::greeting::Marker;
+    pub(crate) use super::greeting::{Marker, check};
     pub(crate) use super::{Opening, Record};
 }
 
@@ -73,6 +80,9 @@ pub(crate) mod fuzzing {
 /// square roots in batches of 64, 128, 256 and 512 KB: 132, 160, 172 and 173 million a second).
 const TARGETS: Targets =
     Targets { work: Duration::from_millis(20), least: Duration::from_micros(200), bytes: 256 * 1024 };
+
+/// A worker sends an answer at one go: what it waits for is this process, and a core.
+const UNFINISHED: Duration = Duration::from_secs(10);
 
 /// More make no sense on any machine, and each costs the host seven descriptors and two threads.
 const MOST_PROCESSES: usize = 4096;
@@ -91,8 +101,16 @@ pub struct LocalOptions {
     pub launcher: Option<Arc<dyn Launcher>>,
     /// Bytes that a worker may print and log in its life; more ends it. `None`: no bound.
     pub output: Option<u64>,
-    /// Bytes that a worker may answer at a time; more ends it. `None`: no bound.
+    /// Bytes that a worker may answer at a time; more ends it. `None`: no bound. One that a `launcher` has started is also held
+    /// to what its batch was granted ([`Batch::result_credit`](crate::Batch::result_credit)).
     pub answer: Option<u64>,
+    /// What answers of workers that a `launcher` has started may take here, until they are dropped. Where it is used up, a
+    /// worker's answer waits, and then its worker is ended. `None`: no bound.
+    pub budget: Option<Arc<Budget>>,
+    /// A worker that a `launcher` has started, that begins to send something and does not go on with it for so long, is ended.
+    pub unfinished: Duration,
+    /// Log records of the workers that are of interest; `None`: as many as this process's own logger wants.
+    pub level: Option<LevelFilter>,
     /// Where the lines go that workers print.
     pub relay: Arc<dyn Relay>,
     /// How much workers are confined: what the contract of a mapped function forbids is refused by the kernel.
@@ -119,6 +137,9 @@ impl LocalOptions {
             launcher: None,
             output: None,
             answer: None,
+            budget: None,
+            unfinished: UNFINISHED,
+            level: None,
             relay: Arc::new(PassThrough),
             sandbox: Demand::Off,
             memory: None,

@@ -6,16 +6,30 @@ use std::time::{Duration, Instant};
 
 use ipc_channel::ipc::IpcBytesSender;
 
-use super::confined;
 use super::outbox::Outbox;
 use super::pool::Shared;
+use super::{Taken, confined};
 use crate::completion::{
     Completion, Death, DeathCause, ItemFailure, Loss, Outcome, Payload, Results, Running,
 };
+use crate::credit::{SPARE, of_failures};
 use crate::error::BackendError;
 use crate::executable;
 use crate::job::JobId;
+use crate::text;
 use crate::wire::{Header, VERSION};
+
+/// An answer to a batch that its worker does not hold.
+const UNASKED: &str = "an answer to what it was not asked";
+
+/// The frame of an answer, with its payload behind the header.
+pub(crate) struct Answer {
+    pub(crate) frame: Vec<u8>,
+    /// What it may count, where its worker is held to that.
+    pub(crate) allowed: Option<u64>,
+    /// What it takes of a budget.
+    pub(crate) taken: Option<Taken>,
+}
 
 impl Shared {
     /// A worker has greeted.
@@ -47,19 +61,38 @@ impl Shared {
         Ok(())
     }
 
+    /// What the answer may count that a worker begins to send, of a batch that it must hold.
+    pub(crate) fn allowance(&self, id: u64, header: &Header) -> Result<u64, String> {
+        let mut state = self.lock();
+        let member = state.member(id).ok_or("an answer after its death")?;
+        let held = member.held.iter().find(|held| held.batch.ticket() == header.batch).ok_or(UNASKED)?;
+        let granted = held.batch.result_credit();
+        let most = granted.saturating_add(SPARE);
+        if header.length > most {
+            let length = header.length;
+            return Err(format!("an answer of {length} bytes to a batch that was granted {granted}"));
+        }
+        Ok(most)
+    }
+
     /// A worker has answered items of a batch.
-    pub(crate) fn done(&self, id: u64, header: &Header, frame: Vec<u8>) -> Result<(), String> {
-        let (failures_at, failures) = header.told(&frame)?;
+    pub(crate) fn done(&self, id: u64, header: &Header, answer: Answer) -> Result<(), String> {
+        let Answer { frame, allowed, taken } = answer;
+        let (failures_at, mut failures) = header.told(&frame, allowed.unwrap_or(u64::MAX))?;
+        if allowed.is_some() {
+            for failure in &mut failures {
+                failure.message = text::cut(std::mem::take(&mut failure.message), text::TAKEN);
+            }
+        }
         let mut guard = self.lock();
         let state = &mut *guard;
         let member =
             state.members.iter_mut().find(|member| member.id == id).ok_or("an answer after its death")?;
         let Some(at) = member.held.iter().position(|held| held.batch.ticket() == header.batch) else {
             // All of the batch was given back in the moment it began: an answer to none of it.
-            return if header.items == 0 {
-                Ok(())
-            } else {
-                Err("an answer to what it was not asked".to_owned())
+            return match header.items == 0 && allowed.is_none() {
+                true => Ok(()),
+                false => Err(UNASKED.to_owned()),
             };
         };
         if header.items > member.held[at].limit {
@@ -84,9 +117,13 @@ impl Shared {
             let batch = held.batch.id();
             // Results and failures, as the worker counts them.
             let bytes = frame.len() - Header::LEN;
-            if header.items > 0 {
+            // Pieces of a batch that ran side by side may together have come to more than it was granted.
+            let counted = (failures_at - Header::LEN) as u64 + of_failures(&failures);
+            let covered = run.grants.covers(batch, counted);
+            let answered = if covered { header.items } else { 0 };
+            if answered > 0 {
                 let results = Results {
-                    payload: Payload::within(frame, Header::LEN, failures_at),
+                    payload: Payload::within(frame, Header::LEN, failures_at).counted(taken),
                     failures,
                     wall: Duration::from_nanos(header.wall),
                     cpu: Duration::from_nanos(header.cpu),
@@ -100,9 +137,12 @@ impl Shared {
                 let outcome = Outcome::Done(results);
                 run.tell(Completion { batch, first, items: header.items, outcome });
             }
-            if header.items < held.limit {
-                let rest = held.batch.piece(batch, header.items, held.limit, held.batch.attempt());
-                if header.items > 0 && bytes as u64 >= held.batch.result_credit() {
+            if answered < held.limit {
+                let rest = held.batch.piece(batch, answered, held.limit, held.batch.attempt());
+                let full = !covered || (header.items > 0 && bytes as u64 >= held.batch.result_credit());
+                // A stranger's worker that was not asked for the rest has no other reason: it would be given it again and again.
+                let odd = run.grants.are_kept() && !held.recalled;
+                if full || odd || !run.grants.may_move(batch) {
                     // Its results have reached their credit: the budget's owner says when the rest may go on.
                     let (first, items) = (rest.first(), rest.items());
                     run.tell(Completion { batch, first, items, outcome: Outcome::Returned(rest) });
@@ -126,6 +166,8 @@ impl Shared {
             .iter_mut()
             .find(|member| member.id == id)
             .ok_or("items given back after its death")?;
+        // Each time that it was asked, it answers once: what else it sends is no answer to anything.
+        member.recalls = member.recalls.checked_sub(1).ok_or("items given back that were not asked back")?;
         let Some(at) = member.held.iter().position(|held| held.batch.ticket() == header.batch) else {
             return Ok(()); // Its answer has overtaken this, and told the same.
         };
@@ -147,7 +189,13 @@ impl Shared {
         let run = state.runs.get_mut(&rest.job()).expect("a run stays while its batches are held");
         run.in_flight -= usize::from(emptied);
         if !orphan {
-            run.pending.push_front(rest);
+            let batch = rest.id();
+            if run.grants.may_move(batch) {
+                run.pending.push_front(rest);
+            } else {
+                let (first, items) = (rest.first(), rest.items());
+                run.tell(Completion { batch, first, items, outcome: Outcome::Returned(rest) });
+            }
         }
         state.forget_finished();
         state.retire(id, Instant::now());
@@ -160,6 +208,10 @@ impl Shared {
         let mut guard = self.lock();
         let state = &mut *guard;
         if let Some(member) = state.members.iter_mut().find(|member| member.id == id) {
+            member.refusals += 1;
+            if member.refusals > member.given {
+                return Err("more refusals than it was given batches".to_owned());
+            }
             // It says so for each batch that it had of the job. Of one that is closed by now nobody wants to know.
             let Some(run) = state.runs.get_mut(&job) else { return Ok(()) };
             if !member.opened.contains(&job) {

@@ -235,23 +235,25 @@ fn take_pending(pipe: SigSet) {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use ipc_channel::ipc::{self, IpcBytesReceiver, IpcOneShotServer, IpcSender};
+    use ipc_channel::ipc::{self, IpcSender};
 
     use super::super::door::Door;
+    use super::super::greeting::{Greeting, Hello};
+    use super::super::server::Server;
     use super::*;
 
     #[test]
     fn a_worker_that_says_it_took_what_it_did_not_holds_up_nobody_for_long() {
-        // Ends of a channel whose sends end after 5 s.
-        type Ends = (IpcBytesSender, IpcBytesReceiver, IpcBytesSender);
-        let (server, name) = IpcOneShotServer::<Ends>::new().expect("a temporary folder");
-        let door = Door::beside(&name).expect("room in it");
-        let worker = IpcSender::<Ends>::connect(door.path().to_owned()).expect("the door is open");
+        // A channel whose sends end after 5 s.
+        let server = Server::new().expect("a temporary folder");
+        let door = Door::beside(server.path()).expect("room in it");
+        let worker = IpcSender::<Greeting>::connect(door.path().to_owned()).expect("the door is open");
         let (to_worker, _never_read) = ipc::bytes_channel().expect("descriptors");
-        let (results, from_worker) = ipc::bytes_channel().expect("descriptors");
-        worker.send((to_worker, from_worker, results)).expect("room in the socket");
-        let _vetted = door.admit(&name).expect("a greeting");
-        let (_, (to_worker, _, _)) = server.accept().expect("it was passed on");
+        let (wake, from_worker) = ipc::bytes_channel().expect("descriptors");
+        let hello = Hello { version: 3, executable: "this".to_owned(), to_worker, from_worker, wake };
+        worker.send(Greeting::Hello(hello)).expect("room in the socket");
+        let _vetted = door.admit(&server, std::process::id()).expect("a greeting");
+        let (_, Greeting::Hello(Hello { to_worker, .. })) = server.accept().expect("it was passed on");
 
         let (page, _stdin) = Page::create().expect("a page");
         let page = Arc::new(page);

@@ -153,7 +153,7 @@ impl Shared {
 
     /// A run begins.
     pub(crate) fn open(&self, job: Arc<Job>) -> (Arc<Inbox>, Arc<Gauge>) {
-        let mut run = RunState::new(job);
+        let mut run = RunState::new(job, self.options.launcher.is_some());
         let handles = (Arc::clone(&run.inbox), Arc::clone(&run.gauge));
         let mut state = self.lock();
         if state.closing {
@@ -173,6 +173,7 @@ impl Shared {
         if run.failed || batch.job() != job || (run.gauge.read().0 == 0 && run.outstanding() > 0) {
             return Err(batch);
         }
+        run.grants.submitted(&batch);
         // Earlier items go first: they are what the consumer waits for.
         let at = run.pending.partition_point(|waiting| waiting.first() <= batch.first());
         run.pending.insert(at, batch);
@@ -193,6 +194,7 @@ impl Shared {
         let mut state = self.lock();
         if let Some(run) = state.runs.get_mut(&job) {
             run.pending.retain(|waiting| waiting.id() != batch);
+            run.grants.forget(batch);
         }
         state.abandon(|held| held.batch.job() == job && held.batch.id() == batch);
         self.hand_out(state);
@@ -335,6 +337,7 @@ impl State {
                 held.orphan = true;
                 held.recalled = true;
                 if let Some(outbox) = &mut member.outbox {
+                    member.recalls += 1;
                     outbox.send(recall(held.batch.ticket(), false));
                 }
             }

@@ -7,6 +7,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 
+use log::Level;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, poll};
 
@@ -19,11 +20,47 @@ pub enum Stream {
     Stderr,
 }
 
-/// Where the lines go that workers print. The default writes them to the host's own stdout and stderr.
+/// A record that a worker's function has logged.
+#[derive(Clone, Copy, Debug)]
+pub struct LogRecord<'a> {
+    /// Its level.
+    pub level: Level,
+    /// Its target: the module, where the function names no other.
+    pub target: &'a str,
+    /// What it says.
+    pub message: &'a str,
+    /// The module that it comes from.
+    pub module_path: Option<&'a str>,
+    /// The source file.
+    pub file: Option<&'a str>,
+    /// The line there.
+    pub line: Option<u32>,
+}
+
+/// Where the lines go that workers print, and the records that they log. The default writes them to the host's own stdout and stderr.
 pub trait Relay: Send + Sync + fmt::Debug {
     /// One line, its end included. Called from a thread that does nothing else, one for each pool: to wait here is to
     /// make workers wait that print, once a megabyte waits and their pipes are full, and the drop of the pool.
     fn line(&self, worker: &str, stream: Stream, line: &[u8]);
+
+    /// One log record. Goes to this process's logger, with the worker's name before the message, where this is not implemented:
+    /// a host of strangers' programs has to, or they write to its log whatever they want. Called from a worker's own thread.
+    fn record(&self, worker: &str, record: &LogRecord<'_>) {
+        let LogRecord { level, target, message, module_path, file, line } = *record;
+        if level > log::max_level() {
+            return;
+        }
+        log::logger().log(
+            &log::Record::builder()
+                .level(level)
+                .target(target)
+                .module_path(module_path)
+                .file(file)
+                .line(line)
+                .args(format_args!("[{worker}] {message}"))
+                .build(),
+        );
+    }
 }
 
 /// Writes lines to the host's stdout and stderr as they are.

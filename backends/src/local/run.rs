@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Opening;
+use super::grants::Grants;
 use super::handover::Handover;
 use super::outbox::Frame;
 use crate::batch::Batch;
@@ -34,6 +35,8 @@ pub(crate) struct RunState {
     pub(crate) gauge: Arc<Gauge>,
     pub(crate) pending: VecDeque<Batch>,
     pub(crate) in_flight: usize,
+    /// What of its batches workers may still answer.
+    pub(crate) grants: Grants,
     /// When it last handed in a batch.
     pub(crate) fed: Option<Instant>,
     /// Its adapter is gone; it stays until its last batch is out of the workers' hands.
@@ -73,13 +76,15 @@ fn opening(job: &Job, beside: bool) -> Vec<u8> {
 }
 
 impl RunState {
-    pub(crate) fn new(job: Arc<Job>) -> Self {
+    /// `strict`: its workers are trusted with nothing.
+    pub(crate) fn new(job: Arc<Job>, strict: bool) -> Self {
         RunState {
             opening: Arc::new(opening(&job, job.context.file().is_some())),
             inbox: Arc::default(),
             gauge: Arc::default(),
             pending: VecDeque::new(),
             in_flight: 0,
+            grants: Grants::new(strict),
             fed: None,
             closed: false,
             failed: false,
@@ -123,7 +128,8 @@ impl RunState {
     }
 
     /// Hands a completion to the run's thread, which finds the place free that it was in.
-    pub(crate) fn tell(&self, completion: Completion) {
+    pub(crate) fn tell(&mut self, completion: Completion) {
+        self.grants.told(completion.batch, completion.items);
         self.gauge.outstanding.store(self.outstanding(), Ordering::Relaxed);
         self.inbox.put(completion);
     }

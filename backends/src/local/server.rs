@@ -3,9 +3,10 @@
 //! the process exits before, the folder is removed on the way.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::PermissionsExt;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -16,8 +17,9 @@ use std::time::{Duration, Instant};
 use ipc_channel::IpcError;
 use ipc_channel::ipc::{IpcOneShotServer, IpcReceiver};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, Shutdown, SockFlag, SockType, UnixAddr, connect, getsockname, shutdown, socket,
+    AddressFamily, Shutdown, SockFlag, SockType, UnixAddr, accept4, connect, getsockname, shutdown, socket,
 };
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, eaccess};
@@ -50,12 +52,38 @@ impl Server {
         let mut entry = Entry::begin()?;
         let (server, path) = make(&folder)?;
         entry.made(path);
-        Ok(Server { server, entry })
+        let server = Server { server, entry };
+        close_to_others(server.path())?;
+        Ok(server)
     }
 
     /// What a worker connects to.
     pub(crate) fn path(&self) -> &str {
         &self.entry.path
+    }
+
+    /// Its socket, once more, for what is to be accepted before ipc-channel does.
+    ///
+    /// # Errors
+    /// If no descriptor is left.
+    pub(crate) fn listener(&self) -> io::Result<OwnedFd> {
+        let number = find_listener(self.path()).ok_or_else(|| io::Error::from(Errno::EBADF))?;
+        // SAFETY: it is the server's socket, which is open as long as `self`.
+        unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()
+    }
+
+    /// Closes connections that have come and that nobody has accepted: what connects next is accepted next.
+    ///
+    /// # Errors
+    /// If no descriptor is left.
+    pub(crate) fn turn_away(&self) -> io::Result<()> {
+        let listener = self.listener()?;
+        while poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(1) {
+            let peer = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
+            // SAFETY: accept has just made it, and nobody else has it.
+            drop(unsafe { OwnedFd::from_raw_fd(peer) });
+        }
+        Ok(())
     }
 
     /// Waits for the worker's greeting, or until [`come_and_go`].
@@ -64,6 +92,15 @@ impl Server {
         let Server { server, entry: _listed } = self;
         server.accept()
     }
+}
+
+/// Takes the rights of other users away, which the umask may have left them. A connection that has come before is turned
+/// away, or is none of a worker's (`door`); none comes after.
+fn close_to_others(path: &str) -> io::Result<()> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{path}: {error}"));
+    let folder = Path::new(path).parent().unwrap_or(Path::new("/"));
+    let closed = fs::set_permissions(folder, Permissions::from_mode(0o700));
+    closed.and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o600))).map_err(named)
 }
 
 /// Ends the wait for a worker that will not come: comes in its place. Not by ipc-channel: it loses the descriptor where
@@ -82,12 +119,17 @@ pub(crate) fn come_and_go(path: &str) {
 /// its socket to itself, but no other bears that name (save, for a moment, what the same `accept` has given). Up to a tenth
 /// of a second, where nobody listens.
 fn end_listening(path: &str) {
+    if let Some(listener) = find_listener(path) {
+        let _ended = shutdown(listener, Shutdown::Read);
+    }
+}
+
+/// The descriptor of the socket of that name.
+fn find_listener(path: &str) -> Option<RawFd> {
     let listens = |number: &RawFd| {
         getsockname::<UnixAddr>(*number).is_ok_and(|name| name.path() == Some(Path::new(path)))
     };
-    if let Some(listener) = (0..MOST_DESCRIPTORS).find(listens) {
-        let _ended = shutdown(listener, Shutdown::Read);
-    }
+    (0..MOST_DESCRIPTORS).find(listens)
 }
 
 /// The process that keeps the list: the first that starts a worker; 0: none has. A fork of it may never get the lock, which a

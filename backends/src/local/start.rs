@@ -52,8 +52,9 @@ fn begin(shared: &Arc<Shared>, number: u64) -> Result<JoinHandle<()>, Death> {
         // A launcher may be anybody's.
         let started = catch_unwind(AssertUnwindSafe(|| start(&shared, number, &own)));
         match started.unwrap_or_else(|_| Err("its launcher panicked".to_owned())) {
-            Ok(Started { page, gate, server, door }) => {
-                let peer = Peer { shared: &shared, id: number, name: &own, page: &page, gate: &gate };
+            Ok(Started { page, gate, server, door, process }) => {
+                let peer =
+                    Peer { shared: &shared, id: number, name: &own, page: &page, gate: &gate, process };
                 listen(&peer, server, door);
             }
             Err(why) => shared.not_started(not_started(own, why), 1),
@@ -71,8 +72,9 @@ struct Started {
     page: Arc<Page>,
     gate: Arc<Gate>,
     server: Server,
-    /// Where a worker knocks that is trusted with nothing.
-    door: Option<Door>,
+    /// Where it greets.
+    door: Door,
+    process: u32,
 }
 
 /// Starts a worker and makes it known to the pool and the supervisor; an error says why none came.
@@ -84,18 +86,21 @@ fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, Strin
     let marker = Marker {
         host: shared.owner,
         name: name.to_owned(),
-        level: log::max_level(),
+        level: shared.options.level.unwrap_or_else(log::max_level),
         confinement: Confinement::Own(shared.options.sandbox),
         server: server.path().to_owned(),
     };
     let (mut command, door, keeper) = match &shared.options.launcher {
-        None => (own_program(shared, &marker), None, None),
+        None => {
+            let door = Door::of(&server).map_err(|error| failed("cannot make its socket", &error))?;
+            (own_program(shared, &marker), door, None)
+        }
         Some(launcher) => {
             let door =
                 Door::beside(server.path()).map_err(|error| failed("cannot make its socket", &error))?;
             let start = Start { name, socket: Path::new(door.path()), marker: &marker };
             let launch = launcher.launch(&start).map_err(|error| failed("cannot launch it", &error))?;
-            (launch.command, Some(door), Some(launch.keeper))
+            (launch.command, door, Some(launch.keeper))
         }
     };
     let mut child =
@@ -105,7 +110,7 @@ fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, Strin
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| failed(&format!("cannot start {}", command.get_program().display()), &error))?;
-    let knock = door.as_ref().map_or(server.path(), Door::path).to_owned();
+    let knock = door.path().to_owned();
     let pid = child.id();
     let pipes = (|| -> io::Result<_> {
         let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no pipe"))?;
@@ -137,12 +142,11 @@ fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, Strin
         stdout,
         stderr,
         server: knock,
-        printed: 0,
         keeper,
         gate: Arc::clone(&gate),
     };
     shared.came(Member::new(number, name.to_owned(), child, Arc::clone(&page)), watched);
-    Ok(Started { page, gate, server, door })
+    Ok(Started { page, gate, server, door, process: pid })
 }
 
 /// The command that starts this very program as a worker.

@@ -267,6 +267,7 @@ fn move_work(state: &mut State, now: Instant) -> Option<Duration> {
             let ticket = held.batch.ticket();
             let outbox = member.outbox.as_mut().expect("a worker that holds a batch has greeted");
             outbox.send(recall(ticket, left < member.held[at].limit));
+            member.recalls += 1;
             member.held[at].recalled = true;
             asked += 1;
         }

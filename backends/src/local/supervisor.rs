@@ -37,8 +37,6 @@ pub(super) struct Watched {
     pub(super) stderr: Pipe<ChildStderr>,
     /// Where its greeting is awaited.
     pub(super) server: String,
-    /// Bytes that it has printed.
-    pub(super) printed: u64,
     pub(super) keeper: Option<Box<dyn Keeper>>,
     pub(super) gate: Arc<Gate>,
 }
@@ -182,17 +180,19 @@ fn tell(lines: &mut Lines, worker: &Arc<str>, stream: Stream, line: Vec<u8>) {
 impl Watched {
     fn pass_on(&mut self, shared: &Shared, lines: &mut Lines) {
         let limit = shared.options.output;
-        if limit.is_some_and(|limit| self.printed > limit) {
+        if limit.is_some_and(|limit| self.gate.count_output(0) > limit) {
             return; // It has been told, and is dying.
         }
-        let Watched { name, stdout, stderr, printed, .. } = self;
+        let Watched { name, stdout, stderr, gate, .. } = self;
+        let mut printed = 0;
         if lines.have_room() {
-            *printed += stdout.pass_on(TURN, &mut |stream, line| tell(lines, name, stream, line)) as u64;
+            printed += stdout.pass_on(TURN, &mut |stream, line| tell(lines, name, stream, line)) as u64;
         }
         if lines.have_room() {
-            *printed += stderr.pass_on(TURN, &mut |stream, line| tell(lines, name, stream, line)) as u64;
+            printed += stderr.pass_on(TURN, &mut |stream, line| tell(lines, name, stream, line)) as u64;
         }
-        if let Some(limit) = limit.filter(|limit| self.printed > *limit) {
+        let output = gate.count_output(printed);
+        if let Some(limit) = limit.filter(|limit| output > *limit) {
             shared.condemn(self.id, DeathCause::OutputLimit(limit));
         }
     }

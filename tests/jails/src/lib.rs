@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use fastmap::backends::{Backend, Local};
+use fastmap::backends::{Backend, Local, LocalOptions};
 use fastmap::{FastmapConfig, Options, Verbosity};
-use fastmap_backends::local::{Jailed, Relay, Stream};
+use fastmap_backends::local::{Jailed, LogRecord, Relay, Stream};
 use fastmap_sandbox::jail::{Jail, Limits};
 use tempfile::TempDir;
 
 pub mod acts;
 pub mod packets;
+pub mod raw;
 
 /// Nothing that is waited for takes longer.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -61,8 +62,17 @@ pub fn limits() -> Limits {
 /// # Panics
 /// If the system has no descriptor left.
 pub fn pool(jailed: &Arc<Jailed>, workers: usize) -> Local {
+    pool_with(jailed, workers, |_| ())
+}
+
+/// The same with other options.
+///
+/// # Panics
+/// If the system has no descriptor left.
+pub fn pool_with(jailed: &Arc<Jailed>, workers: usize, change: impl FnOnce(&mut LocalOptions)) -> Local {
     let mut options = jailed.options(workers, OUTPUT);
     options.relay = Arc::new(Silent);
+    change(&mut options);
     Local::new(options).expect("a pool without workers")
 }
 
@@ -72,6 +82,8 @@ struct Silent;
 
 impl Relay for Silent {
     fn line(&self, _worker: &str, _stream: Stream, _line: &[u8]) {}
+
+    fn record(&self, _worker: &str, _record: &LogRecord<'_>) {}
 }
 
 /// Maps on `backend`.

@@ -49,8 +49,7 @@ impl Packet {
             Packet::Garbage => "begin with no frame header",
             Packet::Claim => "which is too much",
             Packet::HostKind => "is the host's to send",
-            Packet::Unasked => "what it was not asked",
-            Packet::Beyond => "of its memory",
+            Packet::Unasked | Packet::Beyond => "what it was not asked",
         }
     }
 

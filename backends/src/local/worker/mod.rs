@@ -31,6 +31,7 @@ use crate::executable;
 use crate::function::FunctionId;
 use crate::job::JobId;
 use crate::task::{Finished, Stopwatch, Task, Work};
+use crate::text::{MESSAGE, cut};
 use crate::wire::{Header, Kind, PACKET, VERSION};
 use answers::{Forward, Placed, Results};
 use incoming::{Incoming, Receiver};
@@ -124,6 +125,8 @@ struct Worker {
     /// The thread that receives while the function runs for long.
     deputy: Once,
     results: Arc<Results>,
+    /// The host holds it to what a batch was granted.
+    strict: bool,
 }
 
 impl Worker {
@@ -171,7 +174,8 @@ impl Worker {
         confined::confine(&page, marker.confinement.demand()).map_err(|lack| step("the sandbox", &lack))?;
         let incoming = Receiver::new(frames, Arc::clone(&page), Arc::clone(&results));
         let incoming = Arc::new(incoming.map_err(|e| step("timer", &e))?);
-        Ok(Worker { page, incoming, deputy: Once::new(), results })
+        let strict = marker.confinement == Confinement::Jailed;
+        Ok(Worker { page, incoming, deputy: Once::new(), results, strict })
     }
 
     fn start_deputy(&self) {
@@ -250,7 +254,7 @@ impl Worker {
                 let fail_fast = opening.fail_fast;
                 let task =
                     opening.function.resolve().map_err(broken)?.start(context).map_err(|mut failure| {
-                        failure.message = confined::blame(failure.message, SETUP);
+                        failure.message = confined::blame(cut(failure.message, MESSAGE), SETUP);
                         failure
                     });
                 self.tell_refusal(ticket);
@@ -289,7 +293,7 @@ impl Worker {
         let slots = place.clone().map(|place| unsafe { self.page.place_for_host(place.start, place.len()) });
         let time = Stopwatch::start();
         let work = Work::new(items, header.items, header.credit, claims, running, out);
-        let mut work = work.into_slots(slots).failing_fast(*fail_fast);
+        let mut work = work.into_slots(slots).failing_fast(*fail_fast).held_to_credit(self.strict);
         task.run(&mut work);
         let Finished { answered, failures, written, slowest } = work.finish();
         let (wall, cpu) = time.stop();

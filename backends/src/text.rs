@@ -1,0 +1,32 @@
+//! Bounds for texts that another process has written. Called where such a text enters this process, and by the process
+//! that writes it.
+
+/// Bytes of a message that a function fails with.
+pub(crate) const MESSAGE: usize = 4096;
+/// Bytes of a message as a host takes it from a worker that is trusted with nothing: [`MESSAGE`], and what the worker adds.
+pub(crate) const TAKEN: usize = 2 * MESSAGE;
+
+/// Cuts a text that is longer than `most` bytes, at the boundary of a character; what follows says how much is left out.
+pub(crate) fn cut(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        let end = text.floor_char_boundary(most);
+        let left_out = text.len() - end;
+        text.truncate(end);
+        text.shrink_to_fit();
+        text.push_str(&format!("… ({left_out} bytes left out)"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_between_two_characters_and_says_so() {
+        assert_eq!(cut("short".to_owned(), 5), "short");
+        assert_eq!(cut("éé".to_owned(), 3), "é… (2 bytes left out)");
+        let long = cut("x".repeat(60 << 20), MESSAGE);
+        assert!(long.len() < MESSAGE + 40 && long.capacity() <= 4 * MESSAGE, "{}", long.capacity());
+    }
+}
