@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fastmap_backends::cloud::{LogLine, LogPage, RunState};
-use fastmap_backends::local::{Relay, Stream};
+use fastmap_backends::local::{LogRecord, Relay, Stream};
+use log::Level;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc};
 
@@ -27,6 +28,8 @@ const RUN: usize = 400;
 const CHANNEL: usize = BEHIND * 128;
 /// A longer line is cut.
 const LONGEST: usize = 4096;
+/// A longer target of a log record is cut.
+const LONGEST_TARGET: usize = 256;
 /// Events that one who watches may fall behind.
 const BEHIND: usize = 1024;
 
@@ -49,7 +52,7 @@ pub enum Event {
 }
 
 /// A line that a worker has printed, without its number.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Line {
     /// Which worker.
     pub worker: String,
@@ -57,6 +60,12 @@ pub struct Line {
     pub stream: String,
     /// What it has printed, without the line's end.
     pub text: String,
+    /// Of a log record: its level and its target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<String>,
+    /// As the level.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
     /// Milliseconds since 1970.
     pub at_ms: u64,
     /// Lines before this one that were dropped.
@@ -284,24 +293,34 @@ impl Events {
 
     /// Takes a line of a run.
     pub fn add(&self, run: &str, line: Line) {
-        let Line { worker, stream, mut text, at_ms, dropped } = line;
+        let Line { worker, stream, mut text, level, target, at_ms, dropped } = line;
         text.truncate(text.floor_char_boundary(LONGEST));
+        let level = level.filter(|level| level.parse::<Level>().is_ok());
+        let target = target.map(|mut target| {
+            target.truncate(target.floor_char_boundary(LONGEST_TARGET));
+            target
+        });
         self.lock().change(run, |watched| {
             watched.printed += 1;
-            let line = LogLine { n: watched.printed, worker, stream, text, at_ms };
+            let line = LogLine { n: watched.printed, worker, stream, text, level, target, at_ms };
             if watched.sender.is_some() {
                 watched.tell(Event::Log(line.clone()));
             }
             watched.dropped += dropped;
-            watched.bytes += line.text.len() + LINE;
+            watched.bytes += cost(&line);
             watched.lines.push_back(line);
             while watched.bytes > KEPT {
                 let Some(oldest) = watched.lines.pop_front() else { break };
-                watched.bytes -= oldest.text.len() + LINE;
+                watched.bytes -= cost(&oldest);
                 watched.dropped += 1;
             }
         });
     }
+}
+
+/// What a line counts.
+fn cost(line: &LogLine) -> usize {
+    line.text.len() + line.target.as_ref().map_or(0, String::len) + LINE
 }
 
 #[derive(Debug)]
@@ -320,9 +339,28 @@ impl Relay for RunRelay {
             Stream::Stdout => "stdout",
             Stream::Stderr => "stderr",
         };
+        self.put(Line { worker: worker.to_owned(), stream: stream.to_owned(), text, ..Line::default() });
+    }
+
+    /// A line of its own on stderr, for readers that know of no records. Nothing of it comes into the service's log.
+    fn record(&self, worker: &str, record: &LogRecord<'_>) {
+        let cut = |text: &str, most| text[..text.floor_char_boundary(most)].to_owned();
+        self.put(Line {
+            worker: worker.to_owned(),
+            stream: "stderr".to_owned(),
+            text: cut(record.message, LONGEST),
+            level: Some(record.level.to_string()),
+            target: Some(cut(record.target, LONGEST_TARGET)),
+            ..Line::default()
+        });
+    }
+}
+
+impl RunRelay {
+    /// Keeps or forwards a line.
+    fn put(&self, line: Line) {
         let dropped = self.dropped.swap(0, Ordering::Relaxed);
-        let (worker, stream) = (worker.to_owned(), stream.to_owned());
-        let line = Line { worker, stream, text, at_ms: now_ms().unsigned_abs(), dropped };
+        let line = Line { at_ms: now_ms().unsigned_abs(), dropped, ..line };
         match &self.events.forward {
             None => self.events.add(&self.run, line),
             Some(to) => {
@@ -353,8 +391,7 @@ mod tests {
     /// What is kept, counted anew.
     fn bytes(events: &Events) -> usize {
         let kept = events.lock();
-        let of_line = |line: &LogLine| line.text.len() + LINE;
-        let of_run = |watched: &Watched| watched.lines.iter().map(of_line).sum::<usize>() + RUN;
+        let of_run = |watched: &Watched| watched.lines.iter().map(cost).sum::<usize>() + RUN;
         let bytes: usize = kept.runs.values().map(of_run).sum();
         assert_eq!(bytes, kept.bytes, "nobody watches, or a channel would count as well");
         bytes
@@ -449,6 +486,46 @@ mod tests {
         assert_eq!(page.lines.last().map(|line| line.text.len()), Some(LONGEST));
         assert_eq!(events.page("r", 30_000, 9).lines.len(), 1);
         assert!(events.page("other", 0, 9).lines.is_empty());
+    }
+
+    #[test]
+    fn a_log_record_is_a_line_of_its_run_with_level_and_target_and_none_of_the_services_log() {
+        static LOGGED: AtomicU64 = AtomicU64::new(0);
+        struct Own;
+        impl log::Log for Own {
+            fn enabled(&self, _metadata: &log::Metadata<'_>) -> bool {
+                true
+            }
+
+            fn log(&self, record: &log::Record<'_>) {
+                LOGGED.fetch_add(u64::from(record.target() == "credits"), Ordering::Relaxed);
+            }
+
+            fn flush(&self) {}
+        }
+        log::set_boxed_logger(Box::new(Own)).expect("no other test sets one");
+        log::set_max_level(log::LevelFilter::Trace);
+        let events = Events::default();
+        let relay = events.relay("r");
+        let message = "x".repeat(LONGEST + 9);
+        let record = LogRecord {
+            level: Level::Warn,
+            target: "credits",
+            message: &message,
+            module_path: None,
+            file: None,
+            line: None,
+        };
+        relay.record("worker-1", &record);
+        relay.record("worker-1", &LogRecord { target: &"t".repeat(1000), message: "m", ..record });
+        let lines = events.page("r", 0, 9).lines;
+        let told =
+            |line: &LogLine| (line.level.clone(), line.target.as_ref().map(String::len), line.text.len());
+        assert_eq!(told(&lines[0]), (Some("WARN".to_owned()), Some(7), LONGEST));
+        assert_eq!(told(&lines[1]), (Some("WARN".to_owned()), Some(LONGEST_TARGET), 1));
+        assert_eq!(lines[0].target.as_deref(), Some("credits"));
+        bytes(&events);
+        assert_eq!(LOGGED.load(Ordering::Relaxed), 0);
     }
 
     #[test]

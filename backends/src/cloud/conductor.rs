@@ -10,8 +10,8 @@ use super::http::{By, Failure, random_hex};
 use super::link::Stop;
 use super::problem::ProblemCode;
 use super::protocol::{
-    Acknowledge, Acknowledged, Auth, BatchCancelled, Bill, FunctionName, Lease, Limits, LogPage, OpenRun,
-    RunOpened, RunState,
+    Acknowledge, Acknowledged, Auth, BatchCancelled, Bill, FunctionName, Lease, Limits, LogLine, LogPage,
+    OpenRun, RunOpened, RunState,
 };
 use super::run::{End, Opened, Shared};
 use super::told::{Estimate, Notice, Probe, Refused};
@@ -19,7 +19,7 @@ use super::{probe, sender};
 use crate::Quote;
 use crate::completion::Receipt;
 use crate::error::BackendError;
-use crate::local::Stream;
+use crate::local::{LogRecord, Relay, Stream};
 
 /// Acknowledgements go together: so many, or after so long.
 pub(super) const ACKS: usize = 256;
@@ -412,8 +412,7 @@ impl Conductor {
                 options.notices.notice(&Notice::LinesLost { lines: first.n - self.lines - 1 });
             }
             for line in &page.lines {
-                let stream = if line.stream == "stdout" { Stream::Stdout } else { Stream::Stderr };
-                options.relay.line(&line.worker, stream, format!("{}\n", line.text).as_bytes());
+                hand_on(options.relay.as_ref(), line);
             }
             if page.lines.is_empty() || page.next <= self.lines {
                 return;
@@ -456,6 +455,18 @@ impl Conductor {
         }
         receipt
     }
+}
+
+/// Hands a worker's line on, or its log record: to this process's logger, where the relay does nothing else with it.
+fn hand_on(relay: &dyn Relay, line: &LogLine) {
+    if let Some(level) = line.level.as_deref().and_then(|level| level.parse().ok()) {
+        let target = line.target.as_deref().unwrap_or_default();
+        let record =
+            LogRecord { level, target, message: &line.text, module_path: None, file: None, line: None };
+        return relay.record(&line.worker, &record);
+    }
+    let stream = if line.stream == "stdout" { Stream::Stdout } else { Stream::Stderr };
+    relay.line(&line.worker, stream, format!("{}\n", line.text).as_bytes());
 }
 
 fn take_acks(arrived: &mut Vec<u64>) -> Vec<u64> {

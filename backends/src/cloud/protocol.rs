@@ -267,7 +267,7 @@ message! {
 }
 
 message! {
-    /// A line that a worker has printed.
+    /// A line that a worker has printed, or a record that its function has logged.
     pub struct LogLine {
         /// Its number in the run.
         pub n: u64,
@@ -277,6 +277,12 @@ message! {
         pub stream: String,
         /// The line without its end; what is no UTF-8 is replaced.
         pub text: String,
+        /// `ERROR`, `WARN`, `INFO`, `DEBUG` or `TRACE`: it is no printed line, but a record that the function has logged.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub level: Option<String>,
+        /// The record's target.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub target: Option<String>,
         /// Milliseconds since 1970.
         pub at_ms: u64,
     }

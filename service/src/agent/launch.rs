@@ -1,24 +1,34 @@
 //! The seam between an agent and whatever confines its workers: who asks for a pool says for which program, and gets
 //! one. `InJails` is for strangers; `Unconfined` is for development.
 
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use fastmap_backends::local::{CpuTimes, Jailed, Relay};
+use fastmap_backends::local::{Budget, CpuTimes, Jailed, Relay};
 use fastmap_backends::{BackendError, Local, LocalOptions};
 use fastmap_sandbox::jail::{Jail, Limits, Program, Scratch};
+use log::LevelFilter;
 
 /// Bytes that one worker may print in its life.
 const OUTPUT: u64 = 1 << 20;
+/// Bytes that answers of one account's workers may take in this process until they are dealt with: a client with the default
+/// `read_ahead` wants 64 MB at a time.
+const ANSWERS: u64 = 128 << 20;
+/// Those of all accounts, and what each has of it whatever the others take.
+const ANSWERS_OF_ALL: u64 = 256 << 20;
+const ANSWERS_FOR_SURE: u64 = 8 << 20;
+/// Log records that workers send. Which ones its client's logger wants is not known here.
+const LEVEL: LevelFilter = LevelFilter::Info;
 
 /// What a pool is wanted for. Pools are for one run alone: no worker ever serves two.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolRequest<'a> {
     /// The run.
     pub run: &'a str,
-    /// Whose it is: the account's pools share CPU time and memory.
+    /// Its account, whose pools share CPU time and memory.
     pub account: i64,
     /// The stranger's program: whole, its hash checked, its ELF headers looked at.
     pub executable: &'a Path,
@@ -83,6 +93,31 @@ pub struct InJails {
     limits: Limits,
     /// Bytes of memory of all jails of an account together.
     account_memory: u64,
+    answers: Answers,
+}
+
+/// The memory for answers: a part of it for each account.
+#[derive(Debug)]
+struct Answers {
+    all: Arc<Budget>,
+    accounts: Mutex<HashMap<i64, Weak<Budget>>>,
+}
+
+impl Answers {
+    fn new() -> Answers {
+        Answers { all: Budget::new(ANSWERS_OF_ALL), accounts: Mutex::default() }
+    }
+
+    /// The part of an account, which all its pools share, and answers that outlive their pool.
+    fn of(&self, account: i64) -> Arc<Budget> {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        accounts.retain(|_, budget| budget.strong_count() > 0);
+        accounts.get(&account).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let budget = Budget::within(&self.all, ANSWERS, ANSWERS_FOR_SURE);
+            accounts.insert(account, Arc::downgrade(&budget));
+            budget
+        })
+    }
 }
 
 impl InJails {
@@ -95,7 +130,7 @@ impl InJails {
         if jail.looks_up() {
             Scratch::let_through().map_err(|error| format!("the temporary folder: {error}"))?;
         }
-        Ok(InJails { jail, limits: Limits { memory, ..Limits::default() }, account_memory })
+        Ok(InJails { jail, limits: Limits { memory, ..Limits::default() }, account_memory, answers: Answers::new() })
     }
 }
 
@@ -122,6 +157,8 @@ impl Launch for InJails {
         // As it was when it was uploaded.
         options.identity = Some(request.identity.to_owned());
         options.relay = Arc::clone(request.relay);
+        options.level = Some(LEVEL);
+        options.budget = Some(self.answers.of(request.account));
         let meter = Arc::new(OfRun { jailed, _program: program });
         Ok(Workers { local: Local::new(options)?, meter: Some(meter) })
     }
@@ -145,6 +182,7 @@ impl Launch for Unconfined {
         options.program = Some(request.executable.to_owned());
         options.identity = Some(request.identity.to_owned());
         options.relay = Arc::clone(request.relay);
+        options.level = Some(LEVEL);
         Ok(Workers { local: Local::new(options)?, meter: None })
     }
 }

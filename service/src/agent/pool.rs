@@ -62,7 +62,7 @@ struct Flight {
     limit: Duration,
     parts: Vec<Part>,
     covered: u32,
-    /// Bytes of results so far, and with how many it has enough.
+    /// Bytes of results and failures so far, and with how many it has enough.
     bytes: u64,
     most: u64,
     cpu: Duration,
@@ -243,7 +243,7 @@ impl State {
         let outcome = match outcome {
             Outcome::Done(results) => {
                 flight.cpu += results.cpu;
-                flight.bytes += results.payload.bytes().len() as u64;
+                flight.bytes += results.bytes();
                 PartOutcome::Done(results)
             }
             Outcome::Returned(_) => PartOutcome::Returned,

@@ -6,6 +6,7 @@ mod agent;
 mod args;
 mod dashboard;
 mod doctor;
+mod logging;
 mod nats;
 mod output;
 mod serve;

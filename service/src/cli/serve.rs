@@ -348,12 +348,10 @@ fn announce(url: &str, dev: Option<&(String, String)>) -> std::io::Result<()> {
 pub(super) fn start_log(format: LogFormat, what: &str) -> anyhow::Result<()> {
     let targets = Targets::from_str(what).with_context(|| format!("--log {what:?}"))?;
     let registry = tracing_subscriber::registry().with(targets);
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let colours = matches!(format, LogFormat::Text) && std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let layer = tracing_subscriber::fmt::layer().with_writer(super::logging::stderr(colours));
     match format {
-        LogFormat::Text => {
-            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            registry.with(layer.with_ansi(colours)).try_init()
-        }
+        LogFormat::Text => registry.with(layer.with_ansi(colours)).try_init(),
         LogFormat::Json => registry.with(layer.json()).try_init(),
     }
     .context("cannot start the log")

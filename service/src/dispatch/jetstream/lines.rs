@@ -31,8 +31,8 @@ pub async fn send(client: Client, names: Names, mut lines: Receiver<(String, Lin
     }
 }
 
-/// Bytes of a line at most: each of its characters may be written as six.
-const LARGEST: usize = 6 * 4096 + 1024;
+/// Bytes of a line at most: each of its characters, and of a record's target, may be written as six.
+const LARGEST: usize = 6 * (4096 + 256) + 1024;
 
 /// Takes them.
 pub(super) async fn take(mut lines: Subscriber, events: Events) {

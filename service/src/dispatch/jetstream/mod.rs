@@ -113,6 +113,12 @@ impl Names {
     }
 }
 
+/// What gateways and agents read of each other, for the fuzzers.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    wire::fuzz(bytes);
+}
+
 #[cfg(test)]
 #[path = "../../../tests/service/nats.rs"]
 #[allow(dead_code, reason = "shared with tests of the service")]

@@ -343,6 +343,35 @@ impl Reply {
     }
 }
 
+/// The first byte chooses what the rest is read as.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    let Some((kind, rest)) = bytes.split_first() else { return };
+    let bytes = Bytes::copy_from_slice(rest);
+    match kind % 4 {
+        0 => {
+            let Ok(Arrived { origin, work: read, away, files }) = arrived(&bytes) else { return };
+            // What was read is written and read as the same again, unless its items stay with the gateway.
+            if away.is_none() {
+                let again = arrived(&work(&read, &origin, &files, usize::MAX)).expect("it was just written");
+                assert_eq!(format!("{:?}", again.work), format!("{read:?}"));
+            }
+        }
+        1 => {
+            if let Ok(Verdict::Answered(answered)) = read_verdict(&bytes, 1) {
+                assert_eq!(answered.parts.len(), 1);
+            }
+        }
+        2 => {
+            let Ok(request) = Request::decode(&bytes) else { return };
+            if !matches!(request, Request::Verdict(..)) {
+                assert_eq!(Request::decode(&request.encode()).expect("it was just written"), request);
+            }
+        }
+        _ => drop(serde_json::from_slice::<Vec<crate::events::Line>>(&bytes)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
