@@ -298,7 +298,7 @@ fn failure_table(failures: &[Failure]) -> Markup {
 fn log(page: &LogPage) -> Markup {
     let mut bytes = 0;
     let fits = |line: &&LogLine| {
-        bytes += line.text.len().min(LINE) + 64;
+        bytes += line.text.len().min(LINE) + if line.level.is_some() { 192 } else { 64 };
         bytes <= LOG
     };
     let lines: Vec<&LogLine> = page.lines.iter().rev().take_while(fits).collect();
@@ -312,6 +312,9 @@ fn log(page: &LogPage) -> Markup {
                 @for line in lines {
                     div {
                         span.from { (show::clock(line.at_ms as i64)) " " (show::text(&line.worker, 20)) }
+                        @if let (Some(level), Some(target)) = (&line.level, &line.target) {
+                            " " span.from { (show::text(level, 5)) " " (show::text(target, 40)) }
+                        }
                         " " bdi { (show::text(&line.text, LINE)) }
                     }
                 }

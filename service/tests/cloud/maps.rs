@@ -2,7 +2,7 @@
 //! comes, too, and nothing is uploaded twice.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use fastmap::{Error, ErrorKind, Fastmap, FastmapConfig};
@@ -132,6 +132,45 @@ fn what_workers_print_is_handed_on() {
     for n in 0..20 {
         for line in [format!("Stdout to stdout: {n}\n"), format!("Stderr to stderr: {n}\n")] {
             assert!(ear.has_heard(&line), "{line:?} is missing in {:?}", ear.heard());
+        }
+    }
+}
+
+/// The host's logger: keeps what comes.
+#[derive(Debug, Default)]
+struct Kept(Mutex<Vec<String>>);
+
+impl log::Log for Kept {
+    fn enabled(&self, _metadata: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let line = format!("{} {} {}", record.level(), record.target(), record.args());
+        self.0.lock().expect("no panic").push(line);
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn what_functions_log_comes_to_the_hosts_logger_as_without_a_service() {
+    static KEPT: LazyLock<Kept> = LazyLock::new(Kept::default);
+    log::set_logger(&*KEPT).expect("no other test sets one");
+    log::set_max_level(log::LevelFilter::Info);
+    let tenancy = Tenancy::shared();
+    let speak = |n: u64| {
+        log::warn!(target: "of_the_function", "item {n}");
+        n
+    };
+    for (config, first) in [(config(tenancy.options()), 0), (local(), 100)] {
+        assert_eq!(config.fastmap(speak, first..first + 20).count(), 20);
+        for n in first..first + 20 {
+            let wanted = |line: &String| {
+                line.starts_with("WARN of_the_function [worker-") && line.ends_with(&format!("] item {n}"))
+            };
+            let kept = KEPT.0.lock().expect("no panic");
+            assert_eq!(kept.iter().filter(|line| wanted(line)).count(), 1, "{n}: {kept:?}");
         }
     }
 }

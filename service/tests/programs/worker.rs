@@ -35,6 +35,11 @@ impl Task for Obey {
                     drop(std::thread::spawn(move || spin(time)).join());
                     Vec::new()
                 }
+                b'l' => {
+                    // As an operator's own line would look.
+                    log::info!(target: "fastmap_service::cli::admin", "{}", String::from_utf8_lossy(rest));
+                    Vec::new()
+                }
                 b'p' => {
                     (0..number()).for_each(|n| eprintln!("line {n}"));
                     Vec::new()

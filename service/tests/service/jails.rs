@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use fastmap_backends::DeathCause;
-use fastmap_backends::cloud::{Answer, Bill, PartOutcome, RunInfo};
+use fastmap_backends::cloud::{Answer, Bill, LogPage, PartOutcome, RunInfo};
 
 use crate::client::results;
 use crate::money::children;
@@ -173,4 +173,37 @@ fn nothing_of_a_service_that_was_killed_is_left_when_the_next_one_has_started() 
     server.signal(nix::sys::signal::Signal::SIGINT);
     server.ended();
     assert_eq!(names(), [""; 0].map(PathBuf::from));
+}
+
+#[test]
+fn a_result_beyond_what_its_batch_was_granted_fails_in_words_and_costs_nothing_of_the_rest() {
+    let server = Server::start_jailed(&[]);
+    let client = server.tenant("a", "1000");
+    let run = client.run();
+    // A mebibyte is granted. Behind another the item goes back, and alone it fails.
+    let reply = client.batch(&run, 0, &["eone", "b3000000", "etwo"]);
+    let answer = Answer::decode(&reply.body, 3).expect("an answer");
+    let told: Vec<_> = answer.parts.iter().map(|part| (part.offset, part.items)).collect();
+    assert_eq!(told, [(0, 1), (1, 2)], "{answer:?}");
+    assert!(matches!(answer.parts[1].outcome, PartOutcome::Returned), "{answer:?}");
+    let reply = client.batch(&run, 1, &["b3000000"]);
+    assert!(reply.body.len() < 10_000, "{}", reply.body.len());
+    let answer = Answer::decode(&reply.body, 1).expect("an answer");
+    let PartOutcome::Done(results) = &answer.parts[0].outcome else { panic!("{answer:?}") };
+    let message = &results.failures[0].message;
+    assert!(message.contains("3000004 bytes") && message.contains("granted 1048576 bytes"), "{message}");
+    server.audit();
+}
+
+#[test]
+fn what_a_jailed_program_logs_is_a_line_of_its_run() {
+    let server = Server::start_jailed(&[]);
+    let client = server.tenant("a", "1000");
+    let run = client.run();
+    results(&client.batch(&run, 0, &["lINFO credits\nwere added"]), 1);
+    let page: LogPage = client.call("GET", &format!("/runs/{run}/logs"), b"").json(200);
+    let [line] = &page.lines[..] else { panic!("{page:?}") };
+    let (level, target) = (line.level.as_deref(), line.target.as_deref());
+    assert_eq!((level, target), (Some("INFO"), Some("fastmap_service::cli::admin")));
+    assert_eq!((line.worker.as_str(), line.text.as_str()), ("worker-1", "INFO credits\nwere added"));
 }

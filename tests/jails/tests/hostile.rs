@@ -184,8 +184,8 @@ fn a_frame_that_is_begun_and_not_gone_on_with_ends_its_worker() {
     let unfinished = |announced, sent| outcomes(&Act::Unfinished { announced, sent }, 1, credit);
     let error = death(unfinished(8 << 20, 1 << 20));
     assert!(error.contains("sent nothing more of it"), "{error}");
-    let error = death(unfinished(700 << 20, 100 << 20));
-    assert!(error.contains(&(700u64 << 20).to_string()) && error.contains("granted 8388608"), "{error}");
+    let error = death(unfinished(200 << 20, 50 << 20));
+    assert!(error.contains(&(200u64 << 20).to_string()) && error.contains("granted 8388608"), "{error}");
 }
 
 #[test]

@@ -283,3 +283,46 @@ fn work_moves_between_workers_beside_one_that_is_in_an_item_of_a_dropped_map() {
         assert_eq!((report.answers, report.good), (others + 1, others + 1), "{processes}: {report:#?}");
     }
 }
+
+/// As another user: connects to each worker's socket that it finds below the folder, and says nothing. Says so when it has begun,
+/// and each time that it was let in.
+const STRANGER: &str = r#"
+    use Socket; $| = 1; my %tried; my @held; print "begun\n";
+    while (@held < 200) {
+        for my $path (grep { !$tried{$_}++ } glob("$ARGV[0]/*/socket"), glob("$ARGV[0]/.tmp*/socket")) {
+            socket(my $end, AF_UNIX, SOCK_SEQPACKET, 0) or next;
+            if (connect($end, pack_sockaddr_un($path))) { push @held, $end; print "let in\n" }
+            else { delete $tried{$path} }
+        }
+    }
+"#;
+
+#[test]
+fn another_user_who_connects_to_a_workers_socket_holds_up_nothing_whatever_the_umask_is() {
+    use std::io::BufRead;
+    if let Some(why) = no_other_user() {
+        println!("skipped: it takes root, setpriv and prlimit: {why}");
+        return;
+    }
+    let (_folder, path) = folder();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o777))
+        .expect("the folder is our own");
+    let mut stranger = Command::new("setpriv");
+    stranger.args(["--reuid", "65533", "--regid", "65533", "--clear-groups", "perl", "-e", STRANGER, &path]);
+    let mut stranger = stranger.stdout(Stdio::piped()).spawn().expect("setpriv was there a moment ago");
+    let mut said = std::io::BufReader::new(stranger.stdout.take().expect("a pipe"));
+    let mut line = String::new();
+    said.read_line(&mut line).expect("text");
+    if line.is_empty() {
+        drop((stranger.kill(), stranger.wait()));
+        println!("skipped: it takes perl");
+        return;
+    }
+    for _ in 0..10 {
+        let mut command = program("sh");
+        command.args(["-c", "umask 0; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_host"), "squares", "100"]);
+        let report = run(with_processes(&mut command, "2").env("TMPDIR", &path));
+        assert_eq!((report.answers, report.good), (100, 100), "{report:#?}");
+    }
+    drop((stranger.kill(), stranger.wait()));
+}
