@@ -59,8 +59,8 @@ pub struct Results {
 }
 
 impl Results {
-    /// Bytes that they count against what their batch was granted: those of the results, and of the failures' messages with
-    /// 64 more for each.
+    /// Bytes that they count against what their batch was granted: those of the results, and of the failures'
+    /// messages with 64 more for each.
     pub fn bytes(&self) -> u64 {
         self.payload.len() as u64 + credit::of_failures(&self.failures)
     }

@@ -67,7 +67,8 @@ pub fn hello(bytes: &[u8]) {
     }
 }
 
-/// What a service answers to a batch, and what a client sends it: the first byte says how many items the answer is for.
+/// What a service answers to a batch, and what a client sends it: the first byte says how many items the
+/// answer is for.
 pub fn answers(bytes: &[u8]) {
     let Some((&items, body)) = bytes.split_first() else { return };
     if let Ok(batch) = BatchBody::decode(body) {

@@ -100,8 +100,8 @@ impl<'a> Work<'a> {
         self
     }
 
-    /// An item whose result goes far beyond the credit has none: it fails, or, behind others, is given back, to be run with a
-    /// credit of its own.
+    /// An item whose result goes far beyond the credit has none: it fails, or, behind others, is given back,
+    /// to be run with a credit of its own.
     pub(crate) fn held_to_credit(mut self, strict: bool) -> Self {
         self.strict = strict;
         self
@@ -268,8 +268,8 @@ impl Work<'_> {
             return;
         }
         let message = format!(
-            "its result has {bytes} bytes, and its batch was granted {} bytes of results; a larger read_ahead grants more, as far \
-             as the service allows it",
+            "its result has {bytes} bytes, and its batch was granted {} bytes of results; a larger read_ahead \
+             grants more, as far as the service allows it",
             self.credit
         );
         self.failures.push(ItemFailure { offset: 0, kind: FailureKind::Serialize, message });

@@ -1,12 +1,14 @@
-//! Bounds for texts that another process has written. Called where such a text enters this process, and by the process
-//! that writes it.
+//! Bounds for texts that another process has written. Called where such a text enters this process, and by
+//! the process that writes it.
 
 /// Bytes of a message that a function fails with.
 pub(crate) const MESSAGE: usize = 4096;
-/// Bytes of a message as a host takes it from a worker that is trusted with nothing: [`MESSAGE`], and what the worker adds.
+/// Bytes of a message as a host takes it from a worker that is trusted with nothing: [`MESSAGE`], and what
+/// the worker adds.
 pub(crate) const TAKEN: usize = 2 * MESSAGE;
 
-/// Cuts a text that is longer than `most` bytes, at the boundary of a character; what follows says how much is left out.
+/// Cuts a text that is longer than `most` bytes, at the boundary of a character; what follows says how much
+/// is left out.
 pub(crate) fn cut(mut text: String, most: usize) -> String {
     if text.len() > most {
         let end = text.floor_char_boundary(most);

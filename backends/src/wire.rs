@@ -158,8 +158,9 @@ impl Header {
 }
 
 impl Header {
-    /// Done, with the payload behind the header: where the results end, and the failures behind them. They may count no more than
-    /// `most` bytes. Failures in memory take more than their bytes: they are counted before they are read.
+    /// Done, with the payload behind the header: where the results end, and the failures behind them. They
+    /// may count no more than `most` bytes. Failures in memory take more than their bytes: they are counted
+    /// before they are read.
     ///
     /// # Errors
     /// Says how this is no answer of a worker.

@@ -342,7 +342,8 @@ impl Relay for RunRelay {
         self.put(Line { worker: worker.to_owned(), stream: stream.to_owned(), text, ..Line::default() });
     }
 
-    /// A line of its own on stderr, for readers that know of no records. Nothing of it comes into the service's log.
+    /// A line of its own on stderr, for readers that know of no records. Nothing of it comes into the
+    /// service's log.
     fn record(&self, worker: &str, record: &LogRecord<'_>) {
         let cut = |text: &str, most| text[..text.floor_char_boundary(most)].to_owned();
         self.put(Line {

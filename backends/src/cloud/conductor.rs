@@ -457,7 +457,8 @@ impl Conductor {
     }
 }
 
-/// Hands a worker's line on, or its log record: to this process's logger, where the relay does nothing else with it.
+/// Hands a worker's line on, or its log record: to this process's logger, where the relay does nothing else
+/// with it.
 fn hand_on(relay: &dyn Relay, line: &LogLine) {
     if let Some(level) = line.level.as_deref().and_then(|level| level.parse().ok()) {
         let target = line.target.as_deref().unwrap_or_default();

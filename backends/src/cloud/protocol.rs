@@ -277,7 +277,8 @@ message! {
         pub stream: String,
         /// The line without its end; what is no UTF-8 is replaced.
         pub text: String,
-        /// `ERROR`, `WARN`, `INFO`, `DEBUG` or `TRACE`: it is no printed line, but a record that the function has logged.
+        /// `ERROR`, `WARN`, `INFO`, `DEBUG` or `TRACE`: it is no printed line, but a record that the function
+        /// has logged.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub level: Option<String>,
         /// The record's target.

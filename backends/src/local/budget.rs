@@ -1,7 +1,7 @@
-//! Bounds the memory that answers of workers take in this process: bytes of frames that are not complete, and of
-//! answers that have not been dropped yet. One budget is shared by all pools of an account; what one account fills holds
-//! up its own workers alone. Taken by `reader` before it keeps anything, given back with the answer's
-//! [`Payload`](crate::Payload).
+//! Bounds the memory that answers of workers take in this process: bytes of frames that are not complete, and
+//! of answers that have not been dropped yet. One budget is shared by all pools of an account; what one
+//! account fills holds up its own workers alone. Taken by `reader` before it keeps anything, given back with
+//! the answer's [`Payload`](crate::Payload).
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -35,8 +35,9 @@ impl Budget {
         Arc::new(Budget { most, part: None, used: Mutex::default(), freed: Condvar::new() })
     }
 
-    /// A budget of `most` bytes that is a part of `whole`. Its first `sure` bytes are had also where the whole is used up, and
-    /// so is one answer of any size where it has no other: a part never waits for other parts alone.
+    /// A budget of `most` bytes that is a part of `whole`. Its first `sure` bytes are had also where the
+    /// whole is used up, and so is one answer of any size where it has no other: a part never waits for other
+    /// parts alone.
     pub fn within(whole: &Arc<Budget>, most: u64, sure: u64) -> Arc<Budget> {
         let part = Some((sure, Arc::clone(whole)));
         Arc::new(Budget { most, part, used: Mutex::default(), freed: Condvar::new() })
@@ -51,8 +52,8 @@ impl Budget {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes so many bytes, as soon as they are there. `None`: they were not within `patience`, or `over` said that nobody
-    /// wants them any more.
+    /// Takes so many bytes, as soon as they are there. `None`: they were not within `patience`, or `over`
+    /// said that nobody wants them any more.
     pub(crate) fn take(
         self: &Arc<Self>,
         bytes: u64,
@@ -62,7 +63,8 @@ impl Budget {
         let deadline = Instant::now() + patience;
         let mut used = self.lock();
         loop {
-            // What is larger than the whole budget goes alone: whether it may be so large is decided elsewhere.
+            // What is larger than the whole budget goes alone: whether it may be so large is decided
+            // elsewhere.
             if *used == 0 || used.saturating_add(bytes) <= self.most {
                 let alone = *used == 0 || self.part.as_ref().is_some_and(|(sure, _)| *used + bytes <= *sure);
                 if self.of_whole(bytes, alone) {

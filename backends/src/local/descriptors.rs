@@ -1,6 +1,6 @@
-//! Descriptors that come over a socket. Whatever the kernel has given to this process is owned before anything else is
-//! looked at: what is not wanted, or came beside data that was cut, is closed and not leaked. Used by `door` and
-//! `handover`.
+//! Descriptors that come over a socket. Whatever the kernel has given to this process is owned before
+//! anything else is looked at: what is not wanted, or came beside data that was cut, is closed and not
+//! leaked. Used by `door` and `handover`.
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -19,7 +19,8 @@ pub(crate) struct Received {
     pub(crate) length: usize,
     /// All descriptors that have arrived.
     pub(crate) files: Vec<OwnedFd>,
-    /// The packet was longer than the buffer, or not all of its descriptors have arrived (this process may have none left).
+    /// The packet was longer than the buffer, or not all of its descriptors have arrived (this process may
+    /// have none left).
     pub(crate) cut: bool,
 }
 

@@ -1,11 +1,12 @@
-//! The host's end of the channel to a worker. Each worker greets at a door: its peer's user and process are compared with
-//! those that the host has started, because the socket's folder may be open to others for a moment, or for longer where the
-//! user's umask says so. The greeting is read here and handed on to ipc-channel over a connection of the host's own.
+//! The host's end of the channel to a worker. Each worker greets at a door: its peer's user and process are
+//! compared with those that the host has started, because the socket's folder may be open to others for a
+//! moment, or for longer where the user's umask says so. The greeting is read here and handed on to
+//! ipc-channel over a connection of the host's own.
 //!
-//! A worker may also be anybody's. ipc-channel takes its peer at its word: the length in a packet's head is allocated, or
-//! subtracted from. Here a packet is first copied, then looked at, and only its content goes on. The worker made the sockets and
-//! may hold more ends of them than it should: nothing is looked at in the socket, and no send waits for ever. Used by `start`
-//! (makes the door) and `reader` (waits at it).
+//! A worker may also be anybody's. ipc-channel takes its peer at its word: the length in a packet's head is
+//! allocated, or subtracted from. Here a packet is first copied, then looked at, and only its content goes
+//! on. The worker made the sockets and may hold more ends of them than it should: nothing is looked at in the
+//! socket, and no send waits for ever. Used by `start` (makes the door) and `reader` (waits at it).
 
 use std::fs::{self, Permissions};
 use std::io::IoSlice;
@@ -65,8 +66,8 @@ enum Guest {
 }
 
 impl Door {
-    /// A door for workers that are trusted with nothing, in the folder of the socket `server`, which goes when that is
-    /// answered.
+    /// A door for workers that are trusted with nothing, in the folder of the socket `server`, which goes
+    /// when that is answered.
     pub(crate) fn beside(server: &str) -> nix::Result<Door> {
         let path = path_beside(server);
         let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
@@ -91,8 +92,8 @@ impl Door {
         &self.path
     }
 
-    /// Waits for the greeting of the worker that was started as `process`, and passes it on to `server`, where ipc-channel
-    /// reads it.
+    /// Waits for the greeting of the worker that was started as `process`, and passes it on to `server`,
+    /// where ipc-channel reads it.
     ///
     /// # Errors
     /// In words, if what came is no greeting.
@@ -166,7 +167,8 @@ impl Door {
     }
 }
 
-/// Waits until there is something to be read, or the other end is closed; false if neither came within `most`.
+/// Waits until there is something to be read, or the other end is closed; false if neither came within
+/// `most`.
 fn wait(socket: &OwnedFd, most: Duration) -> bool {
     let deadline = Instant::now() + most;
     loop {
@@ -190,7 +192,8 @@ fn greeting(worker: &OwnedFd, bytes: &mut [u8]) -> Result<(usize, Vec<OwnedFd>),
         return Err(format!("it brings {} ends of channels, not {ENDS}", files.len()));
     }
     if cut {
-        let why = "it is longer than any greeting, or not all that it brings has arrived (has this process descriptors left?)";
+        let why =
+            "it is longer than any greeting, or not all of it has come (has this process descriptors left?)";
         return Err(why.to_owned());
     }
     Ok((length, files))

@@ -1,14 +1,14 @@
-//! What workers that are trusted with nothing may still answer of the batches of a run: bytes of results, over all pieces that
-//! a batch was cut into, and how many pieces these may be. Kept by `run`, asked by `news` under the pool's lock. A pool of
-//! this program's own workers keeps none of it.
+//! What workers that are trusted with nothing may still answer of the batches of a run: bytes of results,
+//! over all pieces that a batch was cut into, and how many pieces these may be. Kept by `run`, asked by
+//! `news` under the pool's lock. A pool of this program's own workers keeps none of it.
 
 use std::collections::HashMap;
 
 use crate::batch::{Batch, BatchId};
 use crate::credit::SPARE;
 
-/// Pieces of one batch that move from worker to worker. More go back to the batch's owner: to cut one costs the host a copy
-/// of what is left.
+/// Pieces of one batch that move from worker to worker. More go back to the batch's owner: to cut one costs
+/// the host a copy of what is left.
 const PIECES: u32 = 64;
 
 /// The open batches of a run.

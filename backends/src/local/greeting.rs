@@ -122,11 +122,12 @@ pub(crate) struct Hello {
     pub(crate) wake: IpcBytesSender,
 }
 
-/// A [`Greeting`] by its bytes: the variant, the version, the executable, and each channel as a number, that of its end
-/// among those that come along.
+/// A [`Greeting`] by its bytes: the variant, the version, the executable, and each channel as a number, that
+/// of its end among those that come along.
 type Written<'a> = (u32, u32, &'a str, u64, u64, u64);
 
-/// Looks at a greeting before ipc-channel reads it, which panics where a channel's number is beyond those that have come.
+/// Looks at a greeting before ipc-channel reads it, which panics where a channel's number is beyond those
+/// that have come.
 ///
 /// # Errors
 /// In words, if it is none.
@@ -139,7 +140,7 @@ pub(crate) fn check(content: &[u8]) -> Result<(), String> {
     }
     if [to_worker, from_worker, wake] != [0, 1, 2] {
         return Err(format!(
-            "it names its channels {to_worker}, {from_worker} and {wake}, of which there are some that it does not bring"
+            "it names channels that it does not bring: {to_worker}, {from_worker} and {wake}, not 0, 1 and 2"
         ));
     }
     if rest.is_empty() { Ok(()) } else { Err(format!("{} bytes behind it", rest.len())) }

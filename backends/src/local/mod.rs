@@ -1,14 +1,15 @@
 //! Worker processes of this machine, behind the [`Backend`] trait.
 //!
-//! `pool` holds who has which batch (`run`, `member`) and decides, without any I/O but sends that can't wait: `news` is what
-//! workers tell it, `steal` goes by the clock, `wear` by what workers have used up. `supervisor` is the one thread that has
-//! workers started, watches them die and reads what they print (`relay`), which `lines` passes on. For each worker there is a
-//! thread that starts it (`start`) and takes its answers (`reader`), the first of them at a socket (`server`); `worker` is
-//! the other end, in the worker process. `greeting`, `outbox`, `page`, `area` and `handover` are the parts of the channel
-//! between them; `confined` is how a worker confines itself and what is told of the calls that it was refused; `spread` keeps
-//! workers off each other's cores. `foreign` is for hosts of other programs than their own. Where a `launch`er starts the
-//! workers, they may be anybody's: `jailed` puts them into jails, `door` takes nothing from them unseen, `grants` is what they
-//! may answer, and `budget` bounds what their answers take here.
+//! `pool` holds who has which batch (`run`, `member`) and decides, without any I/O but sends that can't wait:
+//! `news` is what workers tell it, `steal` goes by the clock, `wear` by what workers have used up.
+//! `supervisor` is the one thread that has workers started, watches them die and reads what they print
+//! (`relay`), which `lines` passes on. For each worker there is a thread that starts it (`start`) and takes
+//! its answers (`reader`), the first of them at a socket (`server`); `worker` is the other end, in the worker
+//! process. `greeting`, `outbox`, `page`, `area` and `handover` are the parts of the channel between them;
+//! `confined` is how a worker confines itself and what is told of the calls that it was refused; `spread`
+//! keeps workers off each other's cores. `foreign` is for hosts of other programs than their own. Where a
+//! `launch`er starts the workers, they may be anybody's: `jailed` puts them into jails, `door` takes nothing
+//! from them unseen, `grants` is what they may answer, and `budget` bounds what their answers take here.
 
 mod area;
 mod budget;
@@ -101,13 +102,15 @@ pub struct LocalOptions {
     pub launcher: Option<Arc<dyn Launcher>>,
     /// Bytes that a worker may print and log in its life; more ends it. `None`: no bound.
     pub output: Option<u64>,
-    /// Bytes that a worker may answer at a time; more ends it. `None`: no bound. One that a `launcher` has started is also held
-    /// to what its batch was granted ([`Batch::result_credit`](crate::Batch::result_credit)).
+    /// Bytes that a worker may answer at a time; more ends it. `None`: no bound. One that a `launcher` has
+    /// started is also held to what its batch was granted
+    /// ([`Batch::result_credit`](crate::Batch::result_credit)).
     pub answer: Option<u64>,
-    /// What answers of workers that a `launcher` has started may take here, until they are dropped. Where it is used up, a
-    /// worker's answer waits, and then its worker is ended. `None`: no bound.
+    /// What answers of workers that a `launcher` has started may take here, until they are dropped. Where it
+    /// is used up, a worker's answer waits, and then its worker is ended. `None`: no bound.
     pub budget: Option<Arc<Budget>>,
-    /// A worker that a `launcher` has started, that begins to send something and does not go on with it for so long, is ended.
+    /// A worker that a `launcher` has started, that begins to send something and does not go on with it for
+    /// so long, is ended.
     pub unfinished: Duration,
     /// Log records of the workers that are of interest; `None`: as many as this process's own logger wants.
     pub level: Option<LevelFilter>,

@@ -140,7 +140,8 @@ impl Shared {
             if answered < held.limit {
                 let rest = held.batch.piece(batch, answered, held.limit, held.batch.attempt());
                 let full = !covered || (header.items > 0 && bytes as u64 >= held.batch.result_credit());
-                // A stranger's worker that was not asked for the rest has no other reason: it would be given it again and again.
+                // A stranger's worker that was not asked for the rest has no other reason: it would be given
+                // it again and again.
                 let odd = run.grants.are_kept() && !held.recalled;
                 if full || odd || !run.grants.may_move(batch) {
                     // Its results have reached their credit: the budget's owner says when the rest may go on.

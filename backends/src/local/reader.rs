@@ -163,8 +163,8 @@ impl Begun {
     }
 }
 
-/// Listens to a worker until it is dead and all that it sent is dealt with. It greets at `door`; what is admitted goes on to
-/// `server`.
+/// Listens to a worker until it is dead and all that it sent is dealt with. It greets at `door`; what is
+/// admitted goes on to `server`.
 pub(crate) fn listen(peer: &Peer<'_>, server: Server, door: Door) {
     // ipc-channel asserts where it should doubt: bytes that are not its own raise a panic in here.
     let listened = catch_unwind(AssertUnwindSafe(|| peer.converse(server, door)));
@@ -310,8 +310,8 @@ impl Peer<'_> {
                 let taken = budget.take(bytes, ROOM, &|| self.gate.is_closed());
                 let full = || {
                     broken(format!(
-                        "its answer of {bytes} bytes found no room within {ROOM:?}: answers of its account that have not been \
-                         taken fill what there is for them"
+                        "its answer of {bytes} bytes found no room within {ROOM:?}: answers of its account that have \
+                         not been taken fill what there is for them"
                     ))
                 };
                 Some(taken.ok_or_else(full)?)

@@ -37,14 +37,16 @@ pub struct LogRecord<'a> {
     pub line: Option<u32>,
 }
 
-/// Where the lines go that workers print, and the records that they log. The default writes them to the host's own stdout and stderr.
+/// Where the lines go that workers print, and the records that they log. The default writes them to the
+/// host's own stdout and stderr.
 pub trait Relay: Send + Sync + fmt::Debug {
     /// One line, its end included. Called from a thread that does nothing else, one for each pool: to wait here is to
     /// make workers wait that print, once a megabyte waits and their pipes are full, and the drop of the pool.
     fn line(&self, worker: &str, stream: Stream, line: &[u8]);
 
-    /// One log record. Goes to this process's logger, with the worker's name before the message, where this is not implemented:
-    /// a host of strangers' programs has to, or they write to its log whatever they want. Called from a worker's own thread.
+    /// One log record. Goes to this process's logger, with the worker's name before the message, where this
+    /// is not implemented: a host of strangers' programs has to, or they write to its log whatever they want.
+    /// Called from a worker's own thread.
     fn record(&self, worker: &str, record: &LogRecord<'_>) {
         let LogRecord { level, target, message, module_path, file, line } = *record;
         if level > log::max_level() {

@@ -94,8 +94,8 @@ impl Server {
     }
 }
 
-/// Takes the rights of other users away, which the umask may have left them. A connection that has come before is turned
-/// away, or is none of a worker's (`door`); none comes after.
+/// Takes the rights of other users away, which the umask may have left them. A connection that has come
+/// before is turned away, or is none of a worker's (`door`); none comes after.
 fn close_to_others(path: &str) -> io::Result<()> {
     let named = |error: io::Error| io::Error::new(error.kind(), format!("{path}: {error}"));
     let folder = Path::new(path).parent().unwrap_or(Path::new("/"));

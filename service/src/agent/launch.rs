@@ -14,8 +14,8 @@ use log::LevelFilter;
 
 /// Bytes that one worker may print in its life.
 const OUTPUT: u64 = 1 << 20;
-/// Bytes that answers of one account's workers may take in this process until they are dealt with: a client with the default
-/// `read_ahead` wants 64 MB at a time.
+/// Bytes that answers of one account's workers may take in this process until they are dealt with: a client
+/// with the default `read_ahead` wants 64 MB at a time.
 const ANSWERS: u64 = 128 << 20;
 /// Those of all accounts, and what each has of it whatever the others take.
 const ANSWERS_OF_ALL: u64 = 256 << 20;

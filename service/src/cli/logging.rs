@@ -1,12 +1,14 @@
-//! The service's own log, as it goes to stderr: an event is one line, whatever the texts in it are. Names, paths and errors
-//! come from clients; a line end in one of them would begin a line that says what its author likes. Used by `serve`.
+//! The service's own log, as it goes to stderr: an event is one line, whatever the texts in it are. Names,
+//! paths and errors come from clients; a line end in one of them would begin a line that says what its author
+//! likes. Used by `serve`.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-/// Stderr, where control characters are written as `\u001b`. In JSON they are that already, or stand in a text, where it means
-/// the same. `colours`: the escape character is the format's own, which writes those of a text otherwise.
+/// Stderr, where control characters are written as `\u001b`. In JSON they are that already, or stand in a
+/// text, where it means the same. `colours`: the escape character is the format's own, which writes those of
+/// a text otherwise.
 pub(super) fn stderr(colours: bool) -> impl Fn() -> Escaped<io::Stderr> {
     move || Escaped { to: io::stderr(), colours }
 }

@@ -1,5 +1,5 @@
-//! A worker written by hand: it reports for duty as a fastmap program does, and breaks the protocol in whatever way its
-//! context says. What the library would never send, a program of a stranger may.
+//! A worker written by hand: it reports for duty as a fastmap program does, and breaks the protocol in
+//! whatever way its context says. What the library would never send, a program of a stranger may.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};

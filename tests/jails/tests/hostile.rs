@@ -284,7 +284,7 @@ fn texts_of_a_worker_are_cut() {
 fn greetings_that_bring_too_much_are_refused_in_words() {
     for (program, words) in [
         (env!("CARGO_BIN_EXE_crowd"), "it brings 5"),
-        (env!("CARGO_BIN_EXE_beyond"), "that it does not bring"),
+        (env!("CARGO_BIN_EXE_beyond"), "channels that it does not bring"),
     ] {
         let (local, _folder) = pool_of(program, |_| ());
         let error = local.try_start(LIMIT).expect_err("it is refused");

@@ -284,8 +284,8 @@ fn work_moves_between_workers_beside_one_that_is_in_an_item_of_a_dropped_map() {
     }
 }
 
-/// As another user: connects to each worker's socket that it finds below the folder, and says nothing. Says so when it has begun,
-/// and each time that it was let in.
+/// As another user: connects to each worker's socket that it finds below the folder, and says nothing. Says
+/// so when it has begun, and each time that it was let in.
 const STRANGER: &str = r#"
     use Socket; $| = 1; my %tried; my @held; print "begun\n";
     while (@held < 200) {
