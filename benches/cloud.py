@@ -2,7 +2,8 @@
 
 FOLDER holds the release build (fastmap, its test worker, examples/load). Each batch is 64 KB in and 64 KB out, no
 compute, closed loop: as many callers as twice the workers, each waiting for its answer before it asks again. All on this
-machine, over loopback, in turn, so that what else it does hits all. Called by scripts/bench cloud.
+machine, over loopback, in turn, so that what else it does hits all. With `--beside OTHER` (the release build of another
+checkout) the two services are compared with each other instead. Called by scripts/bench cloud.
 """
 
 import argparse
@@ -91,6 +92,25 @@ def service(folder, workers, tls, jailed, certificate):
                 process.terminate()
 
 
+# The service's kinds of operation: name, TLS, jails.
+KINDS = [("fastmap", False, False), ("fastmap, jailed", False, True), ("fastmap, TLS, jailed", True, True)]
+
+
+def compare(folder, other, rounds, certificate):
+    """This build over another one, in pairs that change their order; the report's text."""
+    lines = ["| | workers | batches/s over the other build's | p50 over the other build's |", "|---|---|---|---|"]
+    for name, tls, jailed in KINDS:
+        for workers in (2, 4):
+            speeds, medians = [], []
+            for at in range(rounds):
+                order = (folder, other) if at % 2 == 0 else (other, folder)
+                found = {each: service(each, workers, tls, jailed, certificate) for each in order}
+                speeds.append(found[folder]["per_second"] / found[other]["per_second"])
+                medians.append(found[folder]["p50_ms"] / found[other]["p50_ms"])
+            lines.append(f"| {name} | {workers} | {shown(speeds, 3)} | {shown(medians, 3)} |")
+    return "\n".join([f"{rounds} pairs of each, {os.cpu_count()} cores; medians, ranges in brackets.", "", *lines])
+
+
 def make_certificate(folder):
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
     command += " -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE"
@@ -164,21 +184,20 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--beside", metavar="OTHER", help="the release build of another checkout, instead of the peers")
     parser.add_argument("--write", help="a document whose part between the marks is replaced")
     arguments = parser.parse_args()
     results = {}
     with tempfile.TemporaryDirectory() as certificate:
         make_certificate(certificate)
+        if arguments.beside:
+            return print(compare(arguments.folder, arguments.beside, arguments.rounds, certificate))
         for _ in range(arguments.rounds):
             for workers in (2, 4):
                 for name in PEERS:
                     command = [sys.executable, __file__, "peer", name, str(workers), str(2 * workers)]
                     results.setdefault((workers, name), []).append(last_json(command))
-                for name, tls, jailed in [
-                    ("fastmap", False, False),
-                    ("fastmap, jailed", False, True),
-                    ("fastmap, TLS, jailed", True, True),
-                ]:
+                for name, tls, jailed in KINDS:
                     found = service(arguments.folder, workers, tls, jailed, certificate)
                     results.setdefault((workers, name), []).append(found)
     text = report(results, arguments.rounds)

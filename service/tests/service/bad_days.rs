@@ -5,10 +5,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Instant;
 
-use fastmap_backends::cloud::{Answer, PartOutcome, Problem, RequestHead, RunInfo, digest};
+use fastmap_backends::cloud::{Answer, PartOutcome, Problem, RunInfo, digest};
 use fastmap_backends::{DeathCause, MemoryLimit};
 
-use crate::client::{Client, batch, nonce, now, open_run, results, to_json};
+use crate::client::{Client, batch, open_run, results, to_json};
 use crate::server::{LIMIT, Server, until, worker};
 
 /// How the only item of an answer was lost.
@@ -66,19 +66,9 @@ fn a_program_that_needs_a_newer_glibc_is_told_what_is_here() {
     assert_eq!(client.balance(), 1_000_000_000);
 }
 
-/// The head of a signed request that says how long its body is.
+/// The head of a signed request with that body, which is still to be sent.
 fn head(client: &Client, method: &str, target: &str, body: &[u8]) -> String {
-    let (path, time, nonce, digest) = (format!("/api/v1{target}"), now() as u64, nonce(), digest(body));
-    let head =
-        RequestHead { method, path: &path, query: "", timestamp: time, nonce: &nonce, digest: &digest };
-    let signature = client.secret.key().sign_request(&head);
-    format!(
-        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {}\r\n\
-         fastmap-timestamp: {time}\r\nfastmap-nonce: {nonce}\r\nfastmap-digest: {digest}\r\n\
-         fastmap-signature: {signature}\r\ncontent-length: {}\r\n\r\n",
-        client.secret.token(),
-        body.len()
-    )
+    client.signed_head(method, target, &digest(body), body.len() as u64)
 }
 
 fn connect(server: &Server) -> TcpStream {

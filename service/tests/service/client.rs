@@ -123,6 +123,19 @@ impl Client {
         self.check(response, &path, &nonce)
     }
 
+    /// The head of a signed request whose body has `length` bytes, for a connection of the caller's own.
+    pub(crate) fn signed_head(&self, method: &str, target: &str, digest: &str, length: u64) -> String {
+        let (path, timestamp, nonce) = (format!("/api/v1{target}"), now() as u64, nonce());
+        let head = RequestHead { method, path: &path, query: "", timestamp, nonce: &nonce, digest };
+        let signature = self.secret.key().sign_request(&head);
+        format!(
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {}\r\n\
+             fastmap-timestamp: {timestamp}\r\nfastmap-nonce: {nonce}\r\nfastmap-digest: {digest}\r\n\
+             fastmap-signature: {signature}\r\ncontent-length: {length}\r\n\r\n",
+            self.secret.token()
+        )
+    }
+
     fn check(&self, mut response: Response<Body>, path: &str, nonce: &str) -> Result<Reply, ureq::Error> {
         let headers = response.headers().clone();
         let body = response.body_mut().with_config().limit(1 << 30).read_to_vec()?;

@@ -78,6 +78,11 @@ impl Server {
         server
     }
 
+    /// With jails, these options and these variables.
+    pub(crate) fn start_jailed_with(options: &[&str], variables: &[(&'static str, PathBuf)]) -> Server {
+        Server::start_as(options, true, variables)
+    }
+
     fn start_as(options: &[&str], jailed: bool, variables: &[(&'static str, PathBuf)]) -> Server {
         let mut server = Server::new(options, jailed, variables);
         server.restart();

@@ -1,0 +1,412 @@
+//! One attack for each kind of harm that an account, an uploaded program or a stranger was seen to do. Each is a bounded
+//! loop over loopback against the suite's own service; the suite runs it again and again until it stops.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use fastmap_backends::cloud::{BatchBody, FunctionName, OpenRun, RunOpened, digest};
+use nix::libc;
+use serde_json::{Value, json};
+
+use crate::client::{Client, Reply, Wrong, nonce, to_json};
+
+/// An attacker waits this long for an answer, and then goes on without it.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long one turn of an attack that holds something lasts.
+const TURN: Duration = Duration::from_secs(8);
+
+/// An attack: one turn of it.
+pub(crate) struct Attack {
+    pub(crate) run: fn(&Hostile, &AtomicBool),
+}
+
+/// All of them.
+pub(crate) const ATTACKS: [Attack; 24] = [
+    Attack { run: greetings_with_too_many_descriptors },
+    Attack { run: unfinished_frames },
+    Attack { run: answers_beyond_their_credit },
+    Attack { run: long_refusals },
+    Attack { run: answers_that_are_not_read },
+    Attack { run: acknowledgements_of_unknown_batches },
+    Attack { run: uploads_of_one_byte },
+    Attack { run: threads_without_batches },
+    Attack { run: work_before_the_handshake },
+    Attack { run: batches_cancelled_after_their_lines },
+    Attack { run: spinners },
+    Attack { run: forged_log_records },
+    Attack { run: announced_bodies },
+    Attack { run: long_polls },
+    Attack { run: answers_to_no_batch },
+    Attack { run: long_failures },
+    Attack { run: long_names },
+    Attack { run: runs_without_batches },
+    Attack { run: event_streams },
+    Attack { run: bombs },
+    Attack { run: floods_of_lines },
+    Attack { run: unfinished_heads },
+    Attack { run: idle_connections },
+    Attack { run: unsigned_requests },
+];
+
+/// Lets everybody else run first: strangers' clients are other machines, whose CPU time is not the service's.
+pub(crate) fn yield_to_others() {
+    // SAFETY: a system call on the calling thread's own priority.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, libc::gettid() as libc::id_t, 19) };
+}
+
+/// Waits, but no longer than until the suite stops.
+pub(crate) fn pause(stop: &AtomicBool, time: Duration) {
+    let begun = Instant::now();
+    while begun.elapsed() < time && !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(10).min(time));
+    }
+}
+
+/// A hostile account.
+pub(crate) struct Hostile {
+    client: Client,
+    seq: AtomicU64,
+}
+
+/// The hostile program with its mode written into it.
+fn program(mode: u8) -> Vec<u8> {
+    const MARK: &[u8] = b"fastmap-hostile-mode:00";
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    let read = || std::fs::read(env!("CARGO_BIN_EXE_fastmap-service-test-hostile")).expect("it is built");
+    let mut bytes = BYTES.get_or_init(read).clone();
+    let at = bytes.windows(MARK.len()).position(|window| window == MARK).expect("the mark is in it");
+    bytes[at + MARK.len()] = b'0' + mode;
+    bytes
+}
+
+fn function(name: &str) -> FunctionName {
+    static SAID: OnceLock<String> = OnceLock::new();
+    let said = SAID.get_or_init(|| {
+        let output = Command::new(env!("CARGO_BIN_EXE_fastmap-service-test-hostile")).output();
+        String::from_utf8(output.expect("it is built").stdout).expect("text")
+    });
+    let line = said.lines().find_map(|line| line.strip_prefix(name)).expect("a function of that name");
+    FunctionName { offset: line.trim().parse().expect("a number"), name: name.to_owned() }
+}
+
+/// A batch of one order, with room for so many bytes of results.
+fn order(order: &str, result_credit: u64) -> Vec<u8> {
+    let mut payload = (order.len() as u32).to_le_bytes().to_vec();
+    payload.extend_from_slice(order.as_bytes());
+    let length = payload.len() as u64;
+    let body = BatchBody {
+        first: 0,
+        items: 1,
+        stride: None,
+        result_credit,
+        length,
+        compressed: false,
+        payload: &payload,
+    };
+    body.encode()
+}
+
+impl Hostile {
+    pub(crate) fn new(client: Client) -> Hostile {
+        Hostile { client: client.answered_within(PATIENCE), seq: AtomicU64::new(0) }
+    }
+
+    /// Sends a request; what becomes of it is of no interest.
+    fn call(&self, method: &str, target: &str, body: &[u8]) -> Option<Reply> {
+        self.client.try_call(method, target, body, &Wrong::default()).ok()
+    }
+
+    fn upload(&self, bytes: &[u8]) -> Option<String> {
+        let hash = digest(bytes);
+        if self.call("HEAD", &format!("/executables/{hash}"), b"")?.status == 200 {
+            return Some(hash);
+        }
+        let packed = zstd::bulk::compress(bytes, 1).ok()?;
+        let mut offset = 0;
+        while offset < packed.len() {
+            let part = &packed[offset..packed.len().min(offset + (4 << 20))];
+            let target = format!("/executables/{hash}?offset={offset}&total={}", packed.len());
+            let reply = self.call("PUT", &target, part)?;
+            match reply.status {
+                200 => break,
+                202 => offset += part.len(),
+                _ => {
+                    let problem: Value = serde_json::from_slice(&reply.body).ok()?;
+                    offset = usize::try_from(problem["offset"].as_u64()?).ok()?;
+                }
+            }
+        }
+        Some(hash)
+    }
+
+    fn request(&self, mode: u8, name: &str, label: &str) -> Option<Reply> {
+        let open = OpenRun {
+            key: nonce(),
+            executable: self.upload(&program(mode))?,
+            function: function(name),
+            context: None,
+            label: Some(label.to_owned()),
+            items: None,
+            item_timeout_ms: None,
+            max_credits: None,
+        };
+        self.call("POST", "/runs", &to_json(&open))
+    }
+
+    fn open(&self, mode: u8, name: &str) -> Option<String> {
+        let reply = self.request(mode, name, "hostile")?;
+        Some(serde_json::from_slice::<RunOpened>(&reply.body).ok()?.run)
+    }
+
+    fn batch(&self, run: &str, body: &[u8]) -> (String, Option<Reply>) {
+        let target = format!("/runs/{run}/batches/{}", self.seq.fetch_add(1, Ordering::Relaxed));
+        let reply = self.call("PUT", &target, body);
+        (target, reply)
+    }
+
+    fn end(&self, run: &str) {
+        self.call("POST", &format!("/runs/{run}/done"), b"");
+    }
+
+    /// Ends all its runs that are open.
+    pub(crate) fn end_all_runs(&self) {
+        let list = || -> Option<Value> { serde_json::from_slice(&self.call("GET", "/runs", b"")?.body).ok() };
+        for run in list().unwrap_or_default()["runs"].as_array().into_iter().flatten() {
+            if run["state"] == "open" {
+                self.call("POST", &format!("/runs/{}/cancel", run["run"].as_str().unwrap_or_default()), b"");
+            }
+        }
+    }
+
+    fn connect(&self) -> Option<TcpStream> {
+        let stream = TcpStream::connect(self.client.url.strip_prefix("http://")?).ok()?;
+        stream.set_read_timeout(Some(Duration::from_millis(1))).ok()?;
+        stream.set_write_timeout(Some(PATIENCE)).ok()?;
+        Some(stream)
+    }
+
+    /// Connections that have begun to say something, held for a turn.
+    fn hold(&self, number: usize, stop: &AtomicBool, mut begin: impl FnMut(usize) -> Vec<u8>) {
+        let mut held = Vec::new();
+        for at in 0..number {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let Some(mut stream) = self.connect() else { break };
+            if stream.write_all(&begin(at)).is_ok() {
+                held.push(stream);
+            }
+        }
+        pause(stop, TURN);
+    }
+}
+
+fn greetings_with_too_many_descriptors(hostile: &Hostile, _stop: &AtomicBool) {
+    hostile.request(1, "obey", "hostile");
+}
+
+fn unfinished_frames(hostile: &Hostile, stop: &AtomicBool) {
+    let Some(run) = hostile.open(0, "obey") else { return };
+    hostile.batch(&run, &order("u700", 1 << 20));
+    pause(stop, TURN);
+    hostile.end(&run);
+}
+
+fn answers_beyond_their_credit(hostile: &Hostile, _stop: &AtomicBool) {
+    let Some(run) = hostile.open(0, "obey") else { return };
+    for credit in [1, 1 << 20, 64 << 20] {
+        hostile.batch(&run, &order("b60000000", credit));
+    }
+    hostile.end(&run);
+}
+
+fn long_refusals(hostile: &Hostile, _stop: &AtomicBool) {
+    let Some(run) = hostile.open(0, "broken") else { return };
+    hostile.batch(&run, &order("e", 1 << 20));
+    hostile.call("GET", "/runs", b"");
+}
+
+fn answers_that_are_not_read(hostile: &Hostile, stop: &AtomicBool) {
+    let Some(run) = hostile.open(0, "obey") else { return };
+    let (target, reply) = hostile.batch(&run, &order("b60000000", 64 << 20));
+    if reply.is_some() {
+        hostile.hold(30, stop, |_| hostile.client.signed_head("GET", &target, &digest(b""), 0).into_bytes());
+    }
+    hostile.end(&run);
+}
+
+fn acknowledgements_of_unknown_batches(hostile: &Hostile, stop: &AtomicBool) {
+    let Some(run) = hostile.open(0, "obey") else { return };
+    for turn in 0..100u64 {
+        let seqs: Vec<u64> = (0..10_000).map(|seq| 1_000_000 + turn * 10_000 + seq).collect();
+        hostile.call("POST", &format!("/runs/{run}/ack"), &to_json(&json!({ "seqs": seqs })));
+        pause(stop, Duration::from_millis(100));
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+    hostile.end(&run);
+}
+
+fn uploads_of_one_byte(hostile: &Hostile, stop: &AtomicBool) {
+    for _ in 0..500 {
+        let target = format!("/contexts/{}?offset=0&total=1000", digest(nonce().as_bytes()));
+        hostile.call("PUT", &target, b"x");
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+    }
+}
+
+fn threads_without_batches(hostile: &Hostile, stop: &AtomicBool) {
+    let Some(run) = hostile.open(2, "obey") else { return };
+    pause(stop, TURN);
+    hostile.end(&run);
+}
+
+fn work_before_the_handshake(hostile: &Hostile, _stop: &AtomicBool) {
+    hostile.request(3, "obey", "hostile");
+}
+
+fn batches_cancelled_after_their_lines(hostile: &Hostile, stop: &AtomicBool) {
+    let Some(run) = hostile.open(0, "obey") else { return };
+    for _ in 0..3 {
+        std::thread::scope(|scope| {
+            let seq = hostile.seq.fetch_add(1, Ordering::Relaxed);
+            let target = format!("/runs/{run}/batches/{seq}");
+            let sent = scope.spawn({
+                let target = target.clone();
+                move || hostile.call("PUT", &target, &order("s9000", 1 << 20)).is_some()
+            });
+            pause(stop, Duration::from_secs(2));
+            hostile.call("DELETE", &target, b"");
+            drop(sent.join());
+        });
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+    hostile.end(&run);
+}
+
+/// Eight workers that compute, of one account.
+fn spinners(hostile: &Hostile, stop: &AtomicBool) {
+    let runs: Vec<String> = (0..4).filter_map(|_| hostile.open(0, "obey")).collect();
+    std::thread::scope(|scope| {
+        for run in runs.iter().flat_map(|run| [run, run]) {
+            scope.spawn(|| hostile.batch(run, &order("s9000", 1 << 20)));
+        }
+    });
+    pause(stop, Duration::from_secs(1));
+    runs.iter().for_each(|run| hostile.end(run));
+}
+
+fn forged_log_records(hostile: &Hostile, _stop: &AtomicBool) {
+    let Some(run) = hostile.open(0, "obey") else { return };
+    hostile.batch(&run, &order("l100000", 1 << 20));
+    hostile.end(&run);
+}
+
+fn announced_bodies(hostile: &Hostile, stop: &AtomicBool) {
+    let Some(run) = hostile.open(0, "obey") else { return };
+    hostile.hold(32, stop, |at| {
+        let target = format!("/runs/{run}/batches/{}", 1_000_000 + at);
+        hostile.client.signed_head("PUT", &target, &digest(b"never sent"), 64 << 20).into_bytes()
+    });
+    hostile.end(&run);
+}
+
+fn long_polls(hostile: &Hostile, stop: &AtomicBool) {
+    let Some(run) = hostile.open(0, "obey") else { return };
+    std::thread::scope(|scope| {
+        let seq = hostile.seq.fetch_add(1, Ordering::Relaxed);
+        let target = format!("/runs/{run}/batches/{seq}");
+        let sender = target.clone();
+        scope.spawn(move || hostile.call("PUT", &sender, &order("s9000", 1 << 20)));
+        pause(stop, Duration::from_millis(300));
+        hostile.hold(32, stop, |_| hostile.client.signed_head("GET", &target, &digest(b""), 0).into_bytes());
+    });
+    hostile.end(&run);
+}
+
+fn answers_to_no_batch(hostile: &Hostile, stop: &AtomicBool) {
+    let Some(run) = hostile.open(0, "obey") else { return };
+    hostile.batch(&run, &order("n", 1 << 20));
+    pause(stop, Duration::from_secs(2));
+    hostile.end(&run);
+}
+
+fn long_failures(hostile: &Hostile, _stop: &AtomicBool) {
+    let Some(run) = hostile.open(0, "obey") else { return };
+    hostile.batch(&run, &order("x60000000", 1 << 20));
+    hostile.end(&run);
+}
+
+fn long_names(hostile: &Hostile, _stop: &AtomicBool) {
+    let Some(hash) = hostile.upload(&program(0)) else { return };
+    let long = "n".repeat(10_000);
+    let open = json!({ "key": nonce(), "executable": hash, "function": { "offset": 0, "name": long }, "label": "x" });
+    hostile.call("POST", "/runs", &to_json(&open));
+}
+
+fn runs_without_batches(hostile: &Hostile, _stop: &AtomicBool) {
+    if let Some(run) = hostile.open(0, "obey") {
+        hostile.end(&run);
+    }
+}
+
+fn event_streams(hostile: &Hostile, stop: &AtomicBool) {
+    let Some(run) = hostile.open(0, "obey") else { return };
+    let target = format!("/runs/{run}/events");
+    hostile.hold(80, stop, |_| hostile.client.signed_head("GET", &target, &digest(b""), 0).into_bytes());
+    hostile.end(&run);
+}
+
+/// What a jail bounds: memory, processes, threads.
+fn bombs(hostile: &Hostile, stop: &AtomicBool) {
+    let Some(run) = hostile.open(0, "obey") else { return };
+    for bomb in ["m4000", "f", "t"] {
+        hostile.batch(&run, &order(bomb, 1 << 20));
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+    hostile.end(&run);
+}
+
+fn floods_of_lines(hostile: &Hostile, _stop: &AtomicBool) {
+    let Some(run) = hostile.open(0, "obey") else { return };
+    hostile.batch(&run, &order("p1000000", 1 << 20));
+    hostile.end(&run);
+}
+
+fn unfinished_heads(hostile: &Hostile, stop: &AtomicBool) {
+    let head = format!("GET /healthz HTTP/1.1\r\nhost: x\r\nx-padding: {}", "p".repeat(400_000));
+    hostile.hold(100, stop, |_| head.clone().into_bytes());
+}
+
+fn idle_connections(hostile: &Hostile, stop: &AtomicBool) {
+    hostile.hold(600, stop, |_| Vec::new());
+}
+
+/// Requests that need no account, or have a wrong signature.
+fn unsigned_requests(hostile: &Hostile, stop: &AtomicBool) {
+    for at in 0..200 {
+        let Some(mut stream) = hostile.connect() else { return };
+        let path = ["/api/v1/openapi.json", "/sign-in/wrong", "/metrics", "/api/v1/runs"][at % 4];
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let _refused = stream.write_all(request.as_bytes());
+        let _unread = stream.read(&mut [0; 1024]);
+        hostile
+            .client
+            .try_call("GET", "/runs", b"", &Wrong { signature: Some("0".repeat(64)), ..Wrong::default() })
+            .ok();
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+    }
+}
