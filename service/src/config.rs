@@ -27,6 +27,14 @@ pub struct Config {
     pub head_time: Duration,
     /// See `head_time`.
     pub body_time: Duration,
+    /// A body, or an answer, of which nothing moves for this long ends its connection.
+    pub stall_time: Duration,
+    /// Most connections, and most of one address that have carried no good request.
+    pub max_connections: usize,
+    /// See `max_connections`.
+    pub max_connections_address: usize,
+    /// Bytes of bodies and answers that one account may have in memory while others have none.
+    pub body_memory: u64,
     /// How long open runs may go on when the service is asked to stop.
     pub grace: Duration,
     /// Starts strangers' executables without a jail. Loopback only.
@@ -55,6 +63,15 @@ pub const HEAD: Duration = Duration::from_mins(1);
 /// A body must come within this.
 pub const BODY: Duration = Duration::from_mins(2);
 
+/// Nothing of a body or an answer moves for this long: its connection ends.
+pub const STALL: Duration = Duration::from_secs(20);
+/// Most connections; fewer where descriptors are fewer.
+pub const CONNECTIONS: usize = 4096;
+/// Most connections of one address that have carried no good request.
+pub const CONNECTIONS_ADDRESS: usize = 512;
+/// Bytes of bodies and answers of one account in memory: a batch of the largest size as sent and as unpacked, and some.
+pub const BODY_MEMORY: u64 = 144 << 20;
+
 impl Config {
     /// Settings for a service whose things are in `data`.
     pub fn new(data: &Path, listen: SocketAddr) -> Self {
@@ -67,6 +84,10 @@ impl Config {
             limits: LIMITS,
             head_time: HEAD,
             body_time: BODY,
+            stall_time: STALL,
+            max_connections: CONNECTIONS,
+            max_connections_address: CONNECTIONS_ADDRESS,
+            body_memory: BODY_MEMORY,
             grace: Duration::from_secs(30),
             unconfined: false,
         }

@@ -6,7 +6,7 @@
 //! the folder: each fills files of its own. Called by the gateway from its tasks; the calls wait for the disk's cache, not for
 //! the disk.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -21,7 +21,7 @@ use fastmap_backends::cloud::digest;
 const FULL: u64 = 16 << 20;
 
 /// Where an answer is in the folder of its run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Place {
     /// The file's number.
     pub file: u64,
@@ -36,6 +36,8 @@ pub struct Place {
 pub struct Spool {
     folder: Arc<PathBuf>,
     runs: Arc<Mutex<HashMap<String, Files>>>,
+    /// Large answers that were found to be other than they were kept, by run.
+    damaged: Arc<Mutex<HashMap<String, HashSet<Place>>>>,
 }
 
 /// The files of a run that this process has written to.
@@ -51,7 +53,7 @@ struct Files {
 impl Spool {
     /// Answers in that folder.
     pub fn new(folder: &Path) -> Self {
-        Spool { folder: Arc::new(folder.to_owned()), runs: Arc::default() }
+        Spool { folder: Arc::new(folder.to_owned()), runs: Arc::default(), damaged: Arc::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Files>> {
@@ -121,21 +123,35 @@ impl Spool {
         *files.kept.entry(place.file).or_default() += 1;
         drop(runs);
         if let Some(done) = done {
-            let _absent = fs::remove_file(self.file(run, done));
+            unlink(self.file(run, done));
         }
         Ok(place)
     }
 
-    /// An answer that hashes to `wanted`; `None` where it is not there as it was.
-    pub fn get(&self, run: &str, place: Place, wanted: &str) -> Option<Bytes> {
-        let file = File::open(self.file(run, place.file)).ok()?;
-        // What the file does not have is not allocated, whatever the database says.
-        if file.metadata().ok()?.len() < place.at.checked_add(place.length)? {
+    /// The file of an answer, whose bytes are still to be compared with their digest; `None` where the answer is not there.
+    pub fn open(&self, run: &str, place: Place) -> Option<File> {
+        let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        if damaged.get(run).is_some_and(|places| places.contains(&place)) {
             return None;
         }
+        drop(damaged);
+        let file = File::open(self.file(run, place.file)).ok()?;
+        // What the file does not have is not allocated, whatever the database says.
+        (file.metadata().ok()?.len() >= place.at.checked_add(place.length)?).then_some(file)
+    }
+
+    /// An answer that hashes to `wanted`; `None` where it is not there as it was.
+    pub fn get(&self, run: &str, place: Place, wanted: &str) -> Option<Bytes> {
+        let file = self.open(run, place)?;
         let mut answer = vec![0; usize::try_from(place.length).ok()?];
         file.read_exact_at(&mut answer, place.at).ok()?;
         (digest(&answer) == wanted).then(|| answer.into())
+    }
+
+    /// An answer was read and did not hash to its digest: it is not there any more.
+    pub fn is_damaged(&self, run: &str, place: Place) {
+        let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        damaged.entry(run.to_owned()).or_default().insert(place);
     }
 
     /// Forgets an answer; with the last one of a file that is full, the file.
@@ -151,7 +167,7 @@ impl Spool {
         let current = place.file == files.current;
         drop(runs);
         if !current {
-            let _absent = fs::remove_file(self.file(run, place.file));
+            unlink(self.file(run, place.file));
         }
     }
 
@@ -201,7 +217,19 @@ impl Spool {
     /// Forgets all answers of a run.
     pub fn remove_run(&self, run: &str) {
         self.lock().remove(run);
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
         let _absent = fs::remove_dir_all(self.folder(run));
+    }
+}
+
+/// Removes a file of some megabytes, which takes the disk's time: not a runtime's thread's.
+fn unlink(path: PathBuf) {
+    let remove = move || {
+        let _absent = fs::remove_file(path);
+    };
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+        Err(_) => remove(),
     }
 }
 

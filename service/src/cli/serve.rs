@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use axum_server::accept::NoDelayAcceptor;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustls::ServerConfig;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
@@ -22,7 +22,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::args::{Keep, LogFormat, Memory, Serve};
 use super::open_key;
 use crate::agent::{Agent, InJails, Launch, PLACES, Unconfined};
-use crate::config::{Config, LIMITS};
+use crate::config::{BODY_MEMORY, Config, LIMITS};
 use crate::dashboard::sign_in;
 use crate::dispatch::jetstream::{self, Layout, Names, NatsOptions};
 use crate::dispatch::{Dispatch, Embedded, Lessor};
@@ -37,6 +37,10 @@ use crate::store::{Database, Store};
 const AGENT_LEASE: Duration = Duration::from_secs(15);
 /// Batches under way, and then connections, are given so long when the service stops.
 const LAST: Duration = Duration::from_secs(10);
+/// Bytes that a connection reads ahead: the head of a request has fewer, or is answered 431.
+const HEAD_BYTES: usize = 32 << 10;
+/// Most descriptors that are asked for.
+const DESCRIPTORS: u64 = 1 << 16;
 
 pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
     start_log(args.log_format, &args.log)?;
@@ -49,7 +53,8 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
         None => args.keep.clone(),
     };
     let (data, database) = (keep.data.as_path(), keep.database()?);
-    let config = config(&args, data)?;
+    let mut config = config(&args, data)?;
+    bound_connections(&mut config)?;
     config.data.create().with_context(|| format!("cannot make the folder {}", data.display()))?;
     let _used = lock(data, &database)?;
     let nats = args.nats.options("gateway")?;
@@ -198,9 +203,10 @@ async fn listen_and_serve(
     // To find out which version a client speaks has no limit of time, and neither has an idle connection of HTTP/2: who
     // says nothing would hold a descriptor for ever.
     let mut server = axum_server::from_tcp(listener)?.handle(handle).http1_only();
-    server.http_builder().http1().header_read_timeout(Some(head_time));
+    server.http_builder().http1().header_read_timeout(Some(head_time)).max_buf_size(HEAD_BYTES);
+    let connections = gateway.connections.clone();
     match tls {
-        None => server.acceptor(NoDelayAcceptor::new()).serve(service).await,
+        None => server.acceptor(connections).serve(service).await,
         Some((certificate, key)) => {
             // Somebody may have chosen already; it is the same one.
             let _chosen = rustls::crypto::ring::default_provider().install_default();
@@ -208,7 +214,7 @@ async fn listen_and_serve(
             let mut alone = ServerConfig::clone(&config.get_inner());
             alone.alpn_protocols = vec![b"http/1.1".to_vec()];
             config.reload_from_config(Arc::new(alone));
-            let acceptor = RustlsAcceptor::new(config).acceptor(NoDelayAcceptor::new());
+            let acceptor = RustlsAcceptor::new(config).acceptor(connections);
             server.acceptor(acceptor).serve(service).await
         }
     }
@@ -266,9 +272,32 @@ fn config(args: &Serve, data: &Path) -> anyhow::Result<Config> {
     config.limits.batches_in_flight = LIMITS.batches_in_flight.max(4 * config.slots() as u32);
     config.head_time = Duration::from_secs(args.head_time);
     config.body_time = Duration::from_secs(args.body_time);
+    config.stall_time = Duration::from_secs(args.stall_time);
+    config.max_connections = args.max_connections as usize;
+    config.max_connections_address = args.max_connections_address as usize;
+    // What is in flight at many workers must fit.
+    config.body_memory = args.body_memory.unwrap_or(BODY_MEMORY.max(config.slots() as u64 * (8 << 20)));
     config.grace = Duration::from_secs(args.grace);
     config.unconfined = args.insecure_no_sandbox;
     Ok(config)
+}
+
+/// Raises the number of descriptors as far as this user may, and leaves two thirds of them to all that is no connection: a stored
+/// answer on its way, workers, the database.
+fn bound_connections(config: &mut Config) -> anyhow::Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of descriptors")?;
+    let most = soft.max(hard.min(DESCRIPTORS));
+    setrlimit(Resource::RLIMIT_NOFILE, most, hard).context("cannot raise the limit of descriptors")?;
+    let room = usize::try_from(most / 3).unwrap_or(usize::MAX);
+    if room < config.max_connections {
+        tracing::warn!(
+            descriptors = most,
+            connections = room,
+            "fewer connections than --max-connections: raise the limit of descriptors (ulimit -n, LimitNOFILE)"
+        );
+        config.max_connections = room;
+    }
+    Ok(())
 }
 
 /// What starts the workers: jails that were attacked and held. `dev` does without where there are none.

@@ -29,7 +29,8 @@ use crate::store::Visit;
 const PACE: Duration = Duration::from_secs(1);
 /// They are made anew after this though nothing is heard: clocks go on, and the news may be another gateway's.
 const SILENCE: Duration = Duration::from_secs(2);
-/// Pages that may be alive at a time: of one account, and of all.
+/// Pages that may be alive at a time: of each account whatever others have, of one account, and of all.
+const WATCHERS_ALWAYS: usize = 2;
 const WATCHERS_OF_ONE: usize = 24;
 const WATCHERS: usize = 256;
 
@@ -39,7 +40,7 @@ pub(super) struct Watchers(Places);
 
 impl Default for Watchers {
     fn default() -> Self {
-        Watchers(Places::new(WATCHERS_OF_ONE, WATCHERS))
+        Watchers(Places::new(WATCHERS_ALWAYS, WATCHERS_OF_ONE, WATCHERS))
     }
 }
 

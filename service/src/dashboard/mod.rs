@@ -22,14 +22,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::body::{Body, HttpBody, to_bytes};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::{Redirect, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use tower_http::timeout::TimeoutLayer;
 
 use crate::gateway::Gateway;
+use crate::gateway::connections::Connection;
 use page::Sorry;
 
 /// Bytes of a form.
@@ -45,7 +47,7 @@ pub(crate) struct Dashboard {
 }
 
 /// The pages, below `/dashboard`.
-pub(crate) fn router() -> Router<Arc<Gateway>> {
+pub(crate) fn router(gateway: &Arc<Gateway>) -> Router<Arc<Gateway>> {
     let pages = Router::new()
         .route("/", get(|| async { Redirect::to("/dashboard/runs") }))
         .route("/sign-in", get(sign_in::how).post(sign_in::sign_in))
@@ -64,8 +66,24 @@ pub(crate) fn router() -> Router<Arc<Gateway>> {
         .fallback(|| async { Sorry::not_found() })
         .layer(DefaultBodyLimit::max(FORM))
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, PATIENCE))
-        .layer(middleware::from_fn(guard));
+        .layer(middleware::from_fn_with_state(Arc::clone(gateway), guard));
     Router::new().nest("/dashboard", pages).route("/", get(|| async { Redirect::to("/dashboard/runs") }))
+}
+
+async fn count(gateway: &Gateway, account: i64, response: Response) -> Response {
+    // One that goes on is made piece by piece.
+    if response.body().size_hint().exact().is_none() {
+        return response;
+    }
+    let (parts, body) = response.into_parts();
+    let bytes = to_bytes(body, usize::MAX).await.unwrap_or_default();
+    match gateway.memory.counted(account, bytes) {
+        Some(bytes) => Response::from_parts(parts, Body::from(bytes)),
+        None => {
+            let words = "Too many bytes of this account are on their way at once; try again in a moment.";
+            Sorry::new(StatusCode::TOO_MANY_REQUESTS, words).into_response()
+        }
+    }
 }
 
 /// What browsers are told of each answer: nothing but our own scripts, styles and forms, and no page around ours.
@@ -84,8 +102,13 @@ const HEADERS: [(header::HeaderName, &str); 7] = [
     (header::HeaderName::from_static("permissions-policy"), "camera=(), geolocation=(), microphone=()"),
 ];
 
-async fn guard(request: Request, next: Next) -> Response {
+async fn guard(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
+    let connection = request.extensions().get::<Arc<Connection>>().cloned();
     let mut response = next.run(request).await;
+    // Pages of an account count for it until they are sent; what strangers see is small, or in the program.
+    if let Some(account) = connection.and_then(|connection| connection.account()) {
+        response = count(&gateway, account, response).await;
+    }
     let headers = response.headers_mut();
     for (name, value) in HEADERS {
         headers.insert(name, HeaderValue::from_static(value));

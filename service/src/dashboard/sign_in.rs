@@ -3,7 +3,7 @@
 //! before people do (mail, chat) would use it up, a strict cookie is not sent behind a link on another site's page, and
 //! whoever is sent somebody else's link sees whose account it is.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,21 +28,23 @@ use super::visitor::{
 };
 use crate::gateway::Gateway;
 use crate::gateway::auth::Caller;
-use crate::gateway::limits::REMEMBER;
+use crate::gateway::connections::network;
+use crate::gateway::nonces::REMEMBER;
 use crate::gateway::problem::{Refusal, refuse};
 use crate::keys::random;
 use crate::store::{Session, Store, StoreError, now_ms};
 
 /// A link is good for so long.
 pub(crate) const LINK: Duration = Duration::from_mins(10);
-/// Pages and buttons of signing in that one address may ask for in a minute.
+/// Codes and forms that are no good that one address may send in a minute.
 const ATTEMPTS: NonZeroU32 = NonZeroU32::new(60).expect("not 0");
 /// Addresses that are remembered before those that have asked for nothing of late are forgotten.
 const ADDRESSES: usize = 10_000;
 /// Ties the button to the browser that was shown it.
 const FORM: &str = "fastmap-form";
 
-/// How often addresses have tried to sign in.
+/// How often addresses have tried in vain to sign in. A good code is never counted nor refused: strangers may share the
+/// address of the person that it was made for.
 #[derive(Debug)]
 pub(super) struct Attempts(RateLimiter<IpAddr, HashMapStateStore<IpAddr>, DefaultClock>);
 
@@ -53,24 +55,18 @@ impl Default for Attempts {
 }
 
 impl Attempts {
-    fn admit(&self, address: IpAddr) -> Result<(), Sorry> {
+    /// Counts an attempt in vain; gives what it is answered.
+    fn failed(&self, address: IpAddr, why: Sorry) -> Sorry {
         if self.0.len() > ADDRESSES {
             self.0.retain_recent();
         }
-        self.0.check_key(&network(address)).map_err(|_| {
-            Sorry::new(
+        match self.0.check_key(&network(address)) {
+            Ok(()) => why,
+            Err(_) => Sorry::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "Too many attempts to sign in from your address; try again in a minute.",
-            )
-        })
-    }
-}
-
-/// One who has an address of the sixth version has 2⁶⁴ of them.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
-        address @ IpAddr::V4(_) => address,
+            ),
+        }
     }
 }
 
@@ -154,7 +150,6 @@ pub(super) async fn offer(
     headers: HeaderMap,
     Path(code): Path<String>,
 ) -> Result<Response, Sorry> {
-    gateway.dashboard.attempts.admit(peer.ip())?;
     if readable_by_others(&gateway, &headers) {
         return Err(Sorry::new(
             StatusCode::FORBIDDEN,
@@ -162,7 +157,7 @@ pub(super) async fn offer(
         ));
     }
     let Some(name) = gateway.store.link_account(&digest(code.as_bytes())).await? else {
-        return Err(used_up());
+        return Err(gateway.dashboard.attempts.failed(peer.ip(), used_up()));
     };
     let form = hexadecimal(&random::<16>().map_err(|error| Sorry::internal(&error))?);
     let content = html! {
@@ -193,19 +188,24 @@ pub(super) async fn sign_in(
     jar: CookieJar,
     body: Bytes,
 ) -> Result<Response, Sorry> {
-    gateway.dashboard.attempts.admit(peer.ip())?;
+    let failed = |why| gateway.dashboard.attempts.failed(peer.ip(), why);
     let tls = by_tls(&gateway, &headers);
     let shown = jar.get(&cookie_name(FORM, tls)).map(|cookie| digest(cookie.value().as_bytes()));
     let said = fields::<Csrf>(&body)?.csrf;
     if from_elsewhere(&headers) || !shown.is_some_and(|shown| same(&shown, &said)) {
-        return Err(Sorry::forged());
+        return Err(failed(Sorry::forged()));
     }
     let Code { code } = fields(&body)?;
+    let link = digest(code.as_bytes());
+    // Read first: a code that is no good does not come to the database's only writer.
+    if gateway.store.link_account(&link).await?.is_none() {
+        return Err(failed(used_up()));
+    }
     let id = hexadecimal(&random::<32>().map_err(|error| Sorry::internal(&error))?);
     let csrf = hexadecimal(&random::<32>().map_err(|error| Sorry::internal(&error))?);
     let session = Session { hash: digest(id.as_bytes()), csrf };
-    if !gateway.store.sign_in(&digest(code.as_bytes()), &session, LASTS).await? {
-        return Err(used_up());
+    if !gateway.store.sign_in(&link, &session, LASTS).await? {
+        return Err(failed(used_up()));
     }
     tracing::info!(peer = %peer.ip(), "signed in to the dashboard");
     let jar = jar.remove(Cookie::build(cookie_name(FORM, tls)).path("/"));
@@ -249,11 +249,14 @@ mod tests {
     fn attempts_are_counted_by_network_and_run_out() {
         let attempts = Attempts::default();
         let address = |text: &str| text.parse::<IpAddr>().expect("an address");
-        let admitted = (0..100).filter(|_| attempts.admit(address("2001:db8::1")).is_ok()).count();
-        assert_eq!(admitted, 60);
-        assert!(attempts.admit(address("2001:db8::2")).is_err(), "the same network");
-        assert!(attempts.admit(address("2001:db8:0:1::2")).is_ok());
-        assert!(attempts.admit(address("192.0.2.1")).is_ok());
+        let refused = |text: &str| {
+            let answer = attempts.failed(address(text), used_up()).into_response();
+            answer.status() == StatusCode::TOO_MANY_REQUESTS
+        };
+        assert_eq!((0..100).filter(|_| !refused("2001:db8::1")).count(), 60);
+        assert!(refused("2001:db8::2"), "the same network");
+        assert!(!refused("2001:db8:0:1::2"));
+        assert!(!refused("192.0.2.1"));
         assert_eq!(network(address("::ffff:192.0.2.1")), address("192.0.2.1"));
     }
 }

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use super::page::Sorry;
 use super::sign_in;
 use crate::gateway::Gateway;
+use crate::gateway::connections::Connection;
 use crate::store::{Lasts, Visit};
 
 /// A session ends when nothing is asked for so long.
@@ -83,7 +84,12 @@ impl FromRequestParts<Arc<Gateway>> for Visitor {
         let session = digest(cookie.value().as_bytes());
         let used = !by_script(&parts.headers);
         match gateway.store.visit(&session, LASTS, used).await {
-            Ok(Some(visit)) => Ok(Visitor(visit)),
+            Ok(Some(visit)) => {
+                if let Some(connection) = parts.extensions.get::<Arc<Connection>>() {
+                    connection.is_of(visit.account);
+                }
+                Ok(Visitor(visit))
+            }
             Ok(None) => Err(sign_in::first(&parts.headers)),
             Err(error) => Err(Sorry::from(error).into_response()),
         }

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{OriginalUri, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use fastmap_backends::cloud::{
@@ -20,8 +20,10 @@ use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
 use super::Gateway;
-use super::limits::{Held, SKEW};
-use super::problem::{Refusal, refuse};
+use super::connections::Connection;
+use super::limits::{Held, Memory};
+use super::nonces::{Nonce, SKEW};
+use super::problem::{Refusal, problem_response, refuse};
 use crate::store::now_ms;
 
 /// A revocation holds after this at the latest.
@@ -44,8 +46,10 @@ pub(crate) struct Caller {
     pub(crate) digest: String,
     /// What signs answers to it.
     pub(crate) key: SigningKey,
-    /// Counts the body's bytes, for as long as somebody has them.
+    /// Counts the body's bytes, for as long as they are in memory.
     pub(crate) held: Arc<Held>,
+    /// The token's SHA-256.
+    pub(crate) token_hash: Arc<str>,
 }
 
 /// In the extensions of an answer whose parts are signed one by one.
@@ -62,12 +66,23 @@ pub(crate) struct Keys(Mutex<HashMap<String, (Instant, Arc<Known>)>>);
 
 #[derive(Debug)]
 struct Known {
+    hash: Arc<str>,
     token: i64,
     account: i64,
     name: String,
     key: SigningKey,
     expires_ms: Option<i64>,
     revoked: bool,
+}
+
+impl Known {
+    fn has_expired(&self) -> bool {
+        self.expires_ms.is_some_and(|expires| expires <= now_ms())
+    }
+
+    fn is_over(&self) -> bool {
+        self.revoked || self.has_expired()
+    }
 }
 
 /// The headers that a request is judged by.
@@ -125,7 +140,7 @@ pub(crate) async fn authenticate(
     request: Request,
     next: Next,
 ) -> Response {
-    let (mut parts, body) = request.into_parts();
+    let (mut parts, mut body) = request.into_parts();
     // What was signed is the path as it was sent; the router has taken its begin away.
     if let Some(OriginalUri(uri)) = parts.extensions.get().cloned() {
         parts.uri = uri;
@@ -134,14 +149,21 @@ pub(crate) async fn authenticate(
     let (known, claim) = match identify(&gateway, &parts).await {
         Ok(identified) => identified,
         // Nobody's key signs this: it is judged by its status alone.
-        Err(refusal) => return finish(refusal.into_response()),
+        Err(refusal) => {
+            drain(&mut body).await;
+            return finish(refusal.into_response());
+        }
     };
     let (nonce, key) = (claim.nonce.clone(), known.key.clone());
-    let response = match admit(&gateway, &known, claim, parts, body).await {
+    let response = match admit(&gateway, &known, claim, parts, &mut body).await {
         Ok(request) => next.run(request).await,
-        Err(refusal) => refusal.into_response(),
+        Err(refusal) => {
+            drain(&mut body).await;
+            refusal.into_response()
+        }
     };
-    sign(finish(response), &key, &nonce, &run, &seq).await
+    let signer = Signer { key, nonce, run, seq };
+    sign(finish(response), &signer, &gateway.memory, known.account).await
 }
 
 fn finish(mut response: Response) -> Response {
@@ -179,7 +201,7 @@ async fn admit(
     known: &Known,
     claim: Claim,
     mut parts: Parts,
-    body: Body,
+    body: &mut Body,
 ) -> Result<Request, Refusal> {
     if known.revoked {
         return Err(refuse(
@@ -187,7 +209,7 @@ async fn admit(
             "this token was revoked; make another with `fastmap token create`",
         ));
     }
-    if known.expires_ms.is_some_and(|expires| expires <= now_ms()) {
+    if known.has_expired() {
         return Err(refuse(ProblemCode::TokenExpired, "this token's time is over"));
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -204,22 +226,29 @@ async fn admit(
         return Err(problem.retry_after(1).into());
     }
     let nonce = u128::from_str_radix(&claim.nonce, 16).unwrap_or_default();
-    if !gateway.nonces.is_new(known.token, nonce, Instant::now()) {
-        return Err(refuse(
-            ProblemCode::NonceRepeated,
-            "this nonce was used before; each request needs its own",
-        ));
+    match gateway.nonces.admit(known.account, known.token, nonce, Instant::now()) {
+        Nonce::New => {}
+        Nonce::Repeated => {
+            let detail = "this nonce was used before; each request needs its own";
+            return Err(refuse(ProblemCode::NonceRepeated, detail));
+        }
+        Nonce::TooMany => {
+            let detail = "too many requests of this account in the last minutes";
+            return Err(Problem::new(ProblemCode::TooManyRequests, detail).retry_after(10).into());
+        }
     }
-    let most = body_limit(gateway, parts.uri.path());
+    if let Some(connection) = parts.extensions.get::<Arc<Connection>>() {
+        connection.is_of(known.account);
+    }
+    let most = body_limit(gateway, &parts.method, parts.uri.path());
     let length = content_length(&parts.headers);
     if length.is_some_and(|length| length > most) {
         return Err(too_large(most));
     }
-    let Some(held) = gateway.bodies.admit(known.account, length.unwrap_or(most)) else {
-        return Err(crowded());
-    };
+    let mut held = gateway.memory.hold(known.account);
     let time = gateway.config.body_time;
-    let bytes = timeout(time, read_body(body, length, most, &claim.digest)).await.unwrap_or_else(|_| {
+    let taking = Taking { length, most, stall: gateway.config.stall_time.min(time), wanted: &claim.digest };
+    let bytes = timeout(time, read_body(body, taking, &mut held)).await.unwrap_or_else(|_| {
         Err(refuse(ProblemCode::RequestTimeout, format!("the body took longer than {time:?}")))
     })?;
     parts.extensions.insert(Caller {
@@ -230,6 +259,7 @@ async fn admit(
         digest: claim.digest,
         key: known.key.clone(),
         held: Arc::new(held),
+        token_hash: Arc::clone(&known.hash),
     });
     Ok(Request::from_parts(parts, Body::from(bytes)))
 }
@@ -237,7 +267,10 @@ async fn admit(
 /// Room for the head of a batch, and for what zstd adds to what it can't compress.
 const ROOM: u64 = 64 * 1024;
 
-fn body_limit(gateway: &Gateway, path: &str) -> u64 {
+fn body_limit(gateway: &Gateway, method: &Method, path: &str) -> u64 {
+    if [Method::GET, Method::HEAD, Method::DELETE].contains(method) {
+        return 0;
+    }
     let limits = &gateway.config.limits;
     let words: Vec<&str> = path.trim_start_matches("/api/v1/").split('/').collect();
     match words[..] {
@@ -261,16 +294,63 @@ pub(super) fn crowded() -> Refusal {
     Problem::new(ProblemCode::TooManyRequests, detail).retry_after(1).into()
 }
 
-async fn read_body(mut body: Body, length: Option<u64>, most: u64, wanted: &str) -> Result<Bytes, Refusal> {
-    // What is said to come is not allocated at once: it has not come yet.
-    let mut bytes = Vec::with_capacity(length.unwrap_or(0).min(1 << 20) as usize);
+/// Bytes of the body of a refused request that are read, and how long it may take. A connection that is closed with bytes
+/// unread is reset, and the client may not see the refusal.
+const DRAINED: usize = 512 << 10;
+const DRAINING: Duration = Duration::from_secs(2);
+
+async fn drain(body: &mut Body) {
+    let mut left = DRAINED;
+    let drain = async {
+        while !body.is_end_stream()
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    let _enough = timeout(DRAINING, drain).await;
+}
+
+/// How a body is taken.
+struct Taking<'a> {
+    /// What it is said to have, and may.
+    length: Option<u64>,
+    most: u64,
+    /// Something of it comes within this.
+    stall: Duration,
+    wanted: &'a str,
+}
+
+/// Bytes that are taken for a body at once, at least, where it is said to have them.
+const STEP: usize = 64 << 10;
+
+async fn read_body(body: &mut Body, taking: Taking<'_>, held: &mut Held) -> Result<Bytes, Refusal> {
+    let Taking { length, most, stall, wanted } = taking;
+    let stalled =
+        |_| refuse(ProblemCode::RequestTimeout, format!("nothing of the body has come for {stall:?}"));
+    let mut bytes = Vec::new();
     let mut hasher = Sha256::new();
-    while let Some(frame) = body.frame().await {
+    while !body.is_end_stream()
+        && let Some(frame) = timeout(stall, body.frame()).await.map_err(stalled)?
+    {
         let frame =
             frame.map_err(|error| refuse(ProblemCode::BadRequest, format!("the body broke off: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
-        if (bytes.len() + data.len()) as u64 > most {
+        let needed = bytes.len() + data.len();
+        if needed as u64 > most {
             return Err(too_large(most));
+        }
+        if needed > bytes.capacity() {
+            // What is said to come is not taken at once: it has not come yet.
+            let said = length.unwrap_or(most) as usize;
+            let capacity = (2 * needed).max(STEP).min(said).max(needed);
+            if !held.grow((capacity - bytes.capacity()) as u64) {
+                return Err(crowded());
+            }
+            bytes.reserve_exact(capacity - bytes.len());
         }
         hasher.update(&data);
         bytes.extend_from_slice(&data);
@@ -294,34 +374,73 @@ fn names(path: &str) -> (String, String) {
     }
 }
 
-async fn sign(response: Response, key: &SigningKey, nonce: &str, run: &str, seq: &str) -> Response {
+/// What an answer is signed with.
+struct Signer {
+    key: SigningKey,
+    nonce: String,
+    run: String,
+    seq: String,
+}
+
+impl Signer {
+    fn sign(&self, parts: &mut axum::http::response::Parts, digest: &str) {
+        let Signer { key, nonce, run, seq } = self;
+        let head = ResponseHead { nonce, status: parts.status.as_u16(), run, seq, digest };
+        if let Ok(signature) = HeaderValue::from_str(&key.sign_response(&head)) {
+            parts.headers.insert(HEADER_SIGNATURE, signature);
+        }
+    }
+}
+
+async fn sign(response: Response, signer: &Signer, memory: &Memory, account: i64) -> Response {
     if response.extensions().get::<SignsItself>().is_some() {
         return response;
     }
     let (mut parts, body) = response.into_parts();
+    // It may be long, and is sent as it is read.
+    if let Some(BodyDigest(known)) = parts.extensions.remove::<BodyDigest>() {
+        signer.sign(&mut parts, &known);
+        return Response::from_parts(parts, body);
+    }
     // Made here, of bytes that are in memory.
-    let mut bytes = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let bytes = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     // A path or a query that the framework can't read is refused by it in plain text.
     let text = parts
         .headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
-    if text && parts.status.is_client_error() {
-        let said = refuse(ProblemCode::BadRequest, String::from_utf8_lossy(&bytes)).into_response();
-        let (said, body) = said.into_parts();
-        parts = said;
-        bytes = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    }
-    let known = parts.extensions.remove::<BodyDigest>();
-    let body_digest = known.map_or_else(|| digest(&bytes).into(), |BodyDigest(known)| known);
-    let head = ResponseHead { nonce, status: parts.status.as_u16(), run, seq, digest: &body_digest };
-    if let Ok(signature) = HeaderValue::from_str(&key.sign_response(&head)) {
-        parts.headers.insert(HEADER_SIGNATURE, signature);
-    }
-    Response::from_parts(parts, Body::from(bytes))
+    let refusal = match text && parts.status.is_client_error() {
+        true => Some(refuse(ProblemCode::BadRequest, String::from_utf8_lossy(&bytes))),
+        false => None,
+    };
+    let digest_of_bytes = digest(&bytes);
+    let (refusal, bytes) = match (refusal, memory.counted(account, bytes)) {
+        (None, Some(bytes)) => (None, bytes),
+        (refusal, _) => (Some(refusal.unwrap_or_else(crowded)), Bytes::new()),
+    };
+    let Some(Refusal(problem)) = refusal else {
+        signer.sign(&mut parts, &digest_of_bytes);
+        return Response::from_parts(parts, Body::from(bytes));
+    };
+    let bytes = Bytes::from(serde_json::to_vec(&problem).unwrap_or_default());
+    let digest = digest(&bytes);
+    let said = finish(problem_response(problem.status, Body::from(bytes), problem.retry_after));
+    let (mut parts, body) = said.into_parts();
+    signer.sign(&mut parts, &digest);
+    Response::from_parts(parts, body)
 }
 
 impl Gateway {
+    /// Whether the token of a request is still good, for what goes on after its answer has begun. A database that does not
+    /// answer ends nothing.
+    pub(crate) async fn is_good(&self, caller: &Caller) -> bool {
+        match self.known(&caller.token_hash).await {
+            Ok(Some(known)) => !known.is_over(),
+            Ok(None) => false,
+            Err(_) => true,
+        }
+    }
+
     async fn known(&self, hash: &str) -> Result<Option<Arc<Known>>, Refusal> {
         let now = Instant::now();
         if let Some((since, known)) = self.keys.0.lock().unwrap_or_else(PoisonError::into_inner).get(hash)
@@ -338,6 +457,7 @@ impl Gateway {
             return Err(refuse(ProblemCode::Internal, "the token's key can't be read"));
         };
         let known = Arc::new(Known {
+            hash: hash.into(),
             token: token.id,
             account: token.account,
             name: token.account_name,

@@ -1,13 +1,12 @@
 //! Batches: items in, answers out. A batch is reserved, dispatched, answered, stored and charged by a task of its own,
 //! whoever waits for it: a client that goes away and comes back finds the answer.
 
-use std::collections::hash_map::Entry;
 use std::io::Read;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -20,8 +19,9 @@ use tokio::task::spawn_blocking;
 use tracing::Instrument;
 
 use super::auth::{BodyDigest, Caller, crowded};
+use super::content::{Check, Content, InFile};
 use super::flights::{Answer as Landed, Flight, Key, Over};
-use super::limits::Held;
+use super::limits::{Held, Memory};
 use super::problem::{Refusal, disk, problem_response, refuse};
 use super::runs::{ended, lost};
 use super::{Gateway, Reply, STOPPING, stopping};
@@ -67,10 +67,7 @@ pub(crate) async fn put(
         let detail = format!("a batch of {} bytes; at most {}", batch.length, limits.batch_bytes);
         return Err(refuse(ProblemCode::TooLarge, detail));
     }
-    // What is unpacked is in memory beside what was sent.
-    let unpacked = gateway.bodies.admit(caller.account, if batch.compressed { batch.length } else { 0 });
-    let in_memory = (Arc::clone(&caller.held), unpacked.ok_or_else(crowded)?);
-    let (payload, in_memory) = unpack(&batch, &body, in_memory).await?;
+    let (payload, in_memory) = unpack(&batch, &body, &caller, &gateway.memory).await?;
     batch.check_items(&payload).map_err(|error| refuse(ProblemCode::InvalidBody, error.to_string()))?;
     if gateway.flights.of_run(caller.account, &run) >= limits.batches_in_flight as usize {
         let detail = format!("the run has {} batches in flight", limits.batches_in_flight);
@@ -83,6 +80,8 @@ pub(crate) async fn put(
     let (first, items, stride, request) = (batch.first, batch.items, batch.stride, caller.nonce.clone());
     let task = BatchTask { seq, first, items, stride, payload, limit, request };
     let flight = gateway.take_off(&caller, &run, task, in_memory);
+    // What was sent is not kept for as long as the answer takes, but for what of it the batch still is.
+    drop((body, caller));
     gateway.wait(&run, flight).await
 }
 
@@ -106,7 +105,7 @@ pub(crate) async fn get(
         Some((state, _)) if state == "cancelled" => Err(cancelled()),
         Some((_, Some((status, stored)))) => {
             let answer = gateway.stored(&run, status, stored).await.ok_or_else(unknown)?;
-            Ok(answer_response(answer))
+            gateway.answer_response(caller.account, answer)
         }
         _ => match found.info.state {
             RunState::Open => Err(unknown()),
@@ -183,27 +182,35 @@ fn stage(name: &'static str, since: Instant) {
     metrics::histogram!("fastmap_stage_seconds", "stage" => name).record(since.elapsed());
 }
 
-/// Counts a batch's bytes, as sent and as unpacked.
-type InMemory = (Arc<Held>, Held);
+/// Counts a batch's bytes.
+type InMemory = Arc<Held>;
 
 /// The items, decompressed.
 async fn unpack(
     batch: &BatchBody<'_>,
     body: &Bytes,
-    in_memory: InMemory,
+    caller: &Caller,
+    memory: &Memory,
 ) -> Result<(Bytes, InMemory), Refusal> {
-    let payload = body.slice_ref(batch.payload);
+    let (payload, sent) = (body.slice_ref(batch.payload), Arc::clone(&caller.held));
     if !batch.compressed {
-        return Ok((payload, in_memory));
+        return Ok((payload, sent));
     }
     let length = batch.length;
+    // What is unpacked is in memory beside what was sent.
+    let mut unpacked = memory.hold(caller.account);
+    if !unpacked.grow(length) {
+        return Err(crowded());
+    }
     // This goes on when nobody waits for it any more, and its bytes count for as long.
     let unpacked = spawn_blocking(move || {
-        let mut bytes = Vec::new();
+        let _sent = sent;
+        // Announced, and taken as it is written.
+        let mut bytes = Vec::with_capacity(length as usize + 1);
         let decoder = zstd::stream::read::Decoder::new(&payload[..])?;
         // One more than promised is enough to know.
         decoder.take(length + 1).read_to_end(&mut bytes)?;
-        Ok::<_, std::io::Error>((bytes, in_memory))
+        Ok::<_, std::io::Error>((bytes, Arc::new(unpacked)))
     });
     let wrong = |why: String| refuse(ProblemCode::InvalidBody, format!("the items are no zstd frame: {why}"));
     let unpacked = unpacked.await.map_err(|error| refuse(ProblemCode::Internal, error.to_string()))?;
@@ -214,25 +221,49 @@ async fn unpack(
     }
 }
 
-fn answer_response(Landed { status, body, digest }: Landed) -> Response {
-    let mut response = match status == StatusCode::OK.as_u16() {
-        true => {
-            let kind = HeaderValue::from_static("application/octet-stream");
-            ([(header::CONTENT_TYPE, kind)], Body::from(body)).into_response()
-        }
-        false => problem_response(status, body, None),
-    };
-    response.extensions_mut().insert(BodyDigest(digest));
-    response
-}
-
 impl Gateway {
-    /// A stored answer, if it is there as it was.
+    /// An answer as it is sent to this account.
+    fn answer_response(&self, account: i64, answer: Landed) -> Result<Response, Refusal> {
+        let Landed { status, content, digest } = answer;
+        let body = content.body(&self.memory, account).ok_or_else(crowded)?;
+        let mut response = match status == StatusCode::OK.as_u16() {
+            true => {
+                let kind = HeaderValue::from_static("application/octet-stream");
+                ([(header::CONTENT_TYPE, kind)], body).into_response()
+            }
+            false => problem_response(status, body, None),
+        };
+        response.extensions_mut().insert(BodyDigest(digest));
+        Ok(response)
+    }
+
+    /// A stored answer, if it is there as it was; a large one is looked at while it is sent.
     async fn stored(&self, run: &str, status: u16, stored: Stored) -> Option<Landed> {
-        let (spool, run, wanted) = (self.spool.clone(), run.to_owned(), Arc::from(stored.digest));
-        let digest = Arc::clone(&wanted);
-        let body = spawn_blocking(move || spool.get(&run, stored.place, &wanted)).await.ok()??;
-        Some(Landed { status, body, digest })
+        let Stored { digest, place } = stored;
+        let (spool, run, digest) = (self.spool.clone(), run.to_owned(), Arc::<str>::from(digest));
+        let wanted = Arc::clone(&digest);
+        let content = spawn_blocking(move || {
+            if place.length <= SMALL as u64 {
+                return spool.get(&run, place, &wanted).map(Content::Memory);
+            }
+            let file = spool.open(&run, place)?;
+            let check = Some(Check { spool, run, digest: wanted });
+            Some(Content::File(Arc::new(InFile { file, place, check })))
+        });
+        Some(Landed { status, content: content.await.ok()??, digest })
+    }
+
+    /// An answer that was kept a moment ago: of a large one the file alone, for clients may take their time.
+    async fn kept(&self, run: &str, place: Place, body: Bytes) -> Content {
+        if body.len() <= SMALL {
+            return Content::Memory(body);
+        }
+        let (spool, run) = (self.spool.clone(), run.to_owned());
+        match spawn_blocking(move || spool.open(&run, place)).await {
+            Ok(Some(file)) => Content::File(Arc::new(InFile { file, place, check: None })),
+            // Its run has ended meanwhile, and its file is gone.
+            _ => Content::Memory(body),
+        }
     }
 
     /// Keeps an answer. A small one is in the disk's cache before another thread would have begun.
@@ -256,7 +287,7 @@ impl Gateway {
             Err(_) => None,
         };
         match answer {
-            Some(Ok(answer)) => Ok(answer_response(answer)),
+            Some(Ok(answer)) => self.answer_response(flight.account, answer),
             Some(Err(problem)) => Err(problem.into()),
             None => {
                 self.client_waits(flight.account, run).await?;
@@ -330,11 +361,10 @@ impl Gateway {
         let key = (caller.account, run.to_owned(), task.seq);
         let (sender, answer) = watch::channel(None);
         let flight = Flight::new(caller.account, caller.digest.clone(), answer);
-        match self.flights.lock().entry(key.clone()) {
+        if let Some(there) = self.flights.enter(&key, &flight) {
             // It came a moment ago. Other bytes under this seq learn so from the database, when they come again.
-            Entry::Occupied(there) => return there.get().clone(),
-            Entry::Vacant(free) => free.insert(flight.clone()),
-        };
+            return there;
+        }
         let (gateway, own) = (Arc::clone(self), flight.clone());
         // Beneath the request that has brought it.
         let span = tracing::info_span!("batch", run, seq = task.seq);
@@ -462,7 +492,7 @@ impl Gateway {
         match verdict {
             Verdict::Answered(answered) if charged => {
                 let body = encode(0, answered);
-                Ok(Landed { status: 200, digest: digest(&body).into(), body })
+                Ok(Landed { status: 200, digest: digest(&body).into(), content: Content::Memory(body) })
             }
             Verdict::Answered(answered) => {
                 let landed = self.settle(run, seq, first, answered, grant, &flight.digest).await;
@@ -563,7 +593,8 @@ impl Gateway {
                 metrics::counter!("fastmap_charged_microcredits_total").increment(charge.unsigned_abs());
                 self.activity.add(run, news);
                 self.events.tell(run, Event::Batch { seq, items, charge });
-                Ok(Landed { status, body, digest: digest.into() })
+                let content = self.kept(run, place, body).await;
+                Ok(Landed { status, content, digest: digest.into() })
             }
             Settled::NotHeld => {
                 self.spool.remove(run, place);

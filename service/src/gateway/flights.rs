@@ -4,15 +4,16 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use axum::body::Bytes;
 use fastmap_backends::cloud::Problem;
 use tokio::sync::{Notify, watch};
+
+use super::content::Content;
 
 /// An answer: its status, its bytes, and their SHA-256.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
-    pub(super) body: Bytes,
+    pub(super) content: Content,
     pub(super) digest: Arc<str>,
 }
 
@@ -25,8 +26,15 @@ pub(super) type Key = (i64, String, u64);
 /// Batches under way in this process: each once, however often it is sent.
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
-    flights: Mutex<HashMap<Key, Flight>>,
+    flights: Mutex<UnderWay>,
     landed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct UnderWay {
+    flights: HashMap<Key, Flight>,
+    /// How many there are of each run, as its account calls it: they are not counted for each batch that comes.
+    of_run: HashMap<(i64, String), usize>,
 }
 
 /// Why a batch that is under way is ended.
@@ -84,27 +92,53 @@ impl Flight {
 }
 
 impl Flights {
-    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<Key, Flight>> {
+    fn lock(&self) -> MutexGuard<'_, UnderWay> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.lock().flights.len()
+    }
+
+    /// Adds one; gives the one that is there already under this key.
+    pub(super) fn enter(&self, key: &Key, flight: &Flight) -> Option<Flight> {
+        let mut under_way = self.lock();
+        if let Some(there) = under_way.flights.get(key) {
+            return Some(there.clone());
+        }
+        under_way.flights.insert(key.clone(), flight.clone());
+        *under_way.of_run.entry((key.0, key.1.clone())).or_default() += 1;
+        None
+    }
+
     pub(super) fn find(&self, account: i64, run: &str, seq: u64) -> Option<Flight> {
-        self.lock().get(&(account, run.to_owned(), seq)).cloned()
+        self.lock().flights.get(&(account, run.to_owned(), seq)).cloned()
     }
 
     pub(super) fn of_run(&self, account: i64, run: &str) -> usize {
-        self.lock().keys().filter(|(by, of, _)| *by == account && of == run).count()
+        self.lock().of_run.get(&(account, run.to_owned())).copied().unwrap_or(0)
     }
 
     /// Those that have a reservation.
     pub(super) fn holding(&self) -> Vec<(Key, Flight)> {
-        let flights = self.lock();
-        let holding = flights.iter().filter(|(_, flight)| flight.holds());
+        let under_way = self.lock();
+        let holding = under_way.flights.iter().filter(|(_, flight)| flight.holds());
         holding.map(|(key, flight)| (key.clone(), flight.clone())).collect()
     }
 
     pub(super) fn remove(&self, key: &Key) {
-        self.lock().remove(key);
+        let mut under_way = self.lock();
+        if under_way.flights.remove(key).is_some() {
+            let run = (key.0, key.1.clone());
+            if let Some(count) = under_way.of_run.get_mut(&run) {
+                *count -= 1;
+                if *count == 0 {
+                    under_way.of_run.remove(&run);
+                }
+            }
+        }
+        drop(under_way);
         self.landed.notify_waiters();
     }
 
@@ -112,7 +146,7 @@ impl Flights {
     pub(super) async fn all_landed(&self) {
         loop {
             let landed = self.landed.notified();
-            if self.lock().is_empty() {
+            if self.count() == 0 {
                 return;
             }
             landed.await;
@@ -142,11 +176,17 @@ mod tests {
         let flights = Flights::default();
         for seq in 0..2 {
             let flight = Flight::new(1, String::new(), watch::channel(None).1);
-            flights.lock().insert((1, "run".to_owned(), seq), flight);
+            assert!(flights.enter(&(1, "run".to_owned(), seq), &flight).is_none());
+            assert!(flights.enter(&(1, "run".to_owned(), seq), &flight).is_some());
         }
+        assert_eq!((flights.of_run(1, "run"), flights.of_run(2, "run")), (2, 0));
         assert!(flights.holding().is_empty());
         flights.find(1, "run", 1).expect("it is there").has_reserved();
         let holding: Vec<Key> = flights.holding().into_iter().map(|(key, _)| key).collect();
         assert_eq!(holding, [(1, "run".to_owned(), 1)]);
+        for seq in 0..2 {
+            flights.remove(&(1, "run".to_owned(), seq));
+        }
+        assert!(flights.lock().of_run.is_empty());
     }
 }

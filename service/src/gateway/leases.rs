@@ -6,11 +6,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use fastmap_backends::cloud::RunState;
+use fastmap_backends::cloud::{ProblemCode, RunState};
+use tokio::task::spawn_blocking;
 use tokio::time::interval;
 
 use super::Gateway;
-use super::problem::Refusal;
+use super::problem::{Refusal, refuse};
 use crate::store::now_ms;
 
 const LOOK: Duration = Duration::from_millis(500);
@@ -158,15 +159,21 @@ impl Gateway {
 
     /// Forgets answers and lines of runs that another gateway has purged, and files of answers that were all acknowledged.
     async fn tidy(&self) -> Result<(), Refusal> {
-        let mut known = self.spool.runs();
+        let spool = self.spool.clone();
+        let mut known = on_the_disk(move || spool.runs()).await?;
         known.extend(self.events.runs());
         known.sort_unstable();
         known.dedup();
         for run in self.store.purged_among(&known).await? {
-            self.spool.remove_run(&run);
+            self.remove_answers(&run).await?;
             self.events.forget(&run);
         }
         self.sweep().await
+    }
+
+    async fn remove_answers(&self, run: &str) -> Result<(), Refusal> {
+        let (spool, run) = (self.spool.clone(), run.to_owned());
+        on_the_disk(move || spool.remove_run(&run)).await
     }
 
     /// Ends runs whose client is gone, and forgets answers whose time is over. Never returns.
@@ -200,13 +207,19 @@ impl Gateway {
         metrics::gauge!("fastmap_open_runs").set(self.store.open_runs().await? as f64);
         let kept_ms = self.config.limits.results_seconds.saturating_mul(1000) as i64;
         for run in self.store.purgeable_runs(now.saturating_sub(kept_ms)).await? {
-            self.spool.remove_run(&run);
+            self.remove_answers(&run).await?;
             self.events.forget(&run);
             self.store.purge_run(&run).await?;
         }
         self.forget_stale_uploads();
+        self.nonces.forget(Instant::now());
         Ok(())
     }
+}
+
+/// Work that waits for the disk, on a thread that may wait.
+async fn on_the_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    spawn_blocking(work).await.map_err(|error| refuse(ProblemCode::Internal, error.to_string()))
 }
 
 #[cfg(test)]

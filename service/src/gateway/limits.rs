@@ -1,44 +1,11 @@
-//! What must be remembered of requests to refuse some: nonces that were used, how many came from whom, and whose hold how
-//! much memory and how many places.
+//! Limits by account: request rates, memory for bodies and answers, and places of event streams. The nonces that were
+//! used are in `nonces`.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-/// A timestamp may be off by so much.
-pub(crate) const SKEW: u64 = 300;
-/// After this a request is too old whatever its nonce: twice the skew, for it may have come from the future.
-pub(crate) const REMEMBER: Duration = Duration::from_secs(2 * SKEW + 1);
-
-/// Nonces that were used lately. Two generations: what is older than both is refused by its timestamp.
-#[derive(Debug)]
-pub(crate) struct Nonces(Mutex<Generations>);
-
-#[derive(Debug)]
-struct Generations {
-    young: HashSet<(i64, u128)>,
-    old: HashSet<(i64, u128)>,
-    since: Instant,
-}
-
-impl Default for Nonces {
-    fn default() -> Self {
-        let (young, old) = Default::default();
-        Nonces(Mutex::new(Generations { young, old, since: Instant::now() }))
-    }
-}
-
-impl Nonces {
-    /// Whether this token uses this nonce for the first time.
-    pub(crate) fn is_new(&self, token: i64, nonce: u128, now: Instant) -> bool {
-        let mut generations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.duration_since(generations.since) > REMEMBER {
-            generations.old = std::mem::take(&mut generations.young);
-            generations.since = now;
-        }
-        !generations.old.contains(&(token, nonce)) && generations.young.insert((token, nonce))
-    }
-}
+use axum::body::Bytes;
 
 /// A bucket of requests for each account, that fills again at a steady rate.
 #[derive(Debug)]
@@ -67,51 +34,117 @@ impl Rates {
     }
 }
 
-/// Bytes of bodies that may be in memory at a time: of one account, and of all.
-const BODIES_OF_ONE: u64 = 256 << 20;
-const BODIES: u64 = 2 << 30;
+/// Bytes that an account may always hold, whatever others hold.
+const ALWAYS: u64 = 8 << 20;
+/// A shorter answer is not counted: the bounds of connections cover it.
+const SMALL: usize = 16 << 10;
 
-/// How many bytes of bodies are in memory, by account. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Bodies(Arc<Mutex<HashMap<i64, u64>>>);
+/// Bytes of bodies and answers in memory, by account. Cheap to clone.
+///
+/// One account may hold `most` for as long as others hold nothing. Its fair share (`most`, divided by the accounts that
+/// hold something) it may hold whatever others hold, because the memory of an account that came first is not taken back.
+/// Together `n` accounts therefore hold at most 1 + 1/2 + 1/3 + … + 1/n times `most`.
+#[derive(Clone, Debug)]
+pub(crate) struct Memory(Arc<Shares>);
 
-/// Bytes of one body; they count until this is dropped.
+#[derive(Debug)]
+struct Shares {
+    most: u64,
+    holders: Mutex<Holders>,
+}
+
+#[derive(Debug, Default)]
+struct Holders {
+    by_account: HashMap<i64, u64>,
+    all: u64,
+}
+
+/// Bytes that an account holds, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Held {
-    bodies: Bodies,
+    memory: Memory,
     account: i64,
     bytes: u64,
 }
 
-impl Bodies {
-    /// Admits a body of so many bytes, if there is room for it. One at a time is always admitted.
-    pub(crate) fn admit(&self, account: i64, bytes: u64) -> Option<Held> {
-        let mut bodies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: u64 = bodies.values().sum();
-        let theirs = bodies.entry(account).or_default();
-        if *theirs > 0 && (*theirs + bytes > BODIES_OF_ONE || all + bytes > BODIES) {
-            return None;
+impl Memory {
+    pub(crate) fn new(most: u64) -> Self {
+        Memory(Arc::new(Shares { most, holders: Mutex::default() }))
+    }
+
+    /// Nothing yet, to grow.
+    pub(crate) fn hold(&self, account: i64) -> Held {
+        Held { memory: self.clone(), account, bytes: 0 }
+    }
+
+    /// Counts the bytes of an answer until the last of them is sent. `None`: the account has no room for it.
+    pub(crate) fn counted(&self, account: i64, bytes: Bytes) -> Option<Bytes> {
+        if bytes.len() <= SMALL {
+            return Some(bytes);
         }
-        *theirs += bytes;
-        Some(Held { bodies: self.clone(), account, bytes })
+        let mut held = self.hold(account);
+        held.grow(bytes.len() as u64).then(|| Bytes::from_owner(Counted { bytes, _held: Arc::new(held) }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Holders> {
+        self.0.holders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    /// Takes more, if the account may have it. A refusal comes at once: what waited for memory would keep what it has.
+    pub(crate) fn grow(&mut self, more: u64) -> bool {
+        let most = self.memory.0.most;
+        let mut holders = self.memory.lock();
+        let theirs = holders.by_account.get(&self.account).copied();
+        let active = holders.by_account.len() as u64 + u64::from(theirs.is_none());
+        let wanted = theirs.unwrap_or(0).saturating_add(more);
+        let fair = wanted <= ALWAYS.max(most / active);
+        let idle = wanted <= most && holders.all.saturating_add(more) <= most;
+        if more == 0 || !(fair || idle) {
+            return more == 0;
+        }
+        holders.by_account.insert(self.account, wanted);
+        holders.all += more;
+        self.bytes += more;
+        true
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let mut bodies = self.bodies.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(theirs) = bodies.get_mut(&self.account) {
+        if self.bytes == 0 {
+            return;
+        }
+        let mut holders = self.memory.lock();
+        holders.all -= self.bytes;
+        if let Some(theirs) = holders.by_account.get_mut(&self.account) {
             *theirs -= self.bytes;
             if *theirs == 0 {
-                bodies.remove(&self.account);
+                holders.by_account.remove(&self.account);
             }
         }
     }
 }
 
-/// What may be open at a time, so many of one account and so many of all. Cheap to clone.
+/// Bytes that count for as long as any part of them is in memory.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    pub(crate) bytes: Bytes,
+    pub(crate) _held: Arc<Held>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// What may be open at a time: a few of each account, whatever others have, and up to a bound of one account and of all.
+/// Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
+    always: usize,
     of_one: usize,
     all: usize,
     taken: Arc<Mutex<HashMap<i64, usize>>>,
@@ -134,16 +167,17 @@ pub(crate) enum Full {
 }
 
 impl Places {
-    pub(crate) fn new(of_one: usize, all: usize) -> Self {
-        Places { of_one, all, taken: Arc::default() }
+    pub(crate) fn new(always: usize, of_one: usize, all: usize) -> Self {
+        Places { always, of_one, all, taken: Arc::default() }
     }
 
     pub(crate) fn admit(&self, account: i64) -> Result<Taken, Full> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if taken.get(&account).is_some_and(|theirs| *theirs >= self.of_one) {
+        let theirs = taken.get(&account).copied().unwrap_or(0);
+        if theirs >= self.of_one {
             return Err(Full::OfOne);
         }
-        if taken.values().sum::<usize>() >= self.all {
+        if theirs >= self.always && taken.values().sum::<usize>() >= self.all {
             return Err(Full::All);
         }
         *taken.entry(account).or_default() += 1;
@@ -165,52 +199,71 @@ impl Drop for Taken {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn places_are_bounded_by_account_and_in_all_and_given_back() {
-        let places = Places::new(3, 5);
+        let places = Places::new(1, 3, 5);
         let many: Vec<_> = (0..100).map_while(|_| places.admit(1).ok()).collect();
         assert_eq!(many.len(), 3);
         let others: Vec<_> = (0..100).map_while(|_| places.admit(2).ok()).collect();
         assert_eq!(others.len(), 2);
         let full = |account: i64| places.admit(account).err();
+        let first = places.admit(3);
+        assert!(first.is_ok(), "an account that has none gets one, whatever others have");
         assert_eq!((full(1), full(2), full(3)), (Some(Full::OfOne), Some(Full::All), Some(Full::All)));
-        drop(many);
+        drop((many, first));
         assert_eq!((full(1), full(3)), (None, None));
         drop(others);
         assert!(places.taken.lock().expect("no panic").is_empty());
     }
 
+    const MB: u64 = 1 << 20;
+
     #[test]
-    fn a_nonce_is_new_once_for_as_long_as_its_timestamp_is_good() {
-        let (nonces, now) = (Nonces::default(), Instant::now());
-        assert!(nonces.is_new(1, 5, now));
-        assert!(nonces.is_new(2, 5, now), "nonces of other tokens are their own");
-        for seconds in [0, 1, SKEW, 2 * SKEW] {
-            assert!(!nonces.is_new(1, 5, now + Duration::from_secs(seconds)), "{seconds}");
-        }
-        let mut later = now;
-        for _ in 0..3 {
-            later += REMEMBER + Duration::from_secs(1);
-            nonces.is_new(1, 6, later);
-        }
-        assert!(nonces.is_new(1, 5, later), "what is refused by its timestamp need not be remembered");
+    fn memory_is_shared_fairly_and_given_back() {
+        let memory = Memory::new(144 * MB);
+        let take = |account: i64| {
+            let mut held = memory.hold(account);
+            while held.grow(MB) {}
+            held
+        };
+        let hogs: Vec<Held> = (1..=8).map(take).collect();
+        let shares: Vec<u64> = hogs.iter().map(|held| held.bytes / MB).collect();
+        assert_eq!(shares, [144, 72, 48, 36, 28, 24, 20, 18]);
+        // One that came late has its fair share all the same, and an account that has much gets no more.
+        assert_eq!(take(9).bytes / MB, 16);
+        assert!(!memory.hold(1).grow(1));
+        let accounts: Vec<Held> = (10..60).map(take).collect();
+        assert_eq!(accounts.last().expect("fifty").bytes, ALWAYS);
+        drop((hogs, accounts));
+        assert!(memory.lock().by_account.is_empty());
+        assert_eq!(memory.lock().all, 0);
     }
 
     #[test]
-    fn bodies_are_bounded_and_one_is_always_admitted() {
-        let bodies = Bodies::default();
-        let huge = bodies.admit(1, BODIES * 2).expect("the first of its account");
-        assert!(bodies.admit(1, 1).is_none());
-        let other = bodies.admit(2, 1).expect("the first of its account");
-        drop(huge);
-        let half = bodies.admit(1, BODIES_OF_ONE / 2).expect("there is room again");
-        assert!(bodies.admit(1, BODIES_OF_ONE / 2 + 1).is_none());
-        let rest = bodies.admit(1, BODIES_OF_ONE / 2);
-        assert!(rest.is_some());
-        drop((other, half, rest));
-        assert!(bodies.0.lock().expect("no panic").is_empty());
+    fn a_batch_of_the_largest_size_fits_as_sent_and_as_unpacked() {
+        let memory = Memory::new(crate::config::BODY_MEMORY);
+        let largest = crate::config::LIMITS.batch_bytes + 64 * 1024;
+        let (mut sent, mut unpacked) = (memory.hold(1), memory.hold(1));
+        assert!(sent.grow(largest) && unpacked.grow(largest));
+        let mut other = memory.hold(2);
+        assert!(other.grow(largest), "another account's largest body beside it");
+    }
+
+    #[test]
+    fn an_answer_counts_until_its_last_byte_is_gone() {
+        let memory = Memory::new(144 * MB);
+        let bytes = memory.counted(1, vec![0; 100_000].into()).expect("there is room");
+        let last = bytes.slice(99_999..);
+        drop(bytes);
+        assert_eq!(memory.lock().all, 100_000);
+        drop(last);
+        assert_eq!(memory.lock().all, 0);
+        assert!(memory.counted(1, vec![0; 150 << 20].into()).is_none());
+        memory.counted(1, vec![0; SMALL].into()).expect("a small one");
     }
 
     #[test]

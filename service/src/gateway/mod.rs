@@ -5,9 +5,12 @@
 pub(crate) mod auth;
 mod batches;
 mod blobs;
+pub(crate) mod connections;
+mod content;
 mod flights;
 mod leases;
 pub(crate) mod limits;
+pub(crate) mod nonces;
 pub(crate) mod ops;
 pub(crate) mod problem;
 mod runs;
@@ -37,9 +40,11 @@ use crate::keys::ServiceKey;
 use crate::roster::Roster;
 use crate::spool::Spool;
 use crate::store::{Committer, Store};
+use connections::{Bounds, Connections};
 use problem::{Refusal, refuse};
 
-/// Event streams that may be open at a time: of one account, and of all.
+/// Event streams that may be open at a time: of each account whatever others have, of one account, and of all.
+const STREAMS_ALWAYS: usize = 4;
 const STREAMS_OF_ONE: usize = 64;
 const STREAMS: usize = 512;
 
@@ -61,9 +66,10 @@ pub struct Gateway {
     pub(crate) dashboard: Dashboard,
     metrics: PrometheusHandle,
     keys: auth::Keys,
-    nonces: limits::Nonces,
+    nonces: nonces::Nonces,
     rates: limits::Rates,
-    bodies: limits::Bodies,
+    pub(crate) memory: limits::Memory,
+    pub(crate) connections: Connections,
     uploads: blobs::Uploads,
     flights: flights::Flights,
     leases: leases::Leases,
@@ -108,14 +114,19 @@ impl Gateway {
             committer: Committer::start(store.clone()),
             spool: Spool::new(&config.data.spool()),
             keys: auth::Keys::default(),
-            nonces: limits::Nonces::default(),
+            nonces: nonces::Nonces::default(),
             rates: limits::Rates::new(config.limits.requests_per_second),
-            bodies: limits::Bodies::default(),
+            memory: limits::Memory::new(config.body_memory),
+            connections: Connections::new(Bounds {
+                all: config.max_connections,
+                of_address: config.max_connections_address,
+                stall: config.stall_time,
+            }),
             uploads: blobs::Uploads::default(),
             flights: flights::Flights::default(),
             leases: leases::Leases::default(),
             specs: Mutex::default(),
-            streams: limits::Places::new(STREAMS_OF_ONE, STREAMS),
+            streams: limits::Places::new(STREAMS_ALWAYS, STREAMS_OF_ONE, STREAMS),
             phase: AtomicU8::new(SERVING),
             stopping: Notify::new(),
             config,
@@ -161,7 +172,7 @@ impl Gateway {
             .route("/healthz", get(ops::health))
             .route("/readyz", get(ops::ready))
             .route("/metrics", get(ops::metrics))
-            .merge(dashboard::router())
+            .merge(dashboard::router(self))
             .fallback(not_found)
             .method_not_allowed_fallback(not_allowed)
             .layer(middleware::from_fn_with_state(Arc::clone(self), ops::measure))
@@ -203,7 +214,7 @@ impl Gateway {
 
     /// Batches that are under way.
     pub(crate) fn under_way(&self) -> usize {
-        self.flights.lock().len()
+        self.flights.count()
     }
 
     /// A user gives up a run of this account.

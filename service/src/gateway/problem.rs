@@ -46,13 +46,13 @@ pub(crate) fn disk(error: &std::io::Error) -> Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let body = serde_json::to_vec(&self.0).unwrap_or_default();
-        problem_response(self.0.status, body.into(), self.0.retry_after)
+        problem_response(self.0.status, Body::from(body), self.0.retry_after)
     }
 }
 
 /// An answer that is the bytes of a problem document.
-pub(crate) fn problem_response(status: u16, body: axum::body::Bytes, retry_after: Option<u64>) -> Response {
-    let mut response = Response::new(Body::from(body));
+pub(crate) fn problem_response(status: u16, body: Body, retry_after: Option<u64>) -> Response {
+    let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let kind = HeaderValue::from_static("application/problem+json");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);

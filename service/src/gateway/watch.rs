@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::{Instant, Interval, interval_at, sleep};
 use utoipa::IntoParams;
 
 use super::auth::{Caller, SignsItself};
@@ -26,6 +27,8 @@ use crate::events::{Event, Events};
 
 /// Lines on a page.
 const PAGE: usize = 1000;
+/// A stream whose token is revoked or expires ends after this at the latest, and what the gateway trusts a token for.
+const LOOK: Duration = Duration::from_secs(2);
 /// A stream with nothing to say says so, lest somebody in between takes it for dead.
 const SILENCE: Duration = Duration::from_secs(10);
 
@@ -71,7 +74,9 @@ pub(crate) async fn events(
     let open = gateway.run(caller.account, &run).await?.info.state == RunState::Open;
     let events = if open { gateway.events.watch(&run) } else { Events::default().watch(&run) };
     let state = gateway.run(caller.account, &run).await?.info.state;
-    let telling = Telling { gateway, caller, run, events, state, number: 0, over: false, _place: place };
+    let look = interval_at(Instant::now() + LOOK, LOOK);
+    let telling =
+        Telling { gateway, caller, run, events, state, number: 0, over: false, look, _place: place };
     let told = stream::unfold(telling, |mut telling| async move {
         let text = telling.next().await?;
         Some((Ok::<_, Infallible>(Bytes::from(text)), telling))
@@ -92,6 +97,7 @@ struct Telling {
     state: RunState,
     number: u64,
     over: bool,
+    look: Interval,
     _place: Taken,
 }
 
@@ -107,8 +113,21 @@ impl Telling {
             return Some(self.event("state", &json!({ "state": self.state })));
         }
         let gateway = Arc::clone(&self.gateway);
-        tokio::select! {
-            event = self.events.recv() => match event {
+        let silence = sleep(SILENCE);
+        tokio::pin!(silence);
+        loop {
+            let event = tokio::select! {
+                // First: a run that says something all the time is looked at, too.
+                biased;
+                _ = self.look.tick() => match gateway.is_good(&self.caller).await {
+                    true => continue,
+                    false => return None,
+                },
+                event = self.events.recv() => event,
+                () = gateway.stopping.notified() => return None,
+                () = &mut silence => return Some(": nothing new\n\n".to_owned()),
+            };
+            return match event {
                 Ok(Event::Log(line)) => Some(self.event("log", &json!(line))),
                 Ok(Event::Batch { seq, items, charge }) => {
                     Some(self.event("batch", &json!({ "seq": seq, "items": items, "charge": charge })))
@@ -119,9 +138,7 @@ impl Telling {
                 }
                 Err(RecvError::Lagged(missed)) => Some(self.event("missed", &json!({ "events": missed }))),
                 Err(RecvError::Closed) => None,
-            },
-            () = gateway.stopping.notified() => None,
-            () = tokio::time::sleep(SILENCE) => Some(": nothing new\n\n".to_owned()),
+            };
         }
     }
 

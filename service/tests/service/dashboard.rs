@@ -162,8 +162,10 @@ fn signing_in_is_refused_to_other_sites_other_browsers_and_who_tries_too_often()
     let guess = format!("{}/dashboard/sign-in/{}", server.url, "0".repeat(48));
     let refused = (0..70).map(|_| Visitor::default().get(&guess).status).find(|status| *status == 429);
     assert_eq!(refused, Some(StatusCode::TOO_MANY_REQUESTS.as_u16()));
-    // Who is signed in is not kept out by that.
+    // Who is signed in is not kept out by that, nor who has a good link and the same address.
     assert_eq!(shown.get(&format!("{}/dashboard/runs", server.url)).status, 200);
+    let second = server.dashboard(&client);
+    assert_eq!(Visitor::default().sign_in(&server, &second).status, 303);
 }
 
 #[test]
@@ -201,7 +203,15 @@ fn a_session_ends_with_its_token_and_by_signing_out() {
     // The cookie of before is worth nothing, should somebody have kept it.
     let mut third = visitor(&server, &client);
     let link = server.dashboard(&client);
-    server.json(&["token", "revoke", "1"]);
+    // A page that is alive ends, too.
+    let mut fourth = third.clone();
+    let events = format!("{runs}/{}/events", other.run());
+    let alive = std::thread::scope(|scope| {
+        let alive = scope.spawn(|| fourth.get(&events));
+        server.json(&["token", "revoke", "1"]);
+        alive.join().expect("no panic")
+    });
+    assert!(alive.text.contains("Signed out"), "{}", alive.text);
     assert_eq!(third.get(&runs).status, 401);
     assert_eq!(third.get(&link).status, 410, "its links end, too");
     assert_eq!(second.get(&runs).status, 200, "another token's go on");

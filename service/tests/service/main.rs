@@ -2,7 +2,9 @@
 
 mod backup;
 mod bad_days;
+mod blocking;
 mod client;
+mod crowds;
 mod dashboard;
 mod data;
 mod doctor;

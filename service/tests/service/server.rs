@@ -31,6 +31,8 @@ pub(crate) struct Server {
     /// Set for the process.
     variables: Vec<(&'static str, PathBuf)>,
     jailed: bool,
+    /// Most descriptors of the process.
+    descriptors: Option<u64>,
     /// The data lies on a disk of its own.
     mounted: bool,
     process: Option<Child>,
@@ -38,14 +40,22 @@ pub(crate) struct Server {
 }
 
 pub(crate) fn fastmap() -> Command {
-    program(Path::new(FASTMAP))
+    program(Path::new(FASTMAP), None)
 }
 
 /// The command as it was built.
 pub(crate) const FASTMAP: &str = env!("CARGO_BIN_EXE_fastmap");
 
-fn program(path: &Path) -> Command {
-    let mut command = Command::new(path);
+/// The command at `path`, in a process that may have so many descriptors.
+fn program(path: &Path, descriptors: Option<u64>) -> Command {
+    let mut command = match descriptors {
+        Some(most) => {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", "ulimit -n $0 && exec \"$@\"", &most.to_string()]).arg(path);
+            shell
+        }
+        None => Command::new(path),
+    };
     command
         .env_remove("FASTMAP_SECRET")
         .env_remove("FASTMAP_SERVICE_DATA")
@@ -102,10 +112,19 @@ impl Server {
             program: FASTMAP.into(),
             variables,
             jailed,
+            descriptors: None,
             mounted: false,
             process: None,
             url: String::new(),
         }
+    }
+
+    /// Without a jail, in a process that may have so many descriptors.
+    pub(crate) fn start_with_descriptors(descriptors: u64, options: &[&str]) -> Server {
+        let mut server = Server::new(options, false, &[]);
+        server.descriptors = Some(descriptors);
+        server.restart();
+        server
     }
 
     /// The first of several gateways on a PostgreSQL.
@@ -141,6 +160,7 @@ impl Server {
             program: self.program.clone(),
             variables: self.variables.clone(),
             jailed: self.jailed,
+            descriptors: self.descriptors,
             mounted: false,
             process: None,
             url: String::new(),
@@ -169,7 +189,7 @@ impl Server {
     pub(crate) fn restart(&mut self) {
         let listen = self.url.rsplit_once('/').map_or("127.0.0.1:0", |(_, address)| address).to_owned();
         let own_workers = self.options.iter().any(|option| option == "--workers");
-        let mut process = program(&self.program)
+        let mut process = program(&self.program, self.descriptors)
             .arg("serve")
             .args((!self.jailed).then_some("--insecure-no-sandbox"))
             .args(["--workers", "2"].into_iter().filter(|_| !own_workers))

@@ -1,0 +1,89 @@
+//! Calls that wait for the disk or for a clock, by the sources: in the gateway and the dashboard they stand in a closure for
+//! a thread that may wait. On a thread of the runtime they would hold up the requests of all accounts.
+
+use std::path::Path;
+
+/// Calls that wait.
+const WAIT: [&str; 15] = [
+    "fs::",
+    "File::open(",
+    "File::create",
+    "OpenOptions::",
+    ".exists()",
+    ".sync_all()",
+    "read_exact_at(",
+    "write_all_at(",
+    "thread::sleep(",
+    "spool.put(",
+    "spool.get(",
+    "spool.open(",
+    "spool.full(",
+    "spool.runs(",
+    "spool.remove_",
+];
+/// What takes a closure to a thread that may wait.
+const MAY_WAIT: [&str; 3] = ["spawn_blocking(", "blocking(", "on_the_disk("];
+/// What is right all the same, and why.
+const RIGHT: [(&str, &str); 1] = [
+    // A small answer is in the disk's cache before another thread would have begun.
+    ("gateway/batches.rs", "self.spool.put(run, body)"),
+];
+/// Uploads: their calls are looked at where they are changed.
+const LATER: &str = "gateway/blobs.rs";
+
+/// The places of calls that wait, in a source without its tests, outside closures that may.
+fn waiting(source: &str) -> Vec<usize> {
+    let text = source.split("#[cfg(test)]").next().unwrap_or_default();
+    let spans: Vec<_> = MAY_WAIT
+        .iter()
+        .flat_map(|call| text.match_indices(call).map(|(at, found)| at + found.len()))
+        .map(|begin| {
+            let mut depth = 1;
+            let end = text[begin..].find(|sign: char| {
+                depth += i32::from(sign == '(') - i32::from(sign == ')');
+                depth == 0
+            });
+            begin..end.map_or(text.len(), |end| begin + end)
+        })
+        .collect();
+    let calls = WAIT.iter().flat_map(|call| text.match_indices(call).map(|(at, _)| at));
+    let line = |at: usize| text[..at].rfind('\n').map_or(0, |end| end + 1);
+    calls
+        .filter(|at| !spans.iter().any(|span| span.contains(at)))
+        .filter(|at| !["use ", "//"].iter().any(|begin| text[line(*at)..].trim_start().starts_with(begin)))
+        .collect()
+}
+
+#[test]
+fn no_call_that_waits_is_made_on_a_thread_of_the_runtime() {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    for folder in ["gateway", "dashboard"] {
+        for entry in std::fs::read_dir(sources.join(folder)).expect("a folder of sources") {
+            let path = entry.expect("an entry").path();
+            let name = path.strip_prefix(&sources).expect("below it").display().to_string();
+            if name == LATER || path.is_dir() {
+                continue;
+            }
+            let source = std::fs::read_to_string(&path).expect("a source");
+            for at in waiting(&source) {
+                let begin = source[..at].rfind('\n').map_or(0, |end| end + 1);
+                let line = source[begin..].lines().next().unwrap_or_default().trim();
+                if !RIGHT.contains(&(name.as_str(), line)) {
+                    found.push(format!("{name}:{}: {line}", source[..at].lines().count()));
+                }
+            }
+        }
+    }
+    assert!(found.is_empty(), "calls that wait, outside spawn_blocking: {found:#?}");
+}
+
+#[test]
+fn a_call_that_waits_is_found_outside_a_closure_that_may() {
+    assert_eq!(waiting("async fn f() { std::fs::read(path) }").len(), 1);
+    assert_eq!(
+        waiting("async fn f() { spawn_blocking(move || (fs::read(path), 1)).await; fs::read(b) }").len(),
+        1
+    );
+    assert!(waiting("use std::fs::File;\n// fs::read\nspawn_blocking(|| { fs::read(path) })").is_empty());
+}
