@@ -10,6 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::now_ms;
 
+/// Workers that an agent of another process is counted for at most, whatever it says.
+const WORKERS: usize = 1024;
+/// Agents of other processes that are known at most.
+const AGENTS: usize = 1024;
+/// Bytes of each of an agent's words.
+const WORDS: usize = 256;
+
 /// The agents. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Roster(Arc<Mutex<Seats>>);
@@ -61,6 +68,20 @@ pub struct AgentState {
     pub pools: u64,
 }
 
+impl AgentState {
+    /// What another process says of itself, as far as it can be: runs are told of the sum of all workers.
+    fn bounded(mut self) -> Self {
+        self.workers = self.workers.min(WORKERS);
+        for words in [&mut self.name, &mut self.machine, &mut self.version] {
+            words.truncate(words.floor_char_boundary(WORDS));
+        }
+        let now = now_ms();
+        self.since_ms = self.since_ms.clamp(0, now);
+        self.heard_ms = self.heard_ms.clamp(0, now);
+        self
+    }
+}
+
 impl Roster {
     fn lock(&self) -> MutexGuard<'_, Seats> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -86,7 +107,13 @@ impl Roster {
 
     /// An agent of another process is there, and is taken to be for so long.
     pub fn hear(&self, key: &str, state: AgentState, lease: Duration) {
-        self.lock().elsewhere.insert(key.to_owned(), (state, Instant::now() + lease));
+        let (mut seats, now) = (self.lock(), Instant::now());
+        if seats.elsewhere.len() >= AGENTS {
+            seats.elsewhere.retain(|_, (_, until)| *until > now);
+        }
+        if seats.elsewhere.len() < AGENTS || seats.elsewhere.contains_key(key) {
+            seats.elsewhere.insert(key.to_owned(), (state.bounded(), now + lease));
+        }
     }
 
     /// An agent of another process is gone.
@@ -96,7 +123,7 @@ impl Roster {
 
     /// Workers of all agents together.
     pub fn workers(&self) -> usize {
-        self.agents().iter().map(|agent| agent.workers).sum()
+        self.agents().iter().fold(0, |sum, agent| sum.saturating_add(agent.workers))
     }
 
     /// All agents: those of this process, in the order in which they joined, and the others.
@@ -162,5 +189,35 @@ impl Drop for InHand {
     fn drop(&mut self) {
         self.0.heard();
         self.0.in_hand.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_agents_of_other_processes_say_is_bounded() {
+        let roster = Roster::default();
+        let lease = Duration::from_mins(1);
+        let liar = AgentState {
+            name: "é".repeat(10_000),
+            workers: 1 << 62,
+            heard_ms: i64::MIN,
+            ..AgentState::default()
+        };
+        for n in 0..2000 {
+            roster.hear(&n.to_string(), liar.clone(), lease);
+        }
+        let agents = roster.agents();
+        assert!(agents.len() <= AGENTS && agents.iter().all(|agent| agent.name.len() <= WORDS));
+        assert!(roster.workers() <= AGENTS * WORKERS && agents[0].heard_ms == 0);
+        // Those that are gone make room.
+        let roster = Roster::default();
+        for n in 0..AGENTS {
+            roster.hear(&n.to_string(), liar.clone(), Duration::ZERO);
+        }
+        roster.hear("new", AgentState { workers: 3, ..AgentState::default() }, lease);
+        assert_eq!(roster.workers(), 3);
     }
 }

@@ -110,7 +110,7 @@ pub(crate) async fn open(
         StatusCode::CREATED,
         Json(RunOpened {
             run,
-            workers: gateway.workers() as u32,
+            workers: u32::try_from(gateway.workers()).unwrap_or(u32::MAX),
             slots: slots(gateway.workers()).min(gateway.config.limits.batches_in_flight as usize) as u32,
             lease_seconds: gateway.config.limits.lease_seconds,
             prices: gateway.config.prices,
