@@ -27,6 +27,7 @@ pub struct Batch {
     stride: Option<u32>,
     attempt: u32,
     result_credit: u64,
+    answer_limit: Option<u64>,
     /// A header, ready to be sent, and the payload behind it: one buffer, so that a local send is one write.
     packet: Arc<Packet>,
 }
@@ -83,6 +84,22 @@ impl Batch {
         self.result_credit
     }
 
+    /// Limits what all answers to this batch may have, in bytes of results and failures. A jailed worker is held to it, and
+    /// to [`Batch::result_credit`] where no limit is set; a worker of this program's own is not.
+    pub fn limit_answer(mut self, bytes: u64) -> Batch {
+        self.answer_limit = Some(bytes);
+        let header = self.header();
+        if let Some(packet) = Arc::get_mut(&mut self.packet) {
+            header.write(&mut packet.0);
+        }
+        self
+    }
+
+    /// Bytes of results and failures that a jailed worker may answer.
+    pub(crate) fn granted(&self) -> u64 {
+        self.answer_limit.unwrap_or(self.result_credit)
+    }
+
     /// The encoded items.
     pub fn payload(&self) -> &[u8] {
         &self.packet.0[Header::LEN..]
@@ -102,6 +119,7 @@ impl Batch {
             items: self.items,
             stride: self.stride.unwrap_or(0),
             credit: self.result_credit,
+            wall: self.granted(),
             length: self.payload().len() as u64,
             ..Header::EMPTY
         }
@@ -145,6 +163,9 @@ impl Batch {
         builder.added(items.end - items.start);
         let first = self.first + u64::from(items.start);
         let mut piece = builder.finish(self.job, id, first, self.result_credit);
+        if let Some(bytes) = self.answer_limit {
+            piece = piece.limit_answer(bytes);
+        }
         piece.attempt = attempt;
         piece
     }
@@ -262,6 +283,7 @@ impl BatchBuilder {
             stride: self.stride,
             attempt: 0,
             result_credit,
+            answer_limit: None,
             packet: Arc::new(Packet(self.packet)),
         };
         let header = batch.header();

@@ -45,8 +45,8 @@ pub struct Work<'a> {
     start: usize,
     mark: usize,
     credit: usize,
-    /// The host takes no answer that goes far beyond the credit.
-    strict: bool,
+    /// Bytes of results and failures beyond which the host takes no answer; `None`: it takes any.
+    most: Option<usize>,
     /// Where the last item's result begins, in `out` and in the slots.
     last: (usize, usize),
     /// A failure ends the batch.
@@ -84,7 +84,7 @@ impl<'a> Work<'a> {
             start,
             mark: start,
             credit: usize::try_from(credit).unwrap_or(usize::MAX),
-            strict: false,
+            most: None,
             last: (start, 0),
             fail_fast: false,
             failures: Vec::new(),
@@ -100,10 +100,10 @@ impl<'a> Work<'a> {
         self
     }
 
-    /// An item whose result goes far beyond the credit has none: it fails, or, behind others, is given back,
-    /// to be run with a credit of its own.
-    pub(crate) fn held_to_credit(mut self, strict: bool) -> Self {
-        self.strict = strict;
+    /// An item whose result leads far beyond `most` bytes has none: it fails, or, after others, is given back, to be run in
+    /// a batch of its own. `None`: there is no limit.
+    pub(crate) fn held_to(mut self, most: Option<u64>) -> Self {
+        self.most = most.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
         self
     }
 
@@ -233,7 +233,7 @@ impl<'a> Work<'a> {
         self.out.truncate(self.mark);
         // Behind the cut: it says what to do.
         let message = confined::blame(cut(message, MESSAGE), self.begun - 1);
-        self.failure_bytes += message.len() + if self.strict { FAILURE as usize } else { 0 };
+        self.failure_bytes += message.len() + if self.most.is_some() { FAILURE as usize } else { 0 };
         self.failures.push(ItemFailure { offset: self.begun - 1, kind, message });
         if self.fail_fast {
             self.credit = 0;
@@ -244,8 +244,11 @@ impl<'a> Work<'a> {
     pub(crate) fn finish(mut self) -> Finished {
         // Where it ended before it asked for more, the last item's time is not taken yet.
         self.look_at_clock();
-        if self.strict && self.begun > 0 && self.used() > self.credit.saturating_add(SPARE as usize) {
-            self.drop_last();
+        if let Some(most) = self.most
+            && self.begun > 0
+            && self.used() > most.saturating_add(SPARE as usize)
+        {
+            self.drop_last(most);
         }
         Finished {
             answered: self.begun,
@@ -257,8 +260,8 @@ impl<'a> Work<'a> {
 }
 
 impl Work<'_> {
-    /// Takes the last item's result away, which has led beyond the credit.
-    fn drop_last(&mut self) {
+    /// Takes the last item's result away, which has led beyond the limit.
+    fn drop_last(&mut self, most: usize) {
         let (out, written) = self.last;
         let bytes = (self.out.len() - out) + (self.written - written);
         self.out.truncate(out);
@@ -268,9 +271,8 @@ impl Work<'_> {
             return;
         }
         let message = format!(
-            "its result has {bytes} bytes, and its batch was granted {} bytes of results; a larger read_ahead \
-             grants more, as far as the service allows it",
-            self.credit
+            "its result has {bytes} bytes, and the answer to its batch may have {most}: return less, or use the policy \
+             local"
         );
         self.failures.push(ItemFailure { offset: 0, kind: FailureKind::Serialize, message });
     }
@@ -439,7 +441,7 @@ mod tests {
         let mut out = Vec::new();
         let layout = Items::new(&items, Some(1));
         let work = Work::new(layout, sizes.len() as u32, credit, &claims, &running, &mut out);
-        let mut work = work.held_to_credit(true);
+        let mut work = work.held_to(Some(credit));
         let mut sizes = sizes.iter();
         while work.next_item().is_some() {
             let size = sizes.next().expect("as many as there are items");
@@ -458,7 +460,7 @@ mod tests {
         let (answered, bytes, failures) = strict(&[SPARE + 16, 10], 15);
         assert_eq!((answered, bytes, failures.len()), (1, 0, 1));
         assert!(
-            failures[0].contains("65552 bytes") && failures[0].contains("granted 15 bytes"),
+            failures[0].contains("65552 bytes") && failures[0].contains("may have 15: return less"),
             "{failures:?}"
         );
     }

@@ -12,7 +12,7 @@ use crate::credit::{FAILURE, of_failures};
 pub(crate) const PACKET: usize = 200 * 1024;
 
 /// Version of the frames and of the greeting; a worker of another version is refused.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 
 /// What a frame says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +66,9 @@ pub(crate) struct Header {
     pub(crate) length: u64,
     /// Batch: bytes of results after which the worker stops. Done: how many bytes of the payload's end are failures.
     pub(crate) credit: u64,
-    /// Done: nanoseconds on the clock and on the CPU.
+    /// Batch: bytes of results and failures that a jailed worker may answer. Done: nanoseconds on the clock.
     pub(crate) wall: u64,
+    /// Done: nanoseconds on the CPU.
     pub(crate) cpu: u64,
     /// Batch and done: one more than where the payload lies in the shared area; 0: behind this header.
     pub(crate) place: u64,

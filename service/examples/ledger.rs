@@ -51,6 +51,7 @@ async fn batch(committer: &Committer, run: &Run, seq: i64) -> anyhow::Result<(Du
         digest: digest.clone(),
         wanted,
         prices: DEFAULT,
+        most_kept: u64::MAX,
     };
     let begun = Instant::now();
     let reserved = committer.reserve(reserve).await?;

@@ -68,6 +68,7 @@ fn work(account: i64, seq: u64, payload: &Bytes) -> Work {
         items: 1,
         stride: None,
         payload: payload.clone(),
+        enough: limit.bytes,
         limit,
         request: String::new(),
     };
@@ -220,7 +221,8 @@ async fn jetstream(
     replicas: usize,
 ) -> anyhow::Result<(Arc<dyn Dispatch>, Arc<dyn Lessor>, tempfile::TempDir)> {
     let names = Names::new(prefix);
-    let layout = Layout { names: names.clone(), replicas, quota: 256, lease: LEASE };
+    let layout =
+        Layout { names: names.clone(), replicas, quota: 256, lease: LEASE, patience: Layout::PATIENCE };
     let gateway = connect(&options(url, "gateway")).await?;
     let sender = Sender::start(gateway, layout, Roster::default(), Events::default()).await?;
     let folder = tempfile::tempdir()?;

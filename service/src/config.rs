@@ -23,6 +23,8 @@ pub struct Config {
     pub prices: Prices,
     /// What is allowed.
     pub limits: Limits,
+    /// Bytes of answers that are kept for an account before it has acknowledged some.
+    pub kept_bytes: u64,
     /// A request's head must come within this, and its body within that.
     pub head_time: Duration,
     /// See `head_time`.
@@ -58,6 +60,9 @@ pub const LIMITS: Limits = Limits {
     long_poll_seconds: 20,
 };
 
+/// As many bytes of answers are kept for an account as of uploads.
+pub const KEPT: u64 = LIMITS.stored_bytes;
+
 /// Who says nothing holds a connection no longer than this.
 pub const HEAD: Duration = Duration::from_mins(1);
 /// A body must come within this.
@@ -82,6 +87,7 @@ impl Config {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             prices: price::DEFAULT,
             limits: LIMITS,
+            kept_bytes: KEPT,
             head_time: HEAD,
             body_time: BODY,
             stall_time: STALL,
@@ -101,7 +107,7 @@ impl Config {
 
 /// The same, of so many workers.
 pub fn slots(workers: usize) -> usize {
-    workers * 4
+    workers.saturating_mul(4)
 }
 
 /// The folder that holds all that the service keeps.

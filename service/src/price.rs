@@ -19,6 +19,13 @@ const LEAST: Work = Work { cpu: Duration::from_secs(1), bytes: 64 * 1024 };
 /// One batch reserves no more than this part of what is left, so that some can run side by side near the end.
 pub(crate) const SHARE: Microcredits = 4;
 
+/// CPU time beside batches that each run gets for nothing: its workers' start, and batches that were cancelled.
+pub const FREE: Duration = Duration::from_secs(1);
+/// What all runs of an account get of it at once, and what part of the clock gives it back: runs that are opened and ended
+/// in a loop get a hundredth of a processor.
+pub const FREE_AT_ONCE: Duration = Duration::from_secs(30);
+const GIVEN_BACK: u32 = 100;
+
 /// What a batch may use, or has used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
@@ -74,6 +81,15 @@ pub fn grant(prices: &Prices, wanted: Work, available: Microcredits) -> Option<G
         bytes: u64::try_from(part(u128::from(wanted.bytes))).unwrap_or(u64::MAX),
     };
     Some(Grant { hold: most, work, short: true })
+}
+
+/// The part of `cpu`, used beside batches, that is free, and what the account has had of it then. `of_run` and `of_account`
+/// were free before, the account's as of a time that is `since` ago.
+pub fn free(cpu: Duration, of_run: Duration, of_account: Duration, since: Duration) -> (Duration, Duration) {
+    let of_account = of_account.saturating_sub(since / GIVEN_BACK);
+    let left = FREE.saturating_sub(of_run).min(FREE_AT_ONCE.saturating_sub(of_account));
+    let free = cpu.min(left);
+    (free, of_account + free)
 }
 
 /// Credits as people write them: `12.5`.
@@ -136,6 +152,21 @@ mod tests {
         for wrong in ["", "x", "1.0000001", "--1", "1e3", "9999999999999999", "+1", "1.-5"] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_run_gets_a_free_second_and_runs_in_a_loop_a_hundredth_of_a_processor() {
+        let seconds = Duration::from_secs;
+        assert_eq!(free(seconds(3), Duration::ZERO, Duration::ZERO, Duration::ZERO), (FREE, FREE));
+        assert_eq!(free(seconds(3), FREE, FREE, Duration::ZERO), (Duration::ZERO, FREE));
+        let (mut of_account, mut given) = (Duration::ZERO, Duration::ZERO);
+        // Ten runs a second, each of which computes for a second, for an hour.
+        for _ in 0..36_000 {
+            let (free, of_now) = free(seconds(1), Duration::ZERO, of_account, Duration::from_millis(100));
+            given += free;
+            of_account = of_now;
+        }
+        assert!(given <= FREE_AT_ONCE + seconds(36), "{given:?}");
     }
 
     proptest! {

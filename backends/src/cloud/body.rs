@@ -178,6 +178,13 @@ impl Answer {
         bytes
     }
 
+    /// Writes what it cost into an answer's bytes.
+    pub fn set_charge(bytes: &mut [u8], charge: i64) {
+        if let Some(place) = bytes.get_mut(8..16) {
+            place.copy_from_slice(&charge.to_le_bytes());
+        }
+    }
+
     /// Reads an answer to a batch of `items` items.
     ///
     /// # Errors
@@ -209,6 +216,19 @@ impl Answer {
 }
 
 impl Part {
+    /// Bytes of an answer's head, and of a part that has nothing to say: what an answer has beside [`Part::extent`]s.
+    pub const HEAD: u64 = PART_HEAD as u64;
+
+    /// Bytes that it takes in an answer: its head, its results, its failures.
+    pub fn extent(&self) -> u64 {
+        let json = match &self.outcome {
+            PartOutcome::Done(results) => json(&DoneMeta::of(results)).len(),
+            PartOutcome::Returned => 0,
+            PartOutcome::Lost(loss) => json(&LostMeta::of(loss)).len(),
+        };
+        (PART_HEAD + self.payload().len() + json) as u64
+    }
+
     fn payload(&self) -> &[u8] {
         match &self.outcome {
             PartOutcome::Done(results) => results.payload.bytes(),
@@ -311,7 +331,12 @@ mod tests {
     #[test]
     fn an_answer_survives_the_way() {
         let sent = answer();
-        let got = Answer::decode(&sent.encode(), 10).expect("an answer");
+        let mut bytes = sent.encode();
+        let extents: u64 = sent.parts.iter().map(Part::extent).sum();
+        assert_eq!(bytes.len() as u64, ANSWER_HEAD as u64 + extents);
+        Answer::set_charge(&mut bytes, 42);
+        assert_eq!(bytes, sent.encode());
+        let got = Answer::decode(&bytes, 10).expect("an answer");
         assert_eq!(format!("{got:?}").replace("start", ""), format!("{sent:?}").replace("start", ""));
     }
 

@@ -377,7 +377,7 @@ impl Conductor {
         }
     }
 
-    /// Nobody waits for these batches any more: they are ended, and not charged. Where the service does not hear of it, they
+    /// Nobody waits for these batches any more: they are ended, and have no charge of their own. Where the service does not hear of it, they
     /// are answered and charged as if nothing had been said.
     fn cancel(&self, opened: &Opened, seqs: &[u64]) {
         for seq in seqs {

@@ -67,7 +67,7 @@ codes! {
     MethodNotAllowed = 405 "method_not_allowed" "The method is not allowed here",
     /// The body did not come in time.
     RequestTimeout = 408 "request_timeout" "The body did not come in time",
-    /// The batch was cancelled by its client, and is not charged.
+    /// The batch was cancelled by its client, and has no charge of its own.
     BatchCancelled = 409 "batch_cancelled" "The batch was cancelled",
     /// The run is not open (any more).
     RunEnded = 409 "run_ended" "The run has ended",
@@ -93,7 +93,7 @@ codes! {
     SetupFailed = 422 "setup_failed" "The function could not be prepared",
     /// More requests than the limits allow.
     TooManyRequests = 429 "too_many_requests" "Too many requests",
-    /// More batches in flight than the run may have.
+    /// More batches in flight than the run may have, or more bytes of answers than the account may have kept.
     TooManyBatches = 429 "too_many_batches" "Too many batches in flight",
     /// More open runs than the account may have.
     TooManyRuns = 429 "too_many_runs" "Too many open runs",

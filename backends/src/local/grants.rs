@@ -42,7 +42,7 @@ impl Grants {
         let Some(open) = &mut self.open else { return };
         let grant = open.entry(batch.id()).or_default();
         grant.items += u64::from(batch.items());
-        grant.bytes = grant.bytes.saturating_add(batch.result_credit()).saturating_add(SPARE);
+        grant.bytes = grant.bytes.saturating_add(batch.granted()).saturating_add(SPARE);
     }
 
     /// Whether an answer of so many bytes is covered by what is left; if so, it is used up.

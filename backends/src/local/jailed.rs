@@ -103,6 +103,14 @@ impl Jailed {
         let dead = meter.spent.cpu;
         CpuTimes { living: meter.living().map(|(number, guard)| (number, guard.cpu())).collect(), dead }
     }
+
+    /// Ends all of its workers that run now: what they do can't be paid.
+    pub fn end(&self) {
+        let living: Vec<Arc<Guard>> = lock(&self.meter).living().map(|(_, guard)| guard).collect();
+        for guard in living {
+            guard.end();
+        }
+    }
 }
 
 /// A worker that ran out of its own memory may have had so many bytes less: the kernel charges in portions.

@@ -103,8 +103,8 @@ pub struct LocalOptions {
     /// Bytes that a worker may print and log in its life; more ends it. `None`: no bound.
     pub output: Option<u64>,
     /// Bytes that a worker may answer at a time; more ends it. `None`: no bound. One that a `launcher` has
-    /// started is also held to what its batch was granted
-    /// ([`Batch::result_credit`](crate::Batch::result_credit)).
+    /// started is also held to the limit of its batch
+    /// ([`Batch::limit_answer`](crate::Batch::limit_answer)).
     pub answer: Option<u64>,
     /// What answers of workers that a `launcher` has started may take here, until they are dropped. Where it
     /// is used up, a worker's answer waits, and then its worker is ended. `None`: no bound.

@@ -66,7 +66,7 @@ impl Shared {
         let mut state = self.lock();
         let member = state.member(id).ok_or("an answer after its death")?;
         let held = member.held.iter().find(|held| held.batch.ticket() == header.batch).ok_or(UNASKED)?;
-        let granted = held.batch.result_credit();
+        let granted = held.batch.granted();
         let most = granted.saturating_add(SPARE);
         if header.length > most {
             let length = header.length;

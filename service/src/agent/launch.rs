@@ -71,6 +71,9 @@ pub struct Workers {
 pub trait Meter: Send + Sync + Debug {
     /// CPU time of all workers of a pool so far.
     fn cpu(&self) -> CpuTimes;
+
+    /// Ends all workers of the pool that run now.
+    fn end(&self);
 }
 
 /// One run's jails, and its program where they can start it.
@@ -83,6 +86,10 @@ struct OfRun {
 impl Meter for OfRun {
     fn cpu(&self) -> CpuTimes {
         self.jailed.cpu()
+    }
+
+    fn end(&self) {
+        self.jailed.end();
     }
 }
 

@@ -1,14 +1,15 @@
 //! An agent: leases work from a [`Lessor`] and runs it, with a pool of workers for each run. It knows no HTTP and no
 //! money; what it needs of a run comes with the work.
 //!
-//! `pool` has the workers of one run, `launch` is what starts (and confines) them, `metered` says what a batch has cost of
-//! what the kernel counts, `executable` looks at uploads before anything of them runs, `machine` says where all of it is.
+//! `pool` has the workers of one run, `launch` is what starts (and confines) them, `tab` has what they have used and
+//! `metered` which part of it is on which bill, `executable` looks at uploads before anything of them runs, `machine` says where all of it is.
 
 mod executable;
 mod launch;
 pub mod machine;
 mod metered;
 mod pool;
+mod tab;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,24 +19,31 @@ use fastmap_backends::BatchId;
 use fastmap_backends::cloud::{Problem, ProblemCode};
 use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Notify, OnceCell, Semaphore, watch};
+use tokio::sync::{Notify, OnceCell, Semaphore, oneshot, watch};
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{Instant, interval, interval_at};
+use tokio::time::{Instant, interval, interval_at, timeout};
 use tracing::{Instrument, Span};
 
 pub use executable::check_executable;
 pub use launch::{InJails, Launch, Meter, PoolRequest, Unconfined, Workers};
 
-use crate::dispatch::{Lease, Lessor, RunSpec, Task, Verdict};
+use crate::dispatch::{Lease, Lessor, Payer, RunSpec, Task, Verdict};
 use crate::events::Events;
 use crate::roster::{Roster, Seat};
-use pool::Pool;
+use pool::{Landed, Pool};
+use tab::{Due, Tab};
 
 /// Work that an agent has at a time where no other could have it: most of it waits for a worker.
 pub const PLACES: usize = 1024;
 /// A run that sends nothing for so long has its workers ended; they are started again when something comes.
 const IDLE: Duration = Duration::from_mins(1);
 const LOOK: Duration = Duration::from_secs(10);
+/// How often workers' meters are looked at for what was used beside batches.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Less than this is reported with the last of it.
+const WORTH: Duration = Duration::from_millis(250);
+/// The last reports have arrived within this, or do not.
+const LAST: Duration = Duration::from_secs(5);
 
 /// What an agent is made of.
 #[derive(Debug)]
@@ -79,6 +87,8 @@ struct Shared {
     agent: Agent,
     seat: Arc<Seat>,
     pools: Mutex<HashMap<String, Slot>>,
+    /// What the workers of all runs have used and is not settled, also of those that are dead.
+    tabs: Mutex<Vec<Arc<Tab>>>,
     /// Grace is over: what is in hand is given back.
     over: watch::Sender<bool>,
 }
@@ -90,7 +100,9 @@ impl Agent {
         let seat = self.roster.join(&self.name, &self.machine, self.workers);
         let places = Arc::new(Semaphore::new(self.places));
         let over = watch::Sender::new(false);
-        let shared = Arc::new(Shared { agent: self, seat, pools: Mutex::default(), over });
+        let shared =
+            Arc::new(Shared { agent: self, seat, pools: Mutex::default(), tabs: Mutex::default(), over });
+        let settling = tokio::spawn(Arc::clone(&shared).settle_again_and_again());
         let mut ended = shared.agent.lessor.ended_runs();
         let mut look = interval(LOOK);
         let mut tasks = JoinSet::new();
@@ -127,6 +139,12 @@ impl Agent {
         }
         let pools: Vec<Slot> = shared.lock().drain().map(|(_, slot)| slot).collect();
         drop(spawn_blocking(move || drop(pools)).await);
+        settling.abort();
+        drop(settling.await);
+        // A report that was under way with it is made again: the gateway takes none twice.
+        if timeout(LAST, shared.settle_the_rest()).await.is_err() {
+            tracing::warn!("some of what workers have used could not be reported");
+        }
     }
 }
 
@@ -162,9 +180,12 @@ impl Shared {
             }
         };
         match verdict {
-            Some(verdict) => {
+            Some((Landed { verdict, metered }, tab)) => {
                 in_hand.answered();
                 let wanted = lessor.answer(lease.id, verdict).await;
+                if !wanted && let Some(tab) = tab {
+                    tab.metered(|of_run| of_run.unbill(metered));
+                }
                 tracing::debug!(wanted, "answered");
             }
             None => {
@@ -176,9 +197,11 @@ impl Shared {
     }
 
     /// `None`: the pool has gone meanwhile, or its program is not to be had.
-    async fn verdict(self: &Arc<Self>, lease: &Lease) -> Option<Verdict> {
+    /// With a verdict comes the tab that has its bill.
+    async fn verdict(self: &Arc<Self>, lease: &Lease) -> Option<(Landed, Option<Arc<Tab>>)> {
         let spec = &lease.work.spec;
-        let pool = match self.pool(spec).await {
+        let at_once = |verdict| Some((Landed { verdict, metered: Duration::ZERO }, None));
+        let pool = match self.pool(spec, &lease.payer).await {
             Ok(pool) => pool,
             // The next run of the program may have more luck, the next batch of this one too.
             Err(NoPool::Unavailable) => {
@@ -187,34 +210,91 @@ impl Shared {
             }
             Err(NoPool::Failed(problem)) => {
                 self.retire(&spec.run);
-                return Some(Verdict::Failed(problem));
+                return at_once(Verdict::Failed(problem));
             }
         };
-        let begun = match &lease.work.task {
+        let tab = Arc::clone(pool.tab());
+        tab.paid_by(&lease.payer);
+        let batch = match &lease.work.task {
             Task::Check => None,
             Task::Batch(task) => Some(pool.run(task)),
         };
-        let batch = begun.as_ref().map(|(batch, _)| *batch);
         let mut under_way = UnderWay { pool: Some(pool), batch };
-        let verdict = match begun {
-            None => Some(Verdict::Ready),
-            Some((_, verdict)) => verdict.await.ok(),
-        };
+        let Some((_, verdict)) = &mut under_way.batch else { return at_once(Verdict::Ready) };
+        let landed = verdict.await.ok()?;
         under_way.batch = None;
-        verdict
+        Some((landed, Some(tab)))
     }
 
-    async fn pool(self: &Arc<Self>, spec: &Arc<RunSpec>) -> Result<Arc<Pool>, NoPool> {
+    fn all_tabs(&self) -> MutexGuard<'_, Vec<Arc<Tab>>> {
+        self.tabs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn new_tab(&self, run: &str, payer: &Payer) -> Arc<Tab> {
+        let tab = Arc::new(Tab::new(run, payer.clone()));
+        self.all_tabs().push(Arc::clone(&tab));
+        tab
+    }
+
+    /// Reports what is used beside batches, so that workers that compute without any are charged as they go. Never
+    /// returns.
+    async fn settle_again_and_again(self: Arc<Self>) {
+        let mut look = interval(SETTLE);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            for due in self.due(WORTH).await {
+                drop(tokio::spawn(Arc::clone(&self).report(due)));
+            }
+        }
+    }
+
+    /// Reports until nothing is left.
+    async fn settle_the_rest(self: &Arc<Self>) {
+        while !self.all_tabs().is_empty() {
+            for due in self.due(Duration::ZERO).await {
+                Arc::clone(self).report(due).await;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// What is to be reported. Tabs on which nothing will come any more are forgotten.
+    async fn due(&self, least: Duration) -> Vec<Due> {
+        let tabs = {
+            let mut tabs = self.all_tabs();
+            tabs.retain(|tab| !tab.is_settled());
+            tabs.clone()
+        };
+        if tabs.is_empty() {
+            return Vec::new();
+        }
+        let looked = spawn_blocking(move || tabs.iter().filter_map(|tab| tab.due(least)).collect());
+        looked.await.unwrap_or_default()
+    }
+
+    /// Reports something; a run that can't pay has no workers any more.
+    async fn report(self: Arc<Self>, due: Due) {
+        let Due { tab, payer, cpu } = due;
+        let paid = self.agent.lessor.used(&payer, tab.run(), cpu).await;
+        tab.reported(cpu, paid.is_some());
+        if paid == Some(false) {
+            self.retire(tab.run());
+            drop(spawn_blocking(move || tab.end_workers()).await);
+        }
+    }
+
+    async fn pool(self: &Arc<Self>, spec: &Arc<RunSpec>, payer: &Payer) -> Result<Arc<Pool>, NoPool> {
         let slot = Arc::clone(self.lock().entry(spec.run.clone()).or_default());
         let made = slot.get_or_init(|| async {
             let spec = self.agent.lessor.lay_out(spec).await.map_err(|unavailable| {
                 tracing::warn!(run = spec.run, error = %chain(&unavailable), "a run can't be worked on here");
                 NoPool::Unavailable
             })?;
-            let shared = Arc::clone(self);
+            let (shared, tab) = (Arc::clone(self), self.new_tab(&spec.run, payer));
             let start = spawn_blocking(move || {
                 let Agent { launch, workers, events, .. } = &shared.agent;
-                Pool::start(&spec, launch.as_ref(), *workers, events).map(Arc::new)
+                Pool::start(&spec, launch.as_ref(), *workers, events, &tab).map(Arc::new)
             });
             let started = start.await.unwrap_or_else(|error| {
                 Err(Problem::new(ProblemCode::Internal, format!("the pool could not be started: {error}")))
@@ -279,14 +359,19 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// A batch that a pool has. Nobody waits for it any more once this is dropped.
 struct UnderWay {
     pool: Option<Arc<Pool>>,
-    batch: Option<BatchId>,
+    batch: Option<(BatchId, oneshot::Receiver<Landed>)>,
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
         let Some(pool) = self.pool.take() else { return };
-        if let Some(batch) = self.batch {
+        if let Some((batch, mut verdict)) = self.batch.take() {
             pool.cancel(batch);
+            // It may have landed in this moment. What stood on its bill is on none.
+            verdict.close();
+            if let Ok(Landed { metered, .. }) = verdict.try_recv() {
+                pool.tab().metered(|of_run| of_run.unbill(metered));
+            }
         }
         // The last to hold a pool waits for the end of its workers.
         if Arc::strong_count(&pool) == 1

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use fastmap_backends::cloud::{Part, PartOutcome, Problem, ProblemCode};
 use fastmap_backends::{
-    Backend, BackendError, Batch, BatchBuilder, BatchId, Completion, Context, DeathCause, FailureKind, Job,
-    JobId, Local, Outcome, Run, Running,
+    Backend, BackendError, Batch, BatchBuilder, BatchId, Completion, Context, Death, DeathCause, FailureKind,
+    ItemFailure, Job, JobId, Local, Loss, Outcome, Results, Run, Running,
 };
 use tokio::sync::oneshot;
 
 use super::launch::{Launch, PoolRequest, Workers};
-use super::metered::Metered;
+use super::tab::{Closing, Tab};
 use crate::dispatch::{Answered, BatchTask, RunSpec, Verdict};
 use crate::events::Events;
 
@@ -25,6 +25,9 @@ const START: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(200);
 /// Clock time that a batch may take for each second of CPU time that it has: workers share the machine.
 const PATIENCE: u32 = 4;
+/// Bytes that an answer may have more than its batch's limit for workers: what a jailed worker may go beyond that limit, and
+/// the heads of the answer's parts.
+const BEYOND: u64 = 128 << 10;
 const PATIENCE_LEAST: Duration = Duration::from_secs(2);
 
 /// The workers of one run.
@@ -38,6 +41,8 @@ pub(super) struct Pool {
     thread: Option<JoinHandle<()>>,
     /// Its files lie where they are as long as this names them.
     _spec: Arc<RunSpec>,
+    /// Dropped behind all that keeps workers alive.
+    closing: Closing,
 }
 
 #[derive(Debug)]
@@ -48,7 +53,7 @@ struct State {
     waiting: VecDeque<Batch>,
     next: u64,
     failed: Option<Problem>,
-    metered: Metered,
+    tab: Arc<Tab>,
     /// When a batch came or went.
     touched: Instant,
 }
@@ -64,18 +69,31 @@ struct Flight {
     covered: u32,
     /// Bytes of results and failures so far, and with how many it has enough.
     bytes: u64,
+    enough: u64,
+    /// Bytes of the answer so far, and how many it may have.
+    whole: u64,
     most: u64,
+    /// Something of it did not fit.
+    over: bool,
     cpu: Duration,
     /// When it was among the first that the workers have to do.
     begun: Option<Instant>,
     cut: bool,
     /// Workers still have some of it that nobody waits for.
     given_back: bool,
-    reply: Option<oneshot::Sender<Verdict>>,
+    reply: Option<oneshot::Sender<Landed>>,
+}
+
+/// The verdict on a batch, and the CPU time on its bill that the kernel has counted.
+#[derive(Debug)]
+pub(super) struct Landed {
+    pub(super) verdict: Verdict,
+    pub(super) metered: Duration,
 }
 
 impl Pool {
-    /// Starts a pool and its first worker. Waits for that: not to be called where others must not wait.
+    /// Starts a pool and its first worker; what the workers use from now on is put on the tab. Waits for that: not to be
+    /// called where others must not wait.
     ///
     /// # Errors
     /// If the program can't work here, with its own words.
@@ -84,7 +102,10 @@ impl Pool {
         launch: &dyn Launch,
         workers: usize,
         events: &Events,
+        tab: &Arc<Tab>,
     ) -> Result<Pool, Problem> {
+        // Before all that keeps workers alive: dropped behind it.
+        let closing = Closing(Arc::clone(tab));
         let refused = |error: &BackendError| Problem::new(ProblemCode::WorkerFailed, error.to_string());
         let relay = events.relay(&spec.run);
         let request = PoolRequest {
@@ -100,6 +121,7 @@ impl Pool {
             Problem::new(ProblemCode::Internal, format!("the run's context can't be read: {error}"))
         })?;
         let Workers { local, meter } = launch.pool(request).map_err(|error| refused(&error))?;
+        tab.watch(meter);
         local.try_start(START).map_err(|error| refused(&error))?;
         let job = Job {
             id: JobId::next(),
@@ -115,13 +137,14 @@ impl Pool {
         let job_id = job.id;
         let run = local.open(Arc::new(job)).map_err(|error| refused(&error))?;
         let (shared, stop) =
-            (Arc::new(Mutex::new(State::new(Metered::new(meter)))), Arc::<AtomicBool>::default());
+            (Arc::new(Mutex::new(State::new(Arc::clone(tab)))), Arc::<AtomicBool>::default());
         let poller = Poller {
             local: local.clone(),
             job: job_id,
             workers,
             shared: Arc::clone(&shared),
             stop: Arc::clone(&stop),
+            tab: Arc::clone(tab),
         };
         let thread = std::thread::Builder::new()
             .name("fastmap-run".to_owned())
@@ -130,11 +153,11 @@ impl Pool {
                 Problem::new(ProblemCode::Internal, format!("cannot start a thread: {error}"))
             })?;
         let thread = Some(thread);
-        Ok(Pool { local, job: job_id, workers, shared, stop, thread, _spec: Arc::clone(spec) })
+        Ok(Pool { local, job: job_id, workers, shared, stop, thread, _spec: Arc::clone(spec), closing })
     }
 
     /// Runs a batch. The verdict comes through the receiver; where that fails, the pool is gone.
-    pub(super) fn run(&self, task: &BatchTask) -> (BatchId, oneshot::Receiver<Verdict>) {
+    pub(super) fn run(&self, task: &BatchTask) -> (BatchId, oneshot::Receiver<Landed>) {
         let (reply, verdict) = oneshot::channel();
         let mut builder = BatchBuilder::new(task.stride);
         builder.buffer().extend_from_slice(&task.payload);
@@ -143,11 +166,14 @@ impl Pool {
         state.next += 1;
         let id = BatchId(state.next);
         if let Some(problem) = &state.failed {
-            let _gone = reply.send(Verdict::Failed(problem.clone()));
+            let verdict_now = Verdict::Failed(problem.clone());
+            let _gone = reply.send(Landed { verdict: verdict_now, metered: Duration::ZERO });
             return (id, verdict);
         }
         state.touched = Instant::now();
-        let batch = builder.finish(self.job, id, task.first, task.limit.bytes);
+        let batch = builder.finish(self.job, id, task.first, task.enough);
+        let batch = batch.limit_answer(task.limit.bytes.saturating_sub(BEYOND));
+        state.tab.metered(|metered| metered.pledge(task.limit.cpu));
         state.flights.push(Flight {
             batch: batch.id(),
             first: task.first,
@@ -156,7 +182,10 @@ impl Pool {
             parts: Vec::new(),
             covered: 0,
             bytes: 0,
+            enough: task.enough,
+            whole: Part::HEAD,
             most: task.limit.bytes,
+            over: false,
             cpu: Duration::ZERO,
             begun: None,
             cut: false,
@@ -170,7 +199,7 @@ impl Pool {
     }
 
     /// Nobody waits for a batch any more: what of it has not begun never does, and a worker that stays in an item of it is
-    /// ended. What it has used is nobody's bill.
+    /// ended. What it has used is used beside batches.
     pub(super) fn cancel(&self, batch: BatchId) {
         let mut state = lock(&self.shared);
         let Some(at) = state.flights.iter().position(|flight| flight.batch == batch) else { return };
@@ -178,11 +207,16 @@ impl Pool {
         let flight = state.flights.remove(at);
         state.touched = Instant::now();
         let time = flight.begun.map_or(flight.cpu, |begun| begun.elapsed().max(flight.cpu));
-        state.metered.waive(time, under_way);
+        state.tab.metered(|metered| metered.cancel(time, under_way, flight.limit));
         state.waiting.retain(|waiting| waiting.id() != batch);
         self.local.cancel(self.job, batch);
         state.hand_in(&self.local);
         state.begin(self.workers);
+    }
+
+    /// What its workers are charged by.
+    pub(super) fn tab(&self) -> &Arc<Tab> {
+        &self.closing.0
     }
 
     /// Nothing of it is under way, and has not been for so long.
@@ -207,13 +241,13 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl State {
-    fn new(metered: Metered) -> Self {
+    fn new(tab: Arc<Tab>) -> Self {
         State {
             flights: Vec::new(),
             waiting: VecDeque::new(),
             next: 0,
             failed: None,
-            metered,
+            tab,
             touched: Instant::now(),
         }
     }
@@ -243,7 +277,6 @@ impl State {
         let outcome = match outcome {
             Outcome::Done(results) => {
                 flight.cpu += results.cpu;
-                flight.bytes += results.bytes();
                 PartOutcome::Done(results)
             }
             Outcome::Returned(_) => PartOutcome::Returned,
@@ -261,8 +294,8 @@ impl State {
         };
         let offset = u32::try_from(first.checked_sub(flight.first)?).ok()?;
         flight.covered += items;
-        flight.parts.push(Part { offset, items, outcome });
-        if flight.covered < flight.items && flight.bytes >= flight.most {
+        flight.add(Part { offset, items, outcome });
+        if flight.covered < flight.items && (flight.over || flight.bytes >= flight.enough) {
             // Each answer alone may stay below that, and be followed by another, until no memory is left.
             flight.give_back_the_rest();
         }
@@ -278,13 +311,54 @@ impl State {
     fn fail(&mut self, problem: &Problem) {
         self.failed = Some(problem.clone());
         self.waiting.clear();
+        self.tab.metered(super::metered::Metered::release_all);
         for flight in self.flights.drain(..) {
-            flight.answer(Verdict::Failed(problem.clone()));
+            let _nobody_waits = flight.answer(Verdict::Failed(problem.clone()), Duration::ZERO);
         }
     }
 }
 
 impl Flight {
+    /// Takes a part, as far as an answer has room for it: what goes beyond is not kept, here or anywhere.
+    fn add(&mut self, mut part: Part) {
+        // What was returned may stand before each.
+        let mut extent = part.extent() + Part::HEAD;
+        if extent > self.most.saturating_sub(self.whole) {
+            let answered = self.parts.iter().any(|part| matches!(part.outcome, PartOutcome::Done(_)));
+            part.outcome = if answered { PartOutcome::Returned } else { self.beyond(part.items, extent) };
+            self.over = true;
+            extent = part.extent() + Part::HEAD;
+        }
+        if let PartOutcome::Done(results) = &part.outcome {
+            self.bytes += results.bytes();
+        }
+        self.whole += extent;
+        self.parts.push(part);
+    }
+
+    /// What becomes of items whose answer alone has more bytes than an answer may have. One is told so; of several it is not
+    /// known which it was: each is tried alone.
+    fn beyond(&self, items: u32, bytes: u64) -> PartOutcome {
+        let many = if items == 1 { "the item's result has" } else { "the items' results have" };
+        let message = format!(
+            "{many} {bytes} bytes with its frame, and the answer to its batch may have {}: return less, or use the policy \
+             local",
+            self.most
+        );
+        if items == 1 {
+            let failures = vec![ItemFailure { offset: 0, kind: FailureKind::Serialize, message }];
+            return PartOutcome::Done(Results { failures, ..Results::default() });
+        }
+        let death = Death {
+            worker: "of the service".to_owned(),
+            pid: 0,
+            cause: DeathCause::Protocol(message),
+            refused: None,
+            stderr: Vec::new(),
+        };
+        PartOutcome::Lost(Loss { running: Running::Unknown, death })
+    }
+
     /// What is not answered yet goes back.
     fn give_back_the_rest(&mut self) {
         let mut known: Vec<(u32, u32)> = self.parts.iter().map(|part| (part.offset, part.items)).collect();
@@ -300,18 +374,18 @@ impl Flight {
         self.given_back = true;
     }
 
-    fn complete(mut self) {
+    /// Gives the answer. `Some`: nobody waits for it any more, and so much stood on its bill.
+    fn complete(mut self) -> Option<Duration> {
         let parts = std::mem::take(&mut self.parts);
         // Of what was cut nobody knows more than that it has used up its time.
         let cpu = if self.cut { self.cpu.max(self.limit) } else { self.cpu };
-        let cut = self.cut;
-        self.answer(Verdict::Answered(Answered { parts, cpu, cut }));
+        let (cut, metered) = (self.cut, self.cpu);
+        self.answer(Verdict::Answered(Answered { parts, cpu, cut }), metered)
     }
 
-    fn answer(mut self, verdict: Verdict) {
-        if let Some(reply) = self.reply.take() {
-            let _gone = reply.send(verdict);
-        }
+    fn answer(mut self, verdict: Verdict, metered: Duration) -> Option<Duration> {
+        let unheard = self.reply.take()?.send(Landed { verdict, metered }).err()?;
+        Some(unheard.metered)
     }
 }
 
@@ -337,6 +411,7 @@ struct Poller {
     workers: usize,
     shared: Arc<Mutex<State>>,
     stop: Arc<AtomicBool>,
+    tab: Arc<Tab>,
 }
 
 impl Poller {
@@ -350,15 +425,15 @@ impl Poller {
                     state.hand_in(&self.local);
                     state.begin(self.workers);
                     let complete = complete.map(|mut flight| {
-                        flight.cpu = state.metered.bill(flight.cpu, flight.limit);
+                        flight.cpu = state.tab.metered(|metered| metered.bill(flight.cpu, flight.limit));
                         if flight.given_back {
                             self.local.cancel(self.job, flight.batch);
                         }
                         flight
                     });
                     drop(state);
-                    if let Some(flight) = complete {
-                        flight.complete();
+                    if let Some(unheard) = complete.and_then(Flight::complete) {
+                        self.tab.metered(|metered| metered.unbill(unheard));
                     }
                 }
                 Ok(None) => {}
@@ -374,7 +449,10 @@ impl Poller {
         }
         // The run before the pool: what is queued is dropped, what runs is ended with its worker.
         run.close();
-        lock(&self.shared).flights.clear();
+        let mut state = lock(&self.shared);
+        state.flights.clear();
+        drop(state);
+        self.tab.metered(super::metered::Metered::release_all);
     }
 
     /// Cuts batches that have used up their time.
@@ -397,11 +475,12 @@ impl Poller {
 
 #[cfg(test)]
 mod tests {
-    use fastmap_backends::{Payload, Results};
+    use fastmap_backends::Payload;
 
     use super::*;
+    use crate::dispatch::Payer;
 
-    fn flight(items: u32, most: u64) -> Flight {
+    fn flight(items: u32, enough: u64, most: u64) -> Flight {
         Flight {
             batch: BatchId(1),
             first: 100,
@@ -410,7 +489,10 @@ mod tests {
             parts: Vec::new(),
             covered: 0,
             bytes: 0,
+            enough,
+            whole: Part::HEAD,
             most,
+            over: false,
             cpu: Duration::ZERO,
             begun: None,
             cut: false,
@@ -421,8 +503,8 @@ mod tests {
 
     #[test]
     fn a_batch_whose_answers_bring_enough_is_over_and_the_rest_goes_back() {
-        let mut state = State::new(Metered::new(None));
-        state.flights.push(flight(10, 1000));
+        let mut state = State::new(Arc::new(Tab::new("run", Payer::default())));
+        state.flights.push(flight(10, 1000, 1 << 20));
         let mut answer = |first: u64, items: u32| {
             let results = Results { payload: Payload::from(vec![0; 400]), ..Results::default() };
             state.take(Completion { batch: BatchId(1), first, items, outcome: Outcome::Done(results) })
@@ -440,5 +522,41 @@ mod tests {
         assert_eq!(told, wanted);
         assert!(over.given_back);
         assert!(answer(106, 1).is_none(), "nobody waits for it any more");
+    }
+
+    /// A completion of those items with a result of so many bytes.
+    fn done(first: u64, items: u32, bytes: usize) -> Completion {
+        let results = Results { payload: Payload::from(vec![0; bytes]), ..Results::default() };
+        Completion { batch: BatchId(1), first, items, outcome: Outcome::Done(results) }
+    }
+
+    #[test]
+    fn an_answer_is_cut_to_its_limit_and_says_what_was_too_large() {
+        const MOST: u64 = 2000;
+        let take = |items: u32, completions: Vec<Completion>| {
+            let mut state = State::new(Arc::new(Tab::new("run", Payer::default())));
+            state.flights.push(flight(items, 1000, MOST));
+            let complete = completions.into_iter().find_map(|completion| state.take(completion));
+            let flight = complete.expect("it is through");
+            let answer = fastmap_backends::cloud::Answer { charge: 0, cpu: flight.cpu, parts: flight.parts };
+            assert!(answer.encode().len() as u64 <= MOST);
+            assert!(flight.over);
+            answer.parts
+        };
+        let parts = take(1, vec![done(100, 1, 5000)]);
+        let PartOutcome::Done(results) = &parts[0].outcome else { panic!("{parts:?}") };
+        let message = &results.failures[0].message;
+        assert!(message.contains("may have 2000") && results.payload.bytes().is_empty(), "{message}");
+        let failure = ItemFailure { offset: 0, kind: FailureKind::Panic, message: "x".repeat(5000) };
+        let failed = Outcome::Done(Results { failures: vec![failure], ..Results::default() });
+        let parts = take(1, vec![Completion { batch: BatchId(1), first: 100, items: 1, outcome: failed }]);
+        let PartOutcome::Done(results) = &parts[0].outcome else { panic!("{parts:?}") };
+        assert!(results.failures[0].message.len() < 500, "the text of a failure counts as well");
+        let parts = take(2, vec![done(100, 2, 5000)]);
+        assert!(matches!(&parts[0].outcome, PartOutcome::Lost(loss) if loss.running == Running::Unknown));
+        let parts = take(3, vec![done(100, 1, 900), done(101, 1, 5000)]);
+        let kinds: Vec<bool> =
+            parts.iter().map(|part| matches!(part.outcome, PartOutcome::Returned)).collect();
+        assert_eq!(kinds, [false, true, true], "what comes behind has a way of its own");
     }
 }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nix::sys::sysinfo::sysinfo;
 
-use crate::config::{BODY, BODY_MEMORY, CONNECTIONS, CONNECTIONS_ADDRESS, DataFolder, HEAD, LIMITS, STALL};
+use crate::config::{
+    BODY, BODY_MEMORY, CONNECTIONS, CONNECTIONS_ADDRESS, DataFolder, HEAD, KEPT, LIMITS, STALL,
+};
 use crate::dispatch::jetstream::PREFIX;
 use crate::price::{self, Microcredits};
 use crate::store::Database;
@@ -228,6 +230,9 @@ pub(crate) struct Serve {
     /// Most bytes of all that an account uploads.
     #[arg(long, default_value_t = LIMITS.stored_bytes)]
     pub(crate) max_stored: u64,
+    /// Most bytes of answers that an account has not acknowledged.
+    #[arg(long, default_value_t = KEPT)]
+    pub(crate) max_answers: u64,
     /// Most requests of an account in a second.
     #[arg(long, default_value_t = LIMITS.requests_per_second, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_requests: u32,

@@ -120,6 +120,7 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
         }
     });
     let reaping = tokio::spawn(Arc::clone(&gateway).reap());
+    let charging = tokio::spawn(Arc::clone(&gateway).charge_uses());
     let noting = tokio::spawn(gateway.activity.clone().keep());
     let staying = tokio::spawn(presence.keep());
     let folding = tokio::spawn(gateway.store.clone().keep_log_short());
@@ -142,6 +143,7 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
         sleep(Duration::from_millis(20)).await;
     }
     // What is left is the other gateways' now.
+    charging.abort();
     staying.abort();
     folding.abort();
     tracing::info!("stopped");
@@ -160,6 +162,7 @@ async fn sender(
         replicas: usize::from(args.nats_replicas),
         quota: args.nats_quota as usize,
         lease: Duration::from_secs(args.agent_lease),
+        patience: Layout::PATIENCE,
     };
     let client = jetstream::connect(nats).await?;
     Ok(jetstream::Sender::start(client, layout, roster.clone(), events.clone()).await?)
@@ -267,6 +270,7 @@ fn config(args: &Serve, data: &Path) -> anyhow::Result<Config> {
     config.limits.long_poll_seconds = args.long_poll;
     config.limits.executable_bytes = args.max_executable;
     config.limits.stored_bytes = args.max_stored;
+    config.kept_bytes = args.max_answers;
     config.limits.requests_per_second = args.max_requests;
     config.limits.open_runs = args.max_runs;
     config.limits.batches_in_flight = LIMITS.batches_in_flight.max(4 * config.slots() as u32);

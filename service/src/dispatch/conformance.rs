@@ -37,6 +37,7 @@ pub(crate) async fn all(make: impl AsyncFn(usize, Duration) -> Sides) {
     nobody_waits_for_a_closed_dispatch(&make(100, LONG).await).await;
     a_lease_that_is_given_up_loses_nothing(&make(100, LONG).await).await;
     an_agent_that_closes_hands_back_what_it_has_not_begun(&make(100, LONG).await).await;
+    what_workers_use_is_reported_also_behind_the_end_of_their_run(&make(100, LONG).await).await;
 }
 
 fn work(account: i64, run: &str, seq: u64) -> Work {
@@ -52,16 +53,25 @@ fn work(account: i64, run: &str, seq: u64) -> Work {
         item_timeout: None,
     };
     let (payload, limit) = (Bytes::new(), price::Work::default());
-    let batch = BatchTask { seq, first: 0, items: 1, stride: None, payload, limit, request: "id".to_owned() };
+    let batch = BatchTask {
+        seq,
+        first: 0,
+        items: 1,
+        stride: None,
+        payload,
+        enough: 0,
+        limit,
+        request: "id".to_owned(),
+    };
     Work { spec: Arc::new(spec), task: Task::Batch(batch) }
 }
 
 impl Sides {
-    async fn submit(&self, account: i64, run: &str, seq: u64) -> Submitted {
+    pub(crate) async fn submit(&self, account: i64, run: &str, seq: u64) -> Submitted {
         self.dispatch.submit(work(account, run, seq)).await.expect("it is open")
     }
 
-    async fn lease(&self) -> Lease {
+    pub(crate) async fn lease(&self) -> Lease {
         timeout(LIMIT, self.lessor.lease()).await.expect("there is work").expect("it is open")
     }
 
@@ -70,7 +80,7 @@ impl Sides {
         assert!(got.is_err(), "{got:?}");
     }
 
-    async fn answer(&self, lease: &Lease) -> bool {
+    pub(crate) async fn answer(&self, lease: &Lease) -> bool {
         self.lessor.answer(lease.id, answer(lease)).await
     }
 }
@@ -297,4 +307,22 @@ async fn an_agent_that_closes_hands_back_what_it_has_not_begun(sides: &Sides) {
     // What was leased may still be answered.
     assert!(sides.answer(&lease).await);
     assert!(is_answer(&verdict(waiting.remove(0)).await, seq(&lease).1));
+}
+
+async fn what_workers_use_is_reported_also_behind_the_end_of_their_run(sides: &Sides) {
+    let _submitted = sides.submit(1, "r", 0).await;
+    let lease = sides.lease().await;
+    let report = async |cpu: Duration, pays: bool| {
+        let charging = async {
+            let used = timeout(LIMIT, sides.dispatch.used()).await.expect("in time").expect("it is open");
+            assert_eq!((used.run.as_str(), used.cpu), ("r", cpu));
+            used.paid.send(pays).expect("the agent waits for it");
+        };
+        let (paid, ()) = tokio::join!(sides.lessor.used(&lease.payer, "r", cpu), charging);
+        paid
+    };
+    assert_eq!(report(Duration::from_millis(300), true).await, Some(true));
+    assert_eq!(report(Duration::from_millis(300), false).await, Some(false));
+    sides.dispatch.end_run("r").await;
+    assert_eq!(report(Duration::from_millis(1), false).await, Some(false));
 }

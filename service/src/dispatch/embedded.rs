@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use tokio::sync::{Notify, broadcast, oneshot};
 
-use super::{Closed, Dispatch, Lease, LeaseId, Lessor, RunSpec, Submitted, Task, Unavailable, Verdict, Work};
+use super::{
+    Closed, Dispatch, Lease, LeaseId, Lessor, Payer, RunSpec, Submitted, Task, Unavailable, Used, Uses,
+    Verdict, Work,
+};
 
 /// Agents that may lose the same work before it is given up.
 const DELIVERIES: u32 = 5;
@@ -23,6 +26,7 @@ pub struct Embedded {
     quota: usize,
     /// Nothing is heard of work for so long: its agent is gone.
     lease_time: Duration,
+    uses: Uses,
 }
 
 #[derive(Debug, Default)]
@@ -60,7 +64,8 @@ impl Embedded {
     /// Empty queues.
     pub fn new(quota: usize, lease_time: Duration) -> Self {
         let (ended, _) = broadcast::channel(1024);
-        Embedded { state: Mutex::default(), news: Notify::new(), ended, quota: quota.max(1), lease_time }
+        let (news, uses) = (Notify::new(), Uses::default());
+        Embedded { state: Mutex::default(), news, ended, quota: quota.max(1), lease_time, uses }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -104,7 +109,7 @@ impl Embedded {
             if more {
                 self.news.notify_one();
             }
-            return Ok(Ok(Lease { id, lasts: self.lease_time, work }));
+            return Ok(Ok(Lease { id, lasts: self.lease_time, work, payer: Payer::default() }));
         }
         if state.closed {
             return Err(Closed);
@@ -211,6 +216,10 @@ impl Dispatch for Embedded {
         let _nobody = self.ended.send(run.to_owned());
     }
 
+    async fn used(&self) -> Option<Used> {
+        self.uses.next().await
+    }
+
     async fn close(&self) {
         self.closed();
     }
@@ -232,6 +241,10 @@ impl Lessor for Embedded {
     async fn lay_out(&self, spec: &Arc<RunSpec>) -> Result<Arc<RunSpec>, Unavailable> {
         // The gateway's files are this machine's.
         Ok(Arc::clone(spec))
+    }
+
+    async fn used(&self, _payer: &Payer, run: &str, cpu: Duration) -> Option<bool> {
+        self.uses.report(run, cpu).await
     }
 
     async fn revoked(&self, lease: LeaseId) {

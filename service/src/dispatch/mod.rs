@@ -9,6 +9,7 @@
 mod conformance;
 mod embedded;
 pub mod jetstream;
+mod uses;
 
 use std::fmt::Debug;
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ use tokio::sync::{broadcast, oneshot};
 use crate::price::Work as Limit;
 
 pub use embedded::Embedded;
+pub use uses::{Used, Uses};
 
 /// What an agent must know of a run.
 #[derive(Clone, Debug)]
@@ -90,7 +92,9 @@ pub struct BatchTask {
     pub stride: Option<u32>,
     /// The items.
     pub payload: Bytes,
-    /// CPU time and bytes of results after which it is cut.
+    /// Bytes of results after which no more of it is begun; the rest is returned.
+    pub enough: u64,
+    /// CPU time after which it is cut, and the most bytes that its answer may have.
     pub limit: Limit,
     /// The id of the request that has brought it, for the log.
     pub request: String,
@@ -131,6 +135,18 @@ pub struct Lease {
     pub lasts: Duration,
     /// What to do.
     pub work: Work,
+    /// Who is told what the run's workers use beside batches.
+    pub payer: Payer,
+}
+
+/// Who is told what the workers of a run use beside batches, in dispatch's own words: a gateway, and a name of the run
+/// there that only agents know which work on it. Empty where there is one gateway, in the same process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Payer {
+    /// The gateway.
+    pub gateway: String,
+    /// The run's name there.
+    pub name: String,
 }
 
 /// Names a lease. An old one of work that was given to another agent is worth nothing.
@@ -173,6 +189,9 @@ pub trait Dispatch: Send + Sync + Debug {
     /// A run is over: what of it waits or runs is answered by [`Verdict::Cancelled`], and agents are told.
     async fn end_run(&self, run: &str);
 
+    /// The next report of CPU time that workers have used beside batches. Waits for one. `None`: there will be no more.
+    async fn used(&self) -> Option<Used>;
+
     /// Takes no more work.
     async fn close(&self);
 }
@@ -201,6 +220,11 @@ pub trait Lessor: Send + Sync + Debug {
 
     /// The agent can't do it. Others get it at once; after too many have had it, it is lost.
     async fn give_back(&self, lease: LeaseId);
+
+    /// Reports CPU time that workers of a run have used beside batches: before the first, between two, for one that was
+    /// cancelled, behind the last. `Some(false)`: the run is over, or can't pay; it may use no more. `None`: the report did
+    /// not arrive.
+    async fn used(&self, payer: &Payer, run: &str, cpu: Duration) -> Option<bool>;
 
     /// Waits until a lease is no longer the agent's.
     async fn revoked(&self, lease: LeaseId);

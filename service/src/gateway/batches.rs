@@ -30,7 +30,7 @@ use crate::dispatch::{Answered, BatchTask, RunSpec, Task, Verdict, Work};
 use crate::events::Event;
 use crate::price::{self, Grant, Work as Limit};
 use crate::spool::Place;
-use crate::store::{Reserve, Reserved, Settle, Settled, Stored};
+use crate::store::{Reserve, Reserved, Settle, Settled, Short, Stored};
 
 /// What the disk's cache takes without anybody noticing.
 const SMALL: usize = 256 << 10;
@@ -78,7 +78,8 @@ pub(crate) async fn put(
         bytes: batch.result_credit.min(limits.result_bytes),
     };
     let (first, items, stride, request) = (batch.first, batch.items, batch.stride, caller.nonce.clone());
-    let task = BatchTask { seq, first, items, stride, payload, limit, request };
+    let enough = limit.bytes;
+    let task = BatchTask { seq, first, items, stride, payload, enough, limit, request };
     let flight = gateway.take_off(&caller, &run, task, in_memory);
     // What was sent is not kept for as long as the answer takes, but for what of it the batch still is.
     drop((body, caller));
@@ -114,7 +115,7 @@ pub(crate) async fn get(
     }
 }
 
-/// Gives a batch up that is under way: it is ended and not charged. One that is answered stays answered, and charged.
+/// Gives a batch up that is under way: it is ended, and has no charge of its own. One that is answered stays answered, and charged.
 #[utoipa::path(delete, path = "/runs/{run}/batches/{seq}", tag = "batches", params(("run" = String, Path), ("seq" = u64, Path)),
     responses((status = 200, body = BatchCancelled), super::ops::Problems))]
 pub(crate) async fn cancel(
@@ -171,11 +172,21 @@ fn refused(reserved: Reserved) -> Refusal {
         Reserved::OutOfCredits => {
             refuse(ProblemCode::OutOfCredits, "the account has too little left for another batch")
         }
+        Reserved::Full(kept) => full(kept),
         Reserved::Held | Reserved::Granted(_) | Reserved::Answered(..) | Reserved::Elsewhere => {
             let detail = "what is left is reserved for batches that run";
             Problem::new(ProblemCode::CreditsHeld, detail).retry_after(1).into()
         }
     }
+}
+
+/// No more answers are kept for the account.
+fn full(kept: u64) -> Refusal {
+    let detail = format!(
+        "{kept} bytes of the account's answers are kept, as many as may be: acknowledge those that have arrived \
+         (POST /runs/{{run}}/ack), or wait until answers of ended runs are forgotten"
+    );
+    Problem::new(ProblemCode::TooManyBatches, detail).retry_after(1).into()
 }
 
 fn stage(name: &'static str, since: Instant) {
@@ -399,6 +410,7 @@ impl Gateway {
             digest: flight.digest.clone(),
             wanted: task.limit,
             prices: self.config.prices,
+            most_kept: self.config.kept_bytes,
         };
         let reserved = self.reserve(reserve, flight).await?;
         stage("reserve", began);
@@ -414,7 +426,11 @@ impl Gateway {
             },
             other => return Err(refused(other)),
         };
-        task.limit = grant.work;
+        // One item may bring more than all that is reserved; what it costs is looked at when it is there. Where it comes last
+        // of many, they have room before it.
+        let most = self.config.limits.result_bytes;
+        task.limit = Limit { cpu: grant.work.cpu, bytes: most };
+        task.enough = grant.work.bytes.min(most / 2);
         let spec = async {
             let spec = self.spec(account, run).await?;
             self.heard_of(run).await?;
@@ -487,15 +503,22 @@ impl Gateway {
         };
         // Answered in the very moment: nobody wants the answer, nor pays for it.
         let over = flight.over();
-        let verdict = if over.is_some() { Verdict::Cancelled } else { verdict };
+        let verdict = match verdict {
+            Verdict::Answered(answered) if over.is_some() => {
+                self.charge_unanswered(run, answered.cpu.min(grant.work.cpu));
+                Verdict::Cancelled
+            }
+            _ if over.is_some() => Verdict::Cancelled,
+            verdict => verdict,
+        };
         stage("dispatch", dispatched);
         match verdict {
             Verdict::Answered(answered) if charged => {
-                let body = encode(0, answered);
+                let body = Bytes::from(encode(answered));
                 Ok(Landed { status: 200, digest: digest(&body).into(), content: Content::Memory(body) })
             }
             Verdict::Answered(answered) => {
-                let landed = self.settle(run, seq, first, answered, grant, &flight.digest).await;
+                let landed = self.settle((account, run), seq, first, answered, grant, &flight.digest).await;
                 if landed.is_err() {
                     // The disk or the database refuses: nothing is owed for what can't be delivered.
                     self.give_up(account, run, seq).await;
@@ -544,10 +567,11 @@ impl Gateway {
         tokio::spawn(again.in_current_span());
     }
 
-    /// Stores an answer and charges for it; `request` is the digest of what has reserved for it.
+    /// Stores an answer and charges for it; `request` is the digest of what has reserved for it. What the reservation does
+    /// not pay is not stored, whatever an agent says.
     async fn settle(
-        &self,
-        run: &str,
+        self: &Arc<Self>,
+        (account, run): (i64, &str),
         seq: u64,
         first: u64,
         answered: Answered,
@@ -559,19 +583,53 @@ impl Gateway {
         news.note(&activity::Answered { seq, first, parts: &answered.parts });
         let bytes = answered.parts.iter().map(|part| done(part).1).sum::<u64>();
         let items = answered.parts.iter().map(|part| done(part).0).sum::<u64>();
-        let cpu = answered.cpu;
-        let charge = price::cost(&self.config.prices, Limit { cpu, bytes }).min(grant.hold);
-        let (status, body) = match answered.cut && grant.short {
-            true => {
+        let (cpu, cut) = (answered.cpu.min(grant.work.cpu), answered.cut);
+        let mut body = encode(answered);
+        let cost = |bytes: usize| price::cost(&self.config.prices, Limit { cpu, bytes: bytes as u64 });
+        if body.len() as u64 > self.config.limits.result_bytes {
+            // Agents cut what is more than an answer may have: this one does not.
+            tracing::warn!(run, seq, bytes = body.len(), "an agent's answer has more bytes than it may have");
+            return Err(lost());
+        }
+        let mut charge = cost(body.len());
+        let mut status = 200;
+        let hold = price::show(grant.hold);
+        let unpaid = if cut && grant.short {
+            let detail = format!("the batch has used up the {hold} credits that could be reserved for it");
+            Some(Problem::new(ProblemCode::OutOfCredits, detail))
+        } else if charge > grant.hold {
+            self.store.raise_hold(run, seq as i64, charge).await?.map(|short| {
+                let (code, of) = match short {
+                    Short::Cap => (ProblemCode::SpendCapReached, "of the run's max_credits"),
+                    Short::Balance => (ProblemCode::OutOfCredits, "in the account"),
+                };
                 let detail = format!(
-                    "the batch has used up the {} credits that could be reserved for it",
-                    price::show(grant.hold)
+                    "an answer of {} bytes, after {:.3} s of CPU time, costs {} credits; {hold} were reserved for the batch, \
+                     and so much more is not left {of}: add credits, or send fewer items at a time",
+                    body.len(),
+                    cpu.as_secs_f64(),
+                    price::show(charge)
                 );
-                let problem = Problem::new(ProblemCode::OutOfCredits, detail);
-                (problem.status, serde_json::to_vec(&problem).unwrap_or_default().into())
-            }
-            false => (200, encode(charge, answered)),
+                Problem::new(code, detail)
+            })
+        } else {
+            None
         };
+        if let Some(problem) = unpaid {
+            status = problem.status;
+            body = serde_json::to_vec(&problem).unwrap_or_default();
+            charge = cost(body.len()).min(grant.hold);
+        } else {
+            Answer::set_charge(&mut body, charge);
+        }
+        let body = Bytes::from(body);
+        if body.len() > SMALL {
+            let kept = self.store.kept(account).await?;
+            if kept.saturating_add(body.len() as u64) > self.config.kept_bytes {
+                self.charge_unanswered(run, cpu);
+                return Err(full(kept));
+            }
+        }
         let digest = digest(&body);
         let place = self.keep(run, &body).await?;
         stage("spool", began);
@@ -598,7 +656,11 @@ impl Gateway {
             }
             Settled::NotHeld => {
                 self.spool.remove(run, place);
-                self.answered_elsewhere(run, seq).await
+                let elsewhere = self.answered_elsewhere(run, seq).await;
+                if elsewhere.is_err() {
+                    self.charge_unanswered(run, cpu);
+                }
+                elsewhere
             }
         }
     }
@@ -628,7 +690,8 @@ fn done(part: &Part) -> (u64, u64) {
     }
 }
 
-fn encode(charge: i64, answered: Answered) -> Bytes {
+/// An answer that does not say yet what it costs.
+fn encode(answered: Answered) -> Vec<u8> {
     let Answered { parts, cpu, .. } = answered;
-    Answer { charge, cpu, parts }.encode().into()
+    Answer { charge: 0, cpu, parts }.encode()
 }

@@ -211,6 +211,7 @@ impl Gateway {
             self.events.forget(&run);
             self.store.purge_run(&run).await?;
         }
+        self.store.take_owed(&self.config.prices).await?;
         self.forget_stale_uploads();
         self.nonces.forget(Instant::now());
         Ok(())

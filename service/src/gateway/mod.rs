@@ -1,5 +1,6 @@
 //! HTTP: routes, and what all of them share. `auth` stands before every route of the protocol; `blobs` takes uploads,
-//! `runs` opens and ends runs, `batches` carries items in and answers out, `watch` shows what happens; `ops` is for who
+//! `runs` opens and ends runs, `batches` carries items in and answers out, `usage` charges for what workers do
+//! beside batches, `watch` shows what happens; `ops` is for who
 //! runs the service; the pages for people are `dashboard`'s. Money is the store's, work is dispatch's.
 
 pub(crate) mod auth;
@@ -14,6 +15,7 @@ pub(crate) mod nonces;
 pub(crate) mod ops;
 pub(crate) mod problem;
 mod runs;
+mod usage;
 mod watch;
 
 use std::collections::HashMap;

@@ -124,6 +124,15 @@ impl Store {
         Ok((row.try_get("balance")?, row.try_get("held")?))
     }
 
+    /// Bytes of answers that are kept for an account.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn kept(&self, account: i64) -> Result<u64> {
+        let row = self.sql("SELECT kept FROM accounts WHERE id = $1").bind(account).fetch_one().await?;
+        Ok(row.try_get::<i64, _>(0)?.unsigned_abs())
+    }
+
     /// Keeps a token for a secret; the secret is not kept. Gives the token's number.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ pub struct Entry {
     pub balance: Microcredits,
     /// The run that was charged for.
     pub run: Option<String>,
-    /// The batch that was charged for.
+    /// The batch that was charged for; none where it was for what workers have used beside batches.
     pub seq: Option<i64>,
     /// Why.
     pub note: Option<String>,
@@ -54,6 +54,14 @@ impl Store {
             ("account: what is reserved is not the sum over its runs",
              "SELECT a.name FROM accounts a WHERE a.held <>
                  (SELECT COALESCE(SUM(r.held), 0) FROM runs r WHERE r.account = a.id)"),
+            ("account: what is owed is not the sum over its runs",
+             "SELECT a.name FROM accounts a WHERE a.owed <>
+                 (SELECT COALESCE(SUM(r.owed), 0) FROM runs r WHERE r.account = a.id)"),
+            ("run: it has spent more than it may", "SELECT r.id FROM runs r WHERE r.spent > r.max_credits"),
+            ("account: what is kept is not the sum of its answers",
+             "SELECT a.name FROM accounts a WHERE a.kept <>
+                 (SELECT COALESCE(SUM(b.answer_length), 0) FROM batches b JOIN runs r ON r.id = b.run
+                  WHERE r.account = a.id AND b.state = 'answered')"),
             ("run: what is reserved is not the sum over its batches",
              "SELECT r.id FROM runs r WHERE r.held <>
                  (SELECT COALESCE(SUM(b.hold), 0) FROM batches b WHERE b.run = r.id AND b.state = 'held')"),

@@ -31,7 +31,7 @@ pub(super) async fn reserve(
     let now = now_ms();
     let locked = if db.has_company() { LOCKED } else { "" };
     let query = db.sql(
-        "WITH asked (account, run, seq, digest, hold, cpu_limit_ns, byte_limit, room, at_ms, gateway) AS (",
+        "WITH asked (account, run, seq, digest, hold, cpu_limit_ns, byte_limit, room, most_kept, at_ms, gateway) AS (",
     );
     let query = query.push_values(asks.iter().zip(&holds), |row, (ask, hold)| {
         row.push_bind(ask.account)
@@ -42,11 +42,13 @@ pub(super) async fn reserve(
             .push_bind(whole(ask.wanted.cpu))
             .push_bind(i64::try_from(ask.wanted.bytes).unwrap_or(i64::MAX))
             .push_bind(of_account[&ask.account].saturating_mul(price::SHARE))
+            .push_bind(i64::try_from(ask.most_kept).unwrap_or(i64::MAX))
             .push_bind(now)
             .push_bind(gateway);
     });
     let query = query.push(
-        "), found AS (SELECT r.id, r.account, r.state, r.max_credits - r.spent - r.held AS cap, a.balance - a.held AS free
+        "), found AS (SELECT r.id, r.account, r.state, r.max_credits - r.spent - r.held - r.owed AS cap,
+                             a.balance - a.held - a.owed AS free, a.kept
                       FROM runs r JOIN accounts a ON a.id = r.account",
     );
     let query = query.push(locked).push(
@@ -55,6 +57,7 @@ pub(super) async fn reserve(
                 asked.at_ms, asked.gateway
          FROM asked JOIN found ON found.id = asked.run AND found.account = asked.account
          WHERE found.state = 'open' AND found.free >= asked.room AND (found.cap IS NULL OR found.cap >= asked.room)
+               AND found.kept < asked.most_kept
          ON CONFLICT (run, seq) DO NOTHING RETURNING run, seq, digest",
     );
     let mut done: HashSet<(String, i64, String)> = HashSet::new();

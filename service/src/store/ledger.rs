@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use fastmap_backends::cloud::Prices;
 
-use super::{Db, Result, Row, Store, StoreError, now_ms};
+use super::{Db, Result, Row, Short, Store, StoreError, now_ms};
 use crate::price::{self, Grant, Microcredits, Work};
 use crate::spool::Place;
 
@@ -32,6 +32,8 @@ pub struct Reserve {
     pub wanted: Work,
     /// The price list.
     pub prices: Prices,
+    /// Nothing is reserved for an account that has so many bytes of answers kept.
+    pub most_kept: u64,
 }
 
 /// What became of a [`Reserve`].
@@ -57,6 +59,8 @@ pub enum Reserved {
     OutOfCredits,
     /// What is left is reserved for others.
     Held,
+    /// Too many bytes of answers are kept for the account: so many.
+    Full(u64),
 }
 
 /// A batch that was answered.
@@ -131,8 +135,8 @@ pub(super) async fn lock_of_run(db: &mut Db<'_>, run: &str) -> Result<()> {
 /// Reserves for a batch, whose account is locked; `gateway` has it in hand then.
 pub(super) async fn reserve(db: &mut Db<'_>, gateway: i64, ask: &Reserve) -> Result<Reserved> {
     let row = db.sql(
-        "SELECT r.state, r.reason, r.max_credits, r.spent, r.held, a.balance, a.held AS account_held,
-                b.state AS batch, b.digest, b.gateway, b.hold, b.cpu_limit_ns, b.byte_limit, b.short, b.status, b.answer_digest,
+        "SELECT r.state, r.reason, r.max_credits, r.spent, r.held, r.owed, a.balance, a.held AS account_held,
+                a.owed AS account_owed, a.kept, b.state AS batch, b.digest, b.gateway, b.hold, b.cpu_limit_ns, b.byte_limit, b.short, b.status, b.answer_digest,
                 b.answer_file, b.answer_at, b.answer_length
          FROM runs r JOIN accounts a ON a.id = r.account
          LEFT JOIN batches b ON b.run = r.id AND b.seq = $3
@@ -174,8 +178,12 @@ pub(super) async fn reserve(db: &mut Db<'_>, gateway: i64, ask: &Reserve) -> Res
     if state != "open" {
         return Ok(Reserved::Ended(state, row.try_get("reason")?));
     }
-    let (balance, account_held): (i64, i64) = (row.try_get("balance")?, row.try_get("account_held")?);
-    let (spent, held): (i64, i64) = (row.try_get("spent")?, row.try_get("held")?);
+    let number = |name: &str| row.try_get::<i64, _>(name);
+    if number("kept")?.unsigned_abs() >= ask.most_kept {
+        return Ok(Reserved::Full(number("kept")?.unsigned_abs()));
+    }
+    let (balance, account_held) = (number("balance")? - number("account_owed")?, number("account_held")?);
+    let (spent, held) = (number("spent")? + number("owed")?, number("held")?);
     let under_cap = row.try_get::<Option<i64>, _>("max_credits")?.map_or(i64::MAX, |cap| cap - spent);
     let available = (balance - account_held).min(under_cap.saturating_sub(held));
     let Some(grant) = price::grant(&ask.prices, ask.wanted, available) else {
@@ -304,6 +312,53 @@ impl Store {
         tx.commit().await
     }
 
+    /// Reserves more for a batch of this gateway, `hold` in all: its answer costs more than was thought. Where so much more is
+    /// not left, says of what.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn raise_hold(&self, run: &str, seq: i64, hold: Microcredits) -> Result<Option<Short>> {
+        let mut conn = self.writer().await?;
+        let mut tx = conn.begin().await?;
+        lock_of_run(&mut tx.db(), run).await?;
+        let row = tx
+            .sql(
+                "SELECT b.hold, a.id, a.balance - a.held - a.owed AS free,
+                        r.max_credits - r.spent - r.held - r.owed AS cap
+                 FROM batches b JOIN runs r ON r.id = b.run JOIN accounts a ON a.id = r.account
+                 WHERE b.run = $1 AND b.seq = $2 AND b.state = 'held' AND b.gateway = $3",
+            )
+            .bind(run)
+            .bind(seq)
+            .bind(self.gateway)
+            .fetch_optional()
+            .await?;
+        // What is reserved no more is found out when it is settled.
+        let Some(row) = row else { return Ok(None) };
+        let more = hold - row.try_get::<i64, _>("hold")?;
+        let cap = row.try_get::<Option<i64>, _>("cap")?.unwrap_or(i64::MAX);
+        if more > cap {
+            return Ok(Some(Short::Cap));
+        }
+        if more > row.try_get::<i64, _>("free")? {
+            return Ok(Some(Short::Balance));
+        }
+        tx.sql("UPDATE batches SET hold = hold + $3 WHERE run = $1 AND seq = $2")
+            .bind(run)
+            .bind(seq)
+            .bind(more)
+            .execute()
+            .await?;
+        tx.sql("UPDATE runs SET held = held + $2 WHERE id = $1").bind(run).bind(more).execute().await?;
+        tx.sql("UPDATE accounts SET held = held + $2 WHERE id = $1")
+            .bind(row.try_get::<i64, _>("id")?)
+            .bind(more)
+            .execute()
+            .await?;
+        tx.commit().await?;
+        Ok(None)
+    }
+
     /// Gives back what is reserved for a batch that its client wants no more, whichever gateway has it in hand; that one finds
     /// it cancelled. `false`: nothing was reserved.
     ///
@@ -391,6 +446,7 @@ mod tests {
             digest: digest.to_owned(),
             wanted: Work { cpu: Duration::from_secs(1), bytes: 1000 },
             prices: price::DEFAULT,
+            most_kept: u64::MAX,
         }
     }
 

@@ -23,6 +23,7 @@ enum Step {
     Release { run: usize, seq: i64 },
     End(usize),
     Acknowledge { run: usize, seq: i64 },
+    Use { run: usize, cpu_ms: u64 },
     Restart,
 }
 
@@ -37,6 +38,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (run(), seq()).prop_map(|(run, seq)| Step::Release { run, seq }),
         1 => run().prop_map(Step::End),
         1 => (run(), seq()).prop_map(|(run, seq)| Step::Acknowledge { run, seq }),
+        3 => (run(), 0..1_000_000u64).prop_map(|(run, cpu_ms)| Step::Use { run, cpu_ms }),
         1 => Just(Step::Restart),
     ]
 }
@@ -78,6 +80,7 @@ fn reserve(run: usize, seq: i64, cpu_ms: u64) -> Reserve {
         digest: format!("{seq}"),
         wanted: Work { cpu: Duration::from_millis(cpu_ms), bytes: 1000 },
         prices: price::DEFAULT,
+        most_kept: u64::MAX,
     }
 }
 
@@ -149,7 +152,10 @@ async fn follow(kind: Kind, steps: &[Step], balance: Microcredits, cap: Option<M
                     Reserved::Ended(..) => assert!(ended.contains(&run)),
                     Reserved::CapReached => assert!(cap.is_some()),
                     Reserved::OutOfCredits | Reserved::Held => {}
-                    other @ (Reserved::Conflict | Reserved::NoRun | Reserved::Elsewhere) => {
+                    other @ (Reserved::Conflict
+                    | Reserved::NoRun
+                    | Reserved::Elsewhere
+                    | Reserved::Full(_)) => {
                         panic!("{other:?}")
                     }
                 }
@@ -178,6 +184,13 @@ async fn follow(kind: Kind, steps: &[Step], balance: Microcredits, cap: Option<M
             Step::Acknowledge { run, seq } => {
                 let kept = store.acknowledge(&format!("run{run}"), &[seq as u64]).await.expect("no failure");
                 assert!(kept.is_empty() || answered.contains(&(run, seq)));
+            }
+            Step::Use { run, cpu_ms } => {
+                let cpu = Duration::from_millis(cpu_ms);
+                let used = store.charge_use(&format!("run{run}"), cpu, &price::DEFAULT).await;
+                let used = used.expect("no failure").expect("there is such a run");
+                assert_eq!(used.open, !ended.contains(&run));
+                *charged.entry(account_of(run)).or_default() += used.taken;
             }
             Step::Restart => {
                 drop(committer);
@@ -350,4 +363,129 @@ async fn what_was_reserved_is_all_that_is_charged(fresh: Fresh) {
     assert_eq!(committer.reserve(other).await.expect("no failure"), Reserved::NoRun);
     let changed = Reserve { digest: "x".to_owned(), ..reserve(0, 0, 1000) };
     assert_eq!(committer.reserve(changed).await.expect("no failure"), Reserved::Conflict);
+}
+
+/// Reports of use: of which run, and how many milliseconds.
+fn reports() -> impl Strategy<Value = Vec<(usize, u64)>> {
+    proptest::collection::vec((0..RUNS, 0..3000u64), 0..20)
+}
+
+/// Of all that is reported a second of each run is free, and the rest is charged.
+async fn report(kind: Kind, reports: &[(usize, u64)]) {
+    let fresh = Fresh::new(kind).await;
+    let store = store(&fresh, 1000 * CREDIT, None).await;
+    for (run, ms) in reports {
+        let used = store.charge_use(&format!("run{run}"), Duration::from_millis(*ms), &price::DEFAULT).await;
+        let used = used.expect("no failure").expect("there is such a run");
+        assert!(used.open && used.short.is_none(), "{used:?}");
+    }
+    for run in 0..RUNS {
+        let of_run: Vec<u64> = reports.iter().filter(|(of, _)| *of == run).map(|(_, ms)| *ms).collect();
+        let used = Duration::from_millis(of_run.iter().sum());
+        let due = price::cost(&price::DEFAULT, Work { cpu: used.saturating_sub(price::FREE), bytes: 0 });
+        let info =
+            store.run(None, &format!("run{run}")).await.expect("no failure").expect("it is there").info;
+        // Each report is rounded up.
+        assert!((due..=due + of_run.len() as i64).contains(&info.spent), "{due}: {info:?}");
+        assert_eq!(u128::from(info.cpu_ns), used.as_nanos());
+    }
+    assert_eq!(store.audit().await.expect("no failure"), Vec::<String>::new());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20))]
+
+    #[test]
+    fn all_that_workers_use_is_charged_but_the_free_second_on_sqlite(reports in reports()) {
+        run(report(Kind::Sqlite, &reports));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10))]
+
+    #[test]
+    fn all_that_workers_use_is_charged_but_the_free_second_on_postgres(reports in reports()) {
+        run(report(Kind::Postgres, &reports));
+    }
+}
+
+on_both!(
+    what_is_used_while_batches_hold_the_credits_is_owed_and_taken_when_they_leave_some,
+    an_answer_that_costs_more_than_was_reserved_is_paid_from_what_is_left,
+    answers_that_are_kept_are_counted_until_they_are_let_go,
+);
+
+async fn what_is_used_while_batches_hold_the_credits_is_owed_and_taken_when_they_leave_some(fresh: Fresh) {
+    let store = store(&fresh, CREDIT, None).await;
+    let committer = super::Committer::start(store.clone());
+    // An hour costs ten credits. Runs 0 and 2 are one account's.
+    let mut seq = 0;
+    while matches!(committer.reserve(reserve(0, seq, 3_600_000)).await, Ok(Reserved::Granted(_))) {
+        seq += 1;
+    }
+    let use_of = async |run: usize, secs: u64| {
+        let used = store.charge_use(&format!("run{run}"), Duration::from_secs(secs), &price::DEFAULT).await;
+        used.expect("no failure").expect("there is such a run")
+    };
+    let used = use_of(2, 181).await;
+    assert!(used.short.is_none() && used.taken < 10_000, "{used:?}: batches of another run hold the rest");
+    let refused = committer.reserve(reserve(2, 0, 1)).await.expect("no failure");
+    assert!(matches!(refused, Reserved::OutOfCredits | Reserved::Held), "{refused:?}");
+    for seq in 0..seq {
+        committer.settle(settle(0, seq, 1)).await.expect("no failure");
+    }
+    store.take_owed(&price::DEFAULT).await.expect("no failure");
+    let spent = store.run(None, "run2").await.expect("no failure").expect("it is there").info.spent;
+    assert_eq!(spent, CREDIT / 2, "three minutes beyond the free second");
+    let used = use_of(2, 3600).await;
+    assert_eq!(used.short, Some(super::Short::Balance));
+    assert_eq!(store.balance(1).await.expect("no failure"), (0, 0));
+    assert_eq!(store.audit().await.expect("no failure"), Vec::<String>::new());
+}
+
+async fn an_answer_that_costs_more_than_was_reserved_is_paid_from_what_is_left(fresh: Fresh) {
+    let store = store(&fresh, CREDIT, Some(CREDIT / 2)).await;
+    let committer = super::Committer::start(store.clone());
+    let granted = committer.reserve(reserve(0, 0, 1000)).await.expect("no failure");
+    let Reserved::Granted(grant) = granted else { panic!("{granted:?}") };
+    let raise = async |hold| store.raise_hold("run0", 0, hold).await.expect("no failure");
+    assert_eq!(raise(CREDIT / 2 + 1).await, Some(super::Short::Cap));
+    store.adjust(1, grant.hold - CREDIT + 100, None).await.expect("no failure");
+    assert_eq!(raise(grant.hold + 101).await, Some(super::Short::Balance));
+    assert_eq!(raise(grant.hold + 100).await, None);
+    assert_eq!(store.balance(1).await.expect("no failure"), (grant.hold + 100, grant.hold + 100));
+    committer.settle(settle(0, 0, grant.hold + 100)).await.expect("no failure");
+    assert_eq!(store.balance(1).await.expect("no failure"), (0, 0));
+    assert_eq!(store.audit().await.expect("no failure"), Vec::<String>::new());
+}
+
+async fn answers_that_are_kept_are_counted_until_they_are_let_go(fresh: Fresh) {
+    let store = store(&fresh, 100 * CREDIT, None).await;
+    let committer = super::Committer::start(store.clone());
+    let kept = async || store.kept(1).await.expect("no failure");
+    for seq in 0..3 {
+        committer.reserve(reserve(2, seq, 1)).await.expect("no failure");
+        committer.settle(settle(2, seq, 1)).await.expect("no failure");
+    }
+    // Each is two bytes long.
+    assert_eq!(kept().await, 6);
+    // One way is for many at once, the other looks closer.
+    for balance in [0, 4 * CREDIT - 100 * CREDIT] {
+        if balance != 0 {
+            store.adjust(1, balance, None).await.expect("no failure");
+        }
+        for (most_kept, full) in [(7, false), (6, true)] {
+            let ask = Reserve { most_kept, ..reserve(2, 10, 3_600_000) };
+            let got = committer.reserve(ask).await.expect("no failure");
+            assert_eq!(matches!(got, Reserved::Full(6)), full, "{got:?}");
+            store.release("run2", 10).await.expect("no failure");
+        }
+    }
+    store.acknowledge("run2", &[0, 1, 0]).await.expect("no failure");
+    assert_eq!(kept().await, 2);
+    store.end_run("run2", RunState::Done, None).await.expect("no failure");
+    store.purge_run("run2").await.expect("no failure");
+    assert_eq!(kept().await, 0);
+    assert_eq!(store.audit().await.expect("no failure"), Vec::<String>::new());
 }

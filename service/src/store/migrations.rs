@@ -17,11 +17,11 @@ macro_rules! scripts {
 }
 
 pub(super) fn sqlite() -> Migrator {
-    scripts!("sqlite": "01" "begin", "02" "carried", "10" "dashboard", "20" "gateways")
+    scripts!("sqlite": "01" "begin", "02" "carried", "10" "dashboard", "20" "gateways", "30" "use")
 }
 
 pub(super) fn postgres() -> Migrator {
-    scripts!("postgres": "01" "begin", "10" "dashboard", "20" "gateways")
+    scripts!("postgres": "01" "begin", "10" "dashboard", "20" "gateways", "30" "use")
 }
 
 fn migrator<const N: usize>(scripts: [(&str, &'static str, &'static str); N]) -> Migrator {

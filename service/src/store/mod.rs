@@ -3,7 +3,7 @@
 //! On SQLite (one gateway) one connection writes, behind a lock, and a few read. On PostgreSQL (one or many) a few do both,
 //! and whoever moves money of an account locks it first. The SQL is what the two have in common (`$1`, `ON CONFLICT`,
 //! `RETURNING`, `WITH … VALUES`), said through `db`; what they have not (triggers among it) stands in the migrations.
-//! `wal` folds SQLite's log in beside the writer. `ledger` moves money, `commit` gathers the two writes that each batch needs and `group` does them in one statement for
+//! `wal` folds SQLite's log in beside the writer. `ledger` moves money, `usage` that of what workers use beside batches, `commit` gathers the two writes that each batch needs and `group` does them in one statement for
 //! many batches; `accounts`, `runs` and `blobs` are what their names say; `dashboard`, `activity` and `listing` are the
 //! dashboard's. Called by the gateway and by the command line, also at the same time from two processes.
 
@@ -26,6 +26,7 @@ mod runs;
 mod shared;
 #[cfg(test)]
 pub(crate) mod testing;
+mod usage;
 mod wal;
 
 use std::borrow::Cow;
@@ -57,6 +58,7 @@ pub use ledger::{Reserve, Reserved, Settle, Settled, Stored};
 pub use listing::{Filter, LedgerPage, Step};
 pub use presence::Presence;
 pub use runs::{NewRun, Opened, Run};
+pub use usage::{Charged, Short};
 
 /// Why the database did not do it. Cheap to clone, for one failed transaction is many requests' failure.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -60,6 +60,20 @@ fn a_run_spends_no_more_than_its_cap() {
     assert!((-15..=1).contains(&(spent / 10_000 - i64::from(values))), "{spent} spent, {values} delivered");
 }
 
+fn grow_large(n: u32) -> Vec<u8> {
+    vec![n as u8; 8_000_000]
+}
+
+#[test]
+fn results_larger_than_what_their_batch_was_granted_come_whole_and_are_paid() {
+    let tenancy = Tenancy::start(&[]);
+    let values: Vec<Vec<u8>> =
+        config(tenancy.options()).fastmap(grow_large, 0..6).collect::<Result<_, _>>().expect("credits");
+    assert!((0..).zip(&values).all(|(n, value)| *value == grow_large(n)) && values.len() == 6);
+    assert!(tenancy.spent() >= 6 * 80_000, "{}", tenancy.spent());
+    tenancy.server.audit();
+}
+
 /// Waits for a file `go`, unless it was called with that name before.
 fn once_and_for_all((folder, name): (String, String)) -> String {
     let folder = Path::new(&folder);

@@ -40,6 +40,17 @@ impl Task for Obey {
                     log::info!(target: "fastmap_service::cli::admin", "{}", String::from_utf8_lossy(rest));
                     Vec::new()
                 }
+                b'w' => {
+                    // For as long as nobody ends it, once it has shown what it has found.
+                    burn(Duration::from_millis(number()));
+                    println!("found");
+                    spin(Duration::from_mins(10));
+                    Vec::new()
+                }
+                b'x' => {
+                    work.fail(FailureKind::Panic, "x".repeat(number() as usize));
+                    continue;
+                }
                 b'p' => {
                     (0..number()).for_each(|n| eprintln!("line {n}"));
                     Vec::new()
@@ -78,6 +89,35 @@ fn spin(time: Duration) {
     }
 }
 
+/// What it does before it reports for duty. Tests write another word here, in the file.
+static HABIT: [u8; 24] = *b"fastmap-test-habit:none ";
+
+/// Uses the CPU where no batch pays for it.
+fn follow_habit() {
+    match std::hint::black_box(&HABIT).split_at(19).1 {
+        // Long before anything is sent, and as long as it lives.
+        b"early" => drop(std::thread::spawn(|| spin(Duration::from_mins(10)))),
+        // It never greets, and what it has found is told as its last words.
+        b"never" => {
+            burn(Duration::from_secs(2));
+            eprintln!("found");
+            std::process::exit(3);
+        }
+        _ => {}
+    }
+}
+
+/// Uses so much CPU time, however long that takes on a busy machine.
+fn burn(time: Duration) {
+    let used = || {
+        let clock = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID);
+        clock.map_or(Duration::MAX, Duration::from)
+    };
+    while used() < time {
+        spin(Duration::from_millis(5));
+    }
+}
+
 static OBEY: Descriptor = Descriptor::new(|| "obey", |context| Ok(Box::new(Obey(context.to_vec()))));
 static BROKEN: Descriptor = Descriptor::new(
     || "broken",
@@ -85,6 +125,9 @@ static BROKEN: Descriptor = Descriptor::new(
 );
 
 fn main() {
+    if std::env::args().nth(1).is_none() {
+        follow_habit();
+    }
     fastmap_backends::local::enter();
     if std::env::args().nth(1).as_deref() != Some("describe") {
         eprintln!("this program obeys a fastmap host alone");

@@ -176,22 +176,24 @@ fn nothing_of_a_service_that_was_killed_is_left_when_the_next_one_has_started() 
 }
 
 #[test]
-fn a_result_beyond_what_its_batch_was_granted_fails_in_words_and_costs_nothing_of_the_rest() {
+fn a_result_beyond_what_an_answer_may_have_fails_in_words_and_costs_nothing_of_the_rest() {
     let server = Server::start_jailed(&[]);
     let client = server.tenant("a", "1000");
     let run = client.run();
-    // A mebibyte is granted. Behind another the item goes back, and alone it fails.
-    let reply = client.batch(&run, 0, &["eone", "b3000000", "etwo"]);
+    // More than was asked for is whole all the same, up to the service's limit.
+    assert_eq!(results(&client.batch(&run, 0, &["b3000000"]), 1)[0].len(), 3_000_000);
+    // 64 MiB: after another item the result goes back, and alone it fails.
+    let reply = client.batch(&run, 1, &["eone", "b70000000", "etwo"]);
     let answer = Answer::decode(&reply.body, 3).expect("an answer");
     let told: Vec<_> = answer.parts.iter().map(|part| (part.offset, part.items)).collect();
     assert_eq!(told, [(0, 1), (1, 2)], "{answer:?}");
     assert!(matches!(answer.parts[1].outcome, PartOutcome::Returned), "{answer:?}");
-    let reply = client.batch(&run, 1, &["b3000000"]);
+    let reply = client.batch(&run, 2, &["b70000000"]);
     assert!(reply.body.len() < 10_000, "{}", reply.body.len());
     let answer = Answer::decode(&reply.body, 1).expect("an answer");
     let PartOutcome::Done(results) = &answer.parts[0].outcome else { panic!("{answer:?}") };
     let message = &results.failures[0].message;
-    assert!(message.contains("3000004 bytes") && message.contains("granted 1048576 bytes"), "{message}");
+    assert!(message.contains("70000004 bytes") && message.contains("may have 66977792"), "{message}");
     server.audit();
 }
 

@@ -11,7 +11,7 @@ use futures_util::TryStreamExt;
 use tokio::time::{Instant, interval};
 
 use super::sender::Shared;
-use super::wire;
+use super::{Names, wire};
 
 /// What other gateways have left is looked for so often.
 const ORPHANS: Duration = Duration::from_secs(30);
@@ -35,6 +35,11 @@ pub(super) async fn audit(shared: Arc<Shared>) {
             // Where the queue itself is gone there is another to look into the next time.
             shared.consumers.forget();
             let _next_time = shared.layout.make(&shared.jetstream).await;
+        }
+        if shared.flights.waits_for(2 * lease)
+            && let Err(error) = look_for_kept(&shared).await
+        {
+            tracing::warn!(%error, "could not look whether agents keep batches for too long");
         }
         if Instant::now() >= orphans_at {
             orphans_at = Instant::now() + ORPHANS;
@@ -69,6 +74,20 @@ async fn look_for_missing(shared: &Arc<Shared>, long: Duration) -> Result<(), as
     }
     for again in missing {
         shared.put_again(again).await;
+    }
+    Ok(())
+}
+
+/// Takes away what agents have had for too long: those say that they work on it, for ever.
+async fn look_for_kept(shared: &Arc<Shared>) -> Result<(), async_nats::Error> {
+    let layout = &shared.layout;
+    let stream = shared.jetstream.get_stream_no_info(layout.names.stream()).await?;
+    for account in shared.flights.tenants() {
+        let consumer = stream.consumer_info(Names::consumer(account)).await?;
+        let delivered = consumer.delivered.stream_sequence;
+        for kept in shared.flights.kept_too_long(account, delivered, layout.patience) {
+            shared.take_away(kept).await;
+        }
     }
     Ok(())
 }

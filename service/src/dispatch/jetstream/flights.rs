@@ -1,7 +1,7 @@
 //! What a gateway has submitted and what is still wanted of it: who waits for which verdict, what agents may ask about it,
 //! and the files that they may fetch. Decides; `sender` does what is decided.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,8 +17,15 @@ use crate::keys::random;
 
 /// Agents that may lose the same work before it is given up.
 const DELIVERIES: u32 = 5;
-/// What an answer may have beside its results: what failed, and how.
-const BESIDE: u64 = 64 << 20;
+/// What a verdict may have beside an answer that keeps to its limit: its own words.
+const BESIDE: u64 = 1 << 20;
+/// Workers that end with their run have been reported for within this.
+const REPORTED: Duration = Duration::from_mins(2);
+/// Reports of a run by which one that comes again is known.
+const REPORTS: usize = 64;
+/// Of its limit of CPU time, a batch may be in agents' hands for so many times: they give it four times as long on the clock,
+/// and may hold five for each worker.
+const LONGEST: u32 = 20;
 /// Looks at the queue in which it must be missing before it is sent again: it may be on its way.
 const MISSING: u32 = 2;
 
@@ -41,6 +48,9 @@ pub(super) struct Flight {
     parts: Vec<u8>,
     sent: Instant,
     missing: u32,
+    /// Its place in the stream, and since when it is known that an agent has it.
+    place: Option<u64>,
+    delivered: Option<Instant>,
 }
 
 impl Flight {
@@ -48,6 +58,24 @@ impl Flight {
         match &self.work.task {
             Task::Check => 0,
             Task::Batch(batch) => batch.items,
+        }
+    }
+
+    /// It is put into the queue anew.
+    fn again(&mut self) {
+        self.missing = 0;
+        self.leases += 1;
+        self.attempt += 1;
+        self.sent = Instant::now();
+        (self.place, self.delivered) = (None, None);
+    }
+
+    /// Agents may have it for so long.
+    fn longest(&self, patience: Duration) -> Option<Duration> {
+        match &self.work.task {
+            // Who waits for it gives it up itself.
+            Task::Check => None,
+            Task::Batch(batch) => Some(batch.limit.cpu.saturating_mul(LONGEST).saturating_add(patience)),
         }
     }
 
@@ -69,8 +97,30 @@ struct State {
     /// Files by the names that stand in work.
     files: HashMap<String, PathBuf>,
     runs: HashMap<String, Files>,
+    /// Runs by the names under which agents report what their workers use: those of their executables.
+    payers: HashMap<String, OfRun>,
     next: u64,
     closed: bool,
+}
+
+/// What is known of a run whose workers' use is reported.
+#[derive(Debug)]
+struct OfRun {
+    run: String,
+    ended: Option<Instant>,
+    /// The last reports: one that comes again is charged already.
+    reports: VecDeque<u64>,
+}
+
+/// What to do about a report of what workers have used.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Report {
+    /// Charge it to this run.
+    Charge(String),
+    /// It was here before, and is charged or about to be.
+    Again,
+    /// No run of that name has workers.
+    Unknown,
 }
 
 /// What is to be answered to an agent.
@@ -126,6 +176,8 @@ impl Flights {
             parts: Vec::new(),
             sent: Instant::now(),
             missing: 0,
+            place: None,
+            delivered: None,
         };
         state.flights.insert(token.clone(), flight);
         Some(Entered { token, n, files, verdict, ack })
@@ -168,6 +220,10 @@ impl Flights {
             .map(|(_, flight)| flight)
             .collect();
         if let Some(files) = state.runs.remove(run) {
+            if let Some(of_run) = state.payers.get_mut(&files.executable.name) {
+                of_run.ended = Some(Instant::now());
+            }
+            state.payers.retain(|_, of_run| of_run.ended.is_none_or(|ended| ended.elapsed() < REPORTED));
             for named in std::iter::once(files.executable).chain(files.context) {
                 state.files.remove(&named.name);
             }
@@ -217,10 +273,7 @@ impl Flights {
             if flight.missing < MISSING {
                 continue;
             }
-            flight.missing = 0;
-            flight.leases += 1;
-            flight.attempt += 1;
-            flight.sent = Instant::now();
+            flight.again();
             if flight.leases > DELIVERIES {
                 lost.push(token.clone());
             } else {
@@ -243,6 +296,58 @@ impl Flights {
             flight.answer(Verdict::Lost);
         }
         again
+    }
+
+    /// Where a flight stands in the queue.
+    pub(super) fn placed(&self, token: &str, place: u64) {
+        if let Some(flight) = self.lock().flights.get_mut(token) {
+            flight.place = Some(place);
+        }
+    }
+
+    /// Those of a tenant that agents have had for too long, where all up to that place were delivered: each gets a new
+    /// attempt, or is given up (`None`). With their numbers and tokens: agents are to be told, and the queue to forget them.
+    pub(super) fn kept_too_long(&self, account: i64, delivered: u64, patience: Duration) -> Vec<Kept> {
+        let (mut kept, mut state, now) = (Vec::new(), self.lock(), Instant::now());
+        for (token, flight) in &mut state.flights {
+            let is_delivered = flight.place.is_some_and(|place| place <= delivered);
+            if flight.work.spec.account != account || !is_delivered {
+                continue;
+            }
+            let since = *flight.delivered.get_or_insert(now);
+            if flight.longest(patience).is_some_and(|longest| now.duration_since(since) > longest) {
+                flight.again();
+                let again = (flight.work.clone(), flight.n, flight.attempt, flight.leases <= DELIVERIES);
+                kept.push((token.clone(), again));
+            }
+        }
+        let mut all = Vec::new();
+        for (token, (work, n, attempt, wanted)) in kept {
+            let run = work.spec.run.clone();
+            let files = state.files(&work.spec);
+            let again = wanted.then(|| Again { token: token.clone(), work, n, attempt, files });
+            all.push(Kept { token, run, n, again });
+        }
+        all
+    }
+
+    /// What to do about a report of use, under that name and of that number.
+    pub(super) fn report(&self, name: &str, report: u64) -> Report {
+        let mut state = self.lock();
+        let Some(of_run) = state.payers.get_mut(name) else { return Report::Unknown };
+        if of_run.reports.contains(&report) {
+            return Report::Again;
+        }
+        of_run.reports.truncate(REPORTS - 1);
+        of_run.reports.push_front(report);
+        Report::Charge(of_run.run.clone())
+    }
+
+    /// A report could not be charged: it will come again.
+    pub(super) fn forget_report(&self, name: &str, report: u64) {
+        if let Some(of_run) = self.lock().payers.get_mut(name) {
+            of_run.reports.retain(|known| *known != report);
+        }
     }
 
     /// What an agent is answered; `room`: bytes in one message.
@@ -270,6 +375,8 @@ impl Flights {
                 flight.leases = flight.leases.saturating_sub(1);
                 return yes;
             }
+            // Reports are about runs: see `report`.
+            Request::Used(..) => return Answer::Now(Reply::No),
             Request::Get(offset) => return Answer::Now(flight.payload(offset, room)),
             Request::Part(offset, total, part) => return Answer::Now(flight.part(offset, total, &part)),
             Request::Verdict(ack, body) => {
@@ -299,6 +406,16 @@ impl Flights {
     }
 }
 
+/// Work that an agent has kept for too long.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) token: String,
+    pub(super) run: String,
+    pub(super) n: u64,
+    /// `None`: agents have kept it too often.
+    pub(super) again: Option<Again>,
+}
+
 /// Work that is put into the queue anew.
 #[derive(Debug)]
 pub(super) struct Again {
@@ -321,6 +438,8 @@ impl State {
             named
         };
         let files = Files { executable: named(&spec.executable), context: spec.context.as_ref().map(named) };
+        let of_run = OfRun { run: spec.run.clone(), ended: None, reports: VecDeque::new() };
+        self.payers.insert(files.executable.name.clone(), of_run);
         self.runs.insert(spec.run.clone(), files.clone());
         files
     }
@@ -379,8 +498,16 @@ mod tests {
             item_timeout: None,
         };
         let (payload, limit) = (Bytes::from_static(b"payload"), Limit::default());
-        let batch =
-            BatchTask { seq: 1, first: 0, items: 1, stride: None, payload, limit, request: String::new() };
+        let batch = BatchTask {
+            seq: 1,
+            first: 0,
+            items: 1,
+            stride: None,
+            payload,
+            enough: 0,
+            limit,
+            request: String::new(),
+        };
         Work { spec: Arc::new(spec), task: Task::Batch(batch) }
     }
 
@@ -412,6 +539,23 @@ mod tests {
         assert_eq!(flights.end_run("r"), 1);
         assert!(matches!(get(), Answer::Now(Reply::No)));
         assert_eq!(reply(&flights, &entered.token, Request::Ask(1)), Reply::No);
+    }
+
+    #[test]
+    fn a_report_of_use_is_charged_once_to_the_run_that_its_name_names_and_also_behind_its_end() {
+        let flights = flights();
+        let entered = flights.enter(work("r")).expect("it is open");
+        let name = &entered.files.executable.name;
+        assert_eq!(flights.report(name, 1), Report::Charge("r".to_owned()));
+        assert_eq!(flights.report(name, 1), Report::Again);
+        flights.forget_report(name, 1);
+        assert_eq!(flights.report(name, 1), Report::Charge("r".to_owned()));
+        assert_eq!(flights.end_run("r"), 1);
+        assert_eq!(flights.report(name, 1), Report::Again);
+        assert_eq!(flights.report(name, 2), Report::Charge("r".to_owned()));
+        for guess in ["r", "ab", "", &entered.token] {
+            assert_eq!(flights.report(guess, 3), Report::Unknown);
+        }
     }
 
     #[test]
@@ -456,6 +600,25 @@ mod tests {
         let again = look(false);
         assert_eq!((again[0].n, again[0].attempt), (entered.n, 1));
         assert_eq!(again[0].files.executable.name, entered.files.executable.name);
+    }
+
+    #[test]
+    fn what_an_agent_keeps_for_too_long_is_taken_away_and_given_up_in_the_end() {
+        let flights = flights();
+        let mut entered = flights.enter(work("r")).expect("it is open");
+        let look = |delivered: u64| flights.kept_too_long(7, delivered, Duration::ZERO);
+        for attempt in 1..=DELIVERIES {
+            flights.placed(&entered.token, 3);
+            assert!(look(2).is_empty(), "it waits for its turn");
+            assert!(flights.kept_too_long(8, 9, Duration::ZERO).is_empty(), "another tenant's");
+            assert!(flights.kept_too_long(7, 9, Duration::from_mins(1)).is_empty(), "not for long");
+            let kept = look(3);
+            let again = kept[0].again.as_ref().map(|again| again.attempt);
+            assert_eq!(again, (attempt < DELIVERIES).then_some(attempt));
+            assert_eq!((kept[0].n, kept[0].run.as_str()), (entered.n, "r"));
+        }
+        flights.lose(&entered.token);
+        assert!(matches!(entered.verdict.try_recv(), Ok(Verdict::Lost)));
     }
 
     #[test]

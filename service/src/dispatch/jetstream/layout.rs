@@ -25,6 +25,10 @@ const MADE: Duration = Duration::from_mins(10);
 /// Servers that elect a leader, or have just been started, answer nothing for some seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_millis(500);
+/// Bytes of what an agent says of itself, and of what all say. One that floods the bucket keeps others out of the
+/// operator's page, and takes no more of the servers' memory.
+const ENTRY: i32 = 4 << 10;
+const ENTRIES: i64 = 8 << 20;
 /// Requests that may wait at a tenant's consumer: agents that are idle have one or two there.
 const WAITING: i64 = 8192;
 
@@ -39,6 +43,8 @@ pub struct Layout {
     pub quota: usize,
     /// Nothing is heard of work for so long: its agent is gone.
     pub lease: Duration,
+    /// An agent may keep a batch for twenty times its limit of CPU time and this, whatever it says.
+    pub patience: Duration,
 }
 
 /// Why the servers do not have what a gateway needs.
@@ -50,6 +56,11 @@ pub enum Unmade {
     /// Of the bucket of agents.
     #[error("the bucket of agents can't be made on the NATS servers")]
     Agents(#[from] context::CreateKeyValueError),
+}
+
+impl Layout {
+    /// [`Layout::patience`] where nothing else is needed.
+    pub const PATIENCE: Duration = Duration::from_mins(1);
 }
 
 impl Unmade {
@@ -111,6 +122,8 @@ impl Layout {
             bucket: self.names.agents(),
             description: "agents, each for as long as it is heard of".to_owned(),
             history: 1,
+            max_value_size: ENTRY,
+            max_bytes: ENTRIES,
             max_age: registry::LEASE,
             storage: StorageType::Memory,
             num_replicas: self.replicas,

@@ -154,7 +154,8 @@ mod tests {
             name: "test".to_owned(),
         };
         let names = Names::new(prefix);
-        let layout = Layout { names: names.clone(), replicas: 1, quota, lease };
+        let layout =
+            Layout { names: names.clone(), replicas: 1, quota, lease, patience: Duration::from_secs(1) };
         let gateway = connect(&options("gateway")).await.expect("a connection");
         let dispatch =
             Sender::start(gateway, layout, Roster::default(), Events::default()).await.expect("a gateway");
@@ -176,5 +177,25 @@ mod tests {
             sides(&server.url(), &prefix, quota, lease_time, folder.path()).await
         })
         .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_batch_that_an_agent_keeps_for_ever_is_given_to_another() {
+        let (server, folder) = (Nats::start(), tempfile::tempdir().expect("a folder"));
+        let sides = sides(&server.url(), "test", 100, Duration::from_secs(1), folder.path()).await;
+        let _submitted = sides.submit(1, "r", 0).await;
+        let kept = sides.lease().await;
+        // It says that it works on it, and never does.
+        let mut another = std::pin::pin!(sides.lease());
+        let again = loop {
+            tokio::select! {
+                lease = &mut another => break lease,
+                () = tokio::time::sleep(Duration::from_millis(100)) => {
+                    sides.lessor.extend(kept.id).await;
+                }
+            }
+        };
+        assert_ne!(again.id, kept.id);
+        assert!(sides.answer(&again).await && !sides.answer(&kept).await);
     }
 }

@@ -23,7 +23,10 @@ use super::held::{Held, Leases};
 use super::inquiry::Inquirer;
 use super::turn::{Next, Pull, Turn};
 use super::wire::{self, Arrived, Files, Named, Origin, Reply, Request};
-use crate::dispatch::{Closed, Lease, LeaseId, Lessor, RunSpec, Task, Unavailable, Upload, Verdict, Work};
+use crate::dispatch::{
+    Closed, Lease, LeaseId, Lessor, Payer, RunSpec, Task, Unavailable, Upload, Verdict, Work,
+};
+use crate::keys::random;
 
 /// Who wants to lease looks so often whether there is somebody to be asked.
 const LOOK: Duration = Duration::from_millis(250);
@@ -414,6 +417,8 @@ impl Lessor for Receiver {
                     let lasts = Duration::from_millis(origin.lease_ms);
                     let until = since + lasts;
                     let run = work.spec.run.clone();
+                    let payer =
+                        Payer { gateway: origin.gateway.clone(), name: files.executable.name.clone() };
                     let id = shared.leases.enter(Held {
                         origin,
                         files,
@@ -425,7 +430,7 @@ impl Lessor for Receiver {
                     });
                     // Others who wait may find more.
                     shared.news.notify_one();
-                    return Ok(Lease { id, lasts, work });
+                    return Ok(Lease { id, lasts, work, payer });
                 }
                 Next::At(at) => at,
                 Next::Nothing => now + LOOK,
@@ -443,6 +448,17 @@ impl Lessor for Receiver {
             None => None,
         };
         Ok(Arc::new(RunSpec { executable, context, ..RunSpec::clone(spec) }))
+    }
+
+    async fn used(&self, payer: &Payer, _run: &str, cpu: Duration) -> Option<bool> {
+        let Payer { gateway, name } = payer.clone();
+        let origin = Origin { gateway, token: name.clone(), lease_ms: 0 };
+        let report = u64::from_le_bytes(random().ok()?);
+        let report = Request::Used(report, wire::nanos(cpu));
+        match self.shared.inquirer.ask(&origin, &name, &report).await? {
+            Reply::Yes(paid) => Some(paid.first() == Some(&1)),
+            Reply::No => Some(false),
+        }
     }
 
     async fn revoked(&self, lease: LeaseId) {

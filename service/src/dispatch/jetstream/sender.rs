@@ -17,11 +17,11 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{interval, sleep};
 
-use super::flights::{Ack, Again, Answer, Entered, Flights, name};
+use super::flights::{Ack, Again, Answer, Entered, Flights, Kept as TooLong, Report, name};
 use super::layout::{Consumers, Unmade};
 use super::wire::{self, Origin, Reply, Request};
 use super::{Layout, audit, lines, registry};
-use crate::dispatch::{Closed, Dispatch, Submitted, Work};
+use crate::dispatch::{Closed, Dispatch, Submitted, Used, Uses, Work};
 use crate::events::Events;
 use crate::roster::Roster;
 
@@ -61,6 +61,7 @@ pub(super) struct Shared {
     pub(super) consumers: Consumers,
     told: Mutex<HashMap<i64, Instant>>,
     dealt_with: UnboundedSender<String>,
+    uses: Uses,
 }
 
 /// Says, when it is dropped, that a verdict is dealt with.
@@ -112,6 +113,7 @@ impl Sender {
             consumers: Consumers::default(),
             told: Mutex::default(),
             dealt_with,
+            uses: Uses::default(),
         });
         // The servers know of the subscriptions before work is out.
         let _unheard = shared.client.flush().await;
@@ -145,7 +147,8 @@ impl Shared {
                 sleep(Duration::from_millis(50) * tried).await;
             }
             match self.try_put(&subject, &id, &message, spec.account).await {
-                Ok(()) => {
+                Ok(place) => {
+                    self.flights.placed(&again.token, place);
                     self.tell_of(spec.account).await;
                     return true;
                 }
@@ -168,13 +171,28 @@ impl Shared {
         id: &str,
         message: &Bytes,
         account: i64,
-    ) -> Result<(), async_nats::Error> {
+    ) -> Result<u64, async_nats::Error> {
         self.consumers.make(&self.jetstream, &self.layout, account).await?;
         let mut headers = HeaderMap::new();
         headers.insert(header::NATS_MESSAGE_ID, id);
         let sent = self.jetstream.publish_with_headers(subject.to_owned(), headers, message.clone()).await?;
-        sent.await?;
-        Ok(())
+        Ok(sent.await?.sequence)
+    }
+
+    /// Takes a batch away from an agent that has kept it for too long, and gives it to others.
+    pub(super) async fn take_away(&self, kept: TooLong) {
+        let TooLong { token, run, n, again } = kept;
+        tracing::warn!(run, "an agent has kept a batch for too long; it is taken away");
+        metrics::counter!("fastmap_batches_kept_too_long_total").increment(1);
+        // It is not told: agents drop what comes under a name that was revoked. What it answers first counts.
+        self.purge(self.layout.names.work("*", &run, &self.gateway, &n.to_string())).await;
+        let taken = match again {
+            Some(again) => self.put(&again).await,
+            None => false,
+        };
+        if !taken {
+            self.flights.lose(&token);
+        }
     }
 
     pub(super) async fn put_again(&self, again: Again) {
@@ -246,6 +264,10 @@ impl Shared {
             let Message { subject, payload, reply, .. } = message;
             let about = subject.rsplit('.').next().unwrap_or_default();
             let Ok(request) = Request::decode(&payload) else { continue };
+            if let Request::Used(report, cpu_ns) = request {
+                self.take_report(about, report, Duration::from_nanos(cpu_ns), reply);
+                continue;
+            }
             let room = wire::room(self.client.max_payload());
             let answer = self.flights.request(about, request, room);
             // Some things are told, not asked.
@@ -262,6 +284,32 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// An agent reports what workers have used. One that is not answered comes again.
+    fn take_report(
+        self: &Arc<Self>,
+        name: &str,
+        report: u64,
+        cpu: Duration,
+        to: Option<async_nats::Subject>,
+    ) {
+        let known = self.flights.report(name, report);
+        let (shared, name) = (Arc::clone(self), name.to_owned());
+        drop(tokio::spawn(async move {
+            let paid = match known {
+                Report::Charge(run) => shared.uses.report(&run, cpu).await,
+                Report::Again => Some(true),
+                Report::Unknown => Some(false),
+            };
+            match (paid, to) {
+                (None, _) => shared.flights.forget_report(&name, report),
+                (Some(paid), Some(to)) => {
+                    shared.reply(to, &Reply::Yes(Bytes::copy_from_slice(&[u8::from(paid)]))).await;
+                }
+                (Some(_), None) => {}
+            }
+        }));
     }
 
     async fn reply(&self, to: async_nats::Subject, answer: &Reply) {
@@ -323,6 +371,10 @@ impl Dispatch for Sender {
             tracing::warn!(run, %error, "agents could not be told of a run's end");
         }
         self.shared.purge(layout.names.work("*", run, "*", "*")).await;
+    }
+
+    async fn used(&self) -> Option<Used> {
+        self.shared.uses.next().await
     }
 
     async fn close(&self) {

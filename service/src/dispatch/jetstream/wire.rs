@@ -80,6 +80,8 @@ struct Batch {
     stride: Option<u32>,
     cpu_ns: u64,
     bytes: u64,
+    /// Gateways of before did not know it: there the two were one.
+    enough: Option<u64>,
     length: u64,
     /// Its items are to be fetched from the gateway.
     away: bool,
@@ -120,7 +122,7 @@ fn unframed<H: for<'a> Deserialize<'a>>(bytes: &Bytes) -> Result<(H, Bytes), Wir
     Ok((serde_json::from_slice(head)?, bytes.slice_ref(body)))
 }
 
-fn nanos(time: Duration) -> u64 {
+pub(super) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -137,6 +139,7 @@ pub(super) fn work(work: &Work, origin: &Origin, files: &Files, room: usize) -> 
                 stride: task.stride,
                 cpu_ns: nanos(task.limit.cpu),
                 bytes: task.limit.bytes,
+                enough: Some(task.enough),
                 length: task.payload.len() as u64,
                 away: false,
                 request: task.request.clone(),
@@ -181,6 +184,7 @@ pub(super) fn arrived(bytes: &Bytes) -> Result<Arrived, WireError> {
             items: batch.items,
             stride: batch.stride,
             payload: body,
+            enough: batch.enough.unwrap_or(batch.bytes),
             limit: Limit { cpu: Duration::from_nanos(batch.cpu_ns), bytes: batch.bytes },
             request: batch.request,
         }),
@@ -256,6 +260,9 @@ pub(super) enum Request {
     Back,
     /// I had this and have not begun it.
     Unused,
+    /// Workers of the run of that name have used so many nanoseconds of CPU time beside batches. The first number is the
+    /// report's own: sent again, it is charged once.
+    Used(u64, u64),
 }
 
 impl Request {
@@ -286,6 +293,11 @@ impl Request {
             }
             Request::Back => bytes.push(b'b'),
             Request::Unused => bytes.push(b'u'),
+            Request::Used(report, cpu_ns) => {
+                bytes.push(b'c');
+                bytes.extend_from_slice(&report.to_le_bytes());
+                bytes.extend_from_slice(&cpu_ns.to_le_bytes());
+            }
         }
         bytes.into()
     }
@@ -313,6 +325,10 @@ impl Request {
             }
             b'b' => Request::Back,
             b'u' => Request::Unused,
+            b'c' => {
+                let (report, cpu_ns) = (number().ok_or(WireError::Short)?, number().ok_or(WireError::Short)?);
+                Request::Used(report, cpu_ns)
+            }
             kind => return Err(WireError::Kind(*kind)),
         })
     }
@@ -385,6 +401,7 @@ mod tests {
             Request::Verdict("$JS.ACK.x".to_owned(), bytes),
             Request::Back,
             Request::Unused,
+            Request::Used(1 << 60, 250_000_000),
         ]
     }
 
@@ -423,6 +440,7 @@ mod tests {
             items: 5,
             stride: Some(1000),
             payload: payload.clone(),
+            enough: 9,
             limit,
             request: "0a".to_owned(),
         };

@@ -1,0 +1,134 @@
+//! CPU time that a run's workers have used beside batches: nothing was reserved for it. It is charged when it is reported.
+//! The first of it is free ([`price::free`]); of the rest a run pays no more than its `max_credits` and its account no more
+//! than its balance. What batches of the account have reserved is not taken away from them: the run *owes* it, others can't
+//! reserve it, and it is taken when they leave something over.
+
+use std::time::Duration;
+
+use fastmap_backends::cloud::Prices;
+
+use super::ledger::{lock_of_run, whole};
+use super::{Conn, Result, Store, now_ms};
+use crate::price::{self, Microcredits, Work};
+
+/// A report of more is one of an agent that lies: sums of such times would overflow.
+const LONGEST: Duration = Duration::from_hours(24);
+
+/// What became of a report of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Charged {
+    /// The run is open.
+    pub open: bool,
+    /// What is taken from the balance with it; also what the run owed before.
+    pub taken: Microcredits,
+    /// Why not all of it can ever be taken.
+    pub short: Option<Short>,
+}
+
+/// What does not suffice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Short {
+    /// The run's `max_credits`.
+    Cap,
+    /// The account's balance.
+    Balance,
+}
+
+impl Store {
+    /// Charges a run, open or over, for what its workers have used beside batches. `None`: there is no such run (any more).
+    ///
+    /// # Errors
+    /// If the database fails; nothing is charged then.
+    pub async fn charge_use(&self, run: &str, cpu: Duration, prices: &Prices) -> Result<Option<Charged>> {
+        charge(&mut self.writer().await?, run, cpu, prices).await
+    }
+
+    /// Takes what runs owe, as far as batches have left it over.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn take_owed(&self, prices: &Prices) -> Result<()> {
+        for row in self.sql("SELECT id FROM runs WHERE owed > 0 LIMIT 100").fetch_all().await? {
+            let run: String = row.try_get(0)?;
+            self.charge_use(&run, Duration::ZERO, prices).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn charge(conn: &mut Conn, run: &str, cpu: Duration, prices: &Prices) -> Result<Option<Charged>> {
+    let cpu = cpu.min(LONGEST);
+    let mut tx = conn.begin().await?;
+    lock_of_run(&mut tx.db(), run).await?;
+    let row = tx
+        .sql(
+            "SELECT r.state, r.account, r.max_credits, r.spent, r.held, r.owed, r.free_ns, a.balance,
+                    a.held AS account_held, a.owed AS account_owed, a.free_ns AS account_free_ns, a.free_ms
+             FROM runs r JOIN accounts a ON a.id = r.account WHERE r.id = $1",
+        )
+        .bind(run)
+        .fetch_optional()
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    let number = |name: &str| row.try_get::<i64, _>(name);
+    let time = |name: &str| Ok::<_, sqlx::Error>(Duration::from_nanos(number(name)?.unsigned_abs()));
+    let open = row.try_get::<String, _>("state")? == "open";
+    let (spent, held, owed) = (number("spent")?, number("held")?, number("owed")?);
+    let (balance, account_held, account_owed) =
+        (number("balance")?, number("account_held")?, number("account_owed")?);
+    let cap = row.try_get::<Option<i64>, _>("max_credits")?.map_or(i64::MAX, |cap| cap - spent);
+
+    let now = now_ms();
+    let since = Duration::from_millis(now.saturating_sub(number("free_ms")?).max(0).unsigned_abs());
+    let (free, of_account) = price::free(cpu, time("free_ns")?, time("account_free_ns")?, since);
+    let due = price::cost(prices, Work { cpu: cpu.saturating_sub(free), bytes: 0 });
+    let (in_cap, in_balance) = ((cap - owed).max(0), (balance - account_owed).max(0));
+    let new = due.min(in_cap).min(in_balance);
+    let short = match () {
+        () if new == due => None,
+        () if in_cap <= in_balance => Some(Short::Cap),
+        () => Some(Short::Balance),
+    };
+
+    let taken = (owed + new).min(balance - account_held).min(cap.saturating_sub(held)).max(0);
+    // Where nothing is reserved any more, nothing will be left over: what is not there can't be owed.
+    let left = match owed + new - taken {
+        _ if account_held == 0 => 0,
+        left if held == 0 => left.min(cap - taken),
+        left => left,
+    };
+    tx.sql(
+        "UPDATE runs SET spent = spent + $2, owed = $3, free_ns = free_ns + $4, cpu_ns = cpu_ns + $5 WHERE id = $1",
+    )
+    .bind(run)
+    .bind(taken)
+    .bind(left)
+    .bind(whole(free))
+    .bind(whole(cpu))
+    .execute()
+    .await?;
+    let account = number("account")?;
+    tx.sql("UPDATE accounts SET balance = balance - $2, owed = owed + $3, free_ns = $4, free_ms = $5 WHERE id = $1")
+        .bind(account)
+        .bind(taken)
+        .bind(left - owed)
+        .bind(whole(of_account))
+        .bind(now)
+        .execute()
+        .await?;
+    if taken > 0 {
+        tx.sql(
+            "INSERT INTO ledger (account, kind, amount, balance, run, created_ms)
+             VALUES ($1, 'charge', $2, $3, $4, $5)",
+        )
+        .bind(account)
+        .bind(-taken)
+        .bind(balance - taken)
+        .bind(run)
+        .bind(now)
+        .execute()
+        .await?;
+    }
+    tx.commit().await?;
+    Ok(Some(Charged { open, taken, short }))
+}
