@@ -74,7 +74,8 @@ pub const STALL: Duration = Duration::from_secs(20);
 pub const CONNECTIONS: usize = 4096;
 /// Most connections of one address that have carried no good request.
 pub const CONNECTIONS_ADDRESS: usize = 512;
-/// Bytes of bodies and answers of one account in memory: a batch of the largest size as sent and as unpacked, and some.
+/// Bytes of bodies and answers of one account in memory: a batch of the largest size as sent and as unpacked,
+/// and some.
 pub const BODY_MEMORY: u64 = 144 << 20;
 
 impl Config {

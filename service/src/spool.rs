@@ -128,7 +128,8 @@ impl Spool {
         Ok(place)
     }
 
-    /// The file of an answer, whose bytes are still to be compared with their digest; `None` where the answer is not there.
+    /// The file of an answer, whose bytes are still to be compared with their digest; `None` where the answer
+    /// is not there.
     pub fn open(&self, run: &str, place: Place) -> Option<File> {
         let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
         if damaged.get(run).is_some_and(|places| places.contains(&place)) {

@@ -210,18 +210,19 @@ pub(crate) struct Serve {
     /// Seconds within which its body must come.
     #[arg(long, default_value_t = BODY.as_secs(), value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) body_time: u64,
-    /// Seconds without progress after which a request's body, or an answer that its client does not take, is cut.
+    /// Seconds without progress after which a request's body, or an answer that its client does not take, is
+    /// cut.
     #[arg(long, default_value_t = STALL.as_secs(), value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) stall_time: u64,
-    /// Most connections; never more than a third of the descriptors that the process may have. Beyond, one is closed for each new
-    /// one: half of all are kept for those that have carried a good request.
+    /// Most connections; never more than a third of the descriptors that the process may have. Beyond, one is
+    /// closed for each new one: half of all are kept for those that have carried a good request.
     #[arg(long, default_value_t = CONNECTIONS as u32, value_parser = clap::value_parser!(u32).range(4..))]
     pub(crate) max_connections: u32,
     /// Most connections of one address that have carried no good request; a balancer in front needs more.
     #[arg(long, default_value_t = CONNECTIONS_ADDRESS as u32, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_connections_address: u32,
-    /// Bytes of bodies and answers that an account may have in memory while others have none; the default is 144 MiB, and
-    /// more with many workers.
+    /// Bytes of bodies and answers that an account may have in memory while others have none; the default is
+    /// 144 MiB, and more with many workers.
     #[arg(long, value_parser = clap::value_parser!(u64).range(BODY_MEMORY..))]
     pub(crate) body_memory: Option<u64>,
     /// Most bytes of an executable.

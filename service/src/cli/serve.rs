@@ -286,8 +286,8 @@ fn config(args: &Serve, data: &Path) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// Raises the number of descriptors as far as this user may, and leaves two thirds of them to all that is no connection: a stored
-/// answer on its way, workers, the database.
+/// Raises the number of descriptors as far as this user may, and leaves two thirds of them to all that is no
+/// connection: a stored answer on its way, workers, the database.
 fn bound_connections(config: &mut Config) -> anyhow::Result<()> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of descriptors")?;
     let most = soft.max(hard.min(DESCRIPTORS));

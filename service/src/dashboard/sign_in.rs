@@ -43,8 +43,8 @@ const ADDRESSES: usize = 10_000;
 /// Ties the button to the browser that was shown it.
 const FORM: &str = "fastmap-form";
 
-/// How often addresses have tried in vain to sign in. A good code is never counted nor refused: strangers may share the
-/// address of the person that it was made for.
+/// How often addresses have tried in vain to sign in. A good code is never counted nor refused: strangers may
+/// share the address of the person that it was made for.
 #[derive(Debug)]
 pub(super) struct Attempts(RateLimiter<IpAddr, HashMapStateStore<IpAddr>, DefaultClock>);
 

@@ -294,8 +294,8 @@ pub(super) fn crowded() -> Refusal {
     Problem::new(ProblemCode::TooManyRequests, detail).retry_after(1).into()
 }
 
-/// Bytes of the body of a refused request that are read, and how long it may take. A connection that is closed with bytes
-/// unread is reset, and the client may not see the refusal.
+/// Bytes of the body of a refused request that are read, and how long it may take. A connection that is
+/// closed with bytes unread is reset, and the client may not see the refusal.
 const DRAINED: usize = 512 << 10;
 const DRAINING: Duration = Duration::from_secs(2);
 
@@ -431,8 +431,8 @@ async fn sign(response: Response, signer: &Signer, memory: &Memory, account: i64
 }
 
 impl Gateway {
-    /// Whether the token of a request is still good, for what goes on after its answer has begun. A database that does not
-    /// answer ends nothing.
+    /// Whether the token of a request is still good, for what goes on after its answer has begun. A database
+    /// that does not answer ends nothing.
     pub(crate) async fn is_good(&self, caller: &Caller) -> bool {
         match self.known(&caller.token_hash).await {
             Ok(Some(known)) => !known.is_over(),

@@ -1,6 +1,7 @@
-//! Connections: how many there may be, which one is closed for a new one, and the end of those whose peer takes nothing.
-//! `cli::serve` accepts sockets through `Connections`; `auth` and the dashboard report whose a connection is once it has
-//! carried a good request. Strangers close each other's connections, an account its own: never a connection of another.
+//! Connections: how many there may be, which one is closed for a new one, and the end of those whose peer
+//! takes nothing. `cli::serve` accepts sockets through `Connections`; `auth` and the dashboard report whose a
+//! connection is once it has carried a good request. Strangers make room for each other, within half of all;
+//! where accounts have the rest, the account that has most makes room.
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
@@ -22,8 +23,8 @@ use tower_service::Service;
 
 /// Connections without a good request may be one of this number of all.
 const STRANGERS: usize = 2;
-/// Bytes that the kernel takes for a peer before it has sent those before them. It would take 4 MB of each, and a slow peer
-/// that takes some of them would be seen to do so when a third of that is gone.
+/// Bytes that the kernel takes for a peer before it has sent those before them. It would take 4 MB of each,
+/// and a slow peer that takes some of them would be seen to do so when a third of that is gone.
 const UNSENT: u32 = 128 << 10;
 /// No account has this number.
 const NOBODY: i64 = 0;
@@ -89,8 +90,8 @@ pub(crate) fn network(address: IpAddr) -> IpAddr {
 }
 
 impl Open {
-    /// Closes the connection of this owner that is worth least: one that answers no request before one that does; of
-    /// strangers the oldest, of an account the one that has been silent for longest.
+    /// Closes the connection of this owner that is worth least: one that answers no request before one that
+    /// does; of strangers the oldest, of an account the one that has been silent for longest.
     fn close_one_of(&mut self, owner: Owner) {
         let worth = |connection: &Arc<Connection>| {
             let busy = connection.busy.load(Ordering::Relaxed) > 0;

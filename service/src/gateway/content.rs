@@ -1,5 +1,6 @@
-//! Bytes of an answer: small ones from memory, large ones from their file, piece by piece as the client takes them. Made by
-//! `batches`. An answer that is not read to its end holds a few pieces and a descriptor, whatever its size.
+//! Bytes of an answer: small ones from memory, large ones from their file, piece by piece as the client takes
+//! them. Made by `batches`. An answer that is not read to its end holds a few pieces and a descriptor,
+//! whatever its size.
 
 use std::fs::File;
 use std::io;
@@ -67,8 +68,8 @@ type Piece = (Bytes, Option<Sha256>);
 
 /// A body that reads its file as it is taken.
 ///
-/// A wrong digest is found with the last piece, which is held back then: the answer breaks off, its client asks again, and
-/// finds that the answer is not there.
+/// A wrong digest is found with the last piece, which is held back then: the answer breaks off, its client
+/// asks again, and finds that the answer is not there.
 struct Pieces {
     answer: Arc<InFile>,
     at: u64,

@@ -33,7 +33,8 @@ pub(crate) struct Flights {
 #[derive(Debug, Default)]
 struct UnderWay {
     flights: HashMap<Key, Flight>,
-    /// How many there are of each run, as its account calls it: they are not counted for each batch that comes.
+    /// How many there are of each run, as its account calls it: they are not counted for each batch that
+    /// comes.
     of_run: HashMap<(i64, String), usize>,
 }
 

@@ -1,5 +1,5 @@
-//! Limits by account: request rates, memory for bodies and answers, and places of event streams. The nonces that were
-//! used are in `nonces`.
+//! Limits by account: request rates, memory for bodies and answers, and places of event streams. The nonces
+//! that were used are in `nonces`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,9 +41,10 @@ const SMALL: usize = 16 << 10;
 
 /// Bytes of bodies and answers in memory, by account. Cheap to clone.
 ///
-/// One account may hold `most` for as long as others hold nothing. Its fair share (`most`, divided by the accounts that
-/// hold something) it may hold whatever others hold, because the memory of an account that came first is not taken back.
-/// Together `n` accounts therefore hold at most 1 + 1/2 + 1/3 + … + 1/n times `most`.
+/// One account may hold `most` for as long as others hold nothing. Its fair share (`most`, divided by the
+/// accounts that hold something) it may hold whatever others hold, because the memory of an account that came
+/// first is not taken back. Together `n` accounts therefore hold at most 1 + 1/2 + 1/3 + … + 1/n times
+/// `most`.
 #[derive(Clone, Debug)]
 pub(crate) struct Memory(Arc<Shares>);
 
@@ -92,7 +93,8 @@ impl Memory {
 }
 
 impl Held {
-    /// Takes more, if the account may have it. A refusal comes at once: what waited for memory would keep what it has.
+    /// Takes more, if the account may have it. A refusal comes at once: what waited for memory would keep
+    /// what it has.
     pub(crate) fn grow(&mut self, more: u64) -> bool {
         let most = self.memory.0.most;
         let mut holders = self.memory.lock();
@@ -140,8 +142,8 @@ impl AsRef<[u8]> for Counted {
     }
 }
 
-/// What may be open at a time: a few of each account, whatever others have, and up to a bound of one account and of all.
-/// Cheap to clone.
+/// What may be open at a time: a few of each account, whatever others have, and up to a bound of one account
+/// and of all. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
     always: usize,

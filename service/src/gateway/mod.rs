@@ -45,7 +45,8 @@ use crate::store::{Committer, Store};
 use connections::{Bounds, Connections};
 use problem::{Refusal, refuse};
 
-/// Event streams that may be open at a time: of each account whatever others have, of one account, and of all.
+/// Event streams that may be open at a time: of each account whatever others have, of one account, and of
+/// all.
 const STREAMS_ALWAYS: usize = 4;
 const STREAMS_OF_ONE: usize = 64;
 const STREAMS: usize = 512;

@@ -1,5 +1,5 @@
-//! Nonces of requests that were used lately, so that a request that was overheard is refused when it comes again. Asked by
-//! `auth` for each request whose signature is good.
+//! Nonces of requests that were used lately, so that a request that was overheard is refused when it comes
+//! again. Asked by `auth` for each request whose signature is good.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 
 /// Seconds that a request's timestamp may be off.
 pub(crate) const SKEW: u64 = 300;
-/// After this a request is too old whatever its nonce: twice the skew, because it may have come from the future.
+/// After this a request is too old whatever its nonce: twice the skew, because it may have come from the
+/// future.
 pub(crate) const REMEMBER: Duration = Duration::from_secs(2 * SKEW + 1);
 
 /// Parts of that time; a part is forgotten as a whole.
 const PARTS: u32 = 4;
-/// Nonces that are remembered of all accounts: 8 bytes each, in tables that are half full or fuller: 180 MB at most.
-/// At 8,000 requests in a second it takes 17 minutes to have as many, and the oldest are forgotten after 12.
+/// Nonces that are remembered of all accounts: 8 bytes each, in tables that are half full or fuller: 180 MB
+/// at most. At 8,000 requests in a second it takes 17 minutes to have as many, and the oldest are forgotten
+/// after 12.
 const MOST: usize = 8 << 20;
 
 /// The nonces of each account.

@@ -27,7 +27,8 @@ use crate::events::{Event, Events};
 
 /// Lines on a page.
 const PAGE: usize = 1000;
-/// A stream whose token is revoked or expires ends after this at the latest, and what the gateway trusts a token for.
+/// A stream whose token is revoked or expires ends after this at the latest, and what the gateway trusts a
+/// token for.
 const LOOK: Duration = Duration::from_secs(2);
 /// A stream with nothing to say says so, lest somebody in between takes it for dead.
 const SILENCE: Duration = Duration::from_secs(10);

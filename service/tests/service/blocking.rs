@@ -1,5 +1,6 @@
-//! Calls that wait for the disk or for a clock, by the sources: in the gateway and the dashboard they stand in a closure for
-//! a thread that may wait. On a thread of the runtime they would hold up the requests of all accounts.
+//! Calls that wait for the disk or for a clock, by the sources: in the gateway and the dashboard they stand
+//! in a closure for a thread that may wait. On a thread of the runtime they would hold up the requests of all
+//! accounts.
 
 use std::path::Path;
 

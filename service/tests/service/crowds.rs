@@ -1,5 +1,6 @@
-//! Many connections that want to cost what they do not pay for: strangers' and tenants' that send nothing, read nothing, or
-//! stay when they have no right to any more. Another tenant must not notice, and what they took is given back.
+//! Many connections that want to cost what they do not pay for: strangers' and tenants' that send nothing,
+//! read nothing, or stay when they have no right to any more. Another tenant must not notice, and what they
+//! took is given back.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
