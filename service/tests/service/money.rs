@@ -147,12 +147,12 @@ fn a_cancelled_batch_is_ended_and_not_charged_and_its_run_goes_on() {
 }
 
 /// Uploads the worker's program with another habit.
-fn upload_with_habit(client: &Client, habit: &[u8; 5]) -> String {
+fn upload_with_habit(client: &Client, habit: &str) -> String {
     let mut program = std::fs::read(worker()).expect("it is built");
     let mark = b"fastmap-test-habit:";
     let places: Vec<usize> = (0..program.len() - 24).filter(|at| program[*at..].starts_with(mark)).collect();
     for at in places {
-        program[at + mark.len()..at + mark.len() + habit.len()].copy_from_slice(habit);
+        program[at + mark.len()..at + mark.len() + habit.len()].copy_from_slice(habit.as_bytes());
     }
     client.upload("executables", &program, 8 << 20)
 }
@@ -165,7 +165,7 @@ fn spent(client: &Client, run: &str) -> i64 {
 fn what_workers_compute_before_any_batch_is_charged_as_they_go() {
     let server = Server::start_jailed(&["--workers", "1"]);
     let client = server.tenant("a", "1000");
-    let request = open_run(&upload_with_habit(&client, b"early"), "obey");
+    let request = open_run(&upload_with_habit(&client, "early"), "obey");
     let run: Value = client.call("POST", "/runs", &to_json(&request)).json(201);
     let run = run["run"].as_str().expect("a name");
     let paid = until("a charge", || Some(spent(&client, run)).filter(|spent| *spent >= SECOND));
@@ -187,7 +187,7 @@ fn what_workers_compute_before_any_batch_is_charged_as_they_go() {
 fn a_program_that_computes_and_never_reports_for_duty_is_charged() {
     let server = Server::start_jailed(&["--workers", "1"]);
     let client = server.tenant("a", "1000");
-    let executable = upload_with_habit(&client, b"never");
+    let executable = upload_with_habit(&client, "never");
     let reply = client.call("POST", "/runs", &to_json(&open_run(&executable, "obey")));
     assert!(reply.problem("worker_failed").detail.contains("found"));
     until("the charge", || (client.balance() <= 1_000_000_000 - SECOND / 2).then_some(()));
@@ -219,7 +219,7 @@ fn a_batch_that_is_cancelled_once_it_has_shown_its_results_is_charged_beyond_the
 fn a_run_whose_workers_use_up_the_account_ends_and_no_other_begins_until_there_are_credits() {
     let server = Server::start_jailed(&["--workers", "1"]);
     let client = server.tenant("a", "0.004");
-    let executable = upload_with_habit(&client, b"early");
+    let executable = upload_with_habit(&client, "early");
     let open = || client.call("POST", "/runs", &to_json(&open_run(&executable, "obey")));
     let run: Value = open().json(201);
     let run = run["run"].as_str().expect("a name");
@@ -240,7 +240,7 @@ fn a_run_whose_workers_use_up_the_account_ends_and_no_other_begins_until_there_a
 fn a_run_that_may_spend_nothing_computes_for_no_longer_than_its_free_second() {
     let server = Server::start_jailed(&["--workers", "1"]);
     let client = server.tenant("a", "1000");
-    let executable = upload_with_habit(&client, b"early");
+    let executable = upload_with_habit(&client, "early");
     let request = OpenRun { max_credits: Some(0), ..open_run(&executable, "obey") };
     let run: Value = client.call("POST", "/runs", &to_json(&request)).json(201);
     let run = run["run"].as_str().expect("a name");
