@@ -1,11 +1,16 @@
 //! Credits: what is reserved, what is charged, and what happens when they end.
 
-use fastmap_backends::cloud::{Answer, PartOutcome};
+use std::time::Duration;
+
+use fastmap_backends::cloud::{Answer, Part, PartOutcome};
 use fastmap_backends::cloud::{BatchCancelled, Bill, OpenRun, RunInfo, RunState};
-use fastmap_backends::{DeathCause, Running};
+use fastmap_backends::{DeathCause, Payload, Results, Running};
+use fastmap_service::dispatch::jetstream::{self, Cache, Credentials, Names, NatsOptions};
+use fastmap_service::dispatch::{Answered, Lessor, Task, Verdict};
 use serde_json::Value;
 
 use crate::client::{Client, batch, open_run, results, to_json};
+use crate::nats::Nats;
 use crate::server::{Server, until, worker};
 
 /// What a second of CPU time costs.
@@ -343,6 +348,51 @@ fn answers_that_are_not_acknowledged_have_a_quota_which_acknowledging_gives_back
     results(&other.batch(&theirs, 1, &["b700000"]), 1);
     client.call("POST", &format!("/runs/{run}/ack"), br#"{"seqs":[1,2]}"#).json::<Value>(200);
     results(&client.batch(&run, 5, &["b700000"]), 1);
+    server.audit();
+}
+
+#[test]
+fn of_what_an_agent_says_that_lies_nothing_is_kept_that_is_not_paid() {
+    const BYTES: usize = 5_000_000;
+    let (nats, folder) = (Nats::start(), tempfile::tempdir().expect("a folder"));
+    let server = Server::start(&["--nats", &nats.url()]);
+    let client = server.tenant("a", "1000");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let options = NatsOptions {
+        servers: vec![nats.url()],
+        credentials: Credentials::None,
+        ca: None,
+        certificate: None,
+        inbox: "agent".to_owned(),
+        name: "liar".to_owned(),
+    };
+    let cache = Cache::new(folder.path(), 1 << 20).expect("a folder");
+    let liar = runtime.block_on(async {
+        let connection = jetstream::connect(&options).await.expect("a connection");
+        jetstream::Receiver::start(connection, Names::new(jetstream::PREFIX), cache, 9)
+            .await
+            .expect("an agent")
+    });
+    runtime.spawn(async move {
+        while let Ok(lease) = liar.lease().await {
+            let results = Results { payload: Payload::from(vec![7; BYTES]), ..Results::default() };
+            let parts = vec![Part { offset: 0, items: 1, outcome: PartOutcome::Done(results) }];
+            let verdict = match lease.work.task {
+                Task::Check => Verdict::Ready,
+                Task::Batch(_) => {
+                    Verdict::Answered(Answered { parts, cpu: Duration::from_hours(9), cut: false })
+                }
+            };
+            liar.answer(lease.id, verdict).await;
+        }
+    });
+    let run = capped(&client, 3434);
+    client.batch(&run, 1, &["e"]).problem("spend_cap_reached");
+    assert!(spent(&client, &run) <= 3434 && kept(&server, &run) < 1000, "{} bytes", kept(&server, &run));
+    // Where it can be paid it is, and costs no more than a batch may use.
+    let whole = client.batch(&client.run(), 1, &["e"]);
+    let charge = Answer::decode(&whole.body, 1).expect("an answer").charge;
+    assert!((50_000..=300 * SECOND + 51_000).contains(&charge), "{charge}");
     server.audit();
 }
 
