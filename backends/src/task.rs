@@ -460,7 +460,7 @@ mod tests {
         let (answered, bytes, failures) = strict(&[SPARE + 16, 10], 15);
         assert_eq!((answered, bytes, failures.len()), (1, 0, 1));
         assert!(
-            failures[0].contains("65552 bytes") && failures[0].contains("may have 15: return less"),
+            failures[0].contains("69648 bytes") && failures[0].contains("may have 15: return less"),
             "{failures:?}"
         );
     }

@@ -9,15 +9,12 @@ pub(crate) const TAKEN: usize = 2 * MESSAGE;
 
 /// Cuts a text that is longer than `most` bytes, at the boundary of a character; what follows says how much
 /// is left out.
-pub(crate) fn cut(mut text: String, most: usize) -> String {
-    if text.len() > most {
-        let end = text.floor_char_boundary(most);
-        let left_out = text.len() - end;
-        text.truncate(end);
-        text.shrink_to_fit();
-        text.push_str(&format!("… ({left_out} bytes left out)"));
+pub(crate) fn cut(text: String, most: usize) -> String {
+    if text.len() <= most {
+        return text;
     }
-    text
+    let end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}… ({} bytes left out)", &text[..end], text.len() - end)
 }
 
 #[cfg(test)]
