@@ -60,6 +60,14 @@ fn hash_program() -> io::Result<(String, u64)> {
     }
 }
 
+/// A zstd frame that says how many bytes it unpacks to: the service looks at that with the first part.
+fn compress(mut file: File, size: u64) -> io::Result<Vec<u8>> {
+    let mut encoder = zstd::stream::Encoder::new(Vec::new(), LEVEL)?;
+    encoder.set_pledged_src_size(Some(size))?;
+    io::copy(&mut file, &mut encoder)?;
+    encoder.finish()
+}
+
 impl Link {
     /// Sees to it that this program is there; gives its hash.
     pub(super) fn need_executable(&self, waiter: &dyn Waiter, limits: &Limits) -> Result<String, Stop> {
@@ -67,7 +75,7 @@ impl Link {
         if *size > limits.executable_bytes {
             return Err(self.too_large(Upload::Executable, *size, limits.executable_bytes));
         }
-        let frame = || program().and_then(|file| zstd::stream::encode_all(file, LEVEL));
+        let frame = || program().and_then(|file| compress(file, *size));
         self.need(waiter, limits, Upload::Executable, hash, frame)?;
         Ok(hash.clone())
     }
