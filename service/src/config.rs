@@ -37,6 +37,10 @@ pub struct Config {
     pub max_connections_address: usize,
     /// Bytes of bodies and answers that one account may have in memory while others have none.
     pub body_memory: u64,
+    /// How long an ended run is remembered that nothing was paid for.
+    pub keep_free_runs: Duration,
+    /// How long any ended run is remembered, after its answers.
+    pub keep_runs: Duration,
     /// How long open runs may go on when the service is asked to stop.
     pub grace: Duration,
     /// Starts strangers' executables without a jail. Loopback only.
@@ -77,6 +81,10 @@ pub const CONNECTIONS_ADDRESS: usize = 512;
 /// Bytes of bodies and answers of one account in memory: a batch of the largest size as sent and as unpacked,
 /// and some.
 pub const BODY_MEMORY: u64 = 144 << 20;
+/// An ended run that nothing was paid for is remembered for so long.
+pub const KEEP_FREE_RUNS: Duration = Duration::from_hours(24);
+/// Any other ended run is.
+pub const KEEP_RUNS: Duration = Duration::from_hours(24 * 365);
 
 impl Config {
     /// Settings for a service whose things are in `data`.
@@ -95,6 +103,8 @@ impl Config {
             max_connections: CONNECTIONS,
             max_connections_address: CONNECTIONS_ADDRESS,
             body_memory: BODY_MEMORY,
+            keep_free_runs: KEEP_FREE_RUNS,
+            keep_runs: KEEP_RUNS,
             grace: Duration::from_secs(30),
             unconfined: false,
         }

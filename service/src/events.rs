@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc};
 
 use crate::store::now_ms;
+use crate::text::{self, bounded};
 
 /// Bytes of lines that are kept of each run.
 const KEPT: usize = 1 << 20;
@@ -293,13 +294,11 @@ impl Events {
 
     /// Takes a line of a run.
     pub fn add(&self, run: &str, line: Line) {
-        let Line { worker, stream, mut text, level, target, at_ms, dropped } = line;
-        text.truncate(text.floor_char_boundary(LONGEST));
+        let Line { worker, stream, text, level, target, at_ms, dropped } = line;
+        let (worker, stream) = (bounded(worker, text::NAME), bounded(stream, text::NAME));
+        let text = bounded(text, LONGEST);
         let level = level.filter(|level| level.parse::<Level>().is_ok());
-        let target = target.map(|mut target| {
-            target.truncate(target.floor_char_boundary(LONGEST_TARGET));
-            target
-        });
+        let target = target.map(|target| bounded(target, LONGEST_TARGET));
         self.lock().change(run, |watched| {
             watched.printed += 1;
             let line = LogLine { n: watched.printed, worker, stream, text, level, target, at_ms };

@@ -23,3 +23,4 @@ pub mod private;
 pub mod roster;
 pub mod spool;
 pub mod store;
+mod text;

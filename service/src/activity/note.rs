@@ -5,6 +5,7 @@ use fastmap_backends::{FailureKind, Running};
 
 use super::series::Share;
 use super::{Answered, FAILURES, News};
+use crate::text::{self, bounded};
 
 /// A longer cause is cut.
 const CAUSE: usize = 1000;
@@ -79,20 +80,12 @@ fn blame(
     (item, format!("{at}{death}"))
 }
 
-fn push(
-    news: &mut News,
-    seq: u64,
-    item: Option<u64>,
-    kind: &str,
-    mut cause: String,
-    worker: &str,
-    at_ms: i64,
-) {
+fn push(news: &mut News, seq: u64, item: Option<u64>, kind: &str, cause: String, worker: &str, at_ms: i64) {
     if news.failures.len() >= FAILURES {
         return;
     }
-    cause.truncate(cause.floor_char_boundary(CAUSE));
-    let (kind, worker) = (kind.to_owned(), worker.to_owned());
+    let cause = bounded(cause, CAUSE);
+    let (kind, worker) = (kind.to_owned(), bounded(worker.to_owned(), text::NAME));
     news.failures.push(Failure { seq, item, kind, cause, worker, at_ms });
 }
 

@@ -7,7 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use nix::sys::sysinfo::sysinfo;
 
 use crate::config::{
-    BODY, BODY_MEMORY, CONNECTIONS, CONNECTIONS_ADDRESS, DataFolder, HEAD, KEPT, LIMITS, STALL,
+    BODY, BODY_MEMORY, CONNECTIONS, CONNECTIONS_ADDRESS, DataFolder, HEAD, KEEP_FREE_RUNS, KEEP_RUNS, KEPT, LIMITS,
+    STALL,
 };
 use crate::dispatch::jetstream::PREFIX;
 use crate::price::{self, Microcredits};
@@ -198,6 +199,12 @@ pub(crate) struct Serve {
     /// Seconds for which answers are kept after their run's end.
     #[arg(long, default_value_t = LIMITS.results_seconds)]
     pub(crate) keep_results: u64,
+    /// Seconds for which an ended run is remembered that nothing was answered and charged for.
+    #[arg(long, default_value_t = KEEP_FREE_RUNS.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) keep_free_runs: u64,
+    /// Seconds for which all other ended runs are remembered; the ledger keeps their charges.
+    #[arg(long, default_value_t = KEEP_RUNS.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) keep_runs: u64,
     /// Seconds of CPU time after which a batch is cut.
     #[arg(long, default_value_t = LIMITS.batch_cpu_seconds, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) batch_cpu: u64,

@@ -281,6 +281,8 @@ fn config(args: &Serve, data: &Path) -> anyhow::Result<Config> {
     config.max_connections_address = args.max_connections_address as usize;
     // What is in flight at many workers must fit.
     config.body_memory = args.body_memory.unwrap_or(BODY_MEMORY.max(config.slots() as u64 * (8 << 20)));
+    config.keep_free_runs = Duration::from_secs(args.keep_free_runs);
+    config.keep_runs = Duration::from_secs(args.keep_runs);
     config.grace = Duration::from_secs(args.grace);
     config.unconfined = args.insecure_no_sandbox;
     Ok(config)

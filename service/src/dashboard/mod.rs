@@ -43,6 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(crate) struct Dashboard {
     attempts: sign_in::Attempts,
+    mints: sign_in::Mints,
     watchers: live::Watchers,
 }
 

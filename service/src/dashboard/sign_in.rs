@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::{Extension, Json};
 use axum_extra::extract::cookie::{Cookie, CookieJar};
-use fastmap_backends::cloud::{DashboardLink, ProblemCode, digest, hexadecimal};
+use fastmap_backends::cloud::{DashboardLink, Problem, ProblemCode, digest, hexadecimal};
 use governor::clock::DefaultClock;
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
@@ -38,6 +38,8 @@ use crate::store::{Session, Store, StoreError, now_ms};
 pub(crate) const LINK: Duration = Duration::from_mins(10);
 /// Codes and forms that are no good that one address may send in a minute.
 const ATTEMPTS: NonZeroU32 = NonZeroU32::new(60).expect("not 0");
+/// Links that an account may mint in a minute: each is remembered by its nonce for as long as that could come again.
+const MINTS: NonZeroU32 = NonZeroU32::new(60).expect("not 0");
 /// Addresses that are remembered before those that have asked for nothing of late are forgotten.
 const ADDRESSES: usize = 10_000;
 /// Ties the button to the browser that was shown it.
@@ -51,6 +53,28 @@ pub(super) struct Attempts(RateLimiter<IpAddr, HashMapStateStore<IpAddr>, Defaul
 impl Default for Attempts {
     fn default() -> Self {
         Attempts(RateLimiter::hashmap(Quota::per_minute(ATTEMPTS)))
+    }
+}
+
+/// How often accounts have minted links to the dashboard.
+#[derive(Debug)]
+pub(super) struct Mints(RateLimiter<i64, HashMapStateStore<i64>, DefaultClock>);
+
+impl Default for Mints {
+    fn default() -> Self {
+        Mints(RateLimiter::hashmap(Quota::per_minute(MINTS)))
+    }
+}
+
+impl Mints {
+    fn admit(&self, account: i64) -> Result<(), Refusal> {
+        if self.0.len() > ADDRESSES {
+            self.0.retain_recent();
+        }
+        self.0.check_key(&account).map_err(|_| {
+            let detail = format!("more than {MINTS} links to the dashboard in a minute");
+            Problem::new(ProblemCode::TooManyRequests, detail).retry_after(5).into()
+        })
     }
 }
 
@@ -88,6 +112,7 @@ pub(crate) async fn mint(
     State(gateway): State<Arc<Gateway>>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<DashboardLink>, Refusal> {
+    gateway.dashboard.mints.admit(caller.account)?;
     // Each time it comes it does something: it comes once, at whichever gateway.
     let forgotten = now_ms() - REMEMBER.as_millis() as i64;
     if !gateway.store.is_new(caller.token, &caller.nonce, forgotten).await? {

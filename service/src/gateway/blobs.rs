@@ -1,5 +1,8 @@
 //! Uploads of executables and contexts: in parts that can be resumed, under the hash of what they are. Only what is
-//! whole, hashes to its name and (an executable) could run here becomes visible, and only to the account that sent it.
+//! whole, hashes to its name and (an executable) could run here becomes visible, and only to the account that sent it. What
+//! an upload may take on the disk is counted in the database before its first byte is written.
+//!
+//! Nothing here waits for the disk on a thread of the runtime: files are touched by `tokio::fs` or within `blocking`.
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
@@ -25,13 +28,19 @@ use super::auth::Caller;
 use super::problem::{Refusal, disk, refuse};
 use super::{Gateway, Reply};
 use crate::agent::check_executable;
-use crate::store::{Blob, Kind};
+use crate::store::{BEGUN, Begun, Blob, Kind, Part, now_ms, on_disk};
 
 /// Parts of an upload that nobody goes on with are kept for so long; and what a service has left that was killed while it
 /// unpacked one.
 const STALE: Duration = Duration::from_hours(1);
+/// An upload whose last part came longer ago gives way where its account begins more than it may. A body may take as long.
+const LEFT: Duration = Duration::from_mins(2);
+/// The database is told at most so often that an upload goes on.
+const TOLD: Duration = Duration::from_secs(10);
+/// Bytes of a zstd frame that say how long it is unpacked.
+const FRAME_HEAD: u64 = 18;
 /// What the names of files begin with that are being unpacked.
-const BEGUN: &str = ".begun-";
+const BEGUN_NAME: &str = ".begun-";
 
 /// Uploads to which somebody is writing now: one at a time each.
 #[derive(Debug, Default)]
@@ -129,7 +138,7 @@ async fn head(kind: Kind, context: Context) -> Result<StatusCode, Refusal> {
 async fn get(kind: Kind, (State(gateway), Extension(caller), Named(hash)): Context) -> Reply<BlobStatus> {
     check_hash(&hash)?;
     let present = gateway.has(caller.account, kind, &hash).await?;
-    let offset = if present { 0 } else { length(&gateway.part(kind, caller.account, &hash)) };
+    let offset = if present { 0 } else { length(&gateway.part(kind, caller.account, &hash)).await };
     Ok(Json(BlobStatus { present, offset }))
 }
 
@@ -140,8 +149,17 @@ fn check_hash(hash: &str) -> Result<(), Refusal> {
     }
 }
 
-fn length(path: &Path) -> u64 {
-    fs::metadata(path).map_or(0, |metadata| metadata.len())
+async fn length(path: &Path) -> u64 {
+    tokio::fs::metadata(path).await.map_or(0, |metadata| metadata.len())
+}
+
+async fn remove(path: &Path) {
+    let _absent = tokio::fs::remove_file(path).await;
+}
+
+/// Bytes that a zstd frame says that it unpacks to, by its first bytes. `None`: it does not say, or too few are there.
+fn announced(begin: &[u8]) -> Option<u64> {
+    zstd::zstd_safe::get_frame_content_size(begin).ok().flatten()
 }
 
 /// A part that has arrived is dealt with to its end, also where its client does not wait for the answer: what is whole and
@@ -173,39 +191,58 @@ async fn take_part(
             .retry_after(1)
             .into());
     };
-    let offset = gateway.grow(caller.account, &path, at, part).await?;
+    let upload = Upload { kind, account: caller.account, hash: &hash, path: &path };
+    let (offset, unpacked) = gateway.grow(&upload, at, part).await?;
     if offset < at.total {
         return Ok((StatusCode::ACCEPTED, Json(BlobStatus { present: false, offset })).into_response());
     }
-    // How much it is unpacked, nobody knows before: of one account one at a time.
+    // It takes the processor: of one account one at a time.
     let Some(_alone) = gateway.uploads.begin(&gateway.unpacking(caller.account)) else {
         return Err(Problem::new(ProblemCode::TooManyRequests, "another upload of this account is unpacked")
             .retry_after(1)
             .into());
     };
-    let unpacked = {
-        let (path, hash, target) = (path.clone(), hash.clone(), gateway.blob_file(kind, &hash));
-        blocking(move || unpack(kind, &path, &hash, &target, most)).await
-    };
+    let stored = gateway.store_whole(&upload, unpacked).await;
     // Right or wrong, it is dealt with: what was wrong must be sent from its begin.
-    let _absent = fs::remove_file(&path);
-    let (unpacked, blob) = unpacked??;
-    gateway.need_room(caller.account, blob.size).await?;
-    // Another account may have brought the same; it is the same, by its hash.
-    unpacked.persist(gateway.blob_file(kind, &hash)).map_err(|error| disk(&error.error))?;
-    gateway.store.add_blob(caller.account, kind, &hash, &blob).await?;
+    remove(&path).await;
+    let bytes = match stored {
+        Ok(bytes) => bytes,
+        Err(refusal) => {
+            gateway.store.end_upload(caller.account, kind, &hash).await?;
+            return Err(refusal);
+        }
+    };
     if !gateway.has(caller.account, kind, &hash).await? {
         // The last other account that had it has forgotten it in this moment.
         return Err(Problem::new(ProblemCode::TooManyRequests, "it was forgotten meanwhile; send it again")
             .retry_after(1)
             .into());
     }
-    tracing::info!(account = caller.name, kind = kind.as_str(), hash, bytes = blob.size, "uploaded");
+    tracing::info!(account = caller.name, kind = kind.as_str(), hash, bytes, "uploaded");
     Ok(Json(BlobStatus { present: true, offset: 0 }).into_response())
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+/// An upload of which a part has come.
+struct Upload<'a> {
+    kind: Kind,
+    account: i64,
+    hash: &'a str,
+    /// Where its parts are.
+    path: &'a Path,
+}
+
+/// Does what waits for the disk on a thread that may.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refusal> {
     spawn_blocking(work).await.map_err(|error| refuse(ProblemCode::Internal, error.to_string()))
+}
+
+/// Bytes that an upload says that it unpacks to, by what is there of it.
+fn announced_in(path: &Path) -> Option<u64> {
+    let mut begin = Vec::new();
+    File::open(path).ok()?.take(FRAME_HEAD).read_to_end(&mut begin).ok()?;
+    announced(&begin)
 }
 
 /// Appends a part to what is there, if that has so many bytes. Gives how many it has.
@@ -237,7 +274,7 @@ fn unpack(
         refuse(ProblemCode::InvalidBody, format!("the upload is no zstd frame that is whole: {error}"))
     };
     let folder = target.parent().unwrap_or(Path::new("."));
-    let begun = tempfile::Builder::new().prefix(BEGUN).tempfile_in(folder);
+    let begun = tempfile::Builder::new().prefix(BEGUN_NAME).tempfile_in(folder);
     let mut unpacked = begun.map_err(|error| disk(&error))?;
     let packed = File::open(path).map_err(|error| disk(&error))?;
     let mut decoder = zstd::stream::read::Decoder::new(packed).map_err(|error| unreadable(&error))?;
@@ -251,7 +288,8 @@ fn unpack(
         }
         size += read as u64;
         if size > most {
-            let detail = format!("a {} has at most {most} bytes", kind.as_str());
+            let detail =
+                format!("the {} unpacks to more than the {most} bytes that it may have", kind.as_str());
             return Err(refuse(ProblemCode::TooLarge, detail));
         }
         hasher.update(&buffer[..read]);
@@ -277,71 +315,119 @@ fn unpack(
 }
 
 impl Gateway {
-    /// Adds a part to what is there of an upload, and says how many bytes that is then.
-    async fn grow(&self, account: i64, path: &Path, at: PartAt, part: Bytes) -> Result<u64, Refusal> {
+    /// Adds a part to what is there of an upload; gives how many bytes that is then, and how many it may unpack to.
+    async fn grow(&self, upload: &Upload<'_>, at: PartAt, part: Bytes) -> Result<(u64, u64), Refusal> {
         let bytes = part.len() as u64;
         let misplaced = |there: u64| {
             let detail =
                 format!("{there} bytes of {} are there; the part is {bytes} from {} on", at.total, at.offset);
             Refusal(Problem { offset: Some(there), ..Problem::new(ProblemCode::UploadOffset, detail) })
         };
-        let there = length(path);
-        if there == at.total {
-            // The service ended before it was unpacked.
-            return Ok(there);
-        }
+        let there = length(upload.path).await;
         if there > at.total {
             // Begun by another version of the client, whose frame is another.
-            fs::remove_file(path).map_err(|error| disk(&error))?;
+            remove(upload.path).await;
             return Err(misplaced(0));
         }
-        if at.offset != there || there + bytes > at.total || part.is_empty() {
+        // Where it is whole, the service ended before it was unpacked.
+        let whole = there == at.total;
+        if !whole && (at.offset != there || there + bytes > at.total || part.is_empty()) {
             return Err(misplaced(there));
         }
-        self.need_room(account, bytes).await?;
-        let to = path.to_owned();
-        let before = blocking(move || append(&to, there, &part)).await?.map_err(|error| disk(&error))?;
+        let path = upload.path.to_owned();
+        let said = if there == 0 { announced(&part) } else { blocking(move || announced_in(&path)).await? };
+        let most = self.most(upload.kind);
+        if let Some(said) = said.filter(|said| *said > most) {
+            let kind = upload.kind.as_str();
+            let detail = format!("the upload unpacks to {said} bytes, and a {kind} has at most {most}");
+            return Err(refuse(ProblemCode::TooLarge, detail));
+        }
+        let unpacked = said.unwrap_or(most);
+        self.need_room(upload, on_disk(at.total) + on_disk(unpacked)).await?;
+        if whole {
+            return Ok((there, unpacked));
+        }
+        let path = upload.path.to_owned();
+        let before = blocking(move || append(&path, there, &part)).await?.map_err(|error| disk(&error))?;
         if before != there {
             return Err(misplaced(before));
         }
-        Ok(there + bytes)
+        Ok((there + bytes, unpacked))
     }
 
-    /// Sees to it that an account may store so many bytes more: what it has uploaded, and what is under way, count. What it has
-    /// not used for longest is forgotten for that.
-    async fn need_room(&self, account: i64, more: u64) -> Result<(), Refusal> {
-        let begin = format!("{account}-");
-        let theirs = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(&begin);
-        let entries = fs::read_dir(self.config.data.uploads()).map_err(|error| disk(&error))?;
-        let parts: u64 = entries.flatten().filter(theirs).map(|entry| length(&entry.path())).sum();
-        let most = self.config.limits.stored_bytes;
-        let full =
-            || refuse(ProblemCode::TooLarge, format!("an account stores at most {most} bytes of uploads"));
-        let left = most.checked_sub(parts + more).ok_or_else(full)?;
-        if self.store.stored_bytes(account).await? <= left {
+    /// Unpacks an upload that is whole, of at most `most` bytes, and makes it the account's. Gives its bytes.
+    async fn store_whole(&self, upload: &Upload<'_>, most: u64) -> Result<u64, Refusal> {
+        let Upload { kind, account, hash, path } = *upload;
+        let target = self.blob_file(kind, hash);
+        let (path, name) = (path.to_owned(), hash.to_owned());
+        let blob = blocking(move || {
+            let (unpacked, blob) = unpack(kind, &path, &name, &target, most)?;
+            // Another account may have brought the same; it is the same, by its hash.
+            unpacked.persist(target).map_err(|error| disk(&error.error))?;
+            Ok::<_, Refusal>(blob)
+        });
+        let blob = blob.await??;
+        self.store.add_blob(account, kind, hash, &blob).await?;
+        Ok(blob.size)
+    }
+
+    /// Sees to it that an upload may take so many bytes on the disk, beside what its account has uploaded and has begun. What
+    /// the account has not used for longest is forgotten for that, and an upload that was left gives way to another.
+    async fn need_room(&self, upload: &Upload<'_>, taken: u64) -> Result<(), Refusal> {
+        let Upload { kind, account, hash, .. } = *upload;
+        let (now, most) = (now_ms(), self.config.limits.stored_bytes);
+        let told = self.store.begun_upload(account, kind, hash).await?;
+        if told.is_some_and(|(told, at_ms)| told == taken && now - at_ms < TOLD.as_millis() as i64) {
             return Ok(());
         }
-        let Some(orphans) = self.store.make_room(account, left).await? else {
-            let detail = format!(
-                "an account stores at most {most} bytes of uploads, and its open runs need what is there; end one of them"
+        let part = Part { account, kind, hash, taken, most, left_before_ms: now - LEFT.as_millis() as i64 };
+        let mut made = false;
+        loop {
+            let left = match self.store.begin_upload(&part).await? {
+                Begun::Counted(None) => return Ok(()),
+                Begun::Counted(Some((kind, hash))) => {
+                    remove(&self.part(kind, account, &hash)).await;
+                    return Ok(());
+                }
+                Begun::Crowded => {
+                    let detail = format!(
+                        "{BEGUN} uploads of this account are under way; finish one, or wait until one was left for {} s",
+                        LEFT.as_secs()
+                    );
+                    return Err(Problem::new(ProblemCode::TooManyRequests, detail).retry_after(5).into());
+                }
+                Begun::Full(left) => left,
+            };
+            let Some(left) = left else {
+                let detail = format!(
+                    "an account's uploads take at most {most} bytes of the disk, and with those under way this one needs more"
+                );
+                return Err(refuse(ProblemCode::TooLarge, detail));
+            };
+            let orphans = if made { None } else { self.store.make_room(account, left).await? };
+            let Some(orphans) = orphans else {
+                let detail = format!(
+                    "an account's uploads take at most {most} bytes of the disk, and its open runs need what is there; end one of them"
+                );
+                return Err(refuse(ProblemCode::TooLarge, detail));
+            };
+            made = true;
+            tracing::info!(
+                account,
+                files = orphans.len(),
+                "uploads that were not used for longest are forgotten"
             );
-            return Err(refuse(ProblemCode::TooLarge, detail));
-        };
-        tracing::info!(
-            account,
-            files = orphans.len(),
-            "uploads that were not used for longest are forgotten"
-        );
-        for (kind, hash) in orphans {
-            let _absent = fs::remove_file(self.blob_file(kind, &hash));
+            for (kind, hash) in orphans {
+                remove(&self.blob_file(kind, &hash)).await;
+            }
         }
-        Ok(())
     }
 
     /// Whether this account has uploaded it, and it is here: a database that was restored, or is shared with a gateway of another
     /// folder, knows of more.
     async fn has(&self, account: i64, kind: Kind, hash: &str) -> Result<bool, Refusal> {
-        Ok(self.store.blob(account, kind, hash).await?.is_some() && self.blob_file(kind, hash).exists())
+        Ok(self.store.blob(account, kind, hash).await?.is_some()
+            && tokio::fs::try_exists(self.blob_file(kind, hash)).await.unwrap_or(false))
     }
 
     fn most(&self, kind: Kind) -> u64 {
@@ -365,16 +451,51 @@ impl Gateway {
         self.config.data.uploads().join(account.to_string())
     }
 
-    pub(super) fn forget_stale_uploads(&self) {
+    /// Gives up uploads that nobody goes on with, in the database and in the folders: those of a gateway that was killed, or
+    /// of a version that did not count them, are there alone.
+    pub(super) async fn forget_stale_uploads(self: &Arc<Self>) -> Result<(), Refusal> {
         let now = SystemTime::now();
         {
             let mut looked = self.uploads.looked.lock().unwrap_or_else(PoisonError::into_inner);
             let lately = |last: SystemTime| now.duration_since(last).is_ok_and(|since| since < STALE / 60);
             if looked.is_some_and(lately) {
-                return;
+                return Ok(());
             }
             *looked = Some(now);
         }
+        for (account, kind, hash) in self.store.give_up_uploads(now_ms() - STALE.as_millis() as i64).await? {
+            remove(&self.part(kind, account, &hash)).await;
+        }
+        let gateway = Arc::clone(self);
+        blocking(move || gateway.sweep_uploads(now)).await
+    }
+
+    /// After a start: removes files that a service has left that was killed before it told the database of them. Where other
+    /// gateways may use the folder, only those that are an hour old.
+    pub(super) async fn remove_unknown_blobs(self: &Arc<Self>) -> Result<(), Refusal> {
+        let before = if self.store.is_shared() { SystemTime::now().checked_sub(STALE) } else { None };
+        for kind in [Kind::Executable, Kind::Context] {
+            let gateway = Arc::clone(self);
+            let names = blocking(move || gateway.blobs_older(kind, before)).await?;
+            for hash in self.store.unknown_blobs(kind, &names).await? {
+                tracing::info!(kind = kind.as_str(), hash, "a file that no account has is removed");
+                remove(&self.blob_file(kind, &hash)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Names of the files of a kind that were last written to before that; `None`: of all.
+    fn blobs_older(&self, kind: Kind, before: Option<SystemTime>) -> Vec<String> {
+        let entries = fs::read_dir(self.config.data.blobs(kind.as_str())).into_iter().flatten().flatten();
+        let older = |entry: &fs::DirEntry| {
+            let touched = entry.metadata().and_then(|metadata| metadata.modified());
+            before.is_none_or(|before| touched.is_ok_and(|touched| touched < before))
+        };
+        entries.filter(older).filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+
+    fn sweep_uploads(&self, now: SystemTime) {
         let in_folder = |folder| fs::read_dir(folder).into_iter().flatten().flatten();
         let stale = |path: &Path| {
             let touched = fs::metadata(path).and_then(|metadata| metadata.modified());
@@ -388,10 +509,44 @@ impl Gateway {
         }
         for kind in [Kind::Executable, Kind::Context] {
             let left = in_folder(self.config.data.blobs(kind.as_str()));
-            let left = left.filter(|entry| entry.file_name().to_string_lossy().starts_with(BEGUN));
+            let left = left.filter(|entry| entry.file_name().to_string_lossy().starts_with(BEGUN_NAME));
             for path in left.map(|entry| entry.path()).filter(|path| stale(path)) {
                 let _absent = fs::remove_file(path);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// Functions of the gateway that wait for the disk, and are called within `blocking` or `spawn_blocking` alone.
+    const WAIT: [&str; 5] = ["append", "unpack", "announced_in", "sweep_uploads", "blobs_older"];
+
+    /// What waits for the disk when it is called.
+    const DISK: [&str; 6] = [" fs::", "(fs::", "std::fs::", "File::", "OpenOptions::", ".exists()"];
+
+    #[test]
+    fn nothing_in_the_gateway_waits_for_the_disk_on_a_thread_of_the_runtime() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/gateway");
+        let mut found = 0;
+        for entry in std::fs::read_dir(folder).expect("the sources") {
+            let path = entry.expect("an entry").path();
+            let text = std::fs::read_to_string(&path).expect("a source");
+            let mut function = String::new();
+            for line in text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")) {
+                if let Some((_, rest)) = line.split_once("fn ") {
+                    let end = rest.find(['(', '<']).unwrap_or(rest.len());
+                    rest[..end].clone_into(&mut function);
+                }
+                let code = line.split("//").next().unwrap_or_default();
+                if line.starts_with("use ") || !DISK.iter().any(|call| code.contains(call)) {
+                    continue;
+                }
+                found += 1;
+                let waits = WAIT.contains(&function.as_str());
+                assert!(waits, "{}: {function} waits for the disk: {}", path.display(), line.trim());
+            }
+        }
+        assert!(found > 5, "what is looked for is not found: {found}");
     }
 }

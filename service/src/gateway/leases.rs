@@ -6,18 +6,20 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use fastmap_backends::cloud::{ProblemCode, RunState};
-use tokio::task::spawn_blocking;
+use fastmap_backends::cloud::RunState;
 use tokio::time::interval;
 
 use super::Gateway;
-use super::problem::{Refusal, refuse};
+use super::blobs::blocking;
+use super::problem::Refusal;
 use crate::store::now_ms;
 
 const LOOK: Duration = Duration::from_millis(500);
 
 /// How often runs are looked for that have ended elsewhere or were not let go.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
+/// Runs are forgotten for about so long; then leases are looked at again.
+const SPELL: Duration = Duration::from_secs(1);
 /// How often folders of answers are looked through for those of runs that nobody keeps any more.
 const TIDY: Duration = Duration::from_mins(1);
 
@@ -26,6 +28,8 @@ const TIDY: Duration = Duration::from_mins(1);
 pub(crate) struct Leases {
     runs: Mutex<HashMap<String, (i64, i64)>>,
     last: Mutex<Option<Instant>>,
+    /// Accounts of which runs have ended since their rows were last counted.
+    ended: Mutex<BTreeSet<i64>>,
 }
 
 impl Leases {
@@ -44,6 +48,15 @@ impl Leases {
             *stored = until;
         }
         tell
+    }
+
+    /// A run of this account has ended, or there are more of its rows to be forgotten.
+    fn count_rows_of(&self, account: i64) {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).insert(account);
+    }
+
+    fn accounts_to_count(&self) -> BTreeSet<i64> {
+        std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn until(&self, run: &str) -> i64 {
@@ -105,7 +118,11 @@ impl Gateway {
         self.dispatch.end_run(run).await;
         self.leases.forget(run);
         let spec = self.specs.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
-        self.events.end(run, spec.map(|spec| spec.account), state);
+        let account = spec.map(|spec| spec.account);
+        if let Some(account) = account {
+            self.leases.count_rows_of(account);
+        }
+        self.events.end(run, account, state);
     }
 
     /// After a start: runs of before get a whole lease to be heard of, and what gateways that are gone have reserved is
@@ -113,8 +130,11 @@ impl Gateway {
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn recover(&self) -> Result<(), crate::store::StoreError> {
+    pub async fn recover(self: &Arc<Self>) -> Result<(), crate::store::StoreError> {
         self.give_back().await?;
+        if let Err(Refusal(problem)) = self.remove_unknown_blobs().await {
+            tracing::warn!(%problem, "files that no account has could not be looked for");
+        }
         self.store.extend_all_leases(self.lease_end()).await
     }
 
@@ -157,23 +177,19 @@ impl Gateway {
         self.end_withdrawn().await
     }
 
-    /// Forgets answers and lines of runs that another gateway has purged, and files of answers that were all acknowledged.
+    /// Forgets answers and lines of runs that another gateway has purged or forgotten, and files of answers that were all acknowledged.
     async fn tidy(&self) -> Result<(), Refusal> {
         let spool = self.spool.clone();
-        let mut known = on_the_disk(move || spool.runs()).await?;
+        let mut known = blocking(move || spool.runs()).await?;
+        // What else lies in the folder is not this service's.
+        known.retain(|run| run.len() == 32 && run.bytes().all(|byte| byte.is_ascii_hexdigit()));
         known.extend(self.events.runs());
         known.sort_unstable();
         known.dedup();
-        for run in self.store.purged_among(&known).await? {
-            self.remove_answers(&run).await?;
-            self.events.forget(&run);
+        for run in self.store.gone_among(&known).await? {
+            self.forget_answers(&run).await?;
         }
         self.sweep().await
-    }
-
-    async fn remove_answers(&self, run: &str) -> Result<(), Refusal> {
-        let (spool, run) = (self.spool.clone(), run.to_owned());
-        on_the_disk(move || spool.remove_run(&run)).await
     }
 
     /// Ends runs whose client is gone, and forgets answers whose time is over. Never returns.
@@ -191,7 +207,7 @@ impl Gateway {
         }
     }
 
-    async fn reap_once(&self) -> Result<(), Refusal> {
+    async fn reap_once(self: &Arc<Self>) -> Result<(), Refusal> {
         let now = now_ms();
         // The database is told before half of a lease is over: what it knows may be so much too early, and only the gateway
         // that a client talks to knows better.
@@ -206,21 +222,51 @@ impl Gateway {
         }
         metrics::gauge!("fastmap_open_runs").set(self.store.open_runs().await? as f64);
         let kept_ms = self.config.limits.results_seconds.saturating_mul(1000) as i64;
+        let until = Instant::now() + SPELL;
         for run in self.store.purgeable_runs(now.saturating_sub(kept_ms)).await? {
-            self.remove_answers(&run).await?;
-            self.events.forget(&run);
+            self.forget_answers(&run).await?;
             self.store.purge_run(&run).await?;
+            if Instant::now() > until {
+                break;
+            }
+        }
+        self.forget_runs(now).await?;
+        self.forget_stale_uploads().await
+    }
+
+    /// Removes the files of a run's answers, and its lines.
+    async fn forget_answers(&self, run: &str) -> Result<(), Refusal> {
+        self.events.forget(run);
+        let (spool, run) = (self.spool.clone(), run.to_owned());
+        blocking(move || spool.remove_run(&run)).await
+    }
+
+    /// Forgets ended runs whose time is over or that are more than their account may keep, some at a time.
+    async fn forget_runs(&self, now: i64) -> Result<(), Refusal> {
+        let before = |kept: Duration| now.saturating_sub(i64::try_from(kept.as_millis()).unwrap_or(i64::MAX));
+        let (free, all) = (before(self.config.keep_free_runs), before(self.config.keep_runs));
+        let mut runs = self.store.forgettable_runs(free, all).await?;
+        for account in self.leases.accounts_to_count() {
+            self.store.forget_excess_activity(account).await?;
+            let excess = self.store.excess_runs(account).await?;
+            if !excess.is_empty() {
+                // There may be more.
+                self.leases.count_rows_of(account);
+                runs.extend(excess);
+            }
+        }
+        let until = Instant::now() + SPELL;
+        for run in runs {
+            self.forget_answers(&run).await?;
+            self.store.forget_run(&run).await?;
+            if Instant::now() > until {
+                break;
+            }
         }
         self.store.take_owed(&self.config.prices).await?;
-        self.forget_stale_uploads();
         self.nonces.forget(Instant::now());
         Ok(())
     }
-}
-
-/// Work that waits for the disk, on a thread that may wait.
-async fn on_the_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
-    spawn_blocking(work).await.map_err(|error| refuse(ProblemCode::Internal, error.to_string()))
 }
 
 #[cfg(test)]

@@ -42,6 +42,7 @@ use crate::keys::ServiceKey;
 use crate::roster::Roster;
 use crate::spool::Spool;
 use crate::store::{Committer, Store};
+use crate::text::bounded;
 use connections::{Bounds, Connections};
 use problem::{Refusal, refuse};
 
@@ -242,7 +243,7 @@ fn stopping() -> Refusal {
 }
 
 async fn not_found(uri: Uri) -> Refusal {
-    refuse(ProblemCode::NotFound, format!("there is nothing at {}", uri.path()))
+    refuse(ProblemCode::NotFound, format!("there is nothing at {}", bounded(uri.path().to_owned(), 200)))
 }
 
 async fn not_allowed(method: Method) -> Refusal {

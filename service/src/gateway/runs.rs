@@ -13,6 +13,7 @@ use fastmap_backends::cloud::{
     RunOpened, RunState, hexadecimal, is_digest,
 };
 use serde::Deserialize;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use utoipa::IntoParams;
 
@@ -24,11 +25,14 @@ use crate::dispatch::{RunSpec, Task, Upload, Verdict, Work};
 use crate::keys::random;
 use crate::price;
 use crate::store::{Kind, NewRun, Opened, Run, now_ms};
+use crate::text::{self, bounded};
 
 /// Most that one request acknowledges.
 const ACKNOWLEDGED: usize = 10_000;
 /// An agent that is there has started a worker within this, its upload fetched.
 const CHECK: Duration = Duration::from_mins(1);
+/// Seconds after which a client tries again at the latest, whatever an agent says.
+const LONGEST_PAUSE: u64 = 60;
 /// Runs on a page.
 const PAGE: u32 = 100;
 
@@ -137,15 +141,21 @@ fn check(request: &OpenRun) -> Result<(), Refusal> {
         _ if request.context.as_deref().is_some_and(|context| !is_digest(context)) => {
             "the context is not named by a SHA-256"
         }
-        _ if request.label.as_ref().is_some_and(|label| label.len() > 200) => {
-            "the label has more than 200 bytes"
+        _ if request.label.as_ref().is_some_and(|label| label.len() > text::LABEL) => {
+            return Err(too_long("label", text::LABEL));
         }
-        _ if request.function.name.len() > 10_000 => "the function's name has more than 10,000 bytes",
+        _ if request.function.name.len() > text::FUNCTION => {
+            return Err(too_long("function's name", text::FUNCTION));
+        }
         _ if request.max_credits.is_some_and(|most| most < 0) => "max_credits is below 0",
         _ if request.item_timeout_ms == Some(0) => "an item timeout of 0",
         _ => return Ok(()),
     };
     Err(refuse(ProblemCode::InvalidBody, wrong))
+}
+
+fn too_long(what: &str, most: usize) -> Refusal {
+    refuse(ProblemCode::InvalidBody, format!("the {what} has more than {most} bytes"))
 }
 
 /// Which page of the list.
@@ -212,10 +222,13 @@ pub(crate) async fn acknowledge(
         gateway.heard_of(&run).await?;
     }
     let kept = gateway.store.acknowledge(&run, &seqs).await?;
-    for place in &kept {
-        gateway.spool.remove(&run, *place);
+    let deleted = kept.len() as u64;
+    if deleted > 0 {
+        let spool = gateway.spool.clone();
+        let removed = spawn_blocking(move || kept.iter().for_each(|place| spool.remove(&run, *place))).await;
+        removed.map_err(|error| refuse(ProblemCode::Internal, error.to_string()))?;
     }
-    Ok(Json(Acknowledged { deleted: kept.len() as u64 }))
+    Ok(Json(Acknowledged { deleted }))
 }
 
 /// The client gives the run up: what is reserved for it is freed.
@@ -343,6 +356,7 @@ impl Gateway {
 
     /// A run whose program can't work is over. Gives what its client is told.
     pub(super) async fn fail(&self, run: &str, problem: Problem) -> Refusal {
+        let problem = written_by_strangers(problem);
         if problem.known() == Some(ProblemCode::Internal) {
             return problem.into();
         }
@@ -354,11 +368,27 @@ impl Gateway {
     }
 }
 
+/// A problem that an agent tells, in the words of a program: its texts are bounded, and all else follows from its code.
+fn written_by_strangers(problem: Problem) -> Problem {
+    let code = problem.known().unwrap_or(ProblemCode::WorkerFailed);
+    let Problem { detail, failure, retry_after, .. } = problem;
+    let failure = failure.map(|failure| bounded(failure, text::NAME));
+    let retry_after = retry_after.map(|seconds| seconds.min(LONGEST_PAUSE));
+    Problem { failure, retry_after, ..Problem::new(code, bounded(detail, text::DETAIL)) }
+}
+
 /// The run is over; if it failed, the reason is what there is to say.
 pub(super) fn ended(state: &str, reason: Option<&str>) -> Refusal {
-    match reason.and_then(|reason| serde_json::from_str::<Problem>(reason).ok()) {
-        Some(problem) => problem.into(),
-        None => refuse(ProblemCode::RunEnded, format!("the run is {state}; open another")),
+    let Some(reason) = reason else {
+        return refuse(ProblemCode::RunEnded, format!("the run is {state}; open another"));
+    };
+    match serde_json::from_str::<Problem>(reason) {
+        Ok(problem) => written_by_strangers(problem).into(),
+        // Words of the service's own, or what is left of a document that was longer than is kept.
+        Err(_) => {
+            let reason = bounded(reason.to_owned(), text::DETAIL);
+            refuse(ProblemCode::RunEnded, format!("the run is {state}; open another: {reason}"))
+        }
     }
 }
 

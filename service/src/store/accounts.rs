@@ -3,9 +3,15 @@
 
 use fastmap_backends::cloud::{Secret, digest};
 
-use super::{Result, Row, Store, StoreError, now_ms};
+use super::{Result, Row, Store, StoreError, Tx, now_ms};
 use crate::keys::ServiceKey;
 use crate::price::Microcredits;
+use crate::text;
+
+/// Tokens of an account that are worth nothing any more and are remembered, where the account makes its tokens itself.
+const WORTHLESS: usize = 200;
+/// Of those that are too many so many go at once.
+const WORTHLESS_AT_ONCE: usize = 8;
 
 /// An account.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,7 +142,7 @@ impl Store {
     /// Keeps a token for a secret; the secret is not kept. Gives the token's number.
     ///
     /// # Errors
-    /// If the database fails.
+    /// If the label is too long, or the database fails.
     pub async fn add_token(
         &self,
         account: i64,
@@ -145,25 +151,63 @@ impl Store {
         label: &str,
         expires_ms: Option<i64>,
     ) -> Result<i64> {
-        let hash = digest(secret.token().as_bytes());
-        let sealed =
-            key.seal(&secret.key(), &hash).map_err(|error| StoreError::Refused(error.to_string()))?;
-        let row = self
-            .writer()
-            .await?
+        let mut conn = self.writer().await?;
+        let mut tx = conn.begin().await?;
+        let id = add(&mut tx, account, &Sealed::of(secret, key)?, label, expires_ms).await?;
+        tx.commit().await?;
+        Ok(id)
+    }
+
+    /// The same for an account that makes its tokens itself: it may have so many that are good, and `None` is that it has. Of
+    /// those that are worth nothing any more the oldest are forgotten where there are many.
+    ///
+    /// # Errors
+    /// If the label is too long, or the database fails.
+    pub async fn add_own_token(
+        &self,
+        account: i64,
+        secret: &Secret,
+        key: &ServiceKey,
+        label: &str,
+        expires_ms: Option<i64>,
+        most_good: usize,
+    ) -> Result<Option<i64>> {
+        let sealed = Sealed::of(secret, key)?;
+        let mut conn = self.writer().await?;
+        let mut tx = conn.begin().await?;
+        super::ledger::lock(&mut tx.db(), [account]).await?;
+        let rows = tx
             .sql(
-                "INSERT INTO tokens (account, hash, sealed, label, created_ms, expires_ms)
-             VALUES ($1, $2, $3, $4, $5, $6) RETURNING id",
+                "SELECT id, CASE WHEN revoked_ms IS NULL AND (expires_ms IS NULL OR expires_ms > $2) THEN 1 ELSE 0 END
+                 FROM tokens WHERE account = $1 ORDER BY id",
             )
             .bind(account)
-            .bind(hash)
-            .bind(sealed)
-            .bind(label)
             .bind(now_ms())
-            .bind(expires_ms)
-            .fetch_one()
+            .fetch_all()
             .await?;
-        Ok(row.try_get("id")?)
+        let (mut good, mut worthless) = (0, Vec::new());
+        for row in &rows {
+            match i64::from(row.try_get::<i32, _>(1)?) {
+                0 => worthless.push(row.try_get::<i64, _>(0)?),
+                _ => good += 1,
+            }
+        }
+        if good >= most_good {
+            return Ok(None);
+        }
+        let many = worthless.len().saturating_sub(WORTHLESS - 1).min(WORTHLESS_AT_ONCE);
+        for id in &worthless[..many] {
+            for sql in [
+                "DELETE FROM dashboard_links WHERE token = $1",
+                "DELETE FROM dashboard_sessions WHERE token = $1",
+                "DELETE FROM tokens WHERE id = $1",
+            ] {
+                tx.sql(sql).bind(id).execute().await?;
+            }
+        }
+        let id = add(&mut tx, account, &sealed, label, expires_ms).await?;
+        tx.commit().await?;
+        Ok(Some(id))
     }
 
     /// The tokens of one account, or of all.
@@ -232,6 +276,46 @@ impl Store {
             .await?;
         Ok(done > 0)
     }
+}
+
+/// What is kept of a secret.
+struct Sealed {
+    hash: String,
+    key: Vec<u8>,
+}
+
+impl Sealed {
+    fn of(secret: &Secret, key: &ServiceKey) -> Result<Self> {
+        let hash = digest(secret.token().as_bytes());
+        let key = key.seal(&secret.key(), &hash).map_err(|error| StoreError::Refused(error.to_string()))?;
+        Ok(Sealed { hash, key })
+    }
+}
+
+async fn add(
+    tx: &mut Tx<'_>,
+    account: i64,
+    sealed: &Sealed,
+    label: &str,
+    expires_ms: Option<i64>,
+) -> Result<i64> {
+    if label.len() > text::LABEL {
+        return Err(StoreError::Refused(format!("a label has at most {} bytes", text::LABEL)));
+    }
+    let row = tx
+        .sql(
+            "INSERT INTO tokens (account, hash, sealed, label, created_ms, expires_ms)
+             VALUES ($1, $2, $3, $4, $5, $6) RETURNING id",
+        )
+        .bind(account)
+        .bind(&sealed.hash)
+        .bind(&sealed.key)
+        .bind(label)
+        .bind(now_ms())
+        .bind(expires_ms)
+        .fetch_one()
+        .await?;
+    Ok(row.try_get(0)?)
 }
 
 fn account_of(row: &Row) -> Result<Account> {

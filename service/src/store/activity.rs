@@ -1,8 +1,6 @@
 //! What happened in runs, for people who look at them: kept in bounded form beside the ledger, written by `activity`
 //! every few seconds, lost with the process up to then. Nothing is charged or answered by it.
 
-use std::collections::BTreeMap;
-
 use super::{Result, Row, Store, now_ms};
 use crate::activity::{FAILURES, Failure, News, Series};
 
@@ -15,10 +13,10 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn add_activity(&self, news: &[(String, News)]) -> Result<()> {
-        let mut conn = self.writer().await?;
-        let mut tx = conn.begin().await?;
-        // In one order, for other gateways add to the same runs.
-        for (run, news) in news.iter().map(|(run, news)| (run, news)).collect::<BTreeMap<_, _>>() {
+        for (run, news) in news {
+            // A transaction each: others write in between.
+            let mut conn = self.writer().await?;
+            let mut tx = conn.begin().await?;
             tx.sql(
                 "INSERT INTO run_activity (run, series, updated_ms) VALUES ($1, '', 0) ON CONFLICT (run) DO NOTHING",
             )
@@ -42,6 +40,7 @@ impl Store {
                 .execute()
                 .await?;
             if news.failures.is_empty() {
+                tx.commit().await?;
                 continue;
             }
             let row =
@@ -64,8 +63,8 @@ impl Store {
                 .execute()
                 .await?;
             }
+            tx.commit().await?;
         }
-        tx.commit().await?;
         Ok(())
     }
 
@@ -105,28 +104,20 @@ impl Store {
         rows.iter().map(failure).collect()
     }
 
-    /// Forgets the activity of runs in which nothing has happened since then.
+    /// Forgets the activity of runs in which nothing has happened since then, some at a time.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn forget_activity(&self, before_ms: i64) -> Result<()> {
-        let mut conn = self.writer().await?;
-        let mut tx = conn.begin().await?;
-        let rows = tx.sql(
-            "DELETE FROM run_activity WHERE run IN (SELECT run FROM run_activity WHERE updated_ms < $1 LIMIT $2)
-             RETURNING run",
-        )
-        .bind(before_ms)
-        .bind(FORGOTTEN)
-        .fetch_all()
-        .await?;
+        let rows = self
+            .sql("SELECT run FROM run_activity WHERE updated_ms < $1 LIMIT $2")
+            .bind(before_ms)
+            .bind(FORGOTTEN)
+            .fetch_all()
+            .await?;
         for row in rows {
-            tx.sql("DELETE FROM run_failures WHERE run = $1")
-                .bind(row.try_get::<String, _>(0)?)
-                .execute()
-                .await?;
+            self.forget_activity_of(&row.try_get::<String, _>(0)?).await?;
         }
-        tx.commit().await?;
         Ok(())
     }
 }

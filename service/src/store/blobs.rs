@@ -1,8 +1,34 @@
-//! What was uploaded: stored once by its hash, but known only to the accounts that have uploaded it themselves.
+//! What was uploaded: stored once by its hash, but known only to the accounts that have uploaded it themselves. What an upload
+//! takes on the disk counts for its account: from before its first byte (`uploads`) to when it is forgotten (`account_blobs`,
+//! summed in `stored`).
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
-use super::{Result, Store, ledger, now_ms};
+use super::{Conn, Result, Store, Tx, ledger, now_ms};
+
+/// Disks give room in such pieces.
+const BLOCK: u64 = 4096;
+/// What a file takes beside its bytes: its inode, its folder's entry, its rows here.
+const FILE: u64 = 4096;
+/// Uploads that an account keeps. What it has not used for longest goes first.
+const KEPT: i64 = 4096;
+/// Uploads that an account may have begun at a time.
+pub(crate) const BEGUN: usize = 16;
+/// Uploads that one transaction forgets.
+const FORGOTTEN: usize = 16;
+/// Uploads that one statement looks up.
+const LOOKED_UP: usize = 64;
+/// Begun uploads that one statement gives up.
+const GIVEN_UP: i64 = 100;
+
+/// Bytes that a file takes on the disk.
+pub(crate) fn on_disk(bytes: u64) -> u64 {
+    bytes.div_ceil(BLOCK).saturating_mul(BLOCK).saturating_add(FILE)
+}
+
+fn stored_as(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
 
 /// What an upload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,11 +65,32 @@ pub struct Blob {
     pub identity: Option<String>,
 }
 
-/// When a run has last needed an upload, and whether an open one does.
-#[derive(Clone, Copy, Debug, Default)]
-struct Need {
-    last_ms: i64,
-    open: bool,
+/// An upload of which a part has come.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// Whose.
+    pub account: i64,
+    /// What it is.
+    pub kind: Kind,
+    /// SHA-256 of what it unpacks to.
+    pub hash: &'a str,
+    /// Bytes that it may take on the disk up to its end.
+    pub taken: u64,
+    /// Bytes that all uploads of the account may take.
+    pub most: u64,
+    /// One whose last part came before this gives way to another.
+    pub left_before_ms: i64,
+}
+
+/// What became of a [`Part`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// What it may take is counted. An upload that was left has given way: its parts can go.
+    Counted(Option<(Kind, String)>),
+    /// The account has as many uploads under way as it may.
+    Crowded,
+    /// There is room where stored uploads take at most so many bytes; `None`: there is none in any case.
+    Full(Option<u64>),
 }
 
 impl Store {
@@ -65,78 +112,204 @@ impl Store {
         Ok(Some(Blob { size: row.try_get::<i64, _>(0)?.unsigned_abs(), identity: row.try_get(1)? }))
     }
 
-    /// Bytes of all that this account has uploaded.
+    /// Bytes that uploads of this account take on the disk: stored, and begun.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn stored_bytes(&self, account: i64) -> Result<u64> {
-        let row = self.sql(
-            "SELECT CAST(COALESCE(SUM(b.size), 0) AS BIGINT) FROM account_blobs a JOIN blobs b ON b.kind = a.kind AND b.hash = a.hash
-             WHERE a.account = $1",
-        )
-        .bind(account)
-        .fetch_one()
-        .await?;
-        Ok(row.try_get::<i64, _>(0)?.unsigned_abs())
+    pub async fn taken_bytes(&self, account: i64) -> Result<(u64, u64)> {
+        let row = self
+            .sql(
+                "SELECT COALESCE((SELECT bytes FROM stored WHERE account = $1), 0),
+                        CAST(COALESCE((SELECT SUM(taken) FROM uploads WHERE account = $1), 0) AS BIGINT)",
+            )
+            .bind(account)
+            .fetch_one()
+            .await?;
+        Ok((row.try_get::<i64, _>(0)?.unsigned_abs(), row.try_get::<i64, _>(1)?.unsigned_abs()))
     }
 
-    /// Forgets uploads of this account until they have at most so many bytes: those that no open run needs, and of these the
-    /// one first that was not needed for longest. Gives those that no account has any more, whose files can go; `None`, and
-    /// nothing is forgotten, where that is not enough.
+    /// What a begun upload counts, and when its last part came.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn begun_upload(&self, account: i64, kind: Kind, hash: &str) -> Result<Option<(u64, i64)>> {
+        let row = self
+            .sql("SELECT taken, touched_ms FROM uploads WHERE account = $1 AND kind = $2 AND hash = $3")
+            .bind(account)
+            .bind(kind.as_str())
+            .bind(hash)
+            .fetch_optional()
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some((row.try_get::<i64, _>(0)?.unsigned_abs(), row.try_get(1)?)))
+    }
+
+    /// Counts what an upload may take on the disk, before any byte of it is there.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn begin_upload(&self, part: &Part<'_>) -> Result<Begun> {
+        let mut conn = self.writer().await?;
+        let mut tx = conn.begin().await?;
+        ledger::lock(&mut tx.db(), [part.account]).await?;
+        let rows = tx
+            .sql(
+                "SELECT kind, hash, taken, touched_ms FROM uploads
+                 WHERE account = $1 AND NOT (kind = $2 AND hash = $3) ORDER BY touched_ms, kind, hash",
+            )
+            .bind(part.account)
+            .bind(part.kind.as_str())
+            .bind(part.hash)
+            .fetch_all()
+            .await?;
+        let mut begun = 0;
+        for row in &rows {
+            begun += row.try_get::<i64, _>(2)?.unsigned_abs();
+        }
+        let mut left = None;
+        if rows.len() >= BEGUN {
+            let oldest = &rows[0];
+            if oldest.try_get::<i64, _>(3)? >= part.left_before_ms {
+                return Ok(Begun::Crowded);
+            }
+            begun -= oldest.try_get::<i64, _>(2)?.unsigned_abs();
+            left = Some((Kind::of(&oldest.try_get::<String, _>(0)?), oldest.try_get::<String, _>(1)?));
+        }
+        let (stored, files) = stored(&mut tx, part.account).await?;
+        let most = part.most.checked_sub(begun.saturating_add(part.taken));
+        if files >= KEPT || most.is_none_or(|most| stored > most) {
+            return Ok(Begun::Full(most));
+        }
+        if let Some((kind, hash)) = &left {
+            give_up(&mut tx, part.account, *kind, hash).await?;
+        }
+        tx.sql(
+            "INSERT INTO uploads (account, kind, hash, taken, touched_ms) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (account, kind, hash) DO UPDATE SET taken = $4, touched_ms = $5",
+        )
+        .bind(part.account)
+        .bind(part.kind.as_str())
+        .bind(part.hash)
+        .bind(stored_as(part.taken))
+        .bind(now_ms())
+        .execute()
+        .await?;
+        tx.commit().await?;
+        Ok(Begun::Counted(left))
+    }
+
+    /// Which of these hashes no account has.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn unknown_blobs(&self, kind: Kind, hashes: &[String]) -> Result<Vec<String>> {
+        let mut unknown = Vec::new();
+        for piece in hashes.chunks(LOOKED_UP) {
+            let all = piece.iter().chain(piece.last().into_iter().cycle()).take(LOOKED_UP);
+            let query = self
+                .sql(format!("SELECT hash FROM blobs WHERE kind = '{}' AND hash IN (", kind.as_str()))
+                .push_values(all, |row, hash| {
+                    row.push_bind(hash);
+                })
+                .push(")");
+            let mut known = HashSet::new();
+            for row in query.fetch_all().await? {
+                known.insert(row.try_get::<String, _>(0)?);
+            }
+            unknown.extend(piece.iter().filter(|hash| !known.contains(*hash)).cloned());
+        }
+        Ok(unknown)
+    }
+
+    /// A begun upload takes nothing any more.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn end_upload(&self, account: i64, kind: Kind, hash: &str) -> Result<()> {
+        let mut conn = self.writer().await?;
+        let mut tx = conn.begin().await?;
+        give_up(&mut tx, account, kind, hash).await?;
+        tx.commit().await
+    }
+
+    /// Gives up begun uploads whose last part came before that; gives whose they were.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn give_up_uploads(&self, before_ms: i64) -> Result<Vec<(i64, Kind, String)>> {
+        let rows = self
+            .writer()
+            .await?
+            .sql(
+                "DELETE FROM uploads WHERE (account, kind, hash) IN
+                     (SELECT account, kind, hash FROM uploads WHERE touched_ms < $1 LIMIT $2)
+                 RETURNING account, kind, hash",
+            )
+            .bind(before_ms)
+            .bind(GIVEN_UP)
+            .fetch_all()
+            .await?;
+        let upload = |row: &super::Row| -> Result<(i64, Kind, String)> {
+            Ok((row.try_get(0)?, Kind::of(&row.try_get::<String, _>(1)?), row.try_get(2)?))
+        };
+        rows.iter().map(upload).collect()
+    }
+
+    /// Forgets uploads of this account until they take at most so many bytes, and are fewer than it may keep: those that no open
+    /// run needs, and of these the one first that was not needed for longest. Gives those that no account has any more, whose
+    /// files can go; `None`, and nothing is forgotten, where that is not enough.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn make_room(&self, account: i64, most: u64) -> Result<Option<Vec<(Kind, String)>>> {
-        let mut conn = self.writer().await?;
+        let needed = needed(self.sql(NEEDED).bind(account).fetch_all().await?)?;
+        let rows = self
+            .sql("SELECT kind, hash, cost FROM account_blobs WHERE account = $1 ORDER BY used_ms, kind, hash")
+            .bind(account)
+            .fetch_all()
+            .await?;
+        let (mut bytes, mut files, mut unneeded) = (0, 0, Vec::new());
+        for row in rows {
+            let (kind, hash): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+            let cost = row.try_get::<i64, _>(2)?.unsigned_abs();
+            bytes += cost;
+            files += 1;
+            if !needed.contains(&hash) {
+                unneeded.push((Kind::of(&kind), hash, cost));
+            }
+        }
+        let mut going = Vec::new();
+        for (kind, hash, cost) in unneeded {
+            if bytes <= most && files < KEPT {
+                break;
+            }
+            bytes -= cost;
+            files -= 1;
+            going.push((kind, hash));
+        }
+        if bytes > most || files >= KEPT {
+            return Ok(None);
+        }
+        let mut orphans = Vec::new();
+        for piece in going.chunks(FORGOTTEN) {
+            orphans.extend(self.forget_blobs(account, piece).await?);
+        }
+        Ok(Some(orphans))
+    }
+
+    /// Forgets these uploads of an account, unless an open run needs them by now.
+    async fn forget_blobs(&self, account: i64, blobs: &[(Kind, String)]) -> Result<Vec<(Kind, String)>> {
+        let mut orphans = Vec::new();
+        let mut conn: Conn = self.writer().await?;
         let mut tx = conn.begin().await?;
         // No run is opened meanwhile.
         ledger::lock(&mut tx.db(), [account]).await?;
-        let mut needs: HashMap<String, Need> = HashMap::new();
-        let runs = tx
-            .sql(
-                "SELECT executable, context, MAX(opened_ms) AS last_ms, COUNT(CASE WHEN state = 'open' THEN 1 END) AS open
-                 FROM runs WHERE account = $1 GROUP BY executable, context",
-            )
-            .bind(account)
-            .fetch_all()
-            .await?;
-        for row in runs {
-            let (last_ms, open): (i64, i64) = (row.try_get("last_ms")?, row.try_get("open")?);
-            let context: Option<String> = row.try_get("context")?;
-            for hash in context.into_iter().chain([row.try_get("executable")?]) {
-                let need = needs.entry(hash).or_default();
-                *need = Need { last_ms: need.last_ms.max(last_ms), open: need.open || open > 0 };
-            }
-        }
-        let rows = tx
-            .sql(
-                "SELECT a.kind, a.hash, a.created_ms, b.size FROM account_blobs a
-                 JOIN blobs b ON b.kind = a.kind AND b.hash = a.hash WHERE a.account = $1",
-            )
-            .bind(account)
-            .fetch_all()
-            .await?;
-        let (mut stored, mut unneeded) = (0, Vec::new());
-        for row in rows {
-            let (kind, hash): (String, String) = (row.try_get("kind")?, row.try_get("hash")?);
-            let (created_ms, size): (i64, i64) = (row.try_get("created_ms")?, row.try_get("size")?);
-            stored += size.unsigned_abs();
-            let need = needs.get(&hash).copied().unwrap_or_default();
-            if !need.open {
-                unneeded.push((need.last_ms.max(created_ms), kind, hash, size.unsigned_abs()));
-            }
-        }
-        unneeded.sort_unstable();
-        let mut orphans = Vec::new();
-        for (_, kind, hash, size) in unneeded {
-            if stored <= most {
-                break;
-            }
-            stored -= size;
+        let needed = needed(tx.sql(NEEDED).bind(account).fetch_all().await?)?;
+        for (kind, hash) in blobs.iter().filter(|(_, hash)| !needed.contains(hash)) {
             tx.sql("DELETE FROM account_blobs WHERE account = $1 AND kind = $2 AND hash = $3")
                 .bind(account)
-                .bind(&kind)
-                .bind(&hash)
+                .bind(kind.as_str())
+                .bind(hash)
                 .execute()
                 .await?;
             let orphan = tx
@@ -144,52 +317,82 @@ impl Store {
                     "DELETE FROM blobs WHERE kind = $1 AND hash = $2
                      AND NOT EXISTS (SELECT 1 FROM account_blobs a WHERE a.kind = $1 AND a.hash = $2)",
                 )
-                .bind(&kind)
-                .bind(&hash)
+                .bind(kind.as_str())
+                .bind(hash)
                 .execute()
                 .await?;
             if orphan > 0 {
-                orphans.push((Kind::of(&kind), hash));
+                orphans.push((*kind, hash.clone()));
             }
         }
-        if stored > most {
-            return Ok(None);
-        }
         tx.commit().await?;
-        Ok(Some(orphans))
+        Ok(orphans)
     }
 
-    /// This account has uploaded it.
+    /// This account has uploaded it: what it takes counts as stored from now on, and no longer as begun.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn add_blob(&self, account: i64, kind: Kind, hash: &str, blob: &Blob) -> Result<()> {
         let mut conn = self.writer().await?;
         let mut tx = conn.begin().await?;
+        ledger::lock(&mut tx.db(), [account]).await?;
+        let now = now_ms();
         tx.sql(
             "INSERT INTO blobs (kind, hash, size, identity, created_ms) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (kind, hash) DO NOTHING",
         )
         .bind(kind.as_str())
         .bind(hash)
-        .bind(i64::try_from(blob.size).unwrap_or(i64::MAX))
+        .bind(stored_as(blob.size))
         .bind(&blob.identity)
-        .bind(now_ms())
+        .bind(now)
         .execute()
         .await?;
         tx.sql(
-            "INSERT INTO account_blobs (account, kind, hash, created_ms) VALUES ($1, $2, $3, $4)
+            "INSERT INTO account_blobs (account, kind, hash, created_ms, cost, used_ms) VALUES ($1, $2, $3, $4, $5, $4)
              ON CONFLICT (account, kind, hash) DO NOTHING",
         )
         .bind(account)
         .bind(kind.as_str())
         .bind(hash)
-        .bind(now_ms())
+        .bind(now)
+        .bind(stored_as(on_disk(blob.size)))
         .execute()
         .await?;
-        tx.commit().await?;
-        Ok(())
+        give_up(&mut tx, account, kind, hash).await?;
+        tx.commit().await
     }
+}
+
+/// What open runs of an account need; they are few.
+const NEEDED: &str = "SELECT executable, context FROM runs WHERE account = $1 AND state = 'open'";
+
+fn needed(rows: Vec<super::Row>) -> Result<HashSet<String>> {
+    let mut needed = HashSet::new();
+    for row in rows {
+        needed.insert(row.try_get(0)?);
+        needed.extend(row.try_get::<Option<String>, _>(1)?);
+    }
+    Ok(needed)
+}
+
+/// Bytes that stored uploads of an account take, and their number.
+async fn stored(tx: &mut Tx<'_>, account: i64) -> Result<(u64, i64)> {
+    let row =
+        tx.sql("SELECT bytes, files FROM stored WHERE account = $1").bind(account).fetch_optional().await?;
+    let Some(row) = row else { return Ok((0, 0)) };
+    Ok((row.try_get::<i64, _>(0)?.unsigned_abs(), row.try_get(1)?))
+}
+
+async fn give_up(tx: &mut Tx<'_>, account: i64, kind: Kind, hash: &str) -> Result<()> {
+    tx.sql("DELETE FROM uploads WHERE account = $1 AND kind = $2 AND hash = $3")
+        .bind(account)
+        .bind(kind.as_str())
+        .bind(hash)
+        .execute()
+        .await?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -201,7 +404,14 @@ mod tests {
     use crate::store::NewRun;
     use crate::store::testing::{Fresh, on_both};
 
-    on_both!(what_no_open_run_needs_goes_for_room_and_what_others_have_stays);
+    on_both!(
+        what_no_open_run_needs_goes_for_room_and_what_others_have_stays,
+        begun_uploads_count_before_they_come_are_few_and_are_given_back,
+    );
+
+    async fn stored(store: &Store, account: i64) -> u64 {
+        store.taken_bytes(account).await.expect("no failure").0
+    }
 
     async fn open_run(store: &Store, id: &str, executable: &str, context: Option<&str>) {
         let request = OpenRun {
@@ -223,7 +433,10 @@ mod tests {
         for name in ["a", "b"] {
             store.create_account(name, CREDIT).await.expect("a new account");
         }
+        // One block, and what a file takes beside.
         let blob = Blob { size: 100, identity: None };
+        let one = on_disk(blob.size);
+        assert_eq!(one, 8192);
         for (account, kind, hash) in [
             (1, Kind::Executable, "old"),
             (1, Kind::Executable, "needed"),
@@ -235,15 +448,58 @@ mod tests {
         }
         open_run(&store, "1", "needed", Some("its context")).await;
         let room = async |most| store.make_room(1, most).await.expect("no failure");
-        assert_eq!(room(400).await, Some(Vec::new()), "there is room");
-        assert_eq!(room(199).await, None, "a run needs two of them");
-        assert_eq!(store.stored_bytes(1).await.expect("no failure"), 400, "then nothing is forgotten");
-        assert_eq!(room(200).await, Some(vec![(Kind::Executable, "old".to_owned())]));
-        assert_eq!(store.stored_bytes(1).await.expect("no failure"), 200);
-        assert_eq!(store.stored_bytes(2).await.expect("no failure"), 100);
+        assert_eq!(room(4 * one).await, Some(Vec::new()), "there is room");
+        assert_eq!(room(2 * one - 1).await, None, "a run needs two of them");
+        assert_eq!(stored(&store, 1).await, 4 * one, "then nothing is forgotten");
+        assert_eq!(room(2 * one).await, Some(vec![(Kind::Executable, "old".to_owned())]));
+        assert_eq!(stored(&store, 1).await, 2 * one);
+        assert_eq!(stored(&store, 2).await, one);
         assert!(store.blob(2, Kind::Context, "shared").await.expect("no failure").is_some());
         store.end_run("1", RunState::Done, None).await.expect("no failure");
         assert_eq!(room(0).await.map(|orphans| orphans.len()), Some(2));
-        assert_eq!(store.stored_bytes(1).await.expect("no failure"), 0);
+        assert_eq!(stored(&store, 1).await, 0);
+    }
+
+    async fn begun_uploads_count_before_they_come_are_few_and_are_given_back(fresh: Fresh) {
+        let store = fresh.open().await;
+        for name in ["a", "b"] {
+            store.create_account(name, CREDIT).await.expect("a new account");
+        }
+        let begin = async |account, hash: &str, taken, most, left_before_ms| {
+            let part = Part { account, kind: Kind::Context, hash, taken, most, left_before_ms };
+            store.begin_upload(&part).await.expect("no failure")
+        };
+        store
+            .add_blob(1, Kind::Context, "there", &Blob { size: 1, identity: None })
+            .await
+            .expect("no failure");
+        assert_eq!(begin(1, "0", 100, 8292, 0).await, Begun::Counted(None));
+        assert_eq!(begin(1, "0", 100, 8292, 0).await, Begun::Counted(None), "it counts once");
+        assert_eq!(begin(1, "1", 1, 8292, 0).await, Begun::Full(Some(8191)));
+        assert_eq!(begin(1, "1", 8293, 8292, 0).await, Begun::Full(None));
+        assert_eq!(store.taken_bytes(1).await.expect("no failure"), (8192, 100));
+        for n in 1..BEGUN {
+            assert_eq!(begin(1, &n.to_string(), 1, 10_000, 0).await, Begun::Counted(None));
+        }
+        assert_eq!(begin(1, "more", 1, 10_000, 0).await, Begun::Crowded);
+        assert_eq!(begin(2, "more", 1, 10_000, 0).await, Begun::Counted(None), "another account");
+        let later = now_ms() + 1000;
+        let Begun::Counted(Some((Kind::Context, left))) = begin(1, "more", 1, 10_000, later).await else {
+            panic!("one that was left gives way")
+        };
+        assert!(store.begun_upload(1, Kind::Context, &left).await.expect("no failure").is_none());
+        // Whole, it is stored and no longer begun; what was wrong is neither.
+        let begun = async || store.taken_bytes(1).await.expect("no failure").1;
+        let before = begun().await;
+        store
+            .add_blob(1, Kind::Context, "more", &Blob { size: 1, identity: None })
+            .await
+            .expect("no failure");
+        assert_eq!((begun().await, stored(&store, 1).await), (before - 1, 2 * 8192));
+        store.end_upload(1, Kind::Context, "15").await.expect("no failure");
+        assert_eq!(begun().await, before - 2);
+        let given_up = store.give_up_uploads(later).await.expect("no failure");
+        assert_eq!(given_up.len(), BEGUN - 2 + 1);
+        assert_eq!(begun().await, 0);
     }
 }

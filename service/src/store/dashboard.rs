@@ -8,6 +8,8 @@ use crate::price::Microcredits;
 const LINKS: i64 = 5;
 /// Sessions of a token; opening another ends the oldest.
 const SESSIONS: i64 = 20;
+/// Links or sessions that are over of which one call forgets so many; one call adds one.
+const FORGOTTEN: i64 = 100;
 /// The database is told at most so often that a session is used.
 const SEEN_MS: i64 = 60_000;
 
@@ -58,7 +60,14 @@ impl Store {
     pub async fn add_link(&self, hash: &str, token: i64, expires_ms: i64) -> Result<()> {
         let mut conn = self.writer().await?;
         let mut tx = conn.begin().await?;
-        tx.sql("DELETE FROM dashboard_links WHERE expires_ms <= $1").bind(now_ms()).execute().await?;
+        tx.sql(
+            "DELETE FROM dashboard_links WHERE hash IN
+                 (SELECT hash FROM dashboard_links WHERE expires_ms <= $1 LIMIT $2)",
+        )
+        .bind(now_ms())
+        .bind(FORGOTTEN)
+        .execute()
+        .await?;
         tx.sql("INSERT INTO dashboard_links (hash, token, expires_ms) VALUES ($1, $2, $3)")
             .bind(hash)
             .bind(token)
@@ -115,11 +124,15 @@ impl Store {
             .await?;
         let Some(row) = row else { return Ok(false) };
         let token: i64 = row.try_get(0)?;
-        tx.sql("DELETE FROM dashboard_sessions WHERE seen_ms <= $1 OR created_ms <= $2")
-            .bind(now - lasts.idle_ms)
-            .bind(now - lasts.most_ms)
-            .execute()
-            .await?;
+        tx.sql(
+            "DELETE FROM dashboard_sessions WHERE hash IN
+                 (SELECT hash FROM dashboard_sessions WHERE seen_ms <= $1 OR created_ms <= $2 LIMIT $3)",
+        )
+        .bind(now - lasts.idle_ms)
+        .bind(now - lasts.most_ms)
+        .bind(FORGOTTEN)
+        .execute()
+        .await?;
         tx.sql(
             "INSERT INTO dashboard_sessions (hash, token, csrf, created_ms, seen_ms) VALUES ($1, $2, $3, $4, $4)",
         )
@@ -242,6 +255,7 @@ mod tests {
         links_are_good_once_for_their_time_and_few,
         sessions_of_a_token_are_bounded_and_those_that_are_over_are_forgotten,
         an_account_revokes_its_own_tokens_alone,
+        an_account_makes_so_many_tokens_and_worthless_ones_are_forgotten,
     );
 
     const LASTS: Lasts = Lasts { idle_ms: 60_000, most_ms: 600_000 };
@@ -351,5 +365,28 @@ mod tests {
         assert!(!store.revoke_own_token(other, token).await.expect("an answer"));
         assert!(store.revoke_own_token(1, token).await.expect("an answer"));
         assert!(!store.revoke_own_token(1, token).await.expect("an answer"));
+    }
+
+    async fn an_account_makes_so_many_tokens_and_worthless_ones_are_forgotten(fresh: Fresh) {
+        let (store, first) = store(&fresh).await;
+        let folder = tempfile::tempdir().expect("a folder");
+        let key = ServiceKey::open(&folder.path().join("key")).expect("a key");
+        let secret = || new_secret().expect("random bytes");
+        let make = async |account, most| {
+            store.add_own_token(account, &secret(), &key, "", None, most).await.expect("no failure")
+        };
+        assert_eq!(make(1, 1).await, None, "it has one that is good");
+        open(&store, first, "session").await;
+        store.add_link("link", first, now_ms() + 60_000).await.expect("a link");
+        assert!(store.revoke_own_token(1, first).await.expect("an answer"));
+        for _ in 0..210 {
+            let token = make(1, 1).await.expect("none is good");
+            assert!(store.revoke_own_token(1, token).await.expect("an answer"));
+        }
+        let tokens = store.tokens(Some(1)).await.expect("a list");
+        assert_eq!(tokens.len(), 200);
+        assert!(tokens.iter().all(|token| token.id != first), "the oldest went first");
+        let long = store.add_own_token(1, &secret(), &key, &"l".repeat(201), None, 9).await;
+        assert!(long.is_err_and(|error| error.to_string().contains("at most 200 bytes")));
     }
 }

@@ -199,6 +199,19 @@ impl<'c> Sql<'c> {
         self
     }
 
+    /// These numbers as the rows of a subquery, bound as one value: one statement, however many they are.
+    pub(super) fn push_numbers(mut self, numbers: &[i64]) -> Self {
+        let json = serde_json::Value::from(numbers).to_string();
+        let place = self.add(json);
+        let rows = match &self.on {
+            On::Sqlite(..) | On::SqlitePool(..) => format!("(SELECT value FROM json_each(${place}))"),
+            On::Postgres(..) | On::PostgresPool(..) => {
+                format!("(SELECT value::BIGINT FROM json_array_elements_text(${place}::TEXT::JSON))")
+            }
+        };
+        self.push(&rows)
+    }
+
     fn add<'v, T: Value<'v>>(&mut self, value: T) -> usize {
         let (added, number) = match &mut self.on {
             On::Sqlite(_, all) | On::SqlitePool(_, all) => (all.add(value), all.len()),

@@ -386,6 +386,23 @@ impl Store {
         .bind(now_ms())
         .execute()
         .await?;
+        // One more has come: of those that are too many, some go each time.
+        let old = tx
+            .sql(
+                "SELECT seq FROM batches WHERE run = $1 AND state = 'cancelled' ORDER BY opened_ms DESC, seq DESC
+                 LIMIT 8 OFFSET $2",
+            )
+            .bind(run)
+            .bind(super::forget::CANCELLED)
+            .fetch_all()
+            .await?;
+        for row in old {
+            tx.sql("DELETE FROM batches WHERE run = $1 AND seq = $2 AND state = 'cancelled'")
+                .bind(run)
+                .bind(row.try_get::<i64, _>(0)?)
+                .execute()
+                .await?;
+        }
         tx.commit().await?;
         Ok(true)
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use fastmap_backends::cloud::RunState;
 
 use super::audit::entry_of;
-use super::runs::{COLUMNS, run_of};
+use super::runs::{LISTED, run_of};
 use super::{Entry, Result, Run, Store};
 use crate::price::Microcredits;
 
@@ -65,7 +65,7 @@ impl Store {
             None => "$3 IS NULL",
         };
         let sql = format!(
-            "SELECT {COLUMNS} FROM runs WHERE account = $1 AND {state} AND {search}
+            "SELECT {LISTED} FROM runs WHERE account = $1 AND {state} AND {search}
                 AND ($4 IS NULL OR number {compare} (SELECT number FROM runs WHERE id = $4 AND account = $1))
              ORDER BY number {order} LIMIT $5"
         );

@@ -17,11 +17,11 @@ macro_rules! scripts {
 }
 
 pub(super) fn sqlite() -> Migrator {
-    scripts!("sqlite": "01" "begin", "02" "carried", "10" "dashboard", "20" "gateways", "30" "use")
+    scripts!("sqlite": "01" "begin", "02" "carried", "10" "dashboard", "20" "gateways", "30" "use", "40" "bounds")
 }
 
 pub(super) fn postgres() -> Migrator {
-    scripts!("postgres": "01" "begin", "10" "dashboard", "20" "gateways", "30" "use")
+    scripts!("postgres": "01" "begin", "10" "dashboard", "20" "gateways", "30" "use", "40" "bounds")
 }
 
 fn migrator<const N: usize>(scripts: [(&str, &'static str, &'static str); N]) -> Migrator {

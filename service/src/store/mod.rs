@@ -3,8 +3,9 @@
 //! On SQLite (one gateway) one connection writes, behind a lock, and a few read. On PostgreSQL (one or many) a few do both,
 //! and whoever moves money of an account locks it first. The SQL is what the two have in common (`$1`, `ON CONFLICT`,
 //! `RETURNING`, `WITH … VALUES`), said through `db`; what they have not (triggers among it) stands in the migrations.
-//! `wal` folds SQLite's log in beside the writer. `ledger` moves money, `usage` that of what workers use beside batches, `commit` gathers the two writes that each batch needs and `group` does them in one statement for
-//! many batches; `accounts`, `runs` and `blobs` are what their names say; `dashboard`, `activity` and `listing` are the
+//! `wal` folds SQLite's log in beside the writer. `ledger` moves money, `usage` that of what workers use beside batches,
+//! `commit` gathers the two writes that each batch needs and `group` does them in one statement for many batches;
+//! `accounts`, `runs` and `blobs` are what their names say; `forget` forgets runs; `dashboard`, `activity` and `listing` are the
 //! dashboard's. Called by the gateway and by the command line, also at the same time from two processes.
 
 mod accounts;
@@ -15,6 +16,7 @@ mod commit;
 mod dashboard;
 mod database;
 mod db;
+mod forget;
 mod group;
 mod ledger;
 #[cfg(test)]
@@ -46,11 +48,12 @@ use tokio::sync::Mutex;
 
 use crate::keys::random;
 use crate::private;
-use db::{Conn, Db, Row, Sql};
+use db::{Conn, Db, Row, Sql, Tx};
 
 pub use accounts::{Account, TokenInfo, TokenKey};
 pub use audit::Entry;
-pub use blobs::{Blob, Kind};
+pub(crate) use blobs::{BEGUN, on_disk};
+pub use blobs::{Begun, Blob, Kind, Part};
 pub use commit::Committer;
 pub use dashboard::{Lasts, Session, Visit};
 pub use database::Database;

@@ -1,13 +1,15 @@
 //! Runs: opened by a client under a key of its own, kept open by a lease, ended once. Ending one gives back what is
 //! reserved for it in the same transaction.
 
+use std::collections::HashSet;
+
 use fastmap_backends::cloud::{OpenRun, RunInfo, RunState};
 
-use super::{Result, Row, Store, StoreError, Stored, ledger, now_ms};
+use super::{Kind, Result, Row, Store, StoreError, Stored, ledger, now_ms};
 use crate::spool::Place;
 
-/// Batches that one statement acknowledges.
-const ACKNOWLEDGED: usize = 16;
+/// Batches that one statement acknowledges: it holds the writer for about a millisecond.
+const ACKNOWLEDGED: usize = 256;
 /// Runs that one statement looks up.
 const LOOKED_UP: usize = 64;
 
@@ -60,9 +62,16 @@ pub struct Run {
     pub lease_until_ms: i64,
 }
 
-pub(super) const COLUMNS: &str = "number, account, id, label, state, executable, function_name, function_offset, context, items,
+/// The columns of one run. What strangers wrote is bounded where it enters; what came before that is bounded here.
+const COLUMNS: &str = "number, account, id, label, state, executable, function_name, function_offset, context, items,
     item_timeout_ms, max_credits, spent, held, cpu_ns, result_bytes, batches, items_answered, opened_ms, ended_ms,
-    reason, lease_until_ms";
+    SUBSTR(reason, 1, 32768) AS reason, lease_until_ms";
+
+/// The columns of runs in a list: of long texts the begin alone.
+pub(super) const LISTED: &str =
+    "number, account, id, label, state, executable, SUBSTR(function_name, 1, 200) AS function_name,
+    function_offset, context, items, item_timeout_ms, max_credits, spent, held, cpu_ns, result_bytes, batches,
+    items_answered, opened_ms, ended_ms, SUBSTR(reason, 1, 200) AS reason, lease_until_ms";
 
 impl Store {
     /// Opens a run, unless the key has opened one.
@@ -93,6 +102,7 @@ impl Store {
         if open >= i64::from(most_open) {
             return Ok(Opened::TooMany);
         }
+        let now = now_ms();
         let whole = |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
         tx.sql(
             "INSERT INTO runs (id, account, client_key, request, label, executable, function_offset, function_name,
@@ -111,10 +121,22 @@ impl Store {
         .bind(whole(request.items))
         .bind(whole(request.item_timeout_ms))
         .bind(request.max_credits)
-        .bind(now_ms())
+        .bind(now)
         .bind(lease_until_ms)
         .execute()
         .await?;
+        for (kind, hash) in
+            [(Kind::Executable, Some(&request.executable)), (Kind::Context, request.context.as_ref())]
+        {
+            let Some(hash) = hash else { continue };
+            tx.sql("UPDATE account_blobs SET used_ms = $4 WHERE account = $1 AND kind = $2 AND hash = $3")
+                .bind(account)
+                .bind(kind.as_str())
+                .bind(hash)
+                .bind(now)
+                .execute()
+                .await?;
+        }
         tx.commit().await?;
         Ok(Opened::New)
     }
@@ -129,16 +151,19 @@ impl Store {
         row.as_ref().map(run_of).transpose()
     }
 
-    /// Runs of one account (or of all), newest first, from behind the run `before` on.
+    /// Runs of one account (or of all), newest first, from behind the run `before` on. Of the function's name and of the
+    /// reason each has the first 200 characters.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn runs(&self, account: Option<i64>, before: Option<&str>, most: u32) -> Result<Vec<Run>> {
-        let sql = format!(
-            "SELECT {COLUMNS} FROM runs WHERE ($1 IS NULL OR account = $1) AND ($2 IS NULL OR number <
-                (SELECT number FROM runs WHERE id = $2 AND ($1 IS NULL OR account = $1)))
-             ORDER BY number DESC LIMIT $3"
-        );
+        // Left out rather than made true: only then does SQLite look at this account's runs alone.
+        let whose = if account.is_some() { "account = $1" } else { "$1 IS NULL" };
+        let from = match before {
+            Some(_) => format!("number < (SELECT number FROM runs WHERE id = $2 AND {whose})"),
+            None => "$2 IS NULL".to_owned(),
+        };
+        let sql = format!("SELECT {LISTED} FROM runs WHERE {whose} AND {from} ORDER BY number DESC LIMIT $3");
         let rows = self.sql(sql).bind(account).bind(before).bind(i64::from(most)).fetch_all().await?;
         rows.iter().map(run_of).collect()
     }
@@ -152,7 +177,10 @@ impl Store {
         let mut tx = conn.begin().await?;
         ledger::lock_of_run(&mut tx.db(), id).await?;
         let ended = tx
-            .sql("UPDATE runs SET state = $2, reason = $3, ended_ms = $4 WHERE id = $1 AND state = 'open'")
+            .sql(
+                "UPDATE runs SET state = $2, reason = $3, ended_ms = $4, unpaid = (spent = 0 AND batches = 0)
+                 WHERE id = $1 AND state = 'open'",
+            )
             .bind(id)
             .bind(state.as_str())
             .bind(reason)
@@ -230,25 +258,27 @@ impl Store {
         Ok(ended)
     }
 
-    /// Which of these are runs whose answers are no longer kept.
+    /// Which of these are runs whose answers are no longer kept: purged, or forgotten.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn purged_among(&self, runs: &[String]) -> Result<Vec<String>> {
-        let mut purged = Vec::new();
+    pub async fn gone_among(&self, runs: &[String]) -> Result<Vec<String>> {
+        let mut gone = Vec::new();
         for piece in runs.chunks(LOOKED_UP) {
             let ids = piece.iter().chain(piece.last().into_iter().cycle()).take(LOOKED_UP);
             let query = self
-                .sql("SELECT id FROM runs WHERE purged AND id IN (")
+                .sql("SELECT id FROM runs WHERE NOT purged AND id IN (")
                 .push_values(ids, |row, id| {
                     row.push_bind(id);
                 })
                 .push(")");
+            let mut kept = HashSet::new();
             for row in query.fetch_all().await? {
-                purged.push(row.try_get(0)?);
+                kept.insert(row.try_get::<String, _>(0)?);
             }
+            gone.extend(piece.iter().filter(|run| !kept.contains(*run)).cloned());
         }
-        Ok(purged)
+        Ok(gone)
     }
 
     /// Number of open runs.
@@ -273,48 +303,43 @@ impl Store {
         rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
-    /// A run's answers are no longer kept: its batches are forgotten, its charges are not.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn purge_run(&self, id: &str) -> Result<()> {
-        let mut conn = self.writer().await?;
-        let mut tx = conn.begin().await?;
-        tx.sql("DELETE FROM batches WHERE run = $1").bind(id).execute().await?;
-        tx.sql("UPDATE runs SET purged = TRUE WHERE id = $1").bind(id).execute().await?;
-        tx.commit().await?;
-        Ok(())
+    /// Which of these batches of a run have an answer that is not acknowledged, in order. Reads alone: numbers that the run does
+    /// not have take no turn at the writer.
+    async fn unacknowledged(&self, run: &str, seqs: &[u64]) -> Result<Vec<i64>> {
+        let beyond = |_| StoreError::Refused("a seq beyond 2^63".to_owned());
+        let mut seqs: Vec<i64> =
+            seqs.iter().map(|seq| i64::try_from(*seq).map_err(beyond)).collect::<Result<_>>()?;
+        seqs.sort_unstable();
+        seqs.dedup();
+        if seqs.is_empty() {
+            return Ok(seqs);
+        }
+        let query = self
+            .sql("SELECT seq FROM batches WHERE run = $1 AND state = 'answered' AND seq IN ")
+            .bind(run)
+            .push_numbers(&seqs)
+            .push(" ORDER BY seq");
+        query.fetch_all().await?.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
-    /// These answers have arrived. Gives where those are that were kept until now.
+    /// These answers have arrived. Gives where those are that were kept until now. The writer is taken for some of them at a
+    /// time; others write in between.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn acknowledge(&self, run: &str, seqs: &[u64]) -> Result<Vec<Place>> {
-        let beyond = |_| StoreError::Refused("a seq beyond 2^63".to_owned());
-        let seqs: Vec<i64> =
-            seqs.iter().map(|seq| i64::try_from(*seq).map_err(beyond)).collect::<Result<_>>()?;
-        let mut conn = self.writer().await?;
-        let mut tx = conn.begin().await?;
         let mut kept = Vec::new();
-        // Pieces of one size, for each size is a statement of its own; the last piece is filled up with its last seq.
-        for piece in seqs.chunks(ACKNOWLEDGED) {
-            let whole = piece.iter().chain(piece.last().into_iter().cycle()).take(ACKNOWLEDGED);
-            let query = tx
-                .sql("WITH asked (run, seq) AS (")
-                .push_values(whole, |row, seq| {
-                    row.push_bind(run).push_bind(*seq);
-                })
-                .push(
-                    ") UPDATE batches SET state = 'acknowledged' FROM asked
-                     WHERE batches.run = asked.run AND batches.seq = asked.seq AND batches.state = 'answered'
-                     RETURNING answer_digest, answer_file, answer_at, answer_length",
-                );
+        for piece in self.unacknowledged(run, seqs).await?.chunks(ACKNOWLEDGED) {
+            let mut conn = self.writer().await?;
+            let query = conn
+                .sql("UPDATE batches SET state = 'acknowledged' WHERE run = $1 AND state = 'answered' AND seq IN ")
+                .bind(run)
+                .push_numbers(piece)
+                .push(" RETURNING answer_digest, answer_file, answer_at, answer_length");
             for row in query.fetch_all().await? {
                 kept.push(ledger::stored(&row)?.place);
             }
         }
-        tx.commit().await?;
         Ok(kept)
     }
 
@@ -392,4 +417,241 @@ pub(super) fn run_of(row: &Row) -> Result<Run> {
         reason: row.try_get("reason")?,
         lease_until_ms: row.try_get("lease_until_ms")?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::time::Duration;
+
+    use fastmap_backends::cloud::FunctionName;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::activity::{Failure, News};
+    use crate::price::{CREDIT, DEFAULT, Work};
+    use crate::store::testing::{Fresh, on_both};
+    use crate::store::{Committer, Reserve, Settle};
+
+    on_both!(
+        acknowledging_numbers_that_a_run_does_not_have_takes_no_turn_at_the_writer,
+        what_is_acknowledged_or_forgotten_lets_others_write_in_between,
+        of_long_texts_a_list_has_the_begin_and_a_run_all,
+        of_runs_that_cost_nothing_the_newest_thousand_are_kept,
+        of_cancelled_batches_a_run_keeps_the_newest,
+        only_the_newest_runs_of_an_account_have_their_course_kept,
+    );
+
+    /// What is waited for has come by then.
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    async fn open(store: &Store, id: &str) {
+        let request = OpenRun {
+            key: id.to_owned(),
+            executable: "e".to_owned(),
+            function: FunctionName { offset: 0, name: "f".to_owned() },
+            context: None,
+            label: None,
+            items: None,
+            item_timeout_ms: None,
+            max_credits: None,
+        };
+        let new = NewRun {
+            account: 1,
+            id,
+            digest: "d",
+            request: &request,
+            most_open: 1000,
+            lease_until_ms: i64::MAX,
+        };
+        store.open_run(&new).await.expect("a new run");
+    }
+
+    async fn store_with_a_run(fresh: &Fresh) -> (Store, Committer) {
+        let store = fresh.open().await;
+        assert_eq!(store.create_account("a", CREDIT).await.expect("a new account").id, 1);
+        open(&store, "run").await;
+        let committer = Committer::start(store.clone());
+        (store, committer)
+    }
+
+    async fn answer(committer: &Committer, run: &str, seq: i64) {
+        let wanted = Work { cpu: Duration::from_micros(1), bytes: 1 };
+        let digest = "d".to_owned();
+        let ask = Reserve { account: 1, run: run.to_owned(), seq, digest, wanted, prices: DEFAULT };
+        committer.reserve(ask).await.expect("no failure");
+        let place = Place { file: 0, at: 0, length: 1 };
+        let answer = Stored { digest: "a".to_owned(), place };
+        let settle = Settle {
+            run: run.to_owned(),
+            seq,
+            status: 200,
+            charge: 1,
+            cpu: Duration::from_micros(1),
+            bytes: 1,
+            items: 1,
+            answer,
+        };
+        committer.settle(settle).await.expect("no failure");
+    }
+
+    async fn acknowledging_numbers_that_a_run_does_not_have_takes_no_turn_at_the_writer(fresh: Fresh) {
+        let (store, committer) = store_with_a_run(&fresh).await;
+        for seq in 0..3 {
+            answer(&committer, "run", seq).await;
+        }
+        let writing = store.writer().await.expect("a connection");
+        let unknown: Vec<u64> = (10..10_010).collect();
+        let done = timeout(LIMIT, store.acknowledge("run", &unknown)).await;
+        assert!(done.expect("it does not wait for the writer").expect("no failure").is_empty());
+        drop(writing);
+        let all: Vec<u64> = (0..5000).chain(0..5000).collect();
+        assert_eq!(store.acknowledge("run", &all).await.expect("no failure").len(), 3);
+        assert!(store.acknowledge("run", &all).await.expect("no failure").is_empty());
+    }
+
+    /// Batches of a run that are answered, put there in one statement.
+    async fn fill(store: &Store, run: &str, batches: i64) {
+        let mut conn = store.writer().await.expect("a connection");
+        let sql = conn.sql(
+            "WITH RECURSIVE n (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < $2 - 1)
+             INSERT INTO batches (run, seq, digest, state, hold, cpu_limit_ns, byte_limit, short, status, charge,
+                                  answer_digest, opened_ms, settled_ms)
+             SELECT $1, n, 'd', 'answered', 1, 1, 1, FALSE, 200, 0, 'd', 0, 0 FROM n",
+        );
+        sql.bind(run).bind(batches).execute().await.expect("it is filled");
+    }
+
+    async fn count(store: &Store, sql: &'static str) -> i64 {
+        store.sql(sql).fetch_one().await.expect("a row").try_get(0).expect("a number")
+    }
+
+    /// How often another got the writer before `work` was done.
+    async fn turns_of_others<T>(store: &Store, work: impl Future<Output = T>) -> (u64, T) {
+        let (mut work, mut turns) = (std::pin::pin!(work), 0);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return (turns, done),
+                writer = store.writer() => {
+                    drop(writer.expect("a connection"));
+                    turns += 1;
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+
+    async fn what_is_acknowledged_or_forgotten_lets_others_write_in_between(fresh: Fresh) {
+        let (store, _committer) = store_with_a_run(&fresh).await;
+        fill(&store, "run", 5000).await;
+        let all: Vec<u64> = (0..5000).collect();
+        let (turns, kept) = turns_of_others(&store, store.acknowledge("run", &all)).await;
+        assert_eq!(kept.expect("no failure").len(), 5000);
+        assert!(turns >= 5000 / ACKNOWLEDGED as u64 - 1, "others had the writer {turns} times");
+        store.end_run("run", RunState::Done, None).await.expect("no failure");
+        let (turns, purged) = turns_of_others(&store, store.purge_run("run")).await;
+        assert!(purged.expect("no failure"), "5000 are not too many for one call");
+        assert!(turns >= 9, "others had the writer {turns} times");
+        assert_eq!(count(&store, "SELECT COUNT(*) FROM batches").await, 0);
+        fill(&store, "run", 10_001).await;
+        assert!(!store.purge_run("run").await.expect("no failure"), "the next call goes on");
+        assert!(store.purge_run("run").await.expect("no failure"));
+    }
+
+    async fn of_long_texts_a_list_has_the_begin_and_a_run_all(fresh: Fresh) {
+        let (store, _committer) = store_with_a_run(&fresh).await;
+        let (reason, name) = ("r".repeat(20_000), "n".repeat(4096));
+        store.end_run("run", RunState::Failed, Some(&reason)).await.expect("no failure");
+        let mut conn = store.writer().await.expect("a connection");
+        conn.sql("UPDATE runs SET function_name = $1").bind(&name).execute().await.expect("no failure");
+        drop(conn);
+        for account in [Some(1), None] {
+            let runs = store.runs(account, None, 9).await.expect("a list");
+            assert_eq!(runs[0].reason.as_ref().map(String::len), Some(200));
+            assert_eq!(runs[0].info.function.len(), 200);
+            assert!(store.runs(account, Some("run"), 9).await.expect("a list").is_empty());
+        }
+        let run = store.run(Some(1), "run").await.expect("no failure").expect("a run");
+        assert_eq!((run.reason, run.info.function), (Some(reason), name));
+        assert!(store.runs(Some(2), None, 9).await.expect("a list").is_empty());
+    }
+
+    async fn of_runs_that_cost_nothing_the_newest_thousand_are_kept(fresh: Fresh) {
+        let (store, committer) = store_with_a_run(&fresh).await;
+        answer(&committer, "run", 1).await;
+        for n in 0..1100 {
+            open(&store, &n.to_string()).await;
+            store.end_run(&n.to_string(), RunState::Done, None).await.expect("no failure");
+        }
+        store.end_run("run", RunState::Done, None).await.expect("no failure");
+        let mut forgotten = 0;
+        loop {
+            let excess = store.excess_runs(1).await.expect("no failure");
+            if excess.is_empty() {
+                break;
+            }
+            for run in excess {
+                assert!(store.forget_run(&run).await.expect("no failure"));
+                forgotten += 1;
+            }
+        }
+        assert_eq!(forgotten, 100);
+        let there = async |run: &str| store.run(Some(1), run).await.expect("no failure").is_some();
+        assert!(there("run").await, "it is older, and was paid for");
+        assert!(!there("99").await && there("100").await, "the oldest go first");
+        assert_eq!(count(&store, "SELECT COUNT(*) FROM run_words").await, 1001);
+        // After their time all of them are forgotten; what was paid for has a time of its own.
+        let later = now_ms() + 1000;
+        let free = store.forgettable_runs(later, 0).await.expect("no failure");
+        assert!(!free.is_empty() && !free.contains(&"run".to_owned()));
+        assert!(
+            store.forgettable_runs(0, later).await.expect("no failure").is_empty(),
+            "its answers are kept"
+        );
+        assert!(store.purge_run("run").await.expect("no failure"));
+        assert_eq!(store.forgettable_runs(0, later).await.expect("no failure"), ["run"]);
+        assert!(store.forget_run("run").await.expect("no failure"));
+        assert_eq!(store.audit().await.expect("no failure"), Vec::<String>::new());
+        let kept = store.ledger(1, 9).await.expect("the ledger");
+        assert!(kept.iter().any(|entry| entry.run.as_deref() == Some("run")), "its charge stays");
+    }
+
+    async fn of_cancelled_batches_a_run_keeps_the_newest(fresh: Fresh) {
+        let (store, committer) = store_with_a_run(&fresh).await;
+        let wanted = Work { cpu: Duration::from_micros(1), bytes: 1 };
+        for seq in 0..1010 {
+            let (run, digest) = ("run".to_owned(), "d".to_owned());
+            let ask = Reserve { account: 1, run, seq, digest, wanted, prices: DEFAULT };
+            committer.reserve(ask).await.expect("no failure");
+            assert!(store.withdraw("run", seq).await.expect("no failure"));
+        }
+        let state = async |seq| store.batch("run", seq).await.expect("no failure").map(|(state, _)| state);
+        assert_eq!((state(1009).await.as_deref(), state(0).await), (Some("cancelled"), None));
+        assert_eq!(count(&store, "SELECT COUNT(*) FROM batches").await, 1000);
+        assert_eq!(store.audit().await.expect("no failure"), Vec::<String>::new());
+    }
+
+    async fn only_the_newest_runs_of_an_account_have_their_course_kept(fresh: Fresh) {
+        let (store, _committer) = store_with_a_run(&fresh).await;
+        let failure = Failure {
+            seq: 0,
+            item: None,
+            kind: "death".to_owned(),
+            cause: "why".to_owned(),
+            worker: "w".to_owned(),
+            at_ms: 0,
+        };
+        let news = || News { failures: vec![failure.clone()], ..News::default() };
+        store.add_activity(&[("run".to_owned(), news())]).await.expect("no failure");
+        for n in 0..500 {
+            assert_eq!(store.failures("run").await.expect("a list").len(), 1, "{n}");
+            open(&store, &n.to_string()).await;
+            if n % 100 == 0 || n == 499 {
+                store.forget_excess_activity(1).await.expect("no failure");
+            }
+        }
+        assert!(store.failures("run").await.expect("a list").is_empty());
+        assert_eq!(count(&store, "SELECT COUNT(*) FROM run_activity").await, 0);
+    }
 }

@@ -3,6 +3,9 @@
 
 use super::{Result, Store, StoreError, now_ms};
 
+/// Nonces that one call forgets; one call adds one.
+const FORGOTTEN: i64 = 100;
+
 impl Store {
     /// The first key that comes is the database's; every other is refused, for it would open no token. `fingerprint` tells
     /// keys apart and nothing of them.
@@ -39,7 +42,14 @@ impl Store {
     /// If the database fails.
     pub async fn is_new(&self, token: i64, nonce: &str, before_ms: i64) -> Result<bool> {
         let mut conn = self.writer().await?;
-        conn.sql("DELETE FROM used_nonces WHERE used_ms < $1").bind(before_ms).execute().await?;
+        conn.sql(
+            "DELETE FROM used_nonces WHERE (token, nonce) IN
+                 (SELECT token, nonce FROM used_nonces WHERE used_ms < $1 LIMIT $2)",
+        )
+        .bind(before_ms)
+        .bind(FORGOTTEN)
+        .execute()
+        .await?;
         let new = conn
             .sql("INSERT INTO used_nonces (token, nonce, used_ms) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
             .bind(token)

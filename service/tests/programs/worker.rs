@@ -123,6 +123,14 @@ static BROKEN: Descriptor = Descriptor::new(
     || "broken",
     |_| Err(ItemFailure { offset: 0, kind: FailureKind::Serialize, message: "init said no".to_owned() }),
 );
+/// Refuses with a text of two megabytes.
+static WORDY: Descriptor = Descriptor::new(
+    || "wordy",
+    |_| {
+        let message = format!("init said no{}", ", and said it again".repeat(100_000));
+        Err(ItemFailure { offset: 0, kind: FailureKind::Serialize, message })
+    },
+);
 
 fn main() {
     if std::env::args().nth(1).is_none() {
@@ -133,7 +141,7 @@ fn main() {
         eprintln!("this program obeys a fastmap host alone");
         std::process::exit(3);
     }
-    for descriptor in [&OBEY, &BROKEN] {
+    for descriptor in [&OBEY, &BROKEN, &WORDY] {
         let FunctionId { offset, name } = FunctionId::of(descriptor);
         println!("{name} {offset}");
     }

@@ -23,7 +23,7 @@ const WAIT: [&str; 15] = [
     "spool.remove_",
 ];
 /// What takes a closure to a thread that may wait.
-const MAY_WAIT: [&str; 3] = ["spawn_blocking(", "blocking(", "on_the_disk("];
+const MAY_WAIT: [&str; 2] = ["spawn_blocking(", "blocking("];
 /// What is right all the same, and why.
 const RIGHT: [(&str, &str); 1] = [
     // A small answer is in the disk's cache before another thread would have begun.

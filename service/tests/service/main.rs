@@ -3,6 +3,7 @@
 mod backup;
 mod bad_days;
 mod blocking;
+mod bounds;
 mod client;
 mod crowds;
 mod dashboard;

@@ -184,6 +184,75 @@ fn every_route_stands_in_the_document() {
     assert_eq!(routes, tried);
 }
 
+/// A row of the table in docs/security.md that says what a tenant can use.
+struct Bound<'a> {
+    resource: &'a str,
+    routes: Vec<&'a str>,
+    tests: Vec<&'a str>,
+}
+
+/// What stands between backquotes.
+fn quoted(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+/// The rows of the table in docs/security.md that says what a tenant can use, checked for their form.
+fn bounds(page: &str) -> Vec<Bound<'_>> {
+    let (_, section) = page.split_once("\n## What a tenant can use\n").expect("the section");
+    let section = section.split("\n## ").next().expect("its text");
+    let rows = section.lines().filter(|line| line.starts_with('|'));
+    let mut rows = rows.map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect::<Vec<_>>());
+    let head = rows.next().expect("a head");
+    assert_eq!(head, ["resource", "routes", "bound", "charged to", "at the bound", "test"]);
+    rows.skip(1)
+        .map(|cells| {
+            assert_eq!(cells.len(), head.len(), "a row of as many cells as the head: {cells:?}");
+            assert!(cells.iter().all(|cell| !cell.is_empty()), "an empty cell: {cells:?}");
+            Bound { resource: cells[0], routes: quoted(cells[1]), tests: quoted(cells[5]) }
+        })
+        .collect()
+}
+
+/// All sources of this repository in which there are tests.
+fn sources() -> String {
+    fn add(folder: &std::path::Path, all: &mut String) {
+        for entry in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry")) {
+            let (path, name) = (entry.path(), entry.file_name());
+            let name = name.to_string_lossy();
+            if path.is_dir() && name != "target" && !name.starts_with('.') {
+                add(&path, all);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                all.push_str(&std::fs::read_to_string(&path).expect("a source"));
+            }
+        }
+    }
+    let mut all = String::new();
+    add(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), &mut all);
+    all
+}
+
+/// A route whose use of memory, disk, rows or time is in no row of the table is one that nobody has thought about.
+#[test]
+fn the_table_of_what_a_tenant_can_use_has_every_route_and_names_tests_that_there_are() {
+    let bounds = bounds(include_str!("../../../docs/security.md"));
+    let named: BTreeSet<&str> = bounds.iter().flat_map(|bound| bound.routes.iter().copied()).collect();
+    let served = operations(&Server::start(&[]));
+    let missing: Vec<&String> = served.iter().filter(|route| !named.contains(route.as_str())).collect();
+    assert!(missing.is_empty(), "in no row of docs/security.md's table: {missing:?}");
+    let sources = sources();
+    for bound in &bounds {
+        assert!(!bound.tests.is_empty(), "{}: no test holds it", bound.resource);
+        for test in &bound.tests {
+            let there = ["(", "<"].iter().any(|after| sources.contains(&format!("fn {test}{after}")));
+            assert!(there, "{}: there is no test {test}", bound.resource);
+        }
+    }
+    let api = |route: &&&str| route.split_once(' ').is_some_and(|(_, path)| !path.starts_with("/dashboard/"));
+    let unknown: Vec<_> = named.iter().filter(api).filter(|route| !served.contains(**route)).collect();
+    let others = ["GET /openapi.json", "GET /healthz", "GET /readyz", "GET /metrics"];
+    assert!(unknown.iter().all(|route| others.contains(route)), "routes that are not served: {unknown:?}");
+}
+
 #[test]
 fn the_same_key_and_the_same_upload_in_two_accounts_are_two() {
     let server = Server::start(&[]);
