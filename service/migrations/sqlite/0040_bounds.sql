@@ -1,7 +1,5 @@
 -- What bounds the rows and the disk of an account.
 
--- Ending a run gives back what is reserved for it and looks at no other batch.
-CREATE INDEX batches_held ON batches (run) WHERE state = 'held';
 -- Of batches that were cancelled, which cost nothing, a run keeps the newest.
 CREATE INDEX batches_cancelled ON batches (run, opened_ms) WHERE state = 'cancelled';
 

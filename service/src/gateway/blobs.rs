@@ -4,12 +4,12 @@
 //!
 //! Nothing here waits for the disk on a thread of the runtime: files are touched by `tokio::fs` or within `blocking`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Bytes;
 use axum::extract::{Path as Named, Query, State};
@@ -37,6 +37,10 @@ const STALE: Duration = Duration::from_hours(1);
 const LEFT: Duration = Duration::from_mins(2);
 /// The database is told at most so often that an upload goes on.
 const TOLD: Duration = Duration::from_secs(10);
+/// To unpack an upload that turns out wrong is nobody's gain: where it took longer than this, the account's next one waits.
+const IN_VAIN: Duration = Duration::from_millis(100);
+/// It waits for so many times as long: of a core an account gets a fifth for that.
+const RESTS: u32 = 4;
 /// Bytes of a zstd frame that say how long it is unpacked.
 const FRAME_HEAD: u64 = 18;
 /// What the names of files begin with that are being unpacked.
@@ -48,6 +52,8 @@ pub(crate) struct Uploads {
     busy: Mutex<HashSet<PathBuf>>,
     /// When those that nobody goes on with were last looked for.
     looked: Mutex<Option<SystemTime>>,
+    /// Until when nothing is unpacked for accounts whose uploads were wrong.
+    resting: Mutex<HashMap<i64, Instant>>,
 }
 
 struct Busy<'a>(&'a Uploads, PathBuf);
@@ -56,6 +62,21 @@ impl Uploads {
     fn begin(&self, path: &Path) -> Option<Busy<'_>> {
         let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
         busy.insert(path.to_owned()).then(|| Busy(self, path.to_owned()))
+    }
+
+    /// An upload of this account was unpacked in vain, which took so long.
+    fn was_in_vain(&self, account: i64, took: Duration, now: Instant) {
+        let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        resting.retain(|_, until| *until > now);
+        if took > IN_VAIN {
+            resting.insert(account, now + took * RESTS);
+        }
+    }
+
+    /// How long the account still waits for that; `None`: not at all.
+    fn rest_of(&self, account: i64, now: Instant) -> Option<Duration> {
+        let until = *self.resting.lock().unwrap_or_else(PoisonError::into_inner).get(&account)?;
+        until.checked_duration_since(now).filter(|rest| !rest.is_zero())
     }
 }
 
@@ -202,12 +223,23 @@ async fn take_part(
             .retry_after(1)
             .into());
     };
+    if let Some(rest) = gateway.uploads.rest_of(caller.account, Instant::now()) {
+        let detail = "an upload of this account was unpacked in vain, and the next one waits for that";
+        return Err(Problem::new(ProblemCode::TooManyRequests, detail)
+            .retry_after(rest.as_secs() + 1)
+            .into());
+    }
+    let began = Instant::now();
     let stored = gateway.store_whole(&upload, unpacked).await;
     // Right or wrong, it is dealt with: what was wrong must be sent from its begin.
     remove(&path).await;
     let bytes = match stored {
         Ok(bytes) => bytes,
         Err(refusal) => {
+            // Not where the service itself has failed.
+            if refusal.0.status < 500 {
+                gateway.uploads.was_in_vain(caller.account, began.elapsed(), Instant::now());
+            }
             gateway.store.end_upload(caller.account, kind, &hash).await?;
             return Err(refusal);
         }
@@ -519,11 +551,26 @@ impl Gateway {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     /// Functions of the gateway that wait for the disk, and are called within `blocking` or `spawn_blocking` alone.
     const WAIT: [&str; 5] = ["append", "unpack", "announced_in", "sweep_uploads", "blobs_older"];
 
     /// What waits for the disk when it is called.
     const DISK: [&str; 6] = [" fs::", "(fs::", "std::fs::", "File::", "OpenOptions::", ".exists()"];
+
+    #[test]
+    fn after_an_upload_that_took_long_in_vain_its_account_waits_and_no_other() {
+        let (uploads, now) = (Uploads::default(), Instant::now());
+        uploads.was_in_vain(1, Duration::from_millis(50), now);
+        assert_eq!(uploads.rest_of(1, now), None, "it took little");
+        uploads.was_in_vain(1, Duration::from_secs(2), now);
+        let after = |seconds| uploads.rest_of(1, now + Duration::from_secs(seconds));
+        assert_eq!((after(0), after(7)), (Some(Duration::from_secs(8)), Some(Duration::from_secs(1))));
+        assert_eq!((after(8), uploads.rest_of(2, now)), (None, None));
+        uploads.was_in_vain(2, Duration::ZERO, now + Duration::from_secs(9));
+        assert!(uploads.resting.lock().expect("no panic").is_empty(), "what is over is forgotten");
+    }
 
     #[test]
     fn nothing_in_the_gateway_waits_for_the_disk_on_a_thread_of_the_runtime() {

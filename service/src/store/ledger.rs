@@ -232,12 +232,6 @@ pub(super) fn status_of(stored: i64) -> u16 {
     u16::try_from(stored).unwrap_or(500)
 }
 
-/// Gives back what is reserved for all batches of a run, whose account is locked, and forgets those batches.
-pub(super) async fn release_run(db: &mut Db<'_>, run: &str) -> Result<()> {
-    db.sql("DELETE FROM batches WHERE run = $1 AND state = 'held'").bind(run).execute().await?;
-    Ok(())
-}
-
 /// Adds an entry to an account's ledger.
 pub(super) async fn add(
     db: &mut Db<'_>,

@@ -1,5 +1,5 @@
 //! Runs: opened by a client under a key of its own, kept open by a lease, ended once. Ending one gives back what is
-//! reserved for it in the same transaction.
+//! reserved for it.
 
 use std::collections::HashSet;
 
@@ -8,7 +8,7 @@ use fastmap_backends::cloud::{OpenRun, RunInfo, RunState};
 use super::{Kind, Result, Row, Store, StoreError, Stored, ledger, now_ms};
 use crate::spool::Place;
 
-/// Batches that one statement acknowledges: it holds the writer for about a millisecond.
+/// Batches that one statement acknowledges or gives up: it holds the writer for about a millisecond.
 const ACKNOWLEDGED: usize = 256;
 /// Runs that one statement looks up.
 const LOOKED_UP: usize = 64;
@@ -168,7 +168,8 @@ impl Store {
         rows.iter().map(run_of).collect()
     }
 
-    /// Ends an open run, and gives back what is reserved for it. `false`: it was not open.
+    /// Ends an open run, and gives back what is reserved for it. `false`: it was not open; what is still reserved for it is given
+    /// back all the same.
     ///
     /// # Errors
     /// If the database fails.
@@ -188,11 +189,37 @@ impl Store {
             .execute()
             .await?
             > 0;
-        if ended {
-            ledger::release_run(&mut tx.db(), id).await?;
-        }
+        let held =
+            tx.sql("SELECT held FROM runs WHERE id = $1 AND held > 0").bind(id).fetch_optional().await?;
         tx.commit().await?;
+        drop(conn);
+        if held.is_some() {
+            self.release_run(id).await?;
+        }
         Ok(ended)
+    }
+
+    /// Gives back what is reserved for batches of a run that has ended, and forgets those batches. Nothing more is reserved for
+    /// it: they are looked for among all its batches without the writer.
+    async fn release_run(&self, id: &str) -> Result<()> {
+        let rows = self
+            .sql("SELECT seq FROM batches WHERE run = $1 AND state = 'held'")
+            .bind(id)
+            .fetch_all()
+            .await?;
+        let held: Vec<i64> = rows.iter().map(|row| row.try_get(0)).collect::<sqlx::Result<_>>()?;
+        for piece in held.chunks(ACKNOWLEDGED) {
+            let mut conn = self.writer().await?;
+            let mut tx = conn.begin().await?;
+            ledger::lock_of_run(&mut tx.db(), id).await?;
+            let query = tx
+                .sql("DELETE FROM batches WHERE run = $1 AND state = 'held' AND seq IN ")
+                .bind(id)
+                .push_numbers(piece);
+            query.execute().await?;
+            tx.commit().await?;
+        }
+        Ok(())
     }
 
     /// Lets an open run live until then.
@@ -436,6 +463,7 @@ mod tests {
     on_both!(
         acknowledging_numbers_that_a_run_does_not_have_takes_no_turn_at_the_writer,
         what_is_acknowledged_or_forgotten_lets_others_write_in_between,
+        what_an_ended_run_has_reserved_is_given_back_in_pieces,
         of_long_texts_a_list_has_the_begin_and_a_run_all,
         of_runs_that_cost_nothing_the_newest_thousand_are_kept,
         of_cancelled_batches_a_run_keeps_the_newest,
@@ -510,16 +538,16 @@ mod tests {
         assert!(store.acknowledge("run", &all).await.expect("no failure").is_empty());
     }
 
-    /// Batches of a run that are answered, put there in one statement.
-    async fn fill(store: &Store, run: &str, batches: i64) {
+    /// Batches of a run, put there in one statement.
+    async fn fill(store: &Store, run: &str, state: &str, batches: i64) {
         let mut conn = store.writer().await.expect("a connection");
         let sql = conn.sql(
             "WITH RECURSIVE n (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < $2 - 1)
              INSERT INTO batches (run, seq, digest, state, hold, cpu_limit_ns, byte_limit, short, status, charge,
                                   answer_digest, opened_ms, settled_ms)
-             SELECT $1, n, 'd', 'answered', 1, 1, 1, FALSE, 200, 0, 'd', 0, 0 FROM n",
+             SELECT $1, n, 'd', $3, 1, 1, 1, FALSE, 200, 0, 'd', 0, 0 FROM n",
         );
-        sql.bind(run).bind(batches).execute().await.expect("it is filled");
+        sql.bind(run).bind(batches).bind(state).execute().await.expect("it is filled");
     }
 
     async fn count(store: &Store, sql: &'static str) -> i64 {
@@ -544,19 +572,36 @@ mod tests {
 
     async fn what_is_acknowledged_or_forgotten_lets_others_write_in_between(fresh: Fresh) {
         let (store, _committer) = store_with_a_run(&fresh).await;
-        fill(&store, "run", 5000).await;
+        fill(&store, "run", "answered", 5000).await;
         let all: Vec<u64> = (0..5000).collect();
         let (turns, kept) = turns_of_others(&store, store.acknowledge("run", &all)).await;
         assert_eq!(kept.expect("no failure").len(), 5000);
         assert!(turns >= 5000 / ACKNOWLEDGED as u64 - 1, "others had the writer {turns} times");
         store.end_run("run", RunState::Done, None).await.expect("no failure");
         let (turns, purged) = turns_of_others(&store, store.purge_run("run")).await;
+        assert!(!store.end_run("run", RunState::Done, None).await.expect("no failure"), "a run ends once");
         assert!(purged.expect("no failure"), "5000 are not too many for one call");
         assert!(turns >= 9, "others had the writer {turns} times");
         assert_eq!(count(&store, "SELECT COUNT(*) FROM batches").await, 0);
-        fill(&store, "run", 10_001).await;
+        fill(&store, "run", "answered", 10_001).await;
         assert!(!store.purge_run("run").await.expect("no failure"), "the next call goes on");
         assert!(store.purge_run("run").await.expect("no failure"));
+    }
+
+    async fn what_an_ended_run_has_reserved_is_given_back_in_pieces(fresh: Fresh) {
+        let (store, _committer) = store_with_a_run(&fresh).await;
+        fill(&store, "run", "held", 1000).await;
+        assert_eq!(store.balance(1).await.expect("no failure"), (CREDIT, 1000));
+        let (turns, ended) = turns_of_others(&store, store.end_run("run", RunState::Cancelled, None)).await;
+        assert!(ended.expect("no failure"));
+        assert!(turns >= 1000 / ACKNOWLEDGED as u64, "others had the writer {turns} times");
+        assert_eq!(store.balance(1).await.expect("no failure"), (CREDIT, 0));
+        // What was left by a failure is given back when the run is ended again.
+        fill(&store, "run", "held", 10).await;
+        assert!(!store.end_run("run", RunState::Done, None).await.expect("no failure"));
+        assert_eq!(store.balance(1).await.expect("no failure"), (CREDIT, 0));
+        assert_eq!(count(&store, "SELECT COUNT(*) FROM batches").await, 0);
+        assert_eq!(store.audit().await.expect("no failure"), Vec::<String>::new());
     }
 
     async fn of_long_texts_a_list_has_the_begin_and_a_run_all(fresh: Fresh) {
