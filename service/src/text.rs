@@ -1,6 +1,6 @@
-//! Bounds for text that strangers have written: messages of programs, names, printed lines. Applied where a text enters the
-//! gateway or the store; what names something is refused instead where it is too long, because a cut name names something
-//! else.
+//! Bounds for text that strangers have written: messages of programs, names, printed lines. Applied where a
+//! text enters the gateway or the store; what names something is refused instead where it is too long,
+//! because a cut name names something else.
 
 /// Bytes of a problem's detail that a program or an agent wrote.
 pub(crate) const DETAIL: usize = 4096;
@@ -11,7 +11,8 @@ pub(crate) const FUNCTION: usize = 4096;
 /// Bytes of a run's label.
 pub(crate) const LABEL: usize = 200;
 
-/// Cuts a text to at most `most` bytes, the mark at its end included, which says how many bytes were left out.
+/// Cuts a text to at most `most` bytes, the mark at its end included, which says how many bytes were left
+/// out.
 pub(crate) fn cut(text: &mut String, most: usize) {
     if text.len() <= most {
         return;

@@ -1,10 +1,11 @@
--- What bounds the rows and the disk of an account. The runs' indexes leave out the sums that each batch changes: a row's next
--- version would need an entry in each.
+-- What bounds the rows and the disk of an account. The runs' indexes leave out the sums that each batch
+-- changes: a row's next version would need an entry in each.
 
 -- Of batches that were cancelled, which cost nothing, a run keeps the newest.
 CREATE INDEX batches_cancelled ON batches (run, opened_ms) WHERE state = 'cancelled';
 
--- The run ended with nothing answered and nothing charged: it is forgotten before the others. Set when the run ends.
+-- The run ended with nothing answered and nothing charged: it is forgotten before the others. Set when the
+-- run ends.
 ALTER TABLE runs ADD COLUMN unpaid BOOLEAN NOT NULL DEFAULT FALSE;
 UPDATE runs SET unpaid = TRUE WHERE state <> 'open' AND spent = 0 AND batches = 0;
 CREATE INDEX runs_unpaid ON runs (account, number) WHERE unpaid;

@@ -3,8 +3,8 @@
 -- Of batches that were cancelled, which cost nothing, a run keeps the newest.
 CREATE INDEX batches_cancelled ON batches (run, opened_ms) WHERE state = 'cancelled';
 
--- The run ended with nothing answered and nothing charged: it is forgotten before the others. Set when the run ends, because
--- an index on sums that each batch changes would cost each batch an entry.
+-- The run ended with nothing answered and nothing charged: it is forgotten before the others. Set when the
+-- run ends, because an index on sums that each batch changes would cost each batch an entry.
 ALTER TABLE runs ADD COLUMN unpaid BOOLEAN NOT NULL DEFAULT FALSE;
 UPDATE runs SET unpaid = TRUE WHERE state <> 'open' AND spent = 0 AND batches = 0;
 CREATE INDEX runs_unpaid ON runs (account, number) WHERE unpaid;

@@ -38,7 +38,8 @@ use crate::store::{Session, Store, StoreError, now_ms};
 pub(crate) const LINK: Duration = Duration::from_mins(10);
 /// Codes and forms that are no good that one address may send in a minute.
 const ATTEMPTS: NonZeroU32 = NonZeroU32::new(60).expect("not 0");
-/// Links that an account may mint in a minute: each is remembered by its nonce for as long as that could come again.
+/// Links that an account may mint in a minute: each is remembered by its nonce for as long as that could come
+/// again.
 const MINTS: NonZeroU32 = NonZeroU32::new(60).expect("not 0");
 /// Addresses that are remembered before those that have asked for nothing of late are forgotten.
 const ADDRESSES: usize = 10_000;

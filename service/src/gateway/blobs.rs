@@ -1,8 +1,9 @@
 //! Uploads of executables and contexts: in parts that can be resumed, under the hash of what they are. Only what is
-//! whole, hashes to its name and (an executable) could run here becomes visible, and only to the account that sent it. What
-//! an upload may take on the disk is counted in the database before its first byte is written.
+//! whole, hashes to its name and (an executable) could run here becomes visible, and only to the account that
+//! sent it. What an upload may take on the disk is counted in the database before its first byte is written.
 //!
-//! Nothing here waits for the disk on a thread of the runtime: files are touched by `tokio::fs` or within `blocking`.
+//! Nothing here waits for the disk on a thread of the runtime: files are touched by `tokio::fs` or within
+//! `blocking`.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
@@ -33,11 +34,12 @@ use crate::store::{BEGUN, Begun, Blob, Kind, Part, now_ms, on_disk};
 /// Parts of an upload that nobody goes on with are kept for so long; and what a service has left that was killed while it
 /// unpacked one.
 const STALE: Duration = Duration::from_hours(1);
-/// An upload whose last part came longer ago gives way where its account begins more than it may. A body may take as long.
+/// An upload whose last part came longer ago gives way where its account begins more than it may. A body may
+/// take as long.
 const LEFT: Duration = Duration::from_mins(2);
 /// The database is told at most so often that an upload goes on.
 const TOLD: Duration = Duration::from_secs(10);
-/// To unpack an upload that turns out wrong is nobody's gain: where it took longer than this, the account's next one waits.
+/// Where an upload that turns out wrong took longer than this to unpack, the account's next one waits.
 const IN_VAIN: Duration = Duration::from_millis(100);
 /// It waits for so many times as long: of a core an account gets a fifth for that.
 const RESTS: u32 = 4;
@@ -178,7 +180,8 @@ async fn remove(path: &Path) {
     let _absent = tokio::fs::remove_file(path).await;
 }
 
-/// Bytes that a zstd frame says that it unpacks to, by its first bytes. `None`: it does not say, or too few are there.
+/// Bytes that a zstd frame says that it unpacks to, by its first bytes. `None`: it does not say, or too few
+/// are there.
 fn announced(begin: &[u8]) -> Option<u64> {
     zstd::zstd_safe::get_frame_content_size(begin).ok().flatten()
 }
@@ -347,7 +350,8 @@ fn unpack(
 }
 
 impl Gateway {
-    /// Adds a part to what is there of an upload; gives how many bytes that is then, and how many it may unpack to.
+    /// Adds a part to what is there of an upload; gives how many bytes that is then, and how many it may
+    /// unpack to.
     async fn grow(&self, upload: &Upload<'_>, at: PartAt, part: Bytes) -> Result<(u64, u64), Refusal> {
         let bytes = part.len() as u64;
         let misplaced = |there: u64| {
@@ -403,8 +407,9 @@ impl Gateway {
         Ok(blob.size)
     }
 
-    /// Sees to it that an upload may take so many bytes on the disk, beside what its account has uploaded and has begun. What
-    /// the account has not used for longest is forgotten for that, and an upload that was left gives way to another.
+    /// Sees to it that an upload may take so many bytes on the disk, beside what its account has uploaded and
+    /// has begun. What the account has not used for longest is forgotten for that, and an upload that was
+    /// left gives way to another.
     async fn need_room(&self, upload: &Upload<'_>, taken: u64) -> Result<(), Refusal> {
         let Upload { kind, account, hash, .. } = *upload;
         let (now, most) = (now_ms(), self.config.limits.stored_bytes);
@@ -483,8 +488,8 @@ impl Gateway {
         self.config.data.uploads().join(account.to_string())
     }
 
-    /// Gives up uploads that nobody goes on with, in the database and in the folders: those of a gateway that was killed, or
-    /// of a version that did not count them, are there alone.
+    /// Gives up uploads that were left, in the database and in the folders: parts of an older version, which
+    /// did not count them, are in the folders alone.
     pub(super) async fn forget_stale_uploads(self: &Arc<Self>) -> Result<(), Refusal> {
         let now = SystemTime::now();
         {
@@ -502,8 +507,8 @@ impl Gateway {
         blocking(move || gateway.sweep_uploads(now)).await
     }
 
-    /// After a start: removes files that a service has left that was killed before it told the database of them. Where other
-    /// gateways may use the folder, only those that are an hour old.
+    /// After a start: removes files that a service has left that was killed before it told the database of
+    /// them. Where other gateways may use the folder, only those that are an hour old.
     pub(super) async fn remove_unknown_blobs(self: &Arc<Self>) -> Result<(), Refusal> {
         let before = if self.store.is_shared() { SystemTime::now().checked_sub(STALE) } else { None };
         for kind in [Kind::Executable, Kind::Context] {
@@ -553,7 +558,8 @@ impl Gateway {
 mod tests {
     use super::*;
 
-    /// Functions of the gateway that wait for the disk, and are called within `blocking` or `spawn_blocking` alone.
+    /// Functions of the gateway that wait for the disk, and are called within `blocking` or `spawn_blocking`
+    /// alone.
     const WAIT: [&str; 5] = ["append", "unpack", "announced_in", "sweep_uploads", "blobs_older"];
 
     /// What waits for the disk when it is called.

@@ -177,7 +177,8 @@ impl Gateway {
         self.end_withdrawn().await
     }
 
-    /// Forgets answers and lines of runs that another gateway has purged or forgotten, and files of answers that were all acknowledged.
+    /// Forgets answers and lines of runs that another gateway has purged or forgotten, and files of answers
+    /// that were all acknowledged.
     async fn tidy(&self) -> Result<(), Refusal> {
         let spool = self.spool.clone();
         let mut known = blocking(move || spool.runs()).await?;

@@ -368,7 +368,8 @@ impl Gateway {
     }
 }
 
-/// A problem that an agent tells, in the words of a program: its texts are bounded, and all else follows from its code.
+/// A problem that an agent tells, in the words of a program: its texts are bounded, and all else follows from
+/// its code.
 fn written_by_strangers(problem: Problem) -> Problem {
     let code = problem.known().unwrap_or(ProblemCode::WorkerFailed);
     let Problem { detail, failure, retry_after, .. } = problem;

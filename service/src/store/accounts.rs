@@ -8,7 +8,8 @@ use crate::keys::ServiceKey;
 use crate::price::Microcredits;
 use crate::text;
 
-/// Tokens of an account that are worth nothing any more and are remembered, where the account makes its tokens itself.
+/// Tokens of an account that are worth nothing any more and are remembered, where the account makes its
+/// tokens itself.
 const WORTHLESS: usize = 200;
 /// Of those that are too many so many go at once.
 const WORTHLESS_AT_ONCE: usize = 8;
@@ -158,8 +159,8 @@ impl Store {
         Ok(id)
     }
 
-    /// The same for an account that makes its tokens itself: it may have so many that are good, and `None` is that it has. Of
-    /// those that are worth nothing any more the oldest are forgotten where there are many.
+    /// The same for an account that makes its tokens itself: it may have so many that are good, and `None` is
+    /// that it has. Of those that are worth nothing any more the oldest are forgotten where there are many.
     ///
     /// # Errors
     /// If the label is too long, or the database fails.

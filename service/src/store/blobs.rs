@@ -1,6 +1,6 @@
-//! What was uploaded: stored once by its hash, but known only to the accounts that have uploaded it themselves. What an upload
-//! takes on the disk counts for its account: from before its first byte (`uploads`) to when it is forgotten (`account_blobs`,
-//! summed in `stored`).
+//! What was uploaded: stored once by its hash, but known only to the accounts that have uploaded it
+//! themselves. What an upload takes on the disk counts for its account: from before its first byte
+//! (`uploads`) to when it is forgotten (`account_blobs`, summed in `stored`).
 
 use std::collections::HashSet;
 
@@ -255,9 +255,10 @@ impl Store {
         rows.iter().map(upload).collect()
     }
 
-    /// Forgets uploads of this account until they take at most so many bytes, and are fewer than it may keep: those that no open
-    /// run needs, and of these the one first that was not needed for longest. Gives those that no account has any more, whose
-    /// files can go; `None`, and nothing is forgotten, where that is not enough.
+    /// Forgets uploads of this account until they take at most so many bytes, and are fewer than it may keep:
+    /// those that no open run needs, and of these the one first that was not needed for longest. Gives those
+    /// that no account has any more, whose files can go; `None`, and nothing is forgotten, where that is not
+    /// enough.
     ///
     /// # Errors
     /// If the database fails.

@@ -1,6 +1,6 @@
-//! Forgetting ended runs, their batches and what the dashboard shows of them. Everything goes in bounded pieces, each a
-//! transaction of its own: no account's rows keep others from the writer for longer than a batch does. Called by the
-//! gateway's `leases`.
+//! Forgetting ended runs, their batches and what the dashboard shows of them. Everything goes in bounded
+//! pieces, each a transaction of its own: no account's rows keep others from the writer for longer than a
+//! batch does. Called by the gateway's `leases`.
 
 use super::{Result, Store};
 
@@ -41,8 +41,8 @@ impl Store {
         Ok(false)
     }
 
-    /// A run's answers are no longer kept: its batches are forgotten, its charges are not. `false`: there are more batches than
-    /// one call forgets.
+    /// A run's answers are no longer kept: its batches are forgotten, its charges are not. `false`: there are
+    /// more batches than one call forgets.
     ///
     /// # Errors
     /// If the database fails.
@@ -59,8 +59,8 @@ impl Store {
         Ok(true)
     }
 
-    /// Ended runs whose time is over: unpaid ones that ended before the one moment, others whose answers are no longer kept
-    /// and that ended before the other.
+    /// Ended runs whose time is over: unpaid ones that ended before the one moment, others whose answers are
+    /// no longer kept and that ended before the other.
     ///
     /// # Errors
     /// If the database fails.
@@ -77,8 +77,8 @@ impl Store {
         Ok(found)
     }
 
-    /// Ended runs of an account beyond those that it may keep: the oldest of the unpaid ones, and of those whose answers are
-    /// no longer kept.
+    /// Ended runs of an account beyond those that it may keep: the oldest of the unpaid ones, and of those
+    /// whose answers are no longer kept.
     ///
     /// # Errors
     /// If the database fails.
@@ -101,8 +101,8 @@ impl Store {
         Ok(found)
     }
 
-    /// Forgets an ended run: its row, its batches and its course over time. Its charges stay in the ledger. `false`: there are
-    /// more batches than one call forgets.
+    /// Forgets an ended run: its row, its batches and its course over time. Its charges stay in the ledger.
+    /// `false`: there are more batches than one call forgets.
     ///
     /// # Errors
     /// If the database fails.

@@ -62,7 +62,8 @@ pub struct Run {
     pub lease_until_ms: i64,
 }
 
-/// The columns of one run. What strangers wrote is bounded where it enters; what came before that is bounded here.
+/// The columns of one run. What strangers wrote is bounded where it enters; what came before that is bounded
+/// here.
 const COLUMNS: &str = "number, account, id, label, state, executable, function_name, function_offset, context, items,
     item_timeout_ms, max_credits, spent, held, cpu_ns, result_bytes, batches, items_answered, opened_ms, ended_ms,
     SUBSTR(reason, 1, 32768) AS reason, lease_until_ms";
@@ -151,25 +152,19 @@ impl Store {
         row.as_ref().map(run_of).transpose()
     }
 
-    /// Runs of one account (or of all), newest first, from behind the run `before` on. Of the function's name and of the
-    /// reason each has the first 200 characters.
+    /// Runs of one account (or of all), newest first, from behind the run `before` on. Of the function's name
+    /// and of the reason each has the first 200 characters.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn runs(&self, account: Option<i64>, before: Option<&str>, most: u32) -> Result<Vec<Run>> {
-        // Left out rather than made true: only then does SQLite look at this account's runs alone.
-        let whose = if account.is_some() { "account = $1" } else { "$1 IS NULL" };
-        let from = match before {
-            Some(_) => format!("number < (SELECT number FROM runs WHERE id = $2 AND {whose})"),
-            None => "$2 IS NULL".to_owned(),
-        };
-        let sql = format!("SELECT {LISTED} FROM runs WHERE {whose} AND {from} ORDER BY number DESC LIMIT $3");
+        let sql = list(account.is_some(), before.is_some());
         let rows = self.sql(sql).bind(account).bind(before).bind(i64::from(most)).fetch_all().await?;
         rows.iter().map(run_of).collect()
     }
 
-    /// Ends an open run, and gives back what is reserved for it. `false`: it was not open; what is still reserved for it is given
-    /// back all the same.
+    /// Ends an open run, and gives back what is reserved for it. `false`: it was not open; what is still
+    /// reserved for it is given back all the same.
     ///
     /// # Errors
     /// If the database fails.
@@ -199,8 +194,8 @@ impl Store {
         Ok(ended)
     }
 
-    /// Gives back what is reserved for batches of a run that has ended, and forgets those batches. Nothing more is reserved for
-    /// it: they are looked for among all its batches without the writer.
+    /// Gives back what is reserved for batches of a run that has ended, and forgets those batches. Nothing
+    /// more is reserved for it: they are looked for among all its batches without the writer.
     async fn release_run(&self, id: &str) -> Result<()> {
         let rows = self
             .sql("SELECT seq FROM batches WHERE run = $1 AND state = 'held'")
@@ -330,8 +325,8 @@ impl Store {
         rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
-    /// Which of these batches of a run have an answer that is not acknowledged, in order. Reads alone: numbers that the run does
-    /// not have take no turn at the writer.
+    /// Which of these batches of a run have an answer that is not acknowledged, in order. Reads alone:
+    /// numbers that the run does not have take no turn at the writer.
     async fn unacknowledged(&self, run: &str, seqs: &[u64]) -> Result<Vec<i64>> {
         let beyond = |_| StoreError::Refused("a seq beyond 2^63".to_owned());
         let mut seqs: Vec<i64> =
@@ -349,8 +344,8 @@ impl Store {
         query.fetch_all().await?.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
-    /// These answers have arrived. Gives where those are that were kept until now. The writer is taken for some of them at a
-    /// time; others write in between.
+    /// These answers have arrived. Gives where those are that were kept until now. The writer is taken for
+    /// some of them at a time; others write in between.
     ///
     /// # Errors
     /// If the database fails.
@@ -404,6 +399,17 @@ impl Store {
         let answer = answer.transpose()?;
         Ok(Some((row.try_get("state")?, answer)))
     }
+}
+
+/// The statement that lists runs: of one account or of all, from the newest or from behind a run on.
+fn list(of_one: bool, behind: bool) -> String {
+    // Left out rather than made true: only then does SQLite look at this account's runs alone.
+    let whose = if of_one { "account = $1" } else { "$1 IS NULL" };
+    let from = match behind {
+        true => format!("number < (SELECT number FROM runs WHERE id = $2 AND {whose})"),
+        false => "$2 IS NULL".to_owned(),
+    };
+    format!("SELECT {LISTED} FROM runs WHERE {whose} AND {from} ORDER BY number DESC LIMIT $3")
 }
 
 fn state_of(state: &str) -> Result<RunState> {
@@ -465,6 +471,7 @@ mod tests {
         what_is_acknowledged_or_forgotten_lets_others_write_in_between,
         what_an_ended_run_has_reserved_is_given_back_in_pieces,
         of_long_texts_a_list_has_the_begin_and_a_run_all,
+        a_list_is_read_by_an_index_of_the_accounts_own_runs,
         of_runs_that_cost_nothing_the_newest_thousand_are_kept,
         of_cancelled_batches_a_run_keeps_the_newest,
         only_the_newest_runs_of_an_account_have_their_course_kept,
@@ -620,6 +627,19 @@ mod tests {
         let run = store.run(Some(1), "run").await.expect("no failure").expect("a run");
         assert_eq!((run.reason, run.info.function), (Some(reason), name));
         assert!(store.runs(Some(2), None, 9).await.expect("a list").is_empty());
+    }
+
+    async fn a_list_is_read_by_an_index_of_the_accounts_own_runs(fresh: Fresh) {
+        let (store, _committer) = store_with_a_run(&fresh).await;
+        // PostgreSQL plans by what is in the tables.
+        for behind in [false, true].into_iter().filter(|_| !store.is_shared()) {
+            let sql = format!("EXPLAIN QUERY PLAN {}", list(true, behind));
+            let query = store.sql(sql).bind(1i64).bind(behind.then_some("run")).bind(100i64);
+            let rows = query.fetch_all().await.expect("a plan");
+            let plan: Vec<String> = rows.iter().map(|row| row.try_get("detail").expect("text")).collect();
+            assert!(plan.iter().any(|step| step.contains("runs_account (account=?")), "{plan:?}");
+            assert!(plan.iter().all(|step| !step.starts_with("SCAN") && !step.contains("TEMP")), "{plan:?}");
+        }
     }
 
     async fn of_runs_that_cost_nothing_the_newest_thousand_are_kept(fresh: Fresh) {

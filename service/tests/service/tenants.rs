@@ -231,7 +231,7 @@ fn sources() -> String {
     all
 }
 
-/// A route whose use of memory, disk, rows or time is in no row of the table is one that nobody has thought about.
+/// A route in no row of the table is a route without a known bound.
 #[test]
 fn the_table_of_what_a_tenant_can_use_has_every_route_and_names_tests_that_there_are() {
     let bounds = bounds(include_str!("../../../docs/security.md"));

@@ -190,7 +190,8 @@ fn an_account_stores_so_much_and_what_it_has_not_used_for_longest_goes() {
 fn what_an_open_run_needs_is_not_forgotten() {
     let program = std::fs::read(worker()).expect("the worker is built");
     let packed = zstd::bulk::compress(&program, 1).expect("memory").len();
-    // Room for the program while it is unpacked, and afterwards not for as much noise as it has packed, twice.
+    // Room for the program while it is unpacked, and afterwards not for as much noise as it has packed,
+    // twice.
     let server = Server::start(&["--max-stored", &(program.len() + packed + 50_000).to_string()]);
     let client = server.tenant("a", "1000");
     let executable = client.upload_worker();
@@ -246,7 +247,7 @@ fn a_program_that_can_not_work_here_says_so_when_its_run_is_opened() {
 }
 
 #[test]
-fn a_file_that_a_killed_service_told_nobody_of_is_gone_after_the_next_start() {
+fn a_file_that_no_account_has_is_gone_after_the_next_start() {
     let mut server = Server::start(&[]);
     let client = server.tenant("a", "1000");
     let hash = client.upload("contexts", b"whole", 100);
