@@ -137,7 +137,12 @@ impl InJails {
         if jail.looks_up() {
             Scratch::let_through().map_err(|error| format!("the temporary folder: {error}"))?;
         }
-        Ok(InJails { jail, limits: Limits { memory, ..Limits::default() }, account_memory, answers: Answers::new() })
+        Ok(InJails {
+            jail,
+            limits: Limits { memory, ..Limits::default() },
+            account_memory,
+            answers: Answers::new(),
+        })
     }
 }
 

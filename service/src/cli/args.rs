@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use nix::sys::sysinfo::sysinfo;
 
 use crate::config::{
-    BODY, BODY_MEMORY, CONNECTIONS, CONNECTIONS_ADDRESS, DataFolder, HEAD, KEEP_FREE_RUNS, KEEP_RUNS, KEPT, LIMITS,
-    STALL,
+    BODY, BODY_MEMORY, CONNECTIONS, CONNECTIONS_ADDRESS, DataFolder, HEAD, KEEP_FREE_RUNS, KEEP_RUNS, KEPT,
+    LIMITS, STALL,
 };
 use crate::dispatch::jetstream::PREFIX;
 use crate::price::{self, Microcredits};

@@ -67,7 +67,10 @@ impl Store {
     pub async fn forgettable_runs(&self, unpaid_before_ms: i64, before_ms: i64) -> Result<Vec<String>> {
         let mut found = Vec::new();
         for (sql, before) in [
-            ("SELECT id FROM runs WHERE unpaid AND spent = 0 AND ended_ms < $1 LIMIT $2", unpaid_before_ms),
+            (
+                "SELECT id FROM runs WHERE unpaid AND spent = 0 AND owed = 0 AND ended_ms < $1 LIMIT $2",
+                unpaid_before_ms,
+            ),
             ("SELECT id FROM runs WHERE purged AND ended_ms < $1 LIMIT $2", before_ms),
         ] {
             for row in self.sql(sql).bind(before).bind(FOUND).fetch_all().await? {
@@ -86,7 +89,7 @@ impl Store {
         let mut found = Vec::new();
         for (sql, most) in [
             (
-                "SELECT id FROM runs WHERE account = $1 AND unpaid AND spent = 0 ORDER BY number DESC LIMIT $2 OFFSET $3",
+                "SELECT id FROM runs WHERE account = $1 AND unpaid AND spent = 0 AND owed = 0 ORDER BY number DESC LIMIT $2 OFFSET $3",
                 UNPAID,
             ),
             (
@@ -114,7 +117,7 @@ impl Store {
         let mut conn = self.writer().await?;
         let mut tx = conn.begin().await?;
         let row = tx
-            .sql("DELETE FROM runs WHERE id = $1 AND state <> 'open' AND held = 0 RETURNING account, number")
+            .sql("DELETE FROM runs WHERE id = $1 AND state <> 'open' AND held = 0 AND owed = 0 RETURNING account, number")
             .bind(id)
             .fetch_optional()
             .await?;

@@ -513,7 +513,15 @@ mod tests {
     async fn answer(committer: &Committer, run: &str, seq: i64) {
         let wanted = Work { cpu: Duration::from_micros(1), bytes: 1 };
         let digest = "d".to_owned();
-        let ask = Reserve { account: 1, run: run.to_owned(), seq, digest, wanted, prices: DEFAULT };
+        let ask = Reserve {
+            account: 1,
+            run: run.to_owned(),
+            seq,
+            digest,
+            wanted,
+            prices: DEFAULT,
+            most_kept: u64::MAX,
+        };
         committer.reserve(ask).await.expect("no failure");
         let place = Place { file: 0, at: 0, length: 1 };
         let answer = Stored { digest: "a".to_owned(), place };
@@ -687,7 +695,7 @@ mod tests {
         let wanted = Work { cpu: Duration::from_micros(1), bytes: 1 };
         for seq in 0..1010 {
             let (run, digest) = ("run".to_owned(), "d".to_owned());
-            let ask = Reserve { account: 1, run, seq, digest, wanted, prices: DEFAULT };
+            let ask = Reserve { account: 1, run, seq, digest, wanted, prices: DEFAULT, most_kept: u64::MAX };
             committer.reserve(ask).await.expect("no failure");
             assert!(store.withdraw("run", seq).await.expect("no failure"));
         }

@@ -293,7 +293,8 @@ impl Worker {
         let slots = place.clone().map(|place| unsafe { self.page.place_for_host(place.start, place.len()) });
         let time = Stopwatch::start();
         let work = Work::new(items, header.items, header.credit, claims, running, out);
-        let mut work = work.into_slots(slots).failing_fast(*fail_fast).held_to(self.strict.then_some(header.wall));
+        let mut work =
+            work.into_slots(slots).failing_fast(*fail_fast).held_to(self.strict.then_some(header.wall));
         task.run(&mut work);
         let Finished { answered, failures, written, slowest } = work.finish();
         let (wall, cpu) = time.stop();
