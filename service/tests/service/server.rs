@@ -83,7 +83,7 @@ impl Server {
     /// The same with another copy of the service's program, and with these variables set.
     pub(crate) fn start_jailed_as(program: &Path, variables: &[(&'static str, PathBuf)]) -> Server {
         let mut server = Server::new(&[], true, variables);
-        server.program = program.to_owned();
+        program.clone_into(&mut server.program);
         server.restart();
         server
     }
