@@ -284,8 +284,8 @@ fn share(many: &[Tenant], one: &Tenant) -> f64 {
         many.iter().chain([one]).all(|tenant| tenant.guard.cpu() > Duration::from_millis(20))
     });
     let (before, own) = (sum(), one.guard.cpu());
-    until("the one gets on", || one.guard.cpu() - own > Duration::from_millis(150));
-    let (theirs, own) = (sum() - before, one.guard.cpu() - own);
+    until("the one gets on", || one.guard.cpu().saturating_sub(own) > Duration::from_millis(150));
+    let (theirs, own) = (sum().saturating_sub(before), one.guard.cpu().saturating_sub(own));
     theirs.as_secs_f64() / own.as_secs_f64()
 }
 

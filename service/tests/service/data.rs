@@ -2,17 +2,17 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::client::results;
 use crate::server::{Server, fastmap};
 
 /// All files and folders of the service, itself among them.
-fn all(folder: PathBuf) -> Vec<PathBuf> {
-    let mut found = vec![folder.clone()];
-    for entry in fs::read_dir(&folder).expect("it is ours").flatten() {
+fn all(folder: &Path) -> Vec<PathBuf> {
+    let mut found = vec![folder.to_owned()];
+    for entry in fs::read_dir(folder).expect("it is ours").flatten() {
         match entry.file_type().expect("it is there").is_dir() {
-            true => found.extend(all(entry.path())),
+            true => found.extend(all(&entry.path())),
             false => found.push(entry.path()),
         }
     }
@@ -26,7 +26,7 @@ fn a_folder_that_was_open_is_closed_with_all_that_the_service_keeps_in_it() {
     let run = client.run();
     results(&client.batch(&run, 0, &["b100000"]), 1);
     server.kill();
-    for path in all(server.data().to_owned()) {
+    for path in all(server.data()) {
         // An open key is refused, and stays as it is.
         if path.ends_with("service.key") {
             continue;
@@ -51,7 +51,7 @@ fn a_folder_that_was_open_is_closed_with_all_that_the_service_keeps_in_it() {
     // What is made from now on is born closed, but for programs, which workers' users execute.
     let run = client.run();
     results(&client.batch(&run, 0, &["b100000"]), 1);
-    for path in all(folder.join("answers").join(&run)) {
+    for path in all(&folder.join("answers").join(&run)) {
         assert_eq!(mode(&path), 0, "{path:?}");
     }
 }
