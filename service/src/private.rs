@@ -1,5 +1,6 @@
-//! Files and folders that are for the service's user alone. What was there before is closed to others, or refused: in it
-//! are names, balances, uploads and answers. Called by whatever opens the service's folders and its database.
+//! Files and folders that are for the service's user alone. What was there before is closed to others, or
+//! refused: in it are names, balances, uploads and answers. Called by whatever opens the service's folders
+//! and its database.
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io;

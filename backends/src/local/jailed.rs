@@ -90,14 +90,15 @@ impl Jailed {
         meter.living().fold(spent, |sum, (_, guard)| add(sum, guard.usage()))
     }
 
-    /// CPU time of all that ever ran in its jails, of which [`Jailed::cpu`] says whose it is. The two agree once all
-    /// workers are dead. `None`: its jail is no run's.
+    /// CPU time of all that ever ran in its jails, of which [`Jailed::cpu`] says whose it is. The two agree
+    /// once all workers are dead. `None`: its jail is no run's.
     pub fn total_cpu(&self) -> Option<Duration> {
         self.jail.cpu()
     }
 
-    /// The CPU time of [`Jailed::usage`] alone: asked for with each batch. A worker counts from the moment in which its
-    /// process enters its group, before bubblewrap and before it reports for duty, to the end of all that it has started.
+    /// The CPU time of [`Jailed::usage`] alone: asked for with each batch. A worker counts from the moment in
+    /// which its process enters its group, before bubblewrap and before it reports for duty, to the end of
+    /// all that it has started.
     pub fn cpu(&self) -> CpuTimes {
         let mut meter = lock(&self.meter);
         let dead = meter.spent.cpu;

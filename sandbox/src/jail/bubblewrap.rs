@@ -56,8 +56,8 @@ impl Bubblewrap {
         if number < OLDEST {
             return Err(Refusal::Bubblewrap(format!("version 0.8 or newer is needed, this is {version:?}")));
         }
-        // For a service that may mount nothing: by descriptor, so that it is this very file. bubblewrap looks up its path
-        // as the worker's user all the same, so that the folders above must be open to that.
+        // For a service that may mount nothing: by descriptor, so that it is this very file. bubblewrap looks
+        // up its path as the worker's user all the same, so that the folders above must be open to that.
         if !ask("--help")?.contains("--ro-bind-fd") {
             let why =
                 format!("{version:?} does not know --ro-bind-fd; 0.10 does, and 0.8 with Debian's updates");
@@ -71,9 +71,9 @@ impl Bubblewrap {
         Executable::examine(&self.path)
     }
 
-    /// The command for `spec`. `doors` are the files by which a process enters the jail's group; `user` is its user
-    /// outside, where this process may choose one. `mounts`: this process may mount things, so that the executable and
-    /// the socket need not be in folders that the user can enter.
+    /// The command for `spec`. `doors` are the files by which a process enters the jail's group; `user` is
+    /// its user outside, where this process may choose one. `mounts`: this process may mount things, so that
+    /// the executable and the socket need not be in folders that the user can enter.
     pub(crate) fn command(
         &self,
         spec: &Spec<'_>,

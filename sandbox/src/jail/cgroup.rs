@@ -1,11 +1,11 @@
-//! Control groups: what bounds the memory, processes and CPU of jails, and measures them. Version 2 where it has the
-//! controllers, else version 1; without either nothing is served. Groups are made beneath this process's own, so that
-//! what bounds the service bounds its jails, too.
+//! Control groups: what bounds the memory, processes and CPU of jails, and measures them. Version 2 where it
+//! has the controllers, else version 1; without either nothing is served. Groups are made beneath this
+//! process's own, so that what bounds the service bounds its jails, too.
 //!
-//! A service has one group, beneath it one for each account that has runs, one for each run in that, and one for each
-//! worker in that. The kernel shares CPU time among siblings: accounts get equal shares, however many workers each has.
-//! The service's group is locked as long as the service lives. A group without a lock is a dead service's: the next
-//! service ends what is in it and removes it.
+//! A service has one group, beneath it one for each account that has runs, one for each run in that, and one
+//! for each worker in that. The kernel shares CPU time among siblings: accounts get equal shares, however
+//! many workers each has. The service's group is locked as long as the service lives. A group without a lock
+//! is a dead service's: the next service ends what is in it and removes it.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -107,8 +107,8 @@ impl Cgroups {
         }
     }
 
-    /// A group for one run of an account, whose runs share so many bytes of memory. It is removed when it and all that
-    /// is beneath it are dropped, and the account's with its last run's.
+    /// A group for one run of an account, whose runs share so many bytes of memory. It is removed when it and
+    /// all that is beneath it are dropped, and the account's with its last run's.
     pub(crate) fn run(&self, account: i64, memory: u64) -> io::Result<Arc<Group>> {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         accounts.retain(|_, group| group.strong_count() > 0);
@@ -165,24 +165,24 @@ impl Trees {
     }
 }
 
-/// What the names of groups begin with whose locks this process can see: one mounted file system's. A namespace of groups
-/// mounts another, with locks of its own.
+/// What the names of groups begin with whose locks this process can see: one mounted file system's. A
+/// namespace of groups mounts another, with locks of its own.
 fn prefix(trees: &Trees) -> String {
     let device =
         trees.roots().first().and_then(|root| fs::metadata(root).ok()).map_or(0, |found| found.dev());
     format!("{JAILS}{device:x}-")
 }
 
-/// Bytes that all jails together may hold: seven eighths of what the service may, so that it is a jail that ends when
-/// memory runs out, never the service.
+/// Bytes that all jails together may hold: seven eighths of what the service may, so that it is a jail that
+/// ends when memory runs out, never the service.
 fn most_memory() -> u64 {
     let machine = sysinfo().map_or(u64::MAX, |info| info.ram_total());
     let most = MemoryGroup::own().limit().map_or(machine, |limit| limit.min(machine));
     most / 8 * 7
 }
 
-/// Ends and removes what services left behind that are dead. Their process ids say nothing, for they are used again and
-/// mean others in another namespace: a living service holds the lock of its group.
+/// Ends and removes what services left behind that are dead. Their process ids say nothing, for they are used
+/// again and mean others in another namespace: a living service holds the lock of its group.
 fn sweep(root: &Path, prefix: &str) {
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         if !entry.file_name().to_str().is_some_and(|name| name.starts_with(prefix)) {
@@ -324,7 +324,8 @@ impl Group {
         Ok(self)
     }
 
-    /// Gives all jails together the weight of one process for each processor, whatever else runs beside the service.
+    /// Gives all jails together the weight of one process for each processor, whatever else runs beside the
+    /// service.
     fn weigh(&mut self) -> io::Result<()> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from) as u64;
         match &*self.trees {

@@ -1,10 +1,11 @@
 //! Jails for executables that strangers have sent: bubblewrap's namespaces, an almost empty read-only root, seccomp,
 //! a control group and limits around a process that is trusted with nothing.
 //!
-//! [`Jail::check`] finds out what this machine offers and refuses in words what is lacking; [`Jail::attack`] then tries
-//! to break out of a jail. [`Jail::command`] makes the command for one process. `bubblewrap` builds it, `filter` has the
-//! system calls, `cgroup` bounds and measures, `libraries` says what an executable needs, `program` and `shown` get it to
-//! where a worker can start it, `users` has the workers' users, `owner` locks what has a living owner, `scratch` a service's temporary files, `selftest` and
+//! [`Jail::check`] finds out what this machine offers and refuses in words what is lacking; [`Jail::attack`]
+//! then tries to break out of a jail. [`Jail::command`] makes the command for one process. `bubblewrap`
+//! builds it, `filter` has the system calls, `cgroup` bounds and measures, `libraries` says what an
+//! executable needs, `program` and `shown` get it to where a worker can start it, `users` has the workers'
+//! users, `owner` locks what has a living owner, `scratch` a service's temporary files, `selftest` and
 //! `probes` are the attack. Used by the launcher of jailed workers in `fastmap-backends`.
 
 mod bubblewrap;
@@ -185,9 +186,9 @@ impl Jail {
         format!("bubblewrap {}, cgroup {}, seccomp, {users}", self.bubblewrap.version, self.cgroups.version())
     }
 
-    /// The same jails for the workers of one run of an account. All workers of an account share its CPU time with those
-    /// of other accounts as if there were one of each, and have so many bytes of memory together. (All of them must be
-    /// made from this one, or from a clone of it.)
+    /// The same jails for the workers of one run of an account. All workers of an account share its CPU time
+    /// with those of other accounts as if there were one of each, and have so many bytes of memory together.
+    /// (All of them must be made from this one, or from a clone of it.)
     ///
     /// # Errors
     /// If a control group is refused.
@@ -196,8 +197,9 @@ impl Jail {
         Ok(Jail { run: Some(OfRun { group, memory }), ..self.clone() })
     }
 
-    /// CPU time of all that ever ran in jails of this run, from the first moment of each to its last: bubblewrap's, a
-    /// worker's before it reports for duty, and what the dead have used. `None`: it is no run's, see [`Jail::for_run`].
+    /// CPU time of all that ever ran in jails of this run, from the first moment of each to its last:
+    /// bubblewrap's, a worker's before it reports for duty, and what the dead have used. `None`: it is no
+    /// run's, see [`Jail::for_run`].
     pub fn cpu(&self) -> Option<Duration> {
         self.run.as_ref().map(|run| run.group.cpu())
     }

@@ -1,5 +1,5 @@
-//! Locks that say that their owner lives: the kernel gives them back however a process ends. Used for the folders and groups of a
-//! service, and for ranges of users.
+//! Locks that say that their owner lives: the kernel gives them back however a process ends. Used for the
+//! folders and groups of a service, and for ranges of users.
 
 use std::fs::File;
 use std::io;

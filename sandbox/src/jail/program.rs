@@ -1,5 +1,5 @@
-//! A stranger's program where a worker's user can start it: in its own place if that is possible, else as a link or a copy
-//! in a folder of its own.
+//! A stranger's program where a worker's user can start it: in its own place if that is possible, else as a
+//! link or a copy in a folder of its own.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -29,9 +29,9 @@ impl Program {
 }
 
 impl Jail {
-    /// The program at `path`, where workers can start it. It is copied (or linked) only if it lies on a file system that
-    /// is mounted noexec, if others may not execute it, or if it lies below a folder that the workers' user can't enter
-    /// and this process may mount nothing.
+    /// The program at `path`, where workers can start it. It is copied (or linked) only if it lies on a file
+    /// system that is mounted noexec, if others may not execute it, or if it lies below a folder that the
+    /// workers' user can't enter and this process may mount nothing.
     ///
     /// # Errors
     /// If it can't be copied, or if the temporary folder is mounted noexec as well.
@@ -44,8 +44,8 @@ impl Jail {
         builder.prefix("program-").rand_bytes(LETTERS);
         let folder = builder.permissions(Permissions::from_mode(0o700)).tempdir()?;
         if self.looks_up() {
-            // To be entered by a worker that knows its name, and listed by nobody else. (The mask of this process would
-            // take that away where it is made.)
+            // To be entered by a worker that knows its name, and listed by nobody else. (The mask of this
+            // process would take that away where it is made.)
             fs::set_permissions(folder.path(), Permissions::from_mode(0o711))?;
         }
         let inside = folder.path().join("program");
@@ -65,7 +65,8 @@ impl Jail {
             && let Some(closed) = closed_above(&inside)
         {
             return Err(io::Error::other(format!(
-                "workers' users can't enter {}; set TMPDIR to a folder that they can reach, or give the service CAP_SYS_ADMIN",
+                "workers' users can't enter {}; set TMPDIR to a folder that they can reach, or give the service \
+                 CAP_SYS_ADMIN",
                 closed.display()
             )));
         }

@@ -1,5 +1,5 @@
-//! The folder of one service's temporary files: sockets, copies of programs, the data of `--dev`. It is locked as long as
-//! the service lives, so that the next service removes what a service left that was killed.
+//! The folder of one service's temporary files: sockets, copies of programs, the data of `--dev`. It is
+//! locked as long as the service lives, so that the next service removes what a service left that was killed.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -28,8 +28,8 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Removes the folders of dead services, and makes one that is this process's temporary folder from now on (TMPDIR).
-    /// To be called before there is a second thread.
+    /// Removes the folders of dead services, and makes one that is this process's temporary folder from now
+    /// on (TMPDIR). To be called before there is a second thread.
     ///
     /// # Errors
     /// If it can't be made, or if there are other threads.
@@ -66,8 +66,8 @@ impl Scratch {
         Ok(Scratch { folder, _lock: lock })
     }
 
-    /// Lets other users pass through this process's folder, not look at what is in it: where workers' users must look up
-    /// the paths of programs and sockets.
+    /// Lets other users pass through this process's folder, not look at what is in it: where workers' users
+    /// must look up the paths of programs and sockets.
     ///
     /// # Errors
     /// If the file system refuses.

@@ -1,6 +1,6 @@
-//! Files that bubblewrap could not open by their paths, for it looks paths up as the worker's user: a program or a socket
-//! below a folder that others may not enter. A service that may mount things lays them into a mount namespace of the
-//! child's own, in a `/tmp` that no other process sees. Called by `bubblewrap`.
+//! Files that bubblewrap could not open by their paths, for it looks paths up as the worker's user: a program
+//! or a socket below a folder that others may not enter. A service that may mount things lays them into a
+//! mount namespace of the child's own, in a `/tmp` that no other process sees. Called by `bubblewrap`.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -18,7 +18,8 @@ pub(super) struct Shown {
     at: &'static CStr,
 }
 
-/// A mount of this file alone, attached nowhere. It is this very file, whatever comes to lie at its path later.
+/// A mount of this file alone, attached nowhere. It is this very file, whatever comes to lie at its path
+/// later.
 ///
 /// # Errors
 /// Names the file. EPERM: this process may mount nothing (`CAP_SYS_ADMIN`).
@@ -64,8 +65,8 @@ impl Shown {
     }
 }
 
-/// Gives this process a mount namespace of its own, with a `/tmp` that holds these files and nothing else. To be called
-/// between fork and exec.
+/// Gives this process a mount namespace of its own, with a `/tmp` that holds these files and nothing else. To
+/// be called between fork and exec.
 pub(super) fn enter(shown: &[Shown]) -> io::Result<()> {
     // SAFETY: system calls with constant strings.
     unsafe {

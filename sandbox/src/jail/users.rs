@@ -1,5 +1,5 @@
-//! Users that jailed processes are outside of their jails: one for each that runs. A service takes whole ranges of them and
-//! locks each, so that no two services of a machine give one user to two workers.
+//! Users that jailed processes are outside of their jails: one for each that runs. A service takes whole
+//! ranges of them and locks each, so that no two services of a machine give one user to two workers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File};
@@ -16,7 +16,8 @@ use super::owner::{Lock, lock};
 const USERS: Range<u32> = 0x7000_0000..0x7100_0000;
 /// Users of one range.
 const RANGE: u32 = 0x1000;
-/// Where the locks are: root's own folder, or where that can't be written to (`ProtectSystem=strict`) shared memory.
+/// Where the locks are: root's own folder, or where that can't be written to (`ProtectSystem=strict`) shared
+/// memory.
 const FOLDERS: [&str; 2] = ["/run/fastmap-users", "/dev/shm/fastmap-users"];
 
 /// What this process holds.
@@ -108,8 +109,8 @@ fn folder() -> io::Result<PathBuf> {
     })
 }
 
-/// Locks a range that nothing on this machine uses. The search begins anywhere: a service in a container that shares no
-/// folder with this one does not begin at the same range.
+/// Locks a range that nothing on this machine uses. The search begins anywhere: a service in a container that
+/// shares no folder with this one does not begin at the same range.
 fn take_range(begin: u64) -> io::Result<(u32, Lock)> {
     let folder = folder()?;
     let used = users_of_processes();

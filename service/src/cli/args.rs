@@ -130,8 +130,8 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// Bytes of all workers of an account: those of one run at their largest, as long as that leaves half of the machine
-    /// to others.
+    /// Bytes of all workers of an account: those of one run at their largest, as long as that leaves half of
+    /// the machine to others.
     pub(crate) fn account(&self) -> u64 {
         let half = sysinfo().map_or(u64::MAX, |machine| machine.ram_total() / 2);
         let one_run = self.worker.saturating_mul(self.workers as u64);
@@ -183,8 +183,9 @@ pub(crate) struct Serve {
     /// Bytes of memory that each jailed worker may have; one that takes more is ended.
     #[arg(long, default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(1 << 24..))]
     pub(crate) worker_memory: u64,
-    /// Bytes of memory that all jailed workers of an account may have together; when they have no more, one that has much
-    /// is ended. The default is what the workers of one run may have, at most half of the machine's.
+    /// Bytes of memory that all jailed workers of an account may have together; when they have no more, one
+    /// that has much is ended. The default is what the workers of one run may have, at most half of the
+    /// machine's.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1 << 24..))]
     pub(crate) account_memory: Option<u64>,
     /// Credits for an hour of CPU time.
@@ -334,8 +335,9 @@ pub(crate) struct Agent {
     /// Bytes of memory that each jailed worker may have; one that takes more is ended.
     #[arg(long, default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(1 << 24..))]
     pub(crate) worker_memory: u64,
-    /// Bytes of memory that all jailed workers of an account may have together; when they have no more, one that has much
-    /// is ended. The default is what the workers of one run may have, at most half of the machine's.
+    /// Bytes of memory that all jailed workers of an account may have together; when they have no more, one
+    /// that has much is ended. The default is what the workers of one run may have, at most half of the
+    /// machine's.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1 << 24..))]
     pub(crate) account_memory: Option<u64>,
     /// Start what clients upload without a jail, with all that this user may do. For NATS servers on loopback only.

@@ -24,12 +24,13 @@ pub use args::Command;
 use crate::keys::ServiceKey;
 use crate::store::Store;
 
-/// The service's key, which must be the database's. A key is made only for a database that has none: where it is lost, a
-/// new one would be of no use, and would stand where the old one is to be put back.
+/// The service's key, which must be the database's. A key is made only for a database that has none: where it
+/// is lost, a new one would be of no use, and would stand where the old one is to be put back.
 async fn open_key(store: &Store, path: &Path) -> anyhow::Result<ServiceKey> {
     if !path.exists() && store.is_claimed().await? {
         bail!(
-            "the service's key {} is not there, and the tokens in the database were sealed with it: put it back from its backup",
+            "the service's key {} is not there, and the tokens in the database were sealed with it: put it back \
+             from its backup",
             path.display()
         );
     }
@@ -46,7 +47,8 @@ pub fn main() -> anyhow::Result<()> {
     // `doctor` starts this program as workers, to see whether they come up.
     fastmap_backends::local::enter();
     let Command { action } = Command::parse();
-    // What it makes is for its own user alone, whatever the mask was; what is for workers' users says so itself.
+    // What it makes is for its own user alone, whatever the mask was; what is for workers' users says so
+    // itself.
     umask(Mode::from_bits_truncate(0o077));
     let runs_workers = matches!(action, args::Action::Serve(_) | args::Action::Agent(_));
     // Dropped last: nothing of the service runs any more.

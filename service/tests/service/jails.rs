@@ -62,7 +62,8 @@ fn folder(mode: u32) -> tempfile::TempDir {
     builder.permissions(Permissions::from_mode(mode)).tempdir().expect("a folder")
 }
 
-/// As in a clone below root's home: no other user can look up the service's program, its data or its temporary files.
+/// As in a clone below root's home: no other user can look up the service's program, its data or its
+/// temporary files.
 #[test]
 fn a_service_below_closed_folders_jails_programs() {
     let closed = folder(0o700);
@@ -77,7 +78,8 @@ fn a_service_below_closed_folders_jails_programs() {
     server.audit();
 }
 
-/// With what deploy/ leaves an agent of root's capabilities: nothing can be mounted, and programs are laid out.
+/// With what deploy/ leaves an agent of root's capabilities: nothing can be mounted, and programs are laid
+/// out.
 #[test]
 fn a_service_that_may_mount_nothing_jails_programs_that_it_lays_out() {
     let temporary = folder(0o755);

@@ -30,7 +30,8 @@ pub fn jail() -> Jail {
     JAIL.get_or_init(|| Jail::check().expect("this machine makes jails")).clone()
 }
 
-/// A copy of a program, under another name and in a folder of its own that other users can't enter, as an upload would be.
+/// A copy of a program, under another name and in a folder of its own that other users can't enter, as an
+/// upload would be.
 ///
 /// # Panics
 /// If it can't be made.

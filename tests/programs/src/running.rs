@@ -14,7 +14,8 @@ use nix::unistd::Pid;
 
 use crate::{LIMIT, until};
 
-/// A copy of a program in `folder`, which other users can start wherever this one lies: the folder is opened to them.
+/// A copy of a program in `folder`, which other users can start wherever this one lies: the folder is opened
+/// to them.
 pub fn open_copy(of: &Path, folder: &Path) -> PathBuf {
     let copy = folder.join("program");
     // One that still runs can't be written to.
