@@ -558,13 +558,6 @@ impl Gateway {
 mod tests {
     use super::*;
 
-    /// Functions of the gateway that wait for the disk, and are called within `blocking` or `spawn_blocking`
-    /// alone.
-    const WAIT: [&str; 5] = ["append", "unpack", "announced_in", "sweep_uploads", "blobs_older"];
-
-    /// What waits for the disk when it is called.
-    const DISK: [&str; 6] = [" fs::", "(fs::", "std::fs::", "File::", "OpenOptions::", ".exists()"];
-
     #[test]
     fn after_an_upload_that_took_long_in_vain_its_account_waits_and_no_other() {
         let (uploads, now) = (Uploads::default(), Instant::now());
@@ -576,30 +569,5 @@ mod tests {
         assert_eq!((after(8), uploads.rest_of(2, now)), (None, None));
         uploads.was_in_vain(2, Duration::ZERO, now + Duration::from_secs(9));
         assert!(uploads.resting.lock().expect("no panic").is_empty(), "what is over is forgotten");
-    }
-
-    #[test]
-    fn nothing_in_the_gateway_waits_for_the_disk_on_a_thread_of_the_runtime() {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/gateway");
-        let mut found = 0;
-        for entry in std::fs::read_dir(folder).expect("the sources") {
-            let path = entry.expect("an entry").path();
-            let text = std::fs::read_to_string(&path).expect("a source");
-            let mut function = String::new();
-            for line in text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")) {
-                if let Some((_, rest)) = line.split_once("fn ") {
-                    let end = rest.find(['(', '<']).unwrap_or(rest.len());
-                    rest[..end].clone_into(&mut function);
-                }
-                let code = line.split("//").next().unwrap_or_default();
-                if line.starts_with("use ") || !DISK.iter().any(|call| code.contains(call)) {
-                    continue;
-                }
-                found += 1;
-                let waits = WAIT.contains(&function.as_str());
-                assert!(waits, "{}: {function} waits for the disk: {}", path.display(), line.trim());
-            }
-        }
-        assert!(found > 5, "what is looked for is not found: {found}");
     }
 }
