@@ -12,7 +12,6 @@ use std::fs::{self, Permissions};
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -38,8 +37,6 @@ const ENDS: usize = 3;
 const SEND_SECONDS: i64 = 5;
 /// A peer that has connected and says nothing for so long is cut off, and the next one is heard.
 const SILENT: Duration = Duration::from_secs(10);
-/// The folder of a door for another user: that user may enter it, and not look through it.
-const TO_BE_ENTERED: u32 = 0o711;
 
 /// Where a door in the folder of the socket `server` is.
 pub(crate) fn path_beside(server: &str) -> String {
@@ -72,9 +69,7 @@ impl Door {
         let path = path_beside(server);
         let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
         bind(listener.as_raw_fd(), &UnixAddr::new(path.as_str())?)?;
-        let mode = |path: &str, mode| fs::set_permissions(path, Permissions::from_mode(mode));
-        let folder = Path::new(&path).parent().and_then(Path::to_str).unwrap_or_default();
-        let closed = mode(&path, 0o600).and_then(|()| mode(folder, TO_BE_ENTERED));
+        let closed = fs::set_permissions(&path, Permissions::from_mode(0o600));
         closed.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
         listen(&listener, Backlog::new(1)?)?;
         Ok(Door { listener, path, beside: true })
@@ -259,6 +254,8 @@ mod tests {
     use nix::sys::socket::socketpair;
 
     use super::super::greeting::{Greeting, Hello};
+    use std::path::Path;
+
     use super::*;
     use crate::wire::VERSION;
 
@@ -363,7 +360,7 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).expect("it is there").mode() & 0o777;
         assert_eq!((mode(&folder), mode(Path::new(server.path()))), (0o700, 0o600));
         let door = Door::beside(server.path()).expect("room in it");
-        assert_eq!((mode(&folder), mode(Path::new(door.path()))), (TO_BE_ENTERED, 0o600));
+        assert_eq!((mode(&folder), mode(Path::new(door.path()))), (0o700, 0o600));
     }
 
     /// Sends `content` as a greeting that brings one end of each of `ends` pairs; gives the other ends.

@@ -300,7 +300,8 @@ const STRANGER: &str = r#"
 #[test]
 fn another_user_who_connects_to_a_workers_socket_holds_up_nothing_whatever_the_umask_is() {
     use std::io::BufRead;
-    if let Some(why) = no_other_user() {
+    let (opened, _) = folder();
+    if let Some(why) = no_other_user(&open_copy(Path::new(env!("CARGO_BIN_EXE_host")), opened.path())) {
         println!("skipped: it takes root, setpriv and prlimit: {why}");
         return;
     }
