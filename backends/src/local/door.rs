@@ -24,7 +24,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::descriptors::{self, Received};
 use super::greeting;
-use super::server::Server;
+use super::server::{Server, turn_away};
 use crate::wire::PACKET;
 
 /// What stands before each packet of ipc-channel: its own length, and that of the message; native words.
@@ -116,7 +116,9 @@ impl Door {
         if self.beside {
             setsockopt(sender, sockopt::SendTimeout, &TimeVal::seconds(SEND_SECONDS)).map_err(system)?;
         }
-        server.turn_away().map_err(|error| error.to_string())?;
+        let found = self.beside.then(|| server.listener()).transpose();
+        let found = found.map_err(|error| error.to_string())?;
+        turn_away(found.as_ref().unwrap_or(&self.listener)).map_err(|error| error.to_string())?;
         let host =
             socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).map_err(system)?;
         connect(host.as_raw_fd(), &UnixAddr::new(server.path()).map_err(system)?).map_err(system)?;

@@ -19,7 +19,8 @@ use ipc_channel::ipc::{IpcOneShotServer, IpcReceiver};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, Shutdown, SockFlag, SockType, UnixAddr, accept4, connect, getsockname, shutdown, socket,
+    AddressFamily, Shutdown, SockFlag, SockType, UnixAddr, accept4, connect, getsockname, getsockopt,
+    shutdown, socket, sockopt,
 };
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, eaccess};
@@ -72,26 +73,25 @@ impl Server {
         unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()
     }
 
-    /// Closes connections that have come and that nobody has accepted: what connects next is accepted next.
-    ///
-    /// # Errors
-    /// If no descriptor is left.
-    pub(crate) fn turn_away(&self) -> io::Result<()> {
-        let listener = self.listener()?;
-        while poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(1) {
-            let peer = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
-            // SAFETY: accept has just made it, and nobody else has it.
-            drop(unsafe { OwnedFd::from_raw_fd(peer) });
-        }
-        Ok(())
-    }
-
     /// Waits for the worker's greeting, or until [`come_and_go`].
     pub(crate) fn accept(self) -> Result<(IpcReceiver<Greeting>, Greeting), IpcError> {
         // It stays in the list until its folder is gone.
         let Server { server, entry: _listed } = self;
         server.accept()
     }
+}
+
+/// Closes the connections that a listening socket has not accepted: the next one that comes is accepted next.
+///
+/// # Errors
+/// If no descriptor is left.
+pub(crate) fn turn_away(listener: &OwnedFd) -> io::Result<()> {
+    while poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(1) {
+        let peer = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
+        // SAFETY: accept has just made it, and it is nowhere else.
+        drop(unsafe { OwnedFd::from_raw_fd(peer) });
+    }
+    Ok(())
 }
 
 /// Takes the rights of other users away, which the umask may have left them. A connection that has come
@@ -124,10 +124,12 @@ fn end_listening(path: &str) {
     }
 }
 
-/// The descriptor of the socket of that name.
+/// The descriptor of the listening socket of that name. Sockets that it has accepted have the same name.
 fn find_listener(path: &str) -> Option<RawFd> {
     let listens = |number: &RawFd| {
-        getsockname::<UnixAddr>(*number).is_ok_and(|name| name.path() == Some(Path::new(path)))
+        let named = getsockname::<UnixAddr>(*number).is_ok_and(|name| name.path() == Some(Path::new(path)));
+        // SAFETY: the kernel has just known the number; it says so if it is another's by now.
+        named && getsockopt(&unsafe { BorrowedFd::borrow_raw(*number) }, sockopt::AcceptConn) == Ok(true)
     };
     (0..MOST_DESCRIPTORS).find(listens)
 }
@@ -214,9 +216,11 @@ impl Drop for Entry {
     }
 }
 
-/// Removes a server's folder, by calls that take no descriptor.
+/// Removes a server's folder, by calls that take no descriptor. Where the file is gone, another thread is removing the
+/// folder, which the end of the process may cut off before it is done.
 fn remove(path: &str) {
-    if fs::remove_file(path).is_ok() {
+    let removed = fs::remove_file(path);
+    if removed.is_ok() || removed.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         let _none = fs::remove_file(door::path_beside(path));
         let _left = Path::new(path).parent().map(fs::remove_dir);
     }

@@ -581,8 +581,8 @@ impl Gateway {
         let began = Instant::now();
         let mut news = News::default();
         news.note(&activity::Answered { seq, first, parts: &answered.parts });
-        let bytes = answered.parts.iter().map(|part| done(part).1).sum::<u64>();
-        let items = answered.parts.iter().map(|part| done(part).0).sum::<u64>();
+        let mut bytes = answered.parts.iter().map(|part| done(part).1).sum::<u64>();
+        let mut items = answered.parts.iter().map(|part| done(part).0).sum::<u64>();
         let (cpu, cut) = (answered.cpu.min(grant.work.cpu), answered.cut);
         let mut body = encode(answered);
         let cost = |bytes: usize| price::cost(&self.config.prices, Limit { cpu, bytes: bytes as u64 });
@@ -618,6 +618,8 @@ impl Gateway {
         if let Some(problem) = unpaid {
             status = problem.status;
             body = serde_json::to_vec(&problem).unwrap_or_default();
+            // The client gets none of it.
+            (bytes, items) = (0, 0);
             charge = cost(body.len()).min(grant.hold);
         } else {
             Answer::set_charge(&mut body, charge);

@@ -56,7 +56,7 @@ fn waiting(source: &str, functions: &[&str]) -> Vec<usize> {
             .map(|(at, found)| at + found.len()..closed(text, at + found.len(), ['(', ')']))
     });
     let bodies = functions.iter().map(|name| {
-        let begin = text.find(&format!("fn {name}")).expect("the function is in its file");
+        let begin = text.find(&format!("fn {name}(")).expect("the function is in its file");
         let brace = begin + text[begin..].find('{').expect("a body") + 1;
         begin..closed(text, brace, ['{', '}'])
     });
@@ -65,7 +65,13 @@ fn waiting(source: &str, functions: &[&str]) -> Vec<usize> {
     let mut names: Vec<String> = functions.iter().map(|name| format!("{name}(")).collect();
     spans.extend(bodies);
     names.extend(WAIT.map(str::to_owned));
+    let whole_word = |at: &usize| {
+        let before = &text[..*at];
+        let in_word = before.ends_with(|sign: char| sign.is_alphanumeric() || sign == '_');
+        (!in_word || text[*at..].starts_with('.')) && !before.ends_with("tokio::")
+    };
     let calls = names.iter().flat_map(|call| text.match_indices(call.as_str()).map(|(at, _)| at));
+    let calls = calls.filter(whole_word);
     let line = |at: usize| text[..at].rfind('\n').map_or(0, |end| end + 1);
     calls
         .filter(|at| !spans.iter().any(|span| span.contains(at)))

@@ -318,16 +318,22 @@ fn gateways_and_commands_with_another_key_are_refused_in_words() {
     server.json(&["account", "create", "a"]);
     let folder = tempfile::tempdir().expect("a folder");
     let data = folder.path().to_str().expect("text");
-    for command in [
-        &["serve", "--insecure-no-sandbox", "--listen", "127.0.0.1:0", "--data", data][..],
-        &["token", "create", "a", "--data", data],
-    ] {
-        let url = server.database().expect("it is a server's");
-        let output = crate::server::fastmap().args(command).env("FASTMAP_DATABASE", url).output();
-        let output = output.expect("the command can be started");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success() && said.contains("another service.key"), "{said}");
-    }
+    let refused = |words: &str| {
+        for command in [
+            &["serve", "--insecure-no-sandbox", "--listen", "127.0.0.1:0", "--data", data][..],
+            &["token", "create", "a", "--data", data],
+        ] {
+            let url = server.database().expect("it is a server's");
+            let output = crate::server::fastmap().args(command).env("FASTMAP_DATABASE", url).output();
+            let output = output.expect("the command can be started");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success() && said.contains(words), "{said}");
+        }
+    };
+    refused("service.key is not there");
+    let other = Server::start_on_postgres(&[]);
+    std::fs::copy(other.data().join("service.key"), folder.path().join("service.key")).expect("a key");
+    refused("another service.key");
     // Named, it is good from anywhere.
     let key = server.data().join("service.key");
     let made = crate::server::fastmap()
