@@ -4,8 +4,9 @@
 //!
 //! A service has one group, beneath it one for each account that has runs, one for each run in that, and one
 //! for each worker in that. The kernel shares CPU time among siblings: accounts get equal shares, however
-//! many workers each has. The service's group is locked as long as the service lives. A group without a lock
-//! is a dead service's: the next service ends what is in it and removes it.
+//! many workers each has, and those behind their share run first (`shares`). The service's group is locked as
+//! long as the service lives. A group without a lock is a dead service's: the next service ends what is in it
+//! and removes it.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -23,6 +24,7 @@ use nix::sys::sysinfo::sysinfo;
 use nix::unistd::Pid;
 
 use super::owner::{Lock, lock};
+use super::shares::{FAVOR, LOOK, Shares};
 use super::{Limits, Refusal, Usage};
 use crate::memory_group::{MemoryGroup, field, place};
 
@@ -49,8 +51,15 @@ enum Trees {
 #[derive(Clone, Debug)]
 pub(crate) struct Cgroups {
     service: Arc<Group>,
-    /// Accounts that have runs.
-    accounts: Arc<Mutex<HashMap<i64, Weak<Group>>>>,
+    accounts: Arc<Mutex<Accounts>>,
+}
+
+/// Accounts that have runs.
+#[derive(Debug, Default)]
+struct Accounts {
+    groups: HashMap<i64, Weak<Group>>,
+    /// A thread looks at their shares of the CPUs. It ends when there are none.
+    balanced: bool,
 }
 
 impl Cgroups {
@@ -111,8 +120,8 @@ impl Cgroups {
     /// all that is beneath it are dropped, and the account's with its last run's.
     pub(crate) fn run(&self, account: i64, memory: u64) -> io::Result<Arc<Group>> {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        accounts.retain(|_, group| group.strong_count() > 0);
-        let above = match accounts.get(&account).and_then(Weak::upgrade) {
+        accounts.groups.retain(|_, group| group.strong_count() > 0);
+        let above = match accounts.groups.get(&account).and_then(Weak::upgrade) {
             Some(group) => group,
             None => {
                 // Its last one may be on its way out.
@@ -120,10 +129,16 @@ impl Cgroups {
                 group.bound(memory)?;
                 group.hand_down()?;
                 let group = Arc::new(group);
-                accounts.insert(account, Arc::downgrade(&group));
+                accounts.groups.insert(account, Arc::downgrade(&group));
                 group
             }
         };
+        if !accounts.balanced {
+            let shared = Arc::clone(&self.accounts);
+            let thread = std::thread::Builder::new().name("fastmap-shares".to_owned());
+            // Without it accounts have equal weights.
+            accounts.balanced = thread.spawn(move || balance(&shared)).is_ok();
+        }
         drop(accounts);
         let run = Group::beneath(&above, "run")?;
         run.hand_down()?;
@@ -150,6 +165,34 @@ impl Cgroups {
             }
         }
         Ok(group)
+    }
+}
+
+/// Weighs accounts by what they have used of late, for as long as any has runs.
+fn balance(accounts: &Mutex<Accounts>) {
+    let mut shares = Shares::default();
+    let mut last = Instant::now();
+    loop {
+        std::thread::sleep(LOOK);
+        let groups: Vec<(i64, Arc<Group>)> = {
+            let mut accounts = accounts.lock().unwrap_or_else(PoisonError::into_inner);
+            let there =
+                accounts.groups.iter().filter_map(|(account, group)| Some((*account, group.upgrade()?)));
+            let there: Vec<_> = there.collect();
+            accounts.balanced = !there.is_empty();
+            there
+        };
+        if groups.is_empty() {
+            return;
+        }
+        let used: Vec<_> = groups.iter().map(|(account, group)| (*account, group.cpu())).collect();
+        let now = Instant::now();
+        for (account, favored) in shares.look(now - last, &used) {
+            if let Some((_, group)) = groups.iter().find(|(there, _)| *there == account) {
+                let _kept_as_it_was = group.favor(favored);
+            }
+        }
+        last = now;
     }
 }
 
@@ -336,6 +379,20 @@ impl Group {
                 set(&cpu.join(&self.name), "cpu.shares", &(1024 * processors).min(262_144).to_string())
             }
         }
+    }
+
+    /// Makes it one of an account that is behind its share, or of one that is not: the kernel runs the latter when none of the
+    /// former wants to run. A kernel before 5.15 weighs them instead.
+    fn favor(&self, favored: bool) -> io::Result<()> {
+        let (root, file, weight) = match &*self.trees {
+            Trees::V2(root) => (root, "cpu.weight", 100),
+            Trees::V1 { cpu, .. } => (cpu, "cpu.shares", 1024),
+        };
+        let at = root.join(&self.name);
+        if at.join("cpu.idle").exists() {
+            return set(&at, "cpu.idle", if favored { "0" } else { "1" });
+        }
+        set(&at, file, &(if favored { weight * FAVOR } else { weight }).to_string())
     }
 
     /// Bounds the memory of all that is in it and beneath it.

@@ -17,6 +17,7 @@ pub mod probes;
 mod program;
 mod scratch;
 mod selftest;
+mod shares;
 mod shown;
 mod users;
 

@@ -1,18 +1,18 @@
 //! One attack for each kind of harm that an account, an uploaded program or a stranger was seen to do. Each is a bounded
 //! loop over loopback against the suite's own service; the suite runs it again and again until it stops.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use fastmap_backends::cloud::{BatchBody, FunctionName, OpenRun, RunOpened, digest};
-use nix::libc;
 use serde_json::{Value, json};
 
 use crate::client::{Client, Reply, Wrong, nonce, to_json};
+use crate::service::Group;
 
 /// An attacker waits this long for an answer, and then goes on without it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -21,41 +21,98 @@ const TURN: Duration = Duration::from_secs(8);
 
 /// An attack: one turn of it.
 pub(crate) struct Attack {
+    pub(crate) name: &'static str,
     pub(crate) run: fn(&Hostile, &AtomicBool),
 }
 
 /// All of them.
 pub(crate) const ATTACKS: [Attack; 24] = [
-    Attack { run: greetings_with_too_many_descriptors },
-    Attack { run: unfinished_frames },
-    Attack { run: answers_beyond_their_credit },
-    Attack { run: long_refusals },
-    Attack { run: answers_that_are_not_read },
-    Attack { run: acknowledgements_of_unknown_batches },
-    Attack { run: uploads_of_one_byte },
-    Attack { run: threads_without_batches },
-    Attack { run: work_before_the_handshake },
-    Attack { run: batches_cancelled_after_their_lines },
-    Attack { run: spinners },
-    Attack { run: forged_log_records },
-    Attack { run: announced_bodies },
-    Attack { run: long_polls },
-    Attack { run: answers_to_no_batch },
-    Attack { run: long_failures },
-    Attack { run: long_names },
-    Attack { run: runs_without_batches },
-    Attack { run: event_streams },
-    Attack { run: bombs },
-    Attack { run: floods_of_lines },
-    Attack { run: unfinished_heads },
-    Attack { run: idle_connections },
-    Attack { run: unsigned_requests },
+    Attack { name: "greetings with too many descriptors", run: greetings_with_too_many_descriptors },
+    Attack { name: "unfinished frames", run: unfinished_frames },
+    Attack { name: "answers beyond their credit", run: answers_beyond_their_credit },
+    Attack { name: "long refusals", run: long_refusals },
+    Attack { name: "answers that are not read", run: answers_that_are_not_read },
+    Attack { name: "acknowledgements of unknown batches", run: acknowledgements_of_unknown_batches },
+    Attack { name: "uploads of one byte", run: uploads_of_one_byte },
+    Attack { name: "threads without batches", run: threads_without_batches },
+    Attack { name: "work before the handshake", run: work_before_the_handshake },
+    Attack { name: "batches cancelled after their lines", run: batches_cancelled_after_their_lines },
+    Attack { name: "spinners", run: spinners },
+    Attack { name: "forged log records", run: forged_log_records },
+    Attack { name: "announced bodies", run: announced_bodies },
+    Attack { name: "long polls", run: long_polls },
+    Attack { name: "answers to no batch", run: answers_to_no_batch },
+    Attack { name: "long failures", run: long_failures },
+    Attack { name: "long names", run: long_names },
+    Attack { name: "runs without batches", run: runs_without_batches },
+    Attack { name: "event streams", run: event_streams },
+    Attack { name: "bombs", run: bombs },
+    Attack { name: "floods of lines", run: floods_of_lines },
+    Attack { name: "unfinished heads", run: unfinished_heads },
+    Attack { name: "idle connections", run: idle_connections },
+    Attack { name: "unsigned requests", run: unsigned_requests },
 ];
 
-/// Lets everybody else run first: strangers' clients are other machines, whose CPU time is not the service's.
-pub(crate) fn yield_to_others() {
-    // SAFETY: a system call on the calling thread's own priority.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, libc::gettid() as libc::id_t, 19) };
+/// Set for a process that is to attack: the name of one attack, or nothing for all of them.
+pub(crate) const ROLE: &str = "FASTMAP_ATTACK_ROLE";
+
+/// The attackers' process, in a group of its own. Dropping it ends it.
+pub(crate) struct Attackers {
+    process: Child,
+    _group: Group,
+}
+
+impl Attackers {
+    /// Starts the attack of that name, or all, by these accounts.
+    pub(crate) fn start(group: &Group, accounts: &[Hostile], name: Option<&str>) -> Attackers {
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command.env(ROLE, name.unwrap_or_default()).stdin(Stdio::piped()).stdout(Stdio::null());
+        let process = command.spawn().expect("this program can be started");
+        let group = group.put_last(process.id());
+        let mut order = process.stdin.as_ref().expect("it is piped");
+        for Hostile { client, .. } in accounts {
+            writeln!(order, "{} {}", client.url, client.secret.reveal()).expect("it reads");
+        }
+        writeln!(order).expect("it reads");
+        Attackers { process, _group: group }
+    }
+}
+
+impl Drop for Attackers {
+    fn drop(&mut self) {
+        // It would end with its standard input, too, once each attack has come to the end of its turn.
+        let _gone = self.process.kill();
+        let _gone = self.process.wait();
+    }
+}
+
+/// In a process that was started to attack: does so until its standard input ends.
+pub(crate) fn was_started_to_attack() -> bool {
+    let Ok(name) = std::env::var(ROLE) else { return false };
+    let mut input = BufReader::new(std::io::stdin());
+    let mut accounts = Vec::new();
+    loop {
+        let mut line = String::new();
+        input.read_line(&mut line).expect("text");
+        let Some((url, secret)) = line.trim().split_once(' ') else { break };
+        accounts.push(Hostile::new(Client::new(url, secret.parse().expect("a secret"))));
+    }
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let attacks = ATTACKS.iter().filter(|attack| name.is_empty() || attack.name == name);
+        for (number, attack) in attacks.enumerate() {
+            let (hostile, stop) = (&accounts[number % accounts.len()], &stop);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    (attack.run)(hostile, stop);
+                    pause(stop, Duration::from_millis(20));
+                }
+            });
+        }
+        let _end = input.read_line(&mut String::new());
+        stop.store(true, Ordering::Relaxed);
+    });
+    true
 }
 
 /// Waits, but no longer than until the suite stops.

@@ -2,6 +2,9 @@
 //! tenant works. `attacks` holds one attack for each kind of harm that was seen, `honest` measures the tenant, `service`
 //! reads from the kernel what the service and its jails use. The short form runs with the other tests; `scripts/attack` runs
 //! the long one, whose bounds on the honest tenant's speed hold on a machine that does nothing else.
+//!
+//! The attackers are a process of their own (this program again, see [`attacks::ROLE`]) to which the kernel gives little, because
+//! strangers' machines take neither CPU time nor locks of the honest tenant's.
 
 #[allow(dead_code, reason = "shared with the service's other tests")]
 #[path = "../service/client.rs"]
@@ -14,11 +17,9 @@ mod attacks;
 mod honest;
 mod service;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use attacks::{ATTACKS, Hostile};
+use attacks::{ATTACKS, Attackers, Hostile};
 use honest::Honest;
 use service::{Billed, Group, Sample};
 
@@ -33,8 +34,8 @@ const MEMORY: u64 = 512 << 20;
 /// CPU time of a run that the service does not bill (docs/security.md).
 const FREE: Duration = Duration::from_secs(1);
 
-/// The tests of this file measure a machine's load: one at a time.
-static ALONE: Mutex<()> = Mutex::new(());
+/// How long the long form looks at each attack by itself.
+const EACH: Duration = Duration::from_secs(5);
 
 /// A number from the environment: how `scripts/attack` asks for the long form.
 fn number(variable: &str, default: u64) -> u64 {
@@ -43,7 +44,7 @@ fn number(variable: &str, default: u64) -> u64 {
 
 /// A service with jails, where CPU time costs a credit per second and answers cost nothing: what an account has spent is
 /// then the CPU time that it was billed.
-fn serve(folder: &std::path::Path) -> Server {
+fn serve(group: &Group, folder: &std::path::Path) -> Server {
     let options = [
         "--workers",
         "2",
@@ -64,54 +65,63 @@ fn serve(folder: &std::path::Path) -> Server {
         "--log",
         "error",
     ];
-    Server::start_jailed_with(&options, &[("TMPDIR", folder.to_owned())])
+    group.serve(&options, folder)
 }
 
 fn hostile_accounts(server: &Server) -> Vec<Hostile> {
     (0..ACCOUNTS).map(|number| Hostile::new(server.tenant(&format!("hostile-{number}"), CREDITS))).collect()
 }
 
-/// Runs all attacks until `during` returns: each account's share of them, and those that need no account.
-fn under_attack<T>(accounts: &[Hostile], during: impl FnOnce() -> T) -> T {
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for (number, attack) in ATTACKS.iter().enumerate() {
-            let (hostile, stop) = (&accounts[number % accounts.len()], &stop);
-            scope.spawn(move || {
-                attacks::yield_to_others();
-                while !stop.load(Ordering::Relaxed) {
-                    (attack.run)(hostile, stop);
-                    attacks::pause(stop, Duration::from_millis(20));
-                }
-            });
-        }
-        let value = during();
-        stop.store(true, Ordering::Relaxed);
-        value
-    })
+fn main() {
+    if attacks::was_started_to_attack() {
+        return;
+    }
+    // As of any test: words without a dash choose some of them.
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let tests: [(&str, fn()); 2] = [
+        (
+            "an_honest_tenant_works_on_beside_all_attacks_at_once",
+            an_honest_tenant_works_on_beside_all_attacks_at_once,
+        ),
+        (
+            "a_service_that_is_killed_under_attack_leaves_nothing_after_its_next_start",
+            a_service_that_is_killed_under_attack_leaves_nothing_after_its_next_start,
+        ),
+    ];
+    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
+    let mut passed = 0;
+    for (name, test) in tests.into_iter().filter(|(name, _)| wanted(name)) {
+        println!("test {name}");
+        test();
+        passed += 1;
+    }
+    println!("{passed} passed, 0 failed");
 }
 
-#[test]
 fn an_honest_tenant_works_on_beside_all_attacks_at_once() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let seconds = number("FASTMAP_ATTACK_SECONDS", 10);
     let long = seconds >= 60;
     let window = Duration::from_secs(if long { 20 } else { 3 });
     let folder = service::temporary_folder();
     let group = Group::new();
-    let server = serve(folder.path());
-    group.take(server.pid());
+    let server = serve(&group, folder.path());
     let accounts = hostile_accounts(&server);
     let honest = Honest::new(server.tenant("honest", CREDITS));
     let alone = honest.work(window);
     let idle = Sample::of(server.pid(), server.data(), folder.path());
     println!("alone: {alone}\n{idle}");
-    let (beside, most) = under_attack(&accounts, || {
-        // The attacks have begun when the first runs are open.
-        let most = service::watch(server.pid());
-        let beside = honest.work(Duration::from_secs(seconds));
-        (beside, most.stop())
-    });
+    if long {
+        for attack in &ATTACKS {
+            let attackers = Attackers::start(&group, &accounts, Some(attack.name));
+            let one = honest.work(EACH);
+            drop(attackers);
+            println!("beside {}: {one}", attack.name);
+        }
+    }
+    let (attackers, most) = (Attackers::start(&group, &accounts, None), service::watch(server.pid()));
+    let beside = honest.work(Duration::from_secs(seconds));
+    let most = most.stop();
+    drop(attackers);
     println!(
         "beside all attacks, {seconds} s: {beside}\nmost memory: {} MB above idle",
         most.saturating_sub(idle.memory) >> 20
@@ -166,26 +176,22 @@ fn until_level(server: &Server, folder: &std::path::Path, idle: &Sample) -> Samp
     }
 }
 
-#[test]
 fn a_service_that_is_killed_under_attack_leaves_nothing_after_its_next_start() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let kills = number("FASTMAP_ATTACK_KILLS", 3);
     let folder = service::temporary_folder();
     let group = Group::new();
-    let mut server = serve(folder.path());
+    let mut server = serve(&group, folder.path());
     let entries = service::entries(folder.path());
-    group.take(server.pid());
     let accounts = hostile_accounts(&server);
     let honest = Honest::new(server.tenant("honest", CREDITS));
     for kill in 0..kills {
-        under_attack(&accounts, || {
-            // Different moments of the attacks, the same in each run of the suite.
-            let answered = honest.work(Duration::from_millis(300 + 377 * kill % 1500));
-            assert!(kill > 0 || answered.batches > 0, "the honest tenant works before the first kill");
-            server.kill();
-        });
+        let attackers = Attackers::start(&group, &accounts, None);
+        // Different moments of the attacks, the same in each run of the suite.
+        let answered = honest.work(Duration::from_millis(300 + 377 * kill % 1500));
+        assert!(kill > 0 || answered.batches > 0, "the honest tenant works before the first kill");
+        server.kill();
+        drop(attackers);
         server.restart();
-        group.take(server.pid());
     }
     for hostile in &accounts {
         hostile.end_all_runs();

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::server::Server;
+use crate::server::{FASTMAP, Server};
 
 /// Slack of the comparisons with the idle service.
 const DESCRIPTORS: usize = 16;
@@ -182,11 +182,29 @@ impl Group {
         Group { folders }
     }
 
-    /// Moves a service into the group; the groups of its jails are made below.
-    pub(crate) fn take(&self, pid: i32) {
-        for folder in &self.folders {
+    /// Starts a service with jails in the group; the groups of its jails are made below. Its temporary files are in `folder`.
+    pub(crate) fn serve(&self, options: &[&str], folder: &Path) -> Server {
+        let program = folder.join("serve");
+        let doors: Vec<String> =
+            self.folders.iter().map(|folder| format!("echo $$ >{}/cgroup.procs", folder.display())).collect();
+        let script = format!("#!/bin/sh\nset -e\n{}\nexec {FASTMAP} \"$@\"\n", doors.join("\n"));
+        fs::write(&program, script).expect("the folder is ours");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).expect("it is ours");
+        Server::start_jailed_as(&program, options, &[("TMPDIR", folder.to_owned())])
+    }
+
+    /// Moves a process into a group of its own beside this one, which the kernel gives little while others want to run.
+    pub(crate) fn put_last(&self, pid: u32) -> Group {
+        let group = Group::new();
+        for folder in &group.folders {
+            for (file, least) in [("cpu.shares", "64"), ("cpu.weight", "6")] {
+                if folder.join(file).exists() {
+                    fs::write(folder.join(file), least).expect("root may");
+                }
+            }
             fs::write(folder.join("cgroup.procs"), pid.to_string()).expect("root may");
         }
+        group
     }
 
     /// CPU time of all that is or was in it.

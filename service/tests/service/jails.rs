@@ -71,7 +71,7 @@ fn a_service_below_closed_folders_jails_programs() {
     fs::hard_link(FASTMAP, &program).or_else(|_| fs::copy(FASTMAP, &program).map(drop)).expect("room");
     let temporary = closed.path().join("temporary");
     fs::create_dir(&temporary).expect("room");
-    let server = Server::start_jailed_as(&program, &[("TMPDIR", temporary)]);
+    let server = Server::start_jailed_as(&program, &[], &[("TMPDIR", temporary)]);
     let client = server.tenant("a", "1000");
     let run = client.run();
     assert_eq!(results(&client.batch(&run, 0, &["eone"]), 1), [b"one"]);
@@ -91,7 +91,7 @@ fn a_service_that_may_mount_nothing_jails_programs_that_it_lays_out() {
     );
     fs::write(&program, script).expect("room");
     fs::set_permissions(&program, Permissions::from_mode(0o700)).expect("it is ours");
-    let server = Server::start_jailed_as(&program, &[("TMPDIR", temporary.path().to_owned())]);
+    let server = Server::start_jailed_as(&program, &[], &[("TMPDIR", temporary.path().to_owned())]);
     let client = server.tenant("a", "1000");
     let run = client.run();
     assert_eq!(results(&client.batch(&run, 0, &["eone"]), 1), [b"one"]);
@@ -101,7 +101,7 @@ fn a_service_that_may_mount_nothing_jails_programs_that_it_lays_out() {
 #[test]
 fn no_other_user_of_the_machine_reads_an_uploaded_program() {
     let temporary = folder(0o755);
-    let server = Server::start_jailed_as(Path::new(FASTMAP), &[("TMPDIR", temporary.path().to_owned())]);
+    let server = Server::start_jailed_as(Path::new(FASTMAP), &[], &[("TMPDIR", temporary.path().to_owned())]);
     let client = server.tenant("a", "1000");
     let run = client.run();
     results(&client.batch(&run, 0, &["e"]), 1);
@@ -145,7 +145,7 @@ fn nothing_of_a_service_that_was_killed_is_left_when_the_next_one_has_started() 
         fs::read_dir(temporary.path()).expect("it is ours").flatten().map(|entry| entry.path()).collect()
     };
     let variables = [("TMPDIR", temporary.path().to_owned())];
-    let mut server = Server::start_jailed_as(Path::new(FASTMAP), &variables);
+    let mut server = Server::start_jailed_as(Path::new(FASTMAP), &[], &variables);
     let client = server.tenant("a", "1000");
     let executable = client.upload_worker();
     let mut left = Vec::new();

@@ -81,16 +81,15 @@ impl Server {
     }
 
     /// The same with another copy of the service's program, and with these variables set.
-    pub(crate) fn start_jailed_as(program: &Path, variables: &[(&'static str, PathBuf)]) -> Server {
-        let mut server = Server::new(&[], true, variables);
-        program.clone_into(&mut server.program);
+    pub(crate) fn start_jailed_as(
+        program: &Path,
+        options: &[&str],
+        variables: &[(&'static str, PathBuf)],
+    ) -> Server {
+        let mut server = Server::new(options, true, variables);
+        server.program = program.to_owned();
         server.restart();
         server
-    }
-
-    /// With jails, these options and these variables.
-    pub(crate) fn start_jailed_with(options: &[&str], variables: &[(&'static str, PathBuf)]) -> Server {
-        Server::start_as(options, true, variables)
     }
 
     fn start_as(options: &[&str], jailed: bool, variables: &[(&'static str, PathBuf)]) -> Server {
