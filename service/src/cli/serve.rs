@@ -82,18 +82,7 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
         (Some(nats), _) => (Arc::new(sender(&args, &nats, &roster, &events).await?), None),
         (None, launch) => {
             let dispatch = Arc::new(Embedded::new(config.slots(), AGENT_LEASE));
-            let agent = launch.map(|launch| Agent {
-                name: "in this service".to_owned(),
-                machine: String::new(),
-                lessor: Arc::clone(&dispatch) as Arc<dyn Lessor>,
-                launch,
-                events: events.clone(),
-                workers: config.workers,
-                places: PLACES,
-                grace: LAST,
-                hurry: Arc::default(),
-                roster: roster.clone(),
-            });
+            let agent = launch.map(|launch| agent_inside(launch, &dispatch, &config, &events, &roster));
             (dispatch, agent)
         }
     };
@@ -148,6 +137,28 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
     folding.abort();
     tracing::info!("stopped");
     failed
+}
+
+/// The agent of a service that works itself.
+fn agent_inside(
+    launch: Arc<dyn Launch>,
+    dispatch: &Arc<Embedded>,
+    config: &Config,
+    events: &Events,
+    roster: &Roster,
+) -> Agent {
+    Agent {
+        name: "in this service".to_owned(),
+        machine: String::new(),
+        lessor: Arc::clone(dispatch) as Arc<dyn Lessor>,
+        launch,
+        events: events.clone(),
+        workers: config.workers,
+        places: PLACES,
+        grace: LAST,
+        hurry: Arc::default(),
+        roster: roster.clone(),
+    }
 }
 
 /// The way to agents elsewhere.

@@ -64,11 +64,11 @@ pub(crate) struct Attackers {
 
 impl Attackers {
     /// Starts the attack of that name, or all, by these accounts.
-    pub(crate) fn start(group: &Group, accounts: &[Hostile], name: Option<&str>) -> Attackers {
+    pub(crate) fn start(accounts: &[Hostile], name: Option<&str>) -> Attackers {
         let mut command = Command::new(std::env::current_exe().expect("this program"));
         command.env(ROLE, name.unwrap_or_default()).stdin(Stdio::piped()).stdout(Stdio::null());
         let process = command.spawn().expect("this program can be started");
-        let group = group.put_last(process.id());
+        let group = Group::put_last(process.id());
         let mut order = process.stdin.as_ref().expect("it is piped");
         for Hostile { client, .. } in accounts {
             writeln!(order, "{} {}", client.url, client.secret.reveal()).expect("it reads");
@@ -359,7 +359,9 @@ fn spinners(hostile: &Hostile, stop: &AtomicBool) {
         }
     });
     pause(stop, Duration::from_secs(1));
-    runs.iter().for_each(|run| hostile.end(run));
+    for run in &runs {
+        hostile.end(run);
+    }
 }
 
 fn forged_log_records(hostile: &Hostile, _stop: &AtomicBool) {

@@ -193,8 +193,8 @@ impl Group {
         Server::start_jailed_as(&program, options, &[("TMPDIR", folder.to_owned())])
     }
 
-    /// Moves a process into a group of its own beside this one, which the kernel gives little while others want to run.
-    pub(crate) fn put_last(&self, pid: u32) -> Group {
+    /// Moves a process into a group of its own, to which the kernel gives little while others want to run.
+    pub(crate) fn put_last(pid: u32) -> Group {
         let group = Group::new();
         for folder in &group.folders {
             for (file, least) in [("cpu.shares", "64"), ("cpu.weight", "6")] {

@@ -87,7 +87,7 @@ impl Server {
         variables: &[(&'static str, PathBuf)],
     ) -> Server {
         let mut server = Server::new(options, true, variables);
-        server.program = program.to_owned();
+        program.clone_into(&mut server.program);
         server.restart();
         server
     }
