@@ -171,9 +171,9 @@ impl Cgroups {
 /// Weighs accounts by what they have used of late, for as long as any has runs.
 fn balance(accounts: &Mutex<Accounts>) {
     let mut shares = Shares::default();
-    let mut last = Instant::now();
+    let (mut last, mut pause) = (Instant::now(), LOOK);
     loop {
-        std::thread::sleep(LOOK);
+        std::thread::sleep(pause);
         let groups: Vec<(i64, Arc<Group>)> = {
             let mut accounts = accounts.lock().unwrap_or_else(PoisonError::into_inner);
             let there =
@@ -185,6 +185,8 @@ fn balance(accounts: &Mutex<Accounts>) {
         if groups.is_empty() {
             return;
         }
+        // One file is read for each, some microseconds: of a core it takes a hundredth, however many they are.
+        pause = LOOK.max(Duration::from_micros(500) * u32::try_from(groups.len()).unwrap_or(u32::MAX));
         let used: Vec<_> = groups.iter().map(|(account, group)| (*account, group.cpu())).collect();
         let now = Instant::now();
         for (account, favored) in shares.look(now - last, &used) {

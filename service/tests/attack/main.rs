@@ -197,9 +197,7 @@ fn a_service_that_is_killed_under_attack_leaves_nothing_after_its_next_start() {
         hostile.end_all_runs();
     }
     until("no process of a killed service is left", || (group.jailed(server.pid()) == 0).then_some(()));
-    until("no group of a killed service is left", || {
-        (group.groups_of_others(server.pid()).is_empty()).then_some(())
-    });
+    until("no group but the service's is left", || (group.names().len() == 1).then_some(()));
     until("no folder of a killed service is left", || {
         (service::entries(folder.path()) <= entries).then_some(())
     });

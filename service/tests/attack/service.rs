@@ -229,11 +229,16 @@ impl Group {
         all.into_iter().filter(|pid| *pid != service).count()
     }
 
-    /// Groups of jails below it that are not of this service.
-    pub(crate) fn groups_of_others(&self, service: i32) -> Vec<PathBuf> {
-        let own = format!("-{service}");
-        let below = self.folders.iter().flat_map(|folder| folders_below(folder));
-        below.filter(|path| !path.to_string_lossy().contains(&own)).collect()
+    /// Names of the groups below it: one of the living service, and those of its jails.
+    pub(crate) fn names(&self) -> Vec<PathBuf> {
+        let below = |folder: &PathBuf| {
+            let relative = |path: PathBuf| path.strip_prefix(folder).expect("it is below").to_owned();
+            folders_below(folder).into_iter().map(relative).collect::<Vec<_>>()
+        };
+        let mut names: Vec<PathBuf> = self.folders.iter().flat_map(below).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 }
 
