@@ -1,7 +1,7 @@
 //! Decides which accounts' jails the kernel runs first: those that have used less than half an equal share of late. Equal
 //! weights alone give each account its share, but an account that computes now and then waits for a turn of each one that
-//! computes without end: beside all attacks of `scripts/attack` a tenant of small batches kept 0.12 of its throughput on 2
-//! cores (Linux 6.18, 2026-11-30), and 0.29 with those marked idle that are not behind their share. Called by `cgroup`.
+//! computes without end: beside all attacks of `scripts/attack` a tenant of small batches kept 0.06 to 0.13 of its throughput on 2
+//! cores (Linux 6.18, 2026-11-30), and about 0.3 with those marked idle that are not behind their share. Called by `cgroup`.
 
 use std::collections::HashMap;
 use std::time::Duration;
