@@ -325,7 +325,7 @@ struct Taking<'a> {
 }
 
 /// Bytes that are taken for a body at once, at least, where it is said to have them.
-const STEP: usize = 64 << 10;
+const STEP: usize = 256 << 10;
 
 async fn read_body(body: &mut Body, taking: Taking<'_>, held: &mut Held) -> Result<Bytes, Refusal> {
     let Taking { length, most, stall, wanted } = taking;

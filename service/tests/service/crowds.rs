@@ -161,11 +161,11 @@ fn long_polls_of_one_account_do_not_refuse_each_other() {
 }
 
 #[test]
-fn a_long_head_is_refused_when_it_has_32_kilobytes() {
+fn a_long_head_is_refused_when_it_has_80_kilobytes() {
     let server = Server::start(&[]);
     let mut stream = connect(&server);
     let mut head = b"GET /healthz HTTP/1.1\r\nhost: a\r\nlong: ".to_vec();
-    head.resize(32 << 10, b'x');
+    head.resize(80 << 10, b'x');
     stream.write_all(&head).expect("it reads");
     assert_eq!(status(&mut stream), "431");
 }

@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::signal::{SigHandler, Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::{LIMIT, until};
@@ -63,10 +63,24 @@ pub struct Ended {
     pub stderr: String,
 }
 
+/// Makes the signals of a terminal end the program, as they do in a user's shell: tests that run under `nohup`, or in a
+/// script's background, hand down that they are ignored.
+fn default_signals() -> std::io::Result<()> {
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+        // SAFETY: the default action is no code of this process.
+        unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }?;
+    }
+    Ok(())
+}
+
 impl Running {
     /// Starts a program.
     pub fn start(command: &mut Command) -> Running {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        // SAFETY: between fork and exec it calls the kernel alone, by a function that is safe to call there.
+        unsafe {
+            command.pre_exec(default_signals);
+        }
         let begun = Instant::now();
         let mut child = loop {
             match command.spawn() {
