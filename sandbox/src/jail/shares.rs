@@ -44,7 +44,9 @@ impl Shares {
         let equal = sum / f64::from(number.max(1));
         let mut changed = Vec::new();
         for (account, share) in &mut self.0 {
-            let favored = share.rate <= ASLEEP || share.rate < equal / 2.0;
+            // An account that computes alone keeps the favor: the kernel places threads of the service on CPUs that run an idle
+            // group, and they wait there for its jails.
+            let favored = number < 2 || share.rate <= ASLEEP || share.rate < equal / 2.0;
             if favored != share.favored {
                 share.favored = favored;
                 changed.push((*account, favored));
@@ -78,6 +80,20 @@ mod tests {
         // It computes as much as the others, and then more.
         assert!(!looks(&mut shares, 100, [30, 30, 40])[2]);
         assert_eq!(looks(&mut shares, 100, [45, 45, 0]), [false, false, true]);
+    }
+
+    #[test]
+    fn an_account_that_computes_alone_keeps_the_favor() {
+        let mut shares = Shares::default();
+        let mut used = Duration::ZERO;
+        for look in 0..100 {
+            let changed = shares.look(LOOK, &[(1, used), (2, Duration::ZERO)]);
+            let wanted = if look == 0 { vec![(1, true), (2, true)] } else { Vec::new() };
+            let mut changed: Vec<_> = changed.into_iter().collect();
+            changed.sort_unstable();
+            assert_eq!(changed, wanted);
+            used += 2 * LOOK;
+        }
     }
 
     #[test]
