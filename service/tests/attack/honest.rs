@@ -5,6 +5,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::libc;
+
 use crate::client::{Client, Wrong, batch};
 
 /// Requests that it has under way.
