@@ -41,12 +41,10 @@ pub(crate) const REFUSED: &[&[Call]] = &[
     },
     // Changes to files, and ways to them that Landlock does not watch.
     calls! {
-        SYS_truncate(0) SYS_mkdirat(1) SYS_mknodat(1) SYS_unlinkat(1) SYS_symlinkat(0) SYS_linkat(1) SYS_renameat2(1)
-        SYS_fchmod SYS_fchmodat(1) SYS_fchown SYS_fchownat(1) SYS_utimensat(1)
+        SYS_mknodat(1) SYS_symlinkat(0) SYS_fchown SYS_fchownat(1)
         SYS_setxattr(0) SYS_lsetxattr(0) SYS_fsetxattr SYS_removexattr(0) SYS_lremovexattr(0) SYS_fremovexattr
         SYS_inotify_add_watch(1) SYS_fanotify_init SYS_fanotify_mark SYS_name_to_handle_at(1)
         SYS_open_by_handle_at SYS_chroot(0) SYS_acct(0) SYS_quotactl SYS_lookup_dcookie
-        SYS_renameat(1)
     },
     // The same numbers on all machines; too new for some versions of libc.
     &[
@@ -83,8 +81,7 @@ pub(crate) const REFUSED: &[&[Call]] = &[
 /// Only on this kind of machine.
 #[cfg(target_arch = "x86_64")]
 const MACHINE: &[Call] = calls! {
-    SYS_creat(0) SYS_mkdir(0) SYS_rmdir(0) SYS_mknod(0) SYS_unlink(0) SYS_symlink(0) SYS_link(0) SYS_rename(0)
-    SYS_chmod(0) SYS_chown(0) SYS_lchown(0) SYS_utime(0) SYS_utimes(0) SYS_futimesat(1)
+    SYS_mknod(0) SYS_symlink(0) SYS_chown(0) SYS_lchown(0) SYS_utime(0) SYS_utimes(0) SYS_futimesat(1)
     SYS_kexec_file_load SYS_iopl SYS_ioperm SYS_modify_ldt
 };
 /// Only on this kind of machine.
@@ -96,12 +93,29 @@ pub(crate) const SOMETIMES: &[Call] = calls! {
     SYS_kill SYS_tkill SYS_tgkill SYS_rt_sigqueueinfo SYS_rt_tgsigqueueinfo SYS_prlimit64 SYS_ioctl SYS_fcntl
 };
 
-/// Opening a file: refused for writing; for reading Landlock decides, when the handler asks it.
+/// Opening files, and changing them: decided by `files`, which opens and changes for the function what it may.
+pub(crate) const FILES: &[&[Call]] = &[
+    calls! {
+        SYS_openat(1) SYS_truncate(0) SYS_mkdirat(1) SYS_unlinkat(1) SYS_linkat(1) SYS_renameat(1) SYS_renameat2(1)
+        SYS_fchmod SYS_fchmodat(1) SYS_utimensat(1)
+    },
+    #[cfg(target_arch = "x86_64")]
+    calls! {
+        SYS_open(0) SYS_creat(0) SYS_mkdir(0) SYS_rmdir(0) SYS_unlink(0) SYS_link(0) SYS_rename(0) SYS_chmod(0)
+    },
+];
+
+/// Looking at a file by a path from the working folder or the root: asked of `files` where the worker has files of its
+/// own, for the path may lead to one of these.
+pub(crate) const LOOKING: &[Call] = calls! {
+    SYS_newfstatat(1) SYS_statx(1) SYS_faccessat(1) SYS_faccessat2(1) SYS_readlinkat(1)
+};
+/// The same; only on this kind of machine, and without a folder's descriptor.
 #[cfg(target_arch = "x86_64")]
-pub(crate) const OPENING: &[Call] = calls! { SYS_openat(1) SYS_open(0) };
-/// Opening a file: refused for writing; for reading Landlock decides, when the handler asks it.
+pub(crate) const LOOKING_HERE: &[Call] = calls! { SYS_stat(0) SYS_lstat(0) SYS_access(0) SYS_readlink(0) };
+/// The same; not on this kind of machine.
 #[cfg(target_arch = "aarch64")]
-pub(crate) const OPENING: &[Call] = calls! { SYS_openat(1) };
+pub(crate) const LOOKING_HERE: &[Call] = &[];
 
 /// These start a process, or another program in this one. (`clone` starts threads as well.)
 #[cfg(target_arch = "x86_64")]
@@ -116,7 +130,7 @@ pub(crate) const ABSENT: &[Call] = calls! { SYS_clone3 SYS_openat2 };
 
 /// What a call of that number is called.
 pub(crate) fn find(number: i64) -> Option<&'static Call> {
-    let lists = REFUSED.iter().copied().chain([SOMETIMES, OPENING, PROCESSES]);
+    let lists = REFUSED.iter().chain(FILES).copied().chain([SOMETIMES, PROCESSES]);
     lists.flatten().find(|call| call.number == number)
 }
 
@@ -126,7 +140,8 @@ mod tests {
 
     #[test]
     fn each_call_stands_in_one_list_and_has_its_name() {
-        let lists = REFUSED.iter().copied().chain([SOMETIMES, OPENING, PROCESSES, ABSENT]);
+        let lists = REFUSED.iter().chain(FILES).copied();
+        let lists = lists.chain([SOMETIMES, LOOKING, LOOKING_HERE, PROCESSES, ABSENT]);
         let mut numbers: Vec<i64> = lists.flatten().map(|call| call.number).collect();
         let count = numbers.len();
         numbers.sort_unstable();

@@ -4,8 +4,8 @@
 use std::ffi::{c_int, c_void};
 use std::io;
 
-use crate::refusal;
-use crate::seccomp::{ASKED, WRITING};
+use crate::seccomp::ASKED;
+use crate::{files, refusal};
 
 /// `si_code` of a signal that a filter raised.
 const SYS_SECCOMP: c_int = 1;
@@ -88,39 +88,13 @@ extern "C" fn refuse(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_
 /// What the call returns.
 fn decide(registers: &Registers<'_>) -> i64 {
     let number = registers.call();
-    // Folder, path and flags, where the call opens a file.
-    let here = libc::AT_FDCWD as u64;
-    let opening = match number {
-        libc::SYS_openat => Some((registers.argument(0), registers.argument(1), registers.argument(2), 3)),
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_open => Some((here, registers.argument(0), registers.argument(1), 2)),
-        _ => None,
-    };
-    let Some((folder, path, flags, mode)) = opening else {
-        let path = crate::calls::find(number).and_then(|call| call.path);
-        let path = path.map_or(0, |at| registers.argument(at));
-        note(number, is_path(here, path).then_some(path));
-        return -i64::from(libc::EPERM);
-    };
-    if WRITING.iter().any(|writing| flags as i32 & writing == *writing) {
-        note(number, is_path(folder, path).then_some(path));
-        return -i64::from(libc::EPERM);
+    if let Some(result) = files::decide(number, std::array::from_fn(|at| registers.argument(at))) {
+        return result;
     }
-    // SAFETY: the call that the function made, with the argument by which the filter lets it pass.
-    let opened = unsafe {
-        libc::syscall(libc::SYS_openat, folder, path, flags, registers.argument(mode), 0u64, ASKED)
-    };
-    if opened >= 0 {
-        return opened;
-    }
-    // SAFETY: a location of this thread's own.
-    let why = unsafe { *libc::__errno_location() };
-    // Landlock's refusal, or that of the file's own mode? The latter is nothing to write down.
-    if why == libc::EACCES && may_read(folder, path) {
-        note(number, Some(path));
-        return -i64::from(libc::EPERM);
-    }
-    -i64::from(why)
+    let path = crate::calls::find(number).and_then(|call| call.path);
+    let path = path.map_or(0, |at| registers.argument(at));
+    note(number, is_path(libc::AT_FDCWD as u64, path).then_some(path));
+    -i64::from(libc::EPERM)
 }
 
 /// Writes down a refused call with its path, which the kernel must have read.
@@ -135,14 +109,10 @@ pub(crate) fn is_path(folder: u64, path: u64) -> bool {
     path != 0 && !matches!(access(folder, path, libc::F_OK), libc::EFAULT | libc::ENAMETOOLONG)
 }
 
-fn may_read(folder: u64, path: u64) -> bool {
-    access(folder, path, libc::R_OK) == 0
-}
-
 /// What the kernel says of a path, by a call that Landlock leaves alone: 0, or its error.
 fn access(folder: u64, path: u64, mode: c_int) -> c_int {
     // SAFETY: the kernel says EFAULT where there is no path.
-    match unsafe { libc::syscall(libc::SYS_faccessat, folder, path, mode) } {
+    match unsafe { libc::syscall(libc::SYS_faccessat, folder, path, mode, 0u64, 0u64, ASKED) } {
         0 => 0,
         // SAFETY: a location of this thread's own.
         _ => unsafe { *libc::__errno_location() },

@@ -1,4 +1,5 @@
-//! Files: nothing but reading what a program needs to go on running. Called by `confine`; calls the crate `landlock`.
+//! Files: nothing but reading what a program needs to go on running, which `world` lists, and writing to what `temporary`
+//! has made for this worker alone. Called by `confine`; calls the crate `landlock`.
 
 use std::ffi::{CStr, OsStr, c_int, c_void};
 use std::io;
@@ -6,22 +7,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetStatus, Scope, path_beneath_rules,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, path_beneath_rules,
 };
 
-/// What may be read: the libraries that `dlopen` finds, and time zones. (Locales and the tables of iconv stand in
-/// the library folders.)
-const READABLE: [&str; 8] = [
-    "/lib",
-    "/lib64",
-    "/usr/lib",
-    "/usr/lib64",
-    "/usr/local/lib",
-    "/etc/ld.so.cache",
-    "/usr/share/zoneinfo",
-    "/etc/localtime",
-];
+use crate::{temporary, world};
 
 /// Whether this kernel has it, and has it switched on.
 pub(crate) fn available() -> io::Result<()> {
@@ -44,7 +34,11 @@ pub(crate) fn install() -> io::Result<()> {
     available()?;
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let own = [PathBuf::from("/proc/self/exe")].into_iter().chain(loaded());
-    let paths = own.chain(READABLE.map(PathBuf::from));
+    let paths = own.chain(world::readable());
+    // As a file of any kind may be used, so that a device answers as it does where nothing is confined.
+    let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+    let inside = AccessFs::from_all(ABI::V3) & !(special() | AccessFs::Execute);
+    let inside = temporary::root().map(|root| Ok::<_, RulesetError>(PathBeneath::new(root, inside)));
     // The first version is enough, and later ones add what they have: seccomp refuses what these would (truncating, TCP,
     // signals, abstract sockets) on older kernels as well.
     let status = Ruleset::default()
@@ -54,6 +48,8 @@ pub(crate) fn install() -> io::Result<()> {
         .and_then(|rules| rules.scope(Scope::from_all(ABI::V6)))
         .and_then(Ruleset::create)
         .and_then(|rules| rules.add_rules(path_beneath_rules(paths, read)))
+        .and_then(|rules| rules.add_rules(path_beneath_rules(world::DEVICES, device)))
+        .and_then(|rules| rules.add_rules(inside))
         .and_then(landlock::RulesetCreated::restrict_self)
         .map_err(io::Error::other)?;
     // On a kernel that can't, the library says `Ok` and has done nothing.
@@ -61,6 +57,11 @@ pub(crate) fn install() -> io::Result<()> {
         RulesetStatus::NotEnforced => Err(io::Error::other("it was not enforced")),
         _ => Ok(()),
     }
+}
+
+/// Kinds of files that no temporary folder needs: they lead elsewhere, or to other processes.
+fn special() -> BitFlags<AccessFs> {
+    AccessFs::MakeSym | AccessFs::MakeSock | AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::MakeFifo
 }
 
 /// The libraries that are loaded, wherever they lie: a backtrace reads them again for their symbols.

@@ -11,6 +11,9 @@
 //! Two layers, because neither is enough: Landlock knows nothing of UDP, of sockets that have a path, of `io_uring` or of
 //! administration; seccomp can't tell one file from another.
 //!
+//! `world` lists the files of the machine that are there, confined or jailed; `temporary` makes a worker's own `/tmp`; to
+//! `files` come the calls that name a file.
+//!
 //! `memory_group` reads what the kernel tells of memory that ran out.
 //!
 //! That is for the user's own program, which is kept from mistakes. An executable that a stranger has sent to the
@@ -24,6 +27,7 @@ mod attendant;
 mod calls;
 #[cfg(feature = "jail")]
 pub mod elf;
+mod files;
 mod handler;
 #[cfg(feature = "jail")]
 pub mod jail;
@@ -31,6 +35,8 @@ mod landlock;
 mod memory_group;
 mod refusal;
 mod seccomp;
+mod temporary;
+mod world;
 
 use std::fmt;
 use std::io;
@@ -88,6 +94,8 @@ pub struct Confinement {
     pub holding: Vec<Layer>,
     /// Layers that the kernel lacks.
     pub lacking: Vec<Lack>,
+    /// Why there is no `/tmp` and no `/dev/shm` of this process's own, if there is none: writing there is refused.
+    pub no_temporary_files: Option<io::Error>,
 }
 
 /// The layers that the kernel lacks for this process, found without confining it.
@@ -103,6 +111,8 @@ pub fn landlock_abi() -> Option<u32> {
 
 /// Confines this process, for ever. What is refused goes to `record`, with the number that `running` then holds.
 ///
+/// It then has a `/tmp` and a `/dev/shm` of its own, in memory, and TMPDIR is not set.
+///
 /// To be called once, before the first thread is started: Landlock covers the calling thread and its descendants only.
 /// Descriptors that are open stay usable. The record may lie in memory that another process shares.
 ///
@@ -113,11 +123,17 @@ pub fn confine(
     record: &'static Record,
     running: &'static AtomicU32,
 ) -> Result<Confinement, Lack> {
-    let mut confinement = Confinement { holding: Vec::new(), lacking: Vec::new() };
+    let mut confinement = Confinement { holding: Vec::new(), lacking: Vec::new(), no_temporary_files: None };
     if demand == Demand::Off {
         return Ok(confinement);
     }
     refusal::keep(record, running);
+    // Only where Landlock keeps the function within it.
+    if landlock::available().is_ok()
+        && let Err(why) = temporary::make()
+    {
+        confinement.no_temporary_files = Some(why);
+    }
     // Landlock first: it needs calls that seccomp refuses.
     for (layer, install) in
         [(Layer::Landlock, landlock::install as fn() -> io::Result<()>), (Layer::Seccomp, seccomp::install)]

@@ -16,11 +16,11 @@ use seccompiler::{
     SeccompFilter, SeccompRule, sock_filter,
 };
 
-use crate::calls::{ABSENT, OPENING, PROCESSES, REFUSED, SOMETIMES};
-use crate::{attendant, handler};
+use crate::calls::{ABSENT, FILES, LOOKING, LOOKING_HERE, PROCESSES, REFUSED, SOMETIMES};
+use crate::{attendant, handler, temporary};
 
-/// Stands as sixth argument of `openat`, which has four, where the handler opens for the function: so Landlock is asked, and
-/// its answer is known. No secret: to know it is to be asked by Landlock alone, for reading.
+/// Stands as sixth argument of a call that names a file, none of which has six, where `files` makes it for the function: so
+/// Landlock is asked, and its answer is known. No secret: to know it is to be asked by Landlock alone.
 pub(crate) const ASKED: u64 = 0x6661_7374_6d61_7000;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
@@ -157,20 +157,31 @@ fn processes() -> io::Result<Rules> {
 }
 
 fn by_arguments() -> io::Result<Rules> {
-    let mut rules: Rules = OPENING.iter().map(|call| (call.number, Vec::new())).collect();
-    // Opening for reading only, and only by the handler. On x86-64 `open` comes to it as well, which calls `openat`.
-    let mut of_openat = vec![rule(5, Length::Qword, Is::Ne, ASKED)?];
-    for writing in WRITING {
-        of_openat.push(flag(2, writing)?);
+    let mut rules = Rules::new();
+    let not_asked = || SeccompCondition::new(5, Length::Qword, Is::Ne, ASKED).map_err(io::Error::other);
+    let from_here = || {
+        let here = libc::AT_FDCWD as u32;
+        SeccompCondition::new(0, Length::Dword, Is::Eq, here.into()).map_err(io::Error::other)
+    };
+    let all = |conditions| SeccompRule::new(conditions).map(|rule| vec![rule]).map_err(io::Error::other);
+    for call in FILES.iter().copied().flatten() {
+        rules.insert(call.number, all(vec![not_asked()?])?);
     }
-    rules.insert(libc::SYS_openat, of_openat);
+    if temporary::root().is_some() {
+        for call in LOOKING_HERE {
+            rules.insert(call.number, all(vec![not_asked()?])?);
+        }
+        for call in LOOKING {
+            rules.insert(call.number, all(vec![from_here()?, not_asked()?])?);
+        }
+    }
     for call in SOMETIMES {
         rules.insert(call.number, sometimes(call.number)?);
     }
     Ok(rules)
 }
 
-/// Flags of `openat` that ask for more than reading.
+/// Flags of `openat` that ask for more than reading (with them a file is made, or can be written to).
 pub(crate) const WRITING: [i32; 4] = [libc::O_WRONLY, libc::O_RDWR, libc::O_CREAT, libc::O_TRUNC];
 
 /// With which arguments a call is refused that is allowed with others.

@@ -104,6 +104,7 @@ fn stray() -> std::fs::File {
 #[test]
 fn nothing_gets_out_of_a_jail_that_succeeds_outside() {
     let _stray = stray();
+    let _others = tempfile::NamedTempFile::new_in("/tmp").expect("it can be written to");
     let jailed = jail().attack(&own()).expect("the jail holds");
     assert!(jailed.len() >= 85, "{}", jailed.len());
     let output = Command::new(own()).env(PROBE, "1").stdin(Stdio::null()).output().expect("it starts");
@@ -131,7 +132,7 @@ fn a_process_that_ends_before_it_has_tried_everything_is_no_proof() {
 fn run(code: &str, limits: Limits) -> (io::Result<std::process::Output>, fastmap_sandbox::jail::Usage) {
     let executable = Executable::examine(&own()).expect("it runs here");
     let environment = [("JAILED", code)];
-    let spec = Spec { executable: &executable, environment: &environment, socket: None, limits };
+    let spec = Spec { executable: &executable, environment: &environment, zone: None, socket: None, limits };
     let (mut command, guard) = jail().command(&spec).expect("a group can be made");
     let output = command.stdin(Stdio::null()).output();
     (output, guard.usage())
@@ -241,7 +242,8 @@ impl Tenant {
         let executable = Executable::examine(&own()).expect("it runs here");
         let environment = [(TENANT, does)];
         let limits = Limits { memory, ..Limits::default() };
-        let spec = Spec { executable: &executable, environment: &environment, socket: None, limits };
+        let spec =
+            Spec { executable: &executable, environment: &environment, zone: None, socket: None, limits };
         let (mut command, guard) = jail.command(&spec).expect("a group can be made");
         let child = command.stdin(Stdio::null()).spawn().expect("it can be started");
         Tenant { child, guard }

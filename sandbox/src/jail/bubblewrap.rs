@@ -16,7 +16,7 @@ use nix::sys::resource::{Resource, setrlimit};
 
 use super::filter::Filters;
 use super::shown::{self, Shown};
-use super::{Executable, Limits, Refusal, Spec};
+use super::{Executable, Limits, Refusal, Spec, root};
 use crate::elf::Unfit;
 
 /// The oldest that was tried: it knows `--disable-userns`, and binds by descriptor where Debian's updates are in.
@@ -28,9 +28,6 @@ pub(crate) const SOCKET: &str = "/app/host";
 /// Where the child's own mount namespace has the executable and the host's socket, see `shown`.
 const SHOWN_PROGRAM: &CStr = c"/tmp/program";
 const SHOWN_SOCKET: &CStr = c"/tmp/socket";
-/// Devices without a machine behind them.
-const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
-
 /// A bubblewrap that can be used.
 #[derive(Clone, Debug)]
 pub(crate) struct Bubblewrap {
@@ -102,12 +99,7 @@ impl Bubblewrap {
             "--hostname",
             "fastmap",
         ]);
-        for device in DEVICES {
-            command.args(["--dev-bind", device, device]);
-        }
-        for file in spec.executable.files() {
-            command.arg("--ro-bind").args([file, file]);
-        }
+        command.args(root::arguments(spec.executable, spec.zone, spec.limits.memory));
         let mut bind = |path: &Path, at: &'static CStr, inside: &str| -> io::Result<()> {
             if mounts {
                 shown.push(Shown::new(path, at)?);
@@ -170,7 +162,7 @@ fn limits(limits: &Limits) -> Vec<(Resource, u64)> {
         (Resource::RLIMIT_CORE, 0),
         (Resource::RLIMIT_NOFILE, 64),
         (Resource::RLIMIT_MEMLOCK, 0),
-        (Resource::RLIMIT_FSIZE, limits.file_size),
+        (Resource::RLIMIT_FSIZE, limits.file_size.unwrap_or(limits.memory)),
     ];
     if let Some(cpu) = limits.cpu_time {
         all.push((Resource::RLIMIT_CPU, cpu.as_secs().max(1)));

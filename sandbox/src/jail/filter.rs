@@ -41,7 +41,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_lseek,
     libc::SYS_memfd_create,
     libc::SYS_ftruncate,
-    // Reading files: there are few, and all are read-only.
+    // Reading files: there are few, and all are read-only but for those of the worker's own, see `FILES`.
     libc::SYS_openat,
     libc::SYS_newfstatat,
     libc::SYS_fstat,
@@ -110,14 +110,46 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_exit,
     libc::SYS_exit_group,
     // bubblewrap starts the executable behind the filter, and its init waits there for the end. A worker that starts
-    // its own executable anew is in the same jail as before; there is no other to start.
+    // its own executable anew is in the same jail as before, and so is one that starts a file that it has written.
     libc::SYS_execve,
     libc::SYS_wait4,
+];
+
+/// Files of the worker's own, in its `/tmp` and `/dev/shm`: everything else is mounted read-only. A confined local worker
+/// may do the same there, see `files`.
+const FILES: &[c_long] = &[
+    libc::SYS_mkdirat,
+    libc::SYS_unlinkat,
+    libc::SYS_linkat,
+    libc::SYS_renameat2,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    libc::SYS_utimensat,
+    libc::SYS_truncate,
+    libc::SYS_fallocate,
+    libc::SYS_pwrite64,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_flock,
+    libc::SYS_msync,
+    libc::SYS_fadvise64,
+    libc::SYS_copy_file_range,
+    libc::SYS_sendfile,
 ];
 
 /// Calls that only this architecture has; the others have replaced them long ago.
 #[cfg(target_arch = "x86_64")]
 const OLDER: &[c_long] = &[
+    libc::SYS_creat,
+    libc::SYS_mkdir,
+    libc::SYS_rmdir,
+    libc::SYS_unlink,
+    libc::SYS_link,
+    libc::SYS_rename,
+    libc::SYS_renameat,
+    libc::SYS_chmod,
     libc::SYS_open,
     libc::SYS_stat,
     libc::SYS_lstat,
@@ -132,7 +164,7 @@ const OLDER: &[c_long] = &[
     libc::SYS_arch_prctl,
 ];
 #[cfg(not(target_arch = "x86_64"))]
-const OLDER: &[c_long] = &[];
+const OLDER: &[c_long] = &[libc::SYS_renameat];
 
 /// Newer ways of which the C library falls back to an allowed one when the kernel does not know them. `clone3` above
 /// all: its flags stand in memory, where no filter can see them.
@@ -156,7 +188,7 @@ impl Filters {
 
 fn allowed() -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules: BTreeMap<c_long, Vec<SeccompRule>> =
-        ALLOWED.iter().chain(OLDER).chain(UNKNOWN).map(|call| (*call, Vec::new())).collect();
+        ALLOWED.iter().chain(FILES).chain(OLDER).chain(UNKNOWN).map(|call| (*call, Vec::new())).collect();
     let only = |argument, value, operator| {
         SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?])
     };
@@ -219,7 +251,7 @@ mod tests {
         for call in
             [libc::SYS_socket, libc::SYS_socketpair, libc::SYS_clone, libc::SYS_prlimit64, libc::SYS_ioctl]
         {
-            assert!(!ALLOWED.contains(&call) && !OLDER.contains(&call), "{call}");
+            assert!([ALLOWED, FILES, OLDER].iter().all(|list| !list.contains(&call)), "{call}");
         }
     }
 }

@@ -5,13 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 
 use crate::elf::{self, Elf, Unfit};
-
-/// Where libraries may come from, in the loader's own order. Nothing that a user can write to.
-const FOLDERS: [&str; 6] = if cfg!(target_arch = "aarch64") {
-    ["/lib/aarch64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"]
-} else {
-    ["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"]
-};
+use crate::world;
 
 /// Loaders that a program may ask for.
 const LOADERS: [&str; 2] = if cfg!(target_arch = "aarch64") {
@@ -87,7 +81,7 @@ fn find(name: &str) -> Option<PathBuf> {
     if name.contains('/') || name.starts_with('.') {
         return None;
     }
-    FOLDERS.iter().map(|folder| Path::new(folder).join(name)).find(|path| path.is_file())
+    world::LIBRARIES.iter().map(|folder| Path::new(folder).join(name)).find(|path| path.is_file())
 }
 
 #[cfg(test)]

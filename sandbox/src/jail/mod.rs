@@ -3,7 +3,7 @@
 //!
 //! [`Jail::check`] finds out what this machine offers and refuses in words what is lacking; [`Jail::attack`]
 //! then tries to break out of a jail. [`Jail::command`] makes the command for one process. `bubblewrap`
-//! builds it, `filter` has the system calls, `cgroup` bounds and measures, `libraries` says what an
+//! builds it, `root` says what is there, `filter` has the system calls, `cgroup` bounds and measures, `libraries` says what an
 //! executable needs, `program` and `shown` get it to where a worker can start it, `users` has the workers'
 //! users, `owner` locks what has a living owner, `scratch` a service's temporary files, `selftest` and
 //! `probes` are the attack. Used by the launcher of jailed workers in `fastmap-backends`.
@@ -15,6 +15,7 @@ mod libraries;
 mod owner;
 pub mod probes;
 mod program;
+mod root;
 mod scratch;
 mod selftest;
 mod shares;
@@ -34,6 +35,7 @@ use cgroup::{Cgroups, Group};
 use filter::Filters;
 pub use libraries::Executable;
 pub use program::Program;
+pub use root::is_zone;
 pub use scratch::Scratch;
 pub use selftest::{PROBE, Report, probe_if_asked, read as read_report};
 use users::User;
@@ -85,14 +87,15 @@ pub struct Limits {
     pub cpus: f64,
     /// CPU time after which the kernel ends it (`SIGXCPU`), in whole seconds.
     pub cpu_time: Option<Duration>,
-    /// Bytes of the largest file, memory files of its own included. There is nothing to write to but those.
-    pub file_size: u64,
+    /// Bytes of the largest file, memory files of its own included; `None`: as many as it may have of memory, to which
+    /// all that it can write to is charged.
+    pub file_size: Option<u64>,
 }
 
 impl Default for Limits {
-    /// 1 GiB, 64 threads, one CPU, no end, no files.
+    /// 1 GiB, 64 threads, one CPU, no end.
     fn default() -> Self {
-        Limits { memory: 1 << 30, processes: 64, cpus: 1.0, cpu_time: None, file_size: 0 }
+        Limits { memory: 1 << 30, processes: 64, cpus: 1.0, cpu_time: None, file_size: None }
     }
 }
 
@@ -116,6 +119,8 @@ pub struct Spec<'a> {
     pub executable: &'a Executable,
     /// All of its environment.
     pub environment: &'a [(&'a str, &'a str)],
+    /// The local time zone, a name for which [`is_zone`] holds; `None`: UTC.
+    pub zone: Option<&'a str>,
     /// A socket of the host's that it may connect to, at [`SOCKET`]; it is given to the process's user.
     pub socket: Option<&'a Path>,
     /// What it may use.
@@ -235,8 +240,13 @@ impl Jail {
     fn try_namespaces(&self) -> Result<(), Refusal> {
         let refused = |why: String| Refusal::Namespaces(why);
         let executable = self.bubblewrap.examine().map_err(|error| refused(error.to_string()))?;
-        let spec =
-            Spec { executable: &executable, environment: &[], socket: None, limits: Limits::default() };
+        let spec = Spec {
+            executable: &executable,
+            environment: &[],
+            zone: None,
+            socket: None,
+            limits: Limits::default(),
+        };
         let (mut command, guard) = self.command(&spec).map_err(|error| refused(error.to_string()))?;
         let output = command.stdin(std::process::Stdio::null()).output();
         drop(guard);

@@ -44,7 +44,8 @@ impl Jail {
         let program = self.program(program).map_err(|error| failed(error.to_string()))?;
         let executable = Executable::examine(program.path()).map_err(|error| failed(error.to_string()))?;
         let limits = Limits { cpu_time: Some(LIMIT), ..Limits::default() };
-        let spec = Spec { executable: &executable, environment: &[(PROBE, "1")], socket: None, limits };
+        let spec =
+            Spec { executable: &executable, environment: &[(PROBE, "1")], zone: None, socket: None, limits };
         let (mut command, guard) = self.command(&spec).map_err(|error| failed(error.to_string()))?;
         let mut child = command
             .stdin(Stdio::null())

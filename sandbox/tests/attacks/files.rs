@@ -60,7 +60,6 @@ pub(crate) const PROBES: &[Probe] = &[
         OpenOptions::new().read(true).write(true).open("/proc/self/mem").map(drop)
     }),
     probe("kernel log", "openat", RootWorks, |_| File::open("/dev/kmsg").map(drop)),
-    probe("the null device", "openat", Works, |_| File::open("/dev/null").map(drop)),
     probe("make a file", "openat", Works, |scene| File::create(scene.folder.join("new")).map(drop)),
     probe("make a file without a name", "openat", Works, |scene| {
         OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).open(&scene.folder).map(drop)
@@ -76,11 +75,11 @@ pub(crate) const PROBES: &[Probe] = &[
     probe("write to the own program", "openat", Past(&[libc::ETXTBSY]), |_| {
         OpenOptions::new().write(true).open("/proc/self/exe").map(drop)
     }),
-    probe("write to shared memory by name", "openat", Works, |scene| {
-        let name = format!("/dev/shm/fastmap-scene-{}", scene.host);
-        let made = File::create(&name).map(drop);
-        drop(fs::remove_file(&name));
-        made
+    probe("read another's file in /tmp", "openat", Works, |scene| {
+        fs::read(format!("/tmp/fastmap-scene-{}", scene.host)).map(drop)
+    }),
+    probe("write to another's file in /dev/shm/..", "openat", Works, |_| {
+        OpenOptions::new().write(true).open("/dev/shm/../null").map(drop)
     }),
     probe(
         "remove a file",

@@ -29,6 +29,8 @@ pub(crate) struct Scene {
 /// The targets, alive.
 pub(crate) struct Built {
     folder: tempfile::TempDir,
+    /// In the machine's own `/tmp`.
+    _file: tempfile::TempPath,
     _listening: (TcpListener, UdpSocket, UnixListener, UnixListener),
 }
 
@@ -38,7 +40,13 @@ static SECRET: u64 = 0x5ec2_e75e_c2e7;
 impl Scene {
     /// Builds it; the variables describe it to the attackers.
     pub(crate) fn build() -> (Built, Vec<(&'static str, String)>) {
-        let folder = tempfile::tempdir().expect("a folder");
+        // Not where a confined process finds a folder of its own.
+        let private =
+            |folder: &String| ["/tmp", "/var/tmp", "/dev/shm"].iter().any(|own| folder.starts_with(own));
+        let home = env::var("HOME").unwrap_or_else(|_| "/".to_owned());
+        let folders = [env!("CARGO_TARGET_TMPDIR").to_owned(), home];
+        let outside = folders.iter().find(|folder| !private(folder)).expect("a folder that is not temporary");
+        let folder = tempfile::tempdir_in(outside).expect("a folder");
         let tcp = TcpListener::bind("127.0.0.1:0").expect("a port");
         let udp = UdpSocket::bind("127.0.0.1:0").expect("a port");
         let unix = UnixListener::bind(folder.path().join("socket")).expect("a socket");
@@ -52,7 +60,10 @@ impl Scene {
             (HOST, std::process::id().to_string()),
             (WORD, (&raw const SECRET as usize).to_string()),
         ];
-        (Built { folder, _listening: (tcp, udp, unix, hidden) }, variables)
+        let file = PathBuf::from(format!("/tmp/fastmap-scene-{}", std::process::id()));
+        fs::write(&file, "another's").expect("it can be written to");
+        let file = tempfile::TempPath::try_from_path(file).expect("an absolute path");
+        (Built { folder, _file: file, _listening: (tcp, udp, unix, hidden) }, variables)
     }
 
     /// As the variables describe it.

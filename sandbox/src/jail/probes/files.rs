@@ -2,28 +2,28 @@
 
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::signal::{SigHandler, Signal, signal};
 
 use super::{Probe, past_the_gate, result};
 
 pub(super) const ALL: &[Probe] = &[
     Probe { name: "read /etc/passwd", act: || File::open("/etc/passwd").map(drop) },
-    Probe { name: "list /etc", act: || fs::read_dir("/etc").map(drop) },
-    Probe { name: "list /proc", act: || fs::read_dir("/proc").map(drop) },
+    Probe { name: "read /etc/hosts", act: || File::open("/etc/hosts").map(drop) },
+    Probe { name: "list the folder of private keys", act: || fs::read_dir("/etc/ssl/private").map(drop) },
+    Probe { name: "see processes in /proc", act: processes },
     Probe { name: "read its own /proc/self/maps", act: || File::open("/proc/self/maps").map(drop) },
     Probe { name: "read another process's environment", act: other_environment },
     Probe { name: "list /sys", act: || fs::read_dir("/sys").map(drop) },
-    Probe { name: "list /tmp", act: || fs::read_dir("/tmp").map(drop) },
-    Probe { name: "list /var", act: || fs::read_dir("/var").map(drop) },
+    Probe { name: "see what others have in /tmp", act: || any_in("/tmp") },
+    Probe { name: "list /var/lib", act: || fs::read_dir("/var/lib").map(drop) },
+    Probe { name: "list /root", act: || fs::read_dir("/root").map(drop) },
+    Probe { name: "list /usr/bin", act: || fs::read_dir("/usr/bin").map(drop) },
     Probe { name: "open the control groups", act: control_groups },
-    Probe { name: "write to /tmp", act: || scratch("/tmp") },
-    Probe { name: "write to /dev/shm", act: || scratch("/dev/shm") },
+    Probe { name: "write to /dev", act: || scratch("/dev") },
+    Probe { name: "write to /usr/share", act: || scratch("/usr/share") },
     Probe { name: "write to /", act: || scratch("/") },
     Probe { name: "write beside its program", act: || scratch(folder()?) },
     Probe { name: "open its program for writing", act: open_program },
@@ -36,10 +36,22 @@ pub(super) const ALL: &[Probe] = &[
     Probe { name: "make a symbolic link", act: make_symlink },
     Probe { name: "set an attribute", act: set_attribute },
     Probe { name: "name a file by handle", act: by_handle },
-    Probe { name: "fill a memory file", act: fill_memory_file },
 ];
 
-/// The path by which the kernel started this program; a jail has no /proc to ask.
+/// A folder that has something in it: another process's, for this one has put nothing there.
+fn any_in(folder: &str) -> io::Result<()> {
+    fs::read_dir(folder)?.next().map_or_else(|| Err(super::nothing("it is empty")), |entry| entry.map(drop))
+}
+
+/// Folders by the numbers of processes. (The jail's own has a link to the program, and no more.)
+fn processes() -> io::Result<()> {
+    let number =
+        |entry: &fs::DirEntry| entry.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok());
+    let found = fs::read_dir("/proc")?.flatten().any(|entry| number(&entry));
+    if found { Ok(()) } else { Err(super::nothing("there are none")) }
+}
+
+/// The path by which the kernel started this program.
 fn program() -> io::Result<PathBuf> {
     // SAFETY: the kernel leaves there the address of a string that lives as long as the process.
     let path = unsafe {
@@ -150,10 +162,4 @@ fn by_handle() -> io::Result<()> {
         )
     };
     past_the_gate(returned)
-}
-
-fn fill_memory_file() -> io::Result<()> {
-    // SAFETY: the handler is the kernel's own: the write fails instead of ending the process.
-    unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
-    File::from(memfd_create(c"probe", MFdFlags::empty())?).write_all(&[1])
 }

@@ -1,0 +1,119 @@
+//! What a jail's root has beside the program and its socket: the loader, the libraries and their data, harmless devices, the
+//! link by which a program finds itself, and an empty `/tmp` and `/dev/shm`. The arguments of bubblewrap for it.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use super::Executable;
+use super::bubblewrap::PROGRAM;
+use crate::world;
+
+/// Folders that are links into `/usr` on most systems.
+const LINKS: [&str; 2] = ["/lib", "/lib64"];
+
+/// The arguments for a jail of this executable. `zone` is the local time zone; `memory` the bytes of memory that its
+/// processes may have, of which half may be files in each of the two folders: the kernel charges them to their group.
+pub(super) fn arguments(executable: &Executable, zone: Option<&str>, memory: u64) -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> = Vec::new();
+    let mut add = |option: &str, arguments: [&Path; 2]| {
+        all.push(option.into());
+        all.extend(arguments.map(Path::to_owned));
+    };
+    for device in world::DEVICES {
+        add("--dev-bind", [device.as_ref(), device.as_ref()]);
+    }
+    for link in LINKS {
+        if let Ok(target) = fs::read_link(link) {
+            // From within bubblewrap an absolute path would lead to the machine's.
+            add("--symlink", [target.strip_prefix("/").unwrap_or(&target), link.as_ref()]);
+        }
+    }
+    let shown = world::readable();
+    for path in &shown {
+        add("--ro-bind-try", [path, path]);
+    }
+    for file in executable.files().iter().filter_map(|file| beside(file, &shown)).collect::<BTreeSet<_>>() {
+        add("--ro-bind", [&file, &file]);
+    }
+    add("--symlink", [PROGRAM.as_ref(), "/proc/self/exe".as_ref()]);
+    if let Some(zone) = zone {
+        let file = Path::new("/usr/share/zoneinfo").join(zone);
+        add("--symlink", [&file, "/etc/localtime".as_ref()]);
+    }
+    add("--symlink", ["/tmp".as_ref(), "/var/tmp".as_ref()]);
+    let size = (memory / 2).max(1).to_string();
+    for folder in ["/tmp", "/dev/shm"] {
+        let words = ["--perms", "1777", "--size", &size, "--tmpfs", folder];
+        all.extend(words.map(PathBuf::from));
+    }
+    all
+}
+
+/// Where a library of the executable has to be put so that it is found, if it is not in a folder that is there: links in
+/// such a folder may lead out of it.
+fn beside(file: &Path, shown: &[PathBuf]) -> Option<PathBuf> {
+    let mut path = real_folder(file);
+    // As the kernel counts links.
+    for _ in 0..40 {
+        if !shown.iter().any(|folder| path.starts_with(folder)) {
+            return Some(path);
+        }
+        let target = fs::read_link(&path).ok()?;
+        path = real_folder(&path.parent()?.join(target));
+    }
+    None
+}
+
+/// The same file by its folder's real path, itself not looked up.
+fn real_folder(path: &Path) -> PathBuf {
+    let folder = path.parent().and_then(|folder| fs::canonicalize(folder).ok());
+    folder.map_or_else(|| path.to_owned(), |folder| folder.join(path.file_name().unwrap_or(OsStr::new(""))))
+}
+
+/// Whether this is the name of a time zone: a path below the folder of zones, whatever is there.
+pub fn is_zone(name: &str) -> bool {
+    let letters = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-/".contains(&byte);
+    let inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+    !name.is_empty() && name.len() <= 64 && name.bytes().all(letters) && inside
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_is_put_where_links_of_the_shown_folders_lead() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| fs::canonicalize(folder.path()).expect("it is there").join(name);
+        for name in ["shown", "beside"] {
+            fs::create_dir(at(name)).expect("a new folder");
+            fs::write(at(name).join("real"), "").expect("a new file");
+        }
+        let link = |target: &str, name: &str| {
+            std::os::unix::fs::symlink(target, at("shown").join(name)).expect("a new link");
+        };
+        link("real", "inside");
+        link("outside", "two");
+        link("../beside/real", "outside");
+        let shown = [at("shown")];
+        assert_eq!(beside(&at("shown/real"), &shown), None);
+        assert_eq!(beside(&at("shown/inside"), &shown), None);
+        assert_eq!(beside(&at("shown/two"), &shown), Some(at("beside/real")));
+        assert_eq!(beside(&at("beside/real"), &shown), Some(at("beside/real")));
+    }
+
+    #[test]
+    fn names_of_zones_lead_nowhere_else() {
+        for good in
+            ["UTC", "Europe/Berlin", "America/Argentina/Buenos_Aires", "Etc/GMT+1", "posix/Asia/Tokyo"]
+        {
+            assert!(is_zone(good), "{good}");
+        }
+        for bad in ["", "/etc/passwd", "../passwd", "Europe/../../x", "a b", "Zone\n", "é", "."] {
+            assert!(!is_zone(bad), "{bad}");
+        }
+        assert!(!is_zone(&"a".repeat(65)));
+    }
+}

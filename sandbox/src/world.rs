@@ -1,0 +1,127 @@
+//! The files of the machine that a mapped function meets: one list, from which both sides are made. `landlock` lets a
+//! confined local worker read them, `jail` shows them read-only to a stranger's program, each only if this machine
+//! has it. Nothing else of the machine is there on either side. What both sides have to write to is in `temporary`.
+//!
+//! An entry is here because a common library reads it on its own, without being given its path, and would silently
+//! answer otherwise without it. All of them come with the packages of the system, can be read by each of its users,
+//! and say nothing of this machine but which packages it has. Keys (`/etc/ssl/private`), users, hosts, and all other
+//! configuration stay out.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Folders in which a program's libraries may be, in the loader's own order. Nothing that a user can write to.
+pub(crate) const LIBRARIES: [&str; 6] = if cfg!(target_arch = "aarch64") {
+    ["/lib/aarch64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"]
+} else {
+    ["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"]
+};
+
+/// Devices without a machine behind them, to be read and written.
+pub(crate) const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
+
+/// Data of libraries. A `*` at the end stands for the rest of a name.
+const DATA: &[&str] = &[
+    // The loader's index of the library folders, and the links by which Debian's libblas and liblapack are found
+    // (there is nothing but links in that folder).
+    "/etc/ld.so.cache",
+    "/etc/alternatives",
+    // Time zones: the C library, chrono, jiff, GLib. Which of them is the local one is told with the run.
+    "/usr/share/zoneinfo",
+    // Locales and messages of the C library. (Its converters, gconv, are in the library folders.)
+    "/usr/lib/locale",
+    "/usr/share/locale",
+    // libmagic's patterns, under the names that its versions look for.
+    "/usr/share/misc",
+    "/usr/lib/file",
+    "/usr/share/file",
+    // Fonts, and how fontconfig chooses among them. (Its cache has no more than what the fonts say of themselves.)
+    "/etc/fonts",
+    "/usr/share/fonts",
+    "/usr/share/fontconfig",
+    "/var/cache/fontconfig",
+    // Certificates of the public authorities, and OpenSSL's folder of links to them. Certificates are public; the keys
+    // of the machine's own are in /etc/ssl/private, to which a link leads and which is not there.
+    "/etc/ssl/certs",
+    "/usr/share/ca-certificates",
+    "/usr/lib/ssl",
+    "/etc/pki/ca-trust/extracted",
+    "/etc/pki/tls/certs",
+    // OpenSSL's settings: which providers it loads, and the least that it accepts.
+    "/etc/ssl/openssl.cnf",
+    "/etc/pki/tls/openssl.cnf",
+    // ImageMagick's limits, fonts and formats. (Its coders are in the library folders.)
+    "/etc/ImageMagick-*",
+    "/usr/share/ImageMagick-*",
+    // Map projections and formats of maps: PROJ answers with other numbers without its grids.
+    "/usr/share/proj",
+    "/usr/share/gdal",
+    // GLib: the types of files, and the settings' schemas.
+    "/usr/share/mime",
+    "/usr/share/glib-2.0",
+    // Tables of poppler for text in PDF files.
+    "/usr/share/poppler",
+    // Python's own library, which an interpreter within the program can't start without.
+    "/usr/lib/python3*",
+    "/etc/python3*",
+    // Symbols of the system's libraries, which a backtrace looks up.
+    "/usr/lib/debug",
+];
+
+/// The folders that hold the C library, and the data of libraries: what of the list this machine has, each by the path at
+/// which a function finds it.
+pub(crate) fn readable() -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = library_folders().into_iter().collect();
+    for entry in DATA {
+        match entry.strip_suffix('*') {
+            None => found.push(entry.into()),
+            Some(begin) => found.extend(beginning_with(Path::new(begin))),
+        }
+    }
+    found.retain(|path| path.exists());
+    found
+}
+
+/// Where the libraries of the system are. A program may name any of them, so that all can be there.
+fn library_folders() -> BTreeSet<PathBuf> {
+    let with = |file: &'static str| {
+        let folders = LIBRARIES.iter().filter(move |folder| Path::new(folder).join(file).exists());
+        folders.filter_map(|folder| fs::canonicalize(folder).ok()).collect()
+    };
+    let found: BTreeSet<PathBuf> = with("libc.so.6");
+    // A system without glibc.
+    if found.is_empty() { with("") } else { found }
+}
+
+/// What is in a folder under names that begin so.
+fn beginning_with(path: &Path) -> Vec<PathBuf> {
+    let (Some(folder), Some(begin)) = (path.parent(), path.file_name()) else { return Vec::new() };
+    let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let fitting = names.filter(|name| name.as_encoded_bytes().starts_with(begin.as_encoded_bytes()));
+    let mut found: Vec<PathBuf> = fitting.map(|name| folder.join(name)).collect();
+    found.sort_unstable();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_names_folders_of_packages_alone() {
+        let packages = ["/usr/share/", "/usr/lib/", "/etc/", "/var/cache/fontconfig"];
+        for entry in DATA {
+            assert!(packages.iter().any(|folder| entry.starts_with(folder)), "{entry}");
+            assert!(!entry.contains("private") && !entry.ends_with("/*"), "{entry}");
+        }
+    }
+
+    #[test]
+    fn the_c_library_is_in_a_folder_of_the_list_by_its_real_path() {
+        let found = readable();
+        let real = |path: &Path| fs::canonicalize(path).is_ok_and(|real| real == path);
+        assert!(found.iter().any(|path| path.join("libc.so.6").exists() && real(path)), "{found:?}");
+        assert!(found.iter().all(|path| path.exists()), "{found:?}");
+    }
+}
