@@ -34,7 +34,8 @@ pub(crate) fn install() -> io::Result<()> {
     available()?;
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let own = [PathBuf::from("/proc/self/exe")].into_iter().chain(loaded());
-    let paths = own.chain(world::readable());
+    // A jail's local time is that of the run, and leads to a zone of the list.
+    let paths = own.chain(world::readable()).chain([PathBuf::from("/etc/localtime")]);
     // As a file of any kind may be used, so that a device answers as it does where nothing is confined.
     let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
     let inside = AccessFs::from_all(ABI::V3) & !(special() | AccessFs::Execute);

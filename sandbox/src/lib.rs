@@ -44,6 +44,7 @@ use std::sync::atomic::AtomicU32;
 
 pub use memory_group::MemoryGroup;
 pub use refusal::{Record, Refusal, record};
+pub use world::is_zone;
 
 /// How much confinement is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]

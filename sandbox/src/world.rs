@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Folders in which a program's libraries may be, in the loader's own order. Nothing that a user can write to.
 pub(crate) const LIBRARIES: [&str; 6] = if cfg!(target_arch = "aarch64") {
@@ -104,6 +104,13 @@ fn beginning_with(path: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Whether this is the name of a time zone: a path below the folder of zones, whatever is there.
+pub fn is_zone(name: &str) -> bool {
+    let letters = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-/".contains(&byte);
+    let inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+    !name.is_empty() && name.len() <= 64 && name.bytes().all(letters) && inside
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,5 +130,18 @@ mod tests {
         let real = |path: &Path| fs::canonicalize(path).is_ok_and(|real| real == path);
         assert!(found.iter().any(|path| path.join("libc.so.6").exists() && real(path)), "{found:?}");
         assert!(found.iter().all(|path| path.exists()), "{found:?}");
+    }
+
+    #[test]
+    fn names_of_zones_lead_nowhere_else() {
+        for good in
+            ["UTC", "Europe/Berlin", "America/Argentina/Buenos_Aires", "Etc/GMT+1", "posix/Asia/Tokyo"]
+        {
+            assert!(is_zone(good), "{good}");
+        }
+        for bad in ["", "/etc/passwd", "../passwd", "Europe/../../x", "a b", "Zone\n", "é", "."] {
+            assert!(!is_zone(bad), "{bad}");
+        }
+        assert!(!is_zone(&"a".repeat(65)));
     }
 }

@@ -33,6 +33,7 @@ async fn open_run(store: &Store, account: i64) -> anyhow::Result<Run> {
         items: None,
         item_timeout_ms: None,
         max_credits: None,
+        locale: None,
     };
     let new =
         NewRun { account, id: &name, digest: "", request: &request, most_open: 9, lease_until_ms: i64::MAX };

@@ -125,6 +125,7 @@ fn main() -> anyhow::Result<()> {
         items: None,
         item_timeout_ms: None,
         max_credits: None,
+        locale: None,
     };
     let run: RunOpened =
         serde_json::from_slice(&client.call("POST", "/runs", &serde_json::to_vec(&open)?)?)?;

@@ -60,6 +60,7 @@ fn work(account: i64, seq: u64, payload: &Bytes) -> Work {
         label: None,
         items: None,
         item_timeout: None,
+        locale: fastmap_backends::cloud::Locale::default(),
     };
     let limit = Limit { cpu: Duration::from_secs(1), bytes: 1 << 20 };
     let batch = BatchTask {

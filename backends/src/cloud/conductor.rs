@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::http::{By, Failure, random_hex};
 use super::link::Stop;
+use super::locale::Locale;
 use super::problem::ProblemCode;
 use super::protocol::{
     Acknowledge, Acknowledged, Auth, BatchCancelled, Bill, FunctionName, Lease, Limits, LogLine, LogPage,
@@ -187,6 +188,7 @@ impl Conductor {
                 items: job.items,
                 item_timeout_ms: job.item_timeout.map(|limit| (limit.as_millis() as u64).max(1)),
                 max_credits: link.options.max_credits.map(|most| (most - self.earlier).max(0)),
+                locale: Some(Locale::of_this_process()),
             };
             let again = |failure| match failure {
                 // Uploads that were there are gone, or this very run has ended while its answer was lost.

@@ -9,6 +9,7 @@
 //! what they call; `dashboard` asks for a link for a browser; `told` is what the user hears and is asked.
 
 mod body;
+mod locale;
 mod meta;
 mod problem;
 mod protocol;
@@ -46,6 +47,7 @@ mod upload;
 mod url;
 
 pub use body::{Answer, BatchBody, BodyError, FLAG_ZSTD, Part, PartOutcome};
+pub use locale::Locale;
 pub use problem::{Problem, ProblemCode};
 pub use protocol::{
     Acknowledge, Acknowledged, Auth, BatchCancelled, Bill, BlobStatus, DashboardLink, FunctionName, Lease,

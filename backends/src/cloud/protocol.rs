@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::locale::Locale;
+
 macro_rules! message {
     ($(#[$meta:meta])* pub struct $name:ident { $($body:tt)* }) => {
         $(#[$meta])*
@@ -124,6 +126,9 @@ message! {
         /// What the run may spend, in millionths of a credit.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub max_credits: Option<i64>,
+        /// Time zone and language, which its workers have as well; absent: UTC and C.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub locale: Option<Locale>,
     }
 }
 

@@ -25,6 +25,9 @@ pub(crate) fn confine(page: &Arc<Page>, demand: Demand) -> Result<(), Lack> {
     // The signal handler writes to it until the process ends.
     let page: &'static Arc<Page> = Box::leak(Box::new(Arc::clone(page)));
     let confinement = fastmap_sandbox::confine(demand, page.record(), page.item())?;
+    if let Some(why) = confinement.no_temporary_files {
+        log::debug!("this worker has no /tmp and no /dev/shm of its own: {why}");
+    }
     for lack in confinement.lacking {
         // The host has warned of what it could know.
         log::warn!("this worker is not fully confined: {lack} ({})", lack.why);

@@ -23,6 +23,9 @@ pub struct Jailed {
     executable: Executable,
     identity: String,
     limits: Limits,
+    /// Variables of the workers' environment.
+    environment: Vec<(String, String)>,
+    zone: Option<String>,
     meter: Arc<Mutex<Meter>>,
 }
 
@@ -68,7 +71,20 @@ impl Jailed {
         let executable = Executable::examine(executable)?;
         let identity = executable::identity_of(&executable)
             .map_err(|error| Unfit::Damaged(format!("{}: {error}", executable.path().display())))?;
-        Ok(Jailed { jail, executable, identity, limits, meter: Arc::default() })
+        let (environment, zone) = (Vec::new(), None);
+        Ok(Jailed { jail, executable, identity, limits, environment, zone, meter: Arc::default() })
+    }
+
+    /// The same with variables in the workers' environment, and with a time zone of theirs.
+    #[must_use]
+    pub fn surrounded(
+        mut self,
+        variables: impl IntoIterator<Item = (String, String)>,
+        zone: Option<String>,
+    ) -> Jailed {
+        self.environment = variables.into_iter().collect();
+        self.zone = zone;
+        self
     }
 
     /// For a pool of at most `processes` such workers. A worker may answer as much at a time as it may have memory, and
@@ -133,10 +149,12 @@ fn add(one: Usage, other: Usage) -> Usage {
 impl Launcher for Jailed {
     fn launch(&self, start: &Start<'_>) -> io::Result<Launch> {
         let (name, value) = start.variable(PARENT, SOCKET);
-        let environment = [(name, value.as_str())];
+        let others = self.environment.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let environment: Vec<(&str, &str)> = others.chain([(name, value.as_str())]).collect();
         let spec = Spec {
             executable: &self.executable,
             environment: &environment,
+            zone: self.zone.as_deref(),
             socket: Some(start.socket),
             limits: self.limits.clone(),
         };

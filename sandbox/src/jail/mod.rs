@@ -35,7 +35,6 @@ use cgroup::{Cgroups, Group};
 use filter::Filters;
 pub use libraries::Executable;
 pub use program::Program;
-pub use root::is_zone;
 pub use scratch::Scratch;
 pub use selftest::{PROBE, Report, probe_if_asked, read as read_report};
 use users::User;
@@ -119,7 +118,7 @@ pub struct Spec<'a> {
     pub executable: &'a Executable,
     /// All of its environment.
     pub environment: &'a [(&'a str, &'a str)],
-    /// The local time zone, a name for which [`is_zone`] holds; `None`: UTC.
+    /// The local time zone, a name for which [`is_zone`](crate::is_zone) holds; `None`: UTC.
     pub zone: Option<&'a str>,
     /// A socket of the host's that it may connect to, at [`SOCKET`]; it is given to the process's user.
     pub socket: Option<&'a Path>,

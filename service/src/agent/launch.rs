@@ -7,6 +7,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use fastmap_backends::cloud::Locale;
 use fastmap_backends::local::{Budget, CpuTimes, Jailed, Relay};
 use fastmap_backends::{BackendError, Local, LocalOptions};
 use fastmap_sandbox::jail::{Jail, Limits, Program, Scratch};
@@ -34,6 +35,8 @@ pub struct PoolRequest<'a> {
     pub executable: &'a Path,
     /// What its workers must say that they are.
     pub identity: &'a str,
+    /// Time zone and language that they have. (Workers that nothing confines have the service's own.)
+    pub locale: &'a Locale,
     /// Most worker processes.
     pub workers: usize,
     /// Where what they print goes.
@@ -164,7 +167,8 @@ impl Launch for InJails {
         let jail = self.jail.for_run(request.account, self.account_memory).map_err(refused)?;
         let jailed = Jailed::new(jail, program.path(), self.limits.clone());
         let jailed = jailed.map_err(|unfit| BackendError::Other(format!("it can't run here: {unfit}")))?;
-        let jailed = Arc::new(jailed);
+        let Locale { variables, zone } = request.locale.clone();
+        let jailed = Arc::new(jailed.surrounded(variables, zone));
         let mut options = jailed.options(request.workers, OUTPUT);
         // As it was when it was uploaded.
         options.identity = Some(request.identity.to_owned());

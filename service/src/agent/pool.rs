@@ -113,6 +113,7 @@ impl Pool {
             account: spec.account,
             executable: &spec.executable.path,
             identity: &spec.identity,
+            locale: &spec.locale,
             workers,
             relay: &relay,
         };

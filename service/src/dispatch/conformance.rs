@@ -51,6 +51,7 @@ fn work(account: i64, run: &str, seq: u64) -> Work {
         label: None,
         items: None,
         item_timeout: None,
+        locale: fastmap_backends::cloud::Locale::default(),
     };
     let (payload, limit) = (Bytes::new(), price::Work::default());
     let batch = BatchTask {

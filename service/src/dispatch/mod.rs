@@ -19,7 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::body::Bytes;
 use fastmap_backends::FunctionId;
-use fastmap_backends::cloud::{Part, Problem};
+use fastmap_backends::cloud::{Locale, Part, Problem};
 use tokio::sync::{broadcast, oneshot};
 
 use crate::price::Work as Limit;
@@ -48,6 +48,8 @@ pub struct RunSpec {
     pub items: Option<u64>,
     /// An item that runs longer is given up.
     pub item_timeout: Option<Duration>,
+    /// Time zone and language of its client's program.
+    pub locale: Locale,
 }
 
 /// An upload that a run needs.

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use fastmap_backends::FunctionId;
 use fastmap_backends::cloud::{
-    Acknowledge, Acknowledged, Auth, Bill, Lease, OpenRun, PROTOCOL, Problem, ProblemCode, RunList,
+    Acknowledge, Acknowledged, Auth, Bill, Lease, Locale, OpenRun, PROTOCOL, Problem, ProblemCode, RunList,
     RunOpened, RunState, hexadecimal, is_digest,
 };
 use serde::Deserialize;
@@ -149,7 +149,10 @@ fn check(request: &OpenRun) -> Result<(), Refusal> {
         }
         _ if request.max_credits.is_some_and(|most| most < 0) => "max_credits is below 0",
         _ if request.item_timeout_ms == Some(0) => "an item timeout of 0",
-        _ => return Ok(()),
+        _ => {
+            let locale = request.locale.as_ref().map_or(Ok(()), Locale::check);
+            return locale.map_err(|wrong| refuse(ProblemCode::InvalidBody, wrong));
+        }
     };
     Err(refuse(ProblemCode::InvalidBody, wrong))
 }
@@ -302,6 +305,7 @@ impl Gateway {
             label: request.label.clone(),
             items: request.items,
             item_timeout: request.item_timeout_ms.map(Duration::from_millis),
+            locale: request.locale.clone().unwrap_or_default(),
         })
     }
 
@@ -333,6 +337,7 @@ impl Gateway {
             items: found.info.items,
             item_timeout_ms: found.item_timeout_ms,
             max_credits: found.info.max_credits,
+            locale: found.locale,
         };
         let spec = self.spec_of(account, &request).await?;
         Ok(self.keep_spec(RunSpec { run: run.to_owned(), ..spec }))

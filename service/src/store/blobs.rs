@@ -424,6 +424,7 @@ mod tests {
             items: None,
             item_timeout_ms: None,
             max_credits: None,
+            locale: None,
         };
         let new = NewRun { account: 1, id, digest: "", request: &request, most_open: 9, lease_until_ms: 0 };
         store.open_run(&new).await.expect("a new run");

@@ -442,6 +442,7 @@ mod tests {
             items: None,
             item_timeout_ms: None,
             max_credits: None,
+            locale: None,
         };
         let new =
             NewRun { account: 1, id: "run", digest: "", request: &request, most_open: 9, lease_until_ms: 0 };

@@ -59,6 +59,7 @@ async fn store(fresh: &Fresh, balance: Microcredits, cap: Option<Microcredits>) 
             items: None,
             item_timeout_ms: None,
             max_credits: cap,
+            locale: None,
         };
         let id = &format!("run{run}");
         let (account, digest) = (account_of(run), "");

@@ -192,6 +192,7 @@ mod tests {
             items: None,
             item_timeout_ms: None,
             max_credits: None,
+            locale: None,
         };
         let new =
             NewRun { account, id, digest: "d", request: &request, most_open: 100, lease_until_ms: i64::MAX };

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use fastmap_backends::cloud::{OpenRun, RunInfo, RunState};
+use fastmap_backends::cloud::{Locale, OpenRun, RunInfo, RunState};
 
 use super::{Kind, Result, Row, Store, StoreError, Stored, ledger, now_ms};
 use crate::spool::Place;
@@ -56,6 +56,8 @@ pub struct Run {
     pub context: Option<String>,
     /// Milliseconds.
     pub item_timeout_ms: Option<u64>,
+    /// Time zone and language of the client's program, if it has sent them.
+    pub locale: Option<Locale>,
     /// Why it failed: a problem document.
     pub reason: Option<String>,
     /// Until when it lives without being heard of.
@@ -66,13 +68,14 @@ pub struct Run {
 /// here.
 const COLUMNS: &str = "number, account, id, label, state, executable, function_name, function_offset, context, items,
     item_timeout_ms, max_credits, spent, held, cpu_ns, result_bytes, batches, items_answered, opened_ms, ended_ms,
-    SUBSTR(reason, 1, 32768) AS reason, lease_until_ms";
+    SUBSTR(reason, 1, 32768) AS reason, lease_until_ms, locale";
 
 /// The columns of runs in a list: of long texts the begin alone.
 pub(super) const LISTED: &str =
     "number, account, id, label, state, executable, SUBSTR(function_name, 1, 200) AS function_name,
     function_offset, context, items, item_timeout_ms, max_credits, spent, held, cpu_ns, result_bytes, batches,
-    items_answered, opened_ms, ended_ms, SUBSTR(reason, 1, 200) AS reason, lease_until_ms";
+    items_answered, opened_ms, ended_ms, SUBSTR(reason, 1, 200) AS reason, lease_until_ms,
+    locale";
 
 impl Store {
     /// Opens a run, unless the key has opened one.
@@ -105,10 +108,12 @@ impl Store {
         }
         let now = now_ms();
         let whole = |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
+        let locale = request.locale.as_ref().and_then(|locale| serde_json::to_string(locale).ok());
         tx.sql(
             "INSERT INTO runs (id, account, client_key, request, label, executable, function_offset, function_name,
-                               context, items, item_timeout_ms, max_credits, state, opened_ms, lease_until_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'open', $13, $14)",
+                               context, items, item_timeout_ms, max_credits, state, opened_ms, lease_until_ms,
+                               locale)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'open', $13, $14, $15)",
         )
         .bind(id)
         .bind(account)
@@ -124,6 +129,7 @@ impl Store {
         .bind(request.max_credits)
         .bind(now)
         .bind(lease_until_ms)
+        .bind(locale)
         .execute()
         .await?;
         for (kind, hash) in
@@ -425,6 +431,7 @@ pub(super) fn run_of(row: &Row) -> Result<Run> {
         Ok(row.try_get::<Option<i64>, _>(name)?.map(i64::unsigned_abs))
     };
     let state = state_of(&row.try_get::<String, _>("state")?)?;
+    let locale: Option<String> = row.try_get("locale")?;
     Ok(Run {
         account: row.try_get("account")?,
         info: RunInfo {
@@ -447,6 +454,7 @@ pub(super) fn run_of(row: &Row) -> Result<Run> {
         function_offset: row.try_get("function_offset")?,
         context: row.try_get("context")?,
         item_timeout_ms: maybe("item_timeout_ms")?,
+        locale: locale.and_then(|text| serde_json::from_str(&text).ok()),
         reason: row.try_get("reason")?,
         lease_until_ms: row.try_get("lease_until_ms")?,
     })
@@ -490,6 +498,7 @@ mod tests {
             items: None,
             item_timeout_ms: None,
             max_credits: None,
+            locale: None,
         };
         let new = NewRun {
             account: 1,

@@ -210,6 +210,7 @@ impl Hostile {
             items: None,
             item_timeout_ms: None,
             max_credits: None,
+            locale: None,
         };
         self.call("POST", "/runs", &to_json(&open))
     }

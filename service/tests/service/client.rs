@@ -244,6 +244,7 @@ pub(crate) fn open_run(executable: &str, name: &str) -> OpenRun {
         items: None,
         item_timeout_ms: None,
         max_credits: None,
+        locale: None,
     }
 }
 

@@ -74,6 +74,28 @@ fn each_example_gives_the_same_bytes_here_and_in_the_cloud() {
 }
 
 #[test]
+fn time_zone_and_language_are_those_of_the_host_wherever_an_item_runs() {
+    // In jails where this machine makes them.
+    let mut serve = Command::new(SERVICE);
+    serve.args(["serve", "--dev", "--log", "warn", "--workers", "2"]);
+    let mut service = Running::start(serve.env("TZ", "America/New_York").env("LANG", "C"));
+    let secret = service.line("export FASTMAP_SECRET=");
+    let account = Account { secret, url: service.line("export FASTMAP_CLOUD_URL=") };
+    for (zone, wanted) in [("Asia/Tokyo", "+09:00"), ("Europe/Berlin", "+01:00")] {
+        for policy in ["local", "cloud", "adaptive"] {
+            let mut command = account.program(HOST, &["surroundings"]);
+            command.env("FASTMAP_EXEC_POLICY", policy).env("FASTMAP_SANDBOX", "require");
+            let ended = run(command.env("TZ", zone).env("LANG", "C.UTF-8"));
+            let said: Vec<_> = ended.stdout.iter().filter(|line| line.starts_with('<')).collect();
+            assert_eq!(said.len(), 1, "{policy}, {zone}: {said:?}");
+            assert!(said[0].contains(wanted) && said[0].contains("C.UTF-8"), "{policy}, {zone}: {said:?}");
+        }
+    }
+    service.signal(Signal::SIGTERM);
+    assert!(service.finish().status.success());
+}
+
+#[test]
 fn what_workers_print_comes_to_the_host_and_the_label_to_the_service() {
     let service = Service::start(SERVICE, &[]);
     let account = service.account("a", "10");

@@ -496,6 +496,7 @@ mod tests {
             label: None,
             items: None,
             item_timeout: None,
+            locale: fastmap_backends::cloud::Locale::default(),
         };
         let (payload, limit) = (Bytes::from_static(b"payload"), Limit::default());
         let batch = BatchTask {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use fastmap_backends::FunctionId;
-use fastmap_backends::cloud::{Answer, BodyError, Problem};
+use fastmap_backends::cloud::{Answer, BodyError, Locale, Problem};
 use serde::{Deserialize, Serialize};
 
 use crate::dispatch::{Answered, BatchTask, RunSpec, Task, Upload, Verdict, Work};
@@ -62,6 +62,9 @@ struct Head {
     label: Option<String>,
     items: Option<u64>,
     item_timeout_ms: Option<u64>,
+    /// Gateways of before did not know it.
+    #[serde(default)]
+    locale: Locale,
     batch: Option<Batch>,
 }
 
@@ -158,6 +161,7 @@ pub(super) fn work(work: &Work, origin: &Origin, files: &Files, room: usize) -> 
         label: spec.label.clone(),
         items: spec.items,
         item_timeout_ms: spec.item_timeout.map(|time| time.as_millis() as u64),
+        locale: spec.locale.clone(),
         batch,
     };
     let whole = framed(&head, payload);
@@ -199,6 +203,7 @@ pub(super) fn arrived(bytes: &Bytes) -> Result<Arrived, WireError> {
         label: head.label,
         items: head.items,
         item_timeout: head.item_timeout_ms.map(Duration::from_millis),
+        locale: head.locale,
     };
     let work = Work { spec: Arc::new(spec), task };
     let files = Files { executable: head.executable, context: head.context };
@@ -431,6 +436,10 @@ mod tests {
             label: Some("a \"label\"".to_owned()),
             items: Some(9),
             item_timeout: Some(Duration::from_millis(1500)),
+            locale: Locale {
+                variables: [("LANG".to_owned(), "C.UTF-8".to_owned())].into(),
+                zone: Some("Asia/Tokyo".to_owned()),
+            },
         };
         let payload = Bytes::from(vec![7; 5000]);
         let limit = Limit { cpu: Duration::from_secs(3), bytes: 99 };

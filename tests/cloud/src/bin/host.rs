@@ -25,6 +25,13 @@ fn bytes(n: u64) -> Vec<u8> {
     vec![n as u8; RESULT]
 }
 
+/// The local time at the begin of all time, and the language, as a function finds them.
+fn surroundings(_: u64) -> String {
+    sleep(Duration::from_millis(5));
+    let begin = chrono::DateTime::UNIX_EPOCH.with_timezone(&chrono::Local);
+    format!("{begin} {:?}", env::var("LANG"))
+}
+
 fn naps(config: &FastmapConfig, items: u64, milliseconds: u64) {
     let nap = |(n, milliseconds): (u64, u64)| {
         sleep(Duration::from_millis(milliseconds));
@@ -187,6 +194,12 @@ fn run() -> Result<(), Box<dyn Error>> {
         }
         // The same; each result is told as it comes, with how many items were read by then, and when.
         "watched" => watched(&config, number(0)?, number(1)?)?,
+        "surroundings" => {
+            let answers = config.fastmap(surroundings, 0..60u64).collect::<Result<Vec<_>, _>>()?;
+            for answer in answers.iter().collect::<std::collections::BTreeSet<_>>() {
+                println!("<{answer}>");
+            }
+        }
         "prints" => {
             let prints = |n: u64| {
                 println!("<out {n}>");
