@@ -1,6 +1,6 @@
 //! What one account can take of the disk and of the database's rows: it is counted, bounded, and given back.
 
-use fastmap_backends::cloud::{BlobStatus, OpenRun, Problem, digest};
+use fastmap_backends::cloud::{BlobStatus, Locale, OpenRun, Problem, digest};
 use serde_json::Value;
 
 use crate::client::{Client, open_run, to_json};
@@ -97,8 +97,17 @@ fn names_have_bounds_and_what_is_longer_is_refused() {
     let mut long = request.clone();
     long.function.name = "n".repeat(4097);
     assert!(refused(&long).detail.contains("more than 4096 bytes"));
-    let long = OpenRun { label: Some("l".repeat(201)), ..request };
+    let long = OpenRun { label: Some("l".repeat(201)), ..request.clone() };
     assert!(refused(&long).detail.contains("more than 200 bytes"));
+    let with = |name: &str, value: String| {
+        let locale = Locale { variables: [(name.to_owned(), value)].into(), zone: None };
+        OpenRun { locale: Some(locale), ..request.clone() }
+    };
+    assert!(refused(&with("LC_ALL", "l".repeat(257))).detail.contains("LC_ALL is longer than 256 bytes"));
+    assert!(refused(&with("LD_PRELOAD", "x".to_owned())).detail.contains("\"LD_PRELOAD\" is none of TZ"));
+    let zone = Some("../../etc/shadow".to_owned());
+    let away = OpenRun { locale: Some(Locale { zone, ..Locale::default() }), ..request };
+    assert!(refused(&away).detail.contains("no name of a time zone"));
 }
 
 #[test]
