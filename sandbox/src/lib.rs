@@ -130,10 +130,12 @@ pub fn confine(
     }
     refusal::keep(record, running);
     // Only where Landlock keeps the function within it.
-    if landlock::available().is_ok()
-        && let Err(why) = temporary::make()
-    {
-        confinement.no_temporary_files = Some(why);
+    if landlock::available().is_ok() {
+        match temporary::make() {
+            // SAFETY: there is no second thread yet, as this function's contract says.
+            Ok(()) => unsafe { temporary::unset_variables() },
+            Err(why) => confinement.no_temporary_files = Some(why),
+        }
     }
     // Landlock first: it needs calls that seccomp refuses.
     for (layer, install) in

@@ -29,8 +29,7 @@ struct Own {
 
 static OWN: OnceLock<Own> = OnceLock::new();
 
-/// Makes it. To be called before there is a second thread, and before anything is refused. From then on variables such as
-/// `TMPDIR` are not set.
+/// Makes it. To be called before there is a second thread, and before anything is refused.
 ///
 /// # Errors
 /// If this kernel can't (before 5.2), or refuses this user both mounts and user namespaces. Then writing is refused in
@@ -47,13 +46,19 @@ pub(crate) fn make() -> io::Result<()> {
     };
     let folders = [folder(FOLDERS[0].1)?, folder(FOLDERS[1].1)?, folder(FOLDERS[2].1)?];
     let device = device_of(root.as_raw_fd()).ok_or_else(io::Error::last_os_error)?;
-    if OWN.set(Own { root, folders, device }).is_ok() {
-        for name in VARIABLES {
-            // SAFETY: there is no second thread yet, as this function's contract says.
-            unsafe { std::env::remove_var(name) };
-        }
-    }
+    let _first = OWN.set(Own { root, folders, device });
     Ok(())
+}
+
+/// Unsets the variables that name a folder elsewhere, as they are not set in a jail.
+///
+/// # Safety
+/// There is no second thread.
+pub(crate) unsafe fn unset_variables() {
+    for name in VARIABLES {
+        // SAFETY: as this function's own.
+        unsafe { std::env::remove_var(name) };
+    }
 }
 
 /// Its root, if there is one.
