@@ -93,20 +93,22 @@ pub(crate) const SOMETIMES: &[Call] = calls! {
     SYS_kill SYS_tkill SYS_tgkill SYS_rt_sigqueueinfo SYS_rt_tgsigqueueinfo SYS_prlimit64 SYS_ioctl SYS_fcntl
 };
 
-/// Opening files, and changing them: decided by `files`, which opens and changes for the function what it may.
+/// Opening files, and changing them: decided by `files`, which opens and changes for the function what it
+/// may.
 pub(crate) const FILES: &[&[Call]] = &[
     calls! {
-        SYS_openat(1) SYS_truncate(0) SYS_mkdirat(1) SYS_unlinkat(1) SYS_linkat(1) SYS_renameat(1) SYS_renameat2(1)
-        SYS_fchmod SYS_fchmodat(1) SYS_utimensat(1)
+        SYS_openat(1) SYS_truncate(0) SYS_mkdirat(1) SYS_unlinkat(1) SYS_linkat(1) SYS_renameat(1)
+        SYS_renameat2(1) SYS_fchmod SYS_fchmodat(1) SYS_utimensat(1)
     },
     #[cfg(target_arch = "x86_64")]
     calls! {
-        SYS_open(0) SYS_creat(0) SYS_mkdir(0) SYS_rmdir(0) SYS_unlink(0) SYS_link(0) SYS_rename(0) SYS_chmod(0)
+        SYS_open(0) SYS_creat(0) SYS_mkdir(0) SYS_rmdir(0) SYS_unlink(0) SYS_link(0) SYS_rename(0)
+        SYS_chmod(0)
     },
 ];
 
-/// Looking at a file by a path from the working folder or the root: asked of `files` where the worker has files of its
-/// own, for the path may lead to one of these.
+/// Looking at a file by a path from the working folder or the root: asked of `files` where the worker has
+/// files of its own, for the path may lead to one of these.
 pub(crate) const LOOKING: &[Call] = calls! {
     SYS_newfstatat(1) SYS_statx(1) SYS_faccessat(1) SYS_faccessat2(1) SYS_readlinkat(1)
 };

@@ -1,6 +1,7 @@
-//! Calls that name a file: `handler` asks here, in a signal, what each of them returns. Opening to read is the kernel's to
-//! decide, by Landlock; writing is refused but for the harmless devices and what is the worker's own, see `temporary`, to
-//! which a path below `/tmp`, `/var/tmp` and `/dev/shm` leads. Nothing here allocates, locks or panics.
+//! Calls that name a file: `handler` asks here, in a signal, what each of them returns. Opening to read is
+//! the kernel's to decide, by Landlock; writing is refused but for the harmless devices and what is the
+//! worker's own, see `temporary`, to which a path below `/tmp`, `/var/tmp` and `/dev/shm` leads. Nothing here
+//! allocates, locks or panics.
 
 use std::ffi::{CStr, c_int};
 
@@ -42,7 +43,8 @@ impl Place {
         world::DEVICES.iter().any(|device| device.as_bytes() == path.to_bytes())
     }
 
-    fn told(self) -> Option<u64> {
+    /// The address of the path, if there is one.
+    fn written(self) -> Option<u64> {
         is_path(self.folder, self.path).then_some(self.path)
     }
 }
@@ -55,20 +57,18 @@ fn pointer(address: u64) -> *const u8 {
 pub(crate) fn decide(number: i64, a: [u64; 6]) -> Option<i64> {
     let at = |folder: usize| Place { folder: a[folder], path: a[folder + 1] };
     let here = |path: usize| Place { folder: HERE, path: a[path] };
-    let remove = libc::AT_REMOVEDIR as u64;
     Some(match number {
         libc::SYS_openat => open(number, at(0), a[2], a[3]),
         libc::SYS_newfstatat | libc::SYS_statx | libc::SYS_readlinkat => {
             look(number, at(0), [a[2], a[3], a[4]])
         }
         libc::SYS_faccessat | libc::SYS_faccessat2 => look(number, at(0), [a[2], a[3], 0]),
-        libc::SYS_mkdirat => change(number, libc::SYS_mkdirat, at(0), a[2], 0),
-        libc::SYS_unlinkat => change(number, libc::SYS_unlinkat, at(0), a[2], 0),
-        libc::SYS_fchmodat => change(number, libc::SYS_fchmodat, at(0), a[2], 0),
-        libc::SYS_utimensat if a[1] != 0 => change(number, libc::SYS_utimensat, at(0), a[2], a[3]),
+        libc::SYS_mkdirat | libc::SYS_unlinkat | libc::SYS_fchmodat => change(number, number, at(0), a[2], 0),
+        libc::SYS_utimensat if a[1] != 0 => change(number, number, at(0), a[2], a[3]),
         libc::SYS_utimensat | libc::SYS_fchmod => by_descriptor(number, a),
-        libc::SYS_renameat | libc::SYS_linkat => link(number, number, at(0), at(2), a[4]),
-        libc::SYS_renameat2 => link(number, number, at(0), at(2), a[4]),
+        libc::SYS_renameat | libc::SYS_renameat2 | libc::SYS_linkat => {
+            link(number, number, at(0), at(2), a[4])
+        }
         libc::SYS_truncate => cut(here(0), a[1]),
         #[cfg(target_arch = "x86_64")]
         libc::SYS_open => open(number, here(0), a[1], a[2]),
@@ -89,24 +89,21 @@ pub(crate) fn decide(number: i64, a: [u64; 6]) -> Option<i64> {
         #[cfg(target_arch = "x86_64")]
         libc::SYS_unlink => change(number, libc::SYS_unlinkat, here(0), 0, 0),
         #[cfg(target_arch = "x86_64")]
-        libc::SYS_rmdir => change(number, libc::SYS_unlinkat, here(0), remove, 0),
+        libc::SYS_rmdir => change(number, libc::SYS_unlinkat, here(0), libc::AT_REMOVEDIR as u64, 0),
         #[cfg(target_arch = "x86_64")]
         libc::SYS_chmod => change(number, libc::SYS_fchmodat, here(0), a[1], 0),
         #[cfg(target_arch = "x86_64")]
         libc::SYS_rename => link(number, libc::SYS_renameat2, here(0), here(1), 0),
         #[cfg(target_arch = "x86_64")]
         libc::SYS_link => link(number, libc::SYS_linkat, here(0), here(1), 0),
-        _ => {
-            let _only_on_one_kind_of_machine = remove;
-            return None;
-        }
+        _ => return None,
     })
 }
 
 /// A call that the filter lets pass, because its last argument says that it comes from here.
 fn ask(number: i64, place: Place, [one, two, three]: [u64; 3]) -> i64 {
-    // SAFETY: the call that the function made, or the same for another path, with the argument by which the filter lets
-    // it pass.
+    // SAFETY: the call that the function made, or the same for another path, with the argument by which the
+    // filter lets it pass.
     returned(unsafe { libc::syscall(number, place.folder, place.path, one, two, three, ASKED) })
 }
 
@@ -121,7 +118,7 @@ fn returned(result: i64) -> i64 {
 
 /// Writes the refusal down.
 fn refuse(number: i64, place: Place) -> i64 {
-    note(number, place.told());
+    note(number, place.written());
     -i64::from(libc::EPERM)
 }
 
@@ -152,8 +149,8 @@ fn may_read(place: Place) -> bool {
     ask(libc::SYS_faccessat, place, [libc::R_OK as u64, 0, 0]) == 0
 }
 
-/// Asks something of a file: that of the worker's own, or of the program and what else it may read. Others below these
-/// folders are not there.
+/// Asks something of a file: that of the worker's own, or of the program and what else it may read. Others
+/// below these folders are not there.
 fn look(number: i64, place: Place, arguments: [u64; 3]) -> i64 {
     let found = |place: Place| ask(number, place, arguments);
     let missing = -i64::from(libc::ENOENT);

@@ -1,5 +1,5 @@
-//! Files: nothing but reading what a program needs to go on running, which `world` lists, and writing to what `temporary`
-//! has made for this worker alone. Called by `confine`; calls the crate `landlock`.
+//! Files: nothing but reading what a program needs to go on running, which `world` lists, and writing to what
+//! `temporary` has made for this worker alone. Called by `confine`; calls the crate `landlock`.
 
 use std::ffi::{CStr, OsStr, c_int, c_void};
 use std::io;

@@ -1,24 +1,25 @@
-//! Confinement of a worker: what the function's contract forbids (files, network, other processes) is refused by the
-//! kernel, and what was refused is on record.
+//! Confinement of a worker: what the function's contract forbids (files, network, other processes) is refused
+//! by the kernel, and what was refused is on record.
 //!
 //! The tour: [`confine`] is called once by a worker, when its channels are made and before its first thread.
 //! `landlock` leaves nothing of the file system but reading what a program needs to run. `seccomp` builds and
-//! installs the filters over the lists in `calls`; a refused call comes to `handler` (a signal handler) or, where it
-//! would start a process, to `attendant` (a thread). Both write to the [`Record`], which the worker and its host
-//! read to say which call an item failed of. [`lacking`] tells a host what its kernel can't do, before any worker is
-//! started.
+//! installs the filters over the lists in `calls`; a refused call comes to `handler` (a signal handler) or,
+//! where it would start a process, to `attendant` (a thread). Both write to the [`Record`], which the worker
+//! and its host read to say which call an item failed of. [`lacking`] tells a host what its kernel can't do,
+//! before any worker is started.
 //!
-//! Two layers, because neither is enough: Landlock knows nothing of UDP, of sockets that have a path, of `io_uring` or of
-//! administration; seccomp can't tell one file from another.
+//! Two layers, because neither is enough: Landlock knows nothing of UDP, of sockets that have a path, of
+//! `io_uring` or of administration; seccomp can't tell one file from another.
 //!
-//! `world` lists the files of the machine that are there, confined or jailed; `temporary` makes a worker's own `/tmp`; to
-//! `files` come the calls that name a file.
+//! `world` lists the files of the machine that are there, confined or jailed; `temporary` makes a worker's
+//! own `/tmp`; to `files` come the calls that name a file.
 //!
 //! `memory_group` reads what the kernel tells of memory that ran out.
 //!
-//! That is for the user's own program, which is kept from mistakes. An executable that a stranger has sent to the
-//! service gets a jail (cargo feature `jail`): `jail` puts bubblewrap, seccomp and cgroups around a process that is
-//! trusted with nothing, and that confines nothing itself; `elf` reads such an executable before anything runs it.
+//! That is for the user's own program, which is kept from mistakes. An executable that a stranger has sent to
+//! the service gets a jail (cargo feature `jail`): `jail` puts bubblewrap, seccomp and cgroups around a
+//! process that is trusted with nothing, and that confines nothing itself; `elf` reads such an executable
+//! before anything runs it.
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 compile_error!("the sandbox knows the system calls of Linux on x86-64 and aarch64");
@@ -95,7 +96,8 @@ pub struct Confinement {
     pub holding: Vec<Layer>,
     /// Layers that the kernel lacks.
     pub lacking: Vec<Lack>,
-    /// Why there is no `/tmp` and no `/dev/shm` of this process's own, if there is none: writing there is refused.
+    /// Why there is no `/tmp` and no `/dev/shm` of this process's own, if there is none: writing there is
+    /// refused.
     pub no_temporary_files: Option<io::Error>,
 }
 

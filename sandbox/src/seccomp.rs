@@ -19,8 +19,9 @@ use seccompiler::{
 use crate::calls::{ABSENT, FILES, LOOKING, LOOKING_HERE, PROCESSES, REFUSED, SOMETIMES};
 use crate::{attendant, handler, temporary};
 
-/// Stands as sixth argument of a call that names a file, none of which has six, where `files` makes it for the function: so
-/// Landlock is asked, and its answer is known. No secret: to know it is to be asked by Landlock alone.
+/// Stands as sixth argument of a call that names a file, none of which has six, where `files` makes it for
+/// the function: so Landlock is asked, and its answer is known. No secret: to know it is to be asked by
+/// Landlock alone.
 pub(crate) const ASKED: u64 = 0x6661_7374_6d61_7000;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;

@@ -1,11 +1,13 @@
-//! A confined worker's own `/tmp` and `/dev/shm`: empty, in memory, seen by no other process and gone with it. Made by
-//! `confine` before anything is refused; `landlock` allows writing in it, and `files` leads calls that name a path
-//! below one of these folders there. (A jailed worker has mounts of its own at these paths, see `jail`.)
+//! A confined worker's own `/tmp` and `/dev/shm`: empty, in memory, seen by no other process and gone with
+//! it. Made by `confine` before anything is refused; `landlock` allows writing in it, and `files` leads calls
+//! that name a path below one of these folders there. (A jailed worker has mounts of its own at these paths,
+//! see `jail`.)
 //!
-//! It is a file system that is mounted nowhere: the worker has its root as a descriptor, by which it is found, and the
-//! kernel frees it when the last descriptor is closed, however the worker ends. So nothing is left over, and nothing has
-//! to be removed. To make one takes the right to mount: root has it; for another user a child process takes it in a user
-//! namespace of its own and leaves the descriptor to the worker, whose own view of users stays as it is.
+//! It is a file system that is mounted nowhere: the worker has its root as a descriptor, by which it is
+//! found, and the kernel frees it when the last descriptor is closed, however the worker ends. So nothing is
+//! left over, and nothing has to be removed. To make one takes the right to mount: root has it; for another
+//! user a child process takes it in a user namespace of its own and leaves the descriptor to the worker,
+//! whose own view of users stays as it is.
 
 use std::ffi::{CStr, CString, c_int};
 use std::fs;
@@ -32,8 +34,8 @@ static OWN: OnceLock<Own> = OnceLock::new();
 /// Makes it. To be called before there is a second thread, and before anything is refused.
 ///
 /// # Errors
-/// If this kernel can't (before 5.2), or refuses this user both mounts and user namespaces. Then writing is refused in
-/// these folders as it is everywhere.
+/// If this kernel can't (before 5.2), or refuses this user both mounts and user namespaces. Then writing is
+/// refused in these folders as it is everywhere.
 pub(crate) fn make() -> io::Result<()> {
     let root = mount().or_else(|_| mount_in_a_namespace())?;
     let folder = |name: &CStr| {
@@ -66,7 +68,8 @@ pub(crate) fn root() -> Option<BorrowedFd<'static>> {
     OWN.get().map(|own| own.root.as_fd())
 }
 
-/// A path that is below one of the folders: descriptor and address of the path from there on. In signals as well.
+/// A path that is below one of the folders: descriptor and address of the path from there on. In signals as
+/// well.
 ///
 /// # Safety
 /// `path` points to bytes that end with a zero byte.
@@ -111,14 +114,15 @@ fn check(returned: i64) -> io::Result<i64> {
     if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(returned) }
 }
 
-/// A file system in memory, mounted nowhere. Half of the machine's memory is the most that it takes, which is charged to
-/// this process's control group.
+/// A file system in memory, mounted nowhere. Half of the machine's memory is the most that it takes, which is
+/// charged to this process's control group.
 fn mount() -> io::Result<OwnedFd> {
     const FSCONFIG_SET_STRING: u32 = 1;
     const FSCONFIG_CMD_CREATE: u32 = 6;
     const CLOEXEC: u32 = 1;
     let none = std::ptr::null::<u8>();
-    let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+    // Code that is made in a file may be mapped, as in a jail: starting a program is refused by other means.
+    let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
     // SAFETY: system calls with constant strings, numbers, and descriptors of our own.
     unsafe {
         let context = descriptor(libc::syscall(libc::SYS_fsopen, c"tmpfs".as_ptr(), CLOEXEC))?;
@@ -130,7 +134,8 @@ fn mount() -> io::Result<OwnedFd> {
     }
 }
 
-/// The same by a child that shares this process's descriptors, and has the right to mount in namespaces of its own.
+/// The same by a child that shares this process's descriptors, and has the right to mount in namespaces of
+/// its own.
 fn mount_in_a_namespace() -> io::Result<OwnedFd> {
     let place = fs::File::open("/")?;
     // SAFETY: numbers that can't fail.
@@ -142,8 +147,8 @@ fn mount_in_a_namespace() -> io::Result<OwnedFd> {
         (c"/proc/self/gid_map", map(group)?),
     ];
     let flags = libc::CLONE_FILES | libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::SIGCHLD;
-    // SAFETY: as fork, in a process of one thread. The child makes system calls, leaves the descriptor in the place that
-    // the worker has kept for it, and ends.
+    // SAFETY: as fork, in a process of one thread. The child makes system calls, leaves the descriptor in the
+    // place that the worker has kept for it, and ends.
     unsafe {
         let child = check(libc::syscall(libc::SYS_clone, i64::from(flags), 0, 0, 0, 0))?;
         if child == 0 {

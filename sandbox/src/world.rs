@@ -1,17 +1,19 @@
-//! The files of the machine that a mapped function meets: one list, from which both sides are made. `landlock` lets a
-//! confined local worker read them, `jail` shows them read-only to a stranger's program, each only if this machine
-//! has it. Nothing else of the machine is there on either side. What both sides have to write to is in `temporary`.
+//! The files of the machine that a mapped function meets: one list, from which both sides are made.
+//! `landlock` lets a confined local worker read them, `jail` shows them read-only to a stranger's program,
+//! each only if this machine has it. Nothing else of the machine is there on either side. What both sides
+//! have to write to is in `temporary`.
 //!
-//! An entry is here because a common library reads it on its own, without being given its path, and would silently
-//! answer otherwise without it. All of them come with the packages of the system, can be read by each of its users,
-//! and say nothing of this machine but which packages it has. Keys (`/etc/ssl/private`), users, hosts, and all other
-//! configuration stay out.
+//! An entry is here because a common library reads it on its own, without being given its path, and would
+//! silently answer otherwise without it. All of them come with the packages of the system, can be read by
+//! each of its users, and say nothing of this machine but which packages it has. Keys (`/etc/ssl/private`),
+//! users, hosts, and all other configuration stay out.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-/// Folders in which a program's libraries may be, in the loader's own order. Nothing that a user can write to.
+/// Folders in which a program's libraries may be, in the loader's own order. Nothing that a user can write
+/// to.
 pub(crate) const LIBRARIES: [&str; 6] = if cfg!(target_arch = "aarch64") {
     ["/lib/aarch64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"]
 } else {
@@ -23,11 +25,11 @@ pub(crate) const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/
 
 /// Data of libraries.
 const DATA: &[&str] = &[
-    // The loader's index of the library folders, and the links by which Debian's libblas and liblapack are found
-    // (there is nothing but links in that folder).
+    // The loader's index of the library folders, and the links by which Debian's libblas and liblapack are
+    // found (there is nothing but links in that folder).
     "/etc/ld.so.cache",
     "/etc/alternatives",
-    // Time zones: the C library, chrono, jiff, GLib. Which of them is the local one is told with the run.
+    // Time zones: the C library, chrono, jiff, GLib. Which of them is the local one comes with the run.
     "/usr/share/zoneinfo",
     // Locales and messages of the C library. (Its converters, gconv, are in the library folders.)
     "/usr/lib/locale",
@@ -36,13 +38,14 @@ const DATA: &[&str] = &[
     "/usr/share/misc",
     "/usr/lib/file",
     "/usr/share/file",
-    // Fonts, and how fontconfig chooses among them. (Its cache has no more than what the fonts say of themselves.)
+    // Fonts, and how fontconfig chooses among them. (Its cache has no more than what the fonts say of
+    // themselves.)
     "/etc/fonts",
     "/usr/share/fonts",
     "/usr/share/fontconfig",
     "/var/cache/fontconfig",
-    // Certificates of the public authorities, and OpenSSL's folder of links to them. Certificates are public; the keys
-    // of the machine's own are in /etc/ssl/private, to which a link leads and which is not there.
+    // Certificates of the public authorities, and OpenSSL's folder of links to them. Certificates are public;
+    // the keys of the machine's own are in /etc/ssl/private, to which a link leads and which is not there.
     "/etc/ssl/certs",
     "/usr/share/ca-certificates",
     "/usr/lib/ssl",
@@ -70,13 +73,13 @@ const DATA: &[&str] = &[
     "/usr/lib/debug",
 ];
 
-/// Python's own library, which an interpreter within the program can't start without, and its settings: before the minor
-/// version.
+/// Python's own library, which an interpreter within the program can't start without, and its settings:
+/// before the minor version.
 const PYTHON: [&str; 2] = ["/usr/lib/python3.", "/etc/python3."];
 const MINOR_VERSIONS: std::ops::RangeInclusive<u32> = 8..=20;
 
-/// The folders that hold the C library, and the data of libraries, each by the path at which a function finds it. This
-/// machine may lack some of them. Each worker asks when it starts: nothing here lists a folder.
+/// The folders that hold the C library, and the data of libraries, each by the path at which a function finds
+/// it. This machine may lack some of them. Each worker asks when it starts: nothing here lists a folder.
 pub(crate) fn readable() -> Vec<PathBuf> {
     let python =
         PYTHON.iter().flat_map(|begin| MINOR_VERSIONS.map(move |minor| format!("{begin}{minor}").into()));

@@ -109,14 +109,15 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_prctl,
     libc::SYS_exit,
     libc::SYS_exit_group,
-    // bubblewrap starts the executable behind the filter, and its init waits there for the end. A worker that starts
-    // its own executable anew is in the same jail as before, and so is one that starts a file that it has written.
+    // bubblewrap starts the executable behind the filter, and its init waits there for the end. A worker that
+    // starts its own executable anew is in the same jail as before, and so is one that starts a file that it
+    // has written.
     libc::SYS_execve,
     libc::SYS_wait4,
 ];
 
-/// Files of the worker's own, in its `/tmp` and `/dev/shm`: everything else is mounted read-only. A confined local worker
-/// may do the same there, see `files`.
+/// Files of the worker's own, in its `/tmp` and `/dev/shm`: everything else is mounted read-only. A confined
+/// local worker may do the same there, see `files`.
 const FILES: &[c_long] = &[
     libc::SYS_mkdirat,
     libc::SYS_unlinkat,

@@ -1,12 +1,13 @@
-//! Jails for executables that strangers have sent: bubblewrap's namespaces, an almost empty read-only root, seccomp,
-//! a control group and limits around a process that is trusted with nothing.
+//! Jails for executables that strangers have sent: bubblewrap's namespaces, an almost empty read-only root,
+//! seccomp, a control group and limits around a process that is trusted with nothing.
 //!
 //! [`Jail::check`] finds out what this machine offers and refuses in words what is lacking; [`Jail::attack`]
 //! then tries to break out of a jail. [`Jail::command`] makes the command for one process. `bubblewrap`
-//! builds it, `root` says what is there, `filter` has the system calls, `cgroup` bounds and measures, `libraries` says what an
-//! executable needs, `program` and `shown` get it to where a worker can start it, `users` has the workers'
-//! users, `owner` locks what has a living owner, `scratch` a service's temporary files, `selftest` and
-//! `probes` are the attack. Used by the launcher of jailed workers in `fastmap-backends`.
+//! builds it, `root` says what is there, `filter` has the system calls, `cgroup` bounds and measures,
+//! `libraries` says what an executable needs, `program` and `shown` get it to where a worker can start it,
+//! `users` has the workers' users, `owner` locks what has a living owner, `scratch` a service's temporary
+//! files, `selftest` and `probes` are the attack. Used by the launcher of jailed workers in
+//! `fastmap-backends`.
 
 mod bubblewrap;
 mod cgroup;
@@ -86,8 +87,8 @@ pub struct Limits {
     pub cpus: f64,
     /// CPU time after which the kernel ends it (`SIGXCPU`), in whole seconds.
     pub cpu_time: Option<Duration>,
-    /// Bytes of the largest file, memory files of its own included; `None`: as many as it may have of memory, to which
-    /// all that it can write to is charged.
+    /// Bytes of the largest file, memory files of its own included; `None`: as many as it may have of memory,
+    /// to which all that it can write to is charged.
     pub file_size: Option<u64>,
 }
 

@@ -1,5 +1,6 @@
-//! What a jail's root has beside the program and its socket: the loader, the libraries and their data, harmless devices, the
-//! link by which a program finds itself, and an empty `/tmp` and `/dev/shm`. The arguments of bubblewrap for it.
+//! What a jail's root has beside the program and its socket: the loader, the libraries and their data,
+//! harmless devices, the link by which a program finds itself, and an empty `/tmp` and `/dev/shm`. The
+//! arguments of bubblewrap for it.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -13,8 +14,9 @@ use crate::world;
 /// Folders that are links into `/usr` on most systems.
 const LINKS: [&str; 2] = ["/lib", "/lib64"];
 
-/// The arguments for a jail of this executable. `zone` is the local time zone; `memory` the bytes of memory that its
-/// processes may have, of which half may be files in each of the two folders: the kernel charges them to their group.
+/// The arguments for a jail of this executable. `zone` is the local time zone; `memory` the bytes of memory
+/// that its processes may have, of which half may be files in each of the two folders: the kernel charges
+/// them to their group.
 pub(super) fn arguments(executable: &Executable, zone: Option<&str>, memory: u64) -> Vec<PathBuf> {
     let mut all: Vec<PathBuf> = Vec::new();
     let mut add = |option: &str, arguments: [&Path; 2]| {
@@ -30,7 +32,7 @@ pub(super) fn arguments(executable: &Executable, zone: Option<&str>, memory: u64
             add("--symlink", [target.strip_prefix("/").unwrap_or(&target), link.as_ref()]);
         }
     }
-    let shown = world::readable();
+    let shown: Vec<PathBuf> = world::readable().into_iter().filter(|path| path.exists()).collect();
     for path in &shown {
         add("--ro-bind-try", [path, path]);
     }
@@ -51,8 +53,8 @@ pub(super) fn arguments(executable: &Executable, zone: Option<&str>, memory: u64
     all
 }
 
-/// Where a library of the executable has to be put so that it is found, if it is not in a folder that is there: links in
-/// such a folder may lead out of it.
+/// Where a library of the executable has to be put so that it is found, if it is not in a folder that is
+/// there: links in such a folder may lead out of it.
 fn beside(file: &Path, shown: &[PathBuf]) -> Option<PathBuf> {
     let mut path = real_folder(file);
     // As the kernel counts links.

@@ -1,6 +1,6 @@
-//! One world: each act is done by a process of its own, as it is, confined as a local worker, and in a jail as a worker of
-//! the service. Confined and jailed it must come out the same, to the byte.
-//! `cargo test -p fastmap-sandbox --features jail --test world`.
+//! One world: each act is done by a process of its own, as it is, confined as a local worker, and in a jail
+//! as a worker of the service. Confined and jailed it must come out the same, to the byte. `cargo test -p
+//! fastmap-sandbox --features jail --test world`.
 
 #[path = "../common/mod.rs"]
 mod common;

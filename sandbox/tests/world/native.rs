@@ -61,19 +61,20 @@ macro_rules! functions {
 }
 
 fn text(chars: *const c_char) -> String {
-    // SAFETY: a string of the library's, or none.
     if chars.is_null() {
-        "none".to_owned()
-    } else {
-        unsafe { CStr::from_ptr(chars) }.to_string_lossy().into()
+        return "none".to_owned();
     }
+    // SAFETY: a string of the library's, which ends with a zero byte.
+    unsafe { CStr::from_ptr(chars) }.to_string_lossy().into_owned()
 }
 
 fn sqlite(library: Library) -> String {
     type Row = extern "C" fn(*mut c_void, c_int, *mut *mut c_char, *mut *mut c_char) -> c_int;
     functions!(library;
         sqlite3_open: unsafe extern "C" fn(*const c_char, *mut *mut c_void) -> c_int,
-        sqlite3_exec: unsafe extern "C" fn(*mut c_void, *const c_char, Option<Row>, *mut c_void, *mut *mut c_char) -> c_int,
+        sqlite3_exec: unsafe extern "C" fn(
+            *mut c_void, *const c_char, Option<Row>, *mut c_void, *mut *mut c_char
+        ) -> c_int,
     );
     extern "C" fn count(sum: *mut c_void, _: c_int, _: *mut *mut c_char, _: *mut *mut c_char) -> c_int {
         // SAFETY: the number that is given below.

@@ -24,21 +24,22 @@ pub(crate) const ACTS: &[Act] = &[
         let folder = env::temp_dir();
         format!("{}, a folder: {}", folder.display(), folder.is_dir())
     }),
-    act("a file and its life", "5 bytes, renamed, then gone", || told(file("/tmp"))),
-    act("a file and its life in /dev/shm", "5 bytes, renamed, then gone", || told(file("/dev/shm"))),
-    act("a file and its life in /var/tmp", "5 bytes, renamed, then gone", || told(file("/var/tmp"))),
-    act("a file without a name (tempfile)", "hello", || told(unnamed())),
-    act("a folder with files (tempfile)", "2 files, a link of 2, then gone: true", || told(folder())),
-    act("a file that is kept (tempfile)", "kept", || told(kept())),
+    act("a file and its life", "5 bytes, renamed, then gone", || shown(file("/tmp"))),
+    act("a file and its life in /dev/shm", "5 bytes, renamed, then gone", || shown(file("/dev/shm"))),
+    act("a file and its life in /var/tmp", "5 bytes, renamed, then gone", || shown(file("/var/tmp"))),
+    act("a file without a name (tempfile)", "hello", || shown(unnamed())),
+    act("a folder with files (tempfile)", "2 files, a link of 2, then gone: true", || shown(folder())),
+    act("a file that is kept (tempfile)", "kept", || shown(kept())),
     act("a file without a name by the kernel", "made", || {
         let made = OpenOptions::new().read(true).write(true).custom_flags(libc::O_TMPFILE).open("/tmp");
         made.map_or_else(|why| error(&why), |_| "made".to_owned())
     }),
-    act("mkstemp and tmpfile of C", "2 files", || told(of_c())),
-    act("a file that is cut, changed and made longer", "3 600 10", || told(changed())),
-    act("memory by name (shm_open)", "shared, gone", || told(shared_memory())),
-    act("a semaphore by name (sem_open)", "posted and taken", || told(semaphore())),
-    act("a path through the folder's descriptor", "5", || told(by_descriptor())),
+    act("mkstemp and tmpfile of C", "2 files", || shown(of_c())),
+    act("a file that is cut, changed and made longer", "3 600 10", || shown(changed())),
+    act("memory by name (shm_open)", "shared, gone", || shown(shared_memory())),
+    act("a semaphore by name (sem_open)", "posted and taken", || shown(semaphore())),
+    act("code that is made in a file", "mapped", || shown(code())),
+    act("a path through the folder's descriptor", "5", || shown(by_descriptor())),
     act("other files are not there", "false false", || {
         let there = |path: &str| fs::symlink_metadata(path).is_ok();
         format!("{} {}", there("/tmp/fastmap-nothing"), there("/tmp/nothing/../fastmap-nothing"))
@@ -46,10 +47,10 @@ pub(crate) const ACTS: &[Act] = &[
     act("a symbolic link is refused", "error 1", || {
         std::os::unix::fs::symlink("/etc", "/tmp/link").map_or_else(|why| error(&why), |()| "made".to_owned())
     }),
-    act("fill /tmp", "filled", || told(fill())),
+    act("fill /tmp", "filled", || shown(fill())),
 ];
 
-fn told(done: io::Result<String>) -> String {
+fn shown(done: io::Result<String>) -> String {
     done.unwrap_or_else(|why| error(&why))
 }
 
@@ -163,6 +164,16 @@ fn semaphore() -> io::Result<String> {
         assert_eq!(libc::sem_unlink(c"/fastmap-test".as_ptr()), 0);
     }
     Ok("posted and taken".to_owned())
+}
+
+fn code() -> io::Result<String> {
+    let file = tempfile::tempfile()?;
+    file.set_len(4096)?;
+    let protection = libc::PROT_READ | libc::PROT_EXEC;
+    // SAFETY: new memory, which nothing else uses.
+    let page =
+        unsafe { libc::mmap(ptr::null_mut(), 4096, protection, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+    if page == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok("mapped".to_owned()) }
 }
 
 fn by_descriptor() -> io::Result<String> {

@@ -17,12 +17,16 @@ macro_rules! scripts {
 }
 
 pub(super) fn sqlite() -> Migrator {
-    scripts!("sqlite": "01" "begin", "02" "carried", "10" "dashboard", "20" "gateways", "30" "use", "40" "bounds",
-        "45" "locale")
+    scripts!(
+        "sqlite": "01" "begin", "02" "carried", "10" "dashboard", "20" "gateways", "30" "use", "40" "bounds",
+        "45" "locale"
+    )
 }
 
 pub(super) fn postgres() -> Migrator {
-    scripts!("postgres": "01" "begin", "10" "dashboard", "20" "gateways", "30" "use", "40" "bounds", "45" "locale")
+    scripts!(
+        "postgres": "01" "begin", "10" "dashboard", "20" "gateways", "30" "use", "40" "bounds", "45" "locale"
+    )
 }
 
 fn migrator<const N: usize>(scripts: [(&str, &'static str, &'static str); N]) -> Migrator {
