@@ -325,7 +325,7 @@ impl FastmapConfig {
     {
         let drive = Drive::new(
             self.clone(),
-            Plain::<F, T, R>::id(),
+            Plain::<F, T, R>::ENTRY,
             None,
             codec::stride::<T>(),
             codec::stride::<R>(),
@@ -366,7 +366,7 @@ impl FastmapConfig {
         let _: F = func;
         let new = |context: Option<Encode>| {
             let (items, results) = (codec::stride::<T>(), codec::stride::<R>());
-            Drive::new(self.clone(), With::<F, C, T, R>::id(), context, items, results)
+            Drive::new(self.clone(), With::<F, C, T, R>::ENTRY, context, items, results)
         };
         let callee = callee::With::<F, C>::new(context);
         if self.inlines() {
@@ -410,7 +410,7 @@ impl FastmapConfig {
         let (_, _): (N, F) = (init, func);
         let drive = Drive::new(
             self.clone(),
-            Init::<N, F, S, T, R>::id(),
+            Init::<N, F, S, T, R>::ENTRY,
             None,
             codec::stride::<T>(),
             codec::stride::<R>(),
@@ -443,7 +443,7 @@ impl FastmapConfig {
         let _: F = func;
         let drive = Drive::new(
             self.clone(),
-            ByRef::<F, T, R>::id(),
+            ByRef::<F, T, R>::ENTRY,
             None,
             codec::stride::<T>(),
             codec::stride::<R>(),

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 use crate::codec;
 use crate::error::{Error, ErrorKind};
+use crate::floats::start_in_mode;
 
 static ENTERED: AtomicBool = AtomicBool::new(false);
 
@@ -65,15 +66,33 @@ pub(crate) fn conjure<F: Copy>() -> F {
     }
 }
 
+/// How a worker gets to the loop for a function.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    usual: &'static Descriptor,
+    in_mode: &'static Descriptor,
+}
+
+impl Entry {
+    /// The function as it mostly runs.
+    pub(crate) fn id(self) -> FunctionId {
+        FunctionId::of(self.usual)
+    }
+
+    /// The function where a floating point mode lies behind its context.
+    pub(crate) fn id_in_mode(self) -> FunctionId {
+        FunctionId::of(self.in_mode)
+    }
+}
+
 /// The loop for `Fn(T) -> R`.
 pub(crate) struct Plain<F, T, R>(PhantomData<fn(F, T) -> R>);
 
-impl<F: Fn(T) -> R + Copy, T: DeserializeOwned, R: Serialize> Plain<F, T, R> {
-    const DESCRIPTOR: &'static Descriptor = &Descriptor::new(type_name::<Self>, Self::start);
-
-    pub(crate) fn id() -> FunctionId {
-        FunctionId::of(Self::DESCRIPTOR)
-    }
+impl<F: Fn(T) -> R + Copy, T: DeserializeOwned, R: Serialize + DeserializeOwned> Plain<F, T, R> {
+    pub(crate) const ENTRY: Entry = Entry {
+        usual: &Descriptor::new(type_name::<Self>, Self::start),
+        in_mode: &Descriptor::new(type_name::<Self>, |context| start_in_mode(context, Self::start)),
+    };
 
     #[allow(clippy::unnecessary_wraps, reason = "the shape that a descriptor holds")]
     fn start(_context: &[u8]) -> Result<Box<dyn Task>, ItemFailure> {
@@ -85,12 +104,11 @@ impl<F: Fn(T) -> R + Copy, T: DeserializeOwned, R: Serialize> Plain<F, T, R> {
 /// The loop for `Fn(&T) -> R`.
 pub(crate) struct ByRef<F, T, R>(PhantomData<fn(F, T) -> R>);
 
-impl<F: Fn(&T) -> R + Copy, T: DeserializeOwned, R: Serialize> ByRef<F, T, R> {
-    const DESCRIPTOR: &'static Descriptor = &Descriptor::new(type_name::<Self>, Self::start);
-
-    pub(crate) fn id() -> FunctionId {
-        FunctionId::of(Self::DESCRIPTOR)
-    }
+impl<F: Fn(&T) -> R + Copy, T: DeserializeOwned, R: Serialize + DeserializeOwned> ByRef<F, T, R> {
+    pub(crate) const ENTRY: Entry = Entry {
+        usual: &Descriptor::new(type_name::<Self>, Self::start),
+        in_mode: &Descriptor::new(type_name::<Self>, |context| start_in_mode(context, Self::start)),
+    };
 
     #[allow(clippy::unnecessary_wraps, reason = "the shape that a descriptor holds")]
     fn start(_context: &[u8]) -> Result<Box<dyn Task>, ItemFailure> {
@@ -110,13 +128,12 @@ where
     F: Fn(&C, T) -> R + Copy,
     C: DeserializeOwned + 'static,
     T: DeserializeOwned,
-    R: Serialize,
+    R: Serialize + DeserializeOwned,
 {
-    const DESCRIPTOR: &'static Descriptor = &Descriptor::new(type_name::<Self>, Self::start);
-
-    pub(crate) fn id() -> FunctionId {
-        FunctionId::of(Self::DESCRIPTOR)
-    }
+    pub(crate) const ENTRY: Entry = Entry {
+        usual: &Descriptor::new(type_name::<Self>, Self::start),
+        in_mode: &Descriptor::new(type_name::<Self>, |context| start_in_mode(context, Self::start)),
+    };
 
     fn start(context: &[u8]) -> Result<Box<dyn Task>, ItemFailure> {
         let context: C = codec::decode(context).map_err(|error| ItemFailure {
@@ -147,13 +164,12 @@ where
     F: Fn(&mut S, T) -> R + Copy,
     S: 'static,
     T: DeserializeOwned,
-    R: Serialize,
+    R: Serialize + DeserializeOwned,
 {
-    const DESCRIPTOR: &'static Descriptor = &Descriptor::new(type_name::<Self>, Self::start);
-
-    pub(crate) fn id() -> FunctionId {
-        FunctionId::of(Self::DESCRIPTOR)
-    }
+    pub(crate) const ENTRY: Entry = Entry {
+        usual: &Descriptor::new(type_name::<Self>, Self::start),
+        in_mode: &Descriptor::new(type_name::<Self>, |context| start_in_mode(context, Self::start)),
+    };
 
     fn start(_context: &[u8]) -> Result<Box<dyn Task>, ItemFailure> {
         let make: fn() -> S = || conjure::<N>()();
@@ -224,7 +240,10 @@ impl<S> Task for Stateful<S> {
 
 /// Decodes, calls, encodes: the way of one item through a worker.
 #[inline]
-fn each<T: DeserializeOwned, R: Serialize>(work: &mut Work<'_>, func: &mut impl FnMut(T) -> R) {
+fn each<T: DeserializeOwned, R: Serialize + DeserializeOwned>(
+    work: &mut Work<'_>,
+    func: &mut impl FnMut(T) -> R,
+) {
     if let (Some(stride), Some(result)) = (codec::stride::<T>(), codec::stride::<R>()) {
         let call = |bytes: &[u8], slot: &mut [u8]| {
             let item = codec::get::<T>(bytes).map_err(|error| error.to_string())?;

@@ -68,6 +68,7 @@ mod codec;
 mod config;
 mod entry;
 mod error;
+mod floats;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod map;

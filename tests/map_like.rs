@@ -9,6 +9,9 @@ mod common;
 
 #[path = "map_like/failures.rs"]
 mod failures;
+#[cfg(target_arch = "x86_64")]
+#[path = "map_like/floats.rs"]
+mod floats;
 #[path = "map_like/functions.rs"]
 mod functions;
 #[path = "map_like/input.rs"]

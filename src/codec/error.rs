@@ -5,6 +5,8 @@
 use std::error::Error;
 use std::fmt::{self, Display, Formatter};
 
+use super::trace::Variant;
+
 /// Why a value could not be written to bytes, or read from them.
 ///
 /// The message names the Rust type, the reason, and, where the type is one that the compact format
@@ -30,6 +32,18 @@ pub(super) enum Why {
     /// The type wants to be told by the bytes what they are, as `untagged`, `tag`, `flatten` and
     /// `serde_json::Value` do: seen while reading.
     Undescribed,
+    /// The type's own `Deserialize` would read this variant's number as another variant: found by reading back.
+    Variant(Variant),
+    /// It would read another number of fields of this struct than the so many that were written: found by reading back.
+    Count { name: &'static str, written: usize },
+    /// It would read another kind of value: found by reading back.
+    Kind { written: &'static str, read: &'static str },
+    /// A sequence or map announced another number of elements than it wrote.
+    Miscounted { announced: usize, written: usize },
+    /// What the type's own `Deserialize` said.
+    Refused(String),
+    /// It expects another kind of value than the compact format has.
+    Unfit(String),
     /// The item takes more bytes than a batch can hold of one.
     TooLong { bytes: usize, limit: u32 },
     /// The value was complete before its bytes were used up.
@@ -86,6 +100,33 @@ impl Display for Why {
                  #[serde(tag = \"…\")], #[serde(flatten)] and serde_json::Value must), which the \
                  compact format does not say; {WAY_OUT}"
             ),
+            Self::Variant(Variant { index, enumeration, name }) => write!(
+                f,
+                "the variant `{name}` of its enum `{enumeration}` is written as number {index}, which its \
+                 Deserialize takes for another one, as where a variant before it has #[serde(skip)] or \
+                 #[serde(skip_deserializing)]; let such variants be the last ones, or {WAY_OUT}"
+            ),
+            Self::Count { name, written } => write!(
+                f,
+                "{} is {written} where it is written and another where it is read, as by \
+                 #[serde(skip_serializing)] or #[serde(skip_deserializing)] without the other, \
+                 #[serde(skip_serializing_if)] in a tuple and #[serde(tag = \"…\")] of a struct, which the compact \
+                 format cannot carry; use #[serde(skip)], or {WAY_OUT}",
+                Fields { name }
+            ),
+            Self::Kind { written, read } => write!(
+                f,
+                "{written} is written where its Deserialize reads {read}, which the compact format cannot \
+                 carry; {WAY_OUT}"
+            ),
+            Self::Miscounted { announced, written } => write!(
+                f,
+                "its Serialize announces a sequence or map of {announced} elements and writes {written}"
+            ),
+            Self::Refused(words) => refused(f, words),
+            Self::Unfit(words) => {
+                write!(f, "{words}, which is all that the compact format has of it; {WAY_OUT}")
+            }
             Self::TooLong { bytes, limit } => write!(
                 f,
                 "it takes {bytes} bytes, and one item may take {limit}; split it, or pass a path \
@@ -95,15 +136,32 @@ impl Display for Why {
             Self::Said(words) => f.write_str(words),
             Self::NoMemory(source) => write!(f, "its bytes can't be kept in memory: {source}"),
             Self::Writing(source) => write!(f, "{source}"),
-            // postcard keeps no words of a failed `Deserialize`, so say what there is to know.
-            Self::Reading(postcard::Error::SerdeDeCustom) => write!(
-                f,
-                "its Deserialize refused the value: a check of its own, or a value that JSON \
-                 cannot hold inside a fastmap::Json<T> (NaN becomes null)"
-            ),
             Self::Reading(source) => write!(f, "{source}; {ONE_SIDED}"),
         }
     }
+}
+
+/// What is written with a number of fields, in words.
+struct Fields {
+    name: &'static str,
+}
+
+impl Display for Fields {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.name {
+            "" => f.write_str("the number of elements of one of its tuples or sequences"),
+            name => write!(f, "the number of fields of `{name}`"),
+        }
+    }
+}
+
+/// The words of a `Deserialize`. Most types that refuse what the compact format has expect names, as JSON has.
+fn refused(f: &mut Formatter<'_>, words: &str) -> fmt::Result {
+    write!(f, "its Deserialize refused the value: {words}")?;
+    if words.contains("fastmap::Json") {
+        return Ok(());
+    }
+    write!(f, "; if it reads only formats with names, as JSON: {WAY_OUT}")
 }
 
 impl Error for Why {

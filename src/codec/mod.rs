@@ -3,9 +3,14 @@
 //! Calls postcard through `strict`, which refuses what the format would carry wrongly.
 #![forbid(unsafe_code)]
 
+mod check;
 mod error;
 mod json;
+mod replay;
+mod shapes;
 mod strict;
+mod trace;
+mod words;
 
 use std::convert::identity;
 use std::io;
@@ -15,10 +20,13 @@ use fastmap_backends::{Context, ContextWriter};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use check::check;
 pub(crate) use error::CodecError;
 use error::Why;
 pub use json::Json;
+use shapes::Shapes;
 use strict::{Append, Stream, Strict};
+use words::words;
 
 /// The bytes that hold the length of an item without a stride.
 const LENGTH: usize = size_of::<u32>();
@@ -217,12 +225,16 @@ fn too_wide(_: TryFromIntError) -> postcard::Error {
 /// Appends one item: its bytes alone where T has a stride, else a u32 little-endian length and the
 /// bytes. On an error `out` is as it was.
 #[inline]
-pub(crate) fn put<T: Serialize>(item: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
+pub(crate) fn put<T: Serialize + DeserializeOwned>(item: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
     put_within(u32::MAX, item, out)
 }
 
 #[inline]
-fn put_within<T: Serialize>(limit: u32, item: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
+fn put_within<T: Serialize + DeserializeOwned>(
+    limit: u32,
+    item: &T,
+    out: &mut Vec<u8>,
+) -> Result<(), CodecError> {
     if append_plain(item, out) {
         return Ok(());
     }
@@ -259,20 +271,24 @@ pub(crate) fn get<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
 }
 
 /// A whole value with neither stride nor length (contexts): any size, also above 4 GiB.
-pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Context, CodecError> {
+pub(crate) fn encode<T: Serialize + DeserializeOwned>(value: &T) -> Result<Context, CodecError> {
     stream(value).map_err(|why| CodecError::new::<T>("write a value", *why))
 }
 
-fn stream<T: Serialize>(value: &T) -> Result<Context, Box<Why>> {
+fn stream<T: Serialize + DeserializeOwned>(value: &T) -> Result<Context, Box<Why>> {
     let mut writer = Context::writer();
     let no_memory = |error| Box::new(Why::NoMemory(error));
     if let Some(written) = stream_plain_vector(value, &mut writer) {
         written.map_err(no_memory)?;
     } else {
         let mut error = None;
-        let output = Stream { writer: &mut writer, error: &mut error };
-        let written = value.serialize(Strict(&mut postcard::Serializer { output }));
+        let mut shapes = Shapes::new::<T>();
+        let output = Stream { writer: &mut writer, error: &mut error, shapes: &mut shapes };
+        let written = value.serialize(Strict::new::<T>(&mut postcard::Serializer { output }));
         error.map_or(written, |error| Err(no_memory(error)))?;
+        if shapes.is_new() {
+            check(value, shapes)?;
+        }
     }
     writer.finish().map_err(no_memory)
 }
@@ -283,11 +299,14 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError>
 }
 
 #[inline]
-fn append<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<(), Box<Why>> {
+fn append<T: Serialize + DeserializeOwned>(value: &T, out: &mut Vec<u8>) -> Result<(), Box<Why>> {
     if append_plain_vector(value, out) {
         return Ok(());
     }
-    value.serialize(Strict(&mut postcard::Serializer { output: Append(out) }))
+    let mut shapes = Shapes::new::<T>();
+    let output = Append { out, shapes: &mut shapes };
+    value.serialize(Strict::new::<T>(&mut postcard::Serializer { output }))?;
+    if shapes.is_new() { check(value, shapes) } else { Ok(()) }
 }
 
 /// A claimed length reserves 1 MiB at the most in serde's own collections, and soon runs out of
@@ -299,7 +318,7 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Box<Why>> {
         return Ok(value);
     }
     let mut reader = postcard::Deserializer::from_bytes(bytes);
-    let value = T::deserialize(&mut reader).map_err(Why::reading)?;
+    let value = T::deserialize(&mut reader).map_err(|failed| words::<T>(bytes, failed))?;
     match reader.finalize() {
         Ok([]) => Ok(value),
         Ok(rest) => Err(Box::new(Why::Trailing(rest.len()))),
@@ -307,5 +326,7 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Box<Why>> {
     }
 }
 
+#[cfg(test)]
+mod derived;
 #[cfg(test)]
 mod tests;

@@ -10,24 +10,40 @@ use postcard::ser_flavors::Flavor;
 use serde::ser::{self, Serialize, Serializer};
 
 use super::error::Why;
+use super::shapes::{self, Part, Shapes};
 
 type Result<T> = std::result::Result<T, Box<Why>>;
 
+/// postcard's output, with the shapes of what is written to it.
+pub(super) trait Output: Flavor {
+    fn shapes(&mut self) -> &mut Shapes;
+}
+
 /// The end of a caller's buffer, as postcard's output: nothing lies between a value and the frame.
-pub(super) struct Append<'a>(pub(super) &'a mut Vec<u8>);
+pub(super) struct Append<'a> {
+    pub(super) out: &'a mut Vec<u8>,
+    pub(super) shapes: &'a mut Shapes,
+}
+
+impl Output for Append<'_> {
+    #[inline]
+    fn shapes(&mut self) -> &mut Shapes {
+        self.shapes
+    }
+}
 
 impl Flavor for Append<'_> {
     type Output = ();
 
     #[inline]
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        self.0.push(byte);
+        self.out.push(byte);
         Ok(())
     }
 
     #[inline]
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        self.0.extend_from_slice(bytes);
+        self.out.extend_from_slice(bytes);
         Ok(())
     }
 
@@ -41,6 +57,14 @@ impl Flavor for Append<'_> {
 pub(super) struct Stream<'a> {
     pub(super) writer: &'a mut ContextWriter,
     pub(super) error: &'a mut Option<io::Error>,
+    pub(super) shapes: &'a mut Shapes,
+}
+
+impl Output for Stream<'_> {
+    #[inline]
+    fn shapes(&mut self) -> &mut Shapes {
+        self.shapes
+    }
 }
 
 impl Stream<'_> {
@@ -79,21 +103,42 @@ impl Flavor for Stream<'_> {
 /// A field left out leaves no trace in the bytes, so its neighbours are read in its place: a struct
 /// of two `Option`s was seen to come back as another valid value. Here it is an error. The other
 /// gain is the words of a user's own `Serialize`, which `postcard::Error` throws away.
-pub(super) struct Strict<'a, F: Flavor>(pub(super) &'a mut postcard::Serializer<F>);
+///
+/// It notes which shapes the value has, so that the first of each is read back before it leaves, see `check`.
+pub(super) struct Strict<'a, F: Output> {
+    to: &'a mut postcard::Serializer<F>,
+    /// Identity of the type that is written.
+    of: u64,
+}
 
-impl<F: Flavor> Strict<'_, F> {
+impl<'a, F: Output> Strict<'a, F> {
+    /// For a value of type `T`.
+    #[inline]
+    pub(super) fn new<T: ?Sized>(to: &'a mut postcard::Serializer<F>) -> Self {
+        Strict { to, of: shapes::of::<T>() }
+    }
+
     #[inline]
     fn nest<T: ?Sized + Serialize>(&mut self, value: &T) -> Result<()> {
-        value.serialize(Strict(&mut *self.0))
+        value.serialize(Strict::new::<T>(&mut *self.to))
+    }
+
+    #[inline]
+    fn see(&mut self, part: Part) {
+        self.to.output.shapes().see(part.key(self.of));
     }
 }
 
 /// postcard writes the value, or the start of one, and this serializer goes on from there.
 macro_rules! forward {
-    ($($method:ident($($arg:ident: $kind:ty),*) -> $done:ident;)*) => {$(
+    ($($method:ident($($arg:ident: $kind:ty),*) $(as $part:expr)? => $done:ident;)*) => {$(
         #[inline]
-        fn $method(self, $($arg: $kind),*) -> Result<forward!(type $done)> {
-            self.0.$method($($arg),*)?;
+        #[allow(unused_mut)]
+        fn $method(mut self, $($arg: $kind),*) -> Result<forward!(type $done)> {
+            $(if let Some(part) = $part {
+                self.see(part);
+            })?
+            self.to.$method($($arg),*)?;
             Ok(forward!(value $done self))
         }
     )*};
@@ -103,7 +148,13 @@ macro_rules! forward {
     (value nested $this:ident) => { $this };
 }
 
-impl<F: Flavor> Serializer for Strict<'_, F> {
+/// A length above 0.
+#[inline]
+fn filled(len: Option<usize>) -> Option<usize> {
+    len.filter(|len| *len > 0)
+}
+
+impl<F: Output> Serializer for Strict<'_, F> {
     type Ok = ();
     type Error = Box<Why>;
     type SerializeSeq = Self;
@@ -115,37 +166,38 @@ impl<F: Flavor> Serializer for Strict<'_, F> {
     type SerializeStructVariant = Self;
 
     forward! {
-        serialize_bool(value: bool) -> done;
-        serialize_i8(value: i8) -> done;
-        serialize_i16(value: i16) -> done;
-        serialize_i32(value: i32) -> done;
-        serialize_i64(value: i64) -> done;
-        serialize_i128(value: i128) -> done;
-        serialize_u8(value: u8) -> done;
-        serialize_u16(value: u16) -> done;
-        serialize_u32(value: u32) -> done;
-        serialize_u64(value: u64) -> done;
-        serialize_u128(value: u128) -> done;
-        serialize_f32(value: f32) -> done;
-        serialize_f64(value: f64) -> done;
-        serialize_char(value: char) -> done;
-        serialize_str(value: &str) -> done;
-        serialize_bytes(value: &[u8]) -> done;
-        serialize_unit() -> done;
-        serialize_none() -> done;
-        serialize_unit_struct(name: &'static str) -> done;
-        serialize_unit_variant(name: &'static str, index: u32, variant: &'static str) -> done;
-        serialize_seq(len: Option<usize>) -> nested;
-        serialize_map(len: Option<usize>) -> nested;
-        serialize_tuple(len: usize) -> nested;
-        serialize_tuple_struct(name: &'static str, len: usize) -> nested;
+        serialize_bool(value: bool) => done;
+        serialize_i8(value: i8) => done;
+        serialize_i16(value: i16) => done;
+        serialize_i32(value: i32) => done;
+        serialize_i64(value: i64) => done;
+        serialize_i128(value: i128) => done;
+        serialize_u8(value: u8) => done;
+        serialize_u16(value: u16) => done;
+        serialize_u32(value: u32) => done;
+        serialize_u64(value: u64) => done;
+        serialize_u128(value: u128) => done;
+        serialize_f32(value: f32) => done;
+        serialize_f64(value: f64) => done;
+        serialize_char(value: char) => done;
+        serialize_str(value: &str) => done;
+        serialize_bytes(value: &[u8]) => done;
+        serialize_unit() => done;
+        serialize_none() => done;
+        serialize_unit_struct(name: &'static str) => done;
+        serialize_unit_variant(name: &'static str, index: u32, variant: &'static str)
+            as Some(Part::UnitVariant(index)) => done;
+        serialize_seq(len: Option<usize>) as filled(len).map(|_| Part::Seq) => nested;
+        serialize_map(len: Option<usize>) as filled(len).map(|_| Part::Map) => nested;
+        serialize_tuple(len: usize) as Some(Part::Fixed(len)) => nested;
+        serialize_tuple_struct(name: &'static str, len: usize) as Some(Part::Fixed(len)) => nested;
         serialize_tuple_variant(
             name: &'static str, index: u32, variant: &'static str, len: usize
-        ) -> nested;
-        serialize_struct(name: &'static str, len: usize) -> nested;
+        ) as Some(Part::FixedVariant(index, len)) => nested;
+        serialize_struct(name: &'static str, len: usize) as Some(Part::Fixed(len)) => nested;
         serialize_struct_variant(
             name: &'static str, index: u32, variant: &'static str, len: usize
-        ) -> nested;
+        ) as Some(Part::FixedVariant(index, len)) => nested;
     }
 
     #[inline]
@@ -155,13 +207,14 @@ impl<F: Flavor> Serializer for Strict<'_, F> {
 
     #[inline]
     fn collect_str<T: ?Sized + Display>(self, value: &T) -> Result<()> {
-        Ok(self.0.collect_str(value)?)
+        Ok(self.to.collect_str(value)?)
     }
 
     // `()` takes no bytes: postcard writes the mark, and the value itself is nested here.
     #[inline]
     fn serialize_some<T: ?Sized + Serialize>(mut self, value: &T) -> Result<()> {
-        self.0.serialize_some(&())?;
+        self.see(Part::Some);
+        self.to.serialize_some(&())?;
         self.nest(value)
     }
 
@@ -182,14 +235,15 @@ impl<F: Flavor> Serializer for Strict<'_, F> {
         variant: &'static str,
         value: &T,
     ) -> Result<()> {
-        self.0.serialize_unit_variant(name, index, variant)?;
+        self.see(Part::NewtypeVariant(index));
+        self.to.serialize_unit_variant(name, index, variant)?;
         self.nest(value)
     }
 }
 
 macro_rules! parts {
     ($($part:ident: $($method:ident)*;)*) => {$(
-        impl<F: Flavor> ser::$part for Strict<'_, F> {
+        impl<F: Output> ser::$part for Strict<'_, F> {
             type Ok = ();
             type Error = Box<Why>;
 
@@ -216,7 +270,7 @@ parts! {
 
 macro_rules! fields {
     ($($part:ident)*) => {$(
-        impl<F: Flavor> ser::$part for Strict<'_, F> {
+        impl<F: Output> ser::$part for Strict<'_, F> {
             type Ok = ();
             type Error = Box<Why>;
 

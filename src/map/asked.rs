@@ -69,5 +69,5 @@ impl Asked {
 fn nothing((): ()) {}
 
 fn nothing_id<F: Fn(()) + Copy>(_: F) -> FunctionId {
-    Plain::<F, (), ()>::id()
+    Plain::<F, (), ()>::ENTRY.id()
 }

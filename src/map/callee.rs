@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use fastmap_backends::Context;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::inline::Portion;
 use crate::codec;
@@ -76,7 +77,7 @@ impl<F, C> With<F, C> {
     /// The context as it is sent to workers.
     pub(crate) fn encode(&self) -> Result<Context, Error>
     where
-        C: Serialize,
+        C: Serialize + DeserializeOwned,
     {
         codec::encode(&self.0)
             .map_err(|error| Error::new(ErrorKind::Serialize, error.to_string()).with_source(error))
@@ -115,7 +116,7 @@ where
 impl<F, C, I, R> Callee<I, R> for With<F, C>
 where
     F: Fn(&C, I::Item) -> R + Copy,
-    C: Serialize + Send,
+    C: Serialize + DeserializeOwned + Send,
     I: Iterator,
 {
     fn call(&self, input: &mut Option<I>, results: &mut Vec<R>, portion: &Portion) -> Stopped {

@@ -18,7 +18,9 @@ use super::tries::{Sorted, Tries};
 use super::window::Window;
 use crate::checkpoint::{Checkpoint, Recalled};
 use crate::config::FastmapConfig;
+use crate::entry::Entry;
 use crate::error::{Error, ErrorKind};
+use crate::floats::Mode;
 use crate::report::Report;
 
 /// An input that is slower than this is sent on as it comes.
@@ -37,6 +39,7 @@ pub(crate) type Encode = Box<dyn FnOnce() -> Result<Context, Error> + Send>;
 pub(crate) struct Drive {
     pub(super) config: FastmapConfig,
     pub(super) function: FunctionId,
+    entry: Entry,
     pub(super) context: Option<Encode>,
     pub(crate) label: Option<String>,
     pub(crate) item_timeout: Option<Duration>,
@@ -116,7 +119,7 @@ pub(crate) enum Pulled {
 impl Drive {
     pub(crate) fn new(
         config: FastmapConfig,
-        function: FunctionId,
+        entry: Entry,
         context: Option<Encode>,
         item_stride: Option<u32>,
         result_stride: Option<u32>,
@@ -127,7 +130,8 @@ impl Drive {
         let report = Report::new(settings.verbosity, settings.timings.clone());
         Drive {
             config,
-            function,
+            function: entry.id(),
+            entry,
             context,
             label: None,
             item_timeout,
@@ -186,10 +190,17 @@ impl Drive {
         self.remaining = items;
         self.limits.begin(Instant::now());
         self.report.begin(self.label.as_deref(), &self.function.name, items)?;
-        let context = match self.context.take() {
+        let mut context = match self.context.take() {
             Some(encode) => encode()?,
             None => Context::default(),
         };
+        if let Some(mode) = Mode::unusual() {
+            self.function = self.entry.id_in_mode();
+            context = mode.append_to(&context).map_err(|error| {
+                Error::new(ErrorKind::Io, format!("the context can't be kept in memory: {error}"))
+                    .with_source(error)
+            })?;
+        }
         self.checkpoint.open(&self.function, &context, self.result_stride)?;
         let job = Job {
             id: self.job,

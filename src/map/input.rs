@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use fastmap_backends::BatchBuilder;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::drive::{Plan, Pulled};
 use crate::codec;
@@ -34,7 +35,7 @@ pub(crate) struct Filled {
 impl<I: Iterator> Input<I> {
     pub(crate) fn by_value(iterator: I) -> Self
     where
-        I::Item: Serialize,
+        I::Item: Serialize + DeserializeOwned,
     {
         Input {
             iterator: Some(iterator),
@@ -45,7 +46,7 @@ impl<I: Iterator> Input<I> {
     pub(crate) fn by_ref<'a, T>(iterator: I) -> Self
     where
         I: Iterator<Item = &'a T>,
-        T: Serialize + 'a,
+        T: Serialize + DeserializeOwned + 'a,
     {
         Input {
             iterator: Some(iterator),
@@ -94,7 +95,7 @@ fn fill<I, T>(iterator: &mut I, builder: &mut BatchBuilder, plan: &Plan) -> Fill
 where
     I: Iterator,
     I::Item: Borrow<T>,
-    T: Serialize,
+    T: Serialize + DeserializeOwned,
 {
     let begun = Instant::now();
     let mut time = Duration::ZERO;
@@ -135,7 +136,7 @@ fn pull_each<I, T>(iterator: &mut I, builder: &mut BatchBuilder, most: u32, byte
 where
     I: Iterator,
     I::Item: Borrow<T>,
-    T: Serialize,
+    T: Serialize + DeserializeOwned,
 {
     for _ in 0..most {
         if builder.bytes() >= bytes {

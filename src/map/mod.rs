@@ -96,7 +96,7 @@ where
     /// For items that are encoded as they are.
     pub(crate) fn by_value(input: I, drive: Drive) -> Self
     where
-        I::Item: Serialize,
+        I::Item: Serialize + DeserializeOwned,
     {
         Fastmap::new(Input::by_value(input), drive)
     }
@@ -105,7 +105,7 @@ where
     pub(crate) fn by_ref<'a, T>(input: I, drive: Drive) -> Self
     where
         I: Iterator<Item = &'a T>,
-        T: Serialize + 'a,
+        T: Serialize + DeserializeOwned + 'a,
     {
         Fastmap::new(Input::by_ref(input), drive)
     }

@@ -243,3 +243,43 @@ fn a_panic_while_an_item_is_read_or_a_result_is_written_costs_that_item() {
         }
     }
 }
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+enum Level {
+    #[serde(skip)]
+    Hidden,
+    Mid,
+    High(u8),
+}
+
+#[test]
+fn a_variant_behind_a_skipped_one_is_refused_as_item_and_as_result_and_carried_by_json() {
+    let config = config(1);
+    let levels = [Level::Mid, Level::High(1), Level::Mid];
+    let _ = Level::Hidden;
+    for (index, answer) in config.fastmap(|level: Level| level == Level::Mid, levels.clone()).enumerate() {
+        assert_refused(&answer, index, "Level");
+    }
+    let answers = config.fastmap(|n: u8| if n == 0 { Level::Mid } else { Level::High(n) }, 0..3);
+    for (index, answer) in answers.enumerate() {
+        assert_refused(&answer, index, "Level");
+    }
+    let mut answers = config.fastmap_with(Level::High(7), |_: &Level, n: u8| n, 0..3);
+    let error = answers.next().unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.index()), (ErrorKind::Serialize, None), "{error}");
+    assert!(error.to_string().contains("the variant `High` of its enum `Level`"), "{error}");
+    let levels = levels.map(Json);
+    assert_eq!(values(config.fastmap(|level: Json<Level>| level, levels.clone())), levels);
+}
+
+#[test]
+fn what_json_writes_as_null_is_refused_at_its_item() {
+    let items = [Some(Some(1)), Some(None), None].map(Json);
+    let answers: Vec<_> = config(1).fastmap(|item: Json<Option<Option<u8>>>| item, items).collect();
+    assert_eq!(answers[0].as_ref().unwrap().0, Some(Some(1)));
+    assert_refused(&answers[1], 1, "Json");
+    assert_eq!(answers[2].as_ref().unwrap().0, None);
+    let answers: Vec<_> = config(1).fastmap(|n: f64| Json(Some(1.0 / n)), [1.0, 0.0, 2.0]).collect();
+    assert_eq!(answers[2].as_ref().unwrap().0, Some(0.5));
+    assert_refused(&answers[1], 1, "Json");
+}
