@@ -255,7 +255,10 @@ impl Options {
     /// The price is isolation. What the function does to its process (abort, segfault, leak, `exit`, an item that never
     /// ends), it may do to this one, and it sees this process's statics and thread-locals. A panic is still the item's error, unless the
     /// program is built with `panic = "abort"`. Items and results of the calling thread are not encoded: a type that
-    /// can't be carried fails in a large map alone.
+    /// can't be carried fails in a large map alone. And they are the values themselves where workers have copies,
+    /// which may be equal and not the same: an array whose copy lies in memory in another order (`ndarray`, column by column) is summed in
+    /// another order, a `SlotMap` hands out other keys. Where such a function's last bits count, leave `inline` off: then
+    /// each item is a copy.
     ///
     /// Under the policies [`Local`](ExecPolicy::Local) and [`Adaptive`](ExecPolicy::Adaptive). Not for maps by
     /// [`fastmap_init`](crate::FastmapConfig::fastmap_init), whose state belongs to a worker; for those with an item timeout,
