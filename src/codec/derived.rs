@@ -13,7 +13,7 @@ use super::{Json, get, put};
 /// Values of each type, without the variable.
 const VALUES: u64 = 640;
 
-/// A generator of numbers: SplitMix64.
+/// A generator of numbers, by splitmix64.
 struct Random(u64);
 
 impl Random {

@@ -97,6 +97,7 @@ impl<'de> Replay<'de> {
         Some(next)
     }
 
+    #[expect(clippy::unnecessary_box_returns, reason = "the error of all that is here")]
     fn differs(&self, written: &Token, read: &'static str) -> Box<Refusal> {
         Box::new(Refusal::Kind { written: kind(written), read, variant: self.variant })
     }
@@ -358,6 +359,7 @@ impl Group {
         Group { name: "", written: len, left: len, asked: None }
     }
 
+    #[expect(clippy::unnecessary_box_returns, reason = "the error of all that is here")]
     fn miscounted(&self, variant: Option<Variant>) -> Box<Refusal> {
         Box::new(Refusal::Count { name: self.name, written: self.written, variant })
     }

@@ -118,7 +118,8 @@ impl Shapes {
     #[cold]
     #[inline(never)]
     fn look(&mut self, key: u64) {
-        if KNOWN.with_borrow(|known| known.contains(&key)) {
+        // A thread that is ending has forgotten all.
+        if KNOWN.try_with(|known| known.borrow().contains(&key)).unwrap_or(true) {
             LATELY.with(|lately| lately[place(key)].set(key));
         } else {
             self.new.insert(key);
@@ -143,7 +144,7 @@ impl Shapes {
 
     /// All shapes of this value are known from here on.
     pub(super) fn learn(self) {
-        KNOWN.with_borrow_mut(|known| known.extend(self.new));
+        let _ending = KNOWN.try_with(|known| known.borrow_mut().extend(self.new));
     }
 }
 

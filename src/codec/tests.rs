@@ -495,6 +495,7 @@ fn another_kind_of_value_than_was_written_is_refused() {
         #[serde(serialize_with = "as_hex")]
         number: u64,
     }
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
     fn as_hex<S: serde::Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&format_args!("{number:x}"))
     }

@@ -11,7 +11,7 @@ use serde::ser::{self, Serialize, Serializer};
 use super::shapes::{self, Part, Shapes};
 
 /// Levels of nesting in a trace. A value is read back in the thread that writes it, which may have a small stack.
-const DEPTH: u32 = 64;
+const DEPTH: u32 = 128;
 
 /// One call.
 #[derive(Debug, PartialEq)]

@@ -14,6 +14,7 @@ type Postcard<'de> = postcard::Deserializer<'de, Slice<'de>>;
 type Result<T> = std::result::Result<T, Box<Why>>;
 
 /// Why `bytes` could not be read as a `T`; `failed` is what postcard said.
+#[expect(clippy::unnecessary_box_returns, reason = "the error of all that reads")]
 #[cold]
 #[inline(never)]
 pub(super) fn words<T: DeserializeOwned>(bytes: &[u8], failed: postcard::Error) -> Box<Why> {

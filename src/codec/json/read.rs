@@ -1,7 +1,7 @@
-//! serde_json's deserializer, made to read each value the same way in every program.
+//! The deserializer of `serde_json`, made to read each value the same way in every program.
 //! Called by `Json` for its text; wraps itself around each nested value.
 //!
-//! Two things are changed. Where a crate of the program switches on serde_json's feature `arbitrary_precision`, a number
+//! Two things are changed. Where a crate of the program switches on `serde_json`'s feature `arbitrary_precision`, a number
 //! is a map with one private key to whatever asks for any kind of value: what serde buffers for `untagged`, `tag` and
 //! `flatten` can't be read as a number any more, and a variant that is a map of strings takes it. Here such a buffer
 //! gets the number. And a tuple that ends early is an error, although its missing fields may have defaults: with
@@ -17,7 +17,7 @@ use serde::de::{
     Visitor,
 };
 
-/// The key by which serde_json knows its own numbers.
+/// The key by which `serde_json` knows its own numbers.
 const NUMBER: &str = "$serde_json::private::Number";
 
 thread_local! {
@@ -198,7 +198,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Seen<V> {
     }
 }
 
-/// A number as a program without `arbitrary_precision` has it; as serde_json's own, if digits would be lost.
+/// A number as a program without `arbitrary_precision` has it; as `serde_json`'s own, if digits would be lost.
 fn number<'de, V: Visitor<'de>, E: de::Error>(visitor: V, digits: String) -> Result<V::Value, E> {
     if let Ok(number) = digits.parse() {
         return visitor.visit_u64(number);
