@@ -1,8 +1,10 @@
-//! Floating point mode of a thread: rounding, and what becomes of numbers too small to be normal.
-//! Read where a map begins; a mode that is not the default travels behind the context, and holds for the map's tasks.
+//! Floating point mode of a thread: rounding, and what becomes of numbers too small to be normal. Read
+//! where a map begins; a mode that is not the default travels behind the context, and holds for the map's
+//! tasks.
 //!
-//! Threads of a program inherit the mode; workers are processes and begin with the default one. So equal items of one map
-//! had other results in a worker than in the calling thread, where the option `inline` let it take some of them.
+//! Threads of a program inherit the mode; workers are processes and begin with the default one. So equal
+//! items of one map had other results in a worker than in the calling thread, where the option `inline` let
+//! it take some of them.
 
 use std::io;
 
@@ -38,9 +40,9 @@ mod unit {
     pub(super) fn set(mode: u64) {
         let sse = mode as u32 & CONTROL;
         let x87 = (mode >> 32) as u16;
-        // SAFETY: both instructions load a register from a variable of its width. No reserved bit is set: the mode was read
-        // from these registers. The compiler reckons with the default mode: as in the calling thread, whose function this
-        // is, it may compute constants in that.
+        // SAFETY: both instructions load a register from a variable of its width. No reserved bit is set:
+        // the mode was read from these registers. The compiler reckons with the default mode: as in the
+        // calling thread, whose function this is, it may compute constants in that.
         unsafe {
             asm!("ldmxcsr [{}]", in(reg) &raw const sse, options(nostack, readonly));
             asm!("fldcw [{}]", in(reg) &raw const x87, options(nostack, readonly));
@@ -96,7 +98,8 @@ impl Mode {
         writer.finish()
     }
 
-    /// Calls `work` in this mode, which is then what the work left: a function may change it for the items behind.
+    /// Calls `work` in this mode, which is then what the work left: a function may change it for the items
+    /// behind.
     fn around<O>(&mut self, work: impl FnOnce() -> O) -> O {
         let within = Within { mode: self, before: unit::read() };
         unit::set(within.mode.0);

@@ -1,9 +1,9 @@
 //! Whether a value comes back as itself: what the compact format can't say by itself, as it has no names.
 //! Called by the codec for a value that has a shape not seen before; calls `trace` and `replay`.
 //!
-//! `Serialize` and `Deserialize` of one type need not fit each other where nothing is named. serde's derive numbers
-//! variants as they are declared and reads them as if the skipped ones were not there; fields that only one of the
-//! two skips shift those behind them. Each was seen to come back as another valid value.
+//! `Serialize` and `Deserialize` of one type need not fit each other where nothing is named. serde's derive
+//! numbers variants as they are declared and reads them as if the skipped ones were not there; fields that
+//! only one of the two skips shift those behind them. Each was seen to come back as another valid value.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -20,7 +20,8 @@ const MOST: usize = 1 << 20;
 
 /// Refuses a value that would come back as another one. Otherwise its shapes are known from here on.
 ///
-/// What can't be found out is let through: a value that its own `Deserialize` refuses is refused where it is read.
+/// What can't be found out is let through: a value that its own `Deserialize` refuses is refused where it
+/// is read.
 #[cold]
 #[inline(never)]
 pub(super) fn check<T: Serialize + DeserializeOwned>(value: &T, shapes: Shapes) -> Result<(), Box<Why>> {
@@ -56,8 +57,8 @@ fn survives<T: Serialize + DeserializeOwned>(value: &T, shapes: &Shapes) -> Resu
     Ok(false)
 }
 
-/// Reads a trace as the compact format does. Where the result has other variants than were written, or none is made,
-/// names decide: what comes out otherwise by names is read wrongly by numbers.
+/// Reads a trace as the compact format does. Where the result has other variants than were written, or none
+/// is made, names decide: what comes out otherwise by names is read wrongly by numbers.
 fn replayed<T: Serialize + DeserializeOwned>(tokens: &[Token]) -> Result<(), Refusal> {
     let written = variants(tokens);
     let read = replay::<T>(tokens, By::Number, false);
@@ -98,8 +99,8 @@ fn first_difference(written: &[Variant], read: &[Variant]) -> Option<Variant> {
     written.iter().find(|variant| !read.contains(variant)).or(written.first()).copied()
 }
 
-/// Whether `back` is what `value` became on its way through a format with names. A type that changes its own values may:
-/// then it does so on any way.
+/// Whether `back` is what `value` became on its way through a format with names. A type that changes its
+/// own values may: then it does so on any way.
 pub(super) fn is_same<T: Serialize + DeserializeOwned>(value: &T, back: &T) -> bool {
     let trace = |value: &T| trace(value, Extent::Everything, true, MOST);
     let (Ok((written, _)), Ok((read, _))) = (trace(value), trace(back)) else { return true };

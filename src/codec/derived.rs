@@ -1,6 +1,6 @@
-//! Types as serde's derive makes them, with each of its attributes, nested into each other, and random values of them:
-//! each comes back as it was, or is refused, with `Json` and without.
-//! Run by `cargo test`. `FASTMAP_TEST_VALUES` sets the values of each type, `FASTMAP_TEST_SEED` where they begin.
+//! Types as serde's derive makes them, with each of its attributes, nested into each other, and random
+//! values of them: each comes back as it was, or is refused, with `Json` and without. Run by `cargo test`.
+//! `DERIVED_VALUES` sets the values of each type, `DERIVED_SEED` where they begin.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -163,8 +163,8 @@ mod behind_a_byte {
     }
 }
 
-/// One field attribute at each place where a field can be. `$value` is `random`, or `absent` for a field that serde
-/// is asked to fill in.
+/// One field attribute at each place where a field can be. `$value` is `random`, or `absent` for a field
+/// that serde is asked to fill in.
 macro_rules! field {
     ($($module:ident [$($attribute:tt)*] $value:ident;)*) => {$(
         mod $module {
@@ -544,8 +544,8 @@ fn there_and_back<T: Serialize + DeserializeOwned>(value: &T) -> Result<T, super
 #[test]
 fn each_value_of_a_derived_type_comes_back_or_is_refused() {
     let number = |name, default| std::env::var(name).map_or(default, |text| text.parse().expect("a number"));
-    let seed = number("FASTMAP_TEST_SEED", std::process::id().into());
-    let mut tally = Tally { values: number("FASTMAP_TEST_VALUES", VALUES), seed, ..Tally::default() };
+    let seed = number("DERIVED_SEED", std::process::id().into());
+    let mut tally = Tally { values: number("DERIVED_VALUES", VALUES), seed, ..Tally::default() };
     fields::<Option<u8>>(&mut tally);
     plain::pass::<FirstSkipped>(&mut tally);
     skipped_if_and_filled::pass::<Vec<u8>>(&mut tally);

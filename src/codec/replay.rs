@@ -1,9 +1,10 @@
 //! A trace, read as the compact format would be read; what doesn't fit what was written is an error.
 //! Called by `check`, for values of a new shape.
 //!
-//! The format has neither names nor types: here both are known, so that a `Deserialize` is caught that asks for
-//! another kind of value, reads more or fewer fields, or takes a variant's number for another variant. What has the
-//! same bytes may be read in place of each other: a tuple for a struct, a wider integer, a `char` for a string.
+//! The format has neither names nor types: here both are known, so that a `Deserialize` is caught that asks
+//! for another kind of value, reads more or fewer fields, or takes a variant's number for another variant.
+//! What has the same bytes may be read in place of each other: a tuple for a struct, a wider integer, a
+//! `char` for a string.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -65,8 +66,8 @@ impl de::Error for Box<Refusal> {
     }
 }
 
-/// The value that `tokens` are the trace of, as its `Deserialize` makes it. `readable`: as from a format that people
-/// can read.
+/// The value that `tokens` are the trace of, as its `Deserialize` makes it. `readable`: as from a format
+/// that people can read.
 pub(super) fn replay<T: DeserializeOwned>(tokens: &[Token], by: By, readable: bool) -> Result<T> {
     let mut replay = Replay { tokens, by, readable, variant: None };
     let value = T::deserialize(&mut replay).map_err(|mut refusal| {

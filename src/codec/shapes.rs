@@ -1,5 +1,5 @@
-//! Shapes of written values, and which of them are known to be read as they were written.
-//! Noted by `strict` while it writes; `check` looks at a value of a new shape, and the shape is known from then on.
+//! Shapes of written values, and which of them are known to be read as they were written. Noted by `strict`
+//! while it writes; `check` looks at a value of a new shape, and the shape is known from then on.
 
 use std::any::TypeId;
 use std::cell::{Cell, RefCell};
@@ -10,8 +10,8 @@ use std::hash::{Hash, Hasher};
 const PLACES: usize = 1024;
 
 thread_local! {
-    /// Shapes that were met lately, each at the place that its key names. 8 KiB, and no destructor: a look costs a
-    /// load and a comparison.
+    /// Shapes that were met lately, each at the place that its key names. 8 KiB, and no destructor: a look
+    /// costs a load and a comparison.
     static LATELY: [Cell<u64>; PLACES] = const { [const { Cell::new(0) }; PLACES] };
     /// All known shapes of this thread.
     static KNOWN: RefCell<HashSet<u64>> = RefCell::default();
@@ -91,8 +91,8 @@ impl Part {
 /// Shapes of one value while it is written.
 #[derive(Debug)]
 pub(super) struct Shapes {
-    /// The type of the whole: a shape is known for one type alone, as a field may be read by another function than
-    /// the type's own.
+    /// The type of the whole: a shape is known for one type alone, as a field may be read by another
+    /// function than the type's own.
     root: u64,
     new: BTreeSet<u64>,
 }

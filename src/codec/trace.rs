@@ -1,7 +1,8 @@
 //! A value as the calls that its `Serialize` makes, in order.
 //! Made by `check` for values of a new shape; `replay` reads it.
 //!
-//! Elements of a sequence or map that hold nothing new are left out, so that a trace is small however large its value.
+//! Elements of a sequence or map that hold nothing new are left out, so that a trace is small however large
+//! its value.
 
 use std::fmt::Display;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -10,7 +11,8 @@ use serde::ser::{self, Serialize, Serializer};
 
 use super::shapes::{self, Part, Shapes};
 
-/// Levels of nesting in a trace. A value is read back in the thread that writes it, which may have a small stack.
+/// Levels of nesting in a trace. A value is read back in the thread that writes it, which may have a small
+/// stack.
 const DEPTH: u32 = 128;
 
 /// One call.
@@ -67,7 +69,8 @@ pub(super) enum Extent {
     Everything,
 }
 
-/// The trace of a value, and whether something was left out. `readable`: as for a format that people can read.
+/// The trace of a value, and whether something was left out. `readable`: as for a format that people can
+/// read.
 pub(super) fn trace<T: Serialize>(
     value: &T,
     extent: Extent,
@@ -80,8 +83,8 @@ pub(super) fn trace<T: Serialize>(
     Ok((tracer.tokens, tracer.omitted))
 }
 
-/// A number for the value of a trace: the same, most likely, only if the values are. Elements of sequences and maps count
-/// in any order, as those of a hash map have none.
+/// A number for the value of a trace: the same, most likely, only if the values are. Elements of sequences
+/// and maps count in any order, as those of a hash map have none.
 pub(super) fn digest(tokens: &[Token]) -> u64 {
     fn value(tokens: &mut std::slice::Iter<'_, Token>) -> u64 {
         let Some(token) = tokens.next() else { return 0 };

@@ -1,8 +1,8 @@
 //! What JSON can't hold: found by a look at the value before it is written.
 //! Called by `Json` for each value; notes shapes as `strict` does for the compact format.
 //!
-//! `serde_json` writes `null` for NaN and the infinities, and the same for `None`, `()` and `Some` of either: another
-//! value is read then, without an error.
+//! `serde_json` writes `null` for NaN and the infinities, and the same for `None`, `()` and `Some` of
+//! either: another value is read then, without an error.
 
 use std::fmt::{self, Display, Formatter};
 

@@ -27,17 +27,18 @@ use super::shapes::Shapes;
 /// `serde_json::Value`. Such a type is refused with an error that points here. Wrapped in `Json`,
 /// it travels: larger and several times slower than the compact format.
 ///
-/// So is what a type writes in another way than it reads it, where the compact format would not notice: a field with
-/// `#[serde(skip_serializing)]` or `#[serde(skip_deserializing)]` without the other, a variant behind one that has
-/// `#[serde(skip)]`, a tuple struct with `#[serde(skip_serializing_if = "…")]`. The first value of each shape
-/// is read back before it leaves, where it is encoded; so its `Deserialize` runs in your process, too.
+/// So is what a type writes in another way than it reads it, where the compact format would not notice: a
+/// field with `#[serde(skip_serializing)]` or `#[serde(skip_deserializing)]` without the other, a variant
+/// behind one that has `#[serde(skip)]`, a tuple struct with `#[serde(skip_serializing_if = "…")]`. The
+/// first value of each shape is read back before it leaves, where it is encoded; so its `Deserialize` runs
+/// in your process, too.
 ///
 /// # Limits
 ///
-/// JSON's own. An item is refused that holds NaN or an infinity, or `Some` of what JSON writes as `null` (`Some(None)`,
-/// `Some(())`); map keys must be strings, numbers, `char`s, `bool`s or unit variants; values nested deeper than 128
-/// levels are written, but not read. serde reads no `u128` and no `i128` inside of `untagged`, `tag` and `flatten`. Finite
-/// floats come back bit for bit.
+/// JSON's own. An item is refused that holds NaN or an infinity, or `Some` of what JSON writes as `null`
+/// (`Some(None)`, `Some(())`); map keys must be strings, numbers, `char`s, `bool`s or unit variants; values
+/// nested deeper than 128 levels are written, but not read. serde reads no `u128` and no `i128` inside of
+/// `untagged`, `tag` and `flatten`. Finite floats come back bit for bit.
 ///
 /// serde's own: an `untagged` enum comes back as the first variant that its JSON fits, and a `flatten`ed
 /// `Option` of a map as `Some`.
@@ -115,8 +116,9 @@ const OTHER: &str = "in a fastmap::Json<T>: its Deserialize makes another value 
     where a field has two names (#[serde(rename(serialize = …, deserialize = …))]), or where two variants of an \
     #[serde(untagged)] enum look alike";
 
-/// Whether the value of a new shape comes back from its text. Its shapes are known from here on if it does, and no
-/// other value could fare otherwise: one with a field whose name is not known when it is read may lose it.
+/// Whether the value of a new shape comes back from its text. Its shapes are known from here on if it does,
+/// and no other value could fare otherwise: one with a field whose name is not known when it is read may
+/// lose it.
 #[cold]
 #[inline(never)]
 fn returns<T: Serialize + DeserializeOwned>(value: &T, text: &str, shapes: Shapes) -> bool {

@@ -1,11 +1,12 @@
 //! The deserializer of `serde_json`, made to read each value the same way in every program.
 //! Called by `Json` for its text; wraps itself around each nested value.
 //!
-//! Two things are changed. Where a crate of the program switches on `serde_json`'s feature `arbitrary_precision`, a number
-//! is a map with one private key to whatever asks for any kind of value: what serde buffers for `untagged`, `tag` and
-//! `flatten` can't be read as a number any more, and a variant that is a map of strings takes it. Here such a buffer
-//! gets the number. And a tuple that ends early is an error, although its missing fields may have defaults: with
-//! `skip_serializing_if`, others would take their places.
+//! Two things are changed. Where a crate of the program switches on `serde_json`'s feature
+//! `arbitrary_precision`, a number is a map with one private key to whatever asks for any kind of value:
+//! what serde buffers for `untagged`, `tag` and `flatten` can't be read as a number any more, and a variant
+//! that is a map of strings takes it. Here such a buffer gets the number. And a tuple that ends early is an
+//! error, although its missing fields may have defaults: with `skip_serializing_if`, others would take
+//! their places.
 
 use std::any::type_name;
 use std::cell::Cell;
@@ -77,8 +78,8 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Same<D> {
     }
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-        // serde's buffers are private: `Content`, `TaggedContent`, `TagOrContent`. All other types that ask for any
-        // kind of value know serde_json's numbers, or read them as the map that they are.
+        // serde's buffers are private: `Content`, `TaggedContent`, `TagOrContent`. All other types that ask
+        // for any kind of value know serde_json's numbers, or read them as the map that they are.
         let numbers = type_name::<V>().contains("Content");
         self.0.deserialize_any(Seen { visitor, elements: 0, numbers })
     }
@@ -198,7 +199,8 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Seen<V> {
     }
 }
 
-/// A number as a program without `arbitrary_precision` has it; as `serde_json`'s own, if digits would be lost.
+/// A number as a program without `arbitrary_precision` has it; as `serde_json`'s own, if digits would be
+/// lost.
 fn number<'de, V: Visitor<'de>, E: de::Error>(visitor: V, digits: String) -> Result<V::Value, E> {
     if let Ok(number) = digits.parse() {
         return visitor.visit_u64(number);
