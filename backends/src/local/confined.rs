@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use fastmap_sandbox::{Demand, Lack, record};
+use fastmap_sandbox::{Demand, Lack, Layer, named, record};
 
 use super::page::{Page, SETUP};
 use super::pool::Shared;
@@ -14,13 +14,14 @@ use crate::wire::{Header, Kind};
 /// More of a call's description is not believed.
 const MOST: usize = 500;
 
-/// Confines this process. To be called when all channels are made and no thread is.
+/// Confines this process, and returns whether it can start no others. To be called when all channels are made and no
+/// thread is.
 ///
 /// # Errors
 /// For [`Demand::Full`], what the kernel lacks.
-pub(crate) fn confine(page: &Arc<Page>, demand: Demand) -> Result<(), Lack> {
+pub(crate) fn confine(page: &Arc<Page>, demand: Demand) -> Result<bool, Lack> {
     if demand == Demand::Off {
-        return Ok(());
+        return Ok(false);
     }
     // The signal handler writes to it until the process ends.
     let page: &'static Arc<Page> = Box::leak(Box::new(Arc::clone(page)));
@@ -32,7 +33,7 @@ pub(crate) fn confine(page: &Arc<Page>, demand: Demand) -> Result<(), Lack> {
         // The host has warned of what it could know.
         log::warn!("this worker is not fully confined: {lack} ({})", lack.why);
     }
-    Ok(())
+    Ok(confinement.holding.contains(&Layer::Seccomp))
 }
 
 /// What a message says of refused calls.

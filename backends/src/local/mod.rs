@@ -7,13 +7,14 @@
 //! its answers (`reader`), the first of them at a socket (`server`); `worker` is the other end, in the worker
 //! process. `greeting`, `outbox`, `page`, `area` and `handover` are the parts of the channel between them;
 //! `confined` is how a worker confines itself and what is told of the calls that it was refused; `spread`
-//! keeps workers off each other's cores. `foreign` is for hosts of other programs than their own. Where a
+//! keeps workers off each other's cores; `descendants` ends what a dead worker has started. `foreign` is for hosts of other programs than their own. Where a
 //! `launch`er starts the workers, they may be anybody's: `jailed` puts them into jails, `door` takes nothing
 //! from them unseen, `grants` is what they may answer, and `budget` bounds what their answers take here.
 
 mod area;
 mod budget;
 pub(crate) mod confined;
+mod descendants;
 mod descriptors;
 mod door;
 mod foreign;

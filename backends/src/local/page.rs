@@ -14,7 +14,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sched::sched_getcpu;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::unistd::ftruncate;
+use nix::unistd::{Pid, ftruncate};
 
 use super::area::AREA;
 use super::handover::Handover;
@@ -51,6 +51,8 @@ struct Fields {
     item: AtomicU32,
     /// The core on which its last batch began or ended.
     core: AtomicU32,
+    /// The number of the thread that runs the batches; 0 before there is one.
+    thread: AtomicU32,
     /// The cores that it is to have back, see `spread`.
     owed: Owed,
 }
@@ -224,6 +226,19 @@ impl Page {
     pub(crate) fn begin_sending(&self) {
         self.tell_core();
         self.fields().item.store(SENDING, Ordering::Release);
+    }
+
+    /// Worker: this thread runs the batches.
+    pub(crate) fn tell_thread(&self, thread: Pid) {
+        self.fields().thread.store(thread.as_raw().cast_unsigned(), Ordering::Release);
+    }
+
+    /// Host: the thread that runs the batches, as the worker says; `None` before it does.
+    pub(crate) fn thread(&self) -> Option<Pid> {
+        i32::try_from(self.fields().thread.load(Ordering::Acquire))
+            .ok()
+            .filter(|thread| *thread > 0)
+            .map(Pid::from_raw)
     }
 
     fn tell_core(&self) {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use fastmap_sandbox::Demand;
 use ipc_channel::ipc::IpcReceiver;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
@@ -156,6 +157,17 @@ impl Shared {
         let mut run = RunState::new(job, self.options.launcher.is_some());
         let handles = (Arc::clone(&run.inbox), Arc::clone(&run.gauge));
         let mut state = self.lock();
+    /// Whether workers may start processes, which are to be ended with them.
+    pub(crate) fn starts_processes(&self) -> bool {
+        self.options.launcher.is_none() && self.options.sandbox != Demand::Full
+    }
+
+    /// Whether that worker was told to leave, with nothing to do any more.
+    pub(crate) fn is_asked_to_leave(&self, id: u64) -> bool {
+        let mut state = self.lock();
+        state.closing || state.member(id).is_some_and(|member| member.leaving.is_some())
+    }
+
         if state.closing {
             run.fail(BackendError::Other("the thread that looks after the workers panicked".to_owned()));
         }
@@ -321,7 +333,8 @@ impl State {
         run.in_flight += 1;
         let own = self.own && member.held.is_empty();
         let page = Arc::clone(&member.page);
-        let _kept_off = own.then(|| busy.keep_off(member.child.id(), page.core(), page.owed())).flatten();
+        let _kept_off =
+            own.then(|| busy.keep_off(member.child.id(), page.thread(), page.core(), page.owed())).flatten();
         if member.opened.insert(job) {
             let outbox = member.outbox.as_mut().expect("a worker that takes work has greeted");
             outbox.send(run.opening_for(&member.page.files));

@@ -12,6 +12,7 @@ use ipc_channel::ipc::{IpcBytesReceiver, IpcBytesSender};
 use log::Level;
 
 use super::area::AREA;
+use super::descendants;
 use super::door::{self, Door, Vetted};
 use super::greeting::{Greeting, Hello};
 use super::news::Answer;
@@ -166,6 +167,7 @@ impl Begun {
 /// Listens to a worker until it is dead and all that it sent is dealt with. It greets at `door`; what is
 /// admitted goes on to `server`.
 pub(crate) fn listen(peer: &Peer<'_>, server: Server, door: Door) {
+    let socket = server.path().to_owned();
     // ipc-channel asserts where it should doubt: bytes that are not its own raise a panic in here.
     let listened = catch_unwind(AssertUnwindSafe(|| peer.converse(server, door)));
     if listened.is_err() {
@@ -178,7 +180,12 @@ pub(crate) fn listen(peer: &Peer<'_>, server: Server, door: Door) {
         peer.gate.wait(Duration::MAX)
     });
     if let Some(death) = death {
+        // One that was asked to leave has ended what it had started.
+        let left = death.cause == DeathCause::Exit(0) && peer.shared.is_asked_to_leave(peer.id);
         peer.shared.buried(peer.id, death);
+        if !left && peer.shared.starts_processes() {
+            descendants::end(&socket);
+        }
     }
 }
 

@@ -75,16 +75,17 @@ impl Busy {
         Busy(cores.collect())
     }
 
-    /// Keeps a worker that ran on `core` last off the busy cores until the result is dropped. `None`: it is on none of
-    /// them, or may use no other.
+    /// Keeps the thread of a worker that ran on `core` last off the busy cores until the result is dropped. `None`: it is
+    /// on none of them, may use no other, or is no thread of that process.
     pub(crate) fn keep_off<'a>(
         &self,
-        worker: u32,
+        process: u32,
+        thread: Option<Pid>,
         core: Option<usize>,
         owed: &'a Owed,
     ) -> Option<KeptOff<'a>> {
         let _taken = core.filter(|core| self.0.contains(core))?;
-        let worker = Pid::from_raw(i32::try_from(worker).ok()?);
+        let worker = thread.filter(|thread| is_thread_of(*thread, process))?;
         // A host that was not allowed all cores gave its workers no more; the function may have chosen some itself.
         let allowed = sched_getaffinity(worker).ok()?;
         let mut free = allowed;
@@ -99,6 +100,12 @@ impl Busy {
         owed.note(&allowed);
         Some(KeptOff { worker, owed })
     }
+}
+
+/// Whether it is a thread of that process. A worker's page says which it is, where its function can write.
+fn is_thread_of(thread: Pid, process: u32) -> bool {
+    // SAFETY: signal 0 is sent to nothing; the kernel only looks the thread up.
+    unsafe { libc::syscall(libc::SYS_tgkill, process, thread.as_raw(), 0) == 0 }
 }
 
 impl Drop for KeptOff<'_> {
@@ -126,9 +133,12 @@ mod tests {
         one.set(cores[0]).expect("a core");
         let owed = Owed(std::array::from_fn(|_| AtomicU64::new(0)));
         let busy = Busy::on([cores[0]].into_iter());
-        assert!(busy.keep_off(child.id(), None, &owed).is_none(), "it has run nowhere yet");
-        assert!(busy.keep_off(child.id(), Some(usize::MAX), &owed).is_none(), "nobody is where it was");
-        let kept_off = busy.keep_off(child.id(), Some(cores[0]), &owed);
+        assert!(busy.keep_off(child.id(), Some(worker), None, &owed).is_none(), "it has run nowhere yet");
+        assert!(
+            busy.keep_off(child.id(), Some(worker), Some(usize::MAX), &owed).is_none(),
+            "nobody is where it was"
+        );
+        let kept_off = busy.keep_off(child.id(), Some(worker), Some(cores[0]), &owed);
         if let [_, other, ..] = *cores.as_slice() {
             assert!(kept_off.is_some() && !allowed().is_set(cores[0]).unwrap_or(true));
             assert!(allowed().is_set(other).unwrap_or(false));
@@ -142,13 +152,22 @@ mod tests {
         drop(kept_off);
         assert_eq!(allowed(), one, "what it has chosen itself since is left alone");
         assert!(sched_setaffinity(worker, &own).is_ok());
-        drop(busy.keep_off(child.id(), Some(cores[0]), &owed));
+        drop(busy.keep_off(child.id(), Some(worker), Some(cores[0]), &owed));
         assert_eq!(allowed(), own);
         let everywhere = Busy::on(cores.iter().copied());
-        assert!(everywhere.keep_off(child.id(), Some(cores[0]), &owed).is_none(), "all are busy");
+        assert!(
+            everywhere.keep_off(child.id(), Some(worker), Some(cores[0]), &owed).is_none(),
+            "all are busy"
+        );
+
+        let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().expect("a process that waits");
+        let kept_off = busy.keep_off(other.id(), Some(worker), Some(cores[0]), &owed);
+        assert!(kept_off.is_none(), "a thread of another process is left alone");
+        drop(other.stdin.take());
+        other.wait().expect("it ends with its input");
 
         drop(child.stdin.take());
         child.wait().expect("it ends with its input");
-        assert!(busy.keep_off(child.id(), Some(cores[0]), &owed).is_none(), "it is gone");
+        assert!(busy.keep_off(child.id(), Some(worker), Some(cores[0]), &owed).is_none(), "it is gone");
     }
 }

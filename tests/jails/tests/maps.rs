@@ -53,6 +53,24 @@ fn contexts_states_and_large_items_get_in_and_out() {
 }
 
 #[test]
+fn a_function_can_tell_its_stack() {
+    let look = |(): ()| {
+        // SAFETY: plain data, for which zeroes are valid, filled by the calls.
+        unsafe {
+            let mut attributes: libc::pthread_attr_t = std::mem::zeroed();
+            let error = libc::pthread_getattr_np(libc::pthread_self(), &raw mut attributes);
+            let (mut lowest, mut size) = (std::ptr::null_mut(), 0);
+            libc::pthread_attr_getstack(&raw const attributes, &raw mut lowest, &raw mut size);
+            let here = (&raw const attributes).addr();
+            (error, (lowest.addr()..lowest.addr() + size).contains(&here), size as u64 >= 1 << 20)
+        }
+    };
+    for answer in in_jails(1).fastmap(look, [(); 2]) {
+        assert_eq!(answer.expect("no item fails"), (0, true, true));
+    }
+}
+
+#[test]
 fn the_pool_keeps_its_promises_in_jails() -> Result<(), conformance::Failed> {
     conformance::check(pool(&jailed(limits()), 2))
 }

@@ -84,6 +84,43 @@ fn a_host_that_ends_while_workers_are_on_their_way_leaves_nothing() {
 }
 
 #[test]
+fn what_a_function_has_started_ends_with_its_worker_however_that_ends() {
+    for how in ["timeout", "abort", "exit", "hold", "drop", "return"] {
+        let mut command = host(&["leaves", how]);
+        if how == "timeout" {
+            command.env("FASTMAP_ITEM_TIMEOUT", "1");
+        }
+        let mut running = Running::start(&mut command);
+        assert_eq!(running.line("output "), "works");
+        let started = ["command ", "daemon ", "fork "];
+        let mut started =
+            started.map(|kind| running.line(kind).parse::<i32>().expect("a process id")).to_vec();
+        let mut kept = vec![running.line("kept ").parse::<i32>().expect("a process id")];
+        if how == "abort" || how == "exit" {
+            // It was tried twice.
+            started.extend(
+                ["command ", "daemon ", "fork "]
+                    .map(|kind| running.line(kind).parse::<i32>().expect("a number")),
+            );
+            kept.push(running.line("kept ").parse().expect("a process id"));
+        }
+        match how {
+            "hold" => running.signal(Signal::SIGKILL),
+            "drop" | "return" => running.say("go on"),
+            _ => {}
+        }
+        let left = || started.iter().copied().filter(|pid| is_alive(*pid)).collect::<Vec<_>>();
+        until(&format!("{how}: the end of all that was started"), Duration::from_secs(10), || {
+            left().is_empty()
+        });
+        assert!(kept.iter().all(|pid| is_alive(*pid)), "{how}: what is started without the mark lives on");
+        for pid in kept {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it lives");
+        }
+    }
+}
+
+#[test]
 fn ctrl_c_and_sigterm_end_host_and_workers_without_a_word() {
     for (signal, group) in [(Signal::SIGINT, true), (Signal::SIGTERM, false), (Signal::SIGHUP, true)] {
         let (running, pids) = held("loop");

@@ -1,5 +1,5 @@
 //! The way from a worker to its host: frames through the channel, large answers through the shared memory.
-//! Called by the main thread, by the thread that receives, and by the function's logger.
+//! Called by the working thread, by the thread that receives, and by the function's logger.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ipc_channel::ipc::IpcBytesSender;
 
 use super::super::area::{SHARED_FROM, free_place};
+use super::super::descendants;
 use super::super::page::Page;
 use super::{NOT_A_WORKER, Record};
 use crate::wire::{Header, Kind, PACKET};
 
-/// The sending side: frames of the main thread, of the reader thread and of the logger, never mixed.
+/// The sending side: frames of the working thread, of the reader thread and of the logger, never mixed.
 #[derive(Debug)]
 pub(super) struct Results(Mutex<IpcBytesSender>);
 
@@ -29,8 +30,11 @@ impl Results {
             loop {
                 match sender.send(packet) {
                     Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                    // SAFETY: ends the process; nothing of it is used after.
-                    Err(_) => unsafe { libc::_exit(NOT_A_WORKER) },
+                    Err(_) => {
+                        descendants::end_own();
+                        // SAFETY: ends the process; nothing of it is used after.
+                        unsafe { libc::_exit(NOT_A_WORKER) }
+                    }
                     Ok(()) => break,
                 }
             }

@@ -1,6 +1,6 @@
-//! What a worker receives, and who receives it: the main thread itself while it has nothing to do, so that a batch
-//! wakes one thread and not two; a deputy once the main thread has been busy for a moment, so that a recall is heard
-//! and a closed channel is seen while user code runs.
+//! What a worker receives, and who receives it: the thread that computes, while it has nothing to do, so that a
+//! batch wakes one thread and not two; a deputy once that has been busy for a moment, so that a recall is heard and a
+//! closed channel is seen while user code runs.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,17 +12,19 @@ use ipc_channel::ipc::IpcBytesReceiver;
 use nix::errno::Errno;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
+use super::super::descendants;
 use super::super::page::Page;
+use super::super::supervisor::block_signals;
 use super::answers::Results;
 use crate::claims::Claims;
 use crate::wire::{Assembler, Header, Kind};
 
-/// How long the main thread may be busy before the deputy takes over: what is shorter never wakes it.
+/// How long the working thread may be busy before the deputy takes over: what is shorter never wakes it.
 const MOMENT: Duration = Duration::from_millis(1);
-/// The channel is closed: a main thread that is not out of user code by then can't be waited for.
+/// The channel is closed: a working thread that is not out of user code by then can't be waited for.
 const GRACE: Duration = Duration::from_millis(300);
 
-/// A frame that the main thread has to deal with.
+/// A frame that the working thread has to deal with.
 #[derive(Debug)]
 pub(super) struct Incoming {
     pub(super) header: Header,
@@ -39,7 +41,7 @@ pub(super) struct Receiver {
     channel: Mutex<Channel>,
     state: Mutex<State>,
     more: Condvar,
-    /// Wakes the deputy. Set whenever the main thread becomes busy: 1 µs, where to wake a thread costs 10.
+    /// Wakes the deputy. Set whenever the working thread becomes busy: 1 µs, where to wake a thread costs 10.
     timer: TimerFd,
 }
 
@@ -52,7 +54,7 @@ struct Channel {
 #[derive(Debug, Default)]
 struct State {
     frames: VecDeque<Incoming>,
-    /// The main thread deals with a frame; if it is a batch, its ticket and what is taken back of it.
+    /// The working thread deals with a frame; if it is a batch, its ticket and what is taken back of it.
     busy: bool,
     running: Option<(u64, Arc<Claims>)>,
     /// The deputy receives.
@@ -67,7 +69,7 @@ enum End {
     Open,
     /// The host is gone or has closed the channel.
     Closed,
-    /// And the main thread has seen it.
+    /// And the working thread has seen it.
     Seen,
 }
 
@@ -91,7 +93,7 @@ impl Receiver {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The main thread has dealt with a frame and wants the next; `None` at the channel's end.
+    /// The working thread has dealt with a frame and wants the next; `None` at the channel's end.
     pub(super) fn next(&self) -> Option<Incoming> {
         let mut state = self.lock();
         state.busy = false;
@@ -124,13 +126,15 @@ impl Receiver {
         }
     }
 
-    /// The deputy's life: receives while the main thread is busy for long.
+    /// The deputy's life: receives while the working thread is busy for long.
     pub(super) fn stand_in(&self) {
+        // Signals are the function's business.
+        block_signals();
         loop {
             match self.timer.wait() {
                 Ok(()) => {}
                 Err(Errno::EINTR) => continue,
-                // A timer that is broken can't be waited for; the main thread receives alone.
+                // A timer that is broken can't be waited for; the working thread receives alone.
                 Err(_) => return,
             }
             let mut state = self.lock();
@@ -143,13 +147,13 @@ impl Receiver {
                 state.deputy = state.busy;
                 self.more.notify_all();
                 if state.end != End::Open {
-                    return self.wait_for_main(state);
+                    return self.wait_for_working_thread(state);
                 }
             }
         }
     }
 
-    /// Waits for a frame for the main thread; deals with what is not for it. `None`: the channel's end.
+    /// Waits for a frame for the working thread; deals with what is not for it. `None`: the channel's end.
     fn receive(&self) -> Option<Incoming> {
         let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -189,14 +193,15 @@ impl Receiver {
     }
 
     /// The host has closed the channel, or is gone: so is this process, at the latest when this is over.
-    fn wait_for_main(&self, state: MutexGuard<'_, State>) {
-        // An idle main thread leaves by itself (and writes coverage or profiles on its way); one in user code
+    fn wait_for_working_thread(&self, state: MutexGuard<'_, State>) {
+        // An idle working thread leaves by itself (and writes coverage or profiles on its way); one in user code
         // can't be asked.
         let (state, _) = self
             .more
             .wait_timeout_while(state, GRACE, |state| state.end != End::Seen)
             .unwrap_or_else(PoisonError::into_inner);
         if state.end != End::Seen {
+            descendants::end_own();
             // SAFETY: ends the process; nothing of it is used after.
             unsafe { libc::_exit(0) };
         }

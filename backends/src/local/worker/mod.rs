@@ -1,10 +1,12 @@
 //! Worker mode: what a process does that was started to work, from its first line to its last.
-//! Entered by `fastmap::enter`; the main thread runs the batches. `incoming` is what the host sends, `answers` the way
-//! back, `surroundings` what is settled about the process before.
+//! Entered by `fastmap::enter`; a thread of its own (`thread`) runs the batches, and the main thread is their `guard`.
+//! `incoming` is what the host sends, `answers` the way back, `surroundings` what is settled about the process before.
 
 mod answers;
+mod guard;
 mod incoming;
 mod surroundings;
+mod thread;
 
 use std::collections::HashMap;
 use std::io;
@@ -17,12 +19,12 @@ use std::sync::{Arc, Once};
 use ipc_channel::ipc::{self, IpcSender};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::unistd::{Pid, getppid};
+use nix::unistd::{Pid, getppid, gettid};
 use serde::{Deserialize, Serialize};
 
-use super::confined;
 use super::greeting::{Confinement, Greeting, Hello, INSIDE, MARKER, Marker};
 use super::page::{Page, SETUP};
+use super::{confined, descendants};
 use crate::batch::Items;
 use crate::claims::Claims;
 use crate::completion::{FailureKind, ItemFailure};
@@ -69,6 +71,7 @@ pub fn enter() {
     // SAFETY: `enter` is the first statement of the program, before any thread that could read the environment.
     unsafe { std::env::remove_var(MARKER) };
     let marker = Marker::parse(&value).unwrap_or_else(|why| refuse(&why));
+    let inherited = descendants::inherited(&marker.name, &marker.server);
     if getppid() != Pid::from_raw(marker.host as i32) {
         if matches!(marker.confinement, Confinement::Own(_)) && is_gone(marker.host) {
             // The host died while this process was on its way: it is a worker of nobody, and no program of the user's.
@@ -77,14 +80,22 @@ pub fn enter() {
         // A worker of somebody did not enter, and what its program started came here: no host of its own, or each
         // generation would start the next. Its maps run in this process.
         // SAFETY: as above.
-        unsafe { std::env::set_var(INSIDE, &marker.name) };
+        unsafe { std::env::set_var(INSIDE, inherited) };
         return;
     }
     WORKER.store(true, Ordering::Relaxed);
-    match Worker::report(&marker) {
-        Ok(worker) => worker.work(),
-        Err(why) => refuse(&why),
-    }
+    let worker = Worker::report(&marker).unwrap_or_else(|why| refuse(&why));
+    let thread = thread::start(thread_name(&marker), worker);
+    let thread = thread.unwrap_or_else(|error| refuse(&format!("starting a thread: {error}")));
+    guard::wait(marker.host);
+    // It ends the process.
+    drop(thread.join());
+    exit(NOT_A_WORKER)
+}
+
+/// The name that tools show of a worker, and of the thread in it that computes.
+fn thread_name(marker: &Marker) -> String {
+    format!("fm-{}", marker.name)
 }
 
 /// Whether a process has ended; one that nobody has waited for has, too.
@@ -143,8 +154,8 @@ impl Worker {
         close_strays();
         let page = take_stdin().map_err(|e| step("standard input", &e))?;
         // SAFETY: no other thread exists yet, see `enter`.
-        unsafe { std::env::set_var(INSIDE, &marker.name) };
-        if let Ok(name) = std::ffi::CString::new(format!("fm-{}", marker.name)) {
+        unsafe { std::env::set_var(INSIDE, descendants::inherited(&marker.name, &marker.server)) };
+        if let Ok(name) = std::ffi::CString::new(thread_name(marker)) {
             let _unnamed = prctl::set_name(&name);
         }
         let (to_worker, frames) = match marker.confinement {
@@ -171,7 +182,11 @@ impl Worker {
             log::set_max_level(marker.level);
         }
         // All channels are made, and there is no thread yet.
-        confined::confine(&page, marker.confinement.demand()).map_err(|lack| step("the sandbox", &lack))?;
+        let alone = confined::confine(&page, marker.confinement.demand());
+        let alone = alone.map_err(|lack| step("the sandbox", &lack))?;
+        if !alone && marker.confinement != Confinement::Jailed {
+            descendants::keep(&marker.server);
+        }
         let incoming = Receiver::new(frames, Arc::clone(&page), Arc::clone(&results));
         let incoming = Arc::new(incoming.map_err(|e| step("timer", &e))?);
         let strict = marker.confinement == Confinement::Jailed;
@@ -188,6 +203,7 @@ impl Worker {
 
     /// Runs batches until the host ends the channel.
     fn work(self) -> ! {
+        self.page.tell_thread(gettid());
         let mut jobs: HashMap<JobId, Prepared> = HashMap::new();
         let mut answer = Answer::default();
         while let Some(Incoming { header, frame, claims }) = self.incoming.next() {
@@ -226,6 +242,7 @@ impl Worker {
                 _ => {}
             }
         }
+        descendants::end_own();
         exit(0)
     }
 

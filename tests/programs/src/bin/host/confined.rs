@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{TcpStream, UdpSocket};
 use std::process::{Command, abort};
 use std::thread;
+use std::time::Duration;
 
 use fastmap_test_programs::{refuse, report};
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,8 @@ enum Breach {
     TryAll,
     /// Asks only what libraries ask in passing.
     LookUp,
+    /// Wants a file, and waits for it as if it came.
+    Wait,
 }
 
 impl Breach {
@@ -39,6 +42,7 @@ impl Breach {
             "read-or-abort" => Breach::ReadOrAbort,
             "try-all" => Breach::TryAll,
             "look-up" => Breach::LookUp,
+            "wait" => Breach::Wait,
             other => return Err(format!("no breach {other:?}")),
         })
     }
@@ -69,6 +73,10 @@ impl Breach {
                 let _threads = thread::available_parallelism();
                 let _refused = fs::read("/proc/self/cgroup");
             }
+            Breach::Wait => {
+                let _refused = fs::write("/dev/shm/fastmap-breach", "");
+                thread::sleep(Duration::from_secs(5));
+            }
         }
     }
 }
@@ -90,6 +98,36 @@ pub(crate) fn breach(name: &str, maps: u64) -> Outcome {
     };
     for map in 1..=maps {
         report(config.fastmap_with(breach, function, 0..100).label(format!("map {map}")), |n| n);
+    }
+    Ok(())
+}
+
+/// Ten items that do without a file, of which the seventh answers an error of its own that another one is refused.
+pub(crate) fn own_errors() -> Outcome {
+    let function = |n: u64| {
+        let _refused = fs::read("/etc/hosts");
+        if n == 7 { fs::write(written(), "").map_err(|_| String::new()) } else { Ok(()) }
+    };
+    report(config()?.fastmap(function, 0..10), |n| if n == 7 { Err(String::new()) } else { Ok(()) });
+    Ok(())
+}
+
+/// What the C library tells a function of the stack that it is on.
+pub(crate) fn stack() -> Outcome {
+    let look = |_: u64| {
+        // SAFETY: plain data, for which zeroes are valid, filled by the calls.
+        unsafe {
+            let mut attributes: libc::pthread_attr_t = std::mem::zeroed();
+            let error = libc::pthread_getattr_np(libc::pthread_self(), &raw mut attributes);
+            let (mut lowest, mut size) = (std::ptr::null_mut(), 0);
+            libc::pthread_attr_getstack(&raw const attributes, &raw mut lowest, &raw mut size);
+            let here = (&raw const attributes).addr();
+            (error, size as u64, (lowest.addr()..lowest.addr() + size).contains(&here))
+        }
+    };
+    for answer in config()?.fastmap(look, 0..4) {
+        let (error, size, inside) = answer?;
+        println!("stack {error} {size} {inside}");
     }
     Ok(())
 }

@@ -275,3 +275,15 @@ pub(crate) fn greedy(group: &str) -> Outcome {
     report(config()?.fastmap(function, 0..20), |n| n);
     Ok(())
 }
+
+/// A function whose library ends the process at each item, with many words.
+pub(crate) fn library_ends(items: u64) -> Outcome {
+    let function = |n: u64| -> u64 {
+        for line in 0..25 {
+            eprintln!("fatal error {line}: no module of that name; thread {:#x}", (&raw const n).addr());
+        }
+        exit(1)
+    };
+    report(config()?.fastmap(function, 0..items), |n| n);
+    Ok(())
+}

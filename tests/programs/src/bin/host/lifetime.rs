@@ -2,16 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write, stdin, stdout};
-use std::process::{exit, id};
+use std::process::{Command, Stdio, exit, id};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use fastmap::backends::local::INSIDE;
 use fastmap::{FastmapConfig, Options};
 use fastmap_test_programs::{report, workers};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, fork};
+use nix::unistd::{ForkResult, fork, pause};
 
 use crate::{Outcome, config};
 
@@ -232,5 +233,53 @@ pub(crate) fn send_limits() -> Outcome {
         read == 0 && time.tv_sec > 0
     };
     println!("limited {}", (0..256).filter(|fd| limited(*fd)).count());
+    Ok(())
+}
+
+/// What an item starts, and leaves behind: a program, a fork of its own, a daemon; and one that is to live on.
+fn leave() {
+    let works = Command::new("echo").arg("works").output().expect("a program that ends");
+    print!("output {}", String::from_utf8_lossy(&works.stdout));
+    let quiet = |command: &mut Command| {
+        command.arg("1000").stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a process").id()
+    };
+    println!("command {}", quiet(&mut Command::new("sleep")));
+    println!("kept {}", quiet(Command::new("sleep").env_remove(INSIDE)));
+    let script = "setsid sleep 1000 >/dev/null 2>&1 & echo daemon $!";
+    print!(
+        "{}",
+        String::from_utf8_lossy(&Command::new("sh").args(["-c", script]).output().expect("a shell").stdout)
+    );
+    // SAFETY: the copy touches nothing of this process, and waits.
+    match unsafe { fork() }.expect("a copy") {
+        ForkResult::Child => loop {
+            pause();
+        },
+        ForkResult::Parent { child } => println!("fork {child}"),
+    }
+}
+
+/// An item that starts processes and comes to its end so, as its host does.
+pub(crate) fn leaves(how: &str) -> Outcome {
+    let config =
+        if how == "return" { fastmap::global_init(Options::new()).map(|()| None)? } else { Some(config()?) };
+    let function = |how: String| {
+        leave();
+        match &*how {
+            "abort" => std::process::abort(),
+            "exit" => exit(1),
+            "hold" | "timeout" => endless("sleep"),
+            _ => (),
+        }
+    };
+    match &config {
+        Some(config) => report(config.fastmap(function, [how.to_owned()]), |_| ()),
+        None => report(fastmap::fastmap(function, [how.to_owned()]), |_| ()),
+    }
+    stdin().read_line(&mut String::new())?;
+    drop(config);
+    if how != "return" {
+        stdin().read_line(&mut String::new())?;
+    }
     Ok(())
 }

@@ -1,0 +1,86 @@
+//! The thread that runs a worker's functions: its stack has a size that libraries can ask for. Of the main thread's stack
+//! the C library knows only what `/proc/self/maps` says, which no confined process may read: a library that looks how
+//! much stack is left (`stacker`, a garbage collector) then takes all of it for used up, at each call.
+//! Started by the main thread, which computes nothing afterwards.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::exit;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
+
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+
+use super::super::supervisor::block_signals;
+use super::{Worker, guard};
+
+/// Bytes of stack where the system sets no limit (`ulimit -s unlimited`). Only what is used of it takes memory.
+const UNLIMITED: usize = 1 << 30;
+/// A worker with less stack is not started.
+const LEAST: usize = 1 << 20;
+/// Bytes of addresses below the stack that stay unused, as the kernel leaves them below that of a main thread. A
+/// thread's own guard is one page, which a C function with a larger frame would jump over.
+const GAP: usize = 1 << 20;
+/// The exit code of a program whose main thread panicked.
+const PANICKED: i32 = 101;
+
+/// Runs the worker on a thread of that name, which ends the process. The calling thread takes no signals from then on:
+/// those of the process are delivered to the function, as in a program that calls it itself.
+///
+/// # Errors
+/// If the system gives no thread.
+pub(super) fn start(name: String, worker: Worker) -> io::Result<JoinHandle<()>> {
+    block_signals();
+    let worker = Arc::new(Mutex::new(Some(worker)));
+    let mut stack = stack_size();
+    loop {
+        let taken = Arc::clone(&worker);
+        let thread = Builder::new().name(name.clone()).stack_size(stack).spawn(move || {
+            take_signals();
+            guard::continue_at_death();
+            keep_gap();
+            let worker = taken.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let _told = catch_unwind(AssertUnwindSafe(|| worker.map(|worker| worker.work())));
+            exit(PANICKED);
+        });
+        match thread {
+            // So many addresses are not to be had: under a limit (`ulimit -v`), or on a small machine.
+            Err(_) if stack / 2 >= LEAST => stack /= 2,
+            other => return other,
+        }
+    }
+}
+
+/// Lets this thread take the signals of the process.
+fn take_signals() {
+    let blocked = guard::blocked();
+    // SAFETY: sets the mask of the calling thread to a set that is initialised.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const blocked, std::ptr::null_mut()) };
+}
+
+/// The size that a main thread's stack may come to.
+fn stack_size() -> usize {
+    match getrlimit(Resource::RLIMIT_STACK) {
+        Ok((limit, _)) if limit != RLIM_INFINITY => usize::try_from(limit).unwrap_or(UNLIMITED).max(LEAST),
+        _ => UNLIMITED,
+    }
+}
+
+/// Takes the addresses below this thread's stack, where they are free.
+fn keep_gap() {
+    // SAFETY: plain data, for which zeroes are valid, filled by the call before anything reads it; what is mapped is taken
+    // from nothing else (MAP_FIXED_NOREPLACE), and never used.
+    unsafe {
+        let mut attributes: libc::pthread_attr_t = std::mem::zeroed();
+        if libc::pthread_getattr_np(libc::pthread_self(), &raw mut attributes) != 0 {
+            return;
+        }
+        let (mut lowest, mut size, mut guard) = (std::ptr::null_mut(), 0, 0);
+        libc::pthread_attr_getstack(&raw const attributes, &raw mut lowest, &raw mut size);
+        libc::pthread_attr_getguardsize(&raw const attributes, &raw mut guard);
+        libc::pthread_attr_destroy(&raw mut attributes);
+        let gap = lowest.wrapping_byte_sub(guard + GAP);
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+        libc::mmap(gap, GAP, libc::PROT_NONE, flags, -1, 0);
+    }
+}
