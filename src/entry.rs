@@ -262,8 +262,13 @@ fn each<T: DeserializeOwned, R: Serialize + DeserializeOwned>(
                     && let Some(slot) = work.slot(stride)
                 {
                     codec::write_plain(&result, slot);
-                } else if let Err(error) = codec::put(&result, work.out()) {
+                    continue;
+                }
+                let start = work.out().len();
+                if let Err(error) = codec::put(&result, work.out()) {
                     work.fail(FailureKind::Serialize, error.to_string());
+                } else if work.was_refused() && codec::is_err::<R>(&work.out()[start..]) {
+                    work.answered_error();
                 }
             }
             Err(error) => work.fail(FailureKind::Serialize, error.to_string()),

@@ -54,8 +54,8 @@ pub struct Results {
     pub came: Option<Instant>,
     /// The item that took longest, where the worker knows: its position among those of the completion, and its time.
     pub slowest: Option<(u32, Duration)>,
-    /// A call that the sandbox refused to one of the items, which has a result all the same.
-    pub refused: Option<RefusedCall>,
+    /// Calls that the sandbox refused to items that have a result all the same.
+    pub refused: Vec<RefusedCall>,
 }
 
 impl Results {
@@ -83,6 +83,8 @@ pub struct RefusedCall {
     pub index: Option<u64>,
     /// The system call, with its path if it has one.
     pub call: String,
+    /// The item's result is an error of its own (`Err`): the call may be why.
+    pub own_error: bool,
 }
 
 /// Bytes that stand somewhere in a received frame. Nothing is copied to take them out.

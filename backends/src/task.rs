@@ -240,6 +240,18 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// Whether the sandbox has refused anything to the current item. Its result, if that is an error of its own, is then
+    /// to be told by [`Work::answered_error`].
+    #[inline]
+    pub fn was_refused(&self) -> bool {
+        confined::was_refused(self.begun - 1)
+    }
+
+    /// The current item's result is an error of the function's own.
+    pub fn answered_error(&self) {
+        confined::answered_error(self.begun - 1);
+    }
+
     /// What came of it.
     pub(crate) fn finish(mut self) -> Finished {
         // Where it ended before it asked for more, the last item's time is not taken yet.

@@ -12,7 +12,7 @@ use crate::credit::{FAILURE, of_failures};
 pub(crate) const PACKET: usize = 200 * 1024;
 
 /// Version of the frames and of the greeting; a worker of another version is refused.
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 
 /// What a frame says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +35,8 @@ pub(crate) enum Kind {
     Refused = 7,
     /// Worker: a record for the host's logger. Payload: postcard of [`crate::local::Record`].
     Log = 8,
-    /// Worker: an item of a batch (`from`, or the preparation) was refused a call, and went on. Comes before the
-    /// batch's answer. Payload: the call, as text.
+    /// Worker: items of a batch (or the preparation) were refused calls, and went on. Comes before the batch's answer.
+    /// Payload: postcard of the calls, each with its item and whether that answered an error of its own.
     Refusal = 9,
 }
 

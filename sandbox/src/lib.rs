@@ -44,7 +44,7 @@ use std::io;
 use std::sync::atomic::AtomicU32;
 
 pub use memory_group::MemoryGroup;
-pub use refusal::{Record, Refusal, record};
+pub use refusal::{Record, Refusal, named, record};
 pub use world::is_zone;
 
 /// How much confinement is asked for.

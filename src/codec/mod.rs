@@ -12,6 +12,7 @@ mod strict;
 mod trace;
 mod words;
 
+use std::any::type_name;
 use std::convert::identity;
 use std::io;
 use std::num::TryFromIntError;
@@ -227,6 +228,13 @@ fn too_wide(_: TryFromIntError) -> postcard::Error {
 #[inline]
 pub(crate) fn put<T: Serialize + DeserializeOwned>(item: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
     put_within(u32::MAX, item, out)
+}
+
+/// Whether these bytes, which [`put`] has written for a `T`, are an `Err`.
+#[cold]
+pub(crate) fn is_err<T>(bytes: &[u8]) -> bool {
+    // Its variants are numbered by serde: `Ok` is 0.
+    type_name::<T>().starts_with("core::result::Result<") && bytes.get(LENGTH) == Some(&1)
 }
 
 #[inline]

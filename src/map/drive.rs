@@ -1,5 +1,6 @@
 //! The part of a map that knows no types: when to read, how much, what to send again, when it is over.
-//! Driven by the adapter inside `next()`; drives a [`Run`]. Order and bytes are the window's, deaths are `retry`'s.
+//! Driven by the adapter inside `next()`; drives a [`Run`]. Order and bytes are the window's, deaths are `retry`'s and
+//! `deaths`'.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use fastmap_backends::sizing::{Observed, batch_items};
 use fastmap_backends::{
-    Batch, BatchBuilder, BatchId, Completion, Context, Death, FunctionId, Job, JobId, Outcome, Results, Run,
-    Running,
+    Batch, BatchBuilder, BatchId, Completion, Context, FunctionId, Job, JobId, Outcome, Results, Run, Running,
 };
 
+use super::deaths::Deaths;
 use super::limits::Limits;
 use super::retry::{Piece, after_loss};
 use super::segment::Segment;
@@ -19,7 +20,7 @@ use super::window::Window;
 use crate::checkpoint::{Checkpoint, Recalled};
 use crate::config::FastmapConfig;
 use crate::entry::Entry;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::floats::Mode;
 use crate::report::Report;
 
@@ -74,8 +75,7 @@ pub(crate) struct Drive {
     pub(super) resting: bool,
     /// The calling thread has the items: no run is open, and none failed to be.
     pub(super) here: bool,
-    /// Deaths since the last answer.
-    deaths: Vec<Death>,
+    deaths: Deaths,
     ended: bool,
 }
 
@@ -157,7 +157,7 @@ impl Drive {
             seen: Seen::default(),
             resting: false,
             here: false,
-            deaths: Vec::new(),
+            deaths: Deaths::default(),
             ended: false,
         }
     }
@@ -438,7 +438,7 @@ impl Drive {
                 self.report.lost(&lost, &loss);
                 // A batch that is halved is progress: it ends with the guilty item alone, which is answered.
                 if lost.items() == 1 || loss.running != Running::Unknown {
-                    self.deaths.push(loss.death.clone());
+                    self.deaths.died(loss.death.clone());
                 }
                 for piece in after_loss(lost.items(), lost.attempt(), self.tries.retries, &loss) {
                     match piece {
@@ -452,7 +452,7 @@ impl Drive {
                             self.checkpoint.settled(index, 1);
                             let error = Error::of_death(loss.death.clone()).tried(tries);
                             self.deliver(Segment::failed(index, error));
-                            self.deaths.clear();
+                            self.deaths.settled(loss.death.clone());
                         }
                     }
                 }
@@ -470,7 +470,7 @@ impl Drive {
         results: Results,
         kept: Option<&Batch>,
     ) -> Result<(), Error> {
-        self.deaths.clear();
+        self.deaths.answered();
         let each = f64::from(items.max(1));
         let time = results.wall.div_f64(each);
         self.seen.item_time = Some(self.seen.item_time.map_or(time, |old| (old + time) / 2));
@@ -505,24 +505,17 @@ impl Drive {
     }
 
     /// # Errors
-    /// If so many workers died without a single answer that none will come: each worker may die of a suspect of its
-    /// own, and those suspects once more (or three times, see `retry`) and as often as the user wants, before anything
-    /// is answered.
+    /// If so many workers died that the map ends: see [`Deaths::check`].
     fn check_deaths(&mut self) -> Result<(), Error> {
-        let workers = self.run.as_mut().map_or(1, |run| run.capacity().workers);
-        if self.deaths.len() <= (workers + 1).saturating_mul(self.tries.retries.saturating_add(4) as usize) {
+        if self.is_answered() {
             return Ok(());
         }
-        let listed: Vec<String> = self.deaths.iter().rev().take(5).map(ToString::to_string).collect();
-        Err(Error::new(
-            ErrorKind::AllWorkersDied,
-            format!(
-                "{} workers died in a row without one answer; the last: {}",
-                self.deaths.len(),
-                listed.join("; ")
-            ),
-        )
-        .with_source(self.deaths.pop().expect("there are some")))
+        if self.report.has_results() {
+            // The calling thread has some as well, and a checkpoint.
+            self.deaths.lived();
+        }
+        let workers = self.run.as_mut().map_or(1, |run| run.capacity().workers);
+        self.deaths.check(workers, self.tries.retries)
     }
 
     /// The run can't go on: nothing more is read or waited for, only what is here is still to be delivered.

@@ -10,6 +10,7 @@ mod asked;
 mod batches;
 mod builder;
 pub(crate) mod callee;
+mod deaths;
 mod drive;
 mod here;
 mod inline;

@@ -1,18 +1,19 @@
 //! What a map tells: its progress, each batch when loud, one line at its end; and its timings, if they are wanted.
 //! Fed by the drive and the adapter; `summary` and `progress` find the words, `console` keeps lines and bars apart,
-//! `question` asks the user, `timings` writes the report.
+//! `question` asks the user, `refusals` words what the sandbox refused, `timings` writes the report.
 
 mod console;
 mod progress;
 #[cfg(feature = "cloud")]
 mod question;
+mod refusals;
 mod summary;
 mod timings;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use fastmap_backends::{Batch, BatchId, Loss, Place, Receipt, RefusedCall, Results, local};
+use fastmap_backends::{Batch, BatchId, Loss, Place, Receipt, Results, local};
 
 #[cfg(feature = "cloud")]
 pub(crate) use console::draw_upload;
@@ -21,6 +22,7 @@ pub use console::{Stderr, stderr, suspend_progress};
 use progress::{Progress, State};
 #[cfg(feature = "cloud")]
 pub(crate) use question::ask;
+use refusals::Refusals;
 use summary::Account;
 pub(crate) use timings::wait_until_written;
 use timings::{Map, Timings};
@@ -48,8 +50,8 @@ pub(crate) struct Report {
     granted: u32,
     pub(crate) singles: u32,
     deaths: u64,
-    /// It was told that the sandbox refused a call.
-    warned: bool,
+    /// What was told of calls that the sandbox refused.
+    refusals: Refusals,
     /// Items answered from a checkpoint.
     recalled: u64,
     /// Items answered by workers, and the time they took there.
@@ -90,7 +92,7 @@ impl Report {
             granted: 0,
             singles: 0,
             deaths: 0,
-            warned: false,
+            refusals: Refusals::default(),
             recalled: 0,
             answered: 0,
             cloud: 0,
@@ -198,8 +200,8 @@ impl Report {
         }
         self.wall += results.wall;
         self.cpu += results.cpu;
-        if let Some(refused) = &results.refused {
-            self.refused(refused);
+        for told in self.refusals.news(&results.refused) {
+            warn(&labelled(self.label.as_deref(), &told));
         }
         if self.verbosity >= Verbosity::Loud {
             self.say(&format!(
@@ -217,23 +219,6 @@ impl Report {
     /// Items were answered from a checkpoint.
     pub(crate) fn recalled(&mut self, items: u32) {
         self.recalled += u64::from(items);
-    }
-
-    /// Once: what is refused to one item is mostly refused to all.
-    fn refused(&mut self, refused: &RefusedCall) {
-        if std::mem::replace(&mut self.warned, true) {
-            return;
-        }
-        let label = self.label.as_ref().map(|label| format!("{label}: ")).unwrap_or_default();
-        let call = &refused.call;
-        let to = match refused.index {
-            Some(index) => format!("item {index}, which has a result all the same"),
-            None => "the preparation of the function, which went on".to_owned(),
-        };
-        warn(&format!(
-            "{label}the sandbox refused {call} to {to}; Options::sandbox(Sandbox::Off) or FASTMAP_SANDBOX=off \
-             allows it (told once a map)"
-        ));
     }
 
     /// The calling thread has done so many items itself, from `first` on. So many answers of the current segment are read.
@@ -262,6 +247,11 @@ impl Report {
     /// Items that workers have answered, and the time that it took them.
     pub(crate) fn by_workers(&self) -> (u64, Duration) {
         (self.answered, self.wall)
+    }
+
+    /// Whether items were answered by anything but the death of their worker.
+    pub(crate) fn has_results(&self) -> bool {
+        self.answered + self.here + self.recalled > 0
     }
 
     pub(crate) fn has_deaths(&self) -> bool {
@@ -384,8 +374,9 @@ impl Report {
 
 /// Writes a line about a map.
 fn say(label: Option<&str>, text: &str) {
-    match label {
-        Some(label) => console::line(&format!("fastmap: {label}: {text}")),
-        None => console::line(&format!("fastmap: {text}")),
-    }
+    console::line(&format!("fastmap: {}", labelled(label, text)));
+}
+
+fn labelled(label: Option<&str>, text: &str) -> String {
+    label.map_or_else(|| text.to_owned(), |label| format!("{label}: {text}"))
 }

@@ -49,6 +49,8 @@ pub(crate) struct Member {
     pub(crate) leaving: Option<Instant>,
     /// For item timeouts: what ran at the last look, and for how long.
     pub(crate) watched: Option<((u64, Running), Duration)>,
+    /// For refused calls: what ran at the last look, since when, and whether they were told.
+    pub(crate) doubted: Option<((u64, Running), Instant, bool)>,
 }
 
 /// A batch in a worker's hands.
@@ -64,7 +66,7 @@ pub(crate) struct Held {
     /// Where its payload lies in the area that the worker reads; `None` if it went through the channel.
     place: Option<Range<usize>>,
     /// What the sandbox refused to one of its items, as the worker told.
-    pub(crate) refused: Option<RefusedCall>,
+    pub(crate) refused: Vec<RefusedCall>,
 }
 
 impl Member {
@@ -89,6 +91,7 @@ impl Member {
             recalls: 0,
             leaving: None,
             watched: None,
+            doubted: None,
         }
     }
 
@@ -118,7 +121,14 @@ impl Member {
         }
         let limit = batch.items();
         self.given += 1;
-        self.held.push_back(Held { batch, limit, recalled: false, orphan: false, place, refused: None });
+        self.held.push_back(Held {
+            batch,
+            limit,
+            recalled: false,
+            orphan: false,
+            place,
+            refused: Vec::new(),
+        });
     }
 
     pub(crate) fn idle(&self) -> bool {

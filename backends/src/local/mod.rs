@@ -3,7 +3,7 @@
 //! `pool` holds who has which batch (`run`, `member`) and decides, without any I/O but sends that can't wait:
 //! `news` is what workers tell it, `steal` goes by the clock, `wear` by what workers have used up.
 //! `supervisor` is the one thread that has workers started, watches them die and reads what they print
-//! (`relay`), which `lines` passes on. For each worker there is a thread that starts it (`start`) and takes
+//! (`relay`), which `lines` passes on; `repeats` keeps back what dying workers repeat. For each worker there is a thread that starts it (`start`) and takes
 //! its answers (`reader`), the first of them at a socket (`server`); `worker` is the other end, in the worker
 //! process. `greeting`, `outbox`, `page`, `area` and `handover` are the parts of the channel between them;
 //! `confined` is how a worker confines itself and what is told of the calls that it was refused; `spread`
@@ -32,6 +32,7 @@ mod page;
 mod pool;
 mod reader;
 mod relay;
+mod repeats;
 mod run;
 mod server;
 mod spread;

@@ -79,6 +79,10 @@ pub(crate) struct State {
     pub(crate) processes: usize,
     /// Workers are processes of this program, and not what a launcher has started.
     pub(crate) own: bool,
+    /// Workers confine themselves, and keep a record of what they were refused.
+    pub(crate) confined: bool,
+    /// Warnings that the supervisor is to pass on.
+    pub(super) warnings: Vec<String>,
     /// What each worker may use up.
     pub(crate) allowed: Allowed,
     /// When the supervisor will look around without being woken; `None`: not at all.
@@ -95,6 +99,7 @@ impl Shared {
             allowed,
             processes: options.processes,
             own: options.launcher.is_none(),
+            confined: options.launcher.is_none() && options.sandbox != Demand::Off,
             ..State::default()
         });
         let started = Condvar::default();
@@ -152,11 +157,6 @@ impl Shared {
         }
     }
 
-    /// A run begins.
-    pub(crate) fn open(&self, job: Arc<Job>) -> (Arc<Inbox>, Arc<Gauge>) {
-        let mut run = RunState::new(job, self.options.launcher.is_some());
-        let handles = (Arc::clone(&run.inbox), Arc::clone(&run.gauge));
-        let mut state = self.lock();
     /// Whether workers may start processes, which are to be ended with them.
     pub(crate) fn starts_processes(&self) -> bool {
         self.options.launcher.is_none() && self.options.sandbox != Demand::Full
@@ -168,6 +168,11 @@ impl Shared {
         state.closing || state.member(id).is_some_and(|member| member.leaving.is_some())
     }
 
+    /// A run begins.
+    pub(crate) fn open(&self, job: Arc<Job>) -> (Arc<Inbox>, Arc<Gauge>) {
+        let mut run = RunState::new(job, self.options.launcher.is_some());
+        let handles = (Arc::clone(&run.inbox), Arc::clone(&run.gauge));
+        let mut state = self.lock();
         if state.closing {
             run.fail(BackendError::Other("the thread that looks after the workers panicked".to_owned()));
         }

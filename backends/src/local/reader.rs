@@ -355,10 +355,7 @@ impl Peer<'_> {
                 })
             }
             Kind::Log => self.pass_on(&frame[Header::LEN..]),
-            Kind::Refusal => {
-                self.shared.refusal(self.id, &header, &frame[Header::LEN..]);
-                Ok(())
-            }
+            Kind::Refusal => self.shared.refusal(self.id, &header, &frame[Header::LEN..]),
             Kind::Open | Kind::Batch | Kind::Recall | Kind::Close => {
                 Err(format!("{:?} is the host's to send", header.kind))
             }

@@ -42,6 +42,8 @@ pub(crate) struct RunState {
     /// Its adapter is gone; it stays until its last batch is out of the workers' hands.
     pub(crate) closed: bool,
     pub(crate) failed: bool,
+    /// Items of which it was told, while they ran, that calls were refused to them.
+    pub(crate) doubted: usize,
     /// Moving means over answered batches.
     batch_time: Option<Duration>,
     pub(crate) item_time: Option<Duration>,
@@ -88,6 +90,7 @@ impl RunState {
             fed: None,
             closed: false,
             failed: false,
+            doubted: 0,
             batch_time: None,
             item_time: None,
             job,

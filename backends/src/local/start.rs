@@ -21,6 +21,7 @@ use super::page::Page;
 use super::pool::Shared;
 use super::reader::{Gate, Peer, listen};
 use super::relay::{Pipe, Stream};
+use super::repeats::Words;
 use super::server::Server;
 use super::supervisor::{Watched, block_signals};
 use crate::completion::{Death, DeathCause};
@@ -144,6 +145,8 @@ fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, Strin
         server: knock,
         keeper,
         gate: Arc::clone(&gate),
+        page: Arc::clone(&page),
+        words: Words::default(),
     };
     shared.came(Member::new(number, name.to_owned(), child, Arc::clone(&page)), watched);
     Ok(Started { page, gate, server, door, process: pid })

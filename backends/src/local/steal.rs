@@ -5,6 +5,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use super::confined;
 use super::member::{Held, Member, recall};
 use super::outbox::Outbox;
 use super::page::Page;
@@ -42,6 +43,9 @@ pub(crate) fn look(state: &mut State, since_last: Duration, now: Instant) -> Opt
         }
     }
     if let Some(after) = time_items(state, since_last) {
+        again(after);
+    }
+    if let Some(after) = confined::doubt_items(state, now) {
         again(after);
     }
     if let Some(after) = end_silent(state, since_last) {

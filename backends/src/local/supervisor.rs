@@ -11,14 +11,17 @@ use nix::sys::signal::{SigSet, Signal};
 
 use super::launch::Keeper;
 use super::lines::Lines;
+use super::page::Page;
 use super::pool::Shared;
 use super::reader::Gate;
 use super::relay::{Pipe, Stream};
+use super::repeats::{Repeats, Words};
 use super::server;
 use super::start::begin_requested;
 use super::steal;
 use super::wear::{LEAVE, MemoryKills};
 use crate::completion::{Death, DeathCause};
+use crate::job::JobId;
 
 /// Bytes of one pipe that are passed on before the others get their turn.
 const TURN: usize = 256 * 1024;
@@ -39,6 +42,8 @@ pub(super) struct Watched {
     pub(super) server: String,
     pub(super) keeper: Option<Box<dyn Keeper>>,
     pub(super) gate: Arc<Gate>,
+    pub(super) page: Arc<Page>,
+    pub(super) words: Words,
 }
 
 /// Runs until the pool closes and its last worker is dead.
@@ -46,6 +51,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
     block_signals();
     let mut watched: Vec<Watched> = Vec::new();
     let mut lines = Lines::new(shared);
+    let mut repeats = Repeats::default();
     let mut first_start: Option<Instant> = None;
     let mut memory_kills = None;
     let mut closing: Option<Instant> = None;
@@ -73,7 +79,9 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
             pause = Some(LEAVE / 10);
         }
         let (starting, met) = (state.starting, std::mem::take(&mut state.met));
+        let warnings = std::mem::take(&mut state.warnings);
         state.threads.retain(|thread| !thread.is_finished());
+        let maps: Vec<JobId> = state.runs.keys().copied().collect();
         state.next_look = pause.map(|pause| now + pause);
         drop(state);
         if closing.is_some() && watched.is_empty() && starting == 0 {
@@ -81,7 +89,15 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
         }
         let begun = begin_requested(shared);
         drop(met);
+        repeats.open(maps, &mut lines);
+        for warning in warnings {
+            lines.put(&Arc::from("fastmap"), Stream::Stderr, warning.into_bytes());
+        }
         let mut within = |most: Duration| pause = Some(pause.map_or(most, |pause| pause.min(most)));
+        let kept_back = watched.iter_mut().filter_map(|worker| worker.look(now, &mut lines)).min();
+        if let Some(again) = kept_back.into_iter().chain(repeats.look(now, &mut lines)).min() {
+            within(again);
+        }
         if begun {
             // What was started may have to be looked after by the clock.
             within(Duration::from_secs(1));
@@ -98,12 +114,14 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
             memory_kills = Some(MemoryKills::new());
         }
         for index in (0..watched.len()).rev().filter(|index| news[*index]) {
-            watched[index].pass_on(shared, &mut lines);
+            watched[index].pass_on(shared, &mut lines, &repeats);
             if watched[index].is_dead() {
-                watched.swap_remove(index).bury(shared, &mut lines, memory_kills.as_mut());
+                let kills = memory_kills.as_mut();
+                watched.swap_remove(index).bury(shared, &mut lines, &mut repeats, kills);
             }
         }
     }
+    repeats.tell(&mut lines);
     let threads = std::mem::take(&mut shared.lock().threads);
     for thread in threads {
         drop(thread.join());
@@ -181,18 +199,25 @@ fn tell(lines: &mut Lines, worker: &Arc<str>, stream: Stream, line: Vec<u8>) {
 }
 
 impl Watched {
-    fn pass_on(&mut self, shared: &Shared, lines: &mut Lines) {
+    /// Passes on what was kept back of its lines, if it lives on; returns when to look again.
+    fn look(&mut self, now: Instant, lines: &mut Lines) -> Option<Duration> {
+        let Watched { name, page, words, .. } = self;
+        words.look(now, page, &mut |line| tell(lines, name, Stream::Stderr, line))
+    }
+
+    fn pass_on(&mut self, shared: &Shared, lines: &mut Lines, repeats: &Repeats) {
         let limit = shared.options.output;
         if limit.is_some_and(|limit| self.gate.count_output(0) > limit) {
             return; // It has been told, and is dying.
         }
-        let Watched { name, stdout, stderr, gate, .. } = self;
+        let Watched { name, stdout, stderr, gate, page, words, .. } = self;
         let mut printed = 0;
         if lines.have_room() {
             printed += stdout.pass_on(TURN, &mut |stream, line| tell(lines, name, stream, line)) as u64;
         }
         if lines.have_room() {
-            printed += stderr.pass_on(TURN, &mut |stream, line| tell(lines, name, stream, line)) as u64;
+            let mut out = |line| tell(lines, name, Stream::Stderr, line);
+            printed += stderr.pass_on(TURN, &mut |_, line| words.line(repeats, page, line, &mut out)) as u64;
         }
         let output = gate.count_output(printed);
         if let Some(limit) = limit.filter(|limit| output > *limit) {
@@ -207,7 +232,13 @@ impl Watched {
     }
 
     /// Takes the exit status and the last output, and tells the reader, which ends with the rest of the channel.
-    fn bury(mut self, shared: &Shared, lines: &mut Lines, kills: Option<&mut MemoryKills>) {
+    fn bury(
+        mut self,
+        shared: &Shared,
+        lines: &mut Lines,
+        repeats: &mut Repeats,
+        kills: Option<&mut MemoryKills>,
+    ) {
         let exited = {
             let mut state = shared.lock();
             state.member(self.id).map(|member| member.child.wait())
@@ -222,10 +253,13 @@ impl Watched {
             },
             _ => DeathCause::Unknown,
         };
-        let mut out = |stream, line| tell(lines, &self.name, stream, line);
-        self.stdout.finish(&mut out);
-        let stderr = self.stderr.finish(&mut out);
-        let death = Death { worker: self.name.to_string(), pid: self.pid, cause, refused: None, stderr };
+        let (name, page, mut words) = (self.name, self.page, self.words);
+        self.stdout.finish(&mut |stream, line| tell(lines, &name, stream, line));
+        let mut out = |line| tell(lines, &name, Stream::Stderr, line);
+        let stderr = self.stderr.finish(&mut |_, line| words.line(repeats, &page, line, &mut out));
+        let lethal = cause != DeathCause::Exit(0);
+        words.end(repeats, lethal, &mut out);
+        let death = Death { worker: name.to_string(), pid: self.pid, cause, refused: None, stderr };
         self.gate.close(death, &self.server);
     }
 }

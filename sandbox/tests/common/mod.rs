@@ -20,7 +20,7 @@ static RUNNING: AtomicU32 = AtomicU32::new(7);
 
 /// What was refused, as the record tells it.
 pub(crate) fn refused() -> Option<&'static str> {
-    RECORD.of_item(7).map(|refusal| refusal.call)
+    RECORD.of_item(7).first().map(|refusal| refusal.call)
 }
 
 /// The case for which this process was started.

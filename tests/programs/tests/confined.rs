@@ -59,15 +59,17 @@ fn an_item_that_crashes_of_a_refused_call_names_it_although_its_worker_is_dead()
 }
 
 #[test]
-fn an_item_that_goes_on_without_is_answered_and_each_map_warns_once() {
+fn an_item_that_goes_on_without_is_answered_and_each_map_warns() {
     let (report, ended) = run(&mut host(&["breach", "try-all", "2"]));
     assert_eq!((report.answers, report.good), (100, 100), "{report:#?}");
     let warnings = warnings(&ended);
-    assert_eq!(warnings.len(), 2, "{warnings:#?}");
-    for (map, warning) in warnings.iter().enumerate() {
-        for word in
-            [&*format!("map {}:", map + 1), "openat(\"/etc/passwd\")", " item ", "5,"].iter().chain(&WAYS_OUT)
-        {
+    for map in 1..=2 {
+        let label = format!("warning: map {map}:");
+        let of_map: Vec<_> = warnings.iter().filter(|line| line.contains(&label)).collect();
+        assert!(!of_map.is_empty() && of_map.len() <= 4, "{warnings:#?}");
+        let warning = of_map[0];
+        let words = ["openat(\"/etc/passwd\")", "socket", "fastmap-breach-", "clone", " item ", "5,"];
+        for word in words.iter().chain(&WAYS_OUT) {
             assert!(warning.contains(word), "{word}: {warning}");
         }
     }
@@ -79,6 +81,53 @@ fn an_item_that_goes_on_without_is_answered_and_each_map_warns_once() {
             .all(|entry| { !entry.file_name().to_string_lossy().starts_with("fastmap-breach-") }),
         "no item has written"
     );
+}
+
+#[test]
+fn an_item_that_answers_an_error_of_its_own_is_told_with_the_call_that_may_be_why() {
+    let (report, ended) = run(&mut host(&["own-errors"]));
+    assert_eq!(report.answers, 10, "{report:#?}");
+    let warnings = warnings(&ended);
+    let own: Vec<_> =
+        warnings.iter().filter(|line| line.contains("item 7 answered an error of its own")).collect();
+    assert_eq!(own.len(), 1, "{warnings:#?}");
+    for word in ["openat(\"/etc/hosts\")", "fastmap-breach-"].iter().chain(&WAYS_OUT) {
+        assert!(own[0].contains(word), "{word}: {warnings:#?}");
+    }
+    // The harmless one was told before, and once.
+    assert_eq!(warnings.len(), 2, "{warnings:#?}");
+}
+
+#[test]
+fn a_refused_call_is_told_while_its_item_still_runs() {
+    let (report, ended) = run(&mut host(&["breach", "wait", "1"]).env("FASTMAP_LOCAL_PROCESSES", "10"));
+    assert_eq!((report.answers, report.good), (100, 100), "{report:#?}");
+    let warnings = warnings(&ended);
+    let early: Vec<_> = warnings.iter().filter(|line| line.contains("still runs after 3 s")).collect();
+    assert!(!early.is_empty() && early.len() <= 3, "{warnings:#?}");
+    for word in ["openat(\"/dev/shm/fastmap-breach\")", " to item "].iter().chain(&WAYS_OUT) {
+        assert!(early[0].contains(word), "{word}: {warnings:#?}");
+    }
+}
+
+#[test]
+fn a_function_can_tell_its_stack() {
+    for sandbox in ["require", "off"] {
+        for limit in ["", "ulimit -s 16384;", "ulimit -s unlimited;"] {
+            let mut command = program("/bin/sh");
+            let script = format!("{limit} exec \"$0\" stack");
+            command.args(["-c", &script, env!("CARGO_BIN_EXE_host")]).env("FASTMAP_SANDBOX", sandbox);
+            let ended = Running::start(&mut command).finish();
+            assert!(ended.status.success() && ended.stdout.len() == 4, "{ended:#?}");
+            for line in &ended.stdout {
+                let words: Vec<&str> = line.split(' ').collect();
+                let ["stack", "0", size, "true"] = words[..] else { panic!("{sandbox} {limit}: {line}") };
+                let size: u64 = size.parse().expect("a number");
+                let least = if limit.is_empty() { 1 << 20 } else { 16 << 20 };
+                assert!(size >= least - (1 << 16), "{sandbox} {limit}: {line}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -1,0 +1,245 @@
+//! Last words that one worker after the other repeats: where a library ends the process of each item with the same lines,
+//! they are passed on once, and counted. Called by the supervisor with what workers write to stderr.
+//!
+//! A line that looks like one of a dead worker's last is kept back for a moment: it is passed on when its worker goes on to
+//! another item, writes something else, or lives for a second more, and counted when the worker dies of it. So no line of
+//! a worker that lives is lost. Lines look alike where they differ in numbers and addresses alone. What each worker
+//! wrote last stands in the error of its item in any case.
+
+use std::collections::{HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::lines::Lines;
+use super::page::Page;
+use super::relay::Stream;
+use crate::completion::Running;
+use crate::job::JobId;
+
+/// Last lines of a dead worker that are remembered.
+const WORDS: usize = 64;
+/// Lines of all dead workers of a map that are remembered.
+const MOST_KNOWN: usize = 4096;
+/// Lines that are kept back of one worker.
+const MOST_KEPT: usize = 256;
+/// A line is kept back for so long, and looked at so often.
+const MOMENT: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(50);
+/// The count is told when there was no repetition for so long, or this long after the first.
+const QUIET: Duration = Duration::from_secs(1);
+const LATEST: Duration = Duration::from_secs(10);
+
+/// What was told of dead workers, and what was left out since.
+#[derive(Debug, Default)]
+pub(super) struct Repeats {
+    known: HashSet<u64>,
+    /// The maps in whose time that was.
+    maps: Vec<JobId>,
+    count: Option<Count>,
+}
+
+/// Repetitions that were not told yet.
+#[derive(Debug)]
+struct Count {
+    workers: u64,
+    lines: u64,
+    first: Instant,
+    last: Instant,
+}
+
+/// The lines of one worker.
+#[derive(Debug, Default)]
+pub(super) struct Words {
+    /// How its latest lines look, as far as they were written in what it runs now.
+    tail: VecDeque<u64>,
+    running: Option<(u64, Running)>,
+    kept: Vec<Vec<u8>>,
+    since: Option<Instant>,
+}
+
+impl Repeats {
+    /// These maps are open. What was told in others is told again.
+    pub(super) fn open(&mut self, maps: Vec<JobId>, lines: &mut Lines) {
+        if !self.known.is_empty() && !self.maps.iter().any(|map| maps.contains(map)) {
+            self.known.clear();
+            self.tell(lines);
+        }
+        if self.known.is_empty() {
+            self.maps = maps;
+        }
+    }
+
+    /// Tells what was left out, if that is due; returns when to look again.
+    pub(super) fn look(&mut self, now: Instant, lines: &mut Lines) -> Option<Duration> {
+        let count = self.count.as_ref()?;
+        if now.duration_since(count.last) >= QUIET || now.duration_since(count.first) >= LATEST {
+            self.tell(lines);
+            return None;
+        }
+        Some(QUIET / 4)
+    }
+
+    /// Tells what was left out.
+    pub(super) fn tell(&mut self, lines: &mut Lines) {
+        if let Some(Count { workers, lines: left_out, .. }) = self.count.take() {
+            let (s, like) = if workers == 1 { ("", "its") } else { ("s", "their") };
+            let told = format!(
+                "[fastmap: {workers} more worker{s} ended with the same words; {left_out} of {like} lines are left out here]\n"
+            );
+            lines.put(&Arc::from("fastmap"), Stream::Stderr, told.into_bytes());
+        }
+    }
+
+    fn left_out(&mut self, left_out: u64) {
+        let now = Instant::now();
+        let count = self.count.get_or_insert(Count { workers: 0, lines: 0, first: now, last: now });
+        count.workers += 1;
+        count.lines += left_out;
+        count.last = now;
+    }
+}
+
+impl Words {
+    /// The worker has written a line.
+    pub(super) fn line(
+        &mut self,
+        repeats: &Repeats,
+        page: &Page,
+        line: Vec<u8>,
+        out: &mut dyn FnMut(Vec<u8>),
+    ) {
+        let running = page.running();
+        if self.running != running {
+            self.running = running;
+            self.tail.clear();
+            self.release(out);
+        }
+        let look = look_of(&line);
+        self.tail.push_back(look);
+        if self.tail.len() > WORDS {
+            self.tail.pop_front();
+        }
+        if repeats.known.contains(&look) && self.kept.len() < MOST_KEPT {
+            self.since.get_or_insert_with(Instant::now);
+            self.kept.push(line);
+        } else {
+            self.release(out);
+            out(line);
+        }
+    }
+
+    /// Passes on what was kept back of a worker that goes on; returns when to look again.
+    pub(super) fn look(
+        &mut self,
+        now: Instant,
+        page: &Page,
+        out: &mut dyn FnMut(Vec<u8>),
+    ) -> Option<Duration> {
+        let since = self.since?;
+        if now.saturating_duration_since(since) >= MOMENT || page.running() != self.running {
+            self.release(out);
+            return None;
+        }
+        Some(LOOK)
+    }
+
+    fn release(&mut self, out: &mut dyn FnMut(Vec<u8>)) {
+        self.since = None;
+        self.kept.drain(..).for_each(out);
+    }
+
+    /// The worker is dead; `lethal`: not because it was told to leave.
+    pub(super) fn end(mut self, repeats: &mut Repeats, lethal: bool, out: &mut dyn FnMut(Vec<u8>)) {
+        if !lethal {
+            return self.release(out);
+        }
+        if !self.kept.is_empty() {
+            repeats.left_out(self.kept.len() as u64);
+        }
+        if repeats.known.len() + self.tail.len() <= MOST_KNOWN {
+            repeats.known.extend(self.tail);
+        }
+    }
+}
+
+/// What two lines have in common that differ in numbers and addresses alone.
+fn look_of(line: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for word in line.chunk_by(|one, other| one.is_ascii_alphanumeric() == other.is_ascii_alphanumeric()) {
+        let word: &[u8] = if word.iter().any(u8::is_ascii_digit) { b"0" } else { word };
+        word.hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Mutex;
+    use std::sync::atomic::Ordering;
+
+    use super::super::LocalOptions;
+    use super::super::pool::Shared;
+    use super::super::relay::Relay;
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Kept(Mutex<Vec<String>>);
+
+    impl Relay for Kept {
+        fn line(&self, _worker: &str, _stream: Stream, line: &[u8]) {
+            self.0.lock().expect("no panic").push(String::from_utf8_lossy(line).trim().to_owned());
+        }
+    }
+
+    /// What comes out of it where each worker writes lines and dies, or goes on to its next item.
+    fn told(workers: &[(&[&str], bool)]) -> Vec<String> {
+        let kept = Arc::new(Kept::default());
+        let relay: Arc<dyn Relay> = Arc::<Kept>::clone(&kept);
+        let shared = Shared::new(LocalOptions { relay, ..LocalOptions::new(1) }).expect("descriptors");
+        let mut lines = Lines::new(&Arc::new(shared));
+        let name: Arc<str> = Arc::from("w");
+        let mut repeats = Repeats::default();
+        for (written, dies) in workers {
+            let (page, _stdin) = Page::create().expect("a page");
+            let item = page.begin(1);
+            let mut words = Words::default();
+            let mut out = |line| lines.put(&name, Stream::Stderr, line);
+            for line in *written {
+                words.line(&repeats, &page, format!("{line}\n").into_bytes(), &mut out);
+            }
+            if *dies {
+                words.end(&mut repeats, true, &mut out);
+            } else {
+                item.store(1, Ordering::Release);
+                assert_eq!(words.look(Instant::now(), &page, &mut out), None);
+            }
+        }
+        repeats.tell(&mut lines);
+        drop(lines);
+        std::mem::take(&mut kept.0.lock().expect("no panic"))
+    }
+
+    #[test]
+    fn equal_last_words_are_passed_on_once_and_counted() {
+        let first: &[&str] = &["Fatal: no module in 0x7f00ab", "thread 12"];
+        let alike: &[&str] = &["Fatal: no module in 0x7f11cd", "thread 7"];
+        let told = told(&[(first, true), (alike, true), (alike, true)]);
+        assert_eq!(told[..2], ["Fatal: no module in 0x7f00ab", "thread 12"]);
+        assert_eq!(
+            told[2],
+            "[fastmap: 2 more workers ended with the same words; 4 of their lines are left out here]"
+        );
+        assert_eq!(told.len(), 3);
+    }
+
+    #[test]
+    fn a_worker_that_lives_or_says_something_else_loses_no_line() {
+        let lines: &[&str] = &["one", "two"];
+        let other: &[&str] = &["one", "two", "three"];
+        let told = told(&[(lines, true), (lines, false), (other, true)]);
+        assert_eq!(told, ["one", "two", "one", "two", "one", "two", "three"]);
+        assert_eq!(BTreeSet::from_iter(told).len(), 3);
+    }
+}

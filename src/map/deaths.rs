@@ -1,0 +1,148 @@
+//! Deaths of a map's workers, and when they are so many that the map ends: pure decisions, tested without processes.
+//! Told and asked by the drive.
+
+use fastmap_backends::{Death, DeathCause};
+
+use crate::error::{Error, ErrorKind};
+
+/// So many items that all end their workers in the same way, before any item has lived, end the map: what ends them is
+/// not in the items.
+const FIRST: usize = 8;
+
+/// The deaths of one map.
+#[derive(Debug, Default)]
+pub(crate) struct Deaths {
+    /// Since the last answer.
+    row: Vec<Death>,
+    /// The last death of an item that has no other answer, and how many before it were equal, where none has lived.
+    first: Option<(Death, usize)>,
+    lived: bool,
+}
+
+impl Deaths {
+    /// A worker died.
+    pub(crate) fn died(&mut self, death: Death) {
+        self.row.push(death);
+    }
+
+    /// Items were answered, by results or by failures.
+    pub(crate) fn answered(&mut self) {
+        self.row.clear();
+        self.lived();
+    }
+
+    /// Items have lived, wherever they ran.
+    pub(crate) fn lived(&mut self) {
+        self.first = None;
+        self.lived = true;
+    }
+
+    /// An item was answered by the death of its worker.
+    pub(crate) fn settled(&mut self, death: Death) {
+        self.row.clear();
+        if !self.lived {
+            let before = self.first.take().filter(|(before, _)| before.cause == death.cause);
+            let equal = before.map_or(1, |(_, equal)| equal + 1);
+            self.first = is_its_own(&death.cause).then_some((death, equal));
+        }
+    }
+
+    /// # Errors
+    /// If so many workers died without a single answer that none will come: each worker may die of a suspect of its
+    /// own, and those suspects once more (or three times, see `retry`) and as often as the user wants, before anything
+    /// is answered. Or if none of the first items has lived.
+    pub(crate) fn check(&self, workers: usize, retries: u32) -> Result<(), Error> {
+        let ended = |message: String, death: &Death| {
+            Err(Error::new(ErrorKind::AllWorkersDied, message).with_source(death.clone()))
+        };
+        if let Some((death, equal)) = &self.first
+            && *equal >= FIRST
+        {
+            return ended(
+                format!(
+                    "none of the first {equal} items has lived, and each has ended its workers in the same way; the \
+                     last: {death}"
+                ),
+                death,
+            );
+        }
+        match self.row.last() {
+            Some(last)
+                if self.row.len() > (workers + 1).saturating_mul(retries.saturating_add(4) as usize) =>
+            {
+                let listed: Vec<String> = self.row.iter().rev().take(5).map(ToString::to_string).collect();
+                let dead = self.row.len();
+                ended(
+                    format!(
+                        "{dead} workers died in a row without one answer; the last: {}",
+                        listed.join("; ")
+                    ),
+                    last,
+                )
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether the process has ended itself so: not by its host, nor by an operator, nor for want of memory.
+fn is_its_own(cause: &DeathCause) -> bool {
+    const SIGKILL: i32 = 9;
+    const SIGTERM: i32 = 15;
+    match cause {
+        DeathCause::Exit(_) => true,
+        DeathCause::Signal(number) => ![SIGKILL, SIGTERM].contains(number),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn death(cause: DeathCause) -> Death {
+        Death { worker: "w".to_owned(), pid: 1, cause, refused: None, stderr: vec!["no module".to_owned()] }
+    }
+
+    fn settled(deaths: &mut Deaths, causes: impl Iterator<Item = DeathCause>) {
+        causes.for_each(|cause| deaths.settled(death(cause)));
+    }
+
+    #[test]
+    fn a_map_none_of_whose_first_items_lives_ends_with_that_reason() {
+        let mut deaths = Deaths::default();
+        settled(&mut deaths, std::iter::repeat_n(DeathCause::Exit(1), FIRST - 1));
+        assert!(deaths.check(2, 0).is_ok());
+        settled(&mut deaths, [DeathCause::Exit(1)].into_iter());
+        let error = deaths.check(2, 0).expect_err("they are enough");
+        assert_eq!(error.kind(), ErrorKind::AllWorkersDied);
+        assert!(error.to_string().contains("exit(1); it last wrote: no module"), "{error}");
+    }
+
+    #[test]
+    fn items_that_differ_or_that_were_ended_or_that_come_behind_one_that_lived_are_on_their_own() {
+        let mut deaths = Deaths::default();
+        settled(&mut deaths, (0..100).map(DeathCause::Exit));
+        settled(&mut deaths, std::iter::repeat_n(DeathCause::Signal(9), 100));
+        settled(
+            &mut deaths,
+            std::iter::repeat_n(DeathCause::Timeout(std::time::Duration::from_secs(1)), 100),
+        );
+        assert!(deaths.check(2, 0).is_ok());
+        deaths.answered();
+        settled(&mut deaths, std::iter::repeat_n(DeathCause::Exit(1), 100));
+        assert!(deaths.check(2, 0).is_ok());
+    }
+
+    #[test]
+    fn many_deaths_without_an_answer_end_the_map() {
+        let mut deaths = Deaths::default();
+        (0..12).for_each(|_| deaths.died(death(DeathCause::Signal(11))));
+        assert!(deaths.check(2, 0).is_ok());
+        deaths.died(death(DeathCause::Signal(11)));
+        assert!(
+            deaths.check(2, 0).expect_err("too many").to_string().starts_with("13 workers died in a row")
+        );
+        assert!(deaths.check(2, 1).is_ok());
+    }
+}
