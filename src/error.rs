@@ -37,7 +37,8 @@ pub enum ErrorKind {
     /// The worker that ran this item held more memory than `worker_memory` or its jail allow, or the kernel ended it for want
     /// of memory; again when the item was tried alone.
     OutOfMemory,
-    /// No worker can be kept alive: the map ends. The message lists the deaths.
+    /// No worker can be kept alive, or the first eight items have all ended their workers in the same way and with the
+    /// same words: the map ends. The message lists the deaths.
     AllWorkersDied,
     /// An item, a result or the context could not be written or read.
     Serialize,

@@ -10,6 +10,7 @@ use crate::batch::{Batch, BatchId};
 use crate::buffers;
 use crate::credit;
 use crate::local::{Taken, confined};
+use crate::text::look_of;
 
 /// News of some consecutive items of one batch. All completions of a batch together cover each item once.
 #[derive(Debug)]
@@ -210,6 +211,17 @@ pub struct Death {
     pub refused: Option<String>,
     /// The last lines it wrote to stderr, oldest first, capped.
     pub stderr: Vec<String>,
+}
+
+impl Death {
+    /// Whether another worker ended in the same way and with the same last words, of which there are some; numbers and
+    /// addresses may differ.
+    pub fn is_like(&self, other: &Death) -> bool {
+        let looks = |death: &Death| -> Vec<u64> {
+            death.stderr.iter().map(|line| look_of(line.as_bytes())).collect()
+        };
+        self.cause == other.cause && !self.stderr.is_empty() && looks(self) == looks(other)
+    }
 }
 
 /// What ended a worker.

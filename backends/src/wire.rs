@@ -12,7 +12,7 @@ use crate::credit::{FAILURE, of_failures};
 pub(crate) const PACKET: usize = 200 * 1024;
 
 /// Version of the frames and of the greeting; a worker of another version is refused.
-pub(crate) const VERSION: u32 = 5;
+pub(crate) const VERSION: u32 = 4;
 
 /// What a frame says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -107,6 +107,7 @@ impl Default for Record {
 }
 
 /// The record of this process; `None` where it is not confined.
+#[inline]
 pub fn record() -> Option<&'static Record> {
     // SAFETY: it is null, or came from a reference that lives for ever.
     unsafe { RECORD.load(Ordering::Acquire).as_ref() }

@@ -5,8 +5,8 @@ use fastmap_backends::{Death, DeathCause};
 
 use crate::error::{Error, ErrorKind};
 
-/// So many items that all end their workers in the same way, before any item has lived, end the map: what ends them is
-/// not in the items.
+/// So many items that all end their workers in the same way and with the same words, before any item has lived, end the
+/// map: what ends them is not in the items.
 const FIRST: usize = 8;
 
 /// The deaths of one map.
@@ -41,7 +41,7 @@ impl Deaths {
     pub(crate) fn settled(&mut self, death: Death) {
         self.row.clear();
         if !self.lived {
-            let before = self.first.take().filter(|(before, _)| before.cause == death.cause);
+            let before = self.first.take().filter(|(before, _)| before.is_like(&death));
             let equal = before.map_or(1, |(_, equal)| equal + 1);
             self.first = is_its_own(&death.cause).then_some((death, equal));
         }
@@ -60,8 +60,8 @@ impl Deaths {
         {
             return ended(
                 format!(
-                    "none of the first {equal} items has lived, and each has ended its workers in the same way; the \
-                     last: {death}"
+                    "none of the first {equal} items has lived, and each has ended its workers with the same words; \
+                     the last: {death}"
                 ),
                 death,
             );
@@ -123,6 +123,9 @@ mod tests {
     fn items_that_differ_or_that_were_ended_or_that_come_behind_one_that_lived_are_on_their_own() {
         let mut deaths = Deaths::default();
         settled(&mut deaths, (0..100).map(DeathCause::Exit));
+        for _ in 0..100 {
+            deaths.settled(Death { stderr: Vec::new(), ..death(DeathCause::Signal(6)) });
+        }
         settled(&mut deaths, std::iter::repeat_n(DeathCause::Signal(9), 100));
         settled(
             &mut deaths,

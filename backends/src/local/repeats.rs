@@ -7,7 +7,6 @@
 //! wrote last stands in the error of its item in any case.
 
 use std::collections::{HashSet, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,13 +15,14 @@ use super::page::Page;
 use super::relay::Stream;
 use crate::completion::Running;
 use crate::job::JobId;
+use crate::text::look_of;
 
 /// Last lines of a dead worker that are remembered.
 const WORDS: usize = 64;
 /// Lines of all dead workers of a map that are remembered.
 const MOST_KNOWN: usize = 4096;
-/// Lines that are kept back of one worker.
-const MOST_KEPT: usize = 256;
+/// Bytes of lines that are kept back of one worker.
+const MOST_KEPT: usize = 64 * 1024;
 /// A line is kept back for so long, and looked at so often.
 const MOMENT: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(50);
@@ -120,7 +120,8 @@ impl Words {
         if self.tail.len() > WORDS {
             self.tail.pop_front();
         }
-        if repeats.known.contains(&look) && self.kept.len() < MOST_KEPT {
+        let kept: usize = self.kept.iter().map(Vec::len).sum();
+        if repeats.known.contains(&look) && kept < MOST_KEPT {
             self.since.get_or_insert_with(Instant::now);
             self.kept.push(line);
         } else {
@@ -161,16 +162,6 @@ impl Words {
             repeats.known.extend(self.tail);
         }
     }
-}
-
-/// What two lines have in common that differ in numbers and addresses alone.
-fn look_of(line: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    for word in line.chunk_by(|one, other| one.is_ascii_alphanumeric() == other.is_ascii_alphanumeric()) {
-        let word: &[u8] = if word.iter().any(u8::is_ascii_digit) { b"0" } else { word };
-        word.hash(&mut hasher);
-    }
-    hasher.finish()
 }
 
 #[cfg(test)]

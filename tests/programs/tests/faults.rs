@@ -280,7 +280,7 @@ fn a_map_none_of_whose_first_items_lives_ends_early_and_says_so_once() {
     for items in ["17", "1000"] {
         let ended = Running::start(&mut host(&["library-ends", items])).finish();
         let report = Report::read(&ended.stdout);
-        assert!((8..=12).contains(&report.errors.len()) && report.good == 0, "{report:#?}");
+        assert!((1..=12).contains(&report.errors.len()) && report.good == 0, "{report:#?}");
         let last = report.errors.last().expect("there are some");
         assert_eq!((&*last.kind, last.index), ("AllWorkersDied", None), "{report:#?}");
         for word in ["has lived", "exit(1)", "no module of that name"] {
@@ -288,7 +288,7 @@ fn a_map_none_of_whose_first_items_lives_ends_early_and_says_so_once() {
         }
         let lines: Vec<&str> = ended.stderr.lines().collect();
         let words = lines.iter().filter(|line| line.contains("no module of that name")).count();
-        // Two workers may end side by side before either is known to have.
+        // Workers may end side by side before either is known to have.
         assert!((25..=75).contains(&words), "{words} lines: {lines:#?}");
         assert!(lines.iter().any(|line| line.contains("ended with the same words")), "{lines:#?}");
     }

@@ -85,7 +85,7 @@ pub fn enter() {
     }
     WORKER.store(true, Ordering::Relaxed);
     let worker = Worker::report(&marker).unwrap_or_else(|why| refuse(&why));
-    let thread = thread::start(thread_name(&marker), worker);
+    let thread = thread::start(&thread_name(&marker), worker);
     let thread = thread.unwrap_or_else(|error| refuse(&format!("starting a thread: {error}")));
     guard::wait(marker.host);
     // It ends the process.

@@ -29,13 +29,13 @@ const PANICKED: i32 = 101;
 ///
 /// # Errors
 /// If the system gives no thread.
-pub(super) fn start(name: String, worker: Worker) -> io::Result<JoinHandle<()>> {
+pub(super) fn start(name: &str, worker: Worker) -> io::Result<JoinHandle<()>> {
     block_signals();
     let worker = Arc::new(Mutex::new(Some(worker)));
     let mut stack = stack_size();
     loop {
         let taken = Arc::clone(&worker);
-        let thread = Builder::new().name(name.clone()).stack_size(stack).spawn(move || {
+        let thread = Builder::new().name(name.to_owned()).stack_size(stack).spawn(move || {
             take_signals();
             guard::continue_at_death();
             keep_gap();
