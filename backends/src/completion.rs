@@ -214,11 +214,11 @@ pub struct Death {
 }
 
 impl Death {
-    /// Whether another worker ended in the same way and with the same last words, of which there are some; numbers and
-    /// addresses may differ.
+    /// Whether another worker ended in the same way and with the same last words, of which there are some; addresses and
+    /// the numbers of the process and its threads may differ.
     pub fn is_like(&self, other: &Death) -> bool {
         let looks = |death: &Death| -> Vec<u64> {
-            death.stderr.iter().map(|line| look_of(line.as_bytes())).collect()
+            death.stderr.iter().map(|line| look_of(line.as_bytes(), death.pid)).collect()
         };
         self.cause == other.cause && !self.stderr.is_empty() && looks(self) == looks(other)
     }

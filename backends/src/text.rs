@@ -19,11 +19,17 @@ pub(crate) fn cut(text: String, most: usize) -> String {
     format!("{}… ({} bytes left out)", &text[..end], text.len() - end)
 }
 
-/// A number that lines have in common that differ in numbers and addresses alone.
-pub(crate) fn look_of(line: &[u8]) -> u64 {
+/// Numbers of a process and of its first threads.
+const THREADS: u32 = 64;
+
+/// A number that lines of two processes have in common where they differ in addresses and in the numbers of process and
+/// threads alone.
+pub(crate) fn look_of(line: &[u8], process: u32) -> u64 {
     let mut hasher = DefaultHasher::new();
     for word in line.chunk_by(|one, other| one.is_ascii_alphanumeric() == other.is_ascii_alphanumeric()) {
-        let word: &[u8] = if word.iter().any(u8::is_ascii_digit) { b"0" } else { word };
+        let number = str::from_utf8(word).ok().and_then(|word| word.parse::<u32>().ok());
+        let own = number.and_then(|number| number.checked_sub(process)).is_some_and(|rest| rest < THREADS);
+        let word = if own || word.starts_with(b"0x") { b"0" } else { word };
         word.hash(&mut hasher);
     }
     hasher.finish()
@@ -34,9 +40,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_look_alike_that_differ_in_numbers_and_addresses() {
-        assert_eq!(look_of(b"thread 7 at 0x7fA0"), look_of(b"thread 12 at 0x81"));
-        assert_ne!(look_of(b"thread 7 at 0x7fA0"), look_of(b"process 7 at 0x7fA0"));
+    fn lines_look_alike_that_differ_in_addresses_and_numbers_of_the_process() {
+        let one = look_of(b"thread 'f' (4001) panicked at 0x7fA0: no module", 4000);
+        assert_eq!(one, look_of(b"thread 'f' (5003) panicked at 0x81: no module", 5000));
+        assert_ne!(one, look_of(b"thread 'f' (5003) panicked at 0x81: no license", 5000));
+        assert_ne!(look_of(b"item 7 is about to fail", 4000), look_of(b"item 8 is about to fail", 5000));
     }
 
     #[test]

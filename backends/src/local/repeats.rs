@@ -3,7 +3,7 @@
 //!
 //! A line that looks like one of a dead worker's last is kept back for a moment: it is passed on when its worker goes on to
 //! another item, writes something else, or lives for a second more, and counted when the worker dies of it. So no line of
-//! a worker that lives is lost. Lines look alike where they differ in numbers and addresses alone. What each worker
+//! a worker that lives is lost. Lines look alike where they differ in addresses and in the numbers of their process and its threads alone. What each worker
 //! wrote last stands in the error of its item in any case.
 
 use std::collections::{HashSet, VecDeque};
@@ -106,6 +106,7 @@ impl Words {
         &mut self,
         repeats: &Repeats,
         page: &Page,
+        process: u32,
         line: Vec<u8>,
         out: &mut dyn FnMut(Vec<u8>),
     ) {
@@ -115,7 +116,7 @@ impl Words {
             self.tail.clear();
             self.release(out);
         }
-        let look = look_of(&line);
+        let look = look_of(&line, process);
         self.tail.push_back(look);
         if self.tail.len() > WORDS {
             self.tail.pop_front();
@@ -198,7 +199,7 @@ mod tests {
             let mut words = Words::default();
             let mut out = |line| lines.put(&name, Stream::Stderr, line);
             for line in *written {
-                words.line(&repeats, &page, format!("{line}\n").into_bytes(), &mut out);
+                words.line(&repeats, &page, 4000, format!("{line}\n").into_bytes(), &mut out);
             }
             if *dies {
                 words.end(&mut repeats, true, &mut out);
@@ -214,10 +215,10 @@ mod tests {
 
     #[test]
     fn equal_last_words_are_passed_on_once_and_counted() {
-        let first: &[&str] = &["Fatal: no module in 0x7f00ab", "thread 12"];
-        let alike: &[&str] = &["Fatal: no module in 0x7f11cd", "thread 7"];
+        let first: &[&str] = &["Fatal: no module in 0x7f00ab", "thread 4001"];
+        let alike: &[&str] = &["Fatal: no module in 0x7f11cd", "thread 4003"];
         let told = told(&[(first, true), (alike, true), (alike, true)]);
-        assert_eq!(told[..2], ["Fatal: no module in 0x7f00ab", "thread 12"]);
+        assert_eq!(told[..2], ["Fatal: no module in 0x7f00ab", "thread 4001"]);
         assert_eq!(
             told[2],
             "[fastmap: 2 more workers ended with the same words; 4 of their lines are left out here]"

@@ -210,14 +210,15 @@ impl Watched {
         if limit.is_some_and(|limit| self.gate.count_output(0) > limit) {
             return; // It has been told, and is dying.
         }
-        let Watched { name, stdout, stderr, gate, page, words, .. } = self;
+        let Watched { name, pid, stdout, stderr, gate, page, words, .. } = self;
         let mut printed = 0;
         if lines.have_room() {
             printed += stdout.pass_on(TURN, &mut |stream, line| tell(lines, name, stream, line)) as u64;
         }
         if lines.have_room() {
             let mut out = |line| tell(lines, name, Stream::Stderr, line);
-            printed += stderr.pass_on(TURN, &mut |_, line| words.line(repeats, page, line, &mut out)) as u64;
+            printed +=
+                stderr.pass_on(TURN, &mut |_, line| words.line(repeats, page, *pid, line, &mut out)) as u64;
         }
         let output = gate.count_output(printed);
         if let Some(limit) = limit.filter(|limit| output > *limit) {
@@ -256,7 +257,7 @@ impl Watched {
         let (name, page, mut words) = (self.name, self.page, self.words);
         self.stdout.finish(&mut |stream, line| tell(lines, &name, stream, line));
         let mut out = |line| tell(lines, &name, Stream::Stderr, line);
-        let stderr = self.stderr.finish(&mut |_, line| words.line(repeats, &page, line, &mut out));
+        let stderr = self.stderr.finish(&mut |_, line| words.line(repeats, &page, self.pid, line, &mut out));
         let lethal = cause != DeathCause::Exit(0);
         words.end(repeats, lethal, &mut out);
         let death = Death { worker: name.to_string(), pid: self.pid, cause, refused: None, stderr };
