@@ -20,7 +20,7 @@ use super::window::Window;
 use crate::checkpoint::{Checkpoint, Recalled};
 use crate::config::FastmapConfig;
 use crate::entry::Entry;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::floats::Mode;
 use crate::report::Report;
 

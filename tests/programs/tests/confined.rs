@@ -100,7 +100,7 @@ fn an_item_that_answers_an_error_of_its_own_is_told_with_the_call_that_may_be_wh
 
 #[test]
 fn a_refused_call_is_told_while_its_item_still_runs() {
-    let (report, ended) = run(&mut host(&["breach", "wait", "1"]).env("FASTMAP_LOCAL_PROCESSES", "10"));
+    let (report, ended) = run(host(&["breach", "wait", "1"]).env("FASTMAP_LOCAL_PROCESSES", "10"));
     assert_eq!((report.answers, report.good), (100, 100), "{report:#?}");
     let warnings = warnings(&ended);
     let early: Vec<_> = warnings.iter().filter(|line| line.contains("still runs after 3 s")).collect();

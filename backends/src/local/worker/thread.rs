@@ -9,7 +9,9 @@ use std::process::exit;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use nix::unistd::Pid;
 
 use super::super::supervisor::block_signals;
 use super::{Worker, guard};
@@ -33,9 +35,11 @@ pub(super) fn start(name: &str, worker: Worker) -> io::Result<JoinHandle<()>> {
     block_signals();
     let worker = Arc::new(Mutex::new(Some(worker)));
     let mut stack = stack_size();
+    let pinned = stay_here();
     loop {
         let taken = Arc::clone(&worker);
         let thread = Builder::new().name(name.to_owned()).stack_size(stack).spawn(move || {
+            leave(pinned.as_ref());
             take_signals();
             guard::continue_at_death();
             keep_gap();
@@ -46,8 +50,28 @@ pub(super) fn start(name: &str, worker: Worker) -> io::Result<JoinHandle<()>> {
         match thread {
             // So many addresses are not to be had: under a limit (`ulimit -v`), or on a small machine.
             Err(_) if stack / 2 >= LEAST => stack /= 2,
-            other => return other,
+            other => {
+                leave(pinned.as_ref());
+                return other;
+            }
         }
+    }
+}
+
+/// Keeps this thread on the core where it runs, and gives the cores that it may use otherwise. What it starts begins there,
+/// and runs as soon as this thread waits; elsewhere it would wait behind another worker that comes up.
+fn stay_here() -> Option<CpuSet> {
+    let all = sched_getaffinity(Pid::from_raw(0)).ok()?;
+    let mut here = CpuSet::new();
+    here.set(sched_getcpu().ok()?).ok()?;
+    sched_setaffinity(Pid::from_raw(0), &here).ok()?;
+    Some(all)
+}
+
+/// Gives this thread its cores back.
+fn leave(pinned: Option<&CpuSet>) {
+    if let Some(cores) = pinned {
+        let _unchanged = sched_setaffinity(Pid::from_raw(0), cores);
     }
 }
 
