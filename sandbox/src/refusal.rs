@@ -1,5 +1,6 @@
-//! What was refused: written where a call is refused (in a signal handler: nothing here allocates or locks), read by the
-//! worker after an item, and by the host when the worker is dead, for the record may lie in memory that both share.
+//! What was refused: written where a call is refused (in a signal handler: nothing here allocates or locks),
+//! read by the worker after an item, and by the host when the worker is dead, for the record may lie in
+//! memory that both share.
 
 use std::fmt;
 use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, Ordering};
@@ -13,7 +14,8 @@ const SLOTS: usize = 14;
 /// Calls that are named in one message.
 const NAMED: usize = 5;
 
-/// What libraries look up in passing and do without: cores, limits of memory, a backtrace's map. Nothing to warn of.
+/// What libraries look up in passing and do without: cores, limits of memory, a backtrace's map. Nothing to
+/// warn of.
 const LOOK_UPS: [&[u8]; 10] = [
     b"/proc/self/maps",
     b"/proc/self/cgroup",
@@ -44,7 +46,8 @@ struct Slot {
     path: [AtomicU8; PATH],
 }
 
-/// Refused calls of the items of one batch, each with its path once. Any bytes are a record; zeroes are an empty one.
+/// Refused calls of the items of one batch, each with its path once. Any bytes are a record; zeroes are an
+/// empty one.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Record {
@@ -162,7 +165,8 @@ impl Slot {
         if path.is_null() {
             return length == 0;
         }
-        // SAFETY: a byte is looked at only where those before it equal those of the path that is kept, which has no zero.
+        // SAFETY: a byte is looked at only where those before it equal those of the path that is kept, which
+        // has no zero.
         let same = |at: usize| self.path[at].load(Ordering::Relaxed) == unsafe { path.add(at).read() };
         // SAFETY: as above, for all of them.
         (0..length).all(same) && (length == PATH || unsafe { path.add(length).read() } == 0)
@@ -205,7 +209,8 @@ impl Slot {
 /// # Safety
 /// As [`note`].
 unsafe fn is_look_up(path: *const u8) -> bool {
-    // SAFETY: a byte is looked at only where none before it was the last one: those equal a name's, which has no zero.
+    // SAFETY: a byte is looked at only where none before it was the last one: those equal a name's, which has
+    // no zero.
     let begins =
         |known: &[u8]| known.iter().enumerate().all(|(at, byte)| unsafe { path.add(at).read() } == *byte);
     !path.is_null() && LOOK_UPS.iter().any(|known| begins(known))

@@ -1,12 +1,12 @@
-//! Deaths of a map's workers, and when they are so many that the map ends: pure decisions, tested without processes.
-//! Told and asked by the drive.
+//! Deaths of a map's workers, and when they are so many that the map ends: pure decisions, tested without
+//! processes. Told and asked by the drive.
 
 use fastmap_backends::{Death, DeathCause};
 
 use crate::error::{Error, ErrorKind};
 
-/// So many items that all end their workers in the same way and with the same words, before any item has lived, end the
-/// map: what ends them is not in the items.
+/// So many items that all end their workers in the same way and with the same words, before any item has
+/// lived, end the map: what ends them is not in the items.
 const FIRST: usize = 8;
 
 /// The deaths of one map.
@@ -14,7 +14,8 @@ const FIRST: usize = 8;
 pub(crate) struct Deaths {
     /// Since the last answer.
     row: Vec<Death>,
-    /// The last death of an item that has no other answer, and how many before it were equal, where none has lived.
+    /// The last death of an item that has no other answer, and how many before it were equal, where none has
+    /// lived.
     first: Option<(Death, usize)>,
     lived: bool,
 }
@@ -48,9 +49,9 @@ impl Deaths {
     }
 
     /// # Errors
-    /// If so many workers died without a single answer that none will come: each worker may die of a suspect of its
-    /// own, and those suspects once more (or three times, see `retry`) and as often as the user wants, before anything
-    /// is answered. Or if none of the first items has lived.
+    /// If so many workers died without a single answer that none will come: each worker may die of a suspect
+    /// of its own, and those suspects once more (or three times, see `retry`) and as often as the user wants,
+    /// before anything is answered. Or if none of the first items has lived.
     pub(crate) fn check(&self, workers: usize, retries: u32) -> Result<(), Error> {
         let ended = |message: String, death: &Death| {
             Err(Error::new(ErrorKind::AllWorkersDied, message).with_source(death.clone()))

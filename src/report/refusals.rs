@@ -1,5 +1,5 @@
-//! What a map tells of calls that the sandbox refused to items that have a result all the same: each call once, and few.
-//! Asked by the report with each answer; it writes what this gives.
+//! What a map tells of calls that the sandbox refused to items that have a result all the same: each call
+//! once, and few. Asked by the report with each answer; it writes what this gives.
 
 use std::collections::{BTreeMap, HashSet};
 

@@ -1,6 +1,7 @@
-//! How a worker confines itself, and how a refused call finds its way to the user: into the failure of the item that made
-//! it, into the death of its worker, or, where the item went on or still runs, to the host, which warns.
-//! Called by `worker` and `Work` on one side, by `pool` and `reader` on the other; calls the crate `sandbox`.
+//! How a worker confines itself, and how a refused call finds its way to the user: into the failure of the
+//! item that made it, into the death of its worker, or, where the item went on or still runs, to the host,
+//! which warns. Called by `worker` and `Work` on one side, by `pool` and `reader` on the other; calls the
+//! crate `sandbox`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,8 +25,8 @@ const MOST_DOUBTED: usize = 3;
 const WAY_OUT: &str = "for a mapped function uses neither files nor network nor other processes; \
                        Options::sandbox(Sandbox::Off) or FASTMAP_SANDBOX=off allows it";
 
-/// Confines this process, and returns whether it can start no others. To be called when all channels are made and no
-/// thread is.
+/// Confines this process, and returns whether it can start no others. To be called when all channels are made
+/// and no thread is.
 ///
 /// # Errors
 /// For [`Demand::Full`], what the kernel lacks.
@@ -71,7 +72,8 @@ pub(crate) fn answered_error(item: u32) {
     }
 }
 
-/// A refused call as a worker tells it: the number of its item, whether that has answered an error of its own, the call.
+/// A refused call as a worker tells it: the number of its item, whether that has answered an error of its
+/// own, the call.
 type Told = (u32, bool, String);
 
 /// Worker: a frame about calls that were refused to items of this batch, which went on.
@@ -104,8 +106,8 @@ fn number(running: Running) -> Option<u32> {
     }
 }
 
-/// Host: has the user told of calls that were refused to items that still run: a library may wait for ever for what it was
-/// refused. Returns when to look again.
+/// Host: has the user told of calls that were refused to items that still run: a library may wait for ever
+/// for what it was refused. Returns when to look again.
 pub(crate) fn doubt_items(state: &mut State, now: Instant) -> Option<Duration> {
     if !state.confined || state.runs.is_empty() {
         return None;

@@ -1,10 +1,12 @@
-//! Last words that one worker after the other repeats: where a library ends the process of each item with the same lines,
-//! they are passed on once, and counted. Called by the supervisor with what workers write to stderr.
+//! Last words that one worker after the other repeats: where a library ends the process of each item with the
+//! same lines, they are passed on once, and counted. Called by the supervisor with what workers write to
+//! stderr.
 //!
-//! A line that looks like one of a dead worker's last is kept back for a moment: it is passed on when its worker goes on to
-//! another item, writes something else, or lives for a second more, and counted when the worker dies of it. So no line of
-//! a worker that lives is lost. Lines look alike where they differ in addresses and in the numbers of their process and its threads alone. What each worker
-//! wrote last stands in the error of its item in any case.
+//! A line that looks like one of a dead worker's last is kept back for a moment: it is passed on when its
+//! worker goes on to another item, writes something else, or lives for a second more, and counted when the
+//! worker dies of it. So no line of a worker that lives is lost. Lines look alike where they differ in
+//! addresses and in the numbers of their process and its threads alone. What each worker wrote last stands in
+//! the error of its item in any case.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;

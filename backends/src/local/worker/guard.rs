@@ -1,7 +1,7 @@
-//! What a worker's main thread does while another computes: it waits for the host's death, and then ends the worker with all
-//! that the function has started. The kernel's own way, SIGKILL at the parent's death, would leave that behind.
-//! Where a function can't start processes (confined, in a jail) the kernel's way is kept, and the main thread does nothing.
-//! Called by `mod` and `thread`.
+//! What a worker's main thread does while another computes: it waits for the host's death, and then ends the
+//! worker with all that the function has started. The kernel's own way, SIGKILL at the parent's death, would
+//! leave that behind. Where a function can't start processes (confined, in a jail) the kernel's way is kept,
+//! and the main thread does nothing. Called by `mod` and `thread`.
 
 use std::os::raw::c_int;
 use std::time::Duration;
@@ -13,7 +13,8 @@ use nix::unistd::{Pid, getppid};
 
 use super::super::descendants;
 
-/// The worker is dead after this time, whatever its function has done to memory and locks that are needed here.
+/// The worker is dead after this time, whatever its function has done to memory and locks that are needed
+/// here.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The signal of the host's death. No thread takes it but the main one, which waits for it.
@@ -31,8 +32,8 @@ pub(super) fn blocked() -> libc::sigset_t {
     set
 }
 
-/// Has the kernel continue this process at the host's death, if it is stopped then. (Each thread has a signal of its own
-/// for that.)
+/// Has the kernel continue this process at the host's death, if it is stopped then. (Each thread has a signal
+/// of its own for that.)
 pub(super) fn continue_at_death() {
     if descendants::are_kept() {
         set_death_signal(libc::SIGCONT);

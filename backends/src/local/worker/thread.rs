@@ -1,7 +1,7 @@
-//! The thread that runs a worker's functions: its stack has a size that libraries can ask for. Of the main thread's stack
-//! the C library knows only what `/proc/self/maps` says, which no confined process may read: a library that looks how
-//! much stack is left (`stacker`, a garbage collector) then takes all of it for used up, at each call.
-//! Started by the main thread, which computes nothing afterwards.
+//! The thread that runs a worker's functions: its stack has a size that libraries can ask for. Of the main
+//! thread's stack the C library knows only what `/proc/self/maps` says, which no confined process may read: a
+//! library that looks how much stack is left (`stacker`, a garbage collector) then takes all of it for used
+//! up, at each call. Started by the main thread, which computes nothing afterwards.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,18 +16,19 @@ use nix::unistd::Pid;
 use super::super::supervisor::block_signals;
 use super::{Worker, guard};
 
-/// Bytes of stack where the system sets no limit (`ulimit -s unlimited`). Only what is used of it takes memory.
+/// Bytes of stack where the system sets no limit (`ulimit -s unlimited`). Only what is used of it takes
+/// memory.
 const UNLIMITED: usize = 1 << 30;
 /// A worker with less stack is not started.
 const LEAST: usize = 1 << 20;
-/// Bytes of addresses below the stack that stay unused, as the kernel leaves them below that of a main thread. A
-/// thread's own guard is one page, which a C function with a larger frame would jump over.
+/// Bytes of addresses below the stack that stay unused, as the kernel leaves them below that of a main
+/// thread. A thread's own guard is one page, which a C function with a larger frame would jump over.
 const GAP: usize = 1 << 20;
 /// The exit code of a program whose main thread panicked.
 const PANICKED: i32 = 101;
 
-/// Runs the worker on a thread of that name, which ends the process. The calling thread takes no signals from then on:
-/// those of the process are delivered to the function, as in a program that calls it itself.
+/// Runs the worker on a thread of that name, which ends the process. The calling thread takes no signals from
+/// then on: those of the process are delivered to the function, as in a program that calls it itself.
 ///
 /// # Errors
 /// If the system gives no thread.
@@ -58,8 +59,9 @@ pub(super) fn start(name: &str, worker: Worker) -> io::Result<JoinHandle<()>> {
     }
 }
 
-/// Keeps this thread on the core where it runs, and gives the cores that it may use otherwise. What it starts begins there,
-/// and runs as soon as this thread waits; elsewhere it would wait behind another worker that comes up.
+/// Keeps this thread on the core where it runs, and gives the cores that it may use otherwise. What it starts
+/// begins there, and runs as soon as this thread waits; elsewhere it would wait behind another worker that
+/// comes up.
 fn stay_here() -> Option<CpuSet> {
     let all = sched_getaffinity(Pid::from_raw(0)).ok()?;
     let mut here = CpuSet::new();
@@ -92,8 +94,8 @@ fn stack_size() -> usize {
 
 /// Takes the addresses below this thread's stack, where they are free.
 fn keep_gap() {
-    // SAFETY: plain data, for which zeroes are valid, filled by the call before anything reads it; what is mapped is taken
-    // from nothing else (MAP_FIXED_NOREPLACE), and never used.
+    // SAFETY: plain data, for which zeroes are valid, filled by the call before anything reads it; what is
+    // mapped is taken from nothing else (MAP_FIXED_NOREPLACE), and never used.
     unsafe {
         let mut attributes: libc::pthread_attr_t = std::mem::zeroed();
         if libc::pthread_getattr_np(libc::pthread_self(), &raw mut attributes) != 0 {
