@@ -5,8 +5,8 @@
 
 use std::ffi::{CStr, c_int};
 
+use crate::calls::{ASKED, WRITING};
 use crate::handler::{is_path, note};
-use crate::seccomp::{ASKED, WRITING};
 use crate::{temporary, world};
 
 /// What paths without a folder's descriptor begin at.

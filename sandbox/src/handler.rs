@@ -4,7 +4,7 @@
 use std::ffi::{c_int, c_void};
 use std::io;
 
-use crate::seccomp::ASKED;
+use crate::calls::ASKED;
 use crate::{files, refusal};
 
 /// `si_code` of a signal that a filter raised.
@@ -90,6 +90,18 @@ fn decide(registers: &Registers<'_>) -> i64 {
     let number = registers.call();
     if let Some(result) = files::decide(number, std::array::from_fn(|at| registers.argument(at))) {
         return result;
+    }
+    // It names a thread, and no filter knows the threads of a process. (musl raises signals by it.)
+    if number == libc::SYS_tkill {
+        let own = std::process::id();
+        // SAFETY: plain numbers; a signal to a thread of this process.
+        let sent =
+            unsafe { libc::syscall(libc::SYS_tgkill, own, registers.argument(0), registers.argument(1)) };
+        // SAFETY: a location of this thread's own.
+        match if sent == 0 { 0 } else { unsafe { *libc::__errno_location() } } {
+            libc::ESRCH => {}
+            why => return -i64::from(why),
+        }
     }
     let path = crate::calls::find(number).and_then(|call| call.path);
     let path = path.map_or(0, |at| registers.argument(at));

@@ -2,11 +2,11 @@
 //! by the kernel, and what was refused is on record.
 //!
 //! The tour: [`confine`] is called once by a worker, when its channels are made and before its first thread.
-//! `landlock` leaves nothing of the file system but reading what a program needs to run. `seccomp` builds and
-//! installs the filters over the lists in `calls`; a refused call comes to `handler` (a signal handler) or,
-//! where it would start a process, to `attendant` (a thread). Both write to the [`Record`], which the worker
-//! and its host read to say which call an item failed of. [`lacking`] tells a host what its kernel can't do,
-//! before any worker is started.
+//! `landlock` leaves nothing of the file system but reading what a program needs to run. `calls` is the list of
+//! system calls, the same as a jail's; `filters` makes filters from it, and `seccomp` installs them. A refused
+//! call comes to `handler` (a signal handler) or, where it would start a process, to `attendant` (a thread).
+//! Both write to the [`Record`], which the worker and its host read to say which call an item failed of.
+//! [`lacking`] tells a host what its kernel can't do, before any worker is started.
 //!
 //! Two layers, because neither is enough: Landlock knows nothing of UDP, of sockets that have a path, of
 //! `io_uring` or of administration; seccomp can't tell one file from another.
@@ -29,6 +29,7 @@ mod calls;
 #[cfg(feature = "jail")]
 pub mod elf;
 mod files;
+mod filters;
 mod handler;
 #[cfg(feature = "jail")]
 pub mod jail;

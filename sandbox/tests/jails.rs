@@ -1,6 +1,7 @@
 //! A jail around this very test program, which attacks it; and the same attack without a jail, which must succeed in
 //! every act, or the acts would prove nothing.
 
+use std::collections::BTreeSet;
 use std::fs::Permissions;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -22,6 +23,10 @@ const _: () = {
             Ok("spin") => loop {
                 std::hint::spin_loop();
             },
+            Ok("id") => {
+                println!("{} {}", std::process::id(), hostname());
+                std::process::exit(0);
+            }
             Ok(megabytes) => hold(megabytes.parse().expect("a number")),
             Err(_) => {}
         }
@@ -36,6 +41,32 @@ const SERVICE: &str = "FASTMAP_TEST_SERVICE";
 
 /// Set for a process that does its worst within its limits.
 const TENANT: &str = "FASTMAP_TEST_TENANT";
+
+/// The name of the machine, as a process sees it.
+fn hostname() -> String {
+    let mut name = [0u8; 64];
+    // SAFETY: as long as it says.
+    unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len()) };
+    String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned()
+}
+
+/// Process ids and host names of some jailed processes, as they see themselves.
+fn ids(jail: &Jail, processes: usize) -> Vec<(u32, String)> {
+    let program = jail.program(&own()).expect("a place for it");
+    let executable = Executable::examine(program.path()).expect("it runs here");
+    let of_one = || {
+        let environment = [(TENANT, "id")];
+        let limits = Limits::default();
+        let spec =
+            Spec { executable: &executable, environment: &environment, zone: None, socket: None, limits };
+        let (mut command, _guard) = jail.command(&spec).expect("a group can be made");
+        let output = command.stdin(Stdio::null()).output().expect("it runs");
+        let text = String::from_utf8_lossy(&output.stdout);
+        let (id, host) = text.trim().split_once(' ').unwrap_or_else(|| panic!("{output:?}"));
+        (id.parse().expect("a number"), host.to_owned())
+    };
+    (0..processes).map(|_| of_one()).collect()
+}
 
 /// Holds so much memory until it is ended.
 fn hold(megabytes: usize) -> ! {
@@ -57,8 +88,12 @@ fn serve() -> ! {
     // A path stands for a program that is not this one.
     let named = std::env::var_os(SERVICE).map(PathBuf::from).filter(|named| named.is_absolute());
     let program = named.unwrap_or_else(own);
-    match Jail::check().and_then(|jail| Ok((jail.describe(), jail.attack(&program)?.len()))) {
-        Ok((made_of, probes)) => println!("{probes} acts refused by {made_of}"),
+    let attacked = Jail::check().and_then(|jail| Ok((jail.attack(&program)?.len(), jail)));
+    match attacked {
+        Ok((probes, jail)) => {
+            println!("{probes} acts refused by {}", jail.describe());
+            println!("{}", if differ(&ids(&jail, 4)) { "ids differ" } else { "the same ids" });
+        }
         Err(refusal) => println!("refusal: {refusal}"),
     }
     std::process::exit(0);
@@ -175,6 +210,7 @@ fn an_unprivileged_service_with_groups_of_its_own_makes_jails_too() {
     }
     assert!(said.contains("acts refused by bubblewrap"), "{said}");
     assert!(said.contains("the service's own user"), "{said}");
+    assert!(said.contains("ids differ"), "{said}");
 }
 
 #[test]
@@ -185,6 +221,22 @@ fn a_program_that_only_its_owner_may_reach_and_execute_runs_in_a_jail() {
     std::fs::copy(own(), &program).expect("a copy");
     std::fs::set_permissions(&program, Permissions::from_mode(0o500)).expect("it is ours");
     jail().attack(&program).expect("the jail holds");
+}
+
+/// Whether no two are alike.
+fn differ(ids: &[(u32, String)]) -> bool {
+    let numbers: BTreeSet<u32> = ids.iter().map(|(number, _)| *number).collect();
+    let names: BTreeSet<&str> = ids.iter().map(|(_, name)| name.as_str()).collect();
+    (numbers.len(), names.len()) == (ids.len(), ids.len())
+}
+
+#[test]
+fn process_ids_and_host_names_differ_from_worker_to_worker() {
+    let ids = ids(&jail(), 6);
+    // Else a few ids are used up for each.
+    let lowest = if Path::new("/proc/sys/kernel/ns_last_pid").exists() { 1000 } else { 3 };
+    let good = |(id, name): &(u32, String)| *id >= lowest && name.starts_with("fastmap-");
+    assert!(differ(&ids) && ids.iter().all(good), "{ids:?}");
 }
 
 /// Mounted for a test.
@@ -229,6 +281,7 @@ fn a_service_that_may_mount_nothing_makes_jails_too() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.contains("acts refused by bubblewrap"), "{said} {output:?}");
     assert!(said.contains("a user for each worker"), "{said}");
+    assert!(said.contains("ids differ"), "{said}");
 }
 
 /// A process in a jail, ended when it is dropped.

@@ -14,7 +14,9 @@ use std::process::Command;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, setrlimit};
 
+use super::announced;
 use super::filter::Filters;
+use super::ids::{self, Helper};
 use super::shown::{self, Shown};
 use super::{Executable, Limits, Refusal, Spec, root};
 use crate::elf::Unfit;
@@ -97,9 +99,11 @@ impl Bubblewrap {
             "--gid",
             "65534",
             "--hostname",
-            "fastmap",
+            &ids::hostname(),
         ]);
         command.args(root::arguments(spec.executable, spec.zone, spec.limits.memory));
+        let helper = Box::new(Helper::new([memory_file(&[])?, memory_file(&[])?]));
+        command.args(helper.options());
         let mut bind = |path: &Path, at: &'static CStr, inside: &str| -> io::Result<()> {
             if mounts {
                 shown.push(Shown::new(path, at)?);
@@ -123,8 +127,20 @@ impl Bubblewrap {
             }
             bind(socket, SHOWN_SOCKET, SOCKET)?;
         }
+        let threads = spec.limits.cores().to_string();
+        for name in announced::THREADS {
+            command.args(["--setenv", name, &threads]);
+        }
         for (name, value) in spec.environment {
             command.args([OsString::from("--setenv"), name.into(), value.into()]);
+        }
+        for folder in announced::folders(&spec.limits) {
+            command.args(["--dir", &folder]);
+        }
+        for (path, content) in announced::files(&spec.limits) {
+            let fd = memory_file(content.as_bytes())?;
+            command.args(["--perms", "0444", "--file", &fd.as_raw_fd().to_string(), &path]);
+            kept.push(fd);
         }
         command.args(["--remount-ro", "/", "--chdir", "/"]);
         for filter in &filters.0 {
@@ -133,8 +149,8 @@ impl Bubblewrap {
             kept.push(fd);
         }
         command.args(["--", PROGRAM]);
-        let before =
-            Before { doors, shown, kept, limits: limits(&spec.limits), user, parent: std::process::id() };
+        let (limits, parent) = (limits(&spec.limits), std::process::id());
+        let before = Before { doors, shown, kept, helper, limits, user, parent };
         // SAFETY: `Before::enter` makes system calls only, allocates nothing and takes no lock: it may run between fork
         // and exec in a process of many threads.
         unsafe { command.pre_exec(move || before.enter()) };
@@ -149,20 +165,31 @@ fn path_fd(path: &Path) -> io::Result<OwnedFd> {
 }
 
 fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
-    let name: &CStr = c"fastmap-filter";
+    let name: &CStr = c"fastmap-jail";
     let mut file = File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?);
     file.write_all(bytes)?;
     file.rewind()?;
     Ok(file.into())
 }
 
+/// Open descriptors of a worker.
+const DESCRIPTORS: u64 = 256;
+/// Bytes that a worker may keep from being swapped out, which libraries do with keys. Jails have no swap anyway; the
+/// bytes count for the group as all memory does. (The number is systemd's default.)
+const LOCKED_MEMORY: u64 = 8 << 20;
+/// Queued signals and timers of a worker: without root all workers of a service share its user's.
+const SIGNALS: u64 = 1024;
+
 /// What the kernel keeps for each process, beside the group.
+///
+/// The size of files is not bounded: there is nothing to write to but memory files, which the group's memory bounds, and
+/// a process that exceeds it is ended by a signal instead of an error.
 fn limits(limits: &Limits) -> Vec<(Resource, u64)> {
     let mut all = vec![
         (Resource::RLIMIT_CORE, 0),
-        (Resource::RLIMIT_NOFILE, 64),
-        (Resource::RLIMIT_MEMLOCK, 0),
-        (Resource::RLIMIT_FSIZE, limits.file_size.unwrap_or(limits.memory)),
+        (Resource::RLIMIT_NOFILE, DESCRIPTORS),
+        (Resource::RLIMIT_MEMLOCK, LOCKED_MEMORY),
+        (Resource::RLIMIT_SIGPENDING, SIGNALS),
     ];
     if let Some(cpu) = limits.cpu_time {
         all.push((Resource::RLIMIT_CPU, cpu.as_secs().max(1)));
@@ -176,6 +203,7 @@ struct Before {
     shown: Vec<Shown>,
     /// Descriptors that bubblewrap is told of by number.
     kept: Vec<OwnedFd>,
+    helper: Box<Helper>,
     limits: Vec<(Resource, u64)>,
     user: Option<u32>,
     parent: u32,
@@ -190,6 +218,7 @@ impl Before {
         if !self.shown.is_empty() {
             shown::enter(&self.shown)?;
         }
+        self.helper.prepare()?;
         for (resource, limit) in &self.limits {
             setrlimit(*resource, *limit, *limit)?;
         }
@@ -213,7 +242,10 @@ impl Before {
         let marked =
             unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
         check(marked)?;
-        self.kept.iter().try_for_each(|fd| inherit(fd.as_raw_fd()))
+        self.kept.iter().try_for_each(|fd| inherit(fd.as_raw_fd()))?;
+        self.helper.inherited().into_iter().try_for_each(inherit)?;
+        self.helper.start();
+        Ok(())
     }
 }
 

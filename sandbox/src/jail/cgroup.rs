@@ -234,7 +234,8 @@ fn sweep(root: &Path, prefix: &str) {
             continue;
         }
         let Ok(folder) = File::open(entry.path()) else { continue };
-        if lock(folder).is_ok() {
+        // Held until it is gone: a service that has just made it would lock it meanwhile, and lose it.
+        if let Ok(_held) = lock(folder) {
             clear(&entry.path());
         }
     }

@@ -4,14 +4,16 @@
 //! [`Jail::check`] finds out what this machine offers and refuses in words what is lacking; [`Jail::attack`]
 //! then tries to break out of a jail. [`Jail::command`] makes the command for one process. `bubblewrap`
 //! builds it, `root` says what is there, `filter` has the system calls, `cgroup` bounds and measures,
-//! `libraries` says what an executable needs, `program` and `shown` get it to where a worker can start it,
-//! `users` has the workers' users, `owner` locks what has a living owner, `scratch` a service's temporary
-//! files, `selftest` and `probes` are the attack. Used by the launcher of jailed workers in
-//! `fastmap-backends`.
+//! `announced` says the limits, `ids` gives each worker a process id and a host name of its own, `libraries`
+//! says what an executable needs, `program` and `shown` get it to where a worker can start it, `users` has the
+//! workers' users, `owner` locks what has a living owner, `scratch` a service's temporary files, `selftest` and
+//! `probes` are the attack. Used by the launcher of jailed workers in `fastmap-backends`.
 
+mod announced;
 mod bubblewrap;
 mod cgroup;
 mod filter;
+mod ids;
 mod libraries;
 mod owner;
 pub mod probes;
@@ -29,7 +31,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::unistd::Uid;
+use nix::unistd::{SysconfVar, Uid, sysconf};
 
 use bubblewrap::Bubblewrap;
 use cgroup::{Cgroups, Group};
@@ -79,7 +81,7 @@ pub enum Refusal {
 /// What a jailed process may use.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
-    /// Bytes of memory, page cache and sockets included; more ends it.
+    /// Bytes of memory, memory files, page cache and sockets included; more ends it.
     pub memory: u64,
     /// Threads and processes; more are refused. Two are bubblewrap's.
     pub processes: u32,
@@ -87,15 +89,22 @@ pub struct Limits {
     pub cpus: f64,
     /// CPU time after which the kernel ends it (`SIGXCPU`), in whole seconds.
     pub cpu_time: Option<Duration>,
-    /// Bytes of the largest file, memory files of its own included; `None`: as many as it may have of memory,
-    /// to which all that it can write to is charged.
-    pub file_size: Option<u64>,
 }
 
+/// Fewest threads of a worker by default.
+const THREADS: u32 = 64;
+/// Threads for each core of the machine, because libraries start one or two for each core that they see.
+const THREADS_A_CORE: u32 = 4;
+/// bubblewrap, its init, and the worker's own.
+const OWN_THREADS: u32 = 8;
+
 impl Default for Limits {
-    /// 1 GiB, 64 threads, one CPU, no end.
+    /// 1 GiB, one CPU, four threads for each core of the machine and at least 64, no end.
     fn default() -> Self {
-        Limits { memory: 1 << 30, processes: 64, cpus: 1.0, cpu_time: None, file_size: None }
+        let cores = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten().unwrap_or(1);
+        let threads = u32::try_from(cores).unwrap_or(1).saturating_mul(THREADS_A_CORE);
+        let processes = threads.saturating_add(OWN_THREADS).max(THREADS);
+        Limits { memory: 1 << 30, processes, cpus: 1.0, cpu_time: None }
     }
 }
 
@@ -251,9 +260,9 @@ impl Jail {
         let output = command.stdin(std::process::Stdio::null()).output();
         drop(guard);
         let output = output.map_err(|error| refused(error.to_string()))?;
-        // Started inside, it either fails at its first call, which the filter refuses, or says how it is used.
+        // Started inside, it fails at the first file of /proc that it reads, or says how it is used.
         let words = String::from_utf8_lossy(&output.stderr);
-        if words.contains("capget") || words.contains("usage") {
+        if ["overflowuid", "usage"].iter().any(|word| words.contains(word)) {
             Ok(())
         } else {
             Err(refused(words.trim().to_owned()))

@@ -93,7 +93,8 @@ fn sweep(temporary: &Path) {
             continue;
         }
         let Ok(folder) = File::open(entry.path()) else { continue };
-        if lock(folder).is_ok() {
+        // Held until it is gone: a service that has just made it would lock it meanwhile, and lose it.
+        if let Ok(_held) = lock(folder) {
             let _what_is_left_is_the_next_ones = fs::remove_dir_all(entry.path());
         }
     }

@@ -154,7 +154,7 @@ pub(crate) const PROBES: &[Probe] = &[
     probe("set the own program's flags", "ioctl", Past(&[libc::EFAULT, libc::ENOTTY]), |_| {
         call!(libc::SYS_ioctl, own_program()?.as_raw_fd(), 0x4008_6602u64, std::ptr::null::<u8>())
     }),
-    probe("watch a folder", "inotify_add_watch", Works, |_| {
+    probe("watch a folder", "inotify_init1", Works, |_| {
         // SAFETY: makes a descriptor.
         let watch = unsafe { libc::inotify_init1(libc::IN_CLOEXEC) };
         call!(libc::SYS_inotify_add_watch, watch, c"/tmp".as_ptr(), libc::IN_CREATE)

@@ -41,7 +41,12 @@ pub(crate) const PROBES: &[Probe] = &[
     probe("a datagram socket with a path", "socket", Works, |scene| {
         UnixDatagram::bind(scene.folder.join("new")).map(drop)
     }),
-    probe("a pair of sockets", "socketpair", Works, |_| UnixStream::pair().map(drop)),
+    // Each could send to any other such socket of the machine.
+    probe("a pair of datagram sockets", "socketpair", Works, |_| UnixDatagram::pair().map(drop)),
+    probe("a pair of sockets of TIPC", "socketpair", Past(&[libc::EAFNOSUPPORT]), |_| {
+        let mut ends = [0i32; 2];
+        call!(libc::SYS_socketpair, libc::AF_TIPC, libc::SOCK_SEQPACKET, 0, ends.as_mut_ptr())
+    }),
     probe("a socket to the kernel (netlink)", "socket", Works, |_| socket(libc::AF_NETLINK, libc::SOCK_RAW)),
     probe("a socket for packets", "socket", RootWorks, |_| socket(libc::AF_PACKET, libc::SOCK_DGRAM)),
     probe("a socket to the hypervisor (vsock)", "socket", Works, |_| {

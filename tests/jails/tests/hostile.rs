@@ -106,7 +106,7 @@ fn a_worker_that_stops_listening_holds_nobody_up() {
             unsafe {
                 libc::signal(libc::SIGUSR1, wait as *const () as libc::sighandler_t);
                 let own = libc::gettid();
-                for thread in (1..100).filter(|thread| *thread != own) {
+                for thread in (libc::getpid()..own + 100).filter(|thread| *thread != own) {
                     libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, libc::SIGUSR1);
                 }
             }

@@ -1,6 +1,7 @@
 //! Maps whose workers are jailed copies of this program give what they give without jails, failures included.
 
-use std::io::{BufRead, BufReader};
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -153,6 +154,32 @@ fn an_item_that_eats_all_memory_is_told_so() {
     assert!(jailed.usage().memory <= 96 << 20, "{:?}", jailed.usage());
 }
 
+/// Memory with a name that nothing else finds.
+fn memory_file() -> std::fs::File {
+    // SAFETY: makes a descriptor, which is the file's own.
+    unsafe {
+        let fd = libc::memfd_create(c"item".as_ptr(), libc::MFD_CLOEXEC);
+        assert!(fd >= 0, "{}", std::io::Error::last_os_error());
+        std::os::fd::FromRawFd::from_raw_fd(fd)
+    }
+}
+
+#[test]
+fn memory_files_count_as_memory_of_the_worker_and_the_limit_is_named() {
+    fn write(megabytes: usize) -> u32 {
+        let (mut file, bytes) = (memory_file(), vec![1u8; 1 << 20]);
+        (0..megabytes).for_each(|_| file.write_all(&bytes).expect("there is no other limit"));
+        file.metadata().map_or(0, |found| (found.len() >> 20) as u32)
+    }
+    let jailed = jailed(Limits { memory: 96 << 20, ..limits() });
+    let config = config(pool(&jailed, 1));
+    let mut results = config.fastmap(write, [32, 200]);
+    assert_eq!(results.next().expect("one").expect("there is room"), 32);
+    assert!(jailed.usage().memory > 32 << 20, "{:?}", jailed.usage());
+    let error = results.next().expect("another").expect_err("it is too large").to_string();
+    assert!(error.contains("out of memory, of which it may have 96 MiB"), "{error}");
+}
+
 #[test]
 fn an_item_that_forks_for_ever_is_ended_by_its_timeout() {
     let act = bad_item!(acts::fork_bomb());
@@ -261,8 +288,62 @@ fn a_worker_has_no_environment_but_its_mark_and_no_secret() {
     }
     // SAFETY: the tests of this program read no environment at the same time that this could move.
     let mut names: Vec<String> = in_jails(1).fastmap(names, [()]).next().expect("one").expect("an answer");
+    names.retain(|name| !name.contains("_THREADS") && name != "GOMAXPROCS");
     names.sort();
     assert_eq!(names, ["FASTMAP_INSIDE_WORKER", "PWD"]);
+}
+
+#[test]
+fn what_seeds_itself_by_time_and_process_id_draws_other_numbers_in_each_worker() {
+    /// As C programs do; and the host name and process id, by which others seed themselves.
+    fn draw((): ()) -> (String, [i32; 3]) {
+        static SEEDED: std::sync::Once = std::sync::Once::new();
+        SEEDED.call_once(|| {
+            // SAFETY: a null pointer is allowed; the other call takes a number.
+            unsafe { libc::srand(libc::time(std::ptr::null_mut()) as u32 ^ std::process::id()) };
+        });
+        std::thread::sleep(Duration::from_millis(20));
+        let mut name = [0u8; 64];
+        // SAFETY: as long as it says; the generator is locked by the C library.
+        let drawn = unsafe {
+            libc::gethostname(name.as_mut_ptr().cast(), name.len());
+            [libc::rand(), libc::rand(), libc::rand()]
+        };
+        (format!("{} {}", std::process::id(), String::from_utf8_lossy(&name).trim_end_matches('\0')), drawn)
+    }
+    let results = in_jails(2).fastmap(draw, [(); 60]).map(|result| result.expect("no item fails"));
+    let (workers, draws): (BTreeSet<_>, BTreeSet<_>) = results.unzip();
+    assert!(workers.len() >= 2, "{workers:?}");
+    assert_eq!(draws.len(), 60, "{workers:?}");
+}
+
+#[test]
+fn a_worker_sees_its_share_of_the_cores_and_may_start_four_threads_for_each_of_the_machine() {
+    /// What libraries ask when they choose a number of threads.
+    fn share((): ()) -> Vec<String> {
+        let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        // SAFETY: plain numbers.
+        let counted = [libc::_SC_NPROCESSORS_ONLN, libc::_SC_NPROCESSORS_CONF]
+            .map(|name| unsafe { libc::sysconf(name) });
+        let set = ["RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TOKIO_WORKER_THREADS"];
+        let variables = set.iter().map(|name| std::env::var(name).unwrap_or_default());
+        let memory = std::fs::read_to_string("/sys/fs/cgroup/memory.max").unwrap_or_default();
+        let numbers = counted.map(|number| number.to_string());
+        [cores.to_string()]
+            .into_iter()
+            .chain(numbers)
+            .chain(variables)
+            .chain([memory.trim().to_owned()])
+            .collect()
+    }
+    let told = in_jails(1).fastmap(share, [()]).next().expect("one").expect("an answer");
+    let memory = limits().memory.to_string();
+    assert_eq!(told, ["1", "1", "1", "1", "1", "1", "1", &memory]);
+    let cores = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
+    let cores = cores.expect("a number") as u32;
+    let jailed = jailed(Limits { memory: 256 << 20, ..Limits::default() });
+    let made = config(pool(&jailed, 1)).fastmap(|(): ()| acts::thread_bomb(), [()]).next();
+    assert!(made.expect("one").expect("it ends by itself") >= (4 * cores).max(48), "{cores} cores");
 }
 
 /// All processes that run as one of these users.

@@ -13,10 +13,12 @@ pub(super) const ALL: &[Probe] = &[
     Probe { name: "read /etc/passwd", act: || File::open("/etc/passwd").map(drop) },
     Probe { name: "read /etc/hosts", act: || File::open("/etc/hosts").map(drop) },
     Probe { name: "list the folder of private keys", act: || fs::read_dir("/etc/ssl/private").map(drop) },
-    Probe { name: "see processes in /proc", act: processes },
+    Probe { name: "find a process in /proc", act: process },
+    Probe { name: "read the kernel's settings", act: || fs::read_dir("/proc/sys").map(drop) },
     Probe { name: "read its own /proc/self/maps", act: || File::open("/proc/self/maps").map(drop) },
     Probe { name: "read another process's environment", act: other_environment },
-    Probe { name: "list /sys", act: || fs::read_dir("/sys").map(drop) },
+    Probe { name: "list the kernel's part of /sys", act: || fs::read_dir("/sys/kernel").map(drop) },
+    Probe { name: "list the machine's devices", act: || fs::read_dir("/sys/class").map(drop) },
     Probe { name: "see what others have in /tmp", act: || any_in("/tmp") },
     Probe { name: "list /var/lib", act: || fs::read_dir("/var/lib").map(drop) },
     Probe { name: "list /root", act: || fs::read_dir("/root").map(drop) },
@@ -41,14 +43,6 @@ pub(super) const ALL: &[Probe] = &[
 /// A folder that has something in it: another process's, for this one has put nothing there.
 fn any_in(folder: &str) -> io::Result<()> {
     fs::read_dir(folder)?.next().map_or_else(|| Err(super::nothing("it is empty")), |entry| entry.map(drop))
-}
-
-/// Folders by the numbers of processes. (The jail's own has a link to the program, and no more.)
-fn processes() -> io::Result<()> {
-    let number =
-        |entry: &fs::DirEntry| entry.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok());
-    let found = fs::read_dir("/proc")?.flatten().any(|entry| number(&entry));
-    if found { Ok(()) } else { Err(super::nothing("there are none")) }
 }
 
 /// The path by which the kernel started this program.
@@ -92,6 +86,16 @@ fn writable(path: impl AsRef<Path>) -> io::Result<()> {
 
 fn open_program() -> io::Result<()> {
     writable(program()?)
+}
+
+fn process() -> io::Result<()> {
+    let is_number = |name: &std::ffi::OsStr| name.to_str().is_some_and(|name| name.parse::<u32>().is_ok());
+    let mut entries = fs::read_dir("/proc")?.flatten();
+    if entries.any(|entry| is_number(&entry.file_name())) {
+        Ok(())
+    } else {
+        Err(super::nothing("no process is in it"))
+    }
 }
 
 fn other_environment() -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 
 use super::{Probe, past_the_gate, result};
 
@@ -17,6 +17,7 @@ pub(super) const ALL: &[Probe] = &[
     Probe { name: "reach for the kernel's cryptography", act: || family(libc::AF_ALG) },
     Probe { name: "reach for Bluetooth", act: || family(libc::AF_BLUETOOTH) },
     Probe { name: "reach for express data paths", act: || family(libc::AF_XDP) },
+    Probe { name: "make datagram sockets", act: || UnixDatagram::pair().map(drop) },
     Probe { name: "lift the host's limit on sends", act: send_for_ever },
     Probe { name: "listen on a socket without a path", act: listen },
 ];
@@ -43,7 +44,7 @@ fn family(family: i32) -> io::Result<()> {
 
 /// The host's socket to a worker is one that the worker has made, and has as well.
 fn send_for_ever() -> io::Result<()> {
-    let (one, _other) = UnixDatagram::pair()?;
+    let (one, _other) = UnixStream::pair()?;
     one.set_write_timeout(Some(std::time::Duration::from_secs(1)))
 }
 
