@@ -19,7 +19,7 @@ const MOST: usize = 500;
 const MOST_CALLS: usize = 64;
 /// An item that runs for so long, and was refused a call, may never end.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Such items that are told of, of one run.
+/// Items of one run about which such a warning is written, at most.
 const MOST_DOUBTED: usize = 3;
 /// Why a call was refused, and what to do about it.
 const WAY_OUT: &str = "for a mapped function uses neither files nor network nor other processes; \
