@@ -5,8 +5,8 @@
 fn functions_with_something_inside_are_refused() {
     let cases = trybuild::TestCases::new();
     // With a case that passes the programs are built, not only checked: what a constant asserts fails no earlier.
-    cases.pass("tests/ui/captures_nothing.rs");
-    cases.compile_fail("tests/ui/captures_*_by_*.rs");
-    cases.compile_fail("tests/ui/fn_pointer.rs");
-    cases.compile_fail("tests/ui/not_copy.rs");
+    cases.pass("ui/captures_nothing.rs");
+    cases.compile_fail("ui/captures_*_by_*.rs");
+    cases.compile_fail("ui/fn_pointer.rs");
+    cases.compile_fail("ui/not_copy.rs");
 }
