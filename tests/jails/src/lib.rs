@@ -43,13 +43,28 @@ pub fn copy(program: &Path) -> (TempDir, PathBuf) {
     (folder, path)
 }
 
+/// The copy of the running program.
+static COPY: OnceLock<PathBuf> = OnceLock::new();
+
+/// A static is never dropped: its folder goes when the process ends.
+extern "C" fn remove_copy() {
+    if let Some(folder) = COPY.get().and_then(|path| path.parent()) {
+        let _gone = std::fs::remove_dir_all(folder);
+    }
+}
+
 /// Jails for a copy of the running program.
 ///
 /// # Panics
 /// If it can't run here.
 pub fn jailed(limits: Limits) -> Arc<Jailed> {
-    static COPY: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
-    let (_, path) = COPY.get_or_init(|| copy(Path::new("/proc/self/exe")));
+    let path = COPY.get_or_init(|| {
+        let (folder, path) = copy(Path::new("/proc/self/exe"));
+        let _kept = folder.keep();
+        // SAFETY: the function takes nothing and unwinds nothing.
+        unsafe { libc::atexit(remove_copy) };
+        path
+    });
     Arc::new(Jailed::new(jail(), path, limits).expect("it runs here"))
 }
 
