@@ -13,6 +13,7 @@ use std::process::Command;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigHandler, Signal};
 
 use super::announced;
 use super::filter::Filters;
@@ -232,8 +233,14 @@ impl Before {
             };
             check(changed)?;
         }
+        // What asks the service to stop may ask all of its processes (a service manager, a job system): its jails go on
+        // until it ends them. exec leaves ignored signals ignored.
+        for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM] {
+            // SAFETY: no handler is installed.
+            unsafe { nix::sys::signal::signal(signal, SigHandler::SigIgn) }?;
+        }
         // After the change of user, which clears it. bubblewrap sets its own a moment later.
-        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
         if nix::unistd::getppid().as_raw() as u32 != self.parent {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use fastmap_backends::DeathCause;
 use fastmap_backends::cloud::{Answer, Bill, LogPage, PartOutcome, RunInfo};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::client::results;
 use crate::money::children;
@@ -54,6 +56,39 @@ fn a_jailed_program_that_aborts_is_told_as_one_that_is_not() {
     assert_eq!(loss.death.cause, DeathCause::Signal(6), "{loss:?}");
     results(&client.batch(&run, 1, &["e"]), 1);
     server.audit();
+}
+
+/// As Slurm and some service managers stop a service: each of its processes gets the signal.
+#[test]
+fn a_jail_goes_on_when_all_processes_are_asked_to_stop() {
+    let server = Server::start_jailed(&[]);
+    let client = server.tenant("a", "1000");
+    let run = client.run();
+    results(&client.batch(&run, 0, &["e"]), 1);
+    let reply = std::thread::scope(|scope| {
+        let answer = scope.spawn(|| client.batch(&run, 1, &["s1000"]));
+        while !answer.is_finished() {
+            for process in descendants(server.pid()) {
+                // It may have ended meanwhile.
+                let _sent = kill(Pid::from_raw(process), Signal::SIGTERM);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        answer.join().expect("an answer")
+    });
+    results(&reply, 1);
+    server.audit();
+}
+
+/// The processes that this one has started, and theirs.
+fn descendants(process: i32) -> Vec<i32> {
+    let mut all = children(process);
+    let mut next = 0;
+    while let Some(process) = all.get(next) {
+        all.extend(children(*process));
+        next += 1;
+    }
+    all
 }
 
 /// A folder with this mode.
