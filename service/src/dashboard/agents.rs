@@ -25,7 +25,7 @@ pub(super) async fn list(
     let (agents, under_way) = (gateway.roster.agents(), gateway.under_way() as u64);
     let open = gateway.store.open_runs().await?;
     let now = html! {
-        div #agents hx-get="/dashboard/agents" hx-trigger="every 3s" hx-swap="outerHTML" {
+        div #agents hx-get="agents" hx-trigger="every 3s" hx-swap="outerHTML" {
             dl.figures {
                 div { dt { "Agents" } dd { (agents.len()) } }
                 div { dt { "Open runs" } dd { (show::count(open)) } }

@@ -16,7 +16,7 @@ const FILES: [(&str, &str, &str); 4] = [
 ];
 
 static ADDRESSES: LazyLock<[String; 4]> = LazyLock::new(|| {
-    FILES.map(|(name, _, text)| format!("/dashboard/assets/{name}?{}", &digest(text.as_bytes())[..12]))
+    FILES.map(|(name, _, text)| format!("assets/{name}?{}", &digest(text.as_bytes())[..12]))
 });
 
 /// Where a file is.

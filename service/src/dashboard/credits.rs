@@ -49,15 +49,15 @@ pub(super) async fn show(
         h2 { "Ledger" }
         div.choice {
             nav aria-label="Kinds" {
-                a href="/dashboard/credits" aria-current=[charges.then_some("page")] { "all" }
-                a href="/dashboard/credits?kind=other" aria-current=[(!charges).then_some("page")] { "grants and adjustments" }
+                a href="credits" aria-current=[charges.then_some("page")] { "all" }
+                a href="credits?kind=other" aria-current=[(!charges).then_some("page")] { "grants and adjustments" }
             }
         }
         @if page.entries.is_empty() { p.empty { "No entries." } } @else { (table(&page.entries)) }
         nav.pages aria-label="Pages" {
-            @if wish.before.is_some() { a href=(format!("/dashboard/credits?{}", kind.trim_start_matches('&'))) { "← Newest" } }
+            @if wish.before.is_some() { a href=(format!("credits?{}", kind.trim_start_matches('&'))) { "← Newest" } }
             @if page.more && let Some(last) = page.entries.last() {
-                a href=(format!("/dashboard/credits?before={}{kind}", last.id)) rel="next" { "Older →" }
+                a href=(format!("credits?before={}{kind}", last.id)) rel="next" { "Older →" }
             }
         }
     };
@@ -86,7 +86,7 @@ fn table(entries: &[Entry]) -> Markup {
                         td role="cell" data-label="For" {
                             span {
                                 @if let Some(run) = &entry.run {
-                                    a href=(format!("/dashboard/runs/{run}")) { "run " (&run[..run.len().min(8)]) }
+                                    a href=(format!("runs/{run}")) { "run " (&run[..run.len().min(8)]) }
                                     @if let Some(seq) = entry.seq { " batch " (seq) }
                                 }
                                 @if let Some(note) = &entry.note { bdi { (show::text(note, 200)) } }

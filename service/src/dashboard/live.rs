@@ -23,6 +23,7 @@ use super::visitor::{LASTS, Visitor};
 use crate::events::{Event, Events};
 use crate::gateway::Gateway;
 use crate::gateway::limits::{Full, Places, Taken};
+use crate::gateway::watch::UNBUFFERED;
 use crate::store::Visit;
 
 /// Parts are made no more often.
@@ -75,7 +76,7 @@ pub(super) async fn events(
         let part = page.next().await?;
         Some((Ok::<_, Infallible>(part), page))
     });
-    Ok(Sse::new(parts).keep_alive(KeepAlive::default()).into_response())
+    Ok(([UNBUFFERED], Sse::new(parts).keep_alive(KeepAlive::default())).into_response())
 }
 
 struct Page {
@@ -130,7 +131,8 @@ impl Page {
         match store.visit(&self.visit.session, LASTS, false).await {
             Ok(Some(visit)) => self.visit = visit,
             Ok(None) => {
-                let words = html! { p role="alert" { "Signed out. " a href="/dashboard/runs" { "Sign in" } " to see more." } };
+                let words =
+                    html! { p role="alert" { "Signed out. " a href="runs" { "Sign in" } " to see more." } };
                 self.queue.push_back(Sent::default().event("state").data(words.0));
                 return self.close();
             }

@@ -2,8 +2,8 @@
 //! what its account may see and changes three things: runs are cancelled, tokens made and revoked.
 //!
 //! `sign_in` turns a one-time link into a session, `visitor` says who asks and that a form is ours; `runs`, `run` (alive
-//! by `live`), `tokens`, `credits` and `agents` are pages; `page` is what stands around them, `chart` and `show` draw and
-//! write. The gateway mounts the router; the store has sessions, so that any gateway knows them.
+//! by `live`), `tokens`, `credits` and `agents` are pages; `page` is what stands around them, `place` where
+//! they are, `chart` and `show` draw and write. The gateway mounts the router; the store has sessions, so that any gateway knows them.
 
 mod agents;
 mod assets;
@@ -11,6 +11,7 @@ mod chart;
 mod credits;
 mod live;
 mod page;
+mod place;
 mod run;
 mod runs;
 mod show;
@@ -23,7 +24,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, HttpBody, to_bytes};
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{DefaultBodyLimit, OriginalUri, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Redirect, Response};
@@ -50,7 +51,7 @@ pub(crate) struct Dashboard {
 /// The pages, below `/dashboard`.
 pub(crate) fn router(gateway: &Arc<Gateway>) -> Router<Arc<Gateway>> {
     let pages = Router::new()
-        .route("/", get(|| async { Redirect::to("/dashboard/runs") }))
+        .route("/", get(|| async { place::to("runs") }))
         .route("/sign-in", get(sign_in::how).post(sign_in::sign_in))
         .route("/sign-in/{code}", get(sign_in::offer))
         .route("/sign-out", post(sign_in::sign_out))
@@ -68,7 +69,7 @@ pub(crate) fn router(gateway: &Arc<Gateway>) -> Router<Arc<Gateway>> {
         .layer(DefaultBodyLimit::max(FORM))
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, PATIENCE))
         .layer(middleware::from_fn_with_state(Arc::clone(gateway), guard));
-    Router::new().nest("/dashboard", pages).route("/", get(|| async { Redirect::to("/dashboard/runs") }))
+    Router::new().nest(place::ROOT, pages).route("/", get(|| async { Redirect::to("dashboard/runs") }))
 }
 
 async fn count(gateway: &Gateway, account: i64, response: Response) -> Response {
@@ -92,7 +93,7 @@ const HEADERS: [(header::HeaderName, &str); 7] = [
     (
         header::CONTENT_SECURITY_POLICY,
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
-         form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+         form-action 'self'; frame-ancestors 'none'; base-uri 'self'",
     ),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::X_FRAME_OPTIONS, "DENY"),
@@ -103,12 +104,22 @@ const HEADERS: [(header::HeaderName, &str); 7] = [
     (header::HeaderName::from_static("permissions-policy"), "camera=(), geolocation=(), microphone=()"),
 ];
 
-async fn guard(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
+async fn guard(
+    State(gateway): State<Arc<Gateway>>,
+    OriginalUri(uri): OriginalUri,
+    request: Request,
+    next: Next,
+) -> Response {
+    let place = uri.path_and_query().map_or("", |place| place.as_str());
+    place::at(place, answer(&gateway, request, next)).await
+}
+
+async fn answer(gateway: &Gateway, request: Request, next: Next) -> Response {
     let connection = request.extensions().get::<Arc<Connection>>().cloned();
     let mut response = next.run(request).await;
     // Pages of an account count for it until they are sent; what strangers see is small, or in the program.
     if let Some(account) = connection.and_then(|connection| connection.account()) {
-        response = count(&gateway, account, response).await;
+        response = count(gateway, account, response).await;
     }
     let headers = response.headers_mut();
     for (name, value) in HEADERS {

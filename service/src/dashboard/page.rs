@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use maud::{DOCTYPE, Markup, html};
 
 use super::assets::address;
-use super::show;
+use super::{place, show};
 use crate::store::{StoreError, Visit};
 
 /// htmx without what our policy forbids (styles of its own, evaluation), and without copies of pages in the browser.
@@ -15,16 +15,16 @@ const HTMX: &str = r#"{"includeIndicatorStyles":false,"allowEval":false,"allowSc
 
 /// A whole page. `section`: which part of the dashboard it is in.
 pub(super) fn frame(visit: Option<&Visit>, title: &str, section: &str, content: &Markup) -> Markup {
-    let mut sections =
-        vec![("Runs", "/dashboard/runs"), ("Credits", "/dashboard/credits"), ("Tokens", "/dashboard/tokens")];
+    let mut sections = vec![("Runs", "runs"), ("Credits", "credits"), ("Tokens", "tokens")];
     if visit.is_some_and(|visit| visit.operator) {
-        sections.push(("Agents", "/dashboard/agents"));
+        sections.push(("Agents", "agents"));
     }
     html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
+                base href=(place::root());
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 meta name="htmx-config" content=(HTMX);
@@ -35,9 +35,9 @@ pub(super) fn frame(visit: Option<&Visit>, title: &str, section: &str, content: 
                 script src=(address("htmx-sse.js")) defer {}
             }
             body {
-                a.skip href="#content" { "Skip to the content" }
+                a.skip href=(format!("{}#content", place::this_page())) { "Skip to the content" }
                 header.top {
-                    a.brand href="/dashboard/runs" { "fastmap" }
+                    a.brand href="runs" { "fastmap" }
                     @if let Some(visit) = visit {
                         nav aria-label="Dashboard" {
                             @for (name, href) in sections {
@@ -47,7 +47,7 @@ pub(super) fn frame(visit: Option<&Visit>, title: &str, section: &str, content: 
                         div.who {
                             span title="credits that the account has" { (show::credits(visit.balance)) " credits" }
                             b { (visit.name) }
-                            form method="post" action="/dashboard/sign-out" {
+                            form method="post" action="sign-out" {
                                 (csrf(visit))
                                 button type="submit" { "Sign out" }
                             }
@@ -127,7 +127,7 @@ impl IntoResponse for Sorry {
         let content = html! {
             h1 { (title) }
             p role="alert" { (self.1) }
-            p { a href="/dashboard/runs" { "To the runs" } }
+            p { a href="runs" { "To the runs" } }
         };
         (self.0, frame(None, title, "", &content)).into_response()
     }

@@ -12,7 +12,7 @@ use super::page::{Sorry, frame, sure};
 use super::runs::{badge, bar, lasted, title};
 use super::sign_in::Nothing;
 use super::visitor::{Posted, Visitor};
-use super::{chart, show};
+use super::{chart, place, show};
 use crate::activity::{Failure, Point, Series, Slots};
 use crate::gateway::Gateway;
 use crate::store::{Run, Visit, now_ms};
@@ -64,7 +64,7 @@ pub(super) async fn show(
 ) -> Result<Response, Sorry> {
     let known = Known::of(&gateway, visit.account, &run).await?;
     let info = &known.run.info;
-    let live = (info.state == RunState::Open).then(|| format!("/dashboard/runs/{}/events", info.run));
+    let live = (info.state == RunState::Open).then(|| format!("runs/{}/events", info.run));
     let content = html! {
         div hx-ext=[live.as_ref().map(|_| "sse")] sse-connect=[live.as_ref()] sse-close=[live.as_ref().map(|_| "closed")] {
             div.title {
@@ -94,7 +94,7 @@ pub(super) async fn all_failures(
 ) -> Result<Response, Sorry> {
     let known = Known::of(&gateway, visit.account, &run).await?;
     let info = &known.run.info;
-    let address = format!("/dashboard/runs/{}", info.run);
+    let address = format!("runs/{}", info.run);
     let (from, to) = (skip.min(known.failures.len()), (skip.saturating_add(MANY)).min(known.failures.len()));
     let content = html! {
         h1 { "Failures of " bdi { (title(info, 200)) } }
@@ -117,7 +117,7 @@ pub(super) async fn cancel(
     let visit = posted.visit;
     let found = gateway.store.run(Some(visit.account), &run).await?.ok_or_else(Sorry::not_found)?;
     gateway.cancel(visit.account, &found.info.run).await.map_err(|refusal| Sorry::internal(&refusal.0))?;
-    Ok(Redirect::to(&format!("/dashboard/runs/{}", found.info.run)))
+    Ok(place::to(&format!("runs/{}", found.info.run)))
 }
 
 /// Where it stands, why, and the button that ends it.
@@ -128,7 +128,7 @@ fn state(visit: &Visit, run: &Run) -> Markup {
         div.row {
             span role="status" { (badge(info.state)) }
             @if info.state == RunState::Open {
-                (sure(visit, &format!("/dashboard/runs/{}/cancel", info.run), "Cancel …",
+                (sure(visit, &format!("runs/{}/cancel", info.run), "Cancel …",
                     "Batches that run are given up, and only the time is charged that they have used beyond the run's free second; the map at the other end is told that its run has ended.",
                     "Cancel this run"))
             }
@@ -245,7 +245,7 @@ fn failures(info: &RunInfo, series: &Series, failures: &[Failure]) -> Markup {
             (failure_table(&failures[..failures.len().min(FEW)]))
             p.quiet {
                 @if failures.len() > FEW {
-                    a href=(format!("/dashboard/runs/{}/failures", info.run)) { "All " (failures.len()) " that are kept" } ". "
+                    a href=(format!("runs/{}/failures", info.run)) { "All " (failures.len()) " that are kept" } ". "
                 }
                 (kept(series, failures))
             }

@@ -41,8 +41,8 @@ const STATES: [RunState; 5] =
 impl Wish {
     fn address(&self) -> String {
         match serde_urlencoded::to_string(self) {
-            Ok(query) if !query.is_empty() => format!("/dashboard/runs?{query}"),
-            _ => "/dashboard/runs".to_owned(),
+            Ok(query) if !query.is_empty() => format!("runs?{query}"),
+            _ => "runs".to_owned(),
         }
     }
 }
@@ -96,7 +96,7 @@ fn choice(wish: &Wish, state: Option<RunState>, counts: &BTreeMap<String, u64>) 
                     }
                 }
             }
-            form role="search" method="get" action="/dashboard/runs" {
+            form role="search" method="get" action="runs" {
                 @if let Some(state) = state { input type="hidden" name="state" value=(state.as_str()); }
                 input type="search" name="q" value=(wish.q) aria-label="Label, function or name"
                     placeholder="label, function, name" maxlength=(SEARCH);
@@ -147,7 +147,7 @@ fn row(run: &RunInfo) -> Markup {
     html! {
         tr role="row" {
             td.name role="cell" {
-                a #(format!("run-{}", run.run)) href=(format!("/dashboard/runs/{}", run.run)) { bdi { (title(run, 80)) } }
+                a #(format!("run-{}", run.run)) href=(format!("runs/{}", run.run)) { bdi { (title(run, 80)) } }
                 code.function { (show::path(&run.function, 60)) }
             }
             td role="cell" data-label="State" { (badge(run.state)) }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use axum_extra::extract::cookie::{Cookie, CookieJar};
 use fastmap_backends::cloud::{DashboardLink, Problem, ProblemCode, digest, hexadecimal};
@@ -22,6 +22,7 @@ use maud::html;
 use serde::Deserialize;
 
 use super::page::{Sorry, frame};
+use super::place;
 use super::visitor::{
     Csrf, IDLE, LASTS, MOST, Posted, SESSION, by_script, by_tls, cookie, cookie_name, fields, from_elsewhere,
     same,
@@ -139,7 +140,7 @@ pub(super) fn first(headers: &HeaderMap) -> Response {
         p { "and open the link that it prints. It is good once, and for " (LINK.as_secs() / 60) " minutes; your secret "
             "stays on your machine." }
         p.quiet { "Signed in already, and came here by a link of another site? "
-            a href="/dashboard/runs" { "Go on" } "." }
+            a href="runs" { "Go on" } "." }
     };
     let mut response = (StatusCode::UNAUTHORIZED, frame(None, "Sign in", "", &words)).into_response();
     if by_script(headers) {
@@ -189,7 +190,7 @@ pub(super) async fn offer(
     let content = html! {
         h1 { "Sign in" }
         p { "This link signs this browser in to the account " b { (name) } "." }
-        form method="post" action="/dashboard/sign-in" {
+        form method="post" action="sign-in" {
             input type="hidden" name="csrf" value=(digest(form.as_bytes()));
             input type="hidden" name="code" value=(code);
             button.main type="submit" autofocus { "Sign in to " (name) }
@@ -235,7 +236,7 @@ pub(super) async fn sign_in(
     }
     tracing::info!(peer = %peer.ip(), "signed in to the dashboard");
     let jar = jar.remove(Cookie::build(cookie_name(FORM, tls)).path("/"));
-    Ok((jar.add(cookie(SESSION, id, tls)), Redirect::to("/dashboard/runs")).into_response())
+    Ok((jar.add(cookie(SESSION, id, tls)), place::to("runs")).into_response())
 }
 
 /// The fields of a form that is a button alone.

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::response::{IntoResponse, Response};
 use axum_extra::extract::cookie::CookieJar;
 use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::page::{Sorry, csrf, frame, sure};
-use super::show;
 use super::sign_in::{Nothing, forget, signed_out};
 use super::visitor::{Posted, Visitor};
+use super::{place, show};
 use crate::gateway::Gateway;
 use crate::keys::new_secret;
 use crate::store::{TokenInfo, Visit, now_ms};
@@ -81,7 +81,7 @@ pub(super) async fn revoke(
     if id == visit.token {
         return Ok((forget(jar, &gateway, &headers), signed_out()).into_response());
     }
-    Ok(Redirect::to("/dashboard/tokens").into_response())
+    Ok(place::to("tokens").into_response())
 }
 
 fn is_good(token: &TokenInfo, now: i64) -> bool {
@@ -121,7 +121,7 @@ async fn page(gateway: &Gateway, visit: &Visit, made: Option<(i64, &str)>) -> Re
 
 fn form(visit: &Visit) -> Markup {
     html! {
-        form.new method="post" action="/dashboard/tokens" {
+        form.new method="post" action="tokens" {
             (csrf(visit))
             label { "Label " input type="text" name="label" maxlength=(LABEL) placeholder="what it is for" autocomplete="off"; }
             label { "Good "
@@ -152,7 +152,7 @@ fn row(visit: &Visit, token: &TokenInfo, now: i64) -> Markup {
             }
             td role="cell" {
                 @if state == "good" {
-                    (sure(visit, &format!("/dashboard/tokens/{}/revoke", token.id), "Revoke …",
+                    (sure(visit, &format!("tokens/{}/revoke", token.id), "Revoke …",
                         if token.id == visit.token { "What signs with it is refused within a second, and this session ends." }
                         else { "What signs with it is refused within a second, and sessions that it opened end." },
                         &format!("Revoke token {}", token.id)))

@@ -16,7 +16,7 @@ pub(crate) mod ops;
 pub(crate) mod problem;
 mod runs;
 mod usage;
-mod watch;
+pub(crate) mod watch;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::Response;
 use axum::{Extension, Json};
 use fastmap_backends::cloud::{EventHead, LogPage, Problem, ProblemCode, RunState, digest};
@@ -54,6 +54,11 @@ pub(crate) async fn logs(
     Ok(Json(gateway.events.page(&run, behind.after, PAGE)))
 }
 
+/// The header of event streams by which nginx hands each event on at once. Otherwise it collects them until the
+/// stream ends.
+pub(crate) const UNBUFFERED: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+
 /// What happens in the run from now on, as server-sent events.
 #[utoipa::path(get, path = "/runs/{run}/events", tag = "runs", params(("run" = String, Path)),
     responses((status = 200, description = "events, each signed", body = String, content_type = "text/event-stream"),
@@ -86,6 +91,7 @@ pub(crate) async fn events(
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(UNBUFFERED.0, UNBUFFERED.1);
     response.extensions_mut().insert(SignsItself);
     Ok(response)
 }

@@ -21,7 +21,7 @@ pub(crate) struct Browser {
     _driver: Driver,
     pub(crate) client: Client,
     _profile: tempfile::TempDir,
-    /// Host and port that it may ask.
+    /// Host, port and path that it may ask for what is below.
     home: String,
 }
 
@@ -204,8 +204,8 @@ impl Browser {
                 continue;
             }
             requests += 1;
-            let own = url.strip_prefix("http://").and_then(|rest| rest.split('/').next())
-                == Some(self.home.as_str());
+            let own =
+                url.strip_prefix("http://").is_some_and(|rest| rest.starts_with(&format!("{}/", self.home)));
             assert!(own || url.starts_with("data:"), "asked another host: {url}");
         }
         assert!(requests > 0, "no request was seen");

@@ -65,11 +65,13 @@ async fn a_run_is_watched_from_the_list_to_its_page_and_cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_that_is_open_sees_how_its_run_ends() {
-    let scene = Scene::start().await;
+async fn a_page_that_is_open_sees_how_its_run_ends_also_below_a_path_of_a_proxy() {
+    let scene = Scene::start_below("/fast/map").await;
     let browser = &scene.browser;
     let run = scene.open("short", 2);
-    browser.go(&format!("/dashboard/runs/{run}")).await;
+    browser.go("/dashboard/runs").await;
+    browser.click(&format!("#run-{run}")).await;
+    browser.until("h1", |text| text == "short").await;
     browser.until(".badge", |text| text == "open").await;
     scene.client.patiently(&run, 0, &batch_from(0, &["e", "e"]));
     browser.until(".progress p", |text| text.contains("2 of 2 items (100 %)")).await;
@@ -84,7 +86,7 @@ async fn a_page_that_is_open_sees_how_its_run_ends() {
 async fn tokens_are_made_and_revoked_and_a_forged_form_does_nothing() {
     let scene = Scene::start().await;
     let browser = &scene.browser;
-    browser.click("nav a[href='/dashboard/tokens']").await;
+    browser.click("nav a[href='tokens']").await;
     browser.until("h1", |text| text == "Tokens").await;
     browser.check_access().await;
     browser.write("input[name=label]", "for <i>tests</i>").await;
