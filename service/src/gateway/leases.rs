@@ -97,6 +97,30 @@ impl Gateway {
         Ok(())
     }
 
+    /// Keeps the run's lease for as long as one of its requests is worked on: it ends by silence of the client alone.
+    /// A client that leaves drops the request, and with it this.
+    pub(super) async fn keep_lease_while<T>(
+        &self,
+        run: &str,
+        work: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
+        let keep = async {
+            let mut times = interval(Duration::from_secs(self.config.limits.lease_seconds) / 3);
+            loop {
+                times.tick().await;
+                if let Err(refusal) = self.heard_of(run).await {
+                    return refusal;
+                }
+            }
+        };
+        let answer = tokio::select! {
+            answer = work => answer?,
+            refusal = keep => return Err(refusal),
+        };
+        self.heard_of(run).await?;
+        Ok(answer)
+    }
+
     /// Ends a run: its reservations and its workers are freed. `false`: it had ended.
     pub(super) async fn end(
         &self,

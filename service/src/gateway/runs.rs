@@ -105,10 +105,10 @@ pub(crate) async fn open(
             return Err(problem.retry_after(5).into());
         }
     };
-    gateway.heard_of(&run).await?;
     let spec = gateway.keep_spec(RunSpec { run: run.clone(), ..spec });
-    gateway.check_program(&spec).await?;
-    gateway.heard_of(&run).await?;
+    // The client says nothing while it waits for this answer: an agent may need longer than a lease to fetch the
+    // program and to start a worker.
+    gateway.keep_lease_while(&run, gateway.check_program(&spec)).await?;
     let left = request.max_credits.unwrap_or(i64::MAX).min(balance - held);
     Ok((
         StatusCode::CREATED,

@@ -9,7 +9,7 @@ use fastmap_backends::cloud::{LogPage, RunInfo, is_digest};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::client::{Client, Wrong, batch, nonce, open_run, results, to_json};
+use crate::client::{Client, Wrong, batch, nonce, now, open_run, results, to_json};
 use crate::nats::Nats;
 use crate::server::{LIMIT, Server, fastmap, lines, until};
 
@@ -117,6 +117,25 @@ fn agents_join_a_run_and_share_it() {
         two = Some(joined);
     });
     assert_eq!((one.files(), two.map(|two| two.files())), (1, Some(1)));
+}
+
+#[test]
+fn a_run_that_waits_for_its_first_agent_outlives_its_lease() {
+    let nats = Nats::start();
+    let server = Server::start(&["--nats", &nats.url(), "--lease", "2", "--long-poll", "1"]);
+    let client = server.tenant("a", "1000");
+    let executable = client.upload_worker();
+    let (opened, _agent) = std::thread::scope(|scope| {
+        let opening = scope.spawn(|| client.open(&executable));
+        until("a run that waits for three leases", || {
+            let runs = server.json(&["runs", "list"]);
+            let opened = runs[0]["opened_ms"].as_i64()?;
+            (now() * 1000 - opened > 6000).then_some(())
+        });
+        let agent = Agent::join(&nats, "late", &[]);
+        (opening.join().expect("the run opens"), agent)
+    });
+    assert_eq!(results(&client.batch(&opened, 0, &["e7"]), 1)[0], b"7");
 }
 
 #[test]
