@@ -27,12 +27,12 @@ pub struct Reached {
 pub fn check(url: &ServiceUrl, secret: &Secret) -> Result<Reached, BackendError> {
     let http = Http::new(url.clone(), secret);
     let (auth, took) = http.ask::<Auth>(By::Short, "POST", "/auth", None::<&()>).map_err(|failure| {
-        let text = url.to_string();
+        let text = http.way();
         let service = Service { url: &text, token: http.token_begin(), reached: false };
         match service.then(failure) {
             Then::Fail(error) => error,
             Then::Again(_, failure) => BackendError::Cloud(
-                format!("the service at {url} does not answer: {}", words(&failure)),
+                format!("the service at {text} does not answer: {}", words(&failure)),
                 None,
             ),
         }

@@ -174,6 +174,7 @@ impl Conductor {
         let shared = Arc::clone(&self.shared);
         let (link, job) = (&shared.link, &shared.job);
         let mut opened = None;
+        let mut last = None;
         for _ in 0..OPENINGS {
             let executable = link.need_executable(shared.as_ref(), limits)?;
             let context = link.need_context(shared.as_ref(), limits, &job.context)?;
@@ -190,18 +191,23 @@ impl Conductor {
                 max_credits: link.options.max_credits.map(|most| (most - self.earlier).max(0)),
                 locale: Some(Locale::of_this_process()),
             };
-            let again = |failure| match failure {
-                // Uploads that were there are gone, or this very run has ended while its answer was lost.
-                Failure::Problem(problem)
-                    if matches!(problem.known(), Some(ProblemCode::NotFound | ProblemCode::RunEnded)) =>
-                {
-                    log::debug!("opening a run: {problem}");
-                    Ok(None)
-                }
-                other => Err(other),
-            };
             let answer = link.insist(shared.as_ref(), || {
-                link.http.ask(By::Opening, "POST", "/runs", Some(&request)).map(Some).or_else(again)
+                match link.http.ask(By::Opening, "POST", "/runs", Some(&request)) {
+                    Ok(answer) => Ok(Some(answer)),
+                    // Uploads that were there are gone, or this very run has ended while its answer was lost.
+                    Err(Failure::Problem(problem))
+                        if matches!(problem.known(), Some(ProblemCode::NotFound | ProblemCode::RunEnded)) =>
+                    {
+                        log::debug!("opening a run: {problem}");
+                        last.get_or_insert(problem);
+                        Ok(None)
+                    }
+                    Err(Failure::Problem(problem)) => {
+                        last = Some(problem.clone());
+                        Err(Failure::Problem(problem))
+                    }
+                    Err(other) => Err(other),
+                }
             })?;
             if let Some((answer, _)) = answer {
                 opened = Some(answer);
@@ -210,10 +216,8 @@ impl Conductor {
             link.forget_stored();
         }
         let Some(RunOpened { run, workers, slots, lease_seconds, prices, spendable }) = opened else {
-            let message = format!(
-                "{} forgets what is uploaded, or ends what is opened, again and again",
-                link.http.url
-            );
+            let why = last.map_or_else(String::new, |problem| format!(": {problem}"));
+            let message = format!("{} opened no run in {OPENINGS} tries{why}", link.http.url);
             return Err(Stop::Failed(BackendError::Cloud(message, None)));
         };
         link.options.notices.notice(&Notice::Opened { run: &run, workers });

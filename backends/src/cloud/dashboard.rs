@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// If the service can't be reached, does not know the secret or refuses, in words for people.
 pub fn dashboard_link(url: &ServiceUrl, secret: &Secret) -> Result<DashboardLink, BackendError> {
     let http = Http::new(url.clone(), secret);
-    let shown = url.to_string();
+    let shown = http.way();
     let service = Service { url: &shown, token: http.token_begin(), reached: false };
     let mut backoff = Backoff::default();
     loop {

@@ -11,9 +11,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::http::{Request, Response};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
-use ureq::{Agent, Body, Proxy};
+use ureq::{Agent, Body};
 
 use super::problem::Problem;
+use super::proxy::{self, NamedProxy};
 use super::sign::{
     HEADER_DIGEST, HEADER_NONCE, HEADER_PROTOCOL, HEADER_SIGNATURE, HEADER_TIMESTAMP, PROTOCOL, RequestHead,
     ResponseHead, Secret, SigningKey, digest, hexadecimal,
@@ -43,6 +44,8 @@ pub(super) struct Http {
     pub(super) url: ServiceUrl,
     token: String,
     key: SigningKey,
+    /// Why a proxy that the environment names can't be used, or the one that is.
+    proxy: Result<Option<NamedProxy>, String>,
     short: OnceLock<Result<Agent, String>>,
     long: OnceLock<Agent>,
     /// How long a request waits for its answer at the service.
@@ -93,13 +96,23 @@ impl fmt::Debug for Http {
 
 impl Http {
     pub(super) fn new(url: ServiceUrl, secret: &Secret) -> Self {
+        let proxy = proxy::on_the_way_to(&url, |name| std::env::var(name).ok());
         Http {
             url,
+            proxy,
             token: secret.token().to_owned(),
             key: secret.key(),
             short: OnceLock::new(),
             long: OnceLock::new(),
             long_poll: OnceLock::new(),
+        }
+    }
+
+    /// Where requests go, in words: the service, and the proxy on the way.
+    pub(super) fn way(&self) -> String {
+        match &self.proxy {
+            Ok(Some(proxy)) => format!("{} (by the proxy of {proxy})", self.url),
+            _ => self.url.to_string(),
         }
     }
 
@@ -109,6 +122,9 @@ impl Http {
     }
 
     fn agent(&self, by: By) -> Result<&Agent, Failure> {
+        if let Err(unusable) = &self.proxy {
+            return Err(Failure::Here(unusable.clone()));
+        }
         let short = self.short.get_or_init(|| Ok(self.make(self.tls()?, By::Short)));
         let short = short.as_ref().map_err(|why| Failure::Here(why.clone()))?;
         match by {
@@ -130,9 +146,8 @@ impl Http {
             .max_idle_age(IDLE)
             .timeout_connect(Some(CONNECT))
             .timeout_per_write(Some(STALLED));
-        // What is not encrypted must not leave the machine, whoever is said to be its proxy.
-        let config =
-            if self.url.is_loopback() { config.proxy(None) } else { config.proxy(Proxy::try_from_env()) };
+        let proxy = self.proxy.as_ref().ok().and_then(Option::as_ref);
+        let config = config.proxy(proxy.map(|named| named.proxy.clone()));
         let config = match by {
             By::Short => config.timeout_per_call(Some(SHORT)).max_idle_connections_per_host(2),
             By::Long | By::Opening => {

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use super::CloudOptions;
 use super::http::{By, Failure, Http};
 use super::protocol::Auth;
-use super::retry::{Backoff, NEXT_LINE, Service, Then, WORTH_A_LINE, words};
+use super::retry::{
+    Backoff, NEXT_LINE, PROXY_PATIENCE, Service, Then, WORTH_A_LINE, is_refused_by_a_proxy, words,
+};
 use super::told::Notice;
 use crate::error::BackendError;
 
@@ -33,6 +35,8 @@ pub(super) struct Link {
     reached: AtomicBool,
     /// A short call, there and back, in nanoseconds; 0: none was made.
     round_trip: AtomicU64,
+    /// Bytes of the smallest body that a proxy on the way has refused as too large.
+    too_large: AtomicU64,
     health: Mutex<Health>,
 }
 
@@ -78,6 +82,7 @@ impl Link {
             uploading: Mutex::default(),
             reached: AtomicBool::new(false),
             round_trip: AtomicU64::new(0),
+            too_large: AtomicU64::new(u64::MAX),
             health: Mutex::default(),
         }
     }
@@ -98,6 +103,16 @@ impl Link {
         let new = (took.as_nanos() as u64).max(1);
         let old = self.round_trip.load(Ordering::Relaxed);
         self.round_trip.store(if old == 0 { new } else { old / 4 * 3 + new / 4 }, Ordering::Relaxed);
+    }
+
+    /// A proxy on the way has refused a body of so many bytes as too large.
+    pub(super) fn set_too_large(&self, bytes: u64) {
+        self.too_large.fetch_min(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether a proxy on the way has refused a body no larger than this one.
+    pub(super) fn is_too_large(&self, bytes: u64) -> bool {
+        bytes >= self.too_large.load(Ordering::Relaxed)
     }
 
     /// A good answer came.
@@ -138,9 +153,10 @@ impl Link {
     /// What ends a run that is refused in that way; nothing, where it is worth another try after the pause that is given.
     pub(super) fn after(&self, failure: Failure, backoff: &mut Backoff) -> Result<Duration, BackendError> {
         self.bad(&failure);
-        let url = self.http.url.to_string();
+        let url = self.http.way();
         let service = self.service(&url);
         let most = match service.reached {
+            true if is_refused_by_a_proxy(&failure) => self.options.patience.min(PROXY_PATIENCE),
             true => self.options.patience,
             false => self.options.patience.min(FIRST_PATIENCE),
         };

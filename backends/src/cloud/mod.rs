@@ -34,6 +34,8 @@ mod pack;
 #[cfg(feature = "cloud")]
 mod probe;
 #[cfg(feature = "cloud")]
+mod proxy;
+#[cfg(feature = "cloud")]
 mod retry;
 #[cfg(feature = "cloud")]
 mod run;

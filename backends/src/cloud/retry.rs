@@ -14,6 +14,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// What does not go on is not worth a line before, and then every so often.
 pub(super) const WORTH_A_LINE: Duration = Duration::from_secs(3);
 pub(super) const NEXT_LINE: Duration = Duration::from_secs(15);
+/// A proxy that refuses requests of a kind is borne for so long: it may be starting, but most likely it is set so.
+pub(super) const PROXY_PATIENCE: Duration = Duration::from_secs(8);
 /// The service's own wish is followed up to here.
 const LONGEST_WISH: Duration = Duration::from_secs(60);
 
@@ -166,10 +168,36 @@ fn fail(message: String) -> Then {
 pub(super) fn words(failure: &Failure) -> String {
     match failure {
         Failure::Problem(problem) => problem.to_string(),
-        Failure::Unsigned { status, .. } => format!("status {status}, not signed by the service"),
+        Failure::Unsigned { status, .. } => {
+            format!("status {status}, not signed by the service{}", advice(*status).unwrap_or_default())
+        }
         Failure::Way(error) => error.to_string(),
         Failure::Here(why) | Failure::Unreadable(why) => why.clone(),
     }
+}
+
+/// What to do about a proxy that answers in the service's place by a refusal; `None` for what time may heal.
+fn advice(status: u16) -> Option<&'static str> {
+    Some(match status {
+        403 => "; a proxy on the way forbids the request: let it pass all below /api/",
+        404 | 405 | 501 => {
+            "; a proxy on the way answers in the service's place: let it pass all below /api/, with the methods GET, \
+             POST, PUT and DELETE"
+        }
+        413 => {
+            "; a proxy on the way takes no request as large as this one: raise its limit (nginx: client_max_body_size 64m)"
+        }
+        414 | 431 => {
+            "; a proxy on the way takes no head as long as this request's: raise its limit (nginx: \
+             large_client_header_buffers 4 32k)"
+        }
+        _ => return None,
+    })
+}
+
+/// Whether a proxy refuses what it is set to refuse.
+pub(super) fn is_refused_by_a_proxy(failure: &Failure) -> bool {
+    matches!(failure, Failure::Unsigned { status, .. } if advice(*status).is_some())
 }
 
 /// Whether it is the certificate that fails: nothing that time heals.
@@ -281,6 +309,17 @@ mod tests {
             assert!(matches!(unsigned(false, status), Then::Fail(BackendError::Cloud(..))), "{status}");
         }
         assert!(matches!(unsigned(false, 503), Then::Again(None, _)));
+    }
+
+    #[test]
+    fn a_proxy_that_refuses_is_told_with_what_to_set() {
+        let failure = |status| Failure::Unsigned { status, retry_after: None };
+        for (status, setting) in [(404, "PUT"), (413, "client_max_body_size"), (431, "large_client_header")] {
+            assert!(is_refused_by_a_proxy(&failure(status)));
+            let error = SERVICE.give_up(PROXY_PATIENCE, failure(status)).to_string();
+            assert!(error.contains(setting) && error.contains(&status.to_string()), "{error}");
+        }
+        assert!([200, 301, 500, 502].iter().all(|status| !is_refused_by_a_proxy(&failure(*status))));
     }
 
     #[test]

@@ -75,6 +75,8 @@ enum Landing {
     /// It can't be paid now, or was cut, but others are in flight, and will leave something over.
     Short,
     Exhausted(BackendError),
+    /// A proxy on the way takes no request as large.
+    TooLarge,
     Stopped(Stop),
 }
 
@@ -83,7 +85,8 @@ fn deliver(shared: &Shared, limits: &Limits, piece: Piece, opened: &Arc<Opened>,
     if length > limits.batch_bytes {
         let wanted = shared.lock().is_down(seq);
         return match wanted {
-            true => split(shared, &piece.batch, limits.batch_bytes),
+            true if piece.batch.items() > 1 => split(shared, &piece.batch),
+            true => refuse(shared, &piece.batch, limits.batch_bytes),
             false => shared.landed(None, Vec::new()),
         };
     }
@@ -135,6 +138,8 @@ fn deliver(shared: &Shared, limits: &Limits, piece: Piece, opened: &Arc<Opened>,
         Landing::Short if !wanted => shared.landed(None, Vec::new()),
         Landing::Short => shared.put_back(Piece { before: None, ..piece }),
         Landing::Exhausted(error) => shared.exhaust(error),
+        Landing::TooLarge if wanted => split(shared, &piece.batch),
+        Landing::TooLarge => shared.landed(None, Vec::new()),
         Landing::Stopped(stop) => {
             if let Stop::Failed(error) = stop {
                 shared.fail(error);
@@ -176,6 +181,10 @@ fn carry(shared: &Shared, batch: &Batch, opened: &Opened, seq: u64) -> Landing {
     let link = &shared.link;
     let target = format!("/runs/{}/batches/{seq}", opened.run);
     let body = pack::pack(batch, link.options.compress, link.http.url.is_loopback());
+    let size = body.len() as u64;
+    if batch.items() > 1 && link.is_too_large(size) {
+        return Landing::TooLarge;
+    }
     let mut backoff = Backoff::default();
     let mut waits = false;
     let (mut losses, mut faults) = (0, 0);
@@ -215,6 +224,12 @@ fn carry(shared: &Shared, batch: &Batch, opened: &Opened, seq: u64) -> Landing {
         };
         // Whether it arrived nobody knows; to send it again does no harm.
         waits = false;
+        if matches!(failure, Failure::Unsigned { status: 413, .. }) {
+            link.set_too_large(size);
+            if batch.items() > 1 {
+                return Landing::TooLarge;
+            }
+        }
         if let Failure::Problem(problem) = &failure {
             use ProblemCode as Code;
             match problem.known() {
@@ -321,23 +336,24 @@ fn completion(batch: &Batch, part: Part) -> Completion {
     Completion { batch: batch.id(), first: batch.first() + u64::from(offset), items, outcome }
 }
 
-/// A batch that is larger than the service takes goes in two; an item that is has no way there.
-fn split(shared: &Shared, batch: &Batch, most: u64) {
+/// A batch that is larger than what the service, or a proxy on the way, takes goes in two.
+fn split(shared: &Shared, batch: &Batch) {
     let (id, items) = (batch.id(), batch.items());
-    if items > 1 {
-        let half = items / 2;
-        let mut state = shared.lock();
-        for (from, to) in [(half, items), (0, half)] {
-            let batch = batch.piece(id, from, to, batch.attempt());
-            state.put(Piece { batch, before: None });
-        }
-        state.land();
-        shared.measure(&state);
-        drop(state);
-        shared.work.notify_all();
-        shared.news.notify_all();
-        return;
+    let half = items / 2;
+    let mut state = shared.lock();
+    for (from, to) in [(half, items), (0, half)] {
+        let batch = batch.piece(id, from, to, batch.attempt());
+        state.put(Piece { batch, before: None });
     }
+    state.land();
+    shared.measure(&state);
+    drop(state);
+    shared.work.notify_all();
+    shared.news.notify_all();
+}
+
+/// An item that is larger than the service takes has no way there.
+fn refuse(shared: &Shared, batch: &Batch, most: u64) {
     let message = format!(
         "the item has {} bytes, and the service at {} takes at most {most}; send less, or use the policy local",
         batch.payload().len(),
@@ -346,20 +362,6 @@ fn split(shared: &Shared, batch: &Batch, most: u64) {
     let failure = ItemFailure { offset: 0, kind: FailureKind::Serialize, message };
     let results = Results { failures: vec![failure], ..Results::default() };
     let outcome = Outcome::Done(results);
-    shared.landed(Some(Completion { batch: id, first: batch.first(), items, outcome }), Vec::new());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_run_that_is_bounded_names_its_bound_where_credits_end() {
-        let told = |why: &str, most| exhausted(why.to_owned(), most).to_string();
-        assert_eq!(told("out of credits", None), "out of credits");
-        let both = told("out of credits", Some(1_500_000));
-        assert!(both.contains("out of credits; this run may spend 1.5 (Options::max_credits"), "{both}");
-        let reached = "raise Options::max_credits (FASTMAP_MAX_CREDITS) to go on";
-        assert_eq!(told(reached, Some(1)), reached);
-    }
+    let completion = Completion { batch: batch.id(), first: batch.first(), items: 1, outcome };
+    shared.landed(Some(completion), Vec::new());
 }

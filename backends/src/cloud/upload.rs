@@ -176,7 +176,7 @@ impl Link {
             Wrong(Box<Problem>),
         }
         let total = frame.len() as u64;
-        let most = usize::try_from(limits.part_bytes).unwrap_or(usize::MAX).max(1);
+        let mut most = usize::try_from(limits.part_bytes).unwrap_or(usize::MAX).max(1);
         let mut offset = if there < total { there } else { 0 };
         let (mut part, mut standstills, mut wrong) = (FIRST_PART.min(most), 0, false);
         let tell = |sent| {
@@ -214,6 +214,10 @@ impl Link {
                     Err(failure) => {
                         // A link that breaks so often takes less at once.
                         size = (size / 2).max(FIRST_PART.min(most) / 16).max(1);
+                        if matches!(failure, Failure::Unsigned { status: 413, .. }) {
+                            // A proxy on the way will take no more of the next part, either.
+                            most = size;
+                        }
                         Err(failure)
                     }
                 }

@@ -11,6 +11,9 @@ use ureq::http::Uri;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceUrl {
     base: String,
+    /// Without the brackets of an IPv6 address.
+    host: String,
+    port: u16,
     loopback: bool,
     secure: bool,
 }
@@ -31,6 +34,10 @@ impl ServiceUrl {
 
     pub(super) fn is_secure(&self) -> bool {
         self.secure
+    }
+
+    pub(super) fn host_and_port(&self) -> (&str, u16) {
+        (&self.host, self.port)
     }
 }
 
@@ -67,7 +74,8 @@ impl FromStr for ServiceUrl {
             }
             _ => return wrong("it must begin with https://, or with http:// for this machine"),
         };
-        Ok(ServiceUrl { base: base.to_owned(), loopback, secure })
+        let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        Ok(ServiceUrl { base: base.to_owned(), host: host.to_owned(), port, loopback, secure })
     }
 }
 

@@ -1,11 +1,13 @@
-//! A service that only a proxy leads to, with a certificate of an authority of one's own: by the usual variables, in a real
-//! network (namespaces), with a real proxy.
+//! A service that only a proxy leads to: one of the client's, by the usual variables, in a real network (namespaces), with a
+//! certificate of an authority of one's own; and one in front of the service.
 
 use std::fs;
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use fastmap_test_cloud::{Account, Network};
-use fastmap_test_programs::{Report, Running};
+use fastmap_test_cloud::{Account, Network, Service};
+use fastmap_test_programs::{LIMIT, Report, Running, until};
 use serde_json::Value;
 
 const SERVICE: &str = env!("CARGO_BIN_EXE_cloud-service");
@@ -69,4 +71,42 @@ fn a_service_behind_a_proxy_is_reached_by_the_usual_variables() {
     let error = &report.errors[0];
     assert!(error.kind == "Cloud" && error.text.contains("can't be reached"), "{report:#?}");
     drop::<Running>(running);
+}
+
+/// A balancer before the service that takes bodies of at most so many bytes, as nginx does unless it is told otherwise (1 MB).
+/// Gives its address.
+fn balancer(folder: &std::path::Path, service: &str, most: usize) -> (Running, String) {
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port");
+    let service = service.strip_prefix("http://").expect("plain HTTP");
+    let config = format!(
+        "defaults\n mode http\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n\
+         frontend in\n bind {free}\n http-request deny deny_status 413 if {{ req.hdr_val(content-length) gt {most} }}\n \
+         default_backend service\nbackend service\n server one {service}\n"
+    );
+    let path = folder.join("haproxy.cfg");
+    fs::write(&path, config).expect("room on the disk");
+    let running = Running::start(Command::new("/usr/sbin/haproxy").args(["-db", "-f"]).arg(path));
+    until("the balancer", LIMIT, || TcpStream::connect(free).is_ok());
+    (running, format!("http://{free}"))
+}
+
+#[test]
+fn a_balancer_that_takes_no_large_bodies_gets_smaller_ones_or_is_named() {
+    let service = Service::start(SERVICE, &[]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_balancer, url) = balancer(folder.path(), &service.url, 300_000);
+    let account = Account { url, ..service.account("a", "1000") };
+    // The program is uploaded in parts that get through, and batches of many items in parts as well.
+    let ended = Running::start(&mut account.program(HOST, &["large-items", "40", "100000"])).finish();
+    let report = Report::read(&ended.stdout);
+    assert_eq!((report.good, report.errors.len()), (40, 0), "{ended:#?}");
+
+    // One item can't be cut: the map ends soon, and says what to set.
+    let begun = Instant::now();
+    let ended = Running::start(&mut account.program(HOST, &["large-items", "2", "400000"])).finish();
+    let report = Report::read(&ended.stdout);
+    let error = report.errors.last().expect("an error");
+    assert!(error.kind == "Cloud" && error.text.contains("413"), "{ended:#?}");
+    assert!(error.text.contains("client_max_body_size"), "{ended:#?}");
+    assert!(begun.elapsed() < Duration::from_mins(1), "{:?}", begun.elapsed());
 }

@@ -171,6 +171,20 @@ fn run() -> Result<(), Box<dyn Error>> {
             }
             println!("answers {good} ok {good}");
         }
+        // So many items of so many bytes, which nothing makes smaller.
+        "large-items" => {
+            let size = number(1)?;
+            let made = move |n: u64| {
+                let mut state = n + 1;
+                let next = |_| {
+                    state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+                    (state >> 56) as u8
+                };
+                (0..size).map(next).collect::<Vec<u8>>()
+            };
+            let sum = |bytes: Vec<u8>| bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>();
+            report(config.fastmap(sum, (0..number(0)?).map(made)), move |n| sum(made(n)));
+        }
         // So many items of so many milliseconds.
         "sleep" => naps(&config, number(0)?, number(1)?),
         // The same, for who does not wait two minutes for a service that is gone.
