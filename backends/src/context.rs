@@ -149,6 +149,7 @@ impl ContextWriter {
         // A limit on the size of files holds for those in memory as well, and to pass it is a deadly signal.
         let unlimited = getrlimit(Resource::RLIMIT_FSIZE)?.0 == RLIM_INFINITY;
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        crate::local::fill_standard();
         let made = unlimited.then(|| memfd_create("fastmap-context", flags)).transpose().unwrap_or_default();
         self.files = made.is_some();
         self.file = made.map(File::from);

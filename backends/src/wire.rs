@@ -1,18 +1,17 @@
 //! Frames between the host and a worker: a fixed header, then a payload of any length.
 //! Written by the adapter (batches) and by both ends of a local channel; [`Header`] is the whole format.
-//! A frame travels as packets of at most [`PACKET`] bytes: larger sends can hang when the peer dies midway.
+//! A frame travels as packets of at most [`PACKET`] bytes, each of which a socket takes whole.
 
 use std::time::Duration;
 
 use crate::completion::ItemFailure;
 use crate::credit::{FAILURE, of_failures};
 
-/// Largest packet in bytes. ipc-channel fragments above 212,448 B over a socket whose receiving end the
-/// *sender* also holds, so that a peer that dies mid-send leaves it waiting for ever.
+/// Largest packet in bytes. It fits a socket's buffer, which has 208 KB on most systems.
 pub(crate) const PACKET: usize = 200 * 1024;
 
 /// Version of the frames and of the greeting; a worker of another version is refused.
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 
 /// What a frame says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -102,6 +102,7 @@ impl Backend for Cloud {
     }
 
     fn open(&self, job: Arc<Job>) -> Result<Box<dyn Run>, BackendError> {
+        crate::local::fill_standard();
         check_owner(&self.link)?;
         let shared = Arc::new(Shared::new(Arc::clone(&self.link), job));
         ending::watch(&shared);

@@ -1,11 +1,11 @@
-//! How a host and a new worker find each other: the environment variable that marks a worker,
-//! and the first message, which brings the two channels. Written by `start`, read by `worker`.
+//! How a host and a new worker find each other: the environment variable that marks a worker, which `start` writes and
+//! `worker` reads, and the worker's first message, by ipc-channel, which `door` reads. The host takes its peer's
+//! word for nothing, as ipc-channel does: it reads the message by itself.
 
 use std::ffi::OsString;
 use std::fmt;
 
 use fastmap_sandbox::Demand;
-use ipc_channel::ipc::{IpcBytesReceiver, IpcBytesSender};
 use log::LevelFilter;
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,9 @@ use crate::wire::VERSION;
 
 /// Set for workers alone, and taken away by each before anything else, so that what it starts is none.
 pub(crate) const MARKER: &str = "FASTMAP_WORKER";
+
+/// Bytes of stack that a worker's function has, if it is set.
+pub(crate) const STACK: &str = "FASTMAP_WORKER_STACK";
 
 /// The environment variable that marks a worker and whatever it starts: maps there run in the calling process,
 /// and start no workers of their own. Its value, the worker's name, does not matter.
@@ -99,51 +102,30 @@ impl Marker {
     }
 }
 
-/// The first message on the one-shot channel.
+/// A worker's first message.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Greeting {
     /// A worker reports for duty.
     Hello(Hello),
 }
 
-/// What a worker brings.
-#[derive(Debug, Serialize, Deserialize)]
+/// What a worker says of itself.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Hello {
-    /// [`VERSION`] of the frames it speaks.
+    /// [`VERSION`] of the frames that it speaks.
     pub(crate) version: u32,
     /// Its [`identity`](crate::executable::identity).
     pub(crate) executable: String,
-    /// The host's frames go in here.
-    pub(crate) to_worker: IpcBytesSender,
-    /// The worker's frames come out here.
-    pub(crate) from_worker: IpcBytesReceiver,
-    /// A second sender for `from_worker`: with it the host wakes its own reader when the worker is dead, behind
-    /// all that the worker had sent. The channel's end would not do: a child of the worker can hold it open.
-    pub(crate) wake: IpcBytesSender,
 }
 
-/// A [`Greeting`] by its bytes: the variant, the version, the executable, and each channel as a number, that
-/// of its end among those that come along.
-type Written<'a> = (u32, u32, &'a str, u64, u64, u64);
-
-/// Looks at a greeting before ipc-channel reads it, which panics where a channel's number is beyond those
-/// that have come.
+/// Reads a greeting.
 ///
 /// # Errors
 /// In words, if it is none.
-pub(crate) fn check(content: &[u8]) -> Result<(), String> {
-    let (written, rest): (Written<'_>, _) =
+pub(crate) fn read(content: &[u8]) -> Result<Hello, String> {
+    let (Greeting::Hello(hello), rest) =
         postcard::take_from_bytes(content).map_err(|error| format!("no greeting: {error}"))?;
-    let (variant, _, _, to_worker, from_worker, wake) = written;
-    if variant != 0 {
-        return Err(format!("a greeting of kind {variant}"));
-    }
-    if [to_worker, from_worker, wake] != [0, 1, 2] {
-        return Err(format!(
-            "it names channels that it does not bring: {to_worker}, {from_worker} and {wake}, not 0, 1 and 2"
-        ));
-    }
-    if rest.is_empty() { Ok(()) } else { Err(format!("{} bytes behind it", rest.len())) }
+    if rest.is_empty() { Ok(hello) } else { Err(format!("{} bytes behind it", rest.len())) }
 }
 
 #[cfg(test)]
@@ -151,21 +133,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_greeting_with_its_own_channels_is_one() {
-        let written = |channels: [u64; 3]| {
-            let [to_worker, from_worker, wake] = channels;
-            postcard::to_stdvec(&(0u32, VERSION, "build-id:12", to_worker, from_worker, wake)).expect("bytes")
-        };
-        let good = written([0, 1, 2]);
-        assert_eq!(check(&good), Ok(()));
-        for channels in [[0, 1, 3], [0, 0, 2], [2, 1, 0], [0, u64::MAX, 2]] {
-            let refused = check(&written(channels)).expect_err("not its own");
-            assert!(refused.contains("does not bring"), "{refused}");
-        }
+    fn only_a_whole_greeting_is_one() {
+        let hello = || Hello { version: VERSION, executable: "build-id:12".to_owned() };
+        let good = postcard::to_stdvec(&Greeting::Hello(hello())).expect("bytes");
+        assert_eq!(read(&good), Ok(hello()));
         for cut in 0..good.len() {
-            assert!(check(&good[..cut]).is_err(), "{cut}");
+            assert!(read(&good[..cut]).is_err(), "{cut}");
         }
-        assert!(check(&[good, vec![0]].concat()).is_err());
+        assert!(read(&[&good[..], &[0]].concat()).is_err());
+        assert!(read(&[&[1], &good[1..]].concat()).is_err());
     }
 
     #[test]

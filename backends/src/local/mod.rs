@@ -5,14 +5,15 @@
 //! `supervisor` is the one thread that has workers started, watches them die and reads what they print
 //! (`relay`), which `lines` passes on; `repeats` keeps back what dying workers repeat. For each worker there is a thread that starts it (`start`) and takes
 //! its answers (`reader`), the first of them at a socket (`server`); `worker` is the other end, in the worker
-//! process. `greeting`, `outbox`, `page`, `area` and `handover` are the parts of the channel between them;
+//! process. `greeting`, `channel`, `outbox`, `page` and `area` are the parts of what is between them;
 //! `confined` is how a worker confines itself and what is told of the calls that it was refused; `spread`
 //! keeps workers off each other's cores; `descendants` ends what a dead worker has started. `foreign` is for hosts of other programs than their own. Where a
-//! `launch`er starts the workers, they may be anybody's: `jailed` puts them into jails, `door` takes nothing
+//! `launch`er starts the workers, they may be anybody's: `jailed` puts them into jails, `door` and `channel` take nothing
 //! from them unseen, `grants` is what they may answer, and `budget` bounds what their answers take here.
 
 mod area;
 mod budget;
+mod channel;
 pub(crate) mod confined;
 mod descendants;
 mod descriptors;
@@ -20,7 +21,6 @@ mod door;
 mod foreign;
 mod grants;
 mod greeting;
-mod handover;
 #[cfg(feature = "jail")]
 mod jailed;
 mod launch;
@@ -50,6 +50,7 @@ use std::time::{Duration, Instant};
 
 pub use budget::Budget;
 pub(crate) use budget::Taken;
+pub(crate) use descriptors::fill_standard;
 use fastmap_sandbox::Demand;
 pub use greeting::INSIDE;
 #[cfg(feature = "jail")]
@@ -59,7 +60,7 @@ use log::LevelFilter;
 pub use relay::{LogRecord, PassThrough, Relay, Stream};
 pub use server::MOST_TEMP_FOLDER;
 pub(crate) use worker::{Opening, Record};
-pub use worker::{enter, inside_worker, leave_unentered, marked};
+pub use worker::{enter, enter_after, inside_worker, leave_unentered, marked};
 
 use crate::batch::{Batch, BatchId};
 use crate::completion::{Completion, Receipt};
@@ -74,7 +75,7 @@ use run::Gauge;
 /// For the fuzzers.
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing {
-    pub(crate) use super::greeting::{Marker, check};
+    pub(crate) use super::greeting::{Marker, read};
     pub(crate) use super::{Opening, Record};
 }
 
@@ -87,7 +88,7 @@ const TARGETS: Targets =
 /// A worker sends an answer at one go: what it waits for is this process, and a core.
 const UNFINISHED: Duration = Duration::from_secs(10);
 
-/// More make no sense on any machine, and each costs the host seven descriptors and two threads.
+/// More make no sense on any machine, and each costs the host four descriptors and two threads.
 const MOST_PROCESSES: usize = 4096;
 
 /// How the workers are started.
@@ -122,6 +123,8 @@ pub struct LocalOptions {
     pub sandbox: Demand,
     /// A worker that holds more bytes of memory of its own is ended.
     pub memory: Option<u64>,
+    /// Bytes of stack that the function has in a worker of this program; `None`: as many as a main thread may have.
+    pub stack: Option<u64>,
     /// A worker that has run so many items is replaced.
     pub most_items: Option<u64>,
 }
@@ -148,6 +151,7 @@ impl LocalOptions {
             relay: Arc::new(PassThrough),
             sandbox: Demand::Off,
             memory: None,
+            stack: None,
             most_items: None,
         }
     }
@@ -172,8 +176,6 @@ struct Pool {
 struct Supervision {
     /// The thread that looks after the processes; started with the first batch.
     thread: Option<JoinHandle<()>>,
-    /// See [`try_channel`].
-    channel_tried: bool,
 }
 
 impl Local {
@@ -200,6 +202,7 @@ impl Backend for Local {
 
     fn open(&self, job: Arc<Job>) -> Result<Box<dyn Run>, BackendError> {
         self.pool.check_owner()?;
+        fill_standard();
         let id = job.id;
         let (inbox, gauge) = self.pool.shared.open(job);
         Ok(Box::new(LocalRun { pool: Arc::clone(&self.pool), job: id, inbox, gauge }))
@@ -231,24 +234,8 @@ impl Pool {
                 .map_err(|error| BackendError::Io("cannot start a thread".to_owned(), error))?;
             supervision.thread = Some(handle);
         }
-        if !supervision.channel_tried {
-            // While the first worker is being started.
-            try_channel().map_err(|error| BackendError::Io("cannot make a channel".to_owned(), error))?;
-            supervision.channel_tried = true;
-        }
         Ok(())
     }
-}
-
-/// ipc-channel measures its sockets at the first send, once, and panics for ever after where that fails (no descriptor
-/// left): let it happen where an error can be returned.
-fn try_channel() -> std::io::Result<()> {
-    let (sender, receiver) = ipc_channel::ipc::bytes_channel()?;
-    match catch_unwind(AssertUnwindSafe(|| sender.send(&[0]))) {
-        Ok(sent) => sent?,
-        Err(_) => return Err(std::io::Error::other("no descriptor is left")),
-    }
-    receiver.recv().map(drop).map_err(std::io::Error::other)
 }
 
 impl Drop for Pool {

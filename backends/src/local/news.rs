@@ -4,8 +4,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ipc_channel::ipc::IpcBytesSender;
-
 use super::outbox::Outbox;
 use super::pool::Shared;
 use super::{Taken, confined};
@@ -33,13 +31,7 @@ pub(crate) struct Answer {
 
 impl Shared {
     /// A worker has greeted.
-    pub(crate) fn greeted(
-        &self,
-        id: u64,
-        version: u32,
-        program: &str,
-        to_worker: IpcBytesSender,
-    ) -> Result<(), DeathCause> {
+    pub(crate) fn greeted(&self, id: u64, version: u32, program: &str) -> Result<(), DeathCause> {
         let expected = self.options.identity.as_deref().unwrap_or_else(|| executable::identity());
         if version != VERSION || program != expected {
             return Err(DeathCause::Mismatch(format!(
@@ -53,7 +45,7 @@ impl Shared {
         }
         if let Some(member) = state.member(id) {
             let own = self.options.launcher.is_none();
-            member.outbox = Some(Outbox::new(to_worker, Arc::clone(&member.page), own));
+            member.outbox = Some(Outbox::new(Arc::clone(&member.page), own));
             member.progress = Instant::now();
         }
         self.started.notify_all();

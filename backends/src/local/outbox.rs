@@ -4,14 +4,20 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-
-use ipc_channel::ipc::IpcBytesSender;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
+use std::time::Duration;
 
 use super::page::Page;
 use super::supervisor::block_signals;
 use crate::batch::Batch;
 use crate::wire::PACKET;
+
+/// A send to a worker that was to have room and has none for so long fails: the host believes what it reads on the
+/// page, where the function can write. It is longer than a machine may be busy with others, for the host has a lock
+/// meanwhile, and what would really wait does so in a thread of its own.
+const SEND: Duration = Duration::from_secs(10);
+/// The same for a stranger's worker. It takes what it is sent at once, whatever its function does. One that has not
+/// for so long is cut off.
+const SEND_TO_STRANGER: Duration = Duration::from_secs(5);
 
 /// A frame on its way out.
 #[derive(Clone, Debug)]
@@ -54,8 +60,8 @@ struct Shared {
 
 #[derive(Debug)]
 struct State {
-    /// Taken away when the outbox is closed; the worker sees the channel's end once a running send is over.
-    sender: Option<Arc<IpcBytesSender>>,
+    /// Nothing is sent any more.
+    closed: bool,
     /// Frames for the writer thread, the first of which it may be sending.
     queue: VecDeque<Frame>,
     sent: u64,
@@ -67,14 +73,11 @@ struct State {
 
 impl Outbox {
     /// `own`: the worker is a process of this program, which may be stopped for as long as somebody likes.
-    pub(crate) fn new(sender: IpcBytesSender, page: Arc<Page>, own: bool) -> Self {
-        let state = State {
-            sender: Some(Arc::new(sender)),
-            queue: VecDeque::new(),
-            sent: 0,
-            untaken: VecDeque::new(),
-            stuck: false,
-        };
+    pub(crate) fn new(page: Arc<Page>, own: bool) -> Self {
+        // It can't fail for a socket and a time that is valid.
+        let _limited = page.channel.limit_sends(if own { SEND } else { SEND_TO_STRANGER });
+        let state =
+            State { closed: false, queue: VecDeque::new(), sent: 0, untaken: VecDeque::new(), stuck: false };
         Outbox {
             shared: Arc::new(Shared { state: Mutex::new(state), more: Condvar::new(), page, own }),
             writer: false,
@@ -87,15 +90,17 @@ impl Outbox {
     /// can't be sent to for another reason (no memory for the socket) sees the channel end, and ends by that.
     pub(crate) fn send(&mut self, frame: Frame) {
         let mut state = lock(&self.shared.state);
+        if state.closed {
+            return;
+        }
         let bytes = frame.bytes();
         if bytes.len() <= PACKET && state.queue.is_empty() && state.has_room(self.shared.page.received()) {
-            let Some(sender) = state.sender.clone() else { return };
             state.sent += 1;
             let number = state.sent;
             state.untaken.push_back((number, bytes.len()));
-            if let Err(error) = send_packet(&sender, bytes) {
+            if let Err(error) = self.shared.page.channel.send(bytes) {
                 state.stuck = error.kind() == io::ErrorKind::WouldBlock;
-                state.give_up();
+                self.shared.give_up(&mut state);
             }
             return;
         }
@@ -112,7 +117,7 @@ impl Outbox {
                 })
                 .is_ok();
             if !self.writer {
-                lock(&self.shared.state).give_up();
+                self.shared.give_up(&mut lock(&self.shared.state));
             }
         }
     }
@@ -124,7 +129,7 @@ impl Outbox {
 
     /// Ends the channel. What was not sent is dropped.
     pub(crate) fn close(&mut self) {
-        lock(&self.shared.state).give_up();
+        self.shared.give_up(&mut lock(&self.shared.state));
         self.shared.more.notify_one();
     }
 }
@@ -133,7 +138,12 @@ impl Drop for Outbox {
     /// Ends the writer thread once its send is over, which is at the latest when the worker is dead. Not joined: this
     /// may run under the pool's lock.
     fn drop(&mut self) {
-        self.close();
+        let mut state = lock(&self.shared.state);
+        state.closed = true;
+        state.queue.clear();
+        drop(state);
+        // The channel itself is left alone: in a fork of the host it is the parent's, and else the worker is dead.
+        self.shared.more.notify_one();
     }
 }
 
@@ -151,20 +161,22 @@ impl State {
         let filled: usize = self.untaken.iter().map(|(_, size)| 2 * size + 1024).sum();
         known && filled < 128 * 1024
     }
-
-    fn give_up(&mut self) {
-        self.sender = None;
-        self.queue.clear();
-    }
 }
 
 impl Shared {
+    /// Ends the channel. The worker sees its end after what was sent; a send that waits fails.
+    fn give_up(&self, state: &mut State) {
+        state.closed = true;
+        state.queue.clear();
+        self.page.channel.close();
+    }
+
     /// Waits for a worker that is stopped, but not for a stranger.
-    fn send(&self, sender: &IpcBytesSender, packet: &[u8]) -> io::Result<()> {
+    fn send(&self, packet: &[u8]) -> io::Result<()> {
         loop {
-            match send_packet(sender, packet) {
+            match self.page.channel.send(packet) {
                 Err(error) if self.own && error.kind() == io::ErrorKind::WouldBlock => {
-                    if lock(&self.state).sender.is_none() {
+                    if lock(&self.state).closed {
                         return Err(error);
                     }
                 }
@@ -176,20 +188,19 @@ impl Shared {
     fn write(&self) {
         let mut state = lock(&self.state);
         loop {
-            let (Some(sender), Some(frame)) = (state.sender.clone(), state.queue.front().cloned()) else {
-                if state.sender.is_none() {
-                    return;
-                }
+            if state.closed {
+                return;
+            }
+            let Some(frame) = state.queue.front().cloned() else {
                 state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
             state.sent += frame.bytes().len().div_ceil(PACKET) as u64;
             drop(state);
-            let sent = frame.bytes().chunks(PACKET).try_for_each(|packet| self.send(&sender, packet));
-            drop(sender);
+            let sent = frame.bytes().chunks(PACKET).try_for_each(|packet| self.send(packet));
             state = lock(&self.state);
             if sent.is_err() {
-                return state.give_up();
+                return self.give_up(&mut state);
             }
             state.queue.pop_front();
         }
@@ -200,64 +211,17 @@ fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Sends one packet, whole or not at all.
-///
-/// The socket raises SIGPIPE when the peer is dead, and a program that gave SIGPIPE back its default (many
-/// command-line tools do) would end by it: it is blocked meanwhile, and taken away if it came.
-pub(crate) fn send_packet(sender: &IpcBytesSender, packet: &[u8]) -> io::Result<()> {
-    let mut pipe = SigSet::empty();
-    pipe.add(Signal::SIGPIPE);
-    let mut before = SigSet::empty();
-    let blocked = pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&pipe), Some(&mut before)).is_ok();
-    let result = loop {
-        match sender.send(packet) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => break result,
-        }
-    };
-    if blocked && !before.contains(Signal::SIGPIPE) {
-        if result.is_err() {
-            take_pending(pipe);
-        }
-        let _restored = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
-    }
-    result
-}
-
-/// Takes a pending SIGPIPE of this thread away; there may be none.
-fn take_pending(pipe: SigSet) {
-    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the set and the time are valid for the call; no information about the signal is asked for.
-    unsafe { libc::sigtimedwait(pipe.as_ref(), std::ptr::null_mut(), &raw const now) };
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
-    use ipc_channel::ipc::{self, IpcSender};
-
-    use super::super::door::Door;
-    use super::super::greeting::{Greeting, Hello};
-    use super::super::server::Server;
     use super::*;
 
     #[test]
     fn a_worker_that_says_it_took_what_it_did_not_holds_up_nobody_for_long() {
-        // A channel whose sends end after 5 s.
-        let server = Server::new().expect("a temporary folder");
-        let door = Door::beside(server.path()).expect("room in it");
-        let worker = IpcSender::<Greeting>::connect(door.path().to_owned()).expect("the door is open");
-        let (to_worker, _never_read) = ipc::bytes_channel().expect("descriptors");
-        let (wake, from_worker) = ipc::bytes_channel().expect("descriptors");
-        let hello = Hello { version: 3, executable: "this".to_owned(), to_worker, from_worker, wake };
-        worker.send(Greeting::Hello(hello)).expect("room in the socket");
-        let _vetted = door.admit(&server, std::process::id()).expect("a greeting");
-        let (_, Greeting::Hello(Hello { to_worker, .. })) = server.accept().expect("it was passed on");
-
         let (page, _stdin) = Page::create().expect("a page");
         let page = Arc::new(page);
-        let mut outbox = Outbox::new(to_worker, Arc::clone(&page), true);
+        let mut outbox = Outbox::new(Arc::clone(&page), false);
         let begun = Instant::now();
         for _ in 0..10_000 {
             outbox.send(vec![0; 1000].into());

@@ -1,6 +1,6 @@
 //! Memory that the host shares with each worker: a page that tells what runs there now and how much was received, and
 //! behind it an area for large payloads in each direction (see `area`).
-//! Made by the host before the worker starts, handed over through its stdin (see `handover`); sealed, so that no worker can
+//! Made by the host before the worker starts, handed over through its stdin (see `channel`); sealed, so that no worker can
 //! shrink it under the host's hands. What a worker writes into the page is a hint, never a length or an address; what it writes
 //! into its area is copied out before anything reads it, for the worker can go on writing.
 
@@ -14,10 +14,12 @@ use memmap2::{MmapOptions, MmapRaw};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sched::sched_getcpu;
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{Pid, ftruncate};
 
 use super::area::AREA;
-use super::handover::Handover;
+use super::channel::Channel;
+use super::descriptors::above_standard;
 use super::spread::Owed;
 use crate::completion::Running;
 
@@ -36,6 +38,21 @@ const IDLE: u32 = u32::MAX;
 const NOWHERE: u32 = u32::MAX;
 /// All items are run, and the answer is on its way.
 const SENDING: u32 = u32::MAX - 2;
+
+/// A limit on the size of files holds for those in memory as well, and to pass it is a deadly signal.
+///
+/// # Errors
+/// In words, if it is too low for the page.
+fn check_file_size() -> io::Result<()> {
+    match getrlimit(Resource::RLIMIT_FSIZE)?.0 {
+        most if most < SIZE as u64 => Err(io::Error::other(format!(
+            "files of this process, those in memory among them, may have {most} bytes at most (RLIMIT_FSIZE), and a \
+             worker needs one of {} KiB: raise the limit (ulimit -f)",
+            SIZE.div_ceil(1024)
+        ))),
+        _ => Ok(()),
+    }
+}
 
 #[derive(Debug)]
 #[repr(C)]
@@ -63,8 +80,8 @@ const _: () = assert!(size_of::<Fields>() <= RECORD && RECORD + size_of::<Record
 #[derive(Debug)]
 pub(crate) struct Page {
     map: MmapRaw,
-    /// The way that the page itself came, and that more files go.
-    pub(super) files: Handover,
+    /// The channel that the page came over, and everything else goes.
+    pub(super) channel: Channel,
 }
 
 impl Page {
@@ -73,31 +90,34 @@ impl Page {
 
     /// A new page, and the descriptor that a worker gets as its stdin, over which it comes.
     pub(crate) fn create() -> io::Result<(Page, OwnedFd)> {
+        check_file_size()?;
         let fd = memfd_create("fastmap", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        let fd = above_standard(fd)?;
         ftruncate(&fd, SIZE as i64)?;
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
         let file = File::from(fd);
-        let (files, stdin) = Handover::create()?;
-        let page = Page { map: MmapOptions::new().len(SIZE).map_raw(&file)?, files };
+        let (channel, stdin) = Channel::pair()?;
+        let page = Page { map: MmapOptions::new().len(SIZE).map_raw(&file)?, channel };
         page.fields().item.store(IDLE, Ordering::Relaxed);
         page.fields().core.store(NOWHERE, Ordering::Relaxed);
         page.fields().magic.store(MAGIC, Ordering::Release);
-        page.files.give(&file)?;
+        page.channel.give(&file)?;
         Ok((page, stdin))
     }
 
     /// The worker's side: maps what it was handed.
     pub(crate) fn open(stdin: OwnedFd) -> io::Result<Page> {
-        let files = Handover::open(stdin);
-        let file = File::from(files.take()?);
+        let channel = Channel::open(stdin);
+        let file = File::from(channel.first_file()?);
         if file.metadata()?.len() != SIZE as u64 {
             return Err(io::Error::other("standard input is not the page of a fastmap host"));
         }
-        let page = Page { map: MmapOptions::new().len(SIZE).map_raw(&file)?, files };
+        let page = Page { map: MmapOptions::new().len(SIZE).map_raw(&file)?, channel };
         if page.fields().magic.load(Ordering::Acquire) != MAGIC {
             return Err(io::Error::other("standard input is not the page of a fastmap host"));
         }
+        page.channel.make_waiting()?;
         Ok(page)
     }
 
@@ -287,10 +307,10 @@ mod tests {
     #[test]
     fn both_sides_see_the_same_page_and_nobody_can_shrink_it() {
         let (host, stdin) = Page::create().expect("a page");
-        let handed = Handover::open(stdin);
-        let fd = handed.take().expect("it was handed over");
-        host.files.give(&fd).expect("room for it");
-        let worker = Page::open(handed.into()).expect("the same page");
+        let again = stdin.try_clone().expect("a descriptor");
+        let fd = Channel::open(stdin).first_file().expect("it was handed over");
+        host.channel.give(&fd).expect("room for it");
+        let worker = Page::open(again).expect("the same page");
         assert_eq!(host.running(), None);
         worker.begin(9).store(3, Ordering::Relaxed);
         worker.count_received();

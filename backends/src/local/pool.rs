@@ -4,19 +4,20 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use fastmap_sandbox::Demand;
-use ipc_channel::ipc::IpcReceiver;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::LocalOptions;
-use super::greeting::Greeting;
+use super::descriptors::{self, fill_standard};
 use super::member::{Held, Member, recall};
 use super::run::{Gauge, RunState};
+use super::server::Server;
 use super::spread::{self, Busy};
 use super::steal;
 use super::supervisor::Watched;
@@ -30,6 +31,11 @@ use crate::wire::{Header, Kind};
 
 /// Workers that may die in a row before their greeting, or without having run anything, before runs are ended.
 const FAILED_STARTS: usize = 3;
+
+/// Descriptors that a worker's start takes in the host. Four stay: the channel, two pipes and the process.
+const START: usize = 10;
+/// Descriptors that are left to the program where there is more than one worker.
+const SPARE: usize = 8;
 
 /// Workers that greet have run their first items by then, and what waited for those does not stand in their way.
 const STARTED: Duration = Duration::from_millis(2);
@@ -51,6 +57,13 @@ pub(crate) struct Shared {
     pub(crate) owner: u32,
 }
 
+/// Where a worker has greeted. It is removed when it is dropped.
+#[derive(Debug)]
+pub(super) struct Met {
+    pub(super) _server: Arc<Server>,
+    pub(super) _connection: OwnedFd,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) members: Vec<Member>,
@@ -66,7 +79,7 @@ pub(crate) struct State {
     /// What the supervisor is to look after, and has not seen yet.
     pub(super) arrived: Vec<Watched>,
     /// What the supervisor is to close, see [`Shared::close_later`].
-    pub(super) met: Vec<IpcReceiver<Greeting>>,
+    pub(super) met: Vec<Met>,
     /// Workers that died in a row without having run anything.
     pub(super) futile: Vec<Death>,
     /// Such deaths in all, and the last of them, for who waits for a first worker.
@@ -83,6 +96,9 @@ pub(crate) struct State {
     pub(crate) confined: bool,
     /// Warnings that the supervisor is to pass on.
     pub(super) warnings: Vec<String>,
+    /// There were too few descriptors for a worker, and whether that was said.
+    short: bool,
+    warned_of_shortage: bool,
     /// What each worker may use up.
     pub(crate) allowed: Allowed,
     /// When the supervisor will look around without being woken; `None`: not at all.
@@ -91,6 +107,7 @@ pub(crate) struct State {
 
 impl Shared {
     pub(crate) fn new(options: LocalOptions) -> io::Result<Self> {
+        fill_standard();
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
@@ -229,9 +246,9 @@ impl Shared {
         self.hand_out(state);
     }
 
-    /// Has a socket closed that a worker has come through and that nobody needs any more. Its file is gone, so that this frees
-    /// an inode: on a disk that takes 0.5 ms, which no map should wait for.
-    pub(super) fn close_later(&self, met: IpcReceiver<Greeting>) {
+    /// Has a socket removed that a worker has come through and that nobody needs any more: on a disk that takes 0.5 ms,
+    /// which no map should wait for.
+    pub(super) fn close_later(&self, met: Met) {
         let mut state = self.lock();
         state.met.push(met);
         self.look_after(&mut state, STARTED);
@@ -245,7 +262,7 @@ impl Shared {
             return first..first;
         }
         // A start takes a core. Where one has failed, those of several could take from each other what is scarce.
-        let abreast = if state.futile.is_empty() { self.cores } else { 1 };
+        let abreast = if state.futile.is_empty() && !state.short { self.cores } else { 1 };
         let begun = state.requested.min(abreast.saturating_sub(state.starting));
         state.requested -= begun;
         state.starting += begun;
@@ -263,7 +280,41 @@ impl Shared {
         }
         state.members.push(member);
         state.arrived.push(watched);
+        state.warn_of_shortage(self.options.processes);
         drop(state);
+        self.wake_supervisor();
+    }
+
+    /// Sees whether there are descriptors for one more worker, and some for the program beside it. The first worker gets
+    /// what there is.
+    ///
+    /// # Errors
+    /// In words.
+    pub(super) fn expect_descriptors(&self) -> Result<(), String> {
+        let first = self.lock().members.is_empty();
+        let count = if first { START } else { START + SPARE };
+        descriptors::expect(self.wake.as_fd(), count).map_err(|error| {
+            let most = descriptors::limit();
+            format!(
+                "no descriptor is left for it: {error}; this process may have {most} open files: allow it more \
+                 (ulimit -n)"
+            )
+        })
+    }
+
+    /// There were too few descriptors for a worker. A map goes on with the others, if there are some.
+    pub(super) fn short_of_descriptors(&self, death: Death) {
+        let mut state = self.lock();
+        state.starting -= 1;
+        if state.starting == 0 && state.members.is_empty() {
+            state.failed_start(death);
+        } else {
+            state.short = true;
+            state.not_before = Some(Instant::now() + Duration::from_secs(1));
+            state.warn_of_shortage(self.options.processes);
+        }
+        self.started.notify_all();
+        self.hand_out(state);
         self.wake_supervisor();
     }
 
@@ -342,7 +393,7 @@ impl State {
             own.then(|| busy.keep_off(member.child.id(), page.thread(), page.core(), page.owed())).flatten();
         if member.opened.insert(job) {
             let outbox = member.outbox.as_mut().expect("a worker that takes work has greeted");
-            outbox.send(run.opening_for(&member.page.files));
+            outbox.send(run.opening_for(&member.page.channel));
         }
         member.hand(batch);
         true
@@ -379,6 +430,19 @@ impl State {
                     outbox.send(Header { kind: Kind::Close, job: job.0, ..Header::EMPTY }.frame(&[]).into());
                 }
             }
+        }
+    }
+
+    /// Warns once that there are fewer workers than were asked for, as soon as it is known how many there are.
+    fn warn_of_shortage(&mut self, wanted: usize) {
+        if self.short && !self.warned_of_shortage && self.starting == 0 {
+            self.warned_of_shortage = true;
+            self.warnings.push(format!(
+                "fastmap: warning: only {} of {wanted} workers can run: this process may have {} open files; allow it more \
+                 (ulimit -n), or ask for fewer workers (FASTMAP_LOCAL_PROCESSES)\n",
+                self.members.len(),
+                descriptors::limit()
+            ));
         }
     }
 

@@ -1,26 +1,22 @@
 //! The thread that listens to one worker: its greeting, its answers, and, once it is dead, what it had still sent.
 //! What a worker sends is checked here and in `pool`; a worker that breaks the protocol is ended, the host goes on.
 
-use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ipc_channel::IpcError;
-use ipc_channel::ipc::{IpcBytesReceiver, IpcBytesSender};
 use log::Level;
 
 use super::area::AREA;
 use super::descendants;
-use super::door::{self, Door, Vetted};
-use super::greeting::{Greeting, Hello};
+use super::door::{self, Admitted};
+use super::greeting::Hello;
 use super::news::Answer;
-use super::outbox::send_packet;
 use super::page::Page;
-use super::pool::Shared;
+use super::pool::{Met, Shared};
 use super::relay::LogRecord;
-use super::server::{Server, come_and_go};
+use super::server::Server;
 use super::{Record, Taken};
 use crate::completion::{Death, DeathCause, ItemFailure};
 use crate::job::JobId;
@@ -39,35 +35,8 @@ pub(crate) struct Gate {
 #[derive(Debug, Default)]
 struct GateState {
     death: Option<Death>,
-    wake: Option<Wake>,
-    /// The reader is through, and only waits for the death.
-    through: bool,
-}
-
-/// How the host ends its own listening, behind all that a dead worker has sent.
-#[derive(Debug)]
-enum Wake {
-    /// By sending [`END`].
-    Sender(IpcBytesSender),
-    /// By the channel itself, where a stranger has made it: nothing is sent that it could hold up.
-    Channel(OwnedFd),
-}
-
-impl Wake {
-    fn wake(self) {
-        match self {
-            // Dropped behind it: where the worker has sent half a message, END would be taken for the other half, and
-            // only the channel's end ends that.
-            Wake::Sender(sender) => drop(send_packet(&sender, END)),
-            Wake::Channel(receiver) => door::finish(&receiver),
-        }
-    }
-}
-
-/// Where a worker's packets come from.
-enum Source {
-    Own(IpcBytesReceiver),
-    Stranger(Vetted),
+    /// Where its greeting is awaited, as long as it is.
+    server: Option<Arc<Server>>,
 }
 
 /// Bytes of a job's refusal by a stranger's worker. Of the text less is kept.
@@ -81,40 +50,32 @@ const ROOM: Duration = Duration::from_secs(20);
 /// Nanoseconds that a batch may claim to have taken: about 13 days.
 const LONGEST: u64 = 1 << 50;
 
-/// Sent by the host to itself behind everything that a dead worker has sent. It is listened to only once the
-/// worker is known to be dead, so that a worker that sends it says nothing.
-const END: &[u8] = b"fastmap: the worker is dead, and this is the end of what it sent";
-
 impl Gate {
     fn lock(&self) -> MutexGuard<'_, GateState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Supervisor: the worker is dead. `server` is where its greeting was awaited.
-    pub(crate) fn close(&self, death: Death, server: &str) {
+    /// That of a worker whose greeting is awaited there.
+    pub(crate) fn new(server: Arc<Server>) -> Gate {
+        let state = GateState { server: Some(server), ..GateState::default() };
+        Gate { state: Mutex::new(state), ..Gate::default() }
+    }
+
+    /// Supervisor: the worker is dead. Its reader receives what it has sent, and no more: another process may
+    /// have its end of the channel.
+    pub(crate) fn close(&self, death: Death, page: &Page) {
         let mut state = self.lock();
         state.death = Some(death);
         self.told.notify_all();
-        match state.wake.take() {
-            Some(wake) => wake.wake(),
-            None if state.through => {}
-            // accept() waits for ever for a process that died: come in its place. Where the reader is past
-            // that, in this moment, nobody listens there any more, and the reader looks for the death itself.
-            None => come_and_go(server),
+        page.channel.end();
+        if let Some(server) = state.server.take() {
+            server.end();
         }
     }
 
-    fn greeted(&self, wake: Wake) {
-        let mut state = self.lock();
-        if state.death.is_some() {
-            wake.wake();
-        } else {
-            state.wake = Some(wake);
-        }
-    }
-
-    fn pass(&self) {
-        self.lock().through = true;
+    /// The greeting is awaited no more.
+    fn came_in(&self) {
+        self.lock().server = None;
     }
 
     /// Counts what the worker has printed or logged; gives how much that is in all.
@@ -164,16 +125,15 @@ impl Begun {
     }
 }
 
-/// Listens to a worker until it is dead and all that it sent is dealt with. It greets at `door`; what is
-/// admitted goes on to `server`.
-pub(crate) fn listen(peer: &Peer<'_>, server: Server, door: Door) {
+/// Listens to a worker until it is dead and all that it sent is dealt with. It greets at `server`.
+pub(crate) fn listen(peer: &Peer<'_>, server: Arc<Server>) {
     let socket = server.path().to_owned();
-    // ipc-channel asserts where it should doubt: bytes that are not its own raise a panic in here.
-    let listened = catch_unwind(AssertUnwindSafe(|| peer.converse(server, door)));
+    // A panic in here is a fault of fastmap's own, which must not end in a wait.
+    let listened = catch_unwind(AssertUnwindSafe(|| peer.converse(server)));
     if listened.is_err() {
-        peer.condemn(DeathCause::Protocol("its channel carries what no worker sends".to_owned()));
+        peer.condemn(DeathCause::Protocol("the thread that listens to it panicked".to_owned()));
     }
-    peer.gate.pass();
+    peer.gate.came_in();
     // A worker that closed its channel and lives on (it may have closed all it could) is of no use.
     let death = peer.gate.wait(Duration::from_secs(1)).or_else(|| {
         peer.condemn(DeathCause::Protocol("it closed its channel".to_owned()));
@@ -195,12 +155,12 @@ impl Peer<'_> {
     }
 
     /// From the greeting to the channel's end.
-    fn converse(&self, server: Server, door: Door) {
-        let admitted = door.admit(&server, self.process);
-        drop(door);
-        let strict = self.shared.options.launcher.is_some();
-        let vetted = match admitted {
-            Ok(vetted) => strict.then_some(vetted),
+    fn converse(&self, server: Arc<Server>) {
+        let jailed = self.shared.options.launcher.is_some();
+        let admitted = door::admit(&server, self.process, jailed);
+        self.gate.came_in();
+        let Admitted { hello, connection } = match admitted {
+            Ok(admitted) => admitted,
             Err(why) => {
                 if !self.gate.is_closed() {
                     self.condemn(DeathCause::Protocol(format!("its greeting could not be read: {why}")));
@@ -208,70 +168,28 @@ impl Peer<'_> {
                 return;
             }
         };
-        // Where this process has no descriptor left for the ends of the channels, the kernel leaves them out in
-        // silence, and ipc-channel panics.
-        let greeting = catch_unwind(AssertUnwindSafe(|| server.accept())).unwrap_or_else(|_| {
-            Err(IpcError::Io(std::io::Error::other(
-                "the channels that it brings are missing; has this process descriptors left?",
-            )))
-        });
-        match greeting {
-            Ok((met, Greeting::Hello(hello))) => {
-                let Hello { version, executable, to_worker, from_worker, wake } = hello;
-                let handle = vetted.as_ref().map(Vetted::handle).transpose();
-                let (wake, source) = match (handle, vetted) {
-                    (Ok(Some(handle)), Some(vetted)) => (Wake::Channel(handle), Source::Stranger(vetted)),
-                    (Ok(_), _) => (Wake::Sender(wake), Source::Own(from_worker)),
-                    (Err(error), _) => {
-                        return self.condemn(DeathCause::Protocol(format!("no descriptor is left: {error}")));
-                    }
-                };
-                self.gate.greeted(wake);
-                match self.shared.greeted(self.id, version, &executable, to_worker) {
-                    Ok(()) => {
-                        self.shared.close_later(met);
-                        if let Err(cause) = self.receive(source) {
-                            self.condemn(cause);
-                        }
-                    }
-                    Err(cause) => self.condemn(cause),
-                }
-            }
-            Err(error) => {
-                if !self.gate.is_closed() {
-                    self.condemn(DeathCause::Protocol(format!("its greeting could not be read: {error}")));
-                }
-            }
+        let Hello { version, executable } = hello;
+        let greeted = self.shared.greeted(self.id, version, &executable);
+        self.shared.close_later(Met { _server: server, _connection: connection });
+        if let Err(cause) = greeted.and_then(|()| self.receive()) {
+            self.condemn(cause);
         }
     }
 
     /// Takes frames until the end; an error says how the worker broke the protocol.
-    fn receive(&self, mut source: Source) -> Result<(), DeathCause> {
+    fn receive(&self) -> Result<(), DeathCause> {
         let options = &self.shared.options;
-        let mut assembler = match source {
-            Source::Own(_) => Assembler::bounded(options.answer),
-            Source::Stranger(_) => Assembler::strict(options.answer),
+        let strict = options.launcher.is_some();
+        let mut assembler = match strict {
+            false => Assembler::bounded(options.answer),
+            true => Assembler::strict(options.answer),
         };
-        let strict = matches!(source, Source::Stranger(_));
+        let mut buffer = Vec::new();
         let mut begun = None;
         loop {
-            let packet = match &mut source {
-                Source::Own(from_worker) => match from_worker.recv() {
-                    Ok(packet) => packet,
-                    Err(IpcError::Io(error)) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                    Err(_) => return Ok(()),
-                },
-                Source::Stranger(vetted) => {
-                    let within = begun.as_ref().map(|begun: &Begun| begun.left(options.unfinished));
-                    match vetted.packet(within).map_err(DeathCause::Protocol)? {
-                        Some(packet) => packet,
-                        None => return Ok(()),
-                    }
-                }
-            };
-            if packet == END && self.gate.is_closed() {
-                return Ok(());
-            }
+            let within = begun.as_ref().map(|begun: &Begun| begun.left(options.unfinished));
+            let packet = self.page.channel.packet(&mut buffer, within).map_err(DeathCause::Protocol)?;
+            let Some(packet) = packet else { return Ok(()) };
             let mut refused = None;
             let admit = |header: &Header| {
                 if strict {

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Opening;
+use super::channel::Channel;
 use super::grants::Grants;
-use super::handover::Handover;
 use super::outbox::Frame;
 use crate::batch::Batch;
 use crate::completion::Completion;
@@ -97,8 +97,8 @@ impl RunState {
         }
     }
 
-    /// What opens the job in a worker that gets its files there.
-    pub(crate) fn opening_for(&self, worker: &Handover) -> Frame {
+    /// What opens the job in a worker; gives it the file of the context, where there is one.
+    pub(crate) fn opening_for(&self, worker: &Channel) -> Frame {
         let gone = |kind| matches!(kind, io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
         match self.job.context.file().map(|file| worker.give(file)) {
             // Whatever stands in the way, the channel is a way as well.

@@ -1,11 +1,11 @@
-//! Where a worker greets: a socket of ipc-channel's, in a folder of its own that goes when the worker has come. Made by
-//! `start`, waited at by `reader`. For a worker that will not come any more that wait is ended by `reader`'s gate; and where
+//! Where a worker greets: a socket in a folder of its own, which goes when the worker has come. Made by `start`, waited
+//! at by `door`. For a worker that will not come any more that wait is ended by `reader`'s gate; and where
 //! the process exits before, the folder is removed on the way.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
@@ -14,48 +14,51 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use ipc_channel::IpcError;
-use ipc_channel::ipc::{IpcOneShotServer, IpcReceiver};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, Shutdown, SockFlag, SockType, UnixAddr, accept4, connect, getsockname, getsockopt,
-    shutdown, socket, sockopt,
+    AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, bind, listen, shutdown, socket,
 };
-use nix::sys::statvfs::statvfs;
-use nix::unistd::{AccessFlags, eaccess};
+use nix::unistd::mkdtemp;
 
-use super::door;
-use super::greeting::Greeting;
+use super::descriptors::above_standard;
+
+/// Name of the folder of a socket, below the temporary folder.
+const FOLDER: &str = ".tmpXXXXXX";
+/// Name of the socket.
+const SOCKET: &str = "socket";
 
 /// Most bytes that the name of the temporary folder may have, for the workers' sockets to lie there: `sun_path` holds
-/// 107 bytes before its end, to which ipc-channel adds a folder and a name, and cuts a longer path off in silence.
-pub const MOST_TEMP_FOLDER: usize = 107 - "/.tmpXXXXXX/socket".len();
+/// 107 bytes before its end.
+pub const MOST_TEMP_FOLDER: usize = 107 - "//".len() - FOLDER.len() - SOCKET.len();
 
 /// The exit waits so long for sockets that are just being made.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Descriptors have lower numbers, where nobody has raised the kernel's own limit (`fs.nr_open`).
-const MOST_DESCRIPTORS: RawFd = 1 << 20;
 
 /// A socket that one worker connects to.
+#[derive(Debug)]
 pub(crate) struct Server {
-    server: IpcOneShotServer<Greeting>,
+    listener: OwnedFd,
     entry: Entry,
 }
 
 impl Server {
-    /// A new one, in the temporary folder.
+    /// A new one, in the temporary folder, for this user alone.
     ///
     /// # Errors
     /// In words; they name the folder where that can't be used.
     pub(crate) fn new() -> io::Result<Server> {
         let folder = temp_folder()?;
         let mut entry = Entry::begin()?;
-        let (server, path) = make(&folder)?;
-        entry.made(path);
-        let server = Server { server, entry };
-        close_to_others(server.path())?;
-        Ok(server)
+        let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        let listener = above_standard(listener)?;
+        let path = make_folder(&folder)?.join(SOCKET);
+        entry.made(path.to_string_lossy().into_owned());
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        bind(listener.as_raw_fd(), &UnixAddr::new(&path)?).map_err(|error| named(error.into()))?;
+        // Whatever the umask says. The folder is closed to other users from the beginning.
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(named)?;
+        listen(&listener, Backlog::new(10)?)?;
+        Ok(Server { listener, entry })
     }
 
     /// What a worker connects to.
@@ -63,75 +66,15 @@ impl Server {
         &self.entry.path
     }
 
-    /// Its socket, once more, for what is to be accepted before ipc-channel does.
-    ///
-    /// # Errors
-    /// If no descriptor is left.
-    pub(crate) fn listener(&self) -> io::Result<OwnedFd> {
-        let number = find_listener(self.path()).ok_or_else(|| io::Error::from(Errno::EBADF))?;
-        // SAFETY: it is the server's socket, which is open as long as `self`.
-        unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()
+    /// Its socket.
+    pub(crate) fn listener(&self) -> &OwnedFd {
+        &self.listener
     }
 
-    /// Waits for the worker's greeting, or until [`come_and_go`].
-    pub(crate) fn accept(self) -> Result<(IpcReceiver<Greeting>, Greeting), IpcError> {
-        // It stays in the list until its folder is gone.
-        let Server { server, entry: _listed } = self;
-        server.accept()
+    /// Ends the wait for a worker that will not come: `accept` fails from now on.
+    pub(crate) fn end(&self) {
+        let _ended = shutdown(self.listener.as_raw_fd(), Shutdown::Read);
     }
-}
-
-/// Closes the connections that a listening socket has not accepted: the next one that comes is accepted next.
-///
-/// # Errors
-/// If no descriptor is left.
-pub(crate) fn turn_away(listener: &OwnedFd) -> io::Result<()> {
-    while poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(1) {
-        let peer = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
-        // SAFETY: accept has just made it, and it is nowhere else.
-        drop(unsafe { OwnedFd::from_raw_fd(peer) });
-    }
-    Ok(())
-}
-
-/// Takes the rights of other users away, which the umask may have left them. A connection that has come
-/// before is turned away, or is none of a worker's (`door`); none comes after.
-fn close_to_others(path: &str) -> io::Result<()> {
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("{path}: {error}"));
-    let folder = Path::new(path).parent().unwrap_or(Path::new("/"));
-    let closed = fs::set_permissions(folder, Permissions::from_mode(0o700));
-    closed.and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o600))).map_err(named)
-}
-
-/// Ends the wait for a worker that will not come: comes in its place. Not by ipc-channel: it loses the descriptor where
-/// nobody listens.
-pub(crate) fn come_and_go(path: &str) {
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let came = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)
-        .and_then(|end| connect(end.as_raw_fd(), &UnixAddr::new(path)?));
-    if came.is_err() {
-        // No descriptor is left, or the file is gone: there is no other way in.
-        end_listening(path);
-    }
-}
-
-/// Ends the listening itself: `accept` then fails. This takes neither a descriptor nor the file. ipc-channel keeps the number of
-/// its socket to itself, but no other bears that name (save, for a moment, what the same `accept` has given). Up to a tenth
-/// of a second, where nobody listens.
-fn end_listening(path: &str) {
-    if let Some(listener) = find_listener(path) {
-        let _ended = shutdown(listener, Shutdown::Read);
-    }
-}
-
-/// The descriptor of the listening socket of that name. Sockets that it has accepted have the same name.
-fn find_listener(path: &str) -> Option<RawFd> {
-    let listens = |number: &RawFd| {
-        let named = getsockname::<UnixAddr>(*number).is_ok_and(|name| name.path() == Some(Path::new(path)));
-        // SAFETY: the kernel has just known the number; it says so if it is another's by now.
-        named && getsockopt(&unsafe { BorrowedFd::borrow_raw(*number) }, sockopt::AcceptConn) == Ok(true)
-    };
-    (0..MOST_DESCRIPTORS).find(listens)
 }
 
 /// The process that keeps the list: the first that starts a worker; 0: none has. A fork of it may never get the lock, which a
@@ -171,6 +114,7 @@ pub(crate) fn is_over() -> bool {
 }
 
 /// A server in the list, from before it is made until it is gone.
+#[derive(Debug)]
 struct Entry {
     listed: bool,
     /// Empty until it is made.
@@ -208,7 +152,10 @@ impl Drop for Entry {
             }
             return;
         }
-        // ipc-channel has done so, unless there was no descriptor for it.
+        if self.listed && OWNER.load(Ordering::Acquire) != std::process::id() {
+            // A fork's copy of the owner's.
+            return;
+        }
         remove(&self.path);
         if self.listed {
             lock().paths.remove(&self.path);
@@ -221,7 +168,6 @@ impl Drop for Entry {
 fn remove(path: &str) {
     let removed = fs::remove_file(path);
     if removed.is_ok() || removed.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-        let _none = fs::remove_file(door::path_beside(path));
         let _left = Path::new(path).parent().map(fs::remove_dir);
     }
 }
@@ -258,7 +204,7 @@ fn remove_all() {
     }
 }
 
-/// The temporary folder, as ipc-channel will take it, if sockets can lie there.
+/// The temporary folder, if sockets can lie there.
 fn temp_folder() -> io::Result<PathBuf> {
     let mut folder = std::env::temp_dir();
     if !folder.is_absolute() {
@@ -283,109 +229,52 @@ fn temp_folder() -> io::Result<PathBuf> {
     Ok(folder)
 }
 
-/// Where ipc-channel can't make its folder it panics, and its socket is lost: once that was so, look first.
-static REFUSED: AtomicBool = AtomicBool::new(false);
-
-fn make(folder: &Path) -> io::Result<(IpcOneShotServer<Greeting>, String)> {
+/// Makes a folder in this one that no other user may enter.
+fn make_folder(folder: &Path) -> io::Result<PathBuf> {
     let shown = folder.display();
-    let refused = |error: io::Error| {
-        io::Error::new(error.kind(), format!("in the temporary folder {shown} (TMPDIR): {error}"))
-    };
-    if REFUSED.load(Ordering::Relaxed) || !has_room(folder) {
-        // What for, only the attempt tells; or that there is some after all.
-        if !folder.is_dir() {
-            return Err(io::Error::other(format!(
-                "the temporary folder {shown} does not exist; set TMPDIR to one that does"
-            )));
+    mkdtemp(&folder.join(FOLDER)).map_err(|error| match error {
+        Errno::ENOENT if !folder.is_dir() => io::Error::other(format!(
+            "the temporary folder {shown} does not exist; set TMPDIR to one that does"
+        )),
+        error => {
+            let error = io::Error::from(error);
+            io::Error::new(error.kind(), format!("in the temporary folder {shown} (TMPDIR): {error}"))
         }
-        try_folder(folder).map_err(refused)?;
-    }
-    // Without a socket ipc-channel goes on, and can't remove the folder that it has made by then. 2 µs.
-    try_socket()?;
-    let made = catch_unwind(IpcOneShotServer::new);
-    REFUSED.store(made.is_err(), Ordering::Relaxed);
-    made.unwrap_or_else(|_| {
-        Err(try_folder(folder).err().unwrap_or_else(|| io::Error::other("no folder can be made there")))
     })
-    .map_err(|error| match error.raw_os_error() {
-        // Somebody else took the last descriptor meanwhile.
-        Some(libc::EBADF) => no_descriptor(),
-        _ => refused(error),
-    })
-}
-
-/// Whether this process can have a socket.
-fn try_socket() -> io::Result<()> {
-    match socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None) {
-        Ok(_closed) => Ok(()),
-        Err(Errno::EMFILE) => Err(no_descriptor()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn no_descriptor() -> io::Error {
-    let error = io::Error::from(Errno::EMFILE);
-    io::Error::new(error.kind(), format!("{error}; allow this process more descriptors (ulimit -n)"))
-}
-
-/// Whether it is plain that a folder can be made in this one. To make one and remove it takes 0.3 ms on a disk.
-fn has_room(folder: &Path) -> bool {
-    eaccess(folder, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
-        && statvfs(folder).is_ok_and(|system| {
-            // Some file systems don't count their files.
-            system.blocks_available() > 0 && (system.files() == 0 || system.files_available() > 0)
-        })
-}
-
-/// Makes a folder in this one, and removes it.
-fn try_folder(folder: &Path) -> io::Result<()> {
-    static TRIED: AtomicU32 = AtomicU32::new(0);
-    // Workers that start side by side try side by side.
-    let attempt = TRIED.fetch_add(1, Ordering::Relaxed);
-    let probe = folder.join(format!(".fastmap-{}-{attempt}", std::process::id()));
-    match fs::create_dir(&probe) {
-        // Left by a process of that number that was killed.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => made.and_then(|()| fs::remove_dir(&probe)),
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
     use std::sync::mpsc::channel;
     use std::thread;
+
+    use nix::sys::socket::{accept, connect};
 
     use super::*;
 
     const LIMIT: Duration = Duration::from_mins(1);
 
     #[test]
-    fn the_wait_for_a_worker_that_will_not_come_ends_also_where_its_file_is_gone() {
+    fn the_end_of_one_wait_leaves_the_others_also_where_its_file_is_gone() {
+        let kept = Server::new().expect("a temporary folder");
         for gone in [false, true] {
-            let (tell, told) = channel();
             let (end, ended) = channel();
+            let server = std::sync::Arc::new(Server::new().expect("a temporary folder"));
+            let path = server.path().to_owned();
+            let waited = std::sync::Arc::clone(&server);
             let waiting = thread::spawn(move || {
-                let server = Server::new().expect("a temporary folder");
-                tell.send(server.path().to_owned()).expect("it is awaited");
-                end.send(server.accept().is_err()).expect("it is awaited");
+                end.send(accept(waited.listener().as_raw_fd()).is_err()).expect("it is awaited");
             });
-            let path = told.recv_timeout(LIMIT).expect("it was made");
             if gone {
                 remove(&path);
             }
-            come_and_go(&path);
+            server.end();
             assert_eq!(ended.recv_timeout(LIMIT), Ok(true), "gone: {gone}");
             waiting.join().expect("no panic");
+            drop(server);
             assert!(!Path::new(&path).parent().expect("a folder").exists());
         }
-    }
-
-    #[test]
-    fn the_end_of_one_wait_leaves_the_others() {
-        let kept = Server::new().expect("a temporary folder");
-        let ended = Server::new().expect("a temporary folder");
-        end_listening(ended.path());
-        assert!(ended.accept().is_err());
         let flags = SockFlag::SOCK_CLOEXEC;
         let end = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).expect("a descriptor");
         let address = UnixAddr::new(kept.path()).expect("a short path");
@@ -403,15 +292,19 @@ mod tests {
     }
 
     #[test]
-    fn where_there_is_no_room_the_attempt_tells_why() {
-        let folder = std::env::temp_dir();
-        assert!(has_room(&folder));
-        assert!(try_folder(&folder).is_ok());
-        let missing = folder.join("fastmap-missing");
-        assert!(!has_room(&missing));
-        assert_eq!(try_folder(&missing).expect_err("it is not there").kind(), io::ErrorKind::NotFound);
-        // Of a file system that tells nothing, nothing is known.
-        assert!(!has_room(Path::new("/proc")));
-        assert!(try_folder(Path::new("/proc")).is_err());
+    fn socket_and_folder_are_the_owners_alone() {
+        let server = Server::new().expect("a temporary folder");
+        let folder = Path::new(server.path()).parent().expect("a folder").to_owned();
+        let mode = |path: &Path| fs::metadata(path).expect("it is there").mode() & 0o777;
+        assert_eq!((mode(&folder), mode(Path::new(server.path()))), (0o700, 0o600));
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_used_is_named() {
+        let missing = std::env::temp_dir().join("fastmap-missing");
+        for folder in [missing.as_path(), Path::new("/proc")] {
+            let error = make_folder(folder).expect_err("no folder can be made there").to_string();
+            assert!(error.contains("TMPDIR") && error.contains(&folder.display().to_string()), "{error}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! when the new process runs its program, on whose core the caller then waits for a millisecond. And a worker's
 //! parent-death signal is tied to the *thread* that started it, which lives as long as the worker.
 
-use std::io;
+use std::io::{self, PipeReader, PipeWriter};
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -13,8 +13,8 @@ use std::thread::JoinHandle;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::door::Door;
-use super::greeting::{Confinement, INSIDE, MARKER, Marker};
+use super::descriptors::{self, above_standard, fill_standard};
+use super::greeting::{Confinement, INSIDE, MARKER, Marker, STACK};
 use super::launch::Start;
 use super::member::Member;
 use super::page::Page;
@@ -52,13 +52,14 @@ fn begin(shared: &Arc<Shared>, number: u64) -> Result<JoinHandle<()>, Death> {
         block_signals();
         // A launcher may be anybody's.
         let started = catch_unwind(AssertUnwindSafe(|| start(&shared, number, &own)));
-        match started.unwrap_or_else(|_| Err("its launcher panicked".to_owned())) {
-            Ok(Started { page, gate, server, door, process }) => {
+        match started.unwrap_or_else(|_| Err(Failure::Other("its launcher panicked".to_owned()))) {
+            Ok(Started { page, gate, server, process }) => {
                 let peer =
                     Peer { shared: &shared, id: number, name: &own, page: &page, gate: &gate, process };
-                listen(&peer, server, door);
+                listen(&peer, server);
             }
-            Err(why) => shared.not_started(not_started(own, why), 1),
+            Err(Failure::Short(why)) => shared.short_of_descriptors(not_started(own, why)),
+            Err(Failure::Other(why)) => shared.not_started(not_started(own, why), 1),
         }
     };
     thread.spawn(live).map_err(|error| not_started(name, format!("cannot start a thread for it: {error}")))
@@ -72,16 +73,31 @@ fn not_started(worker: String, why: String) -> Death {
 struct Started {
     page: Arc<Page>,
     gate: Arc<Gate>,
-    server: Server,
     /// Where it greets.
-    door: Door,
+    server: Arc<Server>,
     process: u32,
 }
 
+/// Why no worker has started, in words.
+enum Failure {
+    /// Too few descriptors are left.
+    Short(String),
+    Other(String),
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Failure::Other(why)
+    }
+}
+
 /// Starts a worker and makes it known to the pool and the supervisor; an error says why none came.
-fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, String> {
+fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, Failure> {
     let failed = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
+    fill_standard();
+    shared.expect_descriptors().map_err(Failure::Short)?;
     let server = Server::new().map_err(|error| failed("cannot make its socket", &error))?;
+    let server = Arc::new(server);
     let (page, stdin) = Page::create().map_err(|error| failed("cannot share memory with it", &error))?;
     let page = Arc::new(page);
     let marker = Marker {
@@ -91,50 +107,48 @@ fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, Strin
         confinement: Confinement::Own(shared.options.sandbox),
         server: server.path().to_owned(),
     };
-    let (mut command, door, keeper) = match &shared.options.launcher {
-        None => {
-            let door = Door::of(&server).map_err(|error| failed("cannot make its socket", &error))?;
-            (own_program(shared, &marker), door, None)
-        }
+    let (mut command, keeper) = match &shared.options.launcher {
+        None => (own_program(shared, &marker), None),
         Some(launcher) => {
-            let door =
-                Door::beside(server.path()).map_err(|error| failed("cannot make its socket", &error))?;
-            let start = Start { name, socket: Path::new(door.path()), marker: &marker };
+            let start = Start { name, socket: Path::new(server.path()), marker: &marker };
             let launch = launcher.launch(&start).map_err(|error| failed("cannot launch it", &error))?;
-            (launch.command, door, Some(launch.keeper))
+            (launch.command, Some(launch.keeper))
         }
     };
-    let mut child =
-        command
-            .stdin(Stdio::from(stdin))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| failed(&format!("cannot start {}", command.get_program().display()), &error))?;
-    let knock = door.path().to_owned();
+    let ((stdout, its_stdout), (stderr, its_stderr)) =
+        pipes().map_err(|error| failed("cannot make pipes for its output", &error))?;
+    let mut child = command
+        .stdin(Stdio::from(stdin))
+        .stdout(Stdio::from(its_stdout))
+        .stderr(Stdio::from(its_stderr))
+        .spawn()
+        .map_err(|error| failed(&format!("cannot start {}", command.get_program().display()), &error))?;
+    // Its ends of them.
+    drop(command);
     let pid = child.id();
-    let pipes = (|| -> io::Result<_> {
-        let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no pipe"))?;
-        let stderr = child.stderr.take().ok_or_else(|| io::Error::other("no pipe"))?;
+    if keeper.is_none() {
+        descriptors::lower_again(pid);
+    }
+    let output = (|| -> io::Result<_> {
         Ok((Pipe::new(stdout, Stream::Stdout)?, Pipe::new(stderr, Stream::Stderr)?))
     })();
-    let (stdout, stderr) = match pipes {
+    let (stdout, stderr) = match output {
         Ok(pipes) => pipes,
         Err(error) => {
             drop(child.kill().and_then(|()| child.wait()));
-            return Err(failed("cannot read its output", &error));
+            return Err(failed("cannot read its output", &error).into());
         }
     };
     let pidfd = match Pid::from_raw(pid as i32).map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
-        Some(Ok(pidfd)) => Some(pidfd),
+        Some(Ok(pidfd)) => Some(above_standard(pidfd).map_err(|error| failed("cannot watch it", &error))?),
         Some(Err(rustix::io::Errno::SRCH)) | None => None,
         // Not allowed here, or no descriptor left: a process whose death can't be noticed is of no use.
         Some(Err(error)) => {
             drop(child.kill().and_then(|()| child.wait()));
-            return Err(failed("cannot watch it (pidfd_open)", &error));
+            return Err(failed("cannot watch it (pidfd_open)", &error).into());
         }
     };
-    let gate = Arc::<Gate>::default();
+    let gate = Arc::new(Gate::new(Arc::clone(&server)));
     let watched = Watched {
         id: number,
         name: name.into(),
@@ -142,14 +156,25 @@ fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, Strin
         pidfd,
         stdout,
         stderr,
-        server: knock,
         keeper,
         gate: Arc::clone(&gate),
         page: Arc::clone(&page),
         words: Words::default(),
     };
     shared.came(Member::new(number, name.to_owned(), child, Arc::clone(&page)), watched);
-    Ok(Started { page, gate, server, door, process: pid })
+    Ok(Started { page, gate, server, process: pid })
+}
+
+/// A pipe: the host's end, and the worker's.
+type Output = (PipeReader, PipeWriter);
+
+/// Pipes for what a worker prints. Std's own would get the numbers of standard streams that the program has closed.
+fn pipes() -> io::Result<(Output, Output)> {
+    let pipe = || -> io::Result<Output> {
+        let (ours, its) = io::pipe()?;
+        Ok((above_standard(ours)?, above_standard(its)?))
+    };
+    Ok((pipe()?, pipe()?))
 }
 
 /// The command that starts this very program as a worker.
@@ -162,6 +187,9 @@ fn own_program(shared: &Shared, marker: &Marker) -> Command {
         .env(MARKER, marker.to_string())
         .env_remove(INSIDE)
         .env_remove("FASTMAP_SECRET");
+    if let Some(bytes) = shared.options.stack {
+        command.env(STACK, bytes.to_string());
+    }
     command
 }
 

@@ -1,8 +1,8 @@
 //! The thread that looks after the worker processes: it has them started (`start`), reads what they print, and is told by
 //! the kernel when one dies.
 
+use std::io::PipeReader;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process::{ChildStderr, ChildStdout};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,10 +36,8 @@ pub(super) struct Watched {
     pub(super) pid: u32,
     /// `None` where the kernel had reaped the process before it could be opened (SIGCHLD is ignored here).
     pub(super) pidfd: Option<OwnedFd>,
-    pub(super) stdout: Pipe<ChildStdout>,
-    pub(super) stderr: Pipe<ChildStderr>,
-    /// Where its greeting is awaited.
-    pub(super) server: String,
+    pub(super) stdout: Pipe<PipeReader>,
+    pub(super) stderr: Pipe<PipeReader>,
     pub(super) keeper: Option<Box<dyn Keeper>>,
     pub(super) gate: Arc<Gate>,
     pub(super) page: Arc<Page>,
@@ -261,7 +259,7 @@ impl Watched {
         let lethal = cause != DeathCause::Exit(0);
         words.end(repeats, lethal, &mut out);
         let death = Death { worker: name.to_string(), pid: self.pid, cause, refused: None, stderr };
-        self.gate.close(death, &self.server);
+        self.gate.close(death, &page);
     }
 }
 

@@ -92,7 +92,7 @@ fn header(items: u32, batch: u64, length: u64) -> Vec<u8> {
     header
 }
 
-/// A packet as ipc-channel frames it: its own length, that of its content, the content.
+/// A packet as a worker sends it: its own length, that of its content, the content.
 fn packet(content: &[u8]) -> Vec<u8> {
     let length = content.len() as u64;
     [&(length + 16).to_ne_bytes(), &length.to_ne_bytes(), content].concat()
@@ -148,7 +148,7 @@ fn thread_bomb() -> Vec<u8> {
     made.to_string().into_bytes()
 }
 
-/// Greets with five descriptors instead of three.
+/// Greets with five descriptors.
 fn greet_with_too_many(marker: &str) -> nix::Result<()> {
     let server = marker.splitn(6, ' ').last().unwrap_or_default();
     let host = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;

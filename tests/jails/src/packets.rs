@@ -76,7 +76,7 @@ impl Packet {
     }
 }
 
-/// A packet as ipc-channel sends it.
+/// A packet as a worker sends it: its own length, that of its content, the content.
 fn whole(content: &[u8]) -> Vec<u8> {
     let length = content.len() as u64;
     [&(length + 16).to_ne_bytes(), &length.to_ne_bytes(), content].concat()

@@ -2,15 +2,15 @@
 //! whatever way its context says. What the library would never send, a program of a stranger may.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::process::exit;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fastmap::backends::{Backend, BatchBuilder, BatchId, Context, FunctionId, Job, JobId, Local, Run};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, recvmsg, sendmsg, socket,
-    socketpair,
 };
 use serde::{Deserialize, Serialize};
 
@@ -73,7 +73,7 @@ pub enum Greet {
     Honest,
     /// With so many descriptors.
     Ends(usize),
-    /// With a channel's number beyond those that it brings.
+    /// With more bytes than a greeting has.
     Beyond,
 }
 
@@ -121,7 +121,7 @@ pub fn submit(run: &mut dyn Run, job: JobId, id: u64, items: u32, credit: u64) {
 
 #[derive(Serialize)]
 enum Greeting {
-    Hello { version: u32, executable: String, to_worker: u64, from_worker: u64, wake: u64 },
+    Hello { version: u32, executable: String },
 }
 
 /// Becomes such a worker, if this process was started as one; then never returns.
@@ -137,42 +137,38 @@ pub fn enter(greet: Greet) {
 }
 
 struct Worker {
-    frames: OwnedFd,
-    results: OwnedFd,
-    /// The host's ends, which a worker may keep as well.
-    _kept: Vec<OwnedFd>,
+    /// Frames come and go by it.
+    channel: RawFd,
 }
 
 impl Worker {
     fn report(version: u32, server: &str, greet: Greet) -> Option<Worker> {
-        let pair = || socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).ok();
-        let ((to_worker, frames), (results, from_worker)) = (pair()?, pair()?);
         let host = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).ok()?;
         connect(host.as_raw_fd(), &UnixAddr::new(server).ok()?).ok()?;
-        let wake = if greet == Greet::Beyond { 77 } else { 2 };
-        let hello = Greeting::Hello {
-            version,
-            executable: fastmap::backends::identity().to_owned(),
-            to_worker: 0,
-            from_worker: 1,
-            wake,
-        };
-        let packet = packet(&postcard::to_stdvec(&hello).ok()?);
-        let mut ends = vec![to_worker.as_raw_fd(), from_worker.as_raw_fd(), results.as_raw_fd()];
-        if let Greet::Ends(count) = greet {
-            ends = ends.into_iter().cycle().take(count).collect();
+        let hello = Greeting::Hello { version, executable: fastmap::backends::identity().to_owned() };
+        let mut content = postcard::to_stdvec(&hello).ok()?;
+        if greet == Greet::Beyond {
+            content.extend([0; 100]);
         }
+        let ends: Vec<RawFd> = match greet {
+            Greet::Ends(count) => vec![host.as_raw_fd(); count],
+            _ => Vec::new(),
+        };
         let rights = [ControlMessage::ScmRights(&ends)];
-        sendmsg::<()>(host.as_raw_fd(), &[IoSlice::new(&packet)], &rights, MsgFlags::MSG_NOSIGNAL, None)
+        let rights: &[ControlMessage<'_>] = if ends.is_empty() { &[] } else { &rights };
+        let packet = packet(&content);
+        sendmsg::<()>(host.as_raw_fd(), &[IoSlice::new(&packet)], rights, MsgFlags::MSG_NOSIGNAL, None)
             .ok()?;
-        Some(Worker { frames, results, _kept: vec![to_worker, from_worker, host] })
+        // Standard input. Its first packet brings the page, which is of no use here.
+        fcntl(std::io::stdin(), FcntlArg::F_SETFL(OFlag::empty())).ok()?;
+        Some(Worker { channel: 0 })
     }
 
     /// Takes frames until the host ends the channel.
     fn work(self) -> ! {
         let mut act = Act::Honest;
         let mut missing = 0;
-        while let Some(frame) = receive(self.frames.as_raw_fd()) {
+        while let Some(frame) = receive(self.channel) {
             let word = |at: usize| u32::from_le_bytes(frame[at..at + 4].try_into().expect("four bytes"));
             let long = |at: usize| u64::from_le_bytes(frame[at..at + 8].try_into().expect("eight bytes"));
             if missing > 0 || frame.len() < HEADER {
@@ -247,8 +243,7 @@ impl Worker {
             let packet = packet(part);
             let none: [ControlMessage<'_>; 0] = [];
             let flags = MsgFlags::MSG_NOSIGNAL;
-            if sendmsg::<()>(self.results.as_raw_fd(), &[IoSlice::new(&packet)], &none, flags, None).is_err()
-            {
+            if sendmsg::<()>(self.channel, &[IoSlice::new(&packet)], &none, flags, None).is_err() {
                 wait();
             }
         }
@@ -271,7 +266,7 @@ fn receive(socket: RawFd) -> Option<Vec<u8>> {
     (length >= HEAD).then(|| bytes.split_off(HEAD))
 }
 
-/// A packet as ipc-channel sends it.
+/// A packet as a worker sends it: its own length, that of its content, the content.
 fn packet(content: &[u8]) -> Vec<u8> {
     let length = content.len() as u64;
     [&(length + HEAD as u64).to_ne_bytes(), &length.to_ne_bytes(), content].concat()

@@ -123,9 +123,83 @@ fn too_few_descriptors_are_one_clear_error_and_enough_are_enough() {
 #[test]
 fn descriptors_for_some_of_the_wanted_workers_are_enough_for_all_items() {
     for descriptors in ["60", "61", "62", "63", "64", "65"] {
-        let report = run(with_processes(&mut host(&["few-descriptors", descriptors, "400"]), "20"));
-        assert_eq!((report.answers, report.good), (400, 400), "{descriptors}: {report:#?}");
+        let ended = ended(with_processes(&mut host(&["few-descriptors", descriptors, "400"]), "30"));
+        let report = Report::read(&ended.stdout);
+        assert_eq!((report.answers, report.good), (400, 400), "{descriptors}: {ended:#?}");
+        let told: Vec<_> = ended.stderr.lines().filter(|line| line.contains("of 30 workers")).collect();
+        assert_eq!(told.len(), 1, "{descriptors}: {ended:#?}");
+        assert!(told[0].contains(&format!("may have {descriptors} open files")), "{told:?}");
+        assert!(told[0].contains("ulimit -n"), "{told:?}");
+        assert!(!ended.stderr.contains("panicked"), "{descriptors}: {ended:#?}");
     }
+}
+
+#[test]
+fn a_soft_limit_of_descriptors_is_raised_for_the_host_alone() {
+    let ended = ended(with_processes(&mut host(&["soft-limited", "64", "400"]), "24"));
+    assert!(number(&ended, "workers ") > 16, "{ended:#?}");
+    assert_eq!(times(&ended, "limits {64}"), 1, "{ended:#?}");
+    assert!(!ended.stderr.contains("warning"), "{ended:#?}");
+}
+
+#[test]
+fn a_host_without_standard_descriptors_maps_and_gives_their_numbers_to_nothing_of_fastmaps() {
+    let (_folder, path) = folder();
+    for when in ["before", "after"] {
+        let report = format!("{path}/{when}");
+        ended(&mut host(&["without-standard", &report, when]));
+        let report = std::fs::read_to_string(report).expect("it was written");
+        assert_eq!(report, "sum 780, own descriptors below 3: 0\n", "{when}");
+    }
+}
+
+#[test]
+fn what_a_constructor_has_opened_stays_open_in_workers() {
+    let (_folder, path) = folder();
+    let log = format!("{path}/log");
+    let ended = ended(host(&["constructor-log", "100"]).env("CONSTRUCTOR_LOG", &log));
+    assert_eq!(number(&ended, "good "), 100, "{ended:#?}");
+    let written = std::fs::read_to_string(log).expect("the constructor has made it");
+    assert_eq!(written.lines().count(), 100, "{written}");
+}
+
+#[test]
+fn a_profiler_that_is_preloaded_profiles_workers() {
+    let folders = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
+    let names = ["libprofiler.so.0", "libprofiler.so"];
+    let found = folders.iter().flat_map(|folder| names.map(|name| Path::new(folder).join(name)));
+    let Some(library) = found.into_iter().find(|path| path.exists()) else {
+        println!("skipped: it takes gperftools (libgoogle-perftools4)");
+        return;
+    };
+    let (_folder, path) = folder();
+    let mut command = host(&["squares", "2000"]);
+    command.env("LD_PRELOAD", library).env("CPUPROFILE", format!("{path}/profile"));
+    let ended = ended(&mut command);
+    let report = Report::read(&ended.stdout);
+    assert_eq!((report.answers, report.good), (2000, 2000), "{ended:#?}");
+    assert!(!ended.stderr.contains("Check failed"), "{ended:#?}");
+    let profiles = std::fs::read_dir(&path).expect("the folder is our own").count();
+    // The host's, and one of each worker, named by its process.
+    assert!(profiles > 1, "{profiles}");
+}
+
+#[test]
+fn a_limit_of_file_sizes_is_named() {
+    let mut command = program("sh");
+    command.args(["-c", "ulimit -f 1000; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_host"), "anything", "40"]);
+    let report = run(&mut command);
+    let error = all_or_one_error(&report, 40).expect("the workers' memory is a file");
+    assert!(error.text.contains("RLIMIT_FSIZE") && error.text.contains("ulimit -f"), "{error:?}");
+}
+
+#[test]
+fn a_function_has_the_stack_that_was_asked_for() {
+    let levels = ["deep", "40000"];
+    let ended = ended(host(&levels).env("FASTMAP_WORKER_STACK", (400u64 << 20).to_string()));
+    assert_eq!(number(&ended, "deep "), 40_000, "{ended:#?}");
+    let ended = Running::start(host(&levels).env("FASTMAP_WORKER_STACK", "2000000")).finish();
+    assert!(!ended.status.success(), "{ended:#?}");
 }
 
 #[test]

@@ -5,8 +5,6 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ipc_channel::ipc::IpcBytesSender;
-
 use super::super::area::{SHARED_FROM, free_place};
 use super::super::descendants;
 use super::super::page::Page;
@@ -15,28 +13,26 @@ use crate::wire::{Header, Kind, PACKET};
 
 /// The sending side: frames of the working thread, of the reader thread and of the logger, never mixed.
 #[derive(Debug)]
-pub(super) struct Results(Mutex<IpcBytesSender>);
+pub(super) struct Results {
+    page: Arc<Page>,
+    /// Locked for a whole frame.
+    sending: Mutex<()>,
+}
 
 impl Results {
-    pub(super) fn new(sender: IpcBytesSender) -> Self {
-        Results(Mutex::new(sender))
+    pub(super) fn new(page: Arc<Page>) -> Self {
+        Results { page, sending: Mutex::default() }
     }
 
     /// Sends a frame. Without the way to the host this process is of no use: it ends, and the host, if it lives,
     /// takes what it held for lost.
     pub(super) fn send(&self, frame: &[u8]) {
-        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let _sending = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
         for packet in frame.chunks(PACKET) {
-            loop {
-                match sender.send(packet) {
-                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                    Err(_) => {
-                        descendants::end_own();
-                        // SAFETY: ends the process; nothing of it is used after.
-                        unsafe { libc::_exit(NOT_A_WORKER) }
-                    }
-                    Ok(()) => break,
-                }
+            if self.page.channel.send(packet).is_err() {
+                descendants::end_own();
+                // SAFETY: ends the process; nothing of it is used after.
+                unsafe { libc::_exit(NOT_A_WORKER) }
             }
         }
     }

@@ -4,14 +4,14 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ipc_channel::IpcError;
-use ipc_channel::ipc::IpcBytesReceiver;
 use nix::errno::Errno;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
+use super::super::channel::Received;
 use super::super::descendants;
 use super::super::page::Page;
 use super::super::supervisor::block_signals;
@@ -31,6 +31,8 @@ pub(super) struct Incoming {
     pub(super) frame: Vec<u8>,
     /// For a batch: what is taken back of it.
     pub(super) claims: Arc<Claims>,
+    /// For an opening without a context: the context's file.
+    pub(super) file: Option<io::Result<OwnedFd>>,
 }
 
 #[derive(Debug)]
@@ -45,10 +47,12 @@ pub(super) struct Receiver {
     timer: TimerFd,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Channel {
-    packets: IpcBytesReceiver,
+    buffer: Vec<u8>,
     assembler: Assembler,
+    /// Those that have come, for openings that come after them.
+    files: VecDeque<io::Result<OwnedFd>>,
 }
 
 #[derive(Debug, Default)]
@@ -76,13 +80,12 @@ enum End {
 impl Receiver {
     /// # Errors
     /// If there is no descriptor left for a timer.
-    pub(super) fn new(packets: IpcBytesReceiver, page: Arc<Page>, results: Arc<Results>) -> io::Result<Self> {
+    pub(super) fn new(page: Arc<Page>, results: Arc<Results>) -> io::Result<Self> {
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?;
-        let channel = Channel { packets, assembler: Assembler::default() };
         Ok(Receiver {
             page,
             results,
-            channel: Mutex::new(channel),
+            channel: Mutex::default(),
             state: Mutex::default(),
             more: Condvar::new(),
             timer,
@@ -156,20 +159,27 @@ impl Receiver {
     /// Waits for a frame for the working thread; deals with what is not for it. `None`: the channel's end.
     fn receive(&self) -> Option<Incoming> {
         let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        let Channel { buffer, assembler, files } = &mut *channel;
         loop {
-            let packet = match channel.packets.recv() {
-                Ok(packet) => packet,
-                Err(IpcError::Io(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return None,
+            let packet = match self.page.channel.next(buffer)? {
+                Received::Packet(packet) => packet,
+                Received::File(file) => {
+                    files.push_back(file);
+                    continue;
+                }
             };
             self.page.count_received();
-            let Some((header, frame)) = channel.assembler.packet(packet).ok()? else { continue };
+            let Some((header, frame)) = assembler.packet(packet).ok()? else { continue };
             if header.kind == Kind::Recall {
                 self.recall(header.batch, header.from == 1);
                 continue;
             }
             let claims = Arc::new(Claims::new(header.items));
-            return Some(Incoming { header, frame, claims });
+            let file = match header.kind {
+                Kind::Open if header.from == 0 => files.pop_front(),
+                _ => None,
+            };
+            return Some(Incoming { header, frame, claims, file });
         }
     }
 

@@ -16,7 +16,7 @@ use std::process::exit;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
 
-use ipc_channel::ipc::{self, IpcSender};
+use ipc_channel::ipc::IpcSender;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid, gettid};
@@ -37,7 +37,7 @@ use crate::text::{MESSAGE, cut};
 use crate::wire::{Header, Kind, PACKET, VERSION};
 use answers::{Forward, Placed, Results};
 use incoming::{Incoming, Receiver};
-use surroundings::{close_strays, settle_signals, take_stdin, timed_channel};
+use surroundings::{expect_descriptors, settle_signals, take_stdin};
 
 /// Exit code of a process that was marked as a worker and can't be one.
 pub(crate) const NOT_A_WORKER: i32 = 113;
@@ -67,6 +67,12 @@ pub fn leave_unentered() -> ! {
 ///
 /// To be called before anything else: before threads are started and before files are opened.
 pub fn enter() {
+    enter_after(|| ());
+}
+
+/// [`enter`] for a constructor of the program, which runs before `main`: a worker calls `others` before it begins, which
+/// calls those constructors that would come later.
+pub fn enter_after(others: impl FnOnce()) {
     let Some(value) = std::env::var_os(MARKER) else { return };
     // SAFETY: `enter` is the first statement of the program, before any thread that could read the environment.
     unsafe { std::env::remove_var(MARKER) };
@@ -84,6 +90,7 @@ pub fn enter() {
         return;
     }
     WORKER.store(true, Ordering::Relaxed);
+    others();
     let worker = Worker::report(&marker).unwrap_or_else(|why| refuse(&why));
     let thread = thread::start(&thread_name(&marker), worker);
     let thread = thread.unwrap_or_else(|error| refuse(&format!("starting a thread: {error}")));
@@ -151,32 +158,20 @@ impl Worker {
             exit(0);
         }
         settle_signals().map_err(|e| step("signals", &e))?;
-        close_strays();
         let page = take_stdin().map_err(|e| step("standard input", &e))?;
         // SAFETY: no other thread exists yet, see `enter`.
         unsafe { std::env::set_var(INSIDE, descendants::inherited(&marker.name, &marker.server)) };
         if let Ok(name) = std::ffi::CString::new(thread_name(marker)) {
             let _unnamed = prctl::set_name(&name);
         }
-        let (to_worker, frames) = match marker.confinement {
-            // Its host limits the sends itself, see `door`.
-            Confinement::Jailed => ipc::bytes_channel(),
-            Confinement::Own(_) => timed_channel(),
-        }
-        .map_err(|e| step("channel", &e))?;
-        let (results, from_worker) = ipc::bytes_channel().map_err(|e| step("channel", &e))?;
+        expect_descriptors(&page).map_err(|e| step("descriptors", &e))?;
         let host = IpcSender::<Greeting>::connect(marker.server.clone())
             .map_err(|e| step(&format!("connecting to {}", marker.server), &e))?;
-        let hello = Hello {
-            version: VERSION,
-            executable: executable::identity().to_owned(),
-            to_worker,
-            from_worker,
-            wake: results.clone(),
-        };
+        let hello = Hello { version: VERSION, executable: executable::identity().to_owned() };
         host.send(Greeting::Hello(hello)).map_err(|e| step("greeting the host", &e))?;
 
-        let (page, results) = (Arc::new(page), Arc::new(Results::new(results)));
+        let page = Arc::new(page);
+        let results = Arc::new(Results::new(Arc::clone(&page)));
         let logger = Box::new(Forward(Arc::clone(&results)));
         if log::set_boxed_logger(logger).is_ok() {
             log::set_max_level(marker.level);
@@ -187,7 +182,7 @@ impl Worker {
         if !alone && marker.confinement != Confinement::Jailed {
             descendants::keep(&marker.server);
         }
-        let incoming = Receiver::new(frames, Arc::clone(&page), Arc::clone(&results));
+        let incoming = Receiver::new(Arc::clone(&page), Arc::clone(&results));
         let incoming = Arc::new(incoming.map_err(|e| step("timer", &e))?);
         let strict = marker.confinement == Confinement::Jailed;
         Ok(Worker { page, incoming, deputy: Once::new(), results, strict })
@@ -206,13 +201,11 @@ impl Worker {
         self.page.tell_thread(gettid());
         let mut jobs: HashMap<JobId, Prepared> = HashMap::new();
         let mut answer = Answer::default();
-        while let Some(Incoming { header, frame, claims }) = self.incoming.next() {
+        while let Some(Incoming { header, frame, claims, file }) = self.incoming.next() {
             self.page.owed().give_back(Pid::from_raw(0));
             let job = JobId(header.job);
             match header.kind {
                 Kind::Open => {
-                    // Beside each opening without a context comes one file.
-                    let file = (header.from == 0).then(|| self.page.files.take());
                     jobs.insert(job, Prepared::Opening(frame, header.from as usize, file));
                 }
                 Kind::Close => {

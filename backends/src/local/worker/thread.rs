@@ -13,6 +13,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::unistd::Pid;
 
+use super::super::greeting::STACK;
 use super::super::supervisor::block_signals;
 use super::{Worker, guard};
 
@@ -35,7 +36,8 @@ const PANICKED: i32 = 101;
 pub(super) fn start(name: &str, worker: Worker) -> io::Result<JoinHandle<()>> {
     block_signals();
     let worker = Arc::new(Mutex::new(Some(worker)));
-    let mut stack = stack_size();
+    let asked = asked_stack();
+    let mut stack = asked.unwrap_or_else(stack_size);
     let pinned = stay_here();
     loop {
         let taken = Arc::clone(&worker);
@@ -50,10 +52,14 @@ pub(super) fn start(name: &str, worker: Worker) -> io::Result<JoinHandle<()>> {
         });
         match thread {
             // So many addresses are not to be had: under a limit (`ulimit -v`), or on a small machine.
-            Err(_) if stack / 2 >= LEAST => stack /= 2,
-            other => {
+            Err(_) if asked.is_none() && stack / 2 >= LEAST => stack /= 2,
+            Err(error) => {
                 leave(pinned.as_ref());
-                return other;
+                return Err(io::Error::new(error.kind(), format!("with a stack of {stack} bytes: {error}")));
+            }
+            started => {
+                leave(pinned.as_ref());
+                return started;
             }
         }
     }
@@ -82,6 +88,11 @@ fn take_signals() {
     let blocked = guard::blocked();
     // SAFETY: sets the mask of the calling thread to a set that is initialised.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const blocked, std::ptr::null_mut()) };
+}
+
+/// The size that the program has asked for.
+fn asked_stack() -> Option<usize> {
+    std::env::var(STACK).ok()?.trim().parse().ok().map(|bytes: usize| bytes.max(LEAST))
 }
 
 /// The size that a main thread's stack may come to.

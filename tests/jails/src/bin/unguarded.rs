@@ -1,5 +1,5 @@
-//! A host that takes its workers at their word, and a function that lies: what `door` is for. Its argument names the
-//! packet; it says so if it is alive in the end.
+//! A host whose workers are in no jail, and a function that lies. Its argument names the packet; it says so if it
+//! is alive in the end.
 
 use fastmap::backends::{Local, LocalOptions};
 use fastmap_test_jails::{config, packets};

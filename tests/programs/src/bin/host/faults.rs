@@ -120,7 +120,7 @@ fn write_everywhere(bytes: &[u8]) {
     }
 }
 
-/// A message as ipc-channel frames it: the bytes of this packet, those of the whole, and these.
+/// A packet as a worker sends it: its own length, that of its content, the content.
 fn message(bytes: &[u8]) -> Vec<u8> {
     let length = bytes.len() as u64;
     [&(length + 16).to_le_bytes(), &length.to_le_bytes(), bytes].concat()

@@ -4,6 +4,7 @@ mod adverse;
 mod checkpoint;
 mod confined;
 mod context;
+mod descriptors;
 mod faults;
 mod lifetime;
 mod measures;
@@ -73,6 +74,10 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
         "stdout-held" => adverse::stdout_held(number(0)?),
         "stdout-full" => adverse::stdout_full(number(0)?),
         "logger-panics" => adverse::logger_panics(number(0)?),
+        "soft-limited" => descriptors::soft_limited(number(0)?, number(1)?),
+        "without-standard" => descriptors::without_standard(text(0), text(1)),
+        "constructor-log" => descriptors::constructor_log(number(0)?),
+        "deep" => descriptors::deep(number(0)?),
         "few-descriptors" => adverse::few_descriptors(number(0)?, number(1)?),
         "anything" => {
             adverse::report_all(number(0)?);
