@@ -185,6 +185,7 @@ fn local_backend(settings: &Settings) -> Result<Local, Error> {
     options.relay = Arc::new(Console);
     options.sandbox = confinement(settings)?;
     options.memory = settings.worker_memory;
+    options.stack = settings.worker_stack;
     options.most_items = settings.max_items_per_worker;
     Local::new(options).map_err(Error::of_backend)
 }

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, resume_unwind};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fastmap_backends::{Descriptor, FailureKind, FunctionId, ItemFailure, Task, Work, local};
+use fastmap_backends::{Descriptor, FailureKind, FunctionId, ItemFailure, Task, Work, local, startable};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -38,13 +38,43 @@ pub fn enter() {
     ENTERED.store(true, Ordering::Relaxed);
 }
 
+/// A function that the loader calls before `main`. glibc gives it the arguments of `main`, musl nothing.
+#[doc(hidden)]
+pub type Constructor = extern "C" fn(usize, usize, usize);
+
+/// [`enter`] as a constructor of the program. A worker, which never returns from it, first calls those that the
+/// loader would call after it, as it would: they stand between it and the end of the section.
+///
+/// # Safety
+/// `own` must be the place of the constructor that runs, in the program's section of constructors, `end` that section's
+/// end, and `given` what the loader has given.
+#[doc(hidden)]
+pub unsafe fn enter_as_constructor(own: *const Constructor, end: *const Constructor, given: [usize; 3]) {
+    local::enter_after(|| {
+        let mut next = own.wrapping_add(1);
+        while next < end {
+            // SAFETY: it lies in the section, by the line above. A place may be empty.
+            if let Some(constructor) = unsafe { next.cast::<Option<Constructor>>().read() } {
+                let [count, arguments, environment] = given;
+                constructor(count, arguments, environment);
+            }
+            next = next.wrapping_add(1);
+        }
+    });
+    ENTERED.store(true, Ordering::Relaxed);
+}
+
 /// # Errors
 /// If this program has not been entered: its workers would run its `main` as well.
 pub(crate) fn check_entered() -> Result<(), Error> {
     if local::marked() && !local::inside_worker() {
         local::leave_unentered();
     }
-    if ENTERED.load(Ordering::Relaxed) || local::inside_worker() {
+    if local::inside_worker() {
+        return Ok(());
+    }
+    startable().map_err(|why| Error::new(ErrorKind::NotEntered, why))?;
+    if ENTERED.load(Ordering::Relaxed) {
         return Ok(());
     }
     Err(Error::new(

@@ -83,6 +83,8 @@ pub use fastmap_backends as backends;
 pub use codec::Json;
 pub use config::{FastmapConfig, IteratorExt, fastmap, global_init, init};
 pub use entry::enter;
+#[doc(hidden)]
+pub use entry::{Constructor, enter_as_constructor};
 pub use error::{Error, ErrorKind};
 pub use map::{Batches, Fastmap, OnError, Unordered};
 pub use options::{ExecPolicy, Options, Sandbox, Verbosity};
@@ -121,7 +123,8 @@ macro_rules! fastmap_main {
 /// Lets the `#[test]` functions of a test program use fastmap, under `cargo test` and `cargo nextest`.
 ///
 /// To be written once in each test program (a file in `tests/`, or the crate root under `#[cfg(test)]`). It enters
-/// before `main`, because the test harness's own `main` would run the tests in every worker.
+/// before `main`, because the test harness's own `main` would run the tests in every worker. The program's other
+/// constructors (registries of crates such as `inventory`, statics of C++) have run in a worker by then.
 ///
 /// # Examples
 ///
@@ -140,13 +143,25 @@ macro_rules! fastmap_main {
 macro_rules! test_support {
     () => {
         const _: () = {
-            extern "C" fn enter() {
-                $crate::enter();
+            unsafe extern "C" {
+                // The linker's: where the section ends.
+                static __init_array_end: $crate::Constructor;
+            }
+            extern "C" fn enter(count: usize, arguments: usize, environment: usize) {
+                // SAFETY: both lie in the section of constructors, which the loader has come to, with what it gives to
+                // each of them.
+                unsafe {
+                    $crate::enter_as_constructor(
+                        &raw const ENTER,
+                        &raw const __init_array_end,
+                        [count, arguments, environment],
+                    );
+                }
             }
             // The loader calls what stands in this section before `main`.
             #[used]
             #[unsafe(link_section = ".init_array")]
-            static ENTER: extern "C" fn() = enter;
+            static ENTER: $crate::Constructor = enter;
         };
     };
 }

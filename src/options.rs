@@ -91,6 +91,7 @@ pub enum Sandbox {
 /// | [`read_ahead`](Options::read_ahead) | `FASTMAP_READ_AHEAD` in bytes | 64 MB |
 /// | [`item_timeout`](Options::item_timeout) | `FASTMAP_ITEM_TIMEOUT` in seconds | none |
 /// | [`worker_memory`](Options::worker_memory) | `FASTMAP_WORKER_MEMORY` in bytes | none |
+/// | [`worker_stack`](Options::worker_stack) | `FASTMAP_WORKER_STACK` in bytes | as the main thread's (`ulimit -s`) |
 /// | [`max_items_per_worker`](Options::max_items_per_worker) | `FASTMAP_MAX_ITEMS_PER_WORKER` = 1, 2, … | none |
 /// | [`sandbox`](Options::sandbox) | `FASTMAP_SANDBOX` = `off`, `auto`, `require` | auto |
 /// | [`inline`](Options::inline) | `FASTMAP_INLINE` = true, false, 1, 0 | false |
@@ -121,6 +122,7 @@ pub struct Options {
     pub(crate) read_ahead: Option<usize>,
     pub(crate) item_timeout: Option<Duration>,
     pub(crate) worker_memory: Option<u64>,
+    pub(crate) worker_stack: Option<u64>,
     pub(crate) max_items_per_worker: Option<u64>,
     pub(crate) sandbox: Option<Sandbox>,
     pub(crate) inline: Option<bool>,
@@ -220,6 +222,20 @@ impl Options {
     /// ```
     pub fn worker_memory(mut self, bytes: u64) -> Self {
         self.worker_memory = Some(bytes);
+        self
+    }
+
+    /// Bytes of stack that the function has in a worker of this machine, at least 1 MiB: for deep recursion. Only what is
+    /// used of it takes memory. By default it is as large as the stack of a program's main thread may become. On the
+    /// service and in the calling thread (see [`inline`](Options::inline)) it has no meaning.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let options = fastmap::Options::new().worker_stack(256 << 20);
+    /// ```
+    pub fn worker_stack(mut self, bytes: u64) -> Self {
+        self.worker_stack = Some(bytes);
         self
     }
 
@@ -384,6 +400,7 @@ impl fmt::Debug for Options {
             .field("read_ahead", &self.read_ahead)
             .field("item_timeout", &self.item_timeout)
             .field("worker_memory", &self.worker_memory)
+            .field("worker_stack", &self.worker_stack)
             .field("max_items_per_worker", &self.max_items_per_worker)
             .field("sandbox", &self.sandbox)
             .field("inline", &self.inline)

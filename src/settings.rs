@@ -22,6 +22,7 @@ pub(crate) struct Settings {
     pub(crate) read_ahead: usize,
     pub(crate) item_timeout: Option<Duration>,
     pub(crate) worker_memory: Option<u64>,
+    pub(crate) worker_stack: Option<u64>,
     pub(crate) max_items_per_worker: Option<u64>,
     pub(crate) sandbox: Sandbox,
     pub(crate) inline: bool,
@@ -125,6 +126,11 @@ impl Options {
             "FASTMAP_WORKER_MEMORY",
             "a whole number of bytes above 0",
         )?;
+        let worker_stack = read.above_0(
+            ("worker_stack", self.worker_stack),
+            "FASTMAP_WORKER_STACK",
+            "a whole number of bytes above 0",
+        )?;
         let max_items_per_worker = read.above_0(
             ("max_items_per_worker", self.max_items_per_worker),
             "FASTMAP_MAX_ITEMS_PER_WORKER",
@@ -159,6 +165,7 @@ impl Options {
             read_ahead: read_ahead.unwrap_or(64_000_000),
             item_timeout,
             worker_memory,
+            worker_stack,
             max_items_per_worker,
             sandbox: sandbox.unwrap_or_default(),
             inline: inline.unwrap_or(false),
@@ -340,6 +347,7 @@ mod tests {
             ("FASTMAP_ITEM_TIMEOUT", "-1", "seconds"),
             ("FASTMAP_INLINE", "yes", "true, false"),
             ("FASTMAP_WORKER_MEMORY", "1 GB", "bytes"),
+            ("FASTMAP_WORKER_STACK", "8M", "bytes"),
             ("FASTMAP_MAX_ITEMS_PER_WORKER", "0", "a whole number from 1"),
         ] {
             let error = resolve(Options::new(), &[(name, value)]).expect_err(name);

@@ -50,11 +50,15 @@ pub struct FunctionId {
 /// Lies at the same distance from each descriptor in every process that runs this executable.
 static ANCHOR: u64 = MAGIC[0];
 
+/// The address of the anchor, in this process.
+pub(crate) fn anchor() -> usize {
+    (&raw const ANCHOR).addr()
+}
+
 impl FunctionId {
     /// The name of a descriptor of this executable.
     pub fn of(descriptor: &'static Descriptor) -> Self {
-        let offset =
-            std::ptr::from_ref(descriptor).expose_provenance().wrapping_sub((&raw const ANCHOR).addr());
+        let offset = std::ptr::from_ref(descriptor).expose_provenance().wrapping_sub(anchor());
         FunctionId { offset: offset as i64, name: (descriptor.name)().to_owned() }
     }
 
@@ -64,7 +68,7 @@ impl FunctionId {
     /// In words, where nothing of that name stands there: another executable, or a function that lives in a
     /// library which was loaded elsewhere.
     pub fn resolve(&self) -> Result<&'static Descriptor, String> {
-        let anchor = (&raw const ANCHOR).addr();
+        let anchor = anchor();
         let address = anchor.wrapping_add(self.offset as usize);
         let program = objects().into_iter().find(|object| object.holds(anchor, 8));
         let inside = program.is_some_and(|object| object.holds(address, size_of::<Descriptor>()));

@@ -36,6 +36,7 @@ mod job;
 pub mod local;
 mod objects;
 pub mod sizing;
+mod startable;
 mod task;
 mod text;
 mod wire;
@@ -62,6 +63,7 @@ pub use function::{Descriptor, FunctionId, Start};
 pub use job::{Job, JobId};
 pub use local::{Local, LocalOptions};
 pub use sizing::Targets;
+pub use startable::startable;
 pub use task::{Executor, Task, Work};
 
 /// A place where batches run: this machine's worker processes, a service, or whatever you write.

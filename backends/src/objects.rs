@@ -1,7 +1,7 @@
-//! What the loader mapped: the address ranges of this program and its build id.
-//! Asked by `function` (is this address data of ours?) and by `executable` (which program is this?).
+//! What the loader mapped: the address ranges of this program, its build id, and what it is linked with.
+//! Asked by `function` (is this address data of ours?), by `executable` (which program is this?) and by `startable`.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 
 /// One loaded object: the executable itself or a shared library.
 #[derive(Debug, Clone, Default)]
@@ -10,6 +10,14 @@ pub(crate) struct Object {
     pub(crate) readable: Vec<std::ops::Range<usize>>,
     /// The GNU build id that the linker left.
     pub(crate) build_id: Option<Vec<u8>>,
+    /// Its path, as the loader has found it; empty for the executable.
+    pub(crate) name: String,
+    /// The name by which others are linked with it, where it says one.
+    pub(crate) shared_name: Option<String>,
+    /// Names of the libraries that it is linked with.
+    pub(crate) needed: Vec<String>,
+    /// Its program headers, as they are in its file.
+    pub(crate) headers: Vec<u8>,
 }
 
 impl Object {
@@ -32,6 +40,16 @@ unsafe extern "C" fn collect(info: *mut libc::dl_phdr_info, _size: usize, object
     let (info, objects) = unsafe { (&*info, &mut *objects.cast::<Vec<Object>>()) };
     let base = info.dlpi_addr as usize;
     let mut object = Object::default();
+    // SAFETY: the name is a string or missing, and dlpi_phdr points to dlpi_phnum program headers.
+    unsafe {
+        if !info.dlpi_name.is_null() {
+            object.name = CStr::from_ptr(info.dlpi_name).to_string_lossy().into_owned();
+        }
+        let headers = std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into());
+        let bytes = std::slice::from_raw_parts(headers.as_ptr().cast::<u8>(), size_of_val(headers));
+        object.headers = bytes.to_vec();
+    }
+    let mut dynamic = None;
     for index in 0..usize::from(info.dlpi_phnum) {
         // SAFETY: dlpi_phdr points to dlpi_phnum program headers.
         let header = unsafe { &*info.dlpi_phdr.add(index) };
@@ -46,11 +64,50 @@ unsafe extern "C" fn collect(info: *mut libc::dl_phdr_info, _size: usize, object
                     unsafe { std::slice::from_raw_parts(start as *const u8, header.p_memsz as usize) };
                 object.build_id = object.build_id.take().or_else(|| build_id(notes));
             }
+            libc::PT_DYNAMIC => dynamic = Some((start, header.p_memsz as usize)),
             _ => {}
         }
     }
+    if let Some((start, length)) = dynamic.filter(|(start, length)| object.holds(*start, *length)) {
+        // SAFETY: the dynamic section is there, by the line above: pairs of words.
+        let entries = unsafe {
+            std::slice::from_raw_parts(start as *const [usize; 2], length / size_of::<[usize; 2]>())
+        };
+        object.read_names(entries, base);
+    }
     objects.push(object);
     0
+}
+
+/// Kinds of entries of a dynamic section.
+const DT_NULL: usize = 0;
+const DT_NEEDED: usize = 1;
+const DT_STRTAB: usize = 5;
+const DT_STRSZ: usize = 10;
+const DT_SONAME: usize = 14;
+
+impl Object {
+    /// Takes the names out of its dynamic section.
+    fn read_names(&mut self, entries: &[[usize; 2]], base: usize) {
+        let entries = || entries.iter().take_while(|[kind, _]| *kind != DT_NULL);
+        let value = |wanted: usize| entries().find(|[kind, _]| *kind == wanted).map(|[_, value]| *value);
+        let (Some(table), Some(size)) = (value(DT_STRTAB), value(DT_STRSZ)) else { return };
+        // glibc has made an address of it, musl has not.
+        let Some(table) =
+            [table, base.wrapping_add(table)].into_iter().find(|table| self.holds(*table, size))
+        else {
+            return;
+        };
+        // SAFETY: the table of names is there, by the line above, and nothing writes to it.
+        let table = unsafe { std::slice::from_raw_parts(table as *const c_char as *const u8, size) };
+        let name = |at: usize| {
+            let name = CStr::from_bytes_until_nul(table.get(at..)?).ok()?;
+            Some(name.to_string_lossy().into_owned())
+        };
+        self.needed =
+            entries().filter(|[kind, _]| *kind == DT_NEEDED).filter_map(|[_, at]| name(*at)).collect();
+        self.shared_name = value(DT_SONAME).and_then(name);
+    }
 }
 
 /// Finds the build id among ELF notes: each is three words (name size, content size, type), the name, the content.

@@ -378,5 +378,23 @@ fn say(label: Option<&str>, text: &str) {
 }
 
 fn labelled(label: Option<&str>, text: &str) -> String {
-    label.map_or_else(|| text.to_owned(), |label| format!("{label}: {text}"))
+    label.map_or_else(|| text.to_owned(), |label| format!("{}: {text}", shown(label)))
+}
+
+/// A label as it is shown on a terminal, which would obey its control characters.
+fn shown(label: &str) -> String {
+    let escaped =
+        |char: char| if char.is_control() { char.escape_default().to_string() } else { char.to_string() };
+    label.chars().map(escaped).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::labelled;
+
+    #[test]
+    fn a_terminal_obeys_no_label() {
+        let told = labelled(Some("\u{1b}[2J red\r\nμ"), "done");
+        assert_eq!(told, "\\u{1b}[2J red\\r\\nμ: done");
+    }
 }

@@ -92,7 +92,7 @@ impl State<'_> {
         }
         let bar_needs = if self.total.is_some() { LEAST_BAR + 1 } else { 0 };
         let mut line = String::new();
-        if let Some(label) = self.label.map(plain)
+        if let Some(label) = self.label.map(super::shown)
             && left > bar_needs + 6
         {
             let label = truncate_str(&label, MOST_LABEL.min(left - bar_needs - 1), "…").into_owned();
@@ -134,11 +134,6 @@ pub(crate) fn upload(what: &str, sent: u64, total: u64, width: usize) -> String 
     let left = width.saturating_sub(measure_text_width(&text) + measure_text_width(&count) + 2);
     let bar = if left < LEAST_BAR { String::new() } else { bar(sent, total, left.min(MOST_BAR)) + " " };
     truncate_str(&format!("{text} {bar}{count}"), width, "").into_owned()
-}
-
-/// A label on one line: what a terminal would take for more than text is left out.
-fn plain(label: &str) -> String {
-    label.chars().map(|char| if char.is_control() { ' ' } else { char }).collect()
 }
 
 /// When a map is told of, and how.

@@ -88,7 +88,7 @@ fn another_fastmap_program_that_a_function_starts_is_no_worker() {
 #[test]
 fn a_stale_marker_of_another_host_makes_no_worker() {
     let (ended, _) =
-        counted(host(&["squares", "100"]).env("FASTMAP_WORKER", "4 1 worker-7 INFO open /tmp/nobody"));
+        counted(host(&["squares", "100"]).env("FASTMAP_WORKER", "5 1 worker-7 INFO open /tmp/nobody"));
     assert_eq!(Report::read(&ended.stdout).good, 100, "{ended:#?}");
 }
 
@@ -154,10 +154,10 @@ fn a_forged_marker_is_refused_with_a_word() {
     let parent = std::process::id();
     for forged in [
         "yes".to_owned(),
-        format!("3 {parent} worker-7 INFO"),
+        format!("5 {parent} worker-7 INFO"),
         format!("99 {parent} worker-7 INFO open /tmp/nobody"),
-        format!("3 {parent} worker-7 INFO open /tmp/nobody"),
-        format!("3 {parent} worker-7 INFO ajar /tmp/nobody"),
+        format!("5 {parent} worker-7 INFO open /tmp/nobody"),
+        format!("5 {parent} worker-7 INFO ajar /tmp/nobody"),
     ] {
         let (ended, processes) = counted(host(&["squares", "100"]).env("FASTMAP_WORKER", &forged));
         assert!(!ended.status.success(), "{forged}: {ended:#?}");
@@ -247,6 +247,42 @@ fn workers_that_die_unheard_end_the_map_also_where_nothing_can_be_opened() {
         assert!(error.text.contains(reason), "{error:?}");
         assert_eq!(fs::read_dir(&temporary).map_or(0, Iterator::count), 0, "{lost}");
     }
+}
+
+/// The loader that a program names.
+fn loader(program: &str) -> Option<String> {
+    let content = fs::read(program).expect("it is there");
+    let at = content.windows(5).position(|part| part == b"/lib/" || part == b"/lib6")?;
+    let name: Vec<u8> = content[at..].iter().copied().take_while(|byte| *byte != 0).collect();
+    String::from_utf8(name).ok().filter(|name| Path::new(name).exists())
+}
+
+#[test]
+fn a_program_that_its_loader_has_started_starts_no_loader_again() {
+    let Some(loader) = loader(HOST) else {
+        println!("skipped: the program is linked statically");
+        return;
+    };
+    let (ended, processes) = counted(program(&loader).args([HOST, "squares", "100"]));
+    let error = ends_with(&ended, "NotEntered");
+    assert!(error.text.contains("started by its loader") && error.text.contains(HOST), "{error:?}");
+    assert_eq!(processes, 1);
+}
+
+#[test]
+fn a_library_in_another_program_starts_that_program_no_more() {
+    let library = Path::new(HOST).with_file_name("examples").join("libextension.so");
+    let loads = format!("import ctypes; print('sum', ctypes.CDLL({:?}).squares())", library.display());
+    let python = Command::new("python3").args(["-c", "print(1)"]).output();
+    if !library.exists() || !python.is_ok_and(|output| output.status.success()) {
+        println!("skipped: it takes python3, and {} (cargo build --examples)", library.display());
+        return;
+    }
+    let (ended, processes) = counted(program("python3").args(["-c", &loads]));
+    assert!(ended.stdout.iter().any(|line| line == "sum -1"), "{ended:#?}");
+    assert!(ended.stderr.contains("libextension.so") && ended.stderr.contains("python"), "{ended:#?}");
+    assert!(ended.stderr.contains("an executable of your own"), "{ended:#?}");
+    assert_eq!(processes, 0, "the library counts none, and workers would");
 }
 
 #[test]
