@@ -120,7 +120,7 @@ impl Channel {
         buffer: &mut Vec<u8>,
         within: Option<Duration>,
     ) -> Result<Option<Vec<u8>>, String> {
-        buffer.resize(HEAD + PACKET, 0);
+        make_buffer(buffer);
         if let Some(within) = within
             && !wait(&self.0, within)
         {
@@ -144,7 +144,7 @@ impl Channel {
 
     /// Worker: what the host has sent next; `None` at the end.
     pub(crate) fn next(&self, buffer: &mut Vec<u8>) -> Option<Received> {
-        buffer.resize(HEAD + PACKET, 0);
+        make_buffer(buffer);
         let descriptors::Received { length, mut files, .. } =
             descriptors::receive(&self.0, buffer).ok().filter(|received| received.length > 0)?;
         // The host sends no others.
@@ -184,6 +184,13 @@ impl Channel {
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+/// Gives a buffer room for the largest packet. Memory that is zero when it is allocated takes no time before it is used.
+fn make_buffer(buffer: &mut Vec<u8>) {
+    if buffer.is_empty() {
+        *buffer = vec![0; HEAD + PACKET];
     }
 }
 

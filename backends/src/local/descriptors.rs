@@ -49,21 +49,16 @@ pub(crate) fn above_standard<T: From<OwnedFd> + Into<OwnedFd>>(made: T) -> io::R
 /// The limit of open files as it was before fastmap raised it, and what it was raised to.
 static RAISED: Mutex<Option<(Rlimit, Rlimit)>> = Mutex::new(None);
 
-/// Sees whether so many more descriptors can be had, by copies of `any`, which are closed again. Where they can't,
-/// the limit of this process is raised as far as that is allowed to it.
+/// Sees whether so many more descriptors can be had, by copies of `any`, which are closed again.
 ///
 /// # Errors
 /// If they can't be had.
 pub(crate) fn expect(any: impl AsFd, count: usize) -> io::Result<()> {
-    let have = || (0..count).map(|_| any.as_fd().try_clone_to_owned()).collect::<io::Result<Vec<_>>>();
-    if have().is_ok() {
-        return Ok(());
-    }
-    raise();
-    have().map(drop)
+    (0..count).map(|_| any.as_fd().try_clone_to_owned()).collect::<io::Result<Vec<_>>>().map(drop)
 }
 
-fn raise() {
+/// Raises the limit of this process as far as that is allowed to it.
+pub(crate) fn raise() {
     let mut raised = RAISED.lock().unwrap_or_else(PoisonError::into_inner);
     let now = getrlimit(Resource::Nofile);
     let most = Rlimit { current: now.maximum, maximum: now.maximum };

@@ -293,7 +293,11 @@ impl Shared {
     pub(super) fn expect_descriptors(&self) -> Result<(), String> {
         let first = self.lock().members.is_empty();
         let count = if first { START } else { START + SPARE };
-        descriptors::expect(self.wake.as_fd(), count).map_err(|error| {
+        let expected = descriptors::expect(self.wake.as_fd(), count).or_else(|_| {
+            descriptors::raise();
+            descriptors::expect(self.wake.as_fd(), count)
+        });
+        expected.map_err(|error| {
             let most = descriptors::limit();
             format!(
                 "no descriptor is left for it: {error}; this process may have {most} open files: allow it more \
