@@ -247,7 +247,7 @@ impl FastmapConfig {
 
     /// Where batches go.
     pub(crate) fn backend(&self) -> Result<&dyn Backend, Error> {
-        check_entered()?;
+        check_entered(self.0.settings.backend.is_some())?;
         if inside_inline_call() {
             return Ok(&Nested);
         }

@@ -65,15 +65,18 @@ pub unsafe fn enter_as_constructor(own: *const Constructor, end: *const Construc
 }
 
 /// # Errors
-/// If this program has not been entered: its workers would run its `main` as well.
-pub(crate) fn check_entered() -> Result<(), Error> {
+/// If this program has not been entered: its workers would run its `main` as well. And, unless it has a backend of its
+/// own, if another program would be started for a worker.
+pub(crate) fn check_entered(own_backend: bool) -> Result<(), Error> {
     if local::marked() && !local::inside_worker() {
         local::leave_unentered();
     }
     if local::inside_worker() {
         return Ok(());
     }
-    startable().map_err(|why| Error::new(ErrorKind::NotEntered, why))?;
+    if !own_backend {
+        startable().map_err(|why| Error::new(ErrorKind::NotEntered, why))?;
+    }
     if ENTERED.load(Ordering::Relaxed) {
         return Ok(());
     }

@@ -83,12 +83,16 @@ pub use fastmap_backends as backends;
 pub use codec::Json;
 pub use config::{FastmapConfig, IteratorExt, fastmap, global_init, init};
 pub use entry::enter;
-#[doc(hidden)]
-pub use entry::{Constructor, enter_as_constructor};
 pub use error::{Error, ErrorKind};
 pub use map::{Batches, Fastmap, OnError, Unordered};
 pub use options::{ExecPolicy, Options, Sandbox, Verbosity};
 pub use report::{Stderr, stderr, suspend_progress};
+
+/// What this crate's macros call. It is no part of the public interface.
+#[doc(hidden)]
+pub mod macro_support {
+    pub use crate::entry::{Constructor, enter_as_constructor};
+}
 
 /// What to import for `iterator.fastmap(f)`.
 pub mod prelude {
@@ -145,13 +149,13 @@ macro_rules! test_support {
         const _: () = {
             unsafe extern "C" {
                 // The linker's: where the section ends.
-                static __init_array_end: $crate::Constructor;
+                static __init_array_end: $crate::macro_support::Constructor;
             }
             extern "C" fn enter(count: usize, arguments: usize, environment: usize) {
                 // SAFETY: both lie in the section of constructors, which the loader has come to, with what it gives to
                 // each of them.
                 unsafe {
-                    $crate::enter_as_constructor(
+                    $crate::macro_support::enter_as_constructor(
                         &raw const ENTER,
                         &raw const __init_array_end,
                         [count, arguments, environment],
@@ -161,7 +165,7 @@ macro_rules! test_support {
             // The loader calls what stands in this section before `main`.
             #[used]
             #[unsafe(link_section = ".init_array")]
-            static ENTER: $crate::Constructor = enter;
+            static ENTER: $crate::macro_support::Constructor = enter;
         };
     };
 }

@@ -86,7 +86,8 @@ fn not_by_its_loader(objects: &[Object]) -> Result<(), String> {
     Err(format!(
         "fastmap can't start workers here: this program was started by its loader ({}), which the kernel takes for the \
          program and would start again in its place; start {} itself (libraries beside it are found by \
-         LD_LIBRARY_PATH or an rpath, another loader by `patchelf --set-interpreter`)",
+         LD_LIBRARY_PATH or an rpath, another loader by `patchelf --set-interpreter`), or name the executable of the \
+         workers: Options::backend with a Local whose LocalOptions::program is its path",
         running(),
         name.display()
     ))

@@ -267,6 +267,9 @@ fn a_program_that_its_loader_has_started_starts_no_loader_again() {
     let error = ends_with(&ended, "NotEntered");
     assert!(error.text.contains("started by its loader") && error.text.contains(HOST), "{error:?}");
     assert_eq!(processes, 1);
+    // Named, it can be started.
+    let ended = Running::start(program(&loader).args([HOST, "with-program", HOST])).finish();
+    assert_eq!(Report::read(&ended.stdout).good, 100, "{ended:#?}");
 }
 
 #[test]
