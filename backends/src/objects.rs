@@ -1,7 +1,7 @@
 //! What the loader mapped: the address ranges of this program, its build id, and what it is linked with.
 //! Asked by `function` (is this address data of ours?), by `executable` (which program is this?) and by `startable`.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 
 /// One loaded object: the executable itself or a shared library.
 #[derive(Debug, Clone, Default)]
@@ -99,7 +99,7 @@ impl Object {
             return;
         };
         // SAFETY: the table of names is there, by the line above, and nothing writes to it.
-        let table = unsafe { std::slice::from_raw_parts(table as *const c_char as *const u8, size) };
+        let table = unsafe { std::slice::from_raw_parts(table as *const u8, size) };
         let name = |at: usize| {
             let name = CStr::from_bytes_until_nul(table.get(at..)?).ok()?;
             Some(name.to_string_lossy().into_owned())

@@ -24,7 +24,10 @@ pub fn startable() -> Result<(), &'static str> {
             Some(own) => Err(in_a_library(&objects[own])),
         }
     });
-    outcome.as_ref().map(|()| ()).map_err(String::as_str)
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(why) => Err(why),
+    }
 }
 
 impl Object {

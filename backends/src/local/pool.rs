@@ -64,6 +64,16 @@ pub(super) struct Met {
     pub(super) _connection: OwnedFd,
 }
 
+/// Whether there were too few descriptors for a worker.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Shortage {
+    #[default]
+    Unseen,
+    Seen,
+    /// And it was said.
+    Told,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) members: Vec<Member>,
@@ -96,9 +106,7 @@ pub(crate) struct State {
     pub(crate) confined: bool,
     /// Warnings that the supervisor is to pass on.
     pub(super) warnings: Vec<String>,
-    /// There were too few descriptors for a worker, and whether that was said.
-    short: bool,
-    warned_of_shortage: bool,
+    shortage: Shortage,
     /// What each worker may use up.
     pub(crate) allowed: Allowed,
     /// When the supervisor will look around without being woken; `None`: not at all.
@@ -262,7 +270,8 @@ impl Shared {
             return first..first;
         }
         // A start takes a core. Where one has failed, those of several could take from each other what is scarce.
-        let abreast = if state.futile.is_empty() && !state.short { self.cores } else { 1 };
+        let abreast =
+            if state.futile.is_empty() && state.shortage == Shortage::Unseen { self.cores } else { 1 };
         let begun = state.requested.min(abreast.saturating_sub(state.starting));
         state.requested -= begun;
         state.starting += begun;
@@ -313,7 +322,9 @@ impl Shared {
         if state.starting == 0 && state.members.is_empty() {
             state.failed_start(death);
         } else {
-            state.short = true;
+            if state.shortage == Shortage::Unseen {
+                state.shortage = Shortage::Seen;
+            }
             state.not_before = Some(Instant::now() + Duration::from_secs(1));
             state.warn_of_shortage(self.options.processes);
         }
@@ -439,8 +450,8 @@ impl State {
 
     /// Warns once that there are fewer workers than were asked for, as soon as it is known how many there are.
     fn warn_of_shortage(&mut self, wanted: usize) {
-        if self.short && !self.warned_of_shortage && self.starting == 0 {
-            self.warned_of_shortage = true;
+        if self.shortage == Shortage::Seen && self.starting == 0 {
+            self.shortage = Shortage::Told;
             self.warnings.push(format!(
                 "fastmap: warning: only {} of {wanted} workers can run: this process may have {} open files; allow it more \
                  (ulimit -n), or ask for fewer workers (FASTMAP_LOCAL_PROCESSES)\n",
