@@ -98,10 +98,8 @@ impl Options {
                 value.parse().ok().filter(|processes| *processes > 0)
             })?;
         if local_processes == Some(0) {
-            return Err(Error::new(
-                ErrorKind::Options,
-                "local_processes(0): at least 1 worker process is needed",
-            ));
+            let message = "local_processes(0): at least 1 worker process is needed";
+            return Err(Error::new(ErrorKind::Options, message));
         }
         let read_ahead =
             read.or(self.read_ahead, "FASTMAP_READ_AHEAD", "a whole number of bytes", |value| {
@@ -116,10 +114,8 @@ impl Options {
                     .filter(|limit| !limit.is_zero())
             })?;
         if item_timeout.is_some_and(|limit| limit.is_zero()) {
-            return Err(Error::new(
-                ErrorKind::Options,
-                "an item timeout of 0 leaves no item any time; set one above 0",
-            ));
+            let message = "an item timeout of 0 leaves no item any time; set one above 0";
+            return Err(Error::new(ErrorKind::Options, message));
         }
         let worker_memory = read.above_0(
             ("worker_memory", self.worker_memory),
