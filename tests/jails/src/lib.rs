@@ -3,6 +3,7 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -120,4 +121,21 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// What a constructor of this library fills, as the registry of a crate is filled; the linker puts it behind those of
+/// the test programs.
+static REGISTRY: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn fill() {
+    REGISTRY.fetch_add(7, Ordering::Relaxed);
+}
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static FILL: extern "C" fn() = fill;
+
+/// What is in the registry of this process.
+pub fn registry() -> u32 {
+    REGISTRY.load(Ordering::Relaxed)
 }

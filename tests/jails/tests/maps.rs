@@ -403,3 +403,11 @@ fn the_gate_of_32_bit_programs_is_closed() {
     // SIGSYS where this kernel has that gate at all.
     assert!(error.to_string().contains(if free.is_ok() { "SIGSYS" } else { "SIGSEGV" }), "{error}");
 }
+
+#[test]
+fn constructors_of_a_library_have_run_in_workers_of_a_test() {
+    let config = config(pool(&jailed(limits()), 1));
+    let seen: Vec<u32> =
+        config.fastmap(|_: u8| fastmap_test_jails::registry(), [0; 3]).map(Result::unwrap).collect();
+    assert_eq!((fastmap_test_jails::registry(), seen), (7, vec![7; 3]));
+}
