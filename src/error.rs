@@ -46,8 +46,8 @@ pub enum ErrorKind {
     Options,
     /// `main` does not begin with `fastmap_main!` or [`enter`](crate::enter).
     NotEntered,
-    /// The service does not accept the secret: it is another service's, was revoked, or has expired; or the clocks differ by more than
-    /// five minutes. The map ends.
+    /// The service does not accept the secret: it is another service's, was revoked, or has expired. The map
+    /// ends.
     Unauthorized,
     /// The account has no credits left, or the map has spent its [`max_credits`](crate::Options::max_credits). The map ends, behind
     /// all results that were paid for.

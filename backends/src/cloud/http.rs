@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io::Read;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -13,7 +13,7 @@ use ureq::http::{Request, Response};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
-use super::problem::Problem;
+use super::problem::{Problem, ProblemCode};
 use super::proxy::{self, NamedProxy};
 use super::sign::{
     HEADER_DIGEST, HEADER_NONCE, HEADER_PROTOCOL, HEADER_SIGNATURE, HEADER_TIMESTAMP, PROTOCOL, RequestHead,
@@ -46,10 +46,32 @@ pub(super) struct Http {
     key: SigningKey,
     /// Why a proxy that the environment names can't be used, or the one that is.
     proxy: Result<Option<NamedProxy>, String>,
+    clock: Clock,
     short: OnceLock<Result<Agent, String>>,
     long: OnceLock<Agent>,
     /// How long a request waits for its answer at the service.
     pub(super) long_poll: OnceLock<Duration>,
+}
+
+/// The time that requests are signed with: this machine's, until the service says that the two differ. From
+/// then on it is the service's, carried on by the monotonic clock, so that further steps of this machine's
+/// wall clock do not matter.
+#[derive(Debug, Default)]
+struct Clock(Mutex<Option<(u64, Instant)>>);
+
+impl Clock {
+    /// Seconds since 1970.
+    fn now(&self) -> u64 {
+        match *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some((time, at)) => time.saturating_add(at.elapsed().as_secs()),
+            None => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+        }
+    }
+
+    /// The service's clock says so now, in an answer that is signed for a request of this moment.
+    fn set(&self, time: u64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((time, Instant::now()));
+    }
 }
 
 /// Which pool a request goes by.
@@ -102,6 +124,7 @@ impl Http {
             proxy,
             token: secret.token().to_owned(),
             key: secret.key(),
+            clock: Clock::default(),
             short: OnceLock::new(),
             long: OnceLock::new(),
             long_poll: OnceLock::new(),
@@ -189,7 +212,7 @@ impl Http {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let path = format!("/api/v{PROTOCOL}{path}");
         let nonce = random_hex()?;
-        let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let timestamp = self.clock.now();
         let body_digest = digest(body);
         let head = RequestHead { method, path: &path, query, timestamp, nonce: &nonce, digest: &body_digest };
         let signature = self.key.sign_request(&head);
@@ -223,7 +246,15 @@ impl Http {
         let reply = Reply { status, body, took: begun.elapsed() };
         match status {
             200..300 => Ok(reply),
-            _ => Err(Failure::Problem(reply.json()?)),
+            _ => {
+                let problem: Box<Problem> = reply.json()?;
+                if problem.known() == Some(ProblemCode::ClockSkew)
+                    && let Some(time) = problem.server_time
+                {
+                    self.clock.set(time);
+                }
+                Err(Failure::Problem(problem))
+            }
         }
     }
 

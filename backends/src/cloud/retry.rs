@@ -72,7 +72,6 @@ impl Service<'_> {
             Some(Code::TokenExpired) => unauthorized(format!(
                 "the token {token}… of FASTMAP_SECRET has expired at {url}; ask for another one (`fastmap token create` there)"
             )),
-            Some(Code::ClockSkew) => unauthorized(self.skew(&problem)),
             Some(Code::OutOfCredits) => Then::Fail(BackendError::OutOfCredits(format!(
                 "out of credits at {url}: {detail}; add some there (`fastmap credits add`), or use the policy local"
             ))),
@@ -88,7 +87,8 @@ impl Service<'_> {
             }
             Some(Code::WorkerFailed) => fail(format!("this program can't work at {url}: {detail}")),
             Some(Code::NotExecutable) => fail(format!("this program can't run at {url}: {detail}")),
-            Some(Code::NonceRepeated | Code::DigestMismatch | Code::BatchUnknown) => {
+            // The next request is signed with the service's time.
+            Some(Code::NonceRepeated | Code::DigestMismatch | Code::BatchUnknown | Code::ClockSkew) => {
                 Then::Again(after.or(Some(Duration::ZERO)), Failure::Problem(problem))
             }
             Some(Code::UnsupportedProtocol) => fail(format!(
@@ -144,6 +144,11 @@ impl Service<'_> {
     /// The end of a run that got no good answer for so long.
     pub(super) fn give_up(&self, after: Duration, last: Failure) -> BackendError {
         let url = self.url;
+        if let Failure::Problem(problem) = &last
+            && problem.known() == Some(ProblemCode::ClockSkew)
+        {
+            return BackendError::Unauthorized(self.skew(problem));
+        }
         let why = words(&last);
         let message = match self.reached {
             true => format!("no good answer from {url} for {} s: {why}", after.as_secs()),
@@ -285,7 +290,6 @@ mod tests {
         for (code, words) in [
             (ProblemCode::TokenRevoked, "revoked"),
             (ProblemCode::TokenExpired, "expired"),
-            (ProblemCode::ClockSkew, "clock"),
             (ProblemCode::Unauthorized, "FASTMAP_SECRET"),
             (ProblemCode::OutOfCredits, "fastmap credits"),
             (ProblemCode::SpendCapReached, "FASTMAP_MAX_CREDITS"),
@@ -295,6 +299,17 @@ mod tests {
             let text = error.to_string();
             assert!(text.contains(words) && text.contains("https://s.example"), "{text}");
         }
+    }
+
+    #[test]
+    fn clocks_that_differ_to_the_end_are_named() {
+        let Then::Again(Some(pause), failure) = then(ProblemCode::ClockSkew) else { panic!("it is final") };
+        assert!(pause.is_zero());
+        let error = SERVICE.give_up(Duration::from_secs(120), failure);
+        assert!(
+            matches!(&error, BackendError::Unauthorized(text) if text.contains("clocks differ")),
+            "{error}"
+        );
     }
 
     #[test]
