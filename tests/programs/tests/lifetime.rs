@@ -137,17 +137,25 @@ fn ctrl_c_and_sigterm_end_host_and_workers_without_a_word() {
 }
 
 #[test]
-fn a_host_that_handles_ctrl_c_keeps_its_workers() {
-    let mut running = Running::start(&mut host(&["handles-sigint"]));
-    running.line("worker ");
-    let before = workers(running.pid());
-    running.signal_group(Signal::SIGINT);
-    let ended = running.finish();
-    assert!(ended.status.success(), "{ended:#?}");
-    assert!(ended.stdout.iter().all(|line| !line.starts_with("wrong")), "{ended:#?}");
-    let used = ended.stdout.iter().filter_map(|line| line.strip_prefix("worker ")).count();
-    assert!(before.len() <= 2 && used <= 2, "{ended:#?}");
-    assert_eq!(ended.stderr, "");
+fn a_host_that_handles_the_signals_of_its_group_keeps_its_workers() {
+    for signal in [Signal::SIGINT, Signal::SIGHUP, Signal::SIGTERM] {
+        let mut running = Running::start(&mut host(&["handles", signal.as_str()]));
+        let _both = [(); 2].map(|()| running.line("worker "));
+        running.signal_group(signal);
+        let ended = running.finish();
+        assert!(ended.status.success(), "{signal}: {ended:#?}");
+        assert!(ended.stdout.iter().all(|line| !line.starts_with("wrong")), "{signal}: {ended:#?}");
+        let used = ended.stdout.iter().filter_map(|line| line.strip_prefix("worker ")).count();
+        assert_eq!(used, 2, "{signal}: {ended:#?}");
+        assert_eq!(ended.stderr, "", "{signal}");
+    }
+}
+
+#[test]
+fn what_a_function_has_started_ends_by_sigterm() {
+    let ended = run(&mut host(&["ends-children"]));
+    let by_signal = |line: &&String| line.starts_with("ended Signaled(") && line.contains("SIGTERM");
+    assert_eq!(ended.stdout.iter().filter(by_signal).count(), 2, "{ended:#?}");
 }
 
 #[test]

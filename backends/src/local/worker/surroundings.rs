@@ -5,9 +5,11 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::raw::c_int;
+use std::sync::atomic::{AtomicI32, Ordering};
 
-use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
-use nix::unistd::dup2_stdin;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction, signal};
+use nix::unistd::{dup2_stdin, getpid};
 
 use super::super::descriptors;
 use super::super::page::Page;
@@ -15,22 +17,48 @@ use super::super::page::Page;
 /// Descriptors that ipc-channel uses for a greeting, at most.
 const GREETING: usize = 4;
 
-/// The host decides about the terminal's signals; a dead host shows as an error of a send, not as SIGPIPE; and
-/// what the host ignores is not ignored for what the function starts.
+/// The process that outlives SIGTERM.
+static WORKER: AtomicI32 = AtomicI32::new(0);
+
+/// The host decides about the signals that a whole process group gets, from a terminal or a service manager;
+/// a dead host shows as an error of a send, not as SIGPIPE; and what the host ignores is not ignored for what
+/// the function starts.
 pub(super) fn settle_signals() -> nix::Result<()> {
-    // The thread that starts workers blocks signals, and a mask is inherited.
-    SigSet::empty().thread_set_mask()?;
     for (number, handler) in [
         (Signal::SIGINT, SigHandler::SigIgn),
         (Signal::SIGHUP, SigHandler::SigIgn),
         (Signal::SIGPIPE, SigHandler::SigIgn),
         (Signal::SIGCHLD, SigHandler::SigDfl),
-        (Signal::SIGTERM, SigHandler::SigDfl),
     ] {
         // SAFETY: both handlers are the kernel's own; no code of ours runs in a signal.
         unsafe { signal(number, handler) }?;
     }
-    Ok(())
+    // Not ignored, because a program that the function starts would inherit that, and could not be ended by
+    // `timeout`.
+    WORKER.store(getpid().as_raw(), Ordering::Relaxed);
+    let flags = SaFlags::SA_RESTART | SaFlags::SA_ONSTACK;
+    let action = SigAction::new(SigHandler::SigAction(outlive), flags, SigSet::empty());
+    // SAFETY: the handler calls only what may be called in a signal handler.
+    unsafe { sigaction(Signal::SIGTERM, &action) }?;
+    // The thread that starts workers blocks signals, and a mask is inherited. What came meanwhile is
+    // delivered now.
+    SigSet::empty().thread_set_mask()
+}
+
+/// Lets SIGTERM pass that comes from outside: it was meant for the host, whose end ends this process. The
+/// signal ends this process as by default where the process sends it to itself, and it ends a copy that the
+/// function has made (`fork`).
+extern "C" fn outlive(number: c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    // SAFETY: these calls may be made in a signal handler; the kernel hands in the information about this
+    // signal.
+    unsafe {
+        let this = libc::getpid();
+        if this != WORKER.load(Ordering::Relaxed) || (*info).si_pid() == this {
+            // It is blocked here, and delivered when this handler returns.
+            libc::signal(number, libc::SIG_DFL);
+            libc::raise(number);
+        }
+    }
 }
 
 /// Takes the page from standard input, which then is `/dev/null`.

@@ -11,6 +11,7 @@ use std::thread::{Builder, JoinHandle};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 
 use super::super::greeting::STACK;
@@ -29,7 +30,8 @@ const GAP: usize = 1 << 20;
 const PANICKED: i32 = 101;
 
 /// Runs the worker on a thread of that name, which ends the process. The calling thread takes no signals from
-/// then on: those of the process are delivered to the function, as in a program that calls it itself.
+/// then on but SIGTERM, which does nothing (see [`outlive`](super::surroundings)) and so need not interrupt a
+/// call of the function: all others are delivered to the function, as in a program that calls it itself.
 ///
 /// # Errors
 /// If the system gives no thread.
@@ -59,6 +61,9 @@ pub(super) fn start(name: &str, worker: Worker) -> io::Result<JoinHandle<()>> {
             }
             started => {
                 leave(pinned.as_ref());
+                let mut termination = SigSet::empty();
+                termination.add(Signal::SIGTERM);
+                let _unchanged = termination.thread_unblock();
                 return started;
             }
         }

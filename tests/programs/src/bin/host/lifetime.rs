@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use fastmap::backends::local::INSIDE;
 use fastmap::{FastmapConfig, Options};
 use fastmap_test_programs::{report, workers};
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, fork, pause};
+use nix::unistd::{ForkResult, Pid, fork, pause};
 
 use crate::{Outcome, config};
 
@@ -62,10 +62,10 @@ extern "C" fn note(_: i32) {
     INTERRUPTED.store(true, Ordering::Relaxed);
 }
 
-/// Goes on after Ctrl-C.
-pub(crate) fn handles_sigint() -> Outcome {
+/// Goes on after a signal that its whole group gets, as after Ctrl-C.
+pub(crate) fn handles(name: &str) -> Outcome {
     // SAFETY: the handler stores to an atomic and does nothing else.
-    unsafe { signal(Signal::SIGINT, SigHandler::Handler(note)) }?;
+    unsafe { signal(name.parse()?, SigHandler::Handler(note)) }?;
     let config = config()?;
     let mut seen = BTreeSet::new();
     let map = config.fastmap(
@@ -91,6 +91,28 @@ pub(crate) fn handles_sigint() -> Outcome {
         }
     }
     println!("finished with {} workers", seen.len());
+    Ok(())
+}
+
+/// A function ends what it has started by SIGTERM: a program, and a copy of its process.
+pub(crate) fn ends_children() -> Outcome {
+    let function = |_: u64| {
+        let program = Command::new("sleep").arg("1000").stdout(Stdio::null()).spawn().expect("a process");
+        // SAFETY: the copy touches nothing of this process, and waits.
+        let copy = match unsafe { fork() }.expect("a copy") {
+            ForkResult::Child => loop {
+                pause();
+            },
+            ForkResult::Parent { child } => child,
+        };
+        [Pid::from_raw(program.id().cast_signed()), copy].map(|pid| {
+            kill(pid, Signal::SIGTERM).expect("it is there");
+            format!("{:?}", waitpid(pid, None).expect("it is a child"))
+        })
+    };
+    for ended in config()?.fastmap(function, 0..1).next().ok_or("no answer")?? {
+        println!("ended {ended}");
+    }
     Ok(())
 }
 
