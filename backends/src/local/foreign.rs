@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::Local;
-use super::member::Held;
+use super::member::{Held, Member};
 use super::pool::Shared;
 use crate::batch::{Batch, BatchId};
 use crate::completion::DeathCause;
@@ -83,6 +83,9 @@ impl Shared {
             if member.held.iter().any(|held| wanted(held) && held.batch.ticket() == running.0) {
                 member.condemn(DeathCause::Timeout(limit), Some(running));
             }
+        }
+        if state.members.iter().any(Member::is_unkillable) {
+            self.wake_supervisor();
         }
     }
 }

@@ -2,9 +2,11 @@
 //! Changed under the pool's lock only, by `pool` and `steal`.
 
 use std::collections::{HashSet, VecDeque};
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::process::Child;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use super::area::{SHARED_FROM, free_place};
@@ -14,6 +16,10 @@ use crate::batch::Batch;
 use crate::completion::{DeathCause, RefusedCall, Running};
 use crate::job::JobId;
 use crate::wire::{Header, Kind};
+
+/// A worker that can't be killed and has not ended itself within this time is given up: it is stopped, or has
+/// never opened its channel.
+const GIVEN_UP: Duration = Duration::from_secs(5);
 
 /// A worker process, from its start until its death is dealt with.
 #[derive(Debug)]
@@ -49,6 +55,13 @@ pub(crate) struct Member {
     pub(crate) leaving: Option<Instant>,
     /// For item timeouts: what ran at the last look, and for how long.
     pub(crate) watched: Option<((u64, Running), Duration)>,
+    /// Whether its pipes are full because this process does not read them: at this look, and at the one
+    /// before.
+    pub(crate) unread: [bool; 2],
+    /// It was seen to dump its core.
+    dying: bool,
+    /// When the system refused to kill it, and it was asked to end itself.
+    unkillable: Option<Instant>,
     /// For refused calls: what ran at the last look, since when, and whether they were told.
     pub(crate) doubted: Option<((u64, Running), Instant, bool)>,
 }
@@ -91,6 +104,9 @@ impl Member {
             recalls: 0,
             leaving: None,
             watched: None,
+            unread: [false; 2],
+            dying: false,
+            unkillable: None,
             doubted: None,
         }
     }
@@ -136,13 +152,74 @@ impl Member {
     }
 
     /// Ends it. Its death is told by the supervisor, as any other.
+    ///
+    /// A worker that dumps its core is left alone: it is dying of a signal of its own, which is the cause of
+    /// its death, and to kill it would cut the core short.
     pub(crate) fn condemn(&mut self, cause: DeathCause, running: Option<(u64, Running)>) {
+        if self.is_dying() {
+            return;
+        }
         if self.verdict.is_none() {
             self.verdict = Some((cause, running));
         }
-        // It may be dead already.
-        drop(self.child.kill());
+        self.kill();
     }
+
+    /// Whether it dumps its core, or has begun to. To be asked while it may still dump: what comes after,
+    /// until the kernel tells of its death, can look like life.
+    pub(crate) fn is_dying(&mut self) -> bool {
+        self.dying = self.dying || is_dying(self.child.id());
+        self.dying
+    }
+
+    /// Kills the process. Where the system refuses that (this process has given up the rights of the user who
+    /// started the worker), closes its channel: a worker ends itself then, whatever its function does.
+    pub(crate) fn kill(&mut self) {
+        let Err(error) = self.child.kill() else { return };
+        // It may be dead already.
+        if matches!(error.kind(), ErrorKind::InvalidInput) || error.raw_os_error() == Some(libc::ESRCH) {
+            return;
+        }
+        if self.unkillable.is_none() {
+            log::warn!("{} can't be killed ({error}) and is asked to end itself", self.name);
+            self.unkillable = Some(Instant::now());
+        }
+        if let Some(outbox) = &mut self.outbox {
+            outbox.close();
+        }
+    }
+
+    /// Whether the system has refused to kill it.
+    pub(crate) fn is_unkillable(&self) -> bool {
+        self.unkillable.is_some()
+    }
+
+    /// Whether it could neither be killed nor has ended itself: its end is not waited for any more.
+    pub(crate) fn is_given_up(&self, now: Instant) -> bool {
+        self.unkillable.is_some_and(|since| now.saturating_duration_since(since) > GIVEN_UP)
+    }
+
+    /// How soon to look again for [`Member::is_given_up`].
+    pub(crate) const UNKILLABLE_PAUSE: Duration = Duration::from_secs(1);
+}
+
+/// Whether a process is writing its core, or has done so and its memory is being freed.
+fn is_dying(pid: u32) -> bool {
+    /// Kernels before 4.15 say nothing of cores.
+    static KNOWN: LazyLock<bool> = LazyLock::new(|| matches!(core_dumping("self"), Ok(Some(_))));
+    match core_dumping(&pid.to_string()) {
+        Ok(Some(dumps)) => dumps,
+        // A process without memory.
+        Ok(None) => *KNOWN,
+        Err(_) => false,
+    }
+}
+
+/// Whether a process dumps its core; `None` where `/proc` says nothing of that.
+fn core_dumping(process: &str) -> io::Result<Option<bool>> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let value = status.lines().find_map(|line| line.strip_prefix("CoreDumping:"));
+    Ok(value.map(|value| value.trim() == "1"))
 }
 
 /// The frame that asks a worker for what it has not begun of a batch, or for half of it.

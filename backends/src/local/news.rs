@@ -225,6 +225,10 @@ impl Shared {
         let mut state = self.lock();
         if let Some(member) = state.member(id) {
             member.condemn(cause, None);
+            if member.is_unkillable() {
+                // It has to look whether the worker ends itself.
+                self.wake_supervisor();
+            }
         }
     }
 

@@ -176,7 +176,7 @@ impl Shared {
         let mut guard = self.lock();
         let state = &mut *guard;
         state.closing = true;
-        state.members.iter_mut().for_each(|member| drop(member.child.kill()));
+        state.members.iter_mut().for_each(Member::kill);
         for run in state.runs.values_mut() {
             run.fail(BackendError::Other("the thread that looks after the workers panicked".to_owned()));
         }
@@ -285,7 +285,7 @@ impl Shared {
         state.starting -= 1;
         if state.closing {
             // It has begun nothing yet, and could not be told otherwise.
-            drop(member.child.kill());
+            member.kill();
         }
         state.members.push(member);
         state.arrived.push(watched);

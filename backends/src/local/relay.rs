@@ -125,6 +125,15 @@ impl<R: Read + AsFd> Pipe<R> {
         self.pipe.as_ref()
     }
 
+    /// Whether a write to it may have to wait until it is read. A pipe counts in pages: at worst each holds a
+    /// little more than half of what it could.
+    pub(crate) fn may_be_full(&self) -> bool {
+        let Some(pipe) = &self.pipe else { return false };
+        let Ok(room) = fcntl(pipe, FcntlArg::F_GETPIPE_SZ) else { return false };
+        let room = u64::try_from(room).unwrap_or_default();
+        rustix::io::ioctl_fionread(pipe).is_ok_and(|held| held > 0 && held >= room / 2)
+    }
+
     /// Passes on what is there now as lines, at most about `most` bytes, so that one chatterer can't hold up the rest;
     /// tells how many there were.
     pub(crate) fn pass_on(&mut self, most: usize, out: &mut dyn FnMut(Stream, Vec<u8>)) -> usize {

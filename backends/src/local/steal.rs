@@ -42,6 +42,9 @@ pub(crate) fn look(state: &mut State, since_last: Duration, now: Instant) -> Opt
             member.condemn(DeathCause::NoGreeting(GREETING), None);
         }
     }
+    if state.members.iter().any(Member::is_unkillable) {
+        again(Member::UNKILLABLE_PAUSE);
+    }
     if let Some(after) = time_items(state, since_last) {
         again(after);
     }
@@ -108,16 +111,22 @@ fn time_items(state: &mut State, since_last: Duration) -> Option<Duration> {
         let running = member.page.running().filter(|(_, running)| matches!(running, Running::Item(_)));
         member.watched = match (running, member.watched) {
             // A stretch between two looks that is much longer than the pause was spent stopped (SIGTSTP stops
-            // host and workers alike) or without a CPU: it does not count against the item.
+            // host and workers alike) or without a CPU: it does not count against the item. Nor does a
+            // stretch in which the worker may have waited for this process to read what it prints.
             (Some(what), Some((before, age))) if what == before => {
-                Some((what, age + since_last.min(pause * 2)))
+                let counted =
+                    if member.unread.contains(&true) { Duration::ZERO } else { since_last.min(pause * 2) };
+                Some((what, age + counted))
             }
             (Some(what), _) => Some((what, Duration::ZERO)),
             (None, _) => None,
         };
+        // A core that is dumped meanwhile is looked for in time.
         if let Some((what, age)) = member.watched
-            && age > limit
+            && age > limit / 2
             && member.verdict.is_none()
+            && !member.is_dying()
+            && age > limit
         {
             member.condemn(DeathCause::Timeout(limit), Some(what));
         }

@@ -11,8 +11,9 @@ use nix::sys::signal::{SigSet, Signal};
 
 use super::launch::Keeper;
 use super::lines::Lines;
+use super::member::Member;
 use super::page::Page;
-use super::pool::Shared;
+use super::pool::{Shared, State};
 use super::reader::Gate;
 use super::relay::{Pipe, Stream};
 use super::repeats::{Repeats, Words};
@@ -64,13 +65,14 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
                 match &mut member.outbox {
                     Some(outbox) => outbox.close(),
                     // It has begun nothing yet, and could not be told otherwise.
-                    None => drop(member.child.kill()),
+                    None => member.kill(),
                 }
             }
         }
         if closing.is_some_and(|since| now.duration_since(since) > LEAVE) {
-            state.members.iter_mut().for_each(|member| drop(member.child.kill()));
+            state.members.iter_mut().for_each(Member::kill);
         }
+        note_unread(&mut state, &watched, lines.have_room());
         let mut pause = steal::look(&mut state, now.duration_since(last_look), now);
         last_look = now;
         if state.closing {
@@ -79,6 +81,8 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
         let (starting, met) = (state.starting, std::mem::take(&mut state.met));
         let warnings = std::mem::take(&mut state.warnings);
         state.threads.retain(|thread| !thread.is_finished());
+        let given_up: Vec<u64> =
+            state.members.iter().filter(|member| member.is_given_up(now)).map(|member| member.id).collect();
         let maps: Vec<JobId> = state.runs.keys().copied().collect();
         state.next_look = pause.map(|pause| now + pause);
         drop(state);
@@ -111,7 +115,14 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
         if memory_kills.is_none() && first_start.is_some_and(|begun| begun.elapsed() >= COUNT_KILLS) {
             memory_kills = Some(MemoryKills::new());
         }
-        for index in (0..watched.len()).rev().filter(|index| news[*index]) {
+        for index in (0..watched.len()).rev() {
+            if given_up.contains(&watched[index].id) && !watched[index].is_dead() {
+                watched.swap_remove(index).give_up(shared);
+                continue;
+            }
+            if !news[index] {
+                continue;
+            }
             watched[index].pass_on(shared, &mut lines, &repeats);
             if watched[index].is_dead() {
                 let kills = memory_kills.as_mut();
@@ -123,6 +134,19 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
     let threads = std::mem::take(&mut shared.lock().threads);
     for thread in threads {
         drop(thread.join());
+    }
+}
+
+/// Notes which workers may wait for this process to read what they print. `room`: there is room for more
+/// lines, and so they are read.
+fn note_unread(state: &mut State, watched: &[Watched], room: bool) {
+    for member in &mut state.members {
+        member.unread = [false, member.unread[0]];
+    }
+    for worker in watched.iter().filter(|worker| !room && worker.waits_to_be_read()) {
+        if let Some(member) = state.member(worker.id) {
+            member.unread[0] = true;
+        }
     }
 }
 
@@ -222,6 +246,28 @@ impl Watched {
         if let Some(limit) = limit.filter(|limit| output > *limit) {
             shared.condemn(self.id, DeathCause::OutputLimit(limit));
         }
+    }
+
+    /// Whether a write to one of its pipes may wait.
+    fn waits_to_be_read(&self) -> bool {
+        self.stdout.may_be_full() || self.stderr.may_be_full()
+    }
+
+    /// Counts the worker among the dead though its process may live on, which nothing can end.
+    fn give_up(self, shared: &Shared) {
+        let Watched { id, name, pid, server, gate, .. } = self;
+        log::error!(
+            "{name} (process {pid}) can't be ended: this process may not, and the worker does not end itself"
+        );
+        shared.condemn(id, DeathCause::Unknown);
+        let death = Death {
+            worker: name.to_string(),
+            pid,
+            cause: DeathCause::Unknown,
+            refused: None,
+            stderr: Vec::new(),
+        };
+        gate.close(death, &server);
     }
 
     fn is_dead(&self) -> bool {

@@ -91,6 +91,32 @@ fn a_host_whose_stdout_nobody_reads_hears_of_deaths_all_the_same() {
 }
 
 #[test]
+fn time_in_which_nobody_reads_what_items_print_is_not_theirs() {
+    let ended = ended(&mut host(&["stdout-unread", "6"]));
+    let report = Report::read(&ended.stdout);
+    assert_eq!((report.answers, report.good), (6, 6), "{report:#?}");
+    assert_eq!(number(&ended, "read "), 6, "{ended:#?}");
+}
+
+#[test]
+fn a_host_that_gave_up_root_ends_its_workers_all_the_same() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: it takes root");
+        return;
+    }
+    let (_folder, path) = folder();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o777))
+        .expect("the folder is our own");
+    let ended = ended(host(&["gives-up-root", &path]).env("TMPDIR", &path));
+    let report = Report::read(&ended.stdout);
+    assert_eq!((report.answers, report.good), (20, 19), "{ended:#?}");
+    let error = &report.errors[0];
+    assert_eq!((&*error.kind, error.index), ("Timeout", Some(3)), "{ended:#?}");
+    assert_eq!(times(&ended, "first Some(Ok(2))"), 1, "{ended:#?}");
+    assert_eq!(number(&ended, "left "), 0, "{ended:#?}");
+}
+
+#[test]
 fn a_logger_that_panics_in_the_host_does_not_hold_up_the_map() {
     let report = run(&mut host(&["logger-panics", "200"]));
     // Which items a broken logger costs is not promised; those that log nothing are answered.

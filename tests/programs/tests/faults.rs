@@ -44,6 +44,29 @@ fn an_item_that_segfaults_costs_itself_alone() {
 }
 
 #[test]
+fn a_crash_whose_core_takes_longer_to_dump_than_items_may_take_is_a_crash_with_a_whole_core() {
+    const MEGABYTES: u64 = 128;
+    let folder = TempDir::new().expect("a folder");
+    let mut command = host(&["dumps"]);
+    command.env("MEGABYTES", MEGABYTES.to_string()).env("FASTMAP_ITEM_TIMEOUT", "0.1").current_dir(&folder);
+    let ended = Running::start(&mut command).finish();
+    if ended.stdout.iter().any(|line| line == "limit 0") {
+        println!("skipped: no process may dump its core");
+        return;
+    }
+    let report = Report::read(&ended.stdout);
+    assert_eq!((report.answers, report.good), (10, 9), "{ended:#?}");
+    let error = &report.errors[0];
+    assert_eq!((&*error.kind, error.index), ("Crash", Some(3)), "{error:?}");
+    assert!(error.text.contains("SIGSEGV"), "{error:?}");
+    // Where the system hands cores to a program, or names them otherwise, it has none here.
+    for core in std::fs::read_dir(&folder).expect("it is there").flatten() {
+        let bytes = core.metadata().expect("a file").len();
+        assert!(bytes > MEGABYTES << 20, "{core:?} has {bytes} bytes");
+    }
+}
+
+#[test]
 fn an_item_that_aborts_costs_itself_alone() {
     crash("abort", &["signal 6", "SIGABRT"]);
 }

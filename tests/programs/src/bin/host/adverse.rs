@@ -17,7 +17,7 @@ use fastmap_test_programs::{LIMIT, peak_kb, refuse, report, until, workers};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, dup2_stdout};
+use nix::unistd::{Gid, Pid, Uid, dup2_stdout, setgid, setuid};
 
 use crate::{Outcome, config};
 
@@ -104,6 +104,51 @@ pub(crate) fn stdout_full(items: u64) -> Outcome {
     dup2_stdout(shown)?;
     report(answers, |n| n);
     println!("read {}", read.join().expect("no panic")?);
+    Ok(())
+}
+
+/// The host's stdout is a pipe that is read only when items that print much would long be late.
+pub(crate) fn stdout_unread(items: u64) -> Outcome {
+    const LINES: usize = 10_000;
+    let (mut reader, unread) = std::io::pipe()?;
+    let shown = stdout().as_fd().try_clone_to_owned()?;
+    dup2_stdout(&unread)?;
+    drop(unread);
+    let limit = Duration::from_secs(1);
+    let read = spawn(move || {
+        sleep(limit * 5 / 2);
+        let mut text = Vec::new();
+        reader.read_to_end(&mut text).map(|bytes| bytes / 100 / LINES)
+    });
+    let function = |n: u64| {
+        for _ in 0..LINES {
+            println!("{}", "x".repeat(99));
+        }
+        n
+    };
+    let config = config()?;
+    let answers: Vec<_> = config.fastmap(function, 0..items).item_timeout(limit).collect();
+    drop(config);
+    dup2_stdout(shown)?;
+    report(answers, |n| n);
+    println!("read {}", read.join().expect("no panic")?);
+    Ok(())
+}
+
+/// The host gives up root while its workers go on as root. One of them then runs an item without an end.
+pub(crate) fn gives_up_root(folder: &str) -> Outcome {
+    let config = config()?;
+    gather(&config, Path::new(folder).join("workers"), 2)?;
+    println!("before {:?}", workers(id().cast_signed()));
+    setgid(Gid::from_raw(65_534))?;
+    setuid(Uid::from_raw(65_534))?;
+    let function = |n: u64| if n == 3 { for_ever() } else { n };
+    report(config.fastmap(function, 0..20).item_timeout(Duration::from_millis(500)), |n| n);
+    // An item that runs is ended with the configuration as well.
+    let answer = config.fastmap(function, 2..10).next();
+    println!("first {answer:?}");
+    drop(config);
+    println!("left {:?}", workers(id().cast_signed()).len());
     Ok(())
 }
 

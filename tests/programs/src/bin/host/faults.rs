@@ -91,6 +91,24 @@ impl Fault {
     }
 }
 
+/// One item segfaults at once, in a worker with as many megabytes as the variable `MEGABYTES` says, whose
+/// core is dumped.
+pub(crate) fn dumps() -> Outcome {
+    let (_, most) = getrlimit(Resource::RLIMIT_CORE)?;
+    setrlimit(Resource::RLIMIT_CORE, most, most)?;
+    let init = || vec![1u8; std::env::var("MEGABYTES").map_or(0, |text| text.parse().unwrap_or(0)) << 20];
+    let function = |memory: &mut Vec<u8>, n: u64| {
+        if n == 3 {
+            black_box(memory);
+            Fault::Segfault.happen();
+        }
+        n
+    };
+    report(config()?.fastmap_init(init, function, 0..10), |n| n);
+    println!("limit {most}");
+    Ok(())
+}
+
 fn deep(depth: u64) -> u64 {
     let here = [depth; 32];
     if black_box(depth) == u64::MAX { 0 } else { deep(depth + 1) + black_box(&here)[7] }

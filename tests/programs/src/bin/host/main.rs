@@ -30,6 +30,7 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
     let text = |at: usize| rest.get(at).map_or("", String::as_str);
     match scenario {
         "faults" => faults::faults(text(0), number(1)?, number(2)?, number(3)?),
+        "dumps" => faults::dumps(),
         "slow" => faults::slow(number(0)?, number(1)?),
         "until-file" => faults::until_file(text(0)),
         "greedy" => faults::greedy(text(0)),
@@ -73,6 +74,8 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
         "zipped" => measures::zipped(),
         "init-panics" => adverse::init_panics(),
         "stdout-held" => adverse::stdout_held(number(0)?),
+        "stdout-unread" => adverse::stdout_unread(number(0)?),
+        "gives-up-root" => adverse::gives_up_root(text(0)),
         "stdout-full" => adverse::stdout_full(number(0)?),
         "logger-panics" => adverse::logger_panics(number(0)?),
         "soft-limited" => descriptors::soft_limited(number(0)?, number(1)?),
