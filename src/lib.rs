@@ -35,7 +35,8 @@
 //!   State goes in by [`fastmap_with`](FastmapConfig::fastmap_with) (a context) or
 //!   [`fastmap_init`](FastmapConfig::fastmap_init) (built once in each worker).
 //! - Each item is answered exactly once, in order; it may be *executed* more than once where a worker died.
-//! - Input is read just in time; what is read ahead is bounded in batches and in bytes.
+//! - Input is read just in time; what is read ahead is bounded in batches and in bytes. Results wait where an input waits: see
+//!   [`feed()`].
 //!
 //! # Which one to call
 //!
@@ -47,6 +48,7 @@
 //! | items that you keep | [`FastmapConfig::fastmap_ref`] |
 //! | results by the batch, or as they come | [`Fastmap::batches`], [`Fastmap::unordered`] |
 //! | a type that the compact format can't carry | [`Json`] |
+//! | items that come while the map runs | [`feed()`] |
 //! | another place for the work | [`backends::Backend`] and [`Options::backend`] |
 
 /// The programs of the documents are compiled by `cargo test --doc`.
@@ -68,6 +70,7 @@ mod codec;
 mod config;
 mod entry;
 mod error;
+mod feed;
 mod floats;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -84,6 +87,7 @@ pub use codec::Json;
 pub use config::{FastmapConfig, IteratorExt, fastmap, global_init, init};
 pub use entry::enter;
 pub use error::{Error, ErrorKind};
+pub use feed::{Feed, Feeder, feed};
 pub use map::{Batches, Fastmap, OnError, Unordered};
 pub use options::{ExecPolicy, Options, Sandbox, Verbosity};
 pub use report::{Stderr, stderr, suspend_progress};

@@ -9,6 +9,8 @@ mod common;
 
 #[path = "map_like/failures.rs"]
 mod failures;
+#[path = "map_like/feeds.rs"]
+mod feeds;
 #[cfg(target_arch = "x86_64")]
 #[path = "map_like/floats.rs"]
 mod floats;

@@ -70,9 +70,10 @@ where
         self
     }
 
-    /// An item that runs longer is answered by a [`Timeout`](crate::ErrorKind::Timeout) error; its worker is ended and
-    /// replaced, and no other item is harmed. It may run a twentieth longer. Time in which host and workers are
-    /// stopped (Ctrl-Z) does not count. The `init` of `fastmap_init` has no limit.
+    /// An item that runs longer is answered by a [`Timeout`](crate::ErrorKind::Timeout) error; its worker is
+    /// ended and replaced, and no other item is harmed. It may run a twentieth longer. Time in which host and
+    /// workers are stopped (Ctrl-Z) does not count, nor does time in which the item waits for this program's
+    /// own output to be read. The `init` of `fastmap_init` has no limit.
     ///
     /// # Panics
     /// If `limit` is zero.
@@ -151,7 +152,10 @@ where
     /// not: results that are here come in order up to the first gap, then one [`Timeout`](crate::ErrorKind::Timeout) error
     /// without an index, then `None`. A map whose items are all answered in time is read at leisure.
     ///
-    /// It is looked at inside `next()`, where an input that blocks, or a consumer that does not ask, holds it up.
+    /// It is looked at inside `next()`, before each pull and at least every 0.1 s of a wait for results. A
+    /// consumer that does not ask holds it up, and so does an input whose own `next` waits, which nothing can
+    /// interrupt: give such items through a [`feed()`](crate::feed()), in which the map never waits beyond
+    /// its deadline.
     ///
     /// # Examples
     ///

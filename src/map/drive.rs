@@ -21,6 +21,7 @@ use crate::checkpoint::{Checkpoint, Recalled};
 use crate::config::FastmapConfig;
 use crate::entry::Entry;
 use crate::error::{Error, ErrorKind};
+use crate::feed::Level;
 use crate::floats::Mode;
 use crate::report::Report;
 
@@ -28,6 +29,9 @@ use crate::report::Report;
 const SLOW_INPUT: Duration = Duration::from_millis(5);
 /// How often a waiting map looks up, to move its progress bar.
 const LOOK_UP: Duration = Duration::from_millis(100);
+/// How often a map that waits for results looks whether its feed has got an item, if there is a place for
+/// one.
+const LOOK_AT_FEED: Duration = Duration::from_millis(5);
 /// Room made for a batch, over what its items are expected to take: items vary.
 const ROOM: f64 = 1.1;
 /// Results a batch may always bring, however small the budget.
@@ -169,6 +173,11 @@ impl Drive {
 
     pub(crate) fn input_ended(&self) -> bool {
         self.reading == Reading::Ended
+    }
+
+    /// Whether the input may be pulled.
+    pub(crate) fn reads_on(&self) -> bool {
+        self.reading == Reading::On
     }
 
     /// The input has no more, or must not be asked again.
@@ -381,7 +390,7 @@ impl Drive {
     }
 
     /// Answers are owed, or a batch was refused, of which the run says why.
-    fn expects_news(&self) -> bool {
+    pub(crate) fn expects_news(&self) -> bool {
         self.in_flight > 0 || !self.again.is_empty()
     }
 
@@ -399,13 +408,36 @@ impl Drive {
         if !self.expects_news() {
             return Ok(false);
         }
+        self.wait_for(LOOK_UP)?;
+        Ok(true)
+    }
+
+    /// Waits for an answer, no longer than `most`; gives how long that took.
+    pub(crate) fn wait_for(&mut self, most: Duration) -> Result<Duration, Error> {
         let begun = Instant::now();
-        let taken = self.take_one(self.limits.until(begun + LOOK_UP));
-        self.report.waited(begun.elapsed());
+        let taken = self.take_one(self.limits.until(begun + most));
+        let waited = begun.elapsed();
+        self.report.waited(waited);
         taken?;
         self.tick();
         self.collect()?;
-        Ok(true)
+        Ok(waited)
+    }
+
+    /// Waits for an answer, or for an item of the feed.
+    pub(crate) fn wait_beside(&mut self, feed: Option<&Level>) -> Result<(), Error> {
+        if self.expects_news() {
+            let most = if self.hungry() { LOOK_AT_FEED } else { LOOK_UP };
+            return self.wait_for(most).map(drop);
+        }
+        let Some(feed) = feed else { return Ok(()) };
+        if feed.is_work_list() && self.is_drained() {
+            self.end_input();
+            return self.checkpoint.input_ended(self.pulled + self.checkpoint.compared());
+        }
+        feed.wait(self.limits.until(Instant::now() + LOOK_UP));
+        self.tick();
+        self.collect()
     }
 
     /// Tells how far the map is, if that is due.

@@ -14,8 +14,10 @@ use fastmap_backends::{Context, JobId};
 
 use super::asked::Asked;
 use super::callee::{Callee, Stopped};
+use super::caution::Caution;
 use super::drive::{Drive, Reading};
 use super::inline::{Choice, Pace, Slower, Watch, Workers};
+use super::input::Prospect;
 use super::{Advance, Fastmap};
 use crate::config::FastmapConfig;
 use crate::error::{Error, ErrorKind};
@@ -181,8 +183,9 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
     fn settle(&mut self) -> Result<(), Error> {
         let Some(here) = &mut self.here else { return Ok(()) };
         here.begun = Instant::now();
-        // Nobody could end an item that runs in this thread, nor try it again elsewhere.
-        if self.drive.needs_workers() {
+        // Nobody could end an item that runs in this thread, nor try it again elsewhere; and a feed may be
+        // empty while an item of it runs here.
+        if self.drive.needs_workers() || self.input.feed().is_some() {
             return self.leave();
         }
         self.drive.begin_here(self.input.remaining())?;
@@ -255,7 +258,12 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
     /// Does one portion.
     fn make(&mut self) {
         let Some(here) = &mut self.here else { return };
-        let portion = here.pace.portion(size_of::<R>());
+        let mut portion = here.pace.portion(size_of::<R>());
+        let prospect = self.input.prospect();
+        if self.caution.is_on(prospect == Prospect::Promised) {
+            // The input may wait for a result of this portion.
+            portion.items = 1;
+        }
         let begun = Instant::now();
         let stopped = here.callee.call(self.input.iterator(), &mut here.results, &portion);
         let time = begun.elapsed();
@@ -265,6 +273,7 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
             Stopped::End => self.drive.end_input(),
         }
         let items = here.held() as u32;
+        self.caution.pulled(items, time);
         here.pace.observe(items, time);
         self.drive.report.done_here(here.index, items, time, self.drive.current.read());
     }
@@ -305,6 +314,8 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
         let Some(here) = &mut self.here else { return Ok(()) };
         here.place = Place::Away;
         here.asked = None;
+        // What took long here may have been the function.
+        self.caution = Caution::new();
         let now = here.now();
         let items = here.index - here.from;
         let (answered, worked) = self.drive.report.by_workers();

@@ -2,6 +2,7 @@
 //! Called by the adapter inside `next()`; fills the drive's batch builder.
 
 use std::borrow::Borrow;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use fastmap_backends::BatchBuilder;
@@ -11,6 +12,7 @@ use serde::de::DeserializeOwned;
 use super::drive::{Plan, Pulled};
 use crate::codec;
 use crate::error::{Error, ErrorKind};
+use crate::feed::{Level, Supply};
 
 /// Items between two looks at the clock. The room for so many numbers is cleared before they are written, and stays in
 /// the nearest cache meanwhile: for whole batches, a tenth of a cheap item's way.
@@ -21,6 +23,21 @@ pub(crate) struct Input<I> {
     iterator: Option<I>,
     /// One loop for each way of encoding, so that a batch costs one indirect call.
     fill: fn(&mut I, &mut BatchBuilder, &Plan) -> Filled,
+    /// The feed that it is made of, once that was asked.
+    feed: OnceLock<Option<Arc<Level>>>,
+}
+
+/// What is known of the next pull.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Prospect {
+    /// Nothing: it may wait.
+    Unknown,
+    /// The iterator says that it has a further item, or that it has none.
+    Promised,
+    /// A feed, which has this many items, or has ended.
+    Fed(u32),
+    /// A feed that has nothing yet.
+    Later,
 }
 
 /// How a batch was filled.
@@ -30,6 +47,8 @@ pub(crate) struct Filled {
     pub(crate) slow: bool,
     /// What it took to pull and encode.
     pub(crate) time: Duration,
+    /// The longest time between two looks at the clock.
+    pub(crate) longest: Duration,
 }
 
 impl<I: Iterator> Input<I> {
@@ -40,6 +59,7 @@ impl<I: Iterator> Input<I> {
         Input {
             iterator: Some(iterator),
             fill: |iterator, builder, plan| fill::<I, I::Item>(iterator, builder, plan),
+            feed: OnceLock::new(),
         }
     }
 
@@ -51,6 +71,7 @@ impl<I: Iterator> Input<I> {
         Input {
             iterator: Some(iterator),
             fill: |iterator, builder, plan| fill::<I, T>(iterator, builder, plan),
+            feed: OnceLock::new(),
         }
     }
 
@@ -61,7 +82,7 @@ impl<I: Iterator> Input<I> {
     pub(crate) fn pull(&mut self, builder: &mut BatchBuilder, plan: &Plan) -> Filled {
         builder.drop_uncounted();
         let Some(iterator) = &mut self.iterator else {
-            return Filled { how: Pulled::End, slow: false, time: Duration::ZERO };
+            return Filled { how: Pulled::End, slow: false, time: Duration::ZERO, longest: Duration::ZERO };
         };
         let filled = (self.fill)(iterator, builder, plan);
         if matches!(filled.how, Pulled::End) {
@@ -69,6 +90,27 @@ impl<I: Iterator> Input<I> {
             self.iterator = None;
         }
         filled
+    }
+
+    /// The feed that the iterator is made of.
+    pub(crate) fn feed(&self) -> Option<&Arc<Level>> {
+        let Input { iterator, feed, .. } = self;
+        feed.get_or_init(|| iterator.as_ref().and_then(|iterator| Level::behind(iterator))).as_ref()
+    }
+
+    /// What is known of the next pull.
+    pub(crate) fn prospect(&self) -> Prospect {
+        let supply = self.feed().map(|feed| feed.supply());
+        // What is chained before a feed is there, whatever the feed has.
+        let (low, high) = self.size_hint();
+        let promised = u32::try_from(low).unwrap_or(u32::MAX);
+        match (supply, promised) {
+            (None, 0) if high != Some(0) => Prospect::Unknown,
+            (None, _) => Prospect::Promised,
+            (Some(Supply::Later), 0) => Prospect::Later,
+            (Some(Supply::Later), promised) => Prospect::Fed(promised),
+            (Some(Supply::Now(items)), _) => Prospect::Fed(u32::try_from(items).unwrap_or(u32::MAX)),
+        }
     }
 
     /// The iterator, for who calls the function itself; none behind the end.
@@ -98,7 +140,7 @@ where
     T: Serialize + DeserializeOwned,
 {
     let begun = Instant::now();
-    let mut time = Duration::ZERO;
+    let (mut time, mut longest) = (Duration::ZERO, Duration::ZERO);
     // A clock costs more than a cheap item: look after 1, 2, 4, 8, … items, at last after each of LONGEST.
     let mut stretch = 1;
     while builder.items() < plan.items && builder.bytes() < plan.bytes && time <= plan.patience {
@@ -109,7 +151,9 @@ where
                 let most = most.min(u32::try_from(room).unwrap_or(u32::MAX));
                 let mut slots = builder.slots(most);
                 for _ in 0..most {
-                    let Some(item) = iterator.next() else { return filled(Pulled::End, begun, plan) };
+                    let Some(item) = iterator.next() else {
+                        return filled(Pulled::End, begun, plan, longest);
+                    };
                     codec::write_plain(item.borrow(), slots.next());
                 }
                 Pulled::Enough
@@ -117,17 +161,18 @@ where
             None => pull_each(iterator, builder, most, plan.bytes),
         };
         if !matches!(pulled, Pulled::Enough) {
-            return filled(pulled, begun, plan);
+            return filled(pulled, begun, plan, longest);
         }
         stretch = LONGEST.min(2 * stretch);
-        time = begun.elapsed();
+        let before = std::mem::replace(&mut time, begun.elapsed());
+        longest = longest.max(time.saturating_sub(before));
     }
-    Filled { how: Pulled::Enough, slow: time > plan.patience, time }
+    Filled { how: Pulled::Enough, slow: time > plan.patience, time, longest }
 }
 
-fn filled(how: Pulled, begun: Instant, plan: &Plan) -> Filled {
+fn filled(how: Pulled, begun: Instant, plan: &Plan, longest: Duration) -> Filled {
     let time = begun.elapsed();
-    Filled { how, slow: time > plan.patience, time }
+    Filled { how, slow: time > plan.patience, time, longest }
 }
 
 /// Pulls up to `most` items that have no stride, fewer where they reach so many bytes.

@@ -1,15 +1,17 @@
 //! The adapter: an iterator of results over an iterator of items.
 //!
-//! The way of one item: `input` pulls and encodes it, `drive` sends its batch and takes the answer, `window` puts it
-//! in order, `segment` gives it out, and `next()` here decodes it. `retry` decides about what was lost or failed, `tries`
-//! keeps what that needs, `limits` ends a map early, `stretch` how often `next()` looks at more than the segment. With
-//! the option `inline`, `here` goes before all of that: it calls the function in this thread while that is the quickest.
-//! What may be said of a map before its first item is `builder`'s.
+//! The way of one item: `input` pulls and encodes it (`caution` says when it should wait with that), `drive`
+//! sends its batch and takes the answer, `window` puts it in order, `segment` gives it out, and `next()` here
+//! decodes it. `retry` decides about what was lost or failed, `tries` keeps what that needs, `limits` ends a
+//! map early, `stretch` how often `next()` looks at more than the segment. With the option `inline`, `here`
+//! goes before all of that: it calls the function in this thread while that is the quickest. What may be said
+//! of a map before its first item is `builder`'s.
 
 mod asked;
 mod batches;
 mod builder;
 pub(crate) mod callee;
+mod caution;
 mod deaths;
 mod drive;
 mod here;
@@ -25,6 +27,7 @@ mod window;
 
 use std::fmt;
 use std::iter::FusedIterator;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -36,9 +39,10 @@ pub use unordered::Unordered;
 use crate::codec::{self, CodecError};
 use crate::error::{Error, ErrorKind};
 use callee::Callee;
+use caution::Caution;
 pub(crate) use drive::{Drive, Encode};
 use here::{Here, Made, Turn};
-use input::Input;
+use input::{Input, Prospect};
 use segment::Answer;
 #[cfg(fuzzing)]
 pub(crate) use segment::Segment;
@@ -54,6 +58,12 @@ type Advance<R> = Result<Indexed<R>, Error>;
 /// Made by [`fastmap`](crate::fastmap()) and the methods of [`FastmapConfig`](crate::FastmapConfig). Lazy: nothing
 /// is read, and no process is started, before the first `next()`. Results come in the order of the input, which is read inside
 /// `next()` alone, in batches, a bounded number of items ahead of what was yielded.
+///
+/// **An input that waits** (for a pipe, a channel, a lock) holds up `next()`: results that are finished
+/// meanwhile come when it goes on. A map gives what it has before it pulls from an input that was seen to
+/// wait, and waits a moment for what is about to be finished. That can't be enough for all: an input that
+/// waits for a result of its own map may wait for ever. [`feed()`](crate::feed()) makes inputs that a map
+/// never waits in.
 ///
 /// Each item is answered exactly once, by `Ok` or by one `Err` in its place, after which the map goes on. It may be *executed*
 /// more than once, where a worker died. What ends the map as a whole (no worker can live, the system refuses, no credits
@@ -81,6 +91,7 @@ where
     input: Input<I>,
     drive: Drive,
     stretch: Stretch,
+    caution: Caution,
     /// Results of the calling thread.
     made: Made<R>,
     /// The calling thread's part, with the option `inline`.
@@ -112,7 +123,15 @@ where
     }
 
     fn new(input: Input<I>, drive: Drive) -> Self {
-        Fastmap { input, drive, stretch: Stretch::new(), made: Made::none(), here: None, failure: None }
+        Fastmap {
+            input,
+            drive,
+            stretch: Stretch::new(),
+            caution: Caution::new(),
+            made: Made::none(),
+            here: None,
+            failure: None,
+        }
     }
 
     /// Lets the calling thread take items.
@@ -234,15 +253,7 @@ where
                 self.drive.end();
                 return Some(Err(error));
             }
-            let progress = self.refill().and_then(|()| {
-                if self.drive.is_complete() {
-                    self.drive.checkpoint.close()?;
-                    return Ok(false);
-                }
-                self.drive.wait()?;
-                Ok(true)
-            });
-            match progress {
+            match self.go_on() {
                 Ok(true) => {}
                 Ok(false) => {
                     self.drive.end();
@@ -251,6 +262,26 @@ where
                 Err(error) => self.fail(error),
             }
         }
+    }
+
+    /// Reads and sends what it can, and waits for news if that has brought nothing to give. `Ok(false)`: the
+    /// map is over.
+    fn go_on(&mut self) -> Result<bool, Error> {
+        self.refill()?;
+        if self.drive.is_complete() {
+            self.drive.checkpoint.close()?;
+            return Ok(false);
+        }
+        if self.drive.window.has_next() {
+            return Ok(true);
+        }
+        if self.drive.reads_on() && self.input.prospect() == Prospect::Later {
+            let feed = self.input.feed().map(Arc::clone);
+            self.drive.wait_beside(feed.as_deref())?;
+        } else {
+            self.drive.wait()?;
+        }
+        Ok(true)
     }
 
     /// The map can't go on. Answers that are here are delivered before the error: up to the first gap; and all of them
@@ -272,18 +303,57 @@ where
         let remaining = self.input.remaining();
         self.drive.begin(remaining)?;
         self.drive.collect()?;
-        while let Some(plan) = self.drive.plan() {
+        while let Some(mut plan) = self.drive.plan() {
+            let prospect = self.input.prospect();
+            let careful = match prospect {
+                // What was pulled before is sent all the same.
+                Prospect::Later => {
+                    plan.items = 0;
+                    false
+                }
+                Prospect::Fed(items) => {
+                    plan.items = plan.items.min(items);
+                    false
+                }
+                Prospect::Promised | Prospect::Unknown => self.caution.is_on(prospect == Prospect::Promised),
+            };
+            if careful {
+                if self.has_ready() {
+                    break;
+                }
+                let patience = self.caution.patience(self.drive.seen.item_time);
+                if self.drive.expects_news() && !patience.is_zero() {
+                    let waited = self.drive.wait_for(patience)?;
+                    self.caution.waited(waited);
+                    continue;
+                }
+                plan.items = 1;
+            }
+            let size = self.drive.last_size;
             let pulled = self.input.pull(self.drive.builder(), &plan);
+            self.caution.pulled(plan.items, pulled.longest);
             self.drive.report.pulled(pulled.time);
             self.drive.pulled(pulled.how, self.input.remaining())?;
+            if prospect == Prospect::Later {
+                break;
+            }
+            if careful {
+                // It says nothing of how large the next should be.
+                self.drive.last_size = self.drive.last_size.max(size);
+            }
             // Before the next plan: what has come meanwhile says how large a batch should be.
             self.drive.collect()?;
             // What is ready goes to the consumer before a slow input is asked again.
-            if pulled.slow && (self.drive.current.left() > 0 || self.drive.window.deliverable() > 0) {
+            if pulled.slow && self.has_ready() {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Whether there is an answer to give.
+    fn has_ready(&self) -> bool {
+        self.drive.current.left() > 0 || self.drive.window.has_next()
     }
 
     /// Answers that can be given out at once.

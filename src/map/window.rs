@@ -92,6 +92,12 @@ impl Window {
         waited_for || (self.ready.len() < self.most && self.held + self.charged + bytes <= self.budget)
     }
 
+    /// Whether the consumer could take a segment without waiting.
+    pub(crate) fn has_next(&self) -> bool {
+        let first = self.ready.first_key_value();
+        first.is_some_and(|(first, _)| self.unordered || *first == self.head)
+    }
+
     /// How many segments the consumer could take without waiting: with enough of them it is the consumer that is slow,
     /// and nothing more need be read for it.
     pub(crate) fn deliverable(&self) -> usize {
@@ -197,7 +203,7 @@ mod tests {
     fn segments_come_out_in_order_whatever_the_order_they_came_in() {
         let mut window = Window::new(1 << 20);
         window.insert(segment(1));
-        assert!(window.take().is_none());
+        assert!(window.take().is_none() && !window.has_next());
         assert_eq!(window.deliverable(), 0);
         window.insert(segment(0));
         window.insert(segment(3));

@@ -154,8 +154,9 @@ fn a_host_that_handles_the_signals_of_its_group_keeps_its_workers() {
 #[test]
 fn what_a_function_has_started_ends_by_sigterm() {
     let ended = run(&mut host(&["ends-children"]));
-    let by_signal = |line: &&String| line.starts_with("ended Signaled(") && line.contains("SIGTERM");
-    assert_eq!(ended.stdout.iter().filter(by_signal).count(), 2, "{ended:#?}");
+    for line in ["program Some(15)", "copy true"] {
+        assert!(ended.stdout.iter().any(|other| other == line), "{line}: {ended:#?}");
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write, stdin, stdout};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio, exit, id};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
@@ -11,7 +12,7 @@ use fastmap::backends::local::INSIDE;
 use fastmap::{FastmapConfig, Options};
 use fastmap_test_programs::{report, workers};
 use nix::sys::signal::{SigHandler, Signal, kill, signal};
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, pause};
 
 use crate::{Outcome, config};
@@ -96,8 +97,11 @@ pub(crate) fn handles(name: &str) -> Outcome {
 
 /// A function ends what it has started by SIGTERM: a program, and a copy of its process.
 pub(crate) fn ends_children() -> Outcome {
-    let function = |_: u64| {
-        let program = Command::new("sleep").arg("1000").stdout(Stdio::null()).spawn().expect("a process");
+    let end = |pid: u32| kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM).expect("it is there");
+    let function = move |_: u64| {
+        let mut program = Command::new("sleep").arg("1000").stdout(Stdio::null()).spawn().expect("a process");
+        end(program.id());
+        let program = program.wait().expect("it is a child").signal();
         // SAFETY: the copy touches nothing of this process, and waits.
         let copy = match unsafe { fork() }.expect("a copy") {
             ForkResult::Child => loop {
@@ -105,14 +109,13 @@ pub(crate) fn ends_children() -> Outcome {
             },
             ForkResult::Parent { child } => child,
         };
-        [Pid::from_raw(program.id().cast_signed()), copy].map(|pid| {
-            kill(pid, Signal::SIGTERM).expect("it is there");
-            format!("{:?}", waitpid(pid, None).expect("it is a child"))
-        })
+        end(copy.as_raw().cast_unsigned());
+        let copy = waitpid(copy, None).expect("it is a child");
+        (program, matches!(copy, WaitStatus::Signaled(_, Signal::SIGTERM, _)))
     };
-    for ended in config()?.fastmap(function, 0..1).next().ok_or("no answer")?? {
-        println!("ended {ended}");
-    }
+    let (program, copy) = config()?.fastmap(function, 0..1).next().ok_or("no answer")??;
+    println!("program {program:?}");
+    println!("copy {copy}");
     Ok(())
 }
 

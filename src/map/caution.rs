@@ -1,0 +1,148 @@
+//! When an input is pulled that may have to wait for something (a pipe, a channel): nothing that is there, or
+//! will be in a moment, should wait for it. Pure: told by the adapter what pulls and waits have taken.
+//!
+//! A map can't see whether `next` of an input will wait. It is careful with an input that does not promise a
+//! further item (its size may be 0), until a few items have come at once, and with each input after one pull
+//! that took long. It then gives the results that are there before it pulls, pulls one item at a time, and
+//! waits for a result that is on its way first. What it spends on such waits is bounded by a small share of
+//! the time that the input itself has taken.
+
+use std::time::Duration;
+
+/// Part of the time that an input has taken that may be spent on waits for results.
+const SHARE: u32 = 16;
+/// A pull that took so long was a wait. Nobody sees that a result is late by less.
+const WAITED: Duration = Duration::from_millis(20);
+/// What may be spent before anything is known of an input, and after how many items enough is known.
+const TRIAL: Duration = Duration::from_millis(25);
+const TRIAL_ITEMS: u32 = 4;
+/// What may be spent at most, however long an input has waited.
+const MOST: Duration = Duration::from_secs(1);
+/// Not worth a wait.
+const LEAST: Duration = Duration::from_micros(100);
+
+/// How careful the map is with its input.
+#[derive(Debug)]
+pub(crate) struct Caution {
+    /// Time that may be spent on waits for results.
+    credit: Duration,
+    /// Items that are still to come at once before the input is known.
+    trial: u32,
+    /// The last pull was a wait.
+    slow: bool,
+}
+
+impl Caution {
+    pub(crate) fn new() -> Self {
+        Caution { credit: TRIAL, trial: TRIAL_ITEMS, slow: false }
+    }
+
+    /// Whether results go before pulls, and pulls are of one item. `promised`: the input says that it has a
+    /// further item.
+    pub(crate) fn is_on(&self, promised: bool) -> bool {
+        if self.trial > 0 { !promised } else { self.slow || !self.credit.is_zero() }
+    }
+
+    /// How long a result may be waited for now, of which it is known perhaps how long it takes.
+    pub(crate) fn patience(&self, expected: Option<Duration>) -> Duration {
+        let vain = expected.is_some_and(|expected| expected > self.credit);
+        if vain { Duration::ZERO } else { self.credit }
+    }
+
+    /// A result was waited for.
+    pub(crate) fn waited(&mut self, time: Duration) {
+        self.spend(time);
+    }
+
+    /// Items were pulled; the slowest of a few of them took so long.
+    pub(crate) fn pulled(&mut self, items: u32, longest: Duration) {
+        self.slow = longest >= WAITED;
+        if self.slow {
+            let before = if self.trial > 0 { Duration::ZERO } else { self.credit };
+            self.trial = 0;
+            self.credit = (before + longest / SHARE).min(MOST);
+        } else if self.trial > 0 {
+            self.trial = self.trial.saturating_sub(items);
+            if self.trial == 0 {
+                self.credit = Duration::ZERO;
+            }
+        } else {
+            // An input that does not wait any more is soon pulled as any other.
+            self.spend(self.credit / 8);
+        }
+    }
+
+    fn spend(&mut self, time: Duration) {
+        self.credit = self.credit.saturating_sub(time);
+        if self.credit < LEAST {
+            self.credit = Duration::ZERO;
+            self.trial = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUICK: Duration = Duration::from_micros(1);
+
+    #[test]
+    fn what_promises_items_is_trusted_until_it_waits() {
+        let mut caution = Caution::new();
+        assert!(!caution.is_on(true) && caution.is_on(false));
+        caution.pulled(1000, QUICK);
+        assert!(!caution.is_on(true) && !caution.is_on(false));
+        caution.pulled(1, Duration::from_secs(2));
+        assert!(caution.is_on(true) && caution.is_on(false));
+    }
+
+    #[test]
+    fn a_few_quick_items_end_the_trial() {
+        let mut caution = Caution::new();
+        for _ in 0..TRIAL_ITEMS {
+            assert!(caution.is_on(false));
+            caution.waited(QUICK);
+            caution.pulled(1, QUICK);
+        }
+        assert!(!caution.is_on(false));
+        assert_eq!(caution.patience(None), Duration::ZERO);
+    }
+
+    #[test]
+    fn waits_cost_no_more_than_their_share_of_what_the_input_took() {
+        let mut caution = Caution::new();
+        let (mut input, mut waited) = (Duration::ZERO, Duration::ZERO);
+        for _ in 0..100 {
+            let pull = Duration::from_millis(100);
+            caution.pulled(1, pull);
+            input += pull;
+            while !caution.patience(None).is_zero() {
+                let wait = caution.patience(None);
+                caution.waited(wait);
+                waited += wait;
+            }
+        }
+        assert!(waited <= input / SHARE, "{waited:?} of {input:?}");
+        assert!(waited >= input / SHARE / 2, "{waited:?} of {input:?}");
+    }
+
+    #[test]
+    fn a_result_that_takes_longer_than_may_be_spent_is_not_waited_for() {
+        let mut caution = Caution::new();
+        caution.pulled(1, Duration::from_secs(2));
+        assert_eq!(caution.patience(Some(Duration::from_secs(1))), Duration::ZERO);
+        assert_eq!(caution.patience(Some(Duration::from_millis(5))), Duration::from_millis(125));
+    }
+
+    #[test]
+    fn a_burst_after_a_wait_is_soon_pulled_as_ever() {
+        let mut caution = Caution::new();
+        caution.pulled(1, Duration::from_secs(60));
+        let careful = (0..1000).take_while(|_| {
+            caution.pulled(1, QUICK);
+            caution.is_on(false)
+        });
+        assert!((20..200).contains(&careful.count()));
+    }
+}
