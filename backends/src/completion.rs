@@ -55,7 +55,7 @@ pub struct Results {
     pub came: Option<Instant>,
     /// The item that took longest, where the worker knows: its position among those of the completion, and its time.
     pub slowest: Option<(u32, Duration)>,
-    /// Calls that the sandbox refused to items that have a result all the same.
+    /// Calls that the sandbox refused to items that have a result all the same, and files that are not there.
     pub refused: Vec<RefusedCall>,
 }
 
@@ -77,15 +77,18 @@ pub enum Place {
     Cloud,
 }
 
-/// A call that the sandbox refused to a function that went on without it.
+/// A call that the sandbox refused to a function that went on without it, or a file that the function looked for in
+/// the cloud and that is not there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedCall {
     /// Index in the input of the item that made it; `None` where the function was being prepared.
     pub index: Option<u64>,
-    /// The system call, with its path if it has one.
+    /// The system call, with its path if it has one; of a file that is not there the path alone.
     pub call: String,
     /// The item's result is an error of its own (`Err`): the call may be why.
     pub own_error: bool,
+    /// It was not refused: there is no such file.
+    pub missing: bool,
 }
 
 /// Bytes that stand somewhere in a received frame. Nothing is copied to take them out.

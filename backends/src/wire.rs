@@ -34,8 +34,9 @@ pub(crate) enum Kind {
     Refused = 7,
     /// Worker: a record for the host's logger. Payload: postcard of [`crate::local::Record`].
     Log = 8,
-    /// Worker: items of a batch (or the preparation) were refused calls, and went on. Comes before the batch's answer.
-    /// Payload: postcard of the calls, each with its item and whether that answered an error of its own.
+    /// Worker: items of a batch (or the preparation) were refused calls, and went on; or files are not there. Comes
+    /// before the batch's answer. Payload: postcard of the calls, each with its item, whether that answered an
+    /// error of its own, and whether it is a file.
     Refusal = 9,
 }
 

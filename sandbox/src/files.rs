@@ -4,10 +4,23 @@
 //! allocates, locks or panics.
 
 use std::ffi::{CStr, c_int};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::calls::{ASKED, WRITING};
-use crate::handler::{is_path, note};
+use crate::handler::{is_path, note, note_missing, returned};
 use crate::{temporary, world};
+
+/// This process is in a jail.
+static INSIDE: AtomicBool = AtomicBool::new(false);
+
+/// From now on a jail decides.
+pub(crate) fn leave_to_the_jail() {
+    INSIDE.store(true, Ordering::Relaxed);
+}
+
+fn is_inside() -> bool {
+    INSIDE.load(Ordering::Relaxed)
+}
 
 /// What paths without a folder's descriptor begin at.
 const HERE: u64 = libc::AT_FDCWD as u64;
@@ -41,6 +54,18 @@ impl Place {
         // SAFETY: the kernel has read a path there.
         let path = unsafe { CStr::from_ptr(pointer(self.path).cast()) };
         world::DEVICES.iter().any(|device| device.as_bytes() == path.to_bytes())
+    }
+
+    /// Whether it is a path of the machine's, and not of what a jail has for this worker alone. The kernel must
+    /// have read it.
+    fn is_elsewhere(self) -> bool {
+        // SAFETY: the kernel has read a path there.
+        let path = unsafe { CStr::from_ptr(pointer(self.path).cast()) }.to_bytes();
+        match path.first() {
+            None => false,
+            Some(b'/') => !temporary::is_below_a_folder(path),
+            Some(_) => self.folder as c_int == libc::AT_FDCWD,
+        }
     }
 
     /// The address of the path, if there is one.
@@ -107,13 +132,17 @@ fn ask(number: i64, place: Place, [one, two, three]: [u64; 3]) -> i64 {
     returned(unsafe { libc::syscall(number, place.folder, place.path, one, two, three, ASKED) })
 }
 
-/// The result as the kernel gives it.
-fn returned(result: i64) -> i64 {
-    if result >= 0 {
-        return result;
+/// In a jail: writes down what its answer means, and returns it.
+fn observed(number: i64, place: Place, writes: bool, answer: i64) -> i64 {
+    match (-answer) as c_int {
+        libc::ENOENT if !writes && place.is_elsewhere() => note_missing(number, place.path),
+        // Where a folder can be written to, it is the worker's own.
+        libc::ENOENT | libc::EROFS | libc::EACCES | libc::EPERM if writes && place.is_elsewhere() => {
+            note(number, Some(place.path));
+        }
+        _ => {}
     }
-    // SAFETY: a location of this thread's own.
-    -i64::from(unsafe { *libc::__errno_location() })
+    answer
 }
 
 /// Writes the refusal down.
@@ -124,12 +153,16 @@ fn refuse(number: i64, place: Place) -> i64 {
 
 fn open(number: i64, place: Place, flags: u64, mode: u64) -> i64 {
     let opened = |place: Place| ask(libc::SYS_openat, place, [flags, mode, 0]);
+    let writes = WRITING.iter().any(|writing| flags as c_int & writing == *writing);
+    if is_inside() {
+        return observed(number, place, writes, opened(place));
+    }
     let own = place.own().map(opened);
     let missing = -i64::from(libc::ENOENT);
     if let Some(opened) = own.filter(|opened| *opened != missing) {
         return opened;
     }
-    if WRITING.iter().any(|writing| flags as c_int & writing == *writing) {
+    if writes {
         return match own {
             Some(missing) => missing,
             None if place.is_device() => opened(place),
@@ -153,6 +186,9 @@ fn may_read(place: Place) -> bool {
 /// below these folders are not there.
 fn look(number: i64, place: Place, arguments: [u64; 3]) -> i64 {
     let found = |place: Place| ask(number, place, arguments);
+    if is_inside() {
+        return observed(number, place, false, found(place));
+    }
     let missing = -i64::from(libc::ENOENT);
     match place.own().map(found) {
         None => found(place),
@@ -172,6 +208,9 @@ fn look(number: i64, place: Place, arguments: [u64; 3]) -> i64 {
 
 /// A change to one file, by the call that `by` names: to one of the worker's own.
 fn change(number: i64, by: i64, place: Place, one: u64, two: u64) -> i64 {
+    if is_inside() {
+        return observed(number, place, true, ask(by, place, [one, two, 0]));
+    }
     match place.own() {
         Some(own) => ask(by, own, [one, two, 0]),
         None => refuse(number, place),
@@ -180,6 +219,16 @@ fn change(number: i64, by: i64, place: Place, one: u64, two: u64) -> i64 {
 
 /// A second name for a file, or another one: where both are the worker's own.
 fn link(number: i64, by: i64, from: Place, to: Place, flags: u64) -> i64 {
+    if is_inside() {
+        let answer = ask(by, from, [to.folder, to.path, flags]);
+        // The kernel has read both, if it was neither of them that it could not read.
+        let known = !matches!((-answer) as c_int, libc::EFAULT | libc::ENAMETOOLONG);
+        if answer < 0 && known && !from.is_elsewhere() && to.is_elsewhere() {
+            note(number, Some(to.path));
+            return answer;
+        }
+        return observed(number, from, true, answer);
+    }
     match (from.own(), to.own()) {
         (Some(from), Some(to)) => ask(by, from, [to.folder, to.path, flags]),
         (None, _) => refuse(number, from),
@@ -189,6 +238,11 @@ fn link(number: i64, by: i64, from: Place, to: Place, flags: u64) -> i64 {
 
 /// As `truncate`, which knows no folder's descriptor.
 fn cut(place: Place, length: u64) -> i64 {
+    if is_inside() {
+        // SAFETY: the call that the function made, with the argument by which the filter lets it pass.
+        let cut = unsafe { libc::syscall(libc::SYS_truncate, place.path, length, 0u64, 0u64, 0u64, ASKED) };
+        return observed(libc::SYS_truncate, place, true, returned(cut));
+    }
     let Some(own) = place.own() else { return refuse(libc::SYS_truncate, place) };
     let opened = ask(libc::SYS_openat, own, [(libc::O_WRONLY | libc::O_CLOEXEC) as u64, 0, 0]);
     if opened < 0 {
@@ -204,7 +258,8 @@ fn cut(place: Place, length: u64) -> i64 {
 
 /// A change to a file that is open.
 fn by_descriptor(number: i64, a: [u64; 6]) -> i64 {
-    if temporary::has(a[0] as c_int) {
+    // In a jail what is open is the worker's own, or can't be changed.
+    if is_inside() || temporary::has(a[0] as c_int) {
         return ask(number, Place { folder: a[0], path: a[1] }, [a[2], a[3], 0]);
     }
     note(number, None);

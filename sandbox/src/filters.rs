@@ -4,7 +4,7 @@
 //!
 //! Each side has two, of which the stricter answer counts: answers by the number of the call alone, and those
 //! that depend on its arguments. The local sandbox has a third, for the calls that a thread answers
-//! (`attendant`).
+//! (`attendant`); in a jail they raise a signal, because a jail's refusal would come before that thread's.
 //!
 //! The first is a search tree of our own. The kernel runs a new filter once for each call that there is, and
 //! the library's chain of comparisons takes it 0.4 ms for a list of this length, at the start of each worker.
@@ -24,8 +24,8 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 /// What the kernel does with a refused call.
 fn refusal(side: Side) -> SeccompAction {
     match side {
-        // A signal, to `handler`.
-        Side::Local => SeccompAction::Trap,
+        // A signal, to `handler`. In a jail it comes before the error of the jail's own filter.
+        Side::Local | Side::Inside => SeccompAction::Trap,
         #[cfg(any(feature = "jail", test))]
         Side::Jail => SeccompAction::Errno(libc::EPERM as u32),
     }
@@ -80,15 +80,41 @@ fn step(code: u32, yes: u8, k: u32) -> sock_filter {
 pub(crate) fn by_arguments(side: Side) -> Result<BpfProgram, BackendError> {
     let mut rules = Rules::new();
     for (call, answer) in answers(side) {
-        if let Answer::Only(conditions) = answer {
-            // Without rules it would be a match whatever the arguments.
-            let breaches = unless(conditions)?;
-            if !breaches.is_empty() {
-                rules.insert(call.number, breaches);
+        match answer {
+            Answer::Only(conditions) => {
+                // Without rules it would be a match whatever the arguments.
+                let breaches = unless(conditions, side)?;
+                if !breaches.is_empty() {
+                    rules.insert(call.number, breaches);
+                }
             }
+            // Without rules it is a match whatever the arguments.
+            Answer::Asked(conditions) if side == Side::Inside => {
+                rules
+                    .insert(call.number, conditions.map_or_else(|| Ok(Vec::new()), |all| unless(all, side))?);
+            }
+            _ => {}
         }
     }
+    if matches!(refusal(side), SeccompAction::Trap) {
+        keep_signal(&mut rules)?;
+    }
     compile(rules, refusal(side))
+}
+
+/// Brings the calls to `handler` by which the signal of a refused call could be blocked, or have another
+/// handler: a filter's signal that is blocked ends the process. (`posix_spawn`, `fork` and some libraries'
+/// threads block all signals.)
+fn keep_signal(rules: &mut Rules) -> Result<(), BackendError> {
+    let is = |argument, length, operator, value| SeccompCondition::new(argument, length, operator, value);
+    // Other calls read the mask, or the handler.
+    let changes = || is(1, Length::Qword, Is::Ne, 0);
+    let not_asked = || is(5, Length::Qword, Is::Ne, ASKED);
+    let unblocks = libc::SIG_UNBLOCK as u64;
+    let mask = vec![changes()?, not_asked()?, is(0, Length::Dword, Is::Ne, unblocks)?];
+    rules.insert(libc::SYS_rt_sigprocmask, vec![SeccompRule::new(mask)?]);
+    rules.insert(libc::SYS_rt_sigaction, vec![SeccompRule::new(vec![changes()?, not_asked()?])?]);
+    Ok(())
 }
 
 /// The calls that the local sandbox's thread answers, if it can be had; else they fail with EPERM.
@@ -97,6 +123,7 @@ pub(crate) fn asked(listener: bool) -> Result<BpfProgram, BackendError> {
     for (call, answer) in answers(Side::Local) {
         if let Answer::Asked(conditions) = answer {
             // Without rules it is a match whatever the arguments.
+            let unless = |all| unless(all, Side::Local);
             rules.insert(call.number, conditions.map_or_else(|| Ok(Vec::new()), unless)?);
         }
     }
@@ -120,16 +147,16 @@ fn compile(rules: Rules, action: SeccompAction) -> Result<BpfProgram, BackendErr
 }
 
 /// Rules that match unless all conditions hold.
-fn unless(conditions: &[Condition]) -> Result<Vec<SeccompRule>, BackendError> {
+fn unless(conditions: &[Condition], side: Side) -> Result<Vec<SeccompRule>, BackendError> {
     let mut rules = Vec::new();
     for condition in conditions {
-        breaches(condition, &mut rules)?;
+        breaches(condition, side, &mut rules)?;
     }
     Ok(rules)
 }
 
 /// Adds rules that match where the condition does not hold.
-fn breaches(condition: &Condition, rules: &mut Vec<SeccompRule>) -> Result<(), BackendError> {
+fn breaches(condition: &Condition, side: Side, rules: &mut Vec<SeccompRule>) -> Result<(), BackendError> {
     let is = |argument, operator, value: u64| SeccompCondition::new(argument, Length::Dword, operator, value);
     let alone = |condition: SeccompCondition| SeccompRule::new(vec![condition]);
     match *condition {
@@ -155,7 +182,7 @@ fn breaches(condition: &Condition, rules: &mut Vec<SeccompRule>) -> Result<(), B
             }
         }
         Condition::ByFiles(folder) => {
-            if temporary::root().is_some() {
+            if side == Side::Inside || temporary::root().is_some() {
                 let mut all = vec![SeccompCondition::new(5, Length::Qword, Is::Ne, ASKED)?];
                 if let Some(argument) = folder {
                     all.push(is(argument, Is::Eq, u64::from(libc::AT_FDCWD as u32))?);
@@ -235,7 +262,7 @@ mod tests {
 
     #[test]
     fn filters_are_short_enough_for_the_kernel() {
-        for side in SIDES {
+        for side in [Side::Local, Side::Inside, Side::Jail] {
             for program in [by_number(side), by_arguments(side).expect("rules"), asked(true).expect("rules")]
             {
                 // BPF_MAXINSNS
@@ -288,6 +315,23 @@ mod tests {
     const OLD_APART: &[&str] = &["chmod", "creat", "link", "mkdir", "open", "rename", "rmdir", "unlink"];
     #[cfg(not(target_arch = "x86_64"))]
     const OLD_APART: &[&str] = &[];
+    /// Looks by a path, which a jailed worker's own filter brings to `files`, and a local one's where the worker
+    /// has files of its own.
+    const APART_LOOKING: &[i64] = &[
+        libc::SYS_newfstatat,
+        libc::SYS_statx,
+        libc::SYS_faccessat,
+        libc::SYS_faccessat2,
+        libc::SYS_readlinkat,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_stat,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_lstat,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_access,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_readlink,
+    ];
     /// Apart where the worker has files of its own, which another test of this process may have made.
     const LOOKING_APART: [&str; 4] = ["access", "lstat", "readlink", "stat"];
 
@@ -315,6 +359,44 @@ mod tests {
         let mut wanted = [APART, OLD_APART].concat();
         wanted.sort_unstable();
         assert_eq!(apart, wanted);
+    }
+
+    #[test]
+    fn a_jailed_worker_answers_itself_as_a_confined_one_and_the_jail_decides_all_the_same() {
+        let [local, inside, jail] = [Side::Local, Side::Inside, Side::Jail].map(Filters::of);
+        let together = Filters(Side::Inside, [inside.1.clone(), jail.1.clone()].concat());
+        let values = [0, 1, 2, 10, 0x5401, 1 << 16, u64::MAX];
+        let pairs: Vec<[u64; 2]> = values.iter().flat_map(|a| values.map(|b| [*a, b])).collect();
+        for number in 0..1000 {
+            let depends = SIDES.iter().flat_map(|side| answers(*side)).any(|(call, answer)| {
+                call.number == number && matches!(answer, Answer::Only(_) | Answer::Asked(_))
+            });
+            let pairs = &pairs[..if depends { pairs.len() } else { 1 }];
+            for [a, b, last] in pairs.iter().flat_map(|[a, b]| [[*a, *b, 0], [*a, *b, ASKED]]) {
+                let arguments = [a, b, 0, 0, 0, last];
+                let looks = APART_LOOKING.contains(&number) && last != ASKED;
+                if !looks {
+                    assert_eq!(inside.answer(number, arguments), local.answer(number, arguments), "{number}");
+                }
+                // What passes inside is for the jail to decide; what does not is done by `handler`, if at all.
+                let (both, jailed) = (together.answer(number, arguments), jail.answer(number, arguments));
+                assert!(both != Some(0) || jailed == Some(0), "{number} {arguments:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_signal_of_refused_calls_can_be_neither_blocked_nor_taken_over_unseen() {
+        for filters in [Side::Local, Side::Inside].map(Filters::of) {
+            let traps = |number, arguments| filters.answer(number, arguments) == Some(libc::EPERM);
+            let (block, unblock) = (libc::SIG_BLOCK as u64, libc::SIG_UNBLOCK as u64);
+            assert!(traps(libc::SYS_rt_sigprocmask, [block, 8, 0, 8, 0, 0]));
+            assert!(traps(libc::SYS_rt_sigaction, [libc::SIGSYS as u64, 8, 0, 8, 0, 0]));
+            assert!(!traps(libc::SYS_rt_sigprocmask, [unblock, 8, 0, 8, 0, 0]));
+            assert!(!traps(libc::SYS_rt_sigprocmask, [block, 0, 8, 8, 0, 0]));
+            assert!(!traps(libc::SYS_rt_sigaction, [libc::SIGSYS as u64, 0, 8, 8, 0, 0]));
+            assert!(!traps(libc::SYS_rt_sigprocmask, [block, 8, 0, 8, 0, ASKED]));
+        }
     }
 
     #[test]

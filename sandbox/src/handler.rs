@@ -1,11 +1,15 @@
 //! The signal handler to which a refused call comes: it writes down which, and lets the call return EPERM. Installed by
 //! `seccomp`. All of it runs in a signal, at any place of the program: nothing here allocates, locks or panics.
+//!
+//! Calls that name a file are decided in `files`. Two more come here to be done otherwise: the signal itself
+//! stays unblocked, and keeps this handler.
 
 use std::ffi::{c_int, c_void};
 use std::io;
 
 use crate::calls::ASKED;
-use crate::{files, refusal};
+use crate::files;
+use crate::refusal::{self, Why};
 
 /// `si_code` of a signal that a filter raised.
 const SYS_SECCOMP: c_int = 1;
@@ -25,6 +29,15 @@ pub(crate) fn install() -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Bytes of a set of signals, and the bit of the filters' own, as the kernel has them.
+const SET: usize = size_of::<u64>();
+const SIGSYS: u64 = 1 << (libc::SIGSYS - 1);
+
+/// What the kernel keeps of a signal: handler, flags, where the handler returns to, signals that are blocked
+/// meanwhile.
+type Action = [u64; 4];
+const DEFAULT: Action = [libc::SIG_DFL as u64, 0, 0, 0];
 
 /// Number and arguments of a call as they stand in the registers, and where its result goes.
 struct Registers<'a> {
@@ -69,7 +82,7 @@ extern "C" fn refuse(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_
         // Somebody else's signal: as if there were no handler.
         // SAFETY: both may be called in a signal; the second ends the process when this returns, at the latest.
         unsafe {
-            libc::signal(signal, libc::SIG_DFL);
+            set_action(signal as u64, &DEFAULT);
             libc::raise(signal);
         }
         return;
@@ -79,15 +92,78 @@ extern "C" fn refuse(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_
     // SAFETY: as above.
     let before = unsafe { *errno };
     let mut registers = Registers { context };
-    let result = decide(&registers);
+    let result = match registers.call() {
+        libc::SYS_rt_sigprocmask => set_mask(&mut registers),
+        _ => decide(&registers),
+    };
     registers.answer(result);
     // SAFETY: as above.
     unsafe { *errno = before };
 }
 
+/// Blocks signals as the call asks, but not the filters' own. The mask that holds when this handler returns is in
+/// the context.
+fn set_mask(registers: &mut Registers<'_>) -> i64 {
+    let [how, set, before, size] = [0, 1, 2, 3].map(|at| registers.argument(at));
+    let mut mask = 0u64;
+    // SAFETY: the call that the function made, with the argument by which the filter lets it pass; and a look
+    // at the mask.
+    unsafe {
+        let done = returned(libc::syscall(libc::SYS_rt_sigprocmask, how, set, before, size, 0u64, ASKED));
+        if done != 0 {
+            return done;
+        }
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK, 0u64, &raw mut mask, SET);
+    }
+    // SAFETY: the kernel's set is the first part of the C library's.
+    unsafe { (&raw mut registers.context.uc_sigmask).cast::<u64>().write_unaligned(mask & !SIGSYS) };
+    0
+}
+
+/// Changes what a signal does, as the call asks: for the filters' own nothing, and for others not so that it is
+/// blocked while their handler runs.
+fn take_action(registers: &Registers<'_>) -> i64 {
+    let [signal, action, before, size] = [0, 1, 2, 3].map(|at| registers.argument(at));
+    let own = signal as u32 == libc::SIGSYS as u32;
+    // SAFETY: the call that the function made, with the argument by which the filter lets it pass.
+    let done = returned(unsafe {
+        let action = if own { 0 } else { action };
+        libc::syscall(libc::SYS_rt_sigaction, signal, action, before, size, 0u64, ASKED)
+    });
+    let mut now = DEFAULT;
+    // SAFETY: the kernel writes what it keeps of a signal, which has that size.
+    let read = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, 0u64, &raw mut now, SET) };
+    if done == 0 && !own && read == 0 && now[3] & SIGSYS != 0 {
+        now[3] &= !SIGSYS;
+        // SAFETY: what the function has set, but for the one signal.
+        unsafe { set_action(signal, &now) };
+    }
+    done
+}
+
+/// # Safety
+/// The handler in it may run.
+unsafe fn set_action(signal: u64, action: &Action) {
+    let action = std::ptr::from_ref(action);
+    // SAFETY: the kernel reads an action of that layout; otherwise this function's own.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action, 0u64, SET, 0u64, ASKED) };
+}
+
+/// The result as the kernel gives it.
+pub(crate) fn returned(result: i64) -> i64 {
+    if result >= 0 {
+        return result;
+    }
+    // SAFETY: a location of this thread's own.
+    -i64::from(unsafe { *libc::__errno_location() })
+}
+
 /// What the call returns.
 fn decide(registers: &Registers<'_>) -> i64 {
     let number = registers.call();
+    if number == libc::SYS_rt_sigaction {
+        return take_action(registers);
+    }
     if let Some(result) = files::decide(number, std::array::from_fn(|at| registers.argument(at))) {
         return result;
     }
@@ -113,7 +189,13 @@ fn decide(registers: &Registers<'_>) -> i64 {
 pub(crate) fn note(number: i64, path: Option<u64>) {
     let path = path.map_or(std::ptr::null(), |path| std::ptr::with_exposed_provenance(path as usize));
     // SAFETY: where the kernel has read a path, there are bytes that end with a zero byte.
-    unsafe { refusal::note(number, path) };
+    unsafe { refusal::note(number, path, Why::Refused) };
+}
+
+/// Writes down a call that looked for a file that is not there.
+pub(crate) fn note_missing(number: i64, path: u64) {
+    // SAFETY: as above.
+    unsafe { refusal::note(number, std::ptr::with_exposed_provenance(path as usize), Why::Missing) };
 }
 
 /// Whether there is a path in memory, of a file or of none. To look would be to die where there is nothing.

@@ -6,7 +6,8 @@
 //! system calls, the same as a jail's; `filters` makes filters from it, and `seccomp` installs them. A refused
 //! call comes to `handler` (a signal handler) or, where it would start a process, to `attendant` (a thread).
 //! Both write to the [`Record`], which the worker and its host read to say which call an item failed of.
-//! [`lacking`] tells a host what its kernel can't do, before any worker is started.
+//! [`lacking`] tells a host what its kernel can't do, before any worker is started. [`watch`] is for a worker in
+//! a jail: it confines nothing, and has the same calls on record.
 //!
 //! Two layers, because neither is enough: Landlock knows nothing of UDP, of sockets that have a path, of
 //! `io_uring` or of administration; seccomp can't tell one file from another.
@@ -18,8 +19,8 @@
 //!
 //! That is for the user's own program, which is kept from mistakes. An executable that a stranger has sent to
 //! the service gets a jail (cargo feature `jail`): `jail` puts bubblewrap, seccomp and cgroups around a
-//! process that is trusted with nothing, and that confines nothing itself; `elf` reads such an executable
-//! before anything runs it.
+//! process that is trusted with nothing, and whose own filters it does not rely on; `elf` reads such an
+//! executable before anything runs it.
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 compile_error!("the sandbox knows the system calls of Linux on x86-64 and aarch64");
@@ -156,4 +157,19 @@ pub fn confine(
         }
     }
     Ok(confinement)
+}
+
+/// Has this process, which a jail confines, write down what is refused to it, and which files it looks for that
+/// are not there, with the number that `running` then holds. Refused are the calls that [`confine`] refuses.
+///
+/// It takes nothing away from the jail, whose filters hold as before: a filter can only refuse more.
+///
+/// To be called once, before the first thread is started.
+///
+/// # Errors
+/// If this kernel has no filters that raise signals.
+pub fn watch(record: &'static Record, running: &'static AtomicU32) -> io::Result<()> {
+    refusal::keep(record, running);
+    files::leave_to_the_jail();
+    seccomp::install_inside()
 }

@@ -11,6 +11,8 @@ use crate::calls::{self, Call};
 const PATH: usize = 112;
 /// Different calls of one batch that are kept.
 const SLOTS: usize = 14;
+/// Those of them that files may take which are not there.
+const MISSING: usize = 8;
 /// Calls that are named in one message.
 const NAMED: usize = 5;
 
@@ -42,6 +44,8 @@ struct Slot {
     /// That item answered an error of its own.
     own_error: AtomicU32,
     look_up: AtomicU32,
+    /// It was not refused: in the jail there is no such file.
+    missing: AtomicU32,
     length: AtomicU32,
     path: [AtomicU8; PATH],
 }
@@ -58,7 +62,16 @@ pub struct Record {
     slots: [Slot; SLOTS],
 }
 
-/// A call that was refused to an item.
+/// Why a call is on record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// It was refused.
+    Refused,
+    /// In the jail there is no such file.
+    Missing,
+}
+
+/// A call that was refused to an item, or that looked for a file which a jail has not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The number that `running` held (see [`confine`](crate::confine)).
@@ -69,12 +82,15 @@ pub struct Refusal {
     pub path: Option<String>,
     /// The item had a result that was an error of its own.
     pub own_error: bool,
+    /// It was not refused: in the jail there is no such file.
+    pub missing: bool,
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.call)?;
         match &self.path {
+            Some(path) if self.missing => write!(f, "({path:?}: not there)"),
             Some(path) => write!(f, "({path:?})"),
             None => Ok(()),
         }
@@ -116,17 +132,17 @@ pub fn record() -> Option<&'static Record> {
     unsafe { RECORD.load(Ordering::Acquire).as_ref() }
 }
 
-/// Writes down that this process was refused a call.
+/// Writes down that this process was refused a call, or was told that a file is not there.
 ///
 /// # Safety
 /// `path` is null, or bytes that end with a zero byte.
-pub(crate) unsafe fn note(number: i64, path: *const u8) {
+pub(crate) unsafe fn note(number: i64, path: *const u8, why: Why) {
     let Some(record) = record() else { return };
     // SAFETY: as for the record.
     let item = unsafe { RUNNING.load(Ordering::Acquire).as_ref() };
     let item = item.map_or(u32::MAX, |running| running.load(Ordering::Relaxed));
     // SAFETY: as this function's own.
-    unsafe { record.note(number, item, path) };
+    unsafe { record.note(number, item, path, why) };
 }
 
 impl Slot {
@@ -137,6 +153,7 @@ impl Slot {
         unsaid: AtomicU32::new(0),
         own_error: AtomicU32::new(0),
         look_up: AtomicU32::new(0),
+        missing: AtomicU32::new(0),
         length: AtomicU32::new(0),
         path: [const { AtomicU8::new(0) }; PATH],
     };
@@ -153,12 +170,17 @@ impl Slot {
         self.look_up.load(Ordering::Relaxed) != 0
     }
 
+    fn is_missing(&self) -> bool {
+        self.missing.load(Ordering::Relaxed) != 0
+    }
+
     /// Whether it is this call with this path.
     ///
     /// # Safety
     /// As [`note`].
-    unsafe fn holds(&self, number: i64, path: *const u8) -> bool {
-        if self.call.load(Ordering::Acquire) != number as u32 + 1 {
+    unsafe fn holds(&self, number: i64, path: *const u8, why: Why) -> bool {
+        let same = self.call.load(Ordering::Acquire) == number as u32 + 1;
+        if !same || self.is_missing() != (why == Why::Missing) {
             return false;
         }
         let length = (self.length.load(Ordering::Relaxed) as usize).min(PATH);
@@ -174,10 +196,11 @@ impl Slot {
 
     /// # Safety
     /// As [`note`].
-    unsafe fn write(&self, number: i64, path: *const u8) {
+    unsafe fn write(&self, number: i64, path: *const u8, why: Why) {
         self.call.store(0, Ordering::Release);
         self.unsaid.store(0, Ordering::Relaxed);
         self.own_error.store(0, Ordering::Relaxed);
+        self.missing.store(u32::from(why == Why::Missing), Ordering::Relaxed);
         let mut length = 0;
         while !path.is_null() && length < PATH {
             // SAFETY: no byte before was the last one.
@@ -202,7 +225,7 @@ impl Slot {
         let path: Vec<u8> = self.path[..length].iter().map(|byte| byte.load(Ordering::Relaxed)).collect();
         let path = (length > 0).then(|| String::from_utf8_lossy(&path).into_owned());
         let own_error = self.own_error.load(Ordering::Relaxed) != 0;
-        Some(Refusal { item, call: call.name, path, own_error })
+        Some(Refusal { item, call: call.name, path, own_error, missing: self.is_missing() })
     }
 }
 
@@ -239,7 +262,7 @@ impl Record {
     /// What was refused to that item last; each call with its path once. What only looked something up is
     /// among it where there is nothing else.
     pub fn of_item(&self, item: u32) -> Vec<Refusal> {
-        let of_item = || self.slots.iter().filter(|slot| slot.is_of(item));
+        let of_item = || self.slots.iter().filter(|slot| slot.is_of(item) && !slot.is_missing());
         let all_look_up = of_item().all(Slot::is_look_up);
         of_item()
             .filter(|slot| all_look_up || !slot.is_look_up())
@@ -249,8 +272,14 @@ impl Record {
 
     /// [`Record::of_item`] without what only looked something up.
     pub fn in_earnest(&self, item: u32) -> Vec<Refusal> {
-        let of_item = self.slots.iter().filter(|slot| slot.is_of(item) && !slot.is_look_up());
-        of_item.filter_map(|slot| slot.read(item)).collect()
+        let of_item = || self.slots.iter().filter(|slot| slot.is_of(item) && !slot.is_missing());
+        of_item().filter(|slot| !slot.is_look_up()).filter_map(|slot| slot.read(item)).collect()
+    }
+
+    /// The files that item has looked for, and that are not there. Nothing that was looked up in passing.
+    pub fn missing(&self, item: u32) -> Vec<Refusal> {
+        let of_item = || self.slots.iter().filter(|slot| slot.is_of(item) && slot.is_missing());
+        of_item().filter(|slot| !slot.is_look_up()).filter_map(|slot| slot.read(item)).collect()
     }
 
     /// That item has failed, and what was refused to it is said by its failure.
@@ -264,7 +293,8 @@ impl Record {
 
     /// That item has answered an error of its own.
     pub fn answered_error(&self, item: u32) {
-        for slot in self.slots.iter().filter(|slot| slot.is_of(item)) {
+        let looked_up = |slot: &Slot| slot.is_missing() && slot.is_look_up();
+        for slot in self.slots.iter().filter(|slot| slot.is_of(item) && !looked_up(slot)) {
             slot.unsaid.store(item.wrapping_add(1), Ordering::Relaxed);
             slot.own_error.store(1, Ordering::Relaxed);
         }
@@ -278,20 +308,17 @@ impl Record {
 
     /// # Safety
     /// As [`note`].
-    unsafe fn note(&self, number: i64, item: u32, path: *const u8) {
+    unsafe fn note(&self, number: i64, item: u32, path: *const u8, why: Why) {
         // Another thread writes, or this one was interrupted by a signal in doing so: one is enough.
         if self.taken.swap(1, Ordering::Acquire) != 0 {
             return;
         }
         // SAFETY: as this function's own.
-        let known = self.slots.iter().find(|slot| unsafe { slot.holds(number, path) });
+        let known = self.slots.iter().find(|slot| unsafe { slot.holds(number, path, why) });
         let slot = known.or_else(|| {
-            let free = self.slots.iter().find(|slot| slot.is_free());
-            // Of what others were refused less is lost; of this item's own calls the latest one.
-            let others = || self.slots.iter().find(|slot| !slot.is_of(item));
-            let slot = free.or_else(others).or(self.slots.last())?;
+            let slot = self.place(item, why)?;
             // SAFETY: as this function's own.
-            unsafe { slot.write(number, path) };
+            unsafe { slot.write(number, path, why) };
             Some(slot)
         });
         if let Some(slot) = slot {
@@ -303,6 +330,18 @@ impl Record {
         self.latest.store(item.wrapping_add(1), Ordering::Relaxed);
         self.taken.store(0, Ordering::Release);
     }
+
+    /// Where a call of that item is written that is not on record yet.
+    fn place(&self, item: u32, why: Why) -> Option<&Slot> {
+        if why == Why::Missing {
+            // Libraries look for a file in many places: none of them takes the place of a refused call.
+            return self.slots[SLOTS - MISSING..].iter().find(|slot| slot.is_free());
+        }
+        let free = self.slots.iter().find(|slot| slot.is_free());
+        // Of what others were refused less is lost; of this item's own calls the latest one.
+        let others = || self.slots.iter().find(|slot| !slot.is_of(item) || slot.is_missing());
+        free.or_else(others).or(self.slots.last())
+    }
 }
 
 #[cfg(test)]
@@ -311,7 +350,12 @@ mod tests {
 
     fn note(record: &Record, number: i64, item: u32, path: &std::ffi::CStr) {
         // SAFETY: it ends with a zero byte.
-        unsafe { record.note(number, item, path.as_ptr().cast()) };
+        unsafe { record.note(number, item, path.as_ptr().cast(), Why::Refused) };
+    }
+
+    fn missing(record: &Record, item: u32, path: &std::ffi::CStr) {
+        // SAFETY: it ends with a zero byte.
+        unsafe { record.note(libc::SYS_openat, item, path.as_ptr().cast(), Why::Missing) };
     }
 
     fn swallowed(record: &Record) -> Vec<(u32, String)> {
@@ -384,6 +428,38 @@ mod tests {
         assert_eq!(kept.len(), SLOTS);
         assert_eq!(kept[SLOTS - 1].to_string(), "openat(\"/tmp/99\")");
         assert!(named(&kept).ends_with(&format!("and {} other calls", SLOTS - NAMED)), "{}", named(&kept));
+    }
+
+    #[test]
+    fn files_that_are_not_there_are_kept_beside_refused_calls_and_take_no_place_of_theirs() {
+        let record = Record::new();
+        missing(&record, 1, c"/proc/meminfo");
+        for number in 0..100 {
+            let path = std::ffi::CString::new(format!("/usr/share/x/{number}")).expect("no zero in it");
+            missing(&record, 1, &path);
+        }
+        for number in 0..100 {
+            let path = std::ffi::CString::new(format!("/x/{number}")).expect("no zero in it");
+            note(&record, libc::SYS_openat, 1, &path);
+            if number == 5 {
+                let there = record.missing(1);
+                assert_eq!((there.len(), record.of_item(1).len()), (MISSING - 1, SLOTS - MISSING));
+                assert!(there.iter().all(|file| file.missing), "{there:?}");
+                assert_eq!(there[0].to_string(), "openat(\"/usr/share/x/0\": not there)");
+            }
+        }
+        assert_eq!(record.of_item(1).len(), SLOTS);
+    }
+
+    #[test]
+    fn a_missing_file_is_told_although_its_item_fails_of_a_refused_call() {
+        let record = Record::new();
+        missing(&record, 3, c"/usr/share/proj/proj.db");
+        note(&record, libc::SYS_socket, 3, c"");
+        record.tell(3);
+        // The failure's words name the call; the file is for the host to judge.
+        assert!(swallowed(&record).is_empty(), "what a failure says is said");
+        assert_eq!(record.missing(3).len(), 1);
     }
 
     #[test]

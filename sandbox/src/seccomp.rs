@@ -1,9 +1,9 @@
-//! Installs the local sandbox's filters, which `filters` makes, in this process. Called by `confine`; calls
-//! the kernel itself where the library has no word for it.
+//! Installs filters, which `filters` makes, in this process. Called by `confine` and `watch`; calls the kernel
+//! itself where the library has no word for it.
 //!
-//! Three, of which the strictest answer counts: what starts a process (asked of `attendant`), what depends on
-//! a call's arguments, and what its number decides (a signal, to `handler`). The last refuses further
-//! filters, so it comes last.
+//! The local sandbox's are three, of which the strictest answer counts: what starts a process (asked of
+//! `attendant`), what depends on a call's arguments, and what its number decides (a signal, to `handler`).
+//! The last refuses further filters, so it comes last. A jailed worker's are two.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -43,9 +43,31 @@ pub(crate) fn install() -> io::Result<()> {
     Ok(())
 }
 
+/// Has the calls of this jailed process recorded that are refused to it. To be called before a second thread is
+/// started. The jail's filter stays in force: of two the stricter answer counts, and a signal is stricter than
+/// an error.
+pub(crate) fn install_inside() -> io::Result<()> {
+    let programs = [by_arguments(Side::Inside).map_err(io::Error::other)?, by_number(Side::Inside)];
+    handler::install()?;
+    for program in &programs {
+        let filter = whole(program);
+        // SAFETY: the kernel copies the filter, which is there. (The jail refuses the newer call for it.)
+        let set =
+            unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter, 0, 0) };
+        if set != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+fn whole(program: &BpfProgram) -> libc::sock_fprog {
+    libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut().cast() }
+}
+
 /// Installs a filter in all threads; the descriptor, if one was asked for.
 fn set(program: &BpfProgram, flags: libc::c_ulong) -> io::Result<i32> {
-    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut().cast() };
+    let filter = whole(program);
     let flags = flags | libc::SECCOMP_FILTER_FLAG_TSYNC;
     // SAFETY: the kernel copies the filter, which is there, as long as it says, and of the kernel's own layout.
     let set =

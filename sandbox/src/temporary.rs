@@ -77,10 +77,7 @@ pub(crate) unsafe fn find(path: *const u8) -> Option<(c_int, *const u8)> {
     let own = OWN.get()?;
     // SAFETY: as this function's own.
     let bytes = unsafe { CStr::from_ptr(path.cast()) }.to_bytes();
-    let (at, rest) = FOLDERS.iter().enumerate().find_map(|(at, (folder, _))| {
-        let rest = bytes.strip_prefix(*folder)?;
-        (rest.is_empty() || rest[0] == b'/').then_some((at, rest))
-    })?;
+    let (at, rest) = below(bytes)?;
     // Out of the folder again.
     if rest.split(|byte| *byte == b'/').any(|name| name == b"..") {
         return None;
@@ -89,6 +86,19 @@ pub(crate) unsafe fn find(path: *const u8) -> Option<(c_int, *const u8)> {
     // The end of the same bytes.
     let relative = begin.map_or(c".".as_ptr().cast(), |begin| rest[begin..].as_ptr());
     Some((own.folders[at].as_raw_fd(), relative))
+}
+
+/// The folder in which a path is, and the path from there on.
+fn below(path: &[u8]) -> Option<(usize, &[u8])> {
+    FOLDERS.iter().enumerate().find_map(|(at, (folder, _))| {
+        let rest = path.strip_prefix(*folder)?;
+        (rest.is_empty() || rest[0] == b'/').then_some((at, rest))
+    })
+}
+
+/// Whether a path is in a folder that a worker has for itself, confined or jailed. In signals as well.
+pub(crate) fn is_below_a_folder(path: &[u8]) -> bool {
+    below(path).is_some()
 }
 
 /// Whether an open file or folder is one of its own. In signals as well.

@@ -1,5 +1,6 @@
-//! What a map tells of calls that the sandbox refused to items that have a result all the same: each call
-//! once, and few. Asked by the report with each answer; it writes what this gives.
+//! What a map tells of calls that the sandbox refused to items that have a result all the same, and of files
+//! that they did not find in the cloud: each once, and few. Asked by the report with each answer; it writes
+//! what this gives.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -8,6 +9,10 @@ use fastmap_backends::sandbox::named;
 
 /// Lines about items that went on, and about items that answered an error of their own.
 const LINES: usize = 4;
+
+/// What to do about a refused call, and about a file that the cloud has not.
+const ALLOWS: &str = "Options::sandbox(Sandbox::Off) or FASTMAP_SANDBOX=off allows it on this machine";
+const GIVES: &str = "give it with the program (include_bytes!) or as the context (fastmap_with)";
 
 /// What one map has told.
 #[derive(Debug, Default)]
@@ -21,9 +26,9 @@ pub(super) struct Refusals {
 impl Refusals {
     /// The warnings that are due.
     pub(super) fn news(&mut self, refused: &[RefusedCall]) -> Vec<String> {
-        let mut of_items: BTreeMap<(bool, Option<u64>), Vec<&str>> = BTreeMap::new();
-        for RefusedCall { index, call, own_error } in refused {
-            of_items.entry((!own_error, *index)).or_default().push(call);
+        let mut of_items: BTreeMap<(bool, Option<u64>), Vec<&RefusedCall>> = BTreeMap::new();
+        for call in refused {
+            of_items.entry((!call.own_error, call.index)).or_default().push(call);
         }
         of_items
             .into_iter()
@@ -31,36 +36,47 @@ impl Refusals {
             .collect()
     }
 
-    fn line(&mut self, went_on: bool, index: Option<u64>, calls: &[&str]) -> Option<String> {
+    fn line(&mut self, went_on: bool, index: Option<u64>, calls: &[&RefusedCall]) -> Option<String> {
         let lines = if went_on { &mut self.lines } else { &mut self.error_lines };
         if *lines == LINES {
             return None;
         }
-        let new: Vec<&str> = if went_on {
-            calls.iter().copied().filter(|call| self.told.insert(kind(call).to_owned())).collect()
-        } else {
-            // All of them: each may be why.
-            calls.to_vec()
-        };
-        if new.is_empty() {
+        // Of an item's own error each of them may be why.
+        let is_new = |call: &&&RefusedCall| !went_on || self.told.insert(kind(&call.call).to_owned());
+        let (files, calls): (Vec<&RefusedCall>, Vec<&RefusedCall>) =
+            calls.iter().filter(is_new).copied().partition(|call| call.missing);
+        if files.is_empty() && calls.is_empty() {
             return None;
         }
         *lines += 1;
         let last = if *lines == LINES { "; further ones of this map are not told" } else { "" };
-        let calls = named(&new);
-        let told = match index {
-            _ if !went_on => format!(
-                "{} answered an error of its own (Err), and the sandbox had refused it {calls}",
-                item(index)
-            ),
-            Some(_) => {
-                format!("the sandbox refused {calls} to {}, which has a result all the same", item(index))
-            }
-            None => format!("the sandbox refused {calls} to the preparation of the function, which went on"),
+        let named_calls = named(&calls.iter().map(|call| &call.call).collect::<Vec<_>>());
+        let named_files = named(&files.iter().map(|file| format!("{:?}", file.call)).collect::<Vec<_>>());
+        let absent = format!("in the cloud there is no {named_files}, which this machine has");
+        let (to, after) = match index {
+            None => ("the preparation of the function".to_owned(), "which went on"),
+            Some(_) => (item(index), "which has a result all the same"),
         };
-        Some(format!(
-            "{told}; Options::sandbox(Sandbox::Off) or FASTMAP_SANDBOX=off allows it (told once a map{last})"
-        ))
+        let of_calls = match went_on {
+            true => format!("the sandbox refused {named_calls} to {to}, {after}"),
+            false => format!("the sandbox had refused it {named_calls}"),
+        };
+        let of_files = match went_on {
+            true => format!("{absent}: {to} looked for it, {after}"),
+            false => absent,
+        };
+        let (has_calls, has_files) = (!calls.is_empty(), !files.is_empty());
+        let both = |of_calls: &str, of_files: &str| -> String {
+            let all = [has_calls.then_some(of_calls), has_files.then_some(of_files)];
+            all.into_iter().flatten().collect::<Vec<_>>().join("; ")
+        };
+        let begin = if went_on {
+            String::new()
+        } else {
+            format!("{} answered an error of its own (Err), and ", item(index))
+        };
+        let (told, ways) = (both(&of_calls, &of_files), both(ALLOWS, GIVES));
+        Some(format!("{begin}{told}; {ways} (told once a map{last})"))
     }
 }
 
@@ -78,7 +94,7 @@ mod tests {
     use super::*;
 
     fn refused(index: u64, call: &str, own_error: bool) -> RefusedCall {
-        RefusedCall { index: Some(index), call: call.to_owned(), own_error }
+        RefusedCall { index: Some(index), call: call.to_owned(), own_error, missing: false }
     }
 
     #[test]
@@ -105,5 +121,26 @@ mod tests {
         let told = refusals.news(&calls.map(|call| refused(7, call, true)));
         assert_eq!(told.len(), 1);
         assert!(told[0].contains("item 7 answered an error") && told[0].contains(calls[1]), "{told:?}");
+    }
+
+    #[test]
+    fn a_file_that_the_cloud_has_not_is_told_with_what_to_do() {
+        let mut refusals = Refusals::default();
+        let file = |index| RefusedCall { missing: true, ..refused(index, "/usr/share/proj/proj.db", false) };
+        let told = refusals.news(&[file(3)]);
+        let words = [
+            "in the cloud there is no \"/usr/share/proj/proj.db\", which this machine has: item 3 looked",
+            "fastmap_with",
+        ];
+        assert!(told.len() == 1 && words.iter().all(|words| told[0].contains(words)), "{told:?}");
+        assert!(!told[0].contains("sandbox"), "{told:?}");
+        assert!(refusals.news(&[file(4)]).is_empty());
+        let both = [refused(5, "socket", true), RefusedCall { own_error: true, ..file(5) }];
+        let told = refusals.news(&both);
+        for words in
+            ["item 5 answered an error", "refused it socket; in the cloud there is no", "SANDBOX=off"]
+        {
+            assert!(told.len() == 1 && told[0].contains(words), "{words}: {told:?}");
+        }
     }
 }

@@ -243,7 +243,7 @@ impl Part {
         let meta = rest.take(meta as usize)?;
         let outcome = match kind {
             DONE => {
-                let DoneMeta { worker, failures } = of_json(meta)?;
+                let DoneMeta { worker, failures, refused } = of_json(meta)?;
                 let failures: Vec<ItemFailure> =
                     failures.into_iter().map(super::meta::FailureMeta::failure).collect();
                 let ascending = failures.windows(2).all(|pair| pair[0].offset < pair[1].offset);
@@ -258,6 +258,7 @@ impl Part {
                     cpu,
                     worker,
                     place: Place::Cloud,
+                    refused: DoneMeta::refused(refused),
                     ..Results::default()
                 })
             }
@@ -296,9 +297,15 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::completion::{Death, DeathCause, FailureKind, Running};
+    use crate::completion::{Death, DeathCause, FailureKind, RefusedCall, Running};
 
     fn answer() -> Answer {
+        let refused = |index, call: &str, missing| RefusedCall {
+            index,
+            call: call.to_owned(),
+            own_error: missing,
+            missing,
+        };
         let failure = ItemFailure { offset: 1, kind: FailureKind::Panic, message: "no \"luck\"".to_owned() };
         let results = Results {
             payload: Payload::from(vec![1, 2, 3, 4]),
@@ -307,13 +314,14 @@ mod tests {
             cpu: Duration::from_nanos(5),
             worker: "worker-1".to_owned(),
             place: Place::Cloud,
+            refused: vec![refused(None, "socket", false), refused(Some(7), "/usr/share/x", true)],
             ..Results::default()
         };
         let death = Death {
             worker: "worker-2".to_owned(),
             pid: 77,
             cause: DeathCause::Signal(11),
-            refused: None,
+            refused: Some("clone".to_owned()),
             stderr: vec!["last words".to_owned()],
         };
         let loss = Loss { running: Running::Item(0), death };
@@ -338,6 +346,34 @@ mod tests {
         assert_eq!(bytes, sent.encode());
         let got = Answer::decode(&bytes, 10).expect("an answer");
         assert_eq!(format!("{got:?}").replace("start", ""), format!("{sent:?}").replace("start", ""));
+    }
+
+    #[test]
+    fn of_refused_calls_few_short_and_plain_ones_are_believed_and_none_are_needed() {
+        let part = |refused: Vec<RefusedCall>| {
+            let results = Results { refused, place: Place::Cloud, ..Results::default() };
+            let outcome = PartOutcome::Done(results);
+            let bytes =
+                Answer { charge: 0, cpu: Duration::ZERO, parts: vec![Part { offset: 0, items: 1, outcome }] }
+                    .encode();
+            let PartOutcome::Done(results) =
+                Answer::decode(&bytes, 1).expect("an answer").parts.remove(0).outcome
+            else {
+                panic!("it was done")
+            };
+            (String::from_utf8_lossy(&bytes).into_owned(), results.refused)
+        };
+        let (bytes, refused) = part(Vec::new());
+        assert!(refused.is_empty() && !bytes.contains("refused"), "clients of before see what they know");
+        let call = RefusedCall {
+            index: None,
+            call: format!("\u{1b}[2J{}", "x".repeat(10_000)),
+            own_error: false,
+            missing: false,
+        };
+        let (_, refused) = part(vec![call; 1000]);
+        assert_eq!(refused.len(), 64);
+        assert!(refused[0].call.len() < 600 && !refused[0].call.contains('\u{1b}'), "{}", refused[0].call);
     }
 
     #[test]

@@ -6,7 +6,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::body::BodyError;
-use crate::completion::{Death, DeathCause, FailureKind, ItemFailure, Loss, MemoryLimit, Results, Running};
+use crate::completion::{
+    Death, DeathCause, FailureKind, ItemFailure, Loss, MemoryLimit, RefusedCall, Results, Running,
+};
+use crate::text::cut;
+
+/// More calls of one part are not believed, nor more bytes of a call's description.
+const MOST_CALLS: usize = 64;
+const MOST: usize = 500;
+/// Bytes of a death's description of such calls.
+const MOST_OF_DEATH: usize = 4 * MOST;
 
 pub(super) fn json(meta: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(meta).expect("names and numbers can be written")
@@ -20,6 +29,26 @@ pub(super) fn of_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Body
 pub(super) struct DoneMeta {
     pub(super) worker: String,
     pub(super) failures: Vec<FailureMeta>,
+    /// Services of before did not send it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) refused: Vec<RefusedMeta>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct RefusedMeta {
+    /// In the input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    index: Option<u64>,
+    call: String,
+    #[serde(default, skip_serializing_if = "is_false")]
+    own_error: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    missing: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's form")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 #[derive(Serialize, Deserialize)]
@@ -43,6 +72,9 @@ pub(super) struct LostMeta {
     pid: u32,
     cause: CauseMeta,
     stderr: Vec<String>,
+    /// Services of before did not send it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refused: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -79,8 +111,34 @@ impl DoneMeta {
             },
             message: failure.message.clone(),
         });
-        DoneMeta { worker: results.worker.clone(), failures: failures.collect() }
+        let refused = results.refused.iter().map(|refused| RefusedMeta {
+            index: refused.index,
+            call: refused.call.clone(),
+            own_error: refused.own_error,
+            missing: refused.missing,
+        });
+        DoneMeta {
+            worker: results.worker.clone(),
+            failures: failures.collect(),
+            refused: refused.take(MOST_CALLS).collect(),
+        }
     }
+
+    /// The calls, as far as they are believed.
+    pub(super) fn refused(refused: Vec<RefusedMeta>) -> Vec<RefusedCall> {
+        let call = |RefusedMeta { index, call, own_error, missing }: RefusedMeta| RefusedCall {
+            index,
+            call: shown(call, MOST),
+            own_error,
+            missing,
+        };
+        refused.into_iter().take(MOST_CALLS).map(call).collect()
+    }
+}
+
+/// A text of a worker's, as far as it is short and can be shown on a terminal.
+fn shown(text: String, most: usize) -> String {
+    cut(text, most).replace(char::is_control, "\u{fffd}")
 }
 
 impl FailureMeta {
@@ -124,6 +182,7 @@ impl LostMeta {
                 DeathCause::AgentsLost(_) | DeathCause::Unknown => CauseMeta::Unknown,
             },
             stderr: death.stderr.clone(),
+            refused: death.refused.clone(),
         }
     }
 
@@ -150,8 +209,7 @@ impl LostMeta {
                     CauseMeta::OutputLimit(limit) => DeathCause::OutputLimit(limit),
                     CauseMeta::Unknown => DeathCause::Unknown,
                 },
-                // The service's workers are jailed, and keep no record of what they were refused.
-                refused: None,
+                refused: self.refused.map(|calls| shown(calls, MOST_OF_DEATH)),
                 stderr: self.stderr,
             },
         }

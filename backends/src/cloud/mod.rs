@@ -5,8 +5,8 @@
 //!
 //! The client is the backend [`Cloud`] (feature `cloud`). `http` makes one request; `retry` says what a failed one
 //! means; `link` is what all runs share; `run` is the state of one, under one lock: `conductor` is the thread that opens
-//! it, keeps it alive and ends it, `sender` the threads that have its batches on the way. `upload`, `pack` and `probe` are
-//! what they call; `dashboard` asks for a link for a browser; `told` is what the user hears and is asked.
+//! it, keeps it alive and ends it, `sender` the threads that have its batches on the way. `upload`, `pack`, `missing` and
+//! `probe` are what they call; `dashboard` asks for a link for a browser; `told` is what the user hears and is asked.
 
 mod body;
 mod locale;
@@ -29,6 +29,8 @@ mod ending;
 mod http;
 #[cfg(feature = "cloud")]
 mod link;
+#[cfg(feature = "cloud")]
+mod missing;
 #[cfg(feature = "cloud")]
 mod pack;
 #[cfg(feature = "cloud")]

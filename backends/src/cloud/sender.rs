@@ -8,11 +8,11 @@ use super::body::{Answer, Part, PartOutcome};
 use super::conductor::ACKS;
 use super::http::{By, Failure, Reply};
 use super::link::Stop;
-use super::pack;
 use super::problem::ProblemCode;
 use super::protocol::Limits;
 use super::retry::Backoff;
 use super::run::{Opened, Piece, Shared};
+use super::{missing, pack};
 use crate::batch::Batch;
 use crate::completion::{
     Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, Outcome, Place, Results, Running, credits,
@@ -324,7 +324,8 @@ fn completion(batch: &Batch, part: Part) -> Completion {
         false => batch.piece(batch.id(), offset, offset + items, batch.attempt()),
     };
     let outcome = match outcome {
-        PartOutcome::Done(results) => {
+        PartOutcome::Done(mut results) => {
+            missing::settle(&mut results, batch.first() + u64::from(offset), items);
             Outcome::Done(Results { place: Place::Cloud, worker: there(&results.worker), ..results })
         }
         PartOutcome::Returned => Outcome::Returned(piece()),

@@ -1,12 +1,13 @@
-//! How a worker confines itself, and how a refused call finds its way to the user: into the failure of the
-//! item that made it, into the death of its worker, or, where the item went on or still runs, to the host,
-//! which warns. Called by `worker` and `Work` on one side, by `pool` and `reader` on the other; calls the
-//! crate `sandbox`.
+//! How a worker confines itself, or has a jail watched that confines it, and how a refused call finds its way to
+//! the user: into the failure of the item that made it, into the death of its worker, or, where the item went
+//! on or still runs, to the host, which warns. Files that a jail has not go the same way. Called by `worker`
+//! and `Work` on one side, by `pool` and `reader` on the other; calls the crate `sandbox`.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use fastmap_sandbox::{Demand, Lack, Layer, named, record};
+use fastmap_sandbox::{Demand, Lack, Layer, Refusal, named, record};
 
 use super::page::{Page, SETUP};
 use super::pool::{Shared, State};
@@ -17,13 +18,33 @@ use crate::wire::{Header, Kind};
 /// More of a call's description is not believed, nor more calls of one batch.
 const MOST: usize = 500;
 const MOST_CALLS: usize = 64;
+/// Files that are told of one failing item.
+const MOST_FILES: usize = 3;
+/// What a jailed worker tells in its life of items that went on: each costs its client bytes.
+const MOST_IN_JAIL: usize = 64;
 /// An item that runs for so long, and was refused a call, may never end.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Items of one run about which such a warning is written, at most.
 const MOST_DOUBTED: usize = 3;
 /// Why a call was refused, and what to do about it.
 const WAY_OUT: &str = "for a mapped function uses neither files nor network nor other processes; \
-                       Options::sandbox(Sandbox::Off) or FASTMAP_SANDBOX=off allows it";
+                       Options::sandbox(Sandbox::Off) or FASTMAP_SANDBOX=off allows it on this machine";
+
+/// Worker: what is to be told beside the record.
+#[derive(Debug, Default)]
+struct Untold {
+    /// Files that failing items of this batch looked for.
+    files: Vec<Told>,
+    /// What a jailed worker has told of items that went on.
+    told: HashSet<(bool, String)>,
+}
+
+/// Worker: there is one in a jail.
+static UNTOLD: OnceLock<Mutex<Untold>> = OnceLock::new();
+
+fn untold() -> Option<MutexGuard<'static, Untold>> {
+    UNTOLD.get().map(|untold| untold.lock().unwrap_or_else(PoisonError::into_inner))
+}
 
 /// Confines this process, and returns whether it can start no others. To be called when all channels are made
 /// and no thread is.
@@ -47,6 +68,17 @@ pub(crate) fn confine(page: &Arc<Page>, demand: Demand) -> Result<bool, Lack> {
     Ok(confinement.holding.contains(&Layer::Seccomp))
 }
 
+/// Has this process, which is in a jail, write down what it is refused there. To be called when all channels are
+/// made and no thread is. Without it nothing else is different.
+pub(crate) fn watch(page: &Arc<Page>) {
+    // The signal handler writes to it until the process ends.
+    let page: &'static Arc<Page> = Box::leak(Box::new(Arc::clone(page)));
+    match fastmap_sandbox::watch(page.record(), page.item()) {
+        Ok(()) => drop(UNTOLD.set(Mutex::default())),
+        Err(why) => log::debug!("what the jail refuses is not told: {why}"),
+    }
+}
+
 /// What a message says of refused calls.
 pub(crate) fn told(calls: &str) -> String {
     format!("the sandbox refused {calls}, {WAY_OUT}")
@@ -56,7 +88,15 @@ pub(crate) fn told(calls: &str) -> String {
 pub(crate) fn blame(message: String, item: u32) -> String {
     let Some(record) = record().filter(|record| record.is_of(item)) else { return message };
     record.tell(item);
-    format!("{message}; {}", told(&named(&record.of_item(item))))
+    if let Some(mut untold) = untold() {
+        let missing = record.missing(item).into_iter().take(MOST_FILES).map(|file| tell(file, item));
+        let room = MOST_CALLS.saturating_sub(untold.files.len());
+        untold.files.extend(missing.take(room));
+    }
+    match record.of_item(item) {
+        refused if refused.is_empty() => message,
+        refused => format!("{message}; {}", told(&named(&refused))),
+    }
 }
 
 /// Worker: whether anything was refused to that item, the latest.
@@ -73,17 +113,34 @@ pub(crate) fn answered_error(item: u32) {
 }
 
 /// A refused call as a worker tells it: the number of its item, whether that has answered an error of its
-/// own, the call.
-type Told = (u32, bool, String);
+/// own, whether there is no such file instead, the call (or the file's path).
+type Told = (u32, bool, bool, String);
 
-/// Worker: a frame about calls that were refused to items of this batch, which went on.
+fn tell(refusal: Refusal, item: u32) -> Told {
+    let text = match refusal.path.as_ref().filter(|_| refusal.missing) {
+        Some(path) => path.clone(),
+        None => refusal.to_string(),
+    };
+    (item, refusal.own_error, refusal.missing, text)
+}
+
+/// Worker: a frame about calls that were refused to items of this batch, which went on, and about files that are
+/// not there, of all items.
 pub(crate) fn swallowed(ticket: u64) -> Option<Vec<u8>> {
-    let told: Vec<Told> = record()?
-        .swallowed()
-        .into_iter()
-        .map(|refusal| (refusal.item, refusal.own_error, refusal.to_string()))
-        .collect();
-    record()?.begin();
+    let record = record()?;
+    let refused = record.swallowed().into_iter().map(|refusal| {
+        let item = refusal.item;
+        tell(refusal, item)
+    });
+    let told: Vec<Told> = match untold() {
+        None => refused.collect(),
+        Some(mut untold) => {
+            let Untold { files, told } = &mut *untold;
+            let new = |call: &Told| told.len() < MOST_IN_JAIL && told.insert((call.1, call.3.clone()));
+            std::mem::take(files).into_iter().chain(refused.filter(new)).collect()
+        }
+    };
+    record.begin();
     if told.is_empty() {
         return None;
     }
@@ -93,7 +150,9 @@ pub(crate) fn swallowed(ticket: u64) -> Option<Vec<u8>> {
 
 /// Host: what was refused to that which ran when a worker died.
 pub(crate) fn refused_to(page: &Page, ran: Option<(u64, Running)>) -> Option<String> {
-    let refused = page.record().of_item(number(ran?.1)?);
+    let item = number(ran?.1)?;
+    let mut refused = page.record().of_item(item);
+    refused.extend(page.record().missing(item));
     (!refused.is_empty()).then(|| named(&refused))
 }
 
@@ -162,9 +221,9 @@ impl Shared {
         let Some(held) = member.held.iter_mut().find(|held| held.batch.ticket() == header.batch) else {
             return Ok(());
         };
-        for (item, own_error, call) in told.into_iter().take(MOST_CALLS) {
+        for (item, own_error, missing, call) in told.into_iter().take(MOST_CALLS) {
             let index = (item < held.batch.items()).then(|| held.batch.first() + u64::from(item));
-            held.refused.push(RefusedCall { index, call: cut(call, MOST), own_error });
+            held.refused.push(RefusedCall { index, call: cut(call, MOST), own_error, missing });
         }
         held.refused.truncate(MOST_CALLS);
         Ok(())

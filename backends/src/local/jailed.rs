@@ -106,6 +106,11 @@ impl Jailed {
         meter.living().fold(spent, |sum, (_, guard)| add(sum, guard.usage()))
     }
 
+    /// Threads and processes that were refused to its workers so far, and how many threads each may have.
+    pub fn refused_threads(&self) -> (u64, u32) {
+        (self.usage().refused_processes, self.limits.processes.saturating_sub(OF_BUBBLEWRAP))
+    }
+
     /// CPU time of all that ever ran in its jails, of which [`Jailed::cpu`] says whose it is. The two agree
     /// once all workers are dead. `None`: its jail is no run's.
     pub fn total_cpu(&self) -> Option<Duration> {
@@ -129,6 +134,9 @@ impl Jailed {
         }
     }
 }
+
+/// Processes in a jail's group that are not the worker's.
+const OF_BUBBLEWRAP: u32 = 2;
 
 /// A worker that ran out of its own memory may have had so many bytes less: the kernel charges in portions.
 const PORTION: u64 = 4 << 20;

@@ -102,7 +102,7 @@ pub(crate) struct State {
     pub(crate) processes: usize,
     /// Workers are processes of this program, and not what a launcher has started.
     pub(crate) own: bool,
-    /// Workers confine themselves, and keep a record of what they were refused.
+    /// Workers confine themselves or are confined, and keep a record of what they were refused.
     pub(crate) confined: bool,
     /// Warnings that the supervisor is to pass on.
     pub(super) warnings: Vec<String>,
@@ -124,7 +124,7 @@ impl Shared {
             allowed,
             processes: options.processes,
             own: options.launcher.is_none(),
-            confined: options.launcher.is_none() && options.sandbox != Demand::Off,
+            confined: options.launcher.is_some() || options.sandbox != Demand::Off,
             ..State::default()
         });
         let started = Condvar::default();

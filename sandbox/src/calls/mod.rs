@@ -27,7 +27,10 @@ pub(crate) struct Call {
 pub(crate) enum Side {
     /// On the user's machine, under [`confine`](crate::confine).
     Local,
-    /// In a jail of the service.
+    /// In a jail of the service, by the worker's own filters, see [`watch`](crate::watch): the local answers,
+    /// so that a refused call is recorded. The jail's filter holds as well, whatever these are.
+    Inside,
+    /// In a jail of the service, by the filter that is made outside of it.
     #[cfg(any(feature = "jail", test))]
     Jail,
 }
@@ -63,11 +66,12 @@ pub(crate) enum Condition {
     Flag(u8, i32),
     /// None of the flags is set.
     NoFlag(u8, &'static [i32]),
-    /// `files` makes the call (its sixth argument is `ASKED`), where the worker has files of its own and the
-    /// path begins at the working folder; the argument is the descriptor of another folder, if the call has
-    /// one. Local only.
+    /// `files` makes the call (its sixth argument is `ASKED`), where the worker has files of its own or is in
+    /// a jail, and the path begins at the working folder; the argument is the descriptor of another folder, if
+    /// the call has one. Not for a jail's own filter.
     ByFiles(Option<u8>),
-    /// The lower 32 bits are the id of the process itself. Local only: a jail's filter is made outside of it.
+    /// The lower 32 bits are the id of the process itself. Not for a jail's own filter, which is made outside
+    /// of it.
     Own(u8),
 }
 
@@ -90,7 +94,7 @@ impl Group {
 
     pub(crate) fn answer(&self, side: Side) -> Answer {
         match side {
-            Side::Local => self.local,
+            Side::Local | Side::Inside => self.local,
             #[cfg(any(feature = "jail", test))]
             Side::Jail => self.jail,
         }

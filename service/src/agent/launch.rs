@@ -77,6 +77,11 @@ pub trait Meter: Send + Sync + Debug {
 
     /// Ends all workers of the pool that run now.
     fn end(&self);
+
+    /// Threads and processes that were refused to the workers so far, and how many threads each may have.
+    fn refused_threads(&self) -> (u64, u32) {
+        (0, 0)
+    }
 }
 
 /// One run's jails, and its program where they can start it.
@@ -93,6 +98,10 @@ impl Meter for OfRun {
 
     fn end(&self) {
         self.jailed.end();
+    }
+
+    fn refused_threads(&self) -> (u64, u32) {
+        self.jailed.refused_threads()
     }
 }
 

@@ -2,7 +2,8 @@
 //! money; what it needs of a run comes with the work.
 //!
 //! `pool` has the workers of one run, `launch` is what starts (and confines) them, `tab` has what they have used and
-//! `metered` which part of it is on which bill, `executable` looks at uploads before anything of them runs, `machine` says where all of it is.
+//! `metered` which part of it is on which bill, `threads` tells of those that workers were refused, `executable`
+//! looks at uploads before anything of them runs, `machine` says where all of it is.
 
 mod executable;
 mod launch;
@@ -10,6 +11,7 @@ pub mod machine;
 mod metered;
 mod pool;
 mod tab;
+mod threads;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

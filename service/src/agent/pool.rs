@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use super::launch::{Launch, PoolRequest, Workers};
 use super::tab::{Closing, Tab};
+use super::threads::Threads;
 use crate::dispatch::{Answered, BatchTask, RunSpec, Verdict};
 use crate::events::Events;
 
@@ -122,6 +123,7 @@ impl Pool {
             Problem::new(ProblemCode::Internal, format!("the run's context can't be read: {error}"))
         })?;
         let Workers { local, meter } = launch.pool(request).map_err(|error| refused(&error))?;
+        let threads = Threads::new(meter.clone(), relay);
         tab.watch(meter);
         local.try_start(START).map_err(|error| refused(&error))?;
         let job = Job {
@@ -146,6 +148,7 @@ impl Pool {
             shared: Arc::clone(&shared),
             stop: Arc::clone(&stop),
             tab: Arc::clone(tab),
+            threads,
         };
         let thread = std::thread::Builder::new()
             .name("fastmap-run".to_owned())
@@ -324,6 +327,13 @@ impl Flight {
     fn add(&mut self, mut part: Part) {
         // What was returned may stand before each.
         let mut extent = part.extent() + Part::HEAD;
+        if extent > self.most.saturating_sub(self.whole)
+            && let PartOutcome::Done(results) = &mut part.outcome
+        {
+            // What is told beside the results takes no room from them.
+            results.refused.clear();
+            extent = part.extent() + Part::HEAD;
+        }
         if extent > self.most.saturating_sub(self.whole) {
             let answered = self.parts.iter().any(|part| matches!(part.outcome, PartOutcome::Done(_)));
             part.outcome = if answered { PartOutcome::Returned } else { self.beyond(part.items, extent) };
@@ -413,14 +423,16 @@ struct Poller {
     shared: Arc<Mutex<State>>,
     stop: Arc<AtomicBool>,
     tab: Arc<Tab>,
+    threads: Threads,
 }
 
 impl Poller {
-    fn poll(self, mut run: Box<dyn Run>) {
+    fn poll(mut self, mut run: Box<dyn Run>) {
         let mut looked = Instant::now();
         while !self.stop.load(Ordering::Relaxed) {
             match run.poll(Instant::now() + LOOK) {
-                Ok(Some(completion)) => {
+                Ok(Some(mut completion)) => {
+                    self.threads.blame(&mut completion.outcome);
                     let mut state = lock(&self.shared);
                     let complete = state.take(completion);
                     state.hand_in(&self.local);
@@ -446,6 +458,7 @@ impl Poller {
             if looked.elapsed() >= LOOK {
                 looked = Instant::now();
                 self.cut();
+                self.threads.warn();
             }
         }
         // The run before the pool: what is queued is dropped, what runs is ended with its worker.

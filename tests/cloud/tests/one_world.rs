@@ -1,5 +1,6 @@
 //! One world: what a function asks of the system has the same outcome under LOCAL, confined or not, and under
-//! CLOUD in a jail; and one map of ADAPTIVE, whose items are computed on both sides, loses none.
+//! CLOUD in a jail; one map of ADAPTIVE, whose items are computed on both sides, loses none; and what was refused
+//! or is not there is told on both sides.
 
 use std::process::Command;
 
@@ -89,5 +90,80 @@ fn a_function_that_makes_an_async_runtime_loses_no_item_under_any_policy() {
         ended.stderr.contains("items here, ") && ended.stderr.contains(" in the service"),
         "both sides had some: {}",
         ended.stderr
+    );
+}
+
+/// The line about an item.
+fn about<'a>(lines: &'a [String], name: &str) -> &'a str {
+    let line = lines.iter().find(|line| line.starts_with(name));
+    line.unwrap_or_else(|| panic!("nothing of {name:?}: {lines:#?}"))
+}
+
+#[test]
+fn what_was_refused_is_told_in_the_same_words_on_both_sides() {
+    let (_service, account) = jailed();
+    let confined = locally("require", "told");
+    let cloud = account.program(ACTS, &["told"]);
+    let mut adaptive = account.program(ACTS, &["told"]);
+    adaptive.env("FASTMAP_EXEC_POLICY", "adaptive");
+    for (side, mut command) in [("LOCAL", confined), ("CLOUD", cloud), ("ADAPTIVE", adaptive)] {
+        let ended = Running::start(&mut command).finish();
+        assert!(ended.status.success(), "{side}: {ended:#?}");
+        for name in [
+            "goes on without a socket",
+            "goes on without a program",
+            "goes on in a thread that has all signals blocked",
+            "goes on where all signals have the usual effect",
+            "goes on in a handler that blocks all signals",
+        ] {
+            assert_eq!(about(&ended.stdout, name), format!("{name}: done"), "{side}: {ended:#?}");
+        }
+        let aborted = about(&ended.stdout, "ends without a socket");
+        for words in ["SIGABRT", "; the sandbox refused socket, for a mapped function uses neither files"] {
+            assert!(aborted.contains(words), "{side}: {words}: {aborted}");
+        }
+        let panicked = about(&ended.stdout, "panics without a file");
+        let refused =
+            panicked.contains("; the sandbox refused openat(\"/etc/passwd\"), for a mapped function");
+        let absent = panicked.contains("; in the cloud there is no \"/etc/passwd\", which this machine has");
+        assert!(if side == "CLOUD" { absent } else { refused || absent }, "{side}: {panicked}");
+        let error = "answers an error without a new file";
+        assert_eq!(about(&ended.stdout, error), format!("{error}: Err no file"), "{side}");
+        let warnings: Vec<&str> = ended.stderr.lines().filter(|line| line.contains("warning: ")).collect();
+        let told = |words: &[&str]| {
+            let with_all = |line: &&&str| words.iter().all(|word| line.contains(word));
+            assert_eq!(warnings.iter().filter(with_all).count(), 1, "{side}: {words:?}: {warnings:#?}");
+        };
+        told(&["the sandbox refused ", "socket", " which has a result all the same"]);
+        told(&["the sandbox refused ", "clone", " which has a result all the same"]);
+        told(&["item 3 answered an error of its own (Err)", "refused it openat(\"/var/lib/fastmap-acts\")"]);
+    }
+}
+
+#[test]
+fn the_cloud_tells_of_a_file_that_is_not_there_and_of_an_item_that_waits() {
+    let (_service, account) = jailed();
+    let folder = tempfile::tempdir_in("/var/lib").expect("a folder");
+    let file = folder.path().join("proj.db").display().to_string();
+    std::fs::write(&file, "").expect("a new file");
+    let ended = Running::start(&mut account.program(ACTS, &["look-for", &file])).finish();
+    assert_eq!(ended.stdout, ["found: false"], "{ended:#?}");
+    for words in [
+        "the sandbox refused socket to item 0, which still runs after 3 s",
+        &format!("in the cloud there is no {file:?}, which this machine has: item 0 looked for it"),
+        "fastmap_with",
+    ] {
+        assert!(ended.stderr.contains(words), "{words}: {}", ended.stderr);
+    }
+    assert!(!ended.stderr.contains("-absent"), "what is on no machine is no news: {}", ended.stderr);
+}
+
+#[test]
+fn a_limit_of_threads_that_strikes_is_named() {
+    let (_service, account) = jailed();
+    let ended = Running::start(&mut account.program(ACTS, &["threads", "1000"])).finish();
+    assert!(
+        ended.stdout.len() == 1 && ended.stdout[0].contains("threads at a time, and starting another"),
+        "{ended:#?}"
     );
 }

@@ -179,7 +179,9 @@ impl Worker {
         // All channels are made, and there is no thread yet.
         let alone = confined::confine(&page, marker.confinement.demand());
         let alone = alone.map_err(|lack| step("the sandbox", &lack))?;
-        if !alone && marker.confinement != Confinement::Jailed {
+        if marker.confinement == Confinement::Jailed {
+            confined::watch(&page);
+        } else if !alone {
             descendants::keep(&marker.server);
         }
         let incoming = Receiver::new(Arc::clone(&page), Arc::clone(&results));

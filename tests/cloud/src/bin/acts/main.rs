@@ -1,11 +1,12 @@
 //! A program whose items are acts: what functions and the libraries in them ask of the system. It maps each
 //! act under the policy of its environment and prints what came of it, a line each: `NAME: RESULT`. Its
-//! argument selects: `works`, `refused`, or `tokio ITEMS MILLISECONDS`.
+//! argument selects: `works`, `refused`, `told`, `look-for PATH`, `threads MANY`, or `tokio ITEMS MILLISECONDS`.
 //!
-//! `works` and `refused` hold the acts.
+//! `works`, `refused` and `told` hold the acts.
 
 mod refused;
 mod runtime;
+mod told;
 mod works;
 
 use std::error::Error;
@@ -86,7 +87,34 @@ fn run() -> Result<(), Box<dyn Error>> {
             fastmap_test_programs::report(map, |n| n + 7);
             Ok(())
         }
-        other => Err(format!("works, refused or tokio, not {other:?}").into()),
+        ["told"] => {
+            let map = config.fastmap(|n: usize| (told::ITEMS[n].1)(), 0..told::ITEMS.len());
+            for ((name, _), result) in told::ITEMS.iter().zip(map) {
+                let result = match result {
+                    Ok(Ok(answer)) => answer.to_owned(),
+                    Ok(Err(error)) => format!("Err {error}"),
+                    Err(error) => format!("failed: {error}").replace('\n', " "),
+                };
+                println!("{name}: {result}");
+            }
+            Ok(())
+        }
+        ["look-for", path] => {
+            for found in config.fastmap(told::look_for, [(*path).to_owned()]) {
+                println!("found: {}", found?);
+            }
+            Ok(())
+        }
+        ["threads", many] => {
+            for started in config.fastmap(told::start_threads, [many.parse::<usize>()?]) {
+                println!(
+                    "{}",
+                    started.map_or_else(|error| error.to_string(), |all| format!("{all} threads"))
+                );
+            }
+            Ok(())
+        }
+        other => Err(format!("works, refused, told, look-for, threads or tokio, not {other:?}").into()),
     }
 }
 fastmap_main!(run);

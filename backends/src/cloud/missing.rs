@@ -1,0 +1,78 @@
+//! Files that a function looked for in the cloud, and that are not there. One that this machine lacks as well is
+//! no news: `map` itself would not have found it. Of the others the failure of an item says which it was, and
+//! the report warns of those that items went on without. Called by `sender`.
+
+use std::fs;
+
+use crate::completion::{RefusedCall, Results};
+
+/// What to do about a file that the cloud has not.
+const REMEDY: &str = "give it with the program (include_bytes!) or as the context (fastmap_with)";
+
+/// Leaves of the files those that this machine has, and says in the failures which of them their items missed.
+/// `first` is the index in the input of the first of `items` items.
+pub(super) fn settle(results: &mut Results, first: u64, items: u32) {
+    let offset = |index: u64| index.checked_sub(first).filter(|offset| *offset < u64::from(items));
+    results.refused.retain(|call| {
+        call.index.is_none_or(|index| offset(index).is_some()) && (!call.missing || is_here(&call.call))
+    });
+    for failure in &mut results.failures {
+        let of_item = |call: &&RefusedCall| {
+            call.missing && call.index.and_then(offset) == Some(u64::from(failure.offset))
+        };
+        let files: Vec<String> =
+            results.refused.iter().filter(of_item).map(|file| format!("{:?}", file.call)).collect();
+        if !files.is_empty() {
+            let files = files.join(" and ");
+            let told = format!("; in the cloud there is no {files}, which this machine has: {REMEDY}");
+            failure.message.push_str(&told);
+        }
+    }
+    let fails = |index: u64| {
+        let of_item = |failure: &crate::completion::ItemFailure| u64::from(failure.offset);
+        offset(index).is_some_and(|offset| results.failures.iter().any(|failure| of_item(failure) == offset))
+    };
+    results.refused.retain(|call| !call.missing || !call.index.is_some_and(fails));
+}
+
+/// Whether there is such a file on this machine.
+fn is_here(path: &str) -> bool {
+    fs::metadata(path).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::completion::{FailureKind, ItemFailure};
+
+    #[test]
+    fn files_are_told_that_are_here_and_a_failing_item_says_its_own() {
+        let file = |index: u64, path: &str| RefusedCall {
+            index: Some(index),
+            call: path.to_owned(),
+            own_error: false,
+            missing: true,
+        };
+        let socket =
+            RefusedCall { index: Some(100), call: "socket".to_owned(), own_error: false, missing: false };
+        let failure = |offset| ItemFailure { offset, kind: FailureKind::Panic, message: "panicked".into() };
+        let here = std::env::current_exe().expect("a path").display().to_string();
+        let mut results = Results {
+            failures: vec![failure(1), failure(2)],
+            refused: vec![
+                socket.clone(),
+                file(100, "/no/such/file"),
+                file(102, &here),
+                file(103, &here),
+                file(99, &here),
+                file(104, &here),
+            ],
+            ..Results::default()
+        };
+        settle(&mut results, 100, 4);
+        assert_eq!(results.refused, [socket, file(103, &here)]);
+        assert_eq!(results.failures[0].message, "panicked");
+        let message = &results.failures[1].message;
+        assert!(message.contains(&format!("in the cloud there is no {here:?}")), "{message}");
+    }
+}
