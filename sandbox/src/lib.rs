@@ -167,8 +167,11 @@ pub fn confine(
 /// To be called once, before the first thread is started.
 ///
 /// # Errors
-/// If this kernel has no filters that raise signals.
+/// If no jail of this list is around the process, or this kernel has no filters that raise signals.
 pub fn watch(record: &'static Record, running: &'static AtomicU32) -> io::Result<()> {
+    if !seccomp::is_jailed() {
+        return Err(io::Error::other("no jail's filter is in force"));
+    }
     refusal::keep(record, running);
     files::leave_to_the_jail();
     seccomp::install_inside()

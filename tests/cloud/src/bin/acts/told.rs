@@ -12,31 +12,30 @@ use super::{at, call};
 /// A file of each machine that no sandbox shows.
 const FILE: &str = "/etc/passwd";
 
-type Answer = Result<&'static str, String>;
+type Answer = Result<(), String>;
 
 /// The items: their names, and what they do.
 pub(crate) const ITEMS: &[(&str, fn() -> Answer)] = &[
     ("goes on without a socket", || {
         let _refused = UdpSocket::bind("127.0.0.1:0");
-        Ok("done")
+        Ok(())
     }),
     ("goes on without a program", || {
         let _refused = Command::new("/bin/true").status();
-        Ok("done")
+        Ok(())
     }),
     ("panics without a file", || {
         fs::read(FILE).expect("a file");
-        Ok("read")
+        Ok(())
     }),
     ("answers an error without a new file", || {
-        let made = fs::write("/var/lib/fastmap-acts", "").map_err(|error| error.kind());
-        made.map(|()| "made").map_err(|_| "no file".to_owned())
+        fs::write("/var/lib/fastmap-acts", "").map_err(|_| "no file".to_owned())
     }),
     ("ends without a socket", || {
         if UdpSocket::bind("127.0.0.1:0").is_err() {
             std::process::abort();
         }
-        Ok("bound")
+        Ok(())
     }),
     // A filter's signal that is blocked, or has no handler, would end the worker.
     ("goes on in a thread that has all signals blocked", || {
@@ -44,14 +43,14 @@ pub(crate) const ITEMS: &[(&str, fn() -> Answer)] = &[
             block_all();
             (fs::read(FILE).is_err(), UdpSocket::bind("127.0.0.1:0").is_err())
         });
-        if refused.join().is_ok_and(|both| both == (true, true)) { Ok("done") } else { Err("?".to_owned()) }
+        if refused.join().is_ok_and(|both| both == (true, true)) { Ok(()) } else { Err("?".to_owned()) }
     }),
     ("goes on where all signals have the usual effect", || {
         let mut action = [0u64; 4];
         for signal in 1..=libc::SIGRTMAX() as usize {
             let _usual = call(libc::SYS_rt_sigaction, &[signal, at(&mut action), 0, 8]);
         }
-        if UdpSocket::bind("127.0.0.1:0").is_err() { Ok("done") } else { Err("?".to_owned()) }
+        if UdpSocket::bind("127.0.0.1:0").is_err() { Ok(()) } else { Err("?".to_owned()) }
     }),
     ("goes on in a handler that blocks all signals", || {
         extern "C" fn handler(_: i32) {
@@ -69,10 +68,8 @@ pub(crate) const ITEMS: &[(&str, fn() -> Answer)] = &[
             libc::raise(libc::SIGUSR1);
         }
         call(libc::SYS_rt_sigaction, &[libc::SIGUSR1 as usize, 0, at(&mut action), 8]).map_err(|_| "?")?;
-        // All but those that can't be blocked, and the filters' own.
-        let unblocked = [libc::SIGKILL, libc::SIGSTOP, libc::SIGSYS].map(|signal| 1u64 << (signal - 1));
-        let all = unblocked.iter().fold(u64::MAX, |all, signal| all & !signal);
-        if action[3] & all == all { Ok("done") } else { Err(format!("{:x}", action[3])) }
+        // Another one than the filters' own, which the kernel does not block.
+        if action[3] & 1 << (libc::SIGUSR2 - 1) != 0 { Ok(()) } else { Err(format!("{:x}", action[3])) }
     }),
 ];
 
