@@ -96,16 +96,15 @@ pub(crate) fn by_arguments(side: Side) -> Result<BpfProgram, BackendError> {
             _ => {}
         }
     }
-    if matches!(refusal(side), SeccompAction::Trap) {
-        keep_signal(&mut rules)?;
-    }
     compile(rules, refusal(side))
 }
 
 /// Brings the calls to `handler` by which the signal of a refused call could be blocked, or have another
 /// handler: a filter's signal that is blocked ends the process. (`posix_spawn`, `fork` and some libraries'
-/// threads block all signals.)
-fn keep_signal(rules: &mut Rules) -> Result<(), BackendError> {
+/// threads block all signals.) For the calling thread and those that it starts: another one may have the
+/// signal blocked already.
+pub(crate) fn keep_signal() -> Result<BpfProgram, BackendError> {
+    let mut rules = Rules::new();
     let is = |argument, length, operator, value| SeccompCondition::new(argument, length, operator, value);
     // Other calls read the mask, or the handler.
     let changes = || is(1, Length::Qword, Is::Ne, 0);
@@ -114,7 +113,7 @@ fn keep_signal(rules: &mut Rules) -> Result<(), BackendError> {
     let mask = vec![changes()?, not_asked()?, is(0, Length::Dword, Is::Ne, unblocks)?];
     rules.insert(libc::SYS_rt_sigprocmask, vec![SeccompRule::new(mask)?]);
     rules.insert(libc::SYS_rt_sigaction, vec![SeccompRule::new(vec![changes()?, not_asked()?])?]);
-    Ok(())
+    compile(rules, SeccompAction::Trap)
 }
 
 /// The calls that the local sandbox's thread answers, if it can be had; else they fail with EPERM.
@@ -241,6 +240,9 @@ mod tests {
             let mut programs = vec![by_number(side), by_arguments(side).expect("rules")];
             if side == Side::Local {
                 programs.push(asked(false).expect("rules"));
+            }
+            if side != Side::Jail {
+                programs.push(keep_signal().expect("rules"));
             }
             Filters(side, programs)
         }

@@ -3,7 +3,8 @@
 //!
 //! The local sandbox's are three, of which the strictest answer counts: what starts a process (asked of
 //! `attendant`), what depends on a call's arguments, and what its number decides (a signal, to `handler`).
-//! The last refuses further filters, so it comes last. A jailed worker's are two.
+//! The last refuses further filters by the newer call. The one that keeps the signal is for the threads that are
+//! started later. A jailed worker has the others, but for the first.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -11,7 +12,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use seccompiler::BpfProgram;
 
 use crate::calls::Side;
-use crate::filters::{asked, by_arguments, by_number};
+use crate::filters::{asked, by_arguments, by_number, keep_signal};
 use crate::{attendant, handler};
 
 /// Whether this kernel has filters that raise signals.
@@ -39,6 +40,7 @@ pub(crate) fn install() -> io::Result<()> {
     }
     set(&by_arguments(Side::Local).map_err(io::Error::other)?, 0)?;
     set(&by_number(Side::Local), 0)?;
+    set_here(&keep_signal().map_err(io::Error::other)?)?;
     attendant::wait();
     Ok(())
 }
@@ -54,18 +56,20 @@ pub(crate) fn is_jailed() -> bool {
 /// started. The jail's filter stays in force: of two the stricter answer counts, and a signal is stricter than
 /// an error.
 pub(crate) fn install_inside() -> io::Result<()> {
-    let programs = [by_arguments(Side::Inside).map_err(io::Error::other)?, by_number(Side::Inside)];
+    let by_arguments = by_arguments(Side::Inside).map_err(io::Error::other)?;
+    let programs = [by_arguments, by_number(Side::Inside), keep_signal().map_err(io::Error::other)?];
     handler::install()?;
-    for program in &programs {
-        let filter = whole(program);
-        // SAFETY: the kernel copies the filter, which is there. (The jail refuses the newer call for it.)
-        let set =
-            unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter, 0, 0) };
-        if set != 0 {
-            return Err(io::Error::last_os_error());
-        }
+    programs.iter().try_for_each(set_here)
+}
+
+/// Installs a filter in this thread, and in those that it starts.
+fn set_here(program: &BpfProgram) -> io::Result<()> {
+    let filter = whole(program);
+    // SAFETY: the kernel copies the filter, which is there. (The newer call for it is refused by now.)
+    match unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
-    Ok(())
 }
 
 fn whole(program: &BpfProgram) -> libc::sock_fprog {

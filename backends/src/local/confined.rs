@@ -20,8 +20,10 @@ const MOST: usize = 500;
 const MOST_CALLS: usize = 64;
 /// Files that are told of one failing item.
 const MOST_FILES: usize = 3;
-/// What a jailed worker tells in its life of items that went on: each costs its client bytes.
+/// What a jailed worker tells in its life of items that went on, and of files that failing items looked for: it
+/// counts as output, which is limited.
 const MOST_IN_JAIL: usize = 64;
+const MOST_FILES_IN_JAIL: usize = 1000;
 /// An item that runs for so long, and was refused a call, may never end.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Items of one run about which such a warning is written, at most.
@@ -35,6 +37,8 @@ const WAY_OUT: &str = "for a mapped function uses neither files nor network nor 
 struct Untold {
     /// Files that failing items of this batch looked for.
     files: Vec<Told>,
+    /// How many such files were told in all.
+    files_told: usize,
     /// What a jailed worker has told of items that went on.
     told: HashSet<(bool, String)>,
 }
@@ -90,8 +94,11 @@ pub(crate) fn blame(message: String, item: u32) -> String {
     record.tell(item);
     if let Some(mut untold) = untold() {
         let missing = record.missing(item).into_iter().take(MOST_FILES).map(|file| tell(file, item));
-        let room = MOST_CALLS.saturating_sub(untold.files.len());
+        let left = MOST_FILES_IN_JAIL.saturating_sub(untold.files_told);
+        let room = left.min(MOST_CALLS.saturating_sub(untold.files.len()));
+        let before = untold.files.len();
         untold.files.extend(missing.take(room));
+        untold.files_told += untold.files.len() - before;
     }
     match record.of_item(item) {
         refused if refused.is_empty() => message,
@@ -135,7 +142,7 @@ pub(crate) fn swallowed(ticket: u64) -> Option<Vec<u8>> {
     let told: Vec<Told> = match untold() {
         None => refused.collect(),
         Some(mut untold) => {
-            let Untold { files, told } = &mut *untold;
+            let Untold { files, told, .. } = &mut *untold;
             let new = |call: &Told| told.len() < MOST_IN_JAIL && told.insert((call.1, call.3.clone()));
             std::mem::take(files).into_iter().chain(refused.filter(new)).collect()
         }
