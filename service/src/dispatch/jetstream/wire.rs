@@ -395,6 +395,9 @@ pub(super) fn fuzz(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use fastmap_backends::cloud::{Part, PartOutcome};
+    use fastmap_backends::{Place, RefusedCall, Results};
+
     use super::*;
 
     fn requests() -> Vec<Request> {
@@ -422,6 +425,23 @@ mod tests {
             }
         }
         assert!(Request::decode(&Bytes::from_static(b"x")).is_err());
+    }
+
+    #[test]
+    fn a_verdict_brings_what_was_refused() {
+        let call = |call: &str, missing| RefusedCall {
+            index: Some(9),
+            call: call.to_owned(),
+            own_error: true,
+            missing,
+        };
+        let refused = vec![call("socket", false), call("/usr/share/x", true)];
+        let results = Results { refused: refused.clone(), place: Place::Cloud, ..Results::default() };
+        let parts = vec![Part { offset: 0, items: 1, outcome: PartOutcome::Done(results) }];
+        let sent = verdict(Verdict::Answered(Answered { parts, cpu: Duration::ZERO, cut: false }));
+        let Verdict::Answered(read) = read_verdict(&sent, 1).expect("a verdict") else { panic!("an answer") };
+        let PartOutcome::Done(results) = &read.parts[0].outcome else { panic!("it was done") };
+        assert_eq!(results.refused, refused);
     }
 
     #[test]
