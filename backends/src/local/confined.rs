@@ -93,7 +93,7 @@ pub(crate) fn blame(message: String, item: u32) -> String {
     let Some(record) = record().filter(|record| record.is_of(item)) else { return message };
     record.tell(item);
     if let Some(mut untold) = untold() {
-        let missing = record.missing(item).into_iter().take(MOST_FILES).map(|file| tell(file, item));
+        let missing = record.missing(item).into_iter().take(MOST_FILES).map(|file| tell(&file, item));
         let left = MOST_FILES_IN_JAIL.saturating_sub(untold.files_told);
         let room = left.min(MOST_CALLS.saturating_sub(untold.files.len()));
         let before = untold.files.len();
@@ -123,7 +123,7 @@ pub(crate) fn answered_error(item: u32) {
 /// own, whether there is no such file instead, the call (or the file's path).
 type Told = (u32, bool, bool, String);
 
-fn tell(refusal: Refusal, item: u32) -> Told {
+fn tell(refusal: &Refusal, item: u32) -> Told {
     let text = match refusal.path.as_ref().filter(|_| refusal.missing) {
         Some(path) => path.clone(),
         None => refusal.to_string(),
@@ -135,10 +135,7 @@ fn tell(refusal: Refusal, item: u32) -> Told {
 /// not there, of all items.
 pub(crate) fn swallowed(ticket: u64) -> Option<Vec<u8>> {
     let record = record()?;
-    let refused = record.swallowed().into_iter().map(|refusal| {
-        let item = refusal.item;
-        tell(refusal, item)
-    });
+    let refused = record.swallowed().into_iter().map(|refusal| tell(&refusal, refusal.item));
     let told: Vec<Told> = match untold() {
         None => refused.collect(),
         Some(mut untold) => {

@@ -12,10 +12,11 @@ use super::{at, call};
 /// A file of each machine that no sandbox shows.
 const FILE: &str = "/etc/passwd";
 
-type Answer = Result<(), String>;
+/// A name, and what is done.
+type Item = (&'static str, fn() -> Result<(), String>);
 
 /// The items: their names, and what they do.
-pub(crate) const ITEMS: &[(&str, fn() -> Answer)] = &[
+pub(crate) const ITEMS: &[Item] = &[
     ("goes on without a socket", || {
         let _refused = UdpSocket::bind("127.0.0.1:0");
         Ok(())
