@@ -12,7 +12,7 @@ use super::serve::{Signals, launcher, start_log};
 use crate::agent::{Agent, machine};
 use crate::config::slots;
 use crate::dispatch::Lessor;
-use crate::dispatch::jetstream::{self, Cache, Names, NatsOptions, Receiver, lines, registry};
+use crate::dispatch::jetstream::{self, Cache, NatsOptions, Receiver, lines, registry};
 use crate::events::Events;
 use crate::roster::Roster;
 
@@ -38,7 +38,7 @@ pub(super) async fn agent(args: args::Agent) -> anyhow::Result<()> {
 
     let mut signals = Signals::new()?;
     let client = jetstream::connect(&options).await?;
-    let (names, role) = (Names::new(&args.nats.nats_prefix), args.nats.role("agent"));
+    let (names, role) = (args.nats.names(), args.nats.role("agent"));
     let receiver = Receiver::start(client.clone(), names.clone(), cache, places).await;
     let receiver = Arc::new(receiver.context("the NATS servers let this agent hear nothing")?);
     let (printed, to_send) = mpsc::channel(LINES);

@@ -58,8 +58,8 @@ pub(crate) enum Action {
         trace: PathBuf,
     },
     /// See whether maps can run on this machine (it starts workers) and in the service of `FASTMAP_CLOUD_URL` and
-    /// `FASTMAP_SECRET`, with what to do about what is wrong. Fails if something is.
-    Doctor(Doctor),
+    /// `FASTMAP_SECRET`, with what to do about what is wrong; with `--nats` at the queue as well. Fails if something is wrong.
+    Doctor(Box<Doctor>),
     /// Get a link to the service's dashboard, for a browser. It signs in once, and within minutes.
     Dashboard(Dashboard),
 }
@@ -72,6 +72,8 @@ pub(crate) struct Doctor {
     /// Answer in JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) nats: Nats,
 }
 
 #[derive(Debug, Args)]
@@ -302,6 +304,9 @@ pub(crate) struct Nats {
     /// What the service's names on the servers begin with.
     #[arg(long, default_value = PREFIX, value_parser = name)]
     pub(crate) nats_prefix: String,
+    /// The `JetStream` domain of the gateway's servers, where those named here are leaf nodes with another or without `JetStream`.
+    #[arg(long, env = "FASTMAP_NATS_DOMAIN", value_parser = name)]
+    pub(crate) nats_domain: Option<String>,
 }
 
 /// A token of a subject.
@@ -362,6 +367,9 @@ pub(crate) struct NatsPermissions {
     /// What the service's names on the servers begin with.
     #[arg(long, default_value = PREFIX, value_parser = name)]
     pub(crate) nats_prefix: String,
+    /// The `JetStream` domain of the gateway's servers, where those named here are leaf nodes with another or without `JetStream`.
+    #[arg(long, env = "FASTMAP_NATS_DOMAIN", value_parser = name)]
+    pub(crate) nats_domain: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

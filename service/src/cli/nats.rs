@@ -41,6 +41,11 @@ impl Nats {
         }))
     }
 
+    /// What the service's things on the servers are called.
+    pub(super) fn names(&self) -> Names {
+        Names::new(&self.nats_prefix).in_domain(self.nats_domain.clone())
+    }
+
     /// Who it is to the servers.
     pub(super) fn role(&self, role: &str) -> String {
         self.nats_role.as_deref().or(self.nats_user.as_deref()).unwrap_or(role).to_owned()
@@ -55,6 +60,7 @@ pub(super) fn permissions(of: &NatsPermissions) -> anyhow::Result<()> {
     if of.agents.iter().any(|user| user == GATEWAY) {
         bail!("agents can't be the user {GATEWAY:?}, who may do everything");
     }
-    print!("{}", permissions::configuration(&Names::new(&of.nats_prefix), &of.agents));
+    let names = Names::new(&of.nats_prefix).in_domain(of.nats_domain.clone());
+    print!("{}", permissions::configuration(&names, &of.agents));
     Ok(())
 }

@@ -24,7 +24,7 @@ use super::open_key;
 use crate::agent::{Agent, InJails, Launch, PLACES, Unconfined};
 use crate::config::{BODY_MEMORY, Config, LIMITS};
 use crate::dashboard::sign_in;
-use crate::dispatch::jetstream::{self, Layout, Names, NatsOptions};
+use crate::dispatch::jetstream::{self, Layout, NatsOptions};
 use crate::dispatch::{Dispatch, Embedded, Lessor};
 use crate::events::Events;
 use crate::gateway::{Gateway, Parts};
@@ -170,7 +170,7 @@ async fn sender(
     events: &Events,
 ) -> anyhow::Result<jetstream::Sender> {
     let layout = Layout {
-        names: Names::new(&args.nats.nats_prefix),
+        names: args.nats.names(),
         replicas: usize::from(args.nats_replicas),
         quota: args.nats_quota as usize,
         lease: Duration::from_secs(args.agent_lease),

@@ -115,6 +115,8 @@ pub enum Verdict {
     Cancelled,
     /// Agents have lost it too often.
     Lost,
+    /// The queue has not taken it, for that reason in its own words.
+    Refused(String),
 }
 
 /// An answered batch.
@@ -194,6 +196,11 @@ pub trait Dispatch: Send + Sync + Debug {
     /// The next report of CPU time that workers have used beside batches. Waits for one. `None`: there will be no more.
     async fn used(&self) -> Option<Used>;
 
+    /// Why no work would be taken now, as far as is known.
+    fn refuses(&self) -> Option<String> {
+        None
+    }
+
     /// Takes no more work.
     async fn close(&self);
 }
@@ -240,5 +247,5 @@ pub trait Lessor: Send + Sync + Debug {
 
 /// Why a run's uploads are not on this machine.
 #[derive(Debug, thiserror::Error)]
-#[error("an upload of the run can't be had: {0}")]
+#[error("an upload of the run can't be had")]
 pub struct Unavailable(#[source] pub Box<dyn std::error::Error + Send + Sync>);

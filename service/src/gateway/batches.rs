@@ -22,7 +22,7 @@ use super::auth::{BodyDigest, Caller, crowded};
 use super::content::{Check, Content, InFile};
 use super::flights::{Answer as Landed, Flight, Key, Over};
 use super::limits::{Held, Memory};
-use super::problem::{Refusal, disk, problem_response, refuse};
+use super::problem::{Refusal, disk, problem_response, queue, refuse};
 use super::runs::{ended, lost};
 use super::{Gateway, Reply, STOPPING, stopping};
 use crate::activity::{self, News};
@@ -545,6 +545,10 @@ impl Gateway {
             Verdict::Lost | Verdict::Ready => {
                 self.give_up(account, run, seq).await;
                 Err(lost())
+            }
+            Verdict::Refused(why) => {
+                self.give_up(account, run, seq).await;
+                Err(queue(&why))
             }
         }
     }

@@ -43,6 +43,13 @@ pub(crate) fn disk(error: &std::io::Error) -> Refusal {
     Refusal(Problem::new(ProblemCode::Storage, "nothing can be stored now").retry_after(5))
 }
 
+/// The queue takes no work, for that reason in its own words.
+pub(crate) fn queue(why: &str) -> Refusal {
+    metrics::counter!("fastmap_storage_failures_total", "of" => "queue").increment(1);
+    let detail = format!("the queue takes no work now: {why}");
+    Refusal(Problem::new(ProblemCode::Storage, detail).retry_after(2))
+}
+
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let body = serde_json::to_vec(&self.0).unwrap_or_default();

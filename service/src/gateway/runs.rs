@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use utoipa::IntoParams;
 
 use super::auth::Caller;
-use super::problem::{Refusal, refuse};
+use super::problem::{Refusal, queue, refuse};
 use super::{Gateway, Reply, stopping};
 use crate::config::slots;
 use crate::dispatch::{RunSpec, Task, Upload, Verdict, Work};
@@ -356,6 +356,7 @@ impl Gateway {
             Verdict::Failed(problem) => Err(self.fail(&spec.run, problem).await),
             Verdict::Cancelled => Err(ended("ended meanwhile", None)),
             Verdict::Lost => Err(lost()),
+            Verdict::Refused(why) => Err(queue(&why)),
         }
     }
 

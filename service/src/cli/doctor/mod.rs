@@ -1,10 +1,11 @@
 //! `fastmap doctor`: whether maps can run on this machine and in the service that the environment names, and, where it is
 //! to be a service itself, what it offers for jails; each finding with what to do about it.
 //!
-//! `machine` looks at what maps need, `workers` starts some, `client` asks the service, `serving` tries the jails.
+//! `machine` looks at what maps need, `workers` starts some, `client` asks the service, `queue` its NATS servers, `serving` tries the jails.
 
 mod client;
 mod machine;
+mod queue;
 mod serving;
 mod workers;
 
@@ -46,6 +47,7 @@ pub(crate) fn doctor(command: &Doctor) -> anyhow::Result<()> {
     let mut all = machine::look(command.serve);
     all.extend(workers::start());
     all.extend(client::ask());
+    all.extend(queue::look(&command.nats));
     all.extend(serving::look(command.serve));
     let wrong = all.iter().filter(|finding| !finding.good).count();
     let line = |finding: &Finding| {

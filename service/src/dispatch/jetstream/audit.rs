@@ -1,11 +1,12 @@
 //! Looks whether what a gateway waits for is still in the queue. Servers that are killed may lose what they have
 //! acknowledged (they write to the disk now and then), a stream may be deleted, an agent may end what is not its own: what
-//! is missing is put there again. And takes away what gateways have left there that are gone.
+//! is missing is put there again, and so are consumers that the servers have forgotten. And takes away what gateways have left there that are gone.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::stream::InfoError;
 use futures_util::TryStreamExt;
 use tokio::time::{Instant, interval};
@@ -78,12 +79,20 @@ async fn look_for_missing(shared: &Arc<Shared>, long: Duration) -> Result<(), as
     Ok(())
 }
 
-/// Takes away what agents have had for too long: those say that they work on it, for ever.
+/// Takes away what agents have had for too long: those say that they work on it, for ever. Makes consumers that are gone.
 async fn look_for_kept(shared: &Arc<Shared>) -> Result<(), async_nats::Error> {
     let layout = &shared.layout;
     let stream = shared.jetstream.get_stream_no_info(layout.names.stream()).await?;
     for account in shared.flights.tenants() {
-        let consumer = stream.consumer_info(Names::consumer(account)).await?;
+        let consumer = match stream.consumer_info(Names::consumer(account)).await {
+            Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => {
+                // The servers forget one that no agent has asked for an hour, whatever waits for it.
+                tracing::warn!(account, "a tenant's consumer is gone; it is made again");
+                shared.make_consumer(account, Duration::ZERO).await;
+                continue;
+            }
+            found => found?,
+        };
         let delivered = consumer.delivered.stream_sequence;
         for kept in shared.flights.kept_too_long(account, delivered, layout.patience) {
             shared.take_away(kept).await;

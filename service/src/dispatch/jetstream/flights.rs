@@ -196,6 +196,14 @@ impl Flights {
         }
     }
 
+    /// The queue does not take it, for that reason.
+    pub(super) fn refuse(&self, token: &str, why: String) {
+        let flight = self.lock().flights.remove(token);
+        if let Some(flight) = flight {
+            flight.answer(Verdict::Refused(why));
+        }
+    }
+
     /// Nobody wants a batch any more; gives its token and its number.
     pub(super) fn cancel(&self, run: &str, seq: u64) -> Option<(String, u64)> {
         let is = |flight: &Flight| match &flight.work.task {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::stream::{Config, RetentionPolicy, StorageType};
-use async_nats::jetstream::{Context, ErrorCode, context, kv, stream};
+use async_nats::jetstream::{self, Context, ErrorCode, context, kv, stream};
 use tokio::time::sleep;
 
 use super::{Names, registry};
@@ -21,7 +21,7 @@ const DEDUP: Duration = Duration::from_mins(2);
 /// The servers forget a tenant's consumer that nobody has asked for so long.
 const INACTIVE: Duration = Duration::from_hours(1);
 /// A consumer is made again when it was last made so long ago.
-const MADE: Duration = Duration::from_mins(10);
+pub(super) const MADE: Duration = Duration::from_mins(10);
 /// Servers that elect a leader, or have just been started, answer nothing for some seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_millis(500);
@@ -29,6 +29,9 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// operator's page, and takes no more of the servers' memory.
 const ENTRY: i32 = 4 << 10;
 const ENTRIES: i64 = 8 << 20;
+/// Consumers that the stream may have: one for each tenant of the last hour. From 2.15 on, servers take 1,000 where a stream
+/// sets no limit of its own.
+pub(super) const CONSUMERS: i32 = 50_000;
 /// Requests that may wait at a tenant's consumer: agents that are idle have one or two there.
 const WAITING: i64 = 8192;
 
@@ -115,9 +118,10 @@ impl Layout {
             num_replicas: self.replicas,
             duplicate_window: DEDUP,
             max_age: KEPT,
+            max_consumers: CONSUMERS,
             ..Config::default()
         };
-        jetstream.create_or_update_stream(work).await?;
+        self.make_stream(jetstream, work).await?;
         let agents = kv::Config {
             bucket: self.names.agents(),
             description: "agents, each for as long as it is heard of".to_owned(),
@@ -134,19 +138,43 @@ impl Layout {
     }
 }
 
+impl Layout {
+    /// Makes the stream of work. Older servers change nothing about the consumers of a stream that is there: it keeps what
+    /// it has, and they set no limit of their own.
+    async fn make_stream(&self, jetstream: &Context, work: Config) -> Result<(), Unmade> {
+        let made = jetstream.create_or_update_stream(work.clone()).await;
+        let invalid = |refusal: &jetstream::Error| refusal.error_code() == ErrorCode::STREAM_INVALID_CONFIG;
+        match made {
+            Err(error) if matches!(error.kind(), context::CreateStreamErrorKind::JetStream(ref why) if invalid(why)) =>
+            {
+                let there = jetstream.get_stream(self.names.stream()).await;
+                let most = there.map_or(CONSUMERS, |stream| stream.cached_info().config.max_consumers);
+                if most == CONSUMERS {
+                    return Err(error.into());
+                }
+                tracing::warn!(most, "the NATS servers leave the stream's limit of consumers as it is");
+                jetstream.create_or_update_stream(Config { max_consumers: most, ..work }).await?;
+                Ok(())
+            }
+            made => Ok(made.map(drop)?),
+        }
+    }
+}
+
 /// The tenants' consumers, as far as this gateway has made them.
 #[derive(Debug, Default)]
 pub(super) struct Consumers(Mutex<HashMap<i64, Instant>>);
 
 impl Consumers {
-    /// Makes a tenant's consumer, unless it was made lately.
+    /// Makes a tenant's consumer, unless it was made that lately.
     pub(super) async fn make(
         &self,
         jetstream: &Context,
         layout: &Layout,
         account: i64,
+        lately: Duration,
     ) -> Result<(), stream::ConsumerError> {
-        if self.lock().get(&account).is_some_and(|made| made.elapsed() < MADE) {
+        if self.lock().get(&account).is_some_and(|made| made.elapsed() < lately) {
             return Ok(());
         }
         let config = pull::Config {

@@ -8,13 +8,14 @@
 //! work when the verdict is dealt with.
 //!
 //! `connect` makes connections, `sender` is the gateway's side (`flights`: what waits for verdicts; `audit`: what the queue has
-//! lost; `layout`: stream, consumers, buckets), `receiver` the agent's (`turn`: whom to ask next; `held`: its leases; `files`: its
-//! uploads; `inquiry`: its requests), `lines` carries what workers print, `wire` is what they say to each other, `registry` which agents there are, `permissions` what each role may do.
+//! lost; `layout`: stream, consumers, buckets; `health`: whether it takes work), `receiver` the agent's (`turn`: whom to ask next; `held`: its leases; `files`: its
+//! uploads; `inquiry`: its requests), `lines` carries what workers print, `wire` is what they say to each other, `registry` which agents there are, `permissions` what each role may do, `survey` what is there.
 
 mod audit;
 mod connect;
 mod files;
 mod flights;
+mod health;
 mod held;
 mod inquiry;
 mod layout;
@@ -23,6 +24,7 @@ pub mod permissions;
 mod receiver;
 pub mod registry;
 mod sender;
+mod survey;
 mod turn;
 mod wire;
 
@@ -31,6 +33,7 @@ pub use files::Cache;
 pub use layout::{Layout, Unmade};
 pub use receiver::Receiver;
 pub use sender::{Sender, Unstarted};
+pub use survey::{Survey, Work, survey};
 
 /// What names of streams, buckets and subjects begin with, where nothing else is said.
 pub const PREFIX: &str = "fastmap";
@@ -39,12 +42,31 @@ pub const PREFIX: &str = "fastmap";
 #[derive(Clone, Debug)]
 pub struct Names {
     prefix: String,
+    /// A `JetStream` domain other than the servers' own.
+    domain: Option<String>,
 }
 
 impl Names {
     /// Names that begin so; letters, digits, `-` and `_` alone.
     pub fn new(prefix: &str) -> Self {
-        Names { prefix: prefix.to_owned() }
+        Names { prefix: prefix.to_owned(), domain: None }
+    }
+
+    /// The same in a `JetStream` domain, of servers that a leaf node leads to; `None`: in that of the servers themselves.
+    #[must_use]
+    pub fn in_domain(self, domain: Option<String>) -> Self {
+        Names { domain, ..self }
+    }
+
+    /// What requests to `JetStream` begin with.
+    fn api(&self) -> String {
+        self.domain.as_ref().map_or("$JS.API".to_owned(), |domain| format!("$JS.{domain}.API"))
+    }
+
+    /// Where an agent of a role writes its entry: leaf nodes let buckets' own subjects pass to no other domain.
+    fn agent(&self, role: &str, key: &str) -> String {
+        let entry = format!("$KV.{}.{role}.{key}", self.agents());
+        self.domain.as_ref().map_or(entry.clone(), |_| format!("{}.{entry}", self.api()))
     }
 
     /// The stream of all work.
@@ -177,6 +199,21 @@ mod tests {
             sides(&server.url(), &prefix, quota, lease_time, folder.path()).await
         })
         .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_consumer_that_an_agent_misses_is_made_by_the_gateway() {
+        let (server, folder) = (Nats::start(), tempfile::tempdir().expect("a folder"));
+        // Longer than anybody waits: the audit does not look.
+        let lease = Duration::from_mins(10);
+        let sides = sides(&server.url(), "test", 100, lease, folder.path()).await;
+        let _submitted = sides.submit(1, "r", 0).await;
+        let client = async_nats::connect(server.url()).await.expect("a connection");
+        let stream = async_nats::jetstream::new(client).get_stream("test_work").await.expect("it is there");
+        // As the server does it after an hour.
+        stream.delete_consumer("tenant_1").await.expect("it is there");
+        let lease = sides.lease().await;
+        assert!(sides.answer(&lease).await);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,14 +13,14 @@ use super::Names;
 /// Subjects that an agent of that user may publish to.
 fn publish(names: &Names, user: &str) -> Vec<String> {
     vec![
-        format!("$JS.API.CONSUMER.MSG.NEXT.{}.*", names.stream()),
+        format!("{}.CONSUMER.MSG.NEXT.{}.*", names.api(), names.stream()),
         format!("$JS.ACK.{}.>", names.stream()),
         // The same with a domain and an account, as newer servers may write it.
         format!("$JS.ACK.*.*.{}.>", names.stream()),
         names.gateway("*", "*"),
         names.join(),
         names.lines("*"),
-        format!("$KV.{}.{user}.*", names.agents()),
+        names.agent(user, "*"),
     ]
 }
 

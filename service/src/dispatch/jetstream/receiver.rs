@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::{self, Context};
 use async_nats::{Client, Message, StatusCode, SubscribeError, Subscriber};
 use async_trait::async_trait;
@@ -118,7 +119,7 @@ impl Receiver {
         let revoked = client.subscribe(names.revoked()).await?;
         let (pulls, asked) = unbounded_channel();
         let shared = Arc::new(Shared {
-            jetstream: jetstream::new(client.clone()),
+            jetstream: ContextBuilder::new().api_prefix(names.api()).build(client.clone()),
             inquirer: Inquirer::new(client.clone(), names.clone()),
             client,
             names,
@@ -169,7 +170,7 @@ impl Shared {
     async fn ask(self: Arc<Self>, mut asked: UnboundedReceiver<Pull>) {
         while let Some(Pull { account, id, batch, expires }) = asked.recv().await {
             let (stream, consumer) = (self.names.stream(), Names::consumer(account));
-            let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
+            let subject = format!("{}.CONSUMER.MSG.NEXT.{stream}.{consumer}", self.names.api());
             let request = json!({ "batch": batch, "expires": expires.as_nanos() as u64 }).to_string();
             let reply = format!("{}.{account}.{id}", self.inbox);
             let _it_expires = self.client.publish_with_reply(subject, reply, request.into()).await;
@@ -184,8 +185,11 @@ impl Shared {
                 let mut tokens = message.subject.rsplit('.');
                 let (id, account) = (tokens.next().map(str::parse), tokens.next().map(str::parse));
                 if let (Some(Ok(id)), Some(Ok(account))) = (id, account) {
-                    self.turn().over(account, id);
+                    self.turn().over(account, id, Instant::now());
                     self.news.notify_one();
+                    if message.status == Some(StatusCode::NO_RESPONDERS) {
+                        self.misses(account).await;
+                    }
                 }
                 continue;
             }
@@ -227,6 +231,12 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// A tenant has no consumer, as far as this agent's servers know: gateways make it.
+    async fn misses(&self, account: i64) {
+        let missed = json!([account]).to_string();
+        let _next_time = self.client.publish(self.names.join(), missed.into()).await;
     }
 
     async fn ready(&self, ready: Ready) {

@@ -18,7 +18,8 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{interval, sleep};
 
 use super::flights::{Ack, Again, Answer, Entered, Flights, Kept as TooLong, Report, name};
-use super::layout::{Consumers, Unmade};
+use super::health::{self, Health, Unput};
+use super::layout::{Consumers, MADE, Unmade};
 use super::wire::{self, Origin, Reply, Request};
 use super::{Layout, audit, lines, registry};
 use crate::dispatch::{Closed, Dispatch, Submitted, Used, Uses, Work};
@@ -29,8 +30,11 @@ use crate::roster::Roster;
 pub(super) const TELL: Duration = Duration::from_secs(2);
 /// The servers have taken a message within this, or it is sent again under the same id.
 const TAKEN: Duration = Duration::from_secs(3);
-/// How often a message is sent before its work is given up: half a minute in all.
+/// How often a message is sent before its work is given up, where the servers are silent: half a minute in all. One that
+/// they refuse is sent twice.
 const TRIES: u32 = 12;
+/// A consumer that agents miss is made again when it was last made this long ago: agents may say so as often as they like.
+const MISSED: Duration = Duration::from_secs(1);
 
 /// The gateway's side of work that goes through JetStream.
 #[derive(Debug)]
@@ -59,6 +63,7 @@ pub(super) struct Shared {
     pub(super) gateway: String,
     pub(super) flights: Flights,
     pub(super) consumers: Consumers,
+    pub(super) health: Health,
     told: Mutex<HashMap<i64, Instant>>,
     dealt_with: UnboundedSender<String>,
     uses: Uses,
@@ -95,8 +100,8 @@ impl Sender {
         roster: Roster,
         events: Events,
     ) -> Result<Self, Unstarted> {
-        let jetstream =
-            context::ContextBuilder::new().timeout(TAKEN).ack_timeout(TAKEN).build(client.clone());
+        let context = context::ContextBuilder::new().timeout(TAKEN).ack_timeout(TAKEN);
+        let jetstream = context.api_prefix(layout.names.api()).build(client.clone());
         layout.make_patiently(&jetstream).await?;
         let (dealt_with, acks) = unbounded_channel();
         let gateway = name();
@@ -111,6 +116,7 @@ impl Sender {
             layout,
             gateway,
             consumers: Consumers::default(),
+            health: Health::default(),
             told: Mutex::default(),
             dealt_with,
             uses: Uses::default(),
@@ -123,6 +129,7 @@ impl Sender {
         tasks.spawn(Arc::clone(&shared).tell(joins));
         tasks.spawn(Arc::clone(&shared).acknowledge(acks));
         tasks.spawn(audit::audit(Arc::clone(&shared)));
+        tasks.spawn(health::look(Arc::clone(&shared)));
         tasks.spawn(registry::follow(Arc::clone(&shared), roster));
         tasks.spawn(lines::take(printed, events));
         Ok(Sender { shared, _tasks: tasks })
@@ -131,7 +138,7 @@ impl Sender {
 
 impl Shared {
     /// Puts work into the queue. Sent again under the same id, it is there once.
-    async fn put(&self, again: &Again) -> bool {
+    async fn put(&self, again: &Again) -> Result<(), Unput> {
         let (spec, names) = (&again.work.spec, &self.layout.names);
         let origin = Origin {
             gateway: self.gateway.clone(),
@@ -142,39 +149,46 @@ impl Shared {
         let message = wire::work(&again.work, &origin, &again.files, room);
         let subject = names.work(&spec.account.to_string(), &spec.run, &self.gateway, &again.n.to_string());
         let id = format!("{}.{}.{}.{}", spec.run, self.gateway, again.n, again.attempt);
-        for tried in 0..TRIES {
-            if tried > 0 {
-                sleep(Duration::from_millis(50) * tried).await;
-            }
-            match self.try_put(&subject, &id, &message, spec.account).await {
+        let mut tried = 0;
+        loop {
+            let unput = match self.try_put(&subject, &id, &message, spec.account).await {
                 Ok(place) => {
+                    self.health.takes();
                     self.flights.placed(&again.token, place);
                     self.tell_of(spec.account).await;
-                    return true;
+                    return Ok(());
                 }
-                Err(error) => {
-                    tracing::warn!(run = spec.run, tried, %error, "the queue has not taken a batch");
-                }
+                Err(unput) => unput,
+            };
+            self.health.tell(&spec.run, &unput);
+            tried += 1;
+            if tried == TRIES || (tried > 1 && unput.lasts) {
+                self.health.gives_up(&unput, message.len());
+                return Err(unput);
             }
-            if tried > 0 {
-                // Perhaps it is not there any more.
+            if tried > 1 || unput.lasts {
+                // Perhaps it is not there any more, or not as it should be.
                 self.consumers.forget();
                 let _next_time = self.layout.make(&self.jetstream).await;
             }
+            sleep(Duration::from_millis(50) * tried).await;
         }
-        false
     }
 
-    async fn try_put(
-        &self,
-        subject: &str,
-        id: &str,
-        message: &Bytes,
-        account: i64,
-    ) -> Result<u64, async_nats::Error> {
-        self.consumers.make(&self.jetstream, &self.layout, account).await?;
+    async fn try_put(&self, subject: &str, id: &str, message: &Bytes, account: i64) -> Result<u64, Unput> {
+        self.consumers.make(&self.jetstream, &self.layout, account, MADE).await?;
         let mut headers = HeaderMap::new();
         headers.insert(header::NATS_MESSAGE_ID, id);
+        self.publish(subject, headers, message).await
+    }
+
+    /// Puts a message into the stream; returns its place there.
+    pub(super) async fn publish(
+        &self,
+        subject: &str,
+        headers: HeaderMap,
+        message: &Bytes,
+    ) -> Result<u64, Unput> {
         let sent = self.jetstream.publish_with_headers(subject.to_owned(), headers, message.clone()).await?;
         Ok(sent.await?.sequence)
     }
@@ -186,25 +200,27 @@ impl Shared {
         metrics::counter!("fastmap_batches_kept_too_long_total").increment(1);
         // It is not told: agents drop what comes under a name that was revoked. What it answers first counts.
         self.purge(self.layout.names.work("*", &run, &self.gateway, &n.to_string())).await;
-        let taken = match again {
-            Some(again) => self.put(&again).await,
-            None => false,
-        };
-        if !taken {
-            self.flights.lose(&token);
+        match again {
+            Some(again) => self.put_or_refuse(&again).await,
+            None => self.flights.lose(&token),
+        }
+    }
+
+    /// Puts work into the queue, or ends its flight by the queue's reason.
+    async fn put_or_refuse(&self, again: &Again) {
+        if let Err(unput) = self.put(again).await {
+            self.flights.refuse(&again.token, unput.why);
         }
     }
 
     pub(super) async fn put_again(&self, again: Again) {
         tracing::warn!(run = again.work.spec.run, attempt = again.attempt, "the queue has lost a batch");
         metrics::counter!("fastmap_batches_lost_by_queue_total").increment(1);
-        if !self.put(&again).await {
-            self.flights.lose(&again.token);
-        }
+        self.put_or_refuse(&again).await;
     }
 
     /// Takes away what waits under these subjects.
-    async fn purge(&self, subjects: String) {
+    pub(super) async fn purge(&self, subjects: String) {
         let stream = self.jetstream.get_stream_no_info(self.layout.names.stream()).await;
         let purged = match stream {
             Ok(stream) => stream.purge().filter(&subjects).await.map_err(|error| error.to_string()),
@@ -244,8 +260,9 @@ impl Shared {
         loop {
             tokio::select! {
                 _ = tell.tick() => {}
-                joined = joins.next() => if joined.is_none() {
-                    return;
+                joined = joins.next() => match joined {
+                    Some(joined) => self.see_to(&joined.payload),
+                    None => return,
                 },
             }
             let tenants = self.flights.tenants();
@@ -256,6 +273,29 @@ impl Shared {
             if !tenants.is_empty() {
                 self.tell_all(&tenants).await;
             }
+        }
+    }
+
+    /// Makes the consumers that an agent misses, of tenants that wait here.
+    fn see_to(self: &Arc<Self>, missed: &[u8]) {
+        let mut missed: Vec<i64> = serde_json::from_slice(missed).unwrap_or_default();
+        if missed.is_empty() {
+            return;
+        }
+        let tenants = self.flights.tenants();
+        missed.retain(|account| tenants.binary_search(account).is_ok());
+        let shared = Arc::clone(self);
+        drop(tokio::spawn(async move {
+            for account in missed {
+                shared.make_consumer(account, MISSED).await;
+            }
+        }));
+    }
+
+    /// Makes the consumer of a tenant that waits, unless that was done lately.
+    pub(super) async fn make_consumer(&self, account: i64, lately: Duration) {
+        if let Err(error) = self.consumers.make(&self.jetstream, &self.layout, account, lately).await {
+            tracing::warn!(account, %error, "a tenant's consumer can't be made");
         }
     }
 
@@ -348,9 +388,7 @@ impl Dispatch for Sender {
         let entered = shared.flights.enter(work.clone()).ok_or(Closed)?;
         let Entered { token, n, files, verdict, ack } = entered;
         let kept = Kept { shared: Arc::clone(shared), token: token.clone(), ack };
-        if !shared.put(&Again { token: token.clone(), work, n, attempt: 0, files }).await {
-            shared.flights.lose(&token);
-        }
+        shared.put_or_refuse(&Again { token, work, n, attempt: 0, files }).await;
         Ok(Submitted { verdict, _kept: Some(Box::new(kept)) })
     }
 
@@ -375,6 +413,10 @@ impl Dispatch for Sender {
 
     async fn used(&self) -> Option<Used> {
         self.shared.uses.next().await
+    }
+
+    fn refuses(&self) -> Option<String> {
+        self.shared.health.refuses()
     }
 
     async fn close(&self) {

@@ -20,6 +20,10 @@ const UNHEARD: Duration = Duration::from_secs(1);
 const TOLD: Duration = Duration::from_secs(10);
 /// What was not leased for so long is given back.
 const HELD: Duration = Duration::from_millis(500);
+/// A tenant whose request ended long before its time is not asked for this long, then for twice as long, up to the second:
+/// the servers refuse at once where a consumer is missing, and would be asked again without a pause.
+const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// For so long the turn is kept for a tenant whose work is on its way.
 const GRACE: Duration = Duration::from_millis(3);
 
@@ -50,6 +54,7 @@ pub(super) enum Next<T> {
 struct Open {
     id: u64,
     left: usize,
+    expires: Duration,
     until: Instant,
 }
 
@@ -64,6 +69,8 @@ struct Tenant<T> {
     served: u64,
     /// Since when its turn is kept for it.
     kept: Option<Instant>,
+    /// Its last requests have ended at once: it is not asked before then, and waits this long the next time.
+    refused: Option<(Instant, Duration)>,
 }
 
 impl<T> Tenant<T> {
@@ -81,12 +88,12 @@ impl<T> Tenant<T> {
         now: Instant,
     ) -> Option<Pull> {
         let have = self.coming() + self.ready.len();
-        if have > share / 2 {
+        if have > share / 2 || self.refused.is_some_and(|(until, _)| until > now) {
             return None;
         }
         *next += 1;
         let pull = Pull { account, id: *next, batch: share - have, expires };
-        self.open.push(Open { id: pull.id, left: pull.batch, until: now + expires });
+        self.open.push(Open { id: pull.id, left: pull.batch, expires, until: now + expires });
         Some(pull)
     }
 }
@@ -113,7 +120,7 @@ impl<T> Turn<T> {
         let tenant = self.tenants.entry(account).or_insert_with(|| {
             self.ring.push_back(account);
             let (open, ready) = (Vec::new(), VecDeque::new());
-            Tenant { told: now, open, ready, pending: 0, served, kept: None }
+            Tenant { told: now, open, ready, pending: 0, served, kept: None, refused: None }
         });
         tenant.told = now;
     }
@@ -160,6 +167,7 @@ impl<T> Turn<T> {
     pub(super) fn brought(&mut self, account: i64, pending: u64) {
         let Some(tenant) = self.tenants.get_mut(&account) else { return };
         tenant.pending = pending;
+        tenant.refused = None;
         if let Some(oldest) = tenant.open.first_mut() {
             oldest.left -= 1;
             if oldest.left == 0 {
@@ -177,11 +185,15 @@ impl<T> Turn<T> {
         }
     }
 
-    /// A request is over.
-    pub(super) fn over(&mut self, account: i64, id: u64) {
-        if let Some(tenant) = self.tenants.get_mut(&account) {
-            tenant.open.retain(|open| open.id != id);
-        }
+    /// A request is over. One that ends long before its time was refused.
+    pub(super) fn over(&mut self, account: i64, id: u64, now: Instant) {
+        let Some(tenant) = self.tenants.get_mut(&account) else { return };
+        let Some(at) = tenant.open.iter().position(|open| open.id == id) else { return };
+        let open = tenant.open.remove(at);
+        tenant.refused = (now + open.expires / 2 < open.until).then(|| {
+            let pause = tenant.refused.map_or(PAUSE, |(_, pause)| LONGEST_PAUSE.min(2 * pause));
+            (now + pause, pause)
+        });
     }
 
     /// Until when requests may still bring something; `None`: all are over.
@@ -320,12 +332,38 @@ mod tests {
             assert!(pulls.len() <= ASKED && pulls.iter().all(|pull| pull.batch == 1));
             for pull in pulls {
                 asked.push(pull.account);
-                turn.over(pull.account, pull.id);
+                turn.over(pull.account, pull.id, now + WAITS);
             }
         }
         asked.sort_unstable();
         asked.dedup();
         assert_eq!(asked.len(), 40);
+    }
+
+    #[test]
+    fn a_request_that_ends_at_once_is_followed_by_a_pause_until_one_brings_something() {
+        let mut now = Instant::now();
+        let mut turn = Turn::new();
+        turn.told(1, now);
+        let mut asked = 0;
+        // For ten seconds each request ends when it is made, as where a consumer is missing.
+        for _ in 0..10_000 {
+            turn.told(1, now);
+            for pull in turn.pulls(8, now) {
+                asked += 1;
+                turn.over(1, pull.id, now);
+            }
+            now += Duration::from_millis(1);
+        }
+        assert!((8..12).contains(&asked), "{asked}");
+        now += LONGEST_PAUSE;
+        let pull = turn.pulls(1, now)[0];
+        bring(&mut turn, pull, 0..1, 0, now);
+        assert_eq!(turn.next(now), Next::Work((1, 0)));
+        // One that has waited as long as it may is followed by the next at once.
+        let pull = turn.pulls(1, now)[0];
+        turn.over(1, pull.id, now + WAITS);
+        assert_eq!(turn.pulls(1, now + WAITS).len(), 1);
     }
 
     #[test]

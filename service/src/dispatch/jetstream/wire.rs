@@ -226,7 +226,8 @@ pub(super) fn verdict(verdict: Verdict) -> Bytes {
         Verdict::Ready => framed(&Said::Ready, &[]),
         Verdict::Failed(problem) => framed(&Said::Failed { problem }, &[]),
         Verdict::Cancelled => framed(&Said::Cancelled, &[]),
-        Verdict::Lost => framed(&Said::Lost, &[]),
+        // What the queue refuses comes to no agent.
+        Verdict::Lost | Verdict::Refused(_) => framed(&Said::Lost, &[]),
         Verdict::Answered(Answered { parts, cpu, cut }) => {
             // What it costs is the gateway's to say.
             let body = Answer { charge: 0, cpu, parts }.encode();
