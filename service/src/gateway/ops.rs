@@ -22,6 +22,7 @@ use super::connections::Connection;
 use super::problem::refuse;
 use super::{Gateway, SERVING, batches, blobs, runs, watch};
 use crate::dashboard::sign_in;
+use crate::store::StoreError;
 
 /// Every answer that is a problem document: one for each status that there is a code for.
 pub(crate) struct Problems;
@@ -87,12 +88,17 @@ pub(crate) async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
     if gateway.phase.load(Ordering::Relaxed) != SERVING {
         return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n").into_response();
     }
-    match gateway.store.ping().await {
-        Ok(()) => "ready\n".into_response(),
-        Err(error) => {
-            tracing::error!(%error, "not ready");
-            (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer\n").into_response()
-        }
+    let not_ready = |why: &str| (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response();
+    if let Err(error) = gateway.store.ready().await {
+        tracing::error!(%error, "not ready");
+        return not_ready(match error {
+            StoreError::Unfit(_) => "the database takes no writes",
+            _ => "the database does not answer",
+        });
+    }
+    match gateway.dispatch.refuses() {
+        Some(why) => not_ready(&format!("the queue takes no work: {why}")),
+        None => "ready\n".into_response(),
     }
 }
 

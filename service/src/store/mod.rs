@@ -3,7 +3,8 @@
 //! On SQLite (one gateway) one connection writes, behind a lock, and a few read. On PostgreSQL (one or many) a few do both,
 //! and whoever moves money of an account locks it first. The SQL is what the two have in common (`$1`, `ON CONFLICT`,
 //! `RETURNING`, `WITH … VALUES`), said through `db`; what they have not (triggers among it) stands in the migrations.
-//! `wal` folds SQLite's log in beside the writer. `ledger` moves money, `usage` that of what workers use beside batches,
+//! `postgres` opens connections to a server and looks whether it is one that takes writes; `wal` folds SQLite's log in beside the
+//! writer. `ledger` moves money, `usage` that of what workers use beside batches,
 //! `commit` gathers the two writes that each batch needs and `group` does them in one statement for many batches;
 //! `accounts`, `runs` and `blobs` are what their names say; `forget` forgets runs; `dashboard`, `activity` and `listing` are the
 //! dashboard's. Called by the gateway and by the command line, also at the same time from two processes.
@@ -23,6 +24,7 @@ mod ledger;
 mod ledger_tests;
 mod listing;
 mod migrations;
+mod postgres;
 mod presence;
 mod runs;
 mod shared;
@@ -39,7 +41,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sqlx::Connection;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
@@ -59,19 +61,24 @@ pub use dashboard::{Lasts, Session, Visit};
 pub use database::Database;
 pub use ledger::{Reserve, Reserved, Settle, Settled, Stored};
 pub use listing::{Filter, LedgerPage, Step};
+pub use postgres::Unfit;
 pub use presence::Presence;
 pub use runs::{NewRun, Opened, Run};
 pub use usage::{Charged, Short};
 
-/// Why the database did not do it. Cheap to clone, for one failed transaction is many requests' failure.
+/// Why the database did not do it. Cheap to clone, for one failed transaction is many requests' failure. Its words hold those
+/// of what caused it; that is no `source()` as well, or a chain of errors would say it twice.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database's own words.
     #[error("the database: {0}")]
-    Database(#[source] Arc<sqlx::Error>),
+    Database(Arc<sqlx::Error>),
     /// The tables could not be brought up to date.
     #[error("the database's tables: {0}")]
-    Migrate(#[source] Arc<sqlx::migrate::MigrateError>),
+    Migrate(Arc<sqlx::migrate::MigrateError>),
+    /// The server that the address leads to is of no use.
+    #[error(transparent)]
+    Unfit(Unfit),
     /// What was asked for can't be done.
     #[error("{0}")]
     Refused(String),
@@ -82,6 +89,7 @@ pub enum StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
+        postgres::note(&error);
         StoreError::Database(Arc::new(error))
     }
 }
@@ -154,19 +162,7 @@ impl Store {
     }
 
     async fn open_postgres(options: &PgConnectOptions) -> Result<Self> {
-        let options = options.clone().statement_cache_capacity(STATEMENTS).options(SESSION);
-        let pool = PgPoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(Duration::from_secs(10))
-            // A look before each use would double the round trips; one that was used a moment ago is alive, most likely.
-            .test_before_acquire(false)
-            .before_acquire(|conn, seen| {
-                Box::pin(
-                    async move { Ok(seen.idle_for < Duration::from_secs(1) || conn.ping().await.is_ok()) },
-                )
-            })
-            .connect_with(options)
-            .await?;
+        let pool = postgres::open(options).await?;
         // Gateways that start at the same time wait for one another.
         migrations::postgres().run(&pool).await?;
         let gateway =
@@ -219,28 +215,17 @@ impl Store {
         copied.map(|_| true)
     }
 
-    /// Whether the database answers.
+    /// Whether the database would take a write now.
     ///
     /// # Errors
-    /// If not.
-    pub async fn ping(&self) -> Result<()> {
-        self.sql("SELECT 1").execute().await?;
-        Ok(())
+    /// If not, or if it does not answer within seconds.
+    pub async fn ready(&self) -> Result<()> {
+        match &self.pool {
+            Pool::Sqlite { .. } => self.sql("SELECT 1").execute().await.map(drop),
+            Pool::Postgres(pool) => postgres::ready(pool).await,
+        }
     }
 }
 
 /// Statements that a connection keeps prepared: those of groups of each size, and the others.
 const STATEMENTS: usize = 128;
-
-/// Connections of a gateway to PostgreSQL, beside the one that says that it lives.
-const CONNECTIONS: u32 = 8;
-
-/// What PostgreSQL does for a gateway's connections: it gives up those whose machine is gone, and no lock is held by
-/// somebody who has stopped in the middle.
-const SESSION: [(&str, &str); 5] = [
-    ("tcp_keepalives_idle", "5"),
-    ("tcp_keepalives_interval", "2"),
-    ("tcp_keepalives_count", "3"),
-    ("idle_in_transaction_session_timeout", "10s"),
-    ("lock_timeout", "30s"),
-];

@@ -6,22 +6,29 @@
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions, Connection};
 use tokio::time::{sleep, timeout};
 
+use super::postgres::{self, PATIENCE, Unfit};
 use super::{Pool, Result, Store, StoreError, ledger};
 
 /// How often the connection that holds the lock is looked at.
 const LOOK: Duration = Duration::from_secs(1);
-/// An answer comes within this, or the connection is given up.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// That this gateway lives. The others see its end when this is dropped.
 #[derive(Debug)]
 pub struct Presence {
     /// `None`: there are no others.
-    lock: Option<(PgConnection, PgConnectOptions)>,
+    lock: Option<Lock>,
     gateway: i64,
+}
+
+/// A connection that holds a gateway's lock.
+#[derive(Debug)]
+struct Lock {
+    conn: PgConnection,
+    /// The backend that it leads to.
+    backend: i32,
+    options: PgConnectOptions,
 }
 
 impl Store {
@@ -34,8 +41,8 @@ impl Store {
             return Ok(Presence { lock: None, gateway: self.gateway });
         };
         let options = PgConnectOptions::clone(&pool.connect_options());
-        let conn = hold(&options, self.gateway).await?;
-        Ok(Presence { lock: Some((conn, options)), gateway: self.gateway })
+        let lock = Lock::take(options, self.gateway).await?;
+        Ok(Presence { lock: Some(lock), gateway: self.gateway })
     }
 
     /// Gives back what was reserved by gateways that are gone. Their clients send those batches again. Gives the number of
@@ -87,30 +94,47 @@ impl Store {
     }
 }
 
-/// A connection that holds a gateway's lock.
-async fn hold(options: &PgConnectOptions, gateway: i64) -> Result<PgConnection> {
-    let mut conn = options.connect().await?;
-    // Another may be looking whether this gateway lives, for a moment.
-    sqlx::query("SELECT pg_advisory_lock($1)").bind(gateway).execute(&mut conn).await?;
-    Ok(conn)
+impl Lock {
+    async fn take(options: PgConnectOptions, gateway: i64) -> Result<Self> {
+        let mut conn = postgres::connect(&options).await?;
+        // Another may be looking whether this gateway lives, for a moment.
+        sqlx::query("SELECT pg_advisory_lock($1)").bind(gateway).execute(&mut conn).await?;
+        let backend = postgres::backend(&mut conn).await?;
+        Ok(Lock { conn, backend, options })
+    }
+
+    /// Whether it is held, at a server that takes writes.
+    async fn is_held(&mut self) -> Result<()> {
+        match postgres::backend(&mut self.conn).await? == self.backend {
+            true => Ok(()),
+            false => Err(StoreError::Unfit(Unfit::Pooled)),
+        }
+    }
 }
 
 impl Presence {
-    /// Takes the lock again whenever its connection is lost. Never returns.
+    /// Takes the lock again whenever its connection is lost, or leads to a server that takes no writes any more: what the
+    /// address leads to now is another, maybe. Never returns.
     pub async fn keep(mut self) {
-        let Some((conn, options)) = &mut self.lock else { return std::future::pending().await };
+        let Some(lock) = &mut self.lock else { return std::future::pending().await };
+        let mut told = None;
         loop {
             sleep(LOOK).await;
-            if matches!(timeout(PATIENCE, conn.ping()).await, Ok(Ok(()))) {
-                continue;
-            }
-            let again = timeout(PATIENCE, hold(options, self.gateway)).await;
+            let Err(why) = lock.is_held().await else { continue };
+            let again = timeout(PATIENCE, Lock::take(lock.options.clone(), self.gateway)).await;
             match again.unwrap_or(Err(StoreError::Closed)) {
                 Ok(held) => {
-                    tracing::warn!("the connection to the database was lost, and is back");
-                    *conn = held;
+                    tracing::warn!(%why, "the connection to the database was of no use any more; there is another");
+                    *lock = held;
+                    told = None;
                 }
-                Err(error) => tracing::error!(%error, "the database can't be reached"),
+                Err(error) => {
+                    let words = error.to_string();
+                    if told.as_ref() != Some(&words) {
+                        tracing::error!(error = words, "the database can't be used");
+                        told = Some(words);
+                    }
+                }
             }
         }
     }

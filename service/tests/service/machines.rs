@@ -5,13 +5,14 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
+use async_nats::jetstream::{self, stream};
 use fastmap_backends::cloud::{LogPage, RunInfo, is_digest};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::client::{Client, Wrong, batch, nonce, now, open_run, results, to_json};
 use crate::nats::Nats;
-use crate::server::{LIMIT, Server, fastmap, lines, until};
+use crate::server::{LIMIT, Server, fastmap, free_port, lines, plain_command, until};
 
 /// An agent as a process of its own, killed with the test.
 struct Agent {
@@ -300,6 +301,137 @@ fn a_queue_that_loses_everything_is_filled_again() {
         let _two = Agent::join(&nats, "two", &[]);
         assert_eq!(results(&answer.join().expect("no panic"), 1), [b"here"]);
     });
+    server.audit();
+}
+
+/// What only a gateway may do on the servers.
+fn on_jetstream<T>(nats: &Nats, what: impl AsyncFnOnce(jetstream::Context) -> T) -> T {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let client = async_nats::connect(nats.url()).await.expect("a connection");
+        what(jetstream::new(client)).await
+    })
+}
+
+#[test]
+fn batches_whose_consumer_the_servers_have_forgotten_are_worked_on_when_an_agent_comes() {
+    let nats = Nats::start();
+    let server = gateway(&nats, "1");
+    let client = server.tenant("a", "1000");
+    let mut one = Agent::join(&nats, "one", &[]);
+    let run = client.run();
+    one.signal(Signal::SIGKILL);
+    one.ended();
+    std::thread::scope(|scope| {
+        let answer = scope.spawn(|| client.batch(&run, 1, &["ehere"]));
+        let waiting = || {
+            on_jetstream(&nats, async |jetstream| {
+                let stream = jetstream.get_stream("fastmap_work").await.ok()?;
+                let info = stream.cached_info();
+                Some((info.state.messages, info.state.consumer_count))
+            })
+        };
+        until("the batch in the queue", || (waiting()? == (1, 1)).then_some(()));
+        // As the servers do it after an hour.
+        on_jetstream(&nats, async |jetstream| {
+            let stream = jetstream.get_stream("fastmap_work").await.expect("it is there");
+            stream.delete_consumer("tenant_1").await.expect("it is there");
+        });
+        // Whether an agent comes or not.
+        until("the consumer", || (waiting()? == (1, 1)).then_some(()));
+        let _two = Agent::join(&nats, "two", &[]);
+        assert_eq!(results(&answer.join().expect("no panic"), 1), [b"here"]);
+    });
+    server.audit();
+}
+
+#[test]
+fn a_full_queue_is_told_as_such_at_once_and_work_goes_on_when_there_is_room() {
+    let nats = Nats::with_jetstream("max_file_store: 2MB", "", &[]);
+    let server = gateway(&nats, "15");
+    let client = server.tenant("a", "1000");
+    let _one = Agent::join(&nats, "one", &[]);
+    let run = client.run();
+    results(&client.batch(&run, 1, &["eone"]), 1);
+    // Another service of the same servers fills them.
+    on_jetstream(&nats, async |jetstream| {
+        let other = stream::Config { name: "other".to_owned(), ..stream::Config::default() };
+        jetstream.create_stream(other).await.expect("a stream");
+        let put = async || {
+            let sent = jetstream.publish("other", vec![7; 1 << 16].into()).await.expect("it is sent");
+            sent.await
+        };
+        while put().await.is_ok() {}
+    });
+    let problem = client.call("PUT", &format!("/runs/{run}/batches/2"), &batch(&["etwo"])).problem("storage");
+    assert!(problem.detail.contains("the queue takes no work now: insufficient resources"), "{problem}");
+    let get = |path: &str| {
+        let mut answer = client.agent.get(format!("{}{path}", server.url)).call().expect("an answer");
+        (answer.status().as_u16(), answer.body_mut().read_to_string().expect("text"))
+    };
+    let (status, said) = get("/readyz");
+    assert!(status == 503 && said.contains("insufficient resources"), "{said}");
+    assert!(get("/metrics").1.contains("fastmap_storage_failures_total{of=\"queue\"} 1"));
+    on_jetstream(&nats, async |jetstream| {
+        jetstream.delete_stream("other").await.expect("it is there");
+    });
+    // Nothing comes to a gateway that is not ready: it looks for itself.
+    until("that it is ready", || (get("/readyz").0 == 200).then_some(()));
+    assert_eq!(results(&client.batch(&run, 2, &["etwo"]), 1), [b"two"]);
+    server.audit();
+}
+
+#[test]
+fn a_stream_of_before_gets_its_limit_of_consumers_and_doctor_says_so() {
+    let nats = Nats::start();
+    let limit = || {
+        on_jetstream(&nats, async |jetstream| {
+            let stream = jetstream.get_stream("fastmap_work").await.expect("it is there");
+            stream.cached_info().config.max_consumers
+        })
+    };
+    let doctor = || {
+        let output = plain_command(&["doctor", "--json", "--nats", &nats.url()]);
+        let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let findings = found["findings"].as_array().expect("a list").clone();
+        findings.into_iter().find(|finding| finding["name"] == "queue").expect("it looks at the queue")
+    };
+    on_jetstream(&nats, async |jetstream| {
+        let before = stream::Config {
+            name: "fastmap_work".to_owned(),
+            subjects: vec!["fastmap.work.*.*.*.*".to_owned()],
+            retention: stream::RetentionPolicy::WorkQueue,
+            ..stream::Config::default()
+        };
+        jetstream.create_stream(before).await.expect("a stream");
+    });
+    assert_eq!(limit(), -1);
+    assert!(doctor()["good"] == false && doctor()["advice"].to_string().contains("max_consumers"));
+    let _server = gateway(&nats, "15");
+    assert_eq!((limit(), doctor()["good"].as_bool()), (50_000, Some(true)));
+}
+
+#[test]
+fn an_agent_at_a_leaf_node_says_that_no_work_comes_and_works_once_it_names_the_domain() {
+    let port = free_port();
+    let hub =
+        Nats::with_jetstream("domain: hub", &format!("leafnodes {{ listen: \"127.0.0.1:{port}\" }}"), &[]);
+    let remote = format!("leafnodes {{ remotes: [{{ url: \"nats-leaf://127.0.0.1:{port}\" }}] }}");
+    let leaf = Nats::with_jetstream("domain: leaf", &remote, &[]);
+    let server = gateway(&hub, "15");
+    let client = server.tenant("a", "1000");
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let there = Stdio::from(log.reopen().expect("it is there"));
+    let deaf = Agent::join_logging(&leaf, "deaf", &[], ("info", there));
+    // It warns where a run is opened, too: that waits for an agent.
+    until("a warning", || {
+        let text = std::fs::read_to_string(log.path()).expect("text");
+        text.lines().any(|line| line.contains("WARN") && line.contains("--nats-domain")).then_some(())
+    });
+    drop(deaf);
+    let _one = Agent::join(&leaf, "one", &["--nats-domain", "hub"]);
+    let run = client.run();
+    assert_eq!(results(&client.batch(&run, 1, &["eone"]), 1), [b"one"]);
     server.audit();
 }
 

@@ -8,6 +8,7 @@ mod client;
 mod crowds;
 mod dashboard;
 mod data;
+mod databases;
 mod doctor;
 mod gateways;
 mod jails;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -26,11 +26,21 @@ impl Nats {
 
     /// One with more in its configuration, and these variables in its environment.
     pub(crate) fn configured(more: &str, variables: &[(&'static str, &'static str)]) -> Nats {
+        Nats::with_jetstream("", more, variables)
+    }
+
+    /// The same with more in the part about JetStream.
+    pub(crate) fn with_jetstream(
+        jetstream: &str,
+        more: &str,
+        variables: &[(&'static str, &'static str)],
+    ) -> Nats {
         let folder = tempfile::tempdir().expect("a folder");
         let mut nats = Nats { folder, process: None, port: None, variables: variables.to_vec() };
         let path = nats.folder.path().display();
-        let text =
-            format!("ports_file_dir: \"{path}\"\njetstream {{ store_dir: \"{path}/store\" }}\n{more}\n");
+        let text = format!(
+            "ports_file_dir: \"{path}\"\njetstream {{ store_dir: \"{path}/store\"\n{jetstream} }}\n{more}\n"
+        );
         fs::write(nats.folder.path().join("nats.conf"), text).expect("room on the disk");
         nats.restart();
         nats
@@ -48,11 +58,10 @@ impl Nats {
             .stderr(Stdio::null())
             .spawn();
         let process = process.unwrap_or_else(|error| panic!("no nats-server (scripts/setup test): {error}"));
-        let ports = self.folder.path().join(format!("nats-server_{}.ports", process.id()));
         self.process = Some(process);
         let begun = Instant::now();
         let url = loop {
-            if let Some(url) = url(&ports) {
+            if let Some(url) = self.listens_for("nats") {
                 break url;
             }
             assert!(begun.elapsed() < LIMIT, "the NATS server does not start");
@@ -63,6 +72,14 @@ impl Nats {
 
     pub(crate) fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port.expect("it was started"))
+    }
+
+    fn listens_for(&self, whom: &str) -> Option<String> {
+        let process = self.process.as_ref()?.id();
+        let ports = self.folder.path().join(format!("nats-server_{process}.ports"));
+        // It may be half written.
+        let ports: Value = serde_json::from_slice(&fs::read(ports).ok()?).ok()?;
+        Some(ports[whom][0].as_str()?.to_owned())
     }
 
     pub(crate) fn kill(&mut self) {
@@ -77,12 +94,6 @@ impl Drop for Nats {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn url(ports: &Path) -> Option<String> {
-    // It may be half written.
-    let ports: Value = serde_json::from_slice(&fs::read(ports).ok()?).ok()?;
-    Some(ports["nats"][0].as_str()?.to_owned())
 }
 
 /// On the PATH, or where scripts/setup has put it: beside the tests' own folder.

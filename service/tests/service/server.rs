@@ -1,6 +1,7 @@
 //! The service as a process of its own, with its data in a temporary folder, ended with the test.
 
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -128,8 +129,13 @@ impl Server {
 
     /// The first of several gateways on a PostgreSQL.
     pub(crate) fn start_on_postgres(options: &[&str]) -> Server {
+        Server::start_at(&postgres::blocking_database(), options)
+    }
+
+    /// The same on the database at that address.
+    pub(crate) fn start_at(database: &str, options: &[&str]) -> Server {
         let mut server = Server::new(options, false, &[]);
-        server.database = Some(postgres::blocking_database());
+        server.database = Some(database.to_owned());
         server.restart();
         server
     }
@@ -310,6 +316,12 @@ pub(crate) fn lines(stdout: std::process::ChildStdout) -> Receiver<String> {
         }
     });
     lines
+}
+
+/// A port of this machine that nothing listens at.
+pub(crate) fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").port()
 }
 
 /// Looks until `event` is there, up to the deadline.

@@ -1,0 +1,187 @@
+//! Connections to a PostgreSQL server: how they are opened, and whether a server behind one is what the store needs. That is
+//! one that takes writes (behind an address that leads to several servers, a connection may stay with one that has become
+//! a standby), with a session for each connection (a pooler in transaction mode lends one backend to many connections, so
+//! that locks and settings of sessions mean nothing).
+
+use std::io;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, raw_sql};
+use tokio::time::{sleep, timeout};
+
+use super::{Result, STATEMENTS, StoreError};
+
+/// Connections of a gateway to PostgreSQL, beside the one that says that it lives.
+const CONNECTIONS: u32 = 8;
+/// A connection is made within this, or the attempt is given up.
+const CONNECT: Duration = Duration::from_secs(10);
+/// An answer to a question that takes the server no time comes within this, or the connection is given up.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// `/readyz` is asked by balancers that wait for some seconds.
+const READY: Duration = Duration::from_secs(3);
+/// A connection that was used this lately is taken to be as it was.
+const LATELY: Duration = Duration::from_secs(1);
+/// Pause between two attempts to connect to a server that is starting.
+const AGAIN: Duration = Duration::from_millis(200);
+/// Rounds in which two connections are looked at for a backend that they share.
+const ROUNDS: usize = 3;
+
+/// What PostgreSQL does for a gateway's connections: it gives up those whose machine is gone, and no lock is held by
+/// somebody who has stopped in the middle.
+const SESSION: [(&str, &str); 5] = [
+    ("tcp_keepalives_idle", "5"),
+    ("tcp_keepalives_interval", "2"),
+    ("tcp_keepalives_count", "3"),
+    ("idle_in_transaction_session_timeout", "10s"),
+    (ASKED, "30s"),
+];
+/// The setting that shows whether those above have arrived.
+const ASKED: &str = "lock_timeout";
+
+/// In the simple protocol, which needs no prepared statement: a pooler may stand in the way of those.
+const LOOK: &str =
+    "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool, pg_backend_pid()";
+
+/// SQLSTATEs after which a server is looked at anew: it takes no writes (25006), or goes down or comes up (57P01 to 57P03).
+const DOUBTFUL: [&str; 4] = ["25006", "57P01", "57P02", "57P03"];
+
+/// When a server has last answered with one of [`DOUBTFUL`]. One for all stores of the process: doubt costs a question.
+static DOUBT: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// Why a server, or the way to it, is of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// A standby, or a server that was made read-only.
+    #[error(
+        "PostgreSQL takes no writes at this address: it is a standby (in recovery), or its transactions are read-only; the \
+         address must lead to the primary"
+    )]
+    ReadOnly,
+    /// A pooler that gives each transaction any of its connections.
+    #[error(
+        "PostgreSQL is reached through a pooler in transaction mode, and gateways need sessions of their own (advisory \
+         locks, settings): let the pooler work in session mode (PgBouncer: pool_mode = session), or connect to the server"
+    )]
+    Pooled,
+    /// A pooler that refuses settings which come with a connection.
+    #[error(
+        "a pooler before PostgreSQL refuses settings that come with a connection: let it ignore them \
+         (PgBouncer: ignore_startup_parameters = extra_float_digits,options), in session mode, or connect to the server"
+    )]
+    RefusesSettings,
+}
+
+/// Notes an error of the database, so that servers that only read are noticed at once.
+pub(super) fn note(error: &sqlx::Error) {
+    if code(error).is_some_and(|code| DOUBTFUL.contains(&&*code)) {
+        *DOUBT.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+}
+
+fn in_doubt() -> bool {
+    DOUBT.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|since| since.elapsed() < LATELY)
+}
+
+fn code(error: &sqlx::Error) -> Option<String> {
+    Some(error.as_database_error()?.code()?.into_owned())
+}
+
+/// Waits for something that the server does at once.
+async fn in_time<T>(most: Duration, what: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", most.as_secs()));
+    timeout(most, what).await.unwrap_or_else(|_| Err(sqlx::Error::Io(late())))
+}
+
+/// The number of the backend that a connection leads to, if it takes writes.
+pub(super) async fn backend(conn: &mut PgConnection) -> Result<i32> {
+    let row = in_time(PATIENCE, raw_sql(LOOK).fetch_one(conn)).await?;
+    match row.try_get(0)? {
+        true => Err(StoreError::Unfit(Unfit::ReadOnly)),
+        false => Ok(row.try_get(1)?),
+    }
+}
+
+/// Opens a connection of the gateway's own, to a server that takes writes.
+pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection> {
+    let mut conn = in_time(CONNECT, options.connect()).await?;
+    backend(&mut conn).await?;
+    settle(&mut conn).await?;
+    Ok(conn)
+}
+
+/// Gives a session its settings, where they have not come with the connection: poolers may keep those to themselves.
+async fn settle(conn: &mut PgConnection) -> sqlx::Result<()> {
+    let asked = AssertSqlSafe(format!("SELECT current_setting('{ASKED}')"));
+    let row = in_time(PATIENCE, raw_sql(asked).fetch_one(&mut *conn)).await?;
+    if SESSION.contains(&(ASKED, row.try_get(0)?)) {
+        return Ok(());
+    }
+    let set: String = SESSION.map(|(name, value)| format!("SET {name} = '{value}';")).concat();
+    in_time(PATIENCE, raw_sql(AssertSqlSafe(set)).execute(conn)).await.map(drop)
+}
+
+/// Looks whether each of two connections has a backend to itself. The backend that the first has just used is the next
+/// that a pooler gives away.
+async fn have_sessions(first: &mut PgConnection, second: &mut PgConnection) -> Result<()> {
+    let pooled = Err(StoreError::Unfit(Unfit::Pooled));
+    for _ in 0..ROUNDS {
+        let before = backend(first).await?;
+        let mut tx = second.begin().await?;
+        if backend(&mut tx).await? == before || backend(first).await? != before {
+            return pooled;
+        }
+        tx.rollback().await?;
+    }
+    Ok(())
+}
+
+/// Opens the pool, after a look at what the address leads to.
+pub(super) async fn open(options: &PgConnectOptions) -> Result<PgPool> {
+    let options = options.clone().statement_cache_capacity(STATEMENTS).options(SESSION);
+    // Not by the pool: its last word on a server that refuses connections is that time is up.
+    let begun = Instant::now();
+    let mut first = loop {
+        match connect(&options).await {
+            // It is starting.
+            Err(StoreError::Database(error))
+                if code(&error).is_some_and(|code| code == "57P03") && begun.elapsed() < CONNECT =>
+            {
+                sleep(AGAIN).await;
+            }
+            Err(StoreError::Database(error))
+                if error.to_string().contains("unsupported startup parameter") =>
+            {
+                return Err(StoreError::Unfit(Unfit::RefusesSettings));
+            }
+            first => break first?,
+        }
+    };
+    let mut second = connect(&options).await?;
+    have_sessions(&mut first, &mut second).await?;
+    let _closed = (first.close().await, second.close().await);
+    let pool = PgPoolOptions::new()
+        .max_connections(CONNECTIONS)
+        .acquire_timeout(CONNECT)
+        // A look before each use would double the round trips; one that was used a moment ago is as it was, most likely.
+        .test_before_acquire(false)
+        .before_acquire(|conn, seen| {
+            Box::pin(async move {
+                let trusted = seen.idle_for < LATELY && !in_doubt();
+                Ok(trusted || backend(conn).await.is_ok())
+            })
+        })
+        .after_connect(|conn, _| Box::pin(settle(conn)));
+    Ok(pool.connect_lazy_with(options))
+}
+
+/// Whether a write would be taken now.
+pub(super) async fn ready(pool: &PgPool) -> Result<()> {
+    let mut conn = in_time(READY, pool.acquire()).await?;
+    let ready = backend(&mut conn).await;
+    if ready.is_err() {
+        conn.close_on_drop();
+    }
+    ready.map(drop)
+}
