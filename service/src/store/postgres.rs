@@ -1,7 +1,7 @@
-//! Connections to a PostgreSQL server: how they are opened, and whether a server behind one is what the store needs. That is
-//! one that takes writes (behind an address that leads to several servers, a connection may stay with one that has become
-//! a standby), with a session for each connection (a pooler in transaction mode lends one backend to many connections, so
-//! that locks and settings of sessions mean nothing).
+//! Connections to a PostgreSQL server: how they are opened, and whether a server behind one is what the store
+//! needs. That is one that takes writes (behind an address that leads to several servers, a connection may
+//! stay with one that has become a standby), with a session for each connection (a pooler in transaction mode
+//! lends one backend to many connections, so that locks and settings of sessions mean nothing).
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
@@ -28,8 +28,8 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// Rounds in which two connections are looked at for a backend that they share.
 const ROUNDS: usize = 3;
 
-/// What PostgreSQL does for a gateway's connections: it gives up those whose machine is gone, and no lock is held by
-/// somebody who has stopped in the middle.
+/// What PostgreSQL does for a gateway's connections: it gives up those whose machine is gone, and no lock is
+/// held by a gateway that has stopped in the middle.
 const SESSION: [(&str, &str); 5] = [
     ("tcp_keepalives_idle", "5"),
     ("tcp_keepalives_interval", "2"),
@@ -44,10 +44,12 @@ const ASKED: &str = "lock_timeout";
 const LOOK: &str =
     "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool, pg_backend_pid()";
 
-/// SQLSTATEs after which a server is looked at anew: it takes no writes (25006), or goes down or comes up (57P01 to 57P03).
+/// SQLSTATEs after which a server is looked at anew: it takes no writes (25006), or goes down or comes up
+/// (57P01 to 57P03).
 const DOUBTFUL: [&str; 4] = ["25006", "57P01", "57P02", "57P03"];
 
-/// When a server has last answered with one of [`DOUBTFUL`]. One for all stores of the process: doubt costs a question.
+/// When a server was last seen that takes no writes, or has answered with one of [`DOUBTFUL`]. One for all
+/// stores of the process: doubt costs a question.
 static DOUBT: Mutex<Option<Instant>> = Mutex::new(None);
 
 /// Why a server, or the way to it, is of no use.
@@ -55,20 +57,21 @@ static DOUBT: Mutex<Option<Instant>> = Mutex::new(None);
 pub enum Unfit {
     /// A standby, or a server that was made read-only.
     #[error(
-        "PostgreSQL takes no writes at this address: it is a standby (in recovery), or its transactions are read-only; the \
-         address must lead to the primary"
+        "PostgreSQL takes no writes at this address: it is a standby (in recovery), or its transactions are \
+         read-only; the address must lead to the primary"
     )]
     ReadOnly,
     /// A pooler that gives each transaction any of its connections.
     #[error(
-        "PostgreSQL is reached through a pooler in transaction mode, and gateways need sessions of their own (advisory \
-         locks, settings): let the pooler work in session mode (PgBouncer: pool_mode = session), or connect to the server"
+        "PostgreSQL is reached through a pooler in transaction mode, and gateways need sessions of their own \
+         (advisory locks, settings): let the pooler work in session mode (PgBouncer: pool_mode = session), or \
+         connect to the server"
     )]
     Pooled,
     /// A pooler that refuses settings which come with a connection.
     #[error(
-        "a pooler before PostgreSQL refuses settings that come with a connection: let it ignore them \
-         (PgBouncer: ignore_startup_parameters = extra_float_digits,options), in session mode, or connect to the server"
+        "a pooler before PostgreSQL refuses settings that come with a connection: let it ignore them (PgBouncer: \
+         ignore_startup_parameters = extra_float_digits,options), in session mode, or connect to the server"
     )]
     RefusesSettings,
 }
@@ -76,8 +79,12 @@ pub enum Unfit {
 /// Notes an error of the database, so that servers that only read are noticed at once.
 pub(super) fn note(error: &sqlx::Error) {
     if code(error).is_some_and(|code| DOUBTFUL.contains(&&*code)) {
-        *DOUBT.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        doubt();
     }
+}
+
+fn doubt() {
+    *DOUBT.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
 }
 
 fn in_doubt() -> bool {
@@ -98,7 +105,11 @@ async fn in_time<T>(most: Duration, what: impl Future<Output = sqlx::Result<T>>)
 pub(super) async fn backend(conn: &mut PgConnection) -> Result<i32> {
     let row = in_time(PATIENCE, raw_sql(LOOK).fetch_one(conn)).await?;
     match row.try_get(0)? {
-        true => Err(StoreError::Unfit(Unfit::ReadOnly)),
+        true => {
+            // Others may lead there as well.
+            doubt();
+            Err(StoreError::Unfit(Unfit::ReadOnly))
+        }
         false => Ok(row.try_get(1)?),
     }
 }
@@ -111,7 +122,8 @@ pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection> 
     Ok(conn)
 }
 
-/// Gives a session its settings, where they have not come with the connection: poolers may keep those to themselves.
+/// Gives a session its settings, where they have not come with the connection: poolers may keep those to
+/// themselves.
 async fn settle(conn: &mut PgConnection) -> sqlx::Result<()> {
     let asked = AssertSqlSafe(format!("SELECT current_setting('{ASKED}')"));
     let row = in_time(PATIENCE, raw_sql(asked).fetch_one(&mut *conn)).await?;
@@ -122,8 +134,8 @@ async fn settle(conn: &mut PgConnection) -> sqlx::Result<()> {
     in_time(PATIENCE, raw_sql(AssertSqlSafe(set)).execute(conn)).await.map(drop)
 }
 
-/// Looks whether each of two connections has a backend to itself. The backend that the first has just used is the next
-/// that a pooler gives away.
+/// Looks whether each of two connections has a backend to itself. The backend that the first has just used is
+/// the next that a pooler gives away.
 async fn have_sessions(first: &mut PgConnection, second: &mut PgConnection) -> Result<()> {
     let pooled = Err(StoreError::Unfit(Unfit::Pooled));
     for _ in 0..ROUNDS {
@@ -164,7 +176,8 @@ pub(super) async fn open(options: &PgConnectOptions) -> Result<PgPool> {
     let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS)
         .acquire_timeout(CONNECT)
-        // A look before each use would double the round trips; one that was used a moment ago is as it was, most likely.
+        // A look before each use would double the round trips; one that was used a moment ago is as it was,
+        // most likely.
         .test_before_acquire(false)
         .before_acquire(|conn, seen| {
             Box::pin(async move {
@@ -179,9 +192,16 @@ pub(super) async fn open(options: &PgConnectOptions) -> Result<PgPool> {
 /// Whether a write would be taken now.
 pub(super) async fn ready(pool: &PgPool) -> Result<()> {
     let mut conn = in_time(READY, pool.acquire()).await?;
-    let ready = backend(&mut conn).await;
-    if ready.is_err() {
-        conn.close_on_drop();
+    match backend(&mut conn).await {
+        Ok(_) => Ok(()),
+        // It was made before, maybe: what counts is where the address leads to now.
+        Err(StoreError::Unfit(_)) => {
+            conn.close_on_drop();
+            connect(&pool.connect_options()).await.map(drop)
+        }
+        Err(error) => {
+            conn.close_on_drop();
+            Err(error)
+        }
     }
-    ready.map(drop)
 }

@@ -36,6 +36,15 @@ pub(crate) async fn say(url: &str, sql: String) {
     conn.close().await.expect("the server says goodbye");
 }
 
+/// Asks a database something that is true or not.
+pub(crate) async fn is_true(url: &str, sql: String) -> bool {
+    use sqlx::{AssertSqlSafe, Connection};
+    let mut conn = sqlx::PgConnection::connect(url).await.expect("the server takes connections");
+    let answer = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut conn).await.expect("it is SQL");
+    conn.close().await.expect("the server says goodbye");
+    answer
+}
+
 /// The same where there is no runtime.
 pub(crate) fn blocking<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)

@@ -1,4 +1,5 @@
-//! Databases that are not what they should be: servers that take no writes for a while, poolers in front, nobody there.
+//! Databases that are not what they should be: servers that take no writes for a while, poolers in front,
+//! nobody there.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -51,18 +52,15 @@ fn a_gateway_leaves_a_server_that_takes_no_writes_as_soon_as_its_address_leads_t
         answer.status().as_u16()
     };
     assert_eq!(ready(), 200);
-    // As a balancer does it: what was connected is cut off, and the address leads to a standby for a while. Connections that
-    // are made then stay read-only when it leads to the primary again.
+    // As a balancer does it: what was connected is cut off, and the address leads to a standby for a while.
+    // Connections that are made then stay read-only when it leads to the primary again.
     let cut_off = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'failover'";
     say(&database, "ALTER ROLE failover SET default_transaction_read_only = on");
     say(&database, cut_off);
-    let is_true = |what: &str| {
-        let asked = format!("DO $$ BEGIN ASSERT ({what}); END $$");
-        std::panic::catch_unwind(|| say(&database, &asked)).ok()
-    };
+    let is_true = |what: &str| postgres::blocking(postgres::is_true(&database, what.to_owned()));
     until("new connections", || {
-        is_true("SELECT count(*) > 2 FROM pg_stat_activity WHERE usename = 'failover'")
-            .filter(|()| ready() == 503)
+        let there = is_true("SELECT count(*) > 2 FROM pg_stat_activity WHERE usename = 'failover'");
+        (there && ready() == 503).then_some(())
     });
     for _ in 0..5 {
         assert_eq!(ready(), 503);
@@ -78,6 +76,7 @@ fn a_gateway_leaves_a_server_that_takes_no_writes_as_soon_as_its_address_leads_t
             "SELECT count(*) = 1 FROM pg_locks JOIN pg_stat_activity USING (pid)
              WHERE locktype = 'advisory' AND usename = 'failover'",
         )
+        .then_some(())
     });
     server.audit();
 }
@@ -110,8 +109,8 @@ impl Pooler {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("it is there");
         let (port, config) = (free_port(), folder.path().join("pgbouncer.ini"));
         let text = format!(
-            "[databases]\n* = host={socket} user={user}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
-             unix_socket_dir =\nauth_type = any\npool_mode = {mode}\n\
+            "[databases]\n* = host={socket} user={user}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = {mode}\n\
              ignore_startup_parameters = extra_float_digits,options\n"
         );
         fs::write(&config, text).expect("room on the disk");

@@ -74,12 +74,12 @@ impl Nats {
         format!("nats://127.0.0.1:{}", self.port.expect("it was started"))
     }
 
-    fn listens_for(&self, whom: &str) -> Option<String> {
+    fn listens_for(&self, kind: &str) -> Option<String> {
         let process = self.process.as_ref()?.id();
         let ports = self.folder.path().join(format!("nats-server_{process}.ports"));
         // It may be half written.
         let ports: Value = serde_json::from_slice(&fs::read(ports).ok()?).ok()?;
-        Some(ports[whom][0].as_str()?.to_owned())
+        Some(ports[kind][0].as_str()?.to_owned())
     }
 
     pub(crate) fn kill(&mut self) {

@@ -18,7 +18,8 @@ pub(super) fn look(nats: &Nats) -> Vec<Finding> {
     }
     let found = Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string());
     vec![found.and_then(|runtime| runtime.block_on(ask(nats))).unwrap_or_else(|why| {
-        let advice = "is JetStream on, may this user look at it (agents may not), and is it the gateway's (--nats-domain)?";
+        let advice = "is JetStream on, may this user look at it (agents may not), and is it the gateway's \
+                      (--nats-domain)?";
         bad(NAME, why, advice)
     })]
 }
@@ -30,7 +31,8 @@ async fn ask(nats: &Nats) -> Result<Finding, String> {
     let found = survey(&client, &nats.names()).await?;
     let servers = format!("NATS {}", found.version);
     let Some(work) = found.work else {
-        let advice = "the first gateway makes it; if one runs: is this its --nats-prefix, its JetStream (--nats-domain)?";
+        let advice = "the first gateway makes it; if one runs: is this its --nats-prefix, its JetStream \
+                      (--nats-domain)?";
         return Ok(fair(NAME, format!("{servers}, no stream {}", found.stream), advice));
     };
     let Work { messages, consumers, most } = work;
@@ -38,8 +40,8 @@ async fn ask(nats: &Nats) -> Result<Finding, String> {
     let found =
         format!("{servers}, stream {}: {messages} messages, {consumers} consumers ({limit})", found.stream);
     let advice = format!(
-        "each account of the last hour needs a consumer: start a gateway of this version, which sets the stream's \
-         max_consumers to {} (without a limit of their own, streams of servers from 2.15 on have 1,000)",
+        "each account of the last hour needs a consumer: start a gateway of this version, which sets the \
+         stream's max_consumers to {} (without a limit of their own, streams of servers from 2.15 on have 1,000)",
         Work::MOST
     );
     Ok(match most {

@@ -1,5 +1,6 @@
-//! Whether the servers take work, as far as a gateway has seen: for clients, `/readyz` and the log. A refusal is logged once,
-//! however many batches meet it; while it lasts, messages of the size that was refused are tried.
+//! Whether the servers take work, as far as a gateway has seen: for clients, `/readyz` and the log. A refusal
+//! is logged once, however many batches meet it; while it lasts, messages of the size that was refused are
+//! tried.
 
 use std::error::Error;
 use std::iter::successors;
@@ -115,8 +116,8 @@ impl Health {
     }
 }
 
-/// Tries servers that have refused a message, until they take one: no batch comes to a gateway that is not ready. Never
-/// returns.
+/// Tries servers that have refused a message, until they take one: no batch comes to a gateway that is not
+/// ready. Never returns.
 pub(super) async fn look(shared: Arc<Shared>) {
     let mut look = interval(TRY);
     // No tenant has this number: the message is delivered to no agent.
