@@ -34,6 +34,7 @@ const DATA: &[&str] = &[
     // Locales and messages of the C library. (Its converters, gconv, are in the library folders.)
     "/usr/lib/locale",
     "/usr/share/locale",
+    "/etc/locale.alias",
     // libmagic's patterns, under the names that its versions look for.
     "/usr/share/misc",
     "/usr/lib/file",
@@ -67,23 +68,61 @@ const DATA: &[&str] = &[
     "/usr/share/glib-2.0",
     // Tables of poppler for text in PDF files.
     "/usr/share/poppler",
-    // Python's packages of the system, see also `PYTHON`.
+    // Python's packages of the system, see also `VERSIONED`.
     "/usr/lib/python3",
+    // Modules of other interpreters within a program, which their libraries look for at fixed paths.
+    "/etc/perl",
+    "/usr/share/perl",
+    "/usr/share/perl5",
+    "/usr/lib/ruby",
+    "/usr/share/ruby",
+    "/usr/share/guile",
+    "/usr/share/lua",
+    "/usr/share/tcltk",
+    "/usr/lib/R",
+    "/usr/share/R",
+    // Names of services and protocols, and types of files by their names (Python's mimetypes).
+    "/etc/services",
+    "/etc/protocols",
+    "/etc/mime.types",
+    // Terminals (ncurses), keyboards and locales of X11.
+    "/etc/terminfo",
+    "/usr/lib/terminfo",
+    "/usr/share/terminfo",
+    "/usr/share/X11",
+    "/etc/X11/rgb.txt",
+    // Catalogues and definitions of XML documents, which are otherwise fetched by the network.
+    "/etc/xml",
+    "/usr/share/xml",
+    // Words and letters: Thai word breaks (pango), spelling, text in pictures, public suffixes of domains.
+    "/usr/share/libthai",
+    "/usr/share/hunspell",
+    "/usr/share/myspell",
+    "/usr/lib/aspell",
+    "/usr/share/tesseract-ocr",
+    "/usr/share/publicsuffix",
+    // Pages of PostScript, and colour profiles.
+    "/usr/share/ghostscript",
+    "/usr/share/color",
+    // Definitions of weather data.
+    "/usr/share/eccodes",
     // Symbols of the system's libraries, which a backtrace looks up.
     "/usr/lib/debug",
 ];
 
-/// Python's own library, which an interpreter within the program can't start without, and its settings:
-/// before the minor version.
-const PYTHON: [&str; 2] = ["/usr/lib/python3.", "/etc/python3."];
-const MINOR_VERSIONS: std::ops::RangeInclusive<u32> = 8..=20;
+/// Folders that have a version in their names, before and behind it: Python's own library, which an
+/// interpreter within the program can't start without, and its settings; the libraries of LLVM, to which
+/// links in the library folders lead (OpenMP, libclang).
+const VERSIONED: [(&str, std::ops::RangeInclusive<u32>, &str); 3] =
+    [("/usr/lib/python3.", 8..=20, ""), ("/etc/python3.", 8..=20, ""), ("/usr/lib/llvm-", 11..=30, "/lib")];
 
 /// The folders that hold the C library, and the data of libraries, each by the path at which a function finds
 /// it. This machine may lack some of them. Each worker asks when it starts: nothing here lists a folder.
 pub(crate) fn readable() -> Vec<PathBuf> {
-    let python =
-        PYTHON.iter().flat_map(|begin| MINOR_VERSIONS.map(move |minor| format!("{begin}{minor}").into()));
-    library_folders().into_iter().chain(DATA.iter().map(PathBuf::from)).chain(python).collect()
+    let versioned = VERSIONED.into_iter().flat_map(|(begin, versions, end)| {
+        versions.map(move |version| PathBuf::from(format!("{begin}{version}{end}")))
+    });
+    library_folders().into_iter().chain(DATA.iter().map(PathBuf::from)).chain(versioned).collect()
 }
 
 /// Where the libraries of the system are. A program may name any of them, so that all can be there.
@@ -122,6 +161,21 @@ mod tests {
         let found = readable();
         let real = |path: &Path| fs::canonicalize(path).is_ok_and(|real| real == path);
         assert!(found.iter().any(|path| path.join("libc.so.6").exists() && real(path)), "{found:?}");
+    }
+
+    #[test]
+    fn links_from_library_names_lead_to_folders_of_the_list() {
+        let list = readable();
+        let links =
+            library_folders().into_iter().flat_map(|folder| fs::read_dir(folder).expect("it is there"));
+        let links = links.flatten().map(|entry| entry.path()).filter(|path| path.is_symlink());
+        let libraries = links.filter(|path| path.to_string_lossy().contains(".so"));
+        let outside = |path: &PathBuf| {
+            let real = fs::canonicalize(path).ok()?;
+            (!list.iter().any(|folder| real.starts_with(folder))).then_some((path.clone(), real))
+        };
+        let found: Vec<_> = libraries.filter_map(|path| outside(&path)).collect();
+        assert!(found.is_empty(), "{found:#?}");
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Native libraries, opened by name as a program's plug-ins are; each with what it reads of the system.
 #![allow(non_snake_case, reason = "the libraries' own names")]
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::mem::transmute;
-use std::ptr::{self, null, null_mut};
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::ptr::{null, null_mut};
+use std::{env, fs};
 
-use crate::{ABSENT, Act, act};
+use crate::library::{Library, functions, open, text, with, with_modules};
+use crate::{Act, act, error};
 
 pub(crate) const ACTS: &[Act] = &[
     act("libraries of the C library by name", "2 of 2", || {
@@ -15,58 +16,27 @@ pub(crate) const ACTS: &[Act] = &[
     act("libmagic", "image/png", || with("libmagic.so.1", magic)),
     act("fontconfig", "fonts", || with("libfontconfig.so.1", fonts)),
     act("GLib's time zones", "3600", || with("libglib-2.0.so.0", glib)),
+    act("terminals by name (ncurses)", "8 colours", || with("libtinfo.so.6", terminal)),
     act("OpenSSL's legacy provider", "legacy true", || with("libcrypto.so.3", openssl)),
     act("OpenMP of LLVM", "sum 4950", || {
-        let names = ["libomp.so.5", "/usr/lib/llvm-14/lib/libomp.so.5", "/usr/lib/llvm-16/lib/libomp.so.5"];
-        names.iter().find_map(|name| open(name)).map_or_else(|| ABSENT.to_owned(), openmp)
+        // Debian's is a link to the folder of its version.
+        with("libomp.so.5", openmp)
     }),
-    act("Python with its library", "json 1 36 locked temporary", || with("libpython3.11.so.1.0", python)),
+    act("Python with its library", "1 36 locked temporary", || {
+        python(
+            "
+import json, hashlib, sqlite3, tempfile, multiprocessing
+with tempfile.TemporaryDirectory() as folder:
+    with open(folder + '/x', 'w') as file:
+        file.write('temporary')
+    read = open(folder + '/x').read()
+with multiprocessing.Lock():
+    locked = 'locked'
+told = ' '.join([str(json.loads('1')), str(len(hashlib.sha1(b'x').hexdigest()) - 4), locked, read])
+",
+        )
+    }),
 ];
-
-/// A library that is open.
-#[derive(Clone, Copy)]
-struct Library(*mut c_void);
-
-fn open(name: &str) -> Option<Library> {
-    let name = CString::new(name).expect("no zero byte");
-    // SAFETY: libraries of the system, whose constructors are known to be harmless.
-    let opened = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
-    (!opened.is_null()).then_some(Library(opened))
-}
-
-fn with(name: &str, use_it: fn(Library) -> String) -> String {
-    open(name).map_or_else(|| ABSENT.to_owned(), use_it)
-}
-
-impl Library {
-    fn find(self, name: &CStr) -> *mut c_void {
-        // SAFETY: an open library, and a name that ends with a zero byte.
-        let found = unsafe { libc::dlsym(self.0, name.as_ptr()) };
-        assert!(!found.is_null(), "{name:?}");
-        found
-    }
-}
-
-/// Each function of the library by its name, with its type.
-macro_rules! functions {
-    ($library:expr; $($name:ident : $kind:ty),+ $(,)?) => {
-        $(
-            // SAFETY: the type is that of the library's header.
-            let $name: $kind = unsafe {
-                let name = CString::new(stringify!($name)).expect("no zero byte");
-                transmute::<*mut c_void, $kind>($library.find(&name))
-            };
-        )+
-    };
-}
-
-fn text(chars: *const c_char) -> String {
-    if chars.is_null() {
-        return "none".to_owned();
-    }
-    // SAFETY: a string of the library's, which ends with a zero byte.
-    unsafe { CStr::from_ptr(chars) }.to_string_lossy().into_owned()
-}
 
 fn sqlite(library: Library) -> String {
     type Row = extern "C" fn(*mut c_void, c_int, *mut *mut c_char, *mut *mut c_char) -> c_int;
@@ -143,13 +113,28 @@ fn glib(library: Library) -> String {
     }
 }
 
+fn terminal(library: Library) -> String {
+    functions!(library;
+        setupterm: unsafe extern "C" fn(*const c_char, c_int, *mut c_int) -> c_int,
+        tigetnum: unsafe extern "C" fn(*const c_char) -> c_int,
+    );
+    let mut code = 0;
+    // SAFETY: as the library's manual says.
+    unsafe {
+        setupterm(c"xterm".as_ptr(), 1, &raw mut code);
+        format!("code {code}, {} colours", if code == 1 { tigetnum(c"colors".as_ptr()) } else { 0 })
+    }
+}
+
 fn openssl(library: Library) -> String {
     functions!(library;
         OSSL_PROVIDER_load: unsafe extern "C" fn(*mut c_void, *const c_char) -> *mut c_void,
         CONF_get1_default_config_file: unsafe extern "C" fn() -> *const c_char,
     );
-    // SAFETY: as the library's manual says.
+    // SAFETY: as the library's manual says. Without its default one, which the first that is named replaces,
+    // the library has no more ciphers for what comes after this in the same process.
     let (legacy, file) = unsafe {
+        OSSL_PROVIDER_load(null_mut(), c"default".as_ptr());
         (OSSL_PROVIDER_load(null_mut(), c"legacy".as_ptr()), text(CONF_get1_default_config_file()))
     };
     let read = std::fs::read(&file).map_or(0, |bytes| bytes.len());
@@ -185,25 +170,29 @@ fn openmp(library: Library) -> String {
     format!("sum {sum}")
 }
 
-fn python(library: Library) -> String {
+/// What a program in Python has left in `told`, or its error: by way of a file of the function's own.
+pub(crate) fn python(program: &str) -> String {
+    with_modules("libpython3.11.so.1.0", |library| told(library, program))
+}
+
+fn told(library: Library, program: &str) -> String {
     functions!(library;
         Py_InitializeEx: unsafe extern "C" fn(c_int),
         PyRun_SimpleStringFlags: unsafe extern "C" fn(*const c_char, *mut c_void) -> c_int,
     );
-    let program = c"
-import json, hashlib, sqlite3, tempfile, multiprocessing, sys
-with tempfile.TemporaryDirectory() as folder:
-    with open(folder + '/x', 'w') as file:
-        file.write('temporary')
-    read = open(folder + '/x').read()
-with multiprocessing.Lock():
-    locked = 'locked'
-print('json', json.loads('1'), len(hashlib.sha1(b'x').hexdigest()) - 4, locked, read, flush=True)
-";
+    let file = env::temp_dir().join(format!("told-{}", std::process::id()));
+    let inside: String = program.trim().lines().map(|line| format!("    {line}\n")).collect();
+    let whole = format!(
+        "try:\n{inside}except BaseException as error:\n    told = repr(error)\n\
+            open({file:?}, 'w').write(told)\n"
+    );
+    let whole = CString::new(whole).expect("no zero byte");
     // SAFETY: as the library's manual says.
-    let code = unsafe {
+    unsafe {
         Py_InitializeEx(0);
-        PyRun_SimpleStringFlags(program.as_ptr(), ptr::null_mut())
-    };
-    format!("code {code}")
+        PyRun_SimpleStringFlags(whole.as_ptr(), null_mut());
+    }
+    let told = fs::read_to_string(&file).unwrap_or_else(|why| error(&why));
+    let _absent = fs::remove_file(&file);
+    told
 }
