@@ -8,7 +8,7 @@
 use super::Limits;
 
 /// Variables that say how many threads a library starts.
-pub(super) const THREADS: [&str; 9] = [
+const THREADS: [&str; 9] = [
     "BLIS_NUM_THREADS",
     "GOMAXPROCS",
     "MKL_NUM_THREADS",
@@ -19,6 +19,10 @@ pub(super) const THREADS: [&str; 9] = [
     "RAYON_NUM_THREADS",
     "TOKIO_WORKER_THREADS",
 ];
+
+/// LLVM's OpenMP compares the affinity, which is the machine's, with the number of cores, which is the
+/// share. Version 19 aborts where they differ, unless it is to leave the affinity alone.
+const AFFINITY: (&str, &str) = ("KMP_AFFINITY", "disabled");
 
 /// The folder of cores, where old versions of the C library count folders.
 const CORES: &str = "/sys/devices/system/cpu";
@@ -31,6 +35,13 @@ impl Limits {
     pub(super) fn cores(&self) -> u32 {
         self.cpus.max(1.0) as u32
     }
+}
+
+/// Variables, each with its value.
+pub(super) fn variables(limits: &Limits) -> impl Iterator<Item = (&'static str, String)> {
+    let threads = limits.cores().to_string();
+    let threads = THREADS.into_iter().map(move |name| (name, threads.clone()));
+    threads.chain([(AFFINITY.0, AFFINITY.1.to_owned())])
 }
 
 /// Files, each with its content. They are those of version 2 of control groups, whichever the machine has,

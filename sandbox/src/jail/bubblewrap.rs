@@ -128,9 +128,8 @@ impl Bubblewrap {
             }
             bind(socket, SHOWN_SOCKET, SOCKET)?;
         }
-        let threads = spec.limits.cores().to_string();
-        for name in announced::THREADS {
-            command.args(["--setenv", name, &threads]);
+        for (name, value) in announced::variables(&spec.limits) {
+            command.args(["--setenv", name, &value]);
         }
         for (name, value) in spec.environment {
             command.args([OsString::from("--setenv"), name.into(), value.into()]);

@@ -131,9 +131,10 @@ fn real_time() -> io::Result<()> {
 
 /// What bubblewrap sets by itself, and what a jail is told: no more.
 fn environment() -> io::Result<()> {
+    let limits = super::super::Limits::default();
     let known = |name: &str| {
         matches!(name, "PWD" | "FASTMAP_INSIDE_WORKER" | super::super::selftest::PROBE)
-            || super::super::announced::THREADS.contains(&name)
+            || super::super::announced::variables(&limits).any(|(told, _)| told == name)
     };
     if std::env::vars_os().any(|(name, _)| !name.to_str().is_some_and(known)) {
         Ok(())
