@@ -171,7 +171,8 @@ mod tests {
         let links = links.flatten().map(|entry| entry.path()).filter(|path| path.is_symlink());
         let libraries = links.filter(|path| path.to_string_lossy().contains(".so"));
         let outside = |path: &PathBuf| {
-            let real = fs::canonicalize(path).ok()?;
+            // What a machine has by hand elsewhere is no package's.
+            let real = fs::canonicalize(path).ok().filter(|real| real.starts_with("/usr/lib"))?;
             (!list.iter().any(|folder| real.starts_with(folder))).then_some((path.clone(), real))
         };
         let found: Vec<_> = libraries.filter_map(|path| outside(&path)).collect();
