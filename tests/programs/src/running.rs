@@ -152,6 +152,17 @@ impl Running {
         }
     }
 
+    /// The lines that have come so far.
+    pub fn so_far(&mut self) -> impl Iterator<Item = &str> {
+        self.seen.extend(self.lines.try_iter().map(|line| (false, line)));
+        self.seen.iter().map(|(_, line)| line.as_str())
+    }
+
+    /// Whether it has ended; its process group may live on.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it is a child of this process").is_some()
+    }
+
     fn last_words(&self) -> String {
         self.errors.try_recv().unwrap_or_default()
     }

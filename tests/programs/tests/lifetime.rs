@@ -274,3 +274,14 @@ fn no_send_to_a_worker_waits_for_ever() {
     let ended = Running::start(command.arg("send-limits").env("FASTMAP_LOCAL_PROCESSES", "2")).finish();
     assert!(ended.stdout.iter().any(|line| line == "limited 2"), "{ended:#?}");
 }
+
+#[test]
+fn the_cheapest_ways_to_live_and_end_are_right() {
+    let short = program(env!("CARGO_BIN_EXE_lives")).arg("--short").output().expect("it can be started");
+    assert!(
+        short.status.success(),
+        "{}\n{}",
+        String::from_utf8_lossy(&short.stdout),
+        String::from_utf8_lossy(&short.stderr)
+    );
+}

@@ -1,0 +1,43 @@
+//! Plays the ways in which a program lives and ends, each by plain `map`, under LOCAL and under CLOUD, and prints a table of
+//! what came of it. Ends by 1 if a run differs from what is stated as right in `ways.rs`.
+//!
+//! `lives [--short] [--service PATH] [NAME …]`: the cheapest ways, without CLOUD; the command `fastmap`, for CLOUD; only ways
+//! whose names contain one of these. `FASTMAP_TEST_WRITE=1` writes the table into docs/reliability.md. `scripts/try-lives`
+//! installs what the ways need and builds this.
+
+mod acts;
+mod build;
+mod play;
+mod table;
+mod way;
+mod ways;
+
+use std::process::ExitCode;
+
+use play::{Mode, World};
+use table::Table;
+
+fn main() -> ExitCode {
+    let (mut short, mut service, mut names) = (false, None, Vec::new());
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match &*argument {
+            "--short" => short = true,
+            "--service" => service = arguments.next(),
+            _ => names.push(argument),
+        }
+    }
+    let world = World::new(service.as_deref());
+    let modes = if service.is_some() { &Mode::ALL[..] } else { &Mode::ALL[..2] };
+    let mut table = Table::new(modes);
+    for way in ways::ways() {
+        let wanted = names.is_empty() || names.iter().any(|name| way.name.contains(name.as_str()));
+        if wanted && (way.short || !short) {
+            table.add(&way, |mode| world.play(&way, mode));
+        }
+    }
+    if std::env::var_os("FASTMAP_TEST_WRITE").is_some() {
+        table.write();
+    }
+    table.verdict()
+}
