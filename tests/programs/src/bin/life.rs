@@ -1,9 +1,10 @@
-//! A program that maps twelve items, by plain `map` or by fastmap, and lives and ends as the variable `LIFE` says. `lives`
-//! starts it. It depends on fastmap and libc alone, so that `lives` can also build it with `panic = "abort"`, with
-//! coverage, and as a library.
+//! A program that maps twelve items, by plain `map` or by fastmap, and lives and ends as the variable `LIFE`
+//! says. `lives` starts it. It depends on fastmap and libc alone, so that `lives` can also build it with
+//! `panic = "abort"`, with coverage, and as a library.
 //!
-//! `LIFE` is a deed of `main`, and what items do: `nap=MS` each, `slower=N` times that, `hold=N` (for ever, from item N on), `panic=N` (item N),
-//! `print=BYTES` more each, `by=c` (lines by C's `printf`), `map=plain`. Answers go to the file that `LIFE_ANSWERS` names.
+//! `LIFE` is a deed of `main`, and what items do: `nap=MS` each, `slower=N` times that, `hold=N` (for ever,
+//! from item N on), `panic=N` (item N), `print=BYTES` more each, `by=c` (lines by C's `printf`), `map=plain`.
+//! Answers go to the file that `LIFE_ANSWERS` names.
 
 use std::fs::{File, read_to_string};
 use std::io::Write;
@@ -17,7 +18,8 @@ use fastmap::{Error, Options};
 
 const ITEMS: u64 = 12;
 
-/// How an item behaves: its number, its nap in milliseconds, bytes that it prints beside its line, and whether by C.
+/// How an item behaves: its number, its nap in milliseconds, bytes that it prints beside its line, and
+/// whether by C.
 type Item = (u64, u64, usize, bool);
 
 const FOR_EVER: u64 = u64::MAX;
@@ -94,8 +96,8 @@ fn prepare(deed: &str) {
                 unsafe { libc::close(fd) };
             }
         }
-        // SAFETY: changes a flag of stdout.
         "nonblock" => {
+            // SAFETY: changes a flag of stdout.
             unsafe { libc::fcntl(1, libc::F_SETFL, libc::O_WRONLY | libc::O_NONBLOCK) };
         }
         "daemon" => {
@@ -126,8 +128,8 @@ fn midway(deed: &str) {
             // SAFETY: it is a child of this process, and its status is not asked for.
             unsafe { libc::waitpid(copy, std::ptr::null_mut(), 0) };
         }
-        // SAFETY: the user nobody, as everywhere; workers are other processes.
         "unroot" => {
+            // SAFETY: changes the user of this process; 65534 is nobody's number everywhere.
             let given_up = unsafe { libc::setgid(65534) == 0 && libc::setuid(65534) == 0 };
             assert!(given_up, "only root can give up root");
         }

@@ -15,7 +15,7 @@ use crate::way::{Act, Whom};
 /// Time for which a program stands still.
 const WHILE: Duration = Duration::from_millis(500);
 /// Time for which nothing of what it writes is taken. More than the `item_timeout` of those ways.
-const LONG: Duration = Duration::from_secs(3);
+const LONG: Duration = Duration::from_secs(5);
 
 impl Play<'_> {
     /// # Errors
@@ -90,11 +90,12 @@ fn send(pid: i32, signal: Signal) -> Result<(), String> {
     kill(Pid::from_raw(pid), signal).map_err(|error| format!("{signal} to {pid}: {error}"))
 }
 
-/// The workers below a service, whose jails are processes between it and them.
+/// The workers below a service. Processes of their jails are between it and them, and a worker's program is
+/// `/app/worker` there.
 fn descending_workers(service: i32) -> Vec<i32> {
     let mut found = Vec::new();
     for child in children(service) {
-        let is_worker = is_alive(child) && command_line(child).contains("[fastmap worker");
+        let is_worker = is_alive(child) && command_line(child).starts_with("/app/worker");
         found.extend(is_worker.then_some(child));
         found.extend(descending_workers(child));
     }

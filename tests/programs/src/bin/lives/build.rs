@@ -48,9 +48,19 @@ fn libraries() -> Result<Vec<PathBuf>, String> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
     cargo.args(["test", "--workspace", "--test", "lifetime", "--no-run", "--quiet", "--message-format=json"]);
+    // What `cargo test` sets for a test. Build scripts look at some of it, and their libraries would be built
+    // again.
+    for (name, _) in std::env::vars_os() {
+        let of_a_test =
+            ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "OUT_DIR", "LD_LIBRARY_PATH"];
+        if name.to_str().is_some_and(|name| of_a_test.iter().any(|begin| name.starts_with(begin))) {
+            cargo.env_remove(name);
+        }
+    }
     let messages = output(&mut cargo)?;
     // Their paths are strings of these messages.
-    Ok(messages.split('"').filter(|word| word.ends_with(".rlib")).map(PathBuf::from).collect())
+    let paths = messages.split('"').map(PathBuf::from);
+    Ok(paths.filter(|path| path.extension().is_some_and(|extension| extension == "rlib")).collect())
 }
 
 fn output(command: &mut Command) -> Result<String, String> {

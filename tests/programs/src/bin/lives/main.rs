@@ -1,9 +1,9 @@
-//! Plays the ways in which a program lives and ends, each by plain `map`, under LOCAL and under CLOUD, and prints a table of
-//! what came of it. Ends by 1 if a run differs from what is stated as right in `ways.rs`.
+//! Plays the ways in which a program lives and ends, each by plain `map`, under LOCAL and under CLOUD, and
+//! prints a table of what came of it. Ends by 1 if a run differs from what is stated as right in `ways.rs`.
 //!
-//! `lives [--short] [--service PATH] [NAME …]`: the cheapest ways, without CLOUD; the command `fastmap`, for CLOUD; only ways
-//! whose names contain one of these. `FASTMAP_TEST_WRITE=1` writes the table into docs/reliability.md. `scripts/try-lives`
-//! installs what the ways need and builds this.
+//! `lives [--short] [--service PATH] [NAME …]`: the cheapest ways, under LOCAL alone; the command `fastmap`,
+//! for CLOUD; only ways whose names contain one of these. `FASTMAP_TEST_WRITE=1` writes the table into
+//! docs/reliability.md. `scripts/try-lives` installs what the ways need and builds this.
 
 mod acts;
 mod build;
@@ -28,7 +28,11 @@ fn main() -> ExitCode {
         }
     }
     let world = World::new(service.as_deref());
-    let modes = if service.is_some() { &Mode::ALL[..] } else { &Mode::ALL[..2] };
+    let modes = match (short, service) {
+        (true, _) => &Mode::ALL[1..2],
+        (false, None) => &Mode::ALL[..2],
+        (false, Some(_)) => &Mode::ALL[..],
+    };
     let mut table = Table::new(modes);
     for way in ways::ways() {
         let wanted = names.is_empty() || names.iter().any(|name| way.name.contains(name.as_str()));

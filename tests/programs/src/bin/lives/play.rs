@@ -1,4 +1,5 @@
-//! One run of a way: the program is started, watched, acted upon and waited for, and what it leaves is counted.
+//! One run of a way: the program is started, watched, acted upon and waited for, and what it leaves is
+//! counted.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -98,7 +99,7 @@ impl World {
         if mode == Mode::Plain && !way.has_plain {
             return None;
         }
-        Some(self.start(way, mode).map(|play| play.to_its_end(way)))
+        Some(self.start(way, mode).map(|play| play.finish(way)))
     }
 
     fn start(&self, way: &Way, mode: Mode) -> Result<Play<'_>, String> {
@@ -122,7 +123,8 @@ impl World {
         };
         command.env("LIFE", [way.life, more].concat());
         command.env("CGROUP", group.as_ref().map_or(PathBuf::new(), |group| group.folder.clone()));
-        // Nothing of what is tried leaves a core file.
+        // A host and a worker at least, under LOCAL.
+        command.env("PROCESSES", if mode == Mode::Local { "2" } else { "1" });
         command.current_dir(folder.path());
         if let (Mode::Cloud, Some(service)) = (mode, &self.service) {
             command.env("FASTMAP_EXEC_POLICY", "cloud");
@@ -208,7 +210,7 @@ impl Play<'_> {
         fs::read_to_string(self.folder.path().join("code")).ok()?.trim().parse().ok()
     }
 
-    fn to_its_end(mut self, way: &Way) -> Seen {
+    fn finish(mut self, way: &Way) -> Seen {
         let mut trouble = None;
         if let Some(act) = way.act {
             let ready = self.until_answers(way);

@@ -73,16 +73,22 @@ impl Table {
             && (seen.again == 0 || way.again)
             && seen.left == 0
             && seen.trouble.is_none()
-            && seen.end == want.end;
+            && want.end.split(" or ").any(|end| end == seen.end);
         if as_wanted && speaks {
             return cell;
         }
         let cell = if seen.again > 0 { format!("{cell}, {} again", seen.again) } else { cell };
-        let trouble = seen.trouble.iter().map(|why| format!("    {why}\n")).collect::<String>();
-        let more = if speaks { String::new() } else { format!(" and a word of {:?}", way.says) };
-        let last: Vec<&str> = seen.stderr.lines().rev().take(12).collect();
-        let last: String = last.iter().rev().map(|line| format!("    {line}\n")).collect();
-        self.wrong.push(format!("{}, {mode:?}: {cell}; right is {want:?}{more}\n{trouble}{last}", way.name));
+        let (answered, lost, end) = (&want.answered.0, &want.lost.0, want.end);
+        let mut wrong = format!("{}, {mode:?}: {cell}; right is {answered:?}, {lost:?}, 0, {end}", way.name);
+        if !speaks {
+            write!(wrong, " and a word of {:?}", way.says).expect("room");
+        }
+        let lines: Vec<&str> = seen.stderr.lines().collect();
+        let last = &lines[lines.len().saturating_sub(12)..];
+        for line in seen.trouble.iter().map(String::as_str).chain(last.iter().copied()) {
+            write!(wrong, "\n    {line}").expect("room");
+        }
+        self.wrong.push(wrong);
         format!("**{cell}**")
     }
 
@@ -99,7 +105,7 @@ impl Table {
     pub(crate) fn verdict(&self) -> ExitCode {
         print!("{}", self.text);
         for wrong in &self.wrong {
-            print!("\nwrong: {wrong}");
+            println!("\nwrong: {wrong}");
         }
         if self.wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }

@@ -62,7 +62,7 @@ pub(crate) struct Want {
     pub(crate) answered: Span,
     /// Lines of answered items that were not seen.
     pub(crate) lost: Span,
-    /// `exit N`, or a signal.
+    /// `exit N`, or a signal; several are divided by ` or `.
     pub(crate) end: &'static str,
 }
 
@@ -74,11 +74,16 @@ impl Want {
 
 /// A way to live and end.
 #[derive(Debug)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a property of its own, set by a method of that name"
+)]
 pub(crate) struct Way {
     pub(crate) name: &'static str,
     /// The variable of that name, see `life.rs`.
     pub(crate) life: &'static str,
-    /// What bash runs: `$PROGRAM` is the program, `$DIR` a folder of this run, `$CGROUP` a control group.
+    /// What bash runs: `$PROGRAM` is the program, `$DIR` a folder of this run, `$CGROUP` a control group,
+    /// `$PROCESSES` how many of its processes are on this machine at least.
     pub(crate) shell: &'static str,
     pub(crate) program: Program,
     pub(crate) terminal: bool,

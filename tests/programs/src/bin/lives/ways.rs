@@ -7,6 +7,7 @@ use crate::way::{Act, Program, Way, Whom};
 const RUN: &str = "exec \"$PROGRAM\"";
 /// A shell with jobs, which waits for a line before it lets the stopped one go on.
 const FG: &str = "set -m; \"$PROGRAM\"; until read -r line && [ \"$line\" = go ]; do :; done; fg >/dev/null";
+const FLOOD: &str = "a flood of lines is cut, and counted";
 const BATCH: &str = "results come by the batch";
 
 /// All of them.
@@ -95,9 +96,10 @@ fn terminals() -> Vec<Way> {
         Way::new(
             "Ctrl-S, and Ctrl-Q later, with an `item_timeout`",
             "return print=300000 nap=200",
-            "export FASTMAP_ITEM_TIMEOUT=1; exec \"$PROGRAM\"",
+            "export FASTMAP_ITEM_TIMEOUT=2; exec \"$PROGRAM\"",
         )
-        .terminal(Act::CtrlS),
+        .terminal(Act::CtrlS)
+        .but_cloud(12, 0..=12, "exit 0", FLOOD),
         Way::new("a session without a terminal (`setsid`)", "return", "exec setsid -w \"$PROGRAM\""),
     ]
 }
@@ -119,9 +121,10 @@ fn outputs() -> Vec<Way> {
             .but(12, 12, "exit 0", "results count; a warning says what is lost and why"),
         Way::new(
             "stdout is read late, with an `item_timeout`",
-            "return print=300000",
+            "return print=300000 nap=250",
             "export FASTMAP_ITEM_TIMEOUT=1; \"$PROGRAM\" | (sleep 3; cat); exit \"${PIPESTATUS[0]}\"",
-        ),
+        )
+        .but_cloud(12, 0..=12, "exit 0", FLOOD),
         Way::new("stdout is non-blocking, and read late", "nonblock print=20000", late)
             .ends(0..=11, 0..=11, "exit 101")
             .but(12, 0, "exit 0", "fastmap waits until there is room"),
@@ -135,7 +138,12 @@ fn outputs() -> Vec<Way> {
 /// The program's processes and rights.
 fn processes() -> Vec<Way> {
     vec![
-        Way::new("`exec` in the midst of its map", "exec", RUN).ends(4, 0, "exit 7"),
+        Way::new("`exec` in the midst of its map", "exec", RUN).ends(4, 0, "exit 7").but(
+            4,
+            0..=4,
+            "exit 7",
+            "lines that the host has not read yet are lost",
+        ),
         Way::new("forked in the midst; the copy ends by `exit`", "fork", RUN),
         Way::new("a daemon", "daemon", RUN),
         Way::new("gives up root in the midst", "unroot", RUN).needs("[ \"$(id -u)\" = 0 ]"),
@@ -148,6 +156,7 @@ fn processes() -> Vec<Way> {
         .ends(11, 0, "SIGKILL")
         .but(11, 0, "exit 0", "the item is answered by an error of its own"),
         Way::new("started by its loader", "return", "exec /lib64/ld-linux-x86-64.so.2 \"$PROGRAM\"")
+            .says("executable")
             .needs("[ -x /lib64/ld-linux-x86-64.so.2 ]")
             .but(0, 0, "exit 1", "refused in words: workers are made of the executable"),
         Way::new(
@@ -156,6 +165,7 @@ fn processes() -> Vec<Way> {
             "exec python3 -c 'import ctypes, sys; sys.exit(ctypes.CDLL(sys.argv[1]).life())' \"$PROGRAM\"",
         )
         .program(Program::Library)
+        .says("executable")
         .needs("command -v python3")
         .but(0, 0, "exit 1", "refused in words: workers are made of the executable"),
     ]
@@ -175,14 +185,18 @@ fn tools() -> Vec<Way> {
         Way::new("`gdb`", "return", "exec gdb -q -batch -return-child-result -ex run \"$PROGRAM\"")
             .needs("command -v gdb")
             .short(),
-        Way::new("`valgrind`", "return", "exec valgrind -q \"$PROGRAM\"").needs("command -v valgrind"),
+        Way::new("`valgrind`", "return", "exec valgrind -q \"$PROGRAM\"")
+            .needs("command -v valgrind")
+            .but(0..=12, 0, "exit 1 or exit 0", "valgrind may lack `pidfd_open`; the error says so")
+            .but_cloud(12, 0, "exit 0", "as `map`"),
         Way::new("`perf record`", "return", "exec perf record -q -o \"$DIR/perf\" \"$PROGRAM\"")
             .needs("perf record -q -o /dev/null true"),
         Way::new(
             "gperftools' CPU profiler",
             "return",
             "LD_PRELOAD=libprofiler.so.0 CPUPROFILE=\"$DIR/profile\" \"$PROGRAM\"; code=$?; \
-             [ -s \"$DIR/profile\" ] || exit 90; exit $code",
+             [ \"$(find \"$DIR\" -name 'profile*' -size +0 | wc -l)\" -ge \"$PROCESSES\" ] || exit 90; \
+             exit $code",
         )
         .needs("PATH=$PATH:/sbin ldconfig -p | grep libprofiler.so.0"),
         Way::new("LTTng-UST", "return", "export LD_PRELOAD=liblttng-ust.so.1; exec \"$PROGRAM\"")
@@ -191,7 +205,8 @@ fn tools() -> Vec<Way> {
             "coverage",
             "return",
             "FASTMAP_SANDBOX=off LLVM_PROFILE_FILE=\"$DIR/%p.profraw\" \"$PROGRAM\"; code=$?; \
-             [ -n \"$(find \"$DIR\" -name '*.profraw' -size +0)\" ] || exit 90; exit $code",
+             [ \"$(find \"$DIR\" -name '*.profraw' -size +0 | wc -l)\" -ge \"$PROCESSES\" ] || exit 90; \
+             exit $code",
         )
         .program(Program::Coverage)
         .short(),
