@@ -2,16 +2,17 @@
 //! `enter` decides; [`FunctionId`]s made here lead a worker of the same executable to the loop for `F`, `T` and `R`.
 
 use std::any::{Any, type_name};
+use std::backtrace::Backtrace;
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, resume_unwind};
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fastmap_backends::{Descriptor, FailureKind, FunctionId, ItemFailure, Task, Work, local, startable};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::backtrace;
 use crate::codec;
 use crate::error::{Error, ErrorKind};
 use crate::floats::start_in_mode;
@@ -319,27 +320,61 @@ enum Catching {
     Here,
 }
 
+/// What the hook has seen of a panic.
+struct Seen {
+    message: String,
+    trace: Option<Backtrace>,
+}
+
 thread_local! {
     static CATCHING: Cell<Catching> = const { Cell::new(Catching::Nobody) };
-    static MESSAGE: RefCell<Option<String>> = const { RefCell::new(None) };
+    static SEEN: RefCell<Option<Seen>> = const { RefCell::new(None) };
+}
+
+/// The hook is there, or in one that the function has hung up.
+static HOOKED: AtomicBool = AtomicBool::new(false);
+
+/// Dropped with the hook.
+struct Hook;
+
+impl Drop for Hook {
+    fn drop(&mut self) {
+        HOOKED.store(false, Ordering::Release);
+    }
 }
 
 /// Hangs the hook up, before anything is caught.
 pub(crate) fn watch_panics() {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            // The default hook's words belong to panics that nobody answers for: other threads of the function,
-            // and builds with panic=abort, whose last words become part of the crash report.
-            if CATCHING.get() != Catching::Nobody && cfg!(panic = "unwind") {
-                MESSAGE.set(Some(describe(info)));
-            } else {
-                before(info);
-            }
-        }));
-    });
-    MESSAGE.take();
+    if !HOOKED.load(Ordering::Acquire) {
+        hang_up_hook();
+    }
+    SEEN.take();
+}
+
+#[cold]
+fn hang_up_hook() {
+    static HUNG_BEFORE: AtomicBool = AtomicBool::new(false);
+    if std::thread::panicking() {
+        // Not allowed here.
+        return;
+    }
+    let before = std::panic::take_hook();
+    // It has taken the place of ours: the function has hung it up, and wants it called.
+    let functions_own = HUNG_BEFORE.swap(true, Ordering::AcqRel);
+    let hook = Hook;
+    HOOKED.store(true, Ordering::Release);
+    std::panic::set_hook(Box::new(move |info| {
+        let _there = &hook;
+        // The default hook's words belong to panics that nobody answers for: other threads of the function,
+        // and builds with panic=abort, whose last words become part of the crash report.
+        let answered = CATCHING.get() != Catching::Nobody && cfg!(panic = "unwind");
+        if answered {
+            SEEN.set(Some(Seen { message: describe(info), trace: backtrace::taken() }));
+        }
+        if !answered || functions_own {
+            before(info);
+        }
+    }));
 }
 
 /// Calls `f`; a panic becomes its message and where it was raised.
@@ -390,8 +425,14 @@ fn words_of(payload: Box<dyn Any + Send>) -> String {
     // A panic that was passed on (`resume_unwind`, as rayon and `join` do) has called no hook on this thread; what
     // the hook saw last may then be a panic that the function has caught itself.
     let words = text(payload.as_ref());
-    let seen = MESSAGE.take().filter(|seen| seen.ends_with(words));
-    let message = seen.unwrap_or_else(|| format!("panicked: {words}"));
+    let message = match SEEN.take().filter(|seen| seen.message.ends_with(words)) {
+        None => format!("panicked: {words}"),
+        Some(Seen { message, trace: None }) => message,
+        Some(Seen { message, trace: Some(trace) }) => match backtrace::of_the_function(&trace) {
+            frames if frames.is_empty() => message,
+            frames => format!("{message}\nstack backtrace:{frames}"),
+        },
+    };
     // The payload's own drop can panic.
     std::mem::forget(payload);
     message

@@ -60,6 +60,7 @@ mod documents {
     struct Guide;
 }
 
+mod backtrace;
 mod checkpoint;
 #[cfg(feature = "cloud")]
 mod cloud;

@@ -7,8 +7,11 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use log::LevelFilter;
+
 use crate::buffers;
 use crate::job::JobId;
+use crate::level;
 use crate::wire::{Header, Kind};
 
 /// Names a batch within one run. A part of it that was given back unstarted keeps the name; whatever else is sent
@@ -28,6 +31,8 @@ pub struct Batch {
     attempt: u32,
     result_credit: u64,
     answer_limit: Option<u64>,
+    /// The records that its items' function may log.
+    level: LevelFilter,
     /// A header, ready to be sent, and the payload behind it: one buffer, so that a local send is one write.
     packet: Arc<Packet>,
 }
@@ -88,11 +93,28 @@ impl Batch {
     /// to [`Batch::result_credit`] where no limit is set; a worker of this program's own is not.
     pub fn limit_answer(mut self, bytes: u64) -> Batch {
         self.answer_limit = Some(bytes);
+        self.write_header();
+        self
+    }
+
+    /// Has the function log records up to this level while it runs these items; without, up to that of this process's
+    /// logger when the batch was made.
+    pub fn log_up_to(mut self, level: LevelFilter) -> Batch {
+        self.level = level;
+        self.write_header();
+        self
+    }
+
+    /// The records that the function may log while it runs these items.
+    pub fn level(&self) -> LevelFilter {
+        self.level
+    }
+
+    fn write_header(&mut self) {
         let header = self.header();
         if let Some(packet) = Arc::get_mut(&mut self.packet) {
             header.write(&mut packet.0);
         }
-        self
     }
 
     /// Bytes of results and failures that a jailed worker may answer.
@@ -118,6 +140,7 @@ impl Batch {
             batch: self.ticket,
             items: self.items,
             stride: self.stride.unwrap_or(0),
+            from: level::to_byte(Some(self.level)).into(),
             credit: self.result_credit,
             wall: self.granted(),
             length: self.payload().len() as u64,
@@ -163,9 +186,9 @@ impl Batch {
         builder.added(items.end - items.start);
         let first = self.first + u64::from(items.start);
         let mut piece = builder.finish(self.job, id, first, self.result_credit);
-        if let Some(bytes) = self.answer_limit {
-            piece = piece.limit_answer(bytes);
-        }
+        piece.answer_limit = self.answer_limit;
+        piece.level = self.level;
+        piece.write_header();
         piece.attempt = attempt;
         piece
     }
@@ -284,11 +307,10 @@ impl BatchBuilder {
             attempt: 0,
             result_credit,
             answer_limit: None,
+            level: log::max_level(),
             packet: Arc::new(Packet(self.packet)),
         };
-        let header = batch.header();
-        let packet = Arc::get_mut(&mut batch.packet).expect("nobody else has it yet");
-        header.write(&mut packet.0);
+        batch.write_header();
         batch
     }
 }

@@ -33,6 +33,7 @@ mod function;
 pub mod fuzzing;
 mod inbox;
 mod job;
+mod level;
 pub mod local;
 mod objects;
 pub mod sizing;

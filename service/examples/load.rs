@@ -138,6 +138,7 @@ fn main() -> anyhow::Result<()> {
         result_credit: 1 << 20,
         length: payload.len() as u64,
         compressed: false,
+        level: None,
         payload: &payload,
     };
     let (body, next, begun) = (body.encode(), AtomicU64::new(0), Instant::now());

@@ -70,6 +70,7 @@ fn work(account: i64, seq: u64, payload: &Bytes) -> Work {
         stride: None,
         payload: payload.clone(),
         enough: limit.bytes,
+        level: None,
         limit,
         request: String::new(),
     };

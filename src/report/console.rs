@@ -6,7 +6,9 @@ use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread::yield_now;
+use std::time::{Duration, Instant};
 
 use console::Term;
 use fastmap_backends::local::{PassThrough, Relay, Stream};
@@ -32,6 +34,8 @@ struct Screen {
 
 /// Bytes of lines that wait; further ones are written in between.
 const WAITING: usize = 1 << 20;
+/// At the end of a program, another thread's drawing is waited for no longer.
+const DRAWN: Duration = Duration::from_millis(500);
 
 fn screen() -> MutexGuard<'static, Screen> {
     SCREEN.lock().unwrap_or_else(PoisonError::into_inner)
@@ -120,7 +124,12 @@ fn in_turn(stream: Stream, line: &[u8]) {
 
 /// Writes past std's lock, which a program may hold while it maps. A closed stderr is no reason to stop.
 fn write(stream: Stream, line: &[u8]) {
-    PassThrough.line("", stream, line);
+    PassThrough::write(stream, line, warn_unwritten);
+}
+
+/// Of lines that can't be written. On stderr as it is: a line between bars may be what could not be written.
+fn warn_unwritten(text: &str) {
+    PassThrough::write(Stream::Stderr, format!("fastmap: warning: {text}\n").as_bytes(), |_| ());
 }
 
 /// Writes a line to stderr.
@@ -228,6 +237,27 @@ impl Relay for Console {
             return;
         }
         in_turn(stream, line);
+    }
+
+    fn flush(&self) {
+        // A program may end while it has the bars out of the way, and while another thread draws.
+        let begun = Instant::now();
+        let screen = loop {
+            match SCREEN.try_lock() {
+                Ok(screen) => break Some(screen),
+                Err(TryLockError::Poisoned(screen)) => break Some(screen.into_inner()),
+                Err(TryLockError::WouldBlock) if begun.elapsed() < DRAWN => yield_now(),
+                Err(TryLockError::WouldBlock) => break None,
+            }
+        };
+        let waiting = screen.map(|mut screen| {
+            screen.bytes = 0;
+            std::mem::take(&mut screen.waiting)
+        });
+        for (stream, line) in waiting.unwrap_or_default() {
+            write(stream, &line);
+        }
+        PassThrough::count_lost(warn_unwritten);
     }
 }
 

@@ -4,12 +4,17 @@
 
 use std::time::Duration;
 
+use log::LevelFilter;
+
 use super::meta::{DoneMeta, LostMeta, json, of_json};
 use crate::batch::Items;
 use crate::completion::{ItemFailure, Loss, Payload, Place, Results};
+use crate::level;
 
 /// Flag of a batch: its items are a zstd frame.
 pub const FLAG_ZSTD: u32 = 1;
+/// The byte of a batch's flags that says up to which level its function logs.
+const LEVEL: u32 = 8;
 
 const BATCH_MAGIC: &[u8; 4] = b"FMB1";
 const ANSWER_MAGIC: &[u8; 4] = b"FMA1";
@@ -32,6 +37,8 @@ pub struct BatchBody<'a> {
     pub length: u64,
     /// Whether `payload` is a zstd frame.
     pub compressed: bool,
+    /// Records of the function are sent up to this level; `None`: up to `Info`.
+    pub level: Option<LevelFilter>,
     /// The items, as they travel.
     pub payload: &'a [u8],
 }
@@ -50,7 +57,9 @@ impl<'a> BatchBody<'a> {
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(BATCH_HEAD + self.payload.len());
         bytes.extend_from_slice(BATCH_MAGIC);
-        bytes.extend_from_slice(&if self.compressed { FLAG_ZSTD } else { 0 }.to_le_bytes());
+        let flags = if self.compressed { FLAG_ZSTD } else { 0 };
+        let level = u32::from(level::to_byte(self.level)) << LEVEL;
+        bytes.extend_from_slice(&(flags | level).to_le_bytes());
         bytes.extend_from_slice(&self.first.to_le_bytes());
         bytes.extend_from_slice(&self.items.to_le_bytes());
         bytes.extend_from_slice(&self.stride.unwrap_or(0).to_le_bytes());
@@ -71,9 +80,11 @@ impl<'a> BatchBody<'a> {
             return bad("a batch begins with FMB1");
         }
         let flags = head.u32()?;
-        if flags & !FLAG_ZSTD != 0 {
+        let level = flags >> LEVEL & 0xff;
+        if flags & !FLAG_ZSTD != level << LEVEL {
             return bad(format!("flags {flags:#x} that this version does not know"));
         }
+        let level = level::of_byte(level as u8).map_err(BodyError)?;
         let (first, items, stride) = (head.u64()?, head.u32()?, head.u32()?);
         let (result_credit, length, reserved) = (head.u64()?, head.u64()?, head.u64()?);
         let compressed = flags & FLAG_ZSTD != 0;
@@ -91,7 +102,7 @@ impl<'a> BatchBody<'a> {
             return bad(format!("{} bytes of items where the head says {length}", payload.len()));
         }
         let stride = (stride > 0).then_some(stride);
-        Ok(BatchBody { first, items, stride, result_credit, length, compressed, payload })
+        Ok(BatchBody { first, items, stride, result_credit, length, compressed, level, payload })
     }
 
     /// Whether the decompressed `payload` is exactly the items that the head promises.
@@ -400,11 +411,19 @@ mod tests {
             result_credit: 100,
             length: 10,
             compressed: false,
+            level: Some(LevelFilter::Warn),
             payload: &payload,
         };
         let bytes = batch.encode();
         let got = BatchBody::decode(&bytes).expect("a batch");
         assert_eq!(got, batch);
+        let unsaid = BatchBody { level: None, ..batch };
+        assert_eq!(unsaid.encode()[4..8], [0; 4]);
+        assert_eq!(BatchBody::decode(&unsaid.encode()), Ok(unsaid));
+        for unknown in [[2, 0], [0, 7], [0, 0xff]] {
+            let wrong = [&bytes[..4], &unknown, &[0, 0], &bytes[8..]].concat();
+            assert!(BatchBody::decode(&wrong).is_err(), "{unknown:?}");
+        }
         assert_eq!(got.check_items(got.payload), Ok(()));
         assert!(BatchBody { items: 1, ..got }.check_items(&payload).is_err());
         assert!(BatchBody { items: 3, ..got }.check_items(&payload).is_err());

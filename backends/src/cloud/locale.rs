@@ -1,5 +1,5 @@
 //! Time zone and language of a program, which travel with its runs: functions that format times or compare
-//! texts answer in the service as they do here. Read by `conductor` when it opens a run, checked by the
+//! texts answer in the service as they do here. So does the variable that asks for the frames of panics. Read by `conductor` when it opens a run, checked by the
 //! gateway, given by the agent to the run's workers.
 
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ const ZONES: [&str; 2] = ["/usr/share/zoneinfo", "/usr/share/lib/zoneinfo"];
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Locale {
-    /// Those of `TZ`, `LANG`, `LANGUAGE` and the `LC_…` that are set.
+    /// Those of `TZ`, `LANG`, `LANGUAGE`, the `LC_…` and `RUST_BACKTRACE` that are set.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub variables: BTreeMap<String, String>,
     /// The machine's time zone, as the zone database calls it; absent where it is not known.
@@ -58,7 +58,9 @@ impl Locale {
         }
         for (name, value) in &self.variables {
             if !is_name(name) {
-                return Err(format!("the variable {name:?} is none of TZ, LANG, LANGUAGE and LC_…"));
+                return Err(format!(
+                    "the variable {name:?} is none of TZ, LANG, LANGUAGE, LC_… and RUST_BACKTRACE"
+                ));
             }
             if !is_value(value) {
                 return Err(format!(
@@ -77,7 +79,8 @@ fn is_name(name: &str) -> bool {
     let category =
         |rest: &str| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
     name.len() <= NAME
-        && (matches!(name, "TZ" | "LANG" | "LANGUAGE") || name.strip_prefix("LC_").is_some_and(category))
+        && (matches!(name, "TZ" | "LANG" | "LANGUAGE" | "RUST_BACKTRACE")
+            || name.strip_prefix("LC_").is_some_and(category))
 }
 
 fn is_value(value: &str) -> bool {
@@ -99,7 +102,7 @@ mod tests {
 
     #[test]
     fn variables_of_other_names_and_wild_values_are_refused_by_name() {
-        for good in ["TZ", "LANG", "LANGUAGE", "LC_ALL", "LC_TIME"] {
+        for good in ["TZ", "LANG", "LANGUAGE", "LC_ALL", "LC_TIME", "RUST_BACKTRACE"] {
             assert_eq!(with(good, "Europe/Berlin").check(), Ok(()), "{good}");
         }
         for bad in ["PATH", "LD_PRELOAD", "LC_", "LC_x", "tz", "", "TZ=x"] {

@@ -23,6 +23,7 @@ pub(super) fn pack(batch: &Batch, compress: Option<bool>, loopback: bool) -> Vec
         result_credit: batch.result_credit(),
         length: payload.len() as u64,
         compressed: packed.is_some(),
+        level: Some(batch.level()),
         payload: packed.as_deref().unwrap_or(payload),
     };
     body.encode()

@@ -4,12 +4,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 
 use super::pool::Shared;
 use super::relay::{Relay, Stream};
+use super::settle::Output;
 use super::supervisor::block_signals;
 
 /// Bytes that may wait before workers are not read any more: they then wait themselves, as for a terminal.
@@ -31,28 +32,38 @@ impl Line {
     }
 }
 
+/// What is in the queue.
+enum Entry {
+    Line(Line),
+    /// See `settle`.
+    Mark(u64),
+}
+
 /// The supervisor's end of the queue. Dropping it waits until all lines are passed on.
 pub(crate) struct Lines {
     shared: Arc<Shared>,
-    waiting: Arc<AtomicUsize>,
-    thread: Option<(Sender<Line>, JoinHandle<()>)>,
+    thread: Option<(Sender<Entry>, JoinHandle<()>)>,
     left_out: u64,
 }
 
 impl Lines {
     pub(crate) fn new(shared: &Arc<Shared>) -> Lines {
-        Lines { shared: Arc::clone(shared), waiting: Arc::default(), thread: None, left_out: 0 }
+        Lines { shared: Arc::clone(shared), thread: None, left_out: 0 }
+    }
+
+    fn waiting(&self) -> usize {
+        self.shared.output.waiting.load(Ordering::SeqCst)
     }
 
     /// Whether workers may be read. If not, the supervisor is woken once they may.
     pub(crate) fn have_room(&self) -> bool {
-        self.waiting.load(Ordering::SeqCst) <= ROOM
+        self.waiting() <= ROOM
     }
 
     /// Takes a line, its end included; never waits.
     pub(crate) fn put(&mut self, worker: &Arc<str>, stream: Stream, text: Vec<u8>) {
         let line = Line { worker: Arc::clone(worker), stream, text };
-        if self.waiting.load(Ordering::SeqCst) + line.bytes() > MOST {
+        if self.waiting() + line.bytes() > MOST {
             self.left_out += 1;
             return;
         }
@@ -70,20 +81,30 @@ impl Lines {
         }
         match &self.thread {
             Some((sender, _)) => {
-                self.waiting.fetch_add(line.bytes(), Ordering::SeqCst);
+                self.shared.output.waiting.fetch_add(line.bytes(), Ordering::SeqCst);
                 // It ends when the sender is gone, and no sooner.
-                let _taken = sender.send(line);
+                let _taken = sender.send(Entry::Line(line));
             }
             // The system gives no thread: better late than not at all.
             None => pass_on(self.shared.options.relay.as_ref(), &line),
         }
     }
 
-    fn start(&self) -> Option<(Sender<Line>, JoinHandle<()>)> {
-        let (sender, lines) = channel();
-        let (shared, waiting) = (Arc::clone(&self.shared), Arc::clone(&self.waiting));
+    /// Has a wait end when all lines so far are passed on.
+    pub(super) fn mark(&self, mark: u64) {
+        match &self.thread {
+            Some((sender, _)) => {
+                let _taken = sender.send(Entry::Mark(mark));
+            }
+            None => self.shared.output.reach(mark),
+        }
+    }
+
+    fn start(&self) -> Option<(Sender<Entry>, JoinHandle<()>)> {
+        let (sender, entries) = channel();
+        let shared = Arc::clone(&self.shared);
         let thread = Builder::new().name("fastmap-relay".to_owned());
-        let thread = thread.spawn(move || carry(&lines, &shared, &waiting)).ok()?;
+        let thread = thread.spawn(move || carry(&entries, &shared)).ok()?;
         Some((sender, thread))
     }
 }
@@ -94,14 +115,23 @@ impl Drop for Lines {
             drop(sender);
             drop(thread.join());
         }
+        let _lost = catch_unwind(AssertUnwindSafe(|| self.shared.options.relay.flush()));
     }
 }
 
-fn carry(lines: &Receiver<Line>, shared: &Shared, waiting: &AtomicUsize) {
+fn carry(entries: &Receiver<Entry>, shared: &Shared) {
     block_signals();
-    for line in lines {
+    Output::passes_on();
+    for entry in entries {
+        let line = match entry {
+            Entry::Line(line) => line,
+            Entry::Mark(mark) => {
+                shared.output.reach(mark);
+                continue;
+            }
+        };
         pass_on(shared.options.relay.as_ref(), &line);
-        let before = waiting.fetch_sub(line.bytes(), Ordering::SeqCst);
+        let before = shared.output.passed(line.bytes());
         if before > ROOM && before - line.bytes() <= ROOM {
             shared.wake_supervisor();
         }

@@ -5,6 +5,7 @@ use std::collections::{HashSet, VecDeque};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::process::Child;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -28,6 +29,8 @@ pub(crate) struct Member {
     pub(crate) name: String,
     pub(crate) child: Child,
     pub(crate) page: Arc<Page>,
+    /// What it prints to: the supervisor reads it.
+    pub(super) outputs: Vec<Arc<OwnedFd>>,
     pub(crate) started: Instant,
     /// `None` until it has greeted.
     pub(crate) outbox: Option<Outbox>,
@@ -83,12 +86,19 @@ pub(crate) struct Held {
 }
 
 impl Member {
-    pub(crate) fn new(id: u64, name: String, child: Child, page: Arc<Page>) -> Self {
+    pub(crate) fn new(
+        id: u64,
+        name: String,
+        child: Child,
+        page: Arc<Page>,
+        outputs: Vec<Arc<OwnedFd>>,
+    ) -> Self {
         Member {
             id,
             name,
             child,
             page,
+            outputs,
             started: Instant::now(),
             outbox: None,
             held: VecDeque::new(),

@@ -3,13 +3,15 @@
 //! `pool` holds who has which batch (`run`, `member`) and decides, without any I/O but sends that can't wait:
 //! `news` is what workers tell it, `steal` goes by the clock, `wear` by what workers have used up.
 //! `supervisor` is the one thread that has workers started, watches them die and reads what they print
-//! (`relay`), which `lines` passes on; `repeats` keeps back what dying workers repeat. For each worker there is a thread that starts it (`start`) and takes
+//! (`relay`), which `lines` passes on; `repeats` keeps back what dying workers repeat, and `settle` waits at
+//! the end of a map until all is passed on. For each worker there is a thread that starts it (`start`) and takes
 //! its answers (`reader`), the first of them at a socket (`server`); `worker` is the other end, in the worker
 //! process. `greeting`, `channel`, `outbox`, `page` and `area` are the parts of what is between them;
 //! `confined` is how a worker confines itself and what is told of the calls that it was refused; `spread`
 //! keeps workers off each other's cores; `descendants` ends what a dead worker has started. `foreign` is for hosts of other programs than their own. Where a
 //! `launch`er starts the workers, they may be anybody's: `jailed` puts them into jails, `door` and `channel` take nothing
-//! from them unseen, `grants` is what they may answer, and `budget` bounds what their answers take here.
+//! from them unseen, `quota` cuts what they print, `grants` is what they may answer, and `budget` bounds what their
+//! answers take here.
 
 mod area;
 mod budget;
@@ -30,11 +32,13 @@ mod news;
 mod outbox;
 mod page;
 mod pool;
+mod quota;
 mod reader;
 mod relay;
 mod repeats;
 mod run;
 mod server;
+mod settle;
 mod spread;
 mod start;
 mod steal;
@@ -103,7 +107,9 @@ pub struct LocalOptions {
     pub identity: Option<String>,
     /// Who starts workers of another program, trusted with nothing; `None`: this process starts its own.
     pub launcher: Option<Arc<dyn Launcher>>,
-    /// Bytes that a worker may print and log in its life; more ends it. `None`: no bound.
+    /// Bytes of lines and log records of a worker that are passed on at once, and each second (a line counts 96 bytes
+    /// beside its text); more are left out and counted. One that prints more before it has reported for duty is ended.
+    /// `None`: no bound.
     pub output: Option<u64>,
     /// Bytes that a worker may answer at a time; more ends it. `None`: no bound. One that a `launcher` has
     /// started is also held to the limit of its batch
@@ -189,6 +195,14 @@ impl Local {
         Ok(Local { pool: Arc::new(Pool { shared: Arc::new(shared), supervision: Mutex::default() }) })
     }
 
+    /// Waits until what workers have printed so far is handed to the relay, as long as that takes it: what an item
+    /// prints is in it when its answer is polled. The end of a run waits so by itself.
+    pub fn settle(&self) {
+        if self.pool.check_owner().is_ok() {
+            self.pool.shared.settle();
+        }
+    }
+
     /// Process ids of the workers that live now, oldest first.
     pub fn workers(&self) -> Vec<u32> {
         self.pool.shared.worker_pids()
@@ -222,6 +236,7 @@ impl Pool {
         if supervision.thread.is_none() {
             // The first workers are on their way before it is.
             start::begin_requested(&self.shared);
+            settle::before_exit(&self.shared);
             let shared = Arc::clone(&self.shared);
             let thread = std::thread::Builder::new().name("fastmap-supervisor".to_owned());
             let handle = thread
@@ -302,6 +317,7 @@ impl Drop for LocalRun {
     fn drop(&mut self) {
         if std::process::id() == self.pool.shared.owner {
             self.pool.shared.close(self.job);
+            self.pool.shared.settle();
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use super::descriptors::{self, fill_standard};
 use super::member::{Held, Member, recall};
 use super::run::{Gauge, RunState};
 use super::server::Server;
+use super::settle::Output;
 use super::spread::{self, Busy};
 use super::steal;
 use super::supervisor::Watched;
@@ -51,6 +52,8 @@ pub(crate) struct Shared {
     /// Wakes who waits for a first worker.
     pub(super) started: Condvar,
     pub(crate) options: LocalOptions,
+    /// How far what workers print has come.
+    pub(super) output: Output,
     /// Workers that are started at a time.
     cores: usize,
     /// The process that made the pool.
@@ -107,6 +110,8 @@ pub(crate) struct State {
     /// Warnings that the supervisor is to pass on.
     pub(super) warnings: Vec<String>,
     shortage: Shortage,
+    /// Times that somebody waits, or has waited, for what workers have printed; see `settle`.
+    pub(super) settling: u64,
     /// What each worker may use up.
     pub(crate) allowed: Allowed,
     /// When the supervisor will look around without being woken; `None`: not at all.
@@ -129,11 +134,20 @@ impl Shared {
         });
         let started = Condvar::default();
         let (cores, owner) = (spread::cores(), std::process::id());
-        Ok(Shared { state, wake, timer, started, options, cores, owner })
+        Ok(Shared { state, wake, timer, started, options, output: Output::default(), cores, owner })
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same, if nobody has it now.
+    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
+        match self.state.try_lock() {
+            Ok(state) => Some(state),
+            Err(TryLockError::Poisoned(state)) => Some(state.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     pub(crate) fn wake(&self) -> &EventFd {
@@ -177,6 +191,7 @@ impl Shared {
         let state = &mut *guard;
         state.closing = true;
         state.members.iter_mut().for_each(Member::kill);
+        self.output.end();
         for run in state.runs.values_mut() {
             run.fail(BackendError::Other("the thread that looks after the workers panicked".to_owned()));
         }

@@ -15,7 +15,8 @@ use super::greeting::Hello;
 use super::news::Answer;
 use super::page::Page;
 use super::pool::{Met, Shared};
-use super::relay::LogRecord;
+use super::quota::Quota;
+use super::relay::{LogRecord, Stream};
 use super::server::Server;
 use super::{Record, Taken};
 use crate::completion::{Death, DeathCause, ItemFailure};
@@ -28,8 +29,10 @@ use crate::{buffers, text};
 pub(crate) struct Gate {
     state: Mutex<GateState>,
     told: Condvar,
-    /// Bytes that it has printed and logged.
-    output: AtomicU64,
+    /// Bytes of refused calls that it has told of.
+    refusals: AtomicU64,
+    /// What of its lines and records is passed on; `None`: all.
+    pub(super) quota: Option<Quota>,
 }
 
 #[derive(Debug, Default)]
@@ -39,8 +42,12 @@ struct GateState {
     server: Option<Arc<Server>>,
 }
 
-/// Bytes of a job's refusal by a stranger's worker. Of the text less is kept.
+/// Bytes of a job's refusal by a stranger's worker, and of its log record. Of the text less is kept.
 const REFUSAL: u64 = 1 << 20;
+/// Bytes in which a stranger's worker tells of refused calls, in its life.
+const REFUSED_CALLS: u64 = 1 << 20;
+/// What a log record counts at least, where it is left out.
+const RECORD: u64 = 4096;
 /// What a frame of a stranger's worker may take in all: this long, and a second for each of these bytes.
 const FRAME: Duration = Duration::from_secs(20);
 const RATE: u64 = 1 << 20;
@@ -55,10 +62,11 @@ impl Gate {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// That of a worker whose greeting is awaited there.
-    pub(crate) fn new(server: Arc<Server>) -> Gate {
+    /// That of a worker whose greeting is awaited there, and of which so many bytes of output are passed on.
+    pub(crate) fn new(server: Arc<Server>, output: Option<u64>) -> Gate {
         let state = GateState { server: Some(server), ..GateState::default() };
-        Gate { state: Mutex::new(state), ..Gate::default() }
+        let quota = output.map(|most| Quota::new(most, Instant::now()));
+        Gate { state: Mutex::new(state), quota, ..Gate::default() }
     }
 
     /// Supervisor: the worker is dead. Its reader receives what it has sent, and no more: another process may
@@ -78,9 +86,10 @@ impl Gate {
         self.lock().server = None;
     }
 
-    /// Counts what the worker has printed or logged; gives how much that is in all.
-    pub(crate) fn count_output(&self, bytes: u64) -> u64 {
-        self.output.fetch_add(bytes, Ordering::Relaxed) + bytes
+    /// Whether the worker has reported for duty, or never will.
+    pub(crate) fn has_greeted(&self) -> bool {
+        let state = self.lock();
+        state.server.is_none() || state.death.is_some()
     }
 
     fn is_closed(&self) -> bool {
@@ -217,12 +226,7 @@ impl Peer<'_> {
                 let allowance = self.shared.allowance(self.id, header).map_err(broken)?;
                 *allowed.insert(allowance)
             }
-            // Bounded by what it may print.
-            Kind::Log | Kind::Refusal => match options.output.filter(|limit| header.length > *limit) {
-                Some(limit) => return Err(DeathCause::OutputLimit(limit)),
-                None => u64::MAX,
-            },
-            Kind::Refused => REFUSAL,
+            Kind::Log | Kind::Refused | Kind::Refusal => REFUSAL,
             Kind::Returned | Kind::Open | Kind::Batch | Kind::Recall | Kind::Close => 0,
         };
         if header.length > most {
@@ -250,13 +254,15 @@ impl Peer<'_> {
         // Centuries would overflow where times are added up.
         header.wall = header.wall.min(LONGEST);
         header.cpu = header.cpu.min(LONGEST);
-        if matches!(header.kind, Kind::Log | Kind::Refusal) {
-            let output = self.gate.count_output(frame.len() as u64);
-            if let Some(limit) = self.shared.options.output.filter(|limit| output > *limit) {
-                return Err(DeathCause::OutputLimit(limit));
+        let strict = begun.is_some();
+        if strict && header.kind == Kind::Refusal {
+            let bytes = frame.len() as u64;
+            if self.gate.refusals.fetch_add(bytes, Ordering::Relaxed) + bytes > REFUSED_CALLS {
+                return Err(DeathCause::Protocol(format!(
+                    "refused calls of more than {REFUSED_CALLS} bytes"
+                )));
             }
         }
-        let strict = begun.is_some();
         let (allowed, taken) = begun.map_or((None, None), |begun| (begun.allowed, begun.taken));
         let dealt_with = match header.kind {
             Kind::Done => self.payload(&header, frame).and_then(|frame| {
@@ -272,6 +278,7 @@ impl Peer<'_> {
                     self.shared.refused(self.id, JobId(header.job), ItemFailure { message, ..failure })
                 })
             }
+            Kind::Log if !self.admits(frame.len()) => Ok(()),
             Kind::Log => self.pass_on(&frame[Header::LEN..]),
             Kind::Refusal => self.shared.refusal(self.id, &header, &frame[Header::LEN..]),
             Kind::Open | Kind::Batch | Kind::Recall | Kind::Close => {
@@ -291,6 +298,21 @@ impl Peer<'_> {
         }
         self.page.count_copied();
         Ok(whole)
+    }
+
+    /// Whether a log record of so many bytes is passed on. Behind one that is left out nothing is read for a moment.
+    fn admits(&self, bytes: usize) -> bool {
+        let Some(quota) = &self.gate.quota else { return true };
+        if quota.admits(bytes, Instant::now()) {
+            if let Some(notice) = quota.notice() {
+                let relay = &self.shared.options.relay;
+                let line = || relay.line(self.name, Stream::Stderr, &notice);
+                let _lost = catch_unwind(AssertUnwindSafe(line));
+            }
+            return true;
+        }
+        std::thread::sleep(Quota::pause((bytes as u64).max(RECORD)));
+        false
     }
 
     /// Hands a worker's log record to the relay.

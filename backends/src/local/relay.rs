@@ -4,12 +4,15 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use log::Level;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::io::Errno;
 
 /// Which of a worker's outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +43,10 @@ pub struct LogRecord<'a> {
 /// Where the lines go that workers print, and the records that they log. The default writes them to the
 /// host's own stdout and stderr.
 pub trait Relay: Send + Sync + fmt::Debug {
-    /// One line, its end included. Called from a thread that does nothing else, one for each pool: to wait here is to
-    /// make workers wait that print, once a megabyte waits and their pipes are full, and the drop of the pool.
+    /// One line, its end included. Called from a thread that does nothing else, one for each pool (where records of
+    /// strangers' workers are left out, a line that says so comes from their own): to wait here is to make workers
+    /// wait that print, once a megabyte waits and their pipes are full, the end of a map for two seconds, and the drop
+    /// of the pool.
     fn line(&self, worker: &str, stream: Stream, line: &[u8]);
 
     /// One log record. Goes to this process's logger, with the worker's name before the message, where this
@@ -63,6 +68,10 @@ pub trait Relay: Send + Sync + fmt::Debug {
                 .build(),
         );
     }
+
+    /// The pool ends, or the program does: what the relay has kept back is to be written. Called after the last
+    /// line, perhaps more than once.
+    fn flush(&self) {}
 }
 
 /// Writes lines to the host's stdout and stderr as they are.
@@ -71,27 +80,91 @@ pub struct PassThrough;
 
 impl Relay for PassThrough {
     fn line(&self, _worker: &str, stream: Stream, line: &[u8]) {
-        // A host whose own output is closed has nobody to tell: as with `print` to a closed pipe, minus the panic.
-        let _closed = match stream {
+        PassThrough::write(stream, line, warn);
+    }
+
+    fn flush(&self) {
+        PassThrough::count_lost(warn);
+    }
+}
+
+fn warn(text: &str) {
+    let _unwritten = write_whole(io::stderr().as_fd(), format!("fastmap: warning: {text}\n").as_bytes());
+}
+
+impl PassThrough {
+    /// Writes a line as [`Relay::line`] does. The first line that can't be written is a warning with the reason.
+    pub fn write(stream: Stream, line: &[u8], warn: impl Fn(&str)) {
+        let written = match stream {
             Stream::Stdout => write_whole(io::stdout().as_fd(), line),
             Stream::Stderr => write_whole(io::stderr().as_fd(), line),
         };
+        if let Err(error) = written
+            && stream.losses().is_first(error)
+        {
+            let error = io::Error::from(error);
+            warn(&format!("what workers print to {stream} can't be written there, and is lost: {error}"));
+        }
+    }
+
+    /// Says how many lines could not be written since this was last called, if any.
+    pub fn count_lost(warn: impl Fn(&str)) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let lost = stream.losses().lines.swap(0, Ordering::Relaxed);
+            if lost > 0 {
+                let (s, were) = if lost == 1 { ("", "was") } else { ("s", "were") };
+                warn(&format!("{lost} line{s} that workers printed to {stream} {were} lost"));
+            }
+        }
+    }
+}
+
+/// Lines that could not be written to one output of this process.
+struct Losses {
+    lines: AtomicU64,
+    told: AtomicBool,
+}
+
+static LOSSES: [Losses; 2] = [const { Losses { lines: AtomicU64::new(0), told: AtomicBool::new(false) } }; 2];
+
+impl Stream {
+    fn losses(self) -> &'static Losses {
+        &LOSSES[self as usize]
+    }
+}
+
+impl fmt::Display for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
+        })
+    }
+}
+
+impl Losses {
+    /// Counts a line that was lost to this error; true for the first.
+    fn is_first(&self, error: Errno) -> bool {
+        // The reader has left, or the output was closed: as with `print`, minus the panic.
+        if matches!(error, Errno::PIPE | Errno::IO | Errno::BADF) {
+            return false;
+        }
+        self.lines.fetch_add(1, Ordering::Relaxed);
+        !self.told.swap(true, Ordering::Relaxed)
     }
 }
 
 /// Writes past std's lock: a program that holds `stdout().lock()` while it maps would stop the thread that looks after
-/// the workers. Lines are whole already, and std's own buffer holds no more than a line without its end.
+/// the workers. Lines are whole already, and std's own buffer holds no more than a line without its end. Waits for an
+/// output that is full, also where it is non-blocking.
 fn write_whole(fd: BorrowedFd<'_>, mut line: &[u8]) -> rustix::io::Result<()> {
     while !line.is_empty() {
         match rustix::io::write(fd, line) {
             Ok(written) => line = &line[written..],
-            Err(rustix::io::Errno::INTR) => {}
-            // Somebody has made the output non-blocking: wait for room, but not for ever.
-            Err(rustix::io::Errno::AGAIN) => {
-                let ready = poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], 1000u16);
-                if !ready.is_ok_and(|ready| ready > 0) {
-                    return Err(rustix::io::Errno::AGAIN);
-                }
+            Err(Errno::INTR) => {}
+            // An error of the output ends this wait, too, and comes with the next attempt.
+            Err(Errno::AGAIN) => {
+                let _ready = poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], PollTimeout::NONE);
             }
             Err(error) => return Err(error),
         }
@@ -107,21 +180,27 @@ const TAIL_CHARS: usize = 400;
 
 /// One pipe of one worker.
 #[derive(Debug)]
-pub(crate) struct Pipe<R> {
-    pipe: Option<R>,
+pub(crate) struct Pipe {
+    pipe: Option<Arc<OwnedFd>>,
     stream: Stream,
     partial: Vec<u8>,
+    /// The begin of the line was left out, and the rest of it is to be.
+    cut: bool,
     tail: VecDeque<String>,
+    /// Bytes that were read from it.
+    taken: u64,
 }
 
-impl<R: Read + AsFd> Pipe<R> {
-    pub(crate) fn new(pipe: R, stream: Stream) -> io::Result<Self> {
+impl Pipe {
+    pub(crate) fn new(pipe: impl Into<OwnedFd>, stream: Stream) -> io::Result<Self> {
+        let pipe = pipe.into();
         fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        Ok(Pipe { pipe: Some(pipe), stream, partial: Vec::new(), tail: VecDeque::new() })
+        let (partial, tail) = (Vec::new(), VecDeque::new());
+        Ok(Pipe { pipe: Some(Arc::new(pipe)), stream, partial, cut: false, tail, taken: 0 })
     }
 
     /// What to wait on, until the pipe's end.
-    pub(crate) fn open(&self) -> Option<&R> {
+    pub(crate) fn open(&self) -> Option<&Arc<OwnedFd>> {
         self.pipe.as_ref()
     }
 
@@ -134,23 +213,68 @@ impl<R: Read + AsFd> Pipe<R> {
         rustix::io::ioctl_fionread(pipe).is_ok_and(|held| held > 0 && held >= room / 2)
     }
 
+    /// How many bytes of it are read once all is that is in it now.
+    pub(crate) fn written(&self) -> u64 {
+        let unread = self.pipe.as_ref().and_then(|pipe| rustix::io::ioctl_fionread(pipe).ok());
+        self.taken + unread.unwrap_or(0)
+    }
+
+    /// Whether so many bytes were read, or all that there will ever be.
+    pub(crate) fn has_taken(&self, bytes: u64) -> bool {
+        self.taken >= bytes || self.pipe.is_none()
+    }
+
+    /// Whether it holds a line without an end.
+    pub(crate) fn holds_some(&self) -> bool {
+        !self.partial.is_empty()
+    }
+
+    /// Passes on a line without an end as if it had one.
+    pub(crate) fn end_line(&mut self, out: &mut dyn FnMut(Stream, Vec<u8>)) {
+        if !self.partial.is_empty() {
+            self.partial.push(b'\n');
+            self.emit(out);
+        }
+    }
+
     /// Passes on what is there now as lines, at most about `most` bytes, so that one chatterer can't hold up the rest;
     /// tells how many there were.
     pub(crate) fn pass_on(&mut self, most: usize, out: &mut dyn FnMut(Stream, Vec<u8>)) -> usize {
+        self.read(most, &mut |pipe, bytes| pipe.split(bytes, out))
+    }
+
+    /// Leaves out what is there now, at most about `most` bytes; tells how many bytes and lines that were.
+    pub(crate) fn leave_out(&mut self, most: usize) -> (usize, u64) {
+        let mut lines = 0;
+        let bytes = self.read(most, &mut |pipe, bytes| {
+            lines += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+            pipe.partial.clear();
+            pipe.cut = bytes.last() != Some(&b'\n');
+            if pipe.stream == Stream::Stderr {
+                let last = &bytes[bytes.len().saturating_sub(4 * TAIL_CHARS)..];
+                last.split(|byte| *byte == b'\n').for_each(|line| pipe.remember(line));
+            }
+        });
+        (bytes, lines)
+    }
+
+    /// Reads what is there now, at most about `most` bytes; tells how many there were.
+    fn read(&mut self, most: usize, take: &mut dyn FnMut(&mut Pipe, &[u8])) -> usize {
         let mut buffer = [0; 16 * 1024];
         let mut taken = 0;
-        while let Some(pipe) = &mut self.pipe {
-            match pipe.read(&mut buffer) {
+        while let Some(pipe) = &self.pipe {
+            match rustix::io::read(pipe, &mut buffer[..]) {
                 Ok(0) => self.pipe = None,
                 Ok(read) => {
-                    self.split(&buffer[..read], out);
+                    take(self, &buffer[..read]);
+                    self.taken += read as u64;
                     taken += read;
                     if taken >= most {
                         return taken;
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return taken,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return taken,
                 Err(_) => self.pipe = None,
             }
         }
@@ -158,6 +282,11 @@ impl<R: Read + AsFd> Pipe<R> {
     }
 
     fn split(&mut self, mut bytes: &[u8], out: &mut dyn FnMut(Stream, Vec<u8>)) {
+        if self.cut {
+            let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return };
+            bytes = &bytes[end + 1..];
+            self.cut = false;
+        }
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             self.partial.extend_from_slice(&bytes[..=end]);
             bytes = &bytes[end + 1..];
@@ -171,27 +300,29 @@ impl<R: Read + AsFd> Pipe<R> {
     }
 
     fn emit(&mut self, out: &mut dyn FnMut(Stream, Vec<u8>)) {
+        let line = std::mem::take(&mut self.partial);
         if self.stream == Stream::Stderr {
-            let line: String =
-                String::from_utf8_lossy(&self.partial).trim().chars().take(TAIL_CHARS).collect();
-            if !line.is_empty() && !is_of_a_backtrace(&line) {
-                self.tail.push_back(line);
-            }
-            if self.tail.len() > TAIL_LINES {
-                self.tail.pop_front();
-            }
+            self.remember(&line);
         }
-        out(self.stream, std::mem::take(&mut self.partial));
+        out(self.stream, line);
+    }
+
+    /// Keeps the begin of a line for a death report.
+    fn remember(&mut self, line: &[u8]) {
+        let line: String = String::from_utf8_lossy(line).trim().chars().take(TAIL_CHARS).collect();
+        if !line.is_empty() && !is_of_a_backtrace(&line) {
+            self.tail.push_back(line);
+        }
+        if self.tail.len() > TAIL_LINES {
+            self.tail.pop_front();
+        }
     }
 
     /// The worker is dead: passes on the rest, also a last line without an end, and gives the last lines.
     pub(crate) fn finish(mut self, out: &mut dyn FnMut(Stream, Vec<u8>)) -> Vec<String> {
         // A child of the worker may hold the pipe open and write on: what is taken is bounded.
         self.pass_on(1 << 20, out);
-        if !self.partial.is_empty() {
-            self.partial.push(b'\n');
-            self.emit(out);
-        }
+        self.end_line(out);
         self.tail.into()
     }
 }

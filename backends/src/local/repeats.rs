@@ -93,6 +93,11 @@ impl Repeats {
         }
     }
 
+    /// Whether something was left out that was not told yet.
+    pub(super) fn holds_some(&self) -> bool {
+        self.count.is_some()
+    }
+
     fn left_out(&mut self, left_out: u64) {
         let now = Instant::now();
         let count = self.count.get_or_insert(Count { workers: 0, lines: 0, first: now, last: now });
@@ -131,6 +136,11 @@ impl Words {
             self.release(out);
             out(line);
         }
+    }
+
+    /// Whether lines are kept back.
+    pub(super) fn holds_some(&self) -> bool {
+        !self.kept.is_empty()
     }
 
     /// Passes on what was kept back of a worker that goes on; returns when to look again.

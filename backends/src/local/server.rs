@@ -21,6 +21,7 @@ use nix::sys::socket::{
 use nix::unistd::mkdtemp;
 
 use super::descriptors::above_standard;
+use super::settle;
 
 /// Name of the folder of a socket, below the temporary folder.
 const FOLDER: &str = ".tmpXXXXXX";
@@ -174,6 +175,7 @@ fn remove(path: &str) {
 
 extern "C" fn at_exit() {
     // A panic must not leave a function that C calls.
+    let _passed_on = catch_unwind(settle::at_exit);
     let _over = catch_unwind(remove_all);
 }
 

@@ -148,7 +148,8 @@ fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, Failu
             return Err(failed("cannot watch it (pidfd_open)", &error).into());
         }
     };
-    let gate = Arc::new(Gate::new(Arc::clone(&server)));
+    let gate = Arc::new(Gate::new(Arc::clone(&server), shared.options.output));
+    let outputs = [&stdout, &stderr].into_iter().filter_map(Pipe::open).cloned().collect();
     let watched = Watched {
         id: number,
         name: name.into(),
@@ -160,8 +161,9 @@ fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, Failu
         gate: Arc::clone(&gate),
         page: Arc::clone(&page),
         words: Words::default(),
+        paused: None,
     };
-    shared.came(Member::new(number, name.to_owned(), child, Arc::clone(&page)), watched);
+    shared.came(Member::new(number, name.to_owned(), child, Arc::clone(&page), outputs), watched);
     Ok(Started { page, gate, server, process: pid })
 }
 

@@ -1,7 +1,6 @@
 //! The thread that looks after the worker processes: it has them started (`start`), reads what they print, and is told by
 //! the kernel when one dies.
 
-use std::io::PipeReader;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,14 +13,16 @@ use super::lines::Lines;
 use super::member::Member;
 use super::page::Page;
 use super::pool::{Shared, State};
+use super::quota::Quota;
 use super::reader::Gate;
 use super::relay::{Pipe, Stream};
 use super::repeats::{Repeats, Words};
 use super::server;
+use super::settle::{Output, Settling};
 use super::start::begin_requested;
 use super::steal;
 use super::wear::{LEAVE, MemoryKills};
-use crate::completion::{Death, DeathCause};
+use crate::completion::{Death, DeathCause, Running};
 use crate::job::JobId;
 
 /// Bytes of one pipe that are passed on before the others get their turn.
@@ -37,19 +38,24 @@ pub(super) struct Watched {
     pub(super) pid: u32,
     /// `None` where the kernel had reaped the process before it could be opened (SIGCHLD is ignored here).
     pub(super) pidfd: Option<OwnedFd>,
-    pub(super) stdout: Pipe<PipeReader>,
-    pub(super) stderr: Pipe<PipeReader>,
+    pub(super) stdout: Pipe,
+    pub(super) stderr: Pipe,
     pub(super) keeper: Option<Box<dyn Keeper>>,
     pub(super) gate: Arc<Gate>,
     pub(super) page: Arc<Page>,
     pub(super) words: Words,
+    /// What it prints is not read before, because of what was left out.
+    pub(super) paused: Option<Instant>,
 }
 
 /// Runs until the pool closes and its last worker is dead.
 pub(crate) fn supervise(shared: &Arc<Shared>) {
     block_signals();
+    Output::passes_on();
     let mut watched: Vec<Watched> = Vec::new();
     let mut lines = Lines::new(shared);
+    let mut settling: Option<Settling> = None;
+    let mut settled = 0;
     let mut repeats = Repeats::default();
     let mut first_start: Option<Instant> = None;
     let mut memory_kills = None;
@@ -85,6 +91,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
             state.members.iter().filter(|member| member.is_given_up(now)).map(|member| member.id).collect();
         let maps: Vec<JobId> = state.runs.keys().copied().collect();
         state.next_look = pause.map(|pause| now + pause);
+        let wanted = state.settling;
         drop(state);
         if closing.is_some() && watched.is_empty() && starting == 0 {
             break;
@@ -95,8 +102,24 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
         for warning in warnings {
             lines.put(&Arc::from("fastmap"), Stream::Stderr, warning.into_bytes());
         }
+        if settling.is_none() && wanted > settled {
+            settling = Some(Settling::begin(wanted, &watched));
+        }
+        if let Some(mark) = settling.as_ref().and_then(|settling| settling.through(&watched)) {
+            watched.iter_mut().for_each(|worker| worker.settle(now, &mut lines));
+            repeats.tell(&mut lines);
+            lines.mark(mark);
+            (settling, settled) = (None, mark);
+            if wanted > settled {
+                shared.wake_supervisor();
+            }
+        }
         let mut within = |most: Duration| pause = Some(pause.map_or(most, |pause| pause.min(most)));
         let kept_back = watched.iter_mut().filter_map(|worker| worker.look(now, &mut lines)).min();
+        let paused = watched.iter().filter_map(|worker| worker.paused?.checked_duration_since(now)).min();
+        if let Some(again) = paused {
+            within(again);
+        }
         if let Some(again) = kept_back.into_iter().chain(repeats.look(now, &mut lines)).min() {
             within(again);
         }
@@ -111,7 +134,11 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
         if first_start.is_some() && memory_kills.is_none() {
             within(COUNT_KILLS);
         }
+        shared.output.keep(repeats.holds_some() || watched.iter().any(Watched::holds_some));
         let news = wait(shared, &watched, lines.have_room(), pause);
+        if news.contains(&true) {
+            shared.output.keep(true);
+        }
         if memory_kills.is_none() && first_start.is_some_and(|begun| begun.elapsed() >= COUNT_KILLS) {
             memory_kills = Some(MemoryKills::new());
         }
@@ -135,6 +162,8 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
     for thread in threads {
         drop(thread.join());
     }
+    drop(lines);
+    shared.output.end();
 }
 
 /// Notes which workers may wait for this process to read what they print. `room`: there is room for more
@@ -179,9 +208,11 @@ fn wait(shared: &Shared, watched: &[Watched], read: bool, pause: Option<Duration
         PollFd::new(shared.timer().as_fd(), PollFlags::POLLIN),
     ];
     let mut owners = vec![usize::MAX; fds.len()];
+    let now = Instant::now();
     // A process that was reaped before it could be opened is news by itself.
     let mut news: Vec<bool> = watched.iter().map(|worker| worker.pidfd.is_none()).collect();
     for (index, worker) in watched.iter().enumerate() {
+        let read = read && worker.paused.is_none_or(|until| until <= now);
         let open: [Option<BorrowedFd<'_>>; 3] = [
             worker.pidfd.as_ref().map(AsFd::as_fd),
             worker.stdout.open().filter(|_| read).map(AsFd::as_fd),
@@ -213,38 +244,77 @@ fn wait(shared: &Shared, watched: &[Watched], read: bool, pause: Option<Duration
     news
 }
 
-/// Passes a line on, unless the process exits: then workers on their way find no socket, and say so.
-fn tell(lines: &mut Lines, worker: &Arc<str>, stream: Stream, line: Vec<u8>) {
-    if !server::is_over() {
-        lines.put(worker, stream, line);
+/// Passes a line on, as far as its worker's quota goes, unless the process exits: then workers on their way find no
+/// socket, and say so.
+fn tell(lines: &mut Lines, gate: &Gate, worker: &Arc<str>, stream: Stream, line: Vec<u8>) {
+    if server::is_over() {
+        return;
+    }
+    if let Some(quota) = &gate.quota {
+        if !quota.admits(line.len(), Instant::now()) {
+            return;
+        }
+        tell_what_is_left_out(lines, quota, worker);
+    }
+    lines.put(worker, stream, line);
+}
+
+fn tell_what_is_left_out(lines: &mut Lines, quota: &Quota, worker: &Arc<str>) {
+    if let Some(notice) = quota.notice() {
+        lines.put(worker, Stream::Stderr, notice);
     }
 }
 
 impl Watched {
     /// Passes on what was kept back of its lines, if it lives on; returns when to look again.
     fn look(&mut self, now: Instant, lines: &mut Lines) -> Option<Duration> {
-        let Watched { name, page, words, .. } = self;
-        words.look(now, page, &mut |line| tell(lines, name, Stream::Stderr, line))
+        let Watched { name, page, words, gate, .. } = self;
+        words.look(now, page, &mut |line| tell(lines, gate, name, Stream::Stderr, line))
+    }
+
+    /// Passes on what it has printed without the end of a line, if it runs no item that may go on with it.
+    fn settle(&mut self, now: Instant, lines: &mut Lines) {
+        self.look(now, lines);
+        if matches!(self.page.running(), None | Some((_, Running::Unknown))) {
+            let Watched { name, stdout, stderr, gate, .. } = self;
+            stdout.end_line(&mut |stream, line| tell(lines, gate, name, stream, line));
+            stderr.end_line(&mut |stream, line| tell(lines, gate, name, stream, line));
+            if let Some(quota) = &gate.quota {
+                tell_what_is_left_out(lines, quota, name);
+            }
+        }
+    }
+
+    /// Whether something is kept back of what it has printed.
+    fn holds_some(&self) -> bool {
+        self.stdout.holds_some() || self.stderr.holds_some() || self.words.holds_some()
     }
 
     fn pass_on(&mut self, shared: &Shared, lines: &mut Lines, repeats: &Repeats) {
-        let limit = shared.options.output;
-        if limit.is_some_and(|limit| self.gate.count_output(0) > limit) {
-            return; // It has been told, and is dying.
+        let now = Instant::now();
+        if self.paused.is_some_and(|until| until > now) {
+            return;
         }
-        let Watched { name, pid, stdout, stderr, gate, page, words, .. } = self;
-        let mut printed = 0;
+        self.paused = None;
+        let Watched { name, pid, stdout, stderr, gate, page, words, paused, .. } = self;
+        if let Some(quota) = gate.quota.as_ref().filter(|quota| quota.is_used_up(now)) {
+            if !gate.has_greeted() {
+                // It is no program of ours, and never will.
+                let limit = shared.options.output.unwrap_or_default();
+                return shared.condemn(self.id, DeathCause::OutputLimit(limit));
+            }
+            let left_out = [stdout.leave_out(TURN), stderr.leave_out(TURN)];
+            quota.leave_out(left_out.iter().map(|(_, lines)| lines).sum());
+            let bytes: usize = left_out.iter().map(|(bytes, _)| bytes).sum();
+            *paused = Some(now + Quota::pause(bytes as u64));
+            return;
+        }
         if lines.have_room() {
-            printed += stdout.pass_on(TURN, &mut |stream, line| tell(lines, name, stream, line)) as u64;
+            stdout.pass_on(TURN, &mut |stream, line| tell(lines, gate, name, stream, line));
         }
         if lines.have_room() {
-            let mut out = |line| tell(lines, name, Stream::Stderr, line);
-            printed +=
-                stderr.pass_on(TURN, &mut |_, line| words.line(repeats, page, *pid, line, &mut out)) as u64;
-        }
-        let output = gate.count_output(printed);
-        if let Some(limit) = limit.filter(|limit| output > *limit) {
-            shared.condemn(self.id, DeathCause::OutputLimit(limit));
+            let mut out = |line| tell(lines, gate, name, Stream::Stderr, line);
+            stderr.pass_on(TURN, &mut |_, line| words.line(repeats, page, *pid, line, &mut out));
         }
     }
 
@@ -255,7 +325,7 @@ impl Watched {
 
     /// Counts the worker among the dead though its process may live on, which nothing can end.
     fn give_up(self, shared: &Shared) {
-        let Watched { id, name, pid, server, gate, .. } = self;
+        let Watched { id, name, pid, page, gate, .. } = self;
         log::error!(
             "{name} (process {pid}) can't be ended: this process may not, and the worker does not end itself"
         );
@@ -267,7 +337,7 @@ impl Watched {
             refused: None,
             stderr: Vec::new(),
         };
-        gate.close(death, &server);
+        gate.close(death, &page);
     }
 
     fn is_dead(&self) -> bool {
@@ -298,14 +368,17 @@ impl Watched {
             },
             _ => DeathCause::Unknown,
         };
-        let (name, page, mut words) = (self.name, self.page, self.words);
-        self.stdout.finish(&mut |stream, line| tell(lines, &name, stream, line));
-        let mut out = |line| tell(lines, &name, Stream::Stderr, line);
+        let (name, page, gate, mut words) = (self.name, self.page, self.gate, self.words);
+        self.stdout.finish(&mut |stream, line| tell(lines, &gate, &name, stream, line));
+        let mut out = |line| tell(lines, &gate, &name, Stream::Stderr, line);
         let stderr = self.stderr.finish(&mut |_, line| words.line(repeats, &page, self.pid, line, &mut out));
         let lethal = cause != DeathCause::Exit(0);
         words.end(repeats, lethal, &mut out);
+        if let Some(quota) = &gate.quota {
+            tell_what_is_left_out(lines, quota, &name);
+        }
         let death = Death { worker: name.to_string(), pid: self.pid, cause, refused: None, stderr };
-        self.gate.close(death, &page);
+        gate.close(death, &page);
     }
 }
 

@@ -13,7 +13,7 @@ use fastmap_backends::{BackendError, Local, LocalOptions};
 use fastmap_sandbox::jail::{Jail, Limits, Program, Scratch};
 use log::LevelFilter;
 
-/// Bytes that one worker may print in its life.
+/// Bytes of lines of one worker that are passed on at once, and each second.
 const OUTPUT: u64 = 1 << 20;
 /// Bytes that answers of one account's workers may take in this process until they are dealt with: a client
 /// with the default `read_ahead` wants 64 MB at a time.
@@ -21,7 +21,7 @@ const ANSWERS: u64 = 128 << 20;
 /// Those of all accounts, and what each has of it whatever the others take.
 const ANSWERS_OF_ALL: u64 = 256 << 20;
 const ANSWERS_FOR_SURE: u64 = 8 << 20;
-/// Log records that workers send. Which ones its client's logger wants is not known here.
+/// Log records that workers send before their first batch, which says up to which level its client wants them.
 const LEVEL: LevelFilter = LevelFilter::Info;
 
 /// What a pool is wanted for. Pools are for one run alone: no worker ever serves two.

@@ -12,6 +12,7 @@ use fastmap_backends::{
     Backend, BackendError, Batch, BatchBuilder, BatchId, Completion, Context, Death, DeathCause, FailureKind,
     ItemFailure, Job, JobId, Local, Loss, Outcome, Results, Run, Running,
 };
+use log::LevelFilter;
 use tokio::sync::oneshot;
 
 use super::launch::{Launch, PoolRequest, Workers};
@@ -30,6 +31,8 @@ const PATIENCE: u32 = 4;
 /// the heads of the answer's parts.
 const BEYOND: u64 = 128 << 10;
 const PATIENCE_LEAST: Duration = Duration::from_secs(2);
+/// Log records of a client that does not say up to which level it wants them.
+const LEVEL: LevelFilter = LevelFilter::Info;
 
 /// The workers of one run.
 #[derive(Debug)]
@@ -177,6 +180,7 @@ impl Pool {
         state.touched = Instant::now();
         let batch = builder.finish(self.job, id, task.first, task.enough);
         let batch = batch.limit_answer(task.limit.bytes.saturating_sub(BEYOND));
+        let batch = batch.log_up_to(task.level.unwrap_or(LEVEL));
         state.tab.metered(|metered| metered.pledge(task.limit.cpu));
         state.flights.push(Flight {
             batch: batch.id(),
@@ -445,6 +449,10 @@ impl Poller {
                         flight
                     });
                     drop(state);
+                    if complete.is_some() {
+                        // What its items have printed is there when its client has the answer.
+                        self.local.settle();
+                    }
                     if let Some(unheard) = complete.and_then(Flight::complete) {
                         self.tab.metered(|metered| metered.unbill(unheard));
                     }

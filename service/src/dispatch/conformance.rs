@@ -61,6 +61,7 @@ fn work(account: i64, run: &str, seq: u64) -> Work {
         stride: None,
         payload,
         enough: 0,
+        level: None,
         limit,
         request: "id".to_owned(),
     };

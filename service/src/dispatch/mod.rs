@@ -20,6 +20,7 @@ use async_trait::async_trait;
 use axum::body::Bytes;
 use fastmap_backends::FunctionId;
 use fastmap_backends::cloud::{Locale, Part, Problem};
+use log::LevelFilter;
 use tokio::sync::{broadcast, oneshot};
 
 use crate::price::Work as Limit;
@@ -96,6 +97,8 @@ pub struct BatchTask {
     pub payload: Bytes,
     /// Bytes of results after which no more of it is begun; the rest is returned.
     pub enough: u64,
+    /// Up to which level its function logs, where its client has said that.
+    pub level: Option<LevelFilter>,
     /// CPU time after which it is cut, and the most bytes that its answer may have.
     pub limit: Limit,
     /// The id of the request that has brought it, for the log.

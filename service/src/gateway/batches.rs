@@ -78,8 +78,8 @@ pub(crate) async fn put(
         bytes: batch.result_credit.min(limits.result_bytes),
     };
     let (first, items, stride, request) = (batch.first, batch.items, batch.stride, caller.nonce.clone());
-    let enough = limit.bytes;
-    let task = BatchTask { seq, first, items, stride, payload, enough, limit, request };
+    let (enough, level) = (limit.bytes, batch.level);
+    let task = BatchTask { seq, first, items, stride, payload, enough, level, limit, request };
     let flight = gateway.take_off(&caller, &run, task, in_memory);
     // What was sent is not kept for as long as the answer takes, but for what of it the batch still is.
     drop((body, caller));

@@ -162,6 +162,7 @@ fn order(order: &str, result_credit: u64) -> Vec<u8> {
         result_credit,
         length,
         compressed: false,
+        level: None,
         payload: &payload,
     };
     body.encode()
@@ -440,7 +441,7 @@ fn bombs(hostile: &Hostile, stop: &AtomicBool) {
 
 fn floods_of_lines(hostile: &Hostile, _stop: &AtomicBool) {
     let Some(run) = hostile.open(0, "obey") else { return };
-    hostile.batch(&run, &order("p1000000", 1 << 20));
+    hostile.batch(&run, &order("p30000", 1 << 20));
     hostile.end(&run);
 }
 

@@ -157,14 +157,18 @@ impl log::Log for Kept {
 fn what_functions_log_comes_to_the_hosts_logger_as_without_a_service() {
     static KEPT: LazyLock<Kept> = LazyLock::new(Kept::default);
     log::set_logger(&*KEPT).expect("no other test sets one");
-    log::set_max_level(log::LevelFilter::Info);
     let tenancy = Tenancy::shared();
     let speak = |n: u64| {
         log::warn!(target: "of_the_function", "item {n}");
-        n
+        log::log_enabled!(log::Level::Warn)
     };
     for (config, first) in [(config(tenancy.options()), 0), (local(), 100)] {
-        assert_eq!(config.fastmap(speak, first..first + 20).count(), 20);
+        // The level travels with each batch: nothing is sent that the host does not want.
+        for (level, logged) in [(log::LevelFilter::Off, 0), (log::LevelFilter::Info, 20)] {
+            log::set_max_level(level);
+            let told = config.fastmap(speak, first..first + 20).filter(|told| matches!(told, Ok(true)));
+            assert_eq!(told.count(), logged);
+        }
         for n in first..first + 20 {
             let wanted = |line: &String| {
                 line.starts_with("WARN of_the_function [worker-") && line.ends_with(&format!("] item {n}"))

@@ -262,6 +262,7 @@ pub(crate) fn batch(items: &[&str]) -> Vec<u8> {
         result_credit: 1 << 20,
         length: payload.len() as u64,
         compressed: false,
+        level: None,
         payload: &payload,
     };
     body.encode()

@@ -91,6 +91,17 @@ fn time_zone_and_language_are_those_of_the_host_wherever_an_item_runs() {
             assert!(said[0].contains(wanted) && said[0].contains("C.UTF-8"), "{policy}, {zone}: {said:?}");
         }
     }
+    // And the frames of a panic are there where the host's environment asks for them.
+    for (policy, backtrace) in [("local", "1"), ("cloud", "1"), ("cloud", "0")] {
+        let mut command = account.program(HOST, &["panics"]);
+        let ended = run(command.env("FASTMAP_EXEC_POLICY", policy).env("RUST_BACKTRACE", backtrace));
+        let report = Report::read(&ended.stdout);
+        let error = &report.errors[0].text;
+        assert!(error.contains("host.rs:") && error.contains("the len is 0"), "{policy}: {error}");
+        let framed = error.contains("a_place_in_the_function") && error.contains("cloud_host::panics");
+        assert_eq!(framed, backtrace == "1", "{policy}: {error}");
+        assert!(!error.contains("fastmap::") && !error.contains("begin_unwind"), "{policy}: {error}");
+    }
     service.signal(Signal::SIGTERM);
     assert!(service.finish().status.success());
 }

@@ -43,14 +43,17 @@ pub fn thread_bomb() -> u32 {
     (0..100_000).find(refused).unwrap_or(u32::MAX)
 }
 
-/// Prints 10 GB.
+/// Lines of a kilobyte that [`flood`] prints.
+pub const FLOOD: u64 = 20_000;
+
+/// Prints 20 MB.
 ///
 /// # Panics
 /// If nobody reads them.
 pub fn flood() -> u32 {
     let line = [b'x'; 1023].iter().chain(b"\n").copied().collect::<Vec<_>>();
     let mut out = std::io::stderr().lock();
-    for _ in 0..10_000_000 {
+    for _ in 0..FLOOD {
         out.write_all(&line).expect("somebody reads");
     }
     0

@@ -1,10 +1,13 @@
 //! Where something around a map is amiss, it gives what can be had or says what is wrong; it never stands still.
 
+use std::fs::File;
+use std::io::{BufRead, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use fastmap_test_programs::{Ended, Failure, Report, Running, open_copy, program};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tempfile::TempDir;
 
 fn host(arguments: &[&str]) -> Command {
@@ -114,6 +117,38 @@ fn a_host_that_gave_up_root_ends_its_workers_all_the_same() {
     assert_eq!((&*error.kind, error.index), ("Timeout", Some(3)), "{ended:#?}");
     assert_eq!(times(&ended, "first Some(Ok(2))"), 1, "{ended:#?}");
     assert_eq!(number(&ended, "left "), 0, "{ended:#?}");
+}
+
+#[test]
+fn lines_that_a_full_disk_does_not_take_are_counted_and_their_cause_is_named_once() {
+    let full = File::options().write(true).open("/dev/full").expect("it is there");
+    let output = host(&["prints", "rust", "40", "1", "silent"]).stdout(full).output().expect("it starts");
+    assert!(output.status.success(), "{output:?}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = stderr.lines().collect();
+    let [cause, count] = lines[..] else { panic!("{stderr}") };
+    assert!(cause.contains("to stdout can't be written") && cause.contains("No space left"), "{stderr}");
+    assert!(count.contains("40 lines that workers printed to stdout were lost"), "{stderr}");
+}
+
+#[test]
+fn a_pipe_that_is_full_for_a_while_loses_no_line_also_where_it_is_non_blocking() {
+    let (mut reader, writer) = std::io::pipe().expect("descriptors");
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("it is ours");
+    let mut command = host(&["prints", "wide", "40", "100", "late"]);
+    let mut child = command.stdout(writer).stderr(Stdio::piped()).spawn().expect("it starts");
+    // The command has the pipe's other end, too.
+    drop(command);
+    let mut stderr = std::io::BufReader::new(child.stderr.take().expect("it is piped"));
+    let mut said = String::new();
+    stderr.read_line(&mut said).expect("text");
+    assert_eq!(said, "late\n");
+    let mut printed = String::new();
+    reader.read_to_string(&mut printed).expect("text");
+    assert_eq!(printed.lines().count(), 4000);
+    stderr.read_to_string(&mut said).expect("text");
+    assert_eq!(said, "late\n");
+    assert!(child.wait().expect("it is ours").success());
 }
 
 #[test]

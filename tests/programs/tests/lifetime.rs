@@ -1,5 +1,6 @@
 //! Hosts that are killed, interrupted, fork or lose their file; what workers see, and what they leave behind.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
@@ -252,6 +253,70 @@ fn lines_of_many_workers_arrive_unbroken() {
             assert!(!std::mem::replace(&mut seen[number], true), "twice: {line}");
         }
         assert_eq!(lines.len(), 200);
+    }
+}
+
+#[test]
+fn what_workers_print_stands_before_what_the_program_prints_behind_its_map() {
+    let ways = [("rust", "return"), ("rust", "exit"), ("c", "return"), ("c", "exit"), ("rust", "panic")];
+    for (lines, (how, end)) in [1, 2000].into_iter().flat_map(|lines| ways.map(|way| (lines, way))) {
+        let ended = Running::start(&mut host(&["prints", how, "20", &lines.to_string(), end])).finish();
+        let mut printed: Vec<&str> = ended.stdout.iter().map(String::as_str).collect();
+        assert_eq!(printed.pop(), Some("after 20"), "{how}, {end}");
+        assert_eq!(printed.len(), 20 * lines, "{how}, {end}");
+        let all: BTreeSet<&str> = printed.into_iter().collect();
+        assert_eq!(all.len(), 20 * lines, "{how}, {end}");
+        assert!(all.contains("printed 0 0") && all.contains(&*format!("printed 19 {}", lines - 1)));
+    }
+}
+
+#[test]
+fn a_program_that_ends_amid_its_map_shows_what_answered_items_have_printed() {
+    for how in ["rust", "c"] {
+        let ended = run(&mut host(&["prints", how, "200", "3", "amid"]));
+        let answered: Vec<&str> =
+            ended.stdout.iter().filter_map(|line| line.strip_prefix("answered ")).collect();
+        assert!(!answered.is_empty());
+        for n in answered {
+            let begin = format!("printed {n} ");
+            assert_eq!(ended.stdout.iter().filter(|line| line.starts_with(&begin)).count(), 3, "{n}");
+        }
+    }
+    // What has no end of its line comes when its worker leaves, as by a program that calls the function itself.
+    let ended = run(&mut host(&["prints", "rust", "1", "1", "half"]));
+    assert_eq!(ended.stdout, ["printed 0 0", "half a line"]);
+}
+
+#[test]
+fn the_level_of_the_host_is_that_of_its_workers_whenever_it_changes() {
+    let ended = run(&mut host(&["levels"]));
+    let enabled: Vec<&String> = ended.stdout.iter().filter(|line| line.starts_with("enabled ")).collect();
+    assert_eq!(enabled, ["enabled 0", "enabled 10", "enabled 0"]);
+    let records: Vec<&String> = ended.stdout.iter().filter(|line| line.starts_with("record ")).collect();
+    assert_eq!(records.len(), 10, "{ended:#?}");
+    assert!(records.iter().all(|line| line.contains("of 10")), "{ended:#?}");
+}
+
+#[test]
+fn errors_have_the_place_of_a_panic_and_the_frames_of_the_function_when_they_are_asked_for() {
+    for (backtrace, sandbox) in [("0", "off"), ("1", "off"), ("1", "auto")] {
+        let command = &mut host(&["panics"]);
+        let ended = run(command.env("RUST_BACKTRACE", backtrace).env("FASTMAP_SANDBOX", sandbox));
+        let errors: Vec<&String> = ended
+            .stdout
+            .iter()
+            .filter(|line| line.starts_with("plain ") || line.starts_with("hooked "))
+            .collect();
+        assert_eq!(errors.len(), 4, "{ended:#?}");
+        for error in errors {
+            assert!(error.contains("panicked at ") && error.contains("printed.rs:"), "{error}");
+            assert!(error.contains("index out of bounds: the len is 0"), "{error}");
+            let frames = ["deep_in_the_function", "what_is_mapped"];
+            assert!(frames.iter().all(|frame| error.contains(frame) == (backtrace == "1")), "{error}");
+            let ours = ["fastmap::", "fastmap_backends", "panicking", "begin_unwind"];
+            assert!(!ours.iter().any(|frame| error.contains(frame)), "{error}");
+        }
+        assert_eq!(ended.stderr.matches("the function's own hook").count(), 2, "{ended:#?}");
     }
 }
 

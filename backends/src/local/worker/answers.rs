@@ -9,6 +9,7 @@ use super::super::area::{SHARED_FROM, free_place};
 use super::super::descendants;
 use super::super::page::Page;
 use super::{NOT_A_WORKER, Record};
+use crate::text::cut;
 use crate::wire::{Header, Kind, PACKET};
 
 /// The sending side: frames of the working thread, of the reader thread and of the logger, never mixed.
@@ -67,8 +68,21 @@ impl Placed {
     }
 }
 
+/// Bytes of a record's message that a stranger's host takes.
+const RECORD: usize = 64 * 1024;
+
 /// Sends the function's log records to the host's logger.
-pub(super) struct Forward(pub(super) Arc<Results>);
+pub(super) struct Forward {
+    results: Arc<Results>,
+    /// A longer message is cut.
+    most: usize,
+}
+
+impl Forward {
+    pub(super) fn new(results: Arc<Results>, strict: bool) -> Self {
+        Forward { results, most: if strict { RECORD } else { usize::MAX } }
+    }
+}
 
 impl log::Log for Forward {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
@@ -82,13 +96,13 @@ impl log::Log for Forward {
         let record = Record {
             level: record.level() as usize,
             target: record.target().to_owned(),
-            message: record.args().to_string(),
+            message: cut(record.args().to_string(), self.most),
             module: record.module_path().map(str::to_owned),
             file: record.file().map(str::to_owned),
             line: record.line(),
         };
         let payload = postcard::to_stdvec(&record).expect("a record can be written");
-        self.0.send(&Header { kind: Kind::Log, ..Header::EMPTY }.frame(&payload));
+        self.results.send(&Header { kind: Kind::Log, ..Header::EMPTY }.frame(&payload));
     }
 
     fn flush(&self) {}

@@ -1,10 +1,12 @@
 //! Worker mode: what a process does that was started to work, from its first line to its last.
 //! Entered by `fastmap::enter`; a thread of its own (`thread`) runs the batches, and the main thread is their `guard`.
-//! `incoming` is what the host sends, `answers` the way back, `surroundings` what is settled about the process before.
+//! `incoming` is what the host sends, `answers` the way back, `surroundings` what is settled about the process before, `stdio`
+//! what C code in it prints.
 
 mod answers;
 mod guard;
 mod incoming;
+mod stdio;
 mod surroundings;
 mod thread;
 
@@ -17,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
 
 use ipc_channel::ipc::IpcSender;
+use log::LevelFilter;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid, gettid};
@@ -32,6 +35,7 @@ use crate::context::Sealed;
 use crate::executable;
 use crate::function::FunctionId;
 use crate::job::JobId;
+use crate::level;
 use crate::task::{Finished, Stopwatch, Task, Work};
 use crate::text::{MESSAGE, cut};
 use crate::wire::{Header, Kind, PACKET, VERSION};
@@ -145,6 +149,10 @@ struct Worker {
     results: Arc<Results>,
     /// The host holds it to what a batch was granted.
     strict: bool,
+    /// Its function logs by a logger of the worker's, so that the host says up to which level.
+    logs: bool,
+    /// The level that the host has named last.
+    level: LevelFilter,
 }
 
 impl Worker {
@@ -158,6 +166,7 @@ impl Worker {
             exit(0);
         }
         settle_signals().map_err(|e| step("signals", &e))?;
+        stdio::write_lines();
         let page = take_stdin().map_err(|e| step("standard input", &e))?;
         // SAFETY: no other thread exists yet, see `enter`.
         unsafe { std::env::set_var(INSIDE, descendants::inherited(&marker.name, &marker.server)) };
@@ -172,8 +181,10 @@ impl Worker {
 
         let page = Arc::new(page);
         let results = Arc::new(Results::new(Arc::clone(&page)));
-        let logger = Box::new(Forward(Arc::clone(&results)));
-        if log::set_boxed_logger(logger).is_ok() {
+        let strict = marker.confinement == Confinement::Jailed;
+        let logger = Box::new(Forward::new(Arc::clone(&results), strict));
+        let logs = log::set_boxed_logger(logger).is_ok();
+        if logs {
             log::set_max_level(marker.level);
         }
         // All channels are made, and there is no thread yet.
@@ -186,8 +197,17 @@ impl Worker {
         }
         let incoming = Receiver::new(Arc::clone(&page), Arc::clone(&results));
         let incoming = Arc::new(incoming.map_err(|e| step("timer", &e))?);
-        let strict = marker.confinement == Confinement::Jailed;
-        Ok(Worker { page, incoming, deputy: Once::new(), results, strict })
+        let (deputy, level) = (Once::new(), marker.level);
+        Ok(Worker { page, incoming, deputy, results, strict, logs, level })
+    }
+
+    /// Sets the level that a batch brings, if it is another than the last: the function may have set one of its own.
+    fn set_level(&mut self, header: &Header) {
+        let level = u8::try_from(header.from).ok().and_then(|byte| level::of_byte(byte).ok().flatten());
+        if let Some(level) = level.filter(|level| self.logs && *level != self.level) {
+            self.level = level;
+            log::set_max_level(level);
+        }
     }
 
     fn start_deputy(&self) {
@@ -199,13 +219,16 @@ impl Worker {
     }
 
     /// Runs batches until the host ends the channel.
-    fn work(self) -> ! {
+    fn work(mut self) -> ! {
         self.page.tell_thread(gettid());
         let mut jobs: HashMap<JobId, Prepared> = HashMap::new();
         let mut answer = Answer::default();
         while let Some(Incoming { header, frame, claims, file }) = self.incoming.next() {
             self.page.owed().give_back(Pid::from_raw(0));
             let job = JobId(header.job);
+            if header.kind == Kind::Batch {
+                self.set_level(&header);
+            }
             match header.kind {
                 Kind::Open => {
                     jobs.insert(job, Prepared::Opening(frame, header.from as usize, file));
@@ -270,6 +293,7 @@ impl Worker {
                         failure
                     });
                 self.tell_refusal(ticket);
+                stdio::flush();
                 self.page.end();
                 let large = file.is_some();
                 task.map(|task| Ready { task, fail_fast, large })
@@ -311,6 +335,7 @@ impl Worker {
         let Finished { answered, failures, written, slowest } = work.finish();
         let (wall, cpu) = time.stop();
         self.tell_refusal(header.batch);
+        stdio::flush();
         self.page.begin_sending();
         let mut done = Header {
             kind: Kind::Done,

@@ -514,6 +514,7 @@ mod tests {
             stride: None,
             payload,
             enough: 0,
+            level: None,
             limit,
             request: String::new(),
         };

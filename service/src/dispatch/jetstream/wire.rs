@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::body::Bytes;
 use fastmap_backends::FunctionId;
 use fastmap_backends::cloud::{Answer, BodyError, Locale, Problem};
+use log::LevelFilter;
 use serde::{Deserialize, Serialize};
 
 use crate::dispatch::{Answered, BatchTask, RunSpec, Task, Upload, Verdict, Work};
@@ -85,6 +86,9 @@ struct Batch {
     bytes: u64,
     /// Gateways of before did not know it: there the two were one.
     enough: Option<u64>,
+    /// Up to which level its function logs, as the number that `log` gives it. Gateways of before did not know it.
+    #[serde(default)]
+    level: Option<u8>,
     length: u64,
     /// Its items are to be fetched from the gateway.
     away: bool,
@@ -143,6 +147,7 @@ pub(super) fn work(work: &Work, origin: &Origin, files: &Files, room: usize) -> 
                 cpu_ns: nanos(task.limit.cpu),
                 bytes: task.limit.bytes,
                 enough: Some(task.enough),
+                level: task.level.map(|level| level as u8),
                 length: task.payload.len() as u64,
                 away: false,
                 request: task.request.clone(),
@@ -189,6 +194,7 @@ pub(super) fn arrived(bytes: &Bytes) -> Result<Arrived, WireError> {
             stride: batch.stride,
             payload: body,
             enough: batch.enough.unwrap_or(batch.bytes),
+            level: batch.level.and_then(|level| LevelFilter::iter().nth(level.into())),
             limit: Limit { cpu: Duration::from_nanos(batch.cpu_ns), bytes: batch.bytes },
             request: batch.request,
         }),
@@ -471,6 +477,7 @@ mod tests {
             stride: Some(1000),
             payload: payload.clone(),
             enough: 9,
+            level: Some(LevelFilter::Warn),
             limit,
             request: "0a".to_owned(),
         };

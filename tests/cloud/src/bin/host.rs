@@ -32,6 +32,16 @@ fn surroundings(_: u64) -> String {
     format!("{begin} {:?}", env::var("LANG"))
 }
 
+#[inline(never)]
+fn a_place_in_the_function(n: u64) -> u64 {
+    let none: Vec<u64> = Vec::new();
+    std::hint::black_box(none)[n as usize]
+}
+
+fn panics(n: u64) -> u64 {
+    a_place_in_the_function(n) + 1
+}
+
 fn naps(config: &FastmapConfig, items: u64, milliseconds: u64) {
     let nap = |(n, milliseconds): (u64, u64)| {
         sleep(Duration::from_millis(milliseconds));
@@ -208,6 +218,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         }
         // The same; each result is told as it comes, with how many items were read by then, and when.
         "watched" => watched(&config, number(0)?, number(1)?)?,
+        "panics" => report(config.fastmap(panics, 0..1), |n| n),
         "surroundings" => {
             let answers = config.fastmap(surroundings, 0..60u64).collect::<Result<Vec<_>, _>>()?;
             for answer in answers.iter().collect::<std::collections::BTreeSet<_>>() {

@@ -10,6 +10,7 @@ mod lifetime;
 mod measures;
 mod others;
 mod parts;
+mod printed;
 mod shown;
 
 use std::env;
@@ -52,6 +53,9 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
         "inside" => lifetime::inside(),
         "lines" => lifetime::lines(number(0)?),
         "logs" => lifetime::logs(),
+        "prints" => printed::prints(text(0), number(1)?, number(2)?, text(3)),
+        "levels" => printed::levels(),
+        "panics" => printed::panics(),
         "shown" => shown::shown(number(0)?, number(1)?, number(2)?),
         "long-labels" => shown::long_labels(number(0)?),
         "end-suspended" => shown::end_suspended(text(0)),

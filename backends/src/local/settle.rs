@@ -1,0 +1,246 @@
+//! The wait until what workers have printed is passed on: at the end of each map, so that it stands before what the
+//! program prints next, and at the end of the program, which is the end of its workers.
+//!
+//! What a worker prints before it answers is in its pipe when the answer arrives. So the end of a map asks the
+//! supervisor to read each pipe as far as it is filled by then, and behind the last of those lines the supervisor puts
+//! a mark into their queue (`lines`), which the relay's thread reaches when it has passed them on. Where nothing was
+//! printed, a look at the pipes says so, and no thread is woken.
+
+use std::cell::Cell;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::pool::{Shared, State};
+use super::supervisor::Watched;
+
+/// The end of a map is held up for so long by an output that takes nothing. Its lines are kept, and come later.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The end of the program is held up for so long: what is not written by then is lost. A pager is read slowly.
+const PATIENCE_AT_EXIT: Duration = Duration::from_secs(60);
+/// Workers that have nothing to do leave within this time at the end of the program, or are killed.
+const LEAVE: Duration = Duration::from_millis(500);
+/// How often a wait looks whether anything moves.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How far the output of a pool's workers has come.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    /// Bytes of lines that wait for the relay.
+    pub(super) waiting: AtomicUsize,
+    /// Lines that the relay has taken.
+    passed: AtomicU64,
+    /// The supervisor reads, or keeps back what it has read.
+    kept: AtomicBool,
+    /// What `passed` was when a wait was given up.
+    stuck: Mutex<Option<u64>>,
+    reached: Mutex<Reached>,
+    moved: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Reached {
+    /// The last mark that the relay has come to.
+    mark: u64,
+    /// No line comes any more.
+    over: bool,
+}
+
+thread_local! {
+    /// This thread passes lines on, and must not wait for them.
+    static PASSES_ON: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Output {
+    fn lock(&self) -> MutexGuard<'_, Reached> {
+        self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This thread is one of those that are waited for.
+    pub(super) fn passes_on() {
+        PASSES_ON.set(true);
+    }
+
+    /// The supervisor begins to read, or has put all that it read into the queue but what it keeps back.
+    pub(super) fn keep(&self, kept: bool) {
+        self.kept.store(kept, Ordering::SeqCst);
+    }
+
+    /// The relay has taken a line that counted so many bytes; gives what waited before.
+    pub(super) fn passed(&self, bytes: usize) -> usize {
+        self.passed.fetch_add(1, Ordering::SeqCst);
+        self.waiting.fetch_sub(bytes, Ordering::SeqCst)
+    }
+
+    /// All lines before this mark are passed on.
+    pub(super) fn reach(&self, mark: u64) {
+        let mut reached = self.lock();
+        reached.mark = reached.mark.max(mark);
+        self.moved.notify_all();
+    }
+
+    /// No line comes any more.
+    pub(super) fn end(&self) {
+        self.lock().over = true;
+        self.moved.notify_all();
+    }
+
+    /// Waits for a mark, or for the end; false if nothing has moved for as long as `patience`.
+    fn wait(&self, mark: u64, patience: Duration) -> bool {
+        let mut seen = self.passed.load(Ordering::SeqCst);
+        let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        if *stuck == Some(seen) && patience <= PATIENCE {
+            // It was waited for, for nothing, and nothing has moved since.
+            return false;
+        }
+        *stuck = None;
+        drop(stuck);
+        let mut since = Instant::now();
+        let mut reached = self.lock();
+        while reached.mark < mark && !reached.over {
+            let waited = self.moved.wait_timeout(reached, LOOK.min(patience));
+            reached = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let passed = self.passed.load(Ordering::SeqCst);
+            if passed != seen {
+                (seen, since) = (passed, Instant::now());
+            } else if since.elapsed() >= patience {
+                *self.stuck.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
+                return false;
+            }
+        }
+        true
+    }
+}
+
+impl Shared {
+    /// Waits until all that workers have printed so far is passed on, as long as the relay takes it.
+    pub(crate) fn settle(&self) {
+        self.settle_within(PATIENCE);
+    }
+
+    /// The same; false if the relay has taken nothing for as long as `patience`.
+    fn settle_within(&self, patience: Duration) -> bool {
+        let mark = {
+            let mut state = self.lock();
+            if PASSES_ON.get() || state.closing || !(self.has_output(&state)) {
+                return true;
+            }
+            state.settling += 1;
+            state.settling
+        };
+        self.wake_supervisor();
+        self.output.wait(mark, patience)
+    }
+
+    /// Whether something that workers have printed is not passed on yet.
+    fn has_output(&self, state: &State) -> bool {
+        let pipes = state.members.iter().flat_map(|member| &member.outputs);
+        let mut pipes: Vec<_> = pipes.map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)).collect();
+        // In this order, which is that of the lines: what is in none of them has been passed on.
+        let unread = |pipe: &PollFd<'_>| pipe.revents().is_none_or(|ready| ready.contains(PollFlags::POLLIN));
+        poll(&mut pipes, PollTimeout::ZERO).is_err()
+            || pipes.iter().any(unread)
+            || self.output.kept.load(Ordering::SeqCst)
+            || self.output.waiting.load(Ordering::SeqCst) > 0
+    }
+
+    /// The program ends: passes on what is printed, and lets workers leave that have nothing to do, so that they
+    /// write what they have begun.
+    fn end_with_program(&self, patience: Duration) {
+        // The thread that ends the program may have the lock: a logger of the program's may do so.
+        if soon(|| self.try_lock().map(drop)).is_none() {
+            return;
+        }
+        if self.settle_within(patience) {
+            let mut state = self.lock();
+            let starts = state.starting > 0 || state.members.iter().any(|member| !member.idle());
+            if !PASSES_ON.get() && state.runs.is_empty() && !starts && !state.members.is_empty() {
+                state.closing = true;
+                drop(state);
+                self.wake_supervisor();
+                self.output.wait(u64::MAX, LEAVE);
+            }
+            self.options.relay.flush();
+        } else {
+            say_what_is_lost();
+        }
+    }
+}
+
+/// Warns, if stderr takes it: past std's lock, which the thread that ends the program may have.
+fn say_what_is_lost() {
+    let stderr = std::io::stderr();
+    let text = "fastmap: warning: what workers have printed is lost in part, as nothing reads the output of this \
+                program\n";
+    if poll(&mut [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO) == Ok(1) {
+        let _closed = rustix::io::write(&stderr, text.as_bytes());
+    }
+}
+
+/// What the supervisor reads before it puts a mark.
+#[derive(Debug)]
+pub(super) struct Settling {
+    mark: u64,
+    /// Of each worker: how much is read then of its outputs.
+    until: Vec<(u64, [u64; 2])>,
+}
+
+impl Settling {
+    pub(super) fn begin(mark: u64, watched: &[Watched]) -> Settling {
+        let written = |worker: &Watched| (worker.id, [worker.stdout.written(), worker.stderr.written()]);
+        Settling { mark, until: watched.iter().map(written).collect() }
+    }
+
+    /// The mark, if all is read. Of a worker that is dead it is.
+    pub(super) fn through(&self, watched: &[Watched]) -> Option<u64> {
+        let read = |(id, [stdout, stderr]): &(u64, [u64; 2])| {
+            let worker = watched.iter().find(|worker| worker.id == *id);
+            worker.is_none_or(|worker| worker.stdout.has_taken(*stdout) && worker.stderr.has_taken(*stderr))
+        };
+        self.until.iter().all(read).then_some(self.mark)
+    }
+}
+
+/// The pools of this process whose workers end with it.
+static POOLS: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
+
+/// A pool has workers, whose output is passed on before the process exits.
+pub(super) fn before_exit(pool: &Arc<Shared>) {
+    let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+    pools.retain(|pool| pool.strong_count() > 0);
+    pools.push(Arc::downgrade(pool));
+}
+
+/// The process exits: called once, by the thread that ends it, while all others go on.
+pub(super) fn at_exit() {
+    let Some(pools) = pools_at_exit() else { return };
+    // A fork has the list, too, and the workers are not its own.
+    let own = |pool: &Arc<Shared>| pool.owner == std::process::id() && pool.options.launcher.is_none();
+    for pool in pools.iter().filter_map(Weak::upgrade).filter(own) {
+        pool.end_with_program(PATIENCE_AT_EXIT);
+    }
+}
+
+/// The list, if it can be had: a fork may lack the thread that held it.
+fn pools_at_exit() -> Option<Vec<Weak<Shared>>> {
+    soon(|| match POOLS.try_lock() {
+        Ok(mut pools) => Some(std::mem::take(&mut *pools)),
+        Err(TryLockError::Poisoned(pools)) => Some(std::mem::take(&mut *pools.into_inner())),
+        Err(TryLockError::WouldBlock) => None,
+    })
+}
+
+/// What `attempt` gives, within a moment.
+fn soon<T>(attempt: impl Fn() -> Option<T>) -> Option<T> {
+    let until = Instant::now() + LEAVE;
+    loop {
+        match attempt() {
+            None if Instant::now() < until => sleep(Duration::from_micros(100)),
+            given => return given,
+        }
+    }
+}
