@@ -1,10 +1,11 @@
-//! The frames of a panic that are the function's: what stands in an item's error when `RUST_BACKTRACE` asks for it.
-//! Taken by the panic hook (`entry`), named when the error is made.
+//! The frames of a panic that are the function's: what stands in an item's error when `RUST_BACKTRACE` asks
+//! for it. Taken by the panic hook (`entry`), named when the error is made.
 
 use std::backtrace::Backtrace;
 use std::fmt::Write;
 
-/// Bytes of a trace in an error, which travels with the item's answer. The outermost frames are left out first.
+/// Bytes of a trace in an error, which travels with the item's answer. The outermost frames are left out
+/// first.
 const MOST: usize = 3000;
 /// The frame behind which a panic's own machinery ends.
 const BEGIN: [&str; 2] = ["rust_begin_unwind", "__rust_end_short_backtrace"];
@@ -20,8 +21,8 @@ pub(crate) fn taken() -> Option<Backtrace> {
     asked.then(Backtrace::force_capture)
 }
 
-/// The function's part of the frames of a panic in it, a line each and one for its place; empty where no frame has a
-/// name.
+/// The function's part of the frames of a panic in it, a line each and one for its place; empty where no
+/// frame has a name.
 pub(crate) fn of_the_function(trace: &Backtrace) -> String {
     function_part(&trace.to_string())
 }
@@ -65,7 +66,11 @@ fn function_part(text: &str) -> String {
     {
         part = rest;
     }
-    let end = part.iter().position(|frame| frame.is_of(&OURS)).unwrap_or(part.len());
+    // A frame that was inlined has a short name, and its place tells whose it is.
+    let ours = |frame: &Frame<'_>| {
+        frame.is_of(&OURS) || frame.place.is_some_and(|place| place.contains(crate::entry::FILE))
+    };
+    let end = part.iter().position(ours).unwrap_or(part.len());
     part = &part[..end];
     while let [rest @ .., last] = part
         && last.is_of(&CALLING)
@@ -105,6 +110,15 @@ mod tests {
         assert_eq!(told, expected);
         assert_eq!(function_part("   0: <unknown>\n   1: <unknown>\n"), "");
         assert_eq!(function_part(""), "");
+    }
+
+    #[test]
+    fn an_inlined_frame_of_the_library_is_known_by_its_place() {
+        let text = format!(
+            "   0: inner\n   1: each<u64>\n             at ./{}:9:5\n   2: main\n",
+            crate::entry::FILE
+        );
+        assert_eq!(function_part(&text), "\n   0: inner");
     }
 
     #[test]

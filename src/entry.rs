@@ -17,6 +17,9 @@ use crate::codec;
 use crate::error::{Error, ErrorKind};
 use crate::floats::start_in_mode;
 
+/// This file, as the places of frames name it.
+pub(crate) const FILE: &str = file!();
+
 static ENTERED: AtomicBool = AtomicBool::new(false);
 
 /// Makes this process a worker, if it was started as one; then it never returns. In a host it returns at once.

@@ -1,4 +1,5 @@
-//! The level up to which a function logs, as it travels with each batch: in a local frame and in a batch for the service.
+//! The level up to which a function logs, as it travels with each batch: in a local frame and in a batch for
+//! the service.
 
 use log::LevelFilter;
 

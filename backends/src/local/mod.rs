@@ -121,7 +121,8 @@ pub struct LocalOptions {
     /// A worker that a `launcher` has started, that begins to send something and does not go on with it for
     /// so long, is ended.
     pub unfinished: Duration,
-    /// Log records of the workers that are of interest; `None`: as many as this process's own logger wants.
+    /// Log records of the workers that are of interest before their first batch, which brings its own
+    /// [`Batch::level`](crate::Batch::level); `None`: as many as this process's own logger wants.
     pub level: Option<LevelFilter>,
     /// Where the lines go that workers print.
     pub relay: Arc<dyn Relay>,

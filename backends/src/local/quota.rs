@@ -1,7 +1,7 @@
-//! What of a stranger's worker's lines and log records is passed on: so many bytes at once, and as many each second.
-//! What is more is left out and counted, and no worker ends for it. Asked by the supervisor for each line, by the
-//! worker's reader for each record; both read on, but no faster than [`LEFT_OUT`], so that a flood holds up its worker
-//! and costs the host little.
+//! What of a stranger's worker's lines and log records is passed on: so many bytes at once, and as many each
+//! second. What is more is left out and counted, and no worker ends for it. Asked by the supervisor for each
+//! line, by the worker's reader for each record; both read on, but no faster than [`LEFT_OUT`], so that a
+//! flood holds up its worker and costs the host little.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -247,7 +247,7 @@ impl Pipe {
     pub(crate) fn leave_out(&mut self, most: usize) -> (usize, u64) {
         let mut lines = 0;
         let bytes = self.read(most, &mut |pipe, bytes| {
-            lines += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+            lines += bytes.split(|byte| *byte == b'\n').skip(1).count() as u64;
             pipe.partial.clear();
             pipe.cut = bytes.last() != Some(&b'\n');
             if pipe.stream == Stream::Stderr {

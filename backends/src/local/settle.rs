@@ -1,10 +1,10 @@
-//! The wait until what workers have printed is passed on: at the end of each map, so that it stands before what the
-//! program prints next, and at the end of the program, which is the end of its workers.
+//! The wait until what workers have printed is passed on: at the end of each map, so that it stands before
+//! what the program prints next, and at the end of the program, which is the end of its workers.
 //!
-//! What a worker prints before it answers is in its pipe when the answer arrives. So the end of a map asks the
-//! supervisor to read each pipe as far as it is filled by then, and behind the last of those lines the supervisor puts
-//! a mark into their queue (`lines`), which the relay's thread reaches when it has passed them on. Where nothing was
-//! printed, a look at the pipes says so, and no thread is woken.
+//! What a worker prints before it answers is in its pipe when the answer arrives. So the end of a map asks
+//! the supervisor to read each pipe as far as it is filled by then, and behind the last of those lines the
+//! supervisor puts a mark into their queue (`lines`), which the relay's thread reaches when it has passed
+//! them on. Where nothing was printed, a look at the pipes says so, and no thread is woken.
 
 use std::cell::Cell;
 use std::os::fd::AsFd;
@@ -18,9 +18,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::pool::{Shared, State};
 use super::supervisor::Watched;
 
-/// The end of a map is held up for so long by an output that takes nothing. Its lines are kept, and come later.
+/// The end of a map is held up for so long by an output that takes nothing. Its lines are kept, and come
+/// later.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The end of the program is held up for so long: what is not written by then is lost. A pager is read slowly.
+/// The end of the program is held up for so long: what is not written by then is lost. A pager is read
+/// slowly.
 const PATIENCE_AT_EXIT: Duration = Duration::from_secs(60);
 /// Workers that have nothing to do leave within this time at the end of the program, or are killed.
 const LEAVE: Duration = Duration::from_millis(500);
@@ -148,8 +150,8 @@ impl Shared {
             || self.output.waiting.load(Ordering::SeqCst) > 0
     }
 
-    /// The program ends: passes on what is printed, and lets workers leave that have nothing to do, so that they
-    /// write what they have begun.
+    /// The program ends: passes on what is printed, and lets workers leave that have nothing to do, so that
+    /// they write what they have begun.
     fn end_with_program(&self, patience: Duration) {
         // The thread that ends the program may have the lock: a logger of the program's may do so.
         if soon(|| self.try_lock().map(drop)).is_none() {
@@ -242,5 +244,32 @@ fn soon<T>(attempt: impl Fn() -> Option<T>) -> Option<T> {
             None if Instant::now() < until => sleep(Duration::from_micros(100)),
             given => return given,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_ends_with_its_mark_and_without_one_when_nothing_moves() {
+        let output = Output::default();
+        let patience = Duration::from_millis(20);
+        assert!(!output.wait(1, patience));
+        // What was waited for in vain, and has not moved, is not waited for again.
+        let begun = Instant::now();
+        assert!(!output.wait(1, PATIENCE));
+        assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+        output.waiting.fetch_add(10, Ordering::SeqCst);
+        assert_eq!(output.passed(10), 10);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| output.wait(2, PATIENCE_AT_EXIT));
+            output.reach(2);
+            assert!(waiting.join().expect("no panic"));
+        });
+        assert!(output.wait(1, patience), "it was reached long ago");
+        assert!(!output.wait(3, patience));
+        output.end();
+        assert!(output.wait(u64::MAX, patience));
     }
 }

@@ -54,8 +54,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
     Output::passes_on();
     let mut watched: Vec<Watched> = Vec::new();
     let mut lines = Lines::new(shared);
-    let mut settling: Option<Settling> = None;
-    let mut settled = 0;
+    let mut marks = Marks::default();
     let mut repeats = Repeats::default();
     let mut first_start: Option<Instant> = None;
     let mut memory_kills = None;
@@ -102,18 +101,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
         for warning in warnings {
             lines.put(&Arc::from("fastmap"), Stream::Stderr, warning.into_bytes());
         }
-        if settling.is_none() && wanted > settled {
-            settling = Some(Settling::begin(wanted, &watched));
-        }
-        if let Some(mark) = settling.as_ref().and_then(|settling| settling.through(&watched)) {
-            watched.iter_mut().for_each(|worker| worker.settle(now, &mut lines));
-            repeats.tell(&mut lines);
-            lines.mark(mark);
-            (settling, settled) = (None, mark);
-            if wanted > settled {
-                shared.wake_supervisor();
-            }
-        }
+        marks.set(wanted, shared, &mut watched, &mut repeats, &mut lines);
         let mut within = |most: Duration| pause = Some(pause.map_or(most, |pause| pause.min(most)));
         let kept_back = watched.iter_mut().filter_map(|worker| worker.look(now, &mut lines)).min();
         let paused = watched.iter().filter_map(|worker| worker.paused?.checked_duration_since(now)).min();
@@ -175,6 +163,43 @@ fn note_unread(state: &mut State, watched: &[Watched], room: bool) {
     for worker in watched.iter().filter(|worker| !room && worker.waits_to_be_read()) {
         if let Some(member) = state.member(worker.id) {
             member.unread[0] = true;
+        }
+    }
+}
+
+/// The marks behind lines that a wait for them needs, see `settle`.
+#[derive(Debug, Default)]
+struct Marks {
+    settling: Option<Settling>,
+    last: u64,
+}
+
+impl Marks {
+    /// Begins to read for the mark that is wanted, and sets it once all is read.
+    fn set(
+        &mut self,
+        wanted: u64,
+        shared: &Shared,
+        watched: &mut [Watched],
+        repeats: &mut Repeats,
+        lines: &mut Lines,
+    ) {
+        if self.settling.is_none() && wanted > self.last {
+            self.settling = Some(Settling::begin(wanted, watched));
+        }
+        let Some(mark) = self.settling.as_ref().and_then(|settling| settling.through(watched)) else {
+            return;
+        };
+        let now = Instant::now();
+        for worker in watched {
+            worker.settle(now, lines);
+        }
+        repeats.tell(lines);
+        lines.mark(mark);
+        (self.settling, self.last) = (None, mark);
+        if wanted > mark {
+            // It was asked for while this one was read for.
+            shared.wake_supervisor();
         }
     }
 }

@@ -1,6 +1,7 @@
-//! What C code in a worker prints by `printf`: standard output is a pipe, for which the C library keeps even whole lines
-//! in its buffer. They are written as on a terminal, line by line, and what is left before each answer, so that the
-//! host has what an item printed when it has its result. Rust's own standard output writes whole lines by itself.
+//! What C code in a worker prints by `printf`: standard output is a pipe, for which the C library keeps even
+//! whole lines in its buffer. They are written as on a terminal, line by line, and what is left before each
+//! answer, so that the host has what an item printed when it has its result. Rust's own standard output
+//! writes whole lines by itself.
 
 use std::thread::yield_now;
 use std::time::{Duration, Instant};
@@ -23,8 +24,8 @@ pub(super) fn write_lines() {
 
 /// Writes what C's standard output still holds, unless another thread keeps it.
 pub(super) fn flush() {
-    // SAFETY: as above; a function that closes the stream of its process must not print to it any more either. What
-    // is counted without the lock is right for what this thread has written.
+    // SAFETY: as above; a function that closes the stream of its process must not print to it any more
+    // either. What is counted without the lock is right for what this thread has written.
     unsafe {
         if __fpending(stdout) == 0 {
             return;
