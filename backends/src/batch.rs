@@ -97,8 +97,8 @@ impl Batch {
         self
     }
 
-    /// Has the function log records up to this level while it runs these items; without, up to that of this process's
-    /// logger when the batch was made.
+    /// Has the function log records up to this level while it runs these items; without, up to that of this
+    /// process's logger when the batch was made.
     pub fn log_up_to(mut self, level: LevelFilter) -> Batch {
         self.level = level;
         self.write_header();

@@ -60,8 +60,8 @@ pub(crate) struct Header {
     pub(crate) batch: u64,
     /// Batch: bytes of one item; 0: a length stands before each. Done: microseconds that the slowest item took; 0: not known.
     pub(crate) stride: u32,
-    /// Returned: the first item given back. Done: the slowest item. Batch: the level up to which records are logged, see
-    /// `level`.
+    /// Returned: the first item given back. Done: the slowest item. Batch: the level up to which records are
+    /// logged, see `level`.
     pub(crate) from: u32,
     /// Bytes of the payload: behind this header, or at `place`.
     pub(crate) length: u64,

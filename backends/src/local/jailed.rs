@@ -87,8 +87,8 @@ impl Jailed {
         self
     }
 
-    /// For a pool of at most `processes` such workers. A worker may answer as much at a time as it may have memory; of
-    /// what it prints, `output` bytes a second are passed on.
+    /// For a pool of at most `processes` such workers. A worker may answer as much at a time as it may have
+    /// memory; of what it prints, `output` bytes a second are passed on.
     pub fn options(self: &Arc<Self>, processes: usize, output: u64) -> LocalOptions {
         let mut options = LocalOptions::new(processes);
         options.launcher = Some(Arc::clone(self) as Arc<dyn Launcher>);

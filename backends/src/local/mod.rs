@@ -107,9 +107,9 @@ pub struct LocalOptions {
     pub identity: Option<String>,
     /// Who starts workers of another program, trusted with nothing; `None`: this process starts its own.
     pub launcher: Option<Arc<dyn Launcher>>,
-    /// Bytes of lines and log records of a worker that are passed on at once, and each second (a line counts 96 bytes
-    /// beside its text); more are left out and counted. One that prints more before it has reported for duty is ended.
-    /// `None`: no bound.
+    /// Bytes of lines and log records of a worker that are passed on at once, and each second (a line counts
+    /// 96 bytes beside its text); more are left out and counted. One that prints more before it has reported
+    /// for duty is ended. `None`: no bound.
     pub output: Option<u64>,
     /// Bytes that a worker may answer at a time; more ends it. `None`: no bound. One that a `launcher` has
     /// started is also held to the limit of its batch
@@ -196,8 +196,8 @@ impl Local {
         Ok(Local { pool: Arc::new(Pool { shared: Arc::new(shared), supervision: Mutex::default() }) })
     }
 
-    /// Waits until what workers have printed so far is handed to the relay, as long as that takes it: what an item
-    /// prints is in it when its answer is polled. The end of a run waits so by itself.
+    /// Waits until what workers have printed so far is handed to the relay, as long as that takes it: what an
+    /// item prints is in it when its answer is polled. The end of a run waits so by itself.
     pub fn settle(&self) {
         if self.pool.check_owner().is_ok() {
             self.pool.shared.settle();

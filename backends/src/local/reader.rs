@@ -300,7 +300,8 @@ impl Peer<'_> {
         Ok(whole)
     }
 
-    /// Whether a log record of so many bytes is passed on. Behind one that is left out nothing is read for a moment.
+    /// Whether a log record of so many bytes is passed on. Behind one that is left out nothing is read for a
+    /// moment.
     fn admits(&self, bytes: usize) -> bool {
         let Some(quota) = &self.gate.quota else { return true };
         if quota.admits(bytes, Instant::now()) {

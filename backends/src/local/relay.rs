@@ -43,10 +43,10 @@ pub struct LogRecord<'a> {
 /// Where the lines go that workers print, and the records that they log. The default writes them to the
 /// host's own stdout and stderr.
 pub trait Relay: Send + Sync + fmt::Debug {
-    /// One line, its end included. Called from a thread that does nothing else, one for each pool (where records of
-    /// strangers' workers are left out, a line that says so comes from their own): to wait here is to make workers
-    /// wait that print, once a megabyte waits and their pipes are full, the end of a map for two seconds, and the drop
-    /// of the pool.
+    /// One line, its end included. Called from a thread that does nothing else, one for each pool (where
+    /// records of strangers' workers are left out, a line that says so comes from their own): to wait here is
+    /// to make workers wait that print, once a megabyte waits and their pipes are full, the end of a map for
+    /// two seconds, and the drop of the pool.
     fn line(&self, worker: &str, stream: Stream, line: &[u8]);
 
     /// One log record. Goes to this process's logger, with the worker's name before the message, where this
@@ -69,8 +69,8 @@ pub trait Relay: Send + Sync + fmt::Debug {
         );
     }
 
-    /// The pool ends, or the program does: what the relay has kept back is to be written. Called after the last
-    /// line, perhaps more than once.
+    /// The pool ends, or the program does: what the relay has kept back is to be written. Called after the
+    /// last line, perhaps more than once.
     fn flush(&self) {}
 }
 
@@ -93,7 +93,8 @@ fn warn(text: &str) {
 }
 
 impl PassThrough {
-    /// Writes a line as [`Relay::line`] does. The first line that can't be written is a warning with the reason.
+    /// Writes a line as [`Relay::line`] does. The first line that can't be written is a warning with the
+    /// reason.
     pub fn write(stream: Stream, line: &[u8], warn: impl Fn(&str)) {
         let written = match stream {
             Stream::Stdout => write_whole(io::stdout().as_fd(), line),
@@ -154,9 +155,9 @@ impl Losses {
     }
 }
 
-/// Writes past std's lock: a program that holds `stdout().lock()` while it maps would stop the thread that looks after
-/// the workers. Lines are whole already, and std's own buffer holds no more than a line without its end. Waits for an
-/// output that is full, also where it is non-blocking.
+/// Writes past std's lock: a program that holds `stdout().lock()` while it maps would stop the thread that
+/// looks after the workers. Lines are whole already, and std's own buffer holds no more than a line without
+/// its end. Waits for an output that is full, also where it is non-blocking.
 fn write_whole(fd: BorrowedFd<'_>, mut line: &[u8]) -> rustix::io::Result<()> {
     while !line.is_empty() {
         match rustix::io::write(fd, line) {

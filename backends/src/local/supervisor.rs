@@ -269,8 +269,8 @@ fn wait(shared: &Shared, watched: &[Watched], read: bool, pause: Option<Duration
     news
 }
 
-/// Passes a line on, as far as its worker's quota goes, unless the process exits: then workers on their way find no
-/// socket, and say so.
+/// Passes a line on, as far as its worker's quota goes, unless the process exits: then workers on their way
+/// find no socket, and say so.
 fn tell(lines: &mut Lines, gate: &Gate, worker: &Arc<str>, stream: Stream, line: Vec<u8>) {
     if server::is_over() {
         return;

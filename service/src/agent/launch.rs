@@ -21,7 +21,8 @@ const ANSWERS: u64 = 128 << 20;
 /// Those of all accounts, and what each has of it whatever the others take.
 const ANSWERS_OF_ALL: u64 = 256 << 20;
 const ANSWERS_FOR_SURE: u64 = 8 << 20;
-/// Log records that workers send before their first batch, which says up to which level its client wants them.
+/// Log records that workers send before their first batch, which says up to which level its client wants
+/// them.
 const LEVEL: LevelFilter = LevelFilter::Info;
 
 /// What a pool is wanted for. Pools are for one run alone: no worker ever serves two.

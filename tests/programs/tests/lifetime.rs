@@ -282,7 +282,8 @@ fn a_program_that_ends_amid_its_map_shows_what_answered_items_have_printed() {
             assert_eq!(ended.stdout.iter().filter(|line| line.starts_with(&begin)).count(), 3, "{n}");
         }
     }
-    // What has no end of its line comes when its worker leaves, as by a program that calls the function itself.
+    // What has no end of its line comes when its worker leaves, as by a program that calls the function
+    // itself.
     let ended = run(&mut host(&["prints", "rust", "1", "1", "half"]));
     assert_eq!(ended.stdout, ["printed 0 0", "half a line"]);
 }

@@ -1,7 +1,7 @@
-//! Worker mode: what a process does that was started to work, from its first line to its last.
-//! Entered by `fastmap::enter`; a thread of its own (`thread`) runs the batches, and the main thread is their `guard`.
-//! `incoming` is what the host sends, `answers` the way back, `surroundings` what is settled about the process before, `stdio`
-//! what C code in it prints.
+//! Worker mode: what a process does that was started to work, from its first line to its last. Entered by
+//! `fastmap::enter`; a thread of its own (`thread`) runs the batches, and the main thread is their `guard`.
+//! `incoming` is what the host sends, `answers` the way back, `surroundings` what is settled about the
+//! process before, `stdio` what C code in it prints.
 
 mod answers;
 mod guard;
@@ -201,7 +201,8 @@ impl Worker {
         Ok(Worker { page, incoming, deputy, results, strict, logs, level })
     }
 
-    /// Sets the level that a batch brings, if it is another than the last: the function may have set one of its own.
+    /// Sets the level that a batch brings, if it is another than the last: the function may have set one of
+    /// its own.
     fn set_level(&mut self, header: &Header) {
         let level = u8::try_from(header.from).ok().and_then(|byte| level::of_byte(byte).ok().flatten());
         if let Some(level) = level.filter(|level| self.logs && *level != self.level) {

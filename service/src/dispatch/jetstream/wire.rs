@@ -86,7 +86,8 @@ struct Batch {
     bytes: u64,
     /// Gateways of before did not know it: there the two were one.
     enough: Option<u64>,
-    /// Up to which level its function logs, as the number that `log` gives it. Gateways of before did not know it.
+    /// Up to which level its function logs, as the number that `log` gives it. Gateways of before did not
+    /// know it.
     #[serde(default)]
     level: Option<u8>,
     length: u64,
