@@ -93,6 +93,10 @@ impl Output {
 
     /// Waits for a mark, or for the end; false if nothing has moved for as long as `patience`.
     fn wait(&self, mark: u64, patience: Duration) -> bool {
+        let has_come = |reached: &Reached| reached.mark >= mark || reached.over;
+        if has_come(&self.lock()) {
+            return true;
+        }
         let mut seen = self.passed.load(Ordering::SeqCst);
         let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
         if *stuck == Some(seen) && patience <= PATIENCE {
@@ -103,7 +107,7 @@ impl Output {
         drop(stuck);
         let mut since = Instant::now();
         let mut reached = self.lock();
-        while reached.mark < mark && !reached.over {
+        while !has_come(&reached) {
             let waited = self.moved.wait_timeout(reached, LOOK.min(patience));
             reached = waited.unwrap_or_else(PoisonError::into_inner).0;
             let passed = self.passed.load(Ordering::SeqCst);
