@@ -44,7 +44,9 @@ fn busy(folder: &Path) -> Vec<u32> {
 
 fn after(error: &fastmap::Error) -> Duration {
     let text = error.to_string();
-    let failed_at: u64 = text.rsplit(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap();
+    // Behind the first line may be frames (`RUST_BACKTRACE`).
+    let first = text.lines().next().unwrap();
+    let failed_at: u64 = first.rsplit(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap();
     now().checked_sub(Duration::from_nanos(failed_at)).unwrap()
 }
 

@@ -60,8 +60,18 @@ pub(super) fn on_the_way_to(
     }
     let proxy = Proxy::new(&format!("{}://{rest}", scheme.to_ascii_lowercase()));
     // The value is not shown: it may hold a password.
-    let proxy = proxy.map_err(|_| unusable("is no address of a proxy".to_owned()))?;
-    Ok(Some(NamedProxy { proxy, variable }))
+    match proxy {
+        Ok(proxy) if has_good_port(&proxy) => Ok(Some(NamedProxy { proxy, variable })),
+        _ => Err(unusable("is no address of a proxy".to_owned())),
+    }
+}
+
+/// Whether what stands behind the host is a port: the library takes another one than the user wrote where it is none.
+fn has_good_port(proxy: &Proxy) -> bool {
+    let authority = proxy.uri().authority().map_or("", |authority| authority.as_str());
+    let place = authority.rsplit('@').next().unwrap_or_default();
+    let behind = place.rsplit(']').next().unwrap_or_default();
+    !behind.contains(':') || proxy.uri().port_u16().is_some()
 }
 
 /// Whether an entry of `NO_PROXY` is this host: entries stand between commas or blanks.
