@@ -433,7 +433,7 @@ fn words_of(payload: Box<dyn Any + Send>) -> String {
         Some(Seen { message, trace: None }) => message,
         Some(Seen { message, trace: Some(trace) }) => match backtrace::of_the_function(&trace) {
             frames if frames.is_empty() => message,
-            frames => format!("{message}\nstack backtrace:{frames}"),
+            frames => format!("{message}{}{frames}", ItemFailure::FRAMES),
         },
     };
     // The payload's own drop can panic.

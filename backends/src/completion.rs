@@ -168,8 +168,25 @@ pub struct ItemFailure {
     pub offset: u32,
     /// What went wrong.
     pub kind: FailureKind,
-    /// In words, without the item's index.
+    /// In words, without the item's index. Behind the message of a panic may stand its frames, see
+    /// [`FRAMES`](ItemFailure::FRAMES).
     pub message: String,
+}
+
+impl ItemFailure {
+    /// What stands between the message of a panic and its frames.
+    pub const FRAMES: &str = "\nstack backtrace:";
+
+    /// Adds a note to the message, before the frames of a panic.
+    pub fn add(&mut self, note: &str) {
+        add(&mut self.message, note);
+    }
+}
+
+/// Adds a note to the message of a failure, before the frames of a panic.
+pub(crate) fn add(message: &mut String, note: &str) {
+    let end = message.find(ItemFailure::FRAMES).unwrap_or(message.len());
+    message.insert_str(end, note);
 }
 
 /// The kinds of [`ItemFailure`].

@@ -13,9 +13,10 @@ use std::time::Duration;
 const SHARE: u32 = 16;
 /// A pull that took so long was a wait. Nobody sees that a result is late by less.
 const WAITED: Duration = Duration::from_millis(20);
-/// What may be spent before anything is known of an input, and after how many items enough is known.
+/// What may be spent before anything is known of an input, from when there is a worker on, and after how many
+/// items enough is known.
 const TRIAL: Duration = Duration::from_millis(25);
-const TRIAL_ITEMS: u32 = 4;
+const TRIAL_ITEMS: u32 = 16;
 /// What may be spent at most, however long an input has waited.
 const MOST: Duration = Duration::from_secs(1);
 /// Not worth a wait.

@@ -394,6 +394,11 @@ impl Drive {
         self.in_flight > 0 || !self.again.is_empty()
     }
 
+    /// Whether batches that are under way are worked on, or will be in a moment.
+    pub(crate) fn is_ready(&mut self) -> bool {
+        self.run.as_mut().is_none_or(|run| run.readiness().ready)
+    }
+
     /// Takes completions that are there, without waiting.
     ///
     /// # Errors

@@ -323,8 +323,12 @@ where
                 }
                 let patience = self.caution.patience(self.drive.seen.item_time);
                 if self.drive.expects_news() && !patience.is_zero() {
+                    // Before there is a worker nothing could run: that time is lost to nobody.
+                    let starting = !self.drive.is_ready();
                     let waited = self.drive.wait_for(patience)?;
-                    self.caution.waited(waited);
+                    if !starting {
+                        self.caution.waited(waited);
+                    }
                     continue;
                 }
                 plan.items = 1;

@@ -15,7 +15,7 @@ use crate::completion::{Completion, Outcome, Receipt};
 use crate::error::BackendError;
 use crate::job::Job;
 use crate::sizing::Targets;
-use crate::{Backend, Capacity, ItemCost, Quote, Run, credits};
+use crate::{Backend, Capacity, ItemCost, Quote, Readiness, Run, credits};
 
 /// While both have something, each is looked at in turn so often. A look takes microseconds.
 const TURN: Duration = Duration::from_millis(1);
@@ -340,6 +340,11 @@ fn told(forecast: &Forecast) -> String {
 }
 
 impl Run for AdaptiveRun {
+    /// That of this machine's workers, which are there first.
+    fn readiness(&mut self) -> Readiness {
+        self.local.readiness()
+    }
+
     fn capacity(&mut self) -> Capacity {
         let here = self.local.capacity();
         let Some(there) = self.there() else { return here };

@@ -25,7 +25,7 @@ pub(super) fn settle(results: &mut Results, first: u64, items: u32) {
         if !files.is_empty() {
             let files = files.join(" and ");
             let told = format!("; in the cloud there is no {files}, which this machine has: {REMEDY}");
-            failure.message.push_str(&told);
+            failure.add(&told);
         }
     }
     let fails = |index: u64| {

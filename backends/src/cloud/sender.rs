@@ -96,7 +96,8 @@ fn deliver(shared: &Shared, limits: &Limits, piece: Piece, opened: &Arc<Opened>,
     };
     let wanted = shared.lock().is_down(seq);
     match landing {
-        Landing::Cancelled => shared.landed(None, Vec::new()),
+        Landing::TooLarge if wanted => split(shared, &piece.batch),
+        Landing::Cancelled | Landing::TooLarge => shared.landed(None, Vec::new()),
         Landing::Answered(answer, arrived) => {
             note(shared, &answer, arrived);
             let (told, mut rest) = sort(&piece.batch, answer.parts);
@@ -138,8 +139,6 @@ fn deliver(shared: &Shared, limits: &Limits, piece: Piece, opened: &Arc<Opened>,
         Landing::Short if !wanted => shared.landed(None, Vec::new()),
         Landing::Short => shared.put_back(Piece { before: None, ..piece }),
         Landing::Exhausted(error) => shared.exhaust(error),
-        Landing::TooLarge if wanted => split(shared, &piece.batch),
-        Landing::TooLarge => shared.landed(None, Vec::new()),
         Landing::Stopped(stop) => {
             if let Stop::Failed(error) = stop {
                 shared.fail(error);

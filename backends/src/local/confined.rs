@@ -11,7 +11,7 @@ use fastmap_sandbox::{Demand, Lack, Layer, Refusal, named, record};
 
 use super::page::{Page, SETUP};
 use super::pool::{Shared, State};
-use crate::completion::{RefusedCall, Running};
+use crate::completion::{RefusedCall, Running, add};
 use crate::text::cut;
 use crate::wire::{Header, Kind};
 
@@ -89,7 +89,7 @@ pub(crate) fn told(calls: &str) -> String {
 }
 
 /// Worker: the message of an item that failed, with what was refused to it.
-pub(crate) fn blame(message: String, item: u32) -> String {
+pub(crate) fn blame(mut message: String, item: u32) -> String {
     let Some(record) = record().filter(|record| record.is_of(item)) else { return message };
     record.tell(item);
     if let Some(mut untold) = untold() {
@@ -102,7 +102,10 @@ pub(crate) fn blame(message: String, item: u32) -> String {
     }
     match record.of_item(item) {
         refused if refused.is_empty() => message,
-        refused => format!("{message}; {}", told(&named(&refused))),
+        refused => {
+            add(&mut message, &format!("; {}", told(&named(&refused))));
+            message
+        }
     }
 }
 

@@ -72,7 +72,7 @@ use crate::error::BackendError;
 use crate::inbox::Inbox;
 use crate::job::{Job, JobId};
 use crate::sizing::Targets;
-use crate::{Backend, Capacity, Run};
+use crate::{Backend, Capacity, Readiness, Run};
 use pool::Shared;
 use run::Gauge;
 
@@ -307,6 +307,12 @@ impl Run for LocalRun {
         if self.pool.check_owner().is_ok() {
             self.pool.shared.cancel(self.job, batch);
         }
+    }
+
+    /// Ready once a worker is there.
+    fn readiness(&mut self) -> Readiness {
+        let ready = self.pool.check_owner().is_err() || self.pool.shared.has_worker();
+        Readiness { ready, ..Readiness::default() }
     }
 
     fn close(self: Box<Self>) -> Receipt {

@@ -119,6 +119,11 @@ pub(crate) struct State {
 }
 
 impl Shared {
+    /// Whether a worker has come up that takes batches.
+    pub(super) fn has_worker(&self) -> bool {
+        self.lock().members.iter().any(|member| member.outbox.is_some())
+    }
+
     pub(crate) fn new(options: LocalOptions) -> io::Result<Self> {
         fill_standard();
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;

@@ -181,10 +181,11 @@ fn told(library: Library, program: &str) -> String {
         PyRun_SimpleStringFlags: unsafe extern "C" fn(*const c_char, *mut c_void) -> c_int,
     );
     let file = env::temp_dir().join(format!("told-{}", std::process::id()));
-    let inside: String = program.trim().lines().map(|line| format!("    {line}\n")).collect();
+    let inside = format!("    {}\n", program.trim().replace('\n', "\n    "));
     let whole = format!(
         "try:\n{inside}except BaseException as error:\n    told = repr(error)\n\
-            open({file:?}, 'w').write(told)\n"
+            open('{}', 'w').write(told)\n",
+        file.display()
     );
     let whole = CString::new(whole).expect("no zero byte");
     // SAFETY: as the library's manual says.

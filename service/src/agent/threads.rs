@@ -39,8 +39,7 @@ impl Threads {
             Outcome::Done(results) if !results.failures.is_empty() => {
                 let Some(most) = self.news() else { return };
                 for failure in results.failures.iter_mut().take(MOST) {
-                    failure.message.push_str("; ");
-                    failure.message.push_str(&words(most));
+                    failure.add(&format!("; {}", words(most)));
                 }
                 self.warned = true;
             }

@@ -42,6 +42,20 @@ fn panics(n: u64) -> u64 {
     a_place_in_the_function(n) + 1
 }
 
+/// Items that nothing makes smaller.
+fn large_items(config: &FastmapConfig, items: u64, bytes: u64) {
+    let made = move |n: u64| {
+        let mut state = n + 1;
+        let next = |_| {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            (state >> 56) as u8
+        };
+        (0..bytes).map(next).collect::<Vec<u8>>()
+    };
+    let sum = |bytes: Vec<u8>| bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>();
+    report(config.fastmap(sum, (0..items).map(made)), move |n| sum(made(n)));
+}
+
 fn naps(config: &FastmapConfig, items: u64, milliseconds: u64) {
     let nap = |(n, milliseconds): (u64, u64)| {
         sleep(Duration::from_millis(milliseconds));
@@ -181,20 +195,8 @@ fn run() -> Result<(), Box<dyn Error>> {
             }
             println!("answers {good} ok {good}");
         }
-        // So many items of so many bytes, which nothing makes smaller.
-        "large-items" => {
-            let size = number(1)?;
-            let made = move |n: u64| {
-                let mut state = n + 1;
-                let next = |_| {
-                    state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
-                    (state >> 56) as u8
-                };
-                (0..size).map(next).collect::<Vec<u8>>()
-            };
-            let sum = |bytes: Vec<u8>| bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>();
-            report(config.fastmap(sum, (0..number(0)?).map(made)), move |n| sum(made(n)));
-        }
+        // So many items of so many bytes.
+        "large-items" => large_items(&config, number(0)?, number(1)?),
         // So many items of so many milliseconds.
         "sleep" => naps(&config, number(0)?, number(1)?),
         // The same, for who does not wait two minutes for a service that is gone.
