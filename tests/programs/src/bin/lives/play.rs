@@ -241,8 +241,8 @@ impl Play<'_> {
     fn until_answers(&mut self, way: &Way) -> Result<(), String> {
         let cloud = self.service.is_some();
         let rest = if cloud && way.life.contains("hold") { REST } else { Duration::ZERO };
-        let (mut before, mut since) = (0, Instant::now());
-        self.until("the first answers with their lines", |play| {
+        let (mut before, mut since, mut lines) = (0, Instant::now(), 0);
+        let ready = self.until("the first answers with their lines", |play| {
             let elsewhere = play.elsewhere();
             let seen = by_item(play.running.so_far().chain(elsewhere.lines()));
             let answers = play.told("answer ");
@@ -252,8 +252,10 @@ impl Play<'_> {
             let enough = if cloud { seen.len() >= ENOUGH } else { answers.len() >= ENOUGH };
             // What is printed in floods may be cut under CLOUD.
             let whole = count_lost(&answers, &seen) == 0 || cloud && way.life.contains("print");
+            lines = seen.len();
             play.running.has_ended() || enough && whole && since.elapsed() >= rest
-        })
+        });
+        ready.map_err(|why| format!("{why}, but {before} answers and the lines of {lines} items"))
     }
 
     /// Counts the processes that live on, and ends them.
