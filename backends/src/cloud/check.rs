@@ -2,7 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::http::{By, Http};
+use super::http::{By, Failure, Http};
+use super::problem::ProblemCode;
 use super::protocol::Auth;
 use super::retry::{Service, Then, words};
 use super::sign::Secret;
@@ -16,7 +17,7 @@ pub struct Reached {
     pub auth: Auth,
     /// How long that took, a new connection included.
     pub took: Duration,
-    /// Seconds by which its clock is ahead of this one; requests that are 300 off are refused.
+    /// Seconds by which its clock is ahead of this one.
     pub ahead: i64,
 }
 
@@ -26,7 +27,13 @@ pub struct Reached {
 /// If no answer comes, or none that is signed, or the service refuses: in words, with what to do.
 pub fn check(url: &ServiceUrl, secret: &Secret) -> Result<Reached, BackendError> {
     let http = Http::new(url.clone(), secret);
-    let (auth, took) = http.ask::<Auth>(By::Short, "POST", "/auth", None::<&()>).map_err(|failure| {
+    let ask = || http.ask::<Auth>(By::Short, "POST", "/auth", None::<&()>);
+    let asked = ask().or_else(|failure| match failure {
+        // By the service's clock from here on.
+        Failure::Problem(problem) if problem.known() == Some(ProblemCode::ClockSkew) => ask(),
+        other => Err(other),
+    });
+    let (auth, took) = asked.map_err(|failure| {
         let text = http.way();
         let service = Service { url: &text, token: http.token_begin(), reached: false };
         match service.then(failure) {

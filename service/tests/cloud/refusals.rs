@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fastmap_backends::BackendError;
-use fastmap_backends::cloud::{Cloud, CloudOptions, Confirm, Estimate, Refused, Secret};
+use fastmap_backends::cloud::{Cloud, CloudOptions, Confirm, Estimate, Refused, Secret, check};
 use fastmap_backends::{Local, LocalOptions};
 
 use crate::common::{Ear, Tenancy, cause, config};
@@ -72,6 +72,8 @@ fn a_service_whose_clock_is_an_hour_ahead() {
     let clock = clock_ahead(folder.path());
     let server = Server::start_with(&[], &[("LD_PRELOAD", clock)]);
     let secret = server.tenant("a", "1").secret;
+    let reached = check(&server.url.parse().expect("an address"), &secret).expect("it answers");
+    assert!((3500..3700).contains(&reached.ahead), "{reached:?}");
     let map = config(CloudOptions::new(server.url.as_str(), secret)).fastmap(|n: u32| n + 1, 0..100);
     let answers: Vec<u32> =
         map.collect::<Result<_, _>>().expect("requests are signed with the service's time");
