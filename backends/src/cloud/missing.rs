@@ -24,8 +24,8 @@ pub(super) fn settle(results: &mut Results, first: u64, items: u32) {
             results.refused.iter().filter(of_item).map(|file| format!("{:?}", file.call)).collect();
         if !files.is_empty() {
             let files = files.join(" and ");
-            let told = format!("; in the cloud there is no {files}, which this machine has: {REMEDY}");
-            failure.add(&told);
+            let note = format!("; in the cloud there is no {files}, which this machine has: {REMEDY}");
+            failure.add(&note);
         }
     }
     let fails = |index: u64| {
