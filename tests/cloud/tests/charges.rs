@@ -86,13 +86,13 @@ fn out_of_credits_all_that_was_paid_for_is_yielded_and_then_the_error() {
     assert!(text.contains("credits"), "{text}");
     let left = credits(&service.ask(&["account", "show", "a"])["credits"]);
     assert!((0.0..0.5).contains(&left), "{left}");
-    // The next map is told at once.
-    let ended = run(&mut account.program(HOST, &["bytes", "1000"]));
-    if let [only] = Report::read(&ended.stdout).errors.as_slice() {
-        assert_eq!(only.kind, "OutOfCredits");
-    } else {
-        panic!("{ended:#?}");
-    }
+    // The next map yields what the rest still pays for, and then ends in the same way.
+    let next = Report::read(&run(&mut account.program(HOST, &["bytes", "1000"])).stdout);
+    let last = next.errors.last().unwrap_or_else(|| panic!("{next:#?}"));
+    assert_eq!((&*last.kind, last.index), ("OutOfCredits", None), "{next:#?}");
+    assert!(next.errors.iter().all(|error| error.kind == "OutOfCredits"), "{next:#?}");
+    assert!(f64::from(u32::try_from(next.good).expect("few")) * 0.01 <= left, "{left} left: {next:#?}");
+    service.ask(&["credits", "audit"]);
 }
 
 #[test]
