@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapOptions};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
@@ -195,8 +195,13 @@ impl Sealed {
         if !SealFlag::from_bits_retain(seals).contains(wanted) {
             return Err(io::Error::other("the context's file is not sealed"));
         }
-        // SAFETY: the kernel lets nobody write to the file or cut it any more, as was just asked.
-        let map = (file.metadata()?.len() > 0).then(|| unsafe { Mmap::map(&file) }).transpose()?;
+        // A private mapping of pages that nothing writes shares them as a shared one does. Linux before the stable
+        // releases of 2025 refuses the shared one (EPERM): it could be made writable later.
+        let map = || {
+            // SAFETY: the kernel lets no process write to the file or cut it any more, as was just asked.
+            unsafe { MmapOptions::new().map_copy_read_only(&file) }
+        };
+        let map = (file.metadata()?.len() > 0).then(map).transpose()?;
         Ok(Sealed { file, map })
     }
 
