@@ -45,7 +45,7 @@ use std::fmt;
 use std::io;
 use std::sync::atomic::AtomicU32;
 
-pub use memory_group::MemoryGroup;
+pub use memory_group::{MemoryGroup, most_processes};
 pub use refusal::{Record, Refusal, named, record};
 pub use world::is_zone;
 
@@ -79,15 +79,30 @@ impl fmt::Display for Layer {
     }
 }
 
-/// A layer that can't be had here.
+/// A layer that can't be had here. Its text says why, as far as the kernel's answer tells.
 #[derive(Debug, thiserror::Error)]
-#[error("this kernel lacks {layer}")]
+#[error("{}{layer}", self.reason())]
 pub struct Lack {
     /// Which.
     pub layer: Layer,
     /// What the kernel said.
     #[source]
     pub why: io::Error,
+}
+
+impl Lack {
+    /// What stands before the layer's name.
+    fn reason(&self) -> &'static str {
+        match self.why.raw_os_error() {
+            Some(libc::ENOSYS) => "this kernel lacks ",
+            Some(libc::EOPNOTSUPP) => "this kernel was started without (its parameter lsm=) ",
+            // A kernel that has it answers otherwise.
+            Some(libc::EPERM | libc::EACCES) => {
+                "what surrounds this process (a container's profile, systemd's SystemCallFilter=) refuses "
+            }
+            _ => "this process can't have ",
+        }
+    }
 }
 
 /// What holds, for the rest of the life of this process.
@@ -105,7 +120,10 @@ pub struct Confinement {
 
 /// The layers that the kernel lacks for this process, found without confining it.
 pub fn lacking() -> Vec<Lack> {
-    let tried = [(Layer::Landlock, landlock::available()), (Layer::Seccomp, seccomp::available())];
+    let tried = [
+        (Layer::Landlock, landlock::available()),
+        (Layer::Seccomp, seccomp::available(libc::SECCOMP_RET_TRAP)),
+    ];
     tried.into_iter().filter_map(|(layer, tried)| Some(Lack { layer, why: tried.err()? })).collect()
 }
 

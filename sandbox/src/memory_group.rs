@@ -1,6 +1,6 @@
-//! What the kernel tells of the memory of this process's own control group: its limit, and how many of its processes
-//! were killed because there was none left. Asked by the pool when a worker was killed; `jail` finds its groups
-//! with the same eyes.
+//! What the kernel tells of this process's own control group: the limit of its memory, how many of its processes
+//! were killed because there was none left, and how many processes it may have. Asked by the pool when a worker was
+//! killed or could not be started; `jail` finds its groups in the same way.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,17 +23,7 @@ impl MemoryGroup {
     }
 
     fn find(mounts: &str, own: &str) -> MemoryGroup {
-        let of = |line: &str, name: &str| {
-            let mut parts = line.splitn(3, ':');
-            let (_, names, path) = (parts.next()?, parts.next()?, parts.next()?);
-            names.split(',').any(|found| found == name).then(|| path.to_owned())
-        };
-        let first = own.lines().find_map(|line| of(line, "memory"));
-        let first = first.and_then(|path| place(mounts, "cgroup", "memory", &path));
-        let second = || place(mounts, "cgroup2", "", &own.lines().find_map(|line| of(line, ""))?);
-        // The controller is in one of the two versions.
-        let folder = first.or_else(second).filter(|folder| kills_in(folder).is_some());
-        MemoryGroup { folder }
+        MemoryGroup { folder: folder(mounts, own, "memory").filter(|folder| kills_in(folder).is_some()) }
     }
 
     /// How many of its processes the kernel has killed for want of memory; `None` where it does not tell.
@@ -55,6 +45,28 @@ impl MemoryGroup {
         let limits = folder.ancestors().map_while(|group| fs::read_to_string(group.join("memory.max")).ok());
         limits.filter_map(|text| text.trim().parse().ok()).min()
     }
+}
+
+/// How many processes and threads this process's control group may have, if that is limited: by itself or by a group
+/// that it is in.
+pub fn most_processes() -> Option<u64> {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let own = folder(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"), "pids")?;
+    let limits = own.ancestors().map_while(|group| fs::read_to_string(group.join("pids.max")).ok());
+    limits.filter_map(|text| text.trim().parse().ok()).min()
+}
+
+/// The folder of the group for a controller, which is in one of the two versions.
+fn folder(mounts: &str, own: &str, controller: &str) -> Option<PathBuf> {
+    let of = |name: &str| {
+        own.lines().find_map(|line| {
+            let mut parts = line.splitn(3, ':');
+            let (_, names, path) = (parts.next()?, parts.next()?, parts.next()?);
+            names.split(',').any(|found| found == name).then(|| path.to_owned())
+        })
+    };
+    let first = of(controller).and_then(|path| place(mounts, "cgroup", controller, &path));
+    first.or_else(|| place(mounts, "cgroup2", "", &of("")?))
 }
 
 /// Version 2 has `memory.events`, version 1 the same count elsewhere.

@@ -15,9 +15,8 @@ use crate::calls::Side;
 use crate::filters::{asked, by_arguments, by_number, keep_signal};
 use crate::{attendant, handler};
 
-/// Whether this kernel has filters that raise signals.
-pub(crate) fn available() -> io::Result<()> {
-    let action = libc::SECCOMP_RET_TRAP;
+/// Whether this kernel has filters that answer in that way (`SECCOMP_RET_…`).
+pub(crate) fn available(action: u32) -> io::Result<()> {
     // SAFETY: the kernel reads the action, which is there.
     match unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) } {
         0 => Ok(()),

@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
@@ -45,9 +45,17 @@ impl Bubblewrap {
         let path = path.into_iter().find(|path| path.is_file()).ok_or(Refusal::NoBubblewrap)?;
         let ask = |argument: &str| {
             let answer = Command::new(&path).arg(argument).env_clear().output();
-            answer
-                .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
-                .map_err(|error| Refusal::Bubblewrap(format!("{} can't be run: {error}", path.display())))
+            let answer = answer
+                .map_err(|error| Refusal::Bubblewrap(format!("{} can't be run: {error}", path.display())))?;
+            if !answer.status.success() {
+                // It reads files below /proc/sys before its arguments, which a unit's ProcSubset=pid hides from it.
+                let words = String::from_utf8_lossy(&answer.stderr).trim().to_owned();
+                return Err(Refusal::Bubblewrap(format!(
+                    "bwrap {argument} fails ({}): {words}",
+                    answer.status
+                )));
+            }
+            Ok(String::from_utf8_lossy(&answer.stdout).into_owned())
         };
         let version = ask("--version")?;
         let version = version.trim().trim_start_matches("bubblewrap ").to_owned();
@@ -244,15 +252,36 @@ impl Before {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
         // Whatever the service has open stays out, also what a library opened without CLOEXEC.
-        // SAFETY: marks descriptors, closes none; std's own pipe for reporting errors is closed by exec as it should be.
-        let marked =
-            unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-        check(marked)?;
+        keep_descriptors_out()?;
         self.kept.iter().try_for_each(|fd| inherit(fd.as_raw_fd()))?;
         self.helper.inherited().into_iter().try_for_each(inherit)?;
         self.helper.start();
         Ok(())
     }
+}
+
+/// Marks all descriptors but the standard ones as closed by exec; closes none, because std reports errors by a pipe.
+fn keep_descriptors_out() -> io::Result<()> {
+    // SAFETY: a system call with plain numbers.
+    let marked =
+        unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if marked == 0 { Ok(()) } else { keep_each_out() }
+}
+
+/// The same, one after the other: before Linux 5.11 `close_range` marks nothing (EINVAL), before 5.9 it is not there.
+fn keep_each_out() -> io::Result<()> {
+    let mut status = [0; 1024];
+    let length = File::open("/proc/self/status")?.read(&mut status)?;
+    // How many descriptors the kernel has room for in this process: all that are open have lower numbers.
+    let mut lines = status[..length].split(|byte| *byte == b'\n');
+    let room = lines.find_map(|line| std::str::from_utf8(line.strip_prefix(b"FDSize:")?).ok());
+    let room: Option<RawFd> = room.and_then(|digits| digits.trim().parse().ok());
+    let room = room.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+    for fd in 3..room {
+        // SAFETY: sets a flag; where no descriptor has this number nothing happens (EBADF).
+        unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    Ok(())
 }
 
 fn check(result: libc::c_long) -> io::Result<()> {
@@ -262,4 +291,26 @@ fn check(result: libc::c_long) -> io::Result<()> {
 fn inherit(fd: RawFd) -> io::Result<()> {
     // SAFETY: clears the flag of a descriptor that `Before` owns.
     check(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) }.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn no_descriptor_gets_into_a_program_whichever_call_keeps_them_out() {
+        for keep_out in [keep_descriptors_out, keep_each_out] {
+            let open = File::open("/dev/null").expect("a file");
+            inherit(open.as_raw_fd()).expect("it is open");
+            let mut command = Command::new("ls");
+            command.arg("/proc/self/fd");
+            // SAFETY: makes system calls only.
+            unsafe { command.pre_exec(keep_out) };
+            let listed = command.output().expect("it is started");
+            // The fourth is the folder that it reads.
+            assert_eq!(String::from_utf8_lossy(&listed.stdout), "0\n1\n2\n3\n");
+        }
+    }
 }

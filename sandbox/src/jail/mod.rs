@@ -42,6 +42,8 @@ pub use scratch::Scratch;
 pub use selftest::{PROBE, Report, probe_if_asked, read as read_report};
 use users::User;
 
+use crate::seccomp;
+
 /// Where the host's socket is found inside a jail.
 pub const SOCKET: &str = bubblewrap::SOCKET;
 
@@ -163,7 +165,7 @@ impl Jail {
     /// # Errors
     /// Names what is lacking. There is no jail with less.
     pub fn check() -> Result<Jail, Refusal> {
-        let (filters, _) = filters()?;
+        let filters = filters()?;
         let bubblewrap = Bubblewrap::find()?;
         let cgroups = Cgroups::find()?;
         let root = Uid::effective().is_root();
@@ -180,7 +182,7 @@ impl Jail {
 
     /// What [`Jail::check`] looks at, each part for itself: its name, and what was found of it.
     pub fn survey() -> Vec<(&'static str, Result<String, Refusal>)> {
-        let actions = filters().map(|(_, actions)| format!("actions {actions}"));
+        let actions = filters().map(|_| "filters that answer by errors".to_owned());
         let bubblewrap = Bubblewrap::find().map(|found| format!("version {}", found.version));
         let cgroups = Cgroups::find().map(|found| format!("{}: memory, pids, cpu", found.version()));
         let mut all = vec![("seccomp", actions), ("bubblewrap", bubblewrap), ("control groups", cgroups)];
@@ -270,16 +272,11 @@ impl Jail {
     }
 }
 
-/// The filters, if this kernel has what they ask for; and what it has.
-fn filters() -> Result<(Filters, String), Refusal> {
-    let actions = std::fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail")
-        .map_err(|error| Refusal::Seccomp(format!("/proc/sys/kernel/seccomp: {error}")))?;
-    let actions = actions.trim().to_owned();
-    if !actions.split_whitespace().any(|action| action == "errno") {
-        return Err(Refusal::Seccomp(format!("its actions are {actions}")));
-    }
+/// The filters, if this kernel has what they ask for.
+fn filters() -> Result<Filters, Refusal> {
+    seccomp::available(libc::SECCOMP_RET_ERRNO).map_err(|error| Refusal::Seccomp(error.to_string()))?;
     let filters = Filters::compile().map_err(|error| Refusal::Seccomp(error.to_string()))?;
-    Ok((filters, actions))
+    Ok(filters)
 }
 
 /// Held by who started a jailed process, until it has seen its end. Dropping it ends whatever is left in the jail.

@@ -8,14 +8,22 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::owner::{Lock, lock};
 
+/// Where ranges are taken from, and how many users one of them has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Numbers {
+    all: Range<u32>,
+    range: u32,
+}
+
 /// Behind all ranges that systems give to people, services and containers.
-const USERS: Range<u32> = 0x7000_0000..0x7100_0000;
-/// Users of one range.
-const RANGE: u32 = 0x1000;
+const USERS: Numbers = Numbers { all: 0x7000_0000..0x7100_0000, range: 0x1000 };
+/// In a user namespace that has 65,536 numbers (a rootless container, one with `hostUsers: false`): behind those that
+/// a container gives to people and services, and below those that Debian and systemd keep for themselves.
+const USERS_OF_A_CONTAINER: Numbers = Numbers { all: 0xa000..0xe800, range: 0x100 };
 /// Where the locks are: root's own folder, or where that can't be written to (`ProtectSystem=strict`) shared
 /// memory.
 const FOLDERS: [&str; 2] = ["/run/fastmap-users", "/dev/shm/fastmap-users"];
@@ -38,17 +46,18 @@ impl User {
     /// Takes one; with the first one, and whenever all are in use, a range.
     ///
     /// # Errors
-    /// If all ranges are other services', or no folder can hold their locks.
+    /// If all ranges are other services', no folder can hold their locks, or this user namespace has too few numbers.
     pub(super) fn lease() -> io::Result<User> {
+        let numbers = numbers()?;
         let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
         let free = |held: &Held| {
-            let mut all = held.ranges.keys().flat_map(|first| *first..first + RANGE);
+            let mut all = held.ranges.keys().flat_map(|first| *first..first + numbers.range);
             all.find(|user| !held.taken.contains(user))
         };
         let user = match free(&held) {
             Some(user) => user,
             None => {
-                let (first, locked) = take_range(RandomState::new().build_hasher().finish())?;
+                let (first, locked) = take_range(numbers, RandomState::new().build_hasher().finish())?;
                 held.ranges.insert(first, locked);
                 first
             }
@@ -75,9 +84,10 @@ impl Drop for User {
 /// As [`User::lease`].
 pub(super) fn describe() -> io::Result<String> {
     drop(User::lease()?);
+    let numbers = numbers()?;
     let held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
     let own: Vec<String> =
-        held.ranges.keys().map(|first| format!("{first} to {}", first + RANGE - 1)).collect();
+        held.ranges.keys().map(|first| format!("{first} to {}", first + numbers.range - 1)).collect();
     let folder = folder()?;
     let others = fs::read_dir(&folder)?.flatten().filter(|entry| {
         let other = entry.file_name().to_str().is_some_and(|name| {
@@ -109,16 +119,52 @@ fn folder() -> io::Result<PathBuf> {
     })
 }
 
+/// Where workers' users come from in this process's user namespace.
+///
+/// # Errors
+/// If it has too few numbers.
+fn numbers() -> io::Result<&'static Numbers> {
+    static NUMBERS: OnceLock<Result<&Numbers, String>> = OnceLock::new();
+    let found = NUMBERS.get_or_init(|| {
+        let read = |name| fs::read_to_string(name).map_err(|error| format!("{name}: {error}"));
+        numbers_in(&[read("/proc/self/uid_map")?, read("/proc/self/gid_map")?])
+    });
+    found.as_ref().copied().map_err(|why| io::Error::other(why.clone()))
+}
+
+/// The first of the two places that lies within all of these maps of a user namespace, of users and of groups.
+fn numbers_in(maps: &[String; 2]) -> Result<&'static Numbers, String> {
+    let within = |wanted: &Range<u32>, map: &str| {
+        map.lines().any(|line| {
+            let mut columns = line.split_whitespace().map(|column| column.parse::<u64>().unwrap_or(0));
+            let (first, _outside, count) = (columns.next(), columns.next(), columns.next().unwrap_or(0));
+            first.is_some_and(|first| {
+                first <= wanted.start.into() && u64::from(wanted.end) <= first.saturating_add(count)
+            })
+        })
+    };
+    let mut places = [&USERS, &USERS_OF_A_CONTAINER].into_iter();
+    places.find(|numbers| maps.iter().all(|map| within(&numbers.all, map))).ok_or_else(|| {
+        let all = &USERS_OF_A_CONTAINER.all;
+        format!(
+            "this user namespace has no numbers for them: {} to {} must be mapped, for users and for groups (see \
+             /proc/self/uid_map and gid_map): give the container 65536 numbers",
+            all.start,
+            all.end - 1
+        )
+    })
+}
+
 /// Locks a range that nothing on this machine uses. The search begins anywhere: a service in a container that
 /// shares no folder with this one does not begin at the same range.
-fn take_range(begin: u64) -> io::Result<(u32, Lock)> {
+fn take_range(numbers: &Numbers, begin: u64) -> io::Result<(u32, Lock)> {
     let folder = folder()?;
     let used = users_of_processes();
-    let ranges = (USERS.end - USERS.start) / RANGE;
+    let ranges = (numbers.all.end - numbers.all.start) / numbers.range;
     let begin = (begin % u64::from(ranges)) as u32;
     for step in 0..ranges {
-        let first = USERS.start + (begin + step) % ranges * RANGE;
-        if used.range(first..first + RANGE).next().is_some() {
+        let first = numbers.all.start + (begin + step) % ranges * numbers.range;
+        if used.range(first..first + numbers.range).next().is_some() {
             continue;
         }
         if let Ok(locked) = lock(File::create(folder.join(format!("{first:x}")))?) {
@@ -148,11 +194,28 @@ mod tests {
         if !nix::unistd::Uid::effective().is_root() {
             return;
         }
-        let (first, locked) = take_range(7).expect("a range");
-        let (second, _locked) = take_range(7).expect("another range");
+        let numbers = numbers().expect("numbers for workers");
+        let (first, locked) = take_range(numbers, 7).expect("a range");
+        let (second, _locked) = take_range(numbers, 7).expect("another range");
         assert_ne!(first, second);
         drop(locked);
         // It goes back to whoever is next.
-        assert_eq!(take_range(u64::from((first - USERS.start) / RANGE)).expect("a range").0, first);
+        let begin = u64::from((first - numbers.all.start) / numbers.range);
+        assert_eq!(take_range(numbers, begin).expect("a range").0, first);
+    }
+
+    #[test]
+    fn users_are_taken_from_the_numbers_that_the_namespace_has() {
+        let among = |users: &str, groups: &str| numbers_in(&[users.into(), groups.into()]);
+        let whole = "         0          0 4294967295\n";
+        let container = "         0     100000      65536\n";
+        assert_eq!(among(whole, whole), Ok(&USERS));
+        assert_eq!(among(container, container), Ok(&USERS_OF_A_CONTAINER));
+        assert_eq!(among(whole, container), Ok(&USERS_OF_A_CONTAINER));
+        // A rootless one: root is the user's own, the others are from its range.
+        assert_eq!(among("0 1000 1\n1 100000 65536\n", container), Ok(&USERS_OF_A_CONTAINER));
+        let refused = among("0 1000 1\n", "0 1000 1\n").expect_err("one number");
+        assert!(refused.contains("40960 to 59391"), "{refused}");
+        assert!(among("0 100000 65536\n", "0 100000 50000\n").is_err());
     }
 }
