@@ -195,17 +195,20 @@ fn a_service_that_may_make_no_groups_refuses_in_words() {
 fn an_unprivileged_service_with_groups_of_its_own_makes_jails_too() {
     let own = std::fs::read_to_string("/proc/self/cgroup").expect("it is there");
     let name = format!("fastmap-test-{}", std::process::id());
-    let folders = ["memory", "pids", "cpu", "cpuacct"].map(|controller| {
-        let suffix = format!(":{controller}:");
-        let path = own.lines().find_map(|line| line.split_once(&suffix)).map_or("/", |(_, path)| path);
-        Path::new("/sys/fs/cgroup").join(controller).join(path.trim_start_matches('/')).join(&name)
-    });
+    let mut folders = ["memory", "pids", "cpu", "cpuacct"].map(|of| group_of(&own, of).join(&name)).to_vec();
+    folders.dedup();
+    // The files of version 2 that are handed over with a group, as systemd does for `Delegate=`.
+    let handed_over = ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"];
     for folder in &folders {
-        std::fs::create_dir(folder).expect("version 1, and this is root");
-        std::os::unix::fs::chown(folder, Some(NOBODY), Some(NOBODY)).expect("this is root");
+        std::fs::create_dir(folder).expect("this is root");
+        for file in handed_over.map(|file| folder.join(file)).iter().filter(|file| file.exists()) {
+            std::os::unix::fs::chown(file, Some(NOBODY), Some(NOBODY)).expect("this is root");
+        }
     }
     let said = serve_as_nobody(&folders);
     for folder in &folders {
+        // The group that the service itself went to, in version 2.
+        let _none = std::fs::remove_dir(folder.join("fastmap-service"));
         std::fs::remove_dir(folder).expect("the service has left nothing in it");
     }
     assert!(said.contains("acts refused by bubblewrap"), "{said}");
@@ -305,14 +308,23 @@ impl Tenant {
     /// The folder of its group of this controller.
     fn group(&self, controller: &str) -> PathBuf {
         let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", self.child.id())).expect("it runs");
-        let named = |line: &str| {
-            let (_, line) = line.split_once(':')?;
-            let (names, path) = line.split_once(':')?;
-            names.split(',').any(|name| name == controller).then(|| path.trim_start_matches('/').to_owned())
-        };
-        let path = groups.lines().find_map(named).expect("version 1");
-        Path::new("/sys/fs/cgroup").join(controller).join(path)
+        group_of(&groups, controller)
     }
+}
+
+/// The folder of a controller's group, of those that a process is in (`/proc/PID/cgroup`).
+fn group_of(groups: &str, controller: &str) -> PathBuf {
+    let find = |wanted: &str, root: &str| {
+        let path = groups.lines().find_map(|line| {
+            let (names, path) = line.split_once(':')?.1.split_once(':')?;
+            names.split(',').any(|name| name == wanted).then(|| path.trim_start_matches('/'))
+        });
+        path.map(|path| Path::new(root).join(path))
+    };
+    // Version 2 has one group for all controllers, without a name.
+    find(controller, &format!("/sys/fs/cgroup/{controller}"))
+        .or_else(|| find("", "/sys/fs/cgroup"))
+        .expect("control groups")
 }
 
 impl Drop for Tenant {
