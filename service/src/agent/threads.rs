@@ -2,6 +2,7 @@
 //! an error without a name. Kept by the pool's thread, which adds the words to what failed meanwhile.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use fastmap_backends::Outcome;
 use fastmap_backends::local::{Relay, Stream};
@@ -11,47 +12,66 @@ use super::launch::Meter;
 /// Failures of one answer that are told of it.
 const MOST: usize = 4;
 
+/// A worker that was refused a thread ends soon afterwards, if it ends for that.
+const SOON: Duration = Duration::from_secs(1);
+
 /// What was seen of one run's workers.
 #[derive(Debug)]
 pub(super) struct Threads {
     meter: Option<Arc<dyn Meter>>,
     relay: Arc<dyn Relay>,
-    /// Those that a failure or a line has told of.
-    told: u64,
+    refused: u64,
+    /// When more were seen to be refused, until a failure tells of it.
+    struck: Option<Instant>,
     warned: bool,
 }
 
 impl Threads {
     pub(super) fn new(meter: Option<Arc<dyn Meter>>, relay: Arc<dyn Relay>) -> Self {
-        Threads { meter, relay, told: 0, warned: false }
+        Threads { meter, relay, refused: 0, struck: None, warned: false }
     }
 
-    /// How many each worker may have, if more were refused since this was asked last.
-    fn news(&mut self) -> Option<u32> {
-        let (refused, most) = self.meter.as_ref()?.refused_threads();
-        let before = std::mem::replace(&mut self.told, refused);
-        (refused > before).then_some(most)
+    /// Looks whether more were refused, and returns how many each worker may have.
+    fn look(&mut self) -> u32 {
+        let Some(meter) = &self.meter else { return 0 };
+        let (refused, most) = meter.refused_threads();
+        if refused > self.refused {
+            (self.refused, self.struck) = (refused, Some(Instant::now()));
+        }
+        most
     }
 
-    /// Says in what failed that threads were refused meanwhile.
+    /// Whether threads were refused within the time before now, and no failure has told of that yet.
+    fn struck_within(&mut self, time: Duration) -> bool {
+        let within = self.struck.is_some_and(|struck| struck.elapsed() <= time);
+        if within {
+            (self.struck, self.warned) = (None, true);
+        }
+        within
+    }
+
+    /// Says in what failed that threads were refused while it ran.
     pub(super) fn blame(&mut self, outcome: &mut Outcome) {
         match outcome {
             Outcome::Done(results) if !results.failures.is_empty() => {
-                let Some(most) = self.news() else { return };
-                for failure in results.failures.iter_mut().take(MOST) {
-                    failure.add(&format!("; {}", words(most)));
+                let most = self.look();
+                // What was refused is seen now, or was seen while these items ran.
+                if self.struck_within(results.wall + SOON) {
+                    for failure in results.failures.iter_mut().take(MOST) {
+                        failure.add(&format!("; {}", words(most)));
+                    }
                 }
-                self.warned = true;
             }
             Outcome::Lost(_, loss) => {
-                let Some(most) = self.news() else { return };
-                let clone = format!("clone (of more than {most} threads)");
-                let refused = loss.death.refused.take();
-                loss.death.refused = Some(match refused {
-                    Some(calls) => format!("{calls}, {clone}"),
-                    None => clone,
-                });
-                self.warned = true;
+                let most = self.look();
+                if self.struck_within(SOON) {
+                    let clone = format!("clone (of more than {most} threads)");
+                    let refused = loss.death.refused.take();
+                    loss.death.refused = Some(match refused {
+                        Some(calls) => format!("{calls}, {clone}"),
+                        None => clone,
+                    });
+                }
             }
             Outcome::Done(_) | Outcome::Returned(_) => {}
         }
@@ -59,10 +79,8 @@ impl Threads {
 
     /// A line of the run's, once, where threads were refused to items that have not failed of it.
     pub(super) fn warn(&mut self) {
-        if self.warned {
-            return;
-        }
-        if let Some(most) = self.news() {
+        let most = self.look();
+        if self.struck.is_some() && !self.warned {
             self.warned = true;
             let line = format!("fastmap: warning: {} (told once a map)\n", words(most));
             self.relay.line("fastmap", Stream::Stderr, line.as_bytes());
@@ -112,20 +130,24 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_told_of_threads_that_were_refused_since_the_last_and_a_run_is_warned_once() {
+    fn a_failure_is_told_of_threads_that_were_refused_meanwhile_and_a_run_is_warned_once() {
         let (meter, lines) = (Arc::new(Counted::default()), Arc::new(Lines::default()));
         let mut threads = Threads::new(Some(Arc::clone(&meter) as _), Arc::clone(&lines) as _);
-        let mut failed = || {
+        let fail = |threads: &mut Threads| {
             let failure = ItemFailure { offset: 0, kind: FailureKind::Panic, message: "panicked".to_owned() };
             let mut outcome = Outcome::Done(Results { failures: vec![failure], ..Results::default() });
             threads.blame(&mut outcome);
             let Outcome::Done(results) = outcome else { panic!("it was done") };
             results.failures[0].message.clone()
         };
-        assert_eq!(failed(), "panicked");
+        assert_eq!(fail(&mut threads), "panicked");
         meter.0.store(3, Ordering::Relaxed);
-        assert!(failed().contains("60 threads at a time"));
-        assert_eq!(failed(), "panicked");
+        assert!(fail(&mut threads).contains("60 threads at a time"));
+        assert_eq!(fail(&mut threads), "panicked");
+        // An item that still runs is seen by the clock before it fails.
+        meter.0.store(5, Ordering::Relaxed);
+        threads.warn();
+        assert!(fail(&mut threads).contains("60 threads at a time"));
         let mut threads = Threads::new(Some(meter as _), Arc::clone(&lines) as _);
         threads.warn();
         threads.warn();
