@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use fastmap_backends::local::MOST_TEMP_FOLDER;
-use fastmap_sandbox::Layer;
+use fastmap_sandbox::{Layer, most_processes};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statvfs::statvfs;
 
@@ -42,8 +42,21 @@ fn cores() -> Finding {
     good("cores", here.to_string())
 }
 
-/// Workers report for duty by a socket that is made there; a service lays out the programs of its runs.
+/// Workers report for duty by a socket that is made there, or in shared memory; a service lays out the programs of its
+/// runs there.
 fn temporary_folder(serve: bool) -> Finding {
+    let own = own_temporary_folder(serve);
+    if own.good || serve || tempfile::tempdir_in("/dev/shm").is_err() {
+        return own;
+    }
+    fair(
+        own.name,
+        format!("{}; workers report in /dev/shm instead", own.found),
+        own.advice.unwrap_or_default(),
+    )
+}
+
+fn own_temporary_folder(serve: bool) -> Finding {
     const NAME: &str = "temporary folder";
     let path = std::env::temp_dir();
     let shown = path.display().to_string();
@@ -103,7 +116,8 @@ fn open_files(serve: bool) -> Finding {
 
 fn processes() -> Finding {
     let (_, found) = limit(Resource::RLIMIT_NPROC);
-    good("processes", format!("{found}, of this user with all threads"))
+    let group = most_processes().map_or_else(String::new, |most| format!("; {most} in this control group"));
+    good("processes", format!("{found}, of this user with all threads{group}"))
 }
 
 /// What confines local workers.
@@ -114,13 +128,13 @@ fn layers() -> Vec<Finding> {
     let landlock = match (fastmap_sandbox::landlock_abi(), lack(Layer::Landlock)) {
         (Some(abi), None) => good("landlock", format!("ABI {abi}")),
         (_, lack) => {
-            let why = lack.map(|lack| lack.why.to_string()).unwrap_or_default();
-            fair("landlock", format!("not on this kernel: {why}"), advice)
+            let why = lack.map(|lack| format!("{lack}: {}", lack.why)).unwrap_or_default();
+            fair("landlock", why, advice)
         }
     };
     let seccomp = match lack(Layer::Seccomp) {
         None => good("seccomp listener", "filters, and who is asked about them"),
-        Some(lack) => fair("seccomp listener", format!("not on this kernel: {}", lack.why), advice),
+        Some(lack) => fair("seccomp listener", format!("{lack}: {}", lack.why), advice),
     };
     vec![landlock, seccomp]
 }
