@@ -97,6 +97,7 @@ pub use report::{Stderr, stderr, suspend_progress};
 #[doc(hidden)]
 pub mod macro_support {
     pub use crate::entry::{Constructor, enter_as_constructor};
+    pub use fastmap_backends::local::note_at_start;
 }
 
 /// What to import for `iterator.fastmap(f)`.
@@ -122,6 +123,12 @@ pub mod prelude {
 #[macro_export]
 macro_rules! fastmap_main {
     ($run:path) => {
+        const _: () = {
+            // The loader calls what stands in this section before the constructors of libraries.
+            #[used]
+            #[unsafe(link_section = ".preinit_array")]
+            static NOTE: extern "C" fn() = $crate::macro_support::note_at_start;
+        };
         fn main() -> impl ::std::process::Termination {
             $crate::enter();
             $run()
@@ -171,6 +178,10 @@ macro_rules! test_support {
             #[used]
             #[unsafe(link_section = ".init_array")]
             static ENTER: $crate::macro_support::Constructor = enter;
+            // And what stands in this one before the constructors of libraries.
+            #[used]
+            #[unsafe(link_section = ".preinit_array")]
+            static NOTE: extern "C" fn() = $crate::macro_support::note_at_start;
         };
     };
 }

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use fastmap_backends::Backend;
+use fastmap_backends::local::{available_cores, default_processes};
 use fastmap_backends::sandbox::Demand;
-use fastmap_backends::{Backend, local::default_processes};
 
 use crate::error::{Error, ErrorKind};
 use crate::options::{ExecPolicy, Options, Sandbox, Verbosity};
@@ -307,7 +308,7 @@ impl<V: Fn(&str) -> Option<OsString>> Reader<'_, V> {
 /// Cores that this process may use. Asked once: it reads files of cgroups, for 0.1 ms.
 pub(crate) fn cores() -> usize {
     static CORES: OnceLock<usize> = OnceLock::new();
-    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+    *CORES.get_or_init(available_cores)
 }
 
 #[cfg(test)]

@@ -45,6 +45,42 @@ pub enum BackendError {
     Other(String),
 }
 
+/// Each way of dying once, with how many went it.
 fn list(deaths: &[Death]) -> String {
-    deaths.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    let mut ways: Vec<(&Death, usize)> = Vec::new();
+    for death in deaths {
+        match ways.iter_mut().find(|(first, _)| first.is_alike(death)) {
+            Some((_, more)) => *more += 1,
+            None => ways.push((death, 0)),
+        }
+    }
+    let told = ways.into_iter().map(|(death, more)| match more {
+        0 => death.to_string(),
+        1 => format!("{death} (and one more in the same way)"),
+        _ => format!("{death} (and {more} more in the same way)"),
+    });
+    told.collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::completion::DeathCause;
+
+    #[test]
+    fn workers_that_die_alike_are_told_once() {
+        let died = |number: u32, code| Death {
+            worker: format!("worker-{number}"),
+            pid: number,
+            cause: DeathCause::Exit(code),
+            refused: None,
+            stderr: vec!["no licence".to_owned()],
+        };
+        let deaths = [died(1, 1), died(2, 1), died(3, 2), died(4, 1)];
+        assert_eq!(
+            BackendError::NoWorkers(deaths.to_vec()).to_string(),
+            "no worker can be kept alive: worker worker-1 (process 1) ended by exit(1); it last wrote: no licence (and 2 more \
+             in the same way); worker worker-3 (process 3) ended by exit(2); it last wrote: no licence"
+        );
+    }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
 use super::greeting::{INSIDE, MARKER};
 
@@ -111,10 +111,14 @@ fn names(entry: &[u8], server: &str) -> bool {
 /// Whether the process was still there.
 fn end_one(pid: u32, server: &str) -> bool {
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
-    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
-    // It was there under that number before, and another may be by now.
-    is_from(pid.as_raw_nonzero().get().cast_unsigned(), server) == Some(true)
-        && pidfd_send_signal(process, Signal::KILL).is_ok()
+    // Asked for twice: the process was there under that number before, and another may be by now.
+    let is_still = || is_from(pid.as_raw_nonzero().get().cast_unsigned(), server) == Some(true);
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(process) => is_still() && pidfd_send_signal(process, Signal::KILL).is_ok(),
+        Err(rustix::io::Errno::SRCH) => false,
+        // Refused or unknown, see `start`.
+        Err(_) => is_still() && kill_process(pid, Signal::KILL).is_ok(),
+    }
 }
 
 #[cfg(test)]

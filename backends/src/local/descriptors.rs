@@ -82,6 +82,11 @@ pub(crate) fn lower_again(process: u32) {
     }
 }
 
+/// What to do where too few are left.
+pub(crate) fn shortage() -> String {
+    format!("this process may have {} open files; allow it more (ulimit -n)", limit())
+}
+
 /// How many files this process may have open, for people.
 pub(crate) fn limit() -> String {
     getrlimit(Resource::Nofile).current.map_or_else(|| "any number of".to_owned(), |most| most.to_string())

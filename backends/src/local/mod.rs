@@ -17,6 +17,7 @@ mod area;
 mod budget;
 mod channel;
 pub(crate) mod confined;
+mod cores;
 mod descendants;
 mod descriptors;
 mod door;
@@ -54,6 +55,7 @@ use std::time::{Duration, Instant};
 
 pub use budget::Budget;
 pub(crate) use budget::Taken;
+pub use cores::{available as available_cores, note_at_start};
 pub(crate) use descriptors::fill_standard;
 use fastmap_sandbox::Demand;
 pub use greeting::INSIDE;
@@ -235,6 +237,9 @@ impl Pool {
     fn start_supervisor(&self) -> Result<(), BackendError> {
         let mut supervision = self.supervision.lock().unwrap_or_else(PoisonError::into_inner);
         if supervision.thread.is_none() {
+            if self.shared.options.launcher.is_none() {
+                self.shared.lock().warnings.extend(cores::binding(self.shared.options.processes));
+            }
             // The first workers are on their way before it is.
             start::begin_requested(&self.shared);
             settle::before_exit(&self.shared);

@@ -14,12 +14,13 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::LocalOptions;
+use super::cores;
 use super::descriptors::{self, fill_standard};
 use super::member::{Held, Member, recall};
 use super::run::{Gauge, RunState};
 use super::server::Server;
 use super::settle::Output;
-use super::spread::{self, Busy};
+use super::spread::Busy;
 use super::steal;
 use super::supervisor::Watched;
 use super::wear::{self, Allowed};
@@ -67,12 +68,13 @@ pub(super) struct Met {
     pub(super) _connection: OwnedFd,
 }
 
-/// Whether there were too few descriptors for a worker.
+/// Whether a limit of the system kept workers from being started.
 #[derive(Debug, Default, PartialEq, Eq)]
 enum Shortage {
     #[default]
     Unseen,
-    Seen,
+    /// Which, in words.
+    Seen(String),
     /// And it was said.
     Told,
 }
@@ -138,7 +140,7 @@ impl Shared {
             ..State::default()
         });
         let started = Condvar::default();
-        let (cores, owner) = (spread::cores(), std::process::id());
+        let (cores, owner) = (cores::count(&cores::own()).max(1), std::process::id());
         Ok(Shared { state, wake, timer, started, options, output: Output::default(), cores, owner })
     }
 
@@ -335,15 +337,15 @@ impl Shared {
         })
     }
 
-    /// There were too few descriptors for a worker. A map goes on with the others, if there are some.
-    pub(super) fn short_of_descriptors(&self, death: Death) {
+    /// A limit kept that many workers from being started. A map goes on with the others, if there are some.
+    pub(super) fn short(&self, death: Death, limit: String, workers: usize) {
         let mut state = self.lock();
-        state.starting -= 1;
+        state.starting -= workers;
         if state.starting == 0 && state.members.is_empty() {
             state.failed_start(death);
         } else {
             if state.shortage == Shortage::Unseen {
-                state.shortage = Shortage::Seen;
+                state.shortage = Shortage::Seen(limit);
             }
             state.not_before = Some(Instant::now() + Duration::from_secs(1));
             state.warn_of_shortage(self.options.processes);
@@ -470,13 +472,14 @@ impl State {
 
     /// Warns once that there are fewer workers than were asked for, as soon as it is known how many there are.
     fn warn_of_shortage(&mut self, wanted: usize) {
-        if self.shortage == Shortage::Seen && self.starting == 0 {
-            self.shortage = Shortage::Told;
+        if self.starting > 0 || !matches!(self.shortage, Shortage::Seen(_)) {
+            return;
+        }
+        if let Shortage::Seen(limit) = std::mem::replace(&mut self.shortage, Shortage::Told) {
             self.warnings.push(format!(
-                "fastmap: warning: only {} of {wanted} workers can run: this process may have {} open files; allow it more \
-                 (ulimit -n), or ask for fewer workers (FASTMAP_LOCAL_PROCESSES)\n",
-                self.members.len(),
-                descriptors::limit()
+                "fastmap: warning: only {} of {wanted} workers can run: {limit}, or ask for fewer workers \
+                 (FASTMAP_LOCAL_PROCESSES)\n",
+                self.members.len()
             ));
         }
     }

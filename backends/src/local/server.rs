@@ -43,16 +43,26 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// A new one, in the temporary folder, for this user alone.
+    /// A new one, in the temporary folder, or where that can't be used in another one, for this user alone.
     ///
     /// # Errors
-    /// In words; they name the folder where that can't be used.
+    /// In words; they name the temporary folder where that and the others can't be used.
     pub(crate) fn new() -> io::Result<Server> {
-        let folder = temp_folder()?;
+        let mut refused = None;
+        for folder in std::iter::once(temp_folder()).chain(other_folders().map(Ok)) {
+            match folder.and_then(|folder| Server::in_folder(&folder)) {
+                Ok(server) => return Ok(server),
+                Err(error) => drop(refused.get_or_insert(error)),
+            }
+        }
+        Err(refused.unwrap_or_else(|| io::Error::other("no folder for its socket")))
+    }
+
+    fn in_folder(folder: &Path) -> io::Result<Server> {
         let mut entry = Entry::begin()?;
         let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
         let listener = above_standard(listener)?;
-        let path = make_folder(&folder)?.join(SOCKET);
+        let path = make_folder(folder)?.join(SOCKET);
         entry.made(path.to_string_lossy().into_owned());
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         bind(listener.as_raw_fd(), &UnixAddr::new(&path)?).map_err(|error| named(error.into()))?;
@@ -229,6 +239,16 @@ fn temp_folder() -> io::Result<PathBuf> {
         )));
     }
     Ok(folder)
+}
+
+/// Where a socket may lie if not in the temporary folder (a root that is read-only, a full disk): shared memory, and the
+/// folder of a login session.
+fn other_folders() -> impl Iterator<Item = PathBuf> {
+    let session = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let usable = |folder: &PathBuf| {
+        folder.is_absolute() && folder.to_str().is_some_and(|name| name.len() <= MOST_TEMP_FOLDER)
+    };
+    [Some(PathBuf::from("/dev/shm")), session].into_iter().flatten().filter(usable)
 }
 
 /// Makes a folder in this one that no other user may enter.

@@ -34,7 +34,7 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(crate) struct Output {
     /// Bytes of lines that wait for the relay.
     pub(super) waiting: AtomicUsize,
-    /// Lines that the relay has taken.
+    /// Lines that the relay has taken, and pieces of output that were left out.
     passed: AtomicU64,
     /// The supervisor reads, or keeps back what it has read.
     kept: AtomicBool,
@@ -76,6 +76,11 @@ impl Output {
     pub(super) fn passed(&self, bytes: usize) -> usize {
         self.passed.fetch_add(1, Ordering::SeqCst);
         self.waiting.fetch_sub(bytes, Ordering::SeqCst)
+    }
+
+    /// A piece of output was read and left out: a wait for what is behind it goes on.
+    pub(super) fn left_out(&self) {
+        self.passed.fetch_add(1, Ordering::SeqCst);
     }
 
     /// All lines before this mark are passed on.

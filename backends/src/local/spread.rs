@@ -4,6 +4,7 @@
 //! on the core of another is kept off those cores while it is woken, and only then: it has all of its cores back before
 //! the function runs, which may ask how many they are, or start threads that inherit them.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -53,10 +54,39 @@ impl Owed {
     }
 }
 
-/// How many cores this thread may use.
-pub(super) fn cores() -> usize {
-    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
-    (0..CpuSet::count()).filter(|core| allowed.is_set(*core).unwrap_or(false)).count().max(1)
+/// All cores that a kernel may have.
+fn every_core() -> CpuSet {
+    let mut all = CpuSet::new();
+    for core in 0..CpuSet::count() {
+        // Below the count it does not fail.
+        let _set = all.set(core);
+    }
+    all
+}
+
+/// Whether this process may use all cores of its control group: whether a thread that asks for all cores gets no
+/// more than it was started with. Asked once, because it starts a thread.
+fn has_all_of_its_group() -> bool {
+    static ALL: OnceLock<bool> = OnceLock::new();
+    *ALL.get_or_init(|| {
+        let me = Pid::from_raw(0);
+        let asks = move || {
+            let before = sched_getaffinity(me)?;
+            sched_setaffinity(me, &every_core())?;
+            Ok::<_, nix::Error>(sched_getaffinity(me)? == before)
+        };
+        // Where no thread starts, the mask of each worker is given back as it was.
+        let thread = std::thread::Builder::new().spawn(asks);
+        thread.ok().and_then(|thread| thread.join().ok()?.ok()).unwrap_or(false)
+    })
+}
+
+/// The mask that gives a worker back the cores which it had. The kernel takes a mask for the wish of the thread,
+/// and cuts it to the control group's cores from then on, also when these become more (`docker update
+/// --cpuset-cpus`). A worker with all cores of the group, which never asked for any, is to follow the group.
+fn to_give_back(had: CpuSet) -> CpuSet {
+    let own = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+    if own == had && has_all_of_its_group() { every_core() } else { had }
 }
 
 /// The cores on which workers are busy.
@@ -97,7 +127,7 @@ impl Busy {
         }
         // The note second: the worker may be awake, and what it gives back before this it would not get again.
         sched_setaffinity(worker, &free).ok()?;
-        owed.note(&allowed);
+        owed.note(&to_give_back(allowed));
         Some(KeptOff { worker, owed })
     }
 }

@@ -4,6 +4,7 @@
 //! parent-death signal is tied to the *thread* that started it, which lives as long as the worker.
 
 use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -11,8 +12,12 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use fastmap_sandbox::most_processes;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Resource, WaitId, WaitIdOptions, getrlimit, pidfd_open, waitid};
 
+use super::cores;
 use super::descriptors::{self, above_standard, fill_standard};
 use super::greeting::{Confinement, INSIDE, MARKER, Marker, STACK};
 use super::launch::Start;
@@ -34,8 +39,12 @@ pub(super) fn begin_requested(shared: &Arc<Shared>) -> bool {
     for number in numbers.clone() {
         match begin(shared, number) {
             Ok(thread) => shared.lock().threads.push(thread),
-            Err(death) => {
-                shared.not_started(death, (numbers.end - number) as usize);
+            Err((death, error)) => {
+                let rest = (numbers.end - number) as usize;
+                match limit_behind(&error) {
+                    Some(limit) => shared.short(death, limit, rest),
+                    None => shared.not_started(death, rest),
+                }
                 break;
             }
         }
@@ -44,12 +53,13 @@ pub(super) fn begin_requested(shared: &Arc<Shared>) -> bool {
 }
 
 /// Starts a worker's thread, which starts the worker and lives as long as that.
-fn begin(shared: &Arc<Shared>, number: u64) -> Result<JoinHandle<()>, Death> {
+fn begin(shared: &Arc<Shared>, number: u64) -> Result<JoinHandle<()>, (Death, io::Error)> {
     let name = format!("worker-{number}");
     let thread = std::thread::Builder::new().name(format!("fastmap-{name}"));
     let (shared, own) = (Arc::clone(shared), name.clone());
     let live = move || {
         block_signals();
+        cores::take_back();
         // A launcher may be anybody's.
         let started = catch_unwind(AssertUnwindSafe(|| start(&shared, number, &own)));
         match started.unwrap_or_else(|_| Err(Failure::Other("its launcher panicked".to_owned()))) {
@@ -58,11 +68,14 @@ fn begin(shared: &Arc<Shared>, number: u64) -> Result<JoinHandle<()>, Death> {
                     Peer { shared: &shared, id: number, name: &own, page: &page, gate: &gate, process };
                 listen(&peer, server);
             }
-            Err(Failure::Short(why)) => shared.short_of_descriptors(not_started(own, why)),
+            Err(Failure::Short(why, limit)) => shared.short(not_started(own, why), limit, 1),
             Err(Failure::Other(why)) => shared.not_started(not_started(own, why), 1),
         }
     };
-    thread.spawn(live).map_err(|error| not_started(name, format!("cannot start a thread for it: {error}")))
+    thread.spawn(live).map_err(|error| {
+        let why = format!("cannot start a thread for it: {}", with_limit(&error));
+        (not_started(name, why), error)
+    })
 }
 
 fn not_started(worker: String, why: String) -> Death {
@@ -80,25 +93,58 @@ struct Started {
 
 /// Why no worker has started, in words.
 enum Failure {
-    /// Too few descriptors are left.
-    Short(String),
+    /// A limit of the system is reached: why, and which limit it is.
+    Short(String, String),
     Other(String),
 }
 
-impl From<String> for Failure {
-    fn from(why: String) -> Self {
-        Failure::Other(why)
+impl Failure {
+    fn new(what: &str, error: &io::Error) -> Failure {
+        let why = format!("{what}: {}", with_limit(error));
+        match limit_behind(error) {
+            Some(limit) => Failure::Short(why, limit),
+            None => Failure::Other(why),
+        }
+    }
+}
+
+/// The limit that the system has reached where it answers so, its value, and what to do.
+fn limit_behind(error: &io::Error) -> Option<String> {
+    let limit =
+        |limit: Option<u64>| limit.map_or_else(|| "any number of".to_owned(), |most| most.to_string());
+    match error.raw_os_error()? {
+        libc::EAGAIN => Some(format!(
+            "the system starts no more processes and threads: this user may have {} (ulimit -u), and the control group {} \
+             (TasksMax= of systemd, a container's limit of pids); allow more",
+            limit(getrlimit(Resource::Nproc).current),
+            limit(most_processes())
+        )),
+        libc::ENOMEM => Some(format!(
+            "the system gives no more memory: this process may have {} bytes of addresses (ulimit -v); allow more",
+            limit(getrlimit(Resource::As).current)
+        )),
+        _ => None,
+    }
+}
+
+/// The error, and the limit behind it or what else to do.
+fn with_limit(error: &io::Error) -> String {
+    match (limit_behind(error), error.raw_os_error()) {
+        (Some(limit), _) => format!("{error}; {limit}"),
+        (None, Some(libc::EAFNOSUPPORT)) => {
+            format!("{error}; allow sockets of the family AF_UNIX (RestrictAddressFamilies= of systemd)")
+        }
+        (None, _) => error.to_string(),
     }
 }
 
 /// Starts a worker and makes it known to the pool and the supervisor; an error says why none came.
 fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, Failure> {
-    let failed = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
+    let failed = |what: &str| move |error: io::Error| Failure::new(what, &error);
     fill_standard();
-    shared.expect_descriptors().map_err(Failure::Short)?;
-    let server = Server::new().map_err(|error| failed("cannot make its socket", &error))?;
-    let server = Arc::new(server);
-    let (page, stdin) = Page::create().map_err(|error| failed("cannot share memory with it", &error))?;
+    shared.expect_descriptors().map_err(|why| Failure::Short(why, descriptors::shortage()))?;
+    let server = Arc::new(Server::new().map_err(failed("cannot make its socket"))?);
+    let (page, stdin) = Page::create().map_err(failed("cannot share memory with it"))?;
     let page = Arc::new(page);
     let marker = Marker {
         host: shared.owner,
@@ -111,18 +157,20 @@ fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, Failu
         None => (own_program(shared, &marker), None),
         Some(launcher) => {
             let start = Start { name, socket: Path::new(server.path()), marker: &marker };
-            let launch = launcher.launch(&start).map_err(|error| failed("cannot launch it", &error))?;
+            let launch = launcher.launch(&start).map_err(failed("cannot launch it"))?;
             (launch.command, Some(launch.keeper))
         }
     };
     let ((stdout, its_stdout), (stderr, its_stderr)) =
-        pipes().map_err(|error| failed("cannot make pipes for its output", &error))?;
+        pipes().map_err(failed("cannot make pipes for its output"))?;
     let mut child = command
         .stdin(Stdio::from(stdin))
         .stdout(Stdio::from(its_stdout))
         .stderr(Stdio::from(its_stderr))
         .spawn()
-        .map_err(|error| failed(&format!("cannot start {}", command.get_program().display()), &error))?;
+        .map_err(|error| {
+            Failure::new(&format!("cannot start {}", command.get_program().display()), &error)
+        })?;
     // Its ends of them.
     drop(command);
     let pid = child.id();
@@ -136,16 +184,15 @@ fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, Failu
         Ok(pipes) => pipes,
         Err(error) => {
             drop(child.kill().and_then(|()| child.wait()));
-            return Err(failed("cannot read its output", &error).into());
+            return Err(Failure::new("cannot read its output", &error));
         }
     };
-    let pidfd = match Pid::from_raw(pid as i32).map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
-        Some(Ok(pidfd)) => Some(above_standard(pidfd).map_err(|error| failed("cannot watch it", &error))?),
-        Some(Err(rustix::io::Errno::SRCH)) | None => None,
-        // Not allowed here, or no descriptor left: a process whose death can't be noticed is of no use.
-        Some(Err(error)) => {
+    let pidfd = match death_of(pid) {
+        Ok(pidfd) => pidfd,
+        // No descriptor or thread is left: a process whose death can't be noticed is of no use.
+        Err(error) => {
             drop(child.kill().and_then(|()| child.wait()));
-            return Err(failed("cannot watch it (pidfd_open)", &error).into());
+            return Err(Failure::new("cannot watch it", &error));
         }
     };
     let gate = Arc::new(Gate::new(Arc::clone(&server), shared.options.output));
@@ -165,6 +212,34 @@ fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, Failu
     };
     shared.came(Member::new(number, name.to_owned(), child, Arc::clone(&page), outputs), watched);
     Ok(Started { page, gate, server, process: pid })
+}
+
+/// A descriptor that can be read from once that child is dead; `None`: it is gone.
+fn death_of(pid: u32) -> io::Result<Option<OwnedFd>> {
+    let Some(child) = Pid::from_raw(pid as i32) else { return Ok(None) };
+    match pidfd_open(child, PidfdFlags::empty()) {
+        Ok(pidfd) => above_standard(pidfd).map(Some),
+        Err(Errno::SRCH) => Ok(None),
+        Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => Err(error.into()),
+        // Debuggers that play a kernel (valgrind) and kernels of containers lack it; filters refuse it.
+        Err(_) => wait_for_death(child).map(Some),
+    }
+}
+
+/// The same by a thread that waits for the child and leaves it to be waited for.
+fn wait_for_death(child: Pid) -> io::Result<OwnedFd> {
+    let dead = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+    let dead = above_standard(OwnedFd::from(dead))?;
+    let (tell, thread) = (dead.try_clone()?, std::thread::Builder::new());
+    let wait = move || {
+        block_signals();
+        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        while matches!(waitid(WaitId::Pid(child), ended), Err(Errno::INTR)) {}
+        // Fails only when the counter is full.
+        let _told = rustix::io::write(tell, &1u64.to_ne_bytes());
+    };
+    thread.name("fastmap-death".to_owned()).spawn(wait)?;
+    Ok(dead)
 }
 
 /// A pipe: the host's end, and the worker's.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 
+use super::cores;
 use super::launch::Keeper;
 use super::lines::Lines;
 use super::member::Member;
@@ -51,6 +52,7 @@ pub(super) struct Watched {
 /// Runs until the pool closes and its last worker is dead.
 pub(crate) fn supervise(shared: &Arc<Shared>) {
     block_signals();
+    cores::take_back();
     Output::passes_on();
     let mut watched: Vec<Watched> = Vec::new();
     let mut lines = Lines::new(shared);
@@ -332,6 +334,7 @@ impl Watched {
             quota.leave_out(left_out.iter().map(|(_, lines)| lines).sum());
             let bytes: usize = left_out.iter().map(|(bytes, _)| bytes).sum();
             *paused = Some(now + Quota::pause(bytes as u64));
+            shared.output.left_out();
             return;
         }
         if lines.have_room() {

@@ -264,11 +264,28 @@ fn a_function_has_the_stack_that_was_asked_for() {
 }
 
 #[test]
-fn a_system_that_refuses_to_watch_processes_is_named() {
-    let report = run(&mut host(&["no-pidfd", "40"]));
-    let error = all_or_one_error(&report, 40).expect("nothing can be watched");
-    assert_eq!(report.answers, 1);
-    assert!(error.text.contains("pidfd_open"), "{error:?}");
+fn deaths_are_noticed_where_the_system_refuses_to_watch_processes() {
+    let report = run(&mut host(&["no-pidfd"]));
+    assert_eq!((report.answers, report.good), (40, 39), "{report:#?}");
+    assert_eq!((&*report.errors[0].kind, report.errors[0].index), ("Crash", Some(20)), "{report:#?}");
+}
+
+#[test]
+fn a_library_that_binds_the_first_thread_before_main_leaves_workers_their_cores() {
+    let cores = std::thread::available_parallelism().expect("cores").get();
+    for (variable, value) in [("OMP_PROC_BIND", "true"), ("GOMP_CPU_AFFINITY", "0"), ("OMP_PLACES", "cores")]
+    {
+        let (_folder, path) = folder();
+        let mut command = host(&["cores", &path]);
+        if cores == 1 {
+            with_processes(&mut command, "2");
+        }
+        // GCC's OpenMP, as if the program were linked with it.
+        let ended = ended(command.env("LD_PRELOAD", "libgomp.so.1").env(variable, value));
+        let line = format!("{cores} cores, 2 workers");
+        assert_eq!(ended.stdout, [line.as_str(); 2], "{variable}: {ended:#?}");
+        assert!(ended.stderr.contains(&format!("{variable}={value}")), "{}", ended.stderr);
+    }
 }
 
 #[test]
@@ -323,6 +340,13 @@ fn threads_and_processes_that_the_system_refuses_are_an_error() {
         let error = all_or_one_error(&report, 40);
         assert!(tasks > 2 || error.is_some(), "{tasks} can't be enough");
         assert!(tasks < 12 || error.is_none(), "{error:?}");
+    }
+    // Of many workers as many run as there may be, and the limit is named.
+    let mut command = as_other_user(&host, "14");
+    let ended = Running::start(with_processes(command.env("TMPDIR", &path), "8")).finish();
+    assert_eq!(Report::read(&ended.stdout).good, 40, "{ended:#?}");
+    for words in ["of 8 workers can run", "this user may have 14 (ulimit -u)", "FASTMAP_LOCAL_PROCESSES"] {
+        assert!(ended.stderr.contains(words), "{words}: {}", ended.stderr);
     }
 }
 

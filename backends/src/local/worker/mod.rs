@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use super::greeting::{Confinement, Greeting, Hello, INSIDE, MARKER, Marker};
 use super::page::{Page, SETUP};
-use super::{confined, descendants};
+use super::{confined, cores, descendants};
 use crate::batch::Items;
 use crate::claims::Claims;
 use crate::completion::{FailureKind, ItemFailure};
@@ -77,6 +77,7 @@ pub fn enter() {
 /// [`enter`] for a constructor of the program, which runs before `main`: a worker calls `others` before it begins, which
 /// calls those constructors that would come later.
 pub fn enter_after(others: impl FnOnce()) {
+    cores::note_at_main();
     let Some(value) = std::env::var_os(MARKER) else { return };
     // SAFETY: `enter` is the first statement of the program, before any thread that could read the environment.
     unsafe { std::env::remove_var(MARKER) };
@@ -95,6 +96,7 @@ pub fn enter_after(others: impl FnOnce()) {
     }
     WORKER.store(true, Ordering::Relaxed);
     others();
+    cores::take_back();
     let worker = Worker::report(&marker).unwrap_or_else(|why| refuse(&why));
     let thread = thread::start(&thread_name(&marker), worker);
     let thread = thread.unwrap_or_else(|error| refuse(&format!("starting a thread: {error}")));

@@ -91,7 +91,8 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
             adverse::report_all(number(0)?);
             Ok(())
         }
-        "no-pidfd" => adverse::no_pidfd(number(0)?),
+        "cores" => adverse::cores(text(0)),
+        "no-pidfd" => adverse::no_pidfd(),
         "no-folders" => adverse::no_folders(number(0)?),
         "left-in-init" => adverse::left_in_init(),
         "drop-blocks" => adverse::clinging_state::<true>(number(0)?),
