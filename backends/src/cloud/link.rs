@@ -160,7 +160,7 @@ impl Link {
             true => self.options.patience,
             false => self.options.patience.min(FIRST_PATIENCE),
         };
-        let failing = backoff.since().elapsed();
+        let failing = backoff.fails(Instant::now());
         let over = failing > most && !is_wait(&failure);
         if is_wait(&failure) {
             // A good answer: what fails after it fails anew.

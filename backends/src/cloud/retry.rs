@@ -18,6 +18,9 @@ pub(super) const NEXT_LINE: Duration = Duration::from_secs(15);
 pub(super) const PROXY_PATIENCE: Duration = Duration::from_secs(8);
 /// The service's own wish is followed up to here.
 const LONGEST_WISH: Duration = Duration::from_secs(60);
+/// Between two failures of a request there is no more than this for one that is tried: where more time has passed, this
+/// process stood still, and nothing was tried.
+const LONGEST_TRY: Duration = Duration::from_secs(60);
 
 /// What to do about a failed request.
 #[derive(Debug)]
@@ -221,20 +224,24 @@ fn is_distrust(error: &ureq::Error) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     tries: u32,
-    since: Option<Instant>,
+    /// How long it fails, and when it last did.
+    failing: Option<(Duration, Instant)>,
     waiting: Option<Instant>,
     told: Option<Instant>,
 }
 
 impl Backoff {
-    /// Since when it fails.
-    pub(super) fn since(&mut self) -> Instant {
-        *self.since.get_or_insert_with(Instant::now)
+    /// It fails now; for how long it does so.
+    pub(super) fn fails(&mut self, now: Instant) -> Duration {
+        let (time, last) = self.failing.unwrap_or((Duration::ZERO, now));
+        let time = time + now.saturating_duration_since(last).min(LONGEST_TRY);
+        self.failing = Some((time, now));
+        time
     }
 
     /// It does not fail, but is told to wait: for so long until now.
     pub(super) fn waits(&mut self) -> Duration {
-        self.since = None;
+        self.failing = None;
         self.waiting.get_or_insert_with(Instant::now).elapsed()
     }
 
@@ -249,7 +256,6 @@ impl Backoff {
 
     /// The pause before the next try; `chance` is one of 256.
     pub(super) fn pause(&mut self, wish: Option<Duration>, chance: u8) -> Duration {
-        self.since();
         let doubled = FIRST_PAUSE * 2u32.saturating_pow(self.tries.min(10));
         self.tries += 1;
         let pause = match wish {
@@ -340,9 +346,14 @@ mod tests {
     #[test]
     fn a_failure_behind_a_long_wait_is_a_new_one() {
         let mut backoff = Backoff::default();
-        let failing = backoff.since();
+        let begin = Instant::now();
+        let later = |seconds| begin + Duration::from_secs(seconds);
+        assert_eq!(backoff.fails(begin), Duration::ZERO);
+        assert_eq!(backoff.fails(later(30)), Duration::from_secs(30));
+        // This process stood still for an hour.
+        assert_eq!(backoff.fails(later(3630)), Duration::from_secs(90));
         backoff.waits();
-        assert!(backoff.since() > failing);
+        assert_eq!(backoff.fails(later(3640)), Duration::ZERO);
         assert!(!backoff.is_worth_a_line(Duration::ZERO));
         assert!(backoff.is_worth_a_line(WORTH_A_LINE * 2) && !backoff.is_worth_a_line(WORTH_A_LINE * 2));
     }

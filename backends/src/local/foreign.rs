@@ -13,6 +13,9 @@ use crate::completion::DeathCause;
 use crate::error::BackendError;
 use crate::job::JobId;
 
+/// How often the clock is looked at while a first worker is waited for.
+const LOOK: Duration = Duration::from_secs(1);
+
 impl Local {
     /// Starts a worker if there is none, and waits until one has reported for duty: for whoever must know whether
     /// the program can work here before there is work.
@@ -25,12 +28,14 @@ impl Local {
         self.pool.shared.try_start(most)
     }
 
-    /// [`Run::submit`](crate::Run::submit) for an open run that another thread polls.
+    /// [`Run::submit`](crate::Run::submit) for an open run that another thread polls. Batches beyond the run's places
+    /// wait here: a place may come free without a completion (a cancelled batch has none), so that a caller could not
+    /// know when to submit again.
     ///
     /// # Errors
-    /// Gives the batch back if it can't be taken now, or if the run is not open.
+    /// Gives the batch back if the run is not open, or has failed.
     pub fn submit(&self, batch: Batch) -> Result<(), Batch> {
-        self.pool.shared.submit(batch.job(), batch)
+        self.pool.shared.submit_beyond(batch.job(), batch)
     }
 
     /// Ends the worker that runs this batch: the batch has used up its time. It comes back as lost, by a timeout; what
@@ -46,9 +51,10 @@ impl Local {
 }
 
 impl Shared {
-    /// Waits for a first worker, see [`Local::try_start`](super::Local::try_start).
+    /// Waits for a first worker, see [`Local::try_start`](super::Local::try_start). Time in which this process stood
+    /// still counts for little.
     pub(crate) fn try_start(&self, most: Duration) -> Result<(), BackendError> {
-        let deadline = Instant::now() + most;
+        let (mut waited, mut last) = (Duration::ZERO, Instant::now());
         let mut state = self.lock();
         let failures = state.failures;
         if state.members.is_empty() && state.starting + state.requested == 0 {
@@ -66,11 +72,12 @@ impl Shared {
                 state.futile.clear();
                 return Err(BackendError::NoWorkers(vec![death]));
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if waited >= most {
                 return Err(BackendError::Other(format!("no worker has reported for duty within {most:?}")));
             }
-            state = self.started.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.started.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+            waited += last.elapsed().min(2 * LOOK);
+            last = Instant::now();
         }
     }
 

@@ -31,7 +31,8 @@ pub(crate) struct Member {
     pub(crate) page: Arc<Page>,
     /// What it prints to: the supervisor reads it.
     pub(super) outputs: Vec<Arc<OwnedFd>>,
-    pub(crate) started: Instant,
+    /// How long its greeting has been waited for.
+    pub(crate) awaited: Duration,
     /// `None` until it has greeted.
     pub(crate) outbox: Option<Outbox>,
     /// Batches sent and not answered, in the order they were sent.
@@ -99,7 +100,7 @@ impl Member {
             child,
             page,
             outputs,
-            started: Instant::now(),
+            awaited: Duration::ZERO,
             outbox: None,
             held: VecDeque::new(),
             opened: HashSet::new(),

@@ -232,11 +232,23 @@ impl Shared {
 
     /// A run hands in a batch.
     pub(crate) fn submit(&self, job: JobId, batch: Batch) -> Result<(), Batch> {
-        let mut state = self.lock();
-        let Some(run) = state.runs.get_mut(&job) else { return Err(batch) };
-        if run.failed || batch.job() != job || (run.gauge.read().0 == 0 && run.outstanding() > 0) {
-            return Err(batch);
+        let state = self.lock();
+        let full = |run: &RunState| run.gauge.read().0 == 0 && run.outstanding() > 0;
+        match state.runs.get(&job) {
+            Some(run) if full(run) => Err(batch),
+            _ => self.take(state, job, batch),
         }
+    }
+
+    /// The same for a batch that waits here if the run has no place for it.
+    pub(crate) fn submit_beyond(&self, job: JobId, batch: Batch) -> Result<(), Batch> {
+        self.take(self.lock(), job, batch)
+    }
+
+    fn take(&self, mut state: MutexGuard<'_, State>, job: JobId, batch: Batch) -> Result<(), Batch> {
+        let Some(run) = state.runs.get_mut(&job).filter(|run| !run.failed && batch.job() == job) else {
+            return Err(batch);
+        };
         run.grants.submitted(&batch);
         // Earlier items go first: they are what the consumer waits for.
         let at = run.pending.partition_point(|waiting| waiting.first() <= batch.first());

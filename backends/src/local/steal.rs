@@ -38,7 +38,9 @@ pub(crate) fn look(state: &mut State, since_last: Duration, now: Instant) -> Opt
         state.members.iter_mut().filter(|member| member.outbox.is_none() && member.verdict.is_none())
     {
         again(GREETING / 10);
-        if now.duration_since(member.started) > GREETING {
+        // Time in which this process was stopped as well counts for little.
+        member.awaited += since_last.min(GREETING / 5);
+        if member.awaited > GREETING {
             member.condemn(DeathCause::NoGreeting(GREETING), None);
         }
     }

@@ -1,7 +1,6 @@
 //! The workers of one run, and the batches that they have. A thread of its own waits for completions, puts those of a
 //! batch together, and cuts batches that have used up their time.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use fastmap_backends::cloud::{Part, PartOutcome, Problem, ProblemCode};
 use fastmap_backends::{
-    Backend, BackendError, Batch, BatchBuilder, BatchId, Completion, Context, Death, DeathCause, FailureKind,
+    Backend, BackendError, BatchBuilder, BatchId, Completion, Context, Death, DeathCause, FailureKind,
     ItemFailure, Job, JobId, Local, Loss, Outcome, Results, Run, Running,
 };
 use log::LevelFilter;
@@ -53,8 +52,6 @@ pub(super) struct Pool {
 struct State {
     /// In the order in which they came.
     flights: Vec<Flight>,
-    /// What the workers had no place for.
-    waiting: VecDeque<Batch>,
     next: u64,
     failed: Option<Problem>,
     tab: Arc<Tab>,
@@ -82,6 +79,8 @@ struct Flight {
     cpu: Duration,
     /// When it was among the first that the workers have to do.
     begun: Option<Instant>,
+    /// How long ago that was, without the time in which this process stood still.
+    age: Duration,
     cut: bool,
     /// Workers still have some of it that nobody waits for.
     given_back: bool,
@@ -196,12 +195,13 @@ impl Pool {
             over: false,
             cpu: Duration::ZERO,
             begun: None,
+            age: Duration::ZERO,
             cut: false,
             given_back: false,
             reply: Some(reply),
         });
-        state.waiting.push_back(batch);
-        state.hand_in(&self.local);
+        // Where the run has failed, the thread is about to hear of it, and answers all that is under way.
+        let _failed = self.local.submit(batch);
         state.begin(self.workers);
         (id, verdict)
     }
@@ -216,9 +216,7 @@ impl Pool {
         state.touched = Instant::now();
         let time = flight.begun.map_or(flight.cpu, |begun| begun.elapsed().max(flight.cpu));
         state.tab.metered(|metered| metered.cancel(time, under_way, flight.limit));
-        state.waiting.retain(|waiting| waiting.id() != batch);
         self.local.cancel(self.job, batch);
-        state.hand_in(&self.local);
         state.begin(self.workers);
     }
 
@@ -250,24 +248,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 impl State {
     fn new(tab: Arc<Tab>) -> Self {
-        State {
-            flights: Vec::new(),
-            waiting: VecDeque::new(),
-            next: 0,
-            failed: None,
-            tab,
-            touched: Instant::now(),
-        }
-    }
-
-    /// Gives the workers what they have places for.
-    fn hand_in(&mut self, local: &Local) {
-        while let Some(batch) = self.waiting.pop_front() {
-            if let Err(batch) = local.submit(batch) {
-                self.waiting.push_front(batch);
-                return;
-            }
-        }
+        State { flights: Vec::new(), next: 0, failed: None, tab, touched: Instant::now() }
     }
 
     /// Starts the clocks of the batches that the workers have come to.
@@ -318,7 +299,6 @@ impl State {
     /// All that is under way gets this answer, and whatever comes.
     fn fail(&mut self, problem: &Problem) {
         self.failed = Some(problem.clone());
-        self.waiting.clear();
         self.tab.metered(super::metered::Metered::release_all);
         for flight in self.flights.drain(..) {
             let _nobody_waits = flight.answer(Verdict::Failed(problem.clone()), Duration::ZERO);
@@ -439,7 +419,6 @@ impl Poller {
                     self.threads.blame(&mut completion.outcome);
                     let mut state = lock(&self.shared);
                     let complete = state.take(completion);
-                    state.hand_in(&self.local);
                     state.begin(self.workers);
                     let complete = complete.map(|mut flight| {
                         flight.cpu = state.tab.metered(|metered| metered.bill(flight.cpu, flight.limit));
@@ -463,9 +442,11 @@ impl Poller {
                     break;
                 }
             }
-            if looked.elapsed() >= LOOK {
+            let since_last = looked.elapsed();
+            if since_last >= LOOK {
                 looked = Instant::now();
-                self.cut();
+                // A stretch that is much longer was spent stopped, or without a CPU: no batch has used it up.
+                self.cut(since_last.min(2 * LOOK));
                 self.threads.warn();
             }
         }
@@ -477,13 +458,14 @@ impl Poller {
         self.tab.metered(super::metered::Metered::release_all);
     }
 
-    /// Cuts batches that have used up their time.
-    fn cut(&self) {
+    /// Cuts batches that have used up their time, so much more than at the last look.
+    fn cut(&self, more: Duration) {
         let mut state = lock(&self.shared);
         let mut over = Vec::new();
-        for flight in &mut state.flights {
+        for flight in state.flights.iter_mut().filter(|flight| flight.begun.is_some()) {
             let patience = (flight.limit * PATIENCE).max(PATIENCE_LEAST);
-            if flight.begun.is_some_and(|begun| begun.elapsed() > patience) {
+            flight.age += more;
+            if flight.age > patience {
                 flight.cut = true;
                 over.push((flight.batch, flight.limit));
             }
@@ -517,6 +499,7 @@ mod tests {
             over: false,
             cpu: Duration::ZERO,
             begun: None,
+            age: Duration::ZERO,
             cut: false,
             given_back: false,
             reply: None,

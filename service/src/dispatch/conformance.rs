@@ -31,6 +31,7 @@ pub(crate) async fn all(make: impl AsyncFn(usize, Duration) -> Sides) {
     tenants_are_taken_in_turn(&make(100, LONG).await).await;
     a_quota_holds_back_its_tenant_alone(&make(2, LONG).await).await;
     what_an_agent_drops_is_given_to_another(&make(100, SHORT).await).await;
+    what_an_agent_has_in_hand_stays_there(&make(100, SHORT).await).await;
     what_is_given_back_comes_at_once_until_it_is_lost(&make(100, LONG).await).await;
     an_ended_run_is_over_wherever_its_work_is(&make(2, LONG).await).await;
     a_cancelled_batch_is_over_and_its_agent_learns_it(&make(100, LONG).await).await;
@@ -171,27 +172,42 @@ async fn a_quota_holds_back_its_tenant_alone(sides: &Sides) {
 
 async fn what_an_agent_drops_is_given_to_another(sides: &Sides) {
     let submitted = sides.submit(1, "r", 0).await;
-    let mut dropped = sides.lease().await;
+    // The lease is not in hand any more, and its name alone is kept.
+    let mut dropped = sides.lease().await.id;
     // Within its lease it is the first agent's, who can make it longer.
     let begun = loop {
         let begun = Instant::now();
-        if sides.lessor.extend(dropped.id).await {
+        if sides.lessor.extend(dropped).await {
             break begun;
         }
         // This test was held up for longer than a lease.
-        dropped = sides.lease().await;
+        dropped = sides.lease().await.id;
     };
     let again = sides.lease().await;
     assert!(begun.elapsed() >= SHORT, "it was taken away after {:?}", begun.elapsed());
     assert_eq!(seq(&again), (1, 0));
-    assert_ne!(again.id, dropped.id);
-    assert!(!sides.lessor.extend(dropped.id).await);
-    assert!(!sides.lessor.answer(dropped.id, Verdict::Lost).await, "the first agent is too late");
+    assert_ne!(again.id, dropped);
+    assert!(!sides.lessor.extend(dropped).await);
+    assert!(!sides.lessor.answer(dropped, Verdict::Lost).await, "the first agent is too late");
     let mut last = again;
     while !sides.answer(&last).await {
         last = sides.lease().await;
     }
     assert!(is_answer(&verdict(submitted).await, 0));
+}
+
+/// An agent that stood still could not extend its lease: it has the work still, and its answer counts.
+async fn what_an_agent_has_in_hand_stays_there(sides: &Sides) {
+    let (first, second) = (sides.submit(1, "r", 0).await, sides.submit(1, "r", 1).await);
+    let (one, two) = (sides.lease().await, sides.lease().await);
+    let again = timeout(SHORT * 3 / 2, sides.lessor.lease()).await;
+    assert!(again.is_err(), "{again:?}");
+    assert!(sides.answer(&one).await);
+    assert!(sides.lessor.extend(two.id).await && sides.answer(&two).await);
+    for (submitted, lease) in [(first, one), (second, two)] {
+        assert!(is_answer(&verdict(submitted).await, seq(&lease).1));
+    }
+    sides.nothing_to_lease().await;
 }
 
 async fn what_is_given_back_comes_at_once_until_it_is_lost(sides: &Sides) {

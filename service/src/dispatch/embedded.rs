@@ -1,7 +1,7 @@
 //! Dispatch within one process: a queue for each tenant, and a turn that goes round among them.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -56,6 +56,8 @@ struct Entry {
 struct Leased {
     entry: Entry,
     until: Instant,
+    /// Whether its agent still has it.
+    in_hand: Weak<()>,
     /// Its agent waits for this, to leave off.
     revoked: Arc<Notify>,
 }
@@ -83,11 +85,7 @@ impl Embedded {
         let mut guard = self.lock();
         let state = &mut *guard;
         let now = Instant::now();
-        let overdue: Vec<LeaseId> =
-            state.leased.iter().filter(|(_, leased)| leased.until <= now).map(|(id, _)| *id).collect();
-        for id in overdue {
-            state.take_back(id);
-        }
+        state.take_back_overdue(now, self.lease_time);
         for _ in 0..state.turn.len() {
             let Some(account) = state.turn.pop_front() else { break };
             let Some(tenant) = state.tenants.get_mut(&account) else { continue };
@@ -103,13 +101,20 @@ impl Embedded {
             entry.deliveries += 1;
             state.next += 1;
             let (id, work) = (LeaseId(state.next), entry.work.clone());
-            state.leased.insert(id, Leased { entry, until: now + self.lease_time, revoked: Arc::default() });
+            let in_hand = Arc::default();
+            let leased = Leased {
+                entry,
+                until: now + self.lease_time,
+                in_hand: Arc::downgrade(&in_hand),
+                revoked: Arc::default(),
+            };
+            state.leased.insert(id, leased);
             let more = !state.turn.is_empty();
             drop(guard);
             if more {
                 self.news.notify_one();
             }
-            return Ok(Ok(Lease { id, lasts: self.lease_time, work, payer: Payer::default() }));
+            return Ok(Ok(Lease { id, lasts: self.lease_time, work, payer: Payer::default(), in_hand }));
         }
         if state.closed {
             return Err(Closed);
@@ -169,6 +174,21 @@ impl State {
             if tenant.leased == 0 && tenant.waiting.is_empty() {
                 self.tenants.remove(&account);
             }
+        }
+    }
+
+    /// Takes back what no agent extends and none has in hand. An agent is part of this process: where the process stood
+    /// still for longer than a lease, the agent has its batches still and could not extend them.
+    fn take_back_overdue(&mut self, now: Instant, lease_time: Duration) {
+        let mut overdue = Vec::new();
+        for (id, leased) in self.leased.iter_mut().filter(|(_, leased)| leased.until <= now) {
+            match leased.in_hand.strong_count() {
+                0 => overdue.push(*id),
+                _ => leased.until = now + lease_time,
+            }
+        }
+        for id in overdue {
+            self.take_back(id);
         }
     }
 

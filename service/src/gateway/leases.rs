@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use fastmap_backends::cloud::RunState;
+use tokio::task::JoinSet;
 use tokio::time::interval;
 
 use super::Gateway;
@@ -16,6 +17,8 @@ use crate::store::now_ms;
 
 const LOOK: Duration = Duration::from_millis(500);
 
+/// A look that comes so late has found this process standing still.
+const STOOD_STILL: Duration = Duration::from_secs(2);
 /// How often runs are looked for that have ended elsewhere or were not let go.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
 /// Runs are forgotten for about so long; then leases are looked at again.
@@ -28,8 +31,31 @@ const TIDY: Duration = Duration::from_mins(1);
 pub(crate) struct Leases {
     runs: Mutex<HashMap<String, (i64, i64)>>,
     last: Mutex<Option<Instant>>,
+    pulse: Mutex<Pulse>,
     /// Accounts of which runs have ended since their rows were last counted.
     ended: Mutex<BTreeSet<i64>>,
+}
+
+/// When this process was last seen to run, in milliseconds since 1970: by the wall clock, because leases are, and because
+/// the monotonic one stops with a machine that is suspended.
+#[derive(Debug, Default)]
+struct Pulse {
+    last: Option<i64>,
+    /// Since when it runs without a pause.
+    since: Option<i64>,
+}
+
+impl Pulse {
+    /// Looks at the clock; gives since when this process runs without a pause, if it ever stood still.
+    fn look(&mut self, now: i64) -> Option<i64> {
+        let paused = self.last.is_some_and(|last| now.saturating_sub(last) > STOOD_STILL.as_millis() as i64);
+        // The clock may have been set back since.
+        if paused || self.since.is_some_and(|since| since > now) {
+            self.since = Some(now);
+        }
+        self.last = Some(now);
+        self.since
+    }
 }
 
 impl Leases {
@@ -61,6 +87,12 @@ impl Leases {
 
     fn until(&self, run: &str) -> i64 {
         self.lock().get(run).map_or(0, |lease| lease.0)
+    }
+
+    /// Looks at the clock; gives since when this process runs without a pause, if it ever stood still. Nothing could be
+    /// heard meanwhile.
+    fn awake_since(&self, now: i64) -> Option<i64> {
+        self.pulse.lock().unwrap_or_else(PoisonError::into_inner).look(now)
     }
 
     fn forget(&self, run: &str) {
@@ -219,6 +251,16 @@ impl Gateway {
 
     /// Ends runs whose client is gone, and forgets answers whose time is over. Never returns.
     pub async fn reap(self: Arc<Self>) {
+        let gateway = Arc::clone(&self);
+        let mut watching = JoinSet::new();
+        watching.spawn(async move {
+            // By itself: the looks below wait for the database.
+            let mut look = interval(LOOK);
+            loop {
+                look.tick().await;
+                gateway.leases.awake_since(now_ms());
+            }
+        });
         let (mut look, mut around, mut tidy) = (interval(LOOK), interval(LOOK_AROUND), interval(TIDY));
         loop {
             let done = tokio::select! {
@@ -234,11 +276,14 @@ impl Gateway {
 
     async fn reap_once(self: &Arc<Self>) -> Result<(), Refusal> {
         let now = now_ms();
+        // After a pause of this process each run has a whole lease anew.
+        let awake = self.leases.awake_since(now);
+        let for_all = awake.map_or(0, |since| since.saturating_add(self.lease_ms()));
         // The database is told before half of a lease is over: what it knows may be so much too early, and only the gateway
         // that a client talks to knows better.
         let late = if self.store.is_shared() { self.lease_ms() / 2 } else { 0 };
         for run in self.store.overdue_runs(now - late).await? {
-            let until = self.leases.until(&run);
+            let until = self.leases.until(&run).max(for_all);
             if until > now {
                 self.store.extend_lease(&run, until).await?;
             } else {
@@ -297,6 +342,15 @@ impl Gateway {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_look_that_comes_late_has_found_a_pause() {
+        let mut pulse = Pulse::default();
+        let looks = [10_000, 12_000, 70_000, 71_000];
+        assert_eq!(looks.map(|now| pulse.look(now)), [None, None, Some(70_000), Some(70_000)]);
+        // The clock is set back, which is no pause.
+        assert_eq!([1000, 1500].map(|now| pulse.look(now)), [Some(1000); 2]);
+    }
 
     #[test]
     fn the_database_is_told_of_a_lease_before_half_of_it_is_over() {

@@ -20,6 +20,11 @@ impl Task for Obey {
                     spin(Duration::from_millis(number()));
                     rest.to_vec()
                 }
+                b't' => {
+                    println!("begun");
+                    std::thread::sleep(Duration::from_millis(number()));
+                    rest.to_vec()
+                }
                 b'z' => {
                     std::thread::sleep(Duration::from_millis(number()));
                     rest.to_vec()

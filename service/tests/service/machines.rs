@@ -15,14 +15,14 @@ use crate::nats::Nats;
 use crate::server::{LIMIT, Server, fastmap, free_port, lines, plain_command, until};
 
 /// An agent as a process of its own, killed with the test.
-struct Agent {
+pub(crate) struct Agent {
     data: tempfile::TempDir,
     process: Child,
     _lines: Receiver<String>,
 }
 
 impl Agent {
-    fn join(nats: &Nats, name: &str, options: &[&str]) -> Agent {
+    pub(crate) fn join(nats: &Nats, name: &str, options: &[&str]) -> Agent {
         Agent::join_logging(nats, name, options, ("info", Stdio::inherit()))
     }
 
@@ -47,6 +47,10 @@ impl Agent {
 
     fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.process.id() as i32), signal).expect("it runs");
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     fn ended(&mut self) -> ExitStatus {

@@ -22,5 +22,6 @@ mod requests;
 mod runs;
 #[allow(dead_code, reason = "shared with tests of the client")]
 mod server;
+mod stopped;
 mod tenants;
 mod uploads;

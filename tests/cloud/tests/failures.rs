@@ -5,7 +5,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fastmap_test_cloud::{Account, Service};
-use fastmap_test_programs::{Ended, Failure, LIMIT, Report, Running};
+use fastmap_test_programs::{Ended, Failure, LIMIT, Report, Running, until};
+use nix::sys::signal::Signal;
 
 const SERVICE: &str = env!("CARGO_BIN_EXE_cloud-service");
 const HOST: &str = env!("CARGO_BIN_EXE_cloud-host");
@@ -101,4 +102,23 @@ fn a_service_that_dies_for_good_ends_the_map_behind_what_was_answered() {
     assert!(report.good > 0 && last.kind == "Cloud" && last.index.is_none(), "{report:?}");
     assert!(before.iter().all(|error| error.kind == "Cloud" && error.index.is_some()), "{report:?}");
     assert!(report.errors.iter().all(|error| error.text.contains(&account.url)), "{report:?}");
+}
+
+#[test]
+fn a_program_that_stood_still_for_longer_than_its_lease_goes_on_in_another_run() {
+    let service = Service::start(SERVICE, &["--lease", "3", "--long-poll", "1"]);
+    let account = service.account("a", "10");
+    let mut host = Running::start(&mut account.program(HOST, &["sleep", "100", "50"]));
+    host.line("first answer");
+    host.signal_group(Signal::SIGSTOP);
+    until("the end of its lease", LIMIT, || service.runs("a")[0]["state"] == "expired");
+    host.signal_group(Signal::SIGCONT);
+    let ended = host.finish();
+    assert!(ended.status.success(), "{ended:#?}");
+    let report = Report::read(&ended.stdout);
+    assert_eq!((report.good, report.errors.len()), (100, 0), "{ended:#?}");
+    assert!(ended.stderr.contains("it goes on in another one"), "{ended:#?}");
+    let runs = service.runs("a");
+    let states: Vec<_> = runs.iter().map(|run| run["state"].as_str().unwrap_or_default()).collect();
+    assert_eq!(states, ["done", "expired"]);
 }

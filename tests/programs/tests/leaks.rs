@@ -15,13 +15,18 @@ struct Measure {
 
 /// Runs a scenario with that many rounds; gives what was measured after the first rounds, and at the end.
 fn measured(scenario: &str, rounds: u64, processes: u64) -> [Measure; 2] {
+    told(scenario, rounds, processes).0
+}
+
+/// The same, and all lines.
+fn told(scenario: &str, rounds: u64, processes: u64) -> ([Measure; 2], Vec<String>) {
     let mut command = program(env!("CARGO_BIN_EXE_host"));
     command.args([scenario, &rounds.to_string()]).env("FASTMAP_LOCAL_PROCESSES", processes.to_string());
     let ended = Running::start(&mut command).finish();
     assert!(ended.status.success(), "{ended:#?}");
     assert!(!ended.stdout.iter().any(|line| line.starts_with("wrong")), "{ended:#?}");
     let measures: Vec<Measure> = ended.stdout.iter().filter_map(|line| parse(line)).collect();
-    measures.try_into().expect("two measures")
+    (measures.try_into().expect("two measures"), ended.stdout)
 }
 
 fn parse(line: &str) -> Option<Measure> {
@@ -64,9 +69,12 @@ fn configs_one_after_another_leave_nothing() {
 
 #[test]
 fn maps_dropped_midway_leave_nothing_and_the_workers_healthy() {
-    let measures = measured("dropped", 200, 2);
+    const ROUNDS: u64 = 200;
+    let (measures, lines) = told("dropped", ROUNDS, 2);
     flat(&measures, 4096);
-    assert_eq!(measures[0].workers, measures[1].workers);
+    // One that a loaded machine lets stand in an item for 0.1 s after its map is replaced; no drop ends one as such.
+    let all = lines.iter().find_map(|line| line.strip_prefix("workers in all ")?.parse::<u64>().ok());
+    assert!(all.is_some_and(|all| all < 2 + ROUNDS / 10), "{all:?} workers");
 }
 
 #[test]

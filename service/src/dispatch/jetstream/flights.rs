@@ -127,6 +127,8 @@ pub(super) enum Report {
 #[derive(Debug)]
 pub(super) enum Answer {
     Now(Reply),
+    /// This, and other agents may have the same work: it is over for them.
+    Over(Reply),
     /// The bytes of a file from there on.
     File(PathBuf, u64),
 }
@@ -368,20 +370,20 @@ impl Flights {
             return Answer::File(path.clone(), *offset);
         }
         let Some(flight) = state.flights.get_mut(about) else { return Answer::Now(Reply::No) };
-        let yes = Answer::Now(Reply::Yes(Bytes::new()));
+        let yes = Reply::Yes(Bytes::new());
         let (over, verdict) = match request {
             Request::Ask(delivered) => {
                 flight.leases += u32::from(delivered > 1);
                 if flight.leases <= DELIVERIES {
-                    return yes;
+                    return Answer::Now(yes);
                 }
-                (Answer::Now(Reply::No), Ok(Verdict::Lost))
+                (Reply::No, Ok(Verdict::Lost))
             }
-            Request::Back if flight.leases < DELIVERIES => return yes,
-            Request::Back => (Answer::Now(Reply::No), Ok(Verdict::Lost)),
+            Request::Back if flight.leases < DELIVERIES => return Answer::Now(yes),
+            Request::Back => (Reply::No, Ok(Verdict::Lost)),
             Request::Unused => {
                 flight.leases = flight.leases.saturating_sub(1);
-                return yes;
+                return Answer::Now(yes);
             }
             // Reports are about runs: see `report`.
             Request::Used(..) => return Answer::Now(Reply::No),
@@ -407,10 +409,17 @@ impl Flights {
         };
         let flight = state.flights.remove(about);
         drop(state);
-        if let Some(flight) = flight {
-            flight.answer(verdict);
+        match flight {
+            Some(flight) if flight.leases > 1 => {
+                flight.answer(verdict);
+                Answer::Over(over)
+            }
+            Some(flight) => {
+                flight.answer(verdict);
+                Answer::Now(over)
+            }
+            None => Answer::Now(over),
         }
-        over
     }
 }
 
@@ -527,7 +536,7 @@ mod tests {
 
     fn reply(flights: &Flights, about: &str, request: Request) -> Reply {
         match flights.request(about, request, 1000) {
-            Answer::Now(reply) => reply,
+            Answer::Now(reply) | Answer::Over(reply) => reply,
             file @ Answer::File(..) => panic!("{file:?}"),
         }
     }

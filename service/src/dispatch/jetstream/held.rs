@@ -1,8 +1,8 @@
-//! What an agent has in hand, and until when. Its own clock decides: who was stopped for longer than a lease finds that
-//! nothing is his any more.
+//! What an agent has in hand, and until when. An agent that was stopped for longer than a lease asks the gateway whether
+//! the work is still wanted, and goes on with it, also where the servers bring it the same work again.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -22,6 +22,8 @@ pub(super) struct Held {
     pub(super) sequence: u64,
     /// It ends then.
     pub(super) until: Instant,
+    /// Whether the agent still has it.
+    pub(super) in_hand: Weak<()>,
     /// Told when it is no longer the agent's.
     pub(super) revoked: Arc<Notify>,
 }
@@ -53,28 +55,36 @@ impl Leases {
         self.lock().held.len()
     }
 
-    /// A new lease. What this agent held of the same work is worth nothing from now on.
-    pub(super) fn enter(&self, held: Held) -> LeaseId {
+    /// A new lease. `None`: the agent has the same work in hand, and goes on with it under the lease that it has. One that
+    /// it has dropped is worth nothing from now on.
+    pub(super) fn enter(&self, held: Held) -> Option<LeaseId> {
         let mut state = self.lock();
+        let same = |old: &&mut Held| old.sequence == held.sequence && old.in_hand.strong_count() > 0;
+        if let Some(old) = state.held.values_mut().find(same) {
+            (old.ack, old.until) = (held.ack, held.until);
+            return None;
+        }
         for (_, old) in state.held.extract_if(|_, old| old.sequence == held.sequence) {
             old.revoked.notify_one();
         }
         state.next += 1;
         let id = LeaseId(state.next);
         state.held.insert(id, held);
-        id
+        Some(id)
     }
 
-    /// Makes a lease longer, from now on; gives where to say so.
-    pub(super) fn extend(&self, id: LeaseId, now: Instant) -> Option<String> {
+    /// Makes a lease longer, from now on; gives where to say so, and whether it was over.
+    pub(super) fn extend(&self, id: LeaseId, now: Instant) -> Option<(String, bool)> {
         let mut state = self.lock();
         let held = state.held.get_mut(&id)?;
-        if held.until <= now {
-            state.held.remove(&id);
-            return None;
-        }
+        let over = held.until <= now;
         held.until = now + held.length();
-        Some(held.ack.clone())
+        Some((held.ack.clone(), over))
+    }
+
+    /// Where the work of a lease comes from.
+    pub(super) fn origin(&self, id: LeaseId) -> Option<Origin> {
+        self.lock().held.get(&id).map(|held| held.origin.clone())
     }
 
     /// What is told when a lease is no longer the agent's; `None`: it is not.
@@ -82,9 +92,9 @@ impl Leases {
         self.lock().held.get(&id).map(|held| Arc::clone(&held.revoked))
     }
 
-    /// Ends a lease, if it has not ended.
-    pub(super) fn take(&self, id: LeaseId, now: Instant) -> Option<Held> {
-        self.lock().held.remove(&id).filter(|held| held.until > now)
+    /// Ends a lease.
+    pub(super) fn take(&self, id: LeaseId) -> Option<Held> {
+        self.lock().held.remove(&id)
     }
 
     /// What there is of a run whose uploads are wanted.

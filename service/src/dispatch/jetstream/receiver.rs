@@ -429,18 +429,27 @@ impl Lessor for Receiver {
                     let run = work.spec.run.clone();
                     let payer =
                         Payer { gateway: origin.gateway.clone(), name: files.executable.name.clone() };
-                    let id = shared.leases.enter(Held {
-                        origin,
+                    let in_hand = Arc::default();
+                    let held = Held {
+                        origin: origin.clone(),
                         files,
                         run,
                         ack,
                         sequence,
                         until,
+                        in_hand: Arc::downgrade(&in_hand),
                         revoked: Arc::default(),
-                    });
+                    };
+                    let entered = shared.leases.enter(held);
                     // Others who wait may find more.
                     shared.news.notify_one();
-                    return Ok(Lease { id, lasts, work, payer });
+                    let Some(id) = entered else {
+                        // It was counted as another agent's, when it came again.
+                        tracing::debug!(run = work.spec.run, "a batch that is in hand came again");
+                        shared.inquirer.tell(&origin, &Request::Unused).await;
+                        continue;
+                    };
+                    return Ok(Lease { id, lasts, work, payer, in_hand });
                 }
                 Next::At(at) => at,
                 Next::Nothing => now + LOOK,
@@ -478,18 +487,28 @@ impl Lessor for Receiver {
     }
 
     async fn extend(&self, lease: LeaseId) -> bool {
-        match self.shared.leases.extend(lease, Instant::now()) {
-            Some(ack) => {
-                self.shared.acknowledge(&ack, IN_PROGRESS).await;
-                true
+        let shared = &self.shared;
+        let Some((mut ack, over)) = shared.leases.extend(lease, Instant::now()) else { return false };
+        if over {
+            // This agent stood still, or was cut off: others may have the work as well by now, its answer may have come,
+            // or its end was not heard here.
+            let Some(origin) = shared.leases.origin(lease) else { return false };
+            let asked = shared.inquirer.ask(&origin, &origin.token, &Request::Ask(0)).await;
+            if !matches!(asked, Some(Reply::Yes(_))) {
+                shared.leases.take(lease);
+                return false;
             }
-            None => false,
+            let Some((now, _)) = shared.leases.extend(lease, Instant::now()) else { return false };
+            ack = now;
         }
+        shared.acknowledge(&ack, IN_PROGRESS).await;
+        true
     }
 
     async fn answer(&self, lease: LeaseId, verdict: Verdict) -> bool {
         let shared = &self.shared;
-        let Some(held) = shared.leases.take(lease, Instant::now()) else { return false };
+        // Also behind the end of its lease: the first answer counts, whichever agent's it is.
+        let Some(held) = shared.leases.take(lease) else { return false };
         let delivering = shared.deliver(&held, wire::verdict(verdict));
         let wanted = shared.meanwhile(&held.origin, &held.ack, delivering).await;
         if !wanted {
@@ -500,7 +519,8 @@ impl Lessor for Receiver {
 
     async fn give_back(&self, lease: LeaseId) {
         let shared = &self.shared;
-        let Some(held) = shared.leases.take(lease, Instant::now()) else { return };
+        let now = Instant::now();
+        let Some(held) = shared.leases.take(lease).filter(|held| held.until > now) else { return };
         let asking = shared.inquirer.ask(&held.origin, &held.origin.token, &Request::Back);
         let lost = matches!(shared.meanwhile(&held.origin, &held.ack, asking).await, Some(Reply::No));
         shared.acknowledge(&held.ack, if lost { NEVER } else { AGAIN }).await;

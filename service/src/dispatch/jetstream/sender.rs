@@ -314,6 +314,12 @@ impl Shared {
             let Some(reply) = reply else { continue };
             match answer {
                 Answer::Now(answer) => self.reply(reply, &answer).await,
+                Answer::Over(answer) => {
+                    self.reply(reply, &answer).await;
+                    // One that does not hear it works in vain, and its answer is not taken.
+                    let _unheard =
+                        self.client.publish(self.layout.names.revoked(), about.to_owned().into()).await;
+                }
                 Answer::File(path, offset) => {
                     let shared = Arc::clone(&self);
                     drop(tokio::spawn(async move {

@@ -1,32 +1,50 @@
 //! Many maps, large maps, and what they cost this process: printed, for the tests to compare.
 
+use std::collections::BTreeSet;
+use std::error::Error;
 use std::fs::read_dir;
 use std::hint::black_box;
 use std::process::id;
 use std::thread::sleep;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fastmap::{FastmapConfig, OnError};
-use fastmap_test_programs::{children, peak_kb, report, state, status_number, workers};
+use fastmap_test_programs::{LIMIT, children, peak_kb, report, state, status_number, workers};
 
 use crate::{Outcome, config};
 
 const MIB: usize = 1 << 20;
 
-/// Prints what this process holds, and the memory of its largest worker.
-fn measure() -> Outcome {
+/// Descriptors, threads and zombies of this process.
+fn held() -> std::io::Result<[u64; 3]> {
+    let files = read_dir("/proc/self/fd")?.count() as u64;
+    let zombies = children(id().cast_signed()).into_iter().filter(|pid| state(*pid) == Some('Z')).count();
+    Ok([files, status_number("self", "Threads"), zombies as u64])
+}
+
+/// Prints what this process holds, and the memory of its largest worker; returns the former. What is on its way out may
+/// stay for a moment: `before`, which it should not exceed, is waited for.
+fn measure(before: Option<[u64; 3]>) -> Result<[u64; 3], Box<dyn Error>> {
     let me = id().cast_signed();
-    let files = read_dir("/proc/self/fd")?.count();
-    let zombies = children(me).into_iter().filter(|pid| state(*pid) == Some('Z')).count();
+    let deadline = Instant::now() + LIMIT;
+    let now = loop {
+        let now = held()?;
+        let settled =
+            now.iter().zip(before.unwrap_or([u64::MAX, u64::MAX, 0])).all(|(now, most)| *now <= most);
+        if settled || Instant::now() > deadline {
+            break now;
+        }
+        sleep(Duration::from_millis(5));
+    };
+    let [files, threads, zombies] = now;
     let of_worker = |pid: i32| status_number(&pid.to_string(), "VmRSS");
     println!(
-        "measure files {files} threads {} zombies {zombies} memory {} worker {} workers {:?}",
-        status_number("self", "Threads"),
+        "measure files {files} threads {threads} zombies {zombies} memory {} worker {} workers {:?}",
         status_number("self", "VmRSS"),
         workers(me).into_iter().map(of_worker).max().unwrap_or(0),
         workers(me),
     );
-    Ok(())
+    Ok(now)
 }
 
 fn small_map(config: &FastmapConfig, items: u64) -> Outcome {
@@ -43,10 +61,11 @@ fn small_map(config: &FastmapConfig, items: u64) -> Outcome {
 /// Maps one after another on one configuration; measured after a tenth, and at the end.
 pub(crate) fn maps(count: u64) -> Outcome {
     let config = config()?;
+    let mut before = None;
     for done in 1..=count {
         small_map(&config, 100)?;
         if done == count / 10 || done == count {
-            measure()?;
+            before = Some(measure(before)?);
         }
     }
     Ok(())
@@ -54,18 +73,20 @@ pub(crate) fn maps(count: u64) -> Outcome {
 
 /// Configurations one after another.
 pub(crate) fn configs(count: u64) -> Outcome {
+    let mut before = None;
     for done in 1..=count {
         small_map(&config()?, 100)?;
         if done == count / 5 || done == count {
-            measure()?;
+            before = Some(measure(before)?);
         }
     }
     Ok(())
 }
 
-/// Maps that are dropped midway.
+/// Maps that are dropped midway. Says how many workers there were in all.
 pub(crate) fn dropped(count: u64) -> Outcome {
     let config = config()?;
+    let (mut before, mut seen) = (None, BTreeSet::new());
     for done in 1..=count {
         let map = config.fastmap(|n: u64| vec![n; 100], 0..);
         for (n, answer) in map.take(done as usize).enumerate() {
@@ -73,17 +94,24 @@ pub(crate) fn dropped(count: u64) -> Outcome {
                 println!("wrong {n}");
             }
         }
+        seen.extend(workers(id().cast_signed()));
         if done == count / 5 || done == count {
-            small_map(&config, 1000)?;
-            measure()?;
+            // One that had to be replaced is there again.
+            let deadline = Instant::now() + LIMIT;
+            while workers(id().cast_signed()).len() < 2 && Instant::now() < deadline {
+                small_map(&config, 1000)?;
+            }
+            before = Some(measure(before)?);
         }
     }
+    println!("workers in all {}", seen.len());
     Ok(())
 }
 
 /// Maps with a context of 1 MB each.
 pub(crate) fn contexts(count: u64) -> Outcome {
     let config = config()?;
+    let mut before = None;
     for done in 1..=count {
         let context = "x".repeat(MIB);
         let map = config.fastmap_with(context, |context: &String, n: u64| context.len() as u64 + n, 0..20);
@@ -93,7 +121,7 @@ pub(crate) fn contexts(count: u64) -> Outcome {
             }
         }
         if done == count / 5 || done == count {
-            measure()?;
+            before = Some(measure(before)?);
         }
     }
     Ok(())
