@@ -24,16 +24,19 @@ mod trial;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::Backend;
+use crate::error::BackendError;
+use crate::job::Job;
+use crate::{Backend, Run};
 
 /// Events of a trial are waited for so long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A trial that has not ended by then is stuck inside a call of the backend.
+/// A trial that opens no other run and has not ended by then is stuck inside a call of the backend.
 const HANG: Duration = Duration::from_secs(150);
 
 /// One thing that a backend promises by implementing the trait. `Display` says it in words.
@@ -276,6 +279,24 @@ pub fn check_all_but(exempt: &[Promise], backend: impl Backend + 'static) -> Res
     if failed.broken.is_empty() { Ok(()) } else { Err(failed) }
 }
 
+/// Counts the runs that a trial opens: one that goes on is slow, and not stuck.
+#[derive(Debug)]
+struct Counting {
+    backend: Arc<dyn Backend>,
+    opened: Arc<AtomicU64>,
+}
+
+impl Backend for Counting {
+    fn name(&self) -> &str {
+        self.backend.name()
+    }
+
+    fn open(&self, job: Arc<Job>) -> Result<Box<dyn Run>, BackendError> {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        self.backend.open(job)
+    }
+}
+
 enum Verdict {
     Kept,
     Broken(String),
@@ -286,9 +307,10 @@ enum Verdict {
 fn guarded(promise: Promise, backend: &Arc<dyn Backend>) -> Verdict {
     let (tell, told) = mpsc::channel();
     let thread = thread::Builder::new().name(format!("conformance-{promise:?}"));
-    let backend = Arc::clone(backend);
+    let opened = Arc::<AtomicU64>::default();
+    let backend = Counting { backend: Arc::clone(backend), opened: Arc::clone(&opened) };
     let started = thread.spawn(move || {
-        let result = promise.try_on(backend.as_ref());
+        let result = promise.try_on(&backend);
         // Before the word is given: who hears it may rely on the backend being let go.
         drop(backend);
         let _nobody_waits = tell.send(result);
@@ -297,7 +319,16 @@ fn guarded(promise: Promise, backend: &Arc<dyn Backend>) -> Verdict {
         Ok(thread) => thread,
         Err(error) => return Verdict::Broken(format!("no thread for the trial: {error}")),
     };
-    match told.recv_timeout(HANG) {
+    let mut seen = 0;
+    let told = loop {
+        match told.recv_timeout(HANG) {
+            Err(RecvTimeoutError::Timeout) if opened.load(Ordering::Relaxed) != seen => {
+                seen = opened.load(Ordering::Relaxed);
+            }
+            told => break told,
+        }
+    };
+    match told {
         Ok(Ok(())) => Verdict::Kept,
         Ok(Err(how)) => Verdict::Broken(how),
         Err(RecvTimeoutError::Timeout) => Verdict::Hangs,
