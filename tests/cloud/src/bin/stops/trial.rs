@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use crate::plan::{Plan, Policy, WORKERS, Whom};
 
 /// A first answer, another one, or the end of a map, comes by then beside all stops: else the map hangs.
-const HANGS: Duration = Duration::from_secs(180);
+const HANGS: Duration = Duration::from_mins(3);
 /// How often the program's lines are looked at.
 const LOOK: Duration = Duration::from_millis(20);
 /// A batch may bring items of so much together: answers come so long after each other where all is well.
