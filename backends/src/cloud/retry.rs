@@ -18,8 +18,8 @@ pub(super) const NEXT_LINE: Duration = Duration::from_secs(15);
 pub(super) const PROXY_PATIENCE: Duration = Duration::from_secs(8);
 /// The service's own wish is followed up to here.
 const LONGEST_WISH: Duration = Duration::from_secs(60);
-/// Between two failures of a request there is no more than this for one that is tried: where more time has passed, this
-/// process stood still, and nothing was tried.
+/// Between two failures of a request there is no more than this for one that is tried: where more time has
+/// passed, this process stood still, and nothing was tried.
 const LONGEST_TRY: Duration = Duration::from_secs(60);
 
 /// What to do about a failed request.

@@ -28,9 +28,9 @@ impl Local {
         self.pool.shared.try_start(most)
     }
 
-    /// [`Run::submit`](crate::Run::submit) for an open run that another thread polls. Batches beyond the run's places
-    /// wait here: a place may come free without a completion (a cancelled batch has none), so that a caller could not
-    /// know when to submit again.
+    /// [`Run::submit`](crate::Run::submit) for an open run that another thread polls. Batches beyond the
+    /// run's places wait here: a place may come free without a completion (a cancelled batch has none), so
+    /// that a caller could not know when to submit again.
     ///
     /// # Errors
     /// Gives the batch back if the run is not open, or has failed.
@@ -51,8 +51,8 @@ impl Local {
 }
 
 impl Shared {
-    /// Waits for a first worker, see [`Local::try_start`](super::Local::try_start). Time in which this process stood
-    /// still counts for little.
+    /// Waits for a first worker, see [`Local::try_start`](super::Local::try_start). Time in which this
+    /// process stood still counts for little.
     pub(crate) fn try_start(&self, most: Duration) -> Result<(), BackendError> {
         let (mut waited, mut last) = (Duration::ZERO, Instant::now());
         let mut state = self.lock();

@@ -177,8 +177,9 @@ impl State {
         }
     }
 
-    /// Takes back what no agent extends and none has in hand. An agent is part of this process: where the process stood
-    /// still for longer than a lease, the agent has its batches still and could not extend them.
+    /// Takes back what no agent extends and none has in hand. An agent is part of this process: where the
+    /// process stood still for longer than a lease, the agent has its batches still and could not extend
+    /// them.
     fn take_back_overdue(&mut self, now: Instant, lease_time: Duration) {
         let mut overdue = Vec::new();
         for (id, leased) in self.leased.iter_mut().filter(|(_, leased)| leased.until <= now) {

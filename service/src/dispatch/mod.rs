@@ -144,8 +144,8 @@ pub struct Lease {
     pub work: Work,
     /// Who is told what the run's workers use beside batches.
     pub payer: Payer,
-    /// Shows the lessor that the agent still has the lease: it is dropped with it. An agent that was stopped for longer
-    /// than a lease could not extend it, and goes on with what it has.
+    /// Shows the lessor that the agent still has the lease: it is dropped with it. An agent that was stopped
+    /// for longer than a lease could not extend it, and goes on with what it has.
     pub in_hand: Arc<()>,
 }
 
@@ -227,7 +227,8 @@ pub trait Lessor: Send + Sync + Debug {
     /// If they can't be had. The work is to be given back.
     async fn lay_out(&self, spec: &Arc<RunSpec>) -> Result<Arc<RunSpec>, Unavailable>;
 
-    /// The agent still works on it. `false`: it is no longer the agent's, or no answer is waited for any more.
+    /// The agent still works on it. `false`: it is no longer the agent's, or no answer is waited for any
+    /// more.
     async fn extend(&self, lease: LeaseId) -> bool;
 
     /// The agent is through with it. `false`: it is no longer the agent's, and nobody hears of this.

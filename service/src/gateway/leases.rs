@@ -36,8 +36,8 @@ pub(crate) struct Leases {
     ended: Mutex<BTreeSet<i64>>,
 }
 
-/// When this process was last seen to run, in milliseconds since 1970: by the wall clock, because leases are, and because
-/// the monotonic one stops with a machine that is suspended.
+/// When this process was last seen to run, in milliseconds since 1970: by the wall clock, because leases are,
+/// and because the monotonic one stops with a machine that is suspended.
 #[derive(Debug, Default)]
 struct Pulse {
     last: Option<i64>,
@@ -89,8 +89,8 @@ impl Leases {
         self.lock().get(run).map_or(0, |lease| lease.0)
     }
 
-    /// Looks at the clock; gives since when this process runs without a pause, if it ever stood still. Nothing could be
-    /// heard meanwhile.
+    /// Looks at the clock; gives since when this process runs without a pause, if it ever stood still.
+    /// Nothing could be heard meanwhile.
     fn awake_since(&self, now: i64) -> Option<i64> {
         self.pulse.lock().unwrap_or_else(PoisonError::into_inner).look(now)
     }

@@ -1,5 +1,5 @@
-//! Processes that stand still for longer than their leases (a machine that is paused, a debugger, swap), and batches that
-//! wait for a place: what was begun goes on, and what waits begins.
+//! Processes that stand still for longer than their leases (a machine that is paused, a debugger, swap), and
+//! batches that wait for a place: what was begun goes on, and what waits begins.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -24,8 +24,8 @@ fn begun(client: &Client, run: &str) -> usize {
     page.lines.iter().filter(|line| line.text == "begun").count()
 }
 
-/// Stops a process once the run's first item has begun, and lets it go on after its leases are over. The item must be
-/// answered by the worker that has begun it.
+/// Stops a process once the run's first item has begun, and lets it go on after its leases are over. The item
+/// must be answered by the worker that has begun it.
 fn stop_amid_an_item(server: &Server, stopped: u32) {
     let client = server.tenant("a", "1000");
     let run = client.run();
@@ -77,8 +77,8 @@ fn what_waits_for_a_place_begins_when_all_that_had_places_is_cancelled() {
             assert!(left.is_err(), "{left:?}");
         }
         client.call("DELETE", &target(3), b"");
-        // The worker is ended for the first, some 25 ms after that is cancelled: the second is still its own then, most
-        // often, and comes back when all cancelling is over.
+        // The worker is ended for the first, some 25 ms after that is cancelled: the second is still its own
+        // then, most often, and comes back when all cancelling is over.
         std::thread::scope(|scope| {
             for at in 1..3 {
                 let target = target(at);

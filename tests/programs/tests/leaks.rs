@@ -72,7 +72,8 @@ fn maps_dropped_midway_leave_nothing_and_the_workers_healthy() {
     const ROUNDS: u64 = 200;
     let (measures, lines) = told("dropped", ROUNDS, 2);
     flat(&measures, 4096);
-    // One that a loaded machine lets stand in an item for 0.1 s after its map is replaced; no drop ends one as such.
+    // One that a loaded machine lets stand in an item for 0.1 s after its map is replaced; no drop ends one
+    // as such.
     let all = lines.iter().find_map(|line| line.strip_prefix("workers in all ")?.parse::<u64>().ok());
     assert!(all.is_some_and(|all| all < 2 + ROUNDS / 10), "{all:?} workers");
 }

@@ -1,5 +1,6 @@
-//! What an agent has in hand, and until when. An agent that was stopped for longer than a lease asks the gateway whether
-//! the work is still wanted, and goes on with it, also where the servers bring it the same work again.
+//! What an agent has in hand, and until when. An agent that was stopped for longer than a lease asks the
+//! gateway whether the work is still wanted, and goes on with it, also where the servers bring it the same
+//! work again.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -55,8 +56,8 @@ impl Leases {
         self.lock().held.len()
     }
 
-    /// A new lease. `None`: the agent has the same work in hand, and goes on with it under the lease that it has. One that
-    /// it has dropped is worth nothing from now on.
+    /// A new lease. `None`: the agent has the same work in hand, and goes on with it under the lease that it
+    /// has. One that it has dropped is worth nothing from now on.
     pub(super) fn enter(&self, held: Held) -> Option<LeaseId> {
         let mut state = self.lock();
         let same = |old: &&mut Held| old.sequence == held.sequence && old.in_hand.strong_count() > 0;

@@ -490,8 +490,8 @@ impl Lessor for Receiver {
         let shared = &self.shared;
         let Some((mut ack, over)) = shared.leases.extend(lease, Instant::now()) else { return false };
         if over {
-            // This agent stood still, or was cut off: others may have the work as well by now, its answer may have come,
-            // or its end was not heard here.
+            // This agent stood still, or was cut off: others may have the work as well by now, its answer may
+            // have come, or its end was not heard here.
             let Some(origin) = shared.leases.origin(lease) else { return false };
             let asked = shared.inquirer.ask(&origin, &origin.token, &Request::Ask(0)).await;
             if !matches!(asked, Some(Reply::Yes(_))) {

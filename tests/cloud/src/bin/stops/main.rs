@@ -1,6 +1,7 @@
-//! Maps while a process of theirs stands still for 16 to 60 seconds: the service with all that it has started (as on a
-//! machine that is paused), the service alone (as by a debugger or swap), or the program with its workers (as by Ctrl-Z).
-//! Prints how much longer than the stop a map waited at worst, and which maps went wrong. See `scripts/try-stops`.
+//! Maps while a process of theirs stands still for 16 to 60 seconds: the service with all that it has started
+//! (as on a machine that is paused), the service alone (as by a debugger or swap), or the program with its
+//! workers (as by Ctrl-Z). Prints how much longer than the stop a map waited at worst, and which maps went
+//! wrong. See `scripts/try-stops`.
 
 mod plan;
 mod trial;

@@ -22,8 +22,8 @@ fn held() -> std::io::Result<[u64; 3]> {
     Ok([files, status_number("self", "Threads"), zombies as u64])
 }
 
-/// Prints what this process holds, and the memory of its largest worker; returns the former. What is on its way out may
-/// stay for a moment: `before`, which it should not exceed, is waited for.
+/// Prints what this process holds, and the memory of its largest worker; returns the former. What is on its
+/// way out may stay for a moment: `before`, which it should not exceed, is waited for.
 fn measure(before: Option<[u64; 3]>) -> Result<[u64; 3], Box<dyn Error>> {
     let me = id().cast_signed();
     let deadline = Instant::now() + LIMIT;
