@@ -12,7 +12,7 @@ use fastmap_backends::cloud::{
     Cloud, CloudOptions, Confirm, Estimate, Notice, Notices, Refused, Secret, SecretError, ServiceUrl,
     UrlError,
 };
-use fastmap_backends::{Adaptive, AdaptiveOptions, Backend, credits};
+use fastmap_backends::{Adaptive, AdaptiveOptions, Backend, counted, credits, in_credits};
 
 use crate::error::{Error, ErrorKind};
 use crate::options::Verbosity;
@@ -160,18 +160,20 @@ impl Confirm for Asker {
 fn question(url: &str, estimate: &Estimate) -> String {
     let Estimate { account, balance, prices, max_credits, items, probe } = estimate;
     let mut text = format!(
-        "fastmap: a map is to run at {url}, charged to the account {account}: {} credits for an hour of CPU time, {} \
-         for a GB of results.\nfastmap: ",
-        credits(prices.cpu_hour),
+        "fastmap: a map is to run at {url}, charged to the account {account}: {} for an hour of CPU time, {} for \
+         a GB of results.\nfastmap: ",
+        in_credits(prices.cpu_hour),
         credits(prices.result_gb),
     );
     let _infallible = match (estimate.cost(), items, probe) {
         (Some(cost), Some(items), Some(probe)) => write!(
             text,
-            "{items} items would cost about {} credits if they are like the first {}",
-            credits(cost),
+            "{} would cost about {} if they are like the first {}",
+            counted(*items, "item"),
+            in_credits(cost),
             probe.items
         ),
+        (_, Some(1), _) => write!(text, "What 1 item costs cannot be estimated"),
         (_, Some(items), _) => write!(text, "What {items} items cost cannot be estimated"),
         (_, None, _) => {
             write!(text, "What it costs cannot be estimated, as the number of items is not known")

@@ -2,6 +2,7 @@
 //! Made by backends, consumed by the host's adapter, which alone decides what is tried again.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,7 @@ use crate::buffers;
 use crate::credit;
 use crate::local::{Taken, confined};
 use crate::text::look_of;
+use crate::words::{counted, noun};
 
 /// News of some consecutive items of one batch. All completions of a batch together cover each item once.
 #[derive(Debug)]
@@ -237,10 +239,19 @@ impl Death {
     /// Whether another worker ended in the same way and with the same last words, of which there are some; addresses and
     /// the numbers of the process and its threads may differ.
     pub fn is_like(&self, other: &Death) -> bool {
-        let looks = |death: &Death| -> Vec<u64> {
-            death.stderr.iter().map(|line| look_of(line.as_bytes(), death.pid)).collect()
-        };
-        self.cause == other.cause && !self.stderr.is_empty() && looks(self) == looks(other)
+        self.cause == other.cause && !self.stderr.is_empty() && self.looks() == other.looks()
+    }
+
+    fn looks(&self) -> Vec<u64> {
+        self.stderr.iter().map(|line| look_of(line.as_bytes(), self.pid)).collect()
+    }
+
+    /// A number that deaths have in common whose cause, refused calls and last words are the same; addresses and the
+    /// numbers of the process and its threads may differ.
+    pub fn look(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.cause.to_string(), &self.refused, self.looks()).hash(&mut hasher);
+        hasher.finish()
     }
 }
 
@@ -336,7 +347,8 @@ impl fmt::Display for DeathCause {
                 write!(f, "was ended: it printed more than {} KiB", limit >> 10)
             }
             DeathCause::AgentsLost(times) => {
-                write!(f, "is gone: the service has lost {times} agents in a row with this batch")
+                let agents = counted(u64::from(*times), "agent");
+                write!(f, "is gone: the service has lost {agents} in a row with this batch")
             }
             DeathCause::Unknown => write!(
                 f,
@@ -388,6 +400,19 @@ pub fn credits(micro: i64) -> String {
     let sign = if micro < 0 { "-" } else { "" };
     let text = format!("{sign}{whole}.{rest:06}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// The same with its unit: `1 credit`, `2.5 credits`.
+///
+/// # Examples
+///
+/// ```
+/// use fastmap_backends::in_credits;
+///
+/// assert_eq!([in_credits(1_000_000), in_credits(10_000)], ["1 credit", "0.01 credits"]);
+/// ```
+pub fn in_credits(micro: i64) -> String {
+    format!("{} {}", credits(micro), noun(if micro == 1_000_000 { 1 } else { 0 }, "credit"))
 }
 
 #[cfg(test)]

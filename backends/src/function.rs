@@ -47,6 +47,32 @@ pub struct FunctionId {
     pub name: String,
 }
 
+/// The mapped function in the name of its descriptor, as it stands in the source: of
+/// `fastmap::entry::Plain<program::f, u64, u64>` it is `program::f`.
+///
+/// # Examples
+///
+/// ```
+/// use fastmap_backends::mapped_function;
+///
+/// assert_eq!(mapped_function("fastmap::entry::Plain<program::f, u64, u64>"), "program::f");
+/// ```
+pub fn mapped_function(name: &str) -> &str {
+    let Some((loop_name, types)) = name.split_once('<') else { return name };
+    let mut depth = 0;
+    let mut parts = types.strip_suffix('>').unwrap_or(types).split(|char| {
+        match char {
+            '<' | '(' | '[' => depth += 1,
+            '>' | ')' | ']' => depth -= 1,
+            _ => {}
+        }
+        char == ',' && depth == 0
+    });
+    // What builds the state stands before the function that uses it.
+    let at = usize::from(loop_name.ends_with("::Init"));
+    parts.nth(at).map_or(name, str::trim)
+}
+
 /// Lies at the same distance from each descriptor in every process that runs this executable.
 static ANCHOR: u64 = MAGIC[0];
 
@@ -75,7 +101,7 @@ impl FunctionId {
         if !inside || !address.is_multiple_of(align_of::<Descriptor>()) {
             return Err(format!(
                 "the function {} is not part of this executable (does it live in a shared library?)",
-                self.name
+                mapped_function(&self.name)
             ));
         }
         let candidate = std::ptr::with_exposed_provenance::<Descriptor>(address);
@@ -84,7 +110,7 @@ impl FunctionId {
         if magic != MAGIC {
             return Err(format!(
                 "nothing in this executable stands where the function {} should be",
-                self.name
+                mapped_function(&self.name)
             ));
         }
         // SAFETY: the magic is written by `Descriptor::new` alone, so this is a descriptor, and it is never written to.
@@ -109,6 +135,17 @@ mod tests {
         unreachable!("no test starts it")
     }
     static ONE: Descriptor = Descriptor::new(name, start);
+
+    #[test]
+    fn a_mapped_function_is_named_as_in_the_source() {
+        let names = ["x::Plain<a::f, u64, u64>", "x::Init<a::new<(u8, u8)>, a::f<Vec<u8>, u8>, S, T>", "odd"];
+        assert_eq!(names.map(mapped_function), ["a::f", "a::f<Vec<u8>, u8>", "odd"]);
+        assert_eq!(
+            mapped_function("x::Plain<a::run::{{closure}}, alloc::str"),
+            "a::run::{{closure}}",
+            "cut short"
+        );
+    }
 
     #[test]
     fn a_descriptor_is_found_by_its_name() {

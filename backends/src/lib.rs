@@ -41,6 +41,7 @@ mod startable;
 mod task;
 mod text;
 mod wire;
+mod words;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -51,7 +52,7 @@ pub use adaptive::{Adaptive, AdaptiveOptions};
 pub use batch::{Batch, BatchBuilder, BatchId, Items, Slots};
 pub use completion::{
     Completion, Death, DeathCause, FailureKind, ItemFailure, Loss, MemoryLimit, Outcome, Payload, Place,
-    Receipt, RefusedCall, Results, Running, credits,
+    Receipt, RefusedCall, Results, Running, credits, in_credits,
 };
 pub use context::{Context, ContextWriter};
 pub use error::BackendError;
@@ -60,12 +61,13 @@ pub use executable::identity;
 pub use executable::identity_of;
 /// How local workers are confined.
 pub use fastmap_sandbox as sandbox;
-pub use function::{Descriptor, FunctionId, Start};
+pub use function::{Descriptor, FunctionId, Start, mapped_function};
 pub use job::{Job, JobId};
 pub use local::{Local, LocalOptions};
 pub use sizing::Targets;
 pub use startable::startable;
 pub use task::{Executor, Task, Work};
+pub use words::{counted, noun};
 
 /// A place where batches run: this machine's worker processes, a service, or whatever you write.
 ///

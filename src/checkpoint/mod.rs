@@ -19,7 +19,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use fastmap_backends::{Batch, FunctionId, Results, identity};
+use fastmap_backends::{Batch, FunctionId, Results, counted, identity};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind};
@@ -155,7 +155,11 @@ impl Checkpoint {
         match &self.open {
             Some(open) if items < open.end => Err(changed(
                 open,
-                &format!("it ends after {items} items, and results of {} are recorded", open.end),
+                &format!(
+                    "it ends after {}, and results of {} are recorded",
+                    counted(items, "item"),
+                    open.end
+                ),
             )),
             _ => Ok(()),
         }

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use console::{Style, measure_text_width, truncate_str};
+use fastmap_backends::counted;
 use indicatif::ProgressBar;
 
 use super::console as screen;
@@ -41,7 +42,7 @@ impl State<'_> {
     fn count(&self) -> String {
         match self.total {
             Some(total) => format!("{}/{total}", self.done),
-            None => format!("{} items", self.done),
+            None => counted(self.done, "item"),
         }
     }
 

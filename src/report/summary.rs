@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use fastmap_backends::{Receipt, credits};
+use fastmap_backends::{Receipt, counted, credits, in_credits};
 
 use crate::error::ErrorKind;
 
@@ -84,18 +84,20 @@ impl Account {
     pub(crate) fn closing_line(&self, backend: &str) -> String {
         let seconds = self.elapsed.as_secs_f64();
         let rate = self.delivered as f64 / seconds.max(1e-9);
-        let mut line = format!("{} items in {} ({rate:.0}/s", self.delivered, time(self.elapsed));
+        let mut line = format!("{} in {} ({rate:.0}/s", counted(self.delivered, "item"), time(self.elapsed));
         if !backend.is_empty() {
             let _infallible = write!(line, ", {backend}");
         }
-        let recalled = (self.recalled, "from the checkpoint");
-        for (count, what) in [recalled, (self.failed, "failed"), (self.deaths, "workers lost")] {
+        let recalled = (self.recalled, format!("{} from the checkpoint", self.recalled));
+        let failed = (self.failed, format!("{} failed", self.failed));
+        let lost = (self.deaths, format!("{} lost", counted(self.deaths, "worker")));
+        for (count, told) in [recalled, failed, lost] {
             if count > 0 {
-                let _infallible = write!(line, ", {count} {what}");
+                let _infallible = write!(line, ", {told}");
             }
         }
         if self.is_paid() {
-            let _infallible = write!(line, ", {} credits", credits(self.paid.microcredits as i64));
+            let _infallible = write!(line, ", {}", in_credits(self.paid.microcredits as i64));
             if let Some(balance) = self.paid.balance {
                 let _infallible = write!(line, ", {} left", credits(balance));
             }
@@ -293,6 +295,6 @@ mod tests {
     #[test]
     fn failures_deaths_and_an_early_end_are_told() {
         let line = Account { failed: 2, deaths: 1, complete: false, ..account() }.closing_line("local");
-        assert!(line.contains("(1000/s, local, 2 failed, 1 workers lost, not read to the end)"), "{line}");
+        assert!(line.contains("(1000/s, local, 2 failed, 1 worker lost, not read to the end)"), "{line}");
     }
 }

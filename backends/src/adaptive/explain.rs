@@ -7,6 +7,8 @@ use std::path::Path;
 
 use super::policy::{Event, Forecast, Policy, Side, Step};
 use super::trace::Line;
+use crate::function::mapped_function;
+use crate::words::counted;
 
 /// Tells what a trace holds, as text. The policy is played again with what was seen; where it decides otherwise than it is
 /// recorded (a trace of another version), the account says so.
@@ -44,9 +46,11 @@ impl Account {
         match line {
             Line::Begin { label, function, items, workers, options } => {
                 *self = Account { text: std::mem::take(&mut self.text), ..Account::default() };
-                let count = items.map_or("an unknown number of".to_owned(), |items| items.to_string());
-                let name = label.unwrap_or(function);
-                let _infallible = writeln!(self.text, "{name}: {count} items, {workers} workers here");
+                let items_told = items
+                    .map_or_else(|| "an unknown number of items".to_owned(), |items| counted(items, "item"));
+                let name = label.unwrap_or_else(|| mapped_function(&function).to_owned());
+                let here = counted(u64::from(workers), "worker");
+                let _infallible = writeln!(self.text, "{name}: {items_told}, {here} here");
                 self.policy = Some(Policy::new(options, items, workers));
             }
             Line::Saw { at, saw } => self.saw(at, &saw),
@@ -58,7 +62,8 @@ impl Account {
             }
             Line::End { at, here, there, credits } => {
                 let what = format!(
-                    "over: {here} items answered here, {there} in the service, for {credits:.6} credits"
+                    "over: {} answered here, {there} in the service, for {credits:.6} credits",
+                    counted(here, "item")
                 );
                 self.say(at, &what);
             }
@@ -76,12 +81,14 @@ impl Account {
                 if at > 2.0 * self.told {
                     self.told = at;
                     let [here, there] = self.answered;
-                    self.say(at, &format!("{here} items answered here, {there} in the service"));
+                    let here = counted(here, "item");
+                    self.say(at, &format!("{here} answered here, {there} in the service"));
                 }
             }
             Event::Back { batch, side, items, lost: true } => {
                 let place = if *side == Side::Local { "here" } else { "in the service" };
-                self.say(at, &format!("{items} items of batch {batch} are lost {place} with their worker"));
+                let items = counted(u64::from(*items), "item");
+                self.say(at, &format!("lost {place} with a worker: {items} of batch {batch}"));
             }
             Event::Back { .. } | Event::Uploading { .. } => {}
             Event::Probed(probe) => {
@@ -96,11 +103,12 @@ impl Account {
                 self.say(at, &what);
             }
             Event::Ready { workers } => {
-                self.say(at, &format!("the service takes batches: {workers} workers"));
+                let workers = counted(u64::from(*workers), "worker");
+                self.say(at, &format!("the service takes batches: {workers}"));
             }
             Event::Workers { side, workers } => {
                 let place = if *side == Side::Local { "here" } else { "in the service" };
-                self.say(at, &format!("{workers} workers {place}"));
+                self.say(at, &format!("{} {place}", counted(u64::from(*workers), "worker")));
             }
             Event::Gone { why } => self.say(at, &format!("the service is left: {why}")),
         }

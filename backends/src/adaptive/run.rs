@@ -15,7 +15,7 @@ use crate::completion::{Completion, Outcome, Receipt};
 use crate::error::BackendError;
 use crate::job::Job;
 use crate::sizing::Targets;
-use crate::{Backend, Capacity, ItemCost, Quote, Readiness, Run, credits};
+use crate::{Backend, Capacity, ItemCost, Quote, Readiness, Run, counted, in_credits};
 
 /// While both have something, each is looked at in turn so often. A look takes microseconds.
 const TURN: Duration = Duration::from_millis(1);
@@ -149,16 +149,18 @@ impl AdaptiveRun {
                 self.see(Event::Probed(probed(&quote)));
                 self.tell(|| {
                     format!(
-                        "the service is {:.1} ms away, {} bytes are to be uploaded, {} credits can be spent",
+                        "the service is {:.1} ms away, {} bytes are to be uploaded, {} can be spent",
                         quote.round_trip.as_secs_f64() * 1e3,
                         quote.upload,
-                        credits(quote.spendable)
+                        in_credits(quote.spendable)
                     )
                 });
             }
         } else if readiness.ready {
             self.see(Event::Ready { workers });
-            self.tell(|| format!("the service takes batches, with {workers} workers"));
+            self.tell(|| {
+                format!("the service takes batches, with {}", counted(u64::from(workers), "worker"))
+            });
         } else if readiness.upload_left != self.upload_left {
             self.upload_left = readiness.upload_left;
             self.see(Event::Uploading { left: readiness.upload_left });
@@ -434,9 +436,9 @@ impl Run for AdaptiveRun {
         if there > 0 {
             let twice = match self.repeated {
                 0 => String::new(),
-                more => format!(", {more} batches done twice"),
+                more => format!(", {} done twice", counted(more, "batch")),
             };
-            return Some(format!("{here} items here, {there} in the service{twice}"));
+            return Some(format!("{} here, {there} in the service{twice}", counted(here, "item")));
         }
         if let Some(why) = &self.why {
             return Some(format!("the service was not used: {why}"));

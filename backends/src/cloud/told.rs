@@ -5,7 +5,8 @@ use std::fmt::{self, Debug, Display};
 use std::time::Duration;
 
 use super::protocol::Prices;
-use crate::completion::credits;
+use crate::completion::{credits, in_credits};
+use crate::words::counted;
 
 /// Who is told what happens. Notices are for people; nothing depends on them.
 pub trait Notices: Send + Sync + Debug {
@@ -105,9 +106,9 @@ impl Display for Notice<'_> {
             Notice::Charging { account, balance, prices, max_credits } => {
                 write!(
                     f,
-                    "the account {account} is charged automatically: {} credits for an hour of CPU time, {} for a GB of \
-                     results; it has {}",
-                    credits(prices.cpu_hour),
+                    "the account {account} is charged automatically: {} for an hour of CPU time, {} for a GB of results; it \
+                     has {}",
+                    in_credits(prices.cpu_hour),
                     credits(prices.result_gb),
                     credits(*balance)
                 )?;
@@ -119,7 +120,9 @@ impl Display for Notice<'_> {
             Notice::Upload { what, sent, total } => {
                 write!(f, "uploading the {what}: {sent} of {total} bytes")
             }
-            Notice::Opened { run, workers } => write!(f, "run {run} is open, with {workers} workers"),
+            Notice::Opened { run, workers } => {
+                write!(f, "run {run} is open, with {}", counted(u64::from(*workers), "worker"))
+            }
             Notice::Silent { since, why } => {
                 write!(f, "no good answer from the service for {} s, trying on: {why}", since.as_secs())
             }
@@ -133,7 +136,13 @@ impl Display for Notice<'_> {
                 "the service has ended the run, as it heard nothing of it; it goes on in another one",
             ),
             Notice::LinesLost { lines } => {
-                write!(f, "{lines} lines of the workers in the cloud were not kept there")
+                let was = if *lines == 1 { "was" } else { "were" };
+                write!(
+                    f,
+                    "{} of the workers in the cloud {was} left out here: the service keeps the last megabyte of a run \
+                     until it is fetched, each second",
+                    counted(*lines, "line")
+                )
             }
         }
     }

@@ -12,6 +12,7 @@ use super::pool::Shared;
 use super::relay::{Relay, Stream};
 use super::settle::Output;
 use super::supervisor::block_signals;
+use crate::words::noun;
 
 /// Bytes that may wait before workers are not read any more: they then wait themselves, as for a terminal.
 const ROOM: usize = 1 << 20;
@@ -37,6 +38,12 @@ enum Entry {
     Line(Line),
     /// See `settle`.
     Mark(u64),
+}
+
+/// A line in the place of lines that are left out.
+pub(crate) fn left_out(lines: u64, why: &str) -> String {
+    let are = if lines == 1 { "is" } else { "are" };
+    format!("[fastmap: {lines} {} {are} left out here: {why}]\n", noun(lines, "line"))
 }
 
 /// The supervisor's end of the queue. Dropping it waits until all lines are passed on.
@@ -68,7 +75,7 @@ impl Lines {
             return;
         }
         if self.left_out > 0 {
-            let told = format!("[fastmap: {} lines are left out here: nobody read them]\n", self.left_out);
+            let told = left_out(self.left_out, "nobody read them");
             self.left_out = 0;
             self.send(Line { worker: Arc::clone(worker), stream: Stream::Stderr, text: told.into_bytes() });
         }

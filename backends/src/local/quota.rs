@@ -6,6 +6,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::lines::left_out;
+
 /// What a line counts beside its text.
 const EACH: u64 = 96;
 /// Bytes that are read and left out in a second.
@@ -79,12 +81,8 @@ impl Quota {
     /// A line that says how many were left out, once, if any were.
     pub(super) fn notice(&self) -> Option<Vec<u8>> {
         let lines = std::mem::take(&mut self.lock().left_out);
-        let s = if lines == 1 { " is" } else { "s are" };
-        let most = self.most >> 10;
-        let text = format!(
-            "[fastmap: {lines} line{s} left out here: this worker prints more than {most} KiB a second]\n"
-        );
-        (lines > 0).then(|| text.into_bytes())
+        let why = format!("this worker prints more than {} KiB a second", self.most >> 10);
+        (lines > 0).then(|| left_out(lines, &why).into_bytes())
     }
 
     /// How long nothing is to be read behind so many bytes that were left out.

@@ -14,6 +14,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::io::Errno;
 
+use crate::words::counted;
+
 /// Which of a worker's outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
@@ -113,8 +115,8 @@ impl PassThrough {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let lost = stream.losses().lines.swap(0, Ordering::Relaxed);
             if lost > 0 {
-                let (s, were) = if lost == 1 { ("", "was") } else { ("s", "were") };
-                warn(&format!("{lost} line{s} that workers printed to {stream} {were} lost"));
+                let (lines, were) = (counted(lost, "line"), if lost == 1 { "was" } else { "were" });
+                warn(&format!("{lines} that workers printed to {stream} {were} lost"));
             }
         }
     }

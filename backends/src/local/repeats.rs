@@ -18,6 +18,7 @@ use super::relay::Stream;
 use crate::completion::Running;
 use crate::job::JobId;
 use crate::text::look_of;
+use crate::words::noun;
 
 /// Last lines of a dead worker that are remembered.
 const WORDS: usize = 64;
@@ -85,9 +86,10 @@ impl Repeats {
     /// Tells what was left out.
     pub(super) fn tell(&mut self, lines: &mut Lines) {
         if let Some(Count { workers, lines: left_out, .. }) = self.count.take() {
-            let (s, like) = if workers == 1 { ("", "its") } else { ("s", "their") };
+            let like = if workers == 1 { "its" } else { "their" };
+            let (more, are) = (noun(workers, "worker"), if left_out == 1 { "is" } else { "are" });
             let told = format!(
-                "[fastmap: {workers} more worker{s} ended with the same words; {left_out} of {like} lines are left out here]\n"
+                "[fastmap: {workers} more {more} ended with the same words; {left_out} of {like} lines {are} left out here]\n"
             );
             lines.put(&Arc::from("fastmap"), Stream::Stderr, told.into_bytes());
         }

@@ -3,13 +3,13 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use fastmap_backends::mapped_function;
 use serde::Serialize;
 
 use super::super::summary::Account;
 use super::bins::Bins;
 use super::diagnosis;
 use super::record::{Counted, Died, Event, Lane, Recorder, Slow};
-use super::words::function;
 
 /// What the map was. The parts of a report that the recorder does not see.
 #[derive(Clone, Copy, Debug)]
@@ -149,7 +149,7 @@ impl Document {
             version: 1,
             diagnosis: Vec::new(),
             label: map.label.map(str::to_owned),
-            function: function(map.function).to_owned(),
+            function: mapped_function(map.function).to_owned(),
             backend: map.backend.to_owned(),
             date: recorder.date.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
             seconds,

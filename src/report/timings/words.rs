@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use fastmap_backends::noun;
+
 use super::super::summary::time;
 
 /// A duration, in the unit that fits it.
@@ -18,16 +20,7 @@ pub(crate) fn percent(share: f64) -> String {
 
 /// `1 item`, `2 items`, `2 batches`, `2 tries`.
 pub(crate) fn count(number: u64, what: &str) -> String {
-    let many = match what {
-        "batch" => "batches",
-        "try" => "tries",
-        _ => "",
-    };
-    match (number, many) {
-        (1, _) => format!("1 {what}"),
-        (_, "") => format!("{} {what}s", grouped(number)),
-        _ => format!("{} {many}", grouped(number)),
-    }
+    format!("{} {}", grouped(number), noun(number, what))
 }
 
 /// With a comma at each thousand.
@@ -69,23 +62,6 @@ pub(crate) fn utc(seconds: f64) -> String {
     format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
 }
 
-/// The function among the types that name a loop: `fastmap::entry::Plain<program::f, u64, u64>` is `program::f`.
-pub(crate) fn function(name: &str) -> &str {
-    let Some((loop_name, types)) = name.split_once('<') else { return name };
-    let mut depth = 0;
-    let mut parts = types.strip_suffix('>').unwrap_or(types).split(|char| {
-        match char {
-            '<' | '(' | '[' => depth += 1,
-            '>' | ')' | ']' => depth -= 1,
-            _ => {}
-        }
-        char == ',' && depth == 0
-    });
-    // What builds the state stands before the function that uses it.
-    let at = usize::from(loop_name.ends_with("::Init"));
-    parts.nth(at).map_or(name, str::trim)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,9 +75,6 @@ mod tests {
         );
         assert_eq!([0.5, 12.4, 1234.5, 5e7].map(rate), ["0.50/s", "12/s", "1,235/s", "50.0 M/s"]);
         assert_eq!(seconds_of(0.0), "0");
-        let functions =
-            ["x::Plain<a::f, u64, u64>", "x::Init<a::new<(u8, u8)>, a::f<Vec<u8>, u8>, S, T>", "odd"];
-        assert_eq!(functions.map(function), ["a::f", "a::f<Vec<u8>, u8>", "odd"]);
         assert_eq!(utc(0.0), "1970-01-01 00:00 UTC");
         assert_eq!(utc(951_782_400.0), "2000-02-29 00:00 UTC");
         assert_eq!(utc(1_798_761_599.0), "2026-12-31 23:59 UTC");
