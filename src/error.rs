@@ -3,6 +3,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 
 use fastmap_backends::{BackendError, Death, DeathCause, FailureKind, ItemFailure};
 
@@ -85,12 +86,15 @@ struct Inner {
     index: Option<u64>,
     tries: u32,
     message: String,
+    /// The text of which `message` is a part, and behind it the frames of a panic.
+    whole: Option<[Arc<str>; 2]>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error(Box::new(Inner { kind, index: None, tries: 0, message: message.into(), source: None }))
+        let message = message.into();
+        Error(Box::new(Inner { kind, index: None, tries: 0, message, whole: None, source: None }))
     }
 
     pub(crate) fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
@@ -107,6 +111,26 @@ impl Error {
     pub(crate) fn tried(mut self, tries: u32) -> Self {
         self.0.tries = tries;
         self
+    }
+
+    /// Has a part of the text from now on, because another error has had the `whole` of it. `{:#?}` shows that.
+    pub(crate) fn shortened(mut self, message: String, whole: [Arc<str>; 2]) -> Self {
+        (self.0.message, self.0.whole) = (message, Some(whole));
+        // What prints a chain of errors would print the text of the source.
+        if self.0.kind == ErrorKind::Serialize {
+            self.0.source = None;
+        }
+        self
+    }
+
+    /// The text, without the item's index.
+    pub(crate) fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// The death of the item's worker, if it died of that.
+    pub(crate) fn death(&self) -> Option<&Death> {
+        self.0.source.as_deref()?.downcast_ref()
     }
 
     /// What went wrong, in one word.
@@ -152,9 +176,25 @@ impl Error {
         self.0.tries
     }
 
+    /// The answer to an item that has none, because the map has ended by an error of this kind.
+    pub(crate) fn unanswered(kind: ErrorKind) -> Self {
+        let why = match kind {
+            ErrorKind::OutOfCredits => "out of credits",
+            ErrorKind::Unauthorized => "the service did not accept the secret",
+            ErrorKind::Cloud => "the service could not go on with it",
+            _ => "it could not go on",
+        };
+        let message = format!("not answered when the map ended: {why} (the map's last error says more)");
+        Error::new(kind, message)
+    }
+
     /// An item's failure as its worker told it.
     pub(crate) fn of_failure(failure: ItemFailure) -> Self {
         Error::new(kind_of(failure.kind), failure.message).tried(1)
+    }
+
+    fn whole(&self) -> String {
+        self.0.whole.as_ref().map_or_else(|| self.0.message.clone(), |whole| whole.concat())
     }
 
     /// The answer to the item that a worker died of.
@@ -213,7 +253,7 @@ impl fmt::Debug for Error {
             .field("kind", &self.0.kind)
             .field("index", &self.0.index)
             .field("attempts", &self.0.tries)
-            .field("message", &self.0.message)
+            .field("message", &self.whole())
             .field("source", &self.0.source)
             .finish()
     }

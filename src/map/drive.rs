@@ -533,7 +533,7 @@ impl Drive {
         if self.limits.stops()
             && let Some(error) = segment.cut_at_failure()
         {
-            self.report.failed();
+            let error = self.report.failed(error);
             self.limits.halt(error);
         }
         if segment.left() > 0 {

@@ -221,7 +221,7 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
                 let error = Error::new(ErrorKind::Panic, message).at(here.index);
                 here.index += 1;
                 self.drive.report.read(1);
-                self.drive.report.failed();
+                let error = self.drive.report.failed(error);
                 return Turn::Answer(Ok((here.index - 1, Err(error))));
             }
             if self.drive.input_ended() {

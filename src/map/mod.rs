@@ -177,12 +177,13 @@ where
     /// A result that was read last and can't be decoded.
     #[cold]
     fn unreadable(&mut self, error: CodecError) -> Error {
-        self.drive.report.failed();
         let index = self.drive.current.first() + u64::from(self.drive.current.read()) - 1;
+        let error = Error::new(ErrorKind::Serialize, error.to_string()).with_source(error).at(index);
+        let error = self.drive.report.failed(error);
         if self.drive.limits.stops() {
             self.drive.end_here();
         }
-        Error::new(ErrorKind::Serialize, error.to_string()).with_source(error).at(index)
+        error
     }
 
     /// Decodes and returns the next answer of the current segment.
@@ -199,7 +200,7 @@ where
                 Error::new(ErrorKind::Serialize, message).at(index)
             }
         };
-        self.drive.report.failed();
+        let error = self.drive.report.failed(error);
         if self.drive.limits.stops() {
             self.drive.end_here();
         }
@@ -292,8 +293,7 @@ where
         let paid =
             matches!(error.kind(), ErrorKind::OutOfCredits | ErrorKind::Cloud | ErrorKind::Unauthorized);
         if paid && !self.drive.limits.stops() {
-            let why = format!("not answered when the map ended: {error}");
-            self.drive.window.fill_gaps(error.kind(), &why.into());
+            self.drive.window.fill_gaps(error.kind());
         }
         self.failure = Some(error);
     }

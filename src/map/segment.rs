@@ -1,7 +1,6 @@
 //! Consecutive answers as they came, read one by one as the consumer asks.
 //! Made by the drive of completions and failures; taken apart by the adapters.
 
-use std::sync::Arc;
 use std::vec::IntoIter;
 
 use fastmap_backends::{ItemFailure, Items, Payload};
@@ -26,8 +25,8 @@ pub(crate) struct Segment {
     failures: IntoIter<ItemFailure>,
     /// The one answer of a segment that was made here.
     failed: Option<Error>,
-    /// Why none of the items was answered: the map has ended before.
-    gap: Option<(ErrorKind, Arc<str>)>,
+    /// None of the items was answered, because the map has ended before by an error of this kind.
+    gap: Option<ErrorKind>,
 }
 
 /// One answer.
@@ -58,8 +57,8 @@ impl Segment {
     }
 
     /// Items that never will be answered, while later ones are: each by an error of its own.
-    pub(crate) fn gap(first: u64, items: u32, kind: ErrorKind, why: Arc<str>) -> Self {
-        Segment { first, items, gap: Some((kind, why)), ..Segment::default() }
+    pub(crate) fn gap(first: u64, items: u32, kind: ErrorKind) -> Self {
+        Segment { first, items, gap: Some(kind), ..Segment::default() }
     }
 
     pub(crate) fn first(&self) -> u64 {
@@ -164,8 +163,8 @@ impl Segment {
         if let Some(error) = self.failed.take() {
             return Some((index, Answer::Failed(error)));
         }
-        if let Some((kind, why)) = &self.gap {
-            return Some((index, Answer::Failed(Error::new(*kind, &**why).at(index))));
+        if let Some(kind) = self.gap {
+            return Some((index, Answer::Failed(Error::unanswered(kind).at(index))));
         }
         if self.failures.as_slice().first().is_some_and(|failure| failure.offset == offset) {
             let failure = self.failures.next().expect("it was there");

@@ -2,7 +2,6 @@
 //! The drive puts answers in and asks whether more may be read; the adapter takes segments out, in order.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
 use fastmap_backends::{Batch, BatchId};
 
@@ -146,7 +145,7 @@ impl Window {
     }
 
     /// Nothing more comes: what is missing in front of answers is answered by errors, so that those keep their places.
-    pub(crate) fn fill_gaps(&mut self, kind: ErrorKind, why: &Arc<str>) {
+    pub(crate) fn fill_gaps(&mut self, kind: ErrorKind) {
         if self.unordered {
             return;
         }
@@ -155,7 +154,7 @@ impl Window {
         for (first, segment) in &self.ready {
             while next < *first {
                 let items = u32::try_from(first - next).unwrap_or(u32::MAX);
-                gaps.push(Segment::gap(next, items, kind, Arc::clone(why)));
+                gaps.push(Segment::gap(next, items, kind));
                 next += u64::from(items);
             }
             next = segment.end();
@@ -220,7 +219,7 @@ mod tests {
         for first in [0, 3, 7] {
             window.insert(segment(first));
         }
-        window.fill_gaps(ErrorKind::OutOfCredits, &"none left".into());
+        window.fill_gaps(ErrorKind::OutOfCredits);
         let mut told = Vec::new();
         while let Some(mut segment) = window.take() {
             segment.allow(10);

@@ -3,6 +3,7 @@
 //! `question` asks the user, `refusals` words what the sandbox refused, `timings` writes the report.
 
 mod console;
+mod failures;
 mod progress;
 #[cfg(feature = "cloud")]
 mod question;
@@ -13,12 +14,13 @@ mod timings;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use fastmap_backends::{Batch, BatchId, Loss, Place, Receipt, Results, local};
+use fastmap_backends::{Batch, BatchId, Loss, Place, Receipt, Results, counted, local};
 
 #[cfg(feature = "cloud")]
 pub(crate) use console::draw_upload;
 pub(crate) use console::{Console, notice, warn};
 pub use console::{Stderr, stderr, suspend_progress};
+use failures::Failures;
 use progress::{Progress, State};
 #[cfg(feature = "cloud")]
 pub(crate) use question::ask;
@@ -49,6 +51,7 @@ pub(crate) struct Report {
     /// Items that the calling thread may call for one by one, and how many of them it has not yet.
     granted: u32,
     pub(crate) singles: u32,
+    failures: Failures,
     deaths: u64,
     /// What was told of calls that the sandbox refused.
     refusals: Refusals,
@@ -91,6 +94,7 @@ impl Report {
             failed: 0,
             granted: 0,
             singles: 0,
+            failures: Failures::default(),
             deaths: 0,
             refusals: Refusals::default(),
             recalled: 0,
@@ -183,8 +187,10 @@ impl Report {
         if self.verbosity >= Verbosity::Loud {
             let (first, items, bytes) = (batch.first(), batch.items(), batch.payload().len());
             self.say(&format!(
-                "sent items {first}..{} ({items} items, {bytes} bytes)",
-                first + u64::from(items)
+                "sent items {first}..{} ({}, {})",
+                first + u64::from(items),
+                counted(u64::from(items), "item"),
+                counted(bytes as u64, "byte"),
             ));
         }
     }
@@ -205,13 +211,13 @@ impl Report {
         }
         if self.verbosity >= Verbosity::Loud {
             self.say(&format!(
-                "{} answered items {first}..{} in {:.3} ms ({:.3} ms CPU, {} failed, {} bytes)",
+                "{} answered items {first}..{} in {:.3} ms ({:.3} ms CPU, {} failed, {})",
                 results.worker,
                 first + u64::from(items),
                 results.wall.as_secs_f64() * 1e3,
                 results.cpu.as_secs_f64() * 1e3,
                 results.failures.len(),
-                results.payload.bytes().len(),
+                counted(results.payload.bytes().len() as u64, "byte"),
             ));
         }
     }
@@ -284,9 +290,10 @@ impl Report {
         self.delivered += u64::from(answers);
     }
 
-    /// One of the answers was an error.
-    pub(crate) fn failed(&mut self) {
+    /// One of the answers was an error; returns it as the consumer gets it.
+    pub(crate) fn failed(&mut self, error: Error) -> Error {
         self.failed += 1;
+        self.failures.meet(error)
     }
 
     pub(crate) fn waited(&mut self, time: Duration) {
@@ -364,7 +371,9 @@ impl Report {
         self.timings.finish(&map, &account);
         if self.verbosity >= Verbosity::Normal {
             let mut line = account.closing_line(&self.backend);
-            if let Some(said) = &self.account {
+            // What a function fails with may hold what a terminal would obey.
+            let failed = self.failures.most().map(|told| shown(&told));
+            for said in [self.account.clone(), failed].into_iter().flatten() {
                 line = format!("{line}; {said}");
             }
             self.say(&line);

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 
 use fastmap::ErrorKind;
+use serde::{Deserialize, Serialize};
 
 use crate::common::{answers, config, values};
 
@@ -65,6 +66,37 @@ fn when_all_items_panic_all_are_told() {
         assert!(text.lines().next().is_some_and(|line| line.ends_with(&format!(": no {index}"))), "{text}");
     }
     assert_eq!(values(config.fastmap(|n: u64| n, 0..3)), [0, 1, 2]);
+}
+
+#[test]
+fn equal_long_errors_come_in_full_a_few_times_and_name_the_first_item_then() {
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Number(u64),
+        Text(String),
+    }
+    fn size(either: Either) -> u64 {
+        match either {
+            Either::Number(number) => number,
+            Either::Text(text) => text.len() as u64,
+        }
+    }
+    let items = (0..1000).map(Either::Number);
+    let errors: Vec<_> = config(2).fastmap(size, items).map(Result::unwrap_err).collect();
+    assert_eq!(errors.len(), 1000);
+    for (index, error) in errors.iter().enumerate() {
+        assert_eq!((error.kind(), error.index()), (ErrorKind::Serialize, Some(index)));
+        let text = error.to_string();
+        assert!(text.starts_with(&format!("item {index}: cannot ")), "{text}");
+        if index < 3 {
+            assert!(text.contains("wrap it in fastmap::Json"), "{text}");
+        } else {
+            assert!(text.ends_with("… (the same as item 0's)") && text.len() < 250, "{text}");
+        }
+        // What a developer asks for has all of it.
+        assert!(format!("{error:#?}").contains("wrap it in fastmap::Json"), "{error:#?}");
+    }
 }
 
 #[test]
