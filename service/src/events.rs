@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fastmap_backends::cloud::{LogLine, LogPage, RunState};
+use fastmap_backends::counted;
 use fastmap_backends::local::{LogRecord, Relay, Stream};
 use log::Level;
 use serde::{Deserialize, Serialize};
@@ -259,7 +260,8 @@ impl Events {
         open.map(|(run, _)| run.clone()).collect()
     }
 
-    /// Lines of a run behind number `after`, at most `most`.
+    /// Lines of a run behind number `after`, at most `most`. Numbers that are left out are those of lines that were
+    /// not kept; where none is kept any more, `next` is the number of the last that came.
     pub fn page(&self, run: &str, after: u64, most: usize) -> LogPage {
         let kept = self.lock();
         let Some(watched) = kept.runs.get(run) else {
@@ -267,7 +269,7 @@ impl Events {
         };
         let lines: Vec<LogLine> =
             watched.lines.iter().filter(|line| line.n > after).take(most).cloned().collect();
-        let next = lines.last().map_or(after, |line| line.n);
+        let next = lines.last().map_or(after.max(watched.printed), |line| line.n);
         LogPage { lines, dropped: watched.dropped, next }
     }
 
@@ -300,7 +302,8 @@ impl Events {
         let level = level.filter(|level| level.parse::<Level>().is_ok());
         let target = target.map(|target| bounded(target, LONGEST_TARGET));
         self.lock().change(run, |watched| {
-            watched.printed += 1;
+            // What an agent had no room for has its numbers as well, so that a reader can count it.
+            watched.printed += dropped + 1;
             let line = LogLine { n: watched.printed, worker, stream, text, level, target, at_ms };
             if watched.sender.is_some() {
                 watched.tell(Event::Log(line.clone()));
@@ -333,12 +336,22 @@ struct RunRelay {
 impl Relay for RunRelay {
     fn line(&self, worker: &str, stream: Stream, line: &[u8]) {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
-        let text = String::from_utf8_lossy(&line[..line.len().min(LONGEST)]).into_owned();
+        let text = bounded(String::from_utf8_lossy(line).into_owned(), LONGEST);
         let stream = match stream {
             Stream::Stdout => "stdout",
             Stream::Stderr => "stderr",
         };
         self.put(Line { worker: worker.to_owned(), stream: stream.to_owned(), text, ..Line::default() });
+    }
+
+    /// Nothing comes any more that could bring the count of lines for which there was no room.
+    fn flush(&self) {
+        let dropped = self.dropped.load(Ordering::Relaxed);
+        if dropped > 0 {
+            let text = format!("[fastmap: {} of this run had no room on the way]", counted(dropped, "line"));
+            let (worker, stream) = ("fastmap".to_owned(), "stderr".to_owned());
+            self.put(Line { worker, stream, text, ..Line::default() });
+        }
     }
 
     /// A line of its own on stderr, for readers that know of no records. Nothing of it comes into the
@@ -348,7 +361,7 @@ impl Relay for RunRelay {
         self.put(Line {
             worker: worker.to_owned(),
             stream: "stderr".to_owned(),
-            text: cut(record.message, LONGEST),
+            text: bounded(record.message.to_owned(), LONGEST),
             level: Some(record.level.to_string()),
             target: Some(cut(record.target, LONGEST_TARGET)),
             ..Line::default()
@@ -440,6 +453,7 @@ mod tests {
         for run in &runs {
             let page = events.page(run, 0, usize::MAX);
             assert_eq!(page.dropped + page.lines.len() as u64, 800, "{run}");
+            assert_eq!(page.next, 800, "also where none is kept");
             print(&events, run, 1);
             assert_eq!(events.last(run, 1).next, 801, "its lines are counted on");
         }
@@ -521,7 +535,9 @@ mod tests {
         let lines = events.page("r", 0, 9).lines;
         let told =
             |line: &LogLine| (line.level.clone(), line.target.as_ref().map(String::len), line.text.len());
-        assert_eq!(told(&lines[0]), (Some("WARN".to_owned()), Some(7), LONGEST));
+        let cut = lines[0].text.strip_suffix(" bytes left out)").expect("its length is named");
+        assert!(lines[0].text.len() <= LONGEST && cut.starts_with("xxx"), "{cut}");
+        assert_eq!(told(&lines[0]), (Some("WARN".to_owned()), Some(7), lines[0].text.len()));
         assert_eq!(told(&lines[1]), (Some("WARN".to_owned()), Some(LONGEST_TARGET), 1));
         assert_eq!(lines[0].target.as_deref(), Some("credits"));
         bytes(&events);
@@ -538,5 +554,23 @@ mod tests {
         assert_eq!(next(), Some(("r".to_owned(), "1".to_owned(), 0)));
         relay.line("w", Stream::Stdout, b"5\n");
         assert_eq!(next(), Some(("r".to_owned(), "5".to_owned(), 3)));
+        // The last of them are told when nothing comes any more.
+        (6..10).for_each(|n| relay.line("w", Stream::Stdout, format!("{n}\n").as_bytes()));
+        assert!(next().is_some() && next().is_some());
+        relay.flush();
+        let (_, told, dropped) = next().expect("two lines had no room");
+        assert_eq!((&*told, dropped), ("[fastmap: 2 lines of this run had no room on the way]", 2));
+        relay.flush();
+        assert_eq!(next(), None);
+    }
+
+    #[test]
+    fn numbers_of_lines_count_what_agents_had_no_room_for() {
+        let events = Events::default();
+        events.add("r", Line::default());
+        events.add("r", Line { dropped: 5, ..Line::default() });
+        let numbers: Vec<u64> = events.page("r", 0, 9).lines.iter().map(|line| line.n).collect();
+        assert_eq!(numbers, [1, 7]);
+        assert_eq!(events.last("r", 9).next, 7);
     }
 }

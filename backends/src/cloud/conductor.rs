@@ -412,18 +412,23 @@ impl Conductor {
             let target = format!("/runs/{}/logs?after={}", opened.run, self.lines);
             let Some(page) = self.mention::<LogPage>("GET", &target, None::<&()>) else { return };
             let options = &self.shared.link.options;
-            if let Some(first) = page.lines.first()
-                && first.n > self.lines + 1
-            {
-                options.notices.notice(&Notice::LinesLost { lines: first.n - self.lines - 1 });
-            }
+            let lost = |lines| options.notices.notice(&Notice::LinesLost { lines });
+            let before = self.lines;
             for line in &page.lines {
+                if line.n > self.lines + 1 {
+                    lost(line.n - self.lines - 1);
+                }
                 hand_on(options.relay.as_ref(), line);
+                self.lines = self.lines.max(line.n);
             }
-            if page.lines.is_empty() || page.next <= self.lines {
+            if page.lines.is_empty() && page.next > self.lines {
+                // None of them was kept.
+                lost(page.next - self.lines);
+                self.lines = page.next;
+            }
+            if page.lines.is_empty() || self.lines == before {
                 return;
             }
-            self.lines = page.next;
         }
     }
 
