@@ -1,10 +1,12 @@
 //! A run's page. Its parts are functions of what is known of the run; `live` sends those that have changed.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use fastmap_backends::cloud::{LogLine, LogPage, Problem, RunInfo, RunState};
+use fastmap_backends::mapped_function;
 use maud::{Markup, html};
 use serde::Deserialize;
 
@@ -69,7 +71,7 @@ pub(super) async fn show(
         div hx-ext=[live.as_ref().map(|_| "sse")] sse-connect=[live.as_ref()] sse-close=[live.as_ref().map(|_| "closed")] {
             div.title {
                 h1 { bdi { (title(info, 200)) } }
-                p.quiet { code { (show::path(&info.function, 200)) } " · run " code { (info.run) } }
+                p.quiet { code { (show::path(mapped_function(&info.function), 200)) } " · run " code { (info.run) } }
             }
             @for (name, part) in known.parts(&visit) {
                 div class=(name) sse-swap=[live.as_ref().map(|_| name)] { (part) }
@@ -265,6 +267,25 @@ fn kept(series: &Series, failures: &[Failure]) -> String {
     }
 }
 
+/// What is shown of the causes: a long one that several items have stands there once.
+fn causes(failures: &[Failure]) -> Vec<String> {
+    const SHORT: usize = 200;
+    let mut known: HashMap<&str, u64> = HashMap::new();
+    let shown = failures.iter().map(|failure| {
+        let Failure { cause, item, .. } = failure;
+        if cause.len() > SHORT
+            && let Some(first) = known.get(&**cause)
+        {
+            return format!("{} (the same as item {first}'s)", show::text(cause, SHORT / 2));
+        }
+        if let Some(item) = item {
+            known.entry(cause).or_insert(*item);
+        }
+        show::text(cause, 1000)
+    });
+    shown.collect()
+}
+
 fn failure_table(failures: &[Failure]) -> Markup {
     const COLUMNS: [(&str, bool); 5] =
         [("Item", true), ("Kind", false), ("Cause", false), ("Worker", false), ("At", false)];
@@ -278,13 +299,13 @@ fn failure_table(failures: &[Failure]) -> Markup {
                 }
             }
             tbody role="rowgroup" {
-                @for failure in failures {
+                @for (failure, cause) in failures.iter().zip(causes(failures)) {
                     tr role="row" {
                         td.number role="cell" data-label="Item" {
                             @if let Some(item) = failure.item { b { (item) } } @else { "?" }
                         }
                         td role="cell" data-label="Kind" { (failure.kind) }
-                        td.cause role="cell" data-label="Cause" { bdi { (show::text(&failure.cause, 1000)) } }
+                        td.cause role="cell" data-label="Cause" { bdi { (cause) } }
                         td role="cell" data-label="Worker" { (show::text(&failure.worker, 40)) }
                         td role="cell" data-label="At" { (show::moment(failure.at_ms)) }
                     }
@@ -326,6 +347,30 @@ fn log(page: &LogPage) -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_cause_that_several_items_have_stands_there_once() {
+        let failure = |item, cause: &str| Failure {
+            seq: 1,
+            item,
+            kind: "serialize".to_owned(),
+            cause: cause.to_owned(),
+            worker: "worker-1".to_owned(),
+            at_ms: 0,
+        };
+        let long = format!("cannot read an item: {}", "why ".repeat(100));
+        let failures = [
+            failure(None, &long),
+            failure(Some(7), &long),
+            failure(Some(8), "no"),
+            failure(Some(9), &long),
+            failure(Some(10), "no"),
+        ];
+        let shown = causes(&failures);
+        assert_eq!([&*shown[0], &shown[1], &shown[2], &shown[4]], [&*long, &long, "no", "no"]);
+        assert!(shown[3].starts_with("cannot read an item: why "), "{}", shown[3]);
+        assert!(shown[3].ends_with("… (the same as item 7's)") && shown[3].len() < 200, "{}", shown[3]);
+    }
 
     #[test]
     fn the_rate_of_late_counts_whole_slots_since_the_run_began() {

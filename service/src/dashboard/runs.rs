@@ -7,6 +7,7 @@ use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use fastmap_backends::cloud::{RunInfo, RunState};
+use fastmap_backends::mapped_function;
 use maud::{Markup, html};
 use serde::{Deserialize, Serialize};
 
@@ -148,7 +149,7 @@ fn row(run: &RunInfo) -> Markup {
         tr role="row" {
             td.name role="cell" {
                 a #(format!("run-{}", run.run)) href=(format!("runs/{}", run.run)) { bdi { (title(run, 80)) } }
-                code.function { (show::path(&run.function, 60)) }
+                code.function { (show::path(mapped_function(&run.function), 60)) }
             }
             td role="cell" data-label="State" { (badge(run.state)) }
             td.number role="cell" data-label="Items" {
