@@ -78,7 +78,7 @@ impl Sides {
         timeout(LIMIT, self.lessor.lease()).await.expect("there is work").expect("it is open")
     }
 
-    async fn nothing_to_lease(&self) {
+    pub(crate) async fn nothing_to_lease(&self) {
         let got = timeout(MOMENT, self.lessor.lease()).await;
         assert!(got.is_err(), "{got:?}");
     }

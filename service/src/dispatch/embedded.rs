@@ -1,4 +1,5 @@
-//! Dispatch within one process: a queue for each tenant, and a turn that goes round among them.
+//! Dispatch within one process: a queue for each run, and turns that go round among tenants and among the runs of
+//! each.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -22,7 +23,7 @@ pub struct Embedded {
     /// There is something to lease, or there never will be.
     news: Notify,
     ended: broadcast::Sender<String>,
-    /// What one tenant may have in agents' hands.
+    /// What one tenant may have in agents' hands; each of its runs has a share of that for sure.
     quota: usize,
     /// Nothing is heard of work for so long: its agent is gone.
     lease_time: Duration,
@@ -41,8 +42,64 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Tenant {
+    /// Those that have work.
+    runs: HashMap<String, OfRun>,
+    /// Runs with work that waits, in the order of their turns.
+    turn: VecDeque<String>,
+    leased: usize,
+}
+
+#[derive(Debug, Default)]
+struct OfRun {
     waiting: VecDeque<Entry>,
     leased: usize,
+}
+
+impl Tenant {
+    /// The next work for an agent, if the quota admits some: each run may have its share of the quota in agents'
+    /// hands, whatever the others have there. Otherwise a run whose items do not end, because they are long or its
+    /// client was killed, would hold up all others of its account.
+    fn next(&mut self, quota: usize) -> Option<Entry> {
+        let share = (quota / self.runs.len().max(1)).max(1);
+        let has_less = |run: &String| self.runs.get(run).is_some_and(|of_run| of_run.leased < share);
+        let at = self.turn.iter().position(has_less).or((self.leased < quota).then_some(0))?;
+        let run = self.turn.remove(at)?;
+        let of_run = self.runs.get_mut(&run)?;
+        let entry = of_run.waiting.pop_front()?;
+        of_run.leased += 1;
+        self.leased += 1;
+        if !of_run.waiting.is_empty() {
+            self.turn.push_back(run);
+        }
+        Some(entry)
+    }
+
+    /// Work of a run has left an agent's hands.
+    fn free(&mut self, run: &str) {
+        self.leased -= 1;
+        if let Some(of_run) = self.runs.get_mut(run) {
+            of_run.leased -= 1;
+            if of_run.leased == 0 && of_run.waiting.is_empty() {
+                self.runs.remove(run);
+            }
+        }
+    }
+
+    /// Takes out work of a run that waits.
+    fn take_waiting(&mut self, run: &str, meant: impl Fn(&Work) -> bool) -> Vec<Entry> {
+        let Some(of_run) = self.runs.get_mut(run) else { return Vec::new() };
+        let (taken, kept) = std::mem::take(&mut of_run.waiting)
+            .into_iter()
+            .partition::<VecDeque<Entry>, _>(|entry| meant(&entry.work));
+        of_run.waiting = kept;
+        if of_run.waiting.is_empty() {
+            self.turn.retain(|waits| waits != run);
+            if of_run.leased == 0 {
+                self.runs.remove(run);
+            }
+        }
+        taken.into()
+    }
 }
 
 #[derive(Debug)]
@@ -89,15 +146,11 @@ impl Embedded {
         for _ in 0..state.turn.len() {
             let Some(account) = state.turn.pop_front() else { break };
             let Some(tenant) = state.tenants.get_mut(&account) else { continue };
-            if tenant.leased >= self.quota {
-                state.turn.push_back(account);
-                continue;
-            }
-            let Some(mut entry) = tenant.waiting.pop_front() else { continue };
-            tenant.leased += 1;
-            if !tenant.waiting.is_empty() {
+            let next = tenant.next(self.quota);
+            if !tenant.turn.is_empty() {
                 state.turn.push_back(account);
             }
+            let Some(mut entry) = next else { continue };
             entry.deliveries += 1;
             state.next += 1;
             let (id, work) = (LeaseId(state.next), entry.work.clone());
@@ -125,21 +178,29 @@ impl Embedded {
 
 impl State {
     fn queue(&mut self, entry: Entry, first: bool) {
-        let account = entry.work.spec.account;
+        let RunSpec { account, run, .. } = &*entry.work.spec;
+        let (account, run) = (*account, run.clone());
         let tenant = self.tenants.entry(account).or_default();
-        if tenant.waiting.is_empty() && !self.turn.contains(&account) {
+        if tenant.turn.is_empty() && !self.turn.contains(&account) {
             self.turn.push_back(account);
         }
+        let of_run = tenant.runs.entry(run.clone()).or_default();
+        let waits = !of_run.waiting.is_empty();
         match first {
-            true => tenant.waiting.push_front(entry),
-            false => tenant.waiting.push_back(entry),
+            true => of_run.waiting.push_front(entry),
+            false => of_run.waiting.push_back(entry),
+        }
+        match first {
+            _ if waits => {}
+            true => tenant.turn.push_front(run),
+            false => tenant.turn.push_back(run),
         }
     }
 
     fn take(&mut self, id: LeaseId) -> Option<Entry> {
         let Leased { entry, revoked, .. } = self.leased.remove(&id)?;
         revoked.notify_one();
-        self.free(entry.work.spec.account);
+        self.free(&entry.work.spec);
         Some(entry)
     }
 
@@ -154,25 +215,21 @@ impl State {
         };
         let mut taken = Vec::new();
         for tenant in self.tenants.values_mut() {
-            let (of_it, kept) = std::mem::take(&mut tenant.waiting)
-                .into_iter()
-                .partition::<VecDeque<Entry>, _>(|entry| meant(&entry.work));
-            tenant.waiting = kept;
-            taken.extend(of_it);
+            taken.extend(tenant.take_waiting(run, meant));
         }
         let leased: Vec<LeaseId> =
             self.leased.iter().filter(|(_, leased)| meant(&leased.entry.work)).map(|(id, _)| *id).collect();
         taken.extend(leased.into_iter().filter_map(|id| self.take(id)));
-        self.tenants.retain(|_, tenant| tenant.leased > 0 || !tenant.waiting.is_empty());
+        self.tenants.retain(|_, tenant| !tenant.runs.is_empty());
         taken
     }
 
-    /// One place of a tenant is free again.
-    fn free(&mut self, account: i64) {
-        if let Some(tenant) = self.tenants.get_mut(&account) {
-            tenant.leased -= 1;
-            if tenant.leased == 0 && tenant.waiting.is_empty() {
-                self.tenants.remove(&account);
+    /// One place of a run is free again.
+    fn free(&mut self, spec: &RunSpec) {
+        if let Some(tenant) = self.tenants.get_mut(&spec.account) {
+            tenant.free(&spec.run);
+            if tenant.runs.is_empty() {
+                self.tenants.remove(&spec.account);
             }
         }
     }
@@ -319,5 +376,39 @@ mod tests {
             Sides { dispatch: Arc::clone(&embedded) as Arc<dyn Dispatch>, lessor: embedded }
         })
         .await;
+    }
+
+    #[tokio::test]
+    async fn a_run_that_holds_the_whole_quota_keeps_no_other_of_its_account_waiting() {
+        let embedded = Arc::new(Embedded::new(4, Duration::from_secs(600)));
+        let sides = Sides { dispatch: Arc::clone(&embedded) as Arc<dyn Dispatch>, lessor: embedded };
+        let mut waiting = Vec::new();
+        for seq in 0..6 {
+            waiting.push(sides.submit(1, "held", seq).await);
+        }
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            held.push(sides.lease().await);
+        }
+        sides.nothing_to_lease().await;
+        for seq in 0..6 {
+            waiting.push(sides.submit(1, "next", seq).await);
+        }
+        // Its half of the quota, whatever the other has.
+        let next = [sides.lease().await, sides.lease().await];
+        assert!(next.iter().all(|lease| lease.work.spec.run == "next"), "{next:?}");
+        sides.nothing_to_lease().await;
+        // The first one has more than its half: what it gives back is for the other.
+        for lease in &held[..2] {
+            assert!(sides.answer(lease).await);
+        }
+        sides.nothing_to_lease().await;
+        assert!(sides.answer(&next[0]).await);
+        assert_eq!(sides.lease().await.work.spec.run, "next");
+        assert!(sides.answer(&held[2]).await);
+        assert_eq!(sides.lease().await.work.spec.run, "held");
+        sides.dispatch.end_run("next").await;
+        // Alone again, it has all of it.
+        assert_eq!(sides.lease().await.work.spec.run, "held");
     }
 }

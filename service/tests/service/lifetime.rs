@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::Instant;
 
-use fastmap_backends::cloud::{EventHead, RunInfo, digest};
+use fastmap_backends::cloud::{EventHead, RunInfo, RunOpened, digest};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -55,6 +55,27 @@ fn killed_again_and_again_in_the_middle_nothing_is_lost_or_charged_twice() {
     assert_eq!(info.spent, charged);
     assert_eq!(server.balance("a"), 1_000_000_000 - charged);
     server.audit();
+}
+
+#[test]
+fn a_run_whose_client_was_killed_keeps_no_other_of_its_account_waiting() {
+    // No lease ends within this test.
+    let server = Server::start(&["--workers", "2", "--lease", "3600", "--long-poll", "1"]);
+    let client = server.tenant("a", "1000");
+    let executable = client.upload_worker();
+    let opened: RunOpened = client.call("POST", "/runs", &to_json(&open_run(&executable, "obey"))).json(201);
+    // As many batches as a client is told to send, none of which ends.
+    std::thread::scope(|scope| {
+        for seq in 0..opened.slots {
+            let (client, run) = (&client, &opened.run);
+            scope.spawn(move || {
+                let target = format!("/runs/{run}/batches/{seq}");
+                assert_eq!(client.call("PUT", &target, &batch(&["s600000"])).status, 202);
+            });
+        }
+    });
+    let next = client.open(&executable);
+    assert_eq!(results(&client.batch(&next, 0, &["e7"]), 1)[0], b"7");
 }
 
 /// Batches answered so far, from the database: the service may be down.
