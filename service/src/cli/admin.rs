@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use fastmap_backends::{counted, in_credits};
 use serde_json::{Value, json};
 
 use super::args::{Account, Common, Credits, Runs, Token};
@@ -38,8 +39,8 @@ pub(crate) async fn account(command: Account) -> anyhow::Result<()> {
             let store = open(&common).await?;
             let account = store.create_account(&name, credits).await?;
             let text = format!(
-                "account {name} with {} credits; make it a token: fastmap token create {name}",
-                price::show(credits)
+                "account {name} with {}; make it a token: fastmap token create {name}",
+                in_credits(credits)
             );
             output::object(common.json, &describe(&account), &text)?;
         }
@@ -65,8 +66,9 @@ pub(crate) async fn account(command: Account) -> anyhow::Result<()> {
             let live = tokens.iter().filter(|token| token.revoked_ms.is_none()).count();
             let mut value = describe(&account);
             value["tokens"] = live.into();
-            let (balance, held) = (price::show(account.balance), price::show(account.held));
-            let text = format!("{name}: {balance} credits, {held} of them reserved; {live} tokens");
+            let (balance, held) = (in_credits(account.balance), price::show(account.held));
+            let tokens = counted(live as u64, "token");
+            let text = format!("{name}: {balance}, {held} of that reserved; {tokens}");
             output::object(common.json, &value, &text)?;
         }
     }
@@ -152,7 +154,7 @@ pub(crate) async fn credits(command: Credits) -> anyhow::Result<()> {
             let store = open(&common).await?;
             let found = find(&store, &account).await?;
             let balance = store.adjust(found.id, amount, note.as_deref()).await?;
-            let text = format!("{account} has {} credits now", price::show(balance));
+            let text = format!("{account} has {} now", in_credits(balance));
             let value = json!({ "name": account, "credits": price::show(balance) });
             output::object(common.json, &value, &text)?;
         }
@@ -172,8 +174,8 @@ pub(crate) async fn credits(command: Credits) -> anyhow::Result<()> {
                 value["ledger"] = ledger.into();
                 output::object(true, &value, "")?;
             } else {
-                let (balance, held) = (price::show(found.balance), price::show(found.held));
-                output::object(false, &Value::Null, &format!("{balance} credits, {held} of them reserved"))?;
+                let (balance, held) = (in_credits(found.balance), price::show(found.held));
+                output::object(false, &Value::Null, &format!("{balance}, {held} of that reserved"))?;
                 output::list(false, &ledger, &["id", "kind", "amount", "balance", "run", "batch", "note"])?;
             }
         }

@@ -14,6 +14,7 @@ use axum::{Extension, Json};
 use fastmap_backends::cloud::{
     Answer, BatchBody, BatchCancelled, Part, PartOutcome, Problem, ProblemCode, RunState, digest,
 };
+use fastmap_backends::{counted, in_credits};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tracing::Instrument;
@@ -70,7 +71,7 @@ pub(crate) async fn put(
     let (payload, in_memory) = unpack(&batch, &body, &caller, &gateway.memory).await?;
     batch.check_items(&payload).map_err(|error| refuse(ProblemCode::InvalidBody, error.to_string()))?;
     if gateway.flights.of_run(caller.account, &run) >= limits.batches_in_flight as usize {
-        let detail = format!("the run has {} batches in flight", limits.batches_in_flight);
+        let detail = format!("the run has {} in flight", counted(limits.batches_in_flight.into(), "batch"));
         return Err(Problem::new(ProblemCode::TooManyBatches, detail).retry_after(1).into());
     }
     let limit = Limit {
@@ -168,7 +169,9 @@ fn refused(reserved: Reserved) -> Refusal {
         Reserved::Conflict => conflict(),
         Reserved::NoRun => refuse(ProblemCode::NotFound, "there is no such run in this account"),
         Reserved::Ended(state, reason) => ended(&state, reason.as_deref()),
-        Reserved::CapReached => refuse(ProblemCode::SpendCapReached, "the run has spent its max_credits"),
+        Reserved::CapReached { cap, spent, least } => {
+            refuse(ProblemCode::SpendCapReached, cap_reached(cap, spent, least))
+        }
         Reserved::OutOfCredits => {
             refuse(ProblemCode::OutOfCredits, "the account has too little left for another batch")
         }
@@ -177,6 +180,23 @@ fn refused(reserved: Reserved) -> Refusal {
             let detail = "what is left is reserved for batches that run";
             Problem::new(ProblemCode::CreditsHeld, detail).retry_after(1).into()
         }
+    }
+}
+
+/// What a run may still spend is too little for any batch.
+fn cap_reached(cap: i64, spent: i64, least: i64) -> String {
+    let least = format!("the least that is reserved for a batch is {}", in_credits(least));
+    match spent {
+        ..=0 => format!(
+            "the run may spend {} (its max_credits), too little for any batch: {least}",
+            in_credits(cap)
+        ),
+        _ => format!(
+            "the run has spent {} of the {} that it may (its max_credits), and the rest is too little for another batch: \
+             {least}",
+            price::show(spent),
+            in_credits(cap)
+        ),
     }
 }
 

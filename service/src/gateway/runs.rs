@@ -12,6 +12,7 @@ use fastmap_backends::cloud::{
     Acknowledge, Acknowledged, Auth, Bill, Lease, Locale, OpenRun, PROTOCOL, Problem, ProblemCode, RunList,
     RunOpened, RunState, hexadecimal, is_digest,
 };
+use fastmap_backends::{counted, in_credits};
 use serde::Deserialize;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -101,7 +102,10 @@ pub(crate) async fn open(
         }
         Opened::TooMany => {
             let most = gateway.config.limits.open_runs;
-            let problem = Problem::new(ProblemCode::TooManyRuns, format!("the account has {most} open runs"));
+            let problem = Problem::new(
+                ProblemCode::TooManyRuns,
+                format!("the account has {} open", counted(most.into(), "run")),
+            );
             return Err(problem.retry_after(5).into());
         }
     };
@@ -124,7 +128,7 @@ pub(crate) async fn open(
 }
 
 fn out_of_credits(balance: i64) -> Refusal {
-    let detail = format!("the account has {} credits left, too little for any batch", price::show(balance));
+    let detail = format!("the account has {} left, too little for any batch", in_credits(balance));
     refuse(ProblemCode::OutOfCredits, detail)
 }
 

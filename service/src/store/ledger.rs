@@ -53,8 +53,15 @@ pub enum Reserved {
     NoRun,
     /// The run is not open; its state, and why it failed.
     Ended(String, Option<String>),
-    /// The run's cap is used up.
-    CapReached,
+    /// What is left of the run's cap is too little for any batch.
+    CapReached {
+        /// What the run may spend.
+        cap: i64,
+        /// What it has spent.
+        spent: i64,
+        /// The least that is reserved for a batch.
+        least: i64,
+    },
     /// The account is empty.
     OutOfCredits,
     /// What is left is reserved for others.
@@ -184,12 +191,13 @@ pub(super) async fn reserve(db: &mut Db<'_>, gateway: i64, ask: &Reserve) -> Res
     }
     let (balance, account_held) = (number("balance")? - number("account_owed")?, number("account_held")?);
     let (spent, held) = (number("spent")? + number("owed")?, number("held")?);
-    let under_cap = row.try_get::<Option<i64>, _>("max_credits")?.map_or(i64::MAX, |cap| cap - spent);
+    let cap = row.try_get::<Option<i64>, _>("max_credits")?.unwrap_or(i64::MAX);
+    let under_cap = cap.saturating_sub(spent);
     let available = (balance - account_held).min(under_cap.saturating_sub(held));
     let Some(grant) = price::grant(&ask.prices, ask.wanted, available) else {
         let least = price::least(&ask.prices, ask.wanted);
         return Ok(match () {
-            () if under_cap < least => Reserved::CapReached,
+            () if under_cap < least => Reserved::CapReached { cap, spent, least },
             () if balance < least => Reserved::OutOfCredits,
             () => Reserved::Held,
         });

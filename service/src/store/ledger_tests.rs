@@ -151,7 +151,9 @@ async fn follow(kind: Kind, steps: &[Step], balance: Microcredits, cap: Option<M
                     }
                     Reserved::Acknowledged => assert!(answered.contains(&(run, seq))),
                     Reserved::Ended(..) => assert!(ended.contains(&run)),
-                    Reserved::CapReached => assert!(cap.is_some()),
+                    Reserved::CapReached { cap: known, spent, least } => {
+                        assert!(cap == Some(known) && known - spent < least);
+                    }
                     Reserved::OutOfCredits | Reserved::Held => {}
                     other @ (Reserved::Conflict
                     | Reserved::NoRun

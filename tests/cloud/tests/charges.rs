@@ -71,6 +71,9 @@ fn ends_paid(service: &Service, ended: &Ended) -> String {
     assert_eq!(report.answers, report.good + gaps.len() + 1, "{report:#?}");
     assert_eq!((&*last.kind, last.index), ("OutOfCredits", None), "{report:#?}");
     assert!(gaps.iter().all(|gap| gap.kind == "OutOfCredits" && gap.index.is_some()), "{report:#?}");
+    // The cause stands once, in the last error.
+    let short = "not answered when the map ended: out of credits (the map's last error says more)";
+    assert!(gaps.iter().all(|gap| gap.text.ends_with(short) && gap.text.len() < 120), "{report:#?}");
     assert!(report.good > 0 && report.good < 1000, "{report:#?}");
     assert_eq!(items_answered(service), report.good as u64, "what was paid for was yielded: {report:#?}");
     service.ask(&["credits", "audit"]);
@@ -114,6 +117,13 @@ fn no_map_spends_more_than_max_credits() {
     assert!(text.contains("max_credits"), "{text}");
     let spent = credits(&service.runs("a")[0]["credits"]);
     assert!(spent > 0.1 && spent <= 0.25, "{spent}");
+    // Too little for any batch, it is not said to be spent.
+    let ended = run(account.program(HOST, &["bytes", "10"]).env("FASTMAP_MAX_CREDITS", "0.001"));
+    let errors = Report::read(&ended.stdout).errors;
+    let text = &errors.last().expect("an error").text;
+    for words in ["may spend 0.001 credits", "too little for any batch", "FASTMAP_MAX_CREDITS"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
     // What is enough is no hindrance.
     let ended = run(account.program(HOST, &["bytes", "10"]).env("FASTMAP_MAX_CREDITS", "5"));
     assert_eq!(Report::read(&ended.stdout).good, 10);

@@ -1,7 +1,7 @@
 //! Whether the service that the environment names is there, takes the secret, has credits for it, and agrees about the time.
 
-use fastmap_backends::BackendError;
 use fastmap_backends::cloud::{Secret, ServiceUrl, check};
+use fastmap_backends::{BackendError, in_credits};
 
 use super::{Finding, bad, fair, good, variable};
 use crate::price;
@@ -64,9 +64,9 @@ pub(super) fn ask() -> Vec<Finding> {
         true => good(
             "credits",
             format!(
-                "account {}: {} credits, {} of them not reserved",
+                "account {}: {}, {} of that not reserved",
                 auth.account,
-                price::show(auth.balance),
+                in_credits(auth.balance),
                 price::show(auth.available)
             ),
         ),
