@@ -27,10 +27,13 @@ const LEFT: Duration = Duration::from_secs(3);
 const ENOUGH: usize = 4;
 /// Time without another answer after which there is none on its way, where items never end.
 const REST: Duration = Duration::from_secs(1);
+/// Time without another line after which none is on its way. Batches go to the service side by side: where later ones
+/// arrive first, both workers have items that never end, and the first items are not begun.
+const NO_MORE: Duration = Duration::from_secs(5);
 /// Naps are longer by this under CLOUD, because lines come a second or two late there.
 const SLOWER: &str = " slower=5";
 
-/// A service that soon notices a client that was killed, because its two workers are held for that time.
+/// A service that soon ends the runs of programs that were killed, so that these do not add up.
 const SERVE: [&str; 9] =
     ["serve", "--dev", "--log", "warn", "--workers", "2", "--lease=4", "--long-poll=2", "--agent-lease=4"];
 
@@ -240,22 +243,25 @@ impl Play<'_> {
     /// Waits until there are answers enough, and the lines of all of them.
     fn until_answers(&mut self, way: &Way) -> Result<(), String> {
         let cloud = self.service.is_some();
-        let rest = if cloud && way.life.contains("hold") { REST } else { Duration::ZERO };
-        let (mut before, mut since, mut lines) = (0, Instant::now(), 0);
+        let holds = cloud && way.life.contains("hold");
+        let rest = if holds { REST } else { Duration::ZERO };
+        let (mut before, mut since, mut lines) = (0, Instant::now(), Vec::new());
         let ready = self.until("the first answers with their lines", |play| {
             let elsewhere = play.elsewhere();
             let seen = by_item(play.running.so_far().chain(elsewhere.lines()));
             let answers = play.told("answer ");
-            if answers.len() > before {
+            if answers.len() > before || seen.len() > lines.len() {
                 (before, since) = (answers.len(), Instant::now());
             }
-            let enough = if cloud { seen.len() >= ENOUGH } else { answers.len() >= ENOUGH };
+            let no_more = holds && !seen.is_empty() && since.elapsed() >= NO_MORE;
+            let enough = if cloud { seen.len() >= ENOUGH || no_more } else { answers.len() >= ENOUGH };
             // What is printed in floods may be cut under CLOUD.
             let whole = count_lost(&answers, &seen) == 0 || cloud && way.life.contains("print");
-            lines = seen.len();
+            lines = seen.into_keys().collect();
             play.running.has_ended() || enough && whole && since.elapsed() >= rest
         });
-        ready.map_err(|why| format!("{why}, but {before} answers and the lines of {lines} items"))
+        let lines = lines.join(", ");
+        ready.map_err(|why| format!("{why}, but {before} answers and the lines of items {lines}"))
     }
 
     /// Counts the processes that live on, and ends them.
