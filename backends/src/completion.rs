@@ -412,7 +412,7 @@ pub fn credits(micro: i64) -> String {
 /// assert_eq!([in_credits(1_000_000), in_credits(10_000)], ["1 credit", "0.01 credits"]);
 /// ```
 pub fn in_credits(micro: i64) -> String {
-    format!("{} {}", credits(micro), noun(if micro == 1_000_000 { 1 } else { 0 }, "credit"))
+    format!("{} {}", credits(micro), noun(u64::from(micro == 1_000_000), "credit"))
 }
 
 #[cfg(test)]
