@@ -160,8 +160,8 @@ impl Confirm for Asker {
 fn question(url: &str, estimate: &Estimate) -> String {
     let Estimate { account, balance, prices, max_credits, items, probe } = estimate;
     let mut text = format!(
-        "fastmap: a map is to run at {url}, charged to the account {account}: {} for an hour of CPU time, {} for \
-         a GB of results.\nfastmap: ",
+        "fastmap: a map is to run at {url}, charged to the account {account}: {} for an hour of CPU time, {} \
+         for a GB of results.\nfastmap: ",
         in_credits(prices.cpu_hour),
         credits(prices.result_gb),
     );

@@ -113,7 +113,8 @@ impl Error {
         self
     }
 
-    /// Has a part of the text from now on, because another error has had the `whole` of it. `{:#?}` shows that.
+    /// Has a part of the text from now on, because another error has had the `whole` of it. `{:#?}` shows
+    /// that.
     pub(crate) fn shortened(mut self, message: String, whole: [Arc<str>; 2]) -> Self {
         (self.0.message, self.0.whole) = (message, Some(whole));
         // What prints a chain of errors would print the text of the source.

@@ -339,11 +339,11 @@ impl Options {
         self
     }
 
-    /// The most that one map may spend on the service, in credits (2.5, say). The service holds the map to it, and begins a
-    /// batch only while what a second of CPU time and 64 KiB of results cost is left of it: 0.0034 credits at the default
-    /// prices. Under [`Cloud`](ExecPolicy::Cloud) a map that has spent as much yields what was paid for and then one
-    /// [`OutOfCredits`](crate::ErrorKind::OutOfCredits) error; under [`Adaptive`](ExecPolicy::Adaptive) it goes on on this
-    /// machine.
+    /// The most that one map may spend on the service, in credits (2.5, say). The service holds the map to it.
+    /// It begins a batch only while what a second of CPU time and 64 KiB of results cost is left: 0.0034
+    /// credits at the default prices. Under [`Cloud`](ExecPolicy::Cloud) a map that has spent as much yields what
+    /// was paid for and then one [`OutOfCredits`](crate::ErrorKind::OutOfCredits) error; under
+    /// [`Adaptive`](ExecPolicy::Adaptive) it goes on on this machine.
     ///
     /// # Examples
     ///

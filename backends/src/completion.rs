@@ -246,8 +246,8 @@ impl Death {
         self.stderr.iter().map(|line| look_of(line.as_bytes(), self.pid)).collect()
     }
 
-    /// A number that deaths have in common whose cause, refused calls and last words are the same; addresses and the
-    /// numbers of the process and its threads may differ.
+    /// A number that deaths have in common whose cause, refused calls and last words are the same; addresses
+    /// and the numbers of the process and its threads may differ.
     pub fn look(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         (self.cause.to_string(), &self.refused, self.looks()).hash(&mut hasher);

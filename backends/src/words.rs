@@ -1,5 +1,5 @@
-//! Counts of things in words. Called wherever a number and its noun are shown: closing lines, warnings, reports,
-//! problems of the service.
+//! Counts of things in words. Called wherever a number and its noun are shown: closing lines, warnings,
+//! reports, problems of the service.
 
 use std::borrow::Cow;
 

@@ -260,8 +260,8 @@ impl Events {
         open.map(|(run, _)| run.clone()).collect()
     }
 
-    /// Lines of a run behind number `after`, at most `most`. Numbers that are left out are those of lines that were
-    /// not kept; where none is kept any more, `next` is the number of the last that came.
+    /// Lines of a run behind number `after`, at most `most`. Numbers that are left out are those of lines
+    /// that were not kept; where none is kept any more, `next` is the number of the last that came.
     pub fn page(&self, run: &str, after: u64, most: usize) -> LogPage {
         let kept = self.lock();
         let Some(watched) = kept.runs.get(run) else {

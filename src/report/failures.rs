@@ -1,6 +1,6 @@
-//! What the items of one map fail with. Equal texts are given in full a few times and briefly from then on, so
-//! that the errors of thousands of items stay readable and small. Called by the report for each error that is
-//! given to the consumer; the closing line has the count.
+//! What the items of one map fail with. Equal texts are given in full a few times and briefly from then on,
+//! so that the errors of thousands of items stay readable and small. Called by the report for each error that
+//! is given to the consumer; the closing line has the count.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -106,8 +106,8 @@ impl Display for Notice<'_> {
             Notice::Charging { account, balance, prices, max_credits } => {
                 write!(
                     f,
-                    "the account {account} is charged automatically: {} for an hour of CPU time, {} for a GB of results; it \
-                     has {}",
+                    "the account {account} is charged automatically: {} for an hour of CPU time, {} for a GB \
+                     of results; it has {}",
                     in_credits(prices.cpu_hour),
                     credits(prices.result_gb),
                     credits(*balance)
@@ -139,8 +139,8 @@ impl Display for Notice<'_> {
                 let was = if *lines == 1 { "was" } else { "were" };
                 write!(
                     f,
-                    "{} of the workers in the cloud {was} left out here: the service keeps the last megabyte of a run \
-                     until it is fetched, each second",
+                    "{} of the workers in the cloud {was} left out here: the service keeps the last megabyte \
+                     of a run until it is fetched, each second",
                     counted(*lines, "line")
                 )
             }

@@ -89,7 +89,8 @@ impl Repeats {
             let like = if workers == 1 { "its" } else { "their" };
             let (more, are) = (noun(workers, "worker"), if left_out == 1 { "is" } else { "are" });
             let told = format!(
-                "[fastmap: {workers} more {more} ended with the same words; {left_out} of {like} lines {are} left out here]\n"
+                "[fastmap: {workers} more {more} ended with the same words; {left_out} of {like} lines {are} \
+                 left out here]\n"
             );
             lines.put(&Arc::from("fastmap"), Stream::Stderr, told.into_bytes());
         }

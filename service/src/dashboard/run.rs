@@ -71,7 +71,9 @@ pub(super) async fn show(
         div hx-ext=[live.as_ref().map(|_| "sse")] sse-connect=[live.as_ref()] sse-close=[live.as_ref().map(|_| "closed")] {
             div.title {
                 h1 { bdi { (title(info, 200)) } }
-                p.quiet { code { (show::path(mapped_function(&info.function), 200)) } " · run " code { (info.run) } }
+                p.quiet {
+                    code { (show::path(mapped_function(&info.function), 200)) } " · run " code { (info.run) }
+                }
             }
             @for (name, part) in known.parts(&visit) {
                 div class=(name) sse-swap=[live.as_ref().map(|_| name)] { (part) }

@@ -1,5 +1,5 @@
-//! Dispatch within one process: a queue for each run, and turns that go round among tenants and among the runs of
-//! each.
+//! Dispatch within one process: a queue for each run, and turns that go round among tenants and among the
+//! runs of each.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -56,9 +56,9 @@ struct OfRun {
 }
 
 impl Tenant {
-    /// The next work for an agent, if the quota admits some: each run may have its share of the quota in agents'
-    /// hands, whatever the others have there. Otherwise a run whose items do not end, because they are long or its
-    /// client was killed, would hold up all others of its account.
+    /// The next work for an agent, if the quota admits some: each run may have its share of the quota in
+    /// agents' hands, whatever the others have there. Otherwise a run whose items do not end, because they
+    /// are long or its client was killed, would hold up all others of its account.
     fn next(&mut self, quota: usize) -> Option<Entry> {
         let share = (quota / self.runs.len().max(1)).max(1);
         let has_less = |run: &String| self.runs.get(run).is_some_and(|of_run| of_run.leased < share);

@@ -192,8 +192,8 @@ fn cap_reached(cap: i64, spent: i64, least: i64) -> String {
             in_credits(cap)
         ),
         _ => format!(
-            "the run has spent {} of the {} that it may (its max_credits), and the rest is too little for another batch: \
-             {least}",
+            "the run has spent {} of the {} that it may (its max_credits), and the rest is too little for \
+             another batch: {least}",
             price::show(spent),
             in_credits(cap)
         ),

@@ -27,8 +27,8 @@ const LEFT: Duration = Duration::from_secs(3);
 const ENOUGH: usize = 4;
 /// Time without another answer after which there is none on its way, where items never end.
 const REST: Duration = Duration::from_secs(1);
-/// Time without another line after which none is on its way. Batches go to the service side by side: where later ones
-/// arrive first, both workers have items that never end, and the first items are not begun.
+/// Time without another line after which none is on its way. Batches go to the service side by side: where
+/// later ones arrive first, both workers have items that never end, and the first items are not begun.
 const NO_MORE: Duration = Duration::from_secs(5);
 /// Naps are longer by this under CLOUD, because lines come a second or two late there.
 const SLOWER: &str = " slower=5";
