@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use fastmap_backends::{ItemFailure, counted};
+use fastmap_backends::{Death, ItemFailure, counted};
 
 use crate::error::Error;
 
@@ -45,7 +45,7 @@ impl Failures {
         let Some(index) = error.index() else { return error };
         let whole = error.message();
         let (message, frames) = whole.split_at(whole.find(ItemFailure::FRAMES).unwrap_or(whole.len()));
-        let look = error.death().map_or_else(|| hash(message), |death| death.look());
+        let look = error.death().map_or_else(|| hash(message), Death::look);
         let equal = self.messages.meet(look, message, index);
         let framed = if frames.is_empty() { None } else { self.frames.meet(hash(frames), frames, index) };
         let long = equal.filter(|_| message.len() > SHORT);
@@ -117,7 +117,8 @@ fn begin_of(text: &str) -> &str {
     if line.len() <= BEGIN {
         return line;
     }
-    let begin = &line[..line.floor_char_boundary(BEGIN)];
+    let end = (0..=BEGIN).rev().find(|end| line.is_char_boundary(*end)).unwrap_or_default();
+    let begin = &line[..end];
     begin.rsplit_once(' ').map_or(begin, |(words, _)| words)
 }
 
