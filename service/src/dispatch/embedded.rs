@@ -380,7 +380,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_run_that_holds_the_whole_quota_keeps_no_other_of_its_account_waiting() {
-        let embedded = Arc::new(Embedded::new(4, Duration::from_secs(600)));
+        let embedded = Arc::new(Embedded::new(4, Duration::from_mins(10)));
         let sides = Sides { dispatch: Arc::clone(&embedded) as Arc<dyn Dispatch>, lessor: embedded };
         let mut waiting = Vec::new();
         for seq in 0..6 {
