@@ -67,6 +67,9 @@ pub(super) trait Waiter {
     }
 }
 
+/// A call that alone gets no answer, while others do, is made for so many times the usual patience.
+const ALONE: u32 = 4;
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -145,6 +148,11 @@ impl Link {
         }
     }
 
+    /// How long no good answer has come.
+    fn troubled(&self) -> Duration {
+        lock(&self.health).troubled.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     fn service<'a>(&'a self, url: &'a str) -> Service<'a> {
         let reached = self.reached.load(Ordering::Relaxed);
         Service { url, token: self.http.token_begin(), reached }
@@ -161,7 +169,9 @@ impl Link {
             false => self.options.patience.min(FIRST_PATIENCE),
         };
         let failing = backoff.fails(Instant::now());
-        let over = failing > most && !is_wait(&failure);
+        // Where other calls get good answers meanwhile, this one was on the way when the service stood still, maybe twice.
+        let others = matches!(failure, Failure::Way(_)) && self.troubled() < most && failing < most * ALONE;
+        let over = failing > most && !is_wait(&failure) && !others;
         if is_wait(&failure) {
             // A good answer: what fails after it fails anew.
             let since = backoff.waits();
