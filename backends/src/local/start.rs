@@ -140,7 +140,7 @@ fn with_limit(error: &io::Error) -> String {
 
 /// Starts a worker and makes it known to the pool and the supervisor; an error says why none came.
 fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, Failure> {
-    let failed = |what: &str| move |error: io::Error| Failure::new(what, &error);
+    let failed = |what: &'static str| move |error: io::Error| Failure::new(what, &error);
     fill_standard();
     shared.expect_descriptors().map_err(|why| Failure::Short(why, descriptors::shortage()))?;
     let server = Arc::new(Server::new().map_err(failed("cannot make its socket"))?);
