@@ -35,6 +35,7 @@ mod inbox;
 mod job;
 mod level;
 pub mod local;
+pub mod losses;
 mod objects;
 pub mod sizing;
 mod startable;

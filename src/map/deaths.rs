@@ -50,7 +50,7 @@ impl Deaths {
 
     /// # Errors
     /// If so many workers died without a single answer that none will come: each worker may die of a suspect
-    /// of its own, and those suspects once more (or three times, see `retry`) and as often as the user wants,
+    /// of its own, and those suspects once more (or three times, see `losses`) and as often as the user wants,
     /// before anything is answered. Or if none of the first items has lived.
     pub(crate) fn check(&self, workers: usize, retries: u32) -> Result<(), Error> {
         let ended = |message: String, death: &Death| {

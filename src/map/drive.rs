@@ -1,11 +1,12 @@
 //! The part of a map that knows no types: when to read, how much, what to send again, when it is over.
-//! Driven by the adapter inside `next()`; drives a [`Run`]. Order and bytes are the window's, deaths are `retry`'s and
-//! `deaths`'.
+//! Driven by the adapter inside `next()`; drives a [`Run`]. Order and bytes are the window's, deaths are `losses`' (of the
+//! backends) and `deaths`'.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fastmap_backends::losses::{Piece, after_loss};
 use fastmap_backends::sizing::{Observed, batch_items};
 use fastmap_backends::{
     Batch, BatchBuilder, BatchId, Completion, Context, FunctionId, Job, JobId, Outcome, Results, Run, Running,
@@ -13,7 +14,6 @@ use fastmap_backends::{
 
 use super::deaths::Deaths;
 use super::limits::Limits;
-use super::retry::{Piece, after_loss};
 use super::segment::Segment;
 use super::tries::{Sorted, Tries};
 use super::window::Window;

@@ -2,7 +2,7 @@
 //!
 //! The way of one item: `input` pulls and encodes it (`caution` says when it should wait with that), `drive`
 //! sends its batch and takes the answer, `window` puts it in order, `segment` gives it out, and `next()` here
-//! decodes it. `retry` decides about what was lost or failed, `tries` keeps what that needs, `limits` ends a
+//! decodes it. `losses`, of the backends, divides what was lost, `tries` keeps what is tried again, `limits` ends a
 //! map early, `stretch` how often `next()` looks at more than the segment. With the option `inline`, `here`
 //! goes before all of that: it calls the function in this thread while that is the quickest. What may be said
 //! of a map before its first item is `builder`'s.
@@ -18,7 +18,6 @@ mod here;
 mod inline;
 mod input;
 mod limits;
-mod retry;
 mod segment;
 mod stretch;
 mod tries;

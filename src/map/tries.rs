@@ -1,13 +1,18 @@
 //! What is kept to try failed items again: the batches that are out, of maps that retry, and suspects.
-//! Told by the drive of what goes out and comes back; `retry` decides, and whole segments come out of `sort`.
+//! Told by the drive of what goes out and comes back; `again_after_failure` decides, and whole segments come out of `sort`.
 
 use std::collections::HashMap;
 
 use fastmap_backends::{Batch, BatchId, ItemFailure, Items, Results};
 
-use super::retry::again_after_failure;
 use super::segment::Segment;
 use crate::error::Error;
+
+/// Whether an item that has failed after so many tries, this one included, is tried once more. `retries` of the user
+/// are tries after the one that would be the last without them.
+fn again_after_failure(tries: u32, retries: u32) -> bool {
+    tries <= retries
+}
 
 /// The tries of one map.
 #[derive(Debug, Default)]
@@ -144,6 +149,14 @@ mod tests {
             }
         }
         read
+    }
+
+    #[test]
+    fn retries_are_tries_after_the_first_one() {
+        for retries in [0, 1, 5] {
+            assert_eq!((1..100).find(|tries| !again_after_failure(*tries, retries)), Some(1 + retries));
+        }
+        assert!(again_after_failure(u32::MAX, u32::MAX));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! What the two runs have: each batch that is out, what of it is still owed, and copies that race each other.
-//! Kept by `run`; knows no policy.
+//! Kept by `run`, and played by the simulator; knows no policy.
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::policy::Side;
+use super::policy::{Event, Side};
 use crate::batch::{Batch, BatchId};
-use crate::completion::{Completion, Outcome};
+use crate::completion::{Completion, Loss, Outcome, Running};
 
 /// Names of copies begin here: no host's adapter counts so far.
 const COPIES: u64 = 1 << 62;
@@ -13,32 +13,46 @@ const COPIES: u64 = 1 << 62;
 /// A batch's name and the index of its first item: a part that was given back goes out again under its batch's name.
 type Key = (BatchId, u64);
 
+/// Consecutive items: the first one's index, and how many.
+type Stretch = (u64, u32);
+
 /// A batch as it was submitted.
 #[derive(Debug)]
 struct Out {
     batch: Batch,
-    /// What it is called on each side that has it.
-    names: [Option<BatchId>; 2],
-    /// Stretches that each side has not answered: first index, items.
-    owed: [Vec<(u64, u32)>; 2],
+    /// What it is called on each side that has it, and which of its items that name has: a copy may be in pieces.
+    names: [Vec<(BatchId, Stretch)>; 2],
+    /// Stretches that each side has not answered.
+    owed: [Vec<Stretch>; 2],
     /// Answers of each side, kept until one has all, while both have it.
     parts: [Vec<Completion>; 2],
 }
 
 /// What a completion comes to.
 #[derive(Debug, Default)]
-pub(super) struct Landed {
-    /// For the host's adapter.
-    pub(super) completions: Vec<Completion>,
-    /// What a side need not answer any more: its name there, and the items that it still owed.
-    pub(super) cancel: Option<(Side, BatchId, u32)>,
-    /// The batch's name, if somebody waited for it.
-    pub(super) of: Option<u64>,
+pub struct Landed {
+    /// For the host's adapter, each with the side that it is from.
+    pub completions: Vec<(Side, Completion)>,
+    /// What sides need not answer any more.
+    pub cancel: Vec<Cancel>,
+    /// The batch's name, if it was waited for.
+    pub of: Option<u64>,
+}
+
+/// What a side need not answer any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cancel {
+    /// Which side.
+    pub side: Side,
+    /// Its names there.
+    pub names: Vec<BatchId>,
+    /// Items that it still owed.
+    pub items: u32,
 }
 
 /// All that is out.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub struct Held {
     out: BTreeMap<Key, Out>,
     /// Copies, by their names.
     copies: HashMap<BatchId, Key>,
@@ -47,19 +61,24 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether nothing is out.
+    pub fn is_empty(&self) -> bool {
         self.out.is_empty()
     }
 
-    /// Batches that a side has.
-    pub(super) fn count(&self, side: Side) -> usize {
+    /// Batches that a side has, each piece of a copy counted.
+    pub fn count(&self, side: Side) -> usize {
         self.count[side as usize]
     }
 
-    pub(super) fn submitted(&mut self, batch: Batch, side: Side) {
+    /// A batch goes to a side.
+    pub fn submitted(&mut self, batch: Batch, side: Side) {
         let key = (batch.id(), batch.first());
-        let mut out = Out { names: [None; 2], owed: Default::default(), parts: Default::default(), batch };
-        out.begin(side, key.0);
+        let whole = (batch.first(), batch.items());
+        let mut out =
+            Out { names: Default::default(), owed: Default::default(), parts: Default::default(), batch };
+        out.begin(side);
+        out.names[side as usize].push((key.0, whole));
         self.count[side as usize] += 1;
         self.out.insert(key, out);
     }
@@ -69,32 +88,36 @@ impl Held {
         self.count[side as usize] -= usize::from(self.out.remove(&(batch.id(), batch.first())).is_some());
     }
 
-    /// A copy, for the other side, of a batch of which nothing has come back.
-    pub(super) fn copy(&mut self, id: u64, to: Side) -> Option<Batch> {
+    /// A copy, for the other side, of a batch of which nothing has come back; in so many pieces, as far as its items go.
+    /// What is under suspicion is tried alone, and so has no copy.
+    pub fn copy(&mut self, id: u64, to: Side, pieces: u32) -> Option<Vec<Batch>> {
         let mut found = self.out.range_mut((BatchId(id), 0)..=(BatchId(id), u64::MAX));
         let (key, out) = found.next()?;
         let from = to.other() as usize;
-        let whole = out.owed[from] == [(out.batch.first(), out.batch.items())];
-        if found.next().is_some() || out.names[to as usize].is_some() || !whole || out.batch.attempt() > 0 {
+        let (first, items) = (out.batch.first(), out.batch.items());
+        let whole = out.owed[from] == [(first, items)];
+        if found.next().is_some() || !out.names[to as usize].is_empty() || !whole || out.batch.attempt() > 0 {
             return None;
         }
-        self.named += 1;
-        let name = BatchId(COPIES + self.named);
-        let copy = out.batch.piece(name, 0, out.batch.items(), 0);
-        out.begin(to, name);
-        self.copies.insert(name, *key);
-        self.count[to as usize] += 1;
-        Some(copy)
+        out.begin(to);
+        let each = items.div_ceil(pieces.clamp(1, items));
+        let mut copies = Vec::new();
+        for from in (0..items).step_by(each as usize) {
+            let until = items.min(from + each);
+            self.named += 1;
+            let name = BatchId(COPIES + self.named);
+            out.names[to as usize].push((name, (first + u64::from(from), until - from)));
+            self.copies.insert(name, *key);
+            copies.push(out.batch.piece(name, from, until, 0));
+        }
+        self.count[to as usize] += copies.len();
+        Some(copies)
     }
 
-    /// The copy could not be sent.
-    pub(super) fn uncopied(&mut self, copy: &Batch, to: Side) {
-        if let Some(key) = self.copies.remove(&copy.id()) {
-            self.count[to as usize] -= 1;
-            if let Some(out) = self.out.get_mut(&key) {
-                out.names[to as usize] = None;
-            }
-        }
+    /// The copy could not be sent: it is no more, also what of it was.
+    pub(super) fn uncopied(&mut self, copy: BatchId, to: Side) -> Option<Cancel> {
+        let key = *self.copies.get(&copy)?;
+        self.ends(key, to)
     }
 
     /// What has this name on a side and holds the item at `first`.
@@ -103,7 +126,7 @@ impl Held {
         copied.or_else(|| self.out.range((id, 0)..=(id, first)).next_back().map(|(key, _)| *key))
     }
 
-    /// The same news with its items given back, as ones that were tried once more: they don't go to the service again.
+    /// The same news with its items given back, as ones that were tried once more.
     pub(super) fn taken_back(&self, completion: Completion) -> Completion {
         let Completion { batch, first, items, .. } = completion;
         let Some(out) = self.key(batch, first).and_then(|key| self.out.get(&key)) else { return completion };
@@ -115,8 +138,10 @@ impl Held {
         Completion { batch, first, items, outcome: Outcome::Returned(piece) }
     }
 
-    /// News of a side.
-    pub(super) fn landed(&mut self, side: Side, completion: Completion) -> Landed {
+    /// News of a side. `accuses`: they are of a loss that one of the items may have done, which then ends a race: what the
+    /// other side has begun meanwhile would meet the same item, and the host's adapter, which divides the batch, has
+    /// to know each of its deaths.
+    pub fn landed(&mut self, side: Side, completion: Completion, accuses: bool) -> Landed {
         let (id, first) = (completion.batch, completion.first);
         let key = self.key(id, first);
         let at = side as usize;
@@ -124,46 +149,81 @@ impl Held {
         let Some((key, out)) = key.and_then(|key| self.out.get_mut(&key).map(|out| (key, out))) else {
             return Landed::default();
         };
-        if out.names[at] != Some(id) {
+        if !out.names[at].iter().any(|(name, _)| *name == id) {
             return Landed::default();
         }
         take(&mut out.owed[at], first, completion.items);
         let done = matches!(completion.outcome, Outcome::Done(_));
         let mut landed = Landed { of: Some(key.0.0), ..Landed::default() };
-        let raced = out.names[side.other() as usize].is_some();
+        let raced = !out.names[side.other() as usize].is_empty();
         if raced && done {
             out.parts[at].push(completion);
             if out.owed[at].is_empty() {
-                landed.completions = std::mem::take(&mut out.parts[at]);
-                landed.cancel = self.ends(key, side.other());
+                landed.take_parts(side, &mut out.parts[at]);
+                landed.cancel.extend(self.ends(key, side.other()));
             }
+        } else if raced && accuses {
+            self.end_race(key, side, completion, &mut landed);
         } else if raced {
             // The other one goes on alone, also for what it has answered.
-            landed.completions = std::mem::take(&mut out.parts[side.other() as usize]);
-            landed.cancel = self.ends(key, side);
+            landed.take_parts(side.other(), &mut out.parts[side.other() as usize]);
+            landed.cancel.extend(self.ends(key, side));
         } else {
             let renamed = out.renamed(completion, key.0);
-            landed.completions.push(renamed);
+            landed.completions.push((side, renamed));
         }
-        for completion in &mut landed.completions {
+        for (_, completion) in &mut landed.completions {
             completion.batch = key.0;
         }
-        self.forget_if_over(key);
+        self.forget(key, id, side);
         landed
     }
 
+    /// A side has lost items of a batch that the other has as well. Whichever has answered more keeps that. Where it is the
+    /// side of the loss, it goes on alone; else what the other has not answered is given back, and of that is lost what is
+    /// among the lost items.
+    fn end_race(&mut self, key: Key, side: Side, lost: Completion, landed: &mut Landed) {
+        let (at, other) = (side as usize, side.other() as usize);
+        let Some(out) = self.out.get_mut(&key) else { return };
+        let answered = |parts: &[Completion]| parts.iter().map(|part| part.items).sum::<u32>();
+        if answered(&out.parts[at]) >= answered(&out.parts[other]) {
+            landed.take_parts(side, &mut out.parts[at]);
+            landed.completions.push((side, out.renamed(lost, key.0)));
+            landed.cancel.extend(self.ends(key, side.other()));
+            return;
+        }
+        landed.take_parts(side.other(), &mut out.parts[other]);
+        let end = lost.first + u64::from(lost.items);
+        for (first, items) in std::mem::take(&mut out.owed[other]) {
+            let until = first + u64::from(items);
+            let (from, to) = (first.max(lost.first).min(until), until.min(end).max(first));
+            let cuts = if from < to { [first, from, to, until] } else { [first, first, first, until] };
+            for (cut, stretch) in cuts.windows(2).enumerate().filter(|(_, cut)| cut[0] < cut[1]) {
+                let (start, items) = (stretch[0], (stretch[1] - stretch[0]) as u32);
+                let part = match (&lost.outcome, cut) {
+                    (Outcome::Lost(_, loss), 1) => out.lost(key.0, (start, items), loss, lost.first),
+                    _ => out.given_back(key.0, start, items),
+                };
+                landed.completions.push((side, part));
+            }
+            out.owed[other].push((first, items));
+        }
+        landed.cancel.extend(self.ends(key, side));
+        landed.cancel.extend(self.ends(key, side.other()));
+    }
+
     /// All that a side has comes home: what it has alone is given back, of the rest the other one's answers count.
-    pub(super) fn come_home(&mut self, side: Side) -> Vec<(u64, u32, Vec<Completion>)> {
+    pub fn come_home(&mut self, side: Side) -> Vec<(u64, u32, Vec<Completion>)> {
         let keys: Vec<Key> = self.out.keys().copied().collect();
         let mut home = Vec::new();
         for key in keys {
             let Some(out) = self.out.get_mut(&key) else { continue };
             let at = side as usize;
-            if out.names[at].is_none() {
+            if out.names[at].is_empty() {
                 continue;
             }
             let mut completions = std::mem::take(&mut out.parts[side.other() as usize]);
-            if out.names[side.other() as usize].is_none() {
+            if out.names[side.other() as usize].is_empty() {
                 let owed = out.owed[at].clone();
                 completions
                     .extend(owed.into_iter().map(|(first, items)| out.given_back(key.0, first, items)));
@@ -171,51 +231,105 @@ impl Held {
             for completion in &mut completions {
                 completion.batch = key.0;
             }
-            let items = self.ends(key, side).map_or(0, |(_, _, items)| items);
+            let items = self.ends(key, side).map_or(0, |cancel| cancel.items);
             self.forget_if_over(key);
             home.push((key.0.0, items, completions));
         }
         home
     }
 
-    /// A side has nothing to do with a batch any more: its name there, and what it still owed.
-    fn ends(&mut self, key: Key, side: Side) -> Option<(Side, BatchId, u32)> {
+    /// A side has nothing to do with a batch any more.
+    fn ends(&mut self, key: Key, side: Side) -> Option<Cancel> {
         let out = self.out.get_mut(&key)?;
         let at = side as usize;
-        let name = out.names[at].take()?;
+        let names: Vec<BatchId> =
+            std::mem::take(&mut out.names[at]).into_iter().map(|(name, _)| name).collect();
         let items = std::mem::take(&mut out.owed[at]).iter().map(|(_, items)| items).sum();
         out.parts[at].clear();
-        self.copies.remove(&name);
-        self.count[at] -= 1;
-        Some((side, name, items))
+        for name in &names {
+            self.copies.remove(name);
+        }
+        self.count[at] -= names.len();
+        (!names.is_empty()).then_some(Cancel { side, names, items })
+    }
+
+    /// What a side had by that name takes no place there any more, if all of it is answered.
+    fn forget(&mut self, key: Key, name: BatchId, side: Side) {
+        let at = side as usize;
+        if let Some(out) = self.out.get_mut(&key)
+            && let Some(index) = out.names[at].iter().position(|(known, stretch)| {
+                *known == name && !out.owed[at].iter().any(|owed| overlaps(owed, stretch))
+            })
+        {
+            out.names[at].remove(index);
+            self.copies.remove(&name);
+            self.count[at] -= 1;
+        }
+        self.forget_if_over(key);
     }
 
     fn forget_if_over(&mut self, key: Key) {
         let Some(out) = self.out.get(&key) else { return };
-        let owes = |side: usize| out.names[side].is_some() && !out.owed[side].is_empty();
-        if !owes(0) && !owes(1) {
-            for (at, name) in out.names.iter().enumerate() {
-                if let Some(name) = name {
-                    self.copies.remove(name);
-                    self.count[at] -= 1;
-                }
-            }
+        if out.names.iter().all(Vec::is_empty) {
             self.out.remove(&key);
         }
     }
 }
 
+impl Landed {
+    /// What the policy is to see: that, of the news that this came of, and what is cancelled. Whoever goes on alone is alone
+    /// first: then what it has answered counts.
+    pub fn seen(&self, side: Side, news: Event) -> Vec<Event> {
+        let Some(batch) = self.of else { return Vec::new() };
+        let back = |cancel: &Cancel| {
+            let Cancel { side, items, .. } = *cancel;
+            Event::Back { batch, side, items, lost: false }
+        };
+        let mut seen: Vec<Event> = self.cancel.iter().map(back).collect();
+        let goes_on = self.cancel.first().is_some_and(|cancel| cancel.side == side.other());
+        let at = if goes_on && matches!(news, Event::Back { .. }) { seen.len() } else { 0 };
+        seen.insert(at, news);
+        seen
+    }
+
+    fn take_parts(&mut self, side: Side, parts: &mut Vec<Completion>) {
+        self.completions.extend(std::mem::take(parts).into_iter().map(|part| (side, part)));
+    }
+}
+
 impl Out {
-    fn begin(&mut self, side: Side, name: BatchId) {
-        self.names[side as usize] = Some(name);
+    fn begin(&mut self, side: Side) {
         self.owed[side as usize] = vec![(self.batch.first(), self.batch.items())];
         self.parts[side as usize].clear();
     }
 
-    fn given_back(&self, name: BatchId, first: u64, items: u32) -> Completion {
+    /// The batch's items of a stretch.
+    fn piece(&self, name: BatchId, first: u64, items: u32) -> Batch {
         let from = (first - self.batch.first()) as u32;
-        let piece = self.batch.piece(name, from, from + items, self.batch.attempt());
-        Completion { batch: name, first, items, outcome: Outcome::Returned(piece) }
+        self.batch.piece(name, from, from + items, self.batch.attempt())
+    }
+
+    fn given_back(&self, name: BatchId, first: u64, items: u32) -> Completion {
+        let outcome = Outcome::Returned(self.piece(name, first, items));
+        Completion { batch: name, first, items, outcome }
+    }
+
+    /// What a loss, of items from `lost` on, is to a stretch of them. Where the item that ran is answered by the other side,
+    /// none of the others is to blame.
+    fn lost(&self, name: BatchId, (first, items): Stretch, loss: &Loss, lost: u64) -> Completion {
+        let running = match loss.running {
+            Running::Item(item) => {
+                let index = lost + u64::from(item);
+                match index.checked_sub(first).map(|item| item as u32).filter(|item| *item < items) {
+                    Some(item) => Running::Item(item),
+                    None => return self.given_back(name, first, items),
+                }
+            }
+            running => running,
+        };
+        let loss = Loss { running, death: loss.death.clone() };
+        let outcome = Outcome::Lost(self.piece(name, first, items), loss);
+        Completion { batch: name, first, items, outcome }
     }
 
     /// The completion, with the batch's own name in what it gives back.
@@ -224,19 +338,24 @@ impl Out {
             return completion;
         }
         let Completion { first, items, outcome, .. } = completion;
-        let from = (first - self.batch.first()) as u32;
-        let piece = |of: &Batch| self.batch.piece(name, from, from + items, of.attempt());
         let outcome = match outcome {
             Outcome::Done(results) => Outcome::Done(results),
-            Outcome::Returned(rest) => Outcome::Returned(piece(&rest)),
-            Outcome::Lost(lost, loss) => Outcome::Lost(piece(&lost), loss),
+            Outcome::Returned(rest) => {
+                let from = (first - self.batch.first()) as u32;
+                Outcome::Returned(self.batch.piece(name, from, from + items, rest.attempt()))
+            }
+            Outcome::Lost(_, loss) => Outcome::Lost(self.piece(name, first, items), loss),
         };
         Completion { batch: name, first, items, outcome }
     }
 }
 
+fn overlaps(one: &Stretch, other: &Stretch) -> bool {
+    one.0 < other.0 + u64::from(other.1) && other.0 < one.0 + u64::from(one.1)
+}
+
 /// Takes a stretch out of others.
-fn take(owed: &mut Vec<(u64, u32)>, first: u64, items: u32) {
+fn take(owed: &mut Vec<Stretch>, first: u64, items: u32) {
     let end = first + u64::from(items);
     let mut left = Vec::with_capacity(owed.len() + 1);
     for (from, count) in owed.drain(..) {
@@ -254,8 +373,10 @@ fn take(owed: &mut Vec<(u64, u32)>, first: u64, items: u32) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::completion::Results;
+    use crate::completion::{Death, DeathCause, Results};
     use crate::{BatchBuilder, JobId};
 
     fn batch(id: u64, first: u64, items: u32) -> Batch {
@@ -269,18 +390,34 @@ mod tests {
         Completion { batch, first, items, outcome: Outcome::Done(Results::default()) }
     }
 
-    fn stretches(landed: &[Completion]) -> Vec<(u64, u64, u32)> {
-        landed.iter().map(|part| (part.batch.0, part.first, part.items)).collect()
+    fn lost(batch: Batch, running: Running) -> Completion {
+        let death = Death {
+            worker: "w".to_owned(),
+            pid: 1,
+            cause: DeathCause::Timeout(Duration::from_secs(2)),
+            refused: None,
+            stderr: Vec::new(),
+        };
+        let (id, first, items) = (batch.id(), batch.first(), batch.items());
+        Completion { batch: id, first, items, outcome: Outcome::Lost(batch, Loss { running, death }) }
+    }
+
+    fn stretches(landed: &Landed) -> Vec<(u64, u64, u32)> {
+        landed.completions.iter().map(|(_, part)| (part.batch.0, part.first, part.items)).collect()
+    }
+
+    fn copy(held: &mut Held, id: u64, to: Side) -> Option<Batch> {
+        held.copy(id, to, 1).and_then(|mut pieces| pieces.pop())
     }
 
     #[test]
     fn parts_of_a_batch_that_one_side_has_go_through_as_they_come() {
         let mut held = Held::default();
         held.submitted(batch(1, 10, 5), Side::Cloud);
-        let landed = held.landed(Side::Cloud, done(BatchId(1), 12, 3));
-        assert_eq!(stretches(&landed.completions), [(1, 12, 3)]);
-        assert!(held.copy(1, Side::Local).is_none(), "of what has come back in part there is no copy");
-        held.landed(Side::Cloud, done(BatchId(1), 10, 2));
+        let landed = held.landed(Side::Cloud, done(BatchId(1), 12, 3), false);
+        assert_eq!(stretches(&landed), [(1, 12, 3)]);
+        assert!(copy(&mut held, 1, Side::Local).is_none(), "of what has come back in part there is no copy");
+        held.landed(Side::Cloud, done(BatchId(1), 10, 2), false);
         assert!(held.is_empty() && held.count(Side::Cloud) == 0);
     }
 
@@ -288,30 +425,30 @@ mod tests {
     fn of_two_copies_the_first_that_is_whole_counts_and_the_other_is_cancelled() {
         let mut held = Held::default();
         held.submitted(batch(1, 0, 4), Side::Cloud);
-        let copy = held.copy(1, Side::Local).expect("nothing has come back");
-        assert!(held.landed(Side::Cloud, done(BatchId(1), 0, 3)).completions.is_empty());
-        assert!(held.landed(Side::Local, done(copy.id(), 2, 2)).completions.is_empty());
-        let landed = held.landed(Side::Local, done(copy.id(), 0, 2));
-        assert_eq!(stretches(&landed.completions), [(1, 2, 2), (1, 0, 2)]);
-        assert_eq!(landed.cancel, Some((Side::Cloud, BatchId(1), 1)));
+        let copy = copy(&mut held, 1, Side::Local).expect("nothing has come back");
+        assert!(held.landed(Side::Cloud, done(BatchId(1), 0, 3), false).completions.is_empty());
+        assert!(held.landed(Side::Local, done(copy.id(), 2, 2), false).completions.is_empty());
+        let landed = held.landed(Side::Local, done(copy.id(), 0, 2), false);
+        assert_eq!(stretches(&landed), [(1, 2, 2), (1, 0, 2)]);
+        assert_eq!(landed.cancel, [Cancel { side: Side::Cloud, names: vec![BatchId(1)], items: 1 }]);
         assert!(held.is_empty());
-        assert!(held.landed(Side::Cloud, done(BatchId(1), 3, 1)).of.is_none(), "it comes too late");
+        assert!(held.landed(Side::Cloud, done(BatchId(1), 3, 1), false).of.is_none(), "it comes too late");
     }
 
     #[test]
     fn a_copy_that_fails_leaves_the_other_to_go_on_alone_with_what_it_has() {
         let mut held = Held::default();
         held.submitted(batch(1, 0, 4), Side::Local);
-        let copy = held.copy(1, Side::Cloud).expect("nothing has come back");
-        held.landed(Side::Cloud, done(copy.id(), 0, 1));
+        let copy = copy(&mut held, 1, Side::Cloud).expect("nothing has come back");
+        held.landed(Side::Cloud, done(copy.id(), 0, 1), false);
         let back =
             Completion { batch: BatchId(1), first: 0, items: 4, outcome: Outcome::Returned(batch(1, 0, 4)) };
-        let landed = held.landed(Side::Local, back);
-        assert_eq!(stretches(&landed.completions), [(1, 0, 1)]);
+        let landed = held.landed(Side::Local, back, false);
+        assert_eq!(stretches(&landed), [(1, 0, 1)]);
         let rest = copy.piece(copy.id(), 1, 4, 0);
         let back = Completion { batch: copy.id(), first: 1, items: 3, outcome: Outcome::Returned(rest) };
-        let landed = held.landed(Side::Cloud, back);
-        let Outcome::Returned(rest) = &landed.completions[0].outcome else { panic!("{landed:?}") };
+        let landed = held.landed(Side::Cloud, back, false);
+        let Outcome::Returned(rest) = &landed.completions[0].1.outcome else { panic!("{landed:?}") };
         assert_eq!((rest.id(), rest.first(), rest.items()), (BatchId(1), 1, 3));
         assert!(held.is_empty());
     }
@@ -320,17 +457,17 @@ mod tests {
     fn what_is_taken_back_of_a_copy_has_its_own_name_and_is_tried_once_more() {
         let mut held = Held::default();
         held.submitted(batch(1, 10, 2), Side::Local);
-        let copy = held.copy(1, Side::Cloud).expect("nothing has come back");
+        let copy = copy(&mut held, 1, Side::Cloud).expect("nothing has come back");
         let back = Completion {
             batch: BatchId(1),
             first: 10,
             items: 2,
             outcome: Outcome::Returned(batch(1, 10, 2)),
         };
-        held.landed(Side::Local, back);
+        held.landed(Side::Local, back, false);
         let taken = held.taken_back(done(copy.id(), 11, 1));
-        let landed = held.landed(Side::Cloud, taken);
-        let Outcome::Returned(item) = &landed.completions[0].outcome else { panic!("{landed:?}") };
+        let landed = held.landed(Side::Cloud, taken, false);
+        let Outcome::Returned(item) = &landed.completions[0].1.outcome else { panic!("{landed:?}") };
         assert_eq!((item.id(), item.first(), item.items(), item.attempt()), (BatchId(1), 11, 1, 1));
     }
 
@@ -349,14 +486,81 @@ mod tests {
         let mut held = Held::default();
         held.submitted(batch(1, 0, 4), Side::Cloud);
         held.submitted(batch(2, 4, 4), Side::Cloud);
-        held.landed(Side::Cloud, done(BatchId(1), 1, 2));
-        let copy = held.copy(2, Side::Local).expect("nothing has come back");
+        held.landed(Side::Cloud, done(BatchId(1), 1, 2), false);
+        let copy = copy(&mut held, 2, Side::Local).expect("nothing has come back");
         let home = held.come_home(Side::Cloud);
-        let back: Vec<_> = home.iter().flat_map(|(.., parts)| stretches(parts)).collect();
+        let back: Vec<_> = home.iter().flat_map(|(.., parts)| parts).collect();
+        let back: Vec<_> = back.iter().map(|part| (part.batch.0, part.first, part.items)).collect();
         assert_eq!(back, [(1, 0, 1), (1, 3, 1)]);
         assert_eq!(held.count(Side::Cloud), 0);
-        let landed = held.landed(Side::Local, done(copy.id(), 4, 4));
-        assert_eq!(stretches(&landed.completions), [(2, 4, 4)]);
+        let landed = held.landed(Side::Local, done(copy.id(), 4, 4), false);
+        assert_eq!(stretches(&landed), [(2, 4, 4)]);
+        assert!(held.is_empty());
+    }
+
+    #[test]
+    fn a_loss_ends_a_race_and_is_told_with_the_item_that_ran() {
+        let mut held = Held::default();
+        let whole = batch(1, 10, 4);
+        held.submitted(whole.clone(), Side::Local);
+        let copy = copy(&mut held, 1, Side::Cloud).expect("nothing has come back");
+        let landed = held.landed(Side::Local, lost(whole, Running::Item(2)), true);
+        assert_eq!(landed.cancel, [Cancel { side: Side::Cloud, names: vec![copy.id()], items: 4 }]);
+        let Outcome::Lost(again, loss) = &landed.completions[0].1.outcome else { panic!("{landed:?}") };
+        assert_eq!((again.id(), again.first(), again.items()), (BatchId(1), 10, 4));
+        assert_eq!(loss.running, Running::Item(2));
+        assert!(held.is_empty() && held.count(Side::Cloud) == 0);
+        assert!(held.landed(Side::Cloud, done(copy.id(), 10, 4), false).of.is_none(), "it comes too late");
+    }
+
+    #[test]
+    fn a_loss_of_a_preparation_leaves_the_other_to_go_on_alone() {
+        let mut held = Held::default();
+        held.submitted(batch(1, 10, 4), Side::Local);
+        let copy = copy(&mut held, 1, Side::Cloud).expect("nothing has come back");
+        let landed = held.landed(Side::Cloud, lost(copy, Running::Setup), false);
+        assert!(
+            landed.completions.is_empty() && held.count(Side::Local) == 1 && held.count(Side::Cloud) == 0
+        );
+    }
+
+    #[test]
+    fn of_a_copy_in_pieces_what_is_answered_stays_where_the_other_side_is_lost() {
+        let mut held = Held::default();
+        let whole = batch(1, 0, 8);
+        held.submitted(whole.clone(), Side::Cloud);
+        let pieces = held.copy(1, Side::Local, 4).expect("nothing has come back");
+        let each: Vec<_> = pieces.iter().map(|piece| (piece.first(), piece.items())).collect();
+        assert_eq!(each, [(0, 2), (2, 2), (4, 2), (6, 2)]);
+        assert_eq!(held.count(Side::Local), 4);
+        for at in [0, 2, 3] {
+            let answer = done(pieces[at].id(), pieces[at].first(), 2);
+            assert!(held.landed(Side::Local, answer, false).completions.is_empty());
+        }
+        assert_eq!(held.count(Side::Local), 1, "what is answered takes no place");
+        // The item 3 hangs, and the service knows that first.
+        let landed = held.landed(Side::Cloud, lost(whole, Running::Item(3)), true);
+        assert_eq!(stretches(&landed), [(1, 0, 2), (1, 4, 2), (1, 6, 2), (1, 2, 2)]);
+        let Outcome::Lost(again, loss) = &landed.completions[3].1.outcome else { panic!("{landed:?}") };
+        assert_eq!((again.first(), again.items(), loss.running), (2, 2, Running::Item(1)));
+        let cancelled: Vec<_> = landed.cancel.iter().map(|cancel| (cancel.side, cancel.items)).collect();
+        assert_eq!(cancelled, [(Side::Cloud, 0), (Side::Local, 2)]);
+        assert!(held.is_empty() && held.count(Side::Local) == 0 && held.count(Side::Cloud) == 0);
+    }
+
+    #[test]
+    fn of_a_loss_only_what_the_other_side_has_not_answered_is_lost() {
+        let mut held = Held::default();
+        let whole = batch(1, 0, 8);
+        held.submitted(whole.clone(), Side::Local);
+        let copy = copy(&mut held, 1, Side::Cloud).expect("nothing has come back");
+        held.landed(Side::Cloud, done(copy.id(), 2, 2), false);
+        // Of the items 1 to 3 the last ran, which the other side has answered: none is to blame.
+        let part = whole.piece(BatchId(1), 1, 4, 0);
+        let landed = held.landed(Side::Local, lost(part, Running::Item(2)), true);
+        assert_eq!(stretches(&landed), [(1, 2, 2), (1, 0, 1), (1, 1, 1), (1, 4, 4)]);
+        let given_back = |(_, part): &(Side, Completion)| matches!(part.outcome, Outcome::Returned(_));
+        assert!(landed.completions[1..].iter().all(given_back), "{landed:?}");
         assert!(held.is_empty());
     }
 }

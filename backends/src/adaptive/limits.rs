@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::completion::{Completion, DeathCause, FailureKind, Outcome};
+use crate::completion::{Completion, DeathCause, FailureKind, Loss, Outcome};
 
 /// Whether an item has no answer for a limit that its user has not set: it has outlasted what the service gives a batch, or
 /// is larger than what that takes. Several items are divided until the one stands alone.
@@ -11,16 +11,21 @@ pub(super) fn is_of_the_service(completion: &Completion, item_timeout: Option<Du
         return false;
     }
     match &completion.outcome {
-        Outcome::Lost(_, loss) => match loss.death.cause {
-            DeathCause::Timeout(limit) => item_timeout.map(whole) != Some(whole(limit)),
-            _ => false,
-        },
+        Outcome::Lost(_, loss) => is_cut_by_it(loss, item_timeout),
         // No worker has had it: the service's client has not even sent it.
         Outcome::Done(results) => {
             results.worker.is_empty()
                 && results.failures.iter().any(|failure| failure.kind == FailureKind::Serialize)
         }
         Outcome::Returned(_) => false,
+    }
+}
+
+/// Whether a service has cut what took longer than it gives a batch, and not than the user gives an item.
+pub(super) fn is_cut_by_it(loss: &Loss, item_timeout: Option<Duration>) -> bool {
+    match loss.death.cause {
+        DeathCause::Timeout(limit) => item_timeout.map(whole) != Some(whole(limit)),
+        _ => false,
     }
 }
 
@@ -32,7 +37,7 @@ fn whole(limit: Duration) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::completion::{Death, ItemFailure, Loss, Results, Running};
+    use crate::completion::{Death, ItemFailure, Results, Running};
     use crate::{Batch, BatchBuilder, BatchId, JobId};
 
     fn batch(items: u32) -> Batch {

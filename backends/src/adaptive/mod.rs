@@ -1,12 +1,13 @@
 //! ADAPTIVE: each batch where the whole map ends soonest.
 //!
 //! `policy` decides, from what was seen alone: no clock, no I/O, no thread. The same code is played in virtual time over
-//! thousands of random worlds by `simulator/`. `run` goes by it with two real runs; `held` is what those have; `limits`
+//! thousands of random worlds by `simulator/`, and so is `held`, which is what both sides have. `run` goes by them with two
+//! real runs; `limits`
 //! knows what a service's own limits keep from an answer; `trace` writes what was seen and decided, `explain` tells it to
 //! people.
 
 mod explain;
-mod held;
+pub mod held;
 mod limits;
 pub mod policy;
 mod run;
@@ -65,7 +66,7 @@ impl Witness for Unseen {
 ///
 /// Work begins here at once. Nothing is asked of the service before the map is long enough, nothing is uploaded or opened
 /// there before that is predicted to help, and nothing is charged for what ends before. Near the end, a batch that lags on one
-/// side is done on the other as well; the first answer counts. A service that is slow, full, out of credits or gone costs the
+/// side is done on the other as well; the first answer counts, and so does the first loss, by which the batch is divided. A service that is slow, full, out of credits or gone costs the
 /// map nothing: its batches come home.
 #[derive(Clone, Debug)]
 pub struct Adaptive {

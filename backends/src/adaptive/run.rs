@@ -1,19 +1,20 @@
 //! One map on two runs: asks the policy, and does what it says. The cloud's run is opened when the policy wants to ask the
 //! service, which costs a round trip; it is prepared (uploaded, opened) when the policy wants to use it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use super::held::{Held, Landed};
+use super::held::{Cancel, Held};
 use super::limits;
 use super::policy::{Event, Forecast, Link, Policy, Probe, Repeat, Side, Step};
 use super::trace::{Line, Trace};
 use super::{AdaptiveOptions, BILL};
 use crate::batch::{Batch, BatchId};
-use crate::completion::{Completion, Outcome, Receipt};
+use crate::completion::{Completion, Loss, Outcome, Receipt, Running};
 use crate::error::BackendError;
 use crate::job::Job;
+use crate::losses;
 use crate::sizing::Targets;
 use crate::{Backend, Capacity, ItemCost, Quote, Readiness, Run, counted, in_credits};
 
@@ -32,6 +33,8 @@ pub(super) struct AdaptiveRun {
     policy: Policy,
     held: Held,
     ready: VecDeque<Completion>,
+    /// Items that the service's own limits keep from an answer there.
+    only_here: BTreeSet<u64>,
     options: AdaptiveOptions,
     trace: Trace,
     begun: Instant,
@@ -74,6 +77,7 @@ impl AdaptiveRun {
             policy,
             held: Held::default(),
             ready: VecDeque::new(),
+            only_here: BTreeSet::new(),
             options,
             trace,
             begun,
@@ -178,13 +182,13 @@ impl AdaptiveRun {
         }
         for (batch, items, completions) in self.held.come_home(Side::Cloud) {
             self.see(Event::Back { batch, side: Side::Cloud, items, lost: false });
-            self.hand_out(Side::Local, completions);
+            self.hand_out(completions.into_iter().map(|completion| (Side::Local, completion)));
         }
     }
 
     /// For the host's adapter: what a side has answered, and what comes back.
-    fn hand_out(&mut self, side: Side, completions: Vec<Completion>) {
-        for completion in completions {
+    fn hand_out(&mut self, completions: impl IntoIterator<Item = (Side, Completion)>) {
+        for (side, completion) in completions {
             if matches!(completion.outcome, Outcome::Done(_)) {
                 self.answered[side as usize] += u64::from(completion.items);
             }
@@ -200,13 +204,14 @@ impl AdaptiveRun {
         self.cloud.as_mut().map(|cloud| cloud.capacity())
     }
 
-    /// Where the next batch goes.
-    fn place(&mut self, here: &Capacity, there: Option<&Capacity>) -> Option<Side> {
+    /// Where the next batch goes; `again`: one item that was tried before.
+    fn place(&mut self, here: &Capacity, there: Option<&Capacity>, again: bool) -> Option<Side> {
         let work =
             |capacity: &Capacity| (capacity.batches > 0).then_some(capacity.targets.work.as_secs_f64());
         let at = self.now();
         let side = match there {
             None => work(here).map(|_| Side::Local),
+            Some(there) if again => self.policy.place_again(at, work(here), work(there)),
             Some(there) => self.policy.place(at, work(here), work(there)),
         };
         // A run that holds nothing takes what it gets.
@@ -235,40 +240,64 @@ impl AdaptiveRun {
         Ok(())
     }
 
+    /// Whether a loss says something of the batch, and not of the side: an item of it may have done it.
+    fn accuses(&self, side: Side, loss: &Loss) -> bool {
+        let cut = side == Side::Cloud && limits::is_cut_by_it(loss, self.job.item_timeout);
+        losses::accuses(loss) && !cut
+    }
+
     /// News of a side.
     fn landed(&mut self, side: Side, completion: Completion) {
-        let lost = matches!(completion.outcome, Outcome::Lost(..));
+        let (items, first) = (completion.items, completion.first);
+        let (accuses, lost) = match &completion.outcome {
+            Outcome::Lost(_, loss) => {
+                let accuses = self.accuses(side, loss);
+                // Where nothing was ever answered, the side is to blame rather than each of the items.
+                let known = accuses && matches!(loss.running, Running::Item(_));
+                (accuses, !known || self.answered[side as usize] == 0)
+            }
+            _ => (false, false),
+        };
         // What a service does not do is no answer to an item that this machine may do.
         let beyond = side == Side::Cloud && limits::is_of_the_service(&completion, self.job.item_timeout);
-        let completion = if beyond { self.held.taken_back(completion) } else { completion };
-        let items = completion.items;
+        let completion = if beyond {
+            self.only_here.insert(first);
+            self.held.taken_back(completion)
+        } else {
+            completion
+        };
         let news = match &completion.outcome {
             Outcome::Done(results) => Some((results.wall, results.cpu, results.payload.len() as u64)),
             Outcome::Returned(_) | Outcome::Lost(..) => None,
         };
-        let Landed { completions, cancel, of, .. } = self.held.landed(side, completion);
-        let Some(batch) = of else { return };
-        match news {
+        let landed = self.held.landed(side, completion, accuses);
+        let Some(batch) = landed.of else { return };
+        let event = match news {
             Some((wall, cpu, bytes)) => {
                 self.cost = (self.cost.0 + u64::from(items), self.cost.1 + cpu, self.cost.2 + bytes);
-                self.see(Event::Answered { batch, side, items, wall: wall.as_secs_f64(), bytes });
+                Event::Answered { batch, side, items, wall: wall.as_secs_f64(), bytes }
             }
-            None => self.see(Event::Back { batch, side, items, lost }),
+            None => Event::Back { batch, side, items, lost },
+        };
+        for event in landed.seen(side, event) {
+            self.see(event);
         }
-        // Of a race they are the answers of the one that goes on.
-        let whose = cancel.map_or(side, |(cancelled, ..)| cancelled.other());
-        if let Some((other, name, items)) = cancel {
-            match other {
-                Side::Local => self.local.cancel(name),
-                Side::Cloud => {
-                    if let Some(cloud) = &mut self.cloud {
-                        cloud.cancel(name);
-                    }
-                }
-            }
-            self.see(Event::Back { batch, side: other, items, lost: false });
+        for cancel in landed.cancel {
+            self.cancel_there(cancel);
         }
-        self.hand_out(whose, completions);
+        self.hand_out(landed.completions);
+    }
+
+    /// A side need not answer a batch any more.
+    fn cancel_there(&mut self, cancel: Cancel) {
+        let run = match cancel.side {
+            Side::Local => Some(&mut self.local),
+            Side::Cloud => self.cloud.as_mut(),
+        };
+        let Some(run) = run else { return };
+        for name in cancel.names {
+            run.cancel(name);
+        }
     }
 
     /// Takes what the service has to tell, without waiting, or for so long where nothing else can come.
@@ -298,17 +327,31 @@ impl AdaptiveRun {
             there.is_some_and(|there| there.batches > 0 && self.held.count(Side::Cloud) < there.workers);
         let at = self.now();
         let Some(repeat) = self.policy.repeat(at, local_idle, cloud_idle) else { return };
-        let Repeat { batch, to } = repeat;
-        let Some(copy) = self.held.copy(batch, to) else { return self.policy.not_repeated(batch) };
-        let (first, items, bytes) = (copy.first(), copy.items(), copy.payload().len() as u64);
-        let run = match to {
-            Side::Local => Some(&mut self.local),
-            Side::Cloud => self.cloud.as_mut(),
+        let Repeat { batch, to, pieces } = repeat;
+        let free = match to {
+            Side::Local => here.batches,
+            Side::Cloud => there.map_or(0, |there| there.batches),
         };
-        let name = copy.clone();
-        if run.map_or(Err(copy.clone()), |run| run.submit(copy)).is_err() {
-            self.held.uncopied(&name, to);
+        let pieces = pieces.min(u32::try_from(free).unwrap_or(u32::MAX));
+        let Some(copies) = self.held.copy(batch, to, pieces) else {
             return self.policy.not_repeated(batch);
+        };
+        let count =
+            |sum: (u32, u64), copy: &Batch| (sum.0 + copy.items(), sum.1 + copy.payload().len() as u64);
+        let (items, bytes) = copies.iter().fold((0, 0), count);
+        let first = copies.first().map_or(0, Batch::first);
+        for copy in copies {
+            let name = copy.id();
+            let run = match to {
+                Side::Local => Some(&mut self.local),
+                Side::Cloud => self.cloud.as_mut(),
+            };
+            if run.is_none_or(|run| run.submit(copy).is_err()) {
+                if let Some(cancel) = self.held.uncopied(name, to) {
+                    self.cancel_there(cancel);
+                }
+                return self.policy.not_repeated(batch);
+            }
         }
         self.repeated += 1;
         self.trace.line(|| Line::Repeat { at, repeat });
@@ -350,7 +393,7 @@ impl Run for AdaptiveRun {
     fn capacity(&mut self) -> Capacity {
         let here = self.local.capacity();
         let Some(there) = self.there() else { return here };
-        let side = self.place(&here, Some(&there));
+        let side = self.place(&here, Some(&there), false);
         let targets = match side {
             Some(Side::Cloud) => there.targets,
             _ => here.targets,
@@ -370,10 +413,9 @@ impl Run for AdaptiveRun {
     fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
         let here = self.local.capacity();
         let there = self.there();
-        // Who is under suspicion is tried here: it costs nothing. So is what the service did not do.
-        let side = match batch.attempt() {
-            0 => self.place(&here, there.as_ref()),
-            _ => Some(Side::Local),
+        let side = match self.only_here.contains(&batch.first()) && batch.items() == 1 {
+            true => Some(Side::Local),
+            false => self.place(&here, there.as_ref(), batch.attempt() > 0),
         };
         match side {
             Some(side) => self.send(batch, side),

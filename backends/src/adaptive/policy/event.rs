@@ -60,7 +60,7 @@ pub enum Event {
         side: Side,
         /// How many items.
         items: u32,
-        /// Its worker died, or the service could not do it.
+        /// Its worker died, or the service could not do it, and no item is known to be to blame.
         lost: bool,
     },
     /// What asking the service, for nothing, has told.
@@ -125,6 +125,13 @@ pub struct Repeat {
     pub batch: u64,
     /// Where it is to be done as well.
     pub to: Side,
+    /// In how many pieces: one of its items may hang, and the others are not to wait for that.
+    #[serde(default = "one")]
+    pub pieces: u32,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// What a decision was made by: the numbers behind the words.

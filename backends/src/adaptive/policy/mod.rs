@@ -17,6 +17,8 @@ pub use event::{Event, Forecast, Probe, Repeat, Side, Step};
 use ledger::Ledger;
 use serde::{Deserialize, Serialize};
 
+use crate::losses::PARTS;
+
 /// What is worth what.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Options {
@@ -109,6 +111,8 @@ pub struct Policy {
 const LEAST_BIAS: f64 = 0.1;
 /// Batches that may come back unanswered in a row before the service is left.
 const FAILURES: u32 = 5;
+/// A batch that has taken so many times what its items should has one that is longer by far, or never ends.
+const SUSPICIOUS: f64 = 2.0;
 
 impl Policy {
     /// For a map of so many items, if that is known, with so many local workers.
@@ -258,6 +262,15 @@ impl Policy {
         takes.then_some(Side::Cloud)
     }
 
+    /// Where an item goes that has ended a worker or failed before. Until the service has answered something, which says that
+    /// the function works there, it is tried here.
+    pub fn place_again(&mut self, now: f64, local: Option<f64>, cloud: Option<f64>) -> Option<Side> {
+        match self.state.ledger.side(Side::Cloud).answered {
+            0 => local.map(|_| Side::Local),
+            _ => self.place(now, local, cloud),
+        }
+    }
+
     /// How many items a batch of so much work will have, about.
     fn items_of(&self, work: f64, item: Option<f64>) -> u32 {
         let Some(item) = item else { return 1 };
@@ -362,7 +375,7 @@ impl Policy {
     fn lagging(&mut self, now: f64, side: Side, here: f64) -> Option<Repeat> {
         let there = self.item_there(here);
         let ends = self.state.ledger.ends(side);
-        let mut latest: Option<(f64, u64)> = None;
+        let mut latest: Option<(f64, u64, bool)> = None;
         for batch in ends.into_iter().flatten() {
             let flight = self.state.ledger.flight(batch)?;
             let age = now - flight.sent[side as usize]?;
@@ -381,11 +394,11 @@ impl Policy {
                 _ => 0.0,
             };
             let ends_in = left.max(queue);
-            if latest.is_none_or(|(other, _)| ends_in > other) {
-                latest = Some((ends_in, batch));
+            if latest.is_none_or(|(other, ..)| ends_in > other) {
+                latest = Some((ends_in, batch, age > SUSPICIOUS * expected));
             }
         }
-        let (ends_in, batch) = latest?;
+        let (ends_in, batch, suspected) = latest?;
         let flight = self.state.ledger.flight(batch)?;
         let items = f64::from(flight.items[side as usize]);
         let worth = match side {
@@ -406,7 +419,8 @@ impl Policy {
         if !worth {
             return None;
         }
-        Some(Repeat { batch, to: side.other() })
+        let pieces = if suspected { PARTS.min(items as u32) } else { 1 };
+        Some(Repeat { batch, to: side.other(), pieces })
     }
 
     /// A batch that was to be repeated can't be: it is not asked for again.

@@ -76,6 +76,30 @@ fn idle_workers_here_come_first_and_then_the_service() {
 }
 
 #[test]
+fn what_was_tried_before_goes_there_once_something_was_answered_there() {
+    let mut policy = ready(Some(10_000), 0.01, 16);
+    assert_eq!(policy.place_again(0.4, Some(0.02), Some(0.1)), Some(Side::Local));
+    assert_eq!(policy.place_again(0.4, None, Some(0.1)), None);
+    policy.see(0.4, &Event::Sent { batch: 9, side: Side::Cloud, first: 4, items: 1, bytes: 8 });
+    policy.see(0.5, &Event::Answered { batch: 9, side: Side::Cloud, items: 1, wall: 0.01, bytes: 8 });
+    assert_eq!(
+        policy.place_again(0.5, Some(0.02), Some(0.1)),
+        Some(Side::Cloud),
+        "the workers here are busy"
+    );
+}
+
+#[test]
+fn what_takes_much_longer_than_its_items_should_is_done_twice_in_pieces() {
+    let mut policy = ready(Some(104), 1.0, 16);
+    for batch in 1..4 {
+        policy.see(1.5, &Event::Answered { batch, side: Side::Local, items: 1, wall: 1.0, bytes: 8 });
+    }
+    policy.see(1.5, &Event::Sent { batch: 7, side: Side::Cloud, first: 4, items: 100, bytes: 800 });
+    assert_eq!(policy.repeat(1000.0, true, false), Some(Repeat { batch: 7, to: Side::Local, pieces: PARTS }));
+}
+
+#[test]
 fn a_service_without_workers_gets_nothing() {
     let mut policy = ready(Some(10_000), 0.01, 0);
     assert_eq!(policy.place(0.4, None, Some(0.1)), None);
@@ -110,7 +134,7 @@ fn a_batch_that_lags_in_the_service_is_done_here_by_idle_workers() {
     policy.see(11.0, &Event::Sent { batch: 7, side: Side::Cloud, first: 4, items: 1, bytes: 8 });
     assert_eq!(policy.repeat(11.5, false, false), None);
     let repeat = policy.repeat(60.0, true, false);
-    assert_eq!(repeat, Some(Repeat { batch: 7, to: Side::Local }));
+    assert_eq!(repeat, Some(Repeat { batch: 7, to: Side::Local, pieces: 1 }));
     policy.see(60.0, &Event::Sent { batch: 7, side: Side::Local, first: 4, items: 1, bytes: 8 });
     assert_eq!(policy.repeat(61.0, true, false), None, "once is enough");
 }

@@ -132,7 +132,7 @@ fn answers_count_for_the_side_that_gave_them_also_where_the_other_one_fails() {
     let (mut run, _) = adaptive(None);
     let whole = batch(1, 0, 4);
     run.send(whole.clone(), Side::Local).expect("all is taken");
-    let copy = run.held.copy(1, Side::Cloud).expect("nothing has come back");
+    let copy = run.held.copy(1, Side::Cloud, 1).expect("nothing has come back").remove(0);
     run.landed(Side::Cloud, news(copy.id(), 0, 1, Outcome::Done(Results::default())));
     assert_eq!(run.answered, [0, 0], "the other one may be first");
     run.landed(Side::Local, news(BatchId(1), 0, 4, Outcome::Returned(whole)));
@@ -144,8 +144,61 @@ fn answers_count_for_the_side_that_gave_them_also_where_the_other_one_fails() {
 fn answers_from_here_count_where_the_service_is_left() {
     let (mut run, _) = adaptive(None);
     run.send(batch(1, 0, 4), Side::Cloud).expect("all is taken");
-    let copy = run.held.copy(1, Side::Local).expect("nothing has come back");
+    let copy = run.held.copy(1, Side::Local, 1).expect("nothing has come back").remove(0);
     run.landed(Side::Local, news(copy.id(), 0, 3, Outcome::Done(Results::default())));
     run.gone(&BackendError::Other("it is gone".to_owned()));
     assert_eq!(run.answered, [3, 0]);
+}
+
+fn crash(batch: Batch, item: u32) -> Outcome {
+    let cause = DeathCause::Signal(6);
+    let death = Death { worker: "w".to_owned(), pid: 1, cause, refused: None, stderr: Vec::new() };
+    Outcome::Lost(batch, Loss { running: Running::Item(item), death })
+}
+
+#[test]
+fn the_first_loss_of_a_batch_that_both_sides_have_is_told_whichever_side_it_is_of() {
+    for side in [Side::Local, Side::Cloud] {
+        let limit = Duration::from_secs(2);
+        let (mut run, _) = adaptive(Some(limit));
+        let whole = batch(1, 0, 4);
+        run.send(whole.clone(), side).expect("all is taken");
+        run.held.copy(1, side.other(), 1).expect("nothing has come back");
+        run.landed(side, news(BatchId(1), 0, 4, timeout(whole, limit)));
+        let lost = run.ready.pop_front().expect("it is told");
+        assert!(matches!(lost.outcome, Outcome::Lost(..)) && lost.items == 4, "{lost:?}");
+        assert!(run.held.is_empty() && run.ready.is_empty());
+    }
+}
+
+#[test]
+fn a_service_that_cuts_what_is_done_here_as_well_ends_no_race() {
+    let (mut run, _) = adaptive(Some(Duration::from_secs(600)));
+    let whole = batch(1, 0, 4);
+    run.send(whole.clone(), Side::Cloud).expect("all is taken");
+    run.held.copy(1, Side::Local, 1).expect("nothing has come back");
+    run.landed(Side::Cloud, news(BatchId(1), 0, 4, timeout(whole, Duration::from_secs(300))));
+    assert!(run.ready.is_empty() && run.held.count(Side::Local) == 1 && run.held.count(Side::Cloud) == 0);
+}
+
+#[test]
+fn items_that_end_their_workers_do_not_make_a_service_useless_that_answers_others() {
+    let (mut run, _) = adaptive(None);
+    run.see(Event::Ready { workers: 1 });
+    run.send(batch(1, 0, 1), Side::Cloud).expect("all is taken");
+    run.landed(Side::Cloud, news(BatchId(1), 0, 1, Outcome::Done(Results::default())));
+    for id in 2..20 {
+        let item = batch(id, id, 1);
+        run.send(item.clone(), Side::Cloud).expect("all is taken");
+        run.landed(Side::Cloud, news(BatchId(id), id, 1, crash(item, 0)));
+    }
+    assert_eq!(*run.policy.link(), Link::Ready);
+    let (mut run, _) = adaptive(None);
+    run.see(Event::Ready { workers: 1 });
+    for id in 2..20 {
+        let item = batch(id, id, 1);
+        run.send(item.clone(), Side::Cloud).expect("all is taken");
+        run.landed(Side::Cloud, news(BatchId(id), id, 1, crash(item, 0)));
+    }
+    assert!(matches!(run.policy.link(), Link::Left { .. }), "nothing works there");
 }

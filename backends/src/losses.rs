@@ -1,22 +1,23 @@
-//! What becomes of a batch whose worker died, and of an item whose function failed: pure decisions, tested without
-//! processes. Asked by the drive; the pieces go back to the backend or are answered.
+//! What becomes of a batch whose worker died, wherever that was: pure decisions, tested without processes. Asked by the
+//! host's adapter, whose pieces go back to the backend or are answered, and by the simulator; ADAPTIVE, whose other side
+//! may have the batch as well, asks what a loss says of it.
 
 use std::ops::Range;
 
-use fastmap_backends::{Death, DeathCause, Loss, MemoryLimit, Running};
+use crate::completion::{Death, DeathCause, Loss, MemoryLimit, Running};
 
 /// A part of a lost batch.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Piece {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
     /// These items are sent again; the only item of the piece has been tried so often.
     Again(Range<u32>, u32),
     /// This item is answered by the death, after so many tries.
     Answer(u32, u32),
 }
 
-/// A batch of which nobody knows what item did it is divided into so many pieces. Each step costs a process, and where a
-/// worker fell silent three seconds: of 1,000 items that is three steps, where halves take ten.
-const PARTS: u32 = 16;
+/// A batch of which it is not known which item did it is divided into so many pieces. Each step costs a process, and
+/// where a worker fell silent three seconds: of 1,000 items that is three steps, where halves take ten.
+pub const PARTS: u32 = 16;
 
 /// Processes that may die while they run one item before it is taken for the cause.
 ///
@@ -38,14 +39,16 @@ fn deaths_allowed(death: &Death) -> u32 {
     }
 }
 
-/// Whether an item that has failed after so many tries, this one included, is tried once more. `retries` of the user
-/// are tries after the one that would be the last without them.
-pub(crate) fn again_after_failure(tries: u32, retries: u32) -> bool {
-    tries <= retries
+/// Whether a loss says something of the batch: one of its items may have done it. Preparing the function is no item's
+/// work, and agents of a service that go away take along whatever they have.
+pub fn accuses(loss: &Loss) -> bool {
+    let prepared = loss.running == Running::Setup;
+    !prepared && !matches!(loss.death.cause, DeathCause::AgentsLost(_) | DeathCause::NotStarted(_))
 }
 
-/// Splits a batch of `items`, whose only item (if it is one) has been tried `attempt` times before.
-pub(crate) fn after_loss(items: u32, attempt: u32, retries: u32, loss: &Loss) -> Vec<Piece> {
+/// Splits a batch of `items`, whose only item (if it is one) has been tried `attempt` times before, wherever. `retries`
+/// of the user are tries after the one that would be the last without them.
+pub fn after_loss(items: u32, attempt: u32, retries: u32, loss: &Loss) -> Vec<Piece> {
     let again = |range: Range<u32>, attempt| (!range.is_empty()).then_some(Piece::Again(range, attempt));
     let suspect = match loss.running {
         Running::Item(item) => Some(item.min(items - 1)),
@@ -74,8 +77,6 @@ pub(crate) fn after_loss(items: u32, attempt: u32, retries: u32, loss: &Loss) ->
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
-
-    use proptest::prelude::*;
 
     use super::*;
 
@@ -142,9 +143,7 @@ mod tests {
             assert_eq!(tries(timeout(), retries), Some(1 + retries));
             assert_eq!(tries(SEGFAULT, retries), Some(2 + retries));
             assert_eq!(tries(DeathCause::Signal(9), retries), Some(4 + retries));
-            assert_eq!((1..100).find(|tries| !again_after_failure(*tries, retries)), Some(1 + retries));
         }
-        assert!(again_after_failure(u32::MAX, u32::MAX));
         assert_eq!(after_loss(1, u32::MAX, u32::MAX, &loss(Running::Item(0), SEGFAULT)).len(), 1);
     }
 
@@ -153,27 +152,41 @@ mod tests {
         assert_eq!(after_loss(5, 0, 0, &loss(Running::Setup, SEGFAULT)), [Piece::Again(0..5, 0)]);
     }
 
-    proptest! {
-        /// Whatever is known, the pieces are the batch, in order, each item once; and they get smaller or older.
-        #[test]
-        fn pieces_cover_the_batch(items in 1u32..200, attempt in 0u32..4, retries in 0u32..3, at in 0u32..250, what in 0..3, cause in 0..4) {
-            let running = [Running::Item(at), Running::Unknown, Running::Setup][what as usize];
-            let cause = [SEGFAULT, DeathCause::Signal(9), DeathCause::Exit(1), DeathCause::Unknown][cause as usize].clone();
-            let attempt = if items == 1 { attempt } else { 0 };
-            let mut next = 0;
-            let pieces = after_loss(items, attempt, retries, &loss(running, cause));
-            for piece in &pieces {
-                let range = match piece {
-                    Piece::Again(range, _) => range.clone(),
-                    Piece::Answer(item, _) => *item..*item + 1,
-                };
-                prop_assert_eq!(range.start, next);
-                prop_assert!(range.end > range.start);
-                next = range.end;
-            }
-            prop_assert_eq!(next, items);
-            if running != Running::Setup && pieces.len() == 1 {
-                prop_assert!(matches!(&pieces[0], Piece::Answer(..)) || matches!(&pieces[0], Piece::Again(_, deaths) if *deaths > attempt));
+    #[test]
+    fn what_is_no_items_work_accuses_none() {
+        assert!(!accuses(&loss(Running::Setup, SEGFAULT)));
+        assert!(!accuses(&loss(Running::Unknown, DeathCause::AgentsLost(4))));
+        assert!(accuses(&loss(Running::Unknown, SEGFAULT)) && accuses(&loss(Running::Item(0), timeout())));
+    }
+
+    /// Whatever is known, the pieces are the batch, in order, each item once; and they get smaller or older.
+    #[test]
+    fn pieces_cover_the_batch() {
+        let causes = [SEGFAULT, DeathCause::Signal(9), DeathCause::Exit(1), DeathCause::Unknown];
+        for items in (1..40).chain([199]) {
+            for running in (0..items + 3).map(Running::Item).chain([Running::Unknown, Running::Setup]) {
+                for (attempt, cause) in
+                    (0..4).flat_map(|attempt| causes.iter().map(move |cause| (attempt, cause)))
+                {
+                    let attempt = if items == 1 { attempt } else { 0 };
+                    let pieces = after_loss(items, attempt, attempt % 3, &loss(running, cause.clone()));
+                    let mut next = 0;
+                    for piece in &pieces {
+                        let range = match piece {
+                            Piece::Again(range, _) => range.clone(),
+                            Piece::Answer(item, _) => *item..*item + 1,
+                        };
+                        assert!(
+                            range.start == next && range.end > next,
+                            "{running:?} of {items}: {pieces:?}"
+                        );
+                        next = range.end;
+                    }
+                    assert_eq!(next, items, "{running:?}: {pieces:?}");
+                    if let ([Piece::Again(_, deaths)], true) = (&pieces[..], running != Running::Setup) {
+                        assert!(*deaths > attempt, "{running:?} of {items}: {pieces:?}");
+                    }
+                }
             }
         }
     }
