@@ -147,3 +147,40 @@ fn a_service_that_does_not_know_the_secret_costs_one_warning() {
     all(&ended, 200);
     assert_eq!(warnings(&ended), 1, "{}", ended.stderr);
 }
+
+/// A map of which one item is lethal, near its end, where what lags is done on both sides.
+fn lethal(which: u64, hangs: bool) -> (Ended, Report) {
+    let service = Service::start(SERVICE, &[]);
+    let account = service.account("a", "10");
+    let (which, hangs) = (which.to_string(), u8::from(hangs).to_string());
+    let mut command = adaptive(&account, &["lethal", "300", "10", &which, &hangs]);
+    let ended = run(command.env("FASTMAP_ITEM_TIMEOUT", "1"));
+    let report = Report::read(&ended.stdout);
+    assert_eq!((report.answers, report.good, report.errors.len()), (300, 299, 1), "{ended:#?}");
+    assert_eq!(warnings(&ended), 0, "{}", ended.stderr);
+    (ended, report)
+}
+
+/// How often the lethal item was begun.
+fn begun(ended: &Ended) -> usize {
+    ended.stdout.iter().filter(|line| line.starts_with("<begun ")).count()
+}
+
+#[test]
+fn a_hanging_item_is_begun_once_on_each_side_at_most_and_its_first_timeout_answers_it() {
+    for which in [150, 296, 298] {
+        let (ended, report) = lethal(which, true);
+        assert_eq!(report.errors[0].kind, "Timeout", "{ended:#?}");
+        assert!((1..=2).contains(&begun(&ended)), "{which}: {} times: {ended:#?}", begun(&ended));
+    }
+}
+
+#[test]
+fn deaths_of_an_item_count_over_both_sides() {
+    for which in [150, 296, 298] {
+        let (ended, report) = lethal(which, false);
+        assert_eq!(report.errors[0].kind, "Crash", "{ended:#?}");
+        // Its second try is on its way alone; one more can have begun elsewhere at the first death.
+        assert!((2..=3).contains(&begun(&ended)), "{which}: {} times: {ended:#?}", begun(&ended));
+    }
+}

@@ -64,6 +64,22 @@ fn naps(config: &FastmapConfig, items: u64, milliseconds: u64) {
     report(config.fastmap(nap, (0..items).map(|n| (n, milliseconds))).label("naps"), |n| n);
 }
 
+/// Items of so many milliseconds, of which one says each time that it begins, and then ends its worker or never ends.
+fn lethal(config: &FastmapConfig, items: u64, milliseconds: u64, which: u64, hangs: bool) {
+    let function = |(n, milliseconds, which, hangs): (u64, u64, u64, bool)| {
+        if n == which {
+            println!("<begun {n}>");
+            while hangs {
+                sleep(Duration::from_secs(1));
+            }
+            std::process::abort();
+        }
+        sleep(Duration::from_millis(milliseconds));
+        n
+    };
+    report(config.fastmap(function, (0..items).map(move |n| (n, milliseconds, which, hangs))), |n| n);
+}
+
 fn watched(config: &FastmapConfig, items: u64, milliseconds: u64) -> Result<(), Box<dyn Error>> {
     static READ: AtomicU64 = AtomicU64::new(0);
     let nap = |(n, milliseconds): (u64, u64)| {
@@ -247,6 +263,7 @@ fn run() -> Result<(), Box<dyn Error>> {
             let lethal = number(1)?;
             report(config.fastmap(aborts, (0..number(0)?).map(|n| (n, lethal))), |n| n);
         }
+        "lethal" => lethal(&config, number(0)?, number(1)?, number(2)?, number(3)? == 1),
         other => return Err(format!("no scenario {other:?}").into()),
     }
     Ok(())
