@@ -109,6 +109,24 @@ impl Drive {
         self.window.insert(first, items, f64::from(items) * self.bytes.1);
     }
 
+    /// Items of a batch are back, or lost: a part of them goes out under another name.
+    pub(crate) fn back(&mut self, batch: u64, items: u32) {
+        self.window.discharge(batch, items);
+    }
+
+    /// A name for items that go out once more, which are charged by it.
+    pub(crate) fn name(&mut self, items: u32) -> u64 {
+        self.batches += 1;
+        let bytes_out = if self.item_time.is_some() { self.bytes.1 } else { 0.0 };
+        self.window.charge(self.batches, items, self.bytes.0, bytes_out);
+        self.batches
+    }
+
+    /// An item is answered by an error.
+    pub(crate) fn failed(&mut self, index: u64) {
+        self.window.insert(index, 1, 0.0);
+    }
+
     /// Everything was handed to the consumer.
     pub(crate) fn complete(&self) -> bool {
         self.window.head == self.count

@@ -1,6 +1,7 @@
 //! How long the items take: the shapes that a map's items can have, drawn from a seeded generator.
 //! Made by the experiments, read by the virtual workers.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -126,12 +127,23 @@ fn drifting(count: usize, random: &mut Xoshiro256PlusPlus) -> Vec<f64> {
         .collect()
 }
 
+/// What an item does to its worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It never ends: its worker is ended when its time is over.
+    Hangs,
+    /// It ends its worker, when its time is over.
+    Crashes,
+}
+
 /// The times of a map's items, as sums, so that any stretch of them is one subtraction.
 #[derive(Clone, Debug)]
 pub struct Items {
     /// `sums[i]`: time of all items before `i`.
     sums: Vec<Nanos>,
     longest: Nanos,
+    /// Items that give no answer.
+    faults: BTreeMap<u64, Fault>,
 }
 
 impl Items {
@@ -152,7 +164,33 @@ impl Items {
             sum += time;
             sums.push(sum);
         }
-        Items { sums, longest }
+        Items { sums, longest, faults: BTreeMap::new() }
+    }
+
+    /// The same with items that are so many times as long, and with items that give no answer: one that hangs takes `limit`.
+    pub fn with_faults(
+        &self,
+        slow: &BTreeMap<u64, f64>,
+        faults: BTreeMap<u64, Fault>,
+        limit: Nanos,
+    ) -> Items {
+        let time = |item: u64| match faults.get(&item) {
+            Some(Fault::Hangs) => limit,
+            _ => (self.between(item, item + 1) as f64 * slow.get(&item).unwrap_or(&1.0)) as Nanos,
+        };
+        Items { faults: faults.clone(), ..Items::of_nanos((0..self.count()).map(time)) }
+    }
+
+    /// The first item of a stretch that gives no answer.
+    pub fn first_fault(&self, first: u64, end: u64) -> Option<(u64, Fault)> {
+        self.faults.range(first..end.max(first)).next().map(|(item, fault)| (*item, *fault))
+    }
+
+    /// Time of a stretch where items take so many times as long: a limit is no longer for that.
+    pub fn slowed(&self, first: u64, end: u64, slowness: f64) -> Nanos {
+        let hangs = self.faults.range(first..end.max(first)).filter(|(_, fault)| **fault == Fault::Hangs);
+        let hung: Nanos = hangs.map(|(item, _)| self.between(*item, *item + 1)).sum();
+        ((self.between(first, end) - hung) as f64 * slowness) as Nanos + hung
     }
 
     /// How many there are.

@@ -33,6 +33,24 @@ fn of_unknown_length_or_drifting_it_loses_a_bounded_time_and_next_to_no_credits(
     }
 }
 
+/// Worlds in which some items never end, some end their worker and some take many times as long as the others.
+fn lethal() -> Ranges {
+    let range = |text: &str| text.parse().expect("a range");
+    Ranges { hanging: range("0..4"), crashing: range("0..4"), slow: range("0..8"), ..Ranges::default() }
+}
+
+#[test]
+fn with_items_that_hang_crash_or_are_slow_it_is_hardly_slower_or_dearer_than_the_better_of_the_two() {
+    let report = play(&lethal(), 1, 200);
+    let worst = report.worst_lines(3);
+    assert!(report.ratio_at(1.0) <= 1.3, "time: {}\n{worst}", report.ratio_at(1.0));
+    assert!(report.credits_at(1.0) <= 1.3, "credits: {}\n{worst}", report.credits_at(1.0));
+    for trial in &report.trials {
+        let [local, adaptive] = [&trial.local, &trial.adaptive].map(|played| played.failed);
+        assert_eq!(local, adaptive, "seed {}: items that have no answer", trial.place.seed);
+    }
+}
+
 #[test]
 fn the_same_seed_gives_the_same_world_and_the_same_map() {
     let ranges = Ranges::default();

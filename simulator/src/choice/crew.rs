@@ -49,6 +49,8 @@ pub(crate) struct Crew {
     moving: Nanos,
     /// Time spent on items.
     pub(crate) spent: Nanos,
+    /// Time spent on what was cancelled.
+    pub(crate) vain: Nanos,
 }
 
 impl Crew {
@@ -61,11 +63,18 @@ impl Crew {
             overhead,
             moving,
             spent: 0,
+            vain: 0,
         }
     }
 
     fn time(&self, items: &Items, first: u64, end: u64) -> Nanos {
-        (items.between(first, end) as f64 * self.slowness) as Nanos
+        items.slowed(first, end, self.slowness)
+    }
+
+    /// When a piece that was begun then is through, or ends its worker.
+    fn through(&self, items: &Items, since: Nanos, first: u64, end: u64) -> Nanos {
+        let end = items.first_fault(first, end).map_or(end, |(item, _)| item + 1);
+        since + self.time(items, first, end)
     }
 
     /// A worker is there.
@@ -83,34 +92,35 @@ impl Crew {
 
     fn begin(&mut self, worker: usize, piece: Piece, now: Nanos, items: &Items) -> Ends {
         let since = now + self.overhead;
-        let at = since + self.time(items, piece.first, piece.end());
+        let at = self.through(items, since, piece.first, piece.end());
         let slot = &mut self.workers[worker];
         slot.running = Some(Running { piece, limit: piece.items, since });
         slot.version += 1;
         Ends { at, worker, version: slot.version }
     }
 
-    /// What a worker has done, if that version of it still holds; what begins then.
+    /// What a worker has done, if that version of it still holds, and the item that has ended it, if one has.
     pub(crate) fn finish(
         &mut self,
         worker: usize,
         version: u32,
-        now: Nanos,
         items: &Items,
-    ) -> Option<(Piece, Nanos, Vec<Ends>)> {
+    ) -> Option<(Piece, Nanos, Option<u64>)> {
         let slot = &mut self.workers[worker];
         if slot.version != version {
             return None;
         }
         let Running { piece, limit, .. } = slot.running.take()?;
         let done = Piece { items: limit, ..piece };
-        let wall = self.time(items, done.first, done.end());
+        let lethal = items.first_fault(done.first, done.end()).map(|(item, _)| item);
+        let end = lethal.map_or(done.end(), |item| item + 1);
+        let wall = self.time(items, done.first, end);
         self.spent += wall;
-        Some((done, wall, self.next(worker, now, items)))
+        Some((done, wall, lethal))
     }
 
     /// A worker without work takes what waits, or a half of what another has not begun.
-    fn next(&mut self, worker: usize, now: Nanos, items: &Items) -> Vec<Ends> {
+    pub(crate) fn next(&mut self, worker: usize, now: Nanos, items: &Items) -> Vec<Ends> {
         if let Some(piece) = self.pending.pop_front() {
             return vec![self.begin(worker, piece, now, items)];
         }
@@ -150,7 +160,7 @@ impl Crew {
         running.limit = kept;
         slot.version += 1;
         let (since, first, version) = (running.since, running.piece.first, slot.version);
-        let at = since + self.time(items, first, first + u64::from(kept));
+        let at = self.through(items, since, first, first + u64::from(kept));
         let shorter = Ends { at: at.max(now), worker: other, version };
         let began = self.begin(worker, moved, now + self.moving, items);
         vec![shorter, began]
@@ -186,6 +196,8 @@ impl Crew {
             let end = running.piece.first + u64::from(begun);
             let ended = (running.since + ORPHAN).max(now) + START;
             let at = (running.since + self.time(items, running.piece.first, end)).max(now).min(ended);
+            // Nothing that it ran has an answer.
+            self.vain += at.saturating_sub(running.since);
             let slot = &mut self.workers[worker];
             let running = slot.running.as_mut().expect("it was just seen");
             running.limit = begun;

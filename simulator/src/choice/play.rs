@@ -1,18 +1,23 @@
 //! One map in one world under LOCAL, CLOUD or ADAPTIVE: the same host, sizing rule, workers and wires for all three; what
 //! differs is who says where a batch goes.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use fastmap_backends::Targets;
-use fastmap_backends::adaptive::policy::{Event as Seen, Link, Options, Policy, Probe, Side, Step};
+use fastmap_backends::adaptive::held::{Cancel, Held};
+use fastmap_backends::adaptive::policy::{Event as Seen, Link, Options, Policy, Probe, Repeat, Side, Step};
+use fastmap_backends::losses::{self, Piece as Part};
+use fastmap_backends::{
+    Batch, BatchBuilder, BatchId, Completion, Death, DeathCause, JobId, Loss, Outcome, Results, Running,
+    Targets,
+};
 
 use super::crew::{Crew, Ends};
 use super::ranges::Place;
 use crate::clock::{Nanos, Queue, nanos};
 use crate::drive::Drive;
 use crate::settings::Settings;
-use crate::shapes::Items;
+use crate::shapes::{Fault, Items};
 use crate::worker::Piece;
 use crate::world::World;
 
@@ -32,10 +37,16 @@ pub enum Mode {
 pub struct Played {
     /// Seconds; infinite where it did not come to its end (CLOUD without credits, or without a service).
     pub seconds: f64,
-    /// Credits that it cost.
+    /// Credits that its answers cost, and what ended its workers.
     pub credits: f64,
+    /// Credits for what was cancelled.
+    pub beside: f64,
     /// Items answered here, and there.
     pub answered: [u64; 2],
+    /// Items that were answered by an error: they hang or crash.
+    pub failed: u64,
+    /// How often workers ran an item that hangs or crashes to its end.
+    pub deaths: u64,
     /// Batches done twice.
     pub repeated: u64,
     /// Bytes of executable and context that were uploaded.
@@ -56,16 +67,23 @@ const CLOUD_OVERHEAD: Nanos = 100_000;
 /// Pieces in which an upload is told of.
 const PART: f64 = 1e6;
 
+/// Another worker takes the place of a dead one.
+const START: Nanos = 10_000_000;
+/// What a run in the service may use for nothing that is answered.
+const FREE: Nanos = 1_000_000_000;
+
 /// No map takes so many events.
 const ENDLESS: u64 = 20_000_000;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Event {
     /// A local worker has started.
     Arrive(usize),
     Ends(Side, Ends),
+    /// A worker is there again, behind one that died.
+    Replaced(Side, usize),
     /// A batch is in the service.
-    There(u64),
+    There(BatchId),
     /// Something is in the host's hands.
     News(News),
     /// The host is through with what it did.
@@ -76,25 +94,50 @@ enum Event {
     Dies,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum News {
-    Done { side: Side, batch: u64, items: u32, wall: Nanos },
-    Lost { batch: u64 },
+    /// What came of a batch, or of a part of it, which has cost so much of a worker's time there.
+    Landed {
+        side: Side,
+        told: Vec<Told>,
+        spent: Nanos,
+    },
     Probed,
     Uploading(f64),
     Ready,
     Gone,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Batch {
+/// Items of a batch, and what came of them.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    batch: BatchId,
     first: u64,
     items: u32,
-    /// Items that each side still owes, and what it has spent.
-    owed: [u32; 2],
-    wall: [Nanos; 2],
-    out: [bool; 2],
-    answered: bool,
+    attempt: u32,
+    what: What,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Done(Nanos),
+    /// The item with that index ended its worker.
+    Lost(u64),
+    /// The agent that had it is gone.
+    Agent,
+}
+
+/// A batch, or a piece of a copy, on a side.
+#[derive(Clone, Debug, Default)]
+struct Sent {
+    first: u64,
+    items: u32,
+    attempt: u32,
+    /// Items of it that workers are through with, and their time; what came of them, where some were lost.
+    covered: u32,
+    wall: Nanos,
+    parts: Vec<Told>,
+    lost: bool,
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the play")]
@@ -110,10 +153,10 @@ struct Stage<'a> {
     ticking: bool,
     inbox: VecDeque<News>,
     drive: Drive,
-    again: VecDeque<u64>,
-    batches: HashMap<u64, Batch>,
+    again: BTreeMap<u64, Batch>,
+    held: Held,
+    sent: [HashMap<BatchId, Sent>; 2],
     crews: [Crew; 2],
-    out: [usize; 2],
     up_free: Nanos,
     down_free: Nanos,
     open: bool,
@@ -121,6 +164,8 @@ struct Stage<'a> {
     failed: bool,
     /// First items of batches that were lost.
     lost: HashSet<u64>,
+    /// Batches of the service whose answers are on their way, and waited for.
+    due: HashSet<BatchId>,
     played: Played,
 }
 
@@ -188,19 +233,20 @@ impl<'a> Stage<'a> {
             ticking: false,
             inbox: VecDeque::new(),
             drive: Drive::new(&Settings { targets, ..settings }, workers, items.count(), bytes),
-            again: VecDeque::new(),
-            batches: HashMap::new(),
+            again: BTreeMap::new(),
+            held: Held::default(),
+            sent: [HashMap::new(), HashMap::new()],
             crews: [
                 Crew::new(place.local, 1.0, overhead + nanos(world.one_way), 100_000),
                 Crew::new(place.cloud, place.slowness, CLOUD_OVERHEAD, 200_000),
             ],
-            out: [0, 0],
             up_free: 0,
             down_free: 0,
             open: false,
             dead: false,
             failed: false,
             lost: HashSet::new(),
+            due: HashSet::new(),
             played: Played::default(),
         }
     }
@@ -226,6 +272,10 @@ impl<'a> Stage<'a> {
 
     fn end(mut self) -> Played {
         self.played.held = self.drive.window.peak.0;
+        // What was cancelled there is used beside batches.
+        let vain = self.crews[1].vain.saturating_sub(FREE);
+        self.played.credits =
+            (self.played.credits + seconds(vain) * self.place.cpu_second).min(self.place.cap);
         self.played.seconds = if self.failed { f64::INFINITY } else { seconds(self.now) };
         self.played
     }
@@ -237,19 +287,27 @@ impl<'a> Stage<'a> {
                 self.expect(Side::Local, ends);
             }
             Event::There(batch) => {
-                let Batch { first, items, out, .. } = self.batches[&batch];
-                if self.dead || !out[1] {
+                let Some(Sent { first, items, .. }) = self.sent[1].get(&batch).filter(|_| !self.dead) else {
                     return;
-                }
-                let piece = Piece { ticket: 0, batch, first, items };
+                };
+                let piece = Piece { ticket: 0, batch: batch.0, first: *first, items: *items };
                 let ends = self.crews[1].submit(piece, self.now, self.items);
                 self.expect(Side::Cloud, ends);
             }
+            Event::Replaced(side, worker) => {
+                let begun = self.crews[side as usize].next(worker, self.now, self.items);
+                self.expect(side, begun);
+            }
             Event::Ends(side, Ends { worker, version, .. }) => {
                 let crew = &mut self.crews[side as usize];
-                if let Some((piece, wall, more)) = crew.finish(worker, version, self.now, self.items) {
-                    self.expect(side, more);
-                    self.done(side, piece, wall);
+                if let Some((piece, wall, lethal)) = crew.finish(worker, version, self.items) {
+                    if lethal.is_some() {
+                        self.queue.at(self.now + START, Event::Replaced(side, worker));
+                    } else {
+                        let more = crew.next(worker, self.now, self.items);
+                        self.expect(side, more);
+                    }
+                    self.done(side, piece, wall, lethal);
                 }
             }
             Event::News(news) => self.inbox.push_back(news),
@@ -270,34 +328,56 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// A worker is through with a piece of a batch.
-    fn done(&mut self, side: Side, piece: Piece, wall: Nanos) {
-        let at = side as usize;
-        let batch = self.batches.get_mut(&piece.batch).expect("it was sent");
-        if !batch.out[at] {
-            return;
+    /// A worker is through with a piece of a batch, or dead of an item of it.
+    fn done(&mut self, side: Side, piece: Piece, wall: Nanos, lethal: Option<u64>) {
+        let name = BatchId(piece.batch);
+        let Some(sent) = self.sent[side as usize].get_mut(&name) else { return };
+        let attempt = sent.attempt;
+        let part = |what| Told { batch: name, first: piece.first, items: piece.items, attempt, what };
+        sent.covered += piece.items;
+        sent.wall += wall;
+        let (whole, spent) = (sent.covered == sent.items, sent.wall);
+        let mut told = Vec::new();
+        match (lethal, side) {
+            (Some(item), Side::Local) => {
+                sent.lost = true;
+                told.push(part(What::Lost(item)));
+            }
+            (Some(item), Side::Cloud) => {
+                sent.lost = true;
+                sent.parts.push(part(What::Lost(item)));
+            }
+            (None, _) => sent.parts.push(part(What::Done(wall))),
         }
-        batch.owed[at] -= piece.items;
-        batch.wall[at] += wall;
-        if batch.owed[at] > 0 {
-            return;
+        self.played.deaths += u64::from(lethal.is_some());
+        if whole {
+            let sent = self.sent[side as usize].remove(&name).expect("it was just seen");
+            let Sent { first, items, wall, .. } = sent;
+            // Parts of which none is lost come as one answer.
+            match sent.lost {
+                true => told.extend(sent.parts),
+                false => told.push(Told { batch: name, first, items, attempt, what: What::Done(wall) }),
+            }
         }
-        let (first, items, wall) = (batch.first, batch.items, batch.wall[at]);
-        let done = News::Done { side, batch: piece.batch, items, wall };
         match side {
+            Side::Local if told.is_empty() => {}
             Side::Local => {
                 let way = nanos(World::local(1).one_way);
-                self.queue.at(self.now + way, Event::News(done));
+                self.queue.at(self.now + way, Event::News(News::Landed { side, told, spent }));
             }
-            Side::Cloud if self.dead => {}
+            Side::Cloud if self.dead || !whole => {}
             Side::Cloud => {
+                self.due.insert(name);
+                let first = told.iter().map(|part| part.first).min().unwrap_or(0);
                 // The same first item loses its worker under every policy, the first time.
-                let lost = chance(self.place.seed, first) < self.place.lost && self.lost.insert(first);
-                let bytes = f64::from(items) * self.place.bytes.1;
+                if chance(self.place.seed, first) < self.place.lost && self.lost.insert(first) {
+                    told.iter_mut().for_each(|part| part.what = What::Agent);
+                }
+                let answered = |part: &Told| if matches!(part.what, What::Lost(_)) { 0 } else { part.items };
+                let bytes = f64::from(told.iter().map(answered).sum::<u32>()) * self.place.bytes.1;
                 self.down_free = self.down_free.max(self.now) + of_seconds(bytes / self.place.down);
                 let at = self.down_free + of_seconds(self.place.round_trip / 2.0);
-                let news = if lost { News::Lost { batch: piece.batch } } else { done };
-                self.queue.at(at, Event::News(news));
+                self.queue.at(at, Event::News(News::Landed { side, told, spent }));
             }
         }
     }
@@ -342,47 +422,17 @@ impl<'a> Stage<'a> {
     fn hear(&mut self, news: News) -> Nanos {
         let host = World::local(1).host;
         match news {
-            News::Done { side, batch, items, wall } => {
-                let at = side as usize;
-                let known = self.batches.get_mut(&batch).expect("it was sent");
-                if !known.out[at] {
-                    return 1_000;
-                }
-                known.out[at] = false;
-                self.out[at] -= 1;
-                let bytes = f64::from(items) * self.place.bytes.1;
-                if side == Side::Cloud {
-                    let charge = seconds(wall) * self.place.cpu_second + bytes * self.place.result_byte;
-                    if self.played.credits + charge > self.place.cap {
-                        known.out[at] = true;
-                        self.out[at] += 1;
-                        return self.gone("out of credits");
-                    }
-                    self.played.credits += charge;
-                }
-                known.answered = true;
-                let (first, other) = (known.first, side.other());
-                let twice = known.out[other as usize];
-                self.see(&Seen::Answered { batch, side, items, wall: seconds(wall), bytes: bytes as u64 });
-                if twice {
-                    self.cancel(batch, other);
-                }
-                self.played.answered[at] += u64::from(items);
-                self.drive.answered(batch, first, items, wall);
-                let each = u64::from(items) * nanos(host.item);
-                each + if side == Side::Cloud { CLOUD_MESSAGE } else { nanos(host.receive) }
-            }
-            News::Lost { batch } => {
-                let Batch { items, out, .. } = self.batches[&batch];
-                if out[1] {
-                    self.home(batch, true);
-                    let twice = self.batches[&batch].out[0];
-                    self.see(&Seen::Back { batch, side: Side::Cloud, items, lost: true });
-                    if !twice {
-                        self.again.push_back(batch);
+            News::Landed { side, told, spent } => {
+                let (mut cost, mut charged) = (0, spent);
+                for part in told {
+                    // Where nobody waits for it any more, nobody pays.
+                    match self.landed(side, part, charged) {
+                        Some(more) => (cost, charged) = (cost + more, 0),
+                        None if self.dead && side == Side::Cloud => return CLOUD_MESSAGE,
+                        None => {}
                     }
                 }
-                CLOUD_MESSAGE
+                (cost + if side == Side::Cloud { CLOUD_MESSAGE } else { nanos(host.receive) }).max(1_000)
             }
             News::Probed => {
                 let place = self.place;
@@ -416,6 +466,106 @@ impl<'a> Stage<'a> {
         }
     }
 
+    /// What came of some items, as ADAPTIVE's run takes it; what it costs the host, where it was waited for.
+    fn landed(&mut self, side: Side, told: Told, spent: Nanos) -> Option<Nanos> {
+        let Told { batch, first, items, attempt, what } = told;
+        let at = side as usize;
+        let mut answered = 0;
+        let (outcome, accuses, lost) = match what {
+            What::Done(wall) => {
+                answered = items;
+                let wall = Duration::from_nanos(wall);
+                (Outcome::Done(Results { wall, ..Results::default() }), false, false)
+            }
+            What::Lost(item) => {
+                let loss = Loss { running: Running::Item((item - first) as u32), death: self.death(item) };
+                let accuses = losses::accuses(&loss);
+                let lost = !accuses || self.played.answered[at] == 0;
+                (
+                    Outcome::Lost(nothing(batch, first, items).piece(batch, 0, items, attempt), loss),
+                    accuses,
+                    lost,
+                )
+            }
+            What::Agent => {
+                (Outcome::Returned(nothing(batch, first, items).piece(batch, 0, items, attempt)), false, true)
+            }
+        };
+        let bytes = f64::from(answered) * self.place.bytes.1;
+        if side == Side::Cloud && !matches!(what, What::Agent) {
+            let charge = seconds(spent) * self.place.cpu_second + bytes * self.place.result_byte;
+            if !self.due.contains(&batch) {
+                self.played.beside += charge;
+                return None;
+            }
+            if self.played.credits + charge > self.place.cap {
+                self.gone("out of credits");
+                return None;
+            }
+            self.played.credits += charge;
+        }
+        let landed = self.held.landed(side, Completion { batch, first, items, outcome }, accuses);
+        let of = landed.of?;
+        let event = match what {
+            What::Done(wall) => {
+                Seen::Answered { batch: of, side, items, wall: seconds(wall), bytes: bytes as u64 }
+            }
+            What::Lost(_) | What::Agent => Seen::Back { batch: of, side, items, lost },
+        };
+        for event in landed.seen(side, event) {
+            self.see(&event);
+        }
+        for cancel in landed.cancel {
+            self.cancel(&cancel);
+        }
+        for (side, completion) in landed.completions {
+            self.take(side, completion);
+        }
+        Some(u64::from(items) * nanos(World::local(1).host.item))
+    }
+
+    /// How an item ends its worker.
+    fn death(&self, item: u64) -> Death {
+        let cause = match self.items.first_fault(item, item + 1) {
+            Some((_, Fault::Hangs)) => DeathCause::Timeout(Duration::from_secs_f64(self.place.item_timeout)),
+            _ => DeathCause::Signal(6),
+        };
+        Death { worker: String::new(), pid: 0, cause, refused: None, stderr: Vec::new() }
+    }
+
+    /// As the host's adapter takes a completion.
+    fn take(&mut self, side: Side, completion: Completion) {
+        let Completion { batch, first, items, outcome } = completion;
+        match outcome {
+            Outcome::Done(results) => {
+                self.played.answered[side as usize] += u64::from(items);
+                self.drive.answered(batch.0, first, items, nanos(results.wall));
+            }
+            Outcome::Returned(rest) => {
+                // Two parts of one batch may come back, and here a name tells what is on its way.
+                self.drive.back(batch.0, items);
+                let name = BatchId(self.drive.name(items));
+                self.again.insert(first, rest.piece(name, 0, items, rest.attempt()));
+            }
+            Outcome::Lost(lost, loss) => {
+                self.drive.back(batch.0, items);
+                for part in losses::after_loss(lost.items(), lost.attempt(), 0, &loss) {
+                    match part {
+                        Part::Again(range, attempt) => {
+                            let name = BatchId(self.drive.name(range.end - range.start));
+                            let piece = lost.piece(name, range.start, range.end, attempt);
+                            self.again.insert(piece.first(), piece);
+                        }
+                        Part::Answer(item, _) => {
+                            self.played.failed += 1;
+                            self.drive.failed(first + u64::from(item));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     /// What the service has comes home.
     fn gone(&mut self, why: &str) -> Nanos {
         self.open = false;
@@ -424,36 +574,27 @@ impl<'a> Stage<'a> {
             self.failed = true;
         }
         self.see(&Seen::Gone { why: why.to_owned() });
-        let mut out: Vec<u64> =
-            self.batches.iter().filter(|(_, batch)| batch.out[1]).map(|(id, _)| *id).collect();
-        out.sort_unstable();
-        for batch in out {
-            self.home(batch, false);
-            let Batch { items, out, .. } = self.batches[&batch];
+        self.sent[1].clear();
+        self.due.clear();
+        for (batch, items, completions) in self.held.come_home(Side::Cloud) {
             self.see(&Seen::Back { batch, side: Side::Cloud, items, lost: false });
-            if !out[0] {
-                self.again.push_back(batch);
+            for completion in completions {
+                self.take(Side::Local, completion);
             }
         }
         CLOUD_MESSAGE
     }
 
-    fn home(&mut self, batch: u64, _lost: bool) {
-        let known = self.batches.get_mut(&batch).expect("it was sent");
-        known.out[1] = false;
-        self.out[1] -= 1;
-    }
-
     /// A side need not answer a batch any more.
-    fn cancel(&mut self, batch: u64, side: Side) {
-        let at = side as usize;
-        let known = self.batches.get_mut(&batch).expect("it was sent");
-        known.out[at] = false;
-        let items = known.items;
-        self.out[at] -= 1;
-        self.see(&Seen::Back { batch, side, items, lost: false });
-        let ends = self.crews[at].cancel(batch, self.now, self.items);
-        self.expect(side, ends);
+    fn cancel(&mut self, cancel: &Cancel) {
+        let at = cancel.side as usize;
+        for name in &cancel.names {
+            self.due.remove(name);
+            if self.sent[at].remove(name).is_some() {
+                let ends = self.crews[at].cancel(name.0, self.now, self.items);
+                self.expect(cancel.side, ends);
+            }
+        }
     }
 
     fn probe(&mut self) {
@@ -492,7 +633,7 @@ impl<'a> Stage<'a> {
             Side::Local => self.mode != Mode::Cloud,
             Side::Cloud => self.open && !self.dead && self.mode != Mode::Local,
         };
-        able && self.out[side as usize] < self.slots(side)
+        able && self.held.count(side) < self.slots(side)
     }
 
     /// Sends a batch, if there is one and a place for it; what it costs the host.
@@ -505,32 +646,34 @@ impl<'a> Stage<'a> {
                 Step::Stay | Step::Leave => {}
             }
         }
-        while let Some(batch) = self.again.front() {
-            if self.batches[batch].answered {
-                self.again.pop_front();
-            } else {
-                break;
-            }
-        }
         let side = self.side(now);
         if let Some(side) = side
-            && let Some((batch, first, items)) = self.pull(side)
+            && let Some(batch) = self.pull(side)
         {
-            return Some(self.hand(batch, first, items, side));
+            return Some(self.hand(batch, side));
         }
         // Nothing can be pulled, or no place is worth it.
         let policy = self.policy.as_mut()?;
-        let local_idle =
-            self.out[0] < self.place.local && side != Some(Side::Cloud) || self.drive.left() == 0;
-        let local_idle = local_idle && self.out[0] < self.place.local && self.again.is_empty();
-        let cloud_idle = self.open && self.out[1] < self.place.cloud && self.drive.left() == 0;
+        let (here, there) = (self.held.count(Side::Local), self.held.count(Side::Cloud));
+        let local_idle = here < self.place.local && side != Some(Side::Cloud) || self.drive.left() == 0;
+        let local_idle = local_idle && here < self.place.local && self.again.is_empty();
+        let cloud_idle = self.open && there < self.place.cloud && self.drive.left() == 0;
         if self.drive.left() == 0 && !self.place.told {
             policy.end_input();
         }
-        let repeat = policy.repeat(now, local_idle, cloud_idle)?;
-        let Batch { first, items, .. } = self.batches[&repeat.batch];
+        let Repeat { batch, to, pieces } = policy.repeat(now, local_idle, cloud_idle)?;
+        let free = self.slots(to) - self.held.count(to).min(self.slots(to));
+        let Some(copies) = self.held.copy(batch, to, pieces.min(free as u32)) else {
+            if let Some(policy) = &mut self.policy {
+                policy.not_repeated(batch);
+            }
+            return Some(1_000);
+        };
         self.played.repeated += 1;
-        Some(self.hand(repeat.batch, first, items, repeat.to))
+        let items = copies.iter().map(Batch::items).sum::<u32>();
+        let bytes = (f64::from(items) * self.place.bytes.0) as u64;
+        self.see(&Seen::Sent { batch, side: to, first: copies[0].first(), items, bytes });
+        Some(copies.iter().map(|copy| self.carry(copy, to)).sum())
     }
 
     fn side(&mut self, now: f64) -> Option<Side> {
@@ -542,13 +685,16 @@ impl<'a> Stage<'a> {
             return None;
         }
         let work = |targets: &Targets| targets.work.as_secs_f64();
-        policy.place(now, local.then(|| work(&self.targets[0])), cloud.then(|| work(&self.targets[1])))
+        let (here, there) = (local.then(|| work(&self.targets[0])), cloud.then(|| work(&self.targets[1])));
+        match self.again.first_key_value().is_some_and(|(_, batch)| batch.attempt() > 0) {
+            true => policy.place_again(now, here, there),
+            false => policy.place(now, here, there),
+        }
     }
 
-    fn pull(&mut self, side: Side) -> Option<(u64, u64, u32)> {
-        if let Some(batch) = self.again.pop_front() {
-            let Batch { first, items, .. } = self.batches[&batch];
-            return Some((batch, first, items));
+    fn pull(&mut self, side: Side) -> Option<Batch> {
+        if let Some((_, batch)) = self.again.pop_first() {
+            return Some(batch);
         }
         let now = seconds(self.now);
         let (sharers, bias) = self
@@ -564,24 +710,30 @@ impl<'a> Stage<'a> {
         (targets.work, targets.least) = (targets.work.div_f64(bias), targets.least.div_f64(bias));
         self.drive.aim(targets, workers);
         let slots = self.slots(Side::Local) + if self.open { self.slots(Side::Cloud) } else { 0 };
-        self.drive.pull(slots, self.out[0] + self.out[1])
+        let out = self.held.count(Side::Local) + self.held.count(Side::Cloud);
+        let (batch, first, items) = self.drive.pull(slots, out)?;
+        Some(nothing(BatchId(batch), first, items))
     }
 
-    /// Gives a batch to a side.
-    fn hand(&mut self, batch: u64, first: u64, items: u32, side: Side) -> Nanos {
-        let at = side as usize;
+    /// Gives a batch to a side; what it costs the host.
+    fn hand(&mut self, batch: Batch, side: Side) -> Nanos {
+        let (first, items) = (batch.first(), batch.items());
+        let bytes = (f64::from(items) * self.place.bytes.0) as u64;
+        self.see(&Seen::Sent { batch: batch.id().0, side, first, items, bytes });
+        let cost = self.carry(&batch, side);
+        self.held.submitted(batch, side);
+        cost
+    }
+
+    /// A batch, or a piece of a copy, is on its way to a side.
+    fn carry(&mut self, batch: &Batch, side: Side) -> Nanos {
         let host = World::local(1).host;
-        let known = self.batches.entry(batch).or_insert(Batch { first, items, ..Batch::default() });
-        known.owed[at] = items;
-        known.wall[at] = 0;
-        known.out[at] = true;
-        self.out[at] += 1;
-        let bytes = f64::from(items) * self.place.bytes.0;
-        self.see(&Seen::Sent { batch, side, first, items, bytes: bytes as u64 });
+        let (name, first, items, attempt) = (batch.id(), batch.first(), batch.items(), batch.attempt());
+        self.sent[side as usize].insert(name, Sent { first, items, attempt, ..Sent::default() });
         let encode = u64::from(items) * nanos(host.item);
         match side {
             Side::Local => {
-                let piece = Piece { ticket: 0, batch, first, items };
+                let piece = Piece { ticket: 0, batch: name.0, first, items };
                 let cost = encode + nanos(host.send);
                 let ends = self.crews[0].submit(piece, self.now + cost, self.items);
                 self.expect(Side::Local, ends);
@@ -589,12 +741,21 @@ impl<'a> Stage<'a> {
             }
             Side::Cloud => {
                 let cost = encode + CLOUD_MESSAGE;
+                let bytes = f64::from(items) * self.place.bytes.0;
                 self.up_free = self.up_free.max(self.now + cost) + of_seconds(bytes / self.place.up);
-                self.queue.at(self.up_free + of_seconds(self.place.round_trip / 2.0), Event::There(batch));
+                self.queue.at(self.up_free + of_seconds(self.place.round_trip / 2.0), Event::There(name));
                 cost
             }
         }
     }
+}
+
+/// A batch whose items are one byte each: here it matters which they are, and not what is in them.
+fn nothing(name: BatchId, first: u64, items: u32) -> Batch {
+    let mut builder = BatchBuilder::new(Some(1));
+    builder.buffer().extend(std::iter::repeat_n(0, items as usize));
+    builder.added(items);
+    builder.finish(JobId(0), name, first, 0)
 }
 
 /// A number below 1 that the seed and a count name.

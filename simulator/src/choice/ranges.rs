@@ -1,13 +1,15 @@
 //! Random worlds: what each may be (options of the program, so that others try worlds that nothing was tuned for) and the
 //! draw of one from its seed.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
-use crate::shapes::{Items, Shape};
+use crate::clock::Nanos;
+use crate::shapes::{Fault, Items, Shape};
 
 /// From one value to another; drawn evenly over the logarithm, where both are above 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,6 +26,9 @@ impl Range {
 
     fn draw(&self, random: &mut Xoshiro256PlusPlus) -> f64 {
         let share: f64 = random.random();
+        if self.high <= 0.0 {
+            return 0.0;
+        }
         if self.low <= 0.0 {
             // 0 now and then, else from a ten-thousandth of the whole.
             if share < 0.1 {
@@ -113,6 +118,21 @@ pub struct Ranges {
     /// Share of the worlds in which the input does not tell its length.
     #[arg(long, default_value_t = 0.0)]
     pub unknown: f64,
+    /// Items of the map that never end, and are ended by the limit of time for an item.
+    #[arg(long, default_value = "0")]
+    pub hanging: Range,
+    /// Items that end their worker.
+    #[arg(long, default_value = "0")]
+    pub crashing: Range,
+    /// Items that take many times as long as they would.
+    #[arg(long, default_value = "0")]
+    pub slow: Range,
+    /// How many times longer.
+    #[arg(long, default_value = "5..50")]
+    pub slower: Range,
+    /// The limit of time for an item, over the longest one's time there or here, which it does not hit.
+    #[arg(long, default_value = "1.5..20")]
+    pub limit: Range,
 }
 
 impl Default for Ranges {
@@ -167,6 +187,10 @@ pub struct Place {
     pub cap: f64,
     /// When the service dies.
     pub dies: f64,
+    /// Seconds that an item may take.
+    pub item_timeout: f64,
+    /// Items that hang, that crash and that are slow.
+    pub faults: [u64; 3],
 }
 
 impl Ranges {
@@ -209,6 +233,8 @@ impl Ranges {
             result_byte: 10.0 / 1e9,
             cap: f64::INFINITY,
             dies: f64::INFINITY,
+            item_timeout: f64::INFINITY,
+            faults: [0; 3],
         };
         let items = shape.draw(place.items as usize, Duration::from_secs_f64(item_time), seed);
         let work = items.total() as f64 / 1e9 * place.slowness;
@@ -219,6 +245,30 @@ impl Ranges {
             let alone = work / (place.local + place.cloud) as f64;
             place.dies = random.random::<f64>() * (alone + 2.0 * place.round_trip + place.opening);
         }
+        let items = self.with_faults(&mut place, items);
         (place, items)
+    }
+
+    /// Puts items that hang, crash or are slow among the others: drawn by themselves, so that a world is otherwise the same.
+    fn with_faults(&self, place: &mut Place, items: Items) -> Items {
+        if [self.hanging, self.crashing, self.slow].iter().all(|range| range.high <= 0.0) {
+            return items;
+        }
+        let random = &mut Xoshiro256PlusPlus::seed_from_u64(place.seed ^ 0x1d1e_fa17);
+        place.faults =
+            [self.hanging, self.crashing, self.slow].map(|range| range.draw(random).round() as u64);
+        let (mut slow, mut faults) = (BTreeMap::new(), BTreeMap::new());
+        for _ in 0..place.faults[2] {
+            slow.insert(random.random_range(0..place.items), self.slower.draw(random));
+        }
+        let longer = items.with_faults(&slow, BTreeMap::new(), 0).longest();
+        let limit = (longer as f64 * place.slowness.max(1.0) * self.limit.draw(random)) as Nanos;
+        place.item_timeout = limit as f64 / 1e9;
+        for (count, fault) in [(place.faults[0], Fault::Hangs), (place.faults[1], Fault::Crashes)] {
+            for _ in 0..count {
+                faults.insert(random.random_range(0..place.items), fault);
+            }
+        }
+        items.with_faults(&slow, faults, limit)
     }
 }

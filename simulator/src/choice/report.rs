@@ -51,6 +51,11 @@ impl Report {
         at(self.trials.iter().map(Trial::ratio).collect(), share)
     }
 
+    /// Credits over those of CLOUD at a share of the worlds, from the best on.
+    pub fn credits_at(&self, share: f64) -> f64 {
+        at(self.trials.iter().filter_map(Trial::credits_ratio).collect(), share)
+    }
+
     /// The worst world.
     ///
     /// # Panics
@@ -90,7 +95,25 @@ impl Report {
                 format!("≤ {:.3}", self.ratio_at(share)),
             );
         }
-        line("the same where both can do a good part (geometric mean)", format!("{:.3}", self.gain()));
+        for share in [0.5, 0.9, 0.99, 1.0] {
+            line(
+                &format!("credits over those of CLOUD, {} % of the worlds", share * 100.0),
+                format!("≤ {:.3}", self.credits_at(share)),
+            );
+        }
+        let failed: u64 = self.trials.iter().map(|trial| trial.adaptive.failed).sum();
+        if failed > 0 {
+            line("items that hang or crash", failed.to_string());
+            let deaths =
+                |played: &dyn Fn(&Trial) -> u64| self.trials.iter().map(played).sum::<u64>().to_string();
+            line("their deaths under LOCAL", deaths(&|t| t.local.deaths));
+            line("under CLOUD", deaths(&|t| t.cloud.deaths));
+            line("under ADAPTIVE", deaths(&|t| t.adaptive.deaths));
+        }
+        line(
+            "time over the better one where both can do a good part (geometric mean)",
+            format!("{:.3}", self.gain()),
+        );
         let wasters: Vec<String> = self
             .trials
             .iter()
@@ -123,11 +146,13 @@ impl Report {
             let p = &t.place;
             let _infallible = writeln!(
                 text,
-                "seed {} ratio {:.3}: {:.3} s (LOCAL {:.3}, CLOUD {:.3}, ideal {:.3}); {} {} items of {:.2e} s, {}+{} \
-                 workers, way {:.3}, upload {:.2e} at {:.2e}, bytes {:.0}/{:.0}, slow {:.2}, opening {:.2}, cap {:.1e}; here {} \
+                "seed {} ratio {:.3} credits {:.3}: {:.3} s (LOCAL {:.3}, CLOUD {:.3}, ideal {:.3}); {} {} items of {:.2e} s, {}+{} \
+                 workers, way {:.3}, upload {:.2e} at {:.2e}, bytes {:.0}/{:.0}, slow {:.2}, opening {:.2}, cap {:.1e}, \
+                 limit {:.2e}, faults {:?} ({} deaths, LOCAL {}, CLOUD {}); here {} \
                  there {}, credits {:.3} (CLOUD {:.3}), twice {}",
                 p.seed,
                 t.ratio(),
+                t.credits_ratio().unwrap_or(f64::NAN),
                 t.adaptive.seconds,
                 t.local.seconds,
                 t.cloud.seconds,
@@ -145,6 +170,11 @@ impl Report {
                 p.slowness,
                 p.opening,
                 p.cap,
+                p.item_timeout,
+                p.faults,
+                t.adaptive.deaths,
+                t.local.deaths,
+                t.cloud.deaths,
                 t.adaptive.answered[0],
                 t.adaptive.answered[1],
                 t.adaptive.credits,

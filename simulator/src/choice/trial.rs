@@ -73,6 +73,12 @@ impl Trial {
         self.adaptive.seconds / self.better()
     }
 
+    /// Credits over those of CLOUD, where that comes to its end and costs something.
+    pub fn credits_ratio(&self) -> Option<f64> {
+        let costs = self.cloud.seconds.is_finite() && self.cloud.credits > 0.0;
+        costs.then(|| (self.adaptive.credits + self.adaptive.beside) / self.cloud.credits)
+    }
+
     /// Whether the service could make the map end sooner at all.
     pub fn helps(&self) -> bool {
         self.place.cloud > 0 && self.local.seconds - self.ideal > HELPS * self.local.seconds
