@@ -178,7 +178,8 @@ impl Items {
             Some(Fault::Hangs) => limit,
             _ => (self.between(item, item + 1) as f64 * slow.get(&item).unwrap_or(&1.0)) as Nanos,
         };
-        Items { faults: faults.clone(), ..Items::of_nanos((0..self.count()).map(time)) }
+        let longer = Items::of_nanos((0..self.count()).map(time));
+        Items { faults, ..longer }
     }
 
     /// The first item of a stretch that gives no answer.

@@ -371,7 +371,9 @@ impl<'a> Stage<'a> {
                 let first = told.iter().map(|part| part.first).min().unwrap_or(0);
                 // The same first item loses its worker under every policy, the first time.
                 if chance(self.place.seed, first) < self.place.lost && self.lost.insert(first) {
-                    told.iter_mut().for_each(|part| part.what = What::Agent);
+                    for part in &mut told {
+                        part.what = What::Agent;
+                    }
                 }
                 let answered = |part: &Told| if matches!(part.what, What::Lost(_)) { 0 } else { part.items };
                 let bytes = f64::from(told.iter().map(answered).sum::<u32>()) * self.place.bytes.1;
