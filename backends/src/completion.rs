@@ -49,6 +49,9 @@ pub struct Results {
     pub wall: Duration,
     /// CPU time of the thread that ran the items.
     pub cpu: Duration,
+    /// Time in which that thread was ready to run and had no core, where it is known: part of `wall`, and not of `cpu`.
+    /// That of a batch which took less than a millisecond may come with a later one.
+    pub queued: Option<Duration>,
     /// The worker, for reports.
     pub worker: String,
     /// Where it is.

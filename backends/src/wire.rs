@@ -11,7 +11,7 @@ use crate::credit::{FAILURE, of_failures};
 pub(crate) const PACKET: usize = 200 * 1024;
 
 /// Version of the frames and of the greeting; a worker of another version is refused.
-pub(crate) const VERSION: u32 = 5;
+pub(crate) const VERSION: u32 = 6;
 
 /// What a frame says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,8 @@ pub(crate) struct Header {
     pub(crate) kind: Kind,
     /// Number of items (a batch), or how many of them are answered (done).
     pub(crate) items: u32,
+    /// The job. Done: one more than the nanoseconds that the worker's thread was ready to run and had no core; 0: not
+    /// known.
     pub(crate) job: u64,
     /// The ticket of the batch.
     pub(crate) batch: u64,
@@ -149,6 +151,16 @@ impl Header {
     pub(crate) fn slowest(&self) -> Option<(u32, Duration)> {
         (self.stride > 0 && self.from < self.items)
             .then(|| (self.from, Duration::from_micros(u64::from(self.stride))))
+    }
+
+    /// Done: what `job` says of the time without a core.
+    pub(crate) fn queued_as(queued: Option<Duration>) -> u64 {
+        queued.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).saturating_add(1))
+    }
+
+    /// Done: how long the worker's thread was ready to run and had no core, where the worker knows.
+    pub(crate) fn queued(&self) -> Option<Duration> {
+        self.job.checked_sub(1).map(Duration::from_nanos)
     }
 
     /// Where the payload lies in the shared area, and how long it is; `None` where it stands behind the header.

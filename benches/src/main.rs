@@ -6,6 +6,7 @@
 mod adaptive;
 mod chart;
 mod contestant;
+mod estimate;
 mod kept;
 mod measure;
 mod micro;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
     }
     let done = match words.first() {
         Some(word) if word == adaptive::WORD => adaptive::run(&words),
+        Some(word) if word == estimate::WORD => estimate::run(),
         _ => run(Args::parse()),
     };
     match done {

@@ -224,6 +224,7 @@ impl Drive {
         let backend = self.config.backend()?;
         self.report.backend(backend.name());
         self.run = Some(backend.open(Arc::new(job)).map_err(Error::of_backend)?);
+        self.report.has_begun(self.item_stride.is_some() && self.result_stride.is_some());
         Ok(())
     }
 

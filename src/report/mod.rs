@@ -1,8 +1,9 @@
 //! What a map tells: its progress, each batch when loud, one line at its end; and its timings, if they are wanted.
-//! Fed by the drive and the adapter; `summary` and `progress` find the words, `console` keeps lines and bars apart,
+//! Fed by the drive and the adapter; `summary` and `progress` find the words, `estimate` what `map` would have taken, `console` keeps lines and bars apart,
 //! `question` asks the user, `refusals` words what the sandbox refused, `timings` writes the report.
 
 mod console;
+mod estimate;
 mod failures;
 mod progress;
 #[cfg(feature = "cloud")]
@@ -72,6 +73,18 @@ pub(crate) struct Report {
     here: u64,
     wall: Duration,
     cpu: Duration,
+    /// Time in which workers were ready to run and had no core; `None` once an answer does not tell.
+    queued: Option<Duration>,
+    /// Tries of items that failed.
+    failures: u64,
+    /// Items and results are bytes of a fixed size.
+    plain: bool,
+    /// Bytes that went to workers and came back.
+    bytes: u64,
+    /// Time that the map took for its own beginning: encoding the context, starting the workers.
+    beginning: Duration,
+    /// When the first item that was answered had begun.
+    first: Option<Instant>,
     /// Time in which the consumer waited for workers.
     waited: Duration,
     /// Workers that shared the work.
@@ -107,6 +120,12 @@ impl Report {
             here: 0,
             wall: Duration::ZERO,
             cpu: Duration::ZERO,
+            queued: Some(Duration::ZERO),
+            failures: 0,
+            plain: false,
+            bytes: 0,
+            beginning: Duration::ZERO,
+            first: None,
             waited: Duration::ZERO,
             workers: 0,
         }
@@ -148,6 +167,12 @@ impl Report {
         self.timings.begin()
     }
 
+    /// The map has begun; items and results have a fixed size each (`plain`), or not.
+    pub(crate) fn has_begun(&mut self, plain: bool) {
+        self.plain = plain;
+        self.beginning = self.begun.map_or(Duration::ZERO, |begun| begun.elapsed());
+    }
+
     /// So many workers share the work.
     pub(crate) fn workers(&mut self, workers: usize) {
         self.workers = workers;
@@ -181,6 +206,7 @@ impl Report {
     }
 
     pub(crate) fn sent(&mut self, batch: &Batch) {
+        self.bytes += batch.payload().len() as u64;
         if let Some(recorder) = self.timings.recorder() {
             recorder.sent(batch);
         }
@@ -206,6 +232,13 @@ impl Report {
         }
         self.wall += results.wall;
         self.cpu += results.cpu;
+        self.queued = self.queued.zip(results.queued).map(|(all, queued)| all.saturating_add(queued));
+        self.failures += results.failures.len() as u64;
+        self.bytes += results.payload.bytes().len() as u64;
+        self.first.get_or_insert_with(|| {
+            let came = results.came.unwrap_or_else(Instant::now);
+            came.checked_sub(results.wall).unwrap_or(came)
+        });
         for told in self.refusals.news(&results.refused) {
             warn(&labelled(self.label.as_deref(), &told));
         }
@@ -349,13 +382,21 @@ impl Report {
             deaths: self.deaths,
             recalled: self.recalled,
             answered: self.answered,
+            cloud: self.cloud,
             here: self.here,
             elapsed: begun.elapsed(),
             wall: self.wall,
             cpu: self.cpu,
+            queued: self.queued,
+            failures: self.failures,
+            plain: self.plain,
+            bytes: self.bytes,
+            beginning: self.beginning,
+            first: self.first.map(|first| first.saturating_duration_since(begun)),
             waited: self.waited,
             workers: self.workers,
             cores: cores(),
+            steady: estimate::cores_are_steady(),
             paid: self.spent,
             alone: self.alone,
             complete,

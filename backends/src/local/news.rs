@@ -122,6 +122,7 @@ impl Shared {
                     worker,
                     came: Some(member.progress),
                     slowest: header.slowest(),
+                    queued: header.queued(),
                     refused: held.refused,
                     ..Results::default()
                 };

@@ -80,6 +80,10 @@ pub(crate) fn child(words: &[String]) {
         ["small", contestant, maps, items, turns] => {
             run_one(instructions::small(number(maps), number(items), number(turns)), contestant);
         }
+        [crate::estimate::WORD, case, warm, turns] => {
+            crate::estimate::child(number(case) as usize, warm == "true", number(turns));
+        }
+        ["spin"] => crate::estimate::spin(),
         ["turns", micros] => println!("{}", turns(Duration::from_micros(number(micros)))),
         _ => panic!("a child process is told by the harness what to do, not {words:?}"),
     }

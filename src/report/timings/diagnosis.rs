@@ -164,7 +164,7 @@ fn failures(document: &Document) -> Option<String> {
 mod tests {
     use std::time::Duration;
 
-    use fastmap_backends::{BatchId, Receipt, Results};
+    use fastmap_backends::{BatchId, Results};
 
     use super::super::super::summary::Account;
     use super::super::document::Map;
@@ -187,22 +187,11 @@ mod tests {
             recorder.answered(BatchId(item.into()), false, u64::from(item), 1, &answer);
         }
         let account = Account {
-            delivered: 1000,
-            failed: 0,
-            deaths: 0,
-            recalled: 0,
-            answered: 1000,
-            here: 0,
             elapsed: Duration::from_secs(5),
-            alone: None,
             wall: Duration::from_secs(10),
             cpu: Duration::from_secs(10),
             waited: Duration::from_millis(4900),
-            workers: 2,
-            cores: 2,
-            complete: true,
-            ended_by: None,
-            paid: Receipt::default(),
+            ..Account::example()
         };
         let about = Map { label: None, function: "f", backend: "local", total: Some(1000), microcredits: 0 };
         let mut document = Document::new(recorder, &about, &account);

@@ -1,11 +1,12 @@
 //! Worker mode: what a process does that was started to work, from its first line to its last. Entered by
 //! `fastmap::enter`; a thread of its own (`thread`) runs the batches, and the main thread is their `guard`.
 //! `incoming` is what the host sends, `answers` the way back, `surroundings` what is settled about the
-//! process before, `stdio` what C code in it prints.
+//! process before, `stdio` what C code in it prints, `run_queue` how long it waits for a core.
 
 mod answers;
 mod guard;
 mod incoming;
+mod run_queue;
 mod stdio;
 mod surroundings;
 mod thread;
@@ -18,6 +19,7 @@ use std::process::exit;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
 
+use fastmap_sandbox::Demand;
 use ipc_channel::ipc::IpcSender;
 use log::LevelFilter;
 use nix::sys::prctl;
@@ -41,6 +43,7 @@ use crate::text::{MESSAGE, cut};
 use crate::wire::{Header, Kind, PACKET, VERSION};
 use answers::{Forward, Placed, Results};
 use incoming::{Incoming, Receiver};
+use run_queue::RunQueue;
 use surroundings::{expect_descriptors, settle_signals, take_stdin};
 
 /// Exit code of a process that was marked as a worker and can't be one.
@@ -151,6 +154,8 @@ struct Worker {
     results: Arc<Results>,
     /// The host holds it to what a batch was granted.
     strict: bool,
+    /// It is not confined, and may open files under `/proc`.
+    open: bool,
     /// Its function logs by a logger of the worker's, so that the host says up to which level.
     logs: bool,
     /// The level that the host has named last.
@@ -200,7 +205,8 @@ impl Worker {
         let incoming = Receiver::new(Arc::clone(&page), Arc::clone(&results));
         let incoming = Arc::new(incoming.map_err(|e| step("timer", &e))?);
         let (deputy, level) = (Once::new(), marker.level);
-        Ok(Worker { page, incoming, deputy, results, strict, logs, level })
+        let open = marker.confinement == Confinement::Own(Demand::Off);
+        Ok(Worker { page, incoming, deputy, results, strict, open, logs, level })
     }
 
     /// Sets the level that a batch brings, if it is another than the last: the function may have set one of
@@ -226,6 +232,7 @@ impl Worker {
         self.page.tell_thread(gettid());
         let mut jobs: HashMap<JobId, Prepared> = HashMap::new();
         let mut answer = Answer::default();
+        let mut queue = self.open.then(RunQueue::of_this_thread).flatten();
         while let Some(Incoming { header, frame, claims, file }) = self.incoming.next() {
             self.page.owed().give_back(Pid::from_raw(0));
             let job = JobId(header.job);
@@ -249,7 +256,7 @@ impl Worker {
                 }
                 Kind::Batch => match jobs.remove(&job).map(|task| self.prepare(header.batch, task)) {
                     Some(Ok(mut ready)) => {
-                        self.run(&header, &frame, &claims, &mut ready, &mut answer);
+                        self.run(&header, &frame, &claims, &mut ready, (&mut answer, queue.as_mut()));
                         jobs.insert(job, Prepared::Ready(ready));
                     }
                     Some(Err(failure)) => {
@@ -311,7 +318,14 @@ impl Worker {
         }
     }
 
-    fn run(&self, header: &Header, frame: &[u8], claims: &Claims, ready: &mut Ready, answer: &mut Answer) {
+    fn run(
+        &self,
+        header: &Header,
+        frame: &[u8],
+        claims: &Claims,
+        ready: &mut Ready,
+        (answer, mut queue): (&mut Answer, Option<&mut RunQueue>),
+    ) {
         let Ready { task, fail_fast, .. } = ready;
         let Answer { out, placed } = answer;
         out.clear();
@@ -330,6 +344,9 @@ impl Worker {
         let place = placed.find(&self.page, length);
         // SAFETY: nothing else is placed before this batch is answered, and the host is told of it below.
         let slots = place.clone().map(|place| unsafe { self.page.place_for_host(place.start, place.len()) });
+        if let Some(queue) = &mut queue {
+            queue.begin();
+        }
         let time = Stopwatch::start();
         let work = Work::new(items, header.items, header.credit, claims, running, out);
         let mut work =
@@ -337,13 +354,14 @@ impl Worker {
         task.run(&mut work);
         let Finished { answered, failures, written, slowest } = work.finish();
         let (wall, cpu) = time.stop();
+        let queued = queue.and_then(RunQueue::end);
         self.tell_refusal(header.batch);
         stdio::flush();
         self.page.begin_sending();
         let mut done = Header {
             kind: Kind::Done,
             items: answered,
-            job: header.job,
+            job: Header::queued_as(queued),
             batch: header.batch,
             length: written as u64,
             stride: u32::try_from(slowest.1.as_micros()).unwrap_or(u32::MAX),
