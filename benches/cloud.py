@@ -108,7 +108,7 @@ def compare(folder, other, rounds, certificate):
                 speeds.append(found[folder]["per_second"] / found[other]["per_second"])
                 medians.append(found[folder]["p50_ms"] / found[other]["p50_ms"])
             lines.append(f"| {name} | {workers} | {shown(speeds, 3)} | {shown(medians, 3)} |")
-    return "\n".join([f"{rounds} pairs of each, {os.cpu_count()} cores; medians, ranges in brackets.", "", *lines])
+    return "\n".join([f"{rounds} pairs of each, {os.cpu_count()} cores, commit {commit()}; medians, ranges in brackets.", "", *lines])
 
 
 def make_certificate(folder):
@@ -167,6 +167,11 @@ def shares(results):
     lines = ["| stage, TLS and jails | ms | share |", "|---|---|---|"]
     lines += [f"| {name} | {ms:.2f} | {100 * ms / total(whole):.0f} % |" for name, ms in rows]
     return [*lines, ""]
+
+
+def commit():
+    """The commit that is measured."""
+    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
 
 
 def write(path, text):

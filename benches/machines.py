@@ -157,7 +157,7 @@ def agents(folder):
 
 def show(results, fair, rows, rounds):
     ranged = cloud.shown
-    lines = [f"{rounds} rounds in turn, {os.cpu_count()} cores for all; medians, ranges in brackets.", ""]
+    lines = [f"{rounds} rounds in turn, {os.cpu_count()} cores for all, commit {cloud.commit()}; medians, ranges in brackets.", ""]
     lines += ["| 64 KB there and back, 32 under way, 4 workers | batches/s | p50, ms | to the bare request | to Ray |", "|---|---|---|---|---|"]
     ratio = lambda name, of: f"{statistics.median(a['per_second'] / b['per_second'] for a, b in zip(results[name], results[of])):.2f}"
     for name, found in results.items():

@@ -241,12 +241,16 @@ pub(crate) fn machine() -> String {
         let version = entry.and_then(|entry| entry.split("version = \"").nth(1)?.split('"').next());
         format!("{name} {}", version.unwrap_or("?"))
     };
+    let commit = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
+    let commit = commit.map(|output| output.stdout).unwrap_or_default();
     format!(
-        "| processor | {} |\n| cores | {} |\n| system | Linux {} |\n| compiler | {} |\n| versions | {} |\n",
+        "| processor | {} |\n| cores | {} |\n| system | Linux {} |\n| compiler | {} |\n| versions | {} |\n\
+         | commit | {} |\n",
         model.map_or("unknown", |(_, model)| model),
         cores(),
         read("/proc/sys/kernel/osrelease").trim(),
         String::from_utf8_lossy(&rustc).trim(),
         ["fastmap", "rayon", "procspawn"].map(version).join(", "),
+        String::from_utf8_lossy(&commit).trim(),
     )
 }

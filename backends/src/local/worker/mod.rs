@@ -344,17 +344,18 @@ impl Worker {
         let place = placed.find(&self.page, length);
         // SAFETY: nothing else is placed before this batch is answered, and the host is told of it below.
         let slots = place.clone().map(|place| unsafe { self.page.place_for_host(place.start, place.len()) });
+        // Between the two looks at the clock, because a thread that leaves a system call may lose its core.
+        let time = Stopwatch::start();
         if let Some(queue) = &mut queue {
             queue.begin();
         }
-        let time = Stopwatch::start();
         let work = Work::new(items, header.items, header.credit, claims, running, out);
         let mut work =
             work.into_slots(slots).failing_fast(*fail_fast).held_to(self.strict.then_some(header.wall));
         task.run(&mut work);
         let Finished { answered, failures, written, slowest } = work.finish();
-        let (wall, cpu) = time.stop();
         let queued = queue.and_then(RunQueue::end);
+        let (wall, cpu) = time.stop();
         self.tell_refusal(header.batch);
         stdio::flush();
         self.page.begin_sending();
