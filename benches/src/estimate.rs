@@ -257,7 +257,7 @@ fn collatz(start: u64) -> u32 {
 }
 
 fn with(context: &Vec<u8>, turns: u64) -> u64 {
-    Spin::call(turns) + context.len() as u64
+    Spin::call(turns) ^ context.len() as u64
 }
 
 fn context() -> Vec<u8> {
@@ -275,7 +275,7 @@ fn by_map(what: What, turns: u64) {
         What::Data => data().map(Echo::call).for_each(|result| drop(black_box(result))),
         What::Context => {
             let context = context();
-            black_box((0..20).map(|_| with(&context, turns)).sum::<u64>());
+            black_box((0..20).map(|_| with(&context, turns)).fold(0, u64::wrapping_add));
         }
         _ => items(turns, what)
             .map(|one| catch_unwind(|| item(one)))

@@ -195,7 +195,7 @@ impl Account {
         } else if self.workers == 1 {
             "one worker is not faster than none, but the program survives what happens in it".to_owned()
         } else if first.as_secs_f64() > LONG_START * self.elapsed.as_secs_f64() {
-            format!("starting the workers took {} of the {}", time(first), time(self.elapsed))
+            format!("{} of the {} went by until a worker was ready", time(first), time(self.elapsed))
         } else {
             String::new()
         }
@@ -342,7 +342,7 @@ mod tests {
         let context = Account { beginning: 100 * MS, first: Some(700 * MS), waited: 890 * MS, ..work(500) };
         let line = context.closing_line("local");
         assert!(line.contains("did not make sense"), "{line}");
-        assert!(line.ends_with("starting the workers took 700.0 ms of the 1.00 s"), "{line}");
+        assert!(line.ends_with("700.0 ms of the 1.00 s went by until a worker was ready"), "{line}");
         assert!(!line.contains("other programs"), "{line}");
         let alone = Account { workers: 1, ..work(980) };
         assert!(alone.closing_line("local").contains("one worker is not faster than none"));
