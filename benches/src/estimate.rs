@@ -256,6 +256,7 @@ fn collatz(start: u64) -> u32 {
     steps
 }
 
+#[allow(clippy::ptr_arg, reason = "a context is handed over as the type that it has")]
 fn with(context: &Vec<u8>, turns: u64) -> u64 {
     Spin::call(turns) ^ context.len() as u64
 }
