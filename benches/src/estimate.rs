@@ -1,5 +1,5 @@
-//! The closing line beside what it speaks of: plain `map` takes its turn before and after each map, while other programs
-//! have none, some or all of the cores. Run by `scripts/bench estimate`; prints the table of
+//! The closing line beside what it speaks of: plain `map` takes its turn before and after each map, while
+//! other programs have none, some or all of the cores. Run by `scripts/bench estimate`; prints the table of
 //! `docs/progress-and-timings.md`.
 
 use std::hint::black_box;

@@ -1,8 +1,10 @@
-//! What plain `map` would have taken in place of a map: bounds from what was measured, and a figure where they are close.
+//! What plain `map` would have taken in place of a map: bounds from what was measured, and a figure where
+//! they are close.
 //!
-//! A worker measures the time of its items on the clock, on the CPU, and in the run queue. On the clock an item also waits:
-//! for a core that other programs have, or other workers; for a disk, a server, a thread of its own, other items that want
-//! the same. How long it would wait for those under `map` is not measured, so that such maps have no figure.
+//! A worker measures the time of its items on the clock, on the CPU, and in the run queue. On the clock an
+//! item also waits: for a core that other programs have, or other workers; for a disk, a server, a thread of
+//! its own, other items that want the same. How long it would wait for those under `map` is not measured, so
+//! that such maps have no figure.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -12,20 +14,23 @@ use super::summary::Account;
 
 /// A figure is given where the upper bound is no more than this share above the lower one.
 const CLOSE: f64 = 1.15;
-/// Workers that waited for a core for less than this share of their time had one to themselves: so would `map`.
+/// Workers that waited for a core for less than this share of their time had one to themselves: so would
+/// `map`.
 const HELD_UP: f64 = 0.05;
-/// Less work than this for each worker has no figure: of its last millisecond a worker does not tell how much it waited.
+/// Less work than this for each worker has no figure: of its last millisecond a worker does not tell how much
+/// it waited.
 const SHORT: Duration = Duration::from_millis(10);
-/// Items that were answered and not delivered have unknown shares in the times: of more than these no figure is made.
+/// Items that were answered and not delivered have unknown shares in the times: of more than these no figure
+/// is made.
 const DELIVERED: f64 = 0.9;
 /// A lower bound that is claimed is lowered by this share: workers disturb each other's caches.
 const SURE: f64 = 0.9;
-/// Items take at least this share of their CPU time where cores slow each other down: two threads of one core, or a clock
-/// that falls when several work.
+/// Items take at least this share of their CPU time where cores slow each other down: two threads of one
+/// core, or a clock that falls when several work.
 const SLOWED: f64 = 0.5;
 
-/// Most that decoding an item and encoding its result takes in a worker, which `map` does not do. First for those whose
-/// bytes have a fixed size, then for all others. Nanoseconds an item, and a byte.
+/// Most that decoding an item and encoding its result takes in a worker, which `map` does not do. First for
+/// those whose bytes have a fixed size, then for all others. Nanoseconds an item, and a byte.
 const CODING: [(f64, f64); 2] =
     if cfg!(debug_assertions) { [(1000.0, 10.0), (4000.0, 100.0)] } else { [(20.0, 0.25), (200.0, 5.0)] };
 
@@ -43,8 +48,8 @@ pub(crate) struct Estimate {
 }
 
 impl Estimate {
-    /// `None` where `map` would not have done the same: it would have ended at the first failed item, it has no
-    /// checkpoint, and no other machines.
+    /// `None` where `map` would not have done the same: it would have ended at the first failed item, it has
+    /// no checkpoint, and no other machines.
     pub(crate) fn of(account: &Account) -> Option<Estimate> {
         let Account { answered, elapsed, wall, cpu, waited, .. } = *account;
         let went_wrong = account.ended_by.is_some() || account.failed + account.failures + account.deaths > 0;
@@ -58,8 +63,8 @@ impl Estimate {
         let coding = Duration::from_secs_f64((each * answered as f64 + byte * account.bytes as f64) / 1e9);
         let alone = if account.steady { 1.0 } else { SLOWED };
         let computed = cpu.saturating_sub(coding).mul_f64(delivered * alone);
-        // What the program did itself while it did not wait, it would have done beside `map`, as well. How much of that
-        // time was its own is not measured: sending and reading takes the rest.
+        // What the program did itself while it did not wait, it would have done beside `map`, as well. How
+        // much of that time was its own is not measured: sending and reading takes the rest.
         let program = elapsed.saturating_sub(waited).saturating_sub(account.beginning);
         // A confined worker can't tell what it waited for.
         let queued = account.queued.unwrap_or(wall.saturating_sub(cpu)).min(wall);
@@ -90,7 +95,8 @@ fn has_the_cores(account: &Account, program: Duration) -> bool {
     (cpu + program).as_secs_f64() >= share * cores as f64 * worked.as_secs_f64()
 }
 
-/// Whether a core is as fast beside busy ones as alone: it has one thread, and its clock is not known to change.
+/// Whether a core is as fast beside busy ones as alone: it has one thread, and its clock is not known to
+/// change.
 pub(crate) fn cores_are_steady() -> bool {
     static STEADY: OnceLock<bool> = OnceLock::new();
     *STEADY.get_or_init(|| {

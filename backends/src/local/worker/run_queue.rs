@@ -1,5 +1,5 @@
-//! Run queue time of the thread that runs items: how long it was ready to run and had no core. Other programs on the
-//! cores show up here, and workers that outnumber the cores; items that sleep do not.
+//! Run queue time of the thread that runs items: how long it was ready to run and had no core. Other programs
+//! on the cores show up here, and workers that outnumber the cores; items that sleep do not.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
