@@ -114,13 +114,13 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn figure(account: Account) -> Option<Duration> {
-        Estimate::of(&account).and_then(|estimate| estimate.map)
+    fn figure(account: &Account) -> Option<Duration> {
+        Estimate::of(account).and_then(|estimate| estimate.map)
     }
 
     #[test]
     fn workers_that_have_the_cores_to_themselves_measure_what_map_takes() {
-        let map = figure(Account::example()).expect("nothing was in the way");
+        let map = figure(&Account::example()).expect("nothing was in the way");
         assert!((1900 * MS..2010 * MS).contains(&map), "{map:?}");
     }
 
@@ -132,9 +132,9 @@ mod tests {
         assert_eq!(estimate.map, None);
         assert!(estimate.held_up.is_some_and(|share| (0.3..0.4).contains(&share)), "{estimate:?}");
         // Both on one core of two.
-        assert_eq!(figure(Account { cpu: 1000 * MS, queued: Some(1000 * MS), ..Account::example() }), None);
+        assert_eq!(figure(&Account { cpu: 1000 * MS, queued: Some(1000 * MS), ..Account::example() }), None);
         // A confined worker does not know what it waited for.
-        assert_eq!(figure(Account { cpu: 1333 * MS, queued: None, ..Account::example() }), None);
+        assert_eq!(figure(&Account { cpu: 1333 * MS, queued: None, ..Account::example() }), None);
     }
 
     #[test]
@@ -143,14 +143,14 @@ mod tests {
             workers: 6,
             wall: 6000 * MS,
             cpu: cpu * MS,
-            queued: Some(6000 * MS - cpu * MS),
+            queued: Some((6000 - cpu) * MS),
             ..Account::example()
         };
-        let map = figure(crowd(1950)).expect("nobody else was there");
+        let map = figure(&crowd(1950)).expect("nobody else was there");
         assert!((1900 * MS..2010 * MS).contains(&map), "{map:?}");
-        assert_eq!(figure(crowd(1500)), None, "others were");
+        assert_eq!(figure(&crowd(1500)), None, "others were");
         let asleep = Account { queued: Some(2000 * MS), ..crowd(1950) };
-        assert_eq!(figure(asleep), None, "two of four seconds they did something else");
+        assert_eq!(figure(&asleep), None, "two of four seconds they did something else");
     }
 
     #[test]
@@ -160,7 +160,7 @@ mod tests {
         assert_eq!((estimate.map, estimate.held_up), (None, None));
         // Ctrl-Z for 10 s, of which two workers have 20: it is in the time of each running item.
         let stopped = Account { wall: 22 * 1000 * MS, elapsed: 11 * 1000 * MS, ..Account::example() };
-        assert_eq!(figure(stopped), None);
+        assert_eq!(figure(&stopped), None);
     }
 
     #[test]
@@ -185,14 +185,14 @@ mod tests {
             first: Some(2000 * MS),
             ..Account::example()
         };
-        let map = figure(begun).expect("nothing was in the way");
+        let map = figure(&begun).expect("nothing was in the way");
         assert!((1900 * MS..2010 * MS).contains(&map), "{map:?}");
     }
 
     #[test]
     fn items_that_are_mostly_data_have_no_figure() {
         let data = Account { plain: false, bytes: 400_000_000, ..Account::example() };
-        assert_eq!(figure(data), None);
+        assert_eq!(figure(&data), None);
     }
 
     #[test]
@@ -209,7 +209,7 @@ mod tests {
         ] {
             assert_eq!(Estimate::of(&other), None, "{other:?}");
         }
-        assert!(figure(Account { delivered: 990, complete: false, ..example() }).is_some());
+        assert!(figure(&Account { delivered: 990, complete: false, ..example() }).is_some());
     }
 
     #[test]
