@@ -368,7 +368,7 @@ mod tests {
     fn failed_items_are_counted_and_compared_with_nothing() {
         let line =
             Account { failed: 2, deaths: 1, complete: false, ..Account::example() }.closing_line("local");
-        assert!(line.ends_with("(1000/s, local, 2 failed, 1 workers lost, not read to the end)"), "{line}");
+        assert!(line.ends_with("(1000/s, local, 2 failed, 1 worker lost, not read to the end)"), "{line}");
     }
 
     #[test]
