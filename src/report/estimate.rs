@@ -52,7 +52,7 @@ impl Estimate {
     /// no checkpoint, and no other machines.
     pub(crate) fn of(account: &Account) -> Option<Estimate> {
         let Account { answered, elapsed, wall, cpu, waited, .. } = *account;
-        let went_wrong = account.ended_by.is_some() || account.failed + account.failures + account.deaths > 0;
+        let went_wrong = account.ended_by.is_some() || account.failed + account.failed_tries + account.deaths > 0;
         let elsewhere = account.cloud > 0 || account.paid.microcredits > 0;
         let delivered = account.by_workers() as f64 / answered.max(1) as f64;
         if went_wrong || elsewhere || account.recalled > 0 || delivered < DELIVERED {
@@ -201,7 +201,7 @@ mod tests {
         for other in [
             Account { ended_by: Some(ErrorKind::Declined), ..example() },
             Account { failed: 1, ..example() },
-            Account { failures: 1, ..example() },
+            Account { failed_tries: 1, ..example() },
             Account { deaths: 1, ..example() },
             Account { recalled: 1, ..example() },
             Account { cloud: 1, ..example() },

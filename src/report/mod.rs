@@ -76,7 +76,7 @@ pub(crate) struct Report {
     /// Time in which workers were ready to run and had no core; `None` once an answer does not tell.
     queued: Option<Duration>,
     /// Tries of items that failed.
-    failures: u64,
+    failed_tries: u64,
     /// Items and results are bytes of a fixed size.
     plain: bool,
     /// Bytes that went to workers and came back.
@@ -121,7 +121,7 @@ impl Report {
             wall: Duration::ZERO,
             cpu: Duration::ZERO,
             queued: Some(Duration::ZERO),
-            failures: 0,
+            failed_tries: 0,
             plain: false,
             bytes: 0,
             beginning: Duration::ZERO,
@@ -233,7 +233,7 @@ impl Report {
         self.wall += results.wall;
         self.cpu += results.cpu;
         self.queued = self.queued.zip(results.queued).map(|(all, queued)| all.saturating_add(queued));
-        self.failures += results.failures.len() as u64;
+        self.failed_tries += results.failures.len() as u64;
         self.bytes += results.payload.bytes().len() as u64;
         self.first.get_or_insert_with(|| {
             let came = results.came.unwrap_or_else(Instant::now);
@@ -388,7 +388,7 @@ impl Report {
             wall: self.wall,
             cpu: self.cpu,
             queued: self.queued,
-            failures: self.failures,
+            failed_tries: self.failed_tries,
             plain: self.plain,
             bytes: self.bytes,
             beginning: self.beginning,

@@ -29,7 +29,7 @@ pub(crate) struct Account {
     /// Items that a service answered.
     pub(crate) cloud: u64,
     /// Tries of items that failed.
-    pub(crate) failures: u64,
+    pub(crate) failed_tries: u64,
     pub(crate) elapsed: Duration,
     /// Time of the items in the workers: on the clock, and of the CPU.
     pub(crate) wall: Duration,
@@ -236,7 +236,7 @@ impl Account {
             answered: 1000,
             here: 0,
             cloud: 0,
-            failures: 0,
+            failed_tries: 0,
             elapsed: Duration::from_secs(1),
             wall: Duration::from_secs(2),
             cpu: Duration::from_millis(1950),
