@@ -276,6 +276,12 @@ fn a_nats_server_that_is_killed_is_waited_for() {
         nats.kill();
         nats.restart();
     });
+    // A balancer leads no requests to a gateway that could not pass them on.
+    let ready = || client.agent.get(format!("{}/readyz", server.url)).call().expect("an answer").status();
+    nats.kill();
+    until("that it is not ready", || (ready() == 503).then_some(()));
+    nats.restart();
+    until("that it is ready", || (ready() == 200).then_some(()));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, ServerAddr};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 
 /// Connecting for the first time may take so long.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -59,6 +59,18 @@ pub enum Unconnected {
     Refused(String, #[source] async_nats::ConnectError),
 }
 
+/// Logs what happens to a connection. Each attempt in vain to connect again is an event, too.
+fn log(event: &Event) {
+    match event {
+        Event::Disconnected => tracing::warn!("the connection to the NATS server is lost, trying on"),
+        Event::ServerError(error) => tracing::warn!(%error, "the NATS server refuses"),
+        Event::SlowConsumer(_) => tracing::warn!(%event, "messages of the NATS server are lost"),
+        Event::Connected | Event::LameDuckMode | Event::Draining | Event::Closed | Event::ClientError(_) => {
+            tracing::debug!(%event, "NATS");
+        }
+    }
+}
+
 /// Connects. Comes back when the first server has let it in.
 ///
 /// # Errors
@@ -76,7 +88,7 @@ pub async fn connect(options: &NatsOptions) -> Result<Client, Unconnected> {
         .subscription_capacity(BEHIND)
         .max_reconnects(None)
         .reconnect_delay_callback(|attempts| AGAIN.min(Duration::from_millis(20 * attempts as u64)))
-        .event_callback(|event| async move { tracing::debug!(%event, "NATS") });
+        .event_callback(|event| async move { log(&event) });
     if let Some(ca) = &options.ca {
         connecting = connecting.add_root_certificates(ca.clone()).require_tls(true);
     }

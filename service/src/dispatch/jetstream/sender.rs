@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_nats::connection::State;
 use async_nats::jetstream::{Context, context};
 use async_nats::{Client, HeaderMap, Message, SubscribeError, Subscriber, header};
 use async_trait::async_trait;
@@ -422,6 +423,9 @@ impl Dispatch for Sender {
     }
 
     fn refuses(&self) -> Option<String> {
+        if self.shared.client.connection_state() != State::Connected {
+            return Some("no NATS server is connected".to_owned());
+        }
         self.shared.health.refuses()
     }
 
