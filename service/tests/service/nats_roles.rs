@@ -12,19 +12,30 @@ use crate::server::{Server, fastmap, plain_command, until};
 const PASSWORDS: [(&str, &str); 3] =
     [("FASTMAP_NATS_GATEWAY", "gate-way"), ("FASTMAP_NATS_ONE", "one-one"), ("FASTMAP_NATS_TWO", "two-two")];
 
+const DOMAIN: [&str; 2] = ["--nats-domain", "hub"];
+
 fn nats() -> Nats {
     let output = plain_command(&["nats-permissions", "--agent", "one", "--agent", "two"]);
     assert!(output.status.success());
     Nats::configured(&String::from_utf8(output.stdout).expect("text"), &PASSWORDS)
 }
 
-fn gateway(nats: &Nats) -> Server {
+/// A server with a `JetStream` domain, which is named to gateways and agents as well.
+fn nats_of_a_domain() -> Nats {
+    let output =
+        plain_command(&["nats-permissions", "--agent", "one", "--agent", "two", DOMAIN[0], DOMAIN[1]]);
+    assert!(output.status.success());
+    Nats::with_jetstream("domain: hub", &String::from_utf8(output.stdout).expect("text"), &PASSWORDS)
+}
+
+fn gateway(nats: &Nats, more: &[&str]) -> Server {
     let password = std::path::PathBuf::from("gate-way");
-    let options = ["--nats", &nats.url(), "--nats-user", "gateway"];
+    let url = nats.url();
+    let options = [&["--nats", &url, "--nats-user", "gateway"], more].concat();
     Server::start_with(&options, &[("FASTMAP_NATS_PASSWORD", password)])
 }
 
-fn agent(nats: &Nats) -> (std::process::Child, tempfile::TempDir) {
+fn agent(nats: &Nats, more: &[&str]) -> (std::process::Child, tempfile::TempDir) {
     let data = tempfile::tempdir().expect("a folder");
     let process = fastmap()
         .args([
@@ -37,6 +48,7 @@ fn agent(nats: &Nats) -> (std::process::Child, tempfile::TempDir) {
             "--nats-user",
             "one",
         ])
+        .args(more)
         .arg("--data")
         .arg(data.path())
         .env("FASTMAP_NATS_PASSWORD", "one-one")
@@ -68,10 +80,18 @@ async fn connect(nats: &Nats) -> (Client, Arc<Mutex<Vec<String>>>) {
 
 #[test]
 fn both_roles_may_do_what_they_need() {
-    let nats = nats();
-    let server = gateway(&nats);
+    roles_do_what_they_need(&nats(), &[]);
+}
+
+#[test]
+fn both_roles_may_do_it_at_the_servers_of_a_domain() {
+    roles_do_what_they_need(&nats_of_a_domain(), &DOMAIN);
+}
+
+fn roles_do_what_they_need(nats: &Nats, more: &[&str]) {
+    let server = gateway(nats, more);
     let client = server.tenant("a", "1000");
-    let (mut process, _data) = agent(&nats);
+    let (mut process, _data) = agent(nats, more);
     let run = client.run();
     assert_eq!(results(&client.batch(&run, 1, &["ehere", "p3"]), 2)[0], b"here");
     let large = "x".repeat(1_500_000);
@@ -88,7 +108,7 @@ fn both_roles_may_do_what_they_need() {
 #[test]
 fn an_agent_can_neither_submit_work_nor_be_a_gateway_nor_see_what_it_was_not_given() {
     let nats = nats();
-    let server = gateway(&nats);
+    let server = gateway(&nats, &[]);
     let runtime = Runtime::new().expect("a runtime");
     let (client, refused) = runtime.block_on(connect(&nats));
     let publish = |subject: &str| {

@@ -12,16 +12,22 @@ use super::Names;
 
 /// Subjects that an agent of that user may publish to.
 fn publish(names: &Names, user: &str) -> Vec<String> {
-    vec![
-        format!("{}.CONSUMER.MSG.NEXT.{}.*", names.api(), names.stream()),
+    // At the domain's own servers its subjects are made into those without a domain before a server looks whether
+    // they are allowed.
+    let without_domain = names.domain.as_ref().map(|_| names.clone().in_domain(None));
+    let jetstream = [Some(names), without_domain.as_ref()].into_iter().flatten().flat_map(|names| {
+        let next = format!("{}.CONSUMER.MSG.NEXT.{}.*", names.api(), names.stream());
+        [next, names.agent(user, "*")]
+    });
+    let others = [
         format!("$JS.ACK.{}.>", names.stream()),
         // The same with a domain and an account, as newer servers may write it.
         format!("$JS.ACK.*.*.{}.>", names.stream()),
         names.gateway("*", "*"),
         names.join(),
         names.lines("*"),
-        names.agent(user, "*"),
-    ]
+    ];
+    jetstream.chain(others).collect()
 }
 
 /// Subjects that it may subscribe to.
