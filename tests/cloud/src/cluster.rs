@@ -2,9 +2,8 @@
 //! balancer, agents with jails, and the machine of a client. Each is a network namespace, and each server the real one.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use fastmap_test_programs::{LIMIT, Running, until};
@@ -12,7 +11,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Account, Machine, Network};
+use crate::{Account, Machine, Network, Postgres, tool};
 
 /// Where clients find the service: the balancer stands on their machine.
 const BALANCER: &str = "127.0.0.1:8750";
@@ -55,24 +54,15 @@ struct Node {
     running: Running,
 }
 
-/// Ends when the pipe to its script is closed.
-#[derive(Debug)]
-struct Postgres(Child);
-
-impl Drop for Postgres {
-    fn drop(&mut self) {
-        self.0.stdin = None;
-        let _gone = self.0.wait();
-    }
-}
-
 impl Cluster {
     /// Starts all of it; `command` is the path of `fastmap`. `None`: this user may make no network namespaces.
     pub fn start(command: &str, options: Settings) -> Option<Cluster> {
         let mut network = Network::new()?;
         let folder = TempDir::new().expect("a folder");
         let nats = start_nats(&mut network, command, folder.path());
-        let (postgres, database) = start_postgres(&network.machine());
+        let machine = network.machine();
+        let options_of_postgres = ["--durable", "--address", &machine.address, "--port", "5432"];
+        let postgres = machine.inside(|| Postgres::start(&options_of_postgres));
         let gateways: Vec<_> = (0..2).map(|_| network.machine()).collect();
         let client = network.machine();
         let config = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/haproxy/haproxy.cfg");
@@ -86,7 +76,7 @@ impl Cluster {
         let mut cluster = Cluster {
             command: command.to_owned(),
             options,
-            database,
+            database: postgres.url.clone(),
             nats,
             gateways: Vec::new(),
             agents: Vec::new(),
@@ -275,27 +265,7 @@ fn start_nats(network: &mut Network, command: &str, folder: &Path) -> Vec<Node> 
 }
 
 fn nats_server(machine: &Machine, config: &Path) -> Running {
-    machine.start(Command::new(tool("nats-server")).arg("--config").arg(config).envs(PASSWORDS))
-}
-
-/// What scripts/setup has put beside the tests, or else on the PATH.
-fn tool(name: &str) -> PathBuf {
-    let this = std::env::current_exe().expect("a path");
-    let mut folders = this.ancestors().map(|folder| folder.join("tools/bin").join(name));
-    folders.find(|path| path.exists()).unwrap_or_else(|| PathBuf::from(name))
-}
-
-fn start_postgres(machine: &Machine) -> (Postgres, String) {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/postgres");
-    let mut command = Command::new(script);
-    command.args(["--durable", "--address", &machine.address, "--port", "5432"]);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = machine.inside(|| command.spawn()).expect("scripts/postgres can be started");
-    let mut url = String::new();
-    let read = BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut url);
-    read.expect("scripts/postgres says where the server listens");
-    assert!(url.starts_with("postgres://"), "no server was started; scripts/setup postgres installs one");
-    (Postgres(child), url.trim().to_owned())
+    machine.start(Command::new(tool("bin/nats-server")).arg("--config").arg(config).envs(PASSWORDS))
 }
 
 /// What is said there, if it is JSON.

@@ -1,17 +1,20 @@
 //! A service on loopback with data of its own, which ends with the test.
 
 use std::process::Command;
+use std::sync::Arc;
 
 use fastmap_test_programs::{Running, program};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A running service.
+/// A running service, or one gateway of it.
 #[derive(Debug)]
 pub struct Service {
     command: String,
-    data: TempDir,
+    options: Vec<String>,
+    environment: Vec<(String, String)>,
+    data: Arc<TempDir>,
     running: Running,
     /// Its address.
     pub url: String,
@@ -29,13 +32,35 @@ pub struct Account {
 impl Service {
     /// Starts `fastmap serve` without jails, of which the tests of the service know more. `command` is its path.
     pub fn start(command: &str, options: &[&str]) -> Service {
-        let data = TempDir::new().expect("a folder");
-        let mut serve = Command::new(command);
+        Service::start_with(command, options, &[])
+    }
+
+    /// The same, with more in its environment.
+    pub fn start_with(command: &str, options: &[&str], environment: &[(&str, &str)]) -> Service {
+        let options: Vec<_> = options.iter().map(|&option| option.to_owned()).collect();
+        let environment = environment.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
+        let data = Arc::new(TempDir::new().expect("a folder"));
+        Service::with(command.to_owned(), options, environment.collect(), data)
+    }
+
+    /// Starts another gateway of the same service, which has a database that gateways can share.
+    pub fn beside(&self) -> Service {
+        let (options, environment) = (self.options.clone(), self.environment.clone());
+        Service::with(self.command.clone(), options, environment, Arc::clone(&self.data))
+    }
+
+    fn with(
+        command: String,
+        options: Vec<String>,
+        environment: Vec<(String, String)>,
+        data: Arc<TempDir>,
+    ) -> Service {
+        let mut serve = Command::new(&command);
         serve.args(["serve", "--insecure-no-sandbox", "--workers", "2", "--listen", "127.0.0.1:0", "--data"]);
-        serve.arg(data.path()).args(options).env("FASTMAP_LOG", "warn");
+        serve.arg(data.path()).args(&options).envs(environment.iter().cloned()).env("FASTMAP_LOG", "warn");
         let mut running = Running::start(&mut serve);
         let url = running.line("listening at ");
-        Service { command: command.to_owned(), data, running, url }
+        Service { command, options, environment, data, running, url }
     }
 
     /// A new account with so many credits.
@@ -53,6 +78,7 @@ impl Service {
             .arg("--json")
             .arg("--data")
             .arg(self.data.path())
+            .envs(self.environment.iter().cloned())
             .output()
             .expect("the command can be started");
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));

@@ -1,5 +1,5 @@
 //! A service that only a proxy leads to: one of the client's, by the usual variables, in a real network (namespaces), with a
-//! certificate of an authority of one's own; and one in front of the service.
+//! certificate of an authority of one's own; one in front of the service; and nginx as deploy/ has it.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -109,4 +109,12 @@ fn a_balancer_that_takes_no_large_bodies_gets_smaller_ones_or_is_named() {
     assert!(error.kind == "Cloud" && error.text.contains("413"), "{ended:#?}");
     assert!(error.text.contains("client_max_body_size"), "{ended:#?}");
     assert!(begun.elapsed() < Duration::from_mins(1), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn programs_and_browsers_come_through_nginx_as_deploy_has_it() {
+    // The short form of scripts/try-operators.
+    let mut operators = Command::new(env!("CARGO_BIN_EXE_operators"));
+    let output = operators.args(["--short", "--service", SERVICE]).output().expect("it can be started");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
