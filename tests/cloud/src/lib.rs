@@ -16,7 +16,8 @@ pub use terminal::{Terminal, without_terminal};
 
 use std::path::{Path, PathBuf};
 
-/// A program that scripts/setup has put beside the tests (a path below `tools`), or else one of that name on the `PATH`.
+/// A program that scripts/setup has put beside the tests (a path below `tools`), or else one of that name on
+/// the `PATH`.
 pub fn tool(path: &str) -> PathBuf {
     let this = std::env::current_exe().expect("a path");
     let mut folders = this.ancestors().map(|folder| folder.join("tools").join(path));

@@ -12,8 +12,8 @@ use super::Names;
 
 /// Subjects that an agent of that user may publish to.
 fn publish(names: &Names, user: &str) -> Vec<String> {
-    // At the domain's own servers its subjects are made into those without a domain before a server looks whether
-    // they are allowed.
+    // At the domain's own servers its subjects are made into those without a domain before a server looks
+    // whether they are allowed.
     let without_domain = names.domain.as_ref().map(|_| names.clone().in_domain(None));
     let jetstream = [Some(names), without_domain.as_ref()].into_iter().flatten().flat_map(|names| {
         let next = format!("{}.CONSUMER.MSG.NEXT.{}.*", names.api(), names.stream());

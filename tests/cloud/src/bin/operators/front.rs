@@ -1,4 +1,4 @@
-//! In front: nginx, Caddy, HAProxy.
+//! In front: nginx, Caddy, `HAProxy`.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,7 +10,7 @@ use fastmap_test_programs::{LIMIT, Report, Running, until};
 use crate::place::{Certificate, Place, free_port, listens, version};
 use crate::table::Row;
 use crate::traffic;
-use crate::watched::Client;
+use crate::watched::{Client, Watched};
 
 /// Milliseconds of an item, which is longer than a request waits for its answer.
 const NAP: u64 = 24_000;
@@ -136,8 +136,7 @@ impl Front {
         rows.push(row("none", None, None, worked));
 
         let mut map = client.watch(800, 50);
-        let (met, _proxy) =
-            map.trouble(|| drop(proxy), |map, begun| map.warns(begun), |()| self.start(place, &ends, &[]));
+        let (met, _proxy) = map.trouble(|| drop(proxy), Watched::warns, |()| self.start(place, &ends, &[]));
         rows.push(row("it is away, and comes again", Some(met.noticed), Some(met.back), all_answers()));
         let longest = map.longest_wait(|| second.kill(), 200);
         rows.push(row("one of two gateways is killed", None, Some(longest), all_answers()));

@@ -1,11 +1,12 @@
-//! Starts what operators run in front of the service and behind it (nginx, Caddy, HAProxy; `PostgreSQL` with a standby,
-//! `PgBouncer`; NATS servers of several versions with a leaf node) by the configurations of deploy/, sends through each
-//! what programs and browsers send, breaks each, and prints a table of what worked, how soon a trouble was noticed, and
-//! how soon after its end work went on. Ends by 1 if something did not work, or took longer than is right.
+//! Starts what operators run in front of the service and behind it (nginx, Caddy, `HAProxy`; `PostgreSQL`
+//! with a standby, `PgBouncer`; NATS servers of several versions with a leaf node) by the configurations of
+//! deploy/, sends through each what programs and browsers send, breaks each, and prints a table of what
+//! worked, how soon a trouble was noticed, and how soon after its end work went on. Ends by 1 if something
+//! did not work, or took longer than is right.
 //!
-//! `operators --service PATH [--short] [NAME …]`: the command `fastmap`; nginx alone, without what takes long; only pieces
-//! whose names contain one of these. `FASTMAP_TEST_WRITE=1` writes the table into docs/in-front-and-behind.md.
-//! `scripts/try-operators` installs the pieces and builds this.
+//! `operators --service PATH [--short] [NAME …]`: the command `fastmap`; nginx alone, without what takes
+//! long; only pieces whose names contain one of these. `FASTMAP_TEST_WRITE=1` writes the table into
+//! docs/in-front-and-behind.md. `scripts/try-operators` installs the pieces and builds this.
 
 mod database;
 mod front;
@@ -22,7 +23,8 @@ use front::Front;
 use place::Place;
 use table::{Row, Table};
 
-/// Versions of the NATS servers, and their folders as scripts/setup has them; the last is that of the other tests.
+/// Versions of the NATS servers, and their folders as scripts/setup has them; the last is that of the other
+/// tests.
 const NATS: [(&str, &str); 5] = [
     ("NATS 2.10", "nats-2.10.26/bin"),
     ("NATS 2.11", "nats-2.11.11/bin"),
@@ -71,7 +73,7 @@ fn main() -> ExitCode {
         let mut rows = Vec::new();
         let place = Place::new(&service, short);
         let outcome = catch_unwind(AssertUnwindSafe(|| cell(&place, &mut rows)));
-        table.add(name, rows, outcome.is_ok());
+        table.add(name, &rows, outcome.is_ok());
     }
     if std::env::var_os("FASTMAP_TEST_WRITE").is_some() {
         table.write();

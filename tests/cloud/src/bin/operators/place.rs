@@ -59,7 +59,8 @@ impl Place {
         Service::start_with(&self.service, options, environment)
     }
 
-    /// A file of deploy/ as it is there but for these words, each of which must be in it; it is put beside the other files.
+    /// A file of deploy/ as it is there but for these words, each of which must be in it; it is put beside
+    /// the other files.
     pub(crate) fn deployed(&self, file: &str, changes: &[(&str, &str)]) -> PathBuf {
         let path = Path::new(DEPLOY).join(file);
         let mut text = fs::read_to_string(&path).expect("it is in deploy/");

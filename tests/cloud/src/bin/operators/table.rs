@@ -30,8 +30,8 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn add(&mut self, name: &str, rows: Vec<Row>, whole: bool) {
-        for row in &rows {
+    pub(crate) fn add(&mut self, name: &str, rows: &[Row], whole: bool) {
+        for row in rows {
             let seconds = |time: Duration| format!("{:.1}", time.as_secs_f64());
             let noticed = row.noticed.as_ref().map(|(time, _)| *time);
             let by = row.noticed.as_ref().map_or("–", |(_, by)| by);
@@ -67,8 +67,8 @@ impl Table {
     }
 
     fn whole(&self) -> String {
-        let head = "| piece | trouble | noticed after, s | by | work goes on after its end, s | outcome |\n|---|---|---|---|---|---|\n";
-        format!("{head}{}", self.text)
+        let head = "| piece | trouble | noticed after, s | by | work goes on after its end, s | outcome |";
+        format!("{head}\n|---|---|---|---|---|---|\n{}", self.text)
     }
 
     /// Prints all; fails if anything is wrong.

@@ -1,4 +1,5 @@
-//! What programs and browsers send: uploads, large items, requests that wait, a sign-in at the dashboard, and events.
+//! What programs and browsers send: uploads, large items, requests that wait, a sign-in at the dashboard, and
+//! events.
 
 use std::process::Command;
 

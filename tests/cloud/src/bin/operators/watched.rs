@@ -98,7 +98,8 @@ impl Watched {
         warning.map(|(_, line)| format!("the client: “{line}”"))
     }
 
-    /// Makes a trouble, waits until it is noticed and has lasted, ends it, and waits until results come again.
+    /// Makes a trouble, waits until it is noticed and has lasted, ends it, and waits until results come
+    /// again.
     pub(crate) fn trouble<S, E>(
         &mut self,
         begin: impl FnOnce() -> S,
