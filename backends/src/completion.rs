@@ -380,14 +380,6 @@ impl fmt::Display for Death {
 
 impl std::error::Error for Death {}
 
-impl Death {
-    /// Whether another worker died in the same way.
-    pub(crate) fn is_alike(&self, other: &Death) -> bool {
-        let cause = |death: &Death| death.cause.to_string();
-        cause(self) == cause(other) && (&self.refused, &self.stderr) == (&other.refused, &other.stderr)
-    }
-}
-
 /// What a run cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Receipt {

@@ -49,7 +49,7 @@ pub enum BackendError {
 fn list(deaths: &[Death]) -> String {
     let mut ways: Vec<(&Death, usize)> = Vec::new();
     for death in deaths {
-        match ways.iter_mut().find(|(first, _)| first.is_alike(death)) {
+        match ways.iter_mut().find(|(first, _)| first.look() == death.look()) {
             Some((_, more)) => *more += 1,
             None => ways.push((death, 0)),
         }
