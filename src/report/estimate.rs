@@ -52,7 +52,8 @@ impl Estimate {
     /// no checkpoint, and no other machines.
     pub(crate) fn of(account: &Account) -> Option<Estimate> {
         let Account { answered, elapsed, wall, cpu, waited, .. } = *account;
-        let went_wrong = account.ended_by.is_some() || account.failed + account.failed_tries + account.deaths > 0;
+        let went_wrong =
+            account.ended_by.is_some() || account.failed + account.failed_tries + account.deaths > 0;
         let elsewhere = account.cloud > 0 || account.paid.microcredits > 0;
         let delivered = account.by_workers() as f64 / answered.max(1) as f64;
         if went_wrong || elsewhere || account.recalled > 0 || delivered < DELIVERED {
