@@ -1,8 +1,8 @@
-//! The cores that this program was started with. Where OMP_PROC_BIND, OMP_PLACES or GOMP_CPU_AFFINITY ask for it, as is
-//! usual on clusters, the constructor of GCC's OpenMP library binds a program's first thread to one core before `main`,
-//! and all threads and processes that this thread starts have that core alone. So the cores are noted before any constructor
-//! runs and when `main` begins: what has changed between was a library's doing, and workers have the cores from before.
-//! What the program itself chooses in `main` holds for its workers.
+//! The cores that this program was started with. Where `OMP_PROC_BIND`, `OMP_PLACES` or `GOMP_CPU_AFFINITY` ask for
+//! it, as is usual on clusters, the constructor of GCC's OpenMP library binds a program's first thread to one core
+//! before `main`, and all threads and processes that this thread starts have that core alone. So the cores are noted
+//! before any constructor runs and when `main` begins: what has changed between was a library's doing, and workers have
+//! the cores from before. What the program itself chooses in `main` holds for its workers.
 
 use std::sync::OnceLock;
 
