@@ -69,8 +69,10 @@ fn lethal(config: &FastmapConfig, items: u64, milliseconds: u64, which: u64, han
     let function = |(n, milliseconds, which, hangs): (u64, u64, u64, bool)| {
         if n == which {
             println!("<begun {n}>");
-            while hangs {
-                sleep(Duration::from_secs(1));
+            if hangs {
+                loop {
+                    sleep(Duration::from_secs(1));
+                }
             }
             std::process::abort();
         }
