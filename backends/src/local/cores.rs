@@ -82,13 +82,21 @@ pub(super) fn binding(workers: usize) -> Option<String> {
         let value = std::env::var(name).ok().filter(|value| binds(value))?;
         Some(format!("{name}={value}"))
     })?;
+    // Not noted, its doing may have left this program one core and one worker.
+    let several = workers > 1 || AT_START.get().is_none();
     let off = std::env::var("OMP_PROC_BIND").is_ok_and(|value| !binds(&value));
     let loaded = || objects().iter().any(|object| LIBRARIES.iter().any(|name| object.name.contains(name)));
-    (workers > 1 && !off && loaded()).then(|| {
+    let unnoted = match AT_START.get() {
+        Some(_) => "",
+        None => {
+            ", and may have bound this program before main (fastmap_main! makes one that sees its cores all the same)"
+        }
+    };
+    (several && !off && loaded()).then(|| {
         format!(
             "fastmap: warning: {set} has OpenMP bind the first thread of each worker to the same core, once the function \
-             uses it: set OMP_PROC_BIND=false for several workers of one thread each, or FASTMAP_LOCAL_PROCESSES=1 for \
-             one of many\n"
+             uses it{unnoted}: set OMP_PROC_BIND=false for several workers of one thread each, or \
+             FASTMAP_LOCAL_PROCESSES=1 for one of many\n"
         )
     })
 }

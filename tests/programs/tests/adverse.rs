@@ -276,13 +276,13 @@ fn a_library_that_binds_the_first_thread_before_main_leaves_workers_their_cores(
     for (variable, value) in [("OMP_PROC_BIND", "true"), ("GOMP_CPU_AFFINITY", "0"), ("OMP_PLACES", "cores")]
     {
         let (_folder, path) = folder();
-        let mut command = host(&["cores", &path]);
+        let mut command = program(env!("CARGO_BIN_EXE_cores"));
         if cores == 1 {
             with_processes(&mut command, "2");
         }
         // GCC's OpenMP, as if the program were linked with it.
-        let ended = ended(command.env("LD_PRELOAD", "libgomp.so.1").env(variable, value));
-        let line = format!("{cores} cores, 2 workers");
+        let ended = ended(command.arg(&path).env("LD_PRELOAD", "libgomp.so.1").env(variable, value));
+        let line = format!("{cores} cores");
         assert_eq!(ended.stdout, [line.as_str(); 2], "{variable}: {ended:#?}");
         assert!(ended.stderr.contains(&format!("{variable}={value}")), "{}", ended.stderr);
     }

@@ -15,7 +15,6 @@ use std::time::Duration;
 use fastmap::FastmapConfig;
 use fastmap_test_programs::{LIMIT, peak_kb, refuse, report, until, workers};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Pid, Uid, dup2_stdout, setgid, setuid};
@@ -205,22 +204,6 @@ pub(crate) fn no_pidfd() -> Outcome {
     refuse(libc::SYS_pidfd_open, libc::EPERM)?;
     let ends = |n: u64| if n == 20 { std::process::abort() } else { n };
     report(config()?.fastmap(ends, 0..40), |n| n);
-    Ok(())
-}
-
-/// Each of two workers tells how many cores it may use, once it has seen the other.
-pub(crate) fn cores(folder: &str) -> Outcome {
-    let look = |folder: String| {
-        let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
-        let here = Path::new(&folder);
-        leave(here, &id());
-        until("both workers are there", LIMIT, || left(here) == 2);
-        let count = (0..CpuSet::count()).filter(|core| allowed.is_set(*core).unwrap_or(false)).count();
-        format!("{count} cores, {} workers", left(here))
-    };
-    for told in config()?.fastmap(look, vec![folder.to_owned(); 2]) {
-        println!("{}", told?);
-    }
     Ok(())
 }
 

@@ -91,7 +91,6 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
             adverse::report_all(number(0)?);
             Ok(())
         }
-        "cores" => adverse::cores(text(0)),
         "no-pidfd" => adverse::no_pidfd(),
         "no-folders" => adverse::no_folders(number(0)?),
         "left-in-init" => adverse::left_in_init(),
