@@ -200,39 +200,31 @@ fn a_relative_temporary_folder_counts_from_where_the_host_is() {
 }
 
 #[test]
-fn workers_that_die_unheard_end_the_map_also_where_nothing_can_be_opened() {
-    for lost in ["descriptors", "folder"] {
-        let folder = TempDir::new().expect("a folder");
-        let path = |name: &str| folder.path().join(name);
-        let (pids, temporary) = (path("pids"), path("temporary"));
-        for made in [&pids, &temporary] {
-            fs::create_dir(made).expect("a folder can be made");
-        }
-        // What is started as a worker says who it is, and never greets.
-        let mute = path("mute");
-        script(&mute, &format!(": >{}/$$\nexec sleep 1000\n", pids.display()));
-        let mut command = host(&["with-program", mute.to_str().expect("a plain path")]);
-        let host = Running::start(command.env("TMPDIR", &temporary));
-        until("both workers on their way", LIMIT, || listed(&pids).len() == 2 && at_rest(host.pid()));
-        if lost == "descriptors" {
-            let limit = libc::rlimit { rlim_cur: 3, rlim_max: 3 };
-            // SAFETY: the limit is there for the call; what was before is not asked for.
-            let set = unsafe {
-                libc::prlimit(host.pid(), libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut())
-            };
-            assert_eq!(set, 0);
-        } else {
-            fs::remove_dir_all(&temporary).expect("it is ours");
-        }
-        for pid in listed(&pids) {
-            kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is there");
-        }
-        let ended = host.finish();
-        let error = ends_with(&ended, "AllWorkersDied");
-        let reason = if lost == "descriptors" { "ulimit -n" } else { "does not exist" };
-        assert!(error.text.contains(reason), "{error:?}");
-        assert_eq!(fs::read_dir(&temporary).map_or(0, Iterator::count), 0, "{lost}");
+fn workers_that_die_unheard_end_the_map_also_where_no_descriptor_is_left() {
+    let folder = TempDir::new().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let (pids, temporary) = (path("pids"), path("temporary"));
+    for made in [&pids, &temporary] {
+        fs::create_dir(made).expect("a folder can be made");
     }
+    // What is started as a worker says who it is, and never greets.
+    let mute = path("mute");
+    script(&mute, &format!(": >{}/$$\nexec sleep 1000\n", pids.display()));
+    let mut command = host(&["with-program", mute.to_str().expect("a plain path")]);
+    let host = Running::start(command.env("TMPDIR", &temporary));
+    until("both workers on their way", LIMIT, || listed(&pids).len() == 2 && at_rest(host.pid()));
+    let limit = libc::rlimit { rlim_cur: 3, rlim_max: 3 };
+    // SAFETY: the limit is there for the call; what was before is not asked for.
+    let set =
+        unsafe { libc::prlimit(host.pid(), libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) };
+    assert_eq!(set, 0);
+    for pid in listed(&pids) {
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is there");
+    }
+    let ended = host.finish();
+    let error = ends_with(&ended, "AllWorkersDied");
+    assert!(error.text.contains("ulimit -n"), "{error:?}");
+    assert_eq!(fs::read_dir(&temporary).map_or(0, Iterator::count), 0);
 }
 
 /// The loader that a program names.
