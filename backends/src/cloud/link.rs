@@ -67,8 +67,8 @@ pub(super) trait Waiter {
     }
 }
 
-/// A call that alone gets no answer, while others do, is made for so many times the usual patience.
-const ALONE: u32 = 4;
+/// A call that alone gets no answer, while others do, is made for so much longer.
+const ALONE: Duration = Duration::from_secs(120);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -170,7 +170,7 @@ impl Link {
         };
         let failing = backoff.fails(Instant::now());
         // Where other calls get good answers meanwhile, this one was on the way when the service stood still, maybe twice.
-        let others = matches!(failure, Failure::Way(_)) && self.troubled() < most && failing < most * ALONE;
+        let others = matches!(failure, Failure::Way(_)) && self.troubled() < most && failing < most + ALONE;
         let over = failing > most && !is_wait(&failure) && !others;
         if is_wait(&failure) {
             // A good answer: what fails after it fails anew.
