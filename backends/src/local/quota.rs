@@ -85,6 +85,11 @@ impl Quota {
         (lines > 0).then(|| left_out(lines, &why).into_bytes())
     }
 
+    /// Whether some were left out that no line has told of.
+    pub(super) fn holds_some(&self) -> bool {
+        self.lock().left_out > 0
+    }
+
     /// How long nothing is to be read behind so many bytes that were left out.
     pub(super) fn pause(bytes: u64) -> Duration {
         Duration::from_micros(bytes.saturating_mul(1_000_000) / LEFT_OUT)
@@ -104,10 +109,12 @@ mod tests {
         assert!(quota.is_used_up(begun));
         assert!(!quota.admits(1, begun), "nothing is picked out of a flood");
         quota.leave_out(3);
+        assert!(quota.holds_some());
         let told = quota.notice().expect("some were left out");
         let expected = format!("[fastmap: {} lines are left out here", 2000 - admitted + 4);
         assert!(told.starts_with(expected.as_bytes()), "{}", String::from_utf8_lossy(&told));
         assert_eq!(quota.notice(), None);
+        assert!(!quota.holds_some());
         assert!(!quota.admits(1, begun + Duration::from_millis(100)));
         assert!(quota.admits(1, begun + Duration::from_millis(600)));
         assert!(quota.notice().is_some_and(|told| told.starts_with(b"[fastmap: 1 line is left out here")));

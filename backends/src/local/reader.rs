@@ -312,6 +312,8 @@ impl Peer<'_> {
             }
             return true;
         }
+        // The end of the map waits for the line that tells of it.
+        self.shared.output.keep(true);
         std::thread::sleep(Quota::pause((bytes as u64).max(RECORD)));
         false
     }

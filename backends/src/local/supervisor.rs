@@ -314,7 +314,8 @@ impl Watched {
 
     /// Whether something is kept back of what it has printed.
     fn holds_some(&self) -> bool {
-        self.stdout.holds_some() || self.stderr.holds_some() || self.words.holds_some()
+        let untold = self.gate.quota.as_ref().is_some_and(Quota::holds_some);
+        untold || self.stdout.holds_some() || self.stderr.holds_some() || self.words.holds_some()
     }
 
     fn pass_on(&mut self, shared: &Shared, lines: &mut Lines, repeats: &Repeats) {
