@@ -43,7 +43,7 @@ const HANG: Duration = Duration::from_secs(150);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Promise {
-    /// [`Run::capacity`](crate::Run::capacity) is never 0 while the run holds nothing, and a batch is then taken.
+    /// [`Run::capacity`] is never 0 while the run holds nothing, and a batch is then taken.
     Capacity,
     /// Each item is answered exactly once, by its own result, whatever the size and layout of its batch.
     AnswersOnce,
@@ -59,9 +59,9 @@ pub enum Promise {
     ItemFailures,
     /// A batch whose results outgrow its credit comes back in parts that cover it.
     ResultCredit,
-    /// [`Run::submit`](crate::Run::submit) never waits for the function; a batch that is refused is given back whole.
+    /// [`Run::submit`] never waits for the function; a batch that is refused is given back whole.
     SubmitNeverWaits,
-    /// [`Run::poll`](crate::Run::poll) comes back at its deadline if there is nothing to tell, not sooner, and also
+    /// [`Run::poll`] comes back at its deadline if there is nothing to tell, not sooner, and also
     /// while an item runs.
     PollDeadline,
     /// A batch that is given up is answered at most once more, and the others as ever.
@@ -74,7 +74,7 @@ pub enum Promise {
     MovesBetweenThreads,
     /// A function that is not in the executable is an error of the run, at its opening or later.
     UnknownFunction,
-    /// A function that can't be prepared ends its run by [`BackendError::Setup`](crate::BackendError::Setup).
+    /// A function that can't be prepared ends its run by [`BackendError::Setup`].
     RefusedSetup,
     /// A process that dies while it prepares the function loses its batches, and no item is accused.
     DeathInSetup,

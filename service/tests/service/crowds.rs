@@ -180,8 +180,9 @@ fn strangers_who_connect_and_say_nothing_leave_room_for_tenants() {
     let config = ureq::Agent::config_builder().http_status_as_error(false);
     let impatient = config.timeout_global(Some(Duration::from_secs(20))).build().into();
     let late = Client { agent: impatient, ..late };
-    let runs = late.try_call("GET", "/runs", b"", &Wrong::default());
-    assert_eq!(runs.expect("an answer while strangers are connected").status, 200);
+    // One of them that is taken in later may have its place for a moment; a client that is cut off comes again.
+    let ask_again = || late.try_call("GET", "/runs", b"", &Wrong::default()).ok();
+    assert_eq!(until("an answer while strangers are connected", ask_again).status, 200);
     // A connection that has carried a good request is not one of those that are closed.
     kept.set_nonblocking(true).expect("a socket");
     let mut rest = [0; 4096];
