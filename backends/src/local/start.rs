@@ -221,7 +221,7 @@ fn death_of(pid: u32) -> io::Result<Option<OwnedFd>> {
         Ok(pidfd) => above_standard(pidfd).map(Some),
         Err(Errno::SRCH) => Ok(None),
         Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => Err(error.into()),
-        // Debuggers that play a kernel (valgrind) and kernels of containers lack it; filters refuse it.
+        // Kernels of containers and debuggers that play a kernel lack it; filters refuse it.
         Err(_) => wait_for_death(child).map(Some),
     }
 }
