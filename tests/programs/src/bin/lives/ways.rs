@@ -193,7 +193,12 @@ fn tools() -> Vec<Way> {
         .short(),
         Way::new("`valgrind`", "return", "exec valgrind -q \"$PROGRAM\"")
             .needs("command -v valgrind")
-            .but(0..=12, 0, "exit 1 or exit 0", "the program that valgrind starts again is its own; the error has its words")
+            .but(
+                0..=12,
+                0,
+                "exit 1 or exit 0",
+                "the program that valgrind starts again is its own; the error has its words",
+            )
             .but_cloud(12, 0, "exit 0", "as `map`"),
         Way::new("`perf record`", "return", "exec perf record -q -o \"$DIR/perf\" \"$PROGRAM\"")
             .needs("perf record -q -o /dev/null true"),
