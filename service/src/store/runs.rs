@@ -585,7 +585,7 @@ mod tests {
             let (own, others) = (store.writer().await, store.writer().await);
             drop((own.expect("a connection"), others.expect("a connection")));
         }
-        let (mut work, mut turns) = (std::pin::pin!(work), 0);
+        let (mut work, mut turns) = (Box::pin(work), 0);
         loop {
             tokio::select! {
                 biased;
@@ -603,11 +603,11 @@ mod tests {
         let (store, _committer) = store_with_a_run(&fresh).await;
         fill(&store, "run", "answered", 5000).await;
         let all: Vec<u64> = (0..5000).collect();
-        let (turns, kept) = turns_of_others(&store, store.acknowledge("run", &all)).await;
+        let (turns, kept) = turns_of_others(&store, Box::pin(store.acknowledge("run", &all))).await;
         assert_eq!(kept.expect("no failure").len(), 5000);
         assert!(turns >= 5000 / ACKNOWLEDGED as u64 - 1, "others had the writer {turns} times");
         store.end_run("run", RunState::Done, None).await.expect("no failure");
-        let (turns, purged) = turns_of_others(&store, store.purge_run("run")).await;
+        let (turns, purged) = turns_of_others(&store, Box::pin(store.purge_run("run"))).await;
         assert!(!store.end_run("run", RunState::Done, None).await.expect("no failure"), "a run ends once");
         assert!(purged.expect("no failure"), "5000 are not too many for one call");
         assert!(turns >= 9, "others had the writer {turns} times");
@@ -621,7 +621,7 @@ mod tests {
         let (store, _committer) = store_with_a_run(&fresh).await;
         fill(&store, "run", "held", 1000).await;
         assert_eq!(store.balance(1).await.expect("no failure"), (CREDIT, 1000));
-        let (turns, ended) = turns_of_others(&store, store.end_run("run", RunState::Cancelled, None)).await;
+        let (turns, ended) = turns_of_others(&store, Box::pin(store.end_run("run", RunState::Cancelled, None))).await;
         assert!(ended.expect("no failure"));
         assert!(turns >= 1000 / ACKNOWLEDGED as u64, "others had the writer {turns} times");
         assert_eq!(store.balance(1).await.expect("no failure"), (CREDIT, 0));
