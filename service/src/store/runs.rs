@@ -621,7 +621,8 @@ mod tests {
         let (store, _committer) = store_with_a_run(&fresh).await;
         fill(&store, "run", "held", 1000).await;
         assert_eq!(store.balance(1).await.expect("no failure"), (CREDIT, 1000));
-        let (turns, ended) = turns_of_others(&store, Box::pin(store.end_run("run", RunState::Cancelled, None))).await;
+        let (turns, ended) =
+            turns_of_others(&store, Box::pin(store.end_run("run", RunState::Cancelled, None))).await;
         assert!(ended.expect("no failure"));
         assert!(turns >= 1000 / ACKNOWLEDGED as u64, "others had the writer {turns} times");
         assert_eq!(store.balance(1).await.expect("no failure"), (CREDIT, 0));
