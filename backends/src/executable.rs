@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 use sha2::{Digest, Sha256};
 
 use crate::objects::objects;
+use crate::startable::executable_path;
 
 /// The identity of the running executable: `build-id:…` or `sha256:…`, in hexadecimal.
 /// Computed once. Linkers leave a build id by default on Linux; hashing is for those that don't (musl, `--build-id=none`).
@@ -40,7 +41,7 @@ pub fn identity_of(program: &fastmap_sandbox::jail::Executable) -> std::io::Resu
 
 /// This executable's file. A jail has no /proc, but the name by which the kernel found the program.
 fn own_file() -> std::io::Result<File> {
-    File::open("/proc/self/exe").or_else(|error| {
+    File::open(executable_path()).or_else(|error| {
         // SAFETY: the kernel leaves there the address of a string that lives as long as the process, or nothing.
         let name = unsafe {
             let name = libc::getauxval(libc::AT_EXECFN) as *const libc::c_char;

@@ -111,7 +111,7 @@ impl Object {
 }
 
 /// Finds the build id among ELF notes: each is three words (name size, content size, type), the name, the content.
-fn build_id(mut notes: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn build_id(mut notes: &[u8]) -> Option<Vec<u8>> {
     const NT_GNU_BUILD_ID: u32 = 3;
     let padded = |size: u32| (size as usize).next_multiple_of(4);
     while notes.len() >= 12 {

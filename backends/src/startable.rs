@@ -1,14 +1,42 @@
 //! Whether this process's executable, started again, comes to fastmap: it does not where fastmap is in a library that
 //! another program has loaded (an extension of an interpreter, a plugin), nor where the loader was started with the
-//! program as its argument. Asked before anything is started.
+//! program as its argument. Asked before anything is started. And by which path it is started again.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use crate::function;
-use crate::objects::{Object, objects};
+use crate::objects::{Object, build_id, objects};
+
+/// Leads to the very file that runs, also when another build has taken its path meanwhile.
+const LINK: &str = "/proc/self/exe";
+
+/// The path by which this process's executable can be opened and started again.
+///
+/// It is the kernel's link, except in a program that another one interprets (valgrind, an emulator of processors): there the
+/// link leads to the interpreter, which answers `readlink` with the path of the program.
+pub(crate) fn executable_path() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| interpreted().unwrap_or_else(|| LINK.into()))
+}
+
+/// The path of this program, where the kernel's link leads elsewhere.
+fn interpreted() -> Option<PathBuf> {
+    let named = std::fs::read_link(LINK).ok()?;
+    let [by_link, by_name] = [Path::new(LINK), &named].map(|path| std::fs::metadata(path).ok());
+    let [by_link, by_name] = [by_link?, by_name?].map(|file| (file.dev(), file.ino()));
+    let file = File::open(&named).ok()?;
+    (by_link != by_name && is_of(&file, objects().first()?)).then_some(named)
+}
+
+/// Whether a file is the one from which an object was loaded, by its headers and the linker's build id.
+fn is_of(file: &File, object: &Object) -> bool {
+    headers_of(file)
+        .is_some_and(|headers| headers == object.headers && build_id_of(file, &headers) == object.build_id)
+}
 
 /// Sees whether workers can be made of this process's executable.
 ///
@@ -37,7 +65,7 @@ impl Object {
 }
 
 fn running() -> String {
-    std::fs::read_link("/proc/self/exe").map_or_else(|_| "?".to_owned(), |path| path.display().to_string())
+    std::fs::read_link(LINK).map_or_else(|_| "?".to_owned(), |path| path.display().to_string())
 }
 
 fn in_a_library(library: &Object) -> String {
@@ -78,7 +106,7 @@ impl Object {
 /// If the file that runs is another loaded object than the program: its loader.
 fn not_by_its_loader(objects: &[Object]) -> Result<(), String> {
     // What can't be read can't be started either, which is said then.
-    let Some(headers) = File::open("/proc/self/exe").ok().and_then(|file| headers_of(&file)) else {
+    let Some(headers) = File::open(executable_path()).ok().and_then(|file| headers_of(&file)) else {
         return Ok(());
     };
     let (program, others) = objects.split_first().ok_or("no object is loaded")?;
@@ -112,6 +140,29 @@ fn headers_of(file: &File) -> Option<Vec<u8>> {
     Some(headers)
 }
 
+/// The build id in an ELF file with these program headers.
+fn build_id_of(file: &File, headers: &[u8]) -> Option<Vec<u8>> {
+    #[cfg(target_pointer_width = "64")]
+    type Header = libc::Elf64_Phdr;
+    #[cfg(target_pointer_width = "32")]
+    type Header = libc::Elf32_Phdr;
+    headers.chunks_exact(size_of::<Header>()).find_map(|header| {
+        // SAFETY: plain numbers, for which any bytes are valid.
+        let header = unsafe { header.as_ptr().cast::<Header>().read_unaligned() };
+        let size = header.p_filesz as usize;
+        if header.p_type != libc::PT_NOTE || size > MOST_NOTES {
+            return None;
+        }
+        let mut notes = vec![0; size];
+        #[allow(clippy::useless_conversion, reason = "it is a smaller number on other machines")]
+        file.read_exact_at(&mut notes, u64::from(header.p_offset)).ok()?;
+        build_id(&notes)
+    })
+}
+
+/// Bytes of notes of an object, of which linkers write less than a hundred.
+const MOST_NOTES: usize = 1 << 20;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,8 +170,16 @@ mod tests {
     #[test]
     fn a_test_program_can_be_started_again_and_its_headers_are_those_of_its_file() {
         assert_eq!(startable(), Ok(()));
-        let file = File::open("/proc/self/exe").expect("this program");
+        let file = File::open(executable_path()).expect("this program");
         assert_eq!(headers_of(&file).expect("an executable"), objects()[0].headers);
+        assert!(is_of(&file, &objects()[0]));
+        let another = File::open("/bin/sh").expect("a shell");
+        assert!(!is_of(&another, &objects()[0]));
+    }
+
+    #[test]
+    fn a_program_that_runs_by_itself_is_started_by_the_link_of_the_kernel() {
+        assert_eq!(executable_path(), Path::new(LINK));
     }
 
     #[test]

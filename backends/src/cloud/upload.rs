@@ -15,6 +15,7 @@ use super::protocol::{BlobStatus, Limits};
 use super::sign::{digest, hexadecimal};
 use super::told::{Notice, Upload};
 use crate::error::BackendError;
+use crate::startable::executable_path;
 
 /// Compresses 300 MB in a second; a program shrinks to a third.
 const LEVEL: i32 = 3;
@@ -41,7 +42,7 @@ fn unreadable(error: &str) -> BackendError {
 
 /// The very file that runs, also when another has taken its path meanwhile.
 fn program() -> io::Result<File> {
-    File::open("/proc/self/exe")
+    File::open(executable_path())
 }
 
 fn hash_program() -> io::Result<(String, u64)> {

@@ -30,6 +30,7 @@ use super::repeats::Words;
 use super::server::Server;
 use super::supervisor::{Watched, block_signals};
 use crate::completion::{Death, DeathCause};
+use crate::startable::executable_path;
 
 /// Begins to start the workers that were asked for, as many as may be now; false if there are none. What prevents a start
 /// is told to the pool.
@@ -256,7 +257,7 @@ fn pipes() -> io::Result<(Output, Output)> {
 
 /// The command that starts this very program as a worker.
 fn own_program(shared: &Shared, marker: &Marker) -> Command {
-    let program = shared.options.program.clone().unwrap_or_else(|| "/proc/self/exe".into());
+    let program = shared.options.program.clone().unwrap_or_else(|| executable_path().to_owned());
     // No `pre_exec`: with it std would fork, which takes 20 ms for a host of 1 GB; without, it uses posix_spawn.
     let mut command = Command::new(program);
     command

@@ -245,6 +245,23 @@ fn a_profiler_that_is_preloaded_profiles_workers() {
     assert!(profiles > 1, "{profiles}");
 }
 
+/// Which file the kernel runs for a program that another one interprets is that one: workers are the program all the same.
+#[test]
+fn workers_of_a_program_under_valgrind_are_the_program() {
+    if !Command::new("valgrind").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        println!("skipped: it takes valgrind");
+        return;
+    }
+    for traced in [&[][..], &["--trace-children=yes", "--child-silent-after-fork=yes"]] {
+        let mut command = program("valgrind");
+        command.args(["-q", "--error-exitcode=99"]).args(traced);
+        command.args([env!("CARGO_BIN_EXE_host"), "squares", "200"]);
+        let ended = ended(&mut command);
+        let report = Report::read(&ended.stdout);
+        assert_eq!((report.answers, report.good), (200, 200), "{ended:#?}");
+    }
+}
+
 #[test]
 fn a_limit_of_file_sizes_is_named() {
     let mut command = program("sh");
