@@ -19,6 +19,13 @@ const MOST: usize = 1024;
 
 type Header = FileHeader64<LittleEndian>;
 
+/// How a program is built that needs neither loader nor libraries.
+const STATICALLY: &str = if cfg!(target_arch = "aarch64") {
+    "rustup target add aarch64-unknown-linux-musl, then cargo build --release --target aarch64-unknown-linux-musl"
+} else {
+    "rustup target add x86_64-unknown-linux-musl, then cargo build --release --target x86_64-unknown-linux-musl"
+};
+
 /// Why a file is not one that this machine can run. The message is made to be shown to who sent the file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -45,13 +52,21 @@ pub enum Unfit {
     /// Its headers contradict themselves.
     #[error("the executable is damaged: {0}")]
     Damaged(String),
-    /// It wants to be started by a loader that is none of this machine's.
-    #[error("the executable needs the loader {0}, which this machine does not have")]
-    Loader(String),
+    /// Its loader does not exist on this machine, or not in a jail.
+    #[error(
+        "the executable asks for the loader {loader}, and jails here have {known}; link it for one of these, or \
+         statically, which needs no loader: {STATICALLY}"
+    )]
+    Loader {
+        /// The path that it asks for.
+        loader: String,
+        /// Paths of the loaders that a jail can have.
+        known: String,
+    },
     /// A library is not here.
     #[error(
         "the executable needs the library {library} (for {wanted_by}), which this machine does not have; link it \
-         statically"
+         statically: {STATICALLY}"
     )]
     Library {
         /// Its name.
@@ -62,7 +77,7 @@ pub enum Unfit {
     /// A library is too old here.
     #[error(
         "the executable needs {version} of {library}, and this machine has {newest}; build it on an older system, or \
-         for a musl target"
+         without the system's C library: {STATICALLY}"
     )]
     Version {
         /// The library.
@@ -160,14 +175,14 @@ impl Elf {
     /// Whether `library`, which is to be the one of that name, has all versions that this file needs of it.
     ///
     /// # Errors
-    /// Names the first that is missing.
+    /// Names the newest that is missing: a library that has it has the others.
     pub fn accepts(&self, name: &str, library: &Elf) -> Result<(), Unfit> {
         let missing = |version: &&String| !library.offers.is_empty() && !library.offers.contains(version);
-        let Some(version) = self.versions.get(name).into_iter().flatten().find(missing) else {
+        let needed = self.versions.get(name).into_iter().flatten();
+        let Some(version) = needed.filter(missing).max_by_key(|version| numbers(version)) else {
             return Ok(());
         };
-        let family = version.split('_').next().unwrap_or_default();
-        let of_family = library.offers.iter().filter(|offer| offer.split('_').next() == Some(family));
+        let of_family = library.offers.iter().filter(|offer| family(offer) == family(version));
         let newest = of_family.max_by_key(|offer| numbers(offer));
         Err(Unfit::Version {
             library: name.to_owned(),
@@ -252,8 +267,13 @@ fn bounded(count: usize) -> Result<(), Unfit> {
     if count > MOST { Err(Unfit::Damaged(format!("more than {MOST} names of one kind"))) } else { Ok(()) }
 }
 
+/// `GLIBC` of `GLIBC_2.36`.
+pub(crate) fn family(version: &str) -> &str {
+    version.split('_').next().unwrap_or_default()
+}
+
 /// `GLIBC_2.9` comes before `GLIBC_2.36`.
-fn numbers(version: &str) -> Vec<u32> {
+pub(crate) fn numbers(version: &str) -> Vec<u32> {
     version.split(['_', '.']).filter_map(|part| part.parse().ok()).collect()
 }
 

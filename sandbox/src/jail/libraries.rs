@@ -33,10 +33,11 @@ impl Executable {
         if let Some(loader) = &elf.interpreter {
             let known = LOADERS.iter().any(|known| loader == Path::new(known)) && loader.is_file();
             if !known {
-                return Err(Unfit::Loader(loader.display().to_string()));
+                return Err(unknown_loader(loader));
             }
             files.push(loader.clone());
-            files.extend(libraries(&elf)?);
+            let musl = loader.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ld-musl-"));
+            files.extend(libraries(&elf, if musl { MUSL } else { GNU })?);
         }
         Ok(Executable { path: path.to_owned(), elf, files })
     }
@@ -57,31 +58,76 @@ impl Executable {
     }
 }
 
+fn unknown_loader(loader: &Path) -> Unfit {
+    let known: Vec<&str> = LOADERS.into_iter().filter(|known| Path::new(known).is_file()).collect();
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(" and ") };
+    Unfit::Loader { loader: loader.display().to_string(), known }
+}
+
 /// All libraries that are needed, directly or by another one, each checked against who needs it.
-fn libraries(program: &Elf) -> Result<Vec<PathBuf>, Unfit> {
+fn libraries(program: &Elf, search: Search) -> Result<Vec<PathBuf>, Unfit> {
     let mut found: BTreeMap<String, (PathBuf, Elf)> = BTreeMap::new();
     let mut waiting: VecDeque<(String, Elf)> = [("itself".to_owned(), program.clone())].into();
+    let mut too_old: Option<Unfit> = None;
     while let Some((wanted_by, elf)) = waiting.pop_front() {
-        for name in &elf.needed {
+        for name in elf.needed.iter().filter(|name| !search.has(name)) {
             if !found.contains_key(name) {
                 let missing = || Unfit::Library { library: name.clone(), wanted_by: wanted_by.clone() };
-                let path = find(name).ok_or_else(missing)?;
+                let path = search.find(name).ok_or_else(missing)?;
                 let library = elf::read(&path)?;
                 waiting.push_back((name.clone(), library.clone()));
                 found.insert(name.clone(), (path, library));
             }
-            elf.accepts(name, &found[name].1)?;
+            if let Err(unfit) = elf.accepts(name, &found[name].1)
+                && too_old.as_ref().is_none_or(|before| is_newer(&unfit, before))
+            {
+                too_old = Some(unfit);
+            }
         }
+    }
+    if let Some(unfit) = too_old {
+        return Err(unfit);
     }
     Ok(found.into_values().map(|(path, _)| path).collect())
 }
 
-/// A name with a folder in it would lead out of the list: there is none of that name.
-fn find(name: &str) -> Option<PathBuf> {
-    if name.contains('/') || name.starts_with('.') {
-        return None;
+/// Whether both name versions of one family (of the C library, say), of which the first is the newer one.
+fn is_newer(unfit: &Unfit, before: &Unfit) -> bool {
+    match (unfit, before) {
+        (Unfit::Version { version, .. }, Unfit::Version { version: before, .. }) => {
+            elf::family(version) == elf::family(before) && elf::numbers(version) > elf::numbers(before)
+        }
+        _ => false,
     }
-    world::LIBRARIES.iter().map(|folder| Path::new(folder).join(name)).find(|path| path.is_file())
+}
+
+/// How a loader finds libraries in a jail, where no file tells it of more folders.
+#[derive(Clone, Copy)]
+struct Search {
+    /// In this order.
+    folders: &'static [&'static str],
+    /// Libraries that are in the loader itself, without `lib` and what follows the first dot.
+    built_in: &'static [&'static str],
+}
+
+const GNU: Search = Search { folders: &world::LIBRARIES, built_in: &[] };
+/// Another C library's: what is in the folders of the first one would be loaded beside a second C library.
+const MUSL: Search =
+    Search { folders: &["/lib", "/usr/lib"], built_in: &["c", "pthread", "rt", "m", "dl", "util", "xnet"] };
+
+impl Search {
+    fn has(self, name: &str) -> bool {
+        let stem = name.strip_prefix("lib").and_then(|name| name.split_once('.'));
+        stem.is_some_and(|(stem, _)| self.built_in.contains(&stem))
+    }
+
+    /// A name with a folder in it would lead out of the list: there is none of that name.
+    fn find(self, name: &str) -> Option<PathBuf> {
+        if name.contains('/') || name.starts_with('.') {
+            return None;
+        }
+        self.folders.iter().map(|folder| Path::new(folder).join(name)).find(|path| path.is_file())
+    }
 }
 
 #[cfg(test)]
@@ -99,7 +145,32 @@ mod tests {
     #[test]
     fn no_name_leads_out_of_the_library_folders() {
         for name in ["../etc/passwd", "/etc/passwd", "..", ".", "libnone.so.99"] {
-            assert_eq!(find(name), None, "{name}");
+            assert_eq!(GNU.find(name), None, "{name}");
+            assert_eq!(MUSL.find(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn the_loader_of_musl_is_its_c_library_and_needs_no_file_of_another() {
+        for name in ["libc.so", "libc.musl-x86_64.so.1", "libpthread.so.0", "libm.so.6"] {
+            assert!(MUSL.has(name) && !GNU.has(name), "{name}");
+        }
+        for name in ["libgcc_s.so.1", "libcrypto.so.3", "c.so", "libc"] {
+            assert!(!MUSL.has(name), "{name}");
+        }
+        let elf = Elf { needed: vec!["libc.so".to_owned()], ..Elf::default() };
+        assert_eq!(libraries(&elf, MUSL), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn of_several_versions_that_are_missing_the_newest_is_named() {
+        let program = |versions: &[&str]| Elf {
+            needed: vec!["libc.so.6".to_owned()],
+            versions: [("libc.so.6".to_owned(), versions.iter().map(|&v| v.to_owned()).collect())].into(),
+            ..Elf::default()
+        };
+        let unfit = libraries(&program(&["GLIBC_2.98", "GLIBC_2.100", "GLIBC_ABI_NEW", "GLIBC_2.99"]), GNU);
+        let text = unfit.expect_err("no such version is here").to_string();
+        assert!(text.contains("needs GLIBC_2.100 of libc.so.6"), "{text}");
     }
 }

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use fastmap_backends::cloud::Locale;
 use fastmap_backends::local::{Budget, CpuTimes, Jailed, Relay};
 use fastmap_backends::{BackendError, Local, LocalOptions};
-use fastmap_sandbox::jail::{Jail, Limits, Program, Scratch};
+use fastmap_sandbox::elf::Unfit;
+use fastmap_sandbox::jail::{Executable, Jail, Limits, Program, Scratch};
 use log::LevelFilter;
 
 /// Bytes of lines of one worker that are passed on at once, and each second.
@@ -54,6 +55,12 @@ pub trait Launch: Send + Sync + Debug {
 
     /// What confines the workers, in a few words.
     fn describe(&self) -> String;
+
+    /// Whether an uploaded executable finds its loader and libraries here, in the versions that it needs. Nothing is run.
+    ///
+    /// # Errors
+    /// In words for the client that has sent it.
+    fn examine(&self, executable: &Path) -> Result<(), Unfit>;
 
     /// A pool that has no workers yet. Dropping it and its runs ends its workers.
     ///
@@ -170,6 +177,10 @@ impl Launch for InJails {
         self.jail.describe()
     }
 
+    fn examine(&self, executable: &Path) -> Result<(), Unfit> {
+        Executable::examine(executable).map(drop)
+    }
+
     fn pool(&self, request: PoolRequest<'_>) -> Result<Workers, BackendError> {
         let refused =
             |error: io::Error| BackendError::Other(format!("the program can't be started: {error}"));
@@ -201,6 +212,11 @@ impl Launch for Unconfined {
 
     fn describe(&self) -> String {
         "no jail".to_owned()
+    }
+
+    /// The loader finds libraries by rules of its own here (variables, paths in the executable): it says what is missing.
+    fn examine(&self, _executable: &Path) -> Result<(), Unfit> {
+        Ok(())
     }
 
     fn pool(&self, request: PoolRequest<'_>) -> Result<Workers, BackendError> {

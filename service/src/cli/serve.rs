@@ -79,18 +79,20 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
         false => None,
     };
     let (events, roster) = (Events::default(), Roster::default());
-    let (dispatch, agent): (Arc<dyn Dispatch>, _) = match (nats, launch) {
-        (Some(nats), _) => (Arc::new(sender(&args, &nats, &roster, &events).await?), None),
-        (None, launch) => {
+    let (dispatch, agent): (Arc<dyn Dispatch>, _) = match nats {
+        Some(nats) => (Arc::new(sender(&args, &nats, &roster, &events).await?), None),
+        None => {
             let dispatch = Arc::new(Embedded::new(config.slots(), AGENT_LEASE));
-            let agent = launch.map(|launch| agent_inside(launch, &dispatch, &config, &events, &roster));
+            let agent =
+                launch.clone().map(|launch| agent_inside(launch, &dispatch, &config, &events, &roster));
             (dispatch, agent)
         }
     };
     let (listen, tls, grace) = (config.listen, config.tls.clone(), config.grace);
     let head_time = config.head_time;
     let metrics = start_metrics()?;
-    let gateway = Gateway::new(Parts { config, store, service_key, dispatch, events, roster, metrics });
+    let gateway =
+        Gateway::new(Parts { config, store, service_key, dispatch, launch, events, roster, metrics });
     gateway.recover().await.context("cannot take up what the last process left")?;
 
     let listener = TcpListener::bind(listen).with_context(|| format!("cannot listen at {listen}"))?;

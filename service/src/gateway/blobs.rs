@@ -18,6 +18,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use fastmap_backends::cloud::{BlobStatus, Problem, ProblemCode, hexadecimal, is_digest};
+use fastmap_sandbox::elf::Unfit;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
@@ -28,7 +29,7 @@ use utoipa::IntoParams;
 use super::auth::Caller;
 use super::problem::{Refusal, disk, refuse};
 use super::{Gateway, Reply};
-use crate::agent::check_executable;
+use crate::agent::{Launch, check_executable};
 use crate::store::{BEGUN, Begun, Blob, Kind, Part, now_ms, on_disk};
 
 /// Parts of an upload that nobody goes on with are kept for so long; and what a service has left that was killed while it
@@ -304,6 +305,7 @@ fn unpack(
     hash: &str,
     target: &Path,
     most: u64,
+    launch: Option<&dyn Launch>,
 ) -> Result<(NamedTempFile, Blob), Refusal> {
     let unreadable = |error: &io::Error| {
         refuse(ProblemCode::InvalidBody, format!("the upload is no zstd frame that is whole: {error}"))
@@ -334,11 +336,13 @@ fn unpack(
     if found != hash {
         return Err(refuse(ProblemCode::HashMismatch, format!("what was uploaded hashes to {found}")));
     }
+    let unfit = |unfit: Unfit| refuse(ProblemCode::NotExecutable, unfit.to_string());
     let identity = match kind {
-        Kind::Executable => Some(
-            check_executable(unpacked.path(), hash)
-                .map_err(|unfit| refuse(ProblemCode::NotExecutable, unfit.to_string()))?,
-        ),
+        Kind::Executable => {
+            let identity = check_executable(unpacked.path(), hash).map_err(unfit)?;
+            launch.map_or(Ok(()), |launch| launch.examine(unpacked.path())).map_err(unfit)?;
+            Some(identity)
+        }
         Kind::Context => None,
     };
     // In a jail it is another user that runs it; the folder here is closed to all others.
@@ -396,8 +400,9 @@ impl Gateway {
         let Upload { kind, account, hash, path } = *upload;
         let target = self.blob_file(kind, hash);
         let (path, name) = (path.to_owned(), hash.to_owned());
+        let launch = self.launch.clone();
         let blob = blocking(move || {
-            let (unpacked, blob) = unpack(kind, &path, &name, &target, most)?;
+            let (unpacked, blob) = unpack(kind, &path, &name, &target, most, launch.as_deref())?;
             // Another account may have brought the same; it is the same, by its hash.
             unpacked.persist(target).map_err(|error| disk(&error.error))?;
             Ok::<_, Refusal>(blob)

@@ -34,6 +34,7 @@ use tokio::sync::Notify;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::activity::Activity;
+use crate::agent::Launch;
 use crate::config::Config;
 use crate::dashboard::{self, Dashboard, sign_in};
 use crate::dispatch::{Dispatch, RunSpec};
@@ -64,6 +65,7 @@ pub struct Gateway {
     spool: Spool,
     pub(crate) service_key: ServiceKey,
     dispatch: Arc<dyn Dispatch>,
+    launch: Option<Arc<dyn Launch>>,
     pub(crate) events: Events,
     pub(crate) activity: Activity,
     pub(crate) roster: Roster,
@@ -96,6 +98,8 @@ pub struct Parts {
     pub service_key: ServiceKey,
     /// Where work goes.
     pub dispatch: Arc<dyn Dispatch>,
+    /// What starts workers in this process; `None`: agents elsewhere do, which look at a program when they get it.
+    pub launch: Option<Arc<dyn Launch>>,
     /// Where the agent writes what workers print.
     pub events: Events,
     /// Where agents say what they have in hand.
@@ -111,7 +115,7 @@ const STOPPING: u8 = 2;
 impl Gateway {
     /// A gateway that nobody talks to yet. To be called within a runtime.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { config, store, service_key, dispatch, events, roster, metrics } = parts;
+        let Parts { config, store, service_key, dispatch, launch, events, roster, metrics } = parts;
         Arc::new(Gateway {
             activity: Activity::new(store.clone()),
             dashboard: Dashboard::default(),
@@ -137,6 +141,7 @@ impl Gateway {
             store,
             service_key,
             dispatch,
+            launch,
             events,
             roster,
             metrics,

@@ -9,7 +9,7 @@ use fastmap_backends::cloud::{Answer, LogPage, PartOutcome, Problem, RunInfo, di
 use fastmap_backends::{DeathCause, MemoryLimit};
 
 use crate::client::{Client, batch, open_run, results, to_json};
-use crate::server::{LIMIT, Server, until, worker};
+use crate::server::{LIMIT, Server, until};
 
 /// How the only item of an answer was lost.
 #[track_caller]
@@ -52,24 +52,6 @@ fn programs_that_do_their_worst_are_ended_by_name_and_the_neighbour_works_on() {
     assert!(page.lines.iter().any(|line| told(&line.text)), "{:?}", page.lines.last());
     results(&worst.batch(&run, 9, &["e"]), 1);
     server.audit();
-}
-
-#[test]
-fn a_program_that_needs_a_newer_glibc_is_told_what_is_here() {
-    let server = Server::start_jailed(&[]);
-    let client = server.tenant("a", "1000");
-    let mut program = std::fs::read(worker()).expect("it is there");
-    let name = b"\0GLIBC_2.34\0";
-    let at = program.windows(name.len()).position(|bytes| bytes == name).expect("it needs it");
-    program[at..at + name.len()].copy_from_slice(b"\0GLIBC_2.99\0");
-    let newer = client.upload("executables", &program, 8 << 20);
-    let reply = client.call("POST", "/runs", &to_json(&open_run(&newer, "obey")));
-    let detail = reply.problem("worker_failed").detail;
-    assert!(
-        detail.contains("needs GLIBC_2.99 of libc.so.6, and this machine has up to GLIBC_2."),
-        "{detail}"
-    );
-    assert_eq!(client.balance(), 1_000_000_000);
 }
 
 /// The head of a signed request with that body, which is still to be sent.

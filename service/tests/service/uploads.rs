@@ -1,5 +1,7 @@
 //! Uploads: resumed, and refused for what they are.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use fastmap_backends::cloud::{BlobStatus, digest};
@@ -262,4 +264,75 @@ fn a_file_that_no_account_has_is_gone_after_the_next_start() {
         let left = std::fs::read_dir(contexts).expect("a folder").count();
         assert_eq!(left, 1, "what is the account's stays, and all else goes");
     }
+}
+
+/// A program that does nothing, made by the C compiler with these arguments.
+fn compiled(folder: &Path, name: &str, source: &str, arguments: &[&str]) -> PathBuf {
+    let (text, program) = (folder.join(format!("{name}.c")), folder.join(name));
+    std::fs::write(&text, source).expect("room");
+    let status = Command::new("cc").arg(&text).arg("-o").arg(&program).args(arguments).status();
+    assert!(status.expect("a C compiler").success(), "{name}");
+    program
+}
+
+/// Programs that are built on a newer distribution, or on one whose loader is elsewhere: each is refused when it is uploaded,
+/// with what it needs and what to do.
+#[test]
+fn a_program_of_another_distribution_is_refused_at_its_upload_with_what_it_needs() {
+    let server = Server::start_jailed(&[]);
+    let client = server.tenant("a", "1000");
+    let refused = |program: &Path| {
+        let bytes = std::fs::read(program).expect("it was built");
+        let packed = zstd::bulk::compress(&bytes, 1).expect("memory");
+        let hash = digest(&bytes);
+        let target = format!("/executables/{hash}?offset=0&total={}", packed.len());
+        let detail = client.call("PUT", &target, &packed).problem("not_executable").detail;
+        assert!(!is_there(&client, "executables", &hash), "it is kept");
+        detail
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let advice = format!("cargo build --release --target {}-unknown-linux-musl", std::env::consts::ARCH);
+
+    // The C library of a system that does not exist yet.
+    std::fs::write(folder.join("versions"), "GLIBC_2.98 { older; };\nGLIBC_2.99 { newer; } GLIBC_2.98;\n")
+        .expect("room");
+    let script = format!("-Wl,--version-script={}", folder.join("versions").display());
+    let source = "int newer(void) { return 0; } int older(void) { return 0; }";
+    let library =
+        compiled(folder, "newer.so", source, &["-shared", "-fPIC", "-Wl,-soname,libc.so.6", &script]);
+    let source = "int newer(void); int older(void); int main(void) { return newer() + older(); }";
+    let newer = compiled(folder, "newer", source, &[library.to_str().expect("text")]);
+    let detail = refused(&newer);
+    assert!(
+        detail.contains("needs GLIBC_2.99 of libc.so.6, and this machine has up to GLIBC_2."),
+        "{detail}"
+    );
+    assert!(detail.ends_with(&advice), "{detail}");
+
+    // The loader of a system that has none of the usual folders.
+    let loader = "/nix/store/00000000000000000000000000000000-glibc-2.40/lib/ld-linux.so.2";
+    let elsewhere = "int main(void) { return 0; }";
+    let elsewhere = compiled(folder, "elsewhere", elsewhere, &[&format!("-Wl,--dynamic-linker={loader}")]);
+    let detail = refused(&elsewhere);
+    assert!(detail.contains(&format!("asks for the loader {loader}, and jails here have /lib")), "{detail}");
+    assert!(detail.ends_with(&advice), "{detail}");
+
+    // A library that is not here.
+    let missing = compiled(
+        folder,
+        "libmissing.so",
+        "int absent(void) { return 0; }",
+        &["-shared", "-fPIC", "-Wl,-soname,libmissing.so"],
+    );
+    let needs = "int absent(void); int main(void) { return absent(); }";
+    let needs = compiled(folder, "needs", needs, &[missing.to_str().expect("text")]);
+    let detail = refused(&needs);
+    assert!(detail.contains("needs the library libmissing.so (for itself)"), "{detail}");
+    assert!(detail.ends_with(&advice), "{detail}");
+
+    // And what needs none of them is taken.
+    let alone = compiled(folder, "alone", "int main(void) { return 0; }", &["-static-pie", "-fPIE"]);
+    let alone = client.upload("executables", &std::fs::read(alone).expect("it was built"), 1 << 20);
+    assert!(is_there(&client, "executables", &alone));
 }
