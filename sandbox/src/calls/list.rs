@@ -57,6 +57,9 @@ const fn apart(what: &'static str, local: Answer, jail: Answer, calls: &'static 
 /// Landlock alone.
 pub(crate) const ASKED: u64 = 0x6661_7374_6d61_7000;
 
+/// A number of another type with each C library.
+const PRIO_PROCESS: u32 = libc::PRIO_PROCESS as _;
+
 /// Flags of `openat` that ask for more than reading (with them a file is made, or can be written to).
 pub(crate) const WRITING: [i32; 4] = [libc::O_WRONLY, libc::O_RDWR, libc::O_CREAT, libc::O_TRUNC];
 
@@ -261,7 +264,7 @@ pub(crate) const LIST: &[Group] = &[
     ),
     both(
         "the calling thread's priority",
-        Only(&[OneOf(0, &[libc::PRIO_PROCESS]), OneOf(1, &[0])]),
+        Only(&[OneOf(0, &[PRIO_PROCESS]), OneOf(1, &[0])]),
         &[calls! { SYS_setpriority }],
     ),
     both(

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use fastmap_backends::cloud::{Answer, LogPage, PartOutcome, Problem, RunInfo, digest};
 use fastmap_backends::{DeathCause, MemoryLimit};
 
-use crate::client::{Client, batch, open_run, results, to_json};
+use crate::client::{Client, batch, results};
 use crate::server::{LIMIT, Server, until};
 
 /// How the only item of an answer was lost.

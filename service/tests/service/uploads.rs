@@ -301,8 +301,8 @@ fn a_program_of_another_distribution_is_refused_at_its_upload_with_what_it_needs
     let source = "int newer(void) { return 0; } int older(void) { return 0; }";
     let library =
         compiled(folder, "newer.so", source, &["-shared", "-fPIC", "-Wl,-soname,libc.so.6", &script]);
-    let source = "int newer(void); int older(void); int main(void) { return newer() + older(); }";
-    let newer = compiled(folder, "newer", source, &[library.to_str().expect("text")]);
+    let source = "int newer(void); int older(void); void _start(void) { newer(); older(); for (;;); }";
+    let newer = compiled(folder, "newer", source, &["-nostdlib", library.to_str().expect("text")]);
     let detail = refused(&newer);
     assert!(
         detail.contains("needs GLIBC_2.99 of libc.so.6, and this machine has up to GLIBC_2."),
