@@ -244,11 +244,13 @@ pub struct Readiness {
     pub quote: Option<Quote>,
     /// Bytes that are still to be uploaded, about.
     pub upload_left: u64,
+    /// For how long no answer of use has come from where batches run, which may stand still; zero where all is well.
+    pub silent: Duration,
 }
 
 impl Default for Readiness {
     fn default() -> Self {
-        Readiness { ready: true, quote: None, upload_left: 0 }
+        Readiness { ready: true, quote: None, upload_left: 0, silent: Duration::ZERO }
     }
 }
 

@@ -110,6 +110,8 @@ impl Account {
                 let place = if *side == Side::Local { "here" } else { "in the service" };
                 self.say(at, &format!("{} {place}", counted(u64::from(*workers), "worker")));
             }
+            Event::Silent => self.say(at, "the service gives no answer: what it has is done here as well"),
+            Event::Heard => self.say(at, "the service answers again"),
             Event::Gone { why } => self.say(at, &format!("the service is left: {why}")),
         }
     }

@@ -238,6 +238,20 @@ impl Held {
         home
     }
 
+    /// Takes back what a side alone has of a batch that can't be copied: what it is called there, and what is given back.
+    pub(super) fn withdraw(&mut self, id: u64, side: Side) -> Option<(Cancel, Vec<Completion>)> {
+        let at = side as usize;
+        let alone =
+            |out: &Out| !out.names[at].is_empty() && out.names[side.other() as usize].is_empty();
+        let mut found = self.out.range((BatchId(id), 0)..=(BatchId(id), u64::MAX));
+        let (key, out) = found.find(|(_, out)| alone(out))?;
+        let key = *key;
+        let back = out.owed[at].iter().map(|(first, items)| out.given_back(key.0, *first, *items)).collect();
+        let cancel = self.ends(key, side)?;
+        self.forget_if_over(key);
+        Some((cancel, back))
+    }
+
     /// A side has nothing to do with a batch any more.
     fn ends(&mut self, key: Key, side: Side) -> Option<Cancel> {
         let out = self.out.get_mut(&key)?;

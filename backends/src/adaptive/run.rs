@@ -20,6 +20,8 @@ use crate::{Backend, Capacity, ItemCost, Quote, Readiness, Run, counted, in_cred
 
 /// While both have something, each is looked at in turn so often. A look takes microseconds.
 const TURN: Duration = Duration::from_millis(1);
+/// A service of which nothing good was heard for so long is taken to stand still.
+const SILENT: Duration = Duration::from_secs(3);
 /// Credits in a millionth.
 const MICRO: f64 = 1e-6;
 
@@ -143,6 +145,10 @@ impl AdaptiveRun {
     /// What the service has said since.
     fn look(&mut self) {
         let Some(cloud) = &mut self.cloud else { return };
+        if matches!(self.policy.link(), Link::Ready | Link::Left { .. }) {
+            let silent = cloud.readiness().silent;
+            return self.listen(silent);
+        }
         if !matches!(self.policy.link(), Link::Probing | Link::Opening { .. }) {
             return;
         }
@@ -168,6 +174,24 @@ impl AdaptiveRun {
         } else if readiness.upload_left != self.upload_left {
             self.upload_left = readiness.upload_left;
             self.see(Event::Uploading { left: readiness.upload_left });
+        }
+    }
+
+    /// The service has given no answer of use for so long.
+    fn listen(&mut self, silent: Duration) {
+        match (self.policy.is_silent(), silent > SILENT) {
+            (false, true) => {
+                self.see(Event::Silent);
+                self.tell(|| {
+                    let seconds = silent.as_secs();
+                    format!("no answer from the service for {seconds} s: what it has is done here as well")
+                });
+            }
+            (true, false) => {
+                self.see(Event::Heard);
+                self.tell(|| "the service answers again".to_owned());
+            }
+            _ => {}
         }
     }
 
@@ -326,16 +350,41 @@ impl AdaptiveRun {
         let cloud_idle =
             there.is_some_and(|there| there.batches > 0 && self.held.count(Side::Cloud) < there.workers);
         let at = self.now();
-        let Some(repeat) = self.policy.repeat(at, local_idle, cloud_idle) else { return };
-        let Repeat { batch, to, pieces } = repeat;
-        let free = match to {
+        let Some(mut repeat) = self.policy.repeat(at, local_idle, cloud_idle) else { return };
+        let free = match repeat.to {
             Side::Local => here.batches,
             Side::Cloud => there.map_or(0, |there| there.batches),
         };
-        let pieces = pieces.min(u32::try_from(free).unwrap_or(u32::MAX));
-        let Some(copies) = self.held.copy(batch, to, pieces) else {
-            return self.policy.not_repeated(batch);
-        };
+        repeat.pieces = repeat.pieces.min(u32::try_from(free).unwrap_or(u32::MAX));
+        if !self.copy(repeat, "lag") {
+            self.policy.not_repeated(repeat.batch);
+        }
+    }
+
+    /// What a service has that gives no answer is done here as places come free, before anything that is not begun.
+    fn rescue(&mut self) {
+        while self.policy.is_silent() && self.local.capacity().batches > 0 {
+            let Some(repeat) = self.policy.rescue() else { return };
+            if self.copy(repeat, "get no answer") {
+                continue;
+            }
+            // What is under suspicion, or in parts, has no copy.
+            let Some((cancel, back)) = self.held.withdraw(repeat.batch, Side::Cloud) else {
+                self.policy.not_repeated(repeat.batch);
+                continue;
+            };
+            let items = cancel.items;
+            self.cancel_there(cancel);
+            self.see(Event::Back { batch: repeat.batch, side: Side::Cloud, items, lost: false });
+            self.hand_out(back.into_iter().map(|completion| (Side::Local, completion)));
+        }
+    }
+
+    /// Does a batch a second time, for that reason. Whether there is a copy of it, and the other side has taken that.
+    fn copy(&mut self, repeat: Repeat, why: &str) -> bool {
+        let at = self.now();
+        let Repeat { batch, to, pieces } = repeat;
+        let Some(copies) = self.held.copy(batch, to, pieces) else { return false };
         let count =
             |sum: (u32, u64), copy: &Batch| (sum.0 + copy.items(), sum.1 + copy.payload().len() as u64);
         let (items, bytes) = copies.iter().fold((0, 0), count);
@@ -350,7 +399,7 @@ impl AdaptiveRun {
                 if let Some(cancel) = self.held.uncopied(name, to) {
                     self.cancel_there(cancel);
                 }
-                return self.policy.not_repeated(batch);
+                return false;
             }
         }
         self.repeated += 1;
@@ -358,8 +407,9 @@ impl AdaptiveRun {
         self.see(Event::Sent { batch, side: to, first, items, bytes });
         self.tell(|| {
             let place = if to == Side::Local { "here" } else { "in the service" };
-            format!("items {first}..{} lag, and are done {place} as well", first + u64::from(items))
+            format!("items {first}..{} {why}, and are done {place} as well", first + u64::from(items))
         });
+        true
     }
 }
 
@@ -425,6 +475,7 @@ impl Run for AdaptiveRun {
 
     fn poll(&mut self, deadline: Instant) -> Result<Option<Completion>, BackendError> {
         loop {
+            self.rescue();
             if let Some(completion) = self.ready.pop_front() {
                 return Ok(Some(completion));
             }

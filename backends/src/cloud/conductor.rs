@@ -26,6 +26,8 @@ use crate::local::{LogRecord, Relay, Stream};
 pub(super) const ACKS: usize = 256;
 const MOST_ACKS: usize = 10_000;
 const ACK: Duration = Duration::from_secs(1);
+/// A batch that could not be cancelled is cancelled after so long.
+const CANCEL: Duration = Duration::from_secs(1);
 /// How often lines of workers are fetched while batches are under way.
 const LINES: Duration = Duration::from_secs(1);
 /// Pages of lines that are fetched at a time; a page has 1000.
@@ -242,6 +244,8 @@ impl Conductor {
     fn tend(&mut self, limits: Limits) -> Result<(), Stop> {
         let shared = Arc::clone(&self.shared);
         let (mut acked, mut fetched, mut openings) = (Instant::now(), Instant::now(), 0);
+        // Before then no batch is cancelled.
+        let mut cancels = acked;
         loop {
             let mut state = shared.lock();
             if state.end.is_some() {
@@ -271,13 +275,16 @@ impl Conductor {
                 _ => Some(acked + ACK),
             };
             let look = (state.in_flight > 0 || fetched < acked).then_some(fetched + LINES);
-            let unwanted = std::mem::take(&mut state.to_cancel);
-            if !unwanted.is_empty() {
+            if !state.to_cancel.is_empty() && cancels <= now {
+                let unwanted = std::mem::take(&mut state.to_cancel);
                 drop(state);
-                self.cancel(&opened, &unwanted);
+                if !self.cancel(&opened, &unwanted) {
+                    cancels = Instant::now() + CANCEL;
+                }
                 continue;
             }
-            let due = [Some(beat), ack, look].into_iter().flatten().min().unwrap_or(beat);
+            let again = (!state.to_cancel.is_empty()).then_some(cancels);
+            let due = [Some(beat), ack, look, again].into_iter().flatten().min().unwrap_or(beat);
             if due > now {
                 let wait = (due - now).max(LEAST_WAIT);
                 drop(shared.news.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner));
@@ -349,6 +356,7 @@ impl Conductor {
         body: Option<&impl serde::Serialize>,
     ) -> Option<T> {
         let link = &self.shared.link;
+        let began = Instant::now();
         match link.http.ask(By::Short, method, target, body) {
             Ok((answer, took)) => {
                 link.good();
@@ -356,7 +364,7 @@ impl Conductor {
                 Some(answer)
             }
             Err(failure) => {
-                link.bad(&failure);
+                link.bad(&failure, began);
                 log::debug!("{method} {target}: {}", super::retry::words(&failure));
                 None
             }
@@ -383,16 +391,22 @@ impl Conductor {
         }
     }
 
-    /// Nobody waits for these batches any more: they are ended, and have no charge of their own. Where the service does not hear of it, they
-    /// are answered and charged as if nothing had been said.
-    fn cancel(&self, opened: &Opened, seqs: &[u64]) {
-        for seq in seqs {
+    /// Nobody waits for these batches any more: they are ended, and have no charge of their own. Until the service has heard of it, they
+    /// are answered and charged as if nothing had been said: what it has not heard is said again. Whether it has heard all.
+    fn cancel(&self, opened: &Opened, seqs: &[u64]) -> bool {
+        for (at, seq) in seqs.iter().enumerate() {
             let target = format!("/runs/{}/batches/{seq}", opened.run);
-            let _told: Option<BatchCancelled> = self.mention("DELETE", &target, None::<&()>);
-            if self.shared.lock().end.is_some() {
-                return;
+            let told: Option<BatchCancelled> = self.mention("DELETE", &target, None::<&()>);
+            let mut state = self.shared.lock();
+            if state.end.is_some() {
+                return true;
+            }
+            if told.is_none() {
+                state.cancel_again(&seqs[at..]);
+                return false;
             }
         }
+        true
     }
 
     fn acknowledge(&self, opened: &Opened, seqs: Vec<u64>) {

@@ -106,6 +106,16 @@ pub(super) enum Failure {
     Unreadable(String),
 }
 
+impl Failure {
+    /// Whether the connection is there and takes requests, and nothing comes back: whatever answers at the other end stands
+    /// still. Where none listens, or none is reached, a new connection says so.
+    pub(super) fn is_silence(&self) -> bool {
+        use ureq::Timeout as At;
+        matches!(self, Failure::Way(error) if matches!(error.as_ref(), ureq::Error::Timeout(
+            At::PerRead | At::PerWrite | At::SendRequest | At::SendBody | At::RecvResponse | At::RecvBody)))
+    }
+}
+
 impl fmt::Debug for Http {
     /// The half of the secret that travels is nobody's to see either.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,7 +10,7 @@ use super::CloudOptions;
 use super::http::{By, Failure, Http};
 use super::protocol::Auth;
 use super::retry::{
-    Backoff, NEXT_LINE, PROXY_PATIENCE, Service, Then, WORTH_A_LINE, is_refused_by_a_proxy, words,
+    Backoff, Failing, NEXT_LINE, PROXY_PATIENCE, Service, Then, WORTH_A_LINE, is_refused_by_a_proxy, words,
 };
 use super::told::Notice;
 use crate::error::BackendError;
@@ -43,8 +43,11 @@ pub(super) struct Link {
 /// Since when no good answer has come to any run.
 #[derive(Debug, Default)]
 struct Health {
-    troubled: Option<Instant>,
+    /// And when that was first noticed.
+    troubled: Option<(Instant, Instant)>,
     told: Option<Instant>,
+    /// When the last one came.
+    good: Option<Instant>,
 }
 
 /// Why a run's thread does not go on.
@@ -67,6 +70,20 @@ pub(super) trait Waiter {
     }
 }
 
+/// What is borne of a call that fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bears {
+    /// The options' patience, whatever the failure.
+    Patience,
+    /// There is work under way at the service, which it may go on with: silence is borne for as long as a process is
+    /// expected to stand still. What refuses, or is not there, is left as soon as otherwise.
+    Silence,
+}
+
+/// A service that stands still is expected to go on within this time, or within the options' patience.
+const STANDS_STILL: Duration = Duration::from_secs(120);
+/// A service of which nothing good was heard has had a call more by then.
+const CONFIRMED: Duration = Duration::from_secs(1);
 /// A call that alone gets no answer, while others do, is made for so much longer.
 const ALONE: Duration = Duration::from_secs(120);
 
@@ -120,26 +137,29 @@ impl Link {
 
     /// A good answer came.
     pub(super) fn good(&self) {
-        if !self.reached.swap(true, Ordering::Relaxed) {
+        let first = !self.reached.swap(true, Ordering::Relaxed);
+        let mut health = lock(&self.health);
+        health.good = Some(Instant::now());
+        if first {
             return;
         }
-        let mut health = lock(&self.health);
         let since = health.troubled.take();
         let told = health.told.take();
         drop(health);
-        if let (Some(since), Some(_)) = (since, told) {
+        if let (Some((since, _)), Some(_)) = (since, told) {
             self.options.notices.notice(&Notice::Answering { after: since.elapsed() });
         }
     }
 
-    /// No good answer came.
-    pub(super) fn bad(&self, failure: &Failure) {
+    /// No good answer came to a call that began then.
+    pub(super) fn bad(&self, failure: &Failure, began: Instant) {
         // The service is well, and says what it does not like.
         if matches!(failure, Failure::Problem(problem) if problem.status < 500) {
             return;
         }
         let mut health = lock(&self.health);
-        let since = health.troubled.get_or_insert_with(Instant::now).elapsed();
+        let begins = health.good.map_or(began, |good| good.max(began));
+        let since = health.troubled.get_or_insert_with(|| (begins, Instant::now())).0.elapsed();
         let due = health.told.map_or(since > WORTH_A_LINE, |told| told.elapsed() > NEXT_LINE);
         if due {
             health.told = Some(Instant::now());
@@ -148,9 +168,18 @@ impl Link {
         }
     }
 
-    /// How long no good answer has come.
+    /// How long no good answer has come, where one was due.
     fn troubled(&self) -> Duration {
-        lock(&self.health).troubled.map_or(Duration::ZERO, |since| since.elapsed())
+        lock(&self.health).troubled.map_or(Duration::ZERO, |(since, _)| since.elapsed())
+    }
+
+    /// The same where another call has had the time to say otherwise: one that fails was also on the way when this process
+    /// stood still itself.
+    pub(super) fn silent(&self) -> Duration {
+        match lock(&self.health).troubled {
+            Some((since, noticed)) if noticed.elapsed() > CONFIRMED => since.elapsed(),
+            _ => Duration::ZERO,
+        }
     }
 
     fn service<'a>(&'a self, url: &'a str) -> Service<'a> {
@@ -159,8 +188,15 @@ impl Link {
     }
 
     /// What ends a run that is refused in that way; nothing, where it is worth another try after the pause that is given.
-    pub(super) fn after(&self, failure: Failure, backoff: &mut Backoff) -> Result<Duration, BackendError> {
-        self.bad(&failure);
+    /// The call began at `began`.
+    pub(super) fn after(
+        &self,
+        failure: Failure,
+        backoff: &mut Backoff,
+        began: Instant,
+        bears: Bears,
+    ) -> Result<Duration, BackendError> {
+        self.bad(&failure, began);
         let url = self.http.way();
         let service = self.service(&url);
         let most = match service.reached {
@@ -168,10 +204,12 @@ impl Link {
             true => self.options.patience,
             false => self.options.patience.min(FIRST_PATIENCE),
         };
-        let failing = backoff.fails(Instant::now());
+        let longest = if bears == Bears::Silence { most.max(STANDS_STILL) } else { most };
+        let Failing { total, refused } = backoff.fails(Instant::now(), failure.is_silence());
+        let (failing, most) = if failure.is_silence() { (total, longest) } else { (refused, most) };
         // Where other calls get good answers meanwhile, this one was on the way when the service stood still, maybe twice.
-        let others = matches!(failure, Failure::Way(_)) && self.troubled() < most && failing < most + ALONE;
-        let over = failing > most && !is_wait(&failure) && !others;
+        let others = matches!(failure, Failure::Way(_)) && self.troubled() < most && total < most + ALONE;
+        let over = (failing > most || total > longest) && !is_wait(&failure) && !others;
         if is_wait(&failure) {
             // A good answer: what fails after it fails anew.
             let since = backoff.waits();
@@ -181,7 +219,7 @@ impl Link {
         }
         match service.then(failure) {
             Then::Fail(error) => Err(error),
-            Then::Again(_, failure) if over => Err(service.give_up(failing, failure)),
+            Then::Again(_, failure) if over => Err(service.give_up(total, failure)),
             Then::Again(wish, _) => Ok(backoff.pause(wish, chance())),
         }
     }
@@ -190,17 +228,28 @@ impl Link {
     pub(super) fn insist<T>(
         &self,
         waiter: &dyn Waiter,
+        call: impl FnMut() -> Result<T, Failure>,
+    ) -> Result<T, Stop> {
+        self.insist_bearing(Bears::Patience, waiter, call)
+    }
+
+    /// The same, with what is borne.
+    pub(super) fn insist_bearing<T>(
+        &self,
+        bears: Bears,
+        waiter: &dyn Waiter,
         mut call: impl FnMut() -> Result<T, Failure>,
     ) -> Result<T, Stop> {
         let mut backoff = Backoff::default();
         loop {
+            let began = Instant::now();
             match call() {
                 Ok(value) => {
                     self.good();
                     return Ok(value);
                 }
                 Err(failure) => {
-                    let pause = self.after(failure, &mut backoff).map_err(Stop::Failed)?;
+                    let pause = self.after(failure, &mut backoff, began, bears).map_err(Stop::Failed)?;
                     if !waiter.pause(pause) {
                         return Err(Stop::Ended);
                     }
@@ -257,4 +306,81 @@ fn chance() -> u8 {
     let mut byte = [128];
     let _same = getrandom::fill(&mut byte);
     byte[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    /// A link to a service that has answered once, and not since.
+    fn link(patience: u64) -> Link {
+        let secret = "s".repeat(64).parse().expect("64 characters");
+        let mut options = CloudOptions::new("http://127.0.0.1:1", secret);
+        options.patience = Duration::from_secs(patience);
+        let http = Http::new(options.url.parse().expect("an address"), &options.secret);
+        let link = Link::new(options, http);
+        link.reached.store(true, Ordering::Relaxed);
+        link
+    }
+
+    fn silence() -> Failure {
+        Failure::Way(Box::new(ureq::Error::Timeout(ureq::Timeout::RecvResponse)))
+    }
+
+    fn refused() -> Failure {
+        Failure::Way(Box::new(ureq::Error::Io(io::ErrorKind::ConnectionRefused.into())))
+    }
+
+    /// Whether a call is given up that has failed in these ways, so many seconds after each other until now.
+    fn gives_up(patience: u64, bears: Bears, failures: &[(u64, Failure)]) -> bool {
+        let link = link(patience);
+        let mut backoff = Backoff::default();
+        let mut ago: u64 = failures.iter().map(|(after, _)| after).sum();
+        let time = |ago| Instant::now().checked_sub(Duration::from_secs(ago)).expect("this machine is up");
+        let began = time(ago);
+        for (after, failure) in failures {
+            ago -= after;
+            backoff.fails(time(ago), failure.is_silence());
+        }
+        let last = if failures.last().is_some_and(|(_, last)| last.is_silence()) { silence() } else { refused() };
+        link.after(last, &mut backoff, began, bears).is_err()
+    }
+
+    #[test]
+    fn silence_is_borne_where_work_is_under_way_and_a_refusal_is_not() {
+        let stands_still = || [(0, silence()), (30, silence()), (30, silence())];
+        assert!(!gives_up(5, Bears::Silence, &stands_still()));
+        assert!(gives_up(5, Bears::Patience, &stands_still()));
+        let dead = || [(0, refused()), (3, refused()), (3, refused())];
+        assert!(gives_up(5, Bears::Silence, &dead()) && gives_up(5, Bears::Patience, &dead()));
+        // It stands still, and is started anew.
+        assert!(!gives_up(5, Bears::Silence, &[(0, silence()), (30, silence()), (2, refused())]));
+        assert!(gives_up(5, Bears::Silence, &[(0, silence()), (30, silence()), (4, refused()), (4, refused())]));
+        // A machine that is gone says nothing either, until a new connection is tried.
+        assert!(gives_up(5, Bears::Silence, &[(0, silence()), (10, refused())]));
+    }
+
+    #[test]
+    fn silence_is_not_borne_for_ever() {
+        let silences = |count: u64| (0..count).map(|_| (30, silence())).collect::<Vec<_>>();
+        assert!(!gives_up(5, Bears::Silence, &silences(4)));
+        assert!(gives_up(5, Bears::Silence, &silences(6)));
+        assert!(!gives_up(200, Bears::Silence, &silences(6)), "the options say more");
+    }
+
+    #[test]
+    fn a_service_is_silent_since_the_call_that_got_no_answer_or_the_last_good_one() {
+        let link = link(5);
+        assert_eq!(link.troubled(), Duration::ZERO);
+        let began = Instant::now().checked_sub(Duration::from_secs(8)).expect("this machine is up");
+        link.bad(&silence(), began);
+        assert!(link.troubled() >= Duration::from_secs(8));
+        assert_eq!(link.silent(), Duration::ZERO, "this process may have stood still");
+        link.good();
+        assert_eq!(link.troubled(), Duration::ZERO);
+        link.bad(&silence(), began);
+        assert!(link.troubled() < Duration::from_secs(8), "another call had an answer meanwhile");
+    }
 }

@@ -225,18 +225,29 @@ fn is_distrust(error: &ureq::Error) -> bool {
 pub(super) struct Backoff {
     tries: u32,
     /// How long it fails, and when it last did.
-    failing: Option<(Duration, Instant)>,
+    failing: Option<(Failing, Instant)>,
     waiting: Option<Instant>,
     told: Option<Instant>,
 }
 
+/// How long a request fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Failing {
+    /// In all.
+    pub(super) total: Duration,
+    /// Since it was last met by silence: so long it is refused, or finds no way.
+    pub(super) refused: Duration,
+}
+
 impl Backoff {
-    /// It fails now; for how long it does so.
-    pub(super) fn fails(&mut self, now: Instant) -> Duration {
-        let (time, last) = self.failing.unwrap_or((Duration::ZERO, now));
-        let time = time + now.saturating_duration_since(last).min(LONGEST_TRY);
-        self.failing = Some((time, now));
-        time
+    /// It fails now, by silence or otherwise; for how long it does so.
+    pub(super) fn fails(&mut self, now: Instant, silence: bool) -> Failing {
+        let (mut failing, last) = self.failing.unwrap_or((Failing::default(), now));
+        let time = now.saturating_duration_since(last).min(LONGEST_TRY);
+        failing.total += time;
+        failing.refused = if silence { Duration::ZERO } else { failing.refused + time };
+        self.failing = Some((failing, now));
+        failing
     }
 
     /// It does not fail, but is told to wait: for so long until now.
@@ -348,14 +359,29 @@ mod tests {
         let mut backoff = Backoff::default();
         let begin = Instant::now();
         let later = |seconds| begin + Duration::from_secs(seconds);
-        assert_eq!(backoff.fails(begin), Duration::ZERO);
-        assert_eq!(backoff.fails(later(30)), Duration::from_secs(30));
+        assert_eq!(backoff.fails(begin, false).total, Duration::ZERO);
+        assert_eq!(backoff.fails(later(30), false).total, Duration::from_secs(30));
         // This process stood still for an hour.
-        assert_eq!(backoff.fails(later(3630)), Duration::from_secs(90));
+        assert_eq!(backoff.fails(later(3630), false).total, Duration::from_secs(90));
         backoff.waits();
-        assert_eq!(backoff.fails(later(3640)), Duration::ZERO);
+        assert_eq!(backoff.fails(later(3640), false).total, Duration::ZERO);
         assert!(!backoff.is_worth_a_line(Duration::ZERO));
         assert!(backoff.is_worth_a_line(WORTH_A_LINE * 2) && !backoff.is_worth_a_line(WORTH_A_LINE * 2));
+    }
+
+    #[test]
+    fn refusals_are_counted_from_the_last_silence_on() {
+        let mut backoff = Backoff::default();
+        let begin = Instant::now();
+        let mut fails = |seconds, silence| {
+            let failing = backoff.fails(begin + Duration::from_secs(seconds), silence);
+            (failing.total.as_secs(), failing.refused.as_secs())
+        };
+        assert_eq!(fails(0, false), (0, 0));
+        assert_eq!(fails(3, false), (3, 3));
+        assert_eq!(fails(33, true), (33, 0));
+        assert_eq!(fails(34, false), (34, 1));
+        assert_eq!(fails(44, false), (44, 11));
     }
 
     #[test]

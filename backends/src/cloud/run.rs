@@ -181,6 +181,12 @@ impl State {
         !self.given_up.remove(&seq)
     }
 
+    /// The service has not heard that nobody waits for these; for those that are still on their way it is to be told again.
+    pub(super) fn cancel_again(&mut self, seqs: &[u64]) {
+        let flying = seqs.iter().filter(|seq| self.given_up.contains(seq));
+        self.to_cancel.extend(flying);
+    }
+
     /// How many more may be sent.
     pub(super) fn room(&self) -> usize {
         self.slots.min(self.window).saturating_sub(self.in_flight)
@@ -261,6 +267,7 @@ impl Shared {
             ready: state.opened.is_some() || state.lost.is_some(),
             quote: state.quote,
             upload_left: self.upload_left.load(Ordering::Relaxed),
+            silent: self.link.silent(),
         }
     }
 
@@ -442,6 +449,20 @@ impl Waiter for Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_service_has_not_heard_is_cancelled_again_while_it_is_on_its_way() {
+        let mut state = State::new();
+        for seq in 1..=3 {
+            state.takes_off(seq, BatchId(seq));
+        }
+        state.given_up.extend([1, 2]);
+        assert!(!state.is_down(1), "the answer came while it was being cancelled, and is not wanted");
+        state.cancel_again(&[1, 2]);
+        assert_eq!(state.to_cancel, [2]);
+        assert!(!state.is_down(2) && state.is_down(3));
+        assert_eq!(state.to_cancel, []);
+    }
 
     #[test]
     fn after_a_want_of_credits_one_goes_alone_and_then_one_more_each_round() {

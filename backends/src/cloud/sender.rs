@@ -2,12 +2,12 @@
 //! and sends it again where none came. Started by the conductor, ends when there is nothing to do for a while.
 
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::body::{Answer, Part, PartOutcome};
 use super::conductor::ACKS;
 use super::http::{By, Failure, Reply};
-use super::link::Stop;
+use super::link::{Bears, Stop};
 use super::problem::ProblemCode;
 use super::protocol::Limits;
 use super::retry::Backoff;
@@ -153,7 +153,7 @@ fn note(shared: &Shared, answer: &Answer, arrived: Option<u64>) {
     state.charged += answer.charge;
     state.arrived.extend(arrived);
     state.answers += 1;
-    state.heard = std::time::Instant::now();
+    state.heard = Instant::now();
     // Fewer are told when the conductor looks up of itself.
     let many = state.arrived.len() >= ACKS;
     drop(state);
@@ -185,16 +185,17 @@ fn carry(shared: &Shared, batch: &Batch, opened: &Opened, seq: u64) -> Landing {
         return Landing::TooLarge;
     }
     let mut backoff = Backoff::default();
-    let mut waits = false;
+    let (mut waits, mut was_sent) = (false, false);
     let (mut losses, mut faults) = (0, 0);
     loop {
         if shared.lock().is_given_up(seq) {
-            if waits {
-                // It may have been told before it had the batch.
-                drop(link.http.call(By::Short, "DELETE", &target, b""));
+            if was_sent {
+                withdraw(shared, &target);
             }
             return Landing::Cancelled;
         }
+        let began = Instant::now();
+        was_sent = true;
         let sent = match waits {
             true => link.http.call(By::Long, "GET", &target, b""),
             false => link.http.call(By::Long, "PUT", &target, &body),
@@ -202,7 +203,7 @@ fn carry(shared: &Shared, batch: &Batch, opened: &Opened, seq: u64) -> Landing {
         let failure = match sent {
             Ok(Reply { status: 202, .. }) => {
                 link.good();
-                shared.lock().heard = std::time::Instant::now();
+                shared.lock().heard = Instant::now();
                 (waits, backoff) = (true, Backoff::default());
                 if shared.lock().end.is_some() {
                     return Landing::Stopped(Stop::Ended);
@@ -264,7 +265,7 @@ fn carry(shared: &Shared, batch: &Batch, opened: &Opened, seq: u64) -> Landing {
                 _ => {}
             }
         }
-        let pause = match link.after(failure, &mut backoff) {
+        let pause = match link.after(failure, &mut backoff, began, Bears::Silence) {
             Ok(pause) => pause,
             Err(BackendError::OutOfCredits(why)) => {
                 return Landing::Exhausted(exhausted(why, link.options.max_credits));
@@ -275,6 +276,19 @@ fn carry(shared: &Shared, batch: &Batch, opened: &Opened, seq: u64) -> Landing {
             return Landing::Stopped(Stop::Ended);
         }
     }
+}
+
+/// Says that an answer is not wanted, until the service has heard it: it may have been told before it had the batch, or while
+/// it stood still, and would work for it and charge it.
+fn withdraw(shared: &Shared, target: &str) {
+    let link = &shared.link;
+    let _unheard = link.insist_bearing(Bears::Silence, shared, || {
+        match link.http.call(By::Long, "DELETE", target, b"") {
+            // Whatever it is: there is nothing to be withdrawn.
+            Err(Failure::Problem(problem)) if problem.status < 500 => Ok(()),
+            other => other.map(drop),
+        }
+    });
 }
 
 /// No more can be paid. What may be reserved for a batch depends on the run's own bound as well, and where a batch was cut

@@ -8,6 +8,7 @@ mod client;
 #[path = "../service/server.rs"]
 mod server;
 
+mod access;
 mod browser;
 mod looks;
 mod pages;

@@ -93,7 +93,12 @@ impl Service {
 
     /// Kills it.
     pub fn kill(&self) {
-        self.running.signal(Signal::SIGKILL);
+        self.signal(Signal::SIGKILL);
+    }
+
+    /// Sends it a signal; its workers get none.
+    pub fn signal(&self, signal: Signal) {
+        self.running.signal(signal);
     }
 }
 

@@ -4,7 +4,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fastmap_test_cloud::{Account, Service, Terminal, without_terminal};
-use fastmap_test_programs::{Ended, Report, Running};
+use fastmap_test_programs::{Ended, Report, Running, until};
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 const SERVICE: &str = env!("CARGO_BIN_EXE_cloud-service");
@@ -92,6 +93,32 @@ fn a_service_that_is_killed_in_the_middle_costs_one_warning() {
     let ended = host.finish();
     all(&ended, 1500);
     assert_eq!(warnings(&ended), 1, "{}", ended.stderr);
+}
+
+/// Items that a map has told of.
+fn told(host: &mut Running) -> usize {
+    host.so_far().filter(|line| line.starts_with("told ")).count()
+}
+
+#[test]
+fn a_service_that_stands_still_holds_up_no_map_and_is_used_again() {
+    const LIMIT: Duration = Duration::from_mins(2);
+    let service = Service::start(SERVICE, &[]);
+    let account = service.account("a", "10");
+    // More than can be done: this machine is never without work.
+    let mut host = Running::start(&mut adaptive(&account, &["watched", "1000000", "50"]));
+    await_answers(&service);
+    let before = items_answered(&service);
+    service.signal(Signal::SIGSTOP);
+    // More than stood behind what the service has, which is not answered meanwhile.
+    let more = told(&mut host) + 200;
+    until("items that the service has are done here", LIMIT, || told(&mut host) > more);
+    service.signal(Signal::SIGCONT);
+    until("the service is used again", LIMIT, || items_answered(&service) > before + 100);
+    host.signal_group(Signal::SIGKILL);
+    let ended = host.finish();
+    assert_eq!(warnings(&ended), 0, "{}", ended.stderr);
+    assert!(!ended.stdout.iter().any(|line| line.starts_with("wrong")), "{:?}", ended.stdout);
 }
 
 #[test]

@@ -3,11 +3,13 @@
 
 #![allow(clippy::missing_panics_doc, reason = "all of this is for tests, where a panic is the report")]
 
+mod arguments;
 mod filter;
 mod proc;
 mod report;
 mod running;
 
+pub use arguments::Arguments;
 pub use filter::refuse;
 pub use proc::{
     children, command_line, count_this_process, is_alive, peak_kb, state, status_number, until, workers,

@@ -82,6 +82,10 @@ pub enum Event {
         /// How many.
         workers: u32,
     },
+    /// No answer of use comes from the service any more, which may stand still.
+    Silent,
+    /// Answers come again.
+    Heard,
     /// The service is of no use any more in this map.
     Gone {
         /// Why, in words.

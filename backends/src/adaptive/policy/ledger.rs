@@ -238,6 +238,12 @@ impl Ledger {
         }
     }
 
+    /// The batch of the earliest items, of those that are with a side alone and were not tried twice.
+    pub(super) fn earliest(&self, side: Side) -> Option<u64> {
+        let out = |flight: &Flight| flight.on(side) && !flight.on(side.other()) && !flight.repeated;
+        self.flights.iter().find(|(_, flight)| out(flight)).map(|(batch, _)| *batch)
+    }
+
     /// The batch that a side has had longest, and the one that it got last, of those that are with it alone and were not
     /// tried twice.
     pub(super) fn ends(&mut self, side: Side) -> [Option<u64>; 2] {

@@ -97,6 +97,9 @@ pub struct State {
     spent: f64,
     /// The service was found worth its credits, and gets batches.
     joined: bool,
+    /// No answer of use comes from the service, which may stand still.
+    #[serde(default)]
+    silent: bool,
     ledger: Ledger,
 }
 
@@ -127,6 +130,7 @@ impl Policy {
             bandwidth: None,
             spent: 0.0,
             joined: false,
+            silent: false,
             ledger,
         };
         Policy { options, state }
@@ -135,6 +139,11 @@ impl Policy {
     /// How far it has come with the service.
     pub fn link(&self) -> &Link {
         &self.state.link
+    }
+
+    /// Whether the service gives no answer, as far as was seen.
+    pub fn is_silent(&self) -> bool {
+        self.state.silent
     }
 
     /// All that it knows.
@@ -151,6 +160,7 @@ impl Policy {
             }
             Event::Answered { batch, side, items, wall, bytes } => {
                 if *side == Side::Cloud {
+                    self.state.silent = false;
                     self.answered_there(now, *batch, *items, *wall, *bytes);
                 }
                 self.state.ledger.answered(now, *batch, *side, *items, *wall, *bytes);
@@ -185,6 +195,8 @@ impl Policy {
             Event::Workers { side, workers } => {
                 state.ledger.sides[*side as usize].workers = f64::from(*workers);
             }
+            Event::Silent => state.silent = true,
+            Event::Heard => state.silent = false,
             Event::Gone { why } => self.leave(why),
         }
     }
@@ -284,7 +296,8 @@ impl Policy {
 
     /// Whether a batch in the service helps to end the map sooner.
     fn takes_there(&mut self, now: f64, items: u32) -> bool {
-        if self.state.link != Link::Ready || self.state.ledger.side(Side::Cloud).workers < 1.0 {
+        let silent = self.state.silent || self.state.ledger.side(Side::Cloud).workers < 1.0;
+        if self.state.link != Link::Ready || silent {
             return false;
         }
         let Some(here) = self.item_here(now) else { return false };
@@ -333,7 +346,7 @@ impl Policy {
     pub fn sharers(&self, now: f64) -> f64 {
         let ledger = &self.state.ledger;
         let local = ledger.side(Side::Local).workers;
-        let takes = self.state.joined && self.state.link == Link::Ready;
+        let takes = self.state.joined && self.state.link == Link::Ready && !self.state.silent;
         let Some(here) = self.item_here(now).filter(|_| takes) else { return local };
         local + self.rate_there(self.item_there(here)) * here
     }
@@ -365,10 +378,17 @@ impl Policy {
         if local_idle && let Some(batch) = self.lagging(now, Side::Cloud, here) {
             return Some(batch);
         }
-        if cloud_idle && self.state.link == Link::Ready {
+        if cloud_idle && self.state.link == Link::Ready && !self.state.silent {
             return self.lagging(now, Side::Local, here);
         }
         None
+    }
+
+    /// Which batch of a service that gives no answer is to be done here before anything that was not begun: the consumer
+    /// waits for the earliest. Nobody knows whether the service goes on, and its own answer counts if that comes first.
+    pub fn rescue(&self) -> Option<Repeat> {
+        let batch = self.state.silent.then(|| self.state.ledger.earliest(Side::Cloud))??;
+        Some(Repeat { batch, to: Side::Local, pieces: 1 })
     }
 
     /// The batch of a side that the other would answer sooner.

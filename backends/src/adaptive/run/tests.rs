@@ -1,14 +1,16 @@
 //! News of two sides that do nothing: what the host's adapter gets of it, and where it goes from there.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::*;
 use crate::completion::{Death, DeathCause, FailureKind, ItemFailure, Loss, Results, Running};
 use crate::{BatchBuilder, Context, Descriptor, FunctionId, JobId};
 
-/// Takes whatever comes: what it is called, its first item, how often that was tried.
+/// Takes whatever comes: what it is called, its first item, how often that was tried. Says that it is silent for so many
+/// seconds, and what is cancelled.
 #[derive(Clone, Debug, Default)]
-struct Taker(Arc<Mutex<Vec<(u64, u64, u32)>>>);
+struct Taker(Arc<Mutex<Vec<(u64, u64, u32)>>>, Arc<AtomicU64>, Arc<Mutex<Vec<BatchId>>>);
 
 impl Taker {
     fn taken(&self) -> Vec<(u64, u64, u32)> {
@@ -42,7 +44,13 @@ impl Run for Taker {
         Ok(None)
     }
 
-    fn cancel(&mut self, _batch: BatchId) {}
+    fn cancel(&mut self, batch: BatchId) {
+        self.2.lock().unwrap_or_else(PoisonError::into_inner).push(batch);
+    }
+
+    fn readiness(&mut self) -> Readiness {
+        Readiness { silent: Duration::from_secs(self.1.load(Ordering::Relaxed)), ..Readiness::default() }
+    }
 
     fn close(self: Box<Self>) -> Receipt {
         Receipt::default()
@@ -201,4 +209,61 @@ fn items_that_end_their_workers_do_not_make_a_service_useless_that_answers_other
         run.landed(Side::Cloud, news(BatchId(id), id, 1, crash(item, 0)));
     }
     assert!(matches!(run.policy.link(), Link::Left { .. }), "nothing works there");
+}
+
+/// A run whose service is ready, and what that takes.
+fn with_service() -> (AdaptiveRun, Taker, Taker) {
+    let (mut run, here) = adaptive(None);
+    let there = Taker::default();
+    run.cloud = Some(Box::new(there.clone()));
+    run.see(Event::Ready { workers: 2 });
+    (run, here, there)
+}
+
+/// Looks at both sides without waiting, as a map does whose consumer asks.
+fn look(run: &mut AdaptiveRun) {
+    run.next_step = Instant::now();
+    let waiting = run.poll(run.begun).expect("nothing fails");
+    run.ready.extend(waiting);
+}
+
+#[test]
+fn what_a_service_has_that_gives_no_answer_is_done_here_before_new_work() {
+    let (mut run, here, there) = with_service();
+    for (id, first) in [(1, 0), (2, 4)] {
+        run.send(batch(id, first, 4), Side::Cloud).expect("all is taken");
+    }
+    look(&mut run);
+    assert_eq!(here.taken(), [], "it is well");
+    there.1.store(9, Ordering::Relaxed);
+    look(&mut run);
+    let firsts: Vec<u64> = here.taken().iter().map(|(_, first, _)| *first).collect();
+    assert_eq!(firsts, [0, 4]);
+    run.submit(batch(3, 8, 4)).expect("all is taken");
+    assert_eq!((here.taken().len(), there.taken().len()), (3, 2), "new work stays here");
+    // The first answer counts, and the other side is told.
+    let (copy, ..) = here.taken()[0];
+    run.landed(Side::Local, news(BatchId(copy), 0, 4, Outcome::Done(Results::default())));
+    assert_eq!(run.answered, [4, 0]);
+    assert_eq!(*there.2.lock().unwrap_or_else(PoisonError::into_inner), [BatchId(1)]);
+    there.1.store(0, Ordering::Relaxed);
+    look(&mut run);
+    run.landed(Side::Cloud, news(BatchId(2), 4, 4, Outcome::Done(Results::default())));
+    assert_eq!(run.answered, [4, 4]);
+    let (copy, ..) = here.taken()[1];
+    assert_eq!(*here.2.lock().unwrap_or_else(PoisonError::into_inner), [BatchId(copy)]);
+    assert!(!run.policy.is_silent() && *run.policy.link() == Link::Ready, "it is used again");
+}
+
+#[test]
+fn what_has_no_copy_comes_home_from_a_service_that_gives_no_answer() {
+    let (mut run, here, there) = with_service();
+    let tried = batch(1, 0, 2).piece(BatchId(1), 1, 2, 1);
+    run.send(tried, Side::Cloud).expect("all is taken");
+    there.1.store(9, Ordering::Relaxed);
+    look(&mut run);
+    assert_eq!(*there.2.lock().unwrap_or_else(PoisonError::into_inner), [BatchId(1)]);
+    send_again(&mut run);
+    assert_eq!(here.taken(), [(1, 1, 1)]);
+    assert_eq!((run.held.count(Side::Cloud), run.held.count(Side::Local)), (0, 1));
 }

@@ -16,6 +16,8 @@ use crate::watched::{Client, Watched};
 const NAP: u64 = 24_000;
 /// The same where a request waits for two seconds, or where that is not tried.
 pub(crate) const SHORT_NAP: u64 = 6_000;
+/// The same with a browser, whose pages take a while on a busy machine.
+const BROWSED_NAP: u64 = 15_000;
 /// A map that may not go on ends within this.
 const FATAL: Duration = Duration::from_secs(15);
 
@@ -124,15 +126,14 @@ impl Front {
         let below = Account { url: format!("{url}/fastmap"), ..client.account.clone() };
         let below = Client { account: below, ..client.clone() };
         let Some(second) = second else {
-            rows.push(row("none, below a path", None, None, traffic::all(place, &below, SHORT_NAP)));
+            let worked = traffic::all_and_browser(place, &below, BROWSED_NAP);
+            rows.push(row("none, below a path", None, None, worked));
             client.watch(100, 50).finish();
             return;
         };
-        let mut worked = traffic::all(place, &client, NAP);
-        if self != Front::Haproxy {
-            traffic::all(place, &below, SHORT_NAP);
-            worked += "; all of it below a path as well";
-        }
+        let worked = traffic::all_and_browser(place, &client, NAP);
+        traffic::all_and_browser(place, &below, NAP);
+        let worked = worked + "; all of it below a path as well";
         rows.push(row("none", None, None, worked));
 
         let mut map = client.watch(800, 50);

@@ -8,8 +8,12 @@
 //! long; only pieces whose names contain one of these. `FASTMAP_TEST_WRITE=1` writes the table into
 //! docs/in-front-and-behind.md. `scripts/try-operators` installs the pieces and builds this.
 
+#[allow(dead_code, reason = "shared with the service's tests of the dashboard")]
+#[path = "../../../../../service/tests/dashboard/browser.rs"]
+mod browser;
 mod database;
 mod front;
+mod page;
 mod place;
 mod queue;
 mod table;
@@ -19,6 +23,8 @@ mod watched;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
+use clap::Parser;
+use fastmap_test_programs::Arguments;
 use front::Front;
 use place::Place;
 use table::{Row, Table};
@@ -52,26 +58,18 @@ fn cells() -> Vec<(&'static str, Cell)> {
 }
 
 fn main() -> ExitCode {
-    let (mut short, mut service, mut names) = (false, None, Vec::new());
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        match &*argument {
-            "--short" => short = true,
-            "--service" => service = arguments.next(),
-            _ => names.push(argument.to_lowercase()),
-        }
-    }
-    let service = service.expect("--service PATH");
-    if short {
-        names = vec!["nginx".to_owned()];
+    let mut arguments = Arguments::parse();
+    let service = arguments.service.take().expect("--service PATH");
+    if arguments.short {
+        arguments.names = vec!["nginx".to_owned()];
     }
     let mut table = Table::default();
     for (name, cell) in cells() {
-        if !names.is_empty() && !names.iter().any(|wanted| name.to_lowercase().contains(wanted)) {
+        if !arguments.wants(name) {
             continue;
         }
         let mut rows = Vec::new();
-        let place = Place::new(&service, short);
+        let place = Place::new(name, &service, arguments.short);
         let outcome = catch_unwind(AssertUnwindSafe(|| cell(&place, &mut rows)));
         table.add(name, &rows, outcome.is_ok());
     }

@@ -17,16 +17,18 @@ const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy");
 pub(crate) struct Place {
     folder: TempDir,
     service: String,
+    /// What is tried.
+    pub(crate) name: String,
     /// Whether what takes long is left out.
     pub(crate) short: bool,
 }
 
 impl Place {
-    pub(crate) fn new(service: &str, short: bool) -> Place {
+    pub(crate) fn new(name: &str, service: &str, short: bool) -> Place {
         let folder = TempDir::new().expect("a folder");
         // Servers that are started by root become other users.
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("it is our own");
-        Place { folder, service: service.to_owned(), short }
+        Place { folder, name: name.to_owned(), service: service.to_owned(), short }
     }
 
     /// A path of its own.

@@ -1,19 +1,33 @@
-//! What programs and browsers send: uploads, large items, requests that wait, a sign-in at the dashboard, and
-//! events.
+//! What programs and browsers send: uploads, large items, requests that wait, a sign-in at the dashboard by its
+//! requests alone (and by a browser), and events.
 
 use std::process::Command;
 
 use fastmap_test_programs::{LIMIT, Report, Running, until};
 
+use crate::page::Page;
 use crate::place::Place;
 use crate::watched::Client;
 
+/// The same with a browser, which signs in and watches the run that waits until it ends.
+pub(crate) fn all_and_browser(place: &Place, client: &Client, milliseconds: u64) -> String {
+    let page = Page::sign_in(place, client);
+    let worked = send(place, client, milliseconds, || page.open("naps"));
+    page.is_over();
+    worked + ", Chromium"
+}
+
 /// Sends all of it, with an item that takes so long, and says in words what has worked.
 pub(crate) fn all(place: &Place, client: &Client, milliseconds: u64) -> String {
+    send(place, client, milliseconds, || ())
+}
+
+/// Sends all of it, and does something while the item that takes long is under way.
+fn send(place: &Place, client: &Client, milliseconds: u64, meanwhile: impl FnOnce()) -> String {
     // The first map uploads the program.
     let mut waits = client.start(&["sleep", "1", &milliseconds.to_string()]);
     let large = client.start(&["large-items", "4", "5000000"]);
-    let browser = Browser::sign_in(place, client);
+    let browser = Curl::sign_in(place, client);
     let mut run = None;
     until("a run on the dashboard", LIMIT, || {
         let runs = browser.get("runs?q=naps");
@@ -25,6 +39,7 @@ pub(crate) fn all(place: &Place, client: &Client, milliseconds: u64) -> String {
     });
     let mut events = browser.stream(&format!("{}/events", run.expect("it was waited for")));
     events.line("event: ");
+    meanwhile();
     assert!(!waits.has_ended(), "events came with the run's end");
     drop(events);
     good(waits, 1);
@@ -39,28 +54,24 @@ fn good(running: Running, items: usize) {
 }
 
 /// curl, with the cookies of a session.
-struct Browser {
+struct Curl {
     arguments: Vec<String>,
     /// The dashboard's root, with a slash behind it.
     root: String,
 }
 
-impl Browser {
+impl Curl {
     /// Signs in as a user does: by the link that `fastmap dashboard` prints, and the button of its page.
-    fn sign_in(place: &Place, client: &Client) -> Browser {
-        let mut fastmap = place.fastmap(&["dashboard", "--url", &client.account.url]);
+    fn sign_in(place: &Place, client: &Client) -> Curl {
         let cookies = place.path("cookies").display().to_string();
         let mut arguments: Vec<_> =
             ["-sS", "--max-time", "60", "-b", &cookies, "-c", &cookies].map(String::from).into();
         if let Some(certificate) = &client.certificate {
-            fastmap.env("SSL_CERT_FILE", certificate);
             arguments.extend(["--cacert".to_owned(), certificate.display().to_string()]);
         }
-        let output =
-            fastmap.env("FASTMAP_SECRET", &client.account.secret).output().expect("it can be started");
-        let link = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        let (root, rest) = link.split_once("sign-in/").unwrap_or_else(|| panic!("a link: {output:?}"));
-        let browser = Browser { arguments, root: root.to_owned() };
+        let link = client.link(place);
+        let (root, rest) = link.split_once("sign-in/").expect("a link");
+        let browser = Curl { arguments, root: root.to_owned() };
         let page = browser.get(&format!("sign-in/{rest}"));
         let style = page.split("rel=\"stylesheet\" href=\"").nth(1).map(until_quote);
         assert!(browser.get(style.expect("a page has styles")).contains('{'), "{page}");

@@ -52,6 +52,19 @@ impl Client {
         Running::start(&mut program)
     }
 
+    /// What `fastmap dashboard` prints.
+    pub(crate) fn link(&self, place: &Place) -> String {
+        let mut fastmap = place.fastmap(&["dashboard", "--url", &self.account.url]);
+        if let Some(certificate) = &self.certificate {
+            fastmap.env("SSL_CERT_FILE", certificate);
+        }
+        let output =
+            fastmap.env("FASTMAP_SECRET", &self.account.secret).output().expect("it can be started");
+        let link = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        assert!(link.contains("/sign-in/"), "a link: {output:?}");
+        link
+    }
+
     /// Starts a map of items that sleep for so many milliseconds, and waits for its first results.
     pub(crate) fn watch(&self, items: u64, milliseconds: u64) -> Watched {
         let running = self.start(&["watched", &items.to_string(), &milliseconds.to_string()]);

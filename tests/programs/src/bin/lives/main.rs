@@ -14,29 +14,22 @@ mod ways;
 
 use std::process::ExitCode;
 
+use clap::Parser;
+use fastmap_test_programs::Arguments;
 use play::{Mode, World};
 use table::Table;
 
 fn main() -> ExitCode {
-    let (mut short, mut service, mut names) = (false, None, Vec::new());
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        match &*argument {
-            "--short" => short = true,
-            "--service" => service = arguments.next(),
-            _ => names.push(argument),
-        }
-    }
-    let world = World::new(service.as_deref());
-    let modes = match (short, service) {
+    let arguments = Arguments::parse();
+    let world = World::new(arguments.service.as_deref());
+    let modes = match (arguments.short, &arguments.service) {
         (true, _) => &Mode::ALL[1..2],
         (false, None) => &Mode::ALL[..2],
         (false, Some(_)) => &Mode::ALL[..],
     };
     let mut table = Table::new(modes);
     for way in ways::ways() {
-        let wanted = names.is_empty() || names.iter().any(|name| way.name.contains(name.as_str()));
-        if wanted && (way.short || !short) {
+        if arguments.wants(way.name) && (way.short || !arguments.short) {
             table.add(&way, |mode| world.play(&way, mode));
         }
     }
