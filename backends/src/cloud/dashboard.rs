@@ -28,7 +28,7 @@ pub fn dashboard_link(url: &ServiceUrl, secret: &Secret) -> Result<DashboardLink
             Ok((link, _)) => return Ok(link),
             Err(failure) => failure,
         };
-        let failing = backoff.fails(std::time::Instant::now());
+        let failing = backoff.fails(std::time::Instant::now(), failure.is_silence()).total;
         match service.then(failure) {
             Then::Fail(error) => return Err(error),
             Then::Again(_, failure) if failing >= PATIENCE => return Err(service.give_up(failing, failure)),

@@ -285,7 +285,7 @@ fn withdraw(shared: &Shared, target: &str) {
     let _unheard = link.insist_bearing(Bears::Silence, shared, || {
         match link.http.call(By::Long, "DELETE", target, b"") {
             // Whatever it is: there is nothing to be withdrawn.
-            Err(Failure::Problem(problem)) if problem.status < 500 => Ok(()),
+            Err(Failure::Problem(problem)) if problem.status < 500 && problem.status != 429 => Ok(()),
             other => other.map(drop),
         }
     });
