@@ -22,6 +22,8 @@ use crate::{Backend, Capacity, ItemCost, Quote, Readiness, Run, counted, in_cred
 const TURN: Duration = Duration::from_millis(1);
 /// A service of which nothing good was heard for so long is taken to stand still.
 const SILENT: Duration = Duration::from_secs(3);
+/// A service that has nothing and of which nothing good was heard for so long is left.
+const GONE: Duration = Duration::from_mins(2);
 /// Credits in a millionth.
 const MICRO: f64 = 1e-6;
 
@@ -179,6 +181,11 @@ impl AdaptiveRun {
 
     /// The service has given no answer of use for so long.
     fn listen(&mut self, silent: Duration) {
+        // What it has is asked for, and that finds out by itself.
+        if silent > GONE && self.held.count(Side::Cloud) == 0 && *self.policy.link() == Link::Ready {
+            let why = format!("no good answer from the service for {} s", silent.as_secs());
+            return self.gone(&BackendError::Cloud(why, None));
+        }
         match (self.policy.is_silent(), silent > SILENT) {
             (false, true) => {
                 self.see(Event::Silent);
@@ -186,6 +193,7 @@ impl AdaptiveRun {
                     let seconds = silent.as_secs();
                     format!("no answer from the service for {seconds} s: what it has is done here as well")
                 });
+                self.rescue();
             }
             (true, false) => {
                 self.see(Event::Heard);

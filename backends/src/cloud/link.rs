@@ -230,17 +230,17 @@ impl Link {
         waiter: &dyn Waiter,
         call: impl FnMut() -> Result<T, Failure>,
     ) -> Result<T, Stop> {
-        self.insist_bearing(Bears::Patience, waiter, call)
+        self.insist_bearing(Bears::Patience, &mut Backoff::default(), waiter, call)
     }
 
-    /// The same, with what is borne.
+    /// The same, with what is borne, after the failures that were counted before.
     pub(super) fn insist_bearing<T>(
         &self,
         bears: Bears,
+        backoff: &mut Backoff,
         waiter: &dyn Waiter,
         mut call: impl FnMut() -> Result<T, Failure>,
     ) -> Result<T, Stop> {
-        let mut backoff = Backoff::default();
         loop {
             let began = Instant::now();
             match call() {
@@ -249,7 +249,7 @@ impl Link {
                     return Ok(value);
                 }
                 Err(failure) => {
-                    let pause = self.after(failure, &mut backoff, began, bears).map_err(Stop::Failed)?;
+                    let pause = self.after(failure, backoff, began, bears).map_err(Stop::Failed)?;
                     if !waiter.pause(pause) {
                         return Err(Stop::Ended);
                     }

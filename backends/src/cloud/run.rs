@@ -459,9 +459,9 @@ mod tests {
         state.given_up.extend([1, 2]);
         assert!(!state.is_down(1), "the answer came while it was being cancelled, and is not wanted");
         state.cancel_again(&[1, 2]);
-        assert_eq!(state.to_cancel, [2]);
+        assert_eq!(state.to_cancel, [2u64]);
         assert!(!state.is_down(2) && state.is_down(3));
-        assert_eq!(state.to_cancel, []);
+        assert!(state.to_cancel.is_empty());
     }
 
     #[test]

@@ -189,10 +189,8 @@ fn carry(shared: &Shared, batch: &Batch, opened: &Opened, seq: u64) -> Landing {
     let (mut losses, mut faults) = (0, 0);
     loop {
         if shared.lock().is_given_up(seq) {
-            if was_sent {
-                withdraw(shared, &target);
-            }
-            return Landing::Cancelled;
+            let withdrawn = if was_sent { withdraw(shared, &target, &mut backoff) } else { Ok(()) };
+            return withdrawn.map_or_else(Landing::Stopped, |()| Landing::Cancelled);
         }
         let began = Instant::now();
         was_sent = true;
@@ -280,15 +278,15 @@ fn carry(shared: &Shared, batch: &Batch, opened: &Opened, seq: u64) -> Landing {
 
 /// Says that an answer is not wanted, until the service has heard it: it may have been told before it had the batch, or while
 /// it stood still, and would work for it and charge it.
-fn withdraw(shared: &Shared, target: &str) {
+fn withdraw(shared: &Shared, target: &str, backoff: &mut Backoff) -> Result<(), Stop> {
     let link = &shared.link;
-    let _unheard = link.insist_bearing(Bears::Silence, shared, || {
+    link.insist_bearing(Bears::Silence, backoff, shared, || {
         match link.http.call(By::Long, "DELETE", target, b"") {
             // Whatever it is: there is nothing to be withdrawn.
             Err(Failure::Problem(problem)) if problem.status < 500 && problem.status != 429 => Ok(()),
             other => other.map(drop),
         }
-    });
+    })
 }
 
 /// No more can be paid. What may be reserved for a batch depends on the run's own bound as well, and where a batch was cut

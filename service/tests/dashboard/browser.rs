@@ -128,9 +128,16 @@ impl Browser {
     }
 
     pub(crate) async fn click(&self, css: &str) {
-        let found =
-            self.client.find(Locator::Css(css)).await.unwrap_or_else(|error| panic!("{css}: {error}"));
-        found.click().await.unwrap_or_else(|error| panic!("{css}: {error}"));
+        let begun = Instant::now();
+        loop {
+            let found =
+                self.client.find(Locator::Css(css)).await.unwrap_or_else(|error| panic!("{css}: {error}"));
+            match found.click().await {
+                // A page that moves by itself has put another one in its place.
+                Err(error) if error.is_stale_element_reference() && begun.elapsed() < LIMIT => {}
+                clicked => return clicked.unwrap_or_else(|error| panic!("{css}: {error}")),
+            }
+        }
     }
 
     pub(crate) async fn write(&self, css: &str, text: &str) {

@@ -267,3 +267,14 @@ fn what_has_no_copy_comes_home_from_a_service_that_gives_no_answer() {
     assert_eq!(here.taken(), [(1, 1, 1)]);
     assert_eq!((run.held.count(Side::Cloud), run.held.count(Side::Local)), (0, 1));
 }
+
+#[test]
+fn a_service_that_has_nothing_and_says_nothing_is_left_after_a_while() {
+    let (mut run, _, there) = with_service();
+    there.1.store(GONE.as_secs(), Ordering::Relaxed);
+    look(&mut run);
+    assert!(run.policy.is_silent() && *run.policy.link() == Link::Ready);
+    there.1.store(GONE.as_secs() + 1, Ordering::Relaxed);
+    look(&mut run);
+    assert!(matches!(run.policy.link(), Link::Left { .. }) && run.cloud.is_none());
+}
