@@ -241,8 +241,7 @@ impl Held {
     /// Takes back what a side alone has of a batch that can't be copied: what it is called there, and what is given back.
     pub(super) fn withdraw(&mut self, id: u64, side: Side) -> Option<(Cancel, Vec<Completion>)> {
         let at = side as usize;
-        let alone =
-            |out: &Out| !out.names[at].is_empty() && out.names[side.other() as usize].is_empty();
+        let alone = |out: &Out| !out.names[at].is_empty() && out.names[side.other() as usize].is_empty();
         let mut found = self.out.range((BatchId(id), 0)..=(BatchId(id), u64::MAX));
         let (key, out) = found.find(|(_, out)| alone(out))?;
         let key = *key;

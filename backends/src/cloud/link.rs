@@ -344,7 +344,8 @@ mod tests {
             ago -= after;
             backoff.fails(time(ago), failure.is_silence());
         }
-        let last = if failures.last().is_some_and(|(_, last)| last.is_silence()) { silence() } else { refused() };
+        let last =
+            if failures.last().is_some_and(|(_, last)| last.is_silence()) { silence() } else { refused() };
         link.after(last, &mut backoff, began, bears).is_err()
     }
 
@@ -357,7 +358,11 @@ mod tests {
         assert!(gives_up(5, Bears::Silence, &dead()) && gives_up(5, Bears::Patience, &dead()));
         // It stands still, and is started anew.
         assert!(!gives_up(5, Bears::Silence, &[(0, silence()), (30, silence()), (2, refused())]));
-        assert!(gives_up(5, Bears::Silence, &[(0, silence()), (30, silence()), (4, refused()), (4, refused())]));
+        assert!(gives_up(
+            5,
+            Bears::Silence,
+            &[(0, silence()), (30, silence()), (4, refused()), (4, refused())]
+        ));
         // A machine that is gone says nothing either, until a new connection is tried.
         assert!(gives_up(5, Bears::Silence, &[(0, silence()), (10, refused())]));
     }

@@ -58,8 +58,7 @@ impl Client {
         if let Some(certificate) = &self.certificate {
             fastmap.env("SSL_CERT_FILE", certificate);
         }
-        let output =
-            fastmap.env("FASTMAP_SECRET", &self.account.secret).output().expect("it can be started");
+        let output = fastmap.env("FASTMAP_SECRET", &self.account.secret).output().expect("it can be started");
         let link = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         assert!(link.contains("/sign-in/"), "a link: {output:?}");
         link
