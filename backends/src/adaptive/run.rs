@@ -23,7 +23,7 @@ const TURN: Duration = Duration::from_millis(1);
 /// A service of which nothing good was heard for so long is taken to stand still.
 const SILENT: Duration = Duration::from_secs(3);
 /// A service that has nothing and of which nothing good was heard for so long is left.
-const GONE: Duration = Duration::from_mins(2);
+const GONE: Duration = Duration::from_secs(120);
 /// Credits in a millionth.
 const MICRO: f64 = 1e-6;
 

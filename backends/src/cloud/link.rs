@@ -146,7 +146,7 @@ impl Link {
         let since = health.troubled.take();
         let told = health.told.take();
         drop(health);
-        if let (Some((since, _)), Some(_)) = (since, told) {
+        if let (Some((_, since)), Some(_)) = (since, told) {
             self.options.notices.notice(&Notice::Answering { after: since.elapsed() });
         }
     }
@@ -159,7 +159,8 @@ impl Link {
         }
         let mut health = lock(&self.health);
         let begins = health.good.map_or(began, |good| good.max(began));
-        let since = health.troubled.get_or_insert_with(|| (begins, Instant::now())).0.elapsed();
+        // A call that was on the way when this process stood still took long, and was not waited for so long.
+        let since = health.troubled.get_or_insert_with(|| (begins, Instant::now())).1.elapsed();
         let due = health.told.map_or(since > WORTH_A_LINE, |told| told.elapsed() > NEXT_LINE);
         if due {
             health.told = Some(Instant::now());
@@ -170,10 +171,10 @@ impl Link {
 
     /// How long no good answer has come, where one was due.
     fn troubled(&self) -> Duration {
-        lock(&self.health).troubled.map_or(Duration::ZERO, |(since, _)| since.elapsed())
+        lock(&self.health).troubled.map_or(Duration::ZERO, |(_, since)| since.elapsed())
     }
 
-    /// The same where another call has had the time to say otherwise: one that fails was also on the way when this process
+    /// How long none has come to calls that began then, where another call has had the time to say otherwise: one that fails was also on the way when this process
     /// stood still itself.
     pub(super) fn silent(&self) -> Duration {
         match lock(&self.health).troubled {
@@ -344,6 +345,7 @@ mod tests {
             ago -= after;
             backoff.fails(time(ago), failure.is_silence());
         }
+        lock(&link.health).troubled = Some((began, began));
         let last =
             if failures.last().is_some_and(|(_, last)| last.is_silence()) { silence() } else { refused() };
         link.after(last, &mut backoff, began, bears).is_err()
@@ -378,14 +380,16 @@ mod tests {
     #[test]
     fn a_service_is_silent_since_the_call_that_got_no_answer_or_the_last_good_one() {
         let link = link(5);
-        assert_eq!(link.troubled(), Duration::ZERO);
+        let since = || lock(&link.health).troubled.map(|(since, _)| since);
         let began = Instant::now().checked_sub(Duration::from_secs(8)).expect("this machine is up");
         link.bad(&silence(), began);
-        assert!(link.troubled() >= Duration::from_secs(8));
+        assert_eq!(since(), Some(began));
         assert_eq!(link.silent(), Duration::ZERO, "this process may have stood still");
+        lock(&link.health).troubled = Some((began, began));
+        assert!(link.silent() >= Duration::from_secs(8));
         link.good();
-        assert_eq!(link.troubled(), Duration::ZERO);
+        assert_eq!((since(), link.silent()), (None, Duration::ZERO));
         link.bad(&silence(), began);
-        assert!(link.troubled() < Duration::from_secs(8), "another call had an answer meanwhile");
+        assert!(since() > Some(began), "another call had an answer meanwhile");
     }
 }

@@ -101,7 +101,8 @@ fn a_service_that_dies_for_good_ends_the_map_behind_what_was_answered() {
     let (last, before) = report.errors.split_last().expect("an error");
     assert!(report.good > 0 && last.kind == "Cloud" && last.index.is_none(), "{report:?}");
     assert!(before.iter().all(|error| error.kind == "Cloud" && error.index.is_some()), "{report:?}");
-    assert!(report.errors.iter().all(|error| error.text.contains(&account.url)), "{report:?}");
+    // The cause is in the last one alone.
+    assert!(last.text.contains(&account.url), "{report:?}");
 }
 
 #[test]
