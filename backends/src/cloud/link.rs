@@ -174,8 +174,8 @@ impl Link {
         lock(&self.health).troubled.map_or(Duration::ZERO, |(_, since)| since.elapsed())
     }
 
-    /// How long none has come to calls that began then, where another call has had the time to say otherwise: one that fails was also on the way when this process
-    /// stood still itself.
+    /// How long none has come, from the begin of the first call that failed on, where another call has had the time to say
+    /// otherwise: one that fails was also on the way when this process stood still itself.
     pub(super) fn silent(&self) -> Duration {
         match lock(&self.health).troubled {
             Some((since, noticed)) if noticed.elapsed() > CONFIRMED => since.elapsed(),
