@@ -267,7 +267,11 @@ fn v2(mounts: &str, own: &str) -> Result<Trees, String> {
     };
     let lacks = lacking("cgroup.controllers");
     if !lacks.is_empty() {
-        return Err(format!("cgroup v2 lacks the controllers {}", lacks.join(", ")));
+        return Err(format!(
+            "cgroup v2 lacks the controllers {} in {} (under systemd: Delegate=yes)",
+            lacks.join(", "),
+            root.display()
+        ));
     }
     if !lacking("cgroup.subtree_control").is_empty() {
         let leave = || -> io::Result<()> {

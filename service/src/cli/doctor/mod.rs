@@ -1,12 +1,14 @@
 //! `fastmap doctor`: whether maps can run on this machine and in the service that the environment names, and, where it is
 //! to be a service itself, what it offers for jails; each finding with what to do about it.
 //!
-//! `machine` looks at what maps need, `workers` starts some, `client` asks the service, `queue` its NATS servers, `serving` tries the jails.
+//! `machine` looks at what maps need, `unit` at the systemd unit around it, `workers` starts some, `client` asks the service, `queue` its
+//! NATS servers, `serving` tries the jails.
 
 mod client;
 mod machine;
 mod queue;
 mod serving;
+mod unit;
 mod workers;
 
 use anyhow::bail;
@@ -45,6 +47,7 @@ fn fair(name: &'static str, found: impl Into<String>, advice: impl Into<String>)
 
 pub(crate) fn doctor(command: &Doctor) -> anyhow::Result<()> {
     let mut all = machine::look(command.serve);
+    all.extend(unit::look());
     all.extend(workers::start());
     all.extend(client::ask());
     all.extend(queue::look(&command.nats));

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::process::{abort, exit};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fastmap_test_programs::report;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -217,6 +217,21 @@ pub(crate) fn slow(items: u64, milliseconds: u64) -> Outcome {
         n
     };
     report(config()?.fastmap(function, (0..items).map(|n| (n, milliseconds))), |n| n);
+    Ok(())
+}
+
+/// Items without an end, of which one comes each `pause` milliseconds and computes for `milliseconds`: workers are woken one by
+/// one, beside others that are busy.
+pub(crate) fn sparse(pause: u64, milliseconds: u64) -> Outcome {
+    let function = |milliseconds: u64| {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(milliseconds) {
+            std::hint::spin_loop();
+        }
+        milliseconds
+    };
+    let items = std::iter::repeat(milliseconds).inspect(|_| sleep(Duration::from_millis(pause)));
+    report(config()?.fastmap(function, items), |_| milliseconds);
     Ok(())
 }
 

@@ -33,6 +33,7 @@ fn run(scenario: &str, rest: &[String]) -> Outcome {
         "faults" => faults::faults(text(0), number(1)?, number(2)?, number(3)?),
         "dumps" => faults::dumps(),
         "slow" => faults::slow(number(0)?, number(1)?),
+        "sparse" => faults::sparse(number(0)?, number(1)?),
         "until-file" => faults::until_file(text(0)),
         "greedy" => faults::greedy(text(0)),
         "stopped-idle" => faults::stopped_idle(text(0)),
