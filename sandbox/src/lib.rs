@@ -100,6 +100,10 @@ impl Lack {
             Some(libc::EPERM | libc::EACCES) => {
                 "what surrounds this process (a container's profile, systemd's SystemCallFilter=) refuses "
             }
+            // Its attendant is a thread.
+            Some(libc::EAGAIN) => {
+                "this process may start no thread (TasksMax= of systemd, a container's limit of pids, ulimit -u) for "
+            }
             _ => "this process can't have ",
         }
     }

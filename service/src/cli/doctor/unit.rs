@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use super::{Finding, fair, good};
 
 const NAME: &str = "systemd";
-const ADVICE: &str = "OOMPolicy=continue in the unit: then a worker that has no memory left costs its item alone";
+const ADVICE: &str =
+    "OOMPolicy=continue in the unit: then a worker that has no memory left costs its item alone";
 
 /// `None` where no unit is to be seen, or systemd does not tell its policy: a container, an old systemd's scope, control
 /// groups of version 1, whose deaths systemd does not count.
