@@ -164,8 +164,8 @@ fn an_item_that_eats_all_memory_is_told_so() {
     let jailed = jailed(Limits { memory: 96 << 20, ..limits() });
     let error = one_failure(act(&config(pool(&jailed, 2))), 40).to_string();
     assert!(error.contains("out of memory, of which it may have 96 MiB"), "{error}");
-    // Tried once more, alone.
-    assert_eq!(jailed.usage().oom_kills, 2, "{:?}", jailed.usage());
+    // Tried once more, alone. Control groups of version 2 end and count all processes of a jail, those of version 1 one.
+    assert!(jailed.usage().oom_kills >= 2, "{:?}", jailed.usage());
     assert!(jailed.usage().memory <= 96 << 20, "{:?}", jailed.usage());
 }
 
