@@ -5,7 +5,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use fastmap::backends::{Backend, BackendError, FunctionId, Job, Local, Run};
 use fastmap::{Error, ErrorKind};
@@ -147,9 +146,7 @@ fn another_loader_is_named() {
 
 /// What a map says whose workers are that program.
 fn said_of(path: &Path) -> String {
-    let started = Instant::now();
     let results = run(path, FunctionId { offset: 0, name: "any".to_owned() });
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     assert_eq!(results.len(), 1, "{results:?}");
     let error = results[0].as_ref().expect_err("it does no work");
     assert_eq!(error.kind(), ErrorKind::AllWorkersDied, "{error}");
