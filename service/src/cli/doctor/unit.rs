@@ -54,7 +54,7 @@ impl Unit {
             return None;
         }
         let (_, path) = lines.clone().find(|(controllers, _)| controllers.is_empty())?;
-        let is_unit = |name: &&str| name.ends_with(".service") || name.ends_with(".scope");
+        let is_unit = |name: &&str| [".service", ".scope"].iter().any(|kind| name.ends_with(kind));
         let mut units = path.split('/').filter(is_unit);
         let first = units.next()?;
         let inner = units.next().filter(|_| first.starts_with("user@"));
