@@ -64,17 +64,23 @@ fn every_core() -> CpuSet {
     all
 }
 
+/// The mask by which the calling thread, which has the cores `had`, gets them back: of all cores, where it gets no
+/// more of them than it has, so that it follows its control group when that is given others. It may have all of them
+/// meanwhile: to be called before the thread chooses fewer, or where it ends.
+pub(crate) fn to_come_back_to(had: CpuSet) -> CpuSet {
+    let me = Pid::from_raw(0);
+    let all = every_core();
+    let now = sched_setaffinity(me, &all).and_then(|()| sched_getaffinity(me));
+    if now == Ok(had) { all } else { had }
+}
+
 /// Whether this process may use all cores of its control group: whether a thread that asks for all cores gets no
 /// more than it was started with. Asked once, because it starts a thread.
 fn has_all_of_its_group() -> bool {
     static ALL: OnceLock<bool> = OnceLock::new();
     *ALL.get_or_init(|| {
-        let me = Pid::from_raw(0);
-        let asks = move || {
-            let before = sched_getaffinity(me)?;
-            sched_setaffinity(me, &every_core())?;
-            Ok::<_, nix::Error>(sched_getaffinity(me)? == before)
-        };
+        let asks =
+            || Ok::<_, nix::Error>(to_come_back_to(sched_getaffinity(Pid::from_raw(0))?) == every_core());
         // Where no thread starts, the mask of each worker is given back as it was.
         let thread = std::thread::Builder::new().spawn(asks);
         thread.ok().and_then(|thread| thread.join().ok()?.ok()).unwrap_or(false)

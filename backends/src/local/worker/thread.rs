@@ -15,6 +15,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 
 use super::super::greeting::STACK;
+use super::super::spread::to_come_back_to;
 use super::super::supervisor::block_signals;
 use super::{Worker, guard};
 
@@ -70,15 +71,21 @@ pub(super) fn start(name: &str, worker: Worker) -> io::Result<JoinHandle<()>> {
     }
 }
 
-/// Keeps this thread on the core where it runs, and gives the cores that it may use otherwise. What it starts
+/// Keeps this thread on the core where it runs, and gives the mask that gives it its cores back. What it starts
 /// begins there, and runs as soon as this thread waits; elsewhere it would wait behind another worker that
 /// comes up.
 fn stay_here() -> Option<CpuSet> {
     let all = sched_getaffinity(Pid::from_raw(0)).ok()?;
     let mut here = CpuSet::new();
     here.set(sched_getcpu().ok()?).ok()?;
-    sched_setaffinity(Pid::from_raw(0), &here).ok()?;
-    Some(all)
+    // The mask is the thread's wish from now on: one of these cores alone would keep it off those that its
+    // control group is given later.
+    let back = to_come_back_to(all);
+    if sched_setaffinity(Pid::from_raw(0), &here).is_err() {
+        leave(Some(&all));
+        return None;
+    }
+    Some(back)
 }
 
 /// Gives this thread its cores back.
