@@ -1,4 +1,4 @@
-//! Calls that name a file: `handler` asks here, in a signal, what each of them returns. Opening to read is
+//! Calls that name a file: `sigsys_handler` asks here, in a signal, what each of them returns. Opening to read is
 //! the kernel's to decide, by Landlock; writing is refused but for the harmless devices and what is the
 //! worker's own, see `temporary`, to which a path below `/tmp`, `/var/tmp` and `/dev/shm` leads. Nothing here
 //! allocates, locks or panics.
@@ -7,7 +7,7 @@ use std::ffi::{CStr, c_int};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::calls::{ASKED, WRITING};
-use crate::handler::{is_path, note, note_missing, returned};
+use crate::refusal_notes::{is_path, note, note_missing, returned};
 use crate::{temporary, world};
 
 /// This process is in a jail.

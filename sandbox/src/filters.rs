@@ -4,7 +4,7 @@
 //!
 //! Each side has two, of which the stricter answer counts: answers by the number of the call alone, and those
 //! that depend on its arguments. The local sandbox has a third, for the calls that a thread answers
-//! (`attendant`); in a jail they raise a signal, because a jail's refusal would come before that thread's.
+//! (`notify_thread`); in a jail they raise a signal, because a jail's refusal would come before that thread's.
 //!
 //! The first is a search tree of our own. The kernel runs a new filter once for each call that there is, and
 //! the library's chain of comparisons takes it 0.4 ms for a list of this length, at the start of each worker.

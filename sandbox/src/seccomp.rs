@@ -2,7 +2,7 @@
 //! itself where the library has no word for it.
 //!
 //! The local sandbox's are three, of which the strictest answer counts: what starts a process (asked of
-//! `attendant`), what depends on a call's arguments, and what its number decides (a signal, to `handler`).
+//! `notify_thread`), what depends on a call's arguments, and what its number decides (a signal, to `sigsys_handler`).
 //! The last refuses further filters by the newer call. The one that keeps the signal is for the threads that are
 //! started later. A jailed worker has the others, but for the first.
 
@@ -13,7 +13,7 @@ use seccompiler::BpfProgram;
 
 use crate::calls::Side;
 use crate::filters::{asked, by_arguments, by_number, keep_signal};
-use crate::{attendant, handler};
+use crate::{notify_thread, sigsys_handler};
 
 /// Whether this kernel has filters that answer in that way (`SECCOMP_RET_…`).
 pub(crate) fn available(action: u32) -> io::Result<()> {
@@ -30,9 +30,9 @@ pub(crate) fn install() -> io::Result<()> {
     if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    handler::install()?;
+    sigsys_handler::install()?;
     match set_listener(&asked(true).map_err(io::Error::other)?) {
-        Ok(listener) => attendant::start(listener)?,
+        Ok(listener) => notify_thread::start(listener)?,
         // Another filter of this process has a listener, or the kernel is older than 5.7: refused without a
         // record.
         Err(_) => drop(set(&asked(false).map_err(io::Error::other)?, 0)?),
@@ -40,7 +40,7 @@ pub(crate) fn install() -> io::Result<()> {
     set(&by_arguments(Side::Local).map_err(io::Error::other)?, 0)?;
     set(&by_number(Side::Local), 0)?;
     set_here(&keep_signal().map_err(io::Error::other)?)?;
-    attendant::wait();
+    notify_thread::wait();
     Ok(())
 }
 
@@ -57,7 +57,7 @@ pub(crate) fn is_jailed() -> bool {
 pub(crate) fn install_inside() -> io::Result<()> {
     let by_arguments = by_arguments(Side::Inside).map_err(io::Error::other)?;
     let programs = [by_arguments, by_number(Side::Inside), keep_signal().map_err(io::Error::other)?];
-    handler::install()?;
+    sigsys_handler::install()?;
     programs.iter().try_for_each(set_here)
 }
 

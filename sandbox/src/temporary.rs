@@ -10,10 +10,9 @@
 //! whose own view of users stays as it is.
 
 use std::ffi::{CStr, CString, c_int};
-use std::fs;
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::OnceLock;
+use std::{fs, io};
 
 /// The folders that lead there, and each one's own folder in it.
 const FOLDERS: [(&[u8], &CStr); 3] = [(b"/tmp", c"tmp"), (b"/var/tmp", c"tmp"), (b"/dev/shm", c"shm")];

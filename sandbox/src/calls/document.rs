@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::list::LIST;
-use super::{Answer, Group};
+use super::syscall::{Answer, Group};
 
 const BEGIN: &str = "<!-- the list of calls: written by a test of the sandbox -->\n";
 const END: &str = "<!-- the end of the list -->\n";

@@ -4,10 +4,10 @@
 //!
 //! Both sides answer alike unless a group is made by [`apart`].
 
-use super::{Answer, Call, Condition, Group};
-
 use Answer::{Absent, Allowed, Asked, Only, Refused, Skipped};
 use Condition::{ByFiles, Exactly, Flag, NoFlag, NoneOf, OneOf, Own};
+
+use crate::calls::syscall::{Answer, Call, Condition, Group};
 
 macro_rules! calls {
     ($($call:ident $(($path:literal))?)*) => {

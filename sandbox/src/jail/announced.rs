@@ -5,7 +5,7 @@
 //! The affinity of a worker stays the machine's: a worker that is bound to one core waits for it while others
 //! are idle.
 
-use super::Limits;
+use crate::jail::spec::Limits;
 
 /// Variables that say how many threads a library starts.
 const THREADS: [&str; 9] = [

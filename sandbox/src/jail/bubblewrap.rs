@@ -15,19 +15,16 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, Signal};
 
-use super::announced;
 use super::filter::Filters;
 use super::ids::{self, Helper};
 use super::shown::{self, Shown};
-use super::{Executable, Limits, Refusal, Spec, root};
+use super::{Executable, announced, root};
 use crate::elf::Unfit;
+use crate::jail::spec::{Limits, PROGRAM, Refusal, SOCKET, Spec};
 
 /// The oldest that was tried: it knows `--disable-userns`, and binds by descriptor where Debian's updates are in.
 const OLDEST: (u32, u32) = (0, 8);
-/// Where the executable is, inside.
-pub(crate) const PROGRAM: &str = "/app/worker";
-/// Where the host's socket is, inside.
-pub(crate) const SOCKET: &str = "/app/host";
+
 /// Where the child's own mount namespace has the executable and the host's socket, see `shown`.
 const SHOWN_PROGRAM: &CStr = c"/tmp/program";
 const SHOWN_SOCKET: &CStr = c"/tmp/socket";

@@ -25,7 +25,7 @@ use nix::unistd::Pid;
 
 use super::owner::{Lock, lock};
 use super::shares::{FAVOR, LOOK, Shares};
-use super::{Limits, Refusal, Usage};
+use crate::jail::spec::{Limits, Refusal, Usage};
 use crate::memory_group::{MemoryGroup, field, place};
 
 /// A group's processes are dead so soon after their SIGKILL, or something is wrong with the machine.

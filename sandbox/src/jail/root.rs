@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Executable;
-use super::bubblewrap::PROGRAM;
+use crate::jail::spec::PROGRAM;
 use crate::world;
 
 /// Folders that are links into `/usr` on most systems.

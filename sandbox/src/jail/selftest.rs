@@ -6,10 +6,10 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use super::{Executable, Jail, Limits, Refusal, Spec, probes};
+use super::{Executable, Jail};
+use crate::jail::probes::probe::PROBE;
+use crate::jail::spec::{Limits, Refusal, Spec};
 
-/// Set for a process that is to attack its jail.
-pub const PROBE: &str = "FASTMAP_JAIL_PROBE";
 /// The last line of a report.
 const END: &str = "end";
 /// It takes less than a tenth of a second; on a busy machine that emulates its processor more than 20 s were seen.
@@ -21,7 +21,7 @@ pub fn probe_if_asked() {
     if std::env::var_os(PROBE).is_none() {
         return;
     }
-    for probe in probes::all() {
+    for probe in crate::jail::probes::all() {
         match probe.attempt() {
             Ok(()) => println!("able to {}", probe.name),
             Err(error) => println!("refused {}: {error}", probe.name),
@@ -87,7 +87,7 @@ pub fn read(lines: &str) -> Option<Report> {
         {
             report.push((name.to_owned(), Err(how.to_owned())));
         } else if line == END {
-            return (report.len() == probes::all().count()).then_some(report);
+            return (report.len() == crate::jail::probes::all().count()).then_some(report);
         }
     }
     None

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::{Probe, past_the_gate, result};
+use crate::jail::probes::probe::{Probe, past_the_gate, result};
 
 pub(super) const ALL: &[Probe] = &[
     Probe { name: "read /etc/passwd", act: || File::open("/etc/passwd").map(drop) },
@@ -42,7 +42,9 @@ pub(super) const ALL: &[Probe] = &[
 
 /// A folder that has something in it: another process's, for this one has put nothing there.
 fn any_in(folder: &str) -> io::Result<()> {
-    fs::read_dir(folder)?.next().map_or_else(|| Err(super::nothing("it is empty")), |entry| entry.map(drop))
+    fs::read_dir(folder)?
+        .next()
+        .map_or_else(|| Err(crate::jail::probes::probe::nothing("it is empty")), |entry| entry.map(drop))
 }
 
 /// The path by which the kernel started this program.
@@ -51,7 +53,7 @@ fn program() -> io::Result<PathBuf> {
     let path = unsafe {
         let address = libc::getauxval(libc::AT_EXECFN) as *const libc::c_char;
         if address.is_null() {
-            return Err(super::nothing("no program's name"));
+            return Err(crate::jail::probes::probe::nothing("no program's name"));
         }
         CStr::from_ptr(address)
     };
@@ -94,7 +96,7 @@ fn process() -> io::Result<()> {
     if entries.any(|entry| is_number(&entry.file_name())) {
         Ok(())
     } else {
-        Err(super::nothing("no process is in it"))
+        Err(crate::jail::probes::probe::nothing("no process is in it"))
     }
 }
 

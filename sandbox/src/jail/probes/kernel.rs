@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::{Probe, past_the_gate, result};
+use crate::jail::probes::probe::{Probe, past_the_gate, result};
 
 /// A system call by its number, with arguments that can't work.
 macro_rules! call {

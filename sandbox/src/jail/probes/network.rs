@@ -4,7 +4,7 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 
-use super::{Probe, past_the_gate, result};
+use crate::jail::probes::probe::{Probe, past_the_gate, result};
 
 pub(super) const ALL: &[Probe] = &[
     Probe { name: "open a TCP socket", act: || socket(libc::AF_INET, libc::SOCK_STREAM, 0) },

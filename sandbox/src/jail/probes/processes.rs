@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Probe, nothing, past_the_gate, result};
+use crate::jail::probes::probe::{Probe, nothing, past_the_gate, result};
 
 pub(super) const ALL: &[Probe] = &[
     Probe { name: "fork", act: || child(0) },
@@ -131,9 +131,9 @@ fn real_time() -> io::Result<()> {
 
 /// What bubblewrap sets by itself, and what a jail is told: no more.
 fn environment() -> io::Result<()> {
-    let limits = super::super::Limits::default();
+    let limits = crate::jail::spec::Limits::default();
     let known = |name: &str| {
-        matches!(name, "PWD" | "FASTMAP_INSIDE_WORKER" | super::super::selftest::PROBE)
+        matches!(name, "PWD" | "FASTMAP_INSIDE_WORKER" | crate::jail::probes::probe::PROBE)
             || super::super::announced::variables(&limits).any(|(told, _)| told == name)
     };
     if std::env::vars_os().any(|(name, _)| !name.to_str().is_some_and(known)) {

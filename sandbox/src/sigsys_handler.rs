@@ -9,7 +9,7 @@ use std::io;
 
 use crate::calls::ASKED;
 use crate::files;
-use crate::refusal::{self, Why};
+use crate::refusal_notes::{is_path, note, returned};
 
 /// `si_code` of a signal that a filter raised.
 const SYS_SECCOMP: c_int = 1;
@@ -149,15 +149,6 @@ unsafe fn set_action(signal: u64, action: &Action) {
     unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action, 0u64, SET, 0u64, ASKED) };
 }
 
-/// The result as the kernel gives it.
-pub(crate) fn returned(result: i64) -> i64 {
-    if result >= 0 {
-        return result;
-    }
-    // SAFETY: a location of this thread's own.
-    -i64::from(unsafe { *libc::__errno_location() })
-}
-
 /// What the call returns.
 fn decide(registers: &Registers<'_>) -> i64 {
     let number = registers.call();
@@ -183,32 +174,4 @@ fn decide(registers: &Registers<'_>) -> i64 {
     let path = path.map_or(0, |at| registers.argument(at));
     note(number, is_path(libc::AT_FDCWD as u64, path).then_some(path));
     -i64::from(libc::EPERM)
-}
-
-/// Writes down a refused call with its path, which the kernel must have read.
-pub(crate) fn note(number: i64, path: Option<u64>) {
-    let path = path.map_or(std::ptr::null(), |path| std::ptr::with_exposed_provenance(path as usize));
-    // SAFETY: where the kernel has read a path, there are bytes that end with a zero byte.
-    unsafe { refusal::note(number, path, Why::Refused) };
-}
-
-/// Writes down a call that looked for a file that is not there.
-pub(crate) fn note_missing(number: i64, path: u64) {
-    // SAFETY: as above.
-    unsafe { refusal::note(number, std::ptr::with_exposed_provenance(path as usize), Why::Missing) };
-}
-
-/// Whether there is a path in memory, of a file or of none. To look would be to die where there is nothing.
-pub(crate) fn is_path(folder: u64, path: u64) -> bool {
-    path != 0 && !matches!(access(folder, path, libc::F_OK), libc::EFAULT | libc::ENAMETOOLONG)
-}
-
-/// What the kernel says of a path, by a call that Landlock leaves alone: 0, or its error.
-fn access(folder: u64, path: u64, mode: c_int) -> c_int {
-    // SAFETY: the kernel says EFAULT where there is no path.
-    match unsafe { libc::syscall(libc::SYS_faccessat, folder, path, mode, 0u64, 0u64, ASKED) } {
-        0 => 0,
-        // SAFETY: a location of this thread's own.
-        _ => unsafe { *libc::__errno_location() },
-    }
 }

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, Ordering};
 
-use crate::calls::{self, Call};
+use crate::calls::Call;
 
 /// Bytes of a path that are kept.
 const PATH: usize = 112;
@@ -220,7 +220,7 @@ impl Slot {
     /// The call as made by that item.
     fn read(&self, item: u32) -> Option<Refusal> {
         let number = self.call.load(Ordering::Acquire).checked_sub(1)?;
-        let call: &Call = calls::find(i64::from(number))?;
+        let call: &Call = crate::calls::find(i64::from(number))?;
         let length = (self.length.load(Ordering::Relaxed) as usize).min(PATH);
         let path: Vec<u8> = self.path[..length].iter().map(|byte| byte.load(Ordering::Relaxed)).collect();
         let path = (length > 0).then(|| String::from_utf8_lossy(&path).into_owned());

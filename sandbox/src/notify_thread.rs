@@ -2,14 +2,12 @@
 //! `seccomp`. A signal handler can't do this: `posix_spawn` and `fork` block all signals first, and a refusal by
 //! a blocked signal is death.
 
-use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::{io, thread};
 
-use crate::calls;
-use crate::handler::{is_path, note};
+use crate::refusal_notes::{is_path, note};
 
 /// It needs little.
 const STACK: usize = 64 * 1024;
@@ -65,7 +63,7 @@ fn attend(listener: &OwnedFd) -> bool {
         return matches!(why, Some(libc::EINTR | libc::ENOENT));
     }
     let number = i64::from(asked.data.nr);
-    let path = calls::find(number).and_then(|call| call.path).map_or(0, |at| asked.data.args[at]);
+    let path = crate::calls::find(number).and_then(|call| call.path).map_or(0, |at| asked.data.args[at]);
     // The thread that asked waits, so that what is there stays.
     note(number, is_path(libc::AT_FDCWD as u64, path).then_some(path));
     let answer = libc::seccomp_notif_resp { id: asked.id, val: 0, error: -libc::EPERM, flags: 0 };
