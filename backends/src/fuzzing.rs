@@ -5,12 +5,14 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-use crate::batch::Items;
 use crate::cloud::{Answer, BatchBody};
-use crate::completion::{ItemFailure, Payload};
-use crate::credit::of_failures;
-use crate::local::fuzzing::{Marker, Opening, Record, read};
-use crate::wire::{Assembler, Header, Kind, PACKET};
+use crate::local::ipc::handshake::{Marker, read};
+use crate::local::ipc::messages::{Opening, Record};
+use crate::model::batch::Items;
+use crate::model::completion::Payload;
+use crate::model::failure::ItemFailure;
+use crate::model::frame::{Assembler, Header, Kind, PACKET};
+use crate::model::result_credit::of_failures;
 
 /// Packets, each behind two bytes of length, as a worker may send them: what becomes frames is dealt with as the
 /// reader and the pool do. Those of a stranger's worker are held to what was granted, here 64 KiB.

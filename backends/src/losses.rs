@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use crate::completion::{Death, DeathCause, Loss, MemoryLimit, Running};
+use crate::model::death::{Death, DeathCause, Loss, MemoryLimit, Running};
 
 /// A part of a lost batch.
 #[derive(Clone, Debug, PartialEq, Eq)]

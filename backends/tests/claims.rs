@@ -8,7 +8,7 @@ mod atomic {
     pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
 }
 
-#[path = "../src/claims.rs"]
+#[path = "../src/execution/claims.rs"]
 mod claims;
 
 use claims::Claims;

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use super::policy::{Event, Forecast, Policy, Side, Step};
 use super::trace::Line;
-use crate::function::mapped_function;
-use crate::words::counted;
+use crate::execution::function::mapped_function;
+use crate::model::words::counted;
 
 /// Tells what a trace holds, as text. The policy is played again with what was seen; where it decides otherwise than it is
 /// recorded (a trace of another version), the account says so.

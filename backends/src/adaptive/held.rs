@@ -4,8 +4,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::policy::{Event, Side};
-use crate::batch::{Batch, BatchId};
-use crate::completion::{Completion, Loss, Outcome, Running};
+use crate::model::batch::Batch;
+use crate::model::completion::{Completion, Outcome};
+use crate::model::death::{Loss, Running};
+use crate::model::ids::BatchId;
 
 /// Names of copies begin here: no host's adapter counts so far.
 const COPIES: u64 = 1 << 62;

@@ -5,18 +5,20 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use super::AdaptiveOptions;
 use super::held::{Cancel, Held};
-use super::limits;
 use super::policy::{Event, Forecast, Link, Policy, Probe, Repeat, Side, Step};
 use super::trace::{Line, Trace};
-use super::{AdaptiveOptions, BILL};
-use crate::batch::{Batch, BatchId};
-use crate::completion::{Completion, Loss, Outcome, Receipt, Running};
-use crate::error::BackendError;
-use crate::job::Job;
-use crate::losses;
-use crate::sizing::Targets;
-use crate::{Backend, Capacity, ItemCost, Quote, Readiness, Run, counted, in_credits};
+use crate::adaptive::service_limits;
+use crate::execution::job::Job;
+use crate::model::batch::Batch;
+use crate::model::completion::{Completion, Outcome};
+use crate::model::cost::Receipt;
+use crate::model::death::{Loss, Running};
+use crate::model::error::BackendError;
+use crate::model::ids::BatchId;
+use crate::model::sizing::Targets;
+use crate::{Backend, Capacity, ItemCost, Quote, Readiness, Run, counted, in_credits, losses};
 
 /// While both have something, each is looked at in turn so often. A look takes microseconds.
 const TURN: Duration = Duration::from_millis(1);
@@ -274,7 +276,7 @@ impl AdaptiveRun {
 
     /// Whether a loss says something of the batch, and not of the side: an item of it may have done it.
     fn accuses(&self, side: Side, loss: &Loss) -> bool {
-        let cut = side == Side::Cloud && limits::is_cut_by_it(loss, self.job.item_timeout);
+        let cut = side == Side::Cloud && service_limits::is_cut_by_it(loss, self.job.item_timeout);
         losses::accuses(loss) && !cut
     }
 
@@ -291,7 +293,8 @@ impl AdaptiveRun {
             _ => (false, false),
         };
         // What a service does not do is no answer to an item that this machine may do.
-        let beyond = side == Side::Cloud && limits::is_of_the_service(&completion, self.job.item_timeout);
+        let beyond =
+            side == Side::Cloud && service_limits::is_of_the_service(&completion, self.job.item_timeout);
         let completion = if beyond {
             self.only_here.insert(first);
             self.held.taken_back(completion)
@@ -584,6 +587,9 @@ impl Run for AdaptiveRun {
         }
     }
 }
+
+/// The bill is waited for so long at the end of a map; what is known is told if it takes longer.
+pub(crate) const BILL: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests;

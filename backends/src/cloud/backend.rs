@@ -4,64 +4,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::http::Http;
-use super::link::Link;
-use super::run::Shared;
-use super::sign::Secret;
-use super::told::{Confirm, Notices, Unheard};
 use super::url::ServiceUrl;
-use super::{conductor, ending};
-use crate::batch::{Batch, BatchId};
-use crate::completion::{Completion, Receipt};
-use crate::error::BackendError;
-use crate::job::Job;
-use crate::local::{PassThrough, Relay};
+use crate::cloud::options::CloudOptions;
+use crate::cloud::run_state::Shared;
+use crate::cloud::session::Link;
+use crate::cloud::{exit_hook, run_thread};
+use crate::execution::job::Job;
+use crate::model::batch::Batch;
+use crate::model::completion::Completion;
+use crate::model::cost::Receipt;
+use crate::model::error::BackendError;
+use crate::model::ids::BatchId;
 use crate::{Backend, Capacity, ItemCost, Readiness, Run};
-
-/// How long nothing good may be heard of the service before a run is given up.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Where the service is, and what it may cost.
-#[derive(Clone, Debug)]
-pub struct CloudOptions {
-    /// The service's address: see [`ServiceUrl`] for what it may be.
-    pub url: String,
-    /// Names and signs for the account.
-    pub secret: Secret,
-    /// What each run may spend, in millionths of a credit; the service sees to it. `None`: what the account has.
-    pub max_credits: Option<i64>,
-    /// Where the lines go that workers print.
-    pub relay: Arc<dyn Relay>,
-    /// Who is told what happens on the way.
-    pub notices: Arc<dyn Notices>,
-    /// Who is asked before the first batch of a run leaves; `None`: nobody.
-    pub confirm: Option<Arc<dyn Confirm>>,
-    /// Where the first items are tried for the estimate that `confirm` is asked with; their results are used. `None`:
-    /// there is no estimate.
-    pub probe: Option<Arc<dyn Backend>>,
-    /// How long the service may give no good answer before a run is given up: longer than it takes to start it again.
-    /// Where nothing has ever answered, it is 10 s at most.
-    pub patience: Duration,
-    /// Whether items are compressed on their way; `None`: where they shrink, and the service is on another machine.
-    pub compress: Option<bool>,
-}
-
-impl CloudOptions {
-    /// That service, by that secret, with no bound on what is spent, unasked; lines of workers go to the host's own
-    /// output.
-    pub fn new(url: impl Into<String>, secret: Secret) -> Self {
-        CloudOptions {
-            url: url.into(),
-            secret,
-            max_credits: None,
-            relay: Arc::new(PassThrough),
-            notices: Arc::new(Unheard),
-            confirm: None,
-            probe: None,
-            patience: PATIENCE,
-            compress: None,
-        }
-    }
-}
 
 /// Runs batches at a service, which starts this very program in jails of its own.
 ///
@@ -105,8 +59,8 @@ impl Backend for Cloud {
         crate::local::fill_standard();
         check_owner(&self.link)?;
         let shared = Arc::new(Shared::new(Arc::clone(&self.link), job));
-        ending::watch(&shared);
-        conductor::start(&shared)?;
+        exit_hook::watch(&shared);
+        run_thread::start(&shared)?;
         Ok(Box::new(CloudRun { shared: Some(shared) }))
     }
 }

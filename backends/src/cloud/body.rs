@@ -7,9 +7,12 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use super::meta::{DoneMeta, LostMeta, json, of_json};
-use crate::batch::Items;
-use crate::completion::{ItemFailure, Loss, Payload, Place, Results};
-use crate::level;
+use crate::cloud::bytes::{BodyError, Reader, bad};
+use crate::model::batch::Items;
+use crate::model::completion::{Payload, Place, Results};
+use crate::model::death::Loss;
+use crate::model::failure::ItemFailure;
+use crate::model::log_level;
 
 /// Flag of a batch: its items are a zstd frame.
 pub const FLAG_ZSTD: u32 = 1;
@@ -43,22 +46,13 @@ pub struct BatchBody<'a> {
     pub payload: &'a [u8],
 }
 
-/// What is wrong with bytes that are no batch or no answer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct BodyError(pub(super) String);
-
-fn bad<T>(what: impl Into<String>) -> Result<T, BodyError> {
-    Err(BodyError(what.into()))
-}
-
 impl<'a> BatchBody<'a> {
     /// The bytes to be sent.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(BATCH_HEAD + self.payload.len());
         bytes.extend_from_slice(BATCH_MAGIC);
         let flags = if self.compressed { FLAG_ZSTD } else { 0 };
-        let level = u32::from(level::to_byte(self.level)) << LEVEL;
+        let level = u32::from(log_level::to_byte(self.level)) << LEVEL;
         bytes.extend_from_slice(&(flags | level).to_le_bytes());
         bytes.extend_from_slice(&self.first.to_le_bytes());
         bytes.extend_from_slice(&self.items.to_le_bytes());
@@ -84,7 +78,7 @@ impl<'a> BatchBody<'a> {
         if flags & !FLAG_ZSTD != level << LEVEL {
             return bad(format!("flags {flags:#x} that this version does not know"));
         }
-        let level = level::of_byte(level as u8).map_err(BodyError)?;
+        let level = log_level::of_byte(level as u8).map_err(BodyError)?;
         let (first, items, stride) = (head.u64()?, head.u32()?, head.u32()?);
         let (result_credit, length, reserved) = (head.u64()?, head.u64()?, head.u64()?);
         let compressed = flags & FLAG_ZSTD != 0;
@@ -285,30 +279,12 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Result<&'a [u8], BodyError> {
-        let Some((taken, rest)) = self.0.split_at_checked(length) else {
-            return bad(format!("cut short: {length} bytes are due where {} are", self.0.len()));
-        };
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn u32(&mut self) -> Result<u32, BodyError> {
-        Ok(u32::from_le_bytes(self.take(4)?.try_into().expect("four bytes")))
-    }
-
-    fn u64(&mut self) -> Result<u64, BodyError> {
-        Ok(u64::from_le_bytes(self.take(8)?.try_into().expect("eight bytes")))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::completion::{Death, DeathCause, FailureKind, RefusedCall, Running};
+    use crate::model::death::{Death, DeathCause, Running};
+    use crate::model::failure::FailureKind;
+    use crate::model::refused_call::RefusedCall;
 
     fn answer() -> Answer {
         let refused = |index, call: &str, missing| RefusedCall {

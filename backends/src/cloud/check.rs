@@ -8,7 +8,7 @@ use super::protocol::Auth;
 use super::retry::{Service, Then, words};
 use super::sign::Secret;
 use super::url::ServiceUrl;
-use crate::error::BackendError;
+use crate::model::error::BackendError;
 
 /// A service that has answered with its signature.
 #[derive(Clone, Debug)]

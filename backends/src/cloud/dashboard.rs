@@ -8,7 +8,7 @@ use super::protocol::DashboardLink;
 use super::retry::{Backoff, Service, Then};
 use super::sign::Secret;
 use super::url::ServiceUrl;
-use crate::error::BackendError;
+use crate::model::error::BackendError;
 
 /// It is tried again up to here where that makes sense.
 const PATIENCE: Duration = Duration::from_secs(10);

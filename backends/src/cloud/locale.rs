@@ -1,6 +1,6 @@
 //! Time zone and language of a program, which travel with its runs: functions that format times or compare
 //! texts answer in the service as they do here. So does the variable that asks for the frames of panics. Read
-//! by `conductor` when it opens a run, checked by the gateway, given by the agent to the run's workers.
+//! by `run_thread` when it opens a run, checked by the gateway, given by the agent to the run's workers.
 
 use std::collections::BTreeMap;
 use std::path::Path;

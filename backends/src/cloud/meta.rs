@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::body::BodyError;
-use crate::completion::{
-    Death, DeathCause, FailureKind, ItemFailure, Loss, MemoryLimit, RefusedCall, Results, Running,
-};
-use crate::text::cut;
+use crate::cloud::bytes::BodyError;
+use crate::model::completion::Results;
+use crate::model::death::{Death, DeathCause, Loss, MemoryLimit, Running};
+use crate::model::failure::{FailureKind, ItemFailure};
+use crate::model::refused_call::RefusedCall;
+use crate::model::text::cut;
 
 /// More calls of one part are not believed, nor more bytes of a call's description.
 const MOST_CALLS: usize = 64;

@@ -1,10 +1,11 @@
 //! Files that a function looked for in the cloud, and that are not there. One that this machine lacks as well is
 //! no news: `map` itself would not have found it. Of the others the failure of an item says which it was, and
-//! the report warns of those that items went on without. Called by `sender`.
+//! the report warns of those that items went on without. Called by `batch_sender`.
 
 use std::fs;
 
-use crate::completion::{RefusedCall, Results};
+use crate::model::completion::Results;
+use crate::model::refused_call::RefusedCall;
 
 /// What to do about a file that the cloud has not.
 const REMEDY: &str = "give it with the program (include_bytes!) or as the context (fastmap_with)";
@@ -29,7 +30,7 @@ pub(super) fn settle(results: &mut Results, first: u64, items: u32) {
         }
     }
     let fails = |index: u64| {
-        let of_item = |failure: &crate::completion::ItemFailure| u64::from(failure.offset);
+        let of_item = |failure: &crate::model::failure::ItemFailure| u64::from(failure.offset);
         offset(index).is_some_and(|offset| results.failures.iter().any(|failure| of_item(failure) == offset))
     };
     results.refused.retain(|call| !call.missing || !call.index.is_some_and(fails));
@@ -43,7 +44,7 @@ fn is_here(path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::completion::{FailureKind, ItemFailure};
+    use crate::model::failure::{FailureKind, ItemFailure};
 
     #[test]
     fn files_are_told_that_are_here_and_a_failing_item_says_its_own() {

@@ -1,18 +1,37 @@
-//! The cloud: the same program, run by a service elsewhere. `docs/protocol.md` says all of what travels, in words.
+//! The cloud: the same program, run by a service elsewhere. `docs/protocol.md` specifies what travels.
 //!
 //! What the client and the service have in common is here with the feature `protocol`, and does no I/O: signatures
-//! (`sign`), messages and problem codes (`protocol`, `problem`), the bytes of a batch and of its answer (`body`, `meta`).
+//! (`sign`), messages and problem codes (`protocol`, `problem`), the bytes of a batch and of its answer (`body`, `meta`,
+//! `bytes`).
 //!
-//! The client is the backend [`Cloud`] (feature `cloud`). `http` makes one request; `retry` says what a failed one
-//! means; `link` is what all runs share; `run` is the state of one, under one lock: `conductor` is the thread that opens
-//! it, keeps it alive and ends it, `sender` the threads that have its batches on the way. `upload`, `pack`, `missing` and
-//! `probe` are what they call; `dashboard` asks for a link for a browser; `told` is what the user hears and is asked.
+//! The client is the backend [`Cloud`] (feature `cloud`), with its `options`. `http` makes one request; `retry` says what
+//! a failed one means; `session` is what all runs share; `run_state` is the state of one, under one lock: `run_thread` is
+//! the thread that opens it, keeps it alive and ends it, `batch_sender` the threads that send its batches. They call
+//! `upload`, `compression`, `missing` and `probe`. `dashboard` asks for a link for a browser; `notices` is what the user
+//! is shown and asked; `exit_hook` ends runs with the program.
 
+#[cfg(feature = "cloud")]
+mod batch_sender;
 mod body;
+mod bytes;
+#[cfg(feature = "cloud")]
+mod compression;
+#[cfg(feature = "cloud")]
+mod exit_hook;
 mod locale;
 mod meta;
+#[cfg(feature = "cloud")]
+mod notices;
+#[cfg(feature = "cloud")]
+mod options;
 mod problem;
 mod protocol;
+#[cfg(feature = "cloud")]
+mod run_state;
+#[cfg(feature = "cloud")]
+mod run_thread;
+#[cfg(feature = "cloud")]
+mod session;
 mod sign;
 
 #[cfg(feature = "cloud")]
@@ -20,19 +39,11 @@ mod backend;
 #[cfg(feature = "cloud")]
 mod check;
 #[cfg(feature = "cloud")]
-mod conductor;
-#[cfg(feature = "cloud")]
 mod dashboard;
-#[cfg(feature = "cloud")]
-mod ending;
 #[cfg(feature = "cloud")]
 mod http;
 #[cfg(feature = "cloud")]
-mod link;
-#[cfg(feature = "cloud")]
 mod missing;
-#[cfg(feature = "cloud")]
-mod pack;
 #[cfg(feature = "cloud")]
 mod probe;
 #[cfg(feature = "cloud")]
@@ -40,17 +51,22 @@ mod proxy;
 #[cfg(feature = "cloud")]
 mod retry;
 #[cfg(feature = "cloud")]
-mod run;
-#[cfg(feature = "cloud")]
-mod sender;
-#[cfg(feature = "cloud")]
-mod told;
-#[cfg(feature = "cloud")]
 mod upload;
 #[cfg(feature = "cloud")]
 mod url;
 
-pub use body::{Answer, BatchBody, BodyError, FLAG_ZSTD, Part, PartOutcome};
+pub use crate::cloud::bytes::BodyError;
+#[cfg(feature = "cloud")]
+pub use crate::cloud::notices::{Confirm, Estimate, Notice, Notices, Probe, Refused, Unheard, Upload};
+#[cfg(feature = "cloud")]
+pub use crate::cloud::options::CloudOptions;
+#[cfg(feature = "cloud")]
+pub use backend::Cloud;
+pub use body::{Answer, BatchBody, FLAG_ZSTD, Part, PartOutcome};
+#[cfg(feature = "cloud")]
+pub use check::{Reached, check};
+#[cfg(feature = "cloud")]
+pub use dashboard::dashboard_link;
 pub use locale::Locale;
 pub use problem::{Problem, ProblemCode};
 pub use protocol::{
@@ -62,10 +78,4 @@ pub use sign::{
     RequestHead, ResponseHead, Secret, SecretError, SigningKey, digest, hexadecimal, is_digest,
 };
 #[cfg(feature = "cloud")]
-pub use {
-    backend::{Cloud, CloudOptions},
-    check::{Reached, check},
-    dashboard::dashboard_link,
-    told::{Confirm, Estimate, Notice, Notices, Probe, Refused, Unheard, Upload},
-    url::{ServiceUrl, UrlError},
-};
+pub use url::{ServiceUrl, UrlError};

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::run::{Piece, Shared};
-use super::told::Probe;
-use crate::batch::BatchId;
-use crate::completion::{Completion, Outcome};
-use crate::error::BackendError;
+use crate::cloud::notices::Probe;
+use crate::cloud::run_state::{Piece, Shared};
+use crate::model::completion::{Completion, Outcome};
+use crate::model::error::BackendError;
+use crate::model::ids::BatchId;
 use crate::{Backend, Run};
 
 /// Enough to know; and the most that is waited for one.

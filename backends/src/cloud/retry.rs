@@ -1,12 +1,12 @@
 //! What a failed request means: to be made again, and when, or the end of the run, in words. Pure; the pauses and the
-//! requests are `link`'s and `sender`'s.
+//! requests are `session`'s and `batch_sender`'s.
 
 use std::time::{Duration, Instant};
 
 use super::http::Failure;
 use super::problem::{Problem, ProblemCode};
-use crate::completion::{FailureKind, ItemFailure};
-use crate::error::BackendError;
+use crate::model::error::BackendError;
+use crate::model::failure::{FailureKind, ItemFailure};
 
 /// The first pause, which doubles up to the longest. Each varies, lest all come back at once.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);

@@ -9,13 +9,13 @@ use std::time::Duration;
 use ring::digest::{Context, SHA256};
 
 use super::http::{By, Failure};
-use super::link::{Link, Stop, Waiter};
 use super::problem::{Problem, ProblemCode};
 use super::protocol::{BlobStatus, Limits};
 use super::sign::{digest, hexadecimal};
-use super::told::{Notice, Upload};
-use crate::error::BackendError;
-use crate::startable::executable_path;
+use crate::cloud::notices::{Notice, Upload};
+use crate::cloud::session::{Link, Stop, Waiter};
+use crate::execution::startable::executable_path;
+use crate::model::error::BackendError;
 
 /// Compresses 300 MB in a second; a program shrinks to a third.
 const LEVEL: i32 = 3;

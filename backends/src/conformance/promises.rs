@@ -4,14 +4,15 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::PATIENCE;
-use super::puppet::{Order, REFUSAL, dying, puppet, refusing};
 use super::trial::{CREDIT, End, MANY, Trial, hopeless};
 use crate::Backend;
-use crate::batch::BatchId;
-use crate::completion::{FailureKind, Running};
-use crate::error::BackendError;
-use crate::function::FunctionId;
+use crate::conformance::test_functions::{Order, REFUSAL, dying, puppet, refusing};
+use crate::conformance::trial::PATIENCE;
+use crate::execution::function::FunctionId;
+use crate::model::death::Running;
+use crate::model::error::BackendError;
+use crate::model::failure::FailureKind;
+use crate::model::ids::BatchId;
 
 type Kept = Result<(), String>;
 

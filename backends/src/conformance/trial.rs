@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::PATIENCE;
-use super::puppet::{Expected, Order, expected, puppet};
-use crate::batch::{Batch, BatchBuilder, BatchId, Items};
-use crate::completion::{Completion, Loss, Outcome, Results, Running};
-use crate::error::BackendError;
-use crate::function::FunctionId;
-use crate::job::{Job, JobId};
+use crate::conformance::test_functions::{Expected, Order, expected, puppet};
+use crate::execution::function::FunctionId;
+use crate::execution::job::Job;
+use crate::model::batch::{Batch, BatchBuilder, Items};
+use crate::model::completion::{Completion, Outcome, Results};
+use crate::model::death::{Loss, Running};
+use crate::model::error::BackendError;
+use crate::model::ids::{BatchId, JobId};
 use crate::{Backend, Capacity, Run};
 
 /// Results a batch may bring where a trial does not care.
@@ -529,3 +530,6 @@ pub(super) fn hopeless(backend: &dyn Backend, function: FunctionId) -> Result<En
     }
     Ok(End::Lost(losses))
 }
+
+/// Events of a trial are waited for so long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-use crate::objects::objects;
+use crate::execution::mappings::objects;
 
 /// Before the constructors of libraries.
 static AT_START: OnceLock<CpuSet> = OnceLock::new();

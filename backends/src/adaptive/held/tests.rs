@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::*;
-use crate::completion::{Death, DeathCause, Results};
+use crate::model::completion::Results;
+use crate::model::death::{Death, DeathCause};
 use crate::{BatchBuilder, JobId};
 
 fn batch(id: u64, first: u64, items: u32) -> Batch {

@@ -7,7 +7,7 @@ use super::{Link, Options, Policy};
 const HALFWAY: f64 = 2.0;
 
 impl Policy {
-    fn options(&self) -> &Options {
+    pub(crate) fn options(&self) -> &Options {
         &self.options
     }
 

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::*;
-use crate::completion::{Death, DeathCause, FailureKind, ItemFailure, Loss, Results, Running};
+use crate::model::completion::Results;
+use crate::model::death::{Death, DeathCause, Loss, Running};
+use crate::model::failure::{FailureKind, ItemFailure};
 use crate::{BatchBuilder, Context, Descriptor, FunctionId, JobId};
 
 /// Takes whatever comes: what it is called, its first item, how often that was tried. Says that it is silent for so many

@@ -11,7 +11,7 @@ use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
 use nix::time::ClockId;
 use nix::unistd::{Pid, getppid};
 
-use super::super::descendants;
+use crate::local::process::descendants;
 
 /// The worker is dead after this time, whatever its function has done to memory and locks that are needed
 /// here.

@@ -14,10 +14,11 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 
-use super::super::greeting::STACK;
-use super::super::spread::to_come_back_to;
-use super::super::supervisor::block_signals;
-use super::{Worker, guard};
+use super::guard;
+use crate::local::affinity::to_come_back_to;
+use crate::local::ipc::handshake::STACK;
+use crate::local::signals::block_signals;
+use crate::local::worker::runner::Worker;
 
 /// Bytes of stack where the system sets no limit (`ulimit -s unlimited`). Only what is used of it takes
 /// memory.

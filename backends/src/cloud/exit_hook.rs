@@ -1,0 +1,42 @@
+//! The end of the process while a run is open: the service is told as far as there is time. A process that is killed (or
+//! interrupted, and has no handler for that) tells nothing; its runs end with their leases.
+
+use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use crate::cloud::run_state::Shared;
+
+/// The exit waits so long for the service to hear of it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+static OPEN: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
+
+/// Sees to it that the run is cancelled when the process exits.
+pub(crate) fn watch(shared: &Arc<Shared>) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: the function lives as long as the program; it takes and gives nothing. Where it can't be registered,
+        // runs end with their leases.
+        unsafe { libc::atexit(at_exit) };
+    });
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    open.retain(|run| run.strong_count() > 0);
+    open.push(Arc::downgrade(shared));
+}
+
+extern "C" fn at_exit() {
+    // A panic must not leave a function that C calls.
+    let _over = std::panic::catch_unwind(|| {
+        // In a fork of the process the lock may be held for ever, and the runs are not its own.
+        let Ok(open) = OPEN.try_lock() else { return };
+        let deadline = Instant::now() + LAST_WORDS;
+        let runs: Vec<Arc<Shared>> =
+            open.iter().filter_map(Weak::upgrade).filter(|run| run.link.is_mine()).collect();
+        for run in &runs {
+            run.give_up();
+        }
+        for run in &runs {
+            run.await_end(run.lock(), deadline);
+        }
+    });
+}

@@ -1,0 +1,240 @@
+//! What a user may be told and asked while a run is in the cloud: notices, and the question whether it may cost
+//! something. Implemented by who has a terminal; called from the run's own thread, which waits for the answer.
+
+use std::fmt::{self, Debug, Display};
+use std::time::Duration;
+
+use crate::cloud::protocol::Prices;
+use crate::model::cost::{credits, in_credits};
+use crate::model::words::counted;
+
+/// Who is told what happens. Notices are for people; nothing depends on them.
+pub trait Notices: Send + Sync + Debug {
+    /// Something that may be worth a line, or the next step of a progress bar. `Display` says it in words.
+    fn notice(&self, notice: &Notice<'_>);
+}
+
+/// Tells nobody.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unheard;
+
+impl Notices for Unheard {
+    fn notice(&self, _notice: &Notice<'_>) {}
+}
+
+/// Something that happened on the way to the service and back.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Notice<'a> {
+    /// The first batch is about to leave, unasked: from now on the account is charged. Once a run, and not where
+    /// somebody was asked.
+    Charging {
+        /// The account's name.
+        account: &'a str,
+        /// What it has, in millionths of a credit.
+        balance: i64,
+        /// What is charged.
+        prices: Prices,
+        /// What the run may spend at most.
+        max_credits: Option<i64>,
+    },
+    /// So much of an upload is there; all of it, where both are the same. Nothing is told of what is there already.
+    Upload {
+        /// What is uploaded.
+        what: Upload,
+        /// Bytes that have arrived, compressed.
+        sent: u64,
+        /// Bytes in all, compressed.
+        total: u64,
+    },
+    /// The service has started a worker of this program and takes batches.
+    Opened {
+        /// The run's name there.
+        run: &'a str,
+        /// Workers that share its batches.
+        workers: u32,
+    },
+    /// No good answer has come for a while. It is tried on.
+    Silent {
+        /// For so long.
+        since: Duration,
+        /// What was seen instead.
+        why: &'a str,
+    },
+    /// The service lets a call wait for something that goes on there: other runs of the account, other batches.
+    Waiting {
+        /// For so long.
+        since: Duration,
+        /// For what, in its words.
+        why: &'a str,
+    },
+    /// Good answers come again.
+    Answering {
+        /// After so long.
+        after: Duration,
+    },
+    /// The run's lease was over before anything could be said: it goes on under another name.
+    Reopened,
+    /// Lines of the workers were too many to be kept until they were fetched.
+    LinesLost {
+        /// How many.
+        lines: u64,
+    },
+}
+
+/// What is uploaded before a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upload {
+    /// The program itself.
+    Executable,
+    /// The context of its function.
+    Context,
+}
+
+impl Display for Upload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Upload::Executable => "executable",
+            Upload::Context => "context",
+        })
+    }
+}
+
+impl Display for Notice<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Notice::Charging { account, balance, prices, max_credits } => {
+                write!(
+                    f,
+                    "the account {account} is charged automatically: {} for an hour of CPU time, {} for a GB \
+                     of results; it has {}",
+                    in_credits(prices.cpu_hour),
+                    credits(prices.result_gb),
+                    credits(*balance)
+                )?;
+                match max_credits {
+                    Some(most) => write!(f, ", and this run may spend {}", credits(*most)),
+                    None => Ok(()),
+                }
+            }
+            Notice::Upload { what, sent, total } => {
+                write!(f, "uploading the {what}: {sent} of {total} bytes")
+            }
+            Notice::Opened { run, workers } => {
+                write!(f, "run {run} is open, with {}", counted(u64::from(*workers), "worker"))
+            }
+            Notice::Silent { since, why } => {
+                write!(f, "no good answer from the service for {} s, trying on: {why}", since.as_secs())
+            }
+            Notice::Waiting { since, why } => {
+                write!(f, "the service lets this map wait, for {} s until now: {why}", since.as_secs())
+            }
+            Notice::Answering { after } => {
+                write!(f, "the service answers again, after {} s", after.as_secs())
+            }
+            Notice::Reopened => f.write_str(
+                "the service has ended the run, as it heard nothing of it; it goes on in another one",
+            ),
+            Notice::LinesLost { lines } => {
+                let was = if *lines == 1 { "was" } else { "were" };
+                write!(
+                    f,
+                    "{} of the workers in the cloud {was} left out here: the service keeps the last megabyte \
+                     of a run until it is fetched, each second",
+                    counted(*lines, "line")
+                )
+            }
+        }
+    }
+}
+
+/// Who is asked before anything is charged.
+pub trait Confirm: Send + Sync + Debug {
+    /// Whether the run may go on and be charged. Asked once a run, before its first batch leaves; the run waits.
+    ///
+    /// # Errors
+    /// If it may not: somebody said so, or there is nobody to ask.
+    fn charges(&self, estimate: &Estimate) -> Result<(), Refused>;
+
+    /// The same, and what a run calls. It may end before there is an answer: `wanted` says no from then on, and who
+    /// waits for somebody should give up. What is returned then counts for nothing.
+    ///
+    /// # Errors
+    /// As [`charges`](Confirm::charges), which is called where this is not implemented.
+    fn charges_while(&self, estimate: &Estimate, wanted: &dyn Fn() -> bool) -> Result<(), Refused> {
+        let _ = wanted;
+        self.charges(estimate)
+    }
+}
+
+/// The charges are not confirmed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Somebody said no.
+    Declined,
+    /// There is nobody to ask.
+    NobodyToAsk,
+}
+
+/// What a run may come to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Estimate {
+    /// The account that would be charged.
+    pub account: String,
+    /// What it has, in millionths of a credit.
+    pub balance: i64,
+    /// What is charged.
+    pub prices: Prices,
+    /// What the run may spend at most.
+    pub max_credits: Option<i64>,
+    /// Items in the input, if it tells.
+    pub items: Option<u64>,
+    /// What the first items took on this machine, where they were tried.
+    pub probe: Option<Probe>,
+}
+
+/// What some items took on this machine. Their results are used: they cost nothing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Probe {
+    /// How many items.
+    pub items: u64,
+    /// CPU time of one.
+    pub cpu: Duration,
+    /// Bytes of one result.
+    pub result_bytes: f64,
+}
+
+impl Estimate {
+    /// What the run would cost, in millionths of a credit, if all items are like those that were tried; `None` where
+    /// their number is not known or none was tried.
+    pub fn cost(&self) -> Option<i64> {
+        let (items, probe) = (self.items?, self.probe?);
+        let left = items.saturating_sub(probe.items) as f64;
+        let hours = left * probe.cpu.as_secs_f64() / 3600.0;
+        let gigabytes = left * probe.result_bytes / 1e9;
+        let cost = hours * self.prices.cpu_hour as f64 + gigabytes * self.prices.result_gb as f64;
+        Some(cost.ceil() as i64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_estimate_is_of_the_items_that_are_left() {
+        let probe = Probe { items: 10, cpu: Duration::from_millis(36), result_bytes: 1000.0 };
+        let estimate = Estimate {
+            account: "a".to_owned(),
+            balance: 0,
+            prices: Prices { cpu_hour: 10_000_000, result_gb: 10_000_000 },
+            max_credits: None,
+            items: Some(1_000_010),
+            probe: Some(probe),
+        };
+        // A million items: 10 hours, and a gigabyte.
+        assert_eq!(estimate.cost(), Some(110_000_000));
+        assert_eq!(Estimate { items: None, ..estimate.clone() }.cost(), None);
+        assert_eq!(Estimate { probe: None, ..estimate }.cost(), None);
+    }
+}

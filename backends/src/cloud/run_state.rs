@@ -1,0 +1,497 @@
+//! One run as all its threads see it: batches that wait, what the service calls it, how it is to end. Everything is
+//! under one lock, which nobody holds while anything is sent.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::cloud::session::{Link, Waiter};
+use crate::execution::job::Job;
+use crate::model::batch::Batch;
+use crate::model::completion::Completion;
+use crate::model::completion_queue::Inbox;
+use crate::model::cost::Receipt;
+use crate::model::error::BackendError;
+use crate::model::ids::BatchId;
+use crate::model::sizing::Targets;
+use crate::{Capacity, ItemCost, Quote, Readiness};
+
+/// Before the service has said how many: enough to keep a small machine busy.
+const FIRST_SLOTS: usize = 8;
+const FIRST_WORKERS: usize = 2;
+/// The bill comes by then, or the run is closed without.
+const BILL: Duration = Duration::from_secs(10);
+
+/// A batch is charged to disks and processors at the service and hashed twice on the way: about 1 ms, of which 50 ms
+/// are 2 %. Four round trips of work, with as many batches in flight for each worker, hide one.
+const WORK: Duration = Duration::from_millis(50);
+const MOST_WORK: Duration = Duration::from_secs(1);
+const LEAST: Duration = Duration::from_millis(2);
+/// Large against a request's head and 1 ms, small against memory and the end of the map.
+const BYTES: usize = 512 * 1024;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) link: Arc<Link>,
+    pub(crate) job: Arc<Job>,
+    pub(crate) inbox: Inbox,
+    gauge: Gauge,
+    /// Bytes of uploads that are still to be sent.
+    upload_left: AtomicU64,
+    state: Mutex<State>,
+    /// There is something for a sender, or the end.
+    pub(crate) work: Condvar,
+    /// There is something for the conductor, or for who waits for the end.
+    pub(crate) news: Condvar,
+}
+
+/// What is read before each item, without the lock.
+#[derive(Debug)]
+struct Gauge {
+    /// Pieces submitted and not answered.
+    outstanding: AtomicUsize,
+    slots: AtomicUsize,
+    workers: AtomicUsize,
+}
+
+/// A batch, or a part of one, on its way.
+#[derive(Clone, Debug)]
+pub(crate) struct Piece {
+    pub(crate) batch: Batch,
+    /// It was sent before, in a run that is over and may have an answer to it, under this number.
+    pub(crate) before: Option<(Arc<Opened>, u64)>,
+}
+
+/// The run by the name that the service has given it.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) run: String,
+    pub(crate) lease: Duration,
+}
+
+/// How the run is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Its user has what it wants.
+    Done,
+    /// Its user is gone, or it has failed.
+    Cancel,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) waiting: VecDeque<Piece>,
+    /// It is to be opened before its first batch; what its items have cost elsewhere.
+    pub(crate) prepared: bool,
+    /// What whoever prepared it has seen of an item's cost.
+    pub(crate) seen: Option<ItemCost>,
+    /// What it costs, once the service has said.
+    pub(crate) quote: Option<Quote>,
+    pub(crate) in_flight: usize,
+    /// Numbers under which batches are on their way, with the batches.
+    flying: HashMap<u64, BatchId>,
+    /// Of these, those that nobody waits for.
+    given_up: HashSet<u64>,
+    /// Of these, those of which the service is to be told.
+    pub(crate) to_cancel: Vec<u64>,
+    /// Where batches are sent; `None`: not yet, or not now.
+    pub(crate) opened: Option<Arc<Opened>>,
+    /// A run that was open and is no more.
+    pub(crate) lost: Option<Arc<Opened>>,
+    pub(crate) senders: usize,
+    pub(crate) idle: usize,
+    pub(crate) slots: usize,
+    /// Batches that may be in flight while credits are short, which is found out step by step.
+    window: usize,
+    /// Pieces that have landed since it was last changed.
+    landed: usize,
+    /// Pieces in flight since before credits were found short.
+    early: usize,
+    /// The number of the next batch.
+    pub(crate) next: u64,
+    /// Answers that have arrived, to be told.
+    pub(crate) arrived: Vec<u64>,
+    /// What the answers that have arrived cost.
+    pub(crate) charged: i64,
+    /// When the service last heard of the run.
+    pub(crate) heard: Instant,
+    /// Answers since the run was last opened.
+    pub(crate) answers: u64,
+    /// Why no more batches are sent, while those under way are still waited for.
+    exhausted: Option<BackendError>,
+    failed: bool,
+    pub(crate) end: Option<End>,
+    /// The conductor is through; what it cost, if it ever began.
+    pub(crate) receipt: Option<Receipt>,
+}
+
+impl State {
+    fn new() -> Self {
+        State {
+            waiting: VecDeque::new(),
+            prepared: false,
+            seen: None,
+            quote: None,
+            in_flight: 0,
+            flying: HashMap::new(),
+            given_up: HashSet::new(),
+            to_cancel: Vec::new(),
+            opened: None,
+            lost: None,
+            senders: 0,
+            idle: 0,
+            slots: FIRST_SLOTS,
+            window: usize::MAX,
+            landed: 0,
+            early: 0,
+            next: 1,
+            arrived: Vec::new(),
+            charged: 0,
+            heard: Instant::now(),
+            answers: 0,
+            exhausted: None,
+            failed: false,
+            end: None,
+            receipt: None,
+        }
+    }
+
+    /// Puts a piece among those that wait: what the consumer wants first goes first.
+    pub(crate) fn put(&mut self, piece: Piece) {
+        let first = piece.batch.first();
+        let behind = self.waiting.iter().rev().take_while(|other| other.batch.first() > first).count();
+        self.waiting.insert(self.waiting.len() - behind, piece);
+    }
+
+    /// A batch is on its way under this number.
+    pub(crate) fn takes_off(&mut self, seq: u64, batch: BatchId) {
+        self.in_flight += 1;
+        self.flying.insert(seq, batch);
+    }
+
+    /// Nobody waits for what is on its way under this number.
+    pub(crate) fn is_given_up(&self, seq: u64) -> bool {
+        self.given_up.contains(&seq)
+    }
+
+    /// Nothing is on its way under this number any more. Whether somebody waited for it.
+    pub(crate) fn is_down(&mut self, seq: u64) -> bool {
+        self.flying.remove(&seq);
+        self.to_cancel.retain(|other| *other != seq);
+        !self.given_up.remove(&seq)
+    }
+
+    /// The service has not heard that nobody waits for these; for those that are still on their way it is to be told again.
+    pub(super) fn cancel_again(&mut self, seqs: &[u64]) {
+        let flying = seqs.iter().filter(|seq| self.given_up.contains(seq));
+        self.to_cancel.extend(flying);
+    }
+
+    /// How many more may be sent.
+    pub(crate) fn room(&self) -> usize {
+        self.slots.min(self.window).saturating_sub(self.in_flight)
+    }
+
+    /// Credits are short: the next piece goes when all that are in flight have given back what they don't use, and goes
+    /// alone.
+    pub(crate) fn narrow(&mut self) {
+        (self.window, self.landed, self.early) = (1, 0, self.in_flight);
+    }
+
+    /// A piece is not in flight any more.
+    pub(crate) fn land(&mut self) {
+        self.in_flight -= 1;
+        self.early = self.early.saturating_sub(1);
+    }
+
+    /// The same, and it is not put back: where credits were short, there may be some for one more at a time after each
+    /// round.
+    fn land_for_good(&mut self) {
+        // What took off before they were says nothing of what is left now.
+        let counts = self.early == 0;
+        self.land();
+        if counts {
+            self.widen();
+        }
+    }
+
+    fn widen(&mut self) {
+        self.landed += 1;
+        if self.landed >= self.window {
+            (self.window, self.landed) = (self.window.saturating_add(1), 0);
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(link: Arc<Link>, job: Arc<Job>) -> Self {
+        Shared {
+            link,
+            job,
+            inbox: Inbox::default(),
+            gauge: Gauge {
+                outstanding: AtomicUsize::new(0),
+                slots: AtomicUsize::new(FIRST_SLOTS),
+                workers: AtomicUsize::new(FIRST_WORKERS),
+            },
+            upload_left: AtomicU64::new(0),
+            state: Mutex::new(State::new()),
+            work: Condvar::new(),
+            news: Condvar::new(),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn capacity(&self) -> Capacity {
+        let slots = self.gauge.slots.load(Ordering::Relaxed);
+        let outstanding = self.gauge.outstanding.load(Ordering::Relaxed);
+        let trip = self.link.round_trip().unwrap_or_default();
+        Capacity {
+            batches: slots.saturating_sub(outstanding),
+            slots,
+            workers: self.gauge.workers.load(Ordering::Relaxed),
+            targets: Targets {
+                work: (trip * 4).clamp(WORK, MOST_WORK),
+                least: (trip / 8).max(LEAST),
+                bytes: BYTES,
+            },
+        }
+    }
+
+    pub(crate) fn readiness(&self) -> Readiness {
+        let state = self.lock();
+        Readiness {
+            ready: state.opened.is_some() || state.lost.is_some(),
+            quote: state.quote,
+            upload_left: self.upload_left.load(Ordering::Relaxed),
+            silent: self.link.silent(),
+        }
+    }
+
+    pub(crate) fn prepare(&self, seen: Option<ItemCost>) {
+        let mut state = self.lock();
+        (state.prepared, state.seen) = (true, seen);
+        drop(state);
+        self.news.notify_all();
+    }
+
+    /// What has been charged so far, by the answers that came.
+    pub(crate) fn spent(&self) -> Receipt {
+        Receipt { microcredits: self.lock().charged.unsigned_abs(), balance: None }
+    }
+
+    pub(crate) fn submit(&self, batch: Batch) -> Result<(), Batch> {
+        if self.gauge.outstanding.load(Ordering::Relaxed) >= self.gauge.slots.load(Ordering::Relaxed) {
+            return Err(batch);
+        }
+        let mut state = self.lock();
+        if state.failed || state.exhausted.is_some() {
+            // The error is there, or comes with the last answer.
+            return Ok(());
+        }
+        state.put(Piece { batch, before: None });
+        self.measure(&state);
+        let enough = state.waiting.len() <= state.idle;
+        drop(state);
+        self.work.notify_one();
+        if !enough {
+            // For more senders.
+            self.news.notify_all();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn cancel(&self, batch: BatchId) {
+        let mut state = self.lock();
+        state.waiting.retain(|piece| piece.batch.id() != batch);
+        let flying: Vec<u64> =
+            state.flying.iter().filter(|(_, flies)| **flies == batch).map(|(seq, _)| *seq).collect();
+        let told = !flying.is_empty();
+        state.given_up.extend(&flying);
+        state.to_cancel.extend(flying);
+        self.measure(&state);
+        drop(state);
+        if told {
+            self.news.notify_all();
+        }
+    }
+
+    /// The service takes so many batches at a time, and has so many workers.
+    pub(crate) fn set_slots(&self, state: &mut State, slots: usize, workers: Option<usize>) {
+        state.slots = slots.max(1);
+        self.gauge.slots.store(state.slots, Ordering::Relaxed);
+        if let Some(workers) = workers {
+            self.gauge.workers.store(workers.max(1), Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn measure(&self, state: &State) {
+        self.gauge.outstanding.store(state.waiting.len() + state.in_flight, Ordering::Relaxed);
+    }
+
+    /// A piece is out of the senders' hands, with what there is to tell of it, and what of it is still to be sent.
+    pub(crate) fn landed(&self, completions: impl IntoIterator<Item = Completion>, rest: Vec<Piece>) {
+        let mut state = self.lock();
+        for piece in rest {
+            state.put(piece);
+        }
+        state.land_for_good();
+        self.measure(&state);
+        let exhausted = if state.in_flight == 0 { state.exhausted.take() } else { None };
+        drop(state);
+        for completion in completions {
+            self.inbox.put(completion);
+        }
+        self.work.notify_one();
+        if let Some(error) = exhausted {
+            self.fail(error);
+        }
+    }
+
+    /// A piece goes back among those that wait.
+    pub(crate) fn put_back(&self, piece: Piece) {
+        let mut state = self.lock();
+        state.put(piece);
+        state.land();
+        self.measure(&state);
+        drop(state);
+        self.wake();
+    }
+
+    /// Credits are short: from now on what comes first in the input is paid first. Whether others are in flight, whose
+    /// reservations may leave something over.
+    pub(crate) fn narrow(&self) -> bool {
+        let mut state = self.lock();
+        state.narrow();
+        state.in_flight > 1
+    }
+
+    /// No more batches can be paid: what is under way is still waited for.
+    pub(crate) fn exhaust(&self, error: BackendError) {
+        let mut state = self.lock();
+        state.exhausted.get_or_insert(error);
+        state.waiting.clear();
+        drop(state);
+        self.landed(None, Vec::new());
+    }
+
+    /// The run can't go on.
+    pub(crate) fn fail(&self, error: BackendError) {
+        let mut state = self.lock();
+        if !std::mem::replace(&mut state.failed, true) {
+            self.inbox.fail(error);
+        }
+        state.waiting.clear();
+        state.end.get_or_insert(End::Cancel);
+        self.measure(&state);
+        drop(state);
+        self.wake();
+    }
+
+    pub(crate) fn wake(&self) {
+        self.work.notify_all();
+        self.news.notify_all();
+    }
+
+    /// Nobody wants anything of it any more.
+    pub(crate) fn give_up(&self) {
+        self.lock().end.get_or_insert(End::Cancel);
+        self.wake();
+    }
+
+    /// Ends it and waits for the bill.
+    pub(crate) fn close(&self) -> Receipt {
+        let mut state = self.lock();
+        state.end.get_or_insert(End::Done);
+        self.wake();
+        self.await_end(state, Instant::now() + BILL)
+    }
+
+    /// Waits until the conductor is through, up to the deadline.
+    pub(crate) fn await_end(&self, mut state: MutexGuard<'_, State>, deadline: Instant) -> Receipt {
+        loop {
+            if let Some(receipt) = state.receipt {
+                return receipt;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Receipt { microcredits: state.charged.unsigned_abs(), balance: None };
+            }
+            state = self.news.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Waiter for Shared {
+    fn uploading(&self, left: u64) {
+        self.upload_left.store(left, Ordering::Relaxed);
+    }
+
+    fn pause(&self, pause: Duration) -> bool {
+        let until = Instant::now() + pause;
+        let mut state = self.lock();
+        loop {
+            if state.end.is_some() {
+                return false;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            state = self.news.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// Acknowledgements go together: so many, or after so long.
+pub(crate) const ACKS: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_service_has_not_heard_is_cancelled_again_while_it_is_on_its_way() {
+        let mut state = State::new();
+        for seq in 1..=3 {
+            state.takes_off(seq, BatchId(seq));
+        }
+        state.given_up.extend([1, 2]);
+        assert!(!state.is_down(1), "the answer came while it was being cancelled, and is not wanted");
+        state.cancel_again(&[1, 2]);
+        assert_eq!(state.to_cancel, [2u64]);
+        assert!(!state.is_down(2) && state.is_down(3));
+        assert!(state.to_cancel.is_empty());
+    }
+
+    #[test]
+    fn after_a_want_of_credits_one_goes_alone_and_then_one_more_each_round() {
+        let mut state = State::new();
+        for seq in 1..=4 {
+            state.takes_off(seq, BatchId(seq));
+        }
+        // One of four is put back, and the others are answered.
+        state.narrow();
+        state.land();
+        for left in (0..3).rev() {
+            state.land_for_good();
+            assert_eq!(state.room(), usize::from(left == 0), "{left} are in flight");
+        }
+        for round in 1..4 {
+            for _ in 0..round {
+                assert!(state.room() > 0);
+                state.takes_off(9, BatchId(9));
+            }
+            assert_eq!(state.room(), 0);
+            for _ in 0..round {
+                state.land_for_good();
+            }
+            assert_eq!(state.room(), round + 1);
+        }
+    }
+}

@@ -1,0 +1,506 @@
+//! The thread of a run: authenticates, asks the user, uploads, opens the run, starts senders, and then sees to all that
+//! is not a batch: leases, acknowledgements, what workers print, the bill at the end.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::Quote;
+use crate::cloud::http::{By, Failure, random_hex};
+use crate::cloud::locale::Locale;
+use crate::cloud::notices::{Estimate, Notice, Probe, Refused};
+use crate::cloud::problem::ProblemCode;
+use crate::cloud::protocol::{
+    Acknowledge, Acknowledged, Auth, BatchCancelled, Bill, FunctionName, Lease, Limits, LogLine, LogPage,
+    OpenRun, RunOpened, RunState,
+};
+use crate::cloud::run_state::{ACKS, End, Opened, Shared};
+use crate::cloud::session::Stop;
+use crate::cloud::{batch_sender, probe};
+use crate::local::{LogRecord, Relay, Stream};
+use crate::model::cost::Receipt;
+use crate::model::error::BackendError;
+
+const MOST_ACKS: usize = 10_000;
+const ACK: Duration = Duration::from_secs(1);
+/// A batch that could not be cancelled is cancelled after so long.
+const CANCEL: Duration = Duration::from_secs(1);
+/// How often lines of workers are fetched while batches are under way.
+const LINES: Duration = Duration::from_secs(1);
+/// Pages of lines that are fetched at a time; a page has 1000.
+const PAGES: usize = 8;
+/// Bytes of a label.
+const LABEL: usize = 200;
+/// Runs in a row that may end before a single answer.
+const OPENINGS: u32 = 3;
+/// Nothing can be due in less.
+const LEAST_WAIT: Duration = Duration::from_millis(1);
+
+/// Starts the run's thread.
+///
+/// # Errors
+/// If there can be no more threads.
+pub(crate) fn start(shared: &Arc<Shared>) -> Result<(), BackendError> {
+    let conductor = Conductor { shared: Arc::clone(shared), lines: 0, earlier: 0 };
+    let thread = thread::Builder::new().name("fastmap-cloud".to_owned());
+    let spawned = thread.spawn(move || {
+        let shared = Arc::clone(&conductor.shared);
+        // Relays, notices and questions are the user's own code.
+        let receipt = catch_unwind(AssertUnwindSafe(|| conductor.conduct())).unwrap_or_else(|_| {
+            shared.fail(BackendError::Other("the thread of a cloud run panicked".to_owned()));
+            Receipt::default()
+        });
+        shared.lock().receipt = Some(receipt);
+        shared.wake();
+    });
+    spawned.map(drop).map_err(|error| BackendError::Io("cannot start a thread".to_owned(), error))
+}
+
+struct Conductor {
+    shared: Arc<Shared>,
+    /// The last line that was fetched.
+    lines: u64,
+    /// What runs have cost that this one goes on for.
+    earlier: i64,
+}
+
+impl Conductor {
+    /// The run from its opening to its bill.
+    fn conduct(mut self) -> Receipt {
+        match self.open() {
+            Ok(limits) => {
+                if let Err(Stop::Failed(error)) = self.tend(limits) {
+                    self.shared.fail(error);
+                }
+                self.finish()
+            }
+            Err(stop) => {
+                if let Stop::Failed(error) = stop {
+                    self.shared.fail(error);
+                }
+                Receipt::default()
+            }
+        }
+    }
+
+    fn open(&mut self) -> Result<Limits, Stop> {
+        let shared = Arc::clone(&self.shared);
+        let link = &shared.link;
+        let auth = link.auth(shared.as_ref())?;
+        // What is known before there is anything to send costs no time later.
+        crate::cloud::upload::executable().map_err(Stop::Failed)?;
+        self.quote(&auth)?;
+        self.await_work()?;
+        self.ask(&auth)?;
+        self.open_run(&auth.limits)?;
+        Ok(auth.limits)
+    }
+
+    /// Says what the run costs, while it is not decided that it is to be opened.
+    fn quote(&self, auth: &Auth) -> Result<(), Stop> {
+        let shared = &self.shared;
+        if !shared.lock().waiting.is_empty() {
+            return Ok(());
+        }
+        let upload = shared.link.to_upload(shared.as_ref(), &shared.job.context)?;
+        let quote = Quote {
+            round_trip: shared.link.round_trip().unwrap_or_default(),
+            upload,
+            cpu_hour: auth.prices.cpu_hour,
+            result_gb: auth.prices.result_gb,
+            spendable: shared.link.options.max_credits.unwrap_or(i64::MAX).min(auth.available),
+        };
+        shared.lock().quote = Some(quote);
+        Ok(())
+    }
+
+    /// Waits for the first batch, or for the word that there will be one: nothing is uploaded for a run that gets none.
+    fn await_work(&self) -> Result<(), Stop> {
+        let mut state = self.shared.lock();
+        while state.waiting.is_empty() && !state.prepared {
+            if state.end.is_some() {
+                return Err(Stop::Ended);
+            }
+            state = self.shared.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(())
+    }
+
+    /// Asks whether the run may cost something, or says that it will.
+    fn ask(&self, auth: &Auth) -> Result<(), Stop> {
+        let link = &self.shared.link;
+        let (account, balance, prices) = (&auth.account, auth.balance, auth.prices);
+        let max_credits = link.options.max_credits;
+        let Some(confirm) = &link.options.confirm else {
+            link.options.notices.notice(&Notice::Charging { account, balance, prices, max_credits });
+            return Ok(());
+        };
+        let probe = match &link.options.probe {
+            Some(backend) => probe::probe(&self.shared, backend.as_ref()).map_err(Stop::Failed)?,
+            None => None,
+        };
+        // All may have been answered by then.
+        self.await_work()?;
+        let seen = self.shared.lock().seen.take();
+        let probe = probe.or(seen.map(|seen| Probe {
+            items: seen.items,
+            cpu: seen.cpu,
+            result_bytes: seen.result_bytes,
+        }));
+        let items = self.shared.job.items;
+        let estimate = Estimate { account: account.clone(), balance, prices, max_credits, items, probe };
+        let wanted = || self.shared.lock().end.is_none();
+        let answer = confirm.charges_while(&estimate, &wanted);
+        if !wanted() {
+            // Whatever was said: nothing is uploaded for a map that is over.
+            return Err(Stop::Ended);
+        }
+        answer.map_err(|refused| {
+            let why = match refused {
+                Refused::Declined => "the charges were declined",
+                Refused::NobodyToAsk => "the charges are to be confirmed, and there is nobody to ask",
+            };
+            Stop::Failed(BackendError::Declined(format!(
+                "{why}: nothing was sent to {}; use the policy local, or set Options::confirm_charges \
+                 (FASTMAP_CONFIRM_CHARGES) to false",
+                link.http.url
+            )))
+        })
+    }
+
+    /// Uploads what is not there, and opens the run.
+    fn open_run(&mut self, limits: &Limits) -> Result<(), Stop> {
+        let shared = Arc::clone(&self.shared);
+        let (link, job) = (&shared.link, &shared.job);
+        let mut opened = None;
+        let mut last = None;
+        for _ in 0..OPENINGS {
+            let executable = link.need_executable(shared.as_ref(), limits)?;
+            let context = link.need_context(shared.as_ref(), limits, &job.context)?;
+            let key = random_hex().map_err(|failure| {
+                Stop::Failed(BackendError::Cloud(crate::cloud::retry::words(&failure), None))
+            })?;
+            let request = OpenRun {
+                key,
+                executable,
+                function: FunctionName { offset: job.function.offset, name: job.function.name.clone() },
+                context,
+                label: job.label.as_deref().map(shortened),
+                items: job.items,
+                item_timeout_ms: job.item_timeout.map(|limit| (limit.as_millis() as u64).max(1)),
+                max_credits: link.options.max_credits.map(|most| (most - self.earlier).max(0)),
+                locale: Some(Locale::of_this_process()),
+            };
+            let answer = link.insist(shared.as_ref(), || {
+                match link.http.ask(By::Opening, "POST", "/runs", Some(&request)) {
+                    Ok(answer) => Ok(Some(answer)),
+                    // Uploads that were there are gone, or this very run has ended while its answer was lost.
+                    Err(Failure::Problem(problem))
+                        if matches!(problem.known(), Some(ProblemCode::NotFound | ProblemCode::RunEnded)) =>
+                    {
+                        log::debug!("opening a run: {problem}");
+                        last.get_or_insert(problem);
+                        Ok(None)
+                    }
+                    Err(Failure::Problem(problem)) => {
+                        last = Some(problem.clone());
+                        Err(Failure::Problem(problem))
+                    }
+                    Err(other) => Err(other),
+                }
+            })?;
+            if let Some((answer, _)) = answer {
+                opened = Some(answer);
+                break;
+            }
+            link.forget_stored();
+        }
+        let Some(RunOpened { run, workers, slots, lease_seconds, prices, spendable }) = opened else {
+            let why = last.map_or_else(String::new, |problem| format!(": {problem}"));
+            let message = format!("{} opened no run in {OPENINGS} tries{why}", link.http.url);
+            return Err(Stop::Failed(BackendError::Cloud(message, None)));
+        };
+        link.options.notices.notice(&Notice::Opened { run: &run, workers });
+        self.lines = 0;
+        let mut state = shared.lock();
+        let slots = slots.clamp(1, limits.batches_in_flight.max(1)) as usize;
+        shared.set_slots(&mut state, slots, Some(workers as usize));
+        // Where not all can be reserved for at once, what comes first in the input is to be paid first.
+        let each = prices.cpu_hour.saturating_mul(limits.batch_cpu_seconds as i64) / 3600;
+        if spendable < each.saturating_mul(slots as i64) {
+            state.narrow();
+        }
+        state.heard = Instant::now();
+        state.answers = 0;
+        state.opened = Some(Arc::new(Opened { run, lease: Duration::from_secs(lease_seconds.max(1)) }));
+        drop(state);
+        shared.work.notify_all();
+        Ok(())
+    }
+
+    /// Looks after the open run until it is to end.
+    fn tend(&mut self, limits: Limits) -> Result<(), Stop> {
+        let shared = Arc::clone(&self.shared);
+        let (mut acked, mut fetched, mut openings) = (Instant::now(), Instant::now(), 0);
+        // Before then no batch is cancelled.
+        let mut cancels = acked;
+        loop {
+            let mut state = shared.lock();
+            if state.end.is_some() {
+                return Ok(());
+            }
+            if let Some(lost) = state.lost.take() {
+                openings = if state.answers > 0 { 1 } else { openings + 1 };
+                drop(state);
+                if openings > OPENINGS {
+                    let message = format!("{} ends each run before it gives an answer", shared.link.http.url);
+                    return Err(Stop::Failed(BackendError::Cloud(message, None)));
+                }
+                self.reopen(&lost, &limits)?;
+                continue;
+            }
+            let Some(opened) = state.opened.clone() else {
+                // A sender has the news of its end and will tell.
+                drop(shared.news.wait_timeout(state, ACK).unwrap_or_else(PoisonError::into_inner));
+                continue;
+            };
+            self.start_senders(&mut state, &limits)?;
+            let now = Instant::now();
+            let beat = state.heard + opened.lease / 3;
+            let ack = match state.arrived.len() {
+                0 => None,
+                ACKS.. => Some(now),
+                _ => Some(acked + ACK),
+            };
+            let look = (state.in_flight > 0 || fetched < acked).then_some(fetched + LINES);
+            if !state.to_cancel.is_empty() && cancels <= now {
+                let unwanted = std::mem::take(&mut state.to_cancel);
+                drop(state);
+                if !self.cancel(&opened, &unwanted) {
+                    cancels = Instant::now() + CANCEL;
+                }
+                continue;
+            }
+            let again = (!state.to_cancel.is_empty()).then_some(cancels);
+            let due = [Some(beat), ack, look, again].into_iter().flatten().min().unwrap_or(beat);
+            if due > now {
+                let wait = (due - now).max(LEAST_WAIT);
+                drop(shared.news.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner));
+                continue;
+            }
+            let arrived =
+                if ack.is_some_and(|ack| ack <= now) { take_acks(&mut state.arrived) } else { Vec::new() };
+            let old = beat <= now;
+            drop(state);
+            if !arrived.is_empty() {
+                self.acknowledge(&opened, arrived);
+                acked = Instant::now();
+            } else if old {
+                self.beat(&opened);
+            }
+            if look.is_some_and(|look| look <= now) {
+                fetched = Instant::now();
+                self.fetch_lines(&opened);
+            }
+        }
+    }
+
+    fn start_senders(&self, state: &mut crate::cloud::run_state::State, limits: &Limits) -> Result<(), Stop> {
+        let wanted = state.waiting.len().min(state.room()).saturating_sub(state.idle);
+        for _ in 0..wanted.min(state.slots.saturating_sub(state.senders)) {
+            let (shared, limits) = (Arc::clone(&self.shared), *limits);
+            let thread = thread::Builder::new().name("fastmap-cloud-send".to_owned());
+            let spawned = thread.spawn(move || {
+                if catch_unwind(AssertUnwindSafe(|| batch_sender::send(&shared, &limits))).is_err() {
+                    shared.fail(BackendError::Other("a thread of a cloud run panicked".to_owned()));
+                }
+            });
+            match spawned {
+                Ok(_) => state.senders += 1,
+                Err(_) if state.senders > 0 => break,
+                Err(error) => {
+                    return Err(Stop::Failed(BackendError::Io("cannot start a thread".to_owned(), error)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The run is over, and not by its own will: another one goes on where it was.
+    fn reopen(&mut self, lost: &Opened, limits: &Limits) -> Result<(), Stop> {
+        let shared = Arc::clone(&self.shared);
+        let link = &shared.link;
+        link.options.notices.notice(&Notice::Reopened);
+        self.fetch_lines(lost);
+        // Ended already, it ends no other way; the bill says what of the cap is left.
+        let target = format!("/runs/{}/cancel", lost.run);
+        let bill =
+            link.insist(shared.as_ref(), || match link.http.ask(By::Short, "POST", &target, None::<&()>) {
+                Ok((bill, _)) => Ok(Some(bill)),
+                Err(Failure::Problem(problem)) if problem.known() == Some(ProblemCode::NotFound) => Ok(None),
+                Err(failure) => Err(failure),
+            })?;
+        let spent = bill.map_or(0, |bill: Bill| bill.run.spent);
+        self.earlier += spent;
+        shared.lock().arrived.clear();
+        self.open_run(limits)
+    }
+
+    /// Makes a call of which nothing depends; it is made again when it is due again.
+    fn mention<T: serde::de::DeserializeOwned>(
+        &self,
+        method: &str,
+        target: &str,
+        body: Option<&impl serde::Serialize>,
+    ) -> Option<T> {
+        let link = &self.shared.link;
+        let began = Instant::now();
+        match link.http.ask(By::Short, method, target, body) {
+            Ok((answer, took)) => {
+                link.good();
+                link.took(took);
+                Some(answer)
+            }
+            Err(failure) => {
+                link.bad(&failure, began);
+                log::debug!("{method} {target}: {}", crate::cloud::retry::words(&failure));
+                None
+            }
+        }
+    }
+
+    fn beat(&self, opened: &Arc<Opened>) {
+        let target = format!("/runs/{}/heartbeat", opened.run);
+        let lease: Option<Lease> = self.mention("POST", &target, None::<&()>);
+        let mut state = self.shared.lock();
+        match lease {
+            Some(Lease { state: RunState::Open, .. }) => state.heard = Instant::now(),
+            // Nobody sends a batch now who would notice.
+            Some(_) => {
+                if state.opened.as_ref().is_some_and(|now| Arc::ptr_eq(now, opened)) {
+                    state.lost = state.opened.take();
+                }
+            }
+            // Soon again, but not at once.
+            None => {
+                let soon = Instant::now().checked_sub(opened.lease * 4 / 15);
+                state.heard = soon.map_or_else(Instant::now, |soon| soon.max(state.heard));
+            }
+        }
+    }
+
+    /// Nobody waits for these batches any more: they are ended, and have no charge of their own. Until the service has heard of it, they
+    /// are answered and charged as if nothing had been said: what it has not heard is said again. Whether it has heard all.
+    fn cancel(&self, opened: &Opened, seqs: &[u64]) -> bool {
+        for (at, seq) in seqs.iter().enumerate() {
+            let target = format!("/runs/{}/batches/{seq}", opened.run);
+            let told: Option<BatchCancelled> = self.mention("DELETE", &target, None::<&()>);
+            let mut state = self.shared.lock();
+            if state.end.is_some() {
+                return true;
+            }
+            if told.is_none() {
+                state.cancel_again(&seqs[at..]);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn acknowledge(&self, opened: &Opened, seqs: Vec<u64>) {
+        let request = Acknowledge { seqs };
+        let told: Option<Acknowledged> =
+            self.mention("POST", &format!("/runs/{}/ack", opened.run), Some(&request));
+        let mut state = self.shared.lock();
+        match told {
+            Some(_) => state.heard = Instant::now(),
+            None => state.arrived.extend(request.seqs),
+        }
+    }
+
+    /// Hands on what the workers have printed since.
+    fn fetch_lines(&mut self, opened: &Opened) {
+        for _ in 0..PAGES {
+            let target = format!("/runs/{}/logs?after={}", opened.run, self.lines);
+            let Some(page) = self.mention::<LogPage>("GET", &target, None::<&()>) else { return };
+            let options = &self.shared.link.options;
+            let lost = |lines| options.notices.notice(&Notice::LinesLost { lines });
+            let before = self.lines;
+            for line in &page.lines {
+                if line.n > self.lines + 1 {
+                    lost(line.n - self.lines - 1);
+                }
+                hand_on(options.relay.as_ref(), line);
+                self.lines = self.lines.max(line.n);
+            }
+            if page.lines.is_empty() && page.next > self.lines {
+                // None of them was kept.
+                lost(page.next - self.lines);
+                self.lines = page.next;
+            }
+            if page.lines.is_empty() || self.lines == before {
+                return;
+            }
+        }
+    }
+
+    /// Ends the run at the service; gives what it cost.
+    fn finish(&mut self) -> Receipt {
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.lock();
+        let how = if state.end == Some(End::Done) { "done" } else { "cancel" };
+        // Runs before this one may have charged for answers that never arrived.
+        let charged = state.charged.max(self.earlier);
+        let fallback = Receipt { microcredits: charged.unsigned_abs(), balance: None };
+        let Some(opened) = state.opened.take().or_else(|| state.lost.take()) else { return fallback };
+        let arrived = std::mem::take(&mut state.arrived);
+        drop(state);
+        let target = format!("/runs/{}/{how}", opened.run);
+        let mut bill: Option<Bill> = None;
+        for pause in [50, 500, 2000] {
+            bill = self.mention("POST", &target, None::<&()>);
+            if bill.is_some() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(pause));
+        }
+        self.fetch_lines(&opened);
+        let receipt = bill.map_or(fallback, |bill| {
+            shared.link.billed(bill.balance);
+            let spent = self.earlier + bill.run.spent;
+            Receipt { microcredits: spent.unsigned_abs(), balance: Some(bill.balance) }
+        });
+        // Nobody waits for the rest.
+        shared.lock().receipt = Some(receipt);
+        shared.wake();
+        for seqs in arrived.chunks(MOST_ACKS) {
+            self.acknowledge(&opened, seqs.to_vec());
+        }
+        receipt
+    }
+}
+
+/// Hands a worker's line on, or its log record: to this process's logger, where the relay does nothing else
+/// with it.
+fn hand_on(relay: &dyn Relay, line: &LogLine) {
+    if let Some(level) = line.level.as_deref().and_then(|level| level.parse().ok()) {
+        let target = line.target.as_deref().unwrap_or_default();
+        let record =
+            LogRecord { level, target, message: &line.text, module_path: None, file: None, line: None };
+        return relay.record(&line.worker, &record);
+    }
+    let stream = if line.stream == "stdout" { Stream::Stdout } else { Stream::Stderr };
+    relay.line(&line.worker, stream, format!("{}\n", line.text).as_bytes());
+}
+
+fn take_acks(arrived: &mut Vec<u64>) -> Vec<u64> {
+    let rest = arrived.split_off(arrived.len().min(MOST_ACKS));
+    std::mem::replace(arrived, rest)
+}
+
+/// A label as long as the service takes it.
+fn shortened(label: &str) -> String {
+    let end = (0..=LABEL.min(label.len())).rev().find(|end| label.is_char_boundary(*end));
+    label[..end.unwrap_or(0)].to_owned()
+}

@@ -1,0 +1,17 @@
+//! What runs a batch, in whichever process: jobs, functions of this executable, tasks and their claims on items.
+
+pub(crate) mod build_id;
+pub(crate) mod claims;
+pub(crate) mod denials;
+pub(crate) mod executor;
+pub(crate) mod function;
+pub(crate) mod job;
+pub(crate) mod mappings;
+pub(crate) mod startable;
+pub(crate) mod stopwatch;
+pub(crate) mod task;
+
+/// What `claims` is made of; its model test puts others in their place.
+mod atomic {
+    pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+}

@@ -1,0 +1,98 @@
+//! What a host of other programs than its own needs beside [`Backend`](crate::Backend) and [`Run`](crate::Run): to see
+//! whether a program can work at all, to feed a run from another thread than the one that polls it, and to end a batch
+//! that has used up its time. Called by the cloud service's agent.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use crate::local::Local;
+use crate::local::pool::state::Shared;
+use crate::local::pool::worker_handle::{Held, Member};
+use crate::model::batch::Batch;
+use crate::model::death::DeathCause;
+use crate::model::error::BackendError;
+use crate::model::ids::{BatchId, JobId};
+
+/// How often the clock is looked at while a first worker is waited for.
+const LOOK: Duration = Duration::from_secs(1);
+
+impl Local {
+    /// Starts a worker if there is none, and waits until one has reported for duty: for whoever must know whether
+    /// the program can work here before there is work.
+    ///
+    /// # Errors
+    /// If it dies first, with its last words, or if nothing is heard of it within `most`.
+    pub fn try_start(&self, most: Duration) -> Result<(), BackendError> {
+        self.pool.check_owner()?;
+        self.pool.start_supervisor()?;
+        self.pool.shared.try_start(most)
+    }
+
+    /// [`Run::submit`](crate::Run::submit) for an open run that another thread polls. Batches beyond the
+    /// run's places wait here: a place may come free without a completion (a cancelled batch has none), so
+    /// that a caller could not know when to submit again.
+    ///
+    /// # Errors
+    /// Gives the batch back if the run is not open, or has failed.
+    pub fn submit(&self, batch: Batch) -> Result<(), Batch> {
+        self.pool.shared.submit_beyond(batch.job(), batch)
+    }
+
+    /// Ends the worker that runs this batch: the batch has used up its time. It comes back as lost, by a timeout; what
+    /// else the worker had goes to others. Nothing happens to a batch that no worker has begun.
+    pub fn expire(&self, job: JobId, batch: BatchId, limit: Duration) {
+        self.pool.shared.expire(job, batch, limit);
+    }
+
+    /// [`Run::cancel`](crate::Run::cancel) for an open run that another thread polls.
+    pub fn cancel(&self, job: JobId, batch: BatchId) {
+        self.pool.shared.cancel(job, batch);
+    }
+}
+
+impl Shared {
+    /// Waits for a first worker, see [`Local::try_start`](super::Local::try_start). Time in which this
+    /// process stood still counts for little.
+    pub(crate) fn try_start(&self, most: Duration) -> Result<(), BackendError> {
+        let (mut waited, mut last) = (Duration::ZERO, Instant::now());
+        let mut state = self.lock();
+        let failures = state.failures;
+        if state.members.is_empty() && state.starting + state.requested == 0 {
+            state.requested = 1;
+            self.wake_supervisor();
+        }
+        loop {
+            if state.members.iter().any(|member| member.outbox.is_some()) {
+                return Ok(());
+            }
+            if state.failures != failures
+                && let Some(death) = state.last_failure.take()
+            {
+                // What failed is asked for again when there is work.
+                state.futile.clear();
+                return Err(BackendError::NoWorkers(vec![death]));
+            }
+            if waited >= most {
+                return Err(BackendError::Other(format!("no worker has reported for duty within {most:?}")));
+            }
+            state = self.started.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+            waited += last.elapsed().min(2 * LOOK);
+            last = Instant::now();
+        }
+    }
+
+    /// A batch has run for too long, see [`Local::expire`](super::Local::expire).
+    pub(crate) fn expire(&self, job: JobId, batch: BatchId, limit: Duration) {
+        let mut state = self.lock();
+        let wanted = |held: &Held| held.batch.job() == job && held.batch.id() == batch && !held.orphan;
+        for member in state.members.iter_mut().filter(|member| member.verdict.is_none()) {
+            let Some(running) = member.page.running() else { continue };
+            if member.held.iter().any(|held| wanted(held) && held.batch.ticket() == running.0) {
+                member.condemn(DeathCause::Timeout(limit), Some(running));
+            }
+        }
+        if state.members.iter().any(Member::is_unkillable) {
+            self.wake_supervisor();
+        }
+    }
+}

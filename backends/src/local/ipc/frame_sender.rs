@@ -1,0 +1,236 @@
+//! The host's sending side of one worker. A caller never waits here: what would wait goes to a thread of its own.
+//! Called by the pool when it hands out batches, under the pool's lock.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::local::ipc::shared_page::Page;
+use crate::local::signals::block_signals;
+use crate::model::batch::Batch;
+use crate::model::frame::PACKET;
+
+/// A send to a worker that was to have room and has none for so long fails: the host believes what it reads on the
+/// page, where the function can write. It is longer than a machine may be busy with others, for the host has a lock
+/// meanwhile, and what would really wait does so in a thread of its own.
+const SEND: Duration = Duration::from_secs(10);
+/// The same for a stranger's worker. It takes what it is sent at once, whatever its function does. One that has not
+/// for so long is cut off.
+const SEND_TO_STRANGER: Duration = Duration::from_secs(5);
+
+/// A frame on its way out.
+#[derive(Clone, Debug)]
+pub(crate) enum Frame {
+    Bytes(Arc<Vec<u8>>),
+    /// Its bytes are shared with whoever may have to send them again.
+    Batch(Batch),
+}
+
+impl Frame {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Frame::Bytes(bytes) => bytes,
+            Frame::Batch(batch) => batch.packet(),
+        }
+    }
+}
+
+impl From<Vec<u8>> for Frame {
+    fn from(bytes: Vec<u8>) -> Self {
+        Frame::Bytes(Arc::new(bytes))
+    }
+}
+
+/// Sends frames to one worker, in order.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    shared: Arc<Shared>,
+    /// Whether a thread for frames that would wait was started.
+    writer: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    more: Condvar,
+    page: Arc<Page>,
+    own: bool,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Nothing is sent any more.
+    closed: bool,
+    /// Frames for the writer thread, the first of which it may be sending.
+    queue: VecDeque<Frame>,
+    sent: u64,
+    /// Packets that were sent from here and not seen to be taken: number and size.
+    untaken: VecDeque<(u64, usize)>,
+    /// A packet that was said to have room had none for as long as a send may take: the worker lies on its page.
+    stuck: bool,
+}
+
+impl Outbox {
+    /// `own`: the worker is a process of this program, which may be stopped for as long as somebody likes.
+    pub(crate) fn new(page: Arc<Page>, own: bool) -> Self {
+        // It can't fail for a socket and a time that is valid.
+        let _limited = page.channel.limit_sends(if own { SEND } else { SEND_TO_STRANGER });
+        let state =
+            State { closed: false, queue: VecDeque::new(), sent: 0, untaken: VecDeque::new(), stuck: false };
+        Outbox {
+            shared: Arc::new(Shared { state: Mutex::new(state), more: Condvar::new(), page, own }),
+            writer: false,
+        }
+    }
+
+    /// Sends a frame, now or as soon as the worker takes it. Never waits for the worker.
+    ///
+    /// A frame to a dead worker is dropped: its death is told elsewhere, and nothing is lost by it. A worker that
+    /// can't be sent to for another reason (no memory for the socket) sees the channel end, and ends by that.
+    pub(crate) fn send(&mut self, frame: Frame) {
+        let mut state = lock(&self.shared.state);
+        if state.closed {
+            return;
+        }
+        let bytes = frame.bytes();
+        if bytes.len() <= PACKET && state.queue.is_empty() && state.has_room(self.shared.page.received()) {
+            state.sent += 1;
+            let number = state.sent;
+            state.untaken.push_back((number, bytes.len()));
+            if let Err(error) = self.shared.page.channel.send(bytes) {
+                state.stuck = error.kind() == io::ErrorKind::WouldBlock;
+                self.shared.give_up(&mut state);
+            }
+            return;
+        }
+        state.queue.push_back(frame);
+        drop(state);
+        self.shared.more.notify_one();
+        if !self.writer {
+            let shared = Arc::clone(&self.shared);
+            let thread = std::thread::Builder::new().name("fastmap-writer".to_owned());
+            self.writer = thread
+                .spawn(move || {
+                    block_signals();
+                    shared.write();
+                })
+                .is_ok();
+            if !self.writer {
+                self.shared.give_up(&mut lock(&self.shared.state));
+            }
+        }
+    }
+
+    /// Whether the worker has lied about what it took.
+    pub(crate) fn is_stuck(&self) -> bool {
+        lock(&self.shared.state).stuck
+    }
+
+    /// Ends the channel. What was not sent is dropped.
+    pub(crate) fn close(&mut self) {
+        self.shared.give_up(&mut lock(&self.shared.state));
+        self.shared.more.notify_one();
+    }
+}
+
+impl Drop for Outbox {
+    /// Ends the writer thread once its send is over, which is at the latest when the worker is dead. Not joined: this
+    /// may run under the pool's lock.
+    fn drop(&mut self) {
+        let mut state = lock(&self.shared.state);
+        state.closed = true;
+        state.queue.clear();
+        drop(state);
+        // The channel itself is left alone: in a fork of the host it is the parent's, and else the worker is dead.
+        self.shared.more.notify_one();
+    }
+}
+
+impl State {
+    /// Whether the socket takes one more packet without waiting for the worker, which may be stopped.
+    ///
+    /// A send waits while the packets in the socket fill its buffer (208 KB by default, however large the next one
+    /// is); a packet takes less than twice its size and 1 KB there: 278 of 64 B, 93 of 1 KB, 11 of 16 KB, 4 of 64 KB fit.
+    fn has_room(&mut self, received: u64) -> bool {
+        while self.untaken.front().is_some_and(|(number, _)| *number <= received) {
+            self.untaken.pop_front();
+        }
+        // What the writer thread sent is not in the list: wait until all of it is taken.
+        let known = received + self.untaken.len() as u64 == self.sent;
+        let filled: usize = self.untaken.iter().map(|(_, size)| 2 * size + 1024).sum();
+        known && filled < 128 * 1024
+    }
+}
+
+impl Shared {
+    /// Ends the channel. The worker sees its end after what was sent; a send that waits fails.
+    fn give_up(&self, state: &mut State) {
+        state.closed = true;
+        state.queue.clear();
+        self.page.channel.close();
+    }
+
+    /// Waits for a worker that is stopped, but not for a stranger.
+    fn send(&self, packet: &[u8]) -> io::Result<()> {
+        loop {
+            match self.page.channel.send(packet) {
+                Err(error) if self.own && error.kind() == io::ErrorKind::WouldBlock => {
+                    if lock(&self.state).closed {
+                        return Err(error);
+                    }
+                }
+                sent => return sent,
+            }
+        }
+    }
+
+    fn write(&self) {
+        let mut state = lock(&self.state);
+        loop {
+            if state.closed {
+                return;
+            }
+            let Some(frame) = state.queue.front().cloned() else {
+                state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            state.sent += frame.bytes().len().div_ceil(PACKET) as u64;
+            drop(state);
+            let sent = frame.bytes().chunks(PACKET).try_for_each(|packet| self.send(packet));
+            state = lock(&self.state);
+            if sent.is_err() {
+                return self.give_up(&mut state);
+            }
+            state.queue.pop_front();
+        }
+    }
+}
+
+fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_worker_that_says_it_took_what_it_did_not_holds_up_nobody_for_long() {
+        let (page, _stdin) = Page::create().expect("a page");
+        let page = Arc::new(page);
+        let mut outbox = Outbox::new(Arc::clone(&page), false);
+        let begun = Instant::now();
+        for _ in 0..10_000 {
+            outbox.send(vec![0; 1000].into());
+            page.count_received();
+            if outbox.is_stuck() {
+                break;
+            }
+        }
+        assert!(outbox.is_stuck());
+        assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    }
+}

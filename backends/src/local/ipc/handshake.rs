@@ -1,0 +1,163 @@
+//! How a host and a new worker find each other: the environment variable that marks a worker, which `spawn` writes and
+//! `worker` reads, and the worker's first message, by ipc-channel, which `untrusted_peer` reads. The host takes its peer's
+//! word for nothing, as ipc-channel does: it reads the message by itself.
+
+use std::ffi::OsString;
+use std::fmt;
+
+use fastmap_sandbox::Demand;
+use log::LevelFilter;
+use serde::{Deserialize, Serialize};
+
+use crate::model::frame::VERSION;
+
+/// Set for workers alone, and taken away by each before anything else, so that what it starts is none.
+pub(crate) const MARKER: &str = "FASTMAP_WORKER";
+
+/// Bytes of stack that a worker's function has, if it is set.
+pub(crate) const STACK: &str = "FASTMAP_WORKER_STACK";
+
+/// The environment variable that marks a worker and whatever it starts: maps there run in the calling process,
+/// and start no workers of their own. Its value, the worker's name, does not matter.
+///
+/// A backend that starts processes of its own sets it for them.
+pub const INSIDE: &str = "FASTMAP_INSIDE_WORKER";
+
+/// Who confines a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Confinement {
+    /// The worker itself, as much as that.
+    Own(Demand),
+    /// Somebody else has: it need not do so itself, and sees another process as its parent.
+    Jailed,
+}
+
+const CONFINEMENTS: [(Confinement, &str); 4] = [
+    (Confinement::Own(Demand::Off), "open"),
+    (Confinement::Own(Demand::BestEffort), "confine"),
+    (Confinement::Own(Demand::Full), "confine-or-end"),
+    (Confinement::Jailed, "jailed"),
+];
+
+impl Confinement {
+    fn word(self) -> &'static str {
+        CONFINEMENTS.iter().find(|(known, _)| *known == self).map_or("confine-or-end", |(_, word)| word)
+    }
+
+    fn parse(word: &str) -> Option<Confinement> {
+        CONFINEMENTS.iter().find(|(_, known)| *known == word).map(|(confinement, _)| *confinement)
+    }
+
+    /// What is left for the worker itself to do.
+    pub(crate) fn demand(self) -> Demand {
+        match self {
+            Confinement::Own(demand) => demand,
+            Confinement::Jailed => Demand::Off,
+        }
+    }
+}
+
+/// What the marker says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Marker {
+    /// The process that must be the parent; anything else has inherited the variable by mistake.
+    pub(crate) host: u32,
+    /// The worker's name.
+    pub(crate) name: String,
+    /// What the host's logger listens to.
+    pub(crate) level: LevelFilter,
+    /// Who confines it, and how.
+    pub(crate) confinement: Confinement,
+    /// Where the host listens.
+    pub(crate) server: String,
+}
+
+impl fmt::Display for Marker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let confinement = self.confinement.word();
+        write!(f, "{VERSION} {} {} {} {confinement} {}", self.host, self.name, self.level, self.server)
+    }
+}
+
+impl Marker {
+    /// Reads the variable's value.
+    ///
+    /// # Errors
+    /// In words.
+    pub(crate) fn parse(value: &OsString) -> Result<Marker, String> {
+        let wrong = || format!("{MARKER}={} was not set by a fastmap host of this version", value.display());
+        let text = value.to_str().ok_or_else(wrong)?;
+        let mut words = text.splitn(6, ' ');
+        let mut word = || words.next().ok_or_else(wrong);
+        if word()? != VERSION.to_string() {
+            return Err(wrong());
+        }
+        Ok(Marker {
+            host: word()?.parse().map_err(|_| wrong())?,
+            name: word()?.to_owned(),
+            level: word()?.parse().map_err(|_| wrong())?,
+            confinement: Confinement::parse(word()?).ok_or_else(wrong)?,
+            server: word()?.to_owned(),
+        })
+    }
+}
+
+/// A worker's first message.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Greeting {
+    /// A worker reports for duty.
+    Hello(Hello),
+}
+
+/// What a worker says of itself.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    /// [`VERSION`] of the frames that it speaks.
+    pub(crate) version: u32,
+    /// Its [`identity`](crate::identity).
+    pub(crate) executable: String,
+}
+
+/// Reads a greeting.
+///
+/// # Errors
+/// In words, if it is none.
+pub(crate) fn read(content: &[u8]) -> Result<Hello, String> {
+    let (Greeting::Hello(hello), rest) =
+        postcard::take_from_bytes(content).map_err(|error| format!("no greeting: {error}"))?;
+    if rest.is_empty() { Ok(hello) } else { Err(format!("{} bytes behind it", rest.len())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_greeting_is_one() {
+        let hello = || Hello { version: VERSION, executable: "build-id:12".to_owned() };
+        let good = postcard::to_stdvec(&Greeting::Hello(hello())).expect("bytes");
+        assert_eq!(read(&good), Ok(hello()));
+        for cut in 0..good.len() {
+            assert!(read(&good[..cut]).is_err(), "{cut}");
+        }
+        assert!(read(&[&good[..], &[0]].concat()).is_err());
+        assert!(read(&[&[1], &good[1..]].concat()).is_err());
+    }
+
+    #[test]
+    fn the_marker_survives_the_environment() {
+        for (confinement, _) in CONFINEMENTS {
+            let marker = Marker {
+                host: 12,
+                name: "worker-3".to_owned(),
+                level: LevelFilter::Debug,
+                confinement,
+                server: "/tmp/a folder/socket".to_owned(),
+            };
+            assert_eq!(Marker::parse(&marker.to_string().into()), Ok(marker));
+        }
+        for wrong in ["", "1", "0 12 w debug open /x", "1 x w debug open /x", "1 12 w debug /x"] {
+            assert!(Marker::parse(&wrong.into()).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Last words that one worker after the other repeats: where a library ends the process of each item with the
+//! same lines, they are passed on once, and counted. Called by the supervisor with what workers write to
+//! stderr.
+//!
+//! A line that looks like one of a dead worker's last is kept back for a moment: it is passed on when its
+//! worker goes on to another item, writes something else, or lives for a second more, and counted when the
+//! worker dies of it. So no line of a worker that lives is lost. Lines look alike where they differ in
+//! addresses and in the numbers of their process and its threads alone. What each worker wrote last stands in
+//! the error of its item in any case.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::local::ipc::shared_page::Page;
+use crate::local::output::pipe::Stream;
+use crate::local::output::queue::Lines;
+use crate::model::death::Running;
+use crate::model::ids::JobId;
+use crate::model::text::look_of;
+use crate::model::words::noun;
+
+/// Last lines of a dead worker that are remembered.
+const WORDS: usize = 64;
+/// Lines of all dead workers of a map that are remembered.
+const MOST_KNOWN: usize = 4096;
+/// Bytes of lines that are kept back of one worker.
+const MOST_KEPT: usize = 64 * 1024;
+/// A line is kept back for so long, and looked at so often.
+const MOMENT: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(50);
+/// The count is told when there was no repetition for so long, or this long after the first.
+const QUIET: Duration = Duration::from_secs(1);
+const LATEST: Duration = Duration::from_secs(10);
+
+/// What was told of dead workers, and what was left out since.
+#[derive(Debug, Default)]
+pub(crate) struct Repeats {
+    known: HashSet<u64>,
+    /// The maps in whose time that was.
+    maps: Vec<JobId>,
+    count: Option<Count>,
+}
+
+/// Repetitions that were not told yet.
+#[derive(Debug)]
+struct Count {
+    workers: u64,
+    lines: u64,
+    first: Instant,
+    last: Instant,
+}
+
+/// The lines of one worker.
+#[derive(Debug, Default)]
+pub(crate) struct Words {
+    /// How its latest lines look, as far as they were written in what it runs now.
+    tail: VecDeque<u64>,
+    running: Option<(u64, Running)>,
+    kept: Vec<Vec<u8>>,
+    since: Option<Instant>,
+}
+
+impl Repeats {
+    /// These maps are open. What was told in others is told again.
+    pub(crate) fn open(&mut self, maps: Vec<JobId>, lines: &mut Lines) {
+        if !self.known.is_empty() && !self.maps.iter().any(|map| maps.contains(map)) {
+            self.known.clear();
+            self.tell(lines);
+        }
+        if self.known.is_empty() {
+            self.maps = maps;
+        }
+    }
+
+    /// Tells what was left out, if that is due; returns when to look again.
+    pub(crate) fn look(&mut self, now: Instant, lines: &mut Lines) -> Option<Duration> {
+        let count = self.count.as_ref()?;
+        if now.duration_since(count.last) >= QUIET || now.duration_since(count.first) >= LATEST {
+            self.tell(lines);
+            return None;
+        }
+        Some(QUIET / 4)
+    }
+
+    /// Tells what was left out.
+    pub(crate) fn tell(&mut self, lines: &mut Lines) {
+        if let Some(Count { workers, lines: left_out, .. }) = self.count.take() {
+            let like = if workers == 1 { "its" } else { "their" };
+            let (more, are) = (noun(workers, "worker"), if left_out == 1 { "is" } else { "are" });
+            let told = format!(
+                "[fastmap: {workers} more {more} ended with the same words; {left_out} of {like} lines {are} \
+                 left out here]\n"
+            );
+            lines.put(&Arc::from("fastmap"), Stream::Stderr, told.into_bytes());
+        }
+    }
+
+    /// Whether something was left out that was not told yet.
+    pub(crate) fn holds_some(&self) -> bool {
+        self.count.is_some()
+    }
+
+    fn left_out(&mut self, left_out: u64) {
+        let now = Instant::now();
+        let count = self.count.get_or_insert(Count { workers: 0, lines: 0, first: now, last: now });
+        count.workers += 1;
+        count.lines += left_out;
+        count.last = now;
+    }
+}
+
+impl Words {
+    /// The worker has written a line.
+    pub(crate) fn line(
+        &mut self,
+        repeats: &Repeats,
+        page: &Page,
+        process: u32,
+        line: Vec<u8>,
+        out: &mut dyn FnMut(Vec<u8>),
+    ) {
+        let running = page.running();
+        if self.running != running {
+            self.running = running;
+            self.tail.clear();
+            self.release(out);
+        }
+        let look = look_of(&line, process);
+        self.tail.push_back(look);
+        if self.tail.len() > WORDS {
+            self.tail.pop_front();
+        }
+        let kept: usize = self.kept.iter().map(Vec::len).sum();
+        if repeats.known.contains(&look) && kept < MOST_KEPT {
+            self.since.get_or_insert_with(Instant::now);
+            self.kept.push(line);
+        } else {
+            self.release(out);
+            out(line);
+        }
+    }
+
+    /// Whether lines are kept back.
+    pub(crate) fn holds_some(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
+    /// Passes on what was kept back of a worker that goes on; returns when to look again.
+    pub(crate) fn look(
+        &mut self,
+        now: Instant,
+        page: &Page,
+        out: &mut dyn FnMut(Vec<u8>),
+    ) -> Option<Duration> {
+        let since = self.since?;
+        if now.saturating_duration_since(since) >= MOMENT || page.running() != self.running {
+            self.release(out);
+            return None;
+        }
+        Some(LOOK)
+    }
+
+    fn release(&mut self, out: &mut dyn FnMut(Vec<u8>)) {
+        self.since = None;
+        self.kept.drain(..).for_each(out);
+    }
+
+    /// The worker is dead; `lethal`: not because it was told to leave.
+    pub(crate) fn end(mut self, repeats: &mut Repeats, lethal: bool, out: &mut dyn FnMut(Vec<u8>)) {
+        if !lethal {
+            return self.release(out);
+        }
+        if !self.kept.is_empty() {
+            repeats.left_out(self.kept.len() as u64);
+        }
+        if repeats.known.len() + self.tail.len() <= MOST_KNOWN {
+            repeats.known.extend(self.tail);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::eventfd::{EfdFlags, EventFd};
+    use std::collections::BTreeSet;
+    use std::sync::Mutex;
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use crate::local::output::pipe::Relay;
+
+    #[derive(Debug, Default)]
+    struct Kept(Mutex<Vec<String>>);
+
+    impl Relay for Kept {
+        fn line(&self, _worker: &str, _stream: Stream, line: &[u8]) {
+            self.0.lock().expect("no panic").push(String::from_utf8_lossy(line).trim().to_owned());
+        }
+    }
+
+    /// What comes out of it where each worker writes lines and dies, or goes on to its next item.
+    fn told(workers: &[(&[&str], bool)]) -> Vec<String> {
+        let kept = Arc::new(Kept::default());
+        let relay: Arc<dyn Relay> = Arc::<Kept>::clone(&kept);
+        let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).expect("a descriptor");
+        let mut lines = Lines::new(Arc::default(), relay, Arc::new(wake));
+        let name: Arc<str> = Arc::from("w");
+        let mut repeats = Repeats::default();
+        for (written, dies) in workers {
+            let (page, _stdin) = Page::create().expect("a page");
+            let item = page.begin(1);
+            let mut words = Words::default();
+            let mut out = |line| lines.put(&name, Stream::Stderr, line);
+            for line in *written {
+                words.line(&repeats, &page, 4000, format!("{line}\n").into_bytes(), &mut out);
+            }
+            if *dies {
+                words.end(&mut repeats, true, &mut out);
+            } else {
+                item.store(1, Ordering::Release);
+                assert_eq!(words.look(Instant::now(), &page, &mut out), None);
+            }
+        }
+        repeats.tell(&mut lines);
+        drop(lines);
+        std::mem::take(&mut kept.0.lock().expect("no panic"))
+    }
+
+    #[test]
+    fn equal_last_words_are_passed_on_once_and_counted() {
+        let first: &[&str] = &["Fatal: no module in 0x7f00ab", "thread 4001"];
+        let alike: &[&str] = &["Fatal: no module in 0x7f11cd", "thread 4003"];
+        let told = told(&[(first, true), (alike, true), (alike, true)]);
+        assert_eq!(told[..2], ["Fatal: no module in 0x7f00ab", "thread 4001"]);
+        assert_eq!(
+            told[2],
+            "[fastmap: 2 more workers ended with the same words; 4 of their lines are left out here]"
+        );
+        assert_eq!(told.len(), 3);
+    }
+
+    #[test]
+    fn a_worker_that_lives_or_says_something_else_loses_no_line() {
+        let lines: &[&str] = &["one", "two"];
+        let other: &[&str] = &["one", "two", "three"];
+        let told = told(&[(lines, true), (lines, false), (other, true)]);
+        assert_eq!(told, ["one", "two", "one", "two", "one", "two", "three"]);
+        assert_eq!(BTreeSet::from_iter(told).len(), 3);
+    }
+}

@@ -1,0 +1,104 @@
+//! Refused system calls that workers report: kept for the item's result, added to a death, or a warning where the item still runs.
+
+use std::time::{Duration, Instant};
+
+use fastmap_sandbox::named;
+
+use crate::execution::denials::{MOST_CALLS, Told};
+use crate::local::ipc::shared_page::{Page, SETUP};
+use crate::local::pool::state::{Shared, State};
+use crate::model::death::Running;
+use crate::model::frame::Header;
+use crate::model::refused_call::{RefusedCall, WAY_OUT};
+use crate::model::text::cut;
+
+/// More of a call's description is not believed, nor more calls of one batch.
+pub(crate) const MOST: usize = 500;
+
+/// An item that runs for so long, and was refused a call, may never end.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Items of one run about which such a warning is written, at most.
+pub(crate) const MOST_DOUBTED: usize = 3;
+
+/// Host: what was refused to that which ran when a worker died.
+pub(crate) fn refused_to(page: &Page, ran: Option<(u64, Running)>) -> Option<String> {
+    let item = number(ran?.1)?;
+    let mut refused = page.record().of_item(item);
+    refused.extend(page.record().missing(item));
+    (!refused.is_empty()).then(|| named(&refused))
+}
+
+/// What stands for it in the record.
+pub(crate) fn number(running: Running) -> Option<u32> {
+    match running {
+        Running::Item(item) => Some(item),
+        Running::Setup => Some(SETUP),
+        Running::Unknown => None,
+    }
+}
+
+/// Host: has the user told of calls that were refused to items that still run: a library may wait for ever
+/// for what it was refused. Returns when to look again.
+pub(crate) fn doubt_items(state: &mut State, now: Instant) -> Option<Duration> {
+    if !state.confined || state.runs.is_empty() {
+        return None;
+    }
+    for member in &mut state.members {
+        let Some(running) = member.page.running() else {
+            member.doubted = None;
+            continue;
+        };
+        let (since, told) = match member.doubted {
+            Some((before, since, told)) if before == running => (since, told),
+            _ => (now, false),
+        };
+        member.doubted = Some((running, since, told));
+        if told || now.saturating_duration_since(since) < PATIENCE {
+            continue;
+        }
+        let held = member.held.iter().find(|held| held.batch.ticket() == running.0 && !held.orphan);
+        let Some(batch) = held.map(|held| &held.batch) else { continue };
+        let Some(run) = state.runs.get_mut(&batch.job()).filter(|run| run.doubted < MOST_DOUBTED) else {
+            continue;
+        };
+        let refused = number(running.1).map(|item| member.page.record().in_earnest(item)).unwrap_or_default();
+        if refused.is_empty() {
+            continue;
+        }
+        let calls = named(&refused);
+        member.doubted = Some((running, since, true));
+        run.doubted += 1;
+        let what = match running.1 {
+            Running::Item(item) => format!("item {}, which", batch.first() + u64::from(item)),
+            _ => "the preparation of the function, which".to_owned(),
+        };
+        state.warnings.push(format!(
+            "fastmap: warning: the sandbox refused {calls} to {what} still runs after {} s: it may be waiting for that; \
+             {WAY_OUT}\n",
+            PATIENCE.as_secs()
+        ));
+    }
+    Some(PATIENCE / 3)
+}
+
+impl Shared {
+    /// A worker tells of refused calls. What it says of a batch that it has not is nothing.
+    ///
+    /// # Errors
+    /// If it says nothing that can be read.
+    pub(crate) fn refusal(&self, id: u64, header: &Header, told: &[u8]) -> Result<(), String> {
+        let told: Vec<Told> = postcard::from_bytes(told).map_err(|error| error.to_string())?;
+        let mut state = self.lock();
+        let Some(member) = state.member(id) else { return Ok(()) };
+        let Some(held) = member.held.iter_mut().find(|held| held.batch.ticket() == header.batch) else {
+            return Ok(());
+        };
+        for (item, own_error, missing, call) in told.into_iter().take(MOST_CALLS) {
+            let index = (item < held.batch.items()).then(|| held.batch.first() + u64::from(item));
+            held.refused.push(RefusedCall { index, call: cut(call, MOST), own_error, missing });
+        }
+        held.refused.truncate(MOST_CALLS);
+        Ok(())
+    }
+}

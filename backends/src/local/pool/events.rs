@@ -1,0 +1,304 @@
+//! What workers tell, and what the pool makes of it: a greeting, answers, items given back, a refusal, a death. Called by the
+//! readers and the supervisor; decided under the pool's lock.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::execution::build_id;
+use crate::local::Taken;
+use crate::local::ipc::frame_sender::Outbox;
+use crate::local::pool::state::Shared;
+use crate::model::completion::{Completion, Outcome, Payload, Results};
+use crate::model::death::{Death, DeathCause, Loss, Running};
+use crate::model::error::BackendError;
+use crate::model::failure::ItemFailure;
+use crate::model::frame::{Header, VERSION};
+use crate::model::ids::JobId;
+use crate::model::result_credit::{SPARE, of_failures};
+use crate::model::text;
+
+/// An answer to a batch that its worker does not hold.
+const UNASKED: &str = "an answer to what it was not asked";
+
+/// The frame of an answer, with its payload behind the header.
+pub(crate) struct Answer {
+    pub(crate) frame: Vec<u8>,
+    /// What it may count, where its worker is held to that.
+    pub(crate) allowed: Option<u64>,
+    /// What it takes of a budget.
+    pub(crate) taken: Option<Taken>,
+}
+
+impl Shared {
+    /// A worker has greeted.
+    pub(crate) fn greeted(&self, id: u64, version: u32, program: &str) -> Result<(), DeathCause> {
+        let expected = self.options.identity.as_deref().unwrap_or_else(|| build_id::identity());
+        if version != VERSION || program != expected {
+            return Err(DeathCause::Mismatch(format!(
+                "it is not the program of its host (host {expected}, protocol {VERSION}; worker {program}, protocol \
+                 {version})",
+            )));
+        }
+        let mut state = self.lock();
+        if state.closing {
+            return Err(DeathCause::Protocol("it greeted a pool that is closing".to_owned()));
+        }
+        if let Some(member) = state.member(id) {
+            let own = self.options.launcher.is_none();
+            member.outbox = Some(Outbox::new(Arc::clone(&member.page), own));
+            member.progress = Instant::now();
+        }
+        self.started.notify_all();
+        self.hand_out(state);
+        Ok(())
+    }
+
+    /// What the answer may count that a worker begins to send, of a batch that it must hold.
+    pub(crate) fn allowance(&self, id: u64, header: &Header) -> Result<u64, String> {
+        let mut state = self.lock();
+        let member = state.member(id).ok_or("an answer after its death")?;
+        let held = member.held.iter().find(|held| held.batch.ticket() == header.batch).ok_or(UNASKED)?;
+        let granted = held.batch.granted();
+        let most = granted.saturating_add(SPARE);
+        if header.length > most {
+            let length = header.length;
+            return Err(format!("an answer of {length} bytes to a batch that was granted {granted}"));
+        }
+        Ok(most)
+    }
+
+    /// A worker has answered items of a batch.
+    pub(crate) fn done(&self, id: u64, header: &Header, answer: Answer) -> Result<(), String> {
+        let Answer { frame, allowed, taken } = answer;
+        let (failures_at, mut failures) = header.told(&frame, allowed.unwrap_or(u64::MAX))?;
+        if allowed.is_some() {
+            for failure in &mut failures {
+                failure.message = text::cut(std::mem::take(&mut failure.message), text::TAKEN);
+            }
+        }
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let member =
+            state.members.iter_mut().find(|member| member.id == id).ok_or("an answer after its death")?;
+        let Some(at) = member.held.iter().position(|held| held.batch.ticket() == header.batch) else {
+            // All of the batch was given back in the moment it began: an answer to none of it.
+            return match header.items == 0 && allowed.is_none() {
+                true => Ok(()),
+                false => Err(UNASKED.to_owned()),
+            };
+        };
+        if header.items > member.held[at].limit {
+            return Err("an answer to more items than it was asked".to_owned());
+        }
+        if header.items == 0 && !member.held[at].recalled {
+            // Sent again it would come back the same way, for ever.
+            return Err("an answer to no item of a batch".to_owned());
+        }
+        let held = member.held.remove(at).expect("it was found there");
+        member.progress = Instant::now();
+        member.proven = true;
+        member.answered += u64::from(header.items);
+        let worker = member.name.clone();
+        state.futile.clear();
+        let run = state.runs.get_mut(&held.batch.job()).expect("a run stays while its batches are held");
+        run.in_flight -= 1;
+        if header.items > 0 {
+            run.observe(header);
+        }
+        if !held.orphan {
+            let batch = held.batch.id();
+            // Results and failures, as the worker counts them.
+            let bytes = frame.len() - Header::LEN;
+            // Pieces of a batch that ran side by side may together have come to more than it was granted.
+            let counted = (failures_at - Header::LEN) as u64 + of_failures(&failures);
+            let covered = run.grants.covers(batch, counted);
+            let answered = if covered { header.items } else { 0 };
+            if answered > 0 {
+                let results = Results {
+                    payload: Payload::within(frame, Header::LEN, failures_at).counted(taken),
+                    failures,
+                    wall: Duration::from_nanos(header.wall),
+                    cpu: Duration::from_nanos(header.cpu),
+                    worker,
+                    came: Some(member.progress),
+                    slowest: header.slowest(),
+                    queued: header.queued(),
+                    refused: held.refused,
+                    ..Results::default()
+                };
+                let first = held.batch.first();
+                let outcome = Outcome::Done(results);
+                run.tell(Completion { batch, first, items: header.items, outcome });
+            }
+            if answered < held.limit {
+                let rest = held.batch.piece(batch, answered, held.limit, held.batch.attempt());
+                let full = !covered || (header.items > 0 && bytes as u64 >= held.batch.result_credit());
+                // A stranger's worker that was not asked for the rest has no other reason: it would be given
+                // it again and again.
+                let odd = run.grants.are_kept() && !held.recalled;
+                if full || odd || !run.grants.may_move(batch) {
+                    // Its results have reached their credit: the budget's owner says when the rest may go on.
+                    let (first, items) = (rest.first(), rest.items());
+                    run.tell(Completion { batch, first, items, outcome: Outcome::Returned(rest) });
+                } else {
+                    run.pending.push_front(rest);
+                }
+            }
+        }
+        state.forget_finished();
+        state.retire(id, Instant::now());
+        self.hand_out(guard);
+        Ok(())
+    }
+
+    /// A worker gives items back that it has not begun.
+    pub(crate) fn returned(&self, id: u64, header: &Header) -> Result<(), String> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let member = state
+            .members
+            .iter_mut()
+            .find(|member| member.id == id)
+            .ok_or("items given back after its death")?;
+        // Each time that it was asked, it answers once: what else it sends is no answer to anything.
+        member.recalls = member.recalls.checked_sub(1).ok_or("items given back that were not asked back")?;
+        let Some(at) = member.held.iter().position(|held| held.batch.ticket() == header.batch) else {
+            return Ok(()); // Its answer has overtaken this, and told the same.
+        };
+        let held = &mut member.held[at];
+        if header.from >= held.limit {
+            return Err("items given back that it did not have".to_owned());
+        }
+        if !held.recalled && !held.orphan {
+            // It would be sent them again, for ever.
+            return Err("items given back that were not asked back".to_owned());
+        }
+        let rest = held.batch.piece(held.batch.id(), header.from, held.limit, held.batch.attempt());
+        held.limit = header.from;
+        held.recalled = false;
+        let (emptied, orphan) = (held.limit == 0, held.orphan);
+        if emptied {
+            member.held.remove(at);
+        }
+        let run = state.runs.get_mut(&rest.job()).expect("a run stays while its batches are held");
+        run.in_flight -= usize::from(emptied);
+        if !orphan {
+            let batch = rest.id();
+            if run.grants.may_move(batch) {
+                run.pending.push_front(rest);
+            } else {
+                let (first, items) = (rest.first(), rest.items());
+                run.tell(Completion { batch, first, items, outcome: Outcome::Returned(rest) });
+            }
+        }
+        state.forget_finished();
+        state.retire(id, Instant::now());
+        self.hand_out(guard);
+        Ok(())
+    }
+
+    /// A worker could not prepare a job.
+    pub(crate) fn refused(&self, id: u64, job: JobId, failure: ItemFailure) -> Result<(), String> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if let Some(member) = state.members.iter_mut().find(|member| member.id == id) {
+            member.refusals += 1;
+            if member.refusals > member.given {
+                return Err("more refusals than it was given batches".to_owned());
+            }
+            // It says so for each batch that it had of the job. Of one that is closed by now nobody wants to know.
+            let Some(run) = state.runs.get_mut(&job) else { return Ok(()) };
+            if !member.opened.contains(&job) {
+                return Err("a refusal of a job that it was not given".to_owned());
+            }
+            let before = member.held.len();
+            member.held.retain(|held| held.batch.job() != job);
+            run.in_flight -= before - member.held.len();
+            run.fail(BackendError::Setup(failure));
+        }
+        state.forget_finished();
+        self.hand_out(guard);
+        Ok(())
+    }
+
+    /// A worker is to be ended: it broke the protocol, is another program, or was too late.
+    pub(crate) fn condemn(&self, id: u64, cause: DeathCause) {
+        let mut state = self.lock();
+        if let Some(member) = state.member(id) {
+            member.condemn(cause, None);
+            if member.is_unkillable() {
+                // It has to look whether the worker ends itself.
+                self.wake_supervisor();
+            }
+        }
+    }
+
+    /// A worker is dead, and all that it had sent is dealt with.
+    pub(crate) fn buried(&self, id: u64, mut death: Death) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(at) = state.members.iter().position(|member| member.id == id) else { return };
+        let mut member = state.members.remove(at);
+        let ran = member.page.running();
+        death.refused = crate::local::pool::denials::refused_to(&member.page, ran);
+        // Ended here for what nobody waited for: that says nothing about the next worker.
+        let unwanted = matches!(member.verdict, Some((DeathCause::Unknown, _)));
+        if let Some((cause, running)) = member.verdict.take() {
+            // A timeout holds for the item that was seen, not for one that has begun since.
+            if running.is_none() || running == ran {
+                death.cause = cause;
+            }
+        }
+        if let (Some(_), None, DeathCause::Exit(code)) =
+            (&self.options.launcher, &member.outbox, &death.cause)
+        {
+            death.cause = DeathCause::NeverGreeted(*code);
+        }
+        let mut lost = false;
+        // Batches run in the order in which they were sent. Where one was run to its end and its answer never came,
+        // one of its items may have broken the channel: it is the suspect, and what ran behind it is not.
+        let last = member.held.iter().position(|held| held.batch.ticket() == member.page.last_ticket());
+        let mute = last.is_some_and(|last| last > 0 || ran.is_none());
+        let suspect = member.held.front().filter(|_| mute).map(|held| held.batch.ticket());
+        for held in std::mem::take(&mut member.held).into_iter().rev() {
+            let run = state.runs.get_mut(&held.batch.job()).expect("a run stays while its batches are held");
+            run.in_flight -= 1;
+            if held.orphan {
+                continue;
+            }
+            let ticket = held.batch.ticket();
+            let running = match suspect {
+                Some(suspect) => (suspect == ticket).then_some(Running::Unknown),
+                None => ran.filter(|(running, _)| *running == ticket).map(|(_, running)| running),
+            };
+            let batch = held.batch.id();
+            let theirs = match held.limit == held.batch.items() {
+                true => held.batch,
+                false => held.batch.piece(batch, 0, held.limit, held.batch.attempt()),
+            };
+            match running {
+                Some(running) => {
+                    let running = match running {
+                        Running::Item(item) if item >= theirs.items() => Running::Unknown,
+                        known => known,
+                    };
+                    let loss = Loss { running, death: death.clone() };
+                    let (first, items) = (theirs.first(), theirs.items());
+                    run.tell(Completion { batch, first, items, outcome: Outcome::Lost(theirs, loss) });
+                    lost = true;
+                }
+                None => run.pending.push_front(theirs),
+            }
+        }
+        if state.closing {
+            return;
+        }
+        if !lost && !unwanted && !member.proven {
+            // Whoever dies idle or at its start may do so because no worker can live here.
+            state.failed_start(death);
+            self.started.notify_all();
+        }
+        state.forget_finished();
+        self.hand_out(guard);
+    }
+}

@@ -1,0 +1,34 @@
+//! Items that a worker may still take before it is replaced.
+
+use crate::local::pool::worker_handle::Member;
+use crate::model::batch::Batch;
+
+/// What each worker may use.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Allowed {
+    /// Bytes of memory of its own.
+    pub(crate) memory: Option<u64>,
+    /// Items it may run before it is replaced.
+    pub(crate) items: Option<u64>,
+}
+
+impl Allowed {
+    /// How many more items a worker may be given.
+    pub(crate) fn items_left(&self, member: &Member) -> u64 {
+        let Some(most) = self.items else { return u64::MAX };
+        let held: u64 = member.held.iter().map(|held| u64::from(held.limit)).sum();
+        most.saturating_sub(member.answered + held)
+    }
+}
+
+/// Cuts off what a worker that may be given `left` items must not have.
+pub(crate) fn split(batch: Batch, left: u64) -> (Batch, Option<Batch>) {
+    let items = batch.items();
+    match u32::try_from(left).ok().filter(|left| *left < items) {
+        None => (batch, None),
+        Some(left) => {
+            let piece = |from, to| batch.piece(batch.id(), from, to, batch.attempt());
+            (piece(0, left), Some(piece(left, items)))
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! A run as the pool knows it: its batches that wait, how many it may hold, and where its completions go.
+//! Changed under the pool's lock; [`Gauge`] and the inbox are what the run's own thread reads without it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::execution::job::Job;
+use crate::local::Opening;
+use crate::local::ipc::channel::Channel;
+use crate::local::ipc::frame_sender::Frame;
+use crate::local::pool::grants::Grants;
+use crate::model::batch::Batch;
+use crate::model::completion::Completion;
+use crate::model::completion_queue::Inbox;
+use crate::model::error::BackendError;
+use crate::model::frame::{Header, Kind};
+
+/// Batches that a worker holds at a time, the running one included: enough that what waits is as long as the way of an
+/// answer to the host and of the next batch back. More would only bind work to a worker before it is known who is free.
+const LEAST_DEPTH: usize = 2;
+const MOST_DEPTH: usize = 4;
+/// The way there and back, from one sleeping core to another.
+const ROUND_TRIP: Duration = Duration::from_micros(150);
+
+/// One open run.
+#[derive(Debug)]
+pub(crate) struct RunState {
+    pub(crate) job: Arc<Job>,
+    /// The frame that opens the job in a worker; a context that is a file goes beside it.
+    opening: Arc<Vec<u8>>,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) gauge: Arc<Gauge>,
+    pub(crate) pending: VecDeque<Batch>,
+    pub(crate) in_flight: usize,
+    /// What of its batches workers may still answer.
+    pub(crate) grants: Grants,
+    /// When it last handed in a batch.
+    pub(crate) fed: Option<Instant>,
+    /// Its adapter is gone; it stays until its last batch is out of the workers' hands.
+    pub(crate) closed: bool,
+    pub(crate) failed: bool,
+    /// Items of which it was told, while they ran, that calls were refused to them.
+    pub(crate) doubted: usize,
+    /// Moving means over answered batches.
+    batch_time: Option<Duration>,
+    pub(crate) item_time: Option<Duration>,
+}
+
+/// What a run asks before each item, without the pool's lock.
+#[derive(Debug, Default)]
+pub(crate) struct Gauge {
+    /// Batches submitted and not completed.
+    outstanding: AtomicUsize,
+    slots: AtomicUsize,
+}
+
+impl Gauge {
+    /// (batches that would be taken now, batches held at most)
+    #[inline]
+    pub(crate) fn read(&self) -> (usize, usize) {
+        let slots = self.slots.load(Ordering::Relaxed);
+        (slots.saturating_sub(self.outstanding.load(Ordering::Relaxed)), slots)
+    }
+}
+
+/// The frame that opens a job, with its context or without.
+fn opening(job: &Job, beside: bool) -> Vec<u8> {
+    let opening = Opening { function: job.function.clone(), fail_fast: job.fail_fast };
+    let mut payload = postcard::to_stdvec(&opening).expect("a function's name can be written");
+    let from = if beside { 0 } else { payload.len() as u32 };
+    if !beside {
+        payload.extend_from_slice(&job.context);
+    }
+    Header { kind: Kind::Open, job: job.id.0, from, ..Header::EMPTY }.frame(&payload)
+}
+
+impl RunState {
+    /// `strict`: its workers are trusted with nothing.
+    pub(crate) fn new(job: Arc<Job>, strict: bool) -> Self {
+        RunState {
+            opening: Arc::new(opening(&job, job.context.file().is_some())),
+            inbox: Arc::default(),
+            gauge: Arc::default(),
+            pending: VecDeque::new(),
+            in_flight: 0,
+            grants: Grants::new(strict),
+            fed: None,
+            closed: false,
+            failed: false,
+            doubted: 0,
+            batch_time: None,
+            item_time: None,
+            job,
+        }
+    }
+
+    /// What opens the job in a worker; gives it the file of the context, where there is one.
+    pub(crate) fn opening_for(&self, worker: &Channel) -> Frame {
+        let gone = |kind| matches!(kind, io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
+        match self.job.context.file().map(|file| worker.give(file)) {
+            // Whatever stands in the way, the channel is a way as well.
+            Some(Err(error)) if !gone(error.kind()) => opening(&self.job, false).into(),
+            _ => Frame::Bytes(Arc::clone(&self.opening)),
+        }
+    }
+
+    /// Tells the run's thread how many batches it may hold.
+    pub(crate) fn update_gauge(&self, slots: usize) {
+        self.gauge.slots.store(slots, Ordering::Relaxed);
+        self.gauge.outstanding.store(self.outstanding(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn outstanding(&self) -> usize {
+        self.pending.len() + self.in_flight
+    }
+
+    pub(crate) fn depth(&self) -> usize {
+        let batch = self.batch_time.unwrap_or(ROUND_TRIP).as_nanos().max(1);
+        let waiting = ROUND_TRIP.as_nanos().div_ceil(batch);
+        usize::try_from(1 + waiting).unwrap_or(MOST_DEPTH).clamp(LEAST_DEPTH, MOST_DEPTH)
+    }
+
+    pub(crate) fn observe(&mut self, header: &Header) {
+        let mean = |old: Option<Duration>, new: Duration| Some(old.map_or(new, |old| (old * 3 + new) / 4));
+        let wall = Duration::from_nanos(header.wall);
+        self.batch_time = mean(self.batch_time, wall);
+        self.item_time = mean(self.item_time, wall / header.items.max(1));
+    }
+
+    /// Hands a completion to the run's thread, which finds the place free that it was in.
+    pub(crate) fn tell(&mut self, completion: Completion) {
+        self.grants.told(completion.batch, completion.items);
+        self.gauge.outstanding.store(self.outstanding(), Ordering::Relaxed);
+        self.inbox.put(completion);
+    }
+
+    pub(crate) fn fail(&mut self, error: BackendError) {
+        if !self.failed {
+            self.failed = true;
+            self.inbox.fail(error);
+        }
+        self.pending.clear();
+    }
+}

@@ -1,0 +1,277 @@
+//! The thread that listens to one worker: its greeting, its answers, and, once it is dead, what it had still sent.
+//! What a worker sends is checked here and in `pool`; a worker that breaks the protocol is ended, the host goes on.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use log::Level;
+
+use crate::local::ipc::arena::AREA;
+use crate::local::ipc::handshake::Hello;
+use crate::local::ipc::rendezvous::Server;
+use crate::local::ipc::shared_page::Page;
+use crate::local::ipc::untrusted_peer;
+use crate::local::ipc::untrusted_peer::Admitted;
+use crate::local::output::pipe::{LogRecord, Stream};
+use crate::local::output::quota::Quota;
+use crate::local::pool::events::Answer;
+use crate::local::pool::state::{Met, Shared};
+use crate::local::process::descendants;
+use crate::local::process::exit_latch::Gate;
+use crate::local::{Record, Taken};
+use crate::model::death::DeathCause;
+use crate::model::failure::ItemFailure;
+use crate::model::frame::{Assembler, Header, Kind};
+use crate::model::ids::JobId;
+use crate::model::{buffer_pool, text};
+
+/// Bytes of a job's refusal by a stranger's worker, and of its log record. Of the text less is kept.
+const REFUSAL: u64 = 1 << 20;
+/// Bytes in which a stranger's worker tells of refused calls, in its life.
+const REFUSED_CALLS: u64 = 1 << 20;
+/// What a log record counts at least, where it is left out.
+const RECORD: u64 = 4096;
+/// What a frame of a stranger's worker may take in all: this long, and a second for each of these bytes.
+const FRAME: Duration = Duration::from_secs(20);
+const RATE: u64 = 1 << 20;
+/// An answer waits so long for room in its budget.
+const ROOM: Duration = Duration::from_secs(20);
+
+/// Nanoseconds that a batch may claim to have taken: about 13 days.
+const LONGEST: u64 = 1 << 50;
+
+/// The worker that a reader listens to, and where its news go.
+#[derive(Debug)]
+pub(crate) struct Peer<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) id: u64,
+    pub(crate) name: &'a str,
+    pub(crate) page: &'a Page,
+    pub(crate) gate: &'a Gate,
+    /// The process that was started for it.
+    pub(crate) process: u32,
+}
+
+/// A frame of a stranger's worker that has begun.
+#[derive(Debug)]
+struct Begun {
+    since: Instant,
+    length: u64,
+    /// What an answer may count.
+    allowed: Option<u64>,
+    /// What it takes of the budget.
+    taken: Option<Taken>,
+}
+
+impl Begun {
+    /// How long the next packet may take that is not here after `pause` at most.
+    fn left(&self, pause: Duration) -> Duration {
+        let whole = FRAME + Duration::from_secs(self.length / RATE);
+        whole.saturating_sub(self.since.elapsed()).min(pause)
+    }
+}
+
+/// Listens to a worker until it is dead and all that it sent is dealt with. It greets at `server`.
+pub(crate) fn listen(peer: &Peer<'_>, server: Arc<Server>) {
+    let socket = server.path().to_owned();
+    // A panic in here is a fault of fastmap's own, which must not end in a wait.
+    let listened = catch_unwind(AssertUnwindSafe(|| peer.converse(server)));
+    if listened.is_err() {
+        peer.condemn(DeathCause::Protocol("the thread that listens to it panicked".to_owned()));
+    }
+    peer.gate.came_in();
+    // A worker that closed its channel and lives on (it may have closed all it could) is of no use.
+    let death = peer.gate.wait(Duration::from_secs(1)).or_else(|| {
+        peer.condemn(DeathCause::Protocol("it closed its channel".to_owned()));
+        peer.gate.wait(Duration::MAX)
+    });
+    if let Some(death) = death {
+        // One that was asked to leave has ended what it had started.
+        let left = death.cause == DeathCause::Exit(0) && peer.shared.is_asked_to_leave(peer.id);
+        peer.shared.buried(peer.id, death);
+        if !left && peer.shared.starts_processes() {
+            descendants::end(&socket);
+        }
+    }
+}
+
+impl Peer<'_> {
+    fn condemn(&self, cause: DeathCause) {
+        self.shared.condemn(self.id, cause);
+    }
+
+    /// From the greeting to the channel's end.
+    fn converse(&self, server: Arc<Server>) {
+        let jailed = self.shared.options.launcher.is_some();
+        let admitted = untrusted_peer::admit(&server, self.process, jailed);
+        self.gate.came_in();
+        let Admitted { hello, connection } = match admitted {
+            Ok(admitted) => admitted,
+            Err(why) => {
+                if !self.gate.is_closed() {
+                    self.condemn(DeathCause::Protocol(format!("its greeting could not be read: {why}")));
+                }
+                return;
+            }
+        };
+        let Hello { version, executable } = hello;
+        let greeted = self.shared.greeted(self.id, version, &executable);
+        self.shared.close_later(Met { _server: server, _connection: connection });
+        if let Err(cause) = greeted.and_then(|()| self.receive()) {
+            self.condemn(cause);
+        }
+    }
+
+    /// Takes frames until the end; an error says how the worker broke the protocol.
+    fn receive(&self) -> Result<(), DeathCause> {
+        let options = &self.shared.options;
+        let strict = options.launcher.is_some();
+        let mut assembler = match strict {
+            false => Assembler::bounded(options.answer),
+            true => Assembler::strict(options.answer),
+        };
+        let mut buffer = Vec::new();
+        let mut begun = None;
+        loop {
+            let within = begun.as_ref().map(|begun: &Begun| begun.left(options.unfinished));
+            let packet = self.page.channel.packet(&mut buffer, within).map_err(DeathCause::Protocol)?;
+            let Some(packet) = packet else { return Ok(()) };
+            let mut refused = None;
+            let admit = |header: &Header| {
+                if strict {
+                    begun = Some(self.begin(header).map_err(|cause| {
+                        refused = Some(cause);
+                        String::new()
+                    })?);
+                }
+                Ok(())
+            };
+            let whole = assembler.packet_if(packet, admit);
+            let whole = whole.map_err(|broken| refused.unwrap_or(DeathCause::Protocol(broken)))?;
+            let Some((header, frame)) = whole else { continue };
+            self.frame(header, frame, begun.take())?;
+        }
+    }
+
+    /// A frame of a stranger's worker begins: whether it may, and what it takes.
+    fn begin(&self, header: &Header) -> Result<Begun, DeathCause> {
+        let options = &self.shared.options;
+        let broken = DeathCause::Protocol;
+        let mut allowed = None;
+        let most = match header.kind {
+            Kind::Done => {
+                let allowance = self.shared.allowance(self.id, header).map_err(broken)?;
+                *allowed.insert(allowance)
+            }
+            Kind::Log | Kind::Refused | Kind::Refusal => REFUSAL,
+            Kind::Returned | Kind::Open | Kind::Batch | Kind::Recall | Kind::Close => 0,
+        };
+        if header.length > most {
+            return Err(broken(format!("{:?} with {} bytes, which is too much", header.kind, header.length)));
+        }
+        let bytes = Header::LEN as u64 + header.length;
+        let taken = match &options.budget {
+            None => None,
+            Some(budget) => {
+                let taken = budget.take(bytes, ROOM, &|| self.gate.is_closed());
+                let full = || {
+                    broken(format!(
+                        "its answer of {bytes} bytes found no room within {ROOM:?}: answers of its account that have \
+                         not been taken fill what there is for them"
+                    ))
+                };
+                Some(taken.ok_or_else(full)?)
+            }
+        };
+        Ok(Begun { since: Instant::now(), length: header.length, allowed, taken })
+    }
+
+    /// Deals with a whole frame.
+    fn frame(&self, mut header: Header, frame: Vec<u8>, begun: Option<Begun>) -> Result<(), DeathCause> {
+        // Centuries would overflow where times are added up.
+        header.wall = header.wall.min(LONGEST);
+        header.cpu = header.cpu.min(LONGEST);
+        let strict = begun.is_some();
+        if strict && header.kind == Kind::Refusal {
+            let bytes = frame.len() as u64;
+            if self.gate.refusals.fetch_add(bytes, Ordering::Relaxed) + bytes > REFUSED_CALLS {
+                return Err(DeathCause::Protocol(format!(
+                    "refused calls of more than {REFUSED_CALLS} bytes"
+                )));
+            }
+        }
+        let (allowed, taken) = begun.map_or((None, None), |begun| (begun.allowed, begun.taken));
+        let dealt_with = match header.kind {
+            Kind::Done => self.payload(&header, frame).and_then(|frame| {
+                let answer = Answer { frame, allowed, taken };
+                self.shared.done(self.id, &header, answer)
+            }),
+            Kind::Returned => self.shared.returned(self.id, &header),
+            Kind::Refused => {
+                let failure = postcard::from_bytes(&frame[Header::LEN..]).map_err(|error| error.to_string());
+                failure.and_then(|failure: ItemFailure| {
+                    let most = if strict { text::TAKEN } else { usize::MAX };
+                    let message = text::cut(failure.message, most);
+                    self.shared.refused(self.id, JobId(header.job), ItemFailure { message, ..failure })
+                })
+            }
+            Kind::Log if !self.admits(frame.len()) => Ok(()),
+            Kind::Log => self.pass_on(&frame[Header::LEN..]),
+            Kind::Refusal => self.shared.refusal(self.id, &header, &frame[Header::LEN..]),
+            Kind::Open | Kind::Batch | Kind::Recall | Kind::Close => {
+                Err(format!("{:?} is the host's to send", header.kind))
+            }
+        };
+        dealt_with.map_err(DeathCause::Protocol)
+    }
+
+    /// The frame with its payload behind the header, wherever that lies.
+    fn payload(&self, header: &Header, frame: Vec<u8>) -> Result<Vec<u8>, String> {
+        let Some((place, length)) = header.shared() else { return Ok(frame) };
+        let mut whole = buffer_pool::take(Header::LEN.saturating_add(length).min(Header::LEN + AREA));
+        whole.extend_from_slice(&frame);
+        if !self.page.copy_from_worker(place, length, &mut whole) {
+            return Err(format!("an answer of {length} bytes at {place} of its memory"));
+        }
+        self.page.count_copied();
+        Ok(whole)
+    }
+
+    /// Whether a log record of so many bytes is passed on. Behind one that is left out nothing is read for a
+    /// moment.
+    fn admits(&self, bytes: usize) -> bool {
+        let Some(quota) = &self.gate.quota else { return true };
+        if quota.admits(bytes, Instant::now()) {
+            if let Some(notice) = quota.notice() {
+                let relay = &self.shared.options.relay;
+                let line = || relay.line(self.name, Stream::Stderr, &notice);
+                let _lost = catch_unwind(AssertUnwindSafe(line));
+            }
+            return true;
+        }
+        // The end of the map waits for the line that tells of it.
+        self.shared.output.keep(true);
+        std::thread::sleep(Quota::pause((bytes as u64).max(RECORD)));
+        false
+    }
+
+    /// Hands a worker's log record to the relay.
+    fn pass_on(&self, payload: &[u8]) -> Result<(), String> {
+        let record: Record = postcard::from_bytes(payload).map_err(|error| error.to_string())?;
+        let level = Level::iter().find(|level| *level as usize == record.level);
+        let record = LogRecord {
+            level: level.ok_or("a log record of no level")?,
+            target: &record.target,
+            message: &record.message,
+            module_path: record.module.as_deref(),
+            file: record.file.as_deref(),
+            line: record.line,
+        };
+        // A logger that panics loses its record; the worker has done nothing wrong.
+        let relay = &self.shared.options.relay;
+        let _lost = catch_unwind(AssertUnwindSafe(|| relay.record(self.name, &record)));
+        Ok(())
+    }
+}

@@ -1,0 +1,309 @@
+//! How a worker comes into being: a thread of its own makes what it shares with the host, starts the process, hands it to
+//! the supervisor, and listens to it from then on (`reader`). So workers come up side by side: `posix_spawn` returns only
+//! when the new process runs its program, on whose core the caller then waits for a millisecond. And a worker's
+//! parent-death signal is tied to the *thread* that started it, which lives as long as the worker.
+
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use fastmap_sandbox::most_processes;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Resource, WaitId, WaitIdOptions, getrlimit, pidfd_open, waitid};
+
+use crate::execution::startable::executable_path;
+use crate::local::cores;
+use crate::local::ipc::handshake::{Confinement, INSIDE, MARKER, Marker, STACK};
+use crate::local::ipc::rendezvous::Server;
+use crate::local::ipc::shared_page::Page;
+use crate::local::launcher::Start;
+use crate::local::output::pipe::{Pipe, Stream};
+use crate::local::output::repeats::Words;
+use crate::local::pool::state::Shared;
+use crate::local::pool::worker_handle::Member;
+use crate::local::process::descriptors;
+use crate::local::process::descriptors::{above_standard, fill_standard};
+use crate::local::process::exit_latch::Gate;
+use crate::local::process::reader::{Peer, listen};
+use crate::local::process::watched::Watched;
+use crate::local::signals::block_signals;
+use crate::model::death::{Death, DeathCause};
+
+/// Begins to start the workers that were asked for, as many as may be now; false if there are none. What prevents a start
+/// is told to the pool.
+pub(crate) fn begin_requested(shared: &Arc<Shared>) -> bool {
+    let numbers = shared.take_requested();
+    let begun = !numbers.is_empty();
+    for number in numbers.clone() {
+        match begin(shared, number) {
+            Ok(thread) => shared.lock().threads.push(thread),
+            Err((death, error)) => {
+                let rest = (numbers.end - number) as usize;
+                match limit_behind(&error) {
+                    Some(limit) => shared.short(death, limit, rest),
+                    None => shared.not_started(death, rest),
+                }
+                break;
+            }
+        }
+    }
+    begun
+}
+
+/// Starts a worker's thread, which starts the worker and lives as long as that.
+fn begin(shared: &Arc<Shared>, number: u64) -> Result<JoinHandle<()>, (Death, io::Error)> {
+    let name = format!("worker-{number}");
+    let thread = std::thread::Builder::new().name(format!("fastmap-{name}"));
+    let (shared, own) = (Arc::clone(shared), name.clone());
+    let live = move || {
+        block_signals();
+        cores::take_back();
+        // A launcher may be anybody's.
+        let started = catch_unwind(AssertUnwindSafe(|| start(&shared, number, &own)));
+        match started.unwrap_or_else(|_| Err(Failure::Other("its launcher panicked".to_owned()))) {
+            Ok(Started { page, gate, server, process }) => {
+                let peer =
+                    Peer { shared: &shared, id: number, name: &own, page: &page, gate: &gate, process };
+                listen(&peer, server);
+            }
+            Err(Failure::Short(why, limit)) => shared.short(not_started(own, why), limit, 1),
+            Err(Failure::Other(why)) => shared.not_started(not_started(own, why), 1),
+        }
+    };
+    thread.spawn(live).map_err(|error| {
+        let why = format!("cannot start a thread for it: {}", with_limit(&error));
+        (not_started(name, why), error)
+    })
+}
+
+fn not_started(worker: String, why: String) -> Death {
+    Death { worker, pid: 0, cause: DeathCause::NotStarted(why), refused: None, stderr: Vec::new() }
+}
+
+/// What the reader of a worker needs of it.
+struct Started {
+    page: Arc<Page>,
+    gate: Arc<Gate>,
+    /// Where it greets.
+    server: Arc<Server>,
+    process: u32,
+}
+
+/// Why no worker has started, in words.
+enum Failure {
+    /// A limit of the system is reached: why, and which limit it is.
+    Short(String, String),
+    Other(String),
+}
+
+impl Failure {
+    fn new(what: &str, error: &io::Error) -> Failure {
+        let why = format!("{what}: {}", with_limit(error));
+        match limit_behind(error) {
+            Some(limit) => Failure::Short(why, limit),
+            None => Failure::Other(why),
+        }
+    }
+}
+
+/// The limit that the system has reached where it answers so, its value, and what to do.
+fn limit_behind(error: &io::Error) -> Option<String> {
+    let limit =
+        |limit: Option<u64>| limit.map_or_else(|| "any number of".to_owned(), |most| most.to_string());
+    match error.raw_os_error()? {
+        libc::EAGAIN => Some(format!(
+            "the system starts no more processes and threads: this user may have {} (ulimit -u), and the control group {} \
+             (TasksMax= of systemd, a container's limit of pids); allow more",
+            limit(getrlimit(Resource::Nproc).current),
+            limit(most_processes())
+        )),
+        libc::ENOMEM => Some(format!(
+            "the system gives no more memory: this process may have {} bytes of addresses (ulimit -v); allow more",
+            limit(getrlimit(Resource::As).current)
+        )),
+        _ => None,
+    }
+}
+
+/// The error, and the limit behind it or what else to do.
+fn with_limit(error: &io::Error) -> String {
+    match (limit_behind(error), error.raw_os_error()) {
+        (Some(limit), _) => format!("{error}; {limit}"),
+        (None, Some(libc::EAFNOSUPPORT)) => {
+            format!("{error}; allow sockets of the family AF_UNIX (RestrictAddressFamilies= of systemd)")
+        }
+        (None, _) => error.to_string(),
+    }
+}
+
+/// Starts a worker and makes it known to the pool and the supervisor; an error says why none came.
+fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, Failure> {
+    let failed = |what: &'static str| move |error: io::Error| Failure::new(what, &error);
+    fill_standard();
+    shared.expect_descriptors().map_err(|why| Failure::Short(why, descriptors::shortage()))?;
+    let server = Arc::new(Server::new().map_err(failed("cannot make its socket"))?);
+    let (page, stdin) = Page::create().map_err(failed("cannot share memory with it"))?;
+    let page = Arc::new(page);
+    let marker = Marker {
+        host: shared.owner,
+        name: name.to_owned(),
+        level: shared.options.level.unwrap_or_else(log::max_level),
+        confinement: Confinement::Own(shared.options.sandbox),
+        server: server.path().to_owned(),
+    };
+    let (mut command, keeper) = match &shared.options.launcher {
+        None => (own_program(shared, &marker), None),
+        Some(launcher) => {
+            let start = Start { name, socket: Path::new(server.path()), marker: &marker };
+            let launch = launcher.launch(&start).map_err(failed("cannot launch it"))?;
+            (launch.command, Some(launch.keeper))
+        }
+    };
+    let ((stdout, its_stdout), (stderr, its_stderr)) =
+        pipes().map_err(failed("cannot make pipes for its output"))?;
+    let mut child = command
+        .stdin(Stdio::from(stdin))
+        .stdout(Stdio::from(its_stdout))
+        .stderr(Stdio::from(its_stderr))
+        .spawn()
+        .map_err(|error| {
+            Failure::new(&format!("cannot start {}", command.get_program().display()), &error)
+        })?;
+    // Its ends of them.
+    drop(command);
+    let pid = child.id();
+    if keeper.is_none() {
+        descriptors::lower_again(pid);
+    }
+    let output = (|| -> io::Result<_> {
+        Ok((Pipe::new(stdout, Stream::Stdout)?, Pipe::new(stderr, Stream::Stderr)?))
+    })();
+    let (stdout, stderr) = match output {
+        Ok(pipes) => pipes,
+        Err(error) => {
+            drop(child.kill().and_then(|()| child.wait()));
+            return Err(Failure::new("cannot read its output", &error));
+        }
+    };
+    let pidfd = match death_of(pid) {
+        Ok(pidfd) => pidfd,
+        // No descriptor or thread is left: a process whose death can't be noticed is of no use.
+        Err(error) => {
+            drop(child.kill().and_then(|()| child.wait()));
+            return Err(Failure::new("cannot watch it", &error));
+        }
+    };
+    let gate = Arc::new(Gate::new(Arc::clone(&server), shared.options.output));
+    let outputs = [&stdout, &stderr].into_iter().filter_map(Pipe::open).cloned().collect();
+    let watched = Watched {
+        id: number,
+        name: name.into(),
+        pid,
+        pidfd,
+        stdout,
+        stderr,
+        keeper,
+        gate: Arc::clone(&gate),
+        page: Arc::clone(&page),
+        words: Words::default(),
+        paused: None,
+    };
+    shared.came(Member::new(number, name.to_owned(), child, Arc::clone(&page), outputs), watched);
+    Ok(Started { page, gate, server, process: pid })
+}
+
+/// A descriptor that can be read from once that child is dead; `None`: it is gone.
+fn death_of(pid: u32) -> io::Result<Option<OwnedFd>> {
+    let Some(child) = Pid::from_raw(pid as i32) else { return Ok(None) };
+    match pidfd_open(child, PidfdFlags::empty()) {
+        Ok(pidfd) => above_standard(pidfd).map(Some),
+        Err(Errno::SRCH) => Ok(None),
+        Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => Err(error.into()),
+        // Kernels of containers and debuggers that play a kernel lack it; filters refuse it.
+        Err(_) => wait_for_death(child).map(Some),
+    }
+}
+
+/// The same by a thread that waits for the child and leaves it to be waited for.
+fn wait_for_death(child: Pid) -> io::Result<OwnedFd> {
+    let dead = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+    let dead = above_standard(OwnedFd::from(dead))?;
+    let (tell, thread) = (dead.try_clone()?, std::thread::Builder::new());
+    let wait = move || {
+        block_signals();
+        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        while matches!(waitid(WaitId::Pid(child), ended), Err(Errno::INTR)) {}
+        // Fails only when the counter is full.
+        let _told = rustix::io::write(tell, &1u64.to_ne_bytes());
+    };
+    thread.name("fastmap-death".to_owned()).spawn(wait)?;
+    Ok(dead)
+}
+
+/// A pipe: the host's end, and the worker's.
+type Output = (PipeReader, PipeWriter);
+
+/// Pipes for what a worker prints. Std's own would get the numbers of standard streams that the program has closed.
+fn pipes() -> io::Result<(Output, Output)> {
+    let pipe = || -> io::Result<Output> {
+        let (ours, its) = io::pipe()?;
+        Ok((above_standard(ours)?, above_standard(its)?))
+    };
+    Ok((pipe()?, pipe()?))
+}
+
+/// The command that starts this very program as a worker.
+fn own_program(shared: &Shared, marker: &Marker) -> Command {
+    let program = shared.options.program.clone().unwrap_or_else(|| executable_path().to_owned());
+    // No `pre_exec`: with it std would fork, which takes 20 ms for a host of 1 GB; without, it uses posix_spawn.
+    let mut command = Command::new(program);
+    command
+        .arg0(format!("{} [fastmap {}]", program_name(), marker.name))
+        .env(MARKER, marker.to_string())
+        .env_remove(INSIDE)
+        .env_remove("FASTMAP_SECRET");
+    if let Some(bytes) = shared.options.stack {
+        command.env(STACK, bytes.to_string());
+    }
+    command
+}
+
+fn program_name() -> String {
+    let path = std::env::args_os().next().map(PathBuf::from);
+    path.as_deref()
+        .and_then(|path| path.file_name())
+        .map_or_else(|| "program".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::local::{Launch, Launcher, Local, LocalOptions};
+
+    #[derive(Debug)]
+    struct Hasty;
+
+    impl Launcher for Hasty {
+        fn launch(&self, _start: &Start<'_>) -> io::Result<Launch> {
+            panic!("it launches nothing");
+        }
+    }
+
+    #[test]
+    fn a_launcher_that_panics_is_a_start_that_failed() {
+        let options = LocalOptions { launcher: Some(Arc::new(Hasty)), ..LocalOptions::new(2) };
+        let local = Local::new(options).expect("descriptors");
+        for _ in 0..2 {
+            let error = local.try_start(Duration::from_mins(1)).expect_err("no worker can come");
+            assert!(error.to_string().contains("its launcher panicked"), "{error}");
+        }
+    }
+}

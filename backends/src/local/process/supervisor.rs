@@ -1,0 +1,386 @@
+//! The thread that looks after the worker processes: it has them started (`spawn`), reads what they print, and is told by
+//! the kernel when one dies.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::local::cores;
+use crate::local::ipc::rendezvous;
+use crate::local::output::delivery::Output;
+use crate::local::output::pipe::Stream;
+use crate::local::output::queue::Lines;
+use crate::local::output::quota::Quota;
+use crate::local::output::repeats::Repeats;
+use crate::local::output::settle::Settling;
+use crate::local::pool::recycling::{LEAVE, MemoryKills};
+use crate::local::pool::state::{Shared, State};
+use crate::local::pool::watchdog;
+use crate::local::pool::worker_handle::Member;
+use crate::local::process::exit_latch::Gate;
+use crate::local::process::spawn::begin_requested;
+use crate::local::process::watched::Watched;
+use crate::local::signals::block_signals;
+use crate::model::death::{Death, DeathCause, Running};
+use crate::model::ids::JobId;
+
+/// Bytes of one pipe that are passed on before the others get their turn.
+const TURN: usize = 256 * 1024;
+/// The kernel's count of memory kills is read when the first workers are up: it takes 0.1 ms of a core that they need.
+const COUNT_KILLS: Duration = Duration::from_millis(20);
+
+/// Runs until the pool closes and its last worker is dead.
+pub(crate) fn supervise(shared: &Arc<Shared>) {
+    block_signals();
+    cores::take_back();
+    Output::passes_on();
+    let mut watched: Vec<Watched> = Vec::new();
+    let mut lines = output_queue(shared);
+    let mut marks = Marks::default();
+    let mut repeats = Repeats::default();
+    let mut first_start: Option<Instant> = None;
+    let mut memory_kills = None;
+    let mut closing: Option<Instant> = None;
+    let mut last_look = Instant::now();
+    loop {
+        let now = Instant::now();
+        let mut state = shared.lock();
+        watched.append(&mut state.arrived);
+        if state.closing && closing.is_none() {
+            closing = Some(now);
+            for member in &mut state.members {
+                match &mut member.outbox {
+                    Some(outbox) => outbox.close(),
+                    // It has begun nothing yet, and could not be told otherwise.
+                    None => member.kill(),
+                }
+            }
+        }
+        if closing.is_some_and(|since| now.duration_since(since) > LEAVE) {
+            state.members.iter_mut().for_each(Member::kill);
+        }
+        note_unread(&mut state, &watched, lines.have_room());
+        let mut pause = watchdog::look(&mut state, now.duration_since(last_look), now);
+        last_look = now;
+        if state.closing {
+            pause = Some(LEAVE / 10);
+        }
+        let (starting, met) = (state.starting, std::mem::take(&mut state.met));
+        let warnings = std::mem::take(&mut state.warnings);
+        state.threads.retain(|thread| !thread.is_finished());
+        let given_up: Vec<u64> =
+            state.members.iter().filter(|member| member.is_given_up(now)).map(|member| member.id).collect();
+        let maps: Vec<JobId> = state.runs.keys().copied().collect();
+        state.next_look = pause.map(|pause| now + pause);
+        let wanted = state.settling;
+        drop(state);
+        if closing.is_some() && watched.is_empty() && starting == 0 {
+            break;
+        }
+        let begun = begin_requested(shared);
+        drop(met);
+        repeats.open(maps, &mut lines);
+        for warning in warnings {
+            lines.put(&Arc::from("fastmap"), Stream::Stderr, warning.into_bytes());
+        }
+        marks.set(wanted, shared, &mut watched, &mut repeats, &mut lines);
+        let mut within = |most: Duration| pause = Some(pause.map_or(most, |pause| pause.min(most)));
+        let kept_back = watched.iter_mut().filter_map(|worker| worker.look(now, &mut lines)).min();
+        let paused = watched.iter().filter_map(|worker| worker.paused?.checked_duration_since(now)).min();
+        if let Some(again) = paused {
+            within(again);
+        }
+        if let Some(again) = kept_back.into_iter().chain(repeats.look(now, &mut lines)).min() {
+            within(again);
+        }
+        if begun {
+            // What was started may have to be looked after by the clock.
+            within(Duration::from_secs(1));
+        }
+        // The first may have come before this thread did.
+        if begun || starting > 0 || !watched.is_empty() {
+            first_start.get_or_insert(now);
+        }
+        if first_start.is_some() && memory_kills.is_none() {
+            within(COUNT_KILLS);
+        }
+        shared.output.keep(repeats.holds_some() || watched.iter().any(Watched::holds_some));
+        let news = wait(shared, &watched, lines.have_room(), pause);
+        if news.contains(&true) {
+            shared.output.keep(true);
+        }
+        if memory_kills.is_none() && first_start.is_some_and(|begun| begun.elapsed() >= COUNT_KILLS) {
+            memory_kills = Some(MemoryKills::new());
+        }
+        for index in (0..watched.len()).rev() {
+            if given_up.contains(&watched[index].id) && !watched[index].is_dead() {
+                watched.swap_remove(index).give_up(shared);
+                continue;
+            }
+            if !news[index] {
+                continue;
+            }
+            watched[index].pass_on(shared, &mut lines, &repeats);
+            if watched[index].is_dead() {
+                let kills = memory_kills.as_mut();
+                watched.swap_remove(index).bury(shared, &mut lines, &mut repeats, kills);
+            }
+        }
+    }
+    repeats.tell(&mut lines);
+    let threads = std::mem::take(&mut shared.lock().threads);
+    for thread in threads {
+        drop(thread.join());
+    }
+    drop(lines);
+    shared.output.end();
+}
+
+fn output_queue(shared: &Shared) -> Lines {
+    Lines::new(Arc::clone(&shared.output), Arc::clone(&shared.options.relay), Arc::clone(shared.wake()))
+}
+
+/// Notes which workers may wait for this process to read what they print. `room`: there is room for more
+/// lines, and so they are read.
+fn note_unread(state: &mut State, watched: &[Watched], room: bool) {
+    for member in &mut state.members {
+        member.unread = [false, member.unread[0]];
+    }
+    for worker in watched.iter().filter(|worker| !room && worker.waits_to_be_read()) {
+        if let Some(member) = state.member(worker.id) {
+            member.unread[0] = true;
+        }
+    }
+}
+
+/// The marks behind lines that a wait for them needs, see `settle`.
+#[derive(Debug, Default)]
+struct Marks {
+    settling: Option<Settling>,
+    last: u64,
+}
+
+impl Marks {
+    /// Begins to read for the mark that is wanted, and sets it once all is read.
+    fn set(
+        &mut self,
+        wanted: u64,
+        shared: &Shared,
+        watched: &mut [Watched],
+        repeats: &mut Repeats,
+        lines: &mut Lines,
+    ) {
+        if self.settling.is_none() && wanted > self.last {
+            self.settling = Some(Settling::begin(wanted, watched));
+        }
+        let Some(mark) = self.settling.as_ref().and_then(|settling| settling.through(watched)) else {
+            return;
+        };
+        let now = Instant::now();
+        for worker in watched {
+            worker.settle(now, lines);
+        }
+        repeats.tell(lines);
+        lines.mark(mark);
+        (self.settling, self.last) = (None, mark);
+        if wanted > mark {
+            // It was asked for while this one was read for.
+            shared.wake_supervisor();
+        }
+    }
+}
+
+/// Waits until a worker prints (if it is to be read) or dies, somebody wakes this thread, or `pause` is over; tells
+/// which workers have news.
+fn wait(shared: &Shared, watched: &[Watched], read: bool, pause: Option<Duration>) -> Vec<bool> {
+    let mut fds = vec![
+        PollFd::new(shared.wake().as_fd(), PollFlags::POLLIN),
+        PollFd::new(shared.timer().as_fd(), PollFlags::POLLIN),
+    ];
+    let mut owners = vec![usize::MAX; fds.len()];
+    let now = Instant::now();
+    // A process that was reaped before it could be opened is news by itself.
+    let mut news: Vec<bool> = watched.iter().map(|worker| worker.pidfd.is_none()).collect();
+    for (index, worker) in watched.iter().enumerate() {
+        let read = read && worker.paused.is_none_or(|until| until <= now);
+        let open: [Option<BorrowedFd<'_>>; 3] = [
+            worker.pidfd.as_ref().map(AsFd::as_fd),
+            worker.stdout.open().filter(|_| read).map(AsFd::as_fd),
+            worker.stderr.open().filter(|_| read).map(AsFd::as_fd),
+        ];
+        for fd in open.into_iter().flatten() {
+            fds.push(PollFd::new(fd, PollFlags::POLLIN));
+            owners.push(index);
+        }
+    }
+    let timeout = match pause {
+        _ if news.contains(&true) => PollTimeout::ZERO,
+        // poll counts in milliseconds: round up, or a short pause would spin.
+        Some(pause) => PollTimeout::try_from(pause.as_micros().div_ceil(1000).min(60_000) as u32)
+            .unwrap_or(PollTimeout::MAX),
+        None => PollTimeout::NONE,
+    };
+    // Interrupted or out of memory: look around as if something had happened.
+    let all = poll(&mut fds, timeout).is_err();
+    for (fd, owner) in fds.iter().zip(owners).skip(2) {
+        news[owner] |= all || fd.any().unwrap_or(true);
+    }
+    let _empty = shared.wake().read();
+    let fired = fds[1].any().unwrap_or(true);
+    if fired {
+        // It does not wait: it has fired, or does not block.
+        let _again = shared.timer().wait();
+    }
+    news
+}
+
+/// Passes a line on, as far as its worker's quota goes, unless the process exits: then workers on their way
+/// find no socket, and say so.
+fn tell(lines: &mut Lines, gate: &Gate, worker: &Arc<str>, stream: Stream, line: Vec<u8>) {
+    if rendezvous::is_over() {
+        return;
+    }
+    if let Some(quota) = &gate.quota {
+        if !quota.admits(line.len(), Instant::now()) {
+            return;
+        }
+        tell_what_is_left_out(lines, quota, worker);
+    }
+    lines.put(worker, stream, line);
+}
+
+fn tell_what_is_left_out(lines: &mut Lines, quota: &Quota, worker: &Arc<str>) {
+    if let Some(notice) = quota.notice() {
+        lines.put(worker, Stream::Stderr, notice);
+    }
+}
+
+impl Watched {
+    /// Passes on what was kept back of its lines, if it lives on; returns when to look again.
+    fn look(&mut self, now: Instant, lines: &mut Lines) -> Option<Duration> {
+        let Watched { name, page, words, gate, .. } = self;
+        words.look(now, page, &mut |line| tell(lines, gate, name, Stream::Stderr, line))
+    }
+
+    /// Passes on what it has printed without the end of a line, if it runs no item that may go on with it.
+    fn settle(&mut self, now: Instant, lines: &mut Lines) {
+        self.look(now, lines);
+        if matches!(self.page.running(), None | Some((_, Running::Unknown))) {
+            let Watched { name, stdout, stderr, gate, .. } = self;
+            stdout.end_line(&mut |stream, line| tell(lines, gate, name, stream, line));
+            stderr.end_line(&mut |stream, line| tell(lines, gate, name, stream, line));
+            if let Some(quota) = &gate.quota {
+                tell_what_is_left_out(lines, quota, name);
+            }
+        }
+    }
+
+    /// Whether something is kept back of what it has printed.
+    fn holds_some(&self) -> bool {
+        let untold = self.gate.quota.as_ref().is_some_and(Quota::holds_some);
+        untold || self.stdout.holds_some() || self.stderr.holds_some() || self.words.holds_some()
+    }
+
+    fn pass_on(&mut self, shared: &Shared, lines: &mut Lines, repeats: &Repeats) {
+        let now = Instant::now();
+        if self.paused.is_some_and(|until| until > now) {
+            return;
+        }
+        self.paused = None;
+        let Watched { name, pid, stdout, stderr, gate, page, words, paused, .. } = self;
+        if let Some(quota) = gate.quota.as_ref().filter(|quota| quota.is_used_up(now)) {
+            if !gate.has_greeted() {
+                // It is no program of ours, and never will.
+                let limit = shared.options.output.unwrap_or_default();
+                return shared.condemn(self.id, DeathCause::OutputLimit(limit));
+            }
+            let left_out = [stdout.leave_out(TURN), stderr.leave_out(TURN)];
+            quota.leave_out(left_out.iter().map(|(_, lines)| lines).sum());
+            let bytes: usize = left_out.iter().map(|(bytes, _)| bytes).sum();
+            *paused = Some(now + Quota::pause(bytes as u64));
+            shared.output.left_out();
+            return;
+        }
+        if lines.have_room() {
+            stdout.pass_on(TURN, &mut |stream, line| tell(lines, gate, name, stream, line));
+        }
+        if lines.have_room() {
+            let mut out = |line| tell(lines, gate, name, Stream::Stderr, line);
+            stderr.pass_on(TURN, &mut |_, line| words.line(repeats, page, *pid, line, &mut out));
+        }
+    }
+
+    /// Whether a write to one of its pipes may wait.
+    fn waits_to_be_read(&self) -> bool {
+        self.stdout.may_be_full() || self.stderr.may_be_full()
+    }
+
+    /// Counts the worker among the dead though its process may live on, which nothing can end.
+    fn give_up(self, shared: &Shared) {
+        let Watched { id, name, pid, page, gate, .. } = self;
+        log::error!(
+            "{name} (process {pid}) can't be ended: this process may not, and the worker does not end itself"
+        );
+        shared.condemn(id, DeathCause::Unknown);
+        let death = Death {
+            worker: name.to_string(),
+            pid,
+            cause: DeathCause::Unknown,
+            refused: None,
+            stderr: Vec::new(),
+        };
+        gate.close(death, &page);
+    }
+
+    fn is_dead(&self) -> bool {
+        let Some(pidfd) = &self.pidfd else { return true };
+        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Takes the exit status and the last output, and tells the reader, which ends with the rest of the channel.
+    fn bury(
+        mut self,
+        shared: &Shared,
+        lines: &mut Lines,
+        repeats: &mut Repeats,
+        kills: Option<&mut MemoryKills>,
+    ) {
+        let exited = {
+            let mut state = shared.lock();
+            state.member(self.id).map(|member| member.child.wait())
+        };
+        let cause = match (exited, &mut self.keeper) {
+            (Some(Ok(status)), Some(keeper)) => keeper.cause(status),
+            (Some(Ok(status)), None) => match cause_of(status) {
+                DeathCause::Signal(libc::SIGKILL) => {
+                    kills.and_then(MemoryKills::judge).unwrap_or(DeathCause::Signal(libc::SIGKILL))
+                }
+                cause => cause,
+            },
+            _ => DeathCause::Unknown,
+        };
+        let (name, page, gate, mut words) = (self.name, self.page, self.gate, self.words);
+        self.stdout.finish(&mut |stream, line| tell(lines, &gate, &name, stream, line));
+        let mut out = |line| tell(lines, &gate, &name, Stream::Stderr, line);
+        let stderr = self.stderr.finish(&mut |_, line| words.line(repeats, &page, self.pid, line, &mut out));
+        let lethal = cause != DeathCause::Exit(0);
+        words.end(repeats, lethal, &mut out);
+        if let Some(quota) = &gate.quota {
+            tell_what_is_left_out(lines, quota, &name);
+        }
+        let death = Death { worker: name.to_string(), pid: self.pid, cause, refused: None, stderr };
+        gate.close(death, &page);
+    }
+}
+
+fn cause_of(status: std::process::ExitStatus) -> DeathCause {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => DeathCause::Exit(code),
+        (None, Some(signal)) => DeathCause::Signal(signal),
+        (None, None) => DeathCause::Unknown,
+    }
+}

@@ -1,0 +1,231 @@
+//! What a worker receives, and who receives it: the thread that computes, while it has nothing to do, so that a
+//! batch wakes one thread and not two; a deputy once that has been busy for a moment, so that a recall is heard and a
+//! closed channel is seen while user code runs.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+
+use crate::execution::claims::Claims;
+use crate::local::ipc::channel::Received;
+use crate::local::ipc::shared_page::Page;
+use crate::local::process::descendants;
+use crate::local::signals::block_signals;
+use crate::local::worker::sender::Results;
+use crate::model::frame::{Assembler, Header, Kind};
+
+/// How long the working thread may be busy before the deputy takes over: what is shorter never wakes it.
+const MOMENT: Duration = Duration::from_millis(1);
+/// The channel is closed: a working thread that is not out of user code by then can't be waited for.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// A frame that the working thread has to deal with.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) header: Header,
+    pub(crate) frame: Vec<u8>,
+    /// For a batch: what is taken back of it.
+    pub(crate) claims: Arc<Claims>,
+    /// For an opening without a context: the context's file.
+    pub(crate) file: Option<io::Result<OwnedFd>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    page: Arc<Page>,
+    results: Arc<Results>,
+    /// Locked by whoever receives, for as long as it waits.
+    channel: Mutex<Channel>,
+    state: Mutex<State>,
+    more: Condvar,
+    /// Wakes the deputy. Set whenever the working thread becomes busy: 1 µs, where to wake a thread costs 10.
+    timer: TimerFd,
+}
+
+#[derive(Debug, Default)]
+struct Channel {
+    buffer: Vec<u8>,
+    assembler: Assembler,
+    /// Those that have come, for openings that come after them.
+    files: VecDeque<io::Result<OwnedFd>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    frames: VecDeque<Incoming>,
+    /// The working thread deals with a frame; if it is a batch, its ticket and what is taken back of it.
+    busy: bool,
+    running: Option<(u64, Arc<Claims>)>,
+    /// The deputy receives.
+    deputy: bool,
+    end: End,
+}
+
+/// Whether there is more to come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum End {
+    #[default]
+    Open,
+    /// The host is gone or has closed the channel.
+    Closed,
+    /// And the working thread has seen it.
+    Seen,
+}
+
+impl Receiver {
+    /// # Errors
+    /// If there is no descriptor left for a timer.
+    pub(crate) fn new(page: Arc<Page>, results: Arc<Results>) -> io::Result<Self> {
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?;
+        Ok(Receiver {
+            page,
+            results,
+            channel: Mutex::default(),
+            state: Mutex::default(),
+            more: Condvar::new(),
+            timer,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The working thread has dealt with a frame and wants the next; `None` at the channel's end.
+    pub(crate) fn next(&self) -> Option<Incoming> {
+        let mut state = self.lock();
+        state.busy = false;
+        state.running = None;
+        loop {
+            if state.end != End::Open {
+                state.end = End::Seen;
+                self.more.notify_all();
+                return None;
+            }
+            if let Some(incoming) = state.frames.pop_front() {
+                state.busy = true;
+                if incoming.header.kind == Kind::Batch {
+                    state.running = Some((incoming.header.batch, Arc::clone(&incoming.claims)));
+                }
+                if !state.deputy {
+                    // Can't fail for a time that is valid; the deputy would come too late otherwise, not never.
+                    let _set = self.timer.set(Expiration::OneShot(MOMENT.into()), TimerSetTimeFlags::empty());
+                }
+                return Some(incoming);
+            }
+            if state.deputy {
+                state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            drop(state);
+            let received = self.receive();
+            state = self.lock();
+            state.take(received);
+        }
+    }
+
+    /// The deputy's life: receives while the working thread is busy for long.
+    pub(crate) fn stand_in(&self) {
+        // Signals are the function's business.
+        block_signals();
+        loop {
+            match self.timer.wait() {
+                Ok(()) => {}
+                Err(Errno::EINTR) => continue,
+                // A timer that is broken can't be waited for; the working thread receives alone.
+                Err(_) => return,
+            }
+            let mut state = self.lock();
+            state.deputy = state.busy;
+            while state.deputy {
+                drop(state);
+                let received = self.receive();
+                state = self.lock();
+                state.take(received);
+                state.deputy = state.busy;
+                self.more.notify_all();
+                if state.end != End::Open {
+                    return self.wait_for_working_thread(state);
+                }
+            }
+        }
+    }
+
+    /// Waits for a frame for the working thread; deals with what is not for it. `None`: the channel's end.
+    fn receive(&self) -> Option<Incoming> {
+        let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        let Channel { buffer, assembler, files } = &mut *channel;
+        loop {
+            let packet = match self.page.channel.next(buffer)? {
+                Received::Packet(packet) => packet,
+                Received::File(file) => {
+                    files.push_back(file);
+                    continue;
+                }
+            };
+            self.page.count_received();
+            let Some((header, frame)) = assembler.packet(packet).ok()? else { continue };
+            if header.kind == Kind::Recall {
+                self.recall(header.batch, header.from == 1);
+                continue;
+            }
+            let claims = Arc::new(Claims::new(header.items));
+            let file = match header.kind {
+                Kind::Open if header.from == 0 => files.pop_front(),
+                _ => None,
+            };
+            return Some(Incoming { header, frame, claims, file });
+        }
+    }
+
+    /// Gives back what is not begun of a batch, and tells from where on.
+    fn recall(&self, ticket: u64, half: bool) {
+        let mut state = self.lock();
+        let waiting = state.frames.iter().position(|incoming| incoming.header.batch == ticket);
+        let from = match (waiting, &state.running) {
+            (Some(at), _) => {
+                state.frames.remove(at);
+                Some(0)
+            }
+            (None, Some((running, claims))) if *running == ticket => claims.recall(half),
+            (None, _) => None,
+        };
+        drop(state);
+        if let Some(from) = from {
+            let returned = Header { kind: Kind::Returned, batch: ticket, from, ..Header::EMPTY };
+            self.results.send(&returned.frame(&[]));
+        }
+    }
+
+    /// The host has closed the channel, or is gone: so is this process, at the latest when this is over.
+    fn wait_for_working_thread(&self, state: MutexGuard<'_, State>) {
+        // An idle working thread leaves by itself (and writes coverage or profiles on its way); one in user code
+        // can't be asked.
+        let (state, _) = self
+            .more
+            .wait_timeout_while(state, GRACE, |state| state.end != End::Seen)
+            .unwrap_or_else(PoisonError::into_inner);
+        if state.end != End::Seen {
+            descendants::end_own();
+            // SAFETY: ends the process; nothing of it is used after.
+            unsafe { libc::_exit(0) };
+        }
+    }
+}
+
+impl State {
+    fn take(&mut self, received: Option<Incoming>) {
+        match received {
+            Some(incoming) => self.frames.push_back(incoming),
+            None => {
+                self.end = End::Closed;
+                self.frames.clear();
+            }
+        }
+    }
+}

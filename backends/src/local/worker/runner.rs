@@ -1,0 +1,340 @@
+//! The loop of a worker: receives batches, runs them, sends what came of them.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::exit;
+use std::sync::{Arc, Once};
+
+use fastmap_sandbox::Demand;
+use ipc_channel::ipc::IpcSender;
+use log::LevelFilter;
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getppid, gettid};
+
+use crate::execution::build_id;
+use crate::execution::claims::Claims;
+use crate::execution::stopwatch::Stopwatch;
+use crate::execution::task::{Finished, Task, Work};
+use crate::local::ipc::handshake::{Confinement, Greeting, Hello, INSIDE, Marker};
+use crate::local::ipc::messages::Opening;
+use crate::local::ipc::shared_page::{Page, SETUP};
+use crate::local::process::descendants;
+use crate::local::worker::confinement;
+use crate::local::worker::receiver::{Incoming, Receiver};
+use crate::local::worker::run_queue::RunQueue;
+use crate::local::worker::sender::{Forward, Placed, Results};
+use crate::local::worker::setup::{
+    NOT_A_WORKER, expect_descriptors, refuse, settle_signals, take_stdin, thread_name,
+};
+use crate::model::batch::Items;
+use crate::model::context::Sealed;
+use crate::model::failure::{FailureKind, ItemFailure};
+use crate::model::frame::{Header, Kind, PACKET, VERSION};
+use crate::model::ids::JobId;
+use crate::model::log_level;
+use crate::model::text::{MESSAGE, cut};
+
+#[derive(Debug)]
+pub(crate) struct Worker {
+    page: Arc<Page>,
+    incoming: Arc<Receiver>,
+    /// The thread that receives while the function runs for long.
+    deputy: Once,
+    results: Arc<Results>,
+    /// The host holds it to what a batch was granted.
+    strict: bool,
+    /// It is not confined, and may open files under `/proc`.
+    open: bool,
+    /// Its function logs by a logger of the worker's, so that the host says up to which level.
+    logs: bool,
+    /// The level that the host has named last.
+    level: LevelFilter,
+}
+
+impl Worker {
+    /// Makes the process a worker, and tells the host.
+    pub(crate) fn report(marker: &Marker) -> Result<Worker, String> {
+        let step = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
+        prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| step("PR_SET_PDEATHSIG", &e))?;
+        if getppid() != Pid::from_raw(marker.host as i32) {
+            // The host (in a jail: the jail's init, which ends with the host) died before the line above could tell the
+            // kernel to end this process with it.
+            exit(0);
+        }
+        settle_signals().map_err(|e| step("signals", &e))?;
+        crate::local::worker::stdio::write_lines();
+        let page = take_stdin().map_err(|e| step("standard input", &e))?;
+        // SAFETY: no other thread exists yet, see `enter`.
+        unsafe { std::env::set_var(INSIDE, descendants::inherited(&marker.name, &marker.server)) };
+        if let Ok(name) = std::ffi::CString::new(thread_name(marker)) {
+            let _unnamed = prctl::set_name(&name);
+        }
+        expect_descriptors(&page).map_err(|e| step("descriptors", &e))?;
+        let host = IpcSender::<Greeting>::connect(marker.server.clone())
+            .map_err(|e| step(&format!("connecting to {}", marker.server), &e))?;
+        let hello = Hello { version: VERSION, executable: build_id::identity().to_owned() };
+        host.send(Greeting::Hello(hello)).map_err(|e| step("greeting the host", &e))?;
+
+        let page = Arc::new(page);
+        let results = Arc::new(Results::new(Arc::clone(&page)));
+        let strict = marker.confinement == Confinement::Jailed;
+        let logger = Box::new(Forward::new(Arc::clone(&results), strict));
+        let logs = log::set_boxed_logger(logger).is_ok();
+        if logs {
+            log::set_max_level(marker.level);
+        }
+        // All channels are made, and there is no thread yet.
+        let alone = confinement::confine(&page, marker.confinement.demand());
+        let alone = alone.map_err(|lack| step("the sandbox", &lack))?;
+        if marker.confinement == Confinement::Jailed {
+            confinement::watch(&page);
+        } else if !alone {
+            descendants::keep(&marker.server);
+        }
+        let incoming = Receiver::new(Arc::clone(&page), Arc::clone(&results));
+        let incoming = Arc::new(incoming.map_err(|e| step("timer", &e))?);
+        let (deputy, level) = (Once::new(), marker.level);
+        let open = marker.confinement == Confinement::Own(Demand::Off);
+        Ok(Worker { page, incoming, deputy, results, strict, open, logs, level })
+    }
+
+    /// Sets the level that a batch brings, if it is another than the last: the function may have set one of
+    /// its own.
+    fn set_level(&mut self, header: &Header) {
+        let level = u8::try_from(header.from).ok().and_then(|byte| log_level::of_byte(byte).ok().flatten());
+        if let Some(level) = level.filter(|level| self.logs && *level != self.level) {
+            self.level = level;
+            log::set_max_level(level);
+        }
+    }
+
+    fn start_deputy(&self) {
+        let deputy = Arc::clone(&self.incoming);
+        let thread = std::thread::Builder::new().name("fastmap-deputy".to_owned());
+        if let Err(error) = thread.spawn(move || deputy.stand_in()) {
+            refuse(&format!("starting a thread: {error}"));
+        }
+    }
+
+    /// Runs batches until the host ends the channel.
+    pub(crate) fn work(mut self) -> ! {
+        self.page.tell_thread(gettid());
+        let mut jobs: HashMap<JobId, Prepared> = HashMap::new();
+        let mut answer = Answer::default();
+        let mut queue = self.open.then(RunQueue::of_this_thread).flatten();
+        while let Some(Incoming { header, frame, claims, file }) = self.incoming.next() {
+            self.page.owed().give_back(Pid::from_raw(0));
+            let job = JobId(header.job);
+            if header.kind == Kind::Batch {
+                self.set_level(&header);
+            }
+            match header.kind {
+                Kind::Open => {
+                    jobs.insert(job, Prepared::Opening(frame, header.from as usize, file));
+                }
+                Kind::Close => {
+                    let prepared = jobs.remove(&job);
+                    let large = matches!(&prepared, Some(Prepared::Ready(Ready { large: true, .. })));
+                    self.page.begin_setup(Page::FREEING);
+                    // The drop of the function's state is user code: it may panic, or never end.
+                    let _panicked = catch_unwind(AssertUnwindSafe(|| drop(prepared)));
+                    if large {
+                        give_back_memory();
+                    }
+                    self.page.end();
+                }
+                Kind::Batch => match jobs.remove(&job).map(|task| self.prepare(header.batch, task)) {
+                    Some(Ok(mut ready)) => {
+                        self.run(&header, &frame, &claims, &mut ready, (&mut answer, queue.as_mut()));
+                        jobs.insert(job, Prepared::Ready(ready));
+                    }
+                    Some(Err(failure)) => {
+                        let payload = postcard::to_stdvec(&failure).expect("a failure can be written");
+                        let refused = Header { kind: Kind::Refused, job: job.0, ..Header::EMPTY };
+                        self.results.send(&refused.frame(&payload));
+                        jobs.insert(job, Prepared::Refused(failure));
+                    }
+                    None => {}
+                },
+                _ => {}
+            }
+        }
+        descendants::end_own();
+        exit(0)
+    }
+
+    fn prepare(&self, ticket: u64, prepared: Prepared) -> Result<Ready, ItemFailure> {
+        match prepared {
+            Prepared::Ready(ready) => Ok(ready),
+            Prepared::Refused(failure) => Err(failure),
+            Prepared::Opening(frame, opening, file) => {
+                // Code of the user's runs from here on. Earlier, the host's greeting would wait for another thread.
+                self.deputy.call_once(|| self.start_deputy());
+                self.page.begin_setup(ticket);
+                let bytes = &frame[Header::LEN..];
+                let broken =
+                    |message: String| ItemFailure { offset: 0, kind: FailureKind::Serialize, message };
+                // Mapped for as long as it is read.
+                let file = file.map(|file| file.and_then(Sealed::open)).transpose();
+                let file = file.map_err(|error| broken(format!("the context can't be mapped: {error}")))?;
+                let (opening, context) = match &file {
+                    Some(file) => (bytes, file.bytes()),
+                    None => bytes
+                        .split_at_checked(opening)
+                        .ok_or_else(|| broken("the opening of a job is cut short".to_owned()))?,
+                };
+                let opening: Opening =
+                    postcard::from_bytes(opening).map_err(|error| broken(error.to_string()))?;
+                let fail_fast = opening.fail_fast;
+                let task =
+                    opening.function.resolve().map_err(broken)?.start(context).map_err(|mut failure| {
+                        failure.message =
+                            crate::execution::denials::blame(cut(failure.message, MESSAGE), SETUP);
+                        failure
+                    });
+                self.tell_refusal(ticket);
+                crate::local::worker::stdio::flush();
+                self.page.end();
+                let large = file.is_some();
+                task.map(|task| Ready { task, fail_fast, large })
+            }
+        }
+    }
+
+    /// Tells the host of a call that the sandbox refused to something that went on.
+    fn tell_refusal(&self, ticket: u64) {
+        if let Some(frame) = confinement::swallowed(ticket) {
+            self.results.send(&frame);
+        }
+    }
+
+    fn run(
+        &self,
+        header: &Header,
+        frame: &[u8],
+        claims: &Claims,
+        ready: &mut Ready,
+        (answer, mut queue): (&mut Answer, Option<&mut RunQueue>),
+    ) {
+        let Ready { task, fail_fast, .. } = ready;
+        let Answer { out, placed } = answer;
+        out.clear();
+        out.resize(Header::LEN, 0);
+        let stride = (header.stride > 0).then_some(header.stride);
+        let payload = match header.shared() {
+            // SAFETY: the host takes the place for free when it has the answer to this batch, which is sent below.
+            Some((place, length)) => unsafe { self.page.placed_by_host(place, length) },
+            None => Some(&frame[Header::LEN..]),
+        };
+        // The host is this very program: it places nothing outside.
+        let Some(payload) = payload else { exit(NOT_A_WORKER) };
+        let running = self.page.begin(header.batch);
+        let items = Items::new(payload, stride);
+        let length = task.result_stride().map_or(0, |stride| header.items as usize * stride as usize);
+        let place = placed.find(&self.page, length);
+        // SAFETY: nothing else is placed before this batch is answered, and the host is told of it below.
+        let slots = place.clone().map(|place| unsafe { self.page.place_for_host(place.start, place.len()) });
+        // Between the two looks at the clock, because a thread that leaves a system call may lose its core.
+        let time = Stopwatch::start();
+        if let Some(queue) = &mut queue {
+            queue.begin();
+        }
+        let work = Work::new(items, header.items, header.credit, claims, running, out);
+        let mut work =
+            work.into_slots(slots).failing_fast(*fail_fast).held_to(self.strict.then_some(header.wall));
+        task.run(&mut work);
+        let Finished { answered, failures, written, slowest } = work.finish();
+        let queued = queue.and_then(RunQueue::end);
+        let (wall, cpu) = time.stop();
+        self.tell_refusal(header.batch);
+        crate::local::worker::stdio::flush();
+        self.page.begin_sending();
+        let mut done = Header {
+            kind: Kind::Done,
+            items: answered,
+            job: Header::queued_as(queued),
+            batch: header.batch,
+            length: written as u64,
+            stride: u32::try_from(slowest.1.as_micros()).unwrap_or(u32::MAX),
+            from: slowest.0,
+            wall: wall.as_nanos() as u64,
+            cpu: cpu.as_nanos() as u64,
+            ..Header::EMPTY
+        };
+        match place {
+            Some(place) if failures.is_empty() => {
+                self.results.send(&done.placed(place.start));
+                placed.keep(place);
+            }
+            place => {
+                if let Some(place) = place {
+                    // SAFETY: as above.
+                    out.extend_from_slice(unsafe { self.page.place_for_host(place.start, written) });
+                }
+                let before = out.len();
+                if !failures.is_empty() {
+                    out.extend(postcard::to_stdvec(&failures).expect("failures can be written"));
+                }
+                done.length = (out.len() - Header::LEN) as u64;
+                done.credit = (out.len() - before) as u64;
+                self.answer(done, out, placed);
+            }
+        }
+        self.page.end();
+        // One huge result must not stay with the worker for ever.
+        if out.capacity() > 16 * PACKET {
+            out.shrink_to(PACKET);
+        }
+    }
+
+    /// Sends an answer that was made in `out`, behind the room for its header.
+    fn answer(&self, done: Header, out: &mut [u8], placed: &mut Placed) {
+        let payload = &out[Header::LEN..];
+        match placed.find(&self.page, payload.len()) {
+            Some(place) => {
+                self.page.write_to_host(place.start, payload);
+                self.results.send(&done.placed(place.start));
+                placed.keep(place);
+            }
+            None => {
+                done.write(out);
+                self.results.send(out);
+            }
+        }
+    }
+}
+
+/// Returns freed memory to the system: of a large context in many pieces the allocator would keep most, for this process.
+pub(crate) fn give_back_memory() {
+    // SAFETY: it takes nothing that is in use.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// What the answer to a batch is made in, used again for the next.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    out: Vec<u8>,
+    placed: Placed,
+}
+
+/// A function that is ready to run items.
+pub(crate) struct Ready {
+    task: Box<dyn Task>,
+    fail_fast: bool,
+    /// Its context was a file.
+    large: bool,
+}
+
+/// A job as far as it is prepared: its function is made at the first batch, so that a death in it can be told.
+pub(crate) enum Prepared {
+    /// The frame, how long the opening in it is, and the context where that is a file.
+    Opening(Vec<u8>, usize, Option<io::Result<OwnedFd>>),
+    Ready(Ready),
+    Refused(ItemFailure),
+}

@@ -1,0 +1,54 @@
+//! Where a run's completions wait for the thread that polls it. Filled by a backend's own threads.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::model::completion::Completion;
+use crate::model::error::BackendError;
+
+/// Where completions wait for the run's thread. Bounded by what the run has submitted.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    state: Mutex<InboxState>,
+    more: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct InboxState {
+    completions: VecDeque<Completion>,
+    error: Option<BackendError>,
+}
+
+impl Inbox {
+    pub(crate) fn take(&self, deadline: Instant) -> Result<Option<Completion>, BackendError> {
+        let mut state = self.lock();
+        loop {
+            if let Some(completion) = state.completions.pop_front() {
+                return Ok(Some(completion));
+            }
+            if let Some(error) = state.error.take() {
+                return Err(error);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            state = self.more.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    pub(crate) fn put(&self, completion: Completion) {
+        self.lock().completions.push_back(completion);
+        self.more.notify_one();
+    }
+
+    pub(crate) fn fail(&self, error: BackendError) {
+        self.lock().error = Some(error);
+        self.more.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, InboxState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,185 @@
+//! How a worker ended, and what it took with it.
+
+use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::time::Duration;
+
+use crate::model::text::look_of;
+use crate::model::words::counted;
+
+/// How a batch was lost.
+#[derive(Clone, Debug)]
+pub struct Loss {
+    /// What its worker was doing.
+    pub running: Running,
+    /// How the worker ended.
+    pub death: Death,
+}
+
+/// What a worker was doing when it died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Running {
+    /// It ran the item at this position of the batch.
+    Item(u32),
+    /// It prepared the function (its context, or the `init` of `fastmap_init`): no item is to blame.
+    Setup,
+    /// Nobody can tell.
+    Unknown,
+}
+
+/// The end of a worker that was not asked to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Death {
+    /// Its name.
+    pub worker: String,
+    /// Its process id; 0 where there never was a process.
+    pub pid: u32,
+    /// What ended it.
+    pub cause: DeathCause,
+    /// Calls that the sandbox had refused to what then ran: the likely reason.
+    pub refused: Option<String>,
+    /// The last lines it wrote to stderr, oldest first, capped.
+    pub stderr: Vec<String>,
+}
+
+impl Death {
+    /// Whether another worker ended in the same way and with the same last words, of which there are some; addresses and
+    /// the numbers of the process and its threads may differ.
+    pub fn is_like(&self, other: &Death) -> bool {
+        self.cause == other.cause && !self.stderr.is_empty() && self.looks() == other.looks()
+    }
+
+    fn looks(&self) -> Vec<u64> {
+        self.stderr.iter().map(|line| look_of(line.as_bytes(), self.pid)).collect()
+    }
+
+    /// A number that deaths have in common whose cause, refused calls and last words are the same; addresses
+    /// and the numbers of the process and its threads may differ.
+    pub fn look(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.cause.to_string(), &self.refused, self.looks()).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// What ended a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeathCause {
+    /// It left by `exit` with that code.
+    Exit(i32),
+    /// A signal ended it.
+    Signal(i32),
+    /// It ran one item for longer than the item timeout, and was ended.
+    Timeout(Duration),
+    /// It was stopped for so long (SIGSTOP) while others could do its work, and was ended.
+    Stopped(Duration),
+    /// It did not report for duty within this time, and was ended.
+    NoGreeting(Duration),
+    /// It runs another program than the host, or another version.
+    Mismatch(String),
+    /// It sent what is no part of the protocol, and was ended.
+    Protocol(String),
+    /// It could not be started.
+    NotStarted(String),
+    /// It left, by `exit` with that code, before it reported for duty.
+    NeverGreeted(i32),
+    /// It wanted more memory than there was for it, and was ended.
+    OutOfMemory(MemoryLimit),
+    /// It printed and logged more than these bytes, and was ended.
+    OutputLimit(u64),
+    /// It was a service's, which has lost so many agents in a row with the batch.
+    AgentsLost(u32),
+    /// It is gone, and whoever started it was not told how: a handler for `SIGCHLD` may have been.
+    Unknown,
+}
+
+/// Which memory ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryLimit {
+    /// What a worker of the pool may hold of its own, in bytes.
+    Worker(u64),
+    /// What its jail may hold, in bytes: a group that nobody else is in.
+    Jail(u64),
+    /// What the host's control group may hold together, in bytes, or where that has no limit the machine.
+    Shared(Option<u64>),
+}
+
+impl fmt::Display for DeathCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeathCause::Exit(code) => write!(f, "ended by exit({code})"),
+            DeathCause::Signal(number) => match nix::sys::signal::Signal::try_from(*number) {
+                Ok(signal) => write!(f, "was ended by signal {number} ({signal})"),
+                Err(_) => write!(f, "was ended by signal {number}"),
+            },
+            DeathCause::Timeout(limit) => write!(f, "was ended: the item ran for more than {limit:?}"),
+            DeathCause::Stopped(time) => write!(
+                f,
+                "was ended: it was stopped (SIGSTOP) for {time:?} and held up its map, which other workers could go on with"
+            ),
+            DeathCause::NoGreeting(limit) => write!(
+                f,
+                "was ended: it did not report for duty within {limit:?} (does `main` begin with fastmap_main! \
+                 or fastmap::enter() on every path?)"
+            ),
+            DeathCause::Mismatch(what) => write!(f, "was ended: {what}"),
+            DeathCause::Protocol(what) => write!(f, "was ended: it broke the protocol ({what})"),
+            DeathCause::NotStarted(why) => write!(f, "could not be started: {why}"),
+            DeathCause::NeverGreeted(code) => write!(
+                f,
+                "ended by exit({code}) before it reported for duty (is it a fastmap program? does its `main` begin \
+                 with fastmap_main! or fastmap::enter()?)"
+            ),
+            DeathCause::OutOfMemory(limit) => match limit {
+                MemoryLimit::Worker(limit) => write!(
+                    f,
+                    "was ended: out of memory, as it held more than the {limit} bytes that a worker may"
+                ),
+                MemoryLimit::Jail(limit) => {
+                    write!(f, "was ended: out of memory, of which it may have {} MiB", limit >> 20)
+                }
+                MemoryLimit::Shared(Some(limit)) => write!(
+                    f,
+                    "was ended by the kernel: out of memory, of which the control group of host and workers may have \
+                     {} MiB; fewer local_processes need less",
+                    limit >> 20
+                ),
+                MemoryLimit::Shared(None) => write!(
+                    f,
+                    "was ended by the kernel: out of memory, as the machine has no more; fewer local_processes need less"
+                ),
+            },
+            DeathCause::OutputLimit(limit) => {
+                write!(f, "was ended: it printed more than {} KiB", limit >> 10)
+            }
+            DeathCause::AgentsLost(times) => {
+                let agents = counted(u64::from(*times), "agent");
+                write!(f, "is gone: the service has lost {agents} in a row with this batch")
+            }
+            DeathCause::Unknown => write!(
+                f,
+                "is gone, and how it ended is not known (where it was started, a handler of SIGCHLD may have been told \
+                 instead)"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pid {
+            0 => write!(f, "worker {} {}", self.worker, self.cause)?,
+            pid => write!(f, "worker {} (process {pid}) {}", self.worker, self.cause)?,
+        }
+        if let Some(refused) = &self.refused {
+            write!(f, "; {}", crate::model::refused_call::told(refused))?;
+        }
+        if !self.stderr.is_empty() {
+            write!(f, "; it last wrote: {}", self.stderr.join(" | "))?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Death {}

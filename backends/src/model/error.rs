@@ -1,0 +1,87 @@
+//! Why a backend can't go on. Errors of single items are no part of this: they are answers.
+
+use std::error::Error;
+use std::io;
+
+use crate::model::death::Death;
+use crate::model::failure::ItemFailure;
+
+/// What ends a run. Only this ends a map; everything else is answered at its item.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// Workers die before they can work, or can't be started at all.
+    #[error("no worker can be kept alive: {}", list(.0))]
+    NoWorkers(Vec<Death>),
+    /// A worker could not prepare the function: its context or its `init` failed.
+    #[error("the function could not be prepared: {}", .0.message)]
+    Setup(ItemFailure),
+    /// The configuration belongs to another process (this one is a fork of it).
+    #[error(
+        "the workers belong to process {owner}, of which this process ({this}) is a fork; call fastmap::init here"
+    )]
+    Forked {
+        /// The process that made the workers.
+        owner: u32,
+        /// This process.
+        this: u32,
+    },
+    /// The system refused something.
+    #[error("{0}: {1}")]
+    Io(String, #[source] io::Error),
+    /// The service does not accept the secret.
+    #[error("{0}")]
+    Unauthorized(String),
+    /// The account, or the run's share of it, is spent.
+    #[error("{0}")]
+    OutOfCredits(String),
+    /// The charges were not confirmed.
+    #[error("{0}")]
+    Declined(String),
+    /// The service, or the way to it, failed.
+    #[error("{0}")]
+    Cloud(String, #[source] Option<Box<dyn Error + Send + Sync>>),
+    /// A backend's own reason.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Each way of dying once, with how many went it.
+fn list(deaths: &[Death]) -> String {
+    let mut ways: Vec<(&Death, usize)> = Vec::new();
+    for death in deaths {
+        match ways.iter_mut().find(|(first, _)| first.look() == death.look()) {
+            Some((_, more)) => *more += 1,
+            None => ways.push((death, 0)),
+        }
+    }
+    let told = ways.into_iter().map(|(death, more)| match more {
+        0 => death.to_string(),
+        1 => format!("{death} (and one more in the same way)"),
+        _ => format!("{death} (and {more} more in the same way)"),
+    });
+    told.collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::death::DeathCause;
+
+    #[test]
+    fn workers_that_die_alike_are_told_once() {
+        let died = |number: u32, code| Death {
+            worker: format!("worker-{number}"),
+            pid: number,
+            cause: DeathCause::Exit(code),
+            refused: None,
+            stderr: vec!["no licence".to_owned()],
+        };
+        let deaths = [died(1, 1), died(2, 1), died(3, 2), died(4, 1)];
+        assert_eq!(
+            BackendError::NoWorkers(deaths.to_vec()).to_string(),
+            "no worker can be kept alive: worker worker-1 (process 1) ended by exit(1); it last wrote: no licence (and 2 more \
+             in the same way); worker worker-3 (process 3) ended by exit(2); it last wrote: no licence"
+        );
+    }
+}

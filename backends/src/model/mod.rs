@@ -1,0 +1,19 @@
+//! Values that all backends exchange: batches, frames, completions, failures, deaths, costs. No file here knows a backend.
+
+pub(crate) mod batch;
+pub(crate) mod buffer_pool;
+pub(crate) mod completion;
+pub(crate) mod completion_queue;
+pub(crate) mod context;
+pub(crate) mod cost;
+pub(crate) mod death;
+pub(crate) mod error;
+pub(crate) mod failure;
+pub(crate) mod frame;
+pub(crate) mod ids;
+pub(crate) mod log_level;
+pub(crate) mod refused_call;
+pub(crate) mod result_credit;
+pub mod sizing;
+pub(crate) mod text;
+pub(crate) mod words;
