@@ -1,23 +1,20 @@
 //! A configuration: settings and the backend that its maps share, and the one that the free functions use.
 //! Made by [`init`] and [`global_init`]; its methods make the adapters of `map`.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Once, OnceLock};
+use std::sync::{Arc, OnceLock};
 
-use fastmap_backends::sandbox::{Demand, lacking};
-use fastmap_backends::{Backend, Local, LocalOptions, local};
+use fastmap_backends::local;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::cloud;
 use crate::codec;
-use crate::entry::{ByRef, Init, Plain, With, check_entered, inside_call, inside_inline_call};
 use crate::error::{Error, ErrorKind};
-use crate::map::{Drive, Encode, Fastmap, callee};
-use crate::nested::Nested;
-use crate::options::{ExecPolicy, Options, Verbosity};
-use crate::report::{Console, notice, wait_until_written, warn};
-use crate::settings::Settings;
+use crate::map::inline::function;
+use crate::map::{Drive, Encode, Fastmap};
+use crate::options::{ExecPolicy, Options};
+use crate::report::warn;
+use crate::runtime::{Runtime, tell_what_differs};
+use crate::worker::typed_loop::{ByRef, Init, Plain, With};
 
 /// Owns the workers of its maps. Cheap to clone; the clones share the workers, and the last one dropped (with the
 /// last map made from it) ends them.
@@ -34,22 +31,7 @@ use crate::settings::Settings;
 /// # Ok::<(), fastmap::Error>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct FastmapConfig(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    settings: Settings,
-    /// An error here is told by the first `next()` of each map.
-    backend: Result<Arc<dyn Backend>, String>,
-    /// Workers have been there for a map.
-    workers_seen: AtomicBool,
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        wait_until_written();
-    }
-}
+pub struct FastmapConfig(Arc<Runtime>);
 
 /// Makes a configuration. No process is started before the first map is asked for its first item.
 ///
@@ -77,21 +59,7 @@ pub fn init(options: Options) -> Result<FastmapConfig, Error> {
     if !local::inside_worker() && settings.backend.is_none() {
         tell_what_differs(&settings);
     }
-    FastmapConfig::new(settings)
-}
-
-/// Says where batches run if that is not what the policy says.
-fn tell_what_differs(settings: &Settings) {
-    match (settings.exec_policy, settings.has_secret) {
-        (ExecPolicy::Cloud, false) => {
-            warn("the policy is cloud, but no secret is set (FASTMAP_SECRET): running locally");
-        }
-        (ExecPolicy::Adaptive, false) if settings.verbosity >= Verbosity::Normal => {
-            static TOLD: Once = Once::new();
-            TOLD.call_once(|| notice("no secret is set (FASTMAP_SECRET): running locally"));
-        }
-        _ => {}
-    }
+    Ok(FastmapConfig(Arc::new(Runtime::new(settings)?)))
 }
 
 static GLOBAL: OnceLock<FastmapConfig> = OnceLock::new();
@@ -130,7 +98,7 @@ fn global() -> &'static FastmapConfig {
                 warn("neither init nor global_init was called: running locally, with the default options");
             }
             let options = Options::new().exec_policy(ExecPolicy::Local);
-            init(options).unwrap_or_else(|error| FastmapConfig::broken(&error))
+            init(options).unwrap_or_else(|error| FastmapConfig(Arc::new(Runtime::broken(&error))))
         })
     })
 }
@@ -159,37 +127,6 @@ where
     global().map_plain::<F, T, R, I>(iterable)
 }
 
-/// How local workers are to be confined, as far as this kernel can.
-///
-/// # Errors
-/// If all layers are required and one is missing.
-fn confinement(settings: &Settings) -> Result<Demand, Error> {
-    let demand = settings.confinement();
-    let Some(lack) = (if demand == Demand::Off { None } else { lacking().into_iter().next() }) else {
-        return Ok(demand);
-    };
-    if demand == Demand::Full {
-        let message = format!(
-            "{lack}, and the sandbox is required; set Options::sandbox (FASTMAP_SANDBOX) to auto, which confines as \
-             far as it can, or to off"
-        );
-        return Err(Error::new(ErrorKind::Options, message).with_source(lack));
-    }
-    warn(&format!("workers are not fully confined: {lack} ({})", lack.why));
-    Ok(demand)
-}
-
-/// The worker processes of this machine; none is started yet.
-fn local_backend(settings: &Settings) -> Result<Local, Error> {
-    let mut options = LocalOptions::new(settings.local_processes);
-    options.relay = Arc::new(Console);
-    options.sandbox = confinement(settings)?;
-    options.memory = settings.worker_memory;
-    options.stack = settings.worker_stack;
-    options.most_items = settings.max_items_per_worker;
-    Local::new(options).map_err(Error::of_backend)
-}
-
 /// What the compiler says of a closure that captures something.
 macro_rules! NO_CAPTURES {
     () => {
@@ -201,81 +138,6 @@ macro_rules! NO_CAPTURES {
 use NO_CAPTURES;
 
 impl FastmapConfig {
-    fn new(mut settings: Settings) -> Result<Self, Error> {
-        let backend: Arc<dyn Backend> = if local::inside_worker() {
-            // A map for each item of another one would write a line for each.
-            settings.verbosity = Verbosity::Quiet;
-            Arc::new(Nested)
-        } else if let Some(backend) = &settings.backend {
-            Arc::clone(backend)
-        } else {
-            let here = || -> Result<Arc<dyn Backend>, Error> { Ok(Arc::new(local_backend(&settings)?)) };
-            match &settings.account {
-                Some(account) if settings.exec_policy == ExecPolicy::Cloud => {
-                    Arc::new(cloud::backend(account, settings.verbosity, here)?)
-                }
-                Some(account) if settings.exec_policy == ExecPolicy::Adaptive => {
-                    cloud::adaptive(account, &settings, here)?
-                }
-                _ => here()?,
-            }
-        };
-        Ok(FastmapConfig(Arc::new(Inner {
-            settings,
-            backend: Ok(backend),
-            workers_seen: AtomicBool::new(false),
-        })))
-    }
-
-    /// A configuration whose maps tell why it could not be made.
-    fn broken(error: &Error) -> Self {
-        let settings = Options::new()
-            .exec_policy(ExecPolicy::Local)
-            .verbosity(Verbosity::Quiet)
-            .resolve(|_| None)
-            .expect("the defaults can be used");
-        FastmapConfig(Arc::new(Inner {
-            settings,
-            backend: Err(error.to_string()),
-            workers_seen: AtomicBool::new(false),
-        }))
-    }
-
-    pub(crate) fn settings(&self) -> &Settings {
-        &self.0.settings
-    }
-
-    /// Where batches go.
-    pub(crate) fn backend(&self) -> Result<&dyn Backend, Error> {
-        check_entered(self.0.settings.backend.is_some())?;
-        if inside_inline_call() {
-            return Ok(&Nested);
-        }
-        match &self.0.backend {
-            Ok(backend) => Ok(backend.as_ref()),
-            Err(message) => Err(Error::new(ErrorKind::Options, message.clone())),
-        }
-    }
-
-    /// Whether the calling thread may take items of a map that begins now.
-    fn inlines(&self) -> bool {
-        let Settings { inline, exec_policy, backend, .. } = self.settings();
-        *inline
-            && *exec_policy != ExecPolicy::Cloud
-            && backend.is_none()
-            && !local::inside_worker()
-            && !inside_call()
-    }
-
-    /// Whether workers have been there for a map; they are then, most likely, still there.
-    pub(crate) fn workers_seen(&self) -> bool {
-        self.0.workers_seen.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn see_workers(&self) {
-        self.0.workers_seen.store(true, Ordering::Relaxed);
-    }
-
     /// Maps `iterable` by `func` in worker processes; the results come in order, lazily.
     ///
     /// `func` is a `fn` or a closure that captures nothing. It runs in another process of this executable: it sees
@@ -325,14 +187,14 @@ impl FastmapConfig {
         R: Serialize + DeserializeOwned,
     {
         let drive = Drive::new(
-            self.clone(),
+            Arc::clone(&self.0),
             Plain::<F, T, R>::ENTRY,
             None,
             codec::stride::<T>(),
             codec::stride::<R>(),
         );
         let map = Fastmap::by_value(iterable.into_iter(), drive);
-        if self.inlines() { map.inline(callee::Plain::<F>::new()) } else { map }
+        if self.0.inlines() { map.inline(function::Plain::<F>::new()) } else { map }
     }
 
     /// As [`fastmap`](FastmapConfig::fastmap), with a context that every call gets by reference.
@@ -367,10 +229,10 @@ impl FastmapConfig {
         let _: F = func;
         let new = |context: Option<Encode>| {
             let (items, results) = (codec::stride::<T>(), codec::stride::<R>());
-            Drive::new(self.clone(), With::<F, C, T, R>::ENTRY, context, items, results)
+            Drive::new(Arc::clone(&self.0), With::<F, C, T, R>::ENTRY, context, items, results)
         };
-        let callee = callee::With::<F, C>::new(context);
-        if self.inlines() {
+        let callee = function::With::<F, C>::new(context);
+        if self.0.inlines() {
             return Fastmap::by_value(iterable.into_iter(), new(None)).inline(callee);
         }
         Fastmap::by_value(iterable.into_iter(), new(Some(Box::new(move || callee.encode()))))
@@ -410,7 +272,7 @@ impl FastmapConfig {
         const { assert!(size_of::<F>() == 0, "{}", NO_CAPTURES!()) };
         let (_, _): (N, F) = (init, func);
         let drive = Drive::new(
-            self.clone(),
+            Arc::clone(&self.0),
             Init::<N, F, S, T, R>::ENTRY,
             None,
             codec::stride::<T>(),
@@ -443,14 +305,14 @@ impl FastmapConfig {
         const { assert!(size_of::<F>() == 0, "{}", NO_CAPTURES!()) };
         let _: F = func;
         let drive = Drive::new(
-            self.clone(),
+            Arc::clone(&self.0),
             ByRef::<F, T, R>::ENTRY,
             None,
             codec::stride::<T>(),
             codec::stride::<R>(),
         );
         let map = Fastmap::by_ref(iterable.into_iter(), drive);
-        if self.inlines() { map.inline(callee::ByRef::<F>::new()) } else { map }
+        if self.0.inlines() { map.inline(function::ByRef::<F>::new()) } else { map }
     }
 }
 

@@ -51,6 +51,9 @@
 //! | items that come while the map runs | [`feed()`] |
 //! | another place for the work | [`backends::Backend`] and [`Options::backend`] |
 
+mod nested_backend;
+pub(crate) mod runtime;
+pub(crate) mod worker;
 /// The programs of the documents are compiled by `cargo test --doc`.
 #[cfg(doctest)]
 mod documents {
@@ -60,7 +63,6 @@ mod documents {
     struct Guide;
 }
 
-mod backtrace;
 mod checkpoint;
 #[cfg(feature = "cloud")]
 mod cloud;
@@ -69,14 +71,12 @@ mod cloud;
 mod cloud;
 mod codec;
 mod config;
-mod entry;
 mod error;
 mod feed;
 mod floats;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod map;
-mod nested;
 mod options;
 mod report;
 mod settings;
@@ -84,9 +84,9 @@ mod settings;
 /// The [`Backend`](backends::Backend) trait, its parts, and the worker pool of this machine.
 pub use fastmap_backends as backends;
 
+pub use crate::worker::entry::enter;
 pub use codec::Json;
 pub use config::{FastmapConfig, IteratorExt, fastmap, global_init, init};
-pub use entry::enter;
 pub use error::{Error, ErrorKind};
 pub use feed::{Feed, Feeder, feed};
 pub use map::{Batches, Fastmap, OnError, Unordered};
@@ -96,7 +96,7 @@ pub use report::{Stderr, stderr, suspend_progress};
 /// What this crate's macros call. It is no part of the public interface.
 #[doc(hidden)]
 pub mod macro_support {
-    pub use crate::entry::{Constructor, enter_as_constructor};
+    pub use crate::worker::entry::{Constructor, enter_as_constructor};
     pub use fastmap_backends::local::note_at_start;
 }
 

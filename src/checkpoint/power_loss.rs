@@ -9,9 +9,10 @@ use fastmap_backends::{BatchBuilder, BatchId, JobId};
 use redb::StorageBackend;
 use sha2::{Digest, Sha256};
 
+use super::Checkpoint;
 use super::recorder::Answers;
 use super::store::{Identity, Segment, Store};
-use super::{Checkpoint, Open};
+use crate::checkpoint::journal::Open;
 
 /// A disk in memory. After so many operations it takes no more: the power is off.
 #[derive(Clone, Debug, Default)]

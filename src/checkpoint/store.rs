@@ -15,7 +15,7 @@ use redb::{
 };
 use sha2::{Digest, Sha256};
 
-use super::doubt::Doubted;
+use crate::checkpoint::bounded_storage::Doubted;
 use crate::error::{Error, ErrorKind};
 
 /// What the map is: words for each part of its identity.

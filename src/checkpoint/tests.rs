@@ -6,9 +6,10 @@ use std::path::Path;
 use fastmap_backends::{Batch, BatchBuilder, BatchId, FailureKind, ItemFailure, JobId, Results};
 use sha2::{Digest, Sha256};
 
+use super::Checkpoint;
 use super::power_loss::{Disk, identity};
 use super::store::Store;
-use super::{Checkpoint, Open};
+use crate::checkpoint::journal::Open;
 
 /// A checkpoint on a disk in memory, which was told of a batch of ten items.
 struct Case {

@@ -537,7 +537,7 @@ impl Tally {
 fn there_and_back<T: Serialize + DeserializeOwned>(value: &T) -> Result<T, super::CodecError> {
     let mut frame = Vec::new();
     put(value, &mut frame)?;
-    let start = if super::stride::<T>().is_some() { 0 } else { super::LENGTH };
+    let start = if super::stride::<T>().is_some() { 0 } else { crate::codec::compact::LENGTH };
     get(&frame[start..])
 }
 

@@ -69,7 +69,7 @@ impl Output for Stream<'_> {
 
 impl Stream<'_> {
     #[inline]
-    fn kept(&mut self, written: io::Result<()>) -> postcard::Result<()> {
+    pub(crate) fn kept(&mut self, written: io::Result<()>) -> postcard::Result<()> {
         written.map_err(|error| {
             *self.error = Some(error);
             postcard::Error::SerializeBufferFull

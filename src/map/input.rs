@@ -9,10 +9,10 @@ use fastmap_backends::BatchBuilder;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::drive::{Plan, Pulled};
 use crate::codec;
 use crate::error::{Error, ErrorKind};
 use crate::feed::{Level, Supply};
+use crate::map::engine::{Plan, Pulled};
 
 /// Items between two looks at the clock. The room for so many numbers is cleared before they are written, and stays in
 /// the nearest cache meanwhile: for whole batches, a tenth of a cheap item's way.

@@ -192,7 +192,7 @@ pub(crate) fn draw_upload(what: &str, sent: u64, total: u64) {
         return;
     }
     let mut bar = UPLOAD.lock().unwrap_or_else(PoisonError::into_inner);
-    draw(&mut bar, |columns| super::progress::upload(what, sent, total, columns));
+    draw(&mut bar, |columns| crate::report::bar::upload(what, sent, total, columns));
 }
 
 /// Takes the bar of an upload away, if there is one: it is through, or its map is over without it.

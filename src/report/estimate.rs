@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use super::summary::Account;
+use crate::report::map_stats::MapStats;
 
 /// A figure is given where the upper bound is no more than this share above the lower one.
 const CLOSE: f64 = 1.15;
@@ -50,8 +50,8 @@ pub(crate) struct Estimate {
 impl Estimate {
     /// `None` where `map` would not have done the same: it would have ended at the first failed item, it has
     /// no checkpoint, and no other machines.
-    pub(crate) fn of(account: &Account) -> Option<Estimate> {
-        let Account { answered, elapsed, wall, cpu, waited, .. } = *account;
+    pub(crate) fn of(account: &MapStats) -> Option<Estimate> {
+        let MapStats { answered, elapsed, wall, cpu, waited, .. } = *account;
         let went_wrong =
             account.ended_by.is_some() || account.failed + account.failed_tries + account.deaths > 0;
         let elsewhere = account.cloud > 0 || account.paid.microcredits > 0;
@@ -85,8 +85,8 @@ impl Estimate {
 }
 
 /// Whether workers that waited for a core waited for each other: they had nearly all that the cores gave.
-fn has_the_cores(account: &Account, program: Duration) -> bool {
-    let Account { elapsed, cpu, workers, cores, .. } = *account;
+fn has_the_cores(account: &MapStats, program: Duration) -> bool {
+    let MapStats { elapsed, cpu, workers, cores, .. } = *account;
     if account.queued.is_none() || workers < cores {
         return false;
     }
@@ -115,52 +115,55 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn figure(account: &Account) -> Option<Duration> {
+    fn figure(account: &MapStats) -> Option<Duration> {
         Estimate::of(account).and_then(|estimate| estimate.map)
     }
 
     #[test]
     fn workers_that_have_the_cores_to_themselves_measure_what_map_takes() {
-        let map = figure(&Account::example()).expect("nothing was in the way");
+        let map = figure(&MapStats::example()).expect("nothing was in the way");
         assert!((1900 * MS..2010 * MS).contains(&map), "{map:?}");
     }
 
     #[test]
     fn without_the_cores_there_is_no_figure() {
         // Two workers of one second each; a program that spins has taken a third of the cores.
-        let shared = Account { cpu: 1333 * MS, queued: Some(667 * MS), ..Account::example() };
+        let shared = MapStats { cpu: 1333 * MS, queued: Some(667 * MS), ..MapStats::example() };
         let estimate = Estimate::of(&shared).expect("it is comparable");
         assert_eq!(estimate.map, None);
         assert!(estimate.held_up.is_some_and(|share| (0.3..0.4).contains(&share)), "{estimate:?}");
         // Both on one core of two.
-        assert_eq!(figure(&Account { cpu: 1000 * MS, queued: Some(1000 * MS), ..Account::example() }), None);
+        assert_eq!(
+            figure(&MapStats { cpu: 1000 * MS, queued: Some(1000 * MS), ..MapStats::example() }),
+            None
+        );
         // A confined worker does not know what it waited for.
-        assert_eq!(figure(&Account { cpu: 1333 * MS, queued: None, ..Account::example() }), None);
+        assert_eq!(figure(&MapStats { cpu: 1333 * MS, queued: None, ..MapStats::example() }), None);
     }
 
     #[test]
     fn workers_that_outnumber_the_cores_wait_for_each_other_alone() {
-        let crowd = |cpu: u32| Account {
+        let crowd = |cpu: u32| MapStats {
             workers: 6,
             wall: 6000 * MS,
             cpu: cpu * MS,
             queued: Some((6000 - cpu) * MS),
-            ..Account::example()
+            ..MapStats::example()
         };
         let map = figure(&crowd(1950)).expect("nobody else was there");
         assert!((1900 * MS..2010 * MS).contains(&map), "{map:?}");
         assert_eq!(figure(&crowd(1500)), None, "others were");
-        let asleep = Account { queued: Some(2000 * MS), ..crowd(1950) };
+        let asleep = MapStats { queued: Some(2000 * MS), ..crowd(1950) };
         assert_eq!(figure(&asleep), None, "two of four seconds they did something else");
     }
 
     #[test]
     fn what_items_wait_for_may_be_the_other_items() {
-        let asleep = Account { cpu: 10 * MS, ..Account::example() };
+        let asleep = MapStats { cpu: 10 * MS, ..MapStats::example() };
         let estimate = Estimate::of(&asleep).expect("it is comparable");
         assert_eq!((estimate.map, estimate.held_up), (None, None));
         // Ctrl-Z for 10 s, of which two workers have 20: it is in the time of each running item.
-        let stopped = Account { wall: 22 * 1000 * MS, elapsed: 11 * 1000 * MS, ..Account::example() };
+        let stopped = MapStats { wall: 22 * 1000 * MS, elapsed: 11 * 1000 * MS, ..MapStats::example() };
         assert_eq!(figure(&stopped), None);
     }
 
@@ -168,23 +171,23 @@ mod tests {
     fn the_time_of_sending_is_not_the_program_s() {
         // A thousand items of 74 ns; the map has taken 400 µs in `next()`.
         let micros = Duration::from_micros;
-        let tiny = Account {
+        let tiny = MapStats {
             elapsed: micros(500),
             waited: micros(100),
             beginning: micros(250),
             wall: micros(74),
             cpu: micros(74),
             plain: true,
-            ..Account::example()
+            ..MapStats::example()
         };
         let estimate = Estimate::of(&tiny).expect("it is comparable");
         assert_eq!(estimate.map, None);
         // Encoding a large context, and starting workers, is no work of the program's.
-        let begun = Account {
+        let begun = MapStats {
             elapsed: 3000 * MS,
             beginning: 2000 * MS,
             first: Some(2000 * MS),
-            ..Account::example()
+            ..MapStats::example()
         };
         let map = figure(&begun).expect("nothing was in the way");
         assert!((1900 * MS..2010 * MS).contains(&map), "{map:?}");
@@ -192,30 +195,30 @@ mod tests {
 
     #[test]
     fn items_that_are_mostly_data_have_no_figure() {
-        let data = Account { plain: false, bytes: 400_000_000, ..Account::example() };
+        let data = MapStats { plain: false, bytes: 400_000_000, ..MapStats::example() };
         assert_eq!(figure(&data), None);
     }
 
     #[test]
     fn map_would_not_have_done_the_same() {
-        let example = Account::example;
+        let example = MapStats::example;
         for other in [
-            Account { ended_by: Some(ErrorKind::Declined), ..example() },
-            Account { failed: 1, ..example() },
-            Account { failed_tries: 1, ..example() },
-            Account { deaths: 1, ..example() },
-            Account { recalled: 1, ..example() },
-            Account { cloud: 1, ..example() },
-            Account { delivered: 800, complete: false, ..example() },
+            MapStats { ended_by: Some(ErrorKind::Declined), ..example() },
+            MapStats { failed: 1, ..example() },
+            MapStats { failed_tries: 1, ..example() },
+            MapStats { deaths: 1, ..example() },
+            MapStats { recalled: 1, ..example() },
+            MapStats { cloud: 1, ..example() },
+            MapStats { delivered: 800, complete: false, ..example() },
         ] {
             assert_eq!(Estimate::of(&other), None, "{other:?}");
         }
-        assert!(figure(&Account { delivered: 990, complete: false, ..example() }).is_some());
+        assert!(figure(&MapStats { delivered: 990, complete: false, ..example() }).is_some());
     }
 
     #[test]
     fn cores_that_slow_each_other_down_give_a_lower_bound_alone() {
-        let account = Account { steady: false, ..Account::example() };
+        let account = MapStats { steady: false, ..MapStats::example() };
         let estimate = Estimate::of(&account).expect("it is comparable");
         assert_eq!(estimate.map, None);
         assert!((850 * MS..900 * MS).contains(&estimate.least), "{estimate:?}");

@@ -8,7 +8,8 @@ use fastmap_backends::counted;
 use indicatif::ProgressBar;
 
 use super::console as screen;
-use super::summary::clock;
+use crate::report::bar::{LEAST_BAR, MOST_BAR, bar};
+use crate::report::format::clock;
 
 /// A map that is over sooner shows no bar.
 const BAR_AFTER: Duration = Duration::from_millis(500);
@@ -17,9 +18,6 @@ const REDRAW: Duration = Duration::from_millis(100);
 const LINE_AFTER: Duration = Duration::from_secs(5);
 const LINE_AT_LAST: Duration = Duration::from_secs(60);
 
-/// Columns of the bar itself, and of a label beside it.
-const LEAST_BAR: usize = 8;
-const MOST_BAR: usize = 40;
 const MOST_LABEL: usize = 24;
 
 /// How far a map is.
@@ -93,7 +91,7 @@ impl State<'_> {
         }
         let bar_needs = if self.total.is_some() { LEAST_BAR + 1 } else { 0 };
         let mut line = String::new();
-        if let Some(label) = self.label.map(super::shown)
+        if let Some(label) = self.label.map(crate::report::format::shown)
             && left > bar_needs + 6
         {
             let label = truncate_str(&label, MOST_LABEL.min(left - bar_needs - 1), "…").into_owned();
@@ -118,23 +116,6 @@ impl State<'_> {
         };
         format!("{}{share}, {}", self.count(), self.details().0.join(", "))
     }
-}
-
-fn bar(done: u64, total: u64, columns: usize) -> String {
-    let share = (done as f64 / total.max(1) as f64).min(1.0);
-    let full = (share * columns as f64) as usize;
-    let bar = "█".repeat(full) + &"░".repeat(columns - full);
-    Style::new().for_stderr().cyan().apply_to(bar).to_string()
-}
-
-/// The line of an upload of which so many bytes are there, at most so many columns wide.
-#[cfg(feature = "cloud")]
-pub(crate) fn upload(what: &str, sent: u64, total: u64, width: usize) -> String {
-    let (sent_mb, total_mb) = (sent as f64 / 1e6, total as f64 / 1e6);
-    let (text, count) = (format!("uploading the {what}"), format!("{sent_mb:.1} of {total_mb:.1} MB"));
-    let left = width.saturating_sub(measure_text_width(&text) + measure_text_width(&count) + 2);
-    let bar = if left < LEAST_BAR { String::new() } else { bar(sent, total, left.min(MOST_BAR)) + " " };
-    truncate_str(&format!("{text} {bar}{count}"), width, "").into_owned()
 }
 
 /// When a map is told of, and how.
@@ -188,6 +169,7 @@ impl Drop for Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::bar::upload;
 
     #[test]
     #[cfg(feature = "cloud")]

@@ -6,9 +6,9 @@ use std::fmt::Write as _;
 use maud::{Markup, html};
 
 use super::bins::{Bin, Bins};
-use super::document::Document;
 use super::record::{Lane, Span};
-use super::words::{count, seconds_of};
+use crate::report::timings::format::{count, seconds_of};
+use crate::report::timings::model::Document;
 
 /// Length and height of a drawing, in its own units.
 const WIDE: f64 = 1000.0;

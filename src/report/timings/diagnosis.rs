@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::document::Document;
 use super::record::{Died, Slow};
-use super::words::{count, percent, seconds_of};
+use crate::report::timings::format::{count, percent, seconds_of};
+use crate::report::timings::model::Document;
 
 /// Workers that were idle for less than this share of the time are what limits a map.
 const IDLE: f64 = 0.2;
@@ -166,10 +166,10 @@ mod tests {
 
     use fastmap_backends::{BatchId, Results};
 
-    use super::super::super::summary::Account;
-    use super::super::document::Map;
     use super::super::record::{Counted, Event, Recorder};
     use super::*;
+    use crate::report::map_stats::MapStats;
+    use crate::report::timings::model::Map;
 
     /// Two workers answer a thousand items of 10 ms each in 5 s; then `change`.
     fn map(change: impl FnOnce(&mut Document)) -> String {
@@ -186,12 +186,12 @@ mod tests {
             };
             recorder.answered(BatchId(item.into()), false, u64::from(item), 1, &answer);
         }
-        let account = Account {
+        let account = MapStats {
             elapsed: Duration::from_secs(5),
             wall: Duration::from_secs(10),
             cpu: Duration::from_secs(10),
             waited: Duration::from_millis(4900),
-            ..Account::example()
+            ..MapStats::example()
         };
         let about = Map { label: None, function: "f", backend: "local", total: Some(1000), microcredits: 0 };
         let mut document = Document::new(recorder, &about, &account);

@@ -4,9 +4,9 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::charts;
-use super::document::Document;
 use super::record::{Counted, Event, Lane};
-use super::words::{count, grouped, percent, rate, seconds_of, utc};
+use crate::report::timings::format::{count, grouped, percent, rate, seconds_of, utc};
+use crate::report::timings::model::Document;
 
 const STYLE: &str = include_str!("style.css");
 

@@ -1,100 +1,20 @@
-//! The timings report of a map: what its workers and the program did over time, and what limited it.
-//! `record` is told while the map runs; at its end `document` makes the figures of it, `diagnosis` the sentences, and
-//! `html` the page, which `file` writes; all of that at the `desk`, off the map's way. Nothing of it exists for a map without a path.
+//! The report of timings of a map: what its workers and the program did over time, and what limited it.
+//!
+//! `record` collects while the map runs. At its end `map_timings` makes the figures (`model`), the sentences
+//! (`diagnosis`) and the page (`html`, `charts`), and `output_file` writes them; all of that in `writer_thread`. Nothing
+//! of it exists for a map without a path.
 
 mod bins;
 mod charts;
-mod desk;
 mod diagnosis;
-mod document;
-mod file;
+mod format;
 mod html;
+pub(crate) mod map_timings;
+mod model;
+mod output_file;
 mod record;
-mod words;
+mod writer_thread;
 
-use std::path::PathBuf;
-
-pub(crate) use desk::wait as wait_until_written;
-use document::Document;
-pub(crate) use document::Map;
-use file::Place;
-pub(crate) use record::Recorder;
-
-use super::summary::Account;
-use crate::error::Error;
-
-/// A map that takes no longer, in seconds, writes its file once: what stands there meanwhile would cost a twentieth of a
-/// map of 3 ms, and is read by nobody.
-const SHORT: f64 = 0.05;
-
-/// The report of one map, if one is wanted.
-#[derive(Debug, Default)]
-pub(crate) struct Timings {
-    path: Option<PathBuf>,
-    open: Option<Box<(Recorder, Place)>>,
-}
-
-impl Timings {
-    pub(crate) fn at(path: Option<PathBuf>) -> Self {
-        Timings { path, open: None }
-    }
-
-    pub(crate) fn none() -> Self {
-        Timings::default()
-    }
-
-    /// The map begins.
-    ///
-    /// # Errors
-    /// If the file can't be written.
-    pub(crate) fn begin(&mut self) -> Result<(), Error> {
-        let Some(path) = self.path.take() else { return Ok(()) };
-        self.open = Place::next(&path)?.map(|place| Box::new((Recorder::new(), place)));
-        if self.open.is_some() {
-            desk::open();
-        }
-        Ok(())
-    }
-
-    /// What to tell, while it is recorded.
-    #[inline]
-    pub(crate) fn recorder(&mut self) -> Option<&mut Recorder> {
-        self.open.as_mut().map(|open| &mut open.0)
-    }
-
-    /// The map goes on: once it has taken a while, the file says so.
-    pub(crate) fn look_up(&mut self) {
-        if let Some(open) = &mut self.open
-            && open.0.now() > SHORT
-        {
-            open.1.tell_that_it_runs();
-        }
-    }
-
-    /// The map is over: has the report written. To what is no file (a pipe, a terminal) it is written here and now, in the order of what
-    /// else is written there.
-    pub(crate) fn finish(&mut self, map: &Map<'_>, account: &Account) {
-        let Some(open) = self.open.take() else { return };
-        let (recorder, place) = *open;
-        if !place.is_regular() {
-            return write(place, recorder, map, account);
-        }
-        let [function, backend] = [map.function, map.backend].map(str::to_owned);
-        let (label, total, microcredits) = (map.label.map(str::to_owned), map.total, map.microcredits);
-        let account = account.clone();
-        desk::hand_in(move || {
-            let label = label.as_deref();
-            let map = Map { label, function: &function, backend: &backend, total, microcredits };
-            write(place, recorder, &map, &account);
-        });
-    }
-}
-
-fn write(place: Place, recorder: Recorder, map: &Map<'_>, account: &Account) {
-    let document = Document::new(recorder, map, account);
-    if place.is_json() {
-        place.write(&(document.json() + "\n"));
-    } else {
-        place.write(&html::page(&document));
-    }
-}
+pub(crate) use crate::report::timings::model::Map;
+pub(crate) use crate::report::timings::writer_thread::wait as wait_until_written;
+pub(crate) use map_timings::Timings;

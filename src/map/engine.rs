@@ -12,18 +12,18 @@ use fastmap_backends::{
     Batch, BatchBuilder, BatchId, Completion, Context, FunctionId, Job, JobId, Outcome, Results, Run, Running,
 };
 
-use super::deaths::Deaths;
-use super::limits::Limits;
-use super::segment::Segment;
-use super::tries::{Sorted, Tries};
-use super::window::Window;
 use crate::checkpoint::{Checkpoint, Recalled};
-use crate::config::FastmapConfig;
-use crate::entry::Entry;
 use crate::error::{Error, ErrorKind};
 use crate::feed::Level;
 use crate::floats::Mode;
+use crate::map::attempts::{Sorted, Tries};
+use crate::map::deaths::Deaths;
+use crate::map::early_stop::Limits;
+use crate::map::reorder::Window;
+use crate::map::results::Segment;
 use crate::report::Report;
+use crate::runtime::Runtime;
+use crate::worker::typed_loop::Entry;
 
 /// An input that is slower than this is sent on as it comes.
 const SLOW_INPUT: Duration = Duration::from_millis(5);
@@ -42,10 +42,10 @@ pub(crate) type Encode = Box<dyn FnOnce() -> Result<Context, Error> + Send>;
 
 /// One map.
 pub(crate) struct Drive {
-    pub(super) config: FastmapConfig,
-    pub(super) function: FunctionId,
+    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) function: FunctionId,
     entry: Entry,
-    pub(super) context: Option<Encode>,
+    pub(crate) context: Option<Encode>,
     pub(crate) label: Option<String>,
     pub(crate) item_timeout: Option<Duration>,
     pub(crate) limits: Limits,
@@ -56,36 +56,36 @@ pub(crate) struct Drive {
     pub(crate) window: Window,
     /// What the consumer reads now.
     pub(crate) current: Segment,
-    pub(super) job: JobId,
-    pub(super) run: Option<Box<dyn Run>>,
+    pub(crate) job: JobId,
+    pub(crate) run: Option<Box<dyn Run>>,
     /// What was pulled and not sent yet. Here, so that a panic of the input loses nothing.
-    pub(super) builder: BatchBuilder,
+    pub(crate) builder: BatchBuilder,
     item_stride: Option<u32>,
     /// Batches to be sent again, earlier items first.
     again: BTreeMap<u64, Batch>,
     /// Items in the backend's hands.
     in_flight: u64,
     /// Items pulled from the input.
-    pub(super) pulled: u64,
-    pub(super) reading: Reading,
+    pub(crate) pulled: u64,
+    pub(crate) reading: Reading,
     /// Items left in the input, if it tells.
-    pub(super) remaining: Option<u64>,
+    pub(crate) remaining: Option<u64>,
     batches: u64,
-    pub(super) last_size: u32,
+    pub(crate) last_size: u32,
     /// The work that the place wanted for which that was sized.
     last_work: Duration,
-    pub(super) seen: Seen,
+    pub(crate) seen: Seen,
     /// Nothing more may be read until something is consumed or comes back.
-    pub(super) resting: bool,
+    pub(crate) resting: bool,
     /// The calling thread has the items: no run is open, and none failed to be.
-    pub(super) here: bool,
+    pub(crate) here: bool,
     deaths: Deaths,
     ended: bool,
 }
 
 /// Whether there is more to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reading {
+pub(crate) enum Reading {
     On,
     /// Not until all that was read is answered: then the calling thread goes on.
     Held,
@@ -94,8 +94,8 @@ pub(super) enum Reading {
 
 /// Moving means of what was observed, the latest batches weighing most.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
-    pub(super) item_time: Option<Duration>,
+pub(crate) struct Seen {
+    pub(crate) item_time: Option<Duration>,
     bytes_in: f64,
     bytes_out: f64,
 }
@@ -122,18 +122,18 @@ pub(crate) enum Pulled {
 
 impl Drive {
     pub(crate) fn new(
-        config: FastmapConfig,
+        runtime: Arc<Runtime>,
         entry: Entry,
         context: Option<Encode>,
         item_stride: Option<u32>,
         result_stride: Option<u32>,
     ) -> Self {
-        let settings = config.settings();
+        let settings = runtime.settings();
         let window = Window::new(settings.read_ahead);
         let item_timeout = settings.item_timeout;
         let report = Report::new(settings.verbosity, settings.timings.clone());
         Drive {
-            config,
+            runtime,
             function: entry.id(),
             entry,
             context,
@@ -221,7 +221,7 @@ impl Drive {
             fail_fast: self.limits.stops(),
             cancel_running: self.limits.cancel_running(),
         };
-        let backend = self.config.backend()?;
+        let backend = self.runtime.backend()?;
         self.report.backend(backend.name());
         self.run = Some(backend.open(Arc::new(job)).map_err(Error::of_backend)?);
         self.report.has_begun(self.item_stride.is_some() && self.result_stride.is_some());
@@ -289,7 +289,7 @@ impl Drive {
         }
         self.checkpoint.wait_for_room(capacity.batches);
         let bytes =
-            (f64::from(items) * self.seen.bytes_in * ROOM).min(self.config.settings().read_ahead as f64);
+            (f64::from(items) * self.seen.bytes_in * ROOM).min(self.runtime.settings().read_ahead as f64);
         self.builder.reserve(bytes as usize);
         Some(Plan { items, bytes: capacity.targets.bytes, patience: SLOW_INPUT })
     }
@@ -360,7 +360,7 @@ impl Drive {
     /// A share of the budget for the results of each batch: what goes beyond comes in parts.
     fn result_credit(&mut self) -> u64 {
         let slots = self.run.as_mut().map_or(1, |run| run.capacity().slots);
-        let share = self.config.settings().read_ahead / (4 * slots.max(1));
+        let share = self.runtime.settings().read_ahead / (4 * slots.max(1));
         share.max(CREDIT) as u64
     }
 

@@ -37,7 +37,7 @@ fn is_open() -> bool {
 }
 
 /// Sees to it that there is the thread: by the first map, at its begin.
-pub(super) fn open() {
+pub(crate) fn open() {
     if PROCESS.load(Ordering::Acquire) != 0 {
         return;
     }
@@ -70,7 +70,7 @@ fn work() {
 }
 
 /// Has it done by the thread; by this one where there is none.
-pub(super) fn hand_in(work: impl FnOnce() + Send + 'static) {
+pub(crate) fn hand_in(work: impl FnOnce() + Send + 'static) {
     if is_open() {
         let mut desk = lock();
         if desk.waiting.len() < MOST {

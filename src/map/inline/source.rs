@@ -1,154 +1,31 @@
 //! The calling thread as a place for items: what the option `inline` adds to a map.
-//! Called by the adapter where it has nothing to give out; `inline` decides, `callee` calls the function.
+//! Called by the adapter where it has nothing to give out; `inline` decides, `function` calls the function.
 //!
 //! Items are *here* or *away*, never both: the calling thread goes on alone while workers are started, then hands over at
 //! an index and waits like any map; where workers are not worth their cost, no more is read until all that was read is
 //! answered, and the calling thread goes on at that index. So order, windows and budgets need to know nothing of it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::vec::IntoIter;
-
-use serde::de::DeserializeOwned;
 
 use fastmap_backends::{Context, JobId};
+use serde::de::DeserializeOwned;
 
-use super::asked::Asked;
-use super::callee::{Callee, Stopped};
-use super::caution::Caution;
-use super::drive::{Drive, Reading};
-use super::inline::{Choice, Pace, Slower, Watch, Workers};
-use super::input::Prospect;
-use super::{Advance, Fastmap};
-use crate::config::FastmapConfig;
 use crate::error::{Error, ErrorKind};
+use crate::map::Fastmap;
+use crate::map::engine::{Drive, Reading};
+use crate::map::inline::function::Stopped;
+use crate::map::inline::policy::{Choice, Slower, Workers};
+use crate::map::inline::state::{Made, Place, STRETCH, Turn};
+use crate::map::inline::warm_up::Asked;
+use crate::map::input::Prospect;
+use crate::map::read_pacing::Caution;
+use crate::runtime::Runtime;
 use crate::settings::cores;
-
-/// Single calls between two looks at the clock, and what one may take, with what the consumer does between them.
-const STRETCH: u32 = 2048;
-const SLOW: Duration = Duration::from_nanos(300);
-
-/// Results of a portion that the consumer has not taken yet.
-#[derive(Debug)]
-pub(crate) struct Made<R> {
-    results: IntoIter<R>,
-    /// Index behind the last one.
-    end: u64,
-}
-
-impl<R> Made<R> {
-    pub(crate) fn none() -> Self {
-        Made { results: Vec::new().into_iter(), end: 0 }
-    }
-
-    #[inline]
-    pub(crate) fn next(&mut self) -> Option<(u64, R)> {
-        let result = self.results.next()?;
-        Some((self.end - self.results.len() as u64 - 1, result))
-    }
-
-    pub(crate) fn left(&self) -> usize {
-        self.results.len()
-    }
-}
-
-/// Who has the items.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// Nothing has begun.
-    Unknown,
-    Here,
-    Away,
-    /// Away, and to come back when all is answered.
-    Returning,
-}
-
-/// The calling thread's part of a map.
-pub(crate) struct Here<I, R> {
-    callee: Box<dyn Callee<I, R>>,
-    place: Place,
-    /// Index of the next item that is pulled here, less what stands in `results` and `panicked`.
-    index: u64,
-    /// What was made and not handed out: the input may have panicked behind it.
-    results: Vec<R>,
-    /// The item behind `results` did so.
-    panicked: Option<String>,
-    pace: Pace,
-    /// Items that are too cheap for workers may be called for one by one.
-    singly: bool,
-    /// When single calls were granted, if the last items were called so.
-    granted: Option<Instant>,
-    /// Since when the map is where it is, in seconds since `begun`, and from which item on.
-    since: f64,
-    from: u64,
-    begun: Instant,
-    watch: Watch,
-    /// What is known of the workers, and the run that asks them.
-    workers: Workers,
-    asked: Option<Asked>,
-}
-
-/// What the calling thread has for the adapter.
-pub(crate) enum Turn<R> {
-    Answer(Advance<R>),
-    End,
-    /// It is the workers' turn.
-    Away,
-}
-
-impl<I, R> Here<I, R> {
-    pub(crate) fn new(callee: Box<dyn Callee<I, R>>) -> Box<Self> {
-        Box::new(Here {
-            callee,
-            place: Place::Unknown,
-            index: 0,
-            results: Vec::new(),
-            panicked: None,
-            pace: Pace::default(),
-            singly: true,
-            granted: None,
-            since: 0.0,
-            from: 0,
-            begun: Instant::now(),
-            watch: Watch::new(),
-            workers: Workers::Cold,
-            asked: None,
-        })
-    }
-
-    /// Answers that are ready and not with the adapter.
-    #[inline]
-    pub(crate) fn held(&self) -> usize {
-        self.results.len() + usize::from(self.panicked.is_some())
-    }
-
-    /// The next item's result, if the function does not panic and there is one.
-    #[inline]
-    pub(crate) fn call(&mut self, input: &mut Option<I>) -> Option<R> {
-        self.callee.call_one(input, &mut self.panicked)
-    }
-
-    /// Whether the next items are to be called for one by one: they are cheap, and those before were, as far as the
-    /// clock tells what is theirs and what the consumer's.
-    fn calls_singly(&mut self) -> bool {
-        if !self.singly || !self.pace.is_cheap() {
-            return false;
-        }
-        let now = Instant::now();
-        let before = self.granted.replace(now);
-        if before.is_some_and(|before| now - before > SLOW * STRETCH) {
-            self.granted = None;
-        }
-        self.granted.is_some()
-    }
-
-    fn now(&self) -> f64 {
-        self.begun.elapsed().as_secs_f64()
-    }
-}
 
 impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
     /// What to do where nothing is left to give out.
-    pub(super) fn turn(&mut self) -> Turn<R> {
+    pub(crate) fn turn(&mut self) -> Turn<R> {
         let Some(here) = &mut self.here else { return Turn::Away };
         match here.place {
             Place::Here => self.work(),
@@ -189,7 +66,7 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
             return self.leave();
         }
         self.drive.begin_here(self.input.remaining())?;
-        if self.drive.config().workers_seen() {
+        if self.drive.runtime().workers_seen() {
             here.workers = Workers::Warm;
         }
         here.place = Place::Here;
@@ -197,7 +74,7 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
     }
 
     /// The consumer takes more than single items.
-    pub(super) fn only_portions(&mut self) {
+    pub(crate) fn only_portions(&mut self) {
         if let Some(here) = &mut self.here {
             here.singly = false;
         }
@@ -281,7 +158,7 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
     /// Leaves if that is worth it (`true`), or asks for workers if it will be.
     fn choose(&mut self) -> Result<bool, Error> {
         let Some(here) = &mut self.here else { return Ok(true) };
-        let config = self.drive.config();
+        let runtime = self.drive.runtime();
         if let Some(asked) = &mut here.asked {
             match asked.answered() {
                 None => return Ok(false),
@@ -289,14 +166,14 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
             }
             here.asked = None;
             if here.workers == Workers::Ready {
-                config.see_workers();
+                runtime.see_workers();
             }
         }
-        let places = config.settings().local_processes.min(cores());
+        let places = runtime.settings().local_processes.min(cores());
         match here.pace.choose(self.input.size_hint(), places, here.workers) {
             Choice::Stay => Ok(false),
             Choice::Ask => {
-                match Asked::new(&config, places) {
+                match Asked::new(&runtime, places) {
                     Ok(asked) => (here.asked, here.workers) = (Some(asked), Workers::Asked),
                     Err(error) => {
                         log::info!("staying in the calling thread: {error}");
@@ -336,7 +213,7 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
         }
         let now = here.now();
         let (answered, worked) = self.drive.report.by_workers();
-        let places = self.drive.config().settings().local_processes.min(cores());
+        let places = self.drive.runtime().settings().local_processes.min(cores());
         if let Some(Slower { each }) = here.watch.look(now, answered, worked.as_secs_f64(), places) {
             here.place = Place::Returning;
             here.pace.back(each, now - here.since);
@@ -365,8 +242,8 @@ impl Drive {
             || self.checkpoint.is_wanted()
     }
 
-    fn config(&self) -> FastmapConfig {
-        self.config.clone()
+    fn runtime(&self) -> Arc<Runtime> {
+        Arc::clone(&self.runtime)
     }
 
     /// Begins the map without a run.
@@ -376,7 +253,7 @@ impl Drive {
     fn begin_here(&mut self, items: Option<u64>) -> Result<(), Error> {
         self.remaining = items;
         self.report.begin(self.label.as_deref(), &self.function.name, items)?;
-        self.config.backend()?;
+        self.runtime.backend()?;
         self.report.backend("in the calling thread");
         self.here = true;
         Ok(())

@@ -8,10 +8,11 @@ use fastmap_backends::Context;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::inline::Portion;
 use crate::codec;
-use crate::entry::{call_item, called, conjure, watch_panics};
 use crate::error::{Error, ErrorKind};
+use crate::map::inline::policy::Portion;
+use crate::worker::panics::{call_item, called, watch_panics};
+use crate::worker::typed_loop::conjure;
 
 /// How a portion ended.
 #[derive(Debug)]

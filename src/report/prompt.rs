@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::thread;
 use std::time::Duration;
 
-use super::console::Hold;
+use crate::report::console::Hold;
 
 const TERMINAL: &str = "/dev/tty";
 /// How often it is looked whether the answer is still wanted: an exit waits for that.

@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use fastmap_backends::{BatchBuilder, BatchId, Context, FunctionId, Job, JobId, Run};
 
-use super::inline::Workers;
 use crate::codec;
-use crate::config::FastmapConfig;
-use crate::entry::Plain;
 use crate::error::Error;
+use crate::map::inline::policy::Workers;
+use crate::runtime::Runtime;
+use crate::worker::typed_loop::Plain;
 
 /// A run of nothing, by which workers are started and it is found out that they are there.
-pub(super) struct Asked {
+pub(crate) struct Asked {
     run: Box<dyn Run>,
     outstanding: usize,
 }
@@ -21,7 +21,7 @@ pub(super) struct Asked {
 impl Asked {
     /// # Errors
     /// If no run can be opened.
-    pub(super) fn new(config: &FastmapConfig, workers: usize) -> Result<Self, Error> {
+    pub(crate) fn new(runtime: &Runtime, workers: usize) -> Result<Self, Error> {
         let id = JobId::next();
         let job = Job {
             id,
@@ -33,7 +33,7 @@ impl Asked {
             cancel_running: false,
             fail_fast: false,
         };
-        let mut run = config.backend()?.open(Arc::new(job)).map_err(Error::of_backend)?;
+        let mut run = runtime.backend()?.open(Arc::new(job)).map_err(Error::of_backend)?;
         let mut outstanding = 0;
         for index in 0..workers as u64 {
             let mut builder = BatchBuilder::new(codec::stride::<()>());
@@ -49,7 +49,7 @@ impl Asked {
     }
 
     /// What became of it, if that is known.
-    pub(super) fn answered(&mut self) -> Option<Workers> {
+    pub(crate) fn answered(&mut self) -> Option<Workers> {
         let now = Instant::now();
         while self.outstanding > 0 {
             match self.run.poll(now) {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use fastmap_backends::{Batch, BatchId};
 
-use super::segment::Segment;
 use crate::error::ErrorKind;
+use crate::map::results::Segment;
 
 /// Segments that may wait behind one slow item, at least, and for each place of the backend; their bytes are bounded as
 /// well, and bind first for all but tiny ones. (Simulated: 10,000 workers need more than the 4,096.)
@@ -185,7 +185,7 @@ mod tests {
 
     use super::*;
     use crate::error::Error;
-    use crate::map::segment::Answer;
+    use crate::map::results::Answer;
 
     fn segment(first: u64) -> Segment {
         Segment::failed(first, Error::new(ErrorKind::Panic, "x"))

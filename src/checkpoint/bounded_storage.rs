@@ -13,12 +13,12 @@ const MOST_PAGES: u32 = 1 << 20;
 /// Reads what is there and nothing else: a page's number says how long the page is, up to 8 TiB, for which redb asks the
 /// allocator before it reads, and a host that gets no memory aborts.
 #[derive(Debug)]
-pub(super) struct Doubted<B>(B);
+pub(crate) struct Doubted<B>(B);
 
 impl<B: StorageBackend> Doubted<B> {
     /// # Errors
     /// If the file can't be read, or is a database whose head was damaged.
-    pub(super) fn new(backend: B) -> io::Result<Self> {
+    pub(crate) fn new(backend: B) -> io::Result<Self> {
         const HEAD: usize = REGION_PAGES + size_of::<u32>();
         if backend.len()? >= HEAD as u64 {
             let head = backend.read(0, HEAD)?;
@@ -66,9 +66,9 @@ impl<B: StorageBackend> StorageBackend for Doubted<B> {
 mod tests {
     use std::path::Path;
 
-    use super::super::power_loss::{Disk, identity, segment};
-    use super::super::store::{Store, guarded};
     use super::*;
+    use crate::checkpoint::power_loss::{Disk, identity, segment};
+    use crate::checkpoint::store::{Store, guarded};
 
     fn sound() -> Vec<u8> {
         let disk = Disk::new(Vec::new(), usize::MAX);

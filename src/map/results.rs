@@ -177,3 +177,9 @@ impl Segment {
         Some((index, answer))
     }
 }
+
+/// The answer to the item of that index.
+pub(crate) type Indexed<R> = (u64, Result<R, Error>);
+
+/// The next answer, or what ends the map.
+pub(crate) type Advance<R> = Result<Indexed<R>, Error>;

@@ -9,8 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-use super::super::console::warn;
 use crate::error::{Error, ErrorKind};
+use crate::report::console::warn;
 
 /// Maps of a process that are recorded under one path: a program that maps in a loop must not fill the folder.
 const FILES: u32 = 100;

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use fastmap_backends::{Batch, BatchId, ItemFailure, Items, Results};
 
-use super::segment::Segment;
 use crate::error::Error;
+use crate::map::results::Segment;
 
 /// Whether an item that has failed after so many tries, this one included, is tried once more. `retries` of the user
 /// are tries after the one that would be the last without them.
@@ -109,8 +109,8 @@ impl Tries {
 mod tests {
     use fastmap_backends::{BatchBuilder, FailureKind, JobId};
 
-    use super::super::segment::Answer;
     use super::*;
+    use crate::map::results::Answer;
 
     fn batch(id: u64, first: u64, items: u32) -> Batch {
         let mut builder = BatchBuilder::new(Some(1));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fastmap_backends::noun;
 
-use super::super::summary::time;
+use crate::report::format::time;
 
 /// A duration, in the unit that fits it.
 pub(crate) fn seconds_of(seconds: f64) -> String {

@@ -6,10 +6,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use fastmap_backends::mapped_function;
 use serde::Serialize;
 
-use super::super::summary::Account;
-use super::bins::Bins;
-use super::diagnosis;
-use super::record::{Counted, Died, Event, Lane, Recorder, Slow};
+use crate::report::map_stats::MapStats;
+use crate::report::timings::bins::Bins;
+use crate::report::timings::record::{Counted, Died, Event, Lane, Recorder, Slow};
 
 /// What the map was. The parts of a report that the recorder does not see.
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +114,7 @@ pub(crate) struct ItemSeconds {
 }
 
 impl Document {
-    pub(crate) fn new(recorder: Recorder, map: &Map<'_>, account: &Account) -> Self {
+    pub(crate) fn new(recorder: Recorder, map: &Map<'_>, account: &MapStats) -> Self {
         let seconds = account.elapsed.as_secs_f64();
         let running =
             recorder.lanes.iter().filter(|lane| lane.is_caller()).map(|lane| lane.busy).sum::<f64>();
@@ -180,7 +179,6 @@ impl Document {
             lanes: recorder.lanes,
         };
         document.round();
-        document.diagnosis = diagnosis::of(&document);
         document
     }
 

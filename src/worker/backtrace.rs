@@ -68,7 +68,7 @@ fn function_part(text: &str) -> String {
     }
     // A frame that was inlined has a short name, and its place tells whose it is.
     let ours = |frame: &Frame<'_>| {
-        frame.is_of(&OURS) || frame.place.is_some_and(|place| place.contains(crate::entry::FILE))
+        frame.is_of(&OURS) || frame.place.is_some_and(|place| place.contains(crate::worker::entry::FILE))
     };
     let end = part.iter().position(ours).unwrap_or(part.len());
     part = &part[..end];
@@ -116,7 +116,7 @@ mod tests {
     fn an_inlined_frame_of_the_library_is_known_by_its_place() {
         let text = format!(
             "   0: inner\n   1: each<u64>\n             at ./{}:9:5\n   2: main\n",
-            crate::entry::FILE
+            crate::worker::entry::FILE
         );
         assert_eq!(function_part(&text), "\n   0: inner");
     }

@@ -1,0 +1,133 @@
+//! State of the calling thread as a source of results: what it has made, its pace, and where the map stands.
+
+use std::time::{Duration, Instant};
+use std::vec::IntoIter;
+
+use crate::map::inline::function::Callee;
+use crate::map::inline::policy::{Pace, Watch, Workers};
+use crate::map::inline::warm_up::Asked;
+use crate::map::results::Advance;
+
+/// Single calls between two looks at the clock, and what one may take, with what the consumer does between them.
+pub(crate) const STRETCH: u32 = 2048;
+
+pub(crate) const SLOW: Duration = Duration::from_nanos(300);
+
+/// Results of a portion that the consumer has not taken yet.
+#[derive(Debug)]
+pub(crate) struct Made<R> {
+    pub(crate) results: IntoIter<R>,
+    /// Index behind the last one.
+    pub(crate) end: u64,
+}
+
+impl<R> Made<R> {
+    pub(crate) fn none() -> Self {
+        Made { results: Vec::new().into_iter(), end: 0 }
+    }
+
+    #[inline]
+    pub(crate) fn next(&mut self) -> Option<(u64, R)> {
+        let result = self.results.next()?;
+        Some((self.end - self.results.len() as u64 - 1, result))
+    }
+
+    pub(crate) fn left(&self) -> usize {
+        self.results.len()
+    }
+}
+
+/// Who has the items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Nothing has begun.
+    Unknown,
+    Here,
+    Away,
+    /// Away, and to come back when all is answered.
+    Returning,
+}
+
+/// The calling thread's part of a map.
+pub(crate) struct Here<I, R> {
+    pub(crate) callee: Box<dyn Callee<I, R>>,
+    pub(crate) place: Place,
+    /// Index of the next item that is pulled here, less what stands in `results` and `panicked`.
+    pub(crate) index: u64,
+    /// What was made and not handed out: the input may have panicked behind it.
+    pub(crate) results: Vec<R>,
+    /// The item behind `results` did so.
+    pub(crate) panicked: Option<String>,
+    pub(crate) pace: Pace,
+    /// Items that are too cheap for workers may be called for one by one.
+    pub(crate) singly: bool,
+    /// When single calls were granted, if the last items were called so.
+    granted: Option<Instant>,
+    /// Since when the map is where it is, in seconds since `begun`, and from which item on.
+    pub(crate) since: f64,
+    pub(crate) from: u64,
+    pub(crate) begun: Instant,
+    pub(crate) watch: Watch,
+    /// What is known of the workers, and the run that asks them.
+    pub(crate) workers: Workers,
+    pub(crate) asked: Option<Asked>,
+}
+
+/// What the calling thread has for the adapter.
+pub(crate) enum Turn<R> {
+    Answer(Advance<R>),
+    End,
+    /// It is the workers' turn.
+    Away,
+}
+
+impl<I, R> Here<I, R> {
+    pub(crate) fn new(callee: Box<dyn Callee<I, R>>) -> Box<Self> {
+        Box::new(Here {
+            callee,
+            place: Place::Unknown,
+            index: 0,
+            results: Vec::new(),
+            panicked: None,
+            pace: Pace::default(),
+            singly: true,
+            granted: None,
+            since: 0.0,
+            from: 0,
+            begun: Instant::now(),
+            watch: Watch::new(),
+            workers: Workers::Cold,
+            asked: None,
+        })
+    }
+
+    /// Answers that are ready and not with the adapter.
+    #[inline]
+    pub(crate) fn held(&self) -> usize {
+        self.results.len() + usize::from(self.panicked.is_some())
+    }
+
+    /// The next item's result, if the function does not panic and there is one.
+    #[inline]
+    pub(crate) fn call(&mut self, input: &mut Option<I>) -> Option<R> {
+        self.callee.call_one(input, &mut self.panicked)
+    }
+
+    /// Whether the next items are to be called for one by one: they are cheap, and those before were, as far as the
+    /// clock tells what is theirs and what the consumer's.
+    pub(crate) fn calls_singly(&mut self) -> bool {
+        if !self.singly || !self.pace.is_cheap() {
+            return false;
+        }
+        let now = Instant::now();
+        let before = self.granted.replace(now);
+        if before.is_some_and(|before| now - before > SLOW * STRETCH) {
+            self.granted = None;
+        }
+        self.granted.is_some()
+    }
+
+    pub(crate) fn now(&self) -> f64 {
+        self.begun.elapsed().as_secs_f64()
+    }
+}
