@@ -47,7 +47,7 @@ impl Page {
 
     /// The run has ended, and the page says so, without being loaded again. Nothing that is not the service's own was
     /// asked for, and nothing was complained of.
-    pub(crate) fn is_over(self) {
+    pub(crate) fn check_end(self) {
         let Page { runtime, browser, picture } = self;
         runtime.block_on(async {
             browser.until(".badge", |text| text == "done").await;

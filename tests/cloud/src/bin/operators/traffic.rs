@@ -13,7 +13,7 @@ use crate::watched::Client;
 pub(crate) fn all_and_browser(place: &Place, client: &Client, milliseconds: u64) -> String {
     let page = Page::sign_in(place, client);
     let worked = send(place, client, milliseconds, || page.open("naps"));
-    page.is_over();
+    page.check_end();
     worked + ", Chromium"
 }
 

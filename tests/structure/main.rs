@@ -1,0 +1,51 @@
+//! The source's structure holds: no file imports itself through others, and `lib.rs` and `mod.rs` only declare modules
+//! and re-export names, so that a reader finds each item in a file that is named after it.
+//!
+//! `imports` reads which file of a crate imports which.
+#![allow(clippy::unwrap_used)]
+
+mod imports;
+
+use std::path::Path;
+
+use imports::Crate;
+
+/// The crates, each by its source folder and its root file.
+const CRATES: [(&str, &str); 5] = [
+    ("src", "lib.rs"),
+    ("backends/src", "lib.rs"),
+    ("sandbox/src", "lib.rs"),
+    ("simulator/src", "lib.rs"),
+    ("simulator/src", "main.rs"),
+];
+
+fn source(folder: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)
+}
+
+#[test]
+fn no_file_imports_itself_through_others() {
+    let mut found = Vec::new();
+    for (folder, root) in CRATES {
+        for circle in Crate::read(&source(folder), root).circles() {
+            let arrows: Vec<String> =
+                circle.iter().map(|(from, to)| format!("  {} -> {}", from.display(), to.display())).collect();
+            found.push(format!("{folder}:\n{}", arrows.join("\n")));
+        }
+    }
+    assert!(found.is_empty(), "files that import each other in a circle:\n{}", found.join("\n"));
+}
+
+#[test]
+fn lib_and_mod_files_declare_and_define_nothing() {
+    let mut found = Vec::new();
+    for (folder, root) in CRATES {
+        for file in Crate::read(&source(folder), root).files {
+            let name = file.path.file_name().unwrap();
+            if (name == "lib.rs" || name == "mod.rs") && !file.defined.is_empty() {
+                found.push(format!("{folder}/{}: {:?}", file.path.display(), file.defined));
+            }
+        }
+    }
+    assert!(found.is_empty(), "definitions outside a file of their own:\n{}", found.join("\n"));
+}
