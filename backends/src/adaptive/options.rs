@@ -9,7 +9,7 @@ use std::sync::Arc;
 pub struct AdaptiveOptions {
     /// What is worth what.
     pub policy: crate::adaptive::policy::Options,
-    /// Where what was seen and decided is written, a line of JSON each, one map behind the other. See [`explain`].
+    /// Where what was seen and decided is written, a line of JSON each, one map behind the other. See [`explain`](super::explain()).
     pub trace: Option<PathBuf>,
     /// Who is told.
     pub witness: Arc<dyn Witness>,
@@ -25,7 +25,7 @@ impl Default for AdaptiveOptions {
     }
 }
 
-/// Who is told what an [`Adaptive`] backend decides. Nothing depends on it.
+/// Who is told what an [`Adaptive`](super::Adaptive) backend decides. Nothing depends on it.
 pub trait Witness: Send + Sync + Debug {
     /// A decision, in words, with its numbers.
     fn decided(&self, text: &str);

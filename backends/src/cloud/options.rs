@@ -14,7 +14,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// Where the service is, and what it may cost.
 #[derive(Clone, Debug)]
 pub struct CloudOptions {
-    /// The service's address: see [`ServiceUrl`] for what it may be.
+    /// The service's address: see [`ServiceUrl`](super::ServiceUrl) for what it may be.
     pub url: String,
     /// Names and signs for the account.
     pub secret: Secret,

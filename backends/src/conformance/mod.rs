@@ -1,4 +1,4 @@
-//! A test kit for backends: tries whether an implementation of [`Backend`] keeps what the trait
+//! A test kit for backends: tries whether an implementation of [`Backend`](crate::Backend) keeps what the trait
 //! promises. Called from the tests of whoever writes a backend; `promises` holds the trials, `trial` the
 //! bookkeeping that every one of them shares, `test_functions` the functions that the workers run.
 //!

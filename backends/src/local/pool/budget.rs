@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Bytes that answers may take at a time. See [`LocalOptions::budget`](super::LocalOptions::budget).
+/// Bytes that answers may take at a time. See [`LocalOptions::budget`](crate::LocalOptions::budget).
 ///
 /// # Examples
 ///
