@@ -1,12 +1,14 @@
 //! Bars of a terminal's width, as text.
 
-use console::{Style, measure_text_width, truncate_str};
+use console::Style;
+#[cfg(feature = "cloud")]
+use console::{measure_text_width, truncate_str};
 
-/// Columns of the bar itself, and of a label beside it.
+/// Columns of a bar, at least and at most.
 pub(crate) const LEAST_BAR: usize = 8;
-
 pub(crate) const MOST_BAR: usize = 40;
 
+/// A bar of that many columns, filled by the share that is done.
 pub(crate) fn bar(done: u64, total: u64, columns: usize) -> String {
     let share = (done as f64 / total.max(1) as f64).min(1.0);
     let full = (share * columns as f64) as usize;

@@ -18,6 +18,7 @@ const REDRAW: Duration = Duration::from_millis(100);
 const LINE_AFTER: Duration = Duration::from_secs(5);
 const LINE_AT_LAST: Duration = Duration::from_secs(60);
 
+/// Columns of a label beside it, at most.
 const MOST_LABEL: usize = 24;
 
 /// How far a map is.
