@@ -141,7 +141,7 @@ fn another_loader_is_named() {
     let at = bytes.windows(from.len()).position(|window| window == from).expect("it has a loader");
     bytes[at..at + from.len()].copy_from_slice(b"/home/me/my-own-loader.so.9\0");
     let said = refused(&file(&bytes).1).to_string();
-    assert!(said.contains("needs the loader /home/me/my-own-loader.so.9"), "{said}");
+    assert!(said.contains("asks for the loader /home/me/my-own-loader.so.9"), "{said}");
 }
 
 /// What a map says whose workers are that program.
