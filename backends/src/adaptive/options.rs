@@ -4,14 +4,14 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// How the choice is made, and who is told of it.
+/// How batches are divided between the two backends, and what observes the decisions.
 #[derive(Clone, Debug)]
 pub struct AdaptiveOptions {
-    /// What is worth what.
+    /// Margins, prices and expectations of the policy.
     pub policy: crate::adaptive::policy::Options,
-    /// Where what was seen and decided is written, a line of JSON each, one map behind the other. See [`explain`](super::explain()).
+    /// A file that gets each event and decision as a line of JSON, one map after the other. [`explain`](super::explain()) reads it.
     pub trace: Option<PathBuf>,
-    /// Who is told.
+    /// Receives each decision.
     pub witness: Arc<dyn Witness>,
 }
 
@@ -25,15 +25,16 @@ impl Default for AdaptiveOptions {
     }
 }
 
-/// Who is told what an [`Adaptive`](super::Adaptive) backend decides. Nothing depends on it.
+/// Observes what an [`Adaptive`](super::Adaptive) backend decides. Its answers change nothing.
 pub trait Witness: Send + Sync + Debug {
     /// A decision, in words, with its numbers.
     fn decided(&self, text: &str);
 
-    /// The service is of no use any more in this map, which goes on without it: once a map.
+    /// The map goes on without the service, with the reason. Called at most once a map.
     fn left(&self, why: &str);
 }
 
+/// Logs that the service was left, and nothing else.
 #[derive(Debug)]
 pub(crate) struct Unseen;
 

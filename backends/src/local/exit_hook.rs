@@ -2,7 +2,7 @@
 //! removed.
 
 use std::panic::catch_unwind;
-use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::local::ipc::rendezvous;
 use crate::local::output::settle;
@@ -10,12 +10,13 @@ use crate::local::output::settle;
 /// Registers the hook, once in a process. A fork inherits it; pools and sockets of its parent are not its own, which
 /// both functions look at.
 pub(crate) fn register() {
-    static REGISTERED: Once = Once::new();
-    REGISTERED.call_once(|| {
+    // No `Once`: a fork made while another thread registers would wait for that thread for ever.
+    static REGISTERED: AtomicBool = AtomicBool::new(false);
+    if !REGISTERED.swap(true, Ordering::Relaxed) {
         // SAFETY: the function lives as long as the program; it takes and gives nothing. Where it can't be registered, a
         // folder may be left.
         let _unregistered = unsafe { libc::atexit(at_exit) };
-    });
+    }
 }
 
 extern "C" fn at_exit() {

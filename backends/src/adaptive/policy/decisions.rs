@@ -15,7 +15,7 @@ pub struct Options {
     pub least_gain: f64,
     /// Most credits for a second sooner.
     pub credits_per_second: f64,
-    /// A map that is predicted to take less, in seconds, is none of the service's business: it is not even asked.
+    /// Maps that are predicted to end sooner than this, in seconds, never contact the service.
     pub worth_asking: f64,
     /// Bytes a second that are hoped for while nothing has been uploaded.
     pub bandwidth: f64,
@@ -329,7 +329,7 @@ impl Policy {
         ends <= rest
     }
 
-    /// Workers that share what is left, told as so many local ones: a batch for either side is cut by that.
+    /// Workers that share what is left, in units of a local one; batches for either side are cut by it.
     pub fn sharers(&self, now: f64) -> f64 {
         let ledger = &self.state.ledger;
         let local = ledger.side(Side::Local).workers;
@@ -372,7 +372,7 @@ impl Policy {
     }
 
     /// Which batch of a service that gives no answer is to be done here before anything that was not begun: the consumer
-    /// waits for the earliest. Nobody knows whether the service goes on, and its own answer counts if that comes first.
+    /// waits for the earliest. The service may go on, and then its own answer counts if it comes first.
     pub fn rescue(&self) -> Option<Repeat> {
         let batch = self.state.silent.then(|| self.state.ledger.earliest(Side::Cloud))??;
         Some(Repeat { batch, to: Side::Local, pieces: 1 })
