@@ -11,21 +11,37 @@
 //! is shown and asked; `exit_hook` ends runs with the program.
 
 #[cfg(feature = "cloud")]
+mod backend;
+#[cfg(feature = "cloud")]
 mod batch_sender;
 mod body;
 mod bytes;
 #[cfg(feature = "cloud")]
+mod check;
+#[cfg(feature = "cloud")]
 mod compression;
 #[cfg(feature = "cloud")]
+mod dashboard;
+#[cfg(feature = "cloud")]
 mod exit_hook;
+#[cfg(feature = "cloud")]
+mod http;
 mod locale;
 mod meta;
+#[cfg(feature = "cloud")]
+mod missing;
 #[cfg(feature = "cloud")]
 mod notices;
 #[cfg(feature = "cloud")]
 mod options;
+#[cfg(feature = "cloud")]
+mod probe;
 mod problem;
 mod protocol;
+#[cfg(feature = "cloud")]
+mod proxy;
+#[cfg(feature = "cloud")]
+mod retry;
 #[cfg(feature = "cloud")]
 mod run_state;
 #[cfg(feature = "cloud")]
@@ -33,23 +49,6 @@ mod run_thread;
 #[cfg(feature = "cloud")]
 mod session;
 mod sign;
-
-#[cfg(feature = "cloud")]
-mod backend;
-#[cfg(feature = "cloud")]
-mod check;
-#[cfg(feature = "cloud")]
-mod dashboard;
-#[cfg(feature = "cloud")]
-mod http;
-#[cfg(feature = "cloud")]
-mod missing;
-#[cfg(feature = "cloud")]
-mod probe;
-#[cfg(feature = "cloud")]
-mod proxy;
-#[cfg(feature = "cloud")]
-mod retry;
 #[cfg(feature = "cloud")]
 mod upload;
 #[cfg(feature = "cloud")]

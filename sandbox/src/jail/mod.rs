@@ -26,11 +26,11 @@ mod shares;
 mod shown;
 mod spec;
 mod users;
+
 pub use crate::jail::libraries::Executable;
 pub use crate::jail::probes::probe::PROBE;
 pub use crate::jail::program::Program;
 pub use crate::jail::scratch::Scratch;
 pub use crate::jail::selftest::{Report, probe_if_asked, read as read_report};
 pub use crate::jail::spec::{Limits, PARENT, Refusal, SOCKET, Spec, Usage};
-
 pub use launch::{Guard, Jail};
