@@ -1,0 +1,49 @@
+//! Sentences of the documents are plain: they do without the words of `rules`, which makes each process a person or a
+//! fact a riddle.
+//!
+//! `markdown` reads documents.
+#![allow(clippy::unwrap_used)]
+
+mod markdown;
+mod rules;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Files below `folder` that end in `.extension`, without what is built.
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            found.extend(files(&path, extension));
+        } else if path.extension().is_some_and(|own| own == extension) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A line for each unwanted word: file, line, word, what to write instead.
+fn faults(path: &Path, blocks: &[Vec<rules::Word>]) -> Vec<String> {
+    let path = path.strip_prefix(root()).unwrap().display();
+    let found = blocks.iter().flat_map(|words| rules::unwanted(words));
+    found.map(|(line, words, instead)| format!("{path}:{line}: {words:?}: {instead}")).collect()
+}
+
+#[test]
+fn documents_use_plain_words() {
+    let documents = files(root(), "md");
+    assert!(documents.len() > 10, "{documents:?}");
+    let found: Vec<String> = documents
+        .iter()
+        .flat_map(|path| faults(path, &markdown::prose(&fs::read_to_string(path).unwrap())))
+        .collect();
+    assert!(found.is_empty(), "{} unwanted words:\n{}", found.len(), found.join("\n"));
+}
