@@ -25,7 +25,7 @@ pub(crate) fn public_items(source: &Path) -> Vec<Item> {
         }
     }
     let mut items = Vec::new();
-    for path in super::files(source, "rs") {
+    for path in super::files::files(source, "rs") {
         for item in parse(&path).items {
             gather(&item, &names, &path, &mut items);
         }

@@ -4,31 +4,15 @@
 //! `markdown` reads documents.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../common/files.rs"]
+mod files;
 mod markdown;
 mod rules;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Files below `folder` that end in `.extension`, without what is built.
-fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if path.is_dir() && name != "target" && !name.starts_with('.') {
-            found.extend(files(&path, extension));
-        } else if path.extension().is_some_and(|own| own == extension) {
-            found.push(path);
-        }
-    }
-    found.sort();
-    found
-}
+use files::{files, root};
 
 /// A line for each unwanted word: file, line, word, what to write instead.
 fn faults(path: &Path, blocks: &[Vec<rules::Word>]) -> Vec<String> {

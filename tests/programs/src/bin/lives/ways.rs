@@ -114,7 +114,7 @@ fn outputs() -> Vec<Way> {
             "\"$PROGRAM\" | head -n 1; exit \"${PIPESTATUS[0]}\"",
         )
         .ends(0..=11, 0..=11, "exit 101")
-        .but(12, 0..=11, "exit 0", "what workers print is thrown away once nobody can read it"),
+        .but(12, 0..=11, "exit 0", "what workers print is discarded after the reader has left"),
         Way::new("stdout is full", "return", "exec \"$PROGRAM\" >/dev/full")
             .ends(0, 0, "exit 101")
             .says("No space left on device")
