@@ -46,7 +46,9 @@ fn prose_has_no_code_and_its_blocks_are_apart() {
         &[("c", 14)],
         &[("d", 14)],
     ];
-    let expected: Vec<Vec<_>> =
-        expected.iter().map(|block| block.iter().map(|(text, line)| ((*text).to_owned(), *line)).collect()).collect();
+    let expected: Vec<Vec<_>> = expected
+        .iter()
+        .map(|block| block.iter().map(|(text, line)| ((*text).to_owned(), *line)).collect())
+        .collect();
     assert_eq!(blocks, expected);
 }

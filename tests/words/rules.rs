@@ -20,8 +20,20 @@ const fn rule(words: &'static [&'static str], instead: &'static str) -> Rule {
 
 /// Words after which "no" belongs to a comparison: "is no longer".
 const COMPARISONS: &[&str] = &[
-    "longer", "more", "less", "fewer", "better", "worse", "larger", "smaller", "higher", "lower", "faster",
-    "slower", "different", "other",
+    "longer",
+    "more",
+    "less",
+    "fewer",
+    "better",
+    "worse",
+    "larger",
+    "smaller",
+    "higher",
+    "lower",
+    "faster",
+    "slower",
+    "different",
+    "other",
 ];
 
 const RULES: [Rule; 11] = [
