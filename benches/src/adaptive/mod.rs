@@ -106,9 +106,9 @@ fn measure(
     (here, there): (usize, usize),
 ) -> Result<Section, String> {
     let mut section = Section::new(
-        &format!("A way of {way} ms there and back"),
+        &format!("Round-trip time {way} ms"),
         "",
-        &["work, items", "LOCAL, s", "CLOUD, s", "ADAPTIVE, s", "over the better", "who helps"],
+        &["work, items", "LOCAL, s", "CLOUD, s", "ADAPTIVE, s", "over the better", "useful"],
     );
     pin(there)?;
     let (_service, secret, url) = Service::start(1)?;
@@ -162,15 +162,17 @@ fn who(local: Option<Spread>, cloud: Option<Spread>) -> &'static str {
 fn write(sections: &[Section], rounds: usize) -> std::io::Result<()> {
     let mut text = format!(
         "# ADAPTIVE, measured\n\n\
-         One worker here on one core, a service with one worker (in a jail) on another, so that the most that both can reach is \
-         0.5 of the time of one. The way between them is a TCP proxy that delivers bytes later, on the service's core. The program \
-         was uploaded before; that the service is asked, a run opened and its worker started is in each map. LOCAL, CLOUD and \
-         ADAPTIVE take turns, {rounds} rounds; a cell is the median and, in brackets, the range; *over the better* is ADAPTIVE's \
-         time over that of the better one of the same round. *Both* help where neither takes {BOTH} times as long as the other. \
-         Measurements that other processes disturbed are not set aside, for the service is another process.\n\n\
+         One local worker on one core, a service with one worker (in a jail) on another. Both together \
+         can therefore reach at best 0.5 of the time of one. The network between them is a TCP proxy that \
+         delays bytes, on the service's core. The program was uploaded before; each map includes the \
+         request to the service, the opening of a run and the start of its worker. LOCAL, CLOUD and \
+         ADAPTIVE take turns, {rounds} rounds. A cell is the median and, in brackets, the range; *over \
+         the better* is ADAPTIVE's time over that of the better one of the same round. *Both* help if \
+         neither takes {BOTH} times as long as the other. Measurements that other processes disturbed are \
+         not set aside, because the service is another process.\n\n\
          ```sh\n\
          scripts/bench adaptive        # all of it, 10 minutes; writes this file\n\
-         scripts/bench adaptive 20     # one way to the service: kept, and written with the last missing one\n\
+         scripts/bench adaptive 20     # one latency: kept, and written with the last missing one\n\
          ```\n\n\
          | | |\n|---|---|\n{}\n",
         machine()
@@ -178,11 +180,11 @@ fn write(sections: &[Section], rounds: usize) -> std::io::Result<()> {
     for section in sections {
         text += &section.markdown();
     }
-    text += "How ADAPTIVE decides, and how it does in thousands of worlds that are not on one machine: \
-             [design.md](design.md).\n\n\
-             Where both sides have a batch, its first loss counts: it is divided, and the item that hung or crashed is \
-             answered or tried alone, with its tries on both sides counted together. In 200 random worlds with such \
-             items ADAPTIVE takes at most 1.16 times as long as the better of the two, and at most CLOUD's credits: \
-             [design.md](design.md#adaptive-a-policy-that-knows-only-what-it-was-told).\n";
+    text += "How ADAPTIVE decides, and its results in thousands of simulated worlds: \
+             [its README](../backends/src/adaptive/README.md).\n\n\
+             If both sides have a batch, its first loss counts: the batch is divided, and the item that hung or crashed is \
+             answered or tried alone. Its tries on both sides count together. In 200 random worlds with such \
+             items ADAPTIVE takes at most 1.16 times as long as the better of the two, and spends at most CLOUD's credits: \
+             [tested worlds](../backends/src/adaptive/README.md#tested-worlds).\n";
     fs::write("docs/adaptive.md", text)
 }
