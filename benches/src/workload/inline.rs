@@ -21,8 +21,8 @@ const ENOUGH: Duration = Duration::from_millis(60);
 pub(super) fn measure(method: &Method) -> Section {
     let mut section = Section::new(
         "Inline",
-        "With the option `inline`: time over map, the two in turn, for items of 1 µs, 100 µs and 10 ms and so much work in \
-         all. Two workers, which are started in this time if they are wanted at all.",
+        "With the option `inline`: time over map, the two in turn, for items of 1 µs, 100 µs and 10 ms; a row is the work of \
+         all items. Two workers, which are started in this time if they are needed.",
         &["work", "items of 1 µs", "items of 100 µs", "items of 10 ms"],
     );
     let mut worst: Option<(f64, String)> = None;
