@@ -19,9 +19,9 @@ pub(super) fn measure(method: &Method) -> Section {
     let (start, work) = (rounds(method, start), rounds(method, work));
     let mut section = Section::new(
         "Sandbox",
-        "fastmap with workers that are confined (`Sandbox::Require`) and that are not: milliseconds from \
-         nothing to nothing, with one item for each worker (all workers start, and end), and with 1,000 items of \
-         1 ms. What confinement costs is taken within a round.",
+        "fastmap with confined workers (`Sandbox::Require`) and without confinement: milliseconds from start to \
+         end, with one item for each worker (all workers start, and end), and with 1,000 items of 1 ms. The cost of \
+         confinement is the difference within a round.",
         &[
             "",
             "start, ms",

@@ -25,9 +25,8 @@ const CONTESTANTS: [&str; 6] = ["map", "rayon", "threads", "raw", "procspawn", "
 pub(super) fn measure(_method: &Method) -> Section {
     let mut section = Section::new(
         "W7: crashes",
-        "40 items of 20 ms. How many are answered with a result when a worker is killed from outside, and when item 21 \
-         is a segmentation fault (39 is all there is to have); and how many processes are left 2 s after the host is \
-         killed by SIGKILL. *map*, *rayon* and *threads* have no workers to kill.",
+        "40 items of 20 ms. Items answered with a result after a worker is killed from outside, and with a segmentation \
+         fault in item 21 (at most 39); and processes left 2 s after the host is killed by SIGKILL. *map*, *rayon* and *threads* have no workers to kill.",
         &["", "worker killed", "item segfaults", "left after the host is killed"],
     );
     for name in CONTESTANTS {
