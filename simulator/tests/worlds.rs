@@ -18,7 +18,7 @@ fn of_known_length_and_steady_it_is_hardly_ever_slower_than_the_better_of_the_tw
     assert!(report.wasted() <= 0.0, "credits where the service can't help: {}\n{worst}", report.wasted());
 }
 
-/// What was seen is the bound: docs/design.md has the figures.
+/// Bounds, from the figures in backends/src/adaptive/README.md.
 #[test]
 fn of_unknown_length_or_drifting_it_loses_a_bounded_time_and_next_to_no_credits() {
     for (unknown, drifting, dying) in [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)] {
