@@ -162,10 +162,10 @@ pub(crate) fn simulated(simulator: &Path) -> Result<String, String> {
     };
     Ok(format!(
         "## In virtual time: 2 to 10,000 workers\n\n\
-         Not measured but simulated: the rule by which batches are sized and handed out, with more workers than this machine \
-         could drive (`cargo run --release -p fastmap-simulator -- table`, then `host`; [how, and how far to trust \
-         it](../simulator/README.md)). The same seed gives the same tables on any machine.\n\n\
-         {}\n### What a batch may cost the host\n\n{}",
+         Simulated, not measured: the rule by which batches are sized and handed out, with more workers than \
+         this machine could run (`cargo run --release -p fastmap-simulator -- table`, then `host`; [method and \
+         accuracy](../simulator/README.md)). The same seed gives the same tables on any machine.\n\n\
+         {}\n### Host time for a batch\n\n{}",
         tables("table")?,
         tables("host")?
     ))
@@ -180,7 +180,7 @@ pub(crate) fn write(method: &Method, sections: &[Section], simulated: Option<&st
     let targets: Vec<Vec<String>> =
         sections.iter().flat_map(|section| &section.targets).map(|target| target.row().to_vec()).collect();
     if !targets.is_empty() {
-        text += "## What fastmap aims at\n\n";
+        text += "## Targets\n\n";
         text += &table(&["fastmap".into(), "reached".into(), "aim".into(), "met".into()], &targets);
         text += "\n";
     }
@@ -209,16 +209,17 @@ fn head(method: &Method, sections: &[Section]) -> String {
          scripts/bench --add W1 W2     # in portions: writes this file with the last missing one\n\
          scripts/bench --python   # with the Python peers, in an environment of their own under target/\n\
          scripts/bench --quick W2 W4   # two workloads, fewer rounds; writes nothing\n\
-         scripts/bench callgrind  # instructions that an item costs the host, which do not depend on the machine's mood\n\
+         scripts/bench callgrind  # instructions that an item costs the host, which do not depend on the machine's load\n\
          scripts/bench micro      # encoding, decoding and the functions that are mapped, each by itself\n\
          ```\n\n\
          | | |\n|---|---|\n{}\n\
          All contestants run in turn within a round, {} rounds, in an order that is rotated from round to round. \
          A cell is the median and, in brackets, the range; a ratio is taken within a round, and its median is shown. \
          Others' CPU time is counted (the machine's less the contestant's own): a measurement in which they took more \
-         than {:.0} % of the cores is set aside and repeated, at most {} times, and said so.\n\n\
-         *map* is `Iterator::map`. *raw* is this executable started again, a socket pair each, chunks of a fixed size \
-         and no fault handling: what worker processes cost at least. It writes each item by serde, as fastmap does; \
+         than {:.0} % of the cores is set aside and repeated, at most {} times, and reported.\n\n\
+         *map* is `Iterator::map`. *raw* is this executable started again, a socket pair each, chunks of a \
+         fixed size and no fault handling: the least cost of worker processes. It writes each item by serde, as \
+         fastmap does; \
          *raw, by hand* is fitted to the types of its workload. *threads* are those of the standard library with \
          channels. The chunk sizes of raw, threads and procspawn are chosen by hand for each workload; fastmap finds \
          its own.\n\n",

@@ -20,7 +20,8 @@ pub(super) fn measure(method: &Method) -> Section {
     let mut section = Section::new(
         "Break-even",
         "The least work, in ms, from which a contestant is faster than map: found by bisection over the number of \
-         items of 50 µs, map and contestant in turn. Cold: with the start and end of the workers. Warm: they are there.",
+         items of 50 µs, map and contestant in turn. Cold: with the start and end of the workers. Warm: \
+         with running workers.",
         &["", "cold, ms", "warm, ms"],
     );
     let cold = rounds(

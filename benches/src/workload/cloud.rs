@@ -77,7 +77,7 @@ pub(super) fn measure(method: &Method) -> Section {
         "The way to a service",
         "10 s of work in items of 1 ms, on two workers: worker processes (LOCAL), and jails of a service on the same \
          machine (CLOUD, `fastmap serve --dev`, loopback, plain HTTP), each for the whole map, from its first `next()`. \
-         The program was uploaded before; that a run is opened and its workers are started is in it.",
+         The program was uploaded before; the opening of the run and the start of its workers are included.",
         &["", "s", "over LOCAL, %"],
     );
     let (_service, cloud) = match Service::start(WORKERS) {

@@ -16,8 +16,8 @@ const SIZES: [(u64, &str, f64); 3] = [(20, "20 ms", 1.35), (100, "100 ms", 1.80)
 pub(super) fn measure(method: &Method) -> Section {
     let mut section = Section::new(
         "W3: items of 1 ms",
-        "Speed-up against map for 20, 100 and 1,000 items of 1 ms each, from nothing to nothing: the workers are \
-         started for it and ended after it. Python peers are compared with Python's `map`.",
+        "Speed-up against map for 20, 100 and 1,000 items of 1 ms each, including the start and the end of the \
+         workers. Python peers are compared with Python's `map`.",
         &["", "20 ms", "100 ms", "1 s"],
     );
     let outcomes: Vec<[Outcome; 2]> = SIZES.iter().map(|(items, ..)| of_size(method, *items)).collect();

@@ -22,9 +22,9 @@ pub(super) fn measure(method: &Method) -> Section {
     let outcome = rounds(method, entries!([Raw, Procspawn, Fastmap], idle_share::<Burn>(measured)));
     let mut section = Section::new(
         "Idle share",
-        "Items of 1 ms of CPU time for two workers, and a consumer that takes a result each 0.5 ms, by the clock: \
-         which share of their time the workers wait, by the kernel's count of their CPU time. Of contestants that \
-         have worker processes.",
+        "Items of 1 ms of CPU time for two workers, and a consumer that takes a result each 0.5 ms, by the \
+         clock: the share of time in which the workers wait, by the kernel's count of their CPU time. Only \
+         contestants with worker processes.",
         &["", "idle, % of the workers' time"],
     );
     for series in &outcome.series {

@@ -16,8 +16,8 @@ pub(super) fn measure(_method: &Method) -> Section {
     let turns = turns(Duration::from_millis(1));
     let mut section = Section::new(
         "W6: infinite input",
-        "100 results are taken of a map over an infinite input, 1 ms an item; how many items were read from the \
-         input by then, and after the consumer has paused for 2 s. rayon's `par_bridge` gives them unordered.",
+        "100 results are taken of a map over an infinite input, 1 ms an item; the table has the items read \
+         from the input by then, and after the consumer has paused for 2 s. rayon's `par_bridge` gives them unordered.",
         &["", "read", "after the pause"],
     );
     let contestants: Vec<Entry<(u64, u64)>> =

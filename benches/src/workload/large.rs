@@ -24,7 +24,7 @@ pub(super) fn measure(method: &Method) -> Section {
     let in_python = python::measure(method, "large");
     let mut section = Section::new(
         "W5: large items",
-        "200 items of 1 MiB to the workers and back, changed in one byte, by workers that are there already. The \
+        "200 items of 1 MiB to the workers and back, changed in one byte, by workers that run already. The \
          200 MiB are counted once. Each item is cloned when it is read, by all of them. *raw, by hand* is written for \
          messages that are one byte string: nothing is copied in its processes.",
         &["", "MB/s", "over raw", "over raw, by hand"],

@@ -29,7 +29,7 @@ pub(super) fn measure(method: &Method) -> Section {
     let mut section = Section::new(
         "W8: memory",
         format!(
-            "Most memory that a host has held (`VmHWM`) while {items} items of 1 MiB went to the workers and back; \
+            "Peak memory of a host (`VmHWM`) while {items} items of 1 MiB went to the workers and back; \
              fastmap with a read-ahead of 16 MB, the others with four items under way."
         ),
         &["", "peak, MB"],

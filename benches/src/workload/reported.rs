@@ -22,8 +22,8 @@ pub(super) fn measure(method: &Method) -> Section {
     let (tiny, coarse) = (rounds(method, tiny), rounds(method, coarse));
     let mut section = Section::new(
         "Report of timings",
-        "fastmap whose maps write a report of their timings, and without: a million square roots by workers that are \
-         there already (W2), 1,000 items of 1 ms from nothing to nothing (W3).",
+        "fastmap whose maps write a report of their timings, and without: a million square roots by workers \
+         that run already (W2), 1,000 items of 1 ms with the start and end of the workers (W3).",
         &[
             "",
             "a million square roots, ms",

@@ -20,7 +20,7 @@ pub(super) fn measure(method: &Method) -> Section {
     let mut section = Section::new(
         "W1: start",
         "Milliseconds from the start of a process to its first result, seen from outside: a program that maps a square \
-         root over one item for each worker. *map* shows what starting the program alone takes.",
+         root over one item for each worker. *map* shows the start of the program alone.",
         &["", "ms", "over raw"],
     );
     let raw = outcome.find("raw");

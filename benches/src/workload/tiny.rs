@@ -20,8 +20,8 @@ pub(super) fn measure(method: &Method) -> Section {
     let in_python = python::measure(method, "tiny");
     let mut section = Section::new(
         "W2: tiny items",
-        "The square root of a million numbers, by workers that are there already: what an item costs where it is worth \
-         nothing. *raw, by hand* is written for this one type: it turns whole chunks of numbers into bytes at once. \
+        "The square root of a million numbers, by workers that run already: the cost of an item without work. \
+         *raw, by hand* is written for this one type: it turns whole chunks of numbers into bytes at once. \
          Python peers are compared with Python's `map`.",
         &["", "million items/s", "time over map", "items/s over raw", "over raw, by hand"],
     );

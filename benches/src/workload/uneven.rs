@@ -21,9 +21,10 @@ pub(super) fn measure(method: &Method) -> Section {
         "W4: uneven items",
         format!(
             "500 items whose times follow a Pareto distribution (shape 1.1, and 1.5; others in each round, the same for \
-             all contestants, none above {:.0} % of the whole), {} s in all, by workers that are there already. \
+             all contestants, none above {:.0} % of the whole), {} s in all, by workers that run already. \
              Efficiency: the time of map over twice the time taken; 1 is ideal. *rayon's best* is the faster of its two \
-             in the round. Which contestant takes the long items last is luck: one sequence would measure just that.",
+             in the round. Which contestant takes the long items last is chance, so a single sequence would \
+             measure only that.",
             LARGEST_SHARE * 100.0,
             total.as_secs()
         ),
