@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fastmap_backends::adaptive::Witness;
+use fastmap_backends::adaptive::DecisionObserver;
 use fastmap_backends::cloud::{
-    Cloud, CloudOptions, Confirm, Estimate, Notice, Notices, Refused, Secret, SecretError, ServiceUrl,
-    UrlError,
+    Cloud, CloudOptions, Confirm, ConfirmError, Estimate, Notice, NoticeListener, Secret, SecretError,
+    ServiceUrl, UrlError,
 };
 use fastmap_backends::{Adaptive, AdaptiveOptions, Backend, counted, credits, in_credits};
 
@@ -86,7 +86,7 @@ struct Decider {
     verbosity: Verbosity,
 }
 
-impl Witness for Decider {
+impl DecisionObserver for Decider {
     fn decided(&self, text: &str) {
         if self.verbosity >= Verbosity::Loud {
             notice(text);
@@ -108,7 +108,7 @@ struct Teller {
     needs: bool,
 }
 
-impl Notices for Teller {
+impl NoticeListener for Teller {
     fn notice(&self, what: &Notice<'_>) {
         let told = match what {
             Notice::Upload { what, sent, total } => {
@@ -143,15 +143,19 @@ struct Asker {
 }
 
 impl Confirm for Asker {
-    fn charges(&self, estimate: &Estimate) -> Result<(), Refused> {
-        self.charges_while(estimate, &|| true)
+    fn charges(&self, estimate: &Estimate) -> Result<(), ConfirmError> {
+        self.charges_cancellable(estimate, &|| true)
     }
 
-    fn charges_while(&self, estimate: &Estimate, wanted: &dyn Fn() -> bool) -> Result<(), Refused> {
+    fn charges_cancellable(
+        &self,
+        estimate: &Estimate,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<(), ConfirmError> {
         match ask(&question(&self.url, estimate), wanted) {
-            None => Err(Refused::NobodyToAsk),
+            None => Err(ConfirmError::NoTerminal),
             Some(answer) if ["y", "yes"].contains(&answer.to_ascii_lowercase().as_str()) => Ok(()),
-            Some(_) => Err(Refused::Declined),
+            Some(_) => Err(ConfirmError::Declined),
         }
     }
 }

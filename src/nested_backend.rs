@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use fastmap_backends::{
     Backend, BackendError, Batch, BatchId, Capacity, Completion, Executor, Job, JobId, Outcome, Receipt, Run,
-    Targets,
+    SubmitError, Targets,
 };
 
 /// Runs batches where they are asked for.
@@ -44,7 +44,7 @@ impl Run for NestedRun {
         Capacity { batches: 1usize.saturating_sub(self.queue.len()), slots: 1, workers: 1, targets }
     }
 
-    fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
+    fn submit(&mut self, batch: Batch) -> Result<(), SubmitError> {
         self.queue.push_back(batch);
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
 
-use fastmap_backends::sandbox::{Demand, lacking};
+use fastmap_backends::sandbox::{ConfinementLevel, missing_features};
 use fastmap_backends::{Backend, Local, LocalOptions, local};
 
 use crate::cloud;
@@ -118,12 +118,14 @@ pub(crate) fn tell_what_differs(settings: &Settings) {
 ///
 /// # Errors
 /// If all layers are required and one is missing.
-pub(crate) fn confinement(settings: &Settings) -> Result<Demand, Error> {
+pub(crate) fn confinement(settings: &Settings) -> Result<ConfinementLevel, Error> {
     let demand = settings.confinement();
-    let Some(lack) = (if demand == Demand::Off { None } else { lacking().into_iter().next() }) else {
+    let Some(lack) =
+        (if demand == ConfinementLevel::Off { None } else { missing_features().into_iter().next() })
+    else {
         return Ok(demand);
     };
-    if demand == Demand::Full {
+    if demand == ConfinementLevel::Full {
         let message = format!(
             "{lack}, and the sandbox is required; set Options::sandbox (FASTMAP_SANDBOX) to auto, which confines as \
              far as it can, or to off"

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fastmap_backends::Backend;
 use fastmap_backends::local::{available_cores, default_processes};
-use fastmap_backends::sandbox::Demand;
+use fastmap_backends::sandbox::ConfinementLevel;
 
 use crate::error::{Error, ErrorKind};
 use crate::options::{ExecPolicy, Options, Sandbox, Verbosity};
@@ -61,11 +61,13 @@ impl fmt::Debug for Hidden {
 
 impl Settings {
     /// How workers of this machine are to be confined.
-    pub(crate) fn confinement(&self) -> Demand {
+    pub(crate) fn confinement(&self) -> ConfinementLevel {
         match self.sandbox {
-            Sandbox::Auto if self.has_secret && self.exec_policy != ExecPolicy::Local => Demand::BestEffort,
-            Sandbox::Off | Sandbox::Auto => Demand::Off,
-            Sandbox::Require => Demand::Full,
+            Sandbox::Auto if self.has_secret && self.exec_policy != ExecPolicy::Local => {
+                ConfinementLevel::BestEffort
+            }
+            Sandbox::Off | Sandbox::Auto => ConfinementLevel::Off,
+            Sandbox::Require => ConfinementLevel::Full,
         }
     }
 }
@@ -371,18 +373,18 @@ mod tests {
     fn workers_are_confined_exactly_when_a_batch_may_leave_this_machine_unless_asked_otherwise() {
         let secret = Options::new().secret("s3cret").cloud_url("http://localhost:1");
         for (options, confinement) in [
-            (Options::new(), Demand::Off),
-            (secret.clone(), Demand::BestEffort),
-            (secret.clone().exec_policy(ExecPolicy::Cloud), Demand::BestEffort),
-            (secret.clone().exec_policy(ExecPolicy::Local), Demand::Off),
-            (secret.sandbox(Sandbox::Off), Demand::Off),
-            (Options::new().sandbox(Sandbox::Require), Demand::Full),
+            (Options::new(), ConfinementLevel::Off),
+            (secret.clone(), ConfinementLevel::BestEffort),
+            (secret.clone().exec_policy(ExecPolicy::Cloud), ConfinementLevel::BestEffort),
+            (secret.clone().exec_policy(ExecPolicy::Local), ConfinementLevel::Off),
+            (secret.sandbox(Sandbox::Off), ConfinementLevel::Off),
+            (Options::new().sandbox(Sandbox::Require), ConfinementLevel::Full),
         ] {
             let told = format!("{options:?}");
             assert_eq!(resolve(options, &[]).expect("all can be used").confinement(), confinement, "{told}");
         }
         let settings = resolve(Options::new(), &[("FASTMAP_SANDBOX", "Require")]).expect("it can be used");
-        assert_eq!(settings.confinement(), Demand::Full);
+        assert_eq!(settings.confinement(), ConfinementLevel::Full);
     }
 
     #[test]

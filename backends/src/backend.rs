@@ -1,6 +1,6 @@
 //! The traits `Backend` and `Run`, and what they exchange besides batches and completions.
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -68,7 +68,8 @@ pub trait Backend: Send + Sync + Debug {
 /// use std::time::{Duration, Instant};
 ///
 /// use fastmap_backends::{
-///     BackendError, Batch, BatchId, Capacity, Completion, Executor, Job, Outcome, Receipt, Run, Targets,
+///     BackendError, Batch, BatchId, Capacity, Completion, Executor, Job, Outcome, Receipt, Run, SubmitError,
+///     Targets,
 /// };
 ///
 /// struct AtOnce {
@@ -82,9 +83,9 @@ pub trait Backend: Send + Sync + Debug {
 ///         Capacity { batches: 1 - self.waiting.len().min(1), slots: 1, workers: 1, targets }
 ///     }
 ///
-///     fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
+///     fn submit(&mut self, batch: Batch) -> Result<(), SubmitError> {
 ///         if !self.waiting.is_empty() {
-///             return Err(batch);
+///             return Err(SubmitError::Full(batch));
 ///         }
 ///         self.waiting.push_back(batch);
 ///         Ok(())
@@ -120,8 +121,8 @@ pub trait Run: Send {
     /// Takes a batch. Never waits for user code.
     ///
     /// # Errors
-    /// Gives the batch back if it can't be taken now. A batch is always taken while none is held.
-    fn submit(&mut self, batch: Batch) -> Result<(), Batch>;
+    /// Gives the batch back if it can't be taken now. An open run that holds no batch always takes one.
+    fn submit(&mut self, batch: Batch) -> Result<(), SubmitError>;
 
     /// The next completion, in any order, or `None` at the deadline. Completions that are there come before errors.
     ///
@@ -133,7 +134,7 @@ pub trait Run: Send {
     fn cancel(&mut self, batch: BatchId);
 
     /// What it has cost so far, for reports; asked a few times a second. A run that can't tell before its end says nothing.
-    fn spent(&mut self) -> Receipt {
+    fn cost_so_far(&mut self) -> Receipt {
         Receipt::default()
     }
 
@@ -150,19 +151,48 @@ pub trait Run: Send {
     }
 
     /// A sentence on how the run went, for the closing line of its map, if there is something to be said.
-    fn account(&mut self) -> Option<String> {
+    fn summary(&mut self) -> Option<String> {
         None
     }
 
     /// What all that was answered would have taken without the service that took part of it, for the closing line; nothing
     /// where none did.
-    fn alone(&mut self) -> Option<Duration> {
+    fn local_baseline(&mut self) -> Option<Duration> {
         None
     }
 
     /// Ends the run: what is queued is dropped, what runs is nobody's any more. Returns what it cost.
     fn close(self: Box<Self>) -> Receipt;
 }
+
+/// Why a [`Run`] did not take a batch, which it gives back.
+#[derive(Clone, Debug)]
+pub enum SubmitError {
+    /// The run has no room for another batch now. It has again after the next completion.
+    Full(Batch),
+    /// The run has failed and takes no more batches. [`Run::poll`] returns the cause.
+    Closed(Batch),
+}
+
+impl SubmitError {
+    /// The batch, as it was submitted.
+    pub fn into_batch(self) -> Batch {
+        match self {
+            SubmitError::Full(batch) | SubmitError::Closed(batch) => batch,
+        }
+    }
+}
+
+impl fmt::Display for SubmitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SubmitError::Full(_) => "the run has no room for another batch now",
+            SubmitError::Closed(_) => "the run has failed and takes no more batches",
+        })
+    }
+}
+
+impl std::error::Error for SubmitError {}
 
 /// What a [`Run`] would take, and what it knows for sizing batches.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -380,7 +380,9 @@ impl Drive {
             self.tries.sent(&batch);
             match run.submit(batch) {
                 Ok(()) => self.in_flight += items,
-                Err(batch) => {
+                Err(error) => {
+                    // A run that is closed says why when it is polled.
+                    let batch = error.into_batch();
                     self.window.discharge(batch.id(), batch.items());
                     self.tries.back(batch.id(), batch.items());
                     self.again.insert(batch.first(), batch);
@@ -450,7 +452,7 @@ impl Drive {
     pub(crate) fn tick(&mut self) {
         if self.report.is_due() {
             if let Some(run) = &mut self.run {
-                self.report.spent(run.spent());
+                self.report.spent(run.cost_so_far());
             }
             self.report.tick(self.current.read());
         }
@@ -559,7 +561,7 @@ impl Drive {
     /// The run can't go on: nothing more is read or waited for, only what is here is still to be delivered.
     pub(crate) fn stop(&mut self) {
         if let Some(mut run) = self.run.take() {
-            self.report.account(run.account(), run.alone());
+            self.report.account(run.summary(), run.local_baseline());
             self.report.spent(run.close());
         }
         self.again.clear();

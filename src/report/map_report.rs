@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use fastmap_backends::{Batch, BatchId, Loss, Place, Receipt, Results, counted, local};
+use fastmap_backends::{Batch, BatchId, Origin, Receipt, Results, WorkerLoss, counted, local};
 
 use crate::error::{Error, ErrorKind};
 use crate::options::Verbosity;
@@ -207,7 +207,7 @@ impl Report {
     /// Items of a batch were answered; `more` of it are out.
     pub(crate) fn answered(&mut self, batch: BatchId, more: bool, first: u64, items: u32, results: &Results) {
         self.answered += u64::from(items);
-        if results.place == Place::Cloud {
+        if results.place == Origin::Cloud {
             self.cloud += u64::from(items);
         }
         if let Some(recorder) = self.timings.recorder() {
@@ -219,7 +219,7 @@ impl Report {
         self.failed_tries += results.failures.len() as u64;
         self.bytes += results.payload.bytes().len() as u64;
         self.first.get_or_insert_with(|| {
-            let came = results.came.unwrap_or_else(Instant::now);
+            let came = results.received_at.unwrap_or_else(Instant::now);
             came.checked_sub(results.wall).unwrap_or(came)
         });
         for told in self.refusals.news(&results.refused) {
@@ -290,10 +290,10 @@ impl Report {
         }
     }
 
-    pub(crate) fn lost(&mut self, batch: &Batch, loss: &Loss) {
+    pub(crate) fn lost(&mut self, batch: &Batch, loss: &WorkerLoss) {
         self.deaths += 1;
         if let Some(recorder) = self.timings.recorder() {
-            let place = if self.backend == "cloud" { Place::Cloud } else { Place::Here };
+            let place = if self.backend == "cloud" { Origin::Cloud } else { Origin::Local };
             recorder.lost(batch, loss, place);
         }
         if self.verbosity >= Verbosity::Loud {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::policy::{Event, Side};
 use crate::model::batch::Batch;
 use crate::model::completion::{Completion, Outcome};
-use crate::model::death::{Loss, Running};
+use crate::model::death::{Running, WorkerLoss};
 use crate::model::ids::BatchId;
 
 /// Names of copies begin here: no host's adapter counts so far.
@@ -331,7 +331,7 @@ impl Out {
 
     /// What a loss, of items from `lost` on, is to a stretch of them. Where the item that ran is answered by the other side,
     /// none of the others is to blame.
-    fn lost(&self, name: BatchId, (first, items): Stretch, loss: &Loss, lost: u64) -> Completion {
+    fn lost(&self, name: BatchId, (first, items): Stretch, loss: &WorkerLoss, lost: u64) -> Completion {
         let running = match loss.running {
             Running::Item(item) => {
                 let index = lost + u64::from(item);
@@ -342,7 +342,7 @@ impl Out {
             }
             running => running,
         };
-        let loss = Loss { running, death: loss.death.clone() };
+        let loss = WorkerLoss { running, death: loss.death.clone() };
         let outcome = Outcome::Lost(self.piece(name, first, items), loss);
         Completion { batch: name, first, items, outcome }
     }

@@ -15,5 +15,5 @@ mod service_limits;
 mod trace;
 
 pub use crate::adaptive::explain::explain;
-pub use crate::adaptive::options::{AdaptiveOptions, Witness};
+pub use crate::adaptive::options::{AdaptiveOptions, DecisionObserver};
 pub use backend::Adaptive;

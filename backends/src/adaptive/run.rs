@@ -10,11 +10,12 @@ use super::held::{Cancel, Held};
 use super::policy::{Event, Forecast, Link, Policy, Probe, Repeat, Side, Step};
 use super::trace::{Line, Trace};
 use crate::adaptive::service_limits;
+use crate::backend::SubmitError;
 use crate::execution::job::Job;
 use crate::model::batch::Batch;
 use crate::model::completion::{Completion, Outcome};
 use crate::model::cost::Receipt;
-use crate::model::death::{Loss, Running};
+use crate::model::death::{Running, WorkerLoss};
 use crate::model::error::BackendError;
 use crate::model::ids::BatchId;
 use crate::model::sizing::Targets;
@@ -212,7 +213,7 @@ impl AdaptiveRun {
         self.why = Some(error.to_string());
         self.see(Event::Gone { why: error.to_string() });
         if let Some(mut cloud) = self.cloud.take() {
-            self.spent = cloud.spent();
+            self.spent = cloud.cost_so_far();
         }
         for (batch, items, completions) in self.held.come_home(Side::Cloud) {
             self.see(Event::Back { batch, side: Side::Cloud, items, lost: false });
@@ -252,7 +253,7 @@ impl AdaptiveRun {
         side.or_else(|| self.held.is_empty().then_some(Side::Local))
     }
 
-    fn send(&mut self, batch: Batch, side: Side) -> Result<(), Batch> {
+    fn send(&mut self, batch: Batch, side: Side) -> Result<(), SubmitError> {
         let (id, first, items, bytes) =
             (batch.id().0, batch.first(), batch.items(), batch.payload().len() as u64);
         self.held.submitted(batch.clone(), side);
@@ -260,10 +261,14 @@ impl AdaptiveRun {
             Side::Local => Some(&mut self.local),
             Side::Cloud => self.cloud.as_mut(),
         };
-        let sent = run.map_or(Err(batch.clone()), |run| run.submit(batch));
-        if let Err(batch) = sent {
+        let sent = match run {
+            Some(run) => run.submit(batch.clone()),
+            None => Err(SubmitError::Full(batch.clone())),
+        };
+        if let Err(error) = sent {
             self.held.refused(&batch, side);
-            return Err(batch);
+            // The other side may take it.
+            return Err(SubmitError::Full(error.into_batch()));
         }
         self.see(Event::Sent { batch: id, side, first, items, bytes });
         if side == Side::Cloud && !std::mem::replace(&mut self.used, true) {
@@ -275,7 +280,7 @@ impl AdaptiveRun {
     }
 
     /// Whether a loss says something of the batch, and not of the side: an item of it may have done it.
-    fn accuses(&self, side: Side, loss: &Loss) -> bool {
+    fn accuses(&self, side: Side, loss: &WorkerLoss) -> bool {
         let cut = side == Side::Cloud && service_limits::is_cut_by_it(loss, self.job.item_timeout);
         losses::accuses(loss) && !cut
     }
@@ -471,7 +476,7 @@ impl Run for AdaptiveRun {
         }
     }
 
-    fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
+    fn submit(&mut self, batch: Batch) -> Result<(), SubmitError> {
         let here = self.local.capacity();
         let there = self.there();
         let side = match self.only_here.contains(&batch.first()) && batch.items() == 1 {
@@ -480,7 +485,7 @@ impl Run for AdaptiveRun {
         };
         match side {
             Some(side) => self.send(batch, side),
-            None => Err(batch),
+            None => Err(SubmitError::Full(batch)),
         }
     }
 
@@ -528,14 +533,14 @@ impl Run for AdaptiveRun {
         }
     }
 
-    fn spent(&mut self) -> Receipt {
+    fn cost_so_far(&mut self) -> Receipt {
         match &mut self.cloud {
-            Some(cloud) => cloud.spent(),
+            Some(cloud) => cloud.cost_so_far(),
             None => self.spent,
         }
     }
 
-    fn account(&mut self) -> Option<String> {
+    fn summary(&mut self) -> Option<String> {
         let [here, there] = self.answered;
         if there > 0 {
             let twice = match self.repeated {
@@ -560,14 +565,14 @@ impl Run for AdaptiveRun {
         })
     }
 
-    fn alone(&mut self) -> Option<Duration> {
+    fn local_baseline(&mut self) -> Option<Duration> {
         let [_, there] = self.answered;
         let seconds = (there > 0).then(|| self.policy.alone_so_far(self.now()))??;
         Some(Duration::from_secs_f64(seconds))
     }
 
     fn close(mut self: Box<Self>) -> Receipt {
-        let receipt = self.spent();
+        let receipt = self.cost_so_far();
         let at = self.now();
         let [here, there] = self.answered;
         let cost = receipt.microcredits as f64 * MICRO;

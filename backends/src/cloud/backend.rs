@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::http::Http;
 use super::url::ServiceUrl;
+use crate::backend::SubmitError;
 use crate::cloud::options::CloudOptions;
 use crate::cloud::run_state::Shared;
 use crate::cloud::session::Link;
@@ -91,7 +92,7 @@ impl Run for CloudRun {
         self.shared().capacity()
     }
 
-    fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
+    fn submit(&mut self, batch: Batch) -> Result<(), SubmitError> {
         match self.shared().link.is_mine() {
             true => self.shared().submit(batch),
             // The next poll says so.
@@ -123,7 +124,7 @@ impl Run for CloudRun {
         }
     }
 
-    fn spent(&mut self) -> Receipt {
+    fn cost_so_far(&mut self) -> Receipt {
         match self.shared().link.is_mine() {
             true => self.shared().spent(),
             false => Receipt::default(),

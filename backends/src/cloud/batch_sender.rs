@@ -13,9 +13,9 @@ use crate::cloud::run_state::{ACKS, Opened, Piece, Shared};
 use crate::cloud::session::{Bears, Stop};
 use crate::cloud::{compression, missing};
 use crate::model::batch::Batch;
-use crate::model::completion::{Completion, Outcome, Place, Results};
+use crate::model::completion::{Completion, Origin, Outcome, Results};
 use crate::model::cost::credits;
-use crate::model::death::{Death, DeathCause, Loss, Running};
+use crate::model::death::{ExitReason, Running, WorkerExit, WorkerLoss};
 use crate::model::error::BackendError;
 use crate::model::failure::{FailureKind, ItemFailure};
 
@@ -111,14 +111,14 @@ fn deliver(shared: &Shared, limits: &Limits, piece: Piece, opened: &Arc<Opened>,
             shared.landed(told, rest);
         }
         Landing::Lost => {
-            let death = Death {
+            let death = WorkerExit {
                 worker: "of the service".to_owned(),
                 pid: 0,
-                cause: DeathCause::AgentsLost(LOSSES),
+                cause: ExitReason::AgentsLost(LOSSES),
                 refused: None,
                 stderr: Vec::new(),
             };
-            let loss = Loss { running: Running::Unknown, death };
+            let loss = WorkerLoss { running: Running::Unknown, death };
             let (batch, first, items) = (piece.batch.id(), piece.batch.first(), piece.batch.items());
             let outcome = Outcome::Lost(piece.batch, loss);
             shared.landed(Some(Completion { batch, first, items, outcome }), Vec::new());
@@ -337,7 +337,7 @@ fn completion(batch: &Batch, part: Part) -> Completion {
     let outcome = match outcome {
         PartOutcome::Done(mut results) => {
             missing::settle(&mut results, batch.first() + u64::from(offset), items);
-            Outcome::Done(Results { place: Place::Cloud, worker: there(&results.worker), ..results })
+            Outcome::Done(Results { place: Origin::Cloud, worker: there(&results.worker), ..results })
         }
         PartOutcome::Returned => Outcome::Returned(piece()),
         PartOutcome::Lost(mut loss) => {

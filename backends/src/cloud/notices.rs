@@ -8,17 +8,17 @@ use crate::cloud::protocol::Prices;
 use crate::model::cost::{credits, in_credits};
 use crate::model::words::counted;
 
-/// Who is told what happens. Notices are for people; nothing depends on them.
-pub trait Notices: Send + Sync + Debug {
+/// Who is told what happens. NoticeListener are for people; nothing depends on them.
+pub trait NoticeListener: Send + Sync + Debug {
     /// Something that may be worth a line, or the next step of a progress bar. `Display` says it in words.
     fn notice(&self, notice: &Notice<'_>);
 }
 
 /// Tells nobody.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Unheard;
+pub struct NoopListener;
 
-impl Notices for Unheard {
+impl NoticeListener for NoopListener {
     fn notice(&self, _notice: &Notice<'_>) {}
 }
 
@@ -154,14 +154,18 @@ pub trait Confirm: Send + Sync + Debug {
     ///
     /// # Errors
     /// If it may not: somebody said so, or there is nobody to ask.
-    fn charges(&self, estimate: &Estimate) -> Result<(), Refused>;
+    fn charges(&self, estimate: &Estimate) -> Result<(), ConfirmError>;
 
     /// The same, and what a run calls. It may end before there is an answer: `wanted` says no from then on, and who
     /// waits for somebody should give up. What is returned then counts for nothing.
     ///
     /// # Errors
     /// As [`charges`](Confirm::charges), which is called where this is not implemented.
-    fn charges_while(&self, estimate: &Estimate, wanted: &dyn Fn() -> bool) -> Result<(), Refused> {
+    fn charges_cancellable(
+        &self,
+        estimate: &Estimate,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<(), ConfirmError> {
         let _ = wanted;
         self.charges(estimate)
     }
@@ -169,11 +173,11 @@ pub trait Confirm: Send + Sync + Debug {
 
 /// The charges are not confirmed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum ConfirmError {
     /// Somebody said no.
     Declined,
     /// There is nobody to ask.
-    NobodyToAsk,
+    NoTerminal,
 }
 
 /// What a run may come to.

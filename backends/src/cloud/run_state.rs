@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::backend::SubmitError;
 use crate::cloud::session::{Link, Waiter};
 use crate::execution::job::Job;
 use crate::model::batch::Batch;
@@ -285,9 +286,9 @@ impl Shared {
         Receipt { microcredits: self.lock().charged.unsigned_abs(), balance: None }
     }
 
-    pub(crate) fn submit(&self, batch: Batch) -> Result<(), Batch> {
+    pub(crate) fn submit(&self, batch: Batch) -> Result<(), SubmitError> {
         if self.gauge.outstanding.load(Ordering::Relaxed) >= self.gauge.slots.load(Ordering::Relaxed) {
-            return Err(batch);
+            return Err(SubmitError::Full(batch));
         }
         let mut state = self.lock();
         if state.failed || state.exhausted.is_some() {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::Quote;
 use crate::cloud::http::{By, Failure, random_hex};
 use crate::cloud::locale::Locale;
-use crate::cloud::notices::{Estimate, Notice, Probe, Refused};
+use crate::cloud::notices::{ConfirmError, Estimate, Notice, Probe};
 use crate::cloud::problem::ProblemCode;
 use crate::cloud::protocol::{
     Acknowledge, Acknowledged, Auth, BatchCancelled, Bill, FunctionName, Lease, Limits, LogLine, LogPage,
@@ -18,7 +18,7 @@ use crate::cloud::protocol::{
 use crate::cloud::run_state::{ACKS, End, Opened, Shared};
 use crate::cloud::session::Stop;
 use crate::cloud::{batch_sender, probe};
-use crate::local::{LogRecord, Relay, Stream};
+use crate::local::{LogRecord, OutputSink, Stream};
 use crate::model::cost::Receipt;
 use crate::model::error::BackendError;
 
@@ -151,15 +151,15 @@ impl Conductor {
         let items = self.shared.job.items;
         let estimate = Estimate { account: account.clone(), balance, prices, max_credits, items, probe };
         let wanted = || self.shared.lock().end.is_none();
-        let answer = confirm.charges_while(&estimate, &wanted);
+        let answer = confirm.charges_cancellable(&estimate, &wanted);
         if !wanted() {
             // Whatever was said: nothing is uploaded for a map that is over.
             return Err(Stop::Ended);
         }
         answer.map_err(|refused| {
             let why = match refused {
-                Refused::Declined => "the charges were declined",
-                Refused::NobodyToAsk => "the charges are to be confirmed, and there is nobody to ask",
+                ConfirmError::Declined => "the charges were declined",
+                ConfirmError::NoTerminal => "the charges are to be confirmed, and there is nobody to ask",
             };
             Stop::Failed(BackendError::Declined(format!(
                 "{why}: nothing was sent to {}; use the policy local, or set Options::confirm_charges \
@@ -483,7 +483,7 @@ impl Conductor {
 
 /// Hands a worker's line on, or its log record: to this process's logger, where the relay does nothing else
 /// with it.
-fn hand_on(relay: &dyn Relay, line: &LogLine) {
+fn hand_on(relay: &dyn OutputSink, line: &LogLine) {
     if let Some(level) = line.level.as_deref().and_then(|level| level.parse().ok()) {
         let target = line.target.as_deref().unwrap_or_default();
         let record =

@@ -5,11 +5,12 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use crate::backend::SubmitError;
 use crate::local::Local;
 use crate::local::pool::state::Shared;
 use crate::local::pool::worker_handle::{Held, Member};
 use crate::model::batch::Batch;
-use crate::model::death::DeathCause;
+use crate::model::death::ExitReason;
 use crate::model::error::BackendError;
 use crate::model::ids::{BatchId, JobId};
 
@@ -34,7 +35,7 @@ impl Local {
     ///
     /// # Errors
     /// Gives the batch back if the run is not open, or has failed.
-    pub fn submit(&self, batch: Batch) -> Result<(), Batch> {
+    pub fn submit(&self, batch: Batch) -> Result<(), SubmitError> {
         self.pool.shared.submit_beyond(batch.job(), batch)
     }
 
@@ -88,7 +89,7 @@ impl Shared {
         for member in state.members.iter_mut().filter(|member| member.verdict.is_none()) {
             let Some(running) = member.page.running() else { continue };
             if member.held.iter().any(|held| wanted(held) && held.batch.ticket() == running.0) {
-                member.condemn(DeathCause::Timeout(limit), Some(running));
+                member.condemn(ExitReason::Timeout(limit), Some(running));
             }
         }
         if state.members.iter().any(Member::is_unkillable) {

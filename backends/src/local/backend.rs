@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::backend::SubmitError;
 use crate::execution::job::Job;
 use crate::local::options::LocalOptions;
 use crate::local::output::settle;
@@ -154,7 +155,7 @@ impl Run for LocalRun {
         Capacity { batches, slots, workers: self.pool.shared.options.processes, targets: TARGETS }
     }
 
-    fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
+    fn submit(&mut self, batch: Batch) -> Result<(), SubmitError> {
         if self.pool.check_owner().is_err() {
             // The next poll says so. The pool's lock may be held for ever here, by a thread that the fork has not.
             return Ok(());

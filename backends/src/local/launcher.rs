@@ -6,7 +6,7 @@ use std::process::{Command, ExitStatus};
 use std::{fmt, io};
 
 use crate::local::ipc::handshake::{Confinement, MARKER, Marker};
-use crate::model::death::DeathCause;
+use crate::model::death::ExitReason;
 
 /// Starts workers of a program that the host is not, and does not trust. Which program, says
 /// [`LocalOptions::identity`](super::LocalOptions).
@@ -18,7 +18,7 @@ pub trait Launcher: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// If none can be started now; it counts as a worker that died at its start.
-    fn launch(&self, start: &Start<'_>) -> io::Result<Launch>;
+    fn launch(&self, start: &Start<'_>) -> io::Result<LaunchedChild>;
 }
 
 /// A worker that is to be started.
@@ -43,15 +43,15 @@ impl Start<'_> {
 
 /// How a worker is started.
 #[derive(Debug)]
-pub struct Launch {
+pub struct LaunchedChild {
     /// Starts it.
     pub command: Command,
     /// Held until the worker is dead.
-    pub keeper: Box<dyn Keeper>,
+    pub guard: Box<dyn ChildGuard>,
 }
 
 /// Watches over one worker that a [`Launcher`] started. Dropped, it leaves nothing of the worker behind.
-pub trait Keeper: Send + fmt::Debug {
+pub trait ChildGuard: Send + fmt::Debug {
     /// The process that was started has ended so: what does that say of the worker?
-    fn cause(&mut self, status: ExitStatus) -> DeathCause;
+    fn exit_reason(&mut self, status: ExitStatus) -> ExitReason;
 }

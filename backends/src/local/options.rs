@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fastmap_sandbox::Demand;
+use fastmap_sandbox::ConfinementLevel;
 use log::LevelFilter;
 
 use crate::local::launcher::Launcher;
-use crate::local::output::pipe::{PassThrough, Relay};
+use crate::local::output::pipe::{OutputSink, StdioSink};
 use crate::local::pool::budget::Budget;
 
 /// More make no sense on any machine, and each costs the host four descriptors and two threads.
@@ -44,9 +44,9 @@ pub struct LocalOptions {
     /// [`Batch::level`](crate::Batch::level); `None`: as many as this process's own logger wants.
     pub level: Option<LevelFilter>,
     /// Where the lines go that workers print.
-    pub relay: Arc<dyn Relay>,
+    pub relay: Arc<dyn OutputSink>,
     /// How much workers are confined: what the contract of a mapped function forbids is refused by the kernel.
-    pub sandbox: Demand,
+    pub sandbox: ConfinementLevel,
     /// A worker that holds more bytes of memory of its own is ended.
     pub memory: Option<u64>,
     /// Bytes of stack that the function has in a worker of this program; `None`: as many as a main thread may have.
@@ -74,8 +74,8 @@ impl LocalOptions {
             budget: None,
             unfinished: UNFINISHED,
             level: None,
-            relay: Arc::new(PassThrough),
-            sandbox: Demand::Off,
+            relay: Arc::new(StdioSink),
+            sandbox: ConfinementLevel::Off,
             memory: None,
             stack: None,
             most_items: None,

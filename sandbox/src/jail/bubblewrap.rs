@@ -19,7 +19,7 @@ use super::filter::Filters;
 use super::ids::{self, Helper};
 use super::shown::{self, Shown};
 use super::{Executable, announced, root};
-use crate::elf::Unfit;
+use crate::elf::ElfError;
 use crate::jail::spec::{Limits, PROGRAM, Refusal, SOCKET, Spec};
 
 /// The oldest that was tried: it knows `--disable-userns`, and binds by descriptor where Debian's updates are in.
@@ -72,7 +72,7 @@ impl Bubblewrap {
     }
 
     /// bubblewrap as the executable of a jail.
-    pub(crate) fn examine(&self) -> Result<Executable, Unfit> {
+    pub(crate) fn examine(&self) -> Result<Executable, ElfError> {
         Executable::examine(&self.path)
     }
 

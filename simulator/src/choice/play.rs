@@ -8,8 +8,8 @@ use fastmap_backends::adaptive::held::{Cancel, Held};
 use fastmap_backends::adaptive::policy::{Event as Seen, Link, Options, Policy, Probe, Repeat, Side, Step};
 use fastmap_backends::losses::{self, Piece as Part};
 use fastmap_backends::{
-    Batch, BatchBuilder, BatchId, Completion, Death, DeathCause, JobId, Loss, Outcome, Results, Running,
-    Targets,
+    Batch, BatchBuilder, BatchId, Completion, ExitReason, JobId, Outcome, Results, Running, Targets,
+    WorkerExit, WorkerLoss,
 };
 
 use super::crew::{Crew, Ends};
@@ -480,7 +480,8 @@ impl<'a> Stage<'a> {
                 (Outcome::Done(Results { wall, ..Results::default() }), false, false)
             }
             What::Lost(item) => {
-                let loss = Loss { running: Running::Item((item - first) as u32), death: self.death(item) };
+                let loss =
+                    WorkerLoss { running: Running::Item((item - first) as u32), death: self.death(item) };
                 let accuses = losses::accuses(&loss);
                 let lost = !accuses || self.played.answered[at] == 0;
                 (
@@ -527,12 +528,12 @@ impl<'a> Stage<'a> {
     }
 
     /// How an item ends its worker.
-    fn death(&self, item: u64) -> Death {
+    fn death(&self, item: u64) -> WorkerExit {
         let cause = match self.items.first_fault(item, item + 1) {
-            Some((_, Fault::Hangs)) => DeathCause::Timeout(Duration::from_secs_f64(self.place.item_timeout)),
-            _ => DeathCause::Signal(6),
+            Some((_, Fault::Hangs)) => ExitReason::Timeout(Duration::from_secs_f64(self.place.item_timeout)),
+            _ => ExitReason::Signal(6),
         };
-        Death { worker: String::new(), pid: 0, cause, refused: None, stderr: Vec::new() }
+        WorkerExit { worker: String::new(), pid: 0, cause, refused: None, stderr: Vec::new() }
     }
 
     /// As the host's adapter takes a completion.

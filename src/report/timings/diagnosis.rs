@@ -180,7 +180,7 @@ mod tests {
             let answer = Results {
                 wall: Duration::from_millis(10),
                 worker: format!("worker-{}", item % 2 + 1),
-                came: Some(recorder.begun + ended),
+                received_at: Some(recorder.begun + ended),
                 slowest: Some((0, Duration::from_millis(10))),
                 ..Results::default()
             };

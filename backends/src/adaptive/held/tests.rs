@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::model::completion::Results;
-use crate::model::death::{Death, DeathCause};
+use crate::model::death::{ExitReason, WorkerExit};
 use crate::{BatchBuilder, JobId};
 
 fn batch(id: u64, first: u64, items: u32) -> Batch {
@@ -19,15 +19,15 @@ fn done(batch: BatchId, first: u64, items: u32) -> Completion {
 }
 
 fn lost(batch: Batch, running: Running) -> Completion {
-    let death = Death {
+    let death = WorkerExit {
         worker: "w".to_owned(),
         pid: 1,
-        cause: DeathCause::Timeout(Duration::from_secs(2)),
+        cause: ExitReason::Timeout(Duration::from_secs(2)),
         refused: None,
         stderr: Vec::new(),
     };
     let (id, first, items) = (batch.id(), batch.first(), batch.items());
-    Completion { batch: id, first, items, outcome: Outcome::Lost(batch, Loss { running, death }) }
+    Completion { batch: id, first, items, outcome: Outcome::Lost(batch, WorkerLoss { running, death }) }
 }
 
 fn stretches(landed: &Landed) -> Vec<(u64, u64, u32)> {

@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::*;
+use crate::backend::SubmitError;
 use crate::model::completion::Results;
-use crate::model::death::{Death, DeathCause, Loss, Running};
+use crate::model::death::{ExitReason, Running, WorkerExit, WorkerLoss};
 use crate::model::failure::{FailureKind, ItemFailure};
 use crate::{BatchBuilder, Context, Descriptor, FunctionId, JobId};
 
@@ -36,7 +37,7 @@ impl Run for Taker {
         Capacity { batches: 1, slots: 1, workers: 1, targets }
     }
 
-    fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
+    fn submit(&mut self, batch: Batch) -> Result<(), SubmitError> {
         let taken = (batch.id().0, batch.first(), batch.attempt());
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(taken);
         Ok(())
@@ -91,9 +92,9 @@ fn news(batch: BatchId, first: u64, items: u32, outcome: Outcome) -> Completion 
 }
 
 fn timeout(batch: Batch, limit: Duration) -> Outcome {
-    let cause = DeathCause::Timeout(limit);
-    let death = Death { worker: "w".to_owned(), pid: 1, cause, refused: None, stderr: Vec::new() };
-    Outcome::Lost(batch, Loss { running: Running::Item(0), death })
+    let cause = ExitReason::Timeout(limit);
+    let death = WorkerExit { worker: "w".to_owned(), pid: 1, cause, refused: None, stderr: Vec::new() };
+    Outcome::Lost(batch, WorkerLoss { running: Running::Item(0), death })
 }
 
 /// What the adapter does with a batch that was given back.
@@ -147,7 +148,7 @@ fn answers_count_for_the_side_that_gave_them_also_where_the_other_one_fails() {
     assert_eq!(run.answered, [0, 0], "the other one may be first");
     run.landed(Side::Local, news(BatchId(1), 0, 4, Outcome::Returned(whole)));
     assert_eq!(run.answered, [0, 1]);
-    assert_eq!(run.account().as_deref(), Some("0 items here, 1 in the service"));
+    assert_eq!(run.summary().as_deref(), Some("0 items here, 1 in the service"));
 }
 
 #[test]
@@ -161,9 +162,9 @@ fn answers_from_here_count_where_the_service_is_left() {
 }
 
 fn crash(batch: Batch, item: u32) -> Outcome {
-    let cause = DeathCause::Signal(6);
-    let death = Death { worker: "w".to_owned(), pid: 1, cause, refused: None, stderr: Vec::new() };
-    Outcome::Lost(batch, Loss { running: Running::Item(item), death })
+    let cause = ExitReason::Signal(6);
+    let death = WorkerExit { worker: "w".to_owned(), pid: 1, cause, refused: None, stderr: Vec::new() };
+    Outcome::Lost(batch, WorkerLoss { running: Running::Item(item), death })
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::fmt;
 
-use fastmap_sandbox::Demand;
+use fastmap_sandbox::ConfinementLevel;
 use log::LevelFilter;
 use serde::{Deserialize, Serialize};
 
@@ -27,15 +27,15 @@ pub const INSIDE: &str = "FASTMAP_INSIDE_WORKER";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Confinement {
     /// The worker itself, as much as that.
-    Own(Demand),
+    Own(ConfinementLevel),
     /// Somebody else has: it need not do so itself, and sees another process as its parent.
     Jailed,
 }
 
 const CONFINEMENTS: [(Confinement, &str); 4] = [
-    (Confinement::Own(Demand::Off), "open"),
-    (Confinement::Own(Demand::BestEffort), "confine"),
-    (Confinement::Own(Demand::Full), "confine-or-end"),
+    (Confinement::Own(ConfinementLevel::Off), "open"),
+    (Confinement::Own(ConfinementLevel::BestEffort), "confine"),
+    (Confinement::Own(ConfinementLevel::Full), "confine-or-end"),
     (Confinement::Jailed, "jailed"),
 ];
 
@@ -49,10 +49,10 @@ impl Confinement {
     }
 
     /// What is left for the worker itself to do.
-    pub(crate) fn demand(self) -> Demand {
+    pub(crate) fn demand(self) -> ConfinementLevel {
         match self {
             Confinement::Own(demand) => demand,
-            Confinement::Jailed => Demand::Off,
+            Confinement::Jailed => ConfinementLevel::Off,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What workers printed, on its way to the [`Relay`]: a bounded queue and the thread that empties it, so that a host
+//! What workers printed, on its way to the [`OutputSink`]: a bounded queue and the thread that empties it, so that a host
 //! whose own output is not read (a full pipe, Ctrl-S on a terminal) still hears of deaths and starts workers. Filled by
 //! the supervisor; the thread is started with the first line, for most functions print nothing.
 
@@ -11,7 +11,7 @@ use std::thread::{Builder, JoinHandle};
 use nix::sys::eventfd::EventFd;
 
 use crate::local::output::delivery::Output;
-use crate::local::output::pipe::{Relay, Stream};
+use crate::local::output::pipe::{OutputSink, Stream};
 use crate::local::signals::block_signals;
 use crate::model::words::noun;
 
@@ -50,7 +50,7 @@ pub(crate) fn left_out(lines: u64, why: &str) -> String {
 /// The supervisor's end of the queue. Dropping it waits until all lines are passed on.
 pub(crate) struct Lines {
     output: Arc<Output>,
-    relay: Arc<dyn Relay>,
+    relay: Arc<dyn OutputSink>,
     /// Wakes the supervisor, which reads again once there is room.
     wake: Arc<EventFd>,
     thread: Option<(Sender<Entry>, JoinHandle<()>)>,
@@ -58,7 +58,7 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    pub(crate) fn new(output: Arc<Output>, relay: Arc<dyn Relay>, wake: Arc<EventFd>) -> Lines {
+    pub(crate) fn new(output: Arc<Output>, relay: Arc<dyn OutputSink>, wake: Arc<EventFd>) -> Lines {
         Lines { output, relay, wake, thread: None, left_out: 0 }
     }
 
@@ -131,7 +131,7 @@ impl Drop for Lines {
     }
 }
 
-fn carry(entries: &Receiver<Entry>, output: &Output, relay: &dyn Relay, wake: &EventFd) {
+fn carry(entries: &Receiver<Entry>, output: &Output, relay: &dyn OutputSink, wake: &EventFd) {
     block_signals();
     Output::passes_on();
     for entry in entries {
@@ -151,7 +151,7 @@ fn carry(entries: &Receiver<Entry>, output: &Output, relay: &dyn Relay, wake: &E
 }
 
 /// A relay that panics loses its line, and nothing else.
-fn pass_on(relay: &dyn Relay, line: &Line) {
+fn pass_on(relay: &dyn OutputSink, line: &Line) {
     let _lost = catch_unwind(AssertUnwindSafe(|| relay.line(&line.worker, line.stream, &line.text)));
 }
 
@@ -171,7 +171,7 @@ mod tests {
         taken: Mutex<Vec<String>>,
     }
 
-    impl Relay for Shut {
+    impl OutputSink for Shut {
         fn line(&self, _worker: &str, _stream: Stream, line: &[u8]) {
             let open = self.open.lock().expect("no panic");
             let limit = Duration::from_secs(60);
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn a_relay_that_waits_holds_nobody_up_and_loses_only_what_is_told() {
         let shut = Arc::new(Shut::default());
-        let relay: Arc<dyn Relay> = shut.clone();
+        let relay: Arc<dyn OutputSink> = shut.clone();
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).expect("a descriptor");
         let mut lines = Lines::new(Arc::default(), relay, Arc::new(wake));
         let worker = Arc::from("w");

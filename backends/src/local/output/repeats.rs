@@ -188,12 +188,12 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     use super::*;
-    use crate::local::output::pipe::Relay;
+    use crate::local::output::pipe::OutputSink;
 
     #[derive(Debug, Default)]
     struct Kept(Mutex<Vec<String>>);
 
-    impl Relay for Kept {
+    impl OutputSink for Kept {
         fn line(&self, _worker: &str, _stream: Stream, line: &[u8]) {
             self.0.lock().expect("no panic").push(String::from_utf8_lossy(line).trim().to_owned());
         }
@@ -202,7 +202,7 @@ mod tests {
     /// What comes out of it where each worker writes lines and dies, or goes on to its next item.
     fn told(workers: &[(&[&str], bool)]) -> Vec<String> {
         let kept = Arc::new(Kept::default());
-        let relay: Arc<dyn Relay> = Arc::<Kept>::clone(&kept);
+        let relay: Arc<dyn OutputSink> = Arc::<Kept>::clone(&kept);
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).expect("a descriptor");
         let mut lines = Lines::new(Arc::default(), relay, Arc::new(wake));
         let name: Arc<str> = Arc::from("w");

@@ -9,7 +9,7 @@ use crate::local::Taken;
 use crate::local::ipc::frame_sender::Outbox;
 use crate::local::pool::state::Shared;
 use crate::model::completion::{Completion, Outcome, Payload, Results};
-use crate::model::death::{Death, DeathCause, Loss, Running};
+use crate::model::death::{ExitReason, Running, WorkerExit, WorkerLoss};
 use crate::model::error::BackendError;
 use crate::model::failure::ItemFailure;
 use crate::model::frame::{Header, VERSION};
@@ -31,17 +31,17 @@ pub(crate) struct Answer {
 
 impl Shared {
     /// A worker has greeted.
-    pub(crate) fn greeted(&self, id: u64, version: u32, program: &str) -> Result<(), DeathCause> {
+    pub(crate) fn greeted(&self, id: u64, version: u32, program: &str) -> Result<(), ExitReason> {
         let expected = self.options.identity.as_deref().unwrap_or_else(|| build_id::identity());
         if version != VERSION || program != expected {
-            return Err(DeathCause::Mismatch(format!(
+            return Err(ExitReason::Mismatch(format!(
                 "it is not the program of its host (host {expected}, protocol {VERSION}; worker {program}, protocol \
                  {version})",
             )));
         }
         let mut state = self.lock();
         if state.closing {
-            return Err(DeathCause::Protocol("it greeted a pool that is closing".to_owned()));
+            return Err(ExitReason::Protocol("it greeted a pool that is closing".to_owned()));
         }
         if let Some(member) = state.member(id) {
             let own = self.options.launcher.is_none();
@@ -120,7 +120,7 @@ impl Shared {
                     wall: Duration::from_nanos(header.wall),
                     cpu: Duration::from_nanos(header.cpu),
                     worker,
-                    came: Some(member.progress),
+                    received_at: Some(member.progress),
                     slowest: header.slowest(),
                     queued: header.queued(),
                     refused: held.refused,
@@ -222,7 +222,7 @@ impl Shared {
     }
 
     /// A worker is to be ended: it broke the protocol, is another program, or was too late.
-    pub(crate) fn condemn(&self, id: u64, cause: DeathCause) {
+    pub(crate) fn condemn(&self, id: u64, cause: ExitReason) {
         let mut state = self.lock();
         if let Some(member) = state.member(id) {
             member.condemn(cause, None);
@@ -234,7 +234,7 @@ impl Shared {
     }
 
     /// A worker is dead, and all that it had sent is dealt with.
-    pub(crate) fn buried(&self, id: u64, mut death: Death) {
+    pub(crate) fn buried(&self, id: u64, mut death: WorkerExit) {
         let mut guard = self.lock();
         let state = &mut *guard;
         let Some(at) = state.members.iter().position(|member| member.id == id) else { return };
@@ -242,17 +242,17 @@ impl Shared {
         let ran = member.page.running();
         death.refused = crate::local::pool::denials::refused_to(&member.page, ran);
         // Ended here for what nobody waited for: that says nothing about the next worker.
-        let unwanted = matches!(member.verdict, Some((DeathCause::Unknown, _)));
+        let unwanted = matches!(member.verdict, Some((ExitReason::Unknown, _)));
         if let Some((cause, running)) = member.verdict.take() {
             // A timeout holds for the item that was seen, not for one that has begun since.
             if running.is_none() || running == ran {
                 death.cause = cause;
             }
         }
-        if let (Some(_), None, DeathCause::Exit(code)) =
+        if let (Some(_), None, ExitReason::Exit(code)) =
             (&self.options.launcher, &member.outbox, &death.cause)
         {
-            death.cause = DeathCause::NeverGreeted(*code);
+            death.cause = ExitReason::ExitedBeforeHandshake(*code);
         }
         let mut lost = false;
         // Batches run in the order in which they were sent. Where one was run to its end and its answer never came,
@@ -282,7 +282,7 @@ impl Shared {
                         Running::Item(item) if item >= theirs.items() => Running::Unknown,
                         known => known,
                     };
-                    let loss = Loss { running, death: death.clone() };
+                    let loss = WorkerLoss { running, death: death.clone() };
                     let (first, items) = (theirs.first(), theirs.items());
                     run.tell(Completion { batch, first, items, outcome: Outcome::Lost(theirs, loss) });
                     lost = true;

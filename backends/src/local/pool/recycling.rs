@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use fastmap_sandbox::MemoryGroup;
 
 use crate::local::pool::state::State;
-use crate::model::death::{DeathCause, MemoryLimit};
+use crate::model::death::{ExitReason, MemoryLimit};
 
 /// How often memory is looked at. A function that fills fresh memory gets some 50 MB a look.
 const LOOK: Duration = Duration::from_millis(20);
@@ -31,12 +31,12 @@ impl MemoryKills {
     }
 
     /// A worker was killed by SIGKILL: was it for this? Each kill that the kernel has counted explains one death.
-    pub(crate) fn judge(&mut self) -> Option<DeathCause> {
+    pub(crate) fn judge(&mut self) -> Option<ExitReason> {
         if self.group.kills()? <= self.known {
             return None;
         }
         self.known += 1;
-        Some(DeathCause::OutOfMemory(MemoryLimit::Shared(self.group.limit())))
+        Some(ExitReason::OutOfMemory(MemoryLimit::Shared(self.group.limit())))
     }
 }
 
@@ -53,14 +53,14 @@ impl State {
     pub(crate) fn end_worn(&mut self, now: Instant) -> Option<Duration> {
         for member in self.members.iter_mut().filter(|member| member.verdict.is_none()) {
             if member.leaving.is_some_and(|since| now.saturating_duration_since(since) > LEAVE) {
-                member.condemn(DeathCause::Unknown, None);
+                member.condemn(ExitReason::Unknown, None);
             }
         }
         if let Some(limit) = self.allowed.memory.filter(|_| !self.runs.is_empty()) {
             for member in self.members.iter_mut().filter(|member| member.verdict.is_none()) {
                 let held = private_memory(member.child.id());
                 if held.is_some_and(|held| held > limit) {
-                    member.condemn(DeathCause::OutOfMemory(MemoryLimit::Worker(limit)), None);
+                    member.condemn(ExitReason::OutOfMemory(MemoryLimit::Worker(limit)), None);
                 }
             }
         }

@@ -9,10 +9,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fastmap_sandbox::Demand;
+use fastmap_sandbox::ConfinementLevel;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
+use crate::backend::SubmitError;
 use crate::execution::job::Job;
 use crate::local::affinity::Busy;
 use crate::local::ipc::rendezvous::Server;
@@ -26,7 +27,7 @@ use crate::local::process::watched::Watched;
 use crate::local::{LocalOptions, cores};
 use crate::model::batch::Batch;
 use crate::model::completion_queue::Inbox;
-use crate::model::death::Death;
+use crate::model::death::WorkerExit;
 use crate::model::error::BackendError;
 use crate::model::frame::{Header, Kind};
 use crate::model::ids::{BatchId, JobId};
@@ -72,7 +73,7 @@ pub(crate) struct Met {
 #[derive(Debug, Default, PartialEq, Eq)]
 enum Shortage {
     #[default]
-    Unseen,
+    NoopObserver,
     /// Which, in words.
     Seen(String),
     /// And it was said.
@@ -96,10 +97,10 @@ pub(crate) struct State {
     /// What the supervisor is to close, see [`Shared::close_later`].
     pub(crate) met: Vec<Met>,
     /// Workers that died in a row without having run anything.
-    pub(crate) futile: Vec<Death>,
+    pub(crate) futile: Vec<WorkerExit>,
     /// Such deaths in all, and the last of them, for who waits for a first worker.
     pub(crate) failures: u64,
-    pub(crate) last_failure: Option<Death>,
+    pub(crate) last_failure: Option<WorkerExit>,
     /// No worker is started before.
     pub(crate) not_before: Option<Instant>,
     pub(crate) closing: bool,
@@ -136,7 +137,7 @@ impl Shared {
             allowed,
             processes: options.processes,
             own: options.launcher.is_none(),
-            confined: options.launcher.is_some() || options.sandbox != Demand::Off,
+            confined: options.launcher.is_some() || options.sandbox != ConfinementLevel::Off,
             ..State::default()
         });
         let started = Condvar::default();
@@ -206,7 +207,7 @@ impl Shared {
 
     /// Whether workers may start processes, which are to be ended with them.
     pub(crate) fn starts_processes(&self) -> bool {
-        self.options.launcher.is_none() && self.options.sandbox != Demand::Full
+        self.options.launcher.is_none() && self.options.sandbox != ConfinementLevel::Full
     }
 
     /// Whether that worker was told to leave, with nothing to do any more.
@@ -231,23 +232,23 @@ impl Shared {
     }
 
     /// A run hands in a batch.
-    pub(crate) fn submit(&self, job: JobId, batch: Batch) -> Result<(), Batch> {
+    pub(crate) fn submit(&self, job: JobId, batch: Batch) -> Result<(), SubmitError> {
         let state = self.lock();
         let full = |run: &RunState| run.gauge.read().0 == 0 && run.outstanding() > 0;
         match state.runs.get(&job) {
-            Some(run) if full(run) => Err(batch),
+            Some(run) if full(run) => Err(SubmitError::Full(batch)),
             _ => self.take(state, job, batch),
         }
     }
 
     /// The same for a batch that waits here if the run has no place for it.
-    pub(crate) fn submit_beyond(&self, job: JobId, batch: Batch) -> Result<(), Batch> {
+    pub(crate) fn submit_beyond(&self, job: JobId, batch: Batch) -> Result<(), SubmitError> {
         self.take(self.lock(), job, batch)
     }
 
-    fn take(&self, mut state: MutexGuard<'_, State>, job: JobId, batch: Batch) -> Result<(), Batch> {
+    fn take(&self, mut state: MutexGuard<'_, State>, job: JobId, batch: Batch) -> Result<(), SubmitError> {
         let Some(run) = state.runs.get_mut(&job).filter(|run| !run.failed && batch.job() == job) else {
-            return Err(batch);
+            return Err(SubmitError::Closed(batch));
         };
         run.grants.submitted(&batch);
         // Earlier items go first: they are what the consumer waits for.
@@ -305,7 +306,7 @@ impl Shared {
         }
         // A start takes a core. Where one has failed, those of several could take from each other what is scarce.
         let abreast =
-            if state.futile.is_empty() && state.shortage == Shortage::Unseen { self.cores } else { 1 };
+            if state.futile.is_empty() && state.shortage == Shortage::NoopObserver { self.cores } else { 1 };
         let begun = state.requested.min(abreast.saturating_sub(state.starting));
         state.requested -= begun;
         state.starting += begun;
@@ -350,13 +351,13 @@ impl Shared {
     }
 
     /// A limit kept that many workers from being started. A map goes on with the others, if there are some.
-    pub(crate) fn short(&self, death: Death, limit: String, workers: usize) {
+    pub(crate) fn short(&self, death: WorkerExit, limit: String, workers: usize) {
         let mut state = self.lock();
         state.starting -= workers;
         if state.starting == 0 && state.members.is_empty() {
             state.failed_start(death);
         } else {
-            if state.shortage == Shortage::Unseen {
+            if state.shortage == Shortage::NoopObserver {
                 state.shortage = Shortage::Seen(limit);
             }
             state.not_before = Some(Instant::now() + Duration::from_secs(1));
@@ -368,7 +369,7 @@ impl Shared {
     }
 
     /// A worker could not be started; with those behind it that were not tried, it is so many.
-    pub(crate) fn not_started(&self, death: Death, workers: usize) {
+    pub(crate) fn not_started(&self, death: WorkerExit, workers: usize) {
         let mut state = self.lock();
         state.starting -= workers;
         state.failed_start(death);
@@ -498,7 +499,7 @@ impl State {
 
     /// Counts a worker that ended without having run anything; after some in a row no run can go on, unless others
     /// work: then the map goes on with those, and a start is tried now and then.
-    pub(crate) fn failed_start(&mut self, death: Death) {
+    pub(crate) fn failed_start(&mut self, death: WorkerExit) {
         self.failures += 1;
         self.last_failure = Some(death.clone());
         self.futile.push(death);

@@ -9,7 +9,7 @@ use crate::local::ipc::frame_sender::Outbox;
 use crate::local::ipc::shared_page::Page;
 use crate::local::pool::state::{ORPHAN, SILENT, STUCK, State, pause_of};
 use crate::local::pool::worker_handle::{Held, Member, recall};
-use crate::model::death::{DeathCause, Running};
+use crate::model::death::{ExitReason, Running};
 
 /// A worker that has not greeted by then is none. Generous: a loaded machine starts processes slowly.
 const GREETING: Duration = Duration::from_secs(30);
@@ -36,7 +36,7 @@ pub(crate) fn look(state: &mut State, since_last: Duration, now: Instant) -> Opt
         // Time in which this process was stopped as well counts for little.
         member.awaited += since_last.min(GREETING / 5);
         if member.awaited > GREETING {
-            member.condemn(DeathCause::NoGreeting(GREETING), None);
+            member.condemn(ExitReason::HandshakeTimeout(GREETING), None);
         }
     }
     if state.members.iter().any(Member::is_unkillable) {
@@ -105,7 +105,7 @@ fn time_items(state: &mut State, since_last: Duration) -> Option<Duration> {
             && !member.is_dying()
             && age > limit
         {
-            member.condemn(DeathCause::Timeout(limit), Some(what));
+            member.condemn(ExitReason::Timeout(limit), Some(what));
         }
     }
     next
@@ -120,14 +120,14 @@ fn end_silent(state: &mut State, since_last: Duration) -> Option<Duration> {
             member.page.running().is_none() && member.held.iter().any(|held| held.batch.ticket() == last);
         if member.outbox.as_ref().is_some_and(Outbox::is_stuck) {
             let what = "it said that it had taken what it was sent, and had not";
-            member.condemn(DeathCause::Protocol(what.to_owned()), None);
+            member.condemn(ExitReason::Protocol(what.to_owned()), None);
             continue;
         }
         // Time in which this process was stopped counts for little.
         member.silent = if owes { member.silent + since_last.min(SILENT / 2) } else { Duration::ZERO };
         if member.silent > SILENT {
             member.condemn(
-                DeathCause::Protocol("it was through with a batch and did not answer".to_owned()),
+                ExitReason::Protocol("it was through with a batch and did not answer".to_owned()),
                 None,
             );
         }
@@ -165,7 +165,7 @@ fn end_stopped(state: &mut State, since_last: Duration, now: Instant) -> Option<
         if member.stopped > STOPPED {
             log::warn!("{} is stopped (SIGSTOP) and holds up its map: it is ended", member.name);
             let running = member.page.running();
-            member.condemn(DeathCause::Stopped(STOPPED), running);
+            member.condemn(ExitReason::Stopped(STOPPED), running);
         }
     }
     next
@@ -200,7 +200,7 @@ fn end_orphans(state: &mut State, now: Instant) -> Option<Duration> {
             continue;
         }
         if now.duration_since(member.progress) > ORPHAN && member.verdict.is_none() {
-            member.condemn(DeathCause::Unknown, None);
+            member.condemn(ExitReason::Unknown, None);
         }
     }
     Some(ORPHAN / 4)

@@ -14,7 +14,7 @@ use crate::local::ipc::arena::{SHARED_FROM, free_place};
 use crate::local::ipc::frame_sender::{Frame, Outbox};
 use crate::local::ipc::shared_page::Page;
 use crate::model::batch::Batch;
-use crate::model::death::{DeathCause, Running};
+use crate::model::death::{ExitReason, Running};
 use crate::model::frame::{Header, Kind};
 use crate::model::ids::JobId;
 use crate::model::refused_call::RefusedCall;
@@ -44,7 +44,7 @@ pub(crate) struct Member {
     /// It has answered something: a worker can live here.
     pub(crate) proven: bool,
     /// Why it is being ended, with what it then ran.
-    pub(crate) verdict: Option<(DeathCause, Option<(u64, Running)>)>,
+    pub(crate) verdict: Option<(ExitReason, Option<(u64, Running)>)>,
     /// How long it has owed the answer of a batch that it is through with.
     pub(crate) silent: Duration,
     /// How long it has been seen stopped with work in its hands.
@@ -167,7 +167,7 @@ impl Member {
     ///
     /// A worker that dumps its core is left alone: it is dying of a signal of its own, which is the cause of
     /// its death, and to kill it would cut the core short.
-    pub(crate) fn condemn(&mut self, cause: DeathCause, running: Option<(u64, Running)>) {
+    pub(crate) fn condemn(&mut self, cause: ExitReason, running: Option<(u64, Running)>) {
         if self.is_dying() {
             return;
         }

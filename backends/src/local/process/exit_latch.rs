@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::local::ipc::rendezvous::Server;
 use crate::local::ipc::shared_page::Page;
 use crate::local::output::quota::Quota;
-use crate::model::death::Death;
+use crate::model::death::WorkerExit;
 
 /// What the supervisor and a reader know of each other: the death of the worker, and how to wake the reader.
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ pub(crate) struct Gate {
 
 #[derive(Debug, Default)]
 pub(crate) struct GateState {
-    death: Option<Death>,
+    death: Option<WorkerExit>,
     /// Where its greeting is awaited, as long as it is.
     server: Option<Arc<Server>>,
 }
@@ -41,7 +41,7 @@ impl Gate {
 
     /// Supervisor: the worker is dead. Its reader receives what it has sent, and no more: another process may
     /// have its end of the channel.
-    pub(crate) fn close(&self, death: Death, page: &Page) {
+    pub(crate) fn close(&self, death: WorkerExit, page: &Page) {
         let mut state = self.lock();
         state.death = Some(death);
         self.told.notify_all();
@@ -67,7 +67,7 @@ impl Gate {
     }
 
     /// Waits for the death; gives up after `most`.
-    pub(crate) fn wait(&self, most: Duration) -> Option<Death> {
+    pub(crate) fn wait(&self, most: Duration) -> Option<WorkerExit> {
         let waited = self.told.wait_timeout_while(self.lock(), most, |state| state.death.is_none());
         waited.unwrap_or_else(PoisonError::into_inner).0.death.clone()
     }

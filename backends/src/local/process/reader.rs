@@ -21,7 +21,7 @@ use crate::local::pool::state::{Met, Shared};
 use crate::local::process::descendants;
 use crate::local::process::exit_latch::Gate;
 use crate::local::{Record, Taken};
-use crate::model::death::DeathCause;
+use crate::model::death::ExitReason;
 use crate::model::failure::ItemFailure;
 use crate::model::frame::{Assembler, Header, Kind};
 use crate::model::ids::JobId;
@@ -79,17 +79,17 @@ pub(crate) fn listen(peer: &Peer<'_>, server: Arc<Server>) {
     // A panic in here is a fault of fastmap's own, which must not end in a wait.
     let listened = catch_unwind(AssertUnwindSafe(|| peer.converse(server)));
     if listened.is_err() {
-        peer.condemn(DeathCause::Protocol("the thread that listens to it panicked".to_owned()));
+        peer.condemn(ExitReason::Protocol("the thread that listens to it panicked".to_owned()));
     }
     peer.gate.came_in();
     // A worker that closed its channel and lives on (it may have closed all it could) is of no use.
     let death = peer.gate.wait(Duration::from_secs(1)).or_else(|| {
-        peer.condemn(DeathCause::Protocol("it closed its channel".to_owned()));
+        peer.condemn(ExitReason::Protocol("it closed its channel".to_owned()));
         peer.gate.wait(Duration::MAX)
     });
     if let Some(death) = death {
         // One that was asked to leave has ended what it had started.
-        let left = death.cause == DeathCause::Exit(0) && peer.shared.is_asked_to_leave(peer.id);
+        let left = death.cause == ExitReason::Exit(0) && peer.shared.is_asked_to_leave(peer.id);
         peer.shared.buried(peer.id, death);
         if !left && peer.shared.starts_processes() {
             descendants::end(&socket);
@@ -98,7 +98,7 @@ pub(crate) fn listen(peer: &Peer<'_>, server: Arc<Server>) {
 }
 
 impl Peer<'_> {
-    fn condemn(&self, cause: DeathCause) {
+    fn condemn(&self, cause: ExitReason) {
         self.shared.condemn(self.id, cause);
     }
 
@@ -111,7 +111,7 @@ impl Peer<'_> {
             Ok(admitted) => admitted,
             Err(why) => {
                 if !self.gate.is_closed() {
-                    self.condemn(DeathCause::Protocol(format!("its greeting could not be read: {why}")));
+                    self.condemn(ExitReason::Protocol(format!("its greeting could not be read: {why}")));
                 }
                 return;
             }
@@ -125,7 +125,7 @@ impl Peer<'_> {
     }
 
     /// Takes frames until the end; an error says how the worker broke the protocol.
-    fn receive(&self) -> Result<(), DeathCause> {
+    fn receive(&self) -> Result<(), ExitReason> {
         let options = &self.shared.options;
         let strict = options.launcher.is_some();
         let mut assembler = match strict {
@@ -136,7 +136,7 @@ impl Peer<'_> {
         let mut begun = None;
         loop {
             let within = begun.as_ref().map(|begun: &Begun| begun.left(options.unfinished));
-            let packet = self.page.channel.packet(&mut buffer, within).map_err(DeathCause::Protocol)?;
+            let packet = self.page.channel.packet(&mut buffer, within).map_err(ExitReason::Protocol)?;
             let Some(packet) = packet else { return Ok(()) };
             let mut refused = None;
             let admit = |header: &Header| {
@@ -149,16 +149,16 @@ impl Peer<'_> {
                 Ok(())
             };
             let whole = assembler.packet_if(packet, admit);
-            let whole = whole.map_err(|broken| refused.unwrap_or(DeathCause::Protocol(broken)))?;
+            let whole = whole.map_err(|broken| refused.unwrap_or(ExitReason::Protocol(broken)))?;
             let Some((header, frame)) = whole else { continue };
             self.frame(header, frame, begun.take())?;
         }
     }
 
     /// A frame of a stranger's worker begins: whether it may, and what it takes.
-    fn begin(&self, header: &Header) -> Result<Begun, DeathCause> {
+    fn begin(&self, header: &Header) -> Result<Begun, ExitReason> {
         let options = &self.shared.options;
-        let broken = DeathCause::Protocol;
+        let broken = ExitReason::Protocol;
         let mut allowed = None;
         let most = match header.kind {
             Kind::Done => {
@@ -189,7 +189,7 @@ impl Peer<'_> {
     }
 
     /// Deals with a whole frame.
-    fn frame(&self, mut header: Header, frame: Vec<u8>, begun: Option<Begun>) -> Result<(), DeathCause> {
+    fn frame(&self, mut header: Header, frame: Vec<u8>, begun: Option<Begun>) -> Result<(), ExitReason> {
         // Centuries would overflow where times are added up.
         header.wall = header.wall.min(LONGEST);
         header.cpu = header.cpu.min(LONGEST);
@@ -197,7 +197,7 @@ impl Peer<'_> {
         if strict && header.kind == Kind::Refusal {
             let bytes = frame.len() as u64;
             if self.gate.refusals.fetch_add(bytes, Ordering::Relaxed) + bytes > REFUSED_CALLS {
-                return Err(DeathCause::Protocol(format!(
+                return Err(ExitReason::Protocol(format!(
                     "refused calls of more than {REFUSED_CALLS} bytes"
                 )));
             }
@@ -224,7 +224,7 @@ impl Peer<'_> {
                 Err(format!("{:?} is the host's to send", header.kind))
             }
         };
-        dealt_with.map_err(DeathCause::Protocol)
+        dealt_with.map_err(ExitReason::Protocol)
     }
 
     /// The frame with its payload behind the header, wherever that lies.

@@ -33,7 +33,7 @@ use crate::local::process::exit_latch::Gate;
 use crate::local::process::reader::{Peer, listen};
 use crate::local::process::watched::Watched;
 use crate::local::signals::block_signals;
-use crate::model::death::{Death, DeathCause};
+use crate::model::death::{ExitReason, WorkerExit};
 
 /// Begins to start the workers that were asked for, as many as may be now; false if there are none. What prevents a start
 /// is told to the pool.
@@ -57,7 +57,7 @@ pub(crate) fn begin_requested(shared: &Arc<Shared>) -> bool {
 }
 
 /// Starts a worker's thread, which starts the worker and lives as long as that.
-fn begin(shared: &Arc<Shared>, number: u64) -> Result<JoinHandle<()>, (Death, io::Error)> {
+fn begin(shared: &Arc<Shared>, number: u64) -> Result<JoinHandle<()>, (WorkerExit, io::Error)> {
     let name = format!("worker-{number}");
     let thread = std::thread::Builder::new().name(format!("fastmap-{name}"));
     let (shared, own) = (Arc::clone(shared), name.clone());
@@ -82,8 +82,8 @@ fn begin(shared: &Arc<Shared>, number: u64) -> Result<JoinHandle<()>, (Death, io
     })
 }
 
-fn not_started(worker: String, why: String) -> Death {
-    Death { worker, pid: 0, cause: DeathCause::NotStarted(why), refused: None, stderr: Vec::new() }
+fn not_started(worker: String, why: String) -> WorkerExit {
+    WorkerExit { worker, pid: 0, cause: ExitReason::NotStarted(why), refused: None, stderr: Vec::new() }
 }
 
 /// What the reader of a worker needs of it.
@@ -157,12 +157,12 @@ fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, Failu
         confinement: Confinement::Own(shared.options.sandbox),
         server: server.path().to_owned(),
     };
-    let (mut command, keeper) = match &shared.options.launcher {
+    let (mut command, guard) = match &shared.options.launcher {
         None => (own_program(shared, &marker), None),
         Some(launcher) => {
             let start = Start { name, socket: Path::new(server.path()), marker: &marker };
             let launch = launcher.launch(&start).map_err(failed("cannot launch it"))?;
-            (launch.command, Some(launch.keeper))
+            (launch.command, Some(launch.guard))
         }
     };
     let ((stdout, its_stdout), (stderr, its_stderr)) =
@@ -178,7 +178,7 @@ fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, Failu
     // Its ends of them.
     drop(command);
     let pid = child.id();
-    if keeper.is_none() {
+    if guard.is_none() {
         descriptors::lower_again(pid);
     }
     let output = (|| -> io::Result<_> {
@@ -208,7 +208,7 @@ fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, Failu
         pidfd,
         stdout,
         stderr,
-        keeper,
+        guard,
         gate: Arc::clone(&gate),
         page: Arc::clone(&page),
         words: Words::default(),
@@ -286,13 +286,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::local::{Launch, Launcher, Local, LocalOptions};
+    use crate::local::{LaunchedChild, Launcher, Local, LocalOptions};
 
     #[derive(Debug)]
     struct Hasty;
 
     impl Launcher for Hasty {
-        fn launch(&self, _start: &Start<'_>) -> io::Result<Launch> {
+        fn launch(&self, _start: &Start<'_>) -> io::Result<LaunchedChild> {
             panic!("it launches nothing");
         }
     }

@@ -23,7 +23,7 @@ use crate::local::process::exit_latch::Gate;
 use crate::local::process::spawn::begin_requested;
 use crate::local::process::watched::Watched;
 use crate::local::signals::block_signals;
-use crate::model::death::{Death, DeathCause, Running};
+use crate::model::death::{ExitReason, Running, WorkerExit};
 use crate::model::ids::JobId;
 
 /// Bytes of one pipe that are passed on before the others get their turn.
@@ -294,7 +294,7 @@ impl Watched {
             if !gate.has_greeted() {
                 // It is no program of ours, and never will.
                 let limit = shared.options.output.unwrap_or_default();
-                return shared.condemn(self.id, DeathCause::OutputLimit(limit));
+                return shared.condemn(self.id, ExitReason::OutputLimit(limit));
             }
             let left_out = [stdout.leave_out(TURN), stderr.leave_out(TURN)];
             quota.leave_out(left_out.iter().map(|(_, lines)| lines).sum());
@@ -323,11 +323,11 @@ impl Watched {
         log::error!(
             "{name} (process {pid}) can't be ended: this process may not, and the worker does not end itself"
         );
-        shared.condemn(id, DeathCause::Unknown);
-        let death = Death {
+        shared.condemn(id, ExitReason::Unknown);
+        let death = WorkerExit {
             worker: name.to_string(),
             pid,
-            cause: DeathCause::Unknown,
+            cause: ExitReason::Unknown,
             refused: None,
             stderr: Vec::new(),
         };
@@ -352,35 +352,35 @@ impl Watched {
             let mut state = shared.lock();
             state.member(self.id).map(|member| member.child.wait())
         };
-        let cause = match (exited, &mut self.keeper) {
-            (Some(Ok(status)), Some(keeper)) => keeper.cause(status),
+        let cause = match (exited, &mut self.guard) {
+            (Some(Ok(status)), Some(guard)) => guard.exit_reason(status),
             (Some(Ok(status)), None) => match cause_of(status) {
-                DeathCause::Signal(libc::SIGKILL) => {
-                    kills.and_then(MemoryKills::judge).unwrap_or(DeathCause::Signal(libc::SIGKILL))
+                ExitReason::Signal(libc::SIGKILL) => {
+                    kills.and_then(MemoryKills::judge).unwrap_or(ExitReason::Signal(libc::SIGKILL))
                 }
                 cause => cause,
             },
-            _ => DeathCause::Unknown,
+            _ => ExitReason::Unknown,
         };
         let (name, page, gate, mut words) = (self.name, self.page, self.gate, self.words);
         self.stdout.finish(&mut |stream, line| tell(lines, &gate, &name, stream, line));
         let mut out = |line| tell(lines, &gate, &name, Stream::Stderr, line);
         let stderr = self.stderr.finish(&mut |_, line| words.line(repeats, &page, self.pid, line, &mut out));
-        let lethal = cause != DeathCause::Exit(0);
+        let lethal = cause != ExitReason::Exit(0);
         words.end(repeats, lethal, &mut out);
         if let Some(quota) = &gate.quota {
             tell_what_is_left_out(lines, quota, &name);
         }
-        let death = Death { worker: name.to_string(), pid: self.pid, cause, refused: None, stderr };
+        let death = WorkerExit { worker: name.to_string(), pid: self.pid, cause, refused: None, stderr };
         gate.close(death, &page);
     }
 }
 
-fn cause_of(status: std::process::ExitStatus) -> DeathCause {
+fn cause_of(status: std::process::ExitStatus) -> ExitReason {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
-        (Some(code), _) => DeathCause::Exit(code),
-        (None, Some(signal)) => DeathCause::Signal(signal),
-        (None, None) => DeathCause::Unknown,
+        (Some(code), _) => ExitReason::Exit(code),
+        (None, Some(signal)) => ExitReason::Signal(signal),
+        (None, None) => ExitReason::Unknown,
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::local::ipc::shared_page::Page;
-use crate::local::launcher::Keeper;
+use crate::local::launcher::ChildGuard;
 use crate::local::output::pipe::Pipe;
 use crate::local::output::repeats::Words;
 use crate::local::process::exit_latch::Gate;
@@ -20,7 +20,7 @@ pub(crate) struct Watched {
     pub(crate) pidfd: Option<OwnedFd>,
     pub(crate) stdout: Pipe,
     pub(crate) stderr: Pipe,
-    pub(crate) keeper: Option<Box<dyn Keeper>>,
+    pub(crate) guard: Option<Box<dyn ChildGuard>>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) page: Arc<Page>,
     pub(crate) words: Words,

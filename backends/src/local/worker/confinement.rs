@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use fastmap_sandbox::{Demand, Lack, Layer, record};
+use fastmap_sandbox::{ConfinementLevel, Layer, MissingFeature, record};
 
 use crate::execution::denials::{Told, UNTOLD, Untold, tell, untold};
 use crate::local::ipc::shared_page::Page;
@@ -19,9 +19,9 @@ const MOST_IN_JAIL: usize = 64;
 /// and no thread is.
 ///
 /// # Errors
-/// For [`Demand::Full`], what the kernel lacks.
-pub(crate) fn confine(page: &Arc<Page>, demand: Demand) -> Result<bool, Lack> {
-    if demand == Demand::Off {
+/// For [`ConfinementLevel::Full`], what the kernel lacks.
+pub(crate) fn confine(page: &Arc<Page>, demand: ConfinementLevel) -> Result<bool, MissingFeature> {
+    if demand == ConfinementLevel::Off {
         return Ok(false);
     }
     // The signal handler writes to it until the process ends.
@@ -30,7 +30,7 @@ pub(crate) fn confine(page: &Arc<Page>, demand: Demand) -> Result<bool, Lack> {
     if let Some(why) = confinement.no_temporary_files {
         log::debug!("this worker has no /tmp and no /dev/shm of its own: {why}");
     }
-    for lack in confinement.lacking {
+    for lack in confinement.missing_features {
         // The host has warned of what it could know.
         log::warn!("this worker is not fully confined: {lack} ({})", lack.why);
     }

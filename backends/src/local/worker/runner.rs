@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::exit;
 use std::sync::{Arc, Once};
 
-use fastmap_sandbox::Demand;
+use fastmap_sandbox::ConfinementLevel;
 use ipc_channel::ipc::IpcSender;
 use log::LevelFilter;
 use nix::sys::prctl;
@@ -97,7 +97,7 @@ impl Worker {
         let incoming = Receiver::new(Arc::clone(&page), Arc::clone(&results));
         let incoming = Arc::new(incoming.map_err(|e| step("timer", &e))?);
         let (deputy, level) = (Once::new(), marker.level);
-        let open = marker.confinement == Confinement::Own(Demand::Off);
+        let open = marker.confinement == Confinement::Own(ConfinementLevel::Off);
         Ok(Worker { page, incoming, deputy, results, strict, open, logs, level })
     }
 
