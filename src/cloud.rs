@@ -1,5 +1,5 @@
-//! The way to CLOUD: makes the backend of the account that was set, and is whom that backend tells and asks. What it
-//! tells goes to stderr as all of fastmap's lines do; what it asks is asked on the terminal.
+//! Builds the cloud backend of the configured account, and implements its notices and its confirmation on the terminal.
+//! Notices go to stderr like all of fastmap's lines.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;

@@ -38,7 +38,7 @@ pub struct FastmapConfig(Arc<Runtime>);
 /// # Errors
 /// [`ErrorKind::Options`] if an option or an environment variable can't be used, with its name, value and what is
 /// allowed, or if [`Sandbox::Require`](crate::Sandbox::Require) asks for what this kernel
-/// lacks. Nothing is asked of a service yet: what it has to say of the secret is told by the first map.
+/// lacks. The service is not contacted yet: the first map reports whether it accepts the secret.
 ///
 /// # Examples
 ///

@@ -1,4 +1,4 @@
-//! What the fuzzers in `fuzz/` call: bytes that are no results of ours, read as results. Compiled for them alone.
+//! Entry points of the fuzzers in `fuzz/`: arbitrary bytes, read as results. Compiled for them alone.
 #![allow(missing_docs, clippy::missing_panics_doc, reason = "a panic is what is looked for")]
 
 use std::collections::BTreeMap;

@@ -280,7 +280,7 @@ impl<V: Fn(&str) -> Option<OsString>> Reader<'_, V> {
             Ok(secret) => Ok(Some((secret.trim().to_owned(), "FASTMAP_SECRET"))),
             Err(_) => Err(Error::new(
                 ErrorKind::Options,
-                "FASTMAP_SECRET: this is no text; allowed: the secret that the service gave",
+                "FASTMAP_SECRET: this is not text; allowed: the secret that the service gave",
             )),
         }
     }

@@ -35,7 +35,7 @@ impl fmt::Display for Layer {
     }
 }
 
-/// A layer that can't be had here. Its text says why, as far as the kernel's answer tells.
+/// A layer that is not available here. Its text gives the reason, as far as the kernel's answer shows it.
 #[derive(Debug, thiserror::Error)]
 #[error("{}{layer}", self.reason())]
 pub struct MissingFeature {

@@ -55,7 +55,7 @@ struct Slot {
 #[derive(Debug)]
 #[repr(C)]
 pub struct Record {
-    /// Somebody writes.
+    /// A thread writes.
     taken: AtomicU32,
     /// One more than the latest item to which anything was refused; 0: nothing was.
     latest: AtomicU32,

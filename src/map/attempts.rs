@@ -1,5 +1,5 @@
 //! What is kept to try failed items again: the batches that are out, of maps that retry, and suspects.
-//! Told by the drive of what goes out and comes back; `again_after_failure` decides, and whole segments come out of `sort`.
+//! The engine reports what is sent and received; `again_after_failure` decides, and `sort` returns whole segments.
 
 use std::collections::HashMap;
 

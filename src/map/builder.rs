@@ -148,8 +148,8 @@ where
         self
     }
 
-    /// The map must be over so long after its first `next()`. What is not answered by then is cancelled, running or
-    /// not: results that are here come in order up to the first gap, then one [`Timeout`](crate::ErrorKind::Timeout) error
+    /// The map ends at the latest this long after its first `next()`. Items without an answer by then are cancelled, running
+    /// or not: results that have arrived come in order up to the first gap, then one [`Timeout`](crate::ErrorKind::Timeout) error
     /// without an index, then `None`. A map whose items are all answered in time is read at leisure.
     ///
     /// It is looked at inside `next()`, before each pull and at least every 0.1 s of a wait for results. A
@@ -189,8 +189,8 @@ where
     /// simply new; fewer are a change. **The same function** means the same executable and the same context; see
     /// [`checkpoint_version`](Fastmap::checkpoint_version).
     ///
-    /// The hashes find mistakes and damage. They don't protect from somebody who can write to the file: that is to
-    /// be as trusted as the program.
+    /// The hashes find mistakes and damage. They don't protect against a program that can write to the file: the file
+    /// must be as trusted as the program.
     ///
     /// # Errors
     /// The map yields one [`Checkpoint`](crate::ErrorKind::Checkpoint) error, without an index, and ends if the input or the
@@ -258,7 +258,7 @@ where
     ///
     /// # Errors
     /// If the file can't be written, the map yields one [`Io`](crate::ErrorKind::Io) error and ends before anything is
-    /// read. A disk that is full at the end is told by a warning: the results are with you by then.
+    /// read. A disk that is full at the end causes a warning only, because the results have been delivered by then.
     ///
     /// # Examples
     ///
@@ -278,7 +278,7 @@ where
         self
     }
 
-    /// Whether progress is told: by a bar where stderr is a terminal, else by a line now and then. Overrides the
+    /// Whether progress is shown: by a bar where stderr is a terminal, else by a line now and then. Overrides the
     /// verbosity. It is looked at inside `next()`: an input that blocks, or a consumer that does not ask, holds it up.
     ///
     /// # Examples

@@ -150,5 +150,5 @@ pub(crate) fn describe(info: &PanicHookInfo<'_>) -> String {
 pub(crate) fn text(payload: &dyn Any) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("(a value that is no text)")
+        .unwrap_or("(a value that is not text)")
 }

@@ -292,8 +292,8 @@ impl Held {
 }
 
 impl Landed {
-    /// What the policy is to see: that, of the news that this came of, and what is cancelled. Whoever goes on alone is alone
-    /// first: then what it has answered counts.
+    /// The events for the policy: the one that this outcome is of, and the cancellations. A copy that goes on alone comes
+    /// first, because its answers count from then on.
     pub fn seen(&self, side: Side, news: Event) -> Vec<Event> {
         let Some(batch) = self.of else { return Vec::new() };
         let back = |cancel: &Cancel| {

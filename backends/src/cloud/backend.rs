@@ -25,7 +25,7 @@ use crate::{Backend, Capacity, ItemCost, Readiness, Run};
 ///
 /// What can be repeated is repeated: an answer that does not come is asked for again until
 /// [`patience`](CloudOptions::patience) is over, under the same number, so that it is charged once. A run that is
-/// dropped, or whose process exits, is cancelled at the service as far as it can be told; one whose process is killed
+/// dropped, or whose process exits, is cancelled at the service if that can be reached; one whose process is killed
 /// ends there with its lease (30 s, unless the service says otherwise).
 #[derive(Clone, Debug)]
 pub struct Cloud {

@@ -1,5 +1,5 @@
-//! The end of the process while a run is open: the service is told as far as there is time. A process that is killed (or
-//! interrupted, and has no handler for that) tells nothing; its runs end with their leases.
+//! The end of the process while a run is open: the run is cancelled at the service as far as there is time. A process that is
+//! killed (or interrupted without a handler) sends nothing; its runs end with their leases.
 
 use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
 use std::time::{Duration, Instant};

@@ -59,7 +59,7 @@ impl Locale {
         for (name, value) in &self.variables {
             if !is_name(name) {
                 return Err(format!(
-                    "the variable {name:?} is none of TZ, LANG, LANGUAGE, LC_… and RUST_BACKTRACE"
+                    "the variable {name:?} is not one of TZ, LANG, LANGUAGE, LC_… and RUST_BACKTRACE"
                 ));
             }
             if !is_value(value) {
@@ -69,7 +69,7 @@ impl Locale {
             }
         }
         match &self.zone {
-            Some(zone) if !is_zone(zone) => Err(format!("{zone:?} is no name of a time zone")),
+            Some(zone) if !is_zone(zone) => Err(format!("{zone:?} is not the name of a time zone")),
             _ => Ok(()),
         }
     }

@@ -118,7 +118,7 @@ impl Service<'_> {
             // Somebody in between, for now.
             _ if self.reached => again,
             _ => fail(format!(
-                "what answers at {url} is no fastmap service, or something on the way changes what it says (status \
+                "the server at {url} is not a fastmap service, or a proxy changes its answers (status \
                  {status}, not signed); is FASTMAP_CLOUD_URL right?"
             )),
         }

@@ -1,5 +1,5 @@
 //! One run as all its threads see it: batches that wait, what the service calls it, how it is to end. Everything is
-//! under one lock, which nobody holds while anything is sent.
+//! under one lock, which is never held while anything is sent.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

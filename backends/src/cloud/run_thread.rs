@@ -159,7 +159,7 @@ impl Conductor {
         answer.map_err(|refused| {
             let why = match refused {
                 ConfirmError::Declined => "the charges were declined",
-                ConfirmError::NoTerminal => "the charges are to be confirmed, and there is nobody to ask",
+                ConfirmError::NoTerminal => "the charges need a confirmation, and there is no terminal to ask at",
             };
             Stop::Failed(BackendError::Declined(format!(
                 "{why}: nothing was sent to {}; use the policy local, or set Options::confirm_charges \

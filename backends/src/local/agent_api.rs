@@ -18,11 +18,11 @@ use crate::model::ids::{BatchId, JobId};
 const LOOK: Duration = Duration::from_secs(1);
 
 impl Local {
-    /// Starts a worker if there is none, and waits until one has reported for duty: for whoever must know whether
-    /// the program can work here before there is work.
+    /// Starts a worker if there is none, and waits until one has connected: a caller learns whether the program can work here
+    /// before there is work.
     ///
     /// # Errors
-    /// If it dies first, with its last words, or if nothing is heard of it within `most`.
+    /// If it dies first, with its last words, or if it has not connected within `most`.
     pub fn try_start(&self, most: Duration) -> Result<(), BackendError> {
         self.pool.check_owner()?;
         self.pool.start_supervisor()?;
@@ -74,7 +74,7 @@ impl Shared {
                 return Err(BackendError::NoWorkers(vec![death]));
             }
             if waited >= most {
-                return Err(BackendError::Other(format!("no worker has reported for duty within {most:?}")));
+                return Err(BackendError::Other(format!("no worker has connected within {most:?}")));
             }
             state = self.started.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
             waited += last.elapsed().min(2 * LOOK);

@@ -1,4 +1,4 @@
-//! Who starts a worker process that is not this program: a launcher says how, and judges its end. The pool sees to
+//! Starts worker processes of other programs: a launcher makes the command and interprets the exit. The pool does
 //! everything else. Implemented by `jailed`.
 
 use std::path::Path;

@@ -84,7 +84,7 @@ impl Jail {
     }
 
     /// The same jails for the workers of one run of an account. All workers of an account share its CPU time
-    /// with those of other accounts as if there were one of each, and have so many bytes of memory together.
+    /// with those of other accounts as if there were one of each, and have `memory` bytes of memory together.
     /// (All of them must be made from this one, or from a clone of it.)
     ///
     /// # Errors
@@ -95,8 +95,8 @@ impl Jail {
     }
 
     /// CPU time of all that ever ran in jails of this run, from the first moment of each to its last:
-    /// bubblewrap's, a worker's before it reports for duty, and what the dead have used. `None`: it is no
-    /// run's, see [`Jail::for_run`].
+    /// bubblewrap's, a worker's before it connects, and what dead ones have used. `None` outside of a run,
+    /// see [`Jail::for_run`].
     pub fn cpu(&self) -> Option<Duration> {
         self.run.as_ref().map(|run| run.group.cpu())
     }

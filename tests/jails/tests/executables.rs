@@ -156,10 +156,10 @@ fn said_of(path: &Path) -> String {
 #[test]
 fn a_program_without_fastmap_is_noticed_at_once() {
     let said = said_of(Path::new("/bin/true"));
-    assert!(said.contains("exit(0) before it reported for duty (is it a fastmap program?"), "{said}");
+    assert!(said.contains("exit(0) before it connected (is it a fastmap program?"), "{said}");
     // cat reads its standard input, which is a worker's way to get files, and does not wait there.
     let said = said_of(Path::new("/bin/cat"));
-    assert!(said.contains("exit(1) before it reported for duty"), "{said}");
+    assert!(said.contains("exit(1) before it connected"), "{said}");
     // More than a worker may print.
     let said = said_of(Path::new("/usr/bin/yes"));
     assert!(said.contains("it printed more than 256 KiB"), "{said}");

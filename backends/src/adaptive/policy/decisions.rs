@@ -11,7 +11,7 @@ use crate::losses::PARTS;
 pub struct Options {
     /// The whole map must be predicted to end sooner by this share of its time for the service to be used.
     pub margin: f64,
-    /// And by so many seconds.
+    /// And at least this many seconds sooner.
     pub least_gain: f64,
     /// Most credits for a second sooner.
     pub credits_per_second: f64,
@@ -21,7 +21,7 @@ pub struct Options {
     pub bandwidth: f64,
     /// Seconds that a service is expected to take for opening a run, beside the upload: it starts a worker.
     pub opening: f64,
-    /// A local worker that has had its first batch for so many seconds may still be starting.
+    /// Seconds for which a local worker with its first batch may still be starting.
     pub starting: f64,
     /// Of an input that does not tell its length: items that may be with the service, for each that was pulled.
     pub commitment: f64,
@@ -105,7 +105,7 @@ const FAILURES: u32 = 5;
 const SUSPICIOUS: f64 = 2.0;
 
 impl Policy {
-    /// For a map of so many items, if that is known, with so many local workers.
+    /// A policy for a map of `items` items, if that number is known, with `workers` local workers.
     pub fn new(options: Options, items: Option<u64>, workers: u32) -> Self {
         let mut ledger = Ledger::default();
         ledger.sides[Side::Local as usize].workers = f64::from(workers);

@@ -1,5 +1,5 @@
 //! What workers printed, on its way to the [`OutputSink`]: a bounded queue and the thread that empties it, so that a host
-//! whose own output is not read (a full pipe, Ctrl-S on a terminal) still hears of deaths and starts workers. Filled by
+//! whose own output is not read (a full pipe, Ctrl-S on a terminal) still notices deaths and starts workers. Filled by
 //! the supervisor; the thread is started with the first line, for most functions print nothing.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -79,7 +79,7 @@ impl Lines {
             return;
         }
         if self.left_out > 0 {
-            let told = left_out(self.left_out, "nobody read them");
+            let told = left_out(self.left_out, "they were not read in time");
             self.left_out = 0;
             self.send(Line { worker: Arc::clone(worker), stream: Stream::Stderr, text: told.into_bytes() });
         }

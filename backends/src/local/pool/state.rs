@@ -1,5 +1,5 @@
-//! Who has which batch. All decisions of the pool are taken under one lock, by whoever brings news: a run that submits, a
-//! reader whose worker answered, the supervisor whose worker died (`events`). Nothing here waits.
+//! Assignment of batches to workers. All decisions of the pool are taken under one lock, by the thread that reports an
+//! event: a run that submits, a reader whose worker answered, the supervisor whose worker died (`events`). Nothing here waits.
 
 use std::collections::BTreeMap;
 use std::io;

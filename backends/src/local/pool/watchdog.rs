@@ -1,5 +1,5 @@
 //! What the pool does by the clock: takes work back from a worker that is stuck behind a slow item and gives it to
-//! an idle one, ends items that run too long, workers that never greet, and items that nobody waits for.
+//! an idle one, ends items that run too long, workers that never connect, and items of abandoned batches.
 //! Called by the supervisor, which comes back after the time that [`look`] gives.
 
 use std::fs;

@@ -1,5 +1,5 @@
-//! The thread that looks after the worker processes: it has them started (`spawn`), reads what they print, and is told by
-//! the kernel when one dies.
+//! The thread that looks after the worker processes: it has them started (`spawn`), reads what they print, and is
+//! woken by the kernel when one dies.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;

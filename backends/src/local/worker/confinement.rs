@@ -44,7 +44,7 @@ pub(crate) fn watch(page: &Arc<Page>) {
     let page: &'static Arc<Page> = Box::leak(Box::new(Arc::clone(page)));
     match fastmap_sandbox::watch(page.record(), page.item()) {
         Ok(()) => drop(UNTOLD.set(Mutex::default())),
-        Err(why) => log::debug!("what the jail refuses is not told: {why}"),
+        Err(why) => log::debug!("what the jail refuses is not reported: {why}"),
     }
 }
 

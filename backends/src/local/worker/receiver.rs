@@ -1,6 +1,6 @@
 //! What a worker receives, and who receives it: the thread that computes, while it has nothing to do, so that a
-//! batch wakes one thread and not two; a deputy once that has been busy for a moment, so that a recall is heard and a
-//! closed channel is seen while user code runs.
+//! batch wakes one thread and not two; a deputy once that has been busy for a moment, so that a recall is received and a
+//! closed channel is noticed while user code runs.
 
 use std::collections::VecDeque;
 use std::io;

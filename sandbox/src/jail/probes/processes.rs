@@ -56,12 +56,12 @@ fn by_descriptor() -> io::Result<()> {
 /// Looks for any process but itself and the first, which is a jail's own.
 fn others() -> io::Result<()> {
     let own = std::process::id() as i32;
-    // SAFETY: signal 0 asks whether somebody is there, and does nothing.
+    // SAFETY: signal 0 asks whether the process exists, and does nothing.
     let there = |process: i32| unsafe { libc::kill(process, 0) == 0 } || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM);
     if (2..70_000).any(|process| process != own && there(process)) {
         Ok(())
     } else {
-        Err(nothing("nobody is there"))
+        Err(nothing("no other process is visible"))
     }
 }
 
