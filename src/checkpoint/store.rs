@@ -15,7 +15,7 @@ use redb::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::checkpoint::bounded_storage::Doubted;
+use crate::checkpoint::bounded_storage::BoundedStorage;
 use crate::error::{Error, ErrorKind};
 
 /// What the map is: words for each part of its identity.
@@ -145,7 +145,7 @@ impl Store {
 
     /// On a file, or what a test puts in its place.
     pub(super) fn on(backend: impl StorageBackend, path: &Path) -> Result<Store, Error> {
-        let backend = Doubted::new(backend).map_err(|error| refused(path, error.into()))?;
+        let backend = BoundedStorage::new(backend).map_err(|error| refused(path, error.into()))?;
         let database = builder().create_with_backend(backend).map_err(|error| refused(path, error))?;
         Ok(Store { database, path: path.to_owned() })
     }

@@ -47,7 +47,7 @@ where
     /// # Ok::<(), fastmap::Error>(())
     /// ```
     pub fn unordered(mut self) -> Unordered<I, R> {
-        self.drive.window.set_unordered();
+        self.engine.reorder_buffer.set_unordered();
         self.only_portions();
         Unordered::new(self)
     }
@@ -66,7 +66,7 @@ where
     /// # Ok::<(), fastmap::Error>(())
     /// ```
     pub fn label(mut self, label: impl Into<String>) -> Self {
-        self.drive.label = Some(label.into());
+        self.engine.label = Some(label.into());
         self
     }
 
@@ -93,7 +93,7 @@ where
     /// ```
     pub fn item_timeout(mut self, limit: Duration) -> Self {
         assert!(!limit.is_zero(), "an item timeout of 0 leaves no item any time");
-        self.drive.item_timeout = Some(limit);
+        self.engine.item_timeout = Some(limit);
         self
     }
 
@@ -119,7 +119,7 @@ where
     /// # Ok::<(), fastmap::Error>(())
     /// ```
     pub fn on_error(mut self, on_error: OnError) -> Self {
-        self.drive.limits.on_error = on_error;
+        self.engine.limits.on_error = on_error;
         self
     }
 
@@ -144,7 +144,7 @@ where
     /// assert!(error.to_string().contains("tried 3 times"));
     /// ```
     pub fn retries(mut self, retries: u32) -> Self {
-        self.drive.tries.retries = retries;
+        self.engine.attempts.retries = retries;
         self
     }
 
@@ -171,7 +171,7 @@ where
     /// assert!(answers.next().is_none());
     /// ```
     pub fn deadline(mut self, limit: Duration) -> Self {
-        self.drive.limits.deadline = Some(limit);
+        self.engine.limits.deadline = Some(limit);
         self
     }
 
@@ -215,7 +215,7 @@ where
     /// # Ok::<(), fastmap::Error>(())
     /// ```
     pub fn checkpoint(mut self, path: impl Into<PathBuf>) -> Self {
-        self.drive.checkpoint.set_path(path.into());
+        self.engine.checkpoint.set_path(path.into());
         self
     }
 
@@ -240,7 +240,7 @@ where
     /// # Ok::<(), fastmap::Error>(())
     /// ```
     pub fn checkpoint_version(mut self, key: impl Into<String>) -> Self {
-        self.drive.checkpoint.set_version(key.into());
+        self.engine.checkpoint.set_version(key.into());
         self
     }
 
@@ -274,7 +274,7 @@ where
     /// # Ok::<(), fastmap::Error>(())
     /// ```
     pub fn timings(mut self, path: impl Into<PathBuf>) -> Self {
-        self.drive.report.write_timings(path.into());
+        self.engine.report.write_timings(path.into());
         self
     }
 
@@ -292,7 +292,7 @@ where
     /// # Ok::<(), fastmap::Error>(())
     /// ```
     pub fn progress(mut self, show: bool) -> Self {
-        self.drive.report.show_progress(show);
+        self.engine.report.show_progress(show);
         self
     }
 }

@@ -16,7 +16,7 @@ use crate::model::words::counted;
 /// # Errors
 /// If the file can't be read, or a line does not belong to a trace; the message has its number.
 pub fn explain(path: &Path) -> io::Result<String> {
-    let mut account = Account::default();
+    let mut account = TraceSummary::default();
     for (number, line) in BufReader::new(File::open(path)?).lines().enumerate() {
         let line = serde_json::from_str::<Line>(&line?).map_err(|error| {
             let what = format!("{}: line {} does not belong to a trace: {error}", path.display(), number + 1);
@@ -28,7 +28,7 @@ pub fn explain(path: &Path) -> io::Result<String> {
 }
 
 #[derive(Default)]
-struct Account {
+struct TraceSummary {
     text: String,
     policy: Option<Policy>,
     sent: [u64; 2],
@@ -37,7 +37,7 @@ struct Account {
     told: f64,
 }
 
-impl Account {
+impl TraceSummary {
     fn say(&mut self, at: f64, what: &str) {
         let _infallible = writeln!(self.text, "{at:>10.3} s  {what}");
     }
@@ -45,7 +45,7 @@ impl Account {
     fn add(&mut self, line: Line) {
         match line {
             Line::Begin { label, function, items, workers, options } => {
-                *self = Account { text: std::mem::take(&mut self.text), ..Account::default() };
+                *self = TraceSummary { text: std::mem::take(&mut self.text), ..TraceSummary::default() };
                 let items_told = items
                     .map_or_else(|| "an unknown number of items".to_owned(), |items| counted(items, "item"));
                 let name = label.unwrap_or_else(|| mapped_function(&function).to_owned());

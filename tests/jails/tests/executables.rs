@@ -9,7 +9,7 @@ use std::sync::Arc;
 use fastmap::backends::{Backend, BackendError, FunctionId, Job, Local, Run};
 use fastmap::{Error, ErrorKind};
 use fastmap_backends::local::Jailed;
-use fastmap_sandbox::elf::Unfit;
+use fastmap_sandbox::elf::ElfError;
 use fastmap_test_jails::{config, copy, jail, limits, pool};
 use tempfile::TempDir;
 
@@ -61,7 +61,7 @@ fn a_function_that_the_program_has_not_is_an_error_of_the_map() {
     assert!(error.to_string().contains("the function another was sought"), "{error}");
 }
 
-fn refused(path: &Path) -> Unfit {
+fn refused(path: &Path) -> ElfError {
     Jailed::new(jail(), path, limits()).expect_err("it can't run here")
 }
 
