@@ -8,7 +8,7 @@ use fastmap_backends::{Backend, Local, LocalOptions, local};
 
 use crate::cloud;
 use crate::error::{Error, ErrorKind};
-use crate::nested_backend::Nested;
+use crate::nested_backend::SequentialBackend;
 use crate::options::{ExecPolicy, Options, Verbosity};
 use crate::report::{Console, notice, wait_until_written, warn};
 use crate::settings::Settings;
@@ -30,7 +30,7 @@ impl Runtime {
         let backend: Arc<dyn Backend> = if local::inside_worker() {
             // A map for each item of another one would write a line for each.
             settings.verbosity = Verbosity::Quiet;
-            Arc::new(Nested)
+            Arc::new(SequentialBackend)
         } else if let Some(backend) = &settings.backend {
             Arc::clone(backend)
         } else {
@@ -66,7 +66,7 @@ impl Runtime {
     pub(crate) fn backend(&self) -> Result<&dyn Backend, Error> {
         check_entered(self.settings.backend.is_some())?;
         if inside_inline_call() {
-            return Ok(&Nested);
+            return Ok(&SequentialBackend);
         }
         match &self.backend {
             Ok(backend) => Ok(backend.as_ref()),

@@ -38,7 +38,7 @@ pub(crate) struct Settings {
 #[derive(Clone, Debug)]
 #[cfg_attr(not(feature = "cloud"), expect(dead_code, reason = "who has no client needs no account"))]
 pub(crate) struct Account {
-    pub(crate) secret: Hidden,
+    pub(crate) secret: Redacted,
     /// What to name where it can't be used: a method or a variable.
     pub(crate) secret_by: &'static str,
     pub(crate) url: String,
@@ -51,9 +51,9 @@ pub(crate) struct Account {
 /// Never shown.
 #[derive(Clone)]
 #[cfg_attr(not(feature = "cloud"), expect(dead_code, reason = "who has no client needs no secret"))]
-pub(crate) struct Hidden(pub(crate) String);
+pub(crate) struct Redacted(pub(crate) String);
 
-impl fmt::Debug for Hidden {
+impl fmt::Debug for Redacted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("…")
     }
@@ -222,7 +222,7 @@ impl Service {
                 ));
             }
             (Some((secret, secret_by)), Some(url)) => Some(Account {
-                secret: Hidden(secret),
+                secret: Redacted(secret),
                 secret_by,
                 url,
                 url_by,
@@ -280,7 +280,7 @@ impl<V: Fn(&str) -> Option<OsString>> Reader<'_, V> {
             Ok(secret) => Ok(Some((secret.trim().to_owned(), "FASTMAP_SECRET"))),
             Err(_) => Err(Error::new(
                 ErrorKind::Options,
-                "FASTMAP_SECRET: this is no text; allowed: the secret that the service gave",
+                "FASTMAP_SECRET: this is not text; allowed: the secret that the service gave",
             )),
         }
     }

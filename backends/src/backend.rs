@@ -1,4 +1,4 @@
-//! The traits `Backend` and `Run`, and what they exchange besides batches and completions.
+//! The traits `Backend` and `Run`, and the types that they exchange besides batches and completions.
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
@@ -115,7 +115,7 @@ pub trait Backend: Send + Sync + Debug {
 /// }
 /// ```
 pub trait Run: Send {
-    /// What the run would take now. Asked very often: it reads what is known and does nothing.
+    /// What the run would take now. Called very often: it reads what is known and does nothing.
     fn capacity(&mut self) -> Capacity;
 
     /// Takes a batch. Never waits for user code.
@@ -130,38 +130,38 @@ pub trait Run: Send {
     /// What ends the run. It gives nothing more after that.
     fn poll(&mut self, deadline: Instant) -> Result<Option<Completion>, BackendError>;
 
-    /// Gives up a batch: its items need no answer. What is known of it may still come.
+    /// Gives up a batch: its items need no answer. Completions of it that are under way may still come.
     fn cancel(&mut self, batch: BatchId);
 
-    /// What it has cost so far, for reports; asked a few times a second. A run that can't tell before its end says nothing.
+    /// Cost so far, for reports; called a few times a second. A run that learns its cost only at its end keeps the default.
     fn cost_so_far(&mut self) -> Receipt {
         Receipt::default()
     }
 
-    /// How far it is from taking batches at its full pace, and what it knows of its costs; asked often. A run that needs
-    /// no preparation is always ready.
+    /// How far the run is from taking batches at its full pace, and what it knows of its costs; called often. A run that
+    /// needs no preparation is always ready.
     fn readiness(&mut self) -> Readiness {
         Readiness::default()
     }
 
-    /// Begins what is slow and free of charge (uploading, starting workers elsewhere) without waiting for a batch. `seen` is
-    /// what items have cost on another backend, for who is to be asked whether they may cost something.
+    /// Starts what is slow and free of charge (uploading, starting workers elsewhere) without waiting for a batch. `seen` is
+    /// what items have cost on another backend, for the estimate in a question to the user.
     fn prepare(&mut self, seen: Option<ItemCost>) {
         let _ = seen;
     }
 
-    /// A sentence on how the run went, for the closing line of its map, if there is something to be said.
+    /// A sentence on how the run went, for the closing line of its map; `None` where there is nothing to report.
     fn summary(&mut self) -> Option<String> {
         None
     }
 
-    /// What all that was answered would have taken without the service that took part of it, for the closing line; nothing
-    /// where none did.
+    /// Time that all answered items would have taken without the service that ran part of them, for the closing line; `None`
+    /// where no service took part.
     fn local_baseline(&mut self) -> Option<Duration> {
         None
     }
 
-    /// Ends the run: what is queued is dropped, what runs is nobody's any more. Returns what it cost.
+    /// Closes the run. Queued batches are dropped; results of running batches are discarded. Returns the cost.
     fn close(self: Box<Self>) -> Receipt;
 }
 

@@ -1,6 +1,6 @@
-//! What becomes of a batch whose worker died, wherever that was: pure decisions, tested without processes. Asked by the
-//! host's adapter, whose pieces go back to the backend or are answered, and by the simulator; ADAPTIVE, whose other side
-//! may have the batch as well, asks what a loss says of it.
+//! Decisions about a batch whose worker died, on any side: pure functions, tested without processes. The host's adapter asks,
+//! whose pieces go back to the backend or are answered; so does the simulator. ADAPTIVE, whose other side may have the batch
+//! as well, asks what a loss says of the batch.
 
 use std::ops::Range;
 
@@ -9,13 +9,13 @@ use crate::model::death::{ExitReason, MemoryLimit, Running, WorkerExit, WorkerLo
 /// A part of a lost batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
-    /// These items are sent again; the only item of the piece has been tried so often.
+    /// Items to send again, and how often the only item of the piece has been tried.
     Again(Range<u32>, u32),
-    /// This item is answered by the death, after so many tries.
+    /// An item that is answered by the death, and its number of tries.
     Answer(u32, u32),
 }
 
-/// A batch of which it is not known which item did it is divided into so many pieces. Each step costs a process, and
+/// Pieces that a batch is divided into where the item at fault is unknown. Each step costs a process, and
 /// where a worker fell silent three seconds: of 1,000 items that is three steps, where halves take ten.
 pub const PARTS: u32 = 16;
 
@@ -39,8 +39,8 @@ fn deaths_allowed(death: &WorkerExit) -> u32 {
     }
 }
 
-/// Whether a loss says something of the batch: one of its items may have done it. Preparing the function is no item's
-/// work, and agents of a service that go away take along whatever they have.
+/// Whether a loss says something of the batch: one of its items may have done it. Preparing the function belongs to
+/// no item, and agents of a service that go away lose whatever they have.
 pub fn accuses(loss: &WorkerLoss) -> bool {
     let prepared = loss.running == Running::Setup;
     !prepared && !matches!(loss.death.cause, ExitReason::AgentsLost(_) | ExitReason::NotStarted(_))

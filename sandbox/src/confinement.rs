@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU32;
 use std::{fmt, io};
 
-use crate::refusal_record::Record;
+use crate::refusal_record::DenialLog;
 
 /// How much confinement is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -35,7 +35,7 @@ impl fmt::Display for Layer {
     }
 }
 
-/// A layer that can't be had here. Its text says why, as far as the kernel's answer tells.
+/// A layer that is not available here. Its text gives the reason, as far as the kernel's answer shows it.
 #[derive(Debug, thiserror::Error)]
 #[error("{}{layer}", self.reason())]
 pub struct MissingFeature {
@@ -103,7 +103,7 @@ pub fn landlock_abi() -> Option<u32> {
 /// For [`ConfinementLevel::Full`], the first layer that the kernel lacks; what was confined until then stays so.
 pub fn confine(
     demand: ConfinementLevel,
-    record: &'static Record,
+    record: &'static DenialLog,
     running: &'static AtomicU32,
 ) -> Result<Confinement, MissingFeature> {
     let mut confinement =
@@ -148,7 +148,7 @@ pub fn confine(
 ///
 /// # Errors
 /// If no jail of this list is around the process, or this kernel has no filters that raise signals.
-pub fn watch(record: &'static Record, running: &'static AtomicU32) -> io::Result<()> {
+pub fn watch(record: &'static DenialLog, running: &'static AtomicU32) -> io::Result<()> {
     if !crate::seccomp::is_jailed() {
         return Err(io::Error::other("no jail's filter is in force"));
     }

@@ -110,7 +110,7 @@ impl Elf {
     /// Reads the headers of a file's bytes. The bytes may be anything.
     ///
     /// # Errors
-    /// If this is no program or library for this machine's architecture, or contradicts itself.
+    /// If the file is not a program or library for this machine's architecture, or contradicts itself.
     pub fn parse<'a>(data: impl ReadRef<'a>) -> Result<Elf, ElfError> {
         let header = header(data)?;
         let endian = LittleEndian;
@@ -258,7 +258,7 @@ fn needed<'a>(
 fn text<'a>(bytes: &'a [u8], what: &str) -> Result<&'a str, ElfError> {
     let text = std::str::from_utf8(bytes).unwrap_or_default();
     if text.is_empty() || text.len() > 255 || text.chars().any(|c| !c.is_ascii_graphic()) {
-        return Err(ElfError::Damaged(format!("{what} is no name")));
+        return Err(ElfError::Damaged(format!("{what} is not a name")));
     }
     Ok(text)
 }

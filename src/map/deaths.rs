@@ -1,5 +1,5 @@
 //! Deaths of a map's workers, and when they are so many that the map ends: pure decisions, tested without
-//! processes. Told and asked by the drive.
+//! processes. Used by the engine.
 
 use fastmap_backends::{ExitReason, WorkerExit};
 

@@ -7,7 +7,7 @@
 
 pub(crate) mod backend;
 mod explain;
-pub mod held;
+pub mod in_flight;
 pub(crate) mod options;
 pub mod policy;
 mod run;

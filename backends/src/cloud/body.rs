@@ -1,6 +1,6 @@
 //! The bytes of a batch on its way to the service and of the answer on its way back, little-endian.
 //! A batch is a head of 48 bytes and its items; an answer a head of 32 bytes and parts, each with a head of 48 bytes,
-//! its results, and a little JSON. Whoever reads believes no length before it has seen the bytes.
+//! its results, and a little JSON. A reader believes no length before it has the bytes.
 
 use std::time::Duration;
 
@@ -67,7 +67,7 @@ impl<'a> BatchBody<'a> {
     /// Reads the head. The items are not looked at: see [`BatchBody::check_items`].
     ///
     /// # Errors
-    /// If it is none.
+    /// If the head is malformed.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, BodyError> {
         let mut head = Reader(bytes);
         if head.take(4)? != BATCH_MAGIC {
@@ -193,7 +193,7 @@ impl Answer {
     /// Reads an answer to a batch of `items` items.
     ///
     /// # Errors
-    /// If the bytes are none, or its parts are not each of the items once.
+    /// If the bytes are malformed, or the parts do not cover each item once.
     pub fn decode(bytes: &[u8], items: u32) -> Result<Self, BodyError> {
         let mut rest = Reader(bytes);
         if rest.take(4)? != ANSWER_MAGIC {

@@ -1,4 +1,4 @@
-//! The JSON behind the results of an answer's part: who worked, what failed, how a worker died. Written and read by
+//! The JSON after the results of an answer's part: the worker, the failures, how a worker died. Written and read by
 //! `body`; names here are the protocol's, whatever the types that they carry are called.
 
 use std::time::Duration;

@@ -22,9 +22,9 @@ pub struct CloudOptions {
     pub max_credits: Option<i64>,
     /// Where the lines go that workers print.
     pub relay: Arc<dyn OutputSink>,
-    /// Who is told what happens on the way.
+    /// The listener for notices.
     pub notices: Arc<dyn NoticeListener>,
-    /// Who is asked before the first batch of a run leaves; `None`: nobody.
+    /// The confirmation before the first batch of a run is sent; `None`: no question is asked.
     pub confirm: Option<Arc<dyn Confirm>>,
     /// Where the first items are tried for the estimate that `confirm` is asked with; their results are used. `None`:
     /// there is no estimate.

@@ -1,11 +1,11 @@
-//! Who starts a worker process that is not this program: a launcher says how, and judges its end. The pool sees to
+//! Starts worker processes of other programs: a launcher makes the command and interprets the exit. The pool does
 //! everything else. Implemented by `jailed`.
 
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::{fmt, io};
 
-use crate::local::ipc::handshake::{Confinement, MARKER, Marker};
+use crate::local::ipc::handshake::{Confinement, MARKER, WorkerBootstrap};
 use crate::model::death::ExitReason;
 
 /// Starts workers of a program that the host is not, and does not trust. Which program, says
@@ -28,7 +28,7 @@ pub struct Start<'a> {
     pub name: &'a str,
     /// The socket that it must be able to connect to.
     pub socket: &'a Path,
-    pub(crate) marker: &'a Marker,
+    pub(crate) marker: &'a WorkerBootstrap,
 }
 
 impl Start<'_> {
@@ -36,7 +36,7 @@ impl Start<'_> {
     /// `parent`, and the host's socket as `socket`.
     pub fn variable(&self, parent: u32, socket: &str) -> (&'static str, String) {
         let (confinement, server) = (Confinement::Jailed, socket.to_owned());
-        let marker = Marker { host: parent, confinement, server, ..self.marker.clone() };
+        let marker = WorkerBootstrap { host: parent, confinement, server, ..self.marker.clone() };
         (MARKER, marker.to_string())
     }
 }

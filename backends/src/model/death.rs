@@ -1,4 +1,4 @@
-//! How a worker ended, and what it took with it.
+//! The exit of a worker, and the batch that was lost with it.
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::model::text::look_of;
 use crate::model::words::counted;
 
-/// How a batch was lost.
+/// The loss of a batch with its worker.
 #[derive(Clone, Debug)]
 pub struct WorkerLoss {
     /// What its worker was doing.
@@ -23,11 +23,11 @@ pub enum Running {
     Item(u32),
     /// It prepared the function (its context, or the `init` of `fastmap_init`): no item is to blame.
     Setup,
-    /// Nobody can tell.
+    /// It is not known.
     Unknown,
 }
 
-/// The end of a worker that was not asked to end.
+/// The exit of a worker that was not asked to end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerExit {
     /// Its name.
@@ -72,25 +72,25 @@ pub enum ExitReason {
     Signal(i32),
     /// It ran one item for longer than the item timeout, and was ended.
     Timeout(Duration),
-    /// It was stopped for so long (SIGSTOP) while others could do its work, and was ended.
+    /// It was stopped (SIGSTOP) for this long while others could do its work, and was ended.
     Stopped(Duration),
-    /// It did not report for duty within this time, and was ended.
+    /// It did not connect within this time, and was ended.
     HandshakeTimeout(Duration),
     /// It runs another program than the host, or another version.
     Mismatch(String),
-    /// It sent what is no part of the protocol, and was ended.
+    /// It broke the protocol, and was ended.
     Protocol(String),
     /// It could not be started.
     NotStarted(String),
-    /// It left, by `exit` with that code, before it reported for duty.
+    /// It ended by `exit` with that code before it connected.
     ExitedBeforeHandshake(i32),
     /// It wanted more memory than there was for it, and was ended.
     OutOfMemory(MemoryLimit),
     /// It printed and logged more than these bytes, and was ended.
     OutputLimit(u64),
-    /// It was a service's, which has lost so many agents in a row with the batch.
+    /// It was a worker of a service that lost this many agents in a row with the batch.
     AgentsLost(u32),
-    /// It is gone, and whoever started it was not told how: a handler for `SIGCHLD` may have been.
+    /// It is gone, and how it ended is unknown: a handler for `SIGCHLD` may have taken its status.
     Unknown,
 }
 
@@ -99,7 +99,7 @@ pub enum ExitReason {
 pub enum MemoryLimit {
     /// What a worker of the pool may hold of its own, in bytes.
     Worker(u64),
-    /// What its jail may hold, in bytes: a group that nobody else is in.
+    /// What its jail may hold, in bytes: a control group of its own.
     Jail(u64),
     /// What the host's control group may hold together, in bytes, or where that has no limit the machine.
     Shared(Option<u64>),
@@ -120,7 +120,7 @@ impl fmt::Display for ExitReason {
             ),
             ExitReason::HandshakeTimeout(limit) => write!(
                 f,
-                "was ended: it did not report for duty within {limit:?} (does `main` begin with fastmap_main! \
+                "was ended: it did not connect within {limit:?} (does `main` begin with fastmap_main! \
                  or fastmap::enter() on every path?)"
             ),
             ExitReason::Mismatch(what) => write!(f, "was ended: {what}"),
@@ -128,7 +128,7 @@ impl fmt::Display for ExitReason {
             ExitReason::NotStarted(why) => write!(f, "could not be started: {why}"),
             ExitReason::ExitedBeforeHandshake(code) => write!(
                 f,
-                "ended by exit({code}) before it reported for duty (is it a fastmap program? does its `main` begin \
+                "ended by exit({code}) before it connected (is it a fastmap program? does its `main` begin \
                  with fastmap_main! or fastmap::enter()?)"
             ),
             ExitReason::OutOfMemory(limit) => match limit {
@@ -159,8 +159,8 @@ impl fmt::Display for ExitReason {
             }
             ExitReason::Unknown => write!(
                 f,
-                "is gone, and how it ended is not known (where it was started, a handler of SIGCHLD may have been told \
-                 instead)"
+                "is gone, and how it ended is not known (a handler of SIGCHLD in the process that started it may have taken \
+                 its status)"
             ),
         }
     }

@@ -25,7 +25,7 @@ use nix::unistd::Pid;
 
 use super::owner::{Lock, lock};
 use super::shares::{FAVOR, LOOK, Shares};
-use crate::jail::spec::{Limits, Refusal, Usage};
+use crate::jail::spec::{Limits, SetupError, Usage};
 use crate::memory_group::{MemoryGroup, field, place};
 
 /// A group's processes are dead so soon after their SIGKILL, or something is wrong with the machine.
@@ -67,8 +67,8 @@ impl Cgroups {
     ///
     /// # Errors
     /// In words, if neither version can bound memory, processes and CPU here.
-    pub(crate) fn find() -> Result<Cgroups, Refusal> {
-        let unread = |error: io::Error| Refusal::Cgroups(format!("/proc/self can't be read: {error}"));
+    pub(crate) fn find() -> Result<Cgroups, SetupError> {
+        let unread = |error: io::Error| SetupError::Cgroups(format!("/proc/self can't be read: {error}"));
         let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(unread)?;
         let own = fs::read_to_string("/proc/self/cgroup").map_err(unread)?;
         let mut why = Vec::new();
@@ -83,7 +83,7 @@ impl Cgroups {
                 Err(reason) => why.push(reason),
             }
         }
-        Err(Refusal::Cgroups(why.join("; ")))
+        Err(SetupError::Cgroups(why.join("; ")))
     }
 
     /// Removes what dead services left, and makes this one's group.

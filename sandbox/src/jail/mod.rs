@@ -32,5 +32,5 @@ pub use crate::jail::probes::probe::PROBE;
 pub use crate::jail::program::Program;
 pub use crate::jail::scratch::Scratch;
 pub use crate::jail::selftest::{Report, probe_if_asked, read as read_report};
-pub use crate::jail::spec::{Limits, PARENT, Refusal, SOCKET, Spec, Usage};
+pub use crate::jail::spec::{Limits, PARENT, SOCKET, SetupError, Spec, Usage};
 pub use launch::{Guard, Jail};

@@ -8,14 +8,14 @@ use std::sync::atomic::AtomicU32;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fastmap_sandbox::{ConfinementLevel, Record, confine};
+use fastmap_sandbox::{ConfinementLevel, DenialLog, confine};
 
 /// A child that has not ended by then is killed, which no case expects.
 const LIMIT: Duration = Duration::from_secs(120);
 const CASE: &str = "SANDBOX_TEST_CASE";
 const CONFINED: &str = "SANDBOX_TEST_CONFINED";
 
-pub(crate) static RECORD: Record = Record::new();
+pub(crate) static RECORD: DenialLog = DenialLog::new();
 static RUNNING: AtomicU32 = AtomicU32::new(7);
 
 /// What was refused, as the record tells it.

@@ -163,7 +163,7 @@ impl Confirm for Person {
 fn charges_that_are_not_confirmed_send_nothing() {
     let tenancy = Tenancy::start(&[]);
     for (refusal, words) in
-        [(ConfirmError::Declined, "declined"), (ConfirmError::NoTerminal, "nobody to ask")]
+        [(ConfirmError::Declined, "declined"), (ConfirmError::NoTerminal, "no terminal to ask at")]
     {
         let confirm = Arc::new(Person(Err(refusal), Mutex::default()));
         let options = CloudOptions { confirm: Some(confirm), ..tenancy.options() };

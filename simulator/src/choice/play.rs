@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use fastmap_backends::adaptive::held::{Cancel, Held};
+use fastmap_backends::adaptive::in_flight::{Cancel, InFlight};
 use fastmap_backends::adaptive::policy::{Event as Seen, Link, Options, Policy, Probe, Repeat, Side, Step};
 use fastmap_backends::losses::{self, Piece as Part};
 use fastmap_backends::{
@@ -154,7 +154,7 @@ struct Stage<'a> {
     inbox: VecDeque<News>,
     drive: Drive,
     again: BTreeMap<u64, Batch>,
-    held: Held,
+    held: InFlight,
     sent: [HashMap<BatchId, Sent>; 2],
     crews: [Crew; 2],
     up_free: Nanos,
@@ -234,7 +234,7 @@ impl<'a> Stage<'a> {
             inbox: VecDeque::new(),
             drive: Drive::new(&Settings { targets, ..settings }, workers, items.count(), bytes),
             again: BTreeMap::new(),
-            held: Held::default(),
+            held: InFlight::default(),
             sent: [HashMap::new(), HashMap::new()],
             crews: [
                 Crew::new(place.local, 1.0, overhead + nanos(world.one_way), 100_000),
@@ -579,7 +579,7 @@ impl<'a> Stage<'a> {
         self.see(&Seen::Gone { why: why.to_owned() });
         self.sent[1].clear();
         self.due.clear();
-        for (batch, items, completions) in self.held.come_home(Side::Cloud) {
+        for (batch, items, completions) in self.held.withdraw_side(Side::Cloud) {
             self.see(&Seen::Back { batch, side: Side::Cloud, items, lost: false });
             for completion in completions {
                 self.take(Side::Local, completion);

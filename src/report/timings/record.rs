@@ -1,4 +1,4 @@
-//! What happens in one map, recorded in bounded memory: told by the report, read by `model` when the map is over.
+//! Events of one map, recorded in bounded memory: written by the report, read by `model` when the map is over.
 //!
 //! A batch is one span of its worker's lane. When there are too many, neighbours are joined that lie within a grain of
 //! time, which grows; a span that is longer than that (a straggler) stays as it is.

@@ -112,7 +112,7 @@ impl Jailed {
     }
 
     /// CPU time of all that ever ran in its jails, of which [`Jailed::cpu`] says whose it is. The two agree
-    /// once all workers are dead. `None`: its jail is no run's.
+    /// once all workers are dead. `None`: its jail belongs to no run.
     pub fn total_cpu(&self) -> Option<Duration> {
         self.jail.cpu()
     }
