@@ -30,11 +30,11 @@ enum Guest {
     User(u32),
 }
 
-/// A worker that has greeted.
+/// A worker that has connected.
 #[derive(Debug)]
 pub(crate) struct ValidatedReceiver {
     pub(crate) hello: Handshake,
-    /// The connection that it has greeted by.
+    /// The connection that it has connected by.
     pub(crate) connection: OwnedFd,
 }
 

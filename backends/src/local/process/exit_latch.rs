@@ -23,7 +23,7 @@ pub(crate) struct ExitLatch {
 #[derive(Debug, Default)]
 pub(crate) struct LatchState {
     death: Option<WorkerExit>,
-    /// Where its greeting is awaited, as long as it is.
+    /// Where its handshake is awaited, as long as it is.
     server: Option<Arc<Rendezvous>>,
 }
 

@@ -1,4 +1,4 @@
-//! The thread that listens to one worker: its greeting, its answers, and, once it is dead, what it had still sent.
+//! The thread that listens to one worker: its handshake, its answers, and, once it is dead, what it had still sent.
 //! What a worker sends is checked here and in `pool`; a worker that breaks the protocol is ended, the host goes on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
