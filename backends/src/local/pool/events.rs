@@ -1,4 +1,4 @@
-//! What workers tell, and what the pool makes of it: a greeting, answers, items given back, a refusal, a death. Called by the
+//! What workers tell, and what the pool makes of it: a handshake, answers, items given back, a refusal, a death. Called by the
 //! readers and the supervisor; decided under the pool's lock.
 
 use std::sync::Arc;
