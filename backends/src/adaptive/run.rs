@@ -262,13 +262,14 @@ impl AdaptiveRun {
             Side::Cloud => self.cloud.as_mut(),
         };
         let sent = match run {
-            Some(run) => run.submit(batch.clone()),
-            None => Err(SubmitError::Full(batch.clone())),
+            Some(run) => run.submit(batch),
+            None => Err(SubmitError::Full(batch)),
         };
         if let Err(error) = sent {
+            let batch = error.into_batch();
             self.in_flight.refused(&batch, side);
             // The other side may take it.
-            return Err(SubmitError::Full(error.into_batch()));
+            return Err(SubmitError::Full(batch));
         }
         self.see(Event::Sent { batch: id, side, first, items, bytes });
         if side == Side::Cloud && !std::mem::replace(&mut self.used, true) {

@@ -37,9 +37,9 @@ impl Locale {
             travels.then_some((name, value))
         });
         let zone = ZONES.iter().find_map(|zones| {
-            let session = std::fs::read_link("/etc/localtime").ok()?;
+            let link = std::fs::read_link("/etc/localtime").ok()?;
             // Most links are absolute; some lead there by `..`.
-            let text = session.to_str()?;
+            let text = link.to_str()?;
             let (_, name) = text.split_once(&format!("{}/", zones.trim_start_matches('/')))?;
             Some(name.to_owned())
         });
