@@ -17,7 +17,7 @@ use std::time::Instant;
 use fastmap::{Options, Verbosity, fastmap_main};
 
 /// Items of each map.
-const ITEMS: i32 = 40;
+const ITEMS: i32 = 20;
 
 /// What a library is made with, and the variable that sets its threads.
 struct Library {
@@ -177,10 +177,10 @@ fn run_one(library: &Library, path: &Path, setting: &Setting) -> Result<Measured
 }
 
 /// Median, least and most of the rounds.
-fn spread(values: impl Iterator<Item = f64>) -> (f64, f64, f64) {
+fn spread(values: impl Iterator<Item = f64>) -> String {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
-    (values[values.len() / 2], values[0], values[values.len() - 1])
+    format!("{:.2} ({:.2}–{:.2})", values[values.len() / 2], values[0], values[values.len() - 1])
 }
 
 fn compile(library: &Library, folder: &Path) -> Result<PathBuf, Box<dyn Error>> {
@@ -206,24 +206,25 @@ fn table(rounds: usize) -> Result<(), Box<dyn Error>> {
                 all.push(run_one(library, &path, setting)?);
             }
         }
-        // Plain `map` is as a program has it that sets nothing.
-        let (map, least, most) = spread(measured[0].iter().map(|one| one.map));
-        let threads = measured[0][0].threads;
+        // Plain `map` is as a program has it that sets nothing, in the same round.
+        let plain = &measured[0];
+        let threads = plain[0].threads;
         println!(
-            "| {} | nothing | plain `map` | {threads} | {map:.2} ({least:.2}–{most:.2}) | 1 |",
-            library.name
+            "| {} | nothing | plain `map` | {threads} | {} | 1 |",
+            library.name,
+            spread(plain.iter().map(|one| one.map))
         );
         for (setting, all) in SETTINGS.iter().zip(&measured) {
-            let (seconds, least, most) = spread(all.iter().map(|one| one.workers));
             let set: Vec<String> =
                 setting.of(library).iter().map(|(name, value)| format!("`{name}={value}`")).collect();
             println!(
-                "| {} | {} | {} | {} | {seconds:.2} ({least:.2}–{most:.2}) | {:.2} |",
+                "| {} | {} | {} | {} | {} | {} |",
                 library.name,
                 if set.is_empty() { "nothing".to_owned() } else { set.join(", ") },
                 setting.workers.unwrap_or((2 * cores).saturating_sub(2).max(1)),
                 all[0].in_worker,
-                map / seconds,
+                spread(all.iter().map(|one| one.workers)),
+                spread(plain.iter().zip(all).map(|(plain, one)| plain.map / one.workers)),
             );
         }
     }
