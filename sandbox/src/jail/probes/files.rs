@@ -43,9 +43,7 @@ pub(super) const ALL: &[Probe] = &[
 
 /// A folder that has something in it: another process's, for this one has put nothing there.
 fn any_in(folder: &str) -> io::Result<()> {
-    fs::read_dir(folder)?
-        .next()
-        .map_or_else(|| Err(nothing("it is empty")), |entry| entry.map(drop))
+    fs::read_dir(folder)?.next().map_or_else(|| Err(nothing("it is empty")), |entry| entry.map(drop))
 }
 
 /// The path by which the kernel started this program.
@@ -89,7 +87,8 @@ fn writable(path: impl AsRef<Path>) -> io::Result<()> {
 
 /// The C library stands in another folder on each architecture and distribution.
 fn c_library() -> io::Result<()> {
-    let found = world::LIBRARIES.iter().map(|folder| Path::new(folder).join("libc.so.6")).find(|path| path.exists());
+    let found =
+        world::LIBRARIES.iter().map(|folder| Path::new(folder).join("libc.so.6")).find(|path| path.exists());
     writable(found.ok_or_else(|| nothing("no folder has it"))?)
 }
 
