@@ -5,13 +5,13 @@
 use std::path::Path;
 
 use fastmap_backends::cloud::hexadecimal;
-use fastmap_sandbox::elf::{self, Unfit};
+use fastmap_sandbox::elf::{self, ElfError};
 
 /// Looks at a file that hashes to `hash`; gives what its workers will say that they are.
 ///
 /// # Errors
 /// Why it can't run here, in words for who sent it.
-pub fn check_executable(path: &Path, hash: &str) -> Result<String, Unfit> {
+pub fn check_executable(path: &Path, hash: &str) -> Result<String, ElfError> {
     let build_id = elf::read_program(path)?.build_id;
     // As a worker computes it, see fastmap_backends::identity.
     Ok(build_id.map_or_else(|| format!("sha256:{hash}"), |id| format!("build-id:{}", hexadecimal(&id))))

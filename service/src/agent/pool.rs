@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use fastmap_backends::cloud::{Part, PartOutcome, Problem, ProblemCode};
 use fastmap_backends::{
-    Backend, BackendError, BatchBuilder, BatchId, Completion, Context, Death, DeathCause, FailureKind,
-    ItemFailure, Job, JobId, Local, Loss, Outcome, Results, Run, Running,
+    Backend, BackendError, BatchBuilder, BatchId, Completion, Context, ExitReason, FailureKind, ItemFailure,
+    Job, JobId, Local, Outcome, Results, Run, Running, WorkerExit, WorkerLoss,
 };
 use log::LevelFilter;
 use tokio::sync::oneshot;
@@ -273,7 +273,7 @@ impl State {
                 if flight.cut {
                     // The batch as a whole took too long, and the item that ran is not to blame for it, unless it
                     // was the only one.
-                    loss.death.cause = DeathCause::Timeout(flight.limit);
+                    loss.death.cause = ExitReason::Timeout(flight.limit);
                     if items > 1 {
                         loss.running = Running::Unknown;
                     }
@@ -344,14 +344,14 @@ impl Flight {
             let failures = vec![ItemFailure { offset: 0, kind: FailureKind::Serialize, message }];
             return PartOutcome::Done(Results { failures, ..Results::default() });
         }
-        let death = Death {
+        let death = WorkerExit {
             worker: "of the service".to_owned(),
             pid: 0,
-            cause: DeathCause::Protocol(message),
+            cause: ExitReason::Protocol(message),
             refused: None,
             stderr: Vec::new(),
         };
-        PartOutcome::Lost(Loss { running: Running::Unknown, death })
+        PartOutcome::Lost(WorkerLoss { running: Running::Unknown, death })
     }
 
     /// What is not answered yet goes back.

@@ -18,7 +18,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use fastmap_backends::cloud::{BlobStatus, Problem, ProblemCode, hexadecimal, is_digest};
-use fastmap_sandbox::elf::Unfit;
+use fastmap_sandbox::elf::ElfError;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
@@ -336,7 +336,7 @@ fn unpack(
     if found != hash {
         return Err(refuse(ProblemCode::HashMismatch, format!("what was uploaded hashes to {found}")));
     }
-    let unfit = |unfit: Unfit| refuse(ProblemCode::NotExecutable, unfit.to_string());
+    let unfit = |unfit: ElfError| refuse(ProblemCode::NotExecutable, unfit.to_string());
     let identity = match kind {
         Kind::Executable => {
             let identity = check_executable(unpacked.path(), hash).map_err(unfit)?;

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::jail::probes::probe::{Probe, nothing, past_the_gate, result};
+use crate::jail::probes::probe::{Probe, not_blocked, nothing, result};
 use crate::world;
 
 pub(super) const ALL: &[Probe] = &[
@@ -43,9 +43,7 @@ pub(super) const ALL: &[Probe] = &[
 
 /// A folder that has something in it: another process's, for this one has put nothing there.
 fn any_in(folder: &str) -> io::Result<()> {
-    fs::read_dir(folder)?
-        .next()
-        .map_or_else(|| Err(nothing("it is empty")), |entry| entry.map(drop))
+    fs::read_dir(folder)?.next().map_or_else(|| Err(nothing("it is empty")), |entry| entry.map(drop))
 }
 
 /// The path by which the kernel started this program.
@@ -89,7 +87,8 @@ fn writable(path: impl AsRef<Path>) -> io::Result<()> {
 
 /// The C library stands in another folder on each architecture and distribution.
 fn c_library() -> io::Result<()> {
-    let found = world::LIBRARIES.iter().map(|folder| Path::new(folder).join("libc.so.6")).find(|path| path.exists());
+    let found =
+        world::LIBRARIES.iter().map(|folder| Path::new(folder).join("libc.so.6")).find(|path| path.exists());
     writable(found.ok_or_else(|| nothing("no folder has it"))?)
 }
 
@@ -155,7 +154,7 @@ fn make_symlink() -> io::Result<()> {
 fn set_attribute() -> io::Result<()> {
     let path = c_path(&program()?)?;
     // SAFETY: two strings that end in a zero, and no value; a name of no known kind gets past the gate and no further.
-    past_the_gate(
+    not_blocked(
         unsafe { libc::setxattr(path.as_ptr(), c"none.probe".as_ptr(), std::ptr::null(), 0, 0) }.into(),
     )
 }
@@ -174,5 +173,5 @@ fn by_handle() -> io::Result<()> {
             0,
         )
     };
-    past_the_gate(returned)
+    not_blocked(returned)
 }

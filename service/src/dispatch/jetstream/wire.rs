@@ -444,7 +444,7 @@ mod tests {
             missing,
         };
         let refused = vec![call("socket", false), call("/usr/share/x", true)];
-        let results = Results { refused: refused.clone(), place: Place::Cloud, ..Results::default() };
+        let results = Results { refused: refused.clone(), place: Origin::Cloud, ..Results::default() };
         let parts = vec![Part { offset: 0, items: 1, outcome: PartOutcome::Done(results) }];
         let sent = verdict(Verdict::Answered(Answered { parts, cpu: Duration::ZERO, cut: false }));
         let Verdict::Answered(read) = read_verdict(&sent, 1).expect("a verdict") else { panic!("an answer") };
