@@ -131,7 +131,7 @@ where
         Some((index, Ok(result)))
     }
 
-    /// The next answer of the current segment, if it is a result and no look at the workers is due.
+    /// The next answer of the current result chunk, if it is a result and no look at the workers is due.
     #[inline]
     pub(crate) fn next_fast(&mut self) -> Option<Result<R, Error>> {
         let bytes = self.engine.current.next_fast(codec::stride::<R>())?;
@@ -150,7 +150,7 @@ where
         error
     }
 
-    /// Decodes and returns the next answer of the current segment.
+    /// Decodes and returns the next answer of the current result chunk.
     pub(crate) fn answer(&mut self) -> Option<Indexed<R>> {
         let (index, answer) = self.engine.current.next()?;
         let error = match answer {
@@ -198,7 +198,7 @@ where
         Some(answer)
     }
 
-    /// Where the current segment has no more.
+    /// Where the current result chunk has no more.
     fn next_slow(&mut self) -> Option<Advance<R>> {
         if self.engine.has_ended() {
             return None;

@@ -1,5 +1,5 @@
 //! What is kept to try failed items again: the batches that are out, of maps that retry, and suspects.
-//! The engine reports what is sent and received; `again_after_failure` decides, and `sort` returns whole segments.
+//! The engine reports what is sent and received; `again_after_failure` decides, and `sort` returns whole result chunks.
 
 use std::collections::HashMap;
 

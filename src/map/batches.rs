@@ -1,5 +1,5 @@
 //! `.batches()`: results in the batches they came in.
-//! One step of the adapter for each segment instead of each item.
+//! One step of the adapter for each result chunk instead of each item.
 
 use std::fmt;
 use std::iter::FusedIterator;

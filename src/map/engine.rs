@@ -1,5 +1,5 @@
 //! The part of a map that knows no types: when to read, how much, what to send again, when it is over.
-//! Driven by the adapter inside `next()`; drives a [`Run`]. Order and bytes are the window's, deaths are `losses`' (of the
+//! Driven by the adapter inside `next()`; drives a [`Run`]. Order and bytes are the reorder buffer's, deaths are `losses`' (of the
 //! backends) and `deaths`'.
 
 use std::collections::BTreeMap;
@@ -205,7 +205,7 @@ impl MapEngine {
         self.remaining = Some(0);
     }
 
-    /// Items that are pulled and not handed to the consumer with their segment.
+    /// Items that are pulled and not handed to the consumer with their result chunk.
     pub(crate) fn undelivered(&self) -> u64 {
         self.pulled + self.checkpoint.compared() + u64::from(self.builder.items())
             - self.reorder_buffer.taken()
@@ -248,7 +248,7 @@ impl MapEngine {
         Ok(())
     }
 
-    /// Goes on to the next segment, if it is there: the consumer is done with the one before.
+    /// Goes on to the next result chunk, if it is there: the consumer is done with the one before.
     pub(crate) fn take(&mut self) {
         self.paused_by_budget = false;
         self.report.read(self.current.read());
@@ -554,7 +554,7 @@ impl MapEngine {
     }
 
     /// Answers for the consumer. Where the map stops at a failure, the failed item and what is behind it in the
-    /// segment leave a gap, up to which is delivered what is here.
+    /// result chunk leave a gap, up to which is delivered what is here.
     fn deliver(&mut self, mut segment: ResultChunk) {
         if self.limits.stops()
             && let Some(error) = segment.cut_at_failure()

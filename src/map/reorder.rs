@@ -1,5 +1,5 @@
-//! What was read ahead: segments that are answered and wait for their turn, and the bytes that a map holds.
-//! The drive puts answers in and asks whether more may be read; the adapter takes segments out, in order.
+//! What was read ahead: result chunks that are answered and wait for their turn, and the bytes that a map holds.
+//! The engine puts answers in and asks whether more may be read; the adapter takes result chunks out, in order.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,12 +8,12 @@ use fastmap_backends::{Batch, BatchId};
 use crate::error::ErrorKind;
 use crate::map::results::ResultChunk;
 
-/// Segments that may wait behind one slow item, at least, and for each place of the backend; their bytes are bounded as
+/// Result chunks that may wait behind one slow item, at least, and for each place of the backend; their bytes are bounded as
 /// well, and bind first for all but tiny ones. (Simulated: 10,000 workers need more than the 4,096.)
 const SEGMENTS: usize = 4096;
 const SEGMENTS_A_PLACE: usize = 4;
 
-/// What a segment or a batch costs beside its payload: its place in the maps here and its own fields.
+/// What a result chunk or a batch costs beside its payload: its place in the maps here and its own fields.
 const OVERHEAD: f64 = 256.0;
 
 /// Order and budget of one map.
@@ -26,10 +26,10 @@ pub(crate) struct ReorderBuffer {
     ready: BTreeMap<u64, ResultChunk>,
     /// How many may wait.
     most: usize,
-    /// Hands segments out as they come.
+    /// Hands result chunks out as they come.
     unordered: bool,
     budget: f64,
-    /// Bytes of `ready` and of the segment that is being consumed.
+    /// Bytes of `ready` and of the result chunk that is being consumed.
     held: f64,
     consumed: f64,
     /// Bytes of batches in the backend's hands, results that are expected of them included.
@@ -74,7 +74,7 @@ impl ReorderBuffer {
         self.taken = index;
     }
 
-    /// Items handed to the consumer, with their whole segments.
+    /// Items handed to the consumer, with their whole result chunks.
     pub(crate) fn taken(&self) -> u64 {
         self.taken
     }
@@ -91,13 +91,13 @@ impl ReorderBuffer {
         waited_for || (self.ready.len() < self.most && self.held + self.charged + bytes <= self.budget)
     }
 
-    /// Whether the consumer could take a segment without waiting.
+    /// Whether the consumer could take a result chunk without waiting.
     pub(crate) fn has_next(&self) -> bool {
         let first = self.ready.first_key_value();
         first.is_some_and(|(first, _)| self.unordered || *first == self.head)
     }
 
-    /// How many segments the consumer could take without waiting: with enough of them it is the consumer that is slow,
+    /// How many result chunks the consumer could take without waiting: with enough of them it is the consumer that is slow,
     /// and nothing more need be read for it.
     pub(crate) fn deliverable(&self) -> usize {
         if self.unordered {
@@ -164,7 +164,7 @@ impl ReorderBuffer {
         }
     }
 
-    /// The next segment for the consumer, who is done with the one before.
+    /// The next result chunk for the consumer, who is done with the one before.
     pub(crate) fn take(&mut self) -> Option<ResultChunk> {
         self.held -= std::mem::take(&mut self.consumed);
         let entry = self.ready.first_entry()?;

@@ -23,7 +23,7 @@ pub(crate) struct ResultChunk {
     fast_until: u32,
     fast_bytes: usize,
     failures: IntoIter<ItemFailure>,
-    /// The one answer of a segment that was made here.
+    /// The one answer of a result chunk that was made here.
     failed: Option<Error>,
     /// None of the items was answered, because the map has ended before by an error of this kind.
     gap: Option<ErrorKind>,

@@ -1,5 +1,5 @@
 //! A thread that has one batch on the way at a time: sends it, waits for its answer as long as the service works on it,
-//! and sends it again where none came. Started by the conductor, ends when there is nothing to do for a while.
+//! and sends it again where none came. Started by the run thread, ends when there is nothing to do for a while.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -154,7 +154,7 @@ fn note(shared: &RunHandle, answer: &Answer, arrived: Option<u64>) {
     state.arrived.extend(arrived);
     state.answers += 1;
     state.heard = Instant::now();
-    // Fewer are told when the conductor looks up of itself.
+    // Fewer are told when the run thread looks up of itself.
     let many = state.arrived.len() >= ACKS;
     drop(state);
     if many {

@@ -44,7 +44,7 @@ pub(crate) struct RunHandle {
     state: Mutex<RunInner>,
     /// There is something for a sender, or the end.
     pub(crate) work: Condvar,
-    /// There is something for the conductor, or for who waits for the end.
+    /// There is something for the run thread, or for who waits for the end.
     pub(crate) news: Condvar,
 }
 
@@ -124,7 +124,7 @@ pub(crate) struct RunInner {
     exhausted: Option<BackendError>,
     failed: bool,
     pub(crate) end: Option<End>,
-    /// The conductor is through; what it cost, if it ever began.
+    /// The run thread is through; what it cost, if it ever began.
     pub(crate) receipt: Option<Receipt>,
 }
 
@@ -413,7 +413,7 @@ impl RunHandle {
         self.await_end(state, Instant::now() + BILL)
     }
 
-    /// Waits until the conductor is through, up to the deadline.
+    /// Waits until the run thread is through, up to the deadline.
     pub(crate) fn await_end(&self, mut state: MutexGuard<'_, RunInner>, deadline: Instant) -> Receipt {
         loop {
             if let Some(receipt) = state.receipt {

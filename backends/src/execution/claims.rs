@@ -1,4 +1,4 @@
-//! Which items of a batch are a worker's to run, and which it gives back: one word that its working thread and its deputy share.
+//! Which items of a batch are a worker's to run, and which it gives back: one word that its working thread and its helper thread share.
 //! Changed by `task` as items are begun, by `local` when the host asks for what is not. `tests/claims.rs` compiles this
 //! very file with atomics that try every order of what two threads can do.
 

@@ -10,7 +10,7 @@ use crate::model::result_credit::{FAILURE, of_failures};
 /// Largest packet in bytes. It fits a socket's buffer, which has 208 KB on most systems.
 pub(crate) const PACKET: usize = 200 * 1024;
 
-/// Version of the frames and of the greeting; a worker of another version is refused.
+/// Version of the frames and of the handshake; a worker of another version is refused.
 pub(crate) const VERSION: u32 = 6;
 
 /// What a frame says.

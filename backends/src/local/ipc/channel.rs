@@ -25,7 +25,7 @@ use crate::local::process::descriptors::above_standard;
 use crate::model::frame::PACKET;
 
 /// What is before each packet's content: the packet's own length, and the content's; native words. It is the
-/// head that ipc-channel gives a message of one packet, as the greeting is.
+/// head that ipc-channel gives a message of one packet, as the handshake is.
 const HEAD: usize = 16;
 /// Bytes of a socket's buffer that the kernel keeps for itself are fewer.
 const OVERHEAD: usize = 1024;

@@ -118,7 +118,7 @@ pub(crate) struct Handshake {
     pub(crate) executable: String,
 }
 
-/// Reads a greeting.
+/// Reads a handshake.
 ///
 /// # Errors
 /// In words, if it is none.

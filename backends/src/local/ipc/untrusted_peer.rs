@@ -1,4 +1,4 @@
-//! The door at which a worker greets. Its peer's user and process are compared with those that the host has started,
+//! The door at which a worker connects. Its peer's user and process are compared with those that the host has started,
 //! because the socket's folder may be open to others where a jail's user has to reach it. Used by `reader`.
 
 use std::fs;
@@ -30,18 +30,18 @@ enum Guest {
     User(u32),
 }
 
-/// A worker that has greeted.
+/// A worker that has connected.
 #[derive(Debug)]
 pub(crate) struct ValidatedReceiver {
     pub(crate) hello: Handshake,
-    /// The connection that it has greeted by.
+    /// The connection that it has connected by.
     pub(crate) connection: OwnedFd,
 }
 
-/// Waits for the greeting of the worker that was started as `process`; of a jailed one, by the user of its jail.
+/// Waits for the handshake of the worker that was started as `process`; of a jailed one, by the user of its jail.
 ///
 /// # Errors
-/// In words, if what came is no greeting.
+/// In words, if what came is not a handshake.
 pub(crate) fn admit(server: &Rendezvous, process: u32, jailed: bool) -> Result<ValidatedReceiver, String> {
     let guest = match jailed {
         true => Guest::User(fs::metadata(server.path()).map_err(|error| error.to_string())?.uid()),
@@ -163,7 +163,7 @@ mod tests {
         }
     }
 
-    /// Sends `content` as a greeting that brings one end of each of `ends` pairs; gives the other ends.
+    /// Sends `content` as a handshake that brings one end of each of `ends` pairs; gives the other ends.
     fn greet(server: &Rendezvous, content: &[u8], ends: usize) -> (OwnedFd, Vec<OwnedFd>) {
         let worker = knock(server);
         let pairs = (0..ends).map(|_| {

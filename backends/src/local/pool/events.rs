@@ -1,4 +1,4 @@
-//! What workers tell, and what the pool makes of it: a greeting, answers, items given back, a refusal, a death. Called by the
+//! What workers tell, and what the pool makes of it: a handshake, answers, items given back, a refusal, a death. Called by the
 //! readers and the supervisor; decided under the pool's lock.
 
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub(crate) struct Answer {
 }
 
 impl PoolHandle {
-    /// A worker has greeted.
+    /// A worker has connected.
     pub(crate) fn on_connected(&self, id: u64, version: u32, program: &str) -> Result<(), ExitReason> {
         let expected = self.options.identity.as_deref().unwrap_or_else(|| build_id::identity());
         if version != VERSION || program != expected {

@@ -1,5 +1,5 @@
 //! A run as the pool knows it: its batches that wait, how many it may hold, and where its completions go.
-//! Changed under the pool's lock; [`Gauge`] and the inbox are what the run's own thread reads without it.
+//! Changed under the pool's lock; [`Gauge`] and the completion queue are what the run's own thread reads without it.
 
 use std::collections::VecDeque;
 use std::io;

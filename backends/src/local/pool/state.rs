@@ -32,7 +32,7 @@ use crate::model::error::BackendError;
 use crate::model::frame::{Header, Kind};
 use crate::model::ids::{BatchId, JobId};
 
-/// Workers that may die in a row before their greeting, or without having run anything, before runs are ended.
+/// Workers that may die in a row before their handshake, or without having run anything, before runs are ended.
 const FAILED_STARTS: usize = 3;
 
 /// Descriptors that a worker's start takes in the host. Four stay: the channel, two pipes and the process.
@@ -40,7 +40,7 @@ const START: usize = 10;
 /// Descriptors that are left to the program where there is more than one worker.
 const SPARE: usize = 8;
 
-/// Workers that greet have run their first items by then, and what waited for those does not stand in their way.
+/// Workers that connect have run their first items by then, and what waited for those does not stand in their way.
 const STARTED: Duration = Duration::from_millis(2);
 
 #[derive(Debug)]
@@ -62,7 +62,7 @@ pub(crate) struct PoolHandle {
     pub(crate) owner: u32,
 }
 
-/// Where a worker has greeted. It is removed when it is dropped.
+/// Where a worker has connected. It is removed when it is dropped.
 #[derive(Debug)]
 pub(crate) struct ServedRendezvous {
     pub(crate) _server: Arc<Rendezvous>,

@@ -11,7 +11,7 @@ use crate::local::pool::state::{ORPHAN, PoolState, SILENT, STUCK, pause_of};
 use crate::local::pool::worker_handle::{AssignedBatch, WorkerHandle, recall};
 use crate::model::death::{ExitReason, Running};
 
-/// A worker that has not greeted by then is none. Generous: a loaded machine starts processes slowly.
+/// A worker that has not connected by then is given up. Generous: a loaded machine starts processes slowly.
 const GREETING: Duration = Duration::from_secs(30);
 /// Moving work pays above this: a recall and its answer take about 0.1 ms on a busy machine.
 const WORTH_MOVING: Duration = Duration::from_micros(500);

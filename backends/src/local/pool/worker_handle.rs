@@ -32,9 +32,9 @@ pub(crate) struct WorkerHandle {
     pub(crate) page: Arc<SharedPage>,
     /// What it prints to: the supervisor reads it.
     pub(crate) outputs: Vec<Arc<OwnedFd>>,
-    /// How long its greeting has been waited for.
+    /// How long its handshake has been waited for.
     pub(crate) awaited: Duration,
-    /// `None` until it has greeted.
+    /// `None` until it has connected.
     pub(crate) sender: Option<FrameSender>,
     /// Batches sent and not answered, in the order they were sent.
     pub(crate) held: VecDeque<AssignedBatch>,

@@ -23,7 +23,7 @@ pub(crate) struct ExitLatch {
 #[derive(Debug, Default)]
 pub(crate) struct LatchState {
     death: Option<WorkerExit>,
-    /// Where its greeting is awaited, as long as it is.
+    /// Where its handshake is awaited, as long as it is.
     server: Option<Arc<Rendezvous>>,
 }
 
@@ -32,7 +32,7 @@ impl ExitLatch {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// That of a worker whose greeting is awaited there, and of which so many bytes of output are passed on.
+    /// That of a worker whose handshake is awaited there, and of which so many bytes of output are passed on.
     pub(crate) fn new(server: Arc<Rendezvous>, output: Option<u64>) -> ExitLatch {
         let state = LatchState { server: Some(server), ..LatchState::default() };
         let quota = output.map(|most| Quota::new(most, Instant::now()));
@@ -51,7 +51,7 @@ impl ExitLatch {
         }
     }
 
-    /// The greeting is awaited no more.
+    /// The handshake is awaited no more.
     pub(crate) fn came_in(&self) {
         self.lock().server = None;
     }

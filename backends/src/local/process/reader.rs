@@ -1,4 +1,4 @@
-//! The thread that listens to one worker: its greeting, its answers, and, once it is dead, what it had still sent.
+//! The thread that listens to one worker: its handshake, its answers, and, once it is dead, what it had still sent.
 //! What a worker sends is checked here and in `pool`; a worker that breaks the protocol is ended, the host goes on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -73,7 +73,7 @@ impl Begun {
     }
 }
 
-/// Listens to a worker until it is dead and all that it sent is dealt with. It greets at `server`.
+/// Listens to a worker until it is dead and all that it sent is dealt with. It connects to `server`.
 pub(crate) fn listen(peer: &WorkerConnection<'_>, server: Arc<Rendezvous>) {
     let socket = server.path().to_owned();
     // A panic in here is a fault of fastmap's own, which must not end in a wait.
@@ -102,7 +102,7 @@ impl WorkerConnection<'_> {
         self.shared.end_for(self.id, cause);
     }
 
-    /// From the greeting to the channel's end.
+    /// From the handshake to the channel's end.
     fn serve(&self, server: Arc<Rendezvous>) {
         let jailed = self.shared.options.launcher.is_some();
         let admitted = untrusted_peer::admit(&server, self.process, jailed);

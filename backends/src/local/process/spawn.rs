@@ -96,7 +96,7 @@ fn not_started(worker: String, why: String) -> WorkerExit {
 struct Started {
     page: Arc<SharedPage>,
     latch: Arc<ExitLatch>,
-    /// Where it greets.
+    /// Where it connects.
     server: Arc<Rendezvous>,
     process: u32,
 }

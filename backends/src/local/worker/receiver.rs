@@ -1,5 +1,5 @@
 //! What a worker receives, and who receives it: the thread that computes, while it has nothing to do, so that a
-//! batch wakes one thread and not two; a deputy once that has been busy for a moment, so that a recall is received and a
+//! batch wakes one thread and not two; a helper once that has been busy for a moment, so that a recall is received and a
 //! closed channel is noticed while user code runs.
 
 use std::collections::VecDeque;
@@ -19,7 +19,7 @@ use crate::local::signals::block_signals;
 use crate::local::worker::sender::Results;
 use crate::model::frame::{Assembler, Header, Kind};
 
-/// How long the working thread may be busy before the deputy takes over: what is shorter never wakes it.
+/// How long the working thread may be busy before the helper takes over: what is shorter never wakes it.
 const MOMENT: Duration = Duration::from_millis(1);
 /// The channel is closed: a working thread that is not out of user code by then can't be waited for.
 const GRACE: Duration = Duration::from_millis(300);
@@ -43,7 +43,7 @@ pub(crate) struct Receiver {
     channel: Mutex<Channel>,
     state: Mutex<State>,
     more: Condvar,
-    /// Wakes the deputy. Set whenever the working thread becomes busy: 1 µs, where to wake a thread costs 10.
+    /// Wakes the helper. Set whenever the working thread becomes busy: 1 µs, where to wake a thread costs 10.
     timer: TimerFd,
 }
 
@@ -61,7 +61,7 @@ struct State {
     /// The working thread deals with a frame; if it is a batch, its ticket and what is taken back of it.
     busy: bool,
     running: Option<(u64, Arc<Claims>)>,
-    /// The deputy receives.
+    /// The helper receives.
     helper: bool,
     end: End,
 }
@@ -113,7 +113,7 @@ impl Receiver {
                     state.running = Some((incoming.header.batch, Arc::clone(&incoming.claims)));
                 }
                 if !state.helper {
-                    // Can't fail for a time that is valid; the deputy would come too late otherwise, not never.
+                    // Can't fail for a time that is valid; the helper would come too late otherwise, not never.
                     let _set = self.timer.set(Expiration::OneShot(MOMENT.into()), TimerSetTimeFlags::empty());
                 }
                 return Some(incoming);
@@ -129,7 +129,7 @@ impl Receiver {
         }
     }
 
-    /// The deputy's life: receives while the working thread is busy for long.
+    /// The helper's life: receives while the working thread is busy for long.
     pub(crate) fn start_helper(&self) {
         // Signals are the function's business.
         block_signals();

@@ -171,7 +171,7 @@ impl Worker {
             Prepared::Ready(ready) => Ok(ready),
             Prepared::Refused(failure) => Err(failure),
             Prepared::Opening(frame, opening, file) => {
-                // Code of the user's runs from here on. Earlier, the host's greeting would wait for another thread.
+                // Code of the user's runs from here on. Earlier, the handshake with the host would wait for another thread.
                 self.helper.call_once(|| self.start_deputy());
                 self.page.begin_setup(ticket);
                 let bytes = &frame[Header::LEN..];

@@ -16,7 +16,7 @@ use crate::local::ipc::handshake::WorkerBootstrap;
 use crate::local::ipc::shared_page::SharedPage;
 use crate::local::process::descriptors;
 
-/// Descriptors that ipc-channel uses for a greeting, at most.
+/// Descriptors that ipc-channel uses for a handshake, at most.
 const GREETING: usize = 4;
 
 /// The process that outlives SIGTERM.
@@ -71,7 +71,7 @@ pub(crate) fn take_stdin() -> io::Result<SharedPage> {
     SharedPage::open(fd)
 }
 
-/// Sees whether there are descriptors for the greeting: ipc-channel panics where there are none.
+/// Sees whether there are descriptors for the handshake: ipc-channel panics where there are none.
 pub(crate) fn expect_descriptors(page: &SharedPage) -> io::Result<()> {
     descriptors::expect(page.channel.as_fd(), GREETING)
 }
