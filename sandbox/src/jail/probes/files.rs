@@ -7,7 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::jail::probes::probe::{Probe, not_blocked, result};
+use crate::jail::probes::probe::{Probe, not_blocked, nothing, result};
+use crate::world;
 
 pub(super) const ALL: &[Probe] = &[
     Probe { name: "read /etc/passwd", act: || File::open("/etc/passwd").map(drop) },
@@ -32,7 +33,7 @@ pub(super) const ALL: &[Probe] = &[
     Probe { name: "change its program's mode", act: change_mode },
     Probe { name: "change its program's owner", act: change_owner },
     Probe { name: "link its program", act: link_program },
-    Probe { name: "write to the C library", act: || writable("/lib/x86_64-linux-gnu/libc.so.6") },
+    Probe { name: "write to the C library", act: c_library },
     Probe { name: "make a folder", act: make_folder },
     Probe { name: "make a device", act: make_device },
     Probe { name: "make a symbolic link", act: make_symlink },
@@ -42,9 +43,7 @@ pub(super) const ALL: &[Probe] = &[
 
 /// A folder that has something in it: another process's, for this one has put nothing there.
 fn any_in(folder: &str) -> io::Result<()> {
-    fs::read_dir(folder)?
-        .next()
-        .map_or_else(|| Err(crate::jail::probes::probe::nothing("it is empty")), |entry| entry.map(drop))
+    fs::read_dir(folder)?.next().map_or_else(|| Err(nothing("it is empty")), |entry| entry.map(drop))
 }
 
 /// The path by which the kernel started this program.
@@ -53,7 +52,7 @@ fn program() -> io::Result<PathBuf> {
     let path = unsafe {
         let address = libc::getauxval(libc::AT_EXECFN) as *const libc::c_char;
         if address.is_null() {
-            return Err(crate::jail::probes::probe::nothing("no program's name"));
+            return Err(nothing("no program's name"));
         }
         CStr::from_ptr(address)
     };
@@ -86,6 +85,13 @@ fn writable(path: impl AsRef<Path>) -> io::Result<()> {
     }
 }
 
+/// The C library stands in another folder on each architecture and distribution.
+fn c_library() -> io::Result<()> {
+    let found =
+        world::LIBRARIES.iter().map(|folder| Path::new(folder).join("libc.so.6")).find(|path| path.exists());
+    writable(found.ok_or_else(|| nothing("no folder has it"))?)
+}
+
 fn open_program() -> io::Result<()> {
     writable(program()?)
 }
@@ -96,7 +102,7 @@ fn process() -> io::Result<()> {
     if entries.any(|entry| is_number(&entry.file_name())) {
         Ok(())
     } else {
-        Err(crate::jail::probes::probe::nothing("no process is in it"))
+        Err(nothing("no process is in it"))
     }
 }
 
