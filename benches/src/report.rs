@@ -1,15 +1,15 @@
 //! What is written: a section of Markdown for each workload, its summary on stdout, and what was aimed at.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::io;
 use std::path::Path;
 use std::process::Command;
+use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
 use crate::chart::Chart;
 use crate::contestant::WORKERS;
+use crate::figures::short;
 use crate::measure::{DISTURBED, Method, Outcome, Spread};
 use crate::processes::cores;
 
@@ -132,17 +132,6 @@ pub(crate) fn cell(spread: Option<Spread>) -> String {
         true => format!("{} ({}–{})", short(median), short(least), short(most)),
         false => short(median),
     }
-}
-
-/// Three digits that count, or all in front of the point.
-pub(crate) fn short(value: f64) -> String {
-    let decimals = match value.abs() {
-        ..1.0 => 3,
-        ..10.0 => 2,
-        ..100.0 => 1,
-        _ => 0,
-    };
-    format!("{value:.decimals$}")
 }
 
 /// The simulator's tables, as a section below what was measured.

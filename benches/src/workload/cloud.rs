@@ -10,9 +10,9 @@ use nix::unistd::Pid;
 
 use super::start::median;
 use crate::contestant::WORKERS;
+use crate::functions::{Spin, Work as _, turns};
 use crate::measure::{Entry, Method, rounds, seconds};
 use crate::report::{Aim, Section, Target, cell};
-use crate::work::{Spin, Work as _, turns};
 
 /// Items of 1 ms: 10 s of work.
 const ITEMS: u64 = 10_000;

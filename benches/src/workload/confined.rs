@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::start::median;
 use crate::contestant::{Plan, WORKERS};
+use crate::functions::{Spin, Sqrt, turns};
 use crate::measure::{Entry, Method, cold, entries, rounds};
 use crate::report::{Aim, Section, Target, cell};
-use crate::work::{Spin, Sqrt, turns};
 
 /// Items of 1 ms.
 const ITEMS: u64 = 1000;

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{line, spawn};
+use super::child::{line, spawn};
 use crate::contestant::{Contestant, Plan};
+use crate::functions::{Lethal, Work, turns};
 use crate::measure::{Entry, Method, entries};
 use crate::processes::{Process, descendants};
 use crate::report::{Aim, Section, Target};
-use crate::work::{Lethal, Work, turns};
 
 const ITEMS: u64 = 40;
 const LETHAL_AT: u64 = 20;

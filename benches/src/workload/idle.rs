@@ -1,15 +1,14 @@
 //! Idle share: whether the workers are kept busy for a consumer that is as fast as they are.
 
-use std::process;
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{process, thread};
 
 use super::start::median;
 use crate::contestant::{Contestant, Plan, WORKERS};
+use crate::functions::{Burn, Work};
 use crate::measure::{Method, entries, rounds};
 use crate::processes::{Process, descendants};
 use crate::report::{Aim, Section, Target, cell};
-use crate::work::{Burn, Work};
 
 /// What an item takes of a worker's CPU, in µs, and what the consumer takes for a result.
 const ITEM: u64 = 1000;

@@ -5,9 +5,9 @@ use std::thread;
 use std::time::Duration;
 
 use crate::contestant::{Contestant, Plan};
+use crate::functions::{Spin, Work, turns};
 use crate::measure::{Entry, Method, entries};
 use crate::report::{Aim, Section, Target};
-use crate::work::{Spin, Work, turns};
 
 const TAKEN: u64 = 100;
 const PAUSE: Duration = Duration::from_secs(2);

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::start::median;
 use crate::contestant::{Builtin, Contestant, Inline, Plan};
+use crate::functions::{Spin, Work, turns};
 use crate::measure::{Entry, Method, Spread, pass, rounds, seconds};
 use crate::report::{Aim, Section, Target, cell};
-use crate::work::{Spin, Work, turns};
 
 const ITEMS: [(Duration, &str); 3] = [
     (Duration::from_micros(1), "1 µs"),

@@ -3,10 +3,10 @@
 use super::start::median;
 use crate::chart::Chart;
 use crate::contestant::Plan;
+use crate::functions::Echo;
 use crate::measure::{Method, entries, rounds, warm};
 use crate::python;
 use crate::report::{Aim, Section, Target, cell};
-use crate::work::Echo;
 
 const ITEMS: u64 = 200;
 pub(super) const ITEM_BYTES: usize = 1 << 20;

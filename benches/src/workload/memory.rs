@@ -3,14 +3,14 @@
 use std::fs;
 use std::time::Duration;
 
+use super::child::{line, spawn};
 use super::large::ITEM_BYTES;
 use super::start::median;
-use super::{line, spawn};
 use crate::chart::Chart;
 use crate::contestant::{Contestant, Plan};
+use crate::functions::{Echo, Work};
 use crate::measure::{Entry, Method, entries, pass, rounds};
 use crate::report::{Aim, Section, Target, cell};
-use crate::work::{Echo, Work};
 
 const CONTESTANTS: [&str; 5] = ["map", "threads", "raw", "procspawn", "fastmap"];
 const READ_AHEAD: usize = 16_000_000;

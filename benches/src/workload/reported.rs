@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::start::median;
 use crate::contestant::Plan;
+use crate::functions::{Spin, Sqrt, turns};
 use crate::measure::{Entry, Method, cold, entries, rounds, warm};
 use crate::report::{Aim, Section, Target, cell};
-use crate::work::{Spin, Sqrt, turns};
 
 /// Of the square roots.
 const TINY: u64 = 1_000_000;

@@ -2,13 +2,13 @@
 
 use std::io::{self, Read as _, Write as _};
 
-use super::spawn;
+use super::child::spawn;
 use crate::chart::Chart;
 use crate::contestant::{Contestant, Plan, WORKERS};
+use crate::functions::{Sqrt, Work};
 use crate::measure::{Entry, Method, Spread, entries, rounds};
 use crate::python;
 use crate::report::{Aim, Section, Target, cell};
-use crate::work::{Sqrt, Work};
 
 const CONTESTANTS: [&str; 6] = ["map", "rayon", "threads", "raw", "procspawn", "fastmap"];
 

@@ -3,10 +3,10 @@
 use super::start::median;
 use crate::chart::Chart;
 use crate::contestant::Plan;
+use crate::functions::Sqrt;
 use crate::measure::{Method, entries, rounds, warm};
 use crate::python;
 use crate::report::{Aim, Section, Target, cell};
-use crate::work::Sqrt;
 
 const ITEMS: u64 = 1_000_000;
 

@@ -1,9 +1,8 @@
 //! Sections that were measured one after the other, in runs of their own: kept beside the executable until there is one
 //! for each workload, and the report can be written. A full run takes longer than a machine stays quiet.
 
-use std::fs;
-use std::io;
 use std::path::PathBuf;
+use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
