@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use fastmap_backends::cloud::{FunctionName, OpenRun};
-use fastmap_service::price::{CREDIT, DEFAULT, Work};
-use fastmap_service::spool::Place;
+use fastmap_service::answer_files::Place;
+use fastmap_service::pricing::{CREDIT, DEFAULT, Work};
 use fastmap_service::store::{
     Committer, Database, NewRun, Reserve, Reserved, Settle, Settled, Store, Stored,
 };

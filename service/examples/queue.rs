@@ -17,6 +17,7 @@ use async_nats::{Client, HeaderMap};
 use axum::body::Bytes;
 use fastmap_backends::cloud::{Part, PartOutcome};
 use fastmap_backends::{FunctionId, Payload, Results};
+use fastmap_service::agent_registry::Roster;
 use fastmap_service::config::slots;
 use fastmap_service::dispatch::jetstream::{
     Cache, Credentials, Layout, Names, NatsOptions, Receiver, Sender, connect,
@@ -24,9 +25,8 @@ use fastmap_service::dispatch::jetstream::{
 use fastmap_service::dispatch::{
     Answered, BatchTask, Dispatch, Embedded, Lessor, RunSpec, Task, Upload, Verdict, Work,
 };
-use fastmap_service::events::Events;
-use fastmap_service::price::Work as Limit;
-use fastmap_service::roster::Roster;
+use fastmap_service::pricing::Work as Limit;
+use fastmap_service::run_log::Events;
 use futures_util::StreamExt;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;

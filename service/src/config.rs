@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastmap_backends::cloud::{Limits, Prices};
 
-use crate::{price, private};
+use crate::{pricing, private};
 
 /// The service's settings.
 #[derive(Clone, Debug)]
@@ -94,7 +94,7 @@ impl Config {
             listen,
             tls: None,
             workers: std::thread::available_parallelism().map_or(1, usize::from),
-            prices: price::DEFAULT,
+            prices: pricing::DEFAULT,
             limits: LIMITS,
             kept_bytes: KEPT,
             head_time: HEAD,

@@ -5,8 +5,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::launch::Meter;
-use super::metered::Metered;
+use super::cpu_billing::Metered;
+use super::launcher::Meter;
 use crate::dispatch::Payer;
 
 /// Reports that may fail one after the other, once the workers are dead: their gateway is gone for good.

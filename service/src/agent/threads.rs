@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use fastmap_backends::Outcome;
 use fastmap_backends::local::{Relay, Stream};
 
-use super::launch::Meter;
+use super::launcher::Meter;
 
 /// Failures of one answer that are told of it.
 const MOST: usize = 4;

@@ -10,11 +10,11 @@ use tokio::time::timeout;
 use super::args::{self, Memory};
 use super::serve::{Signals, launcher, start_log};
 use crate::agent::{Agent, machine};
+use crate::agent_registry::Roster;
 use crate::config::slots;
-use crate::dispatch::Lessor;
-use crate::dispatch::jetstream::{self, Cache, NatsOptions, Receiver, lines, registry};
-use crate::events::Events;
-use crate::roster::Roster;
+use crate::dispatch::jetstream::{Cache, NatsOptions, Receiver, worker_logs};
+use crate::dispatch::{Lessor, jetstream};
+use crate::run_log::Events;
 
 /// Lines that wait to be sent.
 const LINES: usize = 4096;
@@ -42,7 +42,7 @@ pub(super) async fn agent(args: args::Agent) -> anyhow::Result<()> {
     let receiver = Receiver::start(client.clone(), names.clone(), cache, places).await;
     let receiver = Arc::new(receiver.context("the NATS servers let this agent hear nothing")?);
     let (printed, to_send) = mpsc::channel(LINES);
-    let sending = tokio::spawn(lines::send(client.clone(), names.clone(), to_send));
+    let sending = tokio::spawn(worker_logs::send(client.clone(), names.clone(), to_send));
     let (roster, hurry) = (Roster::default(), Arc::<Notify>::default());
     let agent = Agent {
         name: name.clone(),
@@ -58,7 +58,7 @@ pub(super) async fn agent(args: args::Agent) -> anyhow::Result<()> {
     };
     let mut working = tokio::spawn(agent.work());
     let announcing =
-        tokio::spawn(registry::announce(client.clone(), names.clone(), role.clone(), name.clone(), roster));
+        tokio::spawn(jetstream::announce(client.clone(), names.clone(), role.clone(), name.clone(), roster));
     announce(&name, &options)?;
 
     let signal = signals.next().await;
@@ -76,7 +76,7 @@ pub(super) async fn agent(args: args::Agent) -> anyhow::Result<()> {
     receiver.last_requests().await;
     announcing.abort();
     // The servers may be gone as well.
-    let _late = timeout(LAST, registry::leave(&client, &names, &role, &name)).await;
+    let _late = timeout(LAST, jetstream::leave(&client, &names, &role, &name)).await;
     drop(receiver);
     let _late = timeout(LAST, sending).await;
     let _late = timeout(LAST, client.drain()).await;

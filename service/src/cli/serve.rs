@@ -20,17 +20,18 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::args::{Keep, LogFormat, Memory, Serve};
-use super::open_key;
+use super::service_key::open_key;
 use crate::agent::{Agent, InJails, Launch, PLACES, Unconfined};
+use crate::agent_registry::Roster;
+use crate::app::{Gateway, Parts};
 use crate::config::{BODY_MEMORY, Config, LIMITS};
-use crate::dashboard::sign_in;
 use crate::dispatch::jetstream::{self, Layout, NatsOptions};
 use crate::dispatch::{Dispatch, Embedded, Lessor};
-use crate::events::Events;
-use crate::gateway::{Gateway, Parts};
+use crate::executable::Examine;
+use crate::http;
 use crate::keys::{ServiceKey, new_secret};
-use crate::price::CREDIT;
-use crate::roster::Roster;
+use crate::pricing::CREDIT;
+use crate::run_log::Events;
 use crate::store::{Database, Store};
 
 /// Nothing is heard of a batch for so long: its agent is gone.
@@ -43,7 +44,7 @@ const READ_AHEAD: usize = 80 << 10;
 /// Most descriptors that are asked for.
 const DESCRIPTORS: u64 = 1 << 16;
 
-pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
+pub(super) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
     start_log(args.log_format, &args.log)?;
     let temporary = match args.dev {
         true => Some(tempfile::tempdir().context("cannot make a temporary folder")?),
@@ -91,8 +92,9 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
     let (listen, tls, grace) = (config.listen, config.tls.clone(), config.grace);
     let head_time = config.head_time;
     let metrics = start_metrics()?;
+    let examiner = launch.map(|launch| launch as Arc<dyn Examine>);
     let gateway =
-        Gateway::new(Parts { config, store, service_key, dispatch, launch, events, roster, metrics });
+        Gateway::new(Parts { config, store, service_key, dispatch, examiner, events, roster, metrics });
     gateway.recover().await.context("cannot take up what the last process left")?;
 
     let listener = TcpListener::bind(listen).with_context(|| format!("cannot listen at {listen}"))?;
@@ -216,7 +218,7 @@ async fn listen_and_serve(
     gateway: Arc<Gateway>,
     handle: axum_server::Handle<SocketAddr>,
 ) -> std::io::Result<()> {
-    let service = gateway.router().into_make_service_with_connect_info::<SocketAddr>();
+    let service = http::router(&gateway).into_make_service_with_connect_info::<SocketAddr>();
     // To find out which version a client speaks has no limit of time, and neither has an idle connection of HTTP/2: who
     // says nothing would hold a descriptor for ever.
     let mut server = axum_server::from_tcp(listener)?.handle(handle).http1_only();
@@ -374,7 +376,7 @@ async fn make_dev_account(store: &Store, key: &ServiceKey) -> anyhow::Result<(St
     store.set_operator("dev", true).await?;
     let secret = new_secret().context("no random bytes")?;
     let token = store.add_token(account.id, &secret, key, "dev", None).await?;
-    let path = sign_in::link(store, token).await.context("no link to the dashboard")?;
+    let path = crate::api::dashboard_links::link(store, token).await.context("no link to the dashboard")?;
     Ok((secret.reveal().to_owned(), path))
 }
 
@@ -387,7 +389,7 @@ fn announce(url: &str, dev: Option<&(String, String)>) -> std::io::Result<()> {
             out,
             "export FASTMAP_SECRET={secret}\nexport FASTMAP_CLOUD_URL={url}\n\
              # dashboard (once, within {} minutes; another: fastmap dashboard): {url}{path}",
-            sign_in::LINK.as_secs() / 60
+            crate::api::dashboard_links::LINK.as_secs() / 60
         )?,
         None => writeln!(out, "listening at {url}")?,
     }

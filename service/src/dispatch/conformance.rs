@@ -8,8 +8,9 @@ use fastmap_backends::FunctionId;
 use fastmap_backends::cloud::{Problem, ProblemCode};
 use tokio::time::timeout;
 
-use super::{BatchTask, Dispatch, Lease, Lessor, RunSpec, Submitted, Task, Upload, Verdict, Work};
-use crate::price;
+use super::work::{BatchTask, RunSpec, Task, Upload, Verdict, Work};
+use super::{Dispatch, Lease, Lessor, Submitted};
+use crate::pricing;
 
 /// What must come has come by then.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -54,7 +55,7 @@ fn work(account: i64, run: &str, seq: u64) -> Work {
         item_timeout: None,
         locale: fastmap_backends::cloud::Locale::default(),
     };
-    let (payload, limit) = (Bytes::new(), price::Work::default());
+    let (payload, limit) = (Bytes::new(), pricing::Work::default());
     let batch = BatchTask {
         seq,
         first: 0,

@@ -8,10 +8,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use tokio::sync::{Notify, broadcast, oneshot};
 
-use super::{
-    Closed, Dispatch, Lease, LeaseId, Lessor, Payer, RunSpec, Submitted, Task, Unavailable, Used, Uses,
-    Verdict, Work,
-};
+use super::work::{RunSpec, Task, Verdict, Work};
+use super::{Closed, Dispatch, Lease, LeaseId, Lessor, Payer, Submitted, Unavailable, Used, Uses};
 
 /// Agents that may lose the same work before it is given up.
 const DELIVERIES: u32 = 5;

@@ -4,7 +4,11 @@
 
 use std::collections::HashSet;
 
-use super::{Conn, Result, Store, Tx, ledger, now_ms};
+use super::db::{Conn, Tx};
+use super::error::Result;
+use super::{Store, ledger};
+use crate::clock::now_ms;
+use crate::store::db::Row;
 
 /// Disks give room in such pieces.
 const BLOCK: u64 = 4096;
@@ -249,7 +253,7 @@ impl Store {
             .bind(GIVEN_UP)
             .fetch_all()
             .await?;
-        let upload = |row: &super::Row| -> Result<(i64, Kind, String)> {
+        let upload = |row: &Row| -> Result<(i64, Kind, String)> {
             Ok((row.try_get(0)?, Kind::of(&row.try_get::<String, _>(1)?), row.try_get(2)?))
         };
         rows.iter().map(upload).collect()
@@ -369,7 +373,7 @@ impl Store {
 /// What open runs of an account need; they are few.
 const NEEDED: &str = "SELECT executable, context FROM runs WHERE account = $1 AND state = 'open'";
 
-fn needed(rows: Vec<super::Row>) -> Result<HashSet<String>> {
+fn needed(rows: Vec<Row>) -> Result<HashSet<String>> {
     let mut needed = HashSet::new();
     for row in rows {
         needed.insert(row.try_get(0)?);
@@ -401,7 +405,7 @@ mod tests {
     use fastmap_backends::cloud::{FunctionName, OpenRun, RunState};
 
     use super::*;
-    use crate::price::CREDIT;
+    use crate::pricing::CREDIT;
     use crate::store::NewRun;
     use crate::store::testing::{Fresh, on_both};
 

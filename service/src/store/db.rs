@@ -14,7 +14,7 @@ use sqlx::{
 };
 use tokio::sync::OwnedMutexGuard;
 
-use super::Result;
+use super::error::Result;
 
 /// A write transaction that takes the lock at its begin: one that reads first and writes later would fail where another
 /// process has written in between. PostgreSQL locks what a transaction asks for (`ledger::lock`).
@@ -317,3 +317,6 @@ impl Row {
         }
     }
 }
+
+/// Statements that a connection keeps prepared: those of groups of each size, and the others.
+pub(super) const STATEMENTS: usize = 128;

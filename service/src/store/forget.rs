@@ -2,7 +2,8 @@
 //! pieces, each a transaction of its own: no account's rows keep others from the writer for longer than a
 //! batch does. Called by the gateway's `leases`.
 
-use super::{Result, Store};
+use super::Store;
+use super::error::Result;
 
 /// Rows that one statement deletes.
 const PIECE: u64 = 500;

@@ -13,9 +13,13 @@ use std::time::Duration;
 
 use fastmap_backends::cloud::Prices;
 
-use super::{Db, Result, Row, Short, Store, StoreError, now_ms};
-use crate::price::{self, Grant, Microcredits, Work};
-use crate::spool::Place;
+use super::Store;
+use super::db::{Db, Row};
+use super::error::{Result, StoreError};
+use crate::answer_files::Place;
+use crate::clock::now_ms;
+use crate::pricing;
+use crate::pricing::{Grant, Microcredits, Work};
 
 /// A batch that wants to be dispatched.
 #[derive(Clone, Debug)]
@@ -194,8 +198,8 @@ pub(super) async fn reserve(db: &mut Db<'_>, gateway: i64, ask: &Reserve) -> Res
     let cap = row.try_get::<Option<i64>, _>("max_credits")?.unwrap_or(i64::MAX);
     let under_cap = cap.saturating_sub(spent);
     let available = (balance - account_held).min(under_cap.saturating_sub(held));
-    let Some(grant) = price::grant(&ask.prices, ask.wanted, available) else {
-        let least = price::least(&ask.prices, ask.wanted);
+    let Some(grant) = pricing::grant(&ask.prices, ask.wanted, available) else {
+        let least = pricing::least(&ask.prices, ask.wanted);
         return Ok(match () {
             () if under_cap < least => Reserved::CapReached { cap, spent, least },
             () if balance < least => Reserved::OutOfCredits,
@@ -423,12 +427,21 @@ impl Store {
     }
 }
 
+/// What does not suffice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Short {
+    /// The run's `max_credits`.
+    Cap,
+    /// The account's balance.
+    Balance,
+}
+
 #[cfg(test)]
 mod tests {
     use fastmap_backends::cloud::{FunctionName, OpenRun};
 
     use super::*;
-    use crate::price::CREDIT;
+    use crate::pricing::CREDIT;
     use crate::store::testing::{Fresh, on_both};
     use crate::store::{Committer, NewRun};
 
@@ -465,7 +478,7 @@ mod tests {
             seq,
             digest: digest.to_owned(),
             wanted: Work { cpu: Duration::from_secs(1), bytes: 1000 },
-            prices: price::DEFAULT,
+            prices: pricing::DEFAULT,
             most_kept: u64::MAX,
         }
     }

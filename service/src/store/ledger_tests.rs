@@ -9,8 +9,9 @@ use proptest::prelude::*;
 
 use super::testing::{Fresh, Kind, on_both, run};
 use super::{NewRun, Reserve, Reserved, Settle, Settled, Store, Stored};
-use crate::price::{self, CREDIT, Microcredits, Work};
-use crate::spool::Place;
+use crate::answer_files::Place;
+use crate::pricing;
+use crate::pricing::{CREDIT, Microcredits, Work};
 
 const ACCOUNTS: i64 = 2;
 const RUNS: usize = 3;
@@ -80,7 +81,7 @@ fn reserve(run: usize, seq: i64, cpu_ms: u64) -> Reserve {
         seq,
         digest: format!("{seq}"),
         wanted: Work { cpu: Duration::from_millis(cpu_ms), bytes: 1000 },
-        prices: price::DEFAULT,
+        prices: pricing::DEFAULT,
         most_kept: u64::MAX,
     }
 }
@@ -190,7 +191,7 @@ async fn follow(kind: Kind, steps: &[Step], balance: Microcredits, cap: Option<M
             }
             Step::Use { run, cpu_ms } => {
                 let cpu = Duration::from_millis(cpu_ms);
-                let used = store.charge_use(&format!("run{run}"), cpu, &price::DEFAULT).await;
+                let used = store.charge_use(&format!("run{run}"), cpu, &pricing::DEFAULT).await;
                 let used = used.expect("no failure").expect("there is such a run");
                 assert_eq!(used.open, !ended.contains(&run));
                 *charged.entry(account_of(run)).or_default() += used.taken;
@@ -378,14 +379,16 @@ async fn report(kind: Kind, reports: &[(usize, u64)]) {
     let fresh = Fresh::new(kind).await;
     let store = store(&fresh, 1000 * CREDIT, None).await;
     for (run, ms) in reports {
-        let used = store.charge_use(&format!("run{run}"), Duration::from_millis(*ms), &price::DEFAULT).await;
+        let used =
+            store.charge_use(&format!("run{run}"), Duration::from_millis(*ms), &pricing::DEFAULT).await;
         let used = used.expect("no failure").expect("there is such a run");
         assert!(used.open && used.short.is_none(), "{used:?}");
     }
     for run in 0..RUNS {
         let of_run: Vec<u64> = reports.iter().filter(|(of, _)| *of == run).map(|(_, ms)| *ms).collect();
         let used = Duration::from_millis(of_run.iter().sum());
-        let due = price::cost(&price::DEFAULT, Work { cpu: used.saturating_sub(price::FREE), bytes: 0 });
+        let due =
+            pricing::cost(&pricing::DEFAULT, Work { cpu: used.saturating_sub(pricing::FREE), bytes: 0 });
         let info =
             store.run(None, &format!("run{run}")).await.expect("no failure").expect("it is there").info;
         // Each report is rounded up.
@@ -428,7 +431,7 @@ async fn what_is_used_while_batches_hold_the_credits_is_owed_and_taken_when_they
         seq += 1;
     }
     let use_of = async |run: usize, secs: u64| {
-        let used = store.charge_use(&format!("run{run}"), Duration::from_secs(secs), &price::DEFAULT).await;
+        let used = store.charge_use(&format!("run{run}"), Duration::from_secs(secs), &pricing::DEFAULT).await;
         used.expect("no failure").expect("there is such a run")
     };
     let used = use_of(2, 181).await;
@@ -438,7 +441,7 @@ async fn what_is_used_while_batches_hold_the_credits_is_owed_and_taken_when_they
     for seq in 0..seq {
         committer.settle(settle(0, seq, 1)).await.expect("no failure");
     }
-    store.take_owed(&price::DEFAULT).await.expect("no failure");
+    store.take_owed(&pricing::DEFAULT).await.expect("no failure");
     let spent = store.run(None, "run2").await.expect("no failure").expect("it is there").info.spent;
     assert_eq!(spent, CREDIT / 2, "three minutes beyond the free second");
     let used = use_of(2, 3600).await;

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use fastmap_backends::cloud::RunState;
 
 use super::audit::entry_of;
+use super::error::Result;
 use super::runs::{LISTED, run_of};
-use super::{Entry, Result, Run, Store};
-use crate::price::Microcredits;
+use super::{Entry, Run, Store};
+use crate::pricing::Microcredits;
 
 /// Where a page begins.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,8 +5,11 @@ use std::collections::HashSet;
 
 use fastmap_backends::cloud::{Locale, OpenRun, RunInfo, RunState};
 
-use super::{Kind, Result, Row, Store, StoreError, Stored, ledger, now_ms};
-use crate::spool::Place;
+use super::db::Row;
+use super::error::{Result, StoreError};
+use super::{Kind, Store, Stored, ledger};
+use crate::answer_files::Place;
+use crate::clock::now_ms;
 
 /// Batches that one statement acknowledges or gives up: it holds the writer for about a millisecond.
 const ACKNOWLEDGED: usize = 256;
@@ -469,8 +472,8 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::activity::{Failure, News};
-    use crate::price::{CREDIT, DEFAULT, Work};
+    use crate::pricing::{CREDIT, DEFAULT, Work};
+    use crate::stats::{Failure, News};
     use crate::store::testing::{Fresh, on_both};
     use crate::store::{Committer, Reserve, Settle};
 

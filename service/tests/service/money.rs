@@ -39,7 +39,7 @@ fn an_account_is_never_overdrawn_and_says_when_it_is_empty() {
     // What was paid for is still there.
     results(&client.batch(&run, 0, &["b100000"]), 1);
     // Less is left than a second costs.
-    let rest = fastmap_service::price::show(1000 - client.balance());
+    let rest = fastmap_service::pricing::show(1000 - client.balance());
     server.json(&["credits", "add", "a", &rest]);
     client
         .call("POST", "/runs", &to_json(&open_run(&client.upload_worker(), "obey")))

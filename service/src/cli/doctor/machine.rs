@@ -9,7 +9,7 @@ use fastmap_sandbox::{Layer, most_processes};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statvfs::statvfs;
 
-use super::{Finding, bad, fair, good};
+use super::finding::{Finding, bad, fair, good};
 
 /// Bytes that a service should have for the programs of its runs.
 const ROOM: u64 = 1 << 30;

@@ -2,7 +2,7 @@
 
 use tokio::runtime::Builder;
 
-use super::{Finding, bad, fair, good};
+use super::finding::{Finding, bad, fair, good};
 use crate::cli::args::Nats;
 use crate::dispatch::jetstream::{Work, connect, survey};
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use fastmap_sandbox::jail::{Jail, Limits};
 
-use super::{Finding, bad, fair, good};
+use super::finding::{Finding, bad, fair, good};
 use crate::agent::{InJails, Launch};
 
 /// What jails are made of, each for itself, and then whether one holds. `serve`: what is missing is an error.

@@ -8,7 +8,7 @@
 
 use std::fmt::Write;
 
-use super::Names;
+use crate::dispatch::jetstream::subjects::Names;
 
 /// Subjects that an agent of that user may publish to.
 fn publish(names: &Names, user: &str) -> Vec<String> {

@@ -6,8 +6,8 @@ use async_nats::Client;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{ContextBuilder, GetStreamErrorKind};
 
-use super::Names;
-use super::layout::CONSUMERS;
+use crate::dispatch::jetstream::streams::CONSUMERS;
+use crate::dispatch::jetstream::subjects::Names;
 
 /// Servers that are there answer within this.
 const PATIENCE: Duration = Duration::from_secs(5);

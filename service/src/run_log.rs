@@ -1,0 +1,576 @@
+//! What happens in open runs, for whoever watches: lines that workers print, and news for event streams.
+//! Written by the agent (lines) and the gateway (batches, states); read by the gateway's logs and events. In memory and
+//! bounded: of each run the last megabyte of lines, for as long as its answers are kept; of all runs together 256 MB. An
+//! agent of another process keeps none and forwards them.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fastmap_backends::cloud::{LogLine, LogPage, RunState};
+use fastmap_backends::counted;
+use fastmap_backends::local::{LogRecord, Relay, Stream};
+use log::Level;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{broadcast, mpsc};
+
+use crate::clock::now_ms;
+use crate::text::{self, bounded};
+
+/// Bytes of lines that are kept of each run.
+const KEPT: usize = 1 << 20;
+/// Bytes that are kept of all runs.
+const KEPT_OF_ALL: usize = 256 << 20;
+/// What a line counts beside its text: its fields, and three small pieces of memory for its words.
+const LINE: usize = 200;
+/// What a run counts beside its lines.
+const RUN: usize = 400;
+/// What a channel counts: it has all its places from its begin.
+const CHANNEL: usize = BEHIND * 128;
+/// A longer line is cut.
+const LONGEST: usize = 4096;
+/// A longer target of a log record is cut.
+const LONGEST_TARGET: usize = 256;
+/// Events that one who watches may fall behind.
+const BEHIND: usize = 1024;
+
+/// News of a run.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A worker has printed something.
+    Log(LogLine),
+    /// A batch was answered.
+    Batch {
+        /// Its number.
+        seq: u64,
+        /// Its items.
+        items: u64,
+        /// What it cost.
+        charge: i64,
+    },
+    /// The run has ended.
+    Ended(RunState),
+}
+
+/// A line that a worker has printed, without its number.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Line {
+    /// Which worker.
+    pub worker: String,
+    /// `stdout` or `stderr`.
+    pub stream: String,
+    /// What it has printed, without the line's end.
+    pub text: String,
+    /// Of a log record: its level and its target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<String>,
+    /// As the level.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// Milliseconds since 1970.
+    pub at_ms: u64,
+    /// Lines before this one that were dropped.
+    #[serde(default)]
+    pub dropped: u64,
+}
+
+/// All runs that are watched or have printed something. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Events {
+    kept: Arc<Mutex<Kept>>,
+    /// Where lines go that are not kept here.
+    forward: Option<mpsc::Sender<(String, Line)>>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    runs: HashMap<String, Watched>,
+    /// What they count together, and may.
+    bytes: usize,
+    most: usize,
+    /// How many have ended so far.
+    ends: u64,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Kept { runs: HashMap::new(), bytes: 0, most: KEPT_OF_ALL, ends: 0 }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Watched {
+    lines: VecDeque<LogLine>,
+    /// What these count.
+    bytes: usize,
+    /// Lines that have come so far.
+    printed: u64,
+    dropped: u64,
+    /// To whoever watches; made with the first who does.
+    sender: Option<broadcast::Sender<Event>>,
+    /// `None`: it is open, as far as was heard here.
+    ended: Option<Ended>,
+}
+
+/// That a run has ended.
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    /// Whose it was, if that is known.
+    account: Option<i64>,
+    /// Its number among those that have ended.
+    n: u64,
+}
+
+impl Watched {
+    fn cost(&self) -> usize {
+        RUN + self.bytes + self.sender.as_ref().map_or(0, |_| CHANNEL)
+    }
+
+    /// Tells who watches. The channel goes when nobody does any more.
+    fn tell(&mut self, event: Event) {
+        if self.sender.as_ref().is_some_and(|sender| sender.send(event).is_err()) {
+            self.sender = None;
+        }
+    }
+}
+
+impl Kept {
+    /// Changes what is known of a run, and makes room for it.
+    fn change<T>(&mut self, run: &str, change: impl FnOnce(&mut Watched) -> T) -> T {
+        let watched = self.runs.entry(run.to_owned()).or_insert_with(|| {
+            self.bytes += RUN;
+            Watched::default()
+        });
+        let before = watched.cost();
+        let changed = change(watched);
+        self.bytes = self.bytes + watched.cost() - before;
+        if self.bytes > self.most {
+            self.make_room();
+        }
+        changed
+    }
+
+    /// Makes room, and some to spare: all runs are looked through for it.
+    fn make_room(&mut self) {
+        let enough = self.most - self.most / 16;
+        for run in self.order() {
+            if self.bytes <= enough {
+                return;
+            }
+            self.shrink(&run);
+        }
+    }
+
+    /// Who gives first where there is no room. Runs that have ended, and have lines: the oldest of the account that has most,
+    /// so that a flood drives out what is its own. Then those that have ended and have none. Then open runs, of which the
+    /// one that has most.
+    fn order(&self) -> Vec<String> {
+        let mut newest_first: Vec<_> = self.runs.iter().collect();
+        newest_first.sort_unstable_by_key(|(_, watched)| Reverse(watched.ended.map(|ended| ended.n)));
+        let mut accounts: HashMap<Option<i64>, usize> = HashMap::new();
+        let mut ranked = Vec::new();
+        for (run, watched) in newest_first {
+            let with_newer = match watched.ended {
+                None => watched.bytes,
+                Some(Ended { account, .. }) => {
+                    let bytes = accounts.entry(account).or_default();
+                    *bytes += watched.cost();
+                    *bytes
+                }
+            };
+            ranked.push((watched.ended.is_some(), !watched.lines.is_empty(), with_newer, run));
+        }
+        ranked.sort_unstable();
+        ranked.into_iter().rev().map(|(_, _, _, run)| run.clone()).collect()
+    }
+
+    /// Forgets a run's lines as a whole, and counts them; of one that has ended and has none, the rest.
+    fn shrink(&mut self, run: &str) {
+        let Some(watched) = self.runs.get_mut(run) else { return };
+        if watched.ended.is_some() && watched.lines.is_empty() {
+            return self.forget(run);
+        }
+        self.bytes -= watched.bytes;
+        watched.dropped += watched.lines.len() as u64;
+        watched.lines = VecDeque::new();
+        watched.bytes = 0;
+    }
+
+    fn forget(&mut self, run: &str) {
+        if let Some(watched) = self.runs.remove(run) {
+            self.bytes -= watched.cost();
+        }
+    }
+}
+
+impl Events {
+    /// Keeps nothing: lines go there, with their run. What there is no room for is dropped, and counted.
+    pub fn forwarding(to: mpsc::Sender<(String, Line)>) -> Self {
+        Events { kept: Arc::default(), forward: Some(to) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells who watches what goes on. Of its end tells `end`.
+    pub fn tell(&self, run: &str, event: Event) {
+        let mut kept = self.lock();
+        if kept.runs.contains_key(run) {
+            kept.change(run, |watched| watched.tell(event));
+        }
+    }
+
+    /// A run has ended: who watches hears it, as the last thing. Its lines stay until it is forgotten, among those of its
+    /// account.
+    pub fn end(&self, run: &str, account: Option<i64>, state: RunState) {
+        let mut kept = self.lock();
+        if kept.runs.get(run).is_none_or(|watched| watched.ended.is_some()) {
+            return;
+        }
+        kept.ends += 1;
+        let n = kept.ends;
+        kept.change(run, |watched| {
+            watched.tell(Event::Ended(state));
+            watched.sender = None;
+            watched.ended = Some(Ended { account, n });
+        });
+    }
+
+    /// What happens in a run from now on; nothing, if it has ended.
+    pub fn watch(&self, run: &str) -> broadcast::Receiver<Event> {
+        self.lock().change(run, |watched| {
+            if watched.ended.is_some() {
+                return broadcast::channel(1).1;
+            }
+            watched.sender.get_or_insert_with(|| broadcast::channel(BEHIND).0).subscribe()
+        })
+    }
+
+    /// Runs that are known here.
+    pub fn runs(&self) -> Vec<String> {
+        self.lock().runs.keys().cloned().collect()
+    }
+
+    /// Those of them whose end was not heard of here.
+    pub fn open_runs(&self) -> BTreeSet<String> {
+        let kept = self.lock();
+        let open = kept.runs.iter().filter(|(_, watched)| watched.ended.is_none());
+        open.map(|(run, _)| run.clone()).collect()
+    }
+
+    /// Lines of a run behind number `after`, at most `most`. Numbers that are left out are those of lines
+    /// that were not kept; where none is kept any more, `next` is the number of the last that came.
+    pub fn page(&self, run: &str, after: u64, most: usize) -> LogPage {
+        let kept = self.lock();
+        let Some(watched) = kept.runs.get(run) else {
+            return LogPage { lines: Vec::new(), dropped: 0, next: after };
+        };
+        let lines: Vec<LogLine> =
+            watched.lines.iter().filter(|line| line.n > after).take(most).cloned().collect();
+        let next = lines.last().map_or(after.max(watched.printed), |line| line.n);
+        LogPage { lines, dropped: watched.dropped, next }
+    }
+
+    /// The last lines of a run, at most `most`.
+    pub fn last(&self, run: &str, most: usize) -> LogPage {
+        let kept = self.lock();
+        let Some(watched) = kept.runs.get(run) else {
+            return LogPage { lines: Vec::new(), dropped: 0, next: 0 };
+        };
+        let skip = watched.lines.len().saturating_sub(most);
+        let lines: Vec<LogLine> = watched.lines.iter().skip(skip).cloned().collect();
+        LogPage { lines, dropped: watched.dropped, next: watched.printed }
+    }
+
+    /// Forgets a run.
+    pub fn forget(&self, run: &str) {
+        self.lock().forget(run);
+    }
+
+    /// Where the workers of a run print to.
+    pub fn relay(&self, run: &str) -> Arc<dyn Relay> {
+        Arc::new(RunRelay { events: self.clone(), run: run.to_owned(), dropped: AtomicU64::new(0) })
+    }
+
+    /// Takes a line of a run.
+    pub fn add(&self, run: &str, line: Line) {
+        let Line { worker, stream, text, level, target, at_ms, dropped } = line;
+        let (worker, stream) = (bounded(worker, text::NAME), bounded(stream, text::NAME));
+        let text = bounded(text, LONGEST);
+        let level = level.filter(|level| level.parse::<Level>().is_ok());
+        let target = target.map(|target| bounded(target, LONGEST_TARGET));
+        self.lock().change(run, |watched| {
+            // What an agent had no room for has its numbers as well, so that a reader can count it.
+            watched.printed += dropped + 1;
+            let line = LogLine { n: watched.printed, worker, stream, text, level, target, at_ms };
+            if watched.sender.is_some() {
+                watched.tell(Event::Log(line.clone()));
+            }
+            watched.dropped += dropped;
+            watched.bytes += cost(&line);
+            watched.lines.push_back(line);
+            while watched.bytes > KEPT {
+                let Some(oldest) = watched.lines.pop_front() else { break };
+                watched.bytes -= cost(&oldest);
+                watched.dropped += 1;
+            }
+        });
+    }
+}
+
+/// What a line counts.
+fn cost(line: &LogLine) -> usize {
+    line.text.len() + line.target.as_ref().map_or(0, String::len) + LINE
+}
+
+#[derive(Debug)]
+struct RunRelay {
+    events: Events,
+    run: String,
+    /// Lines since the last that was forwarded.
+    dropped: AtomicU64,
+}
+
+impl Relay for RunRelay {
+    fn line(&self, worker: &str, stream: Stream, line: &[u8]) {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let text = bounded(String::from_utf8_lossy(line).into_owned(), LONGEST);
+        let stream = match stream {
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
+        };
+        self.put(Line { worker: worker.to_owned(), stream: stream.to_owned(), text, ..Line::default() });
+    }
+
+    /// Nothing comes any more that could bring the count of lines for which there was no room.
+    fn flush(&self) {
+        let dropped = self.dropped.load(Ordering::Relaxed);
+        if dropped > 0 {
+            let text = format!("[fastmap: {} of this run had no room on the way]", counted(dropped, "line"));
+            let (worker, stream) = ("fastmap".to_owned(), "stderr".to_owned());
+            self.put(Line { worker, stream, text, ..Line::default() });
+        }
+    }
+
+    /// A line of its own on stderr, for readers that know of no records. Nothing of it comes into the
+    /// service's log.
+    fn record(&self, worker: &str, record: &LogRecord<'_>) {
+        let cut = |text: &str, most| text[..text.floor_char_boundary(most)].to_owned();
+        self.put(Line {
+            worker: worker.to_owned(),
+            stream: "stderr".to_owned(),
+            text: bounded(record.message.to_owned(), LONGEST),
+            level: Some(record.level.to_string()),
+            target: Some(cut(record.target, LONGEST_TARGET)),
+            ..Line::default()
+        });
+    }
+}
+
+impl RunRelay {
+    /// Keeps or forwards a line.
+    fn put(&self, line: Line) {
+        let dropped = self.dropped.swap(0, Ordering::Relaxed);
+        let line = Line { at_ms: now_ms().unsigned_abs(), dropped, ..line };
+        match &self.events.forward {
+            None => self.events.add(&self.run, line),
+            Some(to) => {
+                if to.try_send((self.run.clone(), line)).is_err() {
+                    self.dropped.fetch_add(dropped + 1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::broadcast::error::TryRecvError;
+
+    use super::*;
+
+    fn keeping(most: usize) -> Events {
+        let kept = Kept { most, ..Kept::default() };
+        Events { kept: Arc::new(Mutex::new(kept)), forward: None }
+    }
+
+    fn print(events: &Events, run: &str, lines: usize) {
+        let relay = events.relay(run);
+        (0..lines).for_each(|_| relay.line("w", Stream::Stdout, &[b'x'; 1000]));
+    }
+
+    /// What is kept, counted anew.
+    fn bytes(events: &Events) -> usize {
+        let kept = events.lock();
+        let of_run = |watched: &Watched| watched.lines.iter().map(cost).sum::<usize>() + RUN;
+        let bytes: usize = kept.runs.values().map(of_run).sum();
+        assert_eq!(bytes, kept.bytes, "nobody watches, or a channel would count as well");
+        bytes
+    }
+
+    #[test]
+    fn runs_that_are_over_do_not_fill_the_memory_and_a_flood_drives_out_its_own() {
+        const MOST: usize = 8 << 20;
+        let events = keeping(MOST);
+        print(&events, "other", 100);
+        events.end("other", Some(2), RunState::Done);
+        print(&events, "open", 100);
+        for n in 0..100 {
+            let run = format!("flood{n}");
+            print(&events, &run, 800);
+            events.end(&run, Some(1), RunState::Cancelled);
+            assert!(bytes(&events) <= MOST);
+        }
+        let found = |run: &str| {
+            let page = events.page(run, 0, usize::MAX);
+            (page.lines.len(), page.dropped)
+        };
+        assert_eq!((found("other"), found("open")), ((100, 0), (100, 0)), "though it is the oldest");
+        assert_eq!((found("flood99"), found("flood98")), ((800, 0), (800, 0)));
+        // Forgotten whole, and that is told.
+        assert_eq!(found("flood0"), (0, 800));
+        // Runs that never printed much are forgotten in the end, too.
+        let events = keeping(64 * RUN);
+        for n in 0..1000 {
+            let run = n.to_string();
+            print(&events, &run, 1);
+            events.end(&run, None, RunState::Done);
+            assert!(bytes(&events) <= 64 * RUN);
+        }
+    }
+
+    #[test]
+    fn lines_of_open_runs_go_where_there_are_no_others_and_are_counted() {
+        const MOST: usize = 4 << 20;
+        let events = keeping(MOST);
+        let runs: Vec<String> = (0..8).map(|n| n.to_string()).collect();
+        for run in &runs {
+            print(&events, run, 800);
+        }
+        assert!(bytes(&events) <= MOST);
+        for run in &runs {
+            let page = events.page(run, 0, usize::MAX);
+            assert_eq!(page.dropped + page.lines.len() as u64, 800, "{run}");
+            assert_eq!(page.next, 800, "also where none is kept");
+            print(&events, run, 1);
+            assert_eq!(events.last(run, 1).next, 801, "its lines are counted on");
+        }
+        assert_eq!(events.open_runs().len(), 8);
+    }
+
+    #[test]
+    fn who_watches_hears_of_the_end_and_a_run_that_is_over_has_no_channel() {
+        let events = Events::default();
+        drop(events.watch("r"));
+        assert_eq!(events.lock().bytes, RUN + CHANNEL);
+        print(&events, "r", 1);
+        assert_eq!(events.lock().bytes, RUN + 1000 + LINE, "nobody watches any more");
+        let mut news = events.watch("r");
+        print(&events, "r", 1);
+        events.end("r", None, RunState::Done);
+        events.end("r", None, RunState::Cancelled);
+        assert!(matches!(news.try_recv(), Ok(Event::Log(LogLine { n: 2, .. }))));
+        assert!(matches!(news.try_recv(), Ok(Event::Ended(RunState::Done))));
+        assert!(matches!(news.try_recv(), Err(TryRecvError::Closed)));
+        // A worker's last words come late.
+        print(&events, "r", 1);
+        assert_eq!(events.page("r", 0, 9).lines.len(), 3);
+        assert!(matches!(events.watch("r").try_recv(), Err(TryRecvError::Closed)));
+        assert_eq!((events.runs(), events.open_runs().len()), (vec!["r".to_owned()], 0));
+        assert_eq!(bytes(&events), RUN + 3 * (1000 + LINE));
+        events.forget("r");
+        assert_eq!(bytes(&events), 0);
+    }
+
+    #[test]
+    fn a_flood_is_bounded_and_what_is_lost_is_counted() {
+        let events = Events::default();
+        let relay = events.relay("r");
+        for n in 0..30_000 {
+            relay.line("w", Stream::Stderr, format!("line {n}\n").as_bytes());
+        }
+        relay.line("w", Stream::Stdout, &vec![b'x'; 1 << 20]);
+        let page = events.page("r", 0, usize::MAX);
+        assert_eq!(page.dropped + page.lines.len() as u64, 30_001);
+        let bytes: usize = page.lines.iter().map(|line| line.text.len()).sum();
+        assert!(bytes < KEPT && page.dropped > 0, "{bytes}");
+        assert_eq!(page.next, 30_001);
+        assert_eq!(page.lines.last().map(|line| line.text.len()), Some(LONGEST));
+        assert_eq!(events.page("r", 30_000, 9).lines.len(), 1);
+        assert!(events.page("other", 0, 9).lines.is_empty());
+    }
+
+    #[test]
+    fn a_log_record_is_a_line_of_its_run_with_level_and_target_and_none_of_the_services_log() {
+        static LOGGED: AtomicU64 = AtomicU64::new(0);
+        struct Own;
+        impl log::Log for Own {
+            fn enabled(&self, _metadata: &log::Metadata<'_>) -> bool {
+                true
+            }
+
+            fn log(&self, record: &log::Record<'_>) {
+                LOGGED.fetch_add(u64::from(record.target() == "credits"), Ordering::Relaxed);
+            }
+
+            fn flush(&self) {}
+        }
+        log::set_boxed_logger(Box::new(Own)).expect("no other test sets one");
+        log::set_max_level(log::LevelFilter::Trace);
+        let events = Events::default();
+        let relay = events.relay("r");
+        let message = "x".repeat(LONGEST + 9);
+        let record = LogRecord {
+            level: Level::Warn,
+            target: "credits",
+            message: &message,
+            module_path: None,
+            file: None,
+            line: None,
+        };
+        relay.record("worker-1", &record);
+        relay.record("worker-1", &LogRecord { target: &"t".repeat(1000), message: "m", ..record });
+        let lines = events.page("r", 0, 9).lines;
+        let told =
+            |line: &LogLine| (line.level.clone(), line.target.as_ref().map(String::len), line.text.len());
+        let cut = lines[0].text.strip_suffix(" bytes left out)").expect("its length is named");
+        assert!(lines[0].text.len() <= LONGEST && cut.starts_with("xxx"), "{cut}");
+        assert_eq!(told(&lines[0]), (Some("WARN".to_owned()), Some(7), lines[0].text.len()));
+        assert_eq!(told(&lines[1]), (Some("WARN".to_owned()), Some(LONGEST_TARGET), 1));
+        assert_eq!(lines[0].target.as_deref(), Some("credits"));
+        bytes(&events);
+        assert_eq!(LOGGED.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_there_is_no_room_for_is_told_with_the_next_line() {
+        let (to, mut lines) = mpsc::channel(2);
+        let relay = Events::forwarding(to).relay("r");
+        (0..5).for_each(|n| relay.line("w", Stream::Stdout, format!("{n}\n").as_bytes()));
+        let mut next = || lines.try_recv().map(|(run, line)| (run, line.text, line.dropped)).ok();
+        assert_eq!(next(), Some(("r".to_owned(), "0".to_owned(), 0)));
+        assert_eq!(next(), Some(("r".to_owned(), "1".to_owned(), 0)));
+        relay.line("w", Stream::Stdout, b"5\n");
+        assert_eq!(next(), Some(("r".to_owned(), "5".to_owned(), 3)));
+        // The last of them are told when nothing comes any more.
+        (6..10).for_each(|n| relay.line("w", Stream::Stdout, format!("{n}\n").as_bytes()));
+        assert!(next().is_some() && next().is_some());
+        relay.flush();
+        let (_, told, dropped) = next().expect("two lines had no room");
+        assert_eq!((&*told, dropped), ("[fastmap: 2 lines of this run had no room on the way]", 2));
+        relay.flush();
+        assert_eq!(next(), None);
+    }
+
+    #[test]
+    fn numbers_of_lines_count_what_agents_had_no_room_for() {
+        let events = Events::default();
+        events.add("r", Line::default());
+        events.add("r", Line { dropped: 5, ..Line::default() });
+        let numbers: Vec<u64> = events.page("r", 0, 9).lines.iter().map(|line| line.n).collect();
+        assert_eq!(numbers, [1, 7]);
+        assert_eq!(events.last("r", 9).next, 7);
+    }
+}
