@@ -19,18 +19,18 @@ const WORDS: usize = 256;
 
 /// The agents. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Roster(Arc<Mutex<Seats>>);
+pub struct AgentRegistry(Arc<Mutex<Seats>>);
 
 #[derive(Debug, Default)]
 struct Seats {
-    here: Vec<Weak<Seat>>,
+    here: Vec<Weak<Registration>>,
     /// Agents of other processes, by key, and until when they are taken to be there.
     elsewhere: BTreeMap<String, (AgentState, Instant)>,
 }
 
 /// An agent's place: it is in the roster as long as it holds this.
 #[derive(Debug)]
-pub struct Seat {
+pub struct Registration {
     name: String,
     machine: String,
     workers: usize,
@@ -82,15 +82,15 @@ impl AgentState {
     }
 }
 
-impl Roster {
+impl AgentRegistry {
     fn lock(&self) -> MutexGuard<'_, Seats> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An agent begins to work.
-    pub fn join(&self, name: &str, machine: &str, workers: usize) -> Arc<Seat> {
+    pub fn join(&self, name: &str, machine: &str, workers: usize) -> Arc<Registration> {
         let now = now_ms();
-        let seat = Arc::new(Seat {
+        let seat = Arc::new(Registration {
             name: name.to_owned(),
             machine: machine.to_owned(),
             workers,
@@ -133,7 +133,7 @@ impl Roster {
         let instant = Instant::now();
         seats.elsewhere.retain(|_, (_, until)| *until > instant);
         let now = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let state = |seat: Arc<Seat>| AgentState {
+        let state = |seat: Arc<Registration>| AgentState {
             name: seat.name.clone(),
             machine: seat.machine.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -150,16 +150,16 @@ impl Roster {
     }
 }
 
-impl Seat {
+impl Registration {
     fn heard(&self) {
         self.heard_ms.store(now_ms(), Ordering::Relaxed);
     }
 
     /// It has leased something; that counts as in hand until the guard is dropped.
-    pub fn takes(self: &Arc<Self>) -> InHand {
+    pub fn takes(self: &Arc<Self>) -> LeaseGuard {
         self.heard();
         self.in_hand.fetch_add(1, Ordering::Relaxed);
-        InHand(Arc::clone(self))
+        LeaseGuard(Arc::clone(self))
     }
 
     /// So many runs have workers now.
@@ -171,9 +171,9 @@ impl Seat {
 
 /// A lease in an agent's hands.
 #[derive(Debug)]
-pub struct InHand(Arc<Seat>);
+pub struct LeaseGuard(Arc<Registration>);
 
-impl InHand {
+impl LeaseGuard {
     /// It is answered.
     pub fn answered(self) {
         self.0.answered.fetch_add(1, Ordering::Relaxed);
@@ -185,7 +185,7 @@ impl InHand {
     }
 }
 
-impl Drop for InHand {
+impl Drop for LeaseGuard {
     fn drop(&mut self) {
         self.0.heard();
         self.0.in_hand.fetch_sub(1, Ordering::Relaxed);
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn what_agents_of_other_processes_say_is_bounded() {
-        let roster = Roster::default();
+        let roster = AgentRegistry::default();
         let lease = Duration::from_mins(1);
         let liar = AgentState {
             name: "é".repeat(10_000),
@@ -213,7 +213,7 @@ mod tests {
         assert!(agents.len() <= AGENTS && agents.iter().all(|agent| agent.name.len() <= WORDS));
         assert!(roster.workers() <= AGENTS * WORKERS && agents[0].heard_ms == 0);
         // Those that are gone make room.
-        let roster = Roster::default();
+        let roster = AgentRegistry::default();
         for n in 0..AGENTS {
             roster.hear(&n.to_string(), liar.clone(), Duration::ZERO);
         }

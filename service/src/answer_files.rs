@@ -22,7 +22,7 @@ const FULL: u64 = 16 << 20;
 
 /// Where an answer is in the folder of its run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct Position {
     /// The file's number.
     pub file: u64,
     /// Bytes before it in the file.
@@ -33,11 +33,11 @@ pub struct Place {
 
 /// The folder of answers. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Spool {
+pub struct AnswerFiles {
     folder: Arc<PathBuf>,
     runs: Arc<Mutex<HashMap<String, Files>>>,
     /// Large answers that were found to be other than they were kept, by run.
-    damaged: Arc<Mutex<HashMap<String, HashSet<Place>>>>,
+    damaged: Arc<Mutex<HashMap<String, HashSet<Position>>>>,
 }
 
 /// The files of a run that this process has written to.
@@ -50,10 +50,10 @@ struct Files {
     kept: BTreeMap<u64, u64>,
 }
 
-impl Spool {
+impl AnswerFiles {
     /// Answers in that folder.
     pub fn new(folder: &Path) -> Self {
-        Spool { folder: Arc::new(folder.to_owned()), runs: Arc::default(), damaged: Arc::default() }
+        AnswerFiles { folder: Arc::new(folder.to_owned()), runs: Arc::default(), damaged: Arc::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Files>> {
@@ -72,7 +72,7 @@ impl Spool {
     ///
     /// # Errors
     /// If the disk refuses; its place is lost then, the others are not.
-    pub fn put(&self, run: &str, answer: &[u8]) -> io::Result<Place> {
+    pub fn put(&self, run: &str, answer: &[u8]) -> io::Result<Position> {
         let place = self.place(run, answer.len() as u64)?;
         let written =
             OpenOptions::new().write(true).create(true).truncate(false).open(self.file(run, place.file));
@@ -103,7 +103,7 @@ impl Spool {
     }
 
     /// The place of the next answer.
-    fn place(&self, run: &str, length: u64) -> io::Result<Place> {
+    fn place(&self, run: &str, length: u64) -> io::Result<Position> {
         let mut runs = self.lock();
         if !runs.contains_key(run) {
             fs::create_dir_all(self.folder(run))?;
@@ -118,7 +118,7 @@ impl Spool {
             files.current = next;
             files.end = 0;
         }
-        let place = Place { file: files.current, at: files.end, length };
+        let place = Position { file: files.current, at: files.end, length };
         files.end += length;
         *files.kept.entry(place.file).or_default() += 1;
         drop(runs);
@@ -130,7 +130,7 @@ impl Spool {
 
     /// The file of an answer, whose bytes are still to be compared with their digest; `None` where the answer
     /// is not there.
-    pub fn open(&self, run: &str, place: Place) -> Option<File> {
+    pub fn open(&self, run: &str, place: Position) -> Option<File> {
         let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
         if damaged.get(run).is_some_and(|places| places.contains(&place)) {
             return None;
@@ -142,7 +142,7 @@ impl Spool {
     }
 
     /// An answer that hashes to `wanted`; `None` where it is not there as it was.
-    pub fn get(&self, run: &str, place: Place, wanted: &str) -> Option<Bytes> {
+    pub fn get(&self, run: &str, place: Position, wanted: &str) -> Option<Bytes> {
         let file = self.open(run, place)?;
         let mut answer = vec![0; usize::try_from(place.length).ok()?];
         file.read_exact_at(&mut answer, place.at).ok()?;
@@ -150,13 +150,13 @@ impl Spool {
     }
 
     /// An answer was read and did not hash to its digest: it is not there any more.
-    pub fn is_damaged(&self, run: &str, place: Place) {
+    pub fn is_damaged(&self, run: &str, place: Position) {
         let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
         damaged.entry(run.to_owned()).or_default().insert(place);
     }
 
     /// Forgets an answer; with the last one of a file that is full, the file.
-    pub fn remove(&self, run: &str, place: Place) {
+    pub fn remove(&self, run: &str, place: Position) {
         let mut runs = self.lock();
         let Some(files) = runs.get_mut(run) else { return };
         let Some(kept) = files.kept.get_mut(&place.file) else { return };
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn answers_that_come_at_once_do_not_meet() {
         let folder = tempfile::tempdir().expect("a folder");
-        let spool = Spool::new(folder.path());
+        let spool = AnswerFiles::new(folder.path());
         for run in 0..50u8 {
             let name = format!("run{run}");
             let begin = std::sync::Barrier::new(4);
@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn answers_of_two_gateways_do_not_meet() {
         let folder = tempfile::tempdir().expect("a folder");
-        let spools = [Spool::new(folder.path()), Spool::new(folder.path())];
+        let spools = [AnswerFiles::new(folder.path()), AnswerFiles::new(folder.path())];
         let begin = std::sync::Barrier::new(2);
         std::thread::scope(|scope| {
             for (n, spool) in (0u8..).zip(&spools) {
@@ -296,12 +296,12 @@ mod tests {
     #[test]
     fn an_answer_is_given_as_it_was_put_or_not_at_all() {
         let folder = tempfile::tempdir().expect("a folder");
-        let spool = Spool::new(folder.path());
+        let spool = AnswerFiles::new(folder.path());
         let place = spool.put("run", b"answer").expect("room on the disk");
-        let get = |spool: &Spool| spool.get("run", place, &digest(b"answer"));
+        let get = |spool: &AnswerFiles| spool.get("run", place, &digest(b"answer"));
         assert_eq!(get(&spool).as_deref(), Some(&b"answer"[..]));
         // Another process goes on behind it.
-        let next = Spool::new(folder.path());
+        let next = AnswerFiles::new(folder.path());
         let other = next.put("run", b"other").expect("room on the disk");
         assert_ne!(other.file, place.file);
         assert_eq!(get(&next).as_deref(), Some(&b"answer"[..]));
@@ -309,7 +309,7 @@ mod tests {
         assert_eq!(get(&spool), None);
         fs::write(folder.path().join("run/0"), b"answex").expect("room on the disk");
         assert_eq!(get(&spool), None);
-        let far = Place { at: u64::MAX, length: u64::MAX, ..place };
+        let far = Position { at: u64::MAX, length: u64::MAX, ..place };
         assert_eq!(spool.get("run", far, ""), None);
         spool.remove_run("run");
         assert_eq!(next.get("run", other, &digest(b"other")), None);
@@ -318,7 +318,7 @@ mod tests {
     #[test]
     fn a_file_is_kept_as_long_as_one_of_its_answers() {
         let folder = tempfile::tempdir().expect("a folder");
-        let spool = Spool::new(folder.path());
+        let spool = AnswerFiles::new(folder.path());
         let large = vec![7; (FULL / 2) as usize];
         let put = || spool.put("run", &large).expect("room on the disk");
         let (one, two, three) = (put(), put(), put());
@@ -341,9 +341,9 @@ mod tests {
     #[test]
     fn files_whose_acknowledgements_came_elsewhere_are_found_when_they_are_full() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (spool, other) = (Spool::new(folder.path()), Spool::new(folder.path()));
+        let (spool, other) = (AnswerFiles::new(folder.path()), AnswerFiles::new(folder.path()));
         let large = vec![7; FULL as usize];
-        let put = |spool: &Spool| spool.put("run", &large).expect("room on the disk");
+        let put = |spool: &AnswerFiles| spool.put("run", &large).expect("room on the disk");
         let places = [put(&spool), put(&spool), put(&other), put(&spool)];
         assert_eq!(places.map(|place| place.file), [0, 1, 2, 3]);
         let small = other.put("run", b"small").expect("room on the disk");
@@ -371,12 +371,12 @@ mod tests {
     #[test]
     fn the_last_file_of_a_run_stays_full_or_not() {
         let folder = tempfile::tempdir().expect("a folder");
-        let spool = Spool::new(folder.path());
+        let spool = AnswerFiles::new(folder.path());
         let large = vec![7; FULL as usize];
         assert_eq!(spool.put("run", &large).expect("room on the disk").file, 0);
         assert!(spool.full(Duration::ZERO).is_empty());
         // Of a process that is gone.
-        let next = Spool::new(folder.path());
+        let next = AnswerFiles::new(folder.path());
         assert_eq!(next.put("run", b"small").expect("room on the disk").file, 1);
         assert_eq!(next.full(Duration::ZERO), [("run".to_owned(), vec![0])]);
     }

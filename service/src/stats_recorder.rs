@@ -11,7 +11,7 @@ use tokio::sync::RwLock;
 use tokio::time::interval;
 
 use crate::clock::now_ms;
-use crate::stats::{FAILURES, Failure, News, Series};
+use crate::stats::{FAILURES, Failure, Series, StatsDelta};
 use crate::store::{Store, StoreError};
 
 /// How often what is in memory goes to the store.
@@ -21,28 +21,28 @@ const KEPT_MS: i64 = 30 * 24 * 3600 * 1000;
 
 /// Takes notes. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Activity(Arc<Notes>);
+pub struct StatsRecorder(Arc<Notes>);
 
 #[derive(Debug)]
 struct Notes {
     store: Store,
-    news: Mutex<HashMap<String, News>>,
+    news: Mutex<HashMap<String, StatsDelta>>,
     /// Held for writing while news go to the store, for reading by who looks at both: else they might be seen twice.
     moving: RwLock<()>,
 }
 
-impl Activity {
-    /// Notes that go to that store; see [`Activity::keep`].
+impl StatsRecorder {
+    /// Notes that go to that store; see [`StatsRecorder::keep`].
     pub fn new(store: Store) -> Self {
-        Activity(Arc::new(Notes { store, news: Mutex::default(), moving: RwLock::default() }))
+        StatsRecorder(Arc::new(Notes { store, news: Mutex::default(), moving: RwLock::default() }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, News>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, StatsDelta>> {
         self.0.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something has happened in a run.
-    pub fn add(&self, run: &str, news: News) {
+    pub fn add(&self, run: &str, news: StatsDelta) {
         match self.lock().entry(run.to_owned()) {
             Entry::Vacant(free) => drop(free.insert(news)),
             Entry::Occupied(mut there) => there.get_mut().merge(news),
@@ -72,7 +72,7 @@ impl Activity {
     /// If the database fails; what was in memory is lost then.
     pub async fn flush(&self) -> Result<(), StoreError> {
         let _moving = self.0.moving.write().await;
-        let news: Vec<(String, News)> = std::mem::take(&mut *self.lock()).into_iter().collect();
+        let news: Vec<(String, StatsDelta)> = std::mem::take(&mut *self.lock()).into_iter().collect();
         if news.is_empty() { Ok(()) } else { self.0.store.add_activity(&news).await }
     }
 

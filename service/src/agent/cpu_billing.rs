@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fastmap_backends::local::CpuTimes;
 
-use super::launcher::Meter;
+use super::launcher::CpuMeter;
 
 /// The meter of one run's workers, from the start of the first one on, and how much of what it shows is on a bill.
 ///
@@ -15,8 +15,8 @@ use super::launcher::Meter;
 /// reported as that. Bills, reports and what is in neither yet add up to what the meter shows. What a worker says of
 /// itself does not matter.
 #[derive(Debug, Default)]
-pub(super) struct Metered {
-    meter: Option<Arc<dyn Meter>>,
+pub(super) struct BillingMeter {
+    meter: Option<Arc<dyn CpuMeter>>,
     /// There is a meter, or was until the workers were dead.
     counts: bool,
     /// On a bill, or beside batches.
@@ -30,10 +30,10 @@ pub(super) struct Metered {
     aside: Duration,
 }
 
-impl Metered {
+impl BillingMeter {
     /// Counts from zero: the start of the first worker is used beside batches.
-    pub(super) fn new(meter: Option<Arc<dyn Meter>>) -> Self {
-        Metered { counts: meter.is_some(), meter, ..Metered::default() }
+    pub(super) fn new(meter: Option<Arc<dyn CpuMeter>>) -> Self {
+        BillingMeter { counts: meter.is_some(), meter, ..BillingMeter::default() }
     }
 
     /// Takes a batch in hand that may use up to `limit`.
@@ -142,7 +142,7 @@ mod tests {
     #[derive(Debug, Default)]
     struct Shown(Mutex<CpuTimes>);
 
-    impl Meter for Shown {
+    impl CpuMeter for Shown {
         fn cpu(&self) -> CpuTimes {
             self.0.lock().expect("nobody panics").clone()
         }
@@ -155,15 +155,15 @@ mod tests {
     }
 
     /// A meter, and how to make it show seconds of workers 0, 1 and so on.
-    fn shown(workers: &[u64]) -> (Metered, impl Fn(&[u64])) {
+    fn shown(workers: &[u64]) -> (BillingMeter, impl Fn(&[u64])) {
         let shown = Arc::new(Shown::default());
-        let meter = Arc::clone(&shown) as Arc<dyn Meter>;
+        let meter = Arc::clone(&shown) as Arc<dyn CpuMeter>;
         let show = move |workers: &[u64]| {
             let living = (0..).zip(workers.iter().map(|cpu| seconds(*cpu))).collect();
             *shown.0.lock().expect("nobody panics") = CpuTimes { living, dead: Duration::ZERO };
         };
         show(workers);
-        (Metered::new(Some(meter)), show)
+        (BillingMeter::new(Some(meter)), show)
     }
 
     #[test]
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn without_a_meter_workers_are_believed() {
-        let mut metered = Metered::new(None);
+        let mut metered = BillingMeter::new(None);
         assert_eq!(metered.bill(Duration::from_secs(9), Duration::from_secs(1)), Duration::from_secs(9));
         metered.unbill(seconds(9));
         metered.close();

@@ -1,5 +1,5 @@
 //! The seam between an agent and whatever confines its workers: who asks for a pool says for which program, and gets
-//! one. `InJails` is for strangers; `Unconfined` is for development.
+//! one. `JailLauncher` is for strangers; `PlainLauncher` is for development.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -71,11 +71,11 @@ pub struct Workers {
     /// The pool.
     pub local: Local,
     /// What counts the CPU time of all its workers so far; `None`: they are believed.
-    pub meter: Option<Arc<dyn Meter>>,
+    pub meter: Option<Arc<dyn CpuMeter>>,
 }
 
 /// Counts what workers use, without asking them.
-pub trait Meter: Send + Sync + Debug {
+pub trait CpuMeter: Send + Sync + Debug {
     /// CPU time of all workers of a pool so far.
     fn cpu(&self) -> CpuTimes;
 
@@ -90,12 +90,12 @@ pub trait Meter: Send + Sync + Debug {
 
 /// One run's jails, and its program where they can start it.
 #[derive(Debug)]
-struct OfRun {
+struct RunJail {
     jailed: Arc<Jailed>,
     _program: Program,
 }
 
-impl Meter for OfRun {
+impl CpuMeter for RunJail {
     fn cpu(&self) -> CpuTimes {
         self.jailed.cpu()
     }
@@ -111,7 +111,7 @@ impl Meter for OfRun {
 
 /// Starts each worker in a jail of its own.
 #[derive(Debug)]
-pub struct InJails {
+pub struct JailLauncher {
     jail: Jail,
     limits: Limits,
     /// Bytes of memory of all jails of an account together.
@@ -143,7 +143,7 @@ impl Answers {
     }
 }
 
-impl InJails {
+impl JailLauncher {
     /// Jails with so many bytes of memory each, and so many for all of an account.
     ///
     /// # Errors
@@ -153,7 +153,7 @@ impl InJails {
         if jail.looks_up() {
             Scratch::let_through().map_err(|error| format!("the temporary folder: {error}"))?;
         }
-        Ok(InJails {
+        Ok(JailLauncher {
             jail,
             limits: Limits { memory, ..Limits::default() },
             account_memory,
@@ -162,13 +162,13 @@ impl InJails {
     }
 }
 
-impl Examine for InJails {
+impl Examine for JailLauncher {
     fn examine(&self, executable: &Path) -> Result<(), Unfit> {
         Executable::examine(executable).map(drop)
     }
 }
 
-impl Launch for InJails {
+impl Launch for JailLauncher {
     fn self_test(&self) -> Result<(), String> {
         // Begins with `probe_if_asked`.
         let attacked = self.jail.attack(Path::new("/proc/self/exe"));
@@ -194,23 +194,23 @@ impl Launch for InJails {
         options.relay = Arc::clone(request.relay);
         options.level = Some(LEVEL);
         options.budget = Some(self.answers.of(request.account));
-        let meter = Arc::new(OfRun { jailed, _program: program });
+        let meter = Arc::new(RunJail { jailed, _program: program });
         Ok(Workers { local: Local::new(options)?, meter: Some(meter) })
     }
 }
 
 /// Starts workers as they are, with all that this user may do: for development, under `--insecure-no-sandbox`.
 #[derive(Debug)]
-pub struct Unconfined;
+pub struct PlainLauncher;
 
-impl Examine for Unconfined {
+impl Examine for PlainLauncher {
     /// The loader finds libraries by rules of its own here (variables, paths in the executable): it says what is missing.
     fn examine(&self, _executable: &Path) -> Result<(), Unfit> {
         Ok(())
     }
 }
 
-impl Launch for Unconfined {
+impl Launch for PlainLauncher {
     fn self_test(&self) -> Result<(), String> {
         Ok(())
     }

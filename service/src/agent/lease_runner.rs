@@ -14,11 +14,12 @@ use tokio::time::{Instant, interval, interval_at, timeout};
 use tracing::{Instrument, Span};
 
 use super::launcher::Launch;
-use super::run_pool::{Landed, Pool};
+use super::run_pool::Pool;
 use super::tab::{Due, Tab};
-use crate::agent_registry::{Roster, Seat};
-use crate::dispatch::{Lease, Lessor, Payer, RunSpec, Task, Verdict};
-use crate::run_log::Events;
+use crate::agent::active_batch::Landed;
+use crate::agent_registry::{AgentRegistry, Registration};
+use crate::dispatch::{Lease, Payer, RunSpec, Task, WorkOutcome, WorkSource};
+use crate::run_log::RunLogs;
 
 /// Work that an agent has at a time where no other could have it: most of it waits for a worker.
 pub const PLACES: usize = 1024;
@@ -40,11 +41,11 @@ pub struct Agent {
     /// What it runs on, in words; empty where that goes without saying.
     pub machine: String,
     /// Where its work comes from.
-    pub lessor: Arc<dyn Lessor>,
+    pub lessor: Arc<dyn WorkSource>,
     /// What starts its workers.
     pub launch: Arc<dyn Launch>,
     /// Where what its workers print goes.
-    pub events: Events,
+    pub events: RunLogs,
     /// Workers of each run.
     pub workers: usize,
     /// Work that it has at a time. What waits here for a worker waits for this agent's, whoever else is idle.
@@ -54,7 +55,7 @@ pub struct Agent {
     /// Told, it ends the grace.
     pub hurry: Arc<Notify>,
     /// Where it says what it has in hand.
-    pub roster: Roster,
+    pub roster: AgentRegistry,
 }
 
 /// A pool, or why there is none; made by the first who needs it.
@@ -72,12 +73,12 @@ enum NoPool {
 #[derive(Debug)]
 struct Shared {
     agent: Agent,
-    seat: Arc<Seat>,
+    seat: Arc<Registration>,
     pools: Mutex<HashMap<String, Slot>>,
     /// What the workers of all runs have used and is not settled, also of those that are dead.
     tabs: Mutex<Vec<Arc<Tab>>>,
     /// Grace is over: what is in hand is given back.
-    over: watch::Sender<bool>,
+    pub(crate) over: watch::Sender<bool>,
 }
 
 impl Agent {
@@ -197,7 +198,7 @@ impl Shared {
             }
             Err(NoPool::Failed(problem)) => {
                 self.retire(&spec.run);
-                return at_once(Verdict::Failed(problem));
+                return at_once(WorkOutcome::Failed(problem));
             }
         };
         let tab = Arc::clone(pool.tab());
@@ -207,7 +208,7 @@ impl Shared {
             Task::Batch(task) => Some(pool.run(task)),
         };
         let mut under_way = UnderWay { pool: Some(pool), batch };
-        let Some((_, verdict)) = &mut under_way.batch else { return at_once(Verdict::Ready) };
+        let Some((_, verdict)) = &mut under_way.batch else { return at_once(WorkOutcome::Ready) };
         let landed = verdict.await.ok()?;
         under_way.batch = None;
         Some((landed, Some(tab)))
@@ -274,7 +275,7 @@ impl Shared {
     async fn pool(self: &Arc<Self>, spec: &Arc<RunSpec>, payer: &Payer) -> Result<Arc<Pool>, NoPool> {
         let slot = Arc::clone(self.lock().entry(spec.run.clone()).or_default());
         let made = slot.get_or_init(|| async {
-            let spec = self.agent.lessor.lay_out(spec).await.map_err(|unavailable| {
+            let spec = self.agent.lessor.prepare_uploads(spec).await.map_err(|unavailable| {
                 tracing::warn!(run = spec.run, error = %chain(&unavailable), "a run can't be worked on here");
                 NoPool::Unavailable
             })?;

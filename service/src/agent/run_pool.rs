@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use fastmap_backends::cloud::{Part, PartOutcome, Problem, ProblemCode};
 use fastmap_backends::{
-    Backend, BackendError, BatchBuilder, BatchId, Completion, Context, Death, DeathCause, FailureKind,
-    ItemFailure, Job, JobId, Local, Loss, Outcome, Results, Run, Running,
+    Backend, BackendError, BatchBuilder, BatchId, Completion, Context, DeathCause, Job, JobId, Local,
+    Outcome, Running,
 };
 use log::LevelFilter;
 use tokio::sync::oneshot;
@@ -17,19 +17,18 @@ use tokio::sync::oneshot;
 use super::launcher::{Launch, PoolRequest, Workers};
 use super::tab::{Closing, Tab};
 use super::threads::Threads;
-use crate::dispatch::{Answered, BatchTask, RunSpec, Verdict};
-use crate::run_log::Events;
+use crate::agent::active_batch::{ActiveBatch, BEYOND, Landed};
+use crate::agent::poller::Poller;
+use crate::dispatch::{BatchTask, RunSpec, WorkOutcome};
+use crate::run_log::RunLogs;
 
 /// A worker must have reported for duty within this.
 const START: Duration = Duration::from_secs(20);
-/// How often the thread looks at its clock.
-const LOOK: Duration = Duration::from_millis(200);
+
 /// Clock time that a batch may take for each second of CPU time that it has: workers share the machine.
-const PATIENCE: u32 = 4;
-/// Bytes that an answer may have more than its batch's limit for workers: what a jailed worker may go beyond that limit, and
-/// the heads of the answer's parts.
-const BEYOND: u64 = 128 << 10;
-const PATIENCE_LEAST: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: u32 = 4;
+
+pub(super) const PATIENCE_LEAST: Duration = Duration::from_secs(2);
 /// Log records of a client that does not say up to which level it wants them.
 const LEVEL: LevelFilter = LevelFilter::Info;
 
@@ -49,49 +48,14 @@ pub(super) struct Pool {
 }
 
 #[derive(Debug)]
-struct State {
+pub(super) struct State {
     /// In the order in which they came.
-    flights: Vec<Flight>,
+    pub(super) flights: Vec<ActiveBatch>,
     next: u64,
     failed: Option<Problem>,
-    tab: Arc<Tab>,
+    pub(super) tab: Arc<Tab>,
     /// When a batch came or went.
     touched: Instant,
-}
-
-/// A batch under way.
-#[derive(Debug)]
-struct Flight {
-    batch: BatchId,
-    first: u64,
-    items: u32,
-    limit: Duration,
-    parts: Vec<Part>,
-    covered: u32,
-    /// Bytes of results and failures so far, and with how many it has enough.
-    bytes: u64,
-    enough: u64,
-    /// Bytes of the answer so far, and how many it may have.
-    whole: u64,
-    most: u64,
-    /// Something of it did not fit.
-    over: bool,
-    cpu: Duration,
-    /// When it was among the first that the workers have to do.
-    begun: Option<Instant>,
-    /// How long ago that was, without the time in which this process stood still.
-    age: Duration,
-    cut: bool,
-    /// Workers still have some of it that nobody waits for.
-    given_back: bool,
-    reply: Option<oneshot::Sender<Landed>>,
-}
-
-/// The verdict on a batch, and the CPU time on its bill that the kernel has counted.
-#[derive(Debug)]
-pub(super) struct Landed {
-    pub(super) verdict: Verdict,
-    pub(super) metered: Duration,
 }
 
 impl Pool {
@@ -104,7 +68,7 @@ impl Pool {
         spec: &Arc<RunSpec>,
         launch: &dyn Launch,
         workers: usize,
-        events: &Events,
+        events: &RunLogs,
         tab: &Arc<Tab>,
     ) -> Result<Pool, Problem> {
         // Before all that keeps workers alive: dropped behind it.
@@ -172,7 +136,7 @@ impl Pool {
         state.next += 1;
         let id = BatchId(state.next);
         if let Some(problem) = &state.failed {
-            let verdict_now = Verdict::Failed(problem.clone());
+            let verdict_now = WorkOutcome::Failed(problem.clone());
             let _gone = reply.send(Landed { verdict: verdict_now, metered: Duration::ZERO });
             return (id, verdict);
         }
@@ -181,7 +145,7 @@ impl Pool {
         let batch = batch.limit_answer(task.limit.bytes.saturating_sub(BEYOND));
         let batch = batch.log_up_to(task.level.unwrap_or(LEVEL));
         state.tab.metered(|metered| metered.pledge(task.limit.cpu));
-        state.flights.push(Flight {
+        state.flights.push(ActiveBatch {
             batch: batch.id(),
             first: task.first,
             items: task.items,
@@ -242,7 +206,7 @@ impl Drop for Pool {
     }
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+pub(super) fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -252,14 +216,14 @@ impl State {
     }
 
     /// Starts the clocks of the batches that the workers have come to.
-    fn begin(&mut self, workers: usize) {
+    pub(super) fn begin(&mut self, workers: usize) {
         for flight in self.flights.iter_mut().take(workers) {
             flight.begun.get_or_insert_with(Instant::now);
         }
     }
 
     /// Takes a completion; gives the flight that is complete with it.
-    fn take(&mut self, completion: Completion) -> Option<Flight> {
+    pub(super) fn take(&mut self, completion: Completion) -> Option<ActiveBatch> {
         let Completion { batch, first, items, outcome } = completion;
         let at = self.flights.iter().position(|flight| flight.batch == batch)?;
         let flight = &mut self.flights[at];
@@ -297,271 +261,14 @@ impl State {
     }
 
     /// All that is under way gets this answer, and whatever comes.
-    fn fail(&mut self, problem: &Problem) {
+    pub(super) fn fail(&mut self, problem: &Problem) {
         self.failed = Some(problem.clone());
-        self.tab.metered(super::cpu_billing::Metered::release_all);
+        self.tab.metered(super::cpu_billing::BillingMeter::release_all);
         for flight in self.flights.drain(..) {
-            let _nobody_waits = flight.answer(Verdict::Failed(problem.clone()), Duration::ZERO);
-        }
-    }
-}
-
-impl Flight {
-    /// Takes a part, as far as an answer has room for it: what goes beyond is not kept, here or anywhere.
-    fn add(&mut self, mut part: Part) {
-        // What was returned may stand before each.
-        let mut extent = part.extent() + Part::HEAD;
-        if extent > self.most.saturating_sub(self.whole)
-            && let PartOutcome::Done(results) = &mut part.outcome
-        {
-            // What is told beside the results takes no room from them.
-            results.refused.clear();
-            extent = part.extent() + Part::HEAD;
-        }
-        if extent > self.most.saturating_sub(self.whole) {
-            let answered = self.parts.iter().any(|part| matches!(part.outcome, PartOutcome::Done(_)));
-            part.outcome = if answered { PartOutcome::Returned } else { self.beyond(part.items, extent) };
-            self.over = true;
-            extent = part.extent() + Part::HEAD;
-        }
-        if let PartOutcome::Done(results) = &part.outcome {
-            self.bytes += results.bytes();
-        }
-        self.whole += extent;
-        self.parts.push(part);
-    }
-
-    /// What becomes of items whose answer alone has more bytes than an answer may have. One is told so; of several it is not
-    /// known which it was: each is tried alone.
-    fn beyond(&self, items: u32, bytes: u64) -> PartOutcome {
-        let many = if items == 1 { "the item's result has" } else { "the items' results have" };
-        let message = format!(
-            "{many} {bytes} bytes with its frame, and the answer to its batch may have {}: return less, or use the policy \
-             local",
-            self.most
-        );
-        if items == 1 {
-            let failures = vec![ItemFailure { offset: 0, kind: FailureKind::Serialize, message }];
-            return PartOutcome::Done(Results { failures, ..Results::default() });
-        }
-        let death = Death {
-            worker: "of the service".to_owned(),
-            pid: 0,
-            cause: DeathCause::Protocol(message),
-            refused: None,
-            stderr: Vec::new(),
-        };
-        PartOutcome::Lost(Loss { running: Running::Unknown, death })
-    }
-
-    /// What is not answered yet goes back.
-    fn give_back_the_rest(&mut self) {
-        let mut known: Vec<(u32, u32)> = self.parts.iter().map(|part| (part.offset, part.items)).collect();
-        known.sort_unstable();
-        let mut offset = 0;
-        for (next, items) in known.into_iter().chain([(self.items, 0)]) {
-            if next > offset {
-                self.parts.push(Part { offset, items: next - offset, outcome: PartOutcome::Returned });
-            }
-            offset = next + items;
-        }
-        self.covered = self.items;
-        self.given_back = true;
-    }
-
-    /// Gives the answer. `Some`: nobody waits for it any more, and so much stood on its bill.
-    fn complete(mut self) -> Option<Duration> {
-        let parts = std::mem::take(&mut self.parts);
-        // Of what was cut nobody knows more than that it has used up its time.
-        let cpu = if self.cut { self.cpu.max(self.limit) } else { self.cpu };
-        let (cut, metered) = (self.cut, self.cpu);
-        self.answer(Verdict::Answered(Answered { parts, cpu, cut }), metered)
-    }
-
-    fn answer(mut self, verdict: Verdict, metered: Duration) -> Option<Duration> {
-        let unheard = self.reply.take()?.send(Landed { verdict, metered }).err()?;
-        Some(unheard.metered)
-    }
-}
-
-/// What a run's client is told where its workers can't go on.
-fn problem_of(error: &BackendError) -> Problem {
-    match error {
-        BackendError::Setup(failure) => {
-            let kind = match failure.kind {
-                FailureKind::Panic => "panic",
-                FailureKind::Serialize => "serialize",
-            };
-            let problem = Problem::new(ProblemCode::SetupFailed, failure.message.clone());
-            Problem { failure: Some(kind.to_owned()), ..problem }
-        }
-        other => Problem::new(ProblemCode::WorkerFailed, other.to_string()),
-    }
-}
-
-/// The thread that waits for completions.
-struct Poller {
-    local: Local,
-    job: JobId,
-    workers: usize,
-    shared: Arc<Mutex<State>>,
-    stop: Arc<AtomicBool>,
-    tab: Arc<Tab>,
-    threads: Threads,
-}
-
-impl Poller {
-    fn poll(mut self, mut run: Box<dyn Run>) {
-        let mut looked = Instant::now();
-        while !self.stop.load(Ordering::Relaxed) {
-            match run.poll(Instant::now() + LOOK) {
-                Ok(Some(mut completion)) => {
-                    self.threads.blame(&mut completion.outcome);
-                    let mut state = lock(&self.shared);
-                    let complete = state.take(completion);
-                    state.begin(self.workers);
-                    let complete = complete.map(|mut flight| {
-                        flight.cpu = state.tab.metered(|metered| metered.bill(flight.cpu, flight.limit));
-                        if flight.given_back {
-                            self.local.cancel(self.job, flight.batch);
-                        }
-                        flight
-                    });
-                    drop(state);
-                    if complete.is_some() {
-                        // What its items have printed is there when its client has the answer.
-                        self.local.settle();
-                    }
-                    if let Some(unheard) = complete.and_then(Flight::complete) {
-                        self.tab.metered(|metered| metered.unbill(unheard));
-                    }
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    lock(&self.shared).fail(&problem_of(&error));
-                    break;
-                }
-            }
-            let since_last = looked.elapsed();
-            if since_last >= LOOK {
-                looked = Instant::now();
-                // A stretch that is much longer was spent stopped, or without a CPU: no batch has used it up.
-                self.cut(since_last.min(2 * LOOK));
-                self.threads.warn();
-            }
-        }
-        // The run before the pool: what is queued is dropped, what runs is ended with its worker.
-        run.close();
-        let mut state = lock(&self.shared);
-        state.flights.clear();
-        drop(state);
-        self.tab.metered(super::cpu_billing::Metered::release_all);
-    }
-
-    /// Cuts batches that have used up their time, so much more than at the last look.
-    fn cut(&self, more: Duration) {
-        let mut state = lock(&self.shared);
-        let mut over = Vec::new();
-        for flight in state.flights.iter_mut().filter(|flight| flight.begun.is_some()) {
-            let patience = (flight.limit * PATIENCE).max(PATIENCE_LEAST);
-            flight.age += more;
-            if flight.age > patience {
-                flight.cut = true;
-                over.push((flight.batch, flight.limit));
-            }
-        }
-        drop(state);
-        for (batch, limit) in over {
-            self.local.expire(self.job, batch, limit);
+            let _nobody_waits = flight.answer(WorkOutcome::Failed(problem.clone()), Duration::ZERO);
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use fastmap_backends::Payload;
-
-    use super::*;
-    use crate::dispatch::Payer;
-
-    fn flight(items: u32, enough: u64, most: u64) -> Flight {
-        Flight {
-            batch: BatchId(1),
-            first: 100,
-            items,
-            limit: Duration::from_secs(1),
-            parts: Vec::new(),
-            covered: 0,
-            bytes: 0,
-            enough,
-            whole: Part::HEAD,
-            most,
-            over: false,
-            cpu: Duration::ZERO,
-            begun: None,
-            age: Duration::ZERO,
-            cut: false,
-            given_back: false,
-            reply: None,
-        }
-    }
-
-    #[test]
-    fn a_batch_whose_answers_bring_enough_is_over_and_the_rest_goes_back() {
-        let mut state = State::new(Arc::new(Tab::new("run", Payer::default())));
-        state.flights.push(flight(10, 1000, 1 << 20));
-        let mut answer = |first: u64, items: u32| {
-            let results = Results { payload: Payload::from(vec![0; 400]), ..Results::default() };
-            state.take(Completion { batch: BatchId(1), first, items, outcome: Outcome::Done(results) })
-        };
-        assert!(answer(101, 2).is_none());
-        assert!(answer(105, 1).is_none());
-        let over = answer(104, 1).expect("1200 bytes are enough");
-        let mut told: Vec<_> = over
-            .parts
-            .iter()
-            .map(|part| (part.offset, part.items, matches!(part.outcome, PartOutcome::Returned)))
-            .collect();
-        told.sort_unstable();
-        let wanted = [(0, 1, true), (1, 2, false), (3, 1, true), (4, 1, false), (5, 1, false), (6, 4, true)];
-        assert_eq!(told, wanted);
-        assert!(over.given_back);
-        assert!(answer(106, 1).is_none(), "nobody waits for it any more");
-    }
-
-    /// A completion of those items with a result of so many bytes.
-    fn done(first: u64, items: u32, bytes: usize) -> Completion {
-        let results = Results { payload: Payload::from(vec![0; bytes]), ..Results::default() };
-        Completion { batch: BatchId(1), first, items, outcome: Outcome::Done(results) }
-    }
-
-    #[test]
-    fn an_answer_is_cut_to_its_limit_and_says_what_was_too_large() {
-        const MOST: u64 = 2000;
-        let take = |items: u32, completions: Vec<Completion>| {
-            let mut state = State::new(Arc::new(Tab::new("run", Payer::default())));
-            state.flights.push(flight(items, 1000, MOST));
-            let complete = completions.into_iter().find_map(|completion| state.take(completion));
-            let flight = complete.expect("it is through");
-            let answer = fastmap_backends::cloud::Answer { charge: 0, cpu: flight.cpu, parts: flight.parts };
-            assert!(answer.encode().len() as u64 <= MOST);
-            assert!(flight.over);
-            answer.parts
-        };
-        let parts = take(1, vec![done(100, 1, 5000)]);
-        let PartOutcome::Done(results) = &parts[0].outcome else { panic!("{parts:?}") };
-        let message = &results.failures[0].message;
-        assert!(message.contains("may have 2000") && results.payload.bytes().is_empty(), "{message}");
-        let failure = ItemFailure { offset: 0, kind: FailureKind::Panic, message: "x".repeat(5000) };
-        let failed = Outcome::Done(Results { failures: vec![failure], ..Results::default() });
-        let parts = take(1, vec![Completion { batch: BatchId(1), first: 100, items: 1, outcome: failed }]);
-        let PartOutcome::Done(results) = &parts[0].outcome else { panic!("{parts:?}") };
-        assert!(results.failures[0].message.len() < 500, "the text of a failure counts as well");
-        let parts = take(2, vec![done(100, 2, 5000)]);
-        assert!(matches!(&parts[0].outcome, PartOutcome::Lost(loss) if loss.running == Running::Unknown));
-        let parts = take(3, vec![done(100, 1, 900), done(101, 1, 5000)]);
-        let kinds: Vec<bool> =
-            parts.iter().map(|part| matches!(part.outcome, PartOutcome::Returned)).collect();
-        assert_eq!(kinds, [false, true, true], "what comes behind has a way of its own");
-    }
-}
+mod tests;

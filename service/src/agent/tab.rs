@@ -5,8 +5,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::cpu_billing::Metered;
-use super::launcher::Meter;
+use super::cpu_billing::BillingMeter;
+use super::launcher::CpuMeter;
 use crate::dispatch::Payer;
 
 /// Reports that may fail one after the other, once the workers are dead: their gateway is gone for good.
@@ -21,7 +21,7 @@ pub(super) struct Tab {
 
 #[derive(Debug, Default)]
 struct State {
-    metered: Metered,
+    metered: BillingMeter,
     payer: Payer,
     /// A report is on its way.
     reporting: bool,
@@ -66,12 +66,12 @@ impl Tab {
     }
 
     /// Counts what this meter shows from now on.
-    pub(super) fn watch(&self, meter: Option<Arc<dyn Meter>>) {
-        self.lock().metered = Metered::new(meter);
+    pub(super) fn watch(&self, meter: Option<Arc<dyn CpuMeter>>) {
+        self.lock().metered = BillingMeter::new(meter);
     }
 
     /// Does something with the bills of batches.
-    pub(super) fn metered<T>(&self, change: impl FnOnce(&mut Metered) -> T) -> T {
+    pub(super) fn metered<T>(&self, change: impl FnOnce(&mut BillingMeter) -> T) -> T {
         change(&mut self.lock().metered)
     }
 

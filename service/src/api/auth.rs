@@ -22,7 +22,7 @@ use crate::app::Gateway;
 use crate::app::caller::{BodyDigest, Caller, SignsItself};
 use crate::app::connections::Connection;
 use crate::app::key_cache::Known;
-use crate::app::limits::{Held, Memory};
+use crate::app::limits::{BodyPermit, Memory};
 use crate::app::nonces::{Nonce, SKEW};
 use crate::problem::{Refusal, crowded, problem_response, refuse};
 
@@ -263,7 +263,7 @@ struct Taking<'a> {
 /// Bytes that are taken for a body at once, at least, where it is said to have them.
 const STEP: usize = 256 << 10;
 
-async fn read_body(body: &mut Body, taking: Taking<'_>, held: &mut Held) -> Result<Bytes, Refusal> {
+async fn read_body(body: &mut Body, taking: Taking<'_>, held: &mut BodyPermit) -> Result<Bytes, Refusal> {
     let Taking { length, most, stall, wanted } = taking;
     let stalled =
         |_| refuse(ProblemCode::RequestTimeout, format!("nothing of the body has come for {stall:?}"));

@@ -20,10 +20,10 @@ use tokio::time::{Instant, Interval, interval_at, sleep};
 use utoipa::IntoParams;
 
 use crate::app::caller::{Caller, SignsItself};
-use crate::app::limits::{Full, Taken};
+use crate::app::limits::{QuotaExceeded, SlotPermit};
 use crate::app::{Gateway, STREAMS, STREAMS_OF_ONE};
 use crate::problem::{Problems, Refusal, Reply};
-use crate::run_log::{Event, Events};
+use crate::run_log::{Event, RunLogs};
 
 /// Lines on a page.
 const PAGE: usize = 1000;
@@ -70,19 +70,19 @@ pub(crate) async fn events(
 ) -> Result<Response, Refusal> {
     let place = gateway.streams.admit(caller.account).map_err(|full| {
         let detail = match full {
-            Full::OfOne => format!("the account has {STREAMS_OF_ONE} event streams open"),
-            Full::All => format!("{STREAMS} event streams of all accounts are open"),
+            QuotaExceeded::OfOne => format!("the account has {STREAMS_OF_ONE} event streams open"),
+            QuotaExceeded::All => format!("{STREAMS} event streams of all accounts are open"),
         };
         Problem::new(ProblemCode::TooManyRequests, detail).retry_after(5)
     })?;
     // Watched first and looked at then: what happens in between comes twice, not never. Nothing is kept for who watches
     // a run that is over.
     let open = gateway.run(caller.account, &run).await?.info.state == RunState::Open;
-    let events = if open { gateway.events.watch(&run) } else { Events::default().watch(&run) };
+    let events = if open { gateway.events.watch(&run) } else { RunLogs::default().watch(&run) };
     let state = gateway.run(caller.account, &run).await?.info.state;
     let look = interval_at(Instant::now() + LOOK, LOOK);
     let telling =
-        Telling { gateway, caller, run, events, state, number: 0, over: false, look, _place: place };
+        EventStream { gateway, caller, run, events, state, number: 0, over: false, look, _place: place };
     let told = stream::unfold(telling, |mut telling| async move {
         let text = telling.next().await?;
         Some((Ok::<_, Infallible>(Bytes::from(text)), telling))
@@ -96,7 +96,7 @@ pub(crate) async fn events(
     Ok(response)
 }
 
-struct Telling {
+struct EventStream {
     gateway: Arc<Gateway>,
     caller: Caller,
     run: String,
@@ -105,10 +105,10 @@ struct Telling {
     number: u64,
     over: bool,
     look: Interval,
-    _place: Taken,
+    _place: SlotPermit,
 }
 
-impl Telling {
+impl EventStream {
     /// The next piece of the stream; `None` at its end.
     async fn next(&mut self) -> Option<String> {
         if self.over {

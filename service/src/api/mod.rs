@@ -5,12 +5,16 @@
 //! browsers. `run_lifecycle` renews leases, ends runs and forgets them; `usage` charges for what workers do beside
 //! batches; `ops` is for operators. Money is the store's, work is dispatch's.
 
+mod answers;
 pub(crate) mod auth;
+mod batch_refusals;
+mod batch_task;
 pub(crate) mod batches;
 pub(crate) mod dashboard_links;
 pub(crate) mod events;
 pub(crate) mod ops;
 mod run_lifecycle;
 pub(crate) mod runs;
+mod upload_storage;
 pub(crate) mod uploads;
 mod usage;

@@ -84,12 +84,12 @@ impl Gateway {
             tracing::info!(run, state = state.as_str(), "run ended");
             metrics::counter!("fastmap_runs_ended_total", "state" => state.as_str()).increment(1);
         }
-        self.let_go(run, state).await;
+        self.release_local(run, state).await;
         Ok(ended)
     }
 
     /// A run is over, whoever has ended it: nothing of it is worked on or kept at hand here.
-    async fn let_go(&self, run: &str, state: RunState) {
+    async fn release_local(&self, run: &str, state: RunState) {
         self.dispatch.end_run(run).await;
         self.leases.forget(run);
         let spec = self.specs.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
@@ -126,24 +126,24 @@ impl Gateway {
     }
 
     /// Runs of which something is kept at hand here.
-    fn at_hand(&self) -> BTreeSet<String> {
+    fn local_runs(&self) -> BTreeSet<String> {
         let specs = self.specs.lock().unwrap_or_else(PoisonError::into_inner);
         self.leases.all().into_iter().chain(specs.keys().cloned()).collect()
     }
 
     /// What was done elsewhere: some gateways are gone, and some have ended runs that are at hand or watched here. And what
     /// was half done here: the handler of a client that leaves may have ended a run and not have come to let it go.
-    async fn look_around(&self) -> Result<(), Refusal> {
+    async fn reconcile(&self) -> Result<(), Refusal> {
         // On SQLite all reservations are this gateway's own.
         if self.store.is_shared() {
             self.give_back().await?;
         }
-        let at_hand = self.at_hand();
-        let known: Vec<String> = at_hand.union(&self.events.open_runs()).cloned().collect();
+        let local_runs = self.local_runs();
+        let known: Vec<String> = local_runs.union(&self.events.open_runs()).cloned().collect();
         for (run, state) in self.store.ended_among(&known).await? {
-            if at_hand.contains(&run) {
+            if local_runs.contains(&run) {
                 tracing::info!(run, state = state.as_str(), "run had ended; let go only now");
-                self.let_go(&run, state).await;
+                self.release_local(&run, state).await;
             } else {
                 let account = self.store.run(None, &run).await?.map(|run| run.account);
                 self.events.end(&run, account, state);
@@ -154,7 +154,7 @@ impl Gateway {
 
     /// Forgets answers and lines of runs that another gateway has purged or forgotten, and files of answers
     /// that were all acknowledged.
-    async fn tidy(&self) -> Result<(), Refusal> {
+    async fn collect_garbage(&self) -> Result<(), Refusal> {
         let spool = self.spool.clone();
         let mut known = blocking(move || spool.runs()).await?;
         // What else lies in the folder is not this service's.
@@ -183,9 +183,9 @@ impl Gateway {
         let (mut look, mut around, mut tidy) = (interval(LOOK), interval(LOOK_AROUND), interval(TIDY));
         loop {
             let done = tokio::select! {
-                _ = look.tick() => self.reap_once().await,
-                _ = around.tick() => self.look_around().await,
-                _ = tidy.tick() => self.tidy().await,
+                _ = look.tick() => self.expire_runs().await,
+                _ = around.tick() => self.reconcile().await,
+                _ = tidy.tick() => self.collect_garbage().await,
             };
             if let Err(Refusal(problem)) = done {
                 tracing::error!(%problem, "could not look after the runs");
@@ -193,7 +193,7 @@ impl Gateway {
         }
     }
 
-    async fn reap_once(self: &Arc<Self>) -> Result<(), Refusal> {
+    async fn expire_runs(self: &Arc<Self>) -> Result<(), Refusal> {
         let now = now_ms();
         // After a pause of this process each run has a whole lease anew.
         let awake = self.leases.awake_since(now);

@@ -21,12 +21,11 @@ use crate::app::Gateway;
 use crate::app::caller::Caller;
 use crate::clock::now_ms;
 use crate::config::slots;
-use crate::dispatch::{RunSpec, Task, Upload, Verdict, Work};
+use crate::dispatch::{RunSpec, Task, Upload, Work, WorkOutcome};
 use crate::keys::random;
-use crate::pricing;
 use crate::problem::{Problems, Refusal, Reply, ended, lost, queue, refuse, stopping, written_by_strangers};
 use crate::store::{Kind, NewRun, Opened, Run};
-use crate::text;
+use crate::{pricing, text};
 
 /// Most that one request acknowledges.
 const ACKNOWLEDGED: usize = 10_000;
@@ -354,11 +353,11 @@ impl Gateway {
             return Err(Problem::new(ProblemCode::AgentLost, detail).retry_after(1).into());
         };
         match verdict {
-            Verdict::Ready | Verdict::Answered(_) => Ok(()),
-            Verdict::Failed(problem) => Err(self.fail(&spec.run, problem).await),
-            Verdict::Cancelled => Err(ended("ended meanwhile", None)),
-            Verdict::Lost => Err(lost()),
-            Verdict::Refused(why) => Err(queue(&why)),
+            WorkOutcome::Ready | WorkOutcome::Answered(_) => Ok(()),
+            WorkOutcome::Failed(problem) => Err(self.fail(&spec.run, problem).await),
+            WorkOutcome::Cancelled => Err(ended("ended meanwhile", None)),
+            WorkOutcome::Lost => Err(lost()),
+            WorkOutcome::Refused(why) => Err(queue(&why)),
         }
     }
 

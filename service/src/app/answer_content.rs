@@ -15,8 +15,8 @@ use http_body::{Frame, SizeHint};
 use sha2::{Digest, Sha256};
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::limits::{Counted, Held, Memory};
-use crate::answer_files::{Place, Spool};
+use super::limits::{BodyPermit, Counted, Memory};
+use crate::answer_files::{AnswerFiles, Position};
 
 /// Bytes that are read at a time.
 const PIECE: u64 = 64 << 10;
@@ -34,7 +34,7 @@ pub(crate) enum Content {
 #[derive(Debug)]
 pub(crate) struct InFile {
     pub(crate) file: File,
-    pub(crate) place: Place,
+    pub(crate) place: Position,
     /// What it was when it was kept, where that is to be looked at again.
     pub(crate) check: Option<Check>,
 }
@@ -42,7 +42,7 @@ pub(crate) struct InFile {
 /// What is known of an answer that another process, or this one long ago, has kept.
 #[derive(Debug)]
 pub(crate) struct Check {
-    pub(crate) spool: Spool,
+    pub(crate) spool: AnswerFiles,
     pub(crate) run: String,
     pub(crate) digest: Arc<str>,
 }
@@ -75,7 +75,7 @@ struct Pieces {
     at: u64,
     left: u64,
     hasher: Option<Sha256>,
-    held: Arc<Held>,
+    held: Arc<BodyPermit>,
     next: Option<JoinHandle<io::Result<Piece>>>,
 }
 
@@ -107,7 +107,7 @@ impl Pieces {
 
 impl Check {
     /// Compares what was read to the end with what was kept.
-    fn last(&self, hasher: Sha256, place: Place) -> io::Result<()> {
+    fn last(&self, hasher: Sha256, place: Position) -> io::Result<()> {
         if hexadecimal(&hasher.finalize()) == *self.digest {
             return Ok(());
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fastmap_backends::cloud::SigningKey;
 
-use super::limits::Held;
+use super::limits::BodyPermit;
 
 /// Who asks. In the extensions of each request that comes to a handler.
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ pub(crate) struct Caller {
     /// What signs answers to it.
     pub(crate) key: SigningKey,
     /// Counts the body's bytes, for as long as they are in memory.
-    pub(crate) held: Arc<Held>,
+    pub(crate) held: Arc<BodyPermit>,
     /// The token's SHA-256.
     pub(crate) token_hash: Arc<str>,
 }

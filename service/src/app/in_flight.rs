@@ -25,14 +25,14 @@ pub(crate) type Key = (i64, String, u64);
 
 /// Batches under way in this process: each once, however often it is sent.
 #[derive(Debug, Default)]
-pub(crate) struct Flights {
+pub(crate) struct InFlightBatches {
     flights: Mutex<UnderWay>,
     landed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct UnderWay {
-    flights: HashMap<Key, Flight>,
+    flights: HashMap<Key, InFlightBatch>,
     /// How many there are of each run, as its account calls it: they are not counted for each batch that
     /// comes.
     of_run: HashMap<(i64, String), usize>,
@@ -40,7 +40,7 @@ struct UnderWay {
 
 /// Why a batch that is under way is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Over {
+pub(crate) enum CancelReason {
     /// Its client wants no answer any more.
     Cancelled,
     /// What was reserved for it is gone: its client has said so at another gateway, or another has taken it over.
@@ -48,18 +48,18 @@ pub(crate) enum Over {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Flight {
+pub(crate) struct InFlightBatch {
     pub(crate) account: i64,
     pub(crate) digest: String,
     pub(crate) answer: watch::Receiver<Option<Landed>>,
-    over: watch::Sender<Option<Over>>,
+    pub(crate) over: watch::Sender<Option<CancelReason>>,
     /// It has a reservation of its own.
     holds: Arc<AtomicBool>,
 }
 
-impl Flight {
+impl InFlightBatch {
     pub(crate) fn new(account: i64, digest: String, answer: watch::Receiver<Option<Landed>>) -> Self {
-        Flight { account, digest, answer, over: watch::channel(None).0, holds: Arc::default() }
+        InFlightBatch { account, digest, answer, over: watch::channel(None).0, holds: Arc::default() }
     }
 
     pub(crate) fn has_reserved(&self) {
@@ -72,7 +72,7 @@ impl Flight {
 
     /// Has it ended by its own task: who ends it in dispatch from outside could meet the next batch of this seq. The first
     /// reason stays.
-    pub(crate) fn end(&self, why: Over) {
+    pub(crate) fn end(&self, why: CancelReason) {
         self.over.send_if_modified(|over| {
             let first = over.is_none();
             over.get_or_insert(why);
@@ -80,7 +80,7 @@ impl Flight {
         });
     }
 
-    pub(crate) fn over(&self) -> Option<Over> {
+    pub(crate) fn over(&self) -> Option<CancelReason> {
         *self.over.borrow()
     }
 
@@ -92,7 +92,7 @@ impl Flight {
     }
 }
 
-impl Flights {
+impl InFlightBatches {
     fn lock(&self) -> MutexGuard<'_, UnderWay> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -103,7 +103,7 @@ impl Flights {
     }
 
     /// Adds one; gives the one that is there already under this key.
-    pub(crate) fn enter(&self, key: &Key, flight: &Flight) -> Option<Flight> {
+    pub(crate) fn enter(&self, key: &Key, flight: &InFlightBatch) -> Option<InFlightBatch> {
         let mut under_way = self.lock();
         if let Some(there) = under_way.flights.get(key) {
             return Some(there.clone());
@@ -113,7 +113,7 @@ impl Flights {
         None
     }
 
-    pub(crate) fn find(&self, account: i64, run: &str, seq: u64) -> Option<Flight> {
+    pub(crate) fn find(&self, account: i64, run: &str, seq: u64) -> Option<InFlightBatch> {
         self.lock().flights.get(&(account, run.to_owned(), seq)).cloned()
     }
 
@@ -122,7 +122,7 @@ impl Flights {
     }
 
     /// Those that have a reservation.
-    pub(crate) fn holding(&self) -> Vec<(Key, Flight)> {
+    pub(crate) fn holding(&self) -> Vec<(Key, InFlightBatch)> {
         let under_way = self.lock();
         let holding = under_way.flights.iter().filter(|(_, flight)| flight.holds());
         holding.map(|(key, flight)| (key.clone(), flight.clone())).collect()
@@ -144,7 +144,7 @@ impl Flights {
     }
 
     /// Waits until nothing is under way.
-    pub(crate) async fn all_landed(&self) {
+    pub(crate) async fn drained(&self) {
         loop {
             let landed = self.landed.notified();
             if self.count() == 0 {
@@ -161,22 +161,22 @@ mod tests {
 
     #[tokio::test]
     async fn a_flight_is_ended_once_and_whoever_waits_for_that_is_told() {
-        let flight = Flight::new(1, String::new(), watch::channel(None).1);
+        let flight = InFlightBatch::new(1, String::new(), watch::channel(None).1);
         let copy = flight.clone();
         assert_eq!(flight.over(), None);
         let waiter = tokio::spawn(async move { copy.ending().await });
-        flight.end(Over::Cancelled);
-        flight.end(Over::Withdrawn);
+        flight.end(CancelReason::Cancelled);
+        flight.end(CancelReason::Withdrawn);
         waiter.await.expect("no panic");
         flight.ending().await;
-        assert_eq!(flight.over(), Some(Over::Cancelled));
+        assert_eq!(flight.over(), Some(CancelReason::Cancelled));
     }
 
     #[test]
     fn only_flights_that_have_reserved_hold_something() {
-        let flights = Flights::default();
+        let flights = InFlightBatches::default();
         for seq in 0..2 {
-            let flight = Flight::new(1, String::new(), watch::channel(None).1);
+            let flight = InFlightBatch::new(1, String::new(), watch::channel(None).1);
             assert!(flights.enter(&(1, "run".to_owned(), seq), &flight).is_none());
             assert!(flights.enter(&(1, "run".to_owned(), seq), &flight).is_some());
         }

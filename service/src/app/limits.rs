@@ -69,7 +69,7 @@ struct Holders {
 
 /// Bytes that an account holds, until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct BodyPermit {
     memory: Memory,
     account: i64,
     bytes: u64,
@@ -81,8 +81,8 @@ impl Memory {
     }
 
     /// Nothing yet, to grow.
-    pub(crate) fn hold(&self, account: i64) -> Held {
-        Held { memory: self.clone(), account, bytes: 0 }
+    pub(crate) fn hold(&self, account: i64) -> BodyPermit {
+        BodyPermit { memory: self.clone(), account, bytes: 0 }
     }
 
     /// Counts the bytes of an answer until the last of them is sent. `None`: the account has no room for it.
@@ -99,7 +99,7 @@ impl Memory {
     }
 }
 
-impl Held {
+impl BodyPermit {
     /// Takes more, if the account may have it. A refusal comes at once: what waited for memory would keep
     /// what it has.
     pub(crate) fn grow(&mut self, more: u64) -> bool {
@@ -120,7 +120,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for BodyPermit {
     fn drop(&mut self) {
         if self.bytes == 0 {
             return;
@@ -140,7 +140,7 @@ impl Drop for Held {
 #[derive(Debug)]
 pub(crate) struct Counted {
     pub(crate) bytes: Bytes,
-    pub(crate) _held: Arc<Held>,
+    pub(crate) _held: Arc<BodyPermit>,
 }
 
 impl AsRef<[u8]> for Counted {
@@ -152,7 +152,7 @@ impl AsRef<[u8]> for Counted {
 /// What may be open at a time: a few of each account, whatever others have, and up to a bound of one account
 /// and of all. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Places {
+pub(crate) struct SlotLimit {
     always: usize,
     of_one: usize,
     all: usize,
@@ -161,40 +161,40 @@ pub(crate) struct Places {
 
 /// One of them, until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Taken {
-    places: Places,
+pub(crate) struct SlotPermit {
+    places: SlotLimit,
     account: i64,
 }
 
 /// There is no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Full {
+pub(crate) enum QuotaExceeded {
     /// The account has all that it may.
     OfOne,
     /// All accounts together have all that there are.
     All,
 }
 
-impl Places {
+impl SlotLimit {
     pub(crate) fn new(always: usize, of_one: usize, all: usize) -> Self {
-        Places { always, of_one, all, taken: Arc::default() }
+        SlotLimit { always, of_one, all, taken: Arc::default() }
     }
 
-    pub(crate) fn admit(&self, account: i64) -> Result<Taken, Full> {
+    pub(crate) fn admit(&self, account: i64) -> Result<SlotPermit, QuotaExceeded> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let theirs = taken.get(&account).copied().unwrap_or(0);
         if theirs >= self.of_one {
-            return Err(Full::OfOne);
+            return Err(QuotaExceeded::OfOne);
         }
         if theirs >= self.always && taken.values().sum::<usize>() >= self.all {
-            return Err(Full::All);
+            return Err(QuotaExceeded::All);
         }
         *taken.entry(account).or_default() += 1;
-        Ok(Taken { places: self.clone(), account })
+        Ok(SlotPermit { places: self.clone(), account })
     }
 }
 
-impl Drop for Taken {
+impl Drop for SlotPermit {
     fn drop(&mut self) {
         let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(theirs) = taken.get_mut(&self.account) {
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn places_are_bounded_by_account_and_in_all_and_given_back() {
-        let places = Places::new(1, 3, 5);
+        let places = SlotLimit::new(1, 3, 5);
         let many: Vec<_> = (0..100).map_while(|_| places.admit(1).ok()).collect();
         assert_eq!(many.len(), 3);
         let others: Vec<_> = (0..100).map_while(|_| places.admit(2).ok()).collect();
@@ -250,7 +250,10 @@ mod tests {
         let full = |account: i64| places.admit(account).err();
         let first = places.admit(3);
         assert!(first.is_ok(), "an account that has none gets one, whatever others have");
-        assert_eq!((full(1), full(2), full(3)), (Some(Full::OfOne), Some(Full::All), Some(Full::All)));
+        assert_eq!(
+            (full(1), full(2), full(3)),
+            (Some(QuotaExceeded::OfOne), Some(QuotaExceeded::All), Some(QuotaExceeded::All))
+        );
         drop((many, first));
         assert_eq!((full(1), full(3)), (None, None));
         drop(others);
@@ -267,13 +270,13 @@ mod tests {
             while held.grow(MB) {}
             held
         };
-        let hogs: Vec<Held> = (1..=8).map(take).collect();
+        let hogs: Vec<BodyPermit> = (1..=8).map(take).collect();
         let shares: Vec<u64> = hogs.iter().map(|held| held.bytes / MB).collect();
         assert_eq!(shares, [144, 72, 48, 36, 28, 24, 20, 18]);
         // One that came late has its fair share all the same, and an account that has much gets no more.
         assert_eq!(take(9).bytes / MB, 16);
         assert!(!memory.hold(1).grow(1));
-        let accounts: Vec<Held> = (10..60).map(take).collect();
+        let accounts: Vec<BodyPermit> = (10..60).map(take).collect();
         assert_eq!(accounts.last().expect("fifty").bytes, ALWAYS);
         drop((hogs, accounts));
         assert!(memory.lock().by_account.is_empty());

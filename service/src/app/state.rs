@@ -11,15 +11,15 @@ use tokio::sync::Notify;
 
 use super::connections::{Bounds, Connections};
 use super::{in_flight, key_cache, lease_table, limits, nonces, upload_locks};
-use crate::agent_registry::Roster;
-use crate::answer_files::Spool;
+use crate::agent_registry::AgentRegistry;
+use crate::answer_files::AnswerFiles;
 use crate::config::Config;
 use crate::dispatch::{Dispatch, RunSpec};
 use crate::executable::Examine;
 use crate::keys::ServiceKey;
 use crate::problem::{Refusal, stopping};
-use crate::run_log::Events;
-use crate::stats_recorder::Activity;
+use crate::run_log::RunLogs;
+use crate::stats_recorder::StatsRecorder;
 use crate::store::{Committer, Store};
 
 /// Event streams that may be open at a time: of each account whatever others have, of one account, and of
@@ -37,13 +37,13 @@ pub struct Gateway {
     pub(crate) config: Config,
     pub(crate) store: Store,
     pub(crate) committer: Committer,
-    pub(crate) spool: Spool,
+    pub(crate) spool: AnswerFiles,
     pub(crate) service_key: ServiceKey,
     pub(crate) dispatch: Arc<dyn Dispatch>,
     pub(crate) examiner: Option<Arc<dyn Examine>>,
-    pub(crate) events: Events,
-    pub(crate) activity: Activity,
-    pub(crate) roster: Roster,
+    pub(crate) events: RunLogs,
+    pub(crate) activity: StatsRecorder,
+    pub(crate) roster: AgentRegistry,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) keys: key_cache::Keys,
     pub(crate) nonces: nonces::Nonces,
@@ -52,11 +52,11 @@ pub struct Gateway {
     pub(crate) memory: limits::Memory,
     pub(crate) connections: Connections,
     pub(crate) uploads: upload_locks::Uploads,
-    pub(crate) flights: in_flight::Flights,
+    pub(crate) flights: in_flight::InFlightBatches,
     pub(crate) leases: lease_table::Leases,
     /// What agents must know of the runs that are open, as far as they were asked for.
     pub(crate) specs: Mutex<HashMap<String, Arc<RunSpec>>>,
-    pub(crate) streams: limits::Places,
+    pub(crate) streams: limits::SlotLimit,
     pub(crate) phase: AtomicU8,
     /// Wakes event streams when the service stops.
     pub(crate) stopping: Notify,
@@ -77,9 +77,9 @@ pub struct Parts {
     /// program.
     pub examiner: Option<Arc<dyn Examine>>,
     /// Where the agent writes what workers print.
-    pub events: Events,
+    pub events: RunLogs,
     /// Where agents say what they have in hand.
-    pub roster: Roster,
+    pub roster: AgentRegistry,
     /// What `/metrics` shows.
     pub metrics: PrometheusHandle,
 }
@@ -93,9 +93,9 @@ impl Gateway {
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { config, store, service_key, dispatch, examiner, events, roster, metrics } = parts;
         Arc::new(Gateway {
-            activity: Activity::new(store.clone()),
+            activity: StatsRecorder::new(store.clone()),
             committer: Committer::start(store.clone()),
-            spool: Spool::new(&config.data.spool()),
+            spool: AnswerFiles::new(&config.data.spool()),
             keys: key_cache::Keys::default(),
             nonces: nonces::Nonces::default(),
             rates: limits::Rates::new(config.limits.requests_per_second),
@@ -107,10 +107,10 @@ impl Gateway {
                 stall: config.stall_time,
             }),
             uploads: upload_locks::Uploads::default(),
-            flights: in_flight::Flights::default(),
+            flights: in_flight::InFlightBatches::default(),
             leases: lease_table::Leases::default(),
             specs: Mutex::default(),
-            streams: limits::Places::new(STREAMS_ALWAYS, STREAMS_OF_ONE, STREAMS),
+            streams: limits::SlotLimit::new(STREAMS_ALWAYS, STREAMS_OF_ONE, STREAMS),
             phase: AtomicU8::new(SERVING),
             stopping: Notify::new(),
             config,
@@ -141,7 +141,7 @@ impl Gateway {
     pub async fn stop(&self) {
         self.phase.store(STOPPING, Ordering::Relaxed);
         self.stopping.notify_waiters();
-        self.flights.all_landed().await;
+        self.flights.drained().await;
         if let Err(error) = self.activity.flush().await {
             tracing::warn!(%error, "what happened in runs of late is lost for the dashboard");
         }

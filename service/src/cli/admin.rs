@@ -7,9 +7,10 @@ use anyhow::{Context, bail};
 use fastmap_backends::{counted, in_credits};
 use serde_json::{Value, json};
 
-use super::args::{Account, Common, Credits, Runs, Token};
+use super::args::{Account, Credits, Runs, Token};
 use super::output;
 use super::service_key::open_key;
+use crate::cli::service_args::Common;
 use crate::clock::now_ms;
 use crate::config::DataFolder;
 use crate::keys::new_secret;

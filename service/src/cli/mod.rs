@@ -12,6 +12,7 @@ mod logging;
 mod nats;
 mod output;
 mod serve;
+mod service_args;
 mod service_key;
 
 pub use args::Command;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail};
 
-use super::args::{Nats, NatsPermissions};
+use crate::cli::service_args::{Nats, NatsPermissions};
 use crate::dispatch::jetstream::{Credentials, Names, NatsOptions, permissions};
 
 /// The user that gateways are.

@@ -19,19 +19,19 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::args::{Keep, LogFormat, Memory, Serve};
 use super::service_key::open_key;
-use crate::agent::{Agent, InJails, Launch, PLACES, Unconfined};
-use crate::agent_registry::Roster;
+use crate::agent::{Agent, JailLauncher, Launch, PLACES, PlainLauncher};
+use crate::agent_registry::AgentRegistry;
 use crate::app::{Gateway, Parts};
+use crate::cli::service_args::{Keep, LogFormat, Memory, Serve};
 use crate::config::{BODY_MEMORY, Config, LIMITS};
 use crate::dispatch::jetstream::{self, Layout, NatsOptions};
-use crate::dispatch::{Dispatch, Embedded, Lessor};
+use crate::dispatch::{Dispatch, Embedded, WorkSource};
 use crate::executable::Examine;
 use crate::http;
 use crate::keys::{ServiceKey, new_secret};
 use crate::pricing::CREDIT;
-use crate::run_log::Events;
+use crate::run_log::RunLogs;
 use crate::store::{Database, Store};
 
 /// Nothing is heard of a batch for so long: its agent is gone.
@@ -79,7 +79,7 @@ pub(super) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
         true => Some(make_dev_account(&store, &service_key).await?),
         false => None,
     };
-    let (events, roster) = (Events::default(), Roster::default());
+    let (events, roster) = (RunLogs::default(), AgentRegistry::default());
     let (dispatch, agent): (Arc<dyn Dispatch>, _) = match nats {
         Some(nats) => (Arc::new(sender(&args, &nats, &roster, &events).await?), None),
         None => {
@@ -117,7 +117,7 @@ pub(super) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
     let charging = tokio::spawn(Arc::clone(&gateway).charge_uses());
     let noting = tokio::spawn(gateway.activity.clone().keep());
     let staying = tokio::spawn(presence.keep());
-    let folding = tokio::spawn(gateway.store.clone().keep_log_short());
+    let folding = tokio::spawn(gateway.store.clone().checkpoint_loop());
     let signals = Signals::new()?;
     announce(&url, dev.as_ref())?;
 
@@ -149,13 +149,13 @@ fn agent_inside(
     launch: Arc<dyn Launch>,
     dispatch: &Arc<Embedded>,
     config: &Config,
-    events: &Events,
-    roster: &Roster,
+    events: &RunLogs,
+    roster: &AgentRegistry,
 ) -> Agent {
     Agent {
         name: "in this service".to_owned(),
         machine: String::new(),
-        lessor: Arc::clone(dispatch) as Arc<dyn Lessor>,
+        lessor: Arc::clone(dispatch) as Arc<dyn WorkSource>,
         launch,
         events: events.clone(),
         workers: config.workers,
@@ -170,9 +170,9 @@ fn agent_inside(
 async fn sender(
     args: &Serve,
     nats: &NatsOptions,
-    roster: &Roster,
-    events: &Events,
-) -> anyhow::Result<jetstream::Sender> {
+    roster: &AgentRegistry,
+    events: &RunLogs,
+) -> anyhow::Result<jetstream::JetStreamDispatcher> {
     let layout = Layout {
         names: args.nats.names(),
         replicas: usize::from(args.nats_replicas),
@@ -181,7 +181,7 @@ async fn sender(
         patience: Layout::PATIENCE,
     };
     let client = jetstream::connect(nats).await?;
-    Ok(jetstream::Sender::start(client, layout, roster.clone(), events.clone()).await?)
+    Ok(jetstream::JetStreamDispatcher::start(client, layout, roster.clone(), events.clone()).await?)
 }
 
 /// Waits until a signal comes and open runs have ended (or their grace is over); an error if the server itself ends.
@@ -328,10 +328,10 @@ pub(super) fn launcher(unconfined: bool, dev: bool, memory: Memory) -> anyhow::R
         tracing::warn!(
             "--insecure-no-sandbox: whatever a client uploads runs with all that this user may do"
         );
-        return Ok(Arc::new(Unconfined));
+        return Ok(Arc::new(PlainLauncher));
     }
-    let tried =
-        InJails::new(memory.worker, memory.account()).and_then(|jails| jails.self_test().map(|()| jails));
+    let tried = JailLauncher::new(memory.worker, memory.account())
+        .and_then(|jails| jails.self_test().map(|()| jails));
     match tried {
         Ok(jails) => {
             tracing::info!(
@@ -344,7 +344,7 @@ pub(super) fn launcher(unconfined: bool, dev: bool, memory: Memory) -> anyhow::R
             tracing::warn!(
                 "--dev without jails: whatever a client uploads runs with all that this user may do: {why}"
             );
-            Ok(Arc::new(Unconfined))
+            Ok(Arc::new(PlainLauncher))
         }
         Err(why) => bail!(
             "no jail for strangers' programs; not serving: {why}; --insecure-no-sandbox starts them without one (loopback only)"

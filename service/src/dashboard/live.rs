@@ -23,8 +23,8 @@ use super::state::Watchers;
 use super::visitor::{LASTS, Visitor};
 use crate::api::events::UNBUFFERED;
 use crate::app::Gateway;
-use crate::app::limits::{Full, Taken};
-use crate::run_log::{Event, Events};
+use crate::app::limits::{QuotaExceeded, SlotPermit};
+use crate::run_log::{Event, RunLogs};
 use crate::store::Visit;
 
 /// Parts are made no more often.
@@ -41,14 +41,14 @@ pub(super) async fn events(
     let found = gateway.store.run(Some(visit.account), &run).await?.ok_or_else(Sorry::not_found)?;
     let watcher = watchers.0.admit(visit.account).map_err(|full| {
         let words = match full {
-            Full::OfOne => "Too many pages of this account are open at once.",
-            Full::All => "Too many pages are open at once.",
+            QuotaExceeded::OfOne => "Too many pages of this account are open at once.",
+            QuotaExceeded::All => "Too many pages are open at once.",
         };
         Sorry::new(StatusCode::TOO_MANY_REQUESTS, words)
     })?;
     // Nothing is kept for who watches a run that is over.
     let open = found.info.state == RunState::Open;
-    let news = if open { gateway.events.watch(&run) } else { Events::default().watch(&run) };
+    let news = if open { gateway.events.watch(&run) } else { RunLogs::default().watch(&run) };
     let page = Page {
         gateway,
         visit,
@@ -77,7 +77,7 @@ struct Page {
     queue: VecDeque<Sent>,
     made: Option<Instant>,
     over: bool,
-    _watcher: Taken,
+    _watcher: SlotPermit,
 }
 
 impl Page {

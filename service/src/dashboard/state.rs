@@ -6,7 +6,7 @@ use axum::extract::FromRef;
 
 use super::attempts::Attempts;
 use crate::app::Gateway;
-use crate::app::limits::Places;
+use crate::app::limits::SlotLimit;
 
 /// Pages that may be alive at a time: of each account whatever others have, of one account, and of all.
 const WATCHERS_ALWAYS: usize = 2;
@@ -47,10 +47,10 @@ impl FromRef<Pages> for Arc<Watchers> {
 
 /// The places of pages that are alive.
 #[derive(Debug)]
-pub(super) struct Watchers(pub(super) Places);
+pub(super) struct Watchers(pub(super) SlotLimit);
 
 impl Default for Watchers {
     fn default() -> Self {
-        Watchers(Places::new(WATCHERS_ALWAYS, WATCHERS_OF_ONE, WATCHERS))
+        Watchers(SlotLimit::new(WATCHERS_ALWAYS, WATCHERS_OF_ONE, WATCHERS))
     }
 }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tokio::sync::{broadcast, oneshot};
 
 use super::uses::Used;
-use super::work::{RunSpec, Verdict, Work};
+use super::work::{RunSpec, Work, WorkOutcome};
 
 /// Work in an agent's hands.
 #[derive(Debug)]
@@ -48,15 +48,15 @@ pub struct Closed;
 /// Work that was taken. Dropping it says that its verdict is dealt with for good (charged and stored, or given up): a
 /// queue that outlives this process forgets the work then, and not before.
 #[derive(Debug)]
-pub struct Submitted {
-    pub(crate) verdict: oneshot::Receiver<Verdict>,
+pub struct PendingWork {
+    pub(crate) verdict: oneshot::Receiver<WorkOutcome>,
     pub(crate) _kept: Option<Box<dyn Debug + Send + Sync>>,
 }
 
-impl Submitted {
-    /// Waits for the verdict; [`Verdict::Lost`] also where dispatch itself is gone. To be asked once.
-    pub async fn verdict(&mut self) -> Verdict {
-        (&mut self.verdict).await.unwrap_or(Verdict::Lost)
+impl PendingWork {
+    /// Waits for the verdict; [`WorkOutcome::Lost`] also where dispatch itself is gone. To be asked once.
+    pub async fn verdict(&mut self) -> WorkOutcome {
+        (&mut self.verdict).await.unwrap_or(WorkOutcome::Lost)
     }
 }
 
@@ -67,13 +67,13 @@ pub trait Dispatch: Send + Sync + Debug {
     ///
     /// # Errors
     /// If no work is taken any more.
-    async fn submit(&self, work: Work) -> Result<Submitted, Closed>;
+    async fn submit(&self, work: Work) -> Result<PendingWork, Closed>;
 
-    /// The client of a batch wants no answer any more: it is answered by [`Verdict::Cancelled`] wherever it is, and its
+    /// The client of a batch wants no answer any more: it is answered by [`WorkOutcome::Cancelled`] wherever it is, and its
     /// agent's lease is worth nothing. Nothing happens if it is not under way here.
     async fn cancel(&self, run: &str, seq: u64);
 
-    /// A run is over: what of it waits or runs is answered by [`Verdict::Cancelled`], and agents are told.
+    /// A run is over: what of it waits or runs is answered by [`WorkOutcome::Cancelled`], and agents are told.
     async fn end_run(&self, run: &str);
 
     /// The next report of CPU time that workers have used beside batches. Waits for one. `None`: there will be no more.
@@ -90,7 +90,7 @@ pub trait Dispatch: Send + Sync + Debug {
 
 /// What leases work to an agent: the agent's side.
 #[async_trait]
-pub trait Lessor: Send + Sync + Debug {
+pub trait WorkSource: Send + Sync + Debug {
     /// The next work for an agent: of the tenant whose turn it is and who has not too much in agents' hands. Waits for
     /// some. May be given up at any time without losing any.
     ///
@@ -102,14 +102,14 @@ pub trait Lessor: Send + Sync + Debug {
     ///
     /// # Errors
     /// If they can't be had. The work is to be given back.
-    async fn lay_out(&self, spec: &Arc<RunSpec>) -> Result<Arc<RunSpec>, Unavailable>;
+    async fn prepare_uploads(&self, spec: &Arc<RunSpec>) -> Result<Arc<RunSpec>, Unavailable>;
 
     /// The agent still works on it. `false`: it is no longer the agent's, or no answer is waited for any
     /// more.
     async fn extend(&self, lease: LeaseId) -> bool;
 
     /// The agent is through with it. `false`: it is no longer the agent's, and nobody hears of this.
-    async fn answer(&self, lease: LeaseId, verdict: Verdict) -> bool;
+    async fn answer(&self, lease: LeaseId, verdict: WorkOutcome) -> bool;
 
     /// The agent can't do it. Others get it at once; after too many have had it, it is lost.
     async fn give_back(&self, lease: LeaseId);

@@ -1,5 +1,5 @@
 //! Dispatch: hands batches to agents. The gateway submits work to a [`Dispatch`] and waits for its verdict; agents lease
-//! work from a [`Lessor`], one tenant after the other, and answer it. The queue is never the system of record: what is
+//! work from a [`WorkSource`], one tenant after the other, and answer it. The queue is never the system of record: what is
 //! lost here is sent again by its client, and charged once by the ledger.
 //!
 //! `interface` has both sides as traits, `work` what goes through them. `embedded` keeps all of it in this process and is
@@ -15,6 +15,6 @@ mod uses;
 mod work;
 
 pub use embedded::Embedded;
-pub use interface::{Closed, Dispatch, Lease, LeaseId, Lessor, Payer, Submitted, Unavailable};
+pub use interface::{Closed, Dispatch, Lease, LeaseId, Payer, PendingWork, Unavailable, WorkSource};
 pub use uses::{Used, Uses};
-pub use work::{Answered, BatchTask, RunSpec, Task, Upload, Verdict, Work};
+pub use work::{Answered, BatchTask, RunSpec, Task, Upload, Work, WorkOutcome};

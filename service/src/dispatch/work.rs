@@ -42,7 +42,7 @@ pub struct RunSpec {
 pub struct Upload {
     /// Its SHA-256, in hexadecimal.
     pub hash: String,
-    /// Where it lies on this machine; for an agent only after [`Lessor::lay_out`].
+    /// Where it lies on this machine; for an agent only after [`WorkSource::prepare_uploads`].
     pub path: PathBuf,
     /// It lies there as long as this is held.
     pub kept: Option<Arc<dyn Debug + Send + Sync>>,
@@ -91,7 +91,7 @@ pub struct BatchTask {
 
 /// What became of some work.
 #[derive(Debug)]
-pub enum Verdict {
+pub enum WorkOutcome {
     /// The run's program works.
     Ready,
     /// The batch is answered; the parts cover each of its items once.

@@ -28,7 +28,7 @@ pub struct Failure {
 }
 
 /// Adds a batch that was answered at `now_ms`.
-pub(crate) fn add(news: &mut News, answered: &Answered<'_>, now_ms: i64) {
+pub(crate) fn add(news: &mut StatsDelta, answered: &Answered<'_>, now_ms: i64) {
     news.series.batch(now_ms);
     for part in answered.parts {
         let first = answered.first + u64::from(part.offset);
@@ -80,7 +80,15 @@ fn blame(
     (item, format!("{at}{death}"))
 }
 
-fn push(news: &mut News, seq: u64, item: Option<u64>, kind: &str, cause: String, worker: &str, at_ms: i64) {
+fn push(
+    news: &mut StatsDelta,
+    seq: u64,
+    item: Option<u64>,
+    kind: &str,
+    cause: String,
+    worker: &str,
+    at_ms: i64,
+) {
     if news.failures.len() >= FAILURES {
         return;
     }
@@ -94,20 +102,20 @@ pub const FAILURES: usize = 200;
 
 /// What has happened in a run since it was last stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct News {
+pub struct StatsDelta {
     /// When, and by whom.
     pub series: Series,
     /// What failed, at most [`FAILURES`].
     pub failures: Vec<Failure>,
 }
 
-impl News {
+impl StatsDelta {
     /// A batch is answered, just now.
     pub fn note(&mut self, answered: &Answered<'_>) {
         add(self, answered, now_ms());
     }
 
-    pub(crate) fn merge(&mut self, later: News) {
+    pub(crate) fn merge(&mut self, later: StatsDelta) {
         self.series.merge(&later.series);
         self.failures.extend(later.failures);
         self.failures.truncate(FAILURES);
@@ -166,7 +174,7 @@ mod tests {
             lost(7, 1, Running::Unknown),
             Part { offset: 8, items: 2, outcome: PartOutcome::Returned },
         ];
-        let mut news = News::default();
+        let mut news = StatsDelta::default();
         add(&mut news, &Answered { seq: 9, first: 1000, parts: &parts }, 50_000);
         let items: Vec<_> = news.failures.iter().map(|failure| (failure.item, &*failure.kind)).collect();
         assert_eq!(
@@ -185,7 +193,7 @@ mod tests {
     fn what_is_kept_of_failures_is_bounded() {
         let failures = |n| ItemFailure { offset: n, kind: FailureKind::Panic, message: "é".repeat(5000) };
         let parts = [done(0, 1000, (0..1000).map(failures).collect())];
-        let mut news = News::default();
+        let mut news = StatsDelta::default();
         add(&mut news, &Answered { seq: 0, first: 0, parts: &parts }, 1_000);
         assert_eq!((news.failures.len(), news.series.failures), (FAILURES, 1000));
         assert!(news.failures.iter().all(|failure| failure.cause.len() <= CAUSE));

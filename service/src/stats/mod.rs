@@ -6,5 +6,5 @@
 mod batch_stats;
 mod series;
 
-pub use batch_stats::{Answered, FAILURES, Failure, News};
+pub use batch_stats::{Answered, FAILURES, Failure, StatsDelta};
 pub use series::{Lane, Point, Series, Slots};

@@ -32,7 +32,7 @@ pub(super) async fn reserve(
         *sum = sum.saturating_add(*hold);
     }
     let now = now_ms();
-    let locked = if db.has_company() { LOCKED } else { "" };
+    let locked = if db.is_multi_writer() { LOCKED } else { "" };
     let query = db.sql(
         "WITH asked (account, run, seq, digest, hold, cpu_limit_ns, byte_limit, room, most_kept, at_ms, gateway) AS (",
     );
@@ -81,7 +81,7 @@ pub(super) async fn reserve(
 /// Charges for batches that are answered, and gives the rest of what they have reserved back. With each stands which request
 /// must have reserved for it, by its digest, if that matters.
 pub(super) async fn settle(db: &mut Db<'_>, asks: &[(Settle, Option<String>)]) -> Result<Vec<Settled>> {
-    let company = db.has_company();
+    let company = db.is_multi_writer();
     let now = now_ms();
     let number = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
     let query = db.sql(

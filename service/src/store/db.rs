@@ -63,7 +63,7 @@ impl<'c> Db<'c> {
     }
 
     /// Whether others may write while this connection is inside a transaction.
-    pub(super) fn has_company(&self) -> bool {
+    pub(super) fn is_multi_writer(&self) -> bool {
         matches!(self, Db::Postgres(_))
     }
 }

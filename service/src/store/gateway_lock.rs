@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// That this gateway lives. The others see its end when this is dropped.
 #[derive(Debug)]
-pub struct Presence {
+pub struct GatewayLock {
     /// `None`: there are no others.
     lock: Option<Lock>,
     gateway: i64,
@@ -39,13 +39,13 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn enter(&self) -> Result<Presence> {
+    pub async fn enter(&self) -> Result<GatewayLock> {
         let Pool::Postgres(pool) = &self.pool else {
-            return Ok(Presence { lock: None, gateway: self.gateway });
+            return Ok(GatewayLock { lock: None, gateway: self.gateway });
         };
         let options = PgConnectOptions::clone(&pool.connect_options());
         let lock = Lock::take(options, self.gateway).await?;
-        Ok(Presence { lock: Some(lock), gateway: self.gateway })
+        Ok(GatewayLock { lock: Some(lock), gateway: self.gateway })
     }
 
     /// Gives back what was reserved by gateways that are gone. Their clients send those batches again. Gives the number of
@@ -115,7 +115,7 @@ impl Lock {
     }
 }
 
-impl Presence {
+impl GatewayLock {
     /// Takes the lock again whenever its connection is lost, or leads to a server that takes no writes any more: what the
     /// address leads to now is another, maybe. Never returns.
     pub async fn keep(mut self) {

@@ -14,6 +14,7 @@
 //! time from two processes.
 
 mod accounts;
+mod answers;
 mod audit;
 mod batch_statements;
 mod blobs;
@@ -26,8 +27,6 @@ mod forget;
 mod gateway_lock;
 mod group_commit;
 mod ledger;
-#[cfg(test)]
-mod ledger_tests;
 mod listing;
 mod migrations;
 mod postgres;
@@ -47,7 +46,7 @@ pub use blobs::{Begun, Blob, Kind, Part};
 pub use dashboard::{Lasts, Session, Visit};
 pub use database::Store;
 pub use error::StoreError;
-pub use gateway_lock::Presence;
+pub use gateway_lock::GatewayLock;
 pub use group_commit::Committer;
 pub use ledger::{Reserve, Reserved, Settle, Settled, Short, Stored};
 pub use listing::{Filter, LedgerPage, Step};

@@ -20,7 +20,7 @@ const LONG: i64 = 1000;
 
 impl Store {
     /// Keeps the log short. Never returns, but on PostgreSQL, which needs nobody for that.
-    pub async fn keep_log_short(self) {
+    pub async fn checkpoint_loop(self) {
         let Pool::Sqlite { readers, writer } = &self.pool else { return };
         let options = readers.connect_options().as_ref().clone().read_only(false);
         let (mut look, mut own, mut failing) = (interval(LOOK), None, false);

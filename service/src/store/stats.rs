@@ -5,7 +5,7 @@ use super::Store;
 use super::db::Row;
 use super::error::Result;
 use crate::clock::now_ms;
-use crate::stats::{FAILURES, Failure, News, Series};
+use crate::stats::{FAILURES, Failure, Series, StatsDelta};
 
 /// Runs whose activity is forgotten in one go.
 const FORGOTTEN: i64 = 100;
@@ -15,7 +15,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn add_activity(&self, news: &[(String, News)]) -> Result<()> {
+    pub async fn add_activity(&self, news: &[(String, StatsDelta)]) -> Result<()> {
         for (run, news) in news {
             // A transaction each: others write in between.
             let mut conn = self.writer().await?;
@@ -133,7 +133,7 @@ fn read(series: &str) -> Series {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats_recorder::Activity;
+    use crate::stats_recorder::StatsRecorder;
     use crate::store::testing::{Fresh, on_both};
 
     fn failure(item: u64) -> Failure {
@@ -150,7 +150,7 @@ mod tests {
         let (one, two) = (fresh.open().await, fresh.open().await);
         let news = |run: &str| {
             let series = Series { failures: 1, ..Series::default() };
-            (run.to_owned(), News { series, failures: vec![failure(7)] })
+            (run.to_owned(), StatsDelta { series, failures: vec![failure(7)] })
         };
         let add = async |store: &Store, first: &str, second: &str| {
             for _ in 0..20 {
@@ -166,10 +166,10 @@ mod tests {
 
     async fn what_is_in_memory_and_what_is_stored_are_seen_together_and_bounded(fresh: Fresh) {
         let store = fresh.open().await;
-        let activity = Activity::new(store.clone());
+        let activity = StatsRecorder::new(store.clone());
         let news = |items: std::ops::Range<u64>| {
             let series = Series { failures: items.end - items.start, ..Series::default() };
-            News { series, failures: items.map(failure).collect() }
+            StatsDelta { series, failures: items.map(failure).collect() }
         };
         activity.add("r", news(0..150));
         assert_eq!(activity.of("r").await.expect("an answer").1.len(), 150);

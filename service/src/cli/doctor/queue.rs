@@ -3,7 +3,7 @@
 use tokio::runtime::Builder;
 
 use super::finding::{Finding, bad, fair, good};
-use crate::cli::args::Nats;
+use crate::cli::service_args::Nats;
 use crate::dispatch::jetstream::{Work, connect, survey};
 
 const NAME: &str = "queue";

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use fastmap_sandbox::jail::{Jail, Limits};
 
 use super::finding::{Finding, bad, fair, good};
-use crate::agent::{InJails, Launch};
+use crate::agent::{JailLauncher, Launch};
 
 /// What jails are made of, each for itself, and then whether one holds. `serve`: what is missing is an error.
 pub(super) fn look(serve: bool) -> Vec<Finding> {
@@ -42,7 +42,7 @@ pub(super) fn look(serve: bool) -> Vec<Finding> {
     );
     if whole {
         all.push(
-            match InJails::new(Limits::default().memory, Limits::default().memory)
+            match JailLauncher::new(Limits::default().memory, Limits::default().memory)
                 .and_then(|jails| jails.self_test())
             {
                 Ok(()) => good("attack", "this program, in a jail, tried to get out and got nowhere"),

@@ -10,7 +10,7 @@ use fastmap_backends::cloud::{Answer, BodyError, Locale, Problem};
 use log::LevelFilter;
 use serde::{Deserialize, Serialize};
 
-use crate::dispatch::work::{Answered, BatchTask, RunSpec, Task, Upload, Verdict, Work};
+use crate::dispatch::work::{Answered, BatchTask, RunSpec, Task, Upload, Work, WorkOutcome};
 use crate::pricing::Work as Limit;
 
 /// A message is smaller than the servers' `max_payload` by this: headers count.
@@ -52,14 +52,14 @@ pub(super) struct Origin {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Head {
+struct WorkHeader {
     origin: Origin,
     run: String,
     account: i64,
-    executable: Named,
+    executable: FileRef,
     identity: String,
     function: FunctionId,
-    context: Option<Named>,
+    context: Option<FileRef>,
     label: Option<String>,
     items: Option<u64>,
     item_timeout_ms: Option<u64>,
@@ -71,7 +71,7 @@ struct Head {
 
 /// A file of the gateway's, by its hash and the name under which it gives it out.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Named {
+pub(super) struct FileRef {
     pub(super) hash: String,
     pub(super) name: String,
 }
@@ -99,7 +99,7 @@ struct Batch {
 
 /// Work as it came: what it is, whose, and what is still to be fetched.
 #[derive(Debug)]
-pub(super) struct Arrived {
+pub(super) struct DecodedWork {
     pub(super) origin: Origin,
     pub(super) work: Work,
     /// Bytes of items that are not in the message.
@@ -110,8 +110,8 @@ pub(super) struct Arrived {
 /// What a gateway calls the files of a run.
 #[derive(Clone, Debug)]
 pub(super) struct Files {
-    pub(super) executable: Named,
-    pub(super) context: Option<Named>,
+    pub(super) executable: FileRef,
+    pub(super) context: Option<FileRef>,
 }
 
 fn framed(head: &impl Serialize, body: &[u8]) -> Bytes {
@@ -156,7 +156,7 @@ pub(super) fn work(work: &Work, origin: &Origin, files: &Files, room: usize) -> 
             (Some(batch), &task.payload)
         }
     };
-    let mut head = Head {
+    let mut head = WorkHeader {
         origin: origin.clone(),
         run: spec.run.clone(),
         account: spec.account,
@@ -181,9 +181,9 @@ pub(super) fn work(work: &Work, origin: &Origin, files: &Files, room: usize) -> 
 }
 
 /// Reads what [`work`] has made.
-pub(super) fn arrived(bytes: &Bytes) -> Result<Arrived, WireError> {
-    let (head, body): (Head, Bytes) = unframed(bytes)?;
-    let upload = |named: &Named| Upload { hash: named.hash.clone(), ..Upload::default() };
+pub(super) fn arrived(bytes: &Bytes) -> Result<DecodedWork, WireError> {
+    let (head, body): (WorkHeader, Bytes) = unframed(bytes)?;
+    let upload = |named: &FileRef| Upload { hash: named.hash.clone(), ..Upload::default() };
     let away = head.batch.as_ref().filter(|batch| batch.away).map(|batch| batch.length);
     let task = match head.batch {
         None => Task::Check,
@@ -214,12 +214,12 @@ pub(super) fn arrived(bytes: &Bytes) -> Result<Arrived, WireError> {
     };
     let work = Work { spec: Arc::new(spec), task };
     let files = Files { executable: head.executable, context: head.context };
-    Ok(Arrived { origin: head.origin, work, away, files })
+    Ok(DecodedWork { origin: head.origin, work, away, files })
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
-enum Said {
+enum OutcomeHeader {
     Ready,
     Answered { cpu_ns: u64, cut: bool },
     Failed { problem: Problem },
@@ -228,32 +228,32 @@ enum Said {
 }
 
 /// A verdict as bytes.
-pub(super) fn verdict(verdict: Verdict) -> Bytes {
+pub(super) fn verdict(verdict: WorkOutcome) -> Bytes {
     match verdict {
-        Verdict::Ready => framed(&Said::Ready, &[]),
-        Verdict::Failed(problem) => framed(&Said::Failed { problem }, &[]),
-        Verdict::Cancelled => framed(&Said::Cancelled, &[]),
+        WorkOutcome::Ready => framed(&OutcomeHeader::Ready, &[]),
+        WorkOutcome::Failed(problem) => framed(&OutcomeHeader::Failed { problem }, &[]),
+        WorkOutcome::Cancelled => framed(&OutcomeHeader::Cancelled, &[]),
         // What the queue refuses comes to no agent.
-        Verdict::Lost | Verdict::Refused(_) => framed(&Said::Lost, &[]),
-        Verdict::Answered(Answered { parts, cpu, cut }) => {
+        WorkOutcome::Lost | WorkOutcome::Refused(_) => framed(&OutcomeHeader::Lost, &[]),
+        WorkOutcome::Answered(Answered { parts, cpu, cut }) => {
             // What it costs is the gateway's to say.
             let body = Answer { charge: 0, cpu, parts }.encode();
-            framed(&Said::Answered { cpu_ns: nanos(cpu), cut }, &body)
+            framed(&OutcomeHeader::Answered { cpu_ns: nanos(cpu), cut }, &body)
         }
     }
 }
 
 /// Reads the verdict on a batch of `items` items; an answer that is not each of them once is none.
-pub(super) fn read_verdict(bytes: &Bytes, items: u32) -> Result<Verdict, WireError> {
-    let (said, body): (Said, Bytes) = unframed(bytes)?;
+pub(super) fn read_verdict(bytes: &Bytes, items: u32) -> Result<WorkOutcome, WireError> {
+    let (said, body): (OutcomeHeader, Bytes) = unframed(bytes)?;
     Ok(match said {
-        Said::Ready => Verdict::Ready,
-        Said::Failed { problem } => Verdict::Failed(problem),
-        Said::Cancelled => Verdict::Cancelled,
-        Said::Lost => Verdict::Lost,
-        Said::Answered { cpu_ns, cut } => {
+        OutcomeHeader::Ready => WorkOutcome::Ready,
+        OutcomeHeader::Failed { problem } => WorkOutcome::Failed(problem),
+        OutcomeHeader::Cancelled => WorkOutcome::Cancelled,
+        OutcomeHeader::Lost => WorkOutcome::Lost,
+        OutcomeHeader::Answered { cpu_ns, cut } => {
             let parts = Answer::decode(&body, items)?.parts;
-            Verdict::Answered(Answered { parts, cpu: Duration::from_nanos(cpu_ns), cut })
+            WorkOutcome::Answered(Answered { parts, cpu: Duration::from_nanos(cpu_ns), cut })
         }
     })
 }
@@ -379,7 +379,7 @@ pub fn fuzz(bytes: &[u8]) {
     let bytes = Bytes::copy_from_slice(rest);
     match kind % 4 {
         0 => {
-            let Ok(Arrived { origin, work: read, away, files }) = arrived(&bytes) else { return };
+            let Ok(DecodedWork { origin, work: read, away, files }) = arrived(&bytes) else { return };
             // What was read is written and read as the same again, unless its items stay with the gateway.
             if away.is_none() {
                 let again = arrived(&work(&read, &origin, &files, usize::MAX)).expect("it was just written");
@@ -387,7 +387,7 @@ pub fn fuzz(bytes: &[u8]) {
             }
         }
         1 => {
-            if let Ok(Verdict::Answered(answered)) = read_verdict(&bytes, 1) {
+            if let Ok(WorkOutcome::Answered(answered)) = read_verdict(&bytes, 1) {
                 assert_eq!(answered.parts.len(), 1);
             }
         }
@@ -402,99 +402,4 @@ pub fn fuzz(bytes: &[u8]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use fastmap_backends::cloud::{Part, PartOutcome};
-    use fastmap_backends::{Place, RefusedCall, Results};
-
-    use super::*;
-
-    fn requests() -> Vec<Request> {
-        let bytes = Bytes::from_static(b"bytes");
-        vec![
-            Request::Ask(3),
-            Request::Get(1 << 40),
-            Request::Part(7, 9, bytes.clone()),
-            Request::Verdict("$JS.ACK.x".to_owned(), bytes),
-            Request::Back,
-            Request::Unused,
-            Request::Used(1 << 60, 250_000_000),
-        ]
-    }
-
-    #[test]
-    fn requests_survive_the_way_and_what_is_cut_is_refused_or_shorter() {
-        for request in requests() {
-            let bytes = request.encode();
-            assert_eq!(Request::decode(&bytes).expect("a request"), request);
-            for cut in 0..bytes.len() {
-                if let Ok(other) = Request::decode(&bytes.slice(..cut)) {
-                    assert_ne!(other, request);
-                }
-            }
-        }
-        assert!(Request::decode(&Bytes::from_static(b"x")).is_err());
-    }
-
-    #[test]
-    fn a_verdict_brings_what_was_refused() {
-        let call = |call: &str, missing| RefusedCall {
-            index: Some(9),
-            call: call.to_owned(),
-            own_error: true,
-            missing,
-        };
-        let refused = vec![call("socket", false), call("/usr/share/x", true)];
-        let results = Results { refused: refused.clone(), place: Place::Cloud, ..Results::default() };
-        let parts = vec![Part { offset: 0, items: 1, outcome: PartOutcome::Done(results) }];
-        let sent = verdict(Verdict::Answered(Answered { parts, cpu: Duration::ZERO, cut: false }));
-        let Verdict::Answered(read) = read_verdict(&sent, 1).expect("a verdict") else { panic!("an answer") };
-        let PartOutcome::Done(results) = &read.parts[0].outcome else { panic!("it was done") };
-        assert_eq!(results.refused, refused);
-    }
-
-    #[test]
-    fn items_that_do_not_fit_stay_with_the_gateway() {
-        let spec = RunSpec {
-            run: "r".to_owned(),
-            account: 7,
-            executable: Upload { hash: "ab".to_owned(), ..Upload::default() },
-            identity: "build-id:00".to_owned(),
-            function: FunctionId { offset: -8, name: "f".to_owned() },
-            context: None,
-            label: Some("a \"label\"".to_owned()),
-            items: Some(9),
-            item_timeout: Some(Duration::from_millis(1500)),
-            locale: Locale {
-                variables: [("LANG".to_owned(), "C.UTF-8".to_owned())].into(),
-                zone: Some("Asia/Tokyo".to_owned()),
-            },
-        };
-        let payload = Bytes::from(vec![7; 5000]);
-        let limit = Limit { cpu: Duration::from_secs(3), bytes: 99 };
-        let batch = BatchTask {
-            seq: 1,
-            first: 2,
-            items: 5,
-            stride: Some(1000),
-            payload: payload.clone(),
-            enough: 9,
-            level: Some(LevelFilter::Warn),
-            limit,
-            request: "0a".to_owned(),
-        };
-        let sent = Work { spec: Arc::new(spec), task: Task::Batch(batch) };
-        let origin = Origin { gateway: "g".to_owned(), token: "t".to_owned(), lease_ms: 15_000 };
-        let files =
-            Files { executable: Named { hash: "ab".to_owned(), name: "secret".to_owned() }, context: None };
-        let whole = arrived(&work(&sent, &origin, &files, 10_000)).expect("work");
-        assert_eq!(whole.away, None);
-        assert_eq!(format!("{:?}", whole.work), format!("{sent:?}"));
-        let message = work(&sent, &origin, &files, 4000);
-        assert!(message.len() < 1000);
-        let away = arrived(&message).expect("work");
-        assert_eq!((away.away, away.origin.token.as_str()), (Some(5000), "t"));
-        for cut in 0..message.len() {
-            assert!(arrived(&message.slice(..cut)).is_err(), "{cut}");
-        }
-    }
-}
+mod tests;

@@ -21,12 +21,12 @@ mod subjects;
 mod survey;
 pub mod worker_logs;
 
-pub use agent::{Cache, Receiver, announce, leave};
+pub use agent::{Cache, JetStreamWorkSource, announce, leave};
 pub use connect::{Credentials, NatsOptions, Unconnected, connect};
-pub use gateway::{Sender, Unstarted};
+pub use gateway::{JetStreamDispatcher, Unstarted};
 #[cfg(fuzzing)]
 pub use messages::fuzz;
-pub use streams::{LEASE, Layout, Unmade};
+pub use streams::{LEASE, Layout, ProvisionError};
 pub use subjects::{Names, PREFIX};
 pub use survey::{Survey, Work, survey};
 

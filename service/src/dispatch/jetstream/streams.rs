@@ -52,7 +52,7 @@ pub struct Layout {
 
 /// Why the servers do not have what a gateway needs.
 #[derive(Debug, thiserror::Error)]
-pub enum Unmade {
+pub enum ProvisionError {
     /// Of the stream.
     #[error("the stream of work can't be made on the NATS servers (is JetStream on?)")]
     Stream(#[from] context::CreateStreamError),
@@ -66,7 +66,7 @@ impl Layout {
     pub const PATIENCE: Duration = Duration::from_mins(1);
 }
 
-impl Unmade {
+impl ProvisionError {
     /// Whether it was no refusal, but servers that were not ready.
     fn may_pass(&self) -> bool {
         let lasting = |error: &(dyn Error + 'static)| {
@@ -92,7 +92,7 @@ impl Layout {
     ///
     /// # Errors
     /// If the servers refuse, are fewer than the replicas, or are not ready for half a minute.
-    pub(super) async fn make_patiently(&self, jetstream: &Context) -> Result<(), Unmade> {
+    pub(super) async fn ensure_with_retry(&self, jetstream: &Context) -> Result<(), ProvisionError> {
         let until = Instant::now() + PATIENCE;
         loop {
             match self.make(jetstream).await {
@@ -109,7 +109,7 @@ impl Layout {
     ///
     /// # Errors
     /// If the servers refuse, or are fewer than the replicas.
-    pub(super) async fn make(&self, jetstream: &Context) -> Result<(), Unmade> {
+    pub(super) async fn make(&self, jetstream: &Context) -> Result<(), ProvisionError> {
         let work = Config {
             name: self.names.stream(),
             subjects: vec![self.names.work("*", "*", "*", "*")],
@@ -141,7 +141,7 @@ impl Layout {
 impl Layout {
     /// Makes the stream of work. Older servers change nothing about the consumers of a stream that is there: it keeps what
     /// it has, and they set no limit of their own.
-    async fn make_stream(&self, jetstream: &Context, work: Config) -> Result<(), Unmade> {
+    async fn make_stream(&self, jetstream: &Context, work: Config) -> Result<(), ProvisionError> {
         let made = jetstream.create_or_update_stream(work.clone()).await;
         let invalid = |refusal: &jetstream::Error| refusal.error_code() == ErrorCode::STREAM_INVALID_CONFIG;
         match made {

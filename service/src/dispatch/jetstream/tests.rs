@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::nats::Nats;
 use super::*;
-use crate::agent_registry::Roster;
+use crate::agent_registry::AgentRegistry;
 use crate::dispatch::conformance::{self, Sides};
-use crate::dispatch::{Dispatch, Lessor};
-use crate::run_log::Events;
+use crate::dispatch::{Dispatch, WorkSource};
+use crate::run_log::RunLogs;
 
 /// The inbox keeps the folder of its files.
 async fn sides(url: &str, prefix: &str, quota: usize, lease: Duration, folder: &std::path::Path) -> Sides {
@@ -24,12 +24,16 @@ async fn sides(url: &str, prefix: &str, quota: usize, lease: Duration, folder: &
     let names = Names::new(prefix);
     let layout = Layout { names: names.clone(), replicas: 1, quota, lease, patience: Duration::from_secs(1) };
     let gateway = connect(&options("gateway")).await.expect("a connection");
-    let dispatch =
-        Sender::start(gateway, layout, Roster::default(), Events::default()).await.expect("a gateway");
+    let dispatch = JetStreamDispatcher::start(gateway, layout, AgentRegistry::default(), RunLogs::default())
+        .await
+        .expect("a gateway");
     let agent = connect(&options("agent")).await.expect("a connection");
     let cache = Cache::new(folder, 1 << 20).expect("a folder");
-    let lessor = Receiver::start(agent, names, cache, 100).await.expect("an agent");
-    Sides { dispatch: Arc::new(dispatch) as Arc<dyn Dispatch>, lessor: Arc::new(lessor) as Arc<dyn Lessor> }
+    let lessor = JetStreamWorkSource::start(agent, names, cache, 100).await.expect("an agent");
+    Sides {
+        dispatch: Arc::new(dispatch) as Arc<dyn Dispatch>,
+        lessor: Arc::new(lessor) as Arc<dyn WorkSource>,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

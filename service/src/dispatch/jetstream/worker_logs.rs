@@ -9,7 +9,7 @@ use tokio::sync::mpsc::Receiver;
 
 use crate::dispatch::jetstream::messages;
 use crate::dispatch::jetstream::subjects::Names;
-use crate::run_log::{Events, Line};
+use crate::run_log::{Line, RunLogs};
 
 /// Lines that are sent at once.
 const AT_ONCE: usize = 256;
@@ -36,7 +36,7 @@ pub async fn send(client: Client, names: Names, mut lines: Receiver<(String, Lin
 const LARGEST: usize = 6 * (4096 + 256) + 1024;
 
 /// Takes them.
-pub(super) async fn take(mut lines: Subscriber, events: Events) {
+pub(super) async fn take(mut lines: Subscriber, events: RunLogs) {
     while let Some(message) = lines.next().await {
         let run = message.subject.rsplit('.').next().unwrap_or_default();
         let some: Vec<Line> = serde_json::from_slice(&message.payload).unwrap_or_default();

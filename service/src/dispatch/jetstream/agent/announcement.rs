@@ -8,7 +8,7 @@ use async_nats::{Client, HeaderMap};
 use axum::body::Bytes;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::agent_registry::Roster;
+use crate::agent_registry::AgentRegistry;
 use crate::dispatch::jetstream::streams::LEASE;
 use crate::dispatch::jetstream::subjects::Names;
 
@@ -19,7 +19,7 @@ pub(super) const WARN_AGAIN: Duration = Duration::from_mins(1);
 
 /// Says that an agent is there, for as long as it is polled, and warns while no bucket takes that: where there is none, no
 /// work comes either. `key`: its name among those of its role.
-pub async fn announce(client: Client, names: Names, role: String, key: String, roster: Roster) {
+pub async fn announce(client: Client, names: Names, role: String, key: String, roster: AgentRegistry) {
     let subject = names.agent(&role, &key);
     let mut say = interval(LEASE / 5);
     say.set_missed_tick_behavior(MissedTickBehavior::Delay);

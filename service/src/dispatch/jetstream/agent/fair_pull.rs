@@ -100,7 +100,7 @@ impl<T> Tenant<T> {
 
 /// The tenants, and what came of them.
 #[derive(Debug)]
-pub(super) struct Turn<T> {
+pub(super) struct FairPuller<T> {
     tenants: BTreeMap<i64, Tenant<T>>,
     /// In the order in which they are asked.
     ring: VecDeque<i64>,
@@ -108,10 +108,10 @@ pub(super) struct Turn<T> {
     served: u64,
 }
 
-impl<T> Turn<T> {
+impl<T> FairPuller<T> {
     /// Nobody yet.
     pub(super) fn new() -> Self {
-        Turn { tenants: BTreeMap::new(), ring: VecDeque::new(), next: 0, served: 0 }
+        FairPuller { tenants: BTreeMap::new(), ring: VecDeque::new(), next: 0, served: 0 }
     }
 
     /// A gateway has told that this tenant waits.
@@ -257,7 +257,7 @@ mod tests {
     use super::*;
 
     fn bring(
-        turn: &mut Turn<(i64, u64)>,
+        turn: &mut FairPuller<(i64, u64)>,
         pull: Pull,
         works: std::ops::Range<u64>,
         pending: u64,
@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn what_is_asked_for_is_shared_out_and_topped_up() {
         let now = Instant::now();
-        let mut turn = Turn::new();
+        let mut turn = FairPuller::new();
         assert_eq!(turn.pulls(8, now), []);
         turn.told(1, now);
         let first = turn.pulls(8, now)[0];
@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn who_has_room_for_one_asks_for_one() {
         let now = Instant::now();
-        let mut turn = Turn::<()>::new();
+        let mut turn = FairPuller::<()>::new();
         turn.told(1, now);
         assert_eq!(turn.pulls(1, now).iter().map(|pull| pull.batch).collect::<Vec<_>>(), [1]);
         // More when there is more room.
@@ -303,7 +303,7 @@ mod tests {
     #[test]
     fn tenants_are_served_in_turn_and_one_whose_work_is_on_its_way_is_waited_for_a_moment() {
         let now = Instant::now();
-        let mut turn = Turn::new();
+        let mut turn = FairPuller::new();
         turn.told(1, now);
         turn.told(2, now);
         let pulls = turn.pulls(8, now);
@@ -324,7 +324,7 @@ mod tests {
     #[test]
     fn many_tenants_are_asked_in_turn() {
         let now = Instant::now();
-        let mut turn = Turn::<()>::new();
+        let mut turn = FairPuller::<()>::new();
         (0..40).for_each(|account| turn.told(account, now));
         let mut asked = Vec::new();
         for _ in 0..3 {
@@ -343,7 +343,7 @@ mod tests {
     #[test]
     fn a_request_that_ends_at_once_is_followed_by_a_pause_until_one_brings_something() {
         let mut now = Instant::now();
-        let mut turn = Turn::new();
+        let mut turn = FairPuller::new();
         turn.told(1, now);
         let mut asked = 0;
         // For ten seconds each request ends when it is made, as where a consumer is missing.
@@ -369,7 +369,7 @@ mod tests {
     #[test]
     fn what_nobody_leases_is_given_back_and_who_is_not_told_of_is_forgotten() {
         let now = Instant::now();
-        let mut turn = Turn::new();
+        let mut turn = FairPuller::new();
         turn.told(1, now);
         let pull = turn.pulls(8, now)[0];
         bring(&mut turn, pull, 0..1, 0, now);

@@ -19,15 +19,15 @@ const LATELY: Duration = Duration::from_secs(5);
 
 /// Asks gateways.
 #[derive(Debug)]
-pub(super) struct Inquirer {
+pub(super) struct GatewayClient {
     client: Client,
     names: Names,
     heard: Mutex<HashMap<String, Instant>>,
 }
 
-impl Inquirer {
+impl GatewayClient {
     pub(super) fn new(client: Client, names: Names) -> Self {
-        Inquirer { client, names, heard: Mutex::default() }
+        GatewayClient { client, names, heard: Mutex::default() }
     }
 
     /// Whether the gateway has said something lately. If not, it counts as heard from now on: who asks looks for it.

@@ -13,7 +13,7 @@ use crate::dispatch::jetstream::messages::{Files, Origin};
 
 /// A lease.
 #[derive(Clone, Debug)]
-pub(super) struct Held {
+pub(super) struct HeldLease {
     pub(super) origin: Origin,
     pub(super) files: Files,
     pub(super) run: String,
@@ -29,7 +29,7 @@ pub(super) struct Held {
     pub(super) revoked: Arc<Notify>,
 }
 
-impl Held {
+impl HeldLease {
     /// The length of its lease.
     pub(super) fn length(&self) -> Duration {
         Duration::from_millis(self.origin.lease_ms)
@@ -38,15 +38,15 @@ impl Held {
 
 /// The leases of an agent.
 #[derive(Debug, Default)]
-pub(super) struct Leases(Mutex<State>);
+pub(super) struct LeaseTable(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    held: HashMap<LeaseId, Held>,
+    held: HashMap<LeaseId, HeldLease>,
     next: u64,
 }
 
-impl Leases {
+impl LeaseTable {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -58,9 +58,9 @@ impl Leases {
 
     /// A new lease. `None`: the agent has the same work in hand, and goes on with it under the lease that it
     /// has. One that it has dropped is worth nothing from now on.
-    pub(super) fn enter(&self, held: Held) -> Option<LeaseId> {
+    pub(super) fn insert(&self, held: HeldLease) -> Option<LeaseId> {
         let mut state = self.lock();
-        let same = |old: &&mut Held| old.sequence == held.sequence && old.in_hand.strong_count() > 0;
+        let same = |old: &&mut HeldLease| old.sequence == held.sequence && old.in_hand.strong_count() > 0;
         if let Some(old) = state.held.values_mut().find(same) {
             (old.ack, old.until) = (held.ack, held.until);
             return None;
@@ -94,18 +94,18 @@ impl Leases {
     }
 
     /// Ends a lease.
-    pub(super) fn take(&self, id: LeaseId) -> Option<Held> {
+    pub(super) fn take(&self, id: LeaseId) -> Option<HeldLease> {
         self.lock().held.remove(&id)
     }
 
     /// What there is of a run whose uploads are wanted.
-    pub(super) fn of_run(&self, run: &str) -> Option<Held> {
+    pub(super) fn of_run(&self, run: &str) -> Option<HeldLease> {
         self.lock().held.values().find(|held| held.run == run).cloned()
     }
 
     /// Ends all that are like that: their run is over, or their gateway gone.
-    pub(super) fn end(&self, which: impl Fn(&Held) -> bool) -> Vec<Held> {
-        let ended: Vec<Held> =
+    pub(super) fn end(&self, which: impl Fn(&HeldLease) -> bool) -> Vec<HeldLease> {
+        let ended: Vec<HeldLease> =
             self.lock().held.extract_if(|_, held| which(held)).map(|(_, held)| held).collect();
         for held in &ended {
             held.revoked.notify_one();

@@ -9,14 +9,14 @@ use futures_util::StreamExt;
 use tokio::time::sleep;
 
 use super::publisher::Shared;
-use crate::agent_registry::{AgentState, Roster};
+use crate::agent_registry::{AgentRegistry, AgentState};
 use crate::dispatch::jetstream::streams::LEASE;
 
 /// After a failure to follow, so long.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Keeps a roster of all agents. Never returns.
-pub(super) async fn follow(shared: Arc<Shared>, roster: Roster) {
+pub(super) async fn follow(shared: Arc<Shared>, roster: AgentRegistry) {
     loop {
         if let Err(error) = follow_once(&shared, &roster).await {
             tracing::debug!(%error, "the agents can't be followed");
@@ -25,7 +25,7 @@ pub(super) async fn follow(shared: Arc<Shared>, roster: Roster) {
     }
 }
 
-async fn follow_once(shared: &Shared, roster: &Roster) -> Result<(), async_nats::Error> {
+async fn follow_once(shared: &Shared, roster: &AgentRegistry) -> Result<(), async_nats::Error> {
     let bucket = shared.jetstream.get_key_value(shared.layout.names.agents()).await?;
     let mut entries = bucket.watch_with_history(">").await?;
     while let Some(entry) = entries.next().await {

@@ -12,19 +12,20 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::JoinSet;
 
 use super::health::Health;
-use super::pending::{Ack, Again, Entered, Flights, name};
+use super::pending::{Entered, PendingTable, name};
 use super::publisher::{Shared, TAKEN};
 use super::{agent_registry, reconcile};
-use crate::agent_registry::Roster;
-use crate::dispatch::jetstream::streams::{Consumers, Unmade};
+use crate::agent_registry::AgentRegistry;
+use crate::dispatch::jetstream::gateway::pending_work::{Ack, Again};
+use crate::dispatch::jetstream::streams::{Consumers, ProvisionError};
 use crate::dispatch::jetstream::{Layout, worker_logs};
 use crate::dispatch::work::Work;
-use crate::dispatch::{Closed, Dispatch, Submitted, Used, Uses};
-use crate::run_log::Events;
+use crate::dispatch::{Closed, Dispatch, PendingWork, Used, Uses};
+use crate::run_log::RunLogs;
 
 /// The gateway's side of work that goes through JetStream.
 #[derive(Debug)]
-pub struct Sender {
+pub struct JetStreamDispatcher {
     shared: Arc<Shared>,
     _tasks: JoinSet<()>,
 }
@@ -34,7 +35,7 @@ pub struct Sender {
 pub enum Unstarted {
     /// What it needs on the servers can't be made.
     #[error(transparent)]
-    Unmade(#[from] Unmade),
+    ProvisionError(#[from] ProvisionError),
     /// It may not hear what it must.
     #[error("cannot subscribe to what agents say")]
     Deaf(#[from] SubscribeError),
@@ -59,7 +60,7 @@ impl Drop for Kept {
     }
 }
 
-impl Sender {
+impl JetStreamDispatcher {
     /// Makes what is needed on the servers and begins to listen to agents: those that there are stand in `roster`, what
     /// their workers print in `events`.
     ///
@@ -68,12 +69,12 @@ impl Sender {
     pub async fn start(
         client: Client,
         layout: Layout,
-        roster: Roster,
-        events: Events,
+        roster: AgentRegistry,
+        events: RunLogs,
     ) -> Result<Self, Unstarted> {
         let context = context::ContextBuilder::new().timeout(TAKEN).ack_timeout(TAKEN);
         let jetstream = context.api_prefix(layout.names.api()).build(client.clone());
-        layout.make_patiently(&jetstream).await?;
+        layout.ensure_with_retry(&jetstream).await?;
         let (dealt_with, acks) = unbounded_channel();
         let gateway = name();
         let requests = client.subscribe(layout.names.gateway(&gateway, "*")).await?;
@@ -83,7 +84,7 @@ impl Sender {
         let shared = Arc::new(Shared {
             client,
             jetstream,
-            flights: Flights::new(layout.names.clone()),
+            flights: PendingTable::new(layout.names.clone()),
             layout,
             gateway,
             consumers: Consumers::default(),
@@ -103,19 +104,19 @@ impl Sender {
         tasks.spawn(super::health_probe::look(Arc::clone(&shared)));
         tasks.spawn(agent_registry::follow(Arc::clone(&shared), roster));
         tasks.spawn(worker_logs::take(printed, events));
-        Ok(Sender { shared, _tasks: tasks })
+        Ok(JetStreamDispatcher { shared, _tasks: tasks })
     }
 }
 
 #[async_trait]
-impl Dispatch for Sender {
-    async fn submit(&self, work: Work) -> Result<Submitted, Closed> {
+impl Dispatch for JetStreamDispatcher {
+    async fn submit(&self, work: Work) -> Result<PendingWork, Closed> {
         let shared = &self.shared;
         let entered = shared.flights.enter(work.clone()).ok_or(Closed)?;
         let Entered { token, n, files, verdict, ack } = entered;
         let kept = Kept { shared: Arc::clone(shared), token: token.clone(), ack };
         shared.put_or_refuse(&Again { token, work, n, attempt: 0, files }).await;
-        Ok(Submitted { verdict, _kept: Some(Box::new(kept)) })
+        Ok(PendingWork { verdict, _kept: Some(Box::new(kept)) })
     }
 
     async fn cancel(&self, run: &str, seq: u64) {

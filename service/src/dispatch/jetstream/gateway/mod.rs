@@ -9,7 +9,8 @@ mod dispatcher;
 mod health;
 mod health_probe;
 mod pending;
+mod pending_work;
 mod publisher;
 mod reconcile;
 
-pub use dispatcher::{Sender, Unstarted};
+pub use dispatcher::{JetStreamDispatcher, Unstarted};

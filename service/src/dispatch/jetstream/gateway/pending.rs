@@ -10,91 +10,31 @@ use axum::body::Bytes;
 use fastmap_backends::cloud::hexadecimal;
 use tokio::sync::oneshot;
 
+use crate::dispatch::jetstream::gateway::pending_work::{Ack, Again, DELIVERIES, Kept, PendingItem};
 use crate::dispatch::jetstream::messages;
-use crate::dispatch::jetstream::messages::{Files, Named, Reply, Request};
+use crate::dispatch::jetstream::messages::{FileRef, Files, Reply, Request};
 use crate::dispatch::jetstream::subjects::Names;
-use crate::dispatch::work::{RunSpec, Task, Upload, Verdict, Work};
+use crate::dispatch::work::{RunSpec, Task, Upload, Work, WorkOutcome};
 use crate::keys::random;
 
-/// Agents that may lose the same work before it is given up.
-const DELIVERIES: u32 = 5;
-/// What a verdict may have beside an answer that keeps to its limit: its own words.
-const BESIDE: u64 = 1 << 20;
 /// Workers that end with their run have been reported for within this.
 const REPORTED: Duration = Duration::from_mins(2);
 /// Reports of a run by which one that comes again is known.
 const REPORTS: usize = 64;
-/// Of its limit of CPU time, a batch may be in agents' hands for so many times: they give it four times as long on the clock,
-/// and may hold five for each worker.
-const LONGEST: u32 = 20;
+
 /// Looks at the queue in which it must be missing before it is sent again: it may be on its way.
 const MISSING: u32 = 2;
 
-/// Where to acknowledge work, once its verdict has come.
-pub(super) type Ack = Arc<Mutex<Option<String>>>;
-
-/// Work that waits for its verdict.
-#[derive(Debug)]
-pub(super) struct Flight {
-    pub(super) work: Work,
-    /// The last token of its subject.
-    pub(super) n: u64,
-    /// How often it was put into the queue anew.
-    pub(super) attempt: u32,
-    reply: oneshot::Sender<Verdict>,
-    ack: Ack,
-    /// Agents that have had it; the first is counted from the start.
-    leases: u32,
-    /// A verdict that comes in parts, as far as it is here.
-    parts: Vec<u8>,
-    sent: Instant,
-    missing: u32,
-    /// Its place in the stream, and since when it is known that an agent has it.
-    place: Option<u64>,
-    delivered: Option<Instant>,
-}
-
-impl Flight {
-    fn items(&self) -> u32 {
-        match &self.work.task {
-            Task::Check => 0,
-            Task::Batch(batch) => batch.items,
-        }
-    }
-
-    /// It is put into the queue anew.
-    fn again(&mut self) {
-        self.missing = 0;
-        self.leases += 1;
-        self.attempt += 1;
-        self.sent = Instant::now();
-        (self.place, self.delivered) = (None, None);
-    }
-
-    /// Agents may have it for so long.
-    fn longest(&self, patience: Duration) -> Option<Duration> {
-        match &self.work.task {
-            // Who waits for it gives it up itself.
-            Task::Check => None,
-            Task::Batch(batch) => Some(batch.limit.cpu.saturating_mul(LONGEST).saturating_add(patience)),
-        }
-    }
-
-    fn answer(self, verdict: Verdict) {
-        let _gone = self.reply.send(verdict);
-    }
-}
-
 /// All flights of a gateway, by the token that agents know.
 #[derive(Debug)]
-pub(super) struct Flights {
+pub(super) struct PendingTable {
     state: Mutex<State>,
     names: Names,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    flights: HashMap<String, Flight>,
+    pub(super) flights: HashMap<String, PendingItem>,
     /// Files by the names that stand in work.
     files: HashMap<String, PathBuf>,
     runs: HashMap<String, Files>,
@@ -140,7 +80,7 @@ pub(super) struct Entered {
     pub(super) token: String,
     pub(super) n: u64,
     pub(super) files: Files,
-    pub(super) verdict: oneshot::Receiver<Verdict>,
+    pub(super) verdict: oneshot::Receiver<WorkOutcome>,
     pub(super) ack: Ack,
 }
 
@@ -150,9 +90,9 @@ pub(super) fn name() -> String {
     hexadecimal(&random::<16>().expect("the kernel gives random numbers"))
 }
 
-impl Flights {
+impl PendingTable {
     pub(super) fn new(names: Names) -> Self {
-        Flights { state: Mutex::default(), names }
+        PendingTable { state: Mutex::default(), names }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -169,7 +109,7 @@ impl Flights {
         let (token, ack, files) = (name(), Ack::default(), state.files(&work.spec));
         state.next += 1;
         let n = state.next;
-        let flight = Flight {
+        let flight = PendingItem {
             work,
             n,
             attempt: 0,
@@ -195,7 +135,7 @@ impl Flights {
     pub(super) fn lose(&self, token: &str) {
         let flight = self.lock().flights.remove(token);
         if let Some(flight) = flight {
-            flight.answer(Verdict::Lost);
+            flight.answer(WorkOutcome::Lost);
         }
     }
 
@@ -203,13 +143,13 @@ impl Flights {
     pub(super) fn refuse(&self, token: &str, why: String) {
         let flight = self.lock().flights.remove(token);
         if let Some(flight) = flight {
-            flight.answer(Verdict::Refused(why));
+            flight.answer(WorkOutcome::Refused(why));
         }
     }
 
     /// Nobody wants a batch any more; gives its token and its number.
     pub(super) fn cancel(&self, run: &str, seq: u64) -> Option<(String, u64)> {
-        let is = |flight: &Flight| match &flight.work.task {
+        let is = |flight: &PendingItem| match &flight.work.task {
             Task::Batch(batch) => batch.seq == seq && flight.work.spec.run == run,
             Task::Check => false,
         };
@@ -218,14 +158,14 @@ impl Flights {
         let flight = state.flights.remove(&token)?;
         drop(state);
         let n = flight.n;
-        flight.answer(Verdict::Cancelled);
+        flight.answer(WorkOutcome::Cancelled);
         Some((token, n))
     }
 
     /// All of a run is over. How many there were.
     pub(super) fn end_run(&self, run: &str) -> usize {
         let mut state = self.lock();
-        let over: Vec<Flight> = state
+        let over: Vec<PendingItem> = state
             .flights
             .extract_if(|_, flight| flight.work.spec.run == run)
             .map(|(_, flight)| flight)
@@ -242,7 +182,7 @@ impl Flights {
         drop(state);
         let count = over.len();
         for flight in over {
-            flight.answer(Verdict::Cancelled);
+            flight.answer(WorkOutcome::Cancelled);
         }
         count
     }
@@ -291,7 +231,7 @@ impl Flights {
                 again.push((token.clone(), flight.work.clone(), flight.n, flight.attempt));
             }
         }
-        let lost: Vec<Flight> = lost.iter().filter_map(|token| state.flights.remove(token)).collect();
+        let lost: Vec<PendingItem> = lost.iter().filter_map(|token| state.flights.remove(token)).collect();
         let again = again
             .into_iter()
             .map(|(token, work, n, attempt)| Again {
@@ -304,7 +244,7 @@ impl Flights {
             .collect();
         drop(state);
         for flight in lost {
-            flight.answer(Verdict::Lost);
+            flight.answer(WorkOutcome::Lost);
         }
         again
     }
@@ -378,10 +318,10 @@ impl Flights {
                 if flight.leases <= DELIVERIES {
                     return Answer::Now(yes);
                 }
-                (Reply::No, Ok(Verdict::Lost))
+                (Reply::No, Ok(WorkOutcome::Lost))
             }
             Request::Back if flight.leases < DELIVERIES => return Answer::Now(yes),
-            Request::Back => (Reply::No, Ok(Verdict::Lost)),
+            Request::Back => (Reply::No, Ok(WorkOutcome::Lost)),
             Request::Unused => {
                 flight.leases = flight.leases.saturating_sub(1);
                 return Answer::Now(yes);
@@ -424,26 +364,6 @@ impl Flights {
     }
 }
 
-/// Work that an agent has kept for too long.
-#[derive(Debug)]
-pub(super) struct Kept {
-    pub(super) token: String,
-    pub(super) run: String,
-    pub(super) n: u64,
-    /// `None`: agents have kept it too often.
-    pub(super) again: Option<Again>,
-}
-
-/// Work that is put into the queue anew.
-#[derive(Debug)]
-pub(super) struct Again {
-    pub(super) token: String,
-    pub(super) work: Work,
-    pub(super) n: u64,
-    pub(super) attempt: u32,
-    pub(super) files: Files,
-}
-
 impl State {
     /// What the files of a run are called, from its first work to its end.
     fn files(&mut self, spec: &RunSpec) -> Files {
@@ -451,7 +371,7 @@ impl State {
             return files.clone();
         }
         let mut named = |upload: &Upload| {
-            let named = Named { hash: upload.hash.clone(), name: name() };
+            let named = FileRef { hash: upload.hash.clone(), name: name() };
             self.files.insert(named.name.clone(), upload.path.clone());
             named
         };
@@ -463,201 +383,5 @@ impl State {
     }
 }
 
-impl Flight {
-    fn payload(&self, offset: u64, room: usize) -> Reply {
-        let Task::Batch(batch) = &self.work.task else { return Reply::No };
-        let length = batch.payload.len();
-        match usize::try_from(offset) {
-            Ok(offset) if offset < length => {
-                Reply::Yes(batch.payload.slice(offset..length.min(offset + room)))
-            }
-            _ => Reply::No,
-        }
-    }
-
-    /// A part of a verdict. One that comes twice is taken once; a gap is refused.
-    fn part(&mut self, offset: u64, total: u64, part: &[u8]) -> Reply {
-        let most = match &self.work.task {
-            Task::Check => BESIDE,
-            Task::Batch(batch) => batch.limit.bytes.saturating_add(BESIDE),
-        };
-        if offset == 0 {
-            self.parts.clear();
-        }
-        let there = self.parts.len() as u64;
-        let end = offset.saturating_add(part.len() as u64);
-        if total > most || end > total || offset > there {
-            return Reply::No;
-        }
-        if end > there {
-            self.parts.truncate(offset as usize);
-            self.parts.extend_from_slice(part);
-        }
-        Reply::Yes(Bytes::new())
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::dispatch::work::BatchTask;
-    use crate::pricing::Work as Limit;
-
-    fn work(run: &str) -> Work {
-        let spec = RunSpec {
-            run: run.to_owned(),
-            account: 7,
-            executable: Upload { hash: "ab".to_owned(), path: PathBuf::from("/uploads/ab"), kept: None },
-            identity: String::new(),
-            function: fastmap_backends::FunctionId { offset: 0, name: String::new() },
-            context: None,
-            label: None,
-            items: None,
-            item_timeout: None,
-            locale: fastmap_backends::cloud::Locale::default(),
-        };
-        let (payload, limit) = (Bytes::from_static(b"payload"), Limit::default());
-        let batch = BatchTask {
-            seq: 1,
-            first: 0,
-            items: 1,
-            stride: None,
-            payload,
-            enough: 0,
-            level: None,
-            limit,
-            request: String::new(),
-        };
-        Work { spec: Arc::new(spec), task: Task::Batch(batch) }
-    }
-
-    fn flights() -> Flights {
-        Flights::new(Names::new("fastmap"))
-    }
-
-    fn reply(flights: &Flights, about: &str, request: Request) -> Reply {
-        match flights.request(about, request, 1000) {
-            Answer::Now(reply) | Answer::Over(reply) => reply,
-            file @ Answer::File(..) => panic!("{file:?}"),
-        }
-    }
-
-    fn yes() -> Reply {
-        Reply::Yes(Bytes::new())
-    }
-
-    #[test]
-    fn only_what_work_names_is_given_out_and_only_until_its_run_ends() {
-        let flights = flights();
-        let entered = flights.enter(work("r")).expect("it is open");
-        let get = || flights.request(&entered.files.executable.name, Request::Get(0), 1000);
-        assert!(matches!(get(), Answer::File(path, 0) if path == *"/uploads/ab"));
-        assert_eq!(reply(&flights, &entered.token, Request::Get(3)), Reply::Yes(Bytes::from_static(b"load")));
-        for guess in ["ab", "/uploads/ab", "", "*", ">", "r"] {
-            assert_eq!(reply(&flights, guess, Request::Get(0)), Reply::No);
-        }
-        assert_eq!(flights.end_run("r"), 1);
-        assert!(matches!(get(), Answer::Now(Reply::No)));
-        assert_eq!(reply(&flights, &entered.token, Request::Ask(1)), Reply::No);
-    }
-
-    #[test]
-    fn a_report_of_use_is_charged_once_to_the_run_that_its_name_names_and_also_behind_its_end() {
-        let flights = flights();
-        let entered = flights.enter(work("r")).expect("it is open");
-        let name = &entered.files.executable.name;
-        assert_eq!(flights.report(name, 1), Report::Charge("r".to_owned()));
-        assert_eq!(flights.report(name, 1), Report::Again);
-        flights.forget_report(name, 1);
-        assert_eq!(flights.report(name, 1), Report::Charge("r".to_owned()));
-        assert_eq!(flights.end_run("r"), 1);
-        assert_eq!(flights.report(name, 1), Report::Again);
-        assert_eq!(flights.report(name, 2), Report::Charge("r".to_owned()));
-        for guess in ["r", "ab", "", &entered.token] {
-            assert_eq!(flights.report(guess, 3), Report::Unknown);
-        }
-    }
-
-    #[test]
-    fn an_agent_can_not_make_the_gateway_speak_to_others() {
-        for (ack, good) in [
-            ("$JS.ACK.fastmap_work.tenant_7.1.2.3.4.5", true),
-            ("$JS.ACK.hub.hash.fastmap_work.tenant_7.1.2.3.4.5.token", true),
-            ("$JS.ACK.fastmap_work.tenant_8.1.2.3.4.5", false),
-            ("$JS.ACK.other.tenant_7.1.2.3.4.5", false),
-            ("$JS.API.STREAM.DELETE.fastmap_work", false),
-            ("fastmap.ended", false),
-        ] {
-            let flights = flights();
-            let entered = flights.enter(work("r")).expect("it is open");
-            let verdict = Request::Verdict(ack.to_owned(), messages::verdict(Verdict::Lost));
-            assert_eq!(reply(&flights, &entered.token, verdict), yes());
-            assert_eq!(entered.ack.lock().expect("no panic").is_some(), good, "{ack}");
-        }
-    }
-
-    #[test]
-    fn what_agents_lose_again_and_again_is_given_up_and_what_they_have_not_begun_does_not_count() {
-        let flights = flights();
-        let mut entered = flights.enter(work("r")).expect("it is open");
-        for _ in 0..100 {
-            assert_eq!(reply(&flights, &entered.token, Request::Unused), yes());
-            assert_eq!(reply(&flights, &entered.token, Request::Ask(2)), yes());
-        }
-        for _ in 1..DELIVERIES {
-            assert_eq!(reply(&flights, &entered.token, Request::Ask(2)), yes());
-        }
-        assert_eq!(reply(&flights, &entered.token, Request::Ask(2)), Reply::No);
-        assert!(matches!(entered.verdict.try_recv(), Ok(Verdict::Lost)));
-    }
-
-    #[test]
-    fn what_is_missing_twice_is_sent_again_under_another_attempt() {
-        let flights = flights();
-        let entered = flights.enter(work("r")).expect("it is open");
-        let look = |there: bool| flights.missing(Duration::ZERO, |_| there);
-        assert!(look(false).is_empty() && look(true).is_empty() && look(false).is_empty());
-        let again = look(false);
-        assert_eq!((again[0].n, again[0].attempt), (entered.n, 1));
-        assert_eq!(again[0].files.executable.name, entered.files.executable.name);
-    }
-
-    #[test]
-    fn what_an_agent_keeps_for_too_long_is_taken_away_and_given_up_in_the_end() {
-        let flights = flights();
-        let mut entered = flights.enter(work("r")).expect("it is open");
-        let look = |delivered: u64| flights.kept_too_long(7, delivered, Duration::ZERO);
-        for attempt in 1..=DELIVERIES {
-            flights.placed(&entered.token, 3);
-            assert!(look(2).is_empty(), "it waits for its turn");
-            assert!(flights.kept_too_long(8, 9, Duration::ZERO).is_empty(), "another tenant's");
-            assert!(flights.kept_too_long(7, 9, Duration::from_mins(1)).is_empty(), "not for long");
-            let kept = look(3);
-            let again = kept[0].again.as_ref().map(|again| again.attempt);
-            assert_eq!(again, (attempt < DELIVERIES).then_some(attempt));
-            assert_eq!((kept[0].n, kept[0].run.as_str()), (entered.n, "r"));
-        }
-        flights.lose(&entered.token);
-        assert!(matches!(entered.verdict.try_recv(), Ok(Verdict::Lost)));
-    }
-
-    #[test]
-    fn a_verdict_in_parts_comes_whole_or_not_at_all() {
-        let flights = flights();
-        let mut entered = flights.enter(work("r")).expect("it is open");
-        let verdict = messages::verdict(Verdict::Lost);
-        let part = |from: usize, to: usize| {
-            Request::Part(from as u64, verdict.len() as u64, verdict.slice(from..to))
-        };
-        let half = verdict.len() / 2;
-        assert_eq!(reply(&flights, &entered.token, part(half, verdict.len())), Reply::No);
-        for request in [part(0, half), part(0, half), part(half, verdict.len()), part(half, verdict.len())] {
-            assert_eq!(reply(&flights, &entered.token, request), yes());
-        }
-        let too_long = Request::Part(0, u64::MAX, Bytes::from_static(b"x"));
-        assert_eq!(reply(&flights, &entered.token, Request::Verdict(String::new(), Bytes::new())), yes());
-        assert!(matches!(entered.verdict.try_recv(), Ok(Verdict::Lost)));
-        let other = flights.enter(work("r")).expect("it is open");
-        assert_eq!(reply(&flights, &other.token, too_long), Reply::No);
-    }
-}
+mod tests;

@@ -16,8 +16,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::{interval, sleep};
 
 use super::health::{Health, Unput};
-use super::pending::{Again, Answer, Flights, Kept as TooLong, Report};
+use super::pending::{Answer, PendingTable, Report};
 use crate::dispatch::Uses;
+use crate::dispatch::jetstream::gateway::pending_work::{Again, Kept as TooLong};
 use crate::dispatch::jetstream::messages::{Origin, Reply, Request};
 use crate::dispatch::jetstream::streams::{Consumers, MADE};
 use crate::dispatch::jetstream::{Layout, messages};
@@ -42,7 +43,7 @@ pub(super) struct Shared {
     pub(super) layout: Layout,
     /// This gateway's name among others: a new one for each process.
     pub(super) gateway: String,
-    pub(super) flights: Flights,
+    pub(super) flights: PendingTable,
     pub(super) consumers: Consumers,
     pub(super) health: Health,
     pub(super) told: Mutex<HashMap<i64, Instant>>,

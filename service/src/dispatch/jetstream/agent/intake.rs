@@ -1,92 +1,85 @@
-//! The agent's side: asks tenants' consumers for work as long as somebody wants to lease, keeps what is leased by saying so,
-//! and brings verdicts to the gateways that wait for them.
+//! Work on its way to the agent: asked for, received, prepared, handed back.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::context::ContextBuilder;
-use async_nats::jetstream::{self, Context};
-use async_nats::{Client, Message, StatusCode, SubscribeError, Subscriber};
+use async_nats::jetstream::Context;
+use async_nats::{Client, Message, StatusCode, Subscriber, jetstream};
 use async_trait::async_trait;
 use axum::body::Bytes;
 use futures_util::StreamExt;
 use serde_json::json;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{Notify, broadcast};
-use tokio::task::JoinSet;
-use tokio::time::{interval, interval_at, timeout_at};
+use tokio::time::{interval, interval_at};
 
-use super::fair_pull::{Next, Pull, Turn};
-use super::gateway_client::Inquirer;
-use super::leases::{Held, Leases};
-use super::upload_cache::{Cache, Source};
+use crate::dispatch::Unavailable;
+use crate::dispatch::jetstream::agent::fair_pull::{FairPuller, Pull};
+use crate::dispatch::jetstream::agent::gateway_client::GatewayClient;
+use crate::dispatch::jetstream::agent::leases::{HeldLease, LeaseTable};
+use crate::dispatch::jetstream::agent::upload_cache::{Cache, Source};
 use crate::dispatch::jetstream::messages;
-use crate::dispatch::jetstream::messages::{Arrived, Files, Named, Origin, Reply, Request};
+use crate::dispatch::jetstream::messages::{DecodedWork, FileRef, Files, Origin, Reply, Request};
 use crate::dispatch::jetstream::subjects::Names;
-use crate::dispatch::work::{RunSpec, Task, Upload, Verdict, Work};
-use crate::dispatch::{Closed, Lease, LeaseId, Lessor, Payer, Unavailable};
-use crate::keys::random;
+use crate::dispatch::work::{Task, Upload, Work};
 
 /// Who wants to lease looks so often whether there is somebody to be asked.
-const LOOK: Duration = Duration::from_millis(250);
+pub(super) const LOOK: Duration = Duration::from_millis(250);
+
 /// What was brought and is not leased is looked at so often.
-const STALE: Duration = Duration::from_millis(100);
+pub(super) const STALE: Duration = Duration::from_millis(100);
+
 /// Runs that may end at once before an agent that is slow misses some.
-const ENDED: usize = 1024;
+pub(super) const ENDED: usize = 1024;
 
 /// After the end of a run or a batch was heard, what of it was on its way has come within this.
-const LATE: Duration = Duration::from_secs(30);
+pub(super) const LATE: Duration = Duration::from_secs(30);
 
-const IN_PROGRESS: Bytes = Bytes::from_static(b"+WPI");
-const AGAIN: Bytes = Bytes::from_static(b"-NAK");
-const NEVER: Bytes = Bytes::from_static(b"+TERM");
+pub(super) const IN_PROGRESS: Bytes = Bytes::from_static(b"+WPI");
 
-/// The agent's side of work that goes through JetStream.
-#[derive(Debug)]
-pub struct Receiver {
-    shared: Arc<Shared>,
-    _tasks: JoinSet<()>,
-}
+pub(super) const AGAIN: Bytes = Bytes::from_static(b"-NAK");
+
+pub(super) const NEVER: Bytes = Bytes::from_static(b"+TERM");
 
 #[derive(Debug)]
-struct Shared {
-    client: Client,
-    jetstream: Context,
-    names: Names,
+pub(super) struct Shared {
+    pub(super) client: Client,
+    pub(super) jetstream: Context,
+    pub(super) names: Names,
     /// What requests bring comes to subjects that begin so.
-    inbox: String,
-    inquirer: Inquirer,
-    turn: Mutex<Turn<Ready>>,
+    pub(super) inbox: String,
+    pub(super) inquirer: GatewayClient,
+    pub(super) turn: Mutex<FairPuller<Ready>>,
     /// Leases that the agent takes at a time.
-    places: usize,
-    leases: Leases,
-    files: Cache,
+    pub(super) places: usize,
+    pub(super) leases: LeaseTable,
+    pub(super) files: Cache,
     /// Something can be leased, or somebody be asked, or nothing will ever come.
-    news: Notify,
-    closed: AtomicBool,
+    pub(super) news: Notify,
+    pub(super) closed: AtomicBool,
     /// Runs and batches of which the end was heard lately, by name and token: the servers may still bring what was on its way.
-    over: Mutex<HashMap<String, Instant>>,
-    pulls: UnboundedSender<Pull>,
-    ended: broadcast::Sender<String>,
+    pub(super) over: Mutex<HashMap<String, Instant>>,
+    pub(super) pulls: UnboundedSender<Pull>,
+    pub(super) ended: broadcast::Sender<String>,
 }
 
 /// Work that was brought and is nobody's yet.
 #[derive(Debug)]
-struct Ready {
-    work: Work,
-    origin: Origin,
-    files: Files,
-    ack: String,
-    sequence: u64,
+pub(super) struct Ready {
+    pub(super) work: Work,
+    pub(super) origin: Origin,
+    pub(super) files: Files,
+    pub(super) ack: String,
+    pub(super) sequence: u64,
     /// Its lease began then.
-    since: Instant,
+    pub(super) since: Instant,
 }
 
 /// A file that a gateway gives out under a name.
-struct FromGateway<'a> {
-    inquirer: &'a Inquirer,
+pub(super) struct FromGateway<'a> {
+    inquirer: &'a GatewayClient,
     origin: &'a Origin,
     name: &'a str,
 }
@@ -101,73 +94,18 @@ impl Source for FromGateway<'_> {
     }
 }
 
-impl Receiver {
-    /// Begins to listen to gateways, for an agent that takes so many leases at a time.
-    ///
-    /// # Errors
-    /// If the servers do not let it hear what it must.
-    pub async fn start(
-        client: Client,
-        names: Names,
-        files: Cache,
-        places: usize,
-    ) -> Result<Self, SubscribeError> {
-        let inbox = client.new_inbox();
-        let brought = client.subscribe(format!("{inbox}.*.*")).await?;
-        let tenants = client.subscribe(names.tenants()).await?;
-        let over = client.subscribe(names.ended()).await?;
-        let revoked = client.subscribe(names.revoked()).await?;
-        let (pulls, asked) = unbounded_channel();
-        let shared = Arc::new(Shared {
-            jetstream: ContextBuilder::new().api_prefix(names.api()).build(client.clone()),
-            inquirer: Inquirer::new(client.clone(), names.clone()),
-            client,
-            names,
-            inbox,
-            turn: Mutex::new(Turn::new()),
-            places,
-            leases: Leases::default(),
-            files,
-            news: Notify::new(),
-            closed: AtomicBool::new(false),
-            over: Mutex::default(),
-            pulls,
-            ended: broadcast::Sender::new(ENDED),
-        });
-        let mut tasks = JoinSet::new();
-        tasks.spawn(Arc::clone(&shared).take(brought));
-        tasks.spawn(Arc::clone(&shared).hear_of_tenants(tenants));
-        tasks.spawn(Arc::clone(&shared).hear_of_ends(over));
-        tasks.spawn(Arc::clone(&shared).hear_of_revoked(revoked));
-        tasks.spawn(Arc::clone(&shared).ask(asked));
-        tasks.spawn(Arc::clone(&shared).hand_back_stale());
-        let _unheard = shared.client.publish(shared.names.join(), Bytes::new()).await;
-        Ok(Receiver { shared, _tasks: tasks })
-    }
-
-    /// Once it is closed: waits until its last requests to the servers are over, for as long as they may last (some seconds), and
-    /// hands back what they bring. Who leaves before may take work along, which others get when its lease ends.
-    pub async fn last_requests(&self) {
-        loop {
-            let news = self.shared.news.notified();
-            let Some(until) = self.shared.turn().open_until(Instant::now()) else { return };
-            drop(timeout_at(until.into(), news).await);
-        }
-    }
-}
-
 impl Shared {
-    fn turn(&self) -> MutexGuard<'_, Turn<Ready>> {
+    pub(super) fn turn(&self) -> MutexGuard<'_, FairPuller<Ready>> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An acknowledgement that is lost costs another delivery.
-    async fn acknowledge(&self, ack: &str, how: Bytes) {
+    pub(super) async fn acknowledge(&self, ack: &str, how: Bytes) {
         let _lost = self.client.publish(ack.to_owned(), how).await;
     }
 
     /// Sends requests. By a task of its own: who wants to lease may be gone before one is out.
-    async fn ask(self: Arc<Self>, mut asked: UnboundedReceiver<Pull>) {
+    pub(super) async fn ask(self: Arc<Self>, mut asked: UnboundedReceiver<Pull>) {
         while let Some(Pull { account, id, batch, expires }) = asked.recv().await {
             let (stream, consumer) = (self.names.stream(), Names::consumer(account));
             let subject = format!("{}.CONSUMER.MSG.NEXT.{stream}.{consumer}", self.names.api());
@@ -178,7 +116,7 @@ impl Shared {
     }
 
     /// Takes what requests bring.
-    async fn take(self: Arc<Self>, mut brought: Subscriber) {
+    pub(super) async fn take(self: Arc<Self>, mut brought: Subscriber) {
         while let Some(message) = brought.next().await {
             if message.status.is_some_and(|status| status != StatusCode::OK) {
                 // A request is over: its subject ends with whom it was for and its number.
@@ -204,7 +142,7 @@ impl Shared {
             let Message { payload, reply: Some(ack), .. } = message.message else { continue };
             let since = Instant::now();
             match messages::arrived(&payload) {
-                Ok(Arrived { origin, work, away, files }) => {
+                Ok(DecodedWork { origin, work, away, files }) => {
                     let ready = Ready { work, origin, files, ack: ack.into_string(), sequence, since };
                     if closed {
                         // Before it is counted: who waits for the last requests may leave then.
@@ -278,7 +216,7 @@ impl Shared {
         self.give_up(ready, held).await;
     }
 
-    async fn give_up(&self, ready: Vec<Ready>, held: Vec<Held>) {
+    async fn give_up(&self, ready: Vec<Ready>, held: Vec<HeldLease>) {
         for ack in ready.into_iter().map(|ready| ready.ack).chain(held.into_iter().map(|held| held.ack)) {
             self.acknowledge(&ack, NEVER).await;
         }
@@ -318,7 +256,7 @@ impl Shared {
     }
 
     /// Does something that may take longer than a lease.
-    async fn meanwhile<T>(&self, origin: &Origin, ack: &str, work: impl Future<Output = T>) -> T {
+    pub(super) async fn meanwhile<T>(&self, origin: &Origin, ack: &str, work: impl Future<Output = T>) -> T {
         let mut work = std::pin::pin!(work);
         let beat = Duration::from_millis((origin.lease_ms / 3).max(1));
         let mut extend = interval_at((Instant::now() + beat).into(), beat);
@@ -331,12 +269,12 @@ impl Shared {
     }
 
     /// What was not begun goes to others, and counts for nothing.
-    async fn hand_back(&self, ready: Ready) {
+    pub(super) async fn hand_back(&self, ready: Ready) {
         self.inquirer.tell(&ready.origin, &Request::Unused).await;
         self.acknowledge(&ready.ack, AGAIN).await;
     }
 
-    async fn hand_back_stale(self: Arc<Self>) {
+    pub(super) async fn hand_back_stale(self: Arc<Self>) {
         let mut look = interval(STALE);
         loop {
             look.tick().await;
@@ -347,7 +285,7 @@ impl Shared {
         }
     }
 
-    async fn hear_of_tenants(self: Arc<Self>, mut tenants: Subscriber) {
+    pub(super) async fn hear_of_tenants(self: Arc<Self>, mut tenants: Subscriber) {
         while let Some(message) = tenants.next().await {
             let accounts: Vec<i64> = serde_json::from_slice(&message.payload).unwrap_or_default();
             let now = Instant::now();
@@ -358,7 +296,7 @@ impl Shared {
         }
     }
 
-    async fn hear_of_revoked(self: Arc<Self>, mut revoked: Subscriber) {
+    pub(super) async fn hear_of_revoked(self: Arc<Self>, mut revoked: Subscriber) {
         while let Some(message) = revoked.next().await {
             let token = String::from_utf8_lossy(&message.payload).into_owned();
             self.heard_of_the_end(&token);
@@ -367,7 +305,7 @@ impl Shared {
         }
     }
 
-    async fn hear_of_ends(self: Arc<Self>, mut over: Subscriber) {
+    pub(super) async fn hear_of_ends(self: Arc<Self>, mut over: Subscriber) {
         while let Some(message) = over.next().await {
             let run = String::from_utf8_lossy(&message.payload).into_owned();
             self.heard_of_the_end(&run);
@@ -378,13 +316,13 @@ impl Shared {
         }
     }
 
-    async fn upload(&self, origin: &Origin, named: &Named) -> Result<Upload, Unavailable> {
+    pub(super) async fn upload(&self, origin: &Origin, named: &FileRef) -> Result<Upload, Unavailable> {
         let source = FromGateway { inquirer: &self.inquirer, origin, name: &named.name };
         self.files.get(&named.hash, &source).await.map_err(|error| Unavailable(Box::new(error)))
     }
 
     /// Sends a verdict, in parts if it is large. `false`: nobody waits for it.
-    async fn deliver(&self, held: &Held, verdict: Bytes) -> bool {
+    pub(super) async fn deliver(&self, held: &HeldLease, verdict: Bytes) -> bool {
         let room = messages::room(self.client.max_payload()) - held.ack.len();
         let about = &held.origin.token;
         let ask = async |request: Request| {
@@ -401,143 +339,5 @@ impl Shared {
             }
         }
         ask(Request::Verdict(held.ack.clone(), Bytes::new())).await
-    }
-}
-
-#[async_trait]
-impl Lessor for Receiver {
-    async fn lease(&self) -> Result<Lease, Closed> {
-        let shared = &self.shared;
-        loop {
-            let news = shared.news.notified();
-            if shared.closed.load(Ordering::Relaxed) {
-                return Err(Closed);
-            }
-            let (now, room) = (Instant::now(), shared.places.saturating_sub(shared.leases.len()).max(1));
-            let (next, pulls) = {
-                let mut turn = shared.turn();
-                (turn.next(now), turn.pulls(room, now))
-            };
-            for pull in pulls {
-                // Its receiver lives as long as this.
-                let _sent = shared.pulls.send(pull);
-            }
-            let look = match next {
-                Next::Work(Ready { work, origin, files, ack, sequence, since }) => {
-                    let lasts = Duration::from_millis(origin.lease_ms);
-                    let until = since + lasts;
-                    let run = work.spec.run.clone();
-                    let payer =
-                        Payer { gateway: origin.gateway.clone(), name: files.executable.name.clone() };
-                    let in_hand = Arc::default();
-                    let held = Held {
-                        origin: origin.clone(),
-                        files,
-                        run,
-                        ack,
-                        sequence,
-                        until,
-                        in_hand: Arc::downgrade(&in_hand),
-                        revoked: Arc::default(),
-                    };
-                    let entered = shared.leases.enter(held);
-                    // Others who wait may find more.
-                    shared.news.notify_one();
-                    let Some(id) = entered else {
-                        // It was counted as another agent's, when it came again.
-                        tracing::debug!(run = work.spec.run, "a batch that is in hand came again");
-                        shared.inquirer.tell(&origin, &Request::Unused).await;
-                        continue;
-                    };
-                    return Ok(Lease { id, lasts, work, payer, in_hand });
-                }
-                Next::At(at) => at,
-                Next::Nothing => now + LOOK,
-            };
-            drop(timeout_at(look.into(), news).await);
-        }
-    }
-
-    async fn lay_out(&self, spec: &Arc<RunSpec>) -> Result<Arc<RunSpec>, Unavailable> {
-        let gone = || Unavailable("its lease is over".into());
-        let held = self.shared.leases.of_run(&spec.run).ok_or_else(gone)?;
-        let executable = self.shared.upload(&held.origin, &held.files.executable).await?;
-        let context = match &held.files.context {
-            Some(context) => Some(self.shared.upload(&held.origin, context).await?),
-            None => None,
-        };
-        Ok(Arc::new(RunSpec { executable, context, ..RunSpec::clone(spec) }))
-    }
-
-    async fn used(&self, payer: &Payer, _run: &str, cpu: Duration) -> Option<bool> {
-        let Payer { gateway, name } = payer.clone();
-        let origin = Origin { gateway, token: name.clone(), lease_ms: 0 };
-        let report = u64::from_le_bytes(random().ok()?);
-        let report = Request::Used(report, messages::nanos(cpu));
-        match self.shared.inquirer.ask(&origin, &name, &report).await? {
-            Reply::Yes(paid) => Some(paid.first() == Some(&1)),
-            Reply::No => Some(false),
-        }
-    }
-
-    async fn revoked(&self, lease: LeaseId) {
-        if let Some(revoked) = self.shared.leases.revoked(lease) {
-            revoked.notified().await;
-        }
-    }
-
-    async fn extend(&self, lease: LeaseId) -> bool {
-        let shared = &self.shared;
-        let Some((mut ack, over)) = shared.leases.extend(lease, Instant::now()) else { return false };
-        if over {
-            // This agent stood still, or was cut off: others may have the work as well by now, its answer may
-            // have come, or its end was not heard here.
-            let Some(origin) = shared.leases.origin(lease) else { return false };
-            let asked = shared.inquirer.ask(&origin, &origin.token, &Request::Ask(0)).await;
-            if !matches!(asked, Some(Reply::Yes(_))) {
-                shared.leases.take(lease);
-                return false;
-            }
-            let Some((now, _)) = shared.leases.extend(lease, Instant::now()) else { return false };
-            ack = now;
-        }
-        shared.acknowledge(&ack, IN_PROGRESS).await;
-        true
-    }
-
-    async fn answer(&self, lease: LeaseId, verdict: Verdict) -> bool {
-        let shared = &self.shared;
-        // Also behind the end of its lease: the first answer counts, whichever agent's it is.
-        let Some(held) = shared.leases.take(lease) else { return false };
-        let delivering = shared.deliver(&held, messages::verdict(verdict));
-        let wanted = shared.meanwhile(&held.origin, &held.ack, delivering).await;
-        if !wanted {
-            shared.acknowledge(&held.ack, NEVER).await;
-        }
-        wanted
-    }
-
-    async fn give_back(&self, lease: LeaseId) {
-        let shared = &self.shared;
-        let now = Instant::now();
-        let Some(held) = shared.leases.take(lease).filter(|held| held.until > now) else { return };
-        let asking = shared.inquirer.ask(&held.origin, &held.origin.token, &Request::Back);
-        let lost = matches!(shared.meanwhile(&held.origin, &held.ack, asking).await, Some(Reply::No));
-        shared.acknowledge(&held.ack, if lost { NEVER } else { AGAIN }).await;
-    }
-
-    fn ended_runs(&self) -> broadcast::Receiver<String> {
-        self.shared.ended.subscribe()
-    }
-
-    async fn close(&self) {
-        let shared = &self.shared;
-        shared.closed.store(true, Ordering::Relaxed);
-        shared.news.notify_waiters();
-        shared.news.notify_one();
-        let ready = shared.turn().take_if(|_| true);
-        for ready in ready {
-            shared.hand_back(ready).await;
-        }
     }
 }
