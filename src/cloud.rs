@@ -1,5 +1,5 @@
-//! The way to CLOUD: makes the backend of the account that was set, and is whom that backend tells and asks. What it
-//! tells goes to stderr as all of fastmap's lines do; what it asks is asked on the terminal.
+//! Builds the cloud backend of the configured account, and implements its notices and its confirmation on the terminal.
+//! Notices go to stderr like all of fastmap's lines.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fastmap_backends::adaptive::Witness;
+use fastmap_backends::adaptive::DecisionObserver;
 use fastmap_backends::cloud::{
-    Cloud, CloudOptions, Confirm, Estimate, Notice, Notices, Refused, Secret, SecretError, ServiceUrl,
-    UrlError,
+    Cloud, CloudOptions, Confirm, ConfirmError, Estimate, Notice, NoticeListener, Secret, SecretError,
+    ServiceUrl, UrlError,
 };
 use fastmap_backends::{Adaptive, AdaptiveOptions, Backend, counted, credits, in_credits};
 
@@ -50,9 +50,9 @@ fn backend_of(account: &Account, verbosity: Verbosity) -> Result<CloudOptions, E
     let mut options = CloudOptions::new(&account.url, secret);
     options.max_credits = account.max_credits;
     options.relay = Arc::new(Console);
-    options.notices = Arc::new(Teller { verbosity, charging: AtomicBool::new(false), needs: true });
+    options.notices = Arc::new(NoticePrinter { verbosity, charging: AtomicBool::new(false), needs: true });
     if account.confirm_charges {
-        options.confirm = Some(Arc::new(Asker { url: account.url.clone() }));
+        options.confirm = Some(Arc::new(TerminalPrompt { url: account.url.clone() }));
     }
     Ok(options)
 }
@@ -70,23 +70,26 @@ pub(crate) fn adaptive(
     let local = here()?;
     let mut cloud = backend_of(account, settings.verbosity)?;
     cloud.patience = PATIENCE;
-    cloud.notices =
-        Arc::new(Teller { verbosity: settings.verbosity, charging: AtomicBool::new(false), needs: false });
+    cloud.notices = Arc::new(NoticePrinter {
+        verbosity: settings.verbosity,
+        charging: AtomicBool::new(false),
+        needs: false,
+    });
     let mut options = AdaptiveOptions::default();
     options.policy.read_ahead = settings.read_ahead as f64;
     options.trace = std::env::var_os("FASTMAP_TRACE").filter(|path| !path.is_empty()).map(PathBuf::from);
-    options.witness = Arc::new(Decider { verbosity: settings.verbosity });
+    options.witness = Arc::new(DecisionPrinter { verbosity: settings.verbosity });
     let cloud = Cloud::new(cloud).map_err(Error::of_backend)?;
     Ok(Arc::new(Adaptive::new(local, Arc::new(cloud), options)))
 }
 
 /// Tells on stderr what was decided: each decision at Loud, and a warning where the service is left.
 #[derive(Debug)]
-struct Decider {
+struct DecisionPrinter {
     verbosity: Verbosity,
 }
 
-impl Witness for Decider {
+impl DecisionObserver for DecisionPrinter {
     fn decided(&self, text: &str) {
         if self.verbosity >= Verbosity::Loud {
             notice(text);
@@ -100,7 +103,7 @@ impl Witness for Decider {
 
 /// Tells on stderr what happens on the way to the service.
 #[derive(Debug)]
-struct Teller {
+struct NoticePrinter {
     verbosity: Verbosity,
     /// It was told that the balance is debited: once a configuration.
     charging: AtomicBool,
@@ -108,7 +111,7 @@ struct Teller {
     needs: bool,
 }
 
-impl Notices for Teller {
+impl NoticeListener for NoticePrinter {
     fn notice(&self, what: &Notice<'_>) {
         let told = match what {
             Notice::Upload { what, sent, total } => {
@@ -138,20 +141,24 @@ impl Notices for Teller {
 
 /// Asks on the terminal whether a map may cost something.
 #[derive(Debug)]
-struct Asker {
+struct TerminalPrompt {
     url: String,
 }
 
-impl Confirm for Asker {
-    fn charges(&self, estimate: &Estimate) -> Result<(), Refused> {
-        self.charges_while(estimate, &|| true)
+impl Confirm for TerminalPrompt {
+    fn charges(&self, estimate: &Estimate) -> Result<(), ConfirmError> {
+        self.charges_cancellable(estimate, &|| true)
     }
 
-    fn charges_while(&self, estimate: &Estimate, wanted: &dyn Fn() -> bool) -> Result<(), Refused> {
+    fn charges_cancellable(
+        &self,
+        estimate: &Estimate,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<(), ConfirmError> {
         match ask(&question(&self.url, estimate), wanted) {
-            None => Err(Refused::NobodyToAsk),
+            None => Err(ConfirmError::NoTerminal),
             Some(answer) if ["y", "yes"].contains(&answer.to_ascii_lowercase().as_str()) => Ok(()),
-            Some(_) => Err(Refused::Declined),
+            Some(_) => Err(ConfirmError::Declined),
         }
     }
 }
@@ -191,7 +198,7 @@ mod tests {
     use fastmap_backends::cloud::{Prices, Probe};
 
     use super::*;
-    use crate::settings::Hidden;
+    use crate::settings::Redacted;
 
     fn estimate() -> Estimate {
         Estimate {
@@ -220,7 +227,7 @@ mod tests {
     #[test]
     fn what_can_be_no_account_is_refused_with_its_name_and_never_the_secret() {
         let good = Account {
-            secret: Hidden("0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqr".to_owned()),
+            secret: Redacted("0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqr".to_owned()),
             secret_by: "FASTMAP_SECRET",
             url: "https://cloud.example".to_owned(),
             url_by: "cloud_url",
@@ -238,7 +245,7 @@ mod tests {
                 "{text}"
             );
         }
-        let error = made(&Account { secret: Hidden("s3cret".to_owned()), ..good }).expect_err("too short");
+        let error = made(&Account { secret: Redacted("s3cret".to_owned()), ..good }).expect_err("too short");
         assert_eq!(error.kind(), ErrorKind::Options);
         let text = error.to_string();
         assert!(text.starts_with("FASTMAP_SECRET: ") && text.contains("64 characters"), "{text}");

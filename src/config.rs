@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::codec;
 use crate::error::{Error, ErrorKind};
 use crate::map::inline::function;
-use crate::map::{Drive, Encode, Fastmap};
+use crate::map::{Encode, Fastmap, MapEngine};
 use crate::options::{ExecPolicy, Options};
 use crate::report::warn;
 use crate::runtime::{Runtime, tell_what_differs};
@@ -38,7 +38,7 @@ pub struct FastmapConfig(Arc<Runtime>);
 /// # Errors
 /// [`ErrorKind::Options`] if an option or an environment variable can't be used, with its name, value and what is
 /// allowed, or if [`Sandbox::Require`](crate::Sandbox::Require) asks for what this kernel
-/// lacks. Nothing is asked of a service yet: what it has to say of the secret is told by the first map.
+/// lacks. The service is not contacted yet: the first map reports whether it accepts the secret.
 ///
 /// # Examples
 ///
@@ -186,14 +186,14 @@ impl FastmapConfig {
         T: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        let drive = Drive::new(
+        let engine = MapEngine::new(
             Arc::clone(&self.0),
             Plain::<F, T, R>::ENTRY,
             None,
             codec::stride::<T>(),
             codec::stride::<R>(),
         );
-        let map = Fastmap::by_value(iterable.into_iter(), drive);
+        let map = Fastmap::by_value(iterable.into_iter(), engine);
         if self.0.inlines() { map.inline(function::Plain::<F>::new()) } else { map }
     }
 
@@ -229,7 +229,7 @@ impl FastmapConfig {
         let _: F = func;
         let new = |context: Option<Encode>| {
             let (items, results) = (codec::stride::<T>(), codec::stride::<R>());
-            Drive::new(Arc::clone(&self.0), With::<F, C, T, R>::ENTRY, context, items, results)
+            MapEngine::new(Arc::clone(&self.0), With::<F, C, T, R>::ENTRY, context, items, results)
         };
         let callee = function::With::<F, C>::new(context);
         if self.0.inlines() {
@@ -271,14 +271,14 @@ impl FastmapConfig {
         const { assert!(size_of::<N>() == 0, "{}", NO_CAPTURES!()) };
         const { assert!(size_of::<F>() == 0, "{}", NO_CAPTURES!()) };
         let (_, _): (N, F) = (init, func);
-        let drive = Drive::new(
+        let engine = MapEngine::new(
             Arc::clone(&self.0),
             Init::<N, F, S, T, R>::ENTRY,
             None,
             codec::stride::<T>(),
             codec::stride::<R>(),
         );
-        Fastmap::by_value(iterable.into_iter(), drive)
+        Fastmap::by_value(iterable.into_iter(), engine)
     }
 
     /// As [`fastmap`](FastmapConfig::fastmap), for items that stay here: they are encoded from their references,
@@ -304,14 +304,14 @@ impl FastmapConfig {
     {
         const { assert!(size_of::<F>() == 0, "{}", NO_CAPTURES!()) };
         let _: F = func;
-        let drive = Drive::new(
+        let engine = MapEngine::new(
             Arc::clone(&self.0),
             ByRef::<F, T, R>::ENTRY,
             None,
             codec::stride::<T>(),
             codec::stride::<R>(),
         );
-        let map = Fastmap::by_ref(iterable.into_iter(), drive);
+        let map = Fastmap::by_ref(iterable.into_iter(), engine);
         if self.0.inlines() { map.inline(function::ByRef::<F>::new()) } else { map }
     }
 }

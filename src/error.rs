@@ -1,11 +1,11 @@
-//! The one error type of the crate: what happened to an item, or to the whole map.
+//! Errors of items and of whole maps: one opaque type.
 //! Made by the adapters and by `init`; users match on [`ErrorKind`] and read the message.
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-use fastmap_backends::{BackendError, Death, DeathCause, FailureKind, ItemFailure};
+use fastmap_backends::{BackendError, ExitReason, FailureKind, ItemFailure, WorkerExit};
 
 /// What went wrong, in one word.
 ///
@@ -19,7 +19,7 @@ use fastmap_backends::{BackendError, Death, DeathCause, FailureKind, ItemFailure
 ///     match answer {
 ///         Ok(value) => println!("{value}"),
 ///         Err(error) if error.kind() == ErrorKind::Panic => println!("left out: {error}"),
-///         // It is none of the item: the map ends.
+///         // No single item: this error ended the map.
 ///         Err(error) => return Err(error),
 ///     }
 /// }
@@ -60,14 +60,21 @@ pub enum ErrorKind {
     Cloud,
     /// A checkpoint can't be used: its file, or what it holds is of another function or input.
     Checkpoint,
+    /// A [`Backend`](crate::backends::Backend) of your own could not go on, or a thread of one of fastmap's panicked. The map ends.
+    Backend,
     /// The operating system refused something.
     Io,
 }
 
 /// Why an item has no result, or why a map ended.
 ///
-/// [`Error::kind`] tells what happened, [`Error::index`] to which item (none: to the whole map), the message
-/// (`Display`) tells it in words, and `source()` leads to the cause.
+/// [`Error::kind`] is the category, [`Error::index`] the item ([`Error::is_fatal`]: the whole map), `Display` the message,
+/// and `source()` the cause.
+///
+/// # Design
+///
+/// One opaque type serves items and maps, because both come out of one iterator and most programs treat them alike.
+/// What a program may decide by is a method; everything else is in the message, which may change between versions.
 ///
 /// # Examples
 ///
@@ -130,7 +137,7 @@ impl Error {
     }
 
     /// The death of the item's worker, if it died of that.
-    pub(crate) fn death(&self) -> Option<&Death> {
+    pub(crate) fn death(&self) -> Option<&WorkerExit> {
         self.0.source.as_deref()?.downcast_ref()
     }
 
@@ -160,6 +167,23 @@ impl Error {
     /// ```
     pub fn index(&self) -> Option<usize> {
         self.0.index.and_then(|index| usize::try_from(index).ok())
+    }
+
+    /// Whether this error ended the map. It is then the map's last answer. Without it, the error is about one item, and the map
+    /// goes on unless [`on_error`](crate::Fastmap::on_error) ends it.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # fastmap::enter();
+    /// let mut answers = fastmap::fastmap(|n: u64| 100 / n, [4, 0, 5]);
+    /// let error = answers.find_map(Result::err).unwrap();
+    /// assert!(!error.is_fatal());
+    /// assert_eq!(answers.next().unwrap()?, 20);
+    /// # Ok::<(), fastmap::Error>(())
+    /// ```
+    pub fn is_fatal(&self) -> bool {
+        self.0.index.is_none()
     }
 
     /// How often the function was tried with the item, the first time included: more than once where its worker died
@@ -199,10 +223,10 @@ impl Error {
     }
 
     /// The answer to the item that a worker died of.
-    pub(crate) fn of_death(death: Death) -> Self {
+    pub(crate) fn of_death(death: WorkerExit) -> Self {
         let kind = match death.cause {
-            DeathCause::Timeout(_) => ErrorKind::Timeout,
-            DeathCause::OutOfMemory(_) => ErrorKind::OutOfMemory,
+            ExitReason::Timeout(_) => ErrorKind::Timeout,
+            ExitReason::OutOfMemory(_) => ErrorKind::OutOfMemory,
             _ => ErrorKind::Crash,
         };
         Error::new(kind, death.to_string()).with_source(death)
@@ -218,7 +242,8 @@ impl Error {
             BackendError::OutOfCredits(_) => ErrorKind::OutOfCredits,
             BackendError::Declined(_) => ErrorKind::Declined,
             BackendError::Cloud(..) => ErrorKind::Cloud,
-            _ => ErrorKind::Io,
+            BackendError::Io(..) => ErrorKind::Io,
+            BackendError::Other(_) => ErrorKind::Backend,
         };
         Error::new(kind, error.to_string()).with_source(error)
     }

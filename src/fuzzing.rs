@@ -1,4 +1,4 @@
-//! What the fuzzers in `fuzz/` call: bytes that are no results of ours, read as results. Compiled for them alone.
+//! Entry points of the fuzzers in `fuzz/`: arbitrary bytes, read as results. Compiled for them alone.
 #![allow(missing_docs, clippy::missing_panics_doc, reason = "a panic is what is looked for")]
 
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Json;
 use crate::codec;
-use crate::map::Segment;
+use crate::map::ResultChunk;
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Tree {
@@ -76,7 +76,7 @@ fn read<T: Serialize + DeserializeOwned + Debug>(claims: &Claims, payload: &[u8]
     failures.dedup_by_key(|failure| failure.offset);
     failures.sort_by_key(|failure| failure.offset);
     let payload = Payload::from(payload.to_vec());
-    let mut segment = Segment::done(0, claims.items.into(), claims.stride, payload, failures);
+    let mut segment = ResultChunk::done(0, claims.items.into(), claims.stride, payload, failures);
     let mut answers = 0;
     while segment.left() > 0 {
         segment.allow(3);

@@ -93,7 +93,7 @@ pub use map::{Batches, Fastmap, OnError, Unordered};
 pub use options::{ExecPolicy, Options, Sandbox, Verbosity};
 pub use report::{Stderr, stderr, suspend_progress};
 
-/// What this crate's macros call. It is no part of the public interface.
+/// Functions that this crate's macros call. Not part of the public interface.
 #[doc(hidden)]
 pub mod macro_support {
     pub use crate::worker::entry::{Constructor, enter_as_constructor};

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use fastmap_backends::{
     Backend, BackendError, Batch, BatchId, Capacity, Completion, Executor, Job, JobId, Outcome, Receipt, Run,
-    Targets,
+    SubmitError, Targets,
 };
 
 /// Runs batches where they are asked for.
 #[derive(Debug)]
-pub(crate) struct Nested;
+pub(crate) struct SequentialBackend;
 
-impl Backend for Nested {
+impl Backend for SequentialBackend {
     fn name(&self) -> &'static str {
         "inside a worker"
     }
@@ -23,7 +23,7 @@ impl Backend for Nested {
     fn open(&self, job: Arc<Job>) -> Result<Box<dyn Run>, BackendError> {
         let executor = Executor::open(&job.function, &job.context).map_err(BackendError::Setup)?;
         EXECUTORS.with_borrow_mut(|executors| executors.insert(job.id, executor));
-        Ok(Box::new(NestedRun { job, queue: VecDeque::new() }))
+        Ok(Box::new(SequentialRun { job, queue: VecDeque::new() }))
     }
 }
 
@@ -32,19 +32,19 @@ thread_local! {
     static EXECUTORS: RefCell<HashMap<JobId, Executor>> = RefCell::default();
 }
 
-struct NestedRun {
+struct SequentialRun {
     job: Arc<Job>,
     queue: VecDeque<Batch>,
 }
 
-impl Run for NestedRun {
+impl Run for SequentialRun {
     fn capacity(&mut self) -> Capacity {
         // One short batch at a time: a sequential map reads no further than it must.
         let targets = Targets { work: Duration::from_micros(100), least: Duration::ZERO, bytes: 16 * 1024 };
         Capacity { batches: 1usize.saturating_sub(self.queue.len()), slots: 1, workers: 1, targets }
     }
 
-    fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
+    fn submit(&mut self, batch: Batch) -> Result<(), SubmitError> {
         self.queue.push_back(batch);
         Ok(())
     }
@@ -75,7 +75,7 @@ impl Run for NestedRun {
     }
 }
 
-impl Drop for NestedRun {
+impl Drop for SequentialRun {
     fn drop(&mut self) {
         // A thread that is ending has freed its own already.
         let executor = EXECUTORS.try_with(|executors| executors.borrow_mut().remove(&self.job.id));
@@ -87,12 +87,12 @@ impl Drop for NestedRun {
 mod tests {
     use fastmap_backends::conformance::{self, Failed, Promise};
 
-    use super::Nested;
+    use super::SequentialBackend;
 
     #[test]
     fn keeps_the_promises_that_one_thread_can_keep() -> Result<(), Failed> {
         // The function runs inside `poll`, on the caller's own thread.
         let not_given = [Promise::LETHAL, &[Promise::PollDeadline]].concat();
-        conformance::check_all_but(&not_given, Nested)
+        conformance::check_all_but(&not_given, SequentialBackend)
     }
 }

@@ -72,7 +72,7 @@ pub enum Sandbox {
     /// Never: for debuggers, profilers, coverage, and functions that do use files.
     Off,
     /// Exactly when a batch may leave this machine (a secret is set and the policy is not `Local`), so that what passes
-    /// here passes there. What the kernel lacks is told by one warning.
+    /// here passes there. One warning names what the kernel lacks.
     #[default]
     Auto,
     /// Always. Where the kernel can't, `init` fails.
@@ -170,7 +170,7 @@ impl Options {
         self
     }
 
-    /// How much is told on stderr.
+    /// How much fastmap prints on stderr.
     ///
     /// # Examples
     ///
@@ -239,8 +239,8 @@ impl Options {
         self
     }
 
-    /// A worker of this machine that has run so many items is replaced by a new one, which takes some milliseconds:
-    /// for C libraries that leak. No item is lost or run twice by that.
+    /// Items after which a worker of this machine is replaced by a new one, which takes some milliseconds: for C libraries
+    /// that leak. No item is lost or run twice by that.
     ///
     /// # Examples
     ///

@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
 
-use fastmap_backends::sandbox::{Demand, lacking};
+use fastmap_backends::sandbox::{ConfinementLevel, missing_features};
 use fastmap_backends::{Backend, Local, LocalOptions, local};
 
 use crate::cloud;
 use crate::error::{Error, ErrorKind};
-use crate::nested_backend::Nested;
+use crate::nested_backend::SequentialBackend;
 use crate::options::{ExecPolicy, Options, Verbosity};
 use crate::report::{Console, notice, wait_until_written, warn};
 use crate::settings::Settings;
@@ -30,7 +30,7 @@ impl Runtime {
         let backend: Arc<dyn Backend> = if local::inside_worker() {
             // A map for each item of another one would write a line for each.
             settings.verbosity = Verbosity::Quiet;
-            Arc::new(Nested)
+            Arc::new(SequentialBackend)
         } else if let Some(backend) = &settings.backend {
             Arc::clone(backend)
         } else {
@@ -66,7 +66,7 @@ impl Runtime {
     pub(crate) fn backend(&self) -> Result<&dyn Backend, Error> {
         check_entered(self.settings.backend.is_some())?;
         if inside_inline_call() {
-            return Ok(&Nested);
+            return Ok(&SequentialBackend);
         }
         match &self.backend {
             Ok(backend) => Ok(backend.as_ref()),
@@ -118,12 +118,14 @@ pub(crate) fn tell_what_differs(settings: &Settings) {
 ///
 /// # Errors
 /// If all layers are required and one is missing.
-pub(crate) fn confinement(settings: &Settings) -> Result<Demand, Error> {
+pub(crate) fn confinement(settings: &Settings) -> Result<ConfinementLevel, Error> {
     let demand = settings.confinement();
-    let Some(lack) = (if demand == Demand::Off { None } else { lacking().into_iter().next() }) else {
+    let Some(lack) =
+        (if demand == ConfinementLevel::Off { None } else { missing_features().into_iter().next() })
+    else {
         return Ok(demand);
     };
-    if demand == Demand::Full {
+    if demand == ConfinementLevel::Full {
         let message = format!(
             "{lack}, and the sandbox is required; set Options::sandbox (FASTMAP_SANDBOX) to auto, which confines as \
              far as it can, or to off"

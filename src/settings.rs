@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fastmap_backends::Backend;
 use fastmap_backends::local::{available_cores, default_processes};
-use fastmap_backends::sandbox::Demand;
+use fastmap_backends::sandbox::ConfinementLevel;
 
 use crate::error::{Error, ErrorKind};
 use crate::options::{ExecPolicy, Options, Sandbox, Verbosity};
@@ -38,7 +38,7 @@ pub(crate) struct Settings {
 #[derive(Clone, Debug)]
 #[cfg_attr(not(feature = "cloud"), expect(dead_code, reason = "who has no client needs no account"))]
 pub(crate) struct Account {
-    pub(crate) secret: Hidden,
+    pub(crate) secret: Redacted,
     /// What to name where it can't be used: a method or a variable.
     pub(crate) secret_by: &'static str,
     pub(crate) url: String,
@@ -51,9 +51,9 @@ pub(crate) struct Account {
 /// Never shown.
 #[derive(Clone)]
 #[cfg_attr(not(feature = "cloud"), expect(dead_code, reason = "who has no client needs no secret"))]
-pub(crate) struct Hidden(pub(crate) String);
+pub(crate) struct Redacted(pub(crate) String);
 
-impl fmt::Debug for Hidden {
+impl fmt::Debug for Redacted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("…")
     }
@@ -61,11 +61,13 @@ impl fmt::Debug for Hidden {
 
 impl Settings {
     /// How workers of this machine are to be confined.
-    pub(crate) fn confinement(&self) -> Demand {
+    pub(crate) fn confinement(&self) -> ConfinementLevel {
         match self.sandbox {
-            Sandbox::Auto if self.has_secret && self.exec_policy != ExecPolicy::Local => Demand::BestEffort,
-            Sandbox::Off | Sandbox::Auto => Demand::Off,
-            Sandbox::Require => Demand::Full,
+            Sandbox::Auto if self.has_secret && self.exec_policy != ExecPolicy::Local => {
+                ConfinementLevel::BestEffort
+            }
+            Sandbox::Off | Sandbox::Auto => ConfinementLevel::Off,
+            Sandbox::Require => ConfinementLevel::Full,
         }
     }
 }
@@ -220,7 +222,7 @@ impl Service {
                 ));
             }
             (Some((secret, secret_by)), Some(url)) => Some(Account {
-                secret: Hidden(secret),
+                secret: Redacted(secret),
                 secret_by,
                 url,
                 url_by,
@@ -278,7 +280,7 @@ impl<V: Fn(&str) -> Option<OsString>> Reader<'_, V> {
             Ok(secret) => Ok(Some((secret.trim().to_owned(), "FASTMAP_SECRET"))),
             Err(_) => Err(Error::new(
                 ErrorKind::Options,
-                "FASTMAP_SECRET: this is no text; allowed: the secret that the service gave",
+                "FASTMAP_SECRET: this is not text; allowed: the secret that the service gave",
             )),
         }
     }
@@ -371,18 +373,18 @@ mod tests {
     fn workers_are_confined_exactly_when_a_batch_may_leave_this_machine_unless_asked_otherwise() {
         let secret = Options::new().secret("s3cret").cloud_url("http://localhost:1");
         for (options, confinement) in [
-            (Options::new(), Demand::Off),
-            (secret.clone(), Demand::BestEffort),
-            (secret.clone().exec_policy(ExecPolicy::Cloud), Demand::BestEffort),
-            (secret.clone().exec_policy(ExecPolicy::Local), Demand::Off),
-            (secret.sandbox(Sandbox::Off), Demand::Off),
-            (Options::new().sandbox(Sandbox::Require), Demand::Full),
+            (Options::new(), ConfinementLevel::Off),
+            (secret.clone(), ConfinementLevel::BestEffort),
+            (secret.clone().exec_policy(ExecPolicy::Cloud), ConfinementLevel::BestEffort),
+            (secret.clone().exec_policy(ExecPolicy::Local), ConfinementLevel::Off),
+            (secret.sandbox(Sandbox::Off), ConfinementLevel::Off),
+            (Options::new().sandbox(Sandbox::Require), ConfinementLevel::Full),
         ] {
             let told = format!("{options:?}");
             assert_eq!(resolve(options, &[]).expect("all can be used").confinement(), confinement, "{told}");
         }
         let settings = resolve(Options::new(), &[("FASTMAP_SANDBOX", "Require")]).expect("it can be used");
-        assert_eq!(settings.confinement(), Demand::Full);
+        assert_eq!(settings.confinement(), ConfinementLevel::Full);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use fastmap::backends::adaptive::policy;
 use fastmap::backends::conformance::{self, Failed, Promise};
 use fastmap::backends::{
     Adaptive, AdaptiveOptions, Backend, BackendError, Batch, BatchId, Capacity, Completion, Job, Local,
-    LocalOptions, Outcome, Payload, Receipt, Results, Run, Running,
+    LocalOptions, Outcome, Payload, Receipt, Results, Run, Running, SubmitError,
 };
 
 fastmap::test_support!();
@@ -91,7 +91,7 @@ impl Run for FlawedRun {
         capacity
     }
 
-    fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
+    fn submit(&mut self, batch: Batch) -> Result<(), SubmitError> {
         assert!(self.flaw != Flaw::Panics, "this backend is not finished");
         self.inner.submit(batch)
     }

@@ -1,6 +1,6 @@
-//! The traits `Backend` and `Run`, and what they exchange besides batches and completions.
+//! The traits `Backend` and `Run`, and the types that they exchange besides batches and completions.
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -68,7 +68,8 @@ pub trait Backend: Send + Sync + Debug {
 /// use std::time::{Duration, Instant};
 ///
 /// use fastmap_backends::{
-///     BackendError, Batch, BatchId, Capacity, Completion, Executor, Job, Outcome, Receipt, Run, Targets,
+///     BackendError, Batch, BatchId, Capacity, Completion, Executor, Job, Outcome, Receipt, Run, SubmitError,
+///     Targets,
 /// };
 ///
 /// struct AtOnce {
@@ -82,9 +83,9 @@ pub trait Backend: Send + Sync + Debug {
 ///         Capacity { batches: 1 - self.waiting.len().min(1), slots: 1, workers: 1, targets }
 ///     }
 ///
-///     fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
+///     fn submit(&mut self, batch: Batch) -> Result<(), SubmitError> {
 ///         if !self.waiting.is_empty() {
-///             return Err(batch);
+///             return Err(SubmitError::Full(batch));
 ///         }
 ///         self.waiting.push_back(batch);
 ///         Ok(())
@@ -114,14 +115,14 @@ pub trait Backend: Send + Sync + Debug {
 /// }
 /// ```
 pub trait Run: Send {
-    /// What the run would take now. Asked very often: it reads what is known and does nothing.
+    /// What the run would take now. Called very often: it reads what is known and does nothing.
     fn capacity(&mut self) -> Capacity;
 
     /// Takes a batch. Never waits for user code.
     ///
     /// # Errors
-    /// Gives the batch back if it can't be taken now. A batch is always taken while none is held.
-    fn submit(&mut self, batch: Batch) -> Result<(), Batch>;
+    /// Gives the batch back if it can't be taken now. An open run that holds no batch always takes one.
+    fn submit(&mut self, batch: Batch) -> Result<(), SubmitError>;
 
     /// The next completion, in any order, or `None` at the deadline. Completions that are there come before errors.
     ///
@@ -129,40 +130,69 @@ pub trait Run: Send {
     /// What ends the run. It gives nothing more after that.
     fn poll(&mut self, deadline: Instant) -> Result<Option<Completion>, BackendError>;
 
-    /// Gives up a batch: its items need no answer. What is known of it may still come.
+    /// Gives up a batch: its items need no answer. Completions of it that are under way may still come.
     fn cancel(&mut self, batch: BatchId);
 
-    /// What it has cost so far, for reports; asked a few times a second. A run that can't tell before its end says nothing.
-    fn spent(&mut self) -> Receipt {
+    /// Cost so far, for reports; called a few times a second. A run that learns its cost only at its end keeps the default.
+    fn cost_so_far(&mut self) -> Receipt {
         Receipt::default()
     }
 
-    /// How far it is from taking batches at its full pace, and what it knows of its costs; asked often. A run that needs
-    /// no preparation is always ready.
+    /// How far the run is from taking batches at its full pace, and what it knows of its costs; called often. A run that
+    /// needs no preparation is always ready.
     fn readiness(&mut self) -> Readiness {
         Readiness::default()
     }
 
-    /// Begins what is slow and free of charge (uploading, starting workers elsewhere) without waiting for a batch. `seen` is
-    /// what items have cost on another backend, for who is to be asked whether they may cost something.
+    /// Starts what is slow and free of charge (uploading, starting workers elsewhere) without waiting for a batch. `seen` is
+    /// what items have cost on another backend, for the estimate in a question to the user.
     fn prepare(&mut self, seen: Option<ItemCost>) {
         let _ = seen;
     }
 
-    /// A sentence on how the run went, for the closing line of its map, if there is something to be said.
-    fn account(&mut self) -> Option<String> {
+    /// A sentence on how the run went, for the closing line of its map; `None` where there is nothing to report.
+    fn summary(&mut self) -> Option<String> {
         None
     }
 
-    /// What all that was answered would have taken without the service that took part of it, for the closing line; nothing
-    /// where none did.
-    fn alone(&mut self) -> Option<Duration> {
+    /// Time that all answered items would have taken without the service that ran part of them, for the closing line; `None`
+    /// where no service took part.
+    fn local_baseline(&mut self) -> Option<Duration> {
         None
     }
 
-    /// Ends the run: what is queued is dropped, what runs is nobody's any more. Returns what it cost.
+    /// Closes the run. Queued batches are dropped; results of running batches are discarded. Returns the cost.
     fn close(self: Box<Self>) -> Receipt;
 }
+
+/// Why a [`Run`] did not take a batch, which it gives back.
+#[derive(Clone, Debug)]
+pub enum SubmitError {
+    /// The run has no room for another batch now. It has again after the next completion.
+    Full(Batch),
+    /// The run has failed and takes no more batches. [`Run::poll`] returns the cause.
+    Closed(Batch),
+}
+
+impl SubmitError {
+    /// The batch, as it was submitted.
+    pub fn into_batch(self) -> Batch {
+        match self {
+            SubmitError::Full(batch) | SubmitError::Closed(batch) => batch,
+        }
+    }
+}
+
+impl fmt::Display for SubmitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SubmitError::Full(_) => "the run has no room for another batch now",
+            SubmitError::Closed(_) => "the run has failed and takes no more batches",
+        })
+    }
+}
+
+impl std::error::Error for SubmitError {}
 
 /// What a [`Run`] would take, and what it knows for sizing batches.
 #[derive(Clone, Copy, Debug, PartialEq)]

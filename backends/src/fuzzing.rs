@@ -53,7 +53,7 @@ fn frame_of(header: &Header, frame: Vec<u8>, most: u64) {
             let items = Items::new(payload.bytes(), stride).take(1000);
             assert!(items.map(<[u8]>::len).sum::<usize>() <= payload.bytes().len());
         }
-        Kind::Refused => drop(postcard::from_bytes::<ItemFailure>(&frame[Header::LEN..])),
+        Kind::OpenFailed => drop(postcard::from_bytes::<ItemFailure>(&frame[Header::LEN..])),
         Kind::Log => drop(postcard::from_bytes::<Record>(&frame[Header::LEN..])),
         Kind::Open => drop(postcard::from_bytes::<Opening>(&frame[Header::LEN..])),
         _ => {}

@@ -3,7 +3,7 @@
 //! The [`Backend`] trait is the centre: a backend opens a [`Run`] for one [`Job`] (a function of this executable,
 //! its context, its label), takes [`Batch`]es and gives [`Completion`]s. Backends see bytes; types, order, retries
 //! and budgets live above it, once, in the crate `fastmap`. [`Local`] runs batches in worker processes of this
-//! machine. [`conformance`] tries any implementation.
+//! machine. The feature `conformance` adds a kit that tests any implementation.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(not(target_os = "linux"))]
@@ -16,6 +16,8 @@ mod backend;
 #[cfg(feature = "protocol")]
 #[cfg_attr(docsrs, doc(cfg(feature = "protocol")))]
 pub mod cloud;
+#[cfg(feature = "conformance")]
+#[cfg_attr(docsrs, doc(cfg(feature = "conformance")))]
 pub mod conformance;
 mod execution;
 #[cfg(all(fuzzing, feature = "protocol"))]
@@ -35,10 +37,10 @@ pub use crate::execution::startable::startable;
 pub use crate::execution::task::{Task, Work};
 pub use crate::local::{Local, LocalOptions};
 pub use crate::model::batch::{Batch, BatchBuilder, Items, Slots};
-pub use crate::model::completion::{Completion, Outcome, Payload, Place, Results};
+pub use crate::model::completion::{Completion, Origin, Outcome, Payload, Results};
 pub use crate::model::context::{Context, ContextWriter};
 pub use crate::model::cost::{Receipt, credits, in_credits};
-pub use crate::model::death::{Death, DeathCause, Loss, MemoryLimit, Running};
+pub use crate::model::death::{ExitReason, MemoryLimit, Running, WorkerExit, WorkerLoss};
 pub use crate::model::error::BackendError;
 pub use crate::model::failure::{FailureKind, ItemFailure};
 pub use crate::model::ids::BatchId;
@@ -49,4 +51,4 @@ pub use crate::model::words::{counted, noun};
 /// How local workers are confined.
 pub use fastmap_sandbox as sandbox;
 
-pub use backend::{Backend, Capacity, ItemCost, Quote, Readiness, Run};
+pub use crate::backend::{Backend, Capacity, ItemCost, Quote, Readiness, Run, SubmitError};

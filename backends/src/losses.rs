@@ -1,21 +1,21 @@
-//! What becomes of a batch whose worker died, wherever that was: pure decisions, tested without processes. Asked by the
-//! host's adapter, whose pieces go back to the backend or are answered, and by the simulator; ADAPTIVE, whose other side
-//! may have the batch as well, asks what a loss says of it.
+//! Decisions about a batch whose worker died, on any side: pure functions, tested without processes. The host's adapter asks,
+//! whose pieces go back to the backend or are answered; so does the simulator. ADAPTIVE, whose other side may have the batch
+//! as well, asks what a loss says of the batch.
 
 use std::ops::Range;
 
-use crate::model::death::{Death, DeathCause, Loss, MemoryLimit, Running};
+use crate::model::death::{ExitReason, MemoryLimit, Running, WorkerExit, WorkerLoss};
 
 /// A part of a lost batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
-    /// These items are sent again; the only item of the piece has been tried so often.
+    /// Items to send again, and how often the only item of the piece has been tried.
     Again(Range<u32>, u32),
-    /// This item is answered by the death, after so many tries.
+    /// An item that is answered by the death, and its number of tries.
     Answer(u32, u32),
 }
 
-/// A batch of which it is not known which item did it is divided into so many pieces. Each step costs a process, and
+/// Pieces that a batch is divided into where the item at fault is unknown. Each step costs a process, and
 /// where a worker fell silent three seconds: of 1,000 items that is three steps, where halves take ten.
 pub const PARTS: u32 = 16;
 
@@ -24,31 +24,31 @@ pub const PARTS: u32 = 16;
 /// A fault in the item itself comes again: it gets one more try, alone. SIGKILL and SIGTERM come from outside (an
 /// operator, the memory killer), where the item most often stood only in the way. Memory may have been leaked by the
 /// items before it.
-fn deaths_allowed(death: &Death) -> u32 {
+fn deaths_allowed(death: &WorkerExit) -> u32 {
     const SIGKILL: i32 = 9;
     const SIGTERM: i32 = 15;
     match death.cause {
-        DeathCause::Signal(SIGKILL | SIGTERM)
-        | DeathCause::Stopped(_)
-        | DeathCause::OutOfMemory(MemoryLimit::Worker(_) | MemoryLimit::Shared(_))
-        | DeathCause::AgentsLost(_)
-        | DeathCause::Unknown => 4,
+        ExitReason::Signal(SIGKILL | SIGTERM)
+        | ExitReason::Stopped(_)
+        | ExitReason::OutOfMemory(MemoryLimit::Worker(_) | MemoryLimit::Shared(_))
+        | ExitReason::AgentsLost(_)
+        | ExitReason::Unknown => 4,
         // Nothing but the item itself can have taken the time.
-        DeathCause::Timeout(_) => 1,
+        ExitReason::Timeout(_) => 1,
         _ => 2,
     }
 }
 
-/// Whether a loss says something of the batch: one of its items may have done it. Preparing the function is no item's
-/// work, and agents of a service that go away take along whatever they have.
-pub fn accuses(loss: &Loss) -> bool {
+/// Whether a loss says something of the batch: one of its items may have done it. Preparing the function belongs to
+/// no item, and agents of a service that go away lose whatever they have.
+pub fn accuses(loss: &WorkerLoss) -> bool {
     let prepared = loss.running == Running::Setup;
-    !prepared && !matches!(loss.death.cause, DeathCause::AgentsLost(_) | DeathCause::NotStarted(_))
+    !prepared && !matches!(loss.death.cause, ExitReason::AgentsLost(_) | ExitReason::NotStarted(_))
 }
 
 /// Splits a batch of `items`, whose only item (if it is one) has been tried `attempt` times before, wherever. `retries`
 /// of the user are tries after the one that would be the last without them.
-pub fn after_loss(items: u32, attempt: u32, retries: u32, loss: &Loss) -> Vec<Piece> {
+pub fn after_loss(items: u32, attempt: u32, retries: u32, loss: &WorkerLoss) -> Vec<Piece> {
     let again = |range: Range<u32>, attempt| (!range.is_empty()).then_some(Piece::Again(range, attempt));
     let suspect = match loss.running {
         Running::Item(item) => Some(item.min(items - 1)),
@@ -80,17 +80,17 @@ mod tests {
 
     use super::*;
 
-    fn loss(running: Running, cause: DeathCause) -> Loss {
-        Loss {
+    fn loss(running: Running, cause: ExitReason) -> WorkerLoss {
+        WorkerLoss {
             running,
-            death: Death { worker: "w".to_owned(), pid: 1, cause, refused: None, stderr: Vec::new() },
+            death: WorkerExit { worker: "w".to_owned(), pid: 1, cause, refused: None, stderr: Vec::new() },
         }
     }
 
-    const SEGFAULT: DeathCause = DeathCause::Signal(11);
+    const SEGFAULT: ExitReason = ExitReason::Signal(11);
 
-    fn timeout() -> DeathCause {
-        DeathCause::Timeout(Duration::from_secs(1))
+    fn timeout() -> ExitReason {
+        ExitReason::Timeout(Duration::from_secs(1))
     }
 
     #[test]
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn an_item_that_was_killed_from_outside_gets_more_tries() {
-        let killed = || loss(Running::Item(0), DeathCause::Signal(9));
+        let killed = || loss(Running::Item(0), ExitReason::Signal(9));
         assert_eq!(after_loss(1, 1, 0, &killed()), [Piece::Again(0..1, 2)]);
         assert_eq!(after_loss(1, 3, 0, &killed()), [Piece::Answer(0, 4)]);
     }
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn retries_come_on_top_of_the_tries_that_clear_the_innocent() {
-        let tries = |cause: DeathCause, retries: u32| {
+        let tries = |cause: ExitReason, retries: u32| {
             let lost = loss(Running::Item(0), cause);
             (0..100).find_map(|attempt| match after_loss(1, attempt, retries, &lost)[..] {
                 [Piece::Answer(0, tries)] => Some(tries),
@@ -142,7 +142,7 @@ mod tests {
         for retries in [0, 1, 5] {
             assert_eq!(tries(timeout(), retries), Some(1 + retries));
             assert_eq!(tries(SEGFAULT, retries), Some(2 + retries));
-            assert_eq!(tries(DeathCause::Signal(9), retries), Some(4 + retries));
+            assert_eq!(tries(ExitReason::Signal(9), retries), Some(4 + retries));
         }
         assert_eq!(after_loss(1, u32::MAX, u32::MAX, &loss(Running::Item(0), SEGFAULT)).len(), 1);
     }
@@ -155,14 +155,14 @@ mod tests {
     #[test]
     fn what_is_no_items_work_accuses_none() {
         assert!(!accuses(&loss(Running::Setup, SEGFAULT)));
-        assert!(!accuses(&loss(Running::Unknown, DeathCause::AgentsLost(4))));
+        assert!(!accuses(&loss(Running::Unknown, ExitReason::AgentsLost(4))));
         assert!(accuses(&loss(Running::Unknown, SEGFAULT)) && accuses(&loss(Running::Item(0), timeout())));
     }
 
     /// Whatever is known, the pieces are the batch, in order, each item once; and they get smaller or older.
     #[test]
     fn pieces_cover_the_batch() {
-        let causes = [SEGFAULT, DeathCause::Signal(9), DeathCause::Exit(1), DeathCause::Unknown];
+        let causes = [SEGFAULT, ExitReason::Signal(9), ExitReason::Exit(1), ExitReason::Unknown];
         for items in (1..40).chain([199]) {
             for running in (0..items + 3).map(Running::Item).chain([Running::Unknown, Running::Setup]) {
                 for (attempt, cause) in

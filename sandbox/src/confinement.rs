@@ -3,11 +3,11 @@
 use std::sync::atomic::AtomicU32;
 use std::{fmt, io};
 
-use crate::refusal_record::Record;
+use crate::refusal_record::DenialLog;
 
 /// How much confinement is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub enum Demand {
+pub enum ConfinementLevel {
     /// None.
     #[default]
     Off,
@@ -35,10 +35,10 @@ impl fmt::Display for Layer {
     }
 }
 
-/// A layer that can't be had here. Its text says why, as far as the kernel's answer tells.
+/// A layer that is not available here. Its text gives the reason, as far as the kernel's answer shows it.
 #[derive(Debug, thiserror::Error)]
 #[error("{}{layer}", self.reason())]
-pub struct Lack {
+pub struct MissingFeature {
     /// Which.
     pub layer: Layer,
     /// What the kernel said.
@@ -46,7 +46,7 @@ pub struct Lack {
     pub why: io::Error,
 }
 
-impl Lack {
+impl MissingFeature {
     /// What stands before the layer's name.
     fn reason(&self) -> &'static str {
         match self.why.raw_os_error() {
@@ -72,19 +72,19 @@ pub struct Confinement {
     /// Layers that hold.
     pub holding: Vec<Layer>,
     /// Layers that the kernel lacks.
-    pub lacking: Vec<Lack>,
+    pub missing_features: Vec<MissingFeature>,
     /// Why there is no `/tmp` and no `/dev/shm` of this process's own, if there is none: writing there is
     /// refused.
     pub no_temporary_files: Option<io::Error>,
 }
 
 /// The layers that the kernel lacks for this process, found without confining it.
-pub fn lacking() -> Vec<Lack> {
+pub fn missing_features() -> Vec<MissingFeature> {
     let tried = [
         (Layer::Landlock, crate::landlock::available()),
         (Layer::Seccomp, crate::seccomp::available(libc::SECCOMP_RET_TRAP)),
     ];
-    tried.into_iter().filter_map(|(layer, tried)| Some(Lack { layer, why: tried.err()? })).collect()
+    tried.into_iter().filter_map(|(layer, tried)| Some(MissingFeature { layer, why: tried.err()? })).collect()
 }
 
 /// The version of Landlock that this kernel has; `None`: it has none, or not switched on.
@@ -100,14 +100,15 @@ pub fn landlock_abi() -> Option<u32> {
 /// Descriptors that are open stay usable. The record may lie in memory that another process shares.
 ///
 /// # Errors
-/// For [`Demand::Full`], the first layer that the kernel lacks; what was confined until then stays so.
+/// For [`ConfinementLevel::Full`], the first layer that the kernel lacks; what was confined until then stays so.
 pub fn confine(
-    demand: Demand,
-    record: &'static Record,
+    demand: ConfinementLevel,
+    record: &'static DenialLog,
     running: &'static AtomicU32,
-) -> Result<Confinement, Lack> {
-    let mut confinement = Confinement { holding: Vec::new(), lacking: Vec::new(), no_temporary_files: None };
-    if demand == Demand::Off {
+) -> Result<Confinement, MissingFeature> {
+    let mut confinement =
+        Confinement { holding: Vec::new(), missing_features: Vec::new(), no_temporary_files: None };
+    if demand == ConfinementLevel::Off {
         return Ok(confinement);
     }
     crate::refusal_record::keep(record, running);
@@ -127,11 +128,11 @@ pub fn confine(
         match install() {
             Ok(()) => confinement.holding.push(layer),
             Err(why) => {
-                let lack = Lack { layer, why };
-                if demand == Demand::Full {
+                let lack = MissingFeature { layer, why };
+                if demand == ConfinementLevel::Full {
                     return Err(lack);
                 }
-                confinement.lacking.push(lack);
+                confinement.missing_features.push(lack);
             }
         }
     }
@@ -147,7 +148,7 @@ pub fn confine(
 ///
 /// # Errors
 /// If no jail of this list is around the process, or this kernel has no filters that raise signals.
-pub fn watch(record: &'static Record, running: &'static AtomicU32) -> io::Result<()> {
+pub fn watch(record: &'static DenialLog, running: &'static AtomicU32) -> io::Result<()> {
     if !crate::seccomp::is_jailed() {
         return Err(io::Error::other("no jail's filter is in force"));
     }

@@ -29,7 +29,7 @@ const STATICALLY: &str = if cfg!(target_arch = "aarch64") {
 /// Why a file is not one that this machine can run. The message is made to be shown to who sent the file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Unfit {
+pub enum ElfError {
     /// A text that some interpreter would read.
     #[error("the file is a script (it begins with #!), not an executable; send the compiled program")]
     Script,
@@ -110,11 +110,11 @@ impl Elf {
     /// Reads the headers of a file's bytes. The bytes may be anything.
     ///
     /// # Errors
-    /// If this is no program or library for this machine's architecture, or contradicts itself.
-    pub fn parse<'a>(data: impl ReadRef<'a>) -> Result<Elf, Unfit> {
+    /// If the file is not a program or library for this machine's architecture, or contradicts itself.
+    pub fn parse<'a>(data: impl ReadRef<'a>) -> Result<Elf, ElfError> {
         let header = header(data)?;
         let endian = LittleEndian;
-        let damaged = |error: object::read::Error| Unfit::Damaged(error.to_string());
+        let damaged = |error: object::read::Error| ElfError::Damaged(error.to_string());
         let segments = header.program_headers(endian, data).map_err(damaged)?;
         let loaded = segments.iter().any(|segment| segment.p_type.get(endian) == elf::PT_LOAD);
         let mut elf = Elf { begins: loaded && header.e_entry.get(endian) != 0, ..Elf::default() };
@@ -176,7 +176,7 @@ impl Elf {
     ///
     /// # Errors
     /// Names the newest that is missing: a library that has it has the others.
-    pub fn accepts(&self, name: &str, library: &Elf) -> Result<(), Unfit> {
+    pub fn accepts(&self, name: &str, library: &Elf) -> Result<(), ElfError> {
         let missing = |version: &&String| !library.offers.is_empty() && !library.offers.contains(version);
         let needed = self.versions.get(name).into_iter().flatten();
         let Some(version) = needed.filter(missing).max_by_key(|version| numbers(version)) else {
@@ -184,7 +184,7 @@ impl Elf {
         };
         let of_family = library.offers.iter().filter(|offer| family(offer) == family(version));
         let newest = of_family.max_by_key(|offer| numbers(offer));
-        Err(Unfit::Version {
+        Err(ElfError::Version {
             library: name.to_owned(),
             version: version.clone(),
             newest: newest.map_or_else(|| "none of that kind".to_owned(), |newest| format!("up to {newest}")),
@@ -193,21 +193,21 @@ impl Elf {
 }
 
 /// Checks what comes first: that this is a 64-bit program for this machine.
-fn header<'a>(data: impl ReadRef<'a>) -> Result<&'a Header, Unfit> {
+fn header<'a>(data: impl ReadRef<'a>) -> Result<&'a Header, ElfError> {
     let begins = |with: &[u8]| data.read_bytes_at(0, with.len() as u64) == Ok(with);
     if begins(b"#!") {
-        return Err(Unfit::Script);
+        return Err(ElfError::Script);
     }
     if !begins(&elf::ELFMAG) {
-        return Err(Unfit::NotElf);
+        return Err(ElfError::NotElf);
     }
     if data.read_bytes_at(4, 2) != Ok(&[elf::ELFCLASS64.0, elf::ELFDATA2LSB.0]) {
-        return Err(Unfit::Kind("it is of 32 bits, or big-endian".to_owned()));
+        return Err(ElfError::Kind("it is of 32 bits, or big-endian".to_owned()));
     }
-    let header = Header::parse(data).map_err(|error| Unfit::Damaged(error.to_string()))?;
+    let header = Header::parse(data).map_err(|error| ElfError::Damaged(error.to_string()))?;
     let kind = header.e_type.get(LittleEndian);
     if kind != elf::ET_EXEC && kind != elf::ET_DYN {
-        return Err(Unfit::Kind("it is an object file or a core dump".to_owned()));
+        return Err(ElfError::Kind("it is an object file or a core dump".to_owned()));
     }
     let machine = header.e_machine.get(LittleEndian);
     let host = if cfg!(target_arch = "aarch64") { elf::EM_AARCH64 } else { elf::EM_X86_64 };
@@ -218,7 +218,7 @@ fn header<'a>(data: impl ReadRef<'a>) -> Result<&'a Header, Unfit> {
             elf::EM_RISCV => "riscv64".to_owned(),
             other => format!("machine number {}", other.0),
         };
-        return Err(Unfit::Architecture { found, host: std::env::consts::ARCH });
+        return Err(ElfError::Architecture { found, host: std::env::consts::ARCH });
     }
     Ok(header)
 }
@@ -228,7 +228,7 @@ fn needed<'a>(
     segments: &[elf::ProgramHeader64<LittleEndian>],
     entries: &[elf::Dyn64<LittleEndian>],
     data: impl ReadRef<'a>,
-) -> Result<Vec<String>, Unfit> {
+) -> Result<Vec<String>, ElfError> {
     let endian = LittleEndian;
     let (mut table, mut size, mut names) = (0, 0, Vec::new());
     for entry in entries.iter().take_while(|entry| entry.d_tag(endian) != DT_NULL) {
@@ -248,23 +248,23 @@ fn needed<'a>(
         .into_iter()
         .map(|name| {
             let name = u32::try_from(name).ok().and_then(|name| strings.get(name).ok());
-            let name = name.ok_or_else(|| Unfit::Damaged("a library's name is missing".to_owned()))?;
+            let name = name.ok_or_else(|| ElfError::Damaged("a library's name is missing".to_owned()))?;
             text(name, "a library's name").map(str::to_owned)
         })
         .collect()
 }
 
 /// Names come from strangers and go into messages and command lines: short, printable, without spaces.
-fn text<'a>(bytes: &'a [u8], what: &str) -> Result<&'a str, Unfit> {
+fn text<'a>(bytes: &'a [u8], what: &str) -> Result<&'a str, ElfError> {
     let text = std::str::from_utf8(bytes).unwrap_or_default();
     if text.is_empty() || text.len() > 255 || text.chars().any(|c| !c.is_ascii_graphic()) {
-        return Err(Unfit::Damaged(format!("{what} is no name")));
+        return Err(ElfError::Damaged(format!("{what} is not a name")));
     }
     Ok(text)
 }
 
-fn bounded(count: usize) -> Result<(), Unfit> {
-    if count > MOST { Err(Unfit::Damaged(format!("more than {MOST} names of one kind"))) } else { Ok(()) }
+fn bounded(count: usize) -> Result<(), ElfError> {
+    if count > MOST { Err(ElfError::Damaged(format!("more than {MOST} names of one kind"))) } else { Ok(()) }
 }
 
 /// `GLIBC` of `GLIBC_2.36`.
@@ -281,8 +281,8 @@ pub(crate) fn numbers(version: &str) -> Vec<u32> {
 ///
 /// # Errors
 /// As [`Elf::parse`]; a file that can't be read counts as damaged.
-pub fn read(path: &Path) -> Result<Elf, Unfit> {
-    let file = File::open(path).map_err(|error| Unfit::Damaged(format!("{}: {error}", path.display())))?;
+pub fn read(path: &Path) -> Result<Elf, ElfError> {
+    let file = File::open(path).map_err(|error| ElfError::Damaged(format!("{}: {error}", path.display())))?;
     Elf::parse(&ReadCache::new(file))
 }
 
@@ -290,11 +290,11 @@ pub fn read(path: &Path) -> Result<Elf, Unfit> {
 ///
 /// # Errors
 /// As [`read`]; also if it is a library, or has nothing to begin with.
-pub fn read_program(path: &Path) -> Result<Elf, Unfit> {
+pub fn read_program(path: &Path) -> Result<Elf, ElfError> {
     let elf = read(path)?;
     match elf.begins && (elf.interpreter.is_some() || elf.needed.is_empty()) {
         true => Ok(elf),
-        false => Err(Unfit::Kind("it is a library, or has nothing to begin with".to_owned())),
+        false => Err(ElfError::Kind("it is a library, or has nothing to begin with".to_owned())),
     }
 }
 
@@ -317,16 +317,16 @@ mod tests {
 
     #[test]
     fn what_is_no_program_for_this_machine_is_refused_by_name() {
-        assert_eq!(Elf::parse(&b"#!/bin/sh\necho\n"[..]), Err(Unfit::Script));
-        assert_eq!(Elf::parse(&b"MZ is another system"[..]), Err(Unfit::NotElf));
-        assert_eq!(Elf::parse(&b""[..]), Err(Unfit::NotElf));
+        assert_eq!(Elf::parse(&b"#!/bin/sh\necho\n"[..]), Err(ElfError::Script));
+        assert_eq!(Elf::parse(&b"MZ is another system"[..]), Err(ElfError::NotElf));
+        assert_eq!(Elf::parse(&b""[..]), Err(ElfError::NotElf));
         let mut other = own();
         other[18..20].copy_from_slice(&elf::EM_RISCV.0.to_le_bytes());
         let error = Elf::parse(other.as_slice()).expect_err("no machine of ours").to_string();
         assert!(error.contains("for riscv64"), "{error}");
         let mut narrow = own();
         narrow[4] = elf::ELFCLASS32.0;
-        assert!(matches!(Elf::parse(narrow.as_slice()), Err(Unfit::Kind(_))));
+        assert!(matches!(Elf::parse(narrow.as_slice()), Err(ElfError::Kind(_))));
         let library = Path::new("/lib/x86_64-linux-gnu/libm.so.6");
         if library.exists() {
             assert!(read_program(library).expect_err("a library").to_string().contains("a library"));

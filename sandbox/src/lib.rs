@@ -5,8 +5,8 @@
 //! `landlock` leaves nothing of the file system but reading what a program needs to run. `calls` is the list of
 //! system calls, the same as a jail's; `filters` makes filters from it, and `seccomp` installs them. A refused
 //! call comes to `sigsys_handler` (a signal handler) or, where it would start a process, to `notify_thread` (a thread).
-//! Both write to the [`Record`], which the worker and its host read to say which call an item failed of.
-//! [`lacking`] tells a host what its kernel can't do, before any worker is started. [`watch`] is for a worker in
+//! Both write to the [`DenialLog`], which the worker and its host read to say which call an item failed of.
+//! [`missing_features`] tells a host what its kernel can't do, before any worker is started. [`watch`] is for a worker in
 //! a jail: it confines nothing, and has the same calls on record.
 //!
 //! Two layers, because neither is enough: Landlock knows nothing of UDP, of sockets that have a path, of
@@ -43,7 +43,9 @@ mod sigsys_handler;
 mod temporary;
 mod world;
 pub use crate::memory_group::{MemoryGroup, most_processes};
-pub use crate::refusal_record::{Record, Refusal, named, record};
+pub use crate::refusal_record::{DenialLog, Refusal, named, record};
 pub use crate::world::is_zone;
 
-pub use confinement::{Confinement, Demand, Lack, Layer, confine, lacking, landlock_abi, watch};
+pub use confinement::{
+    Confinement, ConfinementLevel, Layer, MissingFeature, confine, landlock_abi, missing_features, watch,
+};

@@ -54,8 +54,8 @@ struct Slot {
 /// empty one.
 #[derive(Debug)]
 #[repr(C)]
-pub struct Record {
-    /// Somebody writes.
+pub struct DenialLog {
+    /// A thread writes.
     taken: AtomicU32,
     /// One more than the latest item to which anything was refused; 0: nothing was.
     latest: AtomicU32,
@@ -110,24 +110,24 @@ pub fn named<C: fmt::Display>(calls: &[C]) -> String {
     }
 }
 
-static RECORD: AtomicPtr<Record> = AtomicPtr::new(std::ptr::null_mut());
+static RECORD: AtomicPtr<DenialLog> = AtomicPtr::new(std::ptr::null_mut());
 static RUNNING: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
 
 /// From now on this is the record.
-pub(crate) fn keep(record: &'static Record, running: &'static AtomicU32) {
+pub(crate) fn keep(record: &'static DenialLog, running: &'static AtomicU32) {
     RUNNING.store(std::ptr::from_ref(running).cast_mut(), Ordering::Release);
     RECORD.store(std::ptr::from_ref(record).cast_mut(), Ordering::Release);
 }
 
-impl Default for Record {
+impl Default for DenialLog {
     fn default() -> Self {
-        Record::new()
+        DenialLog::new()
     }
 }
 
 /// The record of this process; `None` where it is not confined.
 #[inline]
-pub fn record() -> Option<&'static Record> {
+pub fn record() -> Option<&'static DenialLog> {
     // SAFETY: it is null, or came from a reference that lives for ever.
     unsafe { RECORD.load(Ordering::Acquire).as_ref() }
 }
@@ -239,10 +239,10 @@ unsafe fn is_look_up(path: *const u8) -> bool {
     !path.is_null() && LOOK_UPS.iter().any(|known| begins(known))
 }
 
-impl Record {
+impl DenialLog {
     /// An empty one.
     pub const fn new() -> Self {
-        Record { taken: AtomicU32::new(0), latest: AtomicU32::new(0), slots: [Slot::EMPTY; SLOTS] }
+        DenialLog { taken: AtomicU32::new(0), latest: AtomicU32::new(0), slots: [Slot::EMPTY; SLOTS] }
     }
 
     /// Forgets all: a batch begins, whose items have the same numbers as those before.
@@ -270,7 +270,7 @@ impl Record {
             .collect()
     }
 
-    /// [`Record::of_item`] without what only looked something up.
+    /// [`DenialLog::of_item`] without what only looked something up.
     pub fn in_earnest(&self, item: u32) -> Vec<Refusal> {
         let of_item = || self.slots.iter().filter(|slot| slot.is_of(item) && !slot.is_missing());
         of_item().filter(|slot| !slot.is_look_up()).filter_map(|slot| slot.read(item)).collect()
@@ -348,23 +348,23 @@ impl Record {
 mod tests {
     use super::*;
 
-    fn note(record: &Record, number: i64, item: u32, path: &std::ffi::CStr) {
+    fn note(record: &DenialLog, number: i64, item: u32, path: &std::ffi::CStr) {
         // SAFETY: it ends with a zero byte.
         unsafe { record.note(number, item, path.as_ptr().cast(), Why::Refused) };
     }
 
-    fn missing(record: &Record, item: u32, path: &std::ffi::CStr) {
+    fn missing(record: &DenialLog, item: u32, path: &std::ffi::CStr) {
         // SAFETY: it ends with a zero byte.
         unsafe { record.note(libc::SYS_openat, item, path.as_ptr().cast(), Why::Missing) };
     }
 
-    fn swallowed(record: &Record) -> Vec<(u32, String)> {
+    fn swallowed(record: &DenialLog) -> Vec<(u32, String)> {
         record.swallowed().iter().map(|refusal| (refusal.item, refusal.to_string())).collect()
     }
 
     #[test]
     fn an_item_is_told_its_own_calls_each_once() {
-        let record = Record::new();
+        let record = DenialLog::new();
         note(&record, libc::SYS_openat, 2, c"/etc/hosts");
         for _ in 0..3 {
             note(&record, libc::SYS_openat, 3, c"/etc/passwd");
@@ -381,7 +381,7 @@ mod tests {
 
     #[test]
     fn what_an_item_swallowed_is_not_lost_behind_one_that_fails() {
-        let record = Record::new();
+        let record = DenialLog::new();
         note(&record, libc::SYS_socket, 1, c"");
         note(&record, libc::SYS_openat, 5, c"/etc/passwd");
         note(&record, libc::SYS_socket, 5, c"");
@@ -393,7 +393,7 @@ mod tests {
 
     #[test]
     fn the_call_of_an_item_that_answers_an_error_is_not_lost_behind_harmless_ones() {
-        let record = Record::new();
+        let record = DenialLog::new();
         for item in 0..8 {
             note(&record, libc::SYS_openat, item, c"/dev/urandom");
         }
@@ -407,7 +407,7 @@ mod tests {
 
     #[test]
     fn a_look_up_in_passing_is_no_reason_to_warn_but_an_item_that_fails_is_told() {
-        let record = Record::new();
+        let record = DenialLog::new();
         note(&record, libc::SYS_openat, 0, c"/sys/fs/cgroup/cpu.max");
         assert!(record.swallowed().is_empty());
         assert_eq!(record.of_item(0)[0].call, "openat");
@@ -418,7 +418,7 @@ mod tests {
 
     #[test]
     fn of_many_calls_the_first_ones_and_the_latest_are_kept_and_few_are_named() {
-        let record = Record::new();
+        let record = DenialLog::new();
         note(&record, libc::SYS_socket, 0, c"");
         for number in 0..100 {
             let path = std::ffi::CString::new(format!("/tmp/{number}")).expect("no zero in it");
@@ -432,7 +432,7 @@ mod tests {
 
     #[test]
     fn files_that_are_not_there_are_kept_beside_refused_calls_and_take_no_place_of_theirs() {
-        let record = Record::new();
+        let record = DenialLog::new();
         missing(&record, 1, c"/proc/meminfo");
         for number in 0..100 {
             let path = std::ffi::CString::new(format!("/usr/share/x/{number}")).expect("no zero in it");
@@ -453,7 +453,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_told_although_its_item_fails_of_a_refused_call() {
-        let record = Record::new();
+        let record = DenialLog::new();
         missing(&record, 3, c"/usr/share/proj/proj.db");
         note(&record, libc::SYS_socket, 3, c"");
         record.tell(3);
@@ -464,7 +464,7 @@ mod tests {
 
     #[test]
     fn any_bytes_are_a_record() {
-        let record = Record::new();
+        let record = DenialLog::new();
         record.slots[0].call.store(u32::MAX, Ordering::Relaxed);
         assert!(record.of_item(0).is_empty());
         note(&record, libc::SYS_openat, 0, c"/x");

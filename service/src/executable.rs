@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use std::path::Path;
 
 use fastmap_backends::cloud::hexadecimal;
-use fastmap_sandbox::elf::{self, Unfit};
+use fastmap_sandbox::elf::{self, ElfError};
 
 /// Checks an uploaded executable for the machine that will run it.
 pub trait Examine: Send + Sync + Debug {
@@ -14,14 +14,14 @@ pub trait Examine: Send + Sync + Debug {
     ///
     /// # Errors
     /// In words for the client that has sent it.
-    fn examine(&self, executable: &Path) -> Result<(), Unfit>;
+    fn examine(&self, executable: &Path) -> Result<(), ElfError>;
 }
 
 /// Looks at a file that hashes to `hash`; gives what its workers will say that they are.
 ///
 /// # Errors
 /// Why it can't run here, in words for who sent it.
-pub(crate) fn check_executable(path: &Path, hash: &str) -> Result<String, Unfit> {
+pub(crate) fn check_executable(path: &Path, hash: &str) -> Result<String, ElfError> {
     let build_id = elf::read_program(path)?.build_id;
     // As a worker computes it, see fastmap_backends::identity.
     Ok(build_id.map_or_else(|| format!("sha256:{hash}"), |id| format!("build-id:{}", hexadecimal(&id))))

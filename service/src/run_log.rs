@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fastmap_backends::cloud::{LogLine, LogPage, RunState};
 use fastmap_backends::counted;
-use fastmap_backends::local::{LogRecord, Relay, Stream};
+use fastmap_backends::local::{LogRecord, OutputSink, Stream};
 use log::Level;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc};
@@ -290,7 +290,7 @@ impl RunLogs {
     }
 
     /// Where the workers of a run print to.
-    pub fn relay(&self, run: &str) -> Arc<dyn Relay> {
+    pub fn relay(&self, run: &str) -> Arc<dyn OutputSink> {
         Arc::new(RunRelay { events: self.clone(), run: run.to_owned(), dropped: AtomicU64::new(0) })
     }
 
@@ -333,7 +333,7 @@ struct RunRelay {
     dropped: AtomicU64,
 }
 
-impl Relay for RunRelay {
+impl OutputSink for RunRelay {
     fn line(&self, worker: &str, stream: Stream, line: &[u8]) {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let text = bounded(String::from_utf8_lossy(line).into_owned(), LONGEST);

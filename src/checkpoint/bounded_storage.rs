@@ -13,9 +13,9 @@ const MOST_PAGES: u32 = 1 << 20;
 /// Reads what is there and nothing else: a page's number says how long the page is, up to 8 TiB, for which redb asks the
 /// allocator before it reads, and a host that gets no memory aborts.
 #[derive(Debug)]
-pub(crate) struct Doubted<B>(B);
+pub(crate) struct BoundedStorage<B>(B);
 
-impl<B: StorageBackend> Doubted<B> {
+impl<B: StorageBackend> BoundedStorage<B> {
     /// # Errors
     /// If the file can't be read, or is a database whose head was damaged.
     pub(crate) fn new(backend: B) -> io::Result<Self> {
@@ -28,7 +28,7 @@ impl<B: StorageBackend> Doubted<B> {
                 return Err(damaged(format!("regions of {pages} pages")));
             }
         }
-        Ok(Doubted(backend))
+        Ok(BoundedStorage(backend))
     }
 }
 
@@ -36,7 +36,7 @@ fn damaged(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, what)
 }
 
-impl<B: StorageBackend> StorageBackend for Doubted<B> {
+impl<B: StorageBackend> StorageBackend for BoundedStorage<B> {
     fn len(&self) -> io::Result<u64> {
         self.0.len()
     }
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn nothing_is_read_beyond_the_end() {
-        let doubted = Doubted::new(Disk::new(vec![7; 100], usize::MAX)).expect("it can be read");
+        let doubted = BoundedStorage::new(Disk::new(vec![7; 100], usize::MAX)).expect("it can be read");
         assert_eq!(doubted.read(90, 10).expect("it is there"), [7; 10]);
         for (offset, len) in [(91, 10), (0, 1 << 43), (u64::MAX, 2)] {
             let error = doubted.read(offset, len).expect_err("it is not there");

@@ -42,7 +42,7 @@ pub(super) struct Open {
 
 /// Recorded results whose items were found to be the same.
 #[derive(Debug)]
-pub(crate) struct Recalled {
+pub(crate) struct Restored {
     pub(crate) items: u32,
     pub(crate) results: Vec<u8>,
 }
@@ -111,7 +111,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// If the items are others than those that were recorded.
-    pub(crate) fn compare(&mut self, items: u32, bytes: &[u8]) -> Result<Option<Recalled>, Error> {
+    pub(crate) fn compare(&mut self, items: u32, bytes: &[u8]) -> Result<Option<Restored>, Error> {
         let Some(open) = &mut self.open else { return Ok(None) };
         let Some(next) = open.next.as_ref() else { return Ok(None) };
         open.hash.update(bytes);
@@ -130,7 +130,7 @@ impl Checkpoint {
         // Once a write has failed nothing can be read either, and only the write says why (the disk is full).
         let following = following.map_err(|unread| open.recorder.close().err().unwrap_or(unread))?;
         let done = std::mem::replace(&mut open.next, following);
-        Ok(done.map(|segment| Recalled { items: segment.items, results: segment.results }))
+        Ok(done.map(|segment| Restored { items: segment.items, results: segment.results }))
     }
 
     /// The input has ended behind so many items.

@@ -17,4 +17,4 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use journal::{Checkpoint, Recalled};
+pub(crate) use journal::{Checkpoint, Restored};

@@ -15,7 +15,7 @@ use redb::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::checkpoint::bounded_storage::Doubted;
+use crate::checkpoint::bounded_storage::BoundedStorage;
 use crate::error::{Error, ErrorKind};
 
 /// What the map is: words for each part of its identity.
@@ -145,7 +145,7 @@ impl Store {
 
     /// On a file, or what a test puts in its place.
     pub(super) fn on(backend: impl StorageBackend, path: &Path) -> Result<Store, Error> {
-        let backend = Doubted::new(backend).map_err(|error| refused(path, error.into()))?;
+        let backend = BoundedStorage::new(backend).map_err(|error| refused(path, error.into()))?;
         let database = builder().create_with_backend(backend).map_err(|error| refused(path, error))?;
         Ok(Store { database, path: path.to_owned() })
     }
@@ -282,7 +282,7 @@ fn builder() -> Builder {
 fn begun(path: &Path) -> Result<bool, Error> {
     match fs::metadata(path) {
         Ok(about) if about.is_file() => Ok(about.len() > 0),
-        Ok(_) => Err(told(path, "this is no file")),
+        Ok(_) => Err(told(path, "this is not a file")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(failed(path, "it can't be looked at", error)),
     }
@@ -299,7 +299,7 @@ fn refused(path: &Path, error: DatabaseError) -> Error {
     let what = match &error {
         DatabaseError::DatabaseAlreadyOpen => "another process or map is using it",
         DatabaseError::Storage(StorageError::Io(io)) if io.kind() == io::ErrorKind::InvalidData => {
-            "this is no checkpoint, and is left as it is"
+            "this is not a checkpoint, and is left as it is"
         }
         DatabaseError::Storage(StorageError::Io(io)) if io.kind() != io::ErrorKind::UnexpectedEof => {
             "it can't be opened to read and write"

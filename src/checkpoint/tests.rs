@@ -1,5 +1,5 @@
 //! What is recorded of a batch that comes back in parts while some of it is tried again, and that it is let go in the
-//! end. The calls are those of the drive, in its order.
+//! end. The calls are those of the engine, in its order.
 
 use std::path::Path;
 

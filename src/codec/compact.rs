@@ -32,7 +32,7 @@ trait Plain: Copy {
 /// (1 MiB as `Vec<u8>`: 0.05 ms against 1 ms). Both ends are one executable, so that nobody else reads this.
 macro_rules! plain_vectors {
     ($($t:ty)*) => {
-        /// Appends a vector of plain numbers; false if `T` is none.
+        /// Appends a vector of plain numbers; false if `T` is not one.
         #[inline]
         fn append_plain_vector<T>(item: &T, out: &mut Vec<u8>) -> bool {
             if size_of::<T>() != size_of::<Vec<u8>>() {
@@ -49,7 +49,7 @@ macro_rules! plain_vectors {
             false
         }
 
-        /// Writes a vector of plain numbers as a context; `None` if `T` is none.
+        /// Writes a vector of plain numbers as a context; `None` if `T` is not one.
         fn stream_plain_vector<T>(item: &T, writer: &mut ContextWriter) -> Option<io::Result<()>> {
             if size_of::<T>() != size_of::<Vec<u8>>() {
                 return None;
@@ -69,7 +69,7 @@ macro_rules! plain_vectors {
             None
         }
 
-        /// Reads a vector of plain numbers; `Ok(None)` if `T` is none.
+        /// Reads a vector of plain numbers; `Ok(None)` if `T` is not one.
         #[inline]
         fn read_plain_vector<T>(bytes: &[u8]) -> Result<Option<T>, Box<Why>> {
             let mut item: Option<T> = None;

@@ -96,7 +96,7 @@ impl Display for Why {
             ),
             Self::Undescribed => write!(
                 f,
-                "it must be told by the bytes what they are (as #[serde(untagged)], \
+                "it must learn the type of a value from the bytes (as #[serde(untagged)], \
                  #[serde(tag = \"…\")], #[serde(flatten)] and serde_json::Value must), which the \
                  compact format does not say; {WAY_OUT}"
             ),

@@ -9,11 +9,11 @@ use serde::de::DeserializeOwned;
 
 use crate::codec::{self, CodecError};
 use crate::error::{Error, ErrorKind};
-use crate::map::engine::Drive;
-use crate::map::inline::function::Callee;
-use crate::map::inline::state::{Here, Made, Turn};
+use crate::map::engine::MapEngine;
+use crate::map::inline::function::InlineFn;
+use crate::map::inline::state::{InlineSource, Made, Step};
 use crate::map::input::{Input, Prospect};
-use crate::map::poll_pacing::Stretch;
+use crate::map::poll_pacing::PollPacer;
 use crate::map::read_pacing::Caution;
 use crate::map::results::{Advance, Answer, Indexed};
 
@@ -53,13 +53,13 @@ where
     I: Iterator,
 {
     pub(crate) input: Input<I>,
-    pub(crate) drive: Drive,
-    stretch: Stretch,
+    pub(crate) engine: MapEngine,
+    stretch: PollPacer,
     pub(crate) caution: Caution,
     /// Results of the calling thread.
     pub(crate) made: Made<R>,
     /// The calling thread's part, with the option `inline`.
-    pub(crate) here: Option<Box<Here<I, R>>>,
+    pub(crate) here: Option<Box<InlineSource<I, R>>>,
     /// What ends the map, once all that is here is delivered.
     pub(crate) failure: Option<Error>,
 }
@@ -70,27 +70,27 @@ where
     R: DeserializeOwned,
 {
     /// For items that are encoded as they are.
-    pub(crate) fn by_value(input: I, drive: Drive) -> Self
+    pub(crate) fn by_value(input: I, engine: MapEngine) -> Self
     where
         I::Item: Serialize + DeserializeOwned,
     {
-        Fastmap::new(Input::by_value(input), drive)
+        Fastmap::new(Input::by_value(input), engine)
     }
 
     /// For items that are encoded as what they point to.
-    pub(crate) fn by_ref<'a, T>(input: I, drive: Drive) -> Self
+    pub(crate) fn by_ref<'a, T>(input: I, engine: MapEngine) -> Self
     where
         I: Iterator<Item = &'a T>,
         T: Serialize + DeserializeOwned + 'a,
     {
-        Fastmap::new(Input::by_ref(input), drive)
+        Fastmap::new(Input::by_ref(input), engine)
     }
 
-    fn new(input: Input<I>, drive: Drive) -> Self {
+    fn new(input: Input<I>, engine: MapEngine) -> Self {
         Fastmap {
             input,
-            drive,
-            stretch: Stretch::new(),
+            engine,
+            stretch: PollPacer::new(),
             caution: Caution::new(),
             made: Made::none(),
             here: None,
@@ -99,8 +99,8 @@ where
     }
 
     /// Lets the calling thread take items.
-    pub(crate) fn inline(mut self, callee: impl Callee<I, R> + 'static) -> Self {
-        self.here = Some(Here::new(Box::new(callee)));
+    pub(crate) fn inline(mut self, inline_fn: impl InlineFn<I, R> + 'static) -> Self {
+        self.here = Some(InlineSource::new(Box::new(inline_fn)));
         self
     }
 
@@ -108,7 +108,7 @@ where
     fn next_single(&mut self) -> Option<Result<R, Error>> {
         match self.call() {
             Some(result) => Some(Ok(result)),
-            None => match self.advance_slowly()? {
+            None => match self.next_slow()? {
                 Ok((_, result)) => Some(result),
                 Err(error) => Some(Err(error)),
             },
@@ -119,7 +119,7 @@ where
     #[inline]
     pub(crate) fn call(&mut self) -> Option<R> {
         let result = self.here.as_mut()?.call(self.input.iterator())?;
-        self.drive.report.singles -= 1;
+        self.engine.report.inline_budget -= 1;
         Some(result)
     }
 
@@ -127,32 +127,32 @@ where
     #[inline]
     pub(crate) fn made(&mut self) -> Option<Indexed<R>> {
         let (index, result) = self.made.next()?;
-        self.drive.report.read(1);
+        self.engine.report.read(1);
         Some((index, Ok(result)))
     }
 
     /// The next answer of the current segment, if it is a result and no look at the workers is due.
     #[inline]
-    pub(crate) fn quick(&mut self) -> Option<Result<R, Error>> {
-        let bytes = self.drive.current.quick(codec::stride::<R>())?;
+    pub(crate) fn next_fast(&mut self) -> Option<Result<R, Error>> {
+        let bytes = self.engine.current.next_fast(codec::stride::<R>())?;
         Some(codec::get(bytes).map_err(|error| self.unreadable(error)))
     }
 
     /// A result that was read last and can't be decoded.
     #[cold]
     fn unreadable(&mut self, error: CodecError) -> Error {
-        let index = self.drive.current.first() + u64::from(self.drive.current.read()) - 1;
+        let index = self.engine.current.first() + u64::from(self.engine.current.read()) - 1;
         let error = Error::new(ErrorKind::Serialize, error.to_string()).with_source(error).at(index);
-        let error = self.drive.report.failed(error);
-        if self.drive.limits.stops() {
-            self.drive.end_here();
+        let error = self.engine.report.failed(error);
+        if self.engine.limits.stops() {
+            self.engine.end_here();
         }
         error
     }
 
     /// Decodes and returns the next answer of the current segment.
     pub(crate) fn answer(&mut self) -> Option<Indexed<R>> {
-        let (index, answer) = self.drive.current.next()?;
+        let (index, answer) = self.engine.current.next()?;
         let error = match answer {
             Answer::Result(bytes) => match codec::get(bytes) {
                 Ok(result) => return Some((index, Ok(result))),
@@ -164,9 +164,9 @@ where
                 Error::new(ErrorKind::Serialize, message).at(index)
             }
         };
-        let error = self.drive.report.failed(error);
-        if self.drive.limits.stops() {
-            self.drive.end_here();
+        let error = self.engine.report.failed(error);
+        if self.engine.limits.stops() {
+            self.engine.end_here();
         }
         Some((index, Err(error)))
     }
@@ -180,48 +180,48 @@ where
         if let Some(answer) = self.made() {
             return Some(Ok(answer));
         }
-        if (self.drive.hungry() || self.drive.is_late())
+        if (self.engine.can_submit() || self.engine.is_late())
             && let Err(error) = self.refill()
         {
             self.fail(error);
         }
         let answer = match self.answer() {
             Some(answer) => Ok(answer),
-            None => self.advance_slowly()?,
+            None => self.next_slow()?,
         };
         let answers = self.stretch.next();
         if answers == 1 {
             // A consumer that takes its time may never have to wait, where progress is told otherwise.
-            self.drive.tick();
+            self.engine.tick();
         }
-        self.drive.current.allow(answers - 1);
+        self.engine.current.allow(answers - 1);
         Some(answer)
     }
 
     /// Where the current segment has no more.
-    fn advance_slowly(&mut self) -> Option<Advance<R>> {
-        if self.drive.has_ended() {
+    fn next_slow(&mut self) -> Option<Advance<R>> {
+        if self.engine.has_ended() {
             return None;
         }
         loop {
             match self.turn() {
-                Turn::Answer(answer) => return Some(answer),
-                Turn::End => return None,
-                Turn::Away => {}
+                Step::Answer(answer) => return Some(answer),
+                Step::End => return None,
+                Step::Away => {}
             }
-            self.drive.take();
-            self.drive.tick();
+            self.engine.take();
+            self.engine.tick();
             if let Some(answer) = self.answer() {
                 return Some(Ok(answer));
             }
             if let Some(error) = self.failure.take() {
-                self.drive.end();
+                self.engine.end();
                 return Some(Err(error));
             }
             match self.go_on() {
                 Ok(true) => {}
                 Ok(false) => {
-                    self.drive.end();
+                    self.engine.end();
                     return None;
                 }
                 Err(error) => self.fail(error),
@@ -233,18 +233,18 @@ where
     /// map is over.
     fn go_on(&mut self) -> Result<bool, Error> {
         self.refill()?;
-        if self.drive.is_complete() {
-            self.drive.checkpoint.close()?;
+        if self.engine.is_complete() {
+            self.engine.checkpoint.close()?;
             return Ok(false);
         }
-        if self.drive.window.has_next() {
+        if self.engine.reorder_buffer.has_next() {
             return Ok(true);
         }
-        if self.drive.reads_on() && self.input.prospect() == Prospect::Later {
+        if self.engine.reads_on() && self.input.prospect() == Prospect::Later {
             let feed = self.input.feed().map(Arc::clone);
-            self.drive.wait_beside(feed.as_deref())?;
+            self.engine.wait_beside(feed.as_deref())?;
         } else {
-            self.drive.wait()?;
+            self.engine.wait()?;
         }
         Ok(true)
     }
@@ -252,12 +252,12 @@ where
     /// The map can't go on. Answers that are here are delivered before the error: up to the first gap; and all of them
     /// where they were paid for.
     pub(crate) fn fail(&mut self, error: Error) {
-        self.drive.report.ended_by(error.kind());
-        self.drive.stop();
+        self.engine.report.ended_by(error.kind());
+        self.engine.stop();
         let paid =
             matches!(error.kind(), ErrorKind::OutOfCredits | ErrorKind::Cloud | ErrorKind::Unauthorized);
-        if paid && !self.drive.limits.stops() {
-            self.drive.window.fill_gaps(error.kind());
+        if paid && !self.engine.limits.stops() {
+            self.engine.reorder_buffer.fill_gaps(error.kind());
         }
         self.failure = Some(error);
     }
@@ -265,9 +265,9 @@ where
     /// Reads and sends as much as there are places for.
     fn refill(&mut self) -> Result<(), Error> {
         let remaining = self.input.remaining();
-        self.drive.begin(remaining)?;
-        self.drive.collect()?;
-        while let Some(mut plan) = self.drive.plan() {
+        self.engine.begin(remaining)?;
+        self.engine.collect()?;
+        while let Some(mut plan) = self.engine.plan() {
             let prospect = self.input.prospect();
             let careful = match prospect {
                 // What was pulled before is sent all the same.
@@ -285,11 +285,11 @@ where
                 if self.has_ready() {
                     break;
                 }
-                let patience = self.caution.patience(self.drive.seen.item_time);
-                if self.drive.expects_news() && !patience.is_zero() {
+                let patience = self.caution.patience(self.engine.seen.item_time);
+                if self.engine.expects_news() && !patience.is_zero() {
                     // Before there is a worker nothing could run: that time is lost to nobody.
-                    let starting = !self.drive.is_ready();
-                    let waited = self.drive.wait_for(patience)?;
+                    let starting = !self.engine.is_ready();
+                    let waited = self.engine.wait_for(patience)?;
                     if !starting {
                         self.caution.waited(waited);
                     }
@@ -297,20 +297,20 @@ where
                 }
                 plan.items = 1;
             }
-            let size = self.drive.last_size;
-            let pulled = self.input.pull(self.drive.builder(), &plan);
+            let size = self.engine.last_size;
+            let pulled = self.input.pull(self.engine.builder(), &plan);
             self.caution.pulled(plan.items, pulled.longest);
-            self.drive.report.pulled(pulled.time);
-            self.drive.pulled(pulled.how, self.input.remaining())?;
+            self.engine.report.pulled(pulled.time);
+            self.engine.pulled(pulled.how, self.input.remaining())?;
             if prospect == Prospect::Later {
                 break;
             }
             if careful {
                 // It says nothing of how large the next should be.
-                self.drive.last_size = self.drive.last_size.max(size);
+                self.engine.last_size = self.engine.last_size.max(size);
             }
             // Before the next plan: what has come meanwhile says how large a batch should be.
-            self.drive.collect()?;
+            self.engine.collect()?;
             // What is ready goes to the consumer before a slow input is asked again.
             if pulled.slow && self.has_ready() {
                 break;
@@ -321,21 +321,21 @@ where
 
     /// Whether there is an answer to give.
     fn has_ready(&self) -> bool {
-        self.drive.current.left() > 0 || self.drive.window.has_next()
+        self.engine.current.left() > 0 || self.engine.reorder_buffer.has_next()
     }
 
     /// Answers that can be given out at once.
     pub(crate) fn left(&self) -> usize {
-        self.made.left() + self.drive.current.left() as usize
+        self.made.left() + self.engine.current.left() as usize
     }
 
     fn hint(&self) -> (usize, Option<usize>) {
-        if self.drive.has_ended() {
+        if self.engine.has_ended() {
             return (0, Some(0));
         }
-        let held = usize::try_from(self.drive.undelivered()).unwrap_or(usize::MAX);
+        let held = usize::try_from(self.engine.undelivered()).unwrap_or(usize::MAX);
         let held = held.saturating_add(self.left() + self.here.as_ref().map_or(0, |here| here.held()));
-        let (low, high) = if self.drive.input_ended() { (0, Some(0)) } else { self.input.size_hint() };
+        let (low, high) = if self.engine.input_ended() { (0, Some(0)) } else { self.input.size_hint() };
         (low.saturating_add(held), high.and_then(|high| high.checked_add(held)))
     }
 }
@@ -352,10 +352,10 @@ where
     #[allow(clippy::inline_always)]
     #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
-        if self.drive.report.singles > 0 {
+        if self.engine.report.inline_budget > 0 {
             return self.next_single();
         }
-        if let Some(result) = self.quick() {
+        if let Some(result) = self.next_fast() {
             return Some(result);
         }
         match self.advance()? {
@@ -374,6 +374,6 @@ impl<I: Iterator, R: DeserializeOwned> FusedIterator for Fastmap<I, R> {}
 
 impl<I: Iterator, R> fmt::Debug for Fastmap<I, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fastmap").field("label", &self.drive.label).finish_non_exhaustive()
+        f.debug_struct("Fastmap").field("label", &self.engine.label).finish_non_exhaustive()
     }
 }

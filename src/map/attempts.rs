@@ -1,12 +1,12 @@
 //! What is kept to try failed items again: the batches that are out, of maps that retry, and suspects.
-//! Told by the drive of what goes out and comes back; `again_after_failure` decides, and whole segments come out of `sort`.
+//! The engine reports what is sent and received; `again_after_failure` decides, and `sort` returns whole segments.
 
 use std::collections::HashMap;
 
 use fastmap_backends::{Batch, BatchId, ItemFailure, Items, Results};
 
 use crate::error::Error;
-use crate::map::results::Segment;
+use crate::map::results::ResultChunk;
 
 /// Whether an item that has failed after so many tries, this one included, is tried once more. `retries` of the user
 /// are tries after the one that would be the last without them.
@@ -16,7 +16,7 @@ fn again_after_failure(tries: u32, retries: u32) -> bool {
 
 /// The tries of one map.
 #[derive(Debug, Default)]
-pub(crate) struct Tries {
+pub(crate) struct Attempts {
     /// How often a failed item is tried again.
     pub(crate) retries: u32,
     /// Batches that are out, which share their bytes with the backend, and how many of their items.
@@ -27,12 +27,12 @@ pub(crate) struct Tries {
 #[derive(Debug, Default)]
 pub(crate) struct Sorted {
     /// For the consumer: all but the items that are tried again.
-    pub(crate) segments: Vec<Segment>,
+    pub(crate) segments: Vec<ResultChunk>,
     /// Items to be tried again, each alone: its position in the batch that was kept, and its tries so far.
     pub(crate) again: Vec<(u32, u32)>,
 }
 
-impl Tries {
+impl Attempts {
     /// A batch goes out.
     pub(crate) fn sent(&mut self, batch: &Batch) {
         // A suspect is tried again although nothing is, and may yet fail in another way: its error has the count.
@@ -67,7 +67,7 @@ impl Tries {
             first >= kept.first() && first + u64::from(items) <= kept.first() + u64::from(kept.items())
         };
         let Some(kept) = kept.filter(known).filter(|_| !failures.is_empty()) else {
-            let segments = vec![Segment::done(first, items, stride, payload, failures)];
+            let segments = vec![ResultChunk::done(first, items, stride, payload, failures)];
             return Sorted { segments, again: Vec::new() };
         };
         let before = if kept.items() == 1 { kept.attempt() } else { 0 };
@@ -76,7 +76,7 @@ impl Tries {
             // Items that were tried before are alone in their batches.
             let told = |failure: ItemFailure| {
                 let index = first + u64::from(failure.offset);
-                Segment::failed(index, Error::of_failure(failure).tried(tries))
+                ResultChunk::failed(index, Error::of_failure(failure).tried(tries))
             };
             return Sorted { segments: failures.into_iter().map(told).collect(), again: Vec::new() };
         }
@@ -92,7 +92,7 @@ impl Tries {
                 let bytes = payload.bytes()[at..good.position()].to_vec();
                 at = good.position();
                 let run =
-                    Segment::done(first + u64::from(next), end - next, stride, bytes.into(), Vec::new());
+                    ResultChunk::done(first + u64::from(next), end - next, stride, bytes.into(), Vec::new());
                 sorted.segments.push(run);
             }
             if end < items {
@@ -135,7 +135,7 @@ mod tests {
     }
 
     /// Index and result of each answer; none for a failure.
-    fn read(segments: Vec<Segment>) -> Vec<(u64, Option<u8>)> {
+    fn read(segments: Vec<ResultChunk>) -> Vec<(u64, Option<u8>)> {
         let mut read = Vec::new();
         for mut segment in segments {
             while let Some((index, answer)) = segment.next() {
@@ -163,7 +163,7 @@ mod tests {
     fn failed_items_leave_their_segment_and_all_others_stay() {
         for stride in [None, Some(1)] {
             for failed in [vec![], vec![0], vec![4], vec![1, 2], vec![0, 4], vec![0, 1, 2, 3, 4]] {
-                let mut tries = Tries { retries: 1, ..Tries::default() };
+                let mut tries = Attempts { retries: 1, ..Attempts::default() };
                 tries.sent(&batch(7, 10, 8));
                 // The last five of eight.
                 let kept = tries.back(BatchId(7), 5);
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn an_item_that_failed_too_often_is_answered_with_its_tries() {
-        let tries = Tries { retries: 2, ..Tries::default() };
+        let tries = Attempts { retries: 2, ..Attempts::default() };
         let kept = batch(7, 10, 3).piece(BatchId(8), 1, 2, 2);
         let Sorted { mut segments, again } = tries.sort(11, 1, None, results(11, 1, &[0], None), Some(&kept));
         assert!(again.is_empty());
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_suspect_that_then_panics_tells_both_tries_of_a_map_that_does_not_retry() {
-        let mut tries = Tries::default();
+        let mut tries = Attempts::default();
         let suspect = batch(7, 10, 3).piece(BatchId(8), 1, 2, 1);
         tries.sent(&suspect);
         let kept = tries.back(BatchId(8), 1);
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_kept_until_its_last_item_is_back() {
-        let mut tries = Tries { retries: 1, ..Tries::default() };
+        let mut tries = Attempts { retries: 1, ..Attempts::default() };
         let whole = batch(7, 10, 8);
         tries.sent(&whole);
         assert!(tries.back(BatchId(7), 3).is_some());
@@ -213,7 +213,7 @@ mod tests {
         assert!(tries.kept.is_empty());
         tries.sent(&whole.piece(BatchId(7), 3, 8, 0));
         assert_eq!(tries.back(BatchId(7), 5).map(|kept| kept.first()), Some(13));
-        let mut none = Tries::default();
+        let mut none = Attempts::default();
         none.sent(&whole);
         assert!(none.kept.is_empty());
     }

@@ -47,7 +47,7 @@ where
     /// # Ok::<(), fastmap::Error>(())
     /// ```
     pub fn unordered(mut self) -> Unordered<I, R> {
-        self.drive.window.set_unordered();
+        self.engine.reorder_buffer.set_unordered();
         self.only_portions();
         Unordered::new(self)
     }
@@ -66,7 +66,7 @@ where
     /// # Ok::<(), fastmap::Error>(())
     /// ```
     pub fn label(mut self, label: impl Into<String>) -> Self {
-        self.drive.label = Some(label.into());
+        self.engine.label = Some(label.into());
         self
     }
 
@@ -93,7 +93,7 @@ where
     /// ```
     pub fn item_timeout(mut self, limit: Duration) -> Self {
         assert!(!limit.is_zero(), "an item timeout of 0 leaves no item any time");
-        self.drive.item_timeout = Some(limit);
+        self.engine.item_timeout = Some(limit);
         self
     }
 
@@ -119,7 +119,7 @@ where
     /// # Ok::<(), fastmap::Error>(())
     /// ```
     pub fn on_error(mut self, on_error: OnError) -> Self {
-        self.drive.limits.on_error = on_error;
+        self.engine.limits.on_error = on_error;
         self
     }
 
@@ -144,12 +144,12 @@ where
     /// assert!(error.to_string().contains("tried 3 times"));
     /// ```
     pub fn retries(mut self, retries: u32) -> Self {
-        self.drive.tries.retries = retries;
+        self.engine.attempts.retries = retries;
         self
     }
 
-    /// The map must be over so long after its first `next()`. What is not answered by then is cancelled, running or
-    /// not: results that are here come in order up to the first gap, then one [`Timeout`](crate::ErrorKind::Timeout) error
+    /// The map ends at the latest this long after its first `next()`. Items without an answer by then are cancelled, running
+    /// or not: results that have arrived come in order up to the first gap, then one [`Timeout`](crate::ErrorKind::Timeout) error
     /// without an index, then `None`. A map whose items are all answered in time is read at leisure.
     ///
     /// It is looked at inside `next()`, before each pull and at least every 0.1 s of a wait for results. A
@@ -171,7 +171,7 @@ where
     /// assert!(answers.next().is_none());
     /// ```
     pub fn deadline(mut self, limit: Duration) -> Self {
-        self.drive.limits.deadline = Some(limit);
+        self.engine.limits.deadline = Some(limit);
         self
     }
 
@@ -189,8 +189,8 @@ where
     /// simply new; fewer are a change. **The same function** means the same executable and the same context; see
     /// [`checkpoint_version`](Fastmap::checkpoint_version).
     ///
-    /// The hashes find mistakes and damage. They don't protect from somebody who can write to the file: that is to
-    /// be as trusted as the program.
+    /// The hashes find mistakes and damage. They don't protect against a program that can write to the file: the file
+    /// must be as trusted as the program.
     ///
     /// # Errors
     /// The map yields one [`Checkpoint`](crate::ErrorKind::Checkpoint) error, without an index, and ends if the input or the
@@ -215,7 +215,7 @@ where
     /// # Ok::<(), fastmap::Error>(())
     /// ```
     pub fn checkpoint(mut self, path: impl Into<PathBuf>) -> Self {
-        self.drive.checkpoint.set_path(path.into());
+        self.engine.checkpoint.set_path(path.into());
         self
     }
 
@@ -240,7 +240,7 @@ where
     /// # Ok::<(), fastmap::Error>(())
     /// ```
     pub fn checkpoint_version(mut self, key: impl Into<String>) -> Self {
-        self.drive.checkpoint.set_version(key.into());
+        self.engine.checkpoint.set_version(key.into());
         self
     }
 
@@ -258,7 +258,7 @@ where
     ///
     /// # Errors
     /// If the file can't be written, the map yields one [`Io`](crate::ErrorKind::Io) error and ends before anything is
-    /// read. A disk that is full at the end is told by a warning: the results are with you by then.
+    /// read. A disk that is full at the end causes a warning only, because the results have been delivered by then.
     ///
     /// # Examples
     ///
@@ -274,11 +274,11 @@ where
     /// # Ok::<(), fastmap::Error>(())
     /// ```
     pub fn timings(mut self, path: impl Into<PathBuf>) -> Self {
-        self.drive.report.write_timings(path.into());
+        self.engine.report.write_timings(path.into());
         self
     }
 
-    /// Whether progress is told: by a bar where stderr is a terminal, else by a line now and then. Overrides the
+    /// Whether progress is shown: by a bar where stderr is a terminal, else by a line now and then. Overrides the
     /// verbosity. It is looked at inside `next()`: an input that blocks, or a consumer that does not ask, holds it up.
     ///
     /// # Examples
@@ -292,7 +292,7 @@ where
     /// # Ok::<(), fastmap::Error>(())
     /// ```
     pub fn progress(mut self, show: bool) -> Self {
-        self.drive.report.show_progress(show);
+        self.engine.report.show_progress(show);
         self
     }
 }

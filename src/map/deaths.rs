@@ -1,7 +1,7 @@
 //! Deaths of a map's workers, and when they are so many that the map ends: pure decisions, tested without
-//! processes. Told and asked by the drive.
+//! processes. Used by the engine.
 
-use fastmap_backends::{Death, DeathCause};
+use fastmap_backends::{ExitReason, WorkerExit};
 
 use crate::error::{Error, ErrorKind};
 
@@ -13,16 +13,16 @@ const FIRST: usize = 8;
 #[derive(Debug, Default)]
 pub(crate) struct Deaths {
     /// Since the last answer.
-    row: Vec<Death>,
+    row: Vec<WorkerExit>,
     /// The last death of an item that has no other answer, and how many before it were equal, where none has
     /// lived.
-    first: Option<(Death, usize)>,
+    first: Option<(WorkerExit, usize)>,
     lived: bool,
 }
 
 impl Deaths {
     /// A worker died.
-    pub(crate) fn died(&mut self, death: Death) {
+    pub(crate) fn died(&mut self, death: WorkerExit) {
         self.row.push(death);
     }
 
@@ -39,7 +39,7 @@ impl Deaths {
     }
 
     /// An item was answered by the death of its worker.
-    pub(crate) fn settled(&mut self, death: Death) {
+    pub(crate) fn settled(&mut self, death: WorkerExit) {
         self.row.clear();
         if !self.lived {
             let before = self.first.take().filter(|(before, _)| before.is_like(&death));
@@ -53,7 +53,7 @@ impl Deaths {
     /// of its own, and those suspects once more (or three times, see `losses`) and as often as the user wants,
     /// before anything is answered. Or if none of the first items has lived.
     pub(crate) fn check(&self, workers: usize, retries: u32) -> Result<(), Error> {
-        let ended = |message: String, death: &Death| {
+        let ended = |message: String, death: &WorkerExit| {
             Err(Error::new(ErrorKind::AllWorkersDied, message).with_source(death.clone()))
         };
         if let Some((death, equal)) = &self.first
@@ -87,12 +87,12 @@ impl Deaths {
 }
 
 /// Whether the process has ended itself so: not by its host, nor by an operator, nor for want of memory.
-fn is_its_own(cause: &DeathCause) -> bool {
+fn is_its_own(cause: &ExitReason) -> bool {
     const SIGKILL: i32 = 9;
     const SIGTERM: i32 = 15;
     match cause {
-        DeathCause::Exit(_) => true,
-        DeathCause::Signal(number) => ![SIGKILL, SIGTERM].contains(number),
+        ExitReason::Exit(_) => true,
+        ExitReason::Signal(number) => ![SIGKILL, SIGTERM].contains(number),
         _ => false,
     }
 }
@@ -101,20 +101,26 @@ fn is_its_own(cause: &DeathCause) -> bool {
 mod tests {
     use super::*;
 
-    fn death(cause: DeathCause) -> Death {
-        Death { worker: "w".to_owned(), pid: 1, cause, refused: None, stderr: vec!["no module".to_owned()] }
+    fn death(cause: ExitReason) -> WorkerExit {
+        WorkerExit {
+            worker: "w".to_owned(),
+            pid: 1,
+            cause,
+            refused: None,
+            stderr: vec!["no module".to_owned()],
+        }
     }
 
-    fn settled(deaths: &mut Deaths, causes: impl Iterator<Item = DeathCause>) {
+    fn settled(deaths: &mut Deaths, causes: impl Iterator<Item = ExitReason>) {
         causes.for_each(|cause| deaths.settled(death(cause)));
     }
 
     #[test]
     fn a_map_none_of_whose_first_items_lives_ends_with_that_reason() {
         let mut deaths = Deaths::default();
-        settled(&mut deaths, std::iter::repeat_n(DeathCause::Exit(1), FIRST - 1));
+        settled(&mut deaths, std::iter::repeat_n(ExitReason::Exit(1), FIRST - 1));
         assert!(deaths.check(2, 0).is_ok());
-        settled(&mut deaths, [DeathCause::Exit(1)].into_iter());
+        settled(&mut deaths, [ExitReason::Exit(1)].into_iter());
         let error = deaths.check(2, 0).expect_err("they are enough");
         assert_eq!(error.kind(), ErrorKind::AllWorkersDied);
         assert!(error.to_string().contains("exit(1); it last wrote: no module"), "{error}");
@@ -123,27 +129,27 @@ mod tests {
     #[test]
     fn items_that_differ_or_that_were_ended_or_that_come_behind_one_that_lived_are_on_their_own() {
         let mut deaths = Deaths::default();
-        settled(&mut deaths, (0..100).map(DeathCause::Exit));
+        settled(&mut deaths, (0..100).map(ExitReason::Exit));
         for _ in 0..100 {
-            deaths.settled(Death { stderr: Vec::new(), ..death(DeathCause::Signal(6)) });
+            deaths.settled(WorkerExit { stderr: Vec::new(), ..death(ExitReason::Signal(6)) });
         }
-        settled(&mut deaths, std::iter::repeat_n(DeathCause::Signal(9), 100));
+        settled(&mut deaths, std::iter::repeat_n(ExitReason::Signal(9), 100));
         settled(
             &mut deaths,
-            std::iter::repeat_n(DeathCause::Timeout(std::time::Duration::from_secs(1)), 100),
+            std::iter::repeat_n(ExitReason::Timeout(std::time::Duration::from_secs(1)), 100),
         );
         assert!(deaths.check(2, 0).is_ok());
         deaths.answered();
-        settled(&mut deaths, std::iter::repeat_n(DeathCause::Exit(1), 100));
+        settled(&mut deaths, std::iter::repeat_n(ExitReason::Exit(1), 100));
         assert!(deaths.check(2, 0).is_ok());
     }
 
     #[test]
     fn many_deaths_without_an_answer_end_the_map() {
         let mut deaths = Deaths::default();
-        (0..12).for_each(|_| deaths.died(death(DeathCause::Signal(11))));
+        (0..12).for_each(|_| deaths.died(death(ExitReason::Signal(11))));
         assert!(deaths.check(2, 0).is_ok());
-        deaths.died(death(DeathCause::Signal(11)));
+        deaths.died(death(ExitReason::Signal(11)));
         assert!(
             deaths.check(2, 0).expect_err("too many").to_string().starts_with("13 workers died in a row")
         );

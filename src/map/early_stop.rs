@@ -1,5 +1,5 @@
 //! What ends a map before its input does: its first failed item, where the user wants that, and its deadline.
-//! Asked by the drive after each look at the workers; knows neither of them nor of items.
+//! Asked by the engine after each look at the workers; knows neither of them nor of items.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ pub enum OnError {
 
 /// The limits of one map.
 #[derive(Debug, Default)]
-pub(crate) struct Limits {
+pub(crate) struct EarlyStop {
     pub(crate) on_error: OnError,
     pub(crate) deadline: Option<Duration>,
     /// When the deadline is, once the map has begun.
@@ -39,7 +39,7 @@ pub(crate) struct Limits {
     halted: Option<Error>,
 }
 
-impl Limits {
+impl EarlyStop {
     /// The map begins now.
     pub(crate) fn begin(&mut self, now: Instant) {
         // A deadline that no clock reaches is none.
@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn of_several_failures_the_first_item_is_told() {
         for order in [[3, 7], [7, 3]] {
-            let mut limits = Limits::default();
+            let mut limits = EarlyStop::default();
             for index in order {
                 limits.halt(failed(index));
             }
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_deadline_holds_from_the_begin_and_for_what_is_not_answered() {
-        let mut limits = Limits { deadline: Some(Duration::ZERO), ..Limits::default() };
+        let mut limits = EarlyStop { deadline: Some(Duration::ZERO), ..EarlyStop::default() };
         assert!(limits.check(false).is_ok(), "it has not begun");
         let begun = Instant::now();
         limits.begin(begun);
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_deadline_beyond_all_clocks_is_none() {
-        let mut limits = Limits { deadline: Some(Duration::MAX), ..Limits::default() };
+        let mut limits = EarlyStop { deadline: Some(Duration::MAX), ..EarlyStop::default() };
         limits.begin(Instant::now());
         assert!(!limits.is_late());
         assert!(limits.check(false).is_ok());

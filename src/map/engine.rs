@@ -12,16 +12,16 @@ use fastmap_backends::{
     Batch, BatchBuilder, BatchId, Completion, Context, FunctionId, Job, JobId, Outcome, Results, Run, Running,
 };
 
-use crate::checkpoint::{Checkpoint, Recalled};
+use crate::checkpoint::{Checkpoint, Restored};
 use crate::error::{Error, ErrorKind};
 use crate::feed::Level;
-use crate::floats::Mode;
-use crate::map::attempts::{Sorted, Tries};
+use crate::floats;
+use crate::map::attempts::{Attempts, Sorted};
 use crate::map::deaths::Deaths;
-use crate::map::early_stop::Limits;
-use crate::map::reorder::Window;
-use crate::map::results::Segment;
-use crate::report::Report;
+use crate::map::early_stop::EarlyStop;
+use crate::map::reorder::ReorderBuffer;
+use crate::map::results::ResultChunk;
+use crate::report::MapReport;
 use crate::runtime::Runtime;
 use crate::worker::typed_loop::Entry;
 
@@ -41,28 +41,28 @@ const CREDIT: usize = 64 * 1024;
 pub(crate) type Encode = Box<dyn FnOnce() -> Result<Context, Error> + Send>;
 
 /// One map.
-pub(crate) struct Drive {
+pub(crate) struct MapEngine {
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) function: FunctionId,
     entry: Entry,
     pub(crate) context: Option<Encode>,
     pub(crate) label: Option<String>,
     pub(crate) item_timeout: Option<Duration>,
-    pub(crate) limits: Limits,
-    pub(crate) tries: Tries,
+    pub(crate) limits: EarlyStop,
+    pub(crate) attempts: Attempts,
     result_stride: Option<u32>,
-    pub(crate) report: Report,
+    pub(crate) report: MapReport,
     pub(crate) checkpoint: Checkpoint,
-    pub(crate) window: Window,
+    pub(crate) reorder_buffer: ReorderBuffer,
     /// What the consumer reads now.
-    pub(crate) current: Segment,
+    pub(crate) current: ResultChunk,
     pub(crate) job: JobId,
-    pub(crate) run: Option<Box<dyn Run>>,
+    mode: Mode,
     /// What was pulled and not sent yet. Here, so that a panic of the input loses nothing.
     pub(crate) builder: BatchBuilder,
     item_stride: Option<u32>,
     /// Batches to be sent again, earlier items first.
-    again: BTreeMap<u64, Batch>,
+    resubmit_queue: BTreeMap<u64, Batch>,
     /// Items in the backend's hands.
     in_flight: u64,
     /// Items pulled from the input.
@@ -76,11 +76,32 @@ pub(crate) struct Drive {
     last_work: Duration,
     pub(crate) seen: Seen,
     /// Nothing more may be read until something is consumed or comes back.
-    pub(crate) resting: bool,
-    /// The calling thread has the items: no run is open, and none failed to be.
-    pub(crate) here: bool,
+    pub(crate) paused_by_budget: bool,
     deaths: Deaths,
-    ended: bool,
+}
+
+/// Where the items of a map run. A map begins `Unopened`, changes between `Inline` and `Running`, and ends as `Stopped`, then
+/// `Ended`.
+enum Mode {
+    /// No run is open: the map has not begun, or the workers are about to take over from the calling thread.
+    Unopened,
+    /// The run of a backend has the items.
+    Running(Box<dyn Run>),
+    /// The calling thread has the items.
+    Inline,
+    /// No item runs any more. Results that have arrived are still delivered.
+    Stopped,
+    /// The map has yielded its last item or its last error.
+    Ended,
+}
+
+impl Mode {
+    fn run(&mut self) -> Option<&mut (dyn Run + 'static)> {
+        match self {
+            Mode::Running(run) => Some(run.as_mut()),
+            Mode::Unopened | Mode::Inline | Mode::Stopped | Mode::Ended => None,
+        }
+    }
 }
 
 /// Whether there is more to read.
@@ -120,7 +141,7 @@ pub(crate) enum Pulled {
     Unwritable(Error),
 }
 
-impl Drive {
+impl MapEngine {
     pub(crate) fn new(
         runtime: Arc<Runtime>,
         entry: Entry,
@@ -129,28 +150,28 @@ impl Drive {
         result_stride: Option<u32>,
     ) -> Self {
         let settings = runtime.settings();
-        let window = Window::new(settings.read_ahead);
+        let reorder_buffer = ReorderBuffer::new(settings.read_ahead);
         let item_timeout = settings.item_timeout;
-        let report = Report::new(settings.verbosity, settings.timings.clone());
-        Drive {
+        let report = MapReport::new(settings.verbosity, settings.timings.clone());
+        MapEngine {
             runtime,
             function: entry.id(),
             entry,
             context,
             label: None,
             item_timeout,
-            limits: Limits::default(),
-            tries: Tries::default(),
+            limits: EarlyStop::default(),
+            attempts: Attempts::default(),
             result_stride,
             report,
             checkpoint: Checkpoint::default(),
-            window,
-            current: Segment::default(),
+            reorder_buffer,
+            current: ResultChunk::default(),
             job: JobId::next(),
-            run: None,
+            mode: Mode::Unopened,
             builder: BatchBuilder::new(item_stride),
             item_stride,
-            again: BTreeMap::new(),
+            resubmit_queue: BTreeMap::new(),
             in_flight: 0,
             pulled: 0,
             reading: Reading::On,
@@ -159,16 +180,14 @@ impl Drive {
             last_size: 0,
             last_work: Duration::ZERO,
             seen: Seen::default(),
-            resting: false,
-            here: false,
+            paused_by_budget: false,
             deaths: Deaths::default(),
-            ended: false,
         }
     }
 
     /// Whether the map has given its last item or its last error.
     pub(crate) fn has_ended(&self) -> bool {
-        self.ended
+        matches!(self.mode, Mode::Ended)
     }
 
     pub(crate) fn input_ended(&self) -> bool {
@@ -188,12 +207,13 @@ impl Drive {
 
     /// Items that are pulled and not handed to the consumer with their segment.
     pub(crate) fn undelivered(&self) -> u64 {
-        self.pulled + self.checkpoint.compared() + u64::from(self.builder.items()) - self.window.taken()
+        self.pulled + self.checkpoint.compared() + u64::from(self.builder.items())
+            - self.reorder_buffer.taken()
     }
 
     /// Begins the map if it has not begun.
     pub(crate) fn begin(&mut self, items: Option<u64>) -> Result<(), Error> {
-        if self.run.is_some() {
+        if matches!(self.mode, Mode::Running(_)) {
             return Ok(());
         }
         self.remaining = items;
@@ -203,7 +223,7 @@ impl Drive {
             Some(encode) => encode()?,
             None => Context::default(),
         };
-        if let Some(mode) = Mode::unusual() {
+        if let Some(mode) = floats::Mode::unusual() {
             self.function = self.entry.id_in_mode();
             context = mode.append_to(&context).map_err(|error| {
                 Error::new(ErrorKind::Io, format!("the context can't be kept in memory: {error}"))
@@ -223,35 +243,37 @@ impl Drive {
         };
         let backend = self.runtime.backend()?;
         self.report.backend(backend.name());
-        self.run = Some(backend.open(Arc::new(job)).map_err(Error::of_backend)?);
+        self.mode = Mode::Running(backend.open(Arc::new(job)).map_err(Error::of_backend)?);
         self.report.has_begun(self.item_stride.is_some() && self.result_stride.is_some());
         Ok(())
     }
 
     /// Goes on to the next segment, if it is there: the consumer is done with the one before.
     pub(crate) fn take(&mut self) {
-        self.resting = false;
+        self.paused_by_budget = false;
         self.report.read(self.current.read());
-        self.current = self.window.take().unwrap_or_default();
+        self.current = self.reorder_buffer.take().unwrap_or_default();
     }
 
     /// Whether there is a place for a batch and something that may be sent to it. Cheap: asked at each look.
     #[inline]
-    pub(crate) fn hungry(&mut self) -> bool {
-        if self.resting || self.reading != Reading::On && self.again.is_empty() && self.builder.items() == 0 {
+    pub(crate) fn can_submit(&mut self) -> bool {
+        if self.paused_by_budget
+            || self.reading != Reading::On && self.resubmit_queue.is_empty() && self.builder.items() == 0
+        {
             return false;
         }
-        self.run.as_mut().is_some_and(|run| run.capacity().batches > 0)
+        self.mode.run().is_some_and(|run| run.capacity().batches > 0)
     }
 
     /// What to pull next, if anything: `None` where the places are taken or the budget is used up.
     pub(crate) fn plan(&mut self) -> Option<Plan> {
         self.send_again();
-        let capacity = self.run.as_mut()?.capacity();
+        let capacity = self.mode.run()?.capacity();
         // What was pulled and can't be sent goes first; where a run has failed, nothing more may be read.
-        if !self.again.is_empty() {
+        if !self.resubmit_queue.is_empty() {
             // With a place free it is the budget that stands in the way.
-            self.resting = capacity.batches > 0;
+            self.paused_by_budget = capacity.batches > 0;
             return None;
         }
         if capacity.batches == 0 && self.in_flight > 0
@@ -260,11 +282,11 @@ impl Drive {
             return None;
         }
         // Enough is ready for the consumer: it is the slow one, and reading on would only hold more.
-        if self.window.deliverable() > capacity.slots {
-            self.resting = true;
+        if self.reorder_buffer.deliverable() > capacity.slots {
+            self.paused_by_budget = true;
             return None;
         }
-        self.window.set_places(capacity.slots);
+        self.reorder_buffer.set_places(capacity.slots);
         self.report.workers(capacity.workers);
         let work = capacity.targets.work;
         if self.last_work != work {
@@ -283,8 +305,8 @@ impl Drive {
         let items = self.checkpoint.limit(self.pulled, batch_items(&observed, &capacity.targets));
         let expected = f64::from(items) * (self.seen.bytes_in + self.seen.bytes_out);
         let first = self.pulled;
-        if !self.window.admits(first, expected) {
-            self.resting = true;
+        if !self.reorder_buffer.admits(first, expected) {
+            self.paused_by_budget = true;
             return None;
         }
         self.checkpoint.wait_for_room(capacity.batches);
@@ -318,7 +340,7 @@ impl Drive {
             self.pulled += u64::from(items);
             self.last_size = items;
             self.checkpoint.pulled(&batch);
-            self.again.insert(batch.first(), batch);
+            self.resubmit_queue.insert(batch.first(), batch);
             self.send_again();
         }
         match how {
@@ -332,7 +354,7 @@ impl Drive {
                 return Err(self.checkpoint.unwritable(error, index));
             }
             Pulled::Unwritable(error) => {
-                self.deliver(Segment::failed(self.pulled, error));
+                self.deliver(ResultChunk::failed(self.pulled, error));
                 self.pulled += 1;
             }
         }
@@ -342,11 +364,12 @@ impl Drive {
     /// Compares what was pulled with what is recorded.
     fn recall(&mut self) -> Result<(), Error> {
         let builder = std::mem::replace(&mut self.builder, BatchBuilder::new(self.item_stride));
-        let recalled = self.checkpoint.compare(builder.items(), builder.encoded())?;
-        if let Some(Recalled { items, results }) = recalled {
-            self.report.recalled(items);
-            let segment = Segment::done(self.pulled, items, self.result_stride, results.into(), Vec::new());
-            self.window.insert(segment);
+        let restored = self.checkpoint.compare(builder.items(), builder.encoded())?;
+        if let Some(Restored { items, results }) = restored {
+            self.report.restored(items);
+            let segment =
+                ResultChunk::done(self.pulled, items, self.result_stride, results.into(), Vec::new());
+            self.reorder_buffer.insert(segment);
             self.pulled += u64::from(items);
         }
         Ok(())
@@ -359,31 +382,33 @@ impl Drive {
 
     /// A share of the budget for the results of each batch: what goes beyond comes in parts.
     fn result_credit(&mut self) -> u64 {
-        let slots = self.run.as_mut().map_or(1, |run| run.capacity().slots);
+        let slots = self.mode.run().map_or(1, |run| run.capacity().slots);
         let share = self.runtime.settings().read_ahead / (4 * slots.max(1));
         share.max(CREDIT) as u64
     }
 
     /// Sends batches that are ready, as far as there are places and bytes.
     fn send_again(&mut self) {
-        while let Some(entry) = self.again.first_entry() {
+        while let Some(entry) = self.resubmit_queue.first_entry() {
             let batch = entry.get();
             let expected = batch.payload().len() as f64 + f64::from(batch.items()) * self.seen.bytes_out;
-            if !self.window.admits(batch.first(), expected) {
+            if !self.reorder_buffer.admits(batch.first(), expected) {
                 return;
             }
-            let Some(run) = self.run.as_mut() else { return };
+            let Some(run) = self.mode.run() else { return };
             let batch = entry.remove();
             let items = u64::from(batch.items());
-            self.window.charge(&batch, self.seen.bytes_out);
+            self.reorder_buffer.charge(&batch, self.seen.bytes_out);
             self.report.sent(&batch);
-            self.tries.sent(&batch);
+            self.attempts.sent(&batch);
             match run.submit(batch) {
                 Ok(()) => self.in_flight += items,
-                Err(batch) => {
-                    self.window.discharge(batch.id(), batch.items());
-                    self.tries.back(batch.id(), batch.items());
-                    self.again.insert(batch.first(), batch);
+                Err(error) => {
+                    // A run that is closed says why when it is polled.
+                    let batch = error.into_batch();
+                    self.reorder_buffer.discharge(batch.id(), batch.items());
+                    self.attempts.back(batch.id(), batch.items());
+                    self.resubmit_queue.insert(batch.first(), batch);
                     return;
                 }
             }
@@ -392,12 +417,12 @@ impl Drive {
 
     /// Answers are owed, or a batch was refused, of which the run says why.
     pub(crate) fn expects_news(&self) -> bool {
-        self.in_flight > 0 || !self.again.is_empty()
+        self.in_flight > 0 || !self.resubmit_queue.is_empty()
     }
 
     /// Whether batches that are under way are worked on, or will be in a moment.
     pub(crate) fn is_ready(&mut self) -> bool {
-        self.run.as_mut().is_none_or(|run| run.readiness().ready)
+        self.mode.run().is_none_or(|run| run.readiness().ready)
     }
 
     /// Takes completions that are there, without waiting.
@@ -433,7 +458,7 @@ impl Drive {
     /// Waits for an answer, or for an item of the feed.
     pub(crate) fn wait_beside(&mut self, feed: Option<&Level>) -> Result<(), Error> {
         if self.expects_news() {
-            let most = if self.hungry() { LOOK_AT_FEED } else { LOOK_UP };
+            let most = if self.can_submit() { LOOK_AT_FEED } else { LOOK_UP };
             return self.wait_for(most).map(drop);
         }
         let Some(feed) = feed else { return Ok(()) };
@@ -449,20 +474,20 @@ impl Drive {
     /// Tells how far the map is, if that is due.
     pub(crate) fn tick(&mut self) {
         if self.report.is_due() {
-            if let Some(run) = &mut self.run {
-                self.report.spent(run.spent());
+            if let Some(run) = self.mode.run() {
+                self.report.spent(run.cost_so_far());
             }
             self.report.tick(self.current.read());
         }
     }
 
     fn take_one(&mut self, deadline: Instant) -> Result<bool, Error> {
-        let Some(run) = self.run.as_mut() else { return Ok(false) };
+        let Some(run) = self.mode.run() else { return Ok(false) };
         let Some(completion) = run.poll(deadline).map_err(Error::of_backend)? else { return Ok(false) };
         let Completion { batch, first, items, outcome } = completion;
-        self.resting = false;
-        let more = self.window.discharge(batch, items);
-        let kept = self.tries.back(batch, items);
+        self.paused_by_budget = false;
+        let more = self.reorder_buffer.discharge(batch, items);
+        let kept = self.attempts.back(batch, items);
         self.in_flight = self.in_flight.saturating_sub(u64::from(items));
         match outcome {
             Outcome::Done(results) => {
@@ -470,7 +495,7 @@ impl Drive {
                 self.answered(first, items, results, kept.as_ref())?;
             }
             Outcome::Returned(rest) => {
-                self.again.insert(rest.first(), rest);
+                self.resubmit_queue.insert(rest.first(), rest);
             }
             Outcome::Lost(lost, loss) => {
                 self.report.lost(&lost, &loss);
@@ -478,18 +503,18 @@ impl Drive {
                 if lost.items() == 1 || loss.running != Running::Unknown {
                     self.deaths.died(loss.death.clone());
                 }
-                for piece in after_loss(lost.items(), lost.attempt(), self.tries.retries, &loss) {
+                for piece in after_loss(lost.items(), lost.attempt(), self.attempts.retries, &loss) {
                     match piece {
                         Piece::Again(range, attempt) => {
                             let id = self.next_id();
                             let piece = lost.piece(id, range.start, range.end, attempt);
-                            self.again.insert(piece.first(), piece);
+                            self.resubmit_queue.insert(piece.first(), piece);
                         }
                         Piece::Answer(item, tries) => {
                             let index = lost.first() + u64::from(item);
                             self.checkpoint.settled(index, 1);
                             let error = Error::of_death(loss.death.clone()).tried(tries);
-                            self.deliver(Segment::failed(index, error));
+                            self.deliver(ResultChunk::failed(index, error));
                             self.deaths.settled(loss.death.clone());
                         }
                     }
@@ -515,12 +540,12 @@ impl Drive {
         let fresh = self.seen.bytes_out == 0.0;
         mean(&mut self.seen.bytes_out, results.payload.bytes().len() as f64 / each, fresh);
         let recorded = self.checkpoint.answered(first, items, &results, kept);
-        let Sorted { segments, again } = self.tries.sort(first, items, self.result_stride, results, kept);
+        let Sorted { segments, again } = self.attempts.sort(first, items, self.result_stride, results, kept);
         // What is tried again stays in the batch that it was pulled with.
         self.checkpoint.settled(first, items.saturating_sub(again.len() as u32));
         let again = kept.map(|whole| whole.singles(&again, || self.next_id())).unwrap_or_default();
         for piece in again {
-            self.again.insert(piece.first(), piece);
+            self.resubmit_queue.insert(piece.first(), piece);
         }
         for segment in segments {
             self.deliver(segment);
@@ -530,7 +555,7 @@ impl Drive {
 
     /// Answers for the consumer. Where the map stops at a failure, the failed item and what is behind it in the
     /// segment leave a gap, up to which is delivered what is here.
-    fn deliver(&mut self, mut segment: Segment) {
+    fn deliver(&mut self, mut segment: ResultChunk) {
         if self.limits.stops()
             && let Some(error) = segment.cut_at_failure()
         {
@@ -538,7 +563,7 @@ impl Drive {
             self.limits.halt(error);
         }
         if segment.left() > 0 {
-            self.window.insert(segment);
+            self.reorder_buffer.insert(segment);
         }
     }
 
@@ -552,30 +577,48 @@ impl Drive {
             // The calling thread has some as well, and a checkpoint.
             self.deaths.lived();
         }
-        let workers = self.run.as_mut().map_or(1, |run| run.capacity().workers);
-        self.deaths.check(workers, self.tries.retries)
+        let workers = self.mode.run().map_or(1, |run| run.capacity().workers);
+        self.deaths.check(workers, self.attempts.retries)
     }
 
     /// The run can't go on: nothing more is read or waited for, only what is here is still to be delivered.
     pub(crate) fn stop(&mut self) {
-        if let Some(mut run) = self.run.take() {
-            self.report.account(run.account(), run.alone());
+        let stopped = if self.has_ended() { Mode::Ended } else { Mode::Stopped };
+        if let Mode::Running(mut run) = std::mem::replace(&mut self.mode, stopped) {
+            self.report.account(run.summary(), run.local_baseline());
             self.report.spent(run.close());
         }
-        self.again.clear();
+        self.resubmit_queue.clear();
         self.in_flight = 0;
-        self.here = false;
+    }
+
+    /// Begins the map in the calling thread, without a run.
+    pub(crate) fn run_inline(&mut self) {
+        self.mode = Mode::Inline;
+    }
+
+    /// The calling thread hands the rest to workers: the next [`MapEngine::begin`] opens a run.
+    pub(crate) fn leave_inline(&mut self) {
+        self.mode = Mode::Unopened;
+    }
+
+    /// Closes the run, in which all is answered, for the calling thread to go on.
+    pub(crate) fn close_run(&mut self) {
+        if let Mode::Running(run) = std::mem::replace(&mut self.mode, Mode::Inline) {
+            run.close();
+        }
     }
 
     /// The map is over: its run ends, and its line is written.
     pub(crate) fn end(&mut self) {
-        if std::mem::replace(&mut self.ended, true) {
+        if self.has_ended() {
             return;
         }
-        let complete = self.input_ended() && (self.run.is_some() || self.here);
+        let complete = self.input_ended() && matches!(self.mode, Mode::Running(_) | Mode::Inline);
         self.stop();
-        // Whom it could be told is gone, or was told before.
-        let _left_early = self.checkpoint.close();
+        self.mode = Mode::Ended;
+        // Ignored: either the consumer has been dropped, or an earlier `close()` already returned the error.
+        let _ = self.checkpoint.close();
         self.report.read(self.current.read());
         self.report.end(complete);
     }
@@ -583,7 +626,7 @@ impl Drive {
     /// Whether the deadline is over while work may be out.
     #[inline]
     pub(crate) fn is_late(&self) -> bool {
-        self.run.is_some() && self.limits.is_late()
+        matches!(self.mode, Mode::Running(_)) && self.limits.is_late()
     }
 
     /// The consumer has read an answer that ends the map.
@@ -596,7 +639,7 @@ impl Drive {
     /// Whether every item of the input has its answer, as far as the input tells.
     fn is_answered(&self) -> bool {
         let all_pulled = self.input_ended() || self.remaining == Some(0);
-        all_pulled && self.in_flight == 0 && self.again.is_empty() && self.builder.items() == 0
+        all_pulled && self.in_flight == 0 && self.resubmit_queue.is_empty() && self.builder.items() == 0
     }
 
     /// Whether every item that was pulled has been taken by the consumer, and no more come.
@@ -606,11 +649,14 @@ impl Drive {
 
     /// Whether every item that was pulled has been taken by the consumer.
     pub(crate) fn is_drained(&self) -> bool {
-        self.in_flight == 0 && self.again.is_empty() && self.builder.items() == 0 && self.window.is_empty()
+        self.in_flight == 0
+            && self.resubmit_queue.is_empty()
+            && self.builder.items() == 0
+            && self.reorder_buffer.is_empty()
     }
 }
 
-impl Drop for Drive {
+impl Drop for MapEngine {
     fn drop(&mut self) {
         self.end();
     }

@@ -1,5 +1,5 @@
 //! Pulling items from the user's iterator and encoding them, a batch at a time.
-//! Called by the adapter inside `next()`; fills the drive's batch builder.
+//! Called by the adapter inside `next()`; fills the engine's batch builder.
 
 use std::borrow::Borrow;
 use std::sync::{Arc, OnceLock};

@@ -24,8 +24,8 @@ mod unordered;
 
 pub use crate::map::batches::Batches;
 pub use crate::map::early_stop::OnError;
-pub(crate) use crate::map::engine::{Drive, Encode};
+pub(crate) use crate::map::engine::{Encode, MapEngine};
 #[cfg(fuzzing)]
-pub(crate) use crate::map::results::Segment;
+pub(crate) use crate::map::results::ResultChunk;
 pub use crate::map::unordered::Unordered;
 pub use adapter::Fastmap;

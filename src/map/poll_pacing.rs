@@ -12,14 +12,14 @@ const LONG: Duration = Duration::from_micros(100);
 
 /// The length of the current stretch, and when it began.
 #[derive(Debug)]
-pub(crate) struct Stretch {
+pub(crate) struct PollPacer {
     answers: u32,
     begun: Option<Instant>,
 }
 
-impl Stretch {
+impl PollPacer {
     pub(crate) fn new() -> Self {
-        Stretch { answers: 1, begun: None }
+        PollPacer { answers: 1, begun: None }
     }
 
     /// A stretch is over: how many answers the next one has.

@@ -1,5 +1,5 @@
 //! When an input is pulled that may have to wait for something (a pipe, a channel): nothing that is there, or
-//! will be in a moment, should wait for it. Pure: told by the adapter what pulls and waits have taken.
+//! will be in a moment, should wait for it. Pure: the adapter reports how long pulls and waits took.
 //!
 //! A map can't see whether `next` of an input will wait. It is careful with an input that does not promise a
 //! further item (its size may be 0), until a few items have come at once, and with each input after one pull

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use fastmap_backends::{Batch, BatchId};
 
 use crate::error::ErrorKind;
-use crate::map::results::Segment;
+use crate::map::results::ResultChunk;
 
 /// Segments that may wait behind one slow item, at least, and for each place of the backend; their bytes are bounded as
 /// well, and bind first for all but tiny ones. (Simulated: 10,000 workers need more than the 4,096.)
@@ -18,12 +18,12 @@ const OVERHEAD: f64 = 256.0;
 
 /// Order and budget of one map.
 #[derive(Debug)]
-pub(crate) struct Window {
+pub(crate) struct ReorderBuffer {
     /// Index of the first item that was not handed to the consumer yet.
     head: u64,
     /// Items that were handed to the consumer.
     taken: u64,
-    ready: BTreeMap<u64, Segment>,
+    ready: BTreeMap<u64, ResultChunk>,
     /// How many may wait.
     most: usize,
     /// Hands segments out as they come.
@@ -43,9 +43,9 @@ struct Charge {
     each: f64,
 }
 
-impl Window {
+impl ReorderBuffer {
     pub(crate) fn new(budget: usize) -> Self {
-        Window {
+        ReorderBuffer {
             head: 0,
             taken: 0,
             ready: BTreeMap::new(),
@@ -139,7 +139,7 @@ impl Window {
     }
 
     /// Answers to be delivered when it is their turn.
-    pub(crate) fn insert(&mut self, segment: Segment) {
+    pub(crate) fn insert(&mut self, segment: ResultChunk) {
         self.held += segment.bytes() as f64 + OVERHEAD;
         self.ready.insert(segment.first(), segment);
     }
@@ -154,7 +154,7 @@ impl Window {
         for (first, segment) in &self.ready {
             while next < *first {
                 let items = u32::try_from(first - next).unwrap_or(u32::MAX);
-                gaps.push(Segment::gap(next, items, kind));
+                gaps.push(ResultChunk::gap(next, items, kind));
                 next += u64::from(items);
             }
             next = segment.end();
@@ -165,7 +165,7 @@ impl Window {
     }
 
     /// The next segment for the consumer, who is done with the one before.
-    pub(crate) fn take(&mut self) -> Option<Segment> {
+    pub(crate) fn take(&mut self) -> Option<ResultChunk> {
         self.held -= std::mem::take(&mut self.consumed);
         let entry = self.ready.first_entry()?;
         if *entry.key() != self.head && !self.unordered {
@@ -187,8 +187,8 @@ mod tests {
     use crate::error::Error;
     use crate::map::results::Answer;
 
-    fn segment(first: u64) -> Segment {
-        Segment::failed(first, Error::new(ErrorKind::Panic, "x"))
+    fn segment(first: u64) -> ResultChunk {
+        ResultChunk::failed(first, Error::new(ErrorKind::Panic, "x"))
     }
 
     fn batch(id: u64, bytes: usize) -> Batch {
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn segments_come_out_in_order_whatever_the_order_they_came_in() {
-        let mut window = Window::new(1 << 20);
+        let mut window = ReorderBuffer::new(1 << 20);
         window.insert(segment(1));
         assert!(window.take().is_none() && !window.has_next());
         assert_eq!(window.deliverable(), 0);
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_gap_is_answered_by_an_error_for_each_item_and_what_is_behind_it_keeps_its_place() {
-        let mut window = Window::new(1 << 20);
+        let mut window = ReorderBuffer::new(1 << 20);
         for first in [0, 3, 7] {
             window.insert(segment(first));
         }
@@ -223,7 +223,7 @@ mod tests {
         let mut told = Vec::new();
         while let Some(mut segment) = window.take() {
             segment.allow(10);
-            assert!(segment.quick(None).is_none());
+            assert!(segment.next_fast(None).is_none());
             while let Some((index, Answer::Failed(error))) = segment.next() {
                 assert_eq!(error.index(), usize::try_from(index).ok());
                 told.push((index, error.kind() == ErrorKind::OutOfCredits));
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn the_head_is_admitted_whatever_the_budget() {
-        let mut window = Window::new(1000);
+        let mut window = ReorderBuffer::new(1000);
         assert!(window.admits(0, 1e9));
         assert!(!window.admits(1, 1e9));
         window.charge(&batch(1, 600), 0.0);
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn what_is_charged_in_parts_is_discharged_to_nothing() {
-        let mut window = Window::new(1000);
+        let mut window = ReorderBuffer::new(1000);
         window.charge(&batch(1, 10), 3.5);
         window.discharge(BatchId(1), 4);
         window.discharge(BatchId(1), 6);

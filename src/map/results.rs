@@ -1,5 +1,5 @@
 //! Consecutive answers as they came, read one by one as the consumer asks.
-//! Made by the drive of completions and failures; taken apart by the adapters.
+//! Made by the engine of completions and failures; taken apart by the adapters.
 
 use std::vec::IntoIter;
 
@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind};
 
 /// Answers to consecutive items. The default holds none.
 #[derive(Debug, Default)]
-pub(crate) struct Segment {
+pub(crate) struct ResultChunk {
     first: u64,
     items: u32,
     /// Items read when `counted` bytes of the payload were.
@@ -20,8 +20,8 @@ pub(crate) struct Segment {
     at: usize,
     stride: Option<u32>,
     /// The quick way may be gone up to this item, and, where items have a stride, up to these bytes.
-    quick: u32,
-    quick_bytes: usize,
+    fast_until: u32,
+    fast_bytes: usize,
     failures: IntoIter<ItemFailure>,
     /// The one answer of a segment that was made here.
     failed: Option<Error>,
@@ -39,7 +39,7 @@ pub(crate) enum Answer<'a> {
     Failed(Error),
 }
 
-impl Segment {
+impl ResultChunk {
     /// What a worker answered.
     pub(crate) fn done(
         first: u64,
@@ -48,17 +48,24 @@ impl Segment {
         payload: Payload,
         failures: Vec<ItemFailure>,
     ) -> Self {
-        Segment { first, items, payload, stride, failures: failures.into_iter(), ..Segment::default() }
+        ResultChunk {
+            first,
+            items,
+            payload,
+            stride,
+            failures: failures.into_iter(),
+            ..ResultChunk::default()
+        }
     }
 
     /// An item that is answered by an error.
     pub(crate) fn failed(index: u64, error: Error) -> Self {
-        Segment { first: index, items: 1, failed: Some(error.at(index)), ..Segment::default() }
+        ResultChunk { first: index, items: 1, failed: Some(error.at(index)), ..ResultChunk::default() }
     }
 
     /// Items that never will be answered, while later ones are: each by an error of its own.
     pub(crate) fn gap(first: u64, items: u32, kind: ErrorKind) -> Self {
-        Segment { first, items, gap: Some(kind), ..Segment::default() }
+        ResultChunk { first, items, gap: Some(kind), ..ResultChunk::default() }
     }
 
     pub(crate) fn first(&self) -> u64 {
@@ -109,18 +116,18 @@ impl Segment {
     pub(crate) fn cut(&mut self) {
         self.count();
         self.items = self.next;
-        (self.quick, self.quick_bytes) = (0, 0);
+        (self.fast_until, self.fast_bytes) = (0, 0);
     }
 
-    /// Lets up to so many of the next answers be read by [`Segment::quick`]: those up to the next failure.
+    /// Lets up to so many of the next answers be read by [`ResultChunk::quick`]: those up to the next failure.
     pub(crate) fn allow(&mut self, answers: u32) {
         self.count();
         let failure = self.failures.as_slice().first().map_or(self.items, |failure| failure.offset);
         let end = if self.failed.is_some() || self.gap.is_some() { self.next } else { failure };
-        self.quick = self.next.saturating_add(answers).min(end);
-        let ahead = self.quick.saturating_sub(self.next) as usize;
+        self.fast_until = self.next.saturating_add(answers).min(end);
+        let ahead = self.fast_until.saturating_sub(self.next) as usize;
         // Whole results only, also of a payload that is cut short.
-        self.quick_bytes = self.stride.map_or(0, |stride| {
+        self.fast_bytes = self.stride.map_or(0, |stride| {
             let there = self.payload.len().saturating_sub(self.at) / stride as usize;
             self.at + ahead.min(there) * stride as usize
         });
@@ -131,17 +138,17 @@ impl Segment {
     /// Where results have a stride, which the caller knows when it is compiled, where it stands is all that is kept: to
     /// count as well cost a nanosecond an item.
     #[inline]
-    pub(crate) fn quick(&mut self, stride: Option<u32>) -> Option<&[u8]> {
+    pub(crate) fn next_fast(&mut self, stride: Option<u32>) -> Option<&[u8]> {
         if let Some(stride) = stride {
             let start = self.at;
-            if start >= self.quick_bytes {
+            if start >= self.fast_bytes {
                 return None;
             }
             let item = self.payload.item(start, stride as usize)?;
             self.at = start + stride as usize;
             return Some(item);
         }
-        if self.next >= self.quick {
+        if self.next >= self.fast_until {
             return None;
         }
         let mut items = Items::resume(self.payload.bytes(), stride, self.at);

@@ -47,8 +47,8 @@ where
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        if let Some(result) = self.map.quick() {
-            let current = &self.map.drive.current;
+        if let Some(result) = self.map.next_fast() {
+            let current = &self.map.engine.current;
             let index = current.first() + u64::from(current.read()) - 1;
             return Some(result.map(|result| (index as usize, result)));
         }

@@ -11,7 +11,7 @@ use std::thread::yield_now;
 use std::time::{Duration, Instant};
 
 use console::Term;
-use fastmap_backends::local::{PassThrough, Relay, Stream};
+use fastmap_backends::local::{OutputSink, StdioSink, Stream};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
@@ -124,12 +124,12 @@ fn in_turn(stream: Stream, line: &[u8]) {
 
 /// Writes past std's lock, which a program may hold while it maps. A closed stderr is no reason to stop.
 fn write(stream: Stream, line: &[u8]) {
-    PassThrough::write(stream, line, warn_unwritten);
+    StdioSink::write(stream, line, warn_unwritten);
 }
 
 /// Of lines that can't be written. On stderr as it is: a line between bars may be what could not be written.
 fn warn_unwritten(text: &str) {
-    PassThrough::write(Stream::Stderr, format!("fastmap: warning: {text}\n").as_bytes(), |_| ());
+    StdioSink::write(Stream::Stderr, format!("fastmap: warning: {text}\n").as_bytes(), |_| ());
 }
 
 /// Writes a line to stderr.
@@ -228,7 +228,7 @@ fn watch_stops() {
 #[derive(Debug)]
 pub(crate) struct Console;
 
-impl Relay for Console {
+impl OutputSink for Console {
     fn line(&self, _worker: &str, stream: Stream, line: &[u8]) {
         static STDOUT_SHOWN: LazyLock<bool> = LazyLock::new(|| io::stdout().is_terminal());
         // What goes to a file or a pipe breaks no bar.
@@ -257,7 +257,7 @@ impl Relay for Console {
         for (stream, line) in waiting.unwrap_or_default() {
             write(stream, &line);
         }
-        PassThrough::count_lost(warn_unwritten);
+        StdioSink::count_lost(warn_unwritten);
     }
 }
 

@@ -56,7 +56,7 @@ impl Estimate {
             account.ended_by.is_some() || account.failed + account.failed_tries + account.deaths > 0;
         let elsewhere = account.cloud > 0 || account.paid.microcredits > 0;
         let delivered = account.by_workers() as f64 / answered.max(1) as f64;
-        if went_wrong || elsewhere || account.recalled > 0 || delivered < DELIVERED {
+        if went_wrong || elsewhere || account.restored > 0 || delivered < DELIVERED {
             return None;
         }
         let delivered = delivered.min(1.0);
@@ -207,7 +207,7 @@ mod tests {
             MapStats { failed: 1, ..example() },
             MapStats { failed_tries: 1, ..example() },
             MapStats { deaths: 1, ..example() },
-            MapStats { recalled: 1, ..example() },
+            MapStats { restored: 1, ..example() },
             MapStats { cloud: 1, ..example() },
             MapStats { delivered: 800, complete: false, ..example() },
         ] {

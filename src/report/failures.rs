@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use fastmap_backends::{Death, ItemFailure, counted};
+use fastmap_backends::{ItemFailure, WorkerExit, counted};
 
 use crate::error::Error;
 
@@ -45,7 +45,7 @@ impl Failures {
         let Some(index) = error.index() else { return error };
         let whole = error.message();
         let (message, frames) = whole.split_at(whole.find(ItemFailure::FRAMES).unwrap_or(whole.len()));
-        let look = error.death().map_or_else(|| hash(message), Death::look);
+        let look = error.death().map_or_else(|| hash(message), WorkerExit::look);
         let equal = self.messages.meet(look, message, index);
         let framed = if frames.is_empty() { None } else { self.frames.meet(hash(frames), frames, index) };
         let long = equal.filter(|_| message.len() > SHORT);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use fastmap_backends::{Batch, BatchId, Loss, Place, Receipt, Results, counted, local};
+use fastmap_backends::{Batch, BatchId, Origin, Receipt, Results, WorkerLoss, counted, local};
 
 use crate::error::{Error, ErrorKind};
 use crate::options::Verbosity;
@@ -20,7 +20,7 @@ use crate::worker::panics::inside_inline_call;
 
 /// What one map has done so far.
 #[derive(Debug)]
-pub(crate) struct Report {
+pub(crate) struct MapReport {
     verbosity: Verbosity,
     progress_wanted: Option<bool>,
     progress: Progress,
@@ -34,13 +34,13 @@ pub(crate) struct Report {
     failed: u64,
     /// Items that the calling thread may call for one by one, and how many of them it has not yet.
     granted: u32,
-    pub(crate) singles: u32,
+    pub(crate) inline_budget: u32,
     failures: Failures,
     deaths: u64,
     /// What was told of calls that the sandbox refused.
     refusals: Refusals,
     /// Items answered from a checkpoint.
-    recalled: u64,
+    restored: u64,
     /// Items answered by workers, and the time they took there.
     answered: u64,
     /// Those of them that a service answered.
@@ -74,9 +74,9 @@ pub(crate) struct Report {
     workers: usize,
 }
 
-impl Report {
+impl MapReport {
     pub(crate) fn new(verbosity: Verbosity, timings: Option<PathBuf>) -> Self {
-        Report {
+        MapReport {
             verbosity,
             progress_wanted: None,
             progress: Progress::default(),
@@ -89,11 +89,11 @@ impl Report {
             delivered: 0,
             failed: 0,
             granted: 0,
-            singles: 0,
+            inline_budget: 0,
             failures: Failures::default(),
             deaths: 0,
             refusals: Refusals::default(),
-            recalled: 0,
+            restored: 0,
             answered: 0,
             cloud: 0,
             spent: Receipt::default(),
@@ -207,7 +207,7 @@ impl Report {
     /// Items of a batch were answered; `more` of it are out.
     pub(crate) fn answered(&mut self, batch: BatchId, more: bool, first: u64, items: u32, results: &Results) {
         self.answered += u64::from(items);
-        if results.place == Place::Cloud {
+        if results.place == Origin::Cloud {
             self.cloud += u64::from(items);
         }
         if let Some(recorder) = self.timings.recorder() {
@@ -219,7 +219,7 @@ impl Report {
         self.failed_tries += results.failures.len() as u64;
         self.bytes += results.payload.bytes().len() as u64;
         self.first.get_or_insert_with(|| {
-            let came = results.came.unwrap_or_else(Instant::now);
+            let came = results.received_at.unwrap_or_else(Instant::now);
             came.checked_sub(results.wall).unwrap_or(came)
         });
         for told in self.refusals.news(&results.refused) {
@@ -239,8 +239,8 @@ impl Report {
     }
 
     /// Items were answered from a checkpoint.
-    pub(crate) fn recalled(&mut self, items: u32) {
-        self.recalled += u64::from(items);
+    pub(crate) fn restored(&mut self, items: u32) {
+        self.restored += u64::from(items);
     }
 
     /// The calling thread has done so many items itself, from `first` on. So many answers of the current segment are read.
@@ -252,15 +252,15 @@ impl Report {
         self.tick(read);
     }
 
-    /// The calling thread may call for so many items one by one. Each takes one off `singles` and counts nothing else:
+    /// The calling thread may call for so many items one by one. Each takes one off `inline_budget` and counts nothing else:
     /// a second counter in memory is felt where an item is a square root.
     pub(crate) fn grant(&mut self, items: u32) {
-        (self.granted, self.singles) = (items, items);
+        (self.granted, self.inline_budget) = (items, items);
     }
 
     /// Counts those that were called for, and takes the others back.
-    pub(crate) fn count_singles(&mut self) -> u32 {
-        let called = std::mem::take(&mut self.granted) - std::mem::take(&mut self.singles);
+    pub(crate) fn count_inline(&mut self) -> u32 {
+        let called = std::mem::take(&mut self.granted) - std::mem::take(&mut self.inline_budget);
         self.delivered += u64::from(called);
         self.here += u64::from(called);
         called
@@ -273,7 +273,7 @@ impl Report {
 
     /// Whether items were answered by anything but the death of their worker.
     pub(crate) fn has_results(&self) -> bool {
-        self.answered + self.here + self.recalled > 0
+        self.answered + self.here + self.restored > 0
     }
 
     pub(crate) fn has_deaths(&self) -> bool {
@@ -290,10 +290,10 @@ impl Report {
         }
     }
 
-    pub(crate) fn lost(&mut self, batch: &Batch, loss: &Loss) {
+    pub(crate) fn lost(&mut self, batch: &Batch, loss: &WorkerLoss) {
         self.deaths += 1;
         if let Some(recorder) = self.timings.recorder() {
-            let place = if self.backend == "cloud" { Place::Cloud } else { Place::Here };
+            let place = if self.backend == "cloud" { Origin::Cloud } else { Origin::Local };
             recorder.lost(batch, loss, place);
         }
         if self.verbosity >= Verbosity::Loud {
@@ -355,7 +355,7 @@ impl Report {
 
     /// The map is over, or was dropped: takes the bar away and writes the closing line.
     pub(crate) fn end(&mut self, complete: bool) {
-        self.count_singles();
+        self.count_inline();
         self.progress.end();
         crate::report::console::remove_upload();
         let Some(begun) = self.begun else { return };
@@ -363,7 +363,7 @@ impl Report {
             delivered: self.delivered,
             failed: self.failed,
             deaths: self.deaths,
-            recalled: self.recalled,
+            restored: self.restored,
             answered: self.answered,
             cloud: self.cloud,
             here: self.here,

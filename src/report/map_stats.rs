@@ -13,7 +13,7 @@ pub(crate) struct MapStats {
     pub(crate) failed: u64,
     pub(crate) deaths: u64,
     /// Items answered from a checkpoint.
-    pub(crate) recalled: u64,
+    pub(crate) restored: u64,
     /// Items answered by workers, and by the calling thread; more than were delivered where the consumer left early.
     pub(crate) answered: u64,
     pub(crate) here: u64,
@@ -70,7 +70,7 @@ impl MapStats {
             delivered: 1000,
             failed: 0,
             deaths: 0,
-            recalled: 0,
+            restored: 0,
             answered: 1000,
             here: 0,
             cloud: 0,

@@ -26,4 +26,4 @@ pub use crate::report::console::{Stderr, stderr, suspend_progress};
 #[cfg(feature = "cloud")]
 pub(crate) use crate::report::prompt::ask;
 pub(crate) use crate::report::timings::wait_until_written;
-pub(crate) use map_report::Report;
+pub(crate) use map_report::MapReport;

@@ -1,4 +1,4 @@
-//! What is told of a running map: a line that is drawn again and again on a terminal, else a line now and then.
+//! Progress of a running map: a line that is redrawn on a terminal, else a line now and then.
 //! The lines are pure functions of the state and the terminal's width; `Progress` decides when, `console` draws.
 
 use std::time::{Duration, Instant};

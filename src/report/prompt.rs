@@ -1,5 +1,5 @@
-//! A question on the terminal, until somebody answers or nobody needs the answer any more. Asked by `cloud`; `console`
-//! keeps bars and lines away while it stands.
+//! A question on the terminal, until it is answered or its answer is no longer needed. Asked by `cloud`; `console`
+//! keeps bars and lines away meanwhile.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, IsTerminal, Read, Write};

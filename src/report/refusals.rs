@@ -49,7 +49,7 @@ impl Refusals {
             return None;
         }
         *lines += 1;
-        let last = if *lines == LINES { "; further ones of this map are not told" } else { "" };
+        let last = if *lines == LINES { "; further ones of this map are not reported" } else { "" };
         let named_calls = named(&calls.iter().map(|call| &call.call).collect::<Vec<_>>());
         let named_files = named(&files.iter().map(|file| format!("{:?}", file.call)).collect::<Vec<_>>());
         let absent = format!("in the cloud there is no {named_files}, which this machine has");
@@ -76,7 +76,7 @@ impl Refusals {
             format!("{} answered an error of its own (Err), and ", item(index))
         };
         let (told, ways) = (both(&of_calls, &of_files), both(ALLOWS, GIVES));
-        Some(format!("{begin}{told}; {ways} (told once a map{last})"))
+        Some(format!("{begin}{told}; {ways} (reported once a map{last})"))
     }
 }
 
@@ -109,7 +109,7 @@ mod tests {
             .flat_map(|index| refusals.news(&[refused(index, &format!("openat(\"/{index}/x\")"), false)]))
             .collect();
         assert_eq!(more.len(), LINES - 1, "{more:#?}");
-        assert!(more[LINES - 2].contains("further ones of this map are not told"), "{more:#?}");
+        assert!(more[LINES - 2].contains("further ones of this map are not reported"), "{more:#?}");
     }
 
     #[test]

@@ -38,10 +38,10 @@ pub(crate) fn closing_line(stats: &MapStats, backend: &str) -> String {
     if !backend.is_empty() {
         let _infallible = write!(line, ", {backend}");
     }
-    let recalled = (stats.recalled, format!("{} from the checkpoint", stats.recalled));
+    let restored = (stats.restored, format!("{} from the checkpoint", stats.restored));
     let failed = (stats.failed, format!("{} failed", stats.failed));
     let lost = (stats.deaths, format!("{} lost", counted(stats.deaths, "worker")));
-    for (count, told) in [recalled, failed, lost] {
+    for (count, told) in [restored, failed, lost] {
         if count > 0 {
             let _infallible = write!(line, ", {told}");
         }
@@ -70,7 +70,7 @@ fn verdict(stats: &MapStats, backend: &str) -> String {
         return ": too little work for processes".to_owned();
     }
     // Nobody knows what the items from the checkpoint took.
-    if stats.answered == 0 || stats.by_workers() == 0 || stats.recalled > 0 {
+    if stats.answered == 0 || stats.by_workers() == 0 || stats.restored > 0 {
         return String::new();
     }
     if let Some(alone) = stats.alone {

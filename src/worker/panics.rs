@@ -12,7 +12,7 @@ use crate::worker::backtrace;
 
 /// Whose panics the hook keeps to itself on this thread.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Catching {
+pub(crate) enum CatchScope {
     Nobody,
     /// All that a worker's loop does.
     Worker,
@@ -21,7 +21,7 @@ pub(crate) enum Catching {
 }
 
 thread_local! {
-    static CATCHING: Cell<Catching> = const { Cell::new(Catching::Nobody) };
+    static CATCHING: Cell<CatchScope> = const { Cell::new(CatchScope::Nobody) };
     static SEEN: RefCell<Option<Seen>> = const { RefCell::new(None) };
 }
 
@@ -67,7 +67,7 @@ pub(crate) fn hang_up_hook() {
         let _there = &hook;
         // The default hook's words belong to panics that nobody answers for: other threads of the function,
         // and builds with panic=abort, whose last words become part of the crash report.
-        let answered = CATCHING.get() != Catching::Nobody && cfg!(panic = "unwind");
+        let answered = CATCHING.get() != CatchScope::Nobody && cfg!(panic = "unwind");
         if answered {
             SEEN.set(Some(Seen { message: describe(info), trace: backtrace::taken() }));
         }
@@ -80,7 +80,7 @@ pub(crate) fn hang_up_hook() {
 /// Calls `f`; a panic becomes its message and where it was raised.
 pub(crate) fn caught<O>(f: impl FnOnce() -> O) -> Result<O, String> {
     watch_panics();
-    let outer = CATCHING.replace(Catching::Worker);
+    let outer = CATCHING.replace(CatchScope::Worker);
     let result = catch_unwind(AssertUnwindSafe(f));
     CATCHING.set(outer);
     result.map_err(words_of)
@@ -91,7 +91,7 @@ pub(crate) fn caught<O>(f: impl FnOnce() -> O) -> Result<O, String> {
 #[inline]
 pub(crate) fn called<O>(f: impl FnOnce() -> O) -> Result<O, String> {
     catch_unwind(AssertUnwindSafe(f)).or_else(|payload| {
-        if CATCHING.replace(Catching::Nobody) == Catching::Here {
+        if CATCHING.replace(CatchScope::Nobody) == CatchScope::Here {
             Err(words_of(payload))
         } else {
             resume_unwind(payload)
@@ -102,22 +102,22 @@ pub(crate) fn called<O>(f: impl FnOnce() -> O) -> Result<O, String> {
 /// Calls a map's function inside of [`called`]. Two stores are all that it costs to know whose a panic is.
 #[inline]
 pub(crate) fn call_item<R>(func: impl FnOnce() -> R) -> R {
-    CATCHING.set(Catching::Here);
+    CATCHING.set(CatchScope::Here);
     let result = func();
     // Nobody was: no map does this inside of a function, see `inside_call`.
-    CATCHING.set(Catching::Nobody);
+    CATCHING.set(CatchScope::Nobody);
     result
 }
 
 /// Whether a map's function is running in this thread: the maps that it makes are nested, and run nothing by
 /// [`call_item`].
 pub(crate) fn inside_call() -> bool {
-    CATCHING.get() != Catching::Nobody
+    CATCHING.get() != CatchScope::Nobody
 }
 
 /// Whether it is one that the calling thread of its map took.
 pub(crate) fn inside_inline_call() -> bool {
-    CATCHING.get() == Catching::Here
+    CATCHING.get() == CatchScope::Here
 }
 
 #[cold]
@@ -150,5 +150,5 @@ pub(crate) fn describe(info: &PanicHookInfo<'_>) -> String {
 pub(crate) fn text(payload: &dyn Any) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("(a value that is no text)")
+        .unwrap_or("(a value that is not text)")
 }

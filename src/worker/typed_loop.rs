@@ -12,7 +12,7 @@ use crate::floats::start_in_mode;
 use crate::worker::panics::caught;
 
 /// Conjures the one value of a function type that has no bytes.
-pub(crate) fn conjure<F: Copy>() -> F {
+pub(crate) fn zst_value<F: Copy>() -> F {
     // Folded away; the public methods check it when they are compiled, where the error can point to the user's line.
     assert!(size_of::<F>() == 0, "a function with bytes got past the public methods");
     // SAFETY: F has no bytes, so that there is nothing to initialise, and it is Copy, so that another one is no
@@ -53,7 +53,7 @@ impl<F: Fn(T) -> R + Copy, T: DeserializeOwned, R: Serialize + DeserializeOwned>
 
     #[allow(clippy::unnecessary_wraps, reason = "the shape that a descriptor holds")]
     fn start(_context: &[u8]) -> Result<Box<dyn Task>, ItemFailure> {
-        let run: fn(&mut (), &mut Work<'_>) = |(), work| each::<T, R>(work, &mut conjure::<F>());
+        let run: fn(&mut (), &mut Work<'_>) = |(), work| each::<T, R>(work, &mut zst_value::<F>());
         Ok(Box::new(Stateful { state: Some(()), remake: None, run, result_stride: codec::stride::<R>() }))
     }
 }
@@ -70,7 +70,7 @@ impl<F: Fn(&T) -> R + Copy, T: DeserializeOwned, R: Serialize + DeserializeOwned
     #[allow(clippy::unnecessary_wraps, reason = "the shape that a descriptor holds")]
     fn start(_context: &[u8]) -> Result<Box<dyn Task>, ItemFailure> {
         let run: fn(&mut (), &mut Work<'_>) = |(), work| {
-            let func = conjure::<F>();
+            let func = zst_value::<F>();
             each::<T, R>(work, &mut |item| func(&item));
         };
         Ok(Box::new(Stateful { state: Some(()), remake: None, run, result_stride: codec::stride::<R>() }))
@@ -99,7 +99,7 @@ where
             message: error.to_string(),
         })?;
         let run: fn(&mut C, &mut Work<'_>) = |context, work| {
-            let func = conjure::<F>();
+            let func = zst_value::<F>();
             each::<T, R>(work, &mut |item| func(context, item));
         };
         Ok(Box::new(Stateful {
@@ -129,14 +129,14 @@ where
     };
 
     fn start(_context: &[u8]) -> Result<Box<dyn Task>, ItemFailure> {
-        let make: fn() -> S = || conjure::<N>()();
+        let make: fn() -> S = || zst_value::<N>()();
         let state = caught(make).map_err(|message| ItemFailure {
             offset: 0,
             kind: FailureKind::Panic,
             message: format!("init {message}"),
         })?;
         let run: fn(&mut S, &mut Work<'_>) = |state, work| {
-            let func = conjure::<F>();
+            let func = zst_value::<F>();
             each::<T, R>(work, &mut |item| func(state, item));
         };
         Ok(Box::new(Stateful {

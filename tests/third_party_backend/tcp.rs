@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use fastmap::backends::local::INSIDE;
 use fastmap::backends::{
-    Backend, BackendError, Batch, BatchId, Capacity, Completion, Death, DeathCause, ItemFailure, Job, JobId,
-    Loss, Outcome, Payload, Receipt, Results, Run, Running, Targets,
+    Backend, BackendError, Batch, BatchId, Capacity, Completion, ExitReason, ItemFailure, Job, JobId,
+    Outcome, Payload, Receipt, Results, Run, Running, SubmitError, Targets, WorkerExit, WorkerLoss,
 };
 
 use crate::frames::{Parts, Put, receive, send};
@@ -94,7 +94,7 @@ impl Tcp {
         let door = Arc::clone(&shared);
         tcp.door = Some(thread::Builder::new().name("door".to_owned()).spawn(move || door.open(&listener))?);
         for _ in 0..workers {
-            let keeper = Keeper { shared: Arc::clone(&shared), worker: None, failed: Vec::new() };
+            let keeper = ChildGuard { shared: Arc::clone(&shared), worker: None, failed: Vec::new() };
             tcp.keepers.push(thread::Builder::new().name("keeper".to_owned()).spawn(move || keeper.keep())?);
         }
         Ok(tcp)
@@ -158,11 +158,14 @@ impl Run for TcpRun {
         Capacity { batches, slots, workers: self.shared.workers, targets }
     }
 
-    fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
+    fn submit(&mut self, batch: Batch) -> Result<(), SubmitError> {
         let room = self.capacity().batches;
         let mut queue = self.shared.lock();
-        if room == 0 || self.line.closed.load(Ordering::Relaxed) {
-            return Err(batch);
+        if self.line.closed.load(Ordering::Relaxed) {
+            return Err(SubmitError::Closed(batch));
+        }
+        if room == 0 {
+            return Err(SubmitError::Full(batch));
         }
         self.line.held.fetch_add(1, Ordering::Relaxed);
         queue.waiting.push_back((batch, Arc::clone(&self.line)));
@@ -256,11 +259,11 @@ impl Line {
 }
 
 /// The thread of one worker.
-struct Keeper {
+struct ChildGuard {
     shared: Arc<Shared>,
     worker: Option<Worker>,
     /// Starts that failed in a row.
-    failed: Vec<Death>,
+    failed: Vec<WorkerExit>,
 }
 
 struct Worker {
@@ -278,7 +281,7 @@ enum Answer {
     Refused(ItemFailure),
 }
 
-impl Keeper {
+impl ChildGuard {
     fn keep(mut self) {
         while let Some((batch, line)) = self.next() {
             if self.worker.is_none() && !self.start() {
@@ -312,7 +315,12 @@ impl Keeper {
                     self.shared.lock().connections.remove(&worker.number);
                     let death = worker.end(Some(error));
                     let items = batch.items();
-                    line.tell(&batch.clone(), Outcome::Lost(batch, Loss { running, death }), 0..items, true);
+                    line.tell(
+                        &batch.clone(),
+                        Outcome::Lost(batch, WorkerLoss { running, death }),
+                        0..items,
+                        true,
+                    );
                 }
             }
         }
@@ -365,8 +373,14 @@ impl Keeper {
                 true
             }
             Err(error) => {
-                let cause = DeathCause::NotStarted(error.to_string());
-                self.failed.push(Death { worker: name, pid: 0, cause, refused: None, stderr: Vec::new() });
+                let cause = ExitReason::NotStarted(error.to_string());
+                self.failed.push(WorkerExit {
+                    worker: name,
+                    pid: 0,
+                    cause,
+                    refused: None,
+                    stderr: Vec::new(),
+                });
                 false
             }
         }
@@ -452,25 +466,25 @@ impl Worker {
     }
 
     /// Ends the process, if it has not ended, and reaps it.
-    fn end(mut self, error: Option<io::Error>) -> Death {
+    fn end(mut self, error: Option<io::Error>) -> WorkerExit {
         let broke_rules = error.filter(|error| error.kind() == io::ErrorKind::InvalidData);
         // Where the connection ended by its death, the kernel had noted the cause before, and this changes nothing.
         drop(self.child.kill());
         let pid = self.child.id();
         let cause = match (broke_rules, self.child.wait()) {
-            (Some(error), _) => DeathCause::Protocol(error.to_string()),
+            (Some(error), _) => ExitReason::Protocol(error.to_string()),
             (None, Ok(status)) => cause_of(status),
-            (None, Err(_)) => DeathCause::Unknown,
+            (None, Err(_)) => ExitReason::Unknown,
         };
-        Death { worker: self.name, pid, cause, refused: None, stderr: Vec::new() }
+        WorkerExit { worker: self.name, pid, cause, refused: None, stderr: Vec::new() }
     }
 }
 
-fn cause_of(status: ExitStatus) -> DeathCause {
+fn cause_of(status: ExitStatus) -> ExitReason {
     match (status.code(), status.signal()) {
-        (Some(code), _) => DeathCause::Exit(code),
-        (_, Some(signal)) => DeathCause::Signal(signal),
-        _ => DeathCause::Unknown,
+        (Some(code), _) => ExitReason::Exit(code),
+        (_, Some(signal)) => ExitReason::Signal(signal),
+        _ => ExitReason::Unknown,
     }
 }
 

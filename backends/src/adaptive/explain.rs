@@ -1,4 +1,4 @@
-//! A trace, told to people: what the policy knew, what it decided, and that it decides the same again.
+//! A trace in words: what the policy knew, what it decided, and that it decides the same again.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -14,12 +14,12 @@ use crate::model::words::counted;
 /// recorded (a trace of another version), the account says so.
 ///
 /// # Errors
-/// If the file can't be read, or a line is no line of a trace; the message has its number.
+/// If the file can't be read, or a line does not belong to a trace; the message has its number.
 pub fn explain(path: &Path) -> io::Result<String> {
-    let mut account = Account::default();
+    let mut account = TraceSummary::default();
     for (number, line) in BufReader::new(File::open(path)?).lines().enumerate() {
         let line = serde_json::from_str::<Line>(&line?).map_err(|error| {
-            let what = format!("{}: line {} is no line of a trace: {error}", path.display(), number + 1);
+            let what = format!("{}: line {} does not belong to a trace: {error}", path.display(), number + 1);
             io::Error::new(io::ErrorKind::InvalidData, what)
         })?;
         account.add(line);
@@ -28,7 +28,7 @@ pub fn explain(path: &Path) -> io::Result<String> {
 }
 
 #[derive(Default)]
-struct Account {
+struct TraceSummary {
     text: String,
     policy: Option<Policy>,
     sent: [u64; 2],
@@ -37,7 +37,7 @@ struct Account {
     told: f64,
 }
 
-impl Account {
+impl TraceSummary {
     fn say(&mut self, at: f64, what: &str) {
         let _infallible = writeln!(self.text, "{at:>10.3} s  {what}");
     }
@@ -45,7 +45,7 @@ impl Account {
     fn add(&mut self, line: Line) {
         match line {
             Line::Begin { label, function, items, workers, options } => {
-                *self = Account { text: std::mem::take(&mut self.text), ..Account::default() };
+                *self = TraceSummary { text: std::mem::take(&mut self.text), ..TraceSummary::default() };
                 let items_told = items
                     .map_or_else(|| "an unknown number of items".to_owned(), |items| counted(items, "item"));
                 let name = label.unwrap_or_else(|| mapped_function(&function).to_owned());

@@ -7,7 +7,7 @@
 
 pub(crate) mod backend;
 mod explain;
-pub mod held;
+pub mod in_flight;
 pub(crate) mod options;
 pub mod policy;
 mod run;
@@ -15,5 +15,5 @@ mod service_limits;
 mod trace;
 
 pub use crate::adaptive::explain::explain;
-pub use crate::adaptive::options::{AdaptiveOptions, Witness};
+pub use crate::adaptive::options::{AdaptiveOptions, DecisionObserver};
 pub use backend::Adaptive;

@@ -12,7 +12,7 @@ pub struct AdaptiveOptions {
     /// A file that gets each event and decision as a line of JSON, one map after the other. [`explain`](super::explain()) reads it.
     pub trace: Option<PathBuf>,
     /// Receives each decision.
-    pub witness: Arc<dyn Witness>,
+    pub witness: Arc<dyn DecisionObserver>,
 }
 
 impl Default for AdaptiveOptions {
@@ -20,13 +20,13 @@ impl Default for AdaptiveOptions {
         AdaptiveOptions {
             policy: crate::adaptive::policy::Options::default(),
             trace: None,
-            witness: Arc::new(Unseen),
+            witness: Arc::new(NoopObserver),
         }
     }
 }
 
 /// Observes what an [`Adaptive`](super::Adaptive) backend decides. Its answers change nothing.
-pub trait Witness: Send + Sync + Debug {
+pub trait DecisionObserver: Send + Sync + Debug {
     /// A decision, in words, with its numbers.
     fn decided(&self, text: &str);
 
@@ -36,9 +36,9 @@ pub trait Witness: Send + Sync + Debug {
 
 /// Logs that the service was left, and nothing else.
 #[derive(Debug)]
-pub(crate) struct Unseen;
+pub(crate) struct NoopObserver;
 
-impl Witness for Unseen {
+impl DecisionObserver for NoopObserver {
     fn decided(&self, _text: &str) {}
 
     fn left(&self, why: &str) {

@@ -6,15 +6,16 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use super::AdaptiveOptions;
-use super::held::{Cancel, Held};
+use super::in_flight::{Cancel, InFlight};
 use super::policy::{Event, Forecast, Link, Policy, Probe, Repeat, Side, Step};
 use super::trace::{Line, Trace};
 use crate::adaptive::service_limits;
+use crate::backend::SubmitError;
 use crate::execution::job::Job;
 use crate::model::batch::Batch;
 use crate::model::completion::{Completion, Outcome};
 use crate::model::cost::Receipt;
-use crate::model::death::{Loss, Running};
+use crate::model::death::{Running, WorkerLoss};
 use crate::model::error::BackendError;
 use crate::model::ids::BatchId;
 use crate::model::sizing::Targets;
@@ -37,7 +38,7 @@ pub(super) struct AdaptiveRun {
     /// What the cloud's run cost, once it is closed.
     spent: Receipt,
     policy: Policy,
-    held: Held,
+    in_flight: InFlight,
     ready: VecDeque<Completion>,
     /// Items that the service's own limits keep from an answer there.
     only_here: BTreeSet<u64>,
@@ -81,7 +82,7 @@ impl AdaptiveRun {
             cloud: None,
             spent: Receipt::default(),
             policy,
-            held: Held::default(),
+            in_flight: InFlight::default(),
             ready: VecDeque::new(),
             only_here: BTreeSet::new(),
             options,
@@ -184,7 +185,7 @@ impl AdaptiveRun {
     /// The service has given no answer of use for so long.
     fn listen(&mut self, silent: Duration) {
         // What it has is asked for, and that finds out by itself.
-        if silent > GONE && self.held.count(Side::Cloud) == 0 && *self.policy.link() == Link::Ready {
+        if silent > GONE && self.in_flight.count(Side::Cloud) == 0 && *self.policy.link() == Link::Ready {
             let why = format!("no good answer from the service for {} s", silent.as_secs());
             return self.gone(&BackendError::Cloud(why, None));
         }
@@ -212,9 +213,9 @@ impl AdaptiveRun {
         self.why = Some(error.to_string());
         self.see(Event::Gone { why: error.to_string() });
         if let Some(mut cloud) = self.cloud.take() {
-            self.spent = cloud.spent();
+            self.spent = cloud.cost_so_far();
         }
-        for (batch, items, completions) in self.held.come_home(Side::Cloud) {
+        for (batch, items, completions) in self.in_flight.withdraw_side(Side::Cloud) {
             self.see(Event::Back { batch, side: Side::Cloud, items, lost: false });
             self.hand_out(completions.into_iter().map(|completion| (Side::Local, completion)));
         }
@@ -249,21 +250,25 @@ impl AdaptiveRun {
             Some(there) => self.policy.place(at, work(here), work(there)),
         };
         // A run that holds nothing takes what it gets.
-        side.or_else(|| self.held.is_empty().then_some(Side::Local))
+        side.or_else(|| self.in_flight.is_empty().then_some(Side::Local))
     }
 
-    fn send(&mut self, batch: Batch, side: Side) -> Result<(), Batch> {
+    fn send(&mut self, batch: Batch, side: Side) -> Result<(), SubmitError> {
         let (id, first, items, bytes) =
             (batch.id().0, batch.first(), batch.items(), batch.payload().len() as u64);
-        self.held.submitted(batch.clone(), side);
+        self.in_flight.submitted(batch.clone(), side);
         let run = match side {
             Side::Local => Some(&mut self.local),
             Side::Cloud => self.cloud.as_mut(),
         };
-        let sent = run.map_or(Err(batch.clone()), |run| run.submit(batch));
-        if let Err(batch) = sent {
-            self.held.refused(&batch, side);
-            return Err(batch);
+        let sent = match run {
+            Some(run) => run.submit(batch.clone()),
+            None => Err(SubmitError::Full(batch.clone())),
+        };
+        if let Err(error) = sent {
+            self.in_flight.refused(&batch, side);
+            // The other side may take it.
+            return Err(SubmitError::Full(error.into_batch()));
         }
         self.see(Event::Sent { batch: id, side, first, items, bytes });
         if side == Side::Cloud && !std::mem::replace(&mut self.used, true) {
@@ -275,7 +280,7 @@ impl AdaptiveRun {
     }
 
     /// Whether a loss says something of the batch, and not of the side: an item of it may have done it.
-    fn accuses(&self, side: Side, loss: &Loss) -> bool {
+    fn accuses(&self, side: Side, loss: &WorkerLoss) -> bool {
         let cut = side == Side::Cloud && service_limits::is_cut_by_it(loss, self.job.item_timeout);
         losses::accuses(loss) && !cut
     }
@@ -297,7 +302,7 @@ impl AdaptiveRun {
             side == Side::Cloud && service_limits::is_of_the_service(&completion, self.job.item_timeout);
         let completion = if beyond {
             self.only_here.insert(first);
-            self.held.taken_back(completion)
+            self.in_flight.taken_back(completion)
         } else {
             completion
         };
@@ -305,7 +310,7 @@ impl AdaptiveRun {
             Outcome::Done(results) => Some((results.wall, results.cpu, results.payload.len() as u64)),
             Outcome::Returned(_) | Outcome::Lost(..) => None,
         };
-        let landed = self.held.landed(side, completion, accuses);
+        let landed = self.in_flight.landed(side, completion, accuses);
         let Some(batch) = landed.of else { return };
         let event = match news {
             Some((wall, cpu, bytes)) => {
@@ -352,14 +357,14 @@ impl AdaptiveRun {
 
     /// Nothing more is handed in, and workers are idle: what lags elsewhere is done here as well, or there.
     fn repeat(&mut self) {
-        if *self.policy.link() != Link::Ready && self.held.count(Side::Cloud) == 0 {
+        if *self.policy.link() != Link::Ready && self.in_flight.count(Side::Cloud) == 0 {
             return;
         }
         let here = self.local.capacity();
         let there = self.there();
-        let local_idle = self.held.count(Side::Local) < here.workers;
+        let local_idle = self.in_flight.count(Side::Local) < here.workers;
         let cloud_idle =
-            there.is_some_and(|there| there.batches > 0 && self.held.count(Side::Cloud) < there.workers);
+            there.is_some_and(|there| there.batches > 0 && self.in_flight.count(Side::Cloud) < there.workers);
         let at = self.now();
         let Some(mut repeat) = self.policy.repeat(at, local_idle, cloud_idle) else { return };
         let free = match repeat.to {
@@ -380,7 +385,7 @@ impl AdaptiveRun {
                 continue;
             }
             // What is under suspicion, or in parts, has no copy.
-            let Some((cancel, back)) = self.held.withdraw(repeat.batch, Side::Cloud) else {
+            let Some((cancel, back)) = self.in_flight.withdraw(repeat.batch, Side::Cloud) else {
                 self.policy.not_repeated(repeat.batch);
                 continue;
             };
@@ -395,7 +400,7 @@ impl AdaptiveRun {
     fn copy(&mut self, repeat: Repeat, why: &str) -> bool {
         let at = self.now();
         let Repeat { batch, to, pieces } = repeat;
-        let Some(copies) = self.held.copy(batch, to, pieces) else { return false };
+        let Some(copies) = self.in_flight.copy(batch, to, pieces) else { return false };
         let count =
             |sum: (u32, u64), copy: &Batch| (sum.0 + copy.items(), sum.1 + copy.payload().len() as u64);
         let (items, bytes) = copies.iter().fold((0, 0), count);
@@ -407,7 +412,7 @@ impl AdaptiveRun {
                 Side::Cloud => self.cloud.as_mut(),
             };
             if run.is_none_or(|run| run.submit(copy).is_err()) {
-                if let Some(cancel) = self.held.uncopied(name, to) {
+                if let Some(cancel) = self.in_flight.uncopied(name, to) {
                     self.cancel_there(cancel);
                 }
                 return false;
@@ -471,7 +476,7 @@ impl Run for AdaptiveRun {
         }
     }
 
-    fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
+    fn submit(&mut self, batch: Batch) -> Result<(), SubmitError> {
         let here = self.local.capacity();
         let there = self.there();
         let side = match self.only_here.contains(&batch.first()) && batch.items() == 1 {
@@ -480,7 +485,7 @@ impl Run for AdaptiveRun {
         };
         match side {
             Some(side) => self.send(batch, side),
-            None => Err(batch),
+            None => Err(SubmitError::Full(batch)),
         }
     }
 
@@ -502,7 +507,7 @@ impl Run for AdaptiveRun {
             if waits {
                 self.repeat();
             }
-            let both = self.held.count(Side::Cloud) > 0;
+            let both = self.in_flight.count(Side::Cloud) > 0;
             let asking = matches!(self.policy.link(), Link::Probing | Link::Opening { .. });
             let slice = match () {
                 () if both || asking => now + TURN,
@@ -510,7 +515,7 @@ impl Run for AdaptiveRun {
                 () => self.next_step.max(now + TURN),
             };
             let until = slice.min(deadline);
-            if self.held.count(Side::Local) == 0 && both {
+            if self.in_flight.count(Side::Local) == 0 && both {
                 self.hear_cloud(until);
             } else if let Some(completion) = self.local.poll(until)? {
                 self.landed(Side::Local, completion);
@@ -528,14 +533,14 @@ impl Run for AdaptiveRun {
         }
     }
 
-    fn spent(&mut self) -> Receipt {
+    fn cost_so_far(&mut self) -> Receipt {
         match &mut self.cloud {
-            Some(cloud) => cloud.spent(),
+            Some(cloud) => cloud.cost_so_far(),
             None => self.spent,
         }
     }
 
-    fn account(&mut self) -> Option<String> {
+    fn summary(&mut self) -> Option<String> {
         let [here, there] = self.answered;
         if there > 0 {
             let twice = match self.repeated {
@@ -560,14 +565,14 @@ impl Run for AdaptiveRun {
         })
     }
 
-    fn alone(&mut self) -> Option<Duration> {
+    fn local_baseline(&mut self) -> Option<Duration> {
         let [_, there] = self.answered;
         let seconds = (there > 0).then(|| self.policy.alone_so_far(self.now()))??;
         Some(Duration::from_secs_f64(seconds))
     }
 
     fn close(mut self: Box<Self>) -> Receipt {
-        let receipt = self.spent();
+        let receipt = self.cost_so_far();
         let at = self.now();
         let [here, there] = self.answered;
         let cost = receipt.microcredits as f64 * MICRO;
@@ -575,7 +580,7 @@ impl Run for AdaptiveRun {
         self.trace.end();
         let Some(cloud) = self.cloud.take() else { return receipt };
         // What nobody waits for is cancelled, and not paid; a run that was never used is just given up.
-        if there == 0 || self.held.count(Side::Cloud) > 0 {
+        if there == 0 || self.in_flight.count(Side::Cloud) > 0 {
             return receipt;
         }
         let (tell, told) = mpsc::channel();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::model::completion::{Completion, Outcome};
-use crate::model::death::{DeathCause, Loss};
+use crate::model::death::{ExitReason, WorkerLoss};
 use crate::model::failure::FailureKind;
 
 /// Whether an item has no answer for a limit that its user has not set: it has outlasted what the service gives a batch, or
@@ -24,9 +24,9 @@ pub(crate) fn is_of_the_service(completion: &Completion, item_timeout: Option<Du
 }
 
 /// Whether a service has cut what took longer than it gives a batch, and not than the user gives an item.
-pub(crate) fn is_cut_by_it(loss: &Loss, item_timeout: Option<Duration>) -> bool {
+pub(crate) fn is_cut_by_it(loss: &WorkerLoss, item_timeout: Option<Duration>) -> bool {
     match loss.death.cause {
-        DeathCause::Timeout(limit) => item_timeout.map(whole) != Some(whole(limit)),
+        ExitReason::Timeout(limit) => item_timeout.map(whole) != Some(whole(limit)),
         _ => false,
     }
 }
@@ -40,7 +40,7 @@ fn whole(limit: Duration) -> u128 {
 mod tests {
     use super::*;
     use crate::model::completion::Results;
-    use crate::model::death::{Death, Running};
+    use crate::model::death::{Running, WorkerExit};
     use crate::model::failure::ItemFailure;
     use crate::{Batch, BatchBuilder, BatchId, JobId};
 
@@ -51,9 +51,9 @@ mod tests {
         builder.finish(JobId(1), BatchId(1), 0, 1000)
     }
 
-    fn lost(items: u32, cause: DeathCause) -> Completion {
-        let death = Death { worker: "w".to_owned(), pid: 1, cause, refused: None, stderr: Vec::new() };
-        let outcome = Outcome::Lost(batch(items), Loss { running: Running::Item(0), death });
+    fn lost(items: u32, cause: ExitReason) -> Completion {
+        let death = WorkerExit { worker: "w".to_owned(), pid: 1, cause, refused: None, stderr: Vec::new() };
+        let outcome = Outcome::Lost(batch(items), WorkerLoss { running: Running::Item(0), death });
         Completion { batch: BatchId(1), first: 0, items, outcome }
     }
 
@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn a_timeout_is_the_items_where_its_user_has_set_it() {
         let (own, limit) = (Duration::from_micros(2_500_900), Duration::from_mins(5));
-        let timeout = DeathCause::Timeout;
+        let timeout = ExitReason::Timeout;
         assert!(is_of_the_service(&lost(1, timeout(limit)), None));
         assert!(is_of_the_service(&lost(1, timeout(limit)), Some(own)));
         // As the service gives it back.
@@ -74,7 +74,7 @@ mod tests {
         let shortest = lost(1, timeout(Duration::from_millis(1)));
         assert!(!is_of_the_service(&shortest, Some(Duration::from_micros(9))));
         assert!(!is_of_the_service(&lost(2, timeout(limit)), None), "nobody knows which of them it was");
-        assert!(!is_of_the_service(&lost(1, DeathCause::Signal(11)), None));
+        assert!(!is_of_the_service(&lost(1, ExitReason::Signal(11)), None));
     }
 
     #[test]

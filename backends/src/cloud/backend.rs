@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::http::Http;
 use super::url::ServiceUrl;
+use crate::backend::SubmitError;
 use crate::cloud::options::CloudOptions;
-use crate::cloud::run_state::Shared;
-use crate::cloud::session::Link;
+use crate::cloud::run_state::RunHandle;
+use crate::cloud::session::Session;
 use crate::cloud::{exit_hook, run_thread};
 use crate::execution::job::Job;
 use crate::model::batch::Batch;
@@ -24,11 +25,11 @@ use crate::{Backend, Capacity, ItemCost, Readiness, Run};
 ///
 /// What can be repeated is repeated: an answer that does not come is asked for again until
 /// [`patience`](CloudOptions::patience) is over, under the same number, so that it is charged once. A run that is
-/// dropped, or whose process exits, is cancelled at the service as far as it can be told; one whose process is killed
+/// dropped, or whose process exits, is cancelled at the service if that can be reached; one whose process is killed
 /// ends there with its lease (30 s, unless the service says otherwise).
 #[derive(Clone, Debug)]
 pub struct Cloud {
-    link: Arc<Link>,
+    session: Arc<Session>,
 }
 
 impl Cloud {
@@ -41,12 +42,12 @@ impl Cloud {
             BackendError::Cloud(error.to_string(), Some(Box::new(error)))
         })?;
         let http = Http::new(url, &options.secret);
-        Ok(Cloud { link: Arc::new(Link::new(options, http)) })
+        Ok(Cloud { session: Arc::new(Session::new(options, http)) })
     }
 
     /// What a short request takes, there and back; `None` before one was made.
     pub fn round_trip(&self) -> Option<Duration> {
-        self.link.round_trip()
+        self.session.round_trip()
     }
 }
 
@@ -57,8 +58,8 @@ impl Backend for Cloud {
 
     fn open(&self, job: Arc<Job>) -> Result<Box<dyn Run>, BackendError> {
         crate::local::fill_standard();
-        check_owner(&self.link)?;
-        let shared = Arc::new(Shared::new(Arc::clone(&self.link), job));
+        check_owner(&self.session)?;
+        let shared = Arc::new(RunHandle::new(Arc::clone(&self.session), job));
         exit_hook::watch(&shared);
         run_thread::start(&shared)?;
         Ok(Box::new(CloudRun { shared: Some(shared) }))
@@ -67,21 +68,21 @@ impl Backend for Cloud {
 
 /// # Errors
 /// If this process is a fork of the one that made the backend: its threads are not here.
-fn check_owner(link: &Link) -> Result<(), BackendError> {
-    match link.is_mine() {
+fn check_owner(session: &Session) -> Result<(), BackendError> {
+    match session.is_mine() {
         true => Ok(()),
-        false => Err(BackendError::Forked { owner: link.owner, this: std::process::id() }),
+        false => Err(BackendError::Forked { owner: session.owner, this: std::process::id() }),
     }
 }
 
 /// One map at the service.
 struct CloudRun {
     /// `None` once it is closed.
-    shared: Option<Arc<Shared>>,
+    shared: Option<Arc<RunHandle>>,
 }
 
 impl CloudRun {
-    fn shared(&self) -> &Arc<Shared> {
+    fn shared(&self) -> &Arc<RunHandle> {
         self.shared.as_ref().expect("it is not closed")
     }
 }
@@ -91,8 +92,8 @@ impl Run for CloudRun {
         self.shared().capacity()
     }
 
-    fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
-        match self.shared().link.is_mine() {
+    fn submit(&mut self, batch: Batch) -> Result<(), SubmitError> {
+        match self.shared().session.is_mine() {
             true => self.shared().submit(batch),
             // The next poll says so.
             false => Ok(()),
@@ -100,31 +101,31 @@ impl Run for CloudRun {
     }
 
     fn poll(&mut self, deadline: Instant) -> Result<Option<Completion>, BackendError> {
-        check_owner(&self.shared().link)?;
-        self.shared().inbox.take(deadline)
+        check_owner(&self.shared().session)?;
+        self.shared().completions.take(deadline)
     }
 
     fn cancel(&mut self, batch: BatchId) {
-        if self.shared().link.is_mine() {
+        if self.shared().session.is_mine() {
             self.shared().cancel(batch);
         }
     }
 
     fn readiness(&mut self) -> Readiness {
-        match self.shared().link.is_mine() {
+        match self.shared().session.is_mine() {
             true => self.shared().readiness(),
             false => Readiness::default(),
         }
     }
 
     fn prepare(&mut self, seen: Option<ItemCost>) {
-        if self.shared().link.is_mine() {
+        if self.shared().session.is_mine() {
             self.shared().prepare(seen);
         }
     }
 
-    fn spent(&mut self) -> Receipt {
-        match self.shared().link.is_mine() {
+    fn cost_so_far(&mut self) -> Receipt {
+        match self.shared().session.is_mine() {
             true => self.shared().spent(),
             false => Receipt::default(),
         }
@@ -132,7 +133,7 @@ impl Run for CloudRun {
 
     fn close(mut self: Box<Self>) -> Receipt {
         let shared = self.shared.take().expect("it is closed once");
-        match shared.link.is_mine() {
+        match shared.session.is_mine() {
             true => shared.close(),
             false => Receipt::default(),
         }
@@ -141,7 +142,7 @@ impl Run for CloudRun {
 
 impl Drop for CloudRun {
     fn drop(&mut self) {
-        if let Some(shared) = self.shared.take().filter(|shared| shared.link.is_mine()) {
+        if let Some(shared) = self.shared.take().filter(|shared| shared.session.is_mine()) {
             shared.give_up();
         }
     }

@@ -9,13 +9,13 @@ use crate::cloud::http::{By, Failure, Reply};
 use crate::cloud::problem::ProblemCode;
 use crate::cloud::protocol::Limits;
 use crate::cloud::retry::Backoff;
-use crate::cloud::run_state::{ACKS, Opened, Piece, Shared};
+use crate::cloud::run_state::{ACKS, Opened, Piece, RunHandle};
 use crate::cloud::session::{Bears, Stop};
 use crate::cloud::{compression, missing};
 use crate::model::batch::Batch;
-use crate::model::completion::{Completion, Outcome, Place, Results};
+use crate::model::completion::{Completion, Origin, Outcome, Results};
 use crate::model::cost::credits;
-use crate::model::death::{Death, DeathCause, Loss, Running};
+use crate::model::death::{ExitReason, Running, WorkerExit, WorkerLoss};
 use crate::model::error::BackendError;
 use crate::model::failure::{FailureKind, ItemFailure};
 
@@ -27,14 +27,14 @@ const LOSSES: u32 = 4;
 const FAULTS: u32 = 8;
 
 /// What a sender does until there is nothing to do.
-pub(crate) fn send(shared: &Shared, limits: &Limits) {
+pub(crate) fn send(shared: &RunHandle, limits: &Limits) {
     while let Some((piece, opened, seq)) = next(shared) {
         deliver(shared, limits, piece, &opened, seq);
     }
 }
 
 /// The next piece, the run that it goes to, and its number there; in flight from now on. `None`: there is none.
-fn next(shared: &Shared) -> Option<(Piece, Arc<Opened>, u64)> {
+fn next(shared: &RunHandle) -> Option<(Piece, Arc<Opened>, u64)> {
     let mut state = shared.lock();
     loop {
         if state.end.is_none()
@@ -45,7 +45,7 @@ fn next(shared: &Shared) -> Option<(Piece, Arc<Opened>, u64)> {
             // Under a number that was used there may be a refusal that is kept: a batch was cut for want of credits.
             state.next += 1;
             let seq = state.next;
-            state.takes_off(seq, piece.batch.id());
+            state.on_sent(seq, piece.batch.id());
             return Some((piece, opened, seq));
         }
         if state.end.is_some() {
@@ -64,7 +64,7 @@ fn next(shared: &Shared) -> Option<(Piece, Arc<Opened>, u64)> {
 }
 
 /// How a try ended that is not to be repeated as it was.
-enum Landing {
+enum SendOutcome {
     Answered(Answer, Option<u64>),
     /// Nobody waits for it any more.
     Cancelled,
@@ -80,10 +80,10 @@ enum Landing {
     Stopped(Stop),
 }
 
-fn deliver(shared: &Shared, limits: &Limits, piece: Piece, opened: &Arc<Opened>, seq: u64) {
+fn deliver(shared: &RunHandle, limits: &Limits, piece: Piece, opened: &Arc<Opened>, seq: u64) {
     let length = piece.batch.payload().len() as u64;
     if length > limits.batch_bytes {
-        let wanted = shared.lock().is_down(seq);
+        let wanted = shared.lock().on_done(seq);
         return match wanted {
             true if piece.batch.items() > 1 => split(shared, &piece.batch),
             true => refuse(shared, &piece.batch, limits.batch_bytes),
@@ -91,18 +91,18 @@ fn deliver(shared: &Shared, limits: &Limits, piece: Piece, opened: &Arc<Opened>,
         };
     }
     let landing = match before(shared, &piece) {
-        Some(answer) => Landing::Answered(answer, None),
+        Some(answer) => SendOutcome::Answered(answer, None),
         None => carry(shared, &piece.batch, opened, seq),
     };
-    let wanted = shared.lock().is_down(seq);
+    let wanted = shared.lock().on_done(seq);
     match landing {
-        Landing::TooLarge if wanted => split(shared, &piece.batch),
-        Landing::Cancelled | Landing::TooLarge => shared.landed(None, Vec::new()),
-        Landing::Answered(answer, arrived) => {
+        SendOutcome::TooLarge if wanted => split(shared, &piece.batch),
+        SendOutcome::Cancelled | SendOutcome::TooLarge => shared.landed(None, Vec::new()),
+        SendOutcome::Answered(answer, arrived) => {
             note(shared, &answer, arrived);
             let (told, mut rest) = sort(&piece.batch, answer.parts);
             if !rest.is_empty() {
-                shared.narrow();
+                shared.shrink_window();
             }
             if !wanted {
                 // It would be charged for nobody.
@@ -110,20 +110,20 @@ fn deliver(shared: &Shared, limits: &Limits, piece: Piece, opened: &Arc<Opened>,
             }
             shared.landed(told, rest);
         }
-        Landing::Lost => {
-            let death = Death {
+        SendOutcome::Lost => {
+            let death = WorkerExit {
                 worker: "of the service".to_owned(),
                 pid: 0,
-                cause: DeathCause::AgentsLost(LOSSES),
+                cause: ExitReason::AgentsLost(LOSSES),
                 refused: None,
                 stderr: Vec::new(),
             };
-            let loss = Loss { running: Running::Unknown, death };
+            let loss = WorkerLoss { running: Running::Unknown, death };
             let (batch, first, items) = (piece.batch.id(), piece.batch.first(), piece.batch.items());
             let outcome = Outcome::Lost(piece.batch, loss);
             shared.landed(Some(Completion { batch, first, items, outcome }), Vec::new());
         }
-        Landing::RunOver => {
+        SendOutcome::RunOver => {
             let mut state = shared.lock();
             if state.opened.as_ref().is_some_and(|now| Arc::ptr_eq(now, opened)) {
                 state.lost = state.opened.take();
@@ -136,10 +136,10 @@ fn deliver(shared: &Shared, limits: &Limits, piece: Piece, opened: &Arc<Opened>,
                 shared.wake();
             }
         }
-        Landing::Short if !wanted => shared.landed(None, Vec::new()),
-        Landing::Short => shared.put_back(Piece { before: None, ..piece }),
-        Landing::Exhausted(error) => shared.exhaust(error),
-        Landing::Stopped(stop) => {
+        SendOutcome::Short if !wanted => shared.landed(None, Vec::new()),
+        SendOutcome::Short => shared.put_back(Piece { before: None, ..piece }),
+        SendOutcome::Exhausted(error) => shared.exhaust(error),
+        SendOutcome::Stopped(stop) => {
             if let Stop::Failed(error) = stop {
                 shared.fail(error);
             }
@@ -148,7 +148,7 @@ fn deliver(shared: &Shared, limits: &Limits, piece: Piece, opened: &Arc<Opened>,
     }
 }
 
-fn note(shared: &Shared, answer: &Answer, arrived: Option<u64>) {
+fn note(shared: &RunHandle, answer: &Answer, arrived: Option<u64>) {
     let mut state = shared.lock();
     state.charged += answer.charge;
     state.arrived.extend(arrived);
@@ -163,26 +163,28 @@ fn note(shared: &Shared, answer: &Answer, arrived: Option<u64>) {
 }
 
 /// The answer that came to a piece in a run that is over: paid for, and kept for a while.
-fn before(shared: &Shared, piece: &Piece) -> Option<Answer> {
+fn before(shared: &RunHandle, piece: &Piece) -> Option<Answer> {
     let (opened, seq) = piece.before.as_ref()?;
     let target = format!("/runs/{}/batches/{seq}", opened.run);
-    let reply = shared.link.insist(shared, || match shared.link.http.call(By::Long, "GET", &target, b"") {
-        // Whatever it is: there is no answer.
-        Err(Failure::Problem(problem)) if problem.status < 500 => Ok(None),
-        other => other.map(Some),
+    let reply = shared.session.call_with_retry(shared, || {
+        match shared.session.http.call(By::Long, "GET", &target, b"") {
+            // Whatever it is: there is no answer.
+            Err(Failure::Problem(problem)) if problem.status < 500 => Ok(None),
+            other => other.map(Some),
+        }
     });
     let reply = reply.ok().flatten().filter(|reply| reply.status == 200)?;
     Answer::decode(&reply.body, piece.batch.items()).ok()
 }
 
 /// Sends a batch until it is answered.
-fn carry(shared: &Shared, batch: &Batch, opened: &Opened, seq: u64) -> Landing {
-    let link = &shared.link;
+fn carry(shared: &RunHandle, batch: &Batch, opened: &Opened, seq: u64) -> SendOutcome {
+    let session = &shared.session;
     let target = format!("/runs/{}/batches/{seq}", opened.run);
-    let body = compression::pack(batch, link.options.compress, link.http.url.is_loopback());
+    let body = compression::pack(batch, session.options.compress, session.http.url.is_loopback());
     let size = body.len() as u64;
-    if batch.items() > 1 && link.is_too_large(size) {
-        return Landing::TooLarge;
+    if batch.items() > 1 && session.is_too_large(size) {
+        return SendOutcome::TooLarge;
     }
     let mut backoff = Backoff::default();
     let (mut waits, mut was_sent) = (false, false);
@@ -190,30 +192,30 @@ fn carry(shared: &Shared, batch: &Batch, opened: &Opened, seq: u64) -> Landing {
     loop {
         if shared.lock().is_given_up(seq) {
             let withdrawn = if was_sent { withdraw(shared, &target, &mut backoff) } else { Ok(()) };
-            return withdrawn.map_or_else(Landing::Stopped, |()| Landing::Cancelled);
+            return withdrawn.map_or_else(SendOutcome::Stopped, |()| SendOutcome::Cancelled);
         }
         let began = Instant::now();
         was_sent = true;
         let sent = match waits {
-            true => link.http.call(By::Long, "GET", &target, b""),
-            false => link.http.call(By::Long, "PUT", &target, &body),
+            true => session.http.call(By::Long, "GET", &target, b""),
+            false => session.http.call(By::Long, "PUT", &target, &body),
         };
         let failure = match sent {
             Ok(Reply { status: 202, .. }) => {
-                link.good();
+                session.on_success();
                 shared.lock().heard = Instant::now();
                 (waits, backoff) = (true, Backoff::default());
                 if shared.lock().end.is_some() {
-                    return Landing::Stopped(Stop::Ended);
+                    return SendOutcome::Stopped(Stop::Ended);
                 }
                 continue;
             }
             Ok(reply) => {
-                link.good();
+                session.on_success();
                 return match Answer::decode(&reply.body, batch.items()) {
-                    Ok(answer) => Landing::Answered(answer, Some(seq)),
-                    Err(error) => Landing::Stopped(Stop::Failed(BackendError::Cloud(
-                        format!("{} gave an answer to a batch that can't be read: {error}", link.http.url),
+                    Ok(answer) => SendOutcome::Answered(answer, Some(seq)),
+                    Err(error) => SendOutcome::Stopped(Stop::Failed(BackendError::Cloud(
+                        format!("{} gave an answer to a batch that can't be read: {error}", session.http.url),
                         Some(Box::new(error)),
                     ))),
                 };
@@ -223,20 +225,20 @@ fn carry(shared: &Shared, batch: &Batch, opened: &Opened, seq: u64) -> Landing {
         // Whether it arrived nobody knows; to send it again does no harm.
         waits = false;
         if matches!(failure, Failure::Unsigned { status: 413, .. }) {
-            link.set_too_large(size);
+            session.set_too_large(size);
             if batch.items() > 1 {
-                return Landing::TooLarge;
+                return SendOutcome::TooLarge;
             }
         }
         if let Failure::Problem(problem) = &failure {
             use ProblemCode as Code;
             match problem.known() {
-                Some(Code::BatchCancelled) => return Landing::Cancelled,
-                Some(Code::RunEnded | Code::NotFound) => return Landing::RunOver,
+                Some(Code::BatchCancelled) => return SendOutcome::Cancelled,
+                Some(Code::RunEnded | Code::NotFound) => return SendOutcome::RunOver,
                 Some(Code::AgentLost) => {
                     losses += 1;
                     if losses >= LOSSES {
-                        return Landing::Lost;
+                        return SendOutcome::Lost;
                     }
                 }
                 Some(Code::Internal) => {
@@ -245,15 +247,17 @@ fn carry(shared: &Shared, batch: &Batch, opened: &Opened, seq: u64) -> Landing {
                         let error = BackendError::Cloud(
                             format!(
                                 "the service at {} fails with a batch, {FAULTS} times: {problem}",
-                                link.http.url
+                                session.http.url
                             ),
                             None,
                         );
-                        return Landing::Stopped(Stop::Failed(error));
+                        return SendOutcome::Stopped(Stop::Failed(error));
                     }
                 }
-                Some(Code::CreditsHeld | Code::OutOfCredits | Code::SpendCapReached) if shared.narrow() => {
-                    return Landing::Short;
+                Some(Code::CreditsHeld | Code::OutOfCredits | Code::SpendCapReached)
+                    if shared.shrink_window() =>
+                {
+                    return SendOutcome::Short;
                 }
                 Some(Code::TooManyBatches) => {
                     let mut state = shared.lock();
@@ -263,25 +267,25 @@ fn carry(shared: &Shared, batch: &Batch, opened: &Opened, seq: u64) -> Landing {
                 _ => {}
             }
         }
-        let pause = match link.after(failure, &mut backoff, began, Bears::Silence) {
+        let pause = match session.after(failure, &mut backoff, began, Bears::Silence) {
             Ok(pause) => pause,
             Err(BackendError::OutOfCredits(why)) => {
-                return Landing::Exhausted(exhausted(why, link.options.max_credits));
+                return SendOutcome::Exhausted(exhausted(why, session.options.max_credits));
             }
-            Err(error) => return Landing::Stopped(Stop::Failed(error)),
+            Err(error) => return SendOutcome::Stopped(Stop::Failed(error)),
         };
         if !crate::cloud::session::Waiter::pause(shared, pause) {
-            return Landing::Stopped(Stop::Ended);
+            return SendOutcome::Stopped(Stop::Ended);
         }
     }
 }
 
 /// Says that an answer is not wanted, until the service has heard it: it may have been told before it had the batch, or while
 /// it stood still, and would work for it and charge it.
-fn withdraw(shared: &Shared, target: &str, backoff: &mut Backoff) -> Result<(), Stop> {
-    let link = &shared.link;
-    link.insist_bearing(Bears::Silence, backoff, shared, || {
-        match link.http.call(By::Long, "DELETE", target, b"") {
+fn withdraw(shared: &RunHandle, target: &str, backoff: &mut Backoff) -> Result<(), Stop> {
+    let session = &shared.session;
+    session.insist_bearing(Bears::Silence, backoff, shared, || {
+        match session.http.call(By::Long, "DELETE", target, b"") {
             // Whatever it is: there is nothing to be withdrawn.
             Err(Failure::Problem(problem)) if problem.status < 500 && problem.status != 429 => Ok(()),
             other => other.map(drop),
@@ -337,7 +341,7 @@ fn completion(batch: &Batch, part: Part) -> Completion {
     let outcome = match outcome {
         PartOutcome::Done(mut results) => {
             missing::settle(&mut results, batch.first() + u64::from(offset), items);
-            Outcome::Done(Results { place: Place::Cloud, worker: there(&results.worker), ..results })
+            Outcome::Done(Results { place: Origin::Cloud, worker: there(&results.worker), ..results })
         }
         PartOutcome::Returned => Outcome::Returned(piece()),
         PartOutcome::Lost(mut loss) => {
@@ -349,7 +353,7 @@ fn completion(batch: &Batch, part: Part) -> Completion {
 }
 
 /// A batch that is larger than what the service, or a proxy on the way, takes goes in two.
-fn split(shared: &Shared, batch: &Batch) {
+fn split(shared: &RunHandle, batch: &Batch) {
     let (id, items) = (batch.id(), batch.items());
     let half = items / 2;
     let mut state = shared.lock();
@@ -365,11 +369,11 @@ fn split(shared: &Shared, batch: &Batch) {
 }
 
 /// An item that is larger than the service takes has no way there.
-fn refuse(shared: &Shared, batch: &Batch, most: u64) {
+fn refuse(shared: &RunHandle, batch: &Batch, most: u64) {
     let message = format!(
         "the item has {} bytes, and the service at {} takes at most {most}; send less, or use the policy local",
         batch.payload().len(),
-        shared.link.http.url
+        shared.session.http.url
     );
     let failure = ItemFailure { offset: 0, kind: FailureKind::Serialize, message };
     let results = Results { failures: vec![failure], ..Results::default() };

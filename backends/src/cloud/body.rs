@@ -1,6 +1,6 @@
 //! The bytes of a batch on its way to the service and of the answer on its way back, little-endian.
 //! A batch is a head of 48 bytes and its items; an answer a head of 32 bytes and parts, each with a head of 48 bytes,
-//! its results, and a little JSON. Whoever reads believes no length before it has seen the bytes.
+//! its results, and a little JSON. A reader believes no length before it has the bytes.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use log::LevelFilter;
 use super::meta::{DoneMeta, LostMeta, json, of_json};
 use crate::cloud::bytes::{BodyError, Reader, bad};
 use crate::model::batch::Items;
-use crate::model::completion::{Payload, Place, Results};
-use crate::model::death::Loss;
+use crate::model::completion::{Origin, Payload, Results};
+use crate::model::death::WorkerLoss;
 use crate::model::failure::ItemFailure;
 use crate::model::log_level;
 
@@ -67,7 +67,7 @@ impl<'a> BatchBody<'a> {
     /// Reads the head. The items are not looked at: see [`BatchBody::check_items`].
     ///
     /// # Errors
-    /// If it is none.
+    /// If the head is malformed.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, BodyError> {
         let mut head = Reader(bytes);
         if head.take(4)? != BATCH_MAGIC {
@@ -147,7 +147,7 @@ pub enum PartOutcome {
     /// None was begun.
     Returned,
     /// Their worker died.
-    Lost(Loss),
+    Lost(WorkerLoss),
 }
 
 const DONE: u32 = 1;
@@ -193,7 +193,7 @@ impl Answer {
     /// Reads an answer to a batch of `items` items.
     ///
     /// # Errors
-    /// If the bytes are none, or its parts are not each of the items once.
+    /// If the bytes are malformed, or the parts do not cover each item once.
     pub fn decode(bytes: &[u8], items: u32) -> Result<Self, BodyError> {
         let mut rest = Reader(bytes);
         if rest.take(4)? != ANSWER_MAGIC {
@@ -262,7 +262,7 @@ impl Part {
                     wall,
                     cpu,
                     worker,
-                    place: Place::Cloud,
+                    place: Origin::Cloud,
                     refused: DoneMeta::refused(refused),
                     ..Results::default()
                 })
@@ -282,7 +282,7 @@ fn nanos(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::death::{Death, DeathCause, Running};
+    use crate::model::death::{ExitReason, Running, WorkerExit};
     use crate::model::failure::FailureKind;
     use crate::model::refused_call::RefusedCall;
 
@@ -300,18 +300,18 @@ mod tests {
             wall: Duration::from_nanos(7),
             cpu: Duration::from_nanos(5),
             worker: "worker-1".to_owned(),
-            place: Place::Cloud,
+            place: Origin::Cloud,
             refused: vec![refused(None, "socket", false), refused(Some(7), "/usr/share/x", true)],
             ..Results::default()
         };
-        let death = Death {
+        let death = WorkerExit {
             worker: "worker-2".to_owned(),
             pid: 77,
-            cause: DeathCause::Signal(11),
+            cause: ExitReason::Signal(11),
             refused: Some("clone".to_owned()),
             stderr: vec!["last words".to_owned()],
         };
-        let loss = Loss { running: Running::Item(0), death };
+        let loss = WorkerLoss { running: Running::Item(0), death };
         Answer {
             charge: 42,
             cpu: Duration::from_nanos(5),
@@ -338,7 +338,7 @@ mod tests {
     #[test]
     fn of_refused_calls_few_short_and_plain_ones_are_believed_and_none_are_needed() {
         let part = |refused: Vec<RefusedCall>| {
-            let results = Results { refused, place: Place::Cloud, ..Results::default() };
+            let results = Results { refused, place: Origin::Cloud, ..Results::default() };
             let outcome = PartOutcome::Done(results);
             let bytes =
                 Answer { charge: 0, cpu: Duration::ZERO, parts: vec![Part { offset: 0, items: 1, outcome }] }

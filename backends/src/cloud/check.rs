@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::http::{By, Failure, Http};
 use super::problem::ProblemCode;
 use super::protocol::Auth;
-use super::retry::{Service, Then, words};
+use super::retry::{RetryDecision, Service, words};
 use super::sign::Secret;
 use super::url::ServiceUrl;
 use crate::model::error::BackendError;
@@ -37,8 +37,8 @@ pub fn check(url: &ServiceUrl, secret: &Secret) -> Result<Reached, BackendError>
         let text = http.way();
         let service = Service { url: &text, token: http.token_begin(), reached: false };
         match service.then(failure) {
-            Then::Fail(error) => error,
-            Then::Again(_, failure) => BackendError::Cloud(
+            RetryDecision::Fail(error) => error,
+            RetryDecision::Again(_, failure) => BackendError::Cloud(
                 format!("the service at {text} does not answer: {}", words(&failure)),
                 None,
             ),

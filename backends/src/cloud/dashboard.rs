@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::http::{By, Http};
 use super::protocol::DashboardLink;
-use super::retry::{Backoff, Service, Then};
+use super::retry::{Backoff, RetryDecision, Service};
 use super::sign::Secret;
 use super::url::ServiceUrl;
 use crate::model::error::BackendError;
@@ -30,9 +30,11 @@ pub fn dashboard_link(url: &ServiceUrl, secret: &Secret) -> Result<DashboardLink
         };
         let failing = backoff.fails(std::time::Instant::now(), failure.is_silence()).total;
         match service.then(failure) {
-            Then::Fail(error) => return Err(error),
-            Then::Again(_, failure) if failing >= PATIENCE => return Err(service.give_up(failing, failure)),
-            Then::Again(wish, _) => thread::sleep(backoff.pause(wish, 128).min(PATIENCE)),
+            RetryDecision::Fail(error) => return Err(error),
+            RetryDecision::Again(_, failure) if failing >= PATIENCE => {
+                return Err(service.give_up(failing, failure));
+            }
+            RetryDecision::Again(wish, _) => thread::sleep(backoff.pause(wish, 128).min(PATIENCE)),
         }
     }
 }

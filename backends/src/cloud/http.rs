@@ -99,9 +99,9 @@ pub(super) enum Failure {
     /// Somebody has answered, and did not sign.
     Unsigned { status: u16, retry_after: Option<Duration> },
     /// No answer, or half of one.
-    Way(Box<ureq::Error>),
+    Transport(Box<ureq::Error>),
     /// This machine lacks something.
-    Here(String),
+    Local(String),
     /// Signed, and not what this version can read.
     Unreadable(String),
 }
@@ -111,7 +111,7 @@ impl Failure {
     /// still. Where none listens, or none is reached, a new connection says so.
     pub(super) fn is_silence(&self) -> bool {
         use ureq::Timeout as At;
-        matches!(self, Failure::Way(error) if matches!(error.as_ref(), ureq::Error::Timeout(
+        matches!(self, Failure::Transport(error) if matches!(error.as_ref(), ureq::Error::Timeout(
             At::PerRead | At::PerWrite | At::SendRequest | At::SendBody | At::RecvResponse | At::RecvBody)))
     }
 }
@@ -156,10 +156,10 @@ impl Http {
 
     fn agent(&self, by: By) -> Result<&Agent, Failure> {
         if let Err(unusable) = &self.proxy {
-            return Err(Failure::Here(unusable.clone()));
+            return Err(Failure::Local(unusable.clone()));
         }
         let short = self.short.get_or_init(|| Ok(self.make(self.tls()?, By::Short)));
-        let short = short.as_ref().map_err(|why| Failure::Here(why.clone()))?;
+        let short = short.as_ref().map_err(|why| Failure::Local(why.clone()))?;
         match by {
             By::Short => Ok(short),
             By::Long | By::Opening => {
@@ -236,7 +236,7 @@ impl Http {
             .header(HEADER_DIGEST, &body_digest)
             .header(HEADER_SIGNATURE, signature);
         let agent = self.agent(by)?;
-        let broken = |error: ureq::http::Error| Failure::Way(Box::new(error.into()));
+        let broken = |error: ureq::http::Error| Failure::Transport(Box::new(error.into()));
         let response = match method {
             "GET" | "DELETE" => agent.run(request.body(()).map_err(broken)?),
             _ => {
@@ -251,7 +251,7 @@ impl Http {
                 agent.run(request)
             }
         };
-        let response = response.map_err(|error| Failure::Way(Box::new(error)))?;
+        let response = response.map_err(|error| Failure::Transport(Box::new(error)))?;
         let (status, body) = self.check(response, by, &path, &nonce)?;
         let reply = Reply { status, body, took: begun.elapsed() };
         match status {
@@ -302,7 +302,7 @@ impl Http {
         // What is said to come is not allocated at once: it has not come yet.
         let mut body = Vec::with_capacity(length.min(8 << 20) as usize);
         let read = response.body_mut().with_config().limit(most).reader().read_to_end(&mut body);
-        read.map_err(|error| Failure::Way(Box::new(error.into())))?;
+        read.map_err(|error| Failure::Transport(Box::new(error.into())))?;
         let mut words = path.split('/').skip(3);
         let (run, seq) = match (words.next(), words.next(), words.next(), words.next()) {
             (Some("runs"), Some(run), Some("batches"), Some(seq)) => (run, seq),
@@ -328,6 +328,6 @@ impl Reply {
 /// 32 hexadecimal digits that nobody can guess.
 pub(super) fn random_hex() -> Result<String, Failure> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| Failure::Here(format!("no random bytes: {error}")))?;
+    getrandom::fill(&mut bytes).map_err(|error| Failure::Local(format!("no random bytes: {error}")))?;
     Ok(hexadecimal(&bytes))
 }

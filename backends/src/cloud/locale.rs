@@ -37,9 +37,9 @@ impl Locale {
             travels.then_some((name, value))
         });
         let zone = ZONES.iter().find_map(|zones| {
-            let link = std::fs::read_link("/etc/localtime").ok()?;
+            let session = std::fs::read_link("/etc/localtime").ok()?;
             // Most links are absolute; some lead there by `..`.
-            let text = link.to_str()?;
+            let text = session.to_str()?;
             let (_, name) = text.split_once(&format!("{}/", zones.trim_start_matches('/')))?;
             Some(name.to_owned())
         });
@@ -59,7 +59,7 @@ impl Locale {
         for (name, value) in &self.variables {
             if !is_name(name) {
                 return Err(format!(
-                    "the variable {name:?} is none of TZ, LANG, LANGUAGE, LC_… and RUST_BACKTRACE"
+                    "the variable {name:?} is not one of TZ, LANG, LANGUAGE, LC_… and RUST_BACKTRACE"
                 ));
             }
             if !is_value(value) {
@@ -69,7 +69,7 @@ impl Locale {
             }
         }
         match &self.zone {
-            Some(zone) if !is_zone(zone) => Err(format!("{zone:?} is no name of a time zone")),
+            Some(zone) if !is_zone(zone) => Err(format!("{zone:?} is not the name of a time zone")),
             _ => Ok(()),
         }
     }

@@ -1,4 +1,4 @@
-//! The JSON behind the results of an answer's part: who worked, what failed, how a worker died. Written and read by
+//! The JSON after the results of an answer's part: the worker, the failures, how a worker died. Written and read by
 //! `body`; names here are the protocol's, whatever the types that they carry are called.
 
 use std::time::Duration;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cloud::bytes::BodyError;
 use crate::model::completion::Results;
-use crate::model::death::{Death, DeathCause, Loss, MemoryLimit, Running};
+use crate::model::death::{ExitReason, MemoryLimit, Running, WorkerExit, WorkerLoss};
 use crate::model::failure::{FailureKind, ItemFailure};
 use crate::model::refused_call::RefusedCall;
 use crate::model::text::cut;
@@ -96,7 +96,7 @@ enum CauseMeta {
     Mismatch(String),
     Protocol(String),
     NotStarted(String),
-    NeverGreeted(i32),
+    ExitedBeforeHandshake(i32),
     OutOfMemory(u64),
     OutputLimit(u64),
     Unknown,
@@ -153,8 +153,8 @@ impl FailureMeta {
 }
 
 impl LostMeta {
-    pub(super) fn of(loss: &Loss) -> Self {
-        let Loss { running, death } = loss;
+    pub(super) fn of(loss: &WorkerLoss) -> Self {
+        let WorkerLoss { running, death } = loss;
         let ms = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         LostMeta {
             running: match running {
@@ -165,50 +165,50 @@ impl LostMeta {
             worker: death.worker.clone(),
             pid: death.pid,
             cause: match &death.cause {
-                DeathCause::Exit(code) => CauseMeta::Exit(*code),
-                DeathCause::Signal(number) => CauseMeta::Signal(*number),
-                DeathCause::Timeout(limit) => CauseMeta::TimeoutMs(ms(limit)),
-                DeathCause::NoGreeting(limit) => CauseMeta::NoGreetingMs(ms(limit)),
-                DeathCause::Mismatch(what) => CauseMeta::Mismatch(what.clone()),
-                DeathCause::Protocol(what) => CauseMeta::Protocol(what.clone()),
-                DeathCause::NotStarted(why) => CauseMeta::NotStarted(why.clone()),
-                DeathCause::NeverGreeted(code) => CauseMeta::NeverGreeted(*code),
-                DeathCause::OutOfMemory(limit) => CauseMeta::OutOfMemory(match limit {
+                ExitReason::Exit(code) => CauseMeta::Exit(*code),
+                ExitReason::Signal(number) => CauseMeta::Signal(*number),
+                ExitReason::Timeout(limit) => CauseMeta::TimeoutMs(ms(limit)),
+                ExitReason::HandshakeTimeout(limit) => CauseMeta::NoGreetingMs(ms(limit)),
+                ExitReason::Mismatch(what) => CauseMeta::Mismatch(what.clone()),
+                ExitReason::Protocol(what) => CauseMeta::Protocol(what.clone()),
+                ExitReason::NotStarted(why) => CauseMeta::NotStarted(why.clone()),
+                ExitReason::ExitedBeforeHandshake(code) => CauseMeta::ExitedBeforeHandshake(*code),
+                ExitReason::OutOfMemory(limit) => CauseMeta::OutOfMemory(match limit {
                     MemoryLimit::Worker(limit) | MemoryLimit::Jail(limit) => *limit,
                     MemoryLimit::Shared(limit) => limit.unwrap_or_default(),
                 }),
-                DeathCause::Stopped(_) => CauseMeta::Signal(libc::SIGSTOP),
-                DeathCause::OutputLimit(limit) => CauseMeta::OutputLimit(*limit),
+                ExitReason::Stopped(_) => CauseMeta::Signal(libc::SIGSTOP),
+                ExitReason::OutputLimit(limit) => CauseMeta::OutputLimit(*limit),
                 // The first is told by a client to itself alone.
-                DeathCause::AgentsLost(_) | DeathCause::Unknown => CauseMeta::Unknown,
+                ExitReason::AgentsLost(_) | ExitReason::Unknown => CauseMeta::Unknown,
             },
             stderr: death.stderr.clone(),
             refused: death.refused.clone(),
         }
     }
 
-    pub(super) fn loss(self) -> Loss {
-        Loss {
+    pub(super) fn loss(self) -> WorkerLoss {
+        WorkerLoss {
             running: match self.running {
                 RunningMeta::Item(item) => Running::Item(item),
                 RunningMeta::Setup => Running::Setup,
                 RunningMeta::Unknown => Running::Unknown,
             },
-            death: Death {
+            death: WorkerExit {
                 worker: self.worker,
                 pid: self.pid,
                 cause: match self.cause {
-                    CauseMeta::Exit(code) => DeathCause::Exit(code),
-                    CauseMeta::Signal(number) => DeathCause::Signal(number),
-                    CauseMeta::TimeoutMs(ms) => DeathCause::Timeout(Duration::from_millis(ms)),
-                    CauseMeta::NoGreetingMs(ms) => DeathCause::NoGreeting(Duration::from_millis(ms)),
-                    CauseMeta::Mismatch(what) => DeathCause::Mismatch(what),
-                    CauseMeta::Protocol(what) => DeathCause::Protocol(what),
-                    CauseMeta::NotStarted(why) => DeathCause::NotStarted(why),
-                    CauseMeta::NeverGreeted(code) => DeathCause::NeverGreeted(code),
-                    CauseMeta::OutOfMemory(limit) => DeathCause::OutOfMemory(MemoryLimit::Jail(limit)),
-                    CauseMeta::OutputLimit(limit) => DeathCause::OutputLimit(limit),
-                    CauseMeta::Unknown => DeathCause::Unknown,
+                    CauseMeta::Exit(code) => ExitReason::Exit(code),
+                    CauseMeta::Signal(number) => ExitReason::Signal(number),
+                    CauseMeta::TimeoutMs(ms) => ExitReason::Timeout(Duration::from_millis(ms)),
+                    CauseMeta::NoGreetingMs(ms) => ExitReason::HandshakeTimeout(Duration::from_millis(ms)),
+                    CauseMeta::Mismatch(what) => ExitReason::Mismatch(what),
+                    CauseMeta::Protocol(what) => ExitReason::Protocol(what),
+                    CauseMeta::NotStarted(why) => ExitReason::NotStarted(why),
+                    CauseMeta::ExitedBeforeHandshake(code) => ExitReason::ExitedBeforeHandshake(code),
+                    CauseMeta::OutOfMemory(limit) => ExitReason::OutOfMemory(MemoryLimit::Jail(limit)),
+                    CauseMeta::OutputLimit(limit) => ExitReason::OutputLimit(limit),
+                    CauseMeta::Unknown => ExitReason::Unknown,
                 },
                 refused: self.refused.map(|calls| shown(calls, MOST_OF_DEATH)),
                 stderr: self.stderr,

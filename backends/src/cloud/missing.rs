@@ -1,6 +1,6 @@
-//! Files that a function looked for in the cloud, and that are not there. One that this machine lacks as well is
-//! no news: `map` itself would not have found it. Of the others the failure of an item says which it was, and
-//! the report warns of those that items went on without. Called by `batch_sender`.
+//! Files that a function looked for in the cloud and that do not exist there. A file that this machine lacks as well is left
+//! out: `map` itself would not have found it. For the others, the item's failure names the file, and the report warns of
+//! those that items went on without. Called by `batch_sender`.
 
 use std::fs;
 

@@ -56,7 +56,9 @@ mod url;
 
 pub use crate::cloud::bytes::BodyError;
 #[cfg(feature = "cloud")]
-pub use crate::cloud::notices::{Confirm, Estimate, Notice, Notices, Probe, Refused, Unheard, Upload};
+pub use crate::cloud::notices::{
+    Confirm, ConfirmError, Estimate, NoopListener, Notice, NoticeListener, Probe, Upload,
+};
 #[cfg(feature = "cloud")]
 pub use crate::cloud::options::CloudOptions;
 #[cfg(feature = "cloud")]

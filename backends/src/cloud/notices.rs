@@ -1,5 +1,5 @@
-//! What a user may be told and asked while a run is in the cloud: notices, and the question whether it may cost
-//! something. Implemented by who has a terminal; called from the run's own thread, which waits for the answer.
+//! Notices and the question whether a run may cost something, while a run is in the cloud. Implemented by programs with a
+//! terminal; called from the run's own thread, which waits for the answer.
 
 use std::fmt::{self, Debug, Display};
 use std::time::Duration;
@@ -8,37 +8,37 @@ use crate::cloud::protocol::Prices;
 use crate::model::cost::{credits, in_credits};
 use crate::model::words::counted;
 
-/// Who is told what happens. Notices are for people; nothing depends on them.
-pub trait Notices: Send + Sync + Debug {
-    /// Something that may be worth a line, or the next step of a progress bar. `Display` says it in words.
+/// A listener for notices. Notices are for people; nothing depends on them.
+pub trait NoticeListener: Send + Sync + Debug {
+    /// Receives an event that may be worth a line, or the next step of a progress bar. `Display` puts it in words.
     fn notice(&self, notice: &Notice<'_>);
 }
 
-/// Tells nobody.
+/// Ignores all notices.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Unheard;
+pub struct NoopListener;
 
-impl Notices for Unheard {
+impl NoticeListener for NoopListener {
     fn notice(&self, _notice: &Notice<'_>) {}
 }
 
-/// Something that happened on the way to the service and back.
+/// An event between this program and the service.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Notice<'a> {
-    /// The first batch is about to leave, unasked: from now on the account is charged. Once a run, and not where
-    /// somebody was asked.
+    /// The first batch is about to be sent without a confirmation: from now on the account is charged. Once a run, and not
+    /// where the charges were confirmed.
     Charging {
         /// The account's name.
         account: &'a str,
-        /// What it has, in millionths of a credit.
+        /// Its balance, in millionths of a credit.
         balance: i64,
-        /// What is charged.
+        /// The prices.
         prices: Prices,
         /// What the run may spend at most.
         max_credits: Option<i64>,
     },
-    /// So much of an upload is there; all of it, where both are the same. Nothing is told of what is there already.
+    /// Upload progress; complete when `sent == total`. Not sent for uploads that the service already has.
     Upload {
         /// What is uploaded.
         what: Upload,
@@ -54,26 +54,26 @@ pub enum Notice<'a> {
         /// Workers that share its batches.
         workers: u32,
     },
-    /// No good answer has come for a while. It is tried on.
+    /// No valid answer has come for a while. The client keeps trying.
     Silent {
-        /// For so long.
+        /// For this long.
         since: Duration,
-        /// What was seen instead.
+        /// The last failure.
         why: &'a str,
     },
-    /// The service lets a call wait for something that goes on there: other runs of the account, other batches.
+    /// The service makes a call wait for something there: other runs of the account, other batches.
     Waiting {
-        /// For so long.
+        /// For this long.
         since: Duration,
-        /// For what, in its words.
+        /// The reason, in the words of the service.
         why: &'a str,
     },
-    /// Good answers come again.
+    /// Valid answers arrive again.
     Answering {
-        /// After so long.
+        /// After this long.
         after: Duration,
     },
-    /// The run's lease was over before anything could be said: it goes on under another name.
+    /// The run's lease ended before the client reached the service: the run goes on under another name.
     Reopened,
     /// Lines of the workers were too many to be kept until they were fetched.
     LinesLost {
@@ -127,13 +127,13 @@ impl Display for Notice<'_> {
                 write!(f, "no good answer from the service for {} s, trying on: {why}", since.as_secs())
             }
             Notice::Waiting { since, why } => {
-                write!(f, "the service lets this map wait, for {} s until now: {why}", since.as_secs())
+                write!(f, "waiting for the service for {} s: {why}", since.as_secs())
             }
             Notice::Answering { after } => {
                 write!(f, "the service answers again, after {} s", after.as_secs())
             }
             Notice::Reopened => f.write_str(
-                "the service has ended the run, as it heard nothing of it; it goes on in another one",
+                "the service ended the run because it received nothing from it in time; the map continues in a new run",
             ),
             Notice::LinesLost { lines } => {
                 let was = if *lines == 1 { "was" } else { "were" };
@@ -148,20 +148,24 @@ impl Display for Notice<'_> {
     }
 }
 
-/// Who is asked before anything is charged.
+/// The confirmation before anything is charged.
 pub trait Confirm: Send + Sync + Debug {
-    /// Whether the run may go on and be charged. Asked once a run, before its first batch leaves; the run waits.
+    /// Whether the run may go on and be charged. Called once a run, before its first batch is sent; the run waits.
     ///
     /// # Errors
-    /// If it may not: somebody said so, or there is nobody to ask.
-    fn charges(&self, estimate: &Estimate) -> Result<(), Refused>;
+    /// If it may not: the user declined, or there is no terminal to ask at.
+    fn charges(&self, estimate: &Estimate) -> Result<(), ConfirmError>;
 
-    /// The same, and what a run calls. It may end before there is an answer: `wanted` says no from then on, and who
-    /// waits for somebody should give up. What is returned then counts for nothing.
+    /// The same, and what a run calls. The run may end before there is an answer: `wanted` returns false from then on, and an
+    /// implementation that waits should give up. What it returns then is ignored.
     ///
     /// # Errors
     /// As [`charges`](Confirm::charges), which is called where this is not implemented.
-    fn charges_while(&self, estimate: &Estimate, wanted: &dyn Fn() -> bool) -> Result<(), Refused> {
+    fn charges_cancellable(
+        &self,
+        estimate: &Estimate,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<(), ConfirmError> {
         let _ = wanted;
         self.charges(estimate)
     }
@@ -169,25 +173,25 @@ pub trait Confirm: Send + Sync + Debug {
 
 /// The charges are not confirmed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// Somebody said no.
+pub enum ConfirmError {
+    /// The user declined.
     Declined,
-    /// There is nobody to ask.
-    NobodyToAsk,
+    /// There is no terminal to ask at.
+    NoTerminal,
 }
 
-/// What a run may come to.
+/// An estimate of the cost of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Estimate {
     /// The account that would be charged.
     pub account: String,
-    /// What it has, in millionths of a credit.
+    /// Its balance, in millionths of a credit.
     pub balance: i64,
     /// What is charged.
     pub prices: Prices,
     /// What the run may spend at most.
     pub max_credits: Option<i64>,
-    /// Items in the input, if it tells.
+    /// Items in the input, where their number is known.
     pub items: Option<u64>,
     /// What the first items took on this machine, where they were tried.
     pub probe: Option<Probe>,

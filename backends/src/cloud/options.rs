@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::Backend;
-use crate::cloud::notices::{Confirm, Notices, Unheard};
+use crate::cloud::notices::{Confirm, NoopListener, NoticeListener};
 use crate::cloud::sign::Secret;
-use crate::local::{PassThrough, Relay};
+use crate::local::{OutputSink, StdioSink};
 
 /// How long nothing good may be heard of the service before a run is given up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -21,10 +21,10 @@ pub struct CloudOptions {
     /// What each run may spend, in millionths of a credit; the service sees to it. `None`: what the account has.
     pub max_credits: Option<i64>,
     /// Where the lines go that workers print.
-    pub relay: Arc<dyn Relay>,
-    /// Who is told what happens on the way.
-    pub notices: Arc<dyn Notices>,
-    /// Who is asked before the first batch of a run leaves; `None`: nobody.
+    pub relay: Arc<dyn OutputSink>,
+    /// The listener for notices.
+    pub notices: Arc<dyn NoticeListener>,
+    /// The confirmation before the first batch of a run is sent; `None`: no question is asked.
     pub confirm: Option<Arc<dyn Confirm>>,
     /// Where the first items are tried for the estimate that `confirm` is asked with; their results are used. `None`:
     /// there is no estimate.
@@ -44,8 +44,8 @@ impl CloudOptions {
             url: url.into(),
             secret,
             max_credits: None,
-            relay: Arc::new(PassThrough),
-            notices: Arc::new(Unheard),
+            relay: Arc::new(StdioSink),
+            notices: Arc::new(NoopListener),
             confirm: None,
             probe: None,
             patience: PATIENCE,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cloud::notices::Probe;
-use crate::cloud::run_state::{Piece, Shared};
+use crate::cloud::run_state::{Piece, RunHandle};
 use crate::model::completion::{Completion, Outcome};
 use crate::model::error::BackendError;
 use crate::model::ids::BatchId;
@@ -21,7 +21,7 @@ const BATCHES: usize = 16;
 ///
 /// # Errors
 /// What ends the run there would end it elsewhere: the function can't be prepared.
-pub(super) fn probe(shared: &Shared, backend: &dyn Backend) -> Result<Option<Probe>, BackendError> {
+pub(super) fn probe(shared: &RunHandle, backend: &dyn Backend) -> Result<Option<Probe>, BackendError> {
     let mut run = match backend.open(Arc::clone(&shared.job)) {
         Ok(run) => run,
         Err(error) => {
@@ -59,7 +59,7 @@ impl Sum {
     }
 }
 
-fn take(shared: &Shared) -> Option<Piece> {
+fn take(shared: &RunHandle) -> Option<Piece> {
     let mut state = shared.lock();
     let piece = state.waiting.pop_front()?;
     state.in_flight += 1;
@@ -68,7 +68,7 @@ fn take(shared: &Shared) -> Option<Piece> {
 
 /// Runs one batch; `false`: it is not through in time, and goes to the service.
 fn try_one(
-    shared: &Shared,
+    shared: &RunHandle,
     run: &mut dyn Run,
     piece: Piece,
     until: Instant,

@@ -85,7 +85,7 @@ codes! {
     InvalidBody = 422 "invalid_body" "The body can't be read",
     /// What was uploaded is not what its name says.
     HashMismatch = 422 "hash_mismatch" "The upload is not what its hash says",
-    /// What was uploaded is no executable that can run here.
+    /// The upload is not an executable that can run here.
     NotExecutable = 422 "not_executable" "The file can't run here",
     /// The run's worker can't be started; `detail` has its own words.
     WorkerFailed = 422 "worker_failed" "The program can't work here",
@@ -164,7 +164,7 @@ impl Problem {
         ProblemCode::ALL.iter().copied().find(|code| code.code() == self.code)
     }
 
-    /// The same, to be tried again after so many seconds.
+    /// The same, with the seconds after which to try again.
     pub fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after = Some(seconds);
         self

@@ -72,11 +72,11 @@ message! {
         pub open_runs: u32,
         /// Requests of one account in a second.
         pub requests_per_second: u32,
-        /// A run ends when nothing is heard of it for so many seconds.
+        /// Seconds without a request of a run after which it ends.
         pub lease_seconds: u64,
-        /// Answers are kept so many seconds after their run's end.
+        /// Seconds that answers are kept after their run's end.
         pub results_seconds: u64,
-        /// A request for an answer that is not there yet waits so many seconds.
+        /// Seconds that a request for an answer waits that has not arrived yet.
         pub long_poll_seconds: u64,
     }
 }
@@ -141,7 +141,7 @@ message! {
         pub workers: u32,
         /// Batches to keep in flight.
         pub slots: u32,
-        /// Something must be heard of the run so often.
+        /// Seconds within which the client must send a request of the run.
         pub lease_seconds: u64,
         /// What is charged.
         pub prices: Prices,
@@ -150,7 +150,7 @@ message! {
     }
 }
 
-/// Where a run stands.
+/// The state of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
@@ -161,7 +161,7 @@ pub enum RunState {
     Done,
     /// Its client has given it up.
     Cancelled,
-    /// Its client was not heard of for the length of its lease.
+    /// Its client sent no request for the length of its lease.
     Expired,
     /// Its program can't work.
     Failed,
@@ -239,9 +239,9 @@ message! {
 message! {
     /// `POST /runs/{run}/heartbeat`.
     pub struct Lease {
-        /// Where the run stands.
+        /// The state of the run.
         pub state: RunState,
-        /// The next one is due within so many seconds.
+        /// Seconds within which the next one is due.
         pub lease_seconds: u64,
     }
 }
@@ -280,10 +280,10 @@ message! {
         pub worker: String,
         /// `stdout` or `stderr`.
         pub stream: String,
-        /// The line without its end; what is no UTF-8 is replaced.
+        /// The line without its end; invalid UTF-8 is replaced.
         pub text: String,
-        /// `ERROR`, `WARN`, `INFO`, `DEBUG` or `TRACE`: it is no printed line, but a record that the function
-        /// has logged.
+        /// `ERROR`, `WARN`, `INFO`, `DEBUG` or `TRACE`: the line is a record that the function logged, not
+        /// a printed one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub level: Option<String>,
         /// The record's target.
@@ -309,7 +309,7 @@ message! {
 message! {
     /// `POST /dashboard`: a link that signs a browser in to the service's dashboard, once.
     pub struct DashboardLink {
-        /// Path on this service; whoever has it is signed in to this account.
+        /// Path on this service; a browser that opens it is signed in to this account.
         pub path: String,
         /// Seconds for which it is good.
         pub seconds: u64,

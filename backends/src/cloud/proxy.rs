@@ -62,7 +62,7 @@ pub(super) fn on_the_way_to(
     // The value is not shown: it may hold a password.
     match proxy {
         Ok(proxy) if has_good_port(&proxy) => Ok(Some(NamedProxy { proxy, variable })),
-        _ => Err(unusable("is no address of a proxy".to_owned())),
+        _ => Err(unusable("is not the address of a proxy".to_owned())),
     }
 }
 

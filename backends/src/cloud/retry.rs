@@ -24,7 +24,7 @@ const LONGEST_TRY: Duration = Duration::from_secs(60);
 
 /// What to do about a failed request.
 #[derive(Debug)]
-pub(super) enum Then {
+pub(super) enum RetryDecision {
     /// Make it again; after so long, if the service has said so, else after a pause that grows. With what it was.
     Again(Option<Duration>, Failure),
     /// No repetition will help.
@@ -42,31 +42,31 @@ pub(super) struct Service<'a> {
 
 impl Service<'_> {
     /// What to do about a failure of any call. Whoever can do more about a code has done so before.
-    pub(super) fn then(&self, failure: Failure) -> Then {
+    pub(super) fn then(&self, failure: Failure) -> RetryDecision {
         match failure {
             Failure::Problem(problem) => self.then_problem(problem),
             Failure::Unsigned { status, retry_after } => self.then_unsigned(status, retry_after),
-            Failure::Way(error) if is_distrust(&error) => Then::Fail(BackendError::Cloud(
+            Failure::Transport(error) if is_distrust(&error) => RetryDecision::Fail(BackendError::Cloud(
                 format!(
                     "the certificate of {} is not to be trusted: {error}; SSL_CERT_FILE names a file of certificates that are",
                     self.url
                 ),
                 Some(error),
             )),
-            Failure::Way(_) => Then::Again(None, failure),
-            Failure::Here(why) => fail(why),
+            Failure::Transport(_) => RetryDecision::Again(None, failure),
+            Failure::Local(why) => fail(why),
             Failure::Unreadable(what) => {
                 fail(format!("{what}: is the service at {} of another version?", self.url))
             }
         }
     }
 
-    fn then_problem(&self, problem: Box<Problem>) -> Then {
+    fn then_problem(&self, problem: Box<Problem>) -> RetryDecision {
         use ProblemCode as Code;
         let Service { url, token, .. } = self;
         let Problem { detail, .. } = problem.as_ref();
         let after = problem.retry_after.map(Duration::from_secs);
-        let unauthorized = |what: String| Then::Fail(BackendError::Unauthorized(what));
+        let unauthorized = |what: String| RetryDecision::Fail(BackendError::Unauthorized(what));
         match problem.known() {
             Some(Code::Unauthorized | Code::BadSignature) => unauthorized(self.unknown_secret()),
             Some(Code::TokenRevoked) => unauthorized(format!(
@@ -75,10 +75,10 @@ impl Service<'_> {
             Some(Code::TokenExpired) => unauthorized(format!(
                 "the token {token}… of FASTMAP_SECRET has expired at {url}; ask for another one (`fastmap token create` there)"
             )),
-            Some(Code::OutOfCredits) => Then::Fail(BackendError::OutOfCredits(format!(
+            Some(Code::OutOfCredits) => RetryDecision::Fail(BackendError::OutOfCredits(format!(
                 "out of credits at {url}: {detail}; add some there (`fastmap credits add`), or use the policy local"
             ))),
-            Some(Code::SpendCapReached) => Then::Fail(BackendError::OutOfCredits(format!(
+            Some(Code::SpendCapReached) => RetryDecision::Fail(BackendError::OutOfCredits(format!(
                 "{detail}, at {url}; raise Options::max_credits (FASTMAP_MAX_CREDITS) to go on"
             ))),
             Some(Code::SetupFailed) => {
@@ -86,30 +86,34 @@ impl Service<'_> {
                     Some("serialize") => FailureKind::Serialize,
                     _ => FailureKind::Panic,
                 };
-                Then::Fail(BackendError::Setup(ItemFailure { offset: 0, kind, message: detail.clone() }))
+                RetryDecision::Fail(BackendError::Setup(ItemFailure {
+                    offset: 0,
+                    kind,
+                    message: detail.clone(),
+                }))
             }
             Some(Code::WorkerFailed) => fail(format!("this program can't work at {url}: {detail}")),
             Some(Code::NotExecutable) => fail(format!("this program can't run at {url}: {detail}")),
             // The next request is signed with the service's time.
             Some(Code::NonceRepeated | Code::DigestMismatch | Code::BatchUnknown | Code::ClockSkew) => {
-                Then::Again(after.or(Some(Duration::ZERO)), Failure::Problem(problem))
+                RetryDecision::Again(after.or(Some(Duration::ZERO)), Failure::Problem(problem))
             }
             Some(Code::UnsupportedProtocol) => fail(format!(
                 "this version of fastmap ({}) and the service at {url} do not go together: {detail}",
                 env!("CARGO_PKG_VERSION")
             )),
             _ if problem.status == 408 || problem.status == 429 || problem.status >= 500 => {
-                Then::Again(after, Failure::Problem(problem))
+                RetryDecision::Again(after, Failure::Problem(problem))
             }
             _ => fail(format!("the service at {url} refuses: {problem}")),
         }
     }
 
-    fn then_unsigned(&self, status: u16, retry_after: Option<Duration>) -> Then {
+    fn then_unsigned(&self, status: u16, retry_after: Option<Duration>) -> RetryDecision {
         let url = self.url;
-        let again = Then::Again(retry_after, Failure::Unsigned { status, retry_after });
+        let again = RetryDecision::Again(retry_after, Failure::Unsigned { status, retry_after });
         match status {
-            401 => Then::Fail(BackendError::Unauthorized(self.unknown_secret())),
+            401 => RetryDecision::Fail(BackendError::Unauthorized(self.unknown_secret())),
             407 => fail(format!(
                 "the proxy on the way to {url} asks for a password (status 407); put it into HTTPS_PROXY, or the \
                  service's host into NO_PROXY"
@@ -118,7 +122,7 @@ impl Service<'_> {
             // Somebody in between, for now.
             _ if self.reached => again,
             _ => fail(format!(
-                "what answers at {url} is no fastmap service, or something on the way changes what it says (status \
+                "the server at {url} is not a fastmap service, or a proxy changes its answers (status \
                  {status}, not signed); is FASTMAP_CLOUD_URL right?"
             )),
         }
@@ -161,15 +165,15 @@ impl Service<'_> {
             ),
         };
         let source = match last {
-            Failure::Way(error) => Some(error as Box<dyn std::error::Error + Send + Sync>),
+            Failure::Transport(error) => Some(error as Box<dyn std::error::Error + Send + Sync>),
             _ => None,
         };
         BackendError::Cloud(message, source)
     }
 }
 
-fn fail(message: String) -> Then {
-    Then::Fail(BackendError::Cloud(message, None))
+fn fail(message: String) -> RetryDecision {
+    RetryDecision::Fail(BackendError::Cloud(message, None))
 }
 
 /// A failure in words.
@@ -179,8 +183,8 @@ pub(super) fn words(failure: &Failure) -> String {
         Failure::Unsigned { status, .. } => {
             format!("status {status}, not signed by the service{}", advice(*status).unwrap_or_default())
         }
-        Failure::Way(error) => error.to_string(),
-        Failure::Here(why) | Failure::Unreadable(why) => why.clone(),
+        Failure::Transport(error) => error.to_string(),
+        Failure::Local(why) | Failure::Unreadable(why) => why.clone(),
     }
 }
 
@@ -286,7 +290,7 @@ mod tests {
 
     const SERVICE: Service<'_> = Service { url: "https://s.example", token: "abcdef", reached: true };
 
-    fn then(code: ProblemCode) -> Then {
+    fn then(code: ProblemCode) -> RetryDecision {
         SERVICE.then(Failure::Problem(Box::new(Problem::new(code, "the detail"))))
     }
 
@@ -298,7 +302,11 @@ mod tests {
             let again = row.trim_end_matches(['|', ' ']).rsplit('|').next().expect("a last column").trim();
             // What only its own caller can do something about ends the run where it comes by another.
             let elsewhere = ["from `offset` on", "smaller", "once, from the begin"].contains(&again);
-            assert_eq!(matches!(then(*code), Then::Fail(_)), again == "no" || elsewhere, "{code}: {again}");
+            assert_eq!(
+                matches!(then(*code), RetryDecision::Fail(_)),
+                again == "no" || elsewhere,
+                "{code}: {again}"
+            );
         }
     }
 
@@ -312,7 +320,7 @@ mod tests {
             (ProblemCode::SpendCapReached, "FASTMAP_MAX_CREDITS"),
             (ProblemCode::WorkerFailed, "the detail"),
         ] {
-            let Then::Fail(error) = then(code) else { panic!("{code}") };
+            let RetryDecision::Fail(error) = then(code) else { panic!("{code}") };
             let text = error.to_string();
             assert!(text.contains(words) && text.contains("https://s.example"), "{text}");
         }
@@ -320,7 +328,9 @@ mod tests {
 
     #[test]
     fn clocks_that_differ_to_the_end_are_named() {
-        let Then::Again(Some(pause), failure) = then(ProblemCode::ClockSkew) else { panic!("it is final") };
+        let RetryDecision::Again(Some(pause), failure) = then(ProblemCode::ClockSkew) else {
+            panic!("it is final")
+        };
         assert!(pause.is_zero());
         let error = SERVICE.give_up(Duration::from_secs(120), failure);
         assert!(
@@ -335,12 +345,15 @@ mod tests {
             let service = Service { reached, ..SERVICE };
             service.then(Failure::Unsigned { status, retry_after: None })
         };
-        assert!(matches!(unsigned(true, 401), Then::Fail(BackendError::Unauthorized(_))));
+        assert!(matches!(unsigned(true, 401), RetryDecision::Fail(BackendError::Unauthorized(_))));
         for status in [200, 301, 400, 402, 404, 500] {
-            assert!(matches!(unsigned(true, status), Then::Again(None, _)), "{status}");
-            assert!(matches!(unsigned(false, status), Then::Fail(BackendError::Cloud(..))), "{status}");
+            assert!(matches!(unsigned(true, status), RetryDecision::Again(None, _)), "{status}");
+            assert!(
+                matches!(unsigned(false, status), RetryDecision::Fail(BackendError::Cloud(..))),
+                "{status}"
+            );
         }
-        assert!(matches!(unsigned(false, 503), Then::Again(None, _)));
+        assert!(matches!(unsigned(false, 503), RetryDecision::Again(None, _)));
     }
 
     #[test]

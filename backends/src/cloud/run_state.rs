@@ -1,16 +1,17 @@
 //! One run as all its threads see it: batches that wait, what the service calls it, how it is to end. Everything is
-//! under one lock, which nobody holds while anything is sent.
+//! under one lock, which is never held while anything is sent.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::cloud::session::{Link, Waiter};
+use crate::backend::SubmitError;
+use crate::cloud::session::{Session, Waiter};
 use crate::execution::job::Job;
 use crate::model::batch::Batch;
 use crate::model::completion::Completion;
-use crate::model::completion_queue::Inbox;
+use crate::model::completion_queue::CompletionQueue;
 use crate::model::cost::Receipt;
 use crate::model::error::BackendError;
 use crate::model::ids::BatchId;
@@ -33,14 +34,14 @@ const BYTES: usize = 512 * 1024;
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) link: Arc<Link>,
+pub(crate) struct RunHandle {
+    pub(crate) session: Arc<Session>,
     pub(crate) job: Arc<Job>,
-    pub(crate) inbox: Inbox,
+    pub(crate) completions: CompletionQueue,
     gauge: Gauge,
     /// Bytes of uploads that are still to be sent.
     upload_left: AtomicU64,
-    state: Mutex<State>,
+    state: Mutex<RunInner>,
     /// There is something for a sender, or the end.
     pub(crate) work: Condvar,
     /// There is something for the conductor, or for who waits for the end.
@@ -81,7 +82,7 @@ pub(crate) enum End {
 }
 
 #[derive(Debug)]
-pub(crate) struct State {
+pub(crate) struct RunInner {
     pub(crate) waiting: VecDeque<Piece>,
     /// It is to be opened before its first batch; what its items have cost elsewhere.
     pub(crate) prepared: bool,
@@ -91,7 +92,7 @@ pub(crate) struct State {
     pub(crate) quote: Option<Quote>,
     pub(crate) in_flight: usize,
     /// Numbers under which batches are on their way, with the batches.
-    flying: HashMap<u64, BatchId>,
+    sent: HashMap<u64, BatchId>,
     /// Of these, those that nobody waits for.
     given_up: HashSet<u64>,
     /// Of these, those of which the service is to be told.
@@ -127,15 +128,15 @@ pub(crate) struct State {
     pub(crate) receipt: Option<Receipt>,
 }
 
-impl State {
+impl RunInner {
     fn new() -> Self {
-        State {
+        RunInner {
             waiting: VecDeque::new(),
             prepared: false,
             seen: None,
             quote: None,
             in_flight: 0,
-            flying: HashMap::new(),
+            sent: HashMap::new(),
             given_up: HashSet::new(),
             to_cancel: Vec::new(),
             opened: None,
@@ -166,9 +167,9 @@ impl State {
     }
 
     /// A batch is on its way under this number.
-    pub(crate) fn takes_off(&mut self, seq: u64, batch: BatchId) {
+    pub(crate) fn on_sent(&mut self, seq: u64, batch: BatchId) {
         self.in_flight += 1;
-        self.flying.insert(seq, batch);
+        self.sent.insert(seq, batch);
     }
 
     /// Nobody waits for what is on its way under this number.
@@ -177,16 +178,16 @@ impl State {
     }
 
     /// Nothing is on its way under this number any more. Whether somebody waited for it.
-    pub(crate) fn is_down(&mut self, seq: u64) -> bool {
-        self.flying.remove(&seq);
+    pub(crate) fn on_done(&mut self, seq: u64) -> bool {
+        self.sent.remove(&seq);
         self.to_cancel.retain(|other| *other != seq);
         !self.given_up.remove(&seq)
     }
 
     /// The service has not heard that nobody waits for these; for those that are still on their way it is to be told again.
     pub(super) fn cancel_again(&mut self, seqs: &[u64]) {
-        let flying = seqs.iter().filter(|seq| self.given_up.contains(seq));
-        self.to_cancel.extend(flying);
+        let in_flight = seqs.iter().filter(|seq| self.given_up.contains(seq));
+        self.to_cancel.extend(in_flight);
     }
 
     /// How many more may be sent.
@@ -196,7 +197,7 @@ impl State {
 
     /// Credits are short: the next piece goes when all that are in flight have given back what they don't use, and goes
     /// alone.
-    pub(crate) fn narrow(&mut self) {
+    pub(crate) fn shrink_window(&mut self) {
         (self.window, self.landed, self.early) = (1, 0, self.in_flight);
     }
 
@@ -213,11 +214,11 @@ impl State {
         let counts = self.early == 0;
         self.land();
         if counts {
-            self.widen();
+            self.grow_window();
         }
     }
 
-    fn widen(&mut self) {
+    fn grow_window(&mut self) {
         self.landed += 1;
         if self.landed >= self.window {
             (self.window, self.landed) = (self.window.saturating_add(1), 0);
@@ -225,32 +226,32 @@ impl State {
     }
 }
 
-impl Shared {
-    pub(crate) fn new(link: Arc<Link>, job: Arc<Job>) -> Self {
-        Shared {
-            link,
+impl RunHandle {
+    pub(crate) fn new(session: Arc<Session>, job: Arc<Job>) -> Self {
+        RunHandle {
+            session,
             job,
-            inbox: Inbox::default(),
+            completions: CompletionQueue::default(),
             gauge: Gauge {
                 outstanding: AtomicUsize::new(0),
                 slots: AtomicUsize::new(FIRST_SLOTS),
                 workers: AtomicUsize::new(FIRST_WORKERS),
             },
             upload_left: AtomicU64::new(0),
-            state: Mutex::new(State::new()),
+            state: Mutex::new(RunInner::new()),
             work: Condvar::new(),
             news: Condvar::new(),
         }
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, RunInner> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn capacity(&self) -> Capacity {
         let slots = self.gauge.slots.load(Ordering::Relaxed);
         let outstanding = self.gauge.outstanding.load(Ordering::Relaxed);
-        let trip = self.link.round_trip().unwrap_or_default();
+        let trip = self.session.round_trip().unwrap_or_default();
         Capacity {
             batches: slots.saturating_sub(outstanding),
             slots,
@@ -269,7 +270,7 @@ impl Shared {
             ready: state.opened.is_some() || state.lost.is_some(),
             quote: state.quote,
             upload_left: self.upload_left.load(Ordering::Relaxed),
-            silent: self.link.silent(),
+            silent: self.session.silent(),
         }
     }
 
@@ -285,9 +286,9 @@ impl Shared {
         Receipt { microcredits: self.lock().charged.unsigned_abs(), balance: None }
     }
 
-    pub(crate) fn submit(&self, batch: Batch) -> Result<(), Batch> {
+    pub(crate) fn submit(&self, batch: Batch) -> Result<(), SubmitError> {
         if self.gauge.outstanding.load(Ordering::Relaxed) >= self.gauge.slots.load(Ordering::Relaxed) {
-            return Err(batch);
+            return Err(SubmitError::Full(batch));
         }
         let mut state = self.lock();
         if state.failed || state.exhausted.is_some() {
@@ -309,11 +310,11 @@ impl Shared {
     pub(crate) fn cancel(&self, batch: BatchId) {
         let mut state = self.lock();
         state.waiting.retain(|piece| piece.batch.id() != batch);
-        let flying: Vec<u64> =
-            state.flying.iter().filter(|(_, flies)| **flies == batch).map(|(seq, _)| *seq).collect();
-        let told = !flying.is_empty();
-        state.given_up.extend(&flying);
-        state.to_cancel.extend(flying);
+        let in_flight: Vec<u64> =
+            state.sent.iter().filter(|(_, flies)| **flies == batch).map(|(seq, _)| *seq).collect();
+        let told = !in_flight.is_empty();
+        state.given_up.extend(&in_flight);
+        state.to_cancel.extend(in_flight);
         self.measure(&state);
         drop(state);
         if told {
@@ -322,7 +323,7 @@ impl Shared {
     }
 
     /// The service takes so many batches at a time, and has so many workers.
-    pub(crate) fn set_slots(&self, state: &mut State, slots: usize, workers: Option<usize>) {
+    pub(crate) fn set_slots(&self, state: &mut RunInner, slots: usize, workers: Option<usize>) {
         state.slots = slots.max(1);
         self.gauge.slots.store(state.slots, Ordering::Relaxed);
         if let Some(workers) = workers {
@@ -330,7 +331,7 @@ impl Shared {
         }
     }
 
-    pub(crate) fn measure(&self, state: &State) {
+    pub(crate) fn measure(&self, state: &RunInner) {
         self.gauge.outstanding.store(state.waiting.len() + state.in_flight, Ordering::Relaxed);
     }
 
@@ -345,7 +346,7 @@ impl Shared {
         let exhausted = if state.in_flight == 0 { state.exhausted.take() } else { None };
         drop(state);
         for completion in completions {
-            self.inbox.put(completion);
+            self.completions.put(completion);
         }
         self.work.notify_one();
         if let Some(error) = exhausted {
@@ -365,9 +366,9 @@ impl Shared {
 
     /// Credits are short: from now on what comes first in the input is paid first. Whether others are in flight, whose
     /// reservations may leave something over.
-    pub(crate) fn narrow(&self) -> bool {
+    pub(crate) fn shrink_window(&self) -> bool {
         let mut state = self.lock();
-        state.narrow();
+        state.shrink_window();
         state.in_flight > 1
     }
 
@@ -384,7 +385,7 @@ impl Shared {
     pub(crate) fn fail(&self, error: BackendError) {
         let mut state = self.lock();
         if !std::mem::replace(&mut state.failed, true) {
-            self.inbox.fail(error);
+            self.completions.fail(error);
         }
         state.waiting.clear();
         state.end.get_or_insert(End::Cancel);
@@ -413,7 +414,7 @@ impl Shared {
     }
 
     /// Waits until the conductor is through, up to the deadline.
-    pub(crate) fn await_end(&self, mut state: MutexGuard<'_, State>, deadline: Instant) -> Receipt {
+    pub(crate) fn await_end(&self, mut state: MutexGuard<'_, RunInner>, deadline: Instant) -> Receipt {
         loop {
             if let Some(receipt) = state.receipt {
                 return receipt;
@@ -427,7 +428,7 @@ impl Shared {
     }
 }
 
-impl Waiter for Shared {
+impl Waiter for RunHandle {
     fn uploading(&self, left: u64) {
         self.upload_left.store(left, Ordering::Relaxed);
     }
@@ -457,26 +458,26 @@ mod tests {
 
     #[test]
     fn what_the_service_has_not_heard_is_cancelled_again_while_it_is_on_its_way() {
-        let mut state = State::new();
+        let mut state = RunInner::new();
         for seq in 1..=3 {
-            state.takes_off(seq, BatchId(seq));
+            state.on_sent(seq, BatchId(seq));
         }
         state.given_up.extend([1, 2]);
-        assert!(!state.is_down(1), "the answer came while it was being cancelled, and is not wanted");
+        assert!(!state.on_done(1), "the answer came while it was being cancelled, and is not wanted");
         state.cancel_again(&[1, 2]);
         assert_eq!(state.to_cancel, [2u64]);
-        assert!(!state.is_down(2) && state.is_down(3));
+        assert!(!state.on_done(2) && state.on_done(3));
         assert!(state.to_cancel.is_empty());
     }
 
     #[test]
     fn after_a_want_of_credits_one_goes_alone_and_then_one_more_each_round() {
-        let mut state = State::new();
+        let mut state = RunInner::new();
         for seq in 1..=4 {
-            state.takes_off(seq, BatchId(seq));
+            state.on_sent(seq, BatchId(seq));
         }
         // One of four is put back, and the others are answered.
-        state.narrow();
+        state.shrink_window();
         state.land();
         for left in (0..3).rev() {
             state.land_for_good();
@@ -485,7 +486,7 @@ mod tests {
         for round in 1..4 {
             for _ in 0..round {
                 assert!(state.room() > 0);
-                state.takes_off(9, BatchId(9));
+                state.on_sent(9, BatchId(9));
             }
             assert_eq!(state.room(), 0);
             for _ in 0..round {

@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 use crate::Quote;
 use crate::cloud::http::{By, Failure, random_hex};
 use crate::cloud::locale::Locale;
-use crate::cloud::notices::{Estimate, Notice, Probe, Refused};
+use crate::cloud::notices::{ConfirmError, Estimate, Notice, Probe};
 use crate::cloud::problem::ProblemCode;
 use crate::cloud::protocol::{
     Acknowledge, Acknowledged, Auth, BatchCancelled, Bill, FunctionName, Lease, Limits, LogLine, LogPage,
     OpenRun, RunOpened, RunState,
 };
-use crate::cloud::run_state::{ACKS, End, Opened, Shared};
+use crate::cloud::run_state::{ACKS, End, Opened, RunHandle};
 use crate::cloud::session::Stop;
 use crate::cloud::{batch_sender, probe};
-use crate::local::{LogRecord, Relay, Stream};
+use crate::local::{LogRecord, OutputSink, Stream};
 use crate::model::cost::Receipt;
 use crate::model::error::BackendError;
 
@@ -41,8 +41,8 @@ const LEAST_WAIT: Duration = Duration::from_millis(1);
 ///
 /// # Errors
 /// If there can be no more threads.
-pub(crate) fn start(shared: &Arc<Shared>) -> Result<(), BackendError> {
-    let conductor = Conductor { shared: Arc::clone(shared), lines: 0, earlier: 0 };
+pub(crate) fn start(shared: &Arc<RunHandle>) -> Result<(), BackendError> {
+    let conductor = RunThread { shared: Arc::clone(shared), lines: 0, earlier: 0 };
     let thread = thread::Builder::new().name("fastmap-cloud".to_owned());
     let spawned = thread.spawn(move || {
         let shared = Arc::clone(&conductor.shared);
@@ -57,20 +57,20 @@ pub(crate) fn start(shared: &Arc<Shared>) -> Result<(), BackendError> {
     spawned.map(drop).map_err(|error| BackendError::Io("cannot start a thread".to_owned(), error))
 }
 
-struct Conductor {
-    shared: Arc<Shared>,
+struct RunThread {
+    shared: Arc<RunHandle>,
     /// The last line that was fetched.
     lines: u64,
     /// What runs have cost that this one goes on for.
     earlier: i64,
 }
 
-impl Conductor {
+impl RunThread {
     /// The run from its opening to its bill.
     fn conduct(mut self) -> Receipt {
         match self.open() {
             Ok(limits) => {
-                if let Err(Stop::Failed(error)) = self.tend(limits) {
+                if let Err(Stop::Failed(error)) = self.control_loop(limits) {
                     self.shared.fail(error);
                 }
                 self.finish()
@@ -86,8 +86,8 @@ impl Conductor {
 
     fn open(&mut self) -> Result<Limits, Stop> {
         let shared = Arc::clone(&self.shared);
-        let link = &shared.link;
-        let auth = link.auth(shared.as_ref())?;
+        let session = &shared.session;
+        let auth = session.auth(shared.as_ref())?;
         // What is known before there is anything to send costs no time later.
         crate::cloud::upload::executable().map_err(Stop::Failed)?;
         self.quote(&auth)?;
@@ -103,13 +103,13 @@ impl Conductor {
         if !shared.lock().waiting.is_empty() {
             return Ok(());
         }
-        let upload = shared.link.to_upload(shared.as_ref(), &shared.job.context)?;
+        let upload = shared.session.to_upload(shared.as_ref(), &shared.job.context)?;
         let quote = Quote {
-            round_trip: shared.link.round_trip().unwrap_or_default(),
+            round_trip: shared.session.round_trip().unwrap_or_default(),
             upload,
             cpu_hour: auth.prices.cpu_hour,
             result_gb: auth.prices.result_gb,
-            spendable: shared.link.options.max_credits.unwrap_or(i64::MAX).min(auth.available),
+            spendable: shared.session.options.max_credits.unwrap_or(i64::MAX).min(auth.available),
         };
         shared.lock().quote = Some(quote);
         Ok(())
@@ -129,14 +129,14 @@ impl Conductor {
 
     /// Asks whether the run may cost something, or says that it will.
     fn ask(&self, auth: &Auth) -> Result<(), Stop> {
-        let link = &self.shared.link;
+        let session = &self.shared.session;
         let (account, balance, prices) = (&auth.account, auth.balance, auth.prices);
-        let max_credits = link.options.max_credits;
-        let Some(confirm) = &link.options.confirm else {
-            link.options.notices.notice(&Notice::Charging { account, balance, prices, max_credits });
+        let max_credits = session.options.max_credits;
+        let Some(confirm) = &session.options.confirm else {
+            session.options.notices.notice(&Notice::Charging { account, balance, prices, max_credits });
             return Ok(());
         };
-        let probe = match &link.options.probe {
+        let probe = match &session.options.probe {
             Some(backend) => probe::probe(&self.shared, backend.as_ref()).map_err(Stop::Failed)?,
             None => None,
         };
@@ -151,20 +151,22 @@ impl Conductor {
         let items = self.shared.job.items;
         let estimate = Estimate { account: account.clone(), balance, prices, max_credits, items, probe };
         let wanted = || self.shared.lock().end.is_none();
-        let answer = confirm.charges_while(&estimate, &wanted);
+        let answer = confirm.charges_cancellable(&estimate, &wanted);
         if !wanted() {
             // Whatever was said: nothing is uploaded for a map that is over.
             return Err(Stop::Ended);
         }
         answer.map_err(|refused| {
             let why = match refused {
-                Refused::Declined => "the charges were declined",
-                Refused::NobodyToAsk => "the charges are to be confirmed, and there is nobody to ask",
+                ConfirmError::Declined => "the charges were declined",
+                ConfirmError::NoTerminal => {
+                    "the charges need a confirmation, and there is no terminal to ask at"
+                }
             };
             Stop::Failed(BackendError::Declined(format!(
                 "{why}: nothing was sent to {}; use the policy local, or set Options::confirm_charges \
                  (FASTMAP_CONFIRM_CHARGES) to false",
-                link.http.url
+                session.http.url
             )))
         })
     }
@@ -172,12 +174,12 @@ impl Conductor {
     /// Uploads what is not there, and opens the run.
     fn open_run(&mut self, limits: &Limits) -> Result<(), Stop> {
         let shared = Arc::clone(&self.shared);
-        let (link, job) = (&shared.link, &shared.job);
+        let (session, job) = (&shared.session, &shared.job);
         let mut opened = None;
         let mut last = None;
         for _ in 0..OPENINGS {
-            let executable = link.need_executable(shared.as_ref(), limits)?;
-            let context = link.need_context(shared.as_ref(), limits, &job.context)?;
+            let executable = session.need_executable(shared.as_ref(), limits)?;
+            let context = session.need_context(shared.as_ref(), limits, &job.context)?;
             let key = random_hex().map_err(|failure| {
                 Stop::Failed(BackendError::Cloud(crate::cloud::retry::words(&failure), None))
             })?;
@@ -189,11 +191,11 @@ impl Conductor {
                 label: job.label.as_deref().map(shortened),
                 items: job.items,
                 item_timeout_ms: job.item_timeout.map(|limit| (limit.as_millis() as u64).max(1)),
-                max_credits: link.options.max_credits.map(|most| (most - self.earlier).max(0)),
+                max_credits: session.options.max_credits.map(|most| (most - self.earlier).max(0)),
                 locale: Some(Locale::of_this_process()),
             };
-            let answer = link.insist(shared.as_ref(), || {
-                match link.http.ask(By::Opening, "POST", "/runs", Some(&request)) {
+            let answer = session.call_with_retry(shared.as_ref(), || {
+                match session.http.ask(By::Opening, "POST", "/runs", Some(&request)) {
                     Ok(answer) => Ok(Some(answer)),
                     // Uploads that were there are gone, or this very run has ended while its answer was lost.
                     Err(Failure::Problem(problem))
@@ -214,14 +216,14 @@ impl Conductor {
                 opened = Some(answer);
                 break;
             }
-            link.forget_stored();
+            session.forget_stored();
         }
         let Some(RunOpened { run, workers, slots, lease_seconds, prices, spendable }) = opened else {
             let why = last.map_or_else(String::new, |problem| format!(": {problem}"));
-            let message = format!("{} opened no run in {OPENINGS} tries{why}", link.http.url);
+            let message = format!("{} opened no run in {OPENINGS} tries{why}", session.http.url);
             return Err(Stop::Failed(BackendError::Cloud(message, None)));
         };
-        link.options.notices.notice(&Notice::Opened { run: &run, workers });
+        session.options.notices.notice(&Notice::Opened { run: &run, workers });
         self.lines = 0;
         let mut state = shared.lock();
         let slots = slots.clamp(1, limits.batches_in_flight.max(1)) as usize;
@@ -229,7 +231,7 @@ impl Conductor {
         // Where not all can be reserved for at once, what comes first in the input is to be paid first.
         let each = prices.cpu_hour.saturating_mul(limits.batch_cpu_seconds as i64) / 3600;
         if spendable < each.saturating_mul(slots as i64) {
-            state.narrow();
+            state.shrink_window();
         }
         state.heard = Instant::now();
         state.answers = 0;
@@ -240,7 +242,7 @@ impl Conductor {
     }
 
     /// Looks after the open run until it is to end.
-    fn tend(&mut self, limits: Limits) -> Result<(), Stop> {
+    fn control_loop(&mut self, limits: Limits) -> Result<(), Stop> {
         let shared = Arc::clone(&self.shared);
         let (mut acked, mut fetched, mut openings) = (Instant::now(), Instant::now(), 0);
         // Before then no batch is cancelled.
@@ -254,7 +256,8 @@ impl Conductor {
                 openings = if state.answers > 0 { 1 } else { openings + 1 };
                 drop(state);
                 if openings > OPENINGS {
-                    let message = format!("{} ends each run before it gives an answer", shared.link.http.url);
+                    let message =
+                        format!("{} ends each run before it gives an answer", shared.session.http.url);
                     return Err(Stop::Failed(BackendError::Cloud(message, None)));
                 }
                 self.reopen(&lost, &limits)?;
@@ -297,7 +300,7 @@ impl Conductor {
                 self.acknowledge(&opened, arrived);
                 acked = Instant::now();
             } else if old {
-                self.beat(&opened);
+                self.heartbeat(&opened);
             }
             if look.is_some_and(|look| look <= now) {
                 fetched = Instant::now();
@@ -306,7 +309,11 @@ impl Conductor {
         }
     }
 
-    fn start_senders(&self, state: &mut crate::cloud::run_state::State, limits: &Limits) -> Result<(), Stop> {
+    fn start_senders(
+        &self,
+        state: &mut crate::cloud::run_state::RunInner,
+        limits: &Limits,
+    ) -> Result<(), Stop> {
         let wanted = state.waiting.len().min(state.room()).saturating_sub(state.idle);
         for _ in 0..wanted.min(state.slots.saturating_sub(state.senders)) {
             let (shared, limits) = (Arc::clone(&self.shared), *limits);
@@ -330,17 +337,18 @@ impl Conductor {
     /// The run is over, and not by its own will: another one goes on where it was.
     fn reopen(&mut self, lost: &Opened, limits: &Limits) -> Result<(), Stop> {
         let shared = Arc::clone(&self.shared);
-        let link = &shared.link;
-        link.options.notices.notice(&Notice::Reopened);
+        let session = &shared.session;
+        session.options.notices.notice(&Notice::Reopened);
         self.fetch_lines(lost);
         // Ended already, it ends no other way; the bill says what of the cap is left.
         let target = format!("/runs/{}/cancel", lost.run);
-        let bill =
-            link.insist(shared.as_ref(), || match link.http.ask(By::Short, "POST", &target, None::<&()>) {
+        let bill = session.call_with_retry(shared.as_ref(), || {
+            match session.http.ask(By::Short, "POST", &target, None::<&()>) {
                 Ok((bill, _)) => Ok(Some(bill)),
                 Err(Failure::Problem(problem)) if problem.known() == Some(ProblemCode::NotFound) => Ok(None),
                 Err(failure) => Err(failure),
-            })?;
+            }
+        })?;
         let spent = bill.map_or(0, |bill: Bill| bill.run.spent);
         self.earlier += spent;
         shared.lock().arrived.clear();
@@ -348,31 +356,31 @@ impl Conductor {
     }
 
     /// Makes a call of which nothing depends; it is made again when it is due again.
-    fn mention<T: serde::de::DeserializeOwned>(
+    fn try_call<T: serde::de::DeserializeOwned>(
         &self,
         method: &str,
         target: &str,
         body: Option<&impl serde::Serialize>,
     ) -> Option<T> {
-        let link = &self.shared.link;
+        let session = &self.shared.session;
         let began = Instant::now();
-        match link.http.ask(By::Short, method, target, body) {
+        match session.http.ask(By::Short, method, target, body) {
             Ok((answer, took)) => {
-                link.good();
-                link.took(took);
+                session.on_success();
+                session.took(took);
                 Some(answer)
             }
             Err(failure) => {
-                link.bad(&failure, began);
+                session.bad(&failure, began);
                 log::debug!("{method} {target}: {}", crate::cloud::retry::words(&failure));
                 None
             }
         }
     }
 
-    fn beat(&self, opened: &Arc<Opened>) {
+    fn heartbeat(&self, opened: &Arc<Opened>) {
         let target = format!("/runs/{}/heartbeat", opened.run);
-        let lease: Option<Lease> = self.mention("POST", &target, None::<&()>);
+        let lease: Option<Lease> = self.try_call("POST", &target, None::<&()>);
         let mut state = self.shared.lock();
         match lease {
             Some(Lease { state: RunState::Open, .. }) => state.heard = Instant::now(),
@@ -395,7 +403,7 @@ impl Conductor {
     fn cancel(&self, opened: &Opened, seqs: &[u64]) -> bool {
         for (at, seq) in seqs.iter().enumerate() {
             let target = format!("/runs/{}/batches/{seq}", opened.run);
-            let told: Option<BatchCancelled> = self.mention("DELETE", &target, None::<&()>);
+            let told: Option<BatchCancelled> = self.try_call("DELETE", &target, None::<&()>);
             let mut state = self.shared.lock();
             if state.end.is_some() {
                 return true;
@@ -411,7 +419,7 @@ impl Conductor {
     fn acknowledge(&self, opened: &Opened, seqs: Vec<u64>) {
         let request = Acknowledge { seqs };
         let told: Option<Acknowledged> =
-            self.mention("POST", &format!("/runs/{}/ack", opened.run), Some(&request));
+            self.try_call("POST", &format!("/runs/{}/ack", opened.run), Some(&request));
         let mut state = self.shared.lock();
         match told {
             Some(_) => state.heard = Instant::now(),
@@ -423,8 +431,8 @@ impl Conductor {
     fn fetch_lines(&mut self, opened: &Opened) {
         for _ in 0..PAGES {
             let target = format!("/runs/{}/logs?after={}", opened.run, self.lines);
-            let Some(page) = self.mention::<LogPage>("GET", &target, None::<&()>) else { return };
-            let options = &self.shared.link.options;
+            let Some(page) = self.try_call::<LogPage>("GET", &target, None::<&()>) else { return };
+            let options = &self.shared.session.options;
             let lost = |lines| options.notices.notice(&Notice::LinesLost { lines });
             let before = self.lines;
             for line in &page.lines {
@@ -459,7 +467,7 @@ impl Conductor {
         let target = format!("/runs/{}/{how}", opened.run);
         let mut bill: Option<Bill> = None;
         for pause in [50, 500, 2000] {
-            bill = self.mention("POST", &target, None::<&()>);
+            bill = self.try_call("POST", &target, None::<&()>);
             if bill.is_some() {
                 break;
             }
@@ -467,7 +475,7 @@ impl Conductor {
         }
         self.fetch_lines(&opened);
         let receipt = bill.map_or(fallback, |bill| {
-            shared.link.billed(bill.balance);
+            shared.session.billed(bill.balance);
             let spent = self.earlier + bill.run.spent;
             Receipt { microcredits: spent.unsigned_abs(), balance: Some(bill.balance) }
         });
@@ -483,7 +491,7 @@ impl Conductor {
 
 /// Hands a worker's line on, or its log record: to this process's logger, where the relay does nothing else
 /// with it.
-fn hand_on(relay: &dyn Relay, line: &LogLine) {
+fn hand_on(relay: &dyn OutputSink, line: &LogLine) {
     if let Some(level) = line.level.as_deref().and_then(|level| level.parse().ok()) {
         let target = line.target.as_deref().unwrap_or_default();
         let record =

@@ -11,7 +11,8 @@ use crate::cloud::http::{By, Failure, Http};
 use crate::cloud::notices::Notice;
 use crate::cloud::protocol::Auth;
 use crate::cloud::retry::{
-    Backoff, Failing, NEXT_LINE, PROXY_PATIENCE, Service, Then, WORTH_A_LINE, is_refused_by_a_proxy, words,
+    Backoff, Failing, NEXT_LINE, PROXY_PATIENCE, RetryDecision, Service, WORTH_A_LINE, is_refused_by_a_proxy,
+    words,
 };
 use crate::model::error::BackendError;
 
@@ -22,7 +23,7 @@ const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct Session {
     pub(crate) options: CloudOptions,
     pub(crate) http: Http,
     /// The process that made it.
@@ -91,9 +92,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Link {
+impl Session {
     pub(crate) fn new(options: CloudOptions, http: Http) -> Self {
-        Link {
+        Session {
             options,
             http,
             owner: std::process::id(),
@@ -136,7 +137,7 @@ impl Link {
     }
 
     /// A good answer came.
-    pub(crate) fn good(&self) {
+    pub(crate) fn on_success(&self) {
         let first = !self.reached.swap(true, Ordering::Relaxed);
         let mut health = lock(&self.health);
         health.good = Some(Instant::now());
@@ -209,7 +210,8 @@ impl Link {
         let Failing { total, refused } = backoff.fails(Instant::now(), failure.is_silence());
         let (failing, most) = if failure.is_silence() { (total, longest) } else { (refused, most) };
         // Where other calls get good answers meanwhile, this one was on the way when the service stood still, maybe twice.
-        let others = matches!(failure, Failure::Way(_)) && self.troubled() < most && total < most + ALONE;
+        let others =
+            matches!(failure, Failure::Transport(_)) && self.troubled() < most && total < most + ALONE;
         let over = (failing > most || total > longest) && !is_wait(&failure) && !others;
         if is_wait(&failure) {
             // A good answer: what fails after it fails anew.
@@ -219,14 +221,14 @@ impl Link {
             }
         }
         match service.then(failure) {
-            Then::Fail(error) => Err(error),
-            Then::Again(_, failure) if over => Err(service.give_up(total, failure)),
-            Then::Again(wish, _) => Ok(backoff.pause(wish, chance())),
+            RetryDecision::Fail(error) => Err(error),
+            RetryDecision::Again(_, failure) if over => Err(service.give_up(total, failure)),
+            RetryDecision::Again(wish, _) => Ok(backoff.pause(wish, chance())),
         }
     }
 
     /// Makes a call until it succeeds, as long as that makes sense and somebody wants it.
-    pub(crate) fn insist<T>(
+    pub(crate) fn call_with_retry<T>(
         &self,
         waiter: &dyn Waiter,
         call: impl FnMut() -> Result<T, Failure>,
@@ -246,7 +248,7 @@ impl Link {
             let began = Instant::now();
             match call() {
                 Ok(value) => {
-                    self.good();
+                    self.on_success();
                     return Ok(value);
                 }
                 Err(failure) => {
@@ -265,7 +267,7 @@ impl Link {
             return Ok(auth.clone());
         }
         let (auth, took): (Auth, _) =
-            self.insist(waiter, || self.http.ask(By::Short, "POST", "/auth", None::<&()>))?;
+            self.call_with_retry(waiter, || self.http.ask(By::Short, "POST", "/auth", None::<&()>))?;
         self.took(took);
         let _first = self.http.long_poll.set(Duration::from_secs(auth.limits.long_poll_seconds));
         *lock(&self.auth) = Some((Instant::now(), auth.clone()));
@@ -316,27 +318,27 @@ mod tests {
     use super::*;
 
     /// A link to a service that has answered once, and not since.
-    fn link(patience: u64) -> Link {
+    fn session(patience: u64) -> Session {
         let secret = "s".repeat(64).parse().expect("64 characters");
         let mut options = CloudOptions::new("http://127.0.0.1:1", secret);
         options.patience = Duration::from_secs(patience);
         let http = Http::new(options.url.parse().expect("an address"), &options.secret);
-        let link = Link::new(options, http);
-        link.reached.store(true, Ordering::Relaxed);
-        link
+        let session = Session::new(options, http);
+        session.reached.store(true, Ordering::Relaxed);
+        session
     }
 
     fn silence() -> Failure {
-        Failure::Way(Box::new(ureq::Error::Timeout(ureq::Timeout::RecvResponse)))
+        Failure::Transport(Box::new(ureq::Error::Timeout(ureq::Timeout::RecvResponse)))
     }
 
     fn refused() -> Failure {
-        Failure::Way(Box::new(ureq::Error::Io(io::ErrorKind::ConnectionRefused.into())))
+        Failure::Transport(Box::new(ureq::Error::Io(io::ErrorKind::ConnectionRefused.into())))
     }
 
     /// Whether a call is given up that has failed in these ways, so many seconds after each other until now.
     fn gives_up(patience: u64, bears: Bears, failures: &[(u64, Failure)]) -> bool {
-        let link = link(patience);
+        let session = session(patience);
         let mut backoff = Backoff::default();
         let mut ago: u64 = failures.iter().map(|(after, _)| after).sum();
         let time = |ago| Instant::now().checked_sub(Duration::from_secs(ago)).expect("this machine is up");
@@ -345,10 +347,10 @@ mod tests {
             ago -= after;
             backoff.fails(time(ago), failure.is_silence());
         }
-        lock(&link.health).troubled = Some((began, began));
+        lock(&session.health).troubled = Some((began, began));
         let last =
             if failures.last().is_some_and(|(_, last)| last.is_silence()) { silence() } else { refused() };
-        link.after(last, &mut backoff, began, bears).is_err()
+        session.after(last, &mut backoff, began, bears).is_err()
     }
 
     #[test]
@@ -379,17 +381,17 @@ mod tests {
 
     #[test]
     fn a_service_is_silent_since_the_call_that_got_no_answer_or_the_last_good_one() {
-        let link = link(5);
-        let since = || lock(&link.health).troubled.map(|(since, _)| since);
+        let session = session(5);
+        let since = || lock(&session.health).troubled.map(|(since, _)| since);
         let began = Instant::now().checked_sub(Duration::from_secs(8)).expect("this machine is up");
-        link.bad(&silence(), began);
+        session.bad(&silence(), began);
         assert_eq!(since(), Some(began));
-        assert_eq!(link.silent(), Duration::ZERO, "this process may have stood still");
-        lock(&link.health).troubled = Some((began, began));
-        assert!(link.silent() >= Duration::from_secs(8));
-        link.good();
-        assert_eq!((since(), link.silent()), (None, Duration::ZERO));
-        link.bad(&silence(), began);
+        assert_eq!(session.silent(), Duration::ZERO, "this process may have stood still");
+        lock(&session.health).troubled = Some((began, began));
+        assert!(session.silent() >= Duration::from_secs(8));
+        session.on_success();
+        assert_eq!((since(), session.silent()), (None, Duration::ZERO));
+        session.bad(&silence(), began);
         assert!(since() > Some(began), "another call had an answer meanwhile");
     }
 }

@@ -1,4 +1,4 @@
-//! Who a request is from, and that an answer is the one to it: HMAC-SHA256 over a canonical string.
+//! Signatures of requests and answers: HMAC-SHA256 over a canonical string.
 //! The client signs requests and checks answers, the service the other way round. `docs/protocol.md` has test vectors.
 
 use std::fmt;
@@ -27,7 +27,7 @@ const HALF: usize = 32;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
-/// A text that is no secret. It does not repeat the text.
+/// A text that does not parse as a secret. The message does not repeat the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a secret is 64 characters of 0-9 and a-z; this one has {length} characters{}", wrong(*.strange))]
 pub struct SecretError {
@@ -161,7 +161,7 @@ impl EventHead<'_> {
 }
 
 impl SigningKey {
-    /// The key's bytes, for whoever stores it.
+    /// The key's bytes, for the store.
     pub fn bytes(&self) -> &[u8; HALF] {
         &self.0
     }

@@ -13,7 +13,7 @@ use super::problem::{Problem, ProblemCode};
 use super::protocol::{BlobStatus, Limits};
 use super::sign::{digest, hexadecimal};
 use crate::cloud::notices::{Notice, Upload};
-use crate::cloud::session::{Link, Stop, Waiter};
+use crate::cloud::session::{Session, Stop, Waiter};
 use crate::execution::startable::executable_path;
 use crate::model::error::BackendError;
 
@@ -69,7 +69,7 @@ fn compress(mut file: File, size: u64) -> io::Result<Vec<u8>> {
     encoder.finish()
 }
 
-impl Link {
+impl Session {
     /// Sees to it that this program is there; gives its hash.
     pub(super) fn need_executable(&self, waiter: &dyn Waiter, limits: &Limits) -> Result<String, Stop> {
         let (hash, size) = executable().map_err(Stop::Failed)?;
@@ -119,7 +119,7 @@ impl Link {
         if !self.is_stored(hash) {
             let path = format!("/executables/{hash}");
             let (status, took): (BlobStatus, _) =
-                self.insist(waiter, || self.http.ask(By::Short, "GET", &path, None::<&()>))?;
+                self.call_with_retry(waiter, || self.http.ask(By::Short, "GET", &path, None::<&()>))?;
             self.took(took);
             if status.present {
                 self.set_stored(hash);
@@ -151,7 +151,7 @@ impl Link {
             Upload::Context => format!("/contexts/{hash}"),
         };
         let (status, took): (BlobStatus, _) =
-            self.insist(waiter, || self.http.ask(By::Short, "GET", &path, None::<&()>))?;
+            self.call_with_retry(waiter, || self.http.ask(By::Short, "GET", &path, None::<&()>))?;
         self.took(took);
         if !status.present {
             let frame = frame().map_err(|error| Stop::Failed(unreadable(&error.to_string())))?;
@@ -192,7 +192,7 @@ impl Link {
             let at = offset as usize;
             let mut size = part;
             let mut took = Duration::ZERO;
-            let sent = self.insist(waiter, || {
+            let sent = self.call_with_retry(waiter, || {
                 let bytes = &frame[at..frame.len().min(at + size)];
                 let target = format!("{path}?offset={at}&total={total}");
                 match self.http.call(By::Long, "PUT", &target, bytes) {

@@ -20,7 +20,7 @@ pub struct ServiceUrl {
 
 /// What is wrong with an address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{url:?} is no address of a service: {why}")]
+#[error("{url:?} is not the address of a service: {why}")]
 pub struct UrlError {
     url: String,
     why: &'static str,

@@ -183,7 +183,7 @@ impl Error for Failed {}
 /// Tries every promise on `backend`, and drops it.
 ///
 /// Takes a few seconds on a machine of two cores. Whatever the backend does, this comes back: a trial in which it hangs
-/// is abandoned with its thread, and the rest is not tried. How long each promise took to try is told to the crate
+/// is abandoned with its thread, and the rest is not tried. How long each promise took is logged by the crate
 /// `log` at its debug level.
 ///
 /// # Errors
@@ -312,7 +312,7 @@ fn guarded(promise: Promise, backend: &Arc<dyn Backend>) -> Verdict {
             let words = panic.as_ref().and_then(|panic| {
                 panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied())
             });
-            Verdict::Broken(format!("it panicked: {}", words.unwrap_or("(a value that is no text)")))
+            Verdict::Broken(format!("it panicked: {}", words.unwrap_or("(a value that is not text)")))
         }
     }
 }

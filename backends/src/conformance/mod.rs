@@ -1,5 +1,5 @@
 //! A test kit for backends: tries whether an implementation of [`Backend`](crate::Backend) keeps what the trait
-//! promises. Called from the tests of whoever writes a backend; `promises` holds the trials, `trial` the
+//! promises. Called from the tests of a backend; `promises` holds the trials, `trial` the
 //! bookkeeping that every one of them shares, `test_functions` the functions that the workers run.
 //!
 //! The kit brings its own functions, which are part of every executable that calls it: a backend that starts this

@@ -69,7 +69,7 @@ pub(crate) enum Expected {
     Result(Vec<u8>),
     Failure(FailureKind, String),
     /// Nothing: the process ends.
-    Death,
+    WorkerExit,
 }
 
 impl<'a> Order<'a> {
@@ -117,7 +117,7 @@ pub(crate) fn expected(item: &[u8], context: &[u8]) -> Expected {
         Order::Grow(bytes) => result.resize(result.len() + bytes as usize, b'g'),
         Order::Wait(_) => {}
         Order::Fail(kind, words) => return Expected::Failure(kind, words.to_owned()),
-        Order::Exit(_) | Order::Segfault => return Expected::Death,
+        Order::Exit(_) | Order::Segfault => return Expected::WorkerExit,
     }
     Expected::Result(result)
 }
@@ -148,7 +148,7 @@ impl Task for Puppet {
                     work.out().extend_from_slice(b"half a result");
                     work.fail(kind, words);
                 }
-                Expected::Death => unreachable!("the process has ended"),
+                Expected::WorkerExit => unreachable!("the process has ended"),
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::execution::function::FunctionId;
 use crate::execution::job::Job;
 use crate::model::batch::{Batch, BatchBuilder, Items};
 use crate::model::completion::{Completion, Outcome, Results};
-use crate::model::death::{Loss, Running};
+use crate::model::death::{Running, WorkerLoss};
 use crate::model::error::BackendError;
 use crate::model::ids::{BatchId, JobId};
 use crate::{Backend, Capacity, Run};
@@ -38,7 +38,7 @@ pub(super) struct Trial {
     held: usize,
     /// To be submitted again: given back, or lost with an item that is another one's victim.
     again: VecDeque<Batch>,
-    pub(super) losses: Vec<Loss>,
+    pub(super) losses: Vec<WorkerLoss>,
 }
 
 struct Item {
@@ -191,10 +191,11 @@ impl Trial {
                 self.items[range].iter_mut().for_each(|item| item.state = State::With(sent.id()));
                 Ok(None)
             }
-            Err(refused) if self.held == 0 => {
-                Err(format!("{refused:?} was refused while the run held nothing"))
+            Err(error) if self.held == 0 => {
+                Err(format!("{:?} was refused while the run held nothing: {error}", sent.id()))
             }
-            Err(refused) => {
+            Err(error) => {
+                let refused = error.into_batch();
                 self.same(&sent, &refused, 0..sent.items(), "refused")?;
                 Ok(Some(refused))
             }
@@ -384,7 +385,7 @@ impl Trial {
                 (Expected::Failure(..), None) => {
                     return Err(format!("item {index} failed, and no failure stands at its offset {offset}"));
                 }
-                (Expected::Death, _) => {
+                (Expected::WorkerExit, _) => {
                     return Err(format!("item {index} ends its process, and was answered all the same"));
                 }
             }
@@ -431,8 +432,8 @@ impl Trial {
 
     /// Decides what becomes of lost items as the host's adapter does: the one that ran is taken out, the others are sent
     /// again; where nobody knows which it was, the batch is halved.
-    fn judge_loss(&mut self, range: Range<usize>, back: &Batch, loss: &Loss) -> Result<(), String> {
-        let lethal = |item: &Item| expected(&item.bytes, &self.job.context) == Expected::Death;
+    fn judge_loss(&mut self, range: Range<usize>, back: &Batch, loss: &WorkerLoss) -> Result<(), String> {
+        let lethal = |item: &Item| expected(&item.bytes, &self.job.context) == Expected::WorkerExit;
         let (start, count) = (range.start, back.items());
         if !self.items.iter().any(lethal) {
             return Err(format!("a worker died though no item ends one: {}", loss.death));
@@ -491,7 +492,7 @@ pub(super) enum End {
     /// By an error, when it was opened or later.
     Error(BackendError),
     /// Every batch came back lost.
-    Lost(Vec<Loss>),
+    Lost(Vec<WorkerLoss>),
 }
 
 /// Opens a run of a function that can't run, submits two batches, and waits for the end.
@@ -509,8 +510,8 @@ pub(super) fn hopeless(backend: &dyn Backend, function: FunctionId) -> Result<En
     let mut gone = 0;
     while gone < 4 {
         while let Some(batch) = waiting.pop_front() {
-            if let Err(refused) = run.submit(batch) {
-                waiting.push_front(refused);
+            if let Err(error) = run.submit(batch) {
+                waiting.push_front(error.into_batch());
                 break;
             }
         }

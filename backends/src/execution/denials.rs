@@ -17,7 +17,7 @@ pub(crate) const MOST_FILES_IN_JAIL: usize = 1000;
 
 /// Worker: what is to be told beside the record.
 #[derive(Debug, Default)]
-pub(crate) struct Untold {
+pub(crate) struct UnreportedDenials {
     /// Files that failing items of this batch looked for.
     pub(crate) files: Vec<Told>,
     /// How many such files were told in all.
@@ -27,9 +27,9 @@ pub(crate) struct Untold {
 }
 
 /// Worker: there is one in a jail.
-pub(crate) static UNTOLD: OnceLock<Mutex<Untold>> = OnceLock::new();
+pub(crate) static UNTOLD: OnceLock<Mutex<UnreportedDenials>> = OnceLock::new();
 
-pub(crate) fn untold() -> Option<MutexGuard<'static, Untold>> {
+pub(crate) fn untold() -> Option<MutexGuard<'static, UnreportedDenials>> {
     UNTOLD.get().map(|untold| untold.lock().unwrap_or_else(PoisonError::into_inner))
 }
 

@@ -25,6 +25,6 @@ pub struct Job {
     /// The map ends at the first failed item: a worker should tell a failure at once and give the rest of its batch
     /// back. A backend that can't tells it with the batch.
     pub fail_fast: bool,
-    /// What still runs when the run is closed should be ended, not be left to run on for nobody.
+    /// Batches that still run when the run is closed are ended instead of running on.
     pub cancel_running: bool,
 }

@@ -110,7 +110,7 @@ impl<'a> Work<'a> {
     }
 
     /// The next item's bytes. `None`: the batch is done, was taken back, its results have reached their credit, or a
-    /// failure has to be told.
+    /// failure must be reported.
     #[inline]
     pub fn next_item(&mut self) -> Option<&'a [u8]> {
         self.mark = self.out.len();
@@ -237,7 +237,7 @@ impl<'a> Work<'a> {
     }
 
     /// Whether the sandbox has refused anything to the current item. Its result, if that is an error of its own, is then
-    /// to be told by [`Work::answered_error`].
+    /// reported by [`Work::answered_error`].
     #[inline]
     pub fn was_refused(&self) -> bool {
         crate::execution::denials::was_refused(self.begun - 1)

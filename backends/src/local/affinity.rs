@@ -17,9 +17,9 @@ const WORDS: usize = CpuSet::count().div_ceil(64);
 /// the two runs first gives them back, for the host may be put off its core by the very worker that it wakes.
 #[derive(Debug)]
 #[repr(transparent)]
-pub(crate) struct Owed([AtomicU64; WORDS]);
+pub(crate) struct SavedAffinity([AtomicU64; WORDS]);
 
-impl Owed {
+impl SavedAffinity {
     fn note(&self, cores: &CpuSet) {
         for (index, word) in self.0.iter().enumerate() {
             let bit = |bit: &usize| cores.is_set(index * 64 + bit).unwrap_or(false);
@@ -97,18 +97,18 @@ fn to_give_back(had: CpuSet) -> CpuSet {
 
 /// The cores on which workers are busy.
 #[derive(Debug, Default)]
-pub(crate) struct Busy(Vec<usize>);
+pub(crate) struct BusyCores(Vec<usize>);
 
 /// Gives a worker back the cores that it may use, when it is woken.
 #[derive(Debug)]
-pub(crate) struct KeptOff<'a> {
+pub(crate) struct AffinityGuard<'a> {
     worker: Pid,
-    owed: &'a Owed,
+    owed: &'a SavedAffinity,
 }
 
-impl Busy {
+impl BusyCores {
     pub(crate) fn on(cores: impl Iterator<Item = usize>) -> Self {
-        Busy(cores.collect())
+        BusyCores(cores.collect())
     }
 
     /// Keeps the thread of a worker that ran on `core` last off the busy cores until the result is dropped. `None`: it is
@@ -118,8 +118,8 @@ impl Busy {
         process: u32,
         thread: Option<Pid>,
         core: Option<usize>,
-        owed: &'a Owed,
-    ) -> Option<KeptOff<'a>> {
+        owed: &'a SavedAffinity,
+    ) -> Option<AffinityGuard<'a>> {
         let _taken = core.filter(|core| self.0.contains(core))?;
         let worker = thread.filter(|thread| is_thread_of(*thread, process))?;
         // A host that was not allowed all cores gave its workers no more; the function may have chosen some itself.
@@ -134,7 +134,7 @@ impl Busy {
         // The note second: the worker may be awake, and what it gives back before this it would not get again.
         sched_setaffinity(worker, &free).ok()?;
         owed.note(&to_give_back(allowed));
-        Some(KeptOff { worker, owed })
+        Some(AffinityGuard { worker, owed })
     }
 }
 
@@ -144,7 +144,7 @@ fn is_thread_of(thread: Pid, process: u32) -> bool {
     unsafe { libc::syscall(libc::SYS_tgkill, process, thread.as_raw(), 0) == 0 }
 }
 
-impl Drop for KeptOff<'_> {
+impl Drop for AffinityGuard<'_> {
     fn drop(&mut self) {
         self.owed.give_back(self.worker);
     }
@@ -167,8 +167,8 @@ mod tests {
 
         let mut one = CpuSet::new();
         one.set(cores[0]).expect("a core");
-        let owed = Owed(std::array::from_fn(|_| AtomicU64::new(0)));
-        let busy = Busy::on([cores[0]].into_iter());
+        let owed = SavedAffinity(std::array::from_fn(|_| AtomicU64::new(0)));
+        let busy = BusyCores::on([cores[0]].into_iter());
         assert!(busy.keep_off(child.id(), Some(worker), None, &owed).is_none(), "it has run nowhere yet");
         assert!(
             busy.keep_off(child.id(), Some(worker), Some(usize::MAX), &owed).is_none(),
@@ -190,7 +190,7 @@ mod tests {
         assert!(sched_setaffinity(worker, &own).is_ok());
         drop(busy.keep_off(child.id(), Some(worker), Some(cores[0]), &owed));
         assert_eq!(allowed(), own);
-        let everywhere = Busy::on(cores.iter().copied());
+        let everywhere = BusyCores::on(cores.iter().copied());
         assert!(
             everywhere.keep_off(child.id(), Some(worker), Some(cores[0]), &owed).is_none(),
             "all are busy"

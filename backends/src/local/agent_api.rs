@@ -5,11 +5,12 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use crate::backend::SubmitError;
 use crate::local::Local;
-use crate::local::pool::state::Shared;
-use crate::local::pool::worker_handle::{Held, Member};
+use crate::local::pool::state::PoolHandle;
+use crate::local::pool::worker_handle::{AssignedBatch, WorkerHandle};
 use crate::model::batch::Batch;
-use crate::model::death::DeathCause;
+use crate::model::death::ExitReason;
 use crate::model::error::BackendError;
 use crate::model::ids::{BatchId, JobId};
 
@@ -17,11 +18,11 @@ use crate::model::ids::{BatchId, JobId};
 const LOOK: Duration = Duration::from_secs(1);
 
 impl Local {
-    /// Starts a worker if there is none, and waits until one has reported for duty: for whoever must know whether
-    /// the program can work here before there is work.
+    /// Starts a worker if there is none, and waits until one has connected: a caller learns whether the program can work here
+    /// before there is work.
     ///
     /// # Errors
-    /// If it dies first, with its last words, or if nothing is heard of it within `most`.
+    /// If it dies first, with its last words, or if it has not connected within `most`.
     pub fn try_start(&self, most: Duration) -> Result<(), BackendError> {
         self.pool.check_owner()?;
         self.pool.start_supervisor()?;
@@ -34,7 +35,7 @@ impl Local {
     ///
     /// # Errors
     /// Gives the batch back if the run is not open, or has failed.
-    pub fn submit(&self, batch: Batch) -> Result<(), Batch> {
+    pub fn submit(&self, batch: Batch) -> Result<(), SubmitError> {
         self.pool.shared.submit_beyond(batch.job(), batch)
     }
 
@@ -50,30 +51,30 @@ impl Local {
     }
 }
 
-impl Shared {
+impl PoolHandle {
     /// Waits for a first worker, see [`Local::try_start`](super::Local::try_start). Time in which this
     /// process stood still counts for little.
     pub(crate) fn try_start(&self, most: Duration) -> Result<(), BackendError> {
         let (mut waited, mut last) = (Duration::ZERO, Instant::now());
         let mut state = self.lock();
         let failures = state.failures;
-        if state.members.is_empty() && state.starting + state.requested == 0 {
+        if state.workers.is_empty() && state.starting + state.requested == 0 {
             state.requested = 1;
             self.wake_supervisor();
         }
         loop {
-            if state.members.iter().any(|member| member.outbox.is_some()) {
+            if state.workers.iter().any(|member| member.sender.is_some()) {
                 return Ok(());
             }
             if state.failures != failures
                 && let Some(death) = state.last_failure.take()
             {
                 // What failed is asked for again when there is work.
-                state.futile.clear();
+                state.failed_starts.clear();
                 return Err(BackendError::NoWorkers(vec![death]));
             }
             if waited >= most {
-                return Err(BackendError::Other(format!("no worker has reported for duty within {most:?}")));
+                return Err(BackendError::Other(format!("no worker has connected within {most:?}")));
             }
             state = self.started.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
             waited += last.elapsed().min(2 * LOOK);
@@ -84,14 +85,15 @@ impl Shared {
     /// A batch has run for too long, see [`Local::expire`](super::Local::expire).
     pub(crate) fn expire(&self, job: JobId, batch: BatchId, limit: Duration) {
         let mut state = self.lock();
-        let wanted = |held: &Held| held.batch.job() == job && held.batch.id() == batch && !held.orphan;
-        for member in state.members.iter_mut().filter(|member| member.verdict.is_none()) {
+        let wanted =
+            |held: &AssignedBatch| held.batch.job() == job && held.batch.id() == batch && !held.abandoned;
+        for member in state.workers.iter_mut().filter(|member| member.end_reason.is_none()) {
             let Some(running) = member.page.running() else { continue };
             if member.held.iter().any(|held| wanted(held) && held.batch.ticket() == running.0) {
-                member.condemn(DeathCause::Timeout(limit), Some(running));
+                member.end_for(ExitReason::Timeout(limit), Some(running));
             }
         }
-        if state.members.iter().any(Member::is_unkillable) {
+        if state.workers.iter().any(WorkerHandle::is_unkillable) {
             self.wake_supervisor();
         }
     }

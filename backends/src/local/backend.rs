@@ -5,18 +5,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::backend::SubmitError;
 use crate::execution::job::Job;
 use crate::local::options::LocalOptions;
 use crate::local::output::settle;
 use crate::local::pool::run_state::Gauge;
-use crate::local::pool::state::Shared;
+use crate::local::pool::state::PoolHandle;
 use crate::local::process::descriptors::fill_standard;
 use crate::local::process::{spawn, supervisor};
 use crate::local::signals::without_signals;
 use crate::local::{cores, exit_hook};
 use crate::model::batch::Batch;
 use crate::model::completion::Completion;
-use crate::model::completion_queue::Inbox;
+use crate::model::completion_queue::CompletionQueue;
 use crate::model::cost::Receipt;
 use crate::model::error::BackendError;
 use crate::model::ids::{BatchId, JobId};
@@ -40,7 +41,7 @@ pub struct Local {
 
 #[derive(Debug)]
 pub(crate) struct Pool {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<PoolHandle>,
     supervision: Mutex<Supervision>,
 }
 
@@ -56,7 +57,7 @@ impl Local {
     /// # Errors
     /// If the system gives no descriptor for waking its thread.
     pub fn new(options: LocalOptions) -> Result<Self, BackendError> {
-        let shared = Shared::new(options)
+        let shared = PoolHandle::new(options)
             .map_err(|error| BackendError::Io("cannot make an event descriptor".to_owned(), error))?;
         Ok(Local { pool: Arc::new(Pool { shared: Arc::new(shared), supervision: Mutex::default() }) })
     }
@@ -84,8 +85,8 @@ impl Backend for Local {
         self.pool.check_owner()?;
         fill_standard();
         let id = job.id;
-        let (inbox, gauge) = self.pool.shared.open(job);
-        Ok(Box::new(LocalRun { pool: Arc::clone(&self.pool), job: id, inbox, gauge }))
+        let (completions, gauge) = self.pool.shared.open(job);
+        Ok(Box::new(LocalRun { pool: Arc::clone(&self.pool), job: id, completions, gauge }))
     }
 }
 
@@ -105,7 +106,7 @@ impl Pool {
             }
             exit_hook::register();
             // The first workers are on their way before the supervisor is.
-            spawn::begin_requested(&self.shared);
+            spawn::spawn_requested(&self.shared);
             settle::before_exit(&self.shared);
             let shared = Arc::clone(&self.shared);
             let thread = std::thread::Builder::new().name("fastmap-supervisor".to_owned());
@@ -143,7 +144,7 @@ impl Drop for Pool {
 struct LocalRun {
     pool: Arc<Pool>,
     job: JobId,
-    inbox: Arc<Inbox>,
+    completions: Arc<CompletionQueue>,
     gauge: Arc<Gauge>,
 }
 
@@ -154,7 +155,7 @@ impl Run for LocalRun {
         Capacity { batches, slots, workers: self.pool.shared.options.processes, targets: TARGETS }
     }
 
-    fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
+    fn submit(&mut self, batch: Batch) -> Result<(), SubmitError> {
         if self.pool.check_owner().is_err() {
             // The next poll says so. The pool's lock may be held for ever here, by a thread that the fork has not.
             return Ok(());
@@ -169,7 +170,7 @@ impl Run for LocalRun {
 
     fn poll(&mut self, deadline: Instant) -> Result<Option<Completion>, BackendError> {
         self.pool.check_owner()?;
-        self.inbox.take(deadline)
+        self.completions.take(deadline)
     }
 
     fn cancel(&mut self, batch: BatchId) {

@@ -1,12 +1,12 @@
-//! Who starts a worker process that is not this program: a launcher says how, and judges its end. The pool sees to
+//! Starts worker processes of other programs: a launcher makes the command and interprets the exit. The pool does
 //! everything else. Implemented by `jailed`.
 
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::{fmt, io};
 
-use crate::local::ipc::handshake::{Confinement, MARKER, Marker};
-use crate::model::death::DeathCause;
+use crate::local::ipc::handshake::{Confinement, MARKER, WorkerBootstrap};
+use crate::model::death::ExitReason;
 
 /// Starts workers of a program that the host is not, and does not trust. Which program, says
 /// [`LocalOptions::identity`](super::LocalOptions).
@@ -18,7 +18,7 @@ pub trait Launcher: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// If none can be started now; it counts as a worker that died at its start.
-    fn launch(&self, start: &Start<'_>) -> io::Result<Launch>;
+    fn launch(&self, start: &Start<'_>) -> io::Result<LaunchedChild>;
 }
 
 /// A worker that is to be started.
@@ -28,7 +28,7 @@ pub struct Start<'a> {
     pub name: &'a str,
     /// The socket that it must be able to connect to.
     pub socket: &'a Path,
-    pub(crate) marker: &'a Marker,
+    pub(crate) marker: &'a WorkerBootstrap,
 }
 
 impl Start<'_> {
@@ -36,22 +36,22 @@ impl Start<'_> {
     /// `parent`, and the host's socket as `socket`.
     pub fn variable(&self, parent: u32, socket: &str) -> (&'static str, String) {
         let (confinement, server) = (Confinement::Jailed, socket.to_owned());
-        let marker = Marker { host: parent, confinement, server, ..self.marker.clone() };
+        let marker = WorkerBootstrap { host: parent, confinement, server, ..self.marker.clone() };
         (MARKER, marker.to_string())
     }
 }
 
 /// How a worker is started.
 #[derive(Debug)]
-pub struct Launch {
+pub struct LaunchedChild {
     /// Starts it.
     pub command: Command,
     /// Held until the worker is dead.
-    pub keeper: Box<dyn Keeper>,
+    pub guard: Box<dyn ChildGuard>,
 }
 
 /// Watches over one worker that a [`Launcher`] started. Dropped, it leaves nothing of the worker behind.
-pub trait Keeper: Send + fmt::Debug {
+pub trait ChildGuard: Send + fmt::Debug {
     /// The process that was started has ended so: what does that say of the worker?
-    fn cause(&mut self, status: ExitStatus) -> DeathCause;
+    fn exit_reason(&mut self, status: ExitStatus) -> ExitReason;
 }

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fastmap_sandbox::Demand;
+use fastmap_sandbox::ConfinementLevel;
 use log::LevelFilter;
 
 use crate::local::launcher::Launcher;
-use crate::local::output::pipe::{PassThrough, Relay};
+use crate::local::output::pipe::{OutputSink, StdioSink};
 use crate::local::pool::budget::Budget;
 
 /// More make no sense on any machine, and each costs the host four descriptors and two threads.
@@ -24,7 +24,7 @@ pub struct LocalOptions {
     pub program: Option<PathBuf>,
     /// What a worker must say that it is (see [`identity`](crate::identity())); `None`: the running executable.
     pub identity: Option<String>,
-    /// Who starts workers of another program, trusted with nothing; `None`: this process starts its own.
+    /// Starts workers of another, untrusted program; `None`: this process starts its own.
     pub launcher: Option<Arc<dyn Launcher>>,
     /// Bytes of lines and log records of a worker that are passed on at once, and each second (a line counts
     /// 96 bytes beside its text); more are left out and counted. One that prints more before it has reported
@@ -37,26 +37,26 @@ pub struct LocalOptions {
     /// What answers of workers that a `launcher` has started may take here, until they are dropped. Where it
     /// is used up, a worker's answer waits, and then its worker is ended. `None`: no bound.
     pub budget: Option<Arc<Budget>>,
-    /// A worker that a `launcher` has started, that begins to send something and does not go on with it for
-    /// so long, is ended.
+    /// Time after which a worker that a `launcher` has started is ended, if it has begun to send something and does not go
+    /// on with it.
     pub unfinished: Duration,
     /// Log records of the workers that are of interest before their first batch, which brings its own
     /// [`Batch::level`](crate::Batch::level); `None`: as many as this process's own logger wants.
     pub level: Option<LevelFilter>,
     /// Where the lines go that workers print.
-    pub relay: Arc<dyn Relay>,
+    pub relay: Arc<dyn OutputSink>,
     /// How much workers are confined: what the contract of a mapped function forbids is refused by the kernel.
-    pub sandbox: Demand,
+    pub sandbox: ConfinementLevel,
     /// A worker that holds more bytes of memory of its own is ended.
     pub memory: Option<u64>,
     /// Bytes of stack that the function has in a worker of this program; `None`: as many as a main thread may have.
     pub stack: Option<u64>,
-    /// A worker that has run so many items is replaced.
+    /// Items after which a worker is replaced.
     pub most_items: Option<u64>,
 }
 
-/// How many workers a map has on so many cores where nobody says: two for each but one. While one waits for its next
-/// batch another computes, and the host has room.
+/// Workers of a map on `cores` cores by default: two for each core but one. While one waits for its next batch another one
+/// computes, and the host has room.
 pub fn default_processes(cores: usize) -> usize {
     (cores * 2).saturating_sub(2).max(1)
 }
@@ -74,8 +74,8 @@ impl LocalOptions {
             budget: None,
             unfinished: UNFINISHED,
             level: None,
-            relay: Arc::new(PassThrough),
-            sandbox: Demand::Off,
+            relay: Arc::new(StdioSink),
+            sandbox: ConfinementLevel::Off,
             memory: None,
             stack: None,
             most_items: None,

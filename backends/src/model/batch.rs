@@ -246,7 +246,7 @@ impl BatchBuilder {
         self.end = self.packet.len();
     }
 
-    /// Room for so many items of a fixed size, to be written one by one. What is not written goes when the slots are
+    /// Room for `items` items of a fixed size, to be written one by one. What is not written goes when the slots are
     /// dropped, also by a panic; what is written is counted.
     ///
     /// # Panics
@@ -354,7 +354,7 @@ impl<'a> Items<'a> {
         Items { bytes, stride, at: 0 }
     }
 
-    /// Goes on behind `at` bytes, as an earlier [`Items::position`] told.
+    /// Continues after `at` bytes, a value of [`Items::position`].
     pub fn resume(bytes: &'a [u8], stride: Option<u32>, at: usize) -> Self {
         Items { bytes, stride, at }
     }

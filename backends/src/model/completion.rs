@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::local::Taken;
 use crate::model::batch::Batch;
-use crate::model::death::Loss;
+use crate::model::death::WorkerLoss;
 use crate::model::failure::ItemFailure;
 use crate::model::ids::BatchId;
 use crate::model::refused_call::RefusedCall;
@@ -33,7 +33,7 @@ pub enum Outcome {
     /// None was begun; they can be submitted again as they are. The piece has the name of its batch.
     Returned(Batch),
     /// The process that had them is gone. Some may have run; none has an answer.
-    Lost(Batch, Loss),
+    Lost(Batch, WorkerLoss),
 }
 
 /// Answers to consecutive items.
@@ -53,9 +53,9 @@ pub struct Results {
     /// The worker, for reports.
     pub worker: String,
     /// Where it is.
-    pub place: Place,
+    pub place: Origin,
     /// When the answer reached this process, where that is before it is polled for.
-    pub came: Option<Instant>,
+    pub received_at: Option<Instant>,
     /// The item that took longest, where the worker knows: its position among those of the completion, and its time.
     pub slowest: Option<(u32, Duration)>,
     /// Calls that the sandbox refused to items that have a result all the same, and files that are not there.
@@ -72,10 +72,10 @@ impl Results {
 
 /// Where items were run, for reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Place {
+pub enum Origin {
     /// On this machine, or on whatever a backend of your own has.
     #[default]
-    Here,
+    Local,
     /// In a cloud service.
     Cloud,
 }

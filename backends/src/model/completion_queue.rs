@@ -9,18 +9,18 @@ use crate::model::error::BackendError;
 
 /// Where completions wait for the run's thread. Bounded by what the run has submitted.
 #[derive(Debug, Default)]
-pub(crate) struct Inbox {
-    state: Mutex<InboxState>,
+pub(crate) struct CompletionQueue {
+    state: Mutex<QueueState>,
     more: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct InboxState {
+struct QueueState {
     completions: VecDeque<Completion>,
     error: Option<BackendError>,
 }
 
-impl Inbox {
+impl CompletionQueue {
     pub(crate) fn take(&self, deadline: Instant) -> Result<Option<Completion>, BackendError> {
         let mut state = self.lock();
         loop {
@@ -48,7 +48,7 @@ impl Inbox {
         self.more.notify_one();
     }
 
-    fn lock(&self) -> MutexGuard<'_, InboxState> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,6 +1,6 @@
 //! A job's encoded context: bytes, or, where it is large, a sealed file in memory which all workers map.
 //! Written once by the adapter through a [`ContextWriter`], or taken from a file by the service's agent; handed to the
-//! workers by `local`. Nobody can change a sealed file, not even who made it, so that a worker reads it in place.
+//! workers by `local`. No process can change a sealed file, not even the one that made it, so that a worker reads it in place.
 
 use std::fmt;
 use std::fs::File;
@@ -96,7 +96,7 @@ pub struct ContextWriter {
     /// What is not in the file yet.
     buffer: Vec<u8>,
     file: Option<File>,
-    /// Files can be had.
+    /// Memory files are available.
     files: bool,
 }
 

@@ -1,4 +1,4 @@
-//! How a worker ended, and what it took with it.
+//! The exit of a worker, and the batch that was lost with it.
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -7,13 +7,13 @@ use std::time::Duration;
 use crate::model::text::look_of;
 use crate::model::words::counted;
 
-/// How a batch was lost.
+/// The loss of a batch with its worker.
 #[derive(Clone, Debug)]
-pub struct Loss {
+pub struct WorkerLoss {
     /// What its worker was doing.
     pub running: Running,
     /// How the worker ended.
-    pub death: Death,
+    pub death: WorkerExit,
 }
 
 /// What a worker was doing when it died.
@@ -23,29 +23,29 @@ pub enum Running {
     Item(u32),
     /// It prepared the function (its context, or the `init` of `fastmap_init`): no item is to blame.
     Setup,
-    /// Nobody can tell.
+    /// It is not known.
     Unknown,
 }
 
-/// The end of a worker that was not asked to end.
+/// The exit of a worker that was not asked to end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Death {
+pub struct WorkerExit {
     /// Its name.
     pub worker: String,
     /// Its process id; 0 where there never was a process.
     pub pid: u32,
     /// What ended it.
-    pub cause: DeathCause,
+    pub cause: ExitReason,
     /// Calls that the sandbox had refused to what then ran: the likely reason.
     pub refused: Option<String>,
     /// The last lines it wrote to stderr, oldest first, capped.
     pub stderr: Vec<String>,
 }
 
-impl Death {
+impl WorkerExit {
     /// Whether another worker ended in the same way and with the same last words, of which there are some; addresses and
     /// the numbers of the process and its threads may differ.
-    pub fn is_like(&self, other: &Death) -> bool {
+    pub fn is_like(&self, other: &WorkerExit) -> bool {
         self.cause == other.cause && !self.stderr.is_empty() && self.looks() == other.looks()
     }
 
@@ -65,32 +65,32 @@ impl Death {
 /// What ended a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum DeathCause {
+pub enum ExitReason {
     /// It left by `exit` with that code.
     Exit(i32),
     /// A signal ended it.
     Signal(i32),
     /// It ran one item for longer than the item timeout, and was ended.
     Timeout(Duration),
-    /// It was stopped for so long (SIGSTOP) while others could do its work, and was ended.
+    /// It was stopped (SIGSTOP) for this long while others could do its work, and was ended.
     Stopped(Duration),
-    /// It did not report for duty within this time, and was ended.
-    NoGreeting(Duration),
+    /// It did not connect within this time, and was ended.
+    HandshakeTimeout(Duration),
     /// It runs another program than the host, or another version.
     Mismatch(String),
-    /// It sent what is no part of the protocol, and was ended.
+    /// It broke the protocol, and was ended.
     Protocol(String),
     /// It could not be started.
     NotStarted(String),
-    /// It left, by `exit` with that code, before it reported for duty.
-    NeverGreeted(i32),
+    /// It ended by `exit` with that code before it connected.
+    ExitedBeforeHandshake(i32),
     /// It wanted more memory than there was for it, and was ended.
     OutOfMemory(MemoryLimit),
     /// It printed and logged more than these bytes, and was ended.
     OutputLimit(u64),
-    /// It was a service's, which has lost so many agents in a row with the batch.
+    /// It was a worker of a service that lost this many agents in a row with the batch.
     AgentsLost(u32),
-    /// It is gone, and whoever started it was not told how: a handler for `SIGCHLD` may have been.
+    /// It is gone, and how it ended is unknown: a handler for `SIGCHLD` may have taken its status.
     Unknown,
 }
 
@@ -99,39 +99,39 @@ pub enum DeathCause {
 pub enum MemoryLimit {
     /// What a worker of the pool may hold of its own, in bytes.
     Worker(u64),
-    /// What its jail may hold, in bytes: a group that nobody else is in.
+    /// What its jail may hold, in bytes: a control group of its own.
     Jail(u64),
     /// What the host's control group may hold together, in bytes, or where that has no limit the machine.
     Shared(Option<u64>),
 }
 
-impl fmt::Display for DeathCause {
+impl fmt::Display for ExitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            DeathCause::Exit(code) => write!(f, "ended by exit({code})"),
-            DeathCause::Signal(number) => match nix::sys::signal::Signal::try_from(*number) {
+            ExitReason::Exit(code) => write!(f, "ended by exit({code})"),
+            ExitReason::Signal(number) => match nix::sys::signal::Signal::try_from(*number) {
                 Ok(signal) => write!(f, "was ended by signal {number} ({signal})"),
                 Err(_) => write!(f, "was ended by signal {number}"),
             },
-            DeathCause::Timeout(limit) => write!(f, "was ended: the item ran for more than {limit:?}"),
-            DeathCause::Stopped(time) => write!(
+            ExitReason::Timeout(limit) => write!(f, "was ended: the item ran for more than {limit:?}"),
+            ExitReason::Stopped(time) => write!(
                 f,
                 "was ended: it was stopped (SIGSTOP) for {time:?} and held up its map, which other workers could go on with"
             ),
-            DeathCause::NoGreeting(limit) => write!(
+            ExitReason::HandshakeTimeout(limit) => write!(
                 f,
-                "was ended: it did not report for duty within {limit:?} (does `main` begin with fastmap_main! \
+                "was ended: it did not connect within {limit:?} (does `main` begin with fastmap_main! \
                  or fastmap::enter() on every path?)"
             ),
-            DeathCause::Mismatch(what) => write!(f, "was ended: {what}"),
-            DeathCause::Protocol(what) => write!(f, "was ended: it broke the protocol ({what})"),
-            DeathCause::NotStarted(why) => write!(f, "could not be started: {why}"),
-            DeathCause::NeverGreeted(code) => write!(
+            ExitReason::Mismatch(what) => write!(f, "was ended: {what}"),
+            ExitReason::Protocol(what) => write!(f, "was ended: it broke the protocol ({what})"),
+            ExitReason::NotStarted(why) => write!(f, "could not be started: {why}"),
+            ExitReason::ExitedBeforeHandshake(code) => write!(
                 f,
-                "ended by exit({code}) before it reported for duty (is it a fastmap program? does its `main` begin \
+                "ended by exit({code}) before it connected (is it a fastmap program? does its `main` begin \
                  with fastmap_main! or fastmap::enter()?)"
             ),
-            DeathCause::OutOfMemory(limit) => match limit {
+            ExitReason::OutOfMemory(limit) => match limit {
                 MemoryLimit::Worker(limit) => write!(
                     f,
                     "was ended: out of memory, as it held more than the {limit} bytes that a worker may"
@@ -150,23 +150,23 @@ impl fmt::Display for DeathCause {
                     "was ended by the kernel: out of memory, as the machine has no more; fewer local_processes need less"
                 ),
             },
-            DeathCause::OutputLimit(limit) => {
+            ExitReason::OutputLimit(limit) => {
                 write!(f, "was ended: it printed more than {} KiB", limit >> 10)
             }
-            DeathCause::AgentsLost(times) => {
+            ExitReason::AgentsLost(times) => {
                 let agents = counted(u64::from(*times), "agent");
                 write!(f, "is gone: the service has lost {agents} in a row with this batch")
             }
-            DeathCause::Unknown => write!(
+            ExitReason::Unknown => write!(
                 f,
-                "is gone, and how it ended is not known (where it was started, a handler of SIGCHLD may have been told \
-                 instead)"
+                "is gone, and how it ended is not known (a handler of SIGCHLD in the process that started it may have taken \
+                 its status)"
             ),
         }
     }
 }
 
-impl fmt::Display for Death {
+impl fmt::Display for WorkerExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.pid {
             0 => write!(f, "worker {} {}", self.worker, self.cause)?,
@@ -182,4 +182,4 @@ impl fmt::Display for Death {
     }
 }
 
-impl std::error::Error for Death {}
+impl std::error::Error for WorkerExit {}

@@ -1,18 +1,18 @@
-//! Why a backend can't go on. Errors of single items are no part of this: they are answers.
+//! Errors that end a run. Failures of single items are answers, not errors.
 
 use std::error::Error;
 use std::io;
 
-use crate::model::death::Death;
+use crate::model::death::WorkerExit;
 use crate::model::failure::ItemFailure;
 
-/// What ends a run. Only this ends a map; everything else is answered at its item.
+/// An error that ends a run, and with it the map. Everything else is the answer of an item. Exhaustive, so that the map above
+/// has a kind for each.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum BackendError {
     /// Workers die before they can work, or can't be started at all.
     #[error("no worker can be kept alive: {}", list(.0))]
-    NoWorkers(Vec<Death>),
+    NoWorkers(Vec<WorkerExit>),
     /// A worker could not prepare the function: its context or its `init` failed.
     #[error("the function could not be prepared: {}", .0.message)]
     Setup(ItemFailure),
@@ -47,8 +47,8 @@ pub enum BackendError {
 }
 
 /// Each way of dying once, with how many went it.
-fn list(deaths: &[Death]) -> String {
-    let mut ways: Vec<(&Death, usize)> = Vec::new();
+fn list(deaths: &[WorkerExit]) -> String {
+    let mut ways: Vec<(&WorkerExit, usize)> = Vec::new();
     for death in deaths {
         match ways.iter_mut().find(|(first, _)| first.look() == death.look()) {
             Some((_, more)) => *more += 1,
@@ -66,14 +66,14 @@ fn list(deaths: &[Death]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::death::DeathCause;
+    use crate::model::death::ExitReason;
 
     #[test]
     fn workers_that_die_alike_are_told_once() {
-        let died = |number: u32, code| Death {
+        let died = |number: u32, code| WorkerExit {
             worker: format!("worker-{number}"),
             pid: number,
-            cause: DeathCause::Exit(code),
+            cause: ExitReason::Exit(code),
             refused: None,
             stderr: vec!["no licence".to_owned()],
         };

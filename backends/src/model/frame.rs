@@ -31,19 +31,19 @@ pub(crate) enum Kind {
     /// Worker: items from `from` on were not begun and won't be. No payload.
     Returned = 6,
     /// Worker: a job could not be opened. Payload: postcard of [`crate::ItemFailure`].
-    Refused = 7,
+    OpenFailed = 7,
     /// Worker: a record for the host's logger. Payload: postcard of [`crate::local::Record`].
     Log = 8,
     /// Worker: items of a batch (or the preparation) were refused calls, and went on; or files are not there. Comes
     /// before the batch's answer. Payload: postcard of the calls, each with its item, whether that answered an
     /// error of its own, and whether it is a file.
-    Refusal = 9,
+    SandboxDenial = 9,
 }
 
 impl Kind {
     fn of(byte: u8) -> Option<Kind> {
-        use Kind::{Batch, Close, Done, Log, Open, Recall, Refusal, Refused, Returned};
-        [Open, Batch, Recall, Close, Done, Returned, Refused, Log, Refusal]
+        use Kind::{Batch, Close, Done, Log, Open, OpenFailed, Recall, Returned, SandboxDenial};
+        [Open, Batch, Recall, Close, Done, Returned, OpenFailed, Log, SandboxDenial]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }

@@ -14,7 +14,7 @@ pub(crate) fn of_byte(byte: u8) -> Result<Option<LevelFilter>, String> {
         0 => Ok(None),
         byte => match LevelFilter::iter().nth(usize::from(byte) - 1) {
             Some(level) => Ok(Some(level)),
-            None => Err(format!("{byte} is no level of a logger")),
+            None => Err(format!("{byte} is not a level of a logger")),
         },
     }
 }

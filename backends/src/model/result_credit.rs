@@ -1,6 +1,6 @@
 //! Bytes of results that a batch is granted, and how an answer counts against them. A worker stops behind the
 //! item with which the credit is reached; one that is trusted with nothing is also held to it by its host.
-//! Used by `task` in the worker, by `local` and by whoever charges for answers.
+//! Used by `task` in the worker, by `local` and by the service, which charges for answers.
 
 use crate::model::failure::ItemFailure;
 

@@ -34,7 +34,7 @@ pub struct Observed {
 pub struct Rule {
     /// Parts that each worker's share of the rest is cut into: what one batch too many at the end can cost.
     pub parts: u64,
-    /// A batch is at most so many times the one before: what was seen of few items may not hold for many.
+    /// Most times that a batch may be larger than the one before: what was seen of few items may not hold for many.
     pub growth: u32,
 }
 

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-/// The noun for so many things: `item` for one, `items` for any other number.
+/// The noun for a number of things: `item` for one, `items` for any other number.
 ///
 /// # Examples
 ///
@@ -24,7 +24,7 @@ pub fn noun(number: u64, what: &str) -> Cow<'_, str> {
     })
 }
 
-/// So many things: `1 item`, `2 items`.
+/// A number with its noun: `1 item`, `2 items`.
 ///
 /// # Examples
 ///

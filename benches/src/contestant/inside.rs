@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use fastmap::backends::{
     Backend, BackendError, Batch, BatchId, Capacity, Completion, Executor, ItemFailure, Job, JobId, Outcome,
-    Receipt, Results, Run, Targets,
+    Receipt, Results, Run, SubmitError, Targets,
 };
 
 use super::WORKERS;
@@ -61,9 +61,9 @@ impl Run for InsideRun {
         Capacity { batches: slots - self.queue.len(), slots, workers: WORKERS, targets }
     }
 
-    fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
+    fn submit(&mut self, batch: Batch) -> Result<(), SubmitError> {
         if self.queue.len() == 2 * WORKERS {
-            return Err(batch);
+            return Err(SubmitError::Full(batch));
         }
         self.queue.push_back(batch);
         Ok(())

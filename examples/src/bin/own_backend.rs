@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use fastmap::backends::conformance::{self, Promise};
 use fastmap::backends::{
     Backend, BackendError, Batch, BatchId, Capacity, Completion, Executor, Job, JobId, Outcome, Receipt, Run,
-    Targets,
+    SubmitError, Targets,
 };
 use fastmap::{Options, fastmap_main};
 
@@ -174,9 +174,9 @@ impl Run for ThreadsRun {
         Capacity { batches, slots: self.slots, workers: self.slots / 2, targets }
     }
 
-    fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
+    fn submit(&mut self, batch: Batch) -> Result<(), SubmitError> {
         if self.capacity().batches == 0 {
-            return Err(batch);
+            return Err(SubmitError::Full(batch));
         }
         self.line.held.fetch_add(1, Ordering::Relaxed);
         self.shared.lock().waiting.push_back((batch, Arc::clone(&self.line)));

@@ -19,8 +19,8 @@ use super::filter::Filters;
 use super::ids::{self, Helper};
 use super::shown::{self, Shown};
 use super::{Executable, announced, root};
-use crate::elf::Unfit;
-use crate::jail::spec::{Limits, PROGRAM, Refusal, SOCKET, Spec};
+use crate::elf::ElfError;
+use crate::jail::spec::{Limits, PROGRAM, SOCKET, SetupError, Spec};
 
 /// The oldest that was tried: it knows `--disable-userns`, and binds by descriptor where Debian's updates are in.
 const OLDEST: (u32, u32) = (0, 8);
@@ -37,17 +37,18 @@ pub(crate) struct Bubblewrap {
 
 impl Bubblewrap {
     /// Looks for it in the usual folders, not in `PATH`: who sets that must not choose it.
-    pub(crate) fn find() -> Result<Bubblewrap, Refusal> {
+    pub(crate) fn find() -> Result<Bubblewrap, SetupError> {
         let path = ["/usr/bin/bwrap", "/usr/local/bin/bwrap", "/bin/bwrap"].map(PathBuf::from);
-        let path = path.into_iter().find(|path| path.is_file()).ok_or(Refusal::NoBubblewrap)?;
+        let path = path.into_iter().find(|path| path.is_file()).ok_or(SetupError::NoBubblewrap)?;
         let ask = |argument: &str| {
             let answer = Command::new(&path).arg(argument).env_clear().output();
-            let answer = answer
-                .map_err(|error| Refusal::Bubblewrap(format!("{} can't be run: {error}", path.display())))?;
+            let answer = answer.map_err(|error| {
+                SetupError::Bubblewrap(format!("{} can't be run: {error}", path.display()))
+            })?;
             if !answer.status.success() {
                 // It reads files below /proc/sys before its arguments, which a unit's ProcSubset=pid hides from it.
                 let words = String::from_utf8_lossy(&answer.stderr).trim().to_owned();
-                return Err(Refusal::Bubblewrap(format!(
+                return Err(SetupError::Bubblewrap(format!(
                     "bwrap {argument} fails ({}): {words}",
                     answer.status
                 )));
@@ -59,20 +60,22 @@ impl Bubblewrap {
         let mut numbers = version.split('.').map_while(|part| part.parse::<u32>().ok());
         let number = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
         if number < OLDEST {
-            return Err(Refusal::Bubblewrap(format!("version 0.8 or newer is needed, this is {version:?}")));
+            return Err(SetupError::Bubblewrap(format!(
+                "version 0.8 or newer is needed, this is {version:?}"
+            )));
         }
         // For a service that may mount nothing: by descriptor, so that it is this very file. bubblewrap looks
         // up its path as the worker's user all the same, so that the folders above must be open to that.
         if !ask("--help")?.contains("--ro-bind-fd") {
             let why =
                 format!("{version:?} does not know --ro-bind-fd; 0.10 does, and 0.8 with Debian's updates");
-            return Err(Refusal::Bubblewrap(why));
+            return Err(SetupError::Bubblewrap(why));
         }
         Ok(Bubblewrap { path, version })
     }
 
     /// bubblewrap as the executable of a jail.
-    pub(crate) fn examine(&self) -> Result<Executable, Unfit> {
+    pub(crate) fn examine(&self) -> Result<Executable, ElfError> {
         Executable::examine(&self.path)
     }
 

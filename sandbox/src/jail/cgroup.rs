@@ -25,7 +25,7 @@ use nix::unistd::Pid;
 
 use super::owner::{Lock, lock};
 use super::shares::{FAVOR, LOOK, Shares};
-use crate::jail::spec::{Limits, Refusal, Usage};
+use crate::jail::spec::{Limits, SetupError, Usage};
 use crate::memory_group::{MemoryGroup, field, place};
 
 /// A group's processes are dead so soon after their SIGKILL, or something is wrong with the machine.
@@ -67,8 +67,8 @@ impl Cgroups {
     ///
     /// # Errors
     /// In words, if neither version can bound memory, processes and CPU here.
-    pub(crate) fn find() -> Result<Cgroups, Refusal> {
-        let unread = |error: io::Error| Refusal::Cgroups(format!("/proc/self can't be read: {error}"));
+    pub(crate) fn find() -> Result<Cgroups, SetupError> {
+        let unread = |error: io::Error| SetupError::Cgroups(format!("/proc/self can't be read: {error}"));
         let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(unread)?;
         let own = fs::read_to_string("/proc/self/cgroup").map_err(unread)?;
         let mut why = Vec::new();
@@ -83,7 +83,7 @@ impl Cgroups {
                 Err(reason) => why.push(reason),
             }
         }
-        Err(Refusal::Cgroups(why.join("; ")))
+        Err(SetupError::Cgroups(why.join("; ")))
     }
 
     /// Removes what dead services left, and makes this one's group.
@@ -261,11 +261,11 @@ fn v2(mounts: &str, own: &str) -> Result<Trees, String> {
         root.pop();
     }
     let wanted = ["memory", "pids", "cpu"];
-    let lacking = |file: &str| -> Vec<&str> {
+    let missing_features = |file: &str| -> Vec<&str> {
         let there = fs::read_to_string(root.join(file)).unwrap_or_default();
         wanted.into_iter().filter(|name| !there.split_whitespace().any(|word| word == *name)).collect()
     };
-    let lacks = lacking("cgroup.controllers");
+    let lacks = missing_features("cgroup.controllers");
     if !lacks.is_empty() {
         return Err(format!(
             "cgroup v2 lacks the controllers {} in {} (under systemd: Delegate=yes)",
@@ -273,7 +273,7 @@ fn v2(mounts: &str, own: &str) -> Result<Trees, String> {
             root.display()
         ));
     }
-    if !lacking("cgroup.subtree_control").is_empty() {
+    if !missing_features("cgroup.subtree_control").is_empty() {
         let leave = || -> io::Result<()> {
             if fs::write(root.join("cgroup.subtree_control"), "+memory +pids +cpu").is_ok() {
                 return Ok(());

@@ -11,7 +11,7 @@ use nix::unistd::Uid;
 use crate::jail::bubblewrap::Bubblewrap;
 use crate::jail::cgroup::{Cgroups, Group};
 use crate::jail::filter::Filters;
-use crate::jail::spec::{Limits, Refusal, Spec, Usage};
+use crate::jail::spec::{Limits, SetupError, Spec, Usage};
 use crate::jail::users::User;
 use crate::seccomp;
 
@@ -40,8 +40,8 @@ impl Jail {
     /// Finds out whether this machine has what jails are made of. Starts bubblewrap some times; makes and removes a group.
     ///
     /// # Errors
-    /// Names what is lacking. There is no jail with less.
-    pub fn check() -> Result<Jail, Refusal> {
+    /// Names what is missing_features. There is no jail with less.
+    pub fn check() -> Result<Jail, SetupError> {
         let filters = filters()?;
         let bubblewrap = Bubblewrap::find()?;
         let cgroups = Cgroups::find()?;
@@ -58,7 +58,7 @@ impl Jail {
     }
 
     /// What [`Jail::check`] looks at, each part for itself: its name, and what was found of it.
-    pub fn survey() -> Vec<(&'static str, Result<String, Refusal>)> {
+    pub fn survey() -> Vec<(&'static str, Result<String, SetupError>)> {
         let actions = filters().map(|_| "filters that answer by errors".to_owned());
         let bubblewrap = Bubblewrap::find().map(|found| format!("version {}", found.version));
         let cgroups = Cgroups::find().map(|found| format!("{}: memory, pids, cpu", found.version()));
@@ -71,7 +71,7 @@ impl Jail {
         if Uid::effective().is_root() {
             all.push((
                 "worker users",
-                crate::jail::users::describe().map_err(|error| Refusal::Users(error.to_string())),
+                crate::jail::users::describe().map_err(|error| SetupError::Users(error.to_string())),
             ));
         }
         all
@@ -84,7 +84,7 @@ impl Jail {
     }
 
     /// The same jails for the workers of one run of an account. All workers of an account share its CPU time
-    /// with those of other accounts as if there were one of each, and have so many bytes of memory together.
+    /// with those of other accounts as if there were one of each, and have `memory` bytes of memory together.
     /// (All of them must be made from this one, or from a clone of it.)
     ///
     /// # Errors
@@ -95,8 +95,8 @@ impl Jail {
     }
 
     /// CPU time of all that ever ran in jails of this run, from the first moment of each to its last:
-    /// bubblewrap's, a worker's before it reports for duty, and what the dead have used. `None`: it is no
-    /// run's, see [`Jail::for_run`].
+    /// bubblewrap's, a worker's before it connects, and what dead ones have used. `None` outside of a run,
+    /// see [`Jail::for_run`].
     pub fn cpu(&self) -> Option<Duration> {
         self.run.as_ref().map(|run| run.group.cpu())
     }
@@ -128,8 +128,8 @@ impl Jail {
     }
 
     /// Starts bubblewrap itself in a jail: it says what the kernel refuses.
-    fn try_namespaces(&self) -> Result<(), Refusal> {
-        let refused = |why: String| Refusal::Namespaces(why);
+    fn try_namespaces(&self) -> Result<(), SetupError> {
+        let refused = |why: String| SetupError::Namespaces(why);
         let executable = self.bubblewrap.examine().map_err(|error| refused(error.to_string()))?;
         let spec = Spec {
             executable: &executable,
@@ -153,9 +153,9 @@ impl Jail {
 }
 
 /// The filters, if this kernel has what they ask for.
-pub(crate) fn filters() -> Result<Filters, Refusal> {
-    seccomp::available(libc::SECCOMP_RET_ERRNO).map_err(|error| Refusal::Seccomp(error.to_string()))?;
-    let filters = Filters::compile().map_err(|error| Refusal::Seccomp(error.to_string()))?;
+pub(crate) fn filters() -> Result<Filters, SetupError> {
+    seccomp::available(libc::SECCOMP_RET_ERRNO).map_err(|error| SetupError::Seccomp(error.to_string()))?;
+    let filters = Filters::compile().map_err(|error| SetupError::Seccomp(error.to_string()))?;
     Ok(filters)
 }
 

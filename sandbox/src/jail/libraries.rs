@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 
-use crate::elf::{self, Elf, Unfit};
+use crate::elf::{self, Elf, ElfError};
 use crate::world;
 
 /// Loaders that a program may ask for.
@@ -27,7 +27,7 @@ impl Executable {
     ///
     /// # Errors
     /// In words for who sent it, if it can't run here.
-    pub fn examine(path: &Path) -> Result<Executable, Unfit> {
+    pub fn examine(path: &Path) -> Result<Executable, ElfError> {
         let elf = elf::read_program(path)?;
         let mut files = Vec::new();
         if let Some(loader) = &elf.interpreter {
@@ -58,21 +58,21 @@ impl Executable {
     }
 }
 
-fn unknown_loader(loader: &Path) -> Unfit {
+fn unknown_loader(loader: &Path) -> ElfError {
     let known: Vec<&str> = LOADERS.into_iter().filter(|known| Path::new(known).is_file()).collect();
     let known = if known.is_empty() { "none".to_owned() } else { known.join(" and ") };
-    Unfit::Loader { loader: loader.display().to_string(), known }
+    ElfError::Loader { loader: loader.display().to_string(), known }
 }
 
 /// All libraries that are needed, directly or by another one, each checked against who needs it.
-fn libraries(program: &Elf, search: Search) -> Result<Vec<PathBuf>, Unfit> {
+fn libraries(program: &Elf, search: Search) -> Result<Vec<PathBuf>, ElfError> {
     let mut found: BTreeMap<String, (PathBuf, Elf)> = BTreeMap::new();
     let mut waiting: VecDeque<(String, Elf)> = [("itself".to_owned(), program.clone())].into();
-    let mut too_old: Option<Unfit> = None;
+    let mut too_old: Option<ElfError> = None;
     while let Some((wanted_by, elf)) = waiting.pop_front() {
         for name in elf.needed.iter().filter(|name| !search.has(name)) {
             if !found.contains_key(name) {
-                let missing = || Unfit::Library { library: name.clone(), wanted_by: wanted_by.clone() };
+                let missing = || ElfError::Library { library: name.clone(), wanted_by: wanted_by.clone() };
                 let path = search.find(name).ok_or_else(missing)?;
                 let library = elf::read(&path)?;
                 waiting.push_back((name.clone(), library.clone()));
@@ -92,9 +92,9 @@ fn libraries(program: &Elf, search: Search) -> Result<Vec<PathBuf>, Unfit> {
 }
 
 /// Whether both name versions of one family (of the C library, say), of which the first is the newer one.
-fn is_newer(unfit: &Unfit, before: &Unfit) -> bool {
+fn is_newer(unfit: &ElfError, before: &ElfError) -> bool {
     match (unfit, before) {
-        (Unfit::Version { version, .. }, Unfit::Version { version: before, .. }) => {
+        (ElfError::Version { version, .. }, ElfError::Version { version: before, .. }) => {
             elf::family(version) == elf::family(before) && elf::numbers(version) > elf::numbers(before)
         }
         _ => false,

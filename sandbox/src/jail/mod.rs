@@ -1,7 +1,7 @@
 //! Jails for executables that strangers have sent: bubblewrap's namespaces, an almost empty read-only root,
 //! seccomp, a control group and limits around a process that is trusted with nothing.
 //!
-//! [`Jail::check`] finds out what this machine offers and refuses in words what is lacking; [`Jail::attack`]
+//! [`Jail::check`] finds out what this machine offers and refuses in words what is missing_features; [`Jail::attack`]
 //! then tries to break out of a jail. [`Jail::command`] makes the command for one process. `bubblewrap`
 //! builds it, `root` says what is there, `filter` has the system calls, `cgroup` bounds and measures,
 //! `announced` says the limits, `ids` gives each worker a process id and a host name of its own, `libraries`
@@ -32,5 +32,5 @@ pub use crate::jail::probes::probe::PROBE;
 pub use crate::jail::program::Program;
 pub use crate::jail::scratch::Scratch;
 pub use crate::jail::selftest::{Report, probe_if_asked, read as read_report};
-pub use crate::jail::spec::{Limits, PARENT, Refusal, SOCKET, Spec, Usage};
+pub use crate::jail::spec::{Limits, PARENT, SOCKET, SetupError, Spec, Usage};
 pub use launch::{Guard, Jail};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Executable, Jail};
 use crate::jail::probes::probe::PROBE;
-use crate::jail::spec::{Limits, Refusal, Spec};
+use crate::jail::spec::{Limits, SetupError, Spec};
 
 /// The last line of a report.
 const END: &str = "end";
@@ -38,9 +38,9 @@ impl Jail {
     /// Starts `program`, which must call [`probe_if_asked`], in a jail, and lets it try to get out.
     ///
     /// # Errors
-    /// [`Refusal::Leaks`] if it can; [`Refusal::SelfTest`] if it could not be run, or did not end.
-    pub fn attack(&self, program: &Path) -> Result<Report, Refusal> {
-        let failed = |why: String| Refusal::SelfTest(why);
+    /// [`SetupError::Leaks`] if it can; [`SetupError::SelfTest`] if it could not be run, or did not end.
+    pub fn attack(&self, program: &Path) -> Result<Report, SetupError> {
+        let failed = |why: String| SetupError::SelfTest(why);
         let program = self.program(program).map_err(|error| failed(error.to_string()))?;
         let executable = Executable::examine(program.path()).map_err(|error| failed(error.to_string()))?;
         let limits = Limits { cpu_time: Some(LIMIT), ..Limits::default() };
@@ -73,7 +73,7 @@ impl Jail {
             read(&lines).ok_or_else(|| failed(format!("it ended early by {status}: {}", words.trim())))?;
         let leaks = report.iter().filter(|(_, outcome)| outcome.is_ok()).map(|(name, _)| name.clone());
         let leaks: Vec<String> = leaks.collect();
-        if leaks.is_empty() { Ok(report) } else { Err(Refusal::Leaks(leaks)) }
+        if leaks.is_empty() { Ok(report) } else { Err(SetupError::Leaks(leaks)) }
     }
 }
 

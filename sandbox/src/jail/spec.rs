@@ -13,7 +13,7 @@ pub const PARENT: u32 = 1;
 /// What this machine lacks for jails. Without them nothing of a stranger's is run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Refusal {
+pub enum SetupError {
     /// bubblewrap is not installed.
     #[error("bubblewrap (bwrap) is not installed; on Debian: apt-get install bubblewrap")]
     NoBubblewrap,

@@ -29,10 +29,10 @@ const USERS_OF_A_CONTAINER: Numbers = Numbers { all: 0xa000..0xe800, range: 0x10
 const FOLDERS: [&str; 2] = ["/run/fastmap-users", "/dev/shm/fastmap-users"];
 
 /// What this process holds.
-static HELD: Mutex<Held> = Mutex::new(Held { ranges: BTreeMap::new(), taken: BTreeSet::new() });
+static HELD: Mutex<UserLease> = Mutex::new(UserLease { ranges: BTreeMap::new(), taken: BTreeSet::new() });
 
 #[derive(Debug)]
-struct Held {
+struct UserLease {
     /// The lock of each range, by its first user.
     ranges: BTreeMap<u32, Lock>,
     taken: BTreeSet<u32>,
@@ -50,7 +50,7 @@ impl User {
     pub(super) fn lease() -> io::Result<User> {
         let numbers = numbers()?;
         let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = |held: &Held| {
+        let free = |held: &UserLease| {
             let mut all = held.ranges.keys().flat_map(|first| *first..first + numbers.range);
             all.find(|user| !held.taken.contains(user))
         };

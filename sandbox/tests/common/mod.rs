@@ -8,14 +8,14 @@ use std::sync::atomic::AtomicU32;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fastmap_sandbox::{Demand, Record, confine};
+use fastmap_sandbox::{ConfinementLevel, DenialLog, confine};
 
 /// A child that has not ended by then is killed, which no case expects.
 const LIMIT: Duration = Duration::from_secs(120);
 const CASE: &str = "SANDBOX_TEST_CASE";
 const CONFINED: &str = "SANDBOX_TEST_CONFINED";
 
-pub(crate) static RECORD: Record = Record::new();
+pub(crate) static RECORD: DenialLog = DenialLog::new();
 static RUNNING: AtomicU32 = AtomicU32::new(7);
 
 /// What was refused, as the record tells it.
@@ -31,7 +31,8 @@ pub(crate) fn case() -> Option<String> {
 /// Confines this process, if it was started so. Before, what a worker would have made before.
 pub(crate) fn confine_if_asked() {
     if env::var_os(CONFINED).is_some() {
-        let confinement = confine(Demand::Full, &RECORD, &RUNNING).expect("this kernel has all layers");
+        let confinement =
+            confine(ConfinementLevel::Full, &RECORD, &RUNNING).expect("this kernel has all layers");
         assert_eq!(confinement.holding.len(), 2);
     }
 }

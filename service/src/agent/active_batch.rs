@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use fastmap_backends::cloud::{Part, PartOutcome};
-use fastmap_backends::{BatchId, Death, DeathCause, FailureKind, ItemFailure, Loss, Results, Running};
+use fastmap_backends::{
+    BatchId, ExitReason, FailureKind, ItemFailure, Results, Running, WorkerExit, WorkerLoss,
+};
 use tokio::sync::oneshot;
 
 use crate::dispatch::{Answered, WorkOutcome};
@@ -85,14 +87,14 @@ impl ActiveBatch {
             let failures = vec![ItemFailure { offset: 0, kind: FailureKind::Serialize, message }];
             return PartOutcome::Done(Results { failures, ..Results::default() });
         }
-        let death = Death {
+        let death = WorkerExit {
             worker: "of the service".to_owned(),
             pid: 0,
-            cause: DeathCause::Protocol(message),
+            cause: ExitReason::Protocol(message),
             refused: None,
             stderr: Vec::new(),
         };
-        PartOutcome::Lost(Loss { running: Running::Unknown, death })
+        PartOutcome::Lost(WorkerLoss { running: Running::Unknown, death })
     }
 
     /// What is not answered yet goes back.

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use fastmap_backends::cloud::Locale;
-use fastmap_backends::local::{Budget, CpuTimes, Jailed, Relay};
+use fastmap_backends::local::{Budget, CpuTimes, Jailed, OutputSink};
 use fastmap_backends::{BackendError, Local, LocalOptions};
-use fastmap_sandbox::elf::Unfit;
+use fastmap_sandbox::elf::ElfError;
 use fastmap_sandbox::jail::{Executable, Jail, Limits, Program, Scratch};
 use log::LevelFilter;
 
@@ -44,7 +44,7 @@ pub struct PoolRequest<'a> {
     /// Most worker processes.
     pub workers: usize,
     /// Where what they print goes.
-    pub relay: &'a Arc<dyn Relay>,
+    pub relay: &'a Arc<dyn OutputSink>,
 }
 
 /// Makes pools of workers that run strangers' programs.
@@ -163,7 +163,7 @@ impl JailLauncher {
 }
 
 impl Examine for JailLauncher {
-    fn examine(&self, executable: &Path) -> Result<(), Unfit> {
+    fn examine(&self, executable: &Path) -> Result<(), ElfError> {
         Executable::examine(executable).map(drop)
     }
 }
@@ -205,7 +205,7 @@ pub struct PlainLauncher;
 
 impl Examine for PlainLauncher {
     /// The loader finds libraries by rules of its own here (variables, paths in the executable): it says what is missing.
-    fn examine(&self, _executable: &Path) -> Result<(), Unfit> {
+    fn examine(&self, _executable: &Path) -> Result<(), ElfError> {
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use fastmap_backends::cloud::{Part, PartOutcome, Problem, ProblemCode};
 use fastmap_backends::{
-    Backend, BackendError, BatchBuilder, BatchId, Completion, Context, DeathCause, Job, JobId, Local,
+    Backend, BackendError, BatchBuilder, BatchId, Completion, Context, ExitReason, Job, JobId, Local,
     Outcome, Running,
 };
 use log::LevelFilter;
@@ -237,7 +237,7 @@ impl State {
                 if flight.cut {
                     // The batch as a whole took too long, and the item that ran is not to blame for it, unless it
                     // was the only one.
-                    loss.death.cause = DeathCause::Timeout(flight.limit);
+                    loss.death.cause = ExitReason::Timeout(flight.limit);
                     if items > 1 {
                         loss.running = Running::Unknown;
                     }

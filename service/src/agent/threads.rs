@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastmap_backends::Outcome;
-use fastmap_backends::local::{Relay, Stream};
+use fastmap_backends::local::{OutputSink, Stream};
 
 use super::launcher::CpuMeter;
 
@@ -19,7 +19,7 @@ const SOON: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Threads {
     meter: Option<Arc<dyn CpuMeter>>,
-    relay: Arc<dyn Relay>,
+    relay: Arc<dyn OutputSink>,
     refused: u64,
     /// When more were seen to be refused, until a failure tells of it.
     struck: Option<Instant>,
@@ -27,7 +27,7 @@ pub(super) struct Threads {
 }
 
 impl Threads {
-    pub(super) fn new(meter: Option<Arc<dyn CpuMeter>>, relay: Arc<dyn Relay>) -> Self {
+    pub(super) fn new(meter: Option<Arc<dyn CpuMeter>>, relay: Arc<dyn OutputSink>) -> Self {
         Threads { meter, relay, refused: 0, struck: None, warned: false }
     }
 
@@ -123,7 +123,7 @@ mod tests {
     #[derive(Debug, Default)]
     struct Lines(Mutex<Vec<String>>);
 
-    impl Relay for Lines {
+    impl OutputSink for Lines {
         fn line(&self, _worker: &str, _stream: Stream, line: &[u8]) {
             self.0.lock().expect("whole").push(String::from_utf8_lossy(line).into_owned());
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use axum::body::Bytes;
 use fastmap_backends::cloud::{Problem, ProblemCode, hexadecimal};
-use fastmap_sandbox::elf::Unfit;
+use fastmap_sandbox::elf::ElfError;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
@@ -132,7 +132,7 @@ pub(super) fn unpack(
     if found != hash {
         return Err(refuse(ProblemCode::HashMismatch, format!("what was uploaded hashes to {found}")));
     }
-    let unfit = |unfit: Unfit| refuse(ProblemCode::NotExecutable, unfit.to_string());
+    let unfit = |unfit: ElfError| refuse(ProblemCode::NotExecutable, unfit.to_string());
     let identity = match kind {
         Kind::Executable => {
             let identity = check_executable(unpacked.path(), hash).map_err(unfit)?;

@@ -67,7 +67,7 @@ fn blame(
     part: &Part,
     first: u64,
     running: Running,
-    death: &fastmap_backends::Death,
+    death: &fastmap_backends::WorkerExit,
 ) -> (Option<u64>, String) {
     let (item, at) = match running {
         Running::Item(item) => (Some(first + u64::from(item)), String::new()),
@@ -137,7 +137,7 @@ pub struct Answered<'a> {
 mod tests {
     use std::time::Duration;
 
-    use fastmap_backends::{Death, DeathCause, ItemFailure, Loss, Payload, Results};
+    use fastmap_backends::{ExitReason, ItemFailure, Payload, Results, WorkerExit, WorkerLoss};
 
     use super::*;
 
@@ -154,14 +154,14 @@ mod tests {
     }
 
     fn lost(offset: u32, items: u32, running: Running) -> Part {
-        let death = Death {
+        let death = WorkerExit {
             worker: "worker-2".to_owned(),
             pid: 7,
-            cause: DeathCause::Signal(6),
+            cause: ExitReason::Signal(6),
             refused: None,
             stderr: vec!["last words".to_owned()],
         };
-        Part { offset, items, outcome: PartOutcome::Lost(Loss { running, death }) }
+        Part { offset, items, outcome: PartOutcome::Lost(WorkerLoss { running, death }) }
     }
 
     #[test]

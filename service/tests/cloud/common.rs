@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use fastmap::{Error, ExecPolicy, FastmapConfig, Options, Verbosity};
 use fastmap_backends::BackendError;
-use fastmap_backends::cloud::{Cloud, CloudOptions, Notice, Notices, Secret};
-use fastmap_backends::local::{Relay, Stream};
+use fastmap_backends::cloud::{Cloud, CloudOptions, Notice, NoticeListener, Secret};
+use fastmap_backends::local::{OutputSink, Stream};
 
 use crate::server::Server;
 
@@ -90,13 +90,13 @@ impl Ear {
     }
 }
 
-impl Notices for Ear {
+impl NoticeListener for Ear {
     fn notice(&self, notice: &Notice<'_>) {
         self.0.lock().expect("no panic").push(notice.to_string());
     }
 }
 
-impl Relay for Ear {
+impl OutputSink for Ear {
     fn line(&self, worker: &str, stream: Stream, line: &[u8]) {
         let text = String::from_utf8_lossy(line);
         self.0.lock().expect("no panic").push(format!("{worker} {stream:?} {text}"));

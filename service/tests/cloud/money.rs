@@ -132,7 +132,7 @@ impl Run for BilledRun {
         self.0.capacity()
     }
 
-    fn submit(&mut self, batch: fastmap_backends::Batch) -> Result<(), fastmap_backends::Batch> {
+    fn submit(&mut self, batch: fastmap_backends::Batch) -> Result<(), fastmap_backends::SubmitError> {
         self.0.submit(batch)
     }
 

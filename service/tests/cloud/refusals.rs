@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fastmap_backends::BackendError;
-use fastmap_backends::cloud::{Cloud, CloudOptions, Confirm, Estimate, Refused, Secret, check};
+use fastmap_backends::cloud::{Cloud, CloudOptions, Confirm, ConfirmError, Estimate, Secret, check};
 use fastmap_backends::{Local, LocalOptions};
 
 use crate::common::{Ear, Tenancy, cause, config};
@@ -150,10 +150,10 @@ fn a_program_that_is_larger_than_the_service_takes() {
 
 /// Somebody with an opinion.
 #[derive(Debug)]
-struct Person(Result<(), Refused>, Mutex<Option<Estimate>>);
+struct Person(Result<(), ConfirmError>, Mutex<Option<Estimate>>);
 
 impl Confirm for Person {
-    fn charges(&self, estimate: &Estimate) -> Result<(), Refused> {
+    fn charges(&self, estimate: &Estimate) -> Result<(), ConfirmError> {
         *self.1.lock().expect("no panic") = Some(estimate.clone());
         self.0.clone()
     }
@@ -162,7 +162,9 @@ impl Confirm for Person {
 #[test]
 fn charges_that_are_not_confirmed_send_nothing() {
     let tenancy = Tenancy::start(&[]);
-    for (refusal, words) in [(Refused::Declined, "declined"), (Refused::NobodyToAsk, "nobody to ask")] {
+    for (refusal, words) in
+        [(ConfirmError::Declined, "declined"), (ConfirmError::NoTerminal, "no terminal to ask at")]
+    {
         let confirm = Arc::new(Person(Err(refusal), Mutex::default()));
         let options = CloudOptions { confirm: Some(confirm), ..tenancy.options() };
         let error = refused(options, &[words, "FASTMAP_CONFIRM_CHARGES"]);

@@ -2,12 +2,13 @@
 //! looked at, too.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use fantoccini::wd::WebDriverCompatibleCommand;
 use fantoccini::{Client, ClientBuilder, Locator};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use url::{ParseError, Url};
@@ -25,13 +26,15 @@ pub(crate) struct Browser {
     home: String,
 }
 
-/// Ended with the test, also one that fails: asked to, so that it ends its browser.
+/// Ended with the test, also one that fails: it leads a process group, which its browser is in, too, because chromedriver
+/// does not end the browser of a session that was not closed.
 struct Driver(Child);
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        let _gone = kill(Pid::from_raw(self.0.id() as i32), Signal::SIGTERM);
-        let _gone = self.0.wait();
+        // Fails only where both are gone.
+        let _ = killpg(Pid::from_raw(self.0.id() as i32), Signal::SIGTERM);
+        let _ = self.0.wait();
     }
 }
 
@@ -54,6 +57,7 @@ fn start_driver() -> (Driver, u16) {
         .arg("--port=0")
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
+        .process_group(0)
         .spawn()
         .expect("chromedriver is installed (scripts/setup test)");
     let lines = BufReader::new(driver.stdout.take().expect("it is piped")).lines();

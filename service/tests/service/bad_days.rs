@@ -6,14 +6,14 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use fastmap_backends::cloud::{Answer, LogPage, PartOutcome, Problem, RunInfo, digest};
-use fastmap_backends::{DeathCause, MemoryLimit};
+use fastmap_backends::{ExitReason, MemoryLimit};
 
 use crate::client::{Client, batch, results};
 use crate::server::{LIMIT, Server, until};
 
 /// How the only item of an answer was lost.
 #[track_caller]
-fn cause(body: &[u8]) -> DeathCause {
+fn cause(body: &[u8]) -> ExitReason {
     let mut answer = Answer::decode(body, 1).expect("an answer");
     match answer.parts.remove(0).outcome {
         PartOutcome::Lost(loss) => loss.death.cause,
@@ -38,10 +38,10 @@ fn programs_that_do_their_worst_are_ended_by_name_and_the_neighbour_works_on() {
         }
         assert!(seq > 20, "{seq} batches in seconds");
         let answers = answers.join().expect("no panic");
-        let causes: Vec<DeathCause> = answers.iter().map(|body| cause(body)).collect();
-        assert!(matches!(causes[0], DeathCause::OutOfMemory(MemoryLimit::Jail(100_000_000))), "{causes:?}");
-        assert!(matches!(causes[1], DeathCause::Timeout(_)), "{causes:?}");
-        assert_eq!(causes[2], DeathCause::Signal(6));
+        let causes: Vec<ExitReason> = answers.iter().map(|body| cause(body)).collect();
+        assert!(matches!(causes[0], ExitReason::OutOfMemory(MemoryLimit::Jail(100_000_000))), "{causes:?}");
+        assert!(matches!(causes[1], ExitReason::Timeout(_)), "{causes:?}");
+        assert_eq!(causes[2], ExitReason::Signal(6));
     });
     // One that prints 5 MB is answered, as often as it does so, and what was left out is counted.
     for seq in 7..9 {

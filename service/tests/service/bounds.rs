@@ -104,7 +104,7 @@ fn names_have_bounds_and_what_is_longer_is_refused() {
         OpenRun { locale: Some(locale), ..request.clone() }
     };
     assert!(refused(&with("LC_ALL", "l".repeat(257))).detail.contains("LC_ALL is longer than 256 bytes"));
-    assert!(refused(&with("LD_PRELOAD", "x".to_owned())).detail.contains("\"LD_PRELOAD\" is none of TZ"));
+    assert!(refused(&with("LD_PRELOAD", "x".to_owned())).detail.contains("\"LD_PRELOAD\" is not one of TZ"));
     let zone = Some("../../etc/shadow".to_owned());
     let away = OpenRun { locale: Some(Locale { zone, ..Locale::default() }), ..request };
     assert!(refused(&away).detail.contains("no name of a time zone"));

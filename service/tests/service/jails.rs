@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use fastmap_backends::DeathCause;
+use fastmap_backends::ExitReason;
 use fastmap_backends::cloud::{Answer, Bill, LogPage, PartOutcome, RunInfo};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -53,7 +53,7 @@ fn a_jailed_program_that_aborts_is_told_as_one_that_is_not() {
     let reply = client.batch(&run, 0, &["a"]);
     let answer = Answer::decode(&reply.body, 1).expect("an answer");
     let PartOutcome::Lost(loss) = &answer.parts[0].outcome else { panic!("{answer:?}") };
-    assert_eq!(loss.death.cause, DeathCause::Signal(6), "{loss:?}");
+    assert_eq!(loss.death.cause, ExitReason::Signal(6), "{loss:?}");
     results(&client.batch(&run, 1, &["e"]), 1);
     server.audit();
 }

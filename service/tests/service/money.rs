@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fastmap_backends::cloud::{Answer, Part, PartOutcome};
 use fastmap_backends::cloud::{BatchCancelled, Bill, OpenRun, RunInfo, RunState};
-use fastmap_backends::{DeathCause, Payload, Results, Running};
+use fastmap_backends::{ExitReason, Payload, Results, Running};
 use fastmap_service::dispatch::jetstream::{self, Cache, Credentials, Names, NatsOptions};
 use fastmap_service::dispatch::{Answered, Task, WorkOutcome, WorkSource};
 use serde_json::Value;
@@ -90,7 +90,7 @@ fn a_batch_that_spins_is_cut_and_pays_for_its_time() {
     let answer = Answer::decode(&reply.body, 1).expect("an answer");
     let PartOutcome::Lost(loss) = &answer.parts[0].outcome else { panic!("{answer:?}") };
     assert_eq!(loss.running, Running::Item(0));
-    assert!(matches!(loss.death.cause, DeathCause::Timeout(_)), "{loss:?}");
+    assert!(matches!(loss.death.cause, ExitReason::Timeout(_)), "{loss:?}");
     assert!(answer.charge >= 2777, "a second of CPU time: {answer:?}");
     // Of two items none is to blame.
     let reply = client.batch(&run, 2, &["e", "s600000"]);

@@ -1,7 +1,7 @@
 //! The way of a run: upload, open, batches, bill.
 
 use fastmap_backends::cloud::{Answer, Bill, PartOutcome, RunInfo, RunState};
-use fastmap_backends::{DeathCause, Running};
+use fastmap_backends::{ExitReason, Running};
 use fastmap_service::store::{Database, Store};
 use serde_json::Value;
 
@@ -111,7 +111,7 @@ fn what_becomes_of_items_is_passed_on_as_it_is() {
     let (offset, loss) = loss.expect("a loss");
     let Running::Item(item) = loss.running else { panic!("{loss:?}") };
     assert_eq!(offset + item, 1);
-    assert_eq!(loss.death.cause, DeathCause::Signal(6));
+    assert_eq!(loss.death.cause, ExitReason::Signal(6));
     assert_eq!(loss.death.stderr, ["about to abort"]);
     results(&client.batch(&run, 3, &["e"]), 1);
     server.audit();

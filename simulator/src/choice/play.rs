@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use fastmap_backends::adaptive::held::{Cancel, Held};
+use fastmap_backends::adaptive::in_flight::{Cancel, InFlight};
 use fastmap_backends::adaptive::policy::{Event as Seen, Link, Options, Policy, Probe, Repeat, Side, Step};
 use fastmap_backends::losses::{self, Piece as Part};
 use fastmap_backends::{
-    Batch, BatchBuilder, BatchId, Completion, Death, DeathCause, JobId, Loss, Outcome, Results, Running,
-    Targets,
+    Batch, BatchBuilder, BatchId, Completion, ExitReason, JobId, Outcome, Results, Running, Targets,
+    WorkerExit, WorkerLoss,
 };
 
 use super::crew::{Crew, Ends};
@@ -154,7 +154,7 @@ struct Stage<'a> {
     inbox: VecDeque<News>,
     drive: Drive,
     again: BTreeMap<u64, Batch>,
-    held: Held,
+    held: InFlight,
     sent: [HashMap<BatchId, Sent>; 2],
     crews: [Crew; 2],
     up_free: Nanos,
@@ -234,7 +234,7 @@ impl<'a> Stage<'a> {
             inbox: VecDeque::new(),
             drive: Drive::new(&Settings { targets, ..settings }, workers, items.count(), bytes),
             again: BTreeMap::new(),
-            held: Held::default(),
+            held: InFlight::default(),
             sent: [HashMap::new(), HashMap::new()],
             crews: [
                 Crew::new(place.local, 1.0, overhead + nanos(world.one_way), 100_000),
@@ -480,7 +480,8 @@ impl<'a> Stage<'a> {
                 (Outcome::Done(Results { wall, ..Results::default() }), false, false)
             }
             What::Lost(item) => {
-                let loss = Loss { running: Running::Item((item - first) as u32), death: self.death(item) };
+                let loss =
+                    WorkerLoss { running: Running::Item((item - first) as u32), death: self.death(item) };
                 let accuses = losses::accuses(&loss);
                 let lost = !accuses || self.played.answered[at] == 0;
                 (
@@ -527,12 +528,12 @@ impl<'a> Stage<'a> {
     }
 
     /// How an item ends its worker.
-    fn death(&self, item: u64) -> Death {
+    fn death(&self, item: u64) -> WorkerExit {
         let cause = match self.items.first_fault(item, item + 1) {
-            Some((_, Fault::Hangs)) => DeathCause::Timeout(Duration::from_secs_f64(self.place.item_timeout)),
-            _ => DeathCause::Signal(6),
+            Some((_, Fault::Hangs)) => ExitReason::Timeout(Duration::from_secs_f64(self.place.item_timeout)),
+            _ => ExitReason::Signal(6),
         };
-        Death { worker: String::new(), pid: 0, cause, refused: None, stderr: Vec::new() }
+        WorkerExit { worker: String::new(), pid: 0, cause, refused: None, stderr: Vec::new() }
     }
 
     /// As the host's adapter takes a completion.
@@ -578,7 +579,7 @@ impl<'a> Stage<'a> {
         self.see(&Seen::Gone { why: why.to_owned() });
         self.sent[1].clear();
         self.due.clear();
-        for (batch, items, completions) in self.held.come_home(Side::Cloud) {
+        for (batch, items, completions) in self.held.withdraw_side(Side::Cloud) {
             self.see(&Seen::Back { batch, side: Side::Cloud, items, lost: false });
             for completion in completions {
                 self.take(Side::Local, completion);

@@ -282,7 +282,7 @@ fn types_that_the_bytes_must_describe_are_refused_when_written() {
         refused_write(&value),
         refused_write(&vec![Untagged::Number(1)]),
     ] {
-        assert!(message.contains("it must be told by the bytes what they are"), "{message}");
+        assert!(message.contains("it must learn the type of a value from the bytes"), "{message}");
         assert!(message.ends_with(REMEDY));
     }
     comes_back(Json(Untagged::Text("t".into())));

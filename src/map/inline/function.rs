@@ -12,7 +12,7 @@ use crate::codec;
 use crate::error::{Error, ErrorKind};
 use crate::map::inline::policy::Portion;
 use crate::worker::panics::{call_item, called, watch_panics};
-use crate::worker::typed_loop::conjure;
+use crate::worker::typed_loop::zst_value;
 
 /// How a portion ended.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(crate) enum Stopped {
 }
 
 /// A function for the items of `I`.
-pub(crate) trait Callee<I, R>: Send {
+pub(crate) trait InlineFn<I, R>: Send {
     /// Pulls items and puts their results behind those that are there, until there are as many as the portion says.
     /// An input that has ended is taken away.
     ///
@@ -85,48 +85,48 @@ impl<F, C> With<F, C> {
     }
 }
 
-impl<F, I, R> Callee<I, R> for Plain<F>
+impl<F, I, R> InlineFn<I, R> for Plain<F>
 where
     F: Fn(I::Item) -> R + Copy,
     I: Iterator,
 {
     fn call(&self, input: &mut Option<I>, results: &mut Vec<R>, portion: &Portion) -> Stopped {
-        each(input, results, portion, conjure::<F>())
+        each(input, results, portion, zst_value::<F>())
     }
 
     fn call_one(&self, input: &mut Option<I>, panicked: &mut Option<String>) -> Option<R> {
-        one(input, panicked, conjure::<F>())
+        one(input, panicked, zst_value::<F>())
     }
 }
 
-impl<'a, F, T, I, R> Callee<I, R> for ByRef<F>
+impl<'a, F, T, I, R> InlineFn<I, R> for ByRef<F>
 where
     F: Fn(&T) -> R + Copy,
     T: 'a,
     I: Iterator<Item = &'a T>,
 {
     fn call(&self, input: &mut Option<I>, results: &mut Vec<R>, portion: &Portion) -> Stopped {
-        each(input, results, portion, conjure::<F>())
+        each(input, results, portion, zst_value::<F>())
     }
 
     fn call_one(&self, input: &mut Option<I>, panicked: &mut Option<String>) -> Option<R> {
-        one(input, panicked, conjure::<F>())
+        one(input, panicked, zst_value::<F>())
     }
 }
 
-impl<F, C, I, R> Callee<I, R> for With<F, C>
+impl<F, C, I, R> InlineFn<I, R> for With<F, C>
 where
     F: Fn(&C, I::Item) -> R + Copy,
     C: Serialize + DeserializeOwned + Send,
     I: Iterator,
 {
     fn call(&self, input: &mut Option<I>, results: &mut Vec<R>, portion: &Portion) -> Stopped {
-        let func = conjure::<F>();
+        let func = zst_value::<F>();
         each(input, results, portion, |item| func(&self.0, item))
     }
 
     fn call_one(&self, input: &mut Option<I>, panicked: &mut Option<String>) -> Option<R> {
-        let func = conjure::<F>();
+        let func = zst_value::<F>();
         one(input, panicked, |item| func(&self.0, item))
     }
 

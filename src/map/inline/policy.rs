@@ -15,7 +15,7 @@ const GROWTH: u32 = 8;
 const LOOK: f64 = 5e-6;
 const LOOK_ITEMS: u32 = 256;
 
-/// See [`Pace::is_cheap`].
+/// See [`Throughput::is_cheap`].
 const CHEAP: f64 = 150e-9;
 
 /// Older times than this count half.
@@ -76,7 +76,7 @@ pub(crate) enum Choice {
 
 /// How fast the calling thread is, and whether others would be faster.
 #[derive(Debug, Default)]
-pub(crate) struct Pace {
+pub(crate) struct Throughput {
     /// Items done here since the map began or came back, and the seconds they took.
     items: u64,
     time: f64,
@@ -91,7 +91,7 @@ pub(crate) struct Pace {
     away: Option<(f64, f64)>,
 }
 
-impl Pace {
+impl Throughput {
     /// So many items took so long here.
     pub(crate) fn observe(&mut self, items: u32, time: Duration) {
         if items == 0 {
@@ -181,13 +181,13 @@ impl Pace {
 
     /// The map is back: workers needed `each` seconds an item, for so many seconds.
     pub(crate) fn back(&mut self, each: f64, seconds: f64) {
-        *self = Pace { away: Some((each, 10.0 * seconds)), ..Pace::default() };
+        *self = Throughput { away: Some((each, 10.0 * seconds)), ..Throughput::default() };
     }
 }
 
 /// Watches from time to time whether the workers are worth their cost.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct RegressionCheck {
     /// Seconds an item that the map took here, its consumer included.
     here: f64,
     window: f64,
@@ -202,13 +202,13 @@ pub(crate) struct Slower {
     pub(crate) each: f64,
 }
 
-impl Watch {
+impl RegressionCheck {
     /// Before anything is known.
     pub(crate) fn new() -> Self {
-        Watch { here: 0.0, window: WATCH, from: (0.0, 0, 0.0) }
+        RegressionCheck { here: 0.0, window: WATCH, from: (0.0, 0, 0.0) }
     }
 
-    /// The map goes to workers. `here`: seconds an item until now. `now`, `answered`, `worked`: see [`Watch::look`].
+    /// The map goes to workers. `here`: seconds an item until now. `now`, `answered`, `worked`: see [`RegressionCheck::look`].
     pub(crate) fn leave(&mut self, here: f64, now: f64, answered: u64, worked: f64) {
         self.here = here;
         self.from = (now, answered, worked);
@@ -241,8 +241,8 @@ mod tests {
     const MICRO: f64 = 1e-6;
 
     /// A pace after `seconds` of items that take `each`.
-    fn pace(each: f64, seconds: f64) -> Pace {
-        let mut pace = Pace::default();
+    fn pace(each: f64, seconds: f64) -> Throughput {
+        let mut pace = Throughput::default();
         let mut done = 0.0;
         while done < seconds {
             let portion = pace.portion(8);
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn the_first_portion_is_one_item_and_the_next_ones_grow_to_their_time() {
-        let mut pace = Pace::default();
+        let mut pace = Throughput::default();
         let mut sizes = Vec::new();
         for _ in 0..4 {
             let items = pace.portion(8).items;
@@ -305,11 +305,11 @@ mod tests {
 
     #[test]
     fn a_slow_first_item_leads_nowhere() {
-        let mut pace = Pace::default();
+        let mut pace = Throughput::default();
         pace.observe(1, Duration::from_micros(100));
         assert_eq!(pace.choose(exactly(1000), 2, Workers::Cold), Choice::Stay);
         // Ten milliseconds of setting something up: workers are started, but not used.
-        let mut pace = Pace::default();
+        let mut pace = Throughput::default();
         pace.observe(1, Duration::from_millis(10));
         assert_eq!(pace.choose(exactly(1000), 2, Workers::Cold), Choice::Ask);
         pace.observe(1, Duration::from_micros(1));
@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn who_was_slower_away_does_not_go_again_soon() {
-        let mut pace = Pace::default();
+        let mut pace = Throughput::default();
         pace.back(2.0 * MICRO, 0.01);
         for _ in 0..100 {
             pace.observe(50, Duration::from_micros(50));
@@ -352,7 +352,7 @@ mod tests {
 
     #[test]
     fn items_that_grow_heavy_go_again_although_it_was_slower_away() {
-        let mut pace = Pace::default();
+        let mut pace = Throughput::default();
         pace.back(2.0 * MICRO, 0.01);
         pace.observe(1, Duration::from_micros(100));
         pace.observe(10, Duration::from_millis(1));
@@ -361,7 +361,7 @@ mod tests {
 
     #[test]
     fn a_map_comes_back_from_workers_that_are_slower() {
-        let mut watch = Watch::new();
+        let mut watch = RegressionCheck::new();
         watch.leave(20.0 * MICRO, 0.0, 0, 0.0);
         assert_eq!(watch.look(0.005, 1000, 0.01, 2), None, "too soon");
         // Two workers are busy all the time, with reading their items.
@@ -373,7 +373,7 @@ mod tests {
 
     #[test]
     fn a_map_comes_back_when_its_items_get_cheap() {
-        let mut watch = Watch::new();
+        let mut watch = RegressionCheck::new();
         watch.leave(MICRO, 0.0, 0, 0.0);
         assert_eq!(watch.look(0.02, 40_000, 0.04, 2), None);
         assert!(watch.look(0.06, 700_000, 0.05, 2).is_some());
@@ -381,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_few_slow_items_say_nothing() {
-        let mut watch = Watch::new();
+        let mut watch = RegressionCheck::new();
         watch.leave(MICRO, 0.0, 0, 0.0);
         assert_eq!(watch.look(1.0, 8, 2.0, 2), None);
     }

@@ -13,11 +13,11 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, ErrorKind};
 use crate::map::Fastmap;
-use crate::map::engine::{Drive, Reading};
+use crate::map::engine::{MapEngine, Reading};
 use crate::map::inline::function::Stopped;
 use crate::map::inline::policy::{Choice, Slower, Workers};
-use crate::map::inline::state::{Made, Place, STRETCH, Turn};
-use crate::map::inline::warm_up::Asked;
+use crate::map::inline::state::{Made, Place, STRETCH, Step};
+use crate::map::inline::warm_up::WarmUp;
 use crate::map::input::Prospect;
 use crate::map::read_pacing::Caution;
 use crate::runtime::Runtime;
@@ -25,8 +25,8 @@ use crate::settings::cores;
 
 impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
     /// What to do where nothing is left to give out.
-    pub(crate) fn turn(&mut self) -> Turn<R> {
-        let Some(here) = &mut self.here else { return Turn::Away };
+    pub(crate) fn turn(&mut self) -> Step<R> {
+        let Some(here) = &mut self.here else { return Step::Away };
         match here.place {
             Place::Here => self.work(),
             Place::Unknown => match self.settle() {
@@ -34,23 +34,23 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
                 Err(error) => {
                     self.fail(error);
                     self.here = None;
-                    Turn::Away
+                    Step::Away
                 }
             },
             Place::Away => {
                 self.look();
-                Turn::Away
+                Step::Away
             }
             Place::Returning => {
-                if self.drive.report.has_deaths() {
+                if self.engine.report.has_deaths() {
                     here.place = Place::Away;
-                    self.drive.read_on();
-                    return Turn::Away;
+                    self.engine.resume_input();
+                    return Step::Away;
                 }
-                if self.failure.is_some() || !self.drive.is_drained() {
-                    return Turn::Away;
+                if self.failure.is_some() || !self.engine.is_drained() {
+                    return Step::Away;
                 }
-                self.come_back();
+                self.return_to_workers();
                 self.work()
             }
         }
@@ -62,11 +62,11 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
         here.begun = Instant::now();
         // Nobody could end an item that runs in this thread, nor try it again elsewhere; and a feed may be
         // empty while an item of it runs here.
-        if self.drive.needs_workers() || self.input.feed().is_some() {
+        if self.engine.needs_workers() || self.input.feed().is_some() {
             return self.leave();
         }
-        self.drive.begin_here(self.input.remaining())?;
-        if self.drive.runtime().workers_seen() {
+        self.engine.begin_here(self.input.remaining())?;
+        if self.engine.runtime().workers_seen() {
             here.workers = Workers::Warm;
         }
         here.place = Place::Here;
@@ -81,50 +81,50 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
     }
 
     /// Gives out what was made, or makes more; leaves when that is worth it.
-    fn work(&mut self) -> Turn<R> {
+    fn work(&mut self) -> Step<R> {
         loop {
-            let Some(here) = &mut self.here else { return Turn::Away };
-            here.index += u64::from(self.drive.report.count_singles());
+            let Some(here) = &mut self.here else { return Step::Away };
+            here.index += u64::from(self.engine.report.count_inline());
             if !here.results.is_empty() {
                 let results = std::mem::take(&mut here.results);
                 here.index += results.len() as u64;
                 self.made = Made { results: results.into_iter(), end: here.index };
                 if let Some((index, result)) = self.made.next() {
-                    self.drive.report.read(1);
-                    return Turn::Answer(Ok((index, Ok(result))));
+                    self.engine.report.read(1);
+                    return Step::Answer(Ok((index, Ok(result))));
                 }
             }
             if let Some(message) = here.panicked.take() {
                 let error = Error::new(ErrorKind::Panic, message).at(here.index);
                 here.index += 1;
-                self.drive.report.read(1);
-                let error = self.drive.report.failed(error);
-                return Turn::Answer(Ok((here.index - 1, Err(error))));
+                self.engine.report.read(1);
+                let error = self.engine.report.failed(error);
+                return Step::Answer(Ok((here.index - 1, Err(error))));
             }
-            if self.drive.input_ended() {
-                self.drive.end();
-                return Turn::End;
+            if self.engine.input_ended() {
+                self.engine.end();
+                return Step::End;
             }
             if here.calls_singly() {
-                self.drive.report.tick(self.drive.current.read());
-                self.drive.report.grant(STRETCH);
+                self.engine.report.tick(self.engine.current.read());
+                self.engine.report.grant(STRETCH);
                 let index = here.index;
                 if let Some(result) = self.call() {
-                    return Turn::Answer(Ok((index, Ok(result))));
+                    return Step::Answer(Ok((index, Ok(result))));
                 }
                 if self.input.iterator().is_none() {
-                    self.drive.end_input();
+                    self.engine.end_input();
                 }
                 continue;
             }
             if here.workers == Workers::Asked || here.pace.has_evidence(here.workers) {
                 match self.choose() {
                     Ok(false) => {}
-                    Ok(true) => return Turn::Away,
+                    Ok(true) => return Step::Away,
                     Err(error) => {
                         self.fail(error);
                         self.here = None;
-                        return Turn::Away;
+                        return Step::Away;
                     }
                 }
             }
@@ -142,23 +142,23 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
             portion.items = 1;
         }
         let begun = Instant::now();
-        let stopped = here.callee.call(self.input.iterator(), &mut here.results, &portion);
+        let stopped = here.inline_fn.call(self.input.iterator(), &mut here.results, &portion);
         let time = begun.elapsed();
         match stopped {
             Stopped::Full => {}
             Stopped::Panicked(message) => here.panicked = Some(message),
-            Stopped::End => self.drive.end_input(),
+            Stopped::End => self.engine.end_input(),
         }
         let items = here.held() as u32;
         self.caution.pulled(items, time);
         here.pace.observe(items, time);
-        self.drive.report.done_here(here.index, items, time, self.drive.current.read());
+        self.engine.report.done_here(here.index, items, time, self.engine.current.read());
     }
 
     /// Leaves if that is worth it (`true`), or asks for workers if it will be.
     fn choose(&mut self) -> Result<bool, Error> {
         let Some(here) = &mut self.here else { return Ok(true) };
-        let runtime = self.drive.runtime();
+        let runtime = self.engine.runtime();
         if let Some(asked) = &mut here.asked {
             match asked.answered() {
                 None => return Ok(false),
@@ -173,7 +173,7 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
         match here.pace.choose(self.input.size_hint(), places, here.workers) {
             Choice::Stay => Ok(false),
             Choice::Ask => {
-                match Asked::new(&runtime, places) {
+                match WarmUp::new(&runtime, places) {
                     Ok(asked) => (here.asked, here.workers) = (Some(asked), Workers::Asked),
                     Err(error) => {
                         log::info!("staying in the calling thread: {error}");
@@ -195,12 +195,12 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
         self.caution = Caution::new();
         let now = here.now();
         let items = here.index - here.from;
-        let (answered, worked) = self.drive.report.by_workers();
+        let (answered, worked) = self.engine.report.by_workers();
         here.watch.leave((now - here.since) / items.max(1) as f64, now, answered, worked.as_secs_f64());
         here.since = now;
-        let context = here.callee.context()?;
-        self.drive.report.moves(here.index, "workers");
-        self.drive.leave_here(here.index, (items > 0).then(|| here.pace.item()), context);
+        let context = here.inline_fn.context()?;
+        self.engine.report.moves(here.index, "workers");
+        self.engine.switch_to_workers(here.index, (items > 0).then(|| here.pace.item()), context);
         Ok(())
     }
 
@@ -208,37 +208,37 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
     fn look(&mut self) {
         let Some(here) = &mut self.here else { return };
         // What ends workers must not come near this process.
-        if self.drive.needs_workers() || self.drive.report.has_deaths() || self.failure.is_some() {
+        if self.engine.needs_workers() || self.engine.report.has_deaths() || self.failure.is_some() {
             return;
         }
         let now = here.now();
-        let (answered, worked) = self.drive.report.by_workers();
-        let places = self.drive.runtime().settings().local_processes.min(cores());
+        let (answered, worked) = self.engine.report.by_workers();
+        let places = self.engine.runtime().settings().local_processes.min(cores());
         if let Some(Slower { each }) = here.watch.look(now, answered, worked.as_secs_f64(), places) {
             here.place = Place::Returning;
             here.pace.back(each, now - here.since);
-            self.drive.hold();
+            self.engine.pause_input();
         }
     }
 
     /// All that was read is answered: goes on in this thread.
-    fn come_back(&mut self) {
+    fn return_to_workers(&mut self) {
         let Some(here) = &mut self.here else { return };
-        here.index = self.drive.come_here();
-        self.drive.report.moves(here.index, "the calling thread");
+        here.index = self.engine.switch_to_inline();
+        self.engine.report.moves(here.index, "the calling thread");
         here.place = Place::Here;
         here.workers = Workers::Ready;
         (here.since, here.from) = (here.now(), here.index);
     }
 }
 
-/// The calling thread's side of the drive.
-impl Drive {
+/// The calling thread's side of the engine.
+impl MapEngine {
     /// Whether the map asks for what comes with workers: items that are ended, tried again or recorded.
     fn needs_workers(&self) -> bool {
         self.item_timeout.is_some()
             || self.limits.cancel_running()
-            || self.tries.retries > 0
+            || self.attempts.retries > 0
             || self.checkpoint.is_wanted()
     }
 
@@ -255,16 +255,16 @@ impl Drive {
         self.report.begin(self.label.as_deref(), &self.function.name, items)?;
         self.runtime.backend()?;
         self.report.backend("in the calling thread");
-        self.here = true;
+        self.run_inline();
         Ok(())
     }
 
     /// All items before `index` are answered; one took so many seconds. The next ones go to a run.
-    fn leave_here(&mut self, index: u64, item: Option<f64>, context: Context) {
-        self.here = false;
-        self.resting = false;
+    fn switch_to_workers(&mut self, index: u64, item: Option<f64>, context: Context) {
+        self.leave_inline();
+        self.paused_by_budget = false;
         self.pulled = index;
-        self.window.resume_at(index);
+        self.reorder_buffer.resume_at(index);
         self.context = Some(Box::new(move || Ok(context)));
         if let Some(item) = item {
             // What is known need not be found out again, from one item on.
@@ -274,27 +274,24 @@ impl Drive {
     }
 
     /// Reads nothing more until all is answered.
-    fn hold(&mut self) {
+    fn pause_input(&mut self) {
         if self.reading == Reading::On {
             self.reading = Reading::Held;
         }
     }
 
-    /// Takes [`hold`](Drive::hold) back.
-    fn read_on(&mut self) {
+    /// Undoes [`MapEngine::pause_input`].
+    fn resume_input(&mut self) {
         if self.reading == Reading::Held {
             self.reading = Reading::On;
         }
     }
 
     /// All is answered: ends the run. The index to go on at.
-    fn come_here(&mut self) -> u64 {
-        if let Some(run) = self.run.take() {
-            run.close();
-        }
-        self.read_on();
+    fn switch_to_inline(&mut self) -> u64 {
+        self.close_run();
+        self.resume_input();
         self.job = JobId::next();
-        self.here = true;
         self.pulled
     }
 }

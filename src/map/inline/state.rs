@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 use std::vec::IntoIter;
 
-use crate::map::inline::function::Callee;
-use crate::map::inline::policy::{Pace, Watch, Workers};
-use crate::map::inline::warm_up::Asked;
+use crate::map::inline::function::InlineFn;
+use crate::map::inline::policy::{RegressionCheck, Throughput, Workers};
+use crate::map::inline::warm_up::WarmUp;
 use crate::map::results::Advance;
 
 /// Single calls between two looks at the clock, and what one may take, with what the consumer does between them.
@@ -49,8 +49,8 @@ pub(crate) enum Place {
 }
 
 /// The calling thread's part of a map.
-pub(crate) struct Here<I, R> {
-    pub(crate) callee: Box<dyn Callee<I, R>>,
+pub(crate) struct InlineSource<I, R> {
+    pub(crate) inline_fn: Box<dyn InlineFn<I, R>>,
     pub(crate) place: Place,
     /// Index of the next item that is pulled here, less what stands in `results` and `panicked`.
     pub(crate) index: u64,
@@ -58,7 +58,7 @@ pub(crate) struct Here<I, R> {
     pub(crate) results: Vec<R>,
     /// The item behind `results` did so.
     pub(crate) panicked: Option<String>,
-    pub(crate) pace: Pace,
+    pub(crate) pace: Throughput,
     /// Items that are too cheap for workers may be called for one by one.
     pub(crate) singly: bool,
     /// When single calls were granted, if the last items were called so.
@@ -67,35 +67,35 @@ pub(crate) struct Here<I, R> {
     pub(crate) since: f64,
     pub(crate) from: u64,
     pub(crate) begun: Instant,
-    pub(crate) watch: Watch,
+    pub(crate) watch: RegressionCheck,
     /// What is known of the workers, and the run that asks them.
     pub(crate) workers: Workers,
-    pub(crate) asked: Option<Asked>,
+    pub(crate) asked: Option<WarmUp>,
 }
 
 /// What the calling thread has for the adapter.
-pub(crate) enum Turn<R> {
+pub(crate) enum Step<R> {
     Answer(Advance<R>),
     End,
     /// It is the workers' turn.
     Away,
 }
 
-impl<I, R> Here<I, R> {
-    pub(crate) fn new(callee: Box<dyn Callee<I, R>>) -> Box<Self> {
-        Box::new(Here {
-            callee,
+impl<I, R> InlineSource<I, R> {
+    pub(crate) fn new(inline_fn: Box<dyn InlineFn<I, R>>) -> Box<Self> {
+        Box::new(InlineSource {
+            inline_fn,
             place: Place::Unknown,
             index: 0,
             results: Vec::new(),
             panicked: None,
-            pace: Pace::default(),
+            pace: Throughput::default(),
             singly: true,
             granted: None,
             since: 0.0,
             from: 0,
             begun: Instant::now(),
-            watch: Watch::new(),
+            watch: RegressionCheck::new(),
             workers: Workers::Cold,
             asked: None,
         })
@@ -110,7 +110,7 @@ impl<I, R> Here<I, R> {
     /// The next item's result, if the function does not panic and there is one.
     #[inline]
     pub(crate) fn call(&mut self, input: &mut Option<I>) -> Option<R> {
-        self.callee.call_one(input, &mut self.panicked)
+        self.inline_fn.call_one(input, &mut self.panicked)
     }
 
     /// Whether the next items are to be called for one by one: they are cheap, and those before were, as far as the

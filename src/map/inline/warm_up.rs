@@ -13,12 +13,12 @@ use crate::runtime::Runtime;
 use crate::worker::typed_loop::Plain;
 
 /// A run of nothing, by which workers are started and it is found out that they are there.
-pub(crate) struct Asked {
+pub(crate) struct WarmUp {
     run: Box<dyn Run>,
     outstanding: usize,
 }
 
-impl Asked {
+impl WarmUp {
     /// # Errors
     /// If no run can be opened.
     pub(crate) fn new(runtime: &Runtime, workers: usize) -> Result<Self, Error> {
@@ -45,7 +45,7 @@ impl Asked {
                 outstanding += 1;
             }
         }
-        Ok(Asked { run, outstanding })
+        Ok(WarmUp { run, outstanding })
     }
 
     /// What became of it, if that is known.

@@ -180,7 +180,7 @@ mod tests {
             let answer = Results {
                 wall: Duration::from_millis(10),
                 worker: format!("worker-{}", item % 2 + 1),
-                came: Some(recorder.begun + ended),
+                received_at: Some(recorder.begun + ended),
                 slowest: Some((0, Duration::from_millis(10))),
                 ..Results::default()
             };
@@ -310,10 +310,10 @@ mod tests {
 
     #[test]
     fn maps_without_workers_say_where_their_results_came_from() {
-        let without = |here: u64, recalled: u64| {
+        let without = |here: u64, restored: u64| {
             map(|map| {
                 map.items.answered = 0;
-                (map.items.here, map.items.from_checkpoint) = (here, recalled);
+                (map.items.here, map.items.from_checkpoint) = (here, restored);
             })
         };
         assert!(without(0, 0).starts_with("No item was answered."));

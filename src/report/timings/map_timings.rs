@@ -68,7 +68,7 @@ impl Timings {
         let [function, backend] = [map.function, map.backend].map(str::to_owned);
         let (label, total, microcredits) = (map.label.map(str::to_owned), map.total, map.microcredits);
         let account = account.clone();
-        crate::report::timings::writer_thread::hand_in(move || {
+        crate::report::timings::writer_thread::enqueue(move || {
             let label = label.as_deref();
             let map = Map { label, function: &function, backend: &backend, total, microcredits };
             write(place, recorder, &map, &account);

@@ -157,7 +157,7 @@ impl Document {
                 expected: map.total,
                 delivered: account.delivered,
                 failed: account.failed,
-                from_checkpoint: account.recalled,
+                from_checkpoint: account.restored,
                 here: account.here,
                 answered: account.answered,
             },

@@ -1,5 +1,5 @@
-//! The file of a report: looked at when the map begins, so that a path that can't be written is told before any work is
-//! done; written when it is over. Several maps with one path get files of their own.
+//! The file of a report: opened when the map starts, so that a path that can't be written is reported before any work is
+//! done; written when the map is over. Several maps with one path get files of their own.
 
 use std::collections::HashMap;
 use std::ffi::CString;

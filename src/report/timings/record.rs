@@ -1,4 +1,4 @@
-//! What happens in one map, recorded in bounded memory: told by the report, read by `model` when the map is over.
+//! Events of one map, recorded in bounded memory: written by the report, read by `model` when the map is over.
 //!
 //! A batch is one span of its worker's lane. When there are too many, neighbours are joined that lie within a grain of
 //! time, which grows; a span that is longer than that (a straggler) stays as it is.
@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant, SystemTime};
 
-use fastmap_backends::{Batch, BatchId, Death, Loss, Place, Results, Running};
+use fastmap_backends::{Batch, BatchId, Origin, Results, Running, WorkerExit, WorkerLoss};
 use serde::Serialize;
 
 use super::bins::{Bin, Bins, Histogram};
@@ -206,7 +206,7 @@ impl Recorder {
             false => self.partly.remove(&batch),
         };
         self.answered += u64::from(!known);
-        let at = match results.came {
+        let at = match results.received_at {
             Some(came) => came.saturating_duration_since(self.begun).as_secs_f64(),
             None => self.now(),
         };
@@ -231,7 +231,7 @@ impl Recorder {
         self.took(first, items, wall, None, at, CALLER);
         let span =
             Span { from: (at - wall).max(0.0), to: at, busy: wall, first, items: items.into(), batches: 1 };
-        self.place(CALLER, Place::Here, span, None);
+        self.place(CALLER, Origin::Local, span, None);
         self.answered += 1;
         self.bins.add(at, &Bin { batches: 1, fewest: items, most: items, ..Bin::default() });
     }
@@ -275,7 +275,7 @@ impl Recorder {
     }
 
     /// A worker is lost, with what it had. One that has answered nothing yet is taken to be at `place`.
-    pub(crate) fn lost(&mut self, batch: &Batch, loss: &Loss, place: Place) {
+    pub(crate) fn lost(&mut self, batch: &Batch, loss: &WorkerLoss, place: Origin) {
         self.partly.remove(&batch.id());
         let at = self.now();
         let item = match loss.running {
@@ -283,7 +283,7 @@ impl Recorder {
             Running::Unknown if batch.items() == 1 => Some(batch.first()),
             Running::Setup | Running::Unknown => None,
         };
-        let Death { worker, .. } = &loss.death;
+        let WorkerExit { worker, .. } = &loss.death;
         let lane = self.lane(worker, place);
         self.lanes[lane].died.get_or_insert(at);
         self.deaths.add(|| Died { at, worker: worker.clone(), item, cause: cut(&loss.death.to_string()) });
@@ -295,7 +295,7 @@ impl Recorder {
         self.decisions.add(|| Event { at, item, what: cut(what) });
     }
 
-    fn lane(&mut self, worker: &str, place: Place) -> usize {
+    fn lane(&mut self, worker: &str, place: Origin) -> usize {
         if let Some(lane) = self.names.get(worker) {
             return *lane;
         }
@@ -306,7 +306,7 @@ impl Recorder {
         }
         let lane = Lane {
             worker: name.to_owned(),
-            cloud: place == Place::Cloud,
+            cloud: place == Origin::Cloud,
             died: None,
             busy: 0.0,
             items: 0,
@@ -319,10 +319,10 @@ impl Recorder {
         self.lanes.len() - 1
     }
 
-    fn place(&mut self, worker: &str, place: Place, mut span: Span, batch: Option<BatchId>) {
+    fn place(&mut self, worker: &str, place: Origin, mut span: Span, batch: Option<BatchId>) {
         let (here, cloud) = match place {
-            Place::Here => (span.items, 0),
-            Place::Cloud => (0, span.items),
+            Origin::Local => (span.items, 0),
+            Origin::Cloud => (0, span.items),
         };
         self.bins.add(span.to, &Bin { here, cloud, ..Bin::default() });
         self.bins.spread(span.from, span.to, |bin| &mut bin.busy);
@@ -384,7 +384,7 @@ mod tests {
         Results {
             wall: Duration::from_secs_f64(wall),
             worker: worker.to_owned(),
-            came: Some(begun + Duration::from_secs_f64(at)),
+            received_at: Some(begun + Duration::from_secs_f64(at)),
             ..Results::default()
         }
     }

@@ -15,7 +15,7 @@ const MOST: usize = 16;
 
 type Work = Box<dyn FnOnce() + Send>;
 
-struct Desk {
+struct WriterThread {
     waiting: VecDeque<Work>,
     /// In the thread's hands.
     under_way: bool,
@@ -24,11 +24,11 @@ struct Desk {
 /// The process whose thread it is; 0: there is none. A fork of the process has no such thread, what waits is not its own, and the
 /// lock may be held there for ever: it is not touched.
 static PROCESS: AtomicU32 = AtomicU32::new(0);
-static DESK: Mutex<Desk> = Mutex::new(Desk { waiting: VecDeque::new(), under_way: false });
+static DESK: Mutex<WriterThread> = Mutex::new(WriterThread { waiting: VecDeque::new(), under_way: false });
 /// Something was handed in, or is done.
 static NEWS: Condvar = Condvar::new();
 
-fn lock() -> MutexGuard<'static, Desk> {
+fn lock() -> MutexGuard<'static, WriterThread> {
     DESK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -70,7 +70,7 @@ fn work() {
 }
 
 /// Has it done by the thread; by this one where there is none.
-pub(crate) fn hand_in(work: impl FnOnce() + Send + 'static) {
+pub(crate) fn enqueue(work: impl FnOnce() + Send + 'static) {
     if is_open() {
         let mut desk = lock();
         if desk.waiting.len() < MOST {

@@ -268,6 +268,6 @@ fn no_terminal_and_no_answer_means_no() {
     let report = Report::read(&ended.stdout);
     assert_eq!((report.errors.len(), &*report.errors[0].kind), (1, "Declined"), "{report:#?}");
     let text = &report.errors[0].text;
-    assert!(text.contains("nobody to ask") && text.contains("FASTMAP_CONFIRM_CHARGES"), "{text}");
+    assert!(text.contains("no terminal to ask at") && text.contains("FASTMAP_CONFIRM_CHARGES"), "{text}");
     assert!(service.runs("a").is_empty());
 }

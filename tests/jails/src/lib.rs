@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use fastmap::backends::{Backend, Local, LocalOptions};
 use fastmap::{FastmapConfig, Options, Verbosity};
-use fastmap_backends::local::{Jailed, LogRecord, Relay, Stream};
+use fastmap_backends::local::{Jailed, LogRecord, OutputSink, Stream};
 use fastmap_sandbox::jail::{Jail, Limits};
 use tempfile::TempDir;
 
@@ -97,7 +97,7 @@ pub fn pool_with(jailed: &Arc<Jailed>, workers: usize, change: impl FnOnce(&mut 
 #[derive(Debug)]
 struct Silent;
 
-impl Relay for Silent {
+impl OutputSink for Silent {
     fn line(&self, _worker: &str, _stream: Stream, _line: &[u8]) {}
 
     fn record(&self, _worker: &str, _record: &LogRecord<'_>) {}

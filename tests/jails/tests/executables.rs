@@ -9,7 +9,7 @@ use std::sync::Arc;
 use fastmap::backends::{Backend, BackendError, FunctionId, Job, Local, Run};
 use fastmap::{Error, ErrorKind};
 use fastmap_backends::local::Jailed;
-use fastmap_sandbox::elf::Unfit;
+use fastmap_sandbox::elf::ElfError;
 use fastmap_test_jails::{config, copy, jail, limits, pool};
 use tempfile::TempDir;
 
@@ -61,7 +61,7 @@ fn a_function_that_the_program_has_not_is_an_error_of_the_map() {
     assert!(error.to_string().contains("the function another was sought"), "{error}");
 }
 
-fn refused(path: &Path) -> Unfit {
+fn refused(path: &Path) -> ElfError {
     Jailed::new(jail(), path, limits()).expect_err("it can't run here")
 }
 
@@ -156,10 +156,10 @@ fn said_of(path: &Path) -> String {
 #[test]
 fn a_program_without_fastmap_is_noticed_at_once() {
     let said = said_of(Path::new("/bin/true"));
-    assert!(said.contains("exit(0) before it reported for duty (is it a fastmap program?"), "{said}");
+    assert!(said.contains("exit(0) before it connected (is it a fastmap program?"), "{said}");
     // cat reads its standard input, which is a worker's way to get files, and does not wait there.
     let said = said_of(Path::new("/bin/cat"));
-    assert!(said.contains("exit(1) before it reported for duty"), "{said}");
+    assert!(said.contains("exit(1) before it connected"), "{said}");
     // More than a worker may print.
     let said = said_of(Path::new("/usr/bin/yes"));
     assert!(said.contains("it printed more than 256 KiB"), "{said}");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fastmap::ErrorKind;
 use fastmap::backends::{BackendError, Completion, Local, LocalOptions, Outcome};
-use fastmap_backends::local::{Budget, Jailed, LogRecord, Relay, Stream};
+use fastmap_backends::local::{Budget, Jailed, LogRecord, OutputSink, Stream};
 use fastmap_test_jails::packets::{self, Packet};
 use fastmap_test_jails::raw::{self, Act};
 use fastmap_test_jails::{LIMIT, acts, config, copy, jail, jailed, limits, pool, pool_with};
@@ -68,7 +68,7 @@ fn of_a_flood_of_log_records_some_are_left_out_and_no_item_fails() {
     // Nobody logs here; workers are told to send their records all the same.
     log::set_max_level(log::LevelFilter::Info);
     let records = Arc::new(Records::default());
-    let relay: Arc<dyn Relay> = records.clone();
+    let relay: Arc<dyn OutputSink> = records.clone();
     let config = config(pool_with(&jailed(limits()), 2, |options| options.relay = relay));
     let answers: Vec<_> = config.fastmap(chatter, 0..30).collect();
     assert!(answers.iter().all(Result::is_ok), "{answers:?}");
@@ -224,7 +224,7 @@ fn answers_that_nobody_takes_hold_up_the_workers_of_their_account_alone() {
 #[derive(Debug, Default)]
 struct Records(Mutex<Vec<String>>);
 
-impl Relay for Records {
+impl OutputSink for Records {
     fn line(&self, _worker: &str, _stream: Stream, _line: &[u8]) {}
 
     fn record(&self, worker: &str, record: &LogRecord<'_>) {
@@ -236,7 +236,7 @@ impl Relay for Records {
 #[test]
 fn a_log_record_goes_to_the_relay_of_its_pool() {
     let records = Arc::new(Records::default());
-    let relay: Arc<dyn Relay> = records.clone();
+    let relay: Arc<dyn OutputSink> = records.clone();
     let (local, _folder) = pool_of(RAW, |options| options.relay = relay);
     let act = Act::Log { target: "fastmap_service::cli".to_owned(), message: "two\nlines".to_owned() };
     let (job, mut run) = raw::run(&local, &act);

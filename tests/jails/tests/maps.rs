@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use fastmap::backends::local::{Relay, Stream};
+use fastmap::backends::local::{OutputSink, Stream};
 use fastmap::backends::{Local, LocalOptions, conformance};
 use fastmap::{Error, ErrorKind, FastmapConfig};
 use fastmap_sandbox::jail::Limits;
@@ -20,7 +20,7 @@ fastmap::test_support!();
 #[derive(Debug, Default)]
 struct Lines(Mutex<Vec<String>>);
 
-impl Relay for Lines {
+impl OutputSink for Lines {
     fn line(&self, _worker: &str, _stream: Stream, line: &[u8]) {
         self.0.lock().expect("no panic").push(String::from_utf8_lossy(line).into_owned());
     }
@@ -217,7 +217,7 @@ fn threads_are_bounded() {
 #[test]
 fn of_an_item_that_prints_megabytes_lines_are_left_out_and_counted_and_none_fails() {
     let lines = Arc::new(Lines::default());
-    let relay: Arc<dyn Relay> = lines.clone();
+    let relay: Arc<dyn OutputSink> = lines.clone();
     let config = config(pool_with(&jailed(limits()), 2, |options| options.relay = relay));
     let flood = |n: u32| if n == acts::BAD { acts::flood() } else { n };
     let answers: Vec<_> = config.fastmap(flood, 0..40).collect();

@@ -442,7 +442,7 @@ fn a_panic_that_was_passed_on_keeps_its_words_and_one_that_was_caught_lends_it_n
             1 => format!("of a thread of item {index}"),
             4 | 6 => format!("passed on by item {index}"),
             7 => format!("own words of item {index}"),
-            _ => "a value that is no text".to_owned(),
+            _ => "a value that is not text".to_owned(),
         };
         assert_eq!(error.kind, "Panic");
         assert!(error.text.contains(&words), "{words}: {error:?}");

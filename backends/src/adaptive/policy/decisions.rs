@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::adaptive::policy::estimates::Ledger;
+use crate::adaptive::policy::estimates::Estimates;
 use crate::adaptive::policy::event::{Event, Forecast, Probe, Repeat, Side, Step};
 use crate::losses::PARTS;
 
@@ -11,7 +11,7 @@ use crate::losses::PARTS;
 pub struct Options {
     /// The whole map must be predicted to end sooner by this share of its time for the service to be used.
     pub margin: f64,
-    /// And by so many seconds.
+    /// And at least this many seconds sooner.
     pub least_gain: f64,
     /// Most credits for a second sooner.
     pub credits_per_second: f64,
@@ -21,7 +21,7 @@ pub struct Options {
     pub bandwidth: f64,
     /// Seconds that a service is expected to take for opening a run, beside the upload: it starts a worker.
     pub opening: f64,
-    /// A local worker that has had its first batch for so many seconds may still be starting.
+    /// Seconds for which a local worker with its first batch may still be starting.
     pub starting: f64,
     /// Of an input that does not tell its length: items that may be with the service, for each that was pulled.
     pub commitment: f64,
@@ -87,7 +87,7 @@ pub struct State {
     /// No answer of use comes from the service, which may stand still.
     #[serde(default)]
     pub(crate) silent: bool,
-    pub(crate) ledger: Ledger,
+    pub(crate) estimates: Estimates,
 }
 
 /// Decides for one map.
@@ -105,10 +105,10 @@ const FAILURES: u32 = 5;
 const SUSPICIOUS: f64 = 2.0;
 
 impl Policy {
-    /// For a map of so many items, if that is known, with so many local workers.
+    /// A policy for a map of `items` items, if that number is known, with `workers` local workers.
     pub fn new(options: Options, items: Option<u64>, workers: u32) -> Self {
-        let mut ledger = Ledger::default();
-        ledger.sides[Side::Local as usize].workers = f64::from(workers);
+        let mut estimates = Estimates::default();
+        estimates.sides[Side::Local as usize].workers = f64::from(workers);
         let state = State {
             items,
             input_ended: false,
@@ -118,7 +118,7 @@ impl Policy {
             spent: 0.0,
             joined: false,
             silent: false,
-            ledger,
+            estimates,
         };
         Policy { options, state }
     }
@@ -143,18 +143,18 @@ impl Policy {
         let state = &mut self.state;
         match event {
             Event::Sent { batch, side, first, items, bytes } => {
-                state.ledger.sent(now, *batch, *side, *first, *items, *bytes);
+                state.estimates.sent(now, *batch, *side, *first, *items, *bytes);
             }
             Event::Answered { batch, side, items, wall, bytes } => {
                 if *side == Side::Cloud {
                     self.state.silent = false;
                     self.answered_there(now, *batch, *items, *wall, *bytes);
                 }
-                self.state.ledger.answered(now, *batch, *side, *items, *wall, *bytes);
+                self.state.estimates.answered(now, *batch, *side, *items, *wall, *bytes);
             }
             Event::Back { batch, side, items, lost } => {
-                state.ledger.back(*batch, *side, *items, *lost);
-                if state.ledger.side(Side::Cloud).failures >= FAILURES {
+                state.estimates.back(*batch, *side, *items, *lost);
+                if state.estimates.side(Side::Cloud).failures >= FAILURES {
                     self.leave("its batches come back unanswered");
                 }
             }
@@ -177,10 +177,10 @@ impl Policy {
                 if !matches!(state.link, Link::Left { .. }) {
                     state.link = Link::Ready;
                 }
-                state.ledger.sides[Side::Cloud as usize].workers = f64::from(*workers);
+                state.estimates.sides[Side::Cloud as usize].workers = f64::from(*workers);
             }
             Event::Workers { side, workers } => {
-                state.ledger.sides[*side as usize].workers = f64::from(*workers);
+                state.estimates.sides[*side as usize].workers = f64::from(*workers);
             }
             Event::Silent => state.silent = true,
             Event::Heard => state.silent = false,
@@ -199,12 +199,12 @@ impl Policy {
             None => 0.0,
         };
         self.state.spent += cost;
-        let Some(flight) = self.state.ledger.flight(batch) else { return };
+        let Some(flight) = self.state.estimates.flight(batch) else { return };
         let Some(sent) = flight.sent[Side::Cloud as usize] else { return };
         // Where it had to wait for a worker there, that is no part of the way.
         if flight.items[Side::Cloud as usize] == items && flight.direct {
             let way = (now - sent - wall).max(0.0);
-            let known = &mut self.state.ledger.sides[Side::Cloud as usize].way;
+            let known = &mut self.state.estimates.sides[Side::Cloud as usize].way;
             *known = Some(known.map_or(way, |known| known.min(way)));
         }
     }
@@ -248,11 +248,11 @@ impl Policy {
     pub fn place(&mut self, now: f64, local: Option<f64>, cloud: Option<f64>) -> Option<Side> {
         let here = self.item_here(now);
         let takes = cloud.is_some_and(|work| self.takes_there(now, self.items_of(work, here)));
-        let account = self.state.ledger.side(Side::Local);
+        let account = self.state.estimates.side(Side::Local);
         let idle = (account.batches as f64) < account.workers;
         if let Some(work) = local {
             // To leave it to the service, the service must take it, or be about to.
-            let refused = cloud.is_some() && !takes || self.state.ledger.side(Side::Cloud).batches == 0;
+            let refused = cloud.is_some() && !takes || self.state.estimates.side(Side::Cloud).batches == 0;
             let helps = !self.state.joined || self.helps_here(now, here, self.items_of(work, here));
             if refused && !takes || (idle || !takes) && helps {
                 return Some(Side::Local);
@@ -264,7 +264,7 @@ impl Policy {
     /// Where an item goes that has ended a worker or failed before. Until the service has answered something, which says that
     /// the function works there, it is tried here.
     pub fn place_again(&mut self, now: f64, local: Option<f64>, cloud: Option<f64>) -> Option<Side> {
-        match self.state.ledger.side(Side::Cloud).answered {
+        match self.state.estimates.side(Side::Cloud).answered {
             0 => local.map(|_| Side::Local),
             _ => self.place(now, local, cloud),
         }
@@ -273,7 +273,7 @@ impl Policy {
     /// How many items a batch of so much work will have, about.
     fn items_of(&self, work: f64, item: Option<f64>) -> u32 {
         let Some(item) = item else { return 1 };
-        let [local, cloud] = &self.state.ledger.sides;
+        let [local, cloud] = &self.state.estimates.sides;
         let mut items = work / item.max(1e-9);
         if self.state.items.is_some() {
             items = items.min(self.left() / (4.0 * (local.workers + cloud.workers).max(1.0)));
@@ -283,7 +283,7 @@ impl Policy {
 
     /// Whether a batch in the service helps to end the map sooner.
     fn takes_there(&mut self, now: f64, items: u32) -> bool {
-        let silent = self.state.silent || self.state.ledger.side(Side::Cloud).workers < 1.0;
+        let silent = self.state.silent || self.state.estimates.side(Side::Cloud).workers < 1.0;
         if self.state.link != Link::Ready || silent {
             return false;
         }
@@ -301,16 +301,16 @@ impl Policy {
             return false;
         }
         let count = f64::from(items.max(1));
-        let ledger = &self.state.ledger;
+        let estimates = &self.state.estimates;
         if self.state.items.is_none() {
-            let most = self.options.commitment * ledger.pulled as f64;
-            if ledger.side(Side::Cloud).items as f64 + count > most {
+            let most = self.options.commitment * estimates.pulled as f64;
+            if estimates.side(Side::Cloud).items as f64 + count > most {
                 return false;
             }
         }
         let cost = self.cost(there);
         let pays = cost * self.rate_here(here) <= self.options.credits_per_second;
-        let rest = self.left() + ledger.side(Side::Local).items as f64;
+        let rest = self.left() + estimates.side(Side::Local).items as f64;
         pays && cost * count <= self.affordable()
             && self.turnaround(now, count, here) < self.alone(rest, here)
     }
@@ -318,7 +318,7 @@ impl Policy {
     /// Whether a batch that is begun here ends before the service would be through with all.
     fn helps_here(&self, now: f64, here: Option<f64>, items: u32) -> bool {
         let Some(here) = here else { return true };
-        let local = self.state.ledger.side(Side::Local);
+        let local = self.state.estimates.side(Side::Local);
         let waiting = (local.batches as f64 / local.workers.max(1.0)).floor();
         let each = f64::from(items.max(1)) * here;
         let ends = each * (1.0 + waiting);
@@ -331,8 +331,8 @@ impl Policy {
 
     /// Workers that share what is left, in units of a local one; batches for either side are cut by it.
     pub fn sharers(&self, now: f64) -> f64 {
-        let ledger = &self.state.ledger;
-        let local = ledger.side(Side::Local).workers;
+        let estimates = &self.state.estimates;
+        let local = estimates.side(Side::Local).workers;
         let takes = self.state.joined && self.state.link == Link::Ready && !self.state.silent;
         let Some(here) = self.item_here(now).filter(|_| takes) else { return local };
         local + self.rate_there(self.item_there(here)) * here
@@ -341,9 +341,9 @@ impl Policy {
     /// How many times longer items take than the host's adapter thinks, by whose mean the latest answers weigh most. Short
     /// ones are answered first, and of thousands of workers the latest answers are few.
     pub fn bias(&self, now: f64, side: Side) -> f64 {
-        let [local, cloud] = &self.state.ledger.sides;
+        let [local, cloud] = &self.state.estimates.sides;
         let Some(here) = self.item_here(now) else { return 1.0 };
-        match (side, self.state.ledger.latest) {
+        match (side, self.state.estimates.latest) {
             (Side::Local, _) => local.item.get().map_or(1.0, |mean| (here / mean.max(1e-9)).max(1.0)),
             (Side::Cloud, None) => 1.0,
             (Side::Cloud, Some(thought)) => {
@@ -356,17 +356,17 @@ impl Policy {
 
     /// Seconds that the local workers alone would have taken for all that is answered, as their items have taken so far.
     pub fn alone_so_far(&self, now: f64) -> Option<f64> {
-        Some(self.alone(self.state.ledger.done as f64, self.item_here(now)?))
+        Some(self.alone(self.state.estimates.done as f64, self.item_here(now)?))
     }
 
     /// Which batch is to be done twice, where a side has workers without work and there is nothing more to hand out.
     pub fn repeat(&mut self, now: f64, local_idle: bool, cloud_idle: bool) -> Option<Repeat> {
         let here = self.item_here(now)?;
-        if local_idle && let Some(batch) = self.lagging(now, Side::Cloud, here) {
+        if local_idle && let Some(batch) = self.is_straggler(now, Side::Cloud, here) {
             return Some(batch);
         }
         if cloud_idle && self.state.link == Link::Ready && !self.state.silent {
-            return self.lagging(now, Side::Local, here);
+            return self.is_straggler(now, Side::Local, here);
         }
         None
     }
@@ -374,17 +374,17 @@ impl Policy {
     /// Which batch of a service that gives no answer is to be done here before anything that was not begun: the consumer
     /// waits for the earliest. The service may go on, and then its own answer counts if it comes first.
     pub fn rescue(&self) -> Option<Repeat> {
-        let batch = self.state.silent.then(|| self.state.ledger.earliest(Side::Cloud))??;
+        let batch = self.state.silent.then(|| self.state.estimates.earliest(Side::Cloud))??;
         Some(Repeat { batch, to: Side::Local, pieces: 1 })
     }
 
     /// The batch of a side that the other would answer sooner.
-    fn lagging(&mut self, now: f64, side: Side, here: f64) -> Option<Repeat> {
+    fn is_straggler(&mut self, now: f64, side: Side, here: f64) -> Option<Repeat> {
         let there = self.item_there(here);
-        let ends = self.state.ledger.ends(side);
+        let ends = self.state.estimates.ends(side);
         let mut latest: Option<(f64, u64, bool)> = None;
         for batch in ends.into_iter().flatten() {
-            let flight = self.state.ledger.flight(batch)?;
+            let flight = self.state.estimates.flight(batch)?;
             let age = now - flight.sent[side as usize]?;
             let items = f64::from(flight.items[side as usize]);
             let expected = match side {
@@ -396,7 +396,7 @@ impl Policy {
             let queue = match side {
                 Side::Cloud if Some(batch) == ends[1] => self.turnaround(now, 0.0, here) - age,
                 Side::Local if Some(batch) == ends[1] => {
-                    self.alone(self.state.ledger.side(Side::Local).items as f64, here)
+                    self.alone(self.state.estimates.side(Side::Local).items as f64, here)
                 }
                 _ => 0.0,
             };
@@ -406,11 +406,11 @@ impl Policy {
             }
         }
         let (ends_in, batch, suspected) = latest?;
-        let flight = self.state.ledger.flight(batch)?;
+        let flight = self.state.estimates.flight(batch)?;
         let items = f64::from(flight.items[side as usize]);
         let worth = match side {
             Side::Cloud => {
-                let local = self.state.ledger.side(Side::Local);
+                let local = self.state.estimates.side(Side::Local);
                 let idle = (local.workers - local.batches as f64).clamp(1.0, items.max(1.0));
                 items * here / idle < ends_in
             }
@@ -432,7 +432,7 @@ impl Policy {
 
     /// A batch that was to be repeated can't be: it is not asked for again.
     pub fn not_repeated(&mut self, batch: u64) {
-        if let Some(flight) = self.state.ledger.flight_mut(batch) {
+        if let Some(flight) = self.state.estimates.flight_mut(batch) {
             flight.repeated = true;
         }
     }

@@ -40,7 +40,7 @@ impl Mean {
 
 /// A batch that is out, on one side or on both.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Flight {
+pub(crate) struct SentBatch {
     /// Items that each side still owes.
     pub(crate) items: [u32; 2],
     /// Items that each side has answered while the other has the batch, too: they count when one has answered all.
@@ -54,7 +54,7 @@ pub(crate) struct Flight {
     pub(crate) repeated: bool,
 }
 
-impl Flight {
+impl SentBatch {
     pub(crate) fn on(&self, side: Side) -> bool {
         self.items[side as usize] > 0
     }
@@ -62,7 +62,7 @@ impl Flight {
 
 /// One side's account.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Account {
+pub(crate) struct SideStats {
     pub(crate) workers: f64,
     /// Seconds that a worker takes for an item.
     pub(crate) item: Mean,
@@ -88,7 +88,7 @@ pub(crate) struct Account {
     pub(crate) way: Option<f64>,
 }
 
-impl Account {
+impl SideStats {
     /// Items a second that it answers lately, once that is more than chance.
     pub(crate) fn rate_lately(&self) -> Option<f64> {
         (self.lately > 0.0 && self.lately_items >= 4.0).then(|| self.lately_items / self.lately)
@@ -114,9 +114,9 @@ impl Account {
 
 /// Both sides' accounts, and the batches that are out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Ledger {
-    pub(crate) sides: [Account; 2],
-    flights: BTreeMap<u64, Flight>,
+pub(crate) struct Estimates {
+    pub(crate) sides: [SideStats; 2],
+    flights: BTreeMap<u64, SentBatch>,
     /// Items that were handed in at least once.
     pub(crate) pulled: u64,
     /// Bytes of an item.
@@ -129,16 +129,16 @@ pub(crate) struct Ledger {
     both: u64,
 }
 
-impl Ledger {
-    pub(crate) fn side(&self, side: Side) -> &Account {
+impl Estimates {
+    pub(crate) fn side(&self, side: Side) -> &SideStats {
         &self.sides[side as usize]
     }
 
-    pub(crate) fn flight(&self, batch: u64) -> Option<&Flight> {
+    pub(crate) fn flight(&self, batch: u64) -> Option<&SentBatch> {
         self.flights.get(&batch)
     }
 
-    pub(crate) fn flight_mut(&mut self, batch: u64) -> Option<&mut Flight> {
+    pub(crate) fn flight_mut(&mut self, batch: u64) -> Option<&mut SentBatch> {
         self.flights.get_mut(&batch)
     }
 
@@ -156,7 +156,8 @@ impl Ledger {
         }
         let at = side as usize;
         let (none, never) = ([0; 2], [None; 2]);
-        let empty = Flight { items: none, parts: none, bytes, sent: never, direct: false, repeated: false };
+        let empty =
+            SentBatch { items: none, parts: none, bytes, sent: never, direct: false, repeated: false };
         let flight = self.flights.entry(batch).or_insert(empty);
         flight.repeated |= flight.on(side.other());
         flight.sent[at] = Some(now);
@@ -240,7 +241,7 @@ impl Ledger {
 
     /// The batch of the earliest items, of those that are with a side alone and were not tried twice.
     pub(super) fn earliest(&self, side: Side) -> Option<u64> {
-        let out = |flight: &Flight| flight.on(side) && !flight.on(side.other()) && !flight.repeated;
+        let out = |flight: &SentBatch| flight.on(side) && !flight.on(side.other()) && !flight.repeated;
         self.flights.iter().find(|(_, flight)| out(flight)).map(|(batch, _)| *batch)
     }
 

@@ -1,4 +1,4 @@
-//! What the policy is told, and what it answers: plain data that can be written to a trace and read again.
+//! Events that the policy receives, and its answers: plain data that can be written to a trace and read again.
 
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +43,7 @@ pub enum Event {
     Answered {
         /// Its number.
         batch: u64,
-        /// By whom.
+        /// The side that answered.
         side: Side,
         /// How many items.
         items: u32,
@@ -63,7 +63,7 @@ pub enum Event {
         /// Its worker died, or the service could not do it, and no item is known to be to blame.
         lost: bool,
     },
-    /// What asking the service, for nothing, has told.
+    /// What the service answered before anything was charged.
     Probed(Probe),
     /// Bytes of the upload that are still to be sent.
     Uploading {

@@ -167,7 +167,7 @@ fn raced() -> (Policy, u64) {
     for side in [Side::Cloud, Side::Local] {
         policy.see(0.4, &Event::Sent { batch: 9, side, first: 4, items: 4, bytes: 32 });
     }
-    let done = policy.state.ledger.done;
+    let done = policy.state.estimates.done;
     (policy, done)
 }
 
@@ -183,11 +183,11 @@ fn back(side: Side, items: u32, lost: bool) -> Event {
 fn items_that_both_sides_answer_count_once() {
     let (mut policy, done) = raced();
     policy.see(0.5, &answered(Side::Cloud, 3));
-    assert_eq!(policy.state.ledger.done, done, "either may be first with all of it");
+    assert_eq!(policy.state.estimates.done, done, "either may be first with all of it");
     policy.see(0.5, &answered(Side::Local, 4));
     policy.see(0.5, &back(Side::Cloud, 1, false));
-    assert_eq!((policy.state.ledger.done, policy.left() as u64), (done + 4, 9992));
-    assert!(policy.state.ledger.flight(9).is_none());
+    assert_eq!((policy.state.estimates.done, policy.left() as u64), (done + 4, 9992));
+    assert!(policy.state.estimates.flight(9).is_none());
 }
 
 #[test]
@@ -196,9 +196,9 @@ fn answers_of_who_goes_on_alone_count_and_those_of_the_other_do_not() {
     policy.see(0.5, &answered(Side::Cloud, 1));
     policy.see(0.5, &answered(Side::Local, 2));
     policy.see(0.5, &back(Side::Cloud, 2, true));
-    assert_eq!(policy.state.ledger.done, done, "it owes one more, and may go on");
+    assert_eq!(policy.state.estimates.done, done, "it owes one more, and may go on");
     policy.see(0.5, &back(Side::Cloud, 1, false));
-    assert_eq!(policy.state.ledger.done, done + 2);
+    assert_eq!(policy.state.estimates.done, done + 2);
     policy.see(0.6, &answered(Side::Local, 2));
-    assert_eq!((policy.state.ledger.done, policy.left() as u64), (done + 4, 9992));
+    assert_eq!((policy.state.estimates.done, policy.left() as u64), (done + 4, 9992));
 }

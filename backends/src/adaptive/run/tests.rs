@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::*;
+use crate::backend::SubmitError;
 use crate::model::completion::Results;
-use crate::model::death::{Death, DeathCause, Loss, Running};
+use crate::model::death::{ExitReason, Running, WorkerExit, WorkerLoss};
 use crate::model::failure::{FailureKind, ItemFailure};
 use crate::{BatchBuilder, Context, Descriptor, FunctionId, JobId};
 
@@ -36,7 +37,7 @@ impl Run for Taker {
         Capacity { batches: 1, slots: 1, workers: 1, targets }
     }
 
-    fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
+    fn submit(&mut self, batch: Batch) -> Result<(), SubmitError> {
         let taken = (batch.id().0, batch.first(), batch.attempt());
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(taken);
         Ok(())
@@ -91,9 +92,9 @@ fn news(batch: BatchId, first: u64, items: u32, outcome: Outcome) -> Completion 
 }
 
 fn timeout(batch: Batch, limit: Duration) -> Outcome {
-    let cause = DeathCause::Timeout(limit);
-    let death = Death { worker: "w".to_owned(), pid: 1, cause, refused: None, stderr: Vec::new() };
-    Outcome::Lost(batch, Loss { running: Running::Item(0), death })
+    let cause = ExitReason::Timeout(limit);
+    let death = WorkerExit { worker: "w".to_owned(), pid: 1, cause, refused: None, stderr: Vec::new() };
+    Outcome::Lost(batch, WorkerLoss { running: Running::Item(0), death })
 }
 
 /// What the adapter does with a batch that was given back.
@@ -142,28 +143,28 @@ fn answers_count_for_the_side_that_gave_them_also_where_the_other_one_fails() {
     let (mut run, _) = adaptive(None);
     let whole = batch(1, 0, 4);
     run.send(whole.clone(), Side::Local).expect("all is taken");
-    let copy = run.held.copy(1, Side::Cloud, 1).expect("nothing has come back").remove(0);
+    let copy = run.in_flight.copy(1, Side::Cloud, 1).expect("nothing has come back").remove(0);
     run.landed(Side::Cloud, news(copy.id(), 0, 1, Outcome::Done(Results::default())));
     assert_eq!(run.answered, [0, 0], "the other one may be first");
     run.landed(Side::Local, news(BatchId(1), 0, 4, Outcome::Returned(whole)));
     assert_eq!(run.answered, [0, 1]);
-    assert_eq!(run.account().as_deref(), Some("0 items here, 1 in the service"));
+    assert_eq!(run.summary().as_deref(), Some("0 items here, 1 in the service"));
 }
 
 #[test]
 fn answers_from_here_count_where_the_service_is_left() {
     let (mut run, _) = adaptive(None);
     run.send(batch(1, 0, 4), Side::Cloud).expect("all is taken");
-    let copy = run.held.copy(1, Side::Local, 1).expect("nothing has come back").remove(0);
+    let copy = run.in_flight.copy(1, Side::Local, 1).expect("nothing has come back").remove(0);
     run.landed(Side::Local, news(copy.id(), 0, 3, Outcome::Done(Results::default())));
     run.gone(&BackendError::Other("it is gone".to_owned()));
     assert_eq!(run.answered, [3, 0]);
 }
 
 fn crash(batch: Batch, item: u32) -> Outcome {
-    let cause = DeathCause::Signal(6);
-    let death = Death { worker: "w".to_owned(), pid: 1, cause, refused: None, stderr: Vec::new() };
-    Outcome::Lost(batch, Loss { running: Running::Item(item), death })
+    let cause = ExitReason::Signal(6);
+    let death = WorkerExit { worker: "w".to_owned(), pid: 1, cause, refused: None, stderr: Vec::new() };
+    Outcome::Lost(batch, WorkerLoss { running: Running::Item(item), death })
 }
 
 #[test]
@@ -173,11 +174,11 @@ fn the_first_loss_of_a_batch_that_both_sides_have_is_told_whichever_side_it_is_o
         let (mut run, _) = adaptive(Some(limit));
         let whole = batch(1, 0, 4);
         run.send(whole.clone(), side).expect("all is taken");
-        run.held.copy(1, side.other(), 1).expect("nothing has come back");
+        run.in_flight.copy(1, side.other(), 1).expect("nothing has come back");
         run.landed(side, news(BatchId(1), 0, 4, timeout(whole, limit)));
         let lost = run.ready.pop_front().expect("it is told");
         assert!(matches!(lost.outcome, Outcome::Lost(..)) && lost.items == 4, "{lost:?}");
-        assert!(run.held.is_empty() && run.ready.is_empty());
+        assert!(run.in_flight.is_empty() && run.ready.is_empty());
     }
 }
 
@@ -186,9 +187,13 @@ fn a_service_that_cuts_what_is_done_here_as_well_ends_no_race() {
     let (mut run, _) = adaptive(Some(Duration::from_secs(600)));
     let whole = batch(1, 0, 4);
     run.send(whole.clone(), Side::Cloud).expect("all is taken");
-    run.held.copy(1, Side::Local, 1).expect("nothing has come back");
+    run.in_flight.copy(1, Side::Local, 1).expect("nothing has come back");
     run.landed(Side::Cloud, news(BatchId(1), 0, 4, timeout(whole, Duration::from_secs(300))));
-    assert!(run.ready.is_empty() && run.held.count(Side::Local) == 1 && run.held.count(Side::Cloud) == 0);
+    assert!(
+        run.ready.is_empty()
+            && run.in_flight.count(Side::Local) == 1
+            && run.in_flight.count(Side::Cloud) == 0
+    );
 }
 
 #[test]
@@ -267,7 +272,7 @@ fn what_has_no_copy_comes_home_from_a_service_that_gives_no_answer() {
     assert_eq!(*there.2.lock().unwrap_or_else(PoisonError::into_inner), [BatchId(1)]);
     send_again(&mut run);
     assert_eq!(here.taken(), [(1, 1, 1)]);
-    assert_eq!((run.held.count(Side::Cloud), run.held.count(Side::Local)), (0, 1));
+    assert_eq!((run.in_flight.count(Side::Cloud), run.in_flight.count(Side::Local)), (0, 1));
 }
 
 #[test]

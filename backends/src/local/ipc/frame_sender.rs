@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::local::ipc::shared_page::Page;
+use crate::local::ipc::shared_page::SharedPage;
 use crate::local::signals::block_signals;
 use crate::model::batch::Batch;
 use crate::model::frame::PACKET;
@@ -44,7 +44,7 @@ impl From<Vec<u8>> for Frame {
 
 /// Sends frames to one worker, in order.
 #[derive(Debug)]
-pub(crate) struct Outbox {
+pub(crate) struct FrameSender {
     shared: Arc<Shared>,
     /// Whether a thread for frames that would wait was started.
     writer: bool,
@@ -54,7 +54,7 @@ pub(crate) struct Outbox {
 struct Shared {
     state: Mutex<State>,
     more: Condvar,
-    page: Arc<Page>,
+    page: Arc<SharedPage>,
     own: bool,
 }
 
@@ -71,14 +71,14 @@ struct State {
     stuck: bool,
 }
 
-impl Outbox {
+impl FrameSender {
     /// `own`: the worker is a process of this program, which may be stopped for as long as somebody likes.
-    pub(crate) fn new(page: Arc<Page>, own: bool) -> Self {
+    pub(crate) fn new(page: Arc<SharedPage>, own: bool) -> Self {
         // It can't fail for a socket and a time that is valid.
         let _limited = page.channel.limit_sends(if own { SEND } else { SEND_TO_STRANGER });
         let state =
             State { closed: false, queue: VecDeque::new(), sent: 0, untaken: VecDeque::new(), stuck: false };
-        Outbox {
+        FrameSender {
             shared: Arc::new(Shared { state: Mutex::new(state), more: Condvar::new(), page, own }),
             writer: false,
         }
@@ -134,7 +134,7 @@ impl Outbox {
     }
 }
 
-impl Drop for Outbox {
+impl Drop for FrameSender {
     /// Ends the writer thread once its send is over, which is at the latest when the worker is dead. Not joined: this
     /// may run under the pool's lock.
     fn drop(&mut self) {
@@ -219,9 +219,9 @@ mod tests {
 
     #[test]
     fn a_worker_that_says_it_took_what_it_did_not_holds_up_nobody_for_long() {
-        let (page, _stdin) = Page::create().expect("a page");
+        let (page, _stdin) = SharedPage::create().expect("a page");
         let page = Arc::new(page);
-        let mut outbox = Outbox::new(Arc::clone(&page), false);
+        let mut outbox = FrameSender::new(Arc::clone(&page), false);
         let begun = Instant::now();
         for _ in 0..10_000 {
             outbox.send(vec![0; 1000].into());

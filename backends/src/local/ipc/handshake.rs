@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::fmt;
 
-use fastmap_sandbox::Demand;
+use fastmap_sandbox::ConfinementLevel;
 use log::LevelFilter;
 use serde::{Deserialize, Serialize};
 
@@ -27,15 +27,15 @@ pub const INSIDE: &str = "FASTMAP_INSIDE_WORKER";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Confinement {
     /// The worker itself, as much as that.
-    Own(Demand),
+    Own(ConfinementLevel),
     /// Somebody else has: it need not do so itself, and sees another process as its parent.
     Jailed,
 }
 
 const CONFINEMENTS: [(Confinement, &str); 4] = [
-    (Confinement::Own(Demand::Off), "open"),
-    (Confinement::Own(Demand::BestEffort), "confine"),
-    (Confinement::Own(Demand::Full), "confine-or-end"),
+    (Confinement::Own(ConfinementLevel::Off), "open"),
+    (Confinement::Own(ConfinementLevel::BestEffort), "confine"),
+    (Confinement::Own(ConfinementLevel::Full), "confine-or-end"),
     (Confinement::Jailed, "jailed"),
 ];
 
@@ -49,17 +49,17 @@ impl Confinement {
     }
 
     /// What is left for the worker itself to do.
-    pub(crate) fn demand(self) -> Demand {
+    pub(crate) fn demand(self) -> ConfinementLevel {
         match self {
             Confinement::Own(demand) => demand,
-            Confinement::Jailed => Demand::Off,
+            Confinement::Jailed => ConfinementLevel::Off,
         }
     }
 }
 
 /// What the marker says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Marker {
+pub(crate) struct WorkerBootstrap {
     /// The process that must be the parent; anything else has inherited the variable by mistake.
     pub(crate) host: u32,
     /// The worker's name.
@@ -72,19 +72,19 @@ pub(crate) struct Marker {
     pub(crate) server: String,
 }
 
-impl fmt::Display for Marker {
+impl fmt::Display for WorkerBootstrap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let confinement = self.confinement.word();
         write!(f, "{VERSION} {} {} {} {confinement} {}", self.host, self.name, self.level, self.server)
     }
 }
 
-impl Marker {
+impl WorkerBootstrap {
     /// Reads the variable's value.
     ///
     /// # Errors
     /// In words.
-    pub(crate) fn parse(value: &OsString) -> Result<Marker, String> {
+    pub(crate) fn parse(value: &OsString) -> Result<WorkerBootstrap, String> {
         let wrong = || format!("{MARKER}={} was not set by a fastmap host of this version", value.display());
         let text = value.to_str().ok_or_else(wrong)?;
         let mut words = text.splitn(6, ' ');
@@ -92,7 +92,7 @@ impl Marker {
         if word()? != VERSION.to_string() {
             return Err(wrong());
         }
-        Ok(Marker {
+        Ok(WorkerBootstrap {
             host: word()?.parse().map_err(|_| wrong())?,
             name: word()?.to_owned(),
             level: word()?.parse().map_err(|_| wrong())?,
@@ -106,12 +106,12 @@ impl Marker {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Greeting {
     /// A worker reports for duty.
-    Hello(Hello),
+    Hello(Handshake),
 }
 
 /// What a worker says of itself.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Hello {
+pub(crate) struct Handshake {
     /// [`VERSION`] of the frames that it speaks.
     pub(crate) version: u32,
     /// Its [`identity`](crate::identity).
@@ -122,7 +122,7 @@ pub(crate) struct Hello {
 ///
 /// # Errors
 /// In words, if it is none.
-pub(crate) fn read(content: &[u8]) -> Result<Hello, String> {
+pub(crate) fn read(content: &[u8]) -> Result<Handshake, String> {
     let (Greeting::Hello(hello), rest) =
         postcard::take_from_bytes(content).map_err(|error| format!("no greeting: {error}"))?;
     if rest.is_empty() { Ok(hello) } else { Err(format!("{} bytes behind it", rest.len())) }
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn only_a_whole_greeting_is_one() {
-        let hello = || Hello { version: VERSION, executable: "build-id:12".to_owned() };
+        let hello = || Handshake { version: VERSION, executable: "build-id:12".to_owned() };
         let good = postcard::to_stdvec(&Greeting::Hello(hello())).expect("bytes");
         assert_eq!(read(&good), Ok(hello()));
         for cut in 0..good.len() {
@@ -147,17 +147,17 @@ mod tests {
     #[test]
     fn the_marker_survives_the_environment() {
         for (confinement, _) in CONFINEMENTS {
-            let marker = Marker {
+            let marker = WorkerBootstrap {
                 host: 12,
                 name: "worker-3".to_owned(),
                 level: LevelFilter::Debug,
                 confinement,
                 server: "/tmp/a folder/socket".to_owned(),
             };
-            assert_eq!(Marker::parse(&marker.to_string().into()), Ok(marker));
+            assert_eq!(WorkerBootstrap::parse(&marker.to_string().into()), Ok(marker));
         }
         for wrong in ["", "1", "0 12 w debug open /x", "1 x w debug open /x", "1 12 w debug /x"] {
-            assert!(Marker::parse(&wrong.into()).is_err(), "{wrong}");
+            assert!(WorkerBootstrap::parse(&wrong.into()).is_err(), "{wrong}");
         }
     }
 }

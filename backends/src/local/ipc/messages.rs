@@ -1,4 +1,4 @@
-//! Messages between host and worker that are no frames of a batch: the opening of a job, a log record.
+//! Messages between host and worker besides the frames of batches: the opening of a job, a log record.
 
 use serde::{Deserialize, Serialize};
 

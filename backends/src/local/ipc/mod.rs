@@ -1,6 +1,7 @@
-//! What lies between a host and a worker. `rendezvous` is the socket where a worker first reports, `handshake` its first
-//! message. Then frames travel over a `channel`, sent by `frame_sender`; large payloads lie in the `arena` of a
-//! `shared_page`. `messages` are those that are no frames of a batch. `untrusted_peer` checks what strangers' workers send.
+//! Communication between a host and a worker. `rendezvous` is the socket where a worker first connects, `handshake` its first
+//! message. Then frames travel over a `channel`, sent by `frame_sender`; large payloads are stored in the `arena` of a
+//! `shared_page`. `messages` are the others: the opening of a job, a log record. `untrusted_peer` checks what strangers'
+//! workers send.
 
 pub(crate) mod arena;
 pub(crate) mod channel;

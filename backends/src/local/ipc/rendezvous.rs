@@ -35,20 +35,20 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A socket that one worker connects to.
 #[derive(Debug)]
-pub(crate) struct Server {
+pub(crate) struct Rendezvous {
     listener: OwnedFd,
     entry: Entry,
 }
 
-impl Server {
+impl Rendezvous {
     /// A new one, in the temporary folder, or where that can't be used in another one, for this user alone.
     ///
     /// # Errors
     /// In words; they name the temporary folder where that and the others can't be used.
-    pub(crate) fn new() -> io::Result<Server> {
+    pub(crate) fn new() -> io::Result<Rendezvous> {
         let mut refused = None;
         for folder in std::iter::once(temp_folder()).chain(other_folders().map(Ok)) {
-            match folder.and_then(|folder| Server::in_folder(&folder)) {
+            match folder.and_then(|folder| Rendezvous::in_folder(&folder)) {
                 Ok(server) => return Ok(server),
                 Err(error) => drop(refused.get_or_insert(error)),
             }
@@ -56,7 +56,7 @@ impl Server {
         Err(refused.unwrap_or_else(|| io::Error::other("no folder for its socket")))
     }
 
-    fn in_folder(folder: &Path) -> io::Result<Server> {
+    fn in_folder(folder: &Path) -> io::Result<Rendezvous> {
         let mut entry = Entry::begin()?;
         let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
         let listener = above_standard(listener)?;
@@ -67,7 +67,7 @@ impl Server {
         // Whatever the umask says. The folder is closed to other users from the beginning.
         fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(named)?;
         listen(&listener, Backlog::new(10)?)?;
-        Ok(Server { listener, entry })
+        Ok(Rendezvous { listener, entry })
     }
 
     /// What a worker connects to.
@@ -267,10 +267,10 @@ mod tests {
 
     #[test]
     fn the_end_of_one_wait_leaves_the_others_also_where_its_file_is_gone() {
-        let kept = Server::new().expect("a temporary folder");
+        let kept = Rendezvous::new().expect("a temporary folder");
         for gone in [false, true] {
             let (end, ended) = channel();
-            let server = std::sync::Arc::new(Server::new().expect("a temporary folder"));
+            let server = std::sync::Arc::new(Rendezvous::new().expect("a temporary folder"));
             let path = server.path().to_owned();
             let waited = std::sync::Arc::clone(&server);
             let waiting = thread::spawn(move || {
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_server_is_listed_as_long_as_there_is_something_to_remove() {
-        let server = Server::new().expect("a temporary folder");
+        let server = Rendezvous::new().expect("a temporary folder");
         let path = server.path().to_owned();
         assert!(lock().paths.contains(&path));
         drop(server);
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn socket_and_folder_are_the_owners_alone() {
-        let server = Server::new().expect("a temporary folder");
+        let server = Rendezvous::new().expect("a temporary folder");
         let folder = Path::new(server.path()).parent().expect("a folder").to_owned();
         let mode = |path: &Path| fs::metadata(path).expect("it is there").mode() & 0o777;
         assert_eq!((mode(&folder), mode(Path::new(server.path()))), (0o700, 0o600));

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use fastmap_sandbox::Record;
+use fastmap_sandbox::DenialLog;
 use memmap2::{MmapOptions, MmapRaw};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sched::sched_getcpu;
@@ -17,7 +17,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{Pid, ftruncate};
 
-use crate::local::affinity::Owed;
+use crate::local::affinity::SavedAffinity;
 use crate::local::ipc::arena::AREA;
 use crate::local::ipc::channel::Channel;
 use crate::local::process::descriptors::above_standard;
@@ -71,25 +71,25 @@ struct Fields {
     /// The number of the thread that runs the batches; 0 before there is one.
     thread: AtomicU32,
     /// The cores that it is to have back, see `affinity`.
-    owed: Owed,
+    owed: SavedAffinity,
 }
 
-const _: () = assert!(size_of::<Fields>() <= RECORD && RECORD + size_of::<Record>() <= PAGE);
+const _: () = assert!(size_of::<Fields>() <= RECORD && RECORD + size_of::<DenialLog>() <= PAGE);
 
 /// The page, mapped.
 #[derive(Debug)]
-pub(crate) struct Page {
+pub(crate) struct SharedPage {
     map: MmapRaw,
     /// The channel that the page came over, and everything else goes.
     pub(crate) channel: Channel,
 }
 
-impl Page {
+impl SharedPage {
     /// Stands for the ticket while the state of an ended map is freed.
     pub(crate) const FREEING: u64 = u64::MAX;
 
     /// A new page, and the descriptor that a worker gets as its stdin, over which it comes.
-    pub(crate) fn create() -> io::Result<(Page, OwnedFd)> {
+    pub(crate) fn create() -> io::Result<(SharedPage, OwnedFd)> {
         check_file_size()?;
         let fd = memfd_create("fastmap", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         let fd = above_standard(fd)?;
@@ -98,7 +98,7 @@ impl Page {
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
         let file = File::from(fd);
         let (channel, stdin) = Channel::pair()?;
-        let page = Page { map: MmapOptions::new().len(SIZE).map_raw(&file)?, channel };
+        let page = SharedPage { map: MmapOptions::new().len(SIZE).map_raw(&file)?, channel };
         page.fields().item.store(IDLE, Ordering::Relaxed);
         page.fields().core.store(NOWHERE, Ordering::Relaxed);
         page.fields().magic.store(MAGIC, Ordering::Release);
@@ -107,13 +107,13 @@ impl Page {
     }
 
     /// The worker's side: maps what it was handed.
-    pub(crate) fn open(stdin: OwnedFd) -> io::Result<Page> {
+    pub(crate) fn open(stdin: OwnedFd) -> io::Result<SharedPage> {
         let channel = Channel::open(stdin);
         let file = File::from(channel.first_file()?);
         if file.metadata()?.len() != SIZE as u64 {
             return Err(io::Error::other("standard input is not the page of a fastmap host"));
         }
-        let page = Page { map: MmapOptions::new().len(SIZE).map_raw(&file)?, channel };
+        let page = SharedPage { map: MmapOptions::new().len(SIZE).map_raw(&file)?, channel };
         if page.fields().magic.load(Ordering::Acquire) != MAGIC {
             return Err(io::Error::other("standard input is not the page of a fastmap host"));
         }
@@ -131,11 +131,11 @@ impl Page {
     }
 
     /// What the sandbox refused to the items of the batch that runs, or ran last. It is there when the worker is dead.
-    pub(crate) fn record(&self) -> &Record {
+    pub(crate) fn record(&self) -> &DenialLog {
         // SAFETY: as for the fields, behind which it lies; aligned as they are.
         #[allow(clippy::cast_ptr_alignment)]
         unsafe {
-            &*self.map.as_ptr().cast::<u8>().add(RECORD).cast::<Record>()
+            &*self.map.as_ptr().cast::<u8>().add(RECORD).cast::<DenialLog>()
         }
     }
 
@@ -273,7 +273,7 @@ impl Page {
     }
 
     /// The worker's cores, where it is kept off some.
-    pub(crate) fn owed(&self) -> &Owed {
+    pub(crate) fn owed(&self) -> &SavedAffinity {
         &self.fields().owed
     }
 
@@ -306,11 +306,11 @@ mod tests {
 
     #[test]
     fn both_sides_see_the_same_page_and_nobody_can_shrink_it() {
-        let (host, stdin) = Page::create().expect("a page");
+        let (host, stdin) = SharedPage::create().expect("a page");
         let again = stdin.try_clone().expect("a descriptor");
         let fd = Channel::open(stdin).first_file().expect("it was handed over");
         host.channel.give(&fd).expect("room for it");
-        let worker = Page::open(again).expect("the same page");
+        let worker = SharedPage::open(again).expect("the same page");
         assert_eq!(host.running(), None);
         worker.begin(9).store(3, Ordering::Relaxed);
         worker.count_received();
@@ -321,8 +321,8 @@ mod tests {
 
     #[test]
     fn payloads_reach_the_other_side_and_nothing_beyond_the_areas_is_touched() {
-        let (host, fd) = Page::create().expect("a page");
-        let worker = Page::open(fd).expect("the same page");
+        let (host, fd) = SharedPage::create().expect("a page");
+        let worker = SharedPage::open(fd).expect("the same page");
         host.write_to_worker(AREA - 3, b"abc");
         worker.write_to_host(0, b"defg");
         // SAFETY: nothing else is written to that place.
@@ -341,6 +341,6 @@ mod tests {
     #[test]
     fn another_file_is_no_page() {
         let file = File::open("/dev/null").expect("the null device");
-        assert!(Page::open(file.into()).is_err());
+        assert!(SharedPage::open(file.into()).is_err());
     }
 }

@@ -11,8 +11,8 @@ use nix::sys::socket::{SockFlag, accept4, getsockopt, sockopt};
 
 use crate::local::ipc::channel::{content, wait};
 use crate::local::ipc::handshake;
-use crate::local::ipc::handshake::Hello;
-use crate::local::ipc::rendezvous::Server;
+use crate::local::ipc::handshake::Handshake;
+use crate::local::ipc::rendezvous::Rendezvous;
 use crate::local::process::descriptors;
 use crate::local::process::descriptors::{Received, above_standard};
 
@@ -32,8 +32,8 @@ enum Guest {
 
 /// A worker that has greeted.
 #[derive(Debug)]
-pub(crate) struct Admitted {
-    pub(crate) hello: Hello,
+pub(crate) struct ValidatedReceiver {
+    pub(crate) hello: Handshake,
     /// The connection that it has greeted by.
     pub(crate) connection: OwnedFd,
 }
@@ -42,7 +42,7 @@ pub(crate) struct Admitted {
 ///
 /// # Errors
 /// In words, if what came is no greeting.
-pub(crate) fn admit(server: &Server, process: u32, jailed: bool) -> Result<Admitted, String> {
+pub(crate) fn admit(server: &Rendezvous, process: u32, jailed: bool) -> Result<ValidatedReceiver, String> {
     let guest = match jailed {
         true => Guest::User(fs::metadata(server.path()).map_err(|error| error.to_string())?.uid()),
         false => Guest::Process(process),
@@ -58,11 +58,11 @@ pub(crate) fn admit(server: &Server, process: u32, jailed: bool) -> Result<Admit
         return Err("it is longer than any greeting, or brings descriptors".to_owned());
     }
     let hello = handshake::read(content(&bytes[..length])?)?;
-    Ok(Admitted { hello, connection })
+    Ok(ValidatedReceiver { hello, connection })
 }
 
 /// Waits for a connection of the guest's that says something. All others are closed.
-fn accept(server: &Server, guest: Guest, silent: Duration) -> Result<OwnedFd, String> {
+fn accept(server: &Rendezvous, guest: Guest, silent: Duration) -> Result<OwnedFd, String> {
     loop {
         let peer = match accept4(server.listener().as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
             // SAFETY: accept has just made it, and nobody else has it.
@@ -109,8 +109,8 @@ mod tests {
     use crate::local::ipc::handshake::Greeting;
     use crate::model::frame::VERSION;
 
-    fn server() -> Server {
-        Server::new().expect("a temporary folder")
+    fn server() -> Rendezvous {
+        Rendezvous::new().expect("a temporary folder")
     }
 
     #[test]
@@ -119,14 +119,14 @@ mod tests {
             let server = server();
             // This very process is the worker.
             let worker = IpcSender::<Greeting>::connect(server.path().to_owned()).expect("the door is open");
-            let hello = || Hello { version: VERSION, executable: "this".to_owned() };
+            let hello = || Handshake { version: VERSION, executable: "this".to_owned() };
             worker.send(Greeting::Hello(hello())).expect("room in the socket");
             let admitted = admit(&server, std::process::id(), jailed).expect("a greeting");
             assert_eq!(admitted.hello, hello());
         }
     }
 
-    fn knock(server: &Server) -> OwnedFd {
+    fn knock(server: &Rendezvous) -> OwnedFd {
         let peer = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None);
         let peer = peer.expect("a descriptor");
         connect(peer.as_raw_fd(), &UnixAddr::new(server.path()).expect("a short path")).expect("it is open");
@@ -164,7 +164,7 @@ mod tests {
     }
 
     /// Sends `content` as a greeting that brings one end of each of `ends` pairs; gives the other ends.
-    fn greet(server: &Server, content: &[u8], ends: usize) -> (OwnedFd, Vec<OwnedFd>) {
+    fn greet(server: &Rendezvous, content: &[u8], ends: usize) -> (OwnedFd, Vec<OwnedFd>) {
         let worker = knock(server);
         let pairs = (0..ends).map(|_| {
             let flags = SockFlag::SOCK_CLOEXEC;

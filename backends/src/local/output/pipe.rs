@@ -43,7 +43,7 @@ pub struct LogRecord<'a> {
 
 /// Where the lines go that workers print, and the records that they log. The default writes them to the
 /// host's own stdout and stderr.
-pub trait Relay: Send + Sync + fmt::Debug {
+pub trait OutputSink: Send + Sync + fmt::Debug {
     /// One line, its end included. Called from a thread that does nothing else, one for each pool (where
     /// records of strangers' workers are left out, a line that says so comes from their own): to wait here is
     /// to make workers wait that print, once a megabyte waits and their pipes are full, the end of a map for
@@ -77,15 +77,15 @@ pub trait Relay: Send + Sync + fmt::Debug {
 
 /// Writes lines to the host's stdout and stderr as they are.
 #[derive(Debug, Default)]
-pub struct PassThrough;
+pub struct StdioSink;
 
-impl Relay for PassThrough {
+impl OutputSink for StdioSink {
     fn line(&self, _worker: &str, stream: Stream, line: &[u8]) {
-        PassThrough::write(stream, line, warn);
+        StdioSink::write(stream, line, warn);
     }
 
     fn flush(&self) {
-        PassThrough::count_lost(warn);
+        StdioSink::count_lost(warn);
     }
 }
 
@@ -93,8 +93,8 @@ fn warn(text: &str) {
     let _unwritten = write_whole(io::stderr().as_fd(), format!("fastmap: warning: {text}\n").as_bytes());
 }
 
-impl PassThrough {
-    /// Writes a line as [`Relay::line`] does. The first line that can't be written is a warning with the
+impl StdioSink {
+    /// Writes a line as [`OutputSink::line`] does. The first line that can't be written is a warning with the
     /// reason.
     pub fn write(stream: Stream, line: &[u8], warn: impl Fn(&str)) {
         let written = match stream {

@@ -1,5 +1,5 @@
-//! What workers printed, on its way to the [`Relay`]: a bounded queue and the thread that empties it, so that a host
-//! whose own output is not read (a full pipe, Ctrl-S on a terminal) still hears of deaths and starts workers. Filled by
+//! What workers printed, on its way to the [`OutputSink`]: a bounded queue and the thread that empties it, so that a host
+//! whose own output is not read (a full pipe, Ctrl-S on a terminal) still notices deaths and starts workers. Filled by
 //! the supervisor; the thread is started with the first line, for most functions print nothing.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,7 +11,7 @@ use std::thread::{Builder, JoinHandle};
 use nix::sys::eventfd::EventFd;
 
 use crate::local::output::delivery::Output;
-use crate::local::output::pipe::{Relay, Stream};
+use crate::local::output::pipe::{OutputSink, Stream};
 use crate::local::signals::block_signals;
 use crate::model::words::noun;
 
@@ -48,18 +48,18 @@ pub(crate) fn left_out(lines: u64, why: &str) -> String {
 }
 
 /// The supervisor's end of the queue. Dropping it waits until all lines are passed on.
-pub(crate) struct Lines {
+pub(crate) struct OutputQueue {
     output: Arc<Output>,
-    relay: Arc<dyn Relay>,
+    relay: Arc<dyn OutputSink>,
     /// Wakes the supervisor, which reads again once there is room.
     wake: Arc<EventFd>,
     thread: Option<(Sender<Entry>, JoinHandle<()>)>,
     left_out: u64,
 }
 
-impl Lines {
-    pub(crate) fn new(output: Arc<Output>, relay: Arc<dyn Relay>, wake: Arc<EventFd>) -> Lines {
-        Lines { output, relay, wake, thread: None, left_out: 0 }
+impl OutputQueue {
+    pub(crate) fn new(output: Arc<Output>, relay: Arc<dyn OutputSink>, wake: Arc<EventFd>) -> OutputQueue {
+        OutputQueue { output, relay, wake, thread: None, left_out: 0 }
     }
 
     fn waiting(&self) -> usize {
@@ -79,7 +79,7 @@ impl Lines {
             return;
         }
         if self.left_out > 0 {
-            let told = left_out(self.left_out, "nobody read them");
+            let told = left_out(self.left_out, "they were not read in time");
             self.left_out = 0;
             self.send(Line { worker: Arc::clone(worker), stream: Stream::Stderr, text: told.into_bytes() });
         }
@@ -121,7 +121,7 @@ impl Lines {
     }
 }
 
-impl Drop for Lines {
+impl Drop for OutputQueue {
     fn drop(&mut self) {
         if let Some((sender, thread)) = self.thread.take() {
             drop(sender);
@@ -131,7 +131,7 @@ impl Drop for Lines {
     }
 }
 
-fn carry(entries: &Receiver<Entry>, output: &Output, relay: &dyn Relay, wake: &EventFd) {
+fn carry(entries: &Receiver<Entry>, output: &Output, relay: &dyn OutputSink, wake: &EventFd) {
     block_signals();
     Output::passes_on();
     for entry in entries {
@@ -151,7 +151,7 @@ fn carry(entries: &Receiver<Entry>, output: &Output, relay: &dyn Relay, wake: &E
 }
 
 /// A relay that panics loses its line, and nothing else.
-fn pass_on(relay: &dyn Relay, line: &Line) {
+fn pass_on(relay: &dyn OutputSink, line: &Line) {
     let _lost = catch_unwind(AssertUnwindSafe(|| relay.line(&line.worker, line.stream, &line.text)));
 }
 
@@ -171,7 +171,7 @@ mod tests {
         taken: Mutex<Vec<String>>,
     }
 
-    impl Relay for Shut {
+    impl OutputSink for Shut {
         fn line(&self, _worker: &str, _stream: Stream, line: &[u8]) {
             let open = self.open.lock().expect("no panic");
             let limit = Duration::from_secs(60);
@@ -184,9 +184,9 @@ mod tests {
     #[test]
     fn a_relay_that_waits_holds_nobody_up_and_loses_only_what_is_told() {
         let shut = Arc::new(Shut::default());
-        let relay: Arc<dyn Relay> = shut.clone();
+        let relay: Arc<dyn OutputSink> = shut.clone();
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).expect("a descriptor");
-        let mut lines = Lines::new(Arc::default(), relay, Arc::new(wake));
+        let mut lines = OutputQueue::new(Arc::default(), relay, Arc::new(wake));
         let worker = Arc::from("w");
         let text = vec![b'x'; 1 << 16];
         let before = (0..).take_while(|_| {

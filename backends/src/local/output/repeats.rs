@@ -12,9 +12,9 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::local::ipc::shared_page::Page;
+use crate::local::ipc::shared_page::SharedPage;
 use crate::local::output::pipe::Stream;
-use crate::local::output::queue::Lines;
+use crate::local::output::queue::OutputQueue;
 use crate::model::death::Running;
 use crate::model::ids::JobId;
 use crate::model::text::look_of;
@@ -63,7 +63,7 @@ pub(crate) struct Words {
 
 impl Repeats {
     /// These maps are open. What was told in others is told again.
-    pub(crate) fn open(&mut self, maps: Vec<JobId>, lines: &mut Lines) {
+    pub(crate) fn open(&mut self, maps: Vec<JobId>, lines: &mut OutputQueue) {
         if !self.known.is_empty() && !self.maps.iter().any(|map| maps.contains(map)) {
             self.known.clear();
             self.tell(lines);
@@ -74,7 +74,7 @@ impl Repeats {
     }
 
     /// Tells what was left out, if that is due; returns when to look again.
-    pub(crate) fn look(&mut self, now: Instant, lines: &mut Lines) -> Option<Duration> {
+    pub(crate) fn look(&mut self, now: Instant, lines: &mut OutputQueue) -> Option<Duration> {
         let count = self.count.as_ref()?;
         if now.duration_since(count.last) >= QUIET || now.duration_since(count.first) >= LATEST {
             self.tell(lines);
@@ -84,7 +84,7 @@ impl Repeats {
     }
 
     /// Tells what was left out.
-    pub(crate) fn tell(&mut self, lines: &mut Lines) {
+    pub(crate) fn tell(&mut self, lines: &mut OutputQueue) {
         if let Some(Count { workers, lines: left_out, .. }) = self.count.take() {
             let like = if workers == 1 { "its" } else { "their" };
             let (more, are) = (noun(workers, "worker"), if left_out == 1 { "is" } else { "are" });
@@ -115,7 +115,7 @@ impl Words {
     pub(crate) fn line(
         &mut self,
         repeats: &Repeats,
-        page: &Page,
+        page: &SharedPage,
         process: u32,
         line: Vec<u8>,
         out: &mut dyn FnMut(Vec<u8>),
@@ -150,7 +150,7 @@ impl Words {
     pub(crate) fn look(
         &mut self,
         now: Instant,
-        page: &Page,
+        page: &SharedPage,
         out: &mut dyn FnMut(Vec<u8>),
     ) -> Option<Duration> {
         let since = self.since?;
@@ -188,12 +188,12 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     use super::*;
-    use crate::local::output::pipe::Relay;
+    use crate::local::output::pipe::OutputSink;
 
     #[derive(Debug, Default)]
     struct Kept(Mutex<Vec<String>>);
 
-    impl Relay for Kept {
+    impl OutputSink for Kept {
         fn line(&self, _worker: &str, _stream: Stream, line: &[u8]) {
             self.0.lock().expect("no panic").push(String::from_utf8_lossy(line).trim().to_owned());
         }
@@ -202,13 +202,13 @@ mod tests {
     /// What comes out of it where each worker writes lines and dies, or goes on to its next item.
     fn told(workers: &[(&[&str], bool)]) -> Vec<String> {
         let kept = Arc::new(Kept::default());
-        let relay: Arc<dyn Relay> = Arc::<Kept>::clone(&kept);
+        let relay: Arc<dyn OutputSink> = Arc::<Kept>::clone(&kept);
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).expect("a descriptor");
-        let mut lines = Lines::new(Arc::default(), relay, Arc::new(wake));
+        let mut lines = OutputQueue::new(Arc::default(), relay, Arc::new(wake));
         let name: Arc<str> = Arc::from("w");
         let mut repeats = Repeats::default();
         for (written, dies) in workers {
-            let (page, _stdin) = Page::create().expect("a page");
+            let (page, _stdin) = SharedPage::create().expect("a page");
             let item = page.begin(1);
             let mut words = Words::default();
             let mut out = |line| lines.put(&name, Stream::Stderr, line);

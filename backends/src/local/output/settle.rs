@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::local::output::delivery::{Output, PATIENCE};
-use crate::local::pool::state::{Shared, State};
+use crate::local::pool::state::{PoolHandle, PoolState};
 use crate::local::process::watched::Watched;
 
 /// The end of the program is held up for so long: what is not written by then is lost. A pager is read
@@ -24,7 +24,7 @@ const PATIENCE_AT_EXIT: Duration = Duration::from_secs(60);
 /// Workers that have nothing to do leave within this time at the end of the program, or are killed.
 const LEAVE: Duration = Duration::from_millis(500);
 
-impl Shared {
+impl PoolHandle {
     /// Waits until all that workers have printed so far is passed on, as long as the relay takes it.
     pub(crate) fn settle(&self) {
         self.settle_within(PATIENCE);
@@ -45,8 +45,8 @@ impl Shared {
     }
 
     /// Whether something that workers have printed is not passed on yet.
-    fn has_output(&self, state: &State) -> bool {
-        let pipes = state.members.iter().flat_map(|member| &member.outputs);
+    fn has_output(&self, state: &PoolState) -> bool {
+        let pipes = state.workers.iter().flat_map(|member| &member.outputs);
         let mut pipes: Vec<_> = pipes.map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)).collect();
         // In this order, which is that of the lines: what is in none of them has been passed on.
         let unread = |pipe: &PollFd<'_>| pipe.revents().is_none_or(|ready| ready.contains(PollFlags::POLLIN));
@@ -65,8 +65,8 @@ impl Shared {
         }
         if self.settle_within(patience) {
             let mut state = self.lock();
-            let starts = state.starting > 0 || state.members.iter().any(|member| !member.idle());
-            if !Output::is_passed_on_here() && state.runs.is_empty() && !starts && !state.members.is_empty() {
+            let starts = state.starting > 0 || state.workers.iter().any(|member| !member.idle());
+            if !Output::is_passed_on_here() && state.runs.is_empty() && !starts && !state.workers.is_empty() {
                 state.closing = true;
                 drop(state);
                 self.wake_supervisor();
@@ -114,10 +114,10 @@ impl Settling {
 }
 
 /// The pools of this process whose workers end with it.
-static POOLS: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
+static POOLS: Mutex<Vec<Weak<PoolHandle>>> = Mutex::new(Vec::new());
 
 /// A pool has workers, whose output is passed on before the process exits.
-pub(crate) fn before_exit(pool: &Arc<Shared>) {
+pub(crate) fn before_exit(pool: &Arc<PoolHandle>) {
     let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
     pools.retain(|pool| pool.strong_count() > 0);
     pools.push(Arc::downgrade(pool));
@@ -127,14 +127,14 @@ pub(crate) fn before_exit(pool: &Arc<Shared>) {
 pub(crate) fn at_exit() {
     let Some(pools) = pools_at_exit() else { return };
     // A fork has the list, too, and the workers are not its own.
-    let own = |pool: &Arc<Shared>| pool.owner == std::process::id() && pool.options.launcher.is_none();
+    let own = |pool: &Arc<PoolHandle>| pool.owner == std::process::id() && pool.options.launcher.is_none();
     for pool in pools.iter().filter_map(Weak::upgrade).filter(own) {
         pool.end_with_program(PATIENCE_AT_EXIT);
     }
 }
 
 /// The list, if it can be had: a fork may lack the thread that held it.
-fn pools_at_exit() -> Option<Vec<Weak<Shared>>> {
+fn pools_at_exit() -> Option<Vec<Weak<PoolHandle>>> {
     soon(|| match POOLS.try_lock() {
         Ok(mut pools) => Some(std::mem::take(&mut *pools)),
         Err(TryLockError::Poisoned(pools)) => Some(std::mem::take(&mut *pools.into_inner())),

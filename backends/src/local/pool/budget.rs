@@ -35,7 +35,7 @@ impl Budget {
         Arc::new(Budget { most, part: None, used: Mutex::default(), freed: Condvar::new() })
     }
 
-    /// A budget of `most` bytes that is a part of `whole`. Its first `sure` bytes are had also where the
+    /// A budget of `most` bytes that is a part of `whole`. Its first `sure` bytes are granted even where the
     /// whole is used up, and so is one answer of any size where it has no other: a part never waits for other
     /// parts alone.
     pub fn within(whole: &Arc<Budget>, most: u64, sure: u64) -> Arc<Budget> {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use fastmap_sandbox::named;
 
 use crate::execution::denials::{MOST_CALLS, Told};
-use crate::local::ipc::shared_page::{Page, SETUP};
-use crate::local::pool::state::{Shared, State};
+use crate::local::ipc::shared_page::{SETUP, SharedPage};
+use crate::local::pool::state::{PoolHandle, PoolState};
 use crate::model::death::Running;
 use crate::model::frame::Header;
 use crate::model::refused_call::{RefusedCall, WAY_OUT};
@@ -22,7 +22,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 pub(crate) const MOST_DOUBTED: usize = 3;
 
 /// Host: what was refused to that which ran when a worker died.
-pub(crate) fn refused_to(page: &Page, ran: Option<(u64, Running)>) -> Option<String> {
+pub(crate) fn refused_to(page: &SharedPage, ran: Option<(u64, Running)>) -> Option<String> {
     let item = number(ran?.1)?;
     let mut refused = page.record().of_item(item);
     refused.extend(page.record().missing(item));
@@ -40,11 +40,11 @@ pub(crate) fn number(running: Running) -> Option<u32> {
 
 /// Host: has the user told of calls that were refused to items that still run: a library may wait for ever
 /// for what it was refused. Returns when to look again.
-pub(crate) fn doubt_items(state: &mut State, now: Instant) -> Option<Duration> {
+pub(crate) fn doubt_items(state: &mut PoolState, now: Instant) -> Option<Duration> {
     if !state.confined || state.runs.is_empty() {
         return None;
     }
-    for member in &mut state.members {
+    for member in &mut state.workers {
         let Some(running) = member.page.running() else {
             member.doubted = None;
             continue;
@@ -57,7 +57,7 @@ pub(crate) fn doubt_items(state: &mut State, now: Instant) -> Option<Duration> {
         if told || now.saturating_duration_since(since) < PATIENCE {
             continue;
         }
-        let held = member.held.iter().find(|held| held.batch.ticket() == running.0 && !held.orphan);
+        let held = member.held.iter().find(|held| held.batch.ticket() == running.0 && !held.abandoned);
         let Some(batch) = held.map(|held| &held.batch) else { continue };
         let Some(run) = state.runs.get_mut(&batch.job()).filter(|run| run.doubted < MOST_DOUBTED) else {
             continue;
@@ -82,7 +82,7 @@ pub(crate) fn doubt_items(state: &mut State, now: Instant) -> Option<Duration> {
     Some(PATIENCE / 3)
 }
 
-impl Shared {
+impl PoolHandle {
     /// A worker tells of refused calls. What it says of a batch that it has not is nothing.
     ///
     /// # Errors

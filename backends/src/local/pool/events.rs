@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use crate::execution::build_id;
 use crate::local::Taken;
-use crate::local::ipc::frame_sender::Outbox;
-use crate::local::pool::state::Shared;
+use crate::local::ipc::frame_sender::FrameSender;
+use crate::local::pool::state::PoolHandle;
 use crate::model::completion::{Completion, Outcome, Payload, Results};
-use crate::model::death::{Death, DeathCause, Loss, Running};
+use crate::model::death::{ExitReason, Running, WorkerExit, WorkerLoss};
 use crate::model::error::BackendError;
 use crate::model::failure::ItemFailure;
 use crate::model::frame::{Header, VERSION};
@@ -29,23 +29,23 @@ pub(crate) struct Answer {
     pub(crate) taken: Option<Taken>,
 }
 
-impl Shared {
+impl PoolHandle {
     /// A worker has greeted.
-    pub(crate) fn greeted(&self, id: u64, version: u32, program: &str) -> Result<(), DeathCause> {
+    pub(crate) fn on_connected(&self, id: u64, version: u32, program: &str) -> Result<(), ExitReason> {
         let expected = self.options.identity.as_deref().unwrap_or_else(|| build_id::identity());
         if version != VERSION || program != expected {
-            return Err(DeathCause::Mismatch(format!(
+            return Err(ExitReason::Mismatch(format!(
                 "it is not the program of its host (host {expected}, protocol {VERSION}; worker {program}, protocol \
                  {version})",
             )));
         }
         let mut state = self.lock();
         if state.closing {
-            return Err(DeathCause::Protocol("it greeted a pool that is closing".to_owned()));
+            return Err(ExitReason::Protocol("it greeted a pool that is closing".to_owned()));
         }
         if let Some(member) = state.member(id) {
             let own = self.options.launcher.is_none();
-            member.outbox = Some(Outbox::new(Arc::clone(&member.page), own));
+            member.sender = Some(FrameSender::new(Arc::clone(&member.page), own));
             member.progress = Instant::now();
         }
         self.started.notify_all();
@@ -79,7 +79,7 @@ impl Shared {
         let mut guard = self.lock();
         let state = &mut *guard;
         let member =
-            state.members.iter_mut().find(|member| member.id == id).ok_or("an answer after its death")?;
+            state.workers.iter_mut().find(|member| member.id == id).ok_or("an answer after its death")?;
         let Some(at) = member.held.iter().position(|held| held.batch.ticket() == header.batch) else {
             // All of the batch was given back in the moment it began: an answer to none of it.
             return match header.items == 0 && allowed.is_none() {
@@ -96,16 +96,16 @@ impl Shared {
         }
         let held = member.held.remove(at).expect("it was found there");
         member.progress = Instant::now();
-        member.proven = true;
+        member.healthy = true;
         member.answered += u64::from(header.items);
         let worker = member.name.clone();
-        state.futile.clear();
+        state.failed_starts.clear();
         let run = state.runs.get_mut(&held.batch.job()).expect("a run stays while its batches are held");
         run.in_flight -= 1;
         if header.items > 0 {
             run.observe(header);
         }
-        if !held.orphan {
+        if !held.abandoned {
             let batch = held.batch.id();
             // Results and failures, as the worker counts them.
             let bytes = frame.len() - Header::LEN;
@@ -120,7 +120,7 @@ impl Shared {
                     wall: Duration::from_nanos(header.wall),
                     cpu: Duration::from_nanos(header.cpu),
                     worker,
-                    came: Some(member.progress),
+                    received_at: Some(member.progress),
                     slowest: header.slowest(),
                     queued: header.queued(),
                     refused: held.refused,
@@ -156,7 +156,7 @@ impl Shared {
         let mut guard = self.lock();
         let state = &mut *guard;
         let member = state
-            .members
+            .workers
             .iter_mut()
             .find(|member| member.id == id)
             .ok_or("items given back after its death")?;
@@ -169,20 +169,20 @@ impl Shared {
         if header.from >= held.limit {
             return Err("items given back that it did not have".to_owned());
         }
-        if !held.recalled && !held.orphan {
+        if !held.recalled && !held.abandoned {
             // It would be sent them again, for ever.
             return Err("items given back that were not asked back".to_owned());
         }
         let rest = held.batch.piece(held.batch.id(), header.from, held.limit, held.batch.attempt());
         held.limit = header.from;
         held.recalled = false;
-        let (emptied, orphan) = (held.limit == 0, held.orphan);
+        let (emptied, abandoned) = (held.limit == 0, held.abandoned);
         if emptied {
             member.held.remove(at);
         }
         let run = state.runs.get_mut(&rest.job()).expect("a run stays while its batches are held");
         run.in_flight -= usize::from(emptied);
-        if !orphan {
+        if !abandoned {
             let batch = rest.id();
             if run.grants.may_move(batch) {
                 run.pending.push_front(rest);
@@ -201,7 +201,7 @@ impl Shared {
     pub(crate) fn refused(&self, id: u64, job: JobId, failure: ItemFailure) -> Result<(), String> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        if let Some(member) = state.members.iter_mut().find(|member| member.id == id) {
+        if let Some(member) = state.workers.iter_mut().find(|member| member.id == id) {
             member.refusals += 1;
             if member.refusals > member.given {
                 return Err("more refusals than it was given batches".to_owned());
@@ -222,10 +222,10 @@ impl Shared {
     }
 
     /// A worker is to be ended: it broke the protocol, is another program, or was too late.
-    pub(crate) fn condemn(&self, id: u64, cause: DeathCause) {
+    pub(crate) fn end_for(&self, id: u64, cause: ExitReason) {
         let mut state = self.lock();
         if let Some(member) = state.member(id) {
-            member.condemn(cause, None);
+            member.end_for(cause, None);
             if member.is_unkillable() {
                 // It has to look whether the worker ends itself.
                 self.wake_supervisor();
@@ -234,25 +234,25 @@ impl Shared {
     }
 
     /// A worker is dead, and all that it had sent is dealt with.
-    pub(crate) fn buried(&self, id: u64, mut death: Death) {
+    pub(crate) fn on_exit(&self, id: u64, mut death: WorkerExit) {
         let mut guard = self.lock();
         let state = &mut *guard;
-        let Some(at) = state.members.iter().position(|member| member.id == id) else { return };
-        let mut member = state.members.remove(at);
+        let Some(at) = state.workers.iter().position(|member| member.id == id) else { return };
+        let mut member = state.workers.remove(at);
         let ran = member.page.running();
         death.refused = crate::local::pool::denials::refused_to(&member.page, ran);
         // Ended here for what nobody waited for: that says nothing about the next worker.
-        let unwanted = matches!(member.verdict, Some((DeathCause::Unknown, _)));
-        if let Some((cause, running)) = member.verdict.take() {
+        let unwanted = matches!(member.end_reason, Some((ExitReason::Unknown, _)));
+        if let Some((cause, running)) = member.end_reason.take() {
             // A timeout holds for the item that was seen, not for one that has begun since.
             if running.is_none() || running == ran {
                 death.cause = cause;
             }
         }
-        if let (Some(_), None, DeathCause::Exit(code)) =
-            (&self.options.launcher, &member.outbox, &death.cause)
+        if let (Some(_), None, ExitReason::Exit(code)) =
+            (&self.options.launcher, &member.sender, &death.cause)
         {
-            death.cause = DeathCause::NeverGreeted(*code);
+            death.cause = ExitReason::ExitedBeforeHandshake(*code);
         }
         let mut lost = false;
         // Batches run in the order in which they were sent. Where one was run to its end and its answer never came,
@@ -263,7 +263,7 @@ impl Shared {
         for held in std::mem::take(&mut member.held).into_iter().rev() {
             let run = state.runs.get_mut(&held.batch.job()).expect("a run stays while its batches are held");
             run.in_flight -= 1;
-            if held.orphan {
+            if held.abandoned {
                 continue;
             }
             let ticket = held.batch.ticket();
@@ -282,7 +282,7 @@ impl Shared {
                         Running::Item(item) if item >= theirs.items() => Running::Unknown,
                         known => known,
                     };
-                    let loss = Loss { running, death: death.clone() };
+                    let loss = WorkerLoss { running, death: death.clone() };
                     let (first, items) = (theirs.first(), theirs.items());
                     run.tell(Completion { batch, first, items, outcome: Outcome::Lost(theirs, loss) });
                     lost = true;
@@ -293,7 +293,7 @@ impl Shared {
         if state.closing {
             return;
         }
-        if !lost && !unwanted && !member.proven {
+        if !lost && !unwanted && !member.healthy {
             // Whoever dies idle or at its start may do so because no worker can live here.
             state.failed_start(death);
             self.started.notify_all();

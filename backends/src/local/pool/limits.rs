@@ -1,20 +1,20 @@
 //! Items that a worker may still take before it is replaced.
 
-use crate::local::pool::worker_handle::Member;
+use crate::local::pool::worker_handle::WorkerHandle;
 use crate::model::batch::Batch;
 
 /// What each worker may use.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Allowed {
+pub(crate) struct WorkerLimits {
     /// Bytes of memory of its own.
     pub(crate) memory: Option<u64>,
     /// Items it may run before it is replaced.
     pub(crate) items: Option<u64>,
 }
 
-impl Allowed {
+impl WorkerLimits {
     /// How many more items a worker may be given.
-    pub(crate) fn items_left(&self, member: &Member) -> u64 {
+    pub(crate) fn items_left(&self, member: &WorkerHandle) -> u64 {
         let Some(most) = self.items else { return u64::MAX };
         let held: u64 = member.held.iter().map(|held| u64::from(held.limit)).sum();
         most.saturating_sub(member.answered + held)

@@ -1,4 +1,4 @@
-//! Who has which batch, and what is decided about workers. No file here does I/O that can wait.
+//! Assignment of batches to workers, and decisions about workers. No file here does I/O that can wait.
 //!
 //! `state` is the pool's state under its lock; `worker_handle` is a worker in it, `run_state` a run. `events` handles what
 //! workers report, `watchdog` goes by the clock (timeouts, silence, work stealing), `recycling` replaces workers that have

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use fastmap_sandbox::MemoryGroup;
 
-use crate::local::pool::state::State;
-use crate::model::death::{DeathCause, MemoryLimit};
+use crate::local::pool::state::PoolState;
+use crate::model::death::{ExitReason, MemoryLimit};
 
 /// How often memory is looked at. A function that fills fresh memory gets some 50 MB a look.
 const LOOK: Duration = Duration::from_millis(20);
@@ -31,36 +31,36 @@ impl MemoryKills {
     }
 
     /// A worker was killed by SIGKILL: was it for this? Each kill that the kernel has counted explains one death.
-    pub(crate) fn judge(&mut self) -> Option<DeathCause> {
+    pub(crate) fn judge(&mut self) -> Option<ExitReason> {
         if self.group.kills()? <= self.known {
             return None;
         }
         self.known += 1;
-        Some(DeathCause::OutOfMemory(MemoryLimit::Shared(self.group.limit())))
+        Some(ExitReason::OutOfMemory(MemoryLimit::Shared(self.group.limit())))
     }
 }
 
-impl State {
+impl PoolState {
     /// How soon to look at what workers use up, if at all.
     pub(crate) fn wear_pause(&self) -> Option<Duration> {
-        let leaving = self.members.iter().any(|member| member.leaving.is_some()).then_some(LEAVE);
+        let leaving = self.workers.iter().any(|member| member.leaving.is_some()).then_some(LEAVE);
         let memory = (self.allowed.memory.is_some() && !self.runs.is_empty())
-            .then(|| LOOK.max(LOOK_EACH * self.members.len() as u32));
+            .then(|| LOOK.max(LOOK_EACH * self.workers.len() as u32));
         leaving.into_iter().chain(memory).min()
     }
 
     /// Ends workers that hold too much memory, and those that were asked to leave and don't.
-    pub(crate) fn end_worn(&mut self, now: Instant) -> Option<Duration> {
-        for member in self.members.iter_mut().filter(|member| member.verdict.is_none()) {
+    pub(crate) fn recycle_exhausted(&mut self, now: Instant) -> Option<Duration> {
+        for member in self.workers.iter_mut().filter(|member| member.end_reason.is_none()) {
             if member.leaving.is_some_and(|since| now.saturating_duration_since(since) > LEAVE) {
-                member.condemn(DeathCause::Unknown, None);
+                member.end_for(ExitReason::Unknown, None);
             }
         }
         if let Some(limit) = self.allowed.memory.filter(|_| !self.runs.is_empty()) {
-            for member in self.members.iter_mut().filter(|member| member.verdict.is_none()) {
+            for member in self.workers.iter_mut().filter(|member| member.end_reason.is_none()) {
                 let held = private_memory(member.child.id());
                 if held.is_some_and(|held| held > limit) {
-                    member.condemn(DeathCause::OutOfMemory(MemoryLimit::Worker(limit)), None);
+                    member.end_for(ExitReason::OutOfMemory(MemoryLimit::Worker(limit)), None);
                 }
             }
         }
@@ -74,9 +74,9 @@ impl State {
         let Some(member) = self.member(id).filter(|member| member.takes_work()) else { return };
         if member.held.is_empty()
             && allowed.items_left(member) == 0
-            && let Some(outbox) = &mut member.outbox
+            && let Some(sender) = &mut member.sender
         {
-            outbox.close();
+            sender.close();
             member.leaving = Some(now);
         }
     }

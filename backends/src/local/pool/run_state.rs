@@ -14,7 +14,7 @@ use crate::local::ipc::frame_sender::Frame;
 use crate::local::pool::grants::Grants;
 use crate::model::batch::Batch;
 use crate::model::completion::Completion;
-use crate::model::completion_queue::Inbox;
+use crate::model::completion_queue::CompletionQueue;
 use crate::model::error::BackendError;
 use crate::model::frame::{Header, Kind};
 
@@ -31,7 +31,7 @@ pub(crate) struct RunState {
     pub(crate) job: Arc<Job>,
     /// The frame that opens the job in a worker; a context that is a file goes beside it.
     opening: Arc<Vec<u8>>,
-    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) completions: Arc<CompletionQueue>,
     pub(crate) gauge: Arc<Gauge>,
     pub(crate) pending: VecDeque<Batch>,
     pub(crate) in_flight: usize,
@@ -82,7 +82,7 @@ impl RunState {
     pub(crate) fn new(job: Arc<Job>, strict: bool) -> Self {
         RunState {
             opening: Arc::new(opening(&job, job.context.file().is_some())),
-            inbox: Arc::default(),
+            completions: Arc::default(),
             gauge: Arc::default(),
             pending: VecDeque::new(),
             in_flight: 0,
@@ -134,13 +134,13 @@ impl RunState {
     pub(crate) fn tell(&mut self, completion: Completion) {
         self.grants.told(completion.batch, completion.items);
         self.gauge.outstanding.store(self.outstanding(), Ordering::Relaxed);
-        self.inbox.put(completion);
+        self.completions.put(completion);
     }
 
     pub(crate) fn fail(&mut self, error: BackendError) {
         if !self.failed {
             self.failed = true;
-            self.inbox.fail(error);
+            self.completions.fail(error);
         }
         self.pending.clear();
     }

@@ -1,5 +1,5 @@
-//! Who has which batch. All decisions of the pool are taken under one lock, by whoever brings news: a run that submits, a
-//! reader whose worker answered, the supervisor whose worker died (`events`). Nothing here waits.
+//! Assignment of batches to workers. All decisions of the pool are taken under one lock, by the thread that reports an
+//! event: a run that submits, a reader whose worker answered, the supervisor whose worker died (`events`). Nothing here waits.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,24 +9,25 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fastmap_sandbox::Demand;
+use fastmap_sandbox::ConfinementLevel;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
+use crate::backend::SubmitError;
 use crate::execution::job::Job;
-use crate::local::affinity::Busy;
-use crate::local::ipc::rendezvous::Server;
+use crate::local::affinity::BusyCores;
+use crate::local::ipc::rendezvous::Rendezvous;
 use crate::local::output::delivery::Output;
-use crate::local::pool::limits::Allowed;
+use crate::local::pool::limits::WorkerLimits;
 use crate::local::pool::run_state::{Gauge, RunState};
-use crate::local::pool::worker_handle::{Held, Member, recall};
+use crate::local::pool::worker_handle::{AssignedBatch, WorkerHandle, recall};
 use crate::local::process::descriptors;
 use crate::local::process::descriptors::fill_standard;
 use crate::local::process::watched::Watched;
 use crate::local::{LocalOptions, cores};
 use crate::model::batch::Batch;
-use crate::model::completion_queue::Inbox;
-use crate::model::death::Death;
+use crate::model::completion_queue::CompletionQueue;
+use crate::model::death::WorkerExit;
 use crate::model::error::BackendError;
 use crate::model::frame::{Header, Kind};
 use crate::model::ids::{BatchId, JobId};
@@ -43,8 +44,8 @@ const SPARE: usize = 8;
 const STARTED: Duration = Duration::from_millis(2);
 
 #[derive(Debug)]
-pub(crate) struct Shared {
-    state: Mutex<State>,
+pub(crate) struct PoolHandle {
+    state: Mutex<PoolState>,
     /// Wakes the supervisor at once.
     wake: Arc<EventFd>,
     /// Wakes it later, for what goes by the clock: to set it costs 1 µs, where to wake a thread costs 10 and takes a
@@ -63,8 +64,8 @@ pub(crate) struct Shared {
 
 /// Where a worker has greeted. It is removed when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Met {
-    pub(crate) _server: Arc<Server>,
+pub(crate) struct ServedRendezvous {
+    pub(crate) _server: Arc<Rendezvous>,
     pub(crate) _connection: OwnedFd,
 }
 
@@ -80,8 +81,8 @@ enum Shortage {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct State {
-    pub(crate) members: Vec<Member>,
+pub(crate) struct PoolState {
+    pub(crate) workers: Vec<WorkerHandle>,
     pub(crate) runs: BTreeMap<JobId, RunState>,
     /// Workers asked for, whose start has not begun.
     pub(crate) requested: usize,
@@ -93,13 +94,13 @@ pub(crate) struct State {
     pub(crate) threads: Vec<JoinHandle<()>>,
     /// What the supervisor is to look after, and has not seen yet.
     pub(crate) arrived: Vec<Watched>,
-    /// What the supervisor is to close, see [`Shared::close_later`].
-    pub(crate) met: Vec<Met>,
+    /// What the supervisor is to close, see [`PoolHandle::close_later`].
+    pub(crate) deferred_close: Vec<ServedRendezvous>,
     /// Workers that died in a row without having run anything.
-    pub(crate) futile: Vec<Death>,
+    pub(crate) failed_starts: Vec<WorkerExit>,
     /// Such deaths in all, and the last of them, for who waits for a first worker.
     pub(crate) failures: u64,
-    pub(crate) last_failure: Option<Death>,
+    pub(crate) last_failure: Option<WorkerExit>,
     /// No worker is started before.
     pub(crate) not_before: Option<Instant>,
     pub(crate) closing: bool,
@@ -115,15 +116,15 @@ pub(crate) struct State {
     /// Times that somebody waits, or has waited, for what workers have printed; see `settle`.
     pub(crate) settling: u64,
     /// What each worker may use up.
-    pub(crate) allowed: Allowed,
+    pub(crate) allowed: WorkerLimits,
     /// When the supervisor will look around without being woken; `None`: not at all.
     pub(crate) next_look: Option<Instant>,
 }
 
-impl Shared {
+impl PoolHandle {
     /// Whether a worker has come up that takes batches.
     pub(crate) fn has_worker(&self) -> bool {
-        self.lock().members.iter().any(|member| member.outbox.is_some())
+        self.lock().workers.iter().any(|member| member.sender.is_some())
     }
 
     pub(crate) fn new(options: LocalOptions) -> io::Result<Self> {
@@ -131,25 +132,25 @@ impl Shared {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
-        let allowed = Allowed { memory: options.memory, items: options.most_items };
-        let state = Mutex::new(State {
+        let allowed = WorkerLimits { memory: options.memory, items: options.most_items };
+        let state = Mutex::new(PoolState {
             allowed,
             processes: options.processes,
             own: options.launcher.is_none(),
-            confined: options.launcher.is_some() || options.sandbox != Demand::Off,
-            ..State::default()
+            confined: options.launcher.is_some() || options.sandbox != ConfinementLevel::Off,
+            ..PoolState::default()
         });
         let started = Condvar::default();
         let (cores, owner) = (cores::count(&cores::own()).max(1), std::process::id());
-        Ok(Shared { state, wake, timer, started, options, output: Arc::default(), cores, owner })
+        Ok(PoolHandle { state, wake, timer, started, options, output: Arc::default(), cores, owner })
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The same, if nobody has it now.
-    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, PoolState>> {
         match self.state.try_lock() {
             Ok(state) => Some(state),
             Err(TryLockError::Poisoned(state)) => Some(state.into_inner()),
@@ -166,7 +167,7 @@ impl Shared {
     }
 
     /// Has the supervisor look around after that time, if it does not do so anyway at about then.
-    fn look_after(&self, state: &mut State, pause: Duration) {
+    fn look_after(&self, state: &mut PoolState, pause: Duration) {
         let at = Instant::now() + pause;
         if state.next_look.is_some_and(|look| look <= at + pause) {
             return;
@@ -184,7 +185,7 @@ impl Shared {
     }
 
     pub(crate) fn worker_pids(&self) -> Vec<u32> {
-        self.lock().members.iter().map(|member| member.child.id()).collect()
+        self.lock().workers.iter().map(|member| member.child.id()).collect()
     }
 
     pub(crate) fn shut_down(&self) {
@@ -197,7 +198,7 @@ impl Shared {
         let mut guard = self.lock();
         let state = &mut *guard;
         state.closing = true;
-        state.members.iter_mut().for_each(Member::kill);
+        state.workers.iter_mut().for_each(WorkerHandle::kill);
         self.output.end();
         for run in state.runs.values_mut() {
             run.fail(BackendError::Other("the thread that looks after the workers panicked".to_owned()));
@@ -206,7 +207,7 @@ impl Shared {
 
     /// Whether workers may start processes, which are to be ended with them.
     pub(crate) fn starts_processes(&self) -> bool {
-        self.options.launcher.is_none() && self.options.sandbox != Demand::Full
+        self.options.launcher.is_none() && self.options.sandbox != ConfinementLevel::Full
     }
 
     /// Whether that worker was told to leave, with nothing to do any more.
@@ -216,9 +217,9 @@ impl Shared {
     }
 
     /// A run begins.
-    pub(crate) fn open(&self, job: Arc<Job>) -> (Arc<Inbox>, Arc<Gauge>) {
+    pub(crate) fn open(&self, job: Arc<Job>) -> (Arc<CompletionQueue>, Arc<Gauge>) {
         let mut run = RunState::new(job, self.options.launcher.is_some());
-        let handles = (Arc::clone(&run.inbox), Arc::clone(&run.gauge));
+        let handles = (Arc::clone(&run.completions), Arc::clone(&run.gauge));
         let mut state = self.lock();
         if state.closing {
             run.fail(BackendError::Other("the thread that looks after the workers panicked".to_owned()));
@@ -231,23 +232,28 @@ impl Shared {
     }
 
     /// A run hands in a batch.
-    pub(crate) fn submit(&self, job: JobId, batch: Batch) -> Result<(), Batch> {
+    pub(crate) fn submit(&self, job: JobId, batch: Batch) -> Result<(), SubmitError> {
         let state = self.lock();
         let full = |run: &RunState| run.gauge.read().0 == 0 && run.outstanding() > 0;
         match state.runs.get(&job) {
-            Some(run) if full(run) => Err(batch),
+            Some(run) if full(run) => Err(SubmitError::Full(batch)),
             _ => self.take(state, job, batch),
         }
     }
 
     /// The same for a batch that waits here if the run has no place for it.
-    pub(crate) fn submit_beyond(&self, job: JobId, batch: Batch) -> Result<(), Batch> {
+    pub(crate) fn submit_beyond(&self, job: JobId, batch: Batch) -> Result<(), SubmitError> {
         self.take(self.lock(), job, batch)
     }
 
-    fn take(&self, mut state: MutexGuard<'_, State>, job: JobId, batch: Batch) -> Result<(), Batch> {
+    fn take(
+        &self,
+        mut state: MutexGuard<'_, PoolState>,
+        job: JobId,
+        batch: Batch,
+    ) -> Result<(), SubmitError> {
         let Some(run) = state.runs.get_mut(&job).filter(|run| !run.failed && batch.job() == job) else {
-            return Err(batch);
+            return Err(SubmitError::Closed(batch));
         };
         run.grants.submitted(&batch);
         // Earlier items go first: they are what the consumer waits for.
@@ -290,9 +296,9 @@ impl Shared {
 
     /// Has a socket removed that a worker has come through and that nobody needs any more: on a disk that takes 0.5 ms,
     /// which no map should wait for.
-    pub(crate) fn close_later(&self, met: Met) {
+    pub(crate) fn close_later(&self, met: ServedRendezvous) {
         let mut state = self.lock();
-        state.met.push(met);
+        state.deferred_close.push(met);
         self.look_after(&mut state, STARTED);
     }
 
@@ -305,7 +311,7 @@ impl Shared {
         }
         // A start takes a core. Where one has failed, those of several could take from each other what is scarce.
         let abreast =
-            if state.futile.is_empty() && state.shortage == Shortage::Unseen { self.cores } else { 1 };
+            if state.failed_starts.is_empty() && state.shortage == Shortage::Unseen { self.cores } else { 1 };
         let begun = state.requested.min(abreast.saturating_sub(state.starting));
         state.requested -= begun;
         state.starting += begun;
@@ -314,14 +320,14 @@ impl Shared {
     }
 
     /// A worker's process has started.
-    pub(crate) fn came(&self, mut member: Member, watched: Watched) {
+    pub(crate) fn came(&self, mut member: WorkerHandle, watched: Watched) {
         let mut state = self.lock();
         state.starting -= 1;
         if state.closing {
             // It has begun nothing yet, and could not be told otherwise.
             member.kill();
         }
-        state.members.push(member);
+        state.workers.push(member);
         state.arrived.push(watched);
         state.warn_of_shortage(self.options.processes);
         drop(state);
@@ -334,7 +340,7 @@ impl Shared {
     /// # Errors
     /// In words.
     pub(crate) fn expect_descriptors(&self) -> Result<(), String> {
-        let first = self.lock().members.is_empty();
+        let first = self.lock().workers.is_empty();
         let count = if first { START } else { START + SPARE };
         let expected = descriptors::expect(self.wake.as_fd(), count).or_else(|_| {
             descriptors::raise();
@@ -350,10 +356,10 @@ impl Shared {
     }
 
     /// A limit kept that many workers from being started. A map goes on with the others, if there are some.
-    pub(crate) fn short(&self, death: Death, limit: String, workers: usize) {
+    pub(crate) fn short(&self, death: WorkerExit, limit: String, workers: usize) {
         let mut state = self.lock();
         state.starting -= workers;
-        if state.starting == 0 && state.members.is_empty() {
+        if state.starting == 0 && state.workers.is_empty() {
             state.failed_start(death);
         } else {
             if state.shortage == Shortage::Unseen {
@@ -368,7 +374,7 @@ impl Shared {
     }
 
     /// A worker could not be started; with those behind it that were not tried, it is so many.
-    pub(crate) fn not_started(&self, death: Death, workers: usize) {
+    pub(crate) fn not_started(&self, death: WorkerExit, workers: usize) {
         let mut state = self.lock();
         state.starting -= workers;
         state.failed_start(death);
@@ -379,14 +385,14 @@ impl Shared {
     }
 
     /// Gives waiting batches to workers with room, and asks for workers where there is work for more.
-    pub(crate) fn hand_out(&self, mut guard: MutexGuard<'_, State>) {
+    pub(crate) fn hand_out(&self, mut guard: MutexGuard<'_, PoolState>) {
         let state = &mut *guard;
         while state.hand_out_one() {}
         state.update_gauges(self.options.processes);
-        let idle = state.members.iter().any(Member::idle);
+        let idle = state.workers.iter().any(WorkerHandle::idle);
         let outstanding: usize = state.runs.values().map(RunState::outstanding).sum();
         let wanted = outstanding.min(self.options.processes);
-        let there = state.members.len() + state.starting + state.requested;
+        let there = state.workers.len() + state.starting + state.requested;
         // Stealing, timeouts and stuck orphans go by the clock.
         if let Some(pause) = crate::local::pool::state::first_look(state, idle && outstanding > 0) {
             self.look_after(state, pause);
@@ -402,9 +408,9 @@ impl Shared {
     }
 }
 
-impl State {
-    pub(crate) fn member(&mut self, id: u64) -> Option<&mut Member> {
-        self.members.iter_mut().find(|member| member.id == id)
+impl PoolState {
+    pub(crate) fn member(&mut self, id: u64) -> Option<&mut WorkerHandle> {
+        self.workers.iter_mut().find(|member| member.id == id)
     }
 
     /// Hands out one batch: of the run that has the fewest in workers' hands, if there is room for it.
@@ -424,9 +430,9 @@ impl State {
         let run = self.runs.get_mut(&job).expect("it was just listed");
         let depth = run.depth();
         let allowed = self.allowed;
-        let busy = self.members.iter().filter(|member| !member.held.is_empty());
-        let busy = Busy::on(busy.filter_map(|member| member.page.core()));
-        let ready = self.members.iter_mut().filter(|member| {
+        let busy = self.workers.iter().filter(|member| !member.held.is_empty());
+        let busy = BusyCores::on(busy.filter_map(|member| member.page.core()));
+        let ready = self.workers.iter_mut().filter(|member| {
             member.takes_work() && member.held.len() < depth && allowed.items_left(member) > 0
         });
         let Some(member) = ready.min_by_key(|member| member.held.len()) else { return false };
@@ -441,22 +447,22 @@ impl State {
         let _kept_off =
             own.then(|| busy.keep_off(member.child.id(), page.thread(), page.core(), page.owed())).flatten();
         if member.opened.insert(job) {
-            let outbox = member.outbox.as_mut().expect("a worker that takes work has greeted");
-            outbox.send(run.opening_for(&member.page.channel));
+            let sender = member.sender.as_mut().expect("a worker that takes work has greeted");
+            sender.send(run.opening_for(&member.page.channel));
         }
         member.hand(batch);
         true
     }
 
     /// Batches in workers' hands that nobody waits for: what is not begun comes back, what runs may end.
-    fn abandon(&mut self, which: impl Fn(&Held) -> bool) {
-        for member in &mut self.members {
+    fn abandon(&mut self, which: impl Fn(&AssignedBatch) -> bool) {
+        for member in &mut self.workers {
             for held in member.held.iter_mut().filter(|held| which(held)) {
-                held.orphan = true;
+                held.abandoned = true;
                 held.recalled = true;
-                if let Some(outbox) = &mut member.outbox {
+                if let Some(sender) = &mut member.sender {
                     member.recalls += 1;
-                    outbox.send(recall(held.batch.ticket(), false));
+                    sender.send(recall(held.batch.ticket(), false));
                 }
             }
         }
@@ -472,11 +478,11 @@ impl State {
             .collect();
         for job in finished {
             self.runs.remove(&job);
-            for member in &mut self.members {
+            for member in &mut self.workers {
                 if member.opened.remove(&job)
-                    && let Some(outbox) = &mut member.outbox
+                    && let Some(sender) = &mut member.sender
                 {
-                    outbox.send(Header { kind: Kind::Close, job: job.0, ..Header::EMPTY }.frame(&[]).into());
+                    sender.send(Header { kind: Kind::Close, job: job.0, ..Header::EMPTY }.frame(&[]).into());
                 }
             }
         }
@@ -491,30 +497,32 @@ impl State {
             self.warnings.push(format!(
                 "fastmap: warning: only {} of {wanted} workers can run: {limit}, or ask for fewer workers \
                  (FASTMAP_LOCAL_PROCESSES)\n",
-                self.members.len()
+                self.workers.len()
             ));
         }
     }
 
     /// Counts a worker that ended without having run anything; after some in a row no run can go on, unless others
     /// work: then the map goes on with those, and a start is tried now and then.
-    pub(crate) fn failed_start(&mut self, death: Death) {
+    pub(crate) fn failed_start(&mut self, death: WorkerExit) {
         self.failures += 1;
         self.last_failure = Some(death.clone());
-        self.futile.push(death);
-        if self.futile.len() < FAILED_STARTS {
+        self.failed_starts.push(death);
+        if self.failed_starts.len() < FAILED_STARTS {
             // What the system refuses now (processes, memory, descriptors) it may give in a moment.
-            self.not_before = Some(Instant::now() + Duration::from_millis(20) * self.futile.len() as u32);
+            self.not_before =
+                Some(Instant::now() + Duration::from_millis(20) * self.failed_starts.len() as u32);
             return;
         }
         // Those that come up may be luckier; or end the same way, and are counted then.
-        let hopeful = |member: &Member| member.proven || member.outbox.is_none() || !member.held.is_empty();
-        if self.starting > 0 || self.members.iter().any(hopeful) {
-            self.futile.remove(0);
+        let hopeful =
+            |member: &WorkerHandle| member.healthy || member.sender.is_none() || !member.held.is_empty();
+        if self.starting > 0 || self.workers.iter().any(hopeful) {
+            self.failed_starts.remove(0);
             self.not_before = Some(Instant::now() + Duration::from_secs(1));
             return;
         }
-        let deaths = std::mem::take(&mut self.futile);
+        let deaths = std::mem::take(&mut self.failed_starts);
         for run in self.runs.values_mut().filter(|run| !run.closed && run.outstanding() > 0) {
             run.fail(BackendError::NoWorkers(deaths.clone()));
         }
@@ -541,11 +549,11 @@ pub(crate) const ORPHAN: Duration = Duration::from_millis(100);
 
 /// How soon to look for the first time, where there is something to look after. `waste`: a worker is idle while
 /// batches are out.
-pub(crate) fn first_look(state: &State, waste: bool) -> Option<Duration> {
+pub(crate) fn first_look(state: &PoolState, waste: bool) -> Option<Duration> {
     let limits = state.runs.values().filter_map(|run| run.job.item_timeout.map(pause_of));
     let orphans = state.runs.values().filter(|run| run.closed).map(|_| ORPHAN / 4);
     // Of a run that goes on, what was cancelled by name.
-    let cancelled = state.members.iter().any(|member| member.held.front().is_some_and(|held| held.orphan));
+    let cancelled = state.workers.iter().any(|member| member.held.front().is_some_and(|held| held.abandoned));
     limits
         .chain(orphans)
         .chain(cancelled.then_some(ORPHAN / 4))

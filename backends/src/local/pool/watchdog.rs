@@ -1,15 +1,15 @@
 //! What the pool does by the clock: takes work back from a worker that is stuck behind a slow item and gives it to
-//! an idle one, ends items that run too long, workers that never greet, and items that nobody waits for.
+//! an idle one, ends items that run too long, workers that never connect, and items of abandoned batches.
 //! Called by the supervisor, which comes back after the time that [`look`] gives.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::local::ipc::frame_sender::Outbox;
-use crate::local::ipc::shared_page::Page;
-use crate::local::pool::state::{ORPHAN, SILENT, STUCK, State, pause_of};
-use crate::local::pool::worker_handle::{Held, Member, recall};
-use crate::model::death::{DeathCause, Running};
+use crate::local::ipc::frame_sender::FrameSender;
+use crate::local::ipc::shared_page::SharedPage;
+use crate::local::pool::state::{ORPHAN, PoolState, SILENT, STUCK, pause_of};
+use crate::local::pool::worker_handle::{AssignedBatch, WorkerHandle, recall};
+use crate::model::death::{ExitReason, Running};
 
 /// A worker that has not greeted by then is none. Generous: a loaded machine starts processes slowly.
 const GREETING: Duration = Duration::from_secs(30);
@@ -26,21 +26,21 @@ const STUCK_LONG: Duration = Duration::from_millis(20);
 const STOPPED: Duration = Duration::from_secs(1);
 
 /// Looks at all workers; says when to look again, if at all without news.
-pub(crate) fn look(state: &mut State, since_last: Duration, now: Instant) -> Option<Duration> {
+pub(crate) fn look(state: &mut PoolState, since_last: Duration, now: Instant) -> Option<Duration> {
     let mut next: Option<Duration> = None;
     let mut again = |after: Duration| next = Some(next.map_or(after, |next| next.min(after)));
     for member in
-        state.members.iter_mut().filter(|member| member.outbox.is_none() && member.verdict.is_none())
+        state.workers.iter_mut().filter(|member| member.sender.is_none() && member.end_reason.is_none())
     {
         again(GREETING / 10);
         // Time in which this process was stopped as well counts for little.
         member.awaited += since_last.min(GREETING / 5);
         if member.awaited > GREETING {
-            member.condemn(DeathCause::NoGreeting(GREETING), None);
+            member.end_for(ExitReason::HandshakeTimeout(GREETING), None);
         }
     }
-    if state.members.iter().any(Member::is_unkillable) {
-        again(Member::UNKILLABLE_PAUSE);
+    if state.workers.iter().any(WorkerHandle::is_unkillable) {
+        again(WorkerHandle::UNKILLABLE_PAUSE);
     }
     if let Some(after) = time_items(state, since_last) {
         again(after);
@@ -57,7 +57,7 @@ pub(crate) fn look(state: &mut State, since_last: Duration, now: Instant) -> Opt
     if let Some(after) = end_orphans(state, now) {
         again(after);
     }
-    if let Some(after) = state.end_worn(now) {
+    if let Some(after) = state.recycle_exhausted(now) {
         again(after);
     }
     if let Some(after) = move_work(state, now) {
@@ -72,9 +72,9 @@ pub(crate) fn look(state: &mut State, since_last: Duration, now: Instant) -> Opt
 }
 
 /// Ends workers whose item has run for longer than its run allows.
-fn time_items(state: &mut State, since_last: Duration) -> Option<Duration> {
+fn time_items(state: &mut PoolState, since_last: Duration) -> Option<Duration> {
     let mut next: Option<Duration> = None;
-    for member in &mut state.members {
+    for member in &mut state.workers {
         let Some(held) = member.held.front() else {
             member.watched = None;
             continue;
@@ -101,11 +101,11 @@ fn time_items(state: &mut State, since_last: Duration) -> Option<Duration> {
         // A core that is dumped meanwhile is looked for in time.
         if let Some((what, age)) = member.watched
             && age > limit / 2
-            && member.verdict.is_none()
+            && member.end_reason.is_none()
             && !member.is_dying()
             && age > limit
         {
-            member.condemn(DeathCause::Timeout(limit), Some(what));
+            member.end_for(ExitReason::Timeout(limit), Some(what));
         }
     }
     next
@@ -113,21 +113,21 @@ fn time_items(state: &mut State, since_last: Duration) -> Option<Duration> {
 
 /// Ends workers whose answer is lost: they are through with a batch, which they tell after they have sent its answer,
 /// and it does not come. The function has meddled with their channel.
-fn end_silent(state: &mut State, since_last: Duration) -> Option<Duration> {
-    for member in state.members.iter_mut().filter(|member| member.verdict.is_none()) {
+fn end_silent(state: &mut PoolState, since_last: Duration) -> Option<Duration> {
+    for member in state.workers.iter_mut().filter(|member| member.end_reason.is_none()) {
         let last = member.page.last_ticket();
         let owes =
             member.page.running().is_none() && member.held.iter().any(|held| held.batch.ticket() == last);
-        if member.outbox.as_ref().is_some_and(Outbox::is_stuck) {
+        if member.sender.as_ref().is_some_and(FrameSender::is_stuck) {
             let what = "it said that it had taken what it was sent, and had not";
-            member.condemn(DeathCause::Protocol(what.to_owned()), None);
+            member.end_for(ExitReason::Protocol(what.to_owned()), None);
             continue;
         }
         // Time in which this process was stopped counts for little.
         member.silent = if owes { member.silent + since_last.min(SILENT / 2) } else { Duration::ZERO };
         if member.silent > SILENT {
-            member.condemn(
-                DeathCause::Protocol("it was through with a batch and did not answer".to_owned()),
+            member.end_for(
+                ExitReason::Protocol("it was through with a batch and did not answer".to_owned()),
                 None,
             );
         }
@@ -137,25 +137,26 @@ fn end_silent(state: &mut State, since_last: Duration) -> Option<Duration> {
 
 /// Ends workers that are stopped and hold up a map: others could do what they hold, or their items have a limit of
 /// time, which does not run where nothing was begun. Where all are stopped somebody wants it so.
-fn end_stopped(state: &mut State, since_last: Duration, now: Instant) -> Option<Duration> {
-    let spare = state.members.len() + state.starting + state.requested < state.processes;
+fn end_stopped(state: &mut PoolState, since_last: Duration, now: Instant) -> Option<Duration> {
+    let spare = state.workers.len() + state.starting + state.requested < state.processes;
     // Read from files, and so only where one may be stopped.
-    let late = |member: &Member| now.saturating_duration_since(member.progress) >= STOPPED / 4;
-    let doubtful = state.members.iter().any(|member| !member.held.is_empty() && late(member));
-    let rests = |member: &Member| member.idle() && !is_stopped(member.child.id());
-    let idle = spare || doubtful && state.members.iter().any(rests);
-    let limited =
-        |held: &Held| state.runs.get(&held.batch.job()).is_some_and(|run| run.job.item_timeout.is_some());
+    let late = |member: &WorkerHandle| now.saturating_duration_since(member.progress) >= STOPPED / 4;
+    let doubtful = state.workers.iter().any(|member| !member.held.is_empty() && late(member));
+    let rests = |member: &WorkerHandle| member.idle() && !is_stopped(member.child.id());
+    let idle = spare || doubtful && state.workers.iter().any(rests);
+    let limited = |held: &AssignedBatch| {
+        state.runs.get(&held.batch.job()).is_some_and(|run| run.job.item_timeout.is_some())
+    };
     let pause = STOPPED / 4;
     let mut next = None;
-    for member in state.members.iter_mut().filter(|member| member.verdict.is_none()) {
-        if member.held.iter().all(|held| held.orphan) {
+    for member in state.workers.iter_mut().filter(|member| member.end_reason.is_none()) {
+        if member.held.iter().all(|held| held.abandoned) {
             member.stopped = Duration::ZERO;
             continue;
         }
         next = Some(pause);
         let waits = member.page.running().is_none();
-        let wanted = member.held.iter().any(|held| !held.orphan && (idle || waits && limited(held)));
+        let wanted = member.held.iter().any(|held| !held.abandoned && (idle || waits && limited(held)));
         if !wanted || !late(member) || !is_stopped(member.child.id()) {
             member.stopped = Duration::ZERO;
             continue;
@@ -165,7 +166,7 @@ fn end_stopped(state: &mut State, since_last: Duration, now: Instant) -> Option<
         if member.stopped > STOPPED {
             log::warn!("{} is stopped (SIGSTOP) and holds up its map: it is ended", member.name);
             let running = member.page.running();
-            member.condemn(DeathCause::Stopped(STOPPED), running);
+            member.end_for(ExitReason::Stopped(STOPPED), running);
         }
     }
     next
@@ -180,34 +181,38 @@ fn is_stopped(pid: u32) -> bool {
 
 /// Ends workers that are stuck in an item nobody waits for, while somebody else wants their place or where their map
 /// wanted that at its end.
-fn end_orphans(state: &mut State, now: Instant) -> Option<Duration> {
+fn end_orphans(state: &mut PoolState, now: Instant) -> Option<Duration> {
     // Also one that is stuck in freeing what an ended map left in it.
-    let freeing = |member: &Member| member.page.running().is_some_and(|(ticket, _)| ticket == Page::FREEING);
-    let orphaned = |member: &Member| freeing(member) || member.held.front().is_some_and(|held| held.orphan);
-    if !state.members.iter().any(orphaned) {
+    let freeing = |member: &WorkerHandle| {
+        member.page.running().is_some_and(|(ticket, _)| ticket == SharedPage::FREEING)
+    };
+    let orphaned =
+        |member: &WorkerHandle| freeing(member) || member.held.front().is_some_and(|held| held.abandoned);
+    if !state.workers.iter().any(orphaned) {
         return None;
     }
     // Its place is wanted by what no worker has, and by what stands behind another item.
-    let behind =
-        |member: &Member| (0..member.held.len()).any(|at| !member.held[at].orphan && unbegun(member, at) > 0);
-    let waiting = state.runs.values().any(|run| !run.pending.is_empty()) || state.members.iter().any(behind);
-    for member in state.members.iter_mut().filter(|member| orphaned(member)) {
+    let behind = |member: &WorkerHandle| {
+        (0..member.held.len()).any(|at| !member.held[at].abandoned && unbegun(member, at) > 0)
+    };
+    let waiting = state.runs.values().any(|run| !run.pending.is_empty()) || state.workers.iter().any(behind);
+    for member in state.workers.iter_mut().filter(|member| orphaned(member)) {
         // Of a run that is over, or cancelled by name.
-        let unwanted = member.held.front().filter(|held| held.orphan);
+        let unwanted = member.held.front().filter(|held| held.abandoned);
         let unwanted = unwanted.and_then(|held| state.runs.get(&held.batch.job()));
         let cancelled = unwanted.is_some_and(|run| run.job.cancel_running);
-        if !cancelled && !waiting && member.held.iter().all(|held| held.orphan) {
+        if !cancelled && !waiting && member.held.iter().all(|held| held.abandoned) {
             continue;
         }
-        if now.duration_since(member.progress) > ORPHAN && member.verdict.is_none() {
-            member.condemn(DeathCause::Unknown, None);
+        if now.duration_since(member.progress) > ORPHAN && member.end_reason.is_none() {
+            member.end_for(ExitReason::Unknown, None);
         }
     }
     Some(ORPHAN / 4)
 }
 
 /// Items of a held batch that its worker has not begun.
-fn unbegun(member: &Member, at: usize) -> u32 {
+fn unbegun(member: &WorkerHandle, at: usize) -> u32 {
     let held = &member.held[at];
     let begun = match member.page.running() {
         Some((ticket, Running::Item(item))) if ticket == held.batch.ticket() => item + 1,
@@ -218,21 +223,21 @@ fn unbegun(member: &Member, at: usize) -> u32 {
 }
 
 /// Asks back what could run on an idle worker instead.
-fn move_work(state: &mut State, now: Instant) -> Option<Duration> {
-    let idle = state.members.iter().filter(|member| member.idle()).count();
+fn move_work(state: &mut PoolState, now: Instant) -> Option<Duration> {
+    let idle = state.workers.iter().filter(|member| member.idle()).count();
     if idle == 0 || state.runs.values().any(|run| !run.pending.is_empty()) {
         return None;
     }
     let mut asked = state
-        .members
+        .workers
         .iter()
         .flat_map(|member| &member.held)
-        .filter(|held| held.recalled && !held.orphan)
+        .filter(|held| held.recalled && !held.abandoned)
         .count();
     let fed = state.runs.values().filter(|run| !run.closed).filter_map(|run| run.fed).max();
     let feeding = fed.is_some_and(|fed| now.saturating_duration_since(fed) < STUCK);
     let mut later = feeding.then_some(STUCK);
-    for member in &mut state.members {
+    for member in &mut state.workers {
         let waiting = now.saturating_duration_since(member.progress);
         if feeding && waiting < STUCK_LONG {
             continue;
@@ -241,7 +246,7 @@ fn move_work(state: &mut State, now: Instant) -> Option<Duration> {
         // From the back: what would begin last.
         for at in (0..member.held.len()).rev() {
             let held = &member.held[at];
-            if held.recalled || held.orphan {
+            if held.recalled || held.abandoned {
                 continue;
             }
             let left = unbegun(member, at);
@@ -255,8 +260,8 @@ fn move_work(state: &mut State, now: Instant) -> Option<Duration> {
                 continue;
             }
             let ticket = held.batch.ticket();
-            let outbox = member.outbox.as_mut().expect("a worker that holds a batch has greeted");
-            outbox.send(recall(ticket, left < member.held[at].limit));
+            let sender = member.sender.as_mut().expect("a worker that holds a batch has greeted");
+            sender.send(recall(ticket, left < member.held[at].limit));
             member.recalls += 1;
             member.held[at].recalled = true;
             asked += 1;

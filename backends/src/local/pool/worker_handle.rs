@@ -11,10 +11,10 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use crate::local::ipc::arena::{SHARED_FROM, free_place};
-use crate::local::ipc::frame_sender::{Frame, Outbox};
-use crate::local::ipc::shared_page::Page;
+use crate::local::ipc::frame_sender::{Frame, FrameSender};
+use crate::local::ipc::shared_page::SharedPage;
 use crate::model::batch::Batch;
-use crate::model::death::{DeathCause, Running};
+use crate::model::death::{ExitReason, Running};
 use crate::model::frame::{Header, Kind};
 use crate::model::ids::JobId;
 use crate::model::refused_call::RefusedCall;
@@ -25,26 +25,26 @@ const GIVEN_UP: Duration = Duration::from_secs(5);
 
 /// A worker process, from its start until its death is dealt with.
 #[derive(Debug)]
-pub(crate) struct Member {
+pub(crate) struct WorkerHandle {
     pub(crate) id: u64,
     pub(crate) name: String,
     pub(crate) child: Child,
-    pub(crate) page: Arc<Page>,
+    pub(crate) page: Arc<SharedPage>,
     /// What it prints to: the supervisor reads it.
     pub(crate) outputs: Vec<Arc<OwnedFd>>,
     /// How long its greeting has been waited for.
     pub(crate) awaited: Duration,
     /// `None` until it has greeted.
-    pub(crate) outbox: Option<Outbox>,
+    pub(crate) sender: Option<FrameSender>,
     /// Batches sent and not answered, in the order they were sent.
-    pub(crate) held: VecDeque<Held>,
+    pub(crate) held: VecDeque<AssignedBatch>,
     pub(crate) opened: HashSet<JobId>,
     /// When it last answered, or got work while idle.
     pub(crate) progress: Instant,
     /// It has answered something: a worker can live here.
-    pub(crate) proven: bool,
+    pub(crate) healthy: bool,
     /// Why it is being ended, with what it then ran.
-    pub(crate) verdict: Option<(DeathCause, Option<(u64, Running)>)>,
+    pub(crate) end_reason: Option<(ExitReason, Option<(u64, Running)>)>,
     /// How long it has owed the answer of a batch that it is through with.
     pub(crate) silent: Duration,
     /// How long it has been seen stopped with work in its hands.
@@ -73,41 +73,41 @@ pub(crate) struct Member {
 
 /// A batch in a worker's hands.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct AssignedBatch {
     pub(crate) batch: Batch,
     /// Items `0..limit` are the worker's; the rest was given back.
     pub(crate) limit: u32,
     /// Items were asked back, and the answer is not here yet.
     pub(crate) recalled: bool,
     /// Nobody waits for it any more.
-    pub(crate) orphan: bool,
+    pub(crate) abandoned: bool,
     /// Where its payload lies in the area that the worker reads; `None` if it went through the channel.
     place: Option<Range<usize>>,
     /// What the sandbox refused to one of its items, as the worker told.
     pub(crate) refused: Vec<RefusedCall>,
 }
 
-impl Member {
+impl WorkerHandle {
     pub(crate) fn new(
         id: u64,
         name: String,
         child: Child,
-        page: Arc<Page>,
+        page: Arc<SharedPage>,
         outputs: Vec<Arc<OwnedFd>>,
     ) -> Self {
-        Member {
+        WorkerHandle {
             id,
             name,
             child,
             page,
             outputs,
             awaited: Duration::ZERO,
-            outbox: None,
+            sender: None,
             held: VecDeque::new(),
             opened: HashSet::new(),
             progress: Instant::now(),
-            proven: false,
-            verdict: None,
+            healthy: false,
+            end_reason: None,
             silent: Duration::ZERO,
             stopped: Duration::ZERO,
             answered: 0,
@@ -124,7 +124,7 @@ impl Member {
     }
 
     pub(crate) fn takes_work(&self) -> bool {
-        self.outbox.is_some() && self.verdict.is_none() && self.leaving.is_none()
+        self.sender.is_some() && self.end_reason.is_none() && self.leaving.is_none()
     }
 
     /// Sends it a batch: a large payload through the shared memory, where there is room for it.
@@ -143,17 +143,17 @@ impl Member {
             }
             None => Frame::Batch(batch.clone()),
         };
-        self.outbox.as_mut().expect("a worker that takes work has greeted").send(frame);
+        self.sender.as_mut().expect("a worker that takes work has greeted").send(frame);
         if self.held.is_empty() {
             self.progress = Instant::now();
         }
         let limit = batch.items();
         self.given += 1;
-        self.held.push_back(Held {
+        self.held.push_back(AssignedBatch {
             batch,
             limit,
             recalled: false,
-            orphan: false,
+            abandoned: false,
             place,
             refused: Vec::new(),
         });
@@ -167,12 +167,12 @@ impl Member {
     ///
     /// A worker that dumps its core is left alone: it is dying of a signal of its own, which is the cause of
     /// its death, and to kill it would cut the core short.
-    pub(crate) fn condemn(&mut self, cause: DeathCause, running: Option<(u64, Running)>) {
+    pub(crate) fn end_for(&mut self, cause: ExitReason, running: Option<(u64, Running)>) {
         if self.is_dying() {
             return;
         }
-        if self.verdict.is_none() {
-            self.verdict = Some((cause, running));
+        if self.end_reason.is_none() {
+            self.end_reason = Some((cause, running));
         }
         self.kill();
     }
@@ -196,8 +196,8 @@ impl Member {
             log::warn!("{} can't be killed ({error}) and is asked to end itself", self.name);
             self.unkillable = Some(Instant::now());
         }
-        if let Some(outbox) = &mut self.outbox {
-            outbox.close();
+        if let Some(sender) = &mut self.sender {
+            sender.close();
         }
     }
 
@@ -211,7 +211,7 @@ impl Member {
         self.unkillable.is_some_and(|since| now.saturating_duration_since(since) > GIVEN_UP)
     }
 
-    /// How soon to look again for [`Member::is_given_up`].
+    /// How soon to look again for [`WorkerHandle::is_given_up`].
     pub(crate) const UNKILLABLE_PAUSE: Duration = Duration::from_secs(1);
 }
 

@@ -1,6 +1,6 @@
 //! Processes that a worker's function has started and left behind: they end with the worker. They are found
-//! by their environment, which they inherit, whoever their parent is by then: in it stands the socket at
-//! which the worker has greeted. (Parents do not lead there: what a dead process has started belongs to init.
+//! by their environment, which they inherit, whatever their parent is by then: it names the socket at
+//! which the worker connected. (Parents do not lead there: what a dead process has started belongs to init.
 //! Process groups and sessions belong to the terminal and to the function. Control groups are for those who
 //! may make some.) Called by the host for a worker that is dead (`reader`), and by a worker that leaves
 //! (`worker`).

@@ -4,15 +4,15 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::local::ipc::rendezvous::Server;
-use crate::local::ipc::shared_page::Page;
+use crate::local::ipc::rendezvous::Rendezvous;
+use crate::local::ipc::shared_page::SharedPage;
 use crate::local::output::quota::Quota;
-use crate::model::death::Death;
+use crate::model::death::WorkerExit;
 
 /// What the supervisor and a reader know of each other: the death of the worker, and how to wake the reader.
 #[derive(Debug, Default)]
-pub(crate) struct Gate {
-    state: Mutex<GateState>,
+pub(crate) struct ExitLatch {
+    state: Mutex<LatchState>,
     told: Condvar,
     /// Bytes of refused calls that it has told of.
     pub(crate) refusals: AtomicU64,
@@ -21,27 +21,27 @@ pub(crate) struct Gate {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct GateState {
-    death: Option<Death>,
+pub(crate) struct LatchState {
+    death: Option<WorkerExit>,
     /// Where its greeting is awaited, as long as it is.
-    server: Option<Arc<Server>>,
+    server: Option<Arc<Rendezvous>>,
 }
 
-impl Gate {
-    fn lock(&self) -> MutexGuard<'_, GateState> {
+impl ExitLatch {
+    fn lock(&self) -> MutexGuard<'_, LatchState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// That of a worker whose greeting is awaited there, and of which so many bytes of output are passed on.
-    pub(crate) fn new(server: Arc<Server>, output: Option<u64>) -> Gate {
-        let state = GateState { server: Some(server), ..GateState::default() };
+    pub(crate) fn new(server: Arc<Rendezvous>, output: Option<u64>) -> ExitLatch {
+        let state = LatchState { server: Some(server), ..LatchState::default() };
         let quota = output.map(|most| Quota::new(most, Instant::now()));
-        Gate { state: Mutex::new(state), quota, ..Gate::default() }
+        ExitLatch { state: Mutex::new(state), quota, ..ExitLatch::default() }
     }
 
     /// Supervisor: the worker is dead. Its reader receives what it has sent, and no more: another process may
     /// have its end of the channel.
-    pub(crate) fn close(&self, death: Death, page: &Page) {
+    pub(crate) fn close(&self, death: WorkerExit, page: &SharedPage) {
         let mut state = self.lock();
         state.death = Some(death);
         self.told.notify_all();
@@ -57,7 +57,7 @@ impl Gate {
     }
 
     /// Whether the worker has reported for duty, or never will.
-    pub(crate) fn has_greeted(&self) -> bool {
+    pub(crate) fn has_connected(&self) -> bool {
         let state = self.lock();
         state.server.is_none() || state.death.is_some()
     }
@@ -67,7 +67,7 @@ impl Gate {
     }
 
     /// Waits for the death; gives up after `most`.
-    pub(crate) fn wait(&self, most: Duration) -> Option<Death> {
+    pub(crate) fn wait(&self, most: Duration) -> Option<WorkerExit> {
         let waited = self.told.wait_timeout_while(self.lock(), most, |state| state.death.is_none());
         waited.unwrap_or_else(PoisonError::into_inner).0.death.clone()
     }

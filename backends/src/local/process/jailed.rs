@@ -8,13 +8,13 @@ use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use fastmap_sandbox::elf::Unfit;
+use fastmap_sandbox::elf::ElfError;
 use fastmap_sandbox::jail::{Executable, Guard, Jail, Limits, PARENT, SOCKET, Spec, Usage};
 
 use crate::execution::build_id;
 use crate::local::LocalOptions;
-use crate::local::launcher::{Keeper, Launch, Launcher, Start};
-use crate::model::death::{DeathCause, MemoryLimit};
+use crate::local::launcher::{ChildGuard, LaunchedChild, Launcher, Start};
+use crate::model::death::{ExitReason, MemoryLimit};
 
 /// One executable, and the jails that its workers get. One for each account and run: no worker serves two.
 #[derive(Debug)]
@@ -67,10 +67,10 @@ impl Jailed {
     ///
     /// # Errors
     /// In words for who sent it, if it can't run on this machine.
-    pub fn new(jail: Jail, executable: &Path, limits: Limits) -> Result<Jailed, Unfit> {
+    pub fn new(jail: Jail, executable: &Path, limits: Limits) -> Result<Jailed, ElfError> {
         let executable = Executable::examine(executable)?;
         let identity = build_id::identity_of(&executable)
-            .map_err(|error| Unfit::Damaged(format!("{}: {error}", executable.path().display())))?;
+            .map_err(|error| ElfError::Damaged(format!("{}: {error}", executable.path().display())))?;
         let (environment, zone) = (Vec::new(), None);
         Ok(Jailed { jail, executable, identity, limits, environment, zone, meter: Arc::default() })
     }
@@ -112,7 +112,7 @@ impl Jailed {
     }
 
     /// CPU time of all that ever ran in its jails, of which [`Jailed::cpu`] says whose it is. The two agree
-    /// once all workers are dead. `None`: its jail is no run's.
+    /// once all workers are dead. `None`: its jail belongs to no run.
     pub fn total_cpu(&self) -> Option<Duration> {
         self.jail.cpu()
     }
@@ -155,7 +155,7 @@ fn add(one: Usage, other: Usage) -> Usage {
 }
 
 impl Launcher for Jailed {
-    fn launch(&self, start: &Start<'_>) -> io::Result<Launch> {
+    fn launch(&self, start: &Start<'_>) -> io::Result<LaunchedChild> {
         let (name, value) = start.variable(PARENT, SOCKET);
         let others = self.environment.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let environment: Vec<(&str, &str)> = others.chain([(name, value.as_str())]).collect();
@@ -174,14 +174,14 @@ impl Launcher for Jailed {
             let number = meter.launched;
             meter.alive.push((number, Arc::downgrade(&guard)));
         }
-        let keeper = Watch {
+        let guard = Watch {
             guard,
             meter: Arc::clone(&self.meter),
             memory: self.limits.memory,
             shared: self.jail.shared_memory(),
             counted: false,
         };
-        Ok(Launch { command, keeper: Box::new(keeper) })
+        Ok(LaunchedChild { command, guard: Box::new(guard) })
     }
 }
 
@@ -211,13 +211,13 @@ impl Watch {
     }
 }
 
-impl Keeper for Watch {
-    fn cause(&mut self, status: ExitStatus) -> DeathCause {
+impl ChildGuard for Watch {
+    fn exit_reason(&mut self, status: ExitStatus) -> ExitReason {
         let usage = self.settle();
         if usage.oom_kills > 0 {
             // One that never had its own was ended because its account's others had the rest.
             let shared = self.shared.filter(|_| usage.memory + PORTION < self.memory);
-            return DeathCause::OutOfMemory(MemoryLimit::Jail(shared.unwrap_or(self.memory)));
+            return ExitReason::OutOfMemory(MemoryLimit::Jail(shared.unwrap_or(self.memory)));
         }
         judge(status)
     }
@@ -231,12 +231,12 @@ impl Drop for Watch {
 
 /// bubblewrap tells a signal by the exit code, as a shell does. A worker that leaves by `exit(139)` is taken for one that
 /// crashed: the two can't be told apart.
-fn judge(status: ExitStatus) -> DeathCause {
+fn judge(status: ExitStatus) -> ExitReason {
     match (status.code(), status.signal()) {
-        (Some(code @ 129..=192), _) => DeathCause::Signal(code - 128),
-        (Some(code), _) => DeathCause::Exit(code),
-        (None, Some(signal)) => DeathCause::Signal(signal),
-        (None, None) => DeathCause::Unknown,
+        (Some(code @ 129..=192), _) => ExitReason::Signal(code - 128),
+        (Some(code), _) => ExitReason::Exit(code),
+        (None, Some(signal)) => ExitReason::Signal(signal),
+        (None, None) => ExitReason::Unknown,
     }
 }
 
@@ -247,10 +247,10 @@ mod tests {
     #[test]
     fn a_signal_inside_the_jail_is_told_as_one() {
         let exited = |code: i32| judge(ExitStatus::from_raw(code << 8));
-        assert_eq!(exited(0), DeathCause::Exit(0));
-        assert_eq!(exited(113), DeathCause::Exit(113));
-        assert_eq!(exited(128 + 11), DeathCause::Signal(11));
-        assert_eq!(exited(255), DeathCause::Exit(255));
-        assert_eq!(judge(ExitStatus::from_raw(9)), DeathCause::Signal(9));
+        assert_eq!(exited(0), ExitReason::Exit(0));
+        assert_eq!(exited(113), ExitReason::Exit(113));
+        assert_eq!(exited(128 + 11), ExitReason::Signal(11));
+        assert_eq!(exited(255), ExitReason::Exit(255));
+        assert_eq!(judge(ExitStatus::from_raw(9)), ExitReason::Signal(9));
     }
 }

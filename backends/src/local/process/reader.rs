@@ -9,19 +9,19 @@ use std::time::{Duration, Instant};
 use log::Level;
 
 use crate::local::ipc::arena::AREA;
-use crate::local::ipc::handshake::Hello;
-use crate::local::ipc::rendezvous::Server;
-use crate::local::ipc::shared_page::Page;
+use crate::local::ipc::handshake::Handshake;
+use crate::local::ipc::rendezvous::Rendezvous;
+use crate::local::ipc::shared_page::SharedPage;
 use crate::local::ipc::untrusted_peer;
-use crate::local::ipc::untrusted_peer::Admitted;
+use crate::local::ipc::untrusted_peer::ValidatedReceiver;
 use crate::local::output::pipe::{LogRecord, Stream};
 use crate::local::output::quota::Quota;
 use crate::local::pool::events::Answer;
-use crate::local::pool::state::{Met, Shared};
+use crate::local::pool::state::{PoolHandle, ServedRendezvous};
 use crate::local::process::descendants;
-use crate::local::process::exit_latch::Gate;
+use crate::local::process::exit_latch::ExitLatch;
 use crate::local::{Record, Taken};
-use crate::model::death::DeathCause;
+use crate::model::death::ExitReason;
 use crate::model::failure::ItemFailure;
 use crate::model::frame::{Assembler, Header, Kind};
 use crate::model::ids::JobId;
@@ -44,12 +44,12 @@ const LONGEST: u64 = 1 << 50;
 
 /// The worker that a reader listens to, and where its news go.
 #[derive(Debug)]
-pub(crate) struct Peer<'a> {
-    pub(crate) shared: &'a Shared,
+pub(crate) struct WorkerConnection<'a> {
+    pub(crate) shared: &'a PoolHandle,
     pub(crate) id: u64,
     pub(crate) name: &'a str,
-    pub(crate) page: &'a Page,
-    pub(crate) gate: &'a Gate,
+    pub(crate) page: &'a SharedPage,
+    pub(crate) latch: &'a ExitLatch,
     /// The process that was started for it.
     pub(crate) process: u32,
 }
@@ -74,58 +74,58 @@ impl Begun {
 }
 
 /// Listens to a worker until it is dead and all that it sent is dealt with. It greets at `server`.
-pub(crate) fn listen(peer: &Peer<'_>, server: Arc<Server>) {
+pub(crate) fn listen(peer: &WorkerConnection<'_>, server: Arc<Rendezvous>) {
     let socket = server.path().to_owned();
     // A panic in here is a fault of fastmap's own, which must not end in a wait.
-    let listened = catch_unwind(AssertUnwindSafe(|| peer.converse(server)));
+    let listened = catch_unwind(AssertUnwindSafe(|| peer.serve(server)));
     if listened.is_err() {
-        peer.condemn(DeathCause::Protocol("the thread that listens to it panicked".to_owned()));
+        peer.end_for(ExitReason::Protocol("the thread that listens to it panicked".to_owned()));
     }
-    peer.gate.came_in();
+    peer.latch.came_in();
     // A worker that closed its channel and lives on (it may have closed all it could) is of no use.
-    let death = peer.gate.wait(Duration::from_secs(1)).or_else(|| {
-        peer.condemn(DeathCause::Protocol("it closed its channel".to_owned()));
-        peer.gate.wait(Duration::MAX)
+    let death = peer.latch.wait(Duration::from_secs(1)).or_else(|| {
+        peer.end_for(ExitReason::Protocol("it closed its channel".to_owned()));
+        peer.latch.wait(Duration::MAX)
     });
     if let Some(death) = death {
         // One that was asked to leave has ended what it had started.
-        let left = death.cause == DeathCause::Exit(0) && peer.shared.is_asked_to_leave(peer.id);
-        peer.shared.buried(peer.id, death);
+        let left = death.cause == ExitReason::Exit(0) && peer.shared.is_asked_to_leave(peer.id);
+        peer.shared.on_exit(peer.id, death);
         if !left && peer.shared.starts_processes() {
             descendants::end(&socket);
         }
     }
 }
 
-impl Peer<'_> {
-    fn condemn(&self, cause: DeathCause) {
-        self.shared.condemn(self.id, cause);
+impl WorkerConnection<'_> {
+    fn end_for(&self, cause: ExitReason) {
+        self.shared.end_for(self.id, cause);
     }
 
     /// From the greeting to the channel's end.
-    fn converse(&self, server: Arc<Server>) {
+    fn serve(&self, server: Arc<Rendezvous>) {
         let jailed = self.shared.options.launcher.is_some();
         let admitted = untrusted_peer::admit(&server, self.process, jailed);
-        self.gate.came_in();
-        let Admitted { hello, connection } = match admitted {
+        self.latch.came_in();
+        let ValidatedReceiver { hello, connection } = match admitted {
             Ok(admitted) => admitted,
             Err(why) => {
-                if !self.gate.is_closed() {
-                    self.condemn(DeathCause::Protocol(format!("its greeting could not be read: {why}")));
+                if !self.latch.is_closed() {
+                    self.end_for(ExitReason::Protocol(format!("its greeting could not be read: {why}")));
                 }
                 return;
             }
         };
-        let Hello { version, executable } = hello;
-        let greeted = self.shared.greeted(self.id, version, &executable);
-        self.shared.close_later(Met { _server: server, _connection: connection });
+        let Handshake { version, executable } = hello;
+        let greeted = self.shared.on_connected(self.id, version, &executable);
+        self.shared.close_later(ServedRendezvous { _server: server, _connection: connection });
         if let Err(cause) = greeted.and_then(|()| self.receive()) {
-            self.condemn(cause);
+            self.end_for(cause);
         }
     }
 
     /// Takes frames until the end; an error says how the worker broke the protocol.
-    fn receive(&self) -> Result<(), DeathCause> {
+    fn receive(&self) -> Result<(), ExitReason> {
         let options = &self.shared.options;
         let strict = options.launcher.is_some();
         let mut assembler = match strict {
@@ -136,7 +136,7 @@ impl Peer<'_> {
         let mut begun = None;
         loop {
             let within = begun.as_ref().map(|begun: &Begun| begun.left(options.unfinished));
-            let packet = self.page.channel.packet(&mut buffer, within).map_err(DeathCause::Protocol)?;
+            let packet = self.page.channel.packet(&mut buffer, within).map_err(ExitReason::Protocol)?;
             let Some(packet) = packet else { return Ok(()) };
             let mut refused = None;
             let admit = |header: &Header| {
@@ -149,23 +149,23 @@ impl Peer<'_> {
                 Ok(())
             };
             let whole = assembler.packet_if(packet, admit);
-            let whole = whole.map_err(|broken| refused.unwrap_or(DeathCause::Protocol(broken)))?;
+            let whole = whole.map_err(|broken| refused.unwrap_or(ExitReason::Protocol(broken)))?;
             let Some((header, frame)) = whole else { continue };
             self.frame(header, frame, begun.take())?;
         }
     }
 
     /// A frame of a stranger's worker begins: whether it may, and what it takes.
-    fn begin(&self, header: &Header) -> Result<Begun, DeathCause> {
+    fn begin(&self, header: &Header) -> Result<Begun, ExitReason> {
         let options = &self.shared.options;
-        let broken = DeathCause::Protocol;
+        let broken = ExitReason::Protocol;
         let mut allowed = None;
         let most = match header.kind {
             Kind::Done => {
                 let allowance = self.shared.allowance(self.id, header).map_err(broken)?;
                 *allowed.insert(allowance)
             }
-            Kind::Log | Kind::Refused | Kind::Refusal => REFUSAL,
+            Kind::Log | Kind::OpenFailed | Kind::SandboxDenial => REFUSAL,
             Kind::Returned | Kind::Open | Kind::Batch | Kind::Recall | Kind::Close => 0,
         };
         if header.length > most {
@@ -175,7 +175,7 @@ impl Peer<'_> {
         let taken = match &options.budget {
             None => None,
             Some(budget) => {
-                let taken = budget.take(bytes, ROOM, &|| self.gate.is_closed());
+                let taken = budget.take(bytes, ROOM, &|| self.latch.is_closed());
                 let full = || {
                     broken(format!(
                         "its answer of {bytes} bytes found no room within {ROOM:?}: answers of its account that have \
@@ -189,15 +189,15 @@ impl Peer<'_> {
     }
 
     /// Deals with a whole frame.
-    fn frame(&self, mut header: Header, frame: Vec<u8>, begun: Option<Begun>) -> Result<(), DeathCause> {
+    fn frame(&self, mut header: Header, frame: Vec<u8>, begun: Option<Begun>) -> Result<(), ExitReason> {
         // Centuries would overflow where times are added up.
         header.wall = header.wall.min(LONGEST);
         header.cpu = header.cpu.min(LONGEST);
         let strict = begun.is_some();
-        if strict && header.kind == Kind::Refusal {
+        if strict && header.kind == Kind::SandboxDenial {
             let bytes = frame.len() as u64;
-            if self.gate.refusals.fetch_add(bytes, Ordering::Relaxed) + bytes > REFUSED_CALLS {
-                return Err(DeathCause::Protocol(format!(
+            if self.latch.refusals.fetch_add(bytes, Ordering::Relaxed) + bytes > REFUSED_CALLS {
+                return Err(ExitReason::Protocol(format!(
                     "refused calls of more than {REFUSED_CALLS} bytes"
                 )));
             }
@@ -209,7 +209,7 @@ impl Peer<'_> {
                 self.shared.done(self.id, &header, answer)
             }),
             Kind::Returned => self.shared.returned(self.id, &header),
-            Kind::Refused => {
+            Kind::OpenFailed => {
                 let failure = postcard::from_bytes(&frame[Header::LEN..]).map_err(|error| error.to_string());
                 failure.and_then(|failure: ItemFailure| {
                     let most = if strict { text::TAKEN } else { usize::MAX };
@@ -219,12 +219,12 @@ impl Peer<'_> {
             }
             Kind::Log if !self.admits(frame.len()) => Ok(()),
             Kind::Log => self.pass_on(&frame[Header::LEN..]),
-            Kind::Refusal => self.shared.refusal(self.id, &header, &frame[Header::LEN..]),
+            Kind::SandboxDenial => self.shared.refusal(self.id, &header, &frame[Header::LEN..]),
             Kind::Open | Kind::Batch | Kind::Recall | Kind::Close => {
                 Err(format!("{:?} is the host's to send", header.kind))
             }
         };
-        dealt_with.map_err(DeathCause::Protocol)
+        dealt_with.map_err(ExitReason::Protocol)
     }
 
     /// The frame with its payload behind the header, wherever that lies.
@@ -242,7 +242,7 @@ impl Peer<'_> {
     /// Whether a log record of so many bytes is passed on. Behind one that is left out nothing is read for a
     /// moment.
     fn admits(&self, bytes: usize) -> bool {
-        let Some(quota) = &self.gate.quota else { return true };
+        let Some(quota) = &self.latch.quota else { return true };
         if quota.admits(bytes, Instant::now()) {
             if let Some(notice) = quota.notice() {
                 let relay = &self.shared.options.relay;

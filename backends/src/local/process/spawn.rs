@@ -19,25 +19,25 @@ use rustix::process::{Pid, PidfdFlags, Resource, WaitId, WaitIdOptions, getrlimi
 
 use crate::execution::startable::executable_path;
 use crate::local::cores;
-use crate::local::ipc::handshake::{Confinement, INSIDE, MARKER, Marker, STACK};
-use crate::local::ipc::rendezvous::Server;
-use crate::local::ipc::shared_page::Page;
+use crate::local::ipc::handshake::{Confinement, INSIDE, MARKER, STACK, WorkerBootstrap};
+use crate::local::ipc::rendezvous::Rendezvous;
+use crate::local::ipc::shared_page::SharedPage;
 use crate::local::launcher::Start;
 use crate::local::output::pipe::{Pipe, Stream};
 use crate::local::output::repeats::Words;
-use crate::local::pool::state::Shared;
-use crate::local::pool::worker_handle::Member;
+use crate::local::pool::state::PoolHandle;
+use crate::local::pool::worker_handle::WorkerHandle;
 use crate::local::process::descriptors;
 use crate::local::process::descriptors::{above_standard, fill_standard};
-use crate::local::process::exit_latch::Gate;
-use crate::local::process::reader::{Peer, listen};
+use crate::local::process::exit_latch::ExitLatch;
+use crate::local::process::reader::{WorkerConnection, listen};
 use crate::local::process::watched::Watched;
 use crate::local::signals::block_signals;
-use crate::model::death::{Death, DeathCause};
+use crate::model::death::{ExitReason, WorkerExit};
 
 /// Begins to start the workers that were asked for, as many as may be now; false if there are none. What prevents a start
 /// is told to the pool.
-pub(crate) fn begin_requested(shared: &Arc<Shared>) -> bool {
+pub(crate) fn spawn_requested(shared: &Arc<PoolHandle>) -> bool {
     let numbers = shared.take_requested();
     let begun = !numbers.is_empty();
     for number in numbers.clone() {
@@ -57,7 +57,7 @@ pub(crate) fn begin_requested(shared: &Arc<Shared>) -> bool {
 }
 
 /// Starts a worker's thread, which starts the worker and lives as long as that.
-fn begin(shared: &Arc<Shared>, number: u64) -> Result<JoinHandle<()>, (Death, io::Error)> {
+fn begin(shared: &Arc<PoolHandle>, number: u64) -> Result<JoinHandle<()>, (WorkerExit, io::Error)> {
     let name = format!("worker-{number}");
     let thread = std::thread::Builder::new().name(format!("fastmap-{name}"));
     let (shared, own) = (Arc::clone(shared), name.clone());
@@ -67,9 +67,15 @@ fn begin(shared: &Arc<Shared>, number: u64) -> Result<JoinHandle<()>, (Death, io
         // A launcher may be anybody's.
         let started = catch_unwind(AssertUnwindSafe(|| start(&shared, number, &own)));
         match started.unwrap_or_else(|_| Err(Failure::Other("its launcher panicked".to_owned()))) {
-            Ok(Started { page, gate, server, process }) => {
-                let peer =
-                    Peer { shared: &shared, id: number, name: &own, page: &page, gate: &gate, process };
+            Ok(Started { page, latch, server, process }) => {
+                let peer = WorkerConnection {
+                    shared: &shared,
+                    id: number,
+                    name: &own,
+                    page: &page,
+                    latch: &latch,
+                    process,
+                };
                 listen(&peer, server);
             }
             Err(Failure::Short(why, limit)) => shared.short(not_started(own, why), limit, 1),
@@ -82,16 +88,16 @@ fn begin(shared: &Arc<Shared>, number: u64) -> Result<JoinHandle<()>, (Death, io
     })
 }
 
-fn not_started(worker: String, why: String) -> Death {
-    Death { worker, pid: 0, cause: DeathCause::NotStarted(why), refused: None, stderr: Vec::new() }
+fn not_started(worker: String, why: String) -> WorkerExit {
+    WorkerExit { worker, pid: 0, cause: ExitReason::NotStarted(why), refused: None, stderr: Vec::new() }
 }
 
 /// What the reader of a worker needs of it.
 struct Started {
-    page: Arc<Page>,
-    gate: Arc<Gate>,
+    page: Arc<SharedPage>,
+    latch: Arc<ExitLatch>,
     /// Where it greets.
-    server: Arc<Server>,
+    server: Arc<Rendezvous>,
     process: u32,
 }
 
@@ -143,26 +149,26 @@ fn with_limit(error: &io::Error) -> String {
 }
 
 /// Starts a worker and makes it known to the pool and the supervisor; an error says why none came.
-fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, Failure> {
+fn start(shared: &Arc<PoolHandle>, number: u64, name: &str) -> Result<Started, Failure> {
     let failed = |what: &'static str| move |error: io::Error| Failure::new(what, &error);
     fill_standard();
     shared.expect_descriptors().map_err(|why| Failure::Short(why, descriptors::shortage()))?;
-    let server = Arc::new(Server::new().map_err(failed("cannot make its socket"))?);
-    let (page, stdin) = Page::create().map_err(failed("cannot share memory with it"))?;
+    let server = Arc::new(Rendezvous::new().map_err(failed("cannot make its socket"))?);
+    let (page, stdin) = SharedPage::create().map_err(failed("cannot share memory with it"))?;
     let page = Arc::new(page);
-    let marker = Marker {
+    let marker = WorkerBootstrap {
         host: shared.owner,
         name: name.to_owned(),
         level: shared.options.level.unwrap_or_else(log::max_level),
         confinement: Confinement::Own(shared.options.sandbox),
         server: server.path().to_owned(),
     };
-    let (mut command, keeper) = match &shared.options.launcher {
+    let (mut command, guard) = match &shared.options.launcher {
         None => (own_program(shared, &marker), None),
         Some(launcher) => {
             let start = Start { name, socket: Path::new(server.path()), marker: &marker };
             let launch = launcher.launch(&start).map_err(failed("cannot launch it"))?;
-            (launch.command, Some(launch.keeper))
+            (launch.command, Some(launch.guard))
         }
     };
     let ((stdout, its_stdout), (stderr, its_stderr)) =
@@ -178,7 +184,7 @@ fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, Failu
     // Its ends of them.
     drop(command);
     let pid = child.id();
-    if keeper.is_none() {
+    if guard.is_none() {
         descriptors::lower_again(pid);
     }
     let output = (|| -> io::Result<_> {
@@ -199,7 +205,7 @@ fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, Failu
             return Err(Failure::new("cannot watch it", &error));
         }
     };
-    let gate = Arc::new(Gate::new(Arc::clone(&server), shared.options.output));
+    let latch = Arc::new(ExitLatch::new(Arc::clone(&server), shared.options.output));
     let outputs = [&stdout, &stderr].into_iter().filter_map(Pipe::open).cloned().collect();
     let watched = Watched {
         id: number,
@@ -208,14 +214,14 @@ fn start(shared: &Arc<Shared>, number: u64, name: &str) -> Result<Started, Failu
         pidfd,
         stdout,
         stderr,
-        keeper,
-        gate: Arc::clone(&gate),
+        guard,
+        latch: Arc::clone(&latch),
         page: Arc::clone(&page),
         words: Words::default(),
         paused: None,
     };
-    shared.came(Member::new(number, name.to_owned(), child, Arc::clone(&page), outputs), watched);
-    Ok(Started { page, gate, server, process: pid })
+    shared.came(WorkerHandle::new(number, name.to_owned(), child, Arc::clone(&page), outputs), watched);
+    Ok(Started { page, latch, server, process: pid })
 }
 
 /// A descriptor that can be read from once that child is dead; `None`: it is gone.
@@ -259,7 +265,7 @@ fn pipes() -> io::Result<(Output, Output)> {
 }
 
 /// The command that starts this very program as a worker.
-fn own_program(shared: &Shared, marker: &Marker) -> Command {
+fn own_program(shared: &PoolHandle, marker: &WorkerBootstrap) -> Command {
     let program = shared.options.program.clone().unwrap_or_else(|| executable_path().to_owned());
     // No `pre_exec`: with it std would fork, which takes 20 ms for a host of 1 GB; without, it uses posix_spawn.
     let mut command = Command::new(program);
@@ -286,13 +292,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::local::{Launch, Launcher, Local, LocalOptions};
+    use crate::local::{LaunchedChild, Launcher, Local, LocalOptions};
 
     #[derive(Debug)]
     struct Hasty;
 
     impl Launcher for Hasty {
-        fn launch(&self, _start: &Start<'_>) -> io::Result<Launch> {
+        fn launch(&self, _start: &Start<'_>) -> io::Result<LaunchedChild> {
             panic!("it launches nothing");
         }
     }

@@ -1,5 +1,5 @@
-//! The thread that looks after the worker processes: it has them started (`spawn`), reads what they print, and is told by
-//! the kernel when one dies.
+//! The thread that looks after the worker processes: it has them started (`spawn`), reads what they print, and is
+//! woken by the kernel when one dies.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -11,19 +11,19 @@ use crate::local::cores;
 use crate::local::ipc::rendezvous;
 use crate::local::output::delivery::Output;
 use crate::local::output::pipe::Stream;
-use crate::local::output::queue::Lines;
+use crate::local::output::queue::OutputQueue;
 use crate::local::output::quota::Quota;
 use crate::local::output::repeats::Repeats;
 use crate::local::output::settle::Settling;
 use crate::local::pool::recycling::{LEAVE, MemoryKills};
-use crate::local::pool::state::{Shared, State};
+use crate::local::pool::state::{PoolHandle, PoolState};
 use crate::local::pool::watchdog;
-use crate::local::pool::worker_handle::Member;
-use crate::local::process::exit_latch::Gate;
-use crate::local::process::spawn::begin_requested;
+use crate::local::pool::worker_handle::WorkerHandle;
+use crate::local::process::exit_latch::ExitLatch;
+use crate::local::process::spawn::spawn_requested;
 use crate::local::process::watched::Watched;
 use crate::local::signals::block_signals;
-use crate::model::death::{Death, DeathCause, Running};
+use crate::model::death::{ExitReason, Running, WorkerExit};
 use crate::model::ids::JobId;
 
 /// Bytes of one pipe that are passed on before the others get their turn.
@@ -32,7 +32,7 @@ const TURN: usize = 256 * 1024;
 const COUNT_KILLS: Duration = Duration::from_millis(20);
 
 /// Runs until the pool closes and its last worker is dead.
-pub(crate) fn supervise(shared: &Arc<Shared>) {
+pub(crate) fn supervise(shared: &Arc<PoolHandle>) {
     block_signals();
     cores::take_back();
     Output::passes_on();
@@ -50,16 +50,16 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
         watched.append(&mut state.arrived);
         if state.closing && closing.is_none() {
             closing = Some(now);
-            for member in &mut state.members {
-                match &mut member.outbox {
-                    Some(outbox) => outbox.close(),
+            for member in &mut state.workers {
+                match &mut member.sender {
+                    Some(sender) => sender.close(),
                     // It has begun nothing yet, and could not be told otherwise.
                     None => member.kill(),
                 }
             }
         }
         if closing.is_some_and(|since| now.duration_since(since) > LEAVE) {
-            state.members.iter_mut().for_each(Member::kill);
+            state.workers.iter_mut().for_each(WorkerHandle::kill);
         }
         note_unread(&mut state, &watched, lines.have_room());
         let mut pause = watchdog::look(&mut state, now.duration_since(last_look), now);
@@ -67,11 +67,11 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
         if state.closing {
             pause = Some(LEAVE / 10);
         }
-        let (starting, met) = (state.starting, std::mem::take(&mut state.met));
+        let (starting, met) = (state.starting, std::mem::take(&mut state.deferred_close));
         let warnings = std::mem::take(&mut state.warnings);
         state.threads.retain(|thread| !thread.is_finished());
         let given_up: Vec<u64> =
-            state.members.iter().filter(|member| member.is_given_up(now)).map(|member| member.id).collect();
+            state.workers.iter().filter(|member| member.is_given_up(now)).map(|member| member.id).collect();
         let maps: Vec<JobId> = state.runs.keys().copied().collect();
         state.next_look = pause.map(|pause| now + pause);
         let wanted = state.settling;
@@ -79,7 +79,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
         if closing.is_some() && watched.is_empty() && starting == 0 {
             break;
         }
-        let begun = begin_requested(shared);
+        let begun = spawn_requested(shared);
         drop(met);
         repeats.open(maps, &mut lines);
         for warning in warnings {
@@ -125,7 +125,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
             watched[index].pass_on(shared, &mut lines, &repeats);
             if watched[index].is_dead() {
                 let kills = memory_kills.as_mut();
-                watched.swap_remove(index).bury(shared, &mut lines, &mut repeats, kills);
+                watched.swap_remove(index).reap(shared, &mut lines, &mut repeats, kills);
             }
         }
     }
@@ -138,14 +138,14 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
     shared.output.end();
 }
 
-fn output_queue(shared: &Shared) -> Lines {
-    Lines::new(Arc::clone(&shared.output), Arc::clone(&shared.options.relay), Arc::clone(shared.wake()))
+fn output_queue(shared: &PoolHandle) -> OutputQueue {
+    OutputQueue::new(Arc::clone(&shared.output), Arc::clone(&shared.options.relay), Arc::clone(shared.wake()))
 }
 
 /// Notes which workers may wait for this process to read what they print. `room`: there is room for more
 /// lines, and so they are read.
-fn note_unread(state: &mut State, watched: &[Watched], room: bool) {
-    for member in &mut state.members {
+fn note_unread(state: &mut PoolState, watched: &[Watched], room: bool) {
+    for member in &mut state.workers {
         member.unread = [false, member.unread[0]];
     }
     for worker in watched.iter().filter(|worker| !room && worker.waits_to_be_read()) {
@@ -167,10 +167,10 @@ impl Marks {
     fn set(
         &mut self,
         wanted: u64,
-        shared: &Shared,
+        shared: &PoolHandle,
         watched: &mut [Watched],
         repeats: &mut Repeats,
-        lines: &mut Lines,
+        lines: &mut OutputQueue,
     ) {
         if self.settling.is_none() && wanted > self.last {
             self.settling = Some(Settling::begin(wanted, watched));
@@ -194,7 +194,7 @@ impl Marks {
 
 /// Waits until a worker prints (if it is to be read) or dies, somebody wakes this thread, or `pause` is over; tells
 /// which workers have news.
-fn wait(shared: &Shared, watched: &[Watched], read: bool, pause: Option<Duration>) -> Vec<bool> {
+fn wait(shared: &PoolHandle, watched: &[Watched], read: bool, pause: Option<Duration>) -> Vec<bool> {
     let mut fds = vec![
         PollFd::new(shared.wake().as_fd(), PollFlags::POLLIN),
         PollFd::new(shared.timer().as_fd(), PollFlags::POLLIN),
@@ -238,11 +238,11 @@ fn wait(shared: &Shared, watched: &[Watched], read: bool, pause: Option<Duration
 
 /// Passes a line on, as far as its worker's quota goes, unless the process exits: then workers on their way
 /// find no socket, and say so.
-fn tell(lines: &mut Lines, gate: &Gate, worker: &Arc<str>, stream: Stream, line: Vec<u8>) {
+fn tell(lines: &mut OutputQueue, latch: &ExitLatch, worker: &Arc<str>, stream: Stream, line: Vec<u8>) {
     if rendezvous::is_over() {
         return;
     }
-    if let Some(quota) = &gate.quota {
+    if let Some(quota) = &latch.quota {
         if !quota.admits(line.len(), Instant::now()) {
             return;
         }
@@ -251,7 +251,7 @@ fn tell(lines: &mut Lines, gate: &Gate, worker: &Arc<str>, stream: Stream, line:
     lines.put(worker, stream, line);
 }
 
-fn tell_what_is_left_out(lines: &mut Lines, quota: &Quota, worker: &Arc<str>) {
+fn tell_what_is_left_out(lines: &mut OutputQueue, quota: &Quota, worker: &Arc<str>) {
     if let Some(notice) = quota.notice() {
         lines.put(worker, Stream::Stderr, notice);
     }
@@ -259,19 +259,19 @@ fn tell_what_is_left_out(lines: &mut Lines, quota: &Quota, worker: &Arc<str>) {
 
 impl Watched {
     /// Passes on what was kept back of its lines, if it lives on; returns when to look again.
-    fn look(&mut self, now: Instant, lines: &mut Lines) -> Option<Duration> {
-        let Watched { name, page, words, gate, .. } = self;
-        words.look(now, page, &mut |line| tell(lines, gate, name, Stream::Stderr, line))
+    fn look(&mut self, now: Instant, lines: &mut OutputQueue) -> Option<Duration> {
+        let Watched { name, page, words, latch, .. } = self;
+        words.look(now, page, &mut |line| tell(lines, latch, name, Stream::Stderr, line))
     }
 
     /// Passes on what it has printed without the end of a line, if it runs no item that may go on with it.
-    fn settle(&mut self, now: Instant, lines: &mut Lines) {
+    fn settle(&mut self, now: Instant, lines: &mut OutputQueue) {
         self.look(now, lines);
         if matches!(self.page.running(), None | Some((_, Running::Unknown))) {
-            let Watched { name, stdout, stderr, gate, .. } = self;
-            stdout.end_line(&mut |stream, line| tell(lines, gate, name, stream, line));
-            stderr.end_line(&mut |stream, line| tell(lines, gate, name, stream, line));
-            if let Some(quota) = &gate.quota {
+            let Watched { name, stdout, stderr, latch, .. } = self;
+            stdout.end_line(&mut |stream, line| tell(lines, latch, name, stream, line));
+            stderr.end_line(&mut |stream, line| tell(lines, latch, name, stream, line));
+            if let Some(quota) = &latch.quota {
                 tell_what_is_left_out(lines, quota, name);
             }
         }
@@ -279,22 +279,22 @@ impl Watched {
 
     /// Whether something is kept back of what it has printed.
     fn holds_some(&self) -> bool {
-        let untold = self.gate.quota.as_ref().is_some_and(Quota::holds_some);
+        let untold = self.latch.quota.as_ref().is_some_and(Quota::holds_some);
         untold || self.stdout.holds_some() || self.stderr.holds_some() || self.words.holds_some()
     }
 
-    fn pass_on(&mut self, shared: &Shared, lines: &mut Lines, repeats: &Repeats) {
+    fn pass_on(&mut self, shared: &PoolHandle, lines: &mut OutputQueue, repeats: &Repeats) {
         let now = Instant::now();
         if self.paused.is_some_and(|until| until > now) {
             return;
         }
         self.paused = None;
-        let Watched { name, pid, stdout, stderr, gate, page, words, paused, .. } = self;
-        if let Some(quota) = gate.quota.as_ref().filter(|quota| quota.is_used_up(now)) {
-            if !gate.has_greeted() {
+        let Watched { name, pid, stdout, stderr, latch, page, words, paused, .. } = self;
+        if let Some(quota) = latch.quota.as_ref().filter(|quota| quota.is_used_up(now)) {
+            if !latch.has_connected() {
                 // It is no program of ours, and never will.
                 let limit = shared.options.output.unwrap_or_default();
-                return shared.condemn(self.id, DeathCause::OutputLimit(limit));
+                return shared.end_for(self.id, ExitReason::OutputLimit(limit));
             }
             let left_out = [stdout.leave_out(TURN), stderr.leave_out(TURN)];
             quota.leave_out(left_out.iter().map(|(_, lines)| lines).sum());
@@ -304,10 +304,10 @@ impl Watched {
             return;
         }
         if lines.have_room() {
-            stdout.pass_on(TURN, &mut |stream, line| tell(lines, gate, name, stream, line));
+            stdout.pass_on(TURN, &mut |stream, line| tell(lines, latch, name, stream, line));
         }
         if lines.have_room() {
-            let mut out = |line| tell(lines, gate, name, Stream::Stderr, line);
+            let mut out = |line| tell(lines, latch, name, Stream::Stderr, line);
             stderr.pass_on(TURN, &mut |_, line| words.line(repeats, page, *pid, line, &mut out));
         }
     }
@@ -318,20 +318,20 @@ impl Watched {
     }
 
     /// Counts the worker among the dead though its process may live on, which nothing can end.
-    fn give_up(self, shared: &Shared) {
-        let Watched { id, name, pid, page, gate, .. } = self;
+    fn give_up(self, shared: &PoolHandle) {
+        let Watched { id, name, pid, page, latch, .. } = self;
         log::error!(
             "{name} (process {pid}) can't be ended: this process may not, and the worker does not end itself"
         );
-        shared.condemn(id, DeathCause::Unknown);
-        let death = Death {
+        shared.end_for(id, ExitReason::Unknown);
+        let death = WorkerExit {
             worker: name.to_string(),
             pid,
-            cause: DeathCause::Unknown,
+            cause: ExitReason::Unknown,
             refused: None,
             stderr: Vec::new(),
         };
-        gate.close(death, &page);
+        latch.close(death, &page);
     }
 
     fn is_dead(&self) -> bool {
@@ -341,10 +341,10 @@ impl Watched {
     }
 
     /// Takes the exit status and the last output, and tells the reader, which ends with the rest of the channel.
-    fn bury(
+    fn reap(
         mut self,
-        shared: &Shared,
-        lines: &mut Lines,
+        shared: &PoolHandle,
+        lines: &mut OutputQueue,
         repeats: &mut Repeats,
         kills: Option<&mut MemoryKills>,
     ) {
@@ -352,35 +352,35 @@ impl Watched {
             let mut state = shared.lock();
             state.member(self.id).map(|member| member.child.wait())
         };
-        let cause = match (exited, &mut self.keeper) {
-            (Some(Ok(status)), Some(keeper)) => keeper.cause(status),
+        let cause = match (exited, &mut self.guard) {
+            (Some(Ok(status)), Some(guard)) => guard.exit_reason(status),
             (Some(Ok(status)), None) => match cause_of(status) {
-                DeathCause::Signal(libc::SIGKILL) => {
-                    kills.and_then(MemoryKills::judge).unwrap_or(DeathCause::Signal(libc::SIGKILL))
+                ExitReason::Signal(libc::SIGKILL) => {
+                    kills.and_then(MemoryKills::judge).unwrap_or(ExitReason::Signal(libc::SIGKILL))
                 }
                 cause => cause,
             },
-            _ => DeathCause::Unknown,
+            _ => ExitReason::Unknown,
         };
-        let (name, page, gate, mut words) = (self.name, self.page, self.gate, self.words);
-        self.stdout.finish(&mut |stream, line| tell(lines, &gate, &name, stream, line));
-        let mut out = |line| tell(lines, &gate, &name, Stream::Stderr, line);
+        let (name, page, latch, mut words) = (self.name, self.page, self.latch, self.words);
+        self.stdout.finish(&mut |stream, line| tell(lines, &latch, &name, stream, line));
+        let mut out = |line| tell(lines, &latch, &name, Stream::Stderr, line);
         let stderr = self.stderr.finish(&mut |_, line| words.line(repeats, &page, self.pid, line, &mut out));
-        let lethal = cause != DeathCause::Exit(0);
+        let lethal = cause != ExitReason::Exit(0);
         words.end(repeats, lethal, &mut out);
-        if let Some(quota) = &gate.quota {
+        if let Some(quota) = &latch.quota {
             tell_what_is_left_out(lines, quota, &name);
         }
-        let death = Death { worker: name.to_string(), pid: self.pid, cause, refused: None, stderr };
-        gate.close(death, &page);
+        let death = WorkerExit { worker: name.to_string(), pid: self.pid, cause, refused: None, stderr };
+        latch.close(death, &page);
     }
 }
 
-fn cause_of(status: std::process::ExitStatus) -> DeathCause {
+fn cause_of(status: std::process::ExitStatus) -> ExitReason {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
-        (Some(code), _) => DeathCause::Exit(code),
-        (None, Some(signal)) => DeathCause::Signal(signal),
-        (None, None) => DeathCause::Unknown,
+        (Some(code), _) => ExitReason::Exit(code),
+        (None, Some(signal)) => ExitReason::Signal(signal),
+        (None, None) => ExitReason::Unknown,
     }
 }

@@ -4,11 +4,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::local::ipc::shared_page::Page;
-use crate::local::launcher::Keeper;
+use crate::local::ipc::shared_page::SharedPage;
+use crate::local::launcher::ChildGuard;
 use crate::local::output::pipe::Pipe;
 use crate::local::output::repeats::Words;
-use crate::local::process::exit_latch::Gate;
+use crate::local::process::exit_latch::ExitLatch;
 
 /// What the supervisor holds of one worker.
 #[derive(Debug)]
@@ -20,9 +20,9 @@ pub(crate) struct Watched {
     pub(crate) pidfd: Option<OwnedFd>,
     pub(crate) stdout: Pipe,
     pub(crate) stderr: Pipe,
-    pub(crate) keeper: Option<Box<dyn Keeper>>,
-    pub(crate) gate: Arc<Gate>,
-    pub(crate) page: Arc<Page>,
+    pub(crate) guard: Option<Box<dyn ChildGuard>>,
+    pub(crate) latch: Arc<ExitLatch>,
+    pub(crate) page: Arc<SharedPage>,
     pub(crate) words: Words,
     /// What it prints is not read before, because of what was left out.
     pub(crate) paused: Option<Instant>,

@@ -5,10 +5,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use fastmap_sandbox::{Demand, Lack, Layer, record};
+use fastmap_sandbox::{ConfinementLevel, Layer, MissingFeature, record};
 
-use crate::execution::denials::{Told, UNTOLD, Untold, tell, untold};
-use crate::local::ipc::shared_page::Page;
+use crate::execution::denials::{Told, UNTOLD, UnreportedDenials, tell, untold};
+use crate::local::ipc::shared_page::SharedPage;
 use crate::model::frame::{Header, Kind};
 
 /// What a jailed worker tells in its life of items that went on, and of files that failing items looked for: it
@@ -19,18 +19,18 @@ const MOST_IN_JAIL: usize = 64;
 /// and no thread is.
 ///
 /// # Errors
-/// For [`Demand::Full`], what the kernel lacks.
-pub(crate) fn confine(page: &Arc<Page>, demand: Demand) -> Result<bool, Lack> {
-    if demand == Demand::Off {
+/// For [`ConfinementLevel::Full`], what the kernel lacks.
+pub(crate) fn confine(page: &Arc<SharedPage>, demand: ConfinementLevel) -> Result<bool, MissingFeature> {
+    if demand == ConfinementLevel::Off {
         return Ok(false);
     }
     // The signal handler writes to it until the process ends.
-    let page: &'static Arc<Page> = Box::leak(Box::new(Arc::clone(page)));
+    let page: &'static Arc<SharedPage> = Box::leak(Box::new(Arc::clone(page)));
     let confinement = fastmap_sandbox::confine(demand, page.record(), page.item())?;
     if let Some(why) = confinement.no_temporary_files {
         log::debug!("this worker has no /tmp and no /dev/shm of its own: {why}");
     }
-    for lack in confinement.lacking {
+    for lack in confinement.missing_features {
         // The host has warned of what it could know.
         log::warn!("this worker is not fully confined: {lack} ({})", lack.why);
     }
@@ -39,12 +39,12 @@ pub(crate) fn confine(page: &Arc<Page>, demand: Demand) -> Result<bool, Lack> {
 
 /// Has this process, which is in a jail, write down what it is refused there. To be called when all channels are
 /// made and no thread is. Without it nothing else is different.
-pub(crate) fn watch(page: &Arc<Page>) {
+pub(crate) fn watch(page: &Arc<SharedPage>) {
     // The signal handler writes to it until the process ends.
-    let page: &'static Arc<Page> = Box::leak(Box::new(Arc::clone(page)));
+    let page: &'static Arc<SharedPage> = Box::leak(Box::new(Arc::clone(page)));
     match fastmap_sandbox::watch(page.record(), page.item()) {
         Ok(()) => drop(UNTOLD.set(Mutex::default())),
-        Err(why) => log::debug!("what the jail refuses is not told: {why}"),
+        Err(why) => log::debug!("what the jail refuses is not reported: {why}"),
     }
 }
 
@@ -56,7 +56,7 @@ pub(crate) fn swallowed(ticket: u64) -> Option<Vec<u8>> {
     let told: Vec<Told> = match untold() {
         None => refused.collect(),
         Some(mut untold) => {
-            let Untold { files, told, .. } = &mut *untold;
+            let UnreportedDenials { files, told, .. } = &mut *untold;
             let new = |call: &Told| told.len() < MOST_IN_JAIL && told.insert((call.1, call.3.clone()));
             std::mem::take(files).into_iter().chain(refused.filter(new)).collect()
         }
@@ -66,5 +66,5 @@ pub(crate) fn swallowed(ticket: u64) -> Option<Vec<u8>> {
         return None;
     }
     let payload = postcard::to_stdvec(&told).expect("numbers and texts can be written");
-    Some(Header { kind: Kind::Refusal, batch: ticket, ..Header::EMPTY }.frame(&payload))
+    Some(Header { kind: Kind::SandboxDenial, batch: ticket, ..Header::EMPTY }.frame(&payload))
 }

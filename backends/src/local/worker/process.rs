@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::unistd::{Pid, getppid};
 
 use crate::local::cores;
-use crate::local::ipc::handshake::{Confinement, INSIDE, MARKER, Marker};
+use crate::local::ipc::handshake::{Confinement, INSIDE, MARKER, WorkerBootstrap};
 use crate::local::process::descendants;
 use crate::local::worker::runner::Worker;
 use crate::local::worker::setup::{NOT_A_WORKER, refuse, thread_name};
@@ -46,7 +46,7 @@ pub fn enter_after(others: impl FnOnce()) {
     let Some(value) = std::env::var_os(MARKER) else { return };
     // SAFETY: `enter` is the first statement of the program, before any thread that could read the environment.
     unsafe { std::env::remove_var(MARKER) };
-    let marker = Marker::parse(&value).unwrap_or_else(|why| refuse(&why));
+    let marker = WorkerBootstrap::parse(&value).unwrap_or_else(|why| refuse(&why));
     let inherited = descendants::inherited(&marker.name, &marker.server);
     if getppid() != Pid::from_raw(marker.host as i32) {
         if matches!(marker.confinement, Confinement::Own(_)) && is_gone(marker.host) {

@@ -1,6 +1,6 @@
 //! What a worker receives, and who receives it: the thread that computes, while it has nothing to do, so that a
-//! batch wakes one thread and not two; a deputy once that has been busy for a moment, so that a recall is heard and a
-//! closed channel is seen while user code runs.
+//! batch wakes one thread and not two; a deputy once that has been busy for a moment, so that a recall is received and a
+//! closed channel is noticed while user code runs.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,7 +13,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 
 use crate::execution::claims::Claims;
 use crate::local::ipc::channel::Received;
-use crate::local::ipc::shared_page::Page;
+use crate::local::ipc::shared_page::SharedPage;
 use crate::local::process::descendants;
 use crate::local::signals::block_signals;
 use crate::local::worker::sender::Results;
@@ -37,7 +37,7 @@ pub(crate) struct Incoming {
 
 #[derive(Debug)]
 pub(crate) struct Receiver {
-    page: Arc<Page>,
+    page: Arc<SharedPage>,
     results: Arc<Results>,
     /// Locked by whoever receives, for as long as it waits.
     channel: Mutex<Channel>,
@@ -62,7 +62,7 @@ struct State {
     busy: bool,
     running: Option<(u64, Arc<Claims>)>,
     /// The deputy receives.
-    deputy: bool,
+    helper: bool,
     end: End,
 }
 
@@ -80,7 +80,7 @@ enum End {
 impl Receiver {
     /// # Errors
     /// If there is no descriptor left for a timer.
-    pub(crate) fn new(page: Arc<Page>, results: Arc<Results>) -> io::Result<Self> {
+    pub(crate) fn new(page: Arc<SharedPage>, results: Arc<Results>) -> io::Result<Self> {
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?;
         Ok(Receiver {
             page,
@@ -112,13 +112,13 @@ impl Receiver {
                 if incoming.header.kind == Kind::Batch {
                     state.running = Some((incoming.header.batch, Arc::clone(&incoming.claims)));
                 }
-                if !state.deputy {
+                if !state.helper {
                     // Can't fail for a time that is valid; the deputy would come too late otherwise, not never.
                     let _set = self.timer.set(Expiration::OneShot(MOMENT.into()), TimerSetTimeFlags::empty());
                 }
                 return Some(incoming);
             }
-            if state.deputy {
+            if state.helper {
                 state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
@@ -130,7 +130,7 @@ impl Receiver {
     }
 
     /// The deputy's life: receives while the working thread is busy for long.
-    pub(crate) fn stand_in(&self) {
+    pub(crate) fn start_helper(&self) {
         // Signals are the function's business.
         block_signals();
         loop {
@@ -141,13 +141,13 @@ impl Receiver {
                 Err(_) => return,
             }
             let mut state = self.lock();
-            state.deputy = state.busy;
-            while state.deputy {
+            state.helper = state.busy;
+            while state.helper {
                 drop(state);
                 let received = self.receive();
                 state = self.lock();
                 state.take(received);
-                state.deputy = state.busy;
+                state.helper = state.busy;
                 self.more.notify_all();
                 if state.end != End::Open {
                     return self.wait_for_working_thread(state);

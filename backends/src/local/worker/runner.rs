@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::exit;
 use std::sync::{Arc, Once};
 
-use fastmap_sandbox::Demand;
+use fastmap_sandbox::ConfinementLevel;
 use ipc_channel::ipc::IpcSender;
 use log::LevelFilter;
 use nix::sys::prctl;
@@ -18,16 +18,16 @@ use crate::execution::build_id;
 use crate::execution::claims::Claims;
 use crate::execution::stopwatch::Stopwatch;
 use crate::execution::task::{Finished, Task, Work};
-use crate::local::ipc::handshake::{Confinement, Greeting, Hello, INSIDE, Marker};
+use crate::local::ipc::handshake::{Confinement, Greeting, Handshake, INSIDE, WorkerBootstrap};
 use crate::local::ipc::messages::Opening;
-use crate::local::ipc::shared_page::{Page, SETUP};
+use crate::local::ipc::shared_page::{SETUP, SharedPage};
 use crate::local::process::descendants;
 use crate::local::worker::confinement;
 use crate::local::worker::receiver::{Incoming, Receiver};
 use crate::local::worker::run_queue::RunQueue;
 use crate::local::worker::sender::{Forward, Placed, Results};
 use crate::local::worker::setup::{
-    NOT_A_WORKER, expect_descriptors, refuse, settle_signals, take_stdin, thread_name,
+    NOT_A_WORKER, expect_descriptors, refuse, reset_signals, take_stdin, thread_name,
 };
 use crate::model::batch::Items;
 use crate::model::context::Sealed;
@@ -39,10 +39,10 @@ use crate::model::text::{MESSAGE, cut};
 
 #[derive(Debug)]
 pub(crate) struct Worker {
-    page: Arc<Page>,
+    page: Arc<SharedPage>,
     incoming: Arc<Receiver>,
     /// The thread that receives while the function runs for long.
-    deputy: Once,
+    helper: Once,
     results: Arc<Results>,
     /// The host holds it to what a batch was granted.
     strict: bool,
@@ -56,7 +56,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// Makes the process a worker, and tells the host.
-    pub(crate) fn report(marker: &Marker) -> Result<Worker, String> {
+    pub(crate) fn report(marker: &WorkerBootstrap) -> Result<Worker, String> {
         let step = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
         prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| step("PR_SET_PDEATHSIG", &e))?;
         if getppid() != Pid::from_raw(marker.host as i32) {
@@ -64,7 +64,7 @@ impl Worker {
             // kernel to end this process with it.
             exit(0);
         }
-        settle_signals().map_err(|e| step("signals", &e))?;
+        reset_signals().map_err(|e| step("signals", &e))?;
         crate::local::worker::stdio::write_lines();
         let page = take_stdin().map_err(|e| step("standard input", &e))?;
         // SAFETY: no other thread exists yet, see `enter`.
@@ -75,7 +75,7 @@ impl Worker {
         expect_descriptors(&page).map_err(|e| step("descriptors", &e))?;
         let host = IpcSender::<Greeting>::connect(marker.server.clone())
             .map_err(|e| step(&format!("connecting to {}", marker.server), &e))?;
-        let hello = Hello { version: VERSION, executable: build_id::identity().to_owned() };
+        let hello = Handshake { version: VERSION, executable: build_id::identity().to_owned() };
         host.send(Greeting::Hello(hello)).map_err(|e| step("greeting the host", &e))?;
 
         let page = Arc::new(page);
@@ -96,9 +96,9 @@ impl Worker {
         }
         let incoming = Receiver::new(Arc::clone(&page), Arc::clone(&results));
         let incoming = Arc::new(incoming.map_err(|e| step("timer", &e))?);
-        let (deputy, level) = (Once::new(), marker.level);
-        let open = marker.confinement == Confinement::Own(Demand::Off);
-        Ok(Worker { page, incoming, deputy, results, strict, open, logs, level })
+        let (helper, level) = (Once::new(), marker.level);
+        let open = marker.confinement == Confinement::Own(ConfinementLevel::Off);
+        Ok(Worker { page, incoming, helper, results, strict, open, logs, level })
     }
 
     /// Sets the level that a batch brings, if it is another than the last: the function may have set one of
@@ -112,9 +112,9 @@ impl Worker {
     }
 
     fn start_deputy(&self) {
-        let deputy = Arc::clone(&self.incoming);
-        let thread = std::thread::Builder::new().name("fastmap-deputy".to_owned());
-        if let Err(error) = thread.spawn(move || deputy.stand_in()) {
+        let helper = Arc::clone(&self.incoming);
+        let thread = std::thread::Builder::new().name("fastmap-helper".to_owned());
+        if let Err(error) = thread.spawn(move || helper.start_helper()) {
             refuse(&format!("starting a thread: {error}"));
         }
     }
@@ -138,7 +138,7 @@ impl Worker {
                 Kind::Close => {
                     let prepared = jobs.remove(&job);
                     let large = matches!(&prepared, Some(Prepared::Ready(Ready { large: true, .. })));
-                    self.page.begin_setup(Page::FREEING);
+                    self.page.begin_setup(SharedPage::FREEING);
                     // The drop of the function's state is user code: it may panic, or never end.
                     let _panicked = catch_unwind(AssertUnwindSafe(|| drop(prepared)));
                     if large {
@@ -153,7 +153,7 @@ impl Worker {
                     }
                     Some(Err(failure)) => {
                         let payload = postcard::to_stdvec(&failure).expect("a failure can be written");
-                        let refused = Header { kind: Kind::Refused, job: job.0, ..Header::EMPTY };
+                        let refused = Header { kind: Kind::OpenFailed, job: job.0, ..Header::EMPTY };
                         self.results.send(&refused.frame(&payload));
                         jobs.insert(job, Prepared::Refused(failure));
                     }
@@ -172,7 +172,7 @@ impl Worker {
             Prepared::Refused(failure) => Err(failure),
             Prepared::Opening(frame, opening, file) => {
                 // Code of the user's runs from here on. Earlier, the host's greeting would wait for another thread.
-                self.deputy.call_once(|| self.start_deputy());
+                self.helper.call_once(|| self.start_deputy());
                 self.page.begin_setup(ticket);
                 let bytes = &frame[Header::LEN..];
                 let broken =

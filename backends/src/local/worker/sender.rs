@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::local::ipc::arena::{SHARED_FROM, free_place};
-use crate::local::ipc::shared_page::Page;
+use crate::local::ipc::shared_page::SharedPage;
 use crate::local::process::descendants;
 use crate::local::worker::{NOT_A_WORKER, Record};
 use crate::model::frame::{Header, Kind, PACKET};
@@ -15,13 +15,13 @@ use crate::model::text::cut;
 /// The sending side: frames of the working thread, of the reader thread and of the logger, never mixed.
 #[derive(Debug)]
 pub(crate) struct Results {
-    page: Arc<Page>,
+    page: Arc<SharedPage>,
     /// Locked for a whole frame.
     sending: Mutex<()>,
 }
 
 impl Results {
-    pub(crate) fn new(page: Arc<Page>) -> Self {
+    pub(crate) fn new(page: Arc<SharedPage>) -> Self {
         Results { page, sending: Mutex::default() }
     }
 
@@ -50,7 +50,7 @@ pub(crate) struct Placed {
 
 impl Placed {
     /// A place for an answer, if that is large and there is room. It is free until it is [kept](Placed::keep).
-    pub(crate) fn find(&mut self, page: &Page, length: usize) -> Option<Range<usize>> {
+    pub(crate) fn find(&mut self, page: &SharedPage, length: usize) -> Option<Range<usize>> {
         if length < SHARED_FROM {
             return None;
         }

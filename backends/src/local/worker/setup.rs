@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction, signal};
 use nix::unistd::{dup2_stdin, getpid};
 
-use crate::local::ipc::handshake::Marker;
-use crate::local::ipc::shared_page::Page;
+use crate::local::ipc::handshake::WorkerBootstrap;
+use crate::local::ipc::shared_page::SharedPage;
 use crate::local::process::descriptors;
 
 /// Descriptors that ipc-channel uses for a greeting, at most.
@@ -25,7 +25,7 @@ static WORKER: AtomicI32 = AtomicI32::new(0);
 /// The host decides about the signals that a whole process group gets, from a terminal or a service manager;
 /// a dead host shows as an error of a send, not as SIGPIPE; and what the host ignores is not ignored for what
 /// the function starts.
-pub(crate) fn settle_signals() -> nix::Result<()> {
+pub(crate) fn reset_signals() -> nix::Result<()> {
     for (number, handler) in [
         (Signal::SIGINT, SigHandler::SigIgn),
         (Signal::SIGHUP, SigHandler::SigIgn),
@@ -64,15 +64,15 @@ extern "C" fn outlive(number: c_int, info: *mut libc::siginfo_t, _context: *mut 
 }
 
 /// Takes the page from standard input, which then is `/dev/null`.
-pub(crate) fn take_stdin() -> io::Result<Page> {
+pub(crate) fn take_stdin() -> io::Result<SharedPage> {
     let fd = std::io::stdin().as_fd().try_clone_to_owned()?;
     let null = File::open("/dev/null")?;
     dup2_stdin(&null)?;
-    Page::open(fd)
+    SharedPage::open(fd)
 }
 
 /// Sees whether there are descriptors for the greeting: ipc-channel panics where there are none.
-pub(crate) fn expect_descriptors(page: &Page) -> io::Result<()> {
+pub(crate) fn expect_descriptors(page: &SharedPage) -> io::Result<()> {
     descriptors::expect(page.channel.as_fd(), GREETING)
 }
 
@@ -80,7 +80,7 @@ pub(crate) fn expect_descriptors(page: &Page) -> io::Result<()> {
 pub(crate) const NOT_A_WORKER: i32 = 113;
 
 /// The name that tools show of a worker, and of the thread in it that computes.
-pub(crate) fn thread_name(marker: &Marker) -> String {
+pub(crate) fn thread_name(marker: &WorkerBootstrap) -> String {
     format!("fm-{}", marker.name)
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 
-use crate::jail::probes::probe::{Probe, past_the_gate, result};
+use crate::jail::probes::probe::{Probe, not_blocked, result};
 
 pub(super) const ALL: &[Probe] = &[
     Probe { name: "open a TCP socket", act: || socket(libc::AF_INET, libc::SOCK_STREAM, 0) },
@@ -39,7 +39,7 @@ fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<()> {
 
 /// A family that this kernel may lack, which it then says for itself.
 fn family(family: i32) -> io::Result<()> {
-    past_the_gate(open(family, libc::SOCK_STREAM, 0))
+    not_blocked(open(family, libc::SOCK_STREAM, 0))
 }
 
 /// The host's socket to a worker is one that the worker has made, and has as well.

@@ -26,7 +26,7 @@ pub(crate) fn result(returned: libc::c_long) -> io::Result<libc::c_long> {
 }
 
 /// For calls with arguments that can't work: past the gate all the same, unless the gate answered.
-pub(crate) fn past_the_gate(returned: libc::c_long) -> io::Result<()> {
+pub(crate) fn not_blocked(returned: libc::c_long) -> io::Result<()> {
     match result(returned) {
         Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS | libc::EACCES)) => {
             Err(error)

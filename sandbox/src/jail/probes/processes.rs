@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::jail::probes::probe::{Probe, nothing, past_the_gate, result};
+use crate::jail::probes::probe::{Probe, not_blocked, nothing, result};
 
 pub(super) const ALL: &[Probe] = &[
     Probe { name: "fork", act: || child(0) },
@@ -50,24 +50,24 @@ fn shell() -> io::Result<()> {
 
 fn by_descriptor() -> io::Result<()> {
     // SAFETY: an empty path, no arguments, and no descriptor: nothing can be started by it.
-    past_the_gate(unsafe { libc::syscall(libc::SYS_execveat, -1, c"".as_ptr(), 0, 0, libc::AT_EMPTY_PATH) })
+    not_blocked(unsafe { libc::syscall(libc::SYS_execveat, -1, c"".as_ptr(), 0, 0, libc::AT_EMPTY_PATH) })
 }
 
 /// Looks for any process but itself and the first, which is a jail's own.
 fn others() -> io::Result<()> {
     let own = std::process::id() as i32;
-    // SAFETY: signal 0 asks whether somebody is there, and does nothing.
+    // SAFETY: signal 0 asks whether the process exists, and does nothing.
     let there = |process: i32| unsafe { libc::kill(process, 0) == 0 } || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM);
     if (2..70_000).any(|process| process != own && there(process)) {
         Ok(())
     } else {
-        Err(nothing("nobody is there"))
+        Err(nothing("no other process is visible"))
     }
 }
 
 fn traced() -> io::Result<()> {
     // SAFETY: no addresses are given. A process that is traced by its parent goes on as before until a signal comes.
-    past_the_gate(unsafe { libc::syscall(libc::SYS_ptrace, libc::PTRACE_DETACH, std::process::id(), 0, 0) })
+    not_blocked(unsafe { libc::syscall(libc::SYS_ptrace, libc::PTRACE_DETACH, std::process::id(), 0, 0) })
 }
 
 fn read_memory() -> io::Result<()> {
@@ -97,7 +97,7 @@ fn leave() -> io::Result<()> {
 
 fn enter() -> io::Result<()> {
     // SAFETY: no descriptor is given: there is nothing to enter.
-    past_the_gate(unsafe { libc::setns(-1, 0) }.into())
+    not_blocked(unsafe { libc::setns(-1, 0) }.into())
 }
 
 fn become_another() -> io::Result<()> {
@@ -123,7 +123,7 @@ fn limits() -> io::Result<()> {
 fn real_time() -> io::Result<()> {
     // SAFETY: an address that holds a valid structure. Its priority is not one of that policy: the kernel refuses it
     // where the call gets through.
-    past_the_gate(unsafe {
+    not_blocked(unsafe {
         let usual: libc::sched_param = std::mem::zeroed();
         libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const usual).into()
     })
@@ -151,5 +151,5 @@ fn descriptors() -> io::Result<()> {
 
 fn capabilities() -> io::Result<()> {
     // SAFETY: no addresses.
-    past_the_gate(unsafe { libc::syscall(libc::SYS_capset, 0, 0) })
+    not_blocked(unsafe { libc::syscall(libc::SYS_capset, 0, 0) })
 }

@@ -122,8 +122,8 @@ fn processes() -> Finding {
 
 /// What confines local workers.
 fn layers() -> Vec<Finding> {
-    let lacking = fastmap_sandbox::lacking();
-    let lack = |layer| lacking.iter().find(|lack| lack.layer == layer);
+    let missing_features = fastmap_sandbox::missing_features();
+    let lack = |layer| missing_features.iter().find(|lack| lack.layer == layer);
     let advice = "local workers do without it, and say so; with FASTMAP_SANDBOX=require that is an error";
     let landlock = match (fastmap_sandbox::landlock_abi(), lack(Layer::Landlock)) {
         (Some(abi), None) => good("landlock", format!("ABI {abi}")),

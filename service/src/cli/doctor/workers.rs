@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fastmap_backends::sandbox::Demand;
+use fastmap_backends::sandbox::ConfinementLevel;
 use fastmap_backends::{
     Backend, BackendError, Batch, BatchBuilder, BatchId, Descriptor, FunctionId, Job, JobId, Local,
     LocalOptions, Outcome, Task, Work, local,
@@ -50,7 +50,11 @@ pub(super) fn start() -> Vec<Finding> {
             }
         },
     };
-    let demand = if fastmap_sandbox::lacking().is_empty() { Demand::Full } else { Demand::BestEffort };
+    let demand = if fastmap_sandbox::missing_features().is_empty() {
+        ConfinementLevel::Full
+    } else {
+        ConfinementLevel::BestEffort
+    };
     let begun = Instant::now();
     match answers(wanted, demand) {
         Ok((names, read)) => {
@@ -67,8 +71,10 @@ pub(super) fn start() -> Vec<Finding> {
                 false => good(NAME, found),
             };
             let confined = match (demand, read) {
-                (Demand::Full, false) => good("sandbox", "a worker could not read what it must not"),
-                (Demand::Full, true) => {
+                (ConfinementLevel::Full, false) => {
+                    good("sandbox", "a worker could not read what it must not")
+                }
+                (ConfinementLevel::Full, true) => {
                     bad("sandbox", format!("a confined worker has read {FORBIDDEN}"), "please report it")
                 }
                 _ => good("sandbox", "not all of its layers are here"),
@@ -82,7 +88,7 @@ pub(super) fn start() -> Vec<Finding> {
 }
 
 /// The names of the workers that have answered, and whether one could read what it must not.
-fn answers(wanted: usize, sandbox: Demand) -> Result<(BTreeSet<String>, bool), BackendError> {
+fn answers(wanted: usize, sandbox: ConfinementLevel) -> Result<(BTreeSet<String>, bool), BackendError> {
     let pool = Local::new(LocalOptions { sandbox, ..LocalOptions::new(wanted) })?;
     let job = Job {
         id: JobId::next(),

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fastmap::backends::cloud::{Cloud, CloudOptions, Confirm, Estimate, Refused};
+use fastmap::backends::cloud::{Cloud, CloudOptions, Confirm, ConfirmError, Estimate};
 use fastmap::backends::{Local, LocalOptions};
 use fastmap::{FastmapConfig, Options, Verbosity, fastmap_main};
 use fastmap_test_programs::{LIMIT, report, until};
@@ -136,11 +136,11 @@ struct Late {
 }
 
 impl Confirm for Late {
-    fn charges(&self, _: &Estimate) -> Result<(), Refused> {
-        Err(Refused::NobodyToAsk)
+    fn charges(&self, _: &Estimate) -> Result<(), ConfirmError> {
+        Err(ConfirmError::NoTerminal)
     }
 
-    fn charges_while(&self, _: &Estimate, wanted: &dyn Fn() -> bool) -> Result<(), Refused> {
+    fn charges_cancellable(&self, _: &Estimate, wanted: &dyn Fn() -> bool) -> Result<(), ConfirmError> {
         let _gone = self.asked.send(());
         until("the end of the map", LIMIT, || !wanted());
         Ok(())

@@ -1,7 +1,7 @@
 //! Tests of `messages`.
 
 use fastmap_backends::cloud::{Part, PartOutcome};
-use fastmap_backends::{Place, RefusedCall, Results};
+use fastmap_backends::{RefusedCall, Results};
 
 use super::*;
 
@@ -37,7 +37,8 @@ fn a_verdict_brings_what_was_refused() {
     let call =
         |call: &str, missing| RefusedCall { index: Some(9), call: call.to_owned(), own_error: true, missing };
     let refused = vec![call("socket", false), call("/usr/share/x", true)];
-    let results = Results { refused: refused.clone(), place: Place::Cloud, ..Results::default() };
+    let results =
+        Results { refused: refused.clone(), place: fastmap_backends::Origin::Cloud, ..Results::default() };
     let parts = vec![Part { offset: 0, items: 1, outcome: PartOutcome::Done(results) }];
     let sent = verdict(WorkOutcome::Answered(Answered { parts, cpu: Duration::ZERO, cut: false }));
     let WorkOutcome::Answered(read) = read_verdict(&sent, 1).expect("a verdict") else { panic!("an answer") };

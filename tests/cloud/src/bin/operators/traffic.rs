@@ -1,6 +1,7 @@
 //! What programs and browsers send: uploads, large items, requests that wait, a sign-in at the dashboard by its
 //! requests alone (and by a browser), and events.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::Command;
 
 use fastmap_test_programs::{LIMIT, Report, Running, until};
@@ -39,7 +40,11 @@ fn send(place: &Place, client: &Client, milliseconds: u64, meanwhile: impl FnOnc
     });
     let mut events = browser.stream(&format!("{}/events", run.expect("it was waited for")));
     events.line("event: ");
-    meanwhile();
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(meanwhile)) {
+        // Why the map went wrong, if it did, would end with its process.
+        eprintln!("the map meanwhile: {:#?}", waits.finish());
+        resume_unwind(panic);
+    }
     assert!(!waits.has_ended(), "events came with the run's end");
     drop(events);
     good(waits, 1);

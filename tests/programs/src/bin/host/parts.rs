@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fastmap::backends::{
     Backend, BackendError, Batch, BatchId, Capacity, Completion, Executor, Job, Outcome, Receipt, Run,
-    Targets,
+    SubmitError, Targets,
 };
 
 /// Parts that it holds, as far as it says so.
@@ -38,7 +38,7 @@ impl Run for PartsRun {
         Capacity { batches: MOST.saturating_sub(self.queue.len()), slots: MOST, workers: 1, targets }
     }
 
-    fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
+    fn submit(&mut self, batch: Batch) -> Result<(), SubmitError> {
         let (items, half) = (batch.items(), batch.items() / 2);
         let part = |from, to| batch.piece(batch.id(), from, to, batch.attempt());
         if half > 0 {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::policy::{Event, Side};
 use crate::model::batch::Batch;
 use crate::model::completion::{Completion, Outcome};
-use crate::model::death::{Loss, Running};
+use crate::model::death::{Running, WorkerLoss};
 use crate::model::ids::BatchId;
 
 /// Names of copies begin here: no host's adapter counts so far.
@@ -32,7 +32,7 @@ struct Out {
 
 /// What a completion comes to.
 #[derive(Debug, Default)]
-pub struct Landed {
+pub struct CopyOutcome {
     /// For the host's adapter, each with the side that it is from.
     pub completions: Vec<(Side, Completion)>,
     /// What sides need not answer any more.
@@ -54,7 +54,7 @@ pub struct Cancel {
 
 /// All that is out.
 #[derive(Debug, Default)]
-pub struct Held {
+pub struct InFlight {
     out: BTreeMap<Key, Out>,
     /// Copies, by their names.
     copies: HashMap<BatchId, Key>,
@@ -62,7 +62,7 @@ pub struct Held {
     count: [usize; 2],
 }
 
-impl Held {
+impl InFlight {
     /// Whether nothing is out.
     pub fn is_empty(&self) -> bool {
         self.out.is_empty()
@@ -143,20 +143,20 @@ impl Held {
     /// News of a side. `accuses`: they are of a loss that one of the items may have done, which then ends a race: what the
     /// other side has begun meanwhile would meet the same item, and the host's adapter, which divides the batch, has
     /// to know each of its deaths.
-    pub fn landed(&mut self, side: Side, completion: Completion, accuses: bool) -> Landed {
+    pub fn landed(&mut self, side: Side, completion: Completion, accuses: bool) -> CopyOutcome {
         let (id, first) = (completion.batch, completion.first);
         let key = self.key(id, first);
         let at = side as usize;
         // Whatever comes of a side that need not answer any more is dropped.
         let Some((key, out)) = key.and_then(|key| self.out.get_mut(&key).map(|out| (key, out))) else {
-            return Landed::default();
+            return CopyOutcome::default();
         };
         if !out.names[at].iter().any(|(name, _)| *name == id) {
-            return Landed::default();
+            return CopyOutcome::default();
         }
         take(&mut out.owed[at], first, completion.items);
         let done = matches!(completion.outcome, Outcome::Done(_));
-        let mut landed = Landed { of: Some(key.0.0), ..Landed::default() };
+        let mut landed = CopyOutcome { of: Some(key.0.0), ..CopyOutcome::default() };
         let raced = !out.names[side.other() as usize].is_empty();
         if raced && done {
             out.parts[at].push(completion);
@@ -184,7 +184,7 @@ impl Held {
     /// A side has lost items of a batch that the other has as well. Whichever has answered more keeps that. Where it is the
     /// side of the loss, it goes on alone; else what the other has not answered is given back, and of that is lost what is
     /// among the lost items.
-    fn end_race(&mut self, key: Key, side: Side, lost: Completion, landed: &mut Landed) {
+    fn end_race(&mut self, key: Key, side: Side, lost: Completion, landed: &mut CopyOutcome) {
         let (at, other) = (side as usize, side.other() as usize);
         let Some(out) = self.out.get_mut(&key) else { return };
         let answered = |parts: &[Completion]| parts.iter().map(|part| part.items).sum::<u32>();
@@ -215,7 +215,7 @@ impl Held {
     }
 
     /// All that a side has comes home: what it has alone is given back, of the rest the other one's answers count.
-    pub fn come_home(&mut self, side: Side) -> Vec<(u64, u32, Vec<Completion>)> {
+    pub fn withdraw_side(&mut self, side: Side) -> Vec<(u64, u32, Vec<Completion>)> {
         let keys: Vec<Key> = self.out.keys().copied().collect();
         let mut home = Vec::new();
         for key in keys {
@@ -291,9 +291,9 @@ impl Held {
     }
 }
 
-impl Landed {
-    /// What the policy is to see: that, of the news that this came of, and what is cancelled. Whoever goes on alone is alone
-    /// first: then what it has answered counts.
+impl CopyOutcome {
+    /// The events for the policy: the one that this outcome is of, and the cancellations. A copy that goes on alone comes
+    /// first, because its answers count from then on.
     pub fn seen(&self, side: Side, news: Event) -> Vec<Event> {
         let Some(batch) = self.of else { return Vec::new() };
         let back = |cancel: &Cancel| {
@@ -331,7 +331,7 @@ impl Out {
 
     /// What a loss, of items from `lost` on, is to a stretch of them. Where the item that ran is answered by the other side,
     /// none of the others is to blame.
-    fn lost(&self, name: BatchId, (first, items): Stretch, loss: &Loss, lost: u64) -> Completion {
+    fn lost(&self, name: BatchId, (first, items): Stretch, loss: &WorkerLoss, lost: u64) -> Completion {
         let running = match loss.running {
             Running::Item(item) => {
                 let index = lost + u64::from(item);
@@ -342,7 +342,7 @@ impl Out {
             }
             running => running,
         };
-        let loss = Loss { running, death: loss.death.clone() };
+        let loss = WorkerLoss { running, death: loss.death.clone() };
         let outcome = Outcome::Lost(self.piece(name, first, items), loss);
         Completion { batch: name, first, items, outcome }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::model::completion::Results;
-use crate::model::death::{Death, DeathCause};
+use crate::model::death::{ExitReason, WorkerExit};
 use crate::{BatchBuilder, JobId};
 
 fn batch(id: u64, first: u64, items: u32) -> Batch {
@@ -19,28 +19,28 @@ fn done(batch: BatchId, first: u64, items: u32) -> Completion {
 }
 
 fn lost(batch: Batch, running: Running) -> Completion {
-    let death = Death {
+    let death = WorkerExit {
         worker: "w".to_owned(),
         pid: 1,
-        cause: DeathCause::Timeout(Duration::from_secs(2)),
+        cause: ExitReason::Timeout(Duration::from_secs(2)),
         refused: None,
         stderr: Vec::new(),
     };
     let (id, first, items) = (batch.id(), batch.first(), batch.items());
-    Completion { batch: id, first, items, outcome: Outcome::Lost(batch, Loss { running, death }) }
+    Completion { batch: id, first, items, outcome: Outcome::Lost(batch, WorkerLoss { running, death }) }
 }
 
-fn stretches(landed: &Landed) -> Vec<(u64, u64, u32)> {
+fn stretches(landed: &CopyOutcome) -> Vec<(u64, u64, u32)> {
     landed.completions.iter().map(|(_, part)| (part.batch.0, part.first, part.items)).collect()
 }
 
-fn copy(held: &mut Held, id: u64, to: Side) -> Option<Batch> {
+fn copy(held: &mut InFlight, id: u64, to: Side) -> Option<Batch> {
     held.copy(id, to, 1).and_then(|mut pieces| pieces.pop())
 }
 
 #[test]
 fn parts_of_a_batch_that_one_side_has_go_through_as_they_come() {
-    let mut held = Held::default();
+    let mut held = InFlight::default();
     held.submitted(batch(1, 10, 5), Side::Cloud);
     let landed = held.landed(Side::Cloud, done(BatchId(1), 12, 3), false);
     assert_eq!(stretches(&landed), [(1, 12, 3)]);
@@ -51,7 +51,7 @@ fn parts_of_a_batch_that_one_side_has_go_through_as_they_come() {
 
 #[test]
 fn of_two_copies_the_first_that_is_whole_counts_and_the_other_is_cancelled() {
-    let mut held = Held::default();
+    let mut held = InFlight::default();
     held.submitted(batch(1, 0, 4), Side::Cloud);
     let copy = copy(&mut held, 1, Side::Local).expect("nothing has come back");
     assert!(held.landed(Side::Cloud, done(BatchId(1), 0, 3), false).completions.is_empty());
@@ -65,7 +65,7 @@ fn of_two_copies_the_first_that_is_whole_counts_and_the_other_is_cancelled() {
 
 #[test]
 fn a_copy_that_fails_leaves_the_other_to_go_on_alone_with_what_it_has() {
-    let mut held = Held::default();
+    let mut held = InFlight::default();
     held.submitted(batch(1, 0, 4), Side::Local);
     let copy = copy(&mut held, 1, Side::Cloud).expect("nothing has come back");
     held.landed(Side::Cloud, done(copy.id(), 0, 1), false);
@@ -83,7 +83,7 @@ fn a_copy_that_fails_leaves_the_other_to_go_on_alone_with_what_it_has() {
 
 #[test]
 fn what_is_taken_back_of_a_copy_has_its_own_name_and_is_tried_once_more() {
-    let mut held = Held::default();
+    let mut held = InFlight::default();
     held.submitted(batch(1, 10, 2), Side::Local);
     let copy = copy(&mut held, 1, Side::Cloud).expect("nothing has come back");
     let back =
@@ -97,7 +97,7 @@ fn what_is_taken_back_of_a_copy_has_its_own_name_and_is_tried_once_more() {
 
 #[test]
 fn what_nobody_waits_for_is_not_taken_back() {
-    let mut held = Held::default();
+    let mut held = InFlight::default();
     held.submitted(batch(1, 10, 2), Side::Cloud);
     for first in [9, 12] {
         let late = held.taken_back(done(BatchId(1), first, 1));
@@ -107,12 +107,12 @@ fn what_nobody_waits_for_is_not_taken_back() {
 
 #[test]
 fn what_a_service_had_alone_comes_home_and_what_both_had_is_here() {
-    let mut held = Held::default();
+    let mut held = InFlight::default();
     held.submitted(batch(1, 0, 4), Side::Cloud);
     held.submitted(batch(2, 4, 4), Side::Cloud);
     held.landed(Side::Cloud, done(BatchId(1), 1, 2), false);
     let copy = copy(&mut held, 2, Side::Local).expect("nothing has come back");
-    let home = held.come_home(Side::Cloud);
+    let home = held.withdraw_side(Side::Cloud);
     let back: Vec<_> = home.iter().flat_map(|(.., parts)| parts).collect();
     let back: Vec<_> = back.iter().map(|part| (part.batch.0, part.first, part.items)).collect();
     assert_eq!(back, [(1, 0, 1), (1, 3, 1)]);
@@ -124,7 +124,7 @@ fn what_a_service_had_alone_comes_home_and_what_both_had_is_here() {
 
 #[test]
 fn a_loss_ends_a_race_and_is_told_with_the_item_that_ran() {
-    let mut held = Held::default();
+    let mut held = InFlight::default();
     let whole = batch(1, 10, 4);
     held.submitted(whole.clone(), Side::Local);
     let copy = copy(&mut held, 1, Side::Cloud).expect("nothing has come back");
@@ -139,7 +139,7 @@ fn a_loss_ends_a_race_and_is_told_with_the_item_that_ran() {
 
 #[test]
 fn a_loss_of_a_preparation_leaves_the_other_to_go_on_alone() {
-    let mut held = Held::default();
+    let mut held = InFlight::default();
     held.submitted(batch(1, 10, 4), Side::Local);
     let copy = copy(&mut held, 1, Side::Cloud).expect("nothing has come back");
     let landed = held.landed(Side::Cloud, lost(copy, Running::Setup), false);
@@ -148,7 +148,7 @@ fn a_loss_of_a_preparation_leaves_the_other_to_go_on_alone() {
 
 #[test]
 fn of_a_copy_in_pieces_what_is_answered_stays_where_the_other_side_is_lost() {
-    let mut held = Held::default();
+    let mut held = InFlight::default();
     let whole = batch(1, 0, 8);
     held.submitted(whole.clone(), Side::Cloud);
     let pieces = held.copy(1, Side::Local, 4).expect("nothing has come back");
@@ -172,7 +172,7 @@ fn of_a_copy_in_pieces_what_is_answered_stays_where_the_other_side_is_lost() {
 
 #[test]
 fn of_a_loss_only_what_the_other_side_has_not_answered_is_lost() {
-    let mut held = Held::default();
+    let mut held = InFlight::default();
     let whole = batch(1, 0, 8);
     held.submitted(whole.clone(), Side::Local);
     let copy = copy(&mut held, 1, Side::Cloud).expect("nothing has come back");
