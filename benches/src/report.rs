@@ -34,24 +34,24 @@ pub(crate) struct Section {
 pub(crate) struct Target {
     pub(crate) what: String,
     pub(crate) reached: Option<f64>,
-    pub(crate) aim: Aim,
+    pub(crate) aim: Goal,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) enum Aim {
+pub(crate) enum Goal {
     AtMost(f64),
     AtLeast(f64),
 }
 
 impl Target {
-    pub(crate) fn new(what: impl Into<String>, reached: Option<f64>, aim: Aim) -> Self {
+    pub(crate) fn new(what: impl Into<String>, reached: Option<f64>, aim: Goal) -> Self {
         Target { what: what.into(), reached, aim }
     }
 
     fn row(&self) -> [String; 4] {
         let (sign, limit, met) = match self.aim {
-            Aim::AtMost(limit) => ('≤', limit, self.reached.is_some_and(|reached| reached <= limit)),
-            Aim::AtLeast(limit) => ('≥', limit, self.reached.is_some_and(|reached| reached >= limit)),
+            Goal::AtMost(limit) => ('≤', limit, self.reached.is_some_and(|reached| reached <= limit)),
+            Goal::AtLeast(limit) => ('≥', limit, self.reached.is_some_and(|reached| reached >= limit)),
         };
         let reached = self.reached.map_or_else(|| "–".to_owned(), |reached| format!("{reached:.2}"));
         [self.what.clone(), reached, format!("{sign} {limit}"), if met { "yes" } else { "no" }.to_owned()]

@@ -1,5 +1,5 @@
-//! Which agents there are and what they have in hand, for the operator's page. Agents of this process write it, and what is
-//! heard of others; whoever shows it reads. In memory: an agent that is gone is not in it.
+//! Registry of agents and of what they have in hand, for the operator's page. Agents of this process write it, and what
+//! is heard of others; whoever shows it reads. In memory: an agent that is gone is not in it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};

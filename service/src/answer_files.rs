@@ -202,7 +202,8 @@ impl AnswerFiles {
             counted.kept.retain(|number, _| !files.contains(number));
         }
         for number in files {
-            let _absent = fs::remove_file(self.file(run, *number));
+            // It may be gone already.
+            let _ = fs::remove_file(self.file(run, *number));
         }
     }
 
@@ -219,14 +220,16 @@ impl AnswerFiles {
     pub fn remove_run(&self, run: &str) {
         self.lock().remove(run);
         self.damaged.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
-        let _absent = fs::remove_dir_all(self.folder(run));
+        // It may be gone already.
+        let _ = fs::remove_dir_all(self.folder(run));
     }
 }
 
 /// Removes a file of some megabytes, which takes the disk's time: not a runtime's thread's.
 fn unlink(path: PathBuf) {
     let remove = move || {
-        let _absent = fs::remove_file(path);
+        // It may be gone already.
+        let _ = fs::remove_file(path);
     };
     match tokio::runtime::Handle::try_current() {
         Ok(runtime) => drop(runtime.spawn_blocking(remove)),

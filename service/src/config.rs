@@ -1,4 +1,5 @@
-//! Where the service keeps its things and what it allows. Read from the command line by `cli`, handed to all parts.
+//! Configuration of the service: where it keeps its things, and what it allows. Read from the command line by `cli`,
+//! handed to all parts.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

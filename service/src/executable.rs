@@ -1,6 +1,6 @@
-//! Whether an uploaded file is a program that this machine could start, without running it or believing it. Asked by the
-//! gateway when an upload is whole; what only the machine that runs it can tell (libraries, versions) comes when a run is
-//! opened. `fastmap_sandbox::elf` does the reading.
+//! Check of an uploaded file: whether it is a program that this machine could start, without running or believing it.
+//! Called by the gateway when an upload is whole; what only the machine that runs it can tell (libraries, versions)
+//! comes when a run is opened. `fastmap_sandbox::elf` does the reading.
 
 use std::fmt::Debug;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! What work costs, and how much of it a reservation buys: pure arithmetic on integers.
-//! Asked by the ledger before a batch is dispatched and by the gateway when it is answered.
+//! Prices of work, and how much of it a reservation buys: pure arithmetic on integers. Asked by the ledger before a
+//! batch is dispatched and by the gateway when it is answered.
 
 use std::time::Duration;
 

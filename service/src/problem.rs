@@ -1,4 +1,4 @@
-//! How handlers say no: a problem document becomes the answer.
+//! Refusals of handlers: a problem document becomes the answer.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
-//! What happens in open runs, for whoever watches: lines that workers print, and news for event streams.
-//! Written by the agent (lines) and the gateway (batches, states); read by the gateway's logs and events. In memory and
-//! bounded: of each run the last megabyte of lines, for as long as its answers are kept; of all runs together 256 MB. An
-//! agent of another process keeps none and forwards them.
+//! Logs of open runs: lines that workers print, and news for event streams. Written by the agent (lines) and the
+//! gateway (batches, states); read by the gateway's logs and events. In memory and bounded: of each run the last
+//! megabyte of lines, for as long as its answers are kept; of all runs together 256 MB. An agent of another process
+//! keeps none and forwards them.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, VecDeque};

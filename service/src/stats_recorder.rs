@@ -1,4 +1,4 @@
-//! What happened in runs over time, for people: throughput, workers, failures. Noted by the gateway when a batch is
+//! Recorder of what happens in runs over time: throughput, workers, failures. Noted by the gateway when a batch is
 //! answered, kept in memory for a moment and then added to the store; read by the dashboard, which sees both. Bounded
 //! for each run (`series`), and forgotten a month after the run. Not money: the ledger knows nothing of it.
 

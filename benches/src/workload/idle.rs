@@ -8,7 +8,7 @@ use crate::contestant::{Contestant, Plan, WORKERS};
 use crate::functions::{Burn, Work};
 use crate::measure::{Method, entries, rounds};
 use crate::processes::{Process, descendants};
-use crate::report::{Aim, Section, Target, cell};
+use crate::report::{Goal, Section, Target, cell};
 
 /// What an item takes of a worker's CPU, in µs, and what the consumer takes for a result.
 const ITEM: u64 = 1000;
@@ -30,7 +30,7 @@ pub(super) fn measure(method: &Method) -> Section {
         section.row(&series.name, [cell(series.spread(|share| share * 100.0))]);
     }
     let reached = median(outcome.find("fastmap").spread(|share| share * 100.0));
-    section.targets.push(Target::new("Idle share, %", reached, Aim::AtMost(5.0)));
+    section.targets.push(Target::new("Idle share, %", reached, Goal::AtMost(5.0)));
     section.count(&outcome);
     section
 }

@@ -1,5 +1,5 @@
-//! An agent: leases work from a [`WorkSource`](crate::dispatch::Lessor) and runs it, with a pool of workers for each run. It
-//! knows no HTTP and no money; what it needs of a run comes with the work.
+//! An agent: leases work from a [`WorkSource`](crate::dispatch::WorkSource) and runs it, with a pool of workers for
+//! each run. It knows no HTTP and no money; what it needs of a run comes with the work.
 //!
 //! `lease_runner` is its loop, `run_pool` has the workers of one run, `launcher` starts (and confines) them, `tab` has what
 //! they have used and `cpu_billing` which part of it is on which bill, `threads` tells of those that workers were refused,

@@ -137,7 +137,8 @@ impl Pool {
         let id = BatchId(state.next);
         if let Some(problem) = &state.failed {
             let verdict_now = WorkOutcome::Failed(problem.clone());
-            let _gone = reply.send(Landed { verdict: verdict_now, metered: Duration::ZERO });
+            // The receiver is gone where the lease was given up.
+            let _ = reply.send(Landed { verdict: verdict_now, metered: Duration::ZERO });
             return (id, verdict);
         }
         state.touched = Instant::now();
@@ -165,7 +166,7 @@ impl Pool {
             reply: Some(reply),
         });
         // Where the run has failed, the thread is about to hear of it, and answers all that is under way.
-        let _failed = self.local.submit(batch);
+        let _ = self.local.submit(batch);
         state.begin(self.workers);
         (id, verdict)
     }
@@ -265,7 +266,8 @@ impl State {
         self.failed = Some(problem.clone());
         self.tab.metered(super::cpu_billing::BillingMeter::release_all);
         for flight in self.flights.drain(..) {
-            let _nobody_waits = flight.answer(WorkOutcome::Failed(problem.clone()), Duration::ZERO);
+            // Nothing is metered here, so nothing is left to bill where the receiver is gone.
+            let _ = flight.answer(WorkOutcome::Failed(problem.clone()), Duration::ZERO);
         }
     }
 }

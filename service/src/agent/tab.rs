@@ -1,5 +1,5 @@
 //! The tab of one run's workers at an agent: what they have used is put on it from before the first one starts until the
-//! last one is dead, and paid by the bills of batches and by reports of what was used beside them. Written by `pool`;
+//! last one is dead, and paid by the bills of batches and by reports of what was used beside them. Written by `run_pool`;
 //! reported, again and again, by the agent.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

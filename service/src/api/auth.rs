@@ -1,5 +1,5 @@
-//! Who asks, and that the answer is from here. Nothing of a request is decoded, and its body not taken, before its
-//! signature is known to be good; whatever is answered to a known key is signed.
+//! Authentication: requests are checked, answers signed. Nothing of a request is decoded, and its body not taken,
+//! before its signature is known to be good; whatever is answered to a known key is signed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -247,7 +247,8 @@ async fn drain(body: &mut Body) {
             }
         }
     };
-    let _enough = timeout(DRAINING, drain).await;
+    // What is left after this time is not read.
+    let _ = timeout(DRAINING, drain).await;
 }
 
 /// How a body is taken.

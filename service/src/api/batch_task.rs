@@ -75,7 +75,8 @@ impl Gateway {
             }
             // First: who hears of a cancelled batch's end and sends it again must not find it here.
             gateway.flights.remove(&key);
-            let _nobody_waits = sender.send(Some(landed.map_err(|refusal| refusal.0)));
+            // No client waits where all have left; the answer is stored.
+            let _ = sender.send(Some(landed.map_err(|refusal| refusal.0)));
         };
         tokio::spawn(fly.instrument(span));
         flight

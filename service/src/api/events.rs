@@ -1,5 +1,5 @@
-//! What happens in a run: the lines that its workers print, and a stream of events. The stream's length is not known
-//! when its head is sent, so that each event is signed for itself.
+//! Events of a run: the lines that its workers print, and a stream of events. The stream's length is not known when its
+//! head is sent, so that each event is signed for itself.
 
 use std::convert::Infallible;
 use std::sync::Arc;

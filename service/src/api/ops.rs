@@ -1,5 +1,4 @@
-//! For who runs the service: whether it lives, whether it is ready, what it has done; and the OpenAPI document. None of
-//! it needs a token, none of it names a tenant.
+//! Handlers for operators: liveness, readiness and metrics. None of it needs a token, none of it names a tenant.
 
 use std::any::Any;
 use std::sync::Arc;

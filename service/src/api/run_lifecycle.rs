@@ -1,6 +1,6 @@
-//! Which runs were heard of lately. A run whose client is silent for the length of its lease is ended: its workers, its
-//! reservations and, later, its answers are freed. Every request of a run makes its lease longer; the database is told
-//! only now and then, or each batch would cost one more write.
+//! Life of runs: leases are renewed, runs ended and forgotten. A run whose client is silent for the length of its lease
+//! is ended: its workers, its reservations and, later, its answers are freed. Every request of a run makes its lease
+//! longer; the database is told only now and then, or each batch would cost one more write.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};

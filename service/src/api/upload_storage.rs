@@ -52,7 +52,8 @@ pub(super) async fn length(path: &Path) -> u64 {
 }
 
 pub(super) async fn remove(path: &Path) {
-    let _absent = tokio::fs::remove_file(path).await;
+    // It may be gone already.
+    let _ = tokio::fs::remove_file(path).await;
 }
 
 /// Bytes that a zstd frame says that it unpacks to, by its first bytes. `None`: it does not say, or too few
@@ -89,7 +90,7 @@ pub(super) fn append(path: &Path, there: u64, part: &[u8]) -> io::Result<u64> {
     let written = file.write_all(part);
     if written.is_err() {
         // What is there of the part would be taken for its begin.
-        let _unchanged = file.set_len(before);
+        let _ = file.set_len(before);
     }
     written.map(|()| before)
 }
@@ -347,14 +348,16 @@ impl Gateway {
         for path in in_folder(self.config.data.uploads()).map(|entry| entry.path()) {
             let Some(_busy) = self.uploads.begin(&path) else { continue };
             if stale(&path) {
-                let _absent = fs::remove_file(&path);
+                // It may be gone already.
+                let _ = fs::remove_file(&path);
             }
         }
         for kind in [Kind::Executable, Kind::Context] {
             let left = in_folder(self.config.data.blobs(kind.as_str()));
             let left = left.filter(|entry| entry.file_name().to_string_lossy().starts_with(BEGUN_NAME));
             for path in left.map(|entry| entry.path()).filter(|path| stale(path)) {
-                let _absent = fs::remove_file(path);
+                // It may be gone already.
+                let _ = fs::remove_file(path);
             }
         }
     }

@@ -146,7 +146,7 @@ async fn take_part(
             .into());
     };
     if let Some(rest) = gateway.uploads.rest_of(caller.account, Instant::now()) {
-        let detail = "an upload of this account was unpacked in vain, and the next one waits for that";
+        let detail = "an upload of this account was unpacked and refused; the next one is taken later";
         return Err(Problem::new(ProblemCode::TooManyRequests, detail)
             .retry_after(rest.as_secs() + 1)
             .into());

@@ -1,4 +1,4 @@
-//! What workers use beside batches, as agents report it: charged to the run, which ends where it can't pay.
+//! CPU time that workers use beside batches, as agents report it: charged to the run, which ends where it can't pay.
 
 use std::sync::Arc;
 use std::time::Duration;

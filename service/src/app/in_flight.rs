@@ -88,7 +88,7 @@ impl InFlightBatch {
     pub(crate) async fn ending(&self) {
         let mut over = self.over.subscribe();
         // The sender is this flight's.
-        let _ended = over.wait_for(Option::is_some).await;
+        let _ = over.wait_for(Option::is_some).await;
     }
 }
 

@@ -76,10 +76,11 @@ pub(super) async fn agent(args: crate::cli::service_args::Agent) -> anyhow::Resu
     receiver.last_requests().await;
     announcing.abort();
     // The servers may be gone as well.
-    let _late = timeout(LAST, jetstream::leave(&client, &names, &role, &name)).await;
+    let _ = timeout(LAST, jetstream::leave(&client, &names, &role, &name)).await;
     drop(receiver);
-    let _late = timeout(LAST, sending).await;
-    let _late = timeout(LAST, client.drain()).await;
+    // The servers forget it by themselves where this takes too long.
+    let _ = timeout(LAST, sending).await;
+    let _ = timeout(LAST, client.drain()).await;
     tracing::info!("left");
     Ok(())
 }

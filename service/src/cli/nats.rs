@@ -1,4 +1,4 @@
-//! What the command line says of NATS, and what a NATS server must be told of this service.
+//! Options of NATS on the command line, and the permissions that a NATS server needs for this service.
 
 use anyhow::{Context, bail};
 

@@ -74,7 +74,7 @@ pub(super) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
         Store::open(&database).await.with_context(|| format!("cannot open the database {database}"))?;
     let service_key =
         open_key(&store, &keep.key()).await.with_context(|| format!("the database {database}"))?;
-    let presence = store.enter().await.context("cannot tell other gateways that this one is here")?;
+    let presence = store.enter().await.context("cannot register this gateway in the database")?;
     let dev = match args.dev {
         true => Some(make_dev_account(&store, &service_key).await?),
         false => None,

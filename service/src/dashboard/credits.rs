@@ -1,4 +1,4 @@
-//! What the account has, how that went, and the ledger.
+//! Page of credits: the balance, its course, and the ledger.
 
 use std::sync::Arc;
 

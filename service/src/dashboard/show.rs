@@ -1,4 +1,4 @@
-//! How pages write times, amounts and other people's text. Pure.
+//! Times, amounts and other people's text, as pages write them. Pure.
 
 use maud::{Markup, html};
 use time::OffsetDateTime;

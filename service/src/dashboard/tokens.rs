@@ -54,7 +54,10 @@ pub(super) async fn create(
         return Err(Sorry::new(StatusCode::UNPROCESSABLE_ENTITY, words));
     }
     if !DAYS.iter().any(|(known, _)| *known == days) {
-        return Err(Sorry::new(StatusCode::UNPROCESSABLE_ENTITY, "A token can't be made for so long."));
+        return Err(Sorry::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "A token can't be valid for that many days.",
+        ));
     }
     let now = now_ms();
     let expires = (days > 0).then(|| now + i64::from(days) * 24 * 3600 * 1000);

@@ -1,5 +1,5 @@
-//! Who looks at a page, by a session's cookie, and that a form was made for that session. A page that takes a `Visitor`
-//! is seen by nobody else; a change takes a `Posted`, which is one that has sent the session's own token.
+//! Visitor of a page, by a session's cookie, and proof that a form was made for that session. A page that takes a
+//! `Visitor` is seen by nobody else; a change takes a `Posted`, which is one that has sent the session's own token.
 
 use std::sync::Arc;
 use std::time::Duration;

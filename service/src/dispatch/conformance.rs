@@ -1,4 +1,4 @@
-//! What every kind of dispatch promises, as a suite that runs against any of them.
+//! Promises of every kind of dispatch, as a suite that runs against any of them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

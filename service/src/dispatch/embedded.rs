@@ -252,7 +252,8 @@ impl State {
     fn take_back(&mut self, id: LeaseId) {
         let Some(entry) = self.take(id) else { return };
         if entry.deliveries >= DELIVERIES {
-            let _gone = entry.reply.send(WorkOutcome::Lost);
+            // The receiver is gone where the batch was given up.
+            let _ = entry.reply.send(WorkOutcome::Lost);
         } else if !entry.reply.is_closed() {
             // It has waited its turn already.
             self.queue(entry, true);
@@ -278,7 +279,8 @@ impl Dispatch for Embedded {
         let over = self.lock().take_all(run, Some(seq));
         self.news.notify_one();
         for entry in over {
-            let _gone = entry.reply.send(WorkOutcome::Cancelled);
+            // The receiver is gone where the batch was given up.
+            let _ = entry.reply.send(WorkOutcome::Cancelled);
         }
     }
 
@@ -286,10 +288,11 @@ impl Dispatch for Embedded {
         let over = self.lock().take_all(run, None);
         self.news.notify_one();
         for entry in over {
-            let _gone = entry.reply.send(WorkOutcome::Cancelled);
+            // The receiver is gone where the batch was given up.
+            let _ = entry.reply.send(WorkOutcome::Cancelled);
         }
         // No agent listens: no agent has workers of it.
-        let _nobody = self.ended.send(run.to_owned());
+        let _ = self.ended.send(run.to_owned());
     }
 
     async fn used(&self) -> Option<Used> {
@@ -344,7 +347,8 @@ impl WorkSource for Embedded {
         let Some(entry) = self.lock().take(lease) else { return false };
         // Its tenant may have more than its quota waiting.
         self.news.notify_one();
-        let _gone = entry.reply.send(verdict);
+        // The receiver is gone where the batch was given up.
+        let _ = entry.reply.send(verdict);
         true
     }
 

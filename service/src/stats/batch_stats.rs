@@ -1,4 +1,4 @@
-//! From the parts of an answer to what people are told of it. Pure.
+//! Statistics of one answered batch, made of the parts of its answer. Pure.
 
 use fastmap_backends::cloud::{Part, PartOutcome};
 use fastmap_backends::{FailureKind, Running};

@@ -1,6 +1,6 @@
 //! The two statements that each batch needs, for many batches at a time: one reserves, one settles. What follows for run,
 //! account and ledger is done by the tables' triggers in the same statement, so that a group of batches costs one round
-//! trip and one commit, however many they are. Called by `commit`.
+//! trip and one commit, however many they are. Called by `group_commit`.
 
 use std::collections::{HashMap, HashSet};
 

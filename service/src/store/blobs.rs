@@ -1,6 +1,6 @@
-//! What was uploaded: stored once by its hash, but known only to the accounts that have uploaded it
-//! themselves. What an upload takes on the disk counts for its account: from before its first byte
-//! (`uploads`) to when it is forgotten (`account_blobs`, summed in `stored`).
+//! Uploads: stored once by its hash, but known only to the accounts that have uploaded it themselves. What an upload
+//! takes on the disk counts for its account: from before its first byte (`uploads`) to when it is forgotten
+//! (`account_blobs`, summed in `stored`).
 
 use std::collections::HashSet;
 

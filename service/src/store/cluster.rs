@@ -1,5 +1,4 @@
-//! What all gateways of a database must have in common, and what one of them must know of the others: that their keys are the
-//! same, and which calls have come.
+//! State that all gateways of a database share: that their keys are the same, and which calls have come.
 
 use super::Store;
 use super::error::{Result, StoreError};

@@ -1,4 +1,4 @@
-//! Who may look at the dashboard: one-time links, and the sessions that they open. Codes and cookies are stored as their
+//! Access to the dashboard: one-time links, and the sessions that they open. Codes and cookies are stored as their
 //! hashes; all of it hangs on the token that minted the link, and is worth nothing once that is revoked or expired.
 
 use super::Store;

@@ -1,7 +1,8 @@
-//! Which gateways live, where several share a PostgreSQL. Each holds an advisory lock under its number for as long as it
-//! lives: the server takes it away when the connection ends, at once when the process dies and within half a minute when its
-//! machine does, and nobody's clock is asked. What a gateway that is gone has reserved is given back by whoever gets its
-//! lock; the clients send those batches again. On SQLite there is one gateway, and what was reserved before it is lost.
+//! Liveness of gateways that share a PostgreSQL. Each holds an advisory lock under its number for as long as it lives:
+//! the server takes it away when the connection ends, at once when the process dies and within half a minute when its
+//! machine does, and nobody's clock is asked. What a gateway that is gone has reserved is given back by whoever gets
+//! its lock; the clients send those batches again. On SQLite there is one gateway, and what was reserved before it is
+//! lost.
 
 use std::time::Duration;
 

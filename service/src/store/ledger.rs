@@ -3,9 +3,9 @@
 //! a batch's hold and charge there in the statement that changes the batch, and their checks refuse what must never be.
 //!
 //! Where others write at the same time (PostgreSQL), whoever moves money of an account locks it first, several in the order
-//! of their numbers: [`lock`], and `group` in its statements. What comes behind sees what the one before has committed.
+//! of their numbers: [`lock`], and `batch_statements` in its statements. What comes behind sees what the one before has committed.
 //!
-//! The functions take a connection that is inside a transaction. `group` does for many batches what can be done in one
+//! The functions take a connection that is inside a transaction. `batch_statements` does for many batches what can be done in one
 //! statement; here is what needs a closer look.
 
 use std::collections::{BTreeSet, HashSet};
@@ -120,6 +120,7 @@ const CANCELLED: &str = "cancelled";
 /// Keeps all others from moving money of these accounts, up to the transaction's end. On SQLite nobody can.
 pub(super) async fn lock(db: &mut Db<'_>, accounts: impl IntoIterator<Item = i64>) -> Result<()> {
     if db.is_multi_writer() {
+        // In the order of their numbers: two transactions that lock the same accounts never wait for each other.
         for account in accounts.into_iter().collect::<BTreeSet<_>>() {
             db.sql("SELECT id FROM accounts WHERE id = $1 FOR NO KEY UPDATE")
                 .bind(account)

@@ -1,4 +1,4 @@
-//! What the dashboard's pages list: some runs of an account, some entries of its ledger, how its balance went. Each
+//! Lists of the dashboard's pages: some runs of an account, some entries of its ledger, how its balance went. Each
 //! query looks at a page of rows by an index, or at counts; none looks at batches.
 
 use std::collections::BTreeMap;

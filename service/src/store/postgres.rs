@@ -121,7 +121,8 @@ pub(super) async fn open(options: &PgConnectOptions) -> Result<PgPool> {
     };
     let mut second = connect(&options).await?;
     have_sessions(&mut first, &mut second).await?;
-    let _closed = (first.close().await, second.close().await);
+    // Connections that can't be closed in order are dropped.
+    let _ = (first.close().await, second.close().await);
     let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS)
         .acquire_timeout(CONNECT)

@@ -1,4 +1,4 @@
-//! Whether a PostgreSQL server is one that the store can use, as far as its last answers have shown.
+//! State of a PostgreSQL server: whether the store can use it, as far as its last answers have shown.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

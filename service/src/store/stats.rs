@@ -1,5 +1,5 @@
-//! What happened in runs, for people who look at them: kept in bounded form beside the ledger, written by `activity`
-//! every few seconds, lost with the process up to then. Nothing is charged or answered by it.
+//! Statistics of runs, for people: kept in bounded form beside the ledger, written by `stats_recorder` every few
+//! seconds, lost with the process up to then. Nothing is charged or answered by it.
 
 use super::Store;
 use super::db::Row;

@@ -1,4 +1,4 @@
-//! Which database, as it is named on the command line.
+//! Name of the database on the command line.
 
 use std::fmt;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! Whether the service that the environment names is there, takes the secret, has credits for it, and agrees about the time.
+//! Findings about the service: whether the one that the environment names is there, takes the secret, has credits for
+//! it, and agrees about the time.
 
 use fastmap_backends::cloud::{Secret, ServiceUrl, check};
 use fastmap_backends::{BackendError, in_credits};

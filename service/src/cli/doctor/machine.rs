@@ -1,4 +1,5 @@
-//! What any map needs of a machine: cores, a temporary folder, descriptors, processes, and a kernel that confines.
+//! Findings about what any map needs of a machine: cores, a temporary folder, descriptors, processes, and a kernel that
+//! confines.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,5 @@
-//! Whether the queue that the command line or the environment names has what gateways and agents need.
+//! Findings about the queue: whether the one that the command line or the environment names has what gateways and
+//! agents need.
 
 use tokio::runtime::Builder;
 

@@ -1,4 +1,5 @@
-//! What a machine that is to be a service offers for jails. Who only maps needs none of it, and is told all the same.
+//! Findings about jails on a machine that is to be a service. A machine that only maps needs no jails; the findings are
+//! shown there as well.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

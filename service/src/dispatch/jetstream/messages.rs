@@ -1,4 +1,4 @@
-//! What gateways and agents say to each other: work (gateway to agent, by the stream), and requests of an agent about it
+//! Messages between gateways and agents: work (gateway to agent, by the stream), and requests of an agent about it
 //! (agent to gateway). A head in JSON, so that either side may be a version ahead, and bytes as they are behind it.
 
 use std::sync::Arc;
@@ -30,10 +30,10 @@ pub(super) enum WireError {
     #[error("a message that is cut short")]
     Short,
     /// Its head is none.
-    #[error("a message whose head is none")]
+    #[error("malformed message header")]
     Head(#[from] serde_json::Error),
     /// The answer in it is none.
-    #[error("a verdict that is none")]
+    #[error("malformed outcome")]
     Body(#[from] BodyError),
     /// Of a kind that this version does not know.
     #[error("a message of kind {0:?}")]

@@ -1,5 +1,5 @@
-//! What a gateway makes on the servers, once, whoever comes first: the stream of work, the tenants' consumers, the bucket of
-//! agents. Each is made so that making it again changes nothing.
+//! Things that a gateway makes on the servers, once, whichever gateway is first: the stream of work, the tenants'
+//! consumers, the bucket of agents. Each is made so that making it again changes nothing.
 
 use std::collections::HashMap;
 use std::error::Error;

@@ -1,4 +1,4 @@
-//! What the servers have of a service, for who looks after them.
+//! Survey of a service's things on the servers, for their operator.
 
 use std::time::Duration;
 

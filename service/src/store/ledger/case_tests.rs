@@ -1,4 +1,4 @@
-//! What the ledger does in single cases that a random life of it meets too seldom.
+//! Single cases of the ledger that a random life of it meets too seldom.
 
 use std::time::Duration;
 

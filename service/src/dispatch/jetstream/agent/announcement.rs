@@ -67,6 +67,7 @@ pub(super) async fn write(client: &Client, subject: &str, state: Vec<u8>) -> Res
 pub async fn leave(client: &Client, names: &Names, role: &str, key: &str) {
     let mut headers = HeaderMap::new();
     headers.insert("KV-Operation", "DEL");
-    let _it_is_forgotten = client.publish_with_headers(names.agent(role, key), headers, Bytes::new()).await;
-    let _it_is_forgotten = client.flush().await;
+    // The entry expires by itself otherwise.
+    let _ = client.publish_with_headers(names.agent(role, key), headers, Bytes::new()).await;
+    let _ = client.flush().await;
 }

@@ -1,4 +1,5 @@
-//! Whom an agent asks for work next, and whose work it takes next. Decides alone: `receiver` asks and takes.
+//! Fair pull: which tenant an agent asks for work next, and whose work it takes next. It only decides: `intake` asks
+//! and takes.
 //!
 //! Each tenant has a consumer of its own; an agent has requests open at several, and what comes stands here until it is
 //! leased: of the tenant that was served longest ago. As much is asked for as the agent has room for, shared out evenly

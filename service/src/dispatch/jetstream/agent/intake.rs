@@ -101,7 +101,8 @@ impl Shared {
 
     /// An acknowledgement that is lost costs another delivery.
     pub(super) async fn acknowledge(&self, ack: &str, how: Bytes) {
-        let _lost = self.client.publish(ack.to_owned(), how).await;
+        // The server delivers the work again when its lease is over.
+        let _ = self.client.publish(ack.to_owned(), how).await;
     }
 
     /// Sends requests. By a task of its own: who wants to lease may be gone before one is out.
@@ -111,7 +112,8 @@ impl Shared {
             let subject = format!("{}.CONSUMER.MSG.NEXT.{stream}.{consumer}", self.names.api());
             let request = json!({ "batch": batch, "expires": expires.as_nanos() as u64 }).to_string();
             let reply = format!("{}.{account}.{id}", self.inbox);
-            let _it_expires = self.client.publish_with_reply(subject, reply, request.into()).await;
+            // A request that is lost expires, and another is made.
+            let _ = self.client.publish_with_reply(subject, reply, request.into()).await;
         }
     }
 
@@ -174,7 +176,8 @@ impl Shared {
     /// A tenant has no consumer, as far as this agent's servers know: gateways make it.
     async fn misses(&self, account: i64) {
         let missed = json!([account]).to_string();
-        let _next_time = self.client.publish(self.names.join(), missed.into()).await;
+        // It is tried again later.
+        let _ = self.client.publish(self.names.join(), missed.into()).await;
     }
 
     async fn ready(&self, ready: Ready) {
@@ -312,7 +315,7 @@ impl Shared {
             let ready = self.turn().take_if(|ready| ready.work.spec.run == run);
             self.give_up(ready, self.leases.end(|held| held.run == run)).await;
             // No agent listens: no agent has workers of it.
-            let _nobody = self.ended.send(run);
+            let _ = self.ended.send(run);
         }
     }
 

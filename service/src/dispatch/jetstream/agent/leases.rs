@@ -1,6 +1,6 @@
-//! What an agent has in hand, and until when. An agent that was stopped for longer than a lease asks the
-//! gateway whether the work is still wanted, and goes on with it, also where the servers bring it the same
-//! work again.
+//! Lease table of an agent: what it has in hand, and until when. An agent that was stopped for longer than a lease asks
+//! the gateway whether the work is still wanted, and goes on with it, also where the servers bring it the same work
+//! again.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

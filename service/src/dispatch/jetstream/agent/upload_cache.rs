@@ -26,7 +26,7 @@ pub(super) enum FileError {
     #[error("what came hashes to {0}, not to {1}")]
     Hash(String, String),
     /// Its name is no hash.
-    #[error("{0:?} is no hash")]
+    #[error("{0:?} is not a hash")]
     Name(String),
     /// The disk refuses.
     #[error("the folder of uploads can't be written to")]
@@ -83,7 +83,8 @@ impl Cache {
                 let size = entry.metadata()?.len();
                 state.files.insert(name, Kept { size, used: 0, user: Weak::new() });
             } else if name.starts_with(BEGUN) {
-                let _gone = fs::remove_file(entry.path());
+                // It may be gone already.
+                let _ = fs::remove_file(entry.path());
             }
         }
         let cache = Cache { folder: folder.to_owned(), most, state: Mutex::new(state) };
@@ -171,7 +172,8 @@ impl Cache {
                 return;
             };
             state.files.remove(&oldest);
-            let _gone = fs::remove_file(self.folder.join(&oldest));
+            // It may be gone already.
+            let _ = fs::remove_file(self.folder.join(&oldest));
         }
     }
 }

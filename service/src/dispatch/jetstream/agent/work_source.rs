@@ -73,7 +73,8 @@ impl JetStreamWorkSource {
         tasks.spawn(Arc::clone(&shared).hear_of_revoked(revoked));
         tasks.spawn(Arc::clone(&shared).ask(asked));
         tasks.spawn(Arc::clone(&shared).hand_back_stale());
-        let _unheard = shared.client.publish(shared.names.join(), Bytes::new()).await;
+        // Gateways announce tenants again by themselves.
+        let _ = shared.client.publish(shared.names.join(), Bytes::new()).await;
         Ok(JetStreamWorkSource { shared, _tasks: tasks })
     }
 
@@ -93,6 +94,7 @@ impl WorkSource for JetStreamWorkSource {
     async fn lease(&self) -> Result<Lease, Closed> {
         let shared = &self.shared;
         loop {
+            // Made before the look at the flag and at the table: what changes in between wakes it all the same.
             let news = shared.news.notified();
             if shared.closed.load(Ordering::Relaxed) {
                 return Err(Closed);
@@ -217,6 +219,7 @@ impl WorkSource for JetStreamWorkSource {
     async fn close(&self) {
         let shared = &self.shared;
         shared.closed.store(true, Ordering::Relaxed);
+        // All that wait now are woken; the permit is for one that is about to wait and has not seen the flag.
         shared.news.notify_waiters();
         shared.news.notify_one();
         let ready = shared.turn().take_if(|_| true);

@@ -1,5 +1,6 @@
-//! Which agents there are: each says so, again and again, in a bucket whose entries the servers forget when nothing more
-//! is heard. Gateways follow it, for the operator's page and for what clients are told to expect.
+//! Registry of agents on the servers: each agent writes its entry, again and again, into a bucket whose entries the
+//! servers forget when nothing more is heard. Gateways follow it, for the operator's page and for what clients are told
+//! to expect.
 
 use std::sync::Arc;
 use std::time::Duration;

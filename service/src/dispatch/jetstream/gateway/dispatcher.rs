@@ -94,7 +94,7 @@ impl JetStreamDispatcher {
             uses: Uses::default(),
         });
         // The servers know of the subscriptions before work is out.
-        let _unheard = shared.client.flush().await;
+        let _ = shared.client.flush().await;
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&shared).answer(requests));
         tasks.spawn(Arc::clone(&shared).hear_of_ends(ended));
@@ -123,7 +123,7 @@ impl Dispatch for JetStreamDispatcher {
         let Shared { client, layout, gateway, flights, .. } = &*self.shared;
         let Some((token, n)) = flights.cancel(run, seq) else { return };
         if let Err(error) = client.publish(layout.names.revoked(), token.into()).await {
-            tracing::warn!(run, seq, %error, "agents could not be told that a batch is cancelled");
+            tracing::warn!(run, seq, %error, "the cancellation of a batch could not be sent to agents");
         }
         self.shared.purge(layout.names.work("*", run, gateway, &n.to_string())).await;
     }
@@ -133,7 +133,7 @@ impl Dispatch for JetStreamDispatcher {
         flights.end_run(run);
         // What agents hold they drop when they hear of it; what waits is taken away.
         if let Err(error) = client.publish(layout.names.ended(), Bytes::from(run.to_owned())).await {
-            tracing::warn!(run, %error, "agents could not be told of a run's end");
+            tracing::warn!(run, %error, "the end of a run could not be sent to agents");
         }
         self.shared.purge(layout.names.work("*", run, "*", "*")).await;
     }

@@ -1,5 +1,5 @@
-//! Whether the servers take work, as far as a gateway has seen: for clients, `/readyz` and the log. A refusal
-//! is logged once, however many batches meet it; while it lasts, messages of the size that was refused are
+//! Health of the servers, as far as a gateway has seen whether they take work: for clients, `/readyz` and the log. A
+//! refusal is logged once, however many batches meet it; while it lasts, messages of the size that was refused are
 //! tried.
 
 use std::error::Error;

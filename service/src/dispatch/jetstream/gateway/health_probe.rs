@@ -29,7 +29,8 @@ pub(super) async fn look(shared: Arc<Shared>) {
             }
             Err(unput) => {
                 shared.health.gives_up(&unput, bytes);
-                let _next_time = shared.layout.make(&shared.jetstream).await;
+                // It is tried again later.
+                let _ = shared.layout.make(&shared.jetstream).await;
             }
         }
     }

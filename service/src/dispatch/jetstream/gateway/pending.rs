@@ -1,5 +1,5 @@
-//! What a gateway has submitted and what is still wanted of it: who waits for which verdict, what agents may ask about it,
-//! and the files that they may fetch. Decides; `sender` does what is decided.
+//! Table of the work that a gateway has submitted and still wants: the receiver of each verdict, what agents may ask
+//! about it, and the files that they may fetch. Decides; `publisher` does what is decided.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;

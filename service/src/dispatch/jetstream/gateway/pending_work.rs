@@ -70,7 +70,8 @@ impl PendingItem {
     }
 
     pub(super) fn answer(self, verdict: WorkOutcome) {
-        let _gone = self.reply.send(verdict);
+        // The receiver is gone where the batch was given up.
+        let _ = self.reply.send(verdict);
     }
 }
 

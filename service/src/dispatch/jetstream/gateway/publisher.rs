@@ -84,7 +84,8 @@ impl Shared {
             if tried > 1 || unput.lasts {
                 // Perhaps it is not there any more, or not as it should be.
                 self.consumers.forget();
-                let _next_time = self.layout.make(&self.jetstream).await;
+                // It is tried again later.
+                let _ = self.layout.make(&self.jetstream).await;
             }
             sleep(Duration::from_millis(50) * tried).await;
         }
@@ -165,7 +166,7 @@ impl Shared {
     async fn tell_all(&self, accounts: &[i64]) {
         let told = serde_json::to_vec(accounts).unwrap_or_default();
         if let Err(error) = self.client.publish(self.layout.names.tenants(), told.into()).await {
-            tracing::warn!(%error, "agents could not be told whose work there is");
+            tracing::warn!(%error, "the list of tenants with work could not be sent to agents");
         }
     }
 
@@ -232,8 +233,7 @@ impl Shared {
                 Answer::Over(answer) => {
                     self.reply(reply, &answer).await;
                     // One that does not hear it works in vain, and its answer is not taken.
-                    let _unheard =
-                        self.client.publish(self.layout.names.revoked(), about.to_owned().into()).await;
+                    let _ = self.client.publish(self.layout.names.revoked(), about.to_owned().into()).await;
                 }
                 Answer::File(path, offset) => {
                     let shared = Arc::clone(&self);
@@ -275,7 +275,7 @@ impl Shared {
 
     async fn reply(&self, to: async_nats::Subject, answer: &Reply) {
         // Who does not hear it asks again.
-        let _gone = self.client.publish(to, answer.encode()).await;
+        let _ = self.client.publish(to, answer.encode()).await;
     }
 
     /// Runs that end at another gateway end here.
@@ -288,7 +288,7 @@ impl Shared {
     pub(super) async fn acknowledge(self: Arc<Self>, mut acks: UnboundedReceiver<String>) {
         while let Some(ack) = acks.recv().await {
             // One that is lost costs another delivery, of which the agent is told that nobody waits.
-            let _lost = self.client.publish(ack, Bytes::from_static(b"+ACK")).await;
+            let _ = self.client.publish(ack, Bytes::from_static(b"+ACK")).await;
         }
     }
 }

@@ -36,7 +36,8 @@ pub(super) async fn audit(shared: Arc<Shared>) {
             tracing::warn!(%error, "could not look whether the queue still has all batches");
             // Where the queue itself is gone there is another to look into the next time.
             shared.consumers.forget();
-            let _next_time = shared.layout.make(&shared.jetstream).await;
+            // It is tried again later.
+            let _ = shared.layout.make(&shared.jetstream).await;
         }
         if shared.flights.waits_for(2 * lease)
             && let Err(error) = look_for_kept(&shared).await
