@@ -10,7 +10,6 @@ mod cpu_billing;
 mod launcher;
 mod lease_runner;
 pub mod machine;
-mod poller;
 mod run_pool;
 mod tab;
 mod threads;

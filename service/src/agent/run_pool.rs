@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use fastmap_backends::cloud::{Part, PartOutcome, Problem, ProblemCode};
 use fastmap_backends::{
-    Backend, BackendError, BatchBuilder, BatchId, Completion, Context, ExitReason, Job, JobId, Local,
-    Outcome, Running,
+    Backend, BackendError, BatchBuilder, BatchId, Completion, Context, ExitReason, FailureKind, Job, JobId,
+    Local, Outcome, Run, Running,
 };
 use log::LevelFilter;
 use tokio::sync::oneshot;
@@ -18,7 +18,6 @@ use super::launcher::{Launch, PoolRequest, Workers};
 use super::tab::{Closing, Tab};
 use super::threads::Threads;
 use crate::agent::active_batch::{ActiveBatch, BEYOND, Landed};
-use crate::agent::poller::Poller;
 use crate::dispatch::{BatchTask, RunSpec, WorkOutcome};
 use crate::run_log::RunLogs;
 
@@ -26,9 +25,9 @@ use crate::run_log::RunLogs;
 const START: Duration = Duration::from_secs(20);
 
 /// Clock time that a batch may take for each second of CPU time that it has: workers share the machine.
-pub(super) const PATIENCE: u32 = 4;
+const PATIENCE: u32 = 4;
 
-pub(super) const PATIENCE_LEAST: Duration = Duration::from_secs(2);
+const PATIENCE_LEAST: Duration = Duration::from_secs(2);
 /// Log records of a client that does not say up to which level it wants them.
 const LEVEL: LevelFilter = LevelFilter::Info;
 
@@ -268,6 +267,102 @@ impl State {
         for flight in self.flights.drain(..) {
             // Nothing is metered here, so nothing is left to bill where the receiver is gone.
             let _ = flight.answer(WorkOutcome::Failed(problem.clone()), Duration::ZERO);
+        }
+    }
+}
+
+/// How often the thread looks at its clock.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What a run's client is told where its workers can't go on.
+fn problem_of(error: &BackendError) -> Problem {
+    match error {
+        BackendError::Setup(failure) => {
+            let kind = match failure.kind {
+                FailureKind::Panic => "panic",
+                FailureKind::Serialize => "serialize",
+            };
+            let problem = Problem::new(ProblemCode::SetupFailed, failure.message.clone());
+            Problem { failure: Some(kind.to_owned()), ..problem }
+        }
+        other => Problem::new(ProblemCode::WorkerFailed, other.to_string()),
+    }
+}
+
+/// The thread that waits for completions.
+struct Poller {
+    local: Local,
+    job: JobId,
+    workers: usize,
+    shared: Arc<Mutex<State>>,
+    stop: Arc<AtomicBool>,
+    tab: Arc<Tab>,
+    threads: Threads,
+}
+
+impl Poller {
+    fn poll(mut self, mut run: Box<dyn Run>) {
+        let mut looked = Instant::now();
+        while !self.stop.load(Ordering::Relaxed) {
+            match run.poll(Instant::now() + LOOK) {
+                Ok(Some(mut completion)) => {
+                    self.threads.blame(&mut completion.outcome);
+                    let mut state = lock(&self.shared);
+                    let complete = state.take(completion);
+                    state.begin(self.workers);
+                    let complete = complete.map(|mut flight| {
+                        flight.cpu = state.tab.metered(|metered| metered.bill(flight.cpu, flight.limit));
+                        if flight.given_back {
+                            self.local.cancel(self.job, flight.batch);
+                        }
+                        flight
+                    });
+                    drop(state);
+                    if complete.is_some() {
+                        // What its items have printed is there when its client has the answer.
+                        self.local.settle();
+                    }
+                    if let Some(unheard) = complete.and_then(ActiveBatch::complete) {
+                        self.tab.metered(|metered| metered.unbill(unheard));
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    lock(&self.shared).fail(&problem_of(&error));
+                    break;
+                }
+            }
+            let since_last = looked.elapsed();
+            if since_last >= LOOK {
+                looked = Instant::now();
+                // A stretch that is much longer was spent stopped, or without a CPU: no batch has used it up.
+                self.cut(since_last.min(2 * LOOK));
+                self.threads.warn();
+            }
+        }
+        // The run before the pool: what is queued is dropped, what runs is ended with its worker.
+        run.close();
+        let mut state = lock(&self.shared);
+        state.flights.clear();
+        drop(state);
+        self.tab.metered(super::cpu_billing::BillingMeter::release_all);
+    }
+
+    /// Cuts batches that have used up their time, so much more than at the last look.
+    fn cut(&self, more: Duration) {
+        let mut state = lock(&self.shared);
+        let mut over = Vec::new();
+        for flight in state.flights.iter_mut().filter(|flight| flight.begun.is_some()) {
+            let patience = (flight.limit * PATIENCE).max(PATIENCE_LEAST);
+            flight.age += more;
+            if flight.age > patience {
+                flight.cut = true;
+                over.push((flight.batch, flight.limit));
+            }
+        }
+        drop(state);
+        for (batch, limit) in over {
+            self.local.expire(self.job, batch, limit);
         }
     }
 }
