@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use crate::report::short;
+use crate::figures::short;
 
 /// Horizontal bars, each with its figure.
 #[derive(Clone, Debug, Serialize, Deserialize)]

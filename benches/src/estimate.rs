@@ -15,8 +15,8 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use crate::functions::{Echo, Spin, Sqrt, Work as _, turns};
 use crate::measure::seconds;
-use crate::work::{Echo, Spin, Sqrt, Work as _, turns};
 use crate::workload::CHILD;
 
 /// The first argument of the program that has it measure this.

@@ -7,13 +7,14 @@ mod adaptive;
 mod chart;
 mod contestant;
 mod estimate;
-mod kept;
+mod figures;
+mod functions;
 mod measure;
 mod micro;
+mod partial_results;
 mod processes;
 mod python;
 mod report;
-mod work;
 mod workload;
 
 use std::path::PathBuf;
@@ -22,8 +23,8 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use crate::kept::Kept;
 use crate::measure::Method;
+use crate::partial_results::Kept;
 
 /// Measure fastmap beside its peers.
 #[derive(Debug, Parser)]
@@ -57,9 +58,9 @@ fn main() -> ExitCode {
     contestant::procspawn::enter();
     let words: Vec<String> = std::env::args().skip(1).collect();
     if let [child, arguments @ ..] = words.as_slice()
-        && child == workload::CHILD
+        && child == crate::workload::CHILD
     {
-        workload::child(arguments);
+        crate::workload::child(arguments);
         return ExitCode::SUCCESS;
     }
     if words.first().is_some_and(|word| word == micro::WORD) {
@@ -82,7 +83,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<(), String> {
-    let chosen = workload::choose(&args.workloads)?;
+    let chosen = crate::workload::choose(&args.workloads)?;
     let method = Method {
         rounds: args.rounds.unwrap_or(if args.quick { 3 } else { 7 }).max(1),
         slot: Duration::from_millis(if args.quick { 100 } else { 200 }),
@@ -108,7 +109,7 @@ fn run(args: Args) -> Result<(), String> {
         return Ok(());
     };
     let (mut sections, mut missing) = (Vec::new(), Vec::new());
-    for (name, _) in workload::ALL {
+    for (name, _) in crate::workload::ALL {
         match kept.find(name) {
             Some(section) => sections.push(section),
             None => missing.push(name),

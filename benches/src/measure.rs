@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::contestant::{Contestant, Plan};
+use crate::functions::Work;
 use crate::processes::Snapshot;
-use crate::work::Work;
 
 /// How thoroughly to measure.
 #[derive(Clone, Debug)]

@@ -2,6 +2,7 @@
 //! decode (fastmap's own path, over a backend that answers in this process), and the parts below it.
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
@@ -10,10 +11,9 @@ use fastmap::backends::{Batch, BatchBuilder, BatchId, Items, JobId, Targets};
 use fastmap::{FastmapConfig, Options, Verbosity};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
 
 use crate::contestant::inside::{Answers, Inside};
-use crate::work::{Spin, Sqrt, Work};
+use crate::functions::{Spin, Sqrt, Work};
 
 /// The first word of the command line.
 pub(crate) const WORD: &str = "micro";

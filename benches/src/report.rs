@@ -1,15 +1,15 @@
 //! What is written: a section of Markdown for each workload, its summary on stdout, and what was aimed at.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::io;
 use std::path::Path;
 use std::process::Command;
+use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
 use crate::chart::Chart;
 use crate::contestant::WORKERS;
+use crate::figures::short;
 use crate::measure::{DISTURBED, Method, Outcome, Spread};
 use crate::processes::cores;
 
@@ -34,24 +34,24 @@ pub(crate) struct Section {
 pub(crate) struct Target {
     pub(crate) what: String,
     pub(crate) reached: Option<f64>,
-    pub(crate) aim: Aim,
+    pub(crate) aim: Goal,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) enum Aim {
+pub(crate) enum Goal {
     AtMost(f64),
     AtLeast(f64),
 }
 
 impl Target {
-    pub(crate) fn new(what: impl Into<String>, reached: Option<f64>, aim: Aim) -> Self {
+    pub(crate) fn new(what: impl Into<String>, reached: Option<f64>, aim: Goal) -> Self {
         Target { what: what.into(), reached, aim }
     }
 
     fn row(&self) -> [String; 4] {
         let (sign, limit, met) = match self.aim {
-            Aim::AtMost(limit) => ('≤', limit, self.reached.is_some_and(|reached| reached <= limit)),
-            Aim::AtLeast(limit) => ('≥', limit, self.reached.is_some_and(|reached| reached >= limit)),
+            Goal::AtMost(limit) => ('≤', limit, self.reached.is_some_and(|reached| reached <= limit)),
+            Goal::AtLeast(limit) => ('≥', limit, self.reached.is_some_and(|reached| reached >= limit)),
         };
         let reached = self.reached.map_or_else(|| "–".to_owned(), |reached| format!("{reached:.2}"));
         [self.what.clone(), reached, format!("{sign} {limit}"), if met { "yes" } else { "no" }.to_owned()]
@@ -132,17 +132,6 @@ pub(crate) fn cell(spread: Option<Spread>) -> String {
         true => format!("{} ({}–{})", short(median), short(least), short(most)),
         false => short(median),
     }
-}
-
-/// Three digits that count, or all in front of the point.
-pub(crate) fn short(value: f64) -> String {
-    let decimals = match value.abs() {
-        ..1.0 => 3,
-        ..10.0 => 2,
-        ..100.0 => 1,
-        _ => 0,
-    };
-    format!("{value:.decimals$}")
 }
 
 /// The simulator's tables, as a section below what was measured.

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use fastmap_backends::cloud::{FunctionName, OpenRun};
-use fastmap_service::price::{CREDIT, DEFAULT, Work};
-use fastmap_service::spool::Place;
+use fastmap_service::answer_files::Position;
+use fastmap_service::pricing::{CREDIT, DEFAULT, Work};
 use fastmap_service::store::{
     Committer, Database, NewRun, Reserve, Reserved, Settle, Settled, Store, Stored,
 };
@@ -58,7 +58,7 @@ async fn batch(committer: &Committer, run: &Run, seq: i64) -> anyhow::Result<(Du
     let reserved = committer.reserve(reserve).await?;
     ensure!(matches!(reserved, Reserved::Granted(_)), "{reserved:?}");
     let held = begun.elapsed();
-    let place = Place { file: 0, at: seq.unsigned_abs() << 16, length: 1 << 16 };
+    let place = Position { file: 0, at: seq.unsigned_abs() << 16, length: 1 << 16 };
     let settle = Settle {
         run: run.name.clone(),
         seq,

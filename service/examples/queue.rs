@@ -17,16 +17,16 @@ use async_nats::{Client, HeaderMap};
 use axum::body::Bytes;
 use fastmap_backends::cloud::{Part, PartOutcome};
 use fastmap_backends::{FunctionId, Payload, Results};
+use fastmap_service::agent_registry::AgentRegistry;
 use fastmap_service::config::slots;
 use fastmap_service::dispatch::jetstream::{
-    Cache, Credentials, Layout, Names, NatsOptions, Receiver, Sender, connect,
+    Cache, Credentials, JetStreamDispatcher, JetStreamWorkSource, Layout, Names, NatsOptions, connect,
 };
 use fastmap_service::dispatch::{
-    Answered, BatchTask, Dispatch, Embedded, Lessor, RunSpec, Task, Upload, Verdict, Work,
+    Answered, BatchTask, Dispatch, Embedded, RunSpec, Task, Upload, Work, WorkOutcome, WorkSource,
 };
-use fastmap_service::events::Events;
-use fastmap_service::price::Work as Limit;
-use fastmap_service::roster::Roster;
+use fastmap_service::pricing::Work as Limit;
+use fastmap_service::run_log::RunLogs;
 use futures_util::StreamExt;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
@@ -78,7 +78,7 @@ fn work(account: i64, seq: u64, payload: &Bytes) -> Work {
 }
 
 /// Answers with what came, after so long. As an agent does, a worker goes on while its answer is on its way.
-async fn echo(lessor: Arc<dyn Lessor>, takes: Duration) {
+async fn echo(lessor: Arc<dyn WorkSource>, takes: Duration) {
     let places = Arc::new(Semaphore::new(slots(1)));
     while let Ok(lease) = lessor.lease().await {
         if !takes.is_zero() {
@@ -91,7 +91,7 @@ async fn echo(lessor: Arc<dyn Lessor>, takes: Duration) {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let lessor = Arc::clone(&lessor);
         tokio::spawn(async move {
-            lessor.answer(lease.id, Verdict::Answered(answered)).await;
+            lessor.answer(lease.id, WorkOutcome::Answered(answered)).await;
             drop(place);
         });
     }
@@ -134,7 +134,7 @@ fn at(sorted: &[Duration], share: f64) -> f64 {
 
 async fn submitted(dispatch: &Arc<dyn Dispatch>, work: Work) -> anyhow::Result<()> {
     match dispatch.submit(work).await?.verdict().await {
-        Verdict::Answered(_) => Ok(()),
+        WorkOutcome::Answered(_) => Ok(()),
         other => anyhow::bail!("{other:?}"),
     }
 }
@@ -221,16 +221,17 @@ async fn jetstream(
     url: &str,
     prefix: &str,
     replicas: usize,
-) -> anyhow::Result<(Arc<dyn Dispatch>, Arc<dyn Lessor>, tempfile::TempDir)> {
+) -> anyhow::Result<(Arc<dyn Dispatch>, Arc<dyn WorkSource>, tempfile::TempDir)> {
     let names = Names::new(prefix);
     let layout =
         Layout { names: names.clone(), replicas, quota: 256, lease: LEASE, patience: Layout::PATIENCE };
     let gateway = connect(&options(url, "gateway")).await?;
-    let sender = Sender::start(gateway, layout, Roster::default(), Events::default()).await?;
+    let sender =
+        JetStreamDispatcher::start(gateway, layout, AgentRegistry::default(), RunLogs::default()).await?;
     let folder = tempfile::tempdir()?;
     let agent = connect(&options(url, "agent")).await?;
     let cache = Cache::new(folder.path(), 0)?;
-    let receiver = Receiver::start(agent, names, cache, IN_FLIGHT as usize).await?;
+    let receiver = JetStreamWorkSource::start(agent, names, cache, IN_FLIGHT as usize).await?;
     Ok((Arc::new(sender), Arc::new(receiver), folder))
 }
 
@@ -293,7 +294,7 @@ async fn main() -> anyhow::Result<()> {
     let mut agents = JoinSet::new();
     for _ in 0..WORKERS {
         agents.spawn(echo(Arc::clone(&from_stream), Duration::ZERO));
-        agents.spawn(echo(Arc::clone(&embedded) as Arc<dyn Lessor>, Duration::ZERO));
+        agents.spawn(echo(Arc::clone(&embedded) as Arc<dyn WorkSource>, Duration::ZERO));
     }
     let mut rates: [Vec<f64>; 3] = Default::default();
     let mut times: [Vec<Duration>; 3] = Default::default();

@@ -1,4 +1,5 @@
-//! Where the service keeps its things and what it allows. Read from the command line by `cli`, handed to all parts.
+//! Configuration of the service: where it keeps its things, and what it allows. Read from the command line by `cli`,
+//! handed to all parts.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -6,7 +7,7 @@ use std::time::Duration;
 
 use fastmap_backends::cloud::{Limits, Prices};
 
-use crate::{price, private};
+use crate::{pricing, private};
 
 /// The service's settings.
 #[derive(Clone, Debug)]
@@ -94,7 +95,7 @@ impl Config {
             listen,
             tls: None,
             workers: std::thread::available_parallelism().map_or(1, usize::from),
-            prices: price::DEFAULT,
+            prices: pricing::DEFAULT,
             limits: LIMITS,
             kept_bytes: KEPT,
             head_time: HEAD,

@@ -11,12 +11,15 @@ use std::path::Path;
 use imports::Crate;
 
 /// The crates, each by its source folder and its root file.
-const CRATES: [(&str, &str); 5] = [
+const CRATES: [(&str, &str); 8] = [
     ("src", "lib.rs"),
     ("backends/src", "lib.rs"),
     ("sandbox/src", "lib.rs"),
     ("simulator/src", "lib.rs"),
     ("simulator/src", "main.rs"),
+    ("service/src", "lib.rs"),
+    ("service/src", "main.rs"),
+    ("benches/src", "main.rs"),
 ];
 
 fn source(folder: &str) -> std::path::PathBuf {

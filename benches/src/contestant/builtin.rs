@@ -1,7 +1,7 @@
 //! `Iterator::map` in this thread: what all others are measured against.
 
 use super::{Contestant, Plan};
-use crate::work::Work;
+use crate::functions::Work;
 
 pub(crate) struct Builtin;
 

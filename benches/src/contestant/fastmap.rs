@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::inside::{Answers, Inside};
 use super::{Contestant, Plan, WORKERS};
-use crate::work::Work;
+use crate::functions::Work;
 
 /// fastmap with the options of a [`Kind`].
 pub(crate) struct Fastmap<K = Usual>(FastmapConfig, PhantomData<K>);

@@ -6,7 +6,7 @@ use procspawn::{JoinHandle, Pool};
 
 use super::window::drive;
 use super::{Contestant, Plan, WORKERS};
-use crate::work::Work;
+use crate::functions::Work;
 
 pub(crate) struct Procspawn {
     plan: Plan,

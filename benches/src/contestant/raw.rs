@@ -15,7 +15,7 @@ use std::thread::{self, JoinHandle};
 use super::window::drive;
 use super::wire::{ByHand, BySerde, Format};
 use super::{Contestant, Plan, WORKERS};
-use crate::work::{Burn, Echo, Lethal, Spin, Sqrt, Work};
+use crate::functions::{Burn, Echo, Lethal, Spin, Sqrt, Work};
 
 /// In a worker's environment: the [`NAME`](Work::NAME) of its function, behind that of the format.
 const MARKER: &str = "FASTMAP_BENCH_RAW";

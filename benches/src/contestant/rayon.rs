@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::{Contestant, Plan, WORKERS};
-use crate::work::Work;
+use crate::functions::Work;
 
 fn pool() -> ThreadPool {
     ThreadPoolBuilder::new().num_threads(WORKERS).build().expect("two threads can be started")

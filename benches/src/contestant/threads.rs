@@ -6,7 +6,7 @@ use std::thread;
 
 use super::window::drive;
 use super::{Contestant, Plan, WORKERS};
-use crate::work::Work;
+use crate::functions::Work;
 
 pub(crate) struct Threads(Plan);
 

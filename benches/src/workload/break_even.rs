@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::start::median;
 use crate::chart::Chart;
 use crate::contestant::{Builtin, Contestant, Plan};
+use crate::functions::{Spin, Work, turns};
 use crate::measure::{Method, Spread, entries, pass, rounds, seconds};
-use crate::report::{Aim, Section, Target, cell};
-use crate::work::{Spin, Work, turns};
+use crate::report::{Goal, Section, Target, cell};
 
 const ITEM: Duration = Duration::from_micros(50);
 /// Items that map does at least before one number of them is judged.
@@ -40,7 +40,7 @@ pub(super) fn measure(method: &Method) -> Section {
         section.targets.push(Target::new(
             format!("Break-even {name}, ms of work"),
             reached,
-            Aim::AtMost(aim),
+            Goal::AtMost(aim),
         ));
         section.count(outcome);
     }

@@ -10,9 +10,9 @@ use nix::unistd::Pid;
 
 use super::start::median;
 use crate::contestant::WORKERS;
+use crate::functions::{Spin, Work as _, turns};
 use crate::measure::{Entry, Method, rounds, seconds};
-use crate::report::{Aim, Section, Target, cell};
-use crate::work::{Spin, Work as _, turns};
+use crate::report::{Goal, Section, Target, cell};
 
 /// Items of 1 ms: 10 s of work.
 const ITEMS: u64 = 10_000;
@@ -108,7 +108,7 @@ pub(super) fn measure(method: &Method) -> Section {
     section.targets.push(Target::new(
         "CLOUD over LOCAL, 10 s of items of 1 ms, as many workers, one machine, %",
         median(over),
-        Aim::AtMost(5.0),
+        Goal::AtMost(5.0),
     ));
     section.count(&outcome);
     section

@@ -5,10 +5,10 @@ use std::time::Duration;
 use super::start::median;
 use crate::chart::Chart;
 use crate::contestant::Plan;
+use crate::functions::{Spin, turns};
 use crate::measure::{Entry, Method, Outcome, Series, cold, entries, rounds};
 use crate::python;
-use crate::report::{Aim, Section, Target, cell};
-use crate::work::{Spin, turns};
+use crate::report::{Goal, Section, Target, cell};
 
 /// Items of 1 ms, how the work is called, and the speed-up that fastmap aims at.
 const SIZES: [(u64, &str, f64); 3] = [(20, "20 ms", 1.35), (100, "100 ms", 1.80), (1000, "1 s", 1.95)];
@@ -33,7 +33,7 @@ pub(super) fn measure(method: &Method) -> Section {
         section.targets.push(Target::new(
             format!("W3: speed-up, {work} of work"),
             reached,
-            Aim::AtLeast(aim),
+            Goal::AtLeast(aim),
         ));
         for family in outcome {
             section.count(family);

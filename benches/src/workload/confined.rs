@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::start::median;
 use crate::contestant::{Plan, WORKERS};
+use crate::functions::{Spin, Sqrt, turns};
 use crate::measure::{Entry, Method, cold, entries, rounds};
-use crate::report::{Aim, Section, Target, cell};
-use crate::work::{Spin, Sqrt, turns};
+use crate::report::{Goal, Section, Target, cell};
 
 /// Items of 1 ms.
 const ITEMS: u64 = 1000;
@@ -50,12 +50,12 @@ pub(super) fn measure(method: &Method) -> Section {
     section.targets.push(Target::new(
         "Sandbox: added to the start of the workers, ms",
         median(added_to_start),
-        Aim::AtMost(1.0),
+        Goal::AtMost(1.0),
     ));
     section.targets.push(Target::new(
         "Sandbox: added to 1 s of items of 1 ms, %",
         median(added_to_work),
-        Aim::AtMost(1.0),
+        Goal::AtMost(1.0),
     ));
     section.count(&start);
     section.count(&work);

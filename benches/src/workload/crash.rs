@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{line, spawn};
+use super::child::{line, spawn};
 use crate::contestant::{Contestant, Plan};
+use crate::functions::{Lethal, Work, turns};
 use crate::measure::{Entry, Method, entries};
 use crate::processes::{Process, descendants};
-use crate::report::{Aim, Section, Target};
-use crate::work::{Lethal, Work, turns};
+use crate::report::{Goal, Section, Target};
 
 const ITEMS: u64 = 40;
 const LETHAL_AT: u64 = 20;
@@ -40,10 +40,10 @@ pub(super) fn measure(_method: &Method) -> Section {
                 Target::new(
                     "W7: answered of 40 when a worker is killed",
                     number(&killed),
-                    Aim::AtLeast(40.0),
+                    Goal::AtLeast(40.0),
                 ),
-                Target::new("W7: answered of 40 when one segfaults", number(&segfault), Aim::AtLeast(39.0)),
-                Target::new("W7: processes left", Some(left as f64), Aim::AtMost(0.0)),
+                Target::new("W7: answered of 40 when one segfaults", number(&segfault), Goal::AtLeast(39.0)),
+                Target::new("W7: processes left", Some(left as f64), Goal::AtMost(0.0)),
             ]);
         }
         section.row(name, [killed, segfault, left.to_string()]);

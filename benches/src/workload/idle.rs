@@ -1,15 +1,14 @@
 //! Idle share: whether the workers are kept busy for a consumer that is as fast as they are.
 
-use std::process;
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{process, thread};
 
 use super::start::median;
 use crate::contestant::{Contestant, Plan, WORKERS};
+use crate::functions::{Burn, Work};
 use crate::measure::{Method, entries, rounds};
 use crate::processes::{Process, descendants};
-use crate::report::{Aim, Section, Target, cell};
-use crate::work::{Burn, Work};
+use crate::report::{Goal, Section, Target, cell};
 
 /// What an item takes of a worker's CPU, in µs, and what the consumer takes for a result.
 const ITEM: u64 = 1000;
@@ -31,7 +30,7 @@ pub(super) fn measure(method: &Method) -> Section {
         section.row(&series.name, [cell(series.spread(|share| share * 100.0))]);
     }
     let reached = median(outcome.find("fastmap").spread(|share| share * 100.0));
-    section.targets.push(Target::new("Idle share, %", reached, Aim::AtMost(5.0)));
+    section.targets.push(Target::new("Idle share, %", reached, Goal::AtMost(5.0)));
     section.count(&outcome);
     section
 }

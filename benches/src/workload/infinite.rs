@@ -5,9 +5,9 @@ use std::thread;
 use std::time::Duration;
 
 use crate::contestant::{Contestant, Plan};
+use crate::functions::{Spin, Work, turns};
 use crate::measure::{Entry, Method, entries};
-use crate::report::{Aim, Section, Target};
-use crate::work::{Spin, Work, turns};
+use crate::report::{Goal, Section, Target};
 
 const TAKEN: u64 = 100;
 const PAUSE: Duration = Duration::from_secs(2);
@@ -30,7 +30,7 @@ pub(super) fn measure(_method: &Method) -> Section {
             section.targets.push(Target::new(
                 "W6: items read for 100 taken, after a pause",
                 reached,
-                Aim::AtMost(250.0),
+                Goal::AtMost(250.0),
             ));
         }
     }

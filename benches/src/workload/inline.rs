@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::start::median;
 use crate::contestant::{Builtin, Contestant, Inline, Plan};
+use crate::functions::{Spin, Work, turns};
 use crate::measure::{Entry, Method, Spread, pass, rounds, seconds};
-use crate::report::{Aim, Section, Target, cell};
-use crate::work::{Spin, Work, turns};
+use crate::report::{Goal, Section, Target, cell};
 
 const ITEMS: [(Duration, &str); 3] = [
     (Duration::from_micros(1), "1 µs"),
@@ -53,7 +53,7 @@ pub(super) fn measure(method: &Method) -> Section {
         section.row(&format!("{total} ms"), cells);
     }
     let (worst, at) = worst.map_or((None, String::new()), |(worst, at)| (Some(worst), format!(" ({at})")));
-    section.targets.push(Target::new(format!("Inline: worst time over map{at}"), worst, Aim::AtMost(1.05)));
+    section.targets.push(Target::new(format!("Inline: worst time over map{at}"), worst, Goal::AtMost(1.05)));
     section
 }
 

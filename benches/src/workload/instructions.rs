@@ -2,8 +2,8 @@
 //! ones, few and many, of which the difference counts.
 
 use crate::contestant::{Contestant, Plan};
+use crate::functions::{Spin, Sqrt, Work};
 use crate::measure::{Entry, entries, pass};
-use crate::work::{Spin, Sqrt, Work};
 
 /// What the children run.
 pub(super) fn children(items: u64) -> Vec<Entry<'static, ()>> {

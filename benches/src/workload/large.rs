@@ -3,10 +3,10 @@
 use super::start::median;
 use crate::chart::Chart;
 use crate::contestant::Plan;
+use crate::functions::Echo;
 use crate::measure::{Method, entries, rounds, warm};
 use crate::python;
-use crate::report::{Aim, Section, Target, cell};
-use crate::work::Echo;
+use crate::report::{Goal, Section, Target, cell};
 
 const ITEMS: u64 = 200;
 pub(super) const ITEM_BYTES: usize = 1 << 20;
@@ -42,7 +42,7 @@ pub(super) fn measure(method: &Method) -> Section {
         );
     }
     let reached = median(outcome.find("fastmap").against(raw, |time, raw| raw / time));
-    section.targets.push(Target::new("W5: MB/s over raw", reached, Aim::AtLeast(1.3)));
+    section.targets.push(Target::new("W5: MB/s over raw", reached, Goal::AtLeast(1.3)));
     let bars = outcome.series.iter().chain(&in_python.series);
     let bars = bars.map(|series| (series.name.clone(), median(series.spread(rate)))).collect();
     section.chart = Some(Chart::new("bench-w5", "1 MiB items there and back, MB/s; more is better", bars));

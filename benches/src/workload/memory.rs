@@ -3,14 +3,14 @@
 use std::fs;
 use std::time::Duration;
 
+use super::child::{line, spawn};
 use super::large::ITEM_BYTES;
 use super::start::median;
-use super::{line, spawn};
 use crate::chart::Chart;
 use crate::contestant::{Contestant, Plan};
+use crate::functions::{Echo, Work};
 use crate::measure::{Entry, Method, entries, pass, rounds};
-use crate::report::{Aim, Section, Target, cell};
-use crate::work::{Echo, Work};
+use crate::report::{Goal, Section, Target, cell};
 
 const CONTESTANTS: [&str; 5] = ["map", "threads", "raw", "procspawn", "fastmap"];
 const READ_AHEAD: usize = 16_000_000;
@@ -38,7 +38,7 @@ pub(super) fn measure(method: &Method) -> Section {
         section.row(&series.name, [cell(series.spread(|bytes| bytes / 1e6))]);
     }
     let reached = median(outcome.find("fastmap").spread(|bytes| bytes / 1e6));
-    section.targets.push(Target::new("W8: peak of the host, MB", reached, Aim::AtMost(48.0)));
+    section.targets.push(Target::new("W8: peak of the host, MB", reached, Goal::AtMost(48.0)));
     let bars =
         outcome.series.iter().map(|series| (series.name.clone(), median(series.spread(|bytes| bytes / 1e6))));
     section.chart =

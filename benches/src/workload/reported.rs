@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::start::median;
 use crate::contestant::Plan;
+use crate::functions::{Spin, Sqrt, turns};
 use crate::measure::{Entry, Method, cold, entries, rounds, warm};
-use crate::report::{Aim, Section, Target, cell};
-use crate::work::{Spin, Sqrt, turns};
+use crate::report::{Goal, Section, Target, cell};
 
 /// Of the square roots.
 const TINY: u64 = 1_000_000;
@@ -48,11 +48,15 @@ pub(super) fn measure(method: &Method) -> Section {
             ],
         );
     }
-    section.targets.push(Target::new("Report: added to a map of 6 ms, %", median(to_tiny), Aim::AtMost(1.0)));
+    section.targets.push(Target::new(
+        "Report: added to a map of 6 ms, %",
+        median(to_tiny),
+        Goal::AtMost(1.0),
+    ));
     section.targets.push(Target::new(
         "Report: added to a map of 0.5 s, %",
         median(to_coarse),
-        Aim::AtMost(1.0),
+        Goal::AtMost(1.0),
     ));
     section.count(&tiny);
     section.count(&coarse);

@@ -2,13 +2,13 @@
 
 use std::io::{self, Read as _, Write as _};
 
-use super::spawn;
+use super::child::spawn;
 use crate::chart::Chart;
 use crate::contestant::{Contestant, Plan, WORKERS};
+use crate::functions::{Sqrt, Work};
 use crate::measure::{Entry, Method, Spread, entries, rounds};
 use crate::python;
-use crate::report::{Aim, Section, Target, cell};
-use crate::work::{Sqrt, Work};
+use crate::report::{Goal, Section, Target, cell};
 
 const CONTESTANTS: [&str; 6] = ["map", "rayon", "threads", "raw", "procspawn", "fastmap"];
 
@@ -31,7 +31,7 @@ pub(super) fn measure(method: &Method) -> Section {
         );
     }
     let ratio = outcome.find("fastmap").against(raw, |time, raw| time / raw).map(|spread| spread.median);
-    section.targets.push(Target::new("W1: time to the first result, over raw", ratio, Aim::AtMost(1.3)));
+    section.targets.push(Target::new("W1: time to the first result, over raw", ratio, Goal::AtMost(1.3)));
     let bars =
         outcome.series.iter().map(|series| (series.name.clone(), median(series.spread(|time| time * 1e3))));
     section.chart = Some(Chart::new("bench-w1", "Start to first result, ms; less is better", bars.collect()));

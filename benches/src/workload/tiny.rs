@@ -3,10 +3,10 @@
 use super::start::median;
 use crate::chart::Chart;
 use crate::contestant::Plan;
+use crate::functions::Sqrt;
 use crate::measure::{Method, entries, rounds, warm};
 use crate::python;
-use crate::report::{Aim, Section, Target, cell};
-use crate::work::Sqrt;
+use crate::report::{Goal, Section, Target, cell};
 
 const ITEMS: u64 = 1_000_000;
 
@@ -46,10 +46,10 @@ pub(super) fn measure(method: &Method) -> Section {
     }
     let over_map = median(fastmap.against(map, |time, map| time / map));
     let over_raw = median(fastmap.against(raw, |time, raw| raw / time));
-    section.targets.push(Target::new("W2: time over map", over_map, Aim::AtMost(4.0)));
+    section.targets.push(Target::new("W2: time over map", over_map, Goal::AtMost(4.0)));
     let inline = median(outcome.find("fastmap, inline").against(map, |time, map| time / map));
-    section.targets.push(Target::new("W2: time over map, inline", inline, Aim::AtMost(1.25)));
-    section.targets.push(Target::new("W2: items/s over raw", over_raw, Aim::AtLeast(1.5)));
+    section.targets.push(Target::new("W2: time over map, inline", inline, Goal::AtMost(1.25)));
+    section.targets.push(Target::new("W2: items/s over raw", over_raw, Goal::AtLeast(1.5)));
     let bars = outcome.series.iter().chain(&in_python.series);
     let bars = bars.map(|series| (series.name.clone(), median(series.spread(rate)))).collect();
     section.chart = Some(Chart::new("bench-w2", "Square roots, million a second; more is better", bars));

@@ -7,9 +7,9 @@ use fastrand::Rng;
 use super::start::median;
 use crate::chart::Chart;
 use crate::contestant::{Contestant, Plan};
+use crate::functions::{Spin, Work, turns};
 use crate::measure::{Method, Outcome, entries, rounds, warm};
-use crate::report::{Aim, Section, Target, cell};
-use crate::work::{Spin, Work, turns};
+use crate::report::{Goal, Section, Target, cell};
 
 const ITEMS: u64 = 500;
 /// No item is more of the whole: two workers can still share it evenly.
@@ -50,7 +50,7 @@ pub(super) fn measure(method: &Method) -> Section {
         section.targets.push(Target::new(
             format!("W4: Pareto({shape}), time over rayon's best"),
             reached,
-            Aim::AtMost(1.02),
+            Goal::AtMost(1.02),
         ));
         section.count(outcome);
     }

@@ -1,4 +1,4 @@
-//! What an agent's machine is, in words for the operator's page.
+//! Description of an agent's machine, in words for the operator's page.
 
 use std::fs;
 

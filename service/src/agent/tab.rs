@@ -1,12 +1,12 @@
 //! The tab of one run's workers at an agent: what they have used is put on it from before the first one starts until the
-//! last one is dead, and paid by the bills of batches and by reports of what was used beside them. Written by `pool`;
+//! last one is dead, and paid by the bills of batches and by reports of what was used beside them. Written by `run_pool`;
 //! reported, again and again, by the agent.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::launch::Meter;
-use super::metered::Metered;
+use super::cpu_billing::BillingMeter;
+use super::launcher::CpuMeter;
 use crate::dispatch::Payer;
 
 /// Reports that may fail one after the other, once the workers are dead: their gateway is gone for good.
@@ -21,7 +21,7 @@ pub(super) struct Tab {
 
 #[derive(Debug, Default)]
 struct State {
-    metered: Metered,
+    metered: BillingMeter,
     payer: Payer,
     /// A report is on its way.
     reporting: bool,
@@ -66,12 +66,12 @@ impl Tab {
     }
 
     /// Counts what this meter shows from now on.
-    pub(super) fn watch(&self, meter: Option<Arc<dyn Meter>>) {
-        self.lock().metered = Metered::new(meter);
+    pub(super) fn watch(&self, meter: Option<Arc<dyn CpuMeter>>) {
+        self.lock().metered = BillingMeter::new(meter);
     }
 
     /// Does something with the bills of batches.
-    pub(super) fn metered<T>(&self, change: impl FnOnce(&mut Metered) -> T) -> T {
+    pub(super) fn metered<T>(&self, change: impl FnOnce(&mut BillingMeter) -> T) -> T {
         change(&mut self.lock().metered)
     }
 

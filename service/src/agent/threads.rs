@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use fastmap_backends::Outcome;
 use fastmap_backends::local::{OutputSink, Stream};
 
-use super::launch::Meter;
+use super::launcher::CpuMeter;
 
 /// Failures of one answer that are told of it.
 const MOST: usize = 4;
@@ -18,7 +18,7 @@ const SOON: Duration = Duration::from_secs(1);
 /// What was seen of one run's workers.
 #[derive(Debug)]
 pub(super) struct Threads {
-    meter: Option<Arc<dyn Meter>>,
+    meter: Option<Arc<dyn CpuMeter>>,
     relay: Arc<dyn OutputSink>,
     refused: u64,
     /// When more were seen to be refused, until a failure tells of it.
@@ -27,7 +27,7 @@ pub(super) struct Threads {
 }
 
 impl Threads {
-    pub(super) fn new(meter: Option<Arc<dyn Meter>>, relay: Arc<dyn OutputSink>) -> Self {
+    pub(super) fn new(meter: Option<Arc<dyn CpuMeter>>, relay: Arc<dyn OutputSink>) -> Self {
         Threads { meter, relay, refused: 0, struck: None, warned: false }
     }
 
@@ -108,7 +108,7 @@ mod tests {
     #[derive(Debug, Default)]
     struct Counted(AtomicU64);
 
-    impl Meter for Counted {
+    impl CpuMeter for Counted {
         fn cpu(&self) -> CpuTimes {
             CpuTimes::default()
         }

@@ -7,12 +7,15 @@ use anyhow::{Context, bail};
 use fastmap_backends::{counted, in_credits};
 use serde_json::{Value, json};
 
-use super::args::{Account, Common, Credits, Runs, Token};
-use super::{open_key, output};
+use super::args::{Account, Credits, Runs, Token};
+use super::output;
+use super::service_key::open_key;
+use crate::cli::service_args::Common;
+use crate::clock::now_ms;
 use crate::config::DataFolder;
 use crate::keys::new_secret;
-use crate::price;
-use crate::store::{self, Store, now_ms};
+use crate::store::Store;
+use crate::{pricing, store};
 
 async fn open(common: &Common) -> anyhow::Result<Store> {
     let (data, database) = (&common.keep.data, common.keep.database()?);
@@ -27,13 +30,13 @@ async fn find(store: &Store, name: &str) -> anyhow::Result<store::Account> {
 fn describe(account: &store::Account) -> Value {
     json!({
         "name": account.name,
-        "credits": price::show(account.balance),
-        "reserved": price::show(account.held),
+        "credits": pricing::show(account.balance),
+        "reserved": pricing::show(account.held),
         "created_ms": account.created_ms,
     })
 }
 
-pub(crate) async fn account(command: Account) -> anyhow::Result<()> {
+pub(super) async fn account(command: Account) -> anyhow::Result<()> {
     match command {
         Account::Create { name, credits, common } => {
             let store = open(&common).await?;
@@ -66,7 +69,7 @@ pub(crate) async fn account(command: Account) -> anyhow::Result<()> {
             let live = tokens.iter().filter(|token| token.revoked_ms.is_none()).count();
             let mut value = describe(&account);
             value["tokens"] = live.into();
-            let (balance, held) = (in_credits(account.balance), price::show(account.held));
+            let (balance, held) = (in_credits(account.balance), pricing::show(account.held));
             let tokens = counted(live as u64, "token");
             let text = format!("{name}: {balance}, {held} of that reserved; {tokens}");
             output::object(common.json, &value, &text)?;
@@ -75,7 +78,7 @@ pub(crate) async fn account(command: Account) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) async fn token(command: Token) -> anyhow::Result<()> {
+pub(super) async fn token(command: Token) -> anyhow::Result<()> {
     match command {
         Token::Create { account, label, days, common } => {
             let store = open(&common).await?;
@@ -148,14 +151,14 @@ async fn give(
     Ok(output::object(common.json, &value, &text)?)
 }
 
-pub(crate) async fn credits(command: Credits) -> anyhow::Result<()> {
+pub(super) async fn credits(command: Credits) -> anyhow::Result<()> {
     match command {
         Credits::Add { account, amount, note, common } => {
             let store = open(&common).await?;
             let found = find(&store, &account).await?;
             let balance = store.adjust(found.id, amount, note.as_deref()).await?;
             let text = format!("{account} has {} now", in_credits(balance));
-            let value = json!({ "name": account, "credits": price::show(balance) });
+            let value = json!({ "name": account, "credits": pricing::show(balance) });
             output::object(common.json, &value, &text)?;
         }
         Credits::Show { account, entries, common } => {
@@ -163,8 +166,8 @@ pub(crate) async fn credits(command: Credits) -> anyhow::Result<()> {
             let found = find(&store, &account).await?;
             let describe = |entry: &store::Entry| {
                 json!({
-                    "id": entry.id, "kind": entry.kind, "amount": price::show(entry.amount),
-                    "balance": price::show(entry.balance), "run": entry.run, "batch": entry.seq, "note": entry.note,
+                    "id": entry.id, "kind": entry.kind, "amount": pricing::show(entry.amount),
+                    "balance": pricing::show(entry.balance), "run": entry.run, "batch": entry.seq, "note": entry.note,
                     "created_ms": entry.created_ms,
                 })
             };
@@ -174,7 +177,7 @@ pub(crate) async fn credits(command: Credits) -> anyhow::Result<()> {
                 value["ledger"] = ledger.into();
                 output::object(true, &value, "")?;
             } else {
-                let (balance, held) = (in_credits(found.balance), price::show(found.held));
+                let (balance, held) = (in_credits(found.balance), pricing::show(found.held));
                 output::object(false, &Value::Null, &format!("{balance}, {held} of that reserved"))?;
                 output::list(false, &ledger, &["id", "kind", "amount", "balance", "run", "batch", "note"])?;
             }
@@ -196,7 +199,7 @@ pub(crate) async fn credits(command: Credits) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) async fn backup(file: &Path, common: &Common) -> anyhow::Result<()> {
+pub(super) async fn backup(file: &Path, common: &Common) -> anyhow::Result<()> {
     let store = open(common).await?;
     if !store.copy_to(file).await? {
         bail!("the database is PostgreSQL; say: pg_dump --format=custom --file={}", file.display());
@@ -206,7 +209,7 @@ pub(crate) async fn backup(file: &Path, common: &Common) -> anyhow::Result<()> {
     Ok(output::object(common.json, &json!({ "file": file, "bytes": bytes }), &text)?)
 }
 
-pub(crate) async fn runs(command: Runs) -> anyhow::Result<()> {
+pub(super) async fn runs(command: Runs) -> anyhow::Result<()> {
     match command {
         Runs::List { account, most, common } => {
             let store = open(&common).await?;
@@ -236,7 +239,7 @@ pub(crate) async fn runs(command: Runs) -> anyhow::Result<()> {
 
 fn describe_run(run: &store::Run) -> serde_json::Result<Value> {
     let mut value = serde_json::to_value(&run.info)?;
-    value["credits"] = price::show(run.info.spent).into();
+    value["credits"] = pricing::show(run.info.spent).into();
     value["reason"] = run.reason.clone().into();
     Ok(value)
 }

@@ -7,21 +7,21 @@ use anyhow::{Context, bail};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
-use super::args::{self, Memory};
 use super::serve::{Signals, launcher, start_log};
 use crate::agent::{Agent, machine};
+use crate::agent_registry::AgentRegistry;
+use crate::cli::service_args::Memory;
 use crate::config::slots;
-use crate::dispatch::Lessor;
-use crate::dispatch::jetstream::{self, Cache, NatsOptions, Receiver, lines, registry};
-use crate::events::Events;
-use crate::roster::Roster;
+use crate::dispatch::jetstream::{Cache, JetStreamWorkSource, NatsOptions, worker_logs};
+use crate::dispatch::{WorkSource, jetstream};
+use crate::run_log::RunLogs;
 
 /// Lines that wait to be sent.
 const LINES: usize = 4096;
 /// Each of the last words has left the machine within this, or is not said.
 const LAST: Duration = Duration::from_secs(5);
 
-pub(super) async fn agent(args: args::Agent) -> anyhow::Result<()> {
+pub(super) async fn agent(args: crate::cli::service_args::Agent) -> anyhow::Result<()> {
     start_log(args.log_format, &args.log)?;
     let options = args.nats.options("agent")?.context("say where the NATS servers are: --nats URL")?;
     if args.insecure_no_sandbox && !options.servers.iter().all(|server| is_loopback(server)) {
@@ -39,17 +39,17 @@ pub(super) async fn agent(args: args::Agent) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let client = jetstream::connect(&options).await?;
     let (names, role) = (args.nats.names(), args.nats.role("agent"));
-    let receiver = Receiver::start(client.clone(), names.clone(), cache, places).await;
+    let receiver = JetStreamWorkSource::start(client.clone(), names.clone(), cache, places).await;
     let receiver = Arc::new(receiver.context("the NATS servers let this agent hear nothing")?);
     let (printed, to_send) = mpsc::channel(LINES);
-    let sending = tokio::spawn(lines::send(client.clone(), names.clone(), to_send));
-    let (roster, hurry) = (Roster::default(), Arc::<Notify>::default());
+    let sending = tokio::spawn(worker_logs::send(client.clone(), names.clone(), to_send));
+    let (roster, hurry) = (AgentRegistry::default(), Arc::<Notify>::default());
     let agent = Agent {
         name: name.clone(),
         machine: machine::describe(&launch.describe()),
-        lessor: Arc::clone(&receiver) as Arc<dyn Lessor>,
+        lessor: Arc::clone(&receiver) as Arc<dyn WorkSource>,
         launch,
-        events: Events::forwarding(printed),
+        events: RunLogs::forwarding(printed),
         workers,
         places,
         grace: Duration::from_secs(args.grace),
@@ -58,7 +58,7 @@ pub(super) async fn agent(args: args::Agent) -> anyhow::Result<()> {
     };
     let mut working = tokio::spawn(agent.work());
     let announcing =
-        tokio::spawn(registry::announce(client.clone(), names.clone(), role.clone(), name.clone(), roster));
+        tokio::spawn(jetstream::announce(client.clone(), names.clone(), role.clone(), name.clone(), roster));
     announce(&name, &options)?;
 
     let signal = signals.next().await;
@@ -76,10 +76,11 @@ pub(super) async fn agent(args: args::Agent) -> anyhow::Result<()> {
     receiver.last_requests().await;
     announcing.abort();
     // The servers may be gone as well.
-    let _late = timeout(LAST, registry::leave(&client, &names, &role, &name)).await;
+    let _ = timeout(LAST, jetstream::leave(&client, &names, &role, &name)).await;
     drop(receiver);
-    let _late = timeout(LAST, sending).await;
-    let _late = timeout(LAST, client.drain()).await;
+    // The servers forget it by themselves where this takes too long.
+    let _ = timeout(LAST, sending).await;
+    let _ = timeout(LAST, client.drain()).await;
     tracing::info!("left");
     Ok(())
 }

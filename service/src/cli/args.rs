@@ -1,18 +1,12 @@
-//! What may be said on the command line.
+//! Arguments of the command line.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use nix::sys::sysinfo::sysinfo;
+use clap::{Args, Parser, Subcommand};
 
-use crate::config::{
-    BODY, BODY_MEMORY, CONNECTIONS, CONNECTIONS_ADDRESS, DataFolder, HEAD, KEEP_FREE_RUNS, KEEP_RUNS, KEPT,
-    LIMITS, STALL,
-};
-use crate::dispatch::jetstream::PREFIX;
-use crate::price::{self, Microcredits};
-use crate::store::Database;
+use crate::cli::service_args::{Agent, Common, Nats, NatsPermissions, Serve};
+use crate::pricing;
+use crate::pricing::Microcredits;
 
 /// Runs fastmap's cloud service, and keeps its accounts.
 #[derive(Debug, Parser)]
@@ -20,11 +14,11 @@ use crate::store::Database;
 pub struct Command {
     /// What to do.
     #[command(subcommand)]
-    pub(crate) action: Action,
+    pub(super) action: Action,
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Action {
+pub(super) enum Action {
     /// Run the service.
     Serve(Box<Serve>),
     /// Work for a service whose gateways are reached by way of NATS. Joins and leaves at any time; SIGTERM makes it
@@ -65,321 +59,38 @@ pub(crate) enum Action {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Doctor {
+pub(super) struct Doctor {
     /// This machine is to run `fastmap serve`: what that lacks is wrong, too.
     #[arg(long)]
-    pub(crate) serve: bool,
+    pub(super) serve: bool,
     /// Answer in JSON.
     #[arg(long)]
-    pub(crate) json: bool,
+    pub(super) json: bool,
     #[command(flatten)]
-    pub(crate) nats: Nats,
+    pub(super) nats: Nats,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Dashboard {
+pub(super) struct Dashboard {
     /// The service.
     #[arg(long, env = "FASTMAP_CLOUD_URL")]
-    pub(crate) url: String,
+    pub(super) url: String,
     /// The secret; better in the environment than here, where others may see it.
     #[arg(long, env = "FASTMAP_SECRET", hide_env_values = true)]
-    pub(crate) secret: String,
+    pub(super) secret: String,
     /// Open it in the browser, too.
     #[arg(long)]
-    pub(crate) open: bool,
-}
-
-/// Where the service keeps its things.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct Keep {
-    /// Folder for the database, the key, uploads and answers; made if it is not there.
-    #[arg(long, env = "FASTMAP_SERVICE_DATA", default_value = "fastmap-data")]
-    pub(crate) data: PathBuf,
-    /// The database: `postgres://user:password@host/name` for any number of gateways, or `sqlite://` and a path for one. The default
-    /// is SQLite in the folder. With a password it is better in the environment than here, where others may see it.
-    #[arg(long, env = "FASTMAP_DATABASE", hide_env_values = true)]
-    pub(crate) database: Option<String>,
-    /// The key that seals what tokens sign with: the same for all gateways of a database. The default is service.key in the
-    /// folder; made if it is not there.
-    #[arg(long, env = "FASTMAP_SERVICE_KEY")]
-    pub(crate) key: Option<PathBuf>,
-}
-
-impl Keep {
-    /// The database that is meant.
-    pub(crate) fn database(&self) -> anyhow::Result<Database> {
-        match &self.database {
-            Some(named) => named.parse().map_err(|why: String| anyhow::anyhow!("--database: {why}")),
-            None => Ok(Database::File(DataFolder::new(&self.data).database())),
-        }
-    }
-
-    /// The key's file.
-    pub(crate) fn key(&self) -> PathBuf {
-        self.key.clone().unwrap_or_else(|| DataFolder::new(&self.data).key())
-    }
-}
-
-/// Memory of jailed workers, as the command line has it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Memory {
-    /// Bytes of one.
-    pub(crate) worker: u64,
-    /// Bytes of all of an account, if that was said.
-    pub(crate) account: Option<u64>,
-    /// Workers of each run.
-    pub(crate) workers: usize,
-}
-
-impl Memory {
-    /// Bytes of all workers of an account: those of one run at their largest, as long as that leaves half of
-    /// the machine to others.
-    pub(crate) fn account(&self) -> u64 {
-        let half = sysinfo().map_or(u64::MAX, |machine| machine.ram_total() / 2);
-        let one_run = self.worker.saturating_mul(self.workers as u64);
-        self.account.unwrap_or_else(|| one_run.min(half).max(self.worker))
-    }
-}
-
-/// Where the service keeps its things, and how to answer.
-#[derive(Debug, Args)]
-pub(crate) struct Common {
-    #[command(flatten)]
-    pub(crate) keep: Keep,
-    /// Answer in JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum LogFormat {
-    /// Lines for people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Serve {
-    #[command(flatten)]
-    pub(crate) keep: Keep,
-    /// Address and port; port 0 takes a free one.
-    #[arg(long, default_value = "127.0.0.1:8750")]
-    pub(crate) listen: SocketAddr,
-    /// Certificate chain (PEM). Without it the service speaks plain HTTP, for loopback or behind a proxy that ends TLS.
-    #[arg(long, requires = "tls_key")]
-    pub(crate) tls_cert: Option<PathBuf>,
-    /// The certificate's key (PEM).
-    #[arg(long, requires = "tls_cert")]
-    pub(crate) tls_key: Option<PathBuf>,
-    /// For trying things out: loopback, a free port, temporary data, one account with 1000 credits, the two lines
-    /// that make a client use it, and a link to the dashboard. Where this machine makes no jails it does without, and says so.
-    #[arg(long)]
-    pub(crate) dev: bool,
-    /// Start what clients upload without a jail, with all that this user may do. Loopback only.
-    #[arg(long)]
-    pub(crate) insecure_no_sandbox: bool,
-    /// Worker processes of each run; the default is one for each core.
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub(crate) workers: Option<u16>,
-    /// Bytes of memory that each jailed worker may have; one that takes more is ended.
-    #[arg(long, default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(1 << 24..))]
-    pub(crate) worker_memory: u64,
-    /// Bytes of memory that all jailed workers of an account may have together; when they have no more, one
-    /// that has much is ended. The default is what the workers of one run may have, at most half of the
-    /// machine's.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1 << 24..))]
-    pub(crate) account_memory: Option<u64>,
-    /// Credits for an hour of CPU time.
-    #[arg(long, default_value = "10", value_parser = price::read)]
-    pub(crate) price_cpu_hour: Microcredits,
-    /// Credits for 10⁹ bytes of answers.
-    #[arg(long, default_value = "10", value_parser = price::read)]
-    pub(crate) price_result_gb: Microcredits,
-    /// Seconds of silence after which a run ends.
-    #[arg(long, default_value_t = LIMITS.lease_seconds, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub(crate) lease: u64,
-    /// Seconds for which answers are kept after their run's end.
-    #[arg(long, default_value_t = LIMITS.results_seconds)]
-    pub(crate) keep_results: u64,
-    /// Seconds for which an ended run is remembered that nothing was answered and charged for.
-    #[arg(long, default_value_t = KEEP_FREE_RUNS.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) keep_free_runs: u64,
-    /// Seconds for which all other ended runs are remembered; the ledger keeps their charges.
-    #[arg(long, default_value_t = KEEP_RUNS.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) keep_runs: u64,
-    /// Seconds of CPU time after which a batch is cut.
-    #[arg(long, default_value_t = LIMITS.batch_cpu_seconds, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub(crate) batch_cpu: u64,
-    /// Seconds that a request waits for an answer; less than the lease.
-    #[arg(long, default_value_t = LIMITS.long_poll_seconds, value_parser = clap::value_parser!(u64).range(1..=300))]
-    pub(crate) long_poll: u64,
-    /// Seconds within which the head of a request must come; also for how long an idle connection is kept.
-    #[arg(long, default_value_t = HEAD.as_secs(), value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub(crate) head_time: u64,
-    /// Seconds within which its body must come.
-    #[arg(long, default_value_t = BODY.as_secs(), value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub(crate) body_time: u64,
-    /// Seconds without progress after which a request's body, or an answer that its client does not take, is
-    /// cut.
-    #[arg(long, default_value_t = STALL.as_secs(), value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub(crate) stall_time: u64,
-    /// Most connections; never more than a third of the descriptors that the process may have. Beyond, one is
-    /// closed for each new one: half of all are kept for those that have carried a good request.
-    #[arg(long, default_value_t = CONNECTIONS as u32, value_parser = clap::value_parser!(u32).range(4..))]
-    pub(crate) max_connections: u32,
-    /// Most connections of one address that have carried no good request; a balancer in front needs more.
-    #[arg(long, default_value_t = CONNECTIONS_ADDRESS as u32, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) max_connections_address: u32,
-    /// Bytes of bodies and answers that an account may have in memory while others have none; the default is
-    /// 144 MiB, and more with many workers.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(BODY_MEMORY..))]
-    pub(crate) body_memory: Option<u64>,
-    /// Most bytes of an executable.
-    #[arg(long, default_value_t = LIMITS.executable_bytes)]
-    pub(crate) max_executable: u64,
-    /// Most bytes of all that an account uploads.
-    #[arg(long, default_value_t = LIMITS.stored_bytes)]
-    pub(crate) max_stored: u64,
-    /// Most bytes of answers that an account has not acknowledged.
-    #[arg(long, default_value_t = KEPT)]
-    pub(crate) max_answers: u64,
-    /// Most requests of an account in a second.
-    #[arg(long, default_value_t = LIMITS.requests_per_second, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) max_requests: u32,
-    /// Most open runs of an account.
-    #[arg(long, default_value_t = LIMITS.open_runs, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) max_runs: u32,
-    #[command(flatten)]
-    pub(crate) nats: Nats,
-    /// NATS servers that keep a copy of what is queued.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
-    pub(crate) nats_replicas: u8,
-    /// Batches of one account that agents may have at a time, by way of NATS.
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) nats_quota: u32,
-    /// Seconds of silence after which an agent's batches are given to others, by way of NATS.
-    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub(crate) agent_lease: u64,
-    /// Seconds that open runs are given to end when the service is asked to stop.
-    #[arg(long, default_value_t = 30)]
-    pub(crate) grace: u64,
-    /// How the log is written, to stderr.
-    #[arg(long, value_enum, default_value = "text")]
-    pub(crate) log_format: LogFormat,
-    /// What is logged: error, warn, info, debug, trace, or a list like `info,fastmap_service=debug`.
-    #[arg(long, env = "FASTMAP_LOG", default_value = "info")]
-    pub(crate) log: String,
-}
-
-/// How to reach NATS.
-#[derive(Debug, Args)]
-pub(crate) struct Nats {
-    /// NATS servers (2.10 or newer, JetStream on), separated by commas: `nats://host:port`, or `tls://`.
-    #[arg(long = "nats", env = "FASTMAP_NATS", value_delimiter = ',', value_name = "URL")]
-    pub(crate) servers: Vec<String>,
-    /// User of the servers' configuration; the password stands in `FASTMAP_NATS_PASSWORD`.
-    #[arg(long, env = "FASTMAP_NATS_USER", conflicts_with_all = ["nats_creds", "nats_nkey"])]
-    pub(crate) nats_user: Option<String>,
-    #[arg(long, env = "FASTMAP_NATS_PASSWORD", hide = true, hide_env_values = true)]
-    pub(crate) nats_password: Option<String>,
-    /// Credentials file (JWT and seed), as nsc writes it.
-    #[arg(long, env = "FASTMAP_NATS_CREDS", conflicts_with = "nats_nkey")]
-    pub(crate) nats_creds: Option<PathBuf>,
-    /// File with the seed of an nkey.
-    #[arg(long, env = "FASTMAP_NATS_NKEY")]
-    pub(crate) nats_nkey: Option<PathBuf>,
-    /// Certificate (PEM) of the authority that has signed the servers' certificates; TLS is then a must.
-    #[arg(long)]
-    pub(crate) nats_ca: Option<PathBuf>,
-    /// Certificate (PEM) to show to the servers.
-    #[arg(long, requires = "nats_key")]
-    pub(crate) nats_cert: Option<PathBuf>,
-    /// Its key (PEM).
-    #[arg(long, requires = "nats_cert")]
-    pub(crate) nats_key: Option<PathBuf>,
-    /// Under which name `fastmap nats-permissions` has let it in; the default is the user's.
-    #[arg(long, env = "FASTMAP_NATS_ROLE", value_parser = name)]
-    pub(crate) nats_role: Option<String>,
-    /// What the service's names on the servers begin with.
-    #[arg(long, default_value = PREFIX, value_parser = name)]
-    pub(crate) nats_prefix: String,
-    /// The `JetStream` domain of the gateway's servers, where those named here are leaf nodes with another or without `JetStream`.
-    #[arg(long, env = "FASTMAP_NATS_DOMAIN", value_parser = name)]
-    pub(crate) nats_domain: Option<String>,
-}
-
-/// A token of a subject.
-fn name(text: &str) -> Result<String, String> {
-    let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    match !text.is_empty() && text.bytes().all(good) {
-        true => Ok(text.to_owned()),
-        false => Err("letters, digits, - and _ alone".to_owned()),
-    }
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Agent {
-    #[command(flatten)]
-    pub(crate) nats: Nats,
-    /// Its name on the operator's page; the default is the machine's, with the process's number.
-    #[arg(long, value_parser = name)]
-    pub(crate) name: Option<String>,
-    /// Folder for uploads of runs, kept for the next run of the same program.
-    #[arg(long, env = "FASTMAP_AGENT_DATA", default_value = "fastmap-agent")]
-    pub(crate) data: PathBuf,
-    /// Most bytes of uploads that no run uses.
-    #[arg(long, default_value_t = 8 << 30)]
-    pub(crate) cache_bytes: u64,
-    /// Worker processes of each run; the default is one for each core.
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub(crate) workers: Option<u16>,
-    /// Batches that it has at a time; the default is four for each worker.
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
-    pub(crate) places: Option<u16>,
-    /// Bytes of memory that each jailed worker may have; one that takes more is ended.
-    #[arg(long, default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(1 << 24..))]
-    pub(crate) worker_memory: u64,
-    /// Bytes of memory that all jailed workers of an account may have together; when they have no more, one
-    /// that has much is ended. The default is what the workers of one run may have, at most half of the
-    /// machine's.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1 << 24..))]
-    pub(crate) account_memory: Option<u64>,
-    /// Start what clients upload without a jail, with all that this user may do. For NATS servers on loopback only.
-    #[arg(long)]
-    pub(crate) insecure_no_sandbox: bool,
-    /// Seconds that batches in hand are given to end when the agent is asked to stop; the rest is handed back.
-    #[arg(long, default_value_t = 20)]
-    pub(crate) grace: u64,
-    /// How the log is written, to stderr.
-    #[arg(long, value_enum, default_value = "text")]
-    pub(crate) log_format: LogFormat,
-    /// What is logged: error, warn, info, debug, trace, or a list like `info,fastmap_service=debug`.
-    #[arg(long, env = "FASTMAP_LOG", default_value = "info")]
-    pub(crate) log: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct NatsPermissions {
-    /// Users that run agents: each reads what is sent to it alone. Agents that trust each other may share one.
-    #[arg(long = "agent", default_value = "agent", value_parser = name)]
-    pub(crate) agents: Vec<String>,
-    /// What the service's names on the servers begin with.
-    #[arg(long, default_value = PREFIX, value_parser = name)]
-    pub(crate) nats_prefix: String,
-    /// The `JetStream` domain of the gateway's servers, where those named here are leaf nodes with another or without `JetStream`.
-    #[arg(long, env = "FASTMAP_NATS_DOMAIN", value_parser = name)]
-    pub(crate) nats_domain: Option<String>,
+    pub(super) open: bool,
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Account {
+pub(super) enum Account {
     /// Make an account.
     Create {
         /// Its name.
         name: String,
         /// What it has from the start.
-        #[arg(long, default_value = "1000", value_parser = price::read)]
+        #[arg(long, default_value = "1000", value_parser = pricing::read)]
         credits: Microcredits,
         #[command(flatten)]
         common: Common,
@@ -409,7 +120,7 @@ pub(crate) enum Account {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Token {
+pub(super) enum Token {
     /// Make a token. Its secret is shown now and never again.
     Create {
         /// The account's name.
@@ -447,13 +158,13 @@ pub(crate) enum Token {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Credits {
+pub(super) enum Credits {
     /// Give an account credits; a negative number takes some away.
     Add {
         /// The account's name.
         account: String,
         /// How many.
-        #[arg(allow_negative_numbers = true, value_parser = price::read)]
+        #[arg(allow_negative_numbers = true, value_parser = pricing::read)]
         amount: Microcredits,
         /// Why; it stands in the ledger.
         #[arg(long)]
@@ -479,7 +190,7 @@ pub(crate) enum Credits {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Runs {
+pub(super) enum Runs {
     /// See the newest runs.
     List {
         /// Only those of this account.
@@ -504,6 +215,7 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::cli::service_args::Memory;
 
     #[test]
     fn an_account_has_the_memory_of_one_run_and_at_least_that_of_one_worker() {

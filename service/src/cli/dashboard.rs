@@ -7,7 +7,7 @@ use fastmap_backends::cloud::{Secret, ServiceUrl, dashboard_link};
 
 use super::args::Dashboard;
 
-pub(crate) fn dashboard(args: &Dashboard) -> anyhow::Result<()> {
+pub(super) fn dashboard(args: &Dashboard) -> anyhow::Result<()> {
     let url: ServiceUrl = args.url.parse().context("FASTMAP_CLOUD_URL")?;
     let secret: Secret = args.secret.parse().context("FASTMAP_SECRET")?;
     let link = dashboard_link(&url, &secret)?;

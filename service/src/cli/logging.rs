@@ -49,7 +49,7 @@ fn escape(event: &str, colours: bool) -> Cow<'_, str> {
     for char in line.chars() {
         if is_odd(char, colours) {
             // All of them have four digits at most.
-            let _infallible = write!(escaped, "\\u{:04x}", u32::from(char));
+            let _ = write!(escaped, "\\u{:04x}", u32::from(char));
         } else {
             escaped.push(char);
         }

@@ -1,8 +1,8 @@
-//! What the command line says of NATS, and what a NATS server must be told of this service.
+//! Options of NATS on the command line, and the permissions that a NATS server needs for this service.
 
 use anyhow::{Context, bail};
 
-use super::args::{Nats, NatsPermissions};
+use crate::cli::service_args::{Nats, NatsPermissions};
 use crate::dispatch::jetstream::{Credentials, Names, NatsOptions, permissions};
 
 /// The user that gateways are.

@@ -8,7 +8,7 @@ use serde_json::Value;
 ///
 /// # Errors
 /// If nobody reads.
-pub(crate) fn object(json: bool, value: &Value, for_people: &str) -> io::Result<()> {
+pub(super) fn object(json: bool, value: &Value, for_people: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     if json { writeln!(out, "{value}") } else { writeln!(out, "{for_people}") }
 }
@@ -17,7 +17,7 @@ pub(crate) fn object(json: bool, value: &Value, for_people: &str) -> io::Result<
 ///
 /// # Errors
 /// If nobody reads.
-pub(crate) fn list(json: bool, values: &[Value], columns: &[&str]) -> io::Result<()> {
+pub(super) fn list(json: bool, values: &[Value], columns: &[&str]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     if json {
         return writeln!(out, "{}", Value::from(values.to_vec()));

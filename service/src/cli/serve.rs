@@ -19,18 +19,19 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::args::{Keep, LogFormat, Memory, Serve};
-use super::open_key;
-use crate::agent::{Agent, InJails, Launch, PLACES, Unconfined};
+use super::service_key::open_key;
+use crate::agent::{Agent, JailLauncher, Launch, PLACES, PlainLauncher};
+use crate::agent_registry::AgentRegistry;
+use crate::app::{Gateway, Parts};
+use crate::cli::service_args::{Keep, LogFormat, Memory, Serve};
 use crate::config::{BODY_MEMORY, Config, LIMITS};
-use crate::dashboard::sign_in;
 use crate::dispatch::jetstream::{self, Layout, NatsOptions};
-use crate::dispatch::{Dispatch, Embedded, Lessor};
-use crate::events::Events;
-use crate::gateway::{Gateway, Parts};
+use crate::dispatch::{Dispatch, Embedded, WorkSource};
+use crate::executable::Examine;
+use crate::http;
 use crate::keys::{ServiceKey, new_secret};
-use crate::price::CREDIT;
-use crate::roster::Roster;
+use crate::pricing::CREDIT;
+use crate::run_log::RunLogs;
 use crate::store::{Database, Store};
 
 /// Nothing is heard of a batch for so long: its agent is gone.
@@ -43,7 +44,7 @@ const READ_AHEAD: usize = 80 << 10;
 /// Most descriptors that are asked for.
 const DESCRIPTORS: u64 = 1 << 16;
 
-pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
+pub(super) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
     start_log(args.log_format, &args.log)?;
     let temporary = match args.dev {
         true => Some(tempfile::tempdir().context("cannot make a temporary folder")?),
@@ -73,12 +74,12 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
         Store::open(&database).await.with_context(|| format!("cannot open the database {database}"))?;
     let service_key =
         open_key(&store, &keep.key()).await.with_context(|| format!("the database {database}"))?;
-    let presence = store.enter().await.context("cannot tell other gateways that this one is here")?;
+    let presence = store.enter().await.context("cannot register this gateway in the database")?;
     let dev = match args.dev {
         true => Some(make_dev_account(&store, &service_key).await?),
         false => None,
     };
-    let (events, roster) = (Events::default(), Roster::default());
+    let (events, roster) = (RunLogs::default(), AgentRegistry::default());
     let (dispatch, agent): (Arc<dyn Dispatch>, _) = match nats {
         Some(nats) => (Arc::new(sender(&args, &nats, &roster, &events).await?), None),
         None => {
@@ -91,8 +92,9 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
     let (listen, tls, grace) = (config.listen, config.tls.clone(), config.grace);
     let head_time = config.head_time;
     let metrics = start_metrics()?;
+    let examiner = launch.map(|launch| launch as Arc<dyn Examine>);
     let gateway =
-        Gateway::new(Parts { config, store, service_key, dispatch, launch, events, roster, metrics });
+        Gateway::new(Parts { config, store, service_key, dispatch, examiner, events, roster, metrics });
     gateway.recover().await.context("cannot take up what the last process left")?;
 
     let listener = TcpListener::bind(listen).with_context(|| format!("cannot listen at {listen}"))?;
@@ -115,7 +117,7 @@ pub(crate) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
     let charging = tokio::spawn(Arc::clone(&gateway).charge_uses());
     let noting = tokio::spawn(gateway.activity.clone().keep());
     let staying = tokio::spawn(presence.keep());
-    let folding = tokio::spawn(gateway.store.clone().keep_log_short());
+    let folding = tokio::spawn(gateway.store.clone().checkpoint_loop());
     let signals = Signals::new()?;
     announce(&url, dev.as_ref())?;
 
@@ -147,13 +149,13 @@ fn agent_inside(
     launch: Arc<dyn Launch>,
     dispatch: &Arc<Embedded>,
     config: &Config,
-    events: &Events,
-    roster: &Roster,
+    events: &RunLogs,
+    roster: &AgentRegistry,
 ) -> Agent {
     Agent {
         name: "in this service".to_owned(),
         machine: String::new(),
-        lessor: Arc::clone(dispatch) as Arc<dyn Lessor>,
+        lessor: Arc::clone(dispatch) as Arc<dyn WorkSource>,
         launch,
         events: events.clone(),
         workers: config.workers,
@@ -168,9 +170,9 @@ fn agent_inside(
 async fn sender(
     args: &Serve,
     nats: &NatsOptions,
-    roster: &Roster,
-    events: &Events,
-) -> anyhow::Result<jetstream::Sender> {
+    roster: &AgentRegistry,
+    events: &RunLogs,
+) -> anyhow::Result<jetstream::JetStreamDispatcher> {
     let layout = Layout {
         names: args.nats.names(),
         replicas: usize::from(args.nats_replicas),
@@ -179,7 +181,7 @@ async fn sender(
         patience: Layout::PATIENCE,
     };
     let client = jetstream::connect(nats).await?;
-    Ok(jetstream::Sender::start(client, layout, roster.clone(), events.clone()).await?)
+    Ok(jetstream::JetStreamDispatcher::start(client, layout, roster.clone(), events.clone()).await?)
 }
 
 /// Waits until a signal comes and open runs have ended (or their grace is over); an error if the server itself ends.
@@ -216,7 +218,7 @@ async fn listen_and_serve(
     gateway: Arc<Gateway>,
     handle: axum_server::Handle<SocketAddr>,
 ) -> std::io::Result<()> {
-    let service = gateway.router().into_make_service_with_connect_info::<SocketAddr>();
+    let service = http::router(&gateway).into_make_service_with_connect_info::<SocketAddr>();
     // To find out which version a client speaks has no limit of time, and neither has an idle connection of HTTP/2: who
     // says nothing would hold a descriptor for ever.
     let mut server = axum_server::from_tcp(listener)?.handle(handle).http1_only();
@@ -326,10 +328,10 @@ pub(super) fn launcher(unconfined: bool, dev: bool, memory: Memory) -> anyhow::R
         tracing::warn!(
             "--insecure-no-sandbox: whatever a client uploads runs with all that this user may do"
         );
-        return Ok(Arc::new(Unconfined));
+        return Ok(Arc::new(PlainLauncher));
     }
-    let tried =
-        InJails::new(memory.worker, memory.account()).and_then(|jails| jails.self_test().map(|()| jails));
+    let tried = JailLauncher::new(memory.worker, memory.account())
+        .and_then(|jails| jails.self_test().map(|()| jails));
     match tried {
         Ok(jails) => {
             tracing::info!(
@@ -342,7 +344,7 @@ pub(super) fn launcher(unconfined: bool, dev: bool, memory: Memory) -> anyhow::R
             tracing::warn!(
                 "--dev without jails: whatever a client uploads runs with all that this user may do: {why}"
             );
-            Ok(Arc::new(Unconfined))
+            Ok(Arc::new(PlainLauncher))
         }
         Err(why) => bail!(
             "no jail for strangers' programs; not serving: {why}; --insecure-no-sandbox starts them without one (loopback only)"
@@ -374,7 +376,7 @@ async fn make_dev_account(store: &Store, key: &ServiceKey) -> anyhow::Result<(St
     store.set_operator("dev", true).await?;
     let secret = new_secret().context("no random bytes")?;
     let token = store.add_token(account.id, &secret, key, "dev", None).await?;
-    let path = sign_in::link(store, token).await.context("no link to the dashboard")?;
+    let path = crate::api::dashboard_links::link(store, token).await.context("no link to the dashboard")?;
     Ok((secret.reveal().to_owned(), path))
 }
 
@@ -387,7 +389,7 @@ fn announce(url: &str, dev: Option<&(String, String)>) -> std::io::Result<()> {
             out,
             "export FASTMAP_SECRET={secret}\nexport FASTMAP_CLOUD_URL={url}\n\
              # dashboard (once, within {} minutes; another: fastmap dashboard): {url}{path}",
-            sign_in::LINK.as_secs() / 60
+            crate::api::dashboard_links::LINK.as_secs() / 60
         )?,
         None => writeln!(out, "listening at {url}")?,
     }

@@ -7,12 +7,13 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
 
+use super::cookies::by_script;
 use super::page::{Sorry, frame};
 use super::show;
-use super::visitor::{Visitor, by_script};
-use crate::gateway::Gateway;
-use crate::roster::AgentState;
-use crate::store::now_ms;
+use super::visitor::Visitor;
+use crate::agent_registry::AgentState;
+use crate::app::Gateway;
+use crate::clock::now_ms;
 
 pub(super) async fn list(
     State(gateway): State<Arc<Gateway>>,

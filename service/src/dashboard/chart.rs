@@ -6,8 +6,8 @@ use std::fmt::Write;
 use maud::{Markup, html};
 
 use super::show;
-use crate::activity::{Point, Slots};
-use crate::price::Microcredits;
+use crate::pricing::Microcredits;
+use crate::stats::{Point, Slots};
 
 /// Height of a chart in its own units.
 const HEIGHT: f64 = 100.0;

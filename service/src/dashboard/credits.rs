@@ -1,4 +1,4 @@
-//! What the account has, how that went, and the ledger.
+//! Page of credits: the balance, its course, and the ledger.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use serde::Deserialize;
 use super::page::{Sorry, frame};
 use super::visitor::Visitor;
 use super::{chart, show};
-use crate::gateway::Gateway;
-use crate::price;
+use crate::app::Gateway;
+use crate::pricing;
 use crate::store::Entry;
 
 /// Entries on a page.
@@ -40,10 +40,10 @@ pub(super) async fn show(
     let content = html! {
         h1 { "Credits" }
         dl.figures {
-            div { dt { "Balance" } dd { (price::show(visit.balance)) } }
-            div { dt { "Reserved of it" } dd { (price::show(visit.held)) } }
-            div { dt { "Price: CPU hour" } dd { (price::show(prices.cpu_hour)) } }
-            div { dt { "Price: GB of results" } dd { (price::show(prices.result_gb)) } }
+            div { dt { "Balance" } dd { (pricing::show(visit.balance)) } }
+            div { dt { "Reserved of it" } dd { (pricing::show(visit.held)) } }
+            div { dt { "Price: CPU hour" } dd { (pricing::show(prices.cpu_hour)) } }
+            div { dt { "Price: GB of results" } dd { (pricing::show(prices.result_gb)) } }
         }
         (chart::balance(&history))
         h2 { "Ledger" }
@@ -80,9 +80,9 @@ fn table(entries: &[Entry]) -> Markup {
                         td role="cell" data-label="At" { (show::moment(entry.created_ms)) }
                         td role="cell" data-label="Kind" { (entry.kind) }
                         td.number role="cell" data-label="Amount" {
-                            @if entry.amount > 0 { "+" } (price::show(entry.amount))
+                            @if entry.amount > 0 { "+" } (pricing::show(entry.amount))
                         }
-                        td.number role="cell" data-label="Balance" { (price::show(entry.balance)) }
+                        td.number role="cell" data-label="Balance" { (pricing::show(entry.balance)) }
                         td role="cell" data-label="For" {
                             span {
                                 @if let Some(run) = &entry.run {

@@ -19,48 +19,36 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::page::Sorry;
 use super::run::Known;
+use super::state::Watchers;
 use super::visitor::{LASTS, Visitor};
-use crate::events::{Event, Events};
-use crate::gateway::Gateway;
-use crate::gateway::limits::{Full, Places, Taken};
-use crate::gateway::watch::UNBUFFERED;
+use crate::api::events::UNBUFFERED;
+use crate::app::Gateway;
+use crate::app::limits::{QuotaExceeded, SlotPermit};
+use crate::run_log::{Event, RunLogs};
 use crate::store::Visit;
 
 /// Parts are made no more often.
 const PACE: Duration = Duration::from_secs(1);
 /// They are made anew after this though nothing is heard: clocks go on, and the news may be another gateway's.
 const SILENCE: Duration = Duration::from_secs(2);
-/// Pages that may be alive at a time: of each account whatever others have, of one account, and of all.
-const WATCHERS_ALWAYS: usize = 2;
-const WATCHERS_OF_ONE: usize = 24;
-const WATCHERS: usize = 256;
-
-/// The places of pages that are alive.
-#[derive(Debug)]
-pub(super) struct Watchers(Places);
-
-impl Default for Watchers {
-    fn default() -> Self {
-        Watchers(Places::new(WATCHERS_ALWAYS, WATCHERS_OF_ONE, WATCHERS))
-    }
-}
 
 pub(super) async fn events(
     State(gateway): State<Arc<Gateway>>,
+    State(watchers): State<Arc<Watchers>>,
     Visitor(visit): Visitor,
     Path(run): Path<String>,
 ) -> Result<Response, Sorry> {
     let found = gateway.store.run(Some(visit.account), &run).await?.ok_or_else(Sorry::not_found)?;
-    let watcher = gateway.dashboard.watchers.0.admit(visit.account).map_err(|full| {
+    let watcher = watchers.0.admit(visit.account).map_err(|full| {
         let words = match full {
-            Full::OfOne => "Too many pages of this account are open at once.",
-            Full::All => "Too many pages are open at once.",
+            QuotaExceeded::OfOne => "Too many pages of this account are open at once.",
+            QuotaExceeded::All => "Too many pages are open at once.",
         };
         Sorry::new(StatusCode::TOO_MANY_REQUESTS, words)
     })?;
     // Nothing is kept for who watches a run that is over.
     let open = found.info.state == RunState::Open;
-    let news = if open { gateway.events.watch(&run) } else { Events::default().watch(&run) };
+    let news = if open { gateway.events.watch(&run) } else { RunLogs::default().watch(&run) };
     let page = Page {
         gateway,
         visit,
@@ -89,7 +77,7 @@ struct Page {
     queue: VecDeque<Sent>,
     made: Option<Instant>,
     over: bool,
-    _watcher: Taken,
+    _watcher: SlotPermit,
 }
 
 impl Page {

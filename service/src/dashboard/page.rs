@@ -1,4 +1,4 @@
-//! What stands around each page, and the page that says no.
+//! Frame of each page, and the page of a refusal.
 
 use std::fmt::Display;
 

@@ -1,5 +1,5 @@
-//! Where a page is. Its links are relative to the dashboard's root, so that they lead to the right place below any path at
-//! which a proxy shows the service.
+//! Address of a page. Its links are relative to the dashboard's root, so that they lead to the right place below any
+//! path at which a proxy shows the service.
 
 use axum::response::Redirect;
 

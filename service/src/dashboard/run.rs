@@ -15,9 +15,10 @@ use super::runs::{badge, bar, lasted, title};
 use super::sign_in::Nothing;
 use super::visitor::{Posted, Visitor};
 use super::{chart, place, show};
-use crate::activity::{Failure, Point, Series, Slots};
-use crate::gateway::Gateway;
-use crate::store::{Run, Visit, now_ms};
+use crate::app::Gateway;
+use crate::clock::now_ms;
+use crate::stats::{Failure, Point, Series, Slots};
+use crate::store::{Run, Visit};
 
 /// Failures on a run's page; others have all that are kept, so many each.
 const FEW: usize = 20;

@@ -11,11 +11,13 @@ use fastmap_backends::mapped_function;
 use maud::{Markup, html};
 use serde::{Deserialize, Serialize};
 
+use super::cookies::by_script;
 use super::page::{Sorry, frame};
 use super::show;
-use super::visitor::{Visitor, by_script};
-use crate::gateway::Gateway;
-use crate::store::{Filter, Run, Step, now_ms};
+use super::visitor::Visitor;
+use crate::app::Gateway;
+use crate::clock::now_ms;
+use crate::store::{Filter, Run, Step};
 
 /// Runs on a page.
 const PAGE: u32 = 50;

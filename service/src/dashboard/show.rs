@@ -1,10 +1,11 @@
-//! How pages write times, amounts and other people's text. Pure.
+//! Times, amounts and other people's text, as pages write them. Pure.
 
 use maud::{Markup, html};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use crate::price::{self, CREDIT, Microcredits};
+use crate::pricing;
+use crate::pricing::{CREDIT, Microcredits};
 
 /// A number with its thousands apart.
 pub(super) fn count(number: u64) -> String {
@@ -31,7 +32,7 @@ pub(super) fn about(number: f64) -> String {
 /// Credits: to a hundredth where they are many, else exactly.
 pub(super) fn credits(amount: Microcredits) -> String {
     if amount.abs() < 100 * CREDIT {
-        return price::show(amount);
+        return pricing::show(amount);
     }
     let hundredths = (amount.unsigned_abs() + 5_000) / 10_000;
     let sign = if amount < 0 { "-" } else { "" };

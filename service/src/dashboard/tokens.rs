@@ -10,12 +10,14 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::page::{Sorry, csrf, frame, sure};
-use super::sign_in::{Nothing, forget, signed_out};
+use super::sign_in::{Nothing, forget};
+use super::sign_in_page::signed_out;
 use super::visitor::{Posted, Visitor};
 use super::{place, show};
-use crate::gateway::Gateway;
+use crate::app::Gateway;
+use crate::clock::now_ms;
 use crate::keys::new_secret;
-use crate::store::{TokenInfo, Visit, now_ms};
+use crate::store::{TokenInfo, Visit};
 
 /// Tokens of an account that are good at a time, as far as pages make them.
 const GOOD: usize = 100;
@@ -52,7 +54,10 @@ pub(super) async fn create(
         return Err(Sorry::new(StatusCode::UNPROCESSABLE_ENTITY, words));
     }
     if !DAYS.iter().any(|(known, _)| *known == days) {
-        return Err(Sorry::new(StatusCode::UNPROCESSABLE_ENTITY, "A token can't be made for so long."));
+        return Err(Sorry::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "A token can't be valid for that many days.",
+        ));
     }
     let now = now_ms();
     let expires = (days > 0).then(|| now + i64::from(days) * 24 * 3600 * 1000);

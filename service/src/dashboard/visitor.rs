@@ -1,5 +1,5 @@
-//! Who looks at a page, by a session's cookie, and that a form was made for that session. A page that takes a `Visitor`
-//! is seen by nobody else; a change takes a `Posted`, which is one that has sent the session's own token.
+//! Visitor of a page, by a session's cookie, and proof that a form was made for that session. A page that takes a
+//! `Visitor` is seen by nobody else; a change takes a `Posted`, which is one that has sent the session's own token.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,15 +9,15 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum_extra::extract::cookie::{Cookie, CookieJar, SameSite};
+use axum_extra::extract::cookie::CookieJar;
 use fastmap_backends::cloud::digest;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::cookies::{SESSION, by_script, by_tls, cookie_name};
 use super::page::Sorry;
-use super::sign_in;
-use crate::gateway::Gateway;
-use crate::gateway::connections::Connection;
+use super::state::Pages;
+use crate::app::connections::Connection;
 use crate::store::{Lasts, Visit};
 
 /// A session ends when nothing is asked for so long.
@@ -44,43 +44,16 @@ pub(super) struct Csrf {
     pub(super) csrf: String,
 }
 
-/// Whether the browser came by TLS: ended here, or by a proxy that says so. Who lies about it loses his own cookie.
-pub(super) fn by_tls(gateway: &Gateway, headers: &HeaderMap) -> bool {
-    let forwarded = headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
-    gateway.config.tls.is_some() || forwarded
-}
-
-/// A cookie's whole name: by TLS, one that no other host or plain page can set.
-pub(super) fn cookie_name(name: &str, tls: bool) -> String {
-    if tls { format!("__Host-{name}") } else { name.to_owned() }
-}
-
-/// A cookie for this site's own requests, out of the reach of scripts.
-pub(super) fn cookie(name: &str, value: String, tls: bool) -> Cookie<'static> {
-    Cookie::build((cookie_name(name, tls), value))
-        .path("/")
-        .http_only(true)
-        .same_site(SameSite::Strict)
-        .secure(tls)
-        .build()
-}
-
-/// The session's cookie.
-pub(super) const SESSION: &str = "fastmap";
-
-/// Asked by a script of ours: nobody need be there.
-pub(super) fn by_script(headers: &HeaderMap) -> bool {
-    headers.contains_key("hx-request")
-        || headers.get(header::ACCEPT).is_some_and(|accept| accept == "text/event-stream")
-}
-
-impl FromRequestParts<Arc<Gateway>> for Visitor {
+impl FromRequestParts<Pages> for Visitor {
     type Rejection = Response;
 
-    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Response> {
+    async fn from_request_parts(parts: &mut Parts, pages: &Pages) -> Result<Self, Response> {
+        let gateway = &pages.gateway;
         let jar = CookieJar::from_headers(&parts.headers);
         let name = cookie_name(SESSION, by_tls(gateway, &parts.headers));
-        let Some(cookie) = jar.get(&name) else { return Err(sign_in::first(&parts.headers)) };
+        let Some(cookie) = jar.get(&name) else {
+            return Err(super::sign_in_page::first(&parts.headers));
+        };
         let session = digest(cookie.value().as_bytes());
         let used = !by_script(&parts.headers);
         match gateway.store.visit(&session, LASTS, used).await {
@@ -90,7 +63,7 @@ impl FromRequestParts<Arc<Gateway>> for Visitor {
                 }
                 Ok(Visitor(visit))
             }
-            Ok(None) => Err(sign_in::first(&parts.headers)),
+            Ok(None) => Err(super::sign_in_page::first(&parts.headers)),
             Err(error) => Err(Sorry::from(error).into_response()),
         }
     }
@@ -119,14 +92,14 @@ pub(super) fn same(one: &str, other: &str) -> bool {
     digest(one.as_bytes()) == digest(other.as_bytes())
 }
 
-impl<T: DeserializeOwned> FromRequest<Arc<Gateway>> for Posted<T> {
+impl<T: DeserializeOwned> FromRequest<Pages> for Posted<T> {
     type Rejection = Response;
 
-    async fn from_request(request: Request, gateway: &Arc<Gateway>) -> Result<Self, Response> {
+    async fn from_request(request: Request, pages: &Pages) -> Result<Self, Response> {
         let (mut parts, body) = request.into_parts();
-        let Visitor(visit) = Visitor::from_request_parts(&mut parts, gateway).await?;
+        let Visitor(visit) = Visitor::from_request_parts(&mut parts, pages).await?;
         let forged = from_elsewhere(&parts.headers);
-        let body = Bytes::from_request(Request::from_parts(parts, body), gateway).await;
+        let body = Bytes::from_request(Request::from_parts(parts, body), pages).await;
         let body = body.map_err(IntoResponse::into_response)?;
         let ours = fields::<Csrf>(&body).is_ok_and(|form| same(&form.csrf, &visit.csrf));
         if forged || !ours {

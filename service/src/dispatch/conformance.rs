@@ -1,4 +1,4 @@
-//! What every kind of dispatch promises, as a suite that runs against any of them.
+//! Promises of every kind of dispatch, as a suite that runs against any of them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,8 +8,9 @@ use fastmap_backends::FunctionId;
 use fastmap_backends::cloud::{Problem, ProblemCode};
 use tokio::time::timeout;
 
-use super::{BatchTask, Dispatch, Lease, Lessor, RunSpec, Submitted, Task, Upload, Verdict, Work};
-use crate::price;
+use super::work::{BatchTask, RunSpec, Task, Upload, Work, WorkOutcome};
+use super::{Dispatch, Lease, PendingWork, WorkSource};
+use crate::pricing;
 
 /// What must come has come by then.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -22,7 +23,7 @@ const SHORT: Duration = Duration::from_secs(2);
 /// Both sides of a dispatch.
 pub(crate) struct Sides {
     pub(crate) dispatch: Arc<dyn Dispatch>,
-    pub(crate) lessor: Arc<dyn Lessor>,
+    pub(crate) lessor: Arc<dyn WorkSource>,
 }
 
 /// Runs the suite; `make` gives an empty dispatch with that quota and that length of a lease.
@@ -54,7 +55,7 @@ fn work(account: i64, run: &str, seq: u64) -> Work {
         item_timeout: None,
         locale: fastmap_backends::cloud::Locale::default(),
     };
-    let (payload, limit) = (Bytes::new(), price::Work::default());
+    let (payload, limit) = (Bytes::new(), pricing::Work::default());
     let batch = BatchTask {
         seq,
         first: 0,
@@ -70,7 +71,7 @@ fn work(account: i64, run: &str, seq: u64) -> Work {
 }
 
 impl Sides {
-    pub(crate) async fn submit(&self, account: i64, run: &str, seq: u64) -> Submitted {
+    pub(crate) async fn submit(&self, account: i64, run: &str, seq: u64) -> PendingWork {
         self.dispatch.submit(work(account, run, seq)).await.expect("it is open")
     }
 
@@ -88,7 +89,7 @@ impl Sides {
     }
 }
 
-async fn verdict(mut submitted: Submitted) -> Verdict {
+async fn verdict(mut submitted: PendingWork) -> WorkOutcome {
     timeout(LIMIT, submitted.verdict()).await.expect("a verdict in time")
 }
 
@@ -98,12 +99,12 @@ fn seq(lease: &Lease) -> (i64, u64) {
 }
 
 /// A verdict that tells the seq it is for.
-fn answer(lease: &Lease) -> Verdict {
-    Verdict::Failed(Problem::new(ProblemCode::WorkerFailed, seq(lease).1.to_string()))
+fn answer(lease: &Lease) -> WorkOutcome {
+    WorkOutcome::Failed(Problem::new(ProblemCode::WorkerFailed, seq(lease).1.to_string()))
 }
 
-fn is_answer(verdict: &Verdict, seq: u64) -> bool {
-    matches!(verdict, Verdict::Failed(problem) if problem.detail == seq.to_string())
+fn is_answer(verdict: &WorkOutcome, seq: u64) -> bool {
+    matches!(verdict, WorkOutcome::Failed(problem) if problem.detail == seq.to_string())
 }
 
 async fn answers_reach_who_submitted(sides: &Sides) {
@@ -118,7 +119,7 @@ async fn answers_reach_who_submitted(sides: &Sides) {
     sides.nothing_to_lease().await;
     for lease in leases.iter().rev() {
         assert!(sides.answer(lease).await);
-        assert!(!sides.lessor.answer(lease.id, Verdict::Lost).await, "answered twice");
+        assert!(!sides.lessor.answer(lease.id, WorkOutcome::Lost).await, "answered twice");
     }
     for (seq, submitted) in waiting.into_iter().enumerate() {
         assert!(is_answer(&verdict(submitted).await, seq as u64));
@@ -188,7 +189,7 @@ async fn what_an_agent_drops_is_given_to_another(sides: &Sides) {
     assert_eq!(seq(&again), (1, 0));
     assert_ne!(again.id, dropped);
     assert!(!sides.lessor.extend(dropped).await);
-    assert!(!sides.lessor.answer(dropped, Verdict::Lost).await, "the first agent is too late");
+    assert!(!sides.lessor.answer(dropped, WorkOutcome::Lost).await, "the first agent is too late");
     let mut last = again;
     while !sides.answer(&last).await {
         last = sides.lease().await;
@@ -224,7 +225,7 @@ async fn what_is_given_back_comes_at_once_until_it_is_lost(sides: &Sides) {
             }
         }
     };
-    assert!(matches!(got, Verdict::Lost), "{got:?}");
+    assert!(matches!(got, WorkOutcome::Lost), "{got:?}");
     assert!(deliveries >= 2, "{deliveries}");
     sides.nothing_to_lease().await;
 }
@@ -241,7 +242,7 @@ async fn an_ended_run_is_over_wherever_its_work_is(sides: &Sides) {
     sides.dispatch.end_run("r").await;
     for submitted in of_run {
         let got = verdict(submitted).await;
-        assert!(matches!(got, Verdict::Cancelled), "{got:?}");
+        assert!(matches!(got, WorkOutcome::Cancelled), "{got:?}");
     }
     assert_eq!(timeout(LIMIT, ended.recv()).await.expect("in time"), Ok("r".to_owned()));
     assert!(!sides.answer(&held).await);
@@ -274,7 +275,7 @@ async fn a_cancelled_batch_is_over_and_its_agent_learns_it(sides: &Sides) {
     timeout(LIMIT, revoked).await.expect("the agent is told");
     for submitted in [leased, queued] {
         let got = verdict(submitted).await;
-        assert!(matches!(got, Verdict::Cancelled), "{got:?}");
+        assert!(matches!(got, WorkOutcome::Cancelled), "{got:?}");
     }
     assert!(!sides.lessor.extend(held.id).await && !sides.answer(&held).await);
     let mut left = Vec::new();

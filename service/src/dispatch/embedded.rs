@@ -8,10 +8,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use tokio::sync::{Notify, broadcast, oneshot};
 
-use super::{
-    Closed, Dispatch, Lease, LeaseId, Lessor, Payer, RunSpec, Submitted, Task, Unavailable, Used, Uses,
-    Verdict, Work,
-};
+use super::work::{RunSpec, Task, Work, WorkOutcome};
+use super::{Closed, Dispatch, Lease, LeaseId, Payer, PendingWork, Unavailable, Used, Uses, WorkSource};
 
 /// Agents that may lose the same work before it is given up.
 const DELIVERIES: u32 = 5;
@@ -106,7 +104,7 @@ impl Tenant {
 struct Entry {
     work: Work,
     deliveries: u32,
-    reply: oneshot::Sender<Verdict>,
+    reply: oneshot::Sender<WorkOutcome>,
 }
 
 #[derive(Debug)]
@@ -254,7 +252,8 @@ impl State {
     fn take_back(&mut self, id: LeaseId) {
         let Some(entry) = self.take(id) else { return };
         if entry.deliveries >= DELIVERIES {
-            let _gone = entry.reply.send(Verdict::Lost);
+            // The receiver is gone where the batch was given up.
+            let _ = entry.reply.send(WorkOutcome::Lost);
         } else if !entry.reply.is_closed() {
             // It has waited its turn already.
             self.queue(entry, true);
@@ -264,7 +263,7 @@ impl State {
 
 #[async_trait]
 impl Dispatch for Embedded {
-    async fn submit(&self, work: Work) -> Result<Submitted, Closed> {
+    async fn submit(&self, work: Work) -> Result<PendingWork, Closed> {
         let (reply, verdict) = oneshot::channel();
         let mut state = self.lock();
         if state.closed {
@@ -273,14 +272,15 @@ impl Dispatch for Embedded {
         state.queue(Entry { work, deliveries: 0, reply }, false);
         drop(state);
         self.news.notify_one();
-        Ok(Submitted { verdict, _kept: None })
+        Ok(PendingWork { verdict, _kept: None })
     }
 
     async fn cancel(&self, run: &str, seq: u64) {
         let over = self.lock().take_all(run, Some(seq));
         self.news.notify_one();
         for entry in over {
-            let _gone = entry.reply.send(Verdict::Cancelled);
+            // The receiver is gone where the batch was given up.
+            let _ = entry.reply.send(WorkOutcome::Cancelled);
         }
     }
 
@@ -288,10 +288,11 @@ impl Dispatch for Embedded {
         let over = self.lock().take_all(run, None);
         self.news.notify_one();
         for entry in over {
-            let _gone = entry.reply.send(Verdict::Cancelled);
+            // The receiver is gone where the batch was given up.
+            let _ = entry.reply.send(WorkOutcome::Cancelled);
         }
         // No agent listens: no agent has workers of it.
-        let _nobody = self.ended.send(run.to_owned());
+        let _ = self.ended.send(run.to_owned());
     }
 
     async fn used(&self) -> Option<Used> {
@@ -304,7 +305,7 @@ impl Dispatch for Embedded {
 }
 
 #[async_trait]
-impl Lessor for Embedded {
+impl WorkSource for Embedded {
     async fn lease(&self) -> Result<Lease, Closed> {
         loop {
             let news = self.news.notified();
@@ -316,7 +317,7 @@ impl Lessor for Embedded {
         }
     }
 
-    async fn lay_out(&self, spec: &Arc<RunSpec>) -> Result<Arc<RunSpec>, Unavailable> {
+    async fn prepare_uploads(&self, spec: &Arc<RunSpec>) -> Result<Arc<RunSpec>, Unavailable> {
         // The gateway's files are this machine's.
         Ok(Arc::clone(spec))
     }
@@ -342,11 +343,12 @@ impl Lessor for Embedded {
         }
     }
 
-    async fn answer(&self, lease: LeaseId, verdict: Verdict) -> bool {
+    async fn answer(&self, lease: LeaseId, verdict: WorkOutcome) -> bool {
         let Some(entry) = self.lock().take(lease) else { return false };
         // Its tenant may have more than its quota waiting.
         self.news.notify_one();
-        let _gone = entry.reply.send(verdict);
+        // The receiver is gone where the batch was given up.
+        let _ = entry.reply.send(verdict);
         true
     }
 

@@ -3,9 +3,12 @@
 
 use fastmap_backends::cloud::{Secret, digest};
 
-use super::{Result, Row, Store, StoreError, Tx, now_ms};
+use super::Store;
+use super::db::{Row, Tx};
+use super::error::{Result, StoreError};
+use crate::clock::now_ms;
 use crate::keys::ServiceKey;
-use crate::price::Microcredits;
+use crate::pricing::Microcredits;
 use crate::text;
 
 /// Tokens of an account that are worth nothing any more and are remembered, where the account makes its

@@ -1,7 +1,9 @@
 //! Looking at the ledger: its newest entries, and whether all that is kept beside it follows from it.
 
-use super::{Result, Row, Store};
-use crate::price::Microcredits;
+use super::Store;
+use super::db::Row;
+use super::error::Result;
+use crate::pricing::Microcredits;
 
 /// A line of the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]

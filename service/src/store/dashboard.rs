@@ -1,8 +1,10 @@
-//! Who may look at the dashboard: one-time links, and the sessions that they open. Codes and cookies are stored as their
+//! Access to the dashboard: one-time links, and the sessions that they open. Codes and cookies are stored as their
 //! hashes; all of it hangs on the token that minted the link, and is worth nothing once that is revoked or expired.
 
-use super::{Result, Store, now_ms};
-use crate::price::Microcredits;
+use super::Store;
+use super::error::Result;
+use crate::clock::now_ms;
+use crate::pricing::Microcredits;
 
 /// Links of a token that wait to be used; minting another forgets the oldest.
 const LINKS: i64 = 5;

@@ -1,75 +1,146 @@
-//! Which database, as it is named on the command line.
+//! The database: its connections, handed out for reads and for transactions that write.
 
-use std::fmt;
-use std::path::PathBuf;
-use std::str::FromStr;
+use std::borrow::Cow;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
+use sqlx::Connection;
+use sqlx::postgres::{PgConnectOptions, PgPool};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
+};
+use tokio::sync::Mutex;
 
-/// Where the database is.
-#[derive(Clone)]
-pub enum Database {
-    /// An SQLite file, of one gateway.
-    File(PathBuf),
-    /// A database of a PostgreSQL server, of any number of gateways.
-    Server(Box<PgConnectOptions>),
+use super::db::{Conn, STATEMENTS, Sql};
+use super::error::{Result, StoreError};
+use super::url::Database;
+use crate::keys::random;
+use crate::private;
+
+/// Pages (256 MB) of SQLite's log after which a commit folds them in itself: a bound for when the checkpoints beside the
+/// writer (`sqlite_checkpoint`) fall behind or fail.
+const WAL_PAGES: &str = "65536";
+
+/// The database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub(super) pool: Pool,
+    /// The number under which this process reserves; 0 where there can be no other.
+    pub(super) gateway: i64,
 }
 
-impl FromStr for Database {
-    type Err = String;
+#[derive(Clone, Debug)]
+pub(super) enum Pool {
+    Sqlite { readers: SqlitePool, writer: Arc<Mutex<SqliteConnection>> },
+    Postgres(PgPool),
+}
 
-    /// `postgres://user:password@host:port/database?sslmode=verify-full`, or `sqlite://` and a path.
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("sqlite://") {
-            return Ok(Database::File(path.into()));
+impl Store {
+    /// Opens the database, makes what is not there, and brings its tables up to date.
+    ///
+    /// # Errors
+    /// If it can't be opened, or was made by a later version.
+    pub async fn open(database: &Database) -> Result<Self> {
+        match database {
+            Database::File(path) => Store::open_sqlite(path).await,
+            Database::Server(options) => Store::open_postgres(options).await,
         }
-        if !text.starts_with("postgres://") && !text.starts_with("postgresql://") {
-            return Err("it begins with postgres:// (a server) or sqlite:// (a file)".to_owned());
+    }
+
+    async fn open_sqlite(path: &Path) -> Result<Self> {
+        // SQLite makes its log with the database's mode.
+        let private = private::file(path).and_then(|()| {
+            let beside = |end: &str| {
+                PathBuf::from([path.as_os_str(), OsStr::new(end)].into_iter().collect::<OsString>())
+            };
+            ["-wal", "-shm"].iter().try_for_each(|end| private::file_if_there(&beside(end)))
+        });
+        private.map_err(|error| StoreError::Refused(error.to_string()))?;
+        // NORMAL in WAL mode: a commit survives the death of the process, and the database stays whole when the power
+        // fails. What the last moments before a power failure lose is a charge less, never one too many.
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .foreign_keys(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal)
+            .statement_cache_capacity(STATEMENTS)
+            .pragma("wal_autocheckpoint", WAL_PAGES)
+            .busy_timeout(Duration::from_secs(10));
+        let mut writer = SqliteConnection::connect_with(&options).await?;
+        super::migrations::sqlite().run(&mut writer).await?;
+        let readers =
+            SqlitePoolOptions::new().max_connections(4).connect_with(options.read_only(true)).await?;
+        Ok(Store { pool: Pool::Sqlite { readers, writer: Arc::new(Mutex::new(writer)) }, gateway: 0 })
+    }
+
+    async fn open_postgres(options: &PgConnectOptions) -> Result<Self> {
+        let pool = super::postgres::open(options).await?;
+        // Gateways that start at the same time wait for one another.
+        super::migrations::postgres().run(&pool).await?;
+        let gateway =
+            random::<8>().map_err(|error| StoreError::Refused(format!("no random bytes: {error}")))?;
+        Ok(Store { pool: Pool::Postgres(pool), gateway: i64::from_le_bytes(gateway) >> 1 })
+    }
+
+    /// Whether other gateways may use the database, too.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.pool, Pool::Postgres(_))
+    }
+
+    /// A statement that reads.
+    pub(super) fn sql(&self, text: impl Into<Cow<'static, str>>) -> Sql<'_> {
+        match &self.pool {
+            Pool::Sqlite { readers, .. } => Sql::on_sqlite(readers, text.into()),
+            Pool::Postgres(pool) => Sql::on_postgres(pool, text.into()),
         }
-        // Its error may hold the password.
-        let options =
-            text.parse().map_err(|_| "it is no postgres://user:password@host:port/database".to_owned())?;
-        Ok(Database::Server(Box::new(options)))
     }
-}
 
-/// Without the password.
-impl fmt::Display for Database {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Database::File(path) => write!(f, "{}", path.display()),
-            Database::Server(options) => {
-                let host = match options.get_socket() {
-                    Some(socket) => socket.display().to_string(),
-                    None => format!("{}:{}", options.get_host(), options.get_port()),
-                };
-                let (user, name) = (options.get_username(), options.get_database().unwrap_or_default());
-                write!(f, "{name:?} of {user} at {host} (PostgreSQL)")
-            }
+    /// A connection that writes, for one transaction. On SQLite it is the only one.
+    pub(super) async fn writer(&self) -> Result<Conn> {
+        Ok(match &self.pool {
+            Pool::Sqlite { writer, .. } => Conn::Sqlite(Arc::clone(writer).lock_owned().await),
+            Pool::Postgres(pool) => Conn::Postgres(pool.acquire().await?),
+        })
+    }
+
+    /// Writes a copy of all that is committed now to a file of its owner's alone, while others go on writing. `false`: this is
+    /// PostgreSQL, which has tools of its own for that.
+    ///
+    /// # Errors
+    /// If the file is there already or can't be written, or the database fails.
+    pub async fn copy_to(&self, path: &Path) -> Result<bool> {
+        if self.is_shared() {
+            return Ok(false);
         }
+        let wrong = |why: &dyn std::fmt::Display| StoreError::Refused(format!("{}: {why}", path.display()));
+        let text = path.to_str().ok_or_else(|| wrong(&"not a name in UTF-8"))?;
+        std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|error| wrong(&error))?;
+        let copied = self.writer().await?.sql("VACUUM INTO $1").bind(text).execute().await;
+        if copied.is_err() {
+            // It may be gone already.
+            let _ = std::fs::remove_file(path);
+        }
+        copied.map(|_| true)
     }
-}
 
-impl fmt::Debug for Database {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_database_is_named_by_what_it_begins_with_and_shown_without_its_password() {
-        let server: Database =
-            "postgres://u:secret@db.example:6000/fastmap?sslmode=require".parse().expect("a server");
-        assert_eq!(format!("{server:?}"), "\"fastmap\" of u at db.example:6000 (PostgreSQL)");
-        let file: Database = "sqlite:///var/x.sqlite".parse().expect("a file");
-        assert!(matches!(file, Database::File(path) if path.as_os_str() == "/var/x.sqlite"));
-        for wrong in ["mysql://h/d", "fastmap.sqlite", "postgres://h:port/d"] {
-            let why = wrong.parse::<Database>().expect_err(wrong);
-            assert!(why.contains("postgres://"), "{why}");
+    /// Whether the database would take a write now.
+    ///
+    /// # Errors
+    /// If not, or if it does not answer within seconds.
+    pub async fn ready(&self) -> Result<()> {
+        match &self.pool {
+            Pool::Sqlite { .. } => self.sql("SELECT 1").execute().await.map(drop),
+            Pool::Postgres(pool) => super::postgres::ready(pool).await,
         }
     }
 }

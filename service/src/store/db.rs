@@ -14,7 +14,7 @@ use sqlx::{
 };
 use tokio::sync::OwnedMutexGuard;
 
-use super::Result;
+use super::error::Result;
 
 /// A write transaction that takes the lock at its begin: one that reads first and writes later would fail where another
 /// process has written in between. PostgreSQL locks what a transaction asks for (`ledger::lock`).
@@ -63,7 +63,7 @@ impl<'c> Db<'c> {
     }
 
     /// Whether others may write while this connection is inside a transaction.
-    pub(super) fn has_company(&self) -> bool {
+    pub(super) fn is_multi_writer(&self) -> bool {
         matches!(self, Db::Postgres(_))
     }
 }
@@ -317,3 +317,6 @@ impl Row {
         }
     }
 }
+
+/// Statements that a connection keeps prepared: those of groups of each size, and the others.
+pub(super) const STATEMENTS: usize = 128;

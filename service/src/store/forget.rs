@@ -1,8 +1,9 @@
 //! Forgetting ended runs, their batches and what the dashboard shows of them. Everything goes in bounded
 //! pieces, each a transaction of its own: no account's rows keep others from the writer for longer than a
-//! batch does. Called by the gateway's `leases`.
+//! batch does. Called by the gateway's `run_lifecycle`.
 
-use super::{Result, Store};
+use super::Store;
+use super::error::Result;
 
 /// Rows that one statement deletes.
 const PIECE: u64 = 500;

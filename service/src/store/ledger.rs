@@ -3,9 +3,9 @@
 //! a batch's hold and charge there in the statement that changes the batch, and their checks refuse what must never be.
 //!
 //! Where others write at the same time (PostgreSQL), whoever moves money of an account locks it first, several in the order
-//! of their numbers: [`lock`], and `group` in its statements. What comes behind sees what the one before has committed.
+//! of their numbers: [`lock`], and `batch_statements` in its statements. What comes behind sees what the one before has committed.
 //!
-//! The functions take a connection that is inside a transaction. `group` does for many batches what can be done in one
+//! The functions take a connection that is inside a transaction. `batch_statements` does for many batches what can be done in one
 //! statement; here is what needs a closer look.
 
 use std::collections::{BTreeSet, HashSet};
@@ -13,9 +13,13 @@ use std::time::Duration;
 
 use fastmap_backends::cloud::Prices;
 
-use super::{Db, Result, Row, Short, Store, StoreError, now_ms};
-use crate::price::{self, Grant, Microcredits, Work};
-use crate::spool::Place;
+use super::Store;
+use super::db::{Db, Row};
+use super::error::{Result, StoreError};
+use crate::answer_files::Position;
+use crate::clock::now_ms;
+use crate::pricing;
+use crate::pricing::{Grant, Microcredits, Work};
 
 /// A batch that wants to be dispatched.
 #[derive(Clone, Debug)]
@@ -46,7 +50,7 @@ pub enum Reserved {
     /// Its answer was acknowledged.
     Acknowledged,
     /// Another gateway has it in hand.
-    Elsewhere,
+    OwnedByOther,
     /// The seq was used for other bytes.
     Conflict,
     /// No such run in this account.
@@ -65,7 +69,7 @@ pub enum Reserved {
     /// The account is empty.
     OutOfCredits,
     /// What is left is reserved for others.
-    Held,
+    CreditsOnHold,
     /// Too many bytes of answers are kept for the account: so many.
     Full(u64),
 }
@@ -97,7 +101,7 @@ pub struct Stored {
     /// Its SHA-256.
     pub digest: String,
     /// Where it is.
-    pub place: Place,
+    pub place: Position,
 }
 
 /// What became of a [`Settle`].
@@ -115,7 +119,8 @@ const CANCELLED: &str = "cancelled";
 
 /// Keeps all others from moving money of these accounts, up to the transaction's end. On SQLite nobody can.
 pub(super) async fn lock(db: &mut Db<'_>, accounts: impl IntoIterator<Item = i64>) -> Result<()> {
-    if db.has_company() {
+    if db.is_multi_writer() {
+        // In the order of their numbers: two transactions that lock the same accounts never wait for each other.
         for account in accounts.into_iter().collect::<BTreeSet<_>>() {
             db.sql("SELECT id FROM accounts WHERE id = $1 FOR NO KEY UPDATE")
                 .bind(account)
@@ -128,7 +133,7 @@ pub(super) async fn lock(db: &mut Db<'_>, accounts: impl IntoIterator<Item = i64
 
 /// The same for the account of a run.
 pub(super) async fn lock_of_run(db: &mut Db<'_>, run: &str) -> Result<()> {
-    if db.has_company() {
+    if db.is_multi_writer() {
         db.sql(
             "SELECT id FROM accounts WHERE id = (SELECT account FROM runs WHERE id = $1) FOR NO KEY UPDATE",
         )
@@ -169,7 +174,7 @@ pub(super) async fn reserve(db: &mut Db<'_>, gateway: i64, ask: &Reserve) -> Res
             return Ok(Reserved::Acknowledged);
         }
         if row.try_get::<i64, _>("gateway")? != gateway {
-            return Ok(Reserved::Elsewhere);
+            return Ok(Reserved::OwnedByOther);
         }
         let work = Work {
             cpu: Duration::from_nanos(row.try_get::<i64, _>("cpu_limit_ns")?.unsigned_abs()),
@@ -194,12 +199,12 @@ pub(super) async fn reserve(db: &mut Db<'_>, gateway: i64, ask: &Reserve) -> Res
     let cap = row.try_get::<Option<i64>, _>("max_credits")?.unwrap_or(i64::MAX);
     let under_cap = cap.saturating_sub(spent);
     let available = (balance - account_held).min(under_cap.saturating_sub(held));
-    let Some(grant) = price::grant(&ask.prices, ask.wanted, available) else {
-        let least = price::least(&ask.prices, ask.wanted);
+    let Some(grant) = pricing::grant(&ask.prices, ask.wanted, available) else {
+        let least = pricing::least(&ask.prices, ask.wanted);
         return Ok(match () {
             () if under_cap < least => Reserved::CapReached { cap, spent, least },
             () if balance < least => Reserved::OutOfCredits,
-            () => Reserved::Held,
+            () => Reserved::CreditsOnHold,
         });
     };
     if cancelled {
@@ -231,7 +236,7 @@ pub(super) async fn reserve(db: &mut Db<'_>, gateway: i64, ask: &Reserve) -> Res
 pub(super) fn stored(row: &Row) -> Result<Stored> {
     let number = |name: &str| -> Result<u64> { Ok(row.try_get::<i64, _>(name)?.unsigned_abs()) };
     let place =
-        Place { file: number("answer_file")?, at: number("answer_at")?, length: number("answer_length")? };
+        Position { file: number("answer_file")?, at: number("answer_at")?, length: number("answer_length")? };
     Ok(Stored { digest: row.try_get("answer_digest")?, place })
 }
 
@@ -366,7 +371,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn withdraw(&self, run: &str, seq: i64) -> Result<bool> {
+    pub async fn cancel_reservation(&self, run: &str, seq: i64) -> Result<bool> {
         let mut conn = self.writer().await?;
         let mut tx = conn.begin().await?;
         lock_of_run(&mut tx.db(), run).await?;
@@ -423,139 +428,18 @@ impl Store {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use fastmap_backends::cloud::{FunctionName, OpenRun};
-
-    use super::*;
-    use crate::price::CREDIT;
-    use crate::store::testing::{Fresh, on_both};
-    use crate::store::{Committer, NewRun};
-
-    on_both!(
-        a_batch_is_withdrawn_once_and_whoever_has_it_is_not_paid,
-        what_comes_after_a_cancelled_batch_is_a_new_one,
-        only_files_of_answers_that_nobody_has_acknowledged_are_needed,
-    );
-
-    async fn store(fresh: &Fresh) -> Store {
-        let store = fresh.open().await;
-        assert_eq!(store.create_account("a", CREDIT).await.expect("a new account").id, 1);
-        let request = OpenRun {
-            key: "0".repeat(32),
-            executable: String::new(),
-            function: FunctionName { offset: 0, name: String::new() },
-            context: None,
-            label: None,
-            items: None,
-            item_timeout_ms: None,
-            max_credits: None,
-            locale: None,
-        };
-        let new =
-            NewRun { account: 1, id: "run", digest: "", request: &request, most_open: 9, lease_until_ms: 0 };
-        store.open_run(&new).await.expect("a new run");
-        store
-    }
-
-    fn ask(seq: i64, digest: &str) -> Reserve {
-        Reserve {
-            account: 1,
-            run: "run".to_owned(),
-            seq,
-            digest: digest.to_owned(),
-            wanted: Work { cpu: Duration::from_secs(1), bytes: 1000 },
-            prices: price::DEFAULT,
-            most_kept: u64::MAX,
-        }
-    }
-
-    fn answer(seq: i64, file: u64) -> Settle {
-        Settle {
-            run: "run".to_owned(),
-            seq,
-            status: 200,
-            charge: 1,
-            cpu: Duration::from_millis(1),
-            bytes: 10,
-            items: 1,
-            answer: Stored { digest: "answer".to_owned(), place: Place { file, at: 0, length: 10 } },
-        }
-    }
-
-    async fn state(store: &Store, seq: i64) -> Option<String> {
-        store.batch("run", seq).await.expect("no failure").map(|(state, _)| state)
-    }
-
-    async fn audit(store: &Store) {
-        assert_eq!(store.audit().await.expect("no failure"), Vec::<String>::new());
-    }
-
-    async fn a_batch_is_withdrawn_once_and_whoever_has_it_is_not_paid(fresh: Fresh) {
-        let store = store(&fresh).await;
-        let committer = Committer::start(store.clone());
-        // On PostgreSQL another gateway; on SQLite the same file again.
-        let other = fresh.open().await;
-        assert!(!other.withdraw("run", 1).await.expect("no failure"), "nobody has sent it");
-        for seq in [1, 2] {
-            let got = committer.reserve(ask(seq, "one")).await.expect("no failure");
-            assert!(matches!(got, Reserved::Granted(_)), "{got:?}");
-        }
-        assert_eq!(store.held_here().await.expect("no failure").len(), 2);
-        assert!(other.withdraw("run", 1).await.expect("no failure"));
-        assert!(!other.withdraw("run", 1).await.expect("no failure"), "a second time");
-        let held = store.held_here().await.expect("no failure");
-        assert_eq!(held, HashSet::from([("run".to_owned(), 2)]));
-        assert_eq!(state(&store, 1).await.as_deref(), Some("cancelled"));
-        let settled = committer.settle_for(answer(1, 0), "one".to_owned()).await.expect("no failure");
-        assert_eq!(settled, Settled::NotHeld);
-        store.release("run", 1).await.expect("no failure");
-        store.release("run", 2).await.expect("no failure");
-        assert_eq!(store.balance(1).await.expect("no failure"), (CREDIT, 0));
-        audit(&store).await;
-    }
-
-    async fn what_comes_after_a_cancelled_batch_is_a_new_one(fresh: Fresh) {
-        let store = store(&fresh).await;
-        let committer = Committer::start(store.clone());
-        for digest in ["one", "one", "two"] {
-            let got = committer.reserve(ask(1, digest)).await.expect("no failure");
-            assert!(matches!(got, Reserved::Granted(_)), "{got:?}");
-            audit(&store).await;
-            assert!(store.withdraw("run", 1).await.expect("no failure"));
-            audit(&store).await;
-        }
-        committer.reserve(ask(1, "three")).await.expect("no failure");
-        // Who had one of those before has an answer to other bytes.
-        let late = committer.settle_for(answer(1, 0), "two".to_owned()).await.expect("no failure");
-        assert_eq!(late, Settled::NotHeld);
-        let settled = committer.settle_for(answer(1, 0), "three".to_owned()).await.expect("no failure");
-        assert_eq!(settled, Settled::Charged);
-        assert!(!store.withdraw("run", 1).await.expect("no failure"), "what is answered stays answered");
-        assert_eq!(state(&store, 1).await.as_deref(), Some("answered"));
-        assert_eq!(store.balance(1).await.expect("no failure"), (CREDIT - 1, 0));
-        audit(&store).await;
-    }
-
-    async fn only_files_of_answers_that_nobody_has_acknowledged_are_needed(fresh: Fresh) {
-        let store = store(&fresh).await;
-        let committer = Committer::start(store.clone());
-        for (seq, file) in [(0, 0), (1, 0), (2, 3), (3, 7)] {
-            committer.reserve(ask(seq, "one")).await.expect("no failure");
-            committer.settle(answer(seq, file)).await.expect("no failure");
-        }
-        // Reserved, and its answer in no file yet.
-        committer.reserve(ask(4, "one")).await.expect("no failure");
-        let needed = async || {
-            let mut needed = store.files_needed("run").await.expect("no failure");
-            needed.sort_unstable();
-            needed
-        };
-        assert_eq!(needed().await, [0, 3, 7]);
-        store.acknowledge("run", &[0, 2]).await.expect("no failure");
-        assert_eq!(needed().await, [0, 7]);
-        store.acknowledge("run", &[1, 3]).await.expect("no failure");
-        assert!(needed().await.is_empty());
-        assert!(store.files_needed("other").await.expect("no failure").is_empty());
-    }
+/// What does not suffice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Short {
+    /// The run's `max_credits`.
+    Cap,
+    /// The account's balance.
+    Balance,
 }
+
+#[cfg(test)]
+mod case_tests;
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
+mod tests;

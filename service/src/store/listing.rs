@@ -1,4 +1,4 @@
-//! What the dashboard's pages list: some runs of an account, some entries of its ledger, how its balance went. Each
+//! Lists of the dashboard's pages: some runs of an account, some entries of its ledger, how its balance went. Each
 //! query looks at a page of rows by an index, or at counts; none looks at batches.
 
 use std::collections::BTreeMap;
@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use fastmap_backends::cloud::RunState;
 
 use super::audit::entry_of;
+use super::error::Result;
 use super::runs::{LISTED, run_of};
-use super::{Entry, Result, Run, Store};
-use crate::price::Microcredits;
+use super::{Entry, Run, Store};
+use crate::pricing::Microcredits;
 
 /// Where a page begins.
 #[derive(Clone, Debug, PartialEq, Eq)]

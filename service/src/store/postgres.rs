@@ -4,14 +4,15 @@
 //! lends one backend to many connections, so that locks and settings of sessions mean nothing).
 
 use std::io;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, raw_sql};
 use tokio::time::{sleep, timeout};
 
-use super::{Result, STATEMENTS, StoreError};
+use super::db::STATEMENTS;
+use super::error::{Result, StoreError};
+use super::server_state::{LATELY, Unfit, code, doubt, in_doubt};
 
 /// Connections of a gateway to PostgreSQL, beside the one that says that it lives.
 const CONNECTIONS: u32 = 8;
@@ -21,8 +22,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// `/readyz` is asked by balancers that wait for some seconds.
 const READY: Duration = Duration::from_secs(3);
-/// A connection that was used this lately is taken to be as it was.
-const LATELY: Duration = Duration::from_secs(1);
+
 /// Pause between two attempts to connect to a server that is starting.
 const AGAIN: Duration = Duration::from_millis(200);
 /// Rounds in which two connections are looked at for a backend that they share.
@@ -43,57 +43,6 @@ const ASKED: &str = "lock_timeout";
 /// In the simple protocol, which needs no prepared statement: a pooler may stand in the way of those.
 const LOOK: &str =
     "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool, pg_backend_pid()";
-
-/// SQLSTATEs after which a server is looked at anew: it takes no writes (25006), or goes down or comes up
-/// (57P01 to 57P03).
-const DOUBTFUL: [&str; 4] = ["25006", "57P01", "57P02", "57P03"];
-
-/// When a server was last seen that takes no writes, or has answered with one of [`DOUBTFUL`]. One for all
-/// stores of the process: doubt costs a question.
-static DOUBT: Mutex<Option<Instant>> = Mutex::new(None);
-
-/// Why a server, or the way to it, is of no use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
-    /// A standby, or a server that was made read-only.
-    #[error(
-        "PostgreSQL takes no writes at this address: it is a standby (in recovery), or its transactions are \
-         read-only; the address must lead to the primary"
-    )]
-    ReadOnly,
-    /// A pooler that gives each transaction any of its connections.
-    #[error(
-        "PostgreSQL is reached through a pooler in transaction mode, and gateways need sessions of their own \
-         (advisory locks, settings): let the pooler work in session mode (PgBouncer: pool_mode = session), or \
-         connect to the server"
-    )]
-    Pooled,
-    /// A pooler that refuses settings which come with a connection.
-    #[error(
-        "a pooler before PostgreSQL refuses settings that come with a connection: let it ignore them (PgBouncer: \
-         ignore_startup_parameters = extra_float_digits,options), in session mode, or connect to the server"
-    )]
-    RefusesSettings,
-}
-
-/// Notes an error of the database, so that servers that only read are noticed at once.
-pub(super) fn note(error: &sqlx::Error) {
-    if code(error).is_some_and(|code| DOUBTFUL.contains(&&*code)) {
-        doubt();
-    }
-}
-
-fn doubt() {
-    *DOUBT.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-}
-
-fn in_doubt() -> bool {
-    DOUBT.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|since| since.elapsed() < LATELY)
-}
-
-fn code(error: &sqlx::Error) -> Option<String> {
-    Some(error.as_database_error()?.code()?.into_owned())
-}
 
 /// Waits for something that the server does at once.
 async fn in_time<T>(most: Duration, what: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
@@ -172,7 +121,8 @@ pub(super) async fn open(options: &PgConnectOptions) -> Result<PgPool> {
     };
     let mut second = connect(&options).await?;
     have_sessions(&mut first, &mut second).await?;
-    let _closed = (first.close().await, second.close().await);
+    // Connections that can't be closed in order are dropped.
+    let _ = (first.close().await, second.close().await);
     let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS)
         .acquire_timeout(CONNECT)

@@ -1,31 +1,31 @@
 //! Databases of both kinds for tests. What the store promises it promises of both: `on_both!` makes two tests of one.
 
+#[allow(dead_code, reason = "shared with tests of the service")]
+#[path = "../../tests/postgres/mod.rs"]
+mod postgres;
+
 use std::future::Future;
 
 use tempfile::TempDir;
 
 use super::{Database, Store};
 
-#[allow(dead_code, reason = "shared with tests of the service")]
-#[path = "../../tests/postgres/mod.rs"]
-mod postgres;
-
 /// Which kind.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Kind {
+pub(super) enum Kind {
     Sqlite,
     Postgres,
 }
 
 /// A database with nothing in it, for one test.
 #[derive(Debug)]
-pub(crate) struct Fresh {
-    pub(crate) database: Database,
+pub(super) struct Fresh {
+    pub(super) database: Database,
     _folder: Option<TempDir>,
 }
 
 impl Fresh {
-    pub(crate) async fn new(kind: Kind) -> Self {
+    pub(super) async fn new(kind: Kind) -> Self {
         match kind {
             Kind::Sqlite => {
                 let folder = tempfile::tempdir().expect("a folder");
@@ -39,13 +39,13 @@ impl Fresh {
     }
 
     /// The database, opened (again).
-    pub(crate) async fn open(&self) -> Store {
+    pub(super) async fn open(&self) -> Store {
         Store::open(&self.database).await.expect("a database")
     }
 }
 
 /// Runs a test that needs no runtime of its own.
-pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
+pub(super) fn run<T>(test: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(test)
 }
 
@@ -67,4 +67,4 @@ macro_rules! on_both {
         }
     )+};
 }
-pub(crate) use on_both;
+pub(super) use on_both;

@@ -1,5 +1,5 @@
 //! CPU time that a run's workers have used beside batches: nothing was reserved for it. It is charged when it is reported.
-//! The first of it is free ([`price::free`]); of the rest a run pays no more than its `max_credits` and its account no more
+//! The first of it is free ([`pricing::free`]); of the rest a run pays no more than its `max_credits` and its account no more
 //! than its balance. What batches of the account have reserved is not taken away from them: the run *owes* it, others can't
 //! reserve it, and it is taken when they leave something over.
 
@@ -7,9 +7,13 @@ use std::time::Duration;
 
 use fastmap_backends::cloud::Prices;
 
-use super::ledger::{lock_of_run, whole};
-use super::{Conn, Result, Store, now_ms};
-use crate::price::{self, Microcredits, Work};
+use super::Store;
+use super::db::Conn;
+use super::error::Result;
+use super::ledger::{Short, lock_of_run, whole};
+use crate::clock::now_ms;
+use crate::pricing;
+use crate::pricing::{Microcredits, Work};
 
 /// A report of more is one of an agent that lies: sums of such times would overflow.
 const LONGEST: Duration = Duration::from_hours(24);
@@ -23,15 +27,6 @@ pub struct Charged {
     pub taken: Microcredits,
     /// Why not all of it can ever be taken.
     pub short: Option<Short>,
-}
-
-/// What does not suffice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Short {
-    /// The run's `max_credits`.
-    Cap,
-    /// The account's balance.
-    Balance,
 }
 
 impl Store {
@@ -80,8 +75,8 @@ async fn charge(conn: &mut Conn, run: &str, cpu: Duration, prices: &Prices) -> R
 
     let now = now_ms();
     let since = Duration::from_millis(now.saturating_sub(number("free_ms")?).max(0).unsigned_abs());
-    let (free, of_account) = price::free(cpu, time("free_ns")?, time("account_free_ns")?, since);
-    let due = price::cost(prices, Work { cpu: cpu.saturating_sub(free), bytes: 0 });
+    let (free, of_account) = pricing::free(cpu, time("free_ns")?, time("account_free_ns")?, since);
+    let due = pricing::cost(prices, Work { cpu: cpu.saturating_sub(free), bytes: 0 });
     let (in_cap, in_balance) = ((cap - owed).max(0), (balance - account_owed).max(0));
     let new = due.min(in_cap).min(in_balance);
     let short = match () {

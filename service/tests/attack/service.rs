@@ -154,7 +154,7 @@ impl Billed {
         for account in accounts.as_array().expect("a list") {
             let name = account["name"].as_str().expect("a name");
             let credits = server.balance(name);
-            let given = fastmap_service::price::read(super::CREDITS).expect("a number");
+            let given = fastmap_service::pricing::read(super::CREDITS).expect("a number");
             micros += given - credits;
             runs += server
                 .json(&["runs", "list", name, "--most", "1000000"])

@@ -67,7 +67,7 @@ async fn fill(path: &std::path::Path, account: i64) {
     });
     let activity = format!(
         "INSERT INTO run_activity (run, series, failures, deaths, updated_ms) VALUES ('{big}', '{series}', 4711, 64, {})",
-        fastmap_service::store::now_ms()
+        fastmap_service::clock::now_ms()
     );
     let mut tx = conn.begin().await.expect("a transaction");
     for sql in [runs, batches, ledger, sums, failures, activity] {

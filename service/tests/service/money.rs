@@ -6,7 +6,7 @@ use fastmap_backends::cloud::{Answer, Part, PartOutcome};
 use fastmap_backends::cloud::{BatchCancelled, Bill, OpenRun, RunInfo, RunState};
 use fastmap_backends::{ExitReason, Payload, Results, Running};
 use fastmap_service::dispatch::jetstream::{self, Cache, Credentials, Names, NatsOptions};
-use fastmap_service::dispatch::{Answered, Lessor, Task, Verdict};
+use fastmap_service::dispatch::{Answered, Task, WorkOutcome, WorkSource};
 use serde_json::Value;
 
 use crate::client::{Client, batch, open_run, results, to_json};
@@ -39,7 +39,7 @@ fn an_account_is_never_overdrawn_and_says_when_it_is_empty() {
     // What was paid for is still there.
     results(&client.batch(&run, 0, &["b100000"]), 1);
     // Less is left than a second costs.
-    let rest = fastmap_service::price::show(1000 - client.balance());
+    let rest = fastmap_service::pricing::show(1000 - client.balance());
     server.json(&["credits", "add", "a", &rest]);
     client
         .call("POST", "/runs", &to_json(&open_run(&client.upload_worker(), "obey")))
@@ -369,7 +369,7 @@ fn of_what_an_agent_says_that_lies_nothing_is_kept_that_is_not_paid() {
     let cache = Cache::new(folder.path(), 1 << 20).expect("a folder");
     let liar = runtime.block_on(async {
         let connection = jetstream::connect(&options).await.expect("a connection");
-        jetstream::Receiver::start(connection, Names::new(jetstream::PREFIX), cache, 9)
+        jetstream::JetStreamWorkSource::start(connection, Names::new(jetstream::PREFIX), cache, 9)
             .await
             .expect("an agent")
     });
@@ -378,9 +378,9 @@ fn of_what_an_agent_says_that_lies_nothing_is_kept_that_is_not_paid() {
             let results = Results { payload: Payload::from(vec![7; BYTES]), ..Results::default() };
             let parts = vec![Part { offset: 0, items: 1, outcome: PartOutcome::Done(results) }];
             let verdict = match lease.work.task {
-                Task::Check => Verdict::Ready,
+                Task::Check => WorkOutcome::Ready,
                 Task::Batch(_) => {
-                    Verdict::Answered(Answered { parts, cpu: Duration::from_hours(9), cut: false })
+                    WorkOutcome::Answered(Answered { parts, cpu: Duration::from_hours(9), cut: false })
                 }
             };
             liar.answer(lease.id, verdict).await;

@@ -290,7 +290,7 @@ impl Server {
     /// An account's balance, in millionths.
     pub(crate) fn balance(&self, account: &str) -> i64 {
         let shown = self.json(&["account", "show", account]);
-        fastmap_service::price::read(shown["credits"].as_str().expect("credits")).expect("a number")
+        fastmap_service::pricing::read(shown["credits"].as_str().expect("credits")).expect("a number")
     }
 }
 

@@ -174,7 +174,7 @@ fn every_operation_answers_another_tenant_as_if_there_were_nothing() {
 /// The document leaves no route of the protocol out: what is routed there is what it describes.
 #[test]
 fn every_route_stands_in_the_document() {
-    let routed = include_str!("../../src/gateway/mod.rs");
+    let routed = include_str!("../../src/http.rs");
     let begin = routed.find("let protocol =").expect("the routes of the protocol");
     let end = begin + routed[begin..].find(".fallback").expect("their end");
     let quoted = routed[begin..end].split('"').skip(1).step_by(2);

@@ -1,10 +1,11 @@
-//! Whether the service that the environment names is there, takes the secret, has credits for it, and agrees about the time.
+//! Findings about the service: whether the one that the environment names is there, takes the secret, has credits for
+//! it, and agrees about the time.
 
 use fastmap_backends::cloud::{Secret, ServiceUrl, check};
 use fastmap_backends::{BackendError, in_credits};
 
-use super::{Finding, bad, fair, good, variable};
-use crate::price;
+use super::finding::{Finding, bad, fair, good, variable};
+use crate::pricing;
 
 pub(super) fn ask() -> Vec<Finding> {
     let (url, secret) = (variable("FASTMAP_CLOUD_URL"), variable("FASTMAP_SECRET"));
@@ -67,7 +68,7 @@ pub(super) fn ask() -> Vec<Finding> {
                 "account {}: {}, {} of that not reserved",
                 auth.account,
                 in_credits(auth.balance),
-                price::show(auth.available)
+                pricing::show(auth.available)
             ),
         ),
         false => bad(

@@ -1,4 +1,5 @@
-//! What any map needs of a machine: cores, a temporary folder, descriptors, processes, and a kernel that confines.
+//! Findings about what any map needs of a machine: cores, a temporary folder, descriptors, processes, and a kernel that
+//! confines.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +10,7 @@ use fastmap_sandbox::{Layer, most_processes};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statvfs::statvfs;
 
-use super::{Finding, bad, fair, good};
+use super::finding::{Finding, bad, fair, good};
 
 /// Bytes that a service should have for the programs of its runs.
 const ROOM: u64 = 1 << 30;

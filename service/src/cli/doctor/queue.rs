@@ -1,9 +1,10 @@
-//! Whether the queue that the command line or the environment names has what gateways and agents need.
+//! Findings about the queue: whether the one that the command line or the environment names has what gateways and
+//! agents need.
 
 use tokio::runtime::Builder;
 
-use super::{Finding, bad, fair, good};
-use crate::cli::args::Nats;
+use super::finding::{Finding, bad, fair, good};
+use crate::cli::service_args::Nats;
 use crate::dispatch::jetstream::{Work, connect, survey};
 
 const NAME: &str = "queue";

@@ -1,12 +1,13 @@
-//! What a machine that is to be a service offers for jails. Who only maps needs none of it, and is told all the same.
+//! Findings about jails on a machine that is to be a service. A machine that only maps needs no jails; the findings are
+//! shown there as well.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use fastmap_sandbox::jail::{Jail, Limits};
 
-use super::{Finding, bad, fair, good};
-use crate::agent::{InJails, Launch};
+use super::finding::{Finding, bad, fair, good};
+use crate::agent::{JailLauncher, Launch};
 
 /// What jails are made of, each for itself, and then whether one holds. `serve`: what is missing is an error.
 pub(super) fn look(serve: bool) -> Vec<Finding> {
@@ -42,7 +43,7 @@ pub(super) fn look(serve: bool) -> Vec<Finding> {
     );
     if whole {
         all.push(
-            match InJails::new(Limits::default().memory, Limits::default().memory)
+            match JailLauncher::new(Limits::default().memory, Limits::default().memory)
                 .and_then(|jails| jails.self_test())
             {
                 Ok(()) => good("attack", "this program, in a jail, tried to get out and got nowhere"),

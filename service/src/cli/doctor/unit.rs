@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use super::{Finding, fair, good};
+use super::finding::{Finding, fair, good};
 
 const NAME: &str = "systemd";
 const ADVICE: &str =

@@ -11,7 +11,7 @@ use fastmap_backends::{
     LocalOptions, Outcome, Task, Work, local,
 };
 
-use super::{Finding, bad, good, variable};
+use super::finding::{Finding, bad, good, variable};
 
 /// What is not answered by then never is.
 const PATIENCE: Duration = Duration::from_secs(30);

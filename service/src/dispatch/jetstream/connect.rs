@@ -49,13 +49,13 @@ pub enum Credentials {
 #[derive(Debug, thiserror::Error)]
 pub enum Unconnected {
     /// What was said on the command line is no address.
-    #[error("{0:?} is no address of a NATS server")]
+    #[error("{0:?} is not an address of a NATS server")]
     Address(String, #[source] io::Error),
     /// A file can't be read, or is not what it should be.
     #[error("cannot use {}", .0.display())]
     File(PathBuf, #[source] io::Error),
     /// No server lets it in.
-    #[error("no NATS server at {0} lets this in")]
+    #[error("no NATS server at {0} accepts the connection")]
     Refused(String, #[source] async_nats::ConnectError),
 }
 

@@ -1,4 +1,4 @@
-//! What each role may do on the NATS servers, as their configuration says it. Gateways have an account's subjects to
+//! Permissions of each role on the NATS servers, as their configuration says it. Gateways have an account's subjects to
 //! themselves. An agent takes work from tenants' consumers, acknowledges it, asks gateways about what it was given, and
 //! says that it is there: it publishes no work, answers no agent, and sees no stream, bucket or object.
 //!
@@ -8,7 +8,7 @@
 
 use std::fmt::Write;
 
-use super::Names;
+use crate::dispatch::jetstream::subjects::Names;
 
 /// Subjects that an agent of that user may publish to.
 fn publish(names: &Names, user: &str) -> Vec<String> {
@@ -52,7 +52,8 @@ pub fn configuration(names: &Names, agents: &[String]) -> String {
     for user in agents {
         let variable = user.to_ascii_uppercase().replace('-', "_");
         let (publish, subscribe) = (quoted(&publish(names, user)), quoted(&subscribe(names, user)));
-        let _infallible = write!(
+        // Writing to a `String` can't fail.
+        let _ = write!(
             text,
             "      {{ user: \"{user}\", password: $FASTMAP_NATS_{variable}, permissions: {{\n\
              \x20         publish: {{ allow: [{publish}] }}\n\

@@ -1,4 +1,4 @@
-//! What the servers have of a service, for who looks after them.
+//! Survey of a service's things on the servers, for their operator.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use async_nats::Client;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{ContextBuilder, GetStreamErrorKind};
 
-use super::Names;
-use super::layout::CONSUMERS;
+use crate::dispatch::jetstream::streams::CONSUMERS;
+use crate::dispatch::jetstream::subjects::Names;
 
 /// Servers that are there answer within this.
 const PATIENCE: Duration = Duration::from_secs(5);

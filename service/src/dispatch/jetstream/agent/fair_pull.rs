@@ -1,0 +1,383 @@
+//! Fair pull: which tenant an agent asks for work next, and whose work it takes next. It only decides: `intake` asks
+//! and takes.
+//!
+//! Each tenant has a consumer of its own; an agent has requests open at several, and what comes stands here until it is
+//! leased: of the tenant that was served longest ago. As much is asked for as the agent has room for, shared out evenly
+//! among the tenants, at least one of each; where there are many, they are asked in turn. What nobody leases is given back
+//! soon, for another agent may be idle.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+/// Tenants that are asked at a time.
+const ASKED: usize = 16;
+/// A request waits so long for work.
+const WAITS: Duration = Duration::from_secs(5);
+/// The same where others wait to be asked.
+const WAITS_AMONG_MANY: Duration = Duration::from_millis(250);
+/// A request of which nothing was heard for so long after its end is forgotten.
+const UNHEARD: Duration = Duration::from_secs(1);
+/// A tenant is asked as long as a gateway has told of it lately.
+const TOLD: Duration = Duration::from_secs(10);
+/// What was not leased for so long is given back.
+const HELD: Duration = Duration::from_millis(500);
+/// A tenant whose request ended long before its time is not asked for this long, then for twice as long, up to the second:
+/// the servers refuse at once where a consumer is missing, and would be asked again without a pause.
+const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// For so long the turn is kept for a tenant whose work is on its way.
+const GRACE: Duration = Duration::from_millis(3);
+
+/// A request to a tenant's consumer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pull {
+    pub(super) account: i64,
+    /// Its number, by which its end is told.
+    pub(super) id: u64,
+    /// At most so much.
+    pub(super) batch: usize,
+    /// It waits so long.
+    pub(super) expires: Duration,
+}
+
+/// What there is to lease.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next<T> {
+    /// This.
+    Work(T),
+    /// Look again then at the latest.
+    At(Instant),
+    /// Nothing, until something comes.
+    Nothing,
+}
+
+#[derive(Debug)]
+struct Open {
+    id: u64,
+    left: usize,
+    expires: Duration,
+    until: Instant,
+}
+
+#[derive(Debug)]
+struct Tenant<T> {
+    told: Instant,
+    open: Vec<Open>,
+    ready: VecDeque<(T, Instant)>,
+    /// What waited at the consumer behind the last that came.
+    pending: u64,
+    /// When it was served, by count.
+    served: u64,
+    /// Since when its turn is kept for it.
+    kept: Option<Instant>,
+    /// Its last requests have ended at once: it is not asked before then, and waits this long the next time.
+    refused: Option<(Instant, Duration)>,
+}
+
+impl<T> Tenant<T> {
+    fn coming(&self) -> usize {
+        self.open.iter().map(|open| open.left).sum()
+    }
+
+    /// Asks for what is missing to its share, once half of it is.
+    fn top_up(
+        &mut self,
+        account: i64,
+        share: usize,
+        expires: Duration,
+        next: &mut u64,
+        now: Instant,
+    ) -> Option<Pull> {
+        let have = self.coming() + self.ready.len();
+        if have > share / 2 || self.refused.is_some_and(|(until, _)| until > now) {
+            return None;
+        }
+        *next += 1;
+        let pull = Pull { account, id: *next, batch: share - have, expires };
+        self.open.push(Open { id: pull.id, left: pull.batch, expires, until: now + expires });
+        Some(pull)
+    }
+}
+
+/// The tenants, and what came of them.
+#[derive(Debug)]
+pub(super) struct FairPuller<T> {
+    tenants: BTreeMap<i64, Tenant<T>>,
+    /// In the order in which they are asked.
+    ring: VecDeque<i64>,
+    next: u64,
+    served: u64,
+}
+
+impl<T> FairPuller<T> {
+    /// Nobody yet.
+    pub(super) fn new() -> Self {
+        FairPuller { tenants: BTreeMap::new(), ring: VecDeque::new(), next: 0, served: 0 }
+    }
+
+    /// A gateway has told that this tenant waits.
+    pub(super) fn told(&mut self, account: i64, now: Instant) {
+        let served = self.served;
+        let tenant = self.tenants.entry(account).or_insert_with(|| {
+            self.ring.push_back(account);
+            let (open, ready) = (Vec::new(), VecDeque::new());
+            Tenant { told: now, open, ready, pending: 0, served, kept: None, refused: None }
+        });
+        tenant.told = now;
+    }
+
+    /// What to ask for, now that somebody wants to lease and there is room for so many leases.
+    pub(super) fn pulls(&mut self, room: usize, now: Instant) -> Vec<Pull> {
+        for tenant in self.tenants.values_mut() {
+            tenant.open.retain(|open| open.until + UNHEARD > now);
+        }
+        let gone = |tenant: &Tenant<T>| {
+            tenant.told + TOLD < now && tenant.open.is_empty() && tenant.ready.is_empty()
+        };
+        self.tenants.retain(|_, tenant| !gone(tenant));
+        self.ring.retain(|account| self.tenants.contains_key(account));
+        let at_once = self.ring.len().min(ASKED);
+        let share = (room / at_once.max(1)).max(1);
+        let expires = if self.ring.len() > ASKED { WAITS_AMONG_MANY } else { WAITS };
+        let mut asked = self.tenants.values().filter(|tenant| tenant.coming() > 0).count();
+        let mut pulls = Vec::new();
+        // Those that are being asked stay where they are in the ring.
+        for at in 0..self.ring.len() {
+            let Some(tenant) = self.tenants.get_mut(&self.ring[at]) else { continue };
+            if tenant.coming() > 0 {
+                pulls.extend(tenant.top_up(self.ring[at], share, expires, &mut self.next, now));
+            }
+        }
+        for _ in 0..self.ring.len() {
+            if asked >= ASKED {
+                break;
+            }
+            self.ring.rotate_left(1);
+            let Some(account) = self.ring.back() else { break };
+            let Some(tenant) = self.tenants.get_mut(account).filter(|tenant| tenant.coming() == 0) else {
+                continue;
+            };
+            let pull = tenant.top_up(*account, share, expires, &mut self.next, now);
+            asked += usize::from(pull.is_some());
+            pulls.extend(pull);
+        }
+        pulls
+    }
+
+    /// A request has brought something that is still to be made ready. It does not say which: the oldest is served first.
+    pub(super) fn brought(&mut self, account: i64, pending: u64) {
+        let Some(tenant) = self.tenants.get_mut(&account) else { return };
+        tenant.pending = pending;
+        tenant.refused = None;
+        if let Some(oldest) = tenant.open.first_mut() {
+            oldest.left -= 1;
+            if oldest.left == 0 {
+                tenant.open.remove(0);
+            }
+        }
+    }
+
+    /// Something can be leased.
+    pub(super) fn ready(&mut self, account: i64, work: T, now: Instant) {
+        self.told(account, now);
+        if let Some(tenant) = self.tenants.get_mut(&account) {
+            tenant.ready.push_back((work, now));
+            tenant.kept = None;
+        }
+    }
+
+    /// A request is over. One that ends long before its time was refused.
+    pub(super) fn over(&mut self, account: i64, id: u64, now: Instant) {
+        let Some(tenant) = self.tenants.get_mut(&account) else { return };
+        let Some(at) = tenant.open.iter().position(|open| open.id == id) else { return };
+        let open = tenant.open.remove(at);
+        tenant.refused = (now + open.expires / 2 < open.until).then(|| {
+            let pause = tenant.refused.map_or(PAUSE, |(_, pause)| LONGEST_PAUSE.min(2 * pause));
+            (now + pause, pause)
+        });
+    }
+
+    /// Until when requests may still bring something; `None`: all are over.
+    pub(super) fn open_until(&self, now: Instant) -> Option<Instant> {
+        let open = self.tenants.values().flat_map(|tenant| &tenant.open);
+        open.map(|open| open.until + UNHEARD).filter(|until| *until > now).max()
+    }
+
+    /// The next to lease: of the tenant that was served longest ago.
+    pub(super) fn next(&mut self, now: Instant) -> Next<T> {
+        let some_ready = self.tenants.values().any(|tenant| !tenant.ready.is_empty());
+        if !some_ready {
+            return Next::Nothing;
+        }
+        loop {
+            let due =
+                |tenant: &Tenant<T>| !tenant.ready.is_empty() || (tenant.pending > 0 && tenant.coming() > 0);
+            let first =
+                self.tenants.values_mut().filter(|tenant| due(tenant)).min_by_key(|tenant| tenant.served);
+            let Some(tenant) = first else { return Next::Nothing };
+            if let Some((work, _)) = tenant.ready.pop_front() {
+                self.served += 1;
+                tenant.served = self.served;
+                return Next::Work(work);
+            }
+            let until = *tenant.kept.get_or_insert(now) + GRACE;
+            if until > now {
+                return Next::At(until);
+            }
+            // It is late: its quota may be used up. Whatever comes of it is known then.
+            tenant.pending = 0;
+            tenant.kept = None;
+        }
+    }
+
+    /// What was not leased in time.
+    pub(super) fn stale(&mut self, now: Instant) -> Vec<T> {
+        self.take(|_, since| since + HELD <= now)
+    }
+
+    /// Takes out what is not leased and not to be.
+    pub(super) fn take_if(&mut self, which: impl Fn(&T) -> bool) -> Vec<T> {
+        self.take(|work, _| which(work))
+    }
+
+    fn take(&mut self, which: impl Fn(&T, Instant) -> bool) -> Vec<T> {
+        let mut taken = Vec::new();
+        for tenant in self.tenants.values_mut() {
+            let (out, stay) =
+                std::mem::take(&mut tenant.ready).into_iter().partition(|(work, since)| which(work, *since));
+            tenant.ready = stay;
+            let out: VecDeque<(T, Instant)> = out;
+            taken.extend(out.into_iter().map(|(work, _)| work));
+        }
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bring(
+        turn: &mut FairPuller<(i64, u64)>,
+        pull: Pull,
+        works: std::ops::Range<u64>,
+        pending: u64,
+        now: Instant,
+    ) {
+        for n in works {
+            turn.brought(pull.account, pending);
+            turn.ready(pull.account, (pull.account, n), now);
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_is_shared_out_and_topped_up() {
+        let now = Instant::now();
+        let mut turn = FairPuller::new();
+        assert_eq!(turn.pulls(8, now), []);
+        turn.told(1, now);
+        let first = turn.pulls(8, now)[0];
+        assert_eq!((first.account, first.batch), (1, 8));
+        assert_eq!(turn.pulls(8, now), []);
+        bring(&mut turn, first, 0..5, 9, now);
+        for n in 0..5 {
+            assert_eq!(turn.next(now), Next::Work((1, n)));
+        }
+        assert_eq!(turn.pulls(8, now).iter().map(|pull| pull.batch).collect::<Vec<_>>(), [5]);
+        turn.told(2, now);
+        assert_eq!(
+            turn.pulls(8, now).iter().map(|pull| (pull.account, pull.batch)).collect::<Vec<_>>(),
+            [(2, 4)]
+        );
+    }
+
+    #[test]
+    fn who_has_room_for_one_asks_for_one() {
+        let now = Instant::now();
+        let mut turn = FairPuller::<()>::new();
+        turn.told(1, now);
+        assert_eq!(turn.pulls(1, now).iter().map(|pull| pull.batch).collect::<Vec<_>>(), [1]);
+        // More when there is more room.
+        assert_eq!(turn.pulls(8, now).iter().map(|pull| pull.batch).collect::<Vec<_>>(), [7]);
+    }
+
+    #[test]
+    fn tenants_are_served_in_turn_and_one_whose_work_is_on_its_way_is_waited_for_a_moment() {
+        let now = Instant::now();
+        let mut turn = FairPuller::new();
+        turn.told(1, now);
+        turn.told(2, now);
+        let pulls = turn.pulls(8, now);
+        bring(&mut turn, pulls[0], 0..4, 100, now);
+        bring(&mut turn, pulls[1], 0..1, 100, now);
+        assert_eq!(turn.next(now), Next::Work((1, 0)));
+        assert_eq!(turn.next(now), Next::Work((2, 0)));
+        assert_eq!(turn.next(now), Next::Work((1, 1)));
+        assert_eq!(turn.next(now), Next::At(now + GRACE));
+        bring(&mut turn, pulls[1], 1..2, 100, now);
+        assert_eq!(turn.next(now), Next::Work((2, 1)));
+        assert_eq!(turn.next(now), Next::Work((1, 2)));
+        assert_eq!(turn.next(now), Next::At(now + GRACE));
+        assert_eq!(turn.next(now + GRACE), Next::Work((1, 3)));
+        assert_eq!(turn.next(now + GRACE), Next::Nothing);
+    }
+
+    #[test]
+    fn many_tenants_are_asked_in_turn() {
+        let now = Instant::now();
+        let mut turn = FairPuller::<()>::new();
+        (0..40).for_each(|account| turn.told(account, now));
+        let mut asked = Vec::new();
+        for _ in 0..3 {
+            let pulls = turn.pulls(8, now);
+            assert!(pulls.len() <= ASKED && pulls.iter().all(|pull| pull.batch == 1));
+            for pull in pulls {
+                asked.push(pull.account);
+                turn.over(pull.account, pull.id, now + WAITS);
+            }
+        }
+        asked.sort_unstable();
+        asked.dedup();
+        assert_eq!(asked.len(), 40);
+    }
+
+    #[test]
+    fn a_request_that_ends_at_once_is_followed_by_a_pause_until_one_brings_something() {
+        let mut now = Instant::now();
+        let mut turn = FairPuller::new();
+        turn.told(1, now);
+        let mut asked = 0;
+        // For ten seconds each request ends when it is made, as where a consumer is missing.
+        for _ in 0..10_000 {
+            turn.told(1, now);
+            for pull in turn.pulls(8, now) {
+                asked += 1;
+                turn.over(1, pull.id, now);
+            }
+            now += Duration::from_millis(1);
+        }
+        assert!((8..12).contains(&asked), "{asked}");
+        now += LONGEST_PAUSE;
+        let pull = turn.pulls(1, now)[0];
+        bring(&mut turn, pull, 0..1, 0, now);
+        assert_eq!(turn.next(now), Next::Work((1, 0)));
+        // One that has waited as long as it may is followed by the next at once.
+        let pull = turn.pulls(1, now)[0];
+        turn.over(1, pull.id, now + WAITS);
+        assert_eq!(turn.pulls(1, now + WAITS).len(), 1);
+    }
+
+    #[test]
+    fn what_nobody_leases_is_given_back_and_who_is_not_told_of_is_forgotten() {
+        let now = Instant::now();
+        let mut turn = FairPuller::new();
+        turn.told(1, now);
+        let pull = turn.pulls(8, now)[0];
+        bring(&mut turn, pull, 0..1, 0, now);
+        assert_eq!(turn.stale(now), []);
+        assert_eq!(turn.stale(now + HELD), [(1, 0)]);
+        let later = now + TOLD + WAITS + UNHEARD;
+        assert_eq!(turn.pulls(8, later), []);
+        assert!(turn.tenants.is_empty());
+    }
+}

@@ -1,0 +1,75 @@
+//! An agent's requests to gateways: sent again until they are answered, or until the gateway must be taken for gone.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_nats::Client;
+use tokio::time::{sleep, timeout};
+
+use crate::dispatch::jetstream::messages::{Origin, Reply, Request};
+use crate::dispatch::jetstream::subjects::Names;
+
+/// A gateway that does not answer for so long is gone; one whose server was killed is back within seconds.
+const GONE: Duration = Duration::from_secs(10);
+/// An answer comes within this, or the request is sent again.
+const ANSWER: Duration = Duration::from_secs(3);
+/// A gateway that was heard so lately is not looked for.
+const LATELY: Duration = Duration::from_secs(5);
+
+/// Asks gateways.
+#[derive(Debug)]
+pub(super) struct GatewayClient {
+    client: Client,
+    names: Names,
+    heard: Mutex<HashMap<String, Instant>>,
+}
+
+impl GatewayClient {
+    pub(super) fn new(client: Client, names: Names) -> Self {
+        GatewayClient { client, names, heard: Mutex::default() }
+    }
+
+    /// Whether the gateway has said something lately. If not, it counts as heard from now on: who asks looks for it.
+    pub(super) fn heard_lately(&self, origin: &Origin) -> bool {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if heard.get(&origin.gateway).is_some_and(|heard| heard.elapsed() < LATELY) {
+            return true;
+        }
+        // Gateways come and go, in a long life.
+        heard.retain(|_, heard| heard.elapsed() < LATELY);
+        heard.insert(origin.gateway.clone(), Instant::now());
+        false
+    }
+
+    /// Asks about something. `None`: the gateway is gone.
+    pub(super) async fn ask(&self, origin: &Origin, about: &str, request: &Request) -> Option<Reply> {
+        let (subject, payload) = (self.names.gateway(&origin.gateway, about), request.encode());
+        let begun = Instant::now();
+        let mut pause = Duration::from_millis(20);
+        loop {
+            let asked = timeout(ANSWER, self.client.request(subject.clone(), payload.clone())).await;
+            match asked {
+                Ok(Ok(message)) => {
+                    let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+                    heard.insert(origin.gateway.clone(), Instant::now());
+                    return Some(Reply::decode(&message.payload));
+                }
+                Ok(Err(error)) => tracing::debug!(gateway = origin.gateway, %error, "a request failed"),
+                Err(_) => tracing::debug!(gateway = origin.gateway, "a request was not answered"),
+            }
+            if begun.elapsed() + pause > GONE {
+                return None;
+            }
+            sleep(pause).await;
+            pause = (2 * pause).min(Duration::from_secs(1));
+        }
+    }
+
+    /// Says something that needs no answer.
+    pub(super) async fn tell(&self, origin: &Origin, request: &Request) {
+        let subject = self.names.gateway(&origin.gateway, &origin.token);
+        // A lost message is made up for when the lease is over.
+        let _ = self.client.publish(subject, request.encode()).await;
+    }
+}

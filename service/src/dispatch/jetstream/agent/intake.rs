@@ -1,0 +1,346 @@
+//! Work on its way to the agent: asked for, received, prepared, handed back.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::Context;
+use async_nats::{Client, Message, StatusCode, Subscriber, jetstream};
+use async_trait::async_trait;
+use axum::body::Bytes;
+use futures_util::StreamExt;
+use serde_json::json;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::{Notify, broadcast};
+use tokio::time::{interval, interval_at};
+
+use crate::dispatch::Unavailable;
+use crate::dispatch::jetstream::agent::fair_pull::{FairPuller, Pull};
+use crate::dispatch::jetstream::agent::gateway_client::GatewayClient;
+use crate::dispatch::jetstream::agent::leases::{HeldLease, LeaseTable};
+use crate::dispatch::jetstream::agent::upload_cache::{Cache, Source};
+use crate::dispatch::jetstream::messages;
+use crate::dispatch::jetstream::messages::{DecodedWork, FileRef, Files, Origin, Reply, Request};
+use crate::dispatch::jetstream::subjects::Names;
+use crate::dispatch::work::{Task, Upload, Work};
+
+/// Who wants to lease looks so often whether there is somebody to be asked.
+pub(super) const LOOK: Duration = Duration::from_millis(250);
+
+/// What was brought and is not leased is looked at so often.
+pub(super) const STALE: Duration = Duration::from_millis(100);
+
+/// Runs that may end at once before an agent that is slow misses some.
+pub(super) const ENDED: usize = 1024;
+
+/// After the end of a run or a batch was heard, what of it was on its way has come within this.
+pub(super) const LATE: Duration = Duration::from_secs(30);
+
+pub(super) const IN_PROGRESS: Bytes = Bytes::from_static(b"+WPI");
+
+pub(super) const AGAIN: Bytes = Bytes::from_static(b"-NAK");
+
+pub(super) const NEVER: Bytes = Bytes::from_static(b"+TERM");
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) client: Client,
+    pub(super) jetstream: Context,
+    pub(super) names: Names,
+    /// What requests bring comes to subjects that begin so.
+    pub(super) inbox: String,
+    pub(super) inquirer: GatewayClient,
+    pub(super) turn: Mutex<FairPuller<Ready>>,
+    /// Leases that the agent takes at a time.
+    pub(super) places: usize,
+    pub(super) leases: LeaseTable,
+    pub(super) files: Cache,
+    /// Something can be leased, or somebody be asked, or nothing will ever come.
+    pub(super) news: Notify,
+    pub(super) closed: AtomicBool,
+    /// Runs and batches of which the end was heard lately, by name and token: the servers may still bring what was on its way.
+    pub(super) over: Mutex<HashMap<String, Instant>>,
+    pub(super) pulls: UnboundedSender<Pull>,
+    pub(super) ended: broadcast::Sender<String>,
+}
+
+/// Work that was brought and is nobody's yet.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) work: Work,
+    pub(super) origin: Origin,
+    pub(super) files: Files,
+    pub(super) ack: String,
+    pub(super) sequence: u64,
+    /// Its lease began then.
+    pub(super) since: Instant,
+}
+
+/// A file that a gateway gives out under a name.
+pub(super) struct FromGateway<'a> {
+    inquirer: &'a GatewayClient,
+    origin: &'a Origin,
+    name: &'a str,
+}
+
+#[async_trait]
+impl Source for FromGateway<'_> {
+    async fn bytes(&self, offset: u64) -> Option<Bytes> {
+        match self.inquirer.ask(self.origin, self.name, &Request::Get(offset)).await? {
+            Reply::Yes(bytes) => Some(bytes),
+            Reply::No => None,
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn turn(&self) -> MutexGuard<'_, FairPuller<Ready>> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An acknowledgement that is lost costs another delivery.
+    pub(super) async fn acknowledge(&self, ack: &str, how: Bytes) {
+        // The server delivers the work again when its lease is over.
+        let _ = self.client.publish(ack.to_owned(), how).await;
+    }
+
+    /// Sends requests. By a task of its own: who wants to lease may be gone before one is out.
+    pub(super) async fn ask(self: Arc<Self>, mut asked: UnboundedReceiver<Pull>) {
+        while let Some(Pull { account, id, batch, expires }) = asked.recv().await {
+            let (stream, consumer) = (self.names.stream(), Names::consumer(account));
+            let subject = format!("{}.CONSUMER.MSG.NEXT.{stream}.{consumer}", self.names.api());
+            let request = json!({ "batch": batch, "expires": expires.as_nanos() as u64 }).to_string();
+            let reply = format!("{}.{account}.{id}", self.inbox);
+            // A request that is lost expires, and another is made.
+            let _ = self.client.publish_with_reply(subject, reply, request.into()).await;
+        }
+    }
+
+    /// Takes what requests bring.
+    pub(super) async fn take(self: Arc<Self>, mut brought: Subscriber) {
+        while let Some(message) = brought.next().await {
+            if message.status.is_some_and(|status| status != StatusCode::OK) {
+                // A request is over: its subject ends with whom it was for and its number.
+                let mut tokens = message.subject.rsplit('.');
+                let (id, account) = (tokens.next().map(str::parse), tokens.next().map(str::parse));
+                if let (Some(Ok(id)), Some(Ok(account))) = (id, account) {
+                    self.turn().over(account, id, Instant::now());
+                    self.news.notify_one();
+                    if message.status == Some(StatusCode::NO_RESPONDERS) {
+                        self.misses(account).await;
+                    }
+                }
+                continue;
+            }
+            let message = jetstream::Message { message, context: self.jetstream.clone() };
+            let Ok(info) = message.info() else { continue };
+            let Some(account) = Names::tenant(info.consumer) else { continue };
+            let (delivered, sequence, pending) = (info.delivered, info.stream_sequence, info.pending);
+            let closed = self.closed.load(Ordering::Relaxed);
+            if !closed {
+                self.turn().brought(account, pending);
+            }
+            let Message { payload, reply: Some(ack), .. } = message.message else { continue };
+            let since = Instant::now();
+            match messages::arrived(&payload) {
+                Ok(DecodedWork { origin, work, away, files }) => {
+                    let ready = Ready { work, origin, files, ack: ack.into_string(), sequence, since };
+                    if closed {
+                        // Before it is counted: who waits for the last requests may leave then.
+                        self.hand_back(ready).await;
+                        self.turn().brought(account, pending);
+                        self.news.notify_one();
+                        continue;
+                    }
+                    if !self.inquirer.heard_lately(&ready.origin) {
+                        drop(tokio::spawn(Arc::clone(&self).look_for(ready.origin.clone())));
+                    }
+                    if away.is_none() && delivered == 1 {
+                        self.ready(ready).await;
+                    } else {
+                        let shared = Arc::clone(&self);
+                        drop(tokio::spawn(
+                            async move { shared.prepare(ready, delivered as u64, away).await },
+                        ));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(account, %error, "work that this version can't read is left to others");
+                    self.acknowledge(&ack, Bytes::from_static(b"-NAK {\"delay\": 1000000000}")).await;
+                }
+            }
+        }
+    }
+
+    /// A tenant has no consumer, as far as this agent's servers know: gateways make it.
+    async fn misses(&self, account: i64) {
+        let missed = json!([account]).to_string();
+        // It is tried again later.
+        let _ = self.client.publish(self.names.join(), missed.into()).await;
+    }
+
+    async fn ready(&self, ready: Ready) {
+        if self.closed.load(Ordering::Relaxed) {
+            return self.hand_back(ready).await;
+        }
+        let (run, token) = (ready.work.spec.run.clone(), ready.origin.token.clone());
+        let is_over = || self.is_over(&run) || self.is_over(&token);
+        if is_over() {
+            return self.give_up(vec![ready], Vec::new()).await;
+        }
+        self.turn().ready(ready.work.spec.account, ready, Instant::now());
+        // An end that is heard from now on finds it there. One that was heard meanwhile has not.
+        if is_over() {
+            let over = self.turn().take_if(|ready| ready.origin.token == token);
+            return self.give_up(over, self.leases.end(|held| held.origin.token == token)).await;
+        }
+        self.news.notify_one();
+    }
+
+    fn is_over(&self, name: &str) -> bool {
+        self.over.lock().unwrap_or_else(PoisonError::into_inner).contains_key(name)
+    }
+
+    fn heard_of_the_end(&self, name: &str) {
+        let mut over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
+        over.retain(|_, since| since.elapsed() < LATE);
+        over.insert(name.to_owned(), Instant::now());
+    }
+
+    /// Asks a gateway whether it is there. What one has left that is gone is worked on by nobody.
+    async fn look_for(self: Arc<Self>, origin: Origin) {
+        if self.inquirer.ask(&origin, messages::HERE, &Request::Ask(0)).await.is_some() {
+            return;
+        }
+        tracing::warn!(gateway = origin.gateway, "a gateway is gone; what it has left is given up");
+        let ready = self.turn().take_if(|ready| ready.origin.gateway == origin.gateway);
+        let held = self.leases.end(|held| held.origin.gateway == origin.gateway);
+        self.give_up(ready, held).await;
+    }
+
+    async fn give_up(&self, ready: Vec<Ready>, held: Vec<HeldLease>) {
+        for ack in ready.into_iter().map(|ready| ready.ack).chain(held.into_iter().map(|held| held.ack)) {
+            self.acknowledge(&ack, NEVER).await;
+        }
+    }
+
+    /// Asks the gateway whether the work is still wanted, and for the items that did not fit into the message.
+    async fn prepare(&self, mut ready: Ready, delivered: u64, away: Option<u64>) {
+        let (origin, ack) = (ready.origin.clone(), ready.ack.clone());
+        let preparing = async {
+            match self.inquirer.ask(&origin, &origin.token, &Request::Ask(delivered)).await? {
+                Reply::Yes(_) => {}
+                Reply::No => return None,
+            }
+            let Some(length) = away else { return Some(Bytes::new()) };
+            let mut payload = Vec::new();
+            while (payload.len() as u64) < length {
+                let request = Request::Get(payload.len() as u64);
+                match self.inquirer.ask(&origin, &origin.token, &request).await? {
+                    Reply::Yes(bytes) if !bytes.is_empty() => payload.extend_from_slice(&bytes),
+                    _ => return None,
+                }
+            }
+            (payload.len() as u64 == length).then(|| payload.into())
+        };
+        match self.meanwhile(&origin, &ack, preparing).await {
+            Some(payload) => {
+                if let (Some(_), Task::Batch(batch)) = (away, &mut ready.work.task) {
+                    batch.payload = payload;
+                }
+                ready.since = Instant::now();
+                self.acknowledge(&ack, IN_PROGRESS).await;
+                self.ready(ready).await;
+            }
+            // Nobody waits for it, or nobody is there who could.
+            None => self.acknowledge(&ack, NEVER).await,
+        }
+    }
+
+    /// Does something that may take longer than a lease.
+    pub(super) async fn meanwhile<T>(&self, origin: &Origin, ack: &str, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        let beat = Duration::from_millis((origin.lease_ms / 3).max(1));
+        let mut extend = interval_at((Instant::now() + beat).into(), beat);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                _ = extend.tick() => self.acknowledge(ack, IN_PROGRESS).await,
+            }
+        }
+    }
+
+    /// What was not begun goes to others, and counts for nothing.
+    pub(super) async fn hand_back(&self, ready: Ready) {
+        self.inquirer.tell(&ready.origin, &Request::Unused).await;
+        self.acknowledge(&ready.ack, AGAIN).await;
+    }
+
+    pub(super) async fn hand_back_stale(self: Arc<Self>) {
+        let mut look = interval(STALE);
+        loop {
+            look.tick().await;
+            let stale = self.turn().stale(Instant::now());
+            for ready in stale {
+                self.hand_back(ready).await;
+            }
+        }
+    }
+
+    pub(super) async fn hear_of_tenants(self: Arc<Self>, mut tenants: Subscriber) {
+        while let Some(message) = tenants.next().await {
+            let accounts: Vec<i64> = serde_json::from_slice(&message.payload).unwrap_or_default();
+            let now = Instant::now();
+            for account in accounts {
+                self.turn().told(account, now);
+            }
+            self.news.notify_one();
+        }
+    }
+
+    pub(super) async fn hear_of_revoked(self: Arc<Self>, mut revoked: Subscriber) {
+        while let Some(message) = revoked.next().await {
+            let token = String::from_utf8_lossy(&message.payload).into_owned();
+            self.heard_of_the_end(&token);
+            let ready = self.turn().take_if(|ready| ready.origin.token == token);
+            self.give_up(ready, self.leases.end(|held| held.origin.token == token)).await;
+        }
+    }
+
+    pub(super) async fn hear_of_ends(self: Arc<Self>, mut over: Subscriber) {
+        while let Some(message) = over.next().await {
+            let run = String::from_utf8_lossy(&message.payload).into_owned();
+            self.heard_of_the_end(&run);
+            let ready = self.turn().take_if(|ready| ready.work.spec.run == run);
+            self.give_up(ready, self.leases.end(|held| held.run == run)).await;
+            // No agent listens: no agent has workers of it.
+            let _ = self.ended.send(run);
+        }
+    }
+
+    pub(super) async fn upload(&self, origin: &Origin, named: &FileRef) -> Result<Upload, Unavailable> {
+        let source = FromGateway { inquirer: &self.inquirer, origin, name: &named.name };
+        self.files.get(&named.hash, &source).await.map_err(|error| Unavailable(Box::new(error)))
+    }
+
+    /// Sends a verdict, in parts if it is large. `false`: nobody waits for it.
+    pub(super) async fn deliver(&self, held: &HeldLease, verdict: Bytes) -> bool {
+        let room = messages::room(self.client.max_payload()) - held.ack.len();
+        let about = &held.origin.token;
+        let ask = async |request: Request| {
+            let reply = self.inquirer.ask(&held.origin, about, &request).await;
+            matches!(reply, Some(Reply::Yes(_)))
+        };
+        if verdict.len() <= room {
+            return ask(Request::Verdict(held.ack.clone(), verdict)).await;
+        }
+        let total = verdict.len() as u64;
+        for (at, part) in verdict.chunks(room).enumerate() {
+            if !ask(Request::Part((at * room) as u64, total, verdict.slice_ref(part))).await {
+                return false;
+            }
+        }
+        ask(Request::Verdict(held.ack.clone(), Bytes::new())).await
+    }
+}

@@ -1,0 +1,230 @@
+//! The agent's side: asks tenants' consumers for work as long as somebody wants to lease, keeps what is leased by saying so,
+//! and brings verdicts to the gateways that wait for them.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::context::ContextBuilder;
+use async_nats::{Client, SubscribeError};
+use async_trait::async_trait;
+use axum::body::Bytes;
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::{Notify, broadcast};
+use tokio::task::JoinSet;
+use tokio::time::timeout_at;
+
+use super::fair_pull::{FairPuller, Next};
+use super::gateway_client::GatewayClient;
+use super::leases::{HeldLease, LeaseTable};
+use super::upload_cache::Cache;
+use crate::dispatch::jetstream::agent::intake::{AGAIN, ENDED, IN_PROGRESS, LOOK, NEVER, Ready, Shared};
+use crate::dispatch::jetstream::messages;
+use crate::dispatch::jetstream::messages::{Origin, Reply, Request};
+use crate::dispatch::jetstream::subjects::Names;
+use crate::dispatch::work::{RunSpec, WorkOutcome};
+use crate::dispatch::{Closed, Lease, LeaseId, Payer, Unavailable, WorkSource};
+use crate::keys::random;
+
+/// The agent's side of work that goes through JetStream.
+#[derive(Debug)]
+pub struct JetStreamWorkSource {
+    shared: Arc<Shared>,
+    _tasks: JoinSet<()>,
+}
+
+impl JetStreamWorkSource {
+    /// Begins to listen to gateways, for an agent that takes so many leases at a time.
+    ///
+    /// # Errors
+    /// If the servers do not let it hear what it must.
+    pub async fn start(
+        client: Client,
+        names: Names,
+        files: Cache,
+        places: usize,
+    ) -> Result<Self, SubscribeError> {
+        let inbox = client.new_inbox();
+        let brought = client.subscribe(format!("{inbox}.*.*")).await?;
+        let tenants = client.subscribe(names.tenants()).await?;
+        let over = client.subscribe(names.ended()).await?;
+        let revoked = client.subscribe(names.revoked()).await?;
+        let (pulls, asked) = unbounded_channel();
+        let shared = Arc::new(Shared {
+            jetstream: ContextBuilder::new().api_prefix(names.api()).build(client.clone()),
+            inquirer: GatewayClient::new(client.clone(), names.clone()),
+            client,
+            names,
+            inbox,
+            turn: Mutex::new(FairPuller::new()),
+            places,
+            leases: LeaseTable::default(),
+            files,
+            news: Notify::new(),
+            closed: AtomicBool::new(false),
+            over: Mutex::default(),
+            pulls,
+            ended: broadcast::Sender::new(ENDED),
+        });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Arc::clone(&shared).take(brought));
+        tasks.spawn(Arc::clone(&shared).hear_of_tenants(tenants));
+        tasks.spawn(Arc::clone(&shared).hear_of_ends(over));
+        tasks.spawn(Arc::clone(&shared).hear_of_revoked(revoked));
+        tasks.spawn(Arc::clone(&shared).ask(asked));
+        tasks.spawn(Arc::clone(&shared).hand_back_stale());
+        // Gateways announce tenants again by themselves.
+        let _ = shared.client.publish(shared.names.join(), Bytes::new()).await;
+        Ok(JetStreamWorkSource { shared, _tasks: tasks })
+    }
+
+    /// Once it is closed: waits until its last requests to the servers are over, for as long as they may last (some seconds), and
+    /// hands back what they bring. Who leaves before may take work along, which others get when its lease ends.
+    pub async fn last_requests(&self) {
+        loop {
+            let news = self.shared.news.notified();
+            let Some(until) = self.shared.turn().open_until(Instant::now()) else { return };
+            drop(timeout_at(until.into(), news).await);
+        }
+    }
+}
+
+#[async_trait]
+impl WorkSource for JetStreamWorkSource {
+    async fn lease(&self) -> Result<Lease, Closed> {
+        let shared = &self.shared;
+        loop {
+            // Made before the look at the flag and at the table: what changes in between wakes it all the same.
+            let news = shared.news.notified();
+            if shared.closed.load(Ordering::Relaxed) {
+                return Err(Closed);
+            }
+            let (now, room) = (Instant::now(), shared.places.saturating_sub(shared.leases.len()).max(1));
+            let (next, pulls) = {
+                let mut turn = shared.turn();
+                (turn.next(now), turn.pulls(room, now))
+            };
+            for pull in pulls {
+                // Its receiver lives as long as this.
+                let _sent = shared.pulls.send(pull);
+            }
+            let look = match next {
+                Next::Work(Ready { work, origin, files, ack, sequence, since }) => {
+                    let lasts = Duration::from_millis(origin.lease_ms);
+                    let until = since + lasts;
+                    let run = work.spec.run.clone();
+                    let payer =
+                        Payer { gateway: origin.gateway.clone(), name: files.executable.name.clone() };
+                    let in_hand = Arc::default();
+                    let held = HeldLease {
+                        origin: origin.clone(),
+                        files,
+                        run,
+                        ack,
+                        sequence,
+                        until,
+                        in_hand: Arc::downgrade(&in_hand),
+                        revoked: Arc::default(),
+                    };
+                    let entered = shared.leases.insert(held);
+                    // Others who wait may find more.
+                    shared.news.notify_one();
+                    let Some(id) = entered else {
+                        // It was counted as another agent's, when it came again.
+                        tracing::debug!(run = work.spec.run, "a batch that is in hand came again");
+                        shared.inquirer.tell(&origin, &Request::Unused).await;
+                        continue;
+                    };
+                    return Ok(Lease { id, lasts, work, payer, in_hand });
+                }
+                Next::At(at) => at,
+                Next::Nothing => now + LOOK,
+            };
+            drop(timeout_at(look.into(), news).await);
+        }
+    }
+
+    async fn prepare_uploads(&self, spec: &Arc<RunSpec>) -> Result<Arc<RunSpec>, Unavailable> {
+        let gone = || Unavailable("its lease is over".into());
+        let held = self.shared.leases.of_run(&spec.run).ok_or_else(gone)?;
+        let executable = self.shared.upload(&held.origin, &held.files.executable).await?;
+        let context = match &held.files.context {
+            Some(context) => Some(self.shared.upload(&held.origin, context).await?),
+            None => None,
+        };
+        Ok(Arc::new(RunSpec { executable, context, ..RunSpec::clone(spec) }))
+    }
+
+    async fn used(&self, payer: &Payer, _run: &str, cpu: Duration) -> Option<bool> {
+        let Payer { gateway, name } = payer.clone();
+        let origin = Origin { gateway, token: name.clone(), lease_ms: 0 };
+        let report = u64::from_le_bytes(random().ok()?);
+        let report = Request::Used(report, messages::nanos(cpu));
+        match self.shared.inquirer.ask(&origin, &name, &report).await? {
+            Reply::Yes(paid) => Some(paid.first() == Some(&1)),
+            Reply::No => Some(false),
+        }
+    }
+
+    async fn revoked(&self, lease: LeaseId) {
+        if let Some(revoked) = self.shared.leases.revoked(lease) {
+            revoked.notified().await;
+        }
+    }
+
+    async fn extend(&self, lease: LeaseId) -> bool {
+        let shared = &self.shared;
+        let Some((mut ack, over)) = shared.leases.extend(lease, Instant::now()) else { return false };
+        if over {
+            // This agent stood still, or was cut off: others may have the work as well by now, its answer may
+            // have come, or its end was not heard here.
+            let Some(origin) = shared.leases.origin(lease) else { return false };
+            let asked = shared.inquirer.ask(&origin, &origin.token, &Request::Ask(0)).await;
+            if !matches!(asked, Some(Reply::Yes(_))) {
+                shared.leases.take(lease);
+                return false;
+            }
+            let Some((now, _)) = shared.leases.extend(lease, Instant::now()) else { return false };
+            ack = now;
+        }
+        shared.acknowledge(&ack, IN_PROGRESS).await;
+        true
+    }
+
+    async fn answer(&self, lease: LeaseId, verdict: WorkOutcome) -> bool {
+        let shared = &self.shared;
+        // Also behind the end of its lease: the first answer counts, whichever agent's it is.
+        let Some(held) = shared.leases.take(lease) else { return false };
+        let delivering = shared.deliver(&held, messages::verdict(verdict));
+        let wanted = shared.meanwhile(&held.origin, &held.ack, delivering).await;
+        if !wanted {
+            shared.acknowledge(&held.ack, NEVER).await;
+        }
+        wanted
+    }
+
+    async fn give_back(&self, lease: LeaseId) {
+        let shared = &self.shared;
+        let now = Instant::now();
+        let Some(held) = shared.leases.take(lease).filter(|held| held.until > now) else { return };
+        let asking = shared.inquirer.ask(&held.origin, &held.origin.token, &Request::Back);
+        let lost = matches!(shared.meanwhile(&held.origin, &held.ack, asking).await, Some(Reply::No));
+        shared.acknowledge(&held.ack, if lost { NEVER } else { AGAIN }).await;
+    }
+
+    fn ended_runs(&self) -> broadcast::Receiver<String> {
+        self.shared.ended.subscribe()
+    }
+
+    async fn close(&self) {
+        let shared = &self.shared;
+        shared.closed.store(true, Ordering::Relaxed);
+        // All that wait now are woken; the permit is for one that is about to wait and has not seen the flag.
+        shared.news.notify_waiters();
+        shared.news.notify_one();
+        let ready = shared.turn().take_if(|_| true);
+        for ready in ready {
+            shared.hand_back(ready).await;
+        }
+    }
+}

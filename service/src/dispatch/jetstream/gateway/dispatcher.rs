@@ -1,0 +1,155 @@
+//! The gateway's side: puts work into the stream, answers what agents ask about it, acknowledges it when its verdict is
+//! dealt with, and tells agents whose work there is and which runs are over.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_nats::connection::State;
+use async_nats::jetstream::context;
+use async_nats::{Client, SubscribeError};
+use async_trait::async_trait;
+use axum::body::Bytes;
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::task::JoinSet;
+
+use super::health::Health;
+use super::pending::{Entered, PendingTable, name};
+use super::publisher::{Shared, TAKEN};
+use super::{agent_registry, reconcile};
+use crate::agent_registry::AgentRegistry;
+use crate::dispatch::jetstream::gateway::pending_work::{Ack, Again};
+use crate::dispatch::jetstream::streams::{Consumers, ProvisionError};
+use crate::dispatch::jetstream::{Layout, worker_logs};
+use crate::dispatch::work::Work;
+use crate::dispatch::{Closed, Dispatch, PendingWork, Used, Uses};
+use crate::run_log::RunLogs;
+
+/// The gateway's side of work that goes through JetStream.
+#[derive(Debug)]
+pub struct JetStreamDispatcher {
+    shared: Arc<Shared>,
+    _tasks: JoinSet<()>,
+}
+
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Unstarted {
+    /// What it needs on the servers can't be made.
+    #[error(transparent)]
+    ProvisionError(#[from] ProvisionError),
+    /// It may not hear what it must.
+    #[error("cannot subscribe to what agents say")]
+    Deaf(#[from] SubscribeError),
+}
+
+/// Says, when it is dropped, that a verdict is dealt with.
+#[derive(Debug)]
+struct Kept {
+    shared: Arc<Shared>,
+    token: String,
+    ack: Ack,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let ack = self.ack.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match ack {
+            Some(ack) => drop(self.shared.dealt_with.send(ack)),
+            // Agents who ask are told that nobody waits.
+            None => drop(self.shared.flights.remove(&self.token)),
+        }
+    }
+}
+
+impl JetStreamDispatcher {
+    /// Makes what is needed on the servers and begins to listen to agents: those that there are stand in `roster`, what
+    /// their workers print in `events`.
+    ///
+    /// # Errors
+    /// If the servers refuse something.
+    pub async fn start(
+        client: Client,
+        layout: Layout,
+        roster: AgentRegistry,
+        events: RunLogs,
+    ) -> Result<Self, Unstarted> {
+        let context = context::ContextBuilder::new().timeout(TAKEN).ack_timeout(TAKEN);
+        let jetstream = context.api_prefix(layout.names.api()).build(client.clone());
+        layout.ensure_with_retry(&jetstream).await?;
+        let (dealt_with, acks) = unbounded_channel();
+        let gateway = name();
+        let requests = client.subscribe(layout.names.gateway(&gateway, "*")).await?;
+        let ended = client.subscribe(layout.names.ended()).await?;
+        let joins = client.subscribe(layout.names.join()).await?;
+        let printed = client.subscribe(layout.names.lines("*")).await?;
+        let shared = Arc::new(Shared {
+            client,
+            jetstream,
+            flights: PendingTable::new(layout.names.clone()),
+            layout,
+            gateway,
+            consumers: Consumers::default(),
+            health: Health::default(),
+            told: Mutex::default(),
+            dealt_with,
+            uses: Uses::default(),
+        });
+        // The servers know of the subscriptions before work is out.
+        let _ = shared.client.flush().await;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Arc::clone(&shared).answer(requests));
+        tasks.spawn(Arc::clone(&shared).hear_of_ends(ended));
+        tasks.spawn(Arc::clone(&shared).tell(joins));
+        tasks.spawn(Arc::clone(&shared).acknowledge(acks));
+        tasks.spawn(reconcile::audit(Arc::clone(&shared)));
+        tasks.spawn(super::health_probe::look(Arc::clone(&shared)));
+        tasks.spawn(agent_registry::follow(Arc::clone(&shared), roster));
+        tasks.spawn(worker_logs::take(printed, events));
+        Ok(JetStreamDispatcher { shared, _tasks: tasks })
+    }
+}
+
+#[async_trait]
+impl Dispatch for JetStreamDispatcher {
+    async fn submit(&self, work: Work) -> Result<PendingWork, Closed> {
+        let shared = &self.shared;
+        let entered = shared.flights.enter(work.clone()).ok_or(Closed)?;
+        let Entered { token, n, files, verdict, ack } = entered;
+        let kept = Kept { shared: Arc::clone(shared), token: token.clone(), ack };
+        shared.put_or_refuse(&Again { token, work, n, attempt: 0, files }).await;
+        Ok(PendingWork { verdict, _kept: Some(Box::new(kept)) })
+    }
+
+    async fn cancel(&self, run: &str, seq: u64) {
+        let Shared { client, layout, gateway, flights, .. } = &*self.shared;
+        let Some((token, n)) = flights.cancel(run, seq) else { return };
+        if let Err(error) = client.publish(layout.names.revoked(), token.into()).await {
+            tracing::warn!(run, seq, %error, "the cancellation of a batch could not be sent to agents");
+        }
+        self.shared.purge(layout.names.work("*", run, gateway, &n.to_string())).await;
+    }
+
+    async fn end_run(&self, run: &str) {
+        let Shared { client, layout, flights, .. } = &*self.shared;
+        flights.end_run(run);
+        // What agents hold they drop when they hear of it; what waits is taken away.
+        if let Err(error) = client.publish(layout.names.ended(), Bytes::from(run.to_owned())).await {
+            tracing::warn!(run, %error, "the end of a run could not be sent to agents");
+        }
+        self.shared.purge(layout.names.work("*", run, "*", "*")).await;
+    }
+
+    async fn used(&self) -> Option<Used> {
+        self.shared.uses.next().await
+    }
+
+    fn refuses(&self) -> Option<String> {
+        if self.shared.client.connection_state() != State::Connected {
+            return Some("no NATS server is connected".to_owned());
+        }
+        self.shared.health.refuses()
+    }
+
+    async fn close(&self) {
+        self.shared.flights.close();
+    }
+}

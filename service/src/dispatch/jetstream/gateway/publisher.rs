@@ -1,0 +1,303 @@
+//! Connection of a gateway to the servers: publishes work, answers agents, acknowledges.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::Context;
+use async_nats::{Client, HeaderMap, Message, Subscriber, header};
+use axum::body::Bytes;
+use futures_util::StreamExt;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::task::spawn_blocking;
+use tokio::time::{interval, sleep};
+
+use super::health::{Health, Unput};
+use super::pending::{Answer, PendingTable, Report};
+use crate::dispatch::Uses;
+use crate::dispatch::jetstream::gateway::pending_work::{Again, Kept as TooLong};
+use crate::dispatch::jetstream::messages::{Origin, Reply, Request};
+use crate::dispatch::jetstream::streams::{Consumers, MADE};
+use crate::dispatch::jetstream::{Layout, messages};
+
+/// Agents are told of a tenant that goes on waiting so often.
+pub(super) const TELL: Duration = Duration::from_secs(2);
+
+/// The servers have taken a message within this, or it is sent again under the same id.
+pub(super) const TAKEN: Duration = Duration::from_secs(3);
+
+/// How often a message is sent before its work is given up, where the servers are silent: half a minute in all. One that
+/// they refuse is sent twice.
+pub(super) const TRIES: u32 = 12;
+
+/// A consumer that agents miss is made again when it was last made this long ago: agents may say so as often as they like.
+pub(super) const MISSED: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) client: Client,
+    pub(super) jetstream: Context,
+    pub(super) layout: Layout,
+    /// This gateway's name among others: a new one for each process.
+    pub(super) gateway: String,
+    pub(super) flights: PendingTable,
+    pub(super) consumers: Consumers,
+    pub(super) health: Health,
+    pub(super) told: Mutex<HashMap<i64, Instant>>,
+    pub(super) dealt_with: UnboundedSender<String>,
+    pub(super) uses: Uses,
+}
+
+impl Shared {
+    /// Puts work into the queue. Sent again under the same id, it is there once.
+    async fn put(&self, again: &Again) -> Result<(), Unput> {
+        let (spec, names) = (&again.work.spec, &self.layout.names);
+        let origin = Origin {
+            gateway: self.gateway.clone(),
+            token: again.token.clone(),
+            lease_ms: self.layout.lease.as_millis() as u64,
+        };
+        let room = messages::room(self.client.max_payload());
+        let message = messages::work(&again.work, &origin, &again.files, room);
+        let subject = names.work(&spec.account.to_string(), &spec.run, &self.gateway, &again.n.to_string());
+        let id = format!("{}.{}.{}.{}", spec.run, self.gateway, again.n, again.attempt);
+        let mut tried = 0;
+        loop {
+            let unput = match self.try_put(&subject, &id, &message, spec.account).await {
+                Ok(place) => {
+                    self.health.takes();
+                    self.flights.placed(&again.token, place);
+                    self.tell_of(spec.account).await;
+                    return Ok(());
+                }
+                Err(unput) => unput,
+            };
+            self.health.tell(&spec.run, &unput);
+            tried += 1;
+            if tried == TRIES || (tried > 1 && unput.lasts) {
+                self.health.gives_up(&unput, message.len());
+                return Err(unput);
+            }
+            if tried > 1 || unput.lasts {
+                // Perhaps it is not there any more, or not as it should be.
+                self.consumers.forget();
+                // It is tried again later.
+                let _ = self.layout.make(&self.jetstream).await;
+            }
+            sleep(Duration::from_millis(50) * tried).await;
+        }
+    }
+
+    async fn try_put(&self, subject: &str, id: &str, message: &Bytes, account: i64) -> Result<u64, Unput> {
+        self.consumers.make(&self.jetstream, &self.layout, account, MADE).await?;
+        let mut headers = HeaderMap::new();
+        headers.insert(header::NATS_MESSAGE_ID, id);
+        self.publish(subject, headers, message).await
+    }
+
+    /// Puts a message into the stream; returns its place there.
+    pub(super) async fn publish(
+        &self,
+        subject: &str,
+        headers: HeaderMap,
+        message: &Bytes,
+    ) -> Result<u64, Unput> {
+        let sent = self.jetstream.publish_with_headers(subject.to_owned(), headers, message.clone()).await?;
+        Ok(sent.await?.sequence)
+    }
+
+    /// Takes a batch away from an agent that has kept it for too long, and gives it to others.
+    pub(super) async fn take_away(&self, kept: TooLong) {
+        let TooLong { token, run, n, again } = kept;
+        tracing::warn!(run, "an agent has kept a batch for too long; it is taken away");
+        metrics::counter!("fastmap_batches_kept_too_long_total").increment(1);
+        // It is not told: agents drop what comes under a name that was revoked. What it answers first counts.
+        self.purge(self.layout.names.work("*", &run, &self.gateway, &n.to_string())).await;
+        match again {
+            Some(again) => self.put_or_refuse(&again).await,
+            None => self.flights.lose(&token),
+        }
+    }
+
+    /// Puts work into the queue, or ends its flight by the queue's reason.
+    pub(super) async fn put_or_refuse(&self, again: &Again) {
+        if let Err(unput) = self.put(again).await {
+            self.flights.refuse(&again.token, unput.why);
+        }
+    }
+
+    pub(super) async fn put_again(&self, again: Again) {
+        tracing::warn!(run = again.work.spec.run, attempt = again.attempt, "the queue has lost a batch");
+        metrics::counter!("fastmap_batches_lost_by_queue_total").increment(1);
+        self.put_or_refuse(&again).await;
+    }
+
+    /// Takes away what waits under these subjects.
+    pub(super) async fn purge(&self, subjects: String) {
+        let stream = self.jetstream.get_stream_no_info(self.layout.names.stream()).await;
+        let purged = match stream {
+            Ok(stream) => stream.purge().filter(&subjects).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = purged {
+            // Agents who begin it find that nobody waits.
+            tracing::warn!(subjects, error, "what is over could not be taken from the queue");
+        }
+    }
+
+    /// Tells agents of a tenant of whom they have not heard lately.
+    async fn tell_of(&self, account: i64) {
+        let lately = {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let lately = told.get(&account).is_some_and(|told| told.elapsed() < TELL);
+            if !lately {
+                told.insert(account, Instant::now());
+            }
+            lately
+        };
+        if !lately {
+            self.tell_all(&[account]).await;
+        }
+    }
+
+    async fn tell_all(&self, accounts: &[i64]) {
+        let told = serde_json::to_vec(accounts).unwrap_or_default();
+        if let Err(error) = self.client.publish(self.layout.names.tenants(), told.into()).await {
+            tracing::warn!(%error, "the list of tenants with work could not be sent to agents");
+        }
+    }
+
+    /// Tells agents of all tenants that wait, again and again, and when one joins.
+    pub(super) async fn tell(self: Arc<Self>, mut joins: Subscriber) {
+        let mut tell = interval(TELL);
+        loop {
+            tokio::select! {
+                _ = tell.tick() => {}
+                joined = joins.next() => match joined {
+                    Some(joined) => self.see_to(&joined.payload),
+                    None => return,
+                },
+            }
+            let tenants = self.flights.tenants();
+            self.told
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .retain(|account, _| tenants.binary_search(account).is_ok());
+            if !tenants.is_empty() {
+                self.tell_all(&tenants).await;
+            }
+        }
+    }
+
+    /// Makes the consumers that an agent misses, of tenants that wait here.
+    fn see_to(self: &Arc<Self>, missed: &[u8]) {
+        let mut missed: Vec<i64> = serde_json::from_slice(missed).unwrap_or_default();
+        if missed.is_empty() {
+            return;
+        }
+        let tenants = self.flights.tenants();
+        missed.retain(|account| tenants.binary_search(account).is_ok());
+        let shared = Arc::clone(self);
+        drop(tokio::spawn(async move {
+            for account in missed {
+                shared.make_consumer(account, MISSED).await;
+            }
+        }));
+    }
+
+    /// Makes the consumer of a tenant that waits, unless that was done lately.
+    pub(super) async fn make_consumer(&self, account: i64, lately: Duration) {
+        if let Err(error) = self.consumers.make(&self.jetstream, &self.layout, account, lately).await {
+            tracing::warn!(account, %error, "a tenant's consumer can't be made");
+        }
+    }
+
+    pub(super) async fn answer(self: Arc<Self>, mut requests: Subscriber) {
+        while let Some(message) = requests.next().await {
+            let Message { subject, payload, reply, .. } = message;
+            let about = subject.rsplit('.').next().unwrap_or_default();
+            let Ok(request) = Request::decode(&payload) else { continue };
+            if let Request::Used(report, cpu_ns) = request {
+                self.take_report(about, report, Duration::from_nanos(cpu_ns), reply);
+                continue;
+            }
+            let room = messages::room(self.client.max_payload());
+            let answer = self.flights.request(about, request, room);
+            // Some things are told, not asked.
+            let Some(reply) = reply else { continue };
+            match answer {
+                Answer::Now(answer) => self.reply(reply, &answer).await,
+                Answer::Over(answer) => {
+                    self.reply(reply, &answer).await;
+                    // One that does not hear it works in vain, and its answer is not taken.
+                    let _ = self.client.publish(self.layout.names.revoked(), about.to_owned().into()).await;
+                }
+                Answer::File(path, offset) => {
+                    let shared = Arc::clone(&self);
+                    drop(tokio::spawn(async move {
+                        let read = spawn_blocking(move || read(&path, offset, room)).await;
+                        let answer = read.ok().and_then(Result::ok).map_or(Reply::No, Reply::Yes);
+                        shared.reply(reply, &answer).await;
+                    }));
+                }
+            }
+        }
+    }
+
+    /// An agent reports what workers have used. One that is not answered comes again.
+    fn take_report(
+        self: &Arc<Self>,
+        name: &str,
+        report: u64,
+        cpu: Duration,
+        to: Option<async_nats::Subject>,
+    ) {
+        let known = self.flights.report(name, report);
+        let (shared, name) = (Arc::clone(self), name.to_owned());
+        drop(tokio::spawn(async move {
+            let paid = match known {
+                Report::Charge(run) => shared.uses.report(&run, cpu).await,
+                Report::Again => Some(true),
+                Report::Unknown => Some(false),
+            };
+            match (paid, to) {
+                (None, _) => shared.flights.forget_report(&name, report),
+                (Some(paid), Some(to)) => {
+                    shared.reply(to, &Reply::Yes(Bytes::copy_from_slice(&[u8::from(paid)]))).await;
+                }
+                (Some(_), None) => {}
+            }
+        }));
+    }
+
+    async fn reply(&self, to: async_nats::Subject, answer: &Reply) {
+        // Who does not hear it asks again.
+        let _ = self.client.publish(to, answer.encode()).await;
+    }
+
+    /// Runs that end at another gateway end here.
+    pub(super) async fn hear_of_ends(self: Arc<Self>, mut ended: Subscriber) {
+        while let Some(message) = ended.next().await {
+            self.flights.end_run(&String::from_utf8_lossy(&message.payload));
+        }
+    }
+
+    pub(super) async fn acknowledge(self: Arc<Self>, mut acks: UnboundedReceiver<String>) {
+        while let Some(ack) = acks.recv().await {
+            // One that is lost costs another delivery, of which the agent is told that nobody waits.
+            let _ = self.client.publish(ack, Bytes::from_static(b"+ACK")).await;
+        }
+    }
+}
+
+/// What of a file fits into a message, from there on.
+pub(super) fn read(path: &Path, offset: u64, room: usize) -> std::io::Result<Bytes> {
+    let file = File::open(path)?;
+    let left = file.metadata()?.len().saturating_sub(offset);
+    let mut bytes = vec![0; room.min(usize::try_from(left).unwrap_or(room))];
+    file.read_exact_at(&mut bytes, offset)?;
+    Ok(bytes.into())
+}

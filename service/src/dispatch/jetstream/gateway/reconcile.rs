@@ -1,0 +1,137 @@
+//! Looks whether what a gateway waits for is still in the queue. Servers that are killed may lose what they have
+//! acknowledged (they write to the disk now and then), a stream may be deleted, an agent may end what is not its own: what
+//! is missing is put there again, and so are consumers that the servers have forgotten. And takes away what gateways have left there that are gone.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
+use async_nats::jetstream::stream::InfoError;
+use futures_util::TryStreamExt;
+use tokio::time::{Instant, interval};
+
+use super::publisher::Shared;
+use crate::dispatch::jetstream::messages;
+use crate::dispatch::jetstream::subjects::Names;
+
+/// What other gateways have left is looked for so often.
+const ORPHANS: Duration = Duration::from_secs(30);
+/// A gateway that has not answered so often is gone.
+const SILENT: u32 = 2;
+/// One that is there answers within this.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+
+/// Never returns.
+pub(super) async fn audit(shared: Arc<Shared>) {
+    let lease = shared.layout.lease;
+    let mut look = interval((lease / 2).clamp(Duration::from_millis(500), Duration::from_secs(10)));
+    let mut orphans_at = Instant::now() + ORPHANS;
+    let mut silent = HashMap::new();
+    loop {
+        look.tick().await;
+        if shared.flights.waits_for(2 * lease)
+            && let Err(error) = look_for_missing(&shared, 2 * lease).await
+        {
+            tracing::warn!(%error, "could not look whether the queue still has all batches");
+            // Where the queue itself is gone there is another to look into the next time.
+            shared.consumers.forget();
+            // It is tried again later.
+            let _ = shared.layout.make(&shared.jetstream).await;
+        }
+        if shared.flights.waits_for(2 * lease)
+            && let Err(error) = look_for_kept(&shared).await
+        {
+            tracing::warn!(%error, "could not look whether agents keep batches for too long");
+        }
+        if Instant::now() >= orphans_at {
+            orphans_at = Instant::now() + ORPHANS;
+            if let Err(error) = take_orphans_away(&shared, &mut silent).await {
+                tracing::warn!(%error, "could not look for what other gateways have left in the queue");
+            }
+        }
+    }
+}
+
+/// The last tokens but one (the gateway) and last (its number) of all subjects that match.
+async fn queued(shared: &Shared, subjects: String) -> Result<Vec<(String, String)>, async_nats::Error> {
+    let stream = shared.jetstream.get_stream_no_info(shared.layout.names.stream()).await?;
+    let subjects = stream.info_with_subjects(subjects).await?;
+    let found: Vec<(String, usize)> = subjects.try_collect().await.map_err(|error: InfoError| error)?;
+    let tail = |subject: &str| {
+        let mut tokens = subject.rsplit('.');
+        let n = tokens.next()?.to_owned();
+        Some((tokens.next()?.to_owned(), n))
+    };
+    Ok(found.iter().filter_map(|(subject, _)| tail(subject)).collect())
+}
+
+async fn look_for_missing(shared: &Arc<Shared>, long: Duration) -> Result<(), async_nats::Error> {
+    let mine = shared.layout.names.work("*", "*", &shared.gateway, "*");
+    let there: HashSet<u64> =
+        queued(shared, mine).await?.iter().filter_map(|(_, n)| n.parse().ok()).collect();
+    let missing = shared.flights.missing(long, |n| there.contains(&n));
+    if !missing.is_empty() {
+        // The consumers may be as gone as the messages.
+        shared.consumers.forget();
+    }
+    for again in missing {
+        shared.put_again(again).await;
+    }
+    Ok(())
+}
+
+/// Takes away what agents have had for too long: those say that they work on it, for ever. Makes consumers that are gone.
+async fn look_for_kept(shared: &Arc<Shared>) -> Result<(), async_nats::Error> {
+    let layout = &shared.layout;
+    let stream = shared.jetstream.get_stream_no_info(layout.names.stream()).await?;
+    for account in shared.flights.tenants() {
+        let consumer = match stream.consumer_info(Names::consumer(account)).await {
+            Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => {
+                // The servers forget one that no agent has asked for an hour, whatever waits for it.
+                tracing::warn!(account, "a tenant's consumer is gone; it is made again");
+                shared.make_consumer(account, Duration::ZERO).await;
+                continue;
+            }
+            found => found?,
+        };
+        let delivered = consumer.delivered.stream_sequence;
+        for kept in shared.flights.kept_too_long(account, delivered, layout.patience) {
+            shared.take_away(kept).await;
+        }
+    }
+    Ok(())
+}
+
+async fn take_orphans_away(
+    shared: &Shared,
+    silent: &mut HashMap<String, u32>,
+) -> Result<(), async_nats::Error> {
+    let names = &shared.layout.names;
+    let stream = shared.jetstream.get_stream_no_info(names.stream()).await?.get_info().await?;
+    if stream.state.messages <= shared.flights.len() as u64 {
+        silent.clear();
+        return Ok(());
+    }
+    let found = queued(shared, names.work("*", "*", "*", "*")).await?;
+    let others: HashSet<String> =
+        found.into_iter().map(|(gateway, _)| gateway).filter(|gateway| *gateway != shared.gateway).collect();
+    silent.retain(|gateway, _| others.contains(gateway));
+    for gateway in others {
+        let request = shared
+            .client
+            .request(names.gateway(&gateway, messages::HERE), messages::Request::Ask(0).encode());
+        if tokio::time::timeout(ANSWERS_WITHIN, request).await.is_ok_and(|answer| answer.is_ok()) {
+            silent.remove(&gateway);
+            continue;
+        }
+        let strikes = silent.entry(gateway.clone()).or_default();
+        *strikes += 1;
+        if *strikes >= SILENT {
+            tracing::info!(gateway, "a gateway is gone; what it has left in the queue is taken away");
+            let stream = shared.jetstream.get_stream_no_info(names.stream()).await?;
+            stream.purge().filter(names.work("*", "*", &gateway, "*")).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! State that all gateways of a database share: that their keys are the same, and which calls have come.
+
+use super::Store;
+use super::error::{Result, StoreError};
+use crate::clock::now_ms;
+
+/// Nonces that one call forgets; one call adds one.
+const FORGOTTEN: i64 = 100;
+
+impl Store {
+    /// The first key that comes is the database's; every other is refused, for it would open no token. `fingerprint` tells
+    /// keys apart and nothing of them.
+    ///
+    /// # Errors
+    /// If the database belongs to another key.
+    pub async fn claim(&self, fingerprint: &str) -> Result<()> {
+        let mut conn = self.writer().await?;
+        conn.sql("INSERT INTO service (name, value) VALUES ('key', $1) ON CONFLICT (name) DO NOTHING")
+            .bind(fingerprint)
+            .execute()
+            .await?;
+        let row = conn.sql("SELECT value FROM service WHERE name = 'key'").fetch_one().await?;
+        match row.try_get::<String, _>(0)? == fingerprint {
+            true => Ok(()),
+            false => Err(StoreError::Refused(
+                "the tokens in this database were sealed with another service.key: all gateways and commands need the same one"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    /// A key has claimed it. Without that one its tokens can't be opened.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn is_claimed(&self) -> Result<bool> {
+        Ok(self.sql("SELECT value FROM service WHERE name = 'key'").fetch_optional().await?.is_some())
+    }
+
+    /// Whether a token uses a nonce for the first time, at any gateway; those that were used before then are forgotten.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn is_new(&self, token: i64, nonce: &str, before_ms: i64) -> Result<bool> {
+        let mut conn = self.writer().await?;
+        conn.sql(
+            "DELETE FROM used_nonces WHERE (token, nonce) IN
+                 (SELECT token, nonce FROM used_nonces WHERE used_ms < $1 LIMIT $2)",
+        )
+        .bind(before_ms)
+        .bind(FORGOTTEN)
+        .execute()
+        .await?;
+        let new = conn
+            .sql("INSERT INTO used_nonces (token, nonce, used_ms) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
+            .bind(token)
+            .bind(nonce)
+            .bind(now_ms())
+            .execute()
+            .await?;
+        Ok(new > 0)
+    }
+}
