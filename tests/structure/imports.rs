@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
 use syn::{Attribute, Item, ItemMod, ItemUse, Meta, UseTree};
 
+use crate::syntax::{attributes, is_for_tests};
+
 /// A module of a crate: a file, or a block inside one.
 #[derive(Debug, Default)]
 struct Module {
@@ -314,18 +316,6 @@ impl<'ast> Visit<'ast> for Reader<'_> {
     }
 }
 
-fn is_for_tests(attributes: &[Attribute]) -> bool {
-    attributes.iter().any(|attribute| match &attribute.meta {
-        Meta::List(list) if list.path.is_ident("cfg") => {
-            let condition = list.tokens.to_string();
-            condition.split(|c: char| !c.is_alphanumeric()).any(|word| word == "test")
-                && !condition.contains("not")
-        }
-        Meta::Path(path) => path.is_ident("test"),
-        _ => false,
-    })
-}
-
 /// The file of `#[path = "…"]`.
 fn named_file(attributes: &[Attribute]) -> Option<String> {
     attributes.iter().find_map(|attribute| match &attribute.meta {
@@ -335,27 +325,6 @@ fn named_file(attributes: &[Attribute]) -> Option<String> {
         },
         _ => None,
     })
-}
-
-fn attributes(item: &Item) -> &[Attribute] {
-    match item {
-        Item::Const(it) => &it.attrs,
-        Item::Enum(it) => &it.attrs,
-        Item::ExternCrate(it) => &it.attrs,
-        Item::Fn(it) => &it.attrs,
-        Item::ForeignMod(it) => &it.attrs,
-        Item::Impl(it) => &it.attrs,
-        Item::Macro(it) => &it.attrs,
-        Item::Mod(it) => &it.attrs,
-        Item::Static(it) => &it.attrs,
-        Item::Struct(it) => &it.attrs,
-        Item::Trait(it) => &it.attrs,
-        Item::TraitAlias(it) => &it.attrs,
-        Item::Type(it) => &it.attrs,
-        Item::Union(it) => &it.attrs,
-        Item::Use(it) => &it.attrs,
-        _ => &[],
-    }
 }
 
 /// The name that an item defines, if it has one.

@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod imports;
+#[path = "../common/syntax.rs"]
+mod syntax;
 
 use std::path::Path;
 

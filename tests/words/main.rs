@@ -1,18 +1,22 @@
-//! Sentences of the documents are plain: they do without the words of `rules`, which makes each process a person or a
+//! Sentences for users are plain: they do without the words of `rules`, which makes each process a person or a
 //! fact a riddle.
 //!
-//! `markdown` reads documents.
+//! `markdown` reads documents, `source` the documentation and the texts of Rust sources.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../common/files.rs"]
 mod files;
 mod markdown;
 mod rules;
+mod source;
+#[path = "../common/syntax.rs"]
+mod syntax;
 
 use std::fs;
 use std::path::Path;
 
 use files::{files, root};
+use source::Part;
 
 /// A line for each unwanted word: file, line, word, what to write instead.
 fn faults(path: &Path, blocks: &[Vec<rules::Word>]) -> Vec<String> {
@@ -29,5 +33,24 @@ fn documents_use_plain_words() {
         .iter()
         .flat_map(|path| faults(path, &markdown::prose(&fs::read_to_string(path).unwrap())))
         .collect();
+    check(&found);
+}
+
+fn check(found: &[String]) {
     assert!(found.is_empty(), "{} unwanted words:\n{}", found.len(), found.join("\n"));
+}
+
+fn faults_of(folders: &[&str], part: Part) -> Vec<String> {
+    let sources = folders.iter().flat_map(|folder| source::read(folder, part));
+    sources.flat_map(|(path, blocks)| faults(&path, &blocks)).collect()
+}
+
+#[test]
+fn documentation_of_public_items_uses_plain_words() {
+    check(&faults_of(&["src", "backends/src", "sandbox/src"], Part::Documentation));
+}
+
+#[test]
+fn texts_for_users_use_plain_words() {
+    check(&faults_of(&["src", "backends/src", "sandbox/src", "service/src"], Part::Texts));
 }
