@@ -47,6 +47,22 @@ fn each_link_of_a_document_leads_to_a_file_and_to_a_heading_in_it() {
 }
 
 #[test]
+fn each_source_that_a_document_names_exists() {
+    let sources: Vec<PathBuf> = files(root(), "rs");
+    let mut missing = Vec::new();
+    for path in files(root(), "md") {
+        for name in Document::read(&fs::read_to_string(&path).unwrap()).names {
+            // Relative to the document, to its crate or to the repository: the end of a path is what all have in common.
+            let end = name.trim_start_matches("../");
+            if end.ends_with(".rs") && !end.contains(' ') && !sources.iter().any(|it| it.ends_with(end)) {
+                missing.push(format!("{}: there is no {name}", path.display()));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+#[test]
 fn the_readme_leads_to_each_document() {
     let readme = Document::read(&read("README.md"));
     for path in files(&root().join("docs"), "md") {

@@ -12,6 +12,8 @@ pub(crate) struct Document {
     pub(crate) links: Vec<String>,
     /// Names of headings as links have them.
     pub(crate) anchors: BTreeSet<String>,
+    /// Code inside of sentences.
+    pub(crate) names: Vec<String>,
     pub(crate) faults: Vec<String>,
 }
 
@@ -33,9 +35,12 @@ impl Document {
                     *times += 1;
                     document.anchors.insert(numbered);
                 }
-                Event::Text(text) | Event::Code(text) => {
+                Event::Text(ref text) | Event::Code(ref text) => {
+                    if let Event::Code(name) = &event {
+                        document.names.push(name.to_string());
+                    }
                     if let Some(heading) = &mut heading {
-                        heading.push_str(&text);
+                        heading.push_str(text);
                     }
                 }
                 Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(language))) => {
@@ -66,6 +71,7 @@ fn anchor(heading: &str) -> String {
 fn headings_are_found_as_links_name_them() {
     let document =
         Document::read("# A map, *here*: `x_y` & more\n\n## Twice\n\n## Twice\n[a](b.md#c) ![d](e.png)");
+    assert_eq!(document.names, ["x_y"]);
     let anchors: Vec<_> = document.anchors.iter().map(String::as_str).collect();
     assert_eq!(anchors, ["a-map-here-x_y--more", "twice", "twice-1"]);
     assert_eq!(document.links, ["b.md#c", "e.png"]);
