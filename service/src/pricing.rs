@@ -108,7 +108,7 @@ pub fn show(amount: Microcredits) -> String {
 /// # Errors
 /// In words.
 pub fn read(text: &str) -> Result<Microcredits, String> {
-    let wrong = || format!("{text:?} is no number of credits (like 10, 0.5 or -3; at most 6 decimals)");
+    let wrong = || format!("{text:?} is not a number of credits (like 10, 0.5 or -3; at most 6 decimals)");
     let (sign, digits) = text.strip_prefix('-').map_or((1, text), |digits| (-1, digits));
     let (whole, part) = digits.split_once('.').unwrap_or((digits, "0"));
     let number = |text: &str| match text.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -82,7 +82,7 @@ impl Threads {
         let most = self.look();
         if self.struck.is_some() && !self.warned {
             self.warned = true;
-            let line = format!("fastmap: warning: {} (told once a map)\n", words(most));
+            let line = format!("fastmap: warning: {} (reported once a map)\n", words(most));
             self.relay.line("fastmap", Stream::Stderr, line.as_bytes());
         }
     }

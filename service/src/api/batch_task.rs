@@ -297,7 +297,7 @@ impl Gateway {
                 };
                 let detail = format!(
                     "an answer of {} bytes, after {:.3} s of CPU time, costs {} credits; {hold} were reserved for the batch, \
-                     and so much more is not left {of}: add credits, or send fewer items at a time",
+                     and the rest is more than what is left {of}: add credits, or send fewer items at a time",
                     body.len(),
                     cpu.as_secs_f64(),
                     pricing::show(charge)

@@ -161,7 +161,8 @@ async fn unpack(
         decoder.take(length + 1).read_to_end(&mut bytes)?;
         Ok::<_, std::io::Error>((bytes, Arc::new(unpacked)))
     });
-    let wrong = |why: String| refuse(ProblemCode::InvalidBody, format!("the items are no zstd frame: {why}"));
+    let wrong =
+        |why: String| refuse(ProblemCode::InvalidBody, format!("the items are not a zstd frame: {why}"));
     let unpacked = unpacked.await.map_err(|error| refuse(ProblemCode::Internal, error.to_string()))?;
     let (unpacked, in_memory) = unpacked.map_err(|error| wrong(error.to_string()))?;
     match unpacked.len() as u64 == length {

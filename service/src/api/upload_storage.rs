@@ -105,7 +105,7 @@ pub(super) fn unpack(
     examiner: Option<&dyn Examine>,
 ) -> Result<(NamedTempFile, Blob), Refusal> {
     let unreadable = |error: &io::Error| {
-        refuse(ProblemCode::InvalidBody, format!("the upload is no zstd frame that is whole: {error}"))
+        refuse(ProblemCode::InvalidBody, format!("the upload is not a complete zstd frame: {error}"))
     };
     let folder = target.parent().unwrap_or(Path::new("."));
     let begun = tempfile::Builder::new().prefix(BEGUN_NAME).tempfile_in(folder);

@@ -40,7 +40,7 @@ pub(super) async fn agent(args: crate::cli::service_args::Agent) -> anyhow::Resu
     let client = jetstream::connect(&options).await?;
     let (names, role) = (args.nats.names(), args.nats.role("agent"));
     let receiver = JetStreamWorkSource::start(client.clone(), names.clone(), cache, places).await;
-    let receiver = Arc::new(receiver.context("the NATS servers let this agent hear nothing")?);
+    let receiver = Arc::new(receiver.context("the NATS servers let this agent receive nothing")?);
     let (printed, to_send) = mpsc::channel(LINES);
     let sending = tokio::spawn(worker_logs::send(client.clone(), names.clone(), to_send));
     let (roster, hurry) = (AgentRegistry::default(), Arc::<Notify>::default());

@@ -55,7 +55,7 @@ fn table(agents: &[AgentState]) -> Markup {
             thead role="rowgroup" {
                 tr role="row" {
                     @for (name, number) in [("Agent", false), ("Machine", false), ("Version", false), ("Workers of a run", true), ("Runs", true),
-                        ("In hand", true), ("Answered", true), ("Given back", true), ("Works since", false), ("Last heard", false)] {
+                        ("In hand", true), ("Answered", true), ("Given back", true), ("Works since", false), ("Last message", false)] {
                         th scope="col" role="columnheader" class=[number.then_some("number")] { (name) }
                     }
                 }
@@ -72,7 +72,7 @@ fn table(agents: &[AgentState]) -> Markup {
                         td.number role="cell" data-label="Answered" { (show::count(agent.answered)) }
                         td.number role="cell" data-label="Given back" { (show::count(agent.given_back)) }
                         td role="cell" data-label="Works since" { (show::moment(agent.since_ms)) }
-                        td role="cell" data-label="Last heard" { (since(agent.heard_ms)) " ago" }
+                        td role="cell" data-label="Last message" { (since(agent.heard_ms)) " ago" }
                     }
                 }
             }

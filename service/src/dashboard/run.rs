@@ -134,7 +134,7 @@ fn state(visit: &Visit, run: &Run) -> Markup {
             span role="status" { (badge(info.state)) }
             @if info.state == RunState::Open {
                 (sure(visit, &format!("runs/{}/cancel", info.run), "Cancel …",
-                    "Batches that run are given up, and only the time is charged that they have used beyond the run's free second; the map at the other end is told that its run has ended.",
+                    "Batches that run are given up, and only the time is charged that they have used beyond the run's free second; the map at the other end gets the error that its run has ended.",
                     "Cancel this run"))
             }
         }

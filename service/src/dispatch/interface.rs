@@ -131,5 +131,5 @@ pub trait WorkSource: Send + Sync + Debug {
 
 /// Why a run's uploads are not on this machine.
 #[derive(Debug, thiserror::Error)]
-#[error("an upload of the run can't be had")]
+#[error("an upload of the run is not available")]
 pub struct Unavailable(#[source] pub Box<dyn std::error::Error + Send + Sync>);

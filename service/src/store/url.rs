@@ -27,8 +27,9 @@ impl FromStr for Database {
             return Err("it begins with postgres:// (a server) or sqlite:// (a file)".to_owned());
         }
         // Its error may hold the password.
-        let options =
-            text.parse().map_err(|_| "it is no postgres://user:password@host:port/database".to_owned())?;
+        let options = text
+            .parse()
+            .map_err(|_| "it is not of the form postgres://user:password@host:port/database".to_owned())?;
         Ok(Database::Server(Box::new(options)))
     }
 }

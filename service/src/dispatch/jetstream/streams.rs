@@ -124,7 +124,7 @@ impl Layout {
         self.make_stream(jetstream, work).await?;
         let agents = kv::Config {
             bucket: self.names.agents(),
-            description: "agents, each for as long as it is heard of".to_owned(),
+            description: "agents, each until its registration expires".to_owned(),
             history: 1,
             max_value_size: ENTRY,
             max_bytes: ENTRIES,

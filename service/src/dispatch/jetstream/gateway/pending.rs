@@ -344,7 +344,7 @@ impl PendingTable {
             Ok(verdict) => verdict,
             Err(error) => {
                 // It stays as it is: it will be missing in the queue, and is sent again.
-                tracing::warn!(run = flight.work.spec.run, %error, "an agent has answered what is no answer");
+                tracing::warn!(run = flight.work.spec.run, %error, "an agent has sent a malformed answer");
                 return Answer::Now(Reply::No);
             }
         };
