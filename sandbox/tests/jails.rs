@@ -146,14 +146,14 @@ fn nothing_gets_out_of_a_jail_that_succeeds_outside() {
     let lines = String::from_utf8_lossy(&output.stdout);
     let free = read_report(&lines).unwrap_or_else(|| panic!("{lines} {output:?}"));
     // What this kernel was built without can't be shown to succeed: modules, and starting another kernel.
-    let (missing_features, lame): (Vec<_>, Vec<_>) = free
+    let (missing, lame): (Vec<_>, Vec<_>) = free
         .iter()
         .filter_map(|(name, outcome)| outcome.as_ref().err().map(|how| (name, how)))
         .partition(|(name, how)| {
             how.contains("os error 38") && ["module", "kernel"].iter().any(|word| name.contains(word))
         });
-    println!("not in this kernel: {missing_features:?}");
-    assert!(missing_features.len() <= 6, "{missing_features:#?}");
+    println!("not in this kernel: {missing:?}");
+    assert!(missing.len() <= 6, "{missing:#?}");
     assert!(lame.is_empty(), "these prove nothing, for they fail without a jail, too: {lame:#?}");
 }
 

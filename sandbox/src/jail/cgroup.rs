@@ -261,11 +261,11 @@ fn v2(mounts: &str, own: &str) -> Result<Trees, String> {
         root.pop();
     }
     let wanted = ["memory", "pids", "cpu"];
-    let missing_features = |file: &str| -> Vec<&str> {
+    let missing = |file: &str| -> Vec<&str> {
         let there = fs::read_to_string(root.join(file)).unwrap_or_default();
         wanted.into_iter().filter(|name| !there.split_whitespace().any(|word| word == *name)).collect()
     };
-    let lacks = missing_features("cgroup.controllers");
+    let lacks = missing("cgroup.controllers");
     if !lacks.is_empty() {
         return Err(format!(
             "cgroup v2 lacks the controllers {} in {} (under systemd: Delegate=yes)",
@@ -273,7 +273,7 @@ fn v2(mounts: &str, own: &str) -> Result<Trees, String> {
             root.display()
         ));
     }
-    if !missing_features("cgroup.subtree_control").is_empty() {
+    if !missing("cgroup.subtree_control").is_empty() {
         let leave = || -> io::Result<()> {
             if fs::write(root.join("cgroup.subtree_control"), "+memory +pids +cpu").is_ok() {
                 return Ok(());

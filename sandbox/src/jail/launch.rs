@@ -40,7 +40,7 @@ impl Jail {
     /// Finds out whether this machine has what jails are made of. Starts bubblewrap some times; makes and removes a group.
     ///
     /// # Errors
-    /// Names what is missing_features. There is no jail with less.
+    /// Names what is missing. There is no jail with less.
     pub fn check() -> Result<Jail, SetupError> {
         let filters = filters()?;
         let bubblewrap = Bubblewrap::find()?;

@@ -1,7 +1,7 @@
 //! Jails for executables that strangers have sent: bubblewrap's namespaces, an almost empty read-only root,
 //! seccomp, a control group and limits around a process that is trusted with nothing.
 //!
-//! [`Jail::check`] finds out what this machine offers and refuses in words what is missing_features; [`Jail::attack`]
+//! [`Jail::check`] finds out what this machine offers and refuses in words what is missing; [`Jail::attack`]
 //! then tries to break out of a jail. [`Jail::command`] makes the command for one process. `bubblewrap`
 //! builds it, `root` says what is there, `filter` has the system calls, `cgroup` bounds and measures,
 //! `announced` says the limits, `ids` gives each worker a process id and a host name of its own, `libraries`
