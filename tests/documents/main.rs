@@ -11,7 +11,7 @@ mod markdown;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use files::{files, root};
 use items::{Item, public_items};
