@@ -1,4 +1,4 @@
-//! Every order in which a worker's main thread and its deputy can come to the claims of a batch, tried by loom: each item
+//! Every order in which a worker's main thread and its helper thread can come to the claims of a batch, tried by loom: each item
 //! is run or given back, never both and never neither.
 
 use loom::sync::Arc;
@@ -44,13 +44,13 @@ fn an_item_is_run_or_given_back_in_whatever_order_two_threads_come() {
     for (items, chunk) in [(1, 1), (2, 1), (3, 2), (4, 1), (4, 3)] {
         model(move || {
             let claims = Arc::new(Claims::new(items));
-            let deputy = {
+            let helper = {
                 let claims = Arc::clone(&claims);
                 // The host asks once more as soon as it has the answer to its first question.
                 thread::spawn(move || [claims.recall(true), claims.recall(false)])
             };
             let ran = run(&claims, chunk, None);
-            let given_back = deputy.join().expect("it ends");
+            let given_back = helper.join().expect("it ends");
             // The later question may take from where the earlier one left off, and never more.
             if let [Some(first), Some(second)] = given_back {
                 assert!(second < first);
@@ -65,12 +65,12 @@ fn an_item_is_run_or_given_back_in_whatever_order_two_threads_come() {
 fn a_batch_that_is_closed_gives_nothing_back_any_more() {
     model(|| {
         let claims = Arc::new(Claims::new(4));
-        let deputy = {
+        let helper = {
             let claims = Arc::clone(&claims);
             thread::spawn(move || claims.recall(true))
         };
         let ran = run(&claims, 1, Some(2));
-        let given_back = deputy.join().expect("it ends");
+        let given_back = helper.join().expect("it ends");
         // What was taken back is behind what was run; the answer tells of the rest.
         assert!(given_back.is_none_or(|from| from >= ran), "{ran} {given_back:?}");
         assert_eq!(claims.recall(false), None);

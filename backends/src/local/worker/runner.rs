@@ -111,7 +111,7 @@ impl Worker {
         }
     }
 
-    fn start_deputy(&self) {
+    fn start_helper_thread(&self) {
         let helper = Arc::clone(&self.incoming);
         let thread = std::thread::Builder::new().name("fastmap-helper".to_owned());
         if let Err(error) = thread.spawn(move || helper.start_helper()) {
@@ -172,7 +172,7 @@ impl Worker {
             Prepared::Refused(failure) => Err(failure),
             Prepared::Opening(frame, opening, file) => {
                 // Code of the user's runs from here on. Earlier, the handshake with the host would wait for another thread.
-                self.helper.call_once(|| self.start_deputy());
+                self.helper.call_once(|| self.start_helper_thread());
                 self.page.begin_setup(ticket);
                 let bytes = &frame[Header::LEN..];
                 let broken =

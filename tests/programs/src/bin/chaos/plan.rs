@@ -162,7 +162,7 @@ impl MapPlan {
             Shape::Mixed => rng.u64(1..1500),
             Shape::Large => rng.u64(1..60),
         };
-        // Around a millisecond a worker's deputy takes over from its main thread.
+        // Around a millisecond a worker's helper thread takes over from its main thread.
         let micros = pick(rng, &[0, 100, 1000, 3000, 8000]).min(1_500_000 / items);
         let mut lethal = BTreeMap::new();
         if one_in(rng, 2) {
