@@ -68,7 +68,7 @@ fn a_cut_longer_than_the_lease_goes_on_in_another_run() {
     });
     assert_eq!(charged_items(&tenancy), 600, "what was answered before is asked for, not run again");
     assert_eq!(tenancy.runs().len(), 2);
-    assert!(ear.has_heard("goes on in another one"), "{:?}", ear.heard());
+    assert!(ear.has_heard("continues in a new run"), "{:?}", ear.heard());
 }
 
 #[test]

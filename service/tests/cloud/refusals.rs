@@ -120,7 +120,7 @@ fn an_address_of_something_else() {
             let _sent = stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 5\r\n\r\nhello");
         }
     });
-    let error = refused(CloudOptions { url, ..tenancy.options() }, &["no fastmap service", "404"]);
+    let error = refused(CloudOptions { url, ..tenancy.options() }, &["not a fastmap service", "404"]);
     assert!(matches!(error, BackendError::Cloud(..)), "{error:?}");
 }
 

@@ -16,7 +16,7 @@ use nix::sys::socket::{
 #[used]
 static MODE: [u8; 24] = *b"fastmap-hostile-mode:000";
 
-/// What frames of a worker begin with (see `backends/src/wire.rs`), and the kind of an answer.
+/// What frames of a worker begin with (see `backends/src/model/frame.rs`), and the kind of an answer.
 const HEADER: usize = 72;
 const DONE: u32 = 5;
 /// The largest packet of a worker.

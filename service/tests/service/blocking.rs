@@ -1,6 +1,5 @@
-//! Calls that wait for the disk or for a clock, by the sources: in the gateway and the dashboard they stand
-//! in a closure for a thread that may wait. On a thread of the runtime they would hold up the requests of all
-//! accounts.
+//! Calls that wait for the disk or for a clock, found in the sources: in `api`, `app` and `dashboard` they are in a closure
+//! for a thread that may wait. On a thread of the runtime they would hold up the requests of all accounts.
 
 use std::path::Path;
 
@@ -27,15 +26,15 @@ const MAY_WAIT: [&str; 2] = ["spawn_blocking(", "blocking("];
 /// What is right all the same, and why.
 const RIGHT: [(&str, &str); 1] = [
     // A small answer is in the disk's cache before another thread would have begun.
-    ("gateway/batches.rs", "self.spool.put(run, body)"),
+    ("api/answers.rs", "self.spool.put(run, body)"),
 ];
 /// Functions that wait, which are called within such a closure alone.
 const WAITING: [(&str, &str); 5] = [
-    ("gateway/blobs.rs", "append"),
-    ("gateway/blobs.rs", "announced_in"),
-    ("gateway/blobs.rs", "blobs_older"),
-    ("gateway/blobs.rs", "sweep_uploads"),
-    ("gateway/blobs.rs", "unpack"),
+    ("api/upload_storage.rs", "append"),
+    ("api/upload_storage.rs", "announced_in"),
+    ("api/upload_storage.rs", "blobs_older"),
+    ("api/upload_storage.rs", "sweep_uploads"),
+    ("api/upload_storage.rs", "unpack"),
 ];
 
 /// Where the sign that closes what was opened before `begin` is.
@@ -83,7 +82,7 @@ fn waiting(source: &str, functions: &[&str]) -> Vec<usize> {
 fn no_call_that_waits_is_made_on_a_thread_of_the_runtime() {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
-    for folder in ["gateway", "dashboard"] {
+    for folder in ["api", "app", "dashboard"] {
         for entry in std::fs::read_dir(sources.join(folder)).expect("a folder of sources") {
             let path = entry.expect("an entry").path();
             let name = path.strip_prefix(&sources).expect("below it").display().to_string();

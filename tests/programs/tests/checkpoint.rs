@@ -309,12 +309,12 @@ fn foreign_files_are_refused_and_left_as_they_are() {
     for foreign in [&b"x"[..], b"#!/bin/sh\necho hello\n", &[0; 10_000], &[0xff; 10_000]] {
         fs::write(case.file(), foreign).expect("a file can be made");
         let text = case.refuses(10, &[]);
-        assert!(text.contains("no checkpoint"), "{text}");
+        assert!(text.contains("not a checkpoint"), "{text}");
         assert_eq!(fs::read(case.file()).expect("it is there"), foreign);
     }
     fs::remove_file(case.file()).expect("it is there");
     fs::create_dir(case.file()).expect("a folder can be made");
-    assert!(case.refuses(10, &[]).contains("no file"));
+    assert!(case.refuses(10, &[]).contains("not a file"));
     assert_eq!(case.executed(), [0; 0]);
 }
 
