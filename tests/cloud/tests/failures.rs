@@ -118,7 +118,7 @@ fn a_program_that_stood_still_for_longer_than_its_lease_goes_on_in_another_run()
     assert!(ended.status.success(), "{ended:#?}");
     let report = Report::read(&ended.stdout);
     assert_eq!((report.good, report.errors.len()), (100, 0), "{ended:#?}");
-    assert!(ended.stderr.contains("it goes on in another one"), "{ended:#?}");
+    assert!(ended.stderr.contains("the map continues in a new run"), "{ended:#?}");
     let runs = service.runs("a");
     let states: Vec<_> = runs.iter().map(|run| run["state"].as_str().unwrap_or_default()).collect();
     assert_eq!(states, ["done", "expired"]);
