@@ -5,7 +5,7 @@ use crate::functions::turns;
 use crate::measure::Entry;
 use std::time::Duration;
 
-/// What a child process does: `words` are what follows [`CHILD`].
+/// What a child process does: `words` are what follows `CHILD`.
 pub(crate) fn child(words: &[String]) {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let number = |word: &str| word.parse().expect("the harness writes numbers");

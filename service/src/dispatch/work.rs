@@ -42,7 +42,7 @@ pub struct RunSpec {
 pub struct Upload {
     /// Its SHA-256, in hexadecimal.
     pub hash: String,
-    /// Where it lies on this machine; for an agent only after [`WorkSource::prepare_uploads`].
+    /// Where it lies on this machine; for an agent only after `WorkSource::prepare_uploads`.
     pub path: PathBuf,
     /// It lies there as long as this is held.
     pub kept: Option<Arc<dyn Debug + Send + Sync>>,
