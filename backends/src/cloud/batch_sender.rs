@@ -100,7 +100,7 @@ fn deliver(shared: &RunHandle, limits: &Limits, piece: Piece, opened: &Arc<Opene
         SendOutcome::Cancelled | SendOutcome::TooLarge => shared.landed(None, Vec::new()),
         SendOutcome::Answered(answer, arrived) => {
             note(shared, &answer, arrived);
-            let (told, mut rest) = sort(&piece.batch, answer.parts);
+            let (answered, mut rest) = sort(&piece.batch, answer.parts);
             if !rest.is_empty() {
                 shared.shrink_window();
             }
@@ -108,7 +108,7 @@ fn deliver(shared: &RunHandle, limits: &Limits, piece: Piece, opened: &Arc<Opene
                 // It would be charged for nobody.
                 rest.clear();
             }
-            shared.landed(told, rest);
+            shared.landed(answered, rest);
         }
         SendOutcome::Lost => {
             let death = WorkerExit {
@@ -154,7 +154,7 @@ fn note(shared: &RunHandle, answer: &Answer, arrived: Option<u64>) {
     state.arrived.extend(arrived);
     state.answers += 1;
     state.heard = Instant::now();
-    // Fewer are told when the run thread looks up of itself.
+    // Fewer are acknowledged when the run thread wakes by its own clock.
     let many = state.arrived.len() >= ACKS;
     drop(state);
     if many {
@@ -314,16 +314,16 @@ fn sort(batch: &Batch, parts: Vec<Part>) -> (Vec<Completion>, Vec<Piece>) {
     };
     let results: u64 = parts.iter().map(bytes).sum();
     let short = results > 0 && results < batch.result_credit();
-    let (mut told, mut rest) = (Vec::new(), Vec::new());
+    let (mut answered, mut rest) = (Vec::new(), Vec::new());
     for part in parts {
         match completion(batch, part) {
             Completion { outcome: Outcome::Returned(batch), .. } if short => {
                 rest.push(Piece { batch, before: None });
             }
-            other => told.push(other),
+            other => answered.push(other),
         }
     }
-    (told, rest)
+    (answered, rest)
 }
 
 /// A worker's name, for reports: those of this machine are called alike, and ADAPTIVE has both in one map.

@@ -95,7 +95,7 @@ pub(crate) struct RunInner {
     sent: HashMap<u64, BatchId>,
     /// Of these, those that nobody waits for.
     given_up: HashSet<u64>,
-    /// Of these, those of which the service is to be told.
+    /// Of these, those whose cancellation is to be sent to the service.
     pub(crate) to_cancel: Vec<u64>,
     /// Where batches are sent; `None`: not yet, or not now.
     pub(crate) opened: Option<Arc<Opened>>,
@@ -112,7 +112,7 @@ pub(crate) struct RunInner {
     early: usize,
     /// The number of the next batch.
     pub(crate) next: u64,
-    /// Answers that have arrived, to be told.
+    /// Answers that have arrived, to be acknowledged to the service.
     pub(crate) arrived: Vec<u64>,
     /// What the answers that have arrived cost.
     pub(crate) charged: i64,
@@ -184,7 +184,7 @@ impl RunInner {
         !self.given_up.remove(&seq)
     }
 
-    /// The service has not heard that nobody waits for these; for those that are still on their way it is to be told again.
+    /// The service has not received the cancellation of these; for those that are still on their way it is sent again.
     pub(super) fn cancel_again(&mut self, seqs: &[u64]) {
         let in_flight = seqs.iter().filter(|seq| self.given_up.contains(seq));
         self.to_cancel.extend(in_flight);
@@ -312,12 +312,12 @@ impl RunHandle {
         state.waiting.retain(|piece| piece.batch.id() != batch);
         let in_flight: Vec<u64> =
             state.sent.iter().filter(|(_, flies)| **flies == batch).map(|(seq, _)| *seq).collect();
-        let told = !in_flight.is_empty();
+        let sent = !in_flight.is_empty();
         state.given_up.extend(&in_flight);
         state.to_cancel.extend(in_flight);
         self.measure(&state);
         drop(state);
-        if told {
+        if sent {
             self.news.notify_all();
         }
     }

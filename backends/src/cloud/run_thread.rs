@@ -403,12 +403,12 @@ impl RunThread {
     fn cancel(&self, opened: &Opened, seqs: &[u64]) -> bool {
         for (at, seq) in seqs.iter().enumerate() {
             let target = format!("/runs/{}/batches/{seq}", opened.run);
-            let told: Option<BatchCancelled> = self.try_call("DELETE", &target, None::<&()>);
+            let cancelled: Option<BatchCancelled> = self.try_call("DELETE", &target, None::<&()>);
             let mut state = self.shared.lock();
             if state.end.is_some() {
                 return true;
             }
-            if told.is_none() {
+            if cancelled.is_none() {
                 state.cancel_again(&seqs[at..]);
                 return false;
             }
@@ -418,10 +418,10 @@ impl RunThread {
 
     fn acknowledge(&self, opened: &Opened, seqs: Vec<u64>) {
         let request = Acknowledge { seqs };
-        let told: Option<Acknowledged> =
+        let acknowledged: Option<Acknowledged> =
             self.try_call("POST", &format!("/runs/{}/ack", opened.run), Some(&request));
         let mut state = self.shared.lock();
-        match told {
+        match acknowledged {
             Some(_) => state.heard = Instant::now(),
             None => state.arrived.extend(request.seqs),
         }

@@ -79,9 +79,9 @@ impl OutputQueue {
             return;
         }
         if self.left_out > 0 {
-            let told = left_out(self.left_out, "they were not read in time");
+            let notice = left_out(self.left_out, "they were not read in time");
             self.left_out = 0;
-            self.send(Line { worker: Arc::clone(worker), stream: Stream::Stderr, text: told.into_bytes() });
+            self.send(Line { worker: Arc::clone(worker), stream: Stream::Stderr, text: notice.into_bytes() });
         }
         self.send(line);
     }
@@ -208,8 +208,8 @@ mod tests {
         lines.put(&worker, Stream::Stderr, b"last\n".to_vec());
         drop(lines);
         let taken = shut.taken.lock().expect("no panic");
-        let told = format!("{left_out} lines are left out");
-        assert!(taken[taken.len() - 2].contains(&told), "{}", taken[taken.len() - 2]);
+        let notice = format!("{left_out} lines are left out");
+        assert!(taken[taken.len() - 2].contains(&notice), "{}", taken[taken.len() - 2]);
         assert_eq!(taken[taken.len() - 1], "last\n");
     }
 }
