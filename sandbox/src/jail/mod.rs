@@ -6,7 +6,7 @@
 //! builds it, `root` says what is there, `filter` has the system calls, `cgroup` bounds and measures,
 //! `announced` says the limits, `ids` gives each worker a process id and a host name of its own, `libraries`
 //! says what an executable needs, `program` and `shown` get it to where a worker can start it, `users` has the
-//! workers' users, `owner` locks what has a living owner, `scratch` a service's temporary files, `selftest` and
+//! workers' users, `writers` waits until a new program can be started, `owner` locks what has a living owner, `scratch` a service's temporary files, `selftest` and
 //! `probes` are the attack. Used by the launcher of jailed workers in `fastmap-backends`.
 
 mod announced;
@@ -26,6 +26,7 @@ mod shares;
 mod shown;
 mod spec;
 mod users;
+mod writers;
 
 pub use crate::jail::libraries::Executable;
 pub use crate::jail::probes::probe::PROBE;
@@ -33,4 +34,5 @@ pub use crate::jail::program::Program;
 pub use crate::jail::scratch::Scratch;
 pub use crate::jail::selftest::{Report, probe_if_asked, read as read_report};
 pub use crate::jail::spec::{Limits, PARENT, SOCKET, SetupError, Spec, Usage};
+pub use crate::jail::writers::wait_for_writers;
 pub use launch::{Guard, Jail};

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use tempfile::TempDir;
 
-use super::Jail;
+use super::{Jail, wait_for_writers};
 
 /// Letters of a folder's name that no other user of the machine finds by trying.
 const LETTERS: usize = 24;
@@ -54,6 +54,7 @@ impl Jail {
         if !linked {
             fs::copy(&path, &inside)?;
             fs::set_permissions(&inside, Permissions::from_mode(0o555))?;
+            wait_for_writers(&inside)?;
         }
         if is_noexec(&inside)? {
             return Err(io::Error::other(format!(

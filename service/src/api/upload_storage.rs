@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use axum::body::Bytes;
 use fastmap_backends::cloud::{Problem, ProblemCode, hexadecimal};
 use fastmap_sandbox::elf::ElfError;
+use fastmap_sandbox::jail::wait_for_writers;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
@@ -205,6 +206,9 @@ impl Gateway {
         let examiner = self.examiner.clone();
         let blob = blocking(move || {
             let (unpacked, blob) = unpack(kind, &path, &name, &target, most, examiner.as_deref())?;
+            let unpacked = unpacked.into_temp_path();
+            // Workers of another run are started meanwhile, and begin with copies of this process's descriptors.
+            wait_for_writers(&unpacked).map_err(|error| disk(&error))?;
             // Another account may have brought the same; it is the same, by its hash.
             unpacked.persist(target).map_err(|error| disk(&error.error))?;
             Ok::<_, Refusal>(blob)

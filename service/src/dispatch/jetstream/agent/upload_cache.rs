@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use async_trait::async_trait;
 use axum::body::Bytes;
 use fastmap_backends::cloud::{hexadecimal, is_digest};
+use fastmap_sandbox::jail::wait_for_writers;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
+use tokio::task::spawn_blocking;
 
 use crate::dispatch::work::Upload;
 use crate::private;
@@ -144,15 +146,22 @@ impl Cache {
         if found != hash {
             return Err(FileError::Hash(found, hash.to_owned()));
         }
-        self.keep(file, hash, size)?;
+        self.keep(file, hash, size).await?;
         self.evict();
         self.find(hash).ok_or(FileError::Gone)
     }
 
-    fn keep(&self, file: NamedTempFile, hash: &str, size: u64) -> io::Result<()> {
+    async fn keep(&self, file: NamedTempFile, hash: &str, size: u64) -> io::Result<()> {
         // In a jail it is another user that runs it.
         file.as_file().set_permissions(Permissions::from_mode(0o555))?;
-        file.persist(self.folder.join(hash)).map_err(|error| error.error)?;
+        let target = self.folder.join(hash);
+        let kept = spawn_blocking(move || {
+            let file = file.into_temp_path();
+            // Workers of another run are started meanwhile, and begin with copies of this process's descriptors.
+            wait_for_writers(&file)?;
+            file.persist(target).map_err(|error| error.error)
+        });
+        kept.await.map_err(io::Error::other)??;
         let mut state = self.lock();
         state.uses += 1;
         let used = state.uses;
