@@ -1,4 +1,4 @@
-//! Logs of open runs: lines that workers print, and news for event streams. Written by the agent (lines) and the
+//! Logs of open runs: lines that workers print, and events for event streams. Written by the agent (lines) and the
 //! gateway (batches, states); read by the gateway's logs and events. In memory and bounded: of each run the last
 //! megabyte of lines, for as long as its answers are kept; of all runs together 256 MB. An agent of another process
 //! keeps none and forwards them.
@@ -35,7 +35,7 @@ const LONGEST_TARGET: usize = 256;
 /// Events that one who watches may fall behind.
 const BEHIND: usize = 1024;
 
-/// News of a run.
+/// Something that has happened in a run.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A worker has printed something.

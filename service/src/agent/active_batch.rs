@@ -39,13 +39,13 @@ pub(super) struct ActiveBatch {
     pub(super) cut: bool,
     /// Workers still have some of it that nobody waits for.
     pub(super) given_back: bool,
-    pub(super) reply: Option<oneshot::Sender<Landed>>,
+    pub(super) reply: Option<oneshot::Sender<BatchResult>>,
 }
 
-/// The verdict on a batch, and the CPU time on its bill that the kernel has counted.
+/// The outcome on a batch, and the CPU time on its bill that the kernel has counted.
 #[derive(Debug)]
-pub(super) struct Landed {
-    pub(super) verdict: WorkOutcome,
+pub(super) struct BatchResult {
+    pub(super) outcome: WorkOutcome,
     pub(super) metered: Duration,
 }
 
@@ -121,8 +121,8 @@ impl ActiveBatch {
         self.answer(WorkOutcome::Answered(Answered { parts, cpu, cut }), metered)
     }
 
-    pub(super) fn answer(mut self, verdict: WorkOutcome, metered: Duration) -> Option<Duration> {
-        let unheard = self.reply.take()?.send(Landed { verdict, metered }).err()?;
+    pub(super) fn answer(mut self, outcome: WorkOutcome, metered: Duration) -> Option<Duration> {
+        let unheard = self.reply.take()?.send(BatchResult { outcome, metered }).err()?;
         Some(unheard.metered)
     }
 }

@@ -106,14 +106,14 @@ impl Gateway {
     /// # Errors
     /// If the database fails.
     pub async fn recover(self: &Arc<Self>) -> Result<(), crate::store::StoreError> {
-        self.give_back().await?;
+        self.release_lost_reservations().await?;
         if let Err(Refusal(problem)) = self.remove_unknown_blobs().await {
             tracing::warn!(%problem, "files that no account has could not be looked for");
         }
         self.store.extend_all_leases(self.lease_end()).await
     }
 
-    async fn give_back(&self) -> Result<(), crate::store::StoreError> {
+    async fn release_lost_reservations(&self) -> Result<(), crate::store::StoreError> {
         let lost = self.store.recover().await?;
         if lost > 0 {
             metrics::counter!("fastmap_reservations_given_back_total").increment(lost);
@@ -136,7 +136,7 @@ impl Gateway {
     async fn reconcile(&self) -> Result<(), Refusal> {
         // On SQLite all reservations are this gateway's own.
         if self.store.is_shared() {
-            self.give_back().await?;
+            self.release_lost_reservations().await?;
         }
         let local_runs = self.local_runs();
         let known: Vec<String> = local_runs.union(&self.events.open_runs()).cloned().collect();

@@ -348,11 +348,11 @@ impl Gateway {
     async fn check_program(&self, spec: &Arc<RunSpec>) -> Result<(), Refusal> {
         let work = Work { spec: Arc::clone(spec), task: Task::Check };
         let mut submitted = self.dispatch.submit(work).await.map_err(|_| stopping())?;
-        let Ok(verdict) = timeout(CHECK, submitted.verdict()).await else {
+        let Ok(outcome) = timeout(CHECK, submitted.outcome()).await else {
             let detail = format!("no agent has taken the run within {} s", CHECK.as_secs());
             return Err(Problem::new(ProblemCode::AgentLost, detail).retry_after(1).into());
         };
-        match verdict {
+        match outcome {
             WorkOutcome::Ready | WorkOutcome::Answered(_) => Ok(()),
             WorkOutcome::Failed(problem) => Err(self.fail(&spec.run, problem).await),
             WorkOutcome::Cancelled => Err(ended("ended meanwhile", None)),

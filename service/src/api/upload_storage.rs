@@ -31,7 +31,7 @@ pub(super) const STALE: Duration = Duration::from_hours(1);
 pub(super) const LEFT: Duration = Duration::from_mins(2);
 
 /// The database is told at most so often that an upload goes on.
-pub(super) const TOLD: Duration = Duration::from_secs(10);
+pub(super) const UPDATED: Duration = Duration::from_secs(10);
 
 /// Bytes of a zstd frame that say how long it is unpacked.
 pub(super) const FRAME_HEAD: u64 = 18;
@@ -224,8 +224,8 @@ impl Gateway {
     async fn need_room(&self, upload: &Upload<'_>, taken: u64) -> Result<(), Refusal> {
         let Upload { kind, account, hash, .. } = *upload;
         let (now, most) = (now_ms(), self.config.limits.stored_bytes);
-        let told = self.store.begun_upload(account, kind, hash).await?;
-        if told.is_some_and(|(told, at_ms)| told == taken && now - at_ms < TOLD.as_millis() as i64) {
+        let begun = self.store.begun_upload(account, kind, hash).await?;
+        if begun.is_some_and(|(begun, at_ms)| begun == taken && now - at_ms < UPDATED.as_millis() as i64) {
             return Ok(());
         }
         let part = Part { account, kind, hash, taken, most, left_before_ms: now - LEFT.as_millis() as i64 };

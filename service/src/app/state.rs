@@ -52,7 +52,7 @@ pub struct Gateway {
     pub(crate) memory: limits::Memory,
     pub(crate) connections: Connections,
     pub(crate) uploads: upload_locks::Uploads,
-    pub(crate) flights: in_flight::InFlightBatches,
+    pub(crate) batches: in_flight::InFlightBatches,
     pub(crate) leases: lease_table::Leases,
     /// What agents must know of the runs that are open, as far as they were asked for.
     pub(crate) specs: Mutex<HashMap<String, Arc<RunSpec>>>,
@@ -107,7 +107,7 @@ impl Gateway {
                 stall: config.stall_time,
             }),
             uploads: upload_locks::Uploads::default(),
-            flights: in_flight::InFlightBatches::default(),
+            batches: in_flight::InFlightBatches::default(),
             leases: lease_table::Leases::default(),
             specs: Mutex::default(),
             streams: limits::SlotLimit::new(STREAMS_ALWAYS, STREAMS_OF_ONE, STREAMS),
@@ -141,7 +141,7 @@ impl Gateway {
     pub async fn stop(&self) {
         self.phase.store(STOPPING, Ordering::Relaxed);
         self.stopping.notify_waiters();
-        self.flights.drained().await;
+        self.batches.drained().await;
         if let Err(error) = self.activity.flush().await {
             tracing::warn!(%error, "what happened in runs of late is lost for the dashboard");
         }
@@ -158,7 +158,7 @@ impl Gateway {
 
     /// Batches that are under way.
     pub(crate) fn under_way(&self) -> usize {
-        self.flights.count()
+        self.batches.count()
     }
 
     /// Whether a gateway that is to stop is still needed: for as long as a run is open; where there may be others, for as

@@ -47,7 +47,7 @@ pub(super) async fn agent(args: crate::cli::service_args::Agent) -> anyhow::Resu
     let agent = Agent {
         name: name.clone(),
         machine: machine::describe(&launch.describe()),
-        lessor: Arc::clone(&receiver) as Arc<dyn WorkSource>,
+        source: Arc::clone(&receiver) as Arc<dyn WorkSource>,
         launch,
         events: RunLogs::forwarding(printed),
         workers,

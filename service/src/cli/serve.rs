@@ -155,7 +155,7 @@ fn agent_inside(
     Agent {
         name: "in this service".to_owned(),
         machine: String::new(),
-        lessor: Arc::clone(dispatch) as Arc<dyn WorkSource>,
+        source: Arc::clone(dispatch) as Arc<dyn WorkSource>,
         launch,
         events: events.clone(),
         workers: config.workers,

@@ -19,7 +19,7 @@ const DELIVERIES: u32 = 5;
 pub struct Embedded {
     state: Mutex<State>,
     /// There is something to lease, or there never will be.
-    news: Notify,
+    changed: Notify,
     ended: broadcast::Sender<String>,
     /// What one tenant may have in agents' hands; each of its runs has a share of that for sure.
     quota: usize,
@@ -32,7 +32,7 @@ pub struct Embedded {
 struct State {
     tenants: HashMap<i64, Tenant>,
     /// Tenants with work that waits, in the order of their turns.
-    turn: VecDeque<i64>,
+    waiting: VecDeque<i64>,
     leased: HashMap<LeaseId, Leased>,
     next: u64,
     closed: bool,
@@ -43,7 +43,7 @@ struct Tenant {
     /// Those that have work.
     runs: HashMap<String, OfRun>,
     /// Runs with work that waits, in the order of their turns.
-    turn: VecDeque<String>,
+    waiting: VecDeque<String>,
     leased: usize,
 }
 
@@ -60,14 +60,14 @@ impl Tenant {
     fn next(&mut self, quota: usize) -> Option<Entry> {
         let share = (quota / self.runs.len().max(1)).max(1);
         let has_less = |run: &String| self.runs.get(run).is_some_and(|of_run| of_run.leased < share);
-        let at = self.turn.iter().position(has_less).or((self.leased < quota).then_some(0))?;
-        let run = self.turn.remove(at)?;
+        let at = self.waiting.iter().position(has_less).or((self.leased < quota).then_some(0))?;
+        let run = self.waiting.remove(at)?;
         let of_run = self.runs.get_mut(&run)?;
         let entry = of_run.waiting.pop_front()?;
         of_run.leased += 1;
         self.leased += 1;
         if !of_run.waiting.is_empty() {
-            self.turn.push_back(run);
+            self.waiting.push_back(run);
         }
         Some(entry)
     }
@@ -91,7 +91,7 @@ impl Tenant {
             .partition::<VecDeque<Entry>, _>(|entry| meant(&entry.work));
         of_run.waiting = kept;
         if of_run.waiting.is_empty() {
-            self.turn.retain(|waits| waits != run);
+            self.waiting.retain(|waits| waits != run);
             if of_run.leased == 0 {
                 self.runs.remove(run);
             }
@@ -121,8 +121,8 @@ impl Embedded {
     /// Empty queues.
     pub fn new(quota: usize, lease_time: Duration) -> Self {
         let (ended, _) = broadcast::channel(1024);
-        let (news, uses) = (Notify::new(), Uses::default());
-        Embedded { state: Mutex::default(), news, ended, quota: quota.max(1), lease_time, uses }
+        let (changed, uses) = (Notify::new(), Uses::default());
+        Embedded { state: Mutex::default(), changed, ended, quota: quota.max(1), lease_time, uses }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -131,8 +131,8 @@ impl Embedded {
 
     fn closed(&self) {
         self.lock().closed = true;
-        self.news.notify_waiters();
-        self.news.notify_one();
+        self.changed.notify_waiters();
+        self.changed.notify_one();
     }
 
     /// Leases something if there is something; else says when a lease ends at the latest.
@@ -141,12 +141,12 @@ impl Embedded {
         let state = &mut *guard;
         let now = Instant::now();
         state.take_back_overdue(now, self.lease_time);
-        for _ in 0..state.turn.len() {
-            let Some(account) = state.turn.pop_front() else { break };
+        for _ in 0..state.waiting.len() {
+            let Some(account) = state.waiting.pop_front() else { break };
             let Some(tenant) = state.tenants.get_mut(&account) else { continue };
             let next = tenant.next(self.quota);
-            if !tenant.turn.is_empty() {
-                state.turn.push_back(account);
+            if !tenant.waiting.is_empty() {
+                state.waiting.push_back(account);
             }
             let Some(mut entry) = next else { continue };
             entry.deliveries += 1;
@@ -160,10 +160,10 @@ impl Embedded {
                 revoked: Arc::default(),
             };
             state.leased.insert(id, leased);
-            let more = !state.turn.is_empty();
+            let more = !state.waiting.is_empty();
             drop(guard);
             if more {
-                self.news.notify_one();
+                self.changed.notify_one();
             }
             return Ok(Ok(Lease { id, lasts: self.lease_time, work, payer: Payer::default(), in_hand }));
         }
@@ -179,8 +179,8 @@ impl State {
         let RunSpec { account, run, .. } = &*entry.work.spec;
         let (account, run) = (*account, run.clone());
         let tenant = self.tenants.entry(account).or_default();
-        if tenant.turn.is_empty() && !self.turn.contains(&account) {
-            self.turn.push_back(account);
+        if tenant.waiting.is_empty() && !self.waiting.contains(&account) {
+            self.waiting.push_back(account);
         }
         let of_run = tenant.runs.entry(run.clone()).or_default();
         let waits = !of_run.waiting.is_empty();
@@ -190,8 +190,8 @@ impl State {
         }
         match first {
             _ if waits => {}
-            true => tenant.turn.push_front(run),
-            false => tenant.turn.push_back(run),
+            true => tenant.waiting.push_front(run),
+            false => tenant.waiting.push_back(run),
         }
     }
 
@@ -264,20 +264,20 @@ impl State {
 #[async_trait]
 impl Dispatch for Embedded {
     async fn submit(&self, work: Work) -> Result<PendingWork, Closed> {
-        let (reply, verdict) = oneshot::channel();
+        let (reply, outcome) = oneshot::channel();
         let mut state = self.lock();
         if state.closed {
             return Err(Closed);
         }
         state.queue(Entry { work, deliveries: 0, reply }, false);
         drop(state);
-        self.news.notify_one();
-        Ok(PendingWork { verdict, _kept: None })
+        self.changed.notify_one();
+        Ok(PendingWork { outcome, _kept: None })
     }
 
     async fn cancel(&self, run: &str, seq: u64) {
         let over = self.lock().take_all(run, Some(seq));
-        self.news.notify_one();
+        self.changed.notify_one();
         for entry in over {
             // The receiver is gone where the batch was given up.
             let _ = entry.reply.send(WorkOutcome::Cancelled);
@@ -286,7 +286,7 @@ impl Dispatch for Embedded {
 
     async fn end_run(&self, run: &str) {
         let over = self.lock().take_all(run, None);
-        self.news.notify_one();
+        self.changed.notify_one();
         for entry in over {
             // The receiver is gone where the batch was given up.
             let _ = entry.reply.send(WorkOutcome::Cancelled);
@@ -308,11 +308,11 @@ impl Dispatch for Embedded {
 impl WorkSource for Embedded {
     async fn lease(&self) -> Result<Lease, Closed> {
         loop {
-            let news = self.news.notified();
+            let changed = self.changed.notified();
             match self.try_lease()? {
                 Ok(lease) => return Ok(lease),
-                Err(Some(until)) => drop(tokio::time::timeout_at(until.into(), news).await),
-                Err(None) => news.await,
+                Err(Some(until)) => drop(tokio::time::timeout_at(until.into(), changed).await),
+                Err(None) => changed.await,
             }
         }
     }
@@ -343,18 +343,18 @@ impl WorkSource for Embedded {
         }
     }
 
-    async fn answer(&self, lease: LeaseId, verdict: WorkOutcome) -> bool {
+    async fn answer(&self, lease: LeaseId, outcome: WorkOutcome) -> bool {
         let Some(entry) = self.lock().take(lease) else { return false };
         // Its tenant may have more than its quota waiting.
-        self.news.notify_one();
+        self.changed.notify_one();
         // The receiver is gone where the batch was given up.
-        let _ = entry.reply.send(verdict);
+        let _ = entry.reply.send(outcome);
         true
     }
 
-    async fn give_back(&self, lease: LeaseId) {
+    async fn nack(&self, lease: LeaseId) {
         self.lock().take_back(lease);
-        self.news.notify_one();
+        self.changed.notify_one();
     }
 
     fn ended_runs(&self) -> broadcast::Receiver<String> {
@@ -375,7 +375,7 @@ mod tests {
     async fn the_embedded_queue_keeps_what_dispatch_promises() {
         conformance::all(async |quota, lease_time| {
             let embedded = Arc::new(Embedded::new(quota, lease_time));
-            Sides { dispatch: Arc::clone(&embedded) as Arc<dyn Dispatch>, lessor: embedded }
+            Sides { dispatch: Arc::clone(&embedded) as Arc<dyn Dispatch>, source: embedded }
         })
         .await;
     }
@@ -383,7 +383,7 @@ mod tests {
     #[tokio::test]
     async fn a_run_that_holds_the_whole_quota_keeps_no_other_of_its_account_waiting() {
         let embedded = Arc::new(Embedded::new(4, Duration::from_mins(10)));
-        let sides = Sides { dispatch: Arc::clone(&embedded) as Arc<dyn Dispatch>, lessor: embedded };
+        let sides = Sides { dispatch: Arc::clone(&embedded) as Arc<dyn Dispatch>, source: embedded };
         let mut waiting = Vec::new();
         for seq in 0..6 {
             waiting.push(sides.submit(1, "held", seq).await);

@@ -21,7 +21,7 @@ pub struct Lease {
     pub work: Work,
     /// Who is told what the run's workers use beside batches.
     pub payer: Payer,
-    /// Shows the lessor that the agent still has the lease: it is dropped with it. An agent that was stopped
+    /// Shows the work source that the agent still has the lease: it is dropped with it. An agent that was stopped
     /// for longer than a lease could not extend it, and goes on with what it has.
     pub in_hand: Arc<()>,
 }
@@ -45,18 +45,18 @@ pub struct LeaseId(pub u64);
 #[error("dispatch is closed")]
 pub struct Closed;
 
-/// Work that was taken. Dropping it says that its verdict is dealt with for good (charged and stored, or given up): a
+/// Work that was taken. Dropping it says that its outcome is dealt with for good (charged and stored, or given up): a
 /// queue that outlives this process forgets the work then, and not before.
 #[derive(Debug)]
 pub struct PendingWork {
-    pub(crate) verdict: oneshot::Receiver<WorkOutcome>,
+    pub(crate) outcome: oneshot::Receiver<WorkOutcome>,
     pub(crate) _kept: Option<Box<dyn Debug + Send + Sync>>,
 }
 
 impl PendingWork {
-    /// Waits for the verdict; [`WorkOutcome::Lost`] also where dispatch itself is gone. To be asked once.
-    pub async fn verdict(&mut self) -> WorkOutcome {
-        (&mut self.verdict).await.unwrap_or(WorkOutcome::Lost)
+    /// Waits for the outcome; [`WorkOutcome::Lost`] also where dispatch itself is gone. To be asked once.
+    pub async fn outcome(&mut self) -> WorkOutcome {
+        (&mut self.outcome).await.unwrap_or(WorkOutcome::Lost)
     }
 }
 
@@ -109,10 +109,10 @@ pub trait WorkSource: Send + Sync + Debug {
     async fn extend(&self, lease: LeaseId) -> bool;
 
     /// The agent is through with it. `false`: it is no longer the agent's, and nobody hears of this.
-    async fn answer(&self, lease: LeaseId, verdict: WorkOutcome) -> bool;
+    async fn answer(&self, lease: LeaseId, outcome: WorkOutcome) -> bool;
 
     /// The agent can't do it. Others get it at once; after too many have had it, it is lost.
-    async fn give_back(&self, lease: LeaseId);
+    async fn nack(&self, lease: LeaseId);
 
     /// Reports CPU time that workers of a run have used beside batches: before the first, between two, for one that was
     /// cancelled, behind the last. `Some(false)`: the run is over, or can't pay; it may use no more. `None`: the report did

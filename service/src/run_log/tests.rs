@@ -80,13 +80,13 @@ fn who_watches_hears_of_the_end_and_a_run_that_is_over_has_no_channel() {
     assert_eq!(events.lock().bytes, RUN + CHANNEL);
     print(&events, "r", 1);
     assert_eq!(events.lock().bytes, RUN + 1000 + LINE, "nobody watches any more");
-    let mut news = events.watch("r");
+    let mut received = events.watch("r");
     print(&events, "r", 1);
     events.end("r", None, RunState::Done);
     events.end("r", None, RunState::Cancelled);
-    assert!(matches!(news.try_recv(), Ok(Event::Log(LogLine { n: 2, .. }))));
-    assert!(matches!(news.try_recv(), Ok(Event::Ended(RunState::Done))));
-    assert!(matches!(news.try_recv(), Err(TryRecvError::Closed)));
+    assert!(matches!(received.try_recv(), Ok(Event::Log(LogLine { n: 2, .. }))));
+    assert!(matches!(received.try_recv(), Ok(Event::Ended(RunState::Done))));
+    assert!(matches!(received.try_recv(), Err(TryRecvError::Closed)));
     // A worker's last words come late.
     print(&events, "r", 1);
     assert_eq!(events.page("r", 0, 9).lines.len(), 3);

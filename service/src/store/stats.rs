@@ -15,8 +15,8 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn add_activity(&self, news: &[(String, StatsDelta)]) -> Result<()> {
-        for (run, news) in news {
+    pub async fn add_activity(&self, delta: &[(String, StatsDelta)]) -> Result<()> {
+        for (run, delta) in delta {
             // A transaction each: others write in between.
             let mut conn = self.writer().await?;
             let mut tx = conn.begin().await?;
@@ -34,7 +34,7 @@ impl Store {
                 .fetch_one()
                 .await?;
             let mut series = read(&row.try_get::<String, _>(0)?);
-            series.merge(&news.series);
+            series.merge(&delta.series);
             tx.sql("UPDATE run_activity SET series = $2, failures = $3, deaths = $4 WHERE run = $1")
                 .bind(run)
                 .bind(serde_json::to_string(&series).unwrap_or_default())
@@ -42,7 +42,7 @@ impl Store {
                 .bind(i64::try_from(series.deaths).unwrap_or(i64::MAX))
                 .execute()
                 .await?;
-            if news.failures.is_empty() {
+            if delta.failures.is_empty() {
                 tx.commit().await?;
                 continue;
             }
@@ -50,7 +50,7 @@ impl Store {
                 tx.sql("SELECT COUNT(*) FROM run_failures WHERE run = $1").bind(run).fetch_one().await?;
             let there: i64 = row.try_get(0)?;
             let free = FAILURES.saturating_sub(there.unsigned_abs() as usize);
-            for (n, failure) in (there..).zip(news.failures.iter().take(free)) {
+            for (n, failure) in (there..).zip(delta.failures.iter().take(free)) {
                 tx.sql(
                     "INSERT INTO run_failures (run, n, seq, item, kind, cause, worker, at_ms)
                      VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
@@ -148,13 +148,13 @@ mod tests {
 
     async fn what_two_gateways_add_to_a_run_at_once_is_all_there(fresh: Fresh) {
         let (one, two) = (fresh.open().await, fresh.open().await);
-        let news = |run: &str| {
+        let delta = |run: &str| {
             let series = Series { failures: 1, ..Series::default() };
             (run.to_owned(), StatsDelta { series, failures: vec![failure(7)] })
         };
         let add = async |store: &Store, first: &str, second: &str| {
             for _ in 0..20 {
-                store.add_activity(&[news(first), news(second)]).await.expect("it is stored");
+                store.add_activity(&[delta(first), delta(second)]).await.expect("it is stored");
             }
         };
         tokio::join!(add(&one, "a", "b"), add(&two, "b", "a"));
@@ -167,14 +167,14 @@ mod tests {
     async fn what_is_in_memory_and_what_is_stored_are_seen_together_and_bounded(fresh: Fresh) {
         let store = fresh.open().await;
         let activity = StatsRecorder::new(store.clone());
-        let news = |items: std::ops::Range<u64>| {
+        let delta = |items: std::ops::Range<u64>| {
             let series = Series { failures: items.end - items.start, ..Series::default() };
             StatsDelta { series, failures: items.map(failure).collect() }
         };
-        activity.add("r", news(0..150));
+        activity.add("r", delta(0..150));
         assert_eq!(activity.of("r").await.expect("an answer").1.len(), 150);
         activity.flush().await.expect("it is stored");
-        activity.add("r", news(150..300));
+        activity.add("r", delta(150..300));
         for _ in 0..2 {
             let (series, failures) = activity.of("r").await.expect("an answer");
             assert_eq!((series.failures, failures.len()), (300, FAILURES));

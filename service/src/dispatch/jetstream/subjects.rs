@@ -69,7 +69,7 @@ impl Names {
         format!("{}.work.{account}.{run}.{gateway}.{n}", self.prefix)
     }
 
-    /// Where a gateway answers agents: about a flight, a file, or ([`super::messages::HERE`]) whether it is there.
+    /// Where a gateway answers agents: about an item of work, a file, or ([`super::messages::PING`]) whether it is there.
     pub(crate) fn gateway(&self, gateway: &str, about: &str) -> String {
         format!("{}.gateway.{gateway}.{about}", self.prefix)
     }

@@ -18,7 +18,7 @@ use tokio::time::{interval, interval_at};
 use crate::dispatch::Unavailable;
 use crate::dispatch::jetstream::agent::fair_pull::{FairPuller, Pull};
 use crate::dispatch::jetstream::agent::gateway_client::GatewayClient;
-use crate::dispatch::jetstream::agent::leases::{HeldLease, LeaseTable};
+use crate::dispatch::jetstream::agent::leases::{ActiveLease, LeaseTable};
 use crate::dispatch::jetstream::agent::upload_cache::{Cache, Source};
 use crate::dispatch::jetstream::messages;
 use crate::dispatch::jetstream::messages::{DecodedWork, FileRef, Files, Origin, Reply, Request};
@@ -50,14 +50,14 @@ pub(super) struct Shared {
     pub(super) names: Names,
     /// What requests bring comes to subjects that begin so.
     pub(super) inbox: String,
-    pub(super) inquirer: GatewayClient,
-    pub(super) turn: Mutex<FairPuller<Ready>>,
+    pub(super) gateways: GatewayClient,
+    pub(super) puller: Mutex<FairPuller<Ready>>,
     /// Leases that the agent takes at a time.
     pub(super) places: usize,
     pub(super) leases: LeaseTable,
     pub(super) files: Cache,
     /// Something can be leased, or somebody be asked, or nothing will ever come.
-    pub(super) news: Notify,
+    pub(super) changed: Notify,
     pub(super) closed: AtomicBool,
     /// Runs and batches of which the end was heard lately, by name and token: the servers may still bring what was on its way.
     pub(super) over: Mutex<HashMap<String, Instant>>,
@@ -79,7 +79,7 @@ pub(super) struct Ready {
 
 /// A file that a gateway gives out under a name.
 pub(super) struct FromGateway<'a> {
-    inquirer: &'a GatewayClient,
+    gateways: &'a GatewayClient,
     origin: &'a Origin,
     name: &'a str,
 }
@@ -87,7 +87,7 @@ pub(super) struct FromGateway<'a> {
 #[async_trait]
 impl Source for FromGateway<'_> {
     async fn bytes(&self, offset: u64) -> Option<Bytes> {
-        match self.inquirer.ask(self.origin, self.name, &Request::Get(offset)).await? {
+        match self.gateways.ask(self.origin, self.name, &Request::Get(offset)).await? {
             Reply::Yes(bytes) => Some(bytes),
             Reply::No => None,
         }
@@ -95,8 +95,8 @@ impl Source for FromGateway<'_> {
 }
 
 impl Shared {
-    pub(super) fn turn(&self) -> MutexGuard<'_, FairPuller<Ready>> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn puller(&self) -> MutexGuard<'_, FairPuller<Ready>> {
+        self.puller.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An acknowledgement that is lost costs another delivery.
@@ -118,15 +118,15 @@ impl Shared {
     }
 
     /// Takes what requests bring.
-    pub(super) async fn take(self: Arc<Self>, mut brought: Subscriber) {
-        while let Some(message) = brought.next().await {
+    pub(super) async fn take(self: Arc<Self>, mut on_delivered: Subscriber) {
+        while let Some(message) = on_delivered.next().await {
             if message.status.is_some_and(|status| status != StatusCode::OK) {
                 // A request is over: its subject ends with whom it was for and its number.
                 let mut tokens = message.subject.rsplit('.');
                 let (id, account) = (tokens.next().map(str::parse), tokens.next().map(str::parse));
                 if let (Some(Ok(id)), Some(Ok(account))) = (id, account) {
-                    self.turn().over(account, id, Instant::now());
-                    self.news.notify_one();
+                    self.puller().on_request_end(account, id, Instant::now());
+                    self.changed.notify_one();
                     if message.status == Some(StatusCode::NO_RESPONDERS) {
                         self.misses(account).await;
                     }
@@ -139,29 +139,29 @@ impl Shared {
             let (delivered, sequence, pending) = (info.delivered, info.stream_sequence, info.pending);
             let closed = self.closed.load(Ordering::Relaxed);
             if !closed {
-                self.turn().brought(account, pending);
+                self.puller().on_delivered(account, pending);
             }
             let Message { payload, reply: Some(ack), .. } = message.message else { continue };
             let since = Instant::now();
-            match messages::arrived(&payload) {
-                Ok(DecodedWork { origin, work, away, files }) => {
+            match messages::decode_work(&payload) {
+                Ok(DecodedWork { origin, work, remote, files }) => {
                     let ready = Ready { work, origin, files, ack: ack.into_string(), sequence, since };
                     if closed {
                         // Before it is counted: who waits for the last requests may leave then.
-                        self.hand_back(ready).await;
-                        self.turn().brought(account, pending);
-                        self.news.notify_one();
+                        self.nack_ready(ready).await;
+                        self.puller().on_delivered(account, pending);
+                        self.changed.notify_one();
                         continue;
                     }
-                    if !self.inquirer.heard_lately(&ready.origin) {
+                    if !self.gateways.heard_lately(&ready.origin) {
                         drop(tokio::spawn(Arc::clone(&self).look_for(ready.origin.clone())));
                     }
-                    if away.is_none() && delivered == 1 {
+                    if remote.is_none() && delivered == 1 {
                         self.ready(ready).await;
                     } else {
                         let shared = Arc::clone(&self);
                         drop(tokio::spawn(
-                            async move { shared.prepare(ready, delivered as u64, away).await },
+                            async move { shared.prepare(ready, delivered as u64, remote).await },
                         ));
                     }
                 }
@@ -182,20 +182,20 @@ impl Shared {
 
     async fn ready(&self, ready: Ready) {
         if self.closed.load(Ordering::Relaxed) {
-            return self.hand_back(ready).await;
+            return self.nack_ready(ready).await;
         }
         let (run, token) = (ready.work.spec.run.clone(), ready.origin.token.clone());
         let is_over = || self.is_over(&run) || self.is_over(&token);
         if is_over() {
             return self.give_up(vec![ready], Vec::new()).await;
         }
-        self.turn().ready(ready.work.spec.account, ready, Instant::now());
+        self.puller().ready(ready.work.spec.account, ready, Instant::now());
         // An end that is heard from now on finds it there. One that was heard meanwhile has not.
         if is_over() {
-            let over = self.turn().take_if(|ready| ready.origin.token == token);
-            return self.give_up(over, self.leases.end(|held| held.origin.token == token)).await;
+            let over = self.puller().take_if(|ready| ready.origin.token == token);
+            return self.give_up(over, self.leases.end(|lease| lease.origin.token == token)).await;
         }
-        self.news.notify_one();
+        self.changed.notify_one();
     }
 
     fn is_over(&self, name: &str) -> bool {
@@ -210,34 +210,34 @@ impl Shared {
 
     /// Asks a gateway whether it is there. What one has left that is gone is worked on by nobody.
     async fn look_for(self: Arc<Self>, origin: Origin) {
-        if self.inquirer.ask(&origin, messages::HERE, &Request::Ask(0)).await.is_some() {
+        if self.gateways.ask(&origin, messages::PING, &Request::Claim(0)).await.is_some() {
             return;
         }
         tracing::warn!(gateway = origin.gateway, "a gateway is gone; what it has left is given up");
-        let ready = self.turn().take_if(|ready| ready.origin.gateway == origin.gateway);
-        let held = self.leases.end(|held| held.origin.gateway == origin.gateway);
-        self.give_up(ready, held).await;
+        let ready = self.puller().take_if(|ready| ready.origin.gateway == origin.gateway);
+        let lease = self.leases.end(|lease| lease.origin.gateway == origin.gateway);
+        self.give_up(ready, lease).await;
     }
 
-    async fn give_up(&self, ready: Vec<Ready>, held: Vec<HeldLease>) {
-        for ack in ready.into_iter().map(|ready| ready.ack).chain(held.into_iter().map(|held| held.ack)) {
+    async fn give_up(&self, ready: Vec<Ready>, lease: Vec<ActiveLease>) {
+        for ack in ready.into_iter().map(|ready| ready.ack).chain(lease.into_iter().map(|lease| lease.ack)) {
             self.acknowledge(&ack, NEVER).await;
         }
     }
 
     /// Asks the gateway whether the work is still wanted, and for the items that did not fit into the message.
-    async fn prepare(&self, mut ready: Ready, delivered: u64, away: Option<u64>) {
+    async fn prepare(&self, mut ready: Ready, delivered: u64, remote: Option<u64>) {
         let (origin, ack) = (ready.origin.clone(), ready.ack.clone());
         let preparing = async {
-            match self.inquirer.ask(&origin, &origin.token, &Request::Ask(delivered)).await? {
+            match self.gateways.ask(&origin, &origin.token, &Request::Claim(delivered)).await? {
                 Reply::Yes(_) => {}
                 Reply::No => return None,
             }
-            let Some(length) = away else { return Some(Bytes::new()) };
+            let Some(length) = remote else { return Some(Bytes::new()) };
             let mut payload = Vec::new();
             while (payload.len() as u64) < length {
                 let request = Request::Get(payload.len() as u64);
-                match self.inquirer.ask(&origin, &origin.token, &request).await? {
+                match self.gateways.ask(&origin, &origin.token, &request).await? {
                     Reply::Yes(bytes) if !bytes.is_empty() => payload.extend_from_slice(&bytes),
                     _ => return None,
                 }
@@ -246,7 +246,7 @@ impl Shared {
         };
         match self.meanwhile(&origin, &ack, preparing).await {
             Some(payload) => {
-                if let (Some(_), Task::Batch(batch)) = (away, &mut ready.work.task) {
+                if let (Some(_), Task::Batch(batch)) = (remote, &mut ready.work.task) {
                     batch.payload = payload;
                 }
                 ready.since = Instant::now();
@@ -272,8 +272,8 @@ impl Shared {
     }
 
     /// What was not begun goes to others, and counts for nothing.
-    pub(super) async fn hand_back(&self, ready: Ready) {
-        self.inquirer.tell(&ready.origin, &Request::Unused).await;
+    pub(super) async fn nack_ready(&self, ready: Ready) {
+        self.gateways.tell(&ready.origin, &Request::Unstarted).await;
         self.acknowledge(&ready.ack, AGAIN).await;
     }
 
@@ -281,9 +281,9 @@ impl Shared {
         let mut look = interval(STALE);
         loop {
             look.tick().await;
-            let stale = self.turn().stale(Instant::now());
+            let stale = self.puller().stale(Instant::now());
             for ready in stale {
-                self.hand_back(ready).await;
+                self.nack_ready(ready).await;
             }
         }
     }
@@ -293,9 +293,9 @@ impl Shared {
             let accounts: Vec<i64> = serde_json::from_slice(&message.payload).unwrap_or_default();
             let now = Instant::now();
             for account in accounts {
-                self.turn().told(account, now);
+                self.puller().on_announced(account, now);
             }
-            self.news.notify_one();
+            self.changed.notify_one();
         }
     }
 
@@ -303,8 +303,8 @@ impl Shared {
         while let Some(message) = revoked.next().await {
             let token = String::from_utf8_lossy(&message.payload).into_owned();
             self.heard_of_the_end(&token);
-            let ready = self.turn().take_if(|ready| ready.origin.token == token);
-            self.give_up(ready, self.leases.end(|held| held.origin.token == token)).await;
+            let ready = self.puller().take_if(|ready| ready.origin.token == token);
+            self.give_up(ready, self.leases.end(|lease| lease.origin.token == token)).await;
         }
     }
 
@@ -312,35 +312,35 @@ impl Shared {
         while let Some(message) = over.next().await {
             let run = String::from_utf8_lossy(&message.payload).into_owned();
             self.heard_of_the_end(&run);
-            let ready = self.turn().take_if(|ready| ready.work.spec.run == run);
-            self.give_up(ready, self.leases.end(|held| held.run == run)).await;
+            let ready = self.puller().take_if(|ready| ready.work.spec.run == run);
+            self.give_up(ready, self.leases.end(|lease| lease.run == run)).await;
             // No agent listens: no agent has workers of it.
             let _ = self.ended.send(run);
         }
     }
 
     pub(super) async fn upload(&self, origin: &Origin, named: &FileRef) -> Result<Upload, Unavailable> {
-        let source = FromGateway { inquirer: &self.inquirer, origin, name: &named.name };
+        let source = FromGateway { gateways: &self.gateways, origin, name: &named.name };
         self.files.get(&named.hash, &source).await.map_err(|error| Unavailable(Box::new(error)))
     }
 
-    /// Sends a verdict, in parts if it is large. `false`: nobody waits for it.
-    pub(super) async fn deliver(&self, held: &HeldLease, verdict: Bytes) -> bool {
-        let room = messages::room(self.client.max_payload()) - held.ack.len();
-        let about = &held.origin.token;
+    /// Sends a outcome, in parts if it is large. `false`: nobody waits for it.
+    pub(super) async fn deliver(&self, lease: &ActiveLease, outcome: Bytes) -> bool {
+        let room = messages::room(self.client.max_payload()) - lease.ack.len();
+        let about = &lease.origin.token;
         let ask = async |request: Request| {
-            let reply = self.inquirer.ask(&held.origin, about, &request).await;
+            let reply = self.gateways.ask(&lease.origin, about, &request).await;
             matches!(reply, Some(Reply::Yes(_)))
         };
-        if verdict.len() <= room {
-            return ask(Request::Verdict(held.ack.clone(), verdict)).await;
+        if outcome.len() <= room {
+            return ask(Request::Outcome(lease.ack.clone(), outcome)).await;
         }
-        let total = verdict.len() as u64;
-        for (at, part) in verdict.chunks(room).enumerate() {
-            if !ask(Request::Part((at * room) as u64, total, verdict.slice_ref(part))).await {
+        let total = outcome.len() as u64;
+        for (at, part) in outcome.chunks(room).enumerate() {
+            if !ask(Request::Part((at * room) as u64, total, outcome.slice_ref(part))).await {
                 return false;
             }
         }
-        ask(Request::Verdict(held.ack.clone(), Bytes::new())).await
+        ask(Request::Outcome(lease.ack.clone(), Bytes::new())).await
     }
 }

@@ -1,4 +1,4 @@
-//! The gateway's side: puts work into the stream, answers what agents ask about it, acknowledges it when its verdict is
+//! The gateway's side: puts work into the stream, answers what agents ask about it, acknowledges it when its outcome is
 //! dealt with, and tells agents whose work there is and which runs are over.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,11 +12,11 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::JoinSet;
 
 use super::health::Health;
-use super::pending::{Entered, PendingTable, name};
+use super::pending::{PendingTable, Registered, name};
 use super::publisher::{Shared, TAKEN};
 use super::{agent_registry, reconcile};
 use crate::agent_registry::AgentRegistry;
-use crate::dispatch::jetstream::gateway::pending_work::{Ack, Again};
+use crate::dispatch::jetstream::gateway::pending_work::{Ack, Requeued};
 use crate::dispatch::jetstream::streams::{Consumers, ProvisionError};
 use crate::dispatch::jetstream::{Layout, worker_logs};
 use crate::dispatch::work::Work;
@@ -41,21 +41,21 @@ pub enum Unstarted {
     Deaf(#[from] SubscribeError),
 }
 
-/// Says, when it is dropped, that a verdict is dealt with.
+/// Says, when it is dropped, that a outcome is dealt with.
 #[derive(Debug)]
-struct Kept {
+struct AckOnDrop {
     shared: Arc<Shared>,
     token: String,
     ack: Ack,
 }
 
-impl Drop for Kept {
+impl Drop for AckOnDrop {
     fn drop(&mut self) {
         let ack = self.ack.lock().unwrap_or_else(PoisonError::into_inner).take();
         match ack {
             Some(ack) => drop(self.shared.dealt_with.send(ack)),
             // Agents who ask are told that nobody waits.
-            None => drop(self.shared.flights.remove(&self.token)),
+            None => drop(self.shared.pending.remove(&self.token)),
         }
     }
 }
@@ -84,12 +84,12 @@ impl JetStreamDispatcher {
         let shared = Arc::new(Shared {
             client,
             jetstream,
-            flights: PendingTable::new(layout.names.clone()),
+            pending: PendingTable::new(layout.names.clone()),
             layout,
             gateway,
             consumers: Consumers::default(),
             health: Health::default(),
-            told: Mutex::default(),
+            announced: Mutex::default(),
             dealt_with,
             uses: Uses::default(),
         });
@@ -112,16 +112,16 @@ impl JetStreamDispatcher {
 impl Dispatch for JetStreamDispatcher {
     async fn submit(&self, work: Work) -> Result<PendingWork, Closed> {
         let shared = &self.shared;
-        let entered = shared.flights.enter(work.clone()).ok_or(Closed)?;
-        let Entered { token, n, files, verdict, ack } = entered;
-        let kept = Kept { shared: Arc::clone(shared), token: token.clone(), ack };
-        shared.put_or_refuse(&Again { token, work, n, attempt: 0, files }).await;
-        Ok(PendingWork { verdict, _kept: Some(Box::new(kept)) })
+        let registered = shared.pending.register(work.clone()).ok_or(Closed)?;
+        let Registered { token, n, files, outcome, ack } = registered;
+        let ack_on_drop = AckOnDrop { shared: Arc::clone(shared), token: token.clone(), ack };
+        shared.put_or_refuse(&Requeued { token, work, n, attempt: 0, files }).await;
+        Ok(PendingWork { outcome, _kept: Some(Box::new(ack_on_drop)) })
     }
 
     async fn cancel(&self, run: &str, seq: u64) {
-        let Shared { client, layout, gateway, flights, .. } = &*self.shared;
-        let Some((token, n)) = flights.cancel(run, seq) else { return };
+        let Shared { client, layout, gateway, pending, .. } = &*self.shared;
+        let Some((token, n)) = pending.cancel(run, seq) else { return };
         if let Err(error) = client.publish(layout.names.revoked(), token.into()).await {
             tracing::warn!(run, seq, %error, "the cancellation of a batch could not be sent to agents");
         }
@@ -129,8 +129,8 @@ impl Dispatch for JetStreamDispatcher {
     }
 
     async fn end_run(&self, run: &str) {
-        let Shared { client, layout, flights, .. } = &*self.shared;
-        flights.end_run(run);
+        let Shared { client, layout, pending, .. } = &*self.shared;
+        pending.end_run(run);
         // What agents hold they drop when they hear of it; what waits is taken away.
         if let Err(error) = client.publish(layout.names.ended(), Bytes::from(run.to_owned())).await {
             tracing::warn!(run, %error, "the end of a run could not be sent to agents");
@@ -150,6 +150,6 @@ impl Dispatch for JetStreamDispatcher {
     }
 
     async fn close(&self) {
-        self.shared.flights.close();
+        self.shared.pending.close();
     }
 }

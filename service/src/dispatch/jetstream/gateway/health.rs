@@ -12,7 +12,7 @@ use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
 use async_nats::jetstream::{self, ErrorCode};
 
 /// A refusal that lasts is logged again after this time.
-const TELL_AGAIN: Duration = Duration::from_mins(1);
+const WARN_AGAIN: Duration = Duration::from_mins(1);
 /// Refusals that pass within seconds: a leader is elected, or what was deleted is made again.
 const PASSING: [ErrorCode; 6] = [
     ErrorCode::CLUSTER_NOT_AVAILABLE,
@@ -69,7 +69,7 @@ struct State {
     /// Why they take no message, and the bytes of the one that they refused.
     refused: Option<(String, usize)>,
     /// The refusal that was logged last, and when.
-    told: Option<(String, Instant)>,
+    warned: Option<(String, Instant)>,
 }
 
 impl Health {
@@ -79,12 +79,12 @@ impl Health {
 
     /// Logs why a message of a run was not taken, unless that was said a moment ago.
     pub(super) fn tell(&self, run: &str, unput: &Unput) {
-        let told = &mut self.lock().told;
-        if told.as_ref().is_some_and(|(why, at)| *why == unput.why && at.elapsed() < TELL_AGAIN) {
+        let warned = &mut self.lock().warned;
+        if warned.as_ref().is_some_and(|(why, at)| *why == unput.why && at.elapsed() < WARN_AGAIN) {
             return;
         }
         tracing::warn!(run, error = unput.why, "the queue takes no work");
-        *told = Some((unput.why.clone(), Instant::now()));
+        *warned = Some((unput.why.clone(), Instant::now()));
     }
 
     /// A message of that many bytes was given up.
@@ -98,7 +98,7 @@ impl Health {
     pub(super) fn takes(&self) {
         let mut state = self.lock();
         if state.refused.take().is_some() {
-            state.told = None;
+            state.warned = None;
             tracing::info!("the queue takes work again");
         }
     }

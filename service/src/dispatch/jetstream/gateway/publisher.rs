@@ -18,13 +18,13 @@ use tokio::time::{interval, sleep};
 use super::health::{Health, Unput};
 use super::pending::{Answer, PendingTable, Report};
 use crate::dispatch::Uses;
-use crate::dispatch::jetstream::gateway::pending_work::{Again, Kept as TooLong};
+use crate::dispatch::jetstream::gateway::pending_work::{Overdue, Requeued};
 use crate::dispatch::jetstream::messages::{Origin, Reply, Request};
 use crate::dispatch::jetstream::streams::{Consumers, MADE};
 use crate::dispatch::jetstream::{Layout, messages};
 
-/// Agents are told of a tenant that goes on waiting so often.
-pub(super) const TELL: Duration = Duration::from_secs(2);
+/// A tenant that goes on waiting is announced to agents at this interval.
+pub(super) const ANNOUNCE: Duration = Duration::from_secs(2);
 
 /// The servers have taken a message within this, or it is sent again under the same id.
 pub(super) const TAKEN: Duration = Duration::from_secs(3);
@@ -43,33 +43,34 @@ pub(super) struct Shared {
     pub(super) layout: Layout,
     /// This gateway's name among others: a new one for each process.
     pub(super) gateway: String,
-    pub(super) flights: PendingTable,
+    pub(super) pending: PendingTable,
     pub(super) consumers: Consumers,
     pub(super) health: Health,
-    pub(super) told: Mutex<HashMap<i64, Instant>>,
+    pub(super) announced: Mutex<HashMap<i64, Instant>>,
     pub(super) dealt_with: UnboundedSender<String>,
     pub(super) uses: Uses,
 }
 
 impl Shared {
     /// Puts work into the queue. Sent again under the same id, it is there once.
-    async fn put(&self, again: &Again) -> Result<(), Unput> {
-        let (spec, names) = (&again.work.spec, &self.layout.names);
+    async fn put(&self, requeued: &Requeued) -> Result<(), Unput> {
+        let (spec, names) = (&requeued.work.spec, &self.layout.names);
         let origin = Origin {
             gateway: self.gateway.clone(),
-            token: again.token.clone(),
+            token: requeued.token.clone(),
             lease_ms: self.layout.lease.as_millis() as u64,
         };
         let room = messages::room(self.client.max_payload());
-        let message = messages::work(&again.work, &origin, &again.files, room);
-        let subject = names.work(&spec.account.to_string(), &spec.run, &self.gateway, &again.n.to_string());
-        let id = format!("{}.{}.{}.{}", spec.run, self.gateway, again.n, again.attempt);
+        let message = messages::work(&requeued.work, &origin, &requeued.files, room);
+        let subject =
+            names.work(&spec.account.to_string(), &spec.run, &self.gateway, &requeued.n.to_string());
+        let id = format!("{}.{}.{}.{}", spec.run, self.gateway, requeued.n, requeued.attempt);
         let mut tried = 0;
         loop {
             let unput = match self.try_put(&subject, &id, &message, spec.account).await {
                 Ok(place) => {
                     self.health.takes();
-                    self.flights.placed(&again.token, place);
+                    self.pending.set_position(&requeued.token, place);
                     self.tell_of(spec.account).await;
                     return Ok(());
                 }
@@ -110,29 +111,33 @@ impl Shared {
     }
 
     /// Takes a batch away from an agent that has kept it for too long, and gives it to others.
-    pub(super) async fn take_away(&self, kept: TooLong) {
-        let TooLong { token, run, n, again } = kept;
+    pub(super) async fn reassign(&self, overdue: Overdue) {
+        let Overdue { token, run, n, requeued } = overdue;
         tracing::warn!(run, "an agent has kept a batch for too long; it is taken away");
         metrics::counter!("fastmap_batches_kept_too_long_total").increment(1);
         // It is not told: agents drop what comes under a name that was revoked. What it answers first counts.
         self.purge(self.layout.names.work("*", &run, &self.gateway, &n.to_string())).await;
-        match again {
-            Some(again) => self.put_or_refuse(&again).await,
-            None => self.flights.lose(&token),
+        match requeued {
+            Some(requeued) => self.put_or_refuse(&requeued).await,
+            None => self.pending.lose(&token),
         }
     }
 
-    /// Puts work into the queue, or ends its flight by the queue's reason.
-    pub(super) async fn put_or_refuse(&self, again: &Again) {
-        if let Err(unput) = self.put(again).await {
-            self.flights.refuse(&again.token, unput.why);
+    /// Puts work into the queue, or ends the item with the queue's reason.
+    pub(super) async fn put_or_refuse(&self, requeued: &Requeued) {
+        if let Err(unput) = self.put(requeued).await {
+            self.pending.refuse(&requeued.token, unput.why);
         }
     }
 
-    pub(super) async fn put_again(&self, again: Again) {
-        tracing::warn!(run = again.work.spec.run, attempt = again.attempt, "the queue has lost a batch");
+    pub(super) async fn put_requeued(&self, requeued: Requeued) {
+        tracing::warn!(
+            run = requeued.work.spec.run,
+            attempt = requeued.attempt,
+            "the queue has lost a batch"
+        );
         metrics::counter!("fastmap_batches_lost_by_queue_total").increment(1);
-        self.put_or_refuse(&again).await;
+        self.put_or_refuse(&requeued).await;
     }
 
     /// Takes away what waits under these subjects.
@@ -151,10 +156,10 @@ impl Shared {
     /// Tells agents of a tenant of whom they have not heard lately.
     async fn tell_of(&self, account: i64) {
         let lately = {
-            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-            let lately = told.get(&account).is_some_and(|told| told.elapsed() < TELL);
+            let mut announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
+            let lately = announced.get(&account).is_some_and(|announced| announced.elapsed() < ANNOUNCE);
             if !lately {
-                told.insert(account, Instant::now());
+                announced.insert(account, Instant::now());
             }
             lately
         };
@@ -164,15 +169,15 @@ impl Shared {
     }
 
     async fn tell_all(&self, accounts: &[i64]) {
-        let told = serde_json::to_vec(accounts).unwrap_or_default();
-        if let Err(error) = self.client.publish(self.layout.names.tenants(), told.into()).await {
+        let announced = serde_json::to_vec(accounts).unwrap_or_default();
+        if let Err(error) = self.client.publish(self.layout.names.tenants(), announced.into()).await {
             tracing::warn!(%error, "the list of tenants with work could not be sent to agents");
         }
     }
 
     /// Tells agents of all tenants that wait, again and again, and when one joins.
     pub(super) async fn tell(self: Arc<Self>, mut joins: Subscriber) {
-        let mut tell = interval(TELL);
+        let mut tell = interval(ANNOUNCE);
         loop {
             tokio::select! {
                 _ = tell.tick() => {}
@@ -181,8 +186,8 @@ impl Shared {
                     None => return,
                 },
             }
-            let tenants = self.flights.tenants();
-            self.told
+            let tenants = self.pending.tenants();
+            self.announced
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .retain(|account, _| tenants.binary_search(account).is_ok());
@@ -198,7 +203,7 @@ impl Shared {
         if missed.is_empty() {
             return;
         }
-        let tenants = self.flights.tenants();
+        let tenants = self.pending.tenants();
         missed.retain(|account| tenants.binary_search(account).is_ok());
         let shared = Arc::clone(self);
         drop(tokio::spawn(async move {
@@ -225,7 +230,7 @@ impl Shared {
                 continue;
             }
             let room = messages::room(self.client.max_payload());
-            let answer = self.flights.request(about, request, room);
+            let answer = self.pending.request(about, request, room);
             // Some things are told, not asked.
             let Some(reply) = reply else { continue };
             match answer {
@@ -255,7 +260,7 @@ impl Shared {
         cpu: Duration,
         to: Option<async_nats::Subject>,
     ) {
-        let known = self.flights.report(name, report);
+        let known = self.pending.report(name, report);
         let (shared, name) = (Arc::clone(self), name.to_owned());
         drop(tokio::spawn(async move {
             let paid = match known {
@@ -264,7 +269,7 @@ impl Shared {
                 Report::Unknown => Some(false),
             };
             match (paid, to) {
-                (None, _) => shared.flights.forget_report(&name, report),
+                (None, _) => shared.pending.forget_report(&name, report),
                 (Some(paid), Some(to)) => {
                     shared.reply(to, &Reply::Yes(Bytes::copy_from_slice(&[u8::from(paid)]))).await;
                 }
@@ -281,7 +286,7 @@ impl Shared {
     /// Runs that end at another gateway end here.
     pub(super) async fn hear_of_ends(self: Arc<Self>, mut ended: Subscriber) {
         while let Some(message) = ended.next().await {
-            self.flights.end_run(&String::from_utf8_lossy(&message.payload));
+            self.pending.end_run(&String::from_utf8_lossy(&message.payload));
         }
     }
 
