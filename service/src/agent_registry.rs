@@ -1,5 +1,5 @@
 //! Registry of agents and of what they have in hand, for the operator's page. Agents of this process write it, and what
-//! is heard of others; whoever shows it reads. In memory: an agent that is gone is not in it.
+//! is heard of others; the operator's page reads it. In memory: an agent that is gone is not in it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -69,7 +69,7 @@ pub struct AgentState {
 }
 
 impl AgentState {
-    /// What another process says of itself, as far as it can be: runs are told of the sum of all workers.
+    /// What another process says of itself, as far as it can be: runs know the sum of all workers.
     fn bounded(mut self) -> Self {
         self.workers = self.workers.min(WORKERS);
         for words in [&mut self.name, &mut self.machine, &mut self.version] {

@@ -107,7 +107,7 @@ struct Watched {
     /// Lines that have come so far.
     printed: u64,
     dropped: u64,
-    /// To whoever watches; made with the first who does.
+    /// To all that watch; made with the first.
     sender: Option<broadcast::Sender<Event>>,
     /// `None`: it is open, as far as was heard here.
     ended: Option<Ended>,
@@ -127,8 +127,8 @@ impl Watched {
         RUN + self.bytes + self.sender.as_ref().map_or(0, |_| CHANNEL)
     }
 
-    /// Tells who watches. The channel goes when nobody does any more.
-    fn tell(&mut self, event: Event) {
+    /// Sends it to all that watch. The channel goes with the last of them.
+    fn emit(&mut self, event: Event) {
         if self.sender.as_ref().is_some_and(|sender| sender.send(event).is_err()) {
             self.sender = None;
         }
@@ -214,11 +214,11 @@ impl RunLogs {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells who watches what goes on. Of its end tells `end`.
-    pub fn tell(&self, run: &str, event: Event) {
+    /// Sends what goes on to all that watch. `end` sends its end.
+    pub fn emit(&self, run: &str, event: Event) {
         let mut kept = self.lock();
         if kept.runs.contains_key(run) {
-            kept.change(run, |watched| watched.tell(event));
+            kept.change(run, |watched| watched.emit(event));
         }
     }
 
@@ -232,7 +232,7 @@ impl RunLogs {
         kept.ends += 1;
         let n = kept.ends;
         kept.change(run, |watched| {
-            watched.tell(Event::Ended(state));
+            watched.emit(Event::Ended(state));
             watched.sender = None;
             watched.ended = Some(Ended { account, n });
         });
@@ -306,7 +306,7 @@ impl RunLogs {
             watched.printed += dropped + 1;
             let line = LogLine { n: watched.printed, worker, stream, text, level, target, at_ms };
             if watched.sender.is_some() {
-                watched.tell(Event::Log(line.clone()));
+                watched.emit(Event::Log(line.clone()));
             }
             watched.dropped += dropped;
             watched.bytes += cost(&line);

@@ -48,7 +48,7 @@ pub struct Agent {
     pub events: RunLogs,
     /// Workers of each run.
     pub workers: usize,
-    /// Work that it has at a time. What waits here for a worker waits for this agent's, whoever else is idle.
+    /// Work that it has at a time. What waits here for a worker waits for this agent's, even if others are idle.
     pub places: usize,
     /// What is in hand when the work source closes has this time to end; the rest is given back then.
     pub grace: Duration,
@@ -344,7 +344,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     sources.fold(error.to_string(), |line, source| format!("{line}: {source}"))
 }
 
-/// A batch that a pool has. Nobody waits for it any more once this is dropped.
+/// A batch that a pool has. It is abandoned once this is dropped.
 struct UnderWay {
     pool: Option<Arc<Pool>>,
     batch: Option<(BatchId, oneshot::Receiver<BatchResult>)>,

@@ -170,7 +170,7 @@ impl Pool {
         (id, outcome)
     }
 
-    /// Nobody waits for a batch any more: what of it has not begun never does, and a worker that stays in an item of it is
+    /// The batch is abandoned: what of it has not begun never does, and a worker that stays in an item of it is
     /// ended. What it has used is used beside batches.
     pub(super) fn cancel(&self, batch: BatchId) {
         let mut state = lock(&self.shared);
@@ -274,7 +274,7 @@ impl State {
 /// How often the thread looks at its clock.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// What a run's client is told where its workers can't go on.
+/// What a run's client is answered where its workers can't go on.
 fn problem_of(error: &BackendError) -> Problem {
     match error {
         BackendError::Setup(failure) => {

@@ -189,7 +189,7 @@ impl Gateway {
             }
             Err(_) => WorkOutcome::Lost,
         };
-        // Answered in the very moment: nobody wants the answer, nor pays for it.
+        // Answered in the very moment: the answer is not wanted, and not paid for.
         let over = in_flight.over();
         let outcome = match outcome {
             WorkOutcome::Answered(answered) if over.is_some() => {
@@ -349,7 +349,7 @@ impl Gateway {
                 metrics::counter!("fastmap_items_total").increment(items);
                 metrics::counter!("fastmap_charged_microcredits_total").increment(charge.unsigned_abs());
                 self.activity.add(run, delta);
-                self.events.tell(run, Event::Batch { seq, items, charge });
+                self.events.emit(run, Event::Batch { seq, items, charge });
                 let content = self.kept(run, place, body).await;
                 Ok(EncodedAnswer { status, content, digest: digest.into() })
             }

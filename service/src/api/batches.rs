@@ -1,5 +1,5 @@
 //! Batches: items in, answers out. A batch is reserved, dispatched, answered, stored and charged by a task of its own,
-//! whoever waits for it: a client that goes away and comes back finds the answer.
+//! its answer is kept: a client that goes away and comes back finds the answer.
 
 use std::io::Read;
 use std::sync::atomic::Ordering;
@@ -152,7 +152,7 @@ async fn unpack(
     if !unpacked.grow(length) {
         return Err(crowded());
     }
-    // This goes on when nobody waits for it any more, and its bytes count for as long.
+    // This goes on when its client is gone, and its bytes count for as long.
     let unpacked = spawn_blocking(move || {
         let _sent = sent;
         // Announced, and taken as it is written.

@@ -1,6 +1,6 @@
 //! Life of runs: leases are renewed, runs ended and forgotten. A run whose client is silent for the length of its lease
 //! is ended: its workers, its reservations and, later, its answers are freed. Every request of a run makes its lease
-//! longer; the database is told only now and then, or each batch would cost one more write.
+//! longer; it is written to the database only now and then, or each batch would cost one more write.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_millis(500);
 const LOOK_AROUND: Duration = Duration::from_secs(1);
 /// Runs are forgotten for about so long; then leases are looked at again.
 const SPELL: Duration = Duration::from_secs(1);
-/// How often folders of answers are looked through for those of runs that nobody keeps any more.
+/// How often folders of answers are looked through for those of runs that are forgotten.
 const TIDY: Duration = Duration::from_mins(1);
 
 impl Gateway {
@@ -88,7 +88,7 @@ impl Gateway {
         Ok(ended)
     }
 
-    /// A run is over, whoever has ended it: nothing of it is worked on or kept at hand here.
+    /// A run is over, by its client or by the service: nothing of it is worked on or kept at hand here.
     async fn release_local(&self, run: &str, state: RunState) {
         self.dispatch.end_run(run).await;
         self.leases.forget(run);
@@ -198,7 +198,7 @@ impl Gateway {
         // After a pause of this process each run has a whole lease anew.
         let awake = self.leases.awake_since(now);
         let for_all = awake.map_or(0, |since| since.saturating_add(self.lease_ms()));
-        // The database is told before half of a lease is over: what it knows may be so much too early, and only the gateway
+        // The database gets it before half of a lease is over: what it knows may be so much too early, and only the gateway
         // that a client talks to knows better.
         let late = if self.store.is_shared() { self.lease_ms() / 2 } else { 0 };
         for run in self.store.overdue_runs(now - late).await? {

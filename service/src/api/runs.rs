@@ -83,7 +83,7 @@ pub(crate) async fn open(
     let run = match gateway.store.open_run(&new).await? {
         Opened::New => {
             tracing::info!(run = fresh, account = caller.name, label = request.label, "run opened");
-            // From here on nobody forgets what it needs; before, somebody may have.
+            // From here on what it needs is not forgotten; before, it may have been.
             if let Err(missing) = gateway.spec_of(caller.account, &request).await {
                 gateway.end(&fresh, RunState::Failed, Some("what it needs was forgotten")).await?;
                 return Err(missing);
@@ -361,7 +361,7 @@ impl Gateway {
         }
     }
 
-    /// A run whose program can't work is over. Gives what its client is told.
+    /// A run whose program can't work is over. Gives what its client is answered.
     pub(crate) async fn fail(&self, run: &str, problem: Problem) -> Refusal {
         let problem = written_by_strangers(problem);
         if problem.known() == Some(ProblemCode::Internal) {

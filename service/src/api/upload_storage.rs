@@ -22,7 +22,7 @@ use crate::executable::{Examine, check_executable};
 use crate::problem::{Refusal, disk, refuse};
 use crate::store::{BEGUN, Begun, Blob, Kind, Part, on_disk};
 
-/// Parts of an upload that nobody goes on with are kept for so long; and what a service has left that was killed while it
+/// Parts of an abandoned upload are kept for so long; and what a service has left that was killed while it
 /// unpacked one.
 pub(super) const STALE: Duration = Duration::from_hours(1);
 
@@ -30,7 +30,7 @@ pub(super) const STALE: Duration = Duration::from_hours(1);
 /// take as long.
 pub(super) const LEFT: Duration = Duration::from_mins(2);
 
-/// The database is told at most so often that an upload goes on.
+/// The least time between two notes in the database that an upload goes on.
 pub(super) const UPDATED: Duration = Duration::from_secs(10);
 
 /// Bytes of a zstd frame that say how long it is unpacked.
@@ -289,7 +289,7 @@ impl Gateway {
         self.config.data.blobs(kind.as_str()).join(hash)
     }
 
-    /// Each account uploads for itself: nobody learns or changes what others have begun.
+    /// Each account uploads for itself: none learns or changes what others have begun.
     pub(super) fn part(&self, kind: Kind, account: i64, hash: &str) -> PathBuf {
         self.config.data.uploads().join(format!("{account}-{}-{hash}", kind.as_str()))
     }
@@ -318,7 +318,7 @@ impl Gateway {
         blocking(move || gateway.sweep_uploads(now)).await
     }
 
-    /// After a start: removes files that a service has left that was killed before it told the database of
+    /// After a start: removes files that a service has left that was killed before it wrote to the database of
     /// them. Where other gateways may use the folder, only those that are an hour old.
     pub(super) async fn remove_unknown_blobs(self: &Arc<Self>) -> Result<(), Refusal> {
         let before = if self.store.is_shared() { SystemTime::now().checked_sub(STALE) } else { None };

@@ -44,17 +44,17 @@ impl Leases {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a lease longer; whether the database should be told.
+    /// Makes a lease longer; whether it should be stored in the database.
     pub(crate) fn touch(&self, run: &str, until: i64, length: i64) -> bool {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         let mut leases = self.lock();
         let (here, stored) = leases.entry(run.to_owned()).or_default();
         *here = until;
-        let tell = until - *stored > length / 2;
-        if tell {
+        let is_due = until - *stored > length / 2;
+        if is_due {
             *stored = until;
         }
-        tell
+        is_due
     }
 
     /// A run of this account has ended, or there are more of its rows to be forgotten.

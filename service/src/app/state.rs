@@ -89,7 +89,7 @@ const DRAINING: u8 = 1;
 pub(crate) const STOPPING: u8 = 2;
 
 impl Gateway {
-    /// A gateway that nobody talks to yet. To be called within a runtime.
+    /// A gateway that no client talks to yet. To be called within a runtime.
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { config, store, service_key, dispatch, examiner, events, roster, metrics } = parts;
         Arc::new(Gateway {
@@ -162,7 +162,7 @@ impl Gateway {
     }
 
     /// Whether a gateway that is to stop is still needed: for as long as a run is open; where there may be others, for as
-    /// long as somebody still comes to this one. (`/readyz` has told the balancer to go elsewhere.)
+    /// long as clients still come to this one. (The balancer goes elsewhere by `/readyz`.)
     pub async fn is_needed(&self) -> bool {
         if self.store.is_shared() {
             return self.under_way() > 0 || self.leases.heard_within(QUIET);

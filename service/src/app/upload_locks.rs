@@ -15,7 +15,7 @@ pub(crate) const RESTS: u32 = 4;
 #[derive(Debug, Default)]
 pub(crate) struct Uploads {
     busy: Mutex<HashSet<PathBuf>>,
-    /// When those that nobody goes on with were last looked for.
+    /// When abandoned ones were last looked for.
     pub(crate) looked: Mutex<Option<SystemTime>>,
     /// Until when nothing is unpacked for accounts whose uploads were wrong.
     resting: Mutex<HashMap<i64, Instant>>,

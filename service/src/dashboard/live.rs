@@ -105,7 +105,7 @@ impl Page {
         let Some(made) = self.made else { return };
         let next = self.events.recv();
         if let Ok(Err(RecvError::Closed)) = timeout(SILENCE, next).await {
-            // Nobody will say more of it here: what there is to see, another gateway has written.
+            // No more events come here: what there is to see, another gateway has written.
             sleep(SILENCE).await;
         }
         sleep_until(made + PACE).await;

@@ -98,7 +98,7 @@ fn seq(lease: &Lease) -> (i64, u64) {
     (lease.work.spec.account, batch.seq)
 }
 
-/// A outcome that tells the seq it is for.
+/// An outcome that names the seq it is for.
 fn answer(lease: &Lease) -> WorkOutcome {
     WorkOutcome::Failed(Problem::new(ProblemCode::WorkerFailed, seq(lease).1.to_string()))
 }
@@ -272,7 +272,7 @@ async fn a_cancelled_batch_is_over_and_its_agent_learns_it(sides: &Sides) {
     assert!(timeout(MOMENT, sides.source.revoked(held.id)).await.is_err(), "it is the agent's");
     sides.dispatch.cancel("r", 1).await;
     sides.dispatch.cancel("r", 0).await;
-    timeout(LIMIT, revoked).await.expect("the agent is told");
+    timeout(LIMIT, revoked).await.expect("the agent is notified");
     for submitted in [leased, queued] {
         let got = outcome(submitted).await;
         assert!(matches!(got, WorkOutcome::Cancelled), "{got:?}");

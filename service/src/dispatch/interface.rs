@@ -19,14 +19,14 @@ pub struct Lease {
     pub lasts: Duration,
     /// What to do.
     pub work: Work,
-    /// Who is told what the run's workers use beside batches.
+    /// Where the use of the run's workers beside batches is reported.
     pub payer: Payer,
     /// Shows the work source that the agent still has the lease: it is dropped with it. An agent that was stopped
     /// for longer than a lease could not extend it, and goes on with what it has.
     pub in_hand: Arc<()>,
 }
 
-/// Who is told what the workers of a run use beside batches, in dispatch's own words: a gateway, and a name of the run
+/// Where the use of a run's workers beside batches is reported, in dispatch's own words: a gateway, and a name of the run
 /// there that only agents know which work on it. Empty where there is one gateway, in the same process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Payer {
@@ -73,7 +73,7 @@ pub trait Dispatch: Send + Sync + Debug {
     /// agent's lease is worth nothing. Nothing happens if it is not under way here.
     async fn cancel(&self, run: &str, seq: u64);
 
-    /// A run is over: what of it waits or runs is answered by [`WorkOutcome::Cancelled`], and agents are told.
+    /// A run is over: what of it waits or runs is answered by [`WorkOutcome::Cancelled`], and agents are notified.
     async fn end_run(&self, run: &str);
 
     /// The next report of CPU time that workers have used beside batches. Waits for one. `None`: there will be no more.
@@ -108,7 +108,7 @@ pub trait WorkSource: Send + Sync + Debug {
     /// more.
     async fn extend(&self, lease: LeaseId) -> bool;
 
-    /// The agent is through with it. `false`: it is no longer the agent's, and nobody hears of this.
+    /// The agent is through with it. `false`: it is no longer the agent's, and the outcome is dropped.
     async fn answer(&self, lease: LeaseId, outcome: WorkOutcome) -> bool;
 
     /// The agent can't do it. Others get it at once; after too many have had it, it is lost.
@@ -122,7 +122,7 @@ pub trait WorkSource: Send + Sync + Debug {
     /// Waits until a lease is no longer the agent's.
     async fn revoked(&self, lease: LeaseId);
 
-    /// Runs that are over, from now on: agents end their workers. Who falls behind is told so, and looks for himself.
+    /// Runs that are over, from now on: agents end their workers. A receiver that falls behind gets an error that says so, and looks for itself.
     fn ended_runs(&self) -> broadcast::Receiver<String>;
 
     /// Leases no more, and ends those who wait for some. What is leased may still be answered.

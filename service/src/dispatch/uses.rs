@@ -15,7 +15,7 @@ pub struct Used {
     pub run: String,
     /// CPU time.
     pub cpu: Duration,
-    /// To be told whether the run is open and has paid.
+    /// Answers whether the run is open and has paid.
     pub paid: oneshot::Sender<bool>,
 }
 

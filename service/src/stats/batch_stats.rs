@@ -103,7 +103,7 @@ pub const FAILURES: usize = 200;
 /// What has happened in a run since it was last stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StatsDelta {
-    /// When, and by whom.
+    /// When, and by which worker.
     pub series: Series,
     /// What failed, at most [`FAILURES`].
     pub failures: Vec<Failure>,

@@ -46,7 +46,7 @@ impl Store {
         Ok(kept)
     }
 
-    /// Files in which there are answers of a run that nobody has acknowledged.
+    /// Files in which there are answers of a run that are not acknowledged.
     ///
     /// # Errors
     /// If the database fails.

@@ -8,7 +8,7 @@ use crate::clock::now_ms;
 const FORGOTTEN: i64 = 100;
 
 impl Store {
-    /// The first key that comes is the database's; every other is refused, for it would open no token. `fingerprint` tells
+    /// The first key that comes is the database's; every other is refused, for it would open no token. `fingerprint` shows
     /// keys apart and nothing of them.
     ///
     /// # Errors

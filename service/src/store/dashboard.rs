@@ -12,7 +12,7 @@ const LINKS: i64 = 5;
 const SESSIONS: i64 = 20;
 /// Links or sessions that are over of which one call forgets so many; one call adds one.
 const FORGOTTEN: i64 = 100;
-/// The database is told at most so often that a session is used.
+/// The least time between two notes in the database that a session is used.
 const SEEN_MS: i64 = 60_000;
 
 /// A session to be opened.

@@ -1,6 +1,6 @@
 //! Liveness of gateways that share a PostgreSQL. Each holds an advisory lock under its number for as long as it lives:
 //! the server takes it away when the connection ends, at once when the process dies and within half a minute when its
-//! machine does, and nobody's clock is asked. What a gateway that is gone has reserved is given back by whoever gets
+//! machine does, and no clock is asked. What a gateway that is gone has reserved is given back by the one that gets
 //! its lock; the clients send those batches again. On SQLite there is one gateway, and what was reserved before it is
 //! lost.
 
@@ -121,7 +121,7 @@ impl GatewayLock {
     /// address leads to now is another, maybe. Never returns.
     pub async fn keep(mut self) {
         let Some(lock) = &mut self.lock else { return std::future::pending().await };
-        let mut told = None;
+        let mut reported = None;
         loop {
             sleep(LOOK).await;
             let Err(why) = lock.is_held().await else { continue };
@@ -130,13 +130,13 @@ impl GatewayLock {
                 Ok(held) => {
                     tracing::warn!(%why, "the connection to the database was of no use any more; there is another");
                     *lock = held;
-                    told = None;
+                    reported = None;
                 }
                 Err(error) => {
                     let words = error.to_string();
-                    if told.as_ref() != Some(&words) {
+                    if reported.as_ref() != Some(&words) {
                         tracing::error!(error = words, "the database can't be used");
-                        told = Some(words);
+                        reported = Some(words);
                     }
                 }
             }

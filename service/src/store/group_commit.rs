@@ -1,5 +1,5 @@
 //! Group commit: what many batches write goes to the database in one statement, for a commit costs more than what is
-//! written in it. One task does so; it takes what waits, has it committed, and tells each who asked.
+//! written in it. One task does so; it takes what waits, has it committed, and replies to each that asked.
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -86,7 +86,7 @@ async fn commit_all(store: Store, mut operations: mpsc::Receiver<Operation>) {
         }
         // What is given back may be what the others need.
         if !settles.0.is_empty() {
-            tell(settles.1, settle(&store, &settles.0).await);
+            reply_all(settles.1, settle(&store, &settles.0).await);
         }
         if !reserves.0.is_empty() {
             reserve(&store, reserves.0, reserves.1).await;
@@ -102,11 +102,11 @@ async fn settle(store: &Store, asks: &[(Settle, Option<String>)]) -> Result<Vec<
 async fn reserve(store: &Store, asks: Vec<Reserve>, replies: Vec<Reply<Reserved>>) {
     let mut conn = match store.writer().await {
         Ok(conn) => conn,
-        Err(error) => return tell(replies, Err(error)),
+        Err(error) => return reply_all(replies, Err(error)),
     };
     let found = match batch_statements::reserve(&mut conn.db(), store.gateway, &asks).await {
         Ok(found) => found,
-        Err(error) => return tell(replies, Err(error)),
+        Err(error) => return reply_all(replies, Err(error)),
     };
     let (mut closer, mut waiting) = (Vec::new(), Vec::new());
     for ((ask, reply), found) in asks.into_iter().zip(replies).zip(found) {
@@ -119,7 +119,7 @@ async fn reserve(store: &Store, asks: Vec<Reserve>, replies: Vec<Reply<Reserved>
         }
     }
     if !closer.is_empty() {
-        tell(waiting, look_closer(&mut conn, store.gateway, &closer).await);
+        reply_all(waiting, look_closer(&mut conn, store.gateway, &closer).await);
     }
 }
 
@@ -135,7 +135,7 @@ async fn look_closer(conn: &mut Conn, gateway: i64, asks: &[Reserve]) -> Result<
 }
 
 /// Whoever asked may be gone; what was asked is done all the same.
-fn tell<T>(replies: Vec<Reply<T>>, done: Result<Vec<T>>) {
+fn reply_all<T>(replies: Vec<Reply<T>>, done: Result<Vec<T>>) {
     match done {
         Ok(done) => replies.into_iter().zip(done).for_each(|(reply, done)| drop(reply.send(Ok(done)))),
         Err(error) => replies.into_iter().for_each(|reply| drop(reply.send(Err(error.clone())))),

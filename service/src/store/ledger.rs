@@ -2,7 +2,7 @@
 //! with whatever ends it. Balance and reservations are kept beside the ledger they follow from: the tables' triggers carry
 //! a batch's hold and charge there in the statement that changes the batch, and their checks refuse what must never be.
 //!
-//! Where others write at the same time (PostgreSQL), whoever moves money of an account locks it first, several in the order
+//! Where others write at the same time (PostgreSQL), each that moves money of an account locks it first, several in the order
 //! of their numbers: [`lock`], and `batch_statements` in its statements. What comes behind sees what the one before has committed.
 //!
 //! The functions take a connection that is inside a transaction. `batch_statements` does for many batches what can be done in one
@@ -113,11 +113,11 @@ pub enum Settled {
     NotHeld,
 }
 
-/// The state of a batch whose client has withdrawn it before it was answered. Its row reserves nothing; it tells gateways that
+/// The state of a batch whose client has withdrawn it before it was answered. Its row reserves nothing; it shows gateways that
 /// have the batch, or wait for another that has it, why the reservation is gone.
 const CANCELLED: &str = "cancelled";
 
-/// Keeps all others from moving money of these accounts, up to the transaction's end. On SQLite nobody can.
+/// Keeps all others from moving money of these accounts, up to the transaction's end. On SQLite none can.
 pub(super) async fn lock(db: &mut Db<'_>, accounts: impl IntoIterator<Item = i64>) -> Result<()> {
     if db.is_multi_writer() {
         // In the order of their numbers: two transactions that lock the same accounts never wait for each other.

@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_millis(500);
 const LONG: i64 = 1000;
 
 impl Store {
-    /// Keeps the log short. Never returns, but on PostgreSQL, which needs nobody for that.
+    /// Keeps the log short. Never returns, but on PostgreSQL, which does that itself.
     pub async fn checkpoint_loop(self) {
         let Pool::Sqlite { readers, writer } = &self.pool else { return };
         let options = readers.connect_options().as_ref().clone().read_only(false);
@@ -49,7 +49,7 @@ impl Store {
 }
 
 /// Folds what is in the log into the database; gives the number of pages that were in it. Commits wait only for what has come
-/// while the rest was folded, and only where the log is long: with nobody's page left in it, the next commit begins it anew.
+/// while the rest was folded, and only where the log is long: with no page of a reader left in it, the next commit begins it anew.
 async fn fold(own: &mut SqliteConnection, writer: &Arc<Mutex<SqliteConnection>>) -> Result<i64> {
     let pages = checkpoint(own).await?;
     if pages >= LONG {
@@ -119,7 +119,7 @@ mod tests {
         tx.sql("INSERT INTO t VALUES (randomblob(4096))").execute().await.expect("room on the disk");
         // Who waited would do so for 10 s, which is the connection's patience.
         let folded = tokio::time::timeout(Duration::from_secs(5), checkpoint(&mut own)).await;
-        assert!(folded.expect("nobody is waited for").expect("it can be folded") > 1500);
+        assert!(folded.expect("no one is waited for").expect("it can be folded") > 1500);
         tx.commit().await.expect("it goes on");
     }
 }

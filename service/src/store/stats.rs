@@ -26,7 +26,7 @@ impl Store {
             .bind(run)
             .execute()
             .await?;
-            // Nobody else reads it before this is added.
+            // It is not read before this is added.
             let row = tx
                 .sql("UPDATE run_activity SET updated_ms = $2 WHERE run = $1 RETURNING series")
                 .bind(run)

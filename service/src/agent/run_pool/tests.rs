@@ -38,16 +38,16 @@ fn a_batch_whose_answers_bring_enough_is_over_and_the_rest_goes_back() {
     assert!(answer(101, 2).is_none());
     assert!(answer(105, 1).is_none());
     let over = answer(104, 1).expect("1200 bytes are enough");
-    let mut told: Vec<_> = over
+    let mut parts: Vec<_> = over
         .parts
         .iter()
         .map(|part| (part.offset, part.items, matches!(part.outcome, PartOutcome::Returned)))
         .collect();
-    told.sort_unstable();
+    parts.sort_unstable();
     let wanted = [(0, 1, true), (1, 2, false), (3, 1, true), (4, 1, false), (5, 1, false), (6, 4, true)];
-    assert_eq!(told, wanted);
+    assert_eq!(parts, wanted);
     assert!(over.given_back);
-    assert!(answer(106, 1).is_none(), "nobody waits for it any more");
+    assert!(answer(106, 1).is_none(), "it is abandoned");
 }
 
 /// A completion of those items with a result of so many bytes.

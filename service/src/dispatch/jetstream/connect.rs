@@ -34,7 +34,7 @@ pub struct NatsOptions {
 /// Who a connection belongs to.
 #[derive(Clone, Debug, Default)]
 pub enum Credentials {
-    /// Nobody: the servers let everybody in.
+    /// None: the servers take all connections.
     #[default]
     None,
     /// A user of the servers' configuration.

@@ -352,7 +352,7 @@ impl Request {
 pub(super) enum Reply {
     /// Yes, and the bytes that were asked for.
     Yes(Bytes),
-    /// It knows nothing of it, or nobody waits for it any more.
+    /// It does not know it, or it is abandoned.
     No,
 }
 

@@ -2,7 +2,7 @@
 //! themselves. An agent takes work from tenants' consumers, acknowledges it, asks gateways about what it was given, and
 //! says that it is there: it publishes no work, answers no agent, and sees no stream, bucket or object.
 //!
-//! The servers can't tell a name from a pattern in what is published: whoever may ask for `$JS.API.DIRECT.GET.STREAM.NAME`
+//! The servers can't distinguish a name from a pattern in what is published: a user who may ask for `$JS.API.DIRECT.GET.STREAM.NAME`
 //! of any name may ask for `>` as well, and gets the last of all. So agents read nothing from streams themselves; a
 //! gateway gives them what their work names.
 

@@ -14,11 +14,11 @@ use tokio::time::sleep;
 
 use crate::dispatch::jetstream::subjects::Names;
 
-/// Work that nobody has taken is forgotten after so long; its client has sent it again long before.
+/// Work that no agent has taken is forgotten after this time; its client has sent it again long before.
 const KEPT: Duration = Duration::from_hours(24);
 /// A message that is published again within this is dropped.
 const DEDUP: Duration = Duration::from_mins(2);
-/// The servers forget a tenant's consumer that nobody has asked for so long.
+/// The servers forget a tenant's consumer that was not asked for this time.
 const INACTIVE: Duration = Duration::from_hours(1);
 /// A consumer is made again when it was last made so long ago.
 pub(super) const MADE: Duration = Duration::from_mins(10);

@@ -74,12 +74,12 @@ impl Names {
         format!("{}.gateway.{gateway}.{about}", self.prefix)
     }
 
-    /// Gateways tell agents whose work there is.
+    /// Gateways announce to agents which tenants have work.
     pub(crate) fn tenants(&self) -> String {
         format!("{}.tenants", self.prefix)
     }
 
-    /// An agent asks gateways to tell it at once.
+    /// An agent asks gateways for that at once.
     pub(crate) fn join(&self) -> String {
         format!("{}.join", self.prefix)
     }

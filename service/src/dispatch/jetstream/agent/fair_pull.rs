@@ -3,7 +3,7 @@
 //!
 //! Each tenant has a consumer of its own; an agent has requests open at several, and what comes stands here until it is
 //! leased: of the tenant that was served longest ago. As much is asked for as the agent has room for, shared out evenly
-//! among the tenants, at least one of each; where there are many, they are asked in turn. What nobody leases is given back
+//! among the tenants, at least one of each; where there are many, they are asked in turn. Work without a lease is given back
 //! soon, for another agent may be idle.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -110,7 +110,7 @@ pub(super) struct FairPuller<T> {
 }
 
 impl<T> FairPuller<T> {
-    /// Nobody yet.
+    /// No tenant yet.
     pub(super) fn new() -> Self {
         FairPuller { tenants: BTreeMap::new(), ring: VecDeque::new(), next: 0, served: 0 }
     }

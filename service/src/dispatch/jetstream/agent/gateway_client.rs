@@ -67,7 +67,7 @@ impl GatewayClient {
     }
 
     /// Says something that needs no answer.
-    pub(super) async fn tell(&self, origin: &Origin, request: &Request) {
+    pub(super) async fn notify(&self, origin: &Origin, request: &Request) {
         let subject = self.names.gateway(&origin.gateway, &origin.token);
         // A lost message is made up for when the lease is over.
         let _ = self.client.publish(subject, request.encode()).await;

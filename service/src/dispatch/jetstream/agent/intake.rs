@@ -65,7 +65,7 @@ pub(super) struct Shared {
     pub(super) ended: broadcast::Sender<String>,
 }
 
-/// Work that was brought and is nobody's yet.
+/// Work that was delivered and is not leased yet.
 #[derive(Debug)]
 pub(super) struct Ready {
     pub(super) work: Work,
@@ -121,7 +121,7 @@ impl Shared {
     pub(super) async fn take(self: Arc<Self>, mut on_delivered: Subscriber) {
         while let Some(message) = on_delivered.next().await {
             if message.status.is_some_and(|status| status != StatusCode::OK) {
-                // A request is over: its subject ends with whom it was for and its number.
+                // A request is over: its subject ends with its account and its number.
                 let mut tokens = message.subject.rsplit('.');
                 let (id, account) = (tokens.next().map(str::parse), tokens.next().map(str::parse));
                 if let (Some(Ok(id)), Some(Ok(account))) = (id, account) {
@@ -208,7 +208,7 @@ impl Shared {
         over.insert(name.to_owned(), Instant::now());
     }
 
-    /// Asks a gateway whether it is there. What one has left that is gone is worked on by nobody.
+    /// Asks a gateway whether it is there. What one has left that is gone is not worked on.
     async fn look_for(self: Arc<Self>, origin: Origin) {
         if self.gateways.ask(&origin, messages::PING, &Request::Claim(0)).await.is_some() {
             return;
@@ -253,7 +253,7 @@ impl Shared {
                 self.acknowledge(&ack, IN_PROGRESS).await;
                 self.ready(ready).await;
             }
-            // Nobody waits for it, or nobody is there who could.
+            // It is abandoned, or its gateway is gone.
             None => self.acknowledge(&ack, NEVER).await,
         }
     }
@@ -273,7 +273,7 @@ impl Shared {
 
     /// What was not begun goes to others, and counts for nothing.
     pub(super) async fn nack_ready(&self, ready: Ready) {
-        self.gateways.tell(&ready.origin, &Request::Unstarted).await;
+        self.gateways.notify(&ready.origin, &Request::Unstarted).await;
         self.acknowledge(&ready.ack, AGAIN).await;
     }
 
@@ -324,7 +324,7 @@ impl Shared {
         self.files.get(&named.hash, &source).await.map_err(|error| Unavailable(Box::new(error)))
     }
 
-    /// Sends a outcome, in parts if it is large. `false`: nobody waits for it.
+    /// Sends an outcome, in parts if it is large. `false`: it is not wanted.
     pub(super) async fn deliver(&self, lease: &ActiveLease, outcome: Bytes) -> bool {
         let room = messages::room(self.client.max_payload()) - lease.ack.len();
         let about = &lease.origin.token;

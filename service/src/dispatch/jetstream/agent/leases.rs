@@ -88,7 +88,7 @@ impl LeaseTable {
         self.lock().lease.get(&id).map(|lease| lease.origin.clone())
     }
 
-    /// What is told when a lease is no longer the agent's; `None`: it is not.
+    /// What is notified when a lease is no longer the agent's; `None`: it is none of its leases.
     pub(super) fn revoked(&self, id: LeaseId) -> Option<Arc<Notify>> {
         self.lock().lease.get(&id).map(|lease| Arc::clone(&lease.revoked))
     }

@@ -46,7 +46,7 @@ pub(super) trait Source: Send + Sync {
 #[derive(Debug)]
 pub struct Cache {
     folder: PathBuf,
-    /// Bytes that files may take which nobody uses.
+    /// Bytes that unused files may take.
     most: u64,
     state: Mutex<State>,
 }
@@ -169,7 +169,7 @@ impl Cache {
         Ok(())
     }
 
-    /// Removes what was asked for longest ago and nobody uses, until the rest is small enough; the newest stays.
+    /// Removes the unused files that were asked for longest ago, until the rest is small enough; the newest stays.
     fn evict(&self) {
         let mut state = self.lock();
         let unused = |kept: &Kept| kept.user.strong_count() == 0;

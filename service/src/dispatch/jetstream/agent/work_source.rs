@@ -132,7 +132,7 @@ impl WorkSource for JetStreamWorkSource {
                     let Some(id) = entered else {
                         // It was counted as another agent's, when it came again.
                         tracing::debug!(run = work.spec.run, "a batch that is in hand came again");
-                        shared.gateways.tell(&origin, &Request::Unstarted).await;
+                        shared.gateways.notify(&origin, &Request::Unstarted).await;
                         continue;
                     };
                     return Ok(Lease { id, lasts, work, payer, in_hand });

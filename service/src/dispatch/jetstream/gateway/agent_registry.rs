@@ -1,5 +1,5 @@
 //! Registry of agents on the servers: each agent writes its entry, again and again, into a bucket whose entries the
-//! servers forget when nothing more is heard. Gateways follow it, for the operator's page and for what clients are told
+//! servers forget when nothing more is heard. Gateways follow it, for the operator's page and for what clients are answered
 //! to expect.
 
 use std::sync::Arc;

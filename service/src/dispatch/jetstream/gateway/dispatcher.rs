@@ -1,5 +1,5 @@
 //! The gateway's side: puts work into the stream, answers what agents ask about it, acknowledges it when its outcome is
-//! dealt with, and tells agents whose work there is and which runs are over.
+//! dealt with, and announces to agents which tenants have work and which runs are over.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -54,7 +54,7 @@ impl Drop for AckOnDrop {
         let ack = self.ack.lock().unwrap_or_else(PoisonError::into_inner).take();
         match ack {
             Some(ack) => drop(self.shared.dealt_with.send(ack)),
-            // Agents who ask are told that nobody waits.
+            // Agents who claim it get the answer that it is not wanted.
             None => drop(self.shared.pending.remove(&self.token)),
         }
     }
@@ -98,7 +98,7 @@ impl JetStreamDispatcher {
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&shared).answer(requests));
         tasks.spawn(Arc::clone(&shared).hear_of_ends(ended));
-        tasks.spawn(Arc::clone(&shared).tell(joins));
+        tasks.spawn(Arc::clone(&shared).announce_tenants(joins));
         tasks.spawn(Arc::clone(&shared).acknowledge(acks));
         tasks.spawn(reconcile::audit(Arc::clone(&shared)));
         tasks.spawn(super::health_probe::look(Arc::clone(&shared)));

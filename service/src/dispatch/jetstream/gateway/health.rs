@@ -78,7 +78,7 @@ impl Health {
     }
 
     /// Logs why a message of a run was not taken, unless that was said a moment ago.
-    pub(super) fn tell(&self, run: &str, unput: &Unput) {
+    pub(super) fn report(&self, run: &str, unput: &Unput) {
         let warned = &mut self.lock().warned;
         if warned.as_ref().is_some_and(|(why, at)| *why == unput.why && at.elapsed() < WARN_AGAIN) {
             return;

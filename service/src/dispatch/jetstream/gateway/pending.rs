@@ -84,7 +84,7 @@ pub(super) struct Registered {
     pub(super) ack: Ack,
 }
 
-/// What nobody can guess.
+/// A name that can't be guessed.
 pub(super) fn name() -> String {
     // Without random numbers nothing of this service works.
     hexadecimal(&random::<16>().expect("the kernel gives random numbers"))
@@ -126,7 +126,7 @@ impl PendingTable {
         Some(Registered { token, n, files, outcome, ack })
     }
 
-    /// Nobody waits for it any more.
+    /// It is abandoned.
     pub(super) fn remove(&self, token: &str) -> bool {
         self.lock().pending.remove(token).is_some()
     }
@@ -147,7 +147,7 @@ impl PendingTable {
         }
     }
 
-    /// Nobody wants a batch any more; gives its token and its number.
+    /// A batch is not wanted any more; gives its token and its number.
     pub(super) fn cancel(&self, run: &str, seq: u64) -> Option<(String, u64)> {
         let is = |item: &PendingItem| match &item.work.task {
             Task::Batch(batch) => batch.seq == seq && item.work.spec.run == run,
@@ -253,7 +253,7 @@ impl PendingTable {
     }
 
     /// Those of a tenant that agents have had for too long, where all up to that place were delivered: each gets a new
-    /// attempt, or is given up (`None`). With their numbers and tokens: agents are to be told, and the queue to forget them.
+    /// attempt, or is given up (`None`). With their numbers and tokens: agents are to drop them, and the queue to forget them.
     pub(super) fn overdue(&self, account: i64, delivered: u64, patience: Duration) -> Vec<Overdue> {
         let (mut overdue, mut state, now) = (Vec::new(), self.lock(), Instant::now());
         for (token, item) in &mut state.pending {

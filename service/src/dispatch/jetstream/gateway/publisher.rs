@@ -76,7 +76,7 @@ impl Shared {
                 }
                 Err(unput) => unput,
             };
-            self.health.tell(&spec.run, &unput);
+            self.health.report(&spec.run, &unput);
             tried += 1;
             if tried == TRIES || (tried > 1 && unput.lasts) {
                 self.health.gives_up(&unput, message.len());
@@ -115,7 +115,7 @@ impl Shared {
         let Overdue { token, run, n, requeued } = overdue;
         tracing::warn!(run, "an agent has kept a batch for too long; it is taken away");
         metrics::counter!("fastmap_batches_kept_too_long_total").increment(1);
-        // It is not told: agents drop what comes under a name that was revoked. What it answers first counts.
+        // The agent gets no message: agents drop what comes under a name that was revoked. What it answers first counts.
         self.purge(self.layout.names.work("*", &run, &self.gateway, &n.to_string())).await;
         match requeued {
             Some(requeued) => self.put_or_refuse(&requeued).await,
@@ -148,12 +148,12 @@ impl Shared {
             Err(error) => Err(error.to_string()),
         };
         if let Err(error) = purged {
-            // Agents who begin it find that nobody waits.
+            // Agents who begin it find that it is not wanted.
             tracing::warn!(subjects, error, "what is over could not be taken from the queue");
         }
     }
 
-    /// Tells agents of a tenant of whom they have not heard lately.
+    /// Announces a tenant to agents that was not announced lately.
     async fn tell_of(&self, account: i64) {
         let lately = {
             let mut announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
@@ -176,11 +176,11 @@ impl Shared {
     }
 
     /// Tells agents of all tenants that wait, again and again, and when one joins.
-    pub(super) async fn tell(self: Arc<Self>, mut joins: Subscriber) {
-        let mut tell = interval(ANNOUNCE);
+    pub(super) async fn announce_tenants(self: Arc<Self>, mut joins: Subscriber) {
+        let mut timer = interval(ANNOUNCE);
         loop {
             tokio::select! {
-                _ = tell.tick() => {}
+                _ = timer.tick() => {}
                 joined = joins.next() => match joined {
                     Some(joined) => self.see_to(&joined.payload),
                     None => return,
@@ -231,7 +231,7 @@ impl Shared {
             }
             let room = messages::room(self.client.max_payload());
             let answer = self.pending.request(about, request, room);
-            // Some things are told, not asked.
+            // Notifications get no reply.
             let Some(reply) = reply else { continue };
             match answer {
                 Answer::Now(answer) => self.reply(reply, &answer).await,
@@ -292,7 +292,7 @@ impl Shared {
 
     pub(super) async fn acknowledge(self: Arc<Self>, mut acks: UnboundedReceiver<String>) {
         while let Some(ack) = acks.recv().await {
-            // One that is lost costs another delivery, of which the agent is told that nobody waits.
+            // One that is lost costs another delivery, which the agent finds abandoned.
             let _ = self.client.publish(ack, Bytes::from_static(b"+ACK")).await;
         }
     }
