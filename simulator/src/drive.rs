@@ -1,4 +1,4 @@
-//! The adapter's side: when to read, and how much. The counterpart of `src/map/drive.rs`; the size of each batch is
+//! The adapter's side: when to read, and how much. The counterpart of `src/map/engine/`; the size of each batch is
 //! decided by the real rule.
 
 use std::time::Duration;

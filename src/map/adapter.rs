@@ -285,7 +285,7 @@ where
                 if self.has_ready() {
                     break;
                 }
-                let patience = self.caution.patience(self.engine.seen.item_time);
+                let patience = self.caution.patience(self.engine.planner.item_time());
                 if self.engine.expects_news() && !patience.is_zero() {
                     // Before there is a worker nothing could run: that time is lost to nobody.
                     let starting = !self.engine.is_ready();
@@ -297,7 +297,7 @@ where
                 }
                 plan.items = 1;
             }
-            let size = self.engine.last_size;
+            let size = self.engine.planner.latest_items();
             let pulled = self.input.pull(self.engine.builder(), &plan);
             self.caution.pulled(plan.items, pulled.longest);
             self.engine.report.pulled(pulled.time);
@@ -307,7 +307,7 @@ where
             }
             if careful {
                 // It says nothing of how large the next should be.
-                self.engine.last_size = self.engine.last_size.max(size);
+                self.engine.planner.grow_from(size);
             }
             // Before the next plan: what has come meanwhile says how large a batch should be.
             self.engine.collect()?;

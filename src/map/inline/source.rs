@@ -6,7 +6,7 @@
 //! answered, and the calling thread goes on at that index. So order, windows and budgets need to know nothing of it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use fastmap_backends::{Context, JobId};
 use serde::de::DeserializeOwned;
@@ -267,9 +267,7 @@ impl MapEngine {
         self.reorder_buffer.resume_at(index);
         self.context = Some(Box::new(move || Ok(context)));
         if let Some(item) = item {
-            // What is known need not be found out again, from one item on.
-            self.seen.item_time = Some(Duration::from_secs_f64(item));
-            self.last_size = ((1e-3 / item.max(1e-9)) as u32).max(1);
+            self.planner.measured(item);
         }
     }
 

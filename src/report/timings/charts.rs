@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use maud::{Markup, html};
 
 use super::bins::{Bin, Bins};
-use super::record::{Lane, Span};
+use super::lanes::{Lane, Span};
 use crate::report::timings::format::{count, seconds_of};
 use crate::report::timings::model::Document;
 
