@@ -4,8 +4,10 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
+
+use fastmap_backends::unpoisoned::{LockUnpoisoned, WaitUnpoisoned};
 
 /// Makes an input that is filled while its map runs: by other threads, or by the consumer of the results.
 ///
@@ -94,7 +96,7 @@ impl<T> Feeder<T> {
         if state.dropped {
             return false;
         }
-        lock(&self.items).push_back(item);
+        self.items.lock_unpoisoned().push_back(item);
         state.queued += 1;
         self.level.more.notify_one();
         true
@@ -179,10 +181,10 @@ impl<T> Iterator for Feed<T> {
             if state.feeders == 0 || state.work_list {
                 return None;
             }
-            state = self.level.more.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.level.more.wait_unpoisoned(state);
         }
         state.queued -= 1;
-        lock(&self.items).pop_front()
+        self.items.lock_unpoisoned().pop_front()
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -203,7 +205,7 @@ impl<T> Drop for Feed<T> {
         let mut state = self.level.lock();
         state.dropped = true;
         state.queued = 0;
-        lock(&self.items).clear();
+        self.items.lock_unpoisoned().clear();
     }
 }
 
@@ -267,7 +269,7 @@ impl Level {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
+        self.state.lock_unpoisoned()
     }
 
     pub(crate) fn supply(&self) -> Supply {
@@ -290,10 +292,6 @@ impl Level {
         let waits = |state: &mut State| state.queued == 0 && state.feeders > 0;
         drop(self.more.wait_timeout_while(self.lock(), left, waits));
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -43,6 +43,7 @@ mod refusal_slot;
 mod seccomp;
 mod sigsys_handler;
 mod temporary;
+pub mod unpoisoned;
 mod world;
 pub use crate::memory_group::{MemoryGroup, most_processes};
 pub use crate::refusal::{Refusal, named};

@@ -1,11 +1,10 @@
 //! The checkpoint of one map: records results, and answers from the records of an earlier run.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use fastmap_backends::{Batch, FunctionId, Results, counted, identity};
+use fastmap_backends::{Batch, FunctionId, Results, counted, hexadecimal, identity};
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::recorder::{Answers, Recorder};
@@ -275,11 +274,4 @@ fn changed(open: &Open, what: &str) -> Error {
     let advice = "the input must be the same, byte by byte and in the same order; give another path, or delete \
                   the file, to begin anew";
     Error::new(ErrorKind::Checkpoint, format!("checkpoint {path}: the input has changed: {what}; {advice}"))
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _infallible = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -7,7 +7,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex};
+
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 
 use crate::error::{Error, ErrorKind};
 use crate::report::console::warn;
@@ -128,7 +130,7 @@ fn is_json(path: &Path) -> bool {
 fn numbered(path: &Path) -> Option<PathBuf> {
     static TAKEN: LazyLock<Mutex<HashMap<PathBuf, u32>>> = LazyLock::new(Mutex::default);
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut taken = TAKEN.lock_unpoisoned();
     let number = taken.entry(absolute).or_insert(0);
     *number = number.saturating_add(1);
     match *number {

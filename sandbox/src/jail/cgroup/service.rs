@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use nix::sys::sysinfo::sysinfo;
@@ -17,6 +17,7 @@ use crate::jail::owner::lock;
 use crate::jail::shares::{LOOK, Shares};
 use crate::jail::spec::{Limits, SetupError};
 use crate::memory_group::MemoryGroup;
+use crate::unpoisoned::LockUnpoisoned;
 
 /// What the name of a service's group of jails begins with.
 const JAILS: &str = "fastmap-jails-";
@@ -96,7 +97,7 @@ impl Cgroups {
     /// A group for one run of an account, whose runs share so many bytes of memory. It is removed when it and
     /// all that is beneath it are dropped, and the account's with its last run's.
     pub(crate) fn run(&self, account: i64, memory: u64) -> io::Result<Arc<Group>> {
-        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut accounts = self.accounts.lock_unpoisoned();
         accounts.groups.retain(|_, group| group.strong_count() > 0);
         let above = match accounts.groups.get(&account).and_then(Weak::upgrade) {
             Some(group) => group,
@@ -152,7 +153,7 @@ fn balance(accounts: &Mutex<Accounts>) {
     loop {
         std::thread::sleep(pause);
         let groups: Vec<(i64, Arc<Group>)> = {
-            let mut accounts = accounts.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut accounts = accounts.lock_unpoisoned();
             let there =
                 accounts.groups.iter().filter_map(|(account, group)| Some((*account, group.upgrade()?)));
             let there: Vec<_> = there.collect();
