@@ -259,7 +259,7 @@ pub(crate) enum Supply {
 impl Level {
     /// The level of the feed that an iterator is made of, whatever adapters are around it: they ask it for
     /// its size.
-    pub(crate) fn behind(iterator: &impl Iterator) -> Option<Arc<Level>> {
+    pub(crate) fn level_of(iterator: &impl Iterator) -> Option<Arc<Level>> {
         ASKED.set(Asked::Level);
         let _the_answer_is_in_asked = iterator.size_hint();
         match ASKED.take() {
@@ -303,15 +303,15 @@ mod tests {
         let (feeder, feed) = feed::<u32>();
         feeder.push(1);
         let input = feed.map(|n| n + 1).enumerate().inspect(|_| ());
-        let level = Level::behind(&input).expect("it is made of a feed");
+        let level = Level::level_of(&input).expect("it is made of a feed");
         assert_eq!(level.supply(), Supply::Now(1));
         let mut boxed: Box<dyn Iterator<Item = (usize, u32)>> = Box::new(input);
-        assert!(Level::behind(&boxed).is_some());
+        assert!(Level::level_of(&boxed).is_some());
         assert_eq!(boxed.next(), Some((0, 2)));
         assert_eq!(level.supply(), Supply::Later);
         drop(feeder);
         assert_eq!((level.supply(), boxed.next()), (Supply::Now(1), None));
-        assert!(Level::behind(&(0..3)).is_none());
+        assert!(Level::level_of(&(0..3)).is_none());
     }
 
     #[test]

@@ -110,7 +110,7 @@ impl Drive {
     }
 
     /// Items of a batch are back, or lost: a part of them goes out under another name.
-    pub(crate) fn back(&mut self, batch: u64, items: u32) {
+    pub(crate) fn on_returned(&mut self, batch: u64, items: u32) {
         self.window.discharge(batch, items);
     }
 

@@ -92,7 +92,7 @@ impl Checkpoint {
     }
 
     /// Whether the item `first`, the first that was not sent or answered, is in a recorded segment.
-    pub(crate) fn recalls(&self, first: u64) -> bool {
+    pub(crate) fn is_restoring(&self, first: u64) -> bool {
         self.next().is_some_and(|(_, next)| next.first == first)
     }
 
@@ -124,8 +124,8 @@ impl Checkpoint {
             let which = if first == last { "this item is" } else { "at least one is" };
             return Err(changed(open, &format!("items {first} to {last}: {which} not what it was")));
         }
-        let behind = next.end();
-        let following = if behind < open.end { open.store.segment_from(behind) } else { Ok(None) };
+        let end = next.end();
+        let following = if end < open.end { open.store.segment_from(end) } else { Ok(None) };
         // Once a write has failed nothing can be read either, and only the write says why (the disk is full).
         let following = following.map_err(|unread| open.recorder.close().err().unwrap_or(unread))?;
         let done = std::mem::replace(&mut open.next, following);

@@ -11,15 +11,14 @@ use crate::map::attempts::Sorted;
 use crate::map::engine::state::MapEngine;
 use crate::map::results::ResultChunk;
 
-/// How often a waiting map looks up, to move its progress bar.
+/// Longest wait for a completion before the progress bar is moved.
 const LOOK_UP: Duration = Duration::from_millis(100);
-/// How often a map that waits for results looks whether its feed has got an item, if there is a place for
-/// one.
+/// How often a map that waits for results checks whether its feed has an item, if there is a place for one.
 const LOOK_AT_FEED: Duration = Duration::from_millis(5);
 
 impl MapEngine {
-    /// Answers are owed, or a batch was refused, of which the run says why.
-    pub(crate) fn expects_news(&self) -> bool {
+    /// Whether the run has a completion to give: batches are in flight, or it has refused one and reports the reason when polled.
+    pub(crate) fn awaits_completions(&self) -> bool {
         self.in_flight > 0 || !self.resubmit_queue.is_empty()
     }
 
@@ -28,13 +27,13 @@ impl MapEngine {
     /// # Errors
     /// What ends the map: its run, or one of its limits.
     pub(crate) fn collect(&mut self) -> Result<(), Error> {
-        while self.expects_news() && self.take_one(Instant::now())? {}
+        while self.awaits_completions() && self.handle_next(Instant::now())? {}
         self.limits.check(self.is_answered())
     }
 
-    /// Waits for news. `Ok(false)`: there is nothing to wait for.
+    /// Waits for a completion. `Ok(false)`: none is to be expected.
     pub(crate) fn wait(&mut self) -> Result<bool, Error> {
-        if !self.expects_news() {
+        if !self.awaits_completions() {
             return Ok(false);
         }
         self.wait_for(LOOK_UP)?;
@@ -44,8 +43,9 @@ impl MapEngine {
     /// Waits for an answer, no longer than `most`; gives how long that took.
     pub(crate) fn wait_for(&mut self, most: Duration) -> Result<Duration, Error> {
         let begun = Instant::now();
-        let taken = self.take_one(self.limits.until(begun + most));
+        let taken = self.handle_next(self.limits.until(begun + most));
         let waited = begun.elapsed();
+        // Before the error: time that was waited in vain is in the report, too.
         self.report.waited(waited);
         taken?;
         self.tick();
@@ -53,9 +53,9 @@ impl MapEngine {
         Ok(waited)
     }
 
-    /// Waits for an answer, or for an item of the feed.
-    pub(crate) fn wait_beside(&mut self, feed: Option<&Level>) -> Result<(), Error> {
-        if self.expects_news() {
+    /// Waits for a completion, or for an item of the feed.
+    pub(crate) fn wait_for_run_or_feed(&mut self, feed: Option<&Level>) -> Result<(), Error> {
+        if self.awaits_completions() {
             let most = if self.can_submit() { LOOK_AT_FEED } else { LOOK_UP };
             return self.wait_for(most).map(drop);
         }
@@ -69,7 +69,7 @@ impl MapEngine {
         self.collect()
     }
 
-    /// Tells how far the map is, if that is due.
+    /// Reports progress, if that is due.
     pub(crate) fn tick(&mut self) {
         if self.report.is_due() {
             if let Some(run) = self.mode.run() {
@@ -79,18 +79,19 @@ impl MapEngine {
         }
     }
 
-    fn take_one(&mut self, deadline: Instant) -> Result<bool, Error> {
+    fn handle_next(&mut self, deadline: Instant) -> Result<bool, Error> {
         let Some(run) = self.mode.run() else { return Ok(false) };
         let Some(completion) = run.poll(deadline).map_err(Error::of_backend)? else { return Ok(false) };
         let Completion { batch, first, items, outcome } = completion;
         self.paused_by_budget = false;
+        // All three before the outcome is looked at: a batch that is sent again below is charged, counted and kept anew.
         let more = self.reorder_buffer.discharge(batch, items);
-        let kept = self.attempts.back(batch, items);
+        let whole = self.attempts.on_returned(batch, items);
         self.in_flight = self.in_flight.saturating_sub(u64::from(items));
         match outcome {
             Outcome::Done(results) => {
                 self.report.answered(batch, more, first, items, &results);
-                self.answered(first, items, results, kept.as_ref())?;
+                self.answered(first, items, results, whole.as_ref())?;
             }
             Outcome::Returned(rest) => {
                 self.resubmit_queue.insert(rest.first(), rest);
@@ -120,7 +121,7 @@ impl MapEngine {
                 self.check_deaths()?;
             }
         }
-        self.send_again();
+        self.submit_ready();
         Ok(true)
     }
 
@@ -129,35 +130,36 @@ impl MapEngine {
         first: u64,
         items: u32,
         results: Results,
-        kept: Option<&Batch>,
+        whole: Option<&Batch>,
     ) -> Result<(), Error> {
         self.deaths.answered();
         self.planner.batch_answered(items, &results);
-        let recorded = self.checkpoint.answered(first, items, &results, kept);
-        let Sorted { segments, again } = self.attempts.sort(first, items, self.result_stride, results, kept);
+        // The record's error is returned last, so that the consumer gets the answers that the checkpoint has lost.
+        let recorded = self.checkpoint.answered(first, items, &results, whole);
+        let Sorted { chunks, again } = self.attempts.sort(first, items, self.result_stride, results, whole);
         // What is tried again stays in the batch that it was pulled with.
         self.checkpoint.settled(first, items.saturating_sub(again.len() as u32));
-        let again = kept.map(|whole| whole.singles(&again, || self.next_id())).unwrap_or_default();
+        let again = whole.map(|whole| whole.singles(&again, || self.next_id())).unwrap_or_default();
         for piece in again {
             self.resubmit_queue.insert(piece.first(), piece);
         }
-        for segment in segments {
-            self.deliver(segment);
+        for chunk in chunks {
+            self.deliver(chunk);
         }
         recorded
     }
 
-    /// Answers for the consumer. Where the map stops at a failure, the failed item and what is behind it in the
-    /// result chunk leave a gap, up to which is delivered what is here.
-    pub(super) fn deliver(&mut self, mut segment: ResultChunk) {
+    /// Passes answers on to the consumer. If the map stops at a failure, the failed item and those after it in the chunk leave a
+    /// gap, and the results before the gap are delivered.
+    pub(super) fn deliver(&mut self, mut chunk: ResultChunk) {
         if self.limits.stops()
-            && let Some(error) = segment.cut_at_failure()
+            && let Some(error) = chunk.cut_at_failure()
         {
             let error = self.report.failed(error);
-            self.limits.halt(error);
+            self.limits.fail_fast(error);
         }
-        if segment.left() > 0 {
-            self.reorder_buffer.insert(segment);
+        if chunk.left() > 0 {
+            self.reorder_buffer.insert(chunk);
         }
     }
 
@@ -168,7 +170,7 @@ impl MapEngine {
             return Ok(());
         }
         if self.report.has_results() {
-            // The calling thread has some as well, and a checkpoint.
+            // Results of the calling thread and of a checkpoint count: they show that items can be executed.
             self.deaths.lived();
         }
         let workers = self.mode.run().map_or(1, |run| run.capacity().workers);

@@ -22,9 +22,9 @@ use crate::report::MapReport;
 use crate::runtime::Runtime;
 use crate::worker::typed_loop::Entry;
 
-/// An input that is slower than this is sent on as it comes.
+/// What was pulled is sent after this time, so that workers need not wait for a slow input.
 const SLOW_INPUT: Duration = Duration::from_millis(5);
-/// Results a batch may always bring, however small the budget.
+/// Bytes of results that a batch may always have, however small the budget.
 const CREDIT: usize = 64 * 1024;
 
 /// How the context gets its bytes: when the map begins, and no sooner.
@@ -48,12 +48,12 @@ pub(crate) struct MapEngine {
     pub(crate) current: ResultChunk,
     pub(crate) job: JobId,
     pub(super) mode: Mode,
-    /// What was pulled and not sent yet. Here, so that a panic of the input loses nothing.
+    /// Items that were pulled and not sent yet. A field and no local variable, so that a panic of the input loses nothing.
     pub(crate) builder: BatchBuilder,
     item_stride: Option<u32>,
     /// Batches to be sent again, earlier items first.
     pub(super) resubmit_queue: BTreeMap<u64, Batch>,
-    /// Items in the backend's hands.
+    /// Items that the backend has.
     pub(super) in_flight: u64,
     /// Items pulled from the input.
     pub(crate) pulled: u64,
@@ -62,7 +62,7 @@ pub(crate) struct MapEngine {
     pub(crate) remaining: Option<u64>,
     batches: u64,
     pub(crate) planner: BatchPlanner,
-    /// Nothing more may be read until something is consumed or comes back.
+    /// Nothing more may be read until a result is consumed or a batch is answered.
     pub(crate) paused_by_budget: bool,
     pub(super) deaths: Deaths,
 }
@@ -193,7 +193,7 @@ impl MapEngine {
     }
 
     /// Goes on to the next result chunk, if it is there: the consumer is done with the one before.
-    pub(crate) fn take(&mut self) {
+    pub(crate) fn next_chunk(&mut self) {
         self.paused_by_budget = false;
         self.report.read(self.current.read());
         self.current = self.reorder_buffer.take().unwrap_or_default();
@@ -212,11 +212,11 @@ impl MapEngine {
 
     /// What to pull next, if anything: `None` where the places are taken or the budget is used up.
     pub(crate) fn plan(&mut self) -> Option<Plan> {
-        self.send_again();
+        self.submit_ready();
         let capacity = self.mode.run()?.capacity();
-        // What was pulled and can't be sent goes first; where a run has failed, nothing more may be read.
+        // Batches that could not be sent yet go first: they hold earlier items. After a run has failed nothing more may be read.
         if !self.resubmit_queue.is_empty() {
-            // With a place free it is the budget that stands in the way.
+            // With a place free only the budget can have kept the batch back.
             self.paused_by_budget = capacity.batches > 0;
             return None;
         }
@@ -225,7 +225,7 @@ impl MapEngine {
         {
             return None;
         }
-        // Enough is ready for the consumer: it is the slow one, and reading on would only hold more.
+        // More results are ready than the workers have places: the consumer is the slow one, and more input would only take memory.
         if self.reorder_buffer.deliverable() > capacity.slots {
             self.paused_by_budget = true;
             return None;
@@ -255,8 +255,8 @@ impl MapEngine {
     /// If the input is not the one whose results are recorded.
     pub(crate) fn pulled(&mut self, how: Pulled, remaining: Option<u64>) -> Result<(), Error> {
         self.remaining = remaining;
-        if self.checkpoint.recalls(self.pulled) {
-            self.recall()?;
+        if self.checkpoint.is_restoring(self.pulled) {
+            self.restore()?;
         } else if self.builder.items() > 0 {
             let builder = std::mem::replace(&mut self.builder, BatchBuilder::new(self.item_stride));
             let items = builder.items();
@@ -265,9 +265,10 @@ impl MapEngine {
             let credit = self.result_credit();
             let batch = builder.finish(self.job, id, self.pulled, credit);
             self.pulled += u64::from(items);
+            // Before the batch is sent: its answer may arrive at once, and is recorded with the inputs that are noted here.
             self.checkpoint.pulled(&batch);
             self.resubmit_queue.insert(batch.first(), batch);
-            self.send_again();
+            self.submit_ready();
         }
         match how {
             Pulled::Enough => {}
@@ -275,7 +276,7 @@ impl MapEngine {
                 self.end_input();
                 self.checkpoint.input_ended(self.pulled + self.checkpoint.compared())?;
             }
-            Pulled::Unwritable(error) if self.checkpoint.recalls(self.pulled) => {
+            Pulled::Unwritable(error) if self.checkpoint.is_restoring(self.pulled) => {
                 let index = self.pulled + self.checkpoint.compared();
                 return Err(self.checkpoint.unwritable(error, index));
             }
@@ -288,14 +289,13 @@ impl MapEngine {
     }
 
     /// Compares what was pulled with what is recorded.
-    fn recall(&mut self) -> Result<(), Error> {
+    fn restore(&mut self) -> Result<(), Error> {
         let builder = std::mem::replace(&mut self.builder, BatchBuilder::new(self.item_stride));
         let restored = self.checkpoint.compare(builder.items(), builder.encoded())?;
         if let Some(Restored { items, results }) = restored {
             self.report.restored(items);
-            let segment =
-                ResultChunk::done(self.pulled, items, self.result_stride, results.into(), Vec::new());
-            self.reorder_buffer.insert(segment);
+            let chunk = ResultChunk::done(self.pulled, items, self.result_stride, results.into(), Vec::new());
+            self.reorder_buffer.insert(chunk);
             self.pulled += u64::from(items);
         }
         Ok(())
@@ -314,7 +314,7 @@ impl MapEngine {
     }
 
     /// Sends batches that are ready, as far as there are places and bytes.
-    pub(super) fn send_again(&mut self) {
+    pub(super) fn submit_ready(&mut self) {
         while let Some(entry) = self.resubmit_queue.first_entry() {
             let batch = entry.get();
             let expected = batch.payload().len() as f64 + self.planner.expected_results(batch.items());
@@ -324,16 +324,17 @@ impl MapEngine {
             let Some(run) = self.mode.run() else { return };
             let batch = entry.remove();
             let items = u64::from(batch.items());
+            // Charged before it is sent, because the run may answer before `submit` returns. Undone below if it refuses.
             self.reorder_buffer.charge(&batch, self.planner.result_bytes());
             self.report.sent(&batch);
             self.attempts.sent(&batch);
             match run.submit(batch) {
                 Ok(()) => self.in_flight += items,
                 Err(error) => {
-                    // A run that is closed says why when it is polled.
+                    // Not an error yet: a closed run reports the reason when it is polled, after the results that it still has.
                     let batch = error.into_batch();
                     self.reorder_buffer.discharge(batch.id(), batch.items());
-                    self.attempts.back(batch.id(), batch.items());
+                    self.attempts.on_returned(batch.id(), batch.items());
                     self.resubmit_queue.insert(batch.first(), batch);
                     return;
                 }

@@ -159,7 +159,7 @@ impl Document {
                 delivered: account.delivered,
                 failed: account.failed,
                 from_checkpoint: account.restored,
-                here: account.here,
+                here: account.inline_items,
                 answered: account.answered,
             },
             program,

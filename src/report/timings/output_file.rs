@@ -26,7 +26,7 @@ pub(crate) struct Place {
     /// A file that can be written anew from its begin; else a pipe or a terminal.
     regular: bool,
     /// It says that the map runs.
-    told: bool,
+    reported: bool,
 }
 
 impl Place {
@@ -54,12 +54,12 @@ impl Place {
             }
         };
         let (file, regular) = found().map_err(cannot)?;
-        Ok(Some(Place { path, file, regular, told: false }))
+        Ok(Some(Place { path, file, regular, reported: false }))
     }
 
     /// Says in the file that the map has not ended, once.
     pub(crate) fn tell_that_it_runs(&mut self) {
-        if self.regular && !std::mem::replace(&mut self.told, true) {
+        if self.regular && !std::mem::replace(&mut self.reported, true) {
             let text: &[u8] = if is_json(&self.path) { b"{\"running\":true}\n" } else { RUNNING };
             // A disk that is full is told by the report itself.
             let _ = self.replace(text);

@@ -157,12 +157,12 @@ impl Recorder {
         };
         self.answered += u64::from(!known);
         let at = match results.received_at {
-            Some(came) => came.saturating_duration_since(self.begun).as_secs_f64(),
+            Some(received) => received.saturating_duration_since(self.begun).as_secs_f64(),
             None => self.now(),
         };
         let wall = results.wall.as_secs_f64();
         let slowest = results.slowest.filter(|(offset, time)| *offset < items && *time <= results.wall);
-        self.took(first, items, wall, slowest, at, &results.worker);
+        self.record_item_times(first, items, wall, slowest, at, &results.worker);
         let span =
             Span { from: (at - wall).max(0.0), to: at, busy: wall, first, items: items.into(), batches: 1 };
         self.place(&results.worker, results.place, span, Some(batch));
@@ -173,12 +173,12 @@ impl Recorder {
     }
 
     /// The calling thread has done items itself.
-    pub(crate) fn done_here(&mut self, first: u64, items: u32, time: Duration) {
+    pub(crate) fn done_inline(&mut self, first: u64, items: u32, time: Duration) {
         if items == 0 {
             return;
         }
         let (at, wall) = (self.now(), time.as_secs_f64());
-        self.took(first, items, wall, None, at, CALLER);
+        self.record_item_times(first, items, wall, None, at, CALLER);
         let span =
             Span { from: (at - wall).max(0.0), to: at, busy: wall, first, items: items.into(), batches: 1 };
         self.place(CALLER, Origin::Local, span, None);
@@ -197,7 +197,7 @@ impl Recorder {
     }
 
     /// The times of items.
-    fn took(
+    fn record_item_times(
         &mut self,
         first: u64,
         items: u32,

@@ -209,12 +209,12 @@ impl Simulation<'_> {
             }
             Outcome::Returned(rest) => {
                 // Two parts of one batch may come back, and here a name tells what is on its way.
-                self.drive.back(batch.0, items);
+                self.drive.on_returned(batch.0, items);
                 let name = BatchId(self.drive.name(items));
                 self.resubmit_queue.insert(first, rest.piece(name, 0, items, rest.attempt()));
             }
             Outcome::Lost(lost, loss) => {
-                self.drive.back(batch.0, items);
+                self.drive.on_returned(batch.0, items);
                 for part in losses::after_loss(lost.items(), lost.attempt(), 0, &loss) {
                     match part {
                         Part::Again(range, attempt) => {
