@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::now_ms;
@@ -84,7 +85,7 @@ impl AgentState {
 
 impl AgentRegistry {
     fn lock(&self) -> MutexGuard<'_, Seats> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock_unpoisoned()
     }
 
     /// An agent begins to work.

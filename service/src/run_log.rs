@@ -6,11 +6,12 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use fastmap_backends::cloud::{LogLine, LogPage, RunState};
 use fastmap_backends::counted;
 use fastmap_backends::local::{LogRecord, OutputSink, Stream};
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use log::Level;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc};
@@ -211,7 +212,7 @@ impl RunLogs {
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock_unpoisoned()
     }
 
     /// Sends what goes on to all that watch. `end` sends its end.

@@ -4,9 +4,10 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use tokio::sync::RwLock;
 use tokio::time::interval;
 
@@ -38,7 +39,7 @@ impl StatsRecorder {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, StatsDelta>> {
-        self.0.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.unsaved.lock_unpoisoned()
     }
 
     /// Something has happened in a run.

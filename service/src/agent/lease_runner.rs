@@ -1,11 +1,12 @@
 //! Loop of an agent: leases work, runs each lease, and answers it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use fastmap_backends::BatchId;
 use fastmap_backends::cloud::{Problem, ProblemCode};
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, OnceCell, Semaphore, oneshot, watch};
@@ -138,7 +139,7 @@ impl Agent {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Slot>> {
-        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pools.lock_unpoisoned()
     }
 
     async fn lease(&self, places: &Arc<Semaphore>) -> Option<(Lease, tokio::sync::OwnedSemaphorePermit)> {
@@ -215,7 +216,7 @@ impl Shared {
     }
 
     fn all_tabs(&self) -> MutexGuard<'_, Vec<Arc<Tab>>> {
-        self.tabs.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tabs.lock_unpoisoned()
     }
 
     fn new_tab(&self, run: &str, payer: &Payer) -> Arc<Tab> {

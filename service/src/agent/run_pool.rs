@@ -2,11 +2,12 @@
 //! batch together, and cuts batches that have used up their time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use fastmap_backends::cloud::{Part, PartOutcome, Problem, ProblemCode};
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use fastmap_backends::{
     Backend, BackendError, BatchBuilder, BatchId, Completion, Context, ExitReason, FailureKind, Job, JobId,
     Local, Outcome, Run, Running,
@@ -207,7 +208,7 @@ impl Drop for Pool {
 }
 
 pub(super) fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+    state.lock_unpoisoned()
 }
 
 impl State {

@@ -2,8 +2,8 @@
 //! its answer is kept: a client that goes away and comes back finds the answer.
 
 use std::io::Read;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use fastmap_backends::cloud::{BatchBody, BatchCancelled, Problem, ProblemCode, RunState};
 use fastmap_backends::counted;
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use tokio::task::spawn_blocking;
 use tracing::Instrument;
 
@@ -193,8 +194,7 @@ impl Gateway {
 
     /// A request of an open run of this account came, or is still here.
     async fn client_waits(&self, account: i64, run: &str) -> Result<(), Refusal> {
-        let theirs =
-            self.specs.lock().unwrap_or_else(PoisonError::into_inner).get(run).map(|spec| spec.account);
+        let theirs = self.specs.lock_unpoisoned().get(run).map(|spec| spec.account);
         if theirs == Some(account) { self.heard_of(run).await } else { Ok(()) }
     }
 

@@ -3,10 +3,11 @@
 //! longer; it is written to the database only now and then, or each batch would cost one more write.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastmap_backends::cloud::RunState;
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use tokio::task::JoinSet;
 use tokio::time::interval;
 
@@ -92,7 +93,7 @@ impl Gateway {
     async fn release_local(&self, run: &str, state: RunState) {
         self.dispatch.end_run(run).await;
         self.leases.forget(run);
-        let spec = self.specs.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
+        let spec = self.specs.lock_unpoisoned().remove(run);
         let account = spec.map(|spec| spec.account);
         if let Some(account) = account {
             self.leases.count_rows_of(account);
@@ -127,7 +128,7 @@ impl Gateway {
 
     /// Runs of which something is kept at hand here.
     fn local_runs(&self) -> BTreeSet<String> {
-        let specs = self.specs.lock().unwrap_or_else(PoisonError::into_inner);
+        let specs = self.specs.lock_unpoisoned();
         self.leases.all().into_iter().chain(specs.keys().cloned()).collect()
     }
 

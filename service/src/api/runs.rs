@@ -1,6 +1,6 @@
 //! Runs: opened, listed, kept alive, ended. A run that opens has shown that its program can work here.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -11,6 +11,7 @@ use fastmap_backends::cloud::{
     Acknowledge, Acknowledged, Auth, Bill, Lease, Locale, OpenRun, PROTOCOL, Problem, ProblemCode, RunList,
     RunOpened, RunState, hexadecimal, is_digest,
 };
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use fastmap_backends::{FunctionId, counted, in_credits};
 use serde::Deserialize;
 use tokio::task::spawn_blocking;
@@ -315,13 +316,13 @@ impl Gateway {
     }
 
     fn keep_spec(&self, spec: RunSpec) -> Arc<RunSpec> {
-        let mut specs = self.specs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut specs = self.specs.lock_unpoisoned();
         Arc::clone(specs.entry(spec.run.clone()).or_insert_with(|| Arc::new(spec)))
     }
 
     /// What agents must know of an open run: from memory, or (after a start) from the database.
     pub(crate) async fn spec(&self, account: i64, run: &str) -> Result<Arc<RunSpec>, Refusal> {
-        let known = self.specs.lock().unwrap_or_else(PoisonError::into_inner).get(run).cloned();
+        let known = self.specs.lock_unpoisoned().get(run).cloned();
         if let Some(spec) = known.filter(|spec| spec.account == account) {
             return Ok(spec);
         }

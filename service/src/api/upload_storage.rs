@@ -3,11 +3,12 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::body::Bytes;
 use fastmap_backends::cloud::{Problem, ProblemCode, hexadecimal};
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use fastmap_sandbox::elf::ElfError;
 use fastmap_sandbox::jail::wait_for_writers;
 use serde::Deserialize;
@@ -304,7 +305,7 @@ impl Gateway {
     pub(super) async fn forget_stale_uploads(self: &Arc<Self>) -> Result<(), Refusal> {
         let now = SystemTime::now();
         {
-            let mut looked = self.uploads.looked.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut looked = self.uploads.looked.lock_unpoisoned();
             let lately = |last: SystemTime| now.duration_since(last).is_ok_and(|since| since < STALE / 60);
             if looked.is_some_and(lately) {
                 return Ok(());

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use fastmap_backends::cloud::Problem;
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use tokio::sync::{Notify, watch};
 
 use super::answer_content::Content;
@@ -94,7 +95,7 @@ impl InFlightBatch {
 
 impl InFlightBatches {
     fn lock(&self) -> MutexGuard<'_, UnderWay> {
-        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
+        self.batches.lock_unpoisoned()
     }
 
     /// How many there are.

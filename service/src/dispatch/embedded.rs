@@ -2,10 +2,11 @@
 //! runs of each.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use tokio::sync::{Notify, broadcast, oneshot};
 
 use super::work::{RunSpec, Task, Work, WorkOutcome};
@@ -126,7 +127,7 @@ impl Embedded {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock_unpoisoned()
     }
 
     fn closed(&self) {

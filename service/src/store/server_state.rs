@@ -1,7 +1,9 @@
 //! State of a PostgreSQL server: whether the store can use it, as far as its last answers have shown.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 
 /// A connection that was used this lately is taken to be as it was.
 pub(super) const LATELY: Duration = Duration::from_secs(1);
@@ -46,11 +48,11 @@ pub(super) fn note(error: &sqlx::Error) {
 }
 
 pub(super) fn doubt() {
-    *DOUBT.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    *DOUBT.lock_unpoisoned() = Some(Instant::now());
 }
 
 pub(super) fn in_doubt() -> bool {
-    DOUBT.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|since| since.elapsed() < LATELY)
+    DOUBT.lock_unpoisoned().is_some_and(|since| since.elapsed() < LATELY)
 }
 
 pub(super) fn code(error: &sqlx::Error) -> Option<String> {

@@ -4,12 +4,13 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::iter::successors;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::stream::{Config, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, Context, ErrorCode, context, kv, stream};
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use tokio::time::sleep;
 
 use crate::dispatch::jetstream::subjects::Names;
@@ -198,7 +199,7 @@ impl Consumers {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<i64, Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock_unpoisoned()
     }
 }
 

@@ -1,10 +1,11 @@
 //! An agent's requests to gateways: sent again until they are answered, or until the gateway must be taken for gone.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use tokio::time::{sleep, timeout};
 
 use crate::dispatch::jetstream::messages::{Origin, Reply, Request};
@@ -32,7 +33,7 @@ impl GatewayClient {
 
     /// Whether the gateway has said something lately. If not, it counts as heard from now on: who asks looks for it.
     pub(super) fn heard_lately(&self, origin: &Origin) -> bool {
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut heard = self.heard.lock_unpoisoned();
         if heard.get(&origin.gateway).is_some_and(|heard| heard.elapsed() < LATELY) {
             return true;
         }
@@ -51,7 +52,7 @@ impl GatewayClient {
             let asked = timeout(ANSWER, self.client.request(subject.clone(), payload.clone())).await;
             match asked {
                 Ok(Ok(message)) => {
-                    let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut heard = self.heard.lock_unpoisoned();
                     heard.insert(origin.gateway.clone(), Instant::now());
                     return Some(Reply::decode(&message.payload));
                 }

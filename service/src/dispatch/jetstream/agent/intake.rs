@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::Context;
 use async_nats::{Client, Message, StatusCode, Subscriber, jetstream};
 use async_trait::async_trait;
 use axum::body::Bytes;
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use futures_util::StreamExt;
 use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -96,7 +97,7 @@ impl Source for FromGateway<'_> {
 
 impl Shared {
     pub(super) fn puller(&self) -> MutexGuard<'_, FairPuller<Ready>> {
-        self.puller.lock().unwrap_or_else(PoisonError::into_inner)
+        self.puller.lock_unpoisoned()
     }
 
     /// An acknowledgement that is lost costs another delivery.
@@ -199,11 +200,11 @@ impl Shared {
     }
 
     fn is_over(&self, name: &str) -> bool {
-        self.over.lock().unwrap_or_else(PoisonError::into_inner).contains_key(name)
+        self.over.lock_unpoisoned().contains_key(name)
     }
 
     fn heard_of_the_end(&self, name: &str) {
-        let mut over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut over = self.over.lock_unpoisoned();
         over.retain(|_, since| since.elapsed() < LATE);
         over.insert(name.to_owned(), Instant::now());
     }

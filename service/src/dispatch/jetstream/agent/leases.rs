@@ -3,9 +3,10 @@
 //! again.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use tokio::sync::Notify;
 
 use crate::dispatch::LeaseId;
@@ -48,7 +49,7 @@ struct State {
 
 impl LeaseTable {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock_unpoisoned()
     }
 
     /// How many there are.

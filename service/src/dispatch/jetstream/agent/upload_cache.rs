@@ -5,11 +5,12 @@ use std::fs::{self, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use async_trait::async_trait;
 use axum::body::Bytes;
 use fastmap_backends::cloud::{hexadecimal, is_digest};
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use fastmap_sandbox::jail::wait_for_writers;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
@@ -95,7 +96,7 @@ impl Cache {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock_unpoisoned()
     }
 
     /// The file of that hash, from `source` where it is not here.

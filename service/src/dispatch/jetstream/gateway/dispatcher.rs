@@ -1,13 +1,14 @@
 //! The gateway's side: puts work into the stream, answers what agents ask about it, acknowledges it when its outcome is
 //! dealt with, and announces to agents which tenants have work and which runs are over.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use async_nats::connection::State;
 use async_nats::jetstream::context;
 use async_nats::{Client, SubscribeError};
 use async_trait::async_trait;
 use axum::body::Bytes;
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::JoinSet;
 
@@ -51,7 +52,7 @@ struct AckOnDrop {
 
 impl Drop for AckOnDrop {
     fn drop(&mut self) {
-        let ack = self.ack.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ack = self.ack.lock_unpoisoned().take();
         match ack {
             Some(ack) => drop(self.shared.dealt_with.send(ack)),
             // Agents who claim it get the answer that it is not wanted.

@@ -4,12 +4,13 @@
 
 use std::error::Error;
 use std::iter::successors;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
 use async_nats::jetstream::{self, ErrorCode};
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 
 /// A refusal that lasts is logged again after this time.
 const WARN_AGAIN: Duration = Duration::from_mins(1);
@@ -74,7 +75,7 @@ struct State {
 
 impl Health {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock_unpoisoned()
     }
 
     /// Logs why a message of a run was not taken, unless that was said a moment ago.

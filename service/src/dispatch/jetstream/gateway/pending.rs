@@ -3,11 +3,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use fastmap_backends::cloud::hexadecimal;
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use tokio::sync::oneshot;
 
 use crate::dispatch::jetstream::gateway::pending_work::{Ack, DELIVERIES, Overdue, PendingItem, Requeued};
@@ -96,7 +97,7 @@ impl PendingTable {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock_unpoisoned()
     }
 
     /// `None`: no more is taken.
@@ -331,7 +332,7 @@ impl PendingTable {
                 let outcome = messages::decode_outcome(&body, item.items());
                 // It is an agent that names the subject to which this gateway will say something.
                 if outcome.is_ok() && self.names.is_ack(&ack, item.work.spec.account) {
-                    *item.ack.lock().unwrap_or_else(PoisonError::into_inner) = Some(ack);
+                    *item.ack.lock_unpoisoned() = Some(ack);
                 }
                 (yes, outcome)
             }

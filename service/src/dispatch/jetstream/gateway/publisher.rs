@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::Context;
 use async_nats::{Client, HeaderMap, Message, Subscriber, header};
 use axum::body::Bytes;
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use futures_util::StreamExt;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::task::spawn_blocking;
@@ -156,7 +157,7 @@ impl Shared {
     /// Announces a tenant to agents that was not announced lately.
     async fn tell_of(&self, account: i64) {
         let lately = {
-            let mut announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut announced = self.announced.lock_unpoisoned();
             let lately = announced.get(&account).is_some_and(|announced| announced.elapsed() < ANNOUNCE);
             if !lately {
                 announced.insert(account, Instant::now());
@@ -187,10 +188,7 @@ impl Shared {
                 },
             }
             let tenants = self.pending.tenants();
-            self.announced
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .retain(|account, _| tenants.binary_search(account).is_ok());
+            self.announced.lock_unpoisoned().retain(|account, _| tenants.binary_search(account).is_ok());
             if !tenants.is_empty() {
                 self.tell_all(&tenants).await;
             }
