@@ -12,6 +12,7 @@ pub(crate) mod failure;
 pub(crate) mod frame;
 pub(crate) mod ids;
 pub(crate) mod log_level;
+pub(crate) mod protocol_error;
 pub(crate) mod refused_call;
 pub(crate) mod result_credit;
 pub mod sizing;

@@ -8,7 +8,7 @@ use crate::execution::denials::{MOST_CALLS, Told};
 use crate::local::ipc::shared_page::{SETUP, SharedPage};
 use crate::local::pool::state::{PoolHandle, PoolState};
 use crate::model::death::Running;
-use crate::model::frame::Header;
+use crate::model::protocol_error::ProtocolError;
 use crate::model::refused_call::{RefusedCall, WAY_OUT};
 use crate::model::text::cut;
 
@@ -87,11 +87,11 @@ impl PoolHandle {
     ///
     /// # Errors
     /// If it says nothing that can be read.
-    pub(crate) fn refusal(&self, id: u64, header: &Header, told: &[u8]) -> Result<(), String> {
-        let told: Vec<Told> = postcard::from_bytes(told).map_err(|error| error.to_string())?;
+    pub(crate) fn refusal(&self, id: u64, ticket: u64, told: &[u8]) -> Result<(), ProtocolError> {
+        let told: Vec<Told> = postcard::from_bytes(told)?;
         let mut state = self.lock();
         let Some(member) = state.member(id) else { return Ok(()) };
-        let Some(held) = member.held.iter_mut().find(|held| held.batch.ticket() == header.batch) else {
+        let Some(held) = member.held.iter_mut().find(|held| held.batch.ticket() == ticket) else {
             return Ok(());
         };
         for (item, own_error, missing, call) in told.into_iter().take(MOST_CALLS) {

@@ -2,7 +2,7 @@
 //! readers and the supervisor; decided under the pool's lock.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::execution::build_id;
 use crate::local::Taken;
@@ -12,13 +12,11 @@ use crate::model::completion::{Completion, Outcome, Payload, Results};
 use crate::model::death::{ExitReason, Running, WorkerExit, WorkerLoss};
 use crate::model::error::BackendError;
 use crate::model::failure::ItemFailure;
-use crate::model::frame::{Header, VERSION};
+use crate::model::frame::{DoneHead, HEADER, VERSION};
 use crate::model::ids::JobId;
+use crate::model::protocol_error::ProtocolError;
 use crate::model::result_credit::{SPARE, of_failures};
 use crate::model::text;
-
-/// An answer to a batch that its worker does not hold.
-const UNASKED: &str = "an answer to what it was not asked";
 
 /// The frame of an answer, with its payload behind the header.
 pub(crate) struct Answer {
@@ -31,6 +29,9 @@ pub(crate) struct Answer {
 
 impl PoolHandle {
     /// A worker has connected.
+    ///
+    /// # Errors
+    /// Why it can't be one of this pool.
     pub(crate) fn on_connected(&self, id: u64, version: u32, program: &str) -> Result<(), ExitReason> {
         let expected = self.options.identity.as_deref().unwrap_or_else(|| build_id::identity());
         if version != VERSION || program != expected {
@@ -41,7 +42,7 @@ impl PoolHandle {
         }
         let mut state = self.lock();
         if state.closing {
-            return Err(ExitReason::Protocol("it greeted a pool that is closing".to_owned()));
+            return Err(ProtocolError::PoolCloses.into());
         }
         if let Some(member) = state.member(id) {
             let own = self.options.launcher.is_none();
@@ -53,24 +54,29 @@ impl PoolHandle {
         Ok(())
     }
 
-    /// What the answer may count that a worker begins to send, of a batch that it must hold.
-    pub(crate) fn allowance(&self, id: u64, header: &Header) -> Result<u64, String> {
+    /// What the answer may count that a worker begins to send, of so many bytes to a batch that it must hold.
+    ///
+    /// # Errors
+    /// If it is longer than that, or answers nothing.
+    pub(crate) fn allowance(&self, id: u64, ticket: u64, length: u64) -> Result<u64, ProtocolError> {
         let mut state = self.lock();
-        let member = state.member(id).ok_or("an answer after its death")?;
-        let held = member.held.iter().find(|held| held.batch.ticket() == header.batch).ok_or(UNASKED)?;
-        let granted = held.batch.granted();
+        let member = state.member(id).ok_or(ProtocolError::AnswerAfterDeath)?;
+        let held = member.held.iter().find(|held| held.batch.ticket() == ticket);
+        let granted = held.ok_or(ProtocolError::Unasked)?.batch.granted();
         let most = granted.saturating_add(SPARE);
-        if header.length > most {
-            let length = header.length;
-            return Err(format!("an answer of {length} bytes to a batch that was granted {granted}"));
+        if length > most {
+            return Err(ProtocolError::AnswerTooLong { length, granted });
         }
         Ok(most)
     }
 
     /// A worker has answered items of a batch.
-    pub(crate) fn done(&self, id: u64, header: &Header, answer: Answer) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// If that is no answer to a batch that it holds.
+    pub(crate) fn done(&self, id: u64, done: &DoneHead, answer: Answer) -> Result<(), ProtocolError> {
         let Answer { frame, allowed, taken } = answer;
-        let (failures_at, mut failures) = header.told(&frame, allowed.unwrap_or(u64::MAX))?;
+        let (failures_at, mut failures) = done.failures(&frame, allowed.unwrap_or(u64::MAX))?;
         if allowed.is_some() {
             for failure in &mut failures {
                 failure.message = text::cut(std::mem::take(&mut failure.message), text::TAKEN);
@@ -79,60 +85,60 @@ impl PoolHandle {
         let mut guard = self.lock();
         let state = &mut *guard;
         let member =
-            state.workers.iter_mut().find(|member| member.id == id).ok_or("an answer after its death")?;
-        let Some(at) = member.held.iter().position(|held| held.batch.ticket() == header.batch) else {
+            state.workers.iter_mut().find(|member| member.id == id).ok_or(ProtocolError::AnswerAfterDeath)?;
+        let Some(at) = member.held.iter().position(|held| held.batch.ticket() == done.ticket) else {
             // All of the batch was given back in the moment it began: an answer to none of it.
-            return match header.items == 0 && allowed.is_none() {
+            return match done.items == 0 && allowed.is_none() {
                 true => Ok(()),
-                false => Err(UNASKED.to_owned()),
+                false => Err(ProtocolError::Unasked),
             };
         };
-        if header.items > member.held[at].limit {
-            return Err("an answer to more items than it was asked".to_owned());
+        if done.items > member.held[at].limit {
+            return Err(ProtocolError::TooManyItems);
         }
-        if header.items == 0 && !member.held[at].recalled {
+        if done.items == 0 && !member.held[at].recalled {
             // Sent again it would come back the same way, for ever.
-            return Err("an answer to no item of a batch".to_owned());
+            return Err(ProtocolError::NoItems);
         }
         let held = member.held.remove(at).expect("it was found there");
         member.progress = Instant::now();
         member.healthy = true;
-        member.answered += u64::from(header.items);
+        member.answered += u64::from(done.items);
         let worker = member.name.clone();
         state.failed_starts.clear();
         let run = state.runs.get_mut(&held.batch.job()).expect("a run stays while its batches are held");
         run.in_flight -= 1;
-        if header.items > 0 {
-            run.observe(header);
+        if done.items > 0 {
+            run.observe(done);
         }
         if !held.abandoned {
             let batch = held.batch.id();
             // Results and failures, as the worker counts them.
-            let bytes = frame.len() - Header::LEN;
+            let bytes = frame.len() - HEADER;
             // Pieces of a batch that ran side by side may together have come to more than it was granted.
-            let counted = (failures_at - Header::LEN) as u64 + of_failures(&failures);
+            let counted = (failures_at - HEADER) as u64 + of_failures(&failures);
             let covered = run.grants.covers(batch, counted);
-            let answered = if covered { header.items } else { 0 };
+            let answered = if covered { done.items } else { 0 };
             if answered > 0 {
                 let results = Results {
-                    payload: Payload::within(frame, Header::LEN, failures_at).counted(taken),
+                    payload: Payload::within(frame, HEADER, failures_at).counted(taken),
                     failures,
-                    wall: Duration::from_nanos(header.wall),
-                    cpu: Duration::from_nanos(header.cpu),
+                    wall: done.wall,
+                    cpu: done.cpu,
                     worker,
                     received_at: Some(member.progress),
-                    slowest: header.slowest(),
-                    queued: header.queued(),
+                    slowest: done.slowest,
+                    queued: done.queued,
                     refused: held.refused,
                     ..Results::default()
                 };
                 let first = held.batch.first();
                 let outcome = Outcome::Done(results);
-                run.tell(Completion { batch, first, items: header.items, outcome });
+                run.tell(Completion { batch, first, items: done.items, outcome });
             }
             if answered < held.limit {
                 let rest = held.batch.piece(batch, answered, held.limit, held.batch.attempt());
-                let full = !covered || (header.items > 0 && bytes as u64 >= held.batch.result_credit());
+                let full = !covered || (done.items > 0 && bytes as u64 >= held.batch.result_credit());
                 // A stranger's worker that was not asked for the rest has no other reason: it would be given
                 // it again and again.
                 let odd = run.grants.are_kept() && !held.recalled;
@@ -152,29 +158,32 @@ impl PoolHandle {
     }
 
     /// A worker gives items back that it has not begun.
-    pub(crate) fn returned(&self, id: u64, header: &Header) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// If they were not asked back.
+    pub(crate) fn returned(&self, id: u64, ticket: u64, from: u32) -> Result<(), ProtocolError> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let member = state
             .workers
             .iter_mut()
             .find(|member| member.id == id)
-            .ok_or("items given back after its death")?;
+            .ok_or(ProtocolError::ReturnedAfterDeath)?;
         // Each time that it was asked, it answers once: what else it sends is no answer to anything.
-        member.recalls = member.recalls.checked_sub(1).ok_or("items given back that were not asked back")?;
-        let Some(at) = member.held.iter().position(|held| held.batch.ticket() == header.batch) else {
+        member.recalls = member.recalls.checked_sub(1).ok_or(ProtocolError::ReturnedUnasked)?;
+        let Some(at) = member.held.iter().position(|held| held.batch.ticket() == ticket) else {
             return Ok(()); // Its answer has overtaken this, and told the same.
         };
         let held = &mut member.held[at];
-        if header.from >= held.limit {
-            return Err("items given back that it did not have".to_owned());
+        if from >= held.limit {
+            return Err(ProtocolError::ReturnedForeign);
         }
         if !held.recalled && !held.abandoned {
             // It would be sent them again, for ever.
-            return Err("items given back that were not asked back".to_owned());
+            return Err(ProtocolError::ReturnedUnasked);
         }
-        let rest = held.batch.piece(held.batch.id(), header.from, held.limit, held.batch.attempt());
-        held.limit = header.from;
+        let rest = held.batch.piece(held.batch.id(), from, held.limit, held.batch.attempt());
+        held.limit = from;
         held.recalled = false;
         let (emptied, abandoned) = (held.limit == 0, held.abandoned);
         if emptied {
@@ -198,18 +207,21 @@ impl PoolHandle {
     }
 
     /// A worker could not prepare a job.
-    pub(crate) fn refused(&self, id: u64, job: JobId, failure: ItemFailure) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// If it had not got the job.
+    pub(crate) fn refused(&self, id: u64, job: JobId, failure: ItemFailure) -> Result<(), ProtocolError> {
         let mut guard = self.lock();
         let state = &mut *guard;
         if let Some(member) = state.workers.iter_mut().find(|member| member.id == id) {
             member.refusals += 1;
             if member.refusals > member.given {
-                return Err("more refusals than it was given batches".to_owned());
+                return Err(ProtocolError::TooManyRefusals);
             }
             // It says so for each batch that it had of the job. Of one that is closed by now nobody wants to know.
             let Some(run) = state.runs.get_mut(&job) else { return Ok(()) };
             if !member.opened.contains(&job) {
-                return Err("a refusal of a job that it was not given".to_owned());
+                return Err(ProtocolError::ForeignRefusal);
             }
             let before = member.held.len();
             member.held.retain(|held| held.batch.job() != job);

@@ -29,7 +29,7 @@ use crate::model::batch::Batch;
 use crate::model::completion_queue::CompletionQueue;
 use crate::model::death::WorkerExit;
 use crate::model::error::BackendError;
-use crate::model::frame::{Header, Kind};
+use crate::model::frame::{Header, ToWorker};
 use crate::model::ids::{BatchId, JobId};
 
 /// Workers that may die in a row before their handshake, or without having run anything, before runs are ended.
@@ -338,20 +338,13 @@ impl PoolHandle {
     /// what there is.
     ///
     /// # Errors
-    /// In words.
-    pub(crate) fn expect_descriptors(&self) -> Result<(), String> {
+    /// If there are too few, also after the limit was raised as far as that is allowed.
+    pub(crate) fn expect_descriptors(&self) -> io::Result<()> {
         let first = self.lock().workers.is_empty();
         let count = if first { START } else { START + SPARE };
-        let expected = descriptors::expect(self.wake.as_fd(), count).or_else(|_| {
+        descriptors::expect(self.wake.as_fd(), count).or_else(|_| {
             descriptors::raise();
             descriptors::expect(self.wake.as_fd(), count)
-        });
-        expected.map_err(|error| {
-            let most = descriptors::limit();
-            format!(
-                "no descriptor is left for it: {error}; this process may have {most} open files: allow it more \
-                 (ulimit -n)"
-            )
         })
     }
 
@@ -482,7 +475,7 @@ impl PoolState {
                 if member.opened.remove(&job)
                     && let Some(sender) = &mut member.sender
                 {
-                    sender.send(Header { kind: Kind::Close, job: job.0, ..Header::EMPTY }.frame(&[]).into());
+                    sender.send(Header::frame(ToWorker::Close { job }, &[]).into());
                 }
             }
         }

@@ -15,7 +15,7 @@ use crate::local::ipc::frame_sender::{Frame, FrameSender};
 use crate::local::ipc::shared_page::SharedPage;
 use crate::model::batch::Batch;
 use crate::model::death::{ExitReason, Running};
-use crate::model::frame::{Header, Kind};
+use crate::model::frame::{Header, ToWorker};
 use crate::model::ids::JobId;
 use crate::model::refused_call::RefusedCall;
 
@@ -139,7 +139,7 @@ impl WorkerHandle {
         let frame = match &place {
             Some(place) => {
                 self.page.write_to_worker(place.start, payload);
-                batch.header().placed(place.start).into()
+                Header::placed(batch.message(), place.start, payload.len()).to_vec().into()
             }
             None => Frame::Batch(batch.clone()),
         };
@@ -236,6 +236,5 @@ fn core_dumping(process: &str) -> io::Result<Option<bool>> {
 
 /// The frame that asks a worker for what it has not begun of a batch, or for half of it.
 pub(crate) fn recall(ticket: u64, half: bool) -> Frame {
-    let header = Header { kind: Kind::Recall, batch: ticket, from: u32::from(half), ..Header::EMPTY };
-    header.frame(&[]).into()
+    Header::frame(ToWorker::Recall { ticket, half }, &[]).into()
 }
