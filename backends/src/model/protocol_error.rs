@@ -82,6 +82,10 @@ pub(crate) enum ProtocolError {
     // The life of the worker.
     #[error("it greeted a pool that is closing")]
     PoolCloses,
+    #[error("it said that it had taken what it was sent, and had not")]
+    LiedOfTaken,
+    #[error("it was through with a batch and did not answer")]
+    Mute,
     #[error("it closed its channel")]
     ClosedChannel,
     #[error("the thread that listens to it panicked")]

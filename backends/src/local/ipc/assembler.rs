@@ -6,6 +6,9 @@ use std::marker::PhantomData;
 use crate::model::frame::{HEADER, Header, Message, PACKET};
 use crate::model::protocol_error::ProtocolError;
 
+/// A frame that is complete: what its header says, and all of its bytes.
+pub(crate) type Whole<M> = (Header<M>, Vec<u8>);
+
 /// The frame that is arriving. One for each direction of a channel.
 pub(crate) struct Assembler<M> {
     frame: Vec<u8>,
@@ -50,7 +53,7 @@ impl<M: Message> Assembler<M> {
     ///
     /// # Errors
     /// If the bytes are not a frame. The peer that sent them is not to be listened to again.
-    pub(crate) fn packet(&mut self, packet: Vec<u8>) -> Result<Option<(Header<M>, Vec<u8>)>, ProtocolError> {
+    pub(crate) fn packet(&mut self, packet: Vec<u8>) -> Result<Option<Whole<M>>, ProtocolError> {
         self.packet_if(packet, |_| Ok(()))
     }
 
@@ -62,7 +65,7 @@ impl<M: Message> Assembler<M> {
         &mut self,
         mut packet: Vec<u8>,
         admit: impl FnOnce(&Header<M>) -> Result<(), ProtocolError>,
-    ) -> Result<Option<(Header<M>, Vec<u8>)>, ProtocolError> {
+    ) -> Result<Option<Whole<M>>, ProtocolError> {
         let short = self.full && packet.len() < PACKET;
         let length = packet.len();
         if self.missing == 0 {

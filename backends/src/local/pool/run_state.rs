@@ -13,7 +13,7 @@ use crate::local::ipc::channel::Channel;
 use crate::local::ipc::frame_sender::Frame;
 use crate::local::pool::grants::Grants;
 use crate::model::batch::Batch;
-use crate::model::completion::Completion;
+use crate::model::completion::{Completion, Outcome};
 use crate::model::completion_queue::CompletionQueue;
 use crate::model::error::BackendError;
 use crate::model::frame::{DoneHead, Header, ToWorker};
@@ -134,6 +134,20 @@ impl RunState {
         self.grants.told(completion.batch, completion.items);
         self.gauge.outstanding.store(self.outstanding(), Ordering::Relaxed);
         self.completions.put(completion);
+    }
+
+    /// Items that a worker has not begun go to another one, or back to their owner if they were moved too often.
+    pub(crate) fn move_on(&mut self, items: Batch) {
+        match self.grants.may_move(items.id()) {
+            true => self.pending.push_front(items),
+            false => self.give_back(items),
+        }
+    }
+
+    /// Items that no worker has begun go back to their owner.
+    pub(crate) fn give_back(&mut self, items: Batch) {
+        let (batch, first, count) = (items.id(), items.first(), items.items());
+        self.tell(Completion { batch, first, items: count, outcome: Outcome::Returned(items) });
     }
 
     pub(crate) fn fail(&mut self, error: BackendError) {

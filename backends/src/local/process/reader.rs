@@ -17,8 +17,9 @@ use crate::local::ipc::untrusted_peer;
 use crate::local::ipc::untrusted_peer::ValidatedReceiver;
 use crate::local::output::pipe::{LogRecord, Stream};
 use crate::local::output::quota::Quota;
+use crate::local::pool::errands::ServedRendezvous;
 use crate::local::pool::events::Answer;
-use crate::local::pool::state::{PoolHandle, ServedRendezvous};
+use crate::local::pool::handle::PoolHandle;
 use crate::local::process::descendants;
 use crate::local::process::exit_latch::ExitLatch;
 use crate::local::{Record, Taken};
@@ -79,7 +80,7 @@ pub(crate) fn listen(peer: &WorkerConnection<'_>, server: Arc<Rendezvous>) {
     if listened.is_err() {
         peer.end_for(ProtocolError::ReaderPanicked.into());
     }
-    peer.latch.came_in();
+    peer.latch.on_admitted();
     // A worker that closed its channel and lives on (it may have closed all it could) is of no use.
     let death = peer.latch.wait(Duration::from_secs(1)).or_else(|| {
         peer.end_for(ProtocolError::ClosedChannel.into());
@@ -104,7 +105,7 @@ impl WorkerConnection<'_> {
     fn serve(&self, server: Arc<Rendezvous>) {
         let jailed = self.shared.options.launcher.is_some();
         let admitted = untrusted_peer::admit(&server, self.process, jailed);
-        self.latch.came_in();
+        self.latch.on_admitted();
         let ValidatedReceiver { hello, connection } = match admitted {
             Ok(admitted) => admitted,
             Err(why) => {
@@ -153,7 +154,7 @@ impl WorkerConnection<'_> {
         let mut allowed = None;
         let most = match &header.message {
             ToHost::Done(done) => {
-                *allowed.insert(self.shared.allowance(self.id, done.ticket, header.length)?)
+                *allowed.insert(self.shared.on_answer_begun(self.id, done.ticket, header.length)?)
             }
             ToHost::Log | ToHost::OpenFailed { .. } | ToHost::SandboxDenial { .. } => REFUSAL,
             ToHost::Returned { .. } => 0,
@@ -184,14 +185,14 @@ impl WorkerConnection<'_> {
         match header.message {
             ToHost::Done(done) => {
                 let frame = self.payload(&header, frame)?;
-                self.shared.done(self.id, &done, Answer { frame, allowed, taken })
+                self.shared.on_completed(self.id, &done, Answer { frame, allowed, taken })
             }
-            ToHost::Returned { ticket, from } => self.shared.returned(self.id, ticket, from),
+            ToHost::Returned { ticket, from } => self.shared.on_returned(self.id, ticket, from),
             ToHost::OpenFailed { job } => {
                 let failure: ItemFailure = postcard::from_bytes(&frame[HEADER..])?;
                 let most = if strict { text::TAKEN } else { usize::MAX };
                 let message = text::cut(failure.message, most);
-                self.shared.refused(self.id, job, ItemFailure { message, ..failure })
+                self.shared.on_refused(self.id, job, ItemFailure { message, ..failure })
             }
             ToHost::Log if !self.admits(frame.len()) => Ok(()),
             ToHost::Log => self.pass_on(&frame[HEADER..]),
@@ -202,7 +203,7 @@ impl WorkerConnection<'_> {
                         return Err(ProtocolError::TooManyDenials { most: REFUSED_CALLS });
                     }
                 }
-                self.shared.refusal(self.id, ticket, &frame[HEADER..])
+                self.shared.on_denied(self.id, ticket, &frame[HEADER..])
             }
         }
     }

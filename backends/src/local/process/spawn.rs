@@ -26,7 +26,7 @@ use crate::local::ipc::shared_page::SharedPage;
 use crate::local::launcher::Start;
 use crate::local::output::pipe::{Pipe, Stream};
 use crate::local::output::repeats::Words;
-use crate::local::pool::state::PoolHandle;
+use crate::local::pool::handle::PoolHandle;
 use crate::local::pool::worker_handle::WorkerHandle;
 use crate::local::process::descriptors;
 use crate::local::process::descriptors::{above_standard, fill_standard};
@@ -39,16 +39,16 @@ use crate::model::death::{ExitReason, WorkerExit};
 /// Begins to start the workers that were asked for, as many as may be now; false if there are none. What prevents a start
 /// is told to the pool.
 pub(crate) fn spawn_requested(shared: &Arc<PoolHandle>) -> bool {
-    let numbers = shared.take_requested();
+    let numbers = shared.on_starts_begin();
     let begun = !numbers.is_empty();
     for number in numbers.clone() {
         match begin(shared, number) {
-            Ok(thread) => shared.lock().threads.push(thread),
+            Ok(thread) => shared.on_thread(thread),
             Err((death, error)) => {
                 let rest = (numbers.end - number) as usize;
                 match limit_behind(&error) {
-                    Some(limit) => shared.short(death, limit, rest),
-                    None => shared.not_started(death, rest),
+                    Some(limit) => shared.on_short(death, limit, rest),
+                    None => shared.on_not_started(death, rest),
                 }
                 break;
             }
@@ -82,8 +82,8 @@ fn begin(shared: &Arc<PoolHandle>, number: u64) -> Result<JoinHandle<()>, (Worke
             Err(error) => {
                 let death = not_started(own, error.to_string());
                 match error.limit() {
-                    Some(limit) => shared.short(death, limit, 1),
-                    None => shared.not_started(death, 1),
+                    Some(limit) => shared.on_short(death, limit, 1),
+                    None => shared.on_not_started(death, 1),
                 }
             }
         }
@@ -239,7 +239,7 @@ fn start(shared: &Arc<PoolHandle>, number: u64, name: &str) -> Result<Started, S
         words: Words::default(),
         paused: None,
     };
-    shared.came(WorkerHandle::new(number, name.to_owned(), child, Arc::clone(&page), outputs), watched);
+    shared.on_spawned(WorkerHandle::new(number, name.to_owned(), child, Arc::clone(&page), outputs), watched);
     Ok(Started { page, latch, server, process: pid })
 }
 

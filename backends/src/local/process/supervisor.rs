@@ -15,16 +15,15 @@ use crate::local::output::queue::OutputQueue;
 use crate::local::output::quota::Quota;
 use crate::local::output::repeats::Repeats;
 use crate::local::output::settle::Settling;
-use crate::local::pool::recycling::{LEAVE, MemoryKills};
-use crate::local::pool::state::{PoolHandle, PoolState};
-use crate::local::pool::watchdog;
-use crate::local::pool::worker_handle::WorkerHandle;
+use crate::local::pool::errands::Errands;
+use crate::local::pool::handle::PoolHandle;
+use crate::local::pool::recycling::MemoryKills;
+use crate::local::pool::rounds::Round;
 use crate::local::process::exit_latch::ExitLatch;
 use crate::local::process::spawn::spawn_requested;
 use crate::local::process::watched::Watched;
 use crate::local::signals::block_signals;
 use crate::model::death::{ExitReason, Running, WorkerExit};
-use crate::model::ids::JobId;
 
 /// Bytes of one pipe that are passed on before the others get their turn.
 const TURN: usize = 256 * 1024;
@@ -42,50 +41,26 @@ pub(crate) fn supervise(shared: &Arc<PoolHandle>) {
     let mut repeats = Repeats::default();
     let mut first_start: Option<Instant> = None;
     let mut memory_kills = None;
-    let mut closing: Option<Instant> = None;
     let mut last_look = Instant::now();
     loop {
         let now = Instant::now();
-        let mut state = shared.lock();
-        watched.append(&mut state.arrived);
-        if state.closing && closing.is_none() {
-            closing = Some(now);
-            for member in &mut state.workers {
-                match &mut member.sender {
-                    Some(sender) => sender.close(),
-                    // It has begun nothing yet, and could not be told otherwise.
-                    None => member.kill(),
-                }
-            }
-        }
-        if closing.is_some_and(|since| now.duration_since(since) > LEAVE) {
-            state.workers.iter_mut().for_each(WorkerHandle::kill);
-        }
-        note_unread(&mut state, &watched, lines.have_room());
-        let mut pause = watchdog::look(&mut state, now.duration_since(last_look), now);
+        let unread = unread(&watched, lines.have_room());
+        let round = shared.on_round(&unread, now.duration_since(last_look), now);
+        let Round { errands, closing, starting, given_up, maps, wanted_mark, mut pause } = round;
         last_look = now;
-        if state.closing {
-            pause = Some(LEAVE / 10);
-        }
-        let (starting, met) = (state.starting, std::mem::take(&mut state.deferred_close));
-        let warnings = std::mem::take(&mut state.warnings);
-        state.threads.retain(|thread| !thread.is_finished());
-        let given_up: Vec<u64> =
-            state.workers.iter().filter(|member| member.is_given_up(now)).map(|member| member.id).collect();
-        let maps: Vec<JobId> = state.runs.keys().copied().collect();
-        state.next_look = pause.map(|pause| now + pause);
-        let wanted = state.settling;
-        drop(state);
-        if closing.is_some() && watched.is_empty() && starting == 0 {
+        let Errands { mut arrived, deferred_close, warnings } = errands;
+        watched.append(&mut arrived);
+        if closing && watched.is_empty() && starting == 0 {
             break;
         }
         let begun = spawn_requested(shared);
-        drop(met);
+        // After the starts, which a map may be waiting for.
+        drop(deferred_close);
         repeats.open(maps, &mut lines);
         for warning in warnings {
             lines.put(&Arc::from("fastmap"), Stream::Stderr, warning.into_bytes());
         }
-        marks.set(wanted, shared, &mut watched, &mut repeats, &mut lines);
+        marks.set(wanted_mark, shared, &mut watched, &mut repeats, &mut lines);
         let mut within = |most: Duration| pause = Some(pause.map_or(most, |pause| pause.min(most)));
         let kept_back = watched.iter_mut().filter_map(|worker| worker.look(now, &mut lines)).min();
         let paused = watched.iter().filter_map(|worker| worker.paused?.checked_duration_since(now)).min();
@@ -130,8 +105,7 @@ pub(crate) fn supervise(shared: &Arc<PoolHandle>) {
         }
     }
     repeats.tell(&mut lines);
-    let threads = std::mem::take(&mut shared.lock().threads);
-    for thread in threads {
+    for thread in shared.take_threads() {
         drop(thread.join());
     }
     drop(lines);
@@ -142,17 +116,10 @@ fn output_queue(shared: &PoolHandle) -> OutputQueue {
     OutputQueue::new(Arc::clone(&shared.output), Arc::clone(&shared.options.relay), Arc::clone(shared.wake()))
 }
 
-/// Notes which workers may wait for this process to read what they print. `room`: there is room for more
-/// lines, and so they are read.
-fn note_unread(state: &mut PoolState, watched: &[Watched], room: bool) {
-    for member in &mut state.workers {
-        member.unread = [false, member.unread[0]];
-    }
-    for worker in watched.iter().filter(|worker| !room && worker.waits_to_be_read()) {
-        if let Some(member) = state.member(worker.id) {
-            member.unread[0] = true;
-        }
-    }
+/// Workers that may wait for this process to read what they print. `room`: there is room for more lines, and so they are
+/// read.
+fn unread(watched: &[Watched], room: bool) -> Vec<u64> {
+    watched.iter().filter(|worker| !room && worker.waits_to_be_read()).map(|worker| worker.id).collect()
 }
 
 /// The marks behind lines that a wait for them needs, see `settle`.
@@ -348,11 +315,7 @@ impl Watched {
         repeats: &mut Repeats,
         kills: Option<&mut MemoryKills>,
     ) {
-        let exited = {
-            let mut state = shared.lock();
-            state.member(self.id).map(|member| member.child.wait())
-        };
-        let cause = match (exited, &mut self.guard) {
+        let cause = match (shared.reap(self.id), &mut self.guard) {
             (Some(Ok(status)), Some(guard)) => guard.exit_reason(status),
             (Some(Ok(status)), None) => match cause_of(status) {
                 ExitReason::Signal(libc::SIGKILL) => {
