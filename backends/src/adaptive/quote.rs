@@ -1,4 +1,4 @@
-//! What the policy is told of a service that was asked: its distance and its prices.
+//! The distance and the prices of a service, in the units of the policy.
 
 use std::time::Duration;
 

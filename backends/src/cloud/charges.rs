@@ -1,4 +1,4 @@
-//! What a run may cost, and who has agreed to it: the quote that ADAPTIVE decides by, and the user's confirmation. Called by
+//! What a run may cost, and whether the user agrees: the quote that ADAPTIVE decides by, and the user's confirmation. Called by
 //! the run's thread before anything is uploaded.
 
 use std::sync::Arc;

@@ -132,7 +132,7 @@ pub(crate) struct DoneHead {
 
 /// The frames of one direction.
 pub(crate) trait Message: Copy + fmt::Debug {
-    /// Who sends the frames of the other direction.
+    /// The sender of the frames of the other direction.
     const OTHER_SENDER: &'static str;
 
     fn kind(&self) -> Kind;

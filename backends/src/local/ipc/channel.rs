@@ -129,7 +129,8 @@ impl Channel {
             return Err(ProtocolError::Unfinished { within });
         }
         loop {
-            // The true length, however much of it fits. Descriptors that come along are dropped by the kernel.
+            // MSG_TRUNC gives the true length, however much of it fits: a packet that is cut is seen as that. Descriptors that
+            // come along are dropped by the kernel.
             match recv(self.0.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC) {
                 Ok(0) => return Ok(None),
                 Ok(length) if length <= buffer.len() => {

@@ -68,7 +68,7 @@ pub(crate) fn admit(
 fn accept(server: &Rendezvous, guest: Guest, silent: Duration) -> Result<OwnedFd, HandshakeError> {
     loop {
         let peer = match accept4(server.listener().as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
-            // SAFETY: accept has just made it, and nobody else has it.
+            // SAFETY: accept has just made it, and nothing else has it.
             Ok(peer) => unsafe { OwnedFd::from_raw_fd(peer) },
             Err(Errno::EINTR | Errno::ECONNABORTED) => continue,
             // The socket was shut down, because the worker is dead: see `Rendezvous::end`.
@@ -76,6 +76,7 @@ fn accept(server: &Rendezvous, guest: Guest, silent: Duration) -> Result<OwnedFd
             Err(error) => return Err(io::Error::from(error).into()),
         };
         let peer = above_standard(peer)?;
+        // Of the moment of its connect, as the kernel noted them: another process that gets the number later is not let in.
         let who = getsockopt(&peer, sockopt::PeerCredentials).map_err(io::Error::from)?;
         let known = match guest {
             Guest::Process(process) => {

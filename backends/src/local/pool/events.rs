@@ -72,6 +72,7 @@ impl PoolHandle {
     /// If that is no answer to a batch that it holds.
     pub(crate) fn on_completed(&self, id: u64, done: &DoneHead, answer: Answer) -> Result<(), ProtocolError> {
         let Answer { frame, allowed, taken } = answer;
+        // Read before the lock is taken: an answer may have megabytes of failures.
         let (failures_at, mut failures) = done.failures(&frame, allowed.unwrap_or(u64::MAX))?;
         if allowed.is_some() {
             for failure in &mut failures {
@@ -131,6 +132,7 @@ impl PoolHandle {
                 }
             }
         }
+        // Before batches are handed out: a worker that has run its number of items gets none.
         state.forget_finished();
         state.retire(id, now);
         self.hand_out(guard);
@@ -198,8 +200,10 @@ impl PoolHandle {
         let mut guard = self.lock();
         let state = &mut *guard;
         let Some(at) = state.workers.iter().position(|member| member.id == id) else { return };
+        // Its channel goes with it. All that it had sent is dealt with, so that what it still holds has no answer.
         let member = state.workers.remove(at);
         let page = Arc::clone(&member.page);
+        // The worker is dead: the page says what it died of.
         let ran = page.running();
         death.refused = refused_to(&page, ran);
         let Remains { connected, has_answered, held, reason } = member.on_exit();
@@ -248,6 +252,7 @@ impl PoolHandle {
                 None => run.pending.push_front(theirs),
             }
         }
+        // No worker is started for what is left.
         if state.is_closing() {
             return;
         }

@@ -87,9 +87,11 @@ pub(crate) fn listen(peer: &WorkerConnection<'_>, server: Arc<Rendezvous>) {
         peer.latch.wait(Duration::MAX)
     });
     if let Some(death) = death {
-        // One that was asked to leave has ended what it had started.
+        // One that was asked to leave has ended what it had started. Asked before the death is dealt with, which removes
+        // the handle.
         let left = death.cause == ExitReason::Exit(0) && peer.shared.is_asked_to_leave(peer.id);
         peer.shared.on_exit(peer.id, death);
+        // Behind it, because the map goes on with other workers while `/proc` is searched.
         if !left && peer.shared.starts_processes() {
             descendants::end(&socket);
         }
@@ -116,6 +118,7 @@ impl WorkerConnection<'_> {
             }
         };
         let Handshake { version, executable } = hello;
+        // First of all: a batch may be waiting for this worker.
         let greeted = self.shared.on_connected(self.id, version, &executable);
         self.shared.close_later(ServedRendezvous { _server: server, _connection: connection });
         if let Err(cause) = greeted.and_then(|()| Ok(self.receive()?)) {
@@ -136,6 +139,7 @@ impl WorkerConnection<'_> {
         loop {
             let within = begun.as_ref().map(|begun: &Begun| begun.left(options.unfinished));
             let packet = self.page.channel.packet(&mut buffer, within)?;
+            // The worker has closed its end, or the supervisor has ended receiving here, behind what had arrived.
             let Some(packet) = packet else { return Ok(()) };
             let admit = |header: &Header<ToHost>| {
                 if strict {
@@ -166,6 +170,7 @@ impl WorkerConnection<'_> {
         let taken = match &options.budget {
             None => None,
             Some(budget) => {
+                // Not under the pool's lock: it waits for consumers of other answers. The death of the worker ends it.
                 let taken = budget.take(length, ROOM, &|| self.latch.is_closed());
                 Some(taken.ok_or(ProtocolError::NoRoom { length, within: ROOM })?)
             }

@@ -200,7 +200,7 @@ fn start(shared: &Arc<PoolHandle>, number: u64, name: &str) -> Result<Started, S
         .map_err(|error| {
             StartError::at(format!("cannot start {}", command.get_program().display()))(error)
         })?;
-    // Its ends of them.
+    // Its ends of the pipes and of the channel, without which these would never come to their end here.
     drop(command);
     let pid = child.id();
     if guard.is_none() {
@@ -239,6 +239,7 @@ fn start(shared: &Arc<PoolHandle>, number: u64, name: &str) -> Result<Started, S
         words: Words::default(),
         paused: None,
     };
+    // Before its handshake is listened to: the pool must know a worker that connects.
     shared.on_spawned(WorkerHandle::new(number, name.to_owned(), child, Arc::clone(&page), outputs), watched);
     Ok(Started { page, latch, server, process: pid })
 }

@@ -48,8 +48,10 @@ pub(crate) fn supervise(shared: &Arc<PoolHandle>) {
         let round = shared.on_round(&unread, now.duration_since(last_look), now);
         let Round { errands, closing, starting, given_up, maps, wanted_mark, mut pause } = round;
         last_look = now;
+        // The pool's lock is free from here on: starts, lines and exits take files, descriptors and the user's relay.
         let Errands { mut arrived, deferred_close, warnings } = errands;
         watched.append(&mut arrived);
+        // A start that is under way brings one more worker, and its process must not be left alone.
         if closing && watched.is_empty() && starting == 0 {
             break;
         }
@@ -89,6 +91,7 @@ pub(crate) fn supervise(shared: &Arc<PoolHandle>) {
         if memory_kills.is_none() && first_start.is_some_and(|begun| begun.elapsed() >= COUNT_KILLS) {
             memory_kills = Some(MemoryKills::new());
         }
+        // From the back, because those that are gone are taken out.
         for index in (0..watched.len()).rev() {
             if given_up.contains(&watched[index].id) && !watched[index].is_dead() {
                 watched.swap_remove(index).give_up(shared);
@@ -97,6 +100,7 @@ pub(crate) fn supervise(shared: &Arc<PoolHandle>) {
             if !news[index] {
                 continue;
             }
+            // Before the exit is looked for: the lines of a worker stand before what is said of its death.
             watched[index].pass_on(shared, &mut lines, &repeats);
             if watched[index].is_dead() {
                 let kills = memory_kills.as_mut();
@@ -105,6 +109,7 @@ pub(crate) fn supervise(shared: &Arc<PoolHandle>) {
         }
     }
     repeats.tell(&mut lines);
+    // Each ends by itself: its worker is dead, and its latch is closed.
     for thread in shared.take_threads() {
         drop(thread.join());
     }
@@ -194,6 +199,7 @@ fn wait(shared: &PoolHandle, watched: &[Watched], read: bool, pause: Option<Dura
     for (fd, owner) in fds.iter().zip(owners).skip(2) {
         news[owner] |= all || fd.any().unwrap_or(true);
     }
+    // After the poll, and before the next round takes the lock: what is decided from here on wakes this thread again.
     let _empty = shared.wake().read();
     let fired = fds[1].any().unwrap_or(true);
     if fired {
@@ -290,6 +296,7 @@ impl Watched {
         log::error!(
             "{name} (process {pid}) can't be ended: this process may not, and the worker does not end itself"
         );
+        // Before the latch is closed: the reader takes the reason from the pool when it deals with the death.
         shared.end_for(id, ExitReason::Unknown);
         let death = WorkerExit {
             worker: name.to_string(),
@@ -307,7 +314,7 @@ impl Watched {
         poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
-    /// Takes the exit status and the last output, and tells the reader, which ends with the rest of the channel.
+    /// Takes the exit status and the last output, and reports to the reader, which ends with the rest of the channel.
     fn reap(
         mut self,
         shared: &PoolHandle,
@@ -315,6 +322,8 @@ impl Watched {
         repeats: &mut Repeats,
         kills: Option<&mut MemoryKills>,
     ) {
+        // The handle stays in the pool until the reader has dealt with what the worker had sent. A kill that comes
+        // meanwhile reaches no other process: std signals no child that was waited for.
         let cause = match (shared.reap(self.id), &mut self.guard) {
             (Some(Ok(status)), Some(guard)) => guard.exit_reason(status),
             (Some(Ok(status)), None) => match cause_of(status) {
@@ -335,6 +344,7 @@ impl Watched {
             tell_what_is_left_out(lines, quota, &name);
         }
         let death = WorkerExit { worker: name.to_string(), pid: self.pid, cause, refused: None, stderr };
+        // Last: with it the reader may end the map, and the lines that the worker has written must be queued by then.
         latch.close(death, &page);
     }
 }

@@ -68,6 +68,8 @@ impl FramedBatch {
     }
 }
 
+/// Both threads lock `channel` before `state`, and never `channel` while they hold `state`: a receive may wait for ever, and
+/// a recall changes the state meanwhile.
 #[derive(Debug)]
 pub(crate) struct Receiver {
     page: Arc<SharedPage>,
@@ -151,6 +153,8 @@ impl Receiver {
                 }
                 return Some(incoming);
             }
+            // One thread receives at a time, so that frames keep their order; the helper gives up as soon as it sees this
+            // thread idle, which is after the frame that wakes it.
             if state.helper {
                 state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
@@ -174,6 +178,7 @@ impl Receiver {
                 Err(_) => return,
             }
             let mut state = self.lock();
+            // Under the lock, so that a thread that becomes idle meanwhile sees who receives.
             state.helper = state.busy;
             while state.helper {
                 drop(state);
@@ -201,6 +206,7 @@ impl Receiver {
                     continue;
                 }
             };
+            // Counted when it is out of the socket: the host goes by it where it asks whether the next one has room.
             self.page.count_received();
             let Some((header, frame)) = assembler.packet(packet).ok()? else { continue };
             return Some(match header.message {
@@ -227,7 +233,8 @@ impl Receiver {
         }
     }
 
-    /// Gives back what is not begun of a batch, and tells from where on.
+    /// Gives back what is not begun of a batch, and reports from where on. The batch waits, runs, or is answered by now: the
+    /// answer then says the same.
     fn recall(&self, ticket: u64, half: bool) {
         let mut state = self.lock();
         let is_it =
@@ -241,6 +248,7 @@ impl Receiver {
             (None, Some((running, claims))) if *running == ticket => claims.recall(half),
             (None, _) => None,
         };
+        // Unlocked first: the send may wait for the host, and the working thread wants the state for its next batch.
         drop(state);
         if let Some(from) = from {
             self.results.send(&Header::frame(ToHost::Returned { ticket, from }, &[]));

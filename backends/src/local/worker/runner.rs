@@ -247,8 +247,10 @@ impl Worker {
         let Finished { answered, failures, written, slowest } = work.finish();
         let queued = queue.and_then(RunQueue::end);
         let (wall, cpu) = time.stop();
+        // Both before the answer: the host looks for refused calls when it comes, and what was printed must be in the pipe.
         self.tell_refusal(head.ticket);
         crate::local::worker::stdio::flush();
+        // From here on no single item is to blame for a death.
         self.page.begin_sending();
         let mut done = DoneHead {
             ticket: head.ticket,
@@ -262,6 +264,7 @@ impl Worker {
         match place {
             Some(place) if failures.is_empty() => {
                 self.results.send(&Header::placed(ToHost::Done(done), place.start, written));
+                // An answer that the host has copied out by now is found to be free at the next look.
                 placed.keep(place);
             }
             place => {
@@ -277,6 +280,7 @@ impl Worker {
                 self.answer(done, out, placed);
             }
         }
+        // Behind the send: a host that sees the batch through and gets no answer ends this worker.
         self.page.end();
         // One huge result must not stay with the worker for ever.
         if out.capacity() > 16 * PACKET {

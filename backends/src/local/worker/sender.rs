@@ -16,7 +16,8 @@ use crate::model::text::cut;
 #[derive(Debug)]
 pub(crate) struct Results {
     page: Arc<SharedPage>,
-    /// Locked for a whole frame.
+    /// Locked for a whole frame, whose packets must follow each other. No other lock is taken under it; a logger of the
+    /// function's may hold any lock of its own when it comes here.
     sending: Mutex<()>,
 }
 
