@@ -322,16 +322,21 @@ mod tests {
         builder.finish(JobId(1), BatchId(7), 100, 10)
     }
 
+    /// A worker that holds a batch of five items, with the batch's ticket.
+    fn busy() -> (Connection, std::os::fd::OwnedFd, u64) {
+        let ((mut worker, stdin), batch) = (connection(), batch(5));
+        let ticket = batch.ticket();
+        worker.hand(batch, Instant::now());
+        (worker, stdin, ticket)
+    }
+
     fn done(ticket: u64, items: u32) -> DoneHead {
         DoneHead { ticket, items, ..DoneHead::default() }
     }
 
     #[test]
     fn an_answer_ends_what_is_held_and_a_second_one_is_refused() {
-        let (mut worker, _stdin) = connection();
-        let batch = batch(5);
-        let ticket = batch.ticket();
-        worker.hand(batch, Instant::now());
+        let (mut worker, _stdin, ticket) = busy();
         let now = Instant::now();
         for strict in [false, true] {
             let refused = worker.on_completed(&done(ticket, 6), strict, now);
@@ -349,10 +354,7 @@ mod tests {
 
     #[test]
     fn items_come_back_once_for_each_time_that_they_were_asked() {
-        let (mut worker, _stdin) = connection();
-        let batch = batch(5);
-        let ticket = batch.ticket();
-        worker.hand(batch, Instant::now());
+        let (mut worker, _stdin, ticket) = busy();
         let refused = worker.on_returned(ticket, 2);
         assert!(matches!(refused, Err(ProtocolError::ReturnedUnasked)), "{refused:?}");
         worker.recall(0, true);
@@ -374,10 +376,7 @@ mod tests {
 
     #[test]
     fn what_comes_back_behind_its_answer_says_nothing_new() {
-        let (mut worker, _stdin) = connection();
-        let batch = batch(5);
-        let ticket = batch.ticket();
-        worker.hand(batch, Instant::now());
+        let (mut worker, _stdin, ticket) = busy();
         worker.abandon(|held| held.batch.ticket() == ticket);
         assert!(worker.held()[0].abandoned && worker.held()[0].recalled);
         worker.on_completed(&done(ticket, 2), true, Instant::now()).expect("it holds it");
