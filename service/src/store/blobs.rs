@@ -174,7 +174,7 @@ impl Store {
             begun += row.try_get::<i64, _>(2)?.unsigned_abs();
         }
         // The rows begin with the upload of which nothing has come for longest: it gives way if it was left.
-        // Up to here that is only a plan, which ends with the transaction if there is no room in any case.
+        // It is removed below, once there is known to be room; else the transaction ends without a change.
         let mut left = None;
         if rows.len() >= BEGUN {
             let oldest = &rows[0];

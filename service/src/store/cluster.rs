@@ -21,8 +21,6 @@ impl Store {
             .bind(fingerprint)
             .execute()
             .await?;
-        // A call forgets more rows than it adds, so that the table does not grow for ever. No transaction
-        // with the insert is needed: what is left by a process that dies in between goes with the next call.
         let row = conn.sql("SELECT value FROM service WHERE name = 'key'").fetch_one().await?;
         match row.try_get::<String, _>(0)? == fingerprint {
             true => Ok(()),
@@ -48,6 +46,8 @@ impl Store {
     /// If the database fails.
     pub async fn is_new(&self, token: i64, nonce: &str, before_ms: i64) -> Result<bool> {
         let mut conn = self.writer().await?;
+        // A call forgets more rows than it adds, so that the table does not grow for ever. No transaction
+        // with the insert is needed: what is left by a process that dies in between goes with the next call.
         conn.sql(
             "DELETE FROM used_nonces WHERE (token, nonce) IN
                  (SELECT token, nonce FROM used_nonces WHERE used_ms < $1 LIMIT $2)",

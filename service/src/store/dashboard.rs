@@ -12,7 +12,7 @@ const LINKS: i64 = 5;
 const SESSIONS: i64 = 20;
 /// Links or sessions that are over and that one call forgets; one call adds one.
 const FORGOTTEN: i64 = 100;
-/// The least time between two writes that a session is in use.
+/// The least time between two writes to the database that say that a session is in use.
 const SEEN_MS: i64 = 60_000;
 
 /// A session to be opened.

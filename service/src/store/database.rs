@@ -61,8 +61,9 @@ impl Store {
             ["-wal", "-shm"].iter().try_for_each(|end| private::file_if_there(&beside(end)))
         });
         private.map_err(|error| StoreError::Refused(error.to_string()))?;
-        // NORMAL in WAL mode: a commit survives the death of the process, and the database stays whole when the power
-        // fails. What the last moments before a power failure lose is a charge less, never one too many.
+        // NORMAL in WAL mode: a commit survives the death of the process, and the database stays whole when
+        // the power fails. What the last moments before a power failure lose is a charge less, never one too
+        // many.
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -132,8 +133,8 @@ impl Store {
         }
         let wrong = |why: &dyn std::fmt::Display| StoreError::Refused(format!("{}: {why}", path.display()));
         let text = path.to_str().ok_or_else(|| wrong(&"not a name in UTF-8"))?;
-        // `VACUUM INTO` writes to an empty file, too. This one is made before, so that other users can't read
-        // the copy at any time, and so that no file that is there is overwritten.
+        // `VACUUM INTO` writes to an empty file, too. This one is made before, so that other users can read
+        // the copy at no time, and so that no file that is there is overwritten.
         std::fs::OpenOptions::new()
             .write(true)
             .create_new(true)

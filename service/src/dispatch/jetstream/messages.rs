@@ -227,7 +227,7 @@ enum OutcomeHeader {
     Lost,
 }
 
-/// A outcome as bytes.
+/// An outcome as bytes.
 pub(super) fn encode_outcome(outcome: WorkOutcome) -> Bytes {
     match outcome {
         WorkOutcome::Ready => framed(&OutcomeHeader::Ready, &[]),
@@ -265,7 +265,7 @@ pub(super) enum Request {
     Claim(u64),
     /// The bytes from there on, as many as fit.
     Get(u64),
-    /// A part of a outcome that is too large for one message: where it belongs, the whole's length, its bytes.
+    /// A part of an outcome that is too large for one message: where it belongs, the whole's length, its bytes.
     Part(u64, u64, Bytes),
     /// The outcome (empty: it came in parts), and where to acknowledge the work.
     Outcome(String, Bytes),

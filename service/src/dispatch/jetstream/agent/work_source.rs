@@ -1,5 +1,5 @@
 //! The agent's side: asks tenants' consumers for work as long as somebody wants to lease, keeps what is leased by saying so,
-//! and brings verdicts to the gateways that wait for them.
+//! and brings outcomes to the gateways that wait for them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -94,7 +94,7 @@ impl WorkSource for JetStreamWorkSource {
     async fn lease(&self) -> Result<Lease, Closed> {
         let shared = &self.shared;
         loop {
-            // Made before the look at the flag and at the table: what changes in between wakes it all the same.
+            // Made before the look at the flag and at the table: a change in between wakes it all the same.
             let changed = shared.changed.notified();
             if shared.closed.load(Ordering::Relaxed) {
                 return Err(Closed);
