@@ -30,7 +30,8 @@ impl GatewayClient {
         GatewayClient { client, names, heard: Mutex::default() }
     }
 
-    /// Whether the gateway has said something lately. If not, it counts as heard from now on: who asks looks for it.
+    /// Whether the gateway has answered lately. If not, it counts as if it had from now on: the caller asks
+    /// it, and calls in between need not ask as well.
     pub(super) fn heard_lately(&self, origin: &Origin) -> bool {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         if heard.get(&origin.gateway).is_some_and(|heard| heard.elapsed() < LATELY) {
@@ -55,18 +56,22 @@ impl GatewayClient {
                     heard.insert(origin.gateway.clone(), Instant::now());
                     return Some(Reply::decode(&message.payload));
                 }
+                // Also at once, if no process has subscribed: a gateway whose connection is lost is back
+                // within seconds.
                 Ok(Err(error)) => tracing::debug!(gateway = origin.gateway, %error, "a request failed"),
                 Err(_) => tracing::debug!(gateway = origin.gateway, "a request was not answered"),
             }
             if begun.elapsed() + pause > GONE {
                 return None;
             }
+            // The same request may arrive twice: the gateway's answers are the same, or say that it knows no
+            // such work any more.
             sleep(pause).await;
             pause = (2 * pause).min(Duration::from_secs(1));
         }
     }
 
-    /// Says something that needs no answer.
+    /// Sends a message that needs no answer.
     pub(super) async fn notify(&self, origin: &Origin, request: &Request) {
         let subject = self.names.gateway(&origin.gateway, &origin.token);
         // A lost message is made up for when the lease is over.
