@@ -328,6 +328,8 @@ impl Request {
         };
         let mut number = || Some(u64::from_le_bytes(take(8)?.try_into().ok()?));
         Ok(match bytes.first().ok_or(WireError::Short)? {
+            // The letters are those of the first version, whatever the variants are called now: agents and
+            // gateways of different versions must understand each other.
             b'a' => Request::Claim(number().ok_or(WireError::Short)?),
             b'g' => Request::Get(number().ok_or(WireError::Short)?),
             b'p' => {

@@ -25,6 +25,7 @@ fn publish(names: &Names, user: &str) -> Vec<String> {
         format!("$JS.ACK.{}.>", names.stream()),
         // The same with a domain and an account, as newer servers may write it.
         format!("$JS.ACK.*.*.{}.>", names.stream()),
+        // All gateways: what an agent can ask about has names that it can't guess.
         names.gateway("*", "*"),
         names.join(),
         names.lines("*"),

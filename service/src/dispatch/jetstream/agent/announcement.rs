@@ -71,5 +71,6 @@ pub async fn leave(client: &Client, names: &Names, role: &str, key: &str) {
     headers.insert("KV-Operation", "DEL");
     // The entry expires by itself otherwise.
     let _ = client.publish_with_headers(names.agent(role, key), headers, Bytes::new()).await;
+    // The process ends after this: what is not flushed would not be sent.
     let _ = client.flush().await;
 }

@@ -64,8 +64,9 @@ impl GatewayClient {
             if begun.elapsed() + pause > GONE {
                 return None;
             }
-            // The same request may arrive twice: the gateway's answers are the same, or say that it knows no
-            // such work any more.
+            // A request whose answer was lost or late arrives twice. Only reports of CPU time have a number
+            // by which the gateway knows them again: it counts a claim twice, and answers no about an outcome
+            // that it has taken.
             sleep(pause).await;
             pause = (2 * pause).min(Duration::from_secs(1));
         }

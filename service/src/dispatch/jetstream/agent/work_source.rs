@@ -117,6 +117,7 @@ impl WorkSource for JetStreamWorkSource {
             let look = match next {
                 Next::Work(Ready { work, origin, files, ack, sequence, since }) => {
                     let lasts = Duration::from_millis(origin.lease_ms);
+                    // From its delivery on, as the servers count it, and not from the lease.
                     let until = since + lasts;
                     let run = work.spec.run.clone();
                     let payer =

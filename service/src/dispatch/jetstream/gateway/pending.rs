@@ -153,6 +153,7 @@ impl PendingTable {
     pub(super) fn cancel(&self, run: &str, seq: u64) -> Option<(String, u64)> {
         let is = |item: &PendingItem| match &item.work.task {
             Task::Batch(batch) => batch.seq == seq && item.work.spec.run == run,
+            // A check has no seq, and ends with its run.
             Task::Check => false,
         };
         let mut state = self.lock();
@@ -369,7 +370,7 @@ impl PendingTable {
                 return Answer::Now(Reply::No);
             }
         };
-        // Removed before it is answered, under one lock: of two agents that answer at once, the second gets a no.
+        // Removed before it is answered, under one lock: of two agents that answer, the second gets a no.
         let item = state.pending.remove(about);
         drop(state);
         match item {
