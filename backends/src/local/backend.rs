@@ -16,12 +16,12 @@ use crate::local::process::{spawn, supervisor};
 use crate::local::signals::without_signals;
 use crate::local::{cores, exit_hook};
 use crate::model::batch::Batch;
+use crate::model::batch_sizing::Targets;
 use crate::model::completion::Completion;
 use crate::model::completion_queue::CompletionQueue;
 use crate::model::cost::Receipt;
 use crate::model::error::BackendError;
 use crate::model::ids::{BatchId, JobId};
-use crate::model::sizing::Targets;
 use crate::{Backend, Capacity, Readiness, Run};
 
 /// What a batch should be for workers on the same machine: a message costs about 0.1 ms at worst and keeps the host's

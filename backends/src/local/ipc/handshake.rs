@@ -1,5 +1,5 @@
 //! How a host and a new worker find each other: the environment variable that marks a worker, which `spawn` writes and
-//! `worker` reads, and the worker's first message, by ipc-channel, which `untrusted_peer` reads. The host takes its peer's
+//! `worker` reads, and the worker's first message, by ipc-channel, which `peer_credentials` reads. The host takes its peer's
 //! word for nothing, as ipc-channel does: it reads the message by itself.
 
 use std::ffi::OsString;

@@ -1,5 +1,5 @@
 //! Where a worker connects: a socket in a folder of its own, which goes when the worker has come. Made by `spawn`, waited
-//! at by `untrusted_peer`. For a worker that will not come any more that wait is ended by `reader`'s gate; and where
+//! at by `peer_credentials`. For a worker that will not come any more that wait is ended by `reader`'s gate; and where
 //! the process exits before, the folder is removed on the way.
 
 use std::collections::BTreeSet;

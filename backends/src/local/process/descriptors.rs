@@ -1,5 +1,5 @@
 //! This process's descriptors: how many it may have, which numbers are not for fastmap, and those that come
-//! over a socket. Used by `spawn`, `channel`, `rendezvous`, `untrusted_peer`, `shared_page` and `pool`.
+//! over a socket. Used by `spawn`, `channel`, `rendezvous`, `peer_credentials`, `shared_page` and `pool`.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};

@@ -11,10 +11,10 @@ use log::Level;
 use crate::local::ipc::arena::AREA;
 use crate::local::ipc::assembler::Assembler;
 use crate::local::ipc::handshake::Handshake;
+use crate::local::ipc::peer_credentials;
+use crate::local::ipc::peer_credentials::ValidatedReceiver;
 use crate::local::ipc::rendezvous::Rendezvous;
 use crate::local::ipc::shared_page::SharedPage;
-use crate::local::ipc::untrusted_peer;
-use crate::local::ipc::untrusted_peer::ValidatedReceiver;
 use crate::local::output::pipe::{LogRecord, Stream};
 use crate::local::output::quota::Quota;
 use crate::local::pool::errands::ServedRendezvous;
@@ -106,7 +106,7 @@ impl WorkerConnection<'_> {
     /// From the handshake to the channel's end.
     fn serve(&self, server: Arc<Rendezvous>) {
         let jailed = self.shared.options.launcher.is_some();
-        let admitted = untrusted_peer::admit(&server, self.process, jailed);
+        let admitted = peer_credentials::admit(&server, self.process, jailed);
         self.latch.on_admitted();
         let ValidatedReceiver { hello, connection } = match admitted {
             Ok(admitted) => admitted,
