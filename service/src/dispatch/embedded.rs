@@ -18,12 +18,12 @@ const DELIVERIES: u32 = 5;
 #[derive(Debug)]
 pub struct Embedded {
     state: Mutex<State>,
-    /// There is something to lease, or there never will be.
+    /// Wakes agents: work can be leased, or the queue is closed.
     changed: Notify,
     ended: broadcast::Sender<String>,
     /// What one tenant may have in agents' hands; each of its runs has a share of that for sure.
     quota: usize,
-    /// Nothing is heard of work for so long: its agent is gone.
+    /// Length of a lease.
     lease_time: Duration,
     uses: Uses,
 }
@@ -117,7 +117,7 @@ struct Leased {
     until: Instant,
     /// Whether its agent still has it.
     in_hand: Weak<()>,
-    /// Its agent waits for this, to leave off.
+    /// Notified when the lease ends without its agent.
     revoked: Arc<Notify>,
 }
 
@@ -139,7 +139,7 @@ impl Embedded {
         self.changed.notify_one();
     }
 
-    /// Leases something if there is something; else says when a lease ends at the latest.
+    /// Leases work if there is any; else returns when the first lease ends, if there is one.
     fn try_lease(&self) -> Result<Result<Lease, Option<Instant>>, Closed> {
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -265,7 +265,7 @@ impl State {
         }
     }
 
-    /// Its agent is gone, or can't do it.
+    /// Queues work again whose agent is gone or can't do it, or answers it as lost.
     fn take_back(&mut self, id: LeaseId) {
         let Some(entry) = self.take(id) else { return };
         if entry.deliveries >= DELIVERIES {

@@ -21,8 +21,8 @@ use super::url::Database;
 use crate::keys::random;
 use crate::private;
 
-/// Pages (256 MB) of SQLite's log after which a commit folds them in itself: a bound for when the checkpoints beside the
-/// writer (`sqlite_checkpoint`) fall behind or fail.
+/// Pages (256 MB) of SQLite's log after which a commit writes them into the database itself: a bound in case
+/// the checkpoints beside the writer (`sqlite_checkpoint`) fall behind or fail.
 const WAL_PAGES: &str = "65536";
 
 /// The database. Cheap to clone.

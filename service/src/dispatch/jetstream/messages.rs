@@ -47,7 +47,7 @@ pub(super) struct Origin {
     pub(super) gateway: String,
     /// What to call it there.
     pub(super) token: String,
-    /// It is taken from an agent that says nothing for so long.
+    /// Length of its leases: an agent that sends nothing for this time loses it.
     pub(super) lease_ms: u64,
 }
 
@@ -277,8 +277,8 @@ pub(super) enum Request {
     Nack,
     /// The agent had the work and has not begun it.
     Unstarted,
-    /// Workers of the run of that name have used so many nanoseconds of CPU time beside batches. The first number is the
-    /// report's own: sent again, it is charged once.
+    /// CPU time, in nanoseconds, that workers of the run of that name have used beside batches. The first
+    /// number is the report's own: a report that is sent again is charged once.
     Used(u64, u64),
 }
 

@@ -10,11 +10,11 @@ use tokio::time::{sleep, timeout};
 use crate::dispatch::jetstream::messages::{Origin, Reply, Request};
 use crate::dispatch::jetstream::subjects::Names;
 
-/// A gateway that does not answer for so long is gone; one whose server was killed is back within seconds.
+/// A gateway that does not answer for this time is gone; one whose server was killed is back within seconds.
 const GONE: Duration = Duration::from_secs(10);
 /// An answer comes within this, or the request is sent again.
 const ANSWER: Duration = Duration::from_secs(3);
-/// A gateway that was heard so lately is not looked for.
+/// A gateway that has answered within this time is not looked for.
 const LATELY: Duration = Duration::from_secs(5);
 
 /// Asks gateways.

@@ -18,7 +18,7 @@ use tokio::task::spawn_blocking;
 use crate::dispatch::work::Upload;
 use crate::private;
 
-/// Why a file can't be had.
+/// Why a file is not available.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FileError {
     /// Its gateway does not give it.
@@ -38,7 +38,8 @@ pub(super) enum FileError {
 /// Where the bytes of a file come from.
 #[async_trait]
 pub(super) trait Source: Send + Sync {
-    /// Bytes from there on, as many as come at once; none: it is whole. `None`: it can't be had.
+    /// Bytes from `offset` on, as many as one message has; empty at the end of the file. `None`: it is not
+    /// available.
     async fn bytes(&self, offset: u64) -> Option<Bytes>;
 }
 
@@ -164,7 +165,7 @@ impl Cache {
         let target = self.folder.join(hash);
         let kept = spawn_blocking(move || {
             let file = file.into_temp_path();
-            // Workers of another run are started meanwhile, with copies of this process's descriptors at first.
+            // Workers of other runs are started meanwhile, at first with copies of this process's descriptors.
             wait_for_writers(&file)?;
             file.persist(target).map_err(|error| error.error)
         });

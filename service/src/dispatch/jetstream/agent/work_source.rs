@@ -1,5 +1,5 @@
-//! The agent's side: asks tenants' consumers for work as long as somebody wants to lease, keeps what is leased by saying so,
-//! and brings outcomes to the gateways that wait for them.
+//! The agent's side: asks tenants' consumers for work as long as a caller waits for some, extends leases, and
+//! delivers outcomes to the gateways that wait for them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -134,7 +134,7 @@ impl WorkSource for JetStreamWorkSource {
                         revoked: Arc::default(),
                     };
                     let entered = shared.leases.insert(active);
-                    // Others who wait may find more.
+                    // Other callers that wait may find more.
                     shared.changed.notify_one();
                     let Some(id) = entered else {
                         // The claim of this delivery was counted as another agent's.
@@ -186,8 +186,8 @@ impl WorkSource for JetStreamWorkSource {
         let shared = &self.shared;
         let Some((mut ack, over)) = shared.leases.extend(lease, Instant::now()) else { return false };
         if over {
-            // This agent stood still, or was cut off: others may have the work as well by now, its answer may
-            // have come, or its end was not heard here.
+            // This agent stood still, or was cut off: others may have the work as well by now, it may be
+            // answered, or the message about its end did not arrive here.
             let Some(origin) = shared.leases.origin(lease) else { return false };
             let asked = shared.gateways.ask(&origin, &origin.token, &Request::Claim(0)).await;
             if !matches!(asked, Some(Reply::Yes(_))) {

@@ -55,7 +55,7 @@ impl Drop for AckOnDrop {
         match ack {
             // By a task, because a destructor can't wait for the connection.
             Some(ack) => drop(self.shared.dealt_with.send(ack)),
-            // Agents who claim it get the answer that it is not wanted.
+            // Agents that claim it get the answer that it is not wanted.
             None => drop(self.shared.pending.remove(&self.token)),
         }
     }
@@ -140,7 +140,7 @@ impl Dispatch for JetStreamDispatcher {
         // Other gateways may have work of the run, and agents may have workers without work: all are
         // notified, even if nothing of it is pending here.
         pending.end_run(run);
-        // What agents hold they drop when they hear of it; what waits is taken away.
+        // Agents drop what they hold when this arrives; what waits is purged below.
         if let Err(error) = client.publish(layout.names.ended(), Bytes::from(run.to_owned())).await {
             tracing::warn!(run, %error, "the end of a run could not be sent to agents");
         }

@@ -49,7 +49,7 @@ struct State {
 struct OfRun {
     run: String,
     ended: Option<Instant>,
-    /// The last reports: one that comes again is charged already.
+    /// Numbers of the last reports, by which one that comes again is known.
     reports: VecDeque<u64>,
 }
 
@@ -206,13 +206,13 @@ impl PendingTable {
         self.lock().pending.len()
     }
 
-    /// Whether something has waited for so long that it should be looked for.
+    /// Whether an item has waited for longer than this since it was last submitted.
     pub(super) fn waits_for(&self, long: Duration) -> bool {
         self.lock().pending.values().any(|item| item.sent.elapsed() > long)
     }
 
-    /// Those that have waited for so long and are not among what the queue holds, for the second time: each gets a new
-    /// attempt, or is given up.
+    /// Items that have waited for longer than `long` and are missing in the queue for the second time: each
+    /// gets a new attempt, or is given up.
     pub(super) fn missing(&self, long: Duration, queued: impl Fn(u64) -> bool) -> Vec<Requeued> {
         let mut requeued = Vec::new();
         let mut lost = Vec::new();
@@ -261,8 +261,9 @@ impl PendingTable {
         }
     }
 
-    /// Those of a tenant that agents have had for too long, where all up to that place were delivered: each gets a new
-    /// attempt, or is given up (`None`). With their numbers and tokens: agents are to drop them, and the queue to forget them.
+    /// Items of a tenant that agents have kept for too long; the queue has delivered all up to the place
+    /// `delivered`. Each gets a new attempt, or is given up (`None`). Their numbers and tokens are for the
+    /// queue and for agents, which are to drop them.
     pub(super) fn overdue(&self, account: i64, delivered: u64, patience: Duration) -> Vec<Overdue> {
         let (mut overdue, mut state, now) = (Vec::new(), self.lock(), Instant::now());
         for (token, item) in &mut state.pending {
@@ -314,7 +315,7 @@ impl PendingTable {
         }
     }
 
-    /// What an agent is answered; `room`: bytes in one message.
+    /// Answer to an agent's request; `room`: bytes in one message.
     pub(super) fn request(&self, about: &str, request: Request, room: usize) -> Answer {
         if about == messages::PING {
             return Answer::Now(Reply::Yes(Bytes::new()));
@@ -388,7 +389,7 @@ impl PendingTable {
 }
 
 impl State {
-    /// What the files of a run are called, from its first work to its end.
+    /// Names of a run's files, from its first work to its end.
     fn files(&mut self, spec: &RunSpec) -> Files {
         if let Some(files) = self.runs.get(&spec.run) {
             return files.clone();

@@ -29,11 +29,12 @@ pub(super) const ANNOUNCE: Duration = Duration::from_secs(2);
 /// The servers have taken a message within this, or it is sent again under the same id.
 pub(super) const TAKEN: Duration = Duration::from_secs(3);
 
-/// How often a message is sent before its work is given up, where the servers are silent: half a minute in all. One that
-/// they refuse is sent twice.
+/// Attempts to publish a message before its work is given up, if the servers are silent: half a minute in
+/// all. A message that they refuse is sent twice.
 pub(super) const TRIES: u32 = 12;
 
-/// A consumer that agents miss is made again when it was last made this long ago: agents may say so as often as they like.
+/// A consumer that agents miss is made again if it was last made longer ago than this: agents may report it
+/// at any rate.
 pub(super) const MISSED: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -158,7 +159,7 @@ impl Shared {
             Err(error) => Err(error.to_string()),
         };
         if let Err(error) = purged {
-            // Agents who begin it find that it is not wanted.
+            // Agents that begin it find that it is not wanted.
             tracing::warn!(subjects, error, "what is over could not be taken from the queue");
         }
     }
@@ -250,7 +251,7 @@ impl Shared {
                 Answer::Now(answer) => self.reply(reply, &answer).await,
                 Answer::Over(answer) => {
                     self.reply(reply, &answer).await;
-                    // One that does not hear it works in vain, and its answer is not taken.
+                    // An agent that does not get it works in vain, and its answer is refused.
                     let _ = self.client.publish(self.layout.names.revoked(), about.to_owned().into()).await;
                 }
                 Answer::File(path, offset) => {
@@ -296,7 +297,7 @@ impl Shared {
     }
 
     async fn reply(&self, to: async_nats::Subject, answer: &Reply) {
-        // Who does not hear it asks again.
+        // An agent that does not get the answer asks again.
         let _ = self.client.publish(to, answer.encode()).await;
     }
 
