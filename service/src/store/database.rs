@@ -113,8 +113,8 @@ impl Store {
     /// A connection that writes, for one transaction. On SQLite it is the only one.
     pub(super) async fn writer(&self) -> Result<Conn> {
         Ok(match &self.pool {
-            // The guard is owned, so that a connection can outlive the borrow of the store. It is held for
-            // one transaction: every other task that writes waits for it.
+            // The guard is owned, so that a connection can outlive the borrow of the store. While it is held,
+            // every other task that writes waits.
             Pool::Sqlite { writer, .. } => Conn::Sqlite(Arc::clone(writer).lock_owned().await),
             // Any connection writes: transactions that move money of one account wait for each other at the
             // account's row (`ledger::lock`).

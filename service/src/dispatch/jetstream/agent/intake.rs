@@ -136,6 +136,7 @@ impl Shared {
                 continue;
             }
             let message = jetstream::Message { message, context: self.jetstream.clone() };
+            // Work comes from a consumer, which its reply subject names; anything else is not work.
             let Ok(info) = message.info() else { continue };
             let Some(account) = Names::tenant(info.consumer) else { continue };
             let (delivered, sequence, pending) = (info.delivered, info.stream_sequence, info.pending);

@@ -129,6 +129,7 @@ impl Cache {
         let used = state.uses;
         let kept = state.files.get_mut(hash)?;
         kept.used = used;
+        // All users of a file share one mark: the file may go when the last of them is gone.
         let user = kept.user.upgrade().unwrap_or_else(|| Arc::new(User));
         kept.user = Arc::downgrade(&user);
         Some(Upload { hash: hash.to_owned(), path: self.folder.join(hash), kept: Some(user) })
@@ -165,7 +166,7 @@ impl Cache {
         let target = self.folder.join(hash);
         let kept = spawn_blocking(move || {
             let file = file.into_temp_path();
-            // Workers of other runs are started meanwhile, at first with copies of this process's descriptors.
+            // Workers of other runs are started meanwhile, with copies of this process's descriptors at first.
             wait_for_writers(&file)?;
             file.persist(target).map_err(|error| error.error)
         });

@@ -166,6 +166,7 @@ impl WorkSource for JetStreamWorkSource {
 
     async fn used(&self, payer: &Payer, _run: &str, cpu: Duration) -> Option<bool> {
         let Payer { gateway, name } = payer.clone();
+        // Without a lease: the run may have no work any more when its last workers have ended.
         let origin = Origin { gateway, token: name.clone(), lease_ms: 0 };
         // By this number the gateway knows a report that is sent again because its answer was lost.
         let report = u64::from_le_bytes(random().ok()?);

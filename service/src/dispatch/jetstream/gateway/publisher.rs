@@ -199,6 +199,7 @@ impl Shared {
                 },
             }
             let tenants = self.pending.tenants();
+            // A tenant that waits for nothing is forgotten: its next work is announced at once.
             self.announced
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -219,6 +220,7 @@ impl Shared {
         // An agent may name any account: consumers are made only for tenants that wait here.
         missed.retain(|account| tenants.binary_search(account).is_ok());
         let shared = Arc::clone(self);
+        // Beside the loop that announces tenants, which does not wait for the servers' answers.
         drop(tokio::spawn(async move {
             for account in missed {
                 shared.make_consumer(account, MISSED).await;
