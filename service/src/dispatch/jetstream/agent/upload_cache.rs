@@ -166,7 +166,7 @@ impl Cache {
         let target = self.folder.join(hash);
         let kept = spawn_blocking(move || {
             let file = file.into_temp_path();
-            // Workers of other runs are started meanwhile, with copies of this process's descriptors at first.
+            // Workers of other runs may be starting, with copies of this process's descriptors at first.
             wait_for_writers(&file)?;
             file.persist(target).map_err(|error| error.error)
         });

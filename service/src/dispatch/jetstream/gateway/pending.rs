@@ -339,8 +339,8 @@ impl PendingTable {
                 }
                 (Reply::No, Ok(WorkOutcome::Lost))
             }
-            // Not counted here: the next agent's claim does so. Without a next one, the outcome is known at
-            // once.
+            // Not counted here: the next agent's claim does that. After the last delivery there is no next
+            // one, and the work is lost at once.
             Request::Nack if item.leases < DELIVERIES => return Answer::Now(yes),
             Request::Nack => (Reply::No, Ok(WorkOutcome::Lost)),
             Request::Unstarted => {
@@ -355,7 +355,8 @@ impl PendingTable {
                 // Without bytes it refers to the parts that were sent before.
                 let body = if body.is_empty() { std::mem::take(&mut item.parts).into() } else { body };
                 let outcome = messages::decode_outcome(&body, item.items());
-                // It is an agent that names the subject to which this gateway will say something.
+                // The agent names this subject, and the gateway will publish to it: nothing but a subject for
+                // acknowledgements of this tenant's work is accepted.
                 if outcome.is_ok() && self.names.is_ack(&ack, item.work.spec.account) {
                     *item.ack.lock().unwrap_or_else(PoisonError::into_inner) = Some(ack);
                 }
