@@ -269,7 +269,7 @@ impl State {
     fn take_back(&mut self, id: LeaseId) {
         let Some(entry) = self.take(id) else { return };
         if entry.deliveries >= DELIVERIES {
-            // The receiver is gone where the batch was given up.
+            // The receiver is gone if the batch was given up.
             let _ = entry.reply.send(WorkOutcome::Lost);
         } else if !entry.reply.is_closed() {
             // It has waited its turn already. One that its submitter has given up is dropped instead.
@@ -300,7 +300,7 @@ impl Dispatch for Embedded {
         // A place of the tenant may be free.
         self.changed.notify_one();
         for entry in over {
-            // The receiver is gone where the batch was given up.
+            // The receiver is gone if the batch was given up.
             let _ = entry.reply.send(WorkOutcome::Cancelled);
         }
     }
@@ -309,7 +309,7 @@ impl Dispatch for Embedded {
         let over = self.lock().take_all(run, None);
         self.changed.notify_one();
         for entry in over {
-            // The receiver is gone where the batch was given up.
+            // The receiver is gone if the batch was given up.
             let _ = entry.reply.send(WorkOutcome::Cancelled);
         }
         // After the answers: an agent that ends its workers finds its leases gone. Without an agent there are
@@ -368,9 +368,9 @@ impl WorkSource for Embedded {
 
     async fn answer(&self, lease: LeaseId, outcome: WorkOutcome) -> bool {
         let Some(entry) = self.lock().take(lease) else { return false };
-        // Its tenant may have more than its quota waiting.
+        // A place of its tenant's quota is free: more of its work may wait for one.
         self.changed.notify_one();
-        // The receiver is gone where the batch was given up.
+        // The receiver is gone if the batch was given up.
         let _ = entry.reply.send(outcome);
         true
     }

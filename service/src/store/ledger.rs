@@ -161,7 +161,7 @@ pub(super) async fn reserve(db: &mut Db<'_>, gateway: i64, ask: &Reserve) -> Res
     .await?;
     let Some(row) = row else { return Ok(Reserved::NoRun) };
     let batch: Option<String> = row.try_get("batch")?;
-    // What comes under the seq of a cancelled batch is a new one.
+    // A request under the seq of a cancelled batch is a new batch, whatever its bytes are.
     let cancelled = batch.as_deref() == Some(CANCELLED);
     if let Some(batch) = batch.filter(|_| !cancelled) {
         if row.try_get::<String, _>("digest")? != ask.digest {

@@ -131,8 +131,8 @@ pub(super) async fn open(options: &PgConnectOptions) -> Result<PgPool> {
     let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS)
         .acquire_timeout(CONNECT)
-        // A look before each use would double the round trips; one that was used a moment ago is as it was,
-        // most likely.
+        // A check before each use would double the round trips; a connection that was used a moment ago is
+        // most likely good.
         .test_before_acquire(false)
         .before_acquire(|conn, seen| {
             Box::pin(async move {

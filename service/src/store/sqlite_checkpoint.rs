@@ -125,7 +125,7 @@ mod tests {
         let mut conn = store.writer().await.expect("the writer");
         let mut tx = conn.begin().await.expect("a transaction");
         tx.sql("INSERT INTO t VALUES (randomblob(4096))").execute().await.expect("room on the disk");
-        // Who waited would do so for 10 s, which is the connection's patience.
+        // A checkpoint that waited would do so for 10 s, the connection's `busy_timeout`.
         let folded = tokio::time::timeout(Duration::from_secs(5), checkpoint(&mut own)).await;
         assert!(folded.expect("no one is waited for").expect("it can be folded") > 1500);
         tx.commit().await.expect("it goes on");

@@ -238,7 +238,7 @@ pub(super) fn encode_outcome(outcome: WorkOutcome) -> Bytes {
         // What the queue refuses comes to no agent.
         WorkOutcome::Lost | WorkOutcome::Refused(_) => framed(&OutcomeHeader::Lost, &[]),
         WorkOutcome::Answered(Answered { parts, cpu, cut }) => {
-            // What it costs is the gateway's to say.
+            // The gateway sets the charge: an agent knows no prices.
             let body = Answer { charge: 0, cpu, parts }.encode();
             framed(&OutcomeHeader::Answered { cpu_ns: nanos(cpu), cut }, &body)
         }

@@ -37,7 +37,7 @@ impl GatewayClient {
         if heard.get(&origin.gateway).is_some_and(|heard| heard.elapsed() < LATELY) {
             return true;
         }
-        // Gateways come and go, in a long life.
+        // Gateways come and go while an agent lives: entries of those that are silent would pile up.
         heard.retain(|_, heard| heard.elapsed() < LATELY);
         heard.insert(origin.gateway.clone(), Instant::now());
         false
@@ -75,7 +75,7 @@ impl GatewayClient {
     /// Sends a message that needs no answer.
     pub(super) async fn notify(&self, origin: &Origin, request: &Request) {
         let subject = self.names.gateway(&origin.gateway, &origin.token);
-        // A lost message is made up for when the lease is over.
+        // If the message is lost, the servers deliver the work again when the lease is over.
         let _ = self.client.publish(subject, request.encode()).await;
     }
 }

@@ -270,7 +270,8 @@ impl Shared {
                 self.acknowledge(&ack, IN_PROGRESS).await;
                 self.ready(ready).await;
             }
-            // It is abandoned, or its gateway is gone.
+            // The work is not wanted any more, or its gateway is gone. If the gateway only was cut off, it
+            // finds the work missing and submits it again.
             None => self.acknowledge(&ack, NEVER).await,
         }
     }
@@ -336,7 +337,7 @@ impl Shared {
             self.heard_of_the_end(&run);
             let ready = self.puller().take_if(|ready| ready.work.spec.run == run);
             self.give_up(ready, self.leases.end(|lease| lease.run == run)).await;
-            // No agent listens: no agent has workers of it.
+            // Without a receiver there are no workers to end.
             let _ = self.ended.send(run);
         }
     }

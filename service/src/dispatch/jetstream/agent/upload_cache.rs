@@ -145,7 +145,8 @@ impl Cache {
                 break;
             }
             size += bytes.len() as u64;
-            // A megabyte at most: the disk's cache takes it.
+            // Written without a thread of its own: a piece is a message, a megabyte at most, which the disk's
+            // cache takes.
             hasher.update(&bytes);
             file.write_all(&bytes)?;
         }
@@ -161,7 +162,7 @@ impl Cache {
     }
 
     async fn keep(&self, file: NamedTempFile, hash: &str, size: u64) -> io::Result<()> {
-        // In a jail it is another user that runs it.
+        // In a jail another user runs it.
         file.as_file().set_permissions(Permissions::from_mode(0o555))?;
         let target = self.folder.join(hash);
         let kept = spawn_blocking(move || {

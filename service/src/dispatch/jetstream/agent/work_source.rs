@@ -111,7 +111,7 @@ impl WorkSource for JetStreamWorkSource {
                 (puller.next(now), puller.pulls(room, now))
             };
             for pull in pulls {
-                // Its receiver lives as long as this.
+                // The receiving task lives as long as this source.
                 let _sent = shared.pulls.send(pull);
             }
             let look = match next {
@@ -204,7 +204,7 @@ impl WorkSource for JetStreamWorkSource {
 
     async fn answer(&self, lease: LeaseId, outcome: WorkOutcome) -> bool {
         let shared = &self.shared;
-        // Also behind the end of its lease: the first answer counts, whichever agent's it is.
+        // Also after the end of the lease: the first answer counts, whichever agent's it is.
         let Some(active) = shared.leases.take(lease) else { return false };
         let delivering = shared.deliver(&active, messages::encode_outcome(outcome));
         let wanted = shared.meanwhile(&active.origin, &active.ack, delivering).await;
@@ -233,7 +233,8 @@ impl WorkSource for JetStreamWorkSource {
     async fn close(&self) {
         let shared = &self.shared;
         shared.closed.store(true, Ordering::Relaxed);
-        // All that wait now are woken; the permit is for one that is about to wait and has not seen the flag.
+        // All calls that wait now are woken; the permit is for one that is about to wait and has not seen the
+        // flag.
         shared.changed.notify_waiters();
         shared.changed.notify_one();
         // After the flag: what arrives from now on is handed back by `take` and `ready`.

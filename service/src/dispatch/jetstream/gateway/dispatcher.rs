@@ -96,7 +96,8 @@ impl JetStreamDispatcher {
             dealt_with,
             uses: Uses::default(),
         });
-        // The servers know of the subscriptions before work is out.
+        // The servers must know of the subscriptions before work is published: agents may ask about it at
+        // once. Without a connection the client sends them again when there is one.
         let _ = shared.client.flush().await;
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&shared).answer(requests));

@@ -86,7 +86,7 @@ pub(super) struct Registered {
 
 /// A name that can't be guessed.
 pub(super) fn name() -> String {
-    // Without random numbers nothing of this service works.
+    // Without random numbers names could be guessed: the service does not go on.
     hexadecimal(&random::<16>().expect("the kernel gives random numbers"))
 }
 

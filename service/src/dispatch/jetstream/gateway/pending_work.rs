@@ -70,7 +70,7 @@ impl PendingItem {
     }
 
     pub(super) fn answer(self, outcome: WorkOutcome) {
-        // The receiver is gone where the batch was given up.
+        // The receiver is gone if the batch was given up.
         let _ = self.reply.send(outcome);
     }
 }

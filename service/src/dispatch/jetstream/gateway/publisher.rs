@@ -313,7 +313,8 @@ impl Shared {
 
     pub(super) async fn acknowledge(self: Arc<Self>, mut acks: UnboundedReceiver<String>) {
         while let Some(ack) = acks.recv().await {
-            // One that is lost costs another delivery, which the agent finds abandoned.
+            // One that is lost costs another delivery; the agent that gets it learns that the work is not
+            // wanted.
             let _ = self.client.publish(ack, Bytes::from_static(b"+ACK")).await;
         }
     }

@@ -76,7 +76,7 @@ async fn look_for_missing(shared: &Arc<Shared>, long: Duration) -> Result<(), as
     // from being counted.
     let missing = shared.pending.missing(long, |n| there.contains(&n));
     if !missing.is_empty() {
-        // The consumers may be as gone as the messages.
+        // What has lost the messages may have lost the consumers, too.
         shared.consumers.forget();
     }
     for requeued in missing {
@@ -93,7 +93,8 @@ async fn reassign_overdue(shared: &Arc<Shared>) -> Result<(), async_nats::Error>
     for account in shared.pending.tenants() {
         let consumer = match stream.consumer_info(Names::consumer(account)).await {
             Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => {
-                // The servers forget one that no agent has asked for an hour, whatever waits for it.
+                // The servers forget a consumer that no agent has asked for an hour, even if messages wait
+                // for it.
                 tracing::warn!(account, "a tenant's consumer is gone; it is made again");
                 shared.make_consumer(account, Duration::ZERO).await;
                 continue;
