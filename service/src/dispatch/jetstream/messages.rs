@@ -269,7 +269,7 @@ pub(super) enum Request {
     Claim(u64),
     /// The bytes from there on, as many as fit.
     Get(u64),
-    /// A part of an outcome that is too large for one message: where it belongs, the whole's length, its bytes.
+    /// A part of an outcome that is too large for one message: its offset, the whole's length, its bytes.
     Part(u64, u64, Bytes),
     /// The outcome (empty: it came in parts), and where to acknowledge the work.
     Outcome(String, Bytes),
