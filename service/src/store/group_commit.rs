@@ -107,7 +107,7 @@ async fn settle(store: &Store, asks: &[(Settle, Option<String>)]) -> Result<Vec<
 
 /// Reserves in one statement; for those that need a closer look, one after the other in a transaction.
 async fn reserve(store: &Store, asks: Vec<Reserve>, replies: Vec<Reply<Reserved>>) {
-    // One connection for both steps: to wait for the writer again would be to wait behind newer groups' work.
+    // One connection for both steps: to wait for the writer again would be to wait behind later ones.
     let mut conn = match store.writer().await {
         Ok(conn) => conn,
         Err(error) => return reply_all(replies, Err(error)),
