@@ -53,6 +53,8 @@ impl Output {
 
     /// The supervisor begins to read, or has put all that it read into the queue but what it keeps back.
     pub(crate) fn keep(&self, kept: bool) {
+        // SeqCst here and for `waiting`: `has_output` reads the two one after the other, and a line that
+        // moves from one to the other must not be missing in both.
         self.kept.store(kept, Ordering::SeqCst);
     }
 
@@ -76,6 +78,8 @@ impl Output {
 
     /// No line comes any more.
     pub(crate) fn end(&self) {
+        // Under the lock that a waiting thread holds from its check to its wait: the wake-up can't come
+        // between the two.
         self.lock().over = true;
         self.moved.notify_all();
     }
@@ -92,17 +96,21 @@ impl Output {
             // It was waited for, for nothing, and nothing has moved since.
             return false;
         }
+        // Released before `reached` is locked, because `stuck` is locked under that below.
         *stuck = None;
         drop(stuck);
         let mut since = Instant::now();
         let mut reached = self.lock();
         while !has_come(&reached) {
+            // By the clock, because only marks wake this thread: a wake-up for each line would cost more than
+            // the line.
             let waited = self.moved.wait_timeout(reached, LOOK.min(patience));
             reached = waited.unwrap_or_else(PoisonError::into_inner).0;
             let passed = self.passed.load(Ordering::SeqCst);
             if passed != seen {
                 (seen, since) = (passed, Instant::now());
             } else if since.elapsed() >= patience {
+                // The next map's end does not wait again for an output that has taken nothing since.
                 *self.stuck.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
                 return false;
             }

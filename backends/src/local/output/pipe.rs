@@ -55,6 +55,8 @@ pub trait OutputSink: Send + Sync + fmt::Debug {
     /// Called from a worker's own thread.
     fn record(&self, worker: &str, record: &LogRecord<'_>) {
         let LogRecord { level, target, message, module_path, file, line } = *record;
+        // The macros of `log` compare the level; a record that is handed to the logger directly has not been
+        // compared.
         if level > log::max_level() {
             return;
         }
@@ -90,6 +92,8 @@ impl OutputSink for StdioSink {
 }
 
 fn warn(text: &str) {
+    // Past std's lock, as the lines themselves. If stderr can't be written, there is no other place for the
+    // warning.
     let _unwritten = write_whole(io::stderr().as_fd(), format!("fastmap: warning: {text}\n").as_bytes());
 }
 
@@ -101,6 +105,8 @@ impl StdioSink {
             Stream::Stdout => write_whole(io::stdout().as_fd(), line),
             Stream::Stderr => write_whole(io::stderr().as_fd(), line),
         };
+        // An output that fails does so for each line, so only the first one is a warning. `count_lost` gives
+        // the number at the end.
         if let Err(error) = written
             && stream.losses().is_first(error)
         {
@@ -112,6 +118,8 @@ impl StdioSink {
     /// Says how many lines could not be written since this was last called, if any.
     pub fn count_lost(warn: impl Fn(&str)) {
         for stream in [Stream::Stdout, Stream::Stderr] {
+            // Set to zero in the same step, because `flush` may be called more than once, and each lost line
+            // is to be counted in one warning. Relaxed, because the number guards no other memory.
             let lost = stream.losses().lines.swap(0, Ordering::Relaxed);
             if lost > 0 {
                 let (lines, were) = (counted(lost, "line"), if lost == 1 { "was" } else { "were" });
@@ -151,6 +159,8 @@ impl Losses {
         if matches!(error, Errno::PIPE | Errno::IO | Errno::BADF) {
             return false;
         }
+        // The outputs are the process's, and each pool has a thread that writes to them: the swap lets one of
+        // these threads warn. Relaxed, because neither value guards other memory.
         self.lines.fetch_add(1, Ordering::Relaxed);
         !self.told.swap(true, Ordering::Relaxed)
     }
@@ -196,6 +206,8 @@ pub(crate) struct Pipe {
 impl Pipe {
     pub(crate) fn new(pipe: impl Into<OwnedFd>, stream: Stream) -> io::Result<Self> {
         let pipe = pipe.into();
+        // One thread reads the pipes of all workers, and must not wait for one of them. The flag belongs to
+        // this end alone: the worker's end is another open file, whose writes wait as in any program.
         fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let (partial, tail) = (Vec::new(), VecDeque::new());
         Ok(Pipe { pipe: Some(Arc::new(pipe)), stream, partial, cut: false, tail, taken: 0 })
@@ -217,6 +229,7 @@ impl Pipe {
 
     /// How many bytes of it are read once all is that is in it now.
     pub(crate) fn written(&self) -> u64 {
+        // Where the kernel does not give the number, the end of a map does not wait for this pipe.
         let unread = self.pipe.as_ref().and_then(|pipe| rustix::io::ioctl_fionread(pipe).ok());
         self.taken + unread.unwrap_or(0)
     }
@@ -250,9 +263,13 @@ impl Pipe {
         let mut lines = 0;
         let bytes = self.read(most, &mut |pipe, bytes| {
             lines += bytes.split(|byte| *byte == b'\n').skip(1).count() as u64;
+            // The begin of this line is dropped with the rest of what was read: `cut` keeps `split` from
+            // passing on its end as a line of its own.
             pipe.partial.clear();
             pipe.cut = bytes.last() != Some(&b'\n');
             if pipe.stream == Stream::Stderr {
+                // Only the end of each read is looked at, because a flood is to cost the host little; a
+                // character takes up to 4 bytes.
                 let last = &bytes[bytes.len().saturating_sub(4 * TAIL_CHARS)..];
                 last.split(|byte| *byte == b'\n').for_each(|line| pipe.remember(line));
             }
@@ -266,6 +283,8 @@ impl Pipe {
         let mut taken = 0;
         while let Some(pipe) = &self.pipe {
             match rustix::io::read(pipe, &mut buffer[..]) {
+                // At the end and after an error the pipe is not polled any more: `poll` would report it at
+                // each call, and the supervisor would never sleep.
                 Ok(0) => self.pipe = None,
                 Ok(read) => {
                     take(self, &buffer[..read]);
@@ -295,6 +314,8 @@ impl Pipe {
             self.emit(out);
         }
         self.partial.extend_from_slice(bytes);
+        // A worker that never ends its line must not fill the host's memory. Looked at once for each read, so
+        // that a part is longer than this by one read (16 KiB) at most.
         if self.partial.len() >= LINE {
             self.partial.push(b'\n');
             self.emit(out);
@@ -303,6 +324,7 @@ impl Pipe {
 
     fn emit(&mut self, out: &mut dyn FnMut(Stream, Vec<u8>)) {
         let line = std::mem::take(&mut self.partial);
+        // A death report holds lines of stderr alone.
         if self.stream == Stream::Stderr {
             self.remember(&line);
         }

@@ -64,10 +64,13 @@ pub(crate) struct Words {
 impl Repeats {
     /// These maps are open. What was told in others is told again.
     pub(crate) fn open(&mut self, maps: Vec<JobId>, lines: &mut OutputQueue) {
+        // Words are known for as long as one of the maps is open in whose time they were written. The count
+        // is written before they are forgotten, because it refers to lines above it.
         if !self.known.is_empty() && !self.maps.iter().any(|map| maps.contains(map)) {
             self.known.clear();
             self.tell(lines);
         }
+        // While words are known, the maps of their time are kept, whatever maps were opened since.
         if self.known.is_empty() {
             self.maps = maps;
         }
@@ -76,10 +79,13 @@ impl Repeats {
     /// Tells what was left out, if that is due; returns when to look again.
     pub(crate) fn look(&mut self, now: Instant, lines: &mut OutputQueue) -> Option<Duration> {
         let count = self.count.as_ref()?;
+        // A function that ends each of its workers repeats its words all the time: the count is written after
+        // LATEST in any case.
         if now.duration_since(count.last) >= QUIET || now.duration_since(count.first) >= LATEST {
             self.tell(lines);
             return None;
         }
+        // No event shows that nothing is repeated any more, so the supervisor has to come back by the clock.
         Some(QUIET / 4)
     }
 
@@ -121,6 +127,8 @@ impl Words {
         out: &mut dyn FnMut(Vec<u8>),
     ) {
         let running = page.running();
+        // The worker has gone on to another item since its last line, so it has not died of the lines before.
+        // They are passed on before this one, in the order in which they were written.
         if self.running != running {
             self.running = running;
             self.tail.clear();
@@ -132,7 +140,9 @@ impl Words {
             self.tail.pop_front();
         }
         let kept: usize = self.kept.iter().map(Vec::len).sum();
+        // Beyond the bound lines are passed on: a worker that lives may write a known line for ever.
         if repeats.known.contains(&look) && kept < MOST_KEPT {
+            // The time runs from the first line that is kept back: more of them do not prolong it.
             self.since.get_or_insert_with(Instant::now);
             self.kept.push(line);
         } else {
@@ -154,6 +164,8 @@ impl Words {
         out: &mut dyn FnMut(Vec<u8>),
     ) -> Option<Duration> {
         let since = self.since?;
+        // Both show that the worker lives on: it has reached another item (or ended this one), or has
+        // outlived its words by a second.
         if now.saturating_duration_since(since) >= MOMENT || page.running() != self.running {
             self.release(out);
             return None;
@@ -169,11 +181,14 @@ impl Words {
     /// The worker is dead; `lethal`: not because it was told to leave.
     pub(crate) fn end(mut self, repeats: &mut Repeats, lethal: bool, out: &mut dyn FnMut(Vec<u8>)) {
         if !lethal {
+            // A worker that has left as it was asked to has not died of its words: they are neither left out
+            // nor learned.
             return self.release(out);
         }
         if !self.kept.is_empty() {
             repeats.left_out(self.kept.len() as u64);
         }
+        // Words beyond the bound are not learned, and their repetitions are passed on: no line is lost by it.
         if repeats.known.len() + self.tail.len() <= MOST_KNOWN {
             repeats.known.extend(self.tail);
         }

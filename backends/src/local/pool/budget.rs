@@ -66,6 +66,8 @@ impl Budget {
             // What is larger than the whole budget goes alone: whether it may be so large is decided
             // elsewhere.
             if *used == 0 || used.saturating_add(bytes) <= self.most {
+                // One answer is granted even where the whole is used up: a part must not wait for other parts
+                // alone.
                 let alone = *used == 0 || self.part.as_ref().is_some_and(|(sure, _)| *used + bytes <= *sure);
                 if self.of_whole(bytes, alone) {
                     *used += bytes;
@@ -84,6 +86,8 @@ impl Budget {
     /// Takes the bytes of the whole, if there is one; `sure`: whatever is left of it.
     fn of_whole(&self, bytes: u64, sure: bool) -> bool {
         let Some((_, whole)) = &self.part else { return true };
+        // The part's own lock is held here, and never taken under the whole's: `give` takes one after the
+        // other.
         let mut used = whole.lock();
         let fits = sure || used.saturating_add(bytes) <= whole.most;
         if fits {
@@ -94,6 +98,7 @@ impl Budget {
 
     fn give(&self, bytes: u64) {
         if let Some((_, whole)) = &self.part {
+            // The whole first: what is woken by this part's own bytes then finds room in both.
             whole.give(bytes);
         }
         *self.lock() -= bytes;

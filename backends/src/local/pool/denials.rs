@@ -50,6 +50,8 @@ pub(crate) fn doubt_items(state: &mut PoolState, now: Instant) -> Option<Duratio
             member.seen.doubted = None;
             continue;
         };
+        // The page does not say since when an item runs, so that the time counts from the first look that saw
+        // it.
         let (since, told) = match member.seen.doubted {
             Some((before, since, told)) if before == running => (since, told),
             _ => (now, false),
@@ -89,16 +91,20 @@ impl PoolHandle {
     /// # Errors
     /// If it says nothing that can be read.
     pub(crate) fn on_denied(&self, id: u64, ticket: u64, told: &[u8]) -> Result<(), ProtocolError> {
+        // Read before the lock is taken, because it may be long.
         let told: Vec<Told> = postcard::from_bytes(told)?;
         let mut state = self.lock();
         let Some(member) = state.member(id) else { return Ok(()) };
         let Some(held) = member.life.connection_mut().and_then(|worker| worker.on_denied(ticket)) else {
             return Ok(());
         };
+        // The number of the preparation, or one that the batch does not have, belongs to no item.
         for (item, own_error, missing, call) in told.into_iter().take(MOST_CALLS) {
             let index = (item < held.batch.items()).then(|| held.batch.first() + u64::from(item));
             held.refused.push(RefusedCall { index, call: cut(call, MOST), own_error, missing });
         }
+        // The preparation and the run of a batch report each for themselves, so that the sum is bounded as
+        // well.
         held.refused.truncate(MOST_CALLS);
         Ok(())
     }

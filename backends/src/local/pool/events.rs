@@ -44,6 +44,7 @@ impl PoolHandle {
         }
         let mut state = self.lock();
         if state.is_closing() {
+            // A worker without a channel can't be asked to leave: it is killed, now or by the supervisor.
             return Err(ProtocolError::PoolCloses.into());
         }
         if let Some(member) = state.member(id) {
@@ -175,6 +176,7 @@ impl PoolHandle {
             let dropped = worker.on_refused(job, run.is_some())?;
             if let Some(run) = &mut run {
                 run.in_flight -= dropped;
+                // Not tried in another worker, which would get the same function and context.
                 run.fail(BackendError::Setup(failure));
             }
         }
@@ -228,6 +230,8 @@ impl PoolHandle {
         for held in held.into_iter().rev() {
             let run = state.runs.get_mut(&held.batch.job()).expect("a run stays while its batches are held");
             run.in_flight -= 1;
+            // No run wants it: it is neither lost nor sent again. It has counted in its run until here, see
+            // `forget_finished`.
             if held.abandoned {
                 continue;
             }
@@ -241,6 +245,8 @@ impl PoolHandle {
             match running {
                 Some(running) => {
                     let running = match running {
+                        // The page is the worker's to write: an item that it does not hold accuses none of
+                        // those that it does.
                         Running::Item(item) if item >= theirs.items() => Running::Unknown,
                         known => known,
                     };

@@ -36,6 +36,8 @@ impl MemoryKills {
         if self.group.kills()? <= self.known {
             return None;
         }
+        // One at a time, and not up to the kernel's count: others of these kills may have ended workers whose
+        // exits are still to come.
         self.known += 1;
         Some(ExitReason::OutOfMemory(MemoryLimit::Shared(self.group.limit())))
     }
@@ -55,9 +57,12 @@ impl PoolState {
     pub(crate) fn recycle_exhausted(&mut self, now: Instant) -> Option<Duration> {
         for member in &mut self.workers {
             if member.life.leaving_since().is_some_and(|since| now.saturating_duration_since(since) > LEAVE) {
+                // This end accuses no item: the worker holds no batch, or the pool closes and no map is left
+                // that waits.
                 member.end_for(ExitReason::Unknown, None);
             }
         }
+        // Only during maps: an idle pool would be woken every 20 ms for it.
         if let Some(limit) = self.allowed.memory.filter(|_| !self.runs.is_empty()) {
             for member in self.workers.iter_mut().filter(|member| !member.life.is_ending()) {
                 let held = private_memory(member.pid());
@@ -85,6 +90,8 @@ impl PoolState {
 /// it is gone.
 fn private_memory(pid: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    // Not by a limit of the system's: `setrlimit` counts address space, which says little, and makes an
+    // allocation fail anywhere in the function.
     let mut pages = text.split_whitespace().skip(1).map(str::parse::<u64>);
     let (resident, shared) = (pages.next()?.ok()?, pages.next()?.ok()?);
     Some(resident.saturating_sub(shared) * rustix::param::page_size() as u64)

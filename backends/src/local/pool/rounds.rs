@@ -44,6 +44,7 @@ impl PoolHandle {
         let pause = if state.is_closing() { Some(LEAVE / 10) } else { pause };
         // Under the lock, so that an event that comes after this look sets the timer itself.
         state.next_look = pause.map(|pause| now + pause);
+        // A pool that replaces workers for days must not keep a handle of each thread that has ended.
         state.starts.forget_ended_threads();
         Round {
             errands: std::mem::take(&mut state.errands),
@@ -68,6 +69,7 @@ impl PoolHandle {
 
     /// A worker's process is dead: takes its exit status. `None`: its death was dealt with before.
     pub(crate) fn reap(&self, id: u64) -> Option<io::Result<ExitStatus>> {
+        // Under the lock although it is a wait: the process is dead, so that the call returns at once.
         self.lock().member(id).map(WorkerHandle::reap)
     }
 

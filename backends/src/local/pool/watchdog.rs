@@ -100,7 +100,9 @@ fn time_items(state: &mut PoolState, since_last: Duration) -> Option<Duration> {
             (Some(what), _) => Some((what, Duration::ZERO)),
             (None, _) => None,
         };
-        // A core that is dumped meanwhile is looked for in time.
+        // `is_dying` is asked from half of the limit on: the answer is kept, and has to be asked for while
+        // the core is being written. What comes after, until the kernel reports the death, can look like
+        // life.
         if let Some((what, age)) = member.seen.item
             && age > limit / 2
             && !member.life.is_ending()
