@@ -46,7 +46,8 @@ impl SavedAffinity {
     /// Gives `worker` its cores back if it has not got them yet; 0 stands for the calling thread.
     pub(crate) fn give_back(&self, worker: Pid) {
         let Some(cores) = self.cores() else { return };
-        // It may have died meanwhile.
+        // Host and worker may both come here at once, and then set the same mask. The worker may have died
+        // meanwhile.
         let _gone = sched_setaffinity(worker, &cores);
         for word in &self.0 {
             word.store(0, Ordering::Release);

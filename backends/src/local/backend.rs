@@ -99,11 +99,13 @@ impl Pool {
     }
 
     pub(crate) fn start_supervisor(&self) -> Result<(), BackendError> {
+        // Held until the thread is there: of two runs that submit at once, one starts it.
         let mut supervision = self.supervision.lock().unwrap_or_else(PoisonError::into_inner);
         if supervision.thread.is_none() {
             if self.shared.options.launcher.is_none() {
                 self.shared.lock().errands.warnings.extend(cores::binding(self.shared.options.processes));
             }
+            // Before the first socket is made, which the hook removes.
             exit_hook::register();
             // The first workers are on their way before the supervisor is.
             spawn::spawn_requested(&self.shared);
@@ -193,6 +195,7 @@ impl Run for LocalRun {
 impl Drop for LocalRun {
     fn drop(&mut self) {
         if std::process::id() == self.pool.shared.owner {
+            // Closed first, so that its items are taken back before the wait below.
             self.pool.shared.close(self.job);
             self.pool.shared.settle();
         }

@@ -102,6 +102,7 @@ impl FrameSender {
             let number = state.sent;
             state.untaken.push_back((number, bytes.len()));
             if let Err(error) = self.shared.page.channel.send(bytes) {
+                // Any other error is a dead worker, or a system without memory: neither is a lie.
                 state.stuck = error.kind() == io::ErrorKind::WouldBlock;
                 self.shared.give_up(&mut state);
             }
@@ -113,6 +114,7 @@ impl FrameSender {
         if !self.writer {
             let shared = Arc::clone(&self.shared);
             let thread = std::thread::Builder::new().name("fastmap-writer".to_owned());
+            // After the frame was put into the queue, so that the thread finds it there without being woken.
             self.writer = thread
                 .spawn(move || {
                     block_signals();
@@ -120,6 +122,7 @@ impl FrameSender {
                 })
                 .is_ok();
             if !self.writer {
+                // Without a thread the frame would never be sent: the worker has to see an end, not a gap.
                 self.shared.give_up(&mut lock(&self.shared.state));
             }
         }
@@ -179,6 +182,8 @@ impl Shared {
         loop {
             match self.page.channel.send(packet) {
                 Err(error) if self.own && error.kind() == io::ErrorKind::WouldBlock => {
+                    // A drop closes without an end of the channel, so that a send which has waited for its
+                    // time looks here whether it is still wanted.
                     if lock(&self.state).closed {
                         return Err(error);
                     }

@@ -43,6 +43,7 @@ const CONFINEMENTS: [(Confinement, &str); 4] = [
 
 impl Confinement {
     fn word(self) -> &'static str {
+        // All are in the table; otherwise the strictest word is the safe one.
         CONFINEMENTS.iter().find(|(known, _)| *known == self).map_or("confine-or-end", |(_, word)| word)
     }
 
@@ -89,8 +90,10 @@ impl WorkerBootstrap {
     pub(crate) fn parse(value: &OsString) -> Result<WorkerBootstrap, ForeignMarker> {
         let wrong = || ForeignMarker { value: value.clone() };
         let text = value.to_str().ok_or_else(wrong)?;
+        // The path is the last word and may hold spaces.
         let mut words = text.splitn(6, ' ');
         let mut word = || words.next().ok_or_else(wrong);
+        // First, because another version may have other words behind it.
         if word()? != VERSION.to_string() {
             return Err(wrong());
         }
@@ -159,6 +162,7 @@ impl From<HandshakeError> for ExitReason {
 /// # Errors
 /// If it is none.
 pub(crate) fn read(content: &[u8]) -> Result<Handshake, HandshakeError> {
+    // postcard reads what it needs and leaves the rest, so that the rest has to be looked at here.
     let (Greeting::Hello(hello), rest) = postcard::take_from_bytes(content)?;
     if rest.is_empty() { Ok(hello) } else { Err(HandshakeError::Longer(rest.len())) }
 }

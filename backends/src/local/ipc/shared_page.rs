@@ -91,9 +91,12 @@ impl SharedPage {
     /// A new page, and the descriptor that a worker gets as its stdin, over which it comes.
     pub(crate) fn create() -> io::Result<(SharedPage, OwnedFd)> {
         check_file_size()?;
+        // A file in memory has no name: nothing is left behind where the host dies.
         let fd = memfd_create("fastmap", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         let fd = above_standard(fd)?;
         ftruncate(&fd, SIZE as i64)?;
+        // Without the first seal a worker could cut the file, and the host would end by SIGBUS at its next
+        // look. The last keeps the worker from adding seals of its own.
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
         let file = File::from(fd);
@@ -101,6 +104,7 @@ impl SharedPage {
         let page = SharedPage { map: MmapOptions::new().len(SIZE).map_raw(&file)?, channel };
         page.fields().item.store(IDLE, Ordering::Relaxed);
         page.fields().core.store(NOWHERE, Ordering::Relaxed);
+        // Last, and released: a worker that reads it (acquired) sees the fields before it.
         page.fields().magic.store(MAGIC, Ordering::Release);
         page.channel.give(&file)?;
         Ok((page, stdin))
@@ -117,6 +121,8 @@ impl SharedPage {
         if page.fields().magic.load(Ordering::Acquire) != MAGIC {
             return Err(io::Error::other("standard input is not the page of a fastmap host"));
         }
+        // The page was sent before this process was started and was there without a wait; what follows is
+        // waited for.
         page.channel.make_waiting()?;
         Ok(page)
     }
@@ -228,6 +234,7 @@ impl SharedPage {
     /// Worker: the function of a batch is being prepared.
     pub(crate) fn begin_setup(&self, ticket: u64) {
         self.record().begin();
+        // In the order of `begin`, for the same reason.
         self.fields().item.store(IDLE, Ordering::Release);
         self.fields().ticket.store(ticket, Ordering::Release);
         self.fields().item.store(SETUP, Ordering::Release);
@@ -265,6 +272,8 @@ impl SharedPage {
 
     fn tell_core(&self) {
         let core = sched_getcpu().map_or(NOWHERE, |core| core as u32);
+        // Relaxed, because it is a hint for where the next batch wakes this worker: an old one costs time and
+        // nothing else.
         self.fields().core.store(core, Ordering::Relaxed);
     }
 
@@ -292,6 +301,8 @@ impl SharedPage {
     /// What runs now: the batch's ticket, and the item or the preparation. Of a worker that lives this is a hint: between the
     /// two reads it may have begun its next batch. Of a dead one it is what it died of.
     pub(crate) fn running(&self) -> Option<(u64, Running)> {
+        // The item first: what it shows was stored after its ticket, so that the ticket read behind it is
+        // that one or a later one.
         let item = self.fields().item.load(Ordering::Acquire);
         let ticket = self.fields().ticket.load(Ordering::Acquire);
         match item {

@@ -52,6 +52,8 @@ pub(crate) fn admit(
         false => Guest::Process(process),
     };
     let connection = accept(server, guest, SILENT)?;
+    // Received by this process itself: ipc-channel would index descriptors that the kernel has left out, and
+    // panic.
     let mut bytes = [0; GREETING];
     let Received { length, files, cut } = descriptors::receive(&connection, &mut bytes)?;
     if !files.is_empty() {
@@ -85,6 +87,8 @@ fn accept(server: &Rendezvous, guest: Guest, silent: Duration) -> Result<OwnedFd
             Guest::User(user) => who.uid() == user,
         };
         if known {
+            // One after the other: a peer that says nothing delays the worker by this time, and is then cut
+            // off.
             if wait(&peer, silent) {
                 return Ok(peer);
             }

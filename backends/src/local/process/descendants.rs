@@ -43,6 +43,7 @@ pub(crate) fn inherited(name: &str, server: &str) -> String {
 
 /// Worker: ends what the function has started and left behind.
 pub(crate) fn end_own() {
+    // Without a child there is nothing to find: the worker is spared the search of all processes.
     if let Some(server) = OWN.get().filter(|_| has_had_children()) {
         end(server);
     }
@@ -68,11 +69,14 @@ pub(crate) fn end(server: &str) {
             match is_from(pid, server) {
                 Some(false) => {}
                 Some(true) => {
+                    // Tried once, whatever comes of it: a process that can't be killed would be news in each
+                    // round.
                     ended.insert(pid);
                     news |= end_one(pid, server);
                 }
                 None => {
                     sleep(REPLACED);
+                    // Looked at again in the next round, when its new program has an environment.
                     news = true;
                 }
             }

@@ -61,6 +61,8 @@ impl ExitLatch {
     /// Reader: the handshake is awaited no more.
     pub(crate) fn on_admitted(&self) {
         let mut state = self.lock();
+        // A death that was reported meanwhile stays. The latch's share of the socket goes, so that the folder
+        // is removed with the last one.
         if let LatchState::Awaiting(_) = *state {
             *state = LatchState::Open;
         }

@@ -111,6 +111,8 @@ impl WorkerConnection<'_> {
         let ValidatedReceiver { hello, connection } = match admitted {
             Ok(admitted) => admitted,
             Err(why) => {
+                // Of a dead worker the exit says why it died; that it sent no handshake only follows from
+                // that.
                 if !self.latch.is_closed() {
                     self.end_for(why.into());
                 }
@@ -166,6 +168,7 @@ impl WorkerConnection<'_> {
         if header.length > most {
             return Err(ProtocolError::PayloadTooLong { kind: header.message.kind(), length: header.length });
         }
+        // The length is checked before this: what is refused takes nothing of the budget.
         let length = HEADER as u64 + header.length;
         let taken = match &options.budget {
             None => None,
@@ -204,6 +207,8 @@ impl WorkerConnection<'_> {
             ToHost::SandboxDenial { ticket } => {
                 if strict {
                     let bytes = frame.len() as u64;
+                    // Relaxed, because this thread alone counts: the atomic is for the reference that it
+                    // shares with the supervisor.
                     if self.latch.refusals.fetch_add(bytes, Ordering::Relaxed) + bytes > REFUSED_CALLS {
                         return Err(ProtocolError::TooManyDenials { most: REFUSED_CALLS });
                     }

@@ -46,6 +46,8 @@ pub(super) fn wait(host: u32) {
         return;
     }
     let set = blocked();
+    // Before the parent is looked at: a host that dies later sends the signal, and one that has died before
+    // is seen by the look.
     set_death_signal(host_died());
     // The signal comes, too, when the host's thread ends that has started this process.
     while getppid() == Pid::from_raw(host.cast_signed()) {
@@ -53,6 +55,7 @@ pub(super) fn wait(host: u32) {
         unsafe { libc::sigwaitinfo(&raw const set, std::ptr::null_mut()) };
     }
     let kill = SigevNotify::SigevSignal { signal: Signal::SIGKILL, si_value: 0 };
+    // The kernel's timer needs none of this process's locks, which the function may hold for ever.
     let timer = Timer::new(ClockId::CLOCK_MONOTONIC, SigEvent::new(kill));
     let _set = timer.map(|mut timer| {
         let _set = timer.set(Expiration::OneShot(PATIENCE.into()), TimerSetTimeFlags::empty());

@@ -43,6 +43,8 @@ pub fn enter() {
 /// calls those constructors that would come later.
 pub fn enter_after(others: impl FnOnce()) {
     cores::note_at_main();
+    // Taken away below before anything can fail: nothing that this process starts may take itself for the
+    // worker.
     let Some(value) = std::env::var_os(MARKER) else { return };
     // SAFETY: `enter` is the first statement of the program, before any thread that could read the environment.
     unsafe { std::env::remove_var(MARKER) };
@@ -60,6 +62,7 @@ pub fn enter_after(others: impl FnOnce()) {
         return;
     }
     WORKER.store(true, Ordering::Relaxed);
+    // Before the worker begins, which does not return: registries and statics are then as in the host.
     others();
     cores::take_back();
     let worker = Worker::report(&marker).unwrap_or_else(|why| refuse(&why));

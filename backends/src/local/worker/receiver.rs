@@ -145,6 +145,8 @@ impl Receiver {
             if let Some(incoming) = state.frames.pop_front() {
                 state.busy = true;
                 if let Incoming::Batch(batch) = &incoming {
+                    // Under the same lock as the frame is taken out: a recall finds the batch in the queue or
+                    // here.
                     state.running = Some((batch.head.ticket, Arc::clone(&batch.claims)));
                 }
                 if !state.helper {
@@ -277,6 +279,7 @@ impl State {
             Some(incoming) => self.frames.push_back(incoming),
             None => {
                 self.end = End::Closed;
+                // The host has closed the channel, or is gone: no answer is wanted any more.
                 self.frames.clear();
             }
         }

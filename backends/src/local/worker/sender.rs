@@ -55,6 +55,8 @@ impl Placed {
         if length < SHARED_FROM {
             return None;
         }
+        // Answers are copied out in the order in which they were sent, so that one number is enough for all
+        // places.
         let copied = page.copied();
         while self.taken.front().is_some_and(|(number, _)| *number <= copied) {
             self.taken.pop_front();
