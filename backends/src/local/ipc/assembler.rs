@@ -15,7 +15,7 @@ pub(crate) struct Assembler<M> {
     missing: u64,
     /// The longest payload that is taken.
     most: Option<u64>,
-    /// Only a frame's last packet may be shorter than the longest: each costs its taker the same.
+    /// Only a frame's last packet may be shorter than the longest.
     full: bool,
     direction: PhantomData<M>,
 }

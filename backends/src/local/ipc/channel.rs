@@ -231,7 +231,7 @@ pub(crate) fn wait(socket: &OwnedFd, most: Duration) -> bool {
         match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], timeout) {
             Err(Errno::EINTR) => {}
             Ok(0) => return false,
-            // What is wrong with it the next call says.
+            // An error of the socket is returned by the next call on it.
             _ => return true,
         }
     }

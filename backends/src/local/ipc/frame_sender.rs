@@ -74,7 +74,7 @@ struct State {
 }
 
 impl FrameSender {
-    /// `own`: the worker is a process of this program, which may be stopped for as long as somebody likes.
+    /// `own`: the worker is a process of this program, which a user may stop for as long as they like.
     pub(crate) fn new(page: Arc<SharedPage>, own: bool) -> Self {
         // It can't fail for a socket and a time that is valid.
         let _limited = page.channel.limit_sends(if own { SEND } else { SEND_TO_STRANGER });
@@ -88,7 +88,7 @@ impl FrameSender {
 
     /// Sends a frame, now or as soon as the worker takes it. Never waits for the worker.
     ///
-    /// A frame to a dead worker is dropped: its death is told elsewhere, and nothing is lost by it. A worker that
+    /// A frame to a dead worker is dropped: the supervisor reports its death, and what it held is sent again. A worker that
     /// can't be sent to for another reason (no memory for the socket) sees the channel end, and ends by that.
     pub(crate) fn send(&mut self, frame: Frame) {
         let mut state = lock(&self.shared.state);

@@ -1,4 +1,4 @@
-//! Memory that the host shares with each worker: a page that tells what runs there now and how much was received, and
+//! Memory that the host shares with each worker: a page with what runs there now and how much was received, and
 //! behind it an area for large payloads in each direction (see `arena`).
 //! Made by the host before the worker starts, handed over through its stdin (see `channel`); sealed, so that no worker can
 //! shrink it under the host's hands. What a worker writes into the page is a hint, never a length or an address; what it writes
@@ -145,7 +145,7 @@ impl SharedPage {
         }
     }
 
-    /// Where the number of the running item stands.
+    /// The place of the running item's number.
     pub(crate) fn item(&self) -> &AtomicU32 {
         &self.fields().item
     }
@@ -194,7 +194,7 @@ impl SharedPage {
 
     fn write(&self, area: usize, place: usize, bytes: &[u8]) {
         assert!(place <= AREA && bytes.len() <= AREA - place, "{} bytes at {place}", bytes.len());
-        // SAFETY: the target lies in the mapping, by the line above; nobody holds a reference into a place before the
+        // SAFETY: the target lies in the mapping, by the line above; no thread holds a reference into a place before the
         // frame that names it is sent, which is behind this.
         unsafe {
             let target = self.map.as_mut_ptr().add(area + place);

@@ -13,7 +13,7 @@ thread_local! {
 /// How often a wait looks whether anything moves.
 pub(crate) const LOOK: Duration = Duration::from_millis(100);
 
-/// How far the output of a pool's workers has come.
+/// How much of the output of a pool's workers has been passed on.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
     /// Bytes of lines that wait for the relay.
@@ -93,7 +93,7 @@ impl Output {
         let mut seen = self.passed.load(Ordering::SeqCst);
         let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
         if *stuck == Some(seen) && patience <= PATIENCE {
-            // It was waited for, for nothing, and nothing has moved since.
+            // An earlier wait was in vain, and nothing has moved since.
             return false;
         }
         // Released before `reached` is locked, because `stuck` is locked under that below.

@@ -196,7 +196,7 @@ pub(crate) struct Pipe {
     pipe: Option<Arc<OwnedFd>>,
     stream: Stream,
     partial: Vec<u8>,
-    /// The begin of the line was left out, and the rest of it is to be.
+    /// The begin of the line was left out, so that the rest of it must be as well.
     cut: bool,
     tail: VecDeque<String>,
     /// Bytes that were read from it.
@@ -227,14 +227,14 @@ impl Pipe {
         rustix::io::ioctl_fionread(pipe).is_ok_and(|held| held > 0 && held >= room / 2)
     }
 
-    /// How many bytes of it are read once all is that is in it now.
+    /// How many bytes will have been read from it when all that is in it now is read.
     pub(crate) fn written(&self) -> u64 {
         // Where the kernel does not give the number, the end of a map does not wait for this pipe.
         let unread = self.pipe.as_ref().and_then(|pipe| rustix::io::ioctl_fionread(pipe).ok());
         self.taken + unread.unwrap_or(0)
     }
 
-    /// Whether so many bytes were read, or all that there will ever be.
+    /// Whether at least `bytes` were read since its begin, or the pipe has ended.
     pub(crate) fn has_taken(&self, bytes: u64) -> bool {
         self.taken >= bytes || self.pipe.is_none()
     }
@@ -252,13 +252,13 @@ impl Pipe {
         }
     }
 
-    /// Passes on what is there now as lines, at most about `most` bytes, so that one chatterer can't hold up the rest;
-    /// tells how many there were.
+    /// Passes on what is there now as lines, at most about `most` bytes, so that a worker that prints much can't
+    /// hold up the rest. Returns how many bytes there were.
     pub(crate) fn pass_on(&mut self, most: usize, out: &mut dyn FnMut(Stream, Vec<u8>)) -> usize {
         self.read(most, &mut |pipe, bytes| pipe.split(bytes, out))
     }
 
-    /// Leaves out what is there now, at most about `most` bytes; tells how many bytes and lines that were.
+    /// Leaves out what is there now, at most about `most` bytes. Returns how many bytes and lines that were.
     pub(crate) fn leave_out(&mut self, most: usize) -> (usize, u64) {
         let mut lines = 0;
         let bytes = self.read(most, &mut |pipe, bytes| {
@@ -277,7 +277,7 @@ impl Pipe {
         (bytes, lines)
     }
 
-    /// Reads what is there now, at most about `most` bytes; tells how many there were.
+    /// Reads what is there now, at most about `most` bytes. Returns how many there were.
     fn read(&mut self, most: usize, take: &mut dyn FnMut(&mut Pipe, &[u8])) -> usize {
         let mut buffer = [0; 16 * 1024];
         let mut taken = 0;
@@ -352,7 +352,7 @@ impl Pipe {
 }
 
 /// Whether a line is part of Rust's backtrace: with `RUST_BACKTRACE=1` it is longer than a death report, and would push
-/// out the message that stands before it.
+/// out the message before it.
 fn is_of_a_backtrace(line: &str) -> bool {
     let number = line.trim_start_matches(|c: char| c.is_ascii_digit());
     let frame = number.len() < line.len() && number.starts_with(": ");

@@ -74,7 +74,7 @@ impl Quota {
             state.left = state.left.saturating_add(more).min(self.most);
             state.since = now;
         }
-        // Not for each line that fits: what is left out would be told as often.
+        // Not before half is free: with each line that fits a notice of what was left out would come as well.
         state.used_up &= state.left < self.most / 2;
     }
 
@@ -92,7 +92,7 @@ impl Quota {
         (lines > 0).then(|| left_out(lines, &why).into_bytes())
     }
 
-    /// Whether some were left out that no line has told of.
+    /// Whether some were left out that no notice has counted.
     pub(crate) fn holds_some(&self) -> bool {
         self.lock().left_out > 0
     }

@@ -1,4 +1,4 @@
-//! The wait until what workers have printed is passed on: at the end of each map, so that it stands before
+//! The wait until what workers have printed is passed on: at the end of each map, so that it comes before
 //! what the program prints next, and at the end of the program, which is the end of its workers.
 //!
 //! What a worker prints before it answers is in its pipe when the answer arrives. So the end of a map asks

@@ -264,7 +264,7 @@ impl Connection {
     /// # Errors
     /// If they were not asked back.
     pub(crate) fn on_returned(&mut self, ticket: u64, from: u32) -> Result<Option<GivenBack>, ProtocolError> {
-        // Each time that it was asked, it answers once: what else it sends is no answer to anything.
+        // The worker answers once for each time that it was asked. Anything else that it gives back breaks the protocol.
         self.recalls = self.recalls.checked_sub(1).ok_or(ProtocolError::ReturnedUnasked)?;
         // The worker's two threads send: an answer of the runner may come before what its helper has given back.
         let Some(at) = self.held.iter().position(|held| held.batch.ticket() == ticket) else {
@@ -297,7 +297,7 @@ impl Connection {
         if self.refusals > self.given {
             return Err(ProtocolError::TooManyRefusals);
         }
-        // It says so for each batch that it had of the job. Of one that is closed by now no run wants to know.
+        // The worker refuses each batch of the job that it had. If the job is closed by now, no run waits for that.
         if !open {
             return Ok(0);
         }

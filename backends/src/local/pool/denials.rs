@@ -13,7 +13,7 @@ use crate::model::protocol_error::ProtocolError;
 use crate::model::refused_call::{RefusedCall, WAY_OUT};
 use crate::model::text::cut;
 
-/// More of a call's description is not believed, nor more calls of one batch.
+/// Bytes of a call's description that are kept; the rest is cut off.
 pub(crate) const MOST: usize = 500;
 
 /// An item that runs for so long, and was refused a call, may never end.
@@ -30,7 +30,7 @@ pub(crate) fn refused_to(page: &SharedPage, ran: Option<(u64, Running)>) -> Opti
     (!refused.is_empty()).then(|| named(&refused))
 }
 
-/// What stands for it in the record.
+/// The number that stands for it in the record of refused calls; `None` if no single item ran.
 pub(crate) fn number(running: Running) -> Option<u32> {
     match running {
         Running::Item(item) => Some(item),
@@ -39,8 +39,8 @@ pub(crate) fn number(running: Running) -> Option<u32> {
     }
 }
 
-/// Host: has the user told of calls that were refused to items that still run: a library may wait for ever
-/// for what it was refused. Returns when to look again.
+/// Host: warns of calls that were refused to items that still run, because a library may wait for ever for what it was
+/// refused. Returns when to look again.
 pub(crate) fn doubt_items(state: &mut PoolState, now: Instant) -> Option<Duration> {
     if !state.confined || state.runs.is_empty() {
         return None;
@@ -86,10 +86,10 @@ pub(crate) fn doubt_items(state: &mut PoolState, now: Instant) -> Option<Duratio
 }
 
 impl PoolHandle {
-    /// A worker tells of refused calls. What it says of a batch that it has not is nothing.
+    /// A worker reports refused calls. A report about a batch that it does not hold is ignored.
     ///
     /// # Errors
-    /// If it says nothing that can be read.
+    /// If the report can't be read.
     pub(crate) fn on_denied(&self, id: u64, ticket: u64, told: &[u8]) -> Result<(), ProtocolError> {
         // Read before the lock is taken, because it may be long.
         let told: Vec<Told> = postcard::from_bytes(told)?;

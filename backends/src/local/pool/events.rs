@@ -1,5 +1,5 @@
-//! What workers tell, and what the pool makes of it: a handshake, answers, items given back, a refusal, a death. Called by the
-//! readers and the supervisor; decided under the pool's lock.
+//! What the pool does at each event of a worker: a handshake, an answer, items given back, a job that it could not prepare,
+//! a death. Called by the readers and the supervisor; decided under the pool's lock.
 
 use std::sync::Arc;
 use std::time::Instant;

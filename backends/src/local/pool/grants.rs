@@ -64,7 +64,7 @@ impl Grants {
         grant.pieces <= PIECES
     }
 
-    /// The owner of a batch is told of some of its items.
+    /// The owner of a batch gets a completion of some of its items.
     pub(crate) fn told(&mut self, batch: BatchId, items: u32) {
         let Some(open) = &mut self.open else { return };
         if let Some(grant) = open.get_mut(&batch) {

@@ -40,7 +40,8 @@ const START: usize = 10;
 /// Descriptors that are left to the program where there is more than one worker.
 const SPARE: usize = 8;
 
-/// Workers that connect have run their first items by then, and what waited for those does not stand in their way.
+/// Time after which the sockets of new workers are removed: the workers have run their first items by then, so that the
+/// removal takes no core from them.
 const STARTED: Duration = Duration::from_millis(2);
 
 /// The pool of a [`Local`](crate::local::Local), which its threads share.
@@ -55,7 +56,7 @@ pub(crate) struct PoolHandle {
     /// Wakes a caller that waits for a first worker.
     pub(crate) started: Condvar,
     pub(crate) options: LocalOptions,
-    /// How far what workers print has come.
+    /// How much of what workers print has been passed on.
     pub(crate) output: Arc<Output>,
     /// Workers that are started at a time.
     cores: usize,

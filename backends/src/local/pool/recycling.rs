@@ -17,7 +17,7 @@ const LOOK_EACH: Duration = Duration::from_micros(500);
 /// Workers that are asked to leave have so long before they are ended.
 pub(crate) const LEAVE: Duration = Duration::from_millis(300);
 
-/// Deaths that the kernel caused for want of memory, as far as they can be told from other SIGKILLs.
+/// Deaths that the kernel caused for want of memory, as far as they differ from other SIGKILLs.
 #[derive(Debug)]
 pub(crate) struct MemoryKills {
     group: MemoryGroup,

@@ -19,7 +19,7 @@ use crate::model::error::BackendError;
 use crate::model::frame::{DoneHead, Header, ToWorker};
 
 /// Batches that a worker holds at a time, the running one included: enough that what waits is as long as the way of an
-/// answer to the host and of the next batch back. More would only bind work to a worker before it is known who is free.
+/// answer to the host and of the next batch back. More would only bind work to a worker before it is known which one is free.
 const LEAST_DEPTH: usize = 2;
 const MOST_DEPTH: usize = 4;
 /// The way there and back, from one sleeping core to another.
@@ -42,7 +42,7 @@ pub(crate) struct RunState {
     /// Its adapter is gone; it stays until its last batch is out of the workers' hands.
     pub(crate) closed: bool,
     pub(crate) failed: bool,
-    /// Items of which it was told, while they ran, that calls were refused to them.
+    /// Items about which a warning was written while they ran, because calls were refused to them.
     pub(crate) doubted: usize,
     /// Moving means over answered batches.
     batch_time: Option<Duration>,
@@ -132,7 +132,7 @@ impl RunState {
         self.item_time = mean(self.item_time, done.wall / done.items.max(1));
     }
 
-    /// Hands a completion to the run's thread, which finds the place free that it was in.
+    /// Hands a completion to the run's thread, which then finds the place of its batch free.
     pub(crate) fn tell(&mut self, completion: Completion) {
         self.grants.told(completion.batch, completion.items);
         // Before the completion is put. The queue's lock lies between the two, so that the thread that takes

@@ -85,7 +85,7 @@ impl PoolState {
         }
     }
 
-    /// The supervisor comes round: asks the workers of a closing pool to leave, and kills those that have not within
+    /// One round of the supervisor: asks the workers of a closing pool to leave, and kills those that have not left within
     /// `patience`.
     pub(crate) fn on_round(&mut self, patience: Duration, now: Instant) {
         match self.phase {
@@ -238,7 +238,7 @@ impl PoolState {
     pub(crate) fn first_pause(&self) -> Option<Duration> {
         let limits = self.runs.values().filter_map(|run| run.job.item_timeout.map(pause_of));
         let orphans = self.runs.values().filter(|run| run.closed).map(|_| ORPHAN / 4);
-        // Of a run that goes on, what was cancelled by name.
+        // A batch of a run that goes on was cancelled.
         let cancelled =
             self.workers.iter().any(|member| member.held().front().is_some_and(|held| held.abandoned));
         // A worker is idle while batches are out.

@@ -120,7 +120,7 @@ fn end_one(pid: u32, server: &str) -> bool {
     match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(process) => is_still() && pidfd_send_signal(process, Signal::KILL).is_ok(),
         Err(rustix::io::Errno::SRCH) => false,
-        // Refused or unknown, see `start`.
+        // Refused or unknown, see `death_of` in `spawn`.
         Err(_) => is_still() && kill_process(pid, Signal::KILL).is_ok(),
     }
 }

@@ -68,7 +68,7 @@ impl ExitLatch {
         }
     }
 
-    /// Whether the worker has reported for duty, or never will.
+    /// Whether the worker's handshake has come, or is not awaited any more.
     pub(crate) fn has_connected(&self) -> bool {
         !matches!(*self.lock(), LatchState::Awaiting(_))
     }

@@ -66,7 +66,7 @@ impl Jailed {
     /// Reads the executable; starts nothing. The file must stay as it is, readable and executable for everybody.
     ///
     /// # Errors
-    /// In words for who sent it, if it can't run on this machine.
+    /// If it can't run on this machine; the text is for the user who sent it.
     pub fn new(jail: Jail, executable: &Path, limits: Limits) -> Result<Jailed, ElfError> {
         let executable = Executable::examine(executable)?;
         let identity = build_id::identity_of(&executable)
@@ -236,8 +236,8 @@ impl Drop for Watch {
     }
 }
 
-/// bubblewrap tells a signal by the exit code, as a shell does. A worker that leaves by `exit(139)` is taken for one that
-/// crashed: the two can't be told apart.
+/// bubblewrap reports a signal by the exit code, as a shell does: 128 and the signal's number. A worker that leaves by
+/// `exit(139)` is taken for one that crashed, because the two look alike.
 fn judge(status: ExitStatus) -> ExitReason {
     match (status.code(), status.signal()) {
         (Some(code @ 129..=192), _) => ExitReason::Signal(code - 128),

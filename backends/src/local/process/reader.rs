@@ -31,7 +31,7 @@ use crate::model::{buffer_pool, text};
 
 /// Bytes of a job's refusal by a stranger's worker, and of its log record. Of the text less is kept.
 const REFUSAL: u64 = 1 << 20;
-/// Bytes in which a stranger's worker tells of refused calls, in its life.
+/// Bytes of reports of refused calls that a stranger's worker may send in its life.
 const REFUSED_CALLS: u64 = 1 << 20;
 /// What a log record counts at least, where it is left out.
 const RECORD: u64 = 4096;
@@ -154,7 +154,10 @@ impl WorkerConnection<'_> {
         }
     }
 
-    /// A frame of a stranger's worker begins: whether it may, and what it takes.
+    /// A frame of a stranger's worker begins: checks that it may, and takes its bytes of the budget.
+    ///
+    /// # Errors
+    /// If it answers no batch, is too long, or finds no room in the budget within [`ROOM`].
     fn begin(&self, header: &Header<ToHost>) -> Result<Begun, ProtocolError> {
         let options = &self.shared.options;
         let mut allowed = None;
@@ -243,7 +246,7 @@ impl WorkerConnection<'_> {
             }
             return true;
         }
-        // The end of the map waits for the line that tells of it.
+        // The end of the map waits for the line that says how many were left out.
         self.shared.output.keep(true);
         std::thread::sleep(Quota::pause((bytes as u64).max(RECORD)));
         false

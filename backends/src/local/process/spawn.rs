@@ -36,8 +36,8 @@ use crate::local::process::watched::Watched;
 use crate::local::signals::block_signals;
 use crate::model::death::{ExitReason, WorkerExit};
 
-/// Begins to start the workers that were asked for, as many as may be now; false if there are none. What prevents a start
-/// is told to the pool.
+/// Begins to start the workers that were asked for, as many at a time as there are cores; false if there are none. What
+/// prevents a start is reported to the pool.
 pub(crate) fn spawn_requested(shared: &Arc<PoolHandle>) -> bool {
     let numbers = shared.on_starts_begin();
     let begun = !numbers.is_empty();

@@ -1,7 +1,7 @@
 //! What a worker's main thread does while another computes: it waits for the host's death, and then ends the
 //! worker with all that the function has started. The kernel's own way, SIGKILL at the parent's death, would
 //! leave that behind. Where a function can't start processes (confined, in a jail) the kernel's way is kept,
-//! and the main thread does nothing. Called by `mod` and `thread`.
+//! and the main thread does nothing. Called by `process` and `thread`.
 
 use std::os::raw::c_int;
 use std::time::Duration;

@@ -1,6 +1,6 @@
-//! What a worker receives, and who receives it: the thread that computes, while it has nothing to do, so that a
-//! batch wakes one thread and not two; a helper once that has been busy for a moment, so that a recall is received and a
-//! closed channel is noticed while user code runs.
+//! What a worker receives, and on which thread. While the working thread has nothing to do it receives by itself, so
+//! that a batch wakes one thread and not two. Once it has been busy for a moment, a helper thread receives, so that a
+//! recall is received and a closed channel is noticed while user code runs.
 
 use std::collections::VecDeque;
 use std::io;
@@ -74,7 +74,7 @@ impl FramedBatch {
 pub(crate) struct Receiver {
     page: Arc<SharedPage>,
     results: Arc<Results>,
-    /// Locked by whoever receives, for as long as it waits.
+    /// Locked by the thread that receives, for as long as it waits.
     channel: Mutex<Channel>,
     state: Mutex<State>,
     more: Condvar,
@@ -180,7 +180,7 @@ impl Receiver {
                 Err(_) => return,
             }
             let mut state = self.lock();
-            // Under the lock, so that a thread that becomes idle meanwhile sees who receives.
+            // Under the lock, so that a working thread that becomes idle meanwhile sees that this one receives.
             state.helper = state.busy;
             while state.helper {
                 drop(state);

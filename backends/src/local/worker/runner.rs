@@ -237,7 +237,7 @@ impl Worker {
         let items = Items::new(payload, head.stride);
         let length = task.result_stride().map_or(0, |stride| head.items as usize * stride as usize);
         let place = placed.find(&self.page, length);
-        // SAFETY: nothing else is placed before this batch is answered, and the host is told of it below.
+        // SAFETY: nothing else is placed before this batch is answered, and the host learns of it below.
         let slots = place.clone().map(|place| unsafe { self.page.place_for_host(place.start, place.len()) });
         // Between the two looks at the clock, because a thread that leaves a system call may lose its core.
         let time = Stopwatch::start();
@@ -333,7 +333,8 @@ pub(crate) struct Ready {
     large: bool,
 }
 
-/// A job as far as it is prepared: its function is made at the first batch, so that a death in it can be told.
+/// A job as far as it is prepared. Its function is made at the first batch and not before, so that a death in it is
+/// reported as one of that batch.
 pub(crate) enum Prepared {
     Opening(FramedOpening),
     Ready(Ready),

@@ -32,7 +32,7 @@ const GAP: usize = 1 << 20;
 const PANICKED: i32 = 101;
 
 /// Runs the worker on a thread of that name, which ends the process. The calling thread takes no signals from
-/// then on but SIGTERM, which does nothing (see [`outlive`](super::surroundings)) and so need not interrupt a
+/// then on but SIGTERM, which does nothing (see `outlive` in `setup`) and so need not interrupt a
 /// call of the function: all others are delivered to the function, as in a program that calls it itself.
 ///
 /// # Errors
