@@ -164,6 +164,7 @@ impl Run for LocalRun {
         }
         self.pool.shared.submit(self.job, batch)?;
         // Not before: it finds what to do, and need not be woken for it.
+        // The pool has the batch by now: the run fails, and the batch is not given back.
         if let Err(error) = self.pool.start_supervisor() {
             self.pool.shared.fail(self.job, error);
         }

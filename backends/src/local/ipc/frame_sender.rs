@@ -11,9 +11,9 @@ use crate::local::signals::block_signals;
 use crate::model::batch::Batch;
 use crate::model::frame::PACKET;
 
-/// A send to a worker that was to have room and has none for so long fails: the host believes what it reads on the
-/// page, where the function can write. It is longer than a machine may be busy with others, for the host has a lock
-/// meanwhile, and what would really wait does so in a thread of its own.
+/// Time after which a send fails for which the page has promised room. The promise may be wrong, because the function
+/// can write to the page. The time is longer than a busy machine keeps a worker from taking a packet: the host holds a
+/// lock meanwhile, but a send that is known to wait is made by a thread of its own.
 const SEND: Duration = Duration::from_secs(10);
 /// The same for a stranger's worker. It takes what it is sent at once, whatever its function does. One that has not
 /// for so long is cut off.

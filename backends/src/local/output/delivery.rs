@@ -61,6 +61,8 @@ impl Output {
     /// The relay has taken a line that counted so many bytes; gives what waited before.
     pub(crate) fn passed(&self, bytes: usize) -> usize {
         self.passed.fetch_add(1, Ordering::SeqCst);
+        // After the relay has returned: what is not counted here any more has been passed on, see
+        // `has_output`.
         self.waiting.fetch_sub(bytes, Ordering::SeqCst)
     }
 

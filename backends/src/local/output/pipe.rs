@@ -44,15 +44,17 @@ pub struct LogRecord<'a> {
 /// Where the lines go that workers print, and the records that they log. The default writes them to the
 /// host's own stdout and stderr.
 pub trait OutputSink: Send + Sync + fmt::Debug {
-    /// One line, its end included. Called from a thread that does nothing else, one for each pool (where
-    /// records of strangers' workers are left out, a line that says so comes from their own): to wait here is
-    /// to make workers wait that print, once a megabyte waits and their pipes are full, the end of a map for
-    /// two seconds, and the drop of the pool.
+    /// One line, its end included. Called on one thread of each pool that does nothing else. (If log records of
+    /// a launcher's worker are left out, the line that says so comes from the thread that reads that worker.)
+    ///
+    /// A call that waits holds up workers that print, once a megabyte of lines waits and their pipes are full;
+    /// the end of a map, for two seconds at most; and the drop of the pool.
     fn line(&self, worker: &str, stream: Stream, line: &[u8]);
 
-    /// One log record. Goes to this process's logger, with the worker's name before the message, where this
-    /// is not implemented: a host of strangers' programs has to, or they write to its log whatever they want.
-    /// Called from a worker's own thread.
+    /// One log record of a worker's function. Called on the thread that reads from that worker.
+    ///
+    /// By default it goes to this process's logger, with the worker's name before the message. A host of
+    /// programs that it does not trust has to implement this, or they write into its log whatever they want.
     fn record(&self, worker: &str, record: &LogRecord<'_>) {
         let LogRecord { level, target, message, module_path, file, line } = *record;
         // The macros of `log` compare the level; a record that is handed to the logger directly has not been
@@ -72,8 +74,8 @@ pub trait OutputSink: Send + Sync + fmt::Debug {
         );
     }
 
-    /// The pool ends, or the program does: what the relay has kept back is to be written. Called after the
-    /// last line, perhaps more than once.
+    /// Writes what the sink has kept back, because the pool or the program ends. Called after the last line,
+    /// perhaps more than once.
     fn flush(&self) {}
 }
 

@@ -17,7 +17,7 @@ use crate::model::words::noun;
 
 /// Bytes that may wait before workers are not read any more: they then wait themselves, as for a terminal.
 const ROOM: usize = 1 << 20;
-/// The last words of the dead are taken beyond that, up to here.
+/// The last lines of dead workers are taken beyond that, up to here.
 const MOST: usize = 16 << 20;
 /// What a line takes beside its text.
 const EACH: usize = 96;

@@ -117,7 +117,7 @@ impl Settling {
         Settling { mark, until: watched.iter().map(written).collect() }
     }
 
-    /// The mark, if all is read. Of a worker that is dead it is.
+    /// The mark, once all is read. A worker that is not watched any more is dead, and was read to its end.
     pub(crate) fn through(&self, watched: &[Watched]) -> Option<u64> {
         let read = |(id, [stdout, stderr]): &(u64, [u64; 2])| {
             let worker = watched.iter().find(|worker| worker.id == *id);

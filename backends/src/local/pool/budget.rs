@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 /// ```
 pub struct Budget {
     most: u64,
-    /// What it has whatever is left of the whole, and the whole.
+    /// The bytes that it has whatever is left of the whole, and the whole; `None`: it is not a part.
     part: Option<(u64, Arc<Budget>)>,
     used: Mutex<u64>,
     freed: Condvar,

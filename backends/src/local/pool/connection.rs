@@ -213,7 +213,7 @@ impl Connection {
         self.sender.close();
     }
 
-    /// What an answer of `length` bytes to a batch may count, which a worker begins to send.
+    /// A worker begins to send an answer of `length` bytes to a batch. Returns the most bytes that it may count.
     ///
     /// # Errors
     /// If it is longer than that, or answers nothing.

@@ -22,7 +22,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 /// Items of one run about which such a warning is written, at most.
 pub(crate) const MOST_DOUBTED: usize = 3;
 
-/// Host: what was refused to that which ran when a worker died.
+/// Host: the calls that were refused to the item, or to the preparation, that ran when a worker died.
 pub(crate) fn refused_to(page: &SharedPage, ran: Option<(u64, Running)>) -> Option<String> {
     let item = number(ran?.1)?;
     let mut refused = page.record().of_item(item);

@@ -23,7 +23,7 @@ use crate::model::text;
 /// The frame of an answer, with its payload behind the header.
 pub(crate) struct Answer {
     pub(crate) frame: Vec<u8>,
-    /// What it may count, where its worker is held to that.
+    /// The most bytes that it may count; `None`: its worker is held to no bound.
     pub(crate) allowed: Option<u64>,
     /// What it takes of a budget.
     pub(crate) taken: Option<Taken>,
@@ -57,7 +57,8 @@ impl PoolHandle {
         Ok(())
     }
 
-    /// What the answer may count that a worker begins to send, of so many bytes to a batch that it must hold.
+    /// A worker begins to send an answer of `length` bytes to a batch, which it must hold. Returns the most bytes that the
+    /// answer may count.
     ///
     /// # Errors
     /// If it is longer than that, or answers nothing.

@@ -22,6 +22,7 @@ impl WorkerLimits {
 /// Cuts off what a worker that may be given `left` items must not have.
 pub(crate) fn split(batch: Batch, left: u64) -> (Batch, Option<Batch>) {
     let items = batch.items();
+    // What does not fit 32 bits is more than any batch has.
     match u32::try_from(left).ok().filter(|left| *left < items) {
         None => (batch, None),
         Some(left) => {

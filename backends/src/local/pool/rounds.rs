@@ -41,6 +41,8 @@ impl PoolHandle {
             member.seen.unread = [unread.contains(&member.id), member.seen.unread[0]];
         }
         let pause = watchdog::look(&mut state, since_last, now);
+        // By the clock, because a worker that does not leave causes no event, and is to be killed after
+        // LEAVE.
         let pause = if state.is_closing() { Some(LEAVE / 10) } else { pause };
         // Under the lock, so that an event that comes after this look sets the timer itself.
         state.next_look = pause.map(|pause| now + pause);

@@ -30,7 +30,7 @@ pub(crate) struct PoolState {
     pub(crate) own: bool,
     /// Workers confine themselves or are confined, and keep a record of what they were refused.
     pub(crate) confined: bool,
-    /// Times that a thread waits, or has waited, for what workers have printed; see `settle`.
+    /// How many waits for what workers have printed have begun: the number of the last mark, see `settle`.
     pub(crate) settling: u64,
     /// What each worker may use up.
     pub(crate) allowed: WorkerLimits,
@@ -234,7 +234,7 @@ impl PoolState {
         }
     }
 
-    /// How soon to look for the first time, where there is something to look after.
+    /// How soon the watchdog has to look, if anything goes by the clock.
     pub(crate) fn first_pause(&self) -> Option<Duration> {
         let limits = self.runs.values().filter_map(|run| run.job.item_timeout.map(pause_of));
         let orphans = self.runs.values().filter(|run| run.closed).map(|_| ORPHAN / 4);

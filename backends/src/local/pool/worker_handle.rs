@@ -133,7 +133,8 @@ fn is_dying(pid: u32) -> bool {
     static KNOWN: LazyLock<bool> = LazyLock::new(|| matches!(core_dumping("self"), Ok(Some(_))));
     match core_dumping(&pid.to_string()) {
         Ok(Some(dumps)) => dumps,
-        // A process without memory.
+        // The kernel leaves the line out for a process whose memory is gone, which is dying. A kernel that
+        // never writes the line says nothing by that.
         Ok(None) => *KNOWN,
         Err(_) => false,
     }

@@ -42,7 +42,7 @@ pub(crate) fn fill_standard() {
 pub(crate) fn above_standard<T: From<OwnedFd> + Into<OwnedFd>>(made: T) -> io::Result<T> {
     let made: OwnedFd = made.into();
     if STANDARD.contains(&made.as_raw_fd()) {
-        // A copy gets none of those numbers.
+        // std makes copies at 3 and above; the one with the low number is closed by this return.
         return made.try_clone().map(T::from);
     }
     Ok(made.into())

@@ -240,6 +240,7 @@ impl Drop for Watch {
 /// `exit(139)` is taken for one that crashed, because the two look alike.
 fn judge(status: ExitStatus) -> ExitReason {
     match (status.code(), status.signal()) {
+        // Linux numbers its signals from 1 to 64.
         (Some(code @ 129..=192), _) => ExitReason::Signal(code - 128),
         (Some(code), _) => ExitReason::Exit(code),
         (None, Some(signal)) => ExitReason::Signal(signal),

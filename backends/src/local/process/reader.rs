@@ -58,14 +58,14 @@ pub(crate) struct WorkerConnection<'a> {
 struct Begun {
     since: Instant,
     length: u64,
-    /// What an answer may count.
+    /// The most bytes that an answer may count; `None` for other frames.
     allowed: Option<u64>,
     /// What it takes of the budget.
     taken: Option<Taken>,
 }
 
 impl Begun {
-    /// How long the next packet may take that is not here after `pause` at most.
+    /// How long the next packet is waited for: for what is left of the frame's time, and `pause` at most.
     fn left(&self, pause: Duration) -> Duration {
         let whole = FRAME + Duration::from_secs(self.length / RATE);
         whole.saturating_sub(self.since.elapsed()).min(pause)
@@ -224,6 +224,8 @@ impl WorkerConnection<'_> {
     /// The frame with its payload behind the header, wherever that lies.
     fn payload(&self, header: &Header<ToHost>, frame: Vec<u8>) -> Result<Vec<u8>, ProtocolError> {
         let Some((place, length)) = header.shared() else { return Ok(frame) };
+        // The length is the worker's word until the copy below has checked it: no more than an area is
+        // reserved for it.
         let mut whole = buffer_pool::take(HEADER.saturating_add(length).min(HEADER + AREA));
         whole.extend_from_slice(&frame);
         // Copied out before anything reads it: the worker can go on writing there.

@@ -62,6 +62,7 @@ pub fn enter_after(others: impl FnOnce()) {
         unsafe { std::env::set_var(INSIDE, inherited) };
         return;
     }
+    // Relaxed, because there is one thread: those that are started later see it.
     WORKER.store(true, Ordering::Relaxed);
     // Before the worker begins, which does not return: registries and statics are then as in the host.
     others();

@@ -188,6 +188,7 @@ impl Receiver {
                 state = self.lock();
                 state.take(received);
                 state.helper = state.busy;
+                // The working thread waits for a frame, or for this thread to stop receiving.
                 self.more.notify_all();
                 if state.end != End::Open {
                     return self.wait_for_working_thread(state);
