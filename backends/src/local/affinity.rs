@@ -13,8 +13,9 @@ use nix::unistd::Pid;
 /// Words that hold a set of cores.
 const WORDS: usize = CpuSet::count().div_ceil(64);
 
-/// The cores that a worker is to have back; none where it has them. In the page that host and worker share: the one of
-/// the two that runs first gives them back, for the host may be put off its core by the very worker that it wakes.
+/// The cores that a worker is to have back; none where it has them. In the page that host and worker share:
+/// the one of the two that runs first gives them back, for the host may be put off its core by the very
+/// worker that it wakes.
 #[derive(Debug)]
 #[repr(transparent)]
 pub(crate) struct SavedAffinity([AtomicU64; WORDS]);

@@ -114,7 +114,8 @@ impl Pool {
             let thread = std::thread::Builder::new().name("fastmap-supervisor".to_owned());
             let handle = thread
                 .spawn(move || {
-                    // A relay of the user's own may panic in there. No map may wait for a thread that is gone.
+                    // A relay of the user's own may panic in there. No map may wait for a thread that is
+                    // gone.
                     if catch_unwind(AssertUnwindSafe(|| supervisor::supervise(&shared))).is_err() {
                         shared.give_up();
                     }

@@ -1,5 +1,5 @@
-//! Where payloads lie in the memory that a host shares with a worker: one area for each direction.
-//! The sender of a direction chooses the places and remembers which are taken: the host in `connection`, the worker in
+//! Where payloads lie in the memory that a host shares with a worker: one area for each direction. The sender
+//! of a direction chooses the places and remembers which are taken: the host in `connection`, the worker in
 //! `sender`. The bytes themselves are in `shared_page`.
 
 use std::ops::Range;

@@ -11,9 +11,9 @@ use crate::local::signals::block_signals;
 use crate::model::batch::Batch;
 use crate::model::frame::PACKET;
 
-/// Time after which a send fails for which the page has promised room. The promise may be wrong, because the function
-/// can write to the page. The time is longer than a busy machine keeps a worker from taking a packet: the host holds a
-/// lock meanwhile, but a send that is known to wait is made by a thread of its own.
+/// Time after which a send fails for which the page has promised room. The promise may be wrong, because the
+/// function can write to the page. The time is longer than a busy machine keeps a worker from taking a
+/// packet: the host holds a lock meanwhile, but a send that is known to wait is made by a thread of its own.
 const SEND: Duration = Duration::from_secs(10);
 /// The same for a stranger's worker. It takes what it is sent at once, whatever its function does. One that has not
 /// for so long is cut off.
@@ -88,8 +88,9 @@ impl FrameSender {
 
     /// Sends a frame, now or as soon as the worker takes it. Never waits for the worker.
     ///
-    /// A frame to a dead worker is dropped: the supervisor reports its death, and what it held is sent again. A worker that
-    /// can't be sent to for another reason (no memory for the socket) sees the channel end, and ends by that.
+    /// A frame to a dead worker is dropped: the supervisor reports its death, and what it held is sent again.
+    /// A worker that can't be sent to for another reason (no memory for the socket) sees the channel end, and
+    /// ends by that.
     pub(crate) fn send(&mut self, frame: Frame) {
         let mut state = lock(&self.shared.state);
         if state.closed {

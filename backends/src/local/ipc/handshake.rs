@@ -13,7 +13,8 @@ use crate::model::death::ExitReason;
 use crate::model::frame::VERSION;
 use crate::model::protocol_error::ProtocolError;
 
-/// Set for workers alone, and removed by each before anything else, so that what it starts does not become one.
+/// Set for workers alone, and removed by each before anything else, so that what it starts does not become
+/// one.
 pub(crate) const MARKER: &str = "FASTMAP_WORKER";
 
 /// Bytes of stack that a worker's function has, if it is set.

@@ -1,6 +1,6 @@
-//! Where a worker connects: a socket in a folder of its own, which is removed when the worker has connected. `spawn` makes
-//! it, and `untrusted_peer` waits at it. If the worker dies first, `exit_latch` ends that wait. If the host's process exits
-//! first, its exit hook removes the folder.
+//! Where a worker connects: a socket in a folder of its own, which is removed when the worker has connected.
+//! `spawn` makes it, and `untrusted_peer` waits at it. If the worker dies first, `exit_latch` ends that wait.
+//! If the host's process exits first, its exit hook removes the folder.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
@@ -91,8 +91,9 @@ impl Rendezvous {
     }
 }
 
-/// The process that keeps the list: the first that starts a worker; 0: none has. A fork of it may never get the lock, which
-/// may be held by a thread that only the parent has: sockets that the fork makes are not listed.
+/// The process that keeps the list: the first that starts a worker; 0: none has. A fork of it may never get
+/// the lock, which may be held by a thread that only the parent has: sockets that the fork makes are not
+/// listed.
 static OWNER: AtomicU32 = AtomicU32::new(0);
 static SERVERS: Mutex<Servers> = Mutex::new(Servers { making: 0, paths: BTreeSet::new() });
 /// The process exits, and makes no more of them.

@@ -1,8 +1,8 @@
-//! Memory that the host shares with each worker: a page with what runs there now and how much was received, and
-//! behind it an area for large payloads in each direction (see `arena`).
-//! Made by the host before the worker starts, handed over through its stdin (see `channel`); sealed, so that no worker can
-//! shrink it under the host's hands. What a worker writes into the page is a hint, never a length or an address; what it writes
-//! into its area is copied out before anything reads it, for the worker can go on writing.
+//! Memory that the host shares with each worker: a page with what runs there now and how much was received,
+//! and behind it an area for large payloads in each direction (see `arena`). Made by the host before the
+//! worker starts, handed over through its stdin (see `channel`); sealed, so that no worker can shrink it
+//! under the host's hands. What a worker writes into the page is a hint, never a length or an address; what
+//! it writes into its area is copied out before anything reads it, for the worker can go on writing.
 
 use std::fs::File;
 use std::io;
@@ -194,8 +194,8 @@ impl SharedPage {
 
     fn write(&self, area: usize, place: usize, bytes: &[u8]) {
         assert!(place <= AREA && bytes.len() <= AREA - place, "{} bytes at {place}", bytes.len());
-        // SAFETY: the target lies in the mapping, by the line above; no thread holds a reference into a place before the
-        // frame that names it is sent, which is behind this.
+        // SAFETY: the target lies in the mapping, by the line above; no thread holds a reference into a place
+        // before the frame that names it is sent, which is behind this.
         unsafe {
             let target = self.map.as_mut_ptr().add(area + place);
             target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());

@@ -1,5 +1,6 @@
-//! Accepts the connection of a worker that was started. Its peer's user and process are compared with those that the host has started,
-//! because the socket's folder may be open to others where a jail's user has to reach it. Used by `reader`.
+//! Accepts the connection of a worker that was started. Its peer's user and process are compared with those
+//! that the host has started, because the socket's folder may be open to others where a jail's user has to
+//! reach it. Used by `reader`.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;

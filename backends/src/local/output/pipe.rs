@@ -44,11 +44,12 @@ pub struct LogRecord<'a> {
 /// Where the lines go that workers print, and the records that they log. The default writes them to the
 /// host's own stdout and stderr.
 pub trait OutputSink: Send + Sync + fmt::Debug {
-    /// One line, its end included. Called on one thread of each pool that does nothing else. (If log records of
-    /// a launcher's worker are left out, the line that says so comes from the thread that reads that worker.)
+    /// One line, its end included. Called on one thread of each pool that does nothing else. (If log records
+    /// of a launcher's worker are left out, the line that says so comes from the thread that reads that
+    /// worker.)
     ///
-    /// A call that waits holds up workers that print, once a megabyte of lines waits and their pipes are full;
-    /// the end of a map, for two seconds at most; and the drop of the pool.
+    /// A call that waits holds up workers that print, once a megabyte of lines waits and their pipes are
+    /// full; the end of a map, for two seconds at most; and the drop of the pool.
     fn line(&self, worker: &str, stream: Stream, line: &[u8]);
 
     /// One log record of a worker's function. Called on the thread that reads from that worker.
@@ -254,8 +255,8 @@ impl Pipe {
         }
     }
 
-    /// Passes on what is there now as lines, at most about `most` bytes, so that a worker that prints much can't
-    /// hold up the rest. Returns how many bytes there were.
+    /// Passes on what is there now as lines, at most about `most` bytes, so that a worker that prints much
+    /// can't hold up the rest. Returns how many bytes there were.
     pub(crate) fn pass_on(&mut self, most: usize, out: &mut dyn FnMut(Stream, Vec<u8>)) -> usize {
         self.read(most, &mut |pipe, bytes| pipe.split(bytes, out))
     }

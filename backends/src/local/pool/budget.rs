@@ -52,8 +52,8 @@ impl Budget {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes so many bytes, as soon as they are there. `None`: they were not there within `patience`, or `over`
-    /// has returned true, because they are not wanted any more.
+    /// Takes so many bytes, as soon as they are there. `None`: they were not there within `patience`, or
+    /// `over` has returned true, because they are not wanted any more.
     pub(crate) fn take(
         self: &Arc<Self>,
         bytes: u64,

@@ -213,7 +213,8 @@ impl Connection {
         self.sender.close();
     }
 
-    /// A worker begins to send an answer of `length` bytes to a batch. Returns the most bytes that it may count.
+    /// A worker begins to send an answer of `length` bytes to a batch. Returns the most bytes that it may
+    /// count.
     ///
     /// # Errors
     /// If it is longer than that, or answers nothing.
@@ -264,7 +265,8 @@ impl Connection {
     /// # Errors
     /// If they were not asked back.
     pub(crate) fn on_returned(&mut self, ticket: u64, from: u32) -> Result<Option<GivenBack>, ProtocolError> {
-        // The worker answers once for each time that it was asked. Anything else that it gives back breaks the protocol.
+        // The worker answers once for each time that it was asked. Anything else that it gives back breaks
+        // the protocol.
         self.recalls = self.recalls.checked_sub(1).ok_or(ProtocolError::ReturnedUnasked)?;
         // The worker's two threads send: an answer of the runner may come before what its helper has given back.
         let Some(at) = self.held.iter().position(|held| held.batch.ticket() == ticket) else {
@@ -297,7 +299,8 @@ impl Connection {
         if self.refusals > self.given {
             return Err(ProtocolError::TooManyRefusals);
         }
-        // The worker refuses each batch of the job that it had. If the job is closed by now, no run waits for that.
+        // The worker refuses each batch of the job that it had. If the job is closed by now, no run waits for
+        // that.
         if !open {
             return Ok(0);
         }

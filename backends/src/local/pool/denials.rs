@@ -39,8 +39,8 @@ pub(crate) fn number(running: Running) -> Option<u32> {
     }
 }
 
-/// Host: warns of calls that were refused to items that still run, because a library may wait for ever for what it was
-/// refused. Returns when to look again.
+/// Host: warns of calls that were refused to items that still run, because a library may wait for ever for
+/// what it was refused. Returns when to look again.
 pub(crate) fn doubt_items(state: &mut PoolState, now: Instant) -> Option<Duration> {
     if !state.confined || state.runs.is_empty() {
         return None;

@@ -1,5 +1,5 @@
-//! What the pool does at each event of a worker: a handshake, an answer, items given back, a job that it could not prepare,
-//! a death. Called by the readers and the supervisor; decided under the pool's lock.
+//! What the pool does at each event of a worker: a handshake, an answer, items given back, a job that it
+//! could not prepare, a death. Called by the readers and the supervisor; decided under the pool's lock.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -57,8 +57,8 @@ impl PoolHandle {
         Ok(())
     }
 
-    /// A worker begins to send an answer of `length` bytes to a batch, which it must hold. Returns the most bytes that the
-    /// answer may count.
+    /// A worker begins to send an answer of `length` bytes to a batch, which it must hold. Returns the most
+    /// bytes that the answer may count.
     ///
     /// # Errors
     /// If it is longer than that, or answers nothing.

@@ -40,8 +40,8 @@ const START: usize = 10;
 /// Descriptors that are left to the program where there is more than one worker.
 const SPARE: usize = 8;
 
-/// Time after which the sockets of new workers are removed: the workers have run their first items by then, so that the
-/// removal takes no core from them.
+/// Time after which the sockets of new workers are removed: the workers have run their first items by then,
+/// so that the removal takes no core from them.
 const STARTED: Duration = Duration::from_millis(2);
 
 /// The pool of a [`Local`](crate::local::Local), which its threads share.

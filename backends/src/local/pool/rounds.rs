@@ -32,8 +32,8 @@ pub(crate) struct Round {
 }
 
 impl PoolHandle {
-    /// One round of the supervisor, `since_last` after the one before. `unread`: workers that may wait for this process to
-    /// read what they print.
+    /// One round of the supervisor, `since_last` after the one before. `unread`: workers that may wait for
+    /// this process to read what they print.
     pub(crate) fn on_round(&self, unread: &[u64], since_last: Duration, now: Instant) -> Round {
         let mut state = self.lock();
         state.on_round(LEAVE, now);

@@ -18,8 +18,9 @@ use crate::model::completion_queue::CompletionQueue;
 use crate::model::error::BackendError;
 use crate::model::frame::{DoneHead, Header, ToWorker};
 
-/// Batches that a worker holds at a time, the running one included: enough that what waits is as long as the way of an
-/// answer to the host and of the next batch back. More would only bind work to a worker before it is known which one is free.
+/// Batches that a worker holds at a time, the running one included: enough that what waits is as long as the
+/// way of an answer to the host and of the next batch back. More would only bind work to a worker before it
+/// is known which one is free.
 const LEAST_DEPTH: usize = 2;
 const MOST_DEPTH: usize = 4;
 /// The way there and back, from one sleeping core to another.

@@ -85,7 +85,8 @@ impl PoolState {
         }
     }
 
-    /// One round of the supervisor: asks the workers of a closing pool to leave, and kills those that have not left within
+    /// One round of the supervisor: asks the workers of a closing pool to leave, and kills those that have
+    /// not left within
     /// `patience`.
     pub(crate) fn on_round(&mut self, patience: Duration, now: Instant) {
         match self.phase {

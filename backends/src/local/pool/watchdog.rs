@@ -183,8 +183,8 @@ fn is_stopped(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
 }
 
-/// Ends workers that are stuck in an item that no run waits for, if other work wants their place, or if their map wanted
-/// running items ended with it (`cancel_running`).
+/// Ends workers that are stuck in an item that no run waits for, if other work wants their place, or if their
+/// map wanted running items ended with it (`cancel_running`).
 fn end_orphans(state: &mut PoolState, now: Instant) -> Option<Duration> {
     // Also one that is stuck in freeing what an ended map left in it.
     let freeing = |member: &WorkerHandle| {

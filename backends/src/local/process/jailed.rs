@@ -236,7 +236,8 @@ impl Drop for Watch {
     }
 }
 
-/// bubblewrap reports a signal by the exit code, as a shell does: 128 and the signal's number. A worker that leaves by
+/// bubblewrap reports a signal by the exit code, as a shell does: 128 and the signal's number. A worker that
+/// leaves by
 /// `exit(139)` is taken for one that crashed, because the two look alike.
 fn judge(status: ExitStatus) -> ExitReason {
     match (status.code(), status.signal()) {

@@ -36,8 +36,8 @@ use crate::local::process::watched::Watched;
 use crate::local::signals::block_signals;
 use crate::model::death::{ExitReason, WorkerExit};
 
-/// Begins to start the workers that were asked for, as many at a time as there are cores; false if there are none. What
-/// prevents a start is reported to the pool.
+/// Begins to start the workers that were asked for, as many at a time as there are cores; false if there are
+/// none. What prevents a start is reported to the pool.
 pub(crate) fn spawn_requested(shared: &Arc<PoolHandle>) -> bool {
     let numbers = shared.on_starts_begin();
     let begun = !numbers.is_empty();
@@ -68,7 +68,8 @@ fn begin(shared: &Arc<PoolHandle>, number: u64) -> Result<JoinHandle<()>, (Worke
         block_signals();
         // Before the worker starts, because it inherits the cores of this thread.
         cores::take_back();
-        // A launcher may be another crate's code: its panic is a start that failed, and is counted down as such.
+        // A launcher may be another crate's code: its panic is a start that failed, and is counted down as
+        // such.
         let started = catch_unwind(AssertUnwindSafe(|| start(&shared, number, &own)));
         match started.unwrap_or(Err(StartError::LauncherPanicked)) {
             Ok(Started { page, latch, server, process }) => {

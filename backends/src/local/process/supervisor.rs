@@ -169,8 +169,8 @@ impl Marks {
     }
 }
 
-/// Waits until a worker prints (if it is to be read) or dies, another thread wakes this one, or `pause` is over.
-/// Returns for each worker whether it has printed something or is dead.
+/// Waits until a worker prints (if it is to be read) or dies, another thread wakes this one, or `pause` is
+/// over. Returns for each worker whether it has printed something or is dead.
 fn wait(shared: &PoolHandle, watched: &[Watched], read: bool, pause: Option<Duration>) -> Vec<bool> {
     let mut fds = vec![
         PollFd::new(shared.wake().as_fd(), PollFlags::POLLIN),

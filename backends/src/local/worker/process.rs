@@ -52,13 +52,13 @@ pub fn enter_after(others: impl FnOnce()) {
     let inherited = descendants::inherited(&marker.name, &marker.server);
     if getppid() != Pid::from_raw(marker.host as i32) {
         if matches!(marker.confinement, Confinement::Own(_)) && is_gone(marker.host) {
-            // The host died while this process was on its way. Nothing is left to work for, and the user's program must not
-            // run here in its place.
+            // The host died while this process was on its way. Nothing is left to work for, and the user's
+            // program must not run here in its place.
             exit(0);
         }
-        // The marker has come through a worker that did not enter, and whose program has started this process. It must not
-        // become a host, or each generation would start the next: its maps run in this process.
-        // SAFETY: as above.
+        // The marker has come through a worker that did not enter, and whose program has started this
+        // process. It must not become a host, or each generation would start the next: its maps run in this
+        // process. SAFETY: as above.
         unsafe { std::env::set_var(INSIDE, inherited) };
         return;
     }

@@ -1,6 +1,6 @@
-//! What a worker receives, and on which thread. While the working thread has nothing to do it receives by itself, so
-//! that a batch wakes one thread and not two. Once it has been busy for a moment, a helper thread receives, so that a
-//! recall is received and a closed channel is noticed while user code runs.
+//! What a worker receives, and on which thread. While the working thread has nothing to do it receives by
+//! itself, so that a batch wakes one thread and not two. Once it has been busy for a moment, a helper thread
+//! receives, so that a recall is received and a closed channel is noticed while user code runs.
 
 use std::collections::VecDeque;
 use std::io;
@@ -180,7 +180,8 @@ impl Receiver {
                 Err(_) => return,
             }
             let mut state = self.lock();
-            // Under the lock, so that a working thread that becomes idle meanwhile sees that this one receives.
+            // Under the lock, so that a working thread that becomes idle meanwhile sees that this one
+            // receives.
             state.helper = state.busy;
             while state.helper {
                 drop(state);

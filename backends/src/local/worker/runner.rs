@@ -333,8 +333,8 @@ pub(crate) struct Ready {
     large: bool,
 }
 
-/// A job as far as it is prepared. Its function is made at the first batch and not before, so that a death in it is
-/// reported as one of that batch.
+/// A job as far as it is prepared. Its function is made at the first batch and not before, so that a death in
+/// it is reported as one of that batch.
 pub(crate) enum Prepared {
     Opening(FramedOpening),
     Ready(Ready),

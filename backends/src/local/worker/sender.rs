@@ -64,7 +64,8 @@ impl Placed {
         free_place(self.taken.iter().map(|(_, place)| place.clone()), length)
     }
 
-    /// The place is taken from now on, because the host learns of it: until the host has copied the answer out.
+    /// The place is taken from now on, because the host learns of it: until the host has copied the answer
+    /// out.
     pub(crate) fn keep(&mut self, place: Range<usize>) {
         self.count += 1;
         self.taken.push_back((self.count, place));

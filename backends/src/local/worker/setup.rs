@@ -1,6 +1,7 @@
-//! What a worker settles about its process before anything else: signals, and standard input, which is its channel.
-//! Descriptors that were open before are left alone: the program's constructors and preloaded libraries (profilers,
-//! tracers) have opened them, or the program's caller has. Called by `runner`, once, before there is a second thread.
+//! What a worker settles about its process before anything else: signals, and standard input, which is its
+//! channel. Descriptors that were open before are left alone: the program's constructors and preloaded
+//! libraries (profilers, tracers) have opened them, or the program's caller has. Called by `runner`, once,
+//! before there is a second thread.
 
 use std::fs::File;
 use std::os::fd::AsFd;
