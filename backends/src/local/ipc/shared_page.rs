@@ -205,7 +205,7 @@ impl SharedPage {
     /// Worker: a payload that the host has placed; `None` if that is not in the area.
     ///
     /// # Safety
-    /// The host must not have been told that the place is free again while the bytes are used.
+    /// The host must not learn that the place is free again while the bytes are used.
     pub(crate) unsafe fn placed_by_host(&self, place: usize, length: usize) -> Option<&[u8]> {
         if place > AREA || length > AREA - place {
             return None;
