@@ -14,7 +14,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// The same for each worker: to look at one takes some 10 µs, under the pool's lock.
 const LOOK_EACH: Duration = Duration::from_micros(500);
 
-/// Deaths that the kernel caused for want of memory, as far as they can be told from other SIGKILLs.
+/// Deaths that the kernel caused for want of memory, as far as they differ from other SIGKILLs.
 #[derive(Debug)]
 pub(crate) struct MemoryKills {
     group: MemoryGroup,
@@ -33,6 +33,8 @@ impl MemoryKills {
         if self.group.kills()? <= self.known {
             return None;
         }
+        // One at a time, and not up to the kernel's count: others of these kills may have ended workers whose
+        // exits are still to come.
         self.known += 1;
         Some(ExitReason::OutOfMemory(MemoryLimit::Shared(self.group.limit())))
     }
@@ -47,6 +49,7 @@ impl PoolState {
 
     /// Ends workers that hold too much memory.
     pub(super) fn end_over_memory(&mut self) {
+        // Only during maps: an idle pool would be woken every 20 ms for it.
         let Some(limit) = self.allowed.memory.filter(|_| !self.runs.is_empty()) else { return };
         for member in self.workers.iter_mut().filter(|member| !member.life.is_ending()) {
             let held = private_memory(member.pid());
@@ -61,6 +64,8 @@ impl PoolState {
 /// it is gone.
 fn private_memory(pid: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    // Not by a limit of the system's: `setrlimit` counts address space, which says little, and makes an
+    // allocation fail anywhere in the function.
     let mut pages = text.split_whitespace().skip(1).map(str::parse::<u64>);
     let (resident, shared) = (pages.next()?.ok()?, pages.next()?.ok()?);
     Some(resident.saturating_sub(shared) * rustix::param::page_size() as u64)

@@ -39,6 +39,8 @@ impl PoolState {
     pub(crate) fn recycle_exhausted(&mut self, now: Instant) -> Option<Duration> {
         for member in &mut self.workers {
             if member.life.leaving_since().is_some_and(|since| now.saturating_duration_since(since) > LEAVE) {
+                // This end accuses no item: the worker holds no batch, or the pool closes and no map is left
+                // that waits.
                 member.end_for(ExitReason::Unknown, None);
             }
         }
@@ -61,6 +63,7 @@ impl PoolState {
 /// Cuts off what a worker that may be given `left` items must not have.
 pub(crate) fn split(batch: Batch, left: u64) -> (Batch, Option<Batch>) {
     let items = batch.items();
+    // What does not fit 32 bits is more than any batch has.
     match u32::try_from(left).ok().filter(|left| *left < items) {
         None => (batch, None),
         Some(left) => {
