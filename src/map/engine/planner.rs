@@ -1,4 +1,4 @@
-//! The size of the next batch, from what earlier ones took and from what the backend wants.
+//! The size of the next batch, from the time and bytes of earlier ones and from the backend's targets.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const ROOM: f64 = 1.1;
 pub(crate) struct Plan {
     pub(crate) items: u32,
     pub(crate) bytes: usize,
-    /// After this time what was pulled is sent.
+    /// After this time the items that were pulled are sent, however few they are.
     pub(crate) patience: Duration,
 }
 
@@ -25,7 +25,7 @@ pub(crate) struct BatchPlanner {
     input_bytes: Option<f64>,
     /// Bytes of a result.
     result_bytes: f64,
-    /// Items of the latest batch, and the work for which it was sized; `None`: there was none.
+    /// Items of the latest batch, and the work target by which it was sized (`None` before the first).
     latest_items: u32,
     latest_work: Option<Duration>,
 }
@@ -84,6 +84,8 @@ impl BatchPlanner {
     /// A batch was read. `items` is not 0.
     pub(super) fn batch_read(&mut self, items: u32, bytes: usize) {
         let each = bytes as f64 / f64::from(items);
+        // The first batch sets the mean, also where the calling thread has measured the time: it encodes
+        // nothing and knows no bytes.
         self.input_bytes = Some(self.input_bytes.map_or(each, |old| f64::midpoint(old, each)));
         self.latest_items = items;
     }
@@ -94,6 +96,7 @@ impl BatchPlanner {
         let time = results.wall.div_f64(each);
         self.item_time = Some(self.item_time.map_or(time, |old| (old + time) / 2));
         let bytes = results.payload.bytes().len() as f64 / each;
+        // 0 means unknown. An average with it would halve the first estimate, and admit too much.
         self.result_bytes =
             if self.result_bytes == 0.0 { bytes } else { f64::midpoint(self.result_bytes, bytes) };
     }
@@ -103,9 +106,10 @@ impl BatchPlanner {
         self.latest_items
     }
 
-    /// The calling thread has measured an item: the first batches need not start with one item to find out.
+    /// The calling thread has measured an item, so that the first batch need not be a single item.
     pub(crate) fn measured(&mut self, item_seconds: f64) {
         self.item_time = Some(Duration::from_secs_f64(item_seconds));
+        // As if 1 ms of work had been sent last: a batch is at most four times as large as the one before.
         self.latest_items = ((1e-3 / item_seconds.max(1e-9)) as u32).max(1);
     }
 

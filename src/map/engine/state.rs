@@ -1,6 +1,6 @@
-//! The part of a map that knows no types: when to read, how much, what to send again, when it is over.
-//! Driven by the adapter inside `next()`; drives a [`Run`]. Order and bytes are the reorder buffer's, deaths are `losses`' (of the
-//! backends) and `deaths`'.
+//! The part of a map that knows no types: when to read, how much, what to send again, when the map is over.
+//! The adapter calls it inside `next()`; it calls a [`Run`]. `reorder` has order and budget, `losses` (of the
+//! backends) and `deaths` have lost batches.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ pub(crate) struct MapEngine {
     /// Items pulled from the input.
     pub(crate) pulled: u64,
     pub(crate) reading: Reading,
-    /// Items left in the input, if it tells.
+    /// Items left in the input, if its `size_hint` is exact.
     pub(crate) remaining: Option<u64>,
     batches: u64,
     pub(crate) planner: BatchPlanner,
@@ -71,7 +71,7 @@ pub(crate) struct MapEngine {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
     On,
-    /// Not until all that was read is answered: then the calling thread goes on.
+    /// Nothing is read until all items that were read are answered; then the calling thread continues.
     Held,
     Ended,
 }
@@ -83,7 +83,7 @@ pub(crate) enum Pulled {
     Enough,
     /// The input has ended.
     End,
-    /// The item behind the last one could not be encoded.
+    /// The item after those in the builder could not be encoded.
     Unwritable(Error),
 }
 
@@ -151,6 +151,7 @@ impl MapEngine {
 
     /// Items that are pulled and not handed to the consumer with their result chunk.
     pub(crate) fn undelivered(&self) -> u64 {
+        // Compared items are pulled already, and enter `pulled` with the last item of their segment.
         self.pulled + self.checkpoint.compared() + u64::from(self.builder.items())
             - self.reorder_buffer.taken()
     }
@@ -161,12 +162,15 @@ impl MapEngine {
             return Ok(());
         }
         self.remaining = items;
+        // The deadline counts from the first `next()`: opening the backend is part of the time.
         self.limits.begin(Instant::now());
+        // A report file that can't be written ends the map here, before any input is read.
         self.report.begin(self.label.as_deref(), &self.function.name, items)?;
         let mut context = match self.context.take() {
             Some(encode) => encode()?,
             None => Context::default(),
         };
+        // Workers start in the default mode: equal items would have other bits there than in this thread.
         if let Some(mode) = floats::Mode::unusual() {
             self.function = self.entry.id_in_mode();
             context = mode.append_to(&context).map_err(|error| {
@@ -174,6 +178,7 @@ impl MapEngine {
                     .with_source(error)
             })?;
         }
+        // The identity of the records includes the context, and so the floating point mode behind it.
         self.checkpoint.open(&self.function, &context, self.result_stride)?;
         let job = Job {
             id: self.job,
@@ -210,7 +215,7 @@ impl MapEngine {
         self.mode.run().is_some_and(|run| run.capacity().batches > 0)
     }
 
-    /// What to pull next, if anything: `None` where the places are taken or the budget is used up.
+    /// What to pull next; `None` if no place is free, the budget is used up, or the input is not to be read.
     pub(crate) fn plan(&mut self) -> Option<Plan> {
         self.submit_ready();
         let capacity = self.mode.run()?.capacity();
@@ -220,6 +225,7 @@ impl MapEngine {
             self.paused_by_budget = capacity.batches > 0;
             return None;
         }
+        // An open run that has no batch always takes one, even if it shows no free place (see `Run::submit`).
         if capacity.batches == 0 && self.in_flight > 0
             || self.reading != Reading::On && self.builder.items() == 0
         {
@@ -233,11 +239,13 @@ impl MapEngine {
         self.reorder_buffer.set_places(capacity.slots);
         self.report.workers(capacity.workers);
         let items = self.planner.batch_items(&capacity, self.remaining);
+        // A batch ends where recorded items begin or end: those are compared, all others are sent.
         let items = self.checkpoint.limit(self.pulled, items);
         if !self.reorder_buffer.admits(self.pulled, self.planner.expected_bytes(items)) {
             self.paused_by_budget = true;
             return None;
         }
+        // Before a batch is added: a kill must not cost more batches than the backend has places for.
         self.checkpoint.wait_for_room(capacity.batches);
         let bytes = self.planner.input_room(items).min(self.runtime.settings().read_ahead as f64);
         self.builder.reserve(bytes as usize);
@@ -281,6 +289,7 @@ impl MapEngine {
                 return Err(self.checkpoint.unwritable(error, index));
             }
             Pulled::Unwritable(error) => {
+                // The items before it were sent above, so that `pulled` is this item's index.
                 self.deliver(ResultChunk::failed(self.pulled, error));
                 self.pulled += 1;
             }
@@ -306,7 +315,7 @@ impl MapEngine {
         BatchId(self.batches)
     }
 
-    /// A share of the budget for the results of each batch: what goes beyond comes in parts.
+    /// Bytes of results that a batch may have at a time: a share of the budget. Larger results come in parts.
     fn result_credit(&mut self) -> u64 {
         let slots = self.mode.run().map_or(1, |run| run.capacity().slots);
         let share = self.runtime.settings().read_ahead / (4 * slots.max(1));
@@ -318,6 +327,8 @@ impl MapEngine {
         while let Some(entry) = self.resubmit_queue.first_entry() {
             let batch = entry.get();
             let expected = batch.payload().len() as f64 + self.planner.expected_results(batch.items());
+            // The queue's first batch has the earliest items. If the consumer waits for one in the queue, it
+            // is this one, and it is admitted whatever the budget.
             if !self.reorder_buffer.admits(batch.first(), expected) {
                 return;
             }
@@ -342,12 +353,12 @@ impl MapEngine {
         }
     }
 
-    /// Whether batches that are under way are worked on, or will be in a moment.
+    /// Whether the run takes batches at its full pace: its workers are there.
     pub(crate) fn is_ready(&mut self) -> bool {
         self.mode.run().is_none_or(|run| run.readiness().ready)
     }
 
-    /// The run can't go on: nothing more is read or waited for, only what is here is still to be delivered.
+    /// Closes the run: nothing more is read, sent or awaited. Results that have arrived are still delivered.
     pub(crate) fn stop(&mut self) {
         let stopped = if self.has_ended() { Mode::Ended } else { Mode::Stopped };
         if let Mode::Running(mut run) = std::mem::replace(&mut self.mode, stopped) {
@@ -355,6 +366,7 @@ impl MapEngine {
             self.report.spent(run.close());
         }
         self.resubmit_queue.clear();
+        // A closed run answers nothing more: a wait for these batches would not end.
         self.in_flight = 0;
     }
 
@@ -380,6 +392,7 @@ impl MapEngine {
         if self.has_ended() {
             return;
         }
+        // Before `stop` changes the mode. A map that failed is `Stopped` already, and counts as incomplete.
         let complete = self.input_ended() && matches!(self.mode, Mode::Running(_) | Mode::Inline);
         self.stop();
         self.mode = Mode::Ended;
@@ -392,6 +405,7 @@ impl MapEngine {
     /// Whether the deadline is over while work may be out.
     #[inline]
     pub(crate) fn is_late(&self) -> bool {
+        // A map that its deadline has ended is `Stopped`, and must not fail a second time.
         matches!(self.mode, Mode::Running(_)) && self.limits.is_late()
     }
 
@@ -402,7 +416,7 @@ impl MapEngine {
         self.end();
     }
 
-    /// Whether every item of the input has its answer, as far as the input tells.
+    /// Whether every item of the input has its answer, as far as the input's `size_hint` says.
     pub(super) fn is_answered(&self) -> bool {
         let all_pulled = self.input_ended() || self.remaining == Some(0);
         all_pulled && self.in_flight == 0 && self.resubmit_queue.is_empty() && self.builder.items() == 0
