@@ -1,5 +1,6 @@
-//! What was read ahead: result chunks that are answered and wait for their turn, and the bytes that a map holds.
-//! The engine puts answers in and asks whether more may be read; the adapter takes result chunks out, in order.
+//! Order and budget of what was read ahead: result chunks that wait for earlier ones, and the bytes that a
+//! map holds. The engine inserts answers and asks whether more may be read; the adapter takes result chunks
+//! out, in order.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,8 +9,9 @@ use fastmap_backends::{Batch, BatchId};
 use crate::error::ErrorKind;
 use crate::map::results::ResultChunk;
 
-/// Result chunks that may wait behind one slow item, at least, and for each place of the backend; their bytes are bounded as
-/// well, and bind first for all but tiny ones. (Simulated: 10,000 workers need more than the 4,096.)
+/// Result chunks that may wait for one slow item: at least this number, and this number for each place of the
+/// backend. Their bytes are bounded as well, and reach their bound first unless results are tiny. (Simulated:
+/// 10,000 workers need more than 4,096.)
 const SEGMENTS: usize = 4096;
 const SEGMENTS_A_PLACE: usize = 4;
 
@@ -86,6 +88,8 @@ impl ReorderBuffer {
 
     /// Whether a batch of `bytes` that begins at `first` may go out: what the consumer waits for always may.
     pub(crate) fn admits(&self, first: u64, bytes: f64) -> bool {
+        // Without this a budget could stop a map: all that is held would wait for this batch. Unordered
+        // results wait for no batch in particular, so that one batch is always admitted.
         let waited_for =
             first == self.head || (self.unordered && self.charges.is_empty() && self.ready.is_empty());
         waited_for || (self.ready.len() < self.most && self.held_bytes + self.charged + bytes <= self.budget)
@@ -117,6 +121,8 @@ impl ReorderBuffer {
     /// A batch goes out; each of its items is expected to be answered by so many bytes.
     pub(crate) fn charge(&mut self, batch: &Batch, result_bytes: f64) {
         let each = (batch.payload().len() as f64 + OVERHEAD) / f64::from(batch.items()) + result_bytes;
+        // A part that was given back and is sent again has its batch's name: it keeps the charge per item of
+        // the first time, or `discharge` would subtract another amount than was added.
         let charge = self.charges.entry(batch.id()).or_insert(Charge { items: 0, each });
         charge.items += batch.items();
         self.charged += f64::from(batch.items()) * charge.each;
@@ -125,6 +131,7 @@ impl ReorderBuffer {
     /// Items of a batch are back; whether more of it are still out.
     pub(crate) fn discharge(&mut self, batch: BatchId, items: u32) -> bool {
         let Some(charge) = self.charges.get_mut(&batch) else { return false };
+        // A backend that reports more items than it has must not make the sum too small.
         let items = items.min(charge.items);
         charge.items -= items;
         self.charged -= f64::from(items) * charge.each;
@@ -132,6 +139,7 @@ impl ReorderBuffer {
         if !more {
             self.charges.remove(&batch);
         }
+        // Differences of floats leave a remainder, which would add up over a long map.
         if self.charges.is_empty() {
             self.charged = 0.0;
         }
@@ -147,6 +155,7 @@ impl ReorderBuffer {
     /// Nothing more comes: what is missing in front of answers is answered by errors, so that those keep their places.
     pub(crate) fn fill_gaps(&mut self, kind: ErrorKind) {
         if self.unordered {
+            // Unordered results carry their index, so that a gap moves none of them.
             return;
         }
         let mut next = self.head;
@@ -166,6 +175,7 @@ impl ReorderBuffer {
 
     /// The next result chunk for the consumer, who is done with the one before.
     pub(crate) fn take(&mut self) -> Option<ResultChunk> {
+        // A chunk is in memory, and counts, until the consumer asks for the one after it.
         self.held_bytes -= std::mem::take(&mut self.consumed);
         let entry = self.ready.first_entry()?;
         if *entry.key() != self.head && !self.unordered {
