@@ -283,6 +283,7 @@ where
         // First, because answers free places and bytes, and a failure ends the map before more is read.
         self.engine.collect()?;
         while let Some(mut plan) = self.engine.plan() {
+            // Asked before each pull, because other threads fill a feed meanwhile.
             let prospect = self.input.prospect();
             let careful = match prospect {
                 // No item is pulled. Items that were pulled before the input panicked are sent all the same.

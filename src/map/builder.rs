@@ -1,4 +1,4 @@
-//! What may be said of one map, before its first item: each method overrides what `Options` say of all of them.
+//! Settings of one map, made before its first item: each method overrides the setting of `Options`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,7 +32,7 @@ where
         Batches::new(self)
     }
 
-    /// Yields results as they are finished, each with the index of its item. What is slow holds up nothing else.
+    /// Yields results as they are finished, each with the index of its item. A slow item delays no other.
     ///
     /// # Examples
     ///
@@ -97,7 +97,7 @@ where
         self
     }
 
-    /// What happens when an item fails: by default the map goes on behind its error.
+    /// What happens when an item fails. By default the map yields the error in the item's place and goes on.
     ///
     /// [`OnError::Stop`] ends the map at the first failure that is *known*, without waiting for earlier items that
     /// still run: nothing more is read, what is queued and what runs is cancelled. Then come the results that are here

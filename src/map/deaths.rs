@@ -100,8 +100,6 @@ fn is_its_own(cause: &ExitReason) -> bool {
         ExitReason::Exit(_) => true,
         // Operators and the memory killer send these two.
         ExitReason::Signal(number) => ![SIGKILL, SIGTERM].contains(number),
-        // Here another process has ended the worker or given it up: its host, the memory killer, or a
-        // service.
         _ => false,
     }
 }

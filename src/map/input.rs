@@ -111,6 +111,7 @@ impl<I: Iterator> Input<I> {
             (None, _) => Prospect::Promised,
             (Some(Supply::Later), 0) => Prospect::Later,
             (Some(Supply::Later), promised) => Prospect::Fed(promised),
+            // An ended feed counts as one item, so that the pull sees its `None`.
             (Some(Supply::Now(items)), _) => Prospect::Fed(u32::try_from(items).unwrap_or(u32::MAX)),
         }
     }

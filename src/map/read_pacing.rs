@@ -71,7 +71,7 @@ impl Caution {
                 self.credit = Duration::ZERO;
             }
         } else {
-            // The credit of an input that does not wait any more decays, so that it is soon pulled in batches.
+            // The credit of an input that does not wait any more decays, so that batches come back.
             self.spend(self.credit / 8);
         }
     }

@@ -120,6 +120,7 @@ impl ReorderBuffer {
 
     /// A batch goes out; each of its items is expected to be answered by so many bytes.
     pub(crate) fn charge(&mut self, batch: &Batch, result_bytes: f64) {
+        // Results count before they exist: once a batch is sent, they arrive whether or not there is room.
         let each = (batch.payload().len() as f64 + OVERHEAD) / f64::from(batch.items()) + result_bytes;
         // A part that was given back and is sent again has its batch's name: it keeps the charge per item of
         // the first time, or `discharge` would subtract another amount than was added.
@@ -160,6 +161,7 @@ impl ReorderBuffer {
         }
         let mut next = self.head;
         let mut gaps = Vec::new();
+        // Only gaps before a chunk: what follows the last one is answered by the map's own error.
         for (first, chunk) in &self.ready {
             while next < *first {
                 let items = u32::try_from(first - next).unwrap_or(u32::MAX);

@@ -118,6 +118,7 @@ impl ResultChunk {
     pub(crate) fn cut(&mut self) {
         self.count();
         self.items = self.next;
+        // Else `next_fast` would read on after the cut.
         (self.fast_until, self.fast_bytes) = (0, 0);
     }
 

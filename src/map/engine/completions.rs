@@ -87,6 +87,7 @@ impl MapEngine {
 
     fn handle_next(&mut self, deadline: Instant) -> Result<bool, Error> {
         let Some(run) = self.mode.run() else { return Ok(false) };
+        // A run gives its error after all completions that it has: the error that returns here hides none.
         let Some(completion) = run.poll(deadline).map_err(Error::of_backend)? else { return Ok(false) };
         let Completion { batch, first, items, outcome } = completion;
         // The charge of these items is released below, so that the budget may have room.

@@ -284,6 +284,7 @@ impl MapEngine {
                 self.end_input();
                 self.checkpoint.input_ended(self.pulled + self.checkpoint.compared())?;
             }
+            // A recorded item could be encoded once: the input is another one.
             Pulled::Unwritable(error) if self.checkpoint.is_restoring(self.pulled) => {
                 let index = self.pulled + self.checkpoint.compared();
                 return Err(self.checkpoint.unwritable(error, index));
@@ -304,6 +305,7 @@ impl MapEngine {
         if let Some(Restored { items, results }) = restored {
             self.report.restored(items);
             let chunk = ResultChunk::done(self.pulled, items, self.result_stride, results.into(), Vec::new());
+            // Not by `deliver`: failures are not recorded, so that there is none at which the map would stop.
             self.reorder_buffer.insert(chunk);
             self.pulled += u64::from(items);
         }
