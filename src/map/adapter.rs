@@ -19,9 +19,10 @@ use crate::map::results::{Advance, Answer, Indexed};
 
 /// An iterator that maps `iterable` by a function in worker processes.
 ///
-/// Made by [`fastmap`](crate::fastmap()) and the methods of [`FastmapConfig`](crate::FastmapConfig). Lazy: nothing
-/// is read, and no process is started, before the first `next()`. Results come in the order of the input, which is read inside
-/// `next()` alone, in batches, a bounded number of items ahead of what was yielded.
+/// Made by [`fastmap`](crate::fastmap()) and the methods of [`FastmapConfig`](crate::FastmapConfig). Lazy:
+/// nothing is read, and no process is started, before the first `next()`. Results come in the order of the
+/// input, which is read inside `next()` alone, in batches, a bounded number of items ahead of what was
+/// yielded.
 ///
 /// **An input that waits** (for a pipe, a channel, a lock) holds up `next()`: results that are finished
 /// meanwhile are yielded when the input continues. Before a map pulls from an input that has waited once, it
@@ -29,11 +30,11 @@ use crate::map::results::{Advance, Answer, Indexed};
 /// waits for a result of its own map may still wait for ever. [`feed()`](crate::feed()) makes inputs in which
 /// a map never waits.
 ///
-/// Each item is answered exactly once, by `Ok` or by one `Err` in its place, after which the map goes on. It may be *executed*
-/// more than once, where a worker died. What ends the map as a whole (no worker can live, the system refuses, no credits
-/// are left) is yielded as one `Err` without an index, then `None`; results that were paid for come before it, each in
-/// its place, and an item in front of them that has none is answered by an error with its index. [`on_error`](Fastmap::on_error) and
-/// [`deadline`](Fastmap::deadline) end it sooner.
+/// Each item is answered exactly once, by `Ok` or by one `Err` in its place, after which the map goes on. It
+/// may be *executed* more than once if a worker died. What ends the map as a whole (no worker can live, the
+/// system refuses, no credits are left) is yielded as one `Err` without an index, then `None`. Results that
+/// were paid for come before it, each in its place; earlier items without a result are answered by errors
+/// with their index. [`on_error`](Fastmap::on_error) and [`deadline`](Fastmap::deadline) end a map sooner.
 ///
 /// Dropping it cancels what is queued; the workers stay for the next map.
 ///
@@ -60,7 +61,7 @@ where
     pub(crate) made: Made<R>,
     /// The calling thread's part, with the option `inline`.
     pub(crate) inline_source: Option<Box<InlineSource<I, R>>>,
-    /// What ends the map, once all that is here is delivered.
+    /// The error that ends the map, after the results that have arrived.
     pub(crate) failure: Option<Error>,
 }
 
@@ -77,7 +78,7 @@ where
         Fastmap::new(Input::by_value(input), engine)
     }
 
-    /// For items that are encoded as what they point to.
+    /// For items that are references: their targets are encoded.
     pub(crate) fn by_ref<'a, T>(input: I, engine: MapEngine) -> Self
     where
         I: Iterator<Item = &'a T>,
@@ -328,8 +329,8 @@ where
                 // Caution made this batch a single item, which says nothing of the size of the next one.
                 self.engine.planner.grow_from(size);
             }
-            // Before the next plan, whose size follows from answers. Without this, workers as quick as the host
-            // kept places free, and batches stayed at one item as long as that lasted.
+            // Before the next plan, whose size follows from answers. Without this, workers as quick as the
+            // host kept places free, and batches stayed at one item as long as that lasted.
             self.engine.collect()?;
             // A slow input may be slow again: results that are ready go to the consumer first.
             if pulled.slow && self.has_ready() {
@@ -344,7 +345,7 @@ where
         self.engine.current.left() > 0 || self.engine.reorder_buffer.has_next()
     }
 
-    /// Answers that can be given out at once.
+    /// Answers that are at hand, without a look at the workers.
     pub(crate) fn left(&self) -> usize {
         self.made.left() + self.engine.current.left() as usize
     }

@@ -34,7 +34,7 @@ pub(crate) struct Sorted {
 }
 
 impl Attempts {
-    /// A batch goes out.
+    /// A batch is sent.
     pub(crate) fn sent(&mut self, batch: &Batch) {
         // A suspect is tried again also in a map without retries. It may fail in another way then, and the
         // error has the number of its tries.
@@ -45,7 +45,7 @@ impl Attempts {
         }
     }
 
-    /// Items of a batch are back; gives the batch in which they are, if failed ones may be tried again.
+    /// Items of a batch are back. Returns the kept batch that holds them, if failed ones may be tried again.
     pub(crate) fn on_returned(&mut self, batch: BatchId, items: u32) -> Option<Batch> {
         let (kept, left) = self.kept.get_mut(&batch)?;
         *left = left.saturating_sub(items);
@@ -55,7 +55,7 @@ impl Attempts {
         }
     }
 
-    /// Sorts the answers to `items` items from `first` on, which lie in the batch `kept`.
+    /// Sorts the answers to `items` items from `first` on, which are part of the batch `kept`.
     pub(crate) fn sort(
         &self,
         first: u64,

@@ -11,7 +11,7 @@ use crate::error::Error;
 
 /// An iterator of batches of results, in order; made by [`Fastmap::batches`].
 ///
-/// Lazy and bounded as [`Fastmap`]. The size of a batch is found while running and means nothing else.
+/// Lazy and bounded as [`Fastmap`]. The size of a batch follows from measured times and has no other meaning.
 ///
 /// # Examples
 ///

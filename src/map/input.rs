@@ -179,7 +179,7 @@ fn filled(how: Pulled, begun: Instant, plan: &Plan, longest: Duration) -> Filled
     Filled { how, slow: time > plan.patience, time, longest }
 }
 
-/// Pulls up to `most` items that have no stride, fewer where they reach so many bytes.
+/// Pulls up to `most` items without a stride, fewer if the batch reaches `bytes` bytes.
 #[inline]
 fn pull_each<I, T>(iterator: &mut I, builder: &mut BatchBuilder, most: u32, bytes: usize) -> Pulled
 where

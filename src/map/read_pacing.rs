@@ -38,8 +38,8 @@ impl Caution {
         Caution { credit: TRIAL, trial: TRIAL_ITEMS, slow: false }
     }
 
-    /// Whether results go before pulls, and pulls are of one item. `promised`: the input says that it has a
-    /// further item.
+    /// Whether results are yielded before pulls, and items are pulled one by one. `promised`: the input says
+    /// that it has a further item.
     pub(crate) fn is_on(&self, promised: bool) -> bool {
         // In the trial a promise is believed. After it, one wait means caution with any input.
         if self.trial > 0 { !promised } else { self.slow || !self.credit.is_zero() }
@@ -57,7 +57,7 @@ impl Caution {
         self.spend(time);
     }
 
-    /// Items were pulled; the slowest of a few of them took so long.
+    /// `items` items were pulled; `longest` is the longest time between two looks at the clock.
     pub(crate) fn pulled(&mut self, items: u32, longest: Duration) {
         self.slow = longest >= WAITED;
         if self.slow {

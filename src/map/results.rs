@@ -1,5 +1,5 @@
-//! Consecutive answers as they came, read one by one as the consumer asks.
-//! Made by the engine of completions and failures; taken apart by the adapters.
+//! Answers to consecutive items, read one by one as the consumer asks. The engine makes them from completions
+//! and failures; the adapters read them.
 
 use std::vec::IntoIter;
 
@@ -23,9 +23,9 @@ pub(crate) struct ResultChunk {
     fast_until: u32,
     fast_bytes: usize,
     failures: IntoIter<ItemFailure>,
-    /// The one answer of a result chunk that was made here.
+    /// The error of a chunk that holds one failed item and no payload.
     failed: Option<Error>,
-    /// None of the items was answered, because the map has ended before by an error of this kind.
+    /// The map ended by an error of this kind before any of the items was answered.
     gap: Option<ErrorKind>,
 }
 
@@ -63,7 +63,7 @@ impl ResultChunk {
         ResultChunk { first: index, items: 1, failed: Some(error.at(index)), ..ResultChunk::default() }
     }
 
-    /// Items that never will be answered, while later ones are: each by an error of its own.
+    /// Items that will never be answered, although later ones are: each yields an error of its own.
     pub(crate) fn gap(first: u64, items: u32, kind: ErrorKind) -> Self {
         ResultChunk { first, items, gap: Some(kind), ..ResultChunk::default() }
     }
@@ -72,7 +72,7 @@ impl ResultChunk {
         self.first
     }
 
-    /// Index behind the last item.
+    /// Index after the last item.
     pub(crate) fn end(&self) -> u64 {
         self.first + u64::from(self.items)
     }

@@ -17,7 +17,8 @@ const LOOK_UP: Duration = Duration::from_millis(100);
 const LOOK_AT_FEED: Duration = Duration::from_millis(5);
 
 impl MapEngine {
-    /// Whether the run has a completion to give: batches are in flight, or it has refused one and reports the reason when polled.
+    /// Whether the run has a completion to give: batches are in flight, or it has refused one and reports the
+    /// reason when polled.
     pub(crate) fn awaits_completions(&self) -> bool {
         self.in_flight > 0 || !self.resubmit_queue.is_empty()
     }
@@ -92,7 +93,8 @@ impl MapEngine {
         let Completion { batch, first, items, outcome } = completion;
         // The charge of these items is released below, so that the budget may have room.
         self.paused_by_budget = false;
-        // All three before the outcome is looked at: a batch that is sent again below is charged, counted and kept anew.
+        // All three before the outcome is handled: a batch that is sent again below is charged, counted and
+        // kept anew.
         let more = self.reorder_buffer.discharge(batch, items);
         let whole = self.attempts.on_returned(batch, items);
         self.in_flight = self.in_flight.saturating_sub(u64::from(items));
@@ -144,7 +146,8 @@ impl MapEngine {
     ) -> Result<(), Error> {
         self.deaths.answered();
         self.planner.batch_answered(items, &results);
-        // The record's error is returned last, so that the consumer gets the answers that the checkpoint has lost.
+        // The record's error is returned last, so that the consumer gets the answers that the checkpoint has
+        // lost.
         let recorded = self.checkpoint.answered(first, items, &results, whole);
         let Sorted { chunks, again } = self.attempts.sort(first, items, self.result_stride, results, whole);
         // What is tried again stays in the batch that it was pulled with.
@@ -159,8 +162,8 @@ impl MapEngine {
         recorded
     }
 
-    /// Passes answers on to the consumer. If the map stops at a failure, the failed item and those after it in the chunk leave a
-    /// gap, and the results before the gap are delivered.
+    /// Passes answers on to the consumer. If the map stops at a failure, the failed item and those after it
+    /// in the chunk leave a gap, and the results before the gap are delivered.
     pub(super) fn deliver(&mut self, mut chunk: ResultChunk) {
         if self.limits.stops()
             && let Some(error) = chunk.cut_at_failure()

@@ -5,7 +5,7 @@ use std::time::Duration;
 use fastmap_backends::sizing::{Observed, batch_items};
 use fastmap_backends::{Capacity, Results};
 
-/// Room made for a batch, over what its items are expected to take: items vary.
+/// Room that is reserved for a batch, as a multiple of the expected bytes: items vary.
 const ROOM: f64 = 1.1;
 
 /// What the next batch is to be.
@@ -34,8 +34,9 @@ impl BatchPlanner {
     /// Items that the next batch should have.
     pub(super) fn batch_items(&mut self, capacity: &Capacity, remaining: Option<u64>) -> u32 {
         let work = capacity.targets.work;
-        // Two kinds of places may take turns. Batches grow from the latest one's size, so that size is converted to
-        // what this kind wants; otherwise each change would start with a batch that is far too small or too large.
+        // Two kinds of places may take turns. Batches grow from the latest one's size, so that size is
+        // converted to what this kind wants; otherwise each change would start with a batch that is far too
+        // small or too large.
         if let Some(latest) = self.latest_work.replace(work)
             && latest != work
             && !latest.is_zero()
@@ -113,7 +114,8 @@ impl BatchPlanner {
         self.latest_items = ((1e-3 / item_seconds.max(1e-9)) as u32).max(1);
     }
 
-    /// Lets the next batch grow from at least this size: the latest one was small for a reason that has passed.
+    /// Lets the next batch grow from at least this size: the latest one was small for a reason that has
+    /// passed.
     pub(crate) fn grow_from(&mut self, items: u32) {
         self.latest_items = self.latest_items.max(items);
     }

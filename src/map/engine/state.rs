@@ -27,7 +27,7 @@ const SLOW_INPUT: Duration = Duration::from_millis(5);
 /// Bytes of results that a batch may always have, however small the budget.
 const CREDIT: usize = 64 * 1024;
 
-/// How the context gets its bytes: when the map begins, and no sooner.
+/// Encodes the context. Called when the map begins.
 pub(crate) type Encode = Box<dyn FnOnce() -> Result<Context, Error> + Send>;
 
 /// One map.
@@ -44,11 +44,11 @@ pub(crate) struct MapEngine {
     pub(crate) report: MapReport,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) reorder_buffer: ReorderBuffer,
-    /// What the consumer reads now.
+    /// The result chunk that the consumer reads.
     pub(crate) current: ResultChunk,
     pub(crate) job: JobId,
     pub(super) mode: Mode,
-    /// Items that were pulled and not sent yet. A field and no local variable, so that a panic of the input loses nothing.
+    /// Items that were pulled and not sent yet. A field, so that a panic of the input loses none of them.
     pub(crate) builder: BatchBuilder,
     item_stride: Option<u32>,
     /// Batches to be sent again, earlier items first.
@@ -219,7 +219,8 @@ impl MapEngine {
     pub(crate) fn plan(&mut self) -> Option<Plan> {
         self.submit_ready();
         let capacity = self.mode.run()?.capacity();
-        // Batches that could not be sent yet go first: they hold earlier items. After a run has failed nothing more may be read.
+        // Unsent batches go first: they hold earlier items, and after a run has failed nothing more may be
+        // read.
         if !self.resubmit_queue.is_empty() {
             // With a place free only the budget can have kept the batch back.
             self.paused_by_budget = capacity.batches > 0;
@@ -231,7 +232,8 @@ impl MapEngine {
         {
             return None;
         }
-        // More results are ready than the workers have places: the consumer is the slow one, and more input would only take memory.
+        // More chunks are ready than workers have places: the consumer is slow, and input would only take
+        // memory.
         if self.reorder_buffer.deliverable() > capacity.slots {
             self.paused_by_budget = true;
             return None;
@@ -257,7 +259,7 @@ impl MapEngine {
         &mut self.builder
     }
 
-    /// Sends what was pulled, or answers it with what is recorded.
+    /// Sends the pulled items, or answers them from the checkpoint.
     ///
     /// # Errors
     /// If the input is not the one whose results are recorded.
@@ -273,7 +275,7 @@ impl MapEngine {
             let credit = self.result_credit();
             let batch = builder.finish(self.job, id, self.pulled, credit);
             self.pulled += u64::from(items);
-            // Before the batch is sent: its answer may arrive at once, and is recorded with the inputs that are noted here.
+            // Before it is sent: its answer may arrive at once, and is recorded with the inputs noted here.
             self.checkpoint.pulled(&batch);
             self.resubmit_queue.insert(batch.first(), batch);
             self.submit_ready();
@@ -337,14 +339,14 @@ impl MapEngine {
             let Some(run) = self.mode.run() else { return };
             let batch = entry.remove();
             let items = u64::from(batch.items());
-            // Charged before it is sent, because the run may answer before `submit` returns. Undone below if it refuses.
+            // Before it is sent: the run may answer before `submit` returns. Undone below if it refuses.
             self.reorder_buffer.charge(&batch, self.planner.result_bytes());
             self.report.sent(&batch);
             self.attempts.sent(&batch);
             match run.submit(batch) {
                 Ok(()) => self.in_flight += items,
                 Err(error) => {
-                    // Not an error yet: a closed run reports the reason when it is polled, after the results that it still has.
+                    // Not an error yet: a closed run reports it when polled, after its results.
                     let batch = error.into_batch();
                     self.reorder_buffer.discharge(batch.id(), batch.items());
                     self.attempts.on_returned(batch.id(), batch.items());
@@ -382,7 +384,7 @@ impl MapEngine {
         self.mode = Mode::Unopened;
     }
 
-    /// Closes the run, in which all is answered, for the calling thread to go on.
+    /// Closes the run, whose items are all answered, so that the calling thread can continue.
     pub(crate) fn close_run(&mut self) {
         if let Mode::Running(run) = std::mem::replace(&mut self.mode, Mode::Inline) {
             run.close();
@@ -404,7 +406,7 @@ impl MapEngine {
         self.report.end(complete);
     }
 
-    /// Whether the deadline is over while work may be out.
+    /// Whether the deadline has passed while items may be in flight.
     #[inline]
     pub(crate) fn is_late(&self) -> bool {
         // A map that its deadline has ended is `Stopped`, and must not fail a second time.

@@ -179,7 +179,7 @@ fn each<I: Iterator, R>(
     stopped.unwrap_or_else(Stopped::Panicked)
 }
 
-/// One item.
+/// A single call, without a portion.
 #[inline]
 fn one<I: Iterator, R>(
     input: &mut Option<I>,

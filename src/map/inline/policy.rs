@@ -1,12 +1,12 @@
-//! When a map stays in the calling thread and when it goes to workers: pure decisions, tested without processes.
-//! Called by `source` for each portion; knows times and numbers of items alone.
+//! When a map stays in the calling thread and when it goes to workers: pure decisions, tested without
+//! processes. Called by `source` for each portion; knows times and numbers of items alone.
 
 use std::time::Duration;
 
-/// Work of one portion. What is done ahead of the consumer is no more than this; a clock and a choice cost a thousandth
-/// of it.
+/// Work of one portion, which bounds what is done ahead of the consumer. Reading a clock and deciding cost a
+/// thousandth of it.
 const PORTION: f64 = 50e-6;
-/// Most items of a portion, and most bytes of their results as they lie in memory: what the first-level cache holds.
+/// Most items of a portion, and most bytes of their results in memory: what the first-level cache holds.
 const ITEMS: u32 = 2048;
 const BYTES: usize = 32 * 1024;
 /// A portion is at most this many times as large as the one before.
@@ -19,7 +19,7 @@ const LOOK_ITEMS: u32 = 256;
 /// See [`Throughput::is_cheap`].
 const CHEAP: f64 = 150e-9;
 
-/// Older times than this count half.
+/// Recent times are halved when they add up to more than this, so that older ones count less.
 const RECENT: f64 = 20e-3;
 
 /// What an item costs beside its work to reach a worker and return: in all threads together, and in this
@@ -43,11 +43,11 @@ const WATCH: f64 = 10e-3;
 /// How much slower than the calling thread the workers must be for a return.
 const SLOWER: f64 = 1.2;
 
-/// What to do in one go.
+/// Items that run in one go.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Portion {
     pub(crate) items: u32,
-    /// The clock is read after so many items.
+    /// The clock is read after this number of items.
     pub(crate) look: u32,
     /// After this time the portion ends.
     pub(crate) time: Duration,
@@ -68,7 +68,7 @@ pub(crate) enum Workers {
     Refused,
 }
 
-/// Who takes the next items.
+/// Where the next items run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Choice {
     Stay,
@@ -77,20 +77,21 @@ pub(crate) enum Choice {
     HandOver,
 }
 
-/// How fast the calling thread is, and whether others would be faster.
+/// How fast the calling thread is, and whether workers would be faster.
 #[derive(Debug, Default)]
 pub(crate) struct Throughput {
-    /// Items done here since the map began or came back, and the seconds they took.
+    /// Items that this thread has run since the map began or came back, and the seconds that they took.
     items: u64,
     time: f64,
-    /// The first one: it may pay for page faults and what is built at the first use. Counts only while it is alone.
+    /// Seconds of the first item, which counts only while it is the only one.
     first: f64,
     recent_items: f64,
     recent_time: f64,
     /// Of the last portion: items, and seconds an item.
     size: u32,
     last: f64,
-    /// Seconds an item that workers were seen to need, and how much work may be done here before that is forgotten.
+    /// Seconds an item that workers were seen to need, and seconds of work in this thread until that is
+    /// forgotten.
     worker_pace: Option<(f64, f64)>,
 }
 
@@ -124,7 +125,7 @@ impl Throughput {
         }
     }
 
-    /// Seconds that an item takes here.
+    /// Seconds that an item takes in this thread.
     pub(crate) fn item(&self) -> f64 {
         if self.recent_items > 0.0 { self.recent_time / self.recent_items } else { self.first }
     }
@@ -163,7 +164,8 @@ impl Throughput {
         }
     }
 
-    /// Who takes the next items, of which `rest` (as `size_hint` says) are left; `places` workers can compute at a time.
+    /// Decides where the next items run. `rest` is the `size_hint` of what is left; `places` workers can
+    /// compute at a time.
     pub(crate) fn choose(&self, rest: (usize, Option<usize>), places: usize, workers: Workers) -> Choice {
         let cost = if workers == Workers::Cold { START } else { HANDOVER };
         // One worker is no gain: the calling thread would only wait for it.
@@ -191,7 +193,8 @@ impl Throughput {
         by_workers + cost < WORTH * inline
     }
 
-    /// The calling thread goes on: workers needed `each` seconds an item, for so many seconds.
+    /// The calling thread takes over again: workers needed `each` seconds an item, and had the map for
+    /// `seconds`.
     pub(crate) fn on_return(&mut self, each: f64, seconds: f64) {
         // Ten times the time with the workers, so that the map does not go to and fro. All else is measured
         // anew: the items may have changed.
@@ -222,13 +225,15 @@ impl RegressionCheck {
         RegressionCheck { inline_item: 0.0, window: WATCH, from: (0.0, 0, 0.0) }
     }
 
-    /// The map goes to workers. `inline_item`: seconds an item until now. `now`, `answered`, `worked`: see [`RegressionCheck::check`].
+    /// The map goes to workers. `inline_item`: seconds an item until now. `now`, `answered`, `worked`: see
+    /// [`RegressionCheck::check`].
     pub(crate) fn begin(&mut self, inline_item: f64, now: f64, answered: u64, worked: f64) {
         self.inline_item = inline_item;
         self.from = (now, answered, worked);
     }
 
-    /// Checks at second `now`, when workers have answered so many items in all and worked for so many seconds.
+    /// Checks at second `now`, when workers have answered `answered` items in all and worked for `worked`
+    /// seconds.
     pub(crate) fn check(&mut self, now: f64, answered: u64, worked: f64, places: usize) -> Option<Slower> {
         let (seconds, items) = (now - self.from.0, (answered - self.from.1) as f64);
         // A few items are no evidence: one of them may be a long one.

@@ -260,7 +260,8 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
 
 /// The calling thread's side of the engine.
 impl MapEngine {
-    /// Whether the map asks for what comes with workers: items that are ended, tried again or recorded.
+    /// Whether the map has options that need workers: limits of time, a stop at failures, retries, a
+    /// checkpoint.
     fn needs_workers(&self) -> bool {
         self.item_timeout.is_some()
             || self.limits.cancel_running()
@@ -275,7 +276,7 @@ impl MapEngine {
     /// Begins the map without a run.
     ///
     /// # Errors
-    /// As with a run: what can't work for many items is not to work for a few.
+    /// Those of a run: a configuration that fails for many items must not work for a few.
     fn begin_inline(&mut self, items: Option<u64>) -> Result<(), Error> {
         self.remaining = items;
         self.report.begin(self.label.as_deref(), &self.function.name, items)?;
@@ -285,7 +286,8 @@ impl MapEngine {
         Ok(())
     }
 
-    /// All items before `index` are answered; one took so many seconds. The next ones go to a run.
+    /// All items before `index` are answered. `item` is the time of one in seconds, if it was measured. The
+    /// next items go to a run.
     fn switch_to_workers(&mut self, index: u64, item: Option<f64>, context: Context) {
         self.leave_inline();
         self.paused_by_budget = false;
@@ -313,7 +315,7 @@ impl MapEngine {
         }
     }
 
-    /// All is answered: ends the run. The index to go on at.
+    /// Ends the run, whose items are all answered. Returns the index at which the calling thread continues.
     fn switch_to_inline(&mut self) -> u64 {
         self.close_run();
         self.resume_input();

@@ -69,7 +69,7 @@ pub(crate) struct InlineSource<I, R> {
     pub(crate) from: u64,
     pub(crate) begun: Instant,
     pub(crate) regression: RegressionCheck,
-    /// What is known of the workers, and the run that asks them.
+    /// What is known of the workers, and the run that starts them.
     pub(crate) workers: Workers,
     pub(crate) warm_up: Option<WarmUp>,
 }
