@@ -124,6 +124,7 @@ impl ResultChunk {
 
     /// Lets `next_fast` read up to this number of the next answers, but none from the next failure on.
     pub(crate) fn allow(&mut self, answers: u32) {
+        // First, because the bounds below start at what was read, also by `next_fast`.
         self.count();
         // A failed item has no bytes in the payload: the next item's would be read in its place.
         let failure = self.failures.as_slice().first().map_or(self.items, |failure| failure.offset);

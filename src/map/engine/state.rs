@@ -200,6 +200,7 @@ impl MapEngine {
     /// Goes on to the next result chunk, if it is there: the consumer is done with the one before.
     pub(crate) fn next_chunk(&mut self) {
         self.paused_by_budget = false;
+        // Before `current` changes: its answers are counted once, when it is left.
         self.report.read(self.current.read());
         self.current = self.reorder_buffer.take().unwrap_or_default();
     }

@@ -91,6 +91,7 @@ where
     I: Iterator,
 {
     fn call(&self, input: &mut Option<I>, results: &mut Vec<R>, portion: &Portion) -> Stopped {
+        // A function without bytes is made from nothing, as in a worker. `Copy` makes that sound.
         each(input, results, portion, zst_value::<F>())
     }
 

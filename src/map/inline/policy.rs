@@ -98,6 +98,7 @@ pub(crate) struct Throughput {
 impl Throughput {
     /// `items` items took `time` in the calling thread.
     pub(crate) fn observe(&mut self, items: u32, time: Duration) {
+        // A portion that only found the end of the input has no time per item.
         if items == 0 {
             return;
         }
@@ -143,6 +144,7 @@ impl Throughput {
         if self.items == 0 {
             return Portion { items: 1, look: 1, time };
         }
+        // A clock that has not moved gives 0.
         let each = self.last.max(1e-10);
         // Growth is bounded because a pace that was seen of few items may not hold for many.
         let most = ITEMS.min((BYTES / bytes.max(1)) as u32).min(self.size.saturating_mul(GROWTH));
@@ -168,7 +170,7 @@ impl Throughput {
     /// compute at a time.
     pub(crate) fn choose(&self, rest: (usize, Option<usize>), places: usize, workers: Workers) -> Choice {
         let cost = if workers == Workers::Cold { START } else { HANDOVER };
-        // One worker is no gain: the calling thread would only wait for it.
+        // One worker gains nothing: the calling thread would only wait for it.
         if places < 2 || !self.has_evidence(workers) || !self.pays(rest, places, cost) {
             Choice::Stay
         // An item this long costs more in this thread than the wait for workers that start.
@@ -236,7 +238,7 @@ impl RegressionCheck {
     /// seconds.
     pub(crate) fn check(&mut self, now: f64, answered: u64, worked: f64, places: usize) -> Option<Slower> {
         let (seconds, items) = (now - self.from.0, (answered - self.from.1) as f64);
-        // A few items are no evidence: one of them may be a long one.
+        // A few items prove nothing: one of them may be a long one.
         if seconds < self.window || items < 8.0 * places as f64 {
             return None;
         }
