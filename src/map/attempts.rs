@@ -62,7 +62,7 @@ impl Attempts {
         kept: Option<&Batch>,
     ) -> Sorted {
         let Results { payload, failures, .. } = results;
-        // What a backend tells of items that it was not given can't be tried again.
+        // Failures that a backend reports for items that it was not given can't be tried again.
         let known = |kept: &&Batch| {
             first >= kept.first() && first + u64::from(items) <= kept.first() + u64::from(kept.items())
         };

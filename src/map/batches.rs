@@ -29,7 +29,7 @@ use crate::error::Error;
 #[must_use = "a map is lazy and does nothing until it is consumed"]
 pub struct Batches<I: Iterator, R> {
     map: Fastmap<I, R>,
-    /// A failed item behind a good run that was just yielded.
+    /// A failed item after a run of results that was just yielded.
     failed: Option<Error>,
 }
 

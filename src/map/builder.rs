@@ -97,12 +97,12 @@ where
         self
     }
 
-    /// What happens when an item fails: by default the map goes on behind its error.
+    /// What happens when an item fails: by default the map goes on after its error.
     ///
     /// [`OnError::Stop`] ends the map at the first failure that is *known*, without waiting for earlier items that
     /// still run: nothing more is read, what is queued and what runs is cancelled. Then come the results that are here
-    /// already, in order up to the first gap; then the one `Err`, whose [`Error::index`](crate::Error::index) may lie behind items that were
-    /// never answered; then `None`. A worker tells a failure at once, not with the rest of its batch. What runs
+    /// already, in order up to the first gap; then the one `Err`, whose [`Error::index`](crate::Error::index) may be after items that were
+    /// never answered; then `None`. A worker reports a failure at once, not with the rest of its batch. What runs
     /// is ended with its worker once that has answered nothing for 0.1 s.
     ///
     /// # Examples
@@ -185,7 +185,7 @@ where
     ///
     /// **The same input** means the same bytes at the same index: the input is read again, and each recorded
     /// run of items is compared by SHA-256 of their encoded bytes. So an input in random order (of a `HashMap`) has
-    /// changed, and so has one whose items hold such a map: sort it. More items behind the recorded ones are
+    /// changed, and so has one whose items hold such a map: sort it. More items after the recorded ones are
     /// simply new; fewer are a change. **The same function** means the same executable and the same context; see
     /// [`checkpoint_version`](Fastmap::checkpoint_version).
     ///

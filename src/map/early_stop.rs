@@ -1,5 +1,5 @@
 //! What ends a map before its input does: its first failed item, where the user wants that, and its deadline.
-//! Asked by the engine after each look at the workers; knows neither of them nor of items.
+//! Checked by the engine after each poll of the run; knows neither workers nor items.
 
 use std::time::{Duration, Instant};
 
@@ -33,16 +33,16 @@ pub enum OnError {
 pub(crate) struct EarlyStop {
     pub(crate) on_error: OnError,
     pub(crate) deadline: Option<Duration>,
-    /// When the deadline is, once the map has begun.
+    /// The deadline as an instant, once the map has begun.
     ends: Option<Instant>,
-    /// What the map stops at.
+    /// The failure that the map stops at.
     first_failure: Option<Error>,
 }
 
 impl EarlyStop {
     /// The map begins now.
     pub(crate) fn begin(&mut self, now: Instant) {
-        // A deadline that no clock reaches is none.
+        // An overflow (of `Duration::MAX`, say) means no deadline.
         self.ends = self.deadline.and_then(|limit| now.checked_add(limit));
     }
 
@@ -50,12 +50,12 @@ impl EarlyStop {
         self.on_error == OnError::Stop
     }
 
-    /// Whether what runs at the map's end is to be ended, instead of being left to whoever wants its worker.
+    /// Whether what runs at the map's end is to be ended, instead of blocking its worker until it is done.
     pub(crate) fn cancel_running(&self) -> bool {
         self.stops() || self.deadline.is_some()
     }
 
-    /// An item has failed at which the map stops. Of several that are known at one look the first is told.
+    /// An item has failed at which the map stops. Of several that are known at one check the first is reported.
     pub(crate) fn fail_fast(&mut self, error: Error) {
         let earlier = self.first_failure.as_ref().is_some_and(|known| known.index() <= error.index());
         if !earlier {
@@ -63,7 +63,7 @@ impl EarlyStop {
         }
     }
 
-    /// Who waits until `look_up` waits no longer than this.
+    /// The earlier of `look_up` and the map's deadline.
     pub(crate) fn until(&self, look_up: Instant) -> Instant {
         self.ends.map_or(look_up, |ends| ends.min(look_up))
     }

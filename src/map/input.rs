@@ -113,7 +113,7 @@ impl<I: Iterator> Input<I> {
         }
     }
 
-    /// The iterator, for who calls the function itself; none behind the end.
+    /// The iterator, for inline execution; `None` after its end.
     pub(crate) fn iterator(&mut self) -> &mut Option<I> {
         &mut self.iterator
     }

@@ -164,7 +164,7 @@ impl ReorderBuffer {
         }
     }
 
-    /// The next result chunk for the consumer, who is done with the one before.
+    /// The next result chunk. The consumer has read the one before, whose bytes are released.
     pub(crate) fn take(&mut self) -> Option<ResultChunk> {
         self.held_bytes -= std::mem::take(&mut self.consumed);
         let entry = self.ready.first_entry()?;

@@ -72,7 +72,7 @@ impl ResultChunk {
         self.first
     }
 
-    /// Index behind the last item.
+    /// Index after the last item.
     pub(crate) fn end(&self) -> u64 {
         self.first + u64::from(self.items)
     }
@@ -100,7 +100,7 @@ impl ResultChunk {
         self.counted = self.at;
     }
 
-    /// Takes the first failed item out, with all that is behind it. To be asked before anything is read.
+    /// Removes the first failed item with all that follows it, and returns its error. Called before anything is read.
     pub(crate) fn cut_at_failure(&mut self) -> Option<Error> {
         if let Some(error) = self.failed.take() {
             self.items = 0;

@@ -58,7 +58,7 @@ pub(crate) struct MapEngine {
     /// Items pulled from the input.
     pub(crate) pulled: u64,
     pub(crate) reading: Reading,
-    /// Items left in the input, if it tells.
+    /// Items left in the input; `None`: unknown.
     pub(crate) remaining: Option<u64>,
     batches: u64,
     pub(crate) planner: BatchPlanner,
@@ -83,7 +83,7 @@ pub(crate) enum Pulled {
     Enough,
     /// The input has ended.
     End,
-    /// The item behind the last one could not be encoded.
+    /// The item after the last one could not be encoded.
     Unwritable(Error),
 }
 
@@ -402,7 +402,7 @@ impl MapEngine {
         self.end();
     }
 
-    /// Whether every item of the input has its answer, as far as the input tells.
+    /// Whether every item of the input has its answer, as far as its length is known.
     pub(super) fn is_answered(&self) -> bool {
         let all_pulled = self.input_ended() || self.remaining == Some(0);
         all_pulled && self.in_flight == 0 && self.resubmit_queue.is_empty() && self.builder.items() == 0

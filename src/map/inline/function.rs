@@ -21,13 +21,13 @@ pub(crate) enum Stopped {
     Full,
     /// The input has ended.
     End,
-    /// The function panicked at the item behind the last result.
+    /// The function panicked at the item after the last result.
     Panicked(String),
 }
 
 /// A function for the items of `I`.
 pub(crate) trait InlineFn<I, R>: Send {
-    /// Pulls items and puts their results behind those that are there, until there are as many as the portion says.
+    /// Pulls items and appends their results, until there are as many as the portion says.
     /// An input that has ended is taken away.
     ///
     /// # Panics
@@ -35,7 +35,7 @@ pub(crate) trait InlineFn<I, R>: Send {
     fn call(&self, input: &mut Option<I>, results: &mut Vec<R>, portion: &Portion) -> Stopped;
 
     /// The result of the next item alone. `None`: the input has ended and is taken away, or the function panicked, as
-    /// `panicked` says. To be called behind a portion, which prepares what a panic needs.
+    /// `panicked` says. Called after a portion, which prepares what a panic needs.
     ///
     /// # Panics
     /// If the input does.
@@ -204,7 +204,7 @@ impl<I, R> Drop for Local<'_, I, R> {
     #[inline]
     fn drop(&mut self) {
         *self.input = self.iterator.take();
-        // SAFETY: the loop has written so many results behind those that were there, within the capacity.
+        // SAFETY: the loop has written that many results after those that were there, within the capacity.
         unsafe { self.results.set_len(self.results.len() + self.made) };
     }
 }

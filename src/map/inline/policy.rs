@@ -126,7 +126,7 @@ impl Throughput {
     }
 
     /// Whether items are so cheap that it counts how they are handed over: a result that is stored and read again costs a
-    /// nanosecond or two, which a call for each item hides behind the work of the next.
+    /// nanosecond or two, which a call for each item hides in the work of the next.
     pub(crate) fn is_cheap(&self) -> bool {
         self.items > 1 && self.last < CHEAP
     }

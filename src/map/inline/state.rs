@@ -17,7 +17,7 @@ pub(crate) const SLOW: Duration = Duration::from_nanos(300);
 #[derive(Debug)]
 pub(crate) struct Made<R> {
     pub(crate) results: IntoIter<R>,
-    /// Index behind the last one.
+    /// Index after the last one.
     pub(crate) end: u64,
 }
 
@@ -54,9 +54,9 @@ pub(crate) struct InlineSource<I, R> {
     pub(crate) location: Location,
     /// Index of the next item that is pulled here, less what stands in `results` and `panicked`.
     pub(crate) index: u64,
-    /// What was made and not handed out: the input may have panicked behind it.
+    /// Results that the adapter has not got yet. A field, because the input may panic after them.
     pub(crate) results: Vec<R>,
-    /// The item behind `results` did so.
+    /// The message of the panic of the item after `results`.
     pub(crate) panicked: Option<String>,
     pub(crate) pace: Throughput,
     /// Items that are too cheap for workers may be called for one by one.
@@ -114,7 +114,7 @@ impl<I, R> InlineSource<I, R> {
     }
 
     /// Whether the next items are to be called for one by one: they are cheap, and those before were, as far as the
-    /// clock tells what is theirs and what the consumer's.
+    /// clock shows how much is theirs and how much the consumer's.
     pub(crate) fn calls_singly(&mut self) -> bool {
         if !self.singly || !self.pace.is_cheap() {
             return false;
