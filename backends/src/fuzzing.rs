@@ -6,12 +6,15 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use crate::cloud::{Answer, BatchBody};
-use crate::local::ipc::handshake::{Marker, read};
-use crate::local::ipc::messages::{Opening, Record};
+use crate::execution::denials::Told;
+use crate::local::ipc::assembler::Assembler;
+use crate::local::ipc::handshake::{WorkerBootstrap, read};
+use crate::local::ipc::messages::Record;
 use crate::model::batch::Items;
 use crate::model::completion::Payload;
 use crate::model::failure::ItemFailure;
-use crate::model::frame::{Assembler, Header, Kind, PACKET};
+use crate::model::frame::{HEADER, Header, PACKET, ToHost};
+use crate::model::protocol_error::ProtocolError;
 use crate::model::result_credit::of_failures;
 
 /// Packets, each behind two bytes of length, as a worker may send them: what becomes frames is dealt with as the
@@ -21,14 +24,17 @@ pub fn frames(bytes: &[u8]) {
     feed(bytes, Assembler::strict(Some(1 << 20)), 64 << 10);
 }
 
-fn feed(mut bytes: &[u8], mut assembler: Assembler, most: u64) {
+fn feed(mut bytes: &[u8], mut assembler: Assembler<ToHost>, most: u64) {
     let mut fed = 0;
     while let Some((length, rest)) = bytes.split_first_chunk() {
         let length = usize::from(u16::from_le_bytes(*length)).min(rest.len());
         let (packet, rest) = rest.split_at(length);
         bytes = rest;
         fed += packet.len();
-        let admit = |header: &Header| if header.length > most { Err("too much".to_owned()) } else { Ok(()) };
+        let admit = |header: &Header<ToHost>| match header.length {
+            length if length > most => Err(ProtocolError::FrameTooLong { length }),
+            _ => Ok(()),
+        };
         let Ok(whole) = assembler.packet_if(packet.to_vec(), admit) else { return };
         assert!(assembler.room() <= 17 * PACKET + 2 * fed, "memory for what was only claimed");
         if let Some((header, frame)) = whole {
@@ -37,26 +43,27 @@ fn feed(mut bytes: &[u8], mut assembler: Assembler, most: u64) {
     }
 }
 
-fn frame_of(header: &Header, frame: Vec<u8>, most: u64) {
+fn frame_of(header: &Header<ToHost>, frame: Vec<u8>, most: u64) {
     let mut again = frame.clone();
     header.write(&mut again);
-    assert_eq!(Header::read(&again), Some(*header));
-    let behind = frame.len() - Header::LEN;
-    assert_eq!(behind as u64, if header.place == 0 { header.length } else { 0 });
-    match header.kind {
-        Kind::Done => {
-            let Ok((end, failures)) = header.told(&frame, most) else { return };
-            assert!((end - Header::LEN) as u64 + of_failures(&failures) <= most);
-            assert!(failures.iter().all(|failure| failure.offset < header.items));
-            let payload = Payload::within(frame, Header::LEN, end);
-            let stride = (header.stride > 0).then_some(header.stride);
-            let items = Items::new(payload.bytes(), stride).take(1000);
-            assert!(items.map(<[u8]>::len).sum::<usize>() <= payload.bytes().len());
+    assert_eq!(Header::read(&again).ok(), Some(*header));
+    assert_eq!((frame.len() - HEADER) as u64, header.behind());
+    match header.message {
+        ToHost::Done(done) => {
+            let Ok((end, failures)) = done.failures(&frame, most) else { return };
+            // Results are bounded when the frame begins: see `feed`.
+            assert!(failures.is_empty() || (end - HEADER) as u64 + of_failures(&failures) <= most);
+            assert!(failures.iter().all(|failure| failure.offset < done.items));
+            let payload = Payload::within(frame, HEADER, end);
+            for stride in [None, Some(4)] {
+                let items = Items::new(payload.bytes(), stride).take(1000);
+                assert!(items.map(<[u8]>::len).sum::<usize>() <= payload.bytes().len());
+            }
         }
-        Kind::OpenFailed => drop(postcard::from_bytes::<ItemFailure>(&frame[Header::LEN..])),
-        Kind::Log => drop(postcard::from_bytes::<Record>(&frame[Header::LEN..])),
-        Kind::Open => drop(postcard::from_bytes::<Opening>(&frame[Header::LEN..])),
-        _ => {}
+        ToHost::OpenFailed { .. } => drop(postcard::from_bytes::<ItemFailure>(&frame[HEADER..])),
+        ToHost::Log => drop(postcard::from_bytes::<Record>(&frame[HEADER..])),
+        ToHost::SandboxDenial { .. } => drop(postcard::from_bytes::<Vec<Told>>(&frame[HEADER..])),
+        ToHost::Returned { .. } => {}
     }
 }
 
@@ -86,7 +93,7 @@ pub fn answers(bytes: &[u8]) {
 
 /// The variable that makes a process a worker.
 pub fn greeting(bytes: &[u8]) {
-    if let Ok(marker) = Marker::parse(&OsString::from_vec(bytes.to_vec())) {
-        assert_eq!(Marker::parse(&marker.to_string().into()), Ok(marker));
+    if let Ok(marker) = WorkerBootstrap::parse(&OsString::from_vec(bytes.to_vec())) {
+        assert_eq!(WorkerBootstrap::parse(&marker.to_string().into()), Ok(marker));
     }
 }

@@ -2,12 +2,15 @@
 //! service, which costs a round trip; it is prepared (uploaded, opened) when the policy wants to use it.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::AdaptiveOptions;
-use super::in_flight::{Cancel, InFlight};
-use super::policy::{Event, Forecast, Link, Policy, Probe, Repeat, Side, Step};
+use super::in_flight::InFlight;
+use super::policy::{Event, Forecast, Link, Policy, Repeat, Side};
+use super::quote::MICRO;
+use super::sides::Sides;
+use super::summary;
 use super::trace::{Line, Trace};
 use crate::adaptive::service_limits;
 use crate::backend::SubmitError;
@@ -19,24 +22,16 @@ use crate::model::death::{Running, WorkerLoss};
 use crate::model::error::BackendError;
 use crate::model::ids::BatchId;
 use crate::model::sizing::Targets;
-use crate::{Backend, Capacity, ItemCost, Quote, Readiness, Run, counted, in_credits, losses};
+use crate::{Backend, Capacity, Readiness, Run, losses};
+
+mod service_link;
 
 /// While both have something, each is looked at in turn so often. A look takes microseconds.
 const TURN: Duration = Duration::from_millis(1);
-/// A service of which nothing good was heard for so long is taken to stand still.
-const SILENT: Duration = Duration::from_secs(3);
-/// A service that has nothing and of which nothing good was heard for so long is left.
-const GONE: Duration = Duration::from_secs(120);
-/// Credits in a millionth.
-const MICRO: f64 = 1e-6;
-
 pub(super) struct AdaptiveRun {
     job: Arc<Job>,
-    local: Box<dyn Run>,
+    sides: Sides,
     backend: Arc<dyn Backend>,
-    cloud: Option<Box<dyn Run>>,
-    /// What the cloud's run cost, once it is closed.
-    spent: Receipt,
     policy: Policy,
     in_flight: InFlight,
     ready: VecDeque<Completion>,
@@ -77,10 +72,8 @@ impl AdaptiveRun {
         let begun = Instant::now();
         AdaptiveRun {
             job,
-            local,
+            sides: Sides::new(local),
             backend,
-            cloud: None,
-            spent: Receipt::default(),
             policy,
             in_flight: InFlight::default(),
             ready: VecDeque::new(),
@@ -113,114 +106,6 @@ impl AdaptiveRun {
         self.options.witness.decided(&text());
     }
 
-    /// Asks the policy about the service, and looks how far that is.
-    fn step(&mut self) {
-        let at = self.now();
-        self.look();
-        let (step, forecast) = self.policy.step(at);
-        self.next_step = Instant::now() + Duration::from_secs_f64(self.policy.pause(at));
-        if step != Step::Stay {
-            self.trace.line(|| Line::Step { at, step, forecast });
-        }
-        match step {
-            Step::Stay => self.declined = Some(forecast),
-            Step::Probe => {
-                self.tell(|| format!("asking the service: {}", told(&forecast)));
-                match self.backend.open(Arc::clone(&self.job)) {
-                    Ok(run) => self.cloud = Some(run),
-                    Err(error) => self.gone(&error),
-                }
-            }
-            Step::Open => {
-                self.tell(|| format!("opening a run in the service: {}", told(&forecast)));
-                let (items, cpu, bytes) = self.cost;
-                let seen = u32::try_from(items).ok().filter(|items| *items > 0).map(|count| ItemCost {
-                    items,
-                    cpu: cpu / count,
-                    result_bytes: bytes as f64 / items as f64,
-                });
-                if let Some(cloud) = &mut self.cloud {
-                    cloud.prepare(seen);
-                }
-            }
-            Step::Leave => {}
-        }
-    }
-
-    /// What the service has said since.
-    fn look(&mut self) {
-        let Some(cloud) = &mut self.cloud else { return };
-        if matches!(self.policy.link(), Link::Ready | Link::Left { .. }) {
-            let silent = cloud.readiness().silent;
-            return self.listen(silent);
-        }
-        if !matches!(self.policy.link(), Link::Probing | Link::Opening { .. }) {
-            return;
-        }
-        let readiness = cloud.readiness();
-        let workers = cloud.capacity().workers as u32;
-        if *self.policy.link() == Link::Probing {
-            if let Some(quote) = readiness.quote.or(readiness.ready.then_some(FREE)) {
-                self.see(Event::Probed(probed(&quote)));
-                self.tell(|| {
-                    format!(
-                        "the service is {:.1} ms away, {} bytes are to be uploaded, {} can be spent",
-                        quote.round_trip.as_secs_f64() * 1e3,
-                        quote.upload,
-                        in_credits(quote.spendable)
-                    )
-                });
-            }
-        } else if readiness.ready {
-            self.see(Event::Ready { workers });
-            self.tell(|| {
-                format!("the service takes batches, with {}", counted(u64::from(workers), "worker"))
-            });
-        } else if readiness.upload_left != self.upload_left {
-            self.upload_left = readiness.upload_left;
-            self.see(Event::Uploading { left: readiness.upload_left });
-        }
-    }
-
-    /// The service has given no answer of use for so long.
-    fn listen(&mut self, silent: Duration) {
-        // What it has is asked for, and that finds out by itself.
-        if silent > GONE && self.in_flight.count(Side::Cloud) == 0 && *self.policy.link() == Link::Ready {
-            let why = format!("no good answer from the service for {} s", silent.as_secs());
-            return self.gone(&BackendError::Cloud(why, None));
-        }
-        match (self.policy.is_silent(), silent > SILENT) {
-            (false, true) => {
-                self.see(Event::Silent);
-                self.tell(|| {
-                    let seconds = silent.as_secs();
-                    format!("no answer from the service for {seconds} s: what it has is done here as well")
-                });
-                self.rescue();
-            }
-            (true, false) => {
-                self.see(Event::Heard);
-                self.tell(|| "the service answers again".to_owned());
-            }
-            _ => {}
-        }
-    }
-
-    /// The service is of no use any more: its batches come home.
-    fn gone(&mut self, error: &BackendError) {
-        let why = format!("the service is not used any more, and the map goes on here: {error}");
-        self.options.witness.left(&why);
-        self.why = Some(error.to_string());
-        self.see(Event::Gone { why: error.to_string() });
-        if let Some(mut cloud) = self.cloud.take() {
-            self.spent = cloud.cost_so_far();
-        }
-        for (batch, items, completions) in self.in_flight.withdraw_side(Side::Cloud) {
-            self.see(Event::Back { batch, side: Side::Cloud, items, lost: false });
-            self.hand_out(completions.into_iter().map(|completion| (Side::Local, completion)));
-        }
-    }
-
     /// For the host's adapter: what a side has answered, and what comes back.
     fn hand_out(&mut self, completions: impl IntoIterator<Item = (Side, Completion)>) {
         for (side, completion) in completions {
@@ -236,7 +121,7 @@ impl AdaptiveRun {
         if *self.policy.link() != Link::Ready {
             return None;
         }
-        self.cloud.as_mut().map(|cloud| cloud.capacity())
+        self.sides.cloud.as_mut().map(|cloud| cloud.capacity())
     }
 
     /// Where the next batch goes; `again`: one item that was tried before.
@@ -257,15 +142,7 @@ impl AdaptiveRun {
         let (id, first, items, bytes) =
             (batch.id().0, batch.first(), batch.items(), batch.payload().len() as u64);
         self.in_flight.submitted(batch.clone(), side);
-        let run = match side {
-            Side::Local => Some(&mut self.local),
-            Side::Cloud => self.cloud.as_mut(),
-        };
-        let sent = match run {
-            Some(run) => run.submit(batch),
-            None => Err(SubmitError::Full(batch)),
-        };
-        if let Err(error) = sent {
+        if let Err(error) = self.sides.submit(side, batch) {
             let batch = error.into_batch();
             self.in_flight.refused(&batch, side);
             // The other side may take it.
@@ -324,27 +201,15 @@ impl AdaptiveRun {
             self.see(event);
         }
         for cancel in landed.cancel {
-            self.cancel_there(cancel);
+            self.sides.cancel(cancel);
         }
         self.hand_out(landed.completions);
-    }
-
-    /// A side need not answer a batch any more.
-    fn cancel_there(&mut self, cancel: Cancel) {
-        let run = match cancel.side {
-            Side::Local => Some(&mut self.local),
-            Side::Cloud => self.cloud.as_mut(),
-        };
-        let Some(run) = run else { return };
-        for name in cancel.names {
-            run.cancel(name);
-        }
     }
 
     /// Takes what the service has to tell, without waiting, or for so long where nothing else can come.
     fn hear_cloud(&mut self, until: Instant) {
         let mut until = until;
-        while let Some(cloud) = &mut self.cloud {
+        while let Some(cloud) = &mut self.sides.cloud {
             match cloud.poll(until) {
                 Ok(Some(completion)) => {
                     self.landed(Side::Cloud, completion);
@@ -361,7 +226,7 @@ impl AdaptiveRun {
         if *self.policy.link() != Link::Ready && self.in_flight.count(Side::Cloud) == 0 {
             return;
         }
-        let here = self.local.capacity();
+        let here = self.sides.local.capacity();
         let there = self.there();
         let local_idle = self.in_flight.count(Side::Local) < here.workers;
         let cloud_idle =
@@ -380,7 +245,7 @@ impl AdaptiveRun {
 
     /// What a service has that gives no answer is done here as places come free, before anything that is not begun.
     fn rescue(&mut self) {
-        while self.policy.is_silent() && self.local.capacity().batches > 0 {
+        while self.policy.is_silent() && self.sides.local.capacity().batches > 0 {
             let Some(repeat) = self.policy.rescue() else { return };
             if self.copy(repeat, "get no answer") {
                 continue;
@@ -391,7 +256,7 @@ impl AdaptiveRun {
                 continue;
             };
             let items = cancel.items;
-            self.cancel_there(cancel);
+            self.sides.cancel(cancel);
             self.see(Event::Back { batch: repeat.batch, side: Side::Cloud, items, lost: false });
             self.hand_out(back.into_iter().map(|completion| (Side::Local, completion)));
         }
@@ -408,13 +273,9 @@ impl AdaptiveRun {
         let first = copies.first().map_or(0, Batch::first);
         for copy in copies {
             let name = copy.id();
-            let run = match to {
-                Side::Local => Some(&mut self.local),
-                Side::Cloud => self.cloud.as_mut(),
-            };
-            if run.is_none_or(|run| run.submit(copy).is_err()) {
+            if self.sides.submit(to, copy).is_err() {
                 if let Some(cancel) = self.in_flight.uncopied(name, to) {
-                    self.cancel_there(cancel);
+                    self.sides.cancel(cancel);
                 }
                 return false;
             }
@@ -430,35 +291,14 @@ impl AdaptiveRun {
     }
 }
 
-/// A run that costs nothing.
-const FREE: Quote =
-    Quote { round_trip: Duration::from_millis(1), upload: 0, cpu_hour: 0, result_gb: 0, spendable: i64::MAX };
-
-fn probed(quote: &Quote) -> Probe {
-    Probe {
-        round_trip: quote.round_trip.as_secs_f64(),
-        upload: quote.upload,
-        cpu_second: quote.cpu_hour as f64 * MICRO / 3600.0,
-        result_byte: quote.result_gb as f64 * MICRO / 1e9,
-        spendable: quote.spendable as f64 * MICRO,
-    }
-}
-
-fn told(forecast: &Forecast) -> String {
-    format!(
-        "the {:.0} items left take {:.2} s here alone, and {:.2} s with it, for about {:.4} credits",
-        forecast.rest, forecast.alone, forecast.together, forecast.credits
-    )
-}
-
 impl Run for AdaptiveRun {
     /// That of this machine's workers, which are there first.
     fn readiness(&mut self) -> Readiness {
-        self.local.readiness()
+        self.sides.local.readiness()
     }
 
     fn capacity(&mut self) -> Capacity {
-        let here = self.local.capacity();
+        let here = self.sides.local.capacity();
         let Some(there) = self.there() else { return here };
         let side = self.place(&here, Some(&there), false);
         let targets = match side {
@@ -478,7 +318,7 @@ impl Run for AdaptiveRun {
     }
 
     fn submit(&mut self, batch: Batch) -> Result<(), SubmitError> {
-        let here = self.local.capacity();
+        let here = self.sides.local.capacity();
         let there = self.there();
         let side = match self.only_here.contains(&batch.first()) && batch.items() == 1 {
             true => Some(Side::Local),
@@ -518,7 +358,7 @@ impl Run for AdaptiveRun {
             let until = slice.min(deadline);
             if self.in_flight.count(Side::Local) == 0 && both {
                 self.hear_cloud(until);
-            } else if let Some(completion) = self.local.poll(until)? {
+            } else if let Some(completion) = self.sides.local.poll(until)? {
                 self.landed(Side::Local, completion);
             }
             if self.ready.is_empty() && Instant::now() >= deadline {
@@ -528,42 +368,19 @@ impl Run for AdaptiveRun {
     }
 
     fn cancel(&mut self, batch: BatchId) {
-        self.local.cancel(batch);
-        if let Some(cloud) = &mut self.cloud {
+        self.sides.local.cancel(batch);
+        if let Some(cloud) = &mut self.sides.cloud {
             cloud.cancel(batch);
         }
     }
 
     fn cost_so_far(&mut self) -> Receipt {
-        match &mut self.cloud {
-            Some(cloud) => cloud.cost_so_far(),
-            None => self.spent,
-        }
+        self.sides.cost_so_far()
     }
 
     fn summary(&mut self) -> Option<String> {
-        let [here, there] = self.answered;
-        if there > 0 {
-            let twice = match self.repeated {
-                0 => String::new(),
-                more => format!(", {} done twice", counted(more, "batch")),
-            };
-            return Some(format!("{} here, {there} in the service{twice}", counted(here, "item")));
-        }
-        if let Some(why) = &self.why {
-            return Some(format!("the service was not used: {why}"));
-        }
-        Some(match (self.policy.link(), self.declined) {
-            (Link::Unknown, _) => "the service was not asked: the map is too short for it".to_owned(),
-            (Link::Probing, _) => {
-                "the service was not used: it was asked, and had not answered when the map was over"
-                    .to_owned()
-            }
-            (_, Some(forecast)) if forecast.rest > 0.0 => {
-                format!("the service was not used: {}", told(&forecast))
-            }
-            _ => "the service was not used: the map was over before it could help".to_owned(),
-        })
+        let (gone, declined) = (self.why.as_deref(), self.declined.as_ref());
+        Some(summary::of_map(self.answered, self.repeated, gone, self.policy.link(), declined))
     }
 
     fn local_baseline(&mut self) -> Option<Duration> {
@@ -573,29 +390,15 @@ impl Run for AdaptiveRun {
     }
 
     fn close(mut self: Box<Self>) -> Receipt {
-        let receipt = self.cost_so_far();
         let at = self.now();
         let [here, there] = self.answered;
-        let cost = receipt.microcredits as f64 * MICRO;
+        let cost = self.cost_so_far().microcredits as f64 * MICRO;
         self.trace.line(|| Line::End { at, here, there, credits: cost });
         self.trace.end();
-        let Some(cloud) = self.cloud.take() else { return receipt };
-        // What nobody waits for is cancelled, and not paid; a run that was never used is just given up.
-        if there == 0 || self.in_flight.count(Side::Cloud) > 0 {
-            return receipt;
-        }
-        let (tell, told) = mpsc::channel();
-        let closing = std::thread::Builder::new().name("fastmap-bill".to_owned());
-        let spawned = closing.spawn(move || tell.send(cloud.close()));
-        match spawned {
-            Ok(_) => told.recv_timeout(BILL).unwrap_or(receipt),
-            Err(_) => receipt,
-        }
+        let paid = there > 0 && self.in_flight.count(Side::Cloud) == 0;
+        self.sides.close(paid)
     }
 }
-
-/// The bill is waited for so long at the end of a map; what is known is told if it takes longer.
-pub(crate) const BILL: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,8 @@
 //! The client is the backend [`Cloud`] (feature `cloud`), with its `options`. `http` makes one request; `retry` says what
 //! a failed one means; `session` is what all runs share; `run_state` is the state of one, under one lock: `run_thread` is
 //! the thread that opens it, keeps it alive and ends it, `batch_sender` the threads that send its batches. They call
-//! `upload`, `compression`, `missing` and `probe`. `dashboard` asks for a link for a browser; `notices` is what the user
+//! `charges`, `upload`, `compression`, `missing`, `probe` and `worker_lines`; a `credit_window` bounds what is in flight while
+//! credits are short, and `targets` say how large a batch should be. `dashboard` asks for a link for a browser; `notices` is what the user
 //! is shown and asked; `exit_hook` ends runs with the program.
 
 #[cfg(feature = "cloud")]
@@ -17,9 +18,13 @@ mod batch_sender;
 mod body;
 mod bytes;
 #[cfg(feature = "cloud")]
+mod charges;
+#[cfg(feature = "cloud")]
 mod check;
 #[cfg(feature = "cloud")]
 mod compression;
+#[cfg(feature = "cloud")]
+mod credit_window;
 #[cfg(feature = "cloud")]
 mod dashboard;
 #[cfg(feature = "cloud")]
@@ -50,9 +55,13 @@ mod run_thread;
 mod session;
 mod sign;
 #[cfg(feature = "cloud")]
+mod targets;
+#[cfg(feature = "cloud")]
 mod upload;
 #[cfg(feature = "cloud")]
 mod url;
+#[cfg(feature = "cloud")]
+mod worker_lines;
 
 pub use crate::cloud::bytes::BodyError;
 #[cfg(feature = "cloud")]

@@ -7,7 +7,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::backend::SubmitError;
-use crate::cloud::session::{Session, Waiter};
+use crate::cloud::credit_window::CreditWindow;
+use crate::cloud::session::{Session, Stop, Waiter};
+use crate::cloud::targets::targets;
 use crate::execution::job::Job;
 use crate::model::batch::Batch;
 use crate::model::completion::Completion;
@@ -15,7 +17,6 @@ use crate::model::completion_queue::CompletionQueue;
 use crate::model::cost::Receipt;
 use crate::model::error::BackendError;
 use crate::model::ids::BatchId;
-use crate::model::sizing::Targets;
 use crate::{Capacity, ItemCost, Quote, Readiness};
 
 /// Before the service has said how many: enough to keep a small machine busy.
@@ -23,14 +24,6 @@ const FIRST_SLOTS: usize = 8;
 const FIRST_WORKERS: usize = 2;
 /// The bill comes by then, or the run is closed without.
 const BILL: Duration = Duration::from_secs(10);
-
-/// A batch is charged to disks and processors at the service and hashed twice on the way: about 1 ms, of which 50 ms
-/// are 2 %. Four round trips of work, with as many batches in flight for each worker, hide one.
-const WORK: Duration = Duration::from_millis(50);
-const MOST_WORK: Duration = Duration::from_secs(1);
-const LEAST: Duration = Duration::from_millis(2);
-/// Large against a request's head and 1 ms, small against memory and the end of the map.
-const BYTES: usize = 512 * 1024;
 
 /// See the module.
 #[derive(Debug)]
@@ -104,12 +97,8 @@ pub(crate) struct RunInner {
     pub(crate) senders: usize,
     pub(crate) idle: usize,
     pub(crate) slots: usize,
-    /// Batches that may be in flight while credits are short, which is found out step by step.
-    window: usize,
-    /// Pieces that have landed since it was last changed.
-    landed: usize,
-    /// Pieces in flight since before credits were found short.
-    early: usize,
+    /// Batches that may be in flight while credits are short.
+    window: CreditWindow,
     /// The number of the next batch.
     pub(crate) next: u64,
     /// Answers that have arrived, to be acknowledged to the service.
@@ -144,9 +133,7 @@ impl RunInner {
             senders: 0,
             idle: 0,
             slots: FIRST_SLOTS,
-            window: usize::MAX,
-            landed: 0,
-            early: 0,
+            window: CreditWindow::default(),
             next: 1,
             arrived: Vec::new(),
             charged: 0,
@@ -192,37 +179,25 @@ impl RunInner {
 
     /// How many more may be sent.
     pub(crate) fn room(&self) -> usize {
-        self.slots.min(self.window).saturating_sub(self.in_flight)
+        self.slots.min(self.window.most()).saturating_sub(self.in_flight)
     }
 
     /// Credits are short: the next piece goes when all that are in flight have given back what they don't use, and goes
     /// alone.
     pub(crate) fn shrink_window(&mut self) {
-        (self.window, self.landed, self.early) = (1, 0, self.in_flight);
+        self.window.shrink(self.in_flight);
     }
 
-    /// A piece is not in flight any more.
+    /// A piece is not in flight any more, and is put back.
     pub(crate) fn land(&mut self) {
         self.in_flight -= 1;
-        self.early = self.early.saturating_sub(1);
+        self.window.on_put_back();
     }
 
-    /// The same, and it is not put back: where credits were short, there may be some for one more at a time after each
-    /// round.
+    /// The same, and it is not put back.
     fn land_for_good(&mut self) {
-        // What took off before they were says nothing of what is left now.
-        let counts = self.early == 0;
-        self.land();
-        if counts {
-            self.grow_window();
-        }
-    }
-
-    fn grow_window(&mut self) {
-        self.landed += 1;
-        if self.landed >= self.window {
-            (self.window, self.landed) = (self.window.saturating_add(1), 0);
-        }
+        self.in_flight -= 1;
+        self.window.on_landed();
     }
 }
 
@@ -256,11 +231,7 @@ impl RunHandle {
             batches: slots.saturating_sub(outstanding),
             slots,
             workers: self.gauge.workers.load(Ordering::Relaxed),
-            targets: Targets {
-                work: (trip * 4).clamp(WORK, MOST_WORK),
-                least: (trip / 8).max(LEAST),
-                bytes: BYTES,
-            },
+            targets: targets(trip),
         }
     }
 
@@ -279,6 +250,21 @@ impl RunHandle {
         (state.prepared, state.seen) = (true, seen);
         drop(state);
         self.news.notify_all();
+    }
+
+    /// Waits for the first batch, or for the word that there will be one: nothing is uploaded for a run that gets none.
+    ///
+    /// # Errors
+    /// If the run ends before.
+    pub(crate) fn await_work(&self) -> Result<(), Stop> {
+        let mut state = self.lock();
+        while state.waiting.is_empty() && !state.prepared {
+            if state.end.is_some() {
+                return Err(Stop::Ended);
+            }
+            state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(())
     }
 
     /// What has been charged so far, by the answers that came.
@@ -453,46 +439,4 @@ impl Waiter for RunHandle {
 pub(crate) const ACKS: usize = 256;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_the_service_has_not_heard_is_cancelled_again_while_it_is_on_its_way() {
-        let mut state = RunInner::new();
-        for seq in 1..=3 {
-            state.on_sent(seq, BatchId(seq));
-        }
-        state.given_up.extend([1, 2]);
-        assert!(!state.on_done(1), "the answer came while it was being cancelled, and is not wanted");
-        state.cancel_again(&[1, 2]);
-        assert_eq!(state.to_cancel, [2u64]);
-        assert!(!state.on_done(2) && state.on_done(3));
-        assert!(state.to_cancel.is_empty());
-    }
-
-    #[test]
-    fn after_a_want_of_credits_one_goes_alone_and_then_one_more_each_round() {
-        let mut state = RunInner::new();
-        for seq in 1..=4 {
-            state.on_sent(seq, BatchId(seq));
-        }
-        // One of four is put back, and the others are answered.
-        state.shrink_window();
-        state.land();
-        for left in (0..3).rev() {
-            state.land_for_good();
-            assert_eq!(state.room(), usize::from(left == 0), "{left} are in flight");
-        }
-        for round in 1..4 {
-            for _ in 0..round {
-                assert!(state.room() > 0);
-                state.on_sent(9, BatchId(9));
-            }
-            assert_eq!(state.room(), 0);
-            for _ in 0..round {
-                state.land_for_good();
-            }
-            assert_eq!(state.room(), round + 1);
-        }
-    }
-}
+mod tests;

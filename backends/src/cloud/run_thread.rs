@@ -6,19 +6,18 @@ use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::Quote;
 use crate::cloud::http::{By, Failure, random_hex};
 use crate::cloud::locale::Locale;
-use crate::cloud::notices::{ConfirmError, Estimate, Notice, Probe};
+use crate::cloud::notices::Notice;
 use crate::cloud::problem::ProblemCode;
 use crate::cloud::protocol::{
-    Acknowledge, Acknowledged, Auth, BatchCancelled, Bill, FunctionName, Lease, Limits, LogLine, LogPage,
-    OpenRun, RunOpened, RunState,
+    Acknowledge, Acknowledged, BatchCancelled, Bill, FunctionName, Lease, Limits, OpenRun, RunOpened,
+    RunState,
 };
 use crate::cloud::run_state::{ACKS, End, Opened, RunHandle};
 use crate::cloud::session::Stop;
-use crate::cloud::{batch_sender, probe};
-use crate::local::{LogRecord, OutputSink, Stream};
+use crate::cloud::worker_lines::WorkerLines;
+use crate::cloud::{batch_sender, charges};
 use crate::model::cost::Receipt;
 use crate::model::error::BackendError;
 
@@ -28,8 +27,6 @@ const ACK: Duration = Duration::from_secs(1);
 const CANCEL: Duration = Duration::from_secs(1);
 /// How often lines of workers are fetched while batches are under way.
 const LINES: Duration = Duration::from_secs(1);
-/// Pages of lines that are fetched at a time; a page has 1000.
-const PAGES: usize = 8;
 /// Bytes of a label.
 const LABEL: usize = 200;
 /// Runs in a row that may end before a single answer.
@@ -42,7 +39,7 @@ const LEAST_WAIT: Duration = Duration::from_millis(1);
 /// # Errors
 /// If there can be no more threads.
 pub(crate) fn start(shared: &Arc<RunHandle>) -> Result<(), BackendError> {
-    let conductor = RunThread { shared: Arc::clone(shared), lines: 0, earlier: 0 };
+    let conductor = RunThread { shared: Arc::clone(shared), lines: WorkerLines::default(), earlier: 0 };
     let thread = thread::Builder::new().name("fastmap-cloud".to_owned());
     let spawned = thread.spawn(move || {
         let shared = Arc::clone(&conductor.shared);
@@ -59,8 +56,7 @@ pub(crate) fn start(shared: &Arc<RunHandle>) -> Result<(), BackendError> {
 
 struct RunThread {
     shared: Arc<RunHandle>,
-    /// The last line that was fetched.
-    lines: u64,
+    lines: WorkerLines,
     /// What runs have cost that this one goes on for.
     earlier: i64,
 }
@@ -90,85 +86,11 @@ impl RunThread {
         let auth = session.auth(shared.as_ref())?;
         // What is known before there is anything to send costs no time later.
         crate::cloud::upload::executable().map_err(Stop::Failed)?;
-        self.quote(&auth)?;
-        self.await_work()?;
-        self.ask(&auth)?;
+        charges::quote(&shared, &auth)?;
+        shared.await_work()?;
+        charges::ask(&shared, &auth)?;
         self.open_run(&auth.limits)?;
         Ok(auth.limits)
-    }
-
-    /// Says what the run costs, while it is not decided that it is to be opened.
-    fn quote(&self, auth: &Auth) -> Result<(), Stop> {
-        let shared = &self.shared;
-        if !shared.lock().waiting.is_empty() {
-            return Ok(());
-        }
-        let upload = shared.session.to_upload(shared.as_ref(), &shared.job.context)?;
-        let quote = Quote {
-            round_trip: shared.session.round_trip().unwrap_or_default(),
-            upload,
-            cpu_hour: auth.prices.cpu_hour,
-            result_gb: auth.prices.result_gb,
-            spendable: shared.session.options.max_credits.unwrap_or(i64::MAX).min(auth.available),
-        };
-        shared.lock().quote = Some(quote);
-        Ok(())
-    }
-
-    /// Waits for the first batch, or for the word that there will be one: nothing is uploaded for a run that gets none.
-    fn await_work(&self) -> Result<(), Stop> {
-        let mut state = self.shared.lock();
-        while state.waiting.is_empty() && !state.prepared {
-            if state.end.is_some() {
-                return Err(Stop::Ended);
-            }
-            state = self.shared.news.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        Ok(())
-    }
-
-    /// Asks whether the run may cost something, or says that it will.
-    fn ask(&self, auth: &Auth) -> Result<(), Stop> {
-        let session = &self.shared.session;
-        let (account, balance, prices) = (&auth.account, auth.balance, auth.prices);
-        let max_credits = session.options.max_credits;
-        let Some(confirm) = &session.options.confirm else {
-            session.options.notices.notice(&Notice::Charging { account, balance, prices, max_credits });
-            return Ok(());
-        };
-        let probe = match &session.options.probe {
-            Some(backend) => probe::probe(&self.shared, backend.as_ref()).map_err(Stop::Failed)?,
-            None => None,
-        };
-        // All may have been answered by then.
-        self.await_work()?;
-        let seen = self.shared.lock().seen.take();
-        let probe = probe.or(seen.map(|seen| Probe {
-            items: seen.items,
-            cpu: seen.cpu,
-            result_bytes: seen.result_bytes,
-        }));
-        let items = self.shared.job.items;
-        let estimate = Estimate { account: account.clone(), balance, prices, max_credits, items, probe };
-        let wanted = || self.shared.lock().end.is_none();
-        let answer = confirm.charges_cancellable(&estimate, &wanted);
-        if !wanted() {
-            // Whatever was said: nothing is uploaded for a map that is over.
-            return Err(Stop::Ended);
-        }
-        answer.map_err(|refused| {
-            let why = match refused {
-                ConfirmError::Declined => "the charges were declined",
-                ConfirmError::NoTerminal => {
-                    "the charges need a confirmation, and there is no terminal to ask at"
-                }
-            };
-            Stop::Failed(BackendError::Declined(format!(
-                "{why}: nothing was sent to {}; use the policy local, or set Options::confirm_charges \
-                 (FASTMAP_CONFIRM_CHARGES) to false",
-                session.http.url
-            )))
-        })
     }
 
     /// Uploads what is not there, and opens the run.
@@ -224,7 +146,7 @@ impl RunThread {
             return Err(Stop::Failed(BackendError::Cloud(message, None)));
         };
         session.options.notices.notice(&Notice::Opened { run: &run, workers });
-        self.lines = 0;
+        self.lines = WorkerLines::default();
         let mut state = shared.lock();
         let slots = slots.clamp(1, limits.batches_in_flight.max(1)) as usize;
         shared.set_slots(&mut state, slots, Some(workers as usize));
@@ -304,7 +226,7 @@ impl RunThread {
             }
             if look.is_some_and(|look| look <= now) {
                 fetched = Instant::now();
-                self.fetch_lines(&opened);
+                self.lines.fetch(&shared.session, &opened.run);
             }
         }
     }
@@ -339,7 +261,7 @@ impl RunThread {
         let shared = Arc::clone(&self.shared);
         let session = &shared.session;
         session.options.notices.notice(&Notice::Reopened);
-        self.fetch_lines(lost);
+        self.lines.fetch(session, &lost.run);
         // Ended already, it ends no other way; the bill says what of the cap is left.
         let target = format!("/runs/{}/cancel", lost.run);
         let bill = session.call_with_retry(shared.as_ref(), || {
@@ -355,32 +277,9 @@ impl RunThread {
         self.open_run(limits)
     }
 
-    /// Makes a call of which nothing depends; it is made again when it is due again.
-    fn try_call<T: serde::de::DeserializeOwned>(
-        &self,
-        method: &str,
-        target: &str,
-        body: Option<&impl serde::Serialize>,
-    ) -> Option<T> {
-        let session = &self.shared.session;
-        let began = Instant::now();
-        match session.http.ask(By::Short, method, target, body) {
-            Ok((answer, took)) => {
-                session.on_success();
-                session.took(took);
-                Some(answer)
-            }
-            Err(failure) => {
-                session.bad(&failure, began);
-                log::debug!("{method} {target}: {}", crate::cloud::retry::words(&failure));
-                None
-            }
-        }
-    }
-
     fn heartbeat(&self, opened: &Arc<Opened>) {
         let target = format!("/runs/{}/heartbeat", opened.run);
-        let lease: Option<Lease> = self.try_call("POST", &target, None::<&()>);
+        let lease: Option<Lease> = self.shared.session.try_call("POST", &target, None::<&()>);
         let mut state = self.shared.lock();
         match lease {
             Some(Lease { state: RunState::Open, .. }) => state.heard = Instant::now(),
@@ -403,7 +302,8 @@ impl RunThread {
     fn cancel(&self, opened: &Opened, seqs: &[u64]) -> bool {
         for (at, seq) in seqs.iter().enumerate() {
             let target = format!("/runs/{}/batches/{seq}", opened.run);
-            let cancelled: Option<BatchCancelled> = self.try_call("DELETE", &target, None::<&()>);
+            let cancelled: Option<BatchCancelled> =
+                self.shared.session.try_call("DELETE", &target, None::<&()>);
             let mut state = self.shared.lock();
             if state.end.is_some() {
                 return true;
@@ -419,37 +319,11 @@ impl RunThread {
     fn acknowledge(&self, opened: &Opened, seqs: Vec<u64>) {
         let request = Acknowledge { seqs };
         let acknowledged: Option<Acknowledged> =
-            self.try_call("POST", &format!("/runs/{}/ack", opened.run), Some(&request));
+            self.shared.session.try_call("POST", &format!("/runs/{}/ack", opened.run), Some(&request));
         let mut state = self.shared.lock();
         match acknowledged {
             Some(_) => state.heard = Instant::now(),
             None => state.arrived.extend(request.seqs),
-        }
-    }
-
-    /// Hands on what the workers have printed since.
-    fn fetch_lines(&mut self, opened: &Opened) {
-        for _ in 0..PAGES {
-            let target = format!("/runs/{}/logs?after={}", opened.run, self.lines);
-            let Some(page) = self.try_call::<LogPage>("GET", &target, None::<&()>) else { return };
-            let options = &self.shared.session.options;
-            let lost = |lines| options.notices.notice(&Notice::LinesLost { lines });
-            let before = self.lines;
-            for line in &page.lines {
-                if line.n > self.lines + 1 {
-                    lost(line.n - self.lines - 1);
-                }
-                hand_on(options.relay.as_ref(), line);
-                self.lines = self.lines.max(line.n);
-            }
-            if page.lines.is_empty() && page.next > self.lines {
-                // None of them was kept.
-                lost(page.next - self.lines);
-                self.lines = page.next;
-            }
-            if page.lines.is_empty() || self.lines == before {
-                return;
-            }
         }
     }
 
@@ -467,13 +341,13 @@ impl RunThread {
         let target = format!("/runs/{}/{how}", opened.run);
         let mut bill: Option<Bill> = None;
         for pause in [50, 500, 2000] {
-            bill = self.try_call("POST", &target, None::<&()>);
+            bill = shared.session.try_call("POST", &target, None::<&()>);
             if bill.is_some() {
                 break;
             }
             thread::sleep(Duration::from_millis(pause));
         }
-        self.fetch_lines(&opened);
+        self.lines.fetch(&shared.session, &opened.run);
         let receipt = bill.map_or(fallback, |bill| {
             shared.session.billed(bill.balance);
             let spent = self.earlier + bill.run.spent;
@@ -487,19 +361,6 @@ impl RunThread {
         }
         receipt
     }
-}
-
-/// Hands a worker's line on, or its log record: to this process's logger, where the relay does nothing else
-/// with it.
-fn hand_on(relay: &dyn OutputSink, line: &LogLine) {
-    if let Some(level) = line.level.as_deref().and_then(|level| level.parse().ok()) {
-        let target = line.target.as_deref().unwrap_or_default();
-        let record =
-            LogRecord { level, target, message: &line.text, module_path: None, file: None, line: None };
-        return relay.record(&line.worker, &record);
-    }
-    let stream = if line.stream == "stdout" { Stream::Stdout } else { Stream::Stderr };
-    relay.line(&line.worker, stream, format!("{}\n", line.text).as_bytes());
 }
 
 fn take_acks(arrived: &mut Vec<u64>) -> Vec<u64> {

@@ -117,6 +117,28 @@ impl Session {
         (nanos > 0).then(|| Duration::from_nanos(nanos))
     }
 
+    /// Makes a call on which nothing depends: a caller makes it again when it is due again.
+    pub(crate) fn try_call<T: serde::de::DeserializeOwned>(
+        &self,
+        method: &str,
+        target: &str,
+        body: Option<&impl serde::Serialize>,
+    ) -> Option<T> {
+        let began = Instant::now();
+        match self.http.ask(By::Short, method, target, body) {
+            Ok((answer, took)) => {
+                self.on_success();
+                self.took(took);
+                Some(answer)
+            }
+            Err(failure) => {
+                self.bad(&failure, began);
+                log::debug!("{method} {target}: {}", words(&failure));
+                None
+            }
+        }
+    }
+
     /// A short call has taken so long.
     pub(crate) fn took(&self, took: Duration) {
         let new = (took.as_nanos() as u64).max(1);

@@ -1,6 +1,6 @@
 //! A test kit for backends: tries whether an implementation of [`Backend`](crate::Backend) keeps what the trait
 //! promises. Called from the tests of a backend; `promises` holds the trials, `trial` the
-//! bookkeeping that every one of them shares, `test_functions` the functions that the workers run.
+//! bookkeeping that every one of them shares (`answers` judges results, `hopeless` is a run that must fail), `test_functions` the functions that the workers run.
 //!
 //! The kit brings its own functions, which are part of every executable that calls it: a backend that starts this
 //! executable elsewhere finds them there like any other. Some of them end the process that runs them.
@@ -17,6 +17,8 @@
 //! conformance::check(Local::new(LocalOptions::new(2)).unwrap()).unwrap();
 //! ```
 
+mod answers;
+mod hopeless;
 pub(crate) mod kit;
 mod promises;
 mod test_functions;

@@ -4,7 +4,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::trial::{CREDIT, End, MANY, Trial, hopeless};
+use super::hopeless::{End, hopeless};
+use super::trial::{CREDIT, MANY, Trial};
 use crate::Backend;
 use crate::conformance::test_functions::{Order, REFUSAL, dying, puppet, refusing};
 use crate::conformance::trial::PATIENCE;

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::conformance::answers::judge;
 use crate::conformance::test_functions::{Expected, Order, expected, puppet};
 use crate::execution::function::FunctionId;
 use crate::execution::job::Job;
 use crate::model::batch::{Batch, BatchBuilder, Items};
-use crate::model::completion::{Completion, Outcome, Results};
+use crate::model::completion::{Completion, Outcome};
 use crate::model::death::{Running, WorkerLoss};
-use crate::model::error::BackendError;
 use crate::model::ids::{BatchId, JobId};
 use crate::{Backend, Capacity, Run};
 
@@ -326,7 +326,10 @@ impl Trial {
         self.held -= range.len();
         match outcome {
             Outcome::Done(results) => {
-                self.judge_results(range.clone(), &results).map_err(|why| format!("{about}: {why}"))?;
+                // The credit is looked at before each item: what was there before the last one had not reached it.
+                let credit = self.items[range.start].credit.max(1);
+                let items = range.clone().map(|index| (index, &self.items[index].bytes[..]));
+                judge(items, credit, &self.job.context, &results).map_err(|why| format!("{about}: {why}"))?;
                 self.items[range].iter_mut().for_each(|item| item.state = State::Answered);
                 self.open -= waited;
             }
@@ -344,60 +347,6 @@ impl Trial {
                 }
                 self.losses.push(loss);
             }
-        }
-        Ok(())
-    }
-
-    fn judge_results(&self, range: Range<usize>, results: &Results) -> Result<(), String> {
-        let mut failures = results.failures.iter().peekable();
-        let bytes = results.payload.bytes();
-        let mut payload = Items::new(bytes, None);
-        // The credit is looked at before each item: what was there before the last one had not reached it.
-        let credit = self.items[range.start].credit.max(1);
-        let mut before_last = 0;
-        for (offset, index) in range.enumerate() {
-            before_last = payload.position() as u64;
-            let failure = failures.next_if(|failure| failure.offset as usize == offset);
-            match (expected(&self.items[index].bytes, &self.job.context), failure) {
-                (Expected::Result(right), None) => {
-                    let found = payload.next().ok_or_else(|| format!("item {index} has no result"))?;
-                    if found != right {
-                        return Err(format!(
-                            "item {index} has a result that is not its own ({} bytes beginning {:?}, not {} \
-                             beginning {:?})",
-                            found.len(),
-                            &found[..found.len().min(16)],
-                            right.len(),
-                            &right[..right.len().min(16)]
-                        ));
-                    }
-                }
-                (Expected::Failure(kind, words), Some(failure)) => {
-                    if failure.kind != kind || failure.message != words {
-                        return Err(format!(
-                            "item {index} failed by {words:?} and is said to by {failure:?}"
-                        ));
-                    }
-                }
-                (Expected::Result(_), Some(failure)) => {
-                    return Err(format!("item {index} is said to have failed: {failure:?}"));
-                }
-                (Expected::Failure(..), None) => {
-                    return Err(format!("item {index} failed, and no failure stands at its offset {offset}"));
-                }
-                (Expected::WorkerExit, _) => {
-                    return Err(format!("item {index} ends its process, and was answered all the same"));
-                }
-            }
-        }
-        if let Some(failure) = failures.next() {
-            return Err(format!("a failure of no item, or out of order: {failure:?}"));
-        }
-        if before_last >= credit {
-            return Err(format!("{} bytes of results, where the credit was {credit}", bytes.len()));
-        }
-        if payload.position() < bytes.len() {
-            return Err("there are more results than items".to_owned());
         }
         Ok(())
     }
@@ -485,51 +434,6 @@ impl Trial {
         }
         Ok(())
     }
-}
-
-/// What became of a run that was expected to fail.
-pub(super) enum End {
-    /// By an error, when it was opened or later.
-    Error(BackendError),
-    /// Every batch came back lost.
-    Lost(Vec<WorkerLoss>),
-}
-
-/// Opens a run of a function that can't run, submits two batches, and waits for the end.
-pub(super) fn hopeless(backend: &dyn Backend, function: FunctionId) -> Result<End, String> {
-    let job = job(function, b"");
-    let mut run = match backend.open(Arc::clone(&job)) {
-        Ok(run) => run,
-        Err(error) => return Ok(End::Error(error)),
-    };
-    let until = Instant::now() + PATIENCE;
-    let mut waiting: VecDeque<Batch> = (0..2u64)
-        .map(|n| batch(&job, BatchId(n + 1), n * 2, &[vec![b'e'], vec![b'e']], None, CREDIT))
-        .collect();
-    let mut losses = Vec::new();
-    let mut gone = 0;
-    while gone < 4 {
-        while let Some(batch) = waiting.pop_front() {
-            if let Err(error) = run.submit(batch) {
-                waiting.push_front(error.into_batch());
-                break;
-            }
-        }
-        match run.poll(Instant::now() + Duration::from_millis(100)) {
-            Err(error) => return Ok(End::Error(error)),
-            Ok(Some(Completion { items, outcome: Outcome::Lost(_, loss), .. })) => {
-                gone += items;
-                losses.push(loss);
-            }
-            Ok(Some(Completion { outcome: Outcome::Returned(batch), .. })) => waiting.push_back(batch),
-            Ok(Some(other)) => return Err(format!("items were answered: {other:?}")),
-            Ok(None) if Instant::now() > until => {
-                return Err(format!("there was neither an error nor a loss within {PATIENCE:?}"));
-            }
-            Ok(None) => {}
-        }
-    }
-    Ok(End::Lost(losses))
 }
 
 /// Events of a trial are waited for so long.

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::backend::SubmitError;
 use crate::local::Local;
-use crate::local::pool::state::PoolHandle;
-use crate::local::pool::worker_handle::{AssignedBatch, WorkerHandle};
+use crate::local::pool::connection::AssignedBatch;
+use crate::local::pool::handle::PoolHandle;
 use crate::model::batch::Batch;
 use crate::model::death::ExitReason;
 use crate::model::error::BackendError;
@@ -57,20 +57,16 @@ impl PoolHandle {
     pub(crate) fn try_start(&self, most: Duration) -> Result<(), BackendError> {
         let (mut waited, mut last) = (Duration::ZERO, Instant::now());
         let mut state = self.lock();
-        let failures = state.failures;
-        if state.workers.is_empty() && state.starting + state.requested == 0 {
-            state.requested = 1;
+        let failures = state.starts.failures();
+        if state.workers.is_empty() && state.starts.underway() == 0 {
+            state.starts.on_wanted(1);
             self.wake_supervisor();
         }
         loop {
-            if state.workers.iter().any(|member| member.sender.is_some()) {
+            if state.has_connected_worker() {
                 return Ok(());
             }
-            if state.failures != failures
-                && let Some(death) = state.last_failure.take()
-            {
-                // What failed is asked for again when there is work.
-                state.failed_starts.clear();
+            if let Some(death) = state.starts.failure_since(failures) {
                 return Err(BackendError::NoWorkers(vec![death]));
             }
             if waited >= most {
@@ -87,13 +83,13 @@ impl PoolHandle {
         let mut state = self.lock();
         let wanted =
             |held: &AssignedBatch| held.batch.job() == job && held.batch.id() == batch && !held.abandoned;
-        for member in state.workers.iter_mut().filter(|member| member.end_reason.is_none()) {
+        for member in state.workers.iter_mut().filter(|member| !member.life.is_ending()) {
             let Some(running) = member.page.running() else { continue };
-            if member.held.iter().any(|held| wanted(held) && held.batch.ticket() == running.0) {
+            if member.held().iter().any(|held| wanted(held) && held.batch.ticket() == running.0) {
                 member.end_for(ExitReason::Timeout(limit), Some(running));
             }
         }
-        if state.workers.iter().any(WorkerHandle::is_unkillable) {
+        if state.workers.iter().any(|member| member.life.is_unkillable()) {
             self.wake_supervisor();
         }
     }

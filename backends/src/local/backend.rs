@@ -9,8 +9,8 @@ use crate::backend::SubmitError;
 use crate::execution::job::Job;
 use crate::local::options::LocalOptions;
 use crate::local::output::settle;
+use crate::local::pool::handle::PoolHandle;
 use crate::local::pool::run_state::Gauge;
-use crate::local::pool::state::PoolHandle;
 use crate::local::process::descriptors::fill_standard;
 use crate::local::process::{spawn, supervisor};
 use crate::local::signals::without_signals;
@@ -102,7 +102,7 @@ impl Pool {
         let mut supervision = self.supervision.lock().unwrap_or_else(PoisonError::into_inner);
         if supervision.thread.is_none() {
             if self.shared.options.launcher.is_none() {
-                self.shared.lock().warnings.extend(cores::binding(self.shared.options.processes));
+                self.shared.lock().errands.warnings.extend(cores::binding(self.shared.options.processes));
             }
             exit_hook::register();
             // The first workers are on their way before the supervisor is.

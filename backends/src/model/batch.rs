@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use log::LevelFilter;
 
-use crate::model::frame::{Header, Kind};
+use crate::model::buffer_pool;
+use crate::model::frame::{BatchHead, HEADER, Header, ToWorker};
 use crate::model::ids::{BatchId, JobId};
-use crate::model::{buffer_pool, log_level};
 
 /// Encoded items, in input order. Cloning shares the bytes.
 #[derive(Clone)]
@@ -105,7 +105,7 @@ impl Batch {
     }
 
     fn write_header(&mut self) {
-        let header = self.header();
+        let header = Header::before(self.message(), self.payload().len());
         if let Some(packet) = Arc::get_mut(&mut self.packet) {
             header.write(&mut packet.0);
         }
@@ -118,7 +118,7 @@ impl Batch {
 
     /// The encoded items.
     pub fn payload(&self) -> &[u8] {
-        &self.packet.0[Header::LEN..]
+        &self.packet.0[HEADER..]
     }
 
     /// Header and payload as one buffer.
@@ -126,20 +126,17 @@ impl Batch {
         &self.packet.0
     }
 
-    /// What goes before the payload to a worker.
-    pub(crate) fn header(&self) -> Header {
-        Header {
-            kind: Kind::Batch,
-            job: self.job.0,
-            batch: self.ticket,
+    /// What a worker learns of it beside the payload.
+    pub(crate) fn message(&self) -> ToWorker {
+        ToWorker::Batch(BatchHead {
+            job: self.job,
+            ticket: self.ticket,
             items: self.items,
-            stride: self.stride.unwrap_or(0),
-            from: log_level::to_byte(Some(self.level)).into(),
-            credit: self.result_credit,
-            wall: self.granted(),
-            length: self.payload().len() as u64,
-            ..Header::EMPTY
-        }
+            stride: self.stride,
+            level: Some(self.level),
+            result_credit: self.result_credit,
+            granted: self.granted(),
+        })
     }
 
     /// A batch of the items `from..to` of this one.
@@ -220,16 +217,16 @@ impl BatchBuilder {
     /// If the stride is `Some(0)`: items of no bytes need lengths to be told apart.
     pub fn new(stride: Option<u32>) -> Self {
         assert!(stride != Some(0), "a stride of 0 bytes");
-        let mut packet = Vec::with_capacity(Header::LEN + 256);
-        packet.resize(Header::LEN, 0);
+        let mut packet = Vec::with_capacity(HEADER + 256);
+        packet.resize(HEADER, 0);
         BatchBuilder { end: packet.len(), packet, items: 0, stride }
     }
 
     /// Makes room for so many bytes of items, so that appending them moves nothing.
     pub fn reserve(&mut self, bytes: usize) {
-        if self.items == 0 && bytes > self.packet.capacity() - Header::LEN {
-            let mut packet = buffer_pool::take(Header::LEN + bytes);
-            packet.resize(Header::LEN, 0);
+        if self.items == 0 && bytes > self.packet.capacity() - HEADER {
+            let mut packet = buffer_pool::take(HEADER + bytes);
+            packet.resize(HEADER, 0);
             buffer_pool::give(std::mem::replace(&mut self.packet, packet));
         }
     }
@@ -271,12 +268,12 @@ impl BatchBuilder {
 
     /// Bytes of payload so far.
     pub fn bytes(&self) -> usize {
-        self.packet.len() - Header::LEN
+        self.packet.len() - HEADER
     }
 
     /// The items so far, encoded.
     pub fn encoded(&self) -> &[u8] {
-        &self.packet[Header::LEN..]
+        &self.packet[HEADER..]
     }
 
     /// The batch.
@@ -405,69 +402,4 @@ impl<'a> Iterator for Items<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn batch(items: &[&[u8]], stride: Option<u32>) -> Batch {
-        let mut builder = BatchBuilder::new(stride);
-        for item in items {
-            if stride.is_none() {
-                builder.buffer().extend_from_slice(&(item.len() as u32).to_le_bytes());
-            }
-            builder.buffer().extend_from_slice(item);
-            builder.added(1);
-        }
-        builder.finish(JobId(1), BatchId(7), 100, 10)
-    }
-
-    #[test]
-    fn a_piece_holds_its_items_and_knows_their_place() {
-        for stride in [None, Some(2)] {
-            let whole = batch(&[b"aa", b"bb", b"cc", b"dd"], stride);
-            let piece = whole.piece(BatchId(8), 1, 3, 2);
-            assert_eq!((piece.first(), piece.items(), piece.attempt()), (101, 2, 2));
-            let items: Vec<_> = Items::new(piece.payload(), stride).collect();
-            assert_eq!(items, [b"bb", b"cc"]);
-        }
-    }
-
-    #[test]
-    fn many_single_items_are_cut_out_in_one_walk() {
-        for stride in [None, Some(2)] {
-            let whole = batch(&[b"aa", b"bb", b"cc", b"dd"], stride);
-            let mut ids = 20;
-            let singles = whole.singles(&[(0, 1), (1, 2), (3, 1)], || {
-                ids += 1;
-                BatchId(ids)
-            });
-            let told: Vec<_> = singles.iter().map(|one| (one.id().0, one.first(), one.attempt())).collect();
-            assert_eq!(told, [(21, 100, 1), (22, 101, 2), (23, 103, 1)]);
-            let items = singles.iter().map(|one| Items::new(one.payload(), stride).collect::<Vec<_>>());
-            assert_eq!(items.collect::<Vec<_>>(), [[b"aa"], [b"bb"], [b"dd"]]);
-        }
-        let count: u32 = if cfg!(miri) { 100 } else { 100_000 };
-        let many: Vec<Vec<u8>> = (0..count).map(|n| n.to_le_bytes().to_vec()).collect();
-        let many: Vec<&[u8]> = many.iter().map(Vec::as_slice).collect();
-        let whole = batch(&many, None);
-        let positions: Vec<_> = (0..count).map(|position| (position, 1)).collect();
-        let begun = std::time::Instant::now();
-        assert_eq!(whole.singles(&positions, || BatchId(1)).len(), count as usize);
-        // Each from the beginning, it takes minutes.
-        assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
-    }
-
-    #[test]
-    fn cut_bytes_end_the_items() {
-        let whole = batch(&[b"abc", b"defg"], None);
-        let bytes = whole.payload();
-        for cut in 0..bytes.len() {
-            assert!(Items::new(&bytes[..cut], None).count() < 2);
-        }
-        assert_eq!(Items::new(bytes, None).count(), 2);
-    }
-
-    #[test]
-    fn items_of_no_bytes_are_items() {
-        assert_eq!(Items::new(batch(&[b"", b"", b""], None).payload(), None).count(), 3);
-    }
-}
+mod tests;

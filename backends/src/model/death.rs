@@ -4,6 +4,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
+use crate::model::protocol_error::ProtocolError;
 use crate::model::text::look_of;
 use crate::model::words::counted;
 
@@ -103,6 +104,12 @@ pub enum MemoryLimit {
     Jail(u64),
     /// What the host's control group may hold together, in bytes, or where that has no limit the machine.
     Shared(Option<u64>),
+}
+
+impl From<ProtocolError> for ExitReason {
+    fn from(error: ProtocolError) -> ExitReason {
+        ExitReason::Protocol(error.to_string())
+    }
 }
 
 impl fmt::Display for ExitReason {

@@ -13,6 +13,7 @@ pub(crate) mod frame;
 pub(crate) mod hex;
 pub(crate) mod ids;
 pub(crate) mod log_level;
+pub(crate) mod protocol_error;
 pub(crate) mod refused_call;
 pub(crate) mod result_credit;
 pub mod sizing;

@@ -28,6 +28,7 @@ pub(crate) struct Sides {
 
 /// Runs the suite; `make` gives an empty dispatch with that quota and that length of a lease.
 pub(crate) async fn all(make: impl AsyncFn(usize, Duration) -> Sides) {
+    // An empty dispatch for each: what one leaves leased or queued does not disturb the next.
     answers_reach_who_submitted(&make(100, LONG).await).await;
     tenants_are_taken_in_turn(&make(100, LONG).await).await;
     a_quota_holds_back_its_tenant_alone(&make(2, LONG).await).await;
@@ -117,6 +118,7 @@ async fn answers_reach_who_submitted(sides: &Sides) {
         leases.push(sides.lease().await);
     }
     sides.nothing_to_lease().await;
+    // Not in the order of the leases: an answer must find its submitter by the lease alone.
     for lease in leases.iter().rev() {
         assert!(sides.answer(lease).await);
         assert!(!sides.source.answer(lease.id, WorkOutcome::Lost).await, "answered twice");
@@ -135,6 +137,7 @@ async fn tenants_are_taken_in_turn(sides: &Sides) {
     for seq in 0..10 {
         waiting.push(sides.submit(2, "small", seq).await);
     }
+    // The small tenant has submitted last: its turns decide when it is served, not its place in the queue.
     let (mut others, mut own) = (0, Vec::new());
     while own.len() < 10 {
         let lease = sides.lease().await;
@@ -214,6 +217,7 @@ async fn what_an_agent_has_in_hand_stays_there(sides: &Sides) {
 async fn what_is_given_back_comes_at_once_until_it_is_lost(sides: &Sides) {
     let submitted = sides.submit(1, "r", 0).await;
     let mut deliveries = 0;
+    // Both are waited for: which delivery is the last is the implementation's to say.
     let mut lost = std::pin::pin!(outcome(submitted));
     let got = loop {
         tokio::select! {
@@ -226,6 +230,7 @@ async fn what_is_given_back_comes_at_once_until_it_is_lost(sides: &Sides) {
         }
     };
     assert!(matches!(got, WorkOutcome::Lost), "{got:?}");
+    // An agent that gives work back may be the only one that can't do it.
     assert!(deliveries >= 2, "{deliveries}");
     sides.nothing_to_lease().await;
 }
@@ -259,6 +264,7 @@ async fn an_ended_run_is_over_wherever_its_work_is(sides: &Sides) {
 async fn a_cancelled_batch_is_over_and_its_agent_learns_it(sides: &Sides) {
     let (leased, queued) = (sides.submit(1, "r", 0).await, sides.submit(1, "r", 1).await);
     let (kept, others) = (sides.submit(1, "r", 2).await, sides.submit(2, "s", 0).await);
+    // Within a run the order of leases is not promised: the others are given back until it is this one.
     let held = loop {
         let lease = sides.lease().await;
         if seq(&lease) == (1, 0) {
@@ -266,6 +272,7 @@ async fn a_cancelled_batch_is_over_and_its_agent_learns_it(sides: &Sides) {
         }
         sides.source.nack(lease.id).await;
     };
+    // Not polled yet: a revocation before the agent waits for it must not be missed.
     let revoked = sides.source.revoked(held.id);
     // What is not there is not cancelled, and does no harm.
     sides.dispatch.cancel("r", 9).await;
@@ -291,6 +298,7 @@ async fn a_cancelled_batch_is_over_and_its_agent_learns_it(sides: &Sides) {
 }
 
 async fn nobody_waits_for_a_closed_dispatch(sides: &Sides) {
+    // Several: the end must wake each of them, and not only one.
     let waiters: Vec<_> = (0..3)
         .map(|_| {
             let source = Arc::clone(&sides.source);
@@ -337,6 +345,7 @@ async fn what_workers_use_is_reported_also_behind_the_end_of_their_run(sides: &S
             assert_eq!((used.run.as_str(), used.cpu), ("r", cpu));
             used.paid.send(pays).expect("the agent waits for it");
         };
+        // At the same time: the report waits for its charge.
         let (paid, ()) = tokio::join!(sides.source.used(&lease.payer, "r", cpu), charging);
         paid
     };

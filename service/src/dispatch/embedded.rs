@@ -61,6 +61,8 @@ impl Tenant {
     fn next(&mut self, quota: usize) -> Option<Entry> {
         let share = (quota / self.runs.len().max(1)).max(1);
         let has_less = |run: &String| self.runs.get(run).is_some_and(|of_run| of_run.leased < share);
+        // First a run that has less than its share, whose turn may be later. Only if there is none, the next
+        // in turn gets what is left of the quota.
         let at = self.waiting.iter().position(has_less).or((self.leased < quota).then_some(0))?;
         let run = self.waiting.remove(at)?;
         let of_run = self.runs.get_mut(&run)?;
@@ -78,6 +80,7 @@ impl Tenant {
         self.leased -= 1;
         if let Some(of_run) = self.runs.get_mut(run) {
             of_run.leased -= 1;
+            // A run without work counts for no share: the others get what it had.
             if of_run.leased == 0 && of_run.waiting.is_empty() {
                 self.runs.remove(run);
             }
@@ -92,6 +95,7 @@ impl Tenant {
             .partition::<VecDeque<Entry>, _>(|entry| meant(&entry.work));
         of_run.waiting = kept;
         if of_run.waiting.is_empty() {
+            // A turn without work would be taken by `next`, which would find nothing, though other runs wait.
             self.waiting.retain(|waits| waits != run);
             if of_run.leased == 0 {
                 self.runs.remove(run);
@@ -141,10 +145,16 @@ impl Embedded {
         let mut guard = self.lock();
         let state = &mut *guard;
         let now = Instant::now();
+        // No timer takes overdue leases back. They concern agents that wait for work, and those look here;
+        // while they wait, they look again when the first lease ends.
         state.take_back_overdue(now, self.lease_time);
+        // Once around: when no tenant may have more in agents' hands, the caller waits for a change.
         for _ in 0..state.waiting.len() {
             let Some(account) = state.waiting.pop_front() else { break };
+            // Its work was cancelled, and its place in the round was left for this line to drop.
             let Some(tenant) = state.tenants.get_mut(&account) else { continue };
+            // A tenant whose quota is used up keeps its place in the round: the quota may be free at its next
+            // turn.
             let next = tenant.next(self.quota);
             if !tenant.waiting.is_empty() {
                 state.waiting.push_back(account);
@@ -163,11 +173,13 @@ impl Embedded {
             state.leased.insert(id, leased);
             let more = !state.waiting.is_empty();
             drop(guard);
+            // A permit wakes one agent only. Each that gets work passes it on while there is more.
             if more {
                 self.changed.notify_one();
             }
             return Ok(Ok(Lease { id, lasts: self.lease_time, work, payer: Payer::default(), in_hand }));
         }
+        // Behind the round: what was taken before the end is still leased, and answered.
         if state.closed {
             return Err(Closed);
         }
@@ -180,6 +192,7 @@ impl State {
         let RunSpec { account, run, .. } = &*entry.work.spec;
         let (account, run) = (*account, run.clone());
         let tenant = self.tenants.entry(account).or_default();
+        // Its place may be there still, from work that was cancelled: two would be two turns.
         if tenant.waiting.is_empty() && !self.waiting.contains(&account) {
             self.waiting.push_back(account);
         }
@@ -190,6 +203,7 @@ impl State {
             false => of_run.waiting.push_back(entry),
         }
         match first {
+            // The run has its place among the tenant's runs already.
             _ if waits => {}
             true => tenant.waiting.push_front(run),
             false => tenant.waiting.push_back(run),
@@ -198,6 +212,7 @@ impl State {
 
     fn take(&mut self, id: LeaseId) -> Option<Entry> {
         let Leased { entry, revoked, .. } = self.leased.remove(&id)?;
+        // A permit: an agent that asks for the revocation a moment later finds it, too.
         revoked.notify_one();
         self.free(&entry.work.spec);
         Some(entry)
@@ -216,6 +231,8 @@ impl State {
         for tenant in self.tenants.values_mut() {
             taken.extend(tenant.take_waiting(run, meant));
         }
+        // Also what agents have in hand: with its lease their answer is refused, and the place of the tenant
+        // is free at once.
         let leased: Vec<LeaseId> =
             self.leased.iter().filter(|(_, leased)| meant(&leased.entry.work)).map(|(id, _)| *id).collect();
         taken.extend(leased.into_iter().filter_map(|id| self.take(id)));
@@ -256,7 +273,7 @@ impl State {
             // The receiver is gone where the batch was given up.
             let _ = entry.reply.send(WorkOutcome::Lost);
         } else if !entry.reply.is_closed() {
-            // It has waited its turn already.
+            // It has waited its turn already. One that its submitter has given up is dropped instead.
             self.queue(entry, true);
         }
     }
@@ -272,12 +289,16 @@ impl Dispatch for Embedded {
         }
         state.queue(Entry { work, deliveries: 0, reply }, false);
         drop(state);
+        // The round may have been empty, and agents wait.
         self.changed.notify_one();
+        // Nothing of this queue outlives the process: there is nothing to acknowledge when the outcome is
+        // dealt with.
         Ok(PendingWork { outcome, _kept: None })
     }
 
     async fn cancel(&self, run: &str, seq: u64) {
         let over = self.lock().take_all(run, Some(seq));
+        // A place of the tenant may be free.
         self.changed.notify_one();
         for entry in over {
             // The receiver is gone where the batch was given up.
@@ -292,7 +313,8 @@ impl Dispatch for Embedded {
             // The receiver is gone where the batch was given up.
             let _ = entry.reply.send(WorkOutcome::Cancelled);
         }
-        // No agent listens: no agent has workers of it.
+        // After the answers: an agent that ends its workers finds its leases gone. Without an agent there are
+        // no workers to end.
         let _ = self.ended.send(run.to_owned());
     }
 
@@ -309,6 +331,7 @@ impl Dispatch for Embedded {
 impl WorkSource for Embedded {
     async fn lease(&self) -> Result<Lease, Closed> {
         loop {
+            // Made before the look: a change between the look and the wait wakes it all the same.
             let changed = self.changed.notified();
             match self.try_lease()? {
                 Ok(lease) => return Ok(lease),

@@ -17,7 +17,9 @@ impl Store {
     /// If the database fails.
     pub async fn add_activity(&self, delta: &[(String, StatsDelta)]) -> Result<()> {
         for (run, delta) in delta {
-            // A transaction each: others write in between.
+            // A transaction for each run: batches that wait for the writer get their turn in between, and on
+            // PostgreSQL two gateways that add to the same runs in different orders can't wait for each
+            // other.
             let mut conn = self.writer().await?;
             let mut tx = conn.begin().await?;
             tx.sql(
@@ -26,7 +28,8 @@ impl Store {
             .bind(run)
             .execute()
             .await?;
-            // It is not read before this is added.
+            // This locks the row until the commit: another gateway that adds to the same run waits here, and
+            // then reads what this one has written.
             let row = tx
                 .sql("UPDATE run_activity SET updated_ms = $2 WHERE run = $1 RETURNING series")
                 .bind(run)
@@ -37,11 +40,14 @@ impl Store {
             series.merge(&delta.series);
             tx.sql("UPDATE run_activity SET series = $2, failures = $3, deaths = $4 WHERE run = $1")
                 .bind(run)
+                // A text that can't be made is read as an empty series later: statistics must not fail what
+                // is charged and answered.
                 .bind(serde_json::to_string(&series).unwrap_or_default())
                 .bind(i64::try_from(series.failures).unwrap_or(i64::MAX))
                 .bind(i64::try_from(series.deaths).unwrap_or(i64::MAX))
                 .execute()
                 .await?;
+            // The common case: no failure, and no look at the other table.
             if delta.failures.is_empty() {
                 tx.commit().await?;
                 continue;
@@ -49,6 +55,8 @@ impl Store {
             let row =
                 tx.sql("SELECT COUNT(*) FROM run_failures WHERE run = $1").bind(run).fetch_one().await?;
             let there: i64 = row.try_get(0)?;
+            // Rows are counted under the lock of the run's activity: two gateways neither exceed the bound
+            // nor use a number twice.
             let free = FAILURES.saturating_sub(there.unsigned_abs() as usize);
             for (n, failure) in (there..).zip(delta.failures.iter().take(free)) {
                 tx.sql(
@@ -125,7 +133,7 @@ impl Store {
     }
 }
 
-/// What a later version wrote and this one can't read is begun anew: it is for looking at alone.
+/// A series that a later version has written and this one can't read starts anew: it is for display alone.
 fn read(series: &str) -> Series {
     serde_json::from_str(series).unwrap_or_default()
 }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use super::service_link::GONE;
 use super::*;
 use crate::backend::SubmitError;
 use crate::model::completion::Results;
@@ -76,7 +77,7 @@ fn adaptive(item_timeout: Option<Duration>) -> (AdaptiveRun, Taker) {
     let (here, there) = (Taker::default(), Taker::default());
     let local = Box::new(here.clone());
     let mut run = AdaptiveRun::new(local, Arc::new(there.clone()), Arc::new(job), AdaptiveOptions::default());
-    run.cloud = Some(Box::new(there));
+    run.sides.cloud = Some(Box::new(there));
     (run, here)
 }
 
@@ -222,7 +223,7 @@ fn items_that_end_their_workers_do_not_make_a_service_useless_that_answers_other
 fn with_service() -> (AdaptiveRun, Taker, Taker) {
     let (mut run, here) = adaptive(None);
     let there = Taker::default();
-    run.cloud = Some(Box::new(there.clone()));
+    run.sides.cloud = Some(Box::new(there.clone()));
     run.see(Event::Ready { workers: 2 });
     (run, here, there)
 }
@@ -283,5 +284,5 @@ fn a_service_that_has_nothing_and_says_nothing_is_left_after_a_while() {
     assert!(run.policy.is_silent() && *run.policy.link() == Link::Ready);
     there.1.store(GONE.as_secs() + 1, Ordering::Relaxed);
     look(&mut run);
-    assert!(matches!(run.policy.link(), Link::Left { .. }) && run.cloud.is_none());
+    assert!(matches!(run.policy.link(), Link::Left { .. }) && run.sides.cloud.is_none());
 }

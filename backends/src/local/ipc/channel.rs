@@ -23,6 +23,7 @@ use nix::sys::time::TimeVal;
 use crate::local::process::descriptors;
 use crate::local::process::descriptors::above_standard;
 use crate::model::frame::PACKET;
+use crate::model::protocol_error::ProtocolError;
 
 /// What is before each packet's content: the packet's own length, and the content's; native words. It is the
 /// head that ipc-channel gives a message of one packet, as the handshake is.
@@ -115,26 +116,27 @@ impl Channel {
     /// Host: the next packet's content; `None` at the end. `within`: something must have come by then.
     ///
     /// # Errors
-    /// In words, if it is no packet of a worker's, or comes too late.
+    /// If it is no packet of a worker's, or comes too late.
     pub(crate) fn packet(
         &self,
         buffer: &mut Vec<u8>,
         within: Option<Duration>,
-    ) -> Result<Option<Vec<u8>>, String> {
+    ) -> Result<Option<Vec<u8>>, ProtocolError> {
         make_buffer(buffer);
         if let Some(within) = within
             && !wait(&self.0, within)
         {
-            return Err(format!("it began a frame and sent nothing more of it for {within:?}"));
+            return Err(ProtocolError::Unfinished { within });
         }
         loop {
-            // The true length, however much of it fits. Descriptors that come along are dropped by the kernel.
+            // MSG_TRUNC gives the true length, however much of it fits: a packet that is cut is seen as that. Descriptors that
+            // come along are dropped by the kernel.
             match recv(self.0.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC) {
                 Ok(0) => return Ok(None),
                 Ok(length) if length <= buffer.len() => {
                     return content(&buffer[..length]).map(|content| Some(content.to_vec()));
                 }
-                Ok(length) => return Err(format!("a packet of {length} bytes")),
+                Ok(length) => return Err(ProtocolError::PacketTooLong { length }),
                 // The second: the worker is dead and has left packets unread. The kernel says so once, before it
                 // gives what the worker has sent.
                 Err(Errno::EINTR | Errno::ECONNRESET) => {}
@@ -232,9 +234,9 @@ pub(crate) fn wait(socket: &OwnedFd, most: Duration) -> bool {
 /// What a packet carries, if its head says the truth about it.
 ///
 /// # Errors
-/// In words.
-pub(crate) fn content(packet: &[u8]) -> Result<&[u8], String> {
-    let wrong = || format!("a packet of {} bytes whose head does not fit it", packet.len());
+/// If it lies.
+pub(crate) fn content(packet: &[u8]) -> Result<&[u8], ProtocolError> {
+    let wrong = || ProtocolError::PacketHead { length: packet.len() };
     let (head, content) = packet.split_at_checked(HEAD).ok_or_else(wrong)?;
     let word = |at: usize| u64::from_ne_bytes(head[at..at + 8].try_into().expect("eight bytes"));
     let fits = word(0) == packet.len() as u64 && word(8) == content.len() as u64;
@@ -275,10 +277,10 @@ mod tests {
         assert_eq!(io::read_to_string(read).expect("it is the pipe"), "through");
         for packet in [b"answer".to_vec(), vec![7; PACKET]] {
             worker.send(&packet).expect("room");
-            assert_eq!(host.packet(&mut Vec::new(), None), Ok(Some(packet)));
+            assert_eq!(host.packet(&mut Vec::new(), None).expect("a packet"), Some(packet));
         }
         let late = host.packet(&mut Vec::new(), Some(Duration::from_millis(1))).expect_err("nothing comes");
-        assert!(late.contains("sent nothing more"), "{late}");
+        assert!(matches!(late, ProtocolError::Unfinished { .. }), "{late}");
     }
 
     #[test]
@@ -292,7 +294,7 @@ mod tests {
         drop(held_by_a_child);
         let buffer = &mut Vec::new();
         assert_eq!(host.packet(buffer, None).expect("a packet").as_deref(), Some(&b"last words"[..]));
-        assert_eq!(host.packet(buffer, None), Ok(None));
+        assert_eq!(host.packet(buffer, None).expect("no packet"), None);
     }
 
     #[test]
@@ -304,7 +306,7 @@ mod tests {
         assert!(matches!(worker.next(buffer), Some(Received::Packet(work)) if work == b"work"));
         assert!(worker.next(buffer).is_none());
         worker.send(b"answer").expect("the other way is open");
-        assert_eq!(host.packet(buffer, None), Ok(Some(b"answer".to_vec())));
+        assert_eq!(host.packet(buffer, None).expect("a packet"), Some(b"answer".to_vec()));
     }
 
     #[test]
@@ -326,6 +328,6 @@ mod tests {
         for lie in [vec![], vec![8; 8], head(8, 0), head(16, 1), head(17, 0), head(16, u64::MAX)] {
             assert!(content(&lie).is_err(), "{lie:?}");
         }
-        assert_eq!(content(&head(16, 0)), Ok(&[][..]));
+        assert!(content(&head(16, 0)).expect("it is true").is_empty());
     }
 }

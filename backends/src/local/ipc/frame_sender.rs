@@ -23,7 +23,7 @@ const SEND_TO_STRANGER: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub(crate) enum Frame {
     Bytes(Arc<Vec<u8>>),
-    /// Its bytes are shared with whoever may have to send them again.
+    /// Its bytes are shared with the pool, which may have to send them again.
     Batch(Batch),
 }
 
@@ -50,6 +50,8 @@ pub(crate) struct FrameSender {
     writer: bool,
 }
 
+/// Its lock is taken under the pool's, and never while a send may wait: the writer thread sends without it, and a caller
+/// sends under it only what has room.
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
@@ -94,6 +96,7 @@ impl FrameSender {
             return;
         }
         let bytes = frame.bytes();
+        // An empty queue: behind frames of the writer thread this one would overtake them.
         if bytes.len() <= PACKET && state.queue.is_empty() && state.has_room(self.shared.page.received()) {
             state.sent += 1;
             let number = state.sent;
@@ -195,6 +198,7 @@ impl Shared {
                 state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
+            // Before the send: a worker that takes a packet of it at once must not have taken more than was sent.
             state.sent += frame.bytes().len().div_ceil(PACKET) as u64;
             drop(state);
             let sent = frame.bytes().chunks(PACKET).try_for_each(|packet| self.send(packet));
@@ -202,6 +206,7 @@ impl Shared {
             if sent.is_err() {
                 return self.give_up(&mut state);
             }
+            // Only now: a frame that is being sent keeps callers from sending beside it.
             state.queue.pop_front();
         }
     }

@@ -3,13 +3,15 @@
 //! word for nothing, as ipc-channel does: it reads the message by itself.
 
 use std::ffi::OsString;
-use std::fmt;
+use std::{fmt, io};
 
 use fastmap_sandbox::ConfinementLevel;
 use log::LevelFilter;
 use serde::{Deserialize, Serialize};
 
+use crate::model::death::ExitReason;
 use crate::model::frame::VERSION;
+use crate::model::protocol_error::ProtocolError;
 
 /// Set for workers alone, and taken away by each before anything else, so that what it starts is none.
 pub(crate) const MARKER: &str = "FASTMAP_WORKER";
@@ -83,9 +85,9 @@ impl WorkerBootstrap {
     /// Reads the variable's value.
     ///
     /// # Errors
-    /// In words.
-    pub(crate) fn parse(value: &OsString) -> Result<WorkerBootstrap, String> {
-        let wrong = || format!("{MARKER}={} was not set by a fastmap host of this version", value.display());
+    /// If a host of this version has not written it.
+    pub(crate) fn parse(value: &OsString) -> Result<WorkerBootstrap, ForeignMarker> {
+        let wrong = || ForeignMarker { value: value.clone() };
         let text = value.to_str().ok_or_else(wrong)?;
         let mut words = text.splitn(6, ' ');
         let mut word = || words.next().ok_or_else(wrong);
@@ -100,6 +102,13 @@ impl WorkerBootstrap {
             server: word()?.to_owned(),
         })
     }
+}
+
+/// A marker that is none of this version.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{MARKER}={} was not set by a fastmap host of this version", value.display())]
+pub(crate) struct ForeignMarker {
+    value: OsString,
 }
 
 /// A worker's first message.
@@ -118,14 +127,40 @@ pub(crate) struct Handshake {
     pub(crate) executable: String,
 }
 
+/// Why a first message is no handshake.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HandshakeError {
+    /// The socket gave an error.
+    #[error(transparent)]
+    Socket(#[from] io::Error),
+    /// The wait for it was ended, because the worker is dead.
+    #[error("the wait for it was ended")]
+    Ended,
+    #[error("it brings {0} descriptors")]
+    Descriptors(usize),
+    #[error("it is longer than any greeting, or brings descriptors")]
+    Cut,
+    #[error(transparent)]
+    Packet(#[from] ProtocolError),
+    #[error("no greeting: {0}")]
+    Unreadable(#[from] postcard::Error),
+    #[error("{0} bytes behind it")]
+    Longer(usize),
+}
+
+impl From<HandshakeError> for ExitReason {
+    fn from(error: HandshakeError) -> ExitReason {
+        ExitReason::Protocol(format!("its greeting could not be read: {error}"))
+    }
+}
+
 /// Reads a handshake.
 ///
 /// # Errors
-/// In words, if it is none.
-pub(crate) fn read(content: &[u8]) -> Result<Handshake, String> {
-    let (Greeting::Hello(hello), rest) =
-        postcard::take_from_bytes(content).map_err(|error| format!("no greeting: {error}"))?;
-    if rest.is_empty() { Ok(hello) } else { Err(format!("{} bytes behind it", rest.len())) }
+/// If it is none.
+pub(crate) fn read(content: &[u8]) -> Result<Handshake, HandshakeError> {
+    let (Greeting::Hello(hello), rest) = postcard::take_from_bytes(content)?;
+    if rest.is_empty() { Ok(hello) } else { Err(HandshakeError::Longer(rest.len())) }
 }
 
 #[cfg(test)]
@@ -136,7 +171,7 @@ mod tests {
     fn only_a_whole_greeting_is_one() {
         let hello = || Handshake { version: VERSION, executable: "build-id:12".to_owned() };
         let good = postcard::to_stdvec(&Greeting::Hello(hello())).expect("bytes");
-        assert_eq!(read(&good), Ok(hello()));
+        assert_eq!(read(&good).expect("a whole one"), hello());
         for cut in 0..good.len() {
             assert!(read(&good[..cut]).is_err(), "{cut}");
         }

@@ -144,7 +144,7 @@ impl SharedPage {
         &self.fields().item
     }
 
-    /// Worker: one more packet was taken.
+    /// Worker: one more packet was taken. Released behind the receive, so that a host that sees the count finds the room.
     pub(crate) fn count_received(&self) {
         self.fields().received.fetch_add(1, Ordering::Release);
     }
@@ -154,7 +154,8 @@ impl SharedPage {
         self.fields().received.load(Ordering::Acquire)
     }
 
-    /// Host: one more answer is copied out of the area.
+    /// Host: one more answer is copied out of the area. Released behind the copy: the worker writes the next answer to the
+    /// place as soon as it sees the count.
     pub(crate) fn count_copied(&self) {
         self.fields().copied.fetch_add(1, Ordering::Release);
     }
@@ -177,7 +178,7 @@ impl SharedPage {
     /// Worker: where an answer is written in place. The place must lie in the area.
     ///
     /// # Safety
-    /// The host must not have been told of the place, and nobody else may have asked for it.
+    /// The host must not know of the place yet, and no other caller may have asked for it.
     #[allow(clippy::mut_from_ref, reason = "it is the kernel's memory, of which the caller owns this place")]
     pub(crate) unsafe fn place_for_host(&self, place: usize, length: usize) -> &mut [u8] {
         assert!(place <= AREA && length <= AREA - place, "{length} bytes at {place}");
@@ -236,6 +237,7 @@ impl SharedPage {
     pub(crate) fn begin(&self, ticket: u64) -> &AtomicU32 {
         self.record().begin();
         self.tell_core();
+        // In this order: a worker that dies in between ran nothing, and no item of either batch is accused.
         self.fields().item.store(IDLE, Ordering::Release);
         self.fields().ticket.store(ticket, Ordering::Release);
         self.fields().item.store(0, Ordering::Release);
@@ -287,7 +289,8 @@ impl SharedPage {
         self.fields().ticket.load(Ordering::Acquire)
     }
 
-    /// What runs now: the batch's ticket, and the item or the preparation.
+    /// What runs now: the batch's ticket, and the item or the preparation. Of a worker that lives this is a hint: between the
+    /// two reads it may have begun its next batch. Of a dead one it is what it died of.
     pub(crate) fn running(&self) -> Option<(u64, Running)> {
         let item = self.fields().item.load(Ordering::Acquire);
         let ticket = self.fields().ticket.load(Ordering::Acquire);

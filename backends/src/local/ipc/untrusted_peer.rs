@@ -1,17 +1,17 @@
 //! The door at which a worker connects. Its peer's user and process are compared with those that the host has started,
 //! because the socket's folder may be open to others where a jail's user has to reach it. Used by `reader`.
 
-use std::fs;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
+use std::{fs, io};
 
 use nix::errno::Errno;
 use nix::sys::socket::{SockFlag, accept4, getsockopt, sockopt};
 
 use crate::local::ipc::channel::{content, wait};
 use crate::local::ipc::handshake;
-use crate::local::ipc::handshake::Handshake;
+use crate::local::ipc::handshake::{Handshake, HandshakeError};
 use crate::local::ipc::rendezvous::Rendezvous;
 use crate::local::process::descriptors;
 use crate::local::process::descriptors::{Received, above_standard};
@@ -41,38 +41,43 @@ pub(crate) struct ValidatedReceiver {
 /// Waits for the handshake of the worker that was started as `process`; of a jailed one, by the user of its jail.
 ///
 /// # Errors
-/// In words, if what came is not a handshake.
-pub(crate) fn admit(server: &Rendezvous, process: u32, jailed: bool) -> Result<ValidatedReceiver, String> {
+/// If what came is not a handshake.
+pub(crate) fn admit(
+    server: &Rendezvous,
+    process: u32,
+    jailed: bool,
+) -> Result<ValidatedReceiver, HandshakeError> {
     let guest = match jailed {
-        true => Guest::User(fs::metadata(server.path()).map_err(|error| error.to_string())?.uid()),
+        true => Guest::User(fs::metadata(server.path())?.uid()),
         false => Guest::Process(process),
     };
     let connection = accept(server, guest, SILENT)?;
     let mut bytes = [0; GREETING];
-    let Received { length, files, cut } =
-        descriptors::receive(&connection, &mut bytes).map_err(|error| error.to_string())?;
+    let Received { length, files, cut } = descriptors::receive(&connection, &mut bytes)?;
     if !files.is_empty() {
-        return Err(format!("it brings {} descriptors", files.len()));
+        return Err(HandshakeError::Descriptors(files.len()));
     }
     if cut {
-        return Err("it is longer than any greeting, or brings descriptors".to_owned());
+        return Err(HandshakeError::Cut);
     }
     let hello = handshake::read(content(&bytes[..length])?)?;
     Ok(ValidatedReceiver { hello, connection })
 }
 
 /// Waits for a connection of the guest's that says something. All others are closed.
-fn accept(server: &Rendezvous, guest: Guest, silent: Duration) -> Result<OwnedFd, String> {
+fn accept(server: &Rendezvous, guest: Guest, silent: Duration) -> Result<OwnedFd, HandshakeError> {
     loop {
         let peer = match accept4(server.listener().as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
-            // SAFETY: accept has just made it, and nobody else has it.
+            // SAFETY: accept has just made it, and nothing else has it.
             Ok(peer) => unsafe { OwnedFd::from_raw_fd(peer) },
             Err(Errno::EINTR | Errno::ECONNABORTED) => continue,
-            Err(Errno::EINVAL) => return Err("the wait for it was ended".to_owned()),
-            Err(error) => return Err(error.to_string()),
+            // The socket was shut down, because the worker is dead: see `Rendezvous::end`.
+            Err(Errno::EINVAL) => return Err(HandshakeError::Ended),
+            Err(error) => return Err(io::Error::from(error).into()),
         };
-        let peer = above_standard(peer).map_err(|error| error.to_string())?;
-        let who = getsockopt(&peer, sockopt::PeerCredentials).map_err(|error| error.to_string())?;
+        let peer = above_standard(peer)?;
+        // Of the moment of its connect, as the kernel noted them: another process that gets the number later is not let in.
+        let who = getsockopt(&peer, sockopt::PeerCredentials).map_err(io::Error::from)?;
         let known = match guest {
             Guest::Process(process) => {
                 who.uid() == nix::unistd::geteuid().as_raw() && who.pid() as u32 == process

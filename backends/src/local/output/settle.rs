@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::local::output::delivery::{Output, PATIENCE};
-use crate::local::pool::state::{PoolHandle, PoolState};
+use crate::local::pool::handle::PoolHandle;
+use crate::local::pool::state::PoolState;
 use crate::local::process::watched::Watched;
 
 /// The end of the program is held up for so long: what is not written by then is lost. A pager is read
@@ -34,7 +35,7 @@ impl PoolHandle {
     fn settle_within(&self, patience: Duration) -> bool {
         let mark = {
             let mut state = self.lock();
-            if Output::is_passed_on_here() || state.closing || !(self.has_output(&state)) {
+            if Output::is_passed_on_here() || state.is_closing() || !self.has_output(&state) {
                 return true;
             }
             state.settling += 1;
@@ -65,9 +66,9 @@ impl PoolHandle {
         }
         if self.settle_within(patience) {
             let mut state = self.lock();
-            let starts = state.starting > 0 || state.workers.iter().any(|member| !member.idle());
+            let starts = state.starts.starting() > 0 || state.workers.iter().any(|member| !member.idle());
             if !Output::is_passed_on_here() && state.runs.is_empty() && !starts && !state.workers.is_empty() {
-                state.closing = true;
+                state.close();
                 drop(state);
                 self.wake_supervisor();
                 self.output.wait(u64::MAX, LEAVE);

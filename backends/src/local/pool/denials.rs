@@ -6,9 +6,10 @@ use fastmap_sandbox::named;
 
 use crate::execution::denials::{MOST_CALLS, Told};
 use crate::local::ipc::shared_page::{SETUP, SharedPage};
-use crate::local::pool::state::{PoolHandle, PoolState};
+use crate::local::pool::handle::PoolHandle;
+use crate::local::pool::state::PoolState;
 use crate::model::death::Running;
-use crate::model::frame::Header;
+use crate::model::protocol_error::ProtocolError;
 use crate::model::refused_call::{RefusedCall, WAY_OUT};
 use crate::model::text::cut;
 
@@ -46,20 +47,20 @@ pub(crate) fn doubt_items(state: &mut PoolState, now: Instant) -> Option<Duratio
     }
     for member in &mut state.workers {
         let Some(running) = member.page.running() else {
-            member.doubted = None;
+            member.seen.doubted = None;
             continue;
         };
-        let (since, told) = match member.doubted {
+        let (since, told) = match member.seen.doubted {
             Some((before, since, told)) if before == running => (since, told),
             _ => (now, false),
         };
-        member.doubted = Some((running, since, told));
+        member.seen.doubted = Some((running, since, told));
         if told || now.saturating_duration_since(since) < PATIENCE {
             continue;
         }
-        let held = member.held.iter().find(|held| held.batch.ticket() == running.0 && !held.abandoned);
-        let Some(batch) = held.map(|held| &held.batch) else { continue };
-        let Some(run) = state.runs.get_mut(&batch.job()).filter(|run| run.doubted < MOST_DOUBTED) else {
+        let held = member.held().iter().find(|held| held.batch.ticket() == running.0 && !held.abandoned);
+        let Some((job, first)) = held.map(|held| (held.batch.job(), held.batch.first())) else { continue };
+        let Some(run) = state.runs.get_mut(&job).filter(|run| run.doubted < MOST_DOUBTED) else {
             continue;
         };
         let refused = number(running.1).map(|item| member.page.record().in_earnest(item)).unwrap_or_default();
@@ -67,13 +68,13 @@ pub(crate) fn doubt_items(state: &mut PoolState, now: Instant) -> Option<Duratio
             continue;
         }
         let calls = named(&refused);
-        member.doubted = Some((running, since, true));
+        member.seen.doubted = Some((running, since, true));
         run.doubted += 1;
         let what = match running.1 {
-            Running::Item(item) => format!("item {}, which", batch.first() + u64::from(item)),
+            Running::Item(item) => format!("item {}, which", first + u64::from(item)),
             _ => "the preparation of the function, which".to_owned(),
         };
-        state.warnings.push(format!(
+        state.errands.warnings.push(format!(
             "fastmap: warning: the sandbox refused {calls} to {what} still runs after {} s: it may be waiting for that; \
              {WAY_OUT}\n",
             PATIENCE.as_secs()
@@ -87,11 +88,11 @@ impl PoolHandle {
     ///
     /// # Errors
     /// If it says nothing that can be read.
-    pub(crate) fn refusal(&self, id: u64, header: &Header, told: &[u8]) -> Result<(), String> {
-        let told: Vec<Told> = postcard::from_bytes(told).map_err(|error| error.to_string())?;
+    pub(crate) fn on_denied(&self, id: u64, ticket: u64, told: &[u8]) -> Result<(), ProtocolError> {
+        let told: Vec<Told> = postcard::from_bytes(told)?;
         let mut state = self.lock();
         let Some(member) = state.member(id) else { return Ok(()) };
-        let Some(held) = member.held.iter_mut().find(|held| held.batch.ticket() == header.batch) else {
+        let Some(held) = member.life.connection_mut().and_then(|worker| worker.on_denied(ticket)) else {
             return Ok(());
         };
         for (item, own_error, missing, call) in told.into_iter().take(MOST_CALLS) {

@@ -2,23 +2,23 @@
 //! readers and the supervisor; decided under the pool's lock.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::execution::build_id;
 use crate::local::Taken;
-use crate::local::ipc::frame_sender::FrameSender;
-use crate::local::pool::state::PoolHandle;
+use crate::local::pool::connection::{Connection, GivenBack};
+use crate::local::pool::denials::refused_to;
+use crate::local::pool::handle::PoolHandle;
+use crate::local::pool::worker_life::{EndReason, Remains};
 use crate::model::completion::{Completion, Outcome, Payload, Results};
 use crate::model::death::{ExitReason, Running, WorkerExit, WorkerLoss};
 use crate::model::error::BackendError;
 use crate::model::failure::ItemFailure;
-use crate::model::frame::{Header, VERSION};
+use crate::model::frame::{DoneHead, HEADER, VERSION};
 use crate::model::ids::JobId;
+use crate::model::protocol_error::ProtocolError;
 use crate::model::result_credit::{SPARE, of_failures};
 use crate::model::text;
-
-/// An answer to a batch that its worker does not hold.
-const UNASKED: &str = "an answer to what it was not asked";
 
 /// The frame of an answer, with its payload behind the header.
 pub(crate) struct Answer {
@@ -31,6 +31,9 @@ pub(crate) struct Answer {
 
 impl PoolHandle {
     /// A worker has connected.
+    ///
+    /// # Errors
+    /// Why it can't be one of this pool.
     pub(crate) fn on_connected(&self, id: u64, version: u32, program: &str) -> Result<(), ExitReason> {
         let expected = self.options.identity.as_deref().unwrap_or_else(|| build_id::identity());
         if version != VERSION || program != expected {
@@ -40,37 +43,37 @@ impl PoolHandle {
             )));
         }
         let mut state = self.lock();
-        if state.closing {
-            return Err(ExitReason::Protocol("it greeted a pool that is closing".to_owned()));
+        if state.is_closing() {
+            return Err(ProtocolError::PoolCloses.into());
         }
         if let Some(member) = state.member(id) {
             let own = self.options.launcher.is_none();
-            member.sender = Some(FrameSender::new(Arc::clone(&member.page), own));
-            member.progress = Instant::now();
+            let connection = Connection::new(Arc::clone(&member.page), own, Instant::now());
+            member.life.on_connected(connection);
         }
         self.started.notify_all();
         self.hand_out(state);
         Ok(())
     }
 
-    /// What the answer may count that a worker begins to send, of a batch that it must hold.
-    pub(crate) fn allowance(&self, id: u64, header: &Header) -> Result<u64, String> {
+    /// What the answer may count that a worker begins to send, of so many bytes to a batch that it must hold.
+    ///
+    /// # Errors
+    /// If it is longer than that, or answers nothing.
+    pub(crate) fn on_answer_begun(&self, id: u64, ticket: u64, length: u64) -> Result<u64, ProtocolError> {
         let mut state = self.lock();
-        let member = state.member(id).ok_or("an answer after its death")?;
-        let held = member.held.iter().find(|held| held.batch.ticket() == header.batch).ok_or(UNASKED)?;
-        let granted = held.batch.granted();
-        let most = granted.saturating_add(SPARE);
-        if header.length > most {
-            let length = header.length;
-            return Err(format!("an answer of {length} bytes to a batch that was granted {granted}"));
-        }
-        Ok(most)
+        let worker = state.member(id).and_then(|member| member.life.connection());
+        worker.ok_or(ProtocolError::AnswerAfterDeath)?.on_answer_begun(ticket, length, SPARE)
     }
 
     /// A worker has answered items of a batch.
-    pub(crate) fn done(&self, id: u64, header: &Header, answer: Answer) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// If that is no answer to a batch that it holds.
+    pub(crate) fn on_completed(&self, id: u64, done: &DoneHead, answer: Answer) -> Result<(), ProtocolError> {
         let Answer { frame, allowed, taken } = answer;
-        let (failures_at, mut failures) = header.told(&frame, allowed.unwrap_or(u64::MAX))?;
+        // Read before the lock is taken: an answer may have megabytes of failures.
+        let (failures_at, mut failures) = done.failures(&frame, allowed.unwrap_or(u64::MAX))?;
         if allowed.is_some() {
             for failure in &mut failures {
                 failure.message = text::cut(std::mem::take(&mut failure.message), text::TAKEN);
@@ -78,118 +81,80 @@ impl PoolHandle {
         }
         let mut guard = self.lock();
         let state = &mut *guard;
+        let now = Instant::now();
         let member =
-            state.workers.iter_mut().find(|member| member.id == id).ok_or("an answer after its death")?;
-        let Some(at) = member.held.iter().position(|held| held.batch.ticket() == header.batch) else {
-            // All of the batch was given back in the moment it began: an answer to none of it.
-            return match header.items == 0 && allowed.is_none() {
-                true => Ok(()),
-                false => Err(UNASKED.to_owned()),
-            };
-        };
-        if header.items > member.held[at].limit {
-            return Err("an answer to more items than it was asked".to_owned());
-        }
-        if header.items == 0 && !member.held[at].recalled {
-            // Sent again it would come back the same way, for ever.
-            return Err("an answer to no item of a batch".to_owned());
-        }
-        let held = member.held.remove(at).expect("it was found there");
-        member.progress = Instant::now();
-        member.healthy = true;
-        member.answered += u64::from(header.items);
+            state.workers.iter_mut().find(|member| member.id == id).ok_or(ProtocolError::AnswerAfterDeath)?;
+        let worker = member.life.connection_mut().ok_or(ProtocolError::AnswerAfterDeath)?;
+        let Some(held) = worker.on_completed(done, allowed.is_some(), now)? else { return Ok(()) };
         let worker = member.name.clone();
-        state.failed_starts.clear();
+        state.starts.on_answer();
         let run = state.runs.get_mut(&held.batch.job()).expect("a run stays while its batches are held");
         run.in_flight -= 1;
-        if header.items > 0 {
-            run.observe(header);
+        if done.items > 0 {
+            run.observe(done);
         }
         if !held.abandoned {
             let batch = held.batch.id();
             // Results and failures, as the worker counts them.
-            let bytes = frame.len() - Header::LEN;
+            let bytes = frame.len() - HEADER;
             // Pieces of a batch that ran side by side may together have come to more than it was granted.
-            let counted = (failures_at - Header::LEN) as u64 + of_failures(&failures);
+            let counted = (failures_at - HEADER) as u64 + of_failures(&failures);
             let covered = run.grants.covers(batch, counted);
-            let answered = if covered { header.items } else { 0 };
+            let answered = if covered { done.items } else { 0 };
             if answered > 0 {
                 let results = Results {
-                    payload: Payload::within(frame, Header::LEN, failures_at).counted(taken),
+                    payload: Payload::within(frame, HEADER, failures_at).counted(taken),
                     failures,
-                    wall: Duration::from_nanos(header.wall),
-                    cpu: Duration::from_nanos(header.cpu),
+                    wall: done.wall,
+                    cpu: done.cpu,
                     worker,
-                    received_at: Some(member.progress),
-                    slowest: header.slowest(),
-                    queued: header.queued(),
+                    received_at: Some(now),
+                    slowest: done.slowest,
+                    queued: done.queued,
                     refused: held.refused,
                     ..Results::default()
                 };
                 let first = held.batch.first();
                 let outcome = Outcome::Done(results);
-                run.tell(Completion { batch, first, items: header.items, outcome });
+                run.tell(Completion { batch, first, items: done.items, outcome });
             }
             if answered < held.limit {
                 let rest = held.batch.piece(batch, answered, held.limit, held.batch.attempt());
-                let full = !covered || (header.items > 0 && bytes as u64 >= held.batch.result_credit());
+                let full = !covered || (done.items > 0 && bytes as u64 >= held.batch.result_credit());
                 // A stranger's worker that was not asked for the rest has no other reason: it would be given
                 // it again and again.
                 let odd = run.grants.are_kept() && !held.recalled;
-                if full || odd || !run.grants.may_move(batch) {
-                    // Its results have reached their credit: the budget's owner says when the rest may go on.
-                    let (first, items) = (rest.first(), rest.items());
-                    run.tell(Completion { batch, first, items, outcome: Outcome::Returned(rest) });
+                // Its results may have reached their credit: the budget's owner says when the rest may go on.
+                if full || odd {
+                    run.give_back(rest);
                 } else {
-                    run.pending.push_front(rest);
+                    run.move_on(rest);
                 }
             }
         }
+        // Before batches are handed out: a worker that has run its number of items gets none.
         state.forget_finished();
-        state.retire(id, Instant::now());
+        state.retire(id, now);
         self.hand_out(guard);
         Ok(())
     }
 
     /// A worker gives items back that it has not begun.
-    pub(crate) fn returned(&self, id: u64, header: &Header) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// If they were not asked back.
+    pub(crate) fn on_returned(&self, id: u64, ticket: u64, from: u32) -> Result<(), ProtocolError> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        let member = state
-            .workers
-            .iter_mut()
-            .find(|member| member.id == id)
-            .ok_or("items given back after its death")?;
-        // Each time that it was asked, it answers once: what else it sends is no answer to anything.
-        member.recalls = member.recalls.checked_sub(1).ok_or("items given back that were not asked back")?;
-        let Some(at) = member.held.iter().position(|held| held.batch.ticket() == header.batch) else {
-            return Ok(()); // Its answer has overtaken this, and told the same.
+        let worker = state.member(id).and_then(|member| member.life.connection_mut());
+        let worker = worker.ok_or(ProtocolError::ReturnedAfterDeath)?;
+        let Some(GivenBack { items, emptied, abandoned }) = worker.on_returned(ticket, from)? else {
+            return Ok(());
         };
-        let held = &mut member.held[at];
-        if header.from >= held.limit {
-            return Err("items given back that it did not have".to_owned());
-        }
-        if !held.recalled && !held.abandoned {
-            // It would be sent them again, for ever.
-            return Err("items given back that were not asked back".to_owned());
-        }
-        let rest = held.batch.piece(held.batch.id(), header.from, held.limit, held.batch.attempt());
-        held.limit = header.from;
-        held.recalled = false;
-        let (emptied, abandoned) = (held.limit == 0, held.abandoned);
-        if emptied {
-            member.held.remove(at);
-        }
-        let run = state.runs.get_mut(&rest.job()).expect("a run stays while its batches are held");
+        let run = state.runs.get_mut(&items.job()).expect("a run stays while its batches are held");
         run.in_flight -= usize::from(emptied);
         if !abandoned {
-            let batch = rest.id();
-            if run.grants.may_move(batch) {
-                run.pending.push_front(rest);
-            } else {
-                let (first, items) = (rest.first(), rest.items());
-                run.tell(Completion { batch, first, items, outcome: Outcome::Returned(rest) });
-            }
+            run.move_on(items);
         }
         state.forget_finished();
         state.retire(id, Instant::now());
@@ -198,23 +163,20 @@ impl PoolHandle {
     }
 
     /// A worker could not prepare a job.
-    pub(crate) fn refused(&self, id: u64, job: JobId, failure: ItemFailure) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// If it had not got the job.
+    pub(crate) fn on_refused(&self, id: u64, job: JobId, failure: ItemFailure) -> Result<(), ProtocolError> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        if let Some(member) = state.workers.iter_mut().find(|member| member.id == id) {
-            member.refusals += 1;
-            if member.refusals > member.given {
-                return Err("more refusals than it was given batches".to_owned());
+        let mut run = state.runs.get_mut(&job);
+        let member = state.workers.iter_mut().find(|member| member.id == id);
+        if let Some(worker) = member.and_then(|member| member.life.connection_mut()) {
+            let dropped = worker.on_refused(job, run.is_some())?;
+            if let Some(run) = &mut run {
+                run.in_flight -= dropped;
+                run.fail(BackendError::Setup(failure));
             }
-            // It says so for each batch that it had of the job. Of one that is closed by now nobody wants to know.
-            let Some(run) = state.runs.get_mut(&job) else { return Ok(()) };
-            if !member.opened.contains(&job) {
-                return Err("a refusal of a job that it was not given".to_owned());
-            }
-            let before = member.held.len();
-            member.held.retain(|held| held.batch.job() != job);
-            run.in_flight -= before - member.held.len();
-            run.fail(BackendError::Setup(failure));
         }
         state.forget_finished();
         self.hand_out(guard);
@@ -226,7 +188,7 @@ impl PoolHandle {
         let mut state = self.lock();
         if let Some(member) = state.member(id) {
             member.end_for(cause, None);
-            if member.is_unkillable() {
+            if member.life.is_unkillable() {
                 // It has to look whether the worker ends itself.
                 self.wake_supervisor();
             }
@@ -238,29 +200,32 @@ impl PoolHandle {
         let mut guard = self.lock();
         let state = &mut *guard;
         let Some(at) = state.workers.iter().position(|member| member.id == id) else { return };
-        let mut member = state.workers.remove(at);
-        let ran = member.page.running();
-        death.refused = crate::local::pool::denials::refused_to(&member.page, ran);
-        // Ended here for what nobody waited for: that says nothing about the next worker.
-        let unwanted = matches!(member.end_reason, Some((ExitReason::Unknown, _)));
-        if let Some((cause, running)) = member.end_reason.take() {
+        // Its channel goes with it. All that it had sent is dealt with, so that what it still holds has no answer.
+        let member = state.workers.remove(at);
+        let page = Arc::clone(&member.page);
+        // The worker is dead: the page says what it died of.
+        let ran = page.running();
+        death.refused = refused_to(&page, ran);
+        let Remains { connected, has_answered, held, reason } = member.on_exit();
+        // Ended here because no run waited for what it did: that says nothing about the next worker.
+        let unwanted = reason.as_ref().is_some_and(|reason| reason.cause == ExitReason::Unknown);
+        if let Some(EndReason { cause, running }) = reason {
             // A timeout holds for the item that was seen, not for one that has begun since.
             if running.is_none() || running == ran {
                 death.cause = cause;
             }
         }
-        if let (Some(_), None, ExitReason::Exit(code)) =
-            (&self.options.launcher, &member.sender, &death.cause)
-        {
+        if let (Some(_), false, ExitReason::Exit(code)) = (&self.options.launcher, connected, &death.cause) {
             death.cause = ExitReason::ExitedBeforeHandshake(*code);
         }
         let mut lost = false;
         // Batches run in the order in which they were sent. Where one was run to its end and its answer never came,
         // one of its items may have broken the channel: it is the suspect, and what ran behind it is not.
-        let last = member.held.iter().position(|held| held.batch.ticket() == member.page.last_ticket());
+        let last = held.iter().position(|held| held.batch.ticket() == page.last_ticket());
         let mute = last.is_some_and(|last| last > 0 || ran.is_none());
-        let suspect = member.held.front().filter(|_| mute).map(|held| held.batch.ticket());
-        for held in std::mem::take(&mut member.held).into_iter().rev() {
+        let suspect = held.front().filter(|_| mute).map(|held| held.batch.ticket());
+        // The last one first, so that they come to the front of what waits in their order.
+        for held in held.into_iter().rev() {
             let run = state.runs.get_mut(&held.batch.job()).expect("a run stays while its batches are held");
             run.in_flight -= 1;
             if held.abandoned {
@@ -272,10 +237,7 @@ impl PoolHandle {
                 None => ran.filter(|(running, _)| *running == ticket).map(|(_, running)| running),
             };
             let batch = held.batch.id();
-            let theirs = match held.limit == held.batch.items() {
-                true => held.batch,
-                false => held.batch.piece(batch, 0, held.limit, held.batch.attempt()),
-            };
+            let theirs = held.into_rest();
             match running {
                 Some(running) => {
                     let running = match running {
@@ -290,12 +252,13 @@ impl PoolHandle {
                 None => run.pending.push_front(theirs),
             }
         }
-        if state.closing {
+        // No worker is started for what is left.
+        if state.is_closing() {
             return;
         }
-        if !lost && !unwanted && !member.healthy {
-            // Whoever dies idle or at its start may do so because no worker can live here.
-            state.failed_start(death);
+        if !lost && !unwanted && !has_answered {
+            // A worker that dies idle or at its start may do so because none can live here.
+            state.on_failed_start(death);
             self.started.notify_all();
         }
         state.forget_finished();

@@ -1,6 +1,6 @@
 //! Items that a worker may still take before it is replaced.
 
-use crate::local::pool::worker_handle::WorkerHandle;
+use crate::local::pool::connection::Connection;
 use crate::model::batch::Batch;
 
 /// What each worker may use.
@@ -14,10 +14,8 @@ pub(crate) struct WorkerLimits {
 
 impl WorkerLimits {
     /// How many more items a worker may be given.
-    pub(crate) fn items_left(&self, member: &WorkerHandle) -> u64 {
-        let Some(most) = self.items else { return u64::MAX };
-        let held: u64 = member.held.iter().map(|held| u64::from(held.limit)).sum();
-        most.saturating_sub(member.answered + held)
+    pub(crate) fn items_left(&self, worker: &Connection) -> u64 {
+        self.items.map_or(u64::MAX, |most| most.saturating_sub(worker.items_taken()))
     }
 }
 

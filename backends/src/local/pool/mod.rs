@@ -1,17 +1,26 @@
 //! Assignment of batches to workers, and decisions about workers. No file here does I/O that can wait.
 //!
-//! `state` is the pool's state under its lock; `worker_handle` is a worker in it, `run_state` a run. `events` handles what
-//! workers report, `watchdog` goes by the clock (timeouts, silence, work stealing), `recycling` replaces workers that have
-//! used up what they may (`limits`). `denials` keeps system calls that the sandbox refused. `grants` and `budget` bound
+//! `handle` is the lock, and what runs ask for; `state` is what it guards: `worker_handle` is a worker in it, `run_state` a
+//! run, `starts` are workers on their way, `errands` what is left to the supervisor. `worker_life` is the state of a worker,
+//! and `connection` what it holds. `events` handles what workers report, `rounds` what the supervisor asks for. `watchdog`
+//! goes by the clock (timeouts, silence, work stealing; `pauses`), `recycling` replaces workers that have used up what they
+//! may (`limits`). `denials` keeps system calls that the sandbox refused. `grants` and `budget` bound
 //! what strangers' workers may answer.
 
 pub(crate) mod budget;
+pub(crate) mod connection;
 pub(crate) mod denials;
+pub(crate) mod errands;
 pub(crate) mod events;
 pub(crate) mod grants;
+pub(crate) mod handle;
 pub(crate) mod limits;
+pub(crate) mod pauses;
 pub(crate) mod recycling;
+pub(crate) mod rounds;
 pub(crate) mod run_state;
+pub(crate) mod starts;
 pub(crate) mod state;
 pub(crate) mod watchdog;
 pub(crate) mod worker_handle;
+pub(crate) mod worker_life;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use fastmap_sandbox::MemoryGroup;
 
+use crate::local::pool::connection::Connection;
 use crate::local::pool::state::PoolState;
 use crate::model::death::{ExitReason, MemoryLimit};
 
@@ -43,7 +44,8 @@ impl MemoryKills {
 impl PoolState {
     /// How soon to look at what workers use up, if at all.
     pub(crate) fn wear_pause(&self) -> Option<Duration> {
-        let leaving = self.workers.iter().any(|member| member.leaving.is_some()).then_some(LEAVE);
+        let leaving =
+            self.workers.iter().any(|member| member.life.leaving_since().is_some()).then_some(LEAVE);
         let memory = (self.allowed.memory.is_some() && !self.runs.is_empty())
             .then(|| LOOK.max(LOOK_EACH * self.workers.len() as u32));
         leaving.into_iter().chain(memory).min()
@@ -51,14 +53,14 @@ impl PoolState {
 
     /// Ends workers that hold too much memory, and those that were asked to leave and don't.
     pub(crate) fn recycle_exhausted(&mut self, now: Instant) -> Option<Duration> {
-        for member in self.workers.iter_mut().filter(|member| member.end_reason.is_none()) {
-            if member.leaving.is_some_and(|since| now.saturating_duration_since(since) > LEAVE) {
+        for member in &mut self.workers {
+            if member.life.leaving_since().is_some_and(|since| now.saturating_duration_since(since) > LEAVE) {
                 member.end_for(ExitReason::Unknown, None);
             }
         }
         if let Some(limit) = self.allowed.memory.filter(|_| !self.runs.is_empty()) {
-            for member in self.workers.iter_mut().filter(|member| member.end_reason.is_none()) {
-                let held = private_memory(member.child.id());
+            for member in self.workers.iter_mut().filter(|member| !member.life.is_ending()) {
+                let held = private_memory(member.pid());
                 if held.is_some_and(|held| held > limit) {
                     member.end_for(ExitReason::OutOfMemory(MemoryLimit::Worker(limit)), None);
                 }
@@ -71,13 +73,10 @@ impl PoolState {
     /// could be lost then.
     pub(crate) fn retire(&mut self, id: u64, now: Instant) {
         let allowed = self.allowed;
-        let Some(member) = self.member(id).filter(|member| member.takes_work()) else { return };
-        if member.held.is_empty()
-            && allowed.items_left(member) == 0
-            && let Some(sender) = &mut member.sender
-        {
-            sender.close();
-            member.leaving = Some(now);
+        let Some(member) = self.member(id) else { return };
+        let used_up = |worker: &Connection| worker.held().is_empty() && allowed.items_left(worker) == 0;
+        if member.life.serving().is_some_and(used_up) {
+            member.ask_to_leave(now);
         }
     }
 }

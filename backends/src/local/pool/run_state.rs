@@ -13,10 +13,10 @@ use crate::local::ipc::channel::Channel;
 use crate::local::ipc::frame_sender::Frame;
 use crate::local::pool::grants::Grants;
 use crate::model::batch::Batch;
-use crate::model::completion::Completion;
+use crate::model::completion::{Completion, Outcome};
 use crate::model::completion_queue::CompletionQueue;
 use crate::model::error::BackendError;
-use crate::model::frame::{Header, Kind};
+use crate::model::frame::{DoneHead, Header, ToWorker};
 
 /// Batches that a worker holds at a time, the running one included: enough that what waits is as long as the way of an
 /// answer to the host and of the next batch back. More would only bind work to a worker before it is known who is free.
@@ -70,11 +70,11 @@ impl Gauge {
 fn opening(job: &Job, beside: bool) -> Vec<u8> {
     let opening = Opening { function: job.function.clone(), fail_fast: job.fail_fast };
     let mut payload = postcard::to_stdvec(&opening).expect("a function's name can be written");
-    let from = if beside { 0 } else { payload.len() as u32 };
+    let context_at = (!beside).then_some(payload.len() as u32);
     if !beside {
         payload.extend_from_slice(&job.context);
     }
-    Header { kind: Kind::Open, job: job.id.0, from, ..Header::EMPTY }.frame(&payload)
+    Header::frame(ToWorker::Open { job: job.id, context_at }, &payload)
 }
 
 impl RunState {
@@ -123,11 +123,10 @@ impl RunState {
         usize::try_from(1 + waiting).unwrap_or(MOST_DEPTH).clamp(LEAST_DEPTH, MOST_DEPTH)
     }
 
-    pub(crate) fn observe(&mut self, header: &Header) {
+    pub(crate) fn observe(&mut self, done: &DoneHead) {
         let mean = |old: Option<Duration>, new: Duration| Some(old.map_or(new, |old| (old * 3 + new) / 4));
-        let wall = Duration::from_nanos(header.wall);
-        self.batch_time = mean(self.batch_time, wall);
-        self.item_time = mean(self.item_time, wall / header.items.max(1));
+        self.batch_time = mean(self.batch_time, done.wall);
+        self.item_time = mean(self.item_time, done.wall / done.items.max(1));
     }
 
     /// Hands a completion to the run's thread, which finds the place free that it was in.
@@ -135,6 +134,20 @@ impl RunState {
         self.grants.told(completion.batch, completion.items);
         self.gauge.outstanding.store(self.outstanding(), Ordering::Relaxed);
         self.completions.put(completion);
+    }
+
+    /// Items that a worker has not begun go to another one, or back to their owner if they were moved too often.
+    pub(crate) fn move_on(&mut self, items: Batch) {
+        match self.grants.may_move(items.id()) {
+            true => self.pending.push_front(items),
+            false => self.give_back(items),
+        }
+    }
+
+    /// Items that no worker has begun go back to their owner.
+    pub(crate) fn give_back(&mut self, items: Batch) {
+        let (batch, first, count) = (items.id(), items.first(), items.items());
+        self.tell(Completion { batch, first, items: count, outcome: Outcome::Returned(items) });
     }
 
     pub(crate) fn fail(&mut self, error: BackendError) {

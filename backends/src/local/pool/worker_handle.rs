@@ -1,90 +1,47 @@
-//! A worker as the pool knows it: its process, what it holds, and why it is being ended.
-//! Changed under the pool's lock only, by `pool` and `watchdog`.
+//! A worker as the pool knows it: its process, the state that it is in (`worker_life`), and what the watchdog has seen of
+//! it. Changed under the pool's lock only.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::process::Child;
+use std::process::{Child, ExitStatus};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use crate::local::ipc::arena::{SHARED_FROM, free_place};
-use crate::local::ipc::frame_sender::{Frame, FrameSender};
 use crate::local::ipc::shared_page::SharedPage;
-use crate::model::batch::Batch;
+use crate::local::pool::connection::{AssignedBatch, Connection};
+use crate::local::pool::worker_life::{EndReason, Remains, WorkerLife};
 use crate::model::death::{ExitReason, Running};
-use crate::model::frame::{Header, Kind};
-use crate::model::ids::JobId;
-use crate::model::refused_call::RefusedCall;
 
-/// A worker that can't be killed and has not ended itself within this time is given up: it is stopped, or has
-/// never opened its channel.
-const GIVEN_UP: Duration = Duration::from_secs(5);
-
-/// A worker process, from its start until its death is dealt with.
+/// A worker process, from its start until its exit is dealt with.
 #[derive(Debug)]
 pub(crate) struct WorkerHandle {
     pub(crate) id: u64,
     pub(crate) name: String,
-    pub(crate) child: Child,
     pub(crate) page: Arc<SharedPage>,
     /// What it prints to: the supervisor reads it.
     pub(crate) outputs: Vec<Arc<OwnedFd>>,
-    /// How long its handshake has been waited for.
-    pub(crate) awaited: Duration,
-    /// `None` until it has connected.
-    pub(crate) sender: Option<FrameSender>,
-    /// Batches sent and not answered, in the order they were sent.
-    pub(crate) held: VecDeque<AssignedBatch>,
-    pub(crate) opened: HashSet<JobId>,
-    /// When it last answered, or got work while idle.
-    pub(crate) progress: Instant,
-    /// It has answered something: a worker can live here.
-    pub(crate) healthy: bool,
-    /// Why it is being ended, with what it then ran.
-    pub(crate) end_reason: Option<(ExitReason, Option<(u64, Running)>)>,
-    /// How long it has owed the answer of a batch that it is through with.
-    pub(crate) silent: Duration,
-    /// How long it has been seen stopped with work in its hands.
-    pub(crate) stopped: Duration,
-    /// Items it has answered.
-    pub(crate) answered: u64,
-    /// Batches it was given, and times that it has refused a job.
-    pub(crate) given: u64,
-    pub(crate) refusals: u64,
-    /// Times that items were asked back of it, less those that it has given some.
-    pub(crate) recalls: u64,
-    /// When it was asked to leave, having run as many items as it may.
-    pub(crate) leaving: Option<Instant>,
-    /// For item timeouts: what ran at the last look, and for how long.
-    pub(crate) watched: Option<((u64, Running), Duration)>,
-    /// Whether its pipes are full because this process does not read them: at this look, and at the one
-    /// before.
-    pub(crate) unread: [bool; 2],
+    pub(crate) life: WorkerLife,
+    pub(crate) seen: Observations,
+    child: Child,
     /// It was seen to dump its core.
     dying: bool,
-    /// When the system refused to kill it, and it was asked to end itself.
-    unkillable: Option<Instant>,
-    /// For refused calls: what ran at the last look, since when, and whether they were told.
-    pub(crate) doubted: Option<((u64, Running), Instant, bool)>,
 }
 
-/// A batch in a worker's hands.
-#[derive(Debug)]
-pub(crate) struct AssignedBatch {
-    pub(crate) batch: Batch,
-    /// Items `0..limit` are the worker's; the rest was given back.
-    pub(crate) limit: u32,
-    /// Items were asked back, and the answer is not here yet.
-    pub(crate) recalled: bool,
-    /// Nobody waits for it any more.
-    pub(crate) abandoned: bool,
-    /// Where its payload lies in the area that the worker reads; `None` if it went through the channel.
-    place: Option<Range<usize>>,
-    /// What the sandbox refused to one of its items, as the worker told.
-    pub(crate) refused: Vec<RefusedCall>,
+/// What the watchdog has seen of a worker at its looks. Nothing else goes by it.
+#[derive(Debug, Default)]
+pub(crate) struct Observations {
+    /// How long it has owed the answer of a batch that it is through with.
+    pub(crate) silent: Duration,
+    /// How long it has been stopped with work in its hands.
+    pub(crate) stopped: Duration,
+    /// For item timeouts: what ran at the last look, and for how long.
+    pub(crate) item: Option<((u64, Running), Duration)>,
+    /// For refused calls: what ran at the last look, since when, and whether they were reported.
+    pub(crate) doubted: Option<((u64, Running), Instant, bool)>,
+    /// Whether its pipes were full at this look, and at the one before, because this process did not read them.
+    pub(crate) unread: [bool; 2],
 }
 
 impl WorkerHandle {
@@ -95,75 +52,33 @@ impl WorkerHandle {
         page: Arc<SharedPage>,
         outputs: Vec<Arc<OwnedFd>>,
     ) -> Self {
-        WorkerHandle {
-            id,
-            name,
-            child,
-            page,
-            outputs,
-            awaited: Duration::ZERO,
-            sender: None,
-            held: VecDeque::new(),
-            opened: HashSet::new(),
-            progress: Instant::now(),
-            healthy: false,
-            end_reason: None,
-            silent: Duration::ZERO,
-            stopped: Duration::ZERO,
-            answered: 0,
-            given: 0,
-            refusals: 0,
-            recalls: 0,
-            leaving: None,
-            watched: None,
-            unread: [false; 2],
-            dying: false,
-            unkillable: None,
-            doubted: None,
-        }
+        let (life, seen) = (WorkerLife::on_spawned(), Observations::default());
+        WorkerHandle { id, name, page, outputs, life, seen, child, dying: false }
     }
 
-    pub(crate) fn takes_work(&self) -> bool {
-        self.sender.is_some() && self.end_reason.is_none() && self.leaving.is_none()
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
-    /// Sends it a batch: a large payload through the shared memory, where there is room for it.
-    ///
-    /// # Panics
-    /// If the worker does not take work.
-    pub(crate) fn hand(&mut self, batch: Batch) {
-        let payload = batch.payload();
-        let taken = self.held.iter().filter_map(|held| held.place.clone());
-        let shared = payload.len() >= SHARED_FROM;
-        let place = if shared { free_place(taken, payload.len()) } else { None };
-        let frame = match &place {
-            Some(place) => {
-                self.page.write_to_worker(place.start, payload);
-                batch.header().placed(place.start).into()
-            }
-            None => Frame::Batch(batch.clone()),
-        };
-        self.sender.as_mut().expect("a worker that takes work has greeted").send(frame);
-        if self.held.is_empty() {
-            self.progress = Instant::now();
-        }
-        let limit = batch.items();
-        self.given += 1;
-        self.held.push_back(AssignedBatch {
-            batch,
-            limit,
-            recalled: false,
-            abandoned: false,
-            place,
-            refused: Vec::new(),
-        });
+    /// Batches that it was sent and has not answered.
+    pub(crate) fn held(&self) -> &VecDeque<AssignedBatch> {
+        static NONE: VecDeque<AssignedBatch> = VecDeque::new();
+        self.life.connection().map_or(&NONE, Connection::held)
     }
 
+    /// Whether it takes work and has none.
     pub(crate) fn idle(&self) -> bool {
-        self.takes_work() && self.held.is_empty()
+        self.life.serving().is_some_and(|connection| connection.held().is_empty())
     }
 
-    /// Ends it. Its death is told by the supervisor, as any other.
+    /// Asks it to leave, or kills it where it has no channel yet: it has begun nothing then.
+    pub(crate) fn ask_to_leave(&mut self, now: Instant) {
+        if !self.life.on_asked_to_leave(now) {
+            self.kill();
+        }
+    }
+
+    /// Ends it. Its death is reported by the supervisor, as any other.
     ///
     /// A worker that dumps its core is left alone: it is dying of a signal of its own, which is the cause of
     /// its death, and to kill it would cut the core short.
@@ -171,48 +86,43 @@ impl WorkerHandle {
         if self.is_dying() {
             return;
         }
-        if self.end_reason.is_none() {
-            self.end_reason = Some((cause, running));
-        }
+        self.life.on_ending(Some(EndReason { cause, running }));
         self.kill();
     }
 
     /// Whether it dumps its core, or has begun to. To be asked while it may still dump: what comes after,
-    /// until the kernel tells of its death, can look like life.
+    /// until the kernel reports its death, can look like life.
     pub(crate) fn is_dying(&mut self) -> bool {
-        self.dying = self.dying || is_dying(self.child.id());
+        self.dying = self.dying || is_dying(self.pid());
         self.dying
     }
 
     /// Kills the process. Where the system refuses that (this process has given up the rights of the user who
-    /// started the worker), closes its channel: a worker ends itself then, whatever its function does.
+    /// started the worker), its channel is closed: a worker ends itself then, whatever its function does.
     pub(crate) fn kill(&mut self) {
+        self.life.on_ending(None);
         let Err(error) = self.child.kill() else { return };
         // It may be dead already.
         if matches!(error.kind(), ErrorKind::InvalidInput) || error.raw_os_error() == Some(libc::ESRCH) {
             return;
         }
-        if self.unkillable.is_none() {
+        if self.life.on_kill_refused(Instant::now()) {
             log::warn!("{} can't be killed ({error}) and is asked to end itself", self.name);
-            self.unkillable = Some(Instant::now());
-        }
-        if let Some(sender) = &mut self.sender {
-            sender.close();
         }
     }
 
-    /// Whether the system has refused to kill it.
-    pub(crate) fn is_unkillable(&self) -> bool {
-        self.unkillable.is_some()
+    /// Takes the exit status of the process, which is dead: it does not wait.
+    ///
+    /// # Errors
+    /// If a handler of the program has taken it.
+    pub(crate) fn reap(&mut self) -> io::Result<ExitStatus> {
+        self.child.wait()
     }
 
-    /// Whether it could neither be killed nor has ended itself: its end is not waited for any more.
-    pub(crate) fn is_given_up(&self, now: Instant) -> bool {
-        self.unkillable.is_some_and(|since| now.saturating_duration_since(since) > GIVEN_UP)
+    /// What is left of a worker whose death and last answers are known.
+    pub(crate) fn on_exit(self) -> Remains {
+        self.life.on_exit()
     }
-
-    /// How soon to look again for [`WorkerHandle::is_given_up`].
-    pub(crate) const UNKILLABLE_PAUSE: Duration = Duration::from_secs(1);
 }
 
 /// Whether a process is writing its core, or has done so and its memory is being freed.
@@ -232,10 +142,4 @@ fn core_dumping(process: &str) -> io::Result<Option<bool>> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;
     let value = status.lines().find_map(|line| line.strip_prefix("CoreDumping:"));
     Ok(value.map(|value| value.trim() == "1"))
-}
-
-/// The frame that asks a worker for what it has not begun of a batch, or for half of it.
-pub(crate) fn recall(ticket: u64, half: bool) -> Frame {
-    let header = Header { kind: Kind::Recall, batch: ticket, from: u32::from(half), ..Header::EMPTY };
-    header.frame(&[]).into()
 }

@@ -10,21 +10,24 @@ use crate::local::output::quota::Quota;
 use crate::model::death::WorkerExit;
 
 /// What the supervisor and a reader know of each other: the death of the worker, and how to wake the reader.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ExitLatch {
     state: Mutex<LatchState>,
-    told: Condvar,
-    /// Bytes of refused calls that it has told of.
+    closed: Condvar,
+    /// Bytes of refused calls that it has reported.
     pub(crate) refusals: AtomicU64,
     /// What of its lines and records is passed on; `None`: all.
     pub(crate) quota: Option<Quota>,
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct LatchState {
-    death: Option<WorkerExit>,
-    /// Where its handshake is awaited, as long as it is.
-    server: Option<Arc<Rendezvous>>,
+/// What the reader waits for: first the handshake, then packets, at last the death. Each may be the end of the worker.
+#[derive(Debug)]
+enum LatchState {
+    /// Where its handshake is awaited.
+    Awaiting(Arc<Rendezvous>),
+    /// The handshake is awaited no more.
+    Open,
+    Closed(WorkerExit),
 }
 
 impl ExitLatch {
@@ -34,41 +37,51 @@ impl ExitLatch {
 
     /// That of a worker whose handshake is awaited there, and of which so many bytes of output are passed on.
     pub(crate) fn new(server: Arc<Rendezvous>, output: Option<u64>) -> ExitLatch {
-        let state = LatchState { server: Some(server), ..LatchState::default() };
-        let quota = output.map(|most| Quota::new(most, Instant::now()));
-        ExitLatch { state: Mutex::new(state), quota, ..ExitLatch::default() }
+        ExitLatch {
+            state: Mutex::new(LatchState::Awaiting(server)),
+            closed: Condvar::new(),
+            refusals: AtomicU64::new(0),
+            quota: output.map(|most| Quota::new(most, Instant::now())),
+        }
     }
 
     /// Supervisor: the worker is dead. Its reader receives what it has sent, and no more: another process may
     /// have its end of the channel.
     pub(crate) fn close(&self, death: WorkerExit, page: &SharedPage) {
         let mut state = self.lock();
-        state.death = Some(death);
-        self.told.notify_all();
+        let before = std::mem::replace(&mut *state, LatchState::Closed(death));
+        self.closed.notify_all();
+        // After the state has changed: the reader that is woken by an end looks there for its cause.
         page.channel.end();
-        if let Some(server) = state.server.take() {
+        if let LatchState::Awaiting(server) = before {
             server.end();
         }
     }
 
-    /// The handshake is awaited no more.
-    pub(crate) fn came_in(&self) {
-        self.lock().server = None;
+    /// Reader: the handshake is awaited no more.
+    pub(crate) fn on_admitted(&self) {
+        let mut state = self.lock();
+        if let LatchState::Awaiting(_) = *state {
+            *state = LatchState::Open;
+        }
     }
 
     /// Whether the worker has reported for duty, or never will.
     pub(crate) fn has_connected(&self) -> bool {
-        let state = self.lock();
-        state.server.is_none() || state.death.is_some()
+        !matches!(*self.lock(), LatchState::Awaiting(_))
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.lock().death.is_some()
+        matches!(*self.lock(), LatchState::Closed(_))
     }
 
     /// Waits for the death; gives up after `most`.
     pub(crate) fn wait(&self, most: Duration) -> Option<WorkerExit> {
-        let waited = self.told.wait_timeout_while(self.lock(), most, |state| state.death.is_none());
-        waited.unwrap_or_else(PoisonError::into_inner).0.death.clone()
+        let open = |state: &mut LatchState| !matches!(state, LatchState::Closed(_));
+        let waited = self.closed.wait_timeout_while(self.lock(), most, open);
+        match &*waited.unwrap_or_else(PoisonError::into_inner).0 {
+            LatchState::Closed(death) => Some(death.clone()),
+            LatchState::Awaiting(_) | LatchState::Open => None,
+        }
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use log::Level;
 
 use crate::local::ipc::arena::AREA;
+use crate::local::ipc::assembler::Assembler;
 use crate::local::ipc::handshake::Handshake;
 use crate::local::ipc::rendezvous::Rendezvous;
 use crate::local::ipc::shared_page::SharedPage;
@@ -16,15 +17,16 @@ use crate::local::ipc::untrusted_peer;
 use crate::local::ipc::untrusted_peer::ValidatedReceiver;
 use crate::local::output::pipe::{LogRecord, Stream};
 use crate::local::output::quota::Quota;
+use crate::local::pool::errands::ServedRendezvous;
 use crate::local::pool::events::Answer;
-use crate::local::pool::state::{PoolHandle, ServedRendezvous};
+use crate::local::pool::handle::PoolHandle;
 use crate::local::process::descendants;
 use crate::local::process::exit_latch::ExitLatch;
 use crate::local::{Record, Taken};
 use crate::model::death::ExitReason;
 use crate::model::failure::ItemFailure;
-use crate::model::frame::{Assembler, Header, Kind};
-use crate::model::ids::JobId;
+use crate::model::frame::{HEADER, Header, Message as _, ToHost};
+use crate::model::protocol_error::ProtocolError;
 use crate::model::{buffer_pool, text};
 
 /// Bytes of a job's refusal by a stranger's worker, and of its log record. Of the text less is kept.
@@ -38,9 +40,6 @@ const FRAME: Duration = Duration::from_secs(20);
 const RATE: u64 = 1 << 20;
 /// An answer waits so long for room in its budget.
 const ROOM: Duration = Duration::from_secs(20);
-
-/// Nanoseconds that a batch may claim to have taken: about 13 days.
-const LONGEST: u64 = 1 << 50;
 
 /// The worker that a reader listens to, and where its news go.
 #[derive(Debug)]
@@ -79,18 +78,20 @@ pub(crate) fn listen(peer: &WorkerConnection<'_>, server: Arc<Rendezvous>) {
     // A panic in here is a fault of fastmap's own, which must not end in a wait.
     let listened = catch_unwind(AssertUnwindSafe(|| peer.serve(server)));
     if listened.is_err() {
-        peer.end_for(ExitReason::Protocol("the thread that listens to it panicked".to_owned()));
+        peer.end_for(ProtocolError::ReaderPanicked.into());
     }
-    peer.latch.came_in();
+    peer.latch.on_admitted();
     // A worker that closed its channel and lives on (it may have closed all it could) is of no use.
     let death = peer.latch.wait(Duration::from_secs(1)).or_else(|| {
-        peer.end_for(ExitReason::Protocol("it closed its channel".to_owned()));
+        peer.end_for(ProtocolError::ClosedChannel.into());
         peer.latch.wait(Duration::MAX)
     });
     if let Some(death) = death {
-        // One that was asked to leave has ended what it had started.
+        // One that was asked to leave has ended what it had started. Asked before the death is dealt with, which removes
+        // the handle.
         let left = death.cause == ExitReason::Exit(0) && peer.shared.is_asked_to_leave(peer.id);
         peer.shared.on_exit(peer.id, death);
+        // Behind it, because the map goes on with other workers while `/proc` is searched.
         if !left && peer.shared.starts_processes() {
             descendants::end(&socket);
         }
@@ -106,26 +107,27 @@ impl WorkerConnection<'_> {
     fn serve(&self, server: Arc<Rendezvous>) {
         let jailed = self.shared.options.launcher.is_some();
         let admitted = untrusted_peer::admit(&server, self.process, jailed);
-        self.latch.came_in();
+        self.latch.on_admitted();
         let ValidatedReceiver { hello, connection } = match admitted {
             Ok(admitted) => admitted,
             Err(why) => {
                 if !self.latch.is_closed() {
-                    self.end_for(ExitReason::Protocol(format!("its greeting could not be read: {why}")));
+                    self.end_for(why.into());
                 }
                 return;
             }
         };
         let Handshake { version, executable } = hello;
+        // First of all: a batch may be waiting for this worker.
         let greeted = self.shared.on_connected(self.id, version, &executable);
         self.shared.close_later(ServedRendezvous { _server: server, _connection: connection });
-        if let Err(cause) = greeted.and_then(|()| self.receive()) {
+        if let Err(cause) = greeted.and_then(|()| Ok(self.receive()?)) {
             self.end_for(cause);
         }
     }
 
     /// Takes frames until the end; an error says how the worker broke the protocol.
-    fn receive(&self) -> Result<(), ExitReason> {
+    fn receive(&self) -> Result<(), ProtocolError> {
         let options = &self.shared.options;
         let strict = options.launcher.is_some();
         let mut assembler = match strict {
@@ -136,104 +138,89 @@ impl WorkerConnection<'_> {
         let mut begun = None;
         loop {
             let within = begun.as_ref().map(|begun: &Begun| begun.left(options.unfinished));
-            let packet = self.page.channel.packet(&mut buffer, within).map_err(ExitReason::Protocol)?;
+            let packet = self.page.channel.packet(&mut buffer, within)?;
+            // The worker has closed its end, or the supervisor has ended receiving here, behind what had arrived.
             let Some(packet) = packet else { return Ok(()) };
-            let mut refused = None;
-            let admit = |header: &Header| {
+            let admit = |header: &Header<ToHost>| {
                 if strict {
-                    begun = Some(self.begin(header).map_err(|cause| {
-                        refused = Some(cause);
-                        String::new()
-                    })?);
+                    begun = Some(self.begin(header)?);
                 }
                 Ok(())
             };
-            let whole = assembler.packet_if(packet, admit);
-            let whole = whole.map_err(|broken| refused.unwrap_or(ExitReason::Protocol(broken)))?;
-            let Some((header, frame)) = whole else { continue };
+            let Some((header, frame)) = assembler.packet_if(packet, admit)? else { continue };
             self.frame(header, frame, begun.take())?;
         }
     }
 
     /// A frame of a stranger's worker begins: whether it may, and what it takes.
-    fn begin(&self, header: &Header) -> Result<Begun, ExitReason> {
+    fn begin(&self, header: &Header<ToHost>) -> Result<Begun, ProtocolError> {
         let options = &self.shared.options;
-        let broken = ExitReason::Protocol;
         let mut allowed = None;
-        let most = match header.kind {
-            Kind::Done => {
-                let allowance = self.shared.allowance(self.id, header).map_err(broken)?;
-                *allowed.insert(allowance)
+        let most = match &header.message {
+            ToHost::Done(done) => {
+                *allowed.insert(self.shared.on_answer_begun(self.id, done.ticket, header.length)?)
             }
-            Kind::Log | Kind::OpenFailed | Kind::SandboxDenial => REFUSAL,
-            Kind::Returned | Kind::Open | Kind::Batch | Kind::Recall | Kind::Close => 0,
+            ToHost::Log | ToHost::OpenFailed { .. } | ToHost::SandboxDenial { .. } => REFUSAL,
+            ToHost::Returned { .. } => 0,
         };
         if header.length > most {
-            return Err(broken(format!("{:?} with {} bytes, which is too much", header.kind, header.length)));
+            return Err(ProtocolError::PayloadTooLong { kind: header.message.kind(), length: header.length });
         }
-        let bytes = Header::LEN as u64 + header.length;
+        let length = HEADER as u64 + header.length;
         let taken = match &options.budget {
             None => None,
             Some(budget) => {
-                let taken = budget.take(bytes, ROOM, &|| self.latch.is_closed());
-                let full = || {
-                    broken(format!(
-                        "its answer of {bytes} bytes found no room within {ROOM:?}: answers of its account that have \
-                         not been taken fill what there is for them"
-                    ))
-                };
-                Some(taken.ok_or_else(full)?)
+                // Not under the pool's lock: it waits for consumers of other answers. The death of the worker ends it.
+                let taken = budget.take(length, ROOM, &|| self.latch.is_closed());
+                Some(taken.ok_or(ProtocolError::NoRoom { length, within: ROOM })?)
             }
         };
         Ok(Begun { since: Instant::now(), length: header.length, allowed, taken })
     }
 
     /// Deals with a whole frame.
-    fn frame(&self, mut header: Header, frame: Vec<u8>, begun: Option<Begun>) -> Result<(), ExitReason> {
-        // Centuries would overflow where times are added up.
-        header.wall = header.wall.min(LONGEST);
-        header.cpu = header.cpu.min(LONGEST);
+    fn frame(
+        &self,
+        header: Header<ToHost>,
+        frame: Vec<u8>,
+        begun: Option<Begun>,
+    ) -> Result<(), ProtocolError> {
         let strict = begun.is_some();
-        if strict && header.kind == Kind::SandboxDenial {
-            let bytes = frame.len() as u64;
-            if self.latch.refusals.fetch_add(bytes, Ordering::Relaxed) + bytes > REFUSED_CALLS {
-                return Err(ExitReason::Protocol(format!(
-                    "refused calls of more than {REFUSED_CALLS} bytes"
-                )));
+        let (allowed, taken) = begun.map_or((None, None), |begun| (begun.allowed, begun.taken));
+        match header.message {
+            ToHost::Done(done) => {
+                let frame = self.payload(&header, frame)?;
+                self.shared.on_completed(self.id, &done, Answer { frame, allowed, taken })
+            }
+            ToHost::Returned { ticket, from } => self.shared.on_returned(self.id, ticket, from),
+            ToHost::OpenFailed { job } => {
+                let failure: ItemFailure = postcard::from_bytes(&frame[HEADER..])?;
+                let most = if strict { text::TAKEN } else { usize::MAX };
+                let message = text::cut(failure.message, most);
+                self.shared.on_refused(self.id, job, ItemFailure { message, ..failure })
+            }
+            ToHost::Log if !self.admits(frame.len()) => Ok(()),
+            ToHost::Log => self.pass_on(&frame[HEADER..]),
+            ToHost::SandboxDenial { ticket } => {
+                if strict {
+                    let bytes = frame.len() as u64;
+                    if self.latch.refusals.fetch_add(bytes, Ordering::Relaxed) + bytes > REFUSED_CALLS {
+                        return Err(ProtocolError::TooManyDenials { most: REFUSED_CALLS });
+                    }
+                }
+                self.shared.on_denied(self.id, ticket, &frame[HEADER..])
             }
         }
-        let (allowed, taken) = begun.map_or((None, None), |begun| (begun.allowed, begun.taken));
-        let dealt_with = match header.kind {
-            Kind::Done => self.payload(&header, frame).and_then(|frame| {
-                let answer = Answer { frame, allowed, taken };
-                self.shared.done(self.id, &header, answer)
-            }),
-            Kind::Returned => self.shared.returned(self.id, &header),
-            Kind::OpenFailed => {
-                let failure = postcard::from_bytes(&frame[Header::LEN..]).map_err(|error| error.to_string());
-                failure.and_then(|failure: ItemFailure| {
-                    let most = if strict { text::TAKEN } else { usize::MAX };
-                    let message = text::cut(failure.message, most);
-                    self.shared.refused(self.id, JobId(header.job), ItemFailure { message, ..failure })
-                })
-            }
-            Kind::Log if !self.admits(frame.len()) => Ok(()),
-            Kind::Log => self.pass_on(&frame[Header::LEN..]),
-            Kind::SandboxDenial => self.shared.refusal(self.id, &header, &frame[Header::LEN..]),
-            Kind::Open | Kind::Batch | Kind::Recall | Kind::Close => {
-                Err(format!("{:?} is the host's to send", header.kind))
-            }
-        };
-        dealt_with.map_err(ExitReason::Protocol)
     }
 
     /// The frame with its payload behind the header, wherever that lies.
-    fn payload(&self, header: &Header, frame: Vec<u8>) -> Result<Vec<u8>, String> {
+    fn payload(&self, header: &Header<ToHost>, frame: Vec<u8>) -> Result<Vec<u8>, ProtocolError> {
         let Some((place, length)) = header.shared() else { return Ok(frame) };
-        let mut whole = buffer_pool::take(Header::LEN.saturating_add(length).min(Header::LEN + AREA));
+        let mut whole = buffer_pool::take(HEADER.saturating_add(length).min(HEADER + AREA));
         whole.extend_from_slice(&frame);
+        // Copied out before anything reads it: the worker can go on writing there.
         if !self.page.copy_from_worker(place, length, &mut whole) {
-            return Err(format!("an answer of {length} bytes at {place} of its memory"));
+            return Err(ProtocolError::OutsideArena { place, length });
         }
         self.page.count_copied();
         Ok(whole)
@@ -258,11 +245,11 @@ impl WorkerConnection<'_> {
     }
 
     /// Hands a worker's log record to the relay.
-    fn pass_on(&self, payload: &[u8]) -> Result<(), String> {
-        let record: Record = postcard::from_bytes(payload).map_err(|error| error.to_string())?;
+    fn pass_on(&self, payload: &[u8]) -> Result<(), ProtocolError> {
+        let record: Record = postcard::from_bytes(payload)?;
         let level = Level::iter().find(|level| *level as usize == record.level);
         let record = LogRecord {
-            level: level.ok_or("a log record of no level")?,
+            level: level.ok_or(ProtocolError::NoLevel)?,
             target: &record.target,
             message: &record.message,
             module_path: record.module.as_deref(),

@@ -3,6 +3,7 @@
 //! when the new process runs its program, on whose core the caller then waits for a millisecond. And a worker's
 //! parent-death signal is tied to the *thread* that started it, which lives as long as the worker.
 
+use std::borrow::Cow;
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -25,7 +26,7 @@ use crate::local::ipc::shared_page::SharedPage;
 use crate::local::launcher::Start;
 use crate::local::output::pipe::{Pipe, Stream};
 use crate::local::output::repeats::Words;
-use crate::local::pool::state::PoolHandle;
+use crate::local::pool::handle::PoolHandle;
 use crate::local::pool::worker_handle::WorkerHandle;
 use crate::local::process::descriptors;
 use crate::local::process::descriptors::{above_standard, fill_standard};
@@ -38,16 +39,16 @@ use crate::model::death::{ExitReason, WorkerExit};
 /// Begins to start the workers that were asked for, as many as may be now; false if there are none. What prevents a start
 /// is told to the pool.
 pub(crate) fn spawn_requested(shared: &Arc<PoolHandle>) -> bool {
-    let numbers = shared.take_requested();
+    let numbers = shared.on_starts_begin();
     let begun = !numbers.is_empty();
     for number in numbers.clone() {
         match begin(shared, number) {
-            Ok(thread) => shared.lock().threads.push(thread),
+            Ok(thread) => shared.on_thread(thread),
             Err((death, error)) => {
                 let rest = (numbers.end - number) as usize;
                 match limit_behind(&error) {
-                    Some(limit) => shared.short(death, limit, rest),
-                    None => shared.not_started(death, rest),
+                    Some(limit) => shared.on_short(death, limit, rest),
+                    None => shared.on_not_started(death, rest),
                 }
                 break;
             }
@@ -66,7 +67,7 @@ fn begin(shared: &Arc<PoolHandle>, number: u64) -> Result<JoinHandle<()>, (Worke
         cores::take_back();
         // A launcher may be anybody's.
         let started = catch_unwind(AssertUnwindSafe(|| start(&shared, number, &own)));
-        match started.unwrap_or_else(|_| Err(Failure::Other("its launcher panicked".to_owned()))) {
+        match started.unwrap_or(Err(StartError::LauncherPanicked)) {
             Ok(Started { page, latch, server, process }) => {
                 let peer = WorkerConnection {
                     shared: &shared,
@@ -78,8 +79,13 @@ fn begin(shared: &Arc<PoolHandle>, number: u64) -> Result<JoinHandle<()>, (Worke
                 };
                 listen(&peer, server);
             }
-            Err(Failure::Short(why, limit)) => shared.short(not_started(own, why), limit, 1),
-            Err(Failure::Other(why)) => shared.not_started(not_started(own, why), 1),
+            Err(error) => {
+                let death = not_started(own, error.to_string());
+                match error.limit() {
+                    Some(limit) => shared.on_short(death, limit, 1),
+                    None => shared.on_not_started(death, 1),
+                }
+            }
         }
     };
     thread.spawn(live).map_err(|error| {
@@ -101,19 +107,33 @@ struct Started {
     process: u32,
 }
 
-/// Why no worker has started, in words.
-enum Failure {
-    /// A limit of the system is reached: why, and which limit it is.
-    Short(String, String),
-    Other(String),
+/// Why no worker has started.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error(
+        "no descriptor is left for it: {0}; this process may have {most} open files: allow it more (ulimit -n)",
+        most = descriptors::limit()
+    )]
+    Descriptors(io::Error),
+    #[error("{step}: {}", with_limit(error))]
+    System { step: Cow<'static, str>, error: io::Error },
+    #[error("its launcher panicked")]
+    LauncherPanicked,
 }
 
-impl Failure {
-    fn new(what: &str, error: &io::Error) -> Failure {
-        let why = format!("{what}: {}", with_limit(error));
-        match limit_behind(error) {
-            Some(limit) => Failure::Short(why, limit),
-            None => Failure::Other(why),
+impl StartError {
+    /// The error of the system at this step.
+    fn at(step: impl Into<Cow<'static, str>>) -> impl FnOnce(io::Error) -> StartError {
+        let step = step.into();
+        |error| StartError::System { step, error }
+    }
+
+    /// The limit of the system that is reached, if it is one.
+    fn limit(&self) -> Option<String> {
+        match self {
+            StartError::Descriptors(_) => Some(descriptors::shortage()),
+            StartError::System { error, .. } => limit_behind(error),
+            StartError::LauncherPanicked => None,
         }
     }
 }
@@ -149,12 +169,11 @@ fn with_limit(error: &io::Error) -> String {
 }
 
 /// Starts a worker and makes it known to the pool and the supervisor; an error says why none came.
-fn start(shared: &Arc<PoolHandle>, number: u64, name: &str) -> Result<Started, Failure> {
-    let failed = |what: &'static str| move |error: io::Error| Failure::new(what, &error);
+fn start(shared: &Arc<PoolHandle>, number: u64, name: &str) -> Result<Started, StartError> {
     fill_standard();
-    shared.expect_descriptors().map_err(|why| Failure::Short(why, descriptors::shortage()))?;
-    let server = Arc::new(Rendezvous::new().map_err(failed("cannot make its socket"))?);
-    let (page, stdin) = SharedPage::create().map_err(failed("cannot share memory with it"))?;
+    shared.expect_descriptors().map_err(StartError::Descriptors)?;
+    let server = Arc::new(Rendezvous::new().map_err(StartError::at("cannot make its socket"))?);
+    let (page, stdin) = SharedPage::create().map_err(StartError::at("cannot share memory with it"))?;
     let page = Arc::new(page);
     let marker = WorkerBootstrap {
         host: shared.owner,
@@ -167,21 +186,21 @@ fn start(shared: &Arc<PoolHandle>, number: u64, name: &str) -> Result<Started, F
         None => (own_program(shared, &marker), None),
         Some(launcher) => {
             let start = Start { name, socket: Path::new(server.path()), marker: &marker };
-            let launch = launcher.launch(&start).map_err(failed("cannot launch it"))?;
+            let launch = launcher.launch(&start).map_err(StartError::at("cannot launch it"))?;
             (launch.command, Some(launch.guard))
         }
     };
     let ((stdout, its_stdout), (stderr, its_stderr)) =
-        pipes().map_err(failed("cannot make pipes for its output"))?;
+        pipes().map_err(StartError::at("cannot make pipes for its output"))?;
     let mut child = command
         .stdin(Stdio::from(stdin))
         .stdout(Stdio::from(its_stdout))
         .stderr(Stdio::from(its_stderr))
         .spawn()
         .map_err(|error| {
-            Failure::new(&format!("cannot start {}", command.get_program().display()), &error)
+            StartError::at(format!("cannot start {}", command.get_program().display()))(error)
         })?;
-    // Its ends of them.
+    // Its ends of the pipes and of the channel, without which these would never come to their end here.
     drop(command);
     let pid = child.id();
     if guard.is_none() {
@@ -194,7 +213,7 @@ fn start(shared: &Arc<PoolHandle>, number: u64, name: &str) -> Result<Started, F
         Ok(pipes) => pipes,
         Err(error) => {
             drop(child.kill().and_then(|()| child.wait()));
-            return Err(Failure::new("cannot read its output", &error));
+            return Err(StartError::at("cannot read its output")(error));
         }
     };
     let pidfd = match death_of(pid) {
@@ -202,7 +221,7 @@ fn start(shared: &Arc<PoolHandle>, number: u64, name: &str) -> Result<Started, F
         // No descriptor or thread is left: a process whose death can't be noticed is of no use.
         Err(error) => {
             drop(child.kill().and_then(|()| child.wait()));
-            return Err(Failure::new("cannot watch it", &error));
+            return Err(StartError::at("cannot watch it")(error));
         }
     };
     let latch = Arc::new(ExitLatch::new(Arc::clone(&server), shared.options.output));
@@ -220,7 +239,8 @@ fn start(shared: &Arc<PoolHandle>, number: u64, name: &str) -> Result<Started, F
         words: Words::default(),
         paused: None,
     };
-    shared.came(WorkerHandle::new(number, name.to_owned(), child, Arc::clone(&page), outputs), watched);
+    // Before its handshake is listened to: the pool must know a worker that connects.
+    shared.on_spawned(WorkerHandle::new(number, name.to_owned(), child, Arc::clone(&page), outputs), watched);
     Ok(Started { page, latch, server, process: pid })
 }
 

@@ -15,16 +15,15 @@ use crate::local::output::queue::OutputQueue;
 use crate::local::output::quota::Quota;
 use crate::local::output::repeats::Repeats;
 use crate::local::output::settle::Settling;
-use crate::local::pool::recycling::{LEAVE, MemoryKills};
-use crate::local::pool::state::{PoolHandle, PoolState};
-use crate::local::pool::watchdog;
-use crate::local::pool::worker_handle::WorkerHandle;
+use crate::local::pool::errands::Errands;
+use crate::local::pool::handle::PoolHandle;
+use crate::local::pool::recycling::MemoryKills;
+use crate::local::pool::rounds::Round;
 use crate::local::process::exit_latch::ExitLatch;
 use crate::local::process::spawn::spawn_requested;
 use crate::local::process::watched::Watched;
 use crate::local::signals::block_signals;
 use crate::model::death::{ExitReason, Running, WorkerExit};
-use crate::model::ids::JobId;
 
 /// Bytes of one pipe that are passed on before the others get their turn.
 const TURN: usize = 256 * 1024;
@@ -42,50 +41,28 @@ pub(crate) fn supervise(shared: &Arc<PoolHandle>) {
     let mut repeats = Repeats::default();
     let mut first_start: Option<Instant> = None;
     let mut memory_kills = None;
-    let mut closing: Option<Instant> = None;
     let mut last_look = Instant::now();
     loop {
         let now = Instant::now();
-        let mut state = shared.lock();
-        watched.append(&mut state.arrived);
-        if state.closing && closing.is_none() {
-            closing = Some(now);
-            for member in &mut state.workers {
-                match &mut member.sender {
-                    Some(sender) => sender.close(),
-                    // It has begun nothing yet, and could not be told otherwise.
-                    None => member.kill(),
-                }
-            }
-        }
-        if closing.is_some_and(|since| now.duration_since(since) > LEAVE) {
-            state.workers.iter_mut().for_each(WorkerHandle::kill);
-        }
-        note_unread(&mut state, &watched, lines.have_room());
-        let mut pause = watchdog::look(&mut state, now.duration_since(last_look), now);
+        let unread = unread(&watched, lines.have_room());
+        let round = shared.on_round(&unread, now.duration_since(last_look), now);
+        let Round { errands, closing, starting, given_up, maps, wanted_mark, mut pause } = round;
         last_look = now;
-        if state.closing {
-            pause = Some(LEAVE / 10);
-        }
-        let (starting, met) = (state.starting, std::mem::take(&mut state.deferred_close));
-        let warnings = std::mem::take(&mut state.warnings);
-        state.threads.retain(|thread| !thread.is_finished());
-        let given_up: Vec<u64> =
-            state.workers.iter().filter(|member| member.is_given_up(now)).map(|member| member.id).collect();
-        let maps: Vec<JobId> = state.runs.keys().copied().collect();
-        state.next_look = pause.map(|pause| now + pause);
-        let wanted = state.settling;
-        drop(state);
-        if closing.is_some() && watched.is_empty() && starting == 0 {
+        // The pool's lock is free from here on: starts, lines and exits take files, descriptors and the user's relay.
+        let Errands { mut arrived, deferred_close, warnings } = errands;
+        watched.append(&mut arrived);
+        // A start that is under way brings one more worker, and its process must not be left alone.
+        if closing && watched.is_empty() && starting == 0 {
             break;
         }
         let begun = spawn_requested(shared);
-        drop(met);
+        // After the starts, which a map may be waiting for.
+        drop(deferred_close);
         repeats.open(maps, &mut lines);
         for warning in warnings {
             lines.put(&Arc::from("fastmap"), Stream::Stderr, warning.into_bytes());
         }
-        marks.set(wanted, shared, &mut watched, &mut repeats, &mut lines);
+        marks.set(wanted_mark, shared, &mut watched, &mut repeats, &mut lines);
         let mut within = |most: Duration| pause = Some(pause.map_or(most, |pause| pause.min(most)));
         let kept_back = watched.iter_mut().filter_map(|worker| worker.look(now, &mut lines)).min();
         let paused = watched.iter().filter_map(|worker| worker.paused?.checked_duration_since(now)).min();
@@ -114,6 +91,7 @@ pub(crate) fn supervise(shared: &Arc<PoolHandle>) {
         if memory_kills.is_none() && first_start.is_some_and(|begun| begun.elapsed() >= COUNT_KILLS) {
             memory_kills = Some(MemoryKills::new());
         }
+        // From the back, because those that are gone are taken out.
         for index in (0..watched.len()).rev() {
             if given_up.contains(&watched[index].id) && !watched[index].is_dead() {
                 watched.swap_remove(index).give_up(shared);
@@ -122,6 +100,7 @@ pub(crate) fn supervise(shared: &Arc<PoolHandle>) {
             if !news[index] {
                 continue;
             }
+            // Before the exit is looked for: the lines of a worker stand before what is said of its death.
             watched[index].pass_on(shared, &mut lines, &repeats);
             if watched[index].is_dead() {
                 let kills = memory_kills.as_mut();
@@ -130,8 +109,8 @@ pub(crate) fn supervise(shared: &Arc<PoolHandle>) {
         }
     }
     repeats.tell(&mut lines);
-    let threads = std::mem::take(&mut shared.lock().threads);
-    for thread in threads {
+    // Each ends by itself: its worker is dead, and its latch is closed.
+    for thread in shared.take_threads() {
         drop(thread.join());
     }
     drop(lines);
@@ -142,17 +121,10 @@ fn output_queue(shared: &PoolHandle) -> OutputQueue {
     OutputQueue::new(Arc::clone(&shared.output), Arc::clone(&shared.options.relay), Arc::clone(shared.wake()))
 }
 
-/// Notes which workers may wait for this process to read what they print. `room`: there is room for more
-/// lines, and so they are read.
-fn note_unread(state: &mut PoolState, watched: &[Watched], room: bool) {
-    for member in &mut state.workers {
-        member.unread = [false, member.unread[0]];
-    }
-    for worker in watched.iter().filter(|worker| !room && worker.waits_to_be_read()) {
-        if let Some(member) = state.member(worker.id) {
-            member.unread[0] = true;
-        }
-    }
+/// Workers that may wait for this process to read what they print. `room`: there is room for more lines, and so they are
+/// read.
+fn unread(watched: &[Watched], room: bool) -> Vec<u64> {
+    watched.iter().filter(|worker| !room && worker.waits_to_be_read()).map(|worker| worker.id).collect()
 }
 
 /// The marks behind lines that a wait for them needs, see `settle`.
@@ -227,6 +199,7 @@ fn wait(shared: &PoolHandle, watched: &[Watched], read: bool, pause: Option<Dura
     for (fd, owner) in fds.iter().zip(owners).skip(2) {
         news[owner] |= all || fd.any().unwrap_or(true);
     }
+    // After the poll, and before the next round takes the lock: what is decided from here on wakes this thread again.
     let _empty = shared.wake().read();
     let fired = fds[1].any().unwrap_or(true);
     if fired {
@@ -323,6 +296,7 @@ impl Watched {
         log::error!(
             "{name} (process {pid}) can't be ended: this process may not, and the worker does not end itself"
         );
+        // Before the latch is closed: the reader takes the reason from the pool when it deals with the death.
         shared.end_for(id, ExitReason::Unknown);
         let death = WorkerExit {
             worker: name.to_string(),
@@ -340,7 +314,7 @@ impl Watched {
         poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
-    /// Takes the exit status and the last output, and tells the reader, which ends with the rest of the channel.
+    /// Takes the exit status and the last output, and reports to the reader, which ends with the rest of the channel.
     fn reap(
         mut self,
         shared: &PoolHandle,
@@ -348,11 +322,9 @@ impl Watched {
         repeats: &mut Repeats,
         kills: Option<&mut MemoryKills>,
     ) {
-        let exited = {
-            let mut state = shared.lock();
-            state.member(self.id).map(|member| member.child.wait())
-        };
-        let cause = match (exited, &mut self.guard) {
+        // The handle stays in the pool until the reader has dealt with what the worker had sent. A kill that comes
+        // meanwhile reaches no other process: std signals no child that was waited for.
+        let cause = match (shared.reap(self.id), &mut self.guard) {
             (Some(Ok(status)), Some(guard)) => guard.exit_reason(status),
             (Some(Ok(status)), None) => match cause_of(status) {
                 ExitReason::Signal(libc::SIGKILL) => {
@@ -372,6 +344,7 @@ impl Watched {
             tell_what_is_left_out(lines, quota, &name);
         }
         let death = WorkerExit { worker: name.to_string(), pid: self.pid, cause, refused: None, stderr };
+        // Last: with it the reader may end the map, and the lines that the worker has written must be queued by then.
         latch.close(death, &page);
     }
 }

@@ -9,7 +9,7 @@ use fastmap_sandbox::{ConfinementLevel, Layer, MissingFeature, record};
 
 use crate::execution::denials::{Told, UNTOLD, UnreportedDenials, tell, untold};
 use crate::local::ipc::shared_page::SharedPage;
-use crate::model::frame::{Header, Kind};
+use crate::model::frame::{Header, ToHost};
 
 /// What a jailed worker tells in its life of items that went on, and of files that failing items looked for: it
 /// counts as output, which is limited.
@@ -66,5 +66,5 @@ pub(crate) fn swallowed(ticket: u64) -> Option<Vec<u8>> {
         return None;
     }
     let payload = postcard::to_stdvec(&told).expect("numbers and texts can be written");
-    Some(Header { kind: Kind::SandboxDenial, batch: ticket, ..Header::EMPTY }.frame(&payload))
+    Some(Header::frame(ToHost::SandboxDenial { ticket }, &payload))
 }

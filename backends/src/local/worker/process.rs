@@ -9,7 +9,7 @@ use crate::local::cores;
 use crate::local::ipc::handshake::{Confinement, INSIDE, MARKER, WorkerBootstrap};
 use crate::local::process::descendants;
 use crate::local::worker::runner::Worker;
-use crate::local::worker::setup::{NOT_A_WORKER, refuse, thread_name};
+use crate::local::worker::setup::{NOT_A_WORKER, SetupError, refuse, thread_name};
 
 static WORKER: AtomicBool = AtomicBool::new(false);
 
@@ -64,7 +64,7 @@ pub fn enter_after(others: impl FnOnce()) {
     cores::take_back();
     let worker = Worker::report(&marker).unwrap_or_else(|why| refuse(&why));
     let thread = crate::local::worker::thread::start(&thread_name(&marker), worker);
-    let thread = thread.unwrap_or_else(|error| refuse(&format!("starting a thread: {error}")));
+    let thread = thread.unwrap_or_else(|error| refuse(&SetupError::Thread(error)));
     crate::local::worker::guard::wait(marker.host);
     // It ends the process.
     drop(thread.join());

@@ -12,12 +12,14 @@ use nix::errno::Errno;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use crate::execution::claims::Claims;
+use crate::local::ipc::assembler::Assembler;
 use crate::local::ipc::channel::Received;
 use crate::local::ipc::shared_page::SharedPage;
 use crate::local::process::descendants;
 use crate::local::signals::block_signals;
 use crate::local::worker::sender::Results;
-use crate::model::frame::{Assembler, Header, Kind};
+use crate::model::frame::{BatchHead, HEADER, Header, ToHost, ToWorker};
+use crate::model::ids::JobId;
 
 /// How long the working thread may be busy before the helper takes over: what is shorter never wakes it.
 const MOMENT: Duration = Duration::from_millis(1);
@@ -26,15 +28,48 @@ const GRACE: Duration = Duration::from_millis(300);
 
 /// A frame that the working thread has to deal with.
 #[derive(Debug)]
-pub(crate) struct Incoming {
-    pub(crate) header: Header,
-    pub(crate) frame: Vec<u8>,
-    /// For a batch: what is taken back of it.
-    pub(crate) claims: Arc<Claims>,
-    /// For an opening without a context: the context's file.
-    pub(crate) file: Option<io::Result<OwnedFd>>,
+pub(crate) enum Incoming {
+    Open { job: JobId, opening: FramedOpening },
+    Batch(FramedBatch),
+    Close { job: JobId },
 }
 
+/// The opening of a job as it came.
+#[derive(Debug)]
+pub(crate) struct FramedOpening {
+    pub(crate) frame: Vec<u8>,
+    pub(crate) context: FramedContext,
+}
+
+/// Where the context of a job is.
+#[derive(Debug)]
+pub(crate) enum FramedContext {
+    /// In the frame, from this byte of the payload on.
+    At(usize),
+    /// A file that came beside, or why it did not.
+    File(io::Result<OwnedFd>),
+}
+
+/// A batch as it came.
+#[derive(Debug)]
+pub(crate) struct FramedBatch {
+    pub(crate) head: BatchHead,
+    /// Where its items lie in the shared area; `None`: behind the header of the frame.
+    pub(crate) shared: Option<(usize, usize)>,
+    frame: Vec<u8>,
+    /// What is taken back of it.
+    pub(crate) claims: Arc<Claims>,
+}
+
+impl FramedBatch {
+    /// The items, where they came with the frame.
+    pub(crate) fn payload(&self) -> &[u8] {
+        &self.frame[HEADER..]
+    }
+}
+
+/// Both threads lock `channel` before `state`, and never `channel` while they hold `state`: a receive may wait for ever, and
+/// a recall changes the state meanwhile.
 #[derive(Debug)]
 pub(crate) struct Receiver {
     page: Arc<SharedPage>,
@@ -50,7 +85,7 @@ pub(crate) struct Receiver {
 #[derive(Debug, Default)]
 struct Channel {
     buffer: Vec<u8>,
-    assembler: Assembler,
+    assembler: Assembler<ToWorker>,
     /// Those that have come, for openings that come after them.
     files: VecDeque<io::Result<OwnedFd>>,
 }
@@ -109,8 +144,8 @@ impl Receiver {
             }
             if let Some(incoming) = state.frames.pop_front() {
                 state.busy = true;
-                if incoming.header.kind == Kind::Batch {
-                    state.running = Some((incoming.header.batch, Arc::clone(&incoming.claims)));
+                if let Incoming::Batch(batch) = &incoming {
+                    state.running = Some((batch.head.ticket, Arc::clone(&batch.claims)));
                 }
                 if !state.helper {
                     // Can't fail for a time that is valid; the helper would come too late otherwise, not never.
@@ -118,6 +153,8 @@ impl Receiver {
                 }
                 return Some(incoming);
             }
+            // One thread receives at a time, so that frames keep their order; the helper gives up as soon as it sees this
+            // thread idle, which is after the frame that wakes it.
             if state.helper {
                 state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
@@ -141,6 +178,7 @@ impl Receiver {
                 Err(_) => return,
             }
             let mut state = self.lock();
+            // Under the lock, so that a thread that becomes idle meanwhile sees who receives.
             state.helper = state.busy;
             while state.helper {
                 drop(state);
@@ -168,25 +206,40 @@ impl Receiver {
                     continue;
                 }
             };
+            // Counted when it is out of the socket: the host goes by it where it asks whether the next one has room.
             self.page.count_received();
             let Some((header, frame)) = assembler.packet(packet).ok()? else { continue };
-            if header.kind == Kind::Recall {
-                self.recall(header.batch, header.from == 1);
-                continue;
-            }
-            let claims = Arc::new(Claims::new(header.items));
-            let file = match header.kind {
-                Kind::Open if header.from == 0 => files.pop_front(),
-                _ => None,
-            };
-            return Some(Incoming { header, frame, claims, file });
+            return Some(match header.message {
+                ToWorker::Recall { ticket, half } => {
+                    self.recall(ticket, half);
+                    continue;
+                }
+                ToWorker::Open { job, context_at } => {
+                    let context = match context_at {
+                        Some(at) => FramedContext::At(at as usize),
+                        // The host gives a file before the opening that needs it.
+                        None => FramedContext::File(
+                            files.pop_front().unwrap_or_else(|| Err(io::Error::other("it did not come"))),
+                        ),
+                    };
+                    Incoming::Open { job, opening: FramedOpening { frame, context } }
+                }
+                ToWorker::Batch(head) => {
+                    let claims = Arc::new(Claims::new(head.items));
+                    Incoming::Batch(FramedBatch { head, shared: header.shared(), frame, claims })
+                }
+                ToWorker::Close { job } => Incoming::Close { job },
+            });
         }
     }
 
-    /// Gives back what is not begun of a batch, and tells from where on.
+    /// Gives back what is not begun of a batch, and reports from where on. The batch waits, runs, or is answered by now: the
+    /// answer then says the same.
     fn recall(&self, ticket: u64, half: bool) {
         let mut state = self.lock();
-        let waiting = state.frames.iter().position(|incoming| incoming.header.batch == ticket);
+        let is_it =
+            |incoming: &Incoming| matches!(incoming, Incoming::Batch(batch) if batch.head.ticket == ticket);
+        let waiting = state.frames.iter().position(is_it);
         let from = match (waiting, &state.running) {
             (Some(at), _) => {
                 state.frames.remove(at);
@@ -195,10 +248,10 @@ impl Receiver {
             (None, Some((running, claims))) if *running == ticket => claims.recall(half),
             (None, _) => None,
         };
+        // Unlocked first: the send may wait for the host, and the working thread wants the state for its next batch.
         drop(state);
         if let Some(from) = from {
-            let returned = Header { kind: Kind::Returned, batch: ticket, from, ..Header::EMPTY };
-            self.results.send(&returned.frame(&[]));
+            self.results.send(&Header::frame(ToHost::Returned { ticket, from }, &[]));
         }
     }
 

@@ -1,8 +1,6 @@
 //! The loop of a worker: receives batches, runs them, sends what came of them.
 
 use std::collections::HashMap;
-use std::io;
-use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::exit;
 use std::sync::{Arc, Once};
@@ -15,7 +13,6 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid, gettid};
 
 use crate::execution::build_id;
-use crate::execution::claims::Claims;
 use crate::execution::stopwatch::Stopwatch;
 use crate::execution::task::{Finished, Task, Work};
 use crate::local::ipc::handshake::{Confinement, Greeting, Handshake, INSIDE, WorkerBootstrap};
@@ -23,18 +20,17 @@ use crate::local::ipc::messages::Opening;
 use crate::local::ipc::shared_page::{SETUP, SharedPage};
 use crate::local::process::descendants;
 use crate::local::worker::confinement;
-use crate::local::worker::receiver::{Incoming, Receiver};
+use crate::local::worker::receiver::{FramedBatch, FramedContext, FramedOpening, Incoming, Receiver};
 use crate::local::worker::run_queue::RunQueue;
 use crate::local::worker::sender::{Forward, Placed, Results};
 use crate::local::worker::setup::{
-    NOT_A_WORKER, expect_descriptors, refuse, reset_signals, take_stdin, thread_name,
+    NOT_A_WORKER, SetupError, expect_descriptors, refuse, reset_signals, take_stdin, thread_name,
 };
 use crate::model::batch::Items;
 use crate::model::context::Sealed;
 use crate::model::failure::{FailureKind, ItemFailure};
-use crate::model::frame::{Header, Kind, PACKET, VERSION};
+use crate::model::frame::{DoneHead, HEADER, Header, PACKET, ToHost, VERSION};
 use crate::model::ids::JobId;
-use crate::model::log_level;
 use crate::model::text::{MESSAGE, cut};
 
 #[derive(Debug)]
@@ -55,28 +51,30 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Makes the process a worker, and tells the host.
-    pub(crate) fn report(marker: &WorkerBootstrap) -> Result<Worker, String> {
-        let step = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
-        prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| step("PR_SET_PDEATHSIG", &e))?;
+    /// Makes the process a worker, and reports to the host.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub(crate) fn report(marker: &WorkerBootstrap) -> Result<Worker, SetupError> {
+        prctl::set_pdeathsig(Signal::SIGKILL).map_err(SetupError::DeathSignal)?;
         if getppid() != Pid::from_raw(marker.host as i32) {
             // The host (in a jail: the jail's init, which ends with the host) died before the line above could tell the
             // kernel to end this process with it.
             exit(0);
         }
-        reset_signals().map_err(|e| step("signals", &e))?;
+        reset_signals().map_err(SetupError::Signals)?;
         crate::local::worker::stdio::write_lines();
-        let page = take_stdin().map_err(|e| step("standard input", &e))?;
+        let page = take_stdin().map_err(SetupError::Stdin)?;
         // SAFETY: no other thread exists yet, see `enter`.
         unsafe { std::env::set_var(INSIDE, descendants::inherited(&marker.name, &marker.server)) };
         if let Ok(name) = std::ffi::CString::new(thread_name(marker)) {
             let _unnamed = prctl::set_name(&name);
         }
-        expect_descriptors(&page).map_err(|e| step("descriptors", &e))?;
+        expect_descriptors(&page).map_err(SetupError::Descriptors)?;
         let host = IpcSender::<Greeting>::connect(marker.server.clone())
-            .map_err(|e| step(&format!("connecting to {}", marker.server), &e))?;
+            .map_err(|error| SetupError::Connect { server: marker.server.clone(), error })?;
         let hello = Handshake { version: VERSION, executable: build_id::identity().to_owned() };
-        host.send(Greeting::Hello(hello)).map_err(|e| step("greeting the host", &e))?;
+        host.send(Greeting::Hello(hello)).map_err(SetupError::Greeting)?;
 
         let page = Arc::new(page);
         let results = Arc::new(Results::new(Arc::clone(&page)));
@@ -88,14 +86,14 @@ impl Worker {
         }
         // All channels are made, and there is no thread yet.
         let alone = confinement::confine(&page, marker.confinement.demand());
-        let alone = alone.map_err(|lack| step("the sandbox", &lack))?;
+        let alone = alone.map_err(SetupError::Sandbox)?;
         if marker.confinement == Confinement::Jailed {
             confinement::watch(&page);
         } else if !alone {
             descendants::keep(&marker.server);
         }
         let incoming = Receiver::new(Arc::clone(&page), Arc::clone(&results));
-        let incoming = Arc::new(incoming.map_err(|e| step("timer", &e))?);
+        let incoming = Arc::new(incoming.map_err(SetupError::Timer)?);
         let (helper, level) = (Once::new(), marker.level);
         let open = marker.confinement == Confinement::Own(ConfinementLevel::Off);
         Ok(Worker { page, incoming, helper, results, strict, open, logs, level })
@@ -103,8 +101,7 @@ impl Worker {
 
     /// Sets the level that a batch brings, if it is another than the last: the function may have set one of
     /// its own.
-    fn set_level(&mut self, header: &Header) {
-        let level = u8::try_from(header.from).ok().and_then(|byte| log_level::of_byte(byte).ok().flatten());
+    fn set_level(&mut self, level: Option<LevelFilter>) {
         if let Some(level) = level.filter(|level| self.logs && *level != self.level) {
             self.level = level;
             log::set_max_level(level);
@@ -115,7 +112,7 @@ impl Worker {
         let helper = Arc::clone(&self.incoming);
         let thread = std::thread::Builder::new().name("fastmap-helper".to_owned());
         if let Err(error) = thread.spawn(move || helper.start_helper()) {
-            refuse(&format!("starting a thread: {error}"));
+            refuse(&SetupError::Thread(error));
         }
     }
 
@@ -125,17 +122,13 @@ impl Worker {
         let mut jobs: HashMap<JobId, Prepared> = HashMap::new();
         let mut answer = Answer::default();
         let mut queue = self.open.then(RunQueue::of_this_thread).flatten();
-        while let Some(Incoming { header, frame, claims, file }) = self.incoming.next() {
+        while let Some(incoming) = self.incoming.next() {
             self.page.owed().give_back(Pid::from_raw(0));
-            let job = JobId(header.job);
-            if header.kind == Kind::Batch {
-                self.set_level(&header);
-            }
-            match header.kind {
-                Kind::Open => {
-                    jobs.insert(job, Prepared::Opening(frame, header.from as usize, file));
+            match incoming {
+                Incoming::Open { job, opening } => {
+                    jobs.insert(job, Prepared::Opening(opening));
                 }
-                Kind::Close => {
+                Incoming::Close { job } => {
                     let prepared = jobs.remove(&job);
                     let large = matches!(&prepared, Some(Prepared::Ready(Ready { large: true, .. })));
                     self.page.begin_setup(SharedPage::FREEING);
@@ -146,20 +139,22 @@ impl Worker {
                     }
                     self.page.end();
                 }
-                Kind::Batch => match jobs.remove(&job).map(|task| self.prepare(header.batch, task)) {
-                    Some(Ok(mut ready)) => {
-                        self.run(&header, &frame, &claims, &mut ready, (&mut answer, queue.as_mut()));
-                        jobs.insert(job, Prepared::Ready(ready));
+                Incoming::Batch(batch) => {
+                    self.set_level(batch.head.level);
+                    let job = batch.head.job;
+                    match jobs.remove(&job).map(|task| self.prepare(batch.head.ticket, task)) {
+                        Some(Ok(mut ready)) => {
+                            self.run(&batch, &mut ready, (&mut answer, queue.as_mut()));
+                            jobs.insert(job, Prepared::Ready(ready));
+                        }
+                        Some(Err(failure)) => {
+                            let payload = postcard::to_stdvec(&failure).expect("a failure can be written");
+                            self.results.send(&Header::frame(ToHost::OpenFailed { job }, &payload));
+                            jobs.insert(job, Prepared::Refused(failure));
+                        }
+                        None => {}
                     }
-                    Some(Err(failure)) => {
-                        let payload = postcard::to_stdvec(&failure).expect("a failure can be written");
-                        let refused = Header { kind: Kind::OpenFailed, job: job.0, ..Header::EMPTY };
-                        self.results.send(&refused.frame(&payload));
-                        jobs.insert(job, Prepared::Refused(failure));
-                    }
-                    None => {}
-                },
-                _ => {}
+                }
             }
         }
         descendants::end_own();
@@ -170,22 +165,27 @@ impl Worker {
         match prepared {
             Prepared::Ready(ready) => Ok(ready),
             Prepared::Refused(failure) => Err(failure),
-            Prepared::Opening(frame, opening, file) => {
+            Prepared::Opening(opening) => {
                 // Code of the user's runs from here on. Earlier, the handshake with the host would wait for another thread.
                 self.helper.call_once(|| self.start_helper_thread());
                 self.page.begin_setup(ticket);
-                let bytes = &frame[Header::LEN..];
                 let broken =
                     |message: String| ItemFailure { offset: 0, kind: FailureKind::Serialize, message };
-                // Mapped for as long as it is read.
-                let file = file.map(|file| file.and_then(Sealed::open)).transpose();
-                let file = file.map_err(|error| broken(format!("the context can't be mapped: {error}")))?;
-                let (opening, context) = match &file {
-                    Some(file) => (bytes, file.bytes()),
-                    None => bytes
-                        .split_at_checked(opening)
-                        .ok_or_else(|| broken("the opening of a job is cut short".to_owned()))?,
+                let FramedOpening { frame, context } = opening;
+                let bytes = &frame[HEADER..];
+                let (file, at) = match context {
+                    FramedContext::At(at) => (None, at),
+                    FramedContext::File(file) => {
+                        let mapped = file.and_then(Sealed::open);
+                        let unmapped = |error| broken(format!("the context can't be mapped: {error}"));
+                        (Some(mapped.map_err(unmapped)?), bytes.len())
+                    }
                 };
+                let (opening, inline) = bytes
+                    .split_at_checked(at)
+                    .ok_or_else(|| broken("the opening of a job is cut short".to_owned()))?;
+                // A file stays mapped for as long as it is read.
+                let context = file.as_ref().map_or(inline, Sealed::bytes);
                 let opening: Opening =
                     postcard::from_bytes(opening).map_err(|error| broken(error.to_string()))?;
                 let fail_fast = opening.fail_fast;
@@ -213,27 +213,25 @@ impl Worker {
 
     fn run(
         &self,
-        header: &Header,
-        frame: &[u8],
-        claims: &Claims,
+        batch: &FramedBatch,
         ready: &mut Ready,
         (answer, mut queue): (&mut Answer, Option<&mut RunQueue>),
     ) {
         let Ready { task, fail_fast, .. } = ready;
         let Answer { out, placed } = answer;
         out.clear();
-        out.resize(Header::LEN, 0);
-        let stride = (header.stride > 0).then_some(header.stride);
-        let payload = match header.shared() {
+        out.resize(HEADER, 0);
+        let FramedBatch { head, claims, .. } = batch;
+        let payload = match batch.shared {
             // SAFETY: the host takes the place for free when it has the answer to this batch, which is sent below.
             Some((place, length)) => unsafe { self.page.placed_by_host(place, length) },
-            None => Some(&frame[Header::LEN..]),
+            None => Some(batch.payload()),
         };
         // The host is this very program: it places nothing outside.
         let Some(payload) = payload else { exit(NOT_A_WORKER) };
-        let running = self.page.begin(header.batch);
-        let items = Items::new(payload, stride);
-        let length = task.result_stride().map_or(0, |stride| header.items as usize * stride as usize);
+        let running = self.page.begin(head.ticket);
+        let items = Items::new(payload, head.stride);
+        let length = task.result_stride().map_or(0, |stride| head.items as usize * stride as usize);
         let place = placed.find(&self.page, length);
         // SAFETY: nothing else is placed before this batch is answered, and the host is told of it below.
         let slots = place.clone().map(|place| unsafe { self.page.place_for_host(place.start, place.len()) });
@@ -242,31 +240,31 @@ impl Worker {
         if let Some(queue) = &mut queue {
             queue.begin();
         }
-        let work = Work::new(items, header.items, header.credit, claims, running, out);
+        let work = Work::new(items, head.items, head.result_credit, claims, running, out);
         let mut work =
-            work.into_slots(slots).failing_fast(*fail_fast).held_to(self.strict.then_some(header.wall));
+            work.into_slots(slots).failing_fast(*fail_fast).held_to(self.strict.then_some(head.granted));
         task.run(&mut work);
         let Finished { answered, failures, written, slowest } = work.finish();
         let queued = queue.and_then(RunQueue::end);
         let (wall, cpu) = time.stop();
-        self.tell_refusal(header.batch);
+        // Both before the answer: the host looks for refused calls when it comes, and what was printed must be in the pipe.
+        self.tell_refusal(head.ticket);
         crate::local::worker::stdio::flush();
+        // From here on no single item is to blame for a death.
         self.page.begin_sending();
-        let mut done = Header {
-            kind: Kind::Done,
+        let mut done = DoneHead {
+            ticket: head.ticket,
             items: answered,
-            job: Header::queued_as(queued),
-            batch: header.batch,
-            length: written as u64,
-            stride: u32::try_from(slowest.1.as_micros()).unwrap_or(u32::MAX),
-            from: slowest.0,
-            wall: wall.as_nanos() as u64,
-            cpu: cpu.as_nanos() as u64,
-            ..Header::EMPTY
+            failure_bytes: 0,
+            slowest: Some(slowest),
+            queued,
+            wall,
+            cpu,
         };
         match place {
             Some(place) if failures.is_empty() => {
-                self.results.send(&done.placed(place.start));
+                self.results.send(&Header::placed(ToHost::Done(done), place.start, written));
+                // An answer that the host has copied out by now is found to be free at the next look.
                 placed.keep(place);
             }
             place => {
@@ -278,11 +276,11 @@ impl Worker {
                 if !failures.is_empty() {
                     out.extend(postcard::to_stdvec(&failures).expect("failures can be written"));
                 }
-                done.length = (out.len() - Header::LEN) as u64;
-                done.credit = (out.len() - before) as u64;
+                done.failure_bytes = (out.len() - before) as u64;
                 self.answer(done, out, placed);
             }
         }
+        // Behind the send: a host that sees the batch through and gets no answer ends this worker.
         self.page.end();
         // One huge result must not stay with the worker for ever.
         if out.capacity() > 16 * PACKET {
@@ -291,16 +289,16 @@ impl Worker {
     }
 
     /// Sends an answer that was made in `out`, behind the room for its header.
-    fn answer(&self, done: Header, out: &mut [u8], placed: &mut Placed) {
-        let payload = &out[Header::LEN..];
+    fn answer(&self, done: DoneHead, out: &mut [u8], placed: &mut Placed) {
+        let payload = &out[HEADER..];
         match placed.find(&self.page, payload.len()) {
             Some(place) => {
                 self.page.write_to_host(place.start, payload);
-                self.results.send(&done.placed(place.start));
+                self.results.send(&Header::placed(ToHost::Done(done), place.start, payload.len()));
                 placed.keep(place);
             }
             None => {
-                done.write(out);
+                Header::before(ToHost::Done(done), payload.len()).write(out);
                 self.results.send(out);
             }
         }
@@ -333,8 +331,7 @@ pub(crate) struct Ready {
 
 /// A job as far as it is prepared: its function is made at the first batch, so that a death in it can be told.
 pub(crate) enum Prepared {
-    /// The frame, how long the opening in it is, and the context where that is a file.
-    Opening(Vec<u8>, usize, Option<io::Result<OwnedFd>>),
+    Opening(FramedOpening),
     Ready(Ready),
     Refused(ItemFailure),
 }

@@ -9,14 +9,15 @@ use crate::local::ipc::arena::{SHARED_FROM, free_place};
 use crate::local::ipc::shared_page::SharedPage;
 use crate::local::process::descendants;
 use crate::local::worker::{NOT_A_WORKER, Record};
-use crate::model::frame::{Header, Kind, PACKET};
+use crate::model::frame::{Header, PACKET, ToHost};
 use crate::model::text::cut;
 
 /// The sending side: frames of the working thread, of the reader thread and of the logger, never mixed.
 #[derive(Debug)]
 pub(crate) struct Results {
     page: Arc<SharedPage>,
-    /// Locked for a whole frame.
+    /// Locked for a whole frame, whose packets must follow each other. No other lock is taken under it; a logger of the
+    /// function's may hold any lock of its own when it comes here.
     sending: Mutex<()>,
 }
 
@@ -102,7 +103,7 @@ impl log::Log for Forward {
             line: record.line(),
         };
         let payload = postcard::to_stdvec(&record).expect("a record can be written");
-        self.results.send(&Header { kind: Kind::Log, ..Header::EMPTY }.frame(&payload));
+        self.results.send(&Header::frame(ToHost::Log, &payload));
     }
 
     fn flush(&self) {}

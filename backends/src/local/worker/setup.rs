@@ -3,12 +3,13 @@
 //! tracers) have opened them, or the program's caller has. Called by `mod`, once, before there is a second thread.
 
 use std::fs::File;
-use std::io;
 use std::os::fd::AsFd;
 use std::os::raw::c_int;
 use std::process::exit;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::{fmt, io};
 
+use fastmap_sandbox::MissingFeature;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction, signal};
 use nix::unistd::{dup2_stdin, getpid};
 
@@ -84,7 +85,31 @@ pub(crate) fn thread_name(marker: &WorkerBootstrap) -> String {
     format!("fm-{}", marker.name)
 }
 
-pub(crate) fn refuse(why: &str) -> ! {
+/// What kept a process from becoming a worker.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SetupError {
+    #[error("PR_SET_PDEATHSIG: {0}")]
+    DeathSignal(nix::Error),
+    #[error("signals: {0}")]
+    Signals(nix::Error),
+    #[error("standard input: {0}")]
+    Stdin(io::Error),
+    #[error("descriptors: {0}")]
+    Descriptors(io::Error),
+    #[error("connecting to {server}: {error}")]
+    Connect { server: String, error: io::Error },
+    #[error("greeting the host: {0}")]
+    Greeting(ipc_channel::IpcError),
+    #[error("the sandbox: {0}")]
+    Sandbox(MissingFeature),
+    #[error("timer: {0}")]
+    Timer(io::Error),
+    #[error("starting a thread: {0}")]
+    Thread(io::Error),
+}
+
+/// Ends a process that was marked as a worker and can't be one.
+pub(crate) fn refuse(why: &dyn fmt::Display) -> ! {
     eprintln!("fastmap: this worker can't begin: {why}");
     exit(NOT_A_WORKER)
 }

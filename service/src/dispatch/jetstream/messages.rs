@@ -29,10 +29,10 @@ pub(super) enum WireError {
     /// It ends too early.
     #[error("a message that is cut short")]
     Short,
-    /// Its head is none.
+    /// Its header is not valid JSON, or lacks a field.
     #[error("malformed message header")]
     Head(#[from] serde_json::Error),
-    /// The answer in it is none.
+    /// The answer in it is malformed.
     #[error("malformed outcome")]
     Body(#[from] BodyError),
     /// Of a kind that this version does not know.
@@ -170,6 +170,7 @@ pub(super) fn work(work: &Work, origin: &Origin, files: &Files, room: usize) -> 
         locale: spec.locale.clone(),
         batch,
     };
+    // Most batches fit, and are encoded once. The header's length is known only when it is written.
     let whole = framed(&head, payload);
     match &mut head.batch {
         Some(batch) if whole.len() > room => {
@@ -187,6 +188,7 @@ pub(super) fn decode_work(bytes: &Bytes) -> Result<DecodedWork, WireError> {
     let remote = head.batch.as_ref().filter(|batch| batch.away).map(|batch| batch.length);
     let task = match head.batch {
         None => Task::Check,
+        // A message that is cut short must not become a batch of fewer items.
         Some(batch) if !batch.away && body.len() as u64 != batch.length => return Err(WireError::Short),
         Some(batch) => Task::Batch(BatchTask {
             seq: batch.seq,
@@ -227,7 +229,7 @@ enum OutcomeHeader {
     Lost,
 }
 
-/// A outcome as bytes.
+/// An outcome as bytes.
 pub(super) fn encode_outcome(outcome: WorkOutcome) -> Bytes {
     match outcome {
         WorkOutcome::Ready => framed(&OutcomeHeader::Ready, &[]),
@@ -243,7 +245,8 @@ pub(super) fn encode_outcome(outcome: WorkOutcome) -> Bytes {
     }
 }
 
-/// Reads the outcome on a batch of `items` items; an answer that is not each of them once is none.
+/// Reads the outcome of a batch of `items` items. An answer that does not have each of them once is
+/// malformed.
 pub(super) fn decode_outcome(bytes: &Bytes, items: u32) -> Result<WorkOutcome, WireError> {
     let (said, body): (OutcomeHeader, Bytes) = unframed(bytes)?;
     Ok(match said {
@@ -252,6 +255,7 @@ pub(super) fn decode_outcome(bytes: &Bytes, items: u32) -> Result<WorkOutcome, W
         OutcomeHeader::Cancelled => WorkOutcome::Cancelled,
         OutcomeHeader::Lost => WorkOutcome::Lost,
         OutcomeHeader::Answered { cpu_ns, cut } => {
+            // The number of items is the gateway's own: what an agent answers is not trusted.
             let parts = Answer::decode(&body, items)?.parts;
             WorkOutcome::Answered(Answered { parts, cpu: Duration::from_nanos(cpu_ns), cut })
         }
@@ -261,17 +265,17 @@ pub(super) fn decode_outcome(bytes: &Bytes, items: u32) -> Result<WorkOutcome, W
 /// What an agent asks of a gateway, about an item of work or a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Request {
-    /// May I work on this? It was delivered so often.
+    /// Asks whether the work is still wanted; the number of its deliveries. With 0 nothing is counted.
     Claim(u64),
     /// The bytes from there on, as many as fit.
     Get(u64),
-    /// A part of a outcome that is too large for one message: where it belongs, the whole's length, its bytes.
+    /// A part of an outcome that is too large for one message: where it belongs, the whole's length, its bytes.
     Part(u64, u64, Bytes),
     /// The outcome (empty: it came in parts), and where to acknowledge the work.
     Outcome(String, Bytes),
-    /// I can't do this.
+    /// The agent can't do the work.
     Nack,
-    /// I had this and have not begun it.
+    /// The agent had the work and has not begun it.
     Unstarted,
     /// Workers of the run of that name have used so many nanoseconds of CPU time beside batches. The first number is the
     /// report's own: sent again, it is charged once.
@@ -324,6 +328,8 @@ impl Request {
         };
         let mut number = || Some(u64::from_le_bytes(take(8)?.try_into().ok()?));
         Ok(match bytes.first().ok_or(WireError::Short)? {
+            // The letters are those of the first version, whatever the variants are called now: agents and
+            // gateways of different versions must understand each other.
             b'a' => Request::Claim(number().ok_or(WireError::Short)?),
             b'g' => Request::Get(number().ok_or(WireError::Short)?),
             b'p' => {
@@ -333,6 +339,8 @@ impl Request {
             b'v' => {
                 let length = take(4).ok_or(WireError::Short)?.try_into().expect("four bytes");
                 let ack = take(u32::from_le_bytes(length) as usize).ok_or(WireError::Short)?;
+                // What is not UTF-8 is not a subject for acknowledgements, and is dropped by the check of
+                // those.
                 let ack = String::from_utf8_lossy(ack).into_owned();
                 Request::Outcome(ack, bytes.slice(at..))
             }
@@ -367,6 +375,7 @@ impl Reply {
     pub(super) fn decode(bytes: &Bytes) -> Self {
         match bytes.first() {
             Some(b'y') => Reply::Yes(bytes.slice(1..)),
+            // A reply that this version does not know gives no permission.
             _ => Reply::No,
         }
     }

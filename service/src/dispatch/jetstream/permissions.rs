@@ -20,9 +20,12 @@ fn publish(names: &Names, user: &str) -> Vec<String> {
         [next, names.agent(user, "*")]
     });
     let others = [
+        // Of all tenants: an agent may acknowledge work that another holds. That costs time and no credits,
+        // because the gateway submits what is missing again.
         format!("$JS.ACK.{}.>", names.stream()),
         // The same with a domain and an account, as newer servers may write it.
         format!("$JS.ACK.*.*.{}.>", names.stream()),
+        // All gateways: what an agent can ask about has names that it can't guess.
         names.gateway("*", "*"),
         names.join(),
         names.lines("*"),

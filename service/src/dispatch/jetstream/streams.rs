@@ -30,8 +30,8 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// operator's page, and takes no more of the servers' memory.
 const ENTRY: i32 = 4 << 10;
 const ENTRIES: i64 = 8 << 20;
-/// Consumers that the stream may have: one for each tenant of the last hour. From 2.15 on, servers take 1,000 where a stream
-/// sets no limit of its own.
+/// Consumers that the stream may have: one for each tenant of the last hour. From 2.15 on, servers limit a
+/// stream that sets no limit of its own to 1,000.
 pub(super) const CONSUMERS: i32 = 50_000;
 /// Requests that may wait at a tenant's consumer: agents that are idle have one or two there.
 const WAITING: i64 = 8192;
@@ -70,6 +70,8 @@ impl Layout {
 impl ProvisionError {
     /// Whether it was no refusal, but servers that were not ready.
     fn may_pass(&self) -> bool {
+        // A refusal lasts, but for those of a cluster without a leader. Silence passes: servers that have
+        // just been started answer nothing.
         let lasting = |error: &(dyn Error + 'static)| {
             error.downcast_ref::<context::CreateStreamError>().is_some_and(|error| match error.kind() {
                 context::CreateStreamErrorKind::JetStream(refusal) => {
@@ -111,6 +113,9 @@ impl Layout {
     /// # Errors
     /// If the servers refuse, or are fewer than the replicas.
     pub(super) async fn make(&self, jetstream: &Context) -> Result<(), ProvisionError> {
+        // A message is removed when it is acknowledged, and each subject has one consumer: that is a work
+        // queue. The window is longer than all attempts to publish a message take: one that comes again
+        // within them is dropped.
         let work = Config {
             name: self.names.stream(),
             subjects: vec![self.names.work("*", "*", "*", "*")],
@@ -123,6 +128,8 @@ impl Layout {
             ..Config::default()
         };
         self.make_stream(jetstream, work).await?;
+        // In memory: each agent writes its entry again several times within the life of an entry, so that
+        // what a server loses is there again within seconds.
         let agents = kv::Config {
             bucket: self.names.agents(),
             description: "agents, each until its registration expires".to_owned(),
@@ -149,6 +156,8 @@ impl Layout {
             Err(error) if matches!(error.kind(), context::CreateStreamErrorKind::JetStream(ref why) if invalid(why)) =>
             {
                 let there = jetstream.get_stream(self.names.stream()).await;
+                // If the limit is the wanted one, or the stream is not there, the servers refuse something
+                // else.
                 let most = there.map_or(CONSUMERS, |stream| stream.cached_info().config.max_consumers);
                 if most == CONSUMERS {
                     return Err(error.into());
@@ -178,6 +187,8 @@ impl Consumers {
         if self.lock().get(&account).is_some_and(|made| made.elapsed() < lately) {
             return Ok(());
         }
+        // No `max_deliver`: the servers count work that an agent has handed back unbegun, and the gateway,
+        // which gives work up after five agents, does not.
         let config = pull::Config {
             durable_name: Some(Names::consumer(account)),
             filter_subject: layout.names.work(&account.to_string(), "*", "*", "*"),
@@ -189,6 +200,8 @@ impl Consumers {
             ..pull::Config::default()
         };
         jetstream.create_consumer_on_stream(config, layout.names.stream()).await?;
+        // Only what the servers have confirmed is noted: the next message of the tenant tries again. To make
+        // the same consumer twice changes nothing, so that several gateways may do it at the same time.
         self.lock().insert(account, Instant::now());
         Ok(())
     }

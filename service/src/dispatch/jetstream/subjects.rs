@@ -53,6 +53,8 @@ impl Names {
     /// account before the stream.
     pub(crate) fn is_ack(&self, subject: &str, account: i64) -> bool {
         let Some(rest) = subject.strip_prefix("$JS.ACK.") else { return false };
+        // Stream, consumer, and five numbers; newer servers put two tokens before them and may add one
+        // behind.
         let tokens: Vec<&str> = rest.split('.').collect();
         let (stream, consumer) = (self.stream(), Names::consumer(account));
         let at = |at: usize| tokens.get(at..at + 2).is_some_and(|found| found == [&*stream, &*consumer]);

@@ -25,7 +25,7 @@ const UNLEASED: Duration = Duration::from_millis(500);
 /// the servers refuse at once where a consumer is missing, and would be asked again without a pause.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// For so long the turn is kept for a tenant whose work is on its way.
+/// A turn is kept for this time for a tenant whose work is in flight.
 const GRACE: Duration = Duration::from_millis(3);
 
 /// A request to a tenant's consumer.
@@ -40,14 +40,14 @@ pub(super) struct Pull {
     pub(super) expires: Duration,
 }
 
-/// What there is to lease.
+/// Answer to the question for the next work.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next<T> {
-    /// This.
+    /// The work to lease.
     Work(T),
-    /// Look again then at the latest.
+    /// A tenant's turn is kept until then: look again at that time at the latest.
     At(Instant),
-    /// Nothing, until something comes.
+    /// Nothing, until work arrives.
     Nothing,
 }
 
@@ -64,7 +64,7 @@ struct Tenant<T> {
     announced: Instant,
     open: Vec<Open>,
     ready: VecDeque<(T, Instant)>,
-    /// What waited at the consumer behind the last that came.
+    /// Work that waited at the consumer when the last was delivered.
     pending: u64,
     /// When it was served, by count.
     served: u64,
@@ -88,6 +88,7 @@ impl<T> Tenant<T> {
         next: &mut u64,
         now: Instant,
     ) -> Option<Pull> {
+        // Half a share at a time: a request for each single work would be one message more for each batch.
         let have = self.coming() + self.ready.len();
         if have > share / 2 || self.refused.is_some_and(|(until, _)| until > now) {
             return None;
@@ -120,28 +121,35 @@ impl<T> FairPuller<T> {
         let served = self.served;
         let tenant = self.tenants.entry(account).or_insert_with(|| {
             self.ring.push_back(account);
+            // It counts as served now: those that wait already come before it.
             let (open, ready) = (Vec::new(), VecDeque::new());
             Tenant { announced: now, open, ready, pending: 0, served, reserved_since: None, refused: None }
         });
         tenant.announced = now;
     }
 
-    /// What to ask for, now that somebody wants to lease and there is room for so many leases.
+    /// Requests to make, now that a caller waits for work and there is room for `room` leases.
     pub(super) fn pulls(&mut self, room: usize, now: Instant) -> Vec<Pull> {
         for tenant in self.tenants.values_mut() {
+            // The end of a request may be lost with a connection: it must not count as work that is coming
+            // for ever.
             tenant.open.retain(|open| open.until + OVERDUE > now);
         }
+        // Not while requests are open: what they bring is counted by the tenant's entry.
         let gone = |tenant: &Tenant<T>| {
             tenant.announced + ANNOUNCED < now && tenant.open.is_empty() && tenant.ready.is_empty()
         };
         self.tenants.retain(|_, tenant| !gone(tenant));
         self.ring.retain(|account| self.tenants.contains_key(account));
         let at_once = self.ring.len().min(ASKED);
+        // At least one of each, even if that is more than there is room for: what is not leased in time is
+        // given back.
         let share = (room / at_once.max(1)).max(1);
         let expires = if self.ring.len() > ASKED { WAITS_AMONG_MANY } else { WAITS };
         let mut asked = self.tenants.values().filter(|tenant| tenant.coming() > 0).count();
         let mut pulls = Vec::new();
-        // Those that are being asked stay where they are in the ring.
+        // Tenants that are being asked keep their place in the ring, and get more requests before others get
+        // their first.
         for at in 0..self.ring.len() {
             let Some(tenant) = self.tenants.get_mut(&self.ring[at]) else { continue };
             if tenant.coming() > 0 {
@@ -168,6 +176,7 @@ impl<T> FairPuller<T> {
     pub(super) fn on_delivered(&mut self, account: i64, pending: u64) {
         let Some(tenant) = self.tenants.get_mut(&account) else { return };
         tenant.pending = pending;
+        // The consumer is there: the next request need not wait.
         tenant.refused = None;
         if let Some(oldest) = tenant.open.first_mut() {
             oldest.left -= 1;
@@ -191,6 +200,7 @@ impl<T> FairPuller<T> {
         let Some(tenant) = self.tenants.get_mut(&account) else { return };
         let Some(at) = tenant.open.iter().position(|open| open.id == id) else { return };
         let open = tenant.open.remove(at);
+        // A request that has waited for at least half of its time was not refused: nothing came.
         tenant.refused = (now + open.expires / 2 < open.until).then(|| {
             let pause = tenant.refused.map_or(PAUSE, |(_, pause)| LONGEST_PAUSE.min(2 * pause));
             (now + pause, pause)
@@ -205,6 +215,7 @@ impl<T> FairPuller<T> {
 
     /// The next to lease: of the tenant that was served longest ago.
     pub(super) fn next(&mut self, now: Instant) -> Next<T> {
+        // No turn is kept while nothing is here: there is nothing that could wait for it.
         let some_ready = self.tenants.values().any(|tenant| !tenant.ready.is_empty());
         if !some_ready {
             return Next::Nothing;
@@ -224,7 +235,8 @@ impl<T> FairPuller<T> {
             if until > now {
                 return Next::At(until);
             }
-            // It is late: its quota may be used up. Whatever comes of it is known then.
+            // It is late, perhaps because its quota is used up. Its next delivery shows again what waits at
+            // the consumer.
             tenant.pending = 0;
             tenant.reserved_since = None;
         }

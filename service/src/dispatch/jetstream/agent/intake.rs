@@ -26,16 +26,17 @@ use crate::dispatch::jetstream::messages::{DecodedWork, FileRef, Files, Origin, 
 use crate::dispatch::jetstream::subjects::Names;
 use crate::dispatch::work::{Task, Upload, Work};
 
-/// Who wants to lease looks so often whether there is somebody to be asked.
+/// Interval at which `lease` looks for a tenant that can be asked, if nothing else wakes it.
 pub(super) const LOOK: Duration = Duration::from_millis(250);
 
-/// What was brought and is not leased is looked at so often.
+/// Interval at which work that was delivered and not leased is looked for.
 pub(super) const STALE: Duration = Duration::from_millis(100);
 
 /// Runs that may end at once before an agent that is slow misses some.
 pub(super) const ENDED: usize = 1024;
 
-/// After the end of a run or a batch was heard, what of it was on its way has come within this.
+/// How long the end of a run or a batch is remembered, so that messages of it that were in flight are
+/// dropped.
 pub(super) const LATE: Duration = Duration::from_secs(30);
 
 pub(super) const IN_PROGRESS: Bytes = Bytes::from_static(b"+WPI");
@@ -49,7 +50,7 @@ pub(super) struct Shared {
     pub(super) client: Client,
     pub(super) jetstream: Context,
     pub(super) names: Names,
-    /// What requests bring comes to subjects that begin so.
+    /// Prefix of the subjects on which requests for work are answered.
     pub(super) inbox: String,
     pub(super) gateways: GatewayClient,
     pub(super) puller: Mutex<FairPuller<Ready>>,
@@ -57,10 +58,10 @@ pub(super) struct Shared {
     pub(super) places: usize,
     pub(super) leases: LeaseTable,
     pub(super) files: Cache,
-    /// Something can be leased, or somebody be asked, or nothing will ever come.
+    /// Wakes calls of `lease`: work has arrived, a tenant can be asked, or the source is closed.
     pub(super) changed: Notify,
     pub(super) closed: AtomicBool,
-    /// Runs and batches of which the end was heard lately, by name and token: the servers may still bring what was on its way.
+    /// Runs and batches that have ended lately, by name and token: messages of them may still be in flight.
     pub(super) over: Mutex<HashMap<String, Instant>>,
     pub(super) pulls: UnboundedSender<Pull>,
     pub(super) ended: broadcast::Sender<String>,
@@ -74,7 +75,7 @@ pub(super) struct Ready {
     pub(super) files: Files,
     pub(super) ack: String,
     pub(super) sequence: u64,
-    /// Its lease began then.
+    /// Start of its lease.
     pub(super) since: Instant,
 }
 
@@ -106,7 +107,8 @@ impl Shared {
         let _ = self.client.publish(ack.to_owned(), how).await;
     }
 
-    /// Sends requests. By a task of its own: who wants to lease may be gone before one is out.
+    /// Sends requests for work. A task of its own, because a call of `lease` may be dropped before its
+    /// request is sent.
     pub(super) async fn ask(self: Arc<Self>, mut asked: UnboundedReceiver<Pull>) {
         while let Some(Pull { account, id, batch, expires }) = asked.recv().await {
             let (stream, consumer) = (self.names.stream(), Names::consumer(account));
@@ -118,7 +120,7 @@ impl Shared {
         }
     }
 
-    /// Takes what requests bring.
+    /// Takes the answers to requests for work.
     pub(super) async fn take(self: Arc<Self>, mut on_delivered: Subscriber) {
         while let Some(message) = on_delivered.next().await {
             if message.status.is_some_and(|status| status != StatusCode::OK) {
@@ -148,18 +150,23 @@ impl Shared {
                 Ok(DecodedWork { origin, work, remote, files }) => {
                     let ready = Ready { work, origin, files, ack: ack.into_string(), sequence, since };
                     if closed {
-                        // Before it is counted: who waits for the last requests may leave then.
+                        // Handed back before it is counted: when all requests are counted as over,
+                        // `last_requests` returns, and the process may end.
                         self.nack_ready(ready).await;
                         self.puller().on_delivered(account, pending);
                         self.changed.notify_one();
                         continue;
                     }
+                    // The work is not kept waiting for this answer, because nearly all gateways live.
                     if !self.gateways.heard_lately(&ready.origin) {
                         drop(tokio::spawn(Arc::clone(&self).look_for(ready.origin.clone())));
                     }
+                    // The common case costs no question: the gateway has counted the first delivery itself. A
+                    // later one may be of work that is answered.
                     if remote.is_none() && delivered == 1 {
                         self.ready(ready).await;
                     } else {
+                        // In a task: messages of other tenants do not wait for a gateway's answer.
                         let shared = Arc::clone(&self);
                         drop(tokio::spawn(
                             async move { shared.prepare(ready, delivered as u64, remote).await },
@@ -168,6 +175,8 @@ impl Shared {
                 }
                 Err(error) => {
                     tracing::warn!(account, %error, "work that this version can't read is left to others");
+                    // After a second, or the servers would deliver it here again at once. Agents of a newer
+                    // version may be able to read it.
                     self.acknowledge(&ack, Bytes::from_static(b"-NAK {\"delay\": 1000000000}")).await;
                 }
             }
@@ -183,6 +192,7 @@ impl Shared {
 
     async fn ready(&self, ready: Ready) {
         if self.closed.load(Ordering::Relaxed) {
+            // The source may have been closed while the work was prepared.
             return self.nack_ready(ready).await;
         }
         let (run, token) = (ready.work.spec.run.clone(), ready.origin.token.clone());
@@ -191,7 +201,8 @@ impl Shared {
             return self.give_up(vec![ready], Vec::new()).await;
         }
         self.puller().ready(ready.work.spec.account, ready, Instant::now());
-        // An end that is heard from now on finds it there. One that was heard meanwhile has not.
+        // An end that arrives from now on finds the work in the table. One that arrived between the check
+        // above and this line did not, so that `over` is asked again; the work may even be leased by now.
         if is_over() {
             let over = self.puller().take_if(|ready| ready.origin.token == token);
             return self.give_up(over, self.leases.end(|lease| lease.origin.token == token)).await;
@@ -205,6 +216,7 @@ impl Shared {
 
     fn heard_of_the_end(&self, name: &str) {
         let mut over = self.over.lock_unpoisoned();
+        // Here and not by a timer: ends arrive as often as entries are made.
         over.retain(|_, since| since.elapsed() < LATE);
         over.insert(name.to_owned(), Instant::now());
     }
@@ -215,6 +227,7 @@ impl Shared {
             return;
         }
         tracing::warn!(gateway = origin.gateway, "a gateway is gone; what it has left is given up");
+        // Its clients send these batches again, to another gateway: no process would receive the outcome.
         let ready = self.puller().take_if(|ready| ready.origin.gateway == origin.gateway);
         let lease = self.leases.end(|lease| lease.origin.gateway == origin.gateway);
         self.give_up(ready, lease).await;
@@ -239,6 +252,7 @@ impl Shared {
             while (payload.len() as u64) < length {
                 let request = Request::Get(payload.len() as u64);
                 match self.gateways.ask(&origin, &origin.token, &request).await? {
+                    // An empty piece would be asked for again without end.
                     Reply::Yes(bytes) if !bytes.is_empty() => payload.extend_from_slice(&bytes),
                     _ => return None,
                 }
@@ -250,6 +264,8 @@ impl Shared {
                 if let (Some(_), Task::Batch(batch)) = (remote, &mut ready.work.task) {
                     batch.payload = payload;
                 }
+                // Preparing may have taken longer than what is left of the lease: it begins anew, here and at
+                // the servers.
                 ready.since = Instant::now();
                 self.acknowledge(&ack, IN_PROGRESS).await;
                 self.ready(ready).await;
@@ -262,6 +278,7 @@ impl Shared {
     /// Does something that may take longer than a lease.
     pub(super) async fn meanwhile<T>(&self, origin: &Origin, ack: &str, work: impl Future<Output = T>) -> T {
         let mut work = std::pin::pin!(work);
+        // A third: one beat may be lost, or late. The first is due after that time, and not at once.
         let beat = Duration::from_millis((origin.lease_ms / 3).max(1));
         let mut extend = interval_at((Instant::now() + beat).into(), beat);
         loop {
@@ -274,6 +291,8 @@ impl Shared {
 
     /// What was not begun goes to others, and counts for nothing.
     pub(super) async fn nack_ready(&self, ready: Ready) {
+        // Before the work is free again: the next agent's claim is counted after this, or work that only
+        // travels would be given up.
         self.gateways.notify(&ready.origin, &Request::Unstarted).await;
         self.acknowledge(&ready.ack, AGAIN).await;
     }
@@ -303,6 +322,7 @@ impl Shared {
     pub(super) async fn hear_of_revoked(self: Arc<Self>, mut revoked: Subscriber) {
         while let Some(message) = revoked.next().await {
             let token = String::from_utf8_lossy(&message.payload).into_owned();
+            // Noted first: work that arrives during the search is dropped by `ready`.
             self.heard_of_the_end(&token);
             let ready = self.puller().take_if(|ready| ready.origin.token == token);
             self.give_up(ready, self.leases.end(|lease| lease.origin.token == token)).await;
@@ -312,6 +332,7 @@ impl Shared {
     pub(super) async fn hear_of_ends(self: Arc<Self>, mut over: Subscriber) {
         while let Some(message) = over.next().await {
             let run = String::from_utf8_lossy(&message.payload).into_owned();
+            // Noted first, as above.
             self.heard_of_the_end(&run);
             let ready = self.puller().take_if(|ready| ready.work.spec.run == run);
             self.give_up(ready, self.leases.end(|lease| lease.run == run)).await;
@@ -327,6 +348,7 @@ impl Shared {
 
     /// Sends an outcome, in parts if it is large. `false`: it is not wanted.
     pub(super) async fn deliver(&self, lease: &ActiveLease, outcome: Bytes) -> bool {
+        // The subject of the acknowledgement travels with the outcome.
         let room = messages::room(self.client.max_payload()) - lease.ack.len();
         let about = &lease.origin.token;
         let ask = async |request: Request| {
@@ -338,6 +360,7 @@ impl Shared {
         }
         let total = outcome.len() as u64;
         for (at, part) in outcome.chunks(room).enumerate() {
+            // One after the other, each when the one before is answered: the gateway refuses a gap.
             if !ask(Request::Part((at * room) as u64, total, outcome.slice_ref(part))).await {
                 return false;
             }

@@ -22,11 +22,11 @@ pub(super) struct ActiveLease {
     pub(super) ack: String,
     /// Its place in the stream, which stays the same for all that lease it.
     pub(super) sequence: u64,
-    /// It ends then.
+    /// End of the lease, by this agent's clock.
     pub(super) until: Instant,
     /// Whether the agent still has it.
     pub(super) in_hand: Weak<()>,
-    /// Told when it is no longer the agent's.
+    /// Notified when the lease ends without the agent.
     pub(super) revoked: Arc<Notify>,
 }
 
@@ -66,6 +66,7 @@ impl LeaseTable {
             (old.ack, old.until) = (lease.ack, lease.until);
             return None;
         }
+        // An entry that the agent does not hold any more: another lease of the same work replaces it.
         for (_, old) in state.lease.extract_if(|_, old| old.sequence == lease.sequence) {
             old.revoked.notify_one();
         }
@@ -79,6 +80,7 @@ impl LeaseTable {
     pub(super) fn extend(&self, id: LeaseId, now: Instant) -> Option<(String, bool)> {
         let mut state = self.lock();
         let lease = state.lease.get_mut(&id)?;
+        // By the agent's own clock: the servers report nothing to it when a lease is over.
         let over = lease.until <= now;
         lease.until = now + lease.length();
         Some((lease.ack.clone(), over))

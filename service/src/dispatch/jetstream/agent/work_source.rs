@@ -1,5 +1,5 @@
 //! The agent's side: asks tenants' consumers for work as long as somebody wants to lease, keeps what is leased by saying so,
-//! and brings verdicts to the gateways that wait for them.
+//! and brings outcomes to the gateways that wait for them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -34,10 +34,10 @@ pub struct JetStreamWorkSource {
 }
 
 impl JetStreamWorkSource {
-    /// Begins to listen to gateways, for an agent that takes so many leases at a time.
+    /// Subscribes to gateways' messages, for an agent that has up to `places` leases at a time.
     ///
     /// # Errors
-    /// If the servers do not let it hear what it must.
+    /// If the servers refuse a subscription.
     pub async fn start(
         client: Client,
         names: Names,
@@ -78,11 +78,13 @@ impl JetStreamWorkSource {
         Ok(JetStreamWorkSource { shared, _tasks: tasks })
     }
 
-    /// Once it is closed: waits until its last requests to the servers are over, for as long as they may last (some seconds), and
-    /// hands back what they bring. Who leaves before may take work along, which others get when its lease ends.
+    /// Waits, after `close`, until the last requests to the servers are over (some seconds), and hands back
+    /// the work that they bring. An agent that leaves before may take work along, which others get when its
+    /// lease ends.
     pub async fn last_requests(&self) {
         loop {
             let changed = self.shared.changed.notified();
+            // Requests can't be taken back. The end of one may be lost, so that the time counts, too.
             let Some(until) = self.shared.puller().open_until(Instant::now()) else { return };
             drop(timeout_at(until.into(), changed).await);
         }
@@ -94,12 +96,16 @@ impl WorkSource for JetStreamWorkSource {
     async fn lease(&self) -> Result<Lease, Closed> {
         let shared = &self.shared;
         loop {
-            // Made before the look at the flag and at the table: what changes in between wakes it all the same.
+            // Made before the look at the flag and at the table: a change in between wakes it all the same.
             let changed = shared.changed.notified();
             if shared.closed.load(Ordering::Relaxed) {
                 return Err(Closed);
             }
+            // One at least: the agent that calls has a place, even if a lease that it has dropped is still in
+            // the table.
             let (now, room) = (Instant::now(), shared.places.saturating_sub(shared.leases.len()).max(1));
+            // From here to the return of the lease there is no `await`, except for work that is in hand
+            // already: a caller that gives up loses no work.
             let (next, pulls) = {
                 let mut puller = shared.puller();
                 (puller.next(now), puller.pulls(room, now))
@@ -111,6 +117,7 @@ impl WorkSource for JetStreamWorkSource {
             let look = match next {
                 Next::Work(Ready { work, origin, files, ack, sequence, since }) => {
                     let lasts = Duration::from_millis(origin.lease_ms);
+                    // From its delivery on, as the servers count it, and not from the lease.
                     let until = since + lasts;
                     let run = work.spec.run.clone();
                     let payer =
@@ -130,7 +137,7 @@ impl WorkSource for JetStreamWorkSource {
                     // Others who wait may find more.
                     shared.changed.notify_one();
                     let Some(id) = entered else {
-                        // It was counted as another agent's, when it came again.
+                        // The claim of this delivery was counted as another agent's.
                         tracing::debug!(run = work.spec.run, "a batch that is in hand came again");
                         shared.gateways.notify(&origin, &Request::Unstarted).await;
                         continue;
@@ -146,6 +153,8 @@ impl WorkSource for JetStreamWorkSource {
 
     async fn prepare_uploads(&self, spec: &Arc<RunSpec>) -> Result<Arc<RunSpec>, Unavailable> {
         let gone = || Unavailable("its lease is over".into());
+        // The names of the files are in the lease, not in the run's description: only an agent that has work
+        // of the run gets them.
         let active = self.shared.leases.of_run(&spec.run).ok_or_else(gone)?;
         let executable = self.shared.upload(&active.origin, &active.files.executable).await?;
         let context = match &active.files.context {
@@ -158,6 +167,7 @@ impl WorkSource for JetStreamWorkSource {
     async fn used(&self, payer: &Payer, _run: &str, cpu: Duration) -> Option<bool> {
         let Payer { gateway, name } = payer.clone();
         let origin = Origin { gateway, token: name.clone(), lease_ms: 0 };
+        // By this number the gateway knows a report that is sent again because its answer was lost.
         let report = u64::from_le_bytes(random().ok()?);
         let report = Request::Used(report, messages::nanos(cpu));
         match self.shared.gateways.ask(&origin, &name, &report).await? {
@@ -206,9 +216,12 @@ impl WorkSource for JetStreamWorkSource {
     async fn nack(&self, lease: LeaseId) {
         let shared = &self.shared;
         let now = Instant::now();
+        // Where the lease is over, the servers have given the work to others, and the gateway counts it with
+        // the next claim.
         let Some(active) = shared.leases.take(lease).filter(|active| active.until > now) else { return };
         let asking = shared.gateways.ask(&active.origin, &active.origin.token, &Request::Nack);
         let lost = matches!(shared.meanwhile(&active.origin, &active.ack, asking).await, Some(Reply::No));
+        // Without an answer the work goes back, too: the next agent finds out whether the gateway is gone.
         shared.acknowledge(&active.ack, if lost { NEVER } else { AGAIN }).await;
     }
 
@@ -222,6 +235,7 @@ impl WorkSource for JetStreamWorkSource {
         // All that wait now are woken; the permit is for one that is about to wait and has not seen the flag.
         shared.changed.notify_waiters();
         shared.changed.notify_one();
+        // After the flag: what arrives from now on is handed back by `take` and `ready`.
         let ready = shared.puller().take_if(|_| true);
         for ready in ready {
             shared.nack_ready(ready).await;

@@ -37,12 +37,12 @@ pub enum Unstarted {
     /// What it needs on the servers can't be made.
     #[error(transparent)]
     ProvisionError(#[from] ProvisionError),
-    /// It may not hear what it must.
+    /// A subscription that it needs is refused.
     #[error("cannot subscribe to what agents say")]
     Deaf(#[from] SubscribeError),
 }
 
-/// Says, when it is dropped, that a outcome is dealt with.
+/// Acknowledges the work, when it is dropped: its outcome is dealt with.
 #[derive(Debug)]
 struct AckOnDrop {
     shared: Arc<Shared>,
@@ -54,6 +54,7 @@ impl Drop for AckOnDrop {
     fn drop(&mut self) {
         let ack = self.ack.lock_unpoisoned().take();
         match ack {
+            // By a task, because a destructor can't wait for the connection.
             Some(ack) => drop(self.shared.dealt_with.send(ack)),
             // Agents who claim it get the answer that it is not wanted.
             None => drop(self.shared.pending.remove(&self.token)),
@@ -77,6 +78,8 @@ impl JetStreamDispatcher {
         let jetstream = context.api_prefix(layout.names.api()).build(client.clone());
         layout.ensure_with_retry(&jetstream).await?;
         let (dealt_with, acks) = unbounded_channel();
+        // A new name for each process: agents and other gateways find the old one silent, and drop the work
+        // that it has left.
         let gateway = name();
         let requests = client.subscribe(layout.names.gateway(&gateway, "*")).await?;
         let ended = client.subscribe(layout.names.ended()).await?;
@@ -115,6 +118,8 @@ impl Dispatch for JetStreamDispatcher {
         let shared = &self.shared;
         let registered = shared.pending.register(work.clone()).ok_or(Closed)?;
         let Registered { token, n, files, outcome, ack } = registered;
+        // Before the first `await`: if the caller is dropped while the work is being published, nothing stays
+        // in the table.
         let ack_on_drop = AckOnDrop { shared: Arc::clone(shared), token: token.clone(), ack };
         shared.put_or_refuse(&Requeued { token, work, n, attempt: 0, files }).await;
         Ok(PendingWork { outcome, _kept: Some(Box::new(ack_on_drop)) })
@@ -122,6 +127,8 @@ impl Dispatch for JetStreamDispatcher {
 
     async fn cancel(&self, run: &str, seq: u64) {
         let Shared { client, layout, gateway, pending, .. } = &*self.shared;
+        // First of all, so that no answer is accepted any more. Then agents are notified, which remember the
+        // token for what is in flight, and last what still waits is purged.
         let Some((token, n)) = pending.cancel(run, seq) else { return };
         if let Err(error) = client.publish(layout.names.revoked(), token.into()).await {
             tracing::warn!(run, seq, %error, "the cancellation of a batch could not be sent to agents");
@@ -131,6 +138,8 @@ impl Dispatch for JetStreamDispatcher {
 
     async fn end_run(&self, run: &str) {
         let Shared { client, layout, pending, .. } = &*self.shared;
+        // Other gateways may have work of the run, and agents may have workers without work: all are
+        // notified, even if nothing of it is pending here.
         pending.end_run(run);
         // What agents hold they drop when they hear of it; what waits is taken away.
         if let Err(error) = client.publish(layout.names.ended(), Bytes::from(run.to_owned())).await {

@@ -39,6 +39,7 @@ impl Unput {
     fn new(error: &(dyn Error + 'static), refusal: Option<&jetstream::Error>, of_tenant: bool) -> Self {
         Unput {
             why: refusal.map_or_else(|| error.to_string(), ToString::to_string),
+            // Without an answer nothing was refused: servers that are restarted or elect a leader are silent.
             lasts: refusal.is_some_and(|refusal| !PASSING.contains(&refusal.error_code())),
             of_tenant,
         }
@@ -56,6 +57,8 @@ impl From<ConsumerError> for Unput {
 
 impl From<PublishError> for Unput {
     fn from(error: PublishError) -> Self {
+        // The servers' refusal is one of the error's sources; its kind says only that the publication has
+        // failed.
         let mut sources = successors(Some(&error as &(dyn Error + 'static)), |error| (*error).source());
         Unput::new(&error, sources.find_map(|error| error.downcast_ref()), false)
     }
@@ -90,6 +93,7 @@ impl Health {
 
     /// A message of that many bytes was given up.
     pub(super) fn gives_up(&self, unput: &Unput, bytes: usize) {
+        // Where one tenant's consumer can't be made, the gateway stays ready for the others.
         if !unput.of_tenant {
             self.lock().refused = Some((unput.why.clone(), bytes));
         }
@@ -99,6 +103,7 @@ impl Health {
     pub(super) fn takes(&self) {
         let mut state = self.lock();
         if state.refused.take().is_some() {
+            // The next refusal is a new one, and is logged even within the minute.
             state.warned = None;
             tracing::info!("the queue takes work again");
         }

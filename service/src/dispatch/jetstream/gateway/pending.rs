@@ -75,7 +75,7 @@ pub(super) enum Answer {
     File(PathBuf, u64),
 }
 
-/// An item that was registered.
+/// What the dispatcher needs of an item that was registered.
 #[derive(Debug)]
 pub(super) struct Registered {
     pub(super) token: String,
@@ -103,6 +103,7 @@ impl PendingTable {
     /// `None`: no more is taken.
     pub(super) fn register(&self, work: Work) -> Option<Registered> {
         let mut state = self.lock();
+        // Under the lock of the table: nothing is registered after `close`.
         if state.closed {
             return None;
         }
@@ -116,6 +117,7 @@ impl PendingTable {
             attempt: 0,
             reply,
             ack: Arc::clone(&ack),
+            // The agent that gets the first delivery begins without a question, and is counted here.
             leases: 1,
             parts: Vec::new(),
             sent: Instant::now(),
@@ -127,12 +129,12 @@ impl PendingTable {
         Some(Registered { token, n, files, outcome, ack })
     }
 
-    /// It is abandoned.
+    /// Drops an item whose submitter is gone. `false`: it was answered before.
     pub(super) fn remove(&self, token: &str) -> bool {
         self.lock().pending.remove(token).is_some()
     }
 
-    /// It can't be had: the client is to send it again.
+    /// Answers an item as lost: its client is to send it again.
     pub(super) fn lose(&self, token: &str) {
         let item = self.lock().pending.remove(token);
         if let Some(item) = item {
@@ -140,7 +142,7 @@ impl PendingTable {
         }
     }
 
-    /// The queue does not take it, for that reason.
+    /// Answers an item that the queue does not take, with the queue's reason.
     pub(super) fn refuse(&self, token: &str, why: String) {
         let item = self.lock().pending.remove(token);
         if let Some(item) = item {
@@ -148,10 +150,11 @@ impl PendingTable {
         }
     }
 
-    /// A batch is not wanted any more; gives its token and its number.
+    /// Answers a batch as cancelled; returns its token and its number, or `None` if it is not under way here.
     pub(super) fn cancel(&self, run: &str, seq: u64) -> Option<(String, u64)> {
         let is = |item: &PendingItem| match &item.work.task {
             Task::Batch(batch) => batch.seq == seq && item.work.spec.run == run,
+            // A check has no seq, and ends with its run.
             Task::Check => false,
         };
         let mut state = self.lock();
@@ -163,12 +166,14 @@ impl PendingTable {
         Some((token, n))
     }
 
-    /// All of a run is over. How many there were.
+    /// Answers all items of a run as cancelled; returns their number.
     pub(super) fn end_run(&self, run: &str) -> usize {
         let mut state = self.lock();
         let over: Vec<PendingItem> =
             state.pending.extract_if(|_, item| item.work.spec.run == run).map(|(_, item)| item).collect();
         if let Some(files) = state.runs.remove(run) {
+            // Workers end with their run, and their last CPU time is reported after that: the name stays good
+            // for reports for a while. For files it is worth nothing from now on.
             if let Some(of_run) = state.payers.get_mut(&files.executable.name) {
                 of_run.ended = Some(Instant::now());
             }
@@ -192,6 +197,7 @@ impl PendingTable {
     /// Tenants that wait for something.
     pub(super) fn tenants(&self) -> Vec<i64> {
         let mut tenants: Vec<i64> = self.lock().pending.values().map(|item| item.work.spec.account).collect();
+        // Callers search in it by halves.
         tenants.sort_unstable();
         tenants.dedup();
         tenants
@@ -213,6 +219,7 @@ impl PendingTable {
         let mut lost = Vec::new();
         let mut state = self.lock();
         for (token, item) in &mut state.pending {
+            // Found again, or sent again: what was missed before counts no more.
             if queued(item.n) || item.sent.elapsed() <= long {
                 item.missing = 0;
                 continue;
@@ -221,6 +228,8 @@ impl PendingTable {
             if item.missing < MISSING {
                 continue;
             }
+            // As a lease more: work that the queue loses again and again, or that an agent takes out of it,
+            // is given up in the end.
             item.requeue();
             if item.leases > DELIVERIES {
                 lost.push(token.clone());
@@ -258,10 +267,14 @@ impl PendingTable {
     pub(super) fn overdue(&self, account: i64, delivered: u64, patience: Duration) -> Vec<Overdue> {
         let (mut overdue, mut state, now) = (Vec::new(), self.lock(), Instant::now());
         for (token, item) in &mut state.pending {
+            // A consumer delivers in the order of the stream: all up to this place has been in an agent's
+            // hands.
             let is_delivered = item.position.is_some_and(|position| position <= delivered);
             if item.work.spec.account != account || !is_delivered {
                 continue;
             }
+            // The time begins at the first look that finds it delivered. Before that it waits for its turn,
+            // which may take any time.
             let since = *item.delivered.get_or_insert(now);
             if item.time_limit(patience).is_some_and(|time_limit| now.duration_since(since) > time_limit) {
                 item.requeue();
@@ -273,6 +286,8 @@ impl PendingTable {
         for (token, (work, n, attempt, wanted)) in overdue {
             let run = work.spec.run.clone();
             let files = state.files(&work.spec);
+            // The item stays in the table, under the same token: if the agent answers before the next one
+            // does, its outcome counts.
             let requeued = wanted.then(|| Requeued { token: token.clone(), work, n, attempt, files });
             all.push(Overdue { token, run, n, requeued });
         }
@@ -286,6 +301,8 @@ impl PendingTable {
         if of_run.reports.contains(&report) {
             return Report::Again;
         }
+        // Noted before it is charged: an agent that gets no answer within some seconds sends the report
+        // again, while the charge may be under way.
         of_run.reports.truncate(REPORTS - 1);
         of_run.reports.push_front(report);
         Report::Charge(of_run.run.clone())
@@ -304,6 +321,8 @@ impl PendingTable {
             return Answer::Now(Reply::Yes(Bytes::new()));
         }
         let mut state = self.lock();
+        // Files and items have random names of one kind, so that a request needs no word on which of them it
+        // is about.
         if let (Some(path), Request::Get(offset)) = (state.files.get(about), &request) {
             return Answer::File(path.clone(), *offset);
         }
@@ -311,12 +330,17 @@ impl PendingTable {
         let yes = Reply::Yes(Bytes::new());
         let (over, outcome) = match request {
             Request::Claim(delivered) => {
+                // One delivery was counted when the item was registered. With 0 an agent asks about work that
+                // it has.
                 item.leases += u32::from(delivered > 1);
+                // The next agent's claim counts the one that has lost it, whether that agent said so or died.
                 if item.leases <= DELIVERIES {
                     return Answer::Now(yes);
                 }
                 (Reply::No, Ok(WorkOutcome::Lost))
             }
+            // Not counted here: the next agent's claim does so. Without a next one, the outcome is known at
+            // once.
             Request::Nack if item.leases < DELIVERIES => return Answer::Now(yes),
             Request::Nack => (Reply::No, Ok(WorkOutcome::Lost)),
             Request::Unstarted => {
@@ -328,6 +352,7 @@ impl PendingTable {
             Request::Get(offset) => return Answer::Now(item.payload(offset, room)),
             Request::Part(offset, total, part) => return Answer::Now(item.part(offset, total, &part)),
             Request::Outcome(ack, body) => {
+                // Without bytes it refers to the parts that were sent before.
                 let body = if body.is_empty() { std::mem::take(&mut item.parts).into() } else { body };
                 let outcome = messages::decode_outcome(&body, item.items());
                 // It is an agent that names the subject to which this gateway will say something.
@@ -340,11 +365,13 @@ impl PendingTable {
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
-                // It stays as it is: it will be missing in the queue, and is sent again.
+                // The agent gets a no and takes the work out of the queue. The item stays: reconciliation
+                // finds it missing there, and sends it again.
                 tracing::warn!(run = item.work.spec.run, %error, "an agent has sent a malformed answer");
                 return Answer::Now(Reply::No);
             }
         };
+        // Removed before it is answered, under one lock: of two agents that answer, the second gets a no.
         let item = state.pending.remove(about);
         drop(state);
         match item {
@@ -367,6 +394,8 @@ impl State {
         if let Some(files) = self.runs.get(&spec.run) {
             return files.clone();
         }
+        // A new name for each run: an agent that has worked on another run of the same program can't fetch
+        // anything by it.
         let mut named = |upload: &Upload| {
             let named = FileRef { hash: upload.hash.clone(), name: name() };
             self.files.insert(named.name.clone(), upload.path.clone());

@@ -12,7 +12,7 @@ use crate::dispatch::work::{Task, Work, WorkOutcome};
 /// Agents that may lose the same work before it is given up.
 pub(super) const DELIVERIES: u32 = 5;
 
-/// What a outcome may have beside an answer that keeps to its limit: its own words.
+/// What an outcome may have beside an answer that keeps to its limit: its own words.
 pub(super) const BESIDE: u64 = 1 << 20;
 
 /// Of its limit of CPU time, a batch may be in agents' hands for so many times: they give it four times as long on the clock,
@@ -34,7 +34,7 @@ pub(super) struct PendingItem {
     pub(super) ack: Ack,
     /// Agents that have had it; the first is counted from the start.
     pub(super) leases: u32,
-    /// A outcome that comes in parts, as far as it is here.
+    /// An outcome that comes in parts, as far as it is here.
     pub(super) parts: Vec<u8>,
     pub(super) sent: Instant,
     pub(super) missing: u32,
@@ -63,7 +63,7 @@ impl PendingItem {
     /// Agents may have it for so long.
     pub(super) fn time_limit(&self, patience: Duration) -> Option<Duration> {
         match &self.work.task {
-            // Who waits for it gives it up itself.
+            // The gateway that has opened the run waits for a check for a minute and gives it up itself.
             Task::Check => None,
             Task::Batch(batch) => Some(batch.limit.cpu.saturating_mul(LONGEST).saturating_add(patience)),
         }
@@ -107,21 +107,26 @@ impl PendingItem {
         }
     }
 
-    /// A part of a outcome. One that comes twice is taken once; a gap is refused.
+    /// A part of an outcome. One that comes twice is taken once; a gap is refused.
     pub(super) fn part(&mut self, offset: u64, total: u64, part: &[u8]) -> Reply {
+        // Parts are in the gateway's memory until the outcome is whole. Without a bound, an agent could fill
+        // it.
         let most = match &self.work.task {
             Task::Check => BESIDE,
             Task::Batch(batch) => batch.limit.bytes.saturating_add(BESIDE),
         };
+        // An agent that begins anew, or another agent: parts of an earlier attempt do not count.
         if offset == 0 {
             self.parts.clear();
         }
         let there = self.parts.len() as u64;
         let end = offset.saturating_add(part.len() as u64);
+        // An agent sends a part when the one before is answered. A gap is another agent's parts, or a loss.
         if total > most || end > total || offset > there {
             return Reply::No;
         }
         if end > there {
+            // A part that comes again because its answer was lost replaces itself.
             self.parts.truncate(offset as usize);
             self.parts.extend_from_slice(part);
         }

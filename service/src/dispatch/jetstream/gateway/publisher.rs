@@ -65,12 +65,15 @@ impl Shared {
         let message = messages::work(&requeued.work, &origin, &requeued.files, room);
         let subject =
             names.work(&spec.account.to_string(), &spec.run, &self.gateway, &requeued.n.to_string());
+        // With the attempt: within the window servers drop a message whose id they know, also if they have
+        // lost or purged the first one.
         let id = format!("{}.{}.{}.{}", spec.run, self.gateway, requeued.n, requeued.attempt);
         let mut tried = 0;
         loop {
             let unput = match self.try_put(&subject, &id, &message, spec.account).await {
                 Ok(place) => {
                     self.health.takes();
+                    // It may be answered already; then nothing is noted.
                     self.pending.set_position(&requeued.token, place);
                     self.tell_of(spec.account).await;
                     return Ok(());
@@ -79,21 +82,25 @@ impl Shared {
             };
             self.health.report(&spec.run, &unput);
             tried += 1;
+            // A refusal is tried once more, after the stream and the consumer were made anew. Silence may be
+            // an election among the servers, which takes some seconds.
             if tried == TRIES || (tried > 1 && unput.lasts) {
                 self.health.gives_up(&unput, message.len());
                 return Err(unput);
             }
             if tried > 1 || unput.lasts {
-                // Perhaps it is not there any more, or not as it should be.
+                // The stream or the consumer may be gone, or not as it should be.
                 self.consumers.forget();
                 // It is tried again later.
                 let _ = self.layout.make(&self.jetstream).await;
             }
+            // Longer each time: attempts that fail at once would be over before the servers have a leader.
             sleep(Duration::from_millis(50) * tried).await;
         }
     }
 
     async fn try_put(&self, subject: &str, id: &str, message: &Bytes, account: i64) -> Result<u64, Unput> {
+        // Before the message: an agent asks a tenant's consumer as soon as the tenant is announced.
         self.consumers.make(&self.jetstream, &self.layout, account, MADE).await?;
         let mut headers = HeaderMap::new();
         headers.insert(header::NATS_MESSAGE_ID, id);
@@ -108,6 +115,7 @@ impl Shared {
         message: &Bytes,
     ) -> Result<u64, Unput> {
         let sent = self.jetstream.publish_with_headers(subject.to_owned(), headers, message.clone()).await?;
+        // The first `await` sends, this one waits until the stream has the message.
         Ok(sent.await?.sequence)
     }
 
@@ -116,7 +124,9 @@ impl Shared {
         let Overdue { token, run, n, requeued } = overdue;
         tracing::warn!(run, "an agent has kept a batch for too long; it is taken away");
         metrics::counter!("fastmap_batches_kept_too_long_total").increment(1);
-        // The agent gets no message: agents drop what comes under a name that was revoked. What it answers first counts.
+        // The agent gets no message: agents drop all work under a name that was revoked, and the next one
+        // gets it under the same name. If this agent answers first, its outcome counts. The purge is before
+        // the publication, because both attempts have one subject.
         self.purge(self.layout.names.work("*", &run, &self.gateway, &n.to_string())).await;
         match requeued {
             Some(requeued) => self.put_or_refuse(&requeued).await,
@@ -154,8 +164,9 @@ impl Shared {
         }
     }
 
-    /// Announces a tenant to agents that was not announced lately.
+    /// Announces a tenant to agents, unless that was done lately.
     async fn tell_of(&self, account: i64) {
+        // Noted before it is sent, and under one lock: of many submissions at a time one announces.
         let lately = {
             let mut announced = self.announced.lock_unpoisoned();
             let lately = announced.get(&account).is_some_and(|announced| announced.elapsed() < ANNOUNCE);
@@ -176,7 +187,7 @@ impl Shared {
         }
     }
 
-    /// Tells agents of all tenants that wait, again and again, and when one joins.
+    /// Announces all tenants with pending work to agents, at intervals and when an agent joins.
     pub(super) async fn announce_tenants(self: Arc<Self>, mut joins: Subscriber) {
         let mut timer = interval(ANNOUNCE);
         loop {
@@ -202,6 +213,7 @@ impl Shared {
             return;
         }
         let tenants = self.pending.tenants();
+        // An agent may name any account: consumers are made only for tenants that wait here.
         missed.retain(|account| tenants.binary_search(account).is_ok());
         let shared = Arc::clone(self);
         drop(tokio::spawn(async move {
@@ -223,6 +235,7 @@ impl Shared {
             let Message { subject, payload, reply, .. } = message;
             let about = subject.rsplit('.').next().unwrap_or_default();
             let Ok(request) = Request::decode(&payload) else { continue };
+            // About a run, not about work, and charged by the database: the loop does not wait for that.
             if let Request::Used(report, cpu_ns) = request {
                 self.take_report(about, report, Duration::from_nanos(cpu_ns), reply);
                 continue;
@@ -241,6 +254,7 @@ impl Shared {
                 Answer::File(path, offset) => {
                     let shared = Arc::clone(&self);
                     drop(tokio::spawn(async move {
+                        // Beside the loop: other agents do not wait for this one's file.
                         let read = spawn_blocking(move || read(&path, offset, room)).await;
                         let answer = read.ok().and_then(Result::ok).map_or(Reply::No, Reply::Yes);
                         shared.reply(reply, &answer).await;
@@ -263,10 +277,13 @@ impl Shared {
         drop(tokio::spawn(async move {
             let paid = match known {
                 Report::Charge(run) => shared.uses.report(&run, cpu).await,
+                // The first one is charged or about to be. Whether the run could pay was its answer; if not,
+                // the run ends, and its workers with it.
                 Report::Again => Some(true),
                 Report::Unknown => Some(false),
             };
             match (paid, to) {
+                // No answer: the agent sends it again, and it must not be taken for one that is charged.
                 (None, _) => shared.pending.forget_report(&name, report),
                 (Some(paid), Some(to)) => {
                     shared.reply(to, &Reply::Yes(Bytes::copy_from_slice(&[u8::from(paid)]))).await;
@@ -284,6 +301,7 @@ impl Shared {
     /// Runs that end at another gateway end here.
     pub(super) async fn hear_of_ends(self: Arc<Self>, mut ended: Subscriber) {
         while let Some(message) = ended.next().await {
+            // This gateway's own ends arrive here, too, and find nothing.
             self.pending.end_run(&String::from_utf8_lossy(&message.payload));
         }
     }
@@ -296,7 +314,7 @@ impl Shared {
     }
 }
 
-/// What of a file fits into a message, from there on.
+/// Bytes of a file from `offset` on, as many as fit into a message.
 pub(super) fn read(path: &Path, offset: u64, room: usize) -> std::io::Result<Bytes> {
     let file = File::open(path)?;
     let left = file.metadata()?.len().saturating_sub(offset);

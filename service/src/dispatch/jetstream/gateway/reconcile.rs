@@ -34,7 +34,8 @@ pub(super) async fn audit(shared: Arc<Shared>) {
             && let Err(error) = look_for_missing(&shared, 2 * lease).await
         {
             tracing::warn!(%error, "could not look whether the queue still has all batches");
-            // Where the queue itself is gone there is another to look into the next time.
+            // The stream itself may be gone: it is made again, and the next look finds all work missing in
+            // it.
             shared.consumers.forget();
             // It is tried again later.
             let _ = shared.layout.make(&shared.jetstream).await;
@@ -53,7 +54,7 @@ pub(super) async fn audit(shared: Arc<Shared>) {
     }
 }
 
-/// The last tokens but one (the gateway) and last (its number) of all subjects that match.
+/// Gateway and number (the last two tokens) of each subject in the stream that matches.
 async fn queued(shared: &Shared, subjects: String) -> Result<Vec<(String, String)>, async_nats::Error> {
     let stream = shared.jetstream.get_stream_no_info(shared.layout.names.stream()).await?;
     let subjects = stream.info_with_subjects(subjects).await?;
@@ -70,6 +71,8 @@ async fn look_for_missing(shared: &Arc<Shared>, long: Duration) -> Result<(), as
     let mine = shared.layout.names.work("*", "*", &shared.gateway, "*");
     let there: HashSet<u64> =
         queued(shared, mine).await?.iter().filter_map(|(_, n)| n.parse().ok()).collect();
+    // Work that was published after the question is not in the answer: its time since it was sent keeps it
+    // from being counted.
     let missing = shared.pending.missing(long, |n| there.contains(&n));
     if !missing.is_empty() {
         // The consumers may be as gone as the messages.
@@ -81,7 +84,8 @@ async fn look_for_missing(shared: &Arc<Shared>, long: Duration) -> Result<(), as
     Ok(())
 }
 
-/// Takes away what agents have had for too long: those say that they work on it, for ever. Makes consumers that are gone.
+/// Reassigns work that agents have kept for too long by "in progress" messages. Makes consumers that are
+/// gone.
 async fn reassign_overdue(shared: &Arc<Shared>) -> Result<(), async_nats::Error> {
     let layout = &shared.layout;
     let stream = shared.jetstream.get_stream_no_info(layout.names.stream()).await?;
@@ -106,6 +110,8 @@ async fn reassign_overdue(shared: &Arc<Shared>) -> Result<(), async_nats::Error>
 async fn remove_orphans(shared: &Shared, silent: &mut HashMap<String, u32>) -> Result<(), async_nats::Error> {
     let names = &shared.layout.names;
     let stream = shared.jetstream.get_stream_no_info(names.stream()).await?.get_info().await?;
+    // The usual case, for one question: all messages may be this gateway's own. If some of them are not, that
+    // shows when its own are answered.
     if stream.state.messages <= shared.pending.len() as u64 {
         silent.clear();
         return Ok(());
@@ -118,6 +124,7 @@ async fn remove_orphans(shared: &Shared, silent: &mut HashMap<String, u32>) -> R
         let request = shared
             .client
             .request(names.gateway(&gateway, messages::PING), messages::Request::Claim(0).encode());
+        // Any answer will do: it shows that the process lives.
         if tokio::time::timeout(ANSWERS_WITHIN, request).await.is_ok_and(|answer| answer.is_ok()) {
             silent.remove(&gateway);
             continue;
@@ -127,6 +134,7 @@ async fn remove_orphans(shared: &Shared, silent: &mut HashMap<String, u32>) -> R
         if *strikes >= SILENT {
             tracing::info!(gateway, "a gateway is gone; what it has left in the queue is taken away");
             let stream = shared.jetstream.get_stream_no_info(names.stream()).await?;
+            // A gateway that only stood still for that time finds its work missing, and submits it again.
             stream.purge().filter(names.work("*", "*", &gateway, "*")).await?;
         }
     }
