@@ -1,26 +1,26 @@
-//! Deaths of a map's workers, and when they are so many that the map ends: pure decisions, tested without
-//! processes. Used by the engine.
+//! Deaths of a map's workers, and how many of them end the map: pure decisions, tested without processes.
+//! Used by the engine.
 
 use fastmap_backends::{ExitReason, WorkerExit};
 
 use crate::error::{Error, ErrorKind};
 
-/// So many items that all end their workers in the same way and with the same words, before any item has
-/// lived, end the map: what ends them is not in the items.
+/// This number of first items, all of which ended their workers in the same way and with the same last words,
+/// ends the map: the cause is not in the items.
 const FIRST: usize = 8;
 
 /// The deaths of one map.
 #[derive(Debug, Default)]
-pub(crate) struct Deaths {
-    /// Since the last answer.
+pub(crate) struct CrashAbort {
+    /// Deaths since the last answer.
     consecutive: Vec<WorkerExit>,
-    /// The last death of an item that has no other answer, and how many before it were equal, where none has
-    /// lived.
+    /// While no item has lived: the last death that answered an item, and how many such deaths in a row were
+    /// equal.
     first: Option<(WorkerExit, usize)>,
     lived: bool,
 }
 
-impl Deaths {
+impl CrashAbort {
     /// A worker died.
     pub(crate) fn died(&mut self, death: WorkerExit) {
         self.consecutive.push(death);
@@ -32,7 +32,7 @@ impl Deaths {
         self.lived();
     }
 
-    /// Items have lived, wherever they ran.
+    /// Items were answered, and not by a death: in a worker, in the calling thread or from a checkpoint.
     pub(crate) fn lived(&mut self) {
         self.first = None;
         self.lived = true;
@@ -40,18 +40,21 @@ impl Deaths {
 
     /// An item was answered by the death of its worker.
     pub(crate) fn settled(&mut self, death: WorkerExit) {
+        // An answer by death is an answer: such a map makes progress, an item at a time.
         self.consecutive.clear();
         if !self.lived {
+            // Deaths that differ count as the items' own faults: one of another kind starts the count again.
             let before = self.first.take().filter(|(before, _)| before.is_like(&death));
             let equal = before.map_or(1, |(_, equal)| equal + 1);
+            // A death from outside says nothing of the items that were answered by it.
             self.first = is_its_own(&death.cause).then_some((death, equal));
         }
     }
 
     /// # Errors
-    /// If so many workers died without a single answer that none will come: each worker may die of a suspect
-    /// of its own, and those suspects once more (or three times, see `losses`) and as often as the user wants,
-    /// before anything is answered. Or if none of the first items has lived.
+    /// If more workers died without a single answer than suspects explain: each worker may die of a suspect
+    /// of its own, and each suspect is tried once more (or three times, see `split_after_crash`), and as often as the
+    /// user wants, before it is answered. Or if none of the first items has lived.
     pub(crate) fn check(&self, workers: usize, retries: u32) -> Result<(), Error> {
         let ended = |message: String, death: &WorkerExit| {
             Err(Error::new(ErrorKind::AllWorkersDied, message).with_source(death.clone()))
@@ -70,6 +73,7 @@ impl Deaths {
         match self.consecutive.last() {
             Some(last)
                 if self.consecutive.len()
+                    // 4 is the most that `losses` lets processes die of one item; retries come on top.
                     > (workers + 1).saturating_mul(retries.saturating_add(4) as usize) =>
             {
                 let listed: Vec<String> =
@@ -88,12 +92,13 @@ impl Deaths {
     }
 }
 
-/// Whether the process has ended itself so: not by its host, nor by an operator, nor for want of memory.
+/// Whether the process has ended itself: not its host, nor an operator, nor the memory killer.
 fn is_its_own(cause: &ExitReason) -> bool {
     const SIGKILL: i32 = 9;
     const SIGTERM: i32 = 15;
     match cause {
         ExitReason::Exit(_) => true,
+        // Operators and the memory killer send these two.
         ExitReason::Signal(number) => ![SIGKILL, SIGTERM].contains(number),
         _ => false,
     }
@@ -113,13 +118,13 @@ mod tests {
         }
     }
 
-    fn settled(deaths: &mut Deaths, causes: impl Iterator<Item = ExitReason>) {
+    fn settled(deaths: &mut CrashAbort, causes: impl Iterator<Item = ExitReason>) {
         causes.for_each(|cause| deaths.settled(death(cause)));
     }
 
     #[test]
     fn a_map_none_of_whose_first_items_lives_ends_with_that_reason() {
-        let mut deaths = Deaths::default();
+        let mut deaths = CrashAbort::default();
         settled(&mut deaths, std::iter::repeat_n(ExitReason::Exit(1), FIRST - 1));
         assert!(deaths.check(2, 0).is_ok());
         settled(&mut deaths, [ExitReason::Exit(1)].into_iter());
@@ -130,7 +135,7 @@ mod tests {
 
     #[test]
     fn items_that_differ_or_that_were_ended_or_that_come_behind_one_that_lived_are_on_their_own() {
-        let mut deaths = Deaths::default();
+        let mut deaths = CrashAbort::default();
         settled(&mut deaths, (0..100).map(ExitReason::Exit));
         for _ in 0..100 {
             deaths.settled(WorkerExit { stderr: Vec::new(), ..death(ExitReason::Signal(6)) });
@@ -148,7 +153,7 @@ mod tests {
 
     #[test]
     fn many_deaths_without_an_answer_end_the_map() {
-        let mut deaths = Deaths::default();
+        let mut deaths = CrashAbort::default();
         (0..12).for_each(|_| deaths.died(death(ExitReason::Signal(11))));
         assert!(deaths.check(2, 0).is_ok());
         deaths.died(death(ExitReason::Signal(11)));
