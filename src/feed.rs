@@ -96,6 +96,8 @@ impl<T> Feeder<T> {
         if state.dropped {
             return false;
         }
+        // Lock order: the level, then the items. Both under the level's lock, so that `queued` never counts an item that is not
+        // there: a map pulls as many items as it reads in `queued`, and must not wait for them.
         self.items.lock_unpoisoned().push_back(item);
         state.queued += 1;
         self.level.more.notify_one();
@@ -188,7 +190,7 @@ impl<T> Iterator for Feed<T> {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        // A map that asks who is behind its input gets this one's level.
+        // A map that searches for the feed of its input gets this one's level.
         let _ending_thread = ASKED.try_with(|asked| {
             let mut asked = asked.borrow_mut();
             if !matches!(*asked, Asked::Nothing) {
@@ -205,7 +207,10 @@ impl<T> Drop for Feed<T> {
         let mut state = self.level.lock();
         state.dropped = true;
         state.queued = 0;
-        self.items.lock_unpoisoned().clear();
+        let items = std::mem::take(&mut *self.items.lock_unpoisoned());
+        // Dropped without a lock: an item may have a feeder of this feed, whose own drop locks the level.
+        drop(state);
+        drop(items);
     }
 }
 
@@ -216,7 +221,7 @@ impl<T> fmt::Debug for Feed<T> {
 }
 
 thread_local! {
-    /// Set by [`Level::behind`], and answered by a feed when it is asked for its size.
+    /// Set by [`Level::level_of`], and answered by a feed in `size_hint`.
     static ASKED: RefCell<Asked> = const { RefCell::new(Asked::Nothing) };
 }
 
@@ -257,8 +262,7 @@ pub(crate) enum Supply {
 }
 
 impl Level {
-    /// The level of the feed that an iterator is made of, whatever adapters are around it: they ask it for
-    /// its size.
+    /// The level of the feed that an iterator is made of, whatever adapters are around it: their `size_hint` calls the feed's.
     pub(crate) fn level_of(iterator: &impl Iterator) -> Option<Arc<Level>> {
         ASKED.set(Asked::Level);
         let _the_answer_is_in_asked = iterator.size_hint();
@@ -327,5 +331,21 @@ mod tests {
         let (feeder, feed) = super::feed();
         drop(feed);
         assert!(!feeder.push(3));
+    }
+
+    /// An item that can feed its own feed.
+    struct Feeding(#[expect(dead_code, reason = "it is dropped")] Feeder<Feeding>);
+
+    #[test]
+    fn a_feed_with_items_that_have_its_feeder_is_dropped() {
+        let (dropped, is_dropped) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let (feeder, feed) = crate::feed();
+            assert!(feeder.push(Feeding(feeder.clone())));
+            drop(feed);
+            dropped.send(feeder.push(Feeding(feeder.clone()))).expect("it is waited for");
+        });
+        let pushed = is_dropped.recv_timeout(std::time::Duration::from_secs(60));
+        assert_eq!(pushed, Ok(false), "the drop of a feed waits for its own lock");
     }
 }

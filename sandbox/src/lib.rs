@@ -15,7 +15,7 @@
 //! `readable_files` lists the files of the machine that are there, confined or jailed; `temporary` makes a worker's
 //! own `/tmp`; to `path_calls` come the calls that name a file.
 //!
-//! `memory_group` reads what the kernel tells of memory that ran out.
+//! `memory_group` reads what the kernel reports of memory that ran out. [`unpoisoned`] has the locks of all crates.
 //!
 //! That is for the user's own program, which is kept from mistakes. An executable that a stranger has sent to
 //! the service gets a jail (cargo feature `jail`): `jail` puts bubblewrap, seccomp and cgroups around a

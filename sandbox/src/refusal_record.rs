@@ -45,7 +45,7 @@ pub fn record() -> Option<&'static DenialLog> {
     unsafe { RECORD.load(Ordering::Acquire).as_ref() }
 }
 
-/// Writes down that this process was refused a call, or was told that a file is not there.
+/// Records that a call of this process was refused, or that a file was not found.
 ///
 /// # Safety
 /// `path` is null, or bytes that end with a zero byte.

@@ -23,7 +23,7 @@ pub(crate) struct Drive {
     pub(crate) batches: u64,
     last: u32,
     item_time: Option<f64>,
-    /// Items behind `item_time`, of those that still weigh.
+    /// Items whose mean is `item_time`, as far as they still weigh.
     weight: f64,
 }
 
@@ -43,8 +43,8 @@ impl Drive {
         }
     }
 
-    /// The next batches are for so many workers, and a place that wants this of them. What the batch before had is told in
-    /// terms of what its place wanted.
+    /// The next batches are for so many workers, and a place that wants this of them. The size of the batch before is converted
+    /// to what this place wants.
     pub(crate) fn aim(&mut self, targets: Targets, workers: usize) {
         let times = targets.work.div_duration_f64(self.settings.targets.work);
         self.last = (f64::from(self.last) * times).ceil() as u32;

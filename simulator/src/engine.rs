@@ -52,7 +52,7 @@ enum Job {
     },
 }
 
-/// What the consumer's thread is told of a batch, or of a part of one.
+/// The completion of a batch, or of a part of one, as the consumer's thread receives it.
 #[derive(Clone, Copy, Debug)]
 struct Answer {
     batch: u64,
@@ -243,7 +243,7 @@ impl<'a> Engine<'a> {
         self.queue.at(self.now + self.one_way, event);
     }
 
-    /// One step of the consumer's thread; then whoever else waits has a turn.
+    /// One step of the consumer's thread; then another thread that waits has a turn.
     fn consume(&mut self) {
         if !self.reading || self.settings.collects_between {
             for Answer { batch, first, items, wall } in self.inbox.drain(..) {

@@ -34,7 +34,7 @@ struct Worlds {
     /// How many worlds.
     #[arg(long, default_value_t = 5000)]
     worlds: u64,
-    /// How many of the worst to tell of.
+    /// How many of the worst to print.
     #[arg(long, default_value_t = 3)]
     worst: usize,
     #[command(flatten)]

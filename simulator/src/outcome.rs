@@ -1,4 +1,4 @@
-//! What a simulated map came to, and the bounds that it is told against.
+//! The result of a simulated map, and the bounds that it is compared with.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -64,7 +64,7 @@ impl Outcome {
     }
 }
 
-/// What a scheduler that does not know the times can do at best: whoever is free takes the next item, at no cost and
+/// What a scheduler that does not know the times can do at best: a free worker takes the next item, at no cost and
 /// with no way between. Workers come as they do in that world.
 pub fn greedy(items: &Items, world: &World) -> Nanos {
     let mut free: BinaryHeap<Reverse<Nanos>> =

@@ -194,7 +194,7 @@ impl Pool {
         (self.idle > 0 && self.outstanding() > 0 && !soon).then_some(now + stuck)
     }
 
-    /// Asks back what could run on an idle worker instead; says after how long to look again. `begun` tells which batch
+    /// Asks back what could run on an idle worker instead; says after how long to look again. `begun` says which batch
     /// a worker runs and how many of its items have begun, where the host can see that.
     pub(crate) fn look(
         &mut self,

@@ -19,7 +19,7 @@ pub struct Settings {
     pub steal: Option<Steal>,
     /// Bytes of inputs, expected and undelivered results.
     pub read_ahead: usize,
-    /// Answered segments that may wait behind one slow item.
+    /// Answered chunks that may wait for one slow item.
     pub segments: Segments,
     /// How the mean item time follows what is seen.
     pub mean: Mean,
@@ -115,7 +115,7 @@ impl Settings {
         let least = self.targets.least.max(work / 10);
         let steal = self.steal.map(|steal| {
             let stuck = steal.stuck.max(round_trip * 2);
-            // As slow as a whole batch: whoever runs one of that length is not behind anything.
+            // As slow as a whole batch: a worker that runs one of that length is not held up.
             let slower = stuck.div_duration_f64(steal.stuck).max(times);
             Steal {
                 stuck,

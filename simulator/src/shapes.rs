@@ -108,7 +108,7 @@ impl fmt::Display for Shape {
 fn pareto(shape: f64, cap: f64, count: usize, random: &mut Xoshiro256PlusPlus) -> Vec<f64> {
     assert!(shape > 1.0, "a Pareto distribution of shape {shape} has no mean");
     let pareto = Pareto::new(1.0, shape).expect("scale and shape are above 0");
-    // The mean depends on the cut, which is told in means: a few rounds settle it.
+    // The mean depends on the cut, which is given in means: a few rounds settle it.
     let mean = |cut: f64| shape / (shape - 1.0) * (1.0 - cut.powf(1.0 - shape)) / (1.0 - cut.powf(-shape));
     let cut = (0..60).fold(cap, |cut, _| cap * mean(cut));
     pareto.sample_iter(random).filter(|time| *time < cut).take(count).collect()

@@ -53,7 +53,7 @@ impl Worker {
         Some((ran, items.between(ran.first, ran.end())))
     }
 
-    /// Begins the next batch, if one waits; tells its end.
+    /// Begins the next batch, if one waits. Returns its end.
     pub(crate) fn begin(&mut self, now: Nanos, overhead: Nanos, items: &Items) -> Option<Nanos> {
         let piece = self.waiting.pop_front()?;
         self.running = Some(Running { piece, limit: piece.items, since: now + overhead });

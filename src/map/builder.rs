@@ -188,7 +188,7 @@ where
     ///
     /// **The same input** means the same bytes at the same index: the input is read again, and each recorded
     /// run of items is compared by SHA-256 of their encoded bytes. So an input in random order (of a `HashMap`) has
-    /// changed, and so has one whose items hold such a map: sort it. More items behind the recorded ones are
+    /// changed, and so has one whose items hold such a map: sort it. More items after the recorded ones are
     /// simply new; fewer are a change. **The same function** means the same executable and the same context; see
     /// [`checkpoint_version`](Fastmap::checkpoint_version).
     ///

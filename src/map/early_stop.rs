@@ -33,7 +33,7 @@ pub enum OnError {
 pub(crate) struct EarlyStop {
     pub(crate) on_error: OnError,
     pub(crate) deadline: Option<Duration>,
-    /// When the deadline is, once the map has begun.
+    /// The deadline as an instant, once the map has begun.
     ends: Option<Instant>,
     /// The failure at which the map stops, until `check` returns it.
     first_failure: Option<Error>,

@@ -3,8 +3,10 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use fastmap_sandbox::unpoisoned::{LockUnpoisoned, WaitUnpoisoned};
 
 use crate::backend::SubmitError;
 use crate::cloud::credit_window::CreditWindow;
@@ -220,7 +222,7 @@ impl RunHandle {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, RunInner> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock_unpoisoned()
     }
 
     pub(crate) fn capacity(&self) -> Capacity {
@@ -262,7 +264,7 @@ impl RunHandle {
             if state.end.is_some() {
                 return Err(Stop::Ended);
             }
-            state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.news.wait_unpoisoned(state);
         }
         Ok(())
     }
@@ -409,7 +411,7 @@ impl RunHandle {
             if left.is_zero() {
                 return Receipt { microcredits: state.charged.unsigned_abs(), balance: None };
             }
-            state = self.news.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.news.wait_timeout_unpoisoned(state, left);
         }
     }
 }
@@ -430,7 +432,7 @@ impl Waiter for RunHandle {
             if left.is_zero() {
                 return true;
             }
-            state = self.news.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.news.wait_timeout_unpoisoned(state, left);
         }
     }
 }

@@ -2,9 +2,11 @@
 //! is not a batch: leases, acknowledgements, what workers print, the bill at the end.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use fastmap_sandbox::unpoisoned::WaitUnpoisoned;
 
 use crate::cloud::http::{By, Failure, random_hex};
 use crate::cloud::locale::Locale;
@@ -187,7 +189,7 @@ impl RunThread {
             }
             let Some(opened) = state.opened.clone() else {
                 // A sender has the news of its end and will tell.
-                drop(shared.news.wait_timeout(state, ACK).unwrap_or_else(PoisonError::into_inner));
+                drop(shared.news.wait_timeout_unpoisoned(state, ACK));
                 continue;
             };
             self.start_senders(&mut state, &limits)?;
@@ -211,7 +213,7 @@ impl RunThread {
             let due = [Some(beat), ack, look, again].into_iter().flatten().min().unwrap_or(beat);
             if due > now {
                 let wait = (due - now).max(LEAST_WAIT);
-                drop(shared.news.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner));
+                drop(shared.news.wait_timeout_unpoisoned(state, wait));
                 continue;
             }
             let arrived =

@@ -173,7 +173,8 @@ mod tests {
 
         let mut one = CpuSet::new();
         one.set(cores[0]).expect("a core");
-        let owed = SavedAffinity(std::array::from_fn(|_| AtomicU64::new(0)));
+        let owed =
+            SavedAffinity { cores: std::array::from_fn(|_| AtomicU64::new(0)), owed: AtomicU64::new(0) };
         let busy = BusyCores::on([cores[0]].into_iter());
         assert!(busy.keep_off(child.id(), Some(worker), None, &owed).is_none(), "it has run nowhere yet");
         assert!(

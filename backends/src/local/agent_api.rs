@@ -2,8 +2,9 @@
 //! whether a program can work at all, to feed a run from another thread than the one that polls it, and to end a batch
 //! that has used up its time. Called by the cloud service's agent.
 
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
+
+use fastmap_sandbox::unpoisoned::WaitUnpoisoned;
 
 use crate::backend::SubmitError;
 use crate::local::Local;
@@ -74,7 +75,7 @@ impl PoolHandle {
             if waited >= most {
                 return Err(BackendError::Other(format!("no worker has connected within {most:?}")));
             }
-            state = self.started.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.started.wait_timeout_unpoisoned(state, LOOK);
             // Much more than a look means that this process did not run (SIGSTOP, a suspended machine).
             waited += last.elapsed().min(2 * LOOK);
             last = Instant::now();

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use fastmap_sandbox::unpoisoned::LockUnpoisoned;
+
 use crate::backend::SubmitError;
 use crate::execution::job::Job;
 use crate::local::options::LocalOptions;
@@ -100,7 +102,7 @@ impl Pool {
 
     pub(crate) fn start_supervisor(&self) -> Result<(), BackendError> {
         // Held until the thread is there: of two runs that submit at once, one starts it.
-        let mut supervision = self.supervision.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut supervision = self.supervision.lock_unpoisoned();
         if supervision.thread.is_none() {
             if self.shared.options.launcher.is_none() {
                 self.shared.lock().errands.warnings.extend(cores::binding(self.shared.options.processes));

@@ -1,4 +1,4 @@
-//! Values of arguments by which the list tells calls apart: flags, requests and options.
+//! Values of arguments by which the list distinguishes calls: flags, requests and options.
 
 /// Stands as sixth argument of a call that names a file, none of which has six, where `path_calls` makes it for
 /// the function: so Landlock is asked, and its answer is known. No secret: to know it is to be asked by

@@ -300,7 +300,7 @@ pub(crate) const LIST: &[Group] = &[
         Refused,
         &[calls! { SYS_execveat(1) }, old! { SYS_fork SYS_vfork }],
     ),
-    // bubblewrap starts the worker behind the filter.
+    // bubblewrap starts the worker after it has installed the filter.
     apart(
         "starting programs: CLOUD has none but the worker's own",
         Asked(None),

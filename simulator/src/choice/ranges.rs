@@ -82,7 +82,7 @@ pub struct Ranges {
     /// Workers of the service; a tenth of the worlds have none, where 0 is the lowest.
     #[arg(long, default_value = "0..10000")]
     pub cloud_workers: Range,
-    /// Seconds there and back.
+    /// Round trip to the service, in seconds.
     #[arg(long, default_value = "1e-3..2")]
     pub round_trip: Range,
     /// Bytes a second to the service.
@@ -97,7 +97,7 @@ pub struct Ranges {
     /// Seconds that the service takes for opening a run, beside the way.
     #[arg(long, default_value = "5e-3..0.5")]
     pub opening: Range,
-    /// Time of an item there over that here.
+    /// Time of an item in the service over its local time.
     #[arg(long, default_value = "0.8..2")]
     pub slowness: Range,
     /// Share of the service's batches that are lost with their worker.
@@ -115,7 +115,7 @@ pub struct Ranges {
     /// Share of the worlds in which item times drift.
     #[arg(long, default_value_t = 0.0)]
     pub drifting: f64,
-    /// Share of the worlds in which the input does not tell its length.
+    /// Share of the worlds in which the length of the input is unknown.
     #[arg(long, default_value_t = 0.0)]
     pub unknown: f64,
     /// Items of the map that never end, and are ended by the limit of time for an item.
@@ -157,15 +157,15 @@ pub struct Place {
     pub item_time: f64,
     /// Items of the map.
     pub items: u64,
-    /// Whether the input tells how many.
+    /// Whether the length of the input is known.
     pub length_known: bool,
     /// Bytes of an item, and of a result.
     pub bytes: (f64, f64),
-    /// Workers here.
+    /// Local workers.
     pub local: usize,
-    /// Workers there.
+    /// Workers of the service.
     pub cloud: usize,
-    /// Seconds there and back.
+    /// Round trip to the service, in seconds.
     pub round_trip: f64,
     /// Bytes a second to the service.
     pub up: f64,
@@ -173,9 +173,9 @@ pub struct Place {
     pub down: f64,
     /// Bytes to upload.
     pub upload: f64,
-    /// Seconds for opening a run, beside the way.
+    /// Seconds for opening a run, beside the round trip.
     pub opening: f64,
-    /// Time of an item there over that here.
+    /// Time of an item in the service over its local time.
     pub slowness: f64,
     /// Share of batches that are lost there.
     pub lost: f64,

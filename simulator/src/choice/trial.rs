@@ -17,7 +17,7 @@ pub struct Trial {
     pub cloud: SimulatedMap,
     /// As the policy says.
     pub adaptive: SimulatedMap,
-    /// Seconds that are within reach of whoever knows the world, but not the single items.
+    /// Seconds that are within reach of a scheduler that knows the world, but not the single items.
     pub ideal: f64,
     options: Options,
 }

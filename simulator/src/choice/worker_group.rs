@@ -1,4 +1,4 @@
-//! Workers with one queue: those of this machine, or the service's. Whoever is free takes the first batch; where none waits,
+//! Workers with one queue: those of this machine, or the service's. A free worker takes the first batch; where none waits,
 //! half of what another of its machine has not begun. Driven by `simulation`, which brings the time.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -11,7 +11,7 @@ use crate::worker::Piece;
 const MACHINE: usize = 64;
 /// Less than this is not worth moving.
 const WORTH: Nanos = 500_000;
-/// An item that nobody waits for may block a worker for so long, which is then ended, and another started in its place.
+/// An item of a cancelled batch may block a worker for this time; then the worker is ended and another started in its place.
 const ORPHAN: Nanos = 100_000_000;
 const START: Nanos = 2_000_000;
 
@@ -182,8 +182,8 @@ impl WorkerGroup {
         low
     }
 
-    /// Nobody waits for a batch any more: what waits of it goes, and whoever runs it lets go of what it has not begun, and is
-    /// ended where the item that it runs is long.
+    /// Cancels a batch: its waiting pieces are removed, and a worker that runs one stops after the item that it runs, or is
+    /// ended where that item is long.
     pub(crate) fn cancel(&mut self, batch: u64, now: Nanos, items: &Items) -> Vec<Ends> {
         self.pending.retain(|piece| piece.batch != batch);
         let mut started = Vec::new();

@@ -64,10 +64,10 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
 
     /// The map begins, in this thread if that is allowed.
     fn choose_first_location(&mut self) -> Result<(), Error> {
-        let may = self.may_run_inline();
+        let may_run_inline = self.may_run_inline();
         let Some(source) = &mut self.inline_source else { return Ok(()) };
         source.begun = Instant::now();
-        if !may {
+        if !may_run_inline {
             return self.hand_over();
         }
         self.engine.begin_inline(self.input.remaining())?;

@@ -3,8 +3,10 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
+
+use fastmap_sandbox::unpoisoned::{LockUnpoisoned, WaitUnpoisoned};
 
 use crate::local::ipc::shared_page::SharedPage;
 use crate::local::signals::block_signals;
@@ -201,7 +203,7 @@ impl Shared {
                 return;
             }
             let Some(frame) = state.queue.front().cloned() else {
-                state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self.more.wait_unpoisoned(state);
                 continue;
             };
             // Before the send: a worker that takes a packet of it at once must not have taken more than was sent.
@@ -219,7 +221,7 @@ impl Shared {
 }
 
 fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+    state.lock_unpoisoned()
 }
 
 #[cfg(test)]

@@ -9,10 +9,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use fastmap_sandbox::unpoisoned::LockUnpoisoned;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, bind, listen, shutdown, socket,
@@ -107,7 +108,7 @@ struct Servers {
 }
 
 fn lock() -> MutexGuard<'static, Servers> {
-    SERVERS.lock().unwrap_or_else(PoisonError::into_inner)
+    SERVERS.lock_unpoisoned()
 }
 
 fn is_owner() -> bool {

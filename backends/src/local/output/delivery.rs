@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use fastmap_sandbox::unpoisoned::LockUnpoisoned;
+
 thread_local! {
     /// This thread passes lines on, and must not wait for them.
     static PASSES_ON: Cell<bool> = const { Cell::new(false) };
@@ -43,7 +45,7 @@ impl Output {
     }
 
     fn lock(&self) -> MutexGuard<'_, Reached> {
-        self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+        self.reached.lock_unpoisoned()
     }
 
     /// This thread is one of those that are waited for.
@@ -93,7 +95,7 @@ impl Output {
             return true;
         }
         let mut seen = self.passed.load(Ordering::SeqCst);
-        let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stuck = self.stuck.lock_unpoisoned();
         if *stuck == Some(seen) && patience <= PATIENCE {
             // An earlier wait was in vain, and nothing has moved since.
             return false;
@@ -113,7 +115,7 @@ impl Output {
                 (seen, since) = (passed, Instant::now());
             } else if since.elapsed() >= patience {
                 // The next map's end does not wait again for an output that has taken nothing since.
-                *self.stuck.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
+                *self.stuck.lock_unpoisoned() = Some(seen);
                 return false;
             }
         }

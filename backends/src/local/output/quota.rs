@@ -3,8 +3,10 @@
 //! line, by the worker's reader for each record; both read on, but no faster than [`LEFT_OUT`], so that a
 //! flood holds up its worker and costs the host little.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use fastmap_sandbox::unpoisoned::LockUnpoisoned;
 
 use crate::local::output::queue::left_out;
 
@@ -38,7 +40,7 @@ impl Quota {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock_unpoisoned()
     }
 
     /// Takes a line of so many bytes, or leaves it out.

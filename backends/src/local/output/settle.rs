@@ -8,10 +8,11 @@
 
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak};
+use std::sync::{Arc, Mutex, TryLockError, Weak};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use fastmap_sandbox::unpoisoned::LockUnpoisoned;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::local::output::delivery::{Output, PATIENCE};
@@ -132,7 +133,7 @@ static POOLS: Mutex<Vec<Weak<PoolHandle>>> = Mutex::new(Vec::new());
 
 /// A pool has workers, whose output is passed on before the process exits.
 pub(crate) fn before_exit(pool: &Arc<PoolHandle>) {
-    let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut pools = POOLS.lock_unpoisoned();
     // A program that makes one pool after the other must not make this list grow.
     pools.retain(|pool| pool.strong_count() > 0);
     pools.push(Arc::downgrade(pool));

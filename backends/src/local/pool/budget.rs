@@ -4,8 +4,10 @@
 //! the answer's [`Payload`](crate::Payload).
 
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use fastmap_sandbox::unpoisoned::{LockUnpoisoned, WaitUnpoisoned};
 
 /// Bytes that answers may take at a time. See [`LocalOptions::budget`](crate::LocalOptions::budget).
 ///
@@ -49,7 +51,7 @@ impl Budget {
     }
 
     fn lock(&self) -> MutexGuard<'_, u64> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+        self.used.lock_unpoisoned()
     }
 
     /// Takes so many bytes, as soon as they are there. `None`: they were not there within `patience`, or
@@ -79,7 +81,7 @@ impl Budget {
                 return None;
             }
             // Other parts give back to the whole without a word to this one.
-            used = self.freed.wait_timeout(used, left.min(LOOK)).unwrap_or_else(PoisonError::into_inner).0;
+            used = self.freed.wait_timeout_unpoisoned(used, left.min(LOOK));
         }
     }
 

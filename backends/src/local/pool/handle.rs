@@ -9,10 +9,11 @@
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use fastmap_sandbox::ConfinementLevel;
+use fastmap_sandbox::unpoisoned::LockUnpoisoned;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
@@ -87,7 +88,7 @@ impl PoolHandle {
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, PoolState> {
         // Also after a panic under the lock: `give_up` needs it then, or the maps would wait for ever.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock_unpoisoned()
     }
 
     /// The same, if no thread has it now.

@@ -5,8 +5,9 @@ use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
+use fastmap_sandbox::unpoisoned::LockUnpoisoned;
 use rustix::io::{Errno, fcntl_getfd};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
@@ -63,7 +64,7 @@ pub(crate) fn expect(any: impl AsFd, count: usize) -> io::Result<()> {
 pub(crate) fn raise() {
     // Held from the look to the note: of two threads that find too few at a time, the second must not note
     // the raised limit as the one from before.
-    let mut raised = RAISED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut raised = RAISED.lock_unpoisoned();
     let now = getrlimit(Resource::Nofile);
     let most = Rlimit { current: now.maximum, maximum: now.maximum };
     // `None` is no limit.
@@ -76,7 +77,7 @@ pub(crate) fn raise() {
 /// Gives a process that was just started the limit that this one had, if fastmap has raised it: programs may go by
 /// it, and some close as many descriptors as it allows.
 pub(crate) fn lower_again(process: u32) {
-    let raised = *RAISED.lock().unwrap_or_else(PoisonError::into_inner);
+    let raised = *RAISED.lock_unpoisoned();
     let process = i32::try_from(process).ok().and_then(Pid::from_raw);
     if let (Some((before, most)), Some(process)) = (raised, process)
         // If the program has set a limit of its own since, the worker keeps that.

@@ -4,6 +4,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use fastmap_sandbox::unpoisoned::LockUnpoisoned;
+
 use crate::local::ipc::rendezvous::Rendezvous;
 use crate::local::ipc::shared_page::SharedPage;
 use crate::local::output::quota::Quota;
@@ -32,7 +34,7 @@ enum LatchState {
 
 impl ExitLatch {
     fn lock(&self) -> MutexGuard<'_, LatchState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock_unpoisoned()
     }
 
     /// That of a worker whose handshake is awaited there, and of which so many bytes of output are passed on.

@@ -5,11 +5,12 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use fastmap_sandbox::elf::ElfError;
 use fastmap_sandbox::jail::{Executable, Guard, Jail, Limits, PARENT, SOCKET, Spec, Usage};
+use fastmap_sandbox::unpoisoned::LockUnpoisoned;
 
 use crate::execution::build_id;
 use crate::local::LocalOptions;
@@ -145,7 +146,7 @@ const OF_BUBBLEWRAP: u32 = 2;
 const PORTION: u64 = 4 << 20;
 
 fn lock(meter: &Mutex<Meter>) -> MutexGuard<'_, Meter> {
-    meter.lock().unwrap_or_else(PoisonError::into_inner)
+    meter.lock_unpoisoned()
 }
 
 fn add(one: Usage, other: Usage) -> Usage {

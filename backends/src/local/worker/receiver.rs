@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use fastmap_sandbox::unpoisoned::{LockUnpoisoned, WaitUnpoisoned};
 use nix::errno::Errno;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
@@ -128,7 +129,7 @@ impl Receiver {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock_unpoisoned()
     }
 
     /// The working thread has dealt with a frame and wants the next; `None` at the channel's end.
@@ -158,7 +159,7 @@ impl Receiver {
             // One thread receives at a time, so that frames keep their order; the helper gives up as soon as it sees this
             // thread idle, which is after the frame that wakes it.
             if state.helper {
-                state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self.more.wait_unpoisoned(state);
                 continue;
             }
             drop(state);
@@ -200,7 +201,7 @@ impl Receiver {
 
     /// Waits for a frame for the working thread; deals with what is not for it. `None`: the channel's end.
     fn receive(&self) -> Option<Incoming> {
-        let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut channel = self.channel.lock_unpoisoned();
         let Channel { buffer, assembler, files } = &mut *channel;
         loop {
             let packet = match self.page.channel.next(buffer)? {

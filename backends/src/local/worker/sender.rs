@@ -3,7 +3,9 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+
+use fastmap_sandbox::unpoisoned::LockUnpoisoned;
 
 use crate::local::ipc::arena::{SHARED_FROM, free_place};
 use crate::local::ipc::shared_page::SharedPage;
@@ -29,7 +31,7 @@ impl Results {
     /// Sends a frame. Without the way to the host this process is of no use: it ends, and the host, if it lives,
     /// takes what it held for lost.
     pub(crate) fn send(&self, frame: &[u8]) {
-        let _sending = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+        let _sending = self.sending.lock_unpoisoned();
         for packet in frame.chunks(PACKET) {
             if self.page.channel.send(packet).is_err() {
                 descendants::end_own();

@@ -6,9 +6,10 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::exit;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{Builder, JoinHandle};
 
+use fastmap_sandbox::unpoisoned::LockUnpoisoned;
 use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::sys::signal::{SigSet, Signal};
@@ -52,7 +53,7 @@ pub(super) fn start(name: &str, worker: Worker) -> io::Result<JoinHandle<()>> {
             take_signals();
             guard::continue_at_death();
             keep_gap();
-            let worker = taken.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let worker = taken.lock_unpoisoned().take();
             let _told = catch_unwind(AssertUnwindSafe(|| worker.map(|worker| worker.work())));
             exit(PANICKED);
         });

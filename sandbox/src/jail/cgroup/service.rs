@@ -192,7 +192,7 @@ fn most_memory() -> u64 {
     most / 8 * 7
 }
 
-/// Ends and removes what services left behind that are dead. Their process ids say nothing, for they are used
+/// Ends and removes the groups of dead services. Their process ids say nothing, for they are used
 /// again and mean others in another namespace: a living service holds the lock of its group.
 fn sweep(root: &Path, prefix: &str) {
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {

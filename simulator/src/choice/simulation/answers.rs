@@ -208,7 +208,7 @@ impl Simulation<'_> {
                 self.drive.answered(batch.0, first, items, nanos(results.wall));
             }
             Outcome::Returned(rest) => {
-                // Two parts of one batch may come back, and here a name tells what is on its way.
+                // Two parts of one batch may come back, and in this model a name stands for one piece on its way.
                 self.drive.on_returned(batch.0, items);
                 let name = BatchId(self.drive.name(items));
                 self.resubmit_queue.insert(first, rest.piece(name, 0, items, rest.attempt()));
