@@ -102,7 +102,7 @@ impl Pool {
         let mut supervision = self.supervision.lock().unwrap_or_else(PoisonError::into_inner);
         if supervision.thread.is_none() {
             if self.shared.options.launcher.is_none() {
-                self.shared.lock().errands.warnings.extend(cores::binding(self.shared.options.processes));
+                self.shared.warn(cores::binding(self.shared.options.processes));
             }
             exit_hook::register();
             // The first workers are on their way before the supervisor is.

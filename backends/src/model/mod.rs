@@ -10,6 +10,7 @@ pub(crate) mod death;
 pub(crate) mod error;
 pub(crate) mod failure;
 pub(crate) mod frame;
+pub(crate) mod frame_kind;
 pub(crate) mod ids;
 pub(crate) mod log_level;
 pub(crate) mod protocol_error;

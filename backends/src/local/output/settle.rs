@@ -38,8 +38,7 @@ impl PoolHandle {
             if Output::is_passed_on_here() || state.is_closing() || !self.has_output(&state) {
                 return true;
             }
-            state.settling += 1;
-            state.settling
+            state.want_mark()
         };
         self.wake_supervisor();
         self.output.wait(mark, patience)
