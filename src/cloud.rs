@@ -105,7 +105,7 @@ impl DecisionObserver for DecisionPrinter {
 #[derive(Debug)]
 struct NoticePrinter {
     verbosity: Verbosity,
-    /// It was told that the balance is debited: once a configuration.
+    /// The notice that the balance is debited was printed: once for each configuration.
     charging: AtomicBool,
     /// The map can't go on without the service.
     needs: bool,
@@ -113,7 +113,7 @@ struct NoticePrinter {
 
 impl NoticeListener for NoticePrinter {
     fn notice(&self, what: &Notice<'_>) {
-        let told = match what {
+        let least = match what {
             Notice::Upload { what, sent, total } => {
                 if self.verbosity >= Verbosity::Normal {
                     draw_upload(&what.to_string(), *sent, *total);
@@ -123,9 +123,9 @@ impl NoticeListener for NoticePrinter {
             Notice::Silent { .. } | Notice::Waiting { .. } if !self.needs => Verbosity::Loud,
             Notice::Silent { .. } | Notice::LinesLost { .. } => return warn(&what.to_string()),
             Notice::Charging { .. } => {
-                let told =
+                let is_first =
                     self.verbosity >= Verbosity::Normal && !self.charging.swap(true, Ordering::Relaxed);
-                if told {
+                if is_first {
                     notice(&format!("{what} (FASTMAP_CONFIRM_CHARGES=true asks first)"));
                 }
                 return;
@@ -133,7 +133,7 @@ impl NoticeListener for NoticePrinter {
             Notice::Waiting { .. } | Notice::Answering { .. } | Notice::Reopened => Verbosity::Normal,
             _ => Verbosity::Loud,
         };
-        if self.verbosity >= told {
+        if self.verbosity >= least {
             notice(&what.to_string());
         }
     }

@@ -13,7 +13,7 @@ use crate::map::inline::function;
 use crate::map::{Encode, Fastmap, MapEngine};
 use crate::options::{ExecPolicy, Options};
 use crate::report::warn;
-use crate::runtime::{Runtime, tell_what_differs};
+use crate::runtime::{Runtime, log_differences};
 use crate::worker::typed_loop::{ByRef, Init, Plain, With};
 
 /// Owns the workers of its maps. Cheap to clone; the clones share the workers, and the last one dropped (with the
@@ -57,7 +57,7 @@ pub fn init(options: Options) -> Result<FastmapConfig, Error> {
     }
     let settings = options.resolve(|name| std::env::var_os(name))?;
     if !local::inside_worker() && settings.backend.is_none() {
-        tell_what_differs(&settings);
+        log_differences(&settings);
     }
     Ok(FastmapConfig(Arc::new(Runtime::new(settings)?)))
 }

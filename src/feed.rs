@@ -4,8 +4,10 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
+
+use fastmap_backends::unpoisoned::{LockUnpoisoned, WaitUnpoisoned};
 
 /// Makes an input that is filled while its map runs: by other threads, or by the consumer of the results.
 ///
@@ -94,7 +96,7 @@ impl<T> Feeder<T> {
         if state.dropped {
             return false;
         }
-        lock(&self.items).push_back(item);
+        self.items.lock_unpoisoned().push_back(item);
         state.queued += 1;
         self.level.more.notify_one();
         true
@@ -179,10 +181,10 @@ impl<T> Iterator for Feed<T> {
             if state.feeders == 0 || state.work_list {
                 return None;
             }
-            state = self.level.more.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.level.more.wait_unpoisoned(state);
         }
         state.queued -= 1;
-        lock(&self.items).pop_front()
+        self.items.lock_unpoisoned().pop_front()
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -203,7 +205,7 @@ impl<T> Drop for Feed<T> {
         let mut state = self.level.lock();
         state.dropped = true;
         state.queued = 0;
-        lock(&self.items).clear();
+        self.items.lock_unpoisoned().clear();
     }
 }
 
@@ -257,7 +259,7 @@ pub(crate) enum Supply {
 impl Level {
     /// The level of the feed that an iterator is made of, whatever adapters are around it: they ask it for
     /// its size.
-    pub(crate) fn behind(iterator: &impl Iterator) -> Option<Arc<Level>> {
+    pub(crate) fn level_of(iterator: &impl Iterator) -> Option<Arc<Level>> {
         ASKED.set(Asked::Level);
         let _the_answer_is_in_asked = iterator.size_hint();
         match ASKED.take() {
@@ -267,7 +269,7 @@ impl Level {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
+        self.state.lock_unpoisoned()
     }
 
     pub(crate) fn supply(&self) -> Supply {
@@ -292,10 +294,6 @@ impl Level {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -305,15 +303,15 @@ mod tests {
         let (feeder, feed) = feed::<u32>();
         feeder.push(1);
         let input = feed.map(|n| n + 1).enumerate().inspect(|_| ());
-        let level = Level::behind(&input).expect("it is made of a feed");
+        let level = Level::level_of(&input).expect("it is made of a feed");
         assert_eq!(level.supply(), Supply::Now(1));
         let mut boxed: Box<dyn Iterator<Item = (usize, u32)>> = Box::new(input);
-        assert!(Level::behind(&boxed).is_some());
+        assert!(Level::level_of(&boxed).is_some());
         assert_eq!(boxed.next(), Some((0, 2)));
         assert_eq!(level.supply(), Supply::Later);
         drop(feeder);
         assert_eq!((level.supply(), boxed.next()), (Supply::Now(1), None));
-        assert!(Level::behind(&(0..3)).is_none());
+        assert!(Level::level_of(&(0..3)).is_none());
     }
 
     #[test]

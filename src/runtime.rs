@@ -101,7 +101,7 @@ impl Drop for Runtime {
 }
 
 /// Says where batches run if that is not what the policy says.
-pub(crate) fn tell_what_differs(settings: &Settings) {
+pub(crate) fn log_differences(settings: &Settings) {
     match (settings.exec_policy, settings.has_secret) {
         (ExecPolicy::Cloud, false) => {
             warn("the policy is cloud, but no secret is set (FASTMAP_SECRET): running locally");

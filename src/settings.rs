@@ -380,8 +380,8 @@ mod tests {
             (secret.sandbox(Sandbox::Off), ConfinementLevel::Off),
             (Options::new().sandbox(Sandbox::Require), ConfinementLevel::Full),
         ] {
-            let told = format!("{options:?}");
-            assert_eq!(resolve(options, &[]).expect("all can be used").confinement(), confinement, "{told}");
+            let shown = format!("{options:?}");
+            assert_eq!(resolve(options, &[]).expect("all can be used").confinement(), confinement, "{shown}");
         }
         let settings = resolve(Options::new(), &[("FASTMAP_SANDBOX", "Require")]).expect("it can be used");
         assert_eq!(settings.confinement(), ConfinementLevel::Full);

@@ -43,6 +43,7 @@ pub use crate::model::cost::{Receipt, credits, in_credits};
 pub use crate::model::death::{ExitReason, MemoryLimit, Running, WorkerExit, WorkerLoss};
 pub use crate::model::error::BackendError;
 pub use crate::model::failure::{FailureKind, ItemFailure};
+pub use crate::model::hex::hexadecimal;
 pub use crate::model::ids::BatchId;
 pub use crate::model::ids::JobId;
 pub use crate::model::refused_call::RefusedCall;
@@ -50,5 +51,7 @@ pub use crate::model::sizing::{self, Targets};
 pub use crate::model::words::{counted, noun};
 /// How local workers are confined.
 pub use fastmap_sandbox as sandbox;
+/// Locks that a panic of another thread does not poison.
+pub use fastmap_sandbox::unpoisoned;
 
 pub use crate::backend::{Backend, Capacity, ItemCost, Quote, Readiness, Run, SubmitError};

@@ -1,7 +1,6 @@
 //! Bar charts as SVG, legible on light and dark pages.
 
-use std::fmt::Write as _;
-
+use maud::{PreEscaped, html};
 use serde::{Deserialize, Serialize};
 
 use crate::figures::short;
@@ -50,35 +49,28 @@ impl Chart {
         };
         let height = BAR * (self.bars.len() as f64 + 2.0);
         let scale = if logarithmic { " (logarithmic)" } else { "" };
-        let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n\
-             <title>{0}</title>\n<style>{STYLE}</style>\n<text class=\"title\" x=\"0\" y=\"16\">{0}{scale}</text>\n",
-            escape(&self.caption)
-        );
-        for (index, (label, value)) in self.bars.iter().enumerate() {
+        let shapes = self.bars.iter().enumerate().map(|(index, (label, value))| {
             let top = BAR * (index as f64 + 1.3);
             let class = if label.starts_with("fastmap") { "own" } else { "bar" };
-            let end = labels + length(*value);
-            let _ = writeln!(
-                svg,
-                "<text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"end\">{}</text>\
-                 <rect class=\"{class}\" x=\"{labels}\" y=\"{top:.0}\" width=\"{:.1}\" height=\"17\" rx=\"2\"/>\
-                 <text x=\"{:.0}\" y=\"{:.0}\">{}</text>",
-                labels - GAP,
-                top + 13.0,
-                escape(label),
-                end - labels,
-                end + 6.0,
-                top + 13.0,
-                short(*value),
-            );
-        }
-        svg + "</svg>\n"
+            let length = length(*value);
+            let baseline = format!("{:.0}", top + 13.0);
+            html! {
+                text x=(format!("{:.0}", labels - GAP)) y=(baseline) text-anchor="end" { (label) }
+                rect class=(class) x=(labels) y=(format!("{top:.0}")) width=(format!("{length:.1}")) height="17" rx="2" {}
+                text x=(format!("{:.0}", labels + length + 6.0)) y=(baseline) { (short(*value)) }
+                "\n"
+            }
+        });
+        let svg = html! {
+            svg xmlns="http://www.w3.org/2000/svg" viewBox={ "0 0 " (WIDTH) " " (height) } role="img" {
+                title { (self.caption) } "\n"
+                style { (PreEscaped(STYLE)) } "\n"
+                text class="title" x="0" y="16" { (self.caption) (scale) } "\n"
+                @for shape in shapes { (shape) }
+            }
+        };
+        svg.into_string() + "\n"
     }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 #[cfg(test)]

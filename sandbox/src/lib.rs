@@ -36,14 +36,18 @@ pub mod jail;
 mod landlock;
 mod memory_group;
 mod notify_thread;
+mod refusal;
 pub(crate) mod refusal_notes;
 mod refusal_record;
+mod refusal_slot;
 mod seccomp;
 mod sigsys_handler;
 mod temporary;
+pub mod unpoisoned;
 mod world;
 pub use crate::memory_group::{MemoryGroup, most_processes};
-pub use crate::refusal_record::{DenialLog, Refusal, named, record};
+pub use crate::refusal::{Refusal, named};
+pub use crate::refusal_record::{DenialLog, record};
 pub use crate::world::is_zone;
 
 pub use confinement::{

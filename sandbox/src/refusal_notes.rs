@@ -4,7 +4,7 @@ use std::ffi::c_int;
 
 use crate::calls::ASKED;
 use crate::refusal_record;
-use crate::refusal_record::Why;
+use crate::refusal_slot::Why;
 
 /// The result as the kernel gives it.
 pub(crate) fn returned(result: i64) -> i64 {

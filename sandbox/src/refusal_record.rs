@@ -2,54 +2,15 @@
 //! read by the worker after an item, and by the host when the worker is dead, for the record may lie in
 //! memory that both share.
 
-use std::fmt;
-use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
-use crate::calls::Call;
+use crate::refusal::Refusal;
+use crate::refusal_slot::{Slot, Why};
 
-/// Bytes of a path that are kept.
-const PATH: usize = 112;
 /// Different calls of one batch that are kept.
 const SLOTS: usize = 14;
 /// Those of them that files may take which are not there.
 const MISSING: usize = 8;
-/// Calls that are named in one message.
-const NAMED: usize = 5;
-
-/// What libraries look up in passing and do without: cores, limits of memory, a backtrace's map. Nothing to
-/// warn of.
-const LOOK_UPS: [&[u8]; 10] = [
-    b"/proc/self/maps",
-    b"/proc/self/cgroup",
-    b"/proc/self/mountinfo",
-    b"/proc/cpuinfo",
-    b"/proc/meminfo",
-    b"/proc/stat",
-    b"/proc/sys/vm/overcommit_memory",
-    b"/sys/fs/cgroup/",
-    b"/sys/devices/system/",
-    b"/sys/kernel/mm/",
-];
-
-/// A refused call, as often as it was made with the same path.
-#[derive(Debug)]
-#[repr(C)]
-struct Slot {
-    /// 0: none; else one more than the number of the call.
-    call: AtomicU32,
-    /// The latest item that made it.
-    item: AtomicU32,
-    /// One more than the first item that made it and went on, which no failure says; 0: there is none.
-    unsaid: AtomicU32,
-    /// That item answered an error of its own.
-    own_error: AtomicU32,
-    look_up: AtomicU32,
-    /// It was not refused: in the jail there is no such file.
-    missing: AtomicU32,
-    length: AtomicU32,
-    path: [AtomicU8; PATH],
-}
-
 /// Refused calls of the items of one batch, each with its path once. Any bytes are a record; zeroes are an
 /// empty one.
 #[derive(Debug)]
@@ -60,54 +21,6 @@ pub struct DenialLog {
     /// One more than the latest item to which anything was refused; 0: nothing was.
     latest: AtomicU32,
     slots: [Slot; SLOTS],
-}
-
-/// Why a call is on record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Why {
-    /// It was refused.
-    Refused,
-    /// In the jail there is no such file.
-    Missing,
-}
-
-/// A call that was refused to an item, or that looked for a file which a jail has not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// The number that `running` held (see [`confine`](crate::confine)).
-    pub item: u32,
-    /// The call.
-    pub call: &'static str,
-    /// Its path, if it has one; a long one is cut.
-    pub path: Option<String>,
-    /// The item had a result that was an error of its own.
-    pub own_error: bool,
-    /// It was not refused: in the jail there is no such file.
-    pub missing: bool,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.call)?;
-        match &self.path {
-            Some(path) if self.missing => write!(f, "({path:?}: not there)"),
-            Some(path) => write!(f, "({path:?})"),
-            None => Ok(()),
-        }
-    }
-}
-
-/// The calls as a message names them: the first of them, and how many more there are.
-pub fn named<C: fmt::Display>(calls: &[C]) -> String {
-    let mut named: Vec<String> = calls.iter().take(NAMED).map(ToString::to_string).collect();
-    if calls.len() > NAMED {
-        named.push(format!("{} other calls", calls.len() - NAMED));
-    }
-    match named.pop() {
-        Some(last) if named.is_empty() => last,
-        Some(last) => format!("{} and {last}", named.join(", ")),
-        None => String::new(),
-    }
 }
 
 static RECORD: AtomicPtr<DenialLog> = AtomicPtr::new(std::ptr::null_mut());
@@ -143,100 +56,6 @@ pub(crate) unsafe fn note(number: i64, path: *const u8, why: Why) {
     let item = item.map_or(u32::MAX, |running| running.load(Ordering::Relaxed));
     // SAFETY: as this function's own.
     unsafe { record.note(number, item, path, why) };
-}
-
-impl Slot {
-    #[allow(clippy::declare_interior_mutable_const, reason = "each use is a slot of its own")]
-    const EMPTY: Slot = Slot {
-        call: AtomicU32::new(0),
-        item: AtomicU32::new(0),
-        unsaid: AtomicU32::new(0),
-        own_error: AtomicU32::new(0),
-        look_up: AtomicU32::new(0),
-        missing: AtomicU32::new(0),
-        length: AtomicU32::new(0),
-        path: [const { AtomicU8::new(0) }; PATH],
-    };
-
-    fn is_free(&self) -> bool {
-        self.call.load(Ordering::Acquire) == 0
-    }
-
-    fn is_of(&self, item: u32) -> bool {
-        !self.is_free() && self.item.load(Ordering::Relaxed) == item
-    }
-
-    fn is_look_up(&self) -> bool {
-        self.look_up.load(Ordering::Relaxed) != 0
-    }
-
-    fn is_missing(&self) -> bool {
-        self.missing.load(Ordering::Relaxed) != 0
-    }
-
-    /// Whether it is this call with this path.
-    ///
-    /// # Safety
-    /// As [`note`].
-    unsafe fn holds(&self, number: i64, path: *const u8, why: Why) -> bool {
-        let same = self.call.load(Ordering::Acquire) == number as u32 + 1;
-        if !same || self.is_missing() != (why == Why::Missing) {
-            return false;
-        }
-        let length = (self.length.load(Ordering::Relaxed) as usize).min(PATH);
-        if path.is_null() {
-            return length == 0;
-        }
-        // SAFETY: a byte is looked at only where those before it equal those of the path that is kept, which
-        // has no zero.
-        let same = |at: usize| self.path[at].load(Ordering::Relaxed) == unsafe { path.add(at).read() };
-        // SAFETY: as above, for all of them.
-        (0..length).all(same) && (length == PATH || unsafe { path.add(length).read() } == 0)
-    }
-
-    /// # Safety
-    /// As [`note`].
-    unsafe fn write(&self, number: i64, path: *const u8, why: Why) {
-        self.call.store(0, Ordering::Release);
-        self.unsaid.store(0, Ordering::Relaxed);
-        self.own_error.store(0, Ordering::Relaxed);
-        self.missing.store(u32::from(why == Why::Missing), Ordering::Relaxed);
-        let mut length = 0;
-        while !path.is_null() && length < PATH {
-            // SAFETY: no byte before was the last one.
-            let byte = unsafe { path.add(length).read() };
-            if byte == 0 {
-                break;
-            }
-            self.path[length].store(byte, Ordering::Relaxed);
-            length += 1;
-        }
-        self.length.store(length as u32, Ordering::Relaxed);
-        // SAFETY: as this function's own.
-        self.look_up.store(u32::from(unsafe { is_look_up(path) }), Ordering::Relaxed);
-        self.call.store(number as u32 + 1, Ordering::Release);
-    }
-
-    /// The call as made by that item.
-    fn read(&self, item: u32) -> Option<Refusal> {
-        let number = self.call.load(Ordering::Acquire).checked_sub(1)?;
-        let call: &Call = crate::calls::find(i64::from(number))?;
-        let length = (self.length.load(Ordering::Relaxed) as usize).min(PATH);
-        let path: Vec<u8> = self.path[..length].iter().map(|byte| byte.load(Ordering::Relaxed)).collect();
-        let path = (length > 0).then(|| String::from_utf8_lossy(&path).into_owned());
-        let own_error = self.own_error.load(Ordering::Relaxed) != 0;
-        Some(Refusal { item, call: call.name, path, own_error, missing: self.is_missing() })
-    }
-}
-
-/// # Safety
-/// As [`note`].
-unsafe fn is_look_up(path: *const u8) -> bool {
-    // SAFETY: a byte is looked at only where none before it was the last one: those equal a name's, which has
-    // no zero.
-    let begins =
-        |known: &[u8]| known.iter().enumerate().all(|(at, byte)| unsafe { path.add(at).read() } == *byte);
-    !path.is_null() && LOOK_UPS.iter().any(|known| begins(known))
 }
 
 impl DenialLog {
@@ -347,6 +166,7 @@ impl DenialLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::refusal::{NAMED, named};
 
     fn note(record: &DenialLog, number: i64, item: u32, path: &std::ffi::CStr) {
         // SAFETY: it ends with a zero byte.

@@ -78,9 +78,9 @@ fn work(account: i64, seq: u64, payload: &Bytes) -> Work {
 }
 
 /// Answers with what came, after so long. As an agent does, a worker goes on while its answer is on its way.
-async fn echo(lessor: Arc<dyn WorkSource>, takes: Duration) {
+async fn echo(source: Arc<dyn WorkSource>, takes: Duration) {
     let places = Arc::new(Semaphore::new(slots(1)));
-    while let Ok(lease) = lessor.lease().await {
+    while let Ok(lease) = source.lease().await {
         if !takes.is_zero() {
             tokio::time::sleep(takes).await;
         }
@@ -89,9 +89,9 @@ async fn echo(lessor: Arc<dyn WorkSource>, takes: Duration) {
         let parts = vec![Part { offset: 0, items: 1, outcome: PartOutcome::Done(results) }];
         let answered = Answered { parts, cpu: Duration::ZERO, cut: false };
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let lessor = Arc::clone(&lessor);
+        let source = Arc::clone(&source);
         tokio::spawn(async move {
-            lessor.answer(lease.id, WorkOutcome::Answered(answered)).await;
+            source.answer(lease.id, WorkOutcome::Answered(answered)).await;
             drop(place);
         });
     }
@@ -133,7 +133,7 @@ fn at(sorted: &[Duration], share: f64) -> f64 {
 }
 
 async fn submitted(dispatch: &Arc<dyn Dispatch>, work: Work) -> anyhow::Result<()> {
-    match dispatch.submit(work).await?.verdict().await {
+    match dispatch.submit(work).await?.outcome().await {
         WorkOutcome::Answered(_) => Ok(()),
         other => anyhow::bail!("{other:?}"),
     }
@@ -237,11 +237,11 @@ async fn jetstream(
 
 /// How long 40 batches of a small tenant take, alone and behind 10,000 of another: milliseconds at p50 and p99.
 async fn fairness(url: &str) -> anyhow::Result<()> {
-    let (dispatch, lessor, _folder) = jetstream(url, "fair", 1).await?;
+    let (dispatch, source, _folder) = jetstream(url, "fair", 1).await?;
     let payload = Bytes::from(vec![7; 1024]);
     let takes = Duration::from_millis(2);
     let mut agents = JoinSet::new();
-    (0..WORKERS).for_each(|_| drop(agents.spawn(echo(Arc::clone(&lessor), takes))));
+    (0..WORKERS).for_each(|_| drop(agents.spawn(echo(Arc::clone(&source), takes))));
     let small = async |first: u64| {
         let (dispatch, payload) = (Arc::clone(&dispatch), payload.clone());
         many(40, 4, move |n| {
@@ -274,7 +274,7 @@ async fn fairness(url: &str) -> anyhow::Result<()> {
         at(&behind, 0.99) / at(&alone, 0.99)
     );
     dispatch.end_run("run1").await;
-    lessor.close().await;
+    source.close().await;
     Ok(())
 }
 

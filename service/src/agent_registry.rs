@@ -1,11 +1,12 @@
 //! Registry of agents and of what they have in hand, for the operator's page. Agents of this process write it, and what
-//! is heard of others; whoever shows it reads. In memory: an agent that is gone is not in it.
+//! is heard of others; the operator's page reads it. In memory: an agent that is gone is not in it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::now_ms;
@@ -69,7 +70,7 @@ pub struct AgentState {
 }
 
 impl AgentState {
-    /// What another process says of itself, as far as it can be: runs are told of the sum of all workers.
+    /// What another process says of itself, as far as it can be: runs know the sum of all workers.
     fn bounded(mut self) -> Self {
         self.workers = self.workers.min(WORKERS);
         for words in [&mut self.name, &mut self.machine, &mut self.version] {
@@ -84,7 +85,7 @@ impl AgentState {
 
 impl AgentRegistry {
     fn lock(&self) -> MutexGuard<'_, Seats> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock_unpoisoned()
     }
 
     /// An agent begins to work.

@@ -11,11 +11,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use axum::body::Bytes;
 use fastmap_backends::cloud::digest;
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 
 /// A file that has so many bytes is followed by another.
 const FULL: u64 = 16 << 20;
@@ -57,7 +58,7 @@ impl AnswerFiles {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Files>> {
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+        self.runs.lock_unpoisoned()
     }
 
     fn folder(&self, run: &str) -> PathBuf {
@@ -131,7 +132,7 @@ impl AnswerFiles {
     /// The file of an answer, whose bytes are still to be compared with their digest; `None` where the answer
     /// is not there.
     pub fn open(&self, run: &str, place: Position) -> Option<File> {
-        let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        let damaged = self.damaged.lock_unpoisoned();
         if damaged.get(run).is_some_and(|places| places.contains(&place)) {
             return None;
         }
@@ -151,7 +152,7 @@ impl AnswerFiles {
 
     /// An answer was read and did not hash to its digest: it is not there any more.
     pub fn is_damaged(&self, run: &str, place: Position) {
-        let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut damaged = self.damaged.lock_unpoisoned();
         damaged.entry(run.to_owned()).or_default().insert(place);
     }
 
@@ -219,7 +220,7 @@ impl AnswerFiles {
     /// Forgets all answers of a run.
     pub fn remove_run(&self, run: &str) {
         self.lock().remove(run);
-        self.damaged.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
+        self.damaged.lock_unpoisoned().remove(run);
         // It may be gone already.
         let _ = fs::remove_dir_all(self.folder(run));
     }

@@ -111,7 +111,7 @@ impl Config {
         }
     }
 
-    /// Batches of one account that may be at the workers at a time; also what a client is told to keep in flight.
+    /// Batches of one account that may be at the workers at a time; also what a client is to keep in flight.
     pub fn slots(&self) -> usize {
         slots(self.workers)
     }

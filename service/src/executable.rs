@@ -1,5 +1,5 @@
 //! Check of an uploaded file: whether it is a program that this machine could start, without running or believing it.
-//! Called by the gateway when an upload is whole; what only the machine that runs it can tell (libraries, versions)
+//! Called by the gateway when an upload is whole; what only the machine that runs it knows (libraries, versions)
 //! comes when a run is opened. `fastmap_sandbox::elf` does the reading.
 
 use std::fmt::Debug;

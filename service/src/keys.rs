@@ -1,5 +1,5 @@
 //! Secrets of clients, and the key with which the service keeps their signing halves.
-//! The key is a file beside the database: who copies the database alone can sign for nobody.
+//! The key is a file beside the database: a copy of the database alone can sign for no account.
 
 use std::fs;
 use std::io::{self, Write};

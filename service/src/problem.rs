@@ -129,7 +129,7 @@ impl IntoResponses for Problems {
     }
 }
 
-/// A problem that an agent tells, in the words of a program: its texts are bounded, and all else follows from
+/// A problem that an agent reports, in the words of a program: its texts are bounded, and all else follows from
 /// its code.
 pub(crate) fn written_by_strangers(problem: Problem) -> Problem {
     let code = problem.known().unwrap_or(ProblemCode::WorkerFailed);

@@ -1,4 +1,4 @@
-//! Logs of open runs: lines that workers print, and news for event streams. Written by the agent (lines) and the
+//! Logs of open runs: lines that workers print, and events for event streams. Written by the agent (lines) and the
 //! gateway (batches, states); read by the gateway's logs and events. In memory and bounded: of each run the last
 //! megabyte of lines, for as long as its answers are kept; of all runs together 256 MB. An agent of another process
 //! keeps none and forwards them.
@@ -6,11 +6,12 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use fastmap_backends::cloud::{LogLine, LogPage, RunState};
 use fastmap_backends::counted;
 use fastmap_backends::local::{LogRecord, OutputSink, Stream};
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use log::Level;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc};
@@ -35,7 +36,7 @@ const LONGEST_TARGET: usize = 256;
 /// Events that one who watches may fall behind.
 const BEHIND: usize = 1024;
 
-/// News of a run.
+/// Something that has happened in a run.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A worker has printed something.
@@ -107,7 +108,7 @@ struct Watched {
     /// Lines that have come so far.
     printed: u64,
     dropped: u64,
-    /// To whoever watches; made with the first who does.
+    /// To all that watch; made with the first.
     sender: Option<broadcast::Sender<Event>>,
     /// `None`: it is open, as far as was heard here.
     ended: Option<Ended>,
@@ -127,8 +128,8 @@ impl Watched {
         RUN + self.bytes + self.sender.as_ref().map_or(0, |_| CHANNEL)
     }
 
-    /// Tells who watches. The channel goes when nobody does any more.
-    fn tell(&mut self, event: Event) {
+    /// Sends it to all that watch. The channel goes with the last of them.
+    fn emit(&mut self, event: Event) {
         if self.sender.as_ref().is_some_and(|sender| sender.send(event).is_err()) {
             self.sender = None;
         }
@@ -211,14 +212,14 @@ impl RunLogs {
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock_unpoisoned()
     }
 
-    /// Tells who watches what goes on. Of its end tells `end`.
-    pub fn tell(&self, run: &str, event: Event) {
+    /// Sends what goes on to all that watch. `end` sends its end.
+    pub fn emit(&self, run: &str, event: Event) {
         let mut kept = self.lock();
         if kept.runs.contains_key(run) {
-            kept.change(run, |watched| watched.tell(event));
+            kept.change(run, |watched| watched.emit(event));
         }
     }
 
@@ -232,7 +233,7 @@ impl RunLogs {
         kept.ends += 1;
         let n = kept.ends;
         kept.change(run, |watched| {
-            watched.tell(Event::Ended(state));
+            watched.emit(Event::Ended(state));
             watched.sender = None;
             watched.ended = Some(Ended { account, n });
         });
@@ -306,7 +307,7 @@ impl RunLogs {
             watched.printed += dropped + 1;
             let line = LogLine { n: watched.printed, worker, stream, text, level, target, at_ms };
             if watched.sender.is_some() {
-                watched.tell(Event::Log(line.clone()));
+                watched.emit(Event::Log(line.clone()));
             }
             watched.dropped += dropped;
             watched.bytes += cost(&line);

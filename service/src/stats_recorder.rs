@@ -4,9 +4,10 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use tokio::sync::RwLock;
 use tokio::time::interval;
 
@@ -26,26 +27,26 @@ pub struct StatsRecorder(Arc<Notes>);
 #[derive(Debug)]
 struct Notes {
     store: Store,
-    news: Mutex<HashMap<String, StatsDelta>>,
-    /// Held for writing while news go to the store, for reading by who looks at both: else they might be seen twice.
+    unsaved: Mutex<HashMap<String, StatsDelta>>,
+    /// Locked for writing while what is unsaved goes to the store, for reading by readers of both: they might see it twice.
     moving: RwLock<()>,
 }
 
 impl StatsRecorder {
     /// Notes that go to that store; see [`StatsRecorder::keep`].
     pub fn new(store: Store) -> Self {
-        StatsRecorder(Arc::new(Notes { store, news: Mutex::default(), moving: RwLock::default() }))
+        StatsRecorder(Arc::new(Notes { store, unsaved: Mutex::default(), moving: RwLock::default() }))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, StatsDelta>> {
-        self.0.news.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.unsaved.lock_unpoisoned()
     }
 
     /// Something has happened in a run.
-    pub fn add(&self, run: &str, news: StatsDelta) {
+    pub fn add(&self, run: &str, delta: StatsDelta) {
         match self.lock().entry(run.to_owned()) {
-            Entry::Vacant(free) => drop(free.insert(news)),
-            Entry::Occupied(mut there) => there.get_mut().merge(news),
+            Entry::Vacant(free) => drop(free.insert(delta)),
+            Entry::Occupied(mut there) => there.get_mut().merge(delta),
         }
     }
 
@@ -58,9 +59,9 @@ impl StatsRecorder {
         let fresh = self.lock().get(run).cloned();
         let mut series = self.0.store.activity(run).await?;
         let mut failures = self.0.store.failures(run).await?;
-        if let Some(news) = fresh {
-            series.merge(&news.series);
-            failures.extend(news.failures);
+        if let Some(delta) = fresh {
+            series.merge(&delta.series);
+            failures.extend(delta.failures);
         }
         failures.truncate(FAILURES);
         Ok((series, failures))
@@ -72,8 +73,8 @@ impl StatsRecorder {
     /// If the database fails; what was in memory is lost then.
     pub async fn flush(&self) -> Result<(), StoreError> {
         let _moving = self.0.moving.write().await;
-        let news: Vec<(String, StatsDelta)> = std::mem::take(&mut *self.lock()).into_iter().collect();
-        if news.is_empty() { Ok(()) } else { self.0.store.add_activity(&news).await }
+        let unsaved: Vec<(String, StatsDelta)> = std::mem::take(&mut *self.lock()).into_iter().collect();
+        if unsaved.is_empty() { Ok(()) } else { self.0.store.add_activity(&unsaved).await }
     }
 
     /// Stores what is noted, every few seconds, and forgets what is old. Never returns.

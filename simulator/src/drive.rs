@@ -1,4 +1,4 @@
-//! The adapter's side: when to read, and how much. The counterpart of `src/map/drive.rs`; the size of each batch is
+//! The adapter's side: when to read, and how much. The counterpart of `src/map/engine/`; the size of each batch is
 //! decided by the real rule.
 
 use std::time::Duration;
@@ -110,7 +110,7 @@ impl Drive {
     }
 
     /// Items of a batch are back, or lost: a part of them goes out under another name.
-    pub(crate) fn back(&mut self, batch: u64, items: u32) {
+    pub(crate) fn on_returned(&mut self, batch: u64, items: u32) {
         self.window.discharge(batch, items);
     }
 

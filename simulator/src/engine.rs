@@ -67,7 +67,7 @@ struct Answer {
 /// If the engine's rules stand still before the end.
 pub fn simulate(world: &World, settings: &Settings, items: &Items) -> Outcome {
     let mut engine = Engine::new(world, settings, items);
-    engine.hear(0, Job::Consume);
+    engine.queue_job(0, Job::Consume);
     engine.consuming = true;
     if world.start == Start::Warm {
         // They have greeted long ago; that costs nothing now.
@@ -191,7 +191,7 @@ impl<'a> Engine<'a> {
     }
 
     /// The host will have something to do.
-    fn hear(&mut self, at: Nanos, job: Job) {
+    fn queue_job(&mut self, at: Nanos, job: Job) {
         self.queue.at(at, Event::News(job));
     }
 
@@ -207,24 +207,24 @@ impl<'a> Engine<'a> {
             Job::Greeted { worker } => {
                 self.receive();
                 self.pool.greeted(worker, self.now);
-                self.hand_out();
+                self.assign_next();
             }
             Job::Done { worker, piece, wall } => {
                 self.receive();
                 let batch = self.pool.done(worker, piece.ticket, piece.items, wall, self.now);
-                self.hand_out();
+                self.assign_next();
                 self.inbox.push(Answer { batch, first: piece.first, items: piece.items, wall });
                 if !std::mem::replace(&mut self.consuming, true) {
-                    self.hear(self.now + nanos(self.world.host.wake), Job::Consume);
+                    self.queue_job(self.now + nanos(self.world.host.wake), Job::Consume);
                 }
             }
             Job::Returned { worker, ticket, from } => {
                 self.receive();
                 self.pool.returned(worker, ticket, from);
-                self.hand_out();
+                self.assign_next();
             }
             Job::Consume => self.consume(),
-            Job::Look { due } if self.pool.next_look == Some(due) => self.look(),
+            Job::Look { due } if self.pool.next_look == Some(due) => self.watchdog_tick(),
             Job::Look { .. } => {}
         }
         self.host_time += self.now - at;
@@ -254,7 +254,7 @@ impl<'a> Engine<'a> {
         if let Some((batch, first, items)) = self.drive.pull(self.pool.slots(), self.pool.outstanding()) {
             self.spend(self.world.host.item / 2 * items);
             self.pool.submit(batch, first, items, self.now);
-            self.hand_out();
+            self.assign_next();
         } else {
             self.reading = false;
             if let Some(items) = self.drive.window.take() {
@@ -271,8 +271,8 @@ impl<'a> Engine<'a> {
     }
 
     /// Gives batches that wait to workers with room, and starts workers where there is work for more.
-    fn hand_out(&mut self) {
-        while let Some(out) = self.pool.hand_out(self.now) {
+    fn assign_next(&mut self) {
+        while let Some(out) = self.pool.assign_next(self.now) {
             if out.opens {
                 self.sent += 1;
                 self.spend(self.world.host.send);
@@ -285,21 +285,21 @@ impl<'a> Engine<'a> {
             while self.requested < self.pool.outstanding().min(self.world.workers) {
                 self.last_start = self.last_start.max(self.now) + nanos(gap);
                 let worker = self.requested;
-                self.hear(self.last_start + nanos(ready), Job::Greeted { worker });
+                self.queue_job(self.last_start + nanos(ready), Job::Greeted { worker });
                 self.requested += 1;
             }
         }
         if let Some(due) = self.pool.wants_look(self.now) {
-            self.look_at(due);
+            self.schedule_watchdog(due);
         }
     }
 
-    fn look_at(&mut self, due: Nanos) {
+    fn schedule_watchdog(&mut self, due: Nanos) {
         self.pool.next_look = Some(due);
-        self.hear(due, Job::Look { due });
+        self.queue_job(due, Job::Look { due });
     }
 
-    fn look(&mut self) {
+    fn watchdog_tick(&mut self) {
         let world = self.world;
         self.spend(world.host.look * u32::try_from(world.workers).unwrap_or(u32::MAX));
         let (now, workers, items) = (self.now, &self.workers, self.items);
@@ -309,7 +309,7 @@ impl<'a> Engine<'a> {
             self.recalls += 1;
             self.send(Event::Recall { worker: recall.worker, ticket: recall.ticket, half: recall.half });
         }
-        self.look_at(self.now + pause);
+        self.schedule_watchdog(self.now + pause);
     }
 
     fn outcome(&self, end: Nanos) -> Outcome {

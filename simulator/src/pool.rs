@@ -32,7 +32,7 @@ pub(crate) struct Pool {
 
 #[derive(Debug, Default)]
 struct Member {
-    held: VecDeque<Held>,
+    assigned: VecDeque<AssignedPiece>,
     /// When it last answered, or got work while idle.
     progress: Nanos,
     /// The function was opened there.
@@ -40,7 +40,7 @@ struct Member {
 }
 
 #[derive(Debug)]
-struct Held {
+struct AssignedPiece {
     piece: Piece,
     limit: u32,
     recalled: bool,
@@ -112,11 +112,11 @@ impl Pool {
         self.idle += 1;
     }
 
-    fn reload(&mut self, worker: usize, change: impl FnOnce(&mut VecDeque<Held>)) {
-        let held = &mut self.members[worker].held;
-        let before = held.len();
-        change(held);
-        let after = held.len();
+    fn reload(&mut self, worker: usize, change: impl FnOnce(&mut VecDeque<AssignedPiece>)) {
+        let assigned = &mut self.members[worker].assigned;
+        let before = assigned.len();
+        change(assigned);
+        let after = assigned.len();
         if before != after {
             self.by_load.remove(&(before, worker));
             self.by_load.insert((after, worker));
@@ -126,18 +126,20 @@ impl Pool {
 
     /// A worker has answered a batch; gives the batch's number.
     pub(crate) fn done(&mut self, worker: usize, ticket: u64, items: u32, wall: Nanos, now: Nanos) -> u64 {
-        let held = &self.members[worker].held;
-        let at =
-            held.iter().position(|held| held.piece.ticket == ticket).expect("a worker answers what it holds");
-        let Held { piece, limit, .. } = &held[at];
+        let assigned = &self.members[worker].assigned;
+        let at = assigned
+            .iter()
+            .position(|assigned| assigned.piece.ticket == ticket)
+            .expect("a worker answers what it holds");
+        let AssignedPiece { piece, limit, .. } = &assigned[at];
         assert_eq!(
             *limit, items,
             "what was given back is known before the rest is answered: one channel, in order"
         );
         let batch = piece.batch;
         self.members[worker].progress = now;
-        self.reload(worker, |held| {
-            held.remove(at);
+        self.reload(worker, |assigned| {
+            assigned.remove(at);
         });
         self.in_flight -= 1;
         let mean = |old: Option<Nanos>, new: Nanos| Some(old.map_or(new, |old| (old * 3 + new) / 4));
@@ -149,14 +151,16 @@ impl Pool {
     /// A worker has given back the items of a batch from `from` on.
     pub(crate) fn returned(&mut self, worker: usize, ticket: u64, from: u32) {
         let member = &mut self.members[worker];
-        let Some(at) = member.held.iter().position(|held| held.piece.ticket == ticket) else { return };
-        let held = &mut member.held[at];
-        let (piece, limit) = (held.piece, held.limit);
-        held.limit = from;
-        held.recalled = false;
+        let Some(at) = member.assigned.iter().position(|assigned| assigned.piece.ticket == ticket) else {
+            return;
+        };
+        let assigned = &mut member.assigned[at];
+        let (piece, limit) = (assigned.piece, assigned.limit);
+        assigned.limit = from;
+        assigned.recalled = false;
         if from == 0 {
-            self.reload(worker, |held| {
-                held.remove(at);
+            self.reload(worker, |assigned| {
+                assigned.remove(at);
             });
             self.in_flight -= 1;
         }
@@ -165,7 +169,7 @@ impl Pool {
     }
 
     /// Gives the first batch that waits to the worker that holds the fewest, if one has room.
-    pub(crate) fn hand_out(&mut self, now: Nanos) -> Option<HandOut> {
+    pub(crate) fn assign_next(&mut self, now: Nanos) -> Option<HandOut> {
         let (load, worker) = *self.by_load.first()?;
         if load >= self.depth() {
             return None;
@@ -177,7 +181,9 @@ impl Pool {
             member.progress = now;
         }
         let opens = !std::mem::replace(&mut member.opened, true);
-        self.reload(worker, |held| held.push_back(Held { piece, limit: piece.items, recalled: false }));
+        self.reload(worker, |assigned| {
+            assigned.push_back(AssignedPiece { piece, limit: piece.items, recalled: false });
+        });
         Some(HandOut { worker, piece, opens })
     }
 
@@ -200,13 +206,17 @@ impl Pool {
         if self.idle == 0 || !self.pending.is_empty() {
             return (recalls, LOOK);
         }
-        let mut asked =
-            self.members.iter().flat_map(|member| &member.held).filter(|held| held.recalled).count();
+        let mut asked = self
+            .members
+            .iter()
+            .flat_map(|member| &member.assigned)
+            .filter(|assigned| assigned.recalled)
+            .count();
         let feeding = now - self.submitted < nanos(steal.stuck);
         let mut later = feeding;
         let item_time = self.item_time.unwrap_or_default();
         for (worker, member) in self.members.iter_mut().enumerate() {
-            if member.held.is_empty() {
+            if member.assigned.is_empty() {
                 continue;
             }
             let waiting = now - member.progress;
@@ -216,15 +226,15 @@ impl Pool {
             let stuck = waiting > nanos(steal.stuck);
             let running = begun(worker);
             // From the back: what would begin last.
-            for (at, held) in member.held.iter_mut().enumerate().rev() {
-                if held.recalled {
+            for (at, assigned) in member.assigned.iter_mut().enumerate().rev() {
+                if assigned.recalled {
                     continue;
                 }
                 let begun = match running {
-                    Some((ticket, items)) if ticket == held.piece.ticket => items,
+                    Some((ticket, items)) if ticket == assigned.piece.ticket => items,
                     _ => u32::from(at == 0),
                 };
-                let left = held.limit.saturating_sub(begun);
+                let left = assigned.limit.saturating_sub(begun);
                 if left == 0 {
                     continue;
                 }
@@ -232,9 +242,9 @@ impl Pool {
                 if asked >= self.idle || !(stuck || item_time * u64::from(left) > nanos(steal.worth)) {
                     continue;
                 }
-                held.recalled = true;
+                assigned.recalled = true;
                 asked += 1;
-                recalls.push(Recall { worker, ticket: held.piece.ticket, half: left < held.limit });
+                recalls.push(Recall { worker, ticket: assigned.piece.ticket, half: left < assigned.limit });
             }
             if later && asked >= self.idle {
                 break;

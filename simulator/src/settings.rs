@@ -73,7 +73,7 @@ pub struct Segments {
     pub of_slots: usize,
 }
 
-/// How the mean item time is taken (`map/drive.rs`).
+/// How the mean item time is taken (`map/engine/planner.rs`).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mean {
     /// Halfway to each batch's mean, however many items it had.

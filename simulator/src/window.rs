@@ -15,7 +15,7 @@ pub(crate) struct Window {
     /// Where the stretch of segments that could be taken now ends, and how many those are.
     deliverable: (u64, usize),
     budget: f64,
-    held: f64,
+    held_bytes: f64,
     consumed: f64,
     charges: HashMap<u64, (u32, f64)>,
     charged: f64,
@@ -32,7 +32,7 @@ impl Window {
             ready: BTreeMap::new(),
             deliverable: (0, 0),
             budget: budget as f64,
-            held: 0.0,
+            held_bytes: 0.0,
             consumed: 0.0,
             charges: HashMap::new(),
             charged: 0.0,
@@ -42,7 +42,8 @@ impl Window {
     }
 
     pub(crate) fn admits(&self, first: u64, segments: usize, bytes: f64) -> bool {
-        first == self.head || (self.ready.len() < segments && self.held + self.charged + bytes <= self.budget)
+        first == self.head
+            || (self.ready.len() < segments && self.held_bytes + self.charged + bytes <= self.budget)
     }
 
     pub(crate) fn deliverable(&self) -> usize {
@@ -70,7 +71,7 @@ impl Window {
 
     pub(crate) fn insert(&mut self, first: u64, items: u32, bytes: f64) {
         let end = first + u64::from(items);
-        self.held += bytes + OVERHEAD;
+        self.held_bytes += bytes + OVERHEAD;
         let before = self.ready.range(..end).next_back().is_some_and(|(_, (until, _))| *until > first);
         if first < self.head || before {
             self.doubled += u64::from(items);
@@ -85,7 +86,7 @@ impl Window {
 
     /// Items of the next segment, which the consumer takes; it is done with the one before.
     pub(crate) fn take(&mut self) -> Option<u64> {
-        self.held -= std::mem::take(&mut self.consumed);
+        self.held_bytes -= std::mem::take(&mut self.consumed);
         let entry = self.ready.first_entry()?;
         if *entry.key() != self.head {
             return None;
@@ -98,7 +99,7 @@ impl Window {
     }
 
     fn note(&mut self) {
-        self.peak = (self.peak.0.max(self.held + self.charged), self.peak.1.max(self.ready.len()));
+        self.peak = (self.peak.0.max(self.held_bytes + self.charged), self.peak.1.max(self.ready.len()));
     }
 }
 

@@ -116,9 +116,9 @@ mod tests {
         for (pages, sound_so_far) in [(MOST_PAGES, true), (MOST_PAGES + 1, false), (u32::MAX, false)] {
             let mut bytes = sound();
             bytes[REGION_PAGES..REGION_PAGES + 4].copy_from_slice(&pages.to_le_bytes());
-            let told = open(bytes).map(drop).map_err(|error| error.to_string());
-            assert_eq!(told.is_ok(), sound_so_far, "{told:?}");
-            assert!(told.is_ok() || told.is_err_and(|told| told.contains("it is damaged")));
+            let result = open(bytes).map(drop).map_err(|error| error.to_string());
+            assert_eq!(result.is_ok(), sound_so_far, "{result:?}");
+            assert!(result.is_ok() || result.is_err_and(|result| result.contains("it is damaged")));
         }
     }
 

@@ -1,11 +1,10 @@
 //! The checkpoint of one map: records results, and answers from the records of an earlier run.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use fastmap_backends::{Batch, FunctionId, Results, counted, identity};
+use fastmap_backends::{Batch, FunctionId, Results, counted, hexadecimal, identity};
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::recorder::{Answers, Recorder};
@@ -93,7 +92,7 @@ impl Checkpoint {
     }
 
     /// Whether the item `first`, the first that was not sent or answered, is in a recorded segment.
-    pub(crate) fn recalls(&self, first: u64) -> bool {
+    pub(crate) fn is_restoring(&self, first: u64) -> bool {
         self.next().is_some_and(|(_, next)| next.first == first)
     }
 
@@ -125,8 +124,8 @@ impl Checkpoint {
             let which = if first == last { "this item is" } else { "at least one is" };
             return Err(changed(open, &format!("items {first} to {last}: {which} not what it was")));
         }
-        let behind = next.end();
-        let following = if behind < open.end { open.store.segment_from(behind) } else { Ok(None) };
+        let end = next.end();
+        let following = if end < open.end { open.store.segment_from(end) } else { Ok(None) };
         // Once a write has failed nothing can be read either, and only the write says why (the disk is full).
         let following = following.map_err(|unread| open.recorder.close().err().unwrap_or(unread))?;
         let done = std::mem::replace(&mut open.next, following);
@@ -275,11 +274,4 @@ fn changed(open: &Open, what: &str) -> Error {
     let advice = "the input must be the same, byte by byte and in the same order; give another path, or delete \
                   the file, to begin anew";
     Error::new(ErrorKind::Checkpoint, format!("checkpoint {path}: the input has changed: {what}; {advice}"))
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _infallible = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -212,7 +212,7 @@ fn what_can_be_read_no_more_since_a_write_failed_is_told_by_that_write() {
     let open = checkpoint.open.as_ref().expect("it is open");
     open.recorder.put(answers).expect("nothing has failed before");
     open.recorder.wait_below(1);
-    let told = (0..6).find_map(|_| checkpoint.compare(1, ITEM).err()).expect("it can't be read");
-    assert!(told.to_string().contains("can't be written"), "{told}");
-    assert!(told.to_string().contains("no power"), "{told}");
+    let error = (0..6).find_map(|_| checkpoint.compare(1, ITEM).err()).expect("it can't be read");
+    assert!(error.to_string().contains("can't be written"), "{error}");
+    assert!(error.to_string().contains("no power"), "{error}");
 }

@@ -2,9 +2,10 @@
 //! Fed by `Checkpoint` with what workers answered; hashes, cuts out what failed, and commits all that waits at once.
 
 use std::ops::Range;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
+use fastmap_backends::unpoisoned::{LockUnpoisoned, WaitUnpoisoned};
 use fastmap_backends::{Batch, Items};
 use sha2::{Digest, Sha256};
 
@@ -136,7 +137,7 @@ impl Recorder {
     pub(super) fn put(&self, answers: Answers) -> Result<(), Error> {
         let mut state = self.shared.lock();
         while state.bytes > MOST && !state.ended {
-            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.shared.changed.wait_unpoisoned(state);
         }
         if let Some(failure) = state.failure.take() {
             return Err(failure);
@@ -153,7 +154,7 @@ impl Recorder {
     pub(super) fn wait_below(&self, batches: usize) {
         let mut state = self.shared.lock();
         while state.batches >= batches && !state.ended {
-            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.shared.changed.wait_unpoisoned(state);
         }
     }
 
@@ -192,7 +193,7 @@ impl Drop for Recorder {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Each change is made at once, so that a panic leaves none by half.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock_unpoisoned()
     }
 
     /// Commits what waits, again and again. What comes meanwhile makes up the next commit.
@@ -203,7 +204,7 @@ impl Shared {
                 if state.closed {
                     return Ok(());
                 }
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self.changed.wait_unpoisoned(state);
             }
             let taken = std::mem::take(&mut state.waiting);
             drop(state);

@@ -110,7 +110,7 @@ impl Store {
         let backend = FileBackend::new(file).map_err(|error| refused(path, error))?;
         // It may have been emptied since: a database would be made of it.
         if !begun(path)? {
-            return Err(told(path, "it was emptied while it was opened"));
+            return Err(store_error(path, "it was emptied while it was opened"));
         }
         let store = Store::on(backend, path)?;
         store.compare(identity)?;
@@ -172,7 +172,10 @@ impl Store {
             Err(error) => return Err(unread(error.into())),
         };
         if !known.iter().any(|name| name == IDENTITY.name()) {
-            return Err(told(&self.path, "it is a database of another program, which is left as it is"));
+            return Err(store_error(
+                &self.path,
+                "it is a database of another program, which is left as it is",
+            ));
         }
         let table = transaction.open_table(IDENTITY).map_err(|error| unread(error.into()))?;
         for (name, value) in identity.parts() {
@@ -188,7 +191,7 @@ impl Store {
                         _ => "",
                     }
                 );
-                return Err(told(&self.path, &what));
+                return Err(store_error(&self.path, &what));
             }
         }
         Ok(())
@@ -204,7 +207,7 @@ impl Store {
             let Some((first, bytes)) = found else { return Ok(None) };
             match Segment::from_bytes(first, &bytes) {
                 Some(segment) => Ok(Some(segment)),
-                None => Err(told(
+                None => Err(store_error(
                     &self.path,
                     &format!(
                         "it is damaged at the results from item {first} on; delete it, or restore a copy"
@@ -282,7 +285,7 @@ fn builder() -> Builder {
 fn begun(path: &Path) -> Result<bool, Error> {
     match fs::metadata(path) {
         Ok(about) if about.is_file() => Ok(about.len() > 0),
-        Ok(_) => Err(told(path, "this is not a file")),
+        Ok(_) => Err(store_error(path, "this is not a file")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(failed(path, "it can't be looked at", error)),
     }
@@ -291,7 +294,7 @@ fn begun(path: &Path) -> Result<bool, Error> {
 /// redb asserts where a damaged file leads it astray.
 pub(super) fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err(told(path, "it is damaged; delete it, or restore a copy")))
+        .unwrap_or_else(|_| Err(store_error(path, "it is damaged; delete it, or restore a copy")))
 }
 
 /// Why a file could not be opened.
@@ -312,12 +315,12 @@ fn refused(path: &Path, error: DatabaseError) -> Error {
     failed(path, what, error)
 }
 
-fn told(path: &Path, what: &str) -> Error {
+fn store_error(path: &Path, what: &str) -> Error {
     Error::new(ErrorKind::Checkpoint, format!("checkpoint {}: {what}", path.display()))
 }
 
 fn failed(path: &Path, what: &str, source: impl std::error::Error + Send + Sync + 'static) -> Error {
-    told(path, &format!("{what} ({source})")).with_source(source)
+    store_error(path, &format!("{what} ({source})")).with_source(source)
 }
 
 #[cfg(test)]

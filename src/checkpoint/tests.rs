@@ -89,14 +89,14 @@ fn all_but(missing: &[u64]) -> Vec<u64> {
 #[test]
 fn a_batch_is_recorded_whichever_item_is_tried_again_and_whenever_that_is_answered() {
     for place in 0..5 {
-        for behind in [true, false] {
+        for after_rest in [true, false] {
             for then in [None, Some(Then::Again), Some(Then::Error)] {
-                let what = format!("item {place}, behind the rest: {behind}, failed once more: {then:?}");
+                let what = format!("item {place}, behind the rest: {after_rest}, failed once more: {then:?}");
                 let mut case = Case::new();
                 let whole = case.whole.clone();
                 case.answer(0, 5, &[place], Then::Again, Some(&whole));
                 let single = whole.piece(BatchId(2), place, place + 1, 1);
-                if behind {
+                if after_rest {
                     case.answer(5, 5, &[], Then::Error, Some(&whole));
                 }
                 if let Some(then) = then {
@@ -105,8 +105,8 @@ fn a_batch_is_recorded_whichever_item_is_tried_again_and_whenever_that_is_answer
                 if then != Some(Then::Error) {
                     case.answer(single.first(), 1, &[], Then::Error, Some(&single));
                 }
-                assert_eq!(case.kept(), usize::from(!behind), "{what}");
-                if !behind {
+                assert_eq!(case.kept(), usize::from(!after_rest), "{what}");
+                if !after_rest {
                     case.answer(5, 5, &[], Then::Error, Some(&whole));
                 }
                 assert_eq!(case.kept(), 0, "{what}");

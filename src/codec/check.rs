@@ -13,7 +13,8 @@ use serde::de::DeserializeOwned;
 use super::error::Why;
 use super::replay::{By, Refusal, replay};
 use super::shapes::Shapes;
-use super::trace::{Extent, Token, Untraced, Variant, digest, trace};
+use super::token::{Token, Variant, digest};
+use super::trace::{Extent, Untraced, trace};
 
 /// Tokens of a trace. A value of more is taken for good.
 const MOST: usize = 1 << 20;

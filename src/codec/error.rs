@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::fmt::{self, Display, Formatter};
 
-use super::trace::Variant;
+use super::token::Variant;
 
 /// Why a value could not be written to bytes, or read from them.
 ///

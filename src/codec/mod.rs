@@ -2,13 +2,11 @@
 //!
 //! `compact` is the format: plain numbers and vectors of them as they are, everything else by postcard through `strict`,
 //! which refuses what the format would carry wrongly. `check` reads the first value of each shape back before it leaves;
-//! `trace`, `replay` and `shapes` find out what that shape is. `json` is the way for types that need a self-describing
+//! `trace`, `token`, `replay` and `shapes` find out what that shape is. `json` is the way for types that need a self-describing
 //! format.
 
 mod check;
 pub(crate) mod compact;
-#[cfg(test)]
-mod derived;
 mod error;
 mod json;
 mod replay;
@@ -16,6 +14,7 @@ mod shapes;
 mod strict;
 #[cfg(test)]
 mod tests;
+mod token;
 mod trace;
 mod words;
 

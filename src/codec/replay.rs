@@ -11,7 +11,7 @@ use std::fmt::{self, Display, Formatter};
 use serde::de::value::SeqDeserializer;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, Visitor};
 
-use super::trace::{Token, Variant};
+use super::token::{Token, Variant};
 
 type Result<T> = std::result::Result<T, Box<Refusal>>;
 
@@ -100,11 +100,11 @@ impl<'de> Replay<'de> {
 
     #[expect(clippy::unnecessary_box_returns, reason = "the error of all that is here")]
     fn differs(&self, written: &Token, read: &'static str) -> Box<Refusal> {
-        Box::new(Refusal::Kind { written: kind(written), read, variant: self.variant })
+        Box::new(Refusal::Kind { written: written.kind(), read, variant: self.variant })
     }
 
     fn refuse<T>(&self, written: Option<&Token>, read: &'static str) -> Result<T> {
-        let written = written.map_or("nothing more", kind);
+        let written = written.map_or("nothing more", Token::kind);
         Err(Box::new(Refusal::Kind { written, read, variant: self.variant }))
     }
 
@@ -117,28 +117,6 @@ impl<'de> Replay<'de> {
         self.group(Group { name, written, left: written, asked: Some(asked) }, |elements| {
             visitor.visit_seq(elements)
         })
-    }
-}
-
-/// A token in words.
-fn kind(token: &Token) -> &'static str {
-    match token {
-        Token::Bool(_) => "a bool",
-        Token::I8(_) => "an i8",
-        Token::U8(_) => "a u8",
-        Token::Signed(_) => "a signed integer",
-        Token::Unsigned(_) => "an unsigned integer",
-        Token::F32(_) => "an f32",
-        Token::F64(_) => "an f64",
-        Token::Char(_) => "a char",
-        Token::Str(_) => "a string",
-        Token::Bytes(_) => "bytes",
-        Token::Unit => "a unit",
-        Token::None | Token::Some => "an option",
-        Token::Fixed(..) => "a tuple or struct",
-        Token::Seq(_) => "a sequence",
-        Token::Map(_) => "a map",
-        Token::Variant(_) => "an enum",
     }
 }
 

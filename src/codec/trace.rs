@@ -5,48 +5,15 @@
 //! its value.
 
 use std::fmt::Display;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::ser::{self, Serialize, Serializer};
 
 use super::shapes::{self, Part, Shapes};
+use super::token::{Token, Variant};
 
 /// Levels of nesting in a trace. A value is read back in the thread that writes it, which may have a small
 /// stack.
 const DEPTH: u32 = 128;
-
-/// One call.
-#[derive(Debug, PartialEq)]
-pub(super) enum Token {
-    Bool(bool),
-    I8(i8),
-    U8(u8),
-    /// An integer of 16 bits or more. The format writes all widths alike.
-    Signed(i128),
-    Unsigned(u128),
-    F32(f32),
-    F64(f64),
-    Char(char),
-    Str(Box<str>),
-    Bytes(Box<[u8]>),
-    Unit,
-    None,
-    Some,
-    /// A tuple, tuple struct or struct of so many elements, with the name of a struct.
-    Fixed(usize, &'static str),
-    Seq(usize),
-    Map(usize),
-    /// Behind it stands what the variant holds.
-    Variant(Variant),
-}
-
-/// A variant as it is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Variant {
-    pub(super) index: u32,
-    pub(super) enumeration: &'static str,
-    pub(super) name: &'static str,
-}
 
 /// Why there is no trace.
 #[derive(Debug)]
@@ -81,36 +48,6 @@ pub(super) fn trace<T: Serialize>(
         Tracer { tokens: Vec::new(), extent, readable, fresh: 0, omitted: false, depth: 0, most };
     value.serialize(Nested { tracer: &mut tracer, of: shapes::of::<T>() })?;
     Ok((tracer.tokens, tracer.omitted))
-}
-
-/// A number for the value of a trace: the same, most likely, only if the values are. Elements of sequences
-/// and maps count in any order, as those of a hash map have none.
-pub(super) fn digest(tokens: &[Token]) -> u64 {
-    fn value(tokens: &mut std::slice::Iter<'_, Token>) -> u64 {
-        let Some(token) = tokens.next() else { return 0 };
-        let mut hasher = DefaultHasher::new();
-        format!("{token:?}").hash(&mut hasher);
-        match token {
-            Token::Some | Token::Variant(_) => value(tokens).hash(&mut hasher),
-            Token::Fixed(len, _) => (0..*len).for_each(|_| value(tokens).hash(&mut hasher)),
-            Token::Seq(len) => {
-                (0..*len).fold(0, |sum: u64, _| sum.wrapping_add(value(tokens))).hash(&mut hasher);
-            }
-            Token::Map(len) => {
-                let entry = |tokens: &mut std::slice::Iter<'_, Token>| (value(tokens), value(tokens));
-                let mut sum = 0u64;
-                for _ in 0..*len {
-                    let mut hasher = DefaultHasher::new();
-                    entry(tokens).hash(&mut hasher);
-                    sum = sum.wrapping_add(hasher.finish());
-                }
-                sum.hash(&mut hasher);
-            }
-            _ => {}
-        }
-        hasher.finish()
-    }
-    value(&mut tokens.iter())
 }
 
 struct Tracer {

@@ -54,12 +54,12 @@ where
 {
     pub(crate) input: Input<I>,
     pub(crate) engine: MapEngine,
-    stretch: PollPacer,
+    poll_pacer: PollPacer,
     pub(crate) caution: Caution,
     /// Results of the calling thread.
     pub(crate) made: Made<R>,
     /// The calling thread's part, with the option `inline`.
-    pub(crate) here: Option<Box<InlineSource<I, R>>>,
+    pub(crate) inline_source: Option<Box<InlineSource<I, R>>>,
     /// What ends the map, once all that is here is delivered.
     pub(crate) failure: Option<Error>,
 }
@@ -90,17 +90,17 @@ where
         Fastmap {
             input,
             engine,
-            stretch: PollPacer::new(),
+            poll_pacer: PollPacer::new(),
             caution: Caution::new(),
             made: Made::none(),
-            here: None,
+            inline_source: None,
             failure: None,
         }
     }
 
     /// Lets the calling thread take items.
     pub(crate) fn inline(mut self, inline_fn: impl InlineFn<I, R> + 'static) -> Self {
-        self.here = Some(InlineSource::new(Box::new(inline_fn)));
+        self.inline_source = Some(InlineSource::new(Box::new(inline_fn)));
         self
     }
 
@@ -118,14 +118,14 @@ where
     /// Calls the function for the next item.
     #[inline]
     pub(crate) fn call(&mut self) -> Option<R> {
-        let result = self.here.as_mut()?.call(self.input.iterator())?;
+        let result = self.inline_source.as_mut()?.call(self.input.iterator())?;
         self.engine.report.inline_budget -= 1;
         Some(result)
     }
 
     /// The next answer that the calling thread has made.
     #[inline]
-    pub(crate) fn made(&mut self) -> Option<Indexed<R>> {
+    pub(crate) fn next_made(&mut self) -> Option<Indexed<R>> {
         let (index, result) = self.made.next()?;
         self.engine.report.read(1);
         Some((index, Ok(result)))
@@ -177,7 +177,7 @@ where
     #[inline(never)]
     pub(crate) fn advance(&mut self) -> Option<Advance<R>> {
         // Before all else: a look costs much beside an item that was made here.
-        if let Some(answer) = self.made() {
+        if let Some(answer) = self.next_made() {
             return Some(Ok(answer));
         }
         if (self.engine.can_submit() || self.engine.is_late())
@@ -189,7 +189,7 @@ where
             Some(answer) => Ok(answer),
             None => self.next_slow()?,
         };
-        let answers = self.stretch.next();
+        let answers = self.poll_pacer.next();
         if answers == 1 {
             // A consumer that takes its time may never have to wait, where progress is told otherwise.
             self.engine.tick();
@@ -204,12 +204,12 @@ where
             return None;
         }
         loop {
-            match self.turn() {
+            match self.inline_step() {
                 Step::Answer(answer) => return Some(answer),
                 Step::End => return None,
-                Step::Away => {}
+                Step::Workers => {}
             }
-            self.engine.take();
+            self.engine.next_chunk();
             self.engine.tick();
             if let Some(answer) = self.answer() {
                 return Some(Ok(answer));
@@ -218,7 +218,7 @@ where
                 self.engine.end();
                 return Some(Err(error));
             }
-            match self.go_on() {
+            match self.refill_or_wait() {
                 Ok(true) => {}
                 Ok(false) => {
                     self.engine.end();
@@ -231,7 +231,7 @@ where
 
     /// Reads and sends what it can, and waits for news if that has brought nothing to give. `Ok(false)`: the
     /// map is over.
-    fn go_on(&mut self) -> Result<bool, Error> {
+    fn refill_or_wait(&mut self) -> Result<bool, Error> {
         self.refill()?;
         if self.engine.is_complete() {
             self.engine.checkpoint.close()?;
@@ -242,7 +242,7 @@ where
         }
         if self.engine.reads_on() && self.input.prospect() == Prospect::Later {
             let feed = self.input.feed().map(Arc::clone);
-            self.engine.wait_beside(feed.as_deref())?;
+            self.engine.wait_for_run_or_feed(feed.as_deref())?;
         } else {
             self.engine.wait()?;
         }
@@ -285,8 +285,8 @@ where
                 if self.has_ready() {
                     break;
                 }
-                let patience = self.caution.patience(self.engine.seen.item_time);
-                if self.engine.expects_news() && !patience.is_zero() {
+                let patience = self.caution.patience(self.engine.planner.item_time());
+                if self.engine.awaits_completions() && !patience.is_zero() {
                     // Before there is a worker nothing could run: that time is lost to nobody.
                     let starting = !self.engine.is_ready();
                     let waited = self.engine.wait_for(patience)?;
@@ -297,7 +297,7 @@ where
                 }
                 plan.items = 1;
             }
-            let size = self.engine.last_size;
+            let size = self.engine.planner.latest_items();
             let pulled = self.input.pull(self.engine.builder(), &plan);
             self.caution.pulled(plan.items, pulled.longest);
             self.engine.report.pulled(pulled.time);
@@ -307,7 +307,7 @@ where
             }
             if careful {
                 // It says nothing of how large the next should be.
-                self.engine.last_size = self.engine.last_size.max(size);
+                self.engine.planner.grow_from(size);
             }
             // Before the next plan: what has come meanwhile says how large a batch should be.
             self.engine.collect()?;
@@ -333,10 +333,11 @@ where
         if self.engine.has_ended() {
             return (0, Some(0));
         }
-        let held = usize::try_from(self.engine.undelivered()).unwrap_or(usize::MAX);
-        let held = held.saturating_add(self.left() + self.here.as_ref().map_or(0, |here| here.held()));
+        let read = usize::try_from(self.engine.undelivered()).unwrap_or(usize::MAX);
+        let inline = self.inline_source.as_ref().map_or(0, |source| source.undelivered());
+        let read = read.saturating_add(self.left() + inline);
         let (low, high) = if self.engine.input_ended() { (0, Some(0)) } else { self.input.size_hint() };
-        (low.saturating_add(held), high.and_then(|high| high.checked_add(held)))
+        (low.saturating_add(read), high.and_then(|high| high.checked_add(read)))
     }
 }
 

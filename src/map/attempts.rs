@@ -27,7 +27,7 @@ pub(crate) struct Attempts {
 #[derive(Debug, Default)]
 pub(crate) struct Sorted {
     /// For the consumer: all but the items that are tried again.
-    pub(crate) segments: Vec<ResultChunk>,
+    pub(crate) chunks: Vec<ResultChunk>,
     /// Items to be tried again, each alone: its position in the batch that was kept, and its tries so far.
     pub(crate) again: Vec<(u32, u32)>,
 }
@@ -43,7 +43,7 @@ impl Attempts {
     }
 
     /// Items of a batch are back; gives the batch in which they are, if failed ones may be tried again.
-    pub(crate) fn back(&mut self, batch: BatchId, items: u32) -> Option<Batch> {
+    pub(crate) fn on_returned(&mut self, batch: BatchId, items: u32) -> Option<Batch> {
         let (kept, left) = self.kept.get_mut(&batch)?;
         *left = left.saturating_sub(items);
         match left {
@@ -67,18 +67,18 @@ impl Attempts {
             first >= kept.first() && first + u64::from(items) <= kept.first() + u64::from(kept.items())
         };
         let Some(kept) = kept.filter(known).filter(|_| !failures.is_empty()) else {
-            let segments = vec![ResultChunk::done(first, items, stride, payload, failures)];
-            return Sorted { segments, again: Vec::new() };
+            let chunks = vec![ResultChunk::done(first, items, stride, payload, failures)];
+            return Sorted { chunks, again: Vec::new() };
         };
         let before = if kept.items() == 1 { kept.attempt() } else { 0 };
         let tries = before.saturating_add(1);
         if !again_after_failure(tries, self.retries) {
             // Items that were tried before are alone in their batches.
-            let told = |failure: ItemFailure| {
+            let failed_chunk = |failure: ItemFailure| {
                 let index = first + u64::from(failure.offset);
                 ResultChunk::failed(index, Error::of_failure(failure).tried(tries))
             };
-            return Sorted { segments: failures.into_iter().map(told).collect(), again: Vec::new() };
+            return Sorted { chunks: failures.into_iter().map(failed_chunk).collect(), again: Vec::new() };
         }
         let mut sorted = Sorted::default();
         let (mut at, mut next) = (0, 0);
@@ -93,7 +93,7 @@ impl Attempts {
                 at = good.position();
                 let run =
                     ResultChunk::done(first + u64::from(next), end - next, stride, bytes.into(), Vec::new());
-                sorted.segments.push(run);
+                sorted.chunks.push(run);
             }
             if end < items {
                 let skipped = first - kept.first();
@@ -135,10 +135,10 @@ mod tests {
     }
 
     /// Index and result of each answer; none for a failure.
-    fn read(segments: Vec<ResultChunk>) -> Vec<(u64, Option<u8>)> {
+    fn read(chunks: Vec<ResultChunk>) -> Vec<(u64, Option<u8>)> {
         let mut read = Vec::new();
-        for mut segment in segments {
-            while let Some((index, answer)) = segment.next() {
+        for mut chunk in chunks {
+            while let Some((index, answer)) = chunk.next() {
                 read.push((
                     index,
                     match answer {
@@ -166,14 +166,14 @@ mod tests {
                 let mut tries = Attempts { retries: 1, ..Attempts::default() };
                 tries.sent(&batch(7, 10, 8));
                 // The last five of eight.
-                let kept = tries.back(BatchId(7), 5);
+                let kept = tries.on_returned(BatchId(7), 5);
                 let answers = results(13, 5, &failed, stride);
-                let Sorted { segments, again } = tries.sort(13, 5, stride, answers, kept.as_ref());
+                let Sorted { chunks, again } = tries.sort(13, 5, stride, answers, kept.as_ref());
                 let expected: Vec<_> = (0..5)
                     .filter(|item| !failed.contains(item))
                     .map(|item| (13 + u64::from(item), Some(13 + item as u8)))
                     .collect();
-                assert_eq!(read(segments), expected, "{failed:?}");
+                assert_eq!(read(chunks), expected, "{failed:?}");
                 let places: Vec<_> = failed.iter().map(|item| (item + 3, 1)).collect();
                 assert_eq!(again, places);
             }
@@ -184,9 +184,9 @@ mod tests {
     fn an_item_that_failed_too_often_is_answered_with_its_tries() {
         let tries = Attempts { retries: 2, ..Attempts::default() };
         let kept = batch(7, 10, 3).piece(BatchId(8), 1, 2, 2);
-        let Sorted { mut segments, again } = tries.sort(11, 1, None, results(11, 1, &[0], None), Some(&kept));
+        let Sorted { mut chunks, again } = tries.sort(11, 1, None, results(11, 1, &[0], None), Some(&kept));
         assert!(again.is_empty());
-        let Some((11, Answer::Failed(error))) = segments[0].next() else { panic!("no failure") };
+        let Some((11, Answer::Failed(error))) = chunks[0].next() else { panic!("no failure") };
         assert_eq!((error.attempts(), error.index()), (3, Some(11)));
     }
 
@@ -195,11 +195,10 @@ mod tests {
         let mut tries = Attempts::default();
         let suspect = batch(7, 10, 3).piece(BatchId(8), 1, 2, 1);
         tries.sent(&suspect);
-        let kept = tries.back(BatchId(8), 1);
-        let Sorted { mut segments, again } =
-            tries.sort(11, 1, None, results(11, 1, &[0], None), kept.as_ref());
+        let kept = tries.on_returned(BatchId(8), 1);
+        let Sorted { mut chunks, again } = tries.sort(11, 1, None, results(11, 1, &[0], None), kept.as_ref());
         assert!(again.is_empty());
-        let Some((11, Answer::Failed(error))) = segments[0].next() else { panic!("no failure") };
+        let Some((11, Answer::Failed(error))) = chunks[0].next() else { panic!("no failure") };
         assert_eq!(error.attempts(), 2);
     }
 
@@ -208,11 +207,11 @@ mod tests {
         let mut tries = Attempts { retries: 1, ..Attempts::default() };
         let whole = batch(7, 10, 8);
         tries.sent(&whole);
-        assert!(tries.back(BatchId(7), 3).is_some());
-        assert!(tries.back(BatchId(7), 5).is_some());
+        assert!(tries.on_returned(BatchId(7), 3).is_some());
+        assert!(tries.on_returned(BatchId(7), 5).is_some());
         assert!(tries.kept.is_empty());
         tries.sent(&whole.piece(BatchId(7), 3, 8, 0));
-        assert_eq!(tries.back(BatchId(7), 5).map(|kept| kept.first()), Some(13));
+        assert_eq!(tries.on_returned(BatchId(7), 5).map(|kept| kept.first()), Some(13));
         let mut none = Attempts::default();
         none.sent(&whole);
         assert!(none.kept.is_empty());

@@ -58,7 +58,7 @@ where
             }
             Ok((_, Err(error))) | Err(error) => return Some(Err(error)),
         };
-        while let Some((_, answer)) = self.map.made().or_else(|| self.map.answer()) {
+        while let Some((_, answer)) = self.map.next_made().or_else(|| self.map.answer()) {
             match answer {
                 Ok(result) => run.push(result),
                 Err(error) => {

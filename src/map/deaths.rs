@@ -13,7 +13,7 @@ const FIRST: usize = 8;
 #[derive(Debug, Default)]
 pub(crate) struct Deaths {
     /// Since the last answer.
-    row: Vec<WorkerExit>,
+    consecutive: Vec<WorkerExit>,
     /// The last death of an item that has no other answer, and how many before it were equal, where none has
     /// lived.
     first: Option<(WorkerExit, usize)>,
@@ -23,12 +23,12 @@ pub(crate) struct Deaths {
 impl Deaths {
     /// A worker died.
     pub(crate) fn died(&mut self, death: WorkerExit) {
-        self.row.push(death);
+        self.consecutive.push(death);
     }
 
     /// Items were answered, by results or by failures.
     pub(crate) fn answered(&mut self) {
-        self.row.clear();
+        self.consecutive.clear();
         self.lived();
     }
 
@@ -40,7 +40,7 @@ impl Deaths {
 
     /// An item was answered by the death of its worker.
     pub(crate) fn settled(&mut self, death: WorkerExit) {
-        self.row.clear();
+        self.consecutive.clear();
         if !self.lived {
             let before = self.first.take().filter(|(before, _)| before.is_like(&death));
             let equal = before.map_or(1, |(_, equal)| equal + 1);
@@ -67,12 +67,14 @@ impl Deaths {
                 death,
             );
         }
-        match self.row.last() {
+        match self.consecutive.last() {
             Some(last)
-                if self.row.len() > (workers + 1).saturating_mul(retries.saturating_add(4) as usize) =>
+                if self.consecutive.len()
+                    > (workers + 1).saturating_mul(retries.saturating_add(4) as usize) =>
             {
-                let listed: Vec<String> = self.row.iter().rev().take(5).map(ToString::to_string).collect();
-                let dead = self.row.len();
+                let listed: Vec<String> =
+                    self.consecutive.iter().rev().take(5).map(ToString::to_string).collect();
+                let dead = self.consecutive.len();
                 ended(
                     format!(
                         "{dead} workers died in a row without one answer; the last: {}",

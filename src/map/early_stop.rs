@@ -36,7 +36,7 @@ pub(crate) struct EarlyStop {
     /// When the deadline is, once the map has begun.
     ends: Option<Instant>,
     /// What the map stops at.
-    halted: Option<Error>,
+    first_failure: Option<Error>,
 }
 
 impl EarlyStop {
@@ -56,10 +56,10 @@ impl EarlyStop {
     }
 
     /// An item has failed at which the map stops. Of several that are known at one look the first is told.
-    pub(crate) fn halt(&mut self, error: Error) {
-        let earlier = self.halted.as_ref().is_some_and(|known| known.index() <= error.index());
+    pub(crate) fn fail_fast(&mut self, error: Error) {
+        let earlier = self.first_failure.as_ref().is_some_and(|known| known.index() <= error.index());
         if !earlier {
-            self.halted = Some(error);
+            self.first_failure = Some(error);
         }
     }
 
@@ -76,7 +76,7 @@ impl EarlyStop {
     /// # Errors
     /// What ends the map now: the failed item it stops at, or its deadline, unless all is `answered`.
     pub(crate) fn check(&mut self, answered: bool) -> Result<(), Error> {
-        if let Some(error) = self.halted.take() {
+        if let Some(error) = self.first_failure.take() {
             return Err(error);
         }
         match self.deadline {
@@ -102,7 +102,7 @@ mod tests {
         for order in [[3, 7], [7, 3]] {
             let mut limits = EarlyStop::default();
             for index in order {
-                limits.halt(failed(index));
+                limits.fail_fast(failed(index));
             }
             assert_eq!(limits.check(false).expect_err("it halts").index(), Some(3));
             assert!(limits.check(false).is_ok(), "told once");

@@ -95,7 +95,7 @@ impl<I: Iterator> Input<I> {
     /// The feed that the iterator is made of.
     pub(crate) fn feed(&self) -> Option<&Arc<Level>> {
         let Input { iterator, feed, .. } = self;
-        feed.get_or_init(|| iterator.as_ref().and_then(|iterator| Level::behind(iterator))).as_ref()
+        feed.get_or_init(|| iterator.as_ref().and_then(|iterator| Level::level_of(iterator))).as_ref()
     }
 
     /// What is known of the next pull.

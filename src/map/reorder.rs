@@ -30,7 +30,7 @@ pub(crate) struct ReorderBuffer {
     unordered: bool,
     budget: f64,
     /// Bytes of `ready` and of the result chunk that is being consumed.
-    held: f64,
+    held_bytes: f64,
     consumed: f64,
     /// Bytes of batches in the backend's hands, results that are expected of them included.
     charges: HashMap<BatchId, Charge>,
@@ -52,7 +52,7 @@ impl ReorderBuffer {
             most: SEGMENTS,
             unordered: false,
             budget: budget as f64,
-            held: 0.0,
+            held_bytes: 0.0,
             consumed: 0.0,
             charges: HashMap::new(),
             charged: 0.0,
@@ -88,7 +88,7 @@ impl ReorderBuffer {
     pub(crate) fn admits(&self, first: u64, bytes: f64) -> bool {
         let waited_for =
             first == self.head || (self.unordered && self.charges.is_empty() && self.ready.is_empty());
-        waited_for || (self.ready.len() < self.most && self.held + self.charged + bytes <= self.budget)
+        waited_for || (self.ready.len() < self.most && self.held_bytes + self.charged + bytes <= self.budget)
     }
 
     /// Whether the consumer could take a result chunk without waiting.
@@ -106,9 +106,9 @@ impl ReorderBuffer {
         let mut next = self.head;
         self.ready
             .iter()
-            .take_while(|(first, segment)| {
+            .take_while(|(first, chunk)| {
                 let follows = **first == next;
-                next = segment.end();
+                next = chunk.end();
                 follows
             })
             .count()
@@ -139,9 +139,9 @@ impl ReorderBuffer {
     }
 
     /// Answers to be delivered when it is their turn.
-    pub(crate) fn insert(&mut self, segment: ResultChunk) {
-        self.held += segment.bytes() as f64 + OVERHEAD;
-        self.ready.insert(segment.first(), segment);
+    pub(crate) fn insert(&mut self, chunk: ResultChunk) {
+        self.held_bytes += chunk.bytes() as f64 + OVERHEAD;
+        self.ready.insert(chunk.first(), chunk);
     }
 
     /// Nothing more comes: what is missing in front of answers is answered by errors, so that those keep their places.
@@ -151,13 +151,13 @@ impl ReorderBuffer {
         }
         let mut next = self.head;
         let mut gaps = Vec::new();
-        for (first, segment) in &self.ready {
+        for (first, chunk) in &self.ready {
             while next < *first {
                 let items = u32::try_from(first - next).unwrap_or(u32::MAX);
                 gaps.push(ResultChunk::gap(next, items, kind));
                 next += u64::from(items);
             }
-            next = segment.end();
+            next = chunk.end();
         }
         for gap in gaps {
             self.insert(gap);
@@ -166,16 +166,16 @@ impl ReorderBuffer {
 
     /// The next result chunk for the consumer, who is done with the one before.
     pub(crate) fn take(&mut self) -> Option<ResultChunk> {
-        self.held -= std::mem::take(&mut self.consumed);
+        self.held_bytes -= std::mem::take(&mut self.consumed);
         let entry = self.ready.first_entry()?;
         if *entry.key() != self.head && !self.unordered {
             return None;
         }
-        let segment = entry.remove();
-        self.consumed = segment.bytes() as f64 + OVERHEAD;
-        self.head = segment.end();
-        self.taken += segment.end() - segment.first();
-        Some(segment)
+        let chunk = entry.remove();
+        self.consumed = chunk.bytes() as f64 + OVERHEAD;
+        self.head = chunk.end();
+        self.taken += chunk.end() - chunk.first();
+        Some(chunk)
     }
 }
 
@@ -187,7 +187,7 @@ mod tests {
     use crate::error::Error;
     use crate::map::results::Answer;
 
-    fn segment(first: u64) -> ResultChunk {
+    fn chunk(first: u64) -> ResultChunk {
         ResultChunk::failed(first, Error::new(ErrorKind::Panic, "x"))
     }
 
@@ -201,14 +201,14 @@ mod tests {
     #[test]
     fn segments_come_out_in_order_whatever_the_order_they_came_in() {
         let mut window = ReorderBuffer::new(1 << 20);
-        window.insert(segment(1));
+        window.insert(chunk(1));
         assert!(window.take().is_none() && !window.has_next());
         assert_eq!(window.deliverable(), 0);
-        window.insert(segment(0));
-        window.insert(segment(3));
+        window.insert(chunk(0));
+        window.insert(chunk(3));
         assert_eq!(window.deliverable(), 2);
-        assert_eq!(window.take().map(|segment| segment.first()), Some(0));
-        assert_eq!(window.take().map(|segment| segment.first()), Some(1));
+        assert_eq!(window.take().map(|chunk| chunk.first()), Some(0));
+        assert_eq!(window.take().map(|chunk| chunk.first()), Some(1));
         assert!(window.take().is_none());
         assert_eq!(window.taken(), 2);
     }
@@ -217,19 +217,19 @@ mod tests {
     fn a_gap_is_answered_by_an_error_for_each_item_and_what_is_behind_it_keeps_its_place() {
         let mut window = ReorderBuffer::new(1 << 20);
         for first in [0, 3, 7] {
-            window.insert(segment(first));
+            window.insert(chunk(first));
         }
         window.fill_gaps(ErrorKind::OutOfCredits);
-        let mut told = Vec::new();
-        while let Some(mut segment) = window.take() {
-            segment.allow(10);
-            assert!(segment.next_fast(None).is_none());
-            while let Some((index, Answer::Failed(error))) = segment.next() {
+        let mut failures = Vec::new();
+        while let Some(mut chunk) = window.take() {
+            chunk.allow(10);
+            assert!(chunk.next_fast(None).is_none());
+            while let Some((index, Answer::Failed(error))) = chunk.next() {
                 assert_eq!(error.index(), usize::try_from(index).ok());
-                told.push((index, error.kind() == ErrorKind::OutOfCredits));
+                failures.push((index, error.kind() == ErrorKind::OutOfCredits));
             }
         }
-        assert_eq!(told, [0, 1, 2, 3, 4, 5, 6, 7].map(|index| (index, ![0, 3, 7].contains(&index))));
+        assert_eq!(failures, [0, 1, 2, 3, 4, 5, 6, 7].map(|index| (index, ![0, 3, 7].contains(&index))));
         assert!(window.is_empty());
     }
 

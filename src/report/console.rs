@@ -6,12 +6,13 @@ use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, TryLockError};
 use std::thread::yield_now;
 use std::time::{Duration, Instant};
 
 use console::Term;
 use fastmap_backends::local::{OutputSink, StdioSink, Stream};
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
@@ -38,7 +39,7 @@ const WAITING: usize = 1 << 20;
 const DRAWN: Duration = Duration::from_millis(500);
 
 fn screen() -> MutexGuard<'static, Screen> {
-    SCREEN.lock().unwrap_or_else(PoisonError::into_inner)
+    SCREEN.lock_unpoisoned()
 }
 
 thread_local! {
@@ -191,13 +192,13 @@ pub(crate) fn draw_upload(what: &str, sent: u64, total: u64) {
     if !is_drawn() {
         return;
     }
-    let mut bar = UPLOAD.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut bar = UPLOAD.lock_unpoisoned();
     draw(&mut bar, |columns| crate::report::bar::upload(what, sent, total, columns));
 }
 
 /// Takes the bar of an upload away, if there is one: it is through, or its map is over without it.
 pub(crate) fn remove_upload() {
-    let bar = UPLOAD.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let bar = UPLOAD.lock_unpoisoned().take();
     if let Some(bar) = bar {
         remove(&bar);
     }

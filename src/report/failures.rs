@@ -146,12 +146,12 @@ mod tests {
         assert!(texts[4994].starts_with(begin), "{}", texts[4994]);
         assert!(texts[4994].ends_with("… (the same as item 5's)"), "{}", texts[4994]);
         assert!(texts[3..].iter().all(|text| text.len() < 2 * SHORT));
-        let told = failures.most().expect("many are equal");
+        let common = failures.most().expect("many are equal");
         assert!(
-            told.starts_with("4995 items failed alike: cannot read an item of type a::B: why "),
-            "{told}"
+            common.starts_with("4995 items failed alike: cannot read an item of type a::B: why "),
+            "{common}"
         );
-        assert!(told.ends_with("… (first: item 5)"), "{told}");
+        assert!(common.ends_with("… (first: item 5)"), "{common}");
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub(crate) struct MapReport {
     /// The error after which it could not go on.
     ended_by: Option<ErrorKind>,
     /// Items answered by the calling thread.
-    here: u64,
+    inline_items: u64,
     wall: Duration,
     cpu: Duration,
     /// Time in which workers were ready to run and had no core; `None` once an answer does not tell.
@@ -100,7 +100,7 @@ impl MapReport {
             account: None,
             alone: None,
             ended_by: None,
-            here: 0,
+            inline_items: 0,
             wall: Duration::ZERO,
             cpu: Duration::ZERO,
             queued: Some(Duration::ZERO),
@@ -195,7 +195,7 @@ impl MapReport {
         }
         if self.verbosity >= Verbosity::Loud {
             let (first, items, bytes) = (batch.first(), batch.items(), batch.payload().len());
-            self.say(&format!(
+            self.print(&format!(
                 "sent items {first}..{} ({}, {})",
                 first + u64::from(items),
                 counted(u64::from(items), "item"),
@@ -219,14 +219,14 @@ impl MapReport {
         self.failed_tries += results.failures.len() as u64;
         self.bytes += results.payload.bytes().len() as u64;
         self.first.get_or_insert_with(|| {
-            let came = results.received_at.unwrap_or_else(Instant::now);
-            came.checked_sub(results.wall).unwrap_or(came)
+            let received = results.received_at.unwrap_or_else(Instant::now);
+            received.checked_sub(results.wall).unwrap_or(received)
         });
-        for told in self.refusals.news(&results.refused) {
-            warn(&labelled(self.label.as_deref(), &told));
+        for warning in self.refusals.new_warnings(&results.refused) {
+            warn(&labelled(self.label.as_deref(), &warning));
         }
         if self.verbosity >= Verbosity::Loud {
-            self.say(&format!(
+            self.print(&format!(
                 "{} answered items {first}..{} in {:.3} ms ({:.3} ms CPU, {} failed, {})",
                 results.worker,
                 first + u64::from(items),
@@ -244,17 +244,17 @@ impl MapReport {
     }
 
     /// The calling thread has done so many items itself, from `first` on. So many answers of the current segment are read.
-    pub(crate) fn done_here(&mut self, first: u64, items: u32, time: Duration, read: u32) {
-        self.here += u64::from(items);
+    pub(crate) fn done_inline(&mut self, first: u64, items: u32, time: Duration, read: u32) {
+        self.inline_items += u64::from(items);
         if let Some(recorder) = self.timings.recorder() {
-            recorder.done_here(first, items, time);
+            recorder.done_inline(first, items, time);
         }
         self.tick(read);
     }
 
     /// The calling thread may call for so many items one by one. Each takes one off `inline_budget` and counts nothing else:
     /// a second counter in memory is felt where an item is a square root.
-    pub(crate) fn grant(&mut self, items: u32) {
+    pub(crate) fn set_inline_budget(&mut self, items: u32) {
         (self.granted, self.inline_budget) = (items, items);
     }
 
@@ -262,7 +262,7 @@ impl MapReport {
     pub(crate) fn count_inline(&mut self) -> u32 {
         let called = std::mem::take(&mut self.granted) - std::mem::take(&mut self.inline_budget);
         self.delivered += u64::from(called);
-        self.here += u64::from(called);
+        self.inline_items += u64::from(called);
         called
     }
 
@@ -273,7 +273,7 @@ impl MapReport {
 
     /// Whether items were answered by anything but the death of their worker.
     pub(crate) fn has_results(&self) -> bool {
-        self.answered + self.here + self.restored > 0
+        self.answered + self.inline_items + self.restored > 0
     }
 
     pub(crate) fn has_deaths(&self) -> bool {
@@ -286,7 +286,7 @@ impl MapReport {
             recorder.decided(index, &format!("to {place}"));
         }
         if self.verbosity >= Verbosity::Loud {
-            self.say(&format!("items from {index} on go to {place}"));
+            self.print(&format!("items from {index} on go to {place}"));
         }
     }
 
@@ -297,7 +297,7 @@ impl MapReport {
             recorder.lost(batch, loss, place);
         }
         if self.verbosity >= Verbosity::Loud {
-            self.say(&loss.death.to_string());
+            self.print(&loss.death.to_string());
         }
     }
 
@@ -320,8 +320,8 @@ impl MapReport {
         }
     }
 
-    fn say(&self, text: &str) {
-        say(self.label.as_deref(), text);
+    fn print(&self, text: &str) {
+        print_labelled(self.label.as_deref(), text);
     }
 
     /// Whether progress is to be told now.
@@ -350,7 +350,7 @@ impl MapReport {
             cloud: self.cloud,
             microcredits: self.spent.microcredits,
         };
-        self.progress.show(now, &state, |text| say(self.label.as_deref(), text));
+        self.progress.show(now, &state, |text| print_labelled(self.label.as_deref(), text));
     }
 
     /// The map is over, or was dropped: takes the bar away and writes the closing line.
@@ -366,7 +366,7 @@ impl MapReport {
             restored: self.restored,
             answered: self.answered,
             cloud: self.cloud,
-            here: self.here,
+            inline_items: self.inline_items,
             elapsed: begun.elapsed(),
             wall: self.wall,
             cpu: self.cpu,
@@ -396,17 +396,17 @@ impl MapReport {
         if self.verbosity >= Verbosity::Normal {
             let mut line = closing_line(&account, &self.backend);
             // What a function fails with may hold what a terminal would obey.
-            let failed = self.failures.most().map(|told| shown(&told));
+            let failed = self.failures.most().map(|warning| shown(&warning));
             for said in [self.account.clone(), failed].into_iter().flatten() {
                 line = format!("{line}; {said}");
             }
-            self.say(&line);
+            self.print(&line);
         }
     }
 }
 
 /// Writes a line about a map.
-fn say(label: Option<&str>, text: &str) {
+fn print_labelled(label: Option<&str>, text: &str) {
     crate::report::console::line(&format!("fastmap: {}", labelled(label, text)));
 }
 
@@ -416,7 +416,7 @@ mod tests {
 
     #[test]
     fn a_terminal_obeys_no_label() {
-        let told = labelled(Some("\u{1b}[2J red\r\nμ"), "done");
-        assert_eq!(told, "\\u{1b}[2J red\\r\\nμ: done");
+        let warning = labelled(Some("\u{1b}[2J red\r\nμ"), "done");
+        assert_eq!(warning, "\\u{1b}[2J red\\r\\nμ: done");
     }
 }

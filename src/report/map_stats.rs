@@ -16,7 +16,7 @@ pub(crate) struct MapStats {
     pub(crate) restored: u64,
     /// Items answered by workers, and by the calling thread; more than were delivered where the consumer left early.
     pub(crate) answered: u64,
-    pub(crate) here: u64,
+    pub(crate) inline_items: u64,
     /// Items that a service answered.
     pub(crate) cloud: u64,
     /// Tries of items that failed.
@@ -58,7 +58,7 @@ impl MapStats {
 
     /// Items that were delivered and not done by the calling thread.
     pub(super) fn by_workers(&self) -> u64 {
-        self.delivered.saturating_sub(self.here)
+        self.delivered.saturating_sub(self.inline_items)
     }
 }
 
@@ -72,7 +72,7 @@ impl MapStats {
             deaths: 0,
             restored: 0,
             answered: 1000,
-            here: 0,
+            inline_items: 0,
             cloud: 0,
             failed_tries: 0,
             elapsed: Duration::from_secs(1),

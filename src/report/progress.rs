@@ -78,17 +78,17 @@ impl State<'_> {
         let count = self.count();
         let mut left = width.saturating_sub(measure_text_width(&count));
         let (details, warnings) = self.details();
-        let mut told = String::new();
+        let mut detail_text = String::new();
         for (index, detail) in details.iter().enumerate() {
             let needed = detail.len() + 2;
             if needed > left {
                 break;
             }
             left -= needed;
-            told += if index == 0 { "  " } else { ", " };
+            detail_text += if index == 0 { "  " } else { ", " };
             // As the surroundings want it: `NO_COLOR` and terminals without colours are respected.
             let style = if index < warnings { Style::new().for_stderr().red() } else { Style::new() };
-            told += &style.apply_to(detail).to_string();
+            detail_text += &style.apply_to(detail).to_string();
         }
         let bar_needs = if self.total.is_some() { LEAST_BAR + 1 } else { 0 };
         let mut line = String::new();
@@ -106,7 +106,7 @@ impl State<'_> {
             line += &bar(self.done, total, columns);
             line.push(' ');
         }
-        truncate_str(&(line + &count + &told), width, "").into_owned()
+        truncate_str(&(line + &count + &detail_text), width, "").into_owned()
     }
 
     /// The line where nothing can be drawn again.

@@ -18,14 +18,14 @@ const GIVES: &str = "give it with the program (include_bytes!) or as the context
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     /// Calls, each with the folder of its path: names of temporary files differ from item to item.
-    told: HashSet<String>,
+    reported: HashSet<String>,
     lines: usize,
     error_lines: usize,
 }
 
 impl Refusals {
     /// The warnings that are due.
-    pub(super) fn news(&mut self, refused: &[RefusedCall]) -> Vec<String> {
+    pub(super) fn new_warnings(&mut self, refused: &[RefusedCall]) -> Vec<String> {
         let mut of_items: BTreeMap<(bool, Option<u64>), Vec<&RefusedCall>> = BTreeMap::new();
         for call in refused {
             of_items.entry((!call.own_error, call.index)).or_default().push(call);
@@ -42,7 +42,7 @@ impl Refusals {
             return None;
         }
         // Of an item's own error each of them may be why.
-        let is_new = |call: &&&RefusedCall| !went_on || self.told.insert(kind(&call.call).to_owned());
+        let is_new = |call: &&&RefusedCall| !went_on || self.reported.insert(kind(&call.call).to_owned());
         let (files, calls): (Vec<&RefusedCall>, Vec<&RefusedCall>) =
             calls.iter().filter(is_new).copied().partition(|call| call.missing);
         if files.is_empty() && calls.is_empty() {
@@ -75,8 +75,8 @@ impl Refusals {
         } else {
             format!("{} answered an error of its own (Err), and ", item(index))
         };
-        let (told, ways) = (both(&of_calls, &of_files), both(ALLOWS, GIVES));
-        Some(format!("{begin}{told}; {ways} (reported once a map{last})"))
+        let (reported, remedies) = (both(&of_calls, &of_files), both(ALLOWS, GIVES));
+        Some(format!("{begin}{reported}; {remedies} (reported once a map{last})"))
     }
 }
 
@@ -101,12 +101,14 @@ mod tests {
     fn each_call_is_told_once_and_few_are() {
         let mut refusals = Refusals::default();
         let random = |index| refused(index, "openat(\"/dev/urandom\")", false);
-        let first = refusals.news(&[random(3), refused(3, "socket", false)]);
+        let first = refusals.new_warnings(&[random(3), refused(3, "socket", false)]);
         assert_eq!(first.len(), 1);
         assert!(first[0].contains("openat(\"/dev/urandom\") and socket to item 3,"), "{first:?}");
-        assert!(refusals.news(&[random(4)]).is_empty());
+        assert!(refusals.new_warnings(&[random(4)]).is_empty());
         let more: Vec<String> = (5..50)
-            .flat_map(|index| refusals.news(&[refused(index, &format!("openat(\"/{index}/x\")"), false)]))
+            .flat_map(|index| {
+                refusals.new_warnings(&[refused(index, &format!("openat(\"/{index}/x\")"), false)])
+            })
             .collect();
         assert_eq!(more.len(), LINES - 1, "{more:#?}");
         assert!(more[LINES - 2].contains("further ones of this map are not reported"), "{more:#?}");
@@ -116,31 +118,34 @@ mod tests {
     fn an_item_that_answers_an_error_of_its_own_is_told_with_all_of_its_calls() {
         let mut refusals = Refusals::default();
         let random = refused(0, "openat(\"/dev/urandom\")", false);
-        assert_eq!(refusals.news(&[random]).len(), 1);
+        assert_eq!(refusals.new_warnings(&[random]).len(), 1);
         let calls = ["openat(\"/dev/urandom\")", "openat(\"/tmp/sort\")"];
-        let told = refusals.news(&calls.map(|call| refused(7, call, true)));
-        assert_eq!(told.len(), 1);
-        assert!(told[0].contains("item 7 answered an error") && told[0].contains(calls[1]), "{told:?}");
+        let reported = refusals.new_warnings(&calls.map(|call| refused(7, call, true)));
+        assert_eq!(reported.len(), 1);
+        assert!(
+            reported[0].contains("item 7 answered an error") && reported[0].contains(calls[1]),
+            "{reported:?}"
+        );
     }
 
     #[test]
     fn a_file_that_the_cloud_has_not_is_told_with_what_to_do() {
         let mut refusals = Refusals::default();
         let file = |index| RefusedCall { missing: true, ..refused(index, "/usr/share/proj/proj.db", false) };
-        let told = refusals.news(&[file(3)]);
+        let reported = refusals.new_warnings(&[file(3)]);
         let words = [
             "in the cloud there is no \"/usr/share/proj/proj.db\", which this machine has: item 3 looked",
             "fastmap_with",
         ];
-        assert!(told.len() == 1 && words.iter().all(|words| told[0].contains(words)), "{told:?}");
-        assert!(!told[0].contains("sandbox"), "{told:?}");
-        assert!(refusals.news(&[file(4)]).is_empty());
+        assert!(reported.len() == 1 && words.iter().all(|words| reported[0].contains(words)), "{reported:?}");
+        assert!(!reported[0].contains("sandbox"), "{reported:?}");
+        assert!(refusals.new_warnings(&[file(4)]).is_empty());
         let both = [refused(5, "socket", true), RefusedCall { own_error: true, ..file(5) }];
-        let told = refusals.news(&both);
+        let reported = refusals.new_warnings(&both);
         for words in
             ["item 5 answered an error", "refused it socket; in the cloud there is no", "SANDBOX=off"]
         {
-            assert!(told.len() == 1 && told[0].contains(words), "{words}: {told:?}");
+            assert!(reported.len() == 1 && reported[0].contains(words), "{words}: {reported:?}");
         }
     }
 }

@@ -41,9 +41,9 @@ pub(crate) fn closing_line(stats: &MapStats, backend: &str) -> String {
     let restored = (stats.restored, format!("{} from the checkpoint", stats.restored));
     let failed = (stats.failed, format!("{} failed", stats.failed));
     let lost = (stats.deaths, format!("{} lost", counted(stats.deaths, "worker")));
-    for (count, told) in [restored, failed, lost] {
+    for (count, text) in [restored, failed, lost] {
         if count > 0 {
-            let _infallible = write!(line, ", {told}");
+            let _infallible = write!(line, ", {text}");
         }
     }
     if stats.is_paid() {
@@ -58,15 +58,15 @@ pub(crate) fn closing_line(stats: &MapStats, backend: &str) -> String {
         line += ", not read to the end";
     }
     line.push(')');
-    line + &verdict(stats, backend)
+    line + &comparison(stats, backend)
 }
 
 /// Whether it made sense, as far as what was measured tells.
-fn verdict(stats: &MapStats, backend: &str) -> String {
+fn comparison(stats: &MapStats, backend: &str) -> String {
     if stats.ended_by.is_some() {
         return String::new();
     }
-    if stats.answered == 0 && stats.here > 0 {
+    if stats.answered == 0 && stats.inline_items > 0 {
         return ": too little work for processes".to_owned();
     }
     // Nobody knows what the items from the checkpoint took.
@@ -271,13 +271,13 @@ mod tests {
             let paid = Receipt { microcredits: 5_417, balance };
             closing_line(&MapStats { paid, ..MapStats::example() }, "cloud")
         };
-        let told = line(None);
+        let text = line(None);
         assert!(
-            told.starts_with("1000 items in 1.00 s (1000/s, cloud, 0.005417 credits); the items"),
-            "{told}"
+            text.starts_with("1000 items in 1.00 s (1000/s, cloud, 0.005417 credits); the items"),
+            "{text}"
         );
-        let told = line(Some(2_500_000));
-        assert!(told.contains(", cloud, 0.005417 credits, 2.5 left); the items"), "{told}");
+        let text = line(Some(2_500_000));
+        assert!(text.contains(", cloud, 0.005417 credits, 2.5 left); the items"), "{text}");
     }
 
     #[test]

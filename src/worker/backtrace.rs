@@ -77,21 +77,21 @@ fn function_part(text: &str) -> String {
     {
         part = rest;
     }
-    let mut told = String::new();
+    let mut part_text = String::new();
     if part.iter().all(|frame| frame.name == "<unknown>") {
-        return told;
+        return part_text;
     }
     for (number, frame) in part.iter().enumerate() {
-        if told.len() > MOST {
-            let _written = write!(told, "\n      … ({} frames left out)", part.len() - number);
+        if part_text.len() > MOST {
+            let _written = write!(part_text, "\n      … ({} frames left out)", part.len() - number);
             break;
         }
-        let _written = write!(told, "\n{number:4}: {}", frame.name);
+        let _written = write!(part_text, "\n{number:4}: {}", frame.name);
         if let Some(place) = frame.place {
-            let _written = write!(told, "\n             at {place}");
+            let _written = write!(part_text, "\n             at {place}");
         }
     }
-    told
+    part_text
 }
 
 #[cfg(test)]
@@ -105,9 +105,9 @@ mod tests {
                     at /rustc/5/core/src/panicking.rs:80:14\n   4: app::inner\n             at ./src/main.rs:3:9\n   \
                     5: <app::Work as app::fastmap::Act>::act\n   6: core::ops::function::Fn::call\n   \
                     7: <&F as fastmap::entry::Call>::call\n   8: fastmap::entry::each\n   9: main\n";
-        let told = function_part(text);
+        let part_text = function_part(text);
         let expected = "\n   0: app::inner\n             at ./src/main.rs:3:9\n   1: <app::Work as app::fastmap::Act>::act";
-        assert_eq!(told, expected);
+        assert_eq!(part_text, expected);
         assert_eq!(function_part("   0: <unknown>\n   1: <unknown>\n"), "");
         assert_eq!(function_part(""), "");
     }
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn a_deep_stack_is_cut_and_says_so() {
         let frame = |n: usize| format!("{n:4}: app::recursion\n             at ./src/main.rs:3:9\n");
-        let told = function_part(&(0..1000).map(frame).collect::<String>());
-        assert!(told.len() < MOST + 200 && told.ends_with(" frames left out)"), "{told}");
+        let part_text = function_part(&(0..1000).map(frame).collect::<String>());
+        assert!(part_text.len() < MOST + 200 && part_text.ends_with(" frames left out)"), "{part_text}");
     }
 }

@@ -1,5 +1,5 @@
 //! The source's structure holds: no file imports itself through others, and `lib.rs` and `mod.rs` only declare modules
-//! and re-export names, so that a reader finds each item in a file that is named after it.
+//! and re-export names, so that a reader finds each item in a file that is named after it. No file is long.
 //!
 //! `imports` reads which file of a crate imports which.
 #![allow(clippy::unwrap_used)]
@@ -8,7 +8,8 @@ mod imports;
 #[path = "../common/syntax.rs"]
 mod syntax;
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use imports::Crate;
 
@@ -24,7 +25,7 @@ const CRATES: [(&str, &str); 8] = [
     ("benches/src", "main.rs"),
 ];
 
-fn source(folder: &str) -> std::path::PathBuf {
+fn source(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)
 }
 
@@ -53,4 +54,54 @@ fn lib_and_mod_files_declare_and_define_nothing() {
         }
     }
     assert!(found.is_empty(), "definitions outside a file of their own:\n{}", found.join("\n"));
+}
+
+/// Lines of a source file at most. A longer one has more than one idea, and its name can't say all of them.
+const MOST_LINES: usize = 450;
+
+/// Files that are longer until they are divided, each by its path. A file leaves this list with the change that divides it.
+const LONGER: [&str; 8] = [
+    "backends/src/adaptive/run.rs",
+    "backends/src/cloud/run_state.rs",
+    "backends/src/cloud/run_thread.rs",
+    "backends/src/conformance/trial.rs",
+    "backends/src/local/pool/state.rs",
+    "backends/src/model/batch.rs",
+    "service/tests/attack/attacks.rs",
+    "service/tests/service/machines.rs",
+];
+
+/// All files of Rust below a folder, with those of tests.
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            if path.file_name().unwrap() != "target" {
+                sources(&path, found);
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn a_source_file_has_a_bounded_number_of_lines() {
+    let mut files = Vec::new();
+    for folder in ["src", "backends", "sandbox", "service", "simulator", "benches"] {
+        let before = files.len();
+        sources(&source(folder), &mut files);
+        assert!(files.len() > before, "no files in {folder}");
+    }
+    let mut longer: Vec<(String, usize)> = files
+        .iter()
+        .map(|path| {
+            let name = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().display().to_string();
+            (name, fs::read_to_string(path).unwrap().lines().count())
+        })
+        .filter(|(_, lines)| *lines > MOST_LINES)
+        .collect();
+    longer.sort();
+    let names: Vec<&str> = longer.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, LONGER, "files above {MOST_LINES} lines, and those that may be so: {longer:?}");
 }

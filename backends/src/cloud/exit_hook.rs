@@ -1,8 +1,10 @@
 //! The end of the process while a run is open: the run is cancelled at the service as far as there is time. A process that is
 //! killed (or interrupted without a handler) sends nothing; its runs end with their leases.
 
-use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Once, Weak};
 use std::time::{Duration, Instant};
+
+use fastmap_sandbox::unpoisoned::LockUnpoisoned;
 
 use crate::cloud::run_state::RunHandle;
 
@@ -19,7 +21,7 @@ pub(crate) fn watch(shared: &Arc<RunHandle>) {
         // runs end with their leases.
         unsafe { libc::atexit(at_exit) };
     });
-    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut open = OPEN.lock_unpoisoned();
     open.retain(|run| run.strong_count() > 0);
     open.push(Arc::downgrade(shared));
 }

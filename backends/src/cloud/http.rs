@@ -4,9 +4,10 @@
 
 use std::fmt;
 use std::io::Read;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use fastmap_sandbox::unpoisoned::LockUnpoisoned;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::http::{Request, Response};
@@ -17,9 +18,10 @@ use super::problem::{Problem, ProblemCode};
 use super::proxy::{self, NamedProxy};
 use super::sign::{
     HEADER_DIGEST, HEADER_NONCE, HEADER_PROTOCOL, HEADER_SIGNATURE, HEADER_TIMESTAMP, PROTOCOL, RequestHead,
-    ResponseHead, Secret, SigningKey, digest, hexadecimal,
+    ResponseHead, Secret, SigningKey, digest,
 };
 use super::url::ServiceUrl;
+use crate::model::hex::hexadecimal;
 
 const CONNECT: Duration = Duration::from_secs(10);
 /// A short call is over by then, or another connection is tried.
@@ -62,7 +64,7 @@ struct Clock(Mutex<Option<(u64, Instant)>>);
 impl Clock {
     /// Seconds since 1970.
     fn now(&self) -> u64 {
-        match *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+        match *self.0.lock_unpoisoned() {
             Some((time, at)) => time.saturating_add(at.elapsed().as_secs()),
             None => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         }
@@ -70,7 +72,7 @@ impl Clock {
 
     /// The service's clock says so now, in an answer that is signed for a request of this moment.
     fn set(&self, time: u64) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((time, Instant::now()));
+        *self.0.lock_unpoisoned() = Some((time, Instant::now()));
     }
 }
 

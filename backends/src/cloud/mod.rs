@@ -70,6 +70,7 @@ pub use crate::cloud::notices::{
 };
 #[cfg(feature = "cloud")]
 pub use crate::cloud::options::CloudOptions;
+pub use crate::model::hex::hexadecimal;
 #[cfg(feature = "cloud")]
 pub use backend::Cloud;
 pub use body::{Answer, BatchBody, FLAG_ZSTD, Part, PartOutcome};
@@ -85,7 +86,7 @@ pub use protocol::{
 };
 pub use sign::{
     EventHead, HEADER_DIGEST, HEADER_NONCE, HEADER_PROTOCOL, HEADER_SIGNATURE, HEADER_TIMESTAMP, PROTOCOL,
-    RequestHead, ResponseHead, Secret, SecretError, SigningKey, digest, hexadecimal, is_digest,
+    RequestHead, ResponseHead, Secret, SecretError, SigningKey, digest, is_digest,
 };
 #[cfg(feature = "cloud")]
 pub use url::{ServiceUrl, UrlError};

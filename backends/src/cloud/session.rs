@@ -2,9 +2,11 @@
 //! uploaded. Called from the runs' threads.
 
 use std::collections::HashSet;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use fastmap_sandbox::unpoisoned::LockUnpoisoned;
 
 use crate::cloud::CloudOptions;
 use crate::cloud::http::{By, Failure, Http};
@@ -88,10 +90,6 @@ const CONFIRMED: Duration = Duration::from_secs(1);
 /// A call that alone gets no answer, while others do, is made for so much longer.
 const ALONE: Duration = Duration::from_secs(120);
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Session {
     pub(crate) fn new(options: CloudOptions, http: Http) -> Self {
         Session {
@@ -161,7 +159,7 @@ impl Session {
     /// A good answer came.
     pub(crate) fn on_success(&self) {
         let first = !self.reached.swap(true, Ordering::Relaxed);
-        let mut health = lock(&self.health);
+        let mut health = self.health.lock_unpoisoned();
         health.good = Some(Instant::now());
         if first {
             return;
@@ -180,7 +178,7 @@ impl Session {
         if matches!(failure, Failure::Problem(problem) if problem.status < 500) {
             return;
         }
-        let mut health = lock(&self.health);
+        let mut health = self.health.lock_unpoisoned();
         let begins = health.good.map_or(began, |good| good.max(began));
         // A call that was on the way when this process stood still took long, and was not waited for so long.
         let since = health.troubled.get_or_insert_with(|| (begins, Instant::now())).1.elapsed();
@@ -194,13 +192,13 @@ impl Session {
 
     /// How long no good answer has come, where one was due.
     fn troubled(&self) -> Duration {
-        lock(&self.health).troubled.map_or(Duration::ZERO, |(_, since)| since.elapsed())
+        self.health.lock_unpoisoned().troubled.map_or(Duration::ZERO, |(_, since)| since.elapsed())
     }
 
     /// How long none has come, from the begin of the first call that failed on, where another call has had the time to say
     /// otherwise: one that fails was also on the way when this process stood still itself.
     pub(super) fn silent(&self) -> Duration {
-        match lock(&self.health).troubled {
+        match self.health.lock_unpoisoned().troubled {
             Some((since, noticed)) if noticed.elapsed() > CONFIRMED => since.elapsed(),
             _ => Duration::ZERO,
         }
@@ -285,20 +283,20 @@ impl Session {
 
     /// What is known of the account, asked for if it is not, or not any more.
     pub(crate) fn auth(&self, waiter: &dyn Waiter) -> Result<Auth, Stop> {
-        if let Some((_, auth)) = lock(&self.auth).as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
+        if let Some((_, auth)) = self.auth.lock_unpoisoned().as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
             return Ok(auth.clone());
         }
         let (auth, took): (Auth, _) =
             self.call_with_retry(waiter, || self.http.ask(By::Short, "POST", "/auth", None::<&()>))?;
         self.took(took);
         let _first = self.http.long_poll.set(Duration::from_secs(auth.limits.long_poll_seconds));
-        *lock(&self.auth) = Some((Instant::now(), auth.clone()));
+        *self.auth.lock_unpoisoned() = Some((Instant::now(), auth.clone()));
         Ok(auth)
     }
 
     /// The account has so much, as a bill says.
     pub(crate) fn billed(&self, balance: i64) {
-        if let Some((_, auth)) = lock(&self.auth).as_mut() {
+        if let Some((_, auth)) = self.auth.lock_unpoisoned().as_mut() {
             auth.available += balance - auth.balance;
             auth.balance = balance;
         }
@@ -306,16 +304,16 @@ impl Session {
 
     /// Whether an upload is known to be there.
     pub(crate) fn is_stored(&self, hash: &str) -> bool {
-        lock(&self.stored).contains(hash)
+        self.stored.lock_unpoisoned().contains(hash)
     }
 
     pub(crate) fn set_stored(&self, hash: &str) {
-        lock(&self.stored).insert(hash.to_owned());
+        self.stored.lock_unpoisoned().insert(hash.to_owned());
     }
 
     /// Something that was there is not any more.
     pub(crate) fn forget_stored(&self) {
-        lock(&self.stored).clear();
+        self.stored.lock_unpoisoned().clear();
     }
 }
 
@@ -369,7 +367,7 @@ mod tests {
             ago -= after;
             backoff.fails(time(ago), failure.is_silence());
         }
-        lock(&session.health).troubled = Some((began, began));
+        session.health.lock_unpoisoned().troubled = Some((began, began));
         let last =
             if failures.last().is_some_and(|(_, last)| last.is_silence()) { silence() } else { refused() };
         session.after(last, &mut backoff, began, bears).is_err()
@@ -404,12 +402,12 @@ mod tests {
     #[test]
     fn a_service_is_silent_since_the_call_that_got_no_answer_or_the_last_good_one() {
         let session = session(5);
-        let since = || lock(&session.health).troubled.map(|(since, _)| since);
+        let since = || session.health.lock_unpoisoned().troubled.map(|(since, _)| since);
         let began = Instant::now().checked_sub(Duration::from_secs(8)).expect("this machine is up");
         session.bad(&silence(), began);
         assert_eq!(since(), Some(began));
         assert_eq!(session.silent(), Duration::ZERO, "this process may have stood still");
-        lock(&session.health).troubled = Some((began, began));
+        session.health.lock_unpoisoned().troubled = Some((began, began));
         assert!(session.silent() >= Duration::from_secs(8));
         session.on_success();
         assert_eq!((since(), session.silent()), (None, Duration::ZERO));

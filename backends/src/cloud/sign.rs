@@ -7,6 +7,8 @@ use std::str::FromStr;
 use ring::digest::SHA256;
 use ring::hmac;
 
+use crate::model::hex::hexadecimal;
+
 /// The protocol's version, as it stands in paths, headers and canonical strings.
 pub const PROTOCOL: u32 = 1;
 /// Both ways: the version that the sender speaks.
@@ -218,13 +220,6 @@ pub fn digest(bytes: &[u8]) -> String {
 /// Whether a text has the form of a [`digest`].
 pub fn is_digest(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
-}
-
-/// Lower-case hexadecimal digits.
-pub fn hexadecimal(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
 }
 
 fn bytes_of(text: &str) -> Option<Vec<u8>> {

@@ -3,19 +3,21 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::sync::{OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use fastmap_sandbox::unpoisoned::LockUnpoisoned;
 use ring::digest::{Context, SHA256};
 
 use super::http::{By, Failure};
 use super::problem::{Problem, ProblemCode};
 use super::protocol::{BlobStatus, Limits};
-use super::sign::{digest, hexadecimal};
+use super::sign::digest;
 use crate::cloud::notices::{Notice, Upload};
 use crate::cloud::session::{Session, Stop, Waiter};
 use crate::execution::startable::executable_path;
 use crate::model::error::BackendError;
+use crate::model::hex::hexadecimal;
 
 /// Compresses 300 MB in a second; a program shrinks to a third.
 const LEVEL: i32 = 3;
@@ -142,7 +144,7 @@ impl Session {
             return Ok(());
         }
         // Another run of this process may upload the same: it is there then.
-        let _turn = self.uploading.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.uploading.lock_unpoisoned();
         if self.is_stored(hash) {
             return Ok(());
         }

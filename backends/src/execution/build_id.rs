@@ -2,7 +2,6 @@
 //! Host and worker compare theirs before a function is named across them.
 
 use std::ffi::{CStr, OsStr};
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
@@ -12,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::execution::mappings::objects;
 use crate::execution::startable::executable_path;
+use crate::model::hex::hexadecimal;
 
 /// The identity of the running executable: `build-id:…` or `sha256:…`, in hexadecimal.
 /// Computed once. Linkers leave a build id by default on Linux; hashing is for those that don't (musl, `--build-id=none`).
@@ -63,13 +63,6 @@ fn content_hash(mut file: File) -> std::io::Result<Vec<u8>> {
             read => hasher.update(&buffer[..read]),
         }
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a string takes all");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! System calls that the sandbox refused to the item that runs in this process, added to the item's error.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 
+use fastmap_sandbox::unpoisoned::LockUnpoisoned;
 use fastmap_sandbox::{Refusal, named, record};
 
 use crate::model::failure::add;
@@ -30,7 +31,7 @@ pub(crate) struct UnreportedDenials {
 pub(crate) static UNTOLD: OnceLock<Mutex<UnreportedDenials>> = OnceLock::new();
 
 pub(crate) fn untold() -> Option<MutexGuard<'static, UnreportedDenials>> {
-    UNTOLD.get().map(|untold| untold.lock().unwrap_or_else(PoisonError::into_inner))
+    UNTOLD.get().map(|untold| untold.lock_unpoisoned())
 }
 
 /// Worker: the message of an item that failed, with what was refused to it.

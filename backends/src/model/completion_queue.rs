@@ -1,8 +1,10 @@
 //! Where a run's completions wait for the thread that polls it. Filled by a backend's own threads.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Instant;
+
+use fastmap_sandbox::unpoisoned::{LockUnpoisoned, WaitUnpoisoned};
 
 use crate::model::completion::Completion;
 use crate::model::error::BackendError;
@@ -34,7 +36,7 @@ impl CompletionQueue {
             if left.is_zero() {
                 return Ok(None);
             }
-            state = self.more.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.more.wait_timeout_unpoisoned(state, left);
         }
     }
 
@@ -49,6 +51,6 @@ impl CompletionQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, QueueState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock_unpoisoned()
     }
 }

@@ -5,12 +5,13 @@
 //! a test compares docs/local-and-cloud.md with it. A call that is not on the list is newer than the list,
 //! and fails on both sides as on an older kernel.
 
+mod arguments;
 #[cfg(test)]
 mod document;
 mod list;
 mod lookup;
 mod syscall;
 
-pub(crate) use list::{ASKED, WRITING};
+pub(crate) use arguments::{ASKED, WRITING};
 pub(crate) use lookup::{answers, find};
 pub(crate) use syscall::{Answer, Call, Condition, Side};

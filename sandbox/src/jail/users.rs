@@ -8,9 +8,10 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::PathBuf;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 
 use super::owner::{Lock, lock};
+use crate::unpoisoned::LockUnpoisoned;
 
 /// Where ranges are taken from, and how many users one of them has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +50,7 @@ impl User {
     /// If all ranges are other services', no folder can hold their locks, or this user namespace has too few numbers.
     pub(super) fn lease() -> io::Result<User> {
         let numbers = numbers()?;
-        let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = HELD.lock_unpoisoned();
         let free = |held: &UserLease| {
             let mut all = held.ranges.keys().flat_map(|first| *first..first + numbers.range);
             all.find(|user| !held.taken.contains(user))
@@ -74,7 +75,7 @@ impl User {
 
 impl Drop for User {
     fn drop(&mut self) {
-        HELD.lock().unwrap_or_else(PoisonError::into_inner).taken.remove(&self.0);
+        HELD.lock_unpoisoned().taken.remove(&self.0);
     }
 }
 
@@ -85,7 +86,7 @@ impl Drop for User {
 pub(super) fn describe() -> io::Result<String> {
     drop(User::lease()?);
     let numbers = numbers()?;
-    let held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    let held = HELD.lock_unpoisoned();
     let own: Vec<String> =
         held.ranges.keys().map(|first| format!("{first} to {}", first + numbers.range - 1)).collect();
     let folder = folder()?;

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 /// A child becomes its program long before. A file system that keeps no such leases (NFS may answer that way) costs
 /// this time at most, once for a file.
 const LIMIT: Duration = Duration::from_secs(2);
+/// `include/uapi/asm-generic/fcntl.h` of Linux; libc has it for few targets.
+const F_SETSIG: libc::c_int = 10;
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// Waits until the file at `path`, whose writers are closed in this process, is open for writing in no other. To be
@@ -35,15 +37,18 @@ fn wait_until(path: &Path, deadline: Instant) -> io::Result<()> {
 
 /// The kernel grants a lease for reading only where there are no writers, which it counts as `execve` does.
 fn is_written(file: &File) -> bool {
-    let lease = |kind: libc::c_int| {
-        // SAFETY: F_SETLEASE takes a number and touches no memory of this process.
-        let answer = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) };
+    let set = |command: libc::c_int, value: libc::c_int| {
+        // SAFETY: both commands take a number and touch no memory of this process.
+        let answer = unsafe { libc::fcntl(file.as_raw_fd(), command, value) };
         if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     };
-    match lease(libc::F_RDLCK) {
+    // A process that opens the file for writing while the lease lasts makes the kernel send a signal. SIGIO, which it
+    // sends by default, would end this process; SIGURG is ignored.
+    let granted = set(F_SETSIG, libc::SIGURG).and_then(|()| set(libc::F_SETLEASE, libc::F_RDLCK));
+    match granted {
         Ok(()) => {
             // The lease would end with the descriptor at the latest.
-            let _ = lease(libc::F_UNLCK);
+            let _ = set(libc::F_SETLEASE, libc::F_UNLCK);
             false
         }
         // Other errors come from file systems without leases, and for files of other users.

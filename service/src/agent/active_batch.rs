@@ -37,15 +37,15 @@ pub(super) struct ActiveBatch {
     /// How long ago that was, without the time in which this process stood still.
     pub(super) age: Duration,
     pub(super) cut: bool,
-    /// Workers still have some of it that nobody waits for.
+    /// Workers still have some of it that is abandoned.
     pub(super) given_back: bool,
-    pub(super) reply: Option<oneshot::Sender<Landed>>,
+    pub(super) reply: Option<oneshot::Sender<BatchResult>>,
 }
 
-/// The verdict on a batch, and the CPU time on its bill that the kernel has counted.
+/// The outcome on a batch, and the CPU time on its bill that the kernel has counted.
 #[derive(Debug)]
-pub(super) struct Landed {
-    pub(super) verdict: WorkOutcome,
+pub(super) struct BatchResult {
+    pub(super) outcome: WorkOutcome,
     pub(super) metered: Duration,
 }
 
@@ -57,7 +57,7 @@ impl ActiveBatch {
         if extent > self.most.saturating_sub(self.whole)
             && let PartOutcome::Done(results) = &mut part.outcome
         {
-            // What is told beside the results takes no room from them.
+            // Messages beside the results take no room from them.
             results.refused.clear();
             extent = part.extent() + Part::HEAD;
         }
@@ -74,7 +74,7 @@ impl ActiveBatch {
         self.parts.push(part);
     }
 
-    /// What becomes of items whose answer alone has more bytes than an answer may have. One is told so; of several it is not
+    /// What becomes of items whose answer alone has more bytes than an answer may have. One gets an error that says so; of several it is not
     /// known which it was: each is tried alone.
     fn beyond(&self, items: u32, bytes: u64) -> PartOutcome {
         let many = if items == 1 { "the item's result has" } else { "the items' results have" };
@@ -112,17 +112,17 @@ impl ActiveBatch {
         self.given_back = true;
     }
 
-    /// Gives the answer. `Some`: nobody waits for it any more, and so much stood on its bill.
+    /// Gives the answer. `Some`: the batch was abandoned, and this much stood on its bill.
     pub(super) fn complete(mut self) -> Option<Duration> {
         let parts = std::mem::take(&mut self.parts);
-        // Of what was cut nobody knows more than that it has used up its time.
+        // All that is known of an item that was cut is that it has used up its time.
         let cpu = if self.cut { self.cpu.max(self.limit) } else { self.cpu };
         let (cut, metered) = (self.cut, self.cpu);
         self.answer(WorkOutcome::Answered(Answered { parts, cpu, cut }), metered)
     }
 
-    pub(super) fn answer(mut self, verdict: WorkOutcome, metered: Duration) -> Option<Duration> {
-        let unheard = self.reply.take()?.send(Landed { verdict, metered }).err()?;
+    pub(super) fn answer(mut self, outcome: WorkOutcome, metered: Duration) -> Option<Duration> {
+        let unheard = self.reply.take()?.send(BatchResult { outcome, metered }).err()?;
         Some(unheard.metered)
     }
 }

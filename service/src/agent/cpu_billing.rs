@@ -138,13 +138,13 @@ mod tests {
 
     use super::*;
 
-    /// Shows what it is told to.
+    /// Shows what the test has set.
     #[derive(Debug, Default)]
     struct Shown(Mutex<CpuTimes>);
 
     impl CpuMeter for Shown {
         fn cpu(&self) -> CpuTimes {
-            self.0.lock().expect("nobody panics").clone()
+            self.0.lock().expect("no panic").clone()
         }
 
         fn end(&self) {}
@@ -160,7 +160,7 @@ mod tests {
         let meter = Arc::clone(&shown) as Arc<dyn CpuMeter>;
         let show = move |workers: &[u64]| {
             let living = (0..).zip(workers.iter().map(|cpu| seconds(*cpu))).collect();
-            *shown.0.lock().expect("nobody panics") = CpuTimes { living, dead: Duration::ZERO };
+            *shown.0.lock().expect("no panic") = CpuTimes { living, dead: Duration::ZERO };
         };
         show(workers);
         (BillingMeter::new(Some(meter)), show)

@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use fastmap_backends::cloud::Locale;
 use fastmap_backends::local::{Budget, CpuTimes, Jailed, OutputSink};
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use fastmap_backends::{BackendError, Local, LocalOptions};
 use fastmap_sandbox::elf::ElfError;
 use fastmap_sandbox::jail::{Executable, Jail, Limits, Program, Scratch};
@@ -133,7 +134,7 @@ impl Answers {
 
     /// The part of an account, which all its pools share, and answers that outlive their pool.
     fn of(&self, account: i64) -> Arc<Budget> {
-        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut accounts = self.accounts.lock_unpoisoned();
         accounts.retain(|_, budget| budget.strong_count() > 0);
         accounts.get(&account).and_then(Weak::upgrade).unwrap_or_else(|| {
             let budget = Budget::within(&self.all, ANSWERS, ANSWERS_FOR_SURE);

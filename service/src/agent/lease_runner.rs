@@ -1,11 +1,12 @@
 //! Loop of an agent: leases work, runs each lease, and answers it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use fastmap_backends::BatchId;
 use fastmap_backends::cloud::{Problem, ProblemCode};
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, OnceCell, Semaphore, oneshot, watch};
@@ -16,7 +17,7 @@ use tracing::{Instrument, Span};
 use super::launcher::Launch;
 use super::run_pool::Pool;
 use super::tab::{Due, Tab};
-use crate::agent::active_batch::Landed;
+use crate::agent::active_batch::BatchResult;
 use crate::agent_registry::{AgentRegistry, Registration};
 use crate::dispatch::{Lease, Payer, RunSpec, Task, WorkOutcome, WorkSource};
 use crate::run_log::RunLogs;
@@ -41,16 +42,16 @@ pub struct Agent {
     /// What it runs on, in words; empty where that goes without saying.
     pub machine: String,
     /// Where its work comes from.
-    pub lessor: Arc<dyn WorkSource>,
+    pub source: Arc<dyn WorkSource>,
     /// What starts its workers.
     pub launch: Arc<dyn Launch>,
     /// Where what its workers print goes.
     pub events: RunLogs,
     /// Workers of each run.
     pub workers: usize,
-    /// Work that it has at a time. What waits here for a worker waits for this agent's, whoever else is idle.
+    /// Work that it has at a time. What waits here for a worker waits for this agent's, even if others are idle.
     pub places: usize,
-    /// What is in hand when the lessor closes has so long to end; the rest is given back then.
+    /// What is in hand when the work source closes has this time to end; the rest is given back then.
     pub grace: Duration,
     /// Told, it ends the grace.
     pub hurry: Arc<Notify>,
@@ -82,7 +83,7 @@ struct Shared {
 }
 
 impl Agent {
-    /// Works until its lessor is closed and what was leased is done or, after the grace, given back. Its workers have
+    /// Works until its work source is closed and what was leased is done or, after the grace, given back. Its workers have
     /// ended then.
     pub async fn work(self) {
         let seat = self.roster.join(&self.name, &self.machine, self.workers);
@@ -91,7 +92,7 @@ impl Agent {
         let shared =
             Arc::new(Shared { agent: self, seat, pools: Mutex::default(), tabs: Mutex::default(), over });
         let settling = tokio::spawn(Arc::clone(&shared).settle_again_and_again());
-        let mut ended = shared.agent.lessor.ended_runs();
+        let mut ended = shared.agent.source.ended_runs();
         let mut look = interval(LOOK);
         let mut tasks = JoinSet::new();
         loop {
@@ -138,39 +139,39 @@ impl Agent {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Slot>> {
-        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pools.lock_unpoisoned()
     }
 
     async fn lease(&self, places: &Arc<Semaphore>) -> Option<(Lease, tokio::sync::OwnedSemaphorePermit)> {
         let place = Arc::clone(places).acquire_owned().await.ok()?;
-        Some((self.agent.lessor.lease().await.ok()?, place))
+        Some((self.agent.source.lease().await.ok()?, place))
     }
 
     /// Does what a lease asks for, and says so as long as it takes.
     async fn serve(self: &Arc<Self>, lease: Lease) {
-        let lessor = &self.agent.lessor;
+        let source = &self.agent.source;
         let mut over = self.over.subscribe();
         let in_hand = self.seat.takes();
-        let work = self.verdict(&lease);
+        let work = self.outcome(&lease);
         tokio::pin!(work);
         let beat = (lease.lasts / 3).max(Duration::from_millis(1));
         // Not `interval` and its first tick, which comes at the timer's next millisecond: the work would wait for that.
         let mut heartbeat = interval_at(Instant::now() + beat, beat);
-        let verdict = loop {
+        let outcome = loop {
             tokio::select! {
-                verdict = &mut work => break verdict,
+                outcome = &mut work => break outcome,
                 // What it has of this is given up with the future.
-                () = lessor.revoked(lease.id) => return,
-                _ = heartbeat.tick() => if !lessor.extend(lease.id).await {
+                () = source.revoked(lease.id) => return,
+                _ = heartbeat.tick() => if !source.extend(lease.id).await {
                     return;
                 },
                 () = came(&mut over) => break None,
             }
         };
-        match verdict {
-            Some((Landed { verdict, metered }, tab)) => {
+        match outcome {
+            Some((BatchResult { outcome, metered }, tab)) => {
                 in_hand.answered();
-                let wanted = lessor.answer(lease.id, verdict).await;
+                let wanted = source.answer(lease.id, outcome).await;
                 if !wanted && let Some(tab) = tab {
                     tab.metered(|of_run| of_run.unbill(metered));
                 }
@@ -179,16 +180,16 @@ impl Shared {
             None => {
                 in_hand.given_back();
                 tracing::debug!("given back");
-                lessor.give_back(lease.id).await;
+                source.nack(lease.id).await;
             }
         }
     }
 
     /// `None`: the pool has gone meanwhile, or its program is not to be had.
-    /// With a verdict comes the tab that has its bill.
-    async fn verdict(self: &Arc<Self>, lease: &Lease) -> Option<(Landed, Option<Arc<Tab>>)> {
+    /// With a outcome comes the tab that has its bill.
+    async fn outcome(self: &Arc<Self>, lease: &Lease) -> Option<(BatchResult, Option<Arc<Tab>>)> {
         let spec = &lease.work.spec;
-        let at_once = |verdict| Some((Landed { verdict, metered: Duration::ZERO }, None));
+        let at_once = |outcome| Some((BatchResult { outcome, metered: Duration::ZERO }, None));
         let pool = match self.pool(spec, &lease.payer).await {
             Ok(pool) => pool,
             // The next run of the program may have more luck, the next batch of this one too.
@@ -208,14 +209,14 @@ impl Shared {
             Task::Batch(task) => Some(pool.run(task)),
         };
         let mut under_way = UnderWay { pool: Some(pool), batch };
-        let Some((_, verdict)) = &mut under_way.batch else { return at_once(WorkOutcome::Ready) };
-        let landed = verdict.await.ok()?;
+        let Some((_, outcome)) = &mut under_way.batch else { return at_once(WorkOutcome::Ready) };
+        let result = outcome.await.ok()?;
         under_way.batch = None;
-        Some((landed, Some(tab)))
+        Some((result, Some(tab)))
     }
 
     fn all_tabs(&self) -> MutexGuard<'_, Vec<Arc<Tab>>> {
-        self.tabs.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tabs.lock_unpoisoned()
     }
 
     fn new_tab(&self, run: &str, payer: &Payer) -> Arc<Tab> {
@@ -264,7 +265,7 @@ impl Shared {
     /// Reports something; a run that can't pay has no workers any more.
     async fn report(self: Arc<Self>, due: Due) {
         let Due { tab, payer, cpu } = due;
-        let paid = self.agent.lessor.used(&payer, tab.run(), cpu).await;
+        let paid = self.agent.source.used(&payer, tab.run(), cpu).await;
         tab.reported(cpu, paid.is_some());
         if paid == Some(false) {
             self.retire(tab.run());
@@ -275,7 +276,7 @@ impl Shared {
     async fn pool(self: &Arc<Self>, spec: &Arc<RunSpec>, payer: &Payer) -> Result<Arc<Pool>, NoPool> {
         let slot = Arc::clone(self.lock().entry(spec.run.clone()).or_default());
         let made = slot.get_or_init(|| async {
-            let spec = self.agent.lessor.prepare_uploads(spec).await.map_err(|unavailable| {
+            let spec = self.agent.source.prepare_uploads(spec).await.map_err(|unavailable| {
                 tracing::warn!(run = spec.run, error = %chain(&unavailable), "a run can't be worked on here");
                 NoPool::Unavailable
             })?;
@@ -344,20 +345,20 @@ fn chain(error: &dyn std::error::Error) -> String {
     sources.fold(error.to_string(), |line, source| format!("{line}: {source}"))
 }
 
-/// A batch that a pool has. Nobody waits for it any more once this is dropped.
+/// A batch that a pool has. It is abandoned once this is dropped.
 struct UnderWay {
     pool: Option<Arc<Pool>>,
-    batch: Option<(BatchId, oneshot::Receiver<Landed>)>,
+    batch: Option<(BatchId, oneshot::Receiver<BatchResult>)>,
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
         let Some(pool) = self.pool.take() else { return };
-        if let Some((batch, mut verdict)) = self.batch.take() {
+        if let Some((batch, mut outcome)) = self.batch.take() {
             pool.cancel(batch);
             // It may have landed in this moment. What stood on its bill is on none.
-            verdict.close();
-            if let Ok(Landed { metered, .. }) = verdict.try_recv() {
+            outcome.close();
+            if let Ok(BatchResult { metered, .. }) = outcome.try_recv() {
                 pool.tab().metered(|of_run| of_run.unbill(metered));
             }
         }

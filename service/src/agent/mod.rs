@@ -2,7 +2,7 @@
 //! each run. It knows no HTTP and no money; what it needs of a run comes with the work.
 //!
 //! `lease_runner` is its loop, `run_pool` has the workers of one run, `launcher` starts (and confines) them, `tab` has what
-//! they have used and `cpu_billing` which part of it is on which bill, `threads` tells of those that workers were refused,
+//! they have used and `cpu_billing` which part of it is on which bill, `threads` reports those that workers were refused,
 //! `machine` says where all of it is.
 
 mod active_batch;

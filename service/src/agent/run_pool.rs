@@ -2,11 +2,12 @@
 //! batch together, and cuts batches that have used up their time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use fastmap_backends::cloud::{Part, PartOutcome, Problem, ProblemCode};
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use fastmap_backends::{
     Backend, BackendError, BatchBuilder, BatchId, Completion, Context, ExitReason, FailureKind, Job, JobId,
     Local, Outcome, Run, Running,
@@ -17,7 +18,7 @@ use tokio::sync::oneshot;
 use super::launcher::{Launch, PoolRequest, Workers};
 use super::tab::{Closing, Tab};
 use super::threads::Threads;
-use crate::agent::active_batch::{ActiveBatch, BEYOND, Landed};
+use crate::agent::active_batch::{ActiveBatch, BEYOND, BatchResult};
 use crate::dispatch::{BatchTask, RunSpec, WorkOutcome};
 use crate::run_log::RunLogs;
 
@@ -49,7 +50,7 @@ pub(super) struct Pool {
 #[derive(Debug)]
 pub(super) struct State {
     /// In the order in which they came.
-    pub(super) flights: Vec<ActiveBatch>,
+    pub(super) batches: Vec<ActiveBatch>,
     next: u64,
     failed: Option<Problem>,
     pub(super) tab: Arc<Tab>,
@@ -125,9 +126,9 @@ impl Pool {
         Ok(Pool { local, job: job_id, workers, shared, stop, thread, _spec: Arc::clone(spec), closing })
     }
 
-    /// Runs a batch. The verdict comes through the receiver; where that fails, the pool is gone.
-    pub(super) fn run(&self, task: &BatchTask) -> (BatchId, oneshot::Receiver<Landed>) {
-        let (reply, verdict) = oneshot::channel();
+    /// Runs a batch. The outcome comes through the receiver; where that fails, the pool is gone.
+    pub(super) fn run(&self, task: &BatchTask) -> (BatchId, oneshot::Receiver<BatchResult>) {
+        let (reply, outcome) = oneshot::channel();
         let mut builder = BatchBuilder::new(task.stride);
         builder.buffer().extend_from_slice(&task.payload);
         builder.added(task.items);
@@ -135,17 +136,17 @@ impl Pool {
         state.next += 1;
         let id = BatchId(state.next);
         if let Some(problem) = &state.failed {
-            let verdict_now = WorkOutcome::Failed(problem.clone());
+            let outcome_now = WorkOutcome::Failed(problem.clone());
             // The receiver is gone where the lease was given up.
-            let _ = reply.send(Landed { verdict: verdict_now, metered: Duration::ZERO });
-            return (id, verdict);
+            let _ = reply.send(BatchResult { outcome: outcome_now, metered: Duration::ZERO });
+            return (id, outcome);
         }
         state.touched = Instant::now();
         let batch = builder.finish(self.job, id, task.first, task.enough);
         let batch = batch.limit_answer(task.limit.bytes.saturating_sub(BEYOND));
         let batch = batch.log_up_to(task.level.unwrap_or(LEVEL));
         state.tab.metered(|metered| metered.pledge(task.limit.cpu));
-        state.flights.push(ActiveBatch {
+        state.batches.push(ActiveBatch {
             batch: batch.id(),
             first: task.first,
             items: task.items,
@@ -167,19 +168,19 @@ impl Pool {
         // Where the run has failed, the thread is about to hear of it, and answers all that is under way.
         let _ = self.local.submit(batch);
         state.begin(self.workers);
-        (id, verdict)
+        (id, outcome)
     }
 
-    /// Nobody waits for a batch any more: what of it has not begun never does, and a worker that stays in an item of it is
+    /// The batch is abandoned: what of it has not begun never does, and a worker that stays in an item of it is
     /// ended. What it has used is used beside batches.
     pub(super) fn cancel(&self, batch: BatchId) {
         let mut state = lock(&self.shared);
-        let Some(at) = state.flights.iter().position(|flight| flight.batch == batch) else { return };
-        let under_way = state.flights.iter().filter(|flight| flight.begun.is_some()).count();
-        let flight = state.flights.remove(at);
+        let Some(at) = state.batches.iter().position(|active| active.batch == batch) else { return };
+        let under_way = state.batches.iter().filter(|active| active.begun.is_some()).count();
+        let active = state.batches.remove(at);
         state.touched = Instant::now();
-        let time = flight.begun.map_or(flight.cpu, |begun| begun.elapsed().max(flight.cpu));
-        state.tab.metered(|metered| metered.cancel(time, under_way, flight.limit));
+        let time = active.begun.map_or(active.cpu, |begun| begun.elapsed().max(active.cpu));
+        state.tab.metered(|metered| metered.cancel(time, under_way, active.limit));
         self.local.cancel(self.job, batch);
         state.begin(self.workers);
     }
@@ -192,7 +193,7 @@ impl Pool {
     /// Nothing of it is under way, and has not been for so long.
     pub(super) fn idle(&self) -> Option<Duration> {
         let state = lock(&self.shared);
-        state.flights.is_empty().then(|| state.touched.elapsed())
+        state.batches.is_empty().then(|| state.touched.elapsed())
     }
 }
 
@@ -207,37 +208,37 @@ impl Drop for Pool {
 }
 
 pub(super) fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+    state.lock_unpoisoned()
 }
 
 impl State {
     fn new(tab: Arc<Tab>) -> Self {
-        State { flights: Vec::new(), next: 0, failed: None, tab, touched: Instant::now() }
+        State { batches: Vec::new(), next: 0, failed: None, tab, touched: Instant::now() }
     }
 
     /// Starts the clocks of the batches that the workers have come to.
     pub(super) fn begin(&mut self, workers: usize) {
-        for flight in self.flights.iter_mut().take(workers) {
-            flight.begun.get_or_insert_with(Instant::now);
+        for active in self.batches.iter_mut().take(workers) {
+            active.begun.get_or_insert_with(Instant::now);
         }
     }
 
-    /// Takes a completion; gives the flight that is complete with it.
+    /// Takes a completion; gives the batch that is complete with it.
     pub(super) fn take(&mut self, completion: Completion) -> Option<ActiveBatch> {
         let Completion { batch, first, items, outcome } = completion;
-        let at = self.flights.iter().position(|flight| flight.batch == batch)?;
-        let flight = &mut self.flights[at];
+        let at = self.batches.iter().position(|active| active.batch == batch)?;
+        let active = &mut self.batches[at];
         let outcome = match outcome {
             Outcome::Done(results) => {
-                flight.cpu += results.cpu;
+                active.cpu += results.cpu;
                 PartOutcome::Done(results)
             }
             Outcome::Returned(_) => PartOutcome::Returned,
             Outcome::Lost(_, mut loss) => {
-                if flight.cut {
+                if active.cut {
                     // The batch as a whole took too long, and the item that ran is not to blame for it, unless it
                     // was the only one.
-                    loss.death.cause = ExitReason::Timeout(flight.limit);
+                    loss.death.cause = ExitReason::Timeout(active.limit);
                     if items > 1 {
                         loss.running = Running::Unknown;
                     }
@@ -245,28 +246,28 @@ impl State {
                 PartOutcome::Lost(loss)
             }
         };
-        let offset = u32::try_from(first.checked_sub(flight.first)?).ok()?;
-        flight.covered += items;
-        flight.add(Part { offset, items, outcome });
-        if flight.covered < flight.items && (flight.over || flight.bytes >= flight.enough) {
+        let offset = u32::try_from(first.checked_sub(active.first)?).ok()?;
+        active.covered += items;
+        active.add(Part { offset, items, outcome });
+        if active.covered < active.items && (active.over || active.bytes >= active.enough) {
             // Each answer alone may stay below that, and be followed by another, until no memory is left.
-            flight.give_back_the_rest();
+            active.give_back_the_rest();
         }
-        if flight.covered < flight.items {
+        if active.covered < active.items {
             return None;
         }
-        let flight = self.flights.remove(at);
+        let active = self.batches.remove(at);
         self.touched = Instant::now();
-        Some(flight)
+        Some(active)
     }
 
     /// All that is under way gets this answer, and whatever comes.
     pub(super) fn fail(&mut self, problem: &Problem) {
         self.failed = Some(problem.clone());
         self.tab.metered(super::cpu_billing::BillingMeter::release_all);
-        for flight in self.flights.drain(..) {
+        for active in self.batches.drain(..) {
             // Nothing is metered here, so nothing is left to bill where the receiver is gone.
-            let _ = flight.answer(WorkOutcome::Failed(problem.clone()), Duration::ZERO);
+            let _ = active.answer(WorkOutcome::Failed(problem.clone()), Duration::ZERO);
         }
     }
 }
@@ -274,7 +275,7 @@ impl State {
 /// How often the thread looks at its clock.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// What a run's client is told where its workers can't go on.
+/// What a run's client is answered where its workers can't go on.
 fn problem_of(error: &BackendError) -> Problem {
     match error {
         BackendError::Setup(failure) => {
@@ -310,12 +311,12 @@ impl Poller {
                     let mut state = lock(&self.shared);
                     let complete = state.take(completion);
                     state.begin(self.workers);
-                    let complete = complete.map(|mut flight| {
-                        flight.cpu = state.tab.metered(|metered| metered.bill(flight.cpu, flight.limit));
-                        if flight.given_back {
-                            self.local.cancel(self.job, flight.batch);
+                    let complete = complete.map(|mut active| {
+                        active.cpu = state.tab.metered(|metered| metered.bill(active.cpu, active.limit));
+                        if active.given_back {
+                            self.local.cancel(self.job, active.batch);
                         }
-                        flight
+                        active
                     });
                     drop(state);
                     if complete.is_some() {
@@ -343,7 +344,7 @@ impl Poller {
         // The run before the pool: what is queued is dropped, what runs is ended with its worker.
         run.close();
         let mut state = lock(&self.shared);
-        state.flights.clear();
+        state.batches.clear();
         drop(state);
         self.tab.metered(super::cpu_billing::BillingMeter::release_all);
     }
@@ -352,12 +353,12 @@ impl Poller {
     fn cut(&self, more: Duration) {
         let mut state = lock(&self.shared);
         let mut over = Vec::new();
-        for flight in state.flights.iter_mut().filter(|flight| flight.begun.is_some()) {
-            let patience = (flight.limit * PATIENCE).max(PATIENCE_LEAST);
-            flight.age += more;
-            if flight.age > patience {
-                flight.cut = true;
-                over.push((flight.batch, flight.limit));
+        for active in state.batches.iter_mut().filter(|active| active.begun.is_some()) {
+            let patience = (active.limit * PATIENCE).max(PATIENCE_LEAST);
+            active.age += more;
+            if active.age > patience {
+                active.cut = true;
+                over.push((active.batch, active.limit));
             }
         }
         drop(state);

@@ -2,8 +2,10 @@
 //! last one is dead, and paid by the bills of batches and by reports of what was used beside them. Written by `run_pool`;
 //! reported, again and again, by the agent.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 
 use super::cpu_billing::BillingMeter;
 use super::launcher::CpuMeter;
@@ -58,7 +60,7 @@ impl Tab {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock_unpoisoned()
     }
 
     pub(super) fn run(&self) -> &str {

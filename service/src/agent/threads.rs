@@ -9,7 +9,7 @@ use fastmap_backends::local::{OutputSink, Stream};
 
 use super::launcher::CpuMeter;
 
-/// Failures of one answer that are told of it.
+/// Failures of one answer that mention it.
 const MOST: usize = 4;
 
 /// A worker that was refused a thread ends soon afterwards, if it ends for that.
@@ -21,7 +21,7 @@ pub(super) struct Threads {
     meter: Option<Arc<dyn CpuMeter>>,
     relay: Arc<dyn OutputSink>,
     refused: u64,
-    /// When more were seen to be refused, until a failure tells of it.
+    /// When more were seen to be refused, until a failure mentions it.
     struck: Option<Instant>,
     warned: bool,
 }
@@ -41,7 +41,7 @@ impl Threads {
         most
     }
 
-    /// Whether threads were refused within the time before now, and no failure has told of that yet.
+    /// Whether threads were refused within the time before now, and no failure has mentioned that yet.
     fn struck_within(&mut self, time: Duration) -> bool {
         let within = self.struck.is_some_and(|struck| struck.elapsed() <= time);
         if within {

@@ -12,7 +12,7 @@ use crate::answer_files::Position;
 use crate::app::Gateway;
 use crate::app::answer_content::{Check, Content, InFile};
 use crate::app::caller::BodyDigest;
-use crate::app::in_flight::Answer as Landed;
+use crate::app::in_flight::EncodedAnswer;
 use crate::problem::{Refusal, crowded, disk, problem_response, refuse};
 use crate::store::Stored;
 
@@ -21,8 +21,8 @@ pub(super) const SMALL: usize = 256 << 10;
 
 impl Gateway {
     /// An answer as it is sent to this account.
-    pub(super) fn answer_response(&self, account: i64, answer: Landed) -> Result<Response, Refusal> {
-        let Landed { status, content, digest } = answer;
+    pub(super) fn answer_response(&self, account: i64, answer: EncodedAnswer) -> Result<Response, Refusal> {
+        let EncodedAnswer { status, content, digest } = answer;
         let body = content.body(&self.memory, account).ok_or_else(crowded)?;
         let mut response = match status == StatusCode::OK.as_u16() {
             true => {
@@ -36,7 +36,7 @@ impl Gateway {
     }
 
     /// A stored answer, if it is there as it was; a large one is looked at while it is sent.
-    pub(super) async fn stored(&self, run: &str, status: u16, stored: Stored) -> Option<Landed> {
+    pub(super) async fn stored(&self, run: &str, status: u16, stored: Stored) -> Option<EncodedAnswer> {
         let Stored { digest, place } = stored;
         let (spool, run, digest) = (self.spool.clone(), run.to_owned(), Arc::<str>::from(digest));
         let wanted = Arc::clone(&digest);
@@ -48,7 +48,7 @@ impl Gateway {
             let check = Some(Check { spool, run, digest: wanted });
             Some(Content::File(Arc::new(InFile { file, place, check })))
         });
-        Some(Landed { status, content: content.await.ok()??, digest })
+        Some(EncodedAnswer { status, content: content.await.ok()??, digest })
     }
 
     /// An answer that was kept a moment ago: of a large one the file alone, for clients may take their time.

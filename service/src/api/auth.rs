@@ -89,7 +89,7 @@ pub(crate) async fn authenticate(
     let (run, seq) = names(parts.uri.path());
     let (known, claim) = match identify(&gateway, &parts).await {
         Ok(identified) => identified,
-        // Nobody's key signs this: it is judged by its status alone.
+        // No key signs this: it is judged by its status alone.
         Err(refusal) => {
             drain(&mut body).await;
             return finish(refusal.into_response());

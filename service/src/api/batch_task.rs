@@ -13,7 +13,7 @@ use crate::api::batch_refusals::{cancelled, check_seq, full, refused};
 use crate::app::Gateway;
 use crate::app::answer_content::Content;
 use crate::app::caller::Caller;
-use crate::app::in_flight::{Answer as Landed, CancelReason, InFlightBatch, Key};
+use crate::app::in_flight::{CancelReason, EncodedAnswer, InFlightBatch, Key};
 use crate::app::limits::BodyPermit;
 use crate::dispatch::{Answered, BatchTask, RunSpec, Task, Work, WorkOutcome};
 use crate::pricing;
@@ -58,28 +58,28 @@ impl Gateway {
     ) -> InFlightBatch {
         let key = (caller.account, run.to_owned(), task.seq);
         let (sender, answer) = watch::channel(None);
-        let flight = InFlightBatch::new(caller.account, caller.digest.clone(), answer);
-        if let Some(there) = self.flights.enter(&key, &flight) {
+        let in_flight = InFlightBatch::new(caller.account, caller.digest.clone(), answer);
+        if let Some(there) = self.batches.enter(&key, &in_flight) {
             // It came a moment ago. Other bytes under this seq learn so from the database, when they come again.
             return there;
         }
-        let (gateway, own) = (Arc::clone(self), flight.clone());
+        let (gateway, own) = (Arc::clone(self), in_flight.clone());
         // Beneath the request that has brought it.
         let span = tracing::info_span!("batch", run, seq = task.seq);
         let fly = async move {
-            let landed = gateway.process_batch(&key, task, &own).await;
+            let answered = gateway.process_batch(&key, task, &own).await;
             drop(in_memory);
-            match &landed {
+            match &answered {
                 Ok(answer) => tracing::debug!(status = answer.status, "answered"),
                 Err(Refusal(problem)) => tracing::debug!(%problem, "not answered"),
             }
             // First: who hears of a cancelled batch's end and sends it again must not find it here.
-            gateway.flights.remove(&key);
+            gateway.batches.remove(&key);
             // No client waits where all have left; the answer is stored.
-            let _ = sender.send(Some(landed.map_err(|refusal| refusal.0)));
+            let _ = sender.send(Some(answered.map_err(|refusal| refusal.0)));
         };
         tokio::spawn(fly.instrument(span));
-        flight
+        in_flight
     }
 
     /// A batch from its reservation to its answer.
@@ -87,24 +87,24 @@ impl Gateway {
         self: &Arc<Self>,
         key: &Key,
         mut task: BatchTask,
-        flight: &InFlightBatch,
-    ) -> Result<Landed, Refusal> {
+        in_flight: &InFlightBatch,
+    ) -> Result<EncodedAnswer, Refusal> {
         let (account, run, seq) = (key.0, &key.1, key.2);
         let began = Instant::now();
         let reserve = Reserve {
             account,
             run: run.clone(),
             seq: check_seq(seq)?,
-            digest: flight.digest.clone(),
+            digest: in_flight.digest.clone(),
             wanted: task.limit,
             prices: self.config.prices,
             most_kept: self.config.kept_bytes,
         };
-        let reserved = self.reserve(reserve, flight).await?;
+        let reserved = self.reserve(reserve, in_flight).await?;
         stage("reserve", began);
         let (grant, charged) = match reserved {
             Reserved::Granted(grant) => {
-                flight.has_reserved();
+                in_flight.has_reserved();
                 (grant, false)
             }
             Reserved::Answered(status, stored) => match self.stored(run, status, stored).await {
@@ -131,12 +131,12 @@ impl Gateway {
                 return Err(refusal);
             }
         };
-        self.carry(&spec, task, grant, charged, flight).await
+        self.carry(&spec, task, grant, charged, in_flight).await
     }
 
     /// Reserves for a batch. Where another gateway has it in hand, waits until that one has answered it or is gone: it is not
     /// worked on twice. One that is cancelled meanwhile is not worked on at all.
-    async fn reserve(&self, ask: Reserve, flight: &InFlightBatch) -> Result<Reserved, Refusal> {
+    async fn reserve(&self, ask: Reserve, in_flight: &InFlightBatch) -> Result<Reserved, Refusal> {
         let mut pause = Duration::from_millis(20);
         loop {
             match self.committer.reserve(ask.clone()).await? {
@@ -144,7 +144,7 @@ impl Gateway {
                 reserved => return Ok(reserved),
             }
             loop {
-                let over = tokio::time::timeout(pause, flight.ending()).await.is_ok();
+                let over = tokio::time::timeout(pause, in_flight.ending()).await.is_ok();
                 pause = (2 * pause).min(Duration::from_millis(500));
                 let found = self.store.batch(&ask.run, ask.seq).await?;
                 let state = found.as_ref().map(|(state, _)| state.as_str());
@@ -166,52 +166,57 @@ impl Gateway {
         task: BatchTask,
         grant: Grant,
         charged: bool,
-        flight: &InFlightBatch,
-    ) -> Result<Landed, Refusal> {
+        in_flight: &InFlightBatch,
+    ) -> Result<EncodedAnswer, Refusal> {
         let (account, run, seq, first) = (spec.account, &spec.run, task.seq, task.first);
         let dispatched = Instant::now();
         let work = Work { spec: Arc::clone(spec), task: Task::Batch(task) };
         // Held until the answer is stored and charged: then alone the queue may forget the batch.
         let mut submitted = self.dispatch.submit(work).await;
-        let verdict = match &mut submitted {
+        let outcome = match &mut submitted {
             Ok(submitted) => {
-                let verdict = tokio::select! {
-                    verdict = submitted.verdict() => Some(verdict),
-                    () = flight.ending() => None,
+                let outcome = tokio::select! {
+                    outcome = submitted.outcome() => Some(outcome),
+                    () = in_flight.ending() => None,
                 };
-                match verdict {
-                    Some(verdict) => verdict,
+                match outcome {
+                    Some(outcome) => outcome,
                     None => {
                         self.dispatch.cancel(run, seq).await;
-                        submitted.verdict().await
+                        submitted.outcome().await
                     }
                 }
             }
             Err(_) => WorkOutcome::Lost,
         };
-        // Answered in the very moment: nobody wants the answer, nor pays for it.
-        let over = flight.over();
-        let verdict = match verdict {
+        // Answered in the very moment: the answer is not wanted, and not paid for.
+        let over = in_flight.over();
+        let outcome = match outcome {
             WorkOutcome::Answered(answered) if over.is_some() => {
                 self.charge_unanswered(run, answered.cpu.min(grant.work.cpu));
                 WorkOutcome::Cancelled
             }
             _ if over.is_some() => WorkOutcome::Cancelled,
-            verdict => verdict,
+            outcome => outcome,
         };
         stage("dispatch", dispatched);
-        match verdict {
+        match outcome {
             WorkOutcome::Answered(answered) if charged => {
                 let body = Bytes::from(encode(answered));
-                Ok(Landed { status: 200, digest: digest(&body).into(), content: Content::Memory(body) })
+                Ok(EncodedAnswer {
+                    status: 200,
+                    digest: digest(&body).into(),
+                    content: Content::Memory(body),
+                })
             }
             WorkOutcome::Answered(answered) => {
-                let landed = self.settle((account, run), seq, first, answered, grant, &flight.digest).await;
-                if landed.is_err() {
+                let answered =
+                    self.settle((account, run), seq, first, answered, grant, &in_flight.digest).await;
+                if answered.is_err() {
                     // The disk or the database refuses: nothing is owed for what can't be delivered.
                     self.give_up(account, run, seq).await;
                 }
-                landed
+                answered
             }
             WorkOutcome::Failed(problem) => {
                 let refusal = self.fail(run, problem).await;
@@ -250,7 +255,7 @@ impl Gateway {
             loop {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 // Sent again it has the reservation, and gives it back itself.
-                let again = gateway.flights.find(account, &run, seq).is_some();
+                let again = gateway.batches.find(account, &run, seq).is_some();
                 if again || gateway.store.release(&run, seq as i64).await.is_ok() {
                     return;
                 }
@@ -269,10 +274,10 @@ impl Gateway {
         answered: Answered,
         grant: Grant,
         request: &str,
-    ) -> Result<Landed, Refusal> {
+    ) -> Result<EncodedAnswer, Refusal> {
         let began = Instant::now();
-        let mut news = StatsDelta::default();
-        news.note(&stats::Answered { seq, first, parts: &answered.parts });
+        let mut delta = StatsDelta::default();
+        delta.note(&stats::Answered { seq, first, parts: &answered.parts });
         let mut bytes = answered.parts.iter().map(|part| done(part).1).sum::<u64>();
         let mut items = answered.parts.iter().map(|part| done(part).0).sum::<u64>();
         let (cpu, cut) = (answered.cpu.min(grant.work.cpu), answered.cut);
@@ -343,10 +348,10 @@ impl Gateway {
                 metrics::counter!("fastmap_batches_total").increment(1);
                 metrics::counter!("fastmap_items_total").increment(items);
                 metrics::counter!("fastmap_charged_microcredits_total").increment(charge.unsigned_abs());
-                self.activity.add(run, news);
-                self.events.tell(run, Event::Batch { seq, items, charge });
+                self.activity.add(run, delta);
+                self.events.emit(run, Event::Batch { seq, items, charge });
                 let content = self.kept(run, place, body).await;
-                Ok(Landed { status, content, digest: digest.into() })
+                Ok(EncodedAnswer { status, content, digest: digest.into() })
             }
             Settled::NotHeld => {
                 self.spool.remove(run, place);
@@ -361,7 +366,7 @@ impl Gateway {
 
     /// The reservation of a batch is gone: its run has ended meanwhile; its client has cancelled it; or this gateway was thought
     /// to be gone, and another has or will have the answer that is paid.
-    async fn answered_elsewhere(&self, run: &str, seq: u64) -> Result<Landed, Refusal> {
+    async fn answered_elsewhere(&self, run: &str, seq: u64) -> Result<EncodedAnswer, Refusal> {
         match self.store.batch(run, seq as i64).await? {
             Some((_, Some((status, stored)))) => {
                 return self.stored(run, status, stored).await.ok_or_else(lost);

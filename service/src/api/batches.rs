@@ -1,9 +1,9 @@
 //! Batches: items in, answers out. A batch is reserved, dispatched, answered, stored and charged by a task of its own,
-//! whoever waits for it: a client that goes away and comes back finds the answer.
+//! its answer is kept: a client that goes away and comes back finds the answer.
 
 use std::io::Read;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use fastmap_backends::cloud::{BatchBody, BatchCancelled, Problem, ProblemCode, RunState};
 use fastmap_backends::counted;
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use tokio::task::spawn_blocking;
 use tracing::Instrument;
 
@@ -38,13 +39,13 @@ pub(crate) async fn put(
     body: Bytes,
 ) -> Result<Response, Refusal> {
     check_seq(seq)?;
-    if let Some(flight) = gateway.flights.find(caller.account, &run, seq)
-        && !gateway.was_cancelled(&run, seq, &flight).await?
+    if let Some(in_flight) = gateway.batches.find(caller.account, &run, seq)
+        && !gateway.was_cancelled(&run, seq, &in_flight).await?
     {
-        if flight.digest != caller.digest {
+        if in_flight.digest != caller.digest {
             return Err(conflict());
         }
-        return gateway.wait(&run, flight).await;
+        return gateway.wait(&run, in_flight).await;
     }
     if gateway.phase.load(Ordering::Relaxed) == STOPPING {
         return Err(stopping());
@@ -58,8 +59,9 @@ pub(crate) async fn put(
     }
     let (payload, in_memory) = unpack(&batch, &body, &caller, &gateway.memory).await?;
     batch.check_items(&payload).map_err(|error| refuse(ProblemCode::InvalidBody, error.to_string()))?;
-    if gateway.flights.of_run(caller.account, &run) >= limits.batches_in_flight as usize {
-        let detail = format!("the run has {} in flight", counted(limits.batches_in_flight.into(), "batch"));
+    if gateway.batches.of_run(caller.account, &run) >= limits.batches_in_flight as usize {
+        let detail =
+            format!("the run has {} in in_flight", counted(limits.batches_in_flight.into(), "batch"));
         return Err(Problem::new(ProblemCode::TooManyBatches, detail).retry_after(1).into());
     }
     let limit = Limit {
@@ -69,10 +71,10 @@ pub(crate) async fn put(
     let (first, items, stride, request) = (batch.first, batch.items, batch.stride, caller.nonce.clone());
     let (enough, level) = (limit.bytes, batch.level);
     let task = BatchTask { seq, first, items, stride, payload, enough, level, limit, request };
-    let flight = gateway.spawn_batch(&caller, &run, task, in_memory);
+    let in_flight = gateway.spawn_batch(&caller, &run, task, in_memory);
     // What was sent is not kept for as long as the answer takes, but for what of it the batch still is.
     drop((body, caller));
-    gateway.wait(&run, flight).await
+    gateway.wait(&run, in_flight).await
 }
 
 /// The answer of a batch that takes long: waits for it, up to the length of a long poll.
@@ -84,8 +86,8 @@ pub(crate) async fn get(
     Extension(caller): Extension<Caller>,
     Path((run, seq)): Path<(String, u64)>,
 ) -> Result<Response, Refusal> {
-    if let Some(flight) = gateway.flights.find(caller.account, &run, seq) {
-        return gateway.wait(&run, flight).await;
+    if let Some(in_flight) = gateway.batches.find(caller.account, &run, seq) {
+        return gateway.wait(&run, in_flight).await;
     }
     let found = gateway.run(caller.account, &run).await?;
     let stored = check_seq(seq)?;
@@ -118,20 +120,20 @@ pub(crate) async fn cancel(
         // Whichever gateway has it in hand: from here on nothing is charged for it. That one notices (`end_withdrawn`).
         let withdrawn = gateway.store.cancel_reservation(&run, stored).await;
         // Looked for behind that: one that was withdrawn here is found.
-        let flight = gateway.flights.find(caller.account, &run, seq);
-        if let Some(flight) = &flight {
-            flight.end(CancelReason::Cancelled);
+        let in_flight = gateway.batches.find(caller.account, &run, seq);
+        if let Some(in_flight) = &in_flight {
+            in_flight.end(CancelReason::Cancelled);
         }
-        (withdrawn, flight)
+        (withdrawn, in_flight)
     };
     // A client says so once, and may leave before it is done.
     let done = tokio::spawn(withdraw.in_current_span()).await;
-    let (withdrawn, flight) = done.map_err(|error| refuse(ProblemCode::Internal, error.to_string()))?;
-    let Some(mut flight) = flight else {
+    let (withdrawn, in_flight) = done.map_err(|error| refuse(ProblemCode::Internal, error.to_string()))?;
+    let Some(mut in_flight) = in_flight else {
         return Ok(Json(BatchCancelled { cancelled: withdrawn? }));
     };
-    let landed = flight.answer.wait_for(Option::is_some).await.map_err(|_| lost())?;
-    Ok(Json(BatchCancelled { cancelled: !matches!(&*landed, Some(Ok(_))) }))
+    let answer = in_flight.answer.wait_for(Option::is_some).await.map_err(|_| lost())?;
+    Ok(Json(BatchCancelled { cancelled: !matches!(&*answer, Some(Ok(_))) }))
 }
 
 /// The items, decompressed.
@@ -151,7 +153,7 @@ async fn unpack(
     if !unpacked.grow(length) {
         return Err(crowded());
     }
-    // This goes on when nobody waits for it any more, and its bytes count for as long.
+    // This goes on when its client is gone, and its bytes count for as long.
     let unpacked = spawn_blocking(move || {
         let _sent = sent;
         // Announced, and taken as it is written.
@@ -173,18 +175,18 @@ async fn unpack(
 
 impl Gateway {
     /// Waits for an answer, up to the length of a long poll. The client lives as long as it waits.
-    async fn wait(&self, run: &str, mut flight: InFlightBatch) -> Result<Response, Refusal> {
+    async fn wait(&self, run: &str, mut in_flight: InFlightBatch) -> Result<Response, Refusal> {
         let most = Duration::from_secs(self.config.limits.long_poll_seconds);
-        let answer = match tokio::time::timeout(most, flight.answer.wait_for(Option::is_some)).await {
-            Ok(Ok(landed)) => landed.clone(),
+        let answer = match tokio::time::timeout(most, in_flight.answer.wait_for(Option::is_some)).await {
+            Ok(Ok(answer)) => answer.clone(),
             Ok(Err(_)) => return Err(lost()),
             Err(_) => None,
         };
         match answer {
-            Some(Ok(answer)) => self.answer_response(flight.account, answer),
+            Some(Ok(answer)) => self.answer_response(in_flight.account, answer),
             Some(Err(problem)) => Err(problem.into()),
             None => {
-                self.client_waits(flight.account, run).await?;
+                self.client_waits(in_flight.account, run).await?;
                 Ok((StatusCode::ACCEPTED, [(header::RETRY_AFTER, "0")]).into_response())
             }
         }
@@ -192,23 +194,22 @@ impl Gateway {
 
     /// A request of an open run of this account came, or is still here.
     async fn client_waits(&self, account: i64, run: &str) -> Result<(), Refusal> {
-        let theirs =
-            self.specs.lock().unwrap_or_else(PoisonError::into_inner).get(run).map(|spec| spec.account);
+        let theirs = self.specs.lock_unpoisoned().get(run).map(|spec| spec.account);
         if theirs == Some(account) { self.heard_of(run).await } else { Ok(()) }
     }
 
     /// Whether a batch that is under way here was cancelled at another gateway: it is ended then, and what comes under its
     /// seq is a new one. (`end_withdrawn` may not have looked yet.)
-    async fn was_cancelled(&self, run: &str, seq: u64, flight: &InFlightBatch) -> Result<bool, Refusal> {
-        if !self.store.is_shared() || !flight.holds() {
+    async fn was_cancelled(&self, run: &str, seq: u64, in_flight: &InFlightBatch) -> Result<bool, Refusal> {
+        if !self.store.is_shared() || !in_flight.holds() {
             return Ok(false);
         }
         let found = self.store.batch(run, check_seq(seq)?).await?;
         if found.is_none_or(|(state, _)| state != "cancelled") {
             return Ok(false);
         }
-        flight.end(CancelReason::Withdrawn);
-        let mut answer = flight.answer.clone();
+        in_flight.end(CancelReason::Withdrawn);
+        let mut answer = in_flight.answer.clone();
         // Its task ends it in any case; what it was answered is of no interest here.
         let _ = answer.wait_for(Option::is_some).await;
         Ok(true)
@@ -218,14 +219,14 @@ impl Gateway {
     /// taken them over.
     pub(crate) async fn end_withdrawn(&self) -> Result<(), Refusal> {
         // Before the question: what is reserved later is not missed. One that lands meanwhile hears nothing of this.
-        let holding = self.flights.holding();
+        let holding = self.batches.holding();
         if holding.is_empty() || !self.store.is_shared() {
             return Ok(());
         }
         let held = self.store.held_here().await?;
-        for ((_, run, seq), flight) in holding {
+        for ((_, run, seq), in_flight) in holding {
             if !held.contains(&(run, seq as i64)) {
-                flight.end(CancelReason::Withdrawn);
+                in_flight.end(CancelReason::Withdrawn);
             }
         }
         Ok(())

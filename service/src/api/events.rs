@@ -83,11 +83,11 @@ pub(crate) async fn events(
     let look = interval_at(Instant::now() + LOOK, LOOK);
     let telling =
         EventStream { gateway, caller, run, events, state, number: 0, over: false, look, _place: place };
-    let told = stream::unfold(telling, |mut telling| async move {
+    let events = stream::unfold(telling, |mut telling| async move {
         let text = telling.next().await?;
         Some((Ok::<_, Infallible>(Bytes::from(text)), telling))
     });
-    let mut response = Response::new(Body::from_stream(told));
+    let mut response = Response::new(Body::from_stream(events));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -54,7 +54,7 @@ pub(crate) async fn measure(State(gateway): State<Arc<Gateway>>, request: Reques
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let method = request.method().clone();
     let id = request.headers().get(HEADER_NONCE).and_then(|nonce| nonce.to_str().ok()).unwrap_or_default();
-    // Nobody has signed it yet: what is no nonce is not written down.
+    // It is not authenticated yet: what is no nonce is not written down.
     let id = if id.len() <= 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) { id } else { "" };
     let span = tracing::info_span!("request", id);
     let mut response = next.run(request).instrument(span.clone()).await;

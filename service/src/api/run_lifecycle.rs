@@ -1,12 +1,13 @@
 //! Life of runs: leases are renewed, runs ended and forgotten. A run whose client is silent for the length of its lease
 //! is ended: its workers, its reservations and, later, its answers are freed. Every request of a run makes its lease
-//! longer; the database is told only now and then, or each batch would cost one more write.
+//! longer; it is written to the database only now and then, or each batch would cost one more write.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastmap_backends::cloud::RunState;
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use tokio::task::JoinSet;
 use tokio::time::interval;
 
@@ -21,7 +22,7 @@ const LOOK: Duration = Duration::from_millis(500);
 const LOOK_AROUND: Duration = Duration::from_secs(1);
 /// Runs are forgotten for about so long; then leases are looked at again.
 const SPELL: Duration = Duration::from_secs(1);
-/// How often folders of answers are looked through for those of runs that nobody keeps any more.
+/// How often folders of answers are looked through for those of runs that are forgotten.
 const TIDY: Duration = Duration::from_mins(1);
 
 impl Gateway {
@@ -88,11 +89,11 @@ impl Gateway {
         Ok(ended)
     }
 
-    /// A run is over, whoever has ended it: nothing of it is worked on or kept at hand here.
+    /// A run is over, by its client or by the service: nothing of it is worked on or kept at hand here.
     async fn release_local(&self, run: &str, state: RunState) {
         self.dispatch.end_run(run).await;
         self.leases.forget(run);
-        let spec = self.specs.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
+        let spec = self.specs.lock_unpoisoned().remove(run);
         let account = spec.map(|spec| spec.account);
         if let Some(account) = account {
             self.leases.count_rows_of(account);
@@ -106,14 +107,14 @@ impl Gateway {
     /// # Errors
     /// If the database fails.
     pub async fn recover(self: &Arc<Self>) -> Result<(), crate::store::StoreError> {
-        self.give_back().await?;
+        self.release_lost_reservations().await?;
         if let Err(Refusal(problem)) = self.remove_unknown_blobs().await {
             tracing::warn!(%problem, "files that no account has could not be looked for");
         }
         self.store.extend_all_leases(self.lease_end()).await
     }
 
-    async fn give_back(&self) -> Result<(), crate::store::StoreError> {
+    async fn release_lost_reservations(&self) -> Result<(), crate::store::StoreError> {
         let lost = self.store.recover().await?;
         if lost > 0 {
             metrics::counter!("fastmap_reservations_given_back_total").increment(lost);
@@ -127,7 +128,7 @@ impl Gateway {
 
     /// Runs of which something is kept at hand here.
     fn local_runs(&self) -> BTreeSet<String> {
-        let specs = self.specs.lock().unwrap_or_else(PoisonError::into_inner);
+        let specs = self.specs.lock_unpoisoned();
         self.leases.all().into_iter().chain(specs.keys().cloned()).collect()
     }
 
@@ -136,7 +137,7 @@ impl Gateway {
     async fn reconcile(&self) -> Result<(), Refusal> {
         // On SQLite all reservations are this gateway's own.
         if self.store.is_shared() {
-            self.give_back().await?;
+            self.release_lost_reservations().await?;
         }
         let local_runs = self.local_runs();
         let known: Vec<String> = local_runs.union(&self.events.open_runs()).cloned().collect();
@@ -198,7 +199,7 @@ impl Gateway {
         // After a pause of this process each run has a whole lease anew.
         let awake = self.leases.awake_since(now);
         let for_all = awake.map_or(0, |since| since.saturating_add(self.lease_ms()));
-        // The database is told before half of a lease is over: what it knows may be so much too early, and only the gateway
+        // The database gets it before half of a lease is over: what it knows may be so much too early, and only the gateway
         // that a client talks to knows better.
         let late = if self.store.is_shared() { self.lease_ms() / 2 } else { 0 };
         for run in self.store.overdue_runs(now - late).await? {

@@ -1,6 +1,6 @@
 //! Runs: opened, listed, kept alive, ended. A run that opens has shown that its program can work here.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -11,6 +11,7 @@ use fastmap_backends::cloud::{
     Acknowledge, Acknowledged, Auth, Bill, Lease, Locale, OpenRun, PROTOCOL, Problem, ProblemCode, RunList,
     RunOpened, RunState, hexadecimal, is_digest,
 };
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use fastmap_backends::{FunctionId, counted, in_credits};
 use serde::Deserialize;
 use tokio::task::spawn_blocking;
@@ -83,7 +84,7 @@ pub(crate) async fn open(
     let run = match gateway.store.open_run(&new).await? {
         Opened::New => {
             tracing::info!(run = fresh, account = caller.name, label = request.label, "run opened");
-            // From here on nobody forgets what it needs; before, somebody may have.
+            // From here on what it needs is not forgotten; before, it may have been.
             if let Err(missing) = gateway.spec_of(caller.account, &request).await {
                 gateway.end(&fresh, RunState::Failed, Some("what it needs was forgotten")).await?;
                 return Err(missing);
@@ -315,13 +316,13 @@ impl Gateway {
     }
 
     fn keep_spec(&self, spec: RunSpec) -> Arc<RunSpec> {
-        let mut specs = self.specs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut specs = self.specs.lock_unpoisoned();
         Arc::clone(specs.entry(spec.run.clone()).or_insert_with(|| Arc::new(spec)))
     }
 
     /// What agents must know of an open run: from memory, or (after a start) from the database.
     pub(crate) async fn spec(&self, account: i64, run: &str) -> Result<Arc<RunSpec>, Refusal> {
-        let known = self.specs.lock().unwrap_or_else(PoisonError::into_inner).get(run).cloned();
+        let known = self.specs.lock_unpoisoned().get(run).cloned();
         if let Some(spec) = known.filter(|spec| spec.account == account) {
             return Ok(spec);
         }
@@ -348,11 +349,11 @@ impl Gateway {
     async fn check_program(&self, spec: &Arc<RunSpec>) -> Result<(), Refusal> {
         let work = Work { spec: Arc::clone(spec), task: Task::Check };
         let mut submitted = self.dispatch.submit(work).await.map_err(|_| stopping())?;
-        let Ok(verdict) = timeout(CHECK, submitted.verdict()).await else {
+        let Ok(outcome) = timeout(CHECK, submitted.outcome()).await else {
             let detail = format!("no agent has taken the run within {} s", CHECK.as_secs());
             return Err(Problem::new(ProblemCode::AgentLost, detail).retry_after(1).into());
         };
-        match verdict {
+        match outcome {
             WorkOutcome::Ready | WorkOutcome::Answered(_) => Ok(()),
             WorkOutcome::Failed(problem) => Err(self.fail(&spec.run, problem).await),
             WorkOutcome::Cancelled => Err(ended("ended meanwhile", None)),
@@ -361,7 +362,7 @@ impl Gateway {
         }
     }
 
-    /// A run whose program can't work is over. Gives what its client is told.
+    /// A run whose program can't work is over. Gives what its client is answered.
     pub(crate) async fn fail(&self, run: &str, problem: Problem) -> Refusal {
         let problem = written_by_strangers(problem);
         if problem.known() == Some(ProblemCode::Internal) {

@@ -3,11 +3,12 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::body::Bytes;
 use fastmap_backends::cloud::{Problem, ProblemCode, hexadecimal};
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use fastmap_sandbox::elf::ElfError;
 use fastmap_sandbox::jail::wait_for_writers;
 use serde::Deserialize;
@@ -22,7 +23,7 @@ use crate::executable::{Examine, check_executable};
 use crate::problem::{Refusal, disk, refuse};
 use crate::store::{BEGUN, Begun, Blob, Kind, Part, on_disk};
 
-/// Parts of an upload that nobody goes on with are kept for so long; and what a service has left that was killed while it
+/// Parts of an abandoned upload are kept for so long; and what a service has left that was killed while it
 /// unpacked one.
 pub(super) const STALE: Duration = Duration::from_hours(1);
 
@@ -30,8 +31,8 @@ pub(super) const STALE: Duration = Duration::from_hours(1);
 /// take as long.
 pub(super) const LEFT: Duration = Duration::from_mins(2);
 
-/// The database is told at most so often that an upload goes on.
-pub(super) const TOLD: Duration = Duration::from_secs(10);
+/// The least time between two notes in the database that an upload goes on.
+pub(super) const UPDATED: Duration = Duration::from_secs(10);
 
 /// Bytes of a zstd frame that say how long it is unpacked.
 pub(super) const FRAME_HEAD: u64 = 18;
@@ -224,8 +225,8 @@ impl Gateway {
     async fn need_room(&self, upload: &Upload<'_>, taken: u64) -> Result<(), Refusal> {
         let Upload { kind, account, hash, .. } = *upload;
         let (now, most) = (now_ms(), self.config.limits.stored_bytes);
-        let told = self.store.begun_upload(account, kind, hash).await?;
-        if told.is_some_and(|(told, at_ms)| told == taken && now - at_ms < TOLD.as_millis() as i64) {
+        let begun = self.store.begun_upload(account, kind, hash).await?;
+        if begun.is_some_and(|(begun, at_ms)| begun == taken && now - at_ms < UPDATED.as_millis() as i64) {
             return Ok(());
         }
         let part = Part { account, kind, hash, taken, most, left_before_ms: now - LEFT.as_millis() as i64 };
@@ -289,7 +290,7 @@ impl Gateway {
         self.config.data.blobs(kind.as_str()).join(hash)
     }
 
-    /// Each account uploads for itself: nobody learns or changes what others have begun.
+    /// Each account uploads for itself: none learns or changes what others have begun.
     pub(super) fn part(&self, kind: Kind, account: i64, hash: &str) -> PathBuf {
         self.config.data.uploads().join(format!("{account}-{}-{hash}", kind.as_str()))
     }
@@ -304,7 +305,7 @@ impl Gateway {
     pub(super) async fn forget_stale_uploads(self: &Arc<Self>) -> Result<(), Refusal> {
         let now = SystemTime::now();
         {
-            let mut looked = self.uploads.looked.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut looked = self.uploads.looked.lock_unpoisoned();
             let lately = |last: SystemTime| now.duration_since(last).is_ok_and(|since| since < STALE / 60);
             if looked.is_some_and(lately) {
                 return Ok(());
@@ -318,7 +319,7 @@ impl Gateway {
         blocking(move || gateway.sweep_uploads(now)).await
     }
 
-    /// After a start: removes files that a service has left that was killed before it told the database of
+    /// After a start: removes files that a service has left that was killed before it wrote to the database of
     /// them. Where other gateways may use the folder, only those that are an hour old.
     pub(super) async fn remove_unknown_blobs(self: &Arc<Self>) -> Result<(), Refusal> {
         let before = if self.store.is_shared() { SystemTime::now().checked_sub(STALE) } else { None };

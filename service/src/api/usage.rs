@@ -44,8 +44,8 @@ impl Gateway {
         Ok(false)
     }
 
-    /// The same for a batch whose answer nobody will have: what stood on its bill was used beside batches. In the
-    /// background: the client is told now.
+    /// The same for a batch whose answer is not wanted: what stood on its bill was used beside batches. In the
+    /// background: the client is answered now.
     pub(crate) fn charge_unanswered(self: &Arc<Self>, run: &str, cpu: Duration) {
         if cpu.is_zero() {
             return;

@@ -2,23 +2,24 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use fastmap_backends::cloud::Problem;
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use tokio::sync::{Notify, watch};
 
 use super::answer_content::Content;
 
 /// An answer: its status, its bytes, and their SHA-256.
 #[derive(Clone, Debug)]
-pub(crate) struct Answer {
+pub(crate) struct EncodedAnswer {
     pub(crate) status: u16,
     pub(crate) content: Content,
     pub(crate) digest: Arc<str>,
 }
 
 /// An answer, or why there is none.
-pub(crate) type Landed = Result<Answer, Problem>;
+pub(crate) type BatchAnswer = Result<EncodedAnswer, Problem>;
 
 /// A batch by the account that sent it (whatever run it claims to be of), the run and the seq.
 pub(crate) type Key = (i64, String, u64);
@@ -26,13 +27,13 @@ pub(crate) type Key = (i64, String, u64);
 /// Batches under way in this process: each once, however often it is sent.
 #[derive(Debug, Default)]
 pub(crate) struct InFlightBatches {
-    flights: Mutex<UnderWay>,
-    landed: Notify,
+    batches: Mutex<UnderWay>,
+    removed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct UnderWay {
-    flights: HashMap<Key, InFlightBatch>,
+    batches: HashMap<Key, InFlightBatch>,
     /// How many there are of each run, as its account calls it: they are not counted for each batch that
     /// comes.
     of_run: HashMap<(i64, String), usize>,
@@ -51,14 +52,14 @@ pub(crate) enum CancelReason {
 pub(crate) struct InFlightBatch {
     pub(crate) account: i64,
     pub(crate) digest: String,
-    pub(crate) answer: watch::Receiver<Option<Landed>>,
+    pub(crate) answer: watch::Receiver<Option<BatchAnswer>>,
     pub(crate) over: watch::Sender<Option<CancelReason>>,
     /// It has a reservation of its own.
     holds: Arc<AtomicBool>,
 }
 
 impl InFlightBatch {
-    pub(crate) fn new(account: i64, digest: String, answer: watch::Receiver<Option<Landed>>) -> Self {
+    pub(crate) fn new(account: i64, digest: String, answer: watch::Receiver<Option<BatchAnswer>>) -> Self {
         InFlightBatch { account, digest, answer, over: watch::channel(None).0, holds: Arc::default() }
     }
 
@@ -87,34 +88,34 @@ impl InFlightBatch {
     /// Waits until it is to be ended.
     pub(crate) async fn ending(&self) {
         let mut over = self.over.subscribe();
-        // The sender is this flight's.
+        // The sender is this batch's.
         let _ = over.wait_for(Option::is_some).await;
     }
 }
 
 impl InFlightBatches {
     fn lock(&self) -> MutexGuard<'_, UnderWay> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+        self.batches.lock_unpoisoned()
     }
 
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
-        self.lock().flights.len()
+        self.lock().batches.len()
     }
 
     /// Adds one; gives the one that is there already under this key.
-    pub(crate) fn enter(&self, key: &Key, flight: &InFlightBatch) -> Option<InFlightBatch> {
+    pub(crate) fn enter(&self, key: &Key, batch: &InFlightBatch) -> Option<InFlightBatch> {
         let mut under_way = self.lock();
-        if let Some(there) = under_way.flights.get(key) {
+        if let Some(there) = under_way.batches.get(key) {
             return Some(there.clone());
         }
-        under_way.flights.insert(key.clone(), flight.clone());
+        under_way.batches.insert(key.clone(), batch.clone());
         *under_way.of_run.entry((key.0, key.1.clone())).or_default() += 1;
         None
     }
 
     pub(crate) fn find(&self, account: i64, run: &str, seq: u64) -> Option<InFlightBatch> {
-        self.lock().flights.get(&(account, run.to_owned(), seq)).cloned()
+        self.lock().batches.get(&(account, run.to_owned(), seq)).cloned()
     }
 
     pub(crate) fn of_run(&self, account: i64, run: &str) -> usize {
@@ -124,13 +125,13 @@ impl InFlightBatches {
     /// Those that have a reservation.
     pub(crate) fn holding(&self) -> Vec<(Key, InFlightBatch)> {
         let under_way = self.lock();
-        let holding = under_way.flights.iter().filter(|(_, flight)| flight.holds());
-        holding.map(|(key, flight)| (key.clone(), flight.clone())).collect()
+        let holding = under_way.batches.iter().filter(|(_, batch)| batch.holds());
+        holding.map(|(key, batch)| (key.clone(), batch.clone())).collect()
     }
 
     pub(crate) fn remove(&self, key: &Key) {
         let mut under_way = self.lock();
-        if under_way.flights.remove(key).is_some() {
+        if under_way.batches.remove(key).is_some() {
             let run = (key.0, key.1.clone());
             if let Some(count) = under_way.of_run.get_mut(&run) {
                 *count -= 1;
@@ -140,17 +141,17 @@ impl InFlightBatches {
             }
         }
         drop(under_way);
-        self.landed.notify_waiters();
+        self.removed.notify_waiters();
     }
 
     /// Waits until nothing is under way.
     pub(crate) async fn drained(&self) {
         loop {
-            let landed = self.landed.notified();
+            let removed = self.removed.notified();
             if self.count() == 0 {
                 return;
             }
-            landed.await;
+            removed.await;
         }
     }
 }
@@ -161,33 +162,33 @@ mod tests {
 
     #[tokio::test]
     async fn a_flight_is_ended_once_and_whoever_waits_for_that_is_told() {
-        let flight = InFlightBatch::new(1, String::new(), watch::channel(None).1);
-        let copy = flight.clone();
-        assert_eq!(flight.over(), None);
+        let batch = InFlightBatch::new(1, String::new(), watch::channel(None).1);
+        let copy = batch.clone();
+        assert_eq!(batch.over(), None);
         let waiter = tokio::spawn(async move { copy.ending().await });
-        flight.end(CancelReason::Cancelled);
-        flight.end(CancelReason::Withdrawn);
+        batch.end(CancelReason::Cancelled);
+        batch.end(CancelReason::Withdrawn);
         waiter.await.expect("no panic");
-        flight.ending().await;
-        assert_eq!(flight.over(), Some(CancelReason::Cancelled));
+        batch.ending().await;
+        assert_eq!(batch.over(), Some(CancelReason::Cancelled));
     }
 
     #[test]
     fn only_flights_that_have_reserved_hold_something() {
-        let flights = InFlightBatches::default();
+        let batches = InFlightBatches::default();
         for seq in 0..2 {
-            let flight = InFlightBatch::new(1, String::new(), watch::channel(None).1);
-            assert!(flights.enter(&(1, "run".to_owned(), seq), &flight).is_none());
-            assert!(flights.enter(&(1, "run".to_owned(), seq), &flight).is_some());
+            let batch = InFlightBatch::new(1, String::new(), watch::channel(None).1);
+            assert!(batches.enter(&(1, "run".to_owned(), seq), &batch).is_none());
+            assert!(batches.enter(&(1, "run".to_owned(), seq), &batch).is_some());
         }
-        assert_eq!((flights.of_run(1, "run"), flights.of_run(2, "run")), (2, 0));
-        assert!(flights.holding().is_empty());
-        flights.find(1, "run", 1).expect("it is there").has_reserved();
-        let holding: Vec<Key> = flights.holding().into_iter().map(|(key, _)| key).collect();
+        assert_eq!((batches.of_run(1, "run"), batches.of_run(2, "run")), (2, 0));
+        assert!(batches.holding().is_empty());
+        batches.find(1, "run", 1).expect("it is there").has_reserved();
+        let holding: Vec<Key> = batches.holding().into_iter().map(|(key, _)| key).collect();
         assert_eq!(holding, [(1, "run".to_owned(), 1)]);
         for seq in 0..2 {
-            flights.remove(&(1, "run".to_owned(), seq));
+            batches.remove(&(1, "run".to_owned(), seq));
         }
-        assert!(flights.lock().of_run.is_empty());
+        assert!(batches.lock().of_run.is_empty());
     }
 }

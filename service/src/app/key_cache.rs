@@ -1,10 +1,11 @@
 //! Cache of tokens' keys.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use fastmap_backends::cloud::SigningKey;
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 
 use crate::clock::now_ms;
 
@@ -20,7 +21,7 @@ pub(crate) struct Keys(Mutex<HashMap<String, (Instant, Arc<Known>)>>);
 
 impl Keys {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, (Instant, Arc<Known>)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock_unpoisoned()
     }
 
     /// The token with this hash, if the database was asked for it within [`TRUST`].

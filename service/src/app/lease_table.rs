@@ -1,8 +1,10 @@
 //! Leases of open runs, as far as their clients were heard by this gateway.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 
 /// A look that comes so late has found this process standing still.
 pub(crate) const STOOD_STILL: Duration = Duration::from_secs(2);
@@ -41,29 +43,29 @@ impl Pulse {
 
 impl Leases {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, (i64, i64)>> {
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+        self.runs.lock_unpoisoned()
     }
 
-    /// Makes a lease longer; whether the database should be told.
+    /// Makes a lease longer; whether it should be stored in the database.
     pub(crate) fn touch(&self, run: &str, until: i64, length: i64) -> bool {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.last.lock_unpoisoned() = Some(Instant::now());
         let mut leases = self.lock();
         let (here, stored) = leases.entry(run.to_owned()).or_default();
         *here = until;
-        let tell = until - *stored > length / 2;
-        if tell {
+        let is_due = until - *stored > length / 2;
+        if is_due {
             *stored = until;
         }
-        tell
+        is_due
     }
 
     /// A run of this account has ended, or there are more of its rows to be forgotten.
     pub(crate) fn count_rows_of(&self, account: i64) {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner).insert(account);
+        self.ended.lock_unpoisoned().insert(account);
     }
 
     pub(crate) fn accounts_to_count(&self) -> BTreeSet<i64> {
-        std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.ended.lock_unpoisoned())
     }
 
     pub(crate) fn until(&self, run: &str) -> i64 {
@@ -73,7 +75,7 @@ impl Leases {
     /// Looks at the clock; gives since when this process runs without a pause, if it ever stood still.
     /// Nothing could be heard meanwhile.
     pub(crate) fn awake_since(&self, now: i64) -> Option<i64> {
-        self.pulse.lock().unwrap_or_else(PoisonError::into_inner).look(now)
+        self.pulse.lock_unpoisoned().look(now)
     }
 
     pub(crate) fn forget(&self, run: &str) {
@@ -82,7 +84,7 @@ impl Leases {
 
     /// Whether any run was heard of lately.
     pub(crate) fn heard_within(&self, time: Duration) -> bool {
-        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = *self.last.lock_unpoisoned();
         last.is_some_and(|last| last.elapsed() < time)
     }
 

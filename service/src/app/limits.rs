@@ -3,11 +3,12 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use axum::body::Bytes;
 use fastmap_backends::cloud::{Problem, ProblemCode};
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use governor::clock::DefaultClock;
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
@@ -28,7 +29,7 @@ impl Rates {
 
     /// Whether this account may have one more request now.
     pub(crate) fn admit(&self, account: i64, now: Instant) -> bool {
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buckets = self.buckets.lock_unpoisoned();
         let (left, last) = buckets.entry(account).or_insert((self.per_second, now));
         let refilled = now.saturating_duration_since(*last).as_secs_f64() * self.per_second;
         *left = (*left + refilled).min(self.per_second);
@@ -95,7 +96,7 @@ impl Memory {
     }
 
     fn lock(&self) -> MutexGuard<'_, Holders> {
-        self.0.holders.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.holders.lock_unpoisoned()
     }
 }
 
@@ -181,7 +182,7 @@ impl SlotLimit {
     }
 
     pub(crate) fn admit(&self, account: i64) -> Result<SlotPermit, QuotaExceeded> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.taken.lock_unpoisoned();
         let theirs = taken.get(&account).copied().unwrap_or(0);
         if theirs >= self.of_one {
             return Err(QuotaExceeded::OfOne);
@@ -196,7 +197,7 @@ impl SlotLimit {
 
 impl Drop for SlotPermit {
     fn drop(&mut self) {
-        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.places.taken.lock_unpoisoned();
         if let Some(theirs) = taken.get_mut(&self.account) {
             *theirs -= 1;
             if *theirs == 0 {

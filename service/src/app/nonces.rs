@@ -4,8 +4,10 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 
 /// Seconds that a request's timestamp may be off.
 pub(crate) const SKEW: u64 = 300;
@@ -104,12 +106,12 @@ impl Nonces {
     /// Whether this token of this account uses this nonce for the first time.
     pub(crate) fn admit(&self, account: i64, token: i64, nonce: u128, now: Instant) -> Nonce {
         let (theirs, accounts) = {
-            let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut accounts = self.accounts.lock_unpoisoned();
             let theirs = accounts.entry(account).or_insert_with(|| Arc::new(Mutex::new(Parts::new(now))));
             (Arc::clone(theirs), accounts.len())
         };
         // Its own lock: a table that grows holds up its own account alone.
-        let mut theirs = theirs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut theirs = theirs.lock_unpoisoned();
         self.all.fetch_sub(theirs.forget(now), Ordering::Relaxed);
         let hash = self.hasher.hash_one((token, nonce));
         if theirs.parts.iter().any(|part| part.contains(&hash)) {
@@ -128,9 +130,9 @@ impl Nonces {
 
     /// Forgets what is too old, of accounts that ask for nothing any more, too.
     pub(crate) fn forget(&self, now: Instant) {
-        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut accounts = self.accounts.lock_unpoisoned();
         accounts.retain(|_, theirs| {
-            let mut parts = theirs.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut parts = theirs.lock_unpoisoned();
             self.all.fetch_sub(parts.forget(now), Ordering::Relaxed);
             // One that is being asked for at this moment stays.
             parts.length > 0 || Arc::strong_count(theirs) > 1

@@ -52,7 +52,7 @@ pub struct Gateway {
     pub(crate) memory: limits::Memory,
     pub(crate) connections: Connections,
     pub(crate) uploads: upload_locks::Uploads,
-    pub(crate) flights: in_flight::InFlightBatches,
+    pub(crate) batches: in_flight::InFlightBatches,
     pub(crate) leases: lease_table::Leases,
     /// What agents must know of the runs that are open, as far as they were asked for.
     pub(crate) specs: Mutex<HashMap<String, Arc<RunSpec>>>,
@@ -89,7 +89,7 @@ const DRAINING: u8 = 1;
 pub(crate) const STOPPING: u8 = 2;
 
 impl Gateway {
-    /// A gateway that nobody talks to yet. To be called within a runtime.
+    /// A gateway that no client talks to yet. To be called within a runtime.
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { config, store, service_key, dispatch, examiner, events, roster, metrics } = parts;
         Arc::new(Gateway {
@@ -107,7 +107,7 @@ impl Gateway {
                 stall: config.stall_time,
             }),
             uploads: upload_locks::Uploads::default(),
-            flights: in_flight::InFlightBatches::default(),
+            batches: in_flight::InFlightBatches::default(),
             leases: lease_table::Leases::default(),
             specs: Mutex::default(),
             streams: limits::SlotLimit::new(STREAMS_ALWAYS, STREAMS_OF_ONE, STREAMS),
@@ -141,7 +141,7 @@ impl Gateway {
     pub async fn stop(&self) {
         self.phase.store(STOPPING, Ordering::Relaxed);
         self.stopping.notify_waiters();
-        self.flights.drained().await;
+        self.batches.drained().await;
         if let Err(error) = self.activity.flush().await {
             tracing::warn!(%error, "what happened in runs of late is lost for the dashboard");
         }
@@ -158,11 +158,11 @@ impl Gateway {
 
     /// Batches that are under way.
     pub(crate) fn under_way(&self) -> usize {
-        self.flights.count()
+        self.batches.count()
     }
 
     /// Whether a gateway that is to stop is still needed: for as long as a run is open; where there may be others, for as
-    /// long as somebody still comes to this one. (`/readyz` has told the balancer to go elsewhere.)
+    /// long as clients still come to this one. (The balancer goes elsewhere by `/readyz`.)
     pub async fn is_needed(&self) -> bool {
         if self.store.is_shared() {
             return self.under_way() > 0 || self.leases.heard_within(QUIET);

@@ -2,8 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
+
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 
 /// Where an upload that turns out wrong took longer than this to unpack, the account's next one waits.
 pub(crate) const IN_VAIN: Duration = Duration::from_millis(100);
@@ -15,7 +17,7 @@ pub(crate) const RESTS: u32 = 4;
 #[derive(Debug, Default)]
 pub(crate) struct Uploads {
     busy: Mutex<HashSet<PathBuf>>,
-    /// When those that nobody goes on with were last looked for.
+    /// When abandoned ones were last looked for.
     pub(crate) looked: Mutex<Option<SystemTime>>,
     /// Until when nothing is unpacked for accounts whose uploads were wrong.
     resting: Mutex<HashMap<i64, Instant>>,
@@ -25,13 +27,13 @@ pub(crate) struct Busy<'a>(&'a Uploads, PathBuf);
 
 impl Uploads {
     pub(crate) fn begin(&self, path: &Path) -> Option<Busy<'_>> {
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut busy = self.busy.lock_unpoisoned();
         busy.insert(path.to_owned()).then(|| Busy(self, path.to_owned()))
     }
 
     /// An upload of this account was unpacked in vain, which took so long.
     pub(crate) fn was_in_vain(&self, account: i64, took: Duration, now: Instant) {
-        let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut resting = self.resting.lock_unpoisoned();
         resting.retain(|_, until| *until > now);
         if took > IN_VAIN {
             resting.insert(account, now + took * RESTS);
@@ -40,14 +42,14 @@ impl Uploads {
 
     /// How long the account still waits for that; `None`: not at all.
     pub(crate) fn rest_of(&self, account: i64, now: Instant) -> Option<Duration> {
-        let until = *self.resting.lock().unwrap_or_else(PoisonError::into_inner).get(&account)?;
+        let until = *self.resting.lock_unpoisoned().get(&account)?;
         until.checked_duration_since(now).filter(|rest| !rest.is_zero())
     }
 }
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        self.0.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
+        self.0.busy.lock_unpoisoned().remove(&self.1);
     }
 }
 

@@ -10,7 +10,6 @@ use tokio::time::timeout;
 use super::serve::{Signals, launcher, start_log};
 use crate::agent::{Agent, machine};
 use crate::agent_registry::AgentRegistry;
-use crate::cli::service_args::Memory;
 use crate::config::slots;
 use crate::dispatch::jetstream::{Cache, JetStreamWorkSource, NatsOptions, worker_logs};
 use crate::dispatch::{WorkSource, jetstream};
@@ -22,16 +21,18 @@ const LINES: usize = 4096;
 const LAST: Duration = Duration::from_secs(5);
 
 pub(super) async fn agent(args: crate::cli::service_args::Agent) -> anyhow::Result<()> {
-    start_log(args.log_format, &args.log)?;
+    start_log(&args.log)?;
     let options = args.nats.options("agent")?.context("say where the NATS servers are: --nats URL")?;
     if args.insecure_no_sandbox && !options.servers.iter().all(|server| is_loopback(server)) {
         bail!("--insecure-no-sandbox is for NATS servers on loopback only");
     }
     let cache = Cache::new(&args.data, args.cache_bytes)
         .with_context(|| format!("cannot use the folder {}", args.data.display()))?;
-    let workers =
-        args.workers.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
-    let memory = Memory { worker: args.worker_memory, account: args.account_memory, workers };
+    let workers = args
+        .workers
+        .workers
+        .map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let memory = args.workers.memory(workers);
     let launch = launcher(args.insecure_no_sandbox, false, memory)?;
     let places = args.places.map_or(slots(workers), usize::from);
     let name = args.name.unwrap_or_else(|| format!("{}-{}", machine::host(), std::process::id()));
@@ -47,7 +48,7 @@ pub(super) async fn agent(args: crate::cli::service_args::Agent) -> anyhow::Resu
     let agent = Agent {
         name: name.clone(),
         machine: machine::describe(&launch.describe()),
-        lessor: Arc::clone(&receiver) as Arc<dyn WorkSource>,
+        source: Arc::clone(&receiver) as Arc<dyn WorkSource>,
         launch,
         events: RunLogs::forwarding(printed),
         workers,

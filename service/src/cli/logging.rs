@@ -93,9 +93,9 @@ mod tests {
                 true => tracing::subscriber::with_default(registry.with(layer.json()), say),
                 false => tracing::subscriber::with_default(registry.with(layer.with_ansi(false)), say),
             }
-            let told = String::from_utf8(kept.0.lock().expect("no panic").clone()).expect("text");
-            let line = told.strip_suffix('\n').expect("a line");
-            assert!(!line.chars().any(|char| is_odd(char, false)), "{told:?}");
+            let logged = String::from_utf8(kept.0.lock().expect("no panic").clone()).expect("text");
+            let line = logged.strip_suffix('\n').expect("a line");
+            assert!(!line.chars().any(|char| is_odd(char, false)), "{logged:?}");
             if json {
                 let event: serde_json::Value = serde_json::from_str(line).expect("JSON");
                 assert_eq!(event["fields"]["plain"], forged);

@@ -43,7 +43,7 @@ impl Nats {
 
     /// What the service's things on the servers are called.
     pub(super) fn names(&self) -> Names {
-        Names::new(&self.nats_prefix).in_domain(self.nats_domain.clone())
+        self.names.names()
     }
 
     /// Who it is to the servers.
@@ -60,7 +60,7 @@ pub(super) fn permissions(of: &NatsPermissions) -> anyhow::Result<()> {
     if of.agents.iter().any(|user| user == GATEWAY) {
         bail!("agents can't be the user {GATEWAY:?}, who may do everything");
     }
-    let names = Names::new(&of.nats_prefix).in_domain(of.nats_domain.clone());
+    let names = of.names.names();
     print!("{}", permissions::configuration(&names, &of.agents));
     Ok(())
 }

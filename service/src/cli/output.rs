@@ -7,7 +7,7 @@ use serde_json::Value;
 /// Writes one object.
 ///
 /// # Errors
-/// If nobody reads.
+/// If its reader is gone.
 pub(super) fn object(json: bool, value: &Value, for_people: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     if json { writeln!(out, "{value}") } else { writeln!(out, "{for_people}") }
@@ -16,7 +16,7 @@ pub(super) fn object(json: bool, value: &Value, for_people: &str) -> io::Result<
 /// Writes a list: the columns are keys of its objects.
 ///
 /// # Errors
-/// If nobody reads.
+/// If its reader is gone.
 pub(super) fn list(json: bool, values: &[Value], columns: &[&str]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     if json {

@@ -23,7 +23,7 @@ use super::service_key::open_key;
 use crate::agent::{Agent, JailLauncher, Launch, PLACES, PlainLauncher};
 use crate::agent_registry::AgentRegistry;
 use crate::app::{Gateway, Parts};
-use crate::cli::service_args::{Keep, LogFormat, Memory, Serve};
+use crate::cli::service_args::{Keep, LogArgs, LogFormat, Memory, Serve};
 use crate::config::{BODY_MEMORY, Config, LIMITS};
 use crate::dispatch::jetstream::{self, Layout, NatsOptions};
 use crate::dispatch::{Dispatch, Embedded, WorkSource};
@@ -45,7 +45,7 @@ const READ_AHEAD: usize = 80 << 10;
 const DESCRIPTORS: u64 = 1 << 16;
 
 pub(super) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
-    start_log(args.log_format, &args.log)?;
+    start_log(&args.log)?;
     let temporary = match args.dev {
         true => Some(tempfile::tempdir().context("cannot make a temporary folder")?),
         false => None,
@@ -63,11 +63,7 @@ pub(super) async fn serve(args: Box<Serve>) -> anyhow::Result<()> {
     let launch = match nats {
         // Agents elsewhere start what clients upload.
         Some(_) => None,
-        None => Some(launcher(
-            config.unconfined,
-            args.dev,
-            Memory { worker: args.worker_memory, account: args.account_memory, workers: config.workers },
-        )?),
+        None => Some(launcher(config.unconfined, args.dev, args.workers.memory(config.workers))?),
     };
 
     let store =
@@ -155,7 +151,7 @@ fn agent_inside(
     Agent {
         name: "in this service".to_owned(),
         machine: String::new(),
-        lessor: Arc::clone(dispatch) as Arc<dyn WorkSource>,
+        source: Arc::clone(dispatch) as Arc<dyn WorkSource>,
         launch,
         events: events.clone(),
         workers: config.workers,
@@ -277,7 +273,7 @@ fn config(args: &Serve, data: &Path) -> anyhow::Result<Config> {
     }
     let mut config = Config::new(data, listen);
     config.tls = args.tls_cert.clone().zip(args.tls_key.clone());
-    config.workers = args.workers.map_or(config.workers, usize::from);
+    config.workers = args.workers.workers.map_or(config.workers, usize::from);
     config.prices.cpu_hour = args.price_cpu_hour.max(0);
     config.prices.result_gb = args.price_result_gb.max(0);
     config.limits.lease_seconds = args.lease;
@@ -396,12 +392,13 @@ fn announce(url: &str, dev: Option<&(String, String)>) -> std::io::Result<()> {
     out.flush()
 }
 
-pub(super) fn start_log(format: LogFormat, what: &str) -> anyhow::Result<()> {
-    let targets = Targets::from_str(what).with_context(|| format!("--log {what:?}"))?;
+pub(super) fn start_log(args: &LogArgs) -> anyhow::Result<()> {
+    let targets = Targets::from_str(&args.log).with_context(|| format!("--log {:?}", args.log))?;
     let registry = tracing_subscriber::registry().with(targets);
-    let colours = matches!(format, LogFormat::Text) && std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let colours =
+        matches!(args.log_format, LogFormat::Text) && std::io::IsTerminal::is_terminal(&std::io::stderr());
     let layer = tracing_subscriber::fmt::layer().with_writer(super::logging::stderr(colours));
-    match format {
+    match args.log_format {
         LogFormat::Text => registry.with(layer.with_ansi(colours)).try_init(),
         LogFormat::Json => registry.with(layer.json()).try_init(),
     }

@@ -10,7 +10,7 @@ use crate::config::{
     BODY, BODY_MEMORY, CONNECTIONS, CONNECTIONS_ADDRESS, DataFolder, HEAD, KEEP_FREE_RUNS, KEEP_RUNS, KEPT,
     LIMITS, STALL,
 };
-use crate::dispatch::jetstream::PREFIX;
+use crate::dispatch::jetstream::{Names, PREFIX};
 use crate::pricing;
 use crate::pricing::Microcredits;
 use crate::store::Database;
@@ -77,6 +77,40 @@ pub(super) struct Common {
     pub(super) json: bool,
 }
 
+/// The workers of runs.
+#[derive(Debug, Args)]
+pub(super) struct WorkerArgs {
+    /// Worker processes of each run; the default is one for each core.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(super) workers: Option<u16>,
+    /// Bytes of memory that each jailed worker may have; one that takes more is ended.
+    #[arg(long, default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(1 << 24..))]
+    pub(super) worker_memory: u64,
+    /// Bytes of memory that all jailed workers of an account may have together; when they have no more, one
+    /// that has much is ended. The default is what the workers of one run may have, at most half of the
+    /// machine's.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1 << 24..))]
+    pub(super) account_memory: Option<u64>,
+}
+
+impl WorkerArgs {
+    /// The memory of `workers` workers of each run.
+    pub(super) fn memory(&self, workers: usize) -> Memory {
+        Memory { worker: self.worker_memory, account: self.account_memory, workers }
+    }
+}
+
+/// What is logged, and how.
+#[derive(Debug, Args)]
+pub(super) struct LogArgs {
+    /// How the log is written, to stderr.
+    #[arg(long, value_enum, default_value = "text")]
+    pub(super) log_format: LogFormat,
+    /// What is logged: error, warn, info, debug, trace, or a list like `info,fastmap_service=debug`.
+    #[arg(long, env = "FASTMAP_LOG", default_value = "info")]
+    pub(super) log: String,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum LogFormat {
     /// Lines for people.
@@ -105,17 +139,8 @@ pub(super) struct Serve {
     /// Start what clients upload without a jail, with all that this user may do. Loopback only.
     #[arg(long)]
     pub(super) insecure_no_sandbox: bool,
-    /// Worker processes of each run; the default is one for each core.
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub(super) workers: Option<u16>,
-    /// Bytes of memory that each jailed worker may have; one that takes more is ended.
-    #[arg(long, default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(1 << 24..))]
-    pub(super) worker_memory: u64,
-    /// Bytes of memory that all jailed workers of an account may have together; when they have no more, one
-    /// that has much is ended. The default is what the workers of one run may have, at most half of the
-    /// machine's.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1 << 24..))]
-    pub(super) account_memory: Option<u64>,
+    #[command(flatten)]
+    pub(super) workers: WorkerArgs,
     /// Credits for an hour of CPU time.
     #[arg(long, default_value = "10", value_parser = pricing::read)]
     pub(super) price_cpu_hour: Microcredits,
@@ -190,12 +215,26 @@ pub(super) struct Serve {
     /// Seconds that open runs are given to end when the service is asked to stop.
     #[arg(long, default_value_t = 30)]
     pub(super) grace: u64,
-    /// How the log is written, to stderr.
-    #[arg(long, value_enum, default_value = "text")]
-    pub(super) log_format: LogFormat,
-    /// What is logged: error, warn, info, debug, trace, or a list like `info,fastmap_service=debug`.
-    #[arg(long, env = "FASTMAP_LOG", default_value = "info")]
-    pub(super) log: String,
+    #[command(flatten)]
+    pub(super) log: LogArgs,
+}
+
+/// The service's names on NATS servers.
+#[derive(Debug, Args)]
+pub(super) struct NatsNames {
+    /// What the service's names on the servers begin with.
+    #[arg(long, default_value = PREFIX, value_parser = name)]
+    pub(super) nats_prefix: String,
+    /// The `JetStream` domain of the gateway's servers, where those named here are leaf nodes with another or without `JetStream`.
+    #[arg(long, env = "FASTMAP_NATS_DOMAIN", value_parser = name)]
+    pub(super) nats_domain: Option<String>,
+}
+
+impl NatsNames {
+    /// The names themselves.
+    pub(super) fn names(&self) -> Names {
+        Names::new(&self.nats_prefix).in_domain(self.nats_domain.clone())
+    }
 }
 
 /// How to reach NATS.
@@ -227,12 +266,8 @@ pub(super) struct Nats {
     /// Under which name `fastmap nats-permissions` has let it in; the default is the user's.
     #[arg(long, env = "FASTMAP_NATS_ROLE", value_parser = name)]
     pub(super) nats_role: Option<String>,
-    /// What the service's names on the servers begin with.
-    #[arg(long, default_value = PREFIX, value_parser = name)]
-    pub(super) nats_prefix: String,
-    /// The `JetStream` domain of the gateway's servers, where those named here are leaf nodes with another or without `JetStream`.
-    #[arg(long, env = "FASTMAP_NATS_DOMAIN", value_parser = name)]
-    pub(super) nats_domain: Option<String>,
+    #[command(flatten)]
+    pub(super) names: NatsNames,
 }
 
 /// A token of a subject.
@@ -257,32 +292,19 @@ pub(super) struct Agent {
     /// Most bytes of uploads that no run uses.
     #[arg(long, default_value_t = 8 << 30)]
     pub(super) cache_bytes: u64,
-    /// Worker processes of each run; the default is one for each core.
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub(super) workers: Option<u16>,
     /// Batches that it has at a time; the default is four for each worker.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) places: Option<u16>,
-    /// Bytes of memory that each jailed worker may have; one that takes more is ended.
-    #[arg(long, default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(1 << 24..))]
-    pub(super) worker_memory: u64,
-    /// Bytes of memory that all jailed workers of an account may have together; when they have no more, one
-    /// that has much is ended. The default is what the workers of one run may have, at most half of the
-    /// machine's.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1 << 24..))]
-    pub(super) account_memory: Option<u64>,
+    #[command(flatten)]
+    pub(super) workers: WorkerArgs,
     /// Start what clients upload without a jail, with all that this user may do. For NATS servers on loopback only.
     #[arg(long)]
     pub(super) insecure_no_sandbox: bool,
     /// Seconds that batches in hand are given to end when the agent is asked to stop; the rest is handed back.
     #[arg(long, default_value_t = 20)]
     pub(super) grace: u64,
-    /// How the log is written, to stderr.
-    #[arg(long, value_enum, default_value = "text")]
-    pub(super) log_format: LogFormat,
-    /// What is logged: error, warn, info, debug, trace, or a list like `info,fastmap_service=debug`.
-    #[arg(long, env = "FASTMAP_LOG", default_value = "info")]
-    pub(super) log: String,
+    #[command(flatten)]
+    pub(super) log: LogArgs,
 }
 
 #[derive(Debug, Args)]
@@ -290,10 +312,6 @@ pub(super) struct NatsPermissions {
     /// Users that run agents: each reads what is sent to it alone. Agents that trust each other may share one.
     #[arg(long = "agent", default_value = "agent", value_parser = name)]
     pub(super) agents: Vec<String>,
-    /// What the service's names on the servers begin with.
-    #[arg(long, default_value = PREFIX, value_parser = name)]
-    pub(super) nats_prefix: String,
-    /// The `JetStream` domain of the gateway's servers, where those named here are leaf nodes with another or without `JetStream`.
-    #[arg(long, env = "FASTMAP_NATS_DOMAIN", value_parser = name)]
-    pub(super) nats_domain: Option<String>,
+    #[command(flatten)]
+    pub(super) names: NatsNames,
 }

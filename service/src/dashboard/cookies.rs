@@ -29,7 +29,7 @@ pub(super) fn cookie(name: &str, value: String, tls: bool) -> Cookie<'static> {
 /// The session's cookie.
 pub(super) const SESSION: &str = "fastmap";
 
-/// Asked by a script of ours: nobody need be there.
+/// Asked by a script of ours: no user need be there.
 pub(super) fn by_script(headers: &HeaderMap) -> bool {
     headers.contains_key("hx-request")
         || headers.get(header::ACCEPT).is_some_and(|accept| accept == "text/event-stream")

@@ -29,7 +29,7 @@ use crate::store::Visit;
 
 /// Parts are made no more often.
 const PACE: Duration = Duration::from_secs(1);
-/// They are made anew after this though nothing is heard: clocks go on, and the news may be another gateway's.
+/// They are made anew after this though nothing is heard: clocks go on, and the event may be another gateway's.
 const SILENCE: Duration = Duration::from_secs(2);
 
 pub(super) async fn events(
@@ -48,12 +48,12 @@ pub(super) async fn events(
     })?;
     // Nothing is kept for who watches a run that is over.
     let open = found.info.state == RunState::Open;
-    let news = if open { gateway.events.watch(&run) } else { RunLogs::default().watch(&run) };
+    let events = if open { gateway.events.watch(&run) } else { RunLogs::default().watch(&run) };
     let page = Page {
         gateway,
         visit,
         run,
-        news,
+        events,
         sent: HashMap::new(),
         queue: VecDeque::new(),
         made: None,
@@ -71,7 +71,7 @@ struct Page {
     gateway: Arc<Gateway>,
     visit: Visit,
     run: String,
-    news: Receiver<Event>,
+    events: Receiver<Event>,
     /// What the browser has.
     sent: HashMap<&'static str, String>,
     queue: VecDeque<Sent>,
@@ -103,14 +103,14 @@ impl Page {
     /// Waits until the page should be made anew.
     async fn wait(&mut self) {
         let Some(made) = self.made else { return };
-        let next = self.news.recv();
+        let next = self.events.recv();
         if let Ok(Err(RecvError::Closed)) = timeout(SILENCE, next).await {
-            // Nobody will say more of it here: what there is to see, another gateway has written.
+            // No more events come here: what there is to see, another gateway has written.
             sleep(SILENCE).await;
         }
         sleep_until(made + PACE).await;
         // All that has come meanwhile is seen in one go.
-        while self.news.try_recv().is_ok() {}
+        while self.events.try_recv().is_ok() {}
     }
 
     async fn make(&mut self) {

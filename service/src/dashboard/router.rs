@@ -64,7 +64,7 @@ async fn count(gateway: &Gateway, account: i64, response: Response) -> Response 
     }
 }
 
-/// What browsers are told of each answer: nothing but our own scripts, styles and forms, and no page around ours.
+/// What each answer allows browsers: nothing but our own scripts, styles and forms, and no page around ours.
 const HEADERS: [(header::HeaderName, &str); 7] = [
     (
         header::CONTENT_SECURITY_POLICY,

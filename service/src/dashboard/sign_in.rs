@@ -1,7 +1,7 @@
 //! Sign-in, from a terminal to a browser: a signed call mints a link, the link's page asks whether to sign in, and its
 //! button uses the link up and opens a session. The page is not left out, although a link could sign in by itself: what
 //! looks at links before people do (mail, chat) would use it up, a strict cookie is not sent behind a link on another
-//! site's page, and whoever is sent somebody else's link sees whose account it is.
+//! site's page, and a user who is sent another's link sees whose account it is.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

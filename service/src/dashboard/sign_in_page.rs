@@ -8,7 +8,7 @@ use super::cookies::by_script;
 use super::page::{Sorry, frame};
 use crate::api::dashboard_links::LINK;
 
-/// Who is not signed in is told how to.
+/// Says to a visitor how to sign in.
 pub(super) fn first(headers: &HeaderMap) -> Response {
     let words = html! {
         h1 { "Sign in" }

@@ -1,5 +1,5 @@
 //! Visitor of a page, by a session's cookie, and proof that a form was made for that session. A page that takes a
-//! `Visitor` is seen by nobody else; a change takes a `Posted`, which is one that has sent the session's own token.
+//! `Visitor` is seen by that session alone; a change takes a `Posted`, which is one that has sent the session's own token.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,7 +69,7 @@ impl FromRequestParts<Pages> for Visitor {
     }
 }
 
-/// A form of another site's page, as far as browsers tell.
+/// A form of another site's page, as far as browsers report it.
 pub(super) fn from_elsewhere(headers: &HeaderMap) -> bool {
     let get = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     if let Some(site) = headers.get("sec-fetch-site") {

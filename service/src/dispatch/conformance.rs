@@ -23,11 +23,12 @@ const SHORT: Duration = Duration::from_secs(2);
 /// Both sides of a dispatch.
 pub(crate) struct Sides {
     pub(crate) dispatch: Arc<dyn Dispatch>,
-    pub(crate) lessor: Arc<dyn WorkSource>,
+    pub(crate) source: Arc<dyn WorkSource>,
 }
 
 /// Runs the suite; `make` gives an empty dispatch with that quota and that length of a lease.
 pub(crate) async fn all(make: impl AsyncFn(usize, Duration) -> Sides) {
+    // An empty dispatch for each: what one leaves leased or queued does not disturb the next.
     answers_reach_who_submitted(&make(100, LONG).await).await;
     tenants_are_taken_in_turn(&make(100, LONG).await).await;
     a_quota_holds_back_its_tenant_alone(&make(2, LONG).await).await;
@@ -76,21 +77,21 @@ impl Sides {
     }
 
     pub(crate) async fn lease(&self) -> Lease {
-        timeout(LIMIT, self.lessor.lease()).await.expect("there is work").expect("it is open")
+        timeout(LIMIT, self.source.lease()).await.expect("there is work").expect("it is open")
     }
 
     pub(crate) async fn nothing_to_lease(&self) {
-        let got = timeout(MOMENT, self.lessor.lease()).await;
+        let got = timeout(MOMENT, self.source.lease()).await;
         assert!(got.is_err(), "{got:?}");
     }
 
     pub(crate) async fn answer(&self, lease: &Lease) -> bool {
-        self.lessor.answer(lease.id, answer(lease)).await
+        self.source.answer(lease.id, answer(lease)).await
     }
 }
 
-async fn verdict(mut submitted: PendingWork) -> WorkOutcome {
-    timeout(LIMIT, submitted.verdict()).await.expect("a verdict in time")
+async fn outcome(mut submitted: PendingWork) -> WorkOutcome {
+    timeout(LIMIT, submitted.outcome()).await.expect("an outcome in time")
 }
 
 fn seq(lease: &Lease) -> (i64, u64) {
@@ -98,13 +99,13 @@ fn seq(lease: &Lease) -> (i64, u64) {
     (lease.work.spec.account, batch.seq)
 }
 
-/// A verdict that tells the seq it is for.
+/// An outcome that names the seq it is for.
 fn answer(lease: &Lease) -> WorkOutcome {
     WorkOutcome::Failed(Problem::new(ProblemCode::WorkerFailed, seq(lease).1.to_string()))
 }
 
-fn is_answer(verdict: &WorkOutcome, seq: u64) -> bool {
-    matches!(verdict, WorkOutcome::Failed(problem) if problem.detail == seq.to_string())
+fn is_answer(outcome: &WorkOutcome, seq: u64) -> bool {
+    matches!(outcome, WorkOutcome::Failed(problem) if problem.detail == seq.to_string())
 }
 
 async fn answers_reach_who_submitted(sides: &Sides) {
@@ -117,12 +118,13 @@ async fn answers_reach_who_submitted(sides: &Sides) {
         leases.push(sides.lease().await);
     }
     sides.nothing_to_lease().await;
+    // Not in the order of the leases: an answer must find its submitter by the lease alone.
     for lease in leases.iter().rev() {
         assert!(sides.answer(lease).await);
-        assert!(!sides.lessor.answer(lease.id, WorkOutcome::Lost).await, "answered twice");
+        assert!(!sides.source.answer(lease.id, WorkOutcome::Lost).await, "answered twice");
     }
     for (seq, submitted) in waiting.into_iter().enumerate() {
-        assert!(is_answer(&verdict(submitted).await, seq as u64));
+        assert!(is_answer(&outcome(submitted).await, seq as u64));
     }
 }
 
@@ -135,6 +137,7 @@ async fn tenants_are_taken_in_turn(sides: &Sides) {
     for seq in 0..10 {
         waiting.push(sides.submit(2, "small", seq).await);
     }
+    // The small tenant has submitted last: its turns decide when it is served, not its place in the queue.
     let (mut others, mut own) = (0, Vec::new());
     while own.len() < 10 {
         let lease = sides.lease().await;
@@ -149,7 +152,7 @@ async fn tenants_are_taken_in_turn(sides: &Sides) {
     // One each in turn, and what an agent may have asked for before it knew of this tenant.
     assert!(others <= 20, "{others} batches of another tenant came before ten of this one");
     for submitted in waiting {
-        verdict(submitted).await;
+        outcome(submitted).await;
     }
 }
 
@@ -165,9 +168,9 @@ async fn a_quota_holds_back_its_tenant_alone(sides: &Sides) {
     let lease_of_other = sides.lease().await;
     assert_eq!(seq(&lease_of_other), (2, 0));
     sides.answer(&lease_of_other).await;
-    verdict(other).await;
+    outcome(other).await;
     sides.answer(&first).await;
-    verdict(waiting.remove(0)).await;
+    outcome(waiting.remove(0)).await;
     assert_eq!(seq(&sides.lease().await), (1, 2));
 }
 
@@ -178,7 +181,7 @@ async fn what_an_agent_drops_is_given_to_another(sides: &Sides) {
     // Within its lease it is the first agent's, who can make it longer.
     let begun = loop {
         let begun = Instant::now();
-        if sides.lessor.extend(dropped).await {
+        if sides.source.extend(dropped).await {
             break begun;
         }
         // This test was held up for longer than a lease.
@@ -188,25 +191,25 @@ async fn what_an_agent_drops_is_given_to_another(sides: &Sides) {
     assert!(begun.elapsed() >= SHORT, "it was taken away after {:?}", begun.elapsed());
     assert_eq!(seq(&again), (1, 0));
     assert_ne!(again.id, dropped);
-    assert!(!sides.lessor.extend(dropped).await);
-    assert!(!sides.lessor.answer(dropped, WorkOutcome::Lost).await, "the first agent is too late");
+    assert!(!sides.source.extend(dropped).await);
+    assert!(!sides.source.answer(dropped, WorkOutcome::Lost).await, "the first agent is too late");
     let mut last = again;
     while !sides.answer(&last).await {
         last = sides.lease().await;
     }
-    assert!(is_answer(&verdict(submitted).await, 0));
+    assert!(is_answer(&outcome(submitted).await, 0));
 }
 
 /// An agent that stood still could not extend its lease: it has the work still, and its answer counts.
 async fn what_an_agent_has_in_hand_stays_there(sides: &Sides) {
     let (first, second) = (sides.submit(1, "r", 0).await, sides.submit(1, "r", 1).await);
     let (one, two) = (sides.lease().await, sides.lease().await);
-    let again = timeout(SHORT * 3 / 2, sides.lessor.lease()).await;
+    let again = timeout(SHORT * 3 / 2, sides.source.lease()).await;
     assert!(again.is_err(), "{again:?}");
     assert!(sides.answer(&one).await);
-    assert!(sides.lessor.extend(two.id).await && sides.answer(&two).await);
+    assert!(sides.source.extend(two.id).await && sides.answer(&two).await);
     for (submitted, lease) in [(first, one), (second, two)] {
-        assert!(is_answer(&verdict(submitted).await, seq(&lease).1));
+        assert!(is_answer(&outcome(submitted).await, seq(&lease).1));
     }
     sides.nothing_to_lease().await;
 }
@@ -214,24 +217,26 @@ async fn what_an_agent_has_in_hand_stays_there(sides: &Sides) {
 async fn what_is_given_back_comes_at_once_until_it_is_lost(sides: &Sides) {
     let submitted = sides.submit(1, "r", 0).await;
     let mut deliveries = 0;
-    let mut lost = std::pin::pin!(verdict(submitted));
+    // Both are waited for: which delivery is the last is the implementation's to say.
+    let mut lost = std::pin::pin!(outcome(submitted));
     let got = loop {
         tokio::select! {
             got = &mut lost => break got,
             lease = sides.lease() => {
                 deliveries += 1;
                 assert!(deliveries < 20, "it comes again and again");
-                sides.lessor.give_back(lease.id).await;
+                sides.source.nack(lease.id).await;
             }
         }
     };
     assert!(matches!(got, WorkOutcome::Lost), "{got:?}");
+    // An agent that gives work back may be the only one that can't do it.
     assert!(deliveries >= 2, "{deliveries}");
     sides.nothing_to_lease().await;
 }
 
 async fn an_ended_run_is_over_wherever_its_work_is(sides: &Sides) {
-    let mut ended = sides.lessor.ended_runs();
+    let mut ended = sides.source.ended_runs();
     let mut of_run = Vec::new();
     for seq in 0..3 {
         of_run.push(sides.submit(1, "r", seq).await);
@@ -241,7 +246,7 @@ async fn an_ended_run_is_over_wherever_its_work_is(sides: &Sides) {
     let other = sides.submit(1, "other", 7).await;
     sides.dispatch.end_run("r").await;
     for submitted in of_run {
-        let got = verdict(submitted).await;
+        let got = outcome(submitted).await;
         assert!(matches!(got, WorkOutcome::Cancelled), "{got:?}");
     }
     assert_eq!(timeout(LIMIT, ended.recv()).await.expect("in time"), Ok("r".to_owned()));
@@ -249,7 +254,7 @@ async fn an_ended_run_is_over_wherever_its_work_is(sides: &Sides) {
     let lease = sides.lease().await;
     assert_eq!(seq(&lease), (1, 7));
     sides.answer(&lease).await;
-    assert!(is_answer(&verdict(other).await, 7));
+    assert!(is_answer(&outcome(other).await, 7));
     // Nothing of the quota is lost with the run.
     let _one = sides.submit(1, "other", 8).await;
     let _two = sides.submit(1, "other", 9).await;
@@ -259,25 +264,27 @@ async fn an_ended_run_is_over_wherever_its_work_is(sides: &Sides) {
 async fn a_cancelled_batch_is_over_and_its_agent_learns_it(sides: &Sides) {
     let (leased, queued) = (sides.submit(1, "r", 0).await, sides.submit(1, "r", 1).await);
     let (kept, others) = (sides.submit(1, "r", 2).await, sides.submit(2, "s", 0).await);
+    // Within a run the order of leases is not promised: the others are given back until it is this one.
     let held = loop {
         let lease = sides.lease().await;
         if seq(&lease) == (1, 0) {
             break lease;
         }
-        sides.lessor.give_back(lease.id).await;
+        sides.source.nack(lease.id).await;
     };
-    let revoked = sides.lessor.revoked(held.id);
+    // Not polled yet: a revocation before the agent waits for it must not be missed.
+    let revoked = sides.source.revoked(held.id);
     // What is not there is not cancelled, and does no harm.
     sides.dispatch.cancel("r", 9).await;
-    assert!(timeout(MOMENT, sides.lessor.revoked(held.id)).await.is_err(), "it is the agent's");
+    assert!(timeout(MOMENT, sides.source.revoked(held.id)).await.is_err(), "it is the agent's");
     sides.dispatch.cancel("r", 1).await;
     sides.dispatch.cancel("r", 0).await;
-    timeout(LIMIT, revoked).await.expect("the agent is told");
+    timeout(LIMIT, revoked).await.expect("the agent is notified");
     for submitted in [leased, queued] {
-        let got = verdict(submitted).await;
+        let got = outcome(submitted).await;
         assert!(matches!(got, WorkOutcome::Cancelled), "{got:?}");
     }
-    assert!(!sides.lessor.extend(held.id).await && !sides.answer(&held).await);
+    assert!(!sides.source.extend(held.id).await && !sides.answer(&held).await);
     let mut left = Vec::new();
     for _ in 0..2 {
         let lease = sides.lease().await;
@@ -286,19 +293,20 @@ async fn a_cancelled_batch_is_over_and_its_agent_learns_it(sides: &Sides) {
     }
     left.sort_unstable();
     assert_eq!(left, [(1, 2), (2, 0)]);
-    assert!(is_answer(&verdict(others).await, 0) && is_answer(&verdict(kept).await, 2));
+    assert!(is_answer(&outcome(others).await, 0) && is_answer(&outcome(kept).await, 2));
     sides.nothing_to_lease().await;
 }
 
 async fn nobody_waits_for_a_closed_dispatch(sides: &Sides) {
+    // Several: the end must wake each of them, and not only one.
     let waiters: Vec<_> = (0..3)
         .map(|_| {
-            let lessor = Arc::clone(&sides.lessor);
-            tokio::spawn(async move { lessor.lease().await.is_err() })
+            let source = Arc::clone(&sides.source);
+            tokio::spawn(async move { source.lease().await.is_err() })
         })
         .collect();
     sides.nothing_to_lease().await;
-    sides.lessor.close().await;
+    sides.source.close().await;
     sides.dispatch.close().await;
     for waiter in waiters {
         assert!(timeout(LIMIT, waiter).await.expect("in time").expect("no panic"));
@@ -312,7 +320,7 @@ async fn a_lease_that_is_given_up_loses_nothing(sides: &Sides) {
         let submitted = sides.submit(1, "r", seq).await;
         let lease = sides.lease().await;
         sides.answer(&lease).await;
-        assert!(is_answer(&verdict(submitted).await, seq));
+        assert!(is_answer(&outcome(submitted).await, seq));
     }
 }
 
@@ -322,10 +330,10 @@ async fn an_agent_that_closes_hands_back_what_it_has_not_begun(sides: &Sides) {
         waiting.push(sides.submit(1, "r", seq).await);
     }
     let lease = sides.lease().await;
-    sides.lessor.close().await;
+    sides.source.close().await;
     // What was leased may still be answered.
     assert!(sides.answer(&lease).await);
-    assert!(is_answer(&verdict(waiting.remove(0)).await, seq(&lease).1));
+    assert!(is_answer(&outcome(waiting.remove(0)).await, seq(&lease).1));
 }
 
 async fn what_workers_use_is_reported_also_behind_the_end_of_their_run(sides: &Sides) {
@@ -337,7 +345,8 @@ async fn what_workers_use_is_reported_also_behind_the_end_of_their_run(sides: &S
             assert_eq!((used.run.as_str(), used.cpu), ("r", cpu));
             used.paid.send(pays).expect("the agent waits for it");
         };
-        let (paid, ()) = tokio::join!(sides.lessor.used(&lease.payer, "r", cpu), charging);
+        // At the same time: the report waits for its charge.
+        let (paid, ()) = tokio::join!(sides.source.used(&lease.payer, "r", cpu), charging);
         paid
     };
     assert_eq!(report(Duration::from_millis(300), true).await, Some(true));

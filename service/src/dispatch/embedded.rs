@@ -2,10 +2,11 @@
 //! runs of each.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use tokio::sync::{Notify, broadcast, oneshot};
 
 use super::work::{RunSpec, Task, Work, WorkOutcome};
@@ -19,7 +20,7 @@ const DELIVERIES: u32 = 5;
 pub struct Embedded {
     state: Mutex<State>,
     /// There is something to lease, or there never will be.
-    news: Notify,
+    changed: Notify,
     ended: broadcast::Sender<String>,
     /// What one tenant may have in agents' hands; each of its runs has a share of that for sure.
     quota: usize,
@@ -32,7 +33,7 @@ pub struct Embedded {
 struct State {
     tenants: HashMap<i64, Tenant>,
     /// Tenants with work that waits, in the order of their turns.
-    turn: VecDeque<i64>,
+    waiting: VecDeque<i64>,
     leased: HashMap<LeaseId, Leased>,
     next: u64,
     closed: bool,
@@ -43,7 +44,7 @@ struct Tenant {
     /// Those that have work.
     runs: HashMap<String, OfRun>,
     /// Runs with work that waits, in the order of their turns.
-    turn: VecDeque<String>,
+    waiting: VecDeque<String>,
     leased: usize,
 }
 
@@ -60,14 +61,16 @@ impl Tenant {
     fn next(&mut self, quota: usize) -> Option<Entry> {
         let share = (quota / self.runs.len().max(1)).max(1);
         let has_less = |run: &String| self.runs.get(run).is_some_and(|of_run| of_run.leased < share);
-        let at = self.turn.iter().position(has_less).or((self.leased < quota).then_some(0))?;
-        let run = self.turn.remove(at)?;
+        // First a run that has less than its share, whose turn may be later. Only if there is none, the next
+        // in turn gets what is left of the quota.
+        let at = self.waiting.iter().position(has_less).or((self.leased < quota).then_some(0))?;
+        let run = self.waiting.remove(at)?;
         let of_run = self.runs.get_mut(&run)?;
         let entry = of_run.waiting.pop_front()?;
         of_run.leased += 1;
         self.leased += 1;
         if !of_run.waiting.is_empty() {
-            self.turn.push_back(run);
+            self.waiting.push_back(run);
         }
         Some(entry)
     }
@@ -77,6 +80,7 @@ impl Tenant {
         self.leased -= 1;
         if let Some(of_run) = self.runs.get_mut(run) {
             of_run.leased -= 1;
+            // A run without work counts for no share: the others get what it had.
             if of_run.leased == 0 && of_run.waiting.is_empty() {
                 self.runs.remove(run);
             }
@@ -91,7 +95,8 @@ impl Tenant {
             .partition::<VecDeque<Entry>, _>(|entry| meant(&entry.work));
         of_run.waiting = kept;
         if of_run.waiting.is_empty() {
-            self.turn.retain(|waits| waits != run);
+            // A turn without work would be taken by `next`, which would find nothing, though other runs wait.
+            self.waiting.retain(|waits| waits != run);
             if of_run.leased == 0 {
                 self.runs.remove(run);
             }
@@ -121,18 +126,18 @@ impl Embedded {
     /// Empty queues.
     pub fn new(quota: usize, lease_time: Duration) -> Self {
         let (ended, _) = broadcast::channel(1024);
-        let (news, uses) = (Notify::new(), Uses::default());
-        Embedded { state: Mutex::default(), news, ended, quota: quota.max(1), lease_time, uses }
+        let (changed, uses) = (Notify::new(), Uses::default());
+        Embedded { state: Mutex::default(), changed, ended, quota: quota.max(1), lease_time, uses }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock_unpoisoned()
     }
 
     fn closed(&self) {
         self.lock().closed = true;
-        self.news.notify_waiters();
-        self.news.notify_one();
+        self.changed.notify_waiters();
+        self.changed.notify_one();
     }
 
     /// Leases something if there is something; else says when a lease ends at the latest.
@@ -140,13 +145,19 @@ impl Embedded {
         let mut guard = self.lock();
         let state = &mut *guard;
         let now = Instant::now();
+        // No timer takes overdue leases back. They concern agents that wait for work, and those look here;
+        // while they wait, they look again when the first lease ends.
         state.take_back_overdue(now, self.lease_time);
-        for _ in 0..state.turn.len() {
-            let Some(account) = state.turn.pop_front() else { break };
+        // Once around: when no tenant may have more in agents' hands, the caller waits for a change.
+        for _ in 0..state.waiting.len() {
+            let Some(account) = state.waiting.pop_front() else { break };
+            // Its work was cancelled, and its place in the round was left for this line to drop.
             let Some(tenant) = state.tenants.get_mut(&account) else { continue };
+            // A tenant whose quota is used up keeps its place in the round: the quota may be free at its next
+            // turn.
             let next = tenant.next(self.quota);
-            if !tenant.turn.is_empty() {
-                state.turn.push_back(account);
+            if !tenant.waiting.is_empty() {
+                state.waiting.push_back(account);
             }
             let Some(mut entry) = next else { continue };
             entry.deliveries += 1;
@@ -160,13 +171,15 @@ impl Embedded {
                 revoked: Arc::default(),
             };
             state.leased.insert(id, leased);
-            let more = !state.turn.is_empty();
+            let more = !state.waiting.is_empty();
             drop(guard);
+            // A permit wakes one agent only. Each that gets work passes it on while there is more.
             if more {
-                self.news.notify_one();
+                self.changed.notify_one();
             }
             return Ok(Ok(Lease { id, lasts: self.lease_time, work, payer: Payer::default(), in_hand }));
         }
+        // Behind the round: what was taken before the end is still leased, and answered.
         if state.closed {
             return Err(Closed);
         }
@@ -179,8 +192,9 @@ impl State {
         let RunSpec { account, run, .. } = &*entry.work.spec;
         let (account, run) = (*account, run.clone());
         let tenant = self.tenants.entry(account).or_default();
-        if tenant.turn.is_empty() && !self.turn.contains(&account) {
-            self.turn.push_back(account);
+        // Its place may be there still, from work that was cancelled: two would be two turns.
+        if tenant.waiting.is_empty() && !self.waiting.contains(&account) {
+            self.waiting.push_back(account);
         }
         let of_run = tenant.runs.entry(run.clone()).or_default();
         let waits = !of_run.waiting.is_empty();
@@ -189,14 +203,16 @@ impl State {
             false => of_run.waiting.push_back(entry),
         }
         match first {
+            // The run has its place among the tenant's runs already.
             _ if waits => {}
-            true => tenant.turn.push_front(run),
-            false => tenant.turn.push_back(run),
+            true => tenant.waiting.push_front(run),
+            false => tenant.waiting.push_back(run),
         }
     }
 
     fn take(&mut self, id: LeaseId) -> Option<Entry> {
         let Leased { entry, revoked, .. } = self.leased.remove(&id)?;
+        // A permit: an agent that asks for the revocation a moment later finds it, too.
         revoked.notify_one();
         self.free(&entry.work.spec);
         Some(entry)
@@ -215,6 +231,8 @@ impl State {
         for tenant in self.tenants.values_mut() {
             taken.extend(tenant.take_waiting(run, meant));
         }
+        // Also what agents have in hand: with its lease their answer is refused, and the place of the tenant
+        // is free at once.
         let leased: Vec<LeaseId> =
             self.leased.iter().filter(|(_, leased)| meant(&leased.entry.work)).map(|(id, _)| *id).collect();
         taken.extend(leased.into_iter().filter_map(|id| self.take(id)));
@@ -255,7 +273,7 @@ impl State {
             // The receiver is gone where the batch was given up.
             let _ = entry.reply.send(WorkOutcome::Lost);
         } else if !entry.reply.is_closed() {
-            // It has waited its turn already.
+            // It has waited its turn already. One that its submitter has given up is dropped instead.
             self.queue(entry, true);
         }
     }
@@ -264,20 +282,24 @@ impl State {
 #[async_trait]
 impl Dispatch for Embedded {
     async fn submit(&self, work: Work) -> Result<PendingWork, Closed> {
-        let (reply, verdict) = oneshot::channel();
+        let (reply, outcome) = oneshot::channel();
         let mut state = self.lock();
         if state.closed {
             return Err(Closed);
         }
         state.queue(Entry { work, deliveries: 0, reply }, false);
         drop(state);
-        self.news.notify_one();
-        Ok(PendingWork { verdict, _kept: None })
+        // The round may have been empty, and agents wait.
+        self.changed.notify_one();
+        // Nothing of this queue outlives the process: there is nothing to acknowledge when the outcome is
+        // dealt with.
+        Ok(PendingWork { outcome, _kept: None })
     }
 
     async fn cancel(&self, run: &str, seq: u64) {
         let over = self.lock().take_all(run, Some(seq));
-        self.news.notify_one();
+        // A place of the tenant may be free.
+        self.changed.notify_one();
         for entry in over {
             // The receiver is gone where the batch was given up.
             let _ = entry.reply.send(WorkOutcome::Cancelled);
@@ -286,12 +308,13 @@ impl Dispatch for Embedded {
 
     async fn end_run(&self, run: &str) {
         let over = self.lock().take_all(run, None);
-        self.news.notify_one();
+        self.changed.notify_one();
         for entry in over {
             // The receiver is gone where the batch was given up.
             let _ = entry.reply.send(WorkOutcome::Cancelled);
         }
-        // No agent listens: no agent has workers of it.
+        // After the answers: an agent that ends its workers finds its leases gone. Without an agent there are
+        // no workers to end.
         let _ = self.ended.send(run.to_owned());
     }
 
@@ -308,11 +331,12 @@ impl Dispatch for Embedded {
 impl WorkSource for Embedded {
     async fn lease(&self) -> Result<Lease, Closed> {
         loop {
-            let news = self.news.notified();
+            // Made before the look: a change between the look and the wait wakes it all the same.
+            let changed = self.changed.notified();
             match self.try_lease()? {
                 Ok(lease) => return Ok(lease),
-                Err(Some(until)) => drop(tokio::time::timeout_at(until.into(), news).await),
-                Err(None) => news.await,
+                Err(Some(until)) => drop(tokio::time::timeout_at(until.into(), changed).await),
+                Err(None) => changed.await,
             }
         }
     }
@@ -343,18 +367,18 @@ impl WorkSource for Embedded {
         }
     }
 
-    async fn answer(&self, lease: LeaseId, verdict: WorkOutcome) -> bool {
+    async fn answer(&self, lease: LeaseId, outcome: WorkOutcome) -> bool {
         let Some(entry) = self.lock().take(lease) else { return false };
         // Its tenant may have more than its quota waiting.
-        self.news.notify_one();
+        self.changed.notify_one();
         // The receiver is gone where the batch was given up.
-        let _ = entry.reply.send(verdict);
+        let _ = entry.reply.send(outcome);
         true
     }
 
-    async fn give_back(&self, lease: LeaseId) {
+    async fn nack(&self, lease: LeaseId) {
         self.lock().take_back(lease);
-        self.news.notify_one();
+        self.changed.notify_one();
     }
 
     fn ended_runs(&self) -> broadcast::Receiver<String> {
@@ -375,7 +399,7 @@ mod tests {
     async fn the_embedded_queue_keeps_what_dispatch_promises() {
         conformance::all(async |quota, lease_time| {
             let embedded = Arc::new(Embedded::new(quota, lease_time));
-            Sides { dispatch: Arc::clone(&embedded) as Arc<dyn Dispatch>, lessor: embedded }
+            Sides { dispatch: Arc::clone(&embedded) as Arc<dyn Dispatch>, source: embedded }
         })
         .await;
     }
@@ -383,7 +407,7 @@ mod tests {
     #[tokio::test]
     async fn a_run_that_holds_the_whole_quota_keeps_no_other_of_its_account_waiting() {
         let embedded = Arc::new(Embedded::new(4, Duration::from_mins(10)));
-        let sides = Sides { dispatch: Arc::clone(&embedded) as Arc<dyn Dispatch>, lessor: embedded };
+        let sides = Sides { dispatch: Arc::clone(&embedded) as Arc<dyn Dispatch>, source: embedded };
         let mut waiting = Vec::new();
         for seq in 0..6 {
             waiting.push(sides.submit(1, "held", seq).await);

@@ -15,18 +15,18 @@ use super::work::{RunSpec, Work, WorkOutcome};
 pub struct Lease {
     /// Its name.
     pub id: LeaseId,
-    /// The work is given to another agent when nothing is heard of it for so long.
+    /// The work is given to another agent when the lease is not extended for this time.
     pub lasts: Duration,
     /// What to do.
     pub work: Work,
-    /// Who is told what the run's workers use beside batches.
+    /// Gateway that CPU time of the run's workers beside batches is reported to.
     pub payer: Payer,
-    /// Shows the lessor that the agent still has the lease: it is dropped with it. An agent that was stopped
+    /// Shows the work source that the agent still has the lease: it is dropped with it. An agent that was stopped
     /// for longer than a lease could not extend it, and goes on with what it has.
     pub in_hand: Arc<()>,
 }
 
-/// Who is told what the workers of a run use beside batches, in dispatch's own words: a gateway, and a name of the run
+/// Where the use of a run's workers beside batches is reported, in dispatch's own words: a gateway, and a name of the run
 /// there that only agents know which work on it. Empty where there is one gateway, in the same process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Payer {
@@ -36,7 +36,7 @@ pub struct Payer {
     pub name: String,
 }
 
-/// Names a lease. An old one of work that was given to another agent is worth nothing.
+/// Names a lease. After its work was given to another agent it names none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LeaseId(pub u64);
 
@@ -45,18 +45,18 @@ pub struct LeaseId(pub u64);
 #[error("dispatch is closed")]
 pub struct Closed;
 
-/// Work that was taken. Dropping it says that its verdict is dealt with for good (charged and stored, or given up): a
+/// Work that was taken. Dropping it says that its outcome is dealt with for good (charged and stored, or given up): a
 /// queue that outlives this process forgets the work then, and not before.
 #[derive(Debug)]
 pub struct PendingWork {
-    pub(crate) verdict: oneshot::Receiver<WorkOutcome>,
+    pub(crate) outcome: oneshot::Receiver<WorkOutcome>,
     pub(crate) _kept: Option<Box<dyn Debug + Send + Sync>>,
 }
 
 impl PendingWork {
-    /// Waits for the verdict; [`WorkOutcome::Lost`] also where dispatch itself is gone. To be asked once.
-    pub async fn verdict(&mut self) -> WorkOutcome {
-        (&mut self.verdict).await.unwrap_or(WorkOutcome::Lost)
+    /// Waits for the outcome; [`WorkOutcome::Lost`] also if dispatch itself is gone. To be called once.
+    pub async fn outcome(&mut self) -> WorkOutcome {
+        (&mut self.outcome).await.unwrap_or(WorkOutcome::Lost)
     }
 }
 
@@ -69,11 +69,12 @@ pub trait Dispatch: Send + Sync + Debug {
     /// If no work is taken any more.
     async fn submit(&self, work: Work) -> Result<PendingWork, Closed>;
 
-    /// The client of a batch wants no answer any more: it is answered by [`WorkOutcome::Cancelled`] wherever it is, and its
-    /// agent's lease is worth nothing. Nothing happens if it is not under way here.
+    /// Cancels a batch whose client wants no answer any more: it is answered by [`WorkOutcome::Cancelled`],
+    /// whether it waits or an agent has it, and its agent's lease ends. Does nothing if the batch is not
+    /// under way here.
     async fn cancel(&self, run: &str, seq: u64);
 
-    /// A run is over: what of it waits or runs is answered by [`WorkOutcome::Cancelled`], and agents are told.
+    /// A run is over: what of it waits or runs is answered by [`WorkOutcome::Cancelled`], and agents are notified.
     async fn end_run(&self, run: &str);
 
     /// The next report of CPU time that workers have used beside batches. Waits for one. `None`: there will be no more.
@@ -91,28 +92,31 @@ pub trait Dispatch: Send + Sync + Debug {
 /// What leases work to an agent: the agent's side.
 #[async_trait]
 pub trait WorkSource: Send + Sync + Debug {
-    /// The next work for an agent: of the tenant whose turn it is and who has not too much in agents' hands. Waits for
-    /// some. May be given up at any time without losing any.
+    /// The next work for an agent: of the tenant whose turn it is and whose quota is not used up. Waits for
+    /// work. The future may be dropped at any time, and no work is lost with it.
     ///
     /// # Errors
     /// When there will be no more.
     async fn lease(&self) -> Result<Lease, Closed>;
 
-    /// Brings the uploads of a run that is leased to this machine, if they are not here, and says where they lie.
+    /// Fetches the uploads of a leased run, if they are not on this machine, and returns the run's
+    /// description with their paths.
     ///
     /// # Errors
-    /// If they can't be had. The work is to be given back.
+    /// If they are not available. The work is to be given back.
     async fn prepare_uploads(&self, spec: &Arc<RunSpec>) -> Result<Arc<RunSpec>, Unavailable>;
 
-    /// The agent still works on it. `false`: it is no longer the agent's, or no answer is waited for any
-    /// more.
+    /// Extends a lease: the agent still works on it. `false`: the lease has ended, or the outcome is not
+    /// wanted any more.
     async fn extend(&self, lease: LeaseId) -> bool;
 
-    /// The agent is through with it. `false`: it is no longer the agent's, and nobody hears of this.
-    async fn answer(&self, lease: LeaseId, verdict: WorkOutcome) -> bool;
+    /// Delivers the outcome, and ends the lease. `false`: the lease had ended, or the outcome is not wanted;
+    /// it is dropped.
+    async fn answer(&self, lease: LeaseId, outcome: WorkOutcome) -> bool;
 
-    /// The agent can't do it. Others get it at once; after too many have had it, it is lost.
-    async fn give_back(&self, lease: LeaseId);
+    /// Gives work back that the agent can't do. Others get it at once; after five agents have had it, it is
+    /// answered as lost.
+    async fn nack(&self, lease: LeaseId);
 
     /// Reports CPU time that workers of a run have used beside batches: before the first, between two, for one that was
     /// cancelled, behind the last. `Some(false)`: the run is over, or can't pay; it may use no more. `None`: the report did
@@ -122,10 +126,11 @@ pub trait WorkSource: Send + Sync + Debug {
     /// Waits until a lease is no longer the agent's.
     async fn revoked(&self, lease: LeaseId);
 
-    /// Runs that are over, from now on: agents end their workers. Who falls behind is told so, and looks for himself.
+    /// Runs that end from now on, whose workers agents end. A receiver that falls behind gets an error that
+    /// says so.
     fn ended_runs(&self) -> broadcast::Receiver<String>;
 
-    /// Leases no more, and ends those who wait for some. What is leased may still be answered.
+    /// Ends the calls of `lease` that wait for work. What is leased may still be answered.
     async fn close(&self);
 }
 

@@ -1,4 +1,4 @@
-//! Dispatch: hands batches to agents. The gateway submits work to a [`Dispatch`] and waits for its verdict; agents lease
+//! Dispatch: hands batches to agents. The gateway submits work to a [`Dispatch`] and waits for its outcome; agents lease
 //! work from a [`WorkSource`], one tenant after the other, and answer it. The queue is never the system of record: what is
 //! lost here is sent again by its client, and charged once by the ledger.
 //!

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-/// Reports that wait to be charged; who reports more waits.
+/// Reports that wait to be charged; beyond that, agents wait to report.
 const WAITING: usize = 256;
 
 /// A report.
@@ -15,7 +15,7 @@ pub struct Used {
     pub run: String,
     /// CPU time.
     pub cpu: Duration,
-    /// To be told whether the run is open and has paid.
+    /// Answers whether the run is open and has paid.
     pub paid: oneshot::Sender<bool>,
 }
 
@@ -38,11 +38,13 @@ impl Uses {
     pub async fn report(&self, run: &str, cpu: Duration) -> Option<bool> {
         let (paid, answer) = oneshot::channel();
         self.sender.send(Used { run: run.to_owned(), cpu, paid }).await.ok()?;
+        // The gateway drops a report that it can't charge now. Its agent reports it again.
         answer.await.ok()
     }
 
     /// The next report.
     pub async fn next(&self) -> Option<Used> {
+        // One task of the gateway takes reports; the lock only allows it to do so through a shared reference.
         self.receiver.lock().await.recv().await
     }
 }

@@ -19,7 +19,7 @@ fn bytes(events: &RunLogs) -> usize {
     let kept = events.lock();
     let of_run = |watched: &Watched| watched.lines.iter().map(cost).sum::<usize>() + RUN;
     let bytes: usize = kept.runs.values().map(of_run).sum();
-    assert_eq!(bytes, kept.bytes, "nobody watches, or a channel would count as well");
+    assert_eq!(bytes, kept.bytes, "no one watches, or a channel would count as well");
     bytes
 }
 
@@ -42,7 +42,7 @@ fn runs_that_are_over_do_not_fill_the_memory_and_a_flood_drives_out_its_own() {
     };
     assert_eq!((found("other"), found("open")), ((100, 0), (100, 0)), "though it is the oldest");
     assert_eq!((found("flood99"), found("flood98")), ((800, 0), (800, 0)));
-    // Forgotten whole, and that is told.
+    // Forgotten whole, and a line says so.
     assert_eq!(found("flood0"), (0, 800));
     // Runs that never printed much are forgotten in the end, too.
     let events = keeping(64 * RUN);
@@ -79,14 +79,14 @@ fn who_watches_hears_of_the_end_and_a_run_that_is_over_has_no_channel() {
     drop(events.watch("r"));
     assert_eq!(events.lock().bytes, RUN + CHANNEL);
     print(&events, "r", 1);
-    assert_eq!(events.lock().bytes, RUN + 1000 + LINE, "nobody watches any more");
-    let mut news = events.watch("r");
+    assert_eq!(events.lock().bytes, RUN + 1000 + LINE, "no one watches any more");
+    let mut received = events.watch("r");
     print(&events, "r", 1);
     events.end("r", None, RunState::Done);
     events.end("r", None, RunState::Cancelled);
-    assert!(matches!(news.try_recv(), Ok(Event::Log(LogLine { n: 2, .. }))));
-    assert!(matches!(news.try_recv(), Ok(Event::Ended(RunState::Done))));
-    assert!(matches!(news.try_recv(), Err(TryRecvError::Closed)));
+    assert!(matches!(received.try_recv(), Ok(Event::Log(LogLine { n: 2, .. }))));
+    assert!(matches!(received.try_recv(), Ok(Event::Ended(RunState::Done))));
+    assert!(matches!(received.try_recv(), Err(TryRecvError::Closed)));
     // A worker's last words come late.
     print(&events, "r", 1);
     assert_eq!(events.page("r", 0, 9).lines.len(), 3);
@@ -146,11 +146,11 @@ fn a_log_record_is_a_line_of_its_run_with_level_and_target_and_none_of_the_servi
     relay.record("worker-1", &record);
     relay.record("worker-1", &LogRecord { target: &"t".repeat(1000), message: "m", ..record });
     let lines = events.page("r", 0, 9).lines;
-    let told = |line: &LogLine| (line.level.clone(), line.target.as_ref().map(String::len), line.text.len());
+    let shape = |line: &LogLine| (line.level.clone(), line.target.as_ref().map(String::len), line.text.len());
     let cut = lines[0].text.strip_suffix(" bytes left out)").expect("its length is named");
     assert!(lines[0].text.len() <= LONGEST && cut.starts_with("xxx"), "{cut}");
-    assert_eq!(told(&lines[0]), (Some("WARN".to_owned()), Some(7), lines[0].text.len()));
-    assert_eq!(told(&lines[1]), (Some("WARN".to_owned()), Some(LONGEST_TARGET), 1));
+    assert_eq!(shape(&lines[0]), (Some("WARN".to_owned()), Some(7), lines[0].text.len()));
+    assert_eq!(shape(&lines[1]), (Some("WARN".to_owned()), Some(LONGEST_TARGET), 1));
     assert_eq!(lines[0].target.as_deref(), Some("credits"));
     bytes(&events);
     assert_eq!(LOGGED.load(Ordering::Relaxed), 0);
@@ -166,12 +166,12 @@ fn what_there_is_no_room_for_is_told_with_the_next_line() {
     assert_eq!(next(), Some(("r".to_owned(), "1".to_owned(), 0)));
     relay.line("w", Stream::Stdout, b"5\n");
     assert_eq!(next(), Some(("r".to_owned(), "5".to_owned(), 3)));
-    // The last of them are told when nothing comes any more.
+    // The last of them are counted when no more lines come.
     (6..10).for_each(|n| relay.line("w", Stream::Stdout, format!("{n}\n").as_bytes()));
     assert!(next().is_some() && next().is_some());
     relay.flush();
-    let (_, told, dropped) = next().expect("two lines had no room");
-    assert_eq!((&*told, dropped), ("[fastmap: 2 lines of this run had no room on the way]", 2));
+    let (_, text, dropped) = next().expect("two lines had no room");
+    assert_eq!((&*text, dropped), ("[fastmap: 2 lines of this run had no room on the way]", 2));
     relay.flush();
     assert_eq!(next(), None);
 }

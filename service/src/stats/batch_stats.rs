@@ -28,8 +28,8 @@ pub struct Failure {
 }
 
 /// Adds a batch that was answered at `now_ms`.
-pub(crate) fn add(news: &mut StatsDelta, answered: &Answered<'_>, now_ms: i64) {
-    news.series.batch(now_ms);
+pub(crate) fn add(delta: &mut StatsDelta, answered: &Answered<'_>, now_ms: i64) {
+    delta.series.batch(now_ms);
     for part in answered.parts {
         let first = answered.first + u64::from(part.offset);
         match &part.outcome {
@@ -42,21 +42,21 @@ pub(crate) fn add(news: &mut StatsDelta, answered: &Answered<'_>, now_ms: i64) {
                     wall: results.wall,
                     cpu: results.cpu,
                 };
-                news.series.share(now_ms, &share);
+                delta.series.share(now_ms, &share);
                 for failure in &results.failures {
                     let kind = match failure.kind {
                         FailureKind::Panic => "panic",
                         FailureKind::Serialize => "serialize",
                     };
                     let item = Some(first + u64::from(failure.offset));
-                    push(news, answered.seq, item, kind, failure.message.clone(), &results.worker, now_ms);
+                    push(delta, answered.seq, item, kind, failure.message.clone(), &results.worker, now_ms);
                 }
             }
             PartOutcome::Lost(loss) => {
                 let worker = &loss.death.worker;
-                news.series.share(now_ms, &Share { worker, died: true, ..Share::default() });
+                delta.series.share(now_ms, &Share { worker, died: true, ..Share::default() });
                 let (item, cause) = blame(part, first, loss.running, &loss.death);
-                push(news, answered.seq, item, "death", cause, worker, now_ms);
+                push(delta, answered.seq, item, "death", cause, worker, now_ms);
             }
             PartOutcome::Returned => {}
         }
@@ -81,7 +81,7 @@ fn blame(
 }
 
 fn push(
-    news: &mut StatsDelta,
+    delta: &mut StatsDelta,
     seq: u64,
     item: Option<u64>,
     kind: &str,
@@ -89,12 +89,12 @@ fn push(
     worker: &str,
     at_ms: i64,
 ) {
-    if news.failures.len() >= FAILURES {
+    if delta.failures.len() >= FAILURES {
         return;
     }
     let cause = bounded(cause, CAUSE);
     let (kind, worker) = (kind.to_owned(), bounded(worker.to_owned(), text::NAME));
-    news.failures.push(Failure { seq, item, kind, cause, worker, at_ms });
+    delta.failures.push(Failure { seq, item, kind, cause, worker, at_ms });
 }
 
 /// Failures of a run that are kept with their cause; the others are counted.
@@ -103,7 +103,7 @@ pub const FAILURES: usize = 200;
 /// What has happened in a run since it was last stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StatsDelta {
-    /// When, and by whom.
+    /// When, and by which worker.
     pub series: Series,
     /// What failed, at most [`FAILURES`].
     pub failures: Vec<Failure>,
@@ -174,28 +174,30 @@ mod tests {
             lost(7, 1, Running::Unknown),
             Part { offset: 8, items: 2, outcome: PartOutcome::Returned },
         ];
-        let mut news = StatsDelta::default();
-        add(&mut news, &Answered { seq: 9, first: 1000, parts: &parts }, 50_000);
-        let items: Vec<_> = news.failures.iter().map(|failure| (failure.item, &*failure.kind)).collect();
+        let mut delta = StatsDelta::default();
+        add(&mut delta, &Answered { seq: 9, first: 1000, parts: &parts }, 50_000);
+        let items: Vec<_> = delta.failures.iter().map(|failure| (failure.item, &*failure.kind)).collect();
         assert_eq!(
             items,
             [(Some(1012), "panic"), (Some(1001), "death"), (None, "death"), (Some(1007), "death")]
         );
-        assert_eq!(news.failures[0].cause, "no luck");
-        assert!(news.failures[1].cause.contains("signal 6") && news.failures[1].cause.contains("last words"));
-        assert!(news.failures[2].cause.starts_with("somewhere in items 1003 to 1006: "), "{news:?}");
-        let total = news.series.total();
+        assert_eq!(delta.failures[0].cause, "no luck");
+        assert!(
+            delta.failures[1].cause.contains("signal 6") && delta.failures[1].cause.contains("last words")
+        );
+        assert!(delta.failures[2].cause.starts_with("somewhere in items 1003 to 1006: "), "{delta:?}");
+        let total = delta.series.total();
         assert_eq!((total.items, total.batches, total.failures), (5, 1, 1));
-        assert_eq!((news.series.failures, news.series.deaths), (1, 3));
+        assert_eq!((delta.series.failures, delta.series.deaths), (1, 3));
     }
 
     #[test]
     fn what_is_kept_of_failures_is_bounded() {
         let failures = |n| ItemFailure { offset: n, kind: FailureKind::Panic, message: "é".repeat(5000) };
         let parts = [done(0, 1000, (0..1000).map(failures).collect())];
-        let mut news = StatsDelta::default();
-        add(&mut news, &Answered { seq: 0, first: 0, parts: &parts }, 1_000);
-        assert_eq!((news.failures.len(), news.series.failures), (FAILURES, 1000));
-        assert!(news.failures.iter().all(|failure| failure.cause.len() <= CAUSE));
+        let mut delta = StatsDelta::default();
+        add(&mut delta, &Answered { seq: 0, first: 0, parts: &parts }, 1_000);
+        assert_eq!((delta.failures.len(), delta.series.failures), (FAILURES, 1000));
+        assert!(delta.failures.iter().all(|failure| failure.cause.len() <= CAUSE));
     }
 }

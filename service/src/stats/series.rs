@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 const POINTS: usize = 240;
 /// Most slots of one worker.
 const BUSY: usize = 120;
-/// Workers that are told apart; later ones share the last place.
+/// Workers that are counted apart; later ones share the last place.
 const LANES: usize = 64;
 /// Their name.
 const OTHERS: &str = "others";
@@ -173,7 +173,7 @@ pub(crate) struct Share<'a> {
 pub struct Series {
     /// What was answered, over time.
     pub points: Slots<Point>,
-    /// By whom, in the order in which they were heard of.
+    /// Their workers, in the order of their first answer.
     pub lanes: Vec<Lane>,
     /// Items that failed.
     pub failures: u64,

@@ -11,10 +11,9 @@ use crate::keys::ServiceKey;
 use crate::pricing::Microcredits;
 use crate::text;
 
-/// Tokens of an account that are worth nothing any more and are remembered, where the account makes its
-/// tokens itself.
+/// Revoked and expired tokens of an account that are kept, where the account makes its tokens itself.
 const WORTHLESS: usize = 200;
-/// Of those that are too many so many go at once.
+/// Tokens beyond that number which one call removes.
 const WORTHLESS_AT_ONCE: usize = 8;
 
 /// An account.
@@ -67,7 +66,7 @@ pub struct TokenKey {
 }
 
 impl Store {
-    /// Opens an account, with so much in it.
+    /// Opens an account with these credits.
     ///
     /// # Errors
     /// If there is one of that name.
@@ -80,6 +79,8 @@ impl Store {
         }
         let mut conn = self.writer().await?;
         let mut tx = conn.begin().await?;
+        // The insert itself finds out whether the name is taken: of two commands at once, one gets no row.
+        // The account needs no lock before its first entry, because no other transaction sees it yet.
         let row = tx.sql(
             "INSERT INTO accounts (name, created_ms) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING RETURNING id",
         )
@@ -95,6 +96,8 @@ impl Store {
             super::ledger::add(&mut tx.db(), id, "grant", credits, Some("new account")).await?;
         }
         tx.commit().await?;
+        // Given back before the account is read: on PostgreSQL reads use the same pool, and tasks that keep
+        // one connection while they wait for another could wait for each other.
         drop(conn);
         self.account(name).await?.ok_or(StoreError::Closed)
     }
@@ -162,8 +165,8 @@ impl Store {
         Ok(id)
     }
 
-    /// The same for an account that makes its tokens itself: it may have so many that are good, and `None` is
-    /// that it has. Of those that are worth nothing any more the oldest are forgotten where there are many.
+    /// The same for an account that makes its tokens itself: it may have up to `most_good` that are valid,
+    /// and gets `None` if it has them. If it has many that are revoked or expired, the oldest are forgotten.
     ///
     /// # Errors
     /// If the label is too long, or the database fails.
@@ -179,6 +182,7 @@ impl Store {
         let sealed = Sealed::of(secret, key)?;
         let mut conn = self.writer().await?;
         let mut tx = conn.begin().await?;
+        // Tokens are counted under this lock: two requests at once would both find room for the last one.
         super::ledger::lock(&mut tx.db(), [account]).await?;
         let rows = tx
             .sql(
@@ -199,8 +203,11 @@ impl Store {
         if good >= most_good {
             return Ok(None);
         }
+        // One fewer than may be kept, because the new token takes a row, too. What is over beyond that goes
+        // with later calls, and the transaction stays short.
         let many = worthless.len().saturating_sub(WORTHLESS - 1).min(WORTHLESS_AT_ONCE);
         for id in &worthless[..many] {
+            // In this order: links and sessions refer to their token.
             for sql in [
                 "DELETE FROM dashboard_links WHERE token = $1",
                 "DELETE FROM dashboard_sessions WHERE token = $1",
@@ -273,6 +280,7 @@ impl Store {
         let done = self
             .writer()
             .await?
+            // A token that is revoked twice keeps the time of the first.
             .sql("UPDATE tokens SET revoked_ms = $1 WHERE id = $2 AND revoked_ms IS NULL")
             .bind(now_ms())
             .bind(id)
@@ -282,7 +290,7 @@ impl Store {
     }
 }
 
-/// What is kept of a secret.
+/// Parts of a secret that are stored.
 struct Sealed {
     hash: String,
     key: Vec<u8>,
@@ -291,6 +299,7 @@ struct Sealed {
 impl Sealed {
     fn of(secret: &Secret, key: &ServiceKey) -> Result<Self> {
         let hash = digest(secret.token().as_bytes());
+        // Sealed together with the hash: in the row of another token it does not open.
         let key = key.seal(&secret.key(), &hash).map_err(|error| StoreError::Refused(error.to_string()))?;
         Ok(Sealed { hash, key })
     }

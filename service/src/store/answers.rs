@@ -25,15 +25,18 @@ impl Store {
         query.fetch_all().await?.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
-    /// These answers have arrived. Gives where those are that were kept until now. The writer is taken for
-    /// some of them at a time; others write in between.
+    /// Marks answers as received by the client. Returns the places of those that were kept until now. The
+    /// writer is taken for some of them at a time; others write in between.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn acknowledge(&self, run: &str, seqs: &[u64]) -> Result<Vec<Position>> {
         let mut kept = Vec::new();
         for piece in self.unacknowledged(run, seqs).await?.chunks(ACKNOWLEDGED) {
+            // For each piece anew: batches that wait for the writer get their turn in between.
             let mut conn = self.writer().await?;
+            // The state is checked again: the same acknowledgement may come twice at once. Each place is
+            // returned to one of them, because the caller counts down the answers of the file that it is in.
             let query = conn
                 .sql("UPDATE batches SET state = 'acknowledged' WHERE run = $1 AND state = 'answered' AND seq IN ")
                 .bind(run)
@@ -46,12 +49,14 @@ impl Store {
         Ok(kept)
     }
 
-    /// Files in which there are answers of a run that nobody has acknowledged.
+    /// Files in which there are answers of a run that are not acknowledged.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn files_needed(&self, run: &str) -> Result<Vec<u64>> {
         let rows = self
+            // An answer that is written and not settled yet is not found here: the caller spares files that
+            // were written to within the last minutes.
             .sql("SELECT DISTINCT answer_file FROM batches WHERE run = $1 AND state = 'answered'")
             .bind(run)
             .fetch_all()
@@ -76,6 +81,8 @@ impl Store {
         let Some(row) = row else { return Ok(None) };
         let status: Option<i64> = row.try_get("status")?;
         let answer =
+            // An acknowledged batch has a status, too: callers look at the state before they read the answer,
+            // whose file may be gone.
             status.map(|status| Ok::<_, StoreError>((ledger::status_of(status), ledger::stored(&row)?)));
         let answer = answer.transpose()?;
         Ok(Some((row.try_get("state")?, answer)))

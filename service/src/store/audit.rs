@@ -76,6 +76,8 @@ impl Store {
         ];
         let mut found = Vec::new();
         for (what, sql) in checks {
+            // Each check is one statement and sees one state of the database: an audit while others write
+            // finds nothing that is only half done.
             for row in self.sql(sql).fetch_all().await? {
                 found.push(format!("{what} {}", row.try_get::<String, _>(0)?));
             }

@@ -11,8 +11,9 @@ use crate::clock::now_ms;
 use crate::pricing;
 use crate::pricing::{Grant, Microcredits};
 
-/// Where others write, too: keeps them from the money of all accounts that are asked for. What is read of the rows is what
-/// the one before has committed, however old the statement's view of the rest is.
+/// On PostgreSQL: locks the accounts and runs of all batches of the group, in the order of all other
+/// transactions. The values of locked rows are the newest that are committed, even if they are newer than the
+/// statement's snapshot.
 const LOCKED: &str =
     " WHERE r.id IN (SELECT run FROM asked) ORDER BY a.id, r.number FOR NO KEY UPDATE OF a, r";
 
@@ -24,8 +25,10 @@ pub(super) async fn reserve(
     asks: &[Reserve],
 ) -> Result<Vec<Option<Reserved>>> {
     let holds: Vec<Microcredits> = asks.iter().map(|ask| pricing::cost(&ask.prices, ask.wanted)).collect();
-    // The statement sees what there was before it: all that it may reserve for an account must fit, and with the distance
-    // at which one batch gets all that it wants.
+    // The statement does not see its own reservations: what the whole group asks of an account must fit at
+    // once. It must fit `SHARE` times, because nearer to the end of the credits a batch gets less than it
+    // wants, which `ledger::reserve` works out. The same sum is compared with each run's cap; that is too
+    // strict for an account with several runs, and costs no more than the closer look.
     let mut of_account: HashMap<i64, Microcredits> = HashMap::new();
     for (ask, hold) in asks.iter().zip(&holds) {
         let sum = of_account.entry(ask.account).or_default();
@@ -36,6 +39,8 @@ pub(super) async fn reserve(
     let query = db.sql(
         "WITH asked (account, run, seq, digest, hold, cpu_limit_ns, byte_limit, room, most_kept, at_ms, gateway) AS (",
     );
+    // Each value is bound in each row, also those that are the same in all: every group of one size is then
+    // one prepared statement.
     let query = query.push_values(asks.iter().zip(&holds), |row, (ask, hold)| {
         row.push_bind(ask.account)
             .push_bind(&ask.run)
@@ -55,6 +60,8 @@ pub(super) async fn reserve(
                       FROM runs r JOIN accounts a ON a.id = r.account",
     );
     let query = query.push(locked).push(
+        // A batch that has a row (it was sent again, cancelled, or is at another gateway) must not fail the
+        // group: it is skipped, and gets the closer look.
         ") INSERT INTO batches (run, seq, digest, state, hold, cpu_limit_ns, byte_limit, short, opened_ms, gateway)
          SELECT asked.run, asked.seq, asked.digest, 'held', asked.hold, asked.cpu_limit_ns, asked.byte_limit, FALSE,
                 asked.at_ms, asked.gateway
@@ -68,7 +75,8 @@ pub(super) async fn reserve(
         done.insert((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
     }
     let mut granted = |(ask, hold): (&Reserve, Microcredits)| {
-        // Taken out: of two that ask for one batch, one has reserved it.
+        // Removed from the set: if a group has two requests for one batch, one has reserved, and the other
+        // gets the closer look. The digest is part of it, because the two may differ in their bytes.
         done.remove(&(ask.run.clone(), ask.seq, ask.digest.clone())).then_some(Reserved::Granted(Grant {
             hold,
             work: ask.wanted,
@@ -81,6 +89,8 @@ pub(super) async fn reserve(
 /// Charges for batches that are answered, and gives the rest of what they have reserved back. With each stands which request
 /// must have reserved for it, by its digest, if that matters.
 pub(super) async fn settle(db: &mut Db<'_>, asks: &[(Settle, Option<String>)]) -> Result<Vec<Settled>> {
+    // An update locks rows as it meets them. Without `found`, two groups could lock the accounts that they
+    // share in opposite order and wait for each other.
     let company = db.is_multi_writer();
     let now = now_ms();
     let number = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
@@ -112,12 +122,16 @@ pub(super) async fn settle(db: &mut Db<'_>, asks: &[(Settle, Option<String>)]) -
     let query = query.push(")").push(locked);
     let query = if company { query.push(LOCKED).push(")") } else { query };
     let query = query.push(
+        // No more than the hold is charged, whatever an agent has metered: the credits beyond it may be
+        // reserved for others.
         " UPDATE batches SET state = 'answered', status = s.status,
                 charge = CASE WHEN s.charge < hold THEN s.charge ELSE hold END,
                 cpu_ns = s.cpu_ns, result_bytes = s.result_bytes, items = s.items, answer_digest = s.digest,
                 answer_file = s.file, answer_at = s.at, answer_length = s.length, settled_ms = s.at_ms
          FROM asked s ",
     );
+    // The state is checked in the same statement, and by PostgreSQL again once it has waited for a row: an
+    // answer that comes twice, or from two gateways, is charged once.
     let query = query.push(from).push(
         " WHERE batches.run = s.run AND batches.seq = s.seq AND batches.state = 'held'
                AND (s.request IS NULL OR batches.digest = s.request)
@@ -127,6 +141,7 @@ pub(super) async fn settle(db: &mut Db<'_>, asks: &[(Settle, Option<String>)]) -
     for row in query.fetch_all().await? {
         done.insert((row.try_get(0)?, row.try_get(1)?));
     }
+    // Removed from the set: if a group names a batch twice, its row was changed once.
     let mut settled = |(ask, _): &(Settle, Option<String>)| match done.remove(&(ask.run.clone(), ask.seq)) {
         true => Settled::Charged,
         false => Settled::NotHeld,

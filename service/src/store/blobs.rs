@@ -155,7 +155,10 @@ impl Store {
     pub async fn begin_upload(&self, part: &Part<'_>) -> Result<Begun> {
         let mut conn = self.writer().await?;
         let mut tx = conn.begin().await?;
+        // What is counted here and what is added below are one step: parts of several uploads arrive at once,
+        // and each would find the same room.
         ledger::lock(&mut tx.db(), [part.account]).await?;
+        // Without the upload itself: each of its parts comes through here, and its place counts once.
         let rows = tx
             .sql(
                 "SELECT kind, hash, taken, touched_ms FROM uploads
@@ -170,6 +173,8 @@ impl Store {
         for row in &rows {
             begun += row.try_get::<i64, _>(2)?.unsigned_abs();
         }
+        // The rows begin with the upload of which nothing has come for longest: it gives way if it was left.
+        // It is removed below, once there is known to be room; else the transaction ends without a change.
         let mut left = None;
         if rows.len() >= BEGUN {
             let oldest = &rows[0];
@@ -180,6 +185,7 @@ impl Store {
             left = Some((Kind::of(&oldest.try_get::<String, _>(0)?), oldest.try_get::<String, _>(1)?));
         }
         let (stored, files) = stored(&mut tx, part.account).await?;
+        // Begun uploads can't be forgotten to make room: what stored ones may take is what they leave over.
         let most = part.most.checked_sub(begun.saturating_add(part.taken));
         if files >= KEPT || most.is_none_or(|most| stored > most) {
             return Ok(Begun::Full(most));
@@ -209,6 +215,7 @@ impl Store {
     pub async fn unknown_blobs(&self, kind: Kind, hashes: &[String]) -> Result<Vec<String>> {
         let mut unknown = Vec::new();
         for piece in hashes.chunks(LOOKED_UP) {
+            // Filled up with the last one: one statement for any number of hashes, which stays prepared.
             let all = piece.iter().chain(piece.last().into_iter().cycle()).take(LOOKED_UP);
             let query = self
                 .sql(format!("SELECT hash FROM blobs WHERE kind = '{}' AND hash IN (", kind.as_str()))
@@ -232,6 +239,8 @@ impl Store {
     pub async fn end_upload(&self, account: i64, kind: Kind, hash: &str) -> Result<()> {
         let mut conn = self.writer().await?;
         let mut tx = conn.begin().await?;
+        // No lock on the account: this only lowers what is counted, and a transaction that misses it refuses
+        // too much at most.
         give_up(&mut tx, account, kind, hash).await?;
         tx.commit().await
     }
@@ -245,6 +254,7 @@ impl Store {
             .writer()
             .await?
             .sql(
+                // PostgreSQL has no `DELETE … LIMIT`: a subquery chooses the rows.
                 "DELETE FROM uploads WHERE (account, kind, hash) IN
                      (SELECT account, kind, hash FROM uploads WHERE touched_ms < $1 LIMIT $2)
                  RETURNING account, kind, hash",
@@ -267,6 +277,8 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn make_room(&self, account: i64, most: u64) -> Result<Option<Vec<(Kind, String)>>> {
+        // Read without the writer and without a lock: this is the plan, and `forget_blobs` looks again before
+        // it forgets anything.
         let needed = needed(self.sql(NEEDED).bind(account).fetch_all().await?)?;
         let rows = self
             .sql("SELECT kind, hash, cost FROM account_blobs WHERE account = $1 ORDER BY used_ms, kind, hash")
@@ -292,10 +304,13 @@ impl Store {
             files -= 1;
             going.push((kind, hash));
         }
+        // Before the first is forgotten: if all that can go is not enough, nothing goes.
         if bytes > most || files >= KEPT {
             return Ok(None);
         }
         let mut orphans = Vec::new();
+        // In pieces, between which others get the writer. If the process dies in between, the next start
+        // removes files that no account has any more (`unknown_blobs`).
         for piece in going.chunks(FORGOTTEN) {
             orphans.extend(self.forget_blobs(account, piece).await?);
         }
@@ -307,7 +322,8 @@ impl Store {
         let mut orphans = Vec::new();
         let mut conn: Conn = self.writer().await?;
         let mut tx = conn.begin().await?;
-        // No run is opened meanwhile.
+        // `open_run` takes this lock as well: no run that needs one of these opens between the look and the
+        // deletion.
         ledger::lock(&mut tx.db(), [account]).await?;
         let needed = needed(tx.sql(NEEDED).bind(account).fetch_all().await?)?;
         for (kind, hash) in blobs.iter().filter(|(_, hash)| !needed.contains(hash)) {
@@ -317,6 +333,7 @@ impl Store {
                 .bind(hash)
                 .execute()
                 .await?;
+            // The file is shared by all accounts that have uploaded it, and goes with the last of them.
             let orphan = tx
                 .sql(
                     "DELETE FROM blobs WHERE kind = $1 AND hash = $2
@@ -342,6 +359,8 @@ impl Store {
         let mut conn = self.writer().await?;
         let mut tx = conn.begin().await?;
         ledger::lock(&mut tx.db(), [account]).await?;
+        // The file is in its place before its row is: if the process dies in between, the next start removes
+        // a file that no account has. Two uploads of one file at once, also of two accounts, make one row.
         let now = now_ms();
         tx.sql(
             "INSERT INTO blobs (kind, hash, size, identity, created_ms) VALUES ($1, $2, $3, $4, $5)
@@ -365,6 +384,8 @@ impl Store {
         .bind(stored_as(on_disk(blob.size)))
         .execute()
         .await?;
+        // In the same transaction: the upload's bytes count as begun or as stored at any time, and never as
+        // neither.
         give_up(&mut tx, account, kind, hash).await?;
         tx.commit().await
     }

@@ -8,13 +8,15 @@ use crate::clock::now_ms;
 const FORGOTTEN: i64 = 100;
 
 impl Store {
-    /// The first key that comes is the database's; every other is refused, for it would open no token. `fingerprint` tells
-    /// keys apart and nothing of them.
+    /// Binds the database to the first service key that opens it; other keys are refused, because they could
+    /// decrypt none of its tokens. `fingerprint` tells keys apart and reveals nothing else of them.
     ///
     /// # Errors
     /// If the database belongs to another key.
     pub async fn claim(&self, fingerprint: &str) -> Result<()> {
         let mut conn = self.writer().await?;
+        // Two gateways may start at once: the second insert waits for the first one's commit and does nothing
+        // then. The select is a statement of its own, and sees the row that is there.
         conn.sql("INSERT INTO service (name, value) VALUES ('key', $1) ON CONFLICT (name) DO NOTHING")
             .bind(fingerprint)
             .execute()
@@ -29,7 +31,7 @@ impl Store {
         }
     }
 
-    /// A key has claimed it. Without that one its tokens can't be opened.
+    /// Whether a key has claimed the database. Its tokens can be decrypted with that key alone.
     ///
     /// # Errors
     /// If the database fails.
@@ -37,12 +39,15 @@ impl Store {
         Ok(self.sql("SELECT value FROM service WHERE name = 'key'").fetch_optional().await?.is_some())
     }
 
-    /// Whether a token uses a nonce for the first time, at any gateway; those that were used before then are forgotten.
+    /// Whether a token uses a nonce for the first time, at any gateway. Nonces that were used before
+    /// `before_ms` are forgotten: calls that old are refused for their timestamps.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn is_new(&self, token: i64, nonce: &str, before_ms: i64) -> Result<bool> {
         let mut conn = self.writer().await?;
+        // A call forgets more rows than it adds, so that the table does not grow for ever. No transaction
+        // with the insert is needed: what is left by a process that dies in between goes with the next call.
         conn.sql(
             "DELETE FROM used_nonces WHERE (token, nonce) IN
                  (SELECT token, nonce FROM used_nonces WHERE used_ms < $1 LIMIT $2)",
@@ -51,6 +56,8 @@ impl Store {
         .bind(FORGOTTEN)
         .execute()
         .await?;
+        // The insert alone decides: if the same call arrives at two gateways at once, one of them adds the
+        // row.
         let new = conn
             .sql("INSERT INTO used_nonces (token, nonce, used_ms) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
             .bind(token)

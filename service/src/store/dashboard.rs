@@ -10,9 +10,9 @@ use crate::pricing::Microcredits;
 const LINKS: i64 = 5;
 /// Sessions of a token; opening another ends the oldest.
 const SESSIONS: i64 = 20;
-/// Links or sessions that are over of which one call forgets so many; one call adds one.
+/// Links or sessions that are over and that one call forgets; one call adds one.
 const FORGOTTEN: i64 = 100;
-/// The database is told at most so often that a session is used.
+/// The least time between two writes to the database that say that a session is in use.
 const SEEN_MS: i64 = 60_000;
 
 /// A session to be opened.
@@ -33,7 +33,7 @@ pub struct Lasts {
     pub most_ms: i64,
 }
 
-/// Somebody who is signed in.
+/// A visitor with a valid session.
 #[derive(Clone, Debug)]
 pub struct Visit {
     /// SHA-256 of the session's cookie.
@@ -62,6 +62,8 @@ impl Store {
     pub async fn add_link(&self, hash: &str, token: i64, expires_ms: i64) -> Result<()> {
         let mut conn = self.writer().await?;
         let mut tx = conn.begin().await?;
+        // Those of all tokens, in a bounded number: rows of tokens that are not used again would stay for
+        // ever otherwise.
         tx.sql(
             "DELETE FROM dashboard_links WHERE hash IN
                  (SELECT hash FROM dashboard_links WHERE expires_ms <= $1 LIMIT $2)",
@@ -76,6 +78,8 @@ impl Store {
             .bind(expires_ms)
             .execute()
             .await?;
+        // After the insert, so that the new link counts. The hash breaks ties between links of one
+        // millisecond.
         tx.sql(
             "DELETE FROM dashboard_links WHERE token = $1 AND hash NOT IN
                  (SELECT hash FROM dashboard_links WHERE token = $1 ORDER BY expires_ms DESC, hash LIMIT $2)",
@@ -114,6 +118,8 @@ impl Store {
         let now = now_ms();
         let mut conn = self.writer().await?;
         let mut tx = conn.begin().await?;
+        // The deletion itself decides, and checks the token in the same statement: of two that use a link at
+        // the same time one gets the row, at whichever gateway.
         let row = tx
             .sql(
                 "DELETE FROM dashboard_links WHERE hash = $1 AND expires_ms > $2 AND token IN
@@ -176,6 +182,8 @@ impl Store {
             .fetch_optional()
             .await?;
         let Some(row) = row else { return Ok(None) };
+        // A page view is a read; only now and then it takes a turn at the writer. Where sessions end after
+        // less than some minutes, they are noted more often, or they would end while they are used.
         if use_it && row.try_get::<i64, _>(7)? < now - SEEN_MS.min(lasts.idle_ms / 4) {
             self.writer()
                 .await?
@@ -219,6 +227,8 @@ impl Store {
         let done = self
             .writer()
             .await?
+            // The account is part of the condition, not of a question before it: a number that is another
+            // account's changes nothing.
             .sql("UPDATE tokens SET revoked_ms = $1 WHERE id = $2 AND account = $3 AND revoked_ms IS NULL")
             .bind(now_ms())
             .bind(id)

@@ -52,7 +52,8 @@ impl Store {
     }
 
     async fn open_sqlite(path: &Path) -> Result<Self> {
-        // SQLite makes its log with the database's mode.
+        // SQLite creates its log and the log's index with the database's mode. Those that are there from
+        // before may be open to other users, and are closed here.
         let private = private::file(path).and_then(|()| {
             let beside = |end: &str| {
                 PathBuf::from([path.as_os_str(), OsStr::new(end)].into_iter().collect::<OsString>())
@@ -60,8 +61,9 @@ impl Store {
             ["-wal", "-shm"].iter().try_for_each(|end| private::file_if_there(&beside(end)))
         });
         private.map_err(|error| StoreError::Refused(error.to_string()))?;
-        // NORMAL in WAL mode: a commit survives the death of the process, and the database stays whole when the power
-        // fails. What the last moments before a power failure lose is a charge less, never one too many.
+        // NORMAL in WAL mode: a commit survives the death of the process, and the database stays whole when
+        // the power fails. What the last moments before a power failure lose is a charge less, never one too
+        // many.
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -70,7 +72,10 @@ impl Store {
             .synchronous(SqliteSynchronous::Normal)
             .statement_cache_capacity(STATEMENTS)
             .pragma("wal_autocheckpoint", WAL_PAGES)
+            // Commands (`fastmap account …`) write to the same file from processes of their own: a writer
+            // waits for their transactions instead of failing.
             .busy_timeout(Duration::from_secs(10));
+        // Before the readers: those are read-only, and can create neither the file nor its tables.
         let mut writer = SqliteConnection::connect_with(&options).await?;
         super::migrations::sqlite().run(&mut writer).await?;
         let readers =
@@ -79,9 +84,14 @@ impl Store {
     }
 
     async fn open_postgres(options: &PgConnectOptions) -> Result<Self> {
+        // Nothing is migrated at a server that takes no writes or behind a pooler that lends backends:
+        // migrations take an advisory lock, which belongs to a session.
         let pool = super::postgres::open(options).await?;
         // Gateways that start at the same time wait for one another.
         super::migrations::postgres().run(&pool).await?;
+        // A number for each process, not for each machine: what an earlier process of this gateway had
+        // reserved is released like that of any gateway that is gone. Random, so that it is not another
+        // gateway's.
         let gateway =
             random::<8>().map_err(|error| StoreError::Refused(format!("no random bytes: {error}")))?;
         Ok(Store { pool: Pool::Postgres(pool), gateway: i64::from_le_bytes(gateway) >> 1 })
@@ -103,7 +113,11 @@ impl Store {
     /// A connection that writes, for one transaction. On SQLite it is the only one.
     pub(super) async fn writer(&self) -> Result<Conn> {
         Ok(match &self.pool {
+            // The guard is owned, so that a connection can outlive the borrow of the store. It is held for
+            // one transaction: every other task that writes waits for it.
             Pool::Sqlite { writer, .. } => Conn::Sqlite(Arc::clone(writer).lock_owned().await),
+            // Any connection writes: transactions that move money of one account wait for each other at the
+            // account's row (`ledger::lock`).
             Pool::Postgres(pool) => Conn::Postgres(pool.acquire().await?),
         })
     }
@@ -119,15 +133,19 @@ impl Store {
         }
         let wrong = |why: &dyn std::fmt::Display| StoreError::Refused(format!("{}: {why}", path.display()));
         let text = path.to_str().ok_or_else(|| wrong(&"not a name in UTF-8"))?;
+        // `VACUUM INTO` writes to an empty file, too. This one is made before, so that other users can read
+        // the copy at no time, and so that no file that is there is overwritten.
         std::fs::OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(path)
             .map_err(|error| wrong(&error))?;
+        // It only reads the database: the service, which is another process, goes on writing.
         let copied = self.writer().await?.sql("VACUUM INTO $1").bind(text).execute().await;
         if copied.is_err() {
-            // It may be gone already.
+            // Half a copy must not be taken for one. If it can't be removed, the error of the copy is the one
+            // to report.
             let _ = std::fs::remove_file(path);
         }
         copied.map(|_| true)
@@ -139,6 +157,7 @@ impl Store {
     /// If not, or if it does not answer within seconds.
     pub async fn ready(&self) -> Result<()> {
         match &self.pool {
+            // Nothing is written for the question: that a disk is full is noticed by the next commit.
             Pool::Sqlite { .. } => self.sql("SELECT 1").execute().await.map(drop),
             Pool::Postgres(pool) => super::postgres::ready(pool).await,
         }

@@ -38,7 +38,7 @@ impl<T> Read for T where
 {
 }
 
-/// A connection that somebody else owns.
+/// A borrowed connection, inside or outside of a transaction.
 #[derive(Debug)]
 pub(super) enum Db<'c> {
     Sqlite(&'c mut SqliteConnection),
@@ -62,7 +62,7 @@ impl<'c> Db<'c> {
         Sql::new(on, Cow::Borrowed(text))
     }
 
-    /// Whether others may write while this connection is inside a transaction.
+    /// Whether other connections may write while this one is inside a transaction.
     pub(super) fn is_multi_writer(&self) -> bool {
         matches!(self, Db::Postgres(_))
     }
@@ -71,7 +71,7 @@ impl<'c> Db<'c> {
 /// A connection that may write.
 #[derive(Debug)]
 pub(super) enum Conn {
-    /// The one that there is.
+    /// The only one that writes; other tasks wait for its lock.
     Sqlite(OwnedMutexGuard<SqliteConnection>),
     Postgres(PoolConnection<Postgres>),
 }
@@ -91,6 +91,8 @@ impl Conn {
 
     pub(super) async fn begin(&mut self) -> Result<Tx<'_>> {
         Ok(match self {
+            // The lock in this process does not keep commands in other processes from writing: SQLite's own
+            // lock does, for which the connection's `busy_timeout` waits.
             Conn::Sqlite(conn) => Tx::Sqlite(conn.begin_with(BEGIN_SQLITE).await?),
             Conn::Postgres(conn) => Tx::Postgres(conn.begin_with(BEGIN_POSTGRES).await?),
         })
@@ -126,7 +128,7 @@ impl Tx<'_> {
     }
 }
 
-/// Where a statement runs, and its arguments.
+/// Connection or pool that a statement runs on, with its arguments.
 #[derive(Debug)]
 enum On<'c> {
     Sqlite(&'c mut SqliteConnection, SqliteArguments),
@@ -141,7 +143,7 @@ enum On<'c> {
 pub(super) struct Sql<'c> {
     on: On<'c>,
     text: Cow<'static, str>,
-    /// A value that could not be bound.
+    /// Error of the first value that could not be bound.
     wrong: Option<BoxDynError>,
 }
 
@@ -164,7 +166,7 @@ impl<'c> Sql<'c> {
         self
     }
 
-    /// More text.
+    /// Appends to the statement's text.
     pub(super) fn push(mut self, text: &str) -> Self {
         self.text.to_mut().push_str(text);
         self
@@ -175,7 +177,8 @@ impl<'c> Sql<'c> {
         let number = self.add(value);
         let text = self.text.to_mut();
         match &self.on {
-            // SQLite looks a number up by its name, one after the other.
+            // For SQLite `$7` is a name, which its parser looks up among all names before it: the time for a
+            // statement of many rows would grow with their square. A `?` is the next number.
             On::Sqlite(..) | On::SqlitePool(..) => text.push('?'),
             On::Postgres(..) | On::PostgresPool(..) => {
                 text.push('$');
@@ -201,6 +204,8 @@ impl<'c> Sql<'c> {
 
     /// These numbers as the rows of a subquery, bound as one value: one statement, however many they are.
     pub(super) fn push_numbers(mut self, numbers: &[i64]) -> Self {
+        // JSON is what both databases unfold into rows; SQLite has no arrays that could be bound. The
+        // statement's text stays the same for any number of values, so that it stays prepared.
         let json = serde_json::Value::from(numbers).to_string();
         let place = self.add(json);
         let rows = match &self.on {
@@ -218,6 +223,7 @@ impl<'c> Sql<'c> {
             On::Postgres(_, all) | On::PostgresPool(_, all) => (all.add(value), all.len()),
         };
         if let Err(error) = added {
+            // The error waits for `take`, so that the calls that build a statement can be chained.
             self.wrong.get_or_insert(error);
         }
         number
@@ -229,6 +235,8 @@ impl<'c> Sql<'c> {
         }
         let text = match self.text {
             Cow::Borrowed(text) => SqlStr::from_static(text),
+            // The text was put together from the program's own literals and place holders; what comes from
+            // outside is bound.
             Cow::Owned(text) => AssertSqlSafe(text).into_sql_str(),
         };
         Ok((self.on, text))

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::server_state::Unfit;
 
-/// Why the database did not do it. Cheap to clone, for one failed transaction is many requests' failure. Its words hold those
-/// of what caused it; that is no `source()` as well, or a chain of errors would say it twice.
+/// Error of the store. Cheap to clone, because one failed transaction is the failure of many requests. Its
+/// text includes the cause's, which is therefore not a `source()` as well: a chain of errors would say it
+/// twice.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database's own words.
@@ -27,6 +28,8 @@ pub enum StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
+        // Here, because each error of a statement passes through: the next use of any connection is preceded
+        // by a check if this one hints at a failover.
         super::server_state::note(&error);
         StoreError::Database(Arc::new(error))
     }

@@ -28,6 +28,9 @@ impl Store {
                 .writer()
                 .await?
                 .sql(
+                    // PostgreSQL has no `DELETE … LIMIT`: a subquery chooses the rows. They are all of one
+                    // account, whose row the trigger locks; several accounts would have to be locked in an
+                    // order first.
                     "DELETE FROM batches WHERE run = $1 AND seq IN
                          (SELECT seq FROM batches WHERE run = $1 ORDER BY seq LIMIT $2)",
                 )
@@ -35,6 +38,7 @@ impl Store {
                 .bind(PIECE as i64)
                 .execute()
                 .await?;
+            // Fewer than one piece: nothing is left.
             if gone < PIECE {
                 return Ok(true);
             }
@@ -53,6 +57,8 @@ impl Store {
         }
         self.writer()
             .await?
+            // Only now: a run that is not marked is found again, and a process that dies before this line
+            // loses nothing but time.
             .sql("UPDATE runs SET purged = TRUE WHERE id = $1 AND state <> 'open'")
             .bind(id)
             .execute()
@@ -67,6 +73,8 @@ impl Store {
     /// If the database fails.
     pub async fn forgettable_runs(&self, unpaid_before_ms: i64, before_ms: i64) -> Result<Vec<String>> {
         let mut found = Vec::new();
+        // A run is marked as unpaid when it ends. What its workers used may be charged after that, so the
+        // sums are looked at again.
         for (sql, before) in [
             (
                 "SELECT id FROM runs WHERE unpaid AND spent = 0 AND owed = 0 AND ended_ms < $1 LIMIT $2",
@@ -114,15 +122,20 @@ impl Store {
         if !self.forget_batches(id).await? {
             return Ok(false);
         }
+        // The run's row goes last: as long as it is there, what a process that dies in between leaves of the
+        // run is found again.
         self.forget_activity_of(id).await?;
         let mut conn = self.writer().await?;
         let mut tx = conn.begin().await?;
         let row = tx
+            // A run with a debt stays, because `take_owed` finds debts by their runs; so does one whose
+            // reservations are not released yet. It is tried again later.
             .sql("DELETE FROM runs WHERE id = $1 AND state <> 'open' AND held = 0 AND owed = 0 RETURNING account, number")
             .bind(id)
             .fetch_optional()
             .await?;
         if let Some(row) = row {
+            // A trigger adds the words that a run is searched by; none removes them.
             tx.sql("DELETE FROM run_words WHERE account = $1 AND number = $2")
                 .bind(row.try_get::<i64, _>(0)?)
                 .bind(row.try_get::<i64, _>(1)?)
@@ -138,7 +151,8 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn forget_excess_activity(&self, account: i64) -> Result<()> {
-        // Those right behind the newest: what is older was forgotten before, or goes by its age.
+        // A stretch right behind the newest is enough: what is older was forgotten by an earlier call, or is
+        // forgotten by its age.
         let rows = self
             .sql(
                 "SELECT a.run FROM (SELECT id FROM runs WHERE account = $1 ORDER BY number DESC LIMIT $2 OFFSET $3) r

@@ -2,8 +2,8 @@
 //! with whatever ends it. Balance and reservations are kept beside the ledger they follow from: the tables' triggers carry
 //! a batch's hold and charge there in the statement that changes the batch, and their checks refuse what must never be.
 //!
-//! Where others write at the same time (PostgreSQL), whoever moves money of an account locks it first, several in the order
-//! of their numbers: [`lock`], and `batch_statements` in its statements. What comes behind sees what the one before has committed.
+//! On PostgreSQL a transaction that moves money of accounts locks them first, in the order of their numbers
+//! ([`lock`]; `batch_statements` in its statements). It sees then what the ones before have committed.
 //!
 //! The functions take a connection that is inside a transaction. `batch_statements` does for many batches what can be done in one
 //! statement; here is what needs a closer look.
@@ -113,11 +113,11 @@ pub enum Settled {
     NotHeld,
 }
 
-/// The state of a batch whose client has withdrawn it before it was answered. Its row reserves nothing; it tells gateways that
+/// The state of a batch whose client has withdrawn it before it was answered. Its row reserves nothing; it shows gateways that
 /// have the batch, or wait for another that has it, why the reservation is gone.
 const CANCELLED: &str = "cancelled";
 
-/// Keeps all others from moving money of these accounts, up to the transaction's end. On SQLite nobody can.
+/// Keeps all others from moving money of these accounts, up to the transaction's end. On SQLite none can.
 pub(super) async fn lock(db: &mut Db<'_>, accounts: impl IntoIterator<Item = i64>) -> Result<()> {
     if db.is_multi_writer() {
         // In the order of their numbers: two transactions that lock the same accounts never wait for each other.
@@ -173,6 +173,7 @@ pub(super) async fn reserve(db: &mut Db<'_>, gateway: i64, ask: &Reserve) -> Res
         if batch == "acknowledged" {
             return Ok(Reserved::Acknowledged);
         }
+        // The other gateway answers it or dies: until then the caller waits, so that no work is done twice.
         if row.try_get::<i64, _>("gateway")? != gateway {
             return Ok(Reserved::OwnedByOther);
         }
@@ -310,6 +311,7 @@ impl Store {
         let mut conn = self.writer().await?;
         let mut tx = conn.begin().await?;
         lock_of_run(&mut tx.db(), run).await?;
+        // Another gateway may have the batch by now, if it took this one for dead.
         tx.sql("DELETE FROM batches WHERE run = $1 AND seq = $2 AND state = 'held' AND gateway = $3")
             .bind(run)
             .bind(seq)
@@ -340,7 +342,7 @@ impl Store {
             .bind(self.gateway)
             .fetch_optional()
             .await?;
-        // What is reserved no more is found out when it is settled.
+        // A batch that is not held any more is found by its settlement, which is refused then.
         let Some(row) = row else { return Ok(None) };
         let more = hold - row.try_get::<i64, _>("hold")?;
         let cap = row.try_get::<Option<i64>, _>("cap")?.unwrap_or(i64::MAX);
@@ -350,6 +352,7 @@ impl Store {
         if more > row.try_get::<i64, _>("free")? {
             return Ok(Some(Short::Balance));
         }
+        // No trigger follows a change of `hold` alone: the sums of run and account are changed here.
         tx.sql("UPDATE batches SET hold = hold + $3 WHERE run = $1 AND seq = $2")
             .bind(run)
             .bind(seq)
@@ -375,6 +378,7 @@ impl Store {
         let mut conn = self.writer().await?;
         let mut tx = conn.begin().await?;
         lock_of_run(&mut tx.db(), run).await?;
+        // Deleted and inserted, not updated: the trigger that gives the hold back is one of deletions.
         let held = tx
             .sql("DELETE FROM batches WHERE run = $1 AND seq = $2 AND state = 'held' RETURNING digest")
             .bind(run)
@@ -393,7 +397,7 @@ impl Store {
         .bind(now_ms())
         .execute()
         .await?;
-        // One more has come: of those that are too many, some go each time.
+        // One row was added; a few of those beyond the bound go with it, so that the transaction stays short.
         let old = tx
             .sql(
                 "SELECT seq FROM batches WHERE run = $1 AND state = 'cancelled' ORDER BY opened_ms DESC, seq DESC

@@ -57,21 +57,26 @@ impl Store {
             Step::Before(run) => ("DESC", "<", Some(*run)),
             Step::After(run) => ("ASC", ">", Some(*run)),
         };
-        // Left out rather than made true: only then does SQLite take the index that has the state in it.
+        // The condition is left out instead of made true by a value: only then does SQLite take the index
+        // that begins with account and state.
         let state = if filter.state.is_some() { "state = $2" } else { "$2 IS NULL" };
         let search = match filter.search {
             Some(_) => {
+                // A table of short texts: rows of runs may be long, and a search that finds nothing would
+                // read all of them.
                 "number IN (SELECT number FROM run_words WHERE account = $1 AND words LIKE $3 ESCAPE '\\')"
             }
             None => "$3 IS NULL",
         };
+        // The run that a page begins at must be this account's: the number of another one's compares as NULL,
+        // and the page is empty.
         let sql = format!(
             "SELECT {LISTED} FROM runs WHERE account = $1 AND {state} AND {search}
                 AND ($4 IS NULL OR number {compare} (SELECT number FROM runs WHERE id = $4 AND account = $1))
              ORDER BY number {order} LIMIT $5"
         );
         let escaped = filter.search.map(|text| {
-            // As the database does it: of letters beyond ASCII both cases stay what they are.
+            // As the trigger has stored the words: letters beyond ASCII keep their case.
             let text = text.to_ascii_lowercase();
             format!("%{}%", text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_"))
         });
@@ -81,12 +86,14 @@ impl Store {
             .bind(filter.state.map(RunState::as_str))
             .bind(escaped)
             .bind(name)
+            // One more than the page has: it shows whether there are more.
             .bind(i64::from(filter.most) + 1)
             .fetch_all()
             .await?;
         let mut runs: Vec<Run> = rows.iter().map(run_of).collect::<Result<_>>()?;
         let more = runs.len() > filter.most as usize;
         runs.truncate(filter.most as usize);
+        // A page that ends at a run is read upwards from it, and turned.
         if order == "ASC" {
             runs.reverse();
         }
@@ -117,6 +124,8 @@ impl Store {
         charges: bool,
         most: u32,
     ) -> Result<LedgerPage> {
+        // Written out, not bound: the index of the entries that are not charges serves only a statement with
+        // this condition.
         let only = if charges { "" } else { "AND kind <> 'charge'" };
         let sql = format!(
             "SELECT id, kind, amount, balance, run, seq, note, created_ms FROM ledger
@@ -141,7 +150,8 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn balance_history(&self, account: i64, points: u32) -> Result<Vec<(i64, Microcredits)>> {
-        // Asked for apart, each is one look into the index; together they are a walk through all of it.
+        // Two subqueries, each of which is one look into the index. In one query with both aggregates, the
+        // database would walk through all of the account's entries.
         let row = self.sql(
             "SELECT (SELECT MIN(id) FROM ledger WHERE account = $1), (SELECT MAX(id) FROM ledger WHERE account = $1)",
         )
@@ -153,6 +163,8 @@ impl Store {
         else {
             return Ok(Vec::new());
         };
+        // Entries of all accounts share one sequence of ids. For each of the evenly spaced ids the newest own
+        // entry up to it is found by the index; two of them may find the same one.
         let rows = self
             .sql(
                 "WITH RECURSIVE steps (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM steps WHERE n < $4 - 1),

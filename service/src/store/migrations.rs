@@ -1,5 +1,5 @@
-//! The tables of both kinds of database, by version. A version that has been used is never changed; what differs between the
-//! two stands here alone.
+//! Tables of both kinds of database, by version. A version that has been used is never changed. Types and
+//! triggers, which differ between the two databases, are in these scripts alone.
 
 use std::borrow::Cow;
 

@@ -55,7 +55,7 @@ pub(super) async fn backend(conn: &mut PgConnection) -> Result<i32> {
     let row = in_time(PATIENCE, raw_sql(LOOK).fetch_one(conn)).await?;
     match row.try_get(0)? {
         true => {
-            // Others may lead there as well.
+            // Other connections of the pool may lead to the same server: each is asked before its next use.
             doubt();
             Err(StoreError::Unfit(Unfit::ReadOnly))
         }
@@ -74,6 +74,7 @@ pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection> 
 /// Gives a session its settings, where they have not come with the connection: poolers may keep those to
 /// themselves.
 async fn settle(conn: &mut PgConnection) -> sqlx::Result<()> {
+    // One setting stands for all: they travel together, in the message that starts a connection.
     let asked = AssertSqlSafe(format!("SELECT current_setting('{ASKED}')"));
     let row = in_time(PATIENCE, raw_sql(asked).fetch_one(&mut *conn)).await?;
     if SESSION.contains(&(ASKED, row.try_get(0)?)) {
@@ -89,6 +90,8 @@ async fn have_sessions(first: &mut PgConnection, second: &mut PgConnection) -> R
     let pooled = Err(StoreError::Unfit(Unfit::Pooled));
     for _ in 0..ROUNDS {
         let before = backend(first).await?;
+        // In transaction mode a pooler ties a backend to a connection for a transaction only. While the
+        // second connection has one, the first must not be given the same one, nor another than before.
         let mut tx = second.begin().await?;
         if backend(&mut tx).await? == before || backend(first).await? != before {
             return pooled;
@@ -100,18 +103,21 @@ async fn have_sessions(first: &mut PgConnection, second: &mut PgConnection) -> R
 
 /// Opens the pool, after a look at what the address leads to.
 pub(super) async fn open(options: &PgConnectOptions) -> Result<PgPool> {
+    // Settings that come with the start of a connection cost no round trip.
     let options = options.clone().statement_cache_capacity(STATEMENTS).options(SESSION);
-    // Not by the pool: its last word on a server that refuses connections is that time is up.
+    // The first connection is not made by the pool: its error about a server that refuses connections says
+    // only that time is up.
     let begun = Instant::now();
     let mut first = loop {
         match connect(&options).await {
-            // It is starting.
+            // 57P03: the server is starting. All other errors are reported at once, in the server's words.
             Err(StoreError::Database(error))
                 if code(&error).is_some_and(|code| code == "57P03") && begun.elapsed() < CONNECT =>
             {
                 sleep(AGAIN).await;
             }
             Err(StoreError::Database(error))
+                // A pooler says so about a setting that it neither passes on nor ignores.
                 if error.to_string().contains("unsupported startup parameter") =>
             {
                 return Err(StoreError::Unfit(Unfit::RefusesSettings));
@@ -121,7 +127,7 @@ pub(super) async fn open(options: &PgConnectOptions) -> Result<PgPool> {
     };
     let mut second = connect(&options).await?;
     have_sessions(&mut first, &mut second).await?;
-    // Connections that can't be closed in order are dropped.
+    // They have shown that the address is good, and a connection that can't be closed in order is dropped.
     let _ = (first.close().await, second.close().await);
     let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS)
@@ -131,6 +137,9 @@ pub(super) async fn open(options: &PgConnectOptions) -> Result<PgPool> {
         .test_before_acquire(false)
         .before_acquire(|conn, seen| {
             Box::pin(async move {
+                // After a failover a connection may still lead to the old server, which only reads; the pool
+                // drops it here and makes another. That costs a round trip after a pause, or within a second
+                // of an error that hints at it.
                 let trusted = seen.idle_for < LATELY && !in_doubt();
                 Ok(trusted || backend(conn).await.is_ok())
             })
@@ -144,12 +153,15 @@ pub(super) async fn ready(pool: &PgPool) -> Result<()> {
     let mut conn = in_time(READY, pool.acquire()).await?;
     match backend(&mut conn).await {
         Ok(_) => Ok(()),
-        // It was made before, maybe: what counts is where the address leads to now.
+        // The connection may be older than a failover. It is closed, and a new one shows where the address
+        // leads to now.
         Err(StoreError::Unfit(_)) => {
             conn.close_on_drop();
             connect(&pool.connect_options()).await.map(drop)
         }
         Err(error) => {
+            // After a timeout the answer may still be on its way: the next user of the connection must not
+            // read it as its own.
             conn.close_on_drop();
             Err(error)
         }

@@ -88,6 +88,8 @@ impl Store {
         let NewRun { account, id, digest, request, most_open, lease_until_ms } = *new;
         let mut conn = self.writer().await?;
         let mut tx = conn.begin().await?;
+        // Under this lock, two requests with one key find each other, no more than `most_open` runs open at
+        // once, and no upload is forgotten that the run needs (`forget_blobs` takes the lock, too).
         ledger::lock(&mut tx.db(), [account]).await?;
         let before = tx
             .sql("SELECT id, request FROM runs WHERE account = $1 AND client_key = $2")
@@ -95,6 +97,8 @@ impl Store {
             .bind(&request.key)
             .fetch_optional()
             .await?;
+        // Before the runs are counted: a request that is repeated because its answer was lost gets its run,
+        // even if the account has as many open as it may.
         if let Some(row) = before {
             let same = row.try_get::<String, _>("request")? == digest;
             return Ok(if same { Opened::Again(row.try_get("id")?) } else { Opened::Conflict });
@@ -134,6 +138,8 @@ impl Store {
         .bind(locale)
         .execute()
         .await?;
+        // Uploads that were not needed for longest are forgotten first. One that is missing changes no row:
+        // the caller looks for it when the run is open, because before that it may be forgotten at any time.
         for (kind, hash) in
             [(Kind::Executable, Some(&request.executable)), (Kind::Context, request.context.as_ref())]
         {
@@ -180,6 +186,8 @@ impl Store {
         let mut conn = self.writer().await?;
         let mut tx = conn.begin().await?;
         ledger::lock_of_run(&mut tx.db(), id).await?;
+        // Runs that cost nothing are marked here, once, and not by an index on their sums, which each batch
+        // would have to change.
         let ended = tx
             .sql(
                 "UPDATE runs SET state = $2, reason = $3, ended_ms = $4, unpaid = (spent = 0 AND batches = 0)
@@ -192,11 +200,17 @@ impl Store {
             .execute()
             .await?
             > 0;
+        // Most runs end with nothing reserved; then their batches are not looked through at all.
         let held =
             tx.sql("SELECT held FROM runs WHERE id = $1 AND held > 0").bind(id).fetch_optional().await?;
         tx.commit().await?;
+        // Given back before `release_run` takes it: on SQLite there is one writer, and this task would wait
+        // for itself.
         drop(conn);
         if held.is_some() {
+            // From the commit on nothing more is reserved for the run. If this process dies here, its
+            // reservations are released like those of any gateway that is gone; a second call for the run
+            // goes on with them, too.
             self.release_run(id).await?;
         }
         Ok(ended)
@@ -211,11 +225,14 @@ impl Store {
             .fetch_all()
             .await?;
         let held: Vec<i64> = rows.iter().map(|row| row.try_get(0)).collect::<sqlx::Result<_>>()?;
+        // A transaction for each piece: a run with many batches keeps no other account's batches from the
+        // writer.
         for piece in held.chunks(ACKNOWLEDGED) {
             let mut conn = self.writer().await?;
             let mut tx = conn.begin().await?;
             ledger::lock_of_run(&mut tx.db(), id).await?;
             let query = tx
+                // A batch may have been settled since the look at it: it stays answered, and charged.
                 .sql("DELETE FROM batches WHERE run = $1 AND state = 'held' AND seq IN ")
                 .bind(id)
                 .push_numbers(piece);
@@ -230,6 +247,7 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn extend_lease(&self, id: &str, until_ms: i64) -> Result<()> {
+        // Never earlier: two gateways may write leases of one run, in any order.
         self.writer().await?.sql(
             "UPDATE runs SET lease_until_ms = $2 WHERE id = $1 AND state = 'open' AND lease_until_ms < $2",
         )
@@ -247,6 +265,7 @@ impl Store {
     pub async fn extend_all_leases(&self, until_ms: i64) -> Result<()> {
         self.writer()
             .await?
+            // A lease that another gateway has made longer meanwhile is left as it is.
             .sql("UPDATE runs SET lease_until_ms = $1 WHERE state = 'open' AND lease_until_ms < $1")
             .bind(until_ms)
             .execute()
@@ -274,6 +293,7 @@ impl Store {
     pub async fn ended_among(&self, runs: &[String]) -> Result<Vec<(String, RunState)>> {
         let mut ended = Vec::new();
         for piece in runs.chunks(LOOKED_UP) {
+            // Filled up with the last id: one statement for any number of runs, which stays prepared.
             let ids = piece.iter().chain(piece.last().into_iter().cycle()).take(LOOKED_UP);
             let query = self
                 .sql("SELECT DISTINCT id, state FROM runs WHERE state <> 'open' AND id IN (")
@@ -295,6 +315,8 @@ impl Store {
     pub async fn gone_among(&self, runs: &[String]) -> Result<Vec<String>> {
         let mut gone = Vec::new();
         for piece in runs.chunks(LOOKED_UP) {
+            // Filled up as in `ended_among`. Asked for what is kept, because a run that was forgotten has no
+            // row.
             let ids = piece.iter().chain(piece.last().into_iter().cycle()).take(LOOKED_UP);
             let query = self
                 .sql("SELECT id FROM runs WHERE NOT purged AND id IN (")
@@ -326,6 +348,7 @@ impl Store {
     /// If the database fails.
     pub async fn purgeable_runs(&self, ended_before_ms: i64) -> Result<Vec<String>> {
         let rows = self
+            // The others are found by the next call: `purge_run` marks those that are done.
             .sql("SELECT id FROM runs WHERE state <> 'open' AND NOT purged AND ended_ms < $1 LIMIT 100")
             .bind(ended_before_ms)
             .fetch_all()
@@ -336,7 +359,8 @@ impl Store {
 
 /// The statement that lists runs: of one account or of all, from the newest or from behind a run on.
 fn list(of_one: bool, behind: bool) -> String {
-    // Left out rather than made true: only then does SQLite look at this account's runs alone.
+    // The condition is left out instead of made true by a value: only then does SQLite's plan use the index
+    // of the account's runs, instead of walking through the runs of all accounts.
     let whose = if of_one { "account = $1" } else { "$1 IS NULL" };
     let from = match behind {
         true => format!("number < (SELECT number FROM runs WHERE id = $2 AND {whose})"),

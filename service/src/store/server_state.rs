@@ -1,20 +1,22 @@
 //! State of a PostgreSQL server: whether the store can use it, as far as its last answers have shown.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// A connection that was used this lately is taken to be as it was.
+use fastmap_backends::unpoisoned::LockUnpoisoned;
+
+/// A connection that was used within this time is taken to be as it was.
 pub(super) const LATELY: Duration = Duration::from_secs(1);
 
-/// SQLSTATEs after which a server is looked at anew: it takes no writes (25006), or goes down or comes up
-/// (57P01 to 57P03).
+/// SQLSTATEs after which connections are checked before their next use: the server takes no writes (25006),
+/// or is going down or coming up (57P01 to 57P03).
 pub(super) const DOUBTFUL: [&str; 4] = ["25006", "57P01", "57P02", "57P03"];
 
 /// When a server was last seen that takes no writes, or has answered with one of [`DOUBTFUL`]. One for all
-/// stores of the process: doubt costs a question.
+/// stores of the process, because a needless doubt costs only a round trip.
 pub(super) static DOUBT: Mutex<Option<Instant>> = Mutex::new(None);
 
-/// Why a server, or the way to it, is of no use.
+/// Why a server, or the pooler before it, can't be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
     /// A standby, or a server that was made read-only.
@@ -46,11 +48,11 @@ pub(super) fn note(error: &sqlx::Error) {
 }
 
 pub(super) fn doubt() {
-    *DOUBT.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    *DOUBT.lock_unpoisoned() = Some(Instant::now());
 }
 
 pub(super) fn in_doubt() -> bool {
-    DOUBT.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|since| since.elapsed() < LATELY)
+    DOUBT.lock_unpoisoned().is_some_and(|since| since.elapsed() < LATELY)
 }
 
 pub(super) fn code(error: &sqlx::Error) -> Option<String> {

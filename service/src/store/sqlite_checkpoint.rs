@@ -19,12 +19,15 @@ const LOOK: Duration = Duration::from_millis(500);
 const LONG: i64 = 1000;
 
 impl Store {
-    /// Keeps the log short. Never returns, but on PostgreSQL, which needs nobody for that.
+    /// Keeps the log short. Never returns, but on PostgreSQL, which does that itself.
     pub async fn checkpoint_loop(self) {
         let Pool::Sqlite { readers, writer } = &self.pool else { return };
+        // A checkpoint writes to the database file, which the readers' options do not allow. It needs a
+        // connection of its own, because the writer's is busy with commits.
         let options = readers.connect_options().as_ref().clone().read_only(false);
         let (mut look, mut own, mut failing) = (interval(LOOK), None, false);
-        // A disk that is slow is not asked more often for that.
+        // After a slow checkpoint the next one waits its whole time: ticks that were missed would ask a slow
+        // disk more often.
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             look.tick().await;
@@ -41,6 +44,8 @@ impl Store {
                     if !std::mem::replace(&mut failing, true) {
                         tracing::warn!(%error, "the database's log can't be folded in now, and grows");
                     }
+                    // A new connection for the next attempt: the error may have been this one's. Commits go
+                    // on meanwhile, and fold the log in themselves when it has `WAL_PAGES`.
                     own = None;
                 }
             }
@@ -49,10 +54,12 @@ impl Store {
 }
 
 /// Folds what is in the log into the database; gives the number of pages that were in it. Commits wait only for what has come
-/// while the rest was folded, and only where the log is long: with nobody's page left in it, the next commit begins it anew.
+/// while the rest was folded, and only where the log is long: with no page of a reader left in it, the next commit begins it anew.
 async fn fold(own: &mut SqliteConnection, writer: &Arc<Mutex<SqliteConnection>>) -> Result<i64> {
     let pages = checkpoint(own).await?;
     if pages >= LONG {
+        // What was committed during the first checkpoint kept the log from being folded in whole. It is
+        // little, so that commits wait only for a moment.
         let _nobody_writes = writer.lock().await;
         checkpoint(own).await?;
     }
@@ -119,7 +126,7 @@ mod tests {
         tx.sql("INSERT INTO t VALUES (randomblob(4096))").execute().await.expect("room on the disk");
         // Who waited would do so for 10 s, which is the connection's patience.
         let folded = tokio::time::timeout(Duration::from_secs(5), checkpoint(&mut own)).await;
-        assert!(folded.expect("nobody is waited for").expect("it can be folded") > 1500);
+        assert!(folded.expect("no one is waited for").expect("it can be folded") > 1500);
         tx.commit().await.expect("it goes on");
     }
 }

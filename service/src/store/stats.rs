@@ -15,9 +15,11 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn add_activity(&self, news: &[(String, StatsDelta)]) -> Result<()> {
-        for (run, news) in news {
-            // A transaction each: others write in between.
+    pub async fn add_activity(&self, delta: &[(String, StatsDelta)]) -> Result<()> {
+        for (run, delta) in delta {
+            // A transaction for each run: batches that wait for the writer get their turn in between, and on
+            // PostgreSQL two gateways that add to the same runs in different orders can't wait for each
+            // other.
             let mut conn = self.writer().await?;
             let mut tx = conn.begin().await?;
             tx.sql(
@@ -26,7 +28,8 @@ impl Store {
             .bind(run)
             .execute()
             .await?;
-            // Nobody else reads it before this is added.
+            // This locks the row until the commit: another gateway that adds to the same run waits here, and
+            // then reads what this one has written.
             let row = tx
                 .sql("UPDATE run_activity SET updated_ms = $2 WHERE run = $1 RETURNING series")
                 .bind(run)
@@ -34,23 +37,28 @@ impl Store {
                 .fetch_one()
                 .await?;
             let mut series = read(&row.try_get::<String, _>(0)?);
-            series.merge(&news.series);
+            series.merge(&delta.series);
             tx.sql("UPDATE run_activity SET series = $2, failures = $3, deaths = $4 WHERE run = $1")
                 .bind(run)
+                // A text that can't be made is read as an empty series later: statistics must not fail what
+                // is charged and answered.
                 .bind(serde_json::to_string(&series).unwrap_or_default())
                 .bind(i64::try_from(series.failures).unwrap_or(i64::MAX))
                 .bind(i64::try_from(series.deaths).unwrap_or(i64::MAX))
                 .execute()
                 .await?;
-            if news.failures.is_empty() {
+            // The common case: no failure, and no look at the other table.
+            if delta.failures.is_empty() {
                 tx.commit().await?;
                 continue;
             }
             let row =
                 tx.sql("SELECT COUNT(*) FROM run_failures WHERE run = $1").bind(run).fetch_one().await?;
             let there: i64 = row.try_get(0)?;
+            // Rows are counted under the lock of the run's activity: two gateways neither exceed the bound
+            // nor use a number twice.
             let free = FAILURES.saturating_sub(there.unsigned_abs() as usize);
-            for (n, failure) in (there..).zip(news.failures.iter().take(free)) {
+            for (n, failure) in (there..).zip(delta.failures.iter().take(free)) {
                 tx.sql(
                     "INSERT INTO run_failures (run, n, seq, item, kind, cause, worker, at_ms)
                      VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
@@ -125,7 +133,7 @@ impl Store {
     }
 }
 
-/// What a later version wrote and this one can't read is begun anew: it is for looking at alone.
+/// A series that a later version has written and this one can't read starts anew: it is for display alone.
 fn read(series: &str) -> Series {
     serde_json::from_str(series).unwrap_or_default()
 }
@@ -148,13 +156,13 @@ mod tests {
 
     async fn what_two_gateways_add_to_a_run_at_once_is_all_there(fresh: Fresh) {
         let (one, two) = (fresh.open().await, fresh.open().await);
-        let news = |run: &str| {
+        let delta = |run: &str| {
             let series = Series { failures: 1, ..Series::default() };
             (run.to_owned(), StatsDelta { series, failures: vec![failure(7)] })
         };
         let add = async |store: &Store, first: &str, second: &str| {
             for _ in 0..20 {
-                store.add_activity(&[news(first), news(second)]).await.expect("it is stored");
+                store.add_activity(&[delta(first), delta(second)]).await.expect("it is stored");
             }
         };
         tokio::join!(add(&one, "a", "b"), add(&two, "b", "a"));
@@ -167,14 +175,14 @@ mod tests {
     async fn what_is_in_memory_and_what_is_stored_are_seen_together_and_bounded(fresh: Fresh) {
         let store = fresh.open().await;
         let activity = StatsRecorder::new(store.clone());
-        let news = |items: std::ops::Range<u64>| {
+        let delta = |items: std::ops::Range<u64>| {
             let series = Series { failures: items.end - items.start, ..Series::default() };
             StatsDelta { series, failures: items.map(failure).collect() }
         };
-        activity.add("r", news(0..150));
+        activity.add("r", delta(0..150));
         assert_eq!(activity.of("r").await.expect("an answer").1.len(), 150);
         activity.flush().await.expect("it is stored");
-        activity.add("r", news(150..300));
+        activity.add("r", delta(150..300));
         for _ in 0..2 {
             let (series, failures) = activity.of("r").await.expect("an answer");
             assert_eq!((series.failures, failures.len()), (300, FAILURES));

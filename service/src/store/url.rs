@@ -26,7 +26,7 @@ impl FromStr for Database {
         if !text.starts_with("postgres://") && !text.starts_with("postgresql://") {
             return Err("it begins with postgres:// (a server) or sqlite:// (a file)".to_owned());
         }
-        // Its error may hold the password.
+        // The parser's error may quote the address, and with it the password.
         let options = text
             .parse()
             .map_err(|_| "it is not of the form postgres://user:password@host:port/database".to_owned())?;

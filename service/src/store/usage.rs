@@ -43,8 +43,11 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn take_owed(&self, prices: &Prices) -> Result<()> {
+        // Each run is charged in a transaction of its own, which reads again what it owes.
         for row in self.sql("SELECT id FROM runs WHERE owed > 0 LIMIT 100").fetch_all().await? {
             let run: String = row.try_get(0)?;
+            // Without time to charge, this takes what is owed, or drops it where nothing can be left over any
+            // more.
             self.charge_use(&run, Duration::ZERO, prices).await?;
         }
         Ok(())
@@ -54,6 +57,8 @@ impl Store {
 async fn charge(conn: &mut Conn, run: &str, cpu: Duration, prices: &Prices) -> Result<Option<Charged>> {
     let cpu = cpu.min(LONGEST);
     let mut tx = conn.begin().await?;
+    // Before anything is read: the sums below are computed here and not by a trigger, and no other transaction
+    // may change them meanwhile.
     lock_of_run(&mut tx.db(), run).await?;
     let row = tx
         .sql(
@@ -77,6 +82,7 @@ async fn charge(conn: &mut Conn, run: &str, cpu: Duration, prices: &Prices) -> R
     let since = Duration::from_millis(now.saturating_sub(number("free_ms")?).max(0).unsigned_abs());
     let (free, of_account) = pricing::free(cpu, time("free_ns")?, time("account_free_ns")?, since);
     let due = pricing::cost(prices, Work { cpu: cpu.saturating_sub(free), bytes: 0 });
+    // What is owed is spent, though it is not taken yet.
     let (in_cap, in_balance) = ((cap - owed).max(0), (balance - account_owed).max(0));
     let new = due.min(in_cap).min(in_balance);
     let short = match () {
@@ -85,8 +91,11 @@ async fn charge(conn: &mut Conn, run: &str, cpu: Duration, prices: &Prices) -> R
         () => Some(Short::Balance),
     };
 
+    // Batches under way must be able to settle for all that they hold: the table's check (`held <= balance`)
+    // would refuse it otherwise, and with it the whole group.
     let taken = (owed + new).min(balance - account_held).min(cap.saturating_sub(held)).max(0);
-    // Where nothing is reserved any more, nothing will be left over: what is not there can't be owed.
+    // A debt is paid from what reservations leave over. Where the account has none, nothing more will come,
+    // and the debt is dropped; where the run has none, its cap has no more room than now.
     let left = match owed + new - taken {
         _ if account_held == 0 => 0,
         left if held == 0 => left.min(cap - taken),
@@ -113,6 +122,8 @@ async fn charge(conn: &mut Conn, run: &str, cpu: Duration, prices: &Prices) -> R
         .await?;
     if taken > 0 {
         tx.sql(
+            // Without a seq: the ledger's unique index admits one charge for each batch of a run, and any
+            // number of these.
             "INSERT INTO ledger (account, kind, amount, balance, run, created_ms)
              VALUES ($1, 'charge', $2, $3, $4, $5)",
         )

@@ -1,11 +1,12 @@
 //! A service with an account, the options of a client of it, and what that client is told.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use fastmap::{Error, ExecPolicy, FastmapConfig, Options, Verbosity};
 use fastmap_backends::BackendError;
 use fastmap_backends::cloud::{Cloud, CloudOptions, Notice, NoticeListener, Secret};
 use fastmap_backends::local::{OutputSink, Stream};
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 
 use crate::server::Server;
 
@@ -29,7 +30,7 @@ impl Tenancy {
     /// One that other tests use at the same time.
     pub(crate) fn shared() -> Arc<Tenancy> {
         static SHARED: Mutex<Weak<Tenancy>> = Mutex::new(Weak::new());
-        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = SHARED.lock_unpoisoned();
         shared.upgrade().unwrap_or_else(|| {
             let started = Arc::new(Tenancy::start(&[]));
             *shared = Arc::downgrade(&started);

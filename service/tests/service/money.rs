@@ -377,13 +377,13 @@ fn of_what_an_agent_says_that_lies_nothing_is_kept_that_is_not_paid() {
         while let Ok(lease) = liar.lease().await {
             let results = Results { payload: Payload::from(vec![7; BYTES]), ..Results::default() };
             let parts = vec![Part { offset: 0, items: 1, outcome: PartOutcome::Done(results) }];
-            let verdict = match lease.work.task {
+            let outcome = match lease.work.task {
                 Task::Check => WorkOutcome::Ready,
                 Task::Batch(_) => {
                     WorkOutcome::Answered(Answered { parts, cpu: Duration::from_hours(9), cut: false })
                 }
             };
-            liar.answer(lease.id, verdict).await;
+            liar.answer(lease.id, outcome).await;
         }
     });
     let run = capped(&client, 3434);

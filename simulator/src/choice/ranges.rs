@@ -158,7 +158,7 @@ pub struct Place {
     /// Items of the map.
     pub items: u64,
     /// Whether the input tells how many.
-    pub told: bool,
+    pub length_known: bool,
     /// Bytes of an item, and of a result.
     pub bytes: (f64, f64),
     /// Workers here.
@@ -218,7 +218,7 @@ impl Ranges {
             shape,
             item_time,
             items: count as u64,
-            told: !chance(self.unknown, random),
+            length_known: !chance(self.unknown, random),
             bytes: (self.bytes_in.draw(random), self.bytes_out.draw(random)),
             local: self.local_workers.draw(random).round().max(1.0) as usize,
             cloud: self.cloud_workers.draw(random).round() as usize,

@@ -123,7 +123,7 @@ impl Report {
         line("worlds where it can't help and something was paid", wasters.join(" "));
         line("credits spent where the service can't help", format!("{}", self.wasted()));
         let beyond = |t: &Trial| {
-            t.cloud_counts() && t.cloud.seconds < t.local.seconds && t.cloud.held > READ_AHEAD * 1.1
+            t.cloud_counts() && t.cloud.seconds < t.local.seconds && t.cloud.peak_bytes > READ_AHEAD * 1.1
         };
         line("CLOUD is the better one and held more than read_ahead", count(&beyond).to_string());
         let ratios = self.trials.iter().filter(|t| !beyond(t)).map(Trial::ratio).collect();

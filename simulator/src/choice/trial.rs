@@ -2,8 +2,8 @@
 
 use fastmap_backends::adaptive::policy::Options;
 
-use super::play::{Mode, Played, play};
 use super::ranges::{Place, Ranges};
+use super::simulation::{Mode, SimulatedMap, simulate};
 use crate::shapes::Items;
 
 /// What came of one world.
@@ -12,11 +12,11 @@ pub struct Trial {
     /// The world.
     pub place: Place,
     /// Everything here.
-    pub local: Played,
+    pub local: SimulatedMap,
     /// Everything there.
-    pub cloud: Played,
+    pub cloud: SimulatedMap,
     /// As the policy says.
-    pub adaptive: Played,
+    pub adaptive: SimulatedMap,
     /// Seconds that are within reach of whoever knows the world, but not the single items.
     pub ideal: f64,
     options: Options,
@@ -28,12 +28,12 @@ const HELPS: f64 = 0.01;
 /// Plays the world of a seed.
 pub fn trial(ranges: &Ranges, options: Options, seed: u64) -> Trial {
     let (place, items) = ranges.draw(seed);
-    let local = play(&place, &items, Mode::Local);
+    let local = simulate(&place, &items, Mode::Local);
     let cloud = match place.cloud {
-        0 => Played { seconds: f64::INFINITY, ..Played::default() },
-        _ => play(&place, &items, Mode::Cloud),
+        0 => SimulatedMap { seconds: f64::INFINITY, ..SimulatedMap::default() },
+        _ => simulate(&place, &items, Mode::Cloud),
     };
-    let adaptive = play(&place, &items, Mode::Adaptive(options));
+    let adaptive = simulate(&place, &items, Mode::Adaptive(options));
     let ideal = ideal(&place, &items, local.seconds);
     Trial { place, local, cloud, adaptive, ideal, options }
 }
@@ -76,7 +76,7 @@ impl Trial {
     /// Credits over those of CLOUD, where that comes to its end and costs something.
     pub fn credits_ratio(&self) -> Option<f64> {
         let costs = self.cloud.seconds.is_finite() && self.cloud.credits > 0.0;
-        costs.then(|| (self.adaptive.credits + self.adaptive.beside) / self.cloud.credits)
+        costs.then(|| (self.adaptive.credits + self.adaptive.cancelled_credits) / self.cloud.credits)
     }
 
     /// Whether the service could make the map end sooner at all.

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::compact::{LENGTH, put_within};
 use super::*;
 
+mod derived;
 mod json;
 mod shapes;
 

@@ -1,5 +1,5 @@
 //! When a map stays in the calling thread and when it goes to workers: pure decisions, tested without processes.
-//! Asked by `here` for each portion; knows times and numbers of items alone.
+//! Called by `source` for each portion; knows times and numbers of items alone.
 
 use std::time::Duration;
 
@@ -35,9 +35,9 @@ const WORTH: f64 = 0.8;
 /// One item that takes so long is evidence enough: the second would cost more than being wrong does.
 const LONG: f64 = 0.2;
 
-/// How long away before it is first asked whether that was right; doubled each time.
+/// Time with the workers before the first check whether they were worth it; doubled each time.
 const WATCH: f64 = 10e-3;
-/// How much slower than here it must be for a return.
+/// How much slower than the calling thread the workers must be for a return.
 const SLOWER: f64 = 1.2;
 
 /// What to do in one go.
@@ -58,7 +58,7 @@ pub(crate) enum Workers {
     /// Some were there for another map.
     Warm,
     /// They are being started, or asked.
-    Asked,
+    Starting,
     /// They have answered.
     Ready,
     /// They can't be had.
@@ -70,8 +70,8 @@ pub(crate) enum Workers {
 pub(crate) enum Choice {
     Stay,
     /// Stays, and has workers started meanwhile.
-    Ask,
-    Leave,
+    WarmUp,
+    HandOver,
 }
 
 /// How fast the calling thread is, and whether others would be faster.
@@ -88,7 +88,7 @@ pub(crate) struct Throughput {
     size: u32,
     last: f64,
     /// Seconds an item that workers were seen to need, and how much work may be done here before that is forgotten.
-    away: Option<(f64, f64)>,
+    worker_pace: Option<(f64, f64)>,
 }
 
 impl Throughput {
@@ -112,10 +112,10 @@ impl Throughput {
         self.time += time;
         self.size = items;
         self.last = time / f64::from(items);
-        if let Some((_, good_for)) = &mut self.away {
+        if let Some((_, good_for)) = &mut self.worker_pace {
             *good_for -= time;
             if *good_for <= 0.0 {
-                self.away = None;
+                self.worker_pace = None;
             }
         }
     }
@@ -150,7 +150,7 @@ impl Throughput {
         match workers {
             Workers::Cold => self.time >= EVIDENCE_COLD,
             Workers::Warm => self.time >= EVIDENCE_WARM,
-            Workers::Asked | Workers::Refused => false,
+            Workers::Starting | Workers::Refused => false,
             Workers::Ready => self.items >= 2 || self.item() >= LONG,
         }
     }
@@ -162,34 +162,34 @@ impl Throughput {
         if places < 2 || !self.has_evidence(workers) || !self.pays(rest, places, cost) {
             Choice::Stay
         } else if workers == Workers::Ready || self.item() >= LONG {
-            Choice::Leave
+            Choice::HandOver
         } else {
-            Choice::Ask
+            Choice::WarmUp
         }
     }
 
     fn pays(&self, (low, high): (usize, Option<usize>), places: usize, cost: f64) -> bool {
-        // Who does not tell its length is expected to go on for as long as it has been.
+        // An input of unknown length is expected to have as many more items as were run.
         let most = high.map_or(f64::INFINITY, |high| high as f64);
         let items = (self.items as f64).max(low as f64).min(most);
-        let here = items * self.item();
+        let inline = items * self.item();
         let rounds = (items / places as f64).ceil();
-        let seen = self.away.map_or(0.0, |(each, _)| each);
-        let away = (rounds * (self.item() + TRANSFER)).max(items * HANDLING).max(items * seen);
-        away + cost < WORTH * here
+        let seen = self.worker_pace.map_or(0.0, |(each, _)| each);
+        let by_workers = (rounds * (self.item() + TRANSFER)).max(items * HANDLING).max(items * seen);
+        by_workers + cost < WORTH * inline
     }
 
-    /// The map is back: workers needed `each` seconds an item, for so many seconds.
-    pub(crate) fn back(&mut self, each: f64, seconds: f64) {
-        *self = Throughput { away: Some((each, 10.0 * seconds)), ..Throughput::default() };
+    /// The calling thread goes on: workers needed `each` seconds an item, for so many seconds.
+    pub(crate) fn on_return(&mut self, each: f64, seconds: f64) {
+        *self = Throughput { worker_pace: Some((each, 10.0 * seconds)), ..Throughput::default() };
     }
 }
 
 /// Watches from time to time whether the workers are worth their cost.
 #[derive(Debug)]
 pub(crate) struct RegressionCheck {
-    /// Seconds an item that the map took here, its consumer included.
-    here: f64,
+    /// Seconds an item that the map took inline, its consumer included.
+    inline_item: f64,
     window: f64,
     /// At the begin of the window: seconds, items, and seconds in workers.
     from: (f64, u64, f64),
@@ -205,17 +205,17 @@ pub(crate) struct Slower {
 impl RegressionCheck {
     /// Before anything is known.
     pub(crate) fn new() -> Self {
-        RegressionCheck { here: 0.0, window: WATCH, from: (0.0, 0, 0.0) }
+        RegressionCheck { inline_item: 0.0, window: WATCH, from: (0.0, 0, 0.0) }
     }
 
-    /// The map goes to workers. `here`: seconds an item until now. `now`, `answered`, `worked`: see [`RegressionCheck::look`].
-    pub(crate) fn leave(&mut self, here: f64, now: f64, answered: u64, worked: f64) {
-        self.here = here;
+    /// The map goes to workers. `inline_item`: seconds an item until now. `now`, `answered`, `worked`: see [`RegressionCheck::check`].
+    pub(crate) fn begin(&mut self, inline_item: f64, now: f64, answered: u64, worked: f64) {
+        self.inline_item = inline_item;
         self.from = (now, answered, worked);
     }
 
-    /// Asks at second `now`, when workers have answered so many items in all and worked for so many seconds.
-    pub(crate) fn look(&mut self, now: f64, answered: u64, worked: f64, places: usize) -> Option<Slower> {
+    /// Checks at second `now`, when workers have answered so many items in all and worked for so many seconds.
+    pub(crate) fn check(&mut self, now: f64, answered: u64, worked: f64, places: usize) -> Option<Slower> {
         let (seconds, items) = (now - self.from.0, (answered - self.from.1) as f64);
         // A few items say nothing: one of them may be a long one.
         if seconds < self.window || items < 8.0 * places as f64 {
@@ -224,7 +224,7 @@ impl RegressionCheck {
         let (each, work) = (seconds / items, (worked - self.from.2) / items);
         self.from = (now, answered, worked);
         let cheap = ((work + TRANSFER) / places as f64).max(HANDLING) > work;
-        if each > SLOWER * self.here || cheap {
+        if each > SLOWER * self.inline_item || cheap {
             // What was wrong once is watched for longer the next time, or the map would only go to and fro.
             self.window = WATCH.max(self.window * 4.0);
             return Some(Slower { each });
@@ -290,16 +290,16 @@ mod tests {
     fn a_large_map_has_workers_started_and_goes_when_they_are_there() {
         for (each, items) in [(MICRO, 1_000_000), (100.0 * MICRO, 10_000), (10e-3, 100)] {
             let pace = pace(each, 2.5 * each.max(MICRO * 1000.0));
-            assert_eq!(pace.choose(exactly(items), 2, Workers::Cold), Choice::Ask, "{items} of {each} s");
-            assert_eq!(pace.choose(exactly(items), 2, Workers::Asked), Choice::Stay);
-            assert_eq!(pace.choose(exactly(items), 2, Workers::Ready), Choice::Leave);
+            assert_eq!(pace.choose(exactly(items), 2, Workers::Cold), Choice::WarmUp, "{items} of {each} s");
+            assert_eq!(pace.choose(exactly(items), 2, Workers::Starting), Choice::Stay);
+            assert_eq!(pace.choose(exactly(items), 2, Workers::Ready), Choice::HandOver);
             assert_eq!(pace.choose(exactly(items), 2, Workers::Refused), Choice::Stay);
         }
     }
 
     #[test]
     fn one_long_item_is_evidence_enough() {
-        assert_eq!(pace(0.3, 0.3).choose(exactly(8), 8, Workers::Cold), Choice::Leave);
+        assert_eq!(pace(0.3, 0.3).choose(exactly(8), 8, Workers::Cold), Choice::HandOver);
         assert_eq!(pace(0.3, 0.3).choose(exactly(1), 8, Workers::Cold), Choice::Stay);
     }
 
@@ -311,7 +311,7 @@ mod tests {
         // Ten milliseconds of setting something up: workers are started, but not used.
         let mut pace = Throughput::default();
         pace.observe(1, Duration::from_millis(10));
-        assert_eq!(pace.choose(exactly(1000), 2, Workers::Cold), Choice::Ask);
+        assert_eq!(pace.choose(exactly(1000), 2, Workers::Cold), Choice::WarmUp);
         pace.observe(1, Duration::from_micros(1));
         assert_eq!(pace.choose(exactly(999), 2, Workers::Ready), Choice::Stay);
     }
@@ -332,14 +332,14 @@ mod tests {
     fn an_input_of_unknown_length_must_have_gone_on_for_a_while() {
         let unknown = (0, None);
         assert_eq!(pace(MICRO, 5e-3).choose(unknown, 2, Workers::Cold), Choice::Stay);
-        assert_eq!(pace(MICRO, 50e-3).choose(unknown, 2, Workers::Cold), Choice::Ask);
+        assert_eq!(pace(MICRO, 50e-3).choose(unknown, 2, Workers::Cold), Choice::WarmUp);
         assert_eq!(pace(MICRO, 50e-3).choose((0, Some(100)), 2, Workers::Cold), Choice::Stay);
     }
 
     #[test]
-    fn who_was_slower_away_does_not_go_again_soon() {
+    fn slow_workers_get_no_items_again_soon() {
         let mut pace = Throughput::default();
-        pace.back(2.0 * MICRO, 0.01);
+        pace.on_return(2.0 * MICRO, 0.01);
         for _ in 0..100 {
             pace.observe(50, Duration::from_micros(50));
         }
@@ -347,42 +347,42 @@ mod tests {
         for _ in 0..2000 {
             pace.observe(50, Duration::from_micros(50));
         }
-        assert_eq!(pace.choose(exactly(10_000_000), 2, Workers::Ready), Choice::Leave);
+        assert_eq!(pace.choose(exactly(10_000_000), 2, Workers::Ready), Choice::HandOver);
     }
 
     #[test]
-    fn items_that_grow_heavy_go_again_although_it_was_slower_away() {
+    fn items_that_grow_heavy_go_to_workers_again_although_these_were_slower() {
         let mut pace = Throughput::default();
-        pace.back(2.0 * MICRO, 0.01);
+        pace.on_return(2.0 * MICRO, 0.01);
         pace.observe(1, Duration::from_micros(100));
         pace.observe(10, Duration::from_millis(1));
-        assert_eq!(pace.choose(exactly(100_000), 2, Workers::Ready), Choice::Leave);
+        assert_eq!(pace.choose(exactly(100_000), 2, Workers::Ready), Choice::HandOver);
     }
 
     #[test]
     fn a_map_comes_back_from_workers_that_are_slower() {
-        let mut watch = RegressionCheck::new();
-        watch.leave(20.0 * MICRO, 0.0, 0, 0.0);
-        assert_eq!(watch.look(0.005, 1000, 0.01, 2), None, "too soon");
+        let mut check = RegressionCheck::new();
+        check.begin(20.0 * MICRO, 0.0, 0, 0.0);
+        assert_eq!(check.check(0.005, 1000, 0.01, 2), None, "too soon");
         // Two workers are busy all the time, with reading their items.
-        let slower = watch.look(0.05, 1000, 0.1, 2).expect("50 µs an item are more than 20");
+        let slower = check.check(0.05, 1000, 0.1, 2).expect("50 µs an item are more than 20");
         assert!((slower.each - 50.0 * MICRO).abs() < 1e-9);
-        watch.leave(20.0 * MICRO, 1.0, 1000, 0.1);
-        assert_eq!(watch.look(1.02, 1200, 0.1, 2), None, "watched for longer than before");
+        check.begin(20.0 * MICRO, 1.0, 1000, 0.1);
+        assert_eq!(check.check(1.02, 1200, 0.1, 2), None, "watched for longer than before");
     }
 
     #[test]
     fn a_map_comes_back_when_its_items_get_cheap() {
-        let mut watch = RegressionCheck::new();
-        watch.leave(MICRO, 0.0, 0, 0.0);
-        assert_eq!(watch.look(0.02, 40_000, 0.04, 2), None);
-        assert!(watch.look(0.06, 700_000, 0.05, 2).is_some());
+        let mut check = RegressionCheck::new();
+        check.begin(MICRO, 0.0, 0, 0.0);
+        assert_eq!(check.check(0.02, 40_000, 0.04, 2), None);
+        assert!(check.check(0.06, 700_000, 0.05, 2).is_some());
     }
 
     #[test]
     fn a_few_slow_items_say_nothing() {
-        let mut watch = RegressionCheck::new();
-        watch.leave(MICRO, 0.0, 0, 0.0);
-        assert_eq!(watch.look(1.0, 8, 2.0, 2), None);
+        let mut check = RegressionCheck::new();
+        check.begin(MICRO, 0.0, 0, 0.0);
+        assert_eq!(check.check(1.0, 8, 2.0, 2), None);
     }
 }

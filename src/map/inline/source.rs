@@ -1,12 +1,12 @@
 //! The calling thread as a place for items: what the option `inline` adds to a map.
 //! Called by the adapter where it has nothing to give out; `inline` decides, `function` calls the function.
 //!
-//! Items are *here* or *away*, never both: the calling thread goes on alone while workers are started, then hands over at
+//! Items run inline or by workers, never both: the calling thread goes on alone while workers are started, then hands over at
 //! an index and waits like any map; where workers are not worth their cost, no more is read until all that was read is
 //! answered, and the calling thread goes on at that index. So order, windows and budgets need to know nothing of it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use fastmap_backends::{Context, JobId};
 use serde::de::DeserializeOwned;
@@ -16,7 +16,7 @@ use crate::map::Fastmap;
 use crate::map::engine::{MapEngine, Reading};
 use crate::map::inline::function::Stopped;
 use crate::map::inline::policy::{Choice, Slower, Workers};
-use crate::map::inline::state::{Made, Place, STRETCH, Step};
+use crate::map::inline::state::{Location, Made, STRETCH, Step};
 use crate::map::inline::warm_up::WarmUp;
 use crate::map::input::Prospect;
 use crate::map::read_pacing::Caution;
@@ -24,91 +24,91 @@ use crate::runtime::Runtime;
 use crate::settings::cores;
 
 impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
-    /// What to do where nothing is left to give out.
-    pub(crate) fn turn(&mut self) -> Step<R> {
-        let Some(here) = &mut self.here else { return Step::Away };
-        match here.place {
-            Place::Here => self.work(),
-            Place::Unknown => match self.settle() {
-                Ok(()) => self.turn(),
+    /// The next step when no answer is at hand.
+    pub(crate) fn inline_step(&mut self) -> Step<R> {
+        let Some(source) = &mut self.inline_source else { return Step::Workers };
+        match source.location {
+            Location::Inline => self.next_inline(),
+            Location::Unknown => match self.choose_first_location() {
+                Ok(()) => self.inline_step(),
                 Err(error) => {
                     self.fail(error);
-                    self.here = None;
-                    Step::Away
+                    self.inline_source = None;
+                    Step::Workers
                 }
             },
-            Place::Away => {
-                self.look();
-                Step::Away
+            Location::Workers => {
+                self.check_regression();
+                Step::Workers
             }
-            Place::Returning => {
+            Location::Returning => {
                 if self.engine.report.has_deaths() {
-                    here.place = Place::Away;
+                    source.location = Location::Workers;
                     self.engine.resume_input();
-                    return Step::Away;
+                    return Step::Workers;
                 }
                 if self.failure.is_some() || !self.engine.is_drained() {
-                    return Step::Away;
+                    return Step::Workers;
                 }
-                self.return_to_workers();
-                self.work()
+                self.return_to_inline();
+                self.next_inline()
             }
         }
     }
 
     /// The map begins, in this thread if that is allowed.
-    fn settle(&mut self) -> Result<(), Error> {
-        let Some(here) = &mut self.here else { return Ok(()) };
-        here.begun = Instant::now();
+    fn choose_first_location(&mut self) -> Result<(), Error> {
+        let Some(source) = &mut self.inline_source else { return Ok(()) };
+        source.begun = Instant::now();
         // Nobody could end an item that runs in this thread, nor try it again elsewhere; and a feed may be
         // empty while an item of it runs here.
         if self.engine.needs_workers() || self.input.feed().is_some() {
-            return self.leave();
+            return self.hand_over();
         }
-        self.engine.begin_here(self.input.remaining())?;
+        self.engine.begin_inline(self.input.remaining())?;
         if self.engine.runtime().workers_seen() {
-            here.workers = Workers::Warm;
+            source.workers = Workers::Warm;
         }
-        here.place = Place::Here;
+        source.location = Location::Inline;
         Ok(())
     }
 
     /// The consumer takes more than single items.
     pub(crate) fn only_portions(&mut self) {
-        if let Some(here) = &mut self.here {
-            here.singly = false;
+        if let Some(source) = &mut self.inline_source {
+            source.singly = false;
         }
     }
 
-    /// Gives out what was made, or makes more; leaves when that is worth it.
-    fn work(&mut self) -> Step<R> {
+    /// Returns an inline result, or runs more items; hands over to workers when that is worth it.
+    fn next_inline(&mut self) -> Step<R> {
         loop {
-            let Some(here) = &mut self.here else { return Step::Away };
-            here.index += u64::from(self.engine.report.count_inline());
-            if !here.results.is_empty() {
-                let results = std::mem::take(&mut here.results);
-                here.index += results.len() as u64;
-                self.made = Made { results: results.into_iter(), end: here.index };
+            let Some(source) = &mut self.inline_source else { return Step::Workers };
+            source.index += u64::from(self.engine.report.count_inline());
+            if !source.results.is_empty() {
+                let results = std::mem::take(&mut source.results);
+                source.index += results.len() as u64;
+                self.made = Made { results: results.into_iter(), end: source.index };
                 if let Some((index, result)) = self.made.next() {
                     self.engine.report.read(1);
                     return Step::Answer(Ok((index, Ok(result))));
                 }
             }
-            if let Some(message) = here.panicked.take() {
-                let error = Error::new(ErrorKind::Panic, message).at(here.index);
-                here.index += 1;
+            if let Some(message) = source.panicked.take() {
+                let error = Error::new(ErrorKind::Panic, message).at(source.index);
+                source.index += 1;
                 self.engine.report.read(1);
                 let error = self.engine.report.failed(error);
-                return Step::Answer(Ok((here.index - 1, Err(error))));
+                return Step::Answer(Ok((source.index - 1, Err(error))));
             }
             if self.engine.input_ended() {
                 self.engine.end();
                 return Step::End;
             }
-            if here.calls_singly() {
+            if source.calls_singly() {
                 self.engine.report.tick(self.engine.current.read());
-                self.engine.report.grant(STRETCH);
-                let index = here.index;
+                self.engine.report.set_inline_budget(STRETCH);
+                let index = source.index;
                 if let Some(result) = self.call() {
                     return Step::Answer(Ok((index, Ok(result))));
                 }
@@ -117,118 +117,123 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
                 }
                 continue;
             }
-            if here.workers == Workers::Asked || here.pace.has_evidence(here.workers) {
-                match self.choose() {
+            if source.workers == Workers::Starting || source.pace.has_evidence(source.workers) {
+                match self.choose_location() {
                     Ok(false) => {}
-                    Ok(true) => return Step::Away,
+                    Ok(true) => return Step::Workers,
                     Err(error) => {
                         self.fail(error);
-                        self.here = None;
-                        return Step::Away;
+                        self.inline_source = None;
+                        return Step::Workers;
                     }
                 }
             }
-            self.make();
+            self.run_portion();
         }
     }
 
-    /// Does one portion.
-    fn make(&mut self) {
-        let Some(here) = &mut self.here else { return };
-        let mut portion = here.pace.portion(size_of::<R>());
+    /// Runs one portion.
+    fn run_portion(&mut self) {
+        let Some(source) = &mut self.inline_source else { return };
+        let mut portion = source.pace.portion(size_of::<R>());
         let prospect = self.input.prospect();
         if self.caution.is_on(prospect == Prospect::Promised) {
             // The input may wait for a result of this portion.
             portion.items = 1;
         }
         let begun = Instant::now();
-        let stopped = here.inline_fn.call(self.input.iterator(), &mut here.results, &portion);
+        let stopped = source.inline_fn.call(self.input.iterator(), &mut source.results, &portion);
         let time = begun.elapsed();
         match stopped {
             Stopped::Full => {}
-            Stopped::Panicked(message) => here.panicked = Some(message),
+            Stopped::Panicked(message) => source.panicked = Some(message),
             Stopped::End => self.engine.end_input(),
         }
-        let items = here.held() as u32;
+        let items = source.undelivered() as u32;
         self.caution.pulled(items, time);
-        here.pace.observe(items, time);
-        self.engine.report.done_here(here.index, items, time, self.engine.current.read());
+        source.pace.observe(items, time);
+        self.engine.report.done_inline(source.index, items, time, self.engine.current.read());
     }
 
-    /// Leaves if that is worth it (`true`), or asks for workers if it will be.
-    fn choose(&mut self) -> Result<bool, Error> {
-        let Some(here) = &mut self.here else { return Ok(true) };
+    /// Hands over to workers if that is worth it (`true`), or starts them if it will be.
+    fn choose_location(&mut self) -> Result<bool, Error> {
+        let Some(source) = &mut self.inline_source else { return Ok(true) };
         let runtime = self.engine.runtime();
-        if let Some(asked) = &mut here.asked {
-            match asked.answered() {
+        if let Some(warm_up) = &mut source.warm_up {
+            match warm_up.answered() {
                 None => return Ok(false),
-                Some(answer) => here.workers = answer,
+                Some(answer) => source.workers = answer,
             }
-            here.asked = None;
-            if here.workers == Workers::Ready {
+            source.warm_up = None;
+            if source.workers == Workers::Ready {
                 runtime.see_workers();
             }
         }
         let places = runtime.settings().local_processes.min(cores());
-        match here.pace.choose(self.input.size_hint(), places, here.workers) {
+        match source.pace.choose(self.input.size_hint(), places, source.workers) {
             Choice::Stay => Ok(false),
-            Choice::Ask => {
+            Choice::WarmUp => {
                 match WarmUp::new(&runtime, places) {
-                    Ok(asked) => (here.asked, here.workers) = (Some(asked), Workers::Asked),
+                    Ok(warm_up) => (source.warm_up, source.workers) = (Some(warm_up), Workers::Starting),
                     Err(error) => {
                         log::info!("staying in the calling thread: {error}");
-                        here.workers = Workers::Refused;
+                        source.workers = Workers::Refused;
                     }
                 }
                 Ok(false)
             }
-            Choice::Leave => self.leave().map(|()| true),
+            Choice::HandOver => self.hand_over().map(|()| true),
         }
     }
 
-    /// Hands the items from here on to workers.
-    fn leave(&mut self) -> Result<(), Error> {
-        let Some(here) = &mut self.here else { return Ok(()) };
-        here.place = Place::Away;
-        here.asked = None;
-        // What took long here may have been the function.
+    /// Hands the further items to workers.
+    fn hand_over(&mut self) -> Result<(), Error> {
+        let Some(source) = &mut self.inline_source else { return Ok(()) };
+        source.location = Location::Workers;
+        source.warm_up = None;
+        // The caution was measured with the function's time in it.
         self.caution = Caution::new();
-        let now = here.now();
-        let items = here.index - here.from;
+        let now = source.now();
+        let items = source.index - source.from;
         let (answered, worked) = self.engine.report.by_workers();
-        here.watch.leave((now - here.since) / items.max(1) as f64, now, answered, worked.as_secs_f64());
-        here.since = now;
-        let context = here.inline_fn.context()?;
-        self.engine.report.moves(here.index, "workers");
-        self.engine.switch_to_workers(here.index, (items > 0).then(|| here.pace.item()), context);
+        source.regression.begin(
+            (now - source.since) / items.max(1) as f64,
+            now,
+            answered,
+            worked.as_secs_f64(),
+        );
+        source.since = now;
+        let context = source.inline_fn.context()?;
+        self.engine.report.moves(source.index, "workers");
+        self.engine.switch_to_workers(source.index, (items > 0).then(|| source.pace.item()), context);
         Ok(())
     }
 
-    /// Asks from time to time whether it was right to leave.
-    fn look(&mut self) {
-        let Some(here) = &mut self.here else { return };
+    /// Checks from time to time whether it was right to hand over.
+    fn check_regression(&mut self) {
+        let Some(source) = &mut self.inline_source else { return };
         // What ends workers must not come near this process.
         if self.engine.needs_workers() || self.engine.report.has_deaths() || self.failure.is_some() {
             return;
         }
-        let now = here.now();
+        let now = source.now();
         let (answered, worked) = self.engine.report.by_workers();
         let places = self.engine.runtime().settings().local_processes.min(cores());
-        if let Some(Slower { each }) = here.watch.look(now, answered, worked.as_secs_f64(), places) {
-            here.place = Place::Returning;
-            here.pace.back(each, now - here.since);
+        if let Some(Slower { each }) = source.regression.check(now, answered, worked.as_secs_f64(), places) {
+            source.location = Location::Returning;
+            source.pace.on_return(each, now - source.since);
             self.engine.pause_input();
         }
     }
 
-    /// All that was read is answered: goes on in this thread.
-    fn return_to_workers(&mut self) {
-        let Some(here) = &mut self.here else { return };
-        here.index = self.engine.switch_to_inline();
-        self.engine.report.moves(here.index, "the calling thread");
-        here.place = Place::Here;
-        here.workers = Workers::Ready;
-        (here.since, here.from) = (here.now(), here.index);
+    /// All that was read is answered: the calling thread goes on.
+    fn return_to_inline(&mut self) {
+        let Some(source) = &mut self.inline_source else { return };
+        source.index = self.engine.switch_to_inline();
+        self.engine.report.moves(source.index, "the calling thread");
+        source.location = Location::Inline;
+        source.workers = Workers::Ready;
+        (source.since, source.from) = (source.now(), source.index);
     }
 }
 
@@ -250,7 +255,7 @@ impl MapEngine {
     ///
     /// # Errors
     /// As with a run: what can't work for many items is not to work for a few.
-    fn begin_here(&mut self, items: Option<u64>) -> Result<(), Error> {
+    fn begin_inline(&mut self, items: Option<u64>) -> Result<(), Error> {
         self.remaining = items;
         self.report.begin(self.label.as_deref(), &self.function.name, items)?;
         self.runtime.backend()?;
@@ -267,9 +272,7 @@ impl MapEngine {
         self.reorder_buffer.resume_at(index);
         self.context = Some(Box::new(move || Ok(context)));
         if let Some(item) = item {
-            // What is known need not be found out again, from one item on.
-            self.seen.item_time = Some(Duration::from_secs_f64(item));
-            self.last_size = ((1e-3 / item.max(1e-9)) as u32).max(1);
+            self.planner.measured(item);
         }
     }
 

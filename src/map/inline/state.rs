@@ -37,21 +37,21 @@ impl<R> Made<R> {
     }
 }
 
-/// Who has the items.
+/// Where the items run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Location {
     /// Nothing has begun.
     Unknown,
-    Here,
-    Away,
-    /// Away, and to come back when all is answered.
+    Inline,
+    Workers,
+    /// By workers; the calling thread takes over when all is answered.
     Returning,
 }
 
 /// The calling thread's part of a map.
 pub(crate) struct InlineSource<I, R> {
     pub(crate) inline_fn: Box<dyn InlineFn<I, R>>,
-    pub(crate) place: Place,
+    pub(crate) location: Location,
     /// Index of the next item that is pulled here, less what stands in `results` and `panicked`.
     pub(crate) index: u64,
     /// What was made and not handed out: the input may have panicked behind it.
@@ -67,25 +67,25 @@ pub(crate) struct InlineSource<I, R> {
     pub(crate) since: f64,
     pub(crate) from: u64,
     pub(crate) begun: Instant,
-    pub(crate) watch: RegressionCheck,
+    pub(crate) regression: RegressionCheck,
     /// What is known of the workers, and the run that asks them.
     pub(crate) workers: Workers,
-    pub(crate) asked: Option<WarmUp>,
+    pub(crate) warm_up: Option<WarmUp>,
 }
 
 /// What the calling thread has for the adapter.
 pub(crate) enum Step<R> {
     Answer(Advance<R>),
     End,
-    /// It is the workers' turn.
-    Away,
+    /// The next answers are those of workers.
+    Workers,
 }
 
 impl<I, R> InlineSource<I, R> {
     pub(crate) fn new(inline_fn: Box<dyn InlineFn<I, R>>) -> Box<Self> {
         Box::new(InlineSource {
             inline_fn,
-            place: Place::Unknown,
+            location: Location::Unknown,
             index: 0,
             results: Vec::new(),
             panicked: None,
@@ -95,15 +95,15 @@ impl<I, R> InlineSource<I, R> {
             since: 0.0,
             from: 0,
             begun: Instant::now(),
-            watch: RegressionCheck::new(),
+            regression: RegressionCheck::new(),
             workers: Workers::Cold,
-            asked: None,
+            warm_up: None,
         })
     }
 
     /// Answers that are ready and not with the adapter.
     #[inline]
-    pub(crate) fn held(&self) -> usize {
+    pub(crate) fn undelivered(&self) -> usize {
         self.results.len() + usize::from(self.panicked.is_some())
     }
 

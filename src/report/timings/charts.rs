@@ -6,15 +6,15 @@ use std::fmt::Write as _;
 use maud::{Markup, html};
 
 use super::bins::{Bin, Bins};
-use super::record::{Lane, Span};
+use super::lanes::{Lane, Span};
 use crate::report::timings::format::{count, seconds_of};
 use crate::report::timings::model::Document;
 
 /// Length and height of a drawing, in its own units.
 const WIDE: f64 = 1000.0;
 const HIGH: f64 = 100.0;
-/// Above so many spans only those of a single batch say what they are: the file stays small.
-const TOLD: usize = 2048;
+/// With more spans than this only those of a single batch have a title, so that the file stays small.
+const LABELLED: usize = 2048;
 
 fn svg(about: &str, shapes: &Markup) -> Markup {
     html! {
@@ -26,13 +26,13 @@ fn svg(about: &str, shapes: &Markup) -> Markup {
 #[derive(Debug)]
 pub(crate) struct Slow<'a> {
     document: &'a Document,
-    told: bool,
+    labels_all: bool,
 }
 
 impl<'a> Slow<'a> {
     pub(crate) fn of(document: &'a Document) -> Self {
         let spans: usize = document.lanes.iter().map(|lane| lane.spans.len()).sum();
-        Slow { document, told: spans <= TOLD }
+        Slow { document, labels_all: spans <= LABELLED }
     }
 
     /// Slow is what takes ten times as long as others do.
@@ -65,7 +65,7 @@ pub(crate) fn lane(lane: &Lane, seconds: f64, slow: &Slow<'_>, about: &str) -> M
                     x=(short(span.from * scale)) y="12" width=(short(wide)) height="76"
                     // Two batches that follow each other are told apart by what is between them.
                     fill-opacity=[(span.batches > 1 && share < 0.995).then(|| short(share))] {
-                    @if slow.told || span.batches <= 1 { title { (told(span)) } }
+                    @if slow.labels_all || span.batches <= 1 { title { (span_title(span)) } }
                 }
             }
             @if let Some(died) = lane.died {
@@ -77,7 +77,7 @@ pub(crate) fn lane(lane: &Lane, seconds: f64, slow: &Slow<'_>, about: &str) -> M
     )
 }
 
-fn told(span: &Span) -> String {
+fn span_title(span: &Span) -> String {
     let last = span.first + span.items.saturating_sub(1);
     let items = match span.items {
         1 => format!("item {}", span.first),

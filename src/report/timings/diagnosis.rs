@@ -148,16 +148,16 @@ fn deaths(document: &Document) -> Option<String> {
 
 fn failures(document: &Document) -> Option<String> {
     let first = document.failures.first.first()?;
-    let mut told = format!(
+    let mut finding = format!(
         "{} failed: at first item {} ({}).",
         count(document.failures.total, "try"),
         first.item,
         first.what
     );
     if document.retries.total > 0 && document.items.failed == 0 {
-        told += " All of them have a result in the end.";
+        finding += " All of them have a result in the end.";
     }
-    Some(told)
+    Some(finding)
 }
 
 #[cfg(test)]

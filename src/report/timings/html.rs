@@ -4,7 +4,8 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::charts;
-use super::record::{Counted, Event, Lane};
+use super::lanes::Lane;
+use super::record::{Counted, Event};
 use crate::report::timings::format::{count, grouped, percent, rate, seconds_of, utc};
 use crate::report::timings::model::Document;
 

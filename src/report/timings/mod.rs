@@ -1,6 +1,6 @@
 //! The report of timings of a map: what its workers and the program did over time, and what limited it.
 //!
-//! `record` collects while the map runs. At its end `map_timings` makes the figures (`model`), the sentences
+//! `record` collects, `lanes` and `bins` in bounded memory, while the map runs. At its end `map_timings` makes the figures (`model`), the sentences
 //! (`diagnosis`) and the page (`html`, `charts`), and `output_file` writes them; all of that in `writer_thread`. Nothing
 //! of it exists for a map without a path.
 
@@ -9,6 +9,7 @@ mod charts;
 mod diagnosis;
 mod format;
 mod html;
+mod lanes;
 pub(crate) mod map_timings;
 mod model;
 mod output_file;

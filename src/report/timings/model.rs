@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use crate::report::map_stats::MapStats;
 use crate::report::timings::bins::Bins;
-use crate::report::timings::record::{Counted, Died, Event, Lane, Recorder, Slow};
+use crate::report::timings::lanes::Lane;
+use crate::report::timings::record::{Counted, Died, Event, Recorder, Slow};
 
 /// What the map was. The parts of a report that the recorder does not see.
 #[derive(Clone, Copy, Debug)]
@@ -117,7 +118,7 @@ impl Document {
     pub(crate) fn new(recorder: Recorder, map: &Map<'_>, account: &MapStats) -> Self {
         let seconds = account.elapsed.as_secs_f64();
         let running =
-            recorder.lanes.iter().filter(|lane| lane.is_caller()).map(|lane| lane.busy).sum::<f64>();
+            recorder.lanes.list.iter().filter(|lane| lane.is_caller()).map(|lane| lane.busy).sum::<f64>();
         let program = Program {
             input: recorder.input.as_secs_f64(),
             waiting: account.waited.as_secs_f64(),
@@ -158,7 +159,7 @@ impl Document {
                 delivered: account.delivered,
                 failed: account.failed,
                 from_checkpoint: account.restored,
-                here: account.here,
+                here: account.inline_items,
                 answered: account.answered,
             },
             program,
@@ -166,7 +167,7 @@ impl Document {
             batches: Batches {
                 sent: recorder.sent,
                 answered: recorder.answered,
-                joined_within: recorder.grain,
+                joined_within: recorder.lanes.grain,
             },
             item_seconds,
             credits: map.microcredits as f64 / 1e6,
@@ -176,7 +177,7 @@ impl Document {
             retries: recorder.retries,
             decisions: recorder.decisions,
             over_time: recorder.bins,
-            lanes: recorder.lanes,
+            lanes: recorder.lanes.list,
         };
         document.round();
         document

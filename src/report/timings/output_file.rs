@@ -7,7 +7,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex};
+
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 
 use crate::error::{Error, ErrorKind};
 use crate::report::console::warn;
@@ -24,7 +26,7 @@ pub(crate) struct Place {
     /// A file that can be written anew from its begin; else a pipe or a terminal.
     regular: bool,
     /// It says that the map runs.
-    told: bool,
+    reported: bool,
 }
 
 impl Place {
@@ -52,12 +54,12 @@ impl Place {
             }
         };
         let (file, regular) = found().map_err(cannot)?;
-        Ok(Some(Place { path, file, regular, told: false }))
+        Ok(Some(Place { path, file, regular, reported: false }))
     }
 
     /// Says in the file that the map has not ended, once.
     pub(crate) fn tell_that_it_runs(&mut self) {
-        if self.regular && !std::mem::replace(&mut self.told, true) {
+        if self.regular && !std::mem::replace(&mut self.reported, true) {
             let text: &[u8] = if is_json(&self.path) { b"{\"running\":true}\n" } else { RUNNING };
             // A disk that is full is told by the report itself.
             let _ = self.replace(text);
@@ -128,7 +130,7 @@ fn is_json(path: &Path) -> bool {
 fn numbered(path: &Path) -> Option<PathBuf> {
     static TAKEN: LazyLock<Mutex<HashMap<PathBuf, u32>>> = LazyLock::new(Mutex::default);
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut taken = TAKEN.lock_unpoisoned();
     let number = taken.entry(absolute).or_insert(0);
     *number = number.saturating_add(1);
     match *number {

@@ -1,64 +1,20 @@
 //! Events of one map, recorded in bounded memory: written by the report, read by `model` when the map is over.
-//!
-//! A batch is one span of its worker's lane. When there are too many, neighbours are joined that lie within a grain of
-//! time, which grows; a span that is longer than that (a straggler) stays as it is.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::{Duration, Instant, SystemTime};
 
 use fastmap_backends::{Batch, BatchId, Origin, Results, Running, WorkerExit, WorkerLoss};
 use serde::Serialize;
 
 use super::bins::{Bin, Bins, Histogram};
+use super::lanes::{CALLER, Lanes, Span};
 
-/// Spans that are kept, of all lanes together.
-const SPANS: usize = 4096;
-/// Workers that have a lane of their own; those that come later share one.
-const LANES: usize = 200;
 /// Events of each kind that are kept in words; all are counted.
 const EVENTS: usize = 100;
 /// Slowest items that are kept.
 const SLOWEST: usize = 12;
 /// Characters of a death or a failure.
 const WORDS: usize = 600;
-
-/// Some batches of one worker, one after another.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(crate) struct Span {
-    /// Seconds since the map began.
-    pub(crate) from: f64,
-    pub(crate) to: f64,
-    /// Seconds between them in which items ran.
-    pub(crate) busy: f64,
-    /// Index of the first item.
-    pub(crate) first: u64,
-    pub(crate) items: u64,
-    /// 0 where it is a further part of the batch before.
-    pub(crate) batches: u64,
-}
-
-/// One worker.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Lane {
-    pub(crate) worker: String,
-    pub(crate) cloud: bool,
-    /// When it died, in seconds since the map began.
-    pub(crate) died: Option<f64>,
-    pub(crate) busy: f64,
-    pub(crate) items: u64,
-    pub(crate) batches: u64,
-    pub(crate) spans: Vec<Span>,
-    /// The batch that it answered last: further parts of it are no further batches.
-    #[serde(skip)]
-    last: Option<BatchId>,
-}
-
-impl Lane {
-    /// Whether this is the thread that maps.
-    pub(super) fn is_caller(&self) -> bool {
-        self.worker == CALLER
-    }
-}
 
 /// Things of which there may be any number: the first ones, and how many there were.
 #[derive(Clone, Debug, Serialize)]
@@ -120,10 +76,7 @@ pub(crate) struct Recorder {
     pub(super) date: SystemTime,
     pub(super) bins: Bins,
     pub(super) item_times: Histogram,
-    pub(super) lanes: Vec<Lane>,
-    names: HashMap<String, usize>,
-    spans: usize,
-    pub(super) grain: f64,
+    pub(super) lanes: Lanes,
     pub(super) slowest: Vec<Slow>,
     pub(super) deaths: Counted<Died>,
     pub(super) failures: Counted<Event>,
@@ -147,10 +100,7 @@ impl Recorder {
             date: SystemTime::now(),
             bins: Bins::default(),
             item_times: Histogram::default(),
-            lanes: Vec::new(),
-            names: HashMap::new(),
-            spans: 0,
-            grain: 0.0,
+            lanes: Lanes::default(),
             slowest: Vec::new(),
             deaths: Counted::default(),
             failures: Counted::default(),
@@ -207,12 +157,12 @@ impl Recorder {
         };
         self.answered += u64::from(!known);
         let at = match results.received_at {
-            Some(came) => came.saturating_duration_since(self.begun).as_secs_f64(),
+            Some(received) => received.saturating_duration_since(self.begun).as_secs_f64(),
             None => self.now(),
         };
         let wall = results.wall.as_secs_f64();
         let slowest = results.slowest.filter(|(offset, time)| *offset < items && *time <= results.wall);
-        self.took(first, items, wall, slowest, at, &results.worker);
+        self.record_item_times(first, items, wall, slowest, at, &results.worker);
         let span =
             Span { from: (at - wall).max(0.0), to: at, busy: wall, first, items: items.into(), batches: 1 };
         self.place(&results.worker, results.place, span, Some(batch));
@@ -223,12 +173,12 @@ impl Recorder {
     }
 
     /// The calling thread has done items itself.
-    pub(crate) fn done_here(&mut self, first: u64, items: u32, time: Duration) {
+    pub(crate) fn done_inline(&mut self, first: u64, items: u32, time: Duration) {
         if items == 0 {
             return;
         }
         let (at, wall) = (self.now(), time.as_secs_f64());
-        self.took(first, items, wall, None, at, CALLER);
+        self.record_item_times(first, items, wall, None, at, CALLER);
         let span =
             Span { from: (at - wall).max(0.0), to: at, busy: wall, first, items: items.into(), batches: 1 };
         self.place(CALLER, Origin::Local, span, None);
@@ -236,8 +186,18 @@ impl Recorder {
         self.bins.add(at, &Bin { batches: 1, fewest: items, most: items, ..Bin::default() });
     }
 
+    fn place(&mut self, worker: &str, place: Origin, span: Span, batch: Option<BatchId>) {
+        let (here, cloud) = match place {
+            Origin::Local => (span.items, 0),
+            Origin::Cloud => (0, span.items),
+        };
+        self.bins.add(span.to, &Bin { here, cloud, ..Bin::default() });
+        self.bins.spread(span.from, span.to, |bin| &mut bin.busy);
+        self.lanes.add(worker, place, span, batch);
+    }
+
     /// The times of items.
-    fn took(
+    fn record_item_times(
         &mut self,
         first: u64,
         items: u32,
@@ -284,8 +244,7 @@ impl Recorder {
             Running::Setup | Running::Unknown => None,
         };
         let WorkerExit { worker, .. } = &loss.death;
-        let lane = self.lane(worker, place);
-        self.lanes[lane].died.get_or_insert(at);
+        self.lanes.died(worker, place, at);
         self.deaths.add(|| Died { at, worker: worker.clone(), item, cause: cut(&loss.death.to_string()) });
     }
 
@@ -294,79 +253,6 @@ impl Recorder {
         let at = self.now();
         self.decisions.add(|| Event { at, item, what: cut(what) });
     }
-
-    fn lane(&mut self, worker: &str, place: Origin) -> usize {
-        if let Some(lane) = self.names.get(worker) {
-            return *lane;
-        }
-        let full = self.names.len() >= LANES;
-        let name = if full { OTHERS } else { worker };
-        if full && let Some(lane) = self.names.get(OTHERS) {
-            return *lane;
-        }
-        let lane = Lane {
-            worker: name.to_owned(),
-            cloud: place == Origin::Cloud,
-            died: None,
-            busy: 0.0,
-            items: 0,
-            batches: 0,
-            spans: Vec::new(),
-            last: None,
-        };
-        self.lanes.push(lane);
-        self.names.insert(name.to_owned(), self.lanes.len() - 1);
-        self.lanes.len() - 1
-    }
-
-    fn place(&mut self, worker: &str, place: Origin, mut span: Span, batch: Option<BatchId>) {
-        let (here, cloud) = match place {
-            Origin::Local => (span.items, 0),
-            Origin::Cloud => (0, span.items),
-        };
-        self.bins.add(span.to, &Bin { here, cloud, ..Bin::default() });
-        self.bins.spread(span.from, span.to, |bin| &mut bin.busy);
-        let lane = self.lane(worker, place);
-        let lane = &mut self.lanes[lane];
-        lane.busy += span.busy;
-        lane.items += span.items;
-        span.batches = u64::from(batch.is_none() || lane.last != batch);
-        lane.batches += span.batches;
-        lane.last = batch;
-        self.spans += usize::from(put(&mut lane.spans, span, self.grain));
-        while self.spans > SPANS {
-            self.grain = (self.grain * 2.0).max(span.to / SPANS as f64);
-            self.spans = self.lanes.iter_mut().map(|lane| join(&mut lane.spans, self.grain)).sum();
-        }
-    }
-}
-
-/// The lane of the calling thread, and the one that late workers share.
-const CALLER: &str = "calling thread";
-const OTHERS: &str = "further workers";
-
-/// Adds a span behind the others, or to the last one where both lie within a grain; `true`: as one of its own.
-fn put(spans: &mut Vec<Span>, span: Span, grain: f64) -> bool {
-    match spans.last_mut() {
-        Some(last) if span.to - last.from <= grain => {
-            last.to = last.to.max(span.to);
-            last.busy += span.busy;
-            last.first = last.first.min(span.first);
-            last.items += span.items;
-            last.batches += span.batches;
-            false
-        }
-        _ => {
-            spans.push(span);
-            true
-        }
-    }
-}
-
-/// Joins what lies within a grain; how many there are then.
-fn join(spans: &mut Vec<Span>, grain: f64) -> usize {
-    let all = std::mem::take(spans);
-    all.into_iter().filter(|span| put(spans, *span, grain)).count()
 }
 
 fn cut(text: &str) -> String {
@@ -378,6 +264,7 @@ fn cut(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::lanes::{LANES, SPANS};
     use super::*;
 
     fn results(worker: &str, begun: Instant, at: f64, wall: f64) -> Results {
@@ -402,9 +289,9 @@ mod tests {
             let name = ["one", "two"][worker];
             recorder.answered(BatchId(batch), false, batch * 10, 10, &results(name, begun, at[worker], wall));
         }
-        assert!(recorder.spans <= SPANS, "{}", recorder.spans);
-        assert!(recorder.spans > SPANS / 4, "{}", recorder.spans);
-        let kept: Vec<&Span> = recorder.lanes.iter().flat_map(|lane| &lane.spans).collect();
+        assert!(recorder.lanes.spans <= SPANS, "{}", recorder.lanes.spans);
+        assert!(recorder.lanes.spans > SPANS / 4, "{}", recorder.lanes.spans);
+        let kept: Vec<&Span> = recorder.lanes.list.iter().flat_map(|lane| &lane.spans).collect();
         assert_eq!(kept.iter().map(|span| span.items).sum::<u64>(), 6_000_000);
         assert_eq!(kept.iter().map(|span| span.batches).sum::<u64>(), 600_000);
         let straggler = kept.iter().find(|span| span.first == 3_000_000 && span.batches == 1);
@@ -422,10 +309,10 @@ mod tests {
             let answer = results(&format!("worker-{worker}"), begun, at, 0.005);
             recorder.answered(BatchId(worker.into()), false, worker.into(), 1, &answer);
         }
-        assert_eq!(recorder.lanes.len(), LANES + 1);
-        assert_eq!(recorder.names.len(), LANES + 1);
-        assert_eq!(recorder.lanes.iter().map(|lane| lane.items).sum::<u64>(), 10_000);
-        assert!(recorder.spans <= SPANS);
+        assert_eq!(recorder.lanes.list.len(), LANES + 1);
+        assert_eq!(recorder.lanes.by_worker.len(), LANES + 1);
+        assert_eq!(recorder.lanes.list.iter().map(|lane| lane.items).sum::<u64>(), 10_000);
+        assert!(recorder.lanes.spans <= SPANS);
     }
 
     #[test]
@@ -453,7 +340,7 @@ mod tests {
         }
         recorder.answered(BatchId(2), false, 10, 10, &results("one", begun, 0.02, 0.001));
         assert_eq!(recorder.answered, 2);
-        assert_eq!(recorder.lanes.iter().map(|lane| lane.batches).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(recorder.lanes.list.iter().map(|lane| lane.batches).collect::<Vec<_>>(), [2, 1]);
         assert!(recorder.partly.is_empty());
     }
 }

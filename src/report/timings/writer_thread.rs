@@ -4,9 +4,11 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use fastmap_backends::unpoisoned::{LockUnpoisoned, WaitUnpoisoned};
 
 /// The exit waits so long for a disk.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,7 +31,7 @@ static DESK: Mutex<WriterThread> = Mutex::new(WriterThread { waiting: VecDeque::
 static NEWS: Condvar = Condvar::new();
 
 fn lock() -> MutexGuard<'static, WriterThread> {
-    DESK.lock().unwrap_or_else(PoisonError::into_inner)
+    DESK.lock_unpoisoned()
 }
 
 fn is_open() -> bool {
@@ -56,7 +58,7 @@ fn work() {
     let mut desk = lock();
     loop {
         let Some(work) = desk.waiting.pop_front() else {
-            desk = NEWS.wait(desk).unwrap_or_else(PoisonError::into_inner);
+            desk = NEWS.wait_unpoisoned(desk);
             continue;
         };
         desk.under_way = true;
@@ -91,7 +93,7 @@ pub(crate) fn wait() {
     let mut desk = lock();
     while desk.under_way || !desk.waiting.is_empty() {
         let Some(left) = until.checked_duration_since(Instant::now()) else { return };
-        desk = NEWS.wait_timeout(desk, left).unwrap_or_else(PoisonError::into_inner).0;
+        desk = NEWS.wait_timeout_unpoisoned(desk, left);
     }
 }
 

@@ -5,7 +5,7 @@ use fastmap_backends::{FailureKind, ItemFailure, Payload, Results};
 use super::*;
 use crate::dispatch::Payer;
 
-fn flight(items: u32, enough: u64, most: u64) -> ActiveBatch {
+fn active(items: u32, enough: u64, most: u64) -> ActiveBatch {
     ActiveBatch {
         batch: BatchId(1),
         first: 100,
@@ -30,7 +30,7 @@ fn flight(items: u32, enough: u64, most: u64) -> ActiveBatch {
 #[test]
 fn a_batch_whose_answers_bring_enough_is_over_and_the_rest_goes_back() {
     let mut state = State::new(Arc::new(Tab::new("run", Payer::default())));
-    state.flights.push(flight(10, 1000, 1 << 20));
+    state.batches.push(active(10, 1000, 1 << 20));
     let mut answer = |first: u64, items: u32| {
         let results = Results { payload: Payload::from(vec![0; 400]), ..Results::default() };
         state.take(Completion { batch: BatchId(1), first, items, outcome: Outcome::Done(results) })
@@ -38,16 +38,16 @@ fn a_batch_whose_answers_bring_enough_is_over_and_the_rest_goes_back() {
     assert!(answer(101, 2).is_none());
     assert!(answer(105, 1).is_none());
     let over = answer(104, 1).expect("1200 bytes are enough");
-    let mut told: Vec<_> = over
+    let mut parts: Vec<_> = over
         .parts
         .iter()
         .map(|part| (part.offset, part.items, matches!(part.outcome, PartOutcome::Returned)))
         .collect();
-    told.sort_unstable();
+    parts.sort_unstable();
     let wanted = [(0, 1, true), (1, 2, false), (3, 1, true), (4, 1, false), (5, 1, false), (6, 4, true)];
-    assert_eq!(told, wanted);
+    assert_eq!(parts, wanted);
     assert!(over.given_back);
-    assert!(answer(106, 1).is_none(), "nobody waits for it any more");
+    assert!(answer(106, 1).is_none(), "it is abandoned");
 }
 
 /// A completion of those items with a result of so many bytes.
@@ -61,12 +61,12 @@ fn an_answer_is_cut_to_its_limit_and_says_what_was_too_large() {
     const MOST: u64 = 2000;
     let take = |items: u32, completions: Vec<Completion>| {
         let mut state = State::new(Arc::new(Tab::new("run", Payer::default())));
-        state.flights.push(flight(items, 1000, MOST));
+        state.batches.push(active(items, 1000, MOST));
         let complete = completions.into_iter().find_map(|completion| state.take(completion));
-        let flight = complete.expect("it is through");
-        let answer = fastmap_backends::cloud::Answer { charge: 0, cpu: flight.cpu, parts: flight.parts };
+        let active = complete.expect("it is through");
+        let answer = fastmap_backends::cloud::Answer { charge: 0, cpu: active.cpu, parts: active.parts };
         assert!(answer.encode().len() as u64 <= MOST);
-        assert!(flight.over);
+        assert!(active.over);
         answer.parts
     };
     let parts = take(1, vec![done(100, 1, 5000)]);

@@ -99,7 +99,10 @@ mod tests {
 
     #[test]
     fn a_clock_is_good_or_fair() {
-        let told = |ahead| (clock(ahead).good, clock(ahead).advice.is_some());
-        assert_eq!([0, -5, 6, -4000].map(told), [(true, false), (true, false), (true, true), (true, true)]);
+        let advised = |ahead| (clock(ahead).good, clock(ahead).advice.is_some());
+        assert_eq!(
+            [0, -5, 6, -4000].map(advised),
+            [(true, false), (true, false), (true, true), (true, true)]
+        );
     }
 }

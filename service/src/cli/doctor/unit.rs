@@ -10,7 +10,7 @@ const NAME: &str = "systemd";
 const ADVICE: &str =
     "OOMPolicy=continue in the unit: then a worker that has no memory left costs its item alone";
 
-/// `None` where no unit is to be seen, or systemd does not tell its policy: a container, an old systemd's scope, control
+/// `None` where no unit is to be seen, or systemd does not show its policy: a container, an old systemd's scope, control
 /// groups of version 1, whose deaths systemd does not count.
 pub(super) fn look() -> Option<Finding> {
     let unit = Unit::of(&fs::read_to_string("/proc/self/cgroup").ok()?)?;
@@ -83,13 +83,13 @@ mod tests {
 
     #[test]
     fn a_policy_that_ends_the_unit_is_told_with_what_to_set() {
-        let told = |policy: &str| finding("a.service", policy);
-        assert!(told("continue").expect("it is known").advice.is_none());
+        let found = |policy: &str| finding("a.service", policy);
+        assert!(found("continue").expect("it is known").advice.is_none());
         for (policy, words) in [("stop", "systemd stops all of"), ("kill", "kills all of")] {
-            let told = told(policy).expect("it is known");
-            assert!(told.good && told.found.contains(words), "{told:?}");
-            assert!(told.advice.is_some_and(|advice| advice.contains("OOMPolicy=continue")));
+            let found = found(policy).expect("it is known");
+            assert!(found.good && found.found.contains(words), "{found:?}");
+            assert!(found.advice.is_some_and(|advice| advice.contains("OOMPolicy=continue")));
         }
-        assert!(told("").is_none(), "a scope of a systemd that has no such policy");
+        assert!(found("").is_none(), "a scope of a systemd that has no such policy");
     }
 }

@@ -113,10 +113,10 @@ fn answers(wanted: usize, sandbox: ConfinementLevel) -> Result<(BTreeSet<String>
         {
             sent += 1;
         }
-        let Some(news) = run.poll(Instant::now() + Duration::from_millis(50))? else { continue };
-        match news.outcome {
+        let Some(completion) = run.poll(Instant::now() + Duration::from_millis(50))? else { continue };
+        match completion.outcome {
             Outcome::Done(results) => {
-                answered += news.items as usize;
+                answered += completion.items as usize;
                 read |= results.payload.bytes().last() == Some(&1);
                 if names.is_empty() {
                     let others = begun.elapsed() * LATER * u32::try_from(wanted).unwrap_or(u32::MAX);

@@ -1,5 +1,5 @@
-//! A connection to NATS servers as the command line describes it: addresses, credentials, TLS. Reconnects by itself, for
-//! ever: who waits for something has a deadline of his own.
+//! Connection to NATS servers as the command line describes it: addresses, credentials, TLS. It reconnects by
+//! itself, for ever, because each request has a deadline of its own.
 
 use std::io;
 use std::path::PathBuf;
@@ -34,7 +34,7 @@ pub struct NatsOptions {
 /// Who a connection belongs to.
 #[derive(Clone, Debug, Default)]
 pub enum Credentials {
-    /// Nobody: the servers let everybody in.
+    /// None: the servers take all connections.
     #[default]
     None,
     /// A user of the servers' configuration.
@@ -83,13 +83,20 @@ pub async fn connect(options: &NatsOptions) -> Result<Client, Unconnected> {
         .collect::<Result<_, _>>()?;
     let mut connecting = ConnectOptions::new()
         .name(&options.name)
+        // The servers' permissions let a role subscribe to this inbox alone; with a common one, each could
+        // read the answers to others.
         .custom_inbox_prefix(format!("_INBOX_{}", options.inbox))
         .connection_timeout(CONNECT)
+        // A subscriber that falls behind further loses messages, which the log shows (`Event::SlowConsumer`).
         .subscription_capacity(BEHIND)
+        // A server that is killed is back, or another is found, within some seconds: attempts follow quickly
+        // at first.
         .max_reconnects(None)
         .reconnect_delay_callback(|attempts| AGAIN.min(Duration::from_millis(20 * attempts as u64)))
         .event_callback(|event| async move { log(&event) });
     if let Some(ca) = &options.ca {
+        // An authority is named so that the servers prove who they are: a connection without TLS must not
+        // pass.
         connecting = connecting.add_root_certificates(ca.clone()).require_tls(true);
     }
     if let Some((certificate, key)) = &options.certificate {

@@ -16,7 +16,7 @@ use crate::pricing::Work as Limit;
 /// A message is smaller than the servers' `max_payload` by this: headers count.
 const MARGIN: usize = 16 << 10;
 /// Asked about this, a gateway says that it is there.
-pub(super) const HERE: &str = "here";
+pub(super) const PING: &str = "here";
 
 /// Bytes in one message, at servers with that `max_payload`.
 pub(super) fn room(max_payload: usize) -> usize {
@@ -29,10 +29,10 @@ pub(super) enum WireError {
     /// It ends too early.
     #[error("a message that is cut short")]
     Short,
-    /// Its head is none.
+    /// Its header is not valid JSON, or lacks a field.
     #[error("malformed message header")]
     Head(#[from] serde_json::Error),
-    /// The answer in it is none.
+    /// The answer in it is malformed.
     #[error("malformed outcome")]
     Body(#[from] BodyError),
     /// Of a kind that this version does not know.
@@ -103,7 +103,7 @@ pub(super) struct DecodedWork {
     pub(super) origin: Origin,
     pub(super) work: Work,
     /// Bytes of items that are not in the message.
-    pub(super) away: Option<u64>,
+    pub(super) remote: Option<u64>,
     pub(super) files: Files,
 }
 
@@ -170,6 +170,7 @@ pub(super) fn work(work: &Work, origin: &Origin, files: &Files, room: usize) -> 
         locale: spec.locale.clone(),
         batch,
     };
+    // Most batches fit, and are encoded once. The header's length is known only when it is written.
     let whole = framed(&head, payload);
     match &mut head.batch {
         Some(batch) if whole.len() > room => {
@@ -181,12 +182,13 @@ pub(super) fn work(work: &Work, origin: &Origin, files: &Files, room: usize) -> 
 }
 
 /// Reads what [`work`] has made.
-pub(super) fn arrived(bytes: &Bytes) -> Result<DecodedWork, WireError> {
+pub(super) fn decode_work(bytes: &Bytes) -> Result<DecodedWork, WireError> {
     let (head, body): (WorkHeader, Bytes) = unframed(bytes)?;
     let upload = |named: &FileRef| Upload { hash: named.hash.clone(), ..Upload::default() };
-    let away = head.batch.as_ref().filter(|batch| batch.away).map(|batch| batch.length);
+    let remote = head.batch.as_ref().filter(|batch| batch.away).map(|batch| batch.length);
     let task = match head.batch {
         None => Task::Check,
+        // A message that is cut short must not become a batch of fewer items.
         Some(batch) if !batch.away && body.len() as u64 != batch.length => return Err(WireError::Short),
         Some(batch) => Task::Batch(BatchTask {
             seq: batch.seq,
@@ -214,7 +216,7 @@ pub(super) fn arrived(bytes: &Bytes) -> Result<DecodedWork, WireError> {
     };
     let work = Work { spec: Arc::new(spec), task };
     let files = Files { executable: head.executable, context: head.context };
-    Ok(DecodedWork { origin: head.origin, work, away, files })
+    Ok(DecodedWork { origin: head.origin, work, remote, files })
 }
 
 #[derive(Serialize, Deserialize)]
@@ -227,9 +229,9 @@ enum OutcomeHeader {
     Lost,
 }
 
-/// A verdict as bytes.
-pub(super) fn verdict(verdict: WorkOutcome) -> Bytes {
-    match verdict {
+/// An outcome as bytes.
+pub(super) fn encode_outcome(outcome: WorkOutcome) -> Bytes {
+    match outcome {
         WorkOutcome::Ready => framed(&OutcomeHeader::Ready, &[]),
         WorkOutcome::Failed(problem) => framed(&OutcomeHeader::Failed { problem }, &[]),
         WorkOutcome::Cancelled => framed(&OutcomeHeader::Cancelled, &[]),
@@ -243,8 +245,9 @@ pub(super) fn verdict(verdict: WorkOutcome) -> Bytes {
     }
 }
 
-/// Reads the verdict on a batch of `items` items; an answer that is not each of them once is none.
-pub(super) fn read_verdict(bytes: &Bytes, items: u32) -> Result<WorkOutcome, WireError> {
+/// Reads the outcome of a batch of `items` items. An answer that does not have each of them once is
+/// malformed.
+pub(super) fn decode_outcome(bytes: &Bytes, items: u32) -> Result<WorkOutcome, WireError> {
     let (said, body): (OutcomeHeader, Bytes) = unframed(bytes)?;
     Ok(match said {
         OutcomeHeader::Ready => WorkOutcome::Ready,
@@ -252,27 +255,28 @@ pub(super) fn read_verdict(bytes: &Bytes, items: u32) -> Result<WorkOutcome, Wir
         OutcomeHeader::Cancelled => WorkOutcome::Cancelled,
         OutcomeHeader::Lost => WorkOutcome::Lost,
         OutcomeHeader::Answered { cpu_ns, cut } => {
+            // The number of items is the gateway's own: what an agent answers is not trusted.
             let parts = Answer::decode(&body, items)?.parts;
             WorkOutcome::Answered(Answered { parts, cpu: Duration::from_nanos(cpu_ns), cut })
         }
     })
 }
 
-/// What an agent asks of a gateway, about a flight or a file.
+/// What an agent asks of a gateway, about an item of work or a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Request {
-    /// May I work on this? It was delivered so often.
-    Ask(u64),
+    /// Asks whether the work is still wanted; the number of its deliveries. With 0 nothing is counted.
+    Claim(u64),
     /// The bytes from there on, as many as fit.
     Get(u64),
-    /// A part of a verdict that is too large for one message: where it belongs, the whole's length, its bytes.
+    /// A part of an outcome that is too large for one message: where it belongs, the whole's length, its bytes.
     Part(u64, u64, Bytes),
-    /// The verdict (empty: it came in parts), and where to acknowledge the work.
-    Verdict(String, Bytes),
-    /// I can't do this.
-    Back,
-    /// I had this and have not begun it.
-    Unused,
+    /// The outcome (empty: it came in parts), and where to acknowledge the work.
+    Outcome(String, Bytes),
+    /// The agent can't do the work.
+    Nack,
+    /// The agent had the work and has not begun it.
+    Unstarted,
     /// Workers of the run of that name have used so many nanoseconds of CPU time beside batches. The first number is the
     /// report's own: sent again, it is charged once.
     Used(u64, u64),
@@ -282,7 +286,7 @@ impl Request {
     pub(super) fn encode(&self) -> Bytes {
         let mut bytes = Vec::new();
         match self {
-            Request::Ask(delivered) => {
+            Request::Claim(delivered) => {
                 bytes.push(b'a');
                 bytes.extend_from_slice(&delivered.to_le_bytes());
             }
@@ -297,15 +301,15 @@ impl Request {
                 bytes.extend_from_slice(&total.to_le_bytes());
                 bytes.extend_from_slice(part);
             }
-            Request::Verdict(ack, verdict) => {
-                bytes.reserve(5 + ack.len() + verdict.len());
+            Request::Outcome(ack, outcome) => {
+                bytes.reserve(5 + ack.len() + outcome.len());
                 bytes.push(b'v');
                 bytes.extend_from_slice(&(ack.len() as u32).to_le_bytes());
                 bytes.extend_from_slice(ack.as_bytes());
-                bytes.extend_from_slice(verdict);
+                bytes.extend_from_slice(outcome);
             }
-            Request::Back => bytes.push(b'b'),
-            Request::Unused => bytes.push(b'u'),
+            Request::Nack => bytes.push(b'b'),
+            Request::Unstarted => bytes.push(b'u'),
             Request::Used(report, cpu_ns) => {
                 bytes.push(b'c');
                 bytes.extend_from_slice(&report.to_le_bytes());
@@ -324,7 +328,9 @@ impl Request {
         };
         let mut number = || Some(u64::from_le_bytes(take(8)?.try_into().ok()?));
         Ok(match bytes.first().ok_or(WireError::Short)? {
-            b'a' => Request::Ask(number().ok_or(WireError::Short)?),
+            // The letters are those of the first version, whatever the variants are called now: agents and
+            // gateways of different versions must understand each other.
+            b'a' => Request::Claim(number().ok_or(WireError::Short)?),
             b'g' => Request::Get(number().ok_or(WireError::Short)?),
             b'p' => {
                 let (offset, total) = (number().ok_or(WireError::Short)?, number().ok_or(WireError::Short)?);
@@ -333,11 +339,13 @@ impl Request {
             b'v' => {
                 let length = take(4).ok_or(WireError::Short)?.try_into().expect("four bytes");
                 let ack = take(u32::from_le_bytes(length) as usize).ok_or(WireError::Short)?;
+                // What is not UTF-8 is not a subject for acknowledgements, and is dropped by the check of
+                // those.
                 let ack = String::from_utf8_lossy(ack).into_owned();
-                Request::Verdict(ack, bytes.slice(at..))
+                Request::Outcome(ack, bytes.slice(at..))
             }
-            b'b' => Request::Back,
-            b'u' => Request::Unused,
+            b'b' => Request::Nack,
+            b'u' => Request::Unstarted,
             b'c' => {
                 let (report, cpu_ns) = (number().ok_or(WireError::Short)?, number().ok_or(WireError::Short)?);
                 Request::Used(report, cpu_ns)
@@ -352,7 +360,7 @@ impl Request {
 pub(super) enum Reply {
     /// Yes, and the bytes that were asked for.
     Yes(Bytes),
-    /// It knows nothing of it, or nobody waits for it any more.
+    /// It does not know it, or it is abandoned.
     No,
 }
 
@@ -367,6 +375,7 @@ impl Reply {
     pub(super) fn decode(bytes: &Bytes) -> Self {
         match bytes.first() {
             Some(b'y') => Reply::Yes(bytes.slice(1..)),
+            // A reply that this version does not know gives no permission.
             _ => Reply::No,
         }
     }
@@ -379,21 +388,22 @@ pub fn fuzz(bytes: &[u8]) {
     let bytes = Bytes::copy_from_slice(rest);
     match kind % 4 {
         0 => {
-            let Ok(DecodedWork { origin, work: read, away, files }) = arrived(&bytes) else { return };
+            let Ok(DecodedWork { origin, work: read, remote, files }) = decode_work(&bytes) else { return };
             // What was read is written and read as the same again, unless its items stay with the gateway.
-            if away.is_none() {
-                let again = arrived(&work(&read, &origin, &files, usize::MAX)).expect("it was just written");
+            if remote.is_none() {
+                let again =
+                    decode_work(&work(&read, &origin, &files, usize::MAX)).expect("it was just written");
                 assert_eq!(format!("{:?}", again.work), format!("{read:?}"));
             }
         }
         1 => {
-            if let Ok(WorkOutcome::Answered(answered)) = read_verdict(&bytes, 1) {
+            if let Ok(WorkOutcome::Answered(answered)) = decode_outcome(&bytes, 1) {
                 assert_eq!(answered.parts.len(), 1);
             }
         }
         2 => {
             let Ok(request) = Request::decode(&bytes) else { return };
-            if !matches!(request, Request::Verdict(..)) {
+            if !matches!(request, Request::Outcome(..)) {
                 assert_eq!(Request::decode(&request.encode()).expect("it was just written"), request);
             }
         }

@@ -3,9 +3,9 @@
 //! Work is in one stream with work-queue retention, under a subject of its own; each tenant has a durable pull consumer,
 //! whose `max_ack_pending` is the tenant's quota. Agents ask the consumers of tenants that gateways have announced, in
 //! turn (`agent::fair_pull`), and keep what they hold by "in progress" acknowledgements. All else goes by core requests
-//! from the agent to the gateway that has submitted: the verdict, and what does not fit into a message (large batches,
+//! from the agent to the gateway that has submitted: the outcome, and what does not fit into a message (large batches,
 //! executables, contexts), each by an unguessable name that is in the work alone. The gateway acknowledges the work when
-//! the verdict is dealt with.
+//! the outcome is dealt with.
 //!
 //! `gateway` and `agent` are the two sides. What both use: `connect` makes connections, `subjects` names things on the
 //! servers, `streams` makes them, `messages` is what the sides send to each other, `worker_logs` carries what workers

@@ -2,7 +2,7 @@
 //! themselves. An agent takes work from tenants' consumers, acknowledges it, asks gateways about what it was given, and
 //! says that it is there: it publishes no work, answers no agent, and sees no stream, bucket or object.
 //!
-//! The servers can't tell a name from a pattern in what is published: whoever may ask for `$JS.API.DIRECT.GET.STREAM.NAME`
+//! The servers can't distinguish a name from a pattern in what is published: a user who may ask for `$JS.API.DIRECT.GET.STREAM.NAME`
 //! of any name may ask for `>` as well, and gets the last of all. So agents read nothing from streams themselves; a
 //! gateway gives them what their work names.
 
@@ -20,9 +20,12 @@ fn publish(names: &Names, user: &str) -> Vec<String> {
         [next, names.agent(user, "*")]
     });
     let others = [
+        // Of all tenants: an agent may acknowledge work that another holds. That costs time and no credits,
+        // because the gateway submits what is missing again.
         format!("$JS.ACK.{}.>", names.stream()),
         // The same with a domain and an account, as newer servers may write it.
         format!("$JS.ACK.*.*.{}.>", names.stream()),
+        // All gateways: what an agent can ask about has names that it can't guess.
         names.gateway("*", "*"),
         names.join(),
         names.lines("*"),

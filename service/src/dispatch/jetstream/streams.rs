@@ -4,21 +4,22 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::iter::successors;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::stream::{Config, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, Context, ErrorCode, context, kv, stream};
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use tokio::time::sleep;
 
 use crate::dispatch::jetstream::subjects::Names;
 
-/// Work that nobody has taken is forgotten after so long; its client has sent it again long before.
+/// Work that no agent has taken is forgotten after this time; its client has sent it again long before.
 const KEPT: Duration = Duration::from_hours(24);
 /// A message that is published again within this is dropped.
 const DEDUP: Duration = Duration::from_mins(2);
-/// The servers forget a tenant's consumer that nobody has asked for so long.
+/// The servers forget a tenant's consumer that was not asked for this time.
 const INACTIVE: Duration = Duration::from_hours(1);
 /// A consumer is made again when it was last made so long ago.
 pub(super) const MADE: Duration = Duration::from_mins(10);
@@ -29,8 +30,8 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// operator's page, and takes no more of the servers' memory.
 const ENTRY: i32 = 4 << 10;
 const ENTRIES: i64 = 8 << 20;
-/// Consumers that the stream may have: one for each tenant of the last hour. From 2.15 on, servers take 1,000 where a stream
-/// sets no limit of its own.
+/// Consumers that the stream may have: one for each tenant of the last hour. From 2.15 on, servers limit a
+/// stream that sets no limit of its own to 1,000.
 pub(super) const CONSUMERS: i32 = 50_000;
 /// Requests that may wait at a tenant's consumer: agents that are idle have one or two there.
 const WAITING: i64 = 8192;
@@ -69,6 +70,8 @@ impl Layout {
 impl ProvisionError {
     /// Whether it was no refusal, but servers that were not ready.
     fn may_pass(&self) -> bool {
+        // A refusal lasts, but for those of a cluster without a leader. Silence passes: servers that have
+        // just been started answer nothing.
         let lasting = |error: &(dyn Error + 'static)| {
             error.downcast_ref::<context::CreateStreamError>().is_some_and(|error| match error.kind() {
                 context::CreateStreamErrorKind::JetStream(refusal) => {
@@ -110,6 +113,9 @@ impl Layout {
     /// # Errors
     /// If the servers refuse, or are fewer than the replicas.
     pub(super) async fn make(&self, jetstream: &Context) -> Result<(), ProvisionError> {
+        // A message is removed when it is acknowledged, and each subject has one consumer: that is a work
+        // queue. The window is longer than all attempts to publish a message take: one that comes again
+        // within them is dropped.
         let work = Config {
             name: self.names.stream(),
             subjects: vec![self.names.work("*", "*", "*", "*")],
@@ -122,6 +128,8 @@ impl Layout {
             ..Config::default()
         };
         self.make_stream(jetstream, work).await?;
+        // In memory: each agent writes its entry again several times within the life of an entry, so that
+        // what a server loses is there again within seconds.
         let agents = kv::Config {
             bucket: self.names.agents(),
             description: "agents, each until its registration expires".to_owned(),
@@ -148,6 +156,8 @@ impl Layout {
             Err(error) if matches!(error.kind(), context::CreateStreamErrorKind::JetStream(ref why) if invalid(why)) =>
             {
                 let there = jetstream.get_stream(self.names.stream()).await;
+                // If the limit is the wanted one, or the stream is not there, the servers refuse something
+                // else.
                 let most = there.map_or(CONSUMERS, |stream| stream.cached_info().config.max_consumers);
                 if most == CONSUMERS {
                     return Err(error.into());
@@ -177,6 +187,8 @@ impl Consumers {
         if self.lock().get(&account).is_some_and(|made| made.elapsed() < lately) {
             return Ok(());
         }
+        // No `max_deliver`: the servers count work that an agent has handed back unbegun, and the gateway,
+        // which gives work up after five agents, does not.
         let config = pull::Config {
             durable_name: Some(Names::consumer(account)),
             filter_subject: layout.names.work(&account.to_string(), "*", "*", "*"),
@@ -188,6 +200,8 @@ impl Consumers {
             ..pull::Config::default()
         };
         jetstream.create_consumer_on_stream(config, layout.names.stream()).await?;
+        // Only what the servers have confirmed is noted: the next message of the tenant tries again. To make
+        // the same consumer twice changes nothing, so that several gateways may do it at the same time.
         self.lock().insert(account, Instant::now());
         Ok(())
     }
@@ -198,7 +212,7 @@ impl Consumers {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<i64, Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock_unpoisoned()
     }
 }
 

@@ -53,6 +53,8 @@ impl Names {
     /// account before the stream.
     pub(crate) fn is_ack(&self, subject: &str, account: i64) -> bool {
         let Some(rest) = subject.strip_prefix("$JS.ACK.") else { return false };
+        // Stream, consumer, and five numbers; newer servers put two tokens before them and may add one
+        // behind.
         let tokens: Vec<&str> = rest.split('.').collect();
         let (stream, consumer) = (self.stream(), Names::consumer(account));
         let at = |at: usize| tokens.get(at..at + 2).is_some_and(|found| found == [&*stream, &*consumer]);
@@ -69,17 +71,17 @@ impl Names {
         format!("{}.work.{account}.{run}.{gateway}.{n}", self.prefix)
     }
 
-    /// Where a gateway answers agents: about a flight, a file, or ([`super::messages::HERE`]) whether it is there.
+    /// Where a gateway answers agents: about an item of work, a file, or ([`super::messages::PING`]) whether it is there.
     pub(crate) fn gateway(&self, gateway: &str, about: &str) -> String {
         format!("{}.gateway.{gateway}.{about}", self.prefix)
     }
 
-    /// Gateways tell agents whose work there is.
+    /// Gateways announce to agents which tenants have work.
     pub(crate) fn tenants(&self) -> String {
         format!("{}.tenants", self.prefix)
     }
 
-    /// An agent asks gateways to tell it at once.
+    /// An agent asks gateways for that at once.
     pub(crate) fn join(&self) -> String {
         format!("{}.join", self.prefix)
     }

@@ -52,6 +52,7 @@ pub async fn survey(client: &Client, names: &Names) -> Result<Survey, String> {
             Some(Work {
                 messages: info.state.messages,
                 consumers: info.state.consumer_count,
+                // The servers say -1 for a stream without a limit.
                 most: Some(info.config.max_consumers).filter(|most| *most > 0),
             })
         }

@@ -29,10 +29,10 @@ async fn sides(url: &str, prefix: &str, quota: usize, lease: Duration, folder: &
         .expect("a gateway");
     let agent = connect(&options("agent")).await.expect("a connection");
     let cache = Cache::new(folder, 1 << 20).expect("a folder");
-    let lessor = JetStreamWorkSource::start(agent, names, cache, 100).await.expect("an agent");
+    let source = JetStreamWorkSource::start(agent, names, cache, 100).await.expect("an agent");
     Sides {
         dispatch: Arc::new(dispatch) as Arc<dyn Dispatch>,
-        lessor: Arc::new(lessor) as Arc<dyn WorkSource>,
+        source: Arc::new(source) as Arc<dyn WorkSource>,
     }
 }
 
@@ -73,7 +73,7 @@ async fn a_batch_that_an_agent_keeps_for_ever_is_given_to_another() {
         tokio::select! {
             lease = &mut another => break lease,
             () = tokio::time::sleep(Duration::from_millis(100)) => {
-                sides.lessor.extend(kept.id).await;
+                sides.source.extend(kept.id).await;
             }
         }
     };

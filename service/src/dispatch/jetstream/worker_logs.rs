@@ -17,6 +17,7 @@ const AT_ONCE: usize = 256;
 /// Sends what workers print, until nothing prints any more.
 pub async fn send(client: Client, names: Names, mut lines: Receiver<(String, Line)>) {
     let mut taken = Vec::new();
+    // Many lines make one message; a single line is not delayed.
     while lines.recv_many(&mut taken, AT_ONCE).await > 0 {
         let mut runs: BTreeMap<String, Vec<Line>> = BTreeMap::new();
         for (run, line) in taken.drain(..) {

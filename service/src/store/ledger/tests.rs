@@ -71,7 +71,7 @@ async fn a_batch_is_withdrawn_once_and_whoever_has_it_is_not_paid(fresh: Fresh) 
     let committer = Committer::start(store.clone());
     // On PostgreSQL another gateway; on SQLite the same file again.
     let other = fresh.open().await;
-    assert!(!other.cancel_reservation("run", 1).await.expect("no failure"), "nobody has sent it");
+    assert!(!other.cancel_reservation("run", 1).await.expect("no failure"), "it was not sent");
     for seq in [1, 2] {
         let got = committer.reserve(ask(seq, "one")).await.expect("no failure");
         assert!(matches!(got, Reserved::Granted(_)), "{got:?}");

@@ -260,8 +260,8 @@ async fn only_the_newest_runs_of_an_account_have_their_course_kept(fresh: Fresh)
         worker: "w".to_owned(),
         at_ms: 0,
     };
-    let news = || StatsDelta { failures: vec![failure.clone()], ..StatsDelta::default() };
-    store.add_activity(&[("run".to_owned(), news())]).await.expect("no failure");
+    let delta = || StatsDelta { failures: vec![failure.clone()], ..StatsDelta::default() };
+    store.add_activity(&[("run".to_owned(), delta())]).await.expect("no failure");
     for n in 0..500 {
         assert_eq!(store.failures("run").await.expect("a list").len(), 1, "{n}");
         open(&store, &n.to_string()).await;

@@ -17,17 +17,19 @@ pub(super) const UNHEARD: Duration = Duration::from_secs(5);
 
 pub(super) const WARN_AGAIN: Duration = Duration::from_mins(1);
 
-/// Says that an agent is there, for as long as it is polled, and warns while no bucket takes that: where there is none, no
-/// work comes either. `key`: its name among those of its role.
+/// Writes an agent's entry into the bucket of agents, for as long as it is polled, and warns while no bucket
+/// takes it: without one, no work arrives either. `key`: the agent's name among those of its role.
 pub async fn announce(client: Client, names: Names, role: String, key: String, roster: AgentRegistry) {
     let subject = names.agent(&role, &key);
     let mut say = interval(LEASE / 5);
+    // An agent that stood still writes one entry, and not all that it has missed.
     say.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut heard, mut warned) = (Instant::now(), None::<Instant>);
     loop {
         say.tick().await;
         for state in roster.agents() {
             let state = serde_json::to_vec(&state).unwrap_or_default();
+            // By a request: the stream below the bucket confirms each entry, so that its absence is noticed.
             match write(&client, &subject, state).await {
                 Ok(()) => {
                     if warned.take().is_some() {
@@ -69,5 +71,6 @@ pub async fn leave(client: &Client, names: &Names, role: &str, key: &str) {
     headers.insert("KV-Operation", "DEL");
     // The entry expires by itself otherwise.
     let _ = client.publish_with_headers(names.agent(role, key), headers, Bytes::new()).await;
+    // The process ends after this: what is not flushed would not be sent.
     let _ = client.flush().await;
 }

@@ -1,10 +1,11 @@
 //! An agent's requests to gateways: sent again until they are answered, or until the gateway must be taken for gone.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use tokio::time::{sleep, timeout};
 
 use crate::dispatch::jetstream::messages::{Origin, Reply, Request};
@@ -30,9 +31,10 @@ impl GatewayClient {
         GatewayClient { client, names, heard: Mutex::default() }
     }
 
-    /// Whether the gateway has said something lately. If not, it counts as heard from now on: who asks looks for it.
+    /// Whether the gateway has answered lately. If not, it counts as if it had from now on: the caller asks
+    /// it, and calls in between need not ask as well.
     pub(super) fn heard_lately(&self, origin: &Origin) -> bool {
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut heard = self.heard.lock_unpoisoned();
         if heard.get(&origin.gateway).is_some_and(|heard| heard.elapsed() < LATELY) {
             return true;
         }
@@ -51,23 +53,28 @@ impl GatewayClient {
             let asked = timeout(ANSWER, self.client.request(subject.clone(), payload.clone())).await;
             match asked {
                 Ok(Ok(message)) => {
-                    let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut heard = self.heard.lock_unpoisoned();
                     heard.insert(origin.gateway.clone(), Instant::now());
                     return Some(Reply::decode(&message.payload));
                 }
+                // Also at once, if no process has subscribed: a gateway whose connection is lost is back
+                // within seconds.
                 Ok(Err(error)) => tracing::debug!(gateway = origin.gateway, %error, "a request failed"),
                 Err(_) => tracing::debug!(gateway = origin.gateway, "a request was not answered"),
             }
             if begun.elapsed() + pause > GONE {
                 return None;
             }
+            // A request whose answer was lost or late arrives twice. Only reports of CPU time have a number
+            // by which the gateway knows them again: it counts a claim twice, and answers no about an outcome
+            // that it has taken.
             sleep(pause).await;
             pause = (2 * pause).min(Duration::from_secs(1));
         }
     }
 
-    /// Says something that needs no answer.
-    pub(super) async fn tell(&self, origin: &Origin, request: &Request) {
+    /// Sends a message that needs no answer.
+    pub(super) async fn notify(&self, origin: &Origin, request: &Request) {
         let subject = self.names.gateway(&origin.gateway, &origin.token);
         // A lost message is made up for when the lease is over.
         let _ = self.client.publish(subject, request.encode()).await;

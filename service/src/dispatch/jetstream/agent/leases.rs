@@ -3,9 +3,10 @@
 //! again.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use tokio::sync::Notify;
 
 use crate::dispatch::LeaseId;
@@ -13,7 +14,7 @@ use crate::dispatch::jetstream::messages::{Files, Origin};
 
 /// A lease.
 #[derive(Clone, Debug)]
-pub(super) struct HeldLease {
+pub(super) struct ActiveLease {
     pub(super) origin: Origin,
     pub(super) files: Files,
     pub(super) run: String,
@@ -21,15 +22,15 @@ pub(super) struct HeldLease {
     pub(super) ack: String,
     /// Its place in the stream, which stays the same for all that lease it.
     pub(super) sequence: u64,
-    /// It ends then.
+    /// End of the lease, by this agent's clock.
     pub(super) until: Instant,
     /// Whether the agent still has it.
     pub(super) in_hand: Weak<()>,
-    /// Told when it is no longer the agent's.
+    /// Notified when the lease ends without the agent.
     pub(super) revoked: Arc<Notify>,
 }
 
-impl HeldLease {
+impl ActiveLease {
     /// The length of its lease.
     pub(super) fn length(&self) -> Duration {
         Duration::from_millis(self.origin.lease_ms)
@@ -42,73 +43,75 @@ pub(super) struct LeaseTable(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    held: HashMap<LeaseId, HeldLease>,
+    lease: HashMap<LeaseId, ActiveLease>,
     next: u64,
 }
 
 impl LeaseTable {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock_unpoisoned()
     }
 
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        self.lock().held.len()
+        self.lock().lease.len()
     }
 
     /// A new lease. `None`: the agent has the same work in hand, and goes on with it under the lease that it
     /// has. One that it has dropped is worth nothing from now on.
-    pub(super) fn insert(&self, held: HeldLease) -> Option<LeaseId> {
+    pub(super) fn insert(&self, lease: ActiveLease) -> Option<LeaseId> {
         let mut state = self.lock();
-        let same = |old: &&mut HeldLease| old.sequence == held.sequence && old.in_hand.strong_count() > 0;
-        if let Some(old) = state.held.values_mut().find(same) {
-            (old.ack, old.until) = (held.ack, held.until);
+        let same = |old: &&mut ActiveLease| old.sequence == lease.sequence && old.in_hand.strong_count() > 0;
+        if let Some(old) = state.lease.values_mut().find(same) {
+            (old.ack, old.until) = (lease.ack, lease.until);
             return None;
         }
-        for (_, old) in state.held.extract_if(|_, old| old.sequence == held.sequence) {
+        // An entry that the agent does not hold any more: another lease of the same work replaces it.
+        for (_, old) in state.lease.extract_if(|_, old| old.sequence == lease.sequence) {
             old.revoked.notify_one();
         }
         state.next += 1;
         let id = LeaseId(state.next);
-        state.held.insert(id, held);
+        state.lease.insert(id, lease);
         Some(id)
     }
 
     /// Makes a lease longer, from now on; gives where to say so, and whether it was over.
     pub(super) fn extend(&self, id: LeaseId, now: Instant) -> Option<(String, bool)> {
         let mut state = self.lock();
-        let held = state.held.get_mut(&id)?;
-        let over = held.until <= now;
-        held.until = now + held.length();
-        Some((held.ack.clone(), over))
+        let lease = state.lease.get_mut(&id)?;
+        // By the agent's own clock: the servers report nothing to it when a lease is over.
+        let over = lease.until <= now;
+        lease.until = now + lease.length();
+        Some((lease.ack.clone(), over))
     }
 
     /// Where the work of a lease comes from.
     pub(super) fn origin(&self, id: LeaseId) -> Option<Origin> {
-        self.lock().held.get(&id).map(|held| held.origin.clone())
+        self.lock().lease.get(&id).map(|lease| lease.origin.clone())
     }
 
-    /// What is told when a lease is no longer the agent's; `None`: it is not.
+    /// What is notified when a lease is no longer the agent's; `None`: it is none of its leases.
     pub(super) fn revoked(&self, id: LeaseId) -> Option<Arc<Notify>> {
-        self.lock().held.get(&id).map(|held| Arc::clone(&held.revoked))
+        self.lock().lease.get(&id).map(|lease| Arc::clone(&lease.revoked))
     }
 
     /// Ends a lease.
-    pub(super) fn take(&self, id: LeaseId) -> Option<HeldLease> {
-        self.lock().held.remove(&id)
+    pub(super) fn take(&self, id: LeaseId) -> Option<ActiveLease> {
+        self.lock().lease.remove(&id)
     }
 
     /// What there is of a run whose uploads are wanted.
-    pub(super) fn of_run(&self, run: &str) -> Option<HeldLease> {
-        self.lock().held.values().find(|held| held.run == run).cloned()
+    pub(super) fn of_run(&self, run: &str) -> Option<ActiveLease> {
+        self.lock().lease.values().find(|lease| lease.run == run).cloned()
     }
 
     /// Ends all that are like that: their run is over, or their gateway gone.
-    pub(super) fn end(&self, which: impl Fn(&HeldLease) -> bool) -> Vec<HeldLease> {
-        let ended: Vec<HeldLease> =
-            self.lock().held.extract_if(|_, held| which(held)).map(|(_, held)| held).collect();
-        for held in &ended {
-            held.revoked.notify_one();
+    pub(super) fn end(&self, which: impl Fn(&ActiveLease) -> bool) -> Vec<ActiveLease> {
+        let ended: Vec<ActiveLease> =
+            self.lock().lease.extract_if(|_, lease| which(lease)).map(|(_, lease)| lease).collect();
+        for lease in &ended {
+            lease.revoked.notify_one();
         }
         ended
     }

@@ -5,11 +5,12 @@ use std::fs::{self, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use async_trait::async_trait;
 use axum::body::Bytes;
 use fastmap_backends::cloud::{hexadecimal, is_digest};
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use fastmap_sandbox::jail::wait_for_writers;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
@@ -46,7 +47,7 @@ pub(super) trait Source: Send + Sync {
 #[derive(Debug)]
 pub struct Cache {
     folder: PathBuf,
-    /// Bytes that files may take which nobody uses.
+    /// Bytes that unused files may take.
     most: u64,
     state: Mutex<State>,
 }
@@ -67,7 +68,7 @@ struct Kept {
     user: Weak<User>,
 }
 
-/// Held by who uses a file.
+/// Held by each user of a file.
 #[derive(Debug)]
 struct User;
 
@@ -83,6 +84,8 @@ impl Cache {
             let name = entry.file_name().to_string_lossy().into_owned();
             if is_digest(&name) {
                 let size = entry.metadata()?.len();
+                // Not hashed again: its name was given to it when its hash was known. As the oldest it goes
+                // first.
                 state.files.insert(name, Kept { size, used: 0, user: Weak::new() });
             } else if name.starts_with(BEGUN) {
                 // It may be gone already.
@@ -95,7 +98,7 @@ impl Cache {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock_unpoisoned()
     }
 
     /// The file of that hash, from `source` where it is not here.
@@ -103,6 +106,8 @@ impl Cache {
         if !is_digest(hash) {
             return Err(FileError::Name(hash.to_owned()));
         }
+        // Several runs may need one program at once: the first fetches it, and the others find it when they
+        // get this lock.
         let alone = Arc::clone(self.lock().fetched.entry(hash.to_owned()).or_default());
         let fetching = alone.lock().await;
         let found = match self.find(hash) {
@@ -111,6 +116,7 @@ impl Cache {
         };
         drop(fetching);
         let mut state = self.lock();
+        // The map's and this one: no other call waits for the lock.
         if Arc::strong_count(&alone) == 2 {
             state.fetched.remove(hash);
         }
@@ -143,6 +149,8 @@ impl Cache {
             file.write_all(&bytes)?;
         }
         let found = hexadecimal(&hasher.finalize());
+        // The gateway named this hash, but what comes is checked: other runs, by other gateways, use the file
+        // by its hash.
         if found != hash {
             return Err(FileError::Hash(found, hash.to_owned()));
         }
@@ -157,7 +165,7 @@ impl Cache {
         let target = self.folder.join(hash);
         let kept = spawn_blocking(move || {
             let file = file.into_temp_path();
-            // Workers of another run are started meanwhile, and begin with copies of this process's descriptors.
+            // Workers of another run are started meanwhile, with copies of this process's descriptors at first.
             wait_for_writers(&file)?;
             file.persist(target).map_err(|error| error.error)
         });
@@ -169,10 +177,11 @@ impl Cache {
         Ok(())
     }
 
-    /// Removes what was asked for longest ago and nobody uses, until the rest is small enough; the newest stays.
+    /// Removes the unused files that were asked for longest ago, until the rest is small enough; the newest stays.
     fn evict(&self) {
         let mut state = self.lock();
         let unused = |kept: &Kept| kept.user.strong_count() == 0;
+        // The newest may be larger than all that may be kept, and its run is about to use it.
         let newest = state.files.values().map(|kept| kept.used).max().unwrap_or(0);
         while state.files.values().filter(|kept| unused(kept)).map(|kept| kept.size).sum::<u64>() > self.most
         {

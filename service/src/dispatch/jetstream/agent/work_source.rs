@@ -1,5 +1,5 @@
 //! The agent's side: asks tenants' consumers for work as long as somebody wants to lease, keeps what is leased by saying so,
-//! and brings verdicts to the gateways that wait for them.
+//! and brings outcomes to the gateways that wait for them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,7 @@ use tokio::time::timeout_at;
 
 use super::fair_pull::{FairPuller, Next};
 use super::gateway_client::GatewayClient;
-use super::leases::{HeldLease, LeaseTable};
+use super::leases::{ActiveLease, LeaseTable};
 use super::upload_cache::Cache;
 use crate::dispatch::jetstream::agent::intake::{AGAIN, ENDED, IN_PROGRESS, LOOK, NEVER, Ready, Shared};
 use crate::dispatch::jetstream::messages;
@@ -34,10 +34,10 @@ pub struct JetStreamWorkSource {
 }
 
 impl JetStreamWorkSource {
-    /// Begins to listen to gateways, for an agent that takes so many leases at a time.
+    /// Subscribes to gateways' messages, for an agent that has up to `places` leases at a time.
     ///
     /// # Errors
-    /// If the servers do not let it hear what it must.
+    /// If the servers refuse a subscription.
     pub async fn start(
         client: Client,
         names: Names,
@@ -45,29 +45,29 @@ impl JetStreamWorkSource {
         places: usize,
     ) -> Result<Self, SubscribeError> {
         let inbox = client.new_inbox();
-        let brought = client.subscribe(format!("{inbox}.*.*")).await?;
+        let on_delivered = client.subscribe(format!("{inbox}.*.*")).await?;
         let tenants = client.subscribe(names.tenants()).await?;
         let over = client.subscribe(names.ended()).await?;
         let revoked = client.subscribe(names.revoked()).await?;
         let (pulls, asked) = unbounded_channel();
         let shared = Arc::new(Shared {
             jetstream: ContextBuilder::new().api_prefix(names.api()).build(client.clone()),
-            inquirer: GatewayClient::new(client.clone(), names.clone()),
+            gateways: GatewayClient::new(client.clone(), names.clone()),
             client,
             names,
             inbox,
-            turn: Mutex::new(FairPuller::new()),
+            puller: Mutex::new(FairPuller::new()),
             places,
             leases: LeaseTable::default(),
             files,
-            news: Notify::new(),
+            changed: Notify::new(),
             closed: AtomicBool::new(false),
             over: Mutex::default(),
             pulls,
             ended: broadcast::Sender::new(ENDED),
         });
         let mut tasks = JoinSet::new();
-        tasks.spawn(Arc::clone(&shared).take(brought));
+        tasks.spawn(Arc::clone(&shared).take(on_delivered));
         tasks.spawn(Arc::clone(&shared).hear_of_tenants(tenants));
         tasks.spawn(Arc::clone(&shared).hear_of_ends(over));
         tasks.spawn(Arc::clone(&shared).hear_of_revoked(revoked));
@@ -78,13 +78,15 @@ impl JetStreamWorkSource {
         Ok(JetStreamWorkSource { shared, _tasks: tasks })
     }
 
-    /// Once it is closed: waits until its last requests to the servers are over, for as long as they may last (some seconds), and
-    /// hands back what they bring. Who leaves before may take work along, which others get when its lease ends.
+    /// Waits, after `close`, until the last requests to the servers are over (some seconds), and hands back
+    /// the work that they bring. An agent that leaves before may take work along, which others get when its
+    /// lease ends.
     pub async fn last_requests(&self) {
         loop {
-            let news = self.shared.news.notified();
-            let Some(until) = self.shared.turn().open_until(Instant::now()) else { return };
-            drop(timeout_at(until.into(), news).await);
+            let changed = self.shared.changed.notified();
+            // Requests can't be taken back. The end of one may be lost, so that the time counts, too.
+            let Some(until) = self.shared.puller().open_until(Instant::now()) else { return };
+            drop(timeout_at(until.into(), changed).await);
         }
     }
 }
@@ -94,15 +96,19 @@ impl WorkSource for JetStreamWorkSource {
     async fn lease(&self) -> Result<Lease, Closed> {
         let shared = &self.shared;
         loop {
-            // Made before the look at the flag and at the table: what changes in between wakes it all the same.
-            let news = shared.news.notified();
+            // Made before the look at the flag and at the table: a change in between wakes it all the same.
+            let changed = shared.changed.notified();
             if shared.closed.load(Ordering::Relaxed) {
                 return Err(Closed);
             }
+            // One at least: the agent that calls has a place, even if a lease that it has dropped is still in
+            // the table.
             let (now, room) = (Instant::now(), shared.places.saturating_sub(shared.leases.len()).max(1));
+            // From here to the return of the lease there is no `await`, except for work that is in hand
+            // already: a caller that gives up loses no work.
             let (next, pulls) = {
-                let mut turn = shared.turn();
-                (turn.next(now), turn.pulls(room, now))
+                let mut puller = shared.puller();
+                (puller.next(now), puller.pulls(room, now))
             };
             for pull in pulls {
                 // Its receiver lives as long as this.
@@ -111,12 +117,13 @@ impl WorkSource for JetStreamWorkSource {
             let look = match next {
                 Next::Work(Ready { work, origin, files, ack, sequence, since }) => {
                     let lasts = Duration::from_millis(origin.lease_ms);
+                    // From its delivery on, as the servers count it, and not from the lease.
                     let until = since + lasts;
                     let run = work.spec.run.clone();
                     let payer =
                         Payer { gateway: origin.gateway.clone(), name: files.executable.name.clone() };
                     let in_hand = Arc::default();
-                    let held = HeldLease {
+                    let active = ActiveLease {
                         origin: origin.clone(),
                         files,
                         run,
@@ -126,13 +133,13 @@ impl WorkSource for JetStreamWorkSource {
                         in_hand: Arc::downgrade(&in_hand),
                         revoked: Arc::default(),
                     };
-                    let entered = shared.leases.insert(held);
+                    let entered = shared.leases.insert(active);
                     // Others who wait may find more.
-                    shared.news.notify_one();
+                    shared.changed.notify_one();
                     let Some(id) = entered else {
-                        // It was counted as another agent's, when it came again.
+                        // The claim of this delivery was counted as another agent's.
                         tracing::debug!(run = work.spec.run, "a batch that is in hand came again");
-                        shared.inquirer.tell(&origin, &Request::Unused).await;
+                        shared.gateways.notify(&origin, &Request::Unstarted).await;
                         continue;
                     };
                     return Ok(Lease { id, lasts, work, payer, in_hand });
@@ -140,16 +147,18 @@ impl WorkSource for JetStreamWorkSource {
                 Next::At(at) => at,
                 Next::Nothing => now + LOOK,
             };
-            drop(timeout_at(look.into(), news).await);
+            drop(timeout_at(look.into(), changed).await);
         }
     }
 
     async fn prepare_uploads(&self, spec: &Arc<RunSpec>) -> Result<Arc<RunSpec>, Unavailable> {
         let gone = || Unavailable("its lease is over".into());
-        let held = self.shared.leases.of_run(&spec.run).ok_or_else(gone)?;
-        let executable = self.shared.upload(&held.origin, &held.files.executable).await?;
-        let context = match &held.files.context {
-            Some(context) => Some(self.shared.upload(&held.origin, context).await?),
+        // The names of the files are in the lease, not in the run's description: only an agent that has work
+        // of the run gets them.
+        let active = self.shared.leases.of_run(&spec.run).ok_or_else(gone)?;
+        let executable = self.shared.upload(&active.origin, &active.files.executable).await?;
+        let context = match &active.files.context {
+            Some(context) => Some(self.shared.upload(&active.origin, context).await?),
             None => None,
         };
         Ok(Arc::new(RunSpec { executable, context, ..RunSpec::clone(spec) }))
@@ -158,9 +167,10 @@ impl WorkSource for JetStreamWorkSource {
     async fn used(&self, payer: &Payer, _run: &str, cpu: Duration) -> Option<bool> {
         let Payer { gateway, name } = payer.clone();
         let origin = Origin { gateway, token: name.clone(), lease_ms: 0 };
+        // By this number the gateway knows a report that is sent again because its answer was lost.
         let report = u64::from_le_bytes(random().ok()?);
         let report = Request::Used(report, messages::nanos(cpu));
-        match self.shared.inquirer.ask(&origin, &name, &report).await? {
+        match self.shared.gateways.ask(&origin, &name, &report).await? {
             Reply::Yes(paid) => Some(paid.first() == Some(&1)),
             Reply::No => Some(false),
         }
@@ -179,7 +189,7 @@ impl WorkSource for JetStreamWorkSource {
             // This agent stood still, or was cut off: others may have the work as well by now, its answer may
             // have come, or its end was not heard here.
             let Some(origin) = shared.leases.origin(lease) else { return false };
-            let asked = shared.inquirer.ask(&origin, &origin.token, &Request::Ask(0)).await;
+            let asked = shared.gateways.ask(&origin, &origin.token, &Request::Claim(0)).await;
             if !matches!(asked, Some(Reply::Yes(_))) {
                 shared.leases.take(lease);
                 return false;
@@ -191,25 +201,28 @@ impl WorkSource for JetStreamWorkSource {
         true
     }
 
-    async fn answer(&self, lease: LeaseId, verdict: WorkOutcome) -> bool {
+    async fn answer(&self, lease: LeaseId, outcome: WorkOutcome) -> bool {
         let shared = &self.shared;
         // Also behind the end of its lease: the first answer counts, whichever agent's it is.
-        let Some(held) = shared.leases.take(lease) else { return false };
-        let delivering = shared.deliver(&held, messages::verdict(verdict));
-        let wanted = shared.meanwhile(&held.origin, &held.ack, delivering).await;
+        let Some(active) = shared.leases.take(lease) else { return false };
+        let delivering = shared.deliver(&active, messages::encode_outcome(outcome));
+        let wanted = shared.meanwhile(&active.origin, &active.ack, delivering).await;
         if !wanted {
-            shared.acknowledge(&held.ack, NEVER).await;
+            shared.acknowledge(&active.ack, NEVER).await;
         }
         wanted
     }
 
-    async fn give_back(&self, lease: LeaseId) {
+    async fn nack(&self, lease: LeaseId) {
         let shared = &self.shared;
         let now = Instant::now();
-        let Some(held) = shared.leases.take(lease).filter(|held| held.until > now) else { return };
-        let asking = shared.inquirer.ask(&held.origin, &held.origin.token, &Request::Back);
-        let lost = matches!(shared.meanwhile(&held.origin, &held.ack, asking).await, Some(Reply::No));
-        shared.acknowledge(&held.ack, if lost { NEVER } else { AGAIN }).await;
+        // Where the lease is over, the servers have given the work to others, and the gateway counts it with
+        // the next claim.
+        let Some(active) = shared.leases.take(lease).filter(|active| active.until > now) else { return };
+        let asking = shared.gateways.ask(&active.origin, &active.origin.token, &Request::Nack);
+        let lost = matches!(shared.meanwhile(&active.origin, &active.ack, asking).await, Some(Reply::No));
+        // Without an answer the work goes back, too: the next agent finds out whether the gateway is gone.
+        shared.acknowledge(&active.ack, if lost { NEVER } else { AGAIN }).await;
     }
 
     fn ended_runs(&self) -> broadcast::Receiver<String> {
@@ -220,11 +233,12 @@ impl WorkSource for JetStreamWorkSource {
         let shared = &self.shared;
         shared.closed.store(true, Ordering::Relaxed);
         // All that wait now are woken; the permit is for one that is about to wait and has not seen the flag.
-        shared.news.notify_waiters();
-        shared.news.notify_one();
-        let ready = shared.turn().take_if(|_| true);
+        shared.changed.notify_waiters();
+        shared.changed.notify_one();
+        // After the flag: what arrives from now on is handed back by `take` and `ready`.
+        let ready = shared.puller().take_if(|_| true);
         for ready in ready {
-            shared.hand_back(ready).await;
+            shared.nack_ready(ready).await;
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Registry of agents on the servers: each agent writes its entry, again and again, into a bucket whose entries the
-//! servers forget when nothing more is heard. Gateways follow it, for the operator's page and for what clients are told
+//! servers forget when nothing more is heard. Gateways follow it, for the operator's page and for what clients are answered
 //! to expect.
 
 use std::sync::Arc;
@@ -28,11 +28,13 @@ pub(super) async fn follow(shared: Arc<Shared>, roster: AgentRegistry) {
 
 async fn follow_once(shared: &Shared, roster: &AgentRegistry) -> Result<(), async_nats::Error> {
     let bucket = shared.jetstream.get_key_value(shared.layout.names.agents()).await?;
+    // All agents of all roles: first those that are there, then each change.
     let mut entries = bucket.watch_with_history(">").await?;
     while let Some(entry) = entries.next().await {
         let Entry { key, value, operation, .. } = entry?;
         match (operation, serde_json::from_slice::<AgentState>(&value)) {
             (Operation::Put, Ok(state)) => roster.hear(&key, state, LEASE),
+            // Deleted by the agent, expired, or not readable for this version.
             _ => roster.leave(&key),
         }
     }

@@ -1,22 +1,23 @@
-//! The gateway's side: puts work into the stream, answers what agents ask about it, acknowledges it when its verdict is
-//! dealt with, and tells agents whose work there is and which runs are over.
+//! The gateway's side: puts work into the stream, answers what agents ask about it, acknowledges it when its outcome is
+//! dealt with, and announces to agents which tenants have work and which runs are over.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use async_nats::connection::State;
 use async_nats::jetstream::context;
 use async_nats::{Client, SubscribeError};
 use async_trait::async_trait;
 use axum::body::Bytes;
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::JoinSet;
 
 use super::health::Health;
-use super::pending::{Entered, PendingTable, name};
+use super::pending::{PendingTable, Registered, name};
 use super::publisher::{Shared, TAKEN};
 use super::{agent_registry, reconcile};
 use crate::agent_registry::AgentRegistry;
-use crate::dispatch::jetstream::gateway::pending_work::{Ack, Again};
+use crate::dispatch::jetstream::gateway::pending_work::{Ack, Requeued};
 use crate::dispatch::jetstream::streams::{Consumers, ProvisionError};
 use crate::dispatch::jetstream::{Layout, worker_logs};
 use crate::dispatch::work::Work;
@@ -36,26 +37,27 @@ pub enum Unstarted {
     /// What it needs on the servers can't be made.
     #[error(transparent)]
     ProvisionError(#[from] ProvisionError),
-    /// It may not hear what it must.
+    /// A subscription that it needs is refused.
     #[error("cannot subscribe to what agents say")]
     Deaf(#[from] SubscribeError),
 }
 
-/// Says, when it is dropped, that a verdict is dealt with.
+/// Acknowledges the work, when it is dropped: its outcome is dealt with.
 #[derive(Debug)]
-struct Kept {
+struct AckOnDrop {
     shared: Arc<Shared>,
     token: String,
     ack: Ack,
 }
 
-impl Drop for Kept {
+impl Drop for AckOnDrop {
     fn drop(&mut self) {
-        let ack = self.ack.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ack = self.ack.lock_unpoisoned().take();
         match ack {
+            // By a task, because a destructor can't wait for the connection.
             Some(ack) => drop(self.shared.dealt_with.send(ack)),
-            // Agents who ask are told that nobody waits.
-            None => drop(self.shared.flights.remove(&self.token)),
+            // Agents who claim it get the answer that it is not wanted.
+            None => drop(self.shared.pending.remove(&self.token)),
         }
     }
 }
@@ -76,6 +78,8 @@ impl JetStreamDispatcher {
         let jetstream = context.api_prefix(layout.names.api()).build(client.clone());
         layout.ensure_with_retry(&jetstream).await?;
         let (dealt_with, acks) = unbounded_channel();
+        // A new name for each process: agents and other gateways find the old one silent, and drop the work
+        // that it has left.
         let gateway = name();
         let requests = client.subscribe(layout.names.gateway(&gateway, "*")).await?;
         let ended = client.subscribe(layout.names.ended()).await?;
@@ -84,12 +88,12 @@ impl JetStreamDispatcher {
         let shared = Arc::new(Shared {
             client,
             jetstream,
-            flights: PendingTable::new(layout.names.clone()),
+            pending: PendingTable::new(layout.names.clone()),
             layout,
             gateway,
             consumers: Consumers::default(),
             health: Health::default(),
-            told: Mutex::default(),
+            announced: Mutex::default(),
             dealt_with,
             uses: Uses::default(),
         });
@@ -98,7 +102,7 @@ impl JetStreamDispatcher {
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&shared).answer(requests));
         tasks.spawn(Arc::clone(&shared).hear_of_ends(ended));
-        tasks.spawn(Arc::clone(&shared).tell(joins));
+        tasks.spawn(Arc::clone(&shared).announce_tenants(joins));
         tasks.spawn(Arc::clone(&shared).acknowledge(acks));
         tasks.spawn(reconcile::audit(Arc::clone(&shared)));
         tasks.spawn(super::health_probe::look(Arc::clone(&shared)));
@@ -112,16 +116,20 @@ impl JetStreamDispatcher {
 impl Dispatch for JetStreamDispatcher {
     async fn submit(&self, work: Work) -> Result<PendingWork, Closed> {
         let shared = &self.shared;
-        let entered = shared.flights.enter(work.clone()).ok_or(Closed)?;
-        let Entered { token, n, files, verdict, ack } = entered;
-        let kept = Kept { shared: Arc::clone(shared), token: token.clone(), ack };
-        shared.put_or_refuse(&Again { token, work, n, attempt: 0, files }).await;
-        Ok(PendingWork { verdict, _kept: Some(Box::new(kept)) })
+        let registered = shared.pending.register(work.clone()).ok_or(Closed)?;
+        let Registered { token, n, files, outcome, ack } = registered;
+        // Before the first `await`: if the caller is dropped while the work is being published, nothing stays
+        // in the table.
+        let ack_on_drop = AckOnDrop { shared: Arc::clone(shared), token: token.clone(), ack };
+        shared.put_or_refuse(&Requeued { token, work, n, attempt: 0, files }).await;
+        Ok(PendingWork { outcome, _kept: Some(Box::new(ack_on_drop)) })
     }
 
     async fn cancel(&self, run: &str, seq: u64) {
-        let Shared { client, layout, gateway, flights, .. } = &*self.shared;
-        let Some((token, n)) = flights.cancel(run, seq) else { return };
+        let Shared { client, layout, gateway, pending, .. } = &*self.shared;
+        // First of all, so that no answer is accepted any more. Then agents are notified, which remember the
+        // token for what is in flight, and last what still waits is purged.
+        let Some((token, n)) = pending.cancel(run, seq) else { return };
         if let Err(error) = client.publish(layout.names.revoked(), token.into()).await {
             tracing::warn!(run, seq, %error, "the cancellation of a batch could not be sent to agents");
         }
@@ -129,8 +137,10 @@ impl Dispatch for JetStreamDispatcher {
     }
 
     async fn end_run(&self, run: &str) {
-        let Shared { client, layout, flights, .. } = &*self.shared;
-        flights.end_run(run);
+        let Shared { client, layout, pending, .. } = &*self.shared;
+        // Other gateways may have work of the run, and agents may have workers without work: all are
+        // notified, even if nothing of it is pending here.
+        pending.end_run(run);
         // What agents hold they drop when they hear of it; what waits is taken away.
         if let Err(error) = client.publish(layout.names.ended(), Bytes::from(run.to_owned())).await {
             tracing::warn!(run, %error, "the end of a run could not be sent to agents");
@@ -150,6 +160,6 @@ impl Dispatch for JetStreamDispatcher {
     }
 
     async fn close(&self) {
-        self.shared.flights.close();
+        self.shared.pending.close();
     }
 }

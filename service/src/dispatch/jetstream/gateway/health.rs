@@ -4,15 +4,16 @@
 
 use std::error::Error;
 use std::iter::successors;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
 use async_nats::jetstream::{self, ErrorCode};
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 
 /// A refusal that lasts is logged again after this time.
-const TELL_AGAIN: Duration = Duration::from_mins(1);
+const WARN_AGAIN: Duration = Duration::from_mins(1);
 /// Refusals that pass within seconds: a leader is elected, or what was deleted is made again.
 const PASSING: [ErrorCode; 6] = [
     ErrorCode::CLUSTER_NOT_AVAILABLE,
@@ -38,6 +39,7 @@ impl Unput {
     fn new(error: &(dyn Error + 'static), refusal: Option<&jetstream::Error>, of_tenant: bool) -> Self {
         Unput {
             why: refusal.map_or_else(|| error.to_string(), ToString::to_string),
+            // Without an answer nothing was refused: servers that are restarted or elect a leader are silent.
             lasts: refusal.is_some_and(|refusal| !PASSING.contains(&refusal.error_code())),
             of_tenant,
         }
@@ -55,6 +57,8 @@ impl From<ConsumerError> for Unput {
 
 impl From<PublishError> for Unput {
     fn from(error: PublishError) -> Self {
+        // The servers' refusal is one of the error's sources; its kind says only that the publication has
+        // failed.
         let mut sources = successors(Some(&error as &(dyn Error + 'static)), |error| (*error).source());
         Unput::new(&error, sources.find_map(|error| error.downcast_ref()), false)
     }
@@ -69,26 +73,27 @@ struct State {
     /// Why they take no message, and the bytes of the one that they refused.
     refused: Option<(String, usize)>,
     /// The refusal that was logged last, and when.
-    told: Option<(String, Instant)>,
+    warned: Option<(String, Instant)>,
 }
 
 impl Health {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock_unpoisoned()
     }
 
     /// Logs why a message of a run was not taken, unless that was said a moment ago.
-    pub(super) fn tell(&self, run: &str, unput: &Unput) {
-        let told = &mut self.lock().told;
-        if told.as_ref().is_some_and(|(why, at)| *why == unput.why && at.elapsed() < TELL_AGAIN) {
+    pub(super) fn report(&self, run: &str, unput: &Unput) {
+        let warned = &mut self.lock().warned;
+        if warned.as_ref().is_some_and(|(why, at)| *why == unput.why && at.elapsed() < WARN_AGAIN) {
             return;
         }
         tracing::warn!(run, error = unput.why, "the queue takes no work");
-        *told = Some((unput.why.clone(), Instant::now()));
+        *warned = Some((unput.why.clone(), Instant::now()));
     }
 
     /// A message of that many bytes was given up.
     pub(super) fn gives_up(&self, unput: &Unput, bytes: usize) {
+        // Where one tenant's consumer can't be made, the gateway stays ready for the others.
         if !unput.of_tenant {
             self.lock().refused = Some((unput.why.clone(), bytes));
         }
@@ -98,7 +103,8 @@ impl Health {
     pub(super) fn takes(&self) {
         let mut state = self.lock();
         if state.refused.take().is_some() {
-            state.told = None;
+            // The next refusal is a new one, and is logged even within the minute.
+            state.warned = None;
             tracing::info!("the queue takes work again");
         }
     }

@@ -21,9 +21,11 @@ pub(super) async fn look(shared: Arc<Shared>) {
     loop {
         look.tick().await;
         let Some(bytes) = shared.health.refused_bytes() else { continue };
+        // As large as the one that was refused: servers that are nearly full take a smaller one.
         let trial = Bytes::from(vec![0; bytes]);
         match shared.publish(&subject, HeaderMap::new(), &trial).await {
             Ok(_) => {
+                // No agent acknowledges it.
                 shared.purge(subject.clone()).await;
                 shared.health.takes();
             }

@@ -1,7 +1,7 @@
 //! The gateway's side of work that goes through JetStream.
 //!
 //! `dispatcher` takes work, `publisher` puts it into the stream, answers agents and acknowledges, `pending` is the work
-//! that waits for verdicts. Beside them run `reconcile`, which finds what the queue has lost or keeps too long,
+//! that waits for outcomes. Beside them run `reconcile`, which finds what the queue has lost or keeps too long,
 //! `health_probe`, which tries servers that refuse work (`health`), and `agent_registry`, which follows the agents.
 
 mod agent_registry;

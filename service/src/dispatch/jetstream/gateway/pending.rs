@@ -1,16 +1,17 @@
-//! Table of the work that a gateway has submitted and still wants: the receiver of each verdict, what agents may ask
+//! Table of the work that a gateway has submitted and still wants: the receiver of each outcome, what agents may ask
 //! about it, and the files that they may fetch. Decides; `publisher` does what is decided.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use fastmap_backends::cloud::hexadecimal;
+use fastmap_backends::unpoisoned::LockUnpoisoned;
 use tokio::sync::oneshot;
 
-use crate::dispatch::jetstream::gateway::pending_work::{Ack, Again, DELIVERIES, Kept, PendingItem};
+use crate::dispatch::jetstream::gateway::pending_work::{Ack, DELIVERIES, Overdue, PendingItem, Requeued};
 use crate::dispatch::jetstream::messages;
 use crate::dispatch::jetstream::messages::{FileRef, Files, Reply, Request};
 use crate::dispatch::jetstream::subjects::Names;
@@ -25,7 +26,7 @@ const REPORTS: usize = 64;
 /// Looks at the queue in which it must be missing before it is sent again: it may be on its way.
 const MISSING: u32 = 2;
 
-/// All flights of a gateway, by the token that agents know.
+/// All pending items of a gateway, by the token that agents know.
 #[derive(Debug)]
 pub(super) struct PendingTable {
     state: Mutex<State>,
@@ -34,7 +35,7 @@ pub(super) struct PendingTable {
 
 #[derive(Debug, Default)]
 struct State {
-    pub(super) flights: HashMap<String, PendingItem>,
+    pub(super) pending: HashMap<String, PendingItem>,
     /// Files by the names that stand in work.
     files: HashMap<String, PathBuf>,
     runs: HashMap<String, Files>,
@@ -74,17 +75,17 @@ pub(super) enum Answer {
     File(PathBuf, u64),
 }
 
-/// A flight that was entered.
+/// What the dispatcher needs of an item that was registered.
 #[derive(Debug)]
-pub(super) struct Entered {
+pub(super) struct Registered {
     pub(super) token: String,
     pub(super) n: u64,
     pub(super) files: Files,
-    pub(super) verdict: oneshot::Receiver<WorkOutcome>,
+    pub(super) outcome: oneshot::Receiver<WorkOutcome>,
     pub(super) ack: Ack,
 }
 
-/// What nobody can guess.
+/// A name that can't be guessed.
 pub(super) fn name() -> String {
     // Without random numbers nothing of this service works.
     hexadecimal(&random::<16>().expect("the kernel gives random numbers"))
@@ -96,81 +97,83 @@ impl PendingTable {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock_unpoisoned()
     }
 
     /// `None`: no more is taken.
-    pub(super) fn enter(&self, work: Work) -> Option<Entered> {
+    pub(super) fn register(&self, work: Work) -> Option<Registered> {
         let mut state = self.lock();
+        // Under the lock of the table: nothing is registered after `close`.
         if state.closed {
             return None;
         }
-        let (reply, verdict) = oneshot::channel();
+        let (reply, outcome) = oneshot::channel();
         let (token, ack, files) = (name(), Ack::default(), state.files(&work.spec));
         state.next += 1;
         let n = state.next;
-        let flight = PendingItem {
+        let item = PendingItem {
             work,
             n,
             attempt: 0,
             reply,
             ack: Arc::clone(&ack),
+            // The agent that gets the first delivery begins without a question, and is counted here.
             leases: 1,
             parts: Vec::new(),
             sent: Instant::now(),
             missing: 0,
-            place: None,
+            position: None,
             delivered: None,
         };
-        state.flights.insert(token.clone(), flight);
-        Some(Entered { token, n, files, verdict, ack })
+        state.pending.insert(token.clone(), item);
+        Some(Registered { token, n, files, outcome, ack })
     }
 
-    /// Nobody waits for it any more.
+    /// Drops an item whose submitter is gone. `false`: it was answered before.
     pub(super) fn remove(&self, token: &str) -> bool {
-        self.lock().flights.remove(token).is_some()
+        self.lock().pending.remove(token).is_some()
     }
 
-    /// It can't be had: the client is to send it again.
+    /// Answers an item as lost: its client is to send it again.
     pub(super) fn lose(&self, token: &str) {
-        let flight = self.lock().flights.remove(token);
-        if let Some(flight) = flight {
-            flight.answer(WorkOutcome::Lost);
+        let item = self.lock().pending.remove(token);
+        if let Some(item) = item {
+            item.answer(WorkOutcome::Lost);
         }
     }
 
-    /// The queue does not take it, for that reason.
+    /// Answers an item that the queue does not take, with the queue's reason.
     pub(super) fn refuse(&self, token: &str, why: String) {
-        let flight = self.lock().flights.remove(token);
-        if let Some(flight) = flight {
-            flight.answer(WorkOutcome::Refused(why));
+        let item = self.lock().pending.remove(token);
+        if let Some(item) = item {
+            item.answer(WorkOutcome::Refused(why));
         }
     }
 
-    /// Nobody wants a batch any more; gives its token and its number.
+    /// Answers a batch as cancelled; returns its token and its number, or `None` if it is not under way here.
     pub(super) fn cancel(&self, run: &str, seq: u64) -> Option<(String, u64)> {
-        let is = |flight: &PendingItem| match &flight.work.task {
-            Task::Batch(batch) => batch.seq == seq && flight.work.spec.run == run,
+        let is = |item: &PendingItem| match &item.work.task {
+            Task::Batch(batch) => batch.seq == seq && item.work.spec.run == run,
+            // A check has no seq, and ends with its run.
             Task::Check => false,
         };
         let mut state = self.lock();
-        let token = state.flights.iter().find(|(_, flight)| is(flight))?.0.clone();
-        let flight = state.flights.remove(&token)?;
+        let token = state.pending.iter().find(|(_, item)| is(item))?.0.clone();
+        let item = state.pending.remove(&token)?;
         drop(state);
-        let n = flight.n;
-        flight.answer(WorkOutcome::Cancelled);
+        let n = item.n;
+        item.answer(WorkOutcome::Cancelled);
         Some((token, n))
     }
 
-    /// All of a run is over. How many there were.
+    /// Answers all items of a run as cancelled; returns their number.
     pub(super) fn end_run(&self, run: &str) -> usize {
         let mut state = self.lock();
-        let over: Vec<PendingItem> = state
-            .flights
-            .extract_if(|_, flight| flight.work.spec.run == run)
-            .map(|(_, flight)| flight)
-            .collect();
+        let over: Vec<PendingItem> =
+            state.pending.extract_if(|_, item| item.work.spec.run == run).map(|(_, item)| item).collect();
         if let Some(files) = state.runs.remove(run) {
+            // Workers end with their run, and their last CPU time is reported after that: the name stays good
+            // for reports for a while. For files it is worth nothing from now on.
             if let Some(of_run) = state.payers.get_mut(&files.executable.name) {
                 of_run.ended = Some(Instant::now());
             }
@@ -181,8 +184,8 @@ impl PendingTable {
         }
         drop(state);
         let count = over.len();
-        for flight in over {
-            flight.answer(WorkOutcome::Cancelled);
+        for item in over {
+            item.answer(WorkOutcome::Cancelled);
         }
         count
     }
@@ -193,48 +196,51 @@ impl PendingTable {
 
     /// Tenants that wait for something.
     pub(super) fn tenants(&self) -> Vec<i64> {
-        let mut tenants: Vec<i64> =
-            self.lock().flights.values().map(|flight| flight.work.spec.account).collect();
+        let mut tenants: Vec<i64> = self.lock().pending.values().map(|item| item.work.spec.account).collect();
+        // Callers search in it by halves.
         tenants.sort_unstable();
         tenants.dedup();
         tenants
     }
 
     pub(super) fn len(&self) -> usize {
-        self.lock().flights.len()
+        self.lock().pending.len()
     }
 
     /// Whether something has waited for so long that it should be looked for.
     pub(super) fn waits_for(&self, long: Duration) -> bool {
-        self.lock().flights.values().any(|flight| flight.sent.elapsed() > long)
+        self.lock().pending.values().any(|item| item.sent.elapsed() > long)
     }
 
     /// Those that have waited for so long and are not among what the queue holds, for the second time: each gets a new
     /// attempt, or is given up.
-    pub(super) fn missing(&self, long: Duration, queued: impl Fn(u64) -> bool) -> Vec<Again> {
-        let mut again = Vec::new();
+    pub(super) fn missing(&self, long: Duration, queued: impl Fn(u64) -> bool) -> Vec<Requeued> {
+        let mut requeued = Vec::new();
         let mut lost = Vec::new();
         let mut state = self.lock();
-        for (token, flight) in &mut state.flights {
-            if queued(flight.n) || flight.sent.elapsed() <= long {
-                flight.missing = 0;
+        for (token, item) in &mut state.pending {
+            // Found again, or sent again: what was missed before counts no more.
+            if queued(item.n) || item.sent.elapsed() <= long {
+                item.missing = 0;
                 continue;
             }
-            flight.missing += 1;
-            if flight.missing < MISSING {
+            item.missing += 1;
+            if item.missing < MISSING {
                 continue;
             }
-            flight.again();
-            if flight.leases > DELIVERIES {
+            // As a lease more: work that the queue loses again and again, or that an agent takes out of it,
+            // is given up in the end.
+            item.requeue();
+            if item.leases > DELIVERIES {
                 lost.push(token.clone());
             } else {
-                again.push((token.clone(), flight.work.clone(), flight.n, flight.attempt));
+                requeued.push((token.clone(), item.work.clone(), item.n, item.attempt));
             }
         }
-        let lost: Vec<PendingItem> = lost.iter().filter_map(|token| state.flights.remove(token)).collect();
-        let again = again
+        let lost: Vec<PendingItem> = lost.iter().filter_map(|token| state.pending.remove(token)).collect();
+        let requeued = requeued
             .into_iter()
-            .map(|(token, work, n, attempt)| Again {
+            .map(|(token, work, n, attempt)| Requeued {
                 files: state.files(&work.spec),
                 token,
                 work,
@@ -243,41 +249,47 @@ impl PendingTable {
             })
             .collect();
         drop(state);
-        for flight in lost {
-            flight.answer(WorkOutcome::Lost);
+        for item in lost {
+            item.answer(WorkOutcome::Lost);
         }
-        again
+        requeued
     }
 
-    /// Where a flight stands in the queue.
-    pub(super) fn placed(&self, token: &str, place: u64) {
-        if let Some(flight) = self.lock().flights.get_mut(token) {
-            flight.place = Some(place);
+    /// Where an item stands in the queue.
+    pub(super) fn set_position(&self, token: &str, position: u64) {
+        if let Some(item) = self.lock().pending.get_mut(token) {
+            item.position = Some(position);
         }
     }
 
     /// Those of a tenant that agents have had for too long, where all up to that place were delivered: each gets a new
-    /// attempt, or is given up (`None`). With their numbers and tokens: agents are to be told, and the queue to forget them.
-    pub(super) fn kept_too_long(&self, account: i64, delivered: u64, patience: Duration) -> Vec<Kept> {
-        let (mut kept, mut state, now) = (Vec::new(), self.lock(), Instant::now());
-        for (token, flight) in &mut state.flights {
-            let is_delivered = flight.place.is_some_and(|place| place <= delivered);
-            if flight.work.spec.account != account || !is_delivered {
+    /// attempt, or is given up (`None`). With their numbers and tokens: agents are to drop them, and the queue to forget them.
+    pub(super) fn overdue(&self, account: i64, delivered: u64, patience: Duration) -> Vec<Overdue> {
+        let (mut overdue, mut state, now) = (Vec::new(), self.lock(), Instant::now());
+        for (token, item) in &mut state.pending {
+            // A consumer delivers in the order of the stream: all up to this place has been in an agent's
+            // hands.
+            let is_delivered = item.position.is_some_and(|position| position <= delivered);
+            if item.work.spec.account != account || !is_delivered {
                 continue;
             }
-            let since = *flight.delivered.get_or_insert(now);
-            if flight.longest(patience).is_some_and(|longest| now.duration_since(since) > longest) {
-                flight.again();
-                let again = (flight.work.clone(), flight.n, flight.attempt, flight.leases <= DELIVERIES);
-                kept.push((token.clone(), again));
+            // The time begins at the first look that finds it delivered. Before that it waits for its turn,
+            // which may take any time.
+            let since = *item.delivered.get_or_insert(now);
+            if item.time_limit(patience).is_some_and(|time_limit| now.duration_since(since) > time_limit) {
+                item.requeue();
+                let requeued = (item.work.clone(), item.n, item.attempt, item.leases <= DELIVERIES);
+                overdue.push((token.clone(), requeued));
             }
         }
         let mut all = Vec::new();
-        for (token, (work, n, attempt, wanted)) in kept {
+        for (token, (work, n, attempt, wanted)) in overdue {
             let run = work.spec.run.clone();
             let files = state.files(&work.spec);
-            let again = wanted.then(|| Again { token: token.clone(), work, n, attempt, files });
-            all.push(Kept { token, run, n, again });
+            // The item stays in the table, under the same token: if the agent answers before the next one
+            // does, its outcome counts.
+            let requeued = wanted.then(|| Requeued { token: token.clone(), work, n, attempt, files });
+            all.push(Overdue { token, run, n, requeued });
         }
         all
     }
@@ -289,6 +301,8 @@ impl PendingTable {
         if of_run.reports.contains(&report) {
             return Report::Again;
         }
+        // Noted before it is charged: an agent that gets no answer within some seconds sends the report
+        // again, while the charge may be under way.
         of_run.reports.truncate(REPORTS - 1);
         of_run.reports.push_front(report);
         Report::Charge(of_run.run.clone())
@@ -303,60 +317,70 @@ impl PendingTable {
 
     /// What an agent is answered; `room`: bytes in one message.
     pub(super) fn request(&self, about: &str, request: Request, room: usize) -> Answer {
-        if about == messages::HERE {
+        if about == messages::PING {
             return Answer::Now(Reply::Yes(Bytes::new()));
         }
         let mut state = self.lock();
+        // Files and items have random names of one kind, so that a request needs no word on which of them it
+        // is about.
         if let (Some(path), Request::Get(offset)) = (state.files.get(about), &request) {
             return Answer::File(path.clone(), *offset);
         }
-        let Some(flight) = state.flights.get_mut(about) else { return Answer::Now(Reply::No) };
+        let Some(item) = state.pending.get_mut(about) else { return Answer::Now(Reply::No) };
         let yes = Reply::Yes(Bytes::new());
-        let (over, verdict) = match request {
-            Request::Ask(delivered) => {
-                flight.leases += u32::from(delivered > 1);
-                if flight.leases <= DELIVERIES {
+        let (over, outcome) = match request {
+            Request::Claim(delivered) => {
+                // One delivery was counted when the item was registered. With 0 an agent asks about work that
+                // it has.
+                item.leases += u32::from(delivered > 1);
+                // The next agent's claim counts the one that has lost it, whether that agent said so or died.
+                if item.leases <= DELIVERIES {
                     return Answer::Now(yes);
                 }
                 (Reply::No, Ok(WorkOutcome::Lost))
             }
-            Request::Back if flight.leases < DELIVERIES => return Answer::Now(yes),
-            Request::Back => (Reply::No, Ok(WorkOutcome::Lost)),
-            Request::Unused => {
-                flight.leases = flight.leases.saturating_sub(1);
+            // Not counted here: the next agent's claim does so. Without a next one, the outcome is known at
+            // once.
+            Request::Nack if item.leases < DELIVERIES => return Answer::Now(yes),
+            Request::Nack => (Reply::No, Ok(WorkOutcome::Lost)),
+            Request::Unstarted => {
+                item.leases = item.leases.saturating_sub(1);
                 return Answer::Now(yes);
             }
             // Reports are about runs: see `report`.
             Request::Used(..) => return Answer::Now(Reply::No),
-            Request::Get(offset) => return Answer::Now(flight.payload(offset, room)),
-            Request::Part(offset, total, part) => return Answer::Now(flight.part(offset, total, &part)),
-            Request::Verdict(ack, body) => {
-                let body = if body.is_empty() { std::mem::take(&mut flight.parts).into() } else { body };
-                let verdict = messages::read_verdict(&body, flight.items());
+            Request::Get(offset) => return Answer::Now(item.payload(offset, room)),
+            Request::Part(offset, total, part) => return Answer::Now(item.part(offset, total, &part)),
+            Request::Outcome(ack, body) => {
+                // Without bytes it refers to the parts that were sent before.
+                let body = if body.is_empty() { std::mem::take(&mut item.parts).into() } else { body };
+                let outcome = messages::decode_outcome(&body, item.items());
                 // It is an agent that names the subject to which this gateway will say something.
-                if verdict.is_ok() && self.names.is_ack(&ack, flight.work.spec.account) {
-                    *flight.ack.lock().unwrap_or_else(PoisonError::into_inner) = Some(ack);
+                if outcome.is_ok() && self.names.is_ack(&ack, item.work.spec.account) {
+                    *item.ack.lock_unpoisoned() = Some(ack);
                 }
-                (yes, verdict)
+                (yes, outcome)
             }
         };
-        let verdict = match verdict {
-            Ok(verdict) => verdict,
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
             Err(error) => {
-                // It stays as it is: it will be missing in the queue, and is sent again.
-                tracing::warn!(run = flight.work.spec.run, %error, "an agent has sent a malformed answer");
+                // The agent gets a no and takes the work out of the queue. The item stays: reconciliation
+                // finds it missing there, and sends it again.
+                tracing::warn!(run = item.work.spec.run, %error, "an agent has sent a malformed answer");
                 return Answer::Now(Reply::No);
             }
         };
-        let flight = state.flights.remove(about);
+        // Removed before it is answered, under one lock: of two agents that answer, the second gets a no.
+        let item = state.pending.remove(about);
         drop(state);
-        match flight {
-            Some(flight) if flight.leases > 1 => {
-                flight.answer(verdict);
+        match item {
+            Some(item) if item.leases > 1 => {
+                item.answer(outcome);
                 Answer::Over(over)
             }
-            Some(flight) => {
-                flight.answer(verdict);
+            Some(item) => {
+                item.answer(outcome);
                 Answer::Now(over)
             }
             None => Answer::Now(over),
@@ -370,6 +394,8 @@ impl State {
         if let Some(files) = self.runs.get(&spec.run) {
             return files.clone();
         }
+        // A new name for each run: an agent that has worked on another run of the same program can't fetch
+        // anything by it.
         let mut named = |upload: &Upload| {
             let named = FileRef { hash: upload.hash.clone(), name: name() };
             self.files.insert(named.name.clone(), upload.path.clone());

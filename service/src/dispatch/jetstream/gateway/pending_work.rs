@@ -1,4 +1,4 @@
-//! One piece of work that waits for its verdict.
+//! One piece of work that waits for its outcome.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,17 +12,17 @@ use crate::dispatch::work::{Task, Work, WorkOutcome};
 /// Agents that may lose the same work before it is given up.
 pub(super) const DELIVERIES: u32 = 5;
 
-/// What a verdict may have beside an answer that keeps to its limit: its own words.
+/// What an outcome may have beside an answer that keeps to its limit: its own words.
 pub(super) const BESIDE: u64 = 1 << 20;
 
 /// Of its limit of CPU time, a batch may be in agents' hands for so many times: they give it four times as long on the clock,
 /// and may hold five for each worker.
 pub(super) const LONGEST: u32 = 20;
 
-/// Where to acknowledge work, once its verdict has come.
+/// Where to acknowledge work, once its outcome has come.
 pub(super) type Ack = Arc<Mutex<Option<String>>>;
 
-/// Work that waits for its verdict.
+/// Work that waits for its outcome.
 #[derive(Debug)]
 pub(super) struct PendingItem {
     pub(super) work: Work,
@@ -34,12 +34,12 @@ pub(super) struct PendingItem {
     pub(super) ack: Ack,
     /// Agents that have had it; the first is counted from the start.
     pub(super) leases: u32,
-    /// A verdict that comes in parts, as far as it is here.
+    /// An outcome that comes in parts, as far as it is here.
     pub(super) parts: Vec<u8>,
     pub(super) sent: Instant,
     pub(super) missing: u32,
     /// Its place in the stream, and since when it is known that an agent has it.
-    pub(super) place: Option<u64>,
+    pub(super) position: Option<u64>,
     pub(super) delivered: Option<Instant>,
 }
 
@@ -52,42 +52,42 @@ impl PendingItem {
     }
 
     /// It is put into the queue anew.
-    pub(super) fn again(&mut self) {
+    pub(super) fn requeue(&mut self) {
         self.missing = 0;
         self.leases += 1;
         self.attempt += 1;
         self.sent = Instant::now();
-        (self.place, self.delivered) = (None, None);
+        (self.position, self.delivered) = (None, None);
     }
 
     /// Agents may have it for so long.
-    pub(super) fn longest(&self, patience: Duration) -> Option<Duration> {
+    pub(super) fn time_limit(&self, patience: Duration) -> Option<Duration> {
         match &self.work.task {
-            // Who waits for it gives it up itself.
+            // The gateway that has opened the run waits for a check for a minute and gives it up itself.
             Task::Check => None,
             Task::Batch(batch) => Some(batch.limit.cpu.saturating_mul(LONGEST).saturating_add(patience)),
         }
     }
 
-    pub(super) fn answer(self, verdict: WorkOutcome) {
+    pub(super) fn answer(self, outcome: WorkOutcome) {
         // The receiver is gone where the batch was given up.
-        let _ = self.reply.send(verdict);
+        let _ = self.reply.send(outcome);
     }
 }
 
 /// Work that an agent has kept for too long.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct Overdue {
     pub(super) token: String,
     pub(super) run: String,
     pub(super) n: u64,
     /// `None`: agents have kept it too often.
-    pub(super) again: Option<Again>,
+    pub(super) requeued: Option<Requeued>,
 }
 
 /// Work that is put into the queue anew.
 #[derive(Debug)]
-pub(super) struct Again {
+pub(super) struct Requeued {
     pub(super) token: String,
     pub(super) work: Work,
     pub(super) n: u64,
@@ -107,21 +107,26 @@ impl PendingItem {
         }
     }
 
-    /// A part of a verdict. One that comes twice is taken once; a gap is refused.
+    /// A part of an outcome. One that comes twice is taken once; a gap is refused.
     pub(super) fn part(&mut self, offset: u64, total: u64, part: &[u8]) -> Reply {
+        // Parts are in the gateway's memory until the outcome is whole. Without a bound, an agent could fill
+        // it.
         let most = match &self.work.task {
             Task::Check => BESIDE,
             Task::Batch(batch) => batch.limit.bytes.saturating_add(BESIDE),
         };
+        // An agent that begins anew, or another agent: parts of an earlier attempt do not count.
         if offset == 0 {
             self.parts.clear();
         }
         let there = self.parts.len() as u64;
         let end = offset.saturating_add(part.len() as u64);
+        // An agent sends a part when the one before is answered. A gap is another agent's parts, or a loss.
         if total > most || end > total || offset > there {
             return Reply::No;
         }
         if end > there {
+            // A part that comes again because its answer was lost replaces itself.
             self.parts.truncate(offset as usize);
             self.parts.extend_from_slice(part);
         }

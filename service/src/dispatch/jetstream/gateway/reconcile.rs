@@ -30,30 +30,31 @@ pub(super) async fn audit(shared: Arc<Shared>) {
     let mut silent = HashMap::new();
     loop {
         look.tick().await;
-        if shared.flights.waits_for(2 * lease)
+        if shared.pending.waits_for(2 * lease)
             && let Err(error) = look_for_missing(&shared, 2 * lease).await
         {
             tracing::warn!(%error, "could not look whether the queue still has all batches");
-            // Where the queue itself is gone there is another to look into the next time.
+            // The stream itself may be gone: it is made again, and the next look finds all work missing in
+            // it.
             shared.consumers.forget();
             // It is tried again later.
             let _ = shared.layout.make(&shared.jetstream).await;
         }
-        if shared.flights.waits_for(2 * lease)
-            && let Err(error) = look_for_kept(&shared).await
+        if shared.pending.waits_for(2 * lease)
+            && let Err(error) = reassign_overdue(&shared).await
         {
             tracing::warn!(%error, "could not look whether agents keep batches for too long");
         }
         if Instant::now() >= orphans_at {
             orphans_at = Instant::now() + ORPHANS;
-            if let Err(error) = take_orphans_away(&shared, &mut silent).await {
+            if let Err(error) = remove_orphans(&shared, &mut silent).await {
                 tracing::warn!(%error, "could not look for what other gateways have left in the queue");
             }
         }
     }
 }
 
-/// The last tokens but one (the gateway) and last (its number) of all subjects that match.
+/// Gateway and number (the last two tokens) of each subject in the stream that matches.
 async fn queued(shared: &Shared, subjects: String) -> Result<Vec<(String, String)>, async_nats::Error> {
     let stream = shared.jetstream.get_stream_no_info(shared.layout.names.stream()).await?;
     let subjects = stream.info_with_subjects(subjects).await?;
@@ -70,22 +71,25 @@ async fn look_for_missing(shared: &Arc<Shared>, long: Duration) -> Result<(), as
     let mine = shared.layout.names.work("*", "*", &shared.gateway, "*");
     let there: HashSet<u64> =
         queued(shared, mine).await?.iter().filter_map(|(_, n)| n.parse().ok()).collect();
-    let missing = shared.flights.missing(long, |n| there.contains(&n));
+    // Work that was published after the question is not in the answer: its time since it was sent keeps it
+    // from being counted.
+    let missing = shared.pending.missing(long, |n| there.contains(&n));
     if !missing.is_empty() {
         // The consumers may be as gone as the messages.
         shared.consumers.forget();
     }
-    for again in missing {
-        shared.put_again(again).await;
+    for requeued in missing {
+        shared.put_requeued(requeued).await;
     }
     Ok(())
 }
 
-/// Takes away what agents have had for too long: those say that they work on it, for ever. Makes consumers that are gone.
-async fn look_for_kept(shared: &Arc<Shared>) -> Result<(), async_nats::Error> {
+/// Reassigns work that agents have kept for too long by "in progress" messages. Makes consumers that are
+/// gone.
+async fn reassign_overdue(shared: &Arc<Shared>) -> Result<(), async_nats::Error> {
     let layout = &shared.layout;
     let stream = shared.jetstream.get_stream_no_info(layout.names.stream()).await?;
-    for account in shared.flights.tenants() {
+    for account in shared.pending.tenants() {
         let consumer = match stream.consumer_info(Names::consumer(account)).await {
             Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => {
                 // The servers forget one that no agent has asked for an hour, whatever waits for it.
@@ -96,20 +100,19 @@ async fn look_for_kept(shared: &Arc<Shared>) -> Result<(), async_nats::Error> {
             found => found?,
         };
         let delivered = consumer.delivered.stream_sequence;
-        for kept in shared.flights.kept_too_long(account, delivered, layout.patience) {
-            shared.take_away(kept).await;
+        for overdue in shared.pending.overdue(account, delivered, layout.patience) {
+            shared.reassign(overdue).await;
         }
     }
     Ok(())
 }
 
-async fn take_orphans_away(
-    shared: &Shared,
-    silent: &mut HashMap<String, u32>,
-) -> Result<(), async_nats::Error> {
+async fn remove_orphans(shared: &Shared, silent: &mut HashMap<String, u32>) -> Result<(), async_nats::Error> {
     let names = &shared.layout.names;
     let stream = shared.jetstream.get_stream_no_info(names.stream()).await?.get_info().await?;
-    if stream.state.messages <= shared.flights.len() as u64 {
+    // The usual case, for one question: all messages may be this gateway's own. If some of them are not, that
+    // shows when its own are answered.
+    if stream.state.messages <= shared.pending.len() as u64 {
         silent.clear();
         return Ok(());
     }
@@ -120,7 +123,8 @@ async fn take_orphans_away(
     for gateway in others {
         let request = shared
             .client
-            .request(names.gateway(&gateway, messages::HERE), messages::Request::Ask(0).encode());
+            .request(names.gateway(&gateway, messages::PING), messages::Request::Claim(0).encode());
+        // Any answer will do: it shows that the process lives.
         if tokio::time::timeout(ANSWERS_WITHIN, request).await.is_ok_and(|answer| answer.is_ok()) {
             silent.remove(&gateway);
             continue;
@@ -130,6 +134,7 @@ async fn take_orphans_away(
         if *strikes >= SILENT {
             tracing::info!(gateway, "a gateway is gone; what it has left in the queue is taken away");
             let stream = shared.jetstream.get_stream_no_info(names.stream()).await?;
+            // A gateway that only stood still for that time finds its work missing, and submits it again.
             stream.purge().filter(names.work("*", "*", &gateway, "*")).await?;
         }
     }

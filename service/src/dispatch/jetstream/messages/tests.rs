@@ -8,12 +8,12 @@ use super::*;
 fn requests() -> Vec<Request> {
     let bytes = Bytes::from_static(b"bytes");
     vec![
-        Request::Ask(3),
+        Request::Claim(3),
         Request::Get(1 << 40),
         Request::Part(7, 9, bytes.clone()),
-        Request::Verdict("$JS.ACK.x".to_owned(), bytes),
-        Request::Back,
-        Request::Unused,
+        Request::Outcome("$JS.ACK.x".to_owned(), bytes),
+        Request::Nack,
+        Request::Unstarted,
         Request::Used(1 << 60, 250_000_000),
     ]
 }
@@ -40,8 +40,10 @@ fn a_verdict_brings_what_was_refused() {
     let results =
         Results { refused: refused.clone(), place: fastmap_backends::Origin::Cloud, ..Results::default() };
     let parts = vec![Part { offset: 0, items: 1, outcome: PartOutcome::Done(results) }];
-    let sent = verdict(WorkOutcome::Answered(Answered { parts, cpu: Duration::ZERO, cut: false }));
-    let WorkOutcome::Answered(read) = read_verdict(&sent, 1).expect("a verdict") else { panic!("an answer") };
+    let sent = encode_outcome(WorkOutcome::Answered(Answered { parts, cpu: Duration::ZERO, cut: false }));
+    let WorkOutcome::Answered(read) = decode_outcome(&sent, 1).expect("an outcome") else {
+        panic!("an answer")
+    };
     let PartOutcome::Done(results) = &read.parts[0].outcome else { panic!("it was done") };
     assert_eq!(results.refused, refused);
 }
@@ -80,14 +82,14 @@ fn items_that_do_not_fit_stay_with_the_gateway() {
     let origin = Origin { gateway: "g".to_owned(), token: "t".to_owned(), lease_ms: 15_000 };
     let files =
         Files { executable: FileRef { hash: "ab".to_owned(), name: "secret".to_owned() }, context: None };
-    let whole = arrived(&work(&sent, &origin, &files, 10_000)).expect("work");
-    assert_eq!(whole.away, None);
+    let whole = decode_work(&work(&sent, &origin, &files, 10_000)).expect("work");
+    assert_eq!(whole.remote, None);
     assert_eq!(format!("{:?}", whole.work), format!("{sent:?}"));
     let message = work(&sent, &origin, &files, 4000);
     assert!(message.len() < 1000);
-    let away = arrived(&message).expect("work");
-    assert_eq!((away.away, away.origin.token.as_str()), (Some(5000), "t"));
+    let remote = decode_work(&message).expect("work");
+    assert_eq!((remote.remote, remote.origin.token.as_str()), (Some(5000), "t"));
     for cut in 0..message.len() {
-        assert!(arrived(&message.slice(..cut)).is_err(), "{cut}");
+        assert!(decode_work(&message.slice(..cut)).is_err(), "{cut}");
     }
 }

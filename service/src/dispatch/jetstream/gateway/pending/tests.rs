@@ -32,12 +32,12 @@ fn work(run: &str) -> Work {
     Work { spec: Arc::new(spec), task: Task::Batch(batch) }
 }
 
-fn flights() -> PendingTable {
+fn pending() -> PendingTable {
     PendingTable::new(Names::new("fastmap"))
 }
 
-fn reply(flights: &PendingTable, about: &str, request: Request) -> Reply {
-    match flights.request(about, request, 1000) {
+fn reply(pending: &PendingTable, about: &str, request: Request) -> Reply {
+    match pending.request(about, request, 1000) {
         Answer::Now(reply) | Answer::Over(reply) => reply,
         file @ Answer::File(..) => panic!("{file:?}"),
     }
@@ -49,33 +49,33 @@ fn yes() -> Reply {
 
 #[test]
 fn only_what_work_names_is_given_out_and_only_until_its_run_ends() {
-    let flights = flights();
-    let entered = flights.enter(work("r")).expect("it is open");
-    let get = || flights.request(&entered.files.executable.name, Request::Get(0), 1000);
+    let pending = pending();
+    let registered = pending.register(work("r")).expect("it is open");
+    let get = || pending.request(&registered.files.executable.name, Request::Get(0), 1000);
     assert!(matches!(get(), Answer::File(path, 0) if path == *"/uploads/ab"));
-    assert_eq!(reply(&flights, &entered.token, Request::Get(3)), Reply::Yes(Bytes::from_static(b"load")));
+    assert_eq!(reply(&pending, &registered.token, Request::Get(3)), Reply::Yes(Bytes::from_static(b"load")));
     for guess in ["ab", "/uploads/ab", "", "*", ">", "r"] {
-        assert_eq!(reply(&flights, guess, Request::Get(0)), Reply::No);
+        assert_eq!(reply(&pending, guess, Request::Get(0)), Reply::No);
     }
-    assert_eq!(flights.end_run("r"), 1);
+    assert_eq!(pending.end_run("r"), 1);
     assert!(matches!(get(), Answer::Now(Reply::No)));
-    assert_eq!(reply(&flights, &entered.token, Request::Ask(1)), Reply::No);
+    assert_eq!(reply(&pending, &registered.token, Request::Claim(1)), Reply::No);
 }
 
 #[test]
 fn a_report_of_use_is_charged_once_to_the_run_that_its_name_names_and_also_behind_its_end() {
-    let flights = flights();
-    let entered = flights.enter(work("r")).expect("it is open");
-    let name = &entered.files.executable.name;
-    assert_eq!(flights.report(name, 1), Report::Charge("r".to_owned()));
-    assert_eq!(flights.report(name, 1), Report::Again);
-    flights.forget_report(name, 1);
-    assert_eq!(flights.report(name, 1), Report::Charge("r".to_owned()));
-    assert_eq!(flights.end_run("r"), 1);
-    assert_eq!(flights.report(name, 1), Report::Again);
-    assert_eq!(flights.report(name, 2), Report::Charge("r".to_owned()));
-    for guess in ["r", "ab", "", &entered.token] {
-        assert_eq!(flights.report(guess, 3), Report::Unknown);
+    let pending = pending();
+    let registered = pending.register(work("r")).expect("it is open");
+    let name = &registered.files.executable.name;
+    assert_eq!(pending.report(name, 1), Report::Charge("r".to_owned()));
+    assert_eq!(pending.report(name, 1), Report::Again);
+    pending.forget_report(name, 1);
+    assert_eq!(pending.report(name, 1), Report::Charge("r".to_owned()));
+    assert_eq!(pending.end_run("r"), 1);
+    assert_eq!(pending.report(name, 1), Report::Again);
+    assert_eq!(pending.report(name, 2), Report::Charge("r".to_owned()));
+    for guess in ["r", "ab", "", &registered.token] {
+        assert_eq!(pending.report(guess, 3), Report::Unknown);
     }
 }
 
@@ -89,74 +89,74 @@ fn an_agent_can_not_make_the_gateway_speak_to_others() {
         ("$JS.API.STREAM.DELETE.fastmap_work", false),
         ("fastmap.ended", false),
     ] {
-        let flights = flights();
-        let entered = flights.enter(work("r")).expect("it is open");
-        let verdict = Request::Verdict(ack.to_owned(), messages::verdict(WorkOutcome::Lost));
-        assert_eq!(reply(&flights, &entered.token, verdict), yes());
-        assert_eq!(entered.ack.lock().expect("no panic").is_some(), good, "{ack}");
+        let pending = pending();
+        let registered = pending.register(work("r")).expect("it is open");
+        let outcome = Request::Outcome(ack.to_owned(), messages::encode_outcome(WorkOutcome::Lost));
+        assert_eq!(reply(&pending, &registered.token, outcome), yes());
+        assert_eq!(registered.ack.lock().expect("no panic").is_some(), good, "{ack}");
     }
 }
 
 #[test]
 fn what_agents_lose_again_and_again_is_given_up_and_what_they_have_not_begun_does_not_count() {
-    let flights = flights();
-    let mut entered = flights.enter(work("r")).expect("it is open");
+    let pending = pending();
+    let mut registered = pending.register(work("r")).expect("it is open");
     for _ in 0..100 {
-        assert_eq!(reply(&flights, &entered.token, Request::Unused), yes());
-        assert_eq!(reply(&flights, &entered.token, Request::Ask(2)), yes());
+        assert_eq!(reply(&pending, &registered.token, Request::Unstarted), yes());
+        assert_eq!(reply(&pending, &registered.token, Request::Claim(2)), yes());
     }
     for _ in 1..DELIVERIES {
-        assert_eq!(reply(&flights, &entered.token, Request::Ask(2)), yes());
+        assert_eq!(reply(&pending, &registered.token, Request::Claim(2)), yes());
     }
-    assert_eq!(reply(&flights, &entered.token, Request::Ask(2)), Reply::No);
-    assert!(matches!(entered.verdict.try_recv(), Ok(WorkOutcome::Lost)));
+    assert_eq!(reply(&pending, &registered.token, Request::Claim(2)), Reply::No);
+    assert!(matches!(registered.outcome.try_recv(), Ok(WorkOutcome::Lost)));
 }
 
 #[test]
 fn what_is_missing_twice_is_sent_again_under_another_attempt() {
-    let flights = flights();
-    let entered = flights.enter(work("r")).expect("it is open");
-    let look = |there: bool| flights.missing(Duration::ZERO, |_| there);
+    let pending = pending();
+    let registered = pending.register(work("r")).expect("it is open");
+    let look = |there: bool| pending.missing(Duration::ZERO, |_| there);
     assert!(look(false).is_empty() && look(true).is_empty() && look(false).is_empty());
-    let again = look(false);
-    assert_eq!((again[0].n, again[0].attempt), (entered.n, 1));
-    assert_eq!(again[0].files.executable.name, entered.files.executable.name);
+    let requeued = look(false);
+    assert_eq!((requeued[0].n, requeued[0].attempt), (registered.n, 1));
+    assert_eq!(requeued[0].files.executable.name, registered.files.executable.name);
 }
 
 #[test]
 fn what_an_agent_keeps_for_too_long_is_taken_away_and_given_up_in_the_end() {
-    let flights = flights();
-    let mut entered = flights.enter(work("r")).expect("it is open");
-    let look = |delivered: u64| flights.kept_too_long(7, delivered, Duration::ZERO);
+    let pending = pending();
+    let mut registered = pending.register(work("r")).expect("it is open");
+    let look = |delivered: u64| pending.overdue(7, delivered, Duration::ZERO);
     for attempt in 1..=DELIVERIES {
-        flights.placed(&entered.token, 3);
+        pending.set_position(&registered.token, 3);
         assert!(look(2).is_empty(), "it waits for its turn");
-        assert!(flights.kept_too_long(8, 9, Duration::ZERO).is_empty(), "another tenant's");
-        assert!(flights.kept_too_long(7, 9, Duration::from_mins(1)).is_empty(), "not for long");
+        assert!(pending.overdue(8, 9, Duration::ZERO).is_empty(), "another tenant's");
+        assert!(pending.overdue(7, 9, Duration::from_mins(1)).is_empty(), "not for long");
         let kept = look(3);
-        let again = kept[0].again.as_ref().map(|again| again.attempt);
-        assert_eq!(again, (attempt < DELIVERIES).then_some(attempt));
-        assert_eq!((kept[0].n, kept[0].run.as_str()), (entered.n, "r"));
+        let requeued = kept[0].requeued.as_ref().map(|requeued| requeued.attempt);
+        assert_eq!(requeued, (attempt < DELIVERIES).then_some(attempt));
+        assert_eq!((kept[0].n, kept[0].run.as_str()), (registered.n, "r"));
     }
-    flights.lose(&entered.token);
-    assert!(matches!(entered.verdict.try_recv(), Ok(WorkOutcome::Lost)));
+    pending.lose(&registered.token);
+    assert!(matches!(registered.outcome.try_recv(), Ok(WorkOutcome::Lost)));
 }
 
 #[test]
 fn a_verdict_in_parts_comes_whole_or_not_at_all() {
-    let flights = flights();
-    let mut entered = flights.enter(work("r")).expect("it is open");
-    let verdict = messages::verdict(WorkOutcome::Lost);
+    let pending = pending();
+    let mut registered = pending.register(work("r")).expect("it is open");
+    let outcome = messages::encode_outcome(WorkOutcome::Lost);
     let part =
-        |from: usize, to: usize| Request::Part(from as u64, verdict.len() as u64, verdict.slice(from..to));
-    let half = verdict.len() / 2;
-    assert_eq!(reply(&flights, &entered.token, part(half, verdict.len())), Reply::No);
-    for request in [part(0, half), part(0, half), part(half, verdict.len()), part(half, verdict.len())] {
-        assert_eq!(reply(&flights, &entered.token, request), yes());
+        |from: usize, to: usize| Request::Part(from as u64, outcome.len() as u64, outcome.slice(from..to));
+    let half = outcome.len() / 2;
+    assert_eq!(reply(&pending, &registered.token, part(half, outcome.len())), Reply::No);
+    for request in [part(0, half), part(0, half), part(half, outcome.len()), part(half, outcome.len())] {
+        assert_eq!(reply(&pending, &registered.token, request), yes());
     }
     let too_long = Request::Part(0, u64::MAX, Bytes::from_static(b"x"));
-    assert_eq!(reply(&flights, &entered.token, Request::Verdict(String::new(), Bytes::new())), yes());
-    assert!(matches!(entered.verdict.try_recv(), Ok(WorkOutcome::Lost)));
-    let other = flights.enter(work("r")).expect("it is open");
-    assert_eq!(reply(&flights, &other.token, too_long), Reply::No);
+    assert_eq!(reply(&pending, &registered.token, Request::Outcome(String::new(), Bytes::new())), yes());
+    assert!(matches!(registered.outcome.try_recv(), Ok(WorkOutcome::Lost)));
+    let other = pending.register(work("r")).expect("it is open");
+    assert_eq!(reply(&pending, &other.token, too_long), Reply::No);
 }

@@ -6,35 +6,25 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fastmap_backends::losses::{Piece, after_loss};
-use fastmap_backends::sizing::{Observed, batch_items};
-use fastmap_backends::{
-    Batch, BatchBuilder, BatchId, Completion, Context, FunctionId, Job, JobId, Outcome, Results, Run, Running,
-};
+use fastmap_backends::{Batch, BatchBuilder, BatchId, Context, FunctionId, Job, JobId};
 
 use crate::checkpoint::{Checkpoint, Restored};
 use crate::error::{Error, ErrorKind};
-use crate::feed::Level;
 use crate::floats;
-use crate::map::attempts::{Attempts, Sorted};
+use crate::map::attempts::Attempts;
 use crate::map::deaths::Deaths;
 use crate::map::early_stop::EarlyStop;
+use crate::map::engine::mode::Mode;
+use crate::map::engine::planner::{BatchPlanner, Plan};
 use crate::map::reorder::ReorderBuffer;
 use crate::map::results::ResultChunk;
 use crate::report::MapReport;
 use crate::runtime::Runtime;
 use crate::worker::typed_loop::Entry;
 
-/// An input that is slower than this is sent on as it comes.
+/// What was pulled is sent after this time, so that workers need not wait for a slow input.
 const SLOW_INPUT: Duration = Duration::from_millis(5);
-/// How often a waiting map looks up, to move its progress bar.
-const LOOK_UP: Duration = Duration::from_millis(100);
-/// How often a map that waits for results looks whether its feed has got an item, if there is a place for
-/// one.
-const LOOK_AT_FEED: Duration = Duration::from_millis(5);
-/// Room made for a batch, over what its items are expected to take: items vary.
-const ROOM: f64 = 1.1;
-/// Results a batch may always bring, however small the budget.
+/// Bytes of results that a batch may always have, however small the budget.
 const CREDIT: usize = 64 * 1024;
 
 /// How the context gets its bytes: when the map begins, and no sooner.
@@ -50,58 +40,31 @@ pub(crate) struct MapEngine {
     pub(crate) item_timeout: Option<Duration>,
     pub(crate) limits: EarlyStop,
     pub(crate) attempts: Attempts,
-    result_stride: Option<u32>,
+    pub(super) result_stride: Option<u32>,
     pub(crate) report: MapReport,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) reorder_buffer: ReorderBuffer,
     /// What the consumer reads now.
     pub(crate) current: ResultChunk,
     pub(crate) job: JobId,
-    mode: Mode,
-    /// What was pulled and not sent yet. Here, so that a panic of the input loses nothing.
+    pub(super) mode: Mode,
+    /// Items that were pulled and not sent yet. A field and no local variable, so that a panic of the input loses nothing.
     pub(crate) builder: BatchBuilder,
     item_stride: Option<u32>,
     /// Batches to be sent again, earlier items first.
-    resubmit_queue: BTreeMap<u64, Batch>,
-    /// Items in the backend's hands.
-    in_flight: u64,
+    pub(super) resubmit_queue: BTreeMap<u64, Batch>,
+    /// Items that the backend has.
+    pub(super) in_flight: u64,
     /// Items pulled from the input.
     pub(crate) pulled: u64,
     pub(crate) reading: Reading,
     /// Items left in the input, if it tells.
     pub(crate) remaining: Option<u64>,
     batches: u64,
-    pub(crate) last_size: u32,
-    /// The work that the place wanted for which that was sized.
-    last_work: Duration,
-    pub(crate) seen: Seen,
-    /// Nothing more may be read until something is consumed or comes back.
+    pub(crate) planner: BatchPlanner,
+    /// Nothing more may be read until a result is consumed or a batch is answered.
     pub(crate) paused_by_budget: bool,
-    deaths: Deaths,
-}
-
-/// Where the items of a map run. A map begins `Unopened`, changes between `Inline` and `Running`, and ends as `Stopped`, then
-/// `Ended`.
-enum Mode {
-    /// No run is open: the map has not begun, or the workers are about to take over from the calling thread.
-    Unopened,
-    /// The run of a backend has the items.
-    Running(Box<dyn Run>),
-    /// The calling thread has the items.
-    Inline,
-    /// No item runs any more. Results that have arrived are still delivered.
-    Stopped,
-    /// The map has yielded its last item or its last error.
-    Ended,
-}
-
-impl Mode {
-    fn run(&mut self) -> Option<&mut (dyn Run + 'static)> {
-        match self {
-            Mode::Running(run) => Some(run.as_mut()),
-            Mode::Unopened | Mode::Inline | Mode::Stopped | Mode::Ended => None,
-        }
-    }
+    pub(super) deaths: Deaths,
 }
 
 /// Whether there is more to read.
@@ -111,23 +74,6 @@ pub(crate) enum Reading {
     /// Not until all that was read is answered: then the calling thread goes on.
     Held,
     Ended,
-}
-
-/// Moving means of what was observed, the latest batches weighing most.
-#[derive(Debug, Default)]
-pub(crate) struct Seen {
-    pub(crate) item_time: Option<Duration>,
-    bytes_in: f64,
-    bytes_out: f64,
-}
-
-/// What the next batch is to be.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Plan {
-    pub(crate) items: u32,
-    pub(crate) bytes: usize,
-    /// After this time what was pulled is sent.
-    pub(crate) patience: Duration,
 }
 
 /// How pulling ended.
@@ -177,9 +123,7 @@ impl MapEngine {
             reading: Reading::On,
             remaining: None,
             batches: 0,
-            last_size: 0,
-            last_work: Duration::ZERO,
-            seen: Seen::default(),
+            planner: BatchPlanner::default(),
             paused_by_budget: false,
             deaths: Deaths::default(),
         }
@@ -249,7 +193,7 @@ impl MapEngine {
     }
 
     /// Goes on to the next result chunk, if it is there: the consumer is done with the one before.
-    pub(crate) fn take(&mut self) {
+    pub(crate) fn next_chunk(&mut self) {
         self.paused_by_budget = false;
         self.report.read(self.current.read());
         self.current = self.reorder_buffer.take().unwrap_or_default();
@@ -268,11 +212,11 @@ impl MapEngine {
 
     /// What to pull next, if anything: `None` where the places are taken or the budget is used up.
     pub(crate) fn plan(&mut self) -> Option<Plan> {
-        self.send_again();
+        self.submit_ready();
         let capacity = self.mode.run()?.capacity();
-        // What was pulled and can't be sent goes first; where a run has failed, nothing more may be read.
+        // Batches that could not be sent yet go first: they hold earlier items. After a run has failed nothing more may be read.
         if !self.resubmit_queue.is_empty() {
-            // With a place free it is the budget that stands in the way.
+            // With a place free only the budget can have kept the batch back.
             self.paused_by_budget = capacity.batches > 0;
             return None;
         }
@@ -281,37 +225,21 @@ impl MapEngine {
         {
             return None;
         }
-        // Enough is ready for the consumer: it is the slow one, and reading on would only hold more.
+        // More results are ready than the workers have places: the consumer is the slow one, and more input would only take memory.
         if self.reorder_buffer.deliverable() > capacity.slots {
             self.paused_by_budget = true;
             return None;
         }
         self.reorder_buffer.set_places(capacity.slots);
         self.report.workers(capacity.workers);
-        let work = capacity.targets.work;
-        if self.last_work != work {
-            // Two kinds of places take turns: growth is told in terms of what each wants.
-            let times = if self.last_work.is_zero() { 1.0 } else { work.div_duration_f64(self.last_work) };
-            self.last_size = (f64::from(self.last_size) * times).ceil() as u32;
-            self.last_work = work;
-        }
-        let observed = Observed {
-            workers: capacity.workers,
-            remaining: self.remaining,
-            item_time: self.seen.item_time,
-            item_bytes: self.seen.bytes_in.max(self.seen.bytes_out),
-            last: self.last_size,
-        };
-        let items = self.checkpoint.limit(self.pulled, batch_items(&observed, &capacity.targets));
-        let expected = f64::from(items) * (self.seen.bytes_in + self.seen.bytes_out);
-        let first = self.pulled;
-        if !self.reorder_buffer.admits(first, expected) {
+        let items = self.planner.batch_items(&capacity, self.remaining);
+        let items = self.checkpoint.limit(self.pulled, items);
+        if !self.reorder_buffer.admits(self.pulled, self.planner.expected_bytes(items)) {
             self.paused_by_budget = true;
             return None;
         }
         self.checkpoint.wait_for_room(capacity.batches);
-        let bytes =
-            (f64::from(items) * self.seen.bytes_in * ROOM).min(self.runtime.settings().read_ahead as f64);
+        let bytes = self.planner.input_room(items).min(self.runtime.settings().read_ahead as f64);
         self.builder.reserve(bytes as usize);
         Some(Plan { items, bytes: capacity.targets.bytes, patience: SLOW_INPUT })
     }
@@ -327,21 +255,20 @@ impl MapEngine {
     /// If the input is not the one whose results are recorded.
     pub(crate) fn pulled(&mut self, how: Pulled, remaining: Option<u64>) -> Result<(), Error> {
         self.remaining = remaining;
-        if self.checkpoint.recalls(self.pulled) {
-            self.recall()?;
+        if self.checkpoint.is_restoring(self.pulled) {
+            self.restore()?;
         } else if self.builder.items() > 0 {
             let builder = std::mem::replace(&mut self.builder, BatchBuilder::new(self.item_stride));
             let items = builder.items();
-            let each = builder.bytes() as f64 / f64::from(items);
-            mean(&mut self.seen.bytes_in, each, self.batches == 0);
+            self.planner.batch_read(items, builder.bytes());
             let id = self.next_id();
             let credit = self.result_credit();
             let batch = builder.finish(self.job, id, self.pulled, credit);
             self.pulled += u64::from(items);
-            self.last_size = items;
+            // Before the batch is sent: its answer may arrive at once, and is recorded with the inputs that are noted here.
             self.checkpoint.pulled(&batch);
             self.resubmit_queue.insert(batch.first(), batch);
-            self.send_again();
+            self.submit_ready();
         }
         match how {
             Pulled::Enough => {}
@@ -349,7 +276,7 @@ impl MapEngine {
                 self.end_input();
                 self.checkpoint.input_ended(self.pulled + self.checkpoint.compared())?;
             }
-            Pulled::Unwritable(error) if self.checkpoint.recalls(self.pulled) => {
+            Pulled::Unwritable(error) if self.checkpoint.is_restoring(self.pulled) => {
                 let index = self.pulled + self.checkpoint.compared();
                 return Err(self.checkpoint.unwritable(error, index));
             }
@@ -362,20 +289,19 @@ impl MapEngine {
     }
 
     /// Compares what was pulled with what is recorded.
-    fn recall(&mut self) -> Result<(), Error> {
+    fn restore(&mut self) -> Result<(), Error> {
         let builder = std::mem::replace(&mut self.builder, BatchBuilder::new(self.item_stride));
         let restored = self.checkpoint.compare(builder.items(), builder.encoded())?;
         if let Some(Restored { items, results }) = restored {
             self.report.restored(items);
-            let segment =
-                ResultChunk::done(self.pulled, items, self.result_stride, results.into(), Vec::new());
-            self.reorder_buffer.insert(segment);
+            let chunk = ResultChunk::done(self.pulled, items, self.result_stride, results.into(), Vec::new());
+            self.reorder_buffer.insert(chunk);
             self.pulled += u64::from(items);
         }
         Ok(())
     }
 
-    fn next_id(&mut self) -> BatchId {
+    pub(super) fn next_id(&mut self) -> BatchId {
         self.batches += 1;
         BatchId(self.batches)
     }
@@ -388,26 +314,27 @@ impl MapEngine {
     }
 
     /// Sends batches that are ready, as far as there are places and bytes.
-    fn send_again(&mut self) {
+    pub(super) fn submit_ready(&mut self) {
         while let Some(entry) = self.resubmit_queue.first_entry() {
             let batch = entry.get();
-            let expected = batch.payload().len() as f64 + f64::from(batch.items()) * self.seen.bytes_out;
+            let expected = batch.payload().len() as f64 + self.planner.expected_results(batch.items());
             if !self.reorder_buffer.admits(batch.first(), expected) {
                 return;
             }
             let Some(run) = self.mode.run() else { return };
             let batch = entry.remove();
             let items = u64::from(batch.items());
-            self.reorder_buffer.charge(&batch, self.seen.bytes_out);
+            // Charged before it is sent, because the run may answer before `submit` returns. Undone below if it refuses.
+            self.reorder_buffer.charge(&batch, self.planner.result_bytes());
             self.report.sent(&batch);
             self.attempts.sent(&batch);
             match run.submit(batch) {
                 Ok(()) => self.in_flight += items,
                 Err(error) => {
-                    // A run that is closed says why when it is polled.
+                    // Not an error yet: a closed run reports the reason when it is polled, after the results that it still has.
                     let batch = error.into_batch();
                     self.reorder_buffer.discharge(batch.id(), batch.items());
-                    self.attempts.back(batch.id(), batch.items());
+                    self.attempts.on_returned(batch.id(), batch.items());
                     self.resubmit_queue.insert(batch.first(), batch);
                     return;
                 }
@@ -415,170 +342,9 @@ impl MapEngine {
         }
     }
 
-    /// Answers are owed, or a batch was refused, of which the run says why.
-    pub(crate) fn expects_news(&self) -> bool {
-        self.in_flight > 0 || !self.resubmit_queue.is_empty()
-    }
-
     /// Whether batches that are under way are worked on, or will be in a moment.
     pub(crate) fn is_ready(&mut self) -> bool {
         self.mode.run().is_none_or(|run| run.readiness().ready)
-    }
-
-    /// Takes completions that are there, without waiting.
-    ///
-    /// # Errors
-    /// What ends the map: its run, or one of its limits.
-    pub(crate) fn collect(&mut self) -> Result<(), Error> {
-        while self.expects_news() && self.take_one(Instant::now())? {}
-        self.limits.check(self.is_answered())
-    }
-
-    /// Waits for news. `Ok(false)`: there is nothing to wait for.
-    pub(crate) fn wait(&mut self) -> Result<bool, Error> {
-        if !self.expects_news() {
-            return Ok(false);
-        }
-        self.wait_for(LOOK_UP)?;
-        Ok(true)
-    }
-
-    /// Waits for an answer, no longer than `most`; gives how long that took.
-    pub(crate) fn wait_for(&mut self, most: Duration) -> Result<Duration, Error> {
-        let begun = Instant::now();
-        let taken = self.take_one(self.limits.until(begun + most));
-        let waited = begun.elapsed();
-        self.report.waited(waited);
-        taken?;
-        self.tick();
-        self.collect()?;
-        Ok(waited)
-    }
-
-    /// Waits for an answer, or for an item of the feed.
-    pub(crate) fn wait_beside(&mut self, feed: Option<&Level>) -> Result<(), Error> {
-        if self.expects_news() {
-            let most = if self.can_submit() { LOOK_AT_FEED } else { LOOK_UP };
-            return self.wait_for(most).map(drop);
-        }
-        let Some(feed) = feed else { return Ok(()) };
-        if feed.is_work_list() && self.is_drained() {
-            self.end_input();
-            return self.checkpoint.input_ended(self.pulled + self.checkpoint.compared());
-        }
-        feed.wait(self.limits.until(Instant::now() + LOOK_UP));
-        self.tick();
-        self.collect()
-    }
-
-    /// Tells how far the map is, if that is due.
-    pub(crate) fn tick(&mut self) {
-        if self.report.is_due() {
-            if let Some(run) = self.mode.run() {
-                self.report.spent(run.cost_so_far());
-            }
-            self.report.tick(self.current.read());
-        }
-    }
-
-    fn take_one(&mut self, deadline: Instant) -> Result<bool, Error> {
-        let Some(run) = self.mode.run() else { return Ok(false) };
-        let Some(completion) = run.poll(deadline).map_err(Error::of_backend)? else { return Ok(false) };
-        let Completion { batch, first, items, outcome } = completion;
-        self.paused_by_budget = false;
-        let more = self.reorder_buffer.discharge(batch, items);
-        let kept = self.attempts.back(batch, items);
-        self.in_flight = self.in_flight.saturating_sub(u64::from(items));
-        match outcome {
-            Outcome::Done(results) => {
-                self.report.answered(batch, more, first, items, &results);
-                self.answered(first, items, results, kept.as_ref())?;
-            }
-            Outcome::Returned(rest) => {
-                self.resubmit_queue.insert(rest.first(), rest);
-            }
-            Outcome::Lost(lost, loss) => {
-                self.report.lost(&lost, &loss);
-                // A batch that is halved is progress: it ends with the guilty item alone, which is answered.
-                if lost.items() == 1 || loss.running != Running::Unknown {
-                    self.deaths.died(loss.death.clone());
-                }
-                for piece in after_loss(lost.items(), lost.attempt(), self.attempts.retries, &loss) {
-                    match piece {
-                        Piece::Again(range, attempt) => {
-                            let id = self.next_id();
-                            let piece = lost.piece(id, range.start, range.end, attempt);
-                            self.resubmit_queue.insert(piece.first(), piece);
-                        }
-                        Piece::Answer(item, tries) => {
-                            let index = lost.first() + u64::from(item);
-                            self.checkpoint.settled(index, 1);
-                            let error = Error::of_death(loss.death.clone()).tried(tries);
-                            self.deliver(ResultChunk::failed(index, error));
-                            self.deaths.settled(loss.death.clone());
-                        }
-                    }
-                }
-                self.check_deaths()?;
-            }
-        }
-        self.send_again();
-        Ok(true)
-    }
-
-    fn answered(
-        &mut self,
-        first: u64,
-        items: u32,
-        results: Results,
-        kept: Option<&Batch>,
-    ) -> Result<(), Error> {
-        self.deaths.answered();
-        let each = f64::from(items.max(1));
-        let time = results.wall.div_f64(each);
-        self.seen.item_time = Some(self.seen.item_time.map_or(time, |old| (old + time) / 2));
-        let fresh = self.seen.bytes_out == 0.0;
-        mean(&mut self.seen.bytes_out, results.payload.bytes().len() as f64 / each, fresh);
-        let recorded = self.checkpoint.answered(first, items, &results, kept);
-        let Sorted { segments, again } = self.attempts.sort(first, items, self.result_stride, results, kept);
-        // What is tried again stays in the batch that it was pulled with.
-        self.checkpoint.settled(first, items.saturating_sub(again.len() as u32));
-        let again = kept.map(|whole| whole.singles(&again, || self.next_id())).unwrap_or_default();
-        for piece in again {
-            self.resubmit_queue.insert(piece.first(), piece);
-        }
-        for segment in segments {
-            self.deliver(segment);
-        }
-        recorded
-    }
-
-    /// Answers for the consumer. Where the map stops at a failure, the failed item and what is behind it in the
-    /// result chunk leave a gap, up to which is delivered what is here.
-    fn deliver(&mut self, mut segment: ResultChunk) {
-        if self.limits.stops()
-            && let Some(error) = segment.cut_at_failure()
-        {
-            let error = self.report.failed(error);
-            self.limits.halt(error);
-        }
-        if segment.left() > 0 {
-            self.reorder_buffer.insert(segment);
-        }
-    }
-
-    /// # Errors
-    /// If so many workers died that the map ends: see [`Deaths::check`].
-    fn check_deaths(&mut self) -> Result<(), Error> {
-        if self.is_answered() {
-            return Ok(());
-        }
-        if self.report.has_results() {
-            // The calling thread has some as well, and a checkpoint.
-            self.deaths.lived();
-        }
-        let workers = self.mode.run().map_or(1, |run| run.capacity().workers);
-        self.deaths.check(workers, self.attempts.retries)
     }
 
     /// The run can't go on: nothing more is read or waited for, only what is here is still to be delivered.
@@ -637,7 +403,7 @@ impl MapEngine {
     }
 
     /// Whether every item of the input has its answer, as far as the input tells.
-    fn is_answered(&self) -> bool {
+    pub(super) fn is_answered(&self) -> bool {
         let all_pulled = self.input_ended() || self.remaining == Some(0);
         all_pulled && self.in_flight == 0 && self.resubmit_queue.is_empty() && self.builder.items() == 0
     }
@@ -660,9 +426,4 @@ impl Drop for MapEngine {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-/// Moves a mean halfway to a new value.
-fn mean(mean: &mut f64, value: f64, first: bool) {
-    *mean = if first { value } else { f64::midpoint(*mean, value) };
 }

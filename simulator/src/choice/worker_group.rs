@@ -1,5 +1,5 @@
 //! Workers with one queue: those of this machine, or the service's. Whoever is free takes the first batch; where none waits,
-//! half of what another of its machine has not begun. Driven by `play`, which brings the time.
+//! half of what another of its machine has not begun. Driven by `simulation`, which brings the time.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -37,7 +37,7 @@ pub(crate) struct Ends {
 }
 
 #[derive(Debug)]
-pub(crate) struct Crew {
+pub(crate) struct WorkerGroup {
     workers: Vec<Worker>,
     idle: BTreeSet<usize>,
     pending: VecDeque<Piece>,
@@ -53,9 +53,9 @@ pub(crate) struct Crew {
     pub(crate) vain: Nanos,
 }
 
-impl Crew {
+impl WorkerGroup {
     pub(crate) fn new(workers: usize, slowness: f64, overhead: Nanos, moving: Nanos) -> Self {
-        Crew {
+        WorkerGroup {
             workers: vec![Worker::default(); workers],
             idle: BTreeSet::new(),
             pending: VecDeque::new(),
@@ -186,7 +186,7 @@ impl Crew {
     /// ended where the item that it runs is long.
     pub(crate) fn cancel(&mut self, batch: u64, now: Nanos, items: &Items) -> Vec<Ends> {
         self.pending.retain(|piece| piece.batch != batch);
-        let mut news = Vec::new();
+        let mut started = Vec::new();
         for worker in 0..self.workers.len() {
             let Some(running) = self.workers[worker].running else { continue };
             if running.piece.batch != batch {
@@ -202,8 +202,8 @@ impl Crew {
             let running = slot.running.as_mut().expect("it was just seen");
             running.limit = begun;
             slot.version += 1;
-            news.push(Ends { at, worker, version: slot.version });
+            started.push(Ends { at, worker, version: slot.version });
         }
-        news
+        started
     }
 }

@@ -1,0 +1,179 @@
+//! Completions of a run: how a map waits for them, and what each of them changes.
+
+use std::time::{Duration, Instant};
+
+use fastmap_backends::losses::{Piece, after_loss};
+use fastmap_backends::{Batch, Completion, Outcome, Results, Running};
+
+use crate::error::Error;
+use crate::feed::Level;
+use crate::map::attempts::Sorted;
+use crate::map::engine::state::MapEngine;
+use crate::map::results::ResultChunk;
+
+/// Longest wait for a completion before the progress bar is moved.
+const LOOK_UP: Duration = Duration::from_millis(100);
+/// How often a map that waits for results checks whether its feed has an item, if there is a place for one.
+const LOOK_AT_FEED: Duration = Duration::from_millis(5);
+
+impl MapEngine {
+    /// Whether the run has a completion to give: batches are in flight, or it has refused one and reports the reason when polled.
+    pub(crate) fn awaits_completions(&self) -> bool {
+        self.in_flight > 0 || !self.resubmit_queue.is_empty()
+    }
+
+    /// Takes completions that are there, without waiting.
+    ///
+    /// # Errors
+    /// What ends the map: its run, or one of its limits.
+    pub(crate) fn collect(&mut self) -> Result<(), Error> {
+        while self.awaits_completions() && self.handle_next(Instant::now())? {}
+        self.limits.check(self.is_answered())
+    }
+
+    /// Waits for a completion. `Ok(false)`: none is to be expected.
+    pub(crate) fn wait(&mut self) -> Result<bool, Error> {
+        if !self.awaits_completions() {
+            return Ok(false);
+        }
+        self.wait_for(LOOK_UP)?;
+        Ok(true)
+    }
+
+    /// Waits for an answer, no longer than `most`; gives how long that took.
+    pub(crate) fn wait_for(&mut self, most: Duration) -> Result<Duration, Error> {
+        let begun = Instant::now();
+        let taken = self.handle_next(self.limits.until(begun + most));
+        let waited = begun.elapsed();
+        // Before the error: time that was waited in vain is in the report, too.
+        self.report.waited(waited);
+        taken?;
+        self.tick();
+        self.collect()?;
+        Ok(waited)
+    }
+
+    /// Waits for a completion, or for an item of the feed.
+    pub(crate) fn wait_for_run_or_feed(&mut self, feed: Option<&Level>) -> Result<(), Error> {
+        if self.awaits_completions() {
+            let most = if self.can_submit() { LOOK_AT_FEED } else { LOOK_UP };
+            return self.wait_for(most).map(drop);
+        }
+        let Some(feed) = feed else { return Ok(()) };
+        if feed.is_work_list() && self.is_drained() {
+            self.end_input();
+            return self.checkpoint.input_ended(self.pulled + self.checkpoint.compared());
+        }
+        feed.wait(self.limits.until(Instant::now() + LOOK_UP));
+        self.tick();
+        self.collect()
+    }
+
+    /// Reports progress, if that is due.
+    pub(crate) fn tick(&mut self) {
+        if self.report.is_due() {
+            if let Some(run) = self.mode.run() {
+                self.report.spent(run.cost_so_far());
+            }
+            self.report.tick(self.current.read());
+        }
+    }
+
+    fn handle_next(&mut self, deadline: Instant) -> Result<bool, Error> {
+        let Some(run) = self.mode.run() else { return Ok(false) };
+        let Some(completion) = run.poll(deadline).map_err(Error::of_backend)? else { return Ok(false) };
+        let Completion { batch, first, items, outcome } = completion;
+        self.paused_by_budget = false;
+        // All three before the outcome is looked at: a batch that is sent again below is charged, counted and kept anew.
+        let more = self.reorder_buffer.discharge(batch, items);
+        let whole = self.attempts.on_returned(batch, items);
+        self.in_flight = self.in_flight.saturating_sub(u64::from(items));
+        match outcome {
+            Outcome::Done(results) => {
+                self.report.answered(batch, more, first, items, &results);
+                self.answered(first, items, results, whole.as_ref())?;
+            }
+            Outcome::Returned(rest) => {
+                self.resubmit_queue.insert(rest.first(), rest);
+            }
+            Outcome::Lost(lost, loss) => {
+                self.report.lost(&lost, &loss);
+                // A batch that is halved is progress: it ends with the guilty item alone, which is answered.
+                if lost.items() == 1 || loss.running != Running::Unknown {
+                    self.deaths.died(loss.death.clone());
+                }
+                for piece in after_loss(lost.items(), lost.attempt(), self.attempts.retries, &loss) {
+                    match piece {
+                        Piece::Again(range, attempt) => {
+                            let id = self.next_id();
+                            let piece = lost.piece(id, range.start, range.end, attempt);
+                            self.resubmit_queue.insert(piece.first(), piece);
+                        }
+                        Piece::Answer(item, tries) => {
+                            let index = lost.first() + u64::from(item);
+                            self.checkpoint.settled(index, 1);
+                            let error = Error::of_death(loss.death.clone()).tried(tries);
+                            self.deliver(ResultChunk::failed(index, error));
+                            self.deaths.settled(loss.death.clone());
+                        }
+                    }
+                }
+                self.check_deaths()?;
+            }
+        }
+        self.submit_ready();
+        Ok(true)
+    }
+
+    fn answered(
+        &mut self,
+        first: u64,
+        items: u32,
+        results: Results,
+        whole: Option<&Batch>,
+    ) -> Result<(), Error> {
+        self.deaths.answered();
+        self.planner.batch_answered(items, &results);
+        // The record's error is returned last, so that the consumer gets the answers that the checkpoint has lost.
+        let recorded = self.checkpoint.answered(first, items, &results, whole);
+        let Sorted { chunks, again } = self.attempts.sort(first, items, self.result_stride, results, whole);
+        // What is tried again stays in the batch that it was pulled with.
+        self.checkpoint.settled(first, items.saturating_sub(again.len() as u32));
+        let again = whole.map(|whole| whole.singles(&again, || self.next_id())).unwrap_or_default();
+        for piece in again {
+            self.resubmit_queue.insert(piece.first(), piece);
+        }
+        for chunk in chunks {
+            self.deliver(chunk);
+        }
+        recorded
+    }
+
+    /// Passes answers on to the consumer. If the map stops at a failure, the failed item and those after it in the chunk leave a
+    /// gap, and the results before the gap are delivered.
+    pub(super) fn deliver(&mut self, mut chunk: ResultChunk) {
+        if self.limits.stops()
+            && let Some(error) = chunk.cut_at_failure()
+        {
+            let error = self.report.failed(error);
+            self.limits.fail_fast(error);
+        }
+        if chunk.left() > 0 {
+            self.reorder_buffer.insert(chunk);
+        }
+    }
+
+    /// # Errors
+    /// If so many workers died that the map ends: see [`Deaths::check`].
+    fn check_deaths(&mut self) -> Result<(), Error> {
+        if self.is_answered() {
+            return Ok(());
+        }
+        if self.report.has_results() {
+            // Results of the calling thread and of a checkpoint count: they show that items can be executed.
+            self.deaths.lived();
+        }
+        let workers = self.mode.run().map_or(1, |run| run.capacity().workers);
+        self.deaths.check(workers, self.attempts.retries)
+    }
+}

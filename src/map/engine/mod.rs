@@ -1,0 +1,10 @@
+//! The part of a map that knows no types: `planner` sizes batches, `mode` says where items run, `state` reads, sends and ends, `completions` takes what a
+//! run answers.
+
+mod completions;
+mod mode;
+mod planner;
+mod state;
+
+pub(crate) use crate::map::engine::planner::Plan;
+pub(crate) use crate::map::engine::state::{Encode, MapEngine, Pulled, Reading};
