@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use crate::execution::job::Job;
 use crate::model::batch::Batch;
+use crate::model::batch_sizing::Targets;
 use crate::model::completion::Completion;
 use crate::model::cost::Receipt;
 use crate::model::error::BackendError;
 use crate::model::ids::BatchId;
-use crate::model::sizing::Targets;
 
 /// A place where batches run: this machine's worker processes, a service, or whatever you write.
 ///

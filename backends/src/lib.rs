@@ -23,8 +23,8 @@ mod execution;
 #[cfg(all(fuzzing, feature = "protocol"))]
 pub mod fuzzing;
 pub mod local;
-pub mod losses;
 mod model;
+pub mod split_after_crash;
 #[cfg(feature = "adaptive")]
 pub use crate::adaptive::{Adaptive, AdaptiveOptions};
 pub use crate::execution::build_id::identity;
@@ -37,6 +37,7 @@ pub use crate::execution::startable::startable;
 pub use crate::execution::task::{Task, Work};
 pub use crate::local::{Local, LocalOptions};
 pub use crate::model::batch::{Batch, BatchBuilder, Items, Slots};
+pub use crate::model::batch_sizing::{self, Targets};
 pub use crate::model::completion::{Completion, Origin, Outcome, Payload, Results};
 pub use crate::model::context::{Context, ContextWriter};
 pub use crate::model::cost::{Receipt, credits, in_credits};
@@ -47,7 +48,6 @@ pub use crate::model::hex::hexadecimal;
 pub use crate::model::ids::BatchId;
 pub use crate::model::ids::JobId;
 pub use crate::model::refused_call::RefusedCall;
-pub use crate::model::sizing::{self, Targets};
 pub use crate::model::words::{counted, noun};
 /// How local workers are confined.
 pub use fastmap_sandbox as sandbox;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
-use fastmap::backends::sizing::{Observed, batch_items};
+use fastmap::backends::batch_sizing::{Observed, batch_items};
 use fastmap::backends::{Batch, BatchBuilder, BatchId, Items, JobId, Targets};
 use fastmap::{FastmapConfig, Options, Verbosity};
 use serde::de::DeserializeOwned;

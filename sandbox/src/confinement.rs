@@ -153,6 +153,6 @@ pub fn watch(record: &'static DenialLog, running: &'static AtomicU32) -> io::Res
         return Err(io::Error::other("no jail's filter is in force"));
     }
     crate::refusal_record::keep(record, running);
-    crate::files::leave_to_the_jail();
+    crate::path_calls::leave_to_the_jail();
     crate::seccomp::install_inside()
 }

@@ -301,7 +301,7 @@ pub fn read_program(path: &Path) -> Result<Elf, ElfError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::world;
+    use crate::readable_files;
 
     fn own() -> Vec<u8> {
         std::fs::read("/proc/self/exe").expect("this program can be read")
@@ -328,7 +328,7 @@ mod tests {
         let mut narrow = own();
         narrow[4] = elf::ELFCLASS32.0;
         assert!(matches!(Elf::parse(narrow.as_slice()), Err(ElfError::Kind(_))));
-        let libraries = world::LIBRARIES.map(|folder| Path::new(folder).join("libm.so.6"));
+        let libraries = readable_files::LIBRARIES.map(|folder| Path::new(folder).join("libm.so.6"));
         if let Some(library) = libraries.iter().find(|path| path.exists()) {
             assert!(read_program(library).expect_err("a library").to_string().contains("a library"));
         }

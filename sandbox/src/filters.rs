@@ -292,7 +292,7 @@ mod tests {
     }
 
     /// Differences by nature, which docs/local-and-cloud.md explains: other processes, sockets, and the calls that
-    /// `files` makes.
+    /// `path_calls` makes.
     const APART: &[&str] = &[
         "connect",
         "execve",
@@ -317,7 +317,7 @@ mod tests {
     const OLD_APART: &[&str] = &["chmod", "creat", "link", "mkdir", "open", "rename", "rmdir", "unlink"];
     #[cfg(not(target_arch = "x86_64"))]
     const OLD_APART: &[&str] = &[];
-    /// Looks by a path, which a jailed worker's own filter brings to `files`, and a local one's where the worker
+    /// Looks by a path, which a jailed worker's own filter brings to `path_calls`, and a local one's where the worker
     /// has files of its own.
     const APART_LOOKING: &[i64] = &[
         libc::SYS_newfstatat,

@@ -1,4 +1,4 @@
-//! Files: nothing but reading what a program needs to go on running, which `world` lists, and writing to what
+//! Files: nothing but reading what a program needs to go on running, which `readable_files` lists, and writing to what
 //! `temporary` has made for this worker alone. Called by `confine`; calls the crate `landlock`.
 
 use std::ffi::{CStr, OsStr, c_int, c_void};
@@ -11,7 +11,7 @@ use landlock::{
     RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, path_beneath_rules,
 };
 
-use crate::{temporary, world};
+use crate::{readable_files, temporary};
 
 /// Whether this kernel has it, and has it switched on.
 pub(crate) fn available() -> io::Result<()> {
@@ -35,7 +35,7 @@ pub(crate) fn install() -> io::Result<()> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let own = [PathBuf::from("/proc/self/exe")].into_iter().chain(loaded());
     // A jail's local time is that of the run, and leads to a zone of the list.
-    let paths = own.chain(world::readable()).chain([PathBuf::from("/etc/localtime")]);
+    let paths = own.chain(readable_files::readable()).chain([PathBuf::from("/etc/localtime")]);
     // As a file of any kind may be used, so that a device answers as it does where nothing is confined.
     let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
     let inside = AccessFs::from_all(ABI::V3) & !(special() | AccessFs::Execute);
@@ -49,7 +49,7 @@ pub(crate) fn install() -> io::Result<()> {
         .and_then(|rules| rules.scope(Scope::from_all(ABI::V6)))
         .and_then(Ruleset::create)
         .and_then(|rules| rules.add_rules(path_beneath_rules(paths, read)))
-        .and_then(|rules| rules.add_rules(path_beneath_rules(world::DEVICES, device)))
+        .and_then(|rules| rules.add_rules(path_beneath_rules(readable_files::DEVICES, device)))
         .and_then(|rules| rules.add_rules(inside))
         .and_then(landlock::RulesetCreated::restrict_self)
         .map_err(io::Error::other)?;

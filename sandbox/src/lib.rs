@@ -12,8 +12,8 @@
 //! Two layers, because neither is enough: Landlock knows nothing of UDP, of sockets that have a path, of
 //! `io_uring` or of administration; seccomp can't tell one file from another.
 //!
-//! `world` lists the files of the machine that are there, confined or jailed; `temporary` makes a worker's
-//! own `/tmp`; to `files` come the calls that name a file.
+//! `readable_files` lists the files of the machine that are there, confined or jailed; `temporary` makes a worker's
+//! own `/tmp`; to `path_calls` come the calls that name a file.
 //!
 //! `memory_group` reads what the kernel tells of memory that ran out.
 //!
@@ -29,13 +29,14 @@ mod calls;
 mod confinement;
 #[cfg(feature = "jail")]
 pub mod elf;
-mod files;
 mod filters;
 #[cfg(feature = "jail")]
 pub mod jail;
 mod landlock;
 mod memory_group;
 mod notify_thread;
+mod path_calls;
+mod readable_files;
 mod refusal;
 pub(crate) mod refusal_notes;
 mod refusal_record;
@@ -44,11 +45,10 @@ mod seccomp;
 mod sigsys_handler;
 mod temporary;
 pub mod unpoisoned;
-mod world;
 pub use crate::memory_group::{MemoryGroup, most_processes};
+pub use crate::readable_files::is_zone;
 pub use crate::refusal::{Refusal, named};
 pub use crate::refusal_record::{DenialLog, record};
-pub use crate::world::is_zone;
 
 pub use confinement::{
     Confinement, ConfinementLevel, Layer, MissingFeature, confine, landlock_abi, missing_features, watch,

@@ -1,14 +1,14 @@
 //! The signal handler to which a refused call comes: it writes down which, and lets the call return EPERM. Installed by
 //! `seccomp`. All of it runs in a signal, at any place of the program: nothing here allocates, locks or panics.
 //!
-//! Calls that name a file are decided in `files`. Two more come here to be done otherwise: the signal itself
+//! Calls that name a file are decided in `path_calls`. Two more come here to be done otherwise: the signal itself
 //! stays unblocked, and keeps this handler.
 
 use std::ffi::{c_int, c_void};
 use std::io;
 
 use crate::calls::ASKED;
-use crate::files;
+use crate::path_calls;
 use crate::refusal_notes::{is_path, note, returned};
 
 /// `si_code` of a signal that a filter raised.
@@ -155,7 +155,7 @@ fn decide(registers: &Registers<'_>) -> i64 {
     if number == libc::SYS_rt_sigaction {
         return take_action(registers);
     }
-    if let Some(result) = files::decide(number, std::array::from_fn(|at| registers.argument(at))) {
+    if let Some(result) = path_calls::decide(number, std::array::from_fn(|at| registers.argument(at))) {
         return result;
     }
     // It names a thread, and no filter knows the threads of a process. (musl raises signals by it.)

@@ -1,5 +1,5 @@
 //! A confined worker's own `/tmp` and `/dev/shm`: empty, in memory, seen by no other process and gone with
-//! it. Made by `confine` before anything is refused; `landlock` allows writing in it, and `files` leads calls
+//! it. Made by `confine` before anything is refused; `landlock` allows writing in it, and `path_calls` leads calls
 //! that name a path below one of these folders there. (A jailed worker has mounts of its own at these paths,
 //! see `jail`.)
 //!

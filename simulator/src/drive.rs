@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use fastmap_backends::Targets;
-use fastmap_backends::sizing::Observed;
+use fastmap_backends::batch_sizing::Observed;
 
 use crate::clock::Nanos;
 use crate::settings::{Mean, Settings};

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use fastmap_backends::sizing::Rule;
+use fastmap_backends::batch_sizing::Rule;
 
 use crate::clock::Nanos;
 use crate::outcome::{Outcome, greedy};

@@ -1,6 +1,6 @@
 //! fastmap's engine in virtual time.
 //!
-//! The decisions are the real ones where they are pure (`fastmap_backends::sizing`), and elsewhere told again after
+//! The decisions are the real ones where they are pure (`fastmap_backends::batch_sizing`), and elsewhere told again after
 //! the engine's files, which each module here names. `engine` plays one map: `clock` is its queue of events, `world` what
 //! surrounds it, `settings` what the host decides by, `shapes` its items, `outcome` what came of it. `experiments`
 //! are the tables that the program prints.

@@ -1,10 +1,10 @@
-//! What the host decides by: the rule of `fastmap_backends::sizing`, and the constants around it that stand in
+//! What the host decides by: the rule of `fastmap_backends::batch_sizing`, and the constants around it that stand in
 //! `backends/src/local` and `src/map`. The experiments vary it.
 
 use std::time::Duration;
 
 use fastmap_backends::Targets;
-use fastmap_backends::sizing::Rule;
+use fastmap_backends::batch_sizing::Rule;
 
 /// The host's constants. [`Settings::local`] are the engine's own.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -2,8 +2,8 @@
 //!
 //! One item on its way: `input` pulls and encodes it (`read_pacing` says when it waits with that), `engine` sends its
 //! batch and receives the answer, `reorder` restores the order, `results` holds the answers of a batch, and `next()` of
-//! `adapter` decodes one. `losses`, of the backends, divides a lost batch, `attempts` counts what is tried again,
-//! `deaths` decides when a map gives up, `early_stop` ends it at an error or a deadline, and `poll_pacing` says how often
+//! `adapter` decodes one. `split_after_crash`, of the backends, divides a lost batch, `attempts` counts what is tried again,
+//! `crash_abort` decides when a map gives up, `early_stop` ends it at an error or a deadline, and `poll_pacing` says how often
 //! `next()` looks at more than the answers at hand. With the option `inline`, the folder `inline` calls the function in
 //! the calling thread while that is the quickest. `builder` has the methods that set up a map before its first item.
 
@@ -11,7 +11,7 @@ pub(crate) mod adapter;
 mod attempts;
 mod batches;
 mod builder;
-mod deaths;
+mod crash_abort;
 mod early_stop;
 mod engine;
 pub(crate) mod inline;

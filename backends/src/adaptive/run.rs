@@ -16,13 +16,13 @@ use crate::adaptive::service_limits;
 use crate::backend::SubmitError;
 use crate::execution::job::Job;
 use crate::model::batch::Batch;
+use crate::model::batch_sizing::Targets;
 use crate::model::completion::{Completion, Outcome};
 use crate::model::cost::Receipt;
 use crate::model::death::{Running, WorkerLoss};
 use crate::model::error::BackendError;
 use crate::model::ids::BatchId;
-use crate::model::sizing::Targets;
-use crate::{Backend, Capacity, Readiness, Run, losses};
+use crate::{Backend, Capacity, Readiness, Run, split_after_crash};
 
 mod service_link;
 
@@ -160,7 +160,7 @@ impl AdaptiveRun {
     /// Whether a loss says something of the batch, and not of the side: an item of it may have done it.
     fn accuses(&self, side: Side, loss: &WorkerLoss) -> bool {
         let cut = side == Side::Cloud && service_limits::is_cut_by_it(loss, self.job.item_timeout);
-        losses::accuses(loss) && !cut
+        split_after_crash::accuses(loss) && !cut
     }
 
     /// News of a side.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::sizing::Targets;
+use crate::model::batch_sizing::Targets;
 
 /// A batch is charged to disks and processors at the service and hashed twice on the way: about 1 ms, of which 50 ms
 /// are 2 %. Four round trips of work, with as many batches in flight for each worker, hide one.

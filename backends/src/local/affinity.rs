@@ -13,8 +13,9 @@ use nix::unistd::Pid;
 /// Words that hold a set of cores.
 const WORDS: usize = CpuSet::count().div_ceil(64);
 
-/// The cores that a worker is to have back; none where it has them. In the page that host and worker share: whoever of
-/// the two runs first gives them back, for the host may be put off its core by the very worker that it wakes.
+/// The cores that a worker is to have back; none where it has them. In the page that host and worker share:
+/// the one of the two that runs first gives them back, for the host may be put off its core by the very
+/// worker that it wakes.
 #[derive(Debug)]
 #[repr(transparent)]
 pub(crate) struct SavedAffinity([AtomicU64; WORDS]);
@@ -43,10 +44,11 @@ impl SavedAffinity {
         Some(cores)
     }
 
-    /// Gives `worker` its cores back if it has not got them yet; 0 stands for the calling thread.
+    /// Gives `worker` its cores back if it has not got them yet; 0 is the calling thread.
     pub(crate) fn give_back(&self, worker: Pid) {
         let Some(cores) = self.cores() else { return };
-        // It may have died meanwhile.
+        // Host and worker may both come here at once, and then set the same mask. The worker may have died
+        // meanwhile.
         let _gone = sched_setaffinity(worker, &cores);
         for word in &self.0 {
             word.store(0, Ordering::Release);

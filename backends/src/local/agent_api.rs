@@ -57,7 +57,9 @@ impl PoolHandle {
     pub(crate) fn try_start(&self, most: Duration) -> Result<(), BackendError> {
         let (mut waited, mut last) = (Duration::ZERO, Instant::now());
         let mut state = self.lock();
+        // Under the lock, before anything is asked for: failures of earlier attempts say nothing of this one.
         let failures = state.starts.failures();
+        // A worker that is on its way will do: its failure is seen below as well.
         if state.workers.is_empty() && state.starts.underway() == 0 {
             state.starts.on_wanted(1);
             self.wake_supervisor();
@@ -73,6 +75,7 @@ impl PoolHandle {
                 return Err(BackendError::Other(format!("no worker has connected within {most:?}")));
             }
             state = self.started.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+            // Much more than a look means that this process did not run (SIGSTOP, a suspended machine).
             waited += last.elapsed().min(2 * LOOK);
             last = Instant::now();
         }
@@ -84,11 +87,14 @@ impl PoolHandle {
         let wanted =
             |held: &AssignedBatch| held.batch.job() == job && held.batch.id() == batch && !held.abandoned;
         for member in state.workers.iter_mut().filter(|member| !member.life.is_ending()) {
+            // What does not run has used no time, and would come back as lost for nothing.
             let Some(running) = member.page.running() else { continue };
             if member.held().iter().any(|held| wanted(held) && held.batch.ticket() == running.0) {
                 member.end_for(ExitReason::Timeout(limit), Some(running));
             }
         }
+        // No exit is reported of a worker that could not be killed: the supervisor has to see by the clock
+        // whether it ends itself.
         if state.workers.iter().any(|member| member.life.is_unkillable()) {
             self.wake_supervisor();
         }

@@ -16,12 +16,12 @@ use crate::local::process::{spawn, supervisor};
 use crate::local::signals::without_signals;
 use crate::local::{cores, exit_hook};
 use crate::model::batch::Batch;
+use crate::model::batch_sizing::Targets;
 use crate::model::completion::Completion;
 use crate::model::completion_queue::CompletionQueue;
 use crate::model::cost::Receipt;
 use crate::model::error::BackendError;
 use crate::model::ids::{BatchId, JobId};
-use crate::model::sizing::Targets;
 use crate::{Backend, Capacity, Readiness, Run};
 
 /// What a batch should be for workers on the same machine: a message costs about 0.1 ms at worst and keeps the host's
@@ -99,11 +99,13 @@ impl Pool {
     }
 
     pub(crate) fn start_supervisor(&self) -> Result<(), BackendError> {
+        // Held until the thread is there: of two runs that submit at once, one starts it.
         let mut supervision = self.supervision.lock().unwrap_or_else(PoisonError::into_inner);
         if supervision.thread.is_none() {
             if self.shared.options.launcher.is_none() {
                 self.shared.warn(cores::binding(self.shared.options.processes));
             }
+            // Before the first socket is made, which the hook removes.
             exit_hook::register();
             // The first workers are on their way before the supervisor is.
             spawn::spawn_requested(&self.shared);
@@ -112,7 +114,8 @@ impl Pool {
             let thread = std::thread::Builder::new().name("fastmap-supervisor".to_owned());
             let handle = thread
                 .spawn(move || {
-                    // A relay of the user's own may panic in there: nobody must wait for a thread that is gone.
+                    // A relay of the user's own may panic in there. No map may wait for a thread that is
+                    // gone.
                     if catch_unwind(AssertUnwindSafe(|| supervisor::supervise(&shared))).is_err() {
                         shared.give_up();
                     }
@@ -162,6 +165,7 @@ impl Run for LocalRun {
         }
         self.pool.shared.submit(self.job, batch)?;
         // Not before: it finds what to do, and need not be woken for it.
+        // The pool has the batch by now: the run fails, and the batch is not given back.
         if let Err(error) = self.pool.start_supervisor() {
             self.pool.shared.fail(self.job, error);
         }
@@ -193,6 +197,7 @@ impl Run for LocalRun {
 impl Drop for LocalRun {
     fn drop(&mut self) {
         if std::process::id() == self.pool.shared.owner {
+            // Closed first, so that its items are taken back before the wait below.
             self.pool.shared.close(self.job);
             self.pool.shared.settle();
         }

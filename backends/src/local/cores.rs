@@ -41,6 +41,8 @@ pub(super) fn note_at_main() {
 /// The cores that this program was started with, if a library's constructor has taken some from this thread.
 fn taken() -> Option<CpuSet> {
     let (start, main) = (AT_START.get()?, AT_MAIN.get()?);
+    // Where the thread's cores are no longer those with which `main` began, the program has chosen them, and
+    // keeps them.
     (start != main && sched_getaffinity(THIS).as_ref() == Ok(main)).then_some(*start)
 }
 
@@ -68,6 +70,7 @@ pub fn available() -> usize {
     if taken().is_none() {
         return ask();
     }
+    // On a thread of its own, because the calling thread keeps the cores that it has.
     let widened = std::thread::Builder::new().spawn(move || {
         take_back();
         ask()

@@ -12,6 +12,7 @@ use crate::local::output::settle;
 pub(crate) fn register() {
     // No `Once`: a fork made while another thread registers would wait for that thread for ever.
     static REGISTERED: AtomicBool = AtomicBool::new(false);
+    // Relaxed, because the flag guards the call alone and no memory.
     if !REGISTERED.swap(true, Ordering::Relaxed) {
         // SAFETY: the function lives as long as the program; it takes and gives nothing. Where it can't be registered, a
         // folder may be left.

@@ -8,10 +8,10 @@ use std::{fmt, io};
 use crate::local::ipc::handshake::{Confinement, MARKER, WorkerBootstrap};
 use crate::model::death::ExitReason;
 
-/// Starts workers of a program that the host is not, and does not trust. Which program, says
-/// [`LocalOptions::identity`](super::LocalOptions).
+/// Starts workers of another program than the host's, which the host does not trust.
+/// [`LocalOptions::identity`](super::LocalOptions) names that program.
 ///
-/// What such a worker sends is checked before ipc-channel sees it, and it can't hold up the pool.
+/// Whatever such a worker sends is checked before it is used, and can't hold up the pool.
 pub trait Launcher: Send + Sync + fmt::Debug {
     /// The command that starts a worker. Its standard streams are set by the pool; its process must end when the
     /// worker does, and the worker when it is killed.

@@ -22,7 +22,8 @@ pub struct LocalOptions {
     /// The program that becomes a worker. It must be the running executable unless `identity` names another; `None` (the
     /// default) takes the very file that runs, also when another has taken its path meanwhile. A `launcher` has its own.
     pub program: Option<PathBuf>,
-    /// What a worker must say that it is (see [`identity`](crate::identity())); `None`: the running executable.
+    /// The identity that a worker must report (see [`identity`](crate::identity())); `None`: that of the
+    /// running executable.
     pub identity: Option<String>,
     /// Starts workers of another, untrusted program; `None`: this process starts its own.
     pub launcher: Option<Arc<dyn Launcher>>,

@@ -1,6 +1,7 @@
 //! Values that all backends exchange: batches, frames, completions, failures, deaths, costs. No file here knows a backend.
 
 pub(crate) mod batch;
+pub mod batch_sizing;
 pub(crate) mod buffer_pool;
 pub(crate) mod completion;
 pub(crate) mod completion_queue;
@@ -17,6 +18,5 @@ pub(crate) mod log_level;
 pub(crate) mod protocol_error;
 pub(crate) mod refused_call;
 pub(crate) mod result_credit;
-pub mod sizing;
 pub(crate) mod text;
 pub(crate) mod words;

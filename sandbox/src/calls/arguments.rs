@@ -1,6 +1,6 @@
 //! Values of arguments by which the list tells calls apart: flags, requests and options.
 
-/// Stands as sixth argument of a call that names a file, none of which has six, where `files` makes it for
+/// Stands as sixth argument of a call that names a file, none of which has six, where `path_calls` makes it for
 /// the function: so Landlock is asked, and its answer is known. No secret: to know it is to be asked by
 /// Landlock alone.
 pub(crate) const ASKED: u64 = 0x6661_7374_6d61_7000;

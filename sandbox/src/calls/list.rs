@@ -120,7 +120,7 @@ pub(crate) const LIST: &[Group] = &[
     apart(
         "opening and changing files: LOCAL reading what the sandbox shows; CLOUD what the jail has; the worker's \
          own files in `/tmp` and `/dev/shm`",
-        // By `files` alone, which records what Landlock refuses.
+        // By `path_calls` alone, which records what Landlock refuses.
         Only(&[Exactly(5, ASKED)]),
         Allowed,
         &[calls! {
@@ -128,7 +128,7 @@ pub(crate) const LIST: &[Group] = &[
             SYS_renameat2(1) SYS_fchmod SYS_fchmodat(1) SYS_utimensat(1)
         }],
     ),
-    // `files` makes a newer call of each.
+    // `path_calls` makes a newer call of each.
     apart(
         "the same, by the old calls",
         Refused,

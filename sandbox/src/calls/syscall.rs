@@ -53,7 +53,7 @@ pub(crate) enum Condition {
     Flag(u8, i32),
     /// None of the flags is set.
     NoFlag(u8, &'static [i32]),
-    /// `files` makes the call (its sixth argument is `ASKED`), where the worker has files of its own or is in
+    /// `path_calls` makes the call (its sixth argument is `ASKED`), where the worker has files of its own or is in
     /// a jail, and the path begins at the working folder; the argument is the descriptor of another folder, if
     /// the call has one. Not for a jail's own filter.
     ByFiles(Option<u8>),

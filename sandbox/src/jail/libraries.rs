@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 
 use crate::elf::{self, Elf, ElfError};
-use crate::world;
+use crate::readable_files;
 
 /// Loaders that a program may ask for.
 const LOADERS: [&str; 2] = if cfg!(target_arch = "aarch64") {
@@ -110,7 +110,7 @@ struct Search {
     built_in: &'static [&'static str],
 }
 
-const GNU: Search = Search { folders: &world::LIBRARIES, built_in: &[] };
+const GNU: Search = Search { folders: &readable_files::LIBRARIES, built_in: &[] };
 /// Another C library's: what is in the folders of the first one would be loaded beside a second C library.
 const MUSL: Search =
     Search { folders: &["/lib", "/usr/lib"], built_in: &["c", "pthread", "rt", "m", "dl", "util", "xnet"] };

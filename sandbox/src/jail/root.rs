@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::Executable;
 use crate::jail::spec::PROGRAM;
-use crate::world;
+use crate::readable_files;
 
 /// Folders that are links into `/usr` on most systems.
 const LINKS: [&str; 2] = ["/lib", "/lib64"];
@@ -23,7 +23,7 @@ pub(super) fn arguments(executable: &Executable, zone: Option<&str>, memory: u64
         all.push(option.into());
         all.extend(arguments.map(Path::to_owned));
     };
-    for device in world::DEVICES {
+    for device in readable_files::DEVICES {
         add("--dev-bind", [device.as_ref(), device.as_ref()]);
     }
     for link in LINKS {
@@ -32,7 +32,7 @@ pub(super) fn arguments(executable: &Executable, zone: Option<&str>, memory: u64
             add("--symlink", [target.strip_prefix("/").unwrap_or(&target), link.as_ref()]);
         }
     }
-    let shown: Vec<PathBuf> = world::readable().into_iter().filter(|path| path.exists()).collect();
+    let shown: Vec<PathBuf> = readable_files::readable().into_iter().filter(|path| path.exists()).collect();
     for path in &shown {
         add("--ro-bind-try", [path, path]);
     }
@@ -40,7 +40,7 @@ pub(super) fn arguments(executable: &Executable, zone: Option<&str>, memory: u64
         add("--ro-bind", [&file, &file]);
     }
     add("--symlink", [PROGRAM.as_ref(), "/proc/self/exe".as_ref()]);
-    if let Some(zone) = zone.filter(|zone| world::is_zone(zone)) {
+    if let Some(zone) = zone.filter(|zone| readable_files::is_zone(zone)) {
         let file = Path::new("/usr/share/zoneinfo").join(zone);
         add("--symlink", [&file, "/etc/localtime".as_ref()]);
     }

@@ -16,7 +16,7 @@ use axum::{Extension, Json};
 use fastmap_backends::cloud::{BlobStatus, Problem, ProblemCode, is_digest};
 use tracing::Instrument;
 
-use crate::api::upload_storage::{PartAt, Upload, length, remove};
+use crate::api::partial_uploads::{PartAt, Upload, length, remove};
 use crate::app::Gateway;
 use crate::app::caller::Caller;
 use crate::problem::{Problems, Refusal, Reply, refuse};

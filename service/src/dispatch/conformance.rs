@@ -149,7 +149,7 @@ async fn tenants_are_taken_in_turn(sides: &Sides) {
     }
     own.sort_unstable();
     assert!(own.into_iter().eq(0..10), "each once");
-    // One each in turn, and what an agent may have asked for before it knew of this tenant.
+    // One each in turn, and work that an agent may have requested before it knew of this tenant.
     assert!(others <= 20, "{others} batches of another tenant came before ten of this one");
     for submitted in waiting {
         outcome(submitted).await;
@@ -176,9 +176,9 @@ async fn a_quota_holds_back_its_tenant_alone(sides: &Sides) {
 
 async fn what_an_agent_drops_is_given_to_another(sides: &Sides) {
     let submitted = sides.submit(1, "r", 0).await;
-    // The lease is not in hand any more, and its name alone is kept.
+    // The lease itself is dropped, and with it the mark that the agent has it in hand; only its name is kept.
     let mut dropped = sides.lease().await.id;
-    // Within its lease it is the first agent's, who can make it longer.
+    // Within its lease it is the first agent's, which can extend it.
     let begun = loop {
         let begun = Instant::now();
         if sides.source.extend(dropped).await {
@@ -255,7 +255,7 @@ async fn an_ended_run_is_over_wherever_its_work_is(sides: &Sides) {
     assert_eq!(seq(&lease), (1, 7));
     sides.answer(&lease).await;
     assert!(is_answer(&outcome(other).await, 7));
-    // Nothing of the quota is lost with the run.
+    // The places of the ended run are free again: the whole quota can be leased.
     let _one = sides.submit(1, "other", 8).await;
     let _two = sides.submit(1, "other", 9).await;
     assert_eq!((seq(&sides.lease().await), seq(&sides.lease().await)), ((1, 8), (1, 9)));
@@ -274,7 +274,7 @@ async fn a_cancelled_batch_is_over_and_its_agent_learns_it(sides: &Sides) {
     };
     // Not polled yet: a revocation before the agent waits for it must not be missed.
     let revoked = sides.source.revoked(held.id);
-    // What is not there is not cancelled, and does no harm.
+    // A cancellation of an unknown batch changes nothing.
     sides.dispatch.cancel("r", 9).await;
     assert!(timeout(MOMENT, sides.source.revoked(held.id)).await.is_err(), "it is the agent's");
     sides.dispatch.cancel("r", 1).await;

@@ -19,12 +19,12 @@ const DELIVERIES: u32 = 5;
 #[derive(Debug)]
 pub struct Embedded {
     state: Mutex<State>,
-    /// There is something to lease, or there never will be.
+    /// Wakes agents: work can be leased, or the queue is closed.
     changed: Notify,
     ended: broadcast::Sender<String>,
     /// What one tenant may have in agents' hands; each of its runs has a share of that for sure.
     quota: usize,
-    /// Nothing is heard of work for so long: its agent is gone.
+    /// Length of a lease.
     lease_time: Duration,
     uses: Uses,
 }
@@ -118,7 +118,7 @@ struct Leased {
     until: Instant,
     /// Whether its agent still has it.
     in_hand: Weak<()>,
-    /// Its agent waits for this, to leave off.
+    /// Notified when the lease ends without its agent.
     revoked: Arc<Notify>,
 }
 
@@ -140,7 +140,7 @@ impl Embedded {
         self.changed.notify_one();
     }
 
-    /// Leases something if there is something; else says when a lease ends at the latest.
+    /// Leases work if there is any; else returns when the first lease ends, if there is one.
     fn try_lease(&self) -> Result<Result<Lease, Option<Instant>>, Closed> {
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -266,11 +266,11 @@ impl State {
         }
     }
 
-    /// Its agent is gone, or can't do it.
+    /// Queues work again whose agent is gone or can't do it, or answers it as lost.
     fn take_back(&mut self, id: LeaseId) {
         let Some(entry) = self.take(id) else { return };
         if entry.deliveries >= DELIVERIES {
-            // The receiver is gone where the batch was given up.
+            // The receiver is gone if the batch was given up.
             let _ = entry.reply.send(WorkOutcome::Lost);
         } else if !entry.reply.is_closed() {
             // It has waited its turn already. One that its submitter has given up is dropped instead.
@@ -301,7 +301,7 @@ impl Dispatch for Embedded {
         // A place of the tenant may be free.
         self.changed.notify_one();
         for entry in over {
-            // The receiver is gone where the batch was given up.
+            // The receiver is gone if the batch was given up.
             let _ = entry.reply.send(WorkOutcome::Cancelled);
         }
     }
@@ -310,7 +310,7 @@ impl Dispatch for Embedded {
         let over = self.lock().take_all(run, None);
         self.changed.notify_one();
         for entry in over {
-            // The receiver is gone where the batch was given up.
+            // The receiver is gone if the batch was given up.
             let _ = entry.reply.send(WorkOutcome::Cancelled);
         }
         // After the answers: an agent that ends its workers finds its leases gone. Without an agent there are
@@ -369,9 +369,9 @@ impl WorkSource for Embedded {
 
     async fn answer(&self, lease: LeaseId, outcome: WorkOutcome) -> bool {
         let Some(entry) = self.lock().take(lease) else { return false };
-        // Its tenant may have more than its quota waiting.
+        // A place of its tenant's quota is free: more of its work may wait for one.
         self.changed.notify_one();
-        // The receiver is gone where the batch was given up.
+        // The receiver is gone if the batch was given up.
         let _ = entry.reply.send(outcome);
         true
     }

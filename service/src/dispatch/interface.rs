@@ -111,7 +111,8 @@ pub trait WorkSource: Send + Sync + Debug {
     async fn extend(&self, lease: LeaseId) -> bool;
 
     /// Delivers the outcome, and ends the lease. `false`: the lease had ended, or the outcome is not wanted;
-    /// it is dropped.
+    /// it is dropped. `true` also where another agent's outcome of the same work was taken before: the service has
+    /// repeated the work, and does not charge for it twice.
     async fn answer(&self, lease: LeaseId, outcome: WorkOutcome) -> bool;
 
     /// Gives work back that the agent can't do. Others get it at once; after five agents have had it, it is

@@ -272,7 +272,7 @@ impl Store {
         }))
     }
 
-    /// Revokes a token. `false`: there is none of that number that is not revoked.
+    /// Revokes a token. `false`: no token of that number is valid.
     ///
     /// # Errors
     /// If the database fails.

@@ -81,8 +81,7 @@ impl Store {
         let Some(row) = row else { return Ok(None) };
         let status: Option<i64> = row.try_get("status")?;
         let answer =
-            // An acknowledged batch has a status, too: callers look at the state before they read the answer,
-            // whose file may be gone.
+            // An acknowledged batch has a status, too, but the file of its answer may be gone.
             status.map(|status| Ok::<_, StoreError>((ledger::status_of(status), ledger::stored(&row)?)));
         let answer = answer.transpose()?;
         Ok(Some((row.try_get("state")?, answer)))

@@ -39,8 +39,6 @@ pub(super) async fn reserve(
     let query = db.sql(
         "WITH asked (account, run, seq, digest, hold, cpu_limit_ns, byte_limit, room, most_kept, at_ms, gateway) AS (",
     );
-    // Each value is bound in each row, also those that are the same in all: every group of one size is then
-    // one prepared statement.
     let query = query.push_values(asks.iter().zip(&holds), |row, (ask, hold)| {
         row.push_bind(ask.account)
             .push_bind(&ask.run)

@@ -10,7 +10,7 @@ use super::{Store, ledger};
 use crate::clock::now_ms;
 use crate::store::db::Row;
 
-/// Disks give room in such pieces.
+/// Unit in which disks allocate.
 const BLOCK: u64 = 4096;
 /// What a file takes beside its bytes: its inode, its folder's entry, its rows here.
 const FILE: u64 = 4096;
@@ -93,7 +93,8 @@ pub enum Begun {
     Counted(Option<(Kind, String)>),
     /// The account has as many uploads under way as it may.
     Crowded,
-    /// There is room where stored uploads take at most so many bytes; `None`: there is none in any case.
+    /// There is room if stored uploads take at most this number of bytes; `None`: there is no room in any
+    /// case.
     Full(Option<u64>),
 }
 
@@ -232,7 +233,7 @@ impl Store {
         Ok(unknown)
     }
 
-    /// A begun upload takes nothing any more.
+    /// Ends a begun upload: it takes no room any more.
     ///
     /// # Errors
     /// If the database fails.
@@ -245,7 +246,7 @@ impl Store {
         tx.commit().await
     }
 
-    /// Gives up begun uploads whose last part came before that; gives whose they were.
+    /// Gives up begun uploads whose last part came before that; returns their accounts, kinds and hashes.
     ///
     /// # Errors
     /// If the database fails.
@@ -269,10 +270,9 @@ impl Store {
         rows.iter().map(upload).collect()
     }
 
-    /// Forgets uploads of this account until they take at most so many bytes, and are fewer than it may keep:
-    /// those that no open run needs, and of these the one first that was not needed for longest. Gives those
-    /// that no account has any more, whose files can go; `None`, and nothing is forgotten, where that is not
-    /// enough.
+    /// Forgets uploads of this account that no open run needs, the least recently needed first, until the
+    /// rest takes at most `most` bytes and is fewer than an account may keep. Returns those that no account
+    /// has any more, whose files can be removed; `None`, and nothing is forgotten, if that is not enough.
     ///
     /// # Errors
     /// If the database fails.

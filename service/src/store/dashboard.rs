@@ -162,7 +162,8 @@ impl Store {
         Ok(true)
     }
 
-    /// Whose session that is, if it is not over and its token is good. `use_it`: this counts as a use.
+    /// The visitor of a session that is not over and whose token is valid. `use_it`: this counts as a use of
+    /// the session.
     ///
     /// # Errors
     /// If the database fails.
@@ -219,7 +220,7 @@ impl Store {
         Ok(())
     }
 
-    /// Revokes a token of this account. `false`: it has none of that number that is not revoked.
+    /// Revokes a token of this account. `false`: it has no token of that number, or has revoked it before.
     ///
     /// # Errors
     /// If the database fails.
@@ -238,7 +239,7 @@ impl Store {
         Ok(done > 0)
     }
 
-    /// Makes an account an operator's, or an ordinary one. `false`: there is none of that name.
+    /// Makes an account an operator's, or an ordinary one. `false`: no account has that name.
     ///
     /// # Errors
     /// If the database fails.

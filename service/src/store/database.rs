@@ -21,8 +21,8 @@ use super::url::Database;
 use crate::keys::random;
 use crate::private;
 
-/// Pages (256 MB) of SQLite's log after which a commit folds them in itself: a bound for when the checkpoints beside the
-/// writer (`sqlite_checkpoint`) fall behind or fail.
+/// Pages (256 MB) of SQLite's log after which a commit writes them into the database itself: a bound in case
+/// the checkpoints beside the writer (`sqlite_checkpoint`) fall behind or fail.
 const WAL_PAGES: &str = "65536";
 
 /// The database. Cheap to clone.
@@ -113,8 +113,8 @@ impl Store {
     /// A connection that writes, for one transaction. On SQLite it is the only one.
     pub(super) async fn writer(&self) -> Result<Conn> {
         Ok(match &self.pool {
-            // The guard is owned, so that a connection can outlive the borrow of the store. It is held for
-            // one transaction: every other task that writes waits for it.
+            // The guard is owned, so that a connection can outlive the borrow of the store. While it is held,
+            // every other task that writes waits.
             Pool::Sqlite { writer, .. } => Conn::Sqlite(Arc::clone(writer).lock_owned().await),
             // Any connection writes: transactions that move money of one account wait for each other at the
             // account's row (`ledger::lock`).

@@ -1,6 +1,7 @@
-//! One way to say SQL to either database. The store's statements are written once, in what SQLite and PostgreSQL have in
-//! common; here they get the arguments and rows of the one that is used. sqlx's own `Any` would have done so, but copies each
-//! row into values of its own and knows neither kind's settings; a match for each value costs nothing that can be measured.
+//! Statement layer over both databases. The store's statements are written once, in the common part of SQLite
+//! and PostgreSQL; here they get the arguments and rows of the database that is used. The alternative, sqlx's
+//! own `Any`, copies each row into values of its own and knows neither kind's settings; a match for each
+//! value costs nothing that can be measured.
 
 use std::borrow::Cow;
 

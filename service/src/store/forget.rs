@@ -66,8 +66,8 @@ impl Store {
         Ok(true)
     }
 
-    /// Ended runs whose time is over: unpaid ones that ended before the one moment, others whose answers are
-    /// no longer kept and that ended before the other.
+    /// Ended runs whose time is over: unpaid ones that ended before `unpaid_before_ms`, and others that ended
+    /// before `before_ms` and whose answers are no longer kept.
     ///
     /// # Errors
     /// If the database fails.

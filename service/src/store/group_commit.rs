@@ -47,7 +47,8 @@ impl Committer {
     /// Charges for a batch, once: a second settlement finds no reservation.
     ///
     /// # Errors
-    /// If the database fails. Nothing is charged then, unless PostgreSQL's connection is lost after the commit.
+    /// If the database fails. Nothing is charged then, unless PostgreSQL's connection is lost after the
+    /// commit.
     pub async fn settle(&self, ask: Settle) -> Result<Settled> {
         self.settle_if(ask, None).await
     }
@@ -106,7 +107,7 @@ async fn settle(store: &Store, asks: &[(Settle, Option<String>)]) -> Result<Vec<
 
 /// Reserves in one statement; for those that need a closer look, one after the other in a transaction.
 async fn reserve(store: &Store, asks: Vec<Reserve>, replies: Vec<Reply<Reserved>>) {
-    // One connection for both steps: waiting for the writer again would make the others wait behind newer ones.
+    // One connection for both steps: to wait for the writer again would be to wait behind later ones.
     let mut conn = match store.writer().await {
         Ok(conn) => conn,
         Err(error) => return reply_all(replies, Err(error)),

@@ -36,7 +36,7 @@ pub struct Reserve {
     pub wanted: Work,
     /// The price list.
     pub prices: Prices,
-    /// Nothing is reserved for an account that has so many bytes of answers kept.
+    /// Bytes of kept answers from which on nothing more is reserved for the account.
     pub most_kept: u64,
 }
 
@@ -70,7 +70,7 @@ pub enum Reserved {
     OutOfCredits,
     /// What is left is reserved for others.
     CreditsOnHold,
-    /// Too many bytes of answers are kept for the account: so many.
+    /// Too many bytes of answers are kept for the account: their number.
     Full(u64),
 }
 
@@ -117,10 +117,10 @@ pub enum Settled {
 /// have the batch, or wait for another that has it, why the reservation is gone.
 const CANCELLED: &str = "cancelled";
 
-/// Keeps all others from moving money of these accounts, up to the transaction's end. On SQLite none can.
+/// Locks these accounts until the transaction ends: no other one moves their money. SQLite has one writer.
 pub(super) async fn lock(db: &mut Db<'_>, accounts: impl IntoIterator<Item = i64>) -> Result<()> {
     if db.is_multi_writer() {
-        // In the order of their numbers: two transactions that lock the same accounts never wait for each other.
+        // In the order of their numbers: two transactions with the same accounts never wait for each other.
         for account in accounts.into_iter().collect::<BTreeSet<_>>() {
             db.sql("SELECT id FROM accounts WHERE id = $1 FOR NO KEY UPDATE")
                 .bind(account)
@@ -161,7 +161,7 @@ pub(super) async fn reserve(db: &mut Db<'_>, gateway: i64, ask: &Reserve) -> Res
     .await?;
     let Some(row) = row else { return Ok(Reserved::NoRun) };
     let batch: Option<String> = row.try_get("batch")?;
-    // What comes under the seq of a cancelled batch is a new one.
+    // A request under the seq of a cancelled batch is a new batch, whatever its bytes are.
     let cancelled = batch.as_deref() == Some(CANCELLED);
     if let Some(batch) = batch.filter(|_| !cancelled) {
         if row.try_get::<String, _>("digest")? != ask.digest {
@@ -321,8 +321,8 @@ impl Store {
         tx.commit().await
     }
 
-    /// Reserves more for a batch of this gateway, `hold` in all: its answer costs more than was thought. Where so much more is
-    /// not left, says of what.
+    /// Raises the reservation of a batch of this gateway to `hold`, because its answer costs more than
+    /// expected. If that much is not left, returns what is short.
     ///
     /// # Errors
     /// If the database fails.
@@ -369,8 +369,8 @@ impl Store {
         Ok(None)
     }
 
-    /// Gives back what is reserved for a batch that its client wants no more, whichever gateway has it in hand; that one finds
-    /// it cancelled. `false`: nothing was reserved.
+    /// Releases the reservation of a batch that its client has cancelled, whichever gateway has the batch;
+    /// that gateway finds it cancelled. `false`: nothing was reserved.
     ///
     /// # Errors
     /// If the database fails.
@@ -432,7 +432,7 @@ impl Store {
     }
 }
 
-/// What does not suffice.
+/// What is short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Short {
     /// The run's `max_credits`.

@@ -14,7 +14,7 @@ use super::db::STATEMENTS;
 use super::error::{Result, StoreError};
 use super::server_state::{LATELY, Unfit, code, doubt, in_doubt};
 
-/// Connections of a gateway to PostgreSQL, beside the one that says that it lives.
+/// Connections of a gateway to PostgreSQL, beside the one that holds its lock.
 const CONNECTIONS: u32 = 8;
 /// A connection is made within this, or the attempt is given up.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -37,7 +37,7 @@ const SESSION: [(&str, &str); 5] = [
     ("idle_in_transaction_session_timeout", "10s"),
     (ASKED, "30s"),
 ];
-/// The setting that shows whether those above have arrived.
+/// The setting that shows whether those above are set.
 const ASKED: &str = "lock_timeout";
 
 /// In the simple protocol, which needs no prepared statement: a pooler may stand in the way of those.
@@ -71,8 +71,7 @@ pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection> 
     Ok(conn)
 }
 
-/// Gives a session its settings, where they have not come with the connection: poolers may keep those to
-/// themselves.
+/// Gives a session its settings, if they are not set with the connection: a pooler may not pass them on.
 async fn settle(conn: &mut PgConnection) -> sqlx::Result<()> {
     // One setting stands for all: they travel together, in the message that starts a connection.
     let asked = AssertSqlSafe(format!("SELECT current_setting('{ASKED}')"));
@@ -101,7 +100,7 @@ async fn have_sessions(first: &mut PgConnection, second: &mut PgConnection) -> R
     Ok(())
 }
 
-/// Opens the pool, after a look at what the address leads to.
+/// Opens the pool, after a check of the server that the address leads to.
 pub(super) async fn open(options: &PgConnectOptions) -> Result<PgPool> {
     // Settings that come with the start of a connection cost no round trip.
     let options = options.clone().statement_cache_capacity(STATEMENTS).options(SESSION);
@@ -132,8 +131,8 @@ pub(super) async fn open(options: &PgConnectOptions) -> Result<PgPool> {
     let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS)
         .acquire_timeout(CONNECT)
-        // A look before each use would double the round trips; one that was used a moment ago is as it was,
-        // most likely.
+        // A check before each use would double the round trips; a connection that was used a moment ago is
+        // most likely good.
         .test_before_acquire(false)
         .before_acquire(|conn, seen| {
             Box::pin(async move {

@@ -66,13 +66,12 @@ pub struct Run {
     pub lease_until_ms: i64,
 }
 
-/// The columns of one run. What strangers wrote is bounded where it enters; what came before that is bounded
-/// here.
+/// Columns of one run. A program's texts are cut where they enter; rows from before that are cut here.
 const COLUMNS: &str = "number, account, id, label, state, executable, function_name, function_offset, context, items,
     item_timeout_ms, max_credits, spent, held, cpu_ns, result_bytes, batches, items_answered, opened_ms, ended_ms,
     SUBSTR(reason, 1, 32768) AS reason, lease_until_ms, locale";
 
-/// The columns of runs in a list: of long texts the begin alone.
+/// Columns of runs in a list: only the beginning of long texts.
 pub(super) const LISTED: &str =
     "number, account, id, label, state, executable, SUBSTR(function_name, 1, 200) AS function_name,
     function_offset, context, items, item_timeout_ms, max_credits, spent, held, cpu_ns, result_bytes, batches,
@@ -156,7 +155,7 @@ impl Store {
         Ok(Opened::New)
     }
 
-    /// The run of that name, if it is this account's (`None`: anybody's, for who runs the service).
+    /// The run of that name, if it is this account's; with `None`, of any account.
     ///
     /// # Errors
     /// If the database fails.
@@ -166,8 +165,8 @@ impl Store {
         row.as_ref().map(run_of).transpose()
     }
 
-    /// Runs of one account (or of all), newest first, from behind the run `before` on. Of the function's name
-    /// and of the reason each has the first 200 characters.
+    /// Runs of one account (or of all), newest first, beginning after the run `before`. The function's name
+    /// and the reason are cut to 200 characters.
     ///
     /// # Errors
     /// If the database fails.
@@ -177,8 +176,8 @@ impl Store {
         rows.iter().map(run_of).collect()
     }
 
-    /// Ends an open run, and gives back what is reserved for it. `false`: it was not open; what is still
-    /// reserved for it is given back all the same.
+    /// Ends an open run, and releases its reservations. `false`: it was not open; reservations that it still
+    /// has are released all the same.
     ///
     /// # Errors
     /// If the database fails.
@@ -216,8 +215,8 @@ impl Store {
         Ok(ended)
     }
 
-    /// Gives back what is reserved for batches of a run that has ended, and forgets those batches. Nothing
-    /// more is reserved for it: they are looked for among all its batches without the writer.
+    /// Releases the reservations of a run that has ended, and forgets their batches. Nothing more is reserved
+    /// for the run, so that they are looked for among all its batches without the writer.
     async fn release_run(&self, id: &str) -> Result<()> {
         let rows = self
             .sql("SELECT seq FROM batches WHERE run = $1 AND state = 'held'")
@@ -258,7 +257,8 @@ impl Store {
         Ok(())
     }
 
-    /// Lets all open runs live at least until then: after a start, when nothing could be heard of them.
+    /// Lets all open runs live at least until then: after a start, because their clients could not reach the
+    /// service before.
     ///
     /// # Errors
     /// If the database fails.
@@ -357,7 +357,7 @@ impl Store {
     }
 }
 
-/// The statement that lists runs: of one account or of all, from the newest or from behind a run on.
+/// The statement that lists runs: of one account or of all, beginning with the newest or after a run.
 fn list(of_one: bool, behind: bool) -> String {
     // The condition is left out instead of made true by a value: only then does SQLite's plan use the index
     // of the account's runs, instead of walking through the runs of all accounts.

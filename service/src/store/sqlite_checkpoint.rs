@@ -1,5 +1,6 @@
-//! SQLite's write-ahead log is folded into the database beside the writer. By itself SQLite does it within a commit, each
-//! time that 1,000 pages have come: that commit, and all behind it, then wait for the disk to have synced both files.
+//! Checkpoints of SQLite's write-ahead log, beside the writer. By itself SQLite writes the log into the
+//! database within a commit, each time that it has 1,000 pages: that commit, and all after it, then wait
+//! until the disk has synced both files.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +14,9 @@ use super::Store;
 use super::database::Pool;
 use super::error::Result;
 
-/// How often the log is folded. What came since may be lost when the power fails.
+/// Time between two checkpoints. Commits since the last one may be lost when the power fails.
 const LOOK: Duration = Duration::from_millis(500);
-/// A log of so many pages begins anew as soon as it can.
+/// Pages of a log that is to begin anew as soon as it can.
 const LONG: i64 = 1000;
 
 impl Store {
@@ -66,7 +67,7 @@ async fn fold(own: &mut SqliteConnection, writer: &Arc<Mutex<SqliteConnection>>)
     Ok(pages)
 }
 
-/// As far as is possible without waiting for anybody who reads or writes.
+/// Writes as much of the log into the database as is possible without waiting for a reader or the writer.
 async fn checkpoint(conn: &mut SqliteConnection) -> Result<i64> {
     Ok(sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(conn).await?.try_get("log")?)
 }
@@ -124,7 +125,7 @@ mod tests {
         let mut conn = store.writer().await.expect("the writer");
         let mut tx = conn.begin().await.expect("a transaction");
         tx.sql("INSERT INTO t VALUES (randomblob(4096))").execute().await.expect("room on the disk");
-        // Who waited would do so for 10 s, which is the connection's patience.
+        // A checkpoint that waited would do so for 10 s, the connection's `busy_timeout`.
         let folded = tokio::time::timeout(Duration::from_secs(5), checkpoint(&mut own)).await;
         assert!(folded.expect("no one is waited for").expect("it can be folded") > 1500);
         tx.commit().await.expect("it goes on");

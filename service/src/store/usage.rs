@@ -1,7 +1,7 @@
 //! CPU time that a run's workers have used beside batches: nothing was reserved for it. It is charged when it is reported.
 //! The first of it is free ([`pricing::free`]); of the rest a run pays no more than its `max_credits` and its account no more
-//! than its balance. What batches of the account have reserved is not taken away from them: the run *owes* it, others can't
-//! reserve it, and it is taken when they leave something over.
+//! than its balance. What batches of the account have reserved is not taken away from them: the run *owes*
+//! it, no other batch can reserve it, and it is taken when they leave something over.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::clock::now_ms;
 use crate::pricing;
 use crate::pricing::{Microcredits, Work};
 
-/// A report of more is one of an agent that lies: sums of such times would overflow.
+/// Longest time of a report. One of more is false, and sums of such times would overflow.
 const LONGEST: Duration = Duration::from_hours(24);
 
 /// What became of a report of use.
@@ -44,7 +44,14 @@ impl Store {
     /// If the database fails.
     pub async fn take_owed(&self, prices: &Prices) -> Result<()> {
         // Each run is charged in a transaction of its own, which reads again what it owes.
-        for row in self.sql("SELECT id FROM runs WHERE owed > 0 LIMIT 100").fetch_all().await? {
+        // Only runs of which something changes now: others would come first each time, and keep those behind them
+        // waiting.
+        let due = self.sql(
+            "SELECT r.id FROM runs r JOIN accounts a ON a.id = r.account
+             WHERE r.owed > 0 AND (a.balance > a.held OR (r.held = 0 AND r.owed > r.max_credits - r.spent))
+             LIMIT 100",
+        );
+        for row in due.fetch_all().await? {
             let run: String = row.try_get(0)?;
             // Without time to charge, this takes what is owed, or drops it where nothing can be left over any
             // more.
@@ -57,8 +64,8 @@ impl Store {
 async fn charge(conn: &mut Conn, run: &str, cpu: Duration, prices: &Prices) -> Result<Option<Charged>> {
     let cpu = cpu.min(LONGEST);
     let mut tx = conn.begin().await?;
-    // Before anything is read: the sums below are computed here and not by a trigger, and no other transaction
-    // may change them meanwhile.
+    // Before anything is read: the sums below are computed here and not by a trigger, and no other
+    // transaction may change them meanwhile.
     lock_of_run(&mut tx.db(), run).await?;
     let row = tx
         .sql(

@@ -30,11 +30,11 @@ const RIGHT: [(&str, &str); 1] = [
 ];
 /// Functions that wait, which are called within such a closure alone.
 const WAITING: [(&str, &str); 5] = [
-    ("api/upload_storage.rs", "append"),
-    ("api/upload_storage.rs", "announced_in"),
-    ("api/upload_storage.rs", "blobs_older"),
-    ("api/upload_storage.rs", "sweep_uploads"),
-    ("api/upload_storage.rs", "unpack"),
+    ("api/partial_uploads.rs", "append"),
+    ("api/partial_uploads.rs", "announced_in"),
+    ("api/partial_uploads.rs", "blobs_older"),
+    ("api/partial_uploads.rs", "sweep_uploads"),
+    ("api/partial_uploads.rs", "unpack"),
 ];
 
 /// Where the sign that closes what was opened before `begin` is.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use fastmap_backends::losses::{Piece, after_loss};
+use fastmap_backends::split_after_crash::{Piece, after_loss};
 use fastmap_backends::{Batch, Completion, Outcome, Results, Running};
 
 use crate::error::Error;
@@ -164,7 +164,7 @@ impl MapEngine {
     }
 
     /// # Errors
-    /// If so many workers died that the map ends: see [`Deaths::check`].
+    /// If so many workers died that the map ends: see [`CrashAbort::check`].
     fn check_deaths(&mut self) -> Result<(), Error> {
         if self.is_answered() {
             return Ok(());

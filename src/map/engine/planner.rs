@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fastmap_backends::sizing::{Observed, batch_items};
+use fastmap_backends::batch_sizing::{Observed, batch_items};
 use fastmap_backends::{Capacity, Results};
 
 /// Room made for a batch, over what its items are expected to take: items vary.

@@ -1,6 +1,6 @@
 //! The part of a map that knows no types: when to read, how much, what to send again, when it is over.
-//! Driven by the adapter inside `next()`; drives a [`Run`]. Order and bytes are the reorder buffer's, deaths are `losses`' (of the
-//! backends) and `deaths`'.
+//! Driven by the adapter inside `next()`; drives a [`Run`]. Order and bytes are the reorder buffer's, deaths are `split_after_crash`' (of the
+//! backends) and `crash_abort`'.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::checkpoint::{Checkpoint, Restored};
 use crate::error::{Error, ErrorKind};
 use crate::floats;
 use crate::map::attempts::Attempts;
-use crate::map::deaths::Deaths;
+use crate::map::crash_abort::CrashAbort;
 use crate::map::early_stop::EarlyStop;
 use crate::map::engine::mode::Mode;
 use crate::map::engine::planner::{BatchPlanner, Plan};
@@ -64,7 +64,7 @@ pub(crate) struct MapEngine {
     pub(crate) planner: BatchPlanner,
     /// Nothing more may be read until a result is consumed or a batch is answered.
     pub(crate) paused_by_budget: bool,
-    pub(super) deaths: Deaths,
+    pub(super) deaths: CrashAbort,
 }
 
 /// Whether there is more to read.
@@ -125,7 +125,7 @@ impl MapEngine {
             batches: 0,
             planner: BatchPlanner::default(),
             paused_by_budget: false,
-            deaths: Deaths::default(),
+            deaths: CrashAbort::default(),
         }
     }
 

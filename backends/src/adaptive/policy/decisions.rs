@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::adaptive::policy::estimates::Estimates;
 use crate::adaptive::policy::event::{Event, Forecast, Probe, Repeat, Side, Step};
-use crate::losses::PARTS;
+use crate::split_after_crash::PARTS;
 
 /// What is worth what.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

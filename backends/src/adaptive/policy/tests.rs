@@ -1,7 +1,7 @@
 //! Single decisions, with their numbers. How they work together is the simulator's to show.
 
 use super::*;
-use crate::losses::PARTS;
+use crate::split_after_crash::PARTS;
 
 const PROBE: Probe =
     Probe { round_trip: 0.05, upload: 10_000_000, cpu_second: 0.003, result_byte: 1e-8, spendable: 100.0 };

@@ -1,6 +1,6 @@
-//! Where payloads lie in the memory that a host shares with a worker: one area for each direction.
-//! The sender of a direction chooses the places and remembers which are taken: the host in `worker_handle`, the worker in
-//! `worker`. The bytes themselves are in `shared_page`.
+//! Where payloads lie in the memory that a host shares with a worker: one area for each direction. The sender
+//! of a direction chooses the places and remembers which are taken: the host in `connection`, the worker in
+//! `sender`. The bytes themselves are in `shared_page`.
 
 use std::ops::Range;
 
@@ -17,6 +17,8 @@ const ALIGN: usize = 64;
 /// The lowest place with room for `length` bytes that overlaps none of those taken.
 pub(crate) fn free_place(taken: impl Iterator<Item = Range<usize>>, length: usize) -> Option<Range<usize>> {
     let mut taken: Vec<Range<usize>> = taken.collect();
+    // They come in the order in which they were taken, and a low place may have been taken again after a high
+    // one.
     taken.sort_unstable_by_key(|place| place.start);
     let mut start = 0;
     for place in taken {

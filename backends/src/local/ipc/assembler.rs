@@ -15,7 +15,7 @@ pub(crate) struct Assembler<M> {
     missing: u64,
     /// The longest payload that is taken.
     most: Option<u64>,
-    /// Only a frame's last packet may be shorter than the longest: each costs its taker the same.
+    /// Only a frame's last packet may be shorter than the longest.
     full: bool,
     direction: PhantomData<M>,
 }
@@ -66,6 +66,8 @@ impl<M: Message> Assembler<M> {
         mut packet: Vec<u8>,
         admit: impl FnOnce(&Header<M>) -> Result<(), ProtocolError>,
     ) -> Result<Option<Whole<M>>, ProtocolError> {
+        // Each packet costs a receive and a wake-up, however short it is: a stranger's worker could keep its
+        // reader busy with single bytes.
         let short = self.full && packet.len() < PACKET;
         let length = packet.len();
         if self.missing == 0 {
@@ -75,6 +77,7 @@ impl<M: Message> Assembler<M> {
             if expected < came {
                 return Err(ProtocolError::MoreThanClaimed { came, claimed: expected });
             }
+            // Also a payload that lies in the shared memory counts: it is copied out into this process.
             if self.most.is_some_and(|most| header.length > most) {
                 return Err(ProtocolError::FrameTooLong { length: header.length });
             }

@@ -98,6 +98,8 @@ impl Channel {
     /// If the worker is dead or takes nothing, or too many files of this user are on their way.
     pub(crate) fn give(&self, file: &impl AsFd) -> io::Result<()> {
         let files = [file.as_fd().as_raw_fd()];
+        // Called under the pool's lock, where nothing may wait: the send time limit of the channel would be
+        // too long there.
         let rights = [ControlMessage::ScmRights(&files)];
         self.send_with(&[], &rights, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT)
     }
@@ -140,6 +142,7 @@ impl Channel {
                 // The second: the worker is dead and has left packets unread. The kernel says so once, before it
                 // gives what the worker has sent.
                 Err(Errno::EINTR | Errno::ECONNRESET) => {}
+                // Nothing more can be received: as at the end, the worker's exit is what decides.
                 Err(_) => return Ok(None),
             }
         }
@@ -149,6 +152,7 @@ impl Channel {
     pub(crate) fn next(&self, buffer: &mut Vec<u8>) -> Option<Received> {
         make_buffer(buffer);
         let descriptors::Received { length, mut files, .. } =
+            // A packet has at least its head: no bytes at all are the channel's end.
             descriptors::receive(&self.0, buffer).ok().filter(|received| received.length > 0)?;
         // The host sends no others.
         let content = content(&buffer[..length]).ok()?;
@@ -205,6 +209,7 @@ fn make_room(end: &OwnedFd) -> io::Result<()> {
     }
     // The kernel doubles the number.
     setsockopt(end, sockopt::SndBuf, &least.div_ceil(2))?;
+    // Asked again, because the kernel cuts the number to `net.core.wmem_max` without an error.
     let size = getsockopt(end, sockopt::SndBuf)?;
     match size >= least {
         true => Ok(()),
@@ -220,12 +225,13 @@ pub(crate) fn wait(socket: &OwnedFd, most: Duration) -> bool {
     let deadline = Instant::now() + most;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
+        // Rounded up, because a timeout of 0 ms would spin through the last millisecond.
         let timeout =
             PollTimeout::try_from(left.as_micros().div_ceil(1000) as u32).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], timeout) {
             Err(Errno::EINTR) => {}
             Ok(0) => return false,
-            // What is wrong with it the next call says.
+            // An error of the socket is returned by the next call on it.
             _ => return true,
         }
     }

@@ -11,9 +11,9 @@ use crate::local::signals::block_signals;
 use crate::model::batch::Batch;
 use crate::model::frame::PACKET;
 
-/// A send to a worker that was to have room and has none for so long fails: the host believes what it reads on the
-/// page, where the function can write. It is longer than a machine may be busy with others, for the host has a lock
-/// meanwhile, and what would really wait does so in a thread of its own.
+/// Time after which a send fails for which the page has promised room. The promise may be wrong, because the
+/// function can write to the page. The time is longer than a busy machine keeps a worker from taking a
+/// packet: the host holds a lock meanwhile, but a send that is known to wait is made by a thread of its own.
 const SEND: Duration = Duration::from_secs(10);
 /// The same for a stranger's worker. It takes what it is sent at once, whatever its function does. One that has not
 /// for so long is cut off.
@@ -74,7 +74,7 @@ struct State {
 }
 
 impl FrameSender {
-    /// `own`: the worker is a process of this program, which may be stopped for as long as somebody likes.
+    /// `own`: the worker is a process of this program, which a user may stop for as long as they like.
     pub(crate) fn new(page: Arc<SharedPage>, own: bool) -> Self {
         // It can't fail for a socket and a time that is valid.
         let _limited = page.channel.limit_sends(if own { SEND } else { SEND_TO_STRANGER });
@@ -88,8 +88,9 @@ impl FrameSender {
 
     /// Sends a frame, now or as soon as the worker takes it. Never waits for the worker.
     ///
-    /// A frame to a dead worker is dropped: its death is told elsewhere, and nothing is lost by it. A worker that
-    /// can't be sent to for another reason (no memory for the socket) sees the channel end, and ends by that.
+    /// A frame to a dead worker is dropped: the supervisor reports its death, and what it held is sent again.
+    /// A worker that can't be sent to for another reason (no memory for the socket) sees the channel end, and
+    /// ends by that.
     pub(crate) fn send(&mut self, frame: Frame) {
         let mut state = lock(&self.shared.state);
         if state.closed {
@@ -102,6 +103,7 @@ impl FrameSender {
             let number = state.sent;
             state.untaken.push_back((number, bytes.len()));
             if let Err(error) = self.shared.page.channel.send(bytes) {
+                // Any other error is a dead worker, or a system without memory: neither is a lie.
                 state.stuck = error.kind() == io::ErrorKind::WouldBlock;
                 self.shared.give_up(&mut state);
             }
@@ -113,6 +115,7 @@ impl FrameSender {
         if !self.writer {
             let shared = Arc::clone(&self.shared);
             let thread = std::thread::Builder::new().name("fastmap-writer".to_owned());
+            // After the frame was put into the queue, so that the thread finds it there without being woken.
             self.writer = thread
                 .spawn(move || {
                     block_signals();
@@ -120,6 +123,7 @@ impl FrameSender {
                 })
                 .is_ok();
             if !self.writer {
+                // Without a thread the frame would never be sent: the worker has to see an end, not a gap.
                 self.shared.give_up(&mut lock(&self.shared.state));
             }
         }
@@ -179,6 +183,8 @@ impl Shared {
         loop {
             match self.page.channel.send(packet) {
                 Err(error) if self.own && error.kind() == io::ErrorKind::WouldBlock => {
+                    // A drop closes without an end of the channel, so that a send which has waited for its
+                    // time looks here whether it is still wanted.
                     if lock(&self.state).closed {
                         return Err(error);
                     }

@@ -1,5 +1,5 @@
 //! How a host and a new worker find each other: the environment variable that marks a worker, which `spawn` writes and
-//! `worker` reads, and the worker's first message, by ipc-channel, which `untrusted_peer` reads. The host takes its peer's
+//! `worker` reads, and the worker's first message, by ipc-channel, which `peer_credentials` reads. The host takes its peer's
 //! word for nothing, as ipc-channel does: it reads the message by itself.
 
 use std::ffi::OsString;
@@ -13,7 +13,8 @@ use crate::model::death::ExitReason;
 use crate::model::frame::VERSION;
 use crate::model::protocol_error::ProtocolError;
 
-/// Set for workers alone, and taken away by each before anything else, so that what it starts is none.
+/// Set for workers alone, and removed by each before anything else, so that what it starts does not become
+/// one.
 pub(crate) const MARKER: &str = "FASTMAP_WORKER";
 
 /// Bytes of stack that a worker's function has, if it is set.
@@ -30,7 +31,7 @@ pub const INSIDE: &str = "FASTMAP_INSIDE_WORKER";
 pub(crate) enum Confinement {
     /// The worker itself, as much as that.
     Own(ConfinementLevel),
-    /// Somebody else has: it need not do so itself, and sees another process as its parent.
+    /// A jail does: the worker need not do so itself, and sees another process as its parent.
     Jailed,
 }
 
@@ -43,6 +44,7 @@ const CONFINEMENTS: [(Confinement, &str); 4] = [
 
 impl Confinement {
     fn word(self) -> &'static str {
+        // All are in the table; otherwise the strictest word is the safe one.
         CONFINEMENTS.iter().find(|(known, _)| *known == self).map_or("confine-or-end", |(_, word)| word)
     }
 
@@ -89,8 +91,10 @@ impl WorkerBootstrap {
     pub(crate) fn parse(value: &OsString) -> Result<WorkerBootstrap, ForeignMarker> {
         let wrong = || ForeignMarker { value: value.clone() };
         let text = value.to_str().ok_or_else(wrong)?;
+        // The path is the last word and may hold spaces.
         let mut words = text.splitn(6, ' ');
         let mut word = || words.next().ok_or_else(wrong);
+        // First, because another version may have other words behind it.
         if word()? != VERSION.to_string() {
             return Err(wrong());
         }
@@ -104,7 +108,7 @@ impl WorkerBootstrap {
     }
 }
 
-/// A marker that is none of this version.
+/// A marker that a host of this version has not written.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{MARKER}={} was not set by a fastmap host of this version", value.display())]
 pub(crate) struct ForeignMarker {
@@ -157,8 +161,9 @@ impl From<HandshakeError> for ExitReason {
 /// Reads a handshake.
 ///
 /// # Errors
-/// If it is none.
+/// If the bytes are not one, or more follows it.
 pub(crate) fn read(content: &[u8]) -> Result<Handshake, HandshakeError> {
+    // postcard reads what it needs and leaves the rest, so that the rest has to be looked at here.
     let (Greeting::Hello(hello), rest) = postcard::take_from_bytes(content)?;
     if rest.is_empty() { Ok(hello) } else { Err(HandshakeError::Longer(rest.len())) }
 }

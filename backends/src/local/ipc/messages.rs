@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::execution::function::FunctionId;
 
-/// What stands before the context in a frame that opens a job.
+/// What comes before the context in a frame that opens a job.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Opening {
     pub(crate) function: FunctionId,

@@ -1,6 +1,6 @@
 //! Communication between a host and a worker. `rendezvous` is the socket where a worker first connects, `handshake` its first
 //! message. Then frames travel over a `channel`, sent by `frame_sender` and put together by an `assembler`; large payloads are stored in the `arena` of a
-//! `shared_page`. `messages` are the others: the opening of a job, a log record. `untrusted_peer` checks what strangers'
+//! `shared_page`. `messages` are the others: the opening of a job, a log record. `peer_credentials` checks what strangers'
 //! workers send.
 
 pub(crate) mod arena;
@@ -9,6 +9,6 @@ pub(crate) mod channel;
 pub(crate) mod frame_sender;
 pub(crate) mod handshake;
 pub(crate) mod messages;
+pub(crate) mod peer_credentials;
 pub(crate) mod rendezvous;
 pub(crate) mod shared_page;
-pub(crate) mod untrusted_peer;

@@ -1,6 +1,6 @@
-//! Where a worker connects: a socket in a folder of its own, which goes when the worker has come. Made by `spawn`, waited
-//! at by `untrusted_peer`. For a worker that will not come any more that wait is ended by `reader`'s gate; and where
-//! the process exits before, the folder is removed on the way.
+//! Where a worker connects: a socket in a folder of its own, which is removed when the worker has connected.
+//! `spawn` makes it, and `peer_credentials` waits at it. If the worker dies first, `exit_latch` ends that wait.
+//! If the host's process exits first, its exit hook removes the folder.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
@@ -50,6 +50,7 @@ impl Rendezvous {
         for folder in std::iter::once(temp_folder()).chain(other_folders().map(Ok)) {
             match folder.and_then(|folder| Rendezvous::in_folder(&folder)) {
                 Ok(server) => return Ok(server),
+                // The temporary folder's error is the one to report: the others are tried in its place alone.
                 Err(error) => drop(refused.get_or_insert(error)),
             }
         }
@@ -57,10 +58,13 @@ impl Rendezvous {
     }
 
     fn in_folder(folder: &Path) -> io::Result<Rendezvous> {
+        // Before anything is made, because the exit of the process waits for what is on its way
+        // (`remove_all`).
         let mut entry = Entry::begin()?;
         let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
         let listener = above_standard(listener)?;
         let path = make_folder(folder)?.join(SOCKET);
+        // As soon as there is a folder: an error below, or the exit of the process, then removes it.
         entry.made(path.to_string_lossy().into_owned());
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         bind(listener.as_raw_fd(), &UnixAddr::new(&path)?).map_err(|error| named(error.into()))?;
@@ -82,12 +86,14 @@ impl Rendezvous {
 
     /// Ends the wait for a worker that will not come: `accept` fails from now on.
     pub(crate) fn end(&self) {
+        // `shutdown` wakes a thread that waits in `accept`; to close the descriptor would not.
         let _ended = shutdown(self.listener.as_raw_fd(), Shutdown::Read);
     }
 }
 
-/// The process that keeps the list: the first that starts a worker; 0: none has. A fork of it may never get the lock, which a
-/// thread can hold that the fork has not: its servers are not listed.
+/// The process that keeps the list: the first that starts a worker; 0: none has. A fork of it may never get
+/// the lock, which may be held by a thread that only the parent has: sockets that the fork makes are not
+/// listed.
 static OWNER: AtomicU32 = AtomicU32::new(0);
 static SERVERS: Mutex<Servers> = Mutex::new(Servers { making: 0, paths: BTreeSet::new() });
 /// The process exits, and makes no more of them.
@@ -106,6 +112,7 @@ fn lock() -> MutexGuard<'static, Servers> {
 
 fn is_owner() -> bool {
     let this = std::process::id();
+    // The number only says whose list it is; the list itself is under its own lock.
     match OWNER.compare_exchange(0, this, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => true,
         Err(owner) => owner == this,
@@ -114,6 +121,8 @@ fn is_owner() -> bool {
 
 /// Whether the process exits, and its servers are gone. Workers on their way then complain.
 pub(crate) fn is_over() -> bool {
+    // Relaxed: `begin` looks under the list's lock, which `remove_all` takes after it has set this. For the
+    // others it is a hint.
     OVER.load(Ordering::Relaxed)
 }
 
@@ -133,6 +142,8 @@ impl Entry {
             if is_over() {
                 return Err(io::Error::other("the process is ending"));
             }
+            // In the same step as the look above, so that the exit either waits for this one or keeps it from
+            // being made.
             servers.making += 1;
         }
         Ok(Entry { listed, path: String::new() })
@@ -162,6 +173,7 @@ impl Drop for Entry {
         }
         remove(&self.path);
         if self.listed {
+            // After the removal: if the process exits in between, `remove_all` finishes it.
             lock().paths.remove(&self.path);
         }
     }
@@ -182,15 +194,17 @@ pub(crate) fn remove_all() {
     if OWNER.load(Ordering::Acquire) != std::process::id() {
         return;
     }
+    // First, so that nothing new is made while what is on its way is waited for.
     OVER.store(true, Ordering::Relaxed);
     let until = Instant::now() + PATIENCE;
     loop {
         let late = Instant::now() >= until;
-        // Not waited for: who holds it may be gone, or be the thread that exits.
+        // `try_lock`, because the thread that holds the lock may be gone, or be the one that exits.
         if let Ok(mut servers) = SERVERS.try_lock()
             && (servers.making == 0 || late)
         {
             let paths = std::mem::take(&mut servers.paths);
+            // Released before the files are removed, which may wait for a disk.
             drop(servers);
             for path in paths {
                 remove(&path);

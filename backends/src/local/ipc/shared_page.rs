@@ -1,8 +1,8 @@
-//! Memory that the host shares with each worker: a page that tells what runs there now and how much was received, and
-//! behind it an area for large payloads in each direction (see `arena`).
-//! Made by the host before the worker starts, handed over through its stdin (see `channel`); sealed, so that no worker can
-//! shrink it under the host's hands. What a worker writes into the page is a hint, never a length or an address; what it writes
-//! into its area is copied out before anything reads it, for the worker can go on writing.
+//! Memory that the host shares with each worker: a page with what runs there now and how much was received,
+//! and behind it an area for large payloads in each direction (see `arena`). Made by the host before the
+//! worker starts, handed over through its stdin (see `channel`); sealed, so that no worker can shrink it
+//! under the host's hands. What a worker writes into the page is a hint, never a length or an address; what
+//! it writes into its area is copied out before anything reads it, for the worker can go on writing.
 
 use std::fs::File;
 use std::io;
@@ -91,9 +91,12 @@ impl SharedPage {
     /// A new page, and the descriptor that a worker gets as its stdin, over which it comes.
     pub(crate) fn create() -> io::Result<(SharedPage, OwnedFd)> {
         check_file_size()?;
+        // A file in memory has no name: nothing is left behind where the host dies.
         let fd = memfd_create("fastmap", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         let fd = above_standard(fd)?;
         ftruncate(&fd, SIZE as i64)?;
+        // Without the first seal a worker could cut the file, and the host would end by SIGBUS at its next
+        // look. The last keeps the worker from adding seals of its own.
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
         let file = File::from(fd);
@@ -101,6 +104,7 @@ impl SharedPage {
         let page = SharedPage { map: MmapOptions::new().len(SIZE).map_raw(&file)?, channel };
         page.fields().item.store(IDLE, Ordering::Relaxed);
         page.fields().core.store(NOWHERE, Ordering::Relaxed);
+        // Last, and released: a worker that reads it (acquired) sees the fields before it.
         page.fields().magic.store(MAGIC, Ordering::Release);
         page.channel.give(&file)?;
         Ok((page, stdin))
@@ -117,6 +121,8 @@ impl SharedPage {
         if page.fields().magic.load(Ordering::Acquire) != MAGIC {
             return Err(io::Error::other("standard input is not the page of a fastmap host"));
         }
+        // The page was sent before this process was started and was there without a wait; what follows is
+        // waited for.
         page.channel.make_waiting()?;
         Ok(page)
     }
@@ -139,7 +145,7 @@ impl SharedPage {
         }
     }
 
-    /// Where the number of the running item stands.
+    /// The place of the running item's number.
     pub(crate) fn item(&self) -> &AtomicU32 {
         &self.fields().item
     }
@@ -188,8 +194,8 @@ impl SharedPage {
 
     fn write(&self, area: usize, place: usize, bytes: &[u8]) {
         assert!(place <= AREA && bytes.len() <= AREA - place, "{} bytes at {place}", bytes.len());
-        // SAFETY: the target lies in the mapping, by the line above; nobody holds a reference into a place before the
-        // frame that names it is sent, which is behind this.
+        // SAFETY: the target lies in the mapping, by the line above; no thread holds a reference into a place
+        // before the frame that names it is sent, which is behind this.
         unsafe {
             let target = self.map.as_mut_ptr().add(area + place);
             target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
@@ -199,7 +205,7 @@ impl SharedPage {
     /// Worker: a payload that the host has placed; `None` if that is not in the area.
     ///
     /// # Safety
-    /// The host must not have been told that the place is free again while the bytes are used.
+    /// The host must not learn that the place is free again while the bytes are used.
     pub(crate) unsafe fn placed_by_host(&self, place: usize, length: usize) -> Option<&[u8]> {
         if place > AREA || length > AREA - place {
             return None;
@@ -228,6 +234,7 @@ impl SharedPage {
     /// Worker: the function of a batch is being prepared.
     pub(crate) fn begin_setup(&self, ticket: u64) {
         self.record().begin();
+        // In the order of `begin`, for the same reason.
         self.fields().item.store(IDLE, Ordering::Release);
         self.fields().ticket.store(ticket, Ordering::Release);
         self.fields().item.store(SETUP, Ordering::Release);
@@ -265,6 +272,8 @@ impl SharedPage {
 
     fn tell_core(&self) {
         let core = sched_getcpu().map_or(NOWHERE, |core| core as u32);
+        // Relaxed, because it is a hint for where the next batch wakes this worker: an old one costs time and
+        // nothing else.
         self.fields().core.store(core, Ordering::Relaxed);
     }
 
@@ -292,6 +301,8 @@ impl SharedPage {
     /// What runs now: the batch's ticket, and the item or the preparation. Of a worker that lives this is a hint: between the
     /// two reads it may have begun its next batch. Of a dead one it is what it died of.
     pub(crate) fn running(&self) -> Option<(u64, Running)> {
+        // The item first: what it shows was stored after its ticket, so that the ticket read behind it is
+        // that one or a later one.
         let item = self.fields().item.load(Ordering::Acquire);
         let ticket = self.fields().ticket.load(Ordering::Acquire);
         match item {

@@ -13,7 +13,7 @@ thread_local! {
 /// How often a wait looks whether anything moves.
 pub(crate) const LOOK: Duration = Duration::from_millis(100);
 
-/// How far the output of a pool's workers has come.
+/// How much of the output of a pool's workers has been passed on.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
     /// Bytes of lines that wait for the relay.
@@ -53,12 +53,16 @@ impl Output {
 
     /// The supervisor begins to read, or has put all that it read into the queue but what it keeps back.
     pub(crate) fn keep(&self, kept: bool) {
+        // SeqCst here and for `waiting`: `has_output` reads the two one after the other, and a line that
+        // moves from one to the other must not be missing in both.
         self.kept.store(kept, Ordering::SeqCst);
     }
 
     /// The relay has taken a line that counted so many bytes; gives what waited before.
     pub(crate) fn passed(&self, bytes: usize) -> usize {
         self.passed.fetch_add(1, Ordering::SeqCst);
+        // After the relay has returned: what is not counted here any more has been passed on, see
+        // `has_output`.
         self.waiting.fetch_sub(bytes, Ordering::SeqCst)
     }
 
@@ -76,6 +80,8 @@ impl Output {
 
     /// No line comes any more.
     pub(crate) fn end(&self) {
+        // Under the lock that a waiting thread holds from its check to its wait: the wake-up can't come
+        // between the two.
         self.lock().over = true;
         self.moved.notify_all();
     }
@@ -89,20 +95,24 @@ impl Output {
         let mut seen = self.passed.load(Ordering::SeqCst);
         let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
         if *stuck == Some(seen) && patience <= PATIENCE {
-            // It was waited for, for nothing, and nothing has moved since.
+            // An earlier wait was in vain, and nothing has moved since.
             return false;
         }
+        // Released before `reached` is locked, because `stuck` is locked under that below.
         *stuck = None;
         drop(stuck);
         let mut since = Instant::now();
         let mut reached = self.lock();
         while !has_come(&reached) {
+            // By the clock, because only marks wake this thread: a wake-up for each line would cost more than
+            // the line.
             let waited = self.moved.wait_timeout(reached, LOOK.min(patience));
             reached = waited.unwrap_or_else(PoisonError::into_inner).0;
             let passed = self.passed.load(Ordering::SeqCst);
             if passed != seen {
                 (seen, since) = (passed, Instant::now());
             } else if since.elapsed() >= patience {
+                // The next map's end does not wait again for an output that has taken nothing since.
                 *self.stuck.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
                 return false;
             }

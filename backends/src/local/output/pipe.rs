@@ -44,17 +44,22 @@ pub struct LogRecord<'a> {
 /// Where the lines go that workers print, and the records that they log. The default writes them to the
 /// host's own stdout and stderr.
 pub trait OutputSink: Send + Sync + fmt::Debug {
-    /// One line, its end included. Called from a thread that does nothing else, one for each pool (where
-    /// records of strangers' workers are left out, a line that says so comes from their own): to wait here is
-    /// to make workers wait that print, once a megabyte waits and their pipes are full, the end of a map for
-    /// two seconds, and the drop of the pool.
+    /// One line, its end included. Called on one thread of each pool that does nothing else. (If log records
+    /// of a launcher's worker are left out, the line that says so comes from the thread that reads that
+    /// worker.)
+    ///
+    /// A call that waits holds up workers that print, once a megabyte of lines waits and their pipes are
+    /// full; the end of a map, for two seconds at most; and the drop of the pool.
     fn line(&self, worker: &str, stream: Stream, line: &[u8]);
 
-    /// One log record. Goes to this process's logger, with the worker's name before the message, where this
-    /// is not implemented: a host of strangers' programs has to, or they write to its log whatever they want.
-    /// Called from a worker's own thread.
+    /// One log record of a worker's function. Called on the thread that reads from that worker.
+    ///
+    /// By default it goes to this process's logger, with the worker's name before the message. A host of
+    /// programs that it does not trust has to implement this, or they write into its log whatever they want.
     fn record(&self, worker: &str, record: &LogRecord<'_>) {
         let LogRecord { level, target, message, module_path, file, line } = *record;
+        // The macros of `log` compare the level; a record that is handed to the logger directly has not been
+        // compared.
         if level > log::max_level() {
             return;
         }
@@ -70,8 +75,8 @@ pub trait OutputSink: Send + Sync + fmt::Debug {
         );
     }
 
-    /// The pool ends, or the program does: what the relay has kept back is to be written. Called after the
-    /// last line, perhaps more than once.
+    /// Writes what the sink has kept back, because the pool or the program ends. Called after the last line,
+    /// perhaps more than once.
     fn flush(&self) {}
 }
 
@@ -90,6 +95,8 @@ impl OutputSink for StdioSink {
 }
 
 fn warn(text: &str) {
+    // Past std's lock, as the lines themselves. If stderr can't be written, there is no other place for the
+    // warning.
     let _unwritten = write_whole(io::stderr().as_fd(), format!("fastmap: warning: {text}\n").as_bytes());
 }
 
@@ -101,6 +108,8 @@ impl StdioSink {
             Stream::Stdout => write_whole(io::stdout().as_fd(), line),
             Stream::Stderr => write_whole(io::stderr().as_fd(), line),
         };
+        // An output that fails does so for each line, so only the first one is a warning. `count_lost` gives
+        // the number at the end.
         if let Err(error) = written
             && stream.losses().is_first(error)
         {
@@ -112,6 +121,8 @@ impl StdioSink {
     /// Says how many lines could not be written since this was last called, if any.
     pub fn count_lost(warn: impl Fn(&str)) {
         for stream in [Stream::Stdout, Stream::Stderr] {
+            // Set to zero in the same step, because `flush` may be called more than once, and each lost line
+            // is to be counted in one warning. Relaxed, because the number guards no other memory.
             let lost = stream.losses().lines.swap(0, Ordering::Relaxed);
             if lost > 0 {
                 let (lines, were) = (counted(lost, "line"), if lost == 1 { "was" } else { "were" });
@@ -151,6 +162,8 @@ impl Losses {
         if matches!(error, Errno::PIPE | Errno::IO | Errno::BADF) {
             return false;
         }
+        // The outputs are the process's, and each pool has a thread that writes to them: the swap lets one of
+        // these threads warn. Relaxed, because neither value guards other memory.
         self.lines.fetch_add(1, Ordering::Relaxed);
         !self.told.swap(true, Ordering::Relaxed)
     }
@@ -186,7 +199,7 @@ pub(crate) struct Pipe {
     pipe: Option<Arc<OwnedFd>>,
     stream: Stream,
     partial: Vec<u8>,
-    /// The begin of the line was left out, and the rest of it is to be.
+    /// The begin of the line was left out, so that the rest of it must be as well.
     cut: bool,
     tail: VecDeque<String>,
     /// Bytes that were read from it.
@@ -196,6 +209,8 @@ pub(crate) struct Pipe {
 impl Pipe {
     pub(crate) fn new(pipe: impl Into<OwnedFd>, stream: Stream) -> io::Result<Self> {
         let pipe = pipe.into();
+        // One thread reads the pipes of all workers, and must not wait for one of them. The flag belongs to
+        // this end alone: the worker's end is another open file, whose writes wait as in any program.
         fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let (partial, tail) = (Vec::new(), VecDeque::new());
         Ok(Pipe { pipe: Some(Arc::new(pipe)), stream, partial, cut: false, tail, taken: 0 })
@@ -215,13 +230,14 @@ impl Pipe {
         rustix::io::ioctl_fionread(pipe).is_ok_and(|held| held > 0 && held >= room / 2)
     }
 
-    /// How many bytes of it are read once all is that is in it now.
+    /// How many bytes will have been read from it when all that is in it now is read.
     pub(crate) fn written(&self) -> u64 {
+        // Where the kernel does not give the number, the end of a map does not wait for this pipe.
         let unread = self.pipe.as_ref().and_then(|pipe| rustix::io::ioctl_fionread(pipe).ok());
         self.taken + unread.unwrap_or(0)
     }
 
-    /// Whether so many bytes were read, or all that there will ever be.
+    /// Whether at least `bytes` were read since its begin, or the pipe has ended.
     pub(crate) fn has_taken(&self, bytes: u64) -> bool {
         self.taken >= bytes || self.pipe.is_none()
     }
@@ -239,20 +255,24 @@ impl Pipe {
         }
     }
 
-    /// Passes on what is there now as lines, at most about `most` bytes, so that one chatterer can't hold up the rest;
-    /// tells how many there were.
+    /// Passes on what is there now as lines, at most about `most` bytes, so that a worker that prints much
+    /// can't hold up the rest. Returns how many bytes there were.
     pub(crate) fn pass_on(&mut self, most: usize, out: &mut dyn FnMut(Stream, Vec<u8>)) -> usize {
         self.read(most, &mut |pipe, bytes| pipe.split(bytes, out))
     }
 
-    /// Leaves out what is there now, at most about `most` bytes; tells how many bytes and lines that were.
+    /// Leaves out what is there now, at most about `most` bytes. Returns how many bytes and lines that were.
     pub(crate) fn leave_out(&mut self, most: usize) -> (usize, u64) {
         let mut lines = 0;
         let bytes = self.read(most, &mut |pipe, bytes| {
             lines += bytes.split(|byte| *byte == b'\n').skip(1).count() as u64;
+            // The begin of this line is dropped with the rest of what was read: `cut` keeps `split` from
+            // passing on its end as a line of its own.
             pipe.partial.clear();
             pipe.cut = bytes.last() != Some(&b'\n');
             if pipe.stream == Stream::Stderr {
+                // Only the end of each read is looked at, because a flood is to cost the host little; a
+                // character takes up to 4 bytes.
                 let last = &bytes[bytes.len().saturating_sub(4 * TAIL_CHARS)..];
                 last.split(|byte| *byte == b'\n').for_each(|line| pipe.remember(line));
             }
@@ -260,12 +280,14 @@ impl Pipe {
         (bytes, lines)
     }
 
-    /// Reads what is there now, at most about `most` bytes; tells how many there were.
+    /// Reads what is there now, at most about `most` bytes. Returns how many there were.
     fn read(&mut self, most: usize, take: &mut dyn FnMut(&mut Pipe, &[u8])) -> usize {
         let mut buffer = [0; 16 * 1024];
         let mut taken = 0;
         while let Some(pipe) = &self.pipe {
             match rustix::io::read(pipe, &mut buffer[..]) {
+                // At the end and after an error the pipe is not polled any more: `poll` would report it at
+                // each call, and the supervisor would never sleep.
                 Ok(0) => self.pipe = None,
                 Ok(read) => {
                     take(self, &buffer[..read]);
@@ -295,6 +317,8 @@ impl Pipe {
             self.emit(out);
         }
         self.partial.extend_from_slice(bytes);
+        // A worker that never ends its line must not fill the host's memory. Looked at once for each read, so
+        // that a part is longer than this by one read (16 KiB) at most.
         if self.partial.len() >= LINE {
             self.partial.push(b'\n');
             self.emit(out);
@@ -303,6 +327,7 @@ impl Pipe {
 
     fn emit(&mut self, out: &mut dyn FnMut(Stream, Vec<u8>)) {
         let line = std::mem::take(&mut self.partial);
+        // A death report holds lines of stderr alone.
         if self.stream == Stream::Stderr {
             self.remember(&line);
         }
@@ -330,7 +355,7 @@ impl Pipe {
 }
 
 /// Whether a line is part of Rust's backtrace: with `RUST_BACKTRACE=1` it is longer than a death report, and would push
-/// out the message that stands before it.
+/// out the message before it.
 fn is_of_a_backtrace(line: &str) -> bool {
     let number = line.trim_start_matches(|c: char| c.is_ascii_digit());
     let frame = number.len() < line.len() && number.starts_with(": ");

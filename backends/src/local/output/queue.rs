@@ -17,7 +17,7 @@ use crate::model::words::noun;
 
 /// Bytes that may wait before workers are not read any more: they then wait themselves, as for a terminal.
 const ROOM: usize = 1 << 20;
-/// The last words of the dead are taken beyond that, up to here.
+/// The last lines of dead workers are taken beyond that, up to here.
 const MOST: usize = 16 << 20;
 /// What a line takes beside its text.
 const EACH: usize = 96;
@@ -73,12 +73,15 @@ impl OutputQueue {
 
     /// Takes a line, its end included; never waits.
     pub(crate) fn put(&mut self, worker: &Arc<str>, stream: Stream, text: Vec<u8>) {
+        // The supervisor must never wait for the relay, because it would notice no exit meanwhile. So what is
+        // beyond the bound is dropped, and counted.
         let line = Line { worker: Arc::clone(worker), stream, text };
         if self.waiting() + line.bytes() > MOST {
             self.left_out += 1;
             return;
         }
         if self.left_out > 0 {
+            // In the place of the lines that are left out: before the next one that has room again.
             let notice = left_out(self.left_out, "they were not read in time");
             self.left_out = 0;
             self.send(Line { worker: Arc::clone(worker), stream: Stream::Stderr, text: notice.into_bytes() });
@@ -92,6 +95,9 @@ impl OutputQueue {
         }
         match &self.thread {
             Some((sender, _)) => {
+                // Counted before the other thread can take the line: it would otherwise subtract first, and
+                // the count would wrap. And before the supervisor reports that it keeps nothing back:
+                // `has_output` looks at that first, and must find the line here then.
                 self.output.waiting.fetch_add(line.bytes(), Ordering::SeqCst);
                 // It ends when the sender is gone, and no sooner.
                 let _taken = sender.send(Entry::Line(line));
@@ -107,6 +113,7 @@ impl OutputQueue {
             Some((sender, _)) => {
                 let _taken = sender.send(Entry::Mark(mark));
             }
+            // Without a thread there was no line yet, or each was passed on in `send`.
             None => self.output.reach(mark),
         }
     }
@@ -124,15 +131,18 @@ impl OutputQueue {
 impl Drop for OutputQueue {
     fn drop(&mut self) {
         if let Some((sender, thread)) = self.thread.take() {
+            // The thread ends when it has passed on what is in the queue and no sender is left.
             drop(sender);
             drop(thread.join());
         }
+        // After the last line. The relay may be the program's own: its panic must not end the supervisor.
         let _lost = catch_unwind(AssertUnwindSafe(|| self.relay.flush()));
     }
 }
 
 fn carry(entries: &Receiver<Entry>, output: &Output, relay: &dyn OutputSink, wake: &EventFd) {
     block_signals();
+    // A relay of the program's may run a map itself: the end of that map must not wait for this very thread.
     Output::passes_on();
     for entry in entries {
         let line = match entry {
@@ -144,7 +154,11 @@ fn carry(entries: &Receiver<Entry>, output: &Output, relay: &dyn OutputSink, wak
         };
         pass_on(relay, &line);
         let before = output.passed(line.bytes());
+        // While there is no room the supervisor polls no pipe, so it has to be woken once there is. The count
+        // comes from one atomic step: of all lines exactly one crosses the bound, and only that one costs a
+        // wake-up.
         if before > ROOM && before - line.bytes() <= ROOM {
+            // It fails only when the counter is full, and then the supervisor is awake.
             let _awake = wake.write(1);
         }
     }

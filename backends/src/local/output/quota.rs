@@ -46,6 +46,8 @@ impl Quota {
         let mut state = self.lock();
         self.refill(&mut state, now);
         let cost = bytes as u64 + EACH;
+        // Also a short line that would fit: nothing is picked out of a flood, where each gap would need a
+        // notice.
         if state.used_up || cost > state.left {
             state.used_up = true;
             state.left_out += 1;
@@ -64,12 +66,15 @@ impl Quota {
 
     fn refill(&self, state: &mut State, now: Instant) {
         let time = now.saturating_duration_since(state.since).as_nanos();
+        // In 128 bits: 1 GiB a second times nanoseconds is more than 64 bits hold after 18 s without a line.
         let more = u64::try_from(u128::from(self.most) * time / 1_000_000_000).unwrap_or(u64::MAX);
+        // The time moves on only with a whole byte: many looks in a short time would each be rounded down to
+        // nothing otherwise, and the quota would never fill again.
         if more > 0 {
             state.left = state.left.saturating_add(more).min(self.most);
             state.since = now;
         }
-        // Not for each line that fits: what is left out would be told as often.
+        // Not before half is free: with each line that fits a notice of what was left out would come as well.
         state.used_up &= state.left < self.most / 2;
     }
 
@@ -80,12 +85,14 @@ impl Quota {
 
     /// A line that says how many were left out, once, if any were.
     pub(crate) fn notice(&self) -> Option<Vec<u8>> {
+        // Taken in the same step, because the supervisor and the worker's reader both ask: each line is
+        // reported once.
         let lines = std::mem::take(&mut self.lock().left_out);
         let why = format!("this worker prints more than {} KiB a second", self.most >> 10);
         (lines > 0).then(|| left_out(lines, &why).into_bytes())
     }
 
-    /// Whether some were left out that no line has told of.
+    /// Whether some were left out that no notice has counted.
     pub(crate) fn holds_some(&self) -> bool {
         self.lock().left_out > 0
     }

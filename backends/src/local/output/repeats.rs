@@ -5,7 +5,7 @@
 //! A line that looks like one of a dead worker's last is kept back for a moment: it is passed on when its
 //! worker goes on to another item, writes something else, or lives for a second more, and counted when the
 //! worker dies of it. So no line of a worker that lives is lost. Lines look alike where they differ in
-//! addresses and in the numbers of their process and its threads alone. What each worker wrote last stands in
+//! addresses and in the numbers of their process and its threads alone. What each worker wrote last is in
 //! the error of its item in any case.
 
 use std::collections::{HashSet, VecDeque};
@@ -29,11 +29,11 @@ const MOST_KEPT: usize = 64 * 1024;
 /// A line is kept back for so long, and looked at so often.
 const MOMENT: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(50);
-/// The count is told when there was no repetition for so long, or this long after the first.
+/// The count is written when there was no repetition for QUIET, and at the latest LATEST after the first.
 const QUIET: Duration = Duration::from_secs(1);
 const LATEST: Duration = Duration::from_secs(10);
 
-/// What was told of dead workers, and what was left out since.
+/// The last words of dead workers that were passed on, and the repetitions that were left out since.
 #[derive(Debug, Default)]
 pub(crate) struct Repeats {
     known: HashSet<u64>,
@@ -42,7 +42,7 @@ pub(crate) struct Repeats {
     count: Option<Count>,
 }
 
-/// Repetitions that were not told yet.
+/// Repetitions whose number was not written yet.
 #[derive(Debug)]
 struct Count {
     workers: u64,
@@ -62,28 +62,34 @@ pub(crate) struct Words {
 }
 
 impl Repeats {
-    /// These maps are open. What was told in others is told again.
+    /// These maps are open. Words that are known from other maps alone are forgotten, and so passed on again.
     pub(crate) fn open(&mut self, maps: Vec<JobId>, lines: &mut OutputQueue) {
+        // Words are known for as long as one of the maps is open in whose time they were written. The count
+        // is written before they are forgotten, because it refers to lines above it.
         if !self.known.is_empty() && !self.maps.iter().any(|map| maps.contains(map)) {
             self.known.clear();
             self.tell(lines);
         }
+        // While words are known, the maps of their time are kept, whatever maps were opened since.
         if self.known.is_empty() {
             self.maps = maps;
         }
     }
 
-    /// Tells what was left out, if that is due; returns when to look again.
+    /// Writes how much was left out, if that is due; returns when to look again.
     pub(crate) fn look(&mut self, now: Instant, lines: &mut OutputQueue) -> Option<Duration> {
         let count = self.count.as_ref()?;
+        // A function that ends each of its workers repeats its words all the time: the count is written after
+        // LATEST in any case.
         if now.duration_since(count.last) >= QUIET || now.duration_since(count.first) >= LATEST {
             self.tell(lines);
             return None;
         }
+        // No event shows that nothing is repeated any more, so the supervisor has to come back by the clock.
         Some(QUIET / 4)
     }
 
-    /// Tells what was left out.
+    /// Writes how much was left out.
     pub(crate) fn tell(&mut self, lines: &mut OutputQueue) {
         if let Some(Count { workers, lines: left_out, .. }) = self.count.take() {
             let like = if workers == 1 { "its" } else { "their" };
@@ -96,7 +102,7 @@ impl Repeats {
         }
     }
 
-    /// Whether something was left out that was not told yet.
+    /// Whether something was left out whose number was not written yet.
     pub(crate) fn holds_some(&self) -> bool {
         self.count.is_some()
     }
@@ -121,6 +127,8 @@ impl Words {
         out: &mut dyn FnMut(Vec<u8>),
     ) {
         let running = page.running();
+        // The worker has gone on to another item since its last line, so it has not died of the lines before.
+        // They are passed on before this one, in the order in which they were written.
         if self.running != running {
             self.running = running;
             self.tail.clear();
@@ -132,7 +140,9 @@ impl Words {
             self.tail.pop_front();
         }
         let kept: usize = self.kept.iter().map(Vec::len).sum();
+        // Beyond the bound lines are passed on: a worker that lives may write a known line for ever.
         if repeats.known.contains(&look) && kept < MOST_KEPT {
+            // The time runs from the first line that is kept back: more of them do not prolong it.
             self.since.get_or_insert_with(Instant::now);
             self.kept.push(line);
         } else {
@@ -154,6 +164,8 @@ impl Words {
         out: &mut dyn FnMut(Vec<u8>),
     ) -> Option<Duration> {
         let since = self.since?;
+        // Both show that the worker lives on: it has reached another item (or ended this one), or has
+        // outlived its words by a second.
         if now.saturating_duration_since(since) >= MOMENT || page.running() != self.running {
             self.release(out);
             return None;
@@ -166,14 +178,17 @@ impl Words {
         self.kept.drain(..).for_each(out);
     }
 
-    /// The worker is dead; `lethal`: not because it was told to leave.
+    /// The worker is dead; `lethal`: not because it was asked to leave.
     pub(crate) fn end(mut self, repeats: &mut Repeats, lethal: bool, out: &mut dyn FnMut(Vec<u8>)) {
         if !lethal {
+            // A worker that has left as it was asked to has not died of its words: they are neither left out
+            // nor learned.
             return self.release(out);
         }
         if !self.kept.is_empty() {
             repeats.left_out(self.kept.len() as u64);
         }
+        // Words beyond the bound are not learned, and their repetitions are passed on: no line is lost by it.
         if repeats.known.len() + self.tail.len() <= MOST_KNOWN {
             repeats.known.extend(self.tail);
         }

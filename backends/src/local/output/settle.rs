@@ -1,4 +1,4 @@
-//! The wait until what workers have printed is passed on: at the end of each map, so that it stands before
+//! The wait until what workers have printed is passed on: at the end of each map, so that it comes before
 //! what the program prints next, and at the end of the program, which is the end of its workers.
 //!
 //! What a worker prints before it answers is in its pipe when the answer arrives. So the end of a map asks
@@ -35,9 +35,13 @@ impl PoolHandle {
     fn settle_within(&self, patience: Duration) -> bool {
         let mark = {
             let mut state = self.lock();
+            // A thread that passes lines on would wait for itself. A pool that closes sets no marks for this:
+            // its supervisor reads each pipe to its end.
             if Output::is_passed_on_here() || state.is_closing() || !self.has_output(&state) {
                 return true;
             }
+            // Under the lock under which the supervisor reads it (`on_round`): a later wait has a later mark.
+            // The lock is released before the wait, because nothing may wait under it.
             state.want_mark()
         };
         self.wake_supervisor();
@@ -48,7 +52,9 @@ impl PoolHandle {
     fn has_output(&self, state: &PoolState) -> bool {
         let pipes = state.workers.iter().flat_map(|member| &member.outputs);
         let mut pipes: Vec<_> = pipes.map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)).collect();
-        // In this order, which is that of the lines: what is in none of them has been passed on.
+        // A line moves from its pipe to the supervisor (`kept`), and from there to the queue (`waiting`).
+        // They are looked at in this order, so that a line that moves on meanwhile is found at its next
+        // place.
         let unread = |pipe: &PollFd<'_>| pipe.revents().is_none_or(|ready| ready.contains(PollFlags::POLLIN));
         poll(&mut pipes, PollTimeout::ZERO).is_err()
             || pipes.iter().any(unread)
@@ -65,13 +71,18 @@ impl PoolHandle {
         }
         if self.settle_within(patience) {
             let mut state = self.lock();
+            // A worker with work could not leave in time, and one that starts has no channel by which it
+            // could be asked. The kernel ends those at the host's death.
             let starts = state.starts.starting() > 0 || state.workers.iter().any(|member| !member.idle());
             if !Output::is_passed_on_here() && state.runs.is_empty() && !starts && !state.workers.is_empty() {
                 state.close();
                 drop(state);
                 self.wake_supervisor();
+                // No mark has that number: the wait ends when the supervisor has (`Output::end`), or in vain
+                // after LEAVE.
                 self.output.wait(u64::MAX, LEAVE);
             }
+            // The process exits without dropping the queue, whose drop flushes otherwise.
             self.options.relay.flush();
         } else {
             say_what_is_lost();
@@ -99,11 +110,13 @@ pub(crate) struct Settling {
 
 impl Settling {
     pub(crate) fn begin(mark: u64, watched: &[Watched]) -> Settling {
+        // As far as the pipes are filled now, and not until they are empty: a worker of another map may print
+        // for ever.
         let written = |worker: &Watched| (worker.id, [worker.stdout.written(), worker.stderr.written()]);
         Settling { mark, until: watched.iter().map(written).collect() }
     }
 
-    /// The mark, if all is read. Of a worker that is dead it is.
+    /// The mark, once all is read. A worker that is not watched any more is dead, and was read to its end.
     pub(crate) fn through(&self, watched: &[Watched]) -> Option<u64> {
         let read = |(id, [stdout, stderr]): &(u64, [u64; 2])| {
             let worker = watched.iter().find(|worker| worker.id == *id);
@@ -119,6 +132,7 @@ static POOLS: Mutex<Vec<Weak<PoolHandle>>> = Mutex::new(Vec::new());
 /// A pool has workers, whose output is passed on before the process exits.
 pub(crate) fn before_exit(pool: &Arc<PoolHandle>) {
     let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+    // A program that makes one pool after the other must not make this list grow.
     pools.retain(|pool| pool.strong_count() > 0);
     pools.push(Arc::downgrade(pool));
 }
@@ -147,6 +161,8 @@ fn soon<T>(attempt: impl Fn() -> Option<T>) -> Option<T> {
     let until = Instant::now() + LEAVE;
     loop {
         match attempt() {
+            // By the clock, because a lock whose holder is this very thread, or is missing in a fork, is
+            // never released.
             None if Instant::now() < until => sleep(Duration::from_micros(100)),
             given => return given,
         }

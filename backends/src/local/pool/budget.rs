@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 /// ```
 pub struct Budget {
     most: u64,
-    /// What it has whatever is left of the whole, and the whole.
+    /// The bytes that it has whatever is left of the whole, and the whole; `None`: it is not a part.
     part: Option<(u64, Arc<Budget>)>,
     used: Mutex<u64>,
     freed: Condvar,
@@ -52,8 +52,8 @@ impl Budget {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes so many bytes, as soon as they are there. `None`: they were not within `patience`, or `over`
-    /// said that nobody wants them any more.
+    /// Takes so many bytes, as soon as they are there. `None`: they were not there within `patience`, or
+    /// `over` has returned true, because they are not wanted any more.
     pub(crate) fn take(
         self: &Arc<Self>,
         bytes: u64,
@@ -66,6 +66,8 @@ impl Budget {
             // What is larger than the whole budget goes alone: whether it may be so large is decided
             // elsewhere.
             if *used == 0 || used.saturating_add(bytes) <= self.most {
+                // One answer is granted even where the whole is used up: a part must not wait for other parts
+                // alone.
                 let alone = *used == 0 || self.part.as_ref().is_some_and(|(sure, _)| *used + bytes <= *sure);
                 if self.of_whole(bytes, alone) {
                     *used += bytes;
@@ -84,6 +86,8 @@ impl Budget {
     /// Takes the bytes of the whole, if there is one; `sure`: whatever is left of it.
     fn of_whole(&self, bytes: u64, sure: bool) -> bool {
         let Some((_, whole)) = &self.part else { return true };
+        // The part's own lock is held here, and never taken under the whole's: `give` takes one after the
+        // other.
         let mut used = whole.lock();
         let fits = sure || used.saturating_add(bytes) <= whole.most;
         if fits {
@@ -94,6 +98,7 @@ impl Budget {
 
     fn give(&self, bytes: u64) {
         if let Some((_, whole)) = &self.part {
+            // The whole first: what is woken by this part's own bytes then finds room in both.
             whole.give(bytes);
         }
         *self.lock() -= bytes;

@@ -119,6 +119,8 @@ impl Connection {
 
     /// Whether it is through with a batch whose answer has not come.
     pub(crate) fn owes_answer(&self) -> bool {
+        // The worker clears the running item after it has sent the answer, and leaves the ticket on the page.
+        // So a held batch with this ticket and nothing that runs means that the answer was sent.
         let last = self.page.last_ticket();
         self.page.running().is_none() && self.held.iter().any(|held| held.batch.ticket() == last)
     }
@@ -126,8 +128,12 @@ impl Connection {
     /// Items of a held batch that the worker has not begun.
     pub(crate) fn unbegun(&self, at: usize) -> u32 {
         let held = &self.held[at];
+        // The page is the worker's to write, and may be late: a wrong number makes this estimate wrong and
+        // nothing else, as the worker's own claims decide what is given back.
         let begun = match self.page.running() {
             Some((ticket, Running::Item(item))) if ticket == held.batch.ticket() => item + 1,
+            // A batch whose function is still being prepared keeps its first item, or its worker would count
+            // as idle.
             _ if at == 0 => 1,
             _ => 0,
         };
@@ -142,6 +148,8 @@ impl Connection {
     /// Makes a job known, before its first batch. `opening` may give the worker a file over the channel first.
     pub(crate) fn open(&mut self, job: JobId, opening: impl FnOnce(&Channel) -> Frame) {
         if self.opened.insert(job) {
+            // Once for each worker: the job stays known there until it is freed. A send that fails ends the
+            // channel, and with it the worker.
             let frame = opening(&self.page.channel);
             self.sender.send(frame);
         }
@@ -183,6 +191,7 @@ impl Connection {
     pub(crate) fn recall(&mut self, at: usize, half: bool) {
         let held = &mut self.held[at];
         held.recalled = true;
+        // The worker may give back once for each time that it was asked, see `on_returned`.
         self.recalls += 1;
         let ticket = held.batch.ticket();
         self.sender.send(Header::frame(ToWorker::Recall { ticket, half }, &[]).into());
@@ -193,6 +202,7 @@ impl Connection {
         for at in 0..self.held.len() {
             if which(&self.held[at]) {
                 self.held[at].abandoned = true;
+                // Also where half was asked back before: now all that is not begun is wanted back.
                 self.recall(at, false);
             }
         }
@@ -203,12 +213,14 @@ impl Connection {
         self.sender.close();
     }
 
-    /// What an answer of `length` bytes to a batch may count, which a worker begins to send.
+    /// A worker begins to send an answer of `length` bytes to a batch. Returns the most bytes that it may
+    /// count.
     ///
     /// # Errors
     /// If it is longer than that, or answers nothing.
     pub(crate) fn on_answer_begun(&self, ticket: u64, length: u64, spare: u64) -> Result<u64, ProtocolError> {
         let held = self.held.iter().find(|held| held.batch.ticket() == ticket);
+        // Asked when an answer begins, before any memory is reserved for it.
         let granted = held.ok_or(ProtocolError::Unasked)?.batch.granted();
         let most = granted.saturating_add(spare);
         if length > most {
@@ -253,7 +265,8 @@ impl Connection {
     /// # Errors
     /// If they were not asked back.
     pub(crate) fn on_returned(&mut self, ticket: u64, from: u32) -> Result<Option<GivenBack>, ProtocolError> {
-        // Each time that it was asked, it answers once: what else it sends is no answer to anything.
+        // The worker answers once for each time that it was asked. Anything else that it gives back breaks
+        // the protocol.
         self.recalls = self.recalls.checked_sub(1).ok_or(ProtocolError::ReturnedUnasked)?;
         // The worker's two threads send: an answer of the runner may come before what its helper has given back.
         let Some(at) = self.held.iter().position(|held| held.batch.ticket() == ticket) else {
@@ -286,7 +299,8 @@ impl Connection {
         if self.refusals > self.given {
             return Err(ProtocolError::TooManyRefusals);
         }
-        // It says so for each batch that it had of the job. Of one that is closed by now no run wants to know.
+        // The worker refuses each batch of the job that it had. If the job is closed by now, no run waits for
+        // that.
         if !open {
             return Ok(0);
         }
@@ -294,6 +308,8 @@ impl Connection {
             return Err(ProtocolError::ForeignRefusal);
         }
         let before = self.held.len();
+        // All at once: the worker refuses each batch of the job, and the refusals after the first find none
+        // of them here.
         self.held.retain(|held| held.batch.job() != job);
         Ok(before - self.held.len())
     }

@@ -13,7 +13,7 @@ use crate::model::protocol_error::ProtocolError;
 use crate::model::refused_call::{RefusedCall, WAY_OUT};
 use crate::model::text::cut;
 
-/// More of a call's description is not believed, nor more calls of one batch.
+/// Bytes of a call's description that are kept; the rest is cut off.
 pub(crate) const MOST: usize = 500;
 
 /// An item that runs for so long, and was refused a call, may never end.
@@ -22,7 +22,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 /// Items of one run about which such a warning is written, at most.
 pub(crate) const MOST_DOUBTED: usize = 3;
 
-/// Host: what was refused to that which ran when a worker died.
+/// Host: the calls that were refused to the item, or to the preparation, that ran when a worker died.
 pub(crate) fn refused_to(page: &SharedPage, ran: Option<(u64, Running)>) -> Option<String> {
     let item = number(ran?.1)?;
     let mut refused = page.record().of_item(item);
@@ -30,7 +30,7 @@ pub(crate) fn refused_to(page: &SharedPage, ran: Option<(u64, Running)>) -> Opti
     (!refused.is_empty()).then(|| named(&refused))
 }
 
-/// What stands for it in the record.
+/// The number that stands for it in the record of refused calls; `None` if no single item ran.
 pub(crate) fn number(running: Running) -> Option<u32> {
     match running {
         Running::Item(item) => Some(item),
@@ -39,8 +39,8 @@ pub(crate) fn number(running: Running) -> Option<u32> {
     }
 }
 
-/// Host: has the user told of calls that were refused to items that still run: a library may wait for ever
-/// for what it was refused. Returns when to look again.
+/// Host: warns of calls that were refused to items that still run, because a library may wait for ever for
+/// what it was refused. Returns when to look again.
 pub(crate) fn doubt_items(state: &mut PoolState, now: Instant) -> Option<Duration> {
     if !state.confined || state.runs.is_empty() {
         return None;
@@ -50,6 +50,8 @@ pub(crate) fn doubt_items(state: &mut PoolState, now: Instant) -> Option<Duratio
             member.seen.doubted = None;
             continue;
         };
+        // The page does not say since when an item runs, so that the time counts from the first look that saw
+        // it.
         let (since, told) = match member.seen.doubted {
             Some((before, since, told)) if before == running => (since, told),
             _ => (now, false),
@@ -84,21 +86,25 @@ pub(crate) fn doubt_items(state: &mut PoolState, now: Instant) -> Option<Duratio
 }
 
 impl PoolHandle {
-    /// A worker tells of refused calls. What it says of a batch that it has not is nothing.
+    /// A worker reports refused calls. A report about a batch that it does not hold is ignored.
     ///
     /// # Errors
-    /// If it says nothing that can be read.
+    /// If the report can't be read.
     pub(crate) fn on_denied(&self, id: u64, ticket: u64, told: &[u8]) -> Result<(), ProtocolError> {
+        // Read before the lock is taken, because it may be long.
         let told: Vec<Told> = postcard::from_bytes(told)?;
         let mut state = self.lock();
         let Some(member) = state.member(id) else { return Ok(()) };
         let Some(held) = member.life.connection_mut().and_then(|worker| worker.on_denied(ticket)) else {
             return Ok(());
         };
+        // The number of the preparation, or one that the batch does not have, belongs to no item.
         for (item, own_error, missing, call) in told.into_iter().take(MOST_CALLS) {
             let index = (item < held.batch.items()).then(|| held.batch.first() + u64::from(item));
             held.refused.push(RefusedCall { index, call: cut(call, MOST), own_error, missing });
         }
+        // The preparation and the run of a batch report each for themselves, so that the sum is bounded as
+        // well.
         held.refused.truncate(MOST_CALLS);
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! What workers tell, and what the pool makes of it: a handshake, answers, items given back, a refusal, a death. Called by the
-//! readers and the supervisor; decided under the pool's lock.
+//! What the pool does at each event of a worker: a handshake, an answer, items given back, a job that it
+//! could not prepare, a death. Called by the readers and the supervisor; decided under the pool's lock.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,7 +23,7 @@ use crate::model::text;
 /// The frame of an answer, with its payload behind the header.
 pub(crate) struct Answer {
     pub(crate) frame: Vec<u8>,
-    /// What it may count, where its worker is held to that.
+    /// The most bytes that it may count; `None`: its worker is held to no bound.
     pub(crate) allowed: Option<u64>,
     /// What it takes of a budget.
     pub(crate) taken: Option<Taken>,
@@ -44,6 +44,7 @@ impl PoolHandle {
         }
         let mut state = self.lock();
         if state.is_closing() {
+            // A worker without a channel can't be asked to leave: it is killed, now or by the supervisor.
             return Err(ProtocolError::PoolCloses.into());
         }
         if let Some(member) = state.member(id) {
@@ -56,7 +57,8 @@ impl PoolHandle {
         Ok(())
     }
 
-    /// What the answer may count that a worker begins to send, of so many bytes to a batch that it must hold.
+    /// A worker begins to send an answer of `length` bytes to a batch, which it must hold. Returns the most
+    /// bytes that the answer may count.
     ///
     /// # Errors
     /// If it is longer than that, or answers nothing.
@@ -175,6 +177,7 @@ impl PoolHandle {
             let dropped = worker.on_refused(job, run.is_some())?;
             if let Some(run) = &mut run {
                 run.in_flight -= dropped;
+                // Not tried in another worker, which would get the same function and context.
                 run.fail(BackendError::Setup(failure));
             }
         }
@@ -228,6 +231,8 @@ impl PoolHandle {
         for held in held.into_iter().rev() {
             let run = state.runs.get_mut(&held.batch.job()).expect("a run stays while its batches are held");
             run.in_flight -= 1;
+            // No run wants it: it is neither lost nor sent again. It has counted in its run until here, see
+            // `forget_finished`.
             if held.abandoned {
                 continue;
             }
@@ -241,6 +246,8 @@ impl PoolHandle {
             match running {
                 Some(running) => {
                     let running = match running {
+                        // The page is the worker's to write: an item that it does not hold accuses none of
+                        // those that it does.
                         Running::Item(item) if item >= theirs.items() => Running::Unknown,
                         known => known,
                     };

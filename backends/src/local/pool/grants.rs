@@ -42,6 +42,8 @@ impl Grants {
     pub(crate) fn submitted(&mut self, batch: &Batch) {
         let Some(open) = &mut self.open else { return };
         let grant = open.entry(batch.id()).or_default();
+        // Added to what is there: a part that was given back may be handed in again while other pieces of its
+        // batch are out.
         grant.items += u64::from(batch.items());
         grant.bytes = grant.bytes.saturating_add(batch.granted()).saturating_add(SPARE);
     }
@@ -49,6 +51,7 @@ impl Grants {
     /// Whether an answer of so many bytes is covered by what is left; if so, it is used up.
     pub(crate) fn covers(&mut self, batch: BatchId, bytes: u64) -> bool {
         let Some(grant) = self.open.as_mut().and_then(|open| open.get_mut(&batch)) else { return true };
+        // An answer that is not covered uses up nothing: its items go back to the batch's owner instead.
         let left = grant.bytes.checked_sub(bytes);
         grant.bytes = left.unwrap_or(grant.bytes);
         left.is_some()
@@ -61,7 +64,7 @@ impl Grants {
         grant.pieces <= PIECES
     }
 
-    /// The owner of a batch is told of some of its items.
+    /// The owner of a batch gets a completion of some of its items.
     pub(crate) fn told(&mut self, batch: BatchId, items: u32) {
         let Some(open) = &mut self.open else { return };
         if let Some(grant) = open.get_mut(&batch) {

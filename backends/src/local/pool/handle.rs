@@ -20,8 +20,8 @@ use crate::backend::SubmitError;
 use crate::execution::job::Job;
 use crate::local::output::delivery::Output;
 use crate::local::pool::errands::ServedRendezvous;
-use crate::local::pool::limits::WorkerLimits;
 use crate::local::pool::pauses::SILENT;
+use crate::local::pool::recycling::WorkerLimits;
 use crate::local::pool::run_state::{Gauge, RunState};
 use crate::local::pool::state::PoolState;
 use crate::local::pool::worker_handle::WorkerHandle;
@@ -40,7 +40,8 @@ const START: usize = 10;
 /// Descriptors that are left to the program where there is more than one worker.
 const SPARE: usize = 8;
 
-/// Workers that connect have run their first items by then, and what waited for those does not stand in their way.
+/// Time after which the sockets of new workers are removed: the workers have run their first items by then,
+/// so that the removal takes no core from them.
 const STARTED: Duration = Duration::from_millis(2);
 
 /// The pool of a [`Local`](crate::local::Local), which its threads share.
@@ -55,7 +56,7 @@ pub(crate) struct PoolHandle {
     /// Wakes a caller that waits for a first worker.
     pub(crate) started: Condvar,
     pub(crate) options: LocalOptions,
-    /// How far what workers print has come.
+    /// How much of what workers print has been passed on.
     pub(crate) output: Arc<Output>,
     /// Workers that are started at a time.
     cores: usize,
@@ -71,6 +72,7 @@ impl PoolHandle {
 
     pub(crate) fn new(options: LocalOptions) -> io::Result<Self> {
         fill_standard();
+        // Non-blocking, because the supervisor empties both without a look whether they were set.
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
@@ -84,6 +86,7 @@ impl PoolHandle {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, PoolState> {
+        // Also after a panic under the lock: `give_up` needs it then, or the maps would wait for ever.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -107,11 +110,14 @@ impl PoolHandle {
     /// Has the supervisor look around after that time, if it does not do so anyway at about then.
     fn look_after(&self, state: &mut PoolState, pause: Duration) {
         let at = Instant::now() + pause;
+        // A look at up to twice the time is near enough: this runs for each batch, and to set the timer is a
+        // system call.
         if state.next_look.is_some_and(|look| look <= at + pause) {
             return;
         }
         state.next_look = Some(at);
         let once = Expiration::OneShot(pause.into());
+        // Without the timer the supervisor comes at once, and waits for the rest of the time in `poll`.
         if self.timer.set(once, TimerSetTimeFlags::empty()).is_err() {
             self.wake_supervisor();
         }
@@ -140,8 +146,11 @@ impl PoolHandle {
     pub(crate) fn give_up(&self) {
         let mut guard = self.lock();
         let state = &mut *guard;
+        // Under the same lock as the failing of the runs: a run that is opened later finds the pool closing,
+        // and fails as well.
         state.close();
         state.workers.iter_mut().for_each(WorkerHandle::kill);
+        // No thread reads the pipes any more, so that the end of a map must not wait for a mark.
         self.output.end();
         for run in state.runs.values_mut() {
             run.fail(BackendError::Other("the thread that looks after the workers panicked".to_owned()));
@@ -177,6 +186,8 @@ impl PoolHandle {
     /// A run hands in a batch.
     pub(crate) fn submit(&self, job: JobId, batch: Batch) -> Result<(), SubmitError> {
         let state = self.lock();
+        // A run with nothing outstanding always gets one batch in: it would have no answer to wait for
+        // otherwise.
         let full = |run: &RunState| run.gauge.read().0 == 0 && run.outstanding() > 0;
         match state.runs.get(&job) {
             Some(run) if full(run) => Err(SubmitError::Full(batch)),
@@ -218,6 +229,8 @@ impl PoolHandle {
     pub(crate) fn cancel(&self, job: JobId, batch: BatchId) {
         let mut state = self.lock();
         if let Some(run) = state.runs.get_mut(&job) {
+            // A batch may have been cut: several pieces with its number may wait here, and others be in
+            // workers' hands.
             run.pending.retain(|waiting| waiting.id() != batch);
             run.grants.forget(batch);
         }
@@ -233,6 +246,8 @@ impl PoolHandle {
             run.closed = true;
         }
         state.abandon(|held| held.batch.job() == job);
+        // Before batches are handed out: workers free the ended job's context before the next job reaches
+        // them.
         state.forget_finished();
         self.hand_out(state);
     }
@@ -276,8 +291,11 @@ impl PoolHandle {
     /// If there are too few, also after the limit was raised as far as that is allowed.
     pub(crate) fn expect_descriptors(&self) -> io::Result<()> {
         let first = self.lock().workers.is_empty();
+        // More workers are a gain in speed alone, for which the program's own files must not fail.
         let count = if first { START } else { START + SPARE };
         descriptors::expect(self.wake.as_fd(), count).or_else(|_| {
+            // Only where too few are left: programs that the host starts inherit a raised limit, and some of
+            // them close as many numbers as it allows.
             descriptors::raise();
             descriptors::expect(self.wake.as_fd(), count)
         })
@@ -287,6 +305,8 @@ impl PoolHandle {
     pub(crate) fn on_short(&self, death: WorkerExit, limit: String, workers: usize) {
         let mut state = self.lock();
         state.starts.on_not_started(workers);
+        // Without any worker a map can't go on with the others. The shortage then counts as a failed start,
+        // so that three in a row end the map.
         if state.starts.starting() == 0 && state.workers.is_empty() {
             state.on_failed_start(death);
         } else {
@@ -295,7 +315,7 @@ impl PoolHandle {
         }
         self.started.notify_all();
         self.hand_out(state);
-        // It may be waiting for this start to begin the next, or to end.
+        // The supervisor may be waiting for this start to begin the next, or to end.
         self.wake_supervisor();
     }
 
@@ -306,7 +326,7 @@ impl PoolHandle {
         state.on_failed_start(death);
         self.started.notify_all();
         self.hand_out(state);
-        // As above.
+        // The supervisor may be waiting for this start to begin the next, or to end.
         self.wake_supervisor();
     }
 

@@ -1,43 +1,29 @@
-//! What workers may use up: memory, and items before they are replaced.
-//! Called by `watchdog` by the clock and by the pool with news of a worker; reads `/proc`, decides nothing else.
+//! Recycling of workers: one that has run its number of items is asked to leave, and replaced. Called by the pool with
+//! each answer, and by the watchdog.
 
-use std::fs;
 use std::time::{Duration, Instant};
-
-use fastmap_sandbox::MemoryGroup;
 
 use crate::local::pool::connection::Connection;
 use crate::local::pool::state::PoolState;
-use crate::model::death::{ExitReason, MemoryLimit};
+use crate::model::batch::Batch;
+use crate::model::death::ExitReason;
 
-/// How often memory is looked at. A function that fills fresh memory gets some 50 MB a look.
-const LOOK: Duration = Duration::from_millis(20);
-/// The same for each worker: to look at one takes some 10 µs, under the pool's lock.
-const LOOK_EACH: Duration = Duration::from_micros(500);
 /// Workers that are asked to leave have so long before they are ended.
 pub(crate) const LEAVE: Duration = Duration::from_millis(300);
 
-/// Deaths that the kernel caused for want of memory, as far as they can be told from other SIGKILLs.
-#[derive(Debug)]
-pub(crate) struct MemoryKills {
-    group: MemoryGroup,
-    /// How many are accounted for: those before the first worker, and those that ended one.
-    known: u64,
+/// What each worker may use.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct WorkerLimits {
+    /// Bytes of memory of its own.
+    pub(crate) memory: Option<u64>,
+    /// Items it may run before it is replaced.
+    pub(crate) items: Option<u64>,
 }
 
-impl MemoryKills {
-    pub(crate) fn new() -> Self {
-        let group = MemoryGroup::own();
-        MemoryKills { known: group.kills().unwrap_or_default(), group }
-    }
-
-    /// A worker was killed by SIGKILL: was it for this? Each kill that the kernel has counted explains one death.
-    pub(crate) fn judge(&mut self) -> Option<ExitReason> {
-        if self.group.kills()? <= self.known {
-            return None;
-        }
-        self.known += 1;
-        Some(ExitReason::OutOfMemory(MemoryLimit::Shared(self.group.limit())))
+impl WorkerLimits {
+    /// How many more items a worker may be given.
+    pub(crate) fn items_left(&self, worker: &Connection) -> u64 {
+        self.items.map_or(u64::MAX, |most| most.saturating_sub(worker.items_taken()))
     }
 }
 
@@ -46,26 +32,19 @@ impl PoolState {
     pub(crate) fn wear_pause(&self) -> Option<Duration> {
         let leaving =
             self.workers.iter().any(|member| member.life.leaving_since().is_some()).then_some(LEAVE);
-        let memory = (self.allowed.memory.is_some() && !self.runs.is_empty())
-            .then(|| LOOK.max(LOOK_EACH * self.workers.len() as u32));
-        leaving.into_iter().chain(memory).min()
+        leaving.into_iter().chain(self.memory_pause()).min()
     }
 
     /// Ends workers that hold too much memory, and those that were asked to leave and don't.
     pub(crate) fn recycle_exhausted(&mut self, now: Instant) -> Option<Duration> {
         for member in &mut self.workers {
             if member.life.leaving_since().is_some_and(|since| now.saturating_duration_since(since) > LEAVE) {
+                // This end accuses no item: the worker holds no batch, or the pool closes and no map is left
+                // that waits.
                 member.end_for(ExitReason::Unknown, None);
             }
         }
-        if let Some(limit) = self.allowed.memory.filter(|_| !self.runs.is_empty()) {
-            for member in self.workers.iter_mut().filter(|member| !member.life.is_ending()) {
-                let held = private_memory(member.pid());
-                if held.is_some_and(|held| held > limit) {
-                    member.end_for(ExitReason::OutOfMemory(MemoryLimit::Worker(limit)), None);
-                }
-            }
-        }
+        self.end_over_memory();
         self.wear_pause()
     }
 
@@ -81,22 +60,24 @@ impl PoolState {
     }
 }
 
-/// Bytes that a process alone holds in memory: not its program, and not what it shares with its host. `None` where
-/// it is gone.
-fn private_memory(pid: u32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    let mut pages = text.split_whitespace().skip(1).map(str::parse::<u64>);
-    let (resident, shared) = (pages.next()?.ok()?, pages.next()?.ok()?);
-    Some(resident.saturating_sub(shared) * rustix::param::page_size() as u64)
+/// Cuts off what a worker that may be given `left` items must not have.
+pub(crate) fn split(batch: Batch, left: u64) -> (Batch, Option<Batch>) {
+    let items = batch.items();
+    // What does not fit 32 bits is more than any batch has.
+    match u32::try_from(left).ok().filter(|left| *left < items) {
+        None => (batch, None),
+        Some(left) => {
+            let piece = |from, to| batch.piece(batch.id(), from, to, batch.attempt());
+            (piece(0, left), Some(piece(left, items)))
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::local::pool::limits::split;
     use crate::model::batch::BatchBuilder;
-    use crate::model::ids::BatchId;
-    use crate::model::ids::JobId;
+    use crate::model::ids::{BatchId, JobId};
 
     #[test]
     fn a_batch_is_split_where_a_worker_may_have_less() {
@@ -111,14 +92,5 @@ mod tests {
         assert_eq!((first.first(), first.payload()), (100, &[1u8, 2][..]));
         let rest = rest.expect("three are left");
         assert_eq!((rest.first(), rest.payload(), rest.id()), (102, &[3u8, 4, 5][..], BatchId(7)));
-    }
-
-    #[test]
-    fn memory_that_is_written_is_counted() {
-        let before = private_memory(std::process::id()).expect("this process is there");
-        let bytes = std::hint::black_box(vec![1u8; 64 << 20]);
-        let after = private_memory(std::process::id()).expect("this process is there");
-        assert!(after >= before + (60 << 20), "{before} {after}");
-        drop(bytes);
     }
 }

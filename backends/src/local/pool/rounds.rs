@@ -32,8 +32,8 @@ pub(crate) struct Round {
 }
 
 impl PoolHandle {
-    /// The supervisor comes round, `since_last` after the last time. `unread`: workers that may wait for this process to read
-    /// what they print.
+    /// One round of the supervisor, `since_last` after the one before. `unread`: workers that may wait for
+    /// this process to read what they print.
     pub(crate) fn on_round(&self, unread: &[u64], since_last: Duration, now: Instant) -> Round {
         let mut state = self.lock();
         state.on_round(LEAVE, now);
@@ -41,9 +41,12 @@ impl PoolHandle {
             member.seen.unread = [unread.contains(&member.id), member.seen.unread[0]];
         }
         let pause = watchdog::look(&mut state, since_last, now);
+        // By the clock, because a worker that does not leave causes no event, and is to be killed after
+        // LEAVE.
         let pause = if state.is_closing() { Some(LEAVE / 10) } else { pause };
         // Under the lock, so that an event that comes after this look sets the timer itself.
         state.next_look = pause.map(|pause| now + pause);
+        // A pool that replaces workers for days must not keep a handle of each thread that has ended.
         state.starts.forget_ended_threads();
         Round {
             errands: std::mem::take(&mut state.errands),
@@ -68,6 +71,7 @@ impl PoolHandle {
 
     /// A worker's process is dead: takes its exit status. `None`: its death was dealt with before.
     pub(crate) fn reap(&self, id: u64) -> Option<io::Result<ExitStatus>> {
+        // Under the lock although it is a wait: the process is dead, so that the call returns at once.
         self.lock().member(id).map(WorkerHandle::reap)
     }
 

@@ -18,8 +18,9 @@ use crate::model::completion_queue::CompletionQueue;
 use crate::model::error::BackendError;
 use crate::model::frame::{DoneHead, Header, ToWorker};
 
-/// Batches that a worker holds at a time, the running one included: enough that what waits is as long as the way of an
-/// answer to the host and of the next batch back. More would only bind work to a worker before it is known who is free.
+/// Batches that a worker holds at a time, the running one included: enough that what waits is as long as the
+/// way of an answer to the host and of the next batch back. More would only bind work to a worker before it
+/// is known which one is free.
 const LEAST_DEPTH: usize = 2;
 const MOST_DEPTH: usize = 4;
 /// The way there and back, from one sleeping core to another.
@@ -42,7 +43,7 @@ pub(crate) struct RunState {
     /// Its adapter is gone; it stays until its last batch is out of the workers' hands.
     pub(crate) closed: bool,
     pub(crate) failed: bool,
-    /// Items of which it was told, while they ran, that calls were refused to them.
+    /// Items about which a warning was written while they ran, because calls were refused to them.
     pub(crate) doubted: usize,
     /// Moving means over answered batches.
     batch_time: Option<Duration>,
@@ -61,6 +62,8 @@ impl Gauge {
     /// (batches that would be taken now, batches held at most)
     #[inline]
     pub(crate) fn read(&self) -> (usize, usize) {
+        // Relaxed, and the two not in one step: they are a hint for the run's thread, and `submit` decides
+        // again under the pool's lock.
         let slots = self.slots.load(Ordering::Relaxed);
         (slots.saturating_sub(self.outstanding.load(Ordering::Relaxed)), slots)
     }
@@ -101,7 +104,8 @@ impl RunState {
     pub(crate) fn opening_for(&self, worker: &Channel) -> Frame {
         let gone = |kind| matches!(kind, io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
         match self.job.context.file().map(|file| worker.give(file)) {
-            // Whatever stands in the way, the channel is a way as well.
+            // Without the file (too many are on their way, say) the context goes through the channel, as a
+            // small one does. A dead worker needs neither: frames to it are dropped.
             Some(Err(error)) if !gone(error.kind()) => opening(&self.job, false).into(),
             _ => Frame::Bytes(Arc::clone(&self.opening)),
         }
@@ -129,9 +133,11 @@ impl RunState {
         self.item_time = mean(self.item_time, done.wall / done.items.max(1));
     }
 
-    /// Hands a completion to the run's thread, which finds the place free that it was in.
+    /// Hands a completion to the run's thread, which then finds the place of its batch free.
     pub(crate) fn tell(&mut self, completion: Completion) {
         self.grants.told(completion.batch, completion.items);
+        // Before the completion is put. The queue's lock lies between the two, so that the thread that takes
+        // the completion sees this number without an order of its own.
         self.gauge.outstanding.store(self.outstanding(), Ordering::Relaxed);
         self.completions.put(completion);
     }
@@ -139,6 +145,7 @@ impl RunState {
     /// Items that a worker has not begun go to another one, or back to their owner if they were moved too often.
     pub(crate) fn move_on(&mut self, items: Batch) {
         match self.grants.may_move(items.id()) {
+            // In front, because these items are earlier than those that have never been handed out.
             true => self.pending.push_front(items),
             false => self.give_back(items),
         }
@@ -155,6 +162,7 @@ impl RunState {
             self.failed = true;
             self.completions.fail(error);
         }
+        // What workers hold is left to them: its answers come as before, and keep the run here until then.
         self.pending.clear();
     }
 }

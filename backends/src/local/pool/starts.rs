@@ -77,6 +77,8 @@ impl Starts {
         // Where a start has failed, those of several could take from each other what is scarce.
         let calm = self.in_a_row.is_empty() && self.shortage == Shortage::Unseen;
         let abreast = if calm { abreast } else { abreast.min(1) };
+        // What is not begun stays requested: each start that ends wakes the supervisor, which comes back
+        // here.
         let begun = self.requested.min(abreast.saturating_sub(self.starting));
         self.requested -= begun;
         self.starting += begun;
@@ -124,11 +126,14 @@ impl Starts {
         self.last_failure = Some(death.clone());
         self.in_a_row.push(death);
         if self.in_a_row.len() < FAILED_STARTS {
+            // What the system refuses now it may give in a moment; a second failure is given twice the time.
             self.not_before = Some(now + RETRY * self.in_a_row.len() as u32);
             return None;
         }
         // Those that come up may be luckier; or end the same way, and are counted then.
         if hopeful || self.starting > 0 {
+            // One below the bound, so that the next failure is decided about again: the other workers may be
+            // gone by then.
             self.in_a_row.remove(0);
             self.not_before = Some(now + RETRY_BESIDE_OTHERS);
             return None;
@@ -138,6 +143,8 @@ impl Starts {
 
     /// The last failure, if there were more than `before`. What failed is asked for again when there is work.
     pub(crate) fn failure_since(&mut self, before: u64) -> Option<WorkerExit> {
+        // The caller reports this failure. It must not count against the next map, which asks for a worker
+        // anew.
         let last = if self.failures == before { None } else { self.last_failure.take() };
         if last.is_some() {
             self.in_a_row.clear();

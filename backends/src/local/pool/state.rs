@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use crate::local::affinity::BusyCores;
 use crate::local::pool::connection::{AssignedBatch, Connection};
 use crate::local::pool::errands::Errands;
-use crate::local::pool::limits::{WorkerLimits, split};
 use crate::local::pool::pauses::{ORPHAN, STUCK, pause_of};
+use crate::local::pool::recycling::{WorkerLimits, split};
 use crate::local::pool::run_state::RunState;
 use crate::local::pool::starts::Starts;
 use crate::local::pool::worker_handle::WorkerHandle;
@@ -30,7 +30,7 @@ pub(crate) struct PoolState {
     pub(crate) own: bool,
     /// Workers confine themselves or are confined, and keep a record of what they were refused.
     pub(crate) confined: bool,
-    /// Times that a thread waits, or has waited, for what workers have printed; see `settle`.
+    /// How many waits for what workers have printed have begun: the number of the last mark, see `settle`.
     settling: u64,
     /// What each worker may use up.
     pub(crate) allowed: WorkerLimits,
@@ -96,7 +96,8 @@ impl PoolState {
         self.settling
     }
 
-    /// The supervisor comes round: asks the workers of a closing pool to leave, and kills those that have not within
+    /// One round of the supervisor: asks the workers of a closing pool to leave, and kills those that have
+    /// not left within
     /// `patience`.
     pub(crate) fn on_round(&mut self, patience: Duration, now: Instant) {
         match self.phase {
@@ -104,6 +105,8 @@ impl PoolState {
                 self.workers.iter_mut().for_each(|member| member.ask_to_leave(now));
                 self.phase = Phase::Leaving(now);
             }
+            // In each round again: of a worker that can't be killed, the refusal is what is noted
+            // (`on_kill_refused`), and it is given up after a while.
             Phase::Leaving(since) if now.saturating_duration_since(since) > patience => {
                 self.workers.iter_mut().for_each(WorkerHandle::kill);
             }
@@ -125,7 +128,11 @@ impl PoolState {
             .filter(|(_, run)| !run.pending.is_empty())
             .map(|(job, run)| (run.in_flight, *job))
             .collect();
+        // The run that holds the fewest places comes first, so that several maps share the workers, and one
+        // that waits for the other (zipped maps) gets on. The older one comes first of equals.
         waiting.sort_unstable();
+        // The others are tried, too: each run has its own depth, so that a worker may have room for one and
+        // not for the next.
         waiting.into_iter().any(|(_, job)| self.hand_out_of(job))
     }
 
@@ -145,6 +152,8 @@ impl PoolState {
             return false;
         };
         let batch = run.pending.pop_front().expect("it was not empty");
+        // A worker that is soon to be replaced gets as many items as it may still run. The rest stays first
+        // in the queue, because its items are the earliest.
         let (batch, rest) = split(batch, allowed.items_left(worker));
         if let Some(rest) = rest {
             run.pending.push_front(rest);
@@ -153,6 +162,7 @@ impl PoolState {
         // A sleeping worker is kept off the busy cores while its batch is sent, because that wakes it.
         let asleep = self.own && worker.held().is_empty();
         let _kept_off = asleep.then(|| busy.keep_off(pid, page.thread(), page.core(), page.owed())).flatten();
+        // In this order, which the channel keeps: a worker drops a batch of a job that it does not know.
         worker.open(job, |channel| run.opening_for(channel));
         worker.hand(batch, Instant::now());
         true
@@ -161,6 +171,8 @@ impl PoolState {
     /// Asks for workers where there is work for more; true if it has.
     pub(crate) fn want_workers(&mut self) -> bool {
         let wanted = self.outstanding().min(self.processes);
+        // A worker that is ending counts until its exit is dealt with, which hands out again and so asks for
+        // its successor.
         let there = self.workers.len() + self.starts.underway();
         let wants = wanted > there && !self.is_closing();
         if wants {
@@ -188,6 +200,8 @@ impl PoolState {
         let finished: Vec<JobId> = self
             .runs
             .iter()
+            // Each event about a batch looks up its run: the run stays for as long as a worker holds one of
+            // its batches.
             .filter(|(_, run)| run.closed && run.in_flight == 0)
             .map(|(job, _)| *job)
             .collect();
@@ -208,11 +222,14 @@ impl PoolState {
     /// work: then the map goes on with those, and a start is tried now and then.
     pub(crate) fn on_failed_start(&mut self, death: WorkerExit) {
         let hopeful = |member: &WorkerHandle| match member.life.connection() {
+            // A worker on its way may be luckier. One that is connected and idle and has never answered
+            // proves nothing: it may end in the same way.
             None => true,
             Some(worker) => worker.has_answered() || !worker.held().is_empty(),
         };
         let hopeful = self.workers.iter().any(hopeful);
         if let Some(deaths) = self.starts.on_failure(death, hopeful, Instant::now()) {
+            // A run without batches waits for no worker, and may find one later.
             for run in self.runs.values_mut().filter(|run| !run.closed && run.outstanding() > 0) {
                 run.fail(BackendError::NoWorkers(deaths.clone()));
             }
@@ -221,18 +238,19 @@ impl PoolState {
 
     /// Each run may hold its share of the workers' places.
     pub(crate) fn update_gauges(&mut self) {
-        // A closed run only waits for what belongs to no run.
+        // A closed run takes no places from the others: it only waits until its batches are out of the
+        // workers' hands.
         let active = self.runs.values().filter(|run| !run.closed && run.outstanding() > 0).count().max(1);
         for run in self.runs.values() {
             run.update_gauge((self.processes * run.depth()).div_ceil(active).max(1));
         }
     }
 
-    /// How soon to look for the first time, where there is something to look after.
+    /// How soon the watchdog has to look, if anything goes by the clock.
     pub(crate) fn first_pause(&self) -> Option<Duration> {
         let limits = self.runs.values().filter_map(|run| run.job.item_timeout.map(pause_of));
         let orphans = self.runs.values().filter(|run| run.closed).map(|_| ORPHAN / 4);
-        // Of a run that goes on, what was cancelled by name.
+        // A batch of a run that goes on was cancelled.
         let cancelled =
             self.workers.iter().any(|member| member.held().front().is_some_and(|held| held.abandoned));
         // A worker is idle while batches are out.

@@ -100,7 +100,9 @@ fn time_items(state: &mut PoolState, since_last: Duration) -> Option<Duration> {
             (Some(what), _) => Some((what, Duration::ZERO)),
             (None, _) => None,
         };
-        // A core that is dumped meanwhile is looked for in time.
+        // `is_dying` is asked from half of the limit on: the answer is kept, and has to be asked for while
+        // the core is being written. What comes after, until the kernel reports the death, can look like
+        // life.
         if let Some((what, age)) = member.seen.item
             && age > limit / 2
             && !member.life.is_ending()
@@ -136,7 +138,7 @@ fn end_silent(state: &mut PoolState, since_last: Duration) -> Option<Duration> {
 }
 
 /// Ends workers that are stopped and hold up a map: others could do what they hold, or their items have a limit of
-/// time, which does not run where nothing was begun. Where all are stopped somebody wants it so.
+/// time, which does not run where nothing was begun. If all are stopped, the user most likely wants it so.
 fn end_stopped(state: &mut PoolState, since_last: Duration, now: Instant) -> Option<Duration> {
     let spare = state.workers.len() + state.starts.underway() < state.processes;
     // Read from files, and so only where one may be stopped.
@@ -181,8 +183,8 @@ fn is_stopped(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
 }
 
-/// Ends workers that are stuck in an item nobody waits for, while somebody else wants their place or where their map
-/// wanted that at its end.
+/// Ends workers that are stuck in an item that no run waits for, if other work wants their place, or if their
+/// map wanted running items ended with it (`cancel_running`).
 fn end_orphans(state: &mut PoolState, now: Instant) -> Option<Duration> {
     // Also one that is stuck in freeing what an ended map left in it.
     let freeing = |member: &WorkerHandle| {
@@ -193,14 +195,14 @@ fn end_orphans(state: &mut PoolState, now: Instant) -> Option<Duration> {
     if !state.workers.iter().any(orphaned) {
         return None;
     }
-    // Its place is wanted by what no worker has, and by what stands behind another item.
+    // Its place is wanted by batches that no worker has, and by items that wait behind another item.
     let behind = |worker: &Connection| {
         (0..worker.held().len()).any(|at| !worker.held()[at].abandoned && worker.unbegun(at) > 0)
     };
     let waiting = state.runs.values().any(|run| !run.pending.is_empty())
         || state.workers.iter().filter_map(|member| member.life.connection()).any(behind);
     for member in state.workers.iter_mut().filter(|member| orphaned(member)) {
-        // Of a run that is over, or cancelled by name.
+        // A batch of a run that is over, or one that was cancelled.
         let unwanted = member.held().front().filter(|held| held.abandoned);
         let unwanted = unwanted.and_then(|held| state.runs.get(&held.batch.job()));
         let cancelled = unwanted.is_some_and(|run| run.job.cancel_running);

@@ -93,6 +93,7 @@ impl WorkerHandle {
     /// Whether it dumps its core, or has begun to. To be asked while it may still dump: what comes after,
     /// until the kernel reports its death, can look like life.
     pub(crate) fn is_dying(&mut self) -> bool {
+        // Kept once it was seen: the kernel shows it only while the core is written.
         self.dying = self.dying || is_dying(self.pid());
         self.dying
     }
@@ -100,6 +101,7 @@ impl WorkerHandle {
     /// Kills the process. Where the system refuses that (this process has given up the rights of the user who
     /// started the worker), its channel is closed: a worker ends itself then, whatever its function does.
     pub(crate) fn kill(&mut self) {
+        // The state first: a refused kill is noted in it below. A reason that it has already stays.
         self.life.on_ending(None);
         let Err(error) = self.child.kill() else { return };
         // It may be dead already.
@@ -131,7 +133,8 @@ fn is_dying(pid: u32) -> bool {
     static KNOWN: LazyLock<bool> = LazyLock::new(|| matches!(core_dumping("self"), Ok(Some(_))));
     match core_dumping(&pid.to_string()) {
         Ok(Some(dumps)) => dumps,
-        // A process without memory.
+        // The kernel leaves the line out for a process whose memory is gone, which is dying. A kernel that
+        // never writes the line says nothing by that.
         Ok(None) => *KNOWN,
         Err(_) => false,
     }

@@ -88,13 +88,15 @@ impl WorkerLife {
     pub(crate) fn on_connected(&mut self, mut new: Connection) {
         match &mut self.0 {
             State::Starting { .. } => self.0 = State::Serving(new),
+            // It has connected before the signal reached it. If the kill was refused, it was to be asked by
+            // the end of a channel that it did not have yet.
             State::Ending { connection: connection @ None, kill_refused, .. } => {
                 if kill_refused.is_some() {
                     new.close();
                 }
                 *connection = Some(new);
             }
-            // Its reader reads one handshake.
+            // Its reader reads one handshake, so that there is no second one.
             State::Serving(_) | State::Leaving { .. } | State::Ending { .. } => {}
         }
     }
@@ -102,6 +104,8 @@ impl WorkerLife {
     /// It is asked to leave, by the end of its channel. False where it has none: it has begun nothing, and can only be
     /// killed.
     pub(crate) fn on_asked_to_leave(&mut self, now: Instant) -> bool {
+        // In each state with a channel, because a worker whose kill was refused leaves by it as well. To
+        // close it again changes nothing.
         if let Some(connection) = self.connection_mut() {
             connection.close();
         }
@@ -122,6 +126,8 @@ impl WorkerLife {
         let (connection, reason, kill_refused) = match self.take() {
             State::Starting { .. } => (None, new, None),
             State::Serving(connection) | State::Leaving { connection, .. } => (Some(connection), new, None),
+            // The first reason is the cause. What the pool notices later (a closed channel, an answer that
+            // does not come) may follow from it.
             State::Ending { connection, reason, kill_refused } => (connection, reason.or(new), kill_refused),
         };
         self.0 = State::Ending { connection, reason, kill_refused };
@@ -134,6 +140,8 @@ impl WorkerLife {
             connection.close();
         }
         let first = kill_refused.is_none();
+        // Kept from the first refusal: a pool that closes kills in each round, which must not put off the
+        // time at which the worker is given up.
         kill_refused.get_or_insert(now);
         first
     }
@@ -141,6 +149,7 @@ impl WorkerLife {
     /// It is dead, and all that it had sent is dealt with.
     pub(crate) fn on_exit(self) -> Remains {
         let (connection, reason) = match self.0 {
+            // Without a reason of the pool's the exit status says what the worker died of.
             State::Starting { .. } => (None, None),
             State::Serving(connection) | State::Leaving { connection, .. } => (Some(connection), None),
             State::Ending { connection, reason, .. } => (connection, reason),
@@ -153,7 +162,7 @@ impl WorkerLife {
         }
     }
 
-    /// For a moment, in which its state is moved.
+    /// Moves the state out. The caller puts one back before it returns; what is here meanwhile holds nothing.
     fn take(&mut self) -> State {
         std::mem::replace(&mut self.0, State::Starting { awaited: Duration::ZERO })
     }

@@ -43,6 +43,7 @@ pub(crate) fn inherited(name: &str, server: &str) -> String {
 
 /// Worker: ends what the function has started and left behind.
 pub(crate) fn end_own() {
+    // Without a child there is nothing to find: the worker is spared the search of all processes.
     if let Some(server) = OWN.get().filter(|_| has_had_children()) {
         end(server);
     }
@@ -68,11 +69,14 @@ pub(crate) fn end(server: &str) {
             match is_from(pid, server) {
                 Some(false) => {}
                 Some(true) => {
+                    // Tried once, whatever comes of it: a process that can't be killed would be news in each
+                    // round.
                     ended.insert(pid);
                     news |= end_one(pid, server);
                 }
                 None => {
                     sleep(REPLACED);
+                    // Looked at again in the next round, when its new program has an environment.
                     news = true;
                 }
             }
@@ -116,7 +120,7 @@ fn end_one(pid: u32, server: &str) -> bool {
     match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(process) => is_still() && pidfd_send_signal(process, Signal::KILL).is_ok(),
         Err(rustix::io::Errno::SRCH) => false,
-        // Refused or unknown, see `start`.
+        // Refused or unknown, see `death_of` in `spawn`.
         Err(_) => is_still() && kill_process(pid, Signal::KILL).is_ok(),
     }
 }

@@ -1,5 +1,5 @@
 //! This process's descriptors: how many it may have, which numbers are not for fastmap, and those that come
-//! over a socket. Used by `spawn`, `channel`, `rendezvous`, `untrusted_peer`, `shared_page` and `pool`.
+//! over a socket. Used by `spawn`, `channel`, `rendezvous`, `peer_credentials`, `shared_page` and `pool`.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -25,6 +25,8 @@ pub(crate) fn fill_standard() {
         }
         // It gets the lowest number that is free.
         if let Ok(null) = File::options().read(true).write(true).open("/dev/null")
+            // A higher number means that another thread has filled the gap meanwhile: then the file is closed
+            // again.
             && STANDARD.contains(&null.as_raw_fd())
         {
             let _kept = null.into_raw_fd();
@@ -40,7 +42,7 @@ pub(crate) fn fill_standard() {
 pub(crate) fn above_standard<T: From<OwnedFd> + Into<OwnedFd>>(made: T) -> io::Result<T> {
     let made: OwnedFd = made.into();
     if STANDARD.contains(&made.as_raw_fd()) {
-        // A copy gets none of those numbers.
+        // std makes copies at 3 and above; the one with the low number is closed by this return.
         return made.try_clone().map(T::from);
     }
     Ok(made.into())
@@ -59,6 +61,8 @@ pub(crate) fn expect(any: impl AsFd, count: usize) -> io::Result<()> {
 
 /// Raises the limit of this process as far as that is allowed to it.
 pub(crate) fn raise() {
+    // Held from the look to the note: of two threads that find too few at a time, the second must not note
+    // the raised limit as the one from before.
     let mut raised = RAISED.lock().unwrap_or_else(PoisonError::into_inner);
     let now = getrlimit(Resource::Nofile);
     let most = Rlimit { current: now.maximum, maximum: now.maximum };
@@ -75,6 +79,7 @@ pub(crate) fn lower_again(process: u32) {
     let raised = *RAISED.lock().unwrap_or_else(PoisonError::into_inner);
     let process = i32::try_from(process).ok().and_then(Pid::from_raw);
     if let (Some((before, most)), Some(process)) = (raised, process)
+        // If the program has set a limit of its own since, the worker keeps that.
         && getrlimit(Resource::Nofile) == most
     {
         // It may have ended.

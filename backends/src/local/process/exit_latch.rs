@@ -61,12 +61,14 @@ impl ExitLatch {
     /// Reader: the handshake is awaited no more.
     pub(crate) fn on_admitted(&self) {
         let mut state = self.lock();
+        // A death that was reported meanwhile stays. The latch's share of the socket goes, so that the folder
+        // is removed with the last one.
         if let LatchState::Awaiting(_) = *state {
             *state = LatchState::Open;
         }
     }
 
-    /// Whether the worker has reported for duty, or never will.
+    /// Whether the worker's handshake has come, or is not awaited any more.
     pub(crate) fn has_connected(&self) -> bool {
         !matches!(*self.lock(), LatchState::Awaiting(_))
     }

@@ -66,7 +66,7 @@ impl Jailed {
     /// Reads the executable; starts nothing. The file must stay as it is, readable and executable for everybody.
     ///
     /// # Errors
-    /// In words for who sent it, if it can't run on this machine.
+    /// If it can't run on this machine; the text is for the user who sent it.
     pub fn new(jail: Jail, executable: &Path, limits: Limits) -> Result<Jailed, ElfError> {
         let executable = Executable::examine(executable)?;
         let identity = build_id::identity_of(&executable)
@@ -101,6 +101,7 @@ impl Jailed {
     /// What its workers have used so far, as the kernel counted it: CPU time and refusals are sums over all of them, the
     /// memory is the most that one has had.
     pub fn usage(&self) -> Usage {
+        // One lock for the dead and the living, as in `settle`: a worker that dies meanwhile is counted once.
         let mut meter = lock(&self.meter);
         let spent = meter.spent;
         meter.living().fold(spent, |sum, (_, guard)| add(sum, guard.usage()))
@@ -128,6 +129,8 @@ impl Jailed {
 
     /// Ends all of its workers that run now: what they do can't be paid.
     pub fn end(&self) {
+        // The lock is released before the jails are ended, because `settle` takes it when a worker has died
+        // of this.
         let living: Vec<Arc<Guard>> = lock(&self.meter).living().map(|(_, guard)| guard).collect();
         for guard in living {
             guard.end();
@@ -156,6 +159,7 @@ fn add(one: Usage, other: Usage) -> Usage {
 
 impl Launcher for Jailed {
     fn launch(&self, start: &Start<'_>) -> io::Result<LaunchedChild> {
+        // Parent and socket as the worker sees them in its jail, which has processes and files of its own.
         let (name, value) = start.variable(PARENT, SOCKET);
         let others = self.environment.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let environment: Vec<(&str, &str)> = others.chain([(name, value.as_str())]).collect();
@@ -172,6 +176,7 @@ impl Launcher for Jailed {
             let mut meter = lock(&self.meter);
             meter.launched += 1;
             let number = meter.launched;
+            // Weak, because a jail ends when the pool drops its guard, which the meter must not put off.
             meter.alive.push((number, Arc::downgrade(&guard)));
         }
         let guard = Watch {
@@ -199,9 +204,11 @@ struct Watch {
 impl Watch {
     /// Once: moves what this worker has used from the living to the dead.
     fn settle(&mut self) -> Usage {
+        // First, so that nothing in the jail runs on and the count below is the last.
         self.guard.end();
         let mut meter = lock(&self.meter);
         let usage = self.guard.usage();
+        // `exit_reason` and `drop` both come here, and what the worker has used is added once.
         if !self.counted {
             self.counted = true;
             meter.spent = add(meter.spent, usage);
@@ -229,10 +236,12 @@ impl Drop for Watch {
     }
 }
 
-/// bubblewrap tells a signal by the exit code, as a shell does. A worker that leaves by `exit(139)` is taken for one that
-/// crashed: the two can't be told apart.
+/// bubblewrap reports a signal by the exit code, as a shell does: 128 and the signal's number. A worker that
+/// leaves by
+/// `exit(139)` is taken for one that crashed, because the two look alike.
 fn judge(status: ExitStatus) -> ExitReason {
     match (status.code(), status.signal()) {
+        // Linux numbers its signals from 1 to 64.
         (Some(code @ 129..=192), _) => ExitReason::Signal(code - 128),
         (Some(code), _) => ExitReason::Exit(code),
         (None, Some(signal)) => ExitReason::Signal(signal),

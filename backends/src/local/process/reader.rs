@@ -11,10 +11,10 @@ use log::Level;
 use crate::local::ipc::arena::AREA;
 use crate::local::ipc::assembler::Assembler;
 use crate::local::ipc::handshake::Handshake;
+use crate::local::ipc::peer_credentials;
+use crate::local::ipc::peer_credentials::ValidatedReceiver;
 use crate::local::ipc::rendezvous::Rendezvous;
 use crate::local::ipc::shared_page::SharedPage;
-use crate::local::ipc::untrusted_peer;
-use crate::local::ipc::untrusted_peer::ValidatedReceiver;
 use crate::local::output::pipe::{LogRecord, Stream};
 use crate::local::output::quota::Quota;
 use crate::local::pool::errands::ServedRendezvous;
@@ -31,7 +31,7 @@ use crate::model::{buffer_pool, text};
 
 /// Bytes of a job's refusal by a stranger's worker, and of its log record. Of the text less is kept.
 const REFUSAL: u64 = 1 << 20;
-/// Bytes in which a stranger's worker tells of refused calls, in its life.
+/// Bytes of reports of refused calls that a stranger's worker may send in its life.
 const REFUSED_CALLS: u64 = 1 << 20;
 /// What a log record counts at least, where it is left out.
 const RECORD: u64 = 4096;
@@ -58,14 +58,14 @@ pub(crate) struct WorkerConnection<'a> {
 struct Begun {
     since: Instant,
     length: u64,
-    /// What an answer may count.
+    /// The most bytes that an answer may count; `None` for other frames.
     allowed: Option<u64>,
     /// What it takes of the budget.
     taken: Option<Taken>,
 }
 
 impl Begun {
-    /// How long the next packet may take that is not here after `pause` at most.
+    /// How long the next packet is waited for: for what is left of the frame's time, and `pause` at most.
     fn left(&self, pause: Duration) -> Duration {
         let whole = FRAME + Duration::from_secs(self.length / RATE);
         whole.saturating_sub(self.since.elapsed()).min(pause)
@@ -106,11 +106,13 @@ impl WorkerConnection<'_> {
     /// From the handshake to the channel's end.
     fn serve(&self, server: Arc<Rendezvous>) {
         let jailed = self.shared.options.launcher.is_some();
-        let admitted = untrusted_peer::admit(&server, self.process, jailed);
+        let admitted = peer_credentials::admit(&server, self.process, jailed);
         self.latch.on_admitted();
         let ValidatedReceiver { hello, connection } = match admitted {
             Ok(admitted) => admitted,
             Err(why) => {
+                // Of a dead worker the exit says why it died; that it sent no handshake only follows from
+                // that.
                 if !self.latch.is_closed() {
                     self.end_for(why.into());
                 }
@@ -152,7 +154,10 @@ impl WorkerConnection<'_> {
         }
     }
 
-    /// A frame of a stranger's worker begins: whether it may, and what it takes.
+    /// A frame of a stranger's worker begins: checks that it may, and takes its bytes of the budget.
+    ///
+    /// # Errors
+    /// If it answers no batch, is too long, or finds no room in the budget within [`ROOM`].
     fn begin(&self, header: &Header<ToHost>) -> Result<Begun, ProtocolError> {
         let options = &self.shared.options;
         let mut allowed = None;
@@ -166,6 +171,7 @@ impl WorkerConnection<'_> {
         if header.length > most {
             return Err(ProtocolError::PayloadTooLong { kind: header.message.kind(), length: header.length });
         }
+        // The length is checked before this: what is refused takes nothing of the budget.
         let length = HEADER as u64 + header.length;
         let taken = match &options.budget {
             None => None,
@@ -204,6 +210,8 @@ impl WorkerConnection<'_> {
             ToHost::SandboxDenial { ticket } => {
                 if strict {
                     let bytes = frame.len() as u64;
+                    // Relaxed, because this thread alone counts: the atomic is for the reference that it
+                    // shares with the supervisor.
                     if self.latch.refusals.fetch_add(bytes, Ordering::Relaxed) + bytes > REFUSED_CALLS {
                         return Err(ProtocolError::TooManyDenials { most: REFUSED_CALLS });
                     }
@@ -216,6 +224,8 @@ impl WorkerConnection<'_> {
     /// The frame with its payload behind the header, wherever that lies.
     fn payload(&self, header: &Header<ToHost>, frame: Vec<u8>) -> Result<Vec<u8>, ProtocolError> {
         let Some((place, length)) = header.shared() else { return Ok(frame) };
+        // The length is the worker's word until the copy below has checked it: no more than an area is
+        // reserved for it.
         let mut whole = buffer_pool::take(HEADER.saturating_add(length).min(HEADER + AREA));
         whole.extend_from_slice(&frame);
         // Copied out before anything reads it: the worker can go on writing there.
@@ -238,7 +248,7 @@ impl WorkerConnection<'_> {
             }
             return true;
         }
-        // The end of the map waits for the line that tells of it.
+        // The end of the map waits for the line that says how many were left out.
         self.shared.output.keep(true);
         std::thread::sleep(Quota::pause((bytes as u64).max(RECORD)));
         false

@@ -36,8 +36,8 @@ use crate::local::process::watched::Watched;
 use crate::local::signals::block_signals;
 use crate::model::death::{ExitReason, WorkerExit};
 
-/// Begins to start the workers that were asked for, as many as may be now; false if there are none. What prevents a start
-/// is told to the pool.
+/// Begins to start the workers that were asked for, as many at a time as there are cores; false if there are
+/// none. What prevents a start is reported to the pool.
 pub(crate) fn spawn_requested(shared: &Arc<PoolHandle>) -> bool {
     let numbers = shared.on_starts_begin();
     let begun = !numbers.is_empty();
@@ -45,6 +45,8 @@ pub(crate) fn spawn_requested(shared: &Arc<PoolHandle>) -> bool {
         match begin(shared, number) {
             Ok(thread) => shared.on_thread(thread),
             Err((death, error)) => {
+                // This one and those behind it, which are not tried: they count as not started, or the pool
+                // would wait for starts that no thread makes.
                 let rest = (numbers.end - number) as usize;
                 match limit_behind(&error) {
                     Some(limit) => shared.on_short(death, limit, rest),
@@ -64,8 +66,10 @@ fn begin(shared: &Arc<PoolHandle>, number: u64) -> Result<JoinHandle<()>, (Worke
     let (shared, own) = (Arc::clone(shared), name.clone());
     let live = move || {
         block_signals();
+        // Before the worker starts, because it inherits the cores of this thread.
         cores::take_back();
-        // A launcher may be anybody's.
+        // A launcher may be another crate's code: its panic is a start that failed, and is counted down as
+        // such.
         let started = catch_unwind(AssertUnwindSafe(|| start(&shared, number, &own)));
         match started.unwrap_or(Err(StartError::LauncherPanicked)) {
             Ok(Started { page, latch, server, process }) => {
@@ -170,8 +174,11 @@ fn with_limit(error: &io::Error) -> String {
 
 /// Starts a worker and makes it known to the pool and the supervisor; an error says why none came.
 fn start(shared: &Arc<PoolHandle>, number: u64, name: &str) -> Result<Started, StartError> {
+    // Also here, because the program may have closed one of them since the pool was made.
     fill_standard();
+    // Before anything is opened: a start that fails half-way would have taken the program's last descriptors.
     shared.expect_descriptors().map_err(StartError::Descriptors)?;
+    // Before the process: it connects as soon as it runs.
     let server = Arc::new(Rendezvous::new().map_err(StartError::at("cannot make its socket"))?);
     let (page, stdin) = SharedPage::create().map_err(StartError::at("cannot share memory with it"))?;
     let page = Arc::new(page);
@@ -204,6 +211,8 @@ fn start(shared: &Arc<PoolHandle>, number: u64, name: &str) -> Result<Started, S
     drop(command);
     let pid = child.id();
     if guard.is_none() {
+        // After the start, because before it a `pre_exec` would be needed, with which std forks (see
+        // `own_program`). The worker has no work yet, so that no function sees the raised limit.
         descriptors::lower_again(pid);
     }
     let output = (|| -> io::Result<_> {
@@ -212,6 +221,8 @@ fn start(shared: &Arc<PoolHandle>, number: u64, name: &str) -> Result<Started, S
     let (stdout, stderr) = match output {
         Ok(pipes) => pipes,
         Err(error) => {
+            // The pool does not know the process yet: without this it would live on, and be a zombie
+            // afterwards.
             drop(child.kill().and_then(|()| child.wait()));
             return Err(StartError::at("cannot read its output")(error));
         }
@@ -249,6 +260,7 @@ fn death_of(pid: u32) -> io::Result<Option<OwnedFd>> {
     let Some(child) = Pid::from_raw(pid as i32) else { return Ok(None) };
     match pidfd_open(child, PidfdFlags::empty()) {
         Ok(pidfd) => above_standard(pidfd).map(Some),
+        // The kernel has reaped it by itself, as it does where the program ignores SIGCHLD.
         Err(Errno::SRCH) => Ok(None),
         Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => Err(error.into()),
         // Kernels of containers and debuggers that play a kernel lack it; filters refuse it.
@@ -263,7 +275,9 @@ fn wait_for_death(child: Pid) -> io::Result<OwnedFd> {
     let (tell, thread) = (dead.try_clone()?, std::thread::Builder::new());
     let wait = move || {
         block_signals();
+        // The status is left for `reap`.
         let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        // Any other error means that the child is gone: a handler of the program has waited for it.
         while matches!(waitid(WaitId::Pid(child), ended), Err(Errno::INTR)) {}
         // Fails only when the counter is full.
         let _told = rustix::io::write(tell, &1u64.to_ne_bytes());
@@ -293,6 +307,7 @@ fn own_program(shared: &PoolHandle, marker: &WorkerBootstrap) -> Command {
         .arg0(format!("{} [fastmap {}]", program_name(), marker.name))
         .env(MARKER, marker.to_string())
         .env_remove(INSIDE)
+        // The secret of the cloud service is not for the function.
         .env_remove("FASTMAP_SECRET");
     if let Some(bytes) = shared.options.stack {
         command.env(STACK, bytes.to_string());

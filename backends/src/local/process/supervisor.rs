@@ -17,7 +17,7 @@ use crate::local::output::repeats::Repeats;
 use crate::local::output::settle::Settling;
 use crate::local::pool::errands::Errands;
 use crate::local::pool::handle::PoolHandle;
-use crate::local::pool::recycling::MemoryKills;
+use crate::local::pool::memory_limit::MemoryKills;
 use crate::local::pool::rounds::Round;
 use crate::local::process::exit_latch::ExitLatch;
 use crate::local::process::spawn::spawn_requested;
@@ -34,6 +34,8 @@ const COUNT_KILLS: Duration = Duration::from_millis(20);
 pub(crate) fn supervise(shared: &Arc<PoolHandle>) {
     block_signals();
     cores::take_back();
+    // Without a thread for lines, this one calls the relay: a map that the relay runs must not wait for it at
+    // its end.
     Output::passes_on();
     let mut watched: Vec<Watched> = Vec::new();
     let mut lines = output_queue(shared);
@@ -44,6 +46,7 @@ pub(crate) fn supervise(shared: &Arc<PoolHandle>) {
     let mut last_look = Instant::now();
     loop {
         let now = Instant::now();
+        // Looked at before the round, which takes the pool's lock: a look at a pipe is two system calls.
         let unread = unread(&watched, lines.have_room());
         let round = shared.on_round(&unread, now.duration_since(last_look), now);
         let Round { errands, closing, starting, given_up, maps, wanted_mark, mut pause } = round;
@@ -154,6 +157,8 @@ impl Marks {
         for worker in watched {
             worker.settle(now, lines);
         }
+        // Before the mark: the end of a map waits for the mark, and what is kept back of its lines must be
+        // written by then.
         repeats.tell(lines);
         lines.mark(mark);
         (self.settling, self.last) = (None, mark);
@@ -164,8 +169,8 @@ impl Marks {
     }
 }
 
-/// Waits until a worker prints (if it is to be read) or dies, somebody wakes this thread, or `pause` is over; tells
-/// which workers have news.
+/// Waits until a worker prints (if it is to be read) or dies, another thread wakes this one, or `pause` is
+/// over. Returns for each worker whether it has printed something or is dead.
 fn wait(shared: &PoolHandle, watched: &[Watched], read: bool, pause: Option<Duration>) -> Vec<bool> {
     let mut fds = vec![
         PollFd::new(shared.wake().as_fd(), PollFlags::POLLIN),
@@ -176,6 +181,8 @@ fn wait(shared: &PoolHandle, watched: &[Watched], read: bool, pause: Option<Dura
     // A process that was reaped before it could be opened is news by itself.
     let mut news: Vec<bool> = watched.iter().map(|worker| worker.pidfd.is_none()).collect();
     for (index, worker) in watched.iter().enumerate() {
+        // A pipe that is not to be read is not polled either: it would be ready at each call, and this thread
+        // would never sleep.
         let read = read && worker.paused.is_none_or(|until| until <= now);
         let open: [Option<BorrowedFd<'_>>; 3] = [
             worker.pidfd.as_ref().map(AsFd::as_fd),
@@ -273,6 +280,8 @@ impl Watched {
             quota.leave_out(left_out.iter().map(|(_, lines)| lines).sum());
             let bytes: usize = left_out.iter().map(|(bytes, _)| bytes).sum();
             *paused = Some(now + Quota::pause(bytes as u64));
+            // Something has moved, so that the end of a map which waits for what is behind the flood does not
+            // give up.
             shared.output.left_out();
             return;
         }

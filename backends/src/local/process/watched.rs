@@ -1,4 +1,4 @@
-//! A worker process as the supervisor watches it: what it prints, and what tells of its death.
+//! A worker process as the supervisor watches it: what it prints, and what reports its death.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

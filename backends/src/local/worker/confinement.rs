@@ -11,8 +11,8 @@ use crate::execution::denials::{Told, UNTOLD, UnreportedDenials, tell, untold};
 use crate::local::ipc::shared_page::SharedPage;
 use crate::model::frame::{Header, ToHost};
 
-/// What a jailed worker tells in its life of items that went on, and of files that failing items looked for: it
-/// counts as output, which is limited.
+/// Most calls that a jailed worker reports in its life: refused ones of items that went on, and files that
+/// failing items looked for. Reports count as output, which is limited.
 const MOST_IN_JAIL: usize = 64;
 
 /// Confines this process, and returns whether it can start no others. To be called when all channels are made

@@ -1,7 +1,7 @@
 //! What a worker's main thread does while another computes: it waits for the host's death, and then ends the
 //! worker with all that the function has started. The kernel's own way, SIGKILL at the parent's death, would
 //! leave that behind. Where a function can't start processes (confined, in a jail) the kernel's way is kept,
-//! and the main thread does nothing. Called by `mod` and `thread`.
+//! and the main thread does nothing. Called by `process` and `thread`.
 
 use std::os::raw::c_int;
 use std::time::Duration;
@@ -46,6 +46,8 @@ pub(super) fn wait(host: u32) {
         return;
     }
     let set = blocked();
+    // Before the parent is looked at: a host that dies later sends the signal, and one that has died before
+    // is seen by the look.
     set_death_signal(host_died());
     // The signal comes, too, when the host's thread ends that has started this process.
     while getppid() == Pid::from_raw(host.cast_signed()) {
@@ -53,6 +55,7 @@ pub(super) fn wait(host: u32) {
         unsafe { libc::sigwaitinfo(&raw const set, std::ptr::null_mut()) };
     }
     let kill = SigevNotify::SigevSignal { signal: Signal::SIGKILL, si_value: 0 };
+    // The kernel's timer needs none of this process's locks, which the function may hold for ever.
     let timer = Timer::new(ClockId::CLOCK_MONOTONIC, SigEvent::new(kill));
     let _set = timer.map(|mut timer| {
         let _set = timer.set(Expiration::OneShot(PATIENCE.into()), TimerSetTimeFlags::empty());

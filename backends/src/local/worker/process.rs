@@ -43,6 +43,8 @@ pub fn enter() {
 /// calls those constructors that would come later.
 pub fn enter_after(others: impl FnOnce()) {
     cores::note_at_main();
+    // Taken away below before anything can fail: nothing that this process starts may take itself for the
+    // worker.
     let Some(value) = std::env::var_os(MARKER) else { return };
     // SAFETY: `enter` is the first statement of the program, before any thread that could read the environment.
     unsafe { std::env::remove_var(MARKER) };
@@ -50,28 +52,31 @@ pub fn enter_after(others: impl FnOnce()) {
     let inherited = descendants::inherited(&marker.name, &marker.server);
     if getppid() != Pid::from_raw(marker.host as i32) {
         if matches!(marker.confinement, Confinement::Own(_)) && is_gone(marker.host) {
-            // The host died while this process was on its way: it is a worker of nobody, and no program of the user's.
+            // The host died while this process was on its way. Nothing is left to work for, and the user's
+            // program must not run here in its place.
             exit(0);
         }
-        // A worker of somebody did not enter, and what its program started came here: no host of its own, or each
-        // generation would start the next. Its maps run in this process.
-        // SAFETY: as above.
+        // The marker has come through a worker that did not enter, and whose program has started this
+        // process. It must not become a host, or each generation would start the next: its maps run in this
+        // process. SAFETY: as above.
         unsafe { std::env::set_var(INSIDE, inherited) };
         return;
     }
+    // Relaxed, because there is one thread: those that are started later see it.
     WORKER.store(true, Ordering::Relaxed);
+    // Before the worker begins, which does not return: registries and statics are then as in the host.
     others();
     cores::take_back();
     let worker = Worker::report(&marker).unwrap_or_else(|why| refuse(&why));
     let thread = crate::local::worker::thread::start(&thread_name(&marker), worker);
     let thread = thread.unwrap_or_else(|error| refuse(&SetupError::Thread(error)));
     crate::local::worker::guard::wait(marker.host);
-    // It ends the process.
+    // The thread ends the process, so that this wait does not end otherwise.
     drop(thread.join());
     exit(NOT_A_WORKER)
 }
 
-/// Whether a process has ended; one that nobody has waited for has, too.
+/// Whether a process has ended. A zombie has, too: no process has waited for it yet.
 fn is_gone(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name before it may hold anything.

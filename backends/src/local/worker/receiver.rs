@@ -1,6 +1,6 @@
-//! What a worker receives, and who receives it: the thread that computes, while it has nothing to do, so that a
-//! batch wakes one thread and not two; a helper once that has been busy for a moment, so that a recall is received and a
-//! closed channel is noticed while user code runs.
+//! What a worker receives, and on which thread. While the working thread has nothing to do it receives by
+//! itself, so that a batch wakes one thread and not two. Once it has been busy for a moment, a helper thread
+//! receives, so that a recall is received and a closed channel is noticed while user code runs.
 
 use std::collections::VecDeque;
 use std::io;
@@ -74,7 +74,7 @@ impl FramedBatch {
 pub(crate) struct Receiver {
     page: Arc<SharedPage>,
     results: Arc<Results>,
-    /// Locked by whoever receives, for as long as it waits.
+    /// Locked by the thread that receives, for as long as it waits.
     channel: Mutex<Channel>,
     state: Mutex<State>,
     more: Condvar,
@@ -145,6 +145,8 @@ impl Receiver {
             if let Some(incoming) = state.frames.pop_front() {
                 state.busy = true;
                 if let Incoming::Batch(batch) = &incoming {
+                    // Under the same lock as the frame is taken out: a recall finds the batch in the queue or
+                    // here.
                     state.running = Some((batch.head.ticket, Arc::clone(&batch.claims)));
                 }
                 if !state.helper {
@@ -178,7 +180,8 @@ impl Receiver {
                 Err(_) => return,
             }
             let mut state = self.lock();
-            // Under the lock, so that a thread that becomes idle meanwhile sees who receives.
+            // Under the lock, so that a working thread that becomes idle meanwhile sees that this one
+            // receives.
             state.helper = state.busy;
             while state.helper {
                 drop(state);
@@ -186,6 +189,7 @@ impl Receiver {
                 state = self.lock();
                 state.take(received);
                 state.helper = state.busy;
+                // The working thread waits for a frame, or for this thread to stop receiving.
                 self.more.notify_all();
                 if state.end != End::Open {
                     return self.wait_for_working_thread(state);
@@ -277,6 +281,7 @@ impl State {
             Some(incoming) => self.frames.push_back(incoming),
             None => {
                 self.end = End::Closed;
+                // The host has closed the channel, or is gone: no answer is wanted any more.
                 self.frames.clear();
             }
         }

@@ -20,6 +20,8 @@ pub(super) struct RunQueue {
 impl RunQueue {
     /// `None` where the kernel does not count, or `/proc` is not mounted.
     pub(super) fn of_this_thread() -> Option<RunQueue> {
+        // The path is resolved here, once: the file stays that of this thread, which must be the one that
+        // runs items.
         let file = File::open("/proc/thread-self/schedstat").ok()?;
         let now = Instant::now();
         Some(RunQueue { reported: waited(&file)?, file, read: now, ended: now })
@@ -28,6 +30,8 @@ impl RunQueue {
     /// A batch begins. Forgets what was counted while the thread had nothing to do.
     pub(super) fn begin(&mut self) {
         let now = Instant::now();
+        // A shorter gap is counted to the next batch, because a read for each would cost short batches too
+        // much.
         if now.duration_since(self.ended) >= PAUSE
             && let Some(waited) = waited(&self.file)
         {

@@ -80,6 +80,7 @@ impl Worker {
         let results = Arc::new(Results::new(Arc::clone(&page)));
         let strict = marker.confinement == Confinement::Jailed;
         let logger = Box::new(Forward::new(Arc::clone(&results), strict));
+        // A constructor of the program may have set a logger of its own, which is then left alone.
         let logs = log::set_boxed_logger(logger).is_ok();
         if logs {
             log::set_max_level(marker.level);
@@ -123,6 +124,7 @@ impl Worker {
         let mut answer = Answer::default();
         let mut queue = self.open.then(RunQueue::of_this_thread).flatten();
         while let Some(incoming) = self.incoming.next() {
+            // Before the function runs: it may ask how many cores it has, or start threads that inherit them.
             self.page.owed().give_back(Pid::from_raw(0));
             match incoming {
                 Incoming::Open { job, opening } => {
@@ -150,6 +152,8 @@ impl Worker {
                         Some(Err(failure)) => {
                             let payload = postcard::to_stdvec(&failure).expect("a failure can be written");
                             self.results.send(&Header::frame(ToHost::OpenFailed { job }, &payload));
+                            // Kept, because batches of the job that are on their way are each refused in the
+                            // same way.
                             jobs.insert(job, Prepared::Refused(failure));
                         }
                         None => {}
@@ -233,7 +237,7 @@ impl Worker {
         let items = Items::new(payload, head.stride);
         let length = task.result_stride().map_or(0, |stride| head.items as usize * stride as usize);
         let place = placed.find(&self.page, length);
-        // SAFETY: nothing else is placed before this batch is answered, and the host is told of it below.
+        // SAFETY: nothing else is placed before this batch is answered, and the host learns of it below.
         let slots = place.clone().map(|place| unsafe { self.page.place_for_host(place.start, place.len()) });
         // Between the two looks at the clock, because a thread that leaves a system call may lose its core.
         let time = Stopwatch::start();
@@ -329,7 +333,8 @@ pub(crate) struct Ready {
     large: bool,
 }
 
-/// A job as far as it is prepared: its function is made at the first batch, so that a death in it can be told.
+/// A job as far as it is prepared. Its function is made at the first batch and not before, so that a death in
+/// it is reported as one of that batch.
 pub(crate) enum Prepared {
     Opening(FramedOpening),
     Ready(Ready),

@@ -55,6 +55,8 @@ impl Placed {
         if length < SHARED_FROM {
             return None;
         }
+        // Answers are copied out in the order in which they were sent, so that one number is enough for all
+        // places.
         let copied = page.copied();
         while self.taken.front().is_some_and(|(number, _)| *number <= copied) {
             self.taken.pop_front();
@@ -62,7 +64,8 @@ impl Placed {
         free_place(self.taken.iter().map(|(_, place)| place.clone()), length)
     }
 
-    /// The host is about to be told of the place.
+    /// The place is taken from now on, because the host learns of it: until the host has copied the answer
+    /// out.
     pub(crate) fn keep(&mut self, place: Range<usize>) {
         self.count += 1;
         self.taken.push_back((self.count, place));

@@ -1,6 +1,7 @@
-//! What a worker settles about its process before anything else: signals, and standard input, which is its channel.
-//! Descriptors that were open before are left alone: the program's constructors and preloaded libraries (profilers,
-//! tracers) have opened them, or the program's caller has. Called by `mod`, once, before there is a second thread.
+//! What a worker settles about its process before anything else: signals, and standard input, which is its
+//! channel. Descriptors that were open before are left alone: the program's constructors and preloaded
+//! libraries (profilers, tracers) have opened them, or the program's caller has. Called by `runner`, once,
+//! before there is a second thread.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -37,7 +38,8 @@ pub(crate) fn reset_signals() -> nix::Result<()> {
         unsafe { signal(number, handler) }?;
     }
     // Not ignored, because a program that the function starts would inherit that, and could not be ended by
-    // `timeout`.
+    // `timeout`. The number is stored before the handler is there, which reads it; relaxed, because there is
+    // one thread.
     WORKER.store(getpid().as_raw(), Ordering::Relaxed);
     let flags = SaFlags::SA_RESTART | SaFlags::SA_ONSTACK;
     let action = SigAction::new(SigHandler::SigAction(outlive), flags, SigSet::empty());
@@ -68,6 +70,8 @@ extern "C" fn outlive(number: c_int, info: *mut libc::siginfo_t, _context: *mut 
 pub(crate) fn take_stdin() -> io::Result<SharedPage> {
     let fd = std::io::stdin().as_fd().try_clone_to_owned()?;
     let null = File::open("/dev/null")?;
+    // In one step: number 0 is never free, so that no other open can get it. What reads standard input finds
+    // its end.
     dup2_stdin(&null)?;
     SharedPage::open(fd)
 }

@@ -31,6 +31,8 @@ pub(super) fn flush() {
             return;
         }
         let begun = Instant::now();
+        // Not by a lock that waits: a thread of the function's that writes to a full pipe holds the stream
+        // for as long as the host does not read.
         while ftrylockfile(stdout) != 0 {
             if begun.elapsed() > PATIENCE {
                 return;

@@ -32,13 +32,14 @@ const GAP: usize = 1 << 20;
 const PANICKED: i32 = 101;
 
 /// Runs the worker on a thread of that name, which ends the process. The calling thread takes no signals from
-/// then on but SIGTERM, which does nothing (see [`outlive`](super::surroundings)) and so need not interrupt a
+/// then on but SIGTERM, which does nothing (see `outlive` in `setup`) and so need not interrupt a
 /// call of the function: all others are delivered to the function, as in a program that calls it itself.
 ///
 /// # Errors
 /// If the system gives no thread.
 pub(super) fn start(name: &str, worker: Worker) -> io::Result<JoinHandle<()>> {
     block_signals();
+    // Shared, because a spawn that fails drops its closure, and the next attempt needs the worker.
     let worker = Arc::new(Mutex::new(Some(worker)));
     let asked = asked_stack();
     let mut stack = asked.unwrap_or_else(stack_size);
@@ -46,6 +47,7 @@ pub(super) fn start(name: &str, worker: Worker) -> io::Result<JoinHandle<()>> {
     loop {
         let taken = Arc::clone(&worker);
         let thread = Builder::new().name(name.to_owned()).stack_size(stack).spawn(move || {
+            // The new thread has inherited the mask of one core.
             leave(pinned.as_ref());
             take_signals();
             guard::continue_at_death();
@@ -122,6 +124,7 @@ fn keep_gap() {
     // mapped is taken from nothing else (MAP_FIXED_NOREPLACE), and never used.
     unsafe {
         let mut attributes: libc::pthread_attr_t = std::mem::zeroed();
+        // An error, here or from `mmap`, leaves the stack with its own guard alone, as any thread has it.
         if libc::pthread_getattr_np(libc::pthread_self(), &raw mut attributes) != 0 {
             return;
         }

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::jail::probes::probe::{Probe, not_blocked, nothing, result};
-use crate::world;
+use crate::readable_files;
 
 pub(super) const ALL: &[Probe] = &[
     Probe { name: "read /etc/passwd", act: || File::open("/etc/passwd").map(drop) },
@@ -87,8 +87,10 @@ fn writable(path: impl AsRef<Path>) -> io::Result<()> {
 
 /// The C library stands in another folder on each architecture and distribution.
 fn c_library() -> io::Result<()> {
-    let found =
-        world::LIBRARIES.iter().map(|folder| Path::new(folder).join("libc.so.6")).find(|path| path.exists());
+    let found = readable_files::LIBRARIES
+        .iter()
+        .map(|folder| Path::new(folder).join("libc.so.6"))
+        .find(|path| path.exists());
     writable(found.ok_or_else(|| nothing("no folder has it"))?)
 }
 

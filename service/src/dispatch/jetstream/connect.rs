@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 
-/// Connecting for the first time may take so long.
+/// Time limit of the first connection.
 const CONNECT: Duration = Duration::from_secs(10);
-/// A server that is gone is tried again after so long at most.
+/// Longest pause before a lost server is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Messages that a subscriber may fall behind.
 const BEHIND: usize = 1 << 16;
@@ -19,7 +19,7 @@ const BEHIND: usize = 1 << 16;
 pub struct NatsOptions {
     /// `nats://host:port`, or `tls://`; one of a cluster is enough, several are better.
     pub servers: Vec<String>,
-    /// Who this is.
+    /// User that the connection belongs to.
     pub credentials: Credentials,
     /// The authority that has signed the servers' certificates (PEM); `None`: the system's.
     pub ca: Option<PathBuf>,
@@ -31,7 +31,7 @@ pub struct NatsOptions {
     pub name: String,
 }
 
-/// Who a connection belongs to.
+/// User that a connection belongs to, and its proof.
 #[derive(Clone, Debug, Default)]
 pub enum Credentials {
     /// None: the servers take all connections.

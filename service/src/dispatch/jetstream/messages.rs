@@ -17,6 +17,8 @@ use crate::pricing::Work as Limit;
 const MARGIN: usize = 16 << 10;
 /// Asked about this, a gateway says that it is there.
 pub(super) const PING: &str = "here";
+/// In the reply to an outcome: another agent's was taken before.
+pub(super) const DUPLICATE: &[u8] = b"duplicate";
 
 /// Bytes in one message, at servers with that `max_payload`.
 pub(super) fn room(max_payload: usize) -> usize {
@@ -47,7 +49,7 @@ pub(super) struct Origin {
     pub(super) gateway: String,
     /// What to call it there.
     pub(super) token: String,
-    /// It is taken from an agent that says nothing for so long.
+    /// Length of its leases: an agent that sends nothing for this time loses it.
     pub(super) lease_ms: u64,
 }
 
@@ -238,7 +240,7 @@ pub(super) fn encode_outcome(outcome: WorkOutcome) -> Bytes {
         // What the queue refuses comes to no agent.
         WorkOutcome::Lost | WorkOutcome::Refused(_) => framed(&OutcomeHeader::Lost, &[]),
         WorkOutcome::Answered(Answered { parts, cpu, cut }) => {
-            // What it costs is the gateway's to say.
+            // The gateway sets the charge: an agent knows no prices.
             let body = Answer { charge: 0, cpu, parts }.encode();
             framed(&OutcomeHeader::Answered { cpu_ns: nanos(cpu), cut }, &body)
         }
@@ -269,7 +271,7 @@ pub(super) enum Request {
     Claim(u64),
     /// The bytes from there on, as many as fit.
     Get(u64),
-    /// A part of an outcome that is too large for one message: where it belongs, the whole's length, its bytes.
+    /// A part of an outcome that is too large for one message: its offset, the whole's length, its bytes.
     Part(u64, u64, Bytes),
     /// The outcome (empty: it came in parts), and where to acknowledge the work.
     Outcome(String, Bytes),
@@ -277,8 +279,8 @@ pub(super) enum Request {
     Nack,
     /// The agent had the work and has not begun it.
     Unstarted,
-    /// Workers of the run of that name have used so many nanoseconds of CPU time beside batches. The first number is the
-    /// report's own: sent again, it is charged once.
+    /// CPU time, in nanoseconds, that workers of the run of that name have used beside batches. The first
+    /// number is the report's own: a report that is sent again is charged once.
     Used(u64, u64),
 }
 

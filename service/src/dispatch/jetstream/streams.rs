@@ -21,7 +21,7 @@ const KEPT: Duration = Duration::from_hours(24);
 const DEDUP: Duration = Duration::from_mins(2);
 /// The servers forget a tenant's consumer that was not asked for this time.
 const INACTIVE: Duration = Duration::from_hours(1);
-/// A consumer is made again when it was last made so long ago.
+/// A consumer is made again if it was last made longer ago than this.
 pub(super) const MADE: Duration = Duration::from_mins(10);
 /// Servers that elect a leader, or have just been started, answer nothing for some seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -45,7 +45,7 @@ pub struct Layout {
     pub replicas: usize,
     /// What one tenant may have in agents' hands.
     pub quota: usize,
-    /// Nothing is heard of work for so long: its agent is gone.
+    /// Length of a lease: work whose agent sends nothing for this time goes to others.
     pub lease: Duration,
     /// An agent may keep a batch for twenty times its limit of CPU time and this, whatever it says.
     pub patience: Duration,
@@ -68,7 +68,7 @@ impl Layout {
 }
 
 impl ProvisionError {
-    /// Whether it was no refusal, but servers that were not ready.
+    /// Whether the servers were not ready, and did not refuse.
     fn may_pass(&self) -> bool {
         // A refusal lasts, but for those of a cluster without a leader. Silence passes: servers that have
         // just been started answer nothing.
@@ -206,7 +206,7 @@ impl Consumers {
         Ok(())
     }
 
-    /// They may be gone: each is made again when it is needed next.
+    /// Forgets them: they may be gone, and each is made again when it is needed next.
     pub(super) fn forget(&self) {
         self.lock().clear();
     }
@@ -216,5 +216,5 @@ impl Consumers {
     }
 }
 
-/// An agent of which nothing is heard for so long is gone.
+/// Life of an agent's entry that is not written again.
 pub const LEASE: Duration = Duration::from_secs(15);

@@ -57,6 +57,7 @@ pub async fn survey(client: &Client, names: &Names) -> Result<Survey, String> {
             })
         }
         Err(error) => match error.kind() {
+            // An answer, and not a failure: no gateway has made the stream yet.
             GetStreamErrorKind::JetStream(why) if why.error_code() == ErrorCode::STREAM_NOT_FOUND => None,
             _ => return Err(error.to_string()),
         },

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fastmap_backends::adaptive::in_flight::Cancel;
 use fastmap_backends::adaptive::policy::{Event as PolicyEvent, Probe, Side};
-use fastmap_backends::losses::{self, Piece as Part};
+use fastmap_backends::split_after_crash::{self, Piece as Part};
 use fastmap_backends::{BatchId, Completion, ExitReason, Outcome, Results, Running, WorkerExit, WorkerLoss};
 
 use super::messages::{AnswerKind, Event, Message, PieceAnswer, SentPiece};
@@ -143,7 +143,7 @@ impl Simulation<'_> {
             AnswerKind::Lost(item) => {
                 let loss =
                     WorkerLoss { running: Running::Item((item - first) as u32), death: self.exit_of(item) };
-                let accuses = losses::accuses(&loss);
+                let accuses = split_after_crash::accuses(&loss);
                 let lost = !accuses || self.result.answered[at] == 0;
                 (
                     Outcome::Lost(placeholder(batch, first, items).piece(batch, 0, items, attempt), loss),
@@ -215,7 +215,7 @@ impl Simulation<'_> {
             }
             Outcome::Lost(lost, loss) => {
                 self.drive.on_returned(batch.0, items);
-                for part in losses::after_loss(lost.items(), lost.attempt(), 0, &loss) {
+                for part in split_after_crash::after_loss(lost.items(), lost.attempt(), 0, &loss) {
                     match part {
                         Part::Again(range, attempt) => {
                             let name = BatchId(self.drive.name(range.end - range.start));

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 /// Tenants that are asked at a time.
 const ASKED: usize = 16;
-/// A request waits so long for work.
+/// How long a request waits for work.
 const WAITS: Duration = Duration::from_secs(5);
 /// The same where others wait to be asked.
 const WAITS_AMONG_MANY: Duration = Duration::from_millis(250);
-/// A request of which nothing was heard for this long after its end is forgotten.
+/// A request whose end was not reported is forgotten this long after its time.
 const OVERDUE: Duration = Duration::from_secs(1);
 /// A tenant is asked while a gateway has announced it within this time.
 const ANNOUNCED: Duration = Duration::from_secs(10);
@@ -34,9 +34,9 @@ pub(super) struct Pull {
     pub(super) account: i64,
     /// Its number, by which its end is reported.
     pub(super) id: u64,
-    /// At most so much.
+    /// Most work that it may bring.
     pub(super) batch: usize,
-    /// It waits so long.
+    /// How long it waits at the server.
     pub(super) expires: Duration,
 }
 

@@ -11,11 +11,11 @@ use tokio::time::{sleep, timeout};
 use crate::dispatch::jetstream::messages::{Origin, Reply, Request};
 use crate::dispatch::jetstream::subjects::Names;
 
-/// A gateway that does not answer for so long is gone; one whose server was killed is back within seconds.
+/// A gateway that does not answer for this time is gone; one whose server was killed is back within seconds.
 const GONE: Duration = Duration::from_secs(10);
 /// An answer comes within this, or the request is sent again.
 const ANSWER: Duration = Duration::from_secs(3);
-/// A gateway that was heard so lately is not looked for.
+/// A gateway that has answered within this time is not looked for.
 const LATELY: Duration = Duration::from_secs(5);
 
 /// Asks gateways.
@@ -38,7 +38,7 @@ impl GatewayClient {
         if heard.get(&origin.gateway).is_some_and(|heard| heard.elapsed() < LATELY) {
             return true;
         }
-        // Gateways come and go, in a long life.
+        // Gateways come and go while an agent lives: entries of those that are silent would pile up.
         heard.retain(|_, heard| heard.elapsed() < LATELY);
         heard.insert(origin.gateway.clone(), Instant::now());
         false
@@ -65,9 +65,8 @@ impl GatewayClient {
             if begun.elapsed() + pause > GONE {
                 return None;
             }
-            // A request whose answer was lost or late arrives twice. Only reports of CPU time have a number
-            // by which the gateway knows them again: it counts a claim twice, and answers no about an outcome
-            // that it has taken.
+            // A request whose answer was lost or late arrives twice. The gateway knows it again: reports of CPU
+            // time have a number, claims the count of deliveries, outcomes the subject for the acknowledgement.
             sleep(pause).await;
             pause = (2 * pause).min(Duration::from_secs(1));
         }
@@ -76,7 +75,7 @@ impl GatewayClient {
     /// Sends a message that needs no answer.
     pub(super) async fn notify(&self, origin: &Origin, request: &Request) {
         let subject = self.names.gateway(&origin.gateway, &origin.token);
-        // A lost message is made up for when the lease is over.
+        // If the message is lost, the servers deliver the work again when the lease is over.
         let _ = self.client.publish(subject, request.encode()).await;
     }
 }

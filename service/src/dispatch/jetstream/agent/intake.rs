@@ -137,6 +137,7 @@ impl Shared {
                 continue;
             }
             let message = jetstream::Message { message, context: self.jetstream.clone() };
+            // Work comes from a consumer, which its reply subject names; anything else is not work.
             let Ok(info) = message.info() else { continue };
             let Some(account) = Names::tenant(info.consumer) else { continue };
             let (delivered, sequence, pending) = (info.delivered, info.stream_sequence, info.pending);
@@ -270,7 +271,8 @@ impl Shared {
                 self.acknowledge(&ack, IN_PROGRESS).await;
                 self.ready(ready).await;
             }
-            // It is abandoned, or its gateway is gone.
+            // The work is not wanted any more, or its gateway is gone. If the gateway only was cut off, it
+            // finds the work missing and submits it again.
             None => self.acknowledge(&ack, NEVER).await,
         }
     }
@@ -336,7 +338,7 @@ impl Shared {
             self.heard_of_the_end(&run);
             let ready = self.puller().take_if(|ready| ready.work.spec.run == run);
             self.give_up(ready, self.leases.end(|lease| lease.run == run)).await;
-            // No agent listens: no agent has workers of it.
+            // Without a receiver there are no workers to end.
             let _ = self.ended.send(run);
         }
     }
@@ -346,14 +348,15 @@ impl Shared {
         self.files.get(&named.hash, &source).await.map_err(|error| Unavailable(Box::new(error)))
     }
 
-    /// Sends an outcome, in parts if it is large. `false`: it is not wanted.
-    pub(super) async fn deliver(&self, lease: &ActiveLease, outcome: Bytes) -> bool {
+    /// Sends an outcome, in parts if it is large.
+    pub(super) async fn deliver(&self, lease: &ActiveLease, outcome: Bytes) -> Delivery {
         // The subject of the acknowledgement travels with the outcome.
         let room = messages::room(self.client.max_payload()) - lease.ack.len();
         let about = &lease.origin.token;
-        let ask = async |request: Request| {
-            let reply = self.gateways.ask(&lease.origin, about, &request).await;
-            matches!(reply, Some(Reply::Yes(_)))
+        let ask = async |request: Request| match self.gateways.ask(&lease.origin, about, &request).await {
+            Some(Reply::Yes(bytes)) if &*bytes == messages::DUPLICATE => Delivery::Duplicate,
+            Some(Reply::Yes(_)) => Delivery::Taken,
+            Some(Reply::No) | None => Delivery::Unwanted,
         };
         if outcome.len() <= room {
             return ask(Request::Outcome(lease.ack.clone(), outcome)).await;
@@ -361,10 +364,21 @@ impl Shared {
         let total = outcome.len() as u64;
         for (at, part) in outcome.chunks(room).enumerate() {
             // One after the other, each when the one before is answered: the gateway refuses a gap.
-            if !ask(Request::Part((at * room) as u64, total, outcome.slice_ref(part))).await {
-                return false;
+            let delivered = ask(Request::Part((at * room) as u64, total, outcome.slice_ref(part))).await;
+            if delivered != Delivery::Taken {
+                return delivered;
             }
         }
         ask(Request::Outcome(lease.ack.clone(), Bytes::new())).await
     }
+}
+
+/// What a gateway does with an outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Delivery {
+    Taken,
+    /// Another agent's outcome of the same work was taken before: the service has repeated it, and its time is free.
+    Duplicate,
+    /// The work is abandoned, or its gateway gone.
+    Unwanted,
 }

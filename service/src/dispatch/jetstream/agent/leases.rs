@@ -91,7 +91,7 @@ impl LeaseTable {
         self.lock().lease.get(&id).map(|lease| lease.origin.clone())
     }
 
-    /// What is notified when a lease is no longer the agent's; `None`: it is none of its leases.
+    /// Notified when the lease ends without the agent; `None`: the agent has no such lease.
     pub(super) fn revoked(&self, id: LeaseId) -> Option<Arc<Notify>> {
         self.lock().lease.get(&id).map(|lease| Arc::clone(&lease.revoked))
     }

@@ -19,7 +19,7 @@ use tokio::task::spawn_blocking;
 use crate::dispatch::work::Upload;
 use crate::private;
 
-/// Why a file can't be had.
+/// Why a file is not available.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FileError {
     /// Its gateway does not give it.
@@ -39,7 +39,8 @@ pub(super) enum FileError {
 /// Where the bytes of a file come from.
 #[async_trait]
 pub(super) trait Source: Send + Sync {
-    /// Bytes from there on, as many as come at once; none: it is whole. `None`: it can't be had.
+    /// Bytes from `offset` on, as many as one message has; empty at the end of the file. `None`: it is not
+    /// available.
     async fn bytes(&self, offset: u64) -> Option<Bytes>;
 }
 
@@ -129,6 +130,7 @@ impl Cache {
         let used = state.uses;
         let kept = state.files.get_mut(hash)?;
         kept.used = used;
+        // All users of a file share one mark: the file may go when the last of them is gone.
         let user = kept.user.upgrade().unwrap_or_else(|| Arc::new(User));
         kept.user = Arc::downgrade(&user);
         Some(Upload { hash: hash.to_owned(), path: self.folder.join(hash), kept: Some(user) })
@@ -144,7 +146,8 @@ impl Cache {
                 break;
             }
             size += bytes.len() as u64;
-            // A megabyte at most: the disk's cache takes it.
+            // Written without a thread of its own: a piece is a message, a megabyte at most, which the disk's
+            // cache takes.
             hasher.update(&bytes);
             file.write_all(&bytes)?;
         }
@@ -160,12 +163,14 @@ impl Cache {
     }
 
     async fn keep(&self, file: NamedTempFile, hash: &str, size: u64) -> io::Result<()> {
-        // In a jail it is another user that runs it.
+        // In a jail another user runs it.
         file.as_file().set_permissions(Permissions::from_mode(0o555))?;
         let target = self.folder.join(hash);
         let kept = spawn_blocking(move || {
+            // After a power failure the name must not lead to an empty file: the cache takes files up by their names.
+            file.as_file().sync_all()?;
             let file = file.into_temp_path();
-            // Workers of another run are started meanwhile, with copies of this process's descriptors at first.
+            // Workers of other runs may be starting, with copies of this process's descriptors at first.
             wait_for_writers(&file)?;
             file.persist(target).map_err(|error| error.error)
         });

@@ -1,5 +1,5 @@
-//! The agent's side: asks tenants' consumers for work as long as somebody wants to lease, keeps what is leased by saying so,
-//! and brings outcomes to the gateways that wait for them.
+//! The agent's side: asks tenants' consumers for work as long as a caller waits for some, extends leases, and
+//! delivers outcomes to the gateways that wait for them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,9 @@ use super::fair_pull::{FairPuller, Next};
 use super::gateway_client::GatewayClient;
 use super::leases::{ActiveLease, LeaseTable};
 use super::upload_cache::Cache;
-use crate::dispatch::jetstream::agent::intake::{AGAIN, ENDED, IN_PROGRESS, LOOK, NEVER, Ready, Shared};
+use crate::dispatch::jetstream::agent::intake::{
+    AGAIN, Delivery, ENDED, IN_PROGRESS, LOOK, NEVER, Ready, Shared,
+};
 use crate::dispatch::jetstream::messages;
 use crate::dispatch::jetstream::messages::{Origin, Reply, Request};
 use crate::dispatch::jetstream::subjects::Names;
@@ -111,7 +113,7 @@ impl WorkSource for JetStreamWorkSource {
                 (puller.next(now), puller.pulls(room, now))
             };
             for pull in pulls {
-                // Its receiver lives as long as this.
+                // The receiving task lives as long as this source.
                 let _sent = shared.pulls.send(pull);
             }
             let look = match next {
@@ -134,7 +136,7 @@ impl WorkSource for JetStreamWorkSource {
                         revoked: Arc::default(),
                     };
                     let entered = shared.leases.insert(active);
-                    // Others who wait may find more.
+                    // Other callers that wait may find more.
                     shared.changed.notify_one();
                     let Some(id) = entered else {
                         // The claim of this delivery was counted as another agent's.
@@ -166,6 +168,7 @@ impl WorkSource for JetStreamWorkSource {
 
     async fn used(&self, payer: &Payer, _run: &str, cpu: Duration) -> Option<bool> {
         let Payer { gateway, name } = payer.clone();
+        // Without a lease: the run may have no work any more when its last workers have ended.
         let origin = Origin { gateway, token: name.clone(), lease_ms: 0 };
         // By this number the gateway knows a report that is sent again because its answer was lost.
         let report = u64::from_le_bytes(random().ok()?);
@@ -186,8 +189,8 @@ impl WorkSource for JetStreamWorkSource {
         let shared = &self.shared;
         let Some((mut ack, over)) = shared.leases.extend(lease, Instant::now()) else { return false };
         if over {
-            // This agent stood still, or was cut off: others may have the work as well by now, its answer may
-            // have come, or its end was not heard here.
+            // This agent stood still, or was cut off: others may have the work as well by now, it may be
+            // answered, or the message about its end did not arrive here.
             let Some(origin) = shared.leases.origin(lease) else { return false };
             let asked = shared.gateways.ask(&origin, &origin.token, &Request::Claim(0)).await;
             if !matches!(asked, Some(Reply::Yes(_))) {
@@ -203,14 +206,14 @@ impl WorkSource for JetStreamWorkSource {
 
     async fn answer(&self, lease: LeaseId, outcome: WorkOutcome) -> bool {
         let shared = &self.shared;
-        // Also behind the end of its lease: the first answer counts, whichever agent's it is.
+        // Also after the end of the lease: the first answer counts, whichever agent's it is.
         let Some(active) = shared.leases.take(lease) else { return false };
         let delivering = shared.deliver(&active, messages::encode_outcome(outcome));
-        let wanted = shared.meanwhile(&active.origin, &active.ack, delivering).await;
-        if !wanted {
+        let delivery = shared.meanwhile(&active.origin, &active.ack, delivering).await;
+        if delivery != Delivery::Taken {
             shared.acknowledge(&active.ack, NEVER).await;
         }
-        wanted
+        delivery != Delivery::Unwanted
     }
 
     async fn nack(&self, lease: LeaseId) {
@@ -232,7 +235,8 @@ impl WorkSource for JetStreamWorkSource {
     async fn close(&self) {
         let shared = &self.shared;
         shared.closed.store(true, Ordering::Relaxed);
-        // All that wait now are woken; the permit is for one that is about to wait and has not seen the flag.
+        // All calls that wait now are woken; the permit is for one that is about to wait and has not seen the
+        // flag.
         shared.changed.notify_waiters();
         shared.changed.notify_one();
         // After the flag: what arrives from now on is handed back by `take` and `ready`.

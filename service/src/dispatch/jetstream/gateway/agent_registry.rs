@@ -1,6 +1,6 @@
-//! Registry of agents on the servers: each agent writes its entry, again and again, into a bucket whose entries the
-//! servers forget when nothing more is heard. Gateways follow it, for the operator's page and for what clients are answered
-//! to expect.
+//! Registry of agents on the servers: each agent writes its entry, again and again, into a bucket whose
+//! entries expire. Gateways follow it, for the operator's page and for the number of workers that clients may
+//! expect.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::publisher::Shared;
 use crate::agent_registry::{AgentRegistry, AgentState};
 use crate::dispatch::jetstream::streams::LEASE;
 
-/// After a failure to follow, so long.
+/// Pause after a failure to follow.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Keeps a roster of all agents. Never returns.

@@ -56,7 +56,7 @@ impl Drop for AckOnDrop {
         match ack {
             // By a task, because a destructor can't wait for the connection.
             Some(ack) => drop(self.shared.dealt_with.send(ack)),
-            // Agents who claim it get the answer that it is not wanted.
+            // Agents that claim it get the answer that it is not wanted.
             None => drop(self.shared.pending.remove(&self.token)),
         }
     }
@@ -97,7 +97,8 @@ impl JetStreamDispatcher {
             dealt_with,
             uses: Uses::default(),
         });
-        // The servers know of the subscriptions before work is out.
+        // The servers must know of the subscriptions before work is published: agents may ask about it at
+        // once. Without a connection the client sends them again when there is one.
         let _ = shared.client.flush().await;
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&shared).answer(requests));
@@ -141,7 +142,7 @@ impl Dispatch for JetStreamDispatcher {
         // Other gateways may have work of the run, and agents may have workers without work: all are
         // notified, even if nothing of it is pending here.
         pending.end_run(run);
-        // What agents hold they drop when they hear of it; what waits is taken away.
+        // Agents drop what they hold when this arrives; what waits is purged below.
         if let Err(error) = client.publish(layout.names.ended(), Bytes::from(run.to_owned())).await {
             tracing::warn!(run, %error, "the end of a run could not be sent to agents");
         }

@@ -11,6 +11,7 @@ use fastmap_backends::cloud::hexadecimal;
 use fastmap_backends::unpoisoned::LockUnpoisoned;
 use tokio::sync::oneshot;
 
+use crate::dispatch::jetstream::gateway::answered_items::AnsweredItems;
 use crate::dispatch::jetstream::gateway::pending_work::{Ack, DELIVERIES, Overdue, PendingItem, Requeued};
 use crate::dispatch::jetstream::messages;
 use crate::dispatch::jetstream::messages::{FileRef, Files, Reply, Request};
@@ -41,6 +42,7 @@ struct State {
     runs: HashMap<String, Files>,
     /// Runs by the names under which agents report what their workers use: those of their executables.
     payers: HashMap<String, OfRun>,
+    answered: AnsweredItems,
     next: u64,
     closed: bool,
 }
@@ -50,8 +52,8 @@ struct State {
 struct OfRun {
     run: String,
     ended: Option<Instant>,
-    /// The last reports: one that comes again is charged already.
-    reports: VecDeque<u64>,
+    /// Numbers of the last reports, by which one that comes again is known, and whether each is charged.
+    reports: VecDeque<(u64, bool)>,
 }
 
 /// What to do about a report of what workers have used.
@@ -59,8 +61,10 @@ struct OfRun {
 pub(super) enum Report {
     /// Charge it to this run.
     Charge(String),
-    /// It was here before, and is charged or about to be.
-    Again,
+    /// It was here before, and is charged.
+    Charged,
+    /// It was here before, and is being charged.
+    UnderWay,
     /// No run of that name has workers.
     Unknown,
 }
@@ -87,7 +91,7 @@ pub(super) struct Registered {
 
 /// A name that can't be guessed.
 pub(super) fn name() -> String {
-    // Without random numbers nothing of this service works.
+    // Without random numbers names could be guessed: the service does not go on.
     hexadecimal(&random::<16>().expect("the kernel gives random numbers"))
 }
 
@@ -124,6 +128,7 @@ impl PendingTable {
             missing: 0,
             position: None,
             delivered: None,
+            deliveries: 0,
         };
         state.pending.insert(token.clone(), item);
         Some(Registered { token, n, files, outcome, ack })
@@ -207,13 +212,13 @@ impl PendingTable {
         self.lock().pending.len()
     }
 
-    /// Whether something has waited for so long that it should be looked for.
+    /// Whether an item has waited for longer than this since it was last submitted.
     pub(super) fn waits_for(&self, long: Duration) -> bool {
         self.lock().pending.values().any(|item| item.sent.elapsed() > long)
     }
 
-    /// Those that have waited for so long and are not among what the queue holds, for the second time: each gets a new
-    /// attempt, or is given up.
+    /// Items that have waited for longer than `long` and are missing in the queue for the second time: each
+    /// gets a new attempt, or is given up.
     pub(super) fn missing(&self, long: Duration, queued: impl Fn(u64) -> bool) -> Vec<Requeued> {
         let mut requeued = Vec::new();
         let mut lost = Vec::new();
@@ -262,8 +267,9 @@ impl PendingTable {
         }
     }
 
-    /// Those of a tenant that agents have had for too long, where all up to that place were delivered: each gets a new
-    /// attempt, or is given up (`None`). With their numbers and tokens: agents are to drop them, and the queue to forget them.
+    /// Items of a tenant that agents have kept for too long; the queue has delivered all up to the place
+    /// `delivered`. Each gets a new attempt, or is given up (`None`). Their numbers and tokens are for the
+    /// queue and for agents, which are to drop them.
     pub(super) fn overdue(&self, account: i64, delivered: u64, patience: Duration) -> Vec<Overdue> {
         let (mut overdue, mut state, now) = (Vec::new(), self.lock(), Instant::now());
         for (token, item) in &mut state.pending {
@@ -298,24 +304,32 @@ impl PendingTable {
     pub(super) fn report(&self, name: &str, report: u64) -> Report {
         let mut state = self.lock();
         let Some(of_run) = state.payers.get_mut(name) else { return Report::Unknown };
-        if of_run.reports.contains(&report) {
-            return Report::Again;
+        if let Some((_, charged)) = of_run.reports.iter().find(|(known, _)| *known == report) {
+            return if *charged { Report::Charged } else { Report::UnderWay };
         }
         // Noted before it is charged: an agent that gets no answer within some seconds sends the report
         // again, while the charge may be under way.
         of_run.reports.truncate(REPORTS - 1);
-        of_run.reports.push_front(report);
+        of_run.reports.push_front((report, false));
         Report::Charge(of_run.run.clone())
     }
 
-    /// A report could not be charged: it will come again.
-    pub(super) fn forget_report(&self, name: &str, report: u64) {
-        if let Some(of_run) = self.lock().payers.get_mut(name) {
-            of_run.reports.retain(|known| *known != report);
+    /// A report is charged, or could not be: then it will come again, and must not be taken for one that is.
+    pub(super) fn end_report(&self, name: &str, report: u64, charged: bool) {
+        let mut state = self.lock();
+        let Some(of_run) = state.payers.get_mut(name) else { return };
+        if charged {
+            of_run
+                .reports
+                .iter_mut()
+                .filter(|(known, _)| *known == report)
+                .for_each(|(_, done)| *done = true);
+        } else {
+            of_run.reports.retain(|(known, _)| *known != report);
         }
     }
 
-    /// What an agent is answered; `room`: bytes in one message.
+    /// Answer to an agent's request; `room`: bytes in one message.
     pub(super) fn request(&self, about: &str, request: Request, room: usize) -> Answer {
         if about == messages::PING {
             return Answer::Now(Reply::Yes(Bytes::new()));
@@ -326,21 +340,25 @@ impl PendingTable {
         if let (Some(path), Request::Get(offset)) = (state.files.get(about), &request) {
             return Answer::File(path.clone(), *offset);
         }
-        let Some(item) = state.pending.get_mut(about) else { return Answer::Now(Reply::No) };
+        let Some(item) = state.pending.get_mut(about) else {
+            return Answer::Now(state.answered.repeated(about, &request));
+        };
         let yes = Reply::Yes(Bytes::new());
+        let mut taker = None;
         let (over, outcome) = match request {
             Request::Claim(delivered) => {
                 // One delivery was counted when the item was registered. With 0 an agent asks about work that
-                // it has.
-                item.leases += u32::from(delivered > 1);
+                // it has; a claim whose answer was lost comes again with the same number.
+                item.leases += u32::from(delivered > item.deliveries.max(1));
+                item.deliveries = item.deliveries.max(delivered);
                 // The next agent's claim counts the one that has lost it, whether that agent said so or died.
                 if item.leases <= DELIVERIES {
                     return Answer::Now(yes);
                 }
                 (Reply::No, Ok(WorkOutcome::Lost))
             }
-            // Not counted here: the next agent's claim does so. Without a next one, the outcome is known at
-            // once.
+            // Not counted here: the next agent's claim does that. After the last delivery there is no next
+            // one, and the work is lost at once.
             Request::Nack if item.leases < DELIVERIES => return Answer::Now(yes),
             Request::Nack => (Reply::No, Ok(WorkOutcome::Lost)),
             Request::Unstarted => {
@@ -355,7 +373,9 @@ impl PendingTable {
                 // Without bytes it refers to the parts that were sent before.
                 let body = if body.is_empty() { std::mem::take(&mut item.parts).into() } else { body };
                 let outcome = messages::decode_outcome(&body, item.items());
-                // It is an agent that names the subject to which this gateway will say something.
+                taker = Some(ack.clone());
+                // The agent names this subject, and the gateway will publish to it: nothing but a subject for
+                // acknowledgements of this tenant's work is accepted.
                 if outcome.is_ok() && self.names.is_ack(&ack, item.work.spec.account) {
                     *item.ack.lock_unpoisoned() = Some(ack);
                 }
@@ -371,8 +391,12 @@ impl PendingTable {
                 return Answer::Now(Reply::No);
             }
         };
-        // Removed before it is answered, under one lock: of two agents that answer, the second gets a no.
+        // Removed before it is answered, under one lock: of two agents that answer, the second gets another
+        // answer than the first.
         let item = state.pending.remove(about);
+        if let Some(taker) = taker {
+            state.answered.add(about, taker);
+        }
         drop(state);
         match item {
             Some(item) if item.leases > 1 => {
@@ -389,7 +413,7 @@ impl PendingTable {
 }
 
 impl State {
-    /// What the files of a run are called, from its first work to its end.
+    /// Names of a run's files, from its first work to its end.
     fn files(&mut self, spec: &RunSpec) -> Files {
         if let Some(files) = self.runs.get(&spec.run) {
             return files.clone();

@@ -12,11 +12,11 @@ use crate::dispatch::work::{Task, Work, WorkOutcome};
 /// Agents that may lose the same work before it is given up.
 pub(super) const DELIVERIES: u32 = 5;
 
-/// What an outcome may have beside an answer that keeps to its limit: its own words.
+/// Bytes that an outcome may have beside an answer within its limit: header and messages.
 pub(super) const BESIDE: u64 = 1 << 20;
 
-/// Of its limit of CPU time, a batch may be in agents' hands for so many times: they give it four times as long on the clock,
-/// and may hold five for each worker.
+/// Multiple of its limit of CPU time that a batch may be in agents' hands: agents give it four times the
+/// limit on the clock, and may hold five for each worker.
 pub(super) const LONGEST: u32 = 20;
 
 /// Where to acknowledge work, once its outcome has come.
@@ -41,6 +41,8 @@ pub(super) struct PendingItem {
     /// Its place in the stream, and since when it is known that an agent has it.
     pub(super) position: Option<u64>,
     pub(super) delivered: Option<Instant>,
+    /// The highest count of deliveries that a claim of this attempt has named.
+    pub(super) deliveries: u64,
 }
 
 impl PendingItem {
@@ -57,10 +59,10 @@ impl PendingItem {
         self.leases += 1;
         self.attempt += 1;
         self.sent = Instant::now();
-        (self.position, self.delivered) = (None, None);
+        (self.position, self.delivered, self.deliveries) = (None, None, 0);
     }
 
-    /// Agents may have it for so long.
+    /// How long agents may have it; `None`: without a limit.
     pub(super) fn time_limit(&self, patience: Duration) -> Option<Duration> {
         match &self.work.task {
             // The gateway that has opened the run waits for a check for a minute and gives it up itself.
@@ -70,7 +72,7 @@ impl PendingItem {
     }
 
     pub(super) fn answer(self, outcome: WorkOutcome) {
-        // The receiver is gone where the batch was given up.
+        // The receiver is gone if the batch was given up.
         let _ = self.reply.send(outcome);
     }
 }
@@ -107,7 +109,7 @@ impl PendingItem {
         }
     }
 
-    /// A part of an outcome. One that comes twice is taken once; a gap is refused.
+    /// Adds a part of an outcome. A part that comes twice is taken once; a gap is refused.
     pub(super) fn part(&mut self, offset: u64, total: u64, part: &[u8]) -> Reply {
         // Parts are in the gateway's memory until the outcome is whole. Without a bound, an agent could fill
         // it.

@@ -30,11 +30,12 @@ pub(super) const ANNOUNCE: Duration = Duration::from_secs(2);
 /// The servers have taken a message within this, or it is sent again under the same id.
 pub(super) const TAKEN: Duration = Duration::from_secs(3);
 
-/// How often a message is sent before its work is given up, where the servers are silent: half a minute in all. One that
-/// they refuse is sent twice.
+/// Attempts to publish a message before its work is given up, if the servers are silent: half a minute in
+/// all. A message that they refuse is sent twice.
 pub(super) const TRIES: u32 = 12;
 
-/// A consumer that agents miss is made again when it was last made this long ago: agents may say so as often as they like.
+/// A consumer that agents miss is made again if it was last made longer ago than this: agents may report it
+/// at any rate.
 pub(super) const MISSED: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -159,7 +160,7 @@ impl Shared {
             Err(error) => Err(error.to_string()),
         };
         if let Err(error) = purged {
-            // Agents who begin it find that it is not wanted.
+            // Agents that begin it find that it is not wanted.
             tracing::warn!(subjects, error, "what is over could not be taken from the queue");
         }
     }
@@ -199,6 +200,7 @@ impl Shared {
                 },
             }
             let tenants = self.pending.tenants();
+            // A tenant that waits for nothing is forgotten: its next work is announced at once.
             self.announced.lock_unpoisoned().retain(|account, _| tenants.binary_search(account).is_ok());
             if !tenants.is_empty() {
                 self.tell_all(&tenants).await;
@@ -216,6 +218,7 @@ impl Shared {
         // An agent may name any account: consumers are made only for tenants that wait here.
         missed.retain(|account| tenants.binary_search(account).is_ok());
         let shared = Arc::clone(self);
+        // Beside the loop that announces tenants, which does not wait for the servers' answers.
         drop(tokio::spawn(async move {
             for account in missed {
                 shared.make_consumer(account, MISSED).await;
@@ -248,7 +251,7 @@ impl Shared {
                 Answer::Now(answer) => self.reply(reply, &answer).await,
                 Answer::Over(answer) => {
                     self.reply(reply, &answer).await;
-                    // One that does not hear it works in vain, and its answer is not taken.
+                    // An agent that does not get it works in vain, and its answer is refused.
                     let _ = self.client.publish(self.layout.names.revoked(), about.to_owned().into()).await;
                 }
                 Answer::File(path, offset) => {
@@ -276,15 +279,21 @@ impl Shared {
         let (shared, name) = (Arc::clone(self), name.to_owned());
         drop(tokio::spawn(async move {
             let paid = match known {
-                Report::Charge(run) => shared.uses.report(&run, cpu).await,
-                // The first one is charged or about to be. Whether the run could pay was its answer; if not,
-                // the run ends, and its workers with it.
-                Report::Again => Some(true),
+                Report::Charge(run) => {
+                    let paid = shared.uses.report(&run, cpu).await;
+                    shared.pending.end_report(&name, report, paid.is_some());
+                    paid
+                }
+                // Whether the run could pay was the first one's answer; if not, the run ends, and its workers
+                // with it.
+                Report::Charged => Some(true),
+                // The agent repeats it, and learns then what has become of the first one.
+                Report::UnderWay => None,
                 Report::Unknown => Some(false),
             };
             match (paid, to) {
-                // No answer: the agent sends it again, and it must not be taken for one that is charged.
-                (None, _) => shared.pending.forget_report(&name, report),
+                // No answer: the agent sends it again.
+                (None, _) => {}
                 (Some(paid), Some(to)) => {
                     shared.reply(to, &Reply::Yes(Bytes::copy_from_slice(&[u8::from(paid)]))).await;
                 }
@@ -294,7 +303,7 @@ impl Shared {
     }
 
     async fn reply(&self, to: async_nats::Subject, answer: &Reply) {
-        // Who does not hear it asks again.
+        // An agent that does not get the answer asks again.
         let _ = self.client.publish(to, answer.encode()).await;
     }
 
@@ -308,7 +317,8 @@ impl Shared {
 
     pub(super) async fn acknowledge(self: Arc<Self>, mut acks: UnboundedReceiver<String>) {
         while let Some(ack) = acks.recv().await {
-            // One that is lost costs another delivery, which the agent finds abandoned.
+            // One that is lost costs another delivery; the agent that gets it learns that the work is not
+            // wanted.
             let _ = self.client.publish(ack, Bytes::from_static(b"+ACK")).await;
         }
     }

@@ -1,6 +1,7 @@
-//! Looks whether what a gateway waits for is still in the queue. Servers that are killed may lose what they have
-//! acknowledged (they write to the disk now and then), a stream may be deleted, an agent may end what is not its own: what
-//! is missing is put there again, and so are consumers that the servers have forgotten. And takes away what gateways have left there that are gone.
+//! Reconciliation of a gateway's pending work with the queue. Servers that are killed may lose what they have
+//! acknowledged (they write to the disk now and then), a stream may be deleted, an agent may end work that
+//! another holds: missing work is submitted again, and missing consumers are made again. Work that dead
+//! gateways have left is removed.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -15,9 +16,9 @@ use super::publisher::Shared;
 use crate::dispatch::jetstream::messages;
 use crate::dispatch::jetstream::subjects::Names;
 
-/// What other gateways have left is looked for so often.
+/// Time between two looks for work that dead gateways have left.
 const ORPHANS: Duration = Duration::from_secs(30);
-/// A gateway that has not answered so often is gone.
+/// Looks in a row at which a gateway that is gone has not answered.
 const SILENT: u32 = 2;
 /// One that is there answers within this.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
@@ -75,7 +76,7 @@ async fn look_for_missing(shared: &Arc<Shared>, long: Duration) -> Result<(), as
     // from being counted.
     let missing = shared.pending.missing(long, |n| there.contains(&n));
     if !missing.is_empty() {
-        // The consumers may be as gone as the messages.
+        // What has lost the messages may have lost the consumers, too.
         shared.consumers.forget();
     }
     for requeued in missing {
@@ -92,7 +93,8 @@ async fn reassign_overdue(shared: &Arc<Shared>) -> Result<(), async_nats::Error>
     for account in shared.pending.tenants() {
         let consumer = match stream.consumer_info(Names::consumer(account)).await {
             Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => {
-                // The servers forget one that no agent has asked for an hour, whatever waits for it.
+                // The servers forget a consumer that no agent has asked for an hour, even if messages wait
+                // for it.
                 tracing::warn!(account, "a tenant's consumer is gone; it is made again");
                 shared.make_consumer(account, Duration::ZERO).await;
                 continue;

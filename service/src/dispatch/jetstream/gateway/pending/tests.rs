@@ -68,11 +68,12 @@ fn a_report_of_use_is_charged_once_to_the_run_that_its_name_names_and_also_behin
     let registered = pending.register(work("r")).expect("it is open");
     let name = &registered.files.executable.name;
     assert_eq!(pending.report(name, 1), Report::Charge("r".to_owned()));
-    assert_eq!(pending.report(name, 1), Report::Again);
-    pending.forget_report(name, 1);
+    assert_eq!(pending.report(name, 1), Report::UnderWay);
+    pending.end_report(name, 1, false);
     assert_eq!(pending.report(name, 1), Report::Charge("r".to_owned()));
+    pending.end_report(name, 1, true);
     assert_eq!(pending.end_run("r"), 1);
-    assert_eq!(pending.report(name, 1), Report::Again);
+    assert_eq!(pending.report(name, 1), Report::Charged);
     assert_eq!(pending.report(name, 2), Report::Charge("r".to_owned()));
     for guess in ["r", "ab", "", &registered.token] {
         assert_eq!(pending.report(guess, 3), Report::Unknown);
@@ -101,15 +102,47 @@ fn an_agent_can_not_make_the_gateway_speak_to_others() {
 fn what_agents_lose_again_and_again_is_given_up_and_what_they_have_not_begun_does_not_count() {
     let pending = pending();
     let mut registered = pending.register(work("r")).expect("it is open");
+    let mut claims = (2..).map(Request::Claim);
+    let mut claim = || reply(&pending, &registered.token, claims.next().expect("a number"));
     for _ in 0..100 {
         assert_eq!(reply(&pending, &registered.token, Request::Unstarted), yes());
-        assert_eq!(reply(&pending, &registered.token, Request::Claim(2)), yes());
+        assert_eq!(claim(), yes());
     }
     for _ in 1..DELIVERIES {
+        assert_eq!(claim(), yes());
+    }
+    assert_eq!(claim(), Reply::No);
+    assert!(matches!(registered.outcome.try_recv(), Ok(WorkOutcome::Lost)));
+}
+
+#[test]
+fn a_claim_whose_answer_was_lost_counts_once() {
+    let pending = pending();
+    let registered = pending.register(work("r")).expect("it is open");
+    for _ in 0..100 {
+        assert_eq!(reply(&pending, &registered.token, Request::Claim(1)), yes());
         assert_eq!(reply(&pending, &registered.token, Request::Claim(2)), yes());
     }
+}
+
+#[test]
+fn an_outcome_whose_answer_was_lost_is_taken_again_and_another_agents_is_a_duplicate() {
+    let pending = pending();
+    let registered = pending.register(work("r")).expect("it is open");
+    let outcome = |ack: &str| {
+        let outcome = messages::encode_outcome(WorkOutcome::Lost);
+        reply(&pending, &registered.token, Request::Outcome(ack.to_owned(), outcome))
+    };
+    let duplicate = Reply::Yes(Bytes::from_static(messages::DUPLICATE));
+    assert_eq!((outcome("first"), outcome("first"), outcome("second")), (yes(), yes(), duplicate.clone()));
+    let part = Request::Part(0, 1, Bytes::from_static(b"x"));
+    assert_eq!(reply(&pending, &registered.token, part), duplicate);
     assert_eq!(reply(&pending, &registered.token, Request::Claim(2)), Reply::No);
-    assert!(matches!(registered.outcome.try_recv(), Ok(WorkOutcome::Lost)));
+    // What its client has given up is no duplicate: its time is charged beside batches.
+    let cancelled = pending.register(work("r")).expect("it is open");
+    pending.cancel("r", 1);
+    let late = Request::Outcome("first".to_owned(), messages::encode_outcome(WorkOutcome::Lost));
+    assert_eq!(reply(&pending, &cancelled.token, late), Reply::No);
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! The door at which a worker connects. Its peer's user and process are compared with those that the host has started,
-//! because the socket's folder may be open to others where a jail's user has to reach it. Used by `reader`.
+//! Accepts the connection of a worker that was started. Its peer's user and process are compared with those
+//! that the host has started, because the socket's folder may be open to others where a jail's user has to
+//! reach it. Used by `reader`.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -52,6 +53,8 @@ pub(crate) fn admit(
         false => Guest::Process(process),
     };
     let connection = accept(server, guest, SILENT)?;
+    // Received by this process itself: ipc-channel would index descriptors that the kernel has left out, and
+    // panic.
     let mut bytes = [0; GREETING];
     let Received { length, files, cut } = descriptors::receive(&connection, &mut bytes)?;
     if !files.is_empty() {
@@ -85,6 +88,8 @@ fn accept(server: &Rendezvous, guest: Guest, silent: Duration) -> Result<OwnedFd
             Guest::User(user) => who.uid() == user,
         };
         if known {
+            // One after the other: a peer that says nothing delays the worker by this time, and is then cut
+            // off.
             if wait(&peer, silent) {
                 return Ok(peer);
             }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::calls::{ASKED, WRITING};
 use crate::refusal_notes::{is_path, note, note_missing, returned};
-use crate::{temporary, world};
+use crate::{readable_files, temporary};
 
 /// This process is in a jail.
 static INSIDE: AtomicBool = AtomicBool::new(false);
@@ -53,7 +53,7 @@ impl Place {
         }
         // SAFETY: the kernel has read a path there.
         let path = unsafe { CStr::from_ptr(pointer(self.path).cast()) };
-        world::DEVICES.iter().any(|device| device.as_bytes() == path.to_bytes())
+        readable_files::DEVICES.iter().any(|device| device.as_bytes() == path.to_bytes())
     }
 
     /// Whether it is a path of the machine's, and not of what a jail has for this worker alone. The kernel must

@@ -11,7 +11,7 @@ const FIRST: usize = 8;
 
 /// The deaths of one map.
 #[derive(Debug, Default)]
-pub(crate) struct Deaths {
+pub(crate) struct CrashAbort {
     /// Since the last answer.
     consecutive: Vec<WorkerExit>,
     /// The last death of an item that has no other answer, and how many before it were equal, where none has
@@ -20,7 +20,7 @@ pub(crate) struct Deaths {
     lived: bool,
 }
 
-impl Deaths {
+impl CrashAbort {
     /// A worker died.
     pub(crate) fn died(&mut self, death: WorkerExit) {
         self.consecutive.push(death);
@@ -50,7 +50,7 @@ impl Deaths {
 
     /// # Errors
     /// If so many workers died without a single answer that none will come: each worker may die of a suspect
-    /// of its own, and those suspects once more (or three times, see `losses`) and as often as the user wants,
+    /// of its own, and those suspects once more (or three times, see `split_after_crash`) and as often as the user wants,
     /// before anything is answered. Or if none of the first items has lived.
     pub(crate) fn check(&self, workers: usize, retries: u32) -> Result<(), Error> {
         let ended = |message: String, death: &WorkerExit| {
@@ -113,13 +113,13 @@ mod tests {
         }
     }
 
-    fn settled(deaths: &mut Deaths, causes: impl Iterator<Item = ExitReason>) {
+    fn settled(deaths: &mut CrashAbort, causes: impl Iterator<Item = ExitReason>) {
         causes.for_each(|cause| deaths.settled(death(cause)));
     }
 
     #[test]
     fn a_map_none_of_whose_first_items_lives_ends_with_that_reason() {
-        let mut deaths = Deaths::default();
+        let mut deaths = CrashAbort::default();
         settled(&mut deaths, std::iter::repeat_n(ExitReason::Exit(1), FIRST - 1));
         assert!(deaths.check(2, 0).is_ok());
         settled(&mut deaths, [ExitReason::Exit(1)].into_iter());
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn items_that_differ_or_that_were_ended_or_that_come_behind_one_that_lived_are_on_their_own() {
-        let mut deaths = Deaths::default();
+        let mut deaths = CrashAbort::default();
         settled(&mut deaths, (0..100).map(ExitReason::Exit));
         for _ in 0..100 {
             deaths.settled(WorkerExit { stderr: Vec::new(), ..death(ExitReason::Signal(6)) });
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn many_deaths_without_an_answer_end_the_map() {
-        let mut deaths = Deaths::default();
+        let mut deaths = CrashAbort::default();
         (0..12).for_each(|_| deaths.died(death(ExitReason::Signal(11))));
         assert!(deaths.check(2, 0).is_ok());
         deaths.died(death(ExitReason::Signal(11)));
