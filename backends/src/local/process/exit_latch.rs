@@ -92,7 +92,7 @@ impl ExitLatch {
 mod tests {
     use super::*;
     use crate::local::ipc::handshake::HandshakeError;
-    use crate::local::ipc::untrusted_peer::admit;
+    use crate::local::ipc::peer_credentials::admit;
     use crate::model::death::ExitReason;
 
     fn latch() -> (Arc<ExitLatch>, Arc<Rendezvous>) {
