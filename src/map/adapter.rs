@@ -19,21 +19,22 @@ use crate::map::results::{Advance, Answer, Indexed};
 
 /// An iterator that maps `iterable` by a function in worker processes.
 ///
-/// Made by [`fastmap`](crate::fastmap()) and the methods of [`FastmapConfig`](crate::FastmapConfig). Lazy: nothing
-/// is read, and no process is started, before the first `next()`. Results come in the order of the input, which is read inside
-/// `next()` alone, in batches, a bounded number of items ahead of what was yielded.
+/// Made by [`fastmap`](crate::fastmap()) and the methods of [`FastmapConfig`](crate::FastmapConfig). Lazy:
+/// nothing is read, and no process is started, before the first `next()`. Results come in the order of the
+/// input, which is read inside `next()` alone, in batches, a bounded number of items ahead of what was
+/// yielded.
 ///
 /// **An input that waits** (for a pipe, a channel, a lock) holds up `next()`: results that are finished
-/// meanwhile come when it goes on. A map gives what it has before it pulls from an input that was seen to
-/// wait, and waits a moment for what is about to be finished. That can't be enough for all: an input that
-/// waits for a result of its own map may wait for ever. [`feed()`](crate::feed()) makes inputs that a map
-/// never waits in.
+/// meanwhile are yielded when the input continues. Before a map pulls from an input that has waited once, it
+/// yields the results that it has, and waits a moment for those that are about to be finished. An input that
+/// waits for a result of its own map may still wait for ever. [`feed()`](crate::feed()) makes inputs in which
+/// a map never waits.
 ///
-/// Each item is answered exactly once, by `Ok` or by one `Err` in its place, after which the map goes on. It may be *executed*
-/// more than once, where a worker died. What ends the map as a whole (no worker can live, the system refuses, no credits
-/// are left) is yielded as one `Err` without an index, then `None`; results that were paid for come before it, each in
-/// its place, and an item in front of them that has none is answered by an error with its index. [`on_error`](Fastmap::on_error) and
-/// [`deadline`](Fastmap::deadline) end it sooner.
+/// Each item is answered exactly once, by `Ok` or by one `Err` in its place, after which the map goes on. It
+/// may be *executed* more than once if a worker died. What ends the map as a whole (no worker can live, the
+/// system refuses, no credits are left) is yielded as one `Err` without an index, then `None`. Results that
+/// were paid for come before it, each in its place; earlier items without a result are answered by errors
+/// with their index. [`on_error`](Fastmap::on_error) and [`deadline`](Fastmap::deadline) end a map sooner.
 ///
 /// Dropping it cancels what is queued; the workers stay for the next map.
 ///
@@ -60,7 +61,7 @@ where
     pub(crate) made: Made<R>,
     /// The calling thread's part, with the option `inline`.
     pub(crate) inline_source: Option<Box<InlineSource<I, R>>>,
-    /// What ends the map, once all that is here is delivered.
+    /// The error that ends the map, after the results that have arrived.
     pub(crate) failure: Option<Error>,
 }
 
@@ -77,7 +78,7 @@ where
         Fastmap::new(Input::by_value(input), engine)
     }
 
-    /// For items that are encoded as what they point to.
+    /// For items that are references: their targets are encoded.
     pub(crate) fn by_ref<'a, T>(input: I, engine: MapEngine) -> Self
     where
         I: Iterator<Item = &'a T>,
@@ -119,6 +120,8 @@ where
     #[inline]
     pub(crate) fn call(&mut self) -> Option<R> {
         let result = self.inline_source.as_mut()?.call(self.input.iterator())?;
+        // The only number that is counted: a second counter in memory is felt where an item is a square root.
+        // `next_inline` derives the index from it.
         self.engine.report.inline_budget -= 1;
         Some(result)
     }
@@ -141,9 +144,11 @@ where
     /// A result that was read last and can't be decoded.
     #[cold]
     fn unreadable(&mut self, error: CodecError) -> Error {
+        // Minus one, because `read` counts this result already.
         let index = self.engine.current.first() + u64::from(self.engine.current.read()) - 1;
         let error = Error::new(ErrorKind::Serialize, error.to_string()).with_source(error).at(index);
         let error = self.engine.report.failed(error);
+        // Only decoding finds this failure; `deliver` handles those that workers report.
         if self.engine.limits.stops() {
             self.engine.end_here();
         }
@@ -164,6 +169,8 @@ where
                 Error::new(ErrorKind::Serialize, message).at(index)
             }
         };
+        // `deliver` takes failures out of the chunks of a map that stops at one: what stops it here is a
+        // missing result.
         let error = self.engine.report.failed(error);
         if self.engine.limits.stops() {
             self.engine.end_here();
@@ -180,6 +187,7 @@ where
         if let Some(answer) = self.next_made() {
             return Some(Ok(answer));
         }
+        // Late maps as well, because `refill` is where the deadline ends a map.
         if (self.engine.can_submit() || self.engine.is_late())
             && let Err(error) = self.refill()
         {
@@ -191,14 +199,15 @@ where
         };
         let answers = self.poll_pacer.next();
         if answers == 1 {
-            // A consumer that takes its time may never have to wait, where progress is told otherwise.
+            // Elsewhere progress is reported when a chunk ends and in waits, which a slow consumer may never
+            // see.
             self.engine.tick();
         }
         self.engine.current.allow(answers - 1);
         Some(answer)
     }
 
-    /// Where the current result chunk has no more.
+    /// The next answer when the current result chunk is used up.
     fn next_slow(&mut self) -> Option<Advance<R>> {
         if self.engine.has_ended() {
             return None;
@@ -214,6 +223,7 @@ where
             if let Some(answer) = self.answer() {
                 return Some(Ok(answer));
             }
+            // After the chunks that can be delivered: results that arrived before the failure come first.
             if let Some(error) = self.failure.take() {
                 self.engine.end();
                 return Some(Err(error));
@@ -229,17 +239,19 @@ where
         }
     }
 
-    /// Reads and sends what it can, and waits for news if that has brought nothing to give. `Ok(false)`: the
-    /// map is over.
+    /// Reads and sends what it can, then waits for an answer if none can be given. `Ok(false)`: the map is
+    /// over.
     fn refill_or_wait(&mut self) -> Result<bool, Error> {
         self.refill()?;
         if self.engine.is_complete() {
+            // Before `None`, after which a write that failed could not be reported any more.
             self.engine.checkpoint.close()?;
             return Ok(false);
         }
         if self.engine.reorder_buffer.has_next() {
             return Ok(true);
         }
+        // Only a feed can say that it is empty, and is waited for together with the run.
         if self.engine.reads_on() && self.input.prospect() == Prospect::Later {
             let feed = self.input.feed().map(Arc::clone);
             self.engine.wait_for_run_or_feed(feed.as_deref())?;
@@ -249,13 +261,16 @@ where
         Ok(true)
     }
 
-    /// The map can't go on. Answers that are here are delivered before the error: up to the first gap; and all of them
-    /// where they were paid for.
+    /// Ends the map with `error`, which comes after the answers that have arrived: up to the first gap, or
+    /// all of them if they were paid for.
     pub(crate) fn fail(&mut self, error: Error) {
         self.engine.report.ended_by(error.kind());
         self.engine.stop();
+        // The service answers, and charges for, batches in another order than they were sent. Without errors
+        // in the gaps, paid results after the first gap would be lost.
         let paid =
             matches!(error.kind(), ErrorKind::OutOfCredits | ErrorKind::Cloud | ErrorKind::Unauthorized);
+        // A map that stops at a failure promises only the results before the first gap.
         if paid && !self.engine.limits.stops() {
             self.engine.reorder_buffer.fill_gaps(error.kind());
         }
@@ -266,11 +281,13 @@ where
     fn refill(&mut self) -> Result<(), Error> {
         let remaining = self.input.remaining();
         self.engine.begin(remaining)?;
+        // First, because answers free places and bytes, and a failure ends the map before more is read.
         self.engine.collect()?;
         while let Some(mut plan) = self.engine.plan() {
+            // Asked before each pull, because other threads fill a feed meanwhile.
             let prospect = self.input.prospect();
             let careful = match prospect {
-                // What was pulled before is sent all the same.
+                // No item is pulled. Items that were pulled before the input panicked are sent all the same.
                 Prospect::Later => {
                     plan.items = 0;
                     false
@@ -282,17 +299,19 @@ where
                 Prospect::Promised | Prospect::Unknown => self.caution.is_on(prospect == Prospect::Promised),
             };
             if careful {
+                // An input that may wait is not pulled while the consumer could have a result instead.
                 if self.has_ready() {
                     break;
                 }
                 let patience = self.caution.patience(self.engine.planner.item_time());
                 if self.engine.awaits_completions() && !patience.is_zero() {
-                    // Before there is a worker nothing could run: that time is lost to nobody.
+                    // While workers start no item could run, so that the wait costs the map nothing.
                     let starting = !self.engine.is_ready();
                     let waited = self.engine.wait_for(patience)?;
                     if !starting {
                         self.caution.waited(waited);
                     }
+                    // The wait may have changed places, budget and sizes: it needs a new plan.
                     continue;
                 }
                 plan.items = 1;
@@ -302,16 +321,18 @@ where
             self.caution.pulled(plan.items, pulled.longest);
             self.engine.report.pulled(pulled.time);
             self.engine.pulled(pulled.how, self.input.remaining())?;
+            // The next plan would be the same, as nothing was pulled: the loop would not end.
             if prospect == Prospect::Later {
                 break;
             }
             if careful {
-                // It says nothing of how large the next should be.
+                // Caution made this batch a single item, which says nothing of the size of the next one.
                 self.engine.planner.grow_from(size);
             }
-            // Before the next plan: what has come meanwhile says how large a batch should be.
+            // Before the next plan, whose size follows from answers. Without this, workers as quick as the
+            // host kept places free, and batches stayed at one item as long as that lasted.
             self.engine.collect()?;
-            // What is ready goes to the consumer before a slow input is asked again.
+            // A slow input may be slow again: results that are ready go to the consumer first.
             if pulled.slow && self.has_ready() {
                 break;
             }
@@ -324,7 +345,7 @@ where
         self.engine.current.left() > 0 || self.engine.reorder_buffer.has_next()
     }
 
-    /// Answers that can be given out at once.
+    /// Answers that are at hand, without a look at the workers.
     pub(crate) fn left(&self) -> usize {
         self.made.left() + self.engine.current.left() as usize
     }
@@ -348,8 +369,9 @@ where
 {
     type Item = Result<R, Error>;
 
-    // Into the consumer's loop, where the ways of an item (from a worker, or made here) are told apart at no cost: as a
-    // call, a square root made here took 1.9 times as long as by `map`, and 1.2 times so.
+    // Always inlined: in the consumer's loop it costs nothing to distinguish items of workers from those of
+    // this thread. As a call, a square root in this thread took 1.9 times as long as by `map`; inlined, 1.2
+    // times.
     #[allow(clippy::inline_always)]
     #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {

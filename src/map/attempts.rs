@@ -1,5 +1,6 @@
-//! What is kept to try failed items again: the batches that are out, of maps that retry, and suspects.
-//! The engine reports what is sent and received; `again_after_failure` decides, and `sort` returns whole result chunks.
+//! Batches that are kept so that failed items can be tried again: those in flight of maps that retry, and
+//! suspects. The engine reports what is sent and received; `again_after_failure` decides, and `sort` returns
+//! whole result chunks.
 
 use std::collections::HashMap;
 
@@ -8,8 +9,8 @@ use fastmap_backends::{Batch, BatchId, ItemFailure, Items, Results};
 use crate::error::Error;
 use crate::map::results::ResultChunk;
 
-/// Whether an item that has failed after so many tries, this one included, is tried once more. `retries` of the user
-/// are tries after the one that would be the last without them.
+/// Whether an item that has failed `tries` times is tried once more. The user's `retries` are tries after the
+/// one that would be the last without them.
 fn again_after_failure(tries: u32, retries: u32) -> bool {
     tries <= retries
 }
@@ -19,7 +20,7 @@ fn again_after_failure(tries: u32, retries: u32) -> bool {
 pub(crate) struct Attempts {
     /// How often a failed item is tried again.
     pub(crate) retries: u32,
-    /// Batches that are out, which share their bytes with the backend, and how many of their items.
+    /// Batches in flight, which share their bytes with the backend, and how many of their items are.
     kept: HashMap<BatchId, (Batch, u32)>,
 }
 
@@ -33,16 +34,18 @@ pub(crate) struct Sorted {
 }
 
 impl Attempts {
-    /// A batch goes out.
+    /// A batch is sent.
     pub(crate) fn sent(&mut self, batch: &Batch) {
-        // A suspect is tried again although nothing is, and may yet fail in another way: its error has the count.
+        // A suspect is tried again also in a map without retries. It may fail in another way then, and the
+        // error has the number of its tries.
         if self.retries > 0 || batch.attempt() > 0 {
-            // A part that was given back has the name of the whole, which may be here still.
+            // A part that was given back has the name of its batch. If that is here still, it stays:
+            // positions of retried items are counted from its first item.
             self.kept.entry(batch.id()).or_insert_with(|| (batch.clone(), 0)).1 += batch.items();
         }
     }
 
-    /// Items of a batch are back; gives the batch in which they are, if failed ones may be tried again.
+    /// Items of a batch are back. Returns the kept batch that holds them, if failed ones may be tried again.
     pub(crate) fn on_returned(&mut self, batch: BatchId, items: u32) -> Option<Batch> {
         let (kept, left) = self.kept.get_mut(&batch)?;
         *left = left.saturating_sub(items);
@@ -52,7 +55,7 @@ impl Attempts {
         }
     }
 
-    /// Sorts the answers to `items` items from `first` on, which lie in the batch `kept`.
+    /// Sorts the answers to `items` items from `first` on, which are part of the batch `kept`.
     pub(crate) fn sort(
         &self,
         first: u64,
@@ -62,7 +65,7 @@ impl Attempts {
         kept: Option<&Batch>,
     ) -> Sorted {
         let Results { payload, failures, .. } = results;
-        // What a backend tells of items that it was not given can't be tried again.
+        // Items that the backend did not have can't be tried again: there are no bytes to send.
         let known = |kept: &&Batch| {
             first >= kept.first() && first + u64::from(items) <= kept.first() + u64::from(kept.items())
         };
@@ -70,10 +73,11 @@ impl Attempts {
             let chunks = vec![ResultChunk::done(first, items, stride, payload, failures)];
             return Sorted { chunks, again: Vec::new() };
         };
+        // `after_loss` and `singles` count the tries of single items only.
         let before = if kept.items() == 1 { kept.attempt() } else { 0 };
         let tries = before.saturating_add(1);
         if !again_after_failure(tries, self.retries) {
-            // Items that were tried before are alone in their batches.
+            // Only items that are alone in their batch reach their last try: there are no results to keep.
             let failed_chunk = |failure: ItemFailure| {
                 let index = first + u64::from(failure.offset);
                 ResultChunk::failed(index, Error::of_failure(failure).tried(tries))
@@ -96,9 +100,11 @@ impl Attempts {
                 sorted.chunks.push(run);
             }
             if end < items {
+                // These answers may be a part of the kept batch, from which the position is counted.
                 let skipped = first - kept.first();
                 sorted.again.push((skipped as u32 + end, tries));
             }
+            // The payload has no bytes of a failed item: `at` stays where it is.
             next = end + 1;
         }
         sorted

@@ -11,7 +11,7 @@ use crate::error::Error;
 
 /// An iterator of batches of results, in order; made by [`Fastmap::batches`].
 ///
-/// Lazy and bounded as [`Fastmap`]. The size of a batch is found while running and means nothing else.
+/// Lazy and bounded as [`Fastmap`]. The size of a batch follows from measured times and has no other meaning.
 ///
 /// # Examples
 ///
@@ -29,7 +29,7 @@ use crate::error::Error;
 #[must_use = "a map is lazy and does nothing until it is consumed"]
 pub struct Batches<I: Iterator, R> {
     map: Fastmap<I, R>,
-    /// A failed item behind a good run that was just yielded.
+    /// The failed item after the results that were just yielded.
     failed: Option<Error>,
 }
 
@@ -58,10 +58,13 @@ where
             }
             Ok((_, Err(error))) | Err(error) => return Some(Err(error)),
         };
+        // Only answers that are at hand: a batch ends with its chunk, and no worker is waited for.
         while let Some((_, answer)) = self.map.next_made().or_else(|| self.map.answer()) {
             match answer {
                 Ok(result) => run.push(result),
                 Err(error) => {
+                    // The results before it are yielded first. Answers after it stay in the chunk for the
+                    // next call.
                     self.failed = Some(error);
                     break;
                 }

@@ -1,4 +1,4 @@
-//! What may be said of one map, before its first item: each method overrides what `Options` say of all of them.
+//! Settings of one map, made before its first item: each method overrides the setting of `Options`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,7 +32,7 @@ where
         Batches::new(self)
     }
 
-    /// Yields results as they are finished, each with the index of its item. What is slow holds up nothing else.
+    /// Yields results as they are finished, each with the index of its item. A slow item delays no other.
     ///
     /// # Examples
     ///
@@ -97,13 +97,14 @@ where
         self
     }
 
-    /// What happens when an item fails: by default the map goes on behind its error.
+    /// What happens when an item fails. By default the map yields the error in the item's place and goes on.
     ///
-    /// [`OnError::Stop`] ends the map at the first failure that is *known*, without waiting for earlier items that
-    /// still run: nothing more is read, what is queued and what runs is cancelled. Then come the results that are here
-    /// already, in order up to the first gap; then the one `Err`, whose [`Error::index`](crate::Error::index) may lie behind items that were
-    /// never answered; then `None`. A worker tells a failure at once, not with the rest of its batch. What runs
-    /// is ended with its worker once that has answered nothing for 0.1 s.
+    /// [`OnError::Stop`] ends the map at the first failure that is *known*, without waiting for earlier items
+    /// that still run: nothing more is read, and queued and running items are cancelled. The map then yields
+    /// the results that have arrived, in order up to the first gap; then the one `Err`, whose
+    /// [`Error::index`](crate::Error::index) may come after items that were never answered; then `None`. A
+    /// worker reports a failure at once, not with the rest of its batch. A running item is ended with its
+    /// worker once that has answered nothing for 0.1 s.
     ///
     /// # Examples
     ///
@@ -123,15 +124,17 @@ where
         self
     }
 
-    /// An item that fails is tried up to `retries` times more before its error is answered: for functions that fail
-    /// now and then. By default 0.
+    /// An item that fails is tried up to `retries` times more before its error is yielded: for functions that
+    /// fail now and then. By default 0.
     ///
-    /// It holds for all that may fail in a worker: a panic, a crash, a timeout, a result that can't be written. An
-    /// item that is tried again goes alone, as soon as there is a place for it; order, and what is read ahead, stay
-    /// as they are. A death of its worker is always looked into by a second try (more after `SIGKILL` and `SIGTERM`, which
-    /// come from outside), and the retries come on top of those. [`Error::attempts`](crate::Error::attempts) has the count.
+    /// Retries apply to all failures in a worker: a panic, a crash, a timeout, a result that can't be
+    /// written. An item that is tried again is sent alone, as soon as there is a place for it; the order of
+    /// results and the read-ahead do not change. After a death of its worker an item is always tried a second
+    /// time (more often after `SIGKILL` and `SIGTERM`, which come from outside), and the retries come on top
+    /// of those tries. [`Error::attempts`](crate::Error::attempts) has the count.
     ///
-    /// Until they are answered, the encoded items that are in workers' hands are kept here, where they are anyway.
+    /// Encoded items that workers have are kept in this process until they are answered, as they are without
+    /// retries.
     ///
     /// # Examples
     ///

@@ -1,21 +1,21 @@
-//! Deaths of a map's workers, and when they are so many that the map ends: pure decisions, tested without
-//! processes. Used by the engine.
+//! Deaths of a map's workers, and how many of them end the map: pure decisions, tested without processes.
+//! Used by the engine.
 
 use fastmap_backends::{ExitReason, WorkerExit};
 
 use crate::error::{Error, ErrorKind};
 
-/// So many items that all end their workers in the same way and with the same words, before any item has
-/// lived, end the map: what ends them is not in the items.
+/// This number of first items, all of which ended their workers in the same way and with the same last words,
+/// ends the map: the cause is not in the items.
 const FIRST: usize = 8;
 
 /// The deaths of one map.
 #[derive(Debug, Default)]
 pub(crate) struct CrashAbort {
-    /// Since the last answer.
+    /// Deaths since the last answer.
     consecutive: Vec<WorkerExit>,
-    /// The last death of an item that has no other answer, and how many before it were equal, where none has
-    /// lived.
+    /// While no item has lived: the last death that answered an item, and how many such deaths in a row were
+    /// equal.
     first: Option<(WorkerExit, usize)>,
     lived: bool,
 }
@@ -32,7 +32,7 @@ impl CrashAbort {
         self.lived();
     }
 
-    /// Items have lived, wherever they ran.
+    /// Items were answered, and not by a death: in a worker, in the calling thread or from a checkpoint.
     pub(crate) fn lived(&mut self) {
         self.first = None;
         self.lived = true;
@@ -40,18 +40,21 @@ impl CrashAbort {
 
     /// An item was answered by the death of its worker.
     pub(crate) fn settled(&mut self, death: WorkerExit) {
+        // An answer by death is an answer: such a map makes progress, an item at a time.
         self.consecutive.clear();
         if !self.lived {
+            // Deaths that differ count as the items' own faults: one of another kind starts the count again.
             let before = self.first.take().filter(|(before, _)| before.is_like(&death));
             let equal = before.map_or(1, |(_, equal)| equal + 1);
+            // A death from outside says nothing of the items that were answered by it.
             self.first = is_its_own(&death.cause).then_some((death, equal));
         }
     }
 
     /// # Errors
-    /// If so many workers died without a single answer that none will come: each worker may die of a suspect
-    /// of its own, and those suspects once more (or three times, see `split_after_crash`) and as often as the user wants,
-    /// before anything is answered. Or if none of the first items has lived.
+    /// If more workers died without a single answer than suspects explain: each worker may die of a suspect
+    /// of its own, and each suspect is tried once more (or three times, see `split_after_crash`), and as often as the
+    /// user wants, before it is answered. Or if none of the first items has lived.
     pub(crate) fn check(&self, workers: usize, retries: u32) -> Result<(), Error> {
         let ended = |message: String, death: &WorkerExit| {
             Err(Error::new(ErrorKind::AllWorkersDied, message).with_source(death.clone()))
@@ -70,6 +73,7 @@ impl CrashAbort {
         match self.consecutive.last() {
             Some(last)
                 if self.consecutive.len()
+                    // 4 is the most that `losses` lets processes die of one item; retries come on top.
                     > (workers + 1).saturating_mul(retries.saturating_add(4) as usize) =>
             {
                 let listed: Vec<String> =
@@ -88,12 +92,13 @@ impl CrashAbort {
     }
 }
 
-/// Whether the process has ended itself so: not by its host, nor by an operator, nor for want of memory.
+/// Whether the process has ended itself: not its host, nor an operator, nor the memory killer.
 fn is_its_own(cause: &ExitReason) -> bool {
     const SIGKILL: i32 = 9;
     const SIGTERM: i32 = 15;
     match cause {
         ExitReason::Exit(_) => true,
+        // Operators and the memory killer send these two.
         ExitReason::Signal(number) => ![SIGKILL, SIGTERM].contains(number),
         _ => false,
     }

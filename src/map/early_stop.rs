@@ -1,5 +1,5 @@
-//! What ends a map before its input does: its first failed item, where the user wants that, and its deadline.
-//! Asked by the engine after each look at the workers; knows neither of them nor of items.
+//! What ends a map before its input does: its first failed item, if the user wants that, and its deadline.
+//! The engine checks both after each look at the workers.
 
 use std::time::{Duration, Instant};
 
@@ -35,14 +35,14 @@ pub(crate) struct EarlyStop {
     pub(crate) deadline: Option<Duration>,
     /// When the deadline is, once the map has begun.
     ends: Option<Instant>,
-    /// What the map stops at.
+    /// The failure at which the map stops, until `check` returns it.
     first_failure: Option<Error>,
 }
 
 impl EarlyStop {
     /// The map begins now.
     pub(crate) fn begin(&mut self, now: Instant) {
-        // A deadline that no clock reaches is none.
+        // A limit that overflows `Instant` (as `Duration::MAX`) never ends the map.
         self.ends = self.deadline.and_then(|limit| now.checked_add(limit));
     }
 
@@ -50,12 +50,13 @@ impl EarlyStop {
         self.on_error == OnError::Stop
     }
 
-    /// Whether what runs at the map's end is to be ended, instead of being left to whoever wants its worker.
+    /// Whether items that run at the map's end are ended, although no other map waits for their workers.
     pub(crate) fn cancel_running(&self) -> bool {
         self.stops() || self.deadline.is_some()
     }
 
-    /// An item has failed at which the map stops. Of several that are known at one look the first is told.
+    /// An item has failed at which the map stops. Of several failures that are known at one look, the
+    /// earliest item's is reported.
     pub(crate) fn fail_fast(&mut self, error: Error) {
         let earlier = self.first_failure.as_ref().is_some_and(|known| known.index() <= error.index());
         if !earlier {
@@ -63,7 +64,7 @@ impl EarlyStop {
         }
     }
 
-    /// Who waits until `look_up` waits no longer than this.
+    /// The end of a wait: the earlier of `look_up` and the map's deadline.
     pub(crate) fn until(&self, look_up: Instant) -> Instant {
         self.ends.map_or(look_up, |ends| ends.min(look_up))
     }
@@ -76,10 +77,12 @@ impl EarlyStop {
     /// # Errors
     /// What ends the map now: the failed item it stops at, or its deadline, unless all is `answered`.
     pub(crate) fn check(&mut self, answered: bool) -> Result<(), Error> {
+        // Taken, because the map ends with it and must report it once.
         if let Some(error) = self.first_failure.take() {
             return Err(error);
         }
         match self.deadline {
+            // A consumer may take longer than the deadline to read a map whose items are all answered.
             Some(limit) if !answered && self.is_late() => Err(Error::new(
                 ErrorKind::Timeout,
                 format!("the map was not over within its deadline of {limit:?}"),

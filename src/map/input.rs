@@ -14,16 +14,16 @@ use crate::error::{Error, ErrorKind};
 use crate::feed::{Level, Supply};
 use crate::map::engine::{Plan, Pulled};
 
-/// Items between two looks at the clock. The room for so many numbers is cleared before they are written, and stays in
-/// the nearest cache meanwhile: for whole batches, a tenth of a cheap item's way.
+/// Items between two looks at the clock. Room for this many numbers is cleared before they are written, and
+/// stays in the nearest cache meanwhile: clearing whole batches cost a tenth of a cheap item's path.
 const LONGEST: u32 = 256;
 
 /// The user's iterator, until its first `None`.
 pub(crate) struct Input<I> {
     iterator: Option<I>,
-    /// One loop for each way of encoding, so that a batch costs one indirect call.
+    /// The loop for these items and their encoding: a batch costs one indirect call.
     fill: fn(&mut I, &mut BatchBuilder, &Plan) -> Filled,
-    /// The feed that it is made of, once that was asked.
+    /// The feed that the iterator is made of; set by the first query.
     feed: OnceLock<Option<Arc<Level>>>,
 }
 
@@ -43,9 +43,9 @@ pub(crate) enum Prospect {
 /// How a batch was filled.
 pub(crate) struct Filled {
     pub(crate) how: Pulled,
-    /// The plan's patience was over.
+    /// The input took longer than the plan's patience.
     pub(crate) slow: bool,
-    /// What it took to pull and encode.
+    /// Time to pull and encode.
     pub(crate) time: Duration,
     /// The longest time between two looks at the clock.
     pub(crate) longest: Duration,
@@ -80,13 +80,14 @@ impl<I: Iterator> Input<I> {
     /// # Panics
     /// If the input does. What was pulled before stays in the builder.
     pub(crate) fn pull(&mut self, builder: &mut BatchBuilder, plan: &Plan) -> Filled {
+        // A panic while an item was encoded may have left a part of it.
         builder.drop_uncounted();
         let Some(iterator) = &mut self.iterator else {
             return Filled { how: Pulled::End, slow: false, time: Duration::ZERO, longest: Duration::ZERO };
         };
         let filled = (self.fill)(iterator, builder, plan);
         if matches!(filled.how, Pulled::End) {
-            // Freed as soon as it has ended, and not asked again.
+            // Dropped at its end. An iterator may begin again after `None`, and must not be pulled then.
             self.iterator = None;
         }
         filled
@@ -101,19 +102,23 @@ impl<I: Iterator> Input<I> {
     /// What is known of the next pull.
     pub(crate) fn prospect(&self) -> Prospect {
         let supply = self.feed().map(|feed| feed.supply());
-        // What is chained before a feed is there, whatever the feed has.
+        // Items that are chained before a feed can be pulled even while the feed is empty.
         let (low, high) = self.size_hint();
         let promised = u32::try_from(low).unwrap_or(u32::MAX);
         match (supply, promised) {
+            // An input that says that it is empty can be pulled: it returns `None` without a wait.
             (None, 0) if high != Some(0) => Prospect::Unknown,
             (None, _) => Prospect::Promised,
             (Some(Supply::Later), 0) => Prospect::Later,
             (Some(Supply::Later), promised) => Prospect::Fed(promised),
-            (Some(Supply::Now(items)), _) => Prospect::Fed(u32::try_from(items).unwrap_or(u32::MAX)),
+            // An ended feed counts as one item, so that the pull sees its `None`.
+            (Some(Supply::Now(items)), promised) => {
+                Prospect::Fed(u32::try_from(items).unwrap_or(u32::MAX).max(promised))
+            }
         }
     }
 
-    /// The iterator, for who calls the function itself; none behind the end.
+    /// The iterator, for calls in this thread; `None` after its end.
     pub(crate) fn iterator(&mut self) -> &mut Option<I> {
         &mut self.iterator
     }
@@ -149,6 +154,7 @@ where
             Some(stride) => {
                 let room = (plan.bytes - builder.bytes()).div_ceil(stride as usize);
                 let most = most.min(u32::try_from(room).unwrap_or(u32::MAX));
+                // `slots` count what was written when they are dropped: a panic of the input loses no item.
                 let mut slots = builder.slots(most);
                 for _ in 0..most {
                     let Some(item) = iterator.next() else {
@@ -175,7 +181,7 @@ fn filled(how: Pulled, begun: Instant, plan: &Plan, longest: Duration) -> Filled
     Filled { how, slow: time > plan.patience, time, longest }
 }
 
-/// Pulls up to `most` items that have no stride, fewer where they reach so many bytes.
+/// Pulls up to `most` items without a stride, fewer if the batch reaches `bytes` bytes.
 #[inline]
 fn pull_each<I, T>(iterator: &mut I, builder: &mut BatchBuilder, most: u32, bytes: usize) -> Pulled
 where
@@ -193,6 +199,7 @@ where
                 Error::new(ErrorKind::Serialize, error.to_string()).with_source(error),
             );
         }
+        // After the encoding: what an error or a panic has left of an item must not count as one.
         builder.added(1);
     }
     Pulled::Enough

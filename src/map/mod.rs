@@ -1,11 +1,12 @@
 //! A map: the iterator of results over an iterator of items.
 //!
-//! One item on its way: `input` pulls and encodes it (`read_pacing` says when it waits with that), `engine` sends its
-//! batch and receives the answer, `reorder` restores the order, `results` holds the answers of a batch, and `next()` of
-//! `adapter` decodes one. `split_after_crash`, of the backends, divides a lost batch, `attempts` counts what is tried again,
-//! `crash_abort` decides when a map gives up, `early_stop` ends it at an error or a deadline, and `poll_pacing` says how often
-//! `next()` looks at more than the answers at hand. With the option `inline`, the folder `inline` calls the function in
-//! the calling thread while that is the quickest. `builder` has the methods that set up a map before its first item.
+//! The path of one item: `input` pulls and encodes it (`read_pacing` decides when), `engine` sends its batch
+//! and receives the answer, `reorder` restores the order, `results` holds the answers of a batch, and
+//! `next()` of `adapter` decodes one. `split_after_crash`, of the backends, divides a lost batch, `attempts` keeps what
+//! may be tried again, `crash_abort` decides when a map gives up, `early_stop` ends it at an error or a deadline,
+//! and `poll_pacing` says how often `next()` looks at the workers. With the option `inline`, the folder
+//! `inline` calls the function in the calling thread while that is the quickest. `builder` has the methods
+//! that set up a map before its first item.
 
 pub(crate) mod adapter;
 mod attempts;

@@ -1,5 +1,5 @@
-//! How many answers `next()` gives out between two looks at the workers: one while the consumer takes its time, many
-//! while it takes an answer in nanoseconds, which is less than a look costs.
+//! How many answers `next()` yields between two looks at the workers: one if the consumer is slow, many if it
+//! takes an answer in nanoseconds, which is less than a look costs.
 
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,7 @@ impl PollPacer {
     /// A stretch is over: how many answers the next one has.
     pub(crate) fn next(&mut self) -> u32 {
         let now = Instant::now();
+        // The clock is read once per stretch: its end is the begin of the next one.
         if let Some(begun) = self.begun.replace(now) {
             self.answers = adapted(self.answers, now.duration_since(begun));
         }
@@ -35,7 +36,7 @@ impl PollPacer {
 fn adapted(answers: u32, took: Duration) -> u32 {
     match took {
         took if took < SHORT => (answers * 2).min(MOST),
-        // Down at once: the consumer has changed its pace, and this one stretch was already too long.
+        // To 1 in one step: the consumer is slower now, and workers may have idled for this whole stretch.
         took if took > LONG => 1,
         _ => answers,
     }

@@ -1,5 +1,5 @@
-//! When an input is pulled that may have to wait for something (a pipe, a channel): nothing that is there, or
-//! will be in a moment, should wait for it. Pure: the adapter reports how long pulls and waits took.
+//! When to pull an input that may wait for something (a pipe, a channel): results that are there, or will be
+//! in a moment, should not wait for it. Pure: the adapter reports how long pulls and waits took.
 //!
 //! A map can't see whether `next` of an input will wait. It is careful with an input that does not promise a
 //! further item (its size may be 0), until a few items have come at once, and with each input after one pull
@@ -11,15 +11,15 @@ use std::time::Duration;
 
 /// Part of the time that an input has taken that may be spent on waits for results.
 const SHARE: u32 = 16;
-/// A pull that took so long was a wait. Nobody sees that a result is late by less.
+/// A pull that took this long was a wait. A user does not notice that a result is late by less.
 const WAITED: Duration = Duration::from_millis(20);
-/// What may be spent before anything is known of an input, from when there is a worker on, and after how many
-/// items enough is known.
+/// Time that may be spent on waits before anything is known of an input (counted once there is a worker), and
+/// the number of items after which enough is known.
 const TRIAL: Duration = Duration::from_millis(25);
 const TRIAL_ITEMS: u32 = 16;
 /// What may be spent at most, however long an input has waited.
 const MOST: Duration = Duration::from_secs(1);
-/// Not worth a wait.
+/// A shorter wait is not worth its cost.
 const LEAST: Duration = Duration::from_micros(100);
 
 /// How careful the map is with its input.
@@ -38,14 +38,16 @@ impl Caution {
         Caution { credit: TRIAL, trial: TRIAL_ITEMS, slow: false }
     }
 
-    /// Whether results go before pulls, and pulls are of one item. `promised`: the input says that it has a
-    /// further item.
+    /// Whether results are yielded before pulls, and items are pulled one by one. `promised`: the input says
+    /// that it has a further item.
     pub(crate) fn is_on(&self, promised: bool) -> bool {
+        // In the trial a promise is believed. After it, one wait means caution with any input.
         if self.trial > 0 { !promised } else { self.slow || !self.credit.is_zero() }
     }
 
-    /// How long a result may be waited for now, of which it is known perhaps how long it takes.
+    /// How long a result may be waited for now; `expected` is the time that an item takes, if it is known.
     pub(crate) fn patience(&self, expected: Option<Duration>) -> Duration {
+        // A result that takes longer would not arrive within the wait.
         let vain = expected.is_some_and(|expected| expected > self.credit);
         if vain { Duration::ZERO } else { self.credit }
     }
@@ -55,10 +57,11 @@ impl Caution {
         self.spend(time);
     }
 
-    /// Items were pulled; the slowest of a few of them took so long.
+    /// `items` items were pulled; `longest` is the longest time between two looks at the clock.
     pub(crate) fn pulled(&mut self, items: u32, longest: Duration) {
         self.slow = longest >= WAITED;
         if self.slow {
+            // The trial's credit was for an input that was not known; from here on the share counts.
             let before = if self.trial > 0 { Duration::ZERO } else { self.credit };
             self.trial = 0;
             self.credit = (before + longest / SHARE).min(MOST);
@@ -68,7 +71,7 @@ impl Caution {
                 self.credit = Duration::ZERO;
             }
         } else {
-            // An input that does not wait any more is soon pulled as any other.
+            // The credit of an input that does not wait any more decays, so that batches come back.
             self.spend(self.credit / 8);
         }
     }
@@ -77,6 +80,8 @@ impl Caution {
         self.credit = self.credit.saturating_sub(time);
         if self.credit < LEAST {
             self.credit = Duration::ZERO;
+            // Without credit no result is waited for: the trial, and with it pulling items one by one, is
+            // over.
             self.trial = 0;
         }
     }

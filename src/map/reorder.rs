@@ -1,5 +1,6 @@
-//! What was read ahead: result chunks that are answered and wait for their turn, and the bytes that a map holds.
-//! The engine puts answers in and asks whether more may be read; the adapter takes result chunks out, in order.
+//! Order and budget of what was read ahead: result chunks that wait for earlier ones, and the bytes that a
+//! map holds. The engine inserts answers and asks whether more may be read; the adapter takes result chunks
+//! out, in order.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,8 +9,9 @@ use fastmap_backends::{Batch, BatchId};
 use crate::error::ErrorKind;
 use crate::map::results::ResultChunk;
 
-/// Result chunks that may wait behind one slow item, at least, and for each place of the backend; their bytes are bounded as
-/// well, and bind first for all but tiny ones. (Simulated: 10,000 workers need more than the 4,096.)
+/// Result chunks that may wait for one slow item: at least this number, and this number for each place of the
+/// backend. Their bytes are bounded as well, and reach their bound first unless results are tiny. (Simulated:
+/// 10,000 workers need more than 4,096.)
 const SEGMENTS: usize = 4096;
 const SEGMENTS_A_PLACE: usize = 4;
 
@@ -32,7 +34,7 @@ pub(crate) struct ReorderBuffer {
     /// Bytes of `ready` and of the result chunk that is being consumed.
     held_bytes: f64,
     consumed: f64,
-    /// Bytes of batches in the backend's hands, results that are expected of them included.
+    /// Bytes of batches in flight, and of the results that are expected of them.
     charges: HashMap<BatchId, Charge>,
     charged: f64,
 }
@@ -63,7 +65,7 @@ impl ReorderBuffer {
         self.unordered = true;
     }
 
-    /// The backend has so many places for batches.
+    /// The backend has `places` places for batches.
     pub(crate) fn set_places(&mut self, places: usize) {
         self.most = SEGMENTS.max(SEGMENTS_A_PLACE * places);
     }
@@ -84,8 +86,11 @@ impl ReorderBuffer {
         self.ready.is_empty()
     }
 
-    /// Whether a batch of `bytes` that begins at `first` may go out: what the consumer waits for always may.
+    /// Whether a batch of `bytes` that begins at `first` may be sent. The batch that the consumer waits for
+    /// always may.
     pub(crate) fn admits(&self, first: u64, bytes: f64) -> bool {
+        // Without this a budget could stop a map: all that is held would wait for this batch. Unordered
+        // results wait for no batch in particular, so that one batch is always admitted.
         let waited_for =
             first == self.head || (self.unordered && self.charges.is_empty() && self.ready.is_empty());
         waited_for || (self.ready.len() < self.most && self.held_bytes + self.charged + bytes <= self.budget)
@@ -97,8 +102,8 @@ impl ReorderBuffer {
         first.is_some_and(|(first, _)| self.unordered || *first == self.head)
     }
 
-    /// How many result chunks the consumer could take without waiting: with enough of them it is the consumer that is slow,
-    /// and nothing more need be read for it.
+    /// How many result chunks the consumer could take without waiting. If they are many, the consumer is the
+    /// slow part, and nothing more need be read for it.
     pub(crate) fn deliverable(&self) -> usize {
         if self.unordered {
             return self.ready.len();
@@ -114,17 +119,21 @@ impl ReorderBuffer {
             .count()
     }
 
-    /// A batch goes out; each of its items is expected to be answered by so many bytes.
+    /// A batch is sent; each of its items is expected to be answered by `result_bytes` bytes.
     pub(crate) fn charge(&mut self, batch: &Batch, result_bytes: f64) {
+        // Results count before they exist: once a batch is sent, they arrive whether or not there is room.
         let each = (batch.payload().len() as f64 + OVERHEAD) / f64::from(batch.items()) + result_bytes;
+        // A part that was given back and is sent again has its batch's name: it keeps the charge per item of
+        // the first time, or `discharge` would subtract another amount than was added.
         let charge = self.charges.entry(batch.id()).or_insert(Charge { items: 0, each });
         charge.items += batch.items();
         self.charged += f64::from(batch.items()) * charge.each;
     }
 
-    /// Items of a batch are back; whether more of it are still out.
+    /// Items of a batch are back. Returns whether others of it are still in flight.
     pub(crate) fn discharge(&mut self, batch: BatchId, items: u32) -> bool {
         let Some(charge) = self.charges.get_mut(&batch) else { return false };
+        // A backend that reports more items than it has must not make the sum too small.
         let items = items.min(charge.items);
         charge.items -= items;
         self.charged -= f64::from(items) * charge.each;
@@ -132,6 +141,7 @@ impl ReorderBuffer {
         if !more {
             self.charges.remove(&batch);
         }
+        // Differences of floats leave a remainder, which would add up over a long map.
         if self.charges.is_empty() {
             self.charged = 0.0;
         }
@@ -144,13 +154,16 @@ impl ReorderBuffer {
         self.ready.insert(chunk.first(), chunk);
     }
 
-    /// Nothing more comes: what is missing in front of answers is answered by errors, so that those keep their places.
+    /// Nothing more arrives: each missing item before an answer is answered by an error, so that answers keep
+    /// their places.
     pub(crate) fn fill_gaps(&mut self, kind: ErrorKind) {
         if self.unordered {
+            // Unordered results carry their index, so that a gap moves none of them.
             return;
         }
         let mut next = self.head;
         let mut gaps = Vec::new();
+        // Only gaps before a chunk: what follows the last one is answered by the map's own error.
         for (first, chunk) in &self.ready {
             while next < *first {
                 let items = u32::try_from(first - next).unwrap_or(u32::MAX);
@@ -164,8 +177,9 @@ impl ReorderBuffer {
         }
     }
 
-    /// The next result chunk for the consumer, who is done with the one before.
+    /// The next result chunk. The consumer is done with the one before.
     pub(crate) fn take(&mut self) -> Option<ResultChunk> {
+        // A chunk is in memory, and counts, until the consumer asks for the one after it.
         self.held_bytes -= std::mem::take(&mut self.consumed);
         let entry = self.ready.first_entry()?;
         if *entry.key() != self.head && !self.unordered {

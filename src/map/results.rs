@@ -1,5 +1,5 @@
-//! Consecutive answers as they came, read one by one as the consumer asks.
-//! Made by the engine of completions and failures; taken apart by the adapters.
+//! Answers to consecutive items, read one by one as the consumer asks. The engine makes them from completions
+//! and failures; the adapters read them.
 
 use std::vec::IntoIter;
 
@@ -12,20 +12,20 @@ use crate::error::{Error, ErrorKind};
 pub(crate) struct ResultChunk {
     first: u64,
     items: u32,
-    /// Items read when `counted` bytes of the payload were.
+    /// Items read when `counted` bytes of the payload had been read.
     next: u32,
     counted: usize,
     payload: Payload,
     /// Bytes of the payload read.
     at: usize,
     stride: Option<u32>,
-    /// The quick way may be gone up to this item, and, where items have a stride, up to these bytes.
+    /// `next_fast` reads up to this item and, where items have a stride, up to this byte of the payload.
     fast_until: u32,
     fast_bytes: usize,
     failures: IntoIter<ItemFailure>,
-    /// The one answer of a result chunk that was made here.
+    /// The error of a chunk that holds one failed item and no payload.
     failed: Option<Error>,
-    /// None of the items was answered, because the map has ended before by an error of this kind.
+    /// The map ended by an error of this kind before any of the items was answered.
     gap: Option<ErrorKind>,
 }
 
@@ -63,7 +63,7 @@ impl ResultChunk {
         ResultChunk { first: index, items: 1, failed: Some(error.at(index)), ..ResultChunk::default() }
     }
 
-    /// Items that never will be answered, while later ones are: each by an error of its own.
+    /// Items that will never be answered, although later ones are: each yields an error of its own.
     pub(crate) fn gap(first: u64, items: u32, kind: ErrorKind) -> Self {
         ResultChunk { first, items, gap: Some(kind), ..ResultChunk::default() }
     }
@@ -72,7 +72,7 @@ impl ResultChunk {
         self.first
     }
 
-    /// Index behind the last item.
+    /// Index after the last item.
     pub(crate) fn end(&self) -> u64 {
         self.first + u64::from(self.items)
     }
@@ -85,6 +85,7 @@ impl ResultChunk {
 
     /// Items read.
     pub(crate) fn read(&self) -> u32 {
+        // With a stride `next_fast` moves only `at`: its items follow from the bytes since `counted`.
         let uncounted = self.stride.map_or(0, |stride| (self.at - self.counted) / stride as usize);
         self.next + uncounted as u32
     }
@@ -94,18 +95,19 @@ impl ResultChunk {
         self.items - self.read()
     }
 
-    /// Counts what was read the quick way.
+    /// Counts what `next_fast` has read.
     fn count(&mut self) {
         self.next = self.read();
         self.counted = self.at;
     }
 
-    /// Takes the first failed item out, with all that is behind it. To be asked before anything is read.
+    /// Removes the first failed item and all items after it. To be called before anything is read.
     pub(crate) fn cut_at_failure(&mut self) -> Option<Error> {
         if let Some(error) = self.failed.take() {
             self.items = 0;
             return Some(error);
         }
+        // Later failures go too: their items are cut off.
         let failure = std::mem::take(&mut self.failures).next()?;
         self.items = failure.offset;
         let index = self.first + u64::from(failure.offset);
@@ -116,12 +118,15 @@ impl ResultChunk {
     pub(crate) fn cut(&mut self) {
         self.count();
         self.items = self.next;
+        // Else `next_fast` would read on after the cut.
         (self.fast_until, self.fast_bytes) = (0, 0);
     }
 
-    /// Lets up to so many of the next answers be read by [`ResultChunk::quick`]: those up to the next failure.
+    /// Lets `next_fast` read up to this number of the next answers, but none from the next failure on.
     pub(crate) fn allow(&mut self, answers: u32) {
+        // First, because the bounds below start at what was read, also by `next_fast`.
         self.count();
+        // A failed item has no bytes in the payload: the next item's would be read in its place.
         let failure = self.failures.as_slice().first().map_or(self.items, |failure| failure.offset);
         let end = if self.failed.is_some() || self.gap.is_some() { self.next } else { failure };
         self.fast_until = self.next.saturating_add(answers).min(end);
@@ -133,10 +138,10 @@ impl ResultChunk {
         });
     }
 
-    /// The next answer's bytes, if it is a result that was allowed to be read without a look at anything else.
+    /// The next answer's bytes, if it is a result within what `allow` has granted.
     ///
-    /// Where results have a stride, which the caller knows when it is compiled, where it stands is all that is kept: to
-    /// count as well cost a nanosecond an item.
+    /// The caller knows at compile time whether results have a stride. If they have, only the position is
+    /// kept: a count beside it cost a nanosecond an item.
     #[inline]
     pub(crate) fn next_fast(&mut self, stride: Option<u32>) -> Option<&[u8]> {
         if let Some(stride) = stride {
@@ -144,6 +149,7 @@ impl ResultChunk {
             if start >= self.fast_bytes {
                 return None;
             }
+            // `item` does not check the payload's end, behind which the frame goes on: `fast_bytes` does.
             let item = self.payload.item(start, stride as usize)?;
             self.at = start + stride as usize;
             return Some(item);
@@ -180,6 +186,7 @@ impl ResultChunk {
         let mut items = Items::resume(self.payload.bytes(), self.stride, self.at);
         let answer = items.next().map_or(Answer::Missing, Answer::Result);
         self.at = items.position();
+        // Counted already by `next`, so that `read` must not count these bytes again.
         self.counted = self.at;
         Some((index, answer))
     }

@@ -49,6 +49,7 @@ where
     fn next(&mut self) -> Option<Self::Item> {
         if let Some(result) = self.map.next_fast() {
             let current = &self.map.engine.current;
+            // Minus one, because `read` counts this result already.
             let index = current.first() + u64::from(current.read()) - 1;
             return Some(result.map(|result| (index as usize, result)));
         }

@@ -39,6 +39,30 @@ fn an_input_that_is_fed_by_the_results_ends_with_its_feeder() {
     });
 }
 
+/// A feed is never read in the calling thread, also where workers seem slower than that: it would be waited in, and a
+/// work list would end too early.
+#[test]
+fn a_map_over_a_feed_stays_with_workers_and_loses_no_item_where_inline_is_allowed() {
+    within_deadline(|| {
+        let config = fastmap::init(options().local_processes(2).inline(true)).unwrap();
+        let host = std::process::id();
+        let children = |n: u64| {
+            thread::sleep(Duration::from_millis(1));
+            (std::process::id(), vec![2 * n, 2 * n + 1])
+        };
+        let (feeder, list) = feed();
+        feeder.push(1u64);
+        let (mut seen, mut here) = (0, 0);
+        for result in config.fastmap(children, list.work_list()) {
+            let (process, children) = result.unwrap();
+            seen += 1;
+            here += u32::from(process == host);
+            children.into_iter().filter(|child| *child < 500).for_each(|child| feed_one(&feeder, child));
+        }
+        assert_eq!((seen, here), (499, 0));
+    });
+}
+
 #[test]
 fn a_work_list_ends_when_all_is_answered_in_whatever_way_results_are_taken() {
     within_deadline(|| {

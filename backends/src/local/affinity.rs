@@ -17,26 +17,28 @@ const WORDS: usize = CpuSet::count().div_ceil(64);
 /// the one of the two that runs first gives them back, for the host may be put off its core by the very
 /// worker that it wakes.
 #[derive(Debug)]
-#[repr(transparent)]
-pub(crate) struct SavedAffinity([AtomicU64; WORDS]);
+#[repr(C)]
+pub(crate) struct SavedAffinity {
+    cores: [AtomicU64; WORDS],
+    /// 1 while the cores are to be given back.
+    owed: AtomicU64,
+}
 
 impl SavedAffinity {
     fn note(&self, cores: &CpuSet) {
-        for (index, word) in self.0.iter().enumerate() {
+        for (index, word) in self.cores.iter().enumerate() {
             let bit = |bit: &usize| cores.is_set(index * 64 + bit).unwrap_or(false);
             let bits = (0..64).filter(bit).fold(0, |bits, bit| bits | 1 << bit);
-            word.store(bits, Ordering::Release);
+            word.store(bits, Ordering::Relaxed);
         }
+        // Last, and with `Release`: a worker that is awake gives back all of the words or none.
+        self.owed.store(1, Ordering::Release);
     }
 
     fn cores(&self) -> Option<CpuSet> {
-        // Asked before each batch.
-        if self.0.iter().all(|word| word.load(Ordering::Acquire) == 0) {
-            return None;
-        }
         let mut cores = CpuSet::new();
-        for (index, word) in self.0.iter().enumerate() {
-            let bits = word.load(Ordering::Acquire);
+        for (index, word) in self.cores.iter().enumerate() {
+            let bits = word.load(Ordering::Relaxed);
             for bit in (0..64).filter(|bit| bits & (1 << bit) != 0) {
                 cores.set(index * 64 + bit).ok()?;
             }
@@ -46,13 +48,15 @@ impl SavedAffinity {
 
     /// Gives `worker` its cores back if it has not got them yet; 0 is the calling thread.
     pub(crate) fn give_back(&self, worker: Pid) {
+        // Asked before each batch, so that the usual case is one load. The flag is cleared before the words are
+        // read: what the host notes meanwhile is given back by its own guard.
+        if self.owed.load(Ordering::Relaxed) == 0 || self.owed.swap(0, Ordering::Acquire) == 0 {
+            return;
+        }
         let Some(cores) = self.cores() else { return };
         // Host and worker may both come here at once, and then set the same mask. The worker may have died
         // meanwhile.
         let _gone = sched_setaffinity(worker, &cores);
-        for word in &self.0 {
-            word.store(0, Ordering::Release);
-        }
     }
 }
 

@@ -37,7 +37,7 @@ pub(crate) const PACKET: usize = 200 * 1024;
 pub(crate) const HEADER: usize = 72;
 
 /// Version of the frames and of the handshake; a worker of another version is refused.
-pub(crate) const VERSION: u32 = 6;
+pub(crate) const VERSION: u32 = 7;
 
 /// Nanoseconds that a batch may claim to have taken, about 13 days: centuries would overflow where times are added up.
 const LONGEST: u64 = 1 << 50;

@@ -17,7 +17,8 @@ const LOOK_UP: Duration = Duration::from_millis(100);
 const LOOK_AT_FEED: Duration = Duration::from_millis(5);
 
 impl MapEngine {
-    /// Whether the run has a completion to give: batches are in flight, or it has refused one and reports the reason when polled.
+    /// Whether the run has a completion to give: batches are in flight, or it has refused one and reports the
+    /// reason when polled.
     pub(crate) fn awaits_completions(&self) -> bool {
         self.in_flight > 0 || !self.resubmit_queue.is_empty()
     }
@@ -28,10 +29,12 @@ impl MapEngine {
     /// What ends the map: its run, or one of its limits.
     pub(crate) fn collect(&mut self) -> Result<(), Error> {
         while self.awaits_completions() && self.handle_next(Instant::now())? {}
+        // After all completions that have arrived: of several failures the earliest item's is reported, and a
+        // map that they answer completely is not late.
         self.limits.check(self.is_answered())
     }
 
-    /// Waits for a completion. `Ok(false)`: none is to be expected.
+    /// Waits for a completion. `Ok(false)`: no batch is outstanding.
     pub(crate) fn wait(&mut self) -> Result<bool, Error> {
         if !self.awaits_completions() {
             return Ok(false);
@@ -40,12 +43,12 @@ impl MapEngine {
         Ok(true)
     }
 
-    /// Waits for an answer, no longer than `most`; gives how long that took.
+    /// Waits for a completion, up to `most`. Returns how long that took.
     pub(crate) fn wait_for(&mut self, most: Duration) -> Result<Duration, Error> {
         let begun = Instant::now();
         let taken = self.handle_next(self.limits.until(begun + most));
         let waited = begun.elapsed();
-        // Before the error: time that was waited in vain is in the report, too.
+        // Before an error returns: the report also counts a wait that ended in one.
         self.report.waited(waited);
         taken?;
         self.tick();
@@ -56,14 +59,18 @@ impl MapEngine {
     /// Waits for a completion, or for an item of the feed.
     pub(crate) fn wait_for_run_or_feed(&mut self, feed: Option<&Level>) -> Result<(), Error> {
         if self.awaits_completions() {
+            // No call waits for a run and a feed at once. An item of the feed can be sent only to a free
+            // place, so that without one the wait need not be short.
             let most = if self.can_submit() { LOOK_AT_FEED } else { LOOK_UP };
             return self.wait_for(most).map(drop);
         }
         let Some(feed) = feed else { return Ok(()) };
+        // The feed is empty and the consumer has each result: none is left that could lead to an item.
         if feed.is_work_list() && self.is_drained() {
             self.end_input();
             return self.checkpoint.input_ended(self.pulled + self.checkpoint.compared());
         }
+        // Bounded, because progress and the deadline have to be looked at while the feed stays empty.
         feed.wait(self.limits.until(Instant::now() + LOOK_UP));
         self.tick();
         self.collect()
@@ -81,10 +88,13 @@ impl MapEngine {
 
     fn handle_next(&mut self, deadline: Instant) -> Result<bool, Error> {
         let Some(run) = self.mode.run() else { return Ok(false) };
+        // A run gives its error after all completions that it has: the error that returns here hides none.
         let Some(completion) = run.poll(deadline).map_err(Error::of_backend)? else { return Ok(false) };
         let Completion { batch, first, items, outcome } = completion;
+        // The charge of these items is released below, so that the budget may have room.
         self.paused_by_budget = false;
-        // All three before the outcome is looked at: a batch that is sent again below is charged, counted and kept anew.
+        // All three before the outcome is handled: a batch that is sent again below is charged, counted and
+        // kept anew.
         let more = self.reorder_buffer.discharge(batch, items);
         let whole = self.attempts.on_returned(batch, items);
         self.in_flight = self.in_flight.saturating_sub(u64::from(items));
@@ -111,6 +121,7 @@ impl MapEngine {
                         }
                         Piece::Answer(item, tries) => {
                             let index = lost.first() + u64::from(item);
+                            // Not recorded: the next map with this checkpoint tries the item again.
                             self.checkpoint.settled(index, 1);
                             let error = Error::of_death(loss.death.clone()).tried(tries);
                             self.deliver(ResultChunk::failed(index, error));
@@ -118,6 +129,7 @@ impl MapEngine {
                         }
                     }
                 }
+                // After the pieces are queued, which shows whether the death has left anything to do.
                 self.check_deaths()?;
             }
         }
@@ -134,7 +146,8 @@ impl MapEngine {
     ) -> Result<(), Error> {
         self.deaths.answered();
         self.planner.batch_answered(items, &results);
-        // The record's error is returned last, so that the consumer gets the answers that the checkpoint has lost.
+        // The record's error is returned last, so that the consumer gets the answers that the checkpoint has
+        // lost.
         let recorded = self.checkpoint.answered(first, items, &results, whole);
         let Sorted { chunks, again } = self.attempts.sort(first, items, self.result_stride, results, whole);
         // What is tried again stays in the batch that it was pulled with.
@@ -149,12 +162,13 @@ impl MapEngine {
         recorded
     }
 
-    /// Passes answers on to the consumer. If the map stops at a failure, the failed item and those after it in the chunk leave a
-    /// gap, and the results before the gap are delivered.
+    /// Passes answers on to the consumer. If the map stops at a failure, the failed item and those after it
+    /// in the chunk leave a gap, and the results before the gap are delivered.
     pub(super) fn deliver(&mut self, mut chunk: ResultChunk) {
         if self.limits.stops()
             && let Some(error) = chunk.cut_at_failure()
         {
+            // Counted here: this error reaches the consumer as the map's end, and not out of a chunk.
             let error = self.report.failed(error);
             self.limits.fail_fast(error);
         }
@@ -166,6 +180,7 @@ impl MapEngine {
     /// # Errors
     /// If so many workers died that the map ends: see [`CrashAbort::check`].
     fn check_deaths(&mut self) -> Result<(), Error> {
+        // Lethal items at the end of an input are answered like any other: nothing is left that could fail.
         if self.is_answered() {
             return Ok(());
         }

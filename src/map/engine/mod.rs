@@ -1,5 +1,5 @@
-//! The part of a map that knows no types: `planner` sizes batches, `mode` says where items run, `state` reads, sends and ends, `completions` takes what a
-//! run answers.
+//! The part of a map that knows no types: `planner` sizes batches, `mode` says where items run, `state`
+//! reads, sends and ends, `completions` handles the answers of a run.
 
 mod completions;
 mod mode;

@@ -1,11 +1,11 @@
-//! The size of the next batch, from what earlier ones took and from what the backend wants.
+//! The size of the next batch, from the time and bytes of earlier ones and from the backend's targets.
 
 use std::time::Duration;
 
 use fastmap_backends::batch_sizing::{Observed, batch_items};
 use fastmap_backends::{Capacity, Results};
 
-/// Room made for a batch, over what its items are expected to take: items vary.
+/// Room that is reserved for a batch, as a multiple of the expected bytes: items vary.
 const ROOM: f64 = 1.1;
 
 /// What the next batch is to be.
@@ -13,7 +13,7 @@ const ROOM: f64 = 1.1;
 pub(crate) struct Plan {
     pub(crate) items: u32,
     pub(crate) bytes: usize,
-    /// After this time what was pulled is sent.
+    /// After this time the items that were pulled are sent, however few they are.
     pub(crate) patience: Duration,
 }
 
@@ -25,7 +25,7 @@ pub(crate) struct BatchPlanner {
     input_bytes: Option<f64>,
     /// Bytes of a result.
     result_bytes: f64,
-    /// Items of the latest batch, and the work for which it was sized; `None`: there was none.
+    /// Items of the latest batch, and the work target by which it was sized (`None` before the first).
     latest_items: u32,
     latest_work: Option<Duration>,
 }
@@ -34,8 +34,9 @@ impl BatchPlanner {
     /// Items that the next batch should have.
     pub(super) fn batch_items(&mut self, capacity: &Capacity, remaining: Option<u64>) -> u32 {
         let work = capacity.targets.work;
-        // Two kinds of places may take turns. Batches grow from the latest one's size, so that size is converted to
-        // what this kind wants; otherwise each change would start with a batch that is far too small or too large.
+        // Two kinds of places may take turns. Batches grow from the latest one's size, so that size is
+        // converted to what this kind wants; otherwise each change would start with a batch that is far too
+        // small or too large.
         if let Some(latest) = self.latest_work.replace(work)
             && latest != work
             && !latest.is_zero()
@@ -84,6 +85,8 @@ impl BatchPlanner {
     /// A batch was read. `items` is not 0.
     pub(super) fn batch_read(&mut self, items: u32, bytes: usize) {
         let each = bytes as f64 / f64::from(items);
+        // The first batch sets the mean, also where the calling thread has measured the time: it encodes
+        // nothing and knows no bytes.
         self.input_bytes = Some(self.input_bytes.map_or(each, |old| f64::midpoint(old, each)));
         self.latest_items = items;
     }
@@ -94,6 +97,7 @@ impl BatchPlanner {
         let time = results.wall.div_f64(each);
         self.item_time = Some(self.item_time.map_or(time, |old| (old + time) / 2));
         let bytes = results.payload.bytes().len() as f64 / each;
+        // 0 means unknown. An average with it would halve the first estimate, and admit too much.
         self.result_bytes =
             if self.result_bytes == 0.0 { bytes } else { f64::midpoint(self.result_bytes, bytes) };
     }
@@ -103,13 +107,15 @@ impl BatchPlanner {
         self.latest_items
     }
 
-    /// The calling thread has measured an item: the first batches need not start with one item to find out.
+    /// The calling thread has measured an item, so that the first batch need not be a single item.
     pub(crate) fn measured(&mut self, item_seconds: f64) {
         self.item_time = Some(Duration::from_secs_f64(item_seconds));
+        // As if 1 ms of work had been sent last: a batch is at most four times as large as the one before.
         self.latest_items = ((1e-3 / item_seconds.max(1e-9)) as u32).max(1);
     }
 
-    /// Lets the next batch grow from at least this size: the latest one was small for a reason that has passed.
+    /// Lets the next batch grow from at least this size: the latest one was small for a reason that has
+    /// passed.
     pub(crate) fn grow_from(&mut self, items: u32) {
         self.latest_items = self.latest_items.max(items);
     }

@@ -1,6 +1,6 @@
-//! The part of a map that knows no types: when to read, how much, what to send again, when it is over.
-//! Driven by the adapter inside `next()`; drives a [`Run`]. Order and bytes are the reorder buffer's, deaths are `split_after_crash`' (of the
-//! backends) and `crash_abort`'.
+//! The part of a map that knows no types: when to read, how much, what to send again, when the map is over.
+//! The adapter calls it inside `next()`; it calls a [`Run`]. `reorder` has order and budget, `split_after_crash` (of the
+//! backends) and `crash_abort` have lost batches.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ const SLOW_INPUT: Duration = Duration::from_millis(5);
 /// Bytes of results that a batch may always have, however small the budget.
 const CREDIT: usize = 64 * 1024;
 
-/// How the context gets its bytes: when the map begins, and no sooner.
+/// Encodes the context. Called when the map begins.
 pub(crate) type Encode = Box<dyn FnOnce() -> Result<Context, Error> + Send>;
 
 /// One map.
@@ -44,11 +44,11 @@ pub(crate) struct MapEngine {
     pub(crate) report: MapReport,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) reorder_buffer: ReorderBuffer,
-    /// What the consumer reads now.
+    /// The result chunk that the consumer reads.
     pub(crate) current: ResultChunk,
     pub(crate) job: JobId,
     pub(super) mode: Mode,
-    /// Items that were pulled and not sent yet. A field and no local variable, so that a panic of the input loses nothing.
+    /// Items that were pulled and not sent yet. A field, so that a panic of the input loses none of them.
     pub(crate) builder: BatchBuilder,
     item_stride: Option<u32>,
     /// Batches to be sent again, earlier items first.
@@ -58,7 +58,7 @@ pub(crate) struct MapEngine {
     /// Items pulled from the input.
     pub(crate) pulled: u64,
     pub(crate) reading: Reading,
-    /// Items left in the input, if it tells.
+    /// Items left in the input, if its `size_hint` is exact.
     pub(crate) remaining: Option<u64>,
     batches: u64,
     pub(crate) planner: BatchPlanner,
@@ -71,7 +71,7 @@ pub(crate) struct MapEngine {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
     On,
-    /// Not until all that was read is answered: then the calling thread goes on.
+    /// Nothing is read until all items that were read are answered; then the calling thread continues.
     Held,
     Ended,
 }
@@ -83,7 +83,7 @@ pub(crate) enum Pulled {
     Enough,
     /// The input has ended.
     End,
-    /// The item behind the last one could not be encoded.
+    /// The item after those in the builder could not be encoded.
     Unwritable(Error),
 }
 
@@ -151,6 +151,7 @@ impl MapEngine {
 
     /// Items that are pulled and not handed to the consumer with their result chunk.
     pub(crate) fn undelivered(&self) -> u64 {
+        // Compared items are pulled already, and enter `pulled` with the last item of their segment.
         self.pulled + self.checkpoint.compared() + u64::from(self.builder.items())
             - self.reorder_buffer.taken()
     }
@@ -161,12 +162,17 @@ impl MapEngine {
             return Ok(());
         }
         self.remaining = items;
+        // The deadline counts from the first `next()`: opening the backend is part of the time.
         self.limits.begin(Instant::now());
+        // A report file that can't be written ends the map here, before any input is read.
         self.report.begin(self.label.as_deref(), &self.function.name, items)?;
         let mut context = match self.context.take() {
             Some(encode) => encode()?,
             None => Context::default(),
         };
+        // Workers start in the default mode: equal items would have other bits there than in this thread.
+        // Said anew for each run: a map that comes back from the calling thread may find another mode there.
+        self.function = self.entry.id();
         if let Some(mode) = floats::Mode::unusual() {
             self.function = self.entry.id_in_mode();
             context = mode.append_to(&context).map_err(|error| {
@@ -174,6 +180,7 @@ impl MapEngine {
                     .with_source(error)
             })?;
         }
+        // The identity of the records includes the context, and so the floating point mode behind it.
         self.checkpoint.open(&self.function, &context, self.result_stride)?;
         let job = Job {
             id: self.job,
@@ -195,6 +202,7 @@ impl MapEngine {
     /// Goes on to the next result chunk, if it is there: the consumer is done with the one before.
     pub(crate) fn next_chunk(&mut self) {
         self.paused_by_budget = false;
+        // Before `current` changes: its answers are counted once, when it is left.
         self.report.read(self.current.read());
         self.current = self.reorder_buffer.take().unwrap_or_default();
     }
@@ -210,22 +218,25 @@ impl MapEngine {
         self.mode.run().is_some_and(|run| run.capacity().batches > 0)
     }
 
-    /// What to pull next, if anything: `None` where the places are taken or the budget is used up.
+    /// What to pull next; `None` if no place is free, the budget is used up, or the input is not to be read.
     pub(crate) fn plan(&mut self) -> Option<Plan> {
         self.submit_ready();
         let capacity = self.mode.run()?.capacity();
-        // Batches that could not be sent yet go first: they hold earlier items. After a run has failed nothing more may be read.
+        // Unsent batches go first: they hold earlier items, and after a run has failed nothing more may be
+        // read.
         if !self.resubmit_queue.is_empty() {
             // With a place free only the budget can have kept the batch back.
             self.paused_by_budget = capacity.batches > 0;
             return None;
         }
+        // An open run that has no batch always takes one, even if it shows no free place (see `Run::submit`).
         if capacity.batches == 0 && self.in_flight > 0
             || self.reading != Reading::On && self.builder.items() == 0
         {
             return None;
         }
-        // More results are ready than the workers have places: the consumer is the slow one, and more input would only take memory.
+        // More chunks are ready than workers have places: the consumer is slow, and input would only take
+        // memory.
         if self.reorder_buffer.deliverable() > capacity.slots {
             self.paused_by_budget = true;
             return None;
@@ -233,11 +244,13 @@ impl MapEngine {
         self.reorder_buffer.set_places(capacity.slots);
         self.report.workers(capacity.workers);
         let items = self.planner.batch_items(&capacity, self.remaining);
+        // A batch ends where recorded items begin or end: those are compared, all others are sent.
         let items = self.checkpoint.limit(self.pulled, items);
         if !self.reorder_buffer.admits(self.pulled, self.planner.expected_bytes(items)) {
             self.paused_by_budget = true;
             return None;
         }
+        // Before a batch is added: a kill must not cost more batches than the backend has places for.
         self.checkpoint.wait_for_room(capacity.batches);
         let bytes = self.planner.input_room(items).min(self.runtime.settings().read_ahead as f64);
         self.builder.reserve(bytes as usize);
@@ -249,7 +262,7 @@ impl MapEngine {
         &mut self.builder
     }
 
-    /// Sends what was pulled, or answers it with what is recorded.
+    /// Sends the pulled items, or answers them from the checkpoint.
     ///
     /// # Errors
     /// If the input is not the one whose results are recorded.
@@ -265,7 +278,7 @@ impl MapEngine {
             let credit = self.result_credit();
             let batch = builder.finish(self.job, id, self.pulled, credit);
             self.pulled += u64::from(items);
-            // Before the batch is sent: its answer may arrive at once, and is recorded with the inputs that are noted here.
+            // Before it is sent: its answer may arrive at once, and is recorded with the inputs noted here.
             self.checkpoint.pulled(&batch);
             self.resubmit_queue.insert(batch.first(), batch);
             self.submit_ready();
@@ -276,11 +289,13 @@ impl MapEngine {
                 self.end_input();
                 self.checkpoint.input_ended(self.pulled + self.checkpoint.compared())?;
             }
+            // A recorded item could be encoded once: the input is another one.
             Pulled::Unwritable(error) if self.checkpoint.is_restoring(self.pulled) => {
                 let index = self.pulled + self.checkpoint.compared();
                 return Err(self.checkpoint.unwritable(error, index));
             }
             Pulled::Unwritable(error) => {
+                // The items before it were sent above, so that `pulled` is this item's index.
                 self.deliver(ResultChunk::failed(self.pulled, error));
                 self.pulled += 1;
             }
@@ -295,6 +310,7 @@ impl MapEngine {
         if let Some(Restored { items, results }) = restored {
             self.report.restored(items);
             let chunk = ResultChunk::done(self.pulled, items, self.result_stride, results.into(), Vec::new());
+            // Not by `deliver`: failures are not recorded, so that there is none at which the map would stop.
             self.reorder_buffer.insert(chunk);
             self.pulled += u64::from(items);
         }
@@ -306,7 +322,7 @@ impl MapEngine {
         BatchId(self.batches)
     }
 
-    /// A share of the budget for the results of each batch: what goes beyond comes in parts.
+    /// Bytes of results that a batch may have at a time: a share of the budget. Larger results come in parts.
     fn result_credit(&mut self) -> u64 {
         let slots = self.mode.run().map_or(1, |run| run.capacity().slots);
         let share = self.runtime.settings().read_ahead / (4 * slots.max(1));
@@ -318,20 +334,22 @@ impl MapEngine {
         while let Some(entry) = self.resubmit_queue.first_entry() {
             let batch = entry.get();
             let expected = batch.payload().len() as f64 + self.planner.expected_results(batch.items());
+            // The queue's first batch has the earliest items. If the consumer waits for one in the queue, it
+            // is this one, and it is admitted whatever the budget.
             if !self.reorder_buffer.admits(batch.first(), expected) {
                 return;
             }
             let Some(run) = self.mode.run() else { return };
             let batch = entry.remove();
             let items = u64::from(batch.items());
-            // Charged before it is sent, because the run may answer before `submit` returns. Undone below if it refuses.
+            // Before it is sent: the run may answer before `submit` returns. Undone below if it refuses.
             self.reorder_buffer.charge(&batch, self.planner.result_bytes());
             self.report.sent(&batch);
             self.attempts.sent(&batch);
             match run.submit(batch) {
                 Ok(()) => self.in_flight += items,
                 Err(error) => {
-                    // Not an error yet: a closed run reports the reason when it is polled, after the results that it still has.
+                    // Not an error yet: a closed run reports it when polled, after its results.
                     let batch = error.into_batch();
                     self.reorder_buffer.discharge(batch.id(), batch.items());
                     self.attempts.on_returned(batch.id(), batch.items());
@@ -342,12 +360,12 @@ impl MapEngine {
         }
     }
 
-    /// Whether batches that are under way are worked on, or will be in a moment.
+    /// Whether the run takes batches at its full pace: its workers are there.
     pub(crate) fn is_ready(&mut self) -> bool {
         self.mode.run().is_none_or(|run| run.readiness().ready)
     }
 
-    /// The run can't go on: nothing more is read or waited for, only what is here is still to be delivered.
+    /// Closes the run: nothing more is read, sent or awaited. Results that have arrived are still delivered.
     pub(crate) fn stop(&mut self) {
         let stopped = if self.has_ended() { Mode::Ended } else { Mode::Stopped };
         if let Mode::Running(mut run) = std::mem::replace(&mut self.mode, stopped) {
@@ -355,6 +373,7 @@ impl MapEngine {
             self.report.spent(run.close());
         }
         self.resubmit_queue.clear();
+        // A closed run answers nothing more: a wait for these batches would not end.
         self.in_flight = 0;
     }
 
@@ -368,7 +387,7 @@ impl MapEngine {
         self.mode = Mode::Unopened;
     }
 
-    /// Closes the run, in which all is answered, for the calling thread to go on.
+    /// Closes the run, whose items are all answered, so that the calling thread can continue.
     pub(crate) fn close_run(&mut self) {
         if let Mode::Running(run) = std::mem::replace(&mut self.mode, Mode::Inline) {
             run.close();
@@ -380,6 +399,7 @@ impl MapEngine {
         if self.has_ended() {
             return;
         }
+        // Before `stop` changes the mode. A map that failed is `Stopped` already, and counts as incomplete.
         let complete = self.input_ended() && matches!(self.mode, Mode::Running(_) | Mode::Inline);
         self.stop();
         self.mode = Mode::Ended;
@@ -389,9 +409,10 @@ impl MapEngine {
         self.report.end(complete);
     }
 
-    /// Whether the deadline is over while work may be out.
+    /// Whether the deadline has passed while items may be in flight.
     #[inline]
     pub(crate) fn is_late(&self) -> bool {
+        // A map that its deadline has ended is `Stopped`, and must not fail a second time.
         matches!(self.mode, Mode::Running(_)) && self.limits.is_late()
     }
 
@@ -402,7 +423,7 @@ impl MapEngine {
         self.end();
     }
 
-    /// Whether every item of the input has its answer, as far as the input tells.
+    /// Whether every item of the input has its answer, as far as the input's `size_hint` says.
     pub(super) fn is_answered(&self) -> bool {
         let all_pulled = self.input_ended() || self.remaining == Some(0);
         all_pulled && self.in_flight == 0 && self.resubmit_queue.is_empty() && self.builder.items() == 0

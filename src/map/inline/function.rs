@@ -1,5 +1,5 @@
 //! A map's function as the calling thread calls it: no item is encoded, and the context is the user's own.
-//! Made by the methods of the configuration; called by `here`, a portion at a time.
+//! Made by the methods of the configuration; called by `source`, a portion at a time or for single items.
 
 use std::marker::PhantomData;
 use std::time::Instant;
@@ -21,21 +21,21 @@ pub(crate) enum Stopped {
     Full,
     /// The input has ended.
     End,
-    /// The function panicked at the item behind the last result.
+    /// The function panicked at the item after the last result.
     Panicked(String),
 }
 
 /// A function for the items of `I`.
 pub(crate) trait InlineFn<I, R>: Send {
-    /// Pulls items and puts their results behind those that are there, until there are as many as the portion says.
-    /// An input that has ended is taken away.
+    /// Pulls items and appends their results to `results`, until it holds as many as the portion has items.
+    /// At the end of the input, `input` becomes `None`.
     ///
     /// # Panics
-    /// If the input does. The results until then are there.
+    /// If the input does. The results until then are in `results`.
     fn call(&self, input: &mut Option<I>, results: &mut Vec<R>, portion: &Portion) -> Stopped;
 
-    /// The result of the next item alone. `None`: the input has ended and is taken away, or the function panicked, as
-    /// `panicked` says. To be called behind a portion, which prepares what a panic needs.
+    /// The result of the next item alone. `None`: the input has ended, and `input` is `None`, or the function
+    /// panicked, and `panicked` has its message. To be called after a portion, which installs the panic hook.
     ///
     /// # Panics
     /// If the input does.
@@ -47,7 +47,7 @@ pub(crate) trait InlineFn<I, R>: Send {
     }
 }
 
-// None of them names the iterator or the result, so that these need not be `'static`.
+// The types name neither the iterator nor the result, so that these need not be `'static`.
 
 /// `Fn(T) -> R`.
 pub(crate) struct Plain<F>(PhantomData<fn(F)>);
@@ -91,6 +91,7 @@ where
     I: Iterator,
 {
     fn call(&self, input: &mut Option<I>, results: &mut Vec<R>, portion: &Portion) -> Stopped {
+        // A function without bytes is made from nothing, as in a worker. `Copy` makes that sound.
         each(input, results, portion, zst_value::<F>())
     }
 
@@ -135,7 +136,8 @@ where
     }
 }
 
-/// The loop of a portion: between two looks at the clock nothing but the input, the function and a place for the result.
+/// The loop of a portion: between two looks at the clock there are only the input, the function and a place
+/// for the result.
 #[inline]
 fn each<I: Iterator, R>(
     input: &mut Option<I>,
@@ -145,24 +147,31 @@ fn each<I: Iterator, R>(
 ) -> Stopped {
     let begun = Instant::now();
     let items = portion.items as usize;
+    // Before the loop, which writes into spare capacity: nothing moves, and no item checks for room.
     results.reserve(items.saturating_sub(results.len()));
+    // The hook records where a panic was raised: it has to be there before the first call.
     watch_panics();
     let stopped = called(|| {
         let mut local = Local { iterator: input.take(), input, made: 0, results };
         let Some(iterator) = &mut local.iterator else { return Stopped::End };
         let before = local.results.len();
         let places = local.results.spare_capacity_mut();
+        // At most the spare capacity: `set_len` below relies on it.
         let items = items.saturating_sub(before).min(places.len());
         loop {
             let look = items.min(local.made + portion.look as usize);
             for place in &mut places[local.made..look] {
                 let Some(item) = iterator.next() else {
+                    // Dropped at its end. An iterator may begin again after `None`, and must not be pulled
+                    // then.
                     local.iterator = None;
                     return Stopped::End;
                 };
                 place.write(call_item(|| func(item)));
+                // After the write: a panic of the function leaves no result at this place.
                 local.made += 1;
             }
+            // By the clock, too: items may be slower than those by which the portion was sized.
             if local.made >= items || begun.elapsed() > portion.time {
                 return Stopped::Full;
             }
@@ -171,7 +180,7 @@ fn each<I: Iterator, R>(
     stopped.unwrap_or_else(Stopped::Panicked)
 }
 
-/// One item.
+/// A single call, without a portion.
 #[inline]
 fn one<I: Iterator, R>(
     input: &mut Option<I>,
@@ -179,6 +188,7 @@ fn one<I: Iterator, R>(
     func: impl Fn(I::Item) -> R,
 ) -> Option<R> {
     let result = called(|| {
+        // Neither a clock nor a place for the result: both are visible beside an item of nanoseconds.
         let Some(item) = input.as_mut()?.next() else {
             *input = None;
             return None;
@@ -191,8 +201,8 @@ fn one<I: Iterator, R>(
     })
 }
 
-/// What a portion changes for each item. In the frame of the loop, and nowhere else, it stays in registers: through the
-/// references each item cost a nanosecond more. Put back at the end, be it a panic.
+/// What a portion changes for each item. In the loop's own frame it stays in registers: through the
+/// references each item cost a nanosecond more. It is written back when the portion ends, also by a panic.
 struct Local<'a, I, R> {
     iterator: Option<I>,
     input: &'a mut Option<I>,
@@ -204,7 +214,7 @@ impl<I, R> Drop for Local<'_, I, R> {
     #[inline]
     fn drop(&mut self) {
         *self.input = self.iterator.take();
-        // SAFETY: the loop has written so many results behind those that were there, within the capacity.
+        // SAFETY: the loop has written `made` results after those that were there, within the capacity.
         unsafe { self.results.set_len(self.results.len() + self.made) };
     }
 }

@@ -1,38 +1,41 @@
-//! When a map stays in the calling thread and when it goes to workers: pure decisions, tested without processes.
-//! Called by `source` for each portion; knows times and numbers of items alone.
+//! When a map stays in the calling thread and when it goes to workers: pure decisions, tested without
+//! processes. Called by `source` for each portion; knows times and numbers of items alone.
 
 use std::time::Duration;
 
-/// Work of one portion. What is done ahead of the consumer is no more than this; a clock and a choice cost a thousandth
-/// of it.
+/// Work of one portion, which bounds what is done ahead of the consumer. Reading a clock and deciding cost a
+/// thousandth of it.
 const PORTION: f64 = 50e-6;
-/// Most items of a portion, and most bytes of their results as they lie in memory: what the first-level cache holds.
+/// Most items of a portion, and most bytes of their results in memory: what the first-level cache holds.
 const ITEMS: u32 = 2048;
 const BYTES: usize = 32 * 1024;
-/// A portion is at most so many times the one before.
+/// A portion is at most this many times as large as the one before.
 const GROWTH: u32 = 8;
-/// The clock is read after so much work, by the pace of before, and after so many items at least: items may get slower.
+/// The clock is read after this much work, by the pace of the last portion, and at the latest after this
+/// number of items: items may become slower.
 const LOOK: f64 = 5e-6;
 const LOOK_ITEMS: u32 = 256;
 
 /// See [`Throughput::is_cheap`].
 const CHEAP: f64 = 150e-9;
 
-/// Older times than this count half.
+/// Recent times are halved when they add up to more than this, so that older ones count less.
 const RECENT: f64 = 20e-3;
 
-/// What an item costs beside its work on its way to a worker and back, all threads together, and in this thread.
+/// What an item costs beside its work to reach a worker and return: in all threads together, and in this
+/// thread.
 const TRANSFER: f64 = 100e-9;
 const HANDLING: f64 = 60e-9;
 /// What going to workers costs when they must be started (two cores: 2–3 ms), and when they are there.
 const START: f64 = 10e-3;
 const HANDOVER: f64 = 0.5e-3;
-/// Work that must have been seen before workers are started, or asked whether they are there.
+/// Work that must have been seen before workers are started, and before workers that were there for another
+/// map are used.
 const EVIDENCE_COLD: f64 = 2e-3;
 const EVIDENCE_WARM: f64 = 0.5e-3;
 /// Workers must be expected to take less than this share of the time that the calling thread would.
 const WORTH: f64 = 0.8;
-/// One item that takes so long is evidence enough: the second would cost more than being wrong does.
+/// One item that takes this long is evidence enough: the second would cost more than a wrong decision.
 const LONG: f64 = 0.2;
 
 /// Time with the workers before the first check whether they were worth it; doubled each time.
@@ -40,11 +43,11 @@ const WATCH: f64 = 10e-3;
 /// How much slower than the calling thread the workers must be for a return.
 const SLOWER: f64 = 1.2;
 
-/// What to do in one go.
+/// Items that run in one go.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Portion {
     pub(crate) items: u32,
-    /// The clock is read after so many items.
+    /// The clock is read after this number of items.
     pub(crate) look: u32,
     /// After this time the portion ends.
     pub(crate) time: Duration,
@@ -61,11 +64,11 @@ pub(crate) enum Workers {
     Starting,
     /// They have answered.
     Ready,
-    /// They can't be had.
+    /// They can't be started.
     Refused,
 }
 
-/// Who takes the next items.
+/// Where the next items run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Choice {
     Stay,
@@ -74,31 +77,34 @@ pub(crate) enum Choice {
     HandOver,
 }
 
-/// How fast the calling thread is, and whether others would be faster.
+/// How fast the calling thread is, and whether workers would be faster.
 #[derive(Debug, Default)]
 pub(crate) struct Throughput {
-    /// Items done here since the map began or came back, and the seconds they took.
+    /// Items that this thread has run since the map began or came back, and the seconds that they took.
     items: u64,
     time: f64,
-    /// The first one: it may pay for page faults and what is built at the first use. Counts only while it is alone.
+    /// Seconds of the first item, which counts only while it is the only one.
     first: f64,
     recent_items: f64,
     recent_time: f64,
     /// Of the last portion: items, and seconds an item.
     size: u32,
     last: f64,
-    /// Seconds an item that workers were seen to need, and how much work may be done here before that is forgotten.
+    /// Seconds an item that workers were seen to need, and seconds of work in this thread until that is
+    /// forgotten.
     worker_pace: Option<(f64, f64)>,
 }
 
 impl Throughput {
-    /// So many items took so long here.
+    /// `items` items took `time` in the calling thread.
     pub(crate) fn observe(&mut self, items: u32, time: Duration) {
+        // A portion that only found the end of the input has no time per item.
         if items == 0 {
             return;
         }
         let time = time.as_secs_f64();
         if self.items == 0 {
+            // The first item alone may pay for page faults and for values that are built at the first use.
             self.first = time / f64::from(items);
         } else {
             self.recent_items += f64::from(items);
@@ -120,13 +126,14 @@ impl Throughput {
         }
     }
 
-    /// Seconds that an item takes here.
+    /// Seconds that an item takes in this thread.
     pub(crate) fn item(&self) -> f64 {
         if self.recent_items > 0.0 { self.recent_time / self.recent_items } else { self.first }
     }
 
-    /// Whether items are so cheap that it counts how they are handed over: a result that is stored and read again costs a
-    /// nanosecond or two, which a call for each item hides behind the work of the next.
+    /// Whether items are so cheap that handing over a result is a visible part of them: to store and read it
+    /// again costs a nanosecond or two, where the call of a single item overlaps with the work of the one
+    /// before.
     pub(crate) fn is_cheap(&self) -> bool {
         self.items > 1 && self.last < CHEAP
     }
@@ -137,30 +144,36 @@ impl Throughput {
         if self.items == 0 {
             return Portion { items: 1, look: 1, time };
         }
+        // A clock that has not moved gives 0.
         let each = self.last.max(1e-10);
+        // Growth is bounded because a pace that was seen of few items may not hold for many.
         let most = ITEMS.min((BYTES / bytes.max(1)) as u32).min(self.size.saturating_mul(GROWTH));
         let items = ((PORTION / each) as u32).min(most).max(1);
         let look = ((LOOK / each) as u32).clamp(1, LOOK_ITEMS);
         Portion { items, look, time }
     }
 
-    /// Whether the decision can be anything but to stay: the rest of it costs more than to ask this.
+    /// Whether the decision may be other than to stay. This check costs less than the decision.
     #[inline]
     pub(crate) fn has_evidence(&self, workers: Workers) -> bool {
         match workers {
             Workers::Cold => self.time >= EVIDENCE_COLD,
             Workers::Warm => self.time >= EVIDENCE_WARM,
             Workers::Starting | Workers::Refused => false,
+            // Workers that are there cost little, but the first item's time may mislead, unless it is a long
+            // one.
             Workers::Ready => self.items >= 2 || self.item() >= LONG,
         }
     }
 
-    /// Who takes the next items, of which `rest` (as `size_hint` says) are left; `places` workers can compute at a time.
+    /// Decides where the next items run. `rest` is the `size_hint` of what is left; `places` workers can
+    /// compute at a time.
     pub(crate) fn choose(&self, rest: (usize, Option<usize>), places: usize, workers: Workers) -> Choice {
         let cost = if workers == Workers::Cold { START } else { HANDOVER };
-        // One place more than none is no gain: the caller would wait for it.
+        // One worker gains nothing: the calling thread would only wait for it.
         if places < 2 || !self.has_evidence(workers) || !self.pays(rest, places, cost) {
             Choice::Stay
+        // An item this long costs more in this thread than the wait for workers that start.
         } else if workers == Workers::Ready || self.item() >= LONG {
             Choice::HandOver
         } else {
@@ -173,14 +186,20 @@ impl Throughput {
         let most = high.map_or(f64::INFINITY, |high| high as f64);
         let items = (self.items as f64).max(low as f64).min(most);
         let inline = items * self.item();
+        // A last round that does not fill all places takes as long as one that does.
         let rounds = (items / places as f64).ceil();
         let seen = self.worker_pace.map_or(0.0, |(each, _)| each);
+        // This thread encodes and decodes each item, however many workers there are. Workers that were slower
+        // once are not expected to be quicker than they were seen to be.
         let by_workers = (rounds * (self.item() + TRANSFER)).max(items * HANDLING).max(items * seen);
         by_workers + cost < WORTH * inline
     }
 
-    /// The calling thread goes on: workers needed `each` seconds an item, for so many seconds.
+    /// The calling thread takes over again: workers needed `each` seconds an item, and had the map for
+    /// `seconds`.
     pub(crate) fn on_return(&mut self, each: f64, seconds: f64) {
+        // Ten times the time with the workers, so that the map does not go to and fro. All else is measured
+        // anew: the items may have changed.
         *self = Throughput { worker_pace: Some((each, 10.0 * seconds)), ..Throughput::default() };
     }
 }
@@ -208,24 +227,28 @@ impl RegressionCheck {
         RegressionCheck { inline_item: 0.0, window: WATCH, from: (0.0, 0, 0.0) }
     }
 
-    /// The map goes to workers. `inline_item`: seconds an item until now. `now`, `answered`, `worked`: see [`RegressionCheck::check`].
+    /// The map goes to workers. `inline_item`: seconds an item until now. `now`, `answered`, `worked`: see
+    /// [`RegressionCheck::check`].
     pub(crate) fn begin(&mut self, inline_item: f64, now: f64, answered: u64, worked: f64) {
         self.inline_item = inline_item;
         self.from = (now, answered, worked);
     }
 
-    /// Checks at second `now`, when workers have answered so many items in all and worked for so many seconds.
+    /// Checks at second `now`, when workers have answered `answered` items in all and worked for `worked`
+    /// seconds.
     pub(crate) fn check(&mut self, now: f64, answered: u64, worked: f64, places: usize) -> Option<Slower> {
         let (seconds, items) = (now - self.from.0, (answered - self.from.1) as f64);
-        // A few items say nothing: one of them may be a long one.
+        // A few items prove nothing: one of them may be a long one.
         if seconds < self.window || items < 8.0 * places as f64 {
             return None;
         }
         let (each, work) = (seconds / items, (worked - self.from.2) / items);
+        // Each window is judged alone: a mean since the hand-over would hide that items have become cheap.
         self.from = (now, answered, worked);
+        // `each` includes the consumer's time, which may hide that items are too cheap for workers.
         let cheap = ((work + TRANSFER) / places as f64).max(HANDLING) > work;
         if each > SLOWER * self.inline_item || cheap {
-            // What was wrong once is watched for longer the next time, or the map would only go to and fro.
+            // The next stay with workers is watched for longer, or the map would only go to and fro.
             self.window = WATCH.max(self.window * 4.0);
             return Some(Slower { each });
         }

@@ -1,9 +1,10 @@
-//! The calling thread as a place for items: what the option `inline` adds to a map.
-//! Called by the adapter where it has nothing to give out; `inline` decides, `function` calls the function.
+//! The calling thread as a place for items: what the option `inline` adds to a map. The adapter calls it when
+//! it has no answer at hand; `policy` decides, `function` calls the user's function.
 //!
-//! Items run inline or by workers, never both: the calling thread goes on alone while workers are started, then hands over at
-//! an index and waits like any map; where workers are not worth their cost, no more is read until all that was read is
-//! answered, and the calling thread goes on at that index. So order, windows and budgets need to know nothing of it.
+//! Items run inline or by workers, never both: the calling thread goes on alone while workers start, then
+//! hands over at an index and waits like any map. If workers are not worth their cost, no more is read until
+//! all that was read is answered, and the calling thread continues at that index. So order and budgets are
+//! the same as without this option.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -33,6 +34,8 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
                 Ok(()) => self.inline_step(),
                 Err(error) => {
                     self.fail(error);
+                    // Without a source `next_slow` delivers the failure and ends the map, as after a run's
+                    // failure.
                     self.inline_source = None;
                     Step::Workers
                 }
@@ -43,10 +46,13 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
             }
             Location::Returning => {
                 if self.engine.report.has_deaths() {
+                    // The item that has ended the worker may be among those to come, and would end this
+                    // process.
                     source.location = Location::Workers;
                     self.engine.resume_input();
                     return Step::Workers;
                 }
+                // This thread continues after the last item that was read: earlier answers must be out first.
                 if self.failure.is_some() || !self.engine.is_drained() {
                     return Step::Workers;
                 }
@@ -60,9 +66,7 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
     fn choose_first_location(&mut self) -> Result<(), Error> {
         let Some(source) = &mut self.inline_source else { return Ok(()) };
         source.begun = Instant::now();
-        // Nobody could end an item that runs in this thread, nor try it again elsewhere; and a feed may be
-        // empty while an item of it runs here.
-        if self.engine.needs_workers() || self.input.feed().is_some() {
+        if !self.may_run_inline() {
             return self.hand_over();
         }
         self.engine.begin_inline(self.input.remaining())?;
@@ -73,7 +77,14 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
         Ok(())
     }
 
-    /// The consumer takes more than single items.
+    /// Whether the calling thread may run items at all, now and later. An item that runs there can't be ended, nor
+    /// tried again in another process. A feed may be empty: the calling thread would wait in it, and a work list
+    /// would end while results of a portion, from which more work comes, are not read.
+    fn may_run_inline(&self) -> bool {
+        !self.engine.needs_workers() && self.input.feed().is_none()
+    }
+
+    /// The results are not read by `Fastmap::next`, which alone makes single calls.
     pub(crate) fn only_portions(&mut self) {
         if let Some(source) = &mut self.inline_source {
             source.singly = false;
@@ -84,7 +95,10 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
     fn next_inline(&mut self) -> Step<R> {
         loop {
             let Some(source) = &mut self.inline_source else { return Step::Workers };
+            // Single calls only count down a budget: until here the index is behind by their number.
             source.index += u64::from(self.engine.report.count_inline());
+            // Results of the portion below, or of one whose input panicked and so ended `next` without an
+            // answer.
             if !source.results.is_empty() {
                 let results = std::mem::take(&mut source.results);
                 source.index += results.len() as u64;
@@ -94,6 +108,7 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
                     return Step::Answer(Ok((index, Ok(result))));
                 }
             }
+            // After the results, because the item that panicked follows them.
             if let Some(message) = source.panicked.take() {
                 let error = Error::new(ErrorKind::Panic, message).at(source.index);
                 source.index += 1;
@@ -106,12 +121,14 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
                 return Step::End;
             }
             if source.calls_singly() {
+                // Single calls report no progress: it is looked at here, once in a stretch.
                 self.engine.report.tick(self.engine.current.read());
                 self.engine.report.set_inline_budget(STRETCH);
                 let index = source.index;
                 if let Some(result) = self.call() {
                     return Step::Answer(Ok((index, Ok(result))));
                 }
+                // Else the function panicked, which the next round answers.
                 if self.input.iterator().is_none() {
                     self.engine.end_input();
                 }
@@ -150,6 +167,8 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
             Stopped::End => self.engine.end_input(),
         }
         let items = source.undelivered() as u32;
+        // The time includes the function's, so that a quick input may pass for one that waits. That costs
+        // little: portions of items this slow are single items anyway.
         self.caution.pulled(items, time);
         source.pace.observe(items, time);
         self.engine.report.done_inline(source.index, items, time, self.engine.current.read());
@@ -166,9 +185,12 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
             }
             source.warm_up = None;
             if source.workers == Workers::Ready {
+                // Maps of this configuration that begin from now on need less evidence: the workers are most
+                // likely still there.
                 runtime.see_workers();
             }
         }
+        // Workers beyond the number of cores share the cores and compute nothing more.
         let places = runtime.settings().local_processes.min(cores());
         match source.pace.choose(self.input.size_hint(), places, source.workers) {
             Choice::Stay => Ok(false),
@@ -176,6 +198,7 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
                 match WarmUp::new(&runtime, places) {
                     Ok(warm_up) => (source.warm_up, source.workers) = (Some(warm_up), Workers::Starting),
                     Err(error) => {
+                        // Not an error of the map: this thread can run all of its items.
                         log::info!("staying in the calling thread: {error}");
                         source.workers = Workers::Refused;
                     }
@@ -191,10 +214,11 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
         let Some(source) = &mut self.inline_source else { return Ok(()) };
         source.location = Location::Workers;
         source.warm_up = None;
-        // The caution was measured with the function's time in it.
+        // Until now pulls were measured together with calls of the function.
         self.caution = Caution::new();
         let now = source.now();
         let items = source.index - source.from;
+        // The report counts over all stays with workers: what it has now is the zero of this one.
         let (answered, worked) = self.engine.report.by_workers();
         source.regression.begin(
             (now - source.since) / items.max(1) as f64,
@@ -205,17 +229,18 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
         source.since = now;
         let context = source.inline_fn.context()?;
         self.engine.report.moves(source.index, "workers");
+        // Without a measured item the planner starts from what it knows, at first with a batch of one item.
         self.engine.switch_to_workers(source.index, (items > 0).then(|| source.pace.item()), context);
         Ok(())
     }
 
     /// Checks from time to time whether it was right to hand over.
     fn check_regression(&mut self) {
-        let Some(source) = &mut self.inline_source else { return };
-        // What ends workers must not come near this process.
-        if self.engine.needs_workers() || self.engine.report.has_deaths() || self.failure.is_some() {
+        // An item that has ended a worker would end this process.
+        if !self.may_run_inline() || self.engine.report.has_deaths() || self.failure.is_some() {
             return;
         }
+        let Some(source) = &mut self.inline_source else { return };
         let now = source.now();
         let (answered, worked) = self.engine.report.by_workers();
         let places = self.engine.runtime().settings().local_processes.min(cores());
@@ -232,6 +257,7 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
         source.index = self.engine.switch_to_inline();
         self.engine.report.moves(source.index, "the calling thread");
         source.location = Location::Inline;
+        // The workers have just answered, so that the next hand-over needs no warm-up.
         source.workers = Workers::Ready;
         (source.since, source.from) = (source.now(), source.index);
     }
@@ -239,7 +265,8 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
 
 /// The calling thread's side of the engine.
 impl MapEngine {
-    /// Whether the map asks for what comes with workers: items that are ended, tried again or recorded.
+    /// Whether the map has options that need workers: limits of time, a stop at failures, retries, a
+    /// checkpoint.
     fn needs_workers(&self) -> bool {
         self.item_timeout.is_some()
             || self.limits.cancel_running()
@@ -254,7 +281,7 @@ impl MapEngine {
     /// Begins the map without a run.
     ///
     /// # Errors
-    /// As with a run: what can't work for many items is not to work for a few.
+    /// Those of a run: a configuration that fails for many items must not work for a few.
     fn begin_inline(&mut self, items: Option<u64>) -> Result<(), Error> {
         self.remaining = items;
         self.report.begin(self.label.as_deref(), &self.function.name, items)?;
@@ -264,11 +291,13 @@ impl MapEngine {
         Ok(())
     }
 
-    /// All items before `index` are answered; one took so many seconds. The next ones go to a run.
+    /// All items before `index` are answered. `item` is the time of one in seconds, if it was measured. The
+    /// next items go to a run.
     fn switch_to_workers(&mut self, index: u64, item: Option<f64>, context: Context) {
         self.leave_inline();
         self.paused_by_budget = false;
         self.pulled = index;
+        // The calling thread's results never enter the buffer, which would wait for them.
         self.reorder_buffer.resume_at(index);
         self.context = Some(Box::new(move || Ok(context)));
         if let Some(item) = item {
@@ -278,6 +307,7 @@ impl MapEngine {
 
     /// Reads nothing more until all is answered.
     fn pause_input(&mut self) {
+        // An input that has ended stays ended.
         if self.reading == Reading::On {
             self.reading = Reading::Held;
         }
@@ -290,10 +320,11 @@ impl MapEngine {
         }
     }
 
-    /// All is answered: ends the run. The index to go on at.
+    /// Ends the run, whose items are all answered. Returns the index at which the calling thread continues.
     fn switch_to_inline(&mut self) -> u64 {
         self.close_run();
         self.resume_input();
+        // The next hand-over opens another run, and a job's name is used once in a process.
         self.job = JobId::next();
         self.pulled
     }

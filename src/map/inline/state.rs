@@ -8,7 +8,8 @@ use crate::map::inline::policy::{RegressionCheck, Throughput, Workers};
 use crate::map::inline::warm_up::WarmUp;
 use crate::map::results::Advance;
 
-/// Single calls between two looks at the clock, and what one may take, with what the consumer does between them.
+/// Single calls between two looks at the clock, and the time that each may take, with that of the consumer
+/// after it.
 pub(crate) const STRETCH: u32 = 2048;
 
 pub(crate) const SLOW: Duration = Duration::from_nanos(300);
@@ -17,7 +18,7 @@ pub(crate) const SLOW: Duration = Duration::from_nanos(300);
 #[derive(Debug)]
 pub(crate) struct Made<R> {
     pub(crate) results: IntoIter<R>,
-    /// Index behind the last one.
+    /// Index after the last one.
     pub(crate) end: u64,
 }
 
@@ -44,7 +45,7 @@ pub(crate) enum Location {
     Unknown,
     Inline,
     Workers,
-    /// By workers; the calling thread takes over when all is answered.
+    /// In workers. The calling thread takes over when all items that were read are answered.
     Returning,
 }
 
@@ -52,23 +53,23 @@ pub(crate) enum Location {
 pub(crate) struct InlineSource<I, R> {
     pub(crate) inline_fn: Box<dyn InlineFn<I, R>>,
     pub(crate) location: Location,
-    /// Index of the next item that is pulled here, less what stands in `results` and `panicked`.
+    /// Index of the next item that the calling thread pulls, minus the answers in `results` and `panicked`.
     pub(crate) index: u64,
-    /// What was made and not handed out: the input may have panicked behind it.
+    /// Results that the adapter does not have yet: the input may have panicked after them.
     pub(crate) results: Vec<R>,
-    /// The item behind `results` did so.
+    /// The message, if the function panicked at the item after `results`.
     pub(crate) panicked: Option<String>,
     pub(crate) pace: Throughput,
-    /// Items that are too cheap for workers may be called for one by one.
+    /// Items that are too cheap for workers may run one by one, without a portion.
     pub(crate) singly: bool,
-    /// When single calls were granted, if the last items were called so.
+    /// When single calls were granted last, if the latest items ran one by one.
     granted: Option<Instant>,
-    /// Since when the map is where it is, in seconds since `begun`, and from which item on.
+    /// When the map came to its present location, in seconds since `begun`, and its first item there.
     pub(crate) since: f64,
     pub(crate) from: u64,
     pub(crate) begun: Instant,
     pub(crate) regression: RegressionCheck,
-    /// What is known of the workers, and the run that asks them.
+    /// What is known of the workers, and the run that starts them.
     pub(crate) workers: Workers,
     pub(crate) warm_up: Option<WarmUp>,
 }
@@ -113,14 +114,15 @@ impl<I, R> InlineSource<I, R> {
         self.inline_fn.call_one(input, &mut self.panicked)
     }
 
-    /// Whether the next items are to be called for one by one: they are cheap, and those before were, as far as the
-    /// clock tells what is theirs and what the consumer's.
+    /// Whether the next items run one by one: items are cheap, and so were those of the stretch before, as
+    /// far as the clock can tell their time from the consumer's.
     pub(crate) fn calls_singly(&mut self) -> bool {
         if !self.singly || !self.pace.is_cheap() {
             return false;
         }
         let now = Instant::now();
         let before = self.granted.replace(now);
+        // Either the consumer is slow or the items have become slower. The next portion measures items alone.
         if before.is_some_and(|before| now - before > SLOW * STRETCH) {
             self.granted = None;
         }

@@ -1,5 +1,5 @@
-//! Workers, asked whether they are there while the calling thread goes on: a map of nothing, which has them started.
-//! Made by `here` when it expects them to be worth it.
+//! Starts workers while the calling thread goes on, and finds out when they are there: a run of items without
+//! work. Made by `source` when it expects workers to be worth their cost.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use crate::map::inline::policy::Workers;
 use crate::runtime::Runtime;
 use crate::worker::typed_loop::Plain;
 
-/// A run of nothing, by which workers are started and it is found out that they are there.
+/// A run of items without work. It starts workers, and its answers show that they are there.
 pub(crate) struct WarmUp {
     run: Box<dyn Run>,
     outstanding: usize,
@@ -35,12 +35,14 @@ impl WarmUp {
         };
         let mut run = runtime.backend()?.open(Arc::new(job)).map_err(Error::of_backend)?;
         let mut outstanding = 0;
+        // A batch for each worker: the pool starts no more workers than there are outstanding batches.
         for index in 0..workers as u64 {
             let mut builder = BatchBuilder::new(codec::stride::<()>());
             if codec::put(&(), builder.buffer()).is_err() {
                 break;
             }
             builder.added(1);
+            // A batch that is refused gets no answer, and must not be waited for.
             if run.submit(builder.finish(id, BatchId(index), index, 0)).is_ok() {
                 outstanding += 1;
             }
@@ -48,14 +50,16 @@ impl WarmUp {
         Ok(WarmUp { run, outstanding })
     }
 
-    /// What became of it, if that is known.
+    /// What is known of the workers, once all have answered or the run has failed.
     pub(crate) fn answered(&mut self) -> Option<Workers> {
+        // A deadline that has passed: the calling thread has items of its own and must not wait here.
         let now = Instant::now();
         while self.outstanding > 0 {
             match self.run.poll(now) {
                 Ok(None) => return None,
                 Ok(Some(_)) => self.outstanding -= 1,
                 Err(error) => {
+                    // The map does not fail with it, because the calling thread can run all of its items.
                     log::info!("staying in the calling thread: {error}");
                     return Some(Workers::Refused);
                 }

@@ -173,37 +173,13 @@ impl Worker {
                 // Code of the user's runs from here on. Earlier, the handshake with the host would wait for another thread.
                 self.helper.call_once(|| self.start_helper_thread());
                 self.page.begin_setup(ticket);
-                let broken =
-                    |message: String| ItemFailure { offset: 0, kind: FailureKind::Serialize, message };
-                let FramedOpening { frame, context } = opening;
-                let bytes = &frame[HEADER..];
-                let (file, at) = match context {
-                    FramedContext::At(at) => (None, at),
-                    FramedContext::File(file) => {
-                        let mapped = file.and_then(Sealed::open);
-                        let unmapped = |error| broken(format!("the context can't be mapped: {error}"));
-                        (Some(mapped.map_err(unmapped)?), bytes.len())
-                    }
-                };
-                let (opening, inline) = bytes
-                    .split_at_checked(at)
-                    .ok_or_else(|| broken("the opening of a job is cut short".to_owned()))?;
-                // A file stays mapped for as long as it is read.
-                let context = file.as_ref().map_or(inline, Sealed::bytes);
-                let opening: Opening =
-                    postcard::from_bytes(opening).map_err(|error| broken(error.to_string()))?;
-                let fail_fast = opening.fail_fast;
-                let task =
-                    opening.function.resolve().map_err(broken)?.start(context).map_err(|mut failure| {
-                        failure.message =
-                            crate::execution::denials::blame(cut(failure.message, MESSAGE), SETUP);
-                        failure
-                    });
+                let ready = open(opening);
+                // Also where it could not be prepared: an idle worker that seemed to prepare something would be
+                // blamed for it when it dies later.
                 self.tell_refusal(ticket);
                 crate::local::worker::stdio::flush();
                 self.page.end();
-                let large = file.is_some();
-                task.map(|task| Ready { task, fail_fast, large })
+                ready
             }
         }
     }
@@ -323,6 +299,31 @@ pub(crate) fn give_back_memory() {
 pub(crate) struct Answer {
     out: Vec<u8>,
     placed: Placed,
+}
+
+/// Prepares the function of a run.
+fn open(opening: FramedOpening) -> Result<Ready, ItemFailure> {
+    let broken = |message: String| ItemFailure { offset: 0, kind: FailureKind::Serialize, message };
+    let FramedOpening { frame, context } = opening;
+    let bytes = &frame[HEADER..];
+    let (file, at) = match context {
+        FramedContext::At(at) => (None, at),
+        FramedContext::File(file) => {
+            let mapped = file.and_then(Sealed::open);
+            let unmapped = |error| broken(format!("the context can't be mapped: {error}"));
+            (Some(mapped.map_err(unmapped)?), bytes.len())
+        }
+    };
+    let (opening, inline) =
+        bytes.split_at_checked(at).ok_or_else(|| broken("the opening of a job is cut short".to_owned()))?;
+    // A file stays mapped for as long as it is read.
+    let context = file.as_ref().map_or(inline, Sealed::bytes);
+    let opening: Opening = postcard::from_bytes(opening).map_err(|error| broken(error.to_string()))?;
+    let task = opening.function.resolve().map_err(broken)?.start(context).map_err(|mut failure| {
+        failure.message = crate::execution::denials::blame(cut(failure.message, MESSAGE), SETUP);
+        failure
+    })?;
+    Ok(Ready { task, fail_fast: opening.fail_fast, large: file.is_some() })
 }
 
 /// A function that is ready to run items.
