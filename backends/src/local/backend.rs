@@ -105,7 +105,7 @@ impl Pool {
         let mut supervision = self.supervision.lock_unpoisoned();
         if supervision.thread.is_none() {
             if self.shared.options.launcher.is_none() {
-                self.shared.lock().errands.warnings.extend(cores::binding(self.shared.options.processes));
+                self.shared.warn(cores::binding(self.shared.options.processes));
             }
             // Before the first socket is made, which the hook removes.
             exit_hook::register();

@@ -24,6 +24,7 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use crate::model::failure::ItemFailure;
+use crate::model::frame_kind::Kind;
 use crate::model::ids::JobId;
 use crate::model::log_level;
 use crate::model::protocol_error::ProtocolError;
@@ -40,30 +41,6 @@ pub(crate) const VERSION: u32 = 7;
 
 /// Nanoseconds that a batch may claim to have taken, about 13 days: centuries would overflow where times are added up.
 const LONGEST: u64 = 1 << 50;
-
-/// The number of a kind of frame, with which its header begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Kind {
-    Open = 1,
-    Batch = 2,
-    Recall = 3,
-    Close = 4,
-    Done = 5,
-    Returned = 6,
-    OpenFailed = 7,
-    Log = 8,
-    SandboxDenial = 9,
-}
-
-impl Kind {
-    fn of(number: u32) -> Option<Kind> {
-        use Kind::{Batch, Close, Done, Log, Open, OpenFailed, Recall, Returned, SandboxDenial};
-        [Open, Batch, Recall, Close, Done, Returned, OpenFailed, Log, SandboxDenial]
-            .into_iter()
-            .find(|kind| u32::from(*kind as u8) == number)
-    }
-}
 
 /// A frame of the host's, without its payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

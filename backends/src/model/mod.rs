@@ -11,6 +11,7 @@ pub(crate) mod death;
 pub(crate) mod error;
 pub(crate) mod failure;
 pub(crate) mod frame;
+pub(crate) mod frame_kind;
 pub(crate) mod hex;
 pub(crate) mod ids;
 pub(crate) mod log_level;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::model::frame::Kind;
+use crate::model::frame_kind::Kind;
 
 /// How a peer broke the protocol. The text is a part of the error of the item that then ran.
 #[derive(Debug, thiserror::Error)]

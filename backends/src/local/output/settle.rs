@@ -43,8 +43,7 @@ impl PoolHandle {
             }
             // Under the lock under which the supervisor reads it (`on_round`): a later wait has a later mark.
             // The lock is released before the wait, because nothing may wait under it.
-            state.settling += 1;
-            state.settling
+            state.want_mark()
         };
         self.wake_supervisor();
         self.output.wait(mark, patience)

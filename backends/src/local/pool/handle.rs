@@ -129,6 +129,11 @@ impl PoolHandle {
         let _full = self.wake.write(1);
     }
 
+    /// Has the supervisor pass on a warning, if there is one.
+    pub(crate) fn warn(&self, warning: Option<String>) {
+        self.lock().errands.warnings.extend(warning);
+    }
+
     pub(crate) fn worker_pids(&self) -> Vec<u32> {
         self.lock().workers.iter().map(WorkerHandle::pid).collect()
     }

@@ -59,7 +59,7 @@ impl PoolHandle {
                 .map(|member| member.id)
                 .collect(),
             maps: state.runs.keys().copied().collect(),
-            wanted_mark: state.settling,
+            wanted_mark: state.wanted_mark(),
             pause,
         }
     }

@@ -31,7 +31,7 @@ pub(crate) struct PoolState {
     /// Workers confine themselves or are confined, and keep a record of what they were refused.
     pub(crate) confined: bool,
     /// How many waits for what workers have printed have begun: the number of the last mark, see `settle`.
-    pub(crate) settling: u64,
+    settling: u64,
     /// What each worker may use up.
     pub(crate) allowed: WorkerLimits,
     /// When the supervisor will look around without being woken; `None`: not at all.
@@ -83,6 +83,17 @@ impl PoolState {
         if let Phase::Open = self.phase {
             self.phase = Phase::Closing;
         }
+    }
+
+    /// A thread waits for what workers have printed by now: the number of the mark that it waits for.
+    pub(crate) fn want_mark(&mut self) -> u64 {
+        self.settling += 1;
+        self.settling
+    }
+
+    /// The last mark that is waited for.
+    pub(crate) fn wanted_mark(&self) -> u64 {
+        self.settling
     }
 
     /// One round of the supervisor: asks the workers of a closing pool to leave, and kills those that have
@@ -250,5 +261,49 @@ impl PoolState {
             .chain(waste.then_some(STUCK))
             .chain(self.wear_pause())
             .min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::{Command, Stdio};
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::local::ipc::shared_page::SharedPage;
+
+    /// A worker whose process does nothing for long, and its end of the channel.
+    fn worker(id: u64) -> (WorkerHandle, OwnedFd) {
+        let (page, stdin) = SharedPage::create().expect("a page");
+        let child = Command::new("sleep").arg("1000").stdout(Stdio::null()).spawn();
+        let child = child.expect("a process that waits");
+        (WorkerHandle::new(id, format!("worker-{id}"), child, Arc::new(page), Vec::new()), stdin)
+    }
+
+    #[test]
+    fn a_pool_that_closes_asks_its_workers_and_kills_those_that_stay() {
+        let (now, patience) = (Instant::now(), Duration::from_secs(1));
+        let mut state = PoolState::new(2, WorkerLimits::default(), true, false);
+        let ((starting, _stdin), (mut serving, _its_stdin)) = (worker(1), worker(2));
+        serving.life.on_connected(Connection::new(Arc::clone(&serving.page), true, now));
+        state.workers.extend([starting, serving]);
+        state.on_round(patience, now);
+        assert!(!state.is_closing() && state.workers[1].idle());
+        state.close();
+        assert!(state.is_closing() && state.workers[1].idle(), "the supervisor has not come round");
+        state.on_round(patience, now);
+        state.close();
+        let ending = |state: &PoolState| [0, 1].map(|at| state.workers[at].life.is_ending());
+        assert_eq!(ending(&state), [true, false]);
+        assert_eq!(state.workers[1].life.leaving_since(), Some(now));
+        state.on_round(patience, now + patience);
+        assert_eq!(ending(&state), [true, false]);
+        state.on_round(patience, now + patience + Duration::from_millis(1));
+        assert_eq!(ending(&state), [true, true]);
+        for member in &mut state.workers {
+            assert_eq!(member.reap().expect("it is a child").signal(), Some(libc::SIGKILL));
+        }
     }
 }

@@ -89,3 +89,51 @@ impl ExitLatch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::ipc::handshake::HandshakeError;
+    use crate::local::ipc::peer_credentials::admit;
+    use crate::model::death::ExitReason;
+
+    fn latch() -> (Arc<ExitLatch>, Arc<Rendezvous>) {
+        let server = Arc::new(Rendezvous::new().expect("a temporary folder"));
+        (Arc::new(ExitLatch::new(Arc::clone(&server), None)), server)
+    }
+
+    fn death() -> WorkerExit {
+        let (worker, cause) = ("worker-1".to_owned(), ExitReason::Exit(3));
+        WorkerExit { worker, pid: 1, cause, refused: None, stderr: Vec::new() }
+    }
+
+    #[test]
+    fn a_death_ends_the_wait_for_the_handshake_and_that_for_packets_and_stays() {
+        let ((latch, server), (page, stdin)) = (latch(), SharedPage::create().expect("a page"));
+        assert!(!latch.has_connected() && !latch.is_closed());
+        let (admitted, packet, waited) = std::thread::scope(|scope| {
+            let admitted = scope.spawn(|| admit(&server, std::process::id(), false).map(drop));
+            let packet = scope.spawn(|| page.channel.packet(&mut Vec::new(), None));
+            let waited = scope.spawn(|| latch.wait(Duration::from_mins(1)));
+            latch.close(death(), &page);
+            (admitted.join(), packet.join(), waited.join())
+        });
+        assert!(matches!(admitted.expect("no panic"), Err(HandshakeError::Ended)));
+        assert!(matches!(packet.expect("no panic"), Ok(None)), "the worker's end is open");
+        assert_eq!(waited.expect("no panic"), Some(death()));
+        latch.on_admitted();
+        assert!(latch.has_connected() && latch.is_closed());
+        assert_eq!(latch.wait(Duration::ZERO), Some(death()));
+        drop(stdin);
+    }
+
+    #[test]
+    fn a_worker_that_has_connected_lives_until_its_death() {
+        let ((latch, _server), (page, _stdin)) = (latch(), SharedPage::create().expect("a page"));
+        latch.on_admitted();
+        assert!(latch.has_connected() && !latch.is_closed());
+        assert_eq!(latch.wait(Duration::ZERO), None);
+        latch.close(death(), &page);
+        assert!(latch.is_closed());
+    }
+}
