@@ -88,7 +88,7 @@ fn another_fastmap_program_that_a_function_starts_is_no_worker() {
 #[test]
 fn a_stale_marker_of_another_host_makes_no_worker() {
     let (ended, _) =
-        counted(host(&["squares", "100"]).env("FASTMAP_WORKER", "6 1 worker-7 INFO open /tmp/nobody"));
+        counted(host(&["squares", "100"]).env("FASTMAP_WORKER", "7 1 worker-7 INFO open /tmp/nobody"));
     assert_eq!(Report::read(&ended.stdout).good, 100, "{ended:#?}");
 }
 
