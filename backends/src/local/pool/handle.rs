@@ -1,5 +1,5 @@
 //! The pool: its state behind one lock, and what wakes its supervisor. Runs come in here, and readers report here that a
-//! worker has started or not; what workers report later is in `events`, what the supervisor asks for in `rounds`.
+//! worker has started or not; what workers report later is in `events`, what the supervisor asks for in `supervisor_api`.
 //!
 //! All decisions are taken under the one lock, by the thread that has an event. Nothing waits under it. A frame is sent
 //! under it where that can't wait, so that frames keep the order of the decisions. The locks of a

@@ -18,7 +18,7 @@ use crate::local::output::settle::Settling;
 use crate::local::pool::errands::Errands;
 use crate::local::pool::handle::PoolHandle;
 use crate::local::pool::memory_limit::MemoryKills;
-use crate::local::pool::rounds::Round;
+use crate::local::pool::supervisor_api::Round;
 use crate::local::process::exit_latch::ExitLatch;
 use crate::local::process::spawn::spawn_requested;
 use crate::local::process::watched::Watched;
