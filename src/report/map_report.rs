@@ -180,6 +180,11 @@ impl MapReport {
         self.ended_by = Some(kind);
     }
 
+    /// Whether the run has cost anything so far.
+    pub(crate) fn has_cost(&self) -> bool {
+        self.spent.microcredits > 0
+    }
+
     pub(crate) fn spent(&mut self, receipt: Receipt) {
         self.spent = receipt;
     }

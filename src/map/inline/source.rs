@@ -237,8 +237,11 @@ impl<I: Iterator, R: DeserializeOwned> Fastmap<I, R> {
 
     /// Checks from time to time whether it was right to hand over.
     fn check_regression(&mut self) {
-        // An item that has ended a worker would end this process.
-        if !self.may_run_inline() || self.engine.report.has_deaths() || self.failure.is_some() {
+        let report = &self.engine.report;
+        // An item that has ended a worker would end this process. And the cost of a map, and its limit, are those of
+        // one run: a second one would have the whole limit again.
+        let stays = report.has_deaths() || report.has_cost();
+        if stays || !self.may_run_inline() || self.failure.is_some() {
             return;
         }
         let Some(source) = &mut self.inline_source else { return };
