@@ -3,7 +3,7 @@
 //! `handle` is the lock, and what runs ask for; `state` is what it guards: `worker_handle` is a worker in it, `run_state` a
 //! run, `starts` are workers on their way, `errands` what is left to the supervisor. `worker_life` is the state of a worker,
 //! and `connection` what it holds. `events` handles what workers report, `supervisor_api` what the supervisor asks for. `watchdog`
-//! goes by the clock (timeouts, silence, work stealing; `pauses`), `recycling` replaces workers that have run their items,
+//! goes by the clock (timeouts, silence, work stealing; `pauses`), `recycling` replaces workers that have run their items (`worker_limits`),
 //! `memory_limit` ends those that hold too much. `denials` keeps system calls that the sandbox refused. `grants` and `budget` bound
 //! what strangers' workers may answer.
 
@@ -24,3 +24,4 @@ pub(crate) mod supervisor_api;
 pub(crate) mod watchdog;
 pub(crate) mod worker_handle;
 pub(crate) mod worker_life;
+pub(crate) mod worker_limits;
