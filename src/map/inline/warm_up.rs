@@ -16,6 +16,8 @@ use crate::worker::typed_loop::Plain;
 pub(crate) struct WarmUp {
     run: Box<dyn Run>,
     outstanding: usize,
+    /// The run took no batch: it has failed, or takes nothing now.
+    refused: bool,
 }
 
 impl WarmUp {
@@ -47,11 +49,14 @@ impl WarmUp {
                 outstanding += 1;
             }
         }
-        Ok(WarmUp { run, outstanding })
+        Ok(WarmUp { run, outstanding, refused: outstanding == 0 })
     }
 
     /// What is known of the workers, once all have answered or the run has failed.
     pub(crate) fn answered(&mut self) -> Option<Workers> {
+        if self.refused {
+            return Some(Workers::Refused);
+        }
         // A deadline that has passed: the calling thread has items of its own and must not wait here.
         let now = Instant::now();
         while self.outstanding > 0 {
