@@ -291,13 +291,9 @@ impl Shared {
                 Report::UnderWay => None,
                 Report::Unknown => Some(false),
             };
-            match (paid, to) {
-                // No answer: the agent sends it again.
-                (None, _) => {}
-                (Some(paid), Some(to)) => {
-                    shared.reply(to, &Reply::Yes(Bytes::copy_from_slice(&[u8::from(paid)]))).await;
-                }
-                (Some(_), None) => {}
+            // Without a reply the agent sends the report again.
+            if let (Some(paid), Some(to)) = (paid, to) {
+                shared.reply(to, &Reply::Yes(Bytes::copy_from_slice(&[u8::from(paid)]))).await;
             }
         }));
     }
