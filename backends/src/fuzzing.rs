@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use crate::cloud::{Answer, BatchBody};
-use crate::execution::denials::Told;
+use crate::execution::denials::ReportedDenial;
 use crate::local::ipc::assembler::Assembler;
 use crate::local::ipc::handshake::{WorkerBootstrap, read};
 use crate::local::ipc::messages::Record;
@@ -62,7 +62,7 @@ fn frame_of(header: &Header<ToHost>, frame: Vec<u8>, most: u64) {
         }
         ToHost::OpenFailed { .. } => drop(postcard::from_bytes::<ItemFailure>(&frame[HEADER..])),
         ToHost::Log => drop(postcard::from_bytes::<Record>(&frame[HEADER..])),
-        ToHost::SandboxDenial { .. } => drop(postcard::from_bytes::<Vec<Told>>(&frame[HEADER..])),
+        ToHost::SandboxDenial { .. } => drop(postcard::from_bytes::<Vec<ReportedDenial>>(&frame[HEADER..])),
         ToHost::Returned { .. } => {}
     }
 }

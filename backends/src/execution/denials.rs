@@ -5,51 +5,52 @@ use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use fastmap_sandbox::unpoisoned::LockUnpoisoned;
 use fastmap_sandbox::{Refusal, named, record};
+use serde::{Deserialize, Serialize};
 
 use crate::model::failure::add;
-use crate::model::refused_call::told;
+use crate::model::refused_call::denial_message;
 
 pub(crate) const MOST_CALLS: usize = 64;
 
-/// Files that are told of one failing item.
+/// Files that are reported of one failing item.
 pub(crate) const MOST_FILES: usize = 3;
 
 pub(crate) const MOST_FILES_IN_JAIL: usize = 1000;
 
-/// Worker: what is to be told beside the record.
+/// Worker: what is to be reported beside the record.
 #[derive(Debug, Default)]
 pub(crate) struct UnreportedDenials {
     /// Files that failing items of this batch looked for.
-    pub(crate) files: Vec<Told>,
-    /// How many such files were told in all.
-    files_told: usize,
-    /// What a jailed worker has told of items that went on.
-    pub(crate) told: HashSet<(bool, String)>,
+    pub(crate) files: Vec<ReportedDenial>,
+    /// How many such files were reported in all.
+    files_reported: usize,
+    /// What a jailed worker has reported of items that went on.
+    pub(crate) reported: HashSet<(bool, String)>,
 }
 
 /// Worker: there is one in a jail.
-pub(crate) static UNTOLD: OnceLock<Mutex<UnreportedDenials>> = OnceLock::new();
+pub(crate) static UNREPORTED: OnceLock<Mutex<UnreportedDenials>> = OnceLock::new();
 
-pub(crate) fn untold() -> Option<MutexGuard<'static, UnreportedDenials>> {
-    UNTOLD.get().map(|untold| untold.lock_unpoisoned())
+pub(crate) fn unreported() -> Option<MutexGuard<'static, UnreportedDenials>> {
+    UNREPORTED.get().map(|unreported| unreported.lock_unpoisoned())
 }
 
 /// Worker: the message of an item that failed, with what was refused to it.
 pub(crate) fn blame(mut message: String, item: u32) -> String {
     let Some(record) = record().filter(|record| record.is_of(item)) else { return message };
     record.tell(item);
-    if let Some(mut untold) = untold() {
-        let missing = record.missing(item).into_iter().take(MOST_FILES).map(|file| tell(&file, item));
-        let left = MOST_FILES_IN_JAIL.saturating_sub(untold.files_told);
-        let room = left.min(MOST_CALLS.saturating_sub(untold.files.len()));
-        let before = untold.files.len();
-        untold.files.extend(missing.take(room));
-        untold.files_told += untold.files.len() - before;
+    if let Some(mut unreported) = unreported() {
+        let missing = record.missing(item).into_iter().take(MOST_FILES).map(|file| reported(&file, item));
+        let left = MOST_FILES_IN_JAIL.saturating_sub(unreported.files_reported);
+        let room = left.min(MOST_CALLS.saturating_sub(unreported.files.len()));
+        let before = unreported.files.len();
+        unreported.files.extend(missing.take(room));
+        unreported.files_reported += unreported.files.len() - before;
     }
     match record.of_item(item) {
         refused if refused.is_empty() => message,
         refused => {
-            add(&mut message, &format!("; {}", told(&named(&refused))));
+            add(&mut message, &format!("; {}", denial_message(&named(&refused))));
             message
         }
     }
@@ -68,14 +69,24 @@ pub(crate) fn answered_error(item: u32) {
     }
 }
 
-/// A refused call as a worker tells it: the number of its item, whether that has answered an error of its
-/// own, whether there is no such file instead, the call (or the file's path).
-pub(crate) type Told = (u32, bool, bool, String);
+/// A refused call as a worker reports it to its host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ReportedDenial {
+    /// The number of its item in the batch, or of the preparation.
+    pub(crate) item: u32,
+    /// Whether the item has answered an error of its own.
+    pub(crate) own_error: bool,
+    /// Whether there is no such file, instead of a refused call.
+    pub(crate) missing: bool,
+    /// The call, or the file's path.
+    pub(crate) call: String,
+}
 
-pub(crate) fn tell(refusal: &Refusal, item: u32) -> Told {
+/// The report of a refusal to that item.
+pub(crate) fn reported(refusal: &Refusal, item: u32) -> ReportedDenial {
     let text = match refusal.path.as_ref().filter(|_| refusal.missing) {
         Some(path) => path.clone(),
         None => refusal.to_string(),
     };
-    (item, refusal.own_error, refusal.missing, text)
+    ReportedDenial { item, own_error: refusal.own_error, missing: refusal.missing, call: text }
 }

@@ -180,7 +180,7 @@ impl fmt::Display for WorkerExit {
             pid => write!(f, "worker {} (process {pid}) {}", self.worker, self.cause)?,
         }
         if let Some(refused) = &self.refused {
-            write!(f, "; {}", crate::model::refused_call::told(refused))?;
+            write!(f, "; {}", crate::model::refused_call::denial_message(refused))?;
         }
         if !self.stderr.is_empty() {
             write!(f, "; it last wrote: {}", self.stderr.join(" | "))?;

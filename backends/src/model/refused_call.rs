@@ -19,6 +19,6 @@ pub(crate) const WAY_OUT: &str = "for a mapped function uses neither files nor n
                        Options::sandbox(Sandbox::Off) or FASTMAP_SANDBOX=off allows it on this machine";
 
 /// What a message says of refused calls.
-pub(crate) fn told(calls: &str) -> String {
+pub(crate) fn denial_message(calls: &str) -> String {
     format!("the sandbox refused {calls}, {WAY_OUT}")
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use fastmap_sandbox::named;
 
-use crate::execution::denials::{MOST_CALLS, Told};
+use crate::execution::denials::{MOST_CALLS, ReportedDenial};
 use crate::local::ipc::shared_page::{SETUP, SharedPage};
 use crate::local::pool::handle::PoolHandle;
 use crate::local::pool::state::PoolState;
@@ -52,12 +52,12 @@ pub(crate) fn doubt_items(state: &mut PoolState, now: Instant) -> Option<Duratio
         };
         // The page does not say since when an item runs, so that the time counts from the first look that saw
         // it.
-        let (since, told) = match member.seen.doubted {
-            Some((before, since, told)) if before == running => (since, told),
+        let (since, warned) = match member.seen.doubted {
+            Some((before, since, warned)) if before == running => (since, warned),
             _ => (now, false),
         };
-        member.seen.doubted = Some((running, since, told));
-        if told || now.saturating_duration_since(since) < PATIENCE {
+        member.seen.doubted = Some((running, since, warned));
+        if warned || now.saturating_duration_since(since) < PATIENCE {
             continue;
         }
         let held = member.held().iter().find(|held| held.batch.ticket() == running.0 && !held.abandoned);
@@ -90,16 +90,16 @@ impl PoolHandle {
     ///
     /// # Errors
     /// If the report can't be read.
-    pub(crate) fn on_denied(&self, id: u64, ticket: u64, told: &[u8]) -> Result<(), ProtocolError> {
+    pub(crate) fn on_denied(&self, id: u64, ticket: u64, payload: &[u8]) -> Result<(), ProtocolError> {
         // Read before the lock is taken, because it may be long.
-        let told: Vec<Told> = postcard::from_bytes(told)?;
+        let report: Vec<ReportedDenial> = postcard::from_bytes(payload)?;
         let mut state = self.lock();
         let Some(member) = state.member(id) else { return Ok(()) };
         let Some(held) = member.life.connection_mut().and_then(|worker| worker.on_denied(ticket)) else {
             return Ok(());
         };
         // The number of the preparation, or one that the batch does not have, belongs to no item.
-        for (item, own_error, missing, call) in told.into_iter().take(MOST_CALLS) {
+        for ReportedDenial { item, own_error, missing, call } in report.into_iter().take(MOST_CALLS) {
             let index = (item < held.batch.items()).then(|| held.batch.first() + u64::from(item));
             held.refused.push(RefusedCall { index, call: cut(call, MOST), own_error, missing });
         }

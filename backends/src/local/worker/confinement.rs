@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use fastmap_sandbox::{ConfinementLevel, Layer, MissingFeature, record};
 
-use crate::execution::denials::{Told, UNTOLD, UnreportedDenials, tell, untold};
+use crate::execution::denials::{ReportedDenial, UNREPORTED, UnreportedDenials, reported, unreported};
 use crate::local::ipc::shared_page::SharedPage;
 use crate::model::frame::{Header, ToHost};
 
@@ -43,7 +43,7 @@ pub(crate) fn watch(page: &Arc<SharedPage>) {
     // The signal handler writes to it until the process ends.
     let page: &'static Arc<SharedPage> = Box::leak(Box::new(Arc::clone(page)));
     match fastmap_sandbox::watch(page.record(), page.item()) {
-        Ok(()) => drop(UNTOLD.set(Mutex::default())),
+        Ok(()) => drop(UNREPORTED.set(Mutex::default())),
         Err(why) => log::debug!("what the jail refuses is not reported: {why}"),
     }
 }
@@ -52,19 +52,21 @@ pub(crate) fn watch(page: &Arc<SharedPage>) {
 /// not there, of all items.
 pub(crate) fn swallowed(ticket: u64) -> Option<Vec<u8>> {
     let record = record()?;
-    let refused = record.swallowed().into_iter().map(|refusal| tell(&refusal, refusal.item));
-    let told: Vec<Told> = match untold() {
+    let refused = record.swallowed().into_iter().map(|refusal| reported(&refusal, refusal.item));
+    let report: Vec<ReportedDenial> = match unreported() {
         None => refused.collect(),
-        Some(mut untold) => {
-            let UnreportedDenials { files, told, .. } = &mut *untold;
-            let new = |call: &Told| told.len() < MOST_IN_JAIL && told.insert((call.1, call.3.clone()));
+        Some(mut unreported) => {
+            let UnreportedDenials { files, reported, .. } = &mut *unreported;
+            let new = |call: &ReportedDenial| {
+                reported.len() < MOST_IN_JAIL && reported.insert((call.own_error, call.call.clone()))
+            };
             std::mem::take(files).into_iter().chain(refused.filter(new)).collect()
         }
     };
     record.begin();
-    if told.is_empty() {
+    if report.is_empty() {
         return None;
     }
-    let payload = postcard::to_stdvec(&told).expect("numbers and texts can be written");
+    let payload = postcard::to_stdvec(&report).expect("numbers and texts can be written");
     Some(Header::frame(ToHost::SandboxDenial { ticket }, &payload))
 }
