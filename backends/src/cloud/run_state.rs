@@ -201,6 +201,29 @@ impl RunInner {
         self.in_flight -= 1;
         self.window.on_landed();
     }
+
+    /// No batch is sent from now on. Whether this is the first failure.
+    fn end_by_failure(&mut self) -> bool {
+        self.waiting.clear();
+        self.end.get_or_insert(End::Cancel);
+        !std::mem::replace(&mut self.failed, true)
+    }
+
+    /// No more can be paid. An answer that may be there since before is paid, and is still fetched.
+    fn on_exhausted(&mut self, error: BackendError) {
+        self.exhausted.get_or_insert(error);
+        self.waiting.retain(|piece| piece.before.is_some());
+    }
+
+    /// Why no more could be paid, once nothing is under way any more: with it the run has ended, so that no batch is sent
+    /// in between, which would be charged and not be yielded.
+    fn end_by_exhaustion(&mut self) -> Option<BackendError> {
+        if self.in_flight > 0 || !self.waiting.is_empty() {
+            return None;
+        }
+        let error = self.exhausted.take()?;
+        self.end_by_failure().then_some(error)
+    }
 }
 
 impl RunHandle {
@@ -303,6 +326,7 @@ impl RunHandle {
         let sent = !in_flight.is_empty();
         state.given_up.extend(&in_flight);
         state.to_cancel.extend(in_flight);
+        self.fail_if_exhausted(&mut state);
         self.measure(&state);
         drop(state);
         if sent {
@@ -330,16 +354,14 @@ impl RunHandle {
             state.put(piece);
         }
         state.land_for_good();
-        self.measure(&state);
-        let exhausted = if state.in_flight == 0 { state.exhausted.take() } else { None };
-        drop(state);
+        // All under the lock: an answer that came behind the error of another piece would be charged, and not be yielded.
         for completion in completions {
             self.completions.put(completion);
         }
+        self.fail_if_exhausted(&mut state);
+        self.measure(&state);
+        drop(state);
         self.work.notify_one();
-        if let Some(error) = exhausted {
-            self.fail(error);
-        }
     }
 
     /// A piece goes back among those that wait.
@@ -360,23 +382,26 @@ impl RunHandle {
         state.in_flight > 1
     }
 
-    /// No more batches can be paid: what is under way is still waited for.
+    /// No more batches can be paid: what is under way is still waited for, and so are answers that were paid before.
     pub(crate) fn exhaust(&self, error: BackendError) {
-        let mut state = self.lock();
-        state.exhausted.get_or_insert(error);
-        state.waiting.clear();
-        drop(state);
+        self.lock().on_exhausted(error);
         self.landed(None, Vec::new());
+    }
+
+    /// Ends a run without credits by its error, once nothing is under way any more.
+    fn fail_if_exhausted(&self, state: &mut RunInner) {
+        if let Some(error) = state.end_by_exhaustion() {
+            self.completions.fail(error);
+            self.wake();
+        }
     }
 
     /// The run can't go on.
     pub(crate) fn fail(&self, error: BackendError) {
         let mut state = self.lock();
-        if !std::mem::replace(&mut state.failed, true) {
+        if state.end_by_failure() {
             self.completions.fail(error);
         }
-        state.waiting.clear();
-        state.end.get_or_insert(End::Cancel);
         self.measure(&state);
         drop(state);
         self.wake();
