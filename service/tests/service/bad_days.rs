@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use fastmap_backends::cloud::{Answer, LogPage, PartOutcome, Problem, RunInfo, digest};
 use fastmap_backends::{ExitReason, MemoryLimit};
+use fastmap_test_programs::skipped;
 
 use crate::client::{Client, batch, results};
 use crate::server::{LIMIT, Server, until};
@@ -144,7 +145,7 @@ fn a_client_that_is_cut_off_finds_its_answer_and_pays_once() {
 #[test]
 fn on_a_full_disk_nothing_is_lost_or_charged_and_all_goes_on_when_there_is_room() {
     let Some(server) = Server::on_a_small_disk(200 << 20) else {
-        eprintln!("skipped: only root may mount a small disk here");
+        skipped("only root may mount a small disk here");
         return;
     };
     let (client, other) = (server.tenant("a", "1000"), server.tenant("b", "1000"));

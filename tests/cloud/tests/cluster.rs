@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fastmap_test_cloud::{Cluster, Settings};
 use fastmap_test_programs::Running;
+use fastmap_test_programs::skipped;
 
 const SERVICE: &str = env!("CARGO_BIN_EXE_cloud-service");
 const HOST: &str = env!("CARGO_BIN_EXE_cloud-host");
@@ -69,7 +70,7 @@ fn a_map_outlives_what_dies_in_a_cluster() {
     let (items, lease, cut) = if long { (12_000, 15, 10) } else { (3_000, 3, 3) };
     let settings = Settings { agents: 3, workers: 8, lease };
     let Some(mut cluster) = Cluster::start(SERVICE, settings) else {
-        println!("not tried: only root may make network namespaces");
+        skipped("only root may make network namespaces");
         return;
     };
     let cut = Duration::from_secs(cut);

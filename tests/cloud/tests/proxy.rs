@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fastmap_test_cloud::{Account, Network, Service};
-use fastmap_test_programs::{LIMIT, Report, Running, until};
+use fastmap_test_programs::{LIMIT, Report, Running, skipped, until};
 use serde_json::Value;
 
 const SERVICE: &str = env!("CARGO_BIN_EXE_cloud-service");
@@ -16,7 +16,7 @@ const HOST: &str = env!("CARGO_BIN_EXE_cloud-host");
 #[test]
 fn a_service_behind_a_proxy_is_reached_by_the_usual_variables() {
     let Some(mut network) = Network::new() else {
-        println!("not tried: only root may make network namespaces");
+        skipped("only root may make network namespaces");
         return;
     };
     let (client, proxy, service) = (network.machine(), network.machine(), network.machine());

@@ -8,6 +8,7 @@ mod filter;
 mod proc;
 mod report;
 mod running;
+mod skipped;
 
 pub use arguments::Arguments;
 pub use filter::refuse;
@@ -16,6 +17,7 @@ pub use proc::{
 };
 pub use report::{Failure, Report, report};
 pub use running::{Ended, Running, open_copy, program};
+pub use skipped::skipped;
 
 use std::time::Duration;
 

@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use fastmap_test_programs::{Ended, Failure, LIMIT, Report, Running, open_copy, program, until};
+use fastmap_test_programs::{Ended, Failure, LIMIT, Report, Running, open_copy, program, skipped, until};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tempfile::TempDir;
 
@@ -104,7 +104,7 @@ fn time_in_which_nobody_reads_what_items_print_is_not_theirs() {
 #[test]
 fn a_host_that_gave_up_root_ends_its_workers_all_the_same() {
     if !nix::unistd::geteuid().is_root() {
-        println!("skipped: it takes root");
+        skipped("it takes root");
         return;
     }
     let (_folder, path) = folder();
@@ -230,7 +230,7 @@ fn a_profiler_that_is_preloaded_profiles_workers() {
     let names = ["libprofiler.so.0", "libprofiler.so"];
     let found = folders.iter().flat_map(|folder| names.map(|name| Path::new(folder).join(name)));
     let Some(library) = found.into_iter().find(|path| path.exists()) else {
-        println!("skipped: it takes gperftools (libgoogle-perftools4)");
+        skipped("it takes gperftools (libgoogle-perftools4)");
         return;
     };
     let (_folder, path) = folder();
@@ -249,7 +249,7 @@ fn a_profiler_that_is_preloaded_profiles_workers() {
 #[test]
 fn workers_of_a_program_under_valgrind_are_the_program() {
     if !Command::new("valgrind").arg("--version").output().is_ok_and(|output| output.status.success()) {
-        println!("skipped: it takes valgrind");
+        skipped("it takes valgrind");
         return;
     }
     let mut command = program("valgrind");
@@ -345,7 +345,7 @@ fn threads_and_processes_that_the_system_refuses_are_an_error() {
     let (opened, _) = folder();
     let host = open_copy(Path::new(env!("CARGO_BIN_EXE_host")), opened.path());
     if let Some(why) = no_other_user(&host) {
-        println!("skipped: it takes root, setpriv and prlimit: {why}");
+        skipped(&format!("it takes root, setpriv and prlimit: {why}"));
         return;
     }
     let (_folder, path) = folder();
@@ -479,7 +479,7 @@ fn another_user_who_connects_to_a_workers_socket_holds_up_nothing_whatever_the_u
     use std::io::BufRead;
     let (opened, _) = folder();
     if let Some(why) = no_other_user(&open_copy(Path::new(env!("CARGO_BIN_EXE_host")), opened.path())) {
-        println!("skipped: it takes root, setpriv and prlimit: {why}");
+        skipped(&format!("it takes root, setpriv and prlimit: {why}"));
         return;
     }
     let (_folder, path) = folder();
@@ -493,7 +493,7 @@ fn another_user_who_connects_to_a_workers_socket_holds_up_nothing_whatever_the_u
     said.read_line(&mut line).expect("text");
     if line.is_empty() {
         drop((stranger.kill(), stranger.wait()));
-        println!("skipped: it takes perl");
+        skipped("it takes perl");
         return;
     }
     for _ in 0..10 {

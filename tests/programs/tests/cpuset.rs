@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fastmap_test_programs::{LIMIT, Running, program, until};
+use fastmap_test_programs::{LIMIT, Running, program, skipped, until};
 
 /// A group of the cpuset controller that has core 0; removed at the end.
 struct Group(PathBuf);
@@ -53,11 +53,11 @@ fn cores(group: &Path) -> Vec<String> {
 #[test]
 fn all_threads_get_the_cores_by_which_their_control_group_grows() {
     if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
-        return println!("skipped: this machine has one core");
+        return skipped("this machine has one core");
     }
     let group = match Group::new() {
         Ok(group) => group,
-        Err(error) => return println!("skipped: no control group can be made here ({error})"),
+        Err(error) => return skipped(&format!("no control group can be made here ({error})")),
     };
     let mut command = program("sh");
     let script = format!("echo 0 >{}/cgroup.procs && exec \"$0\" sparse 5 10", group.0.display());

@@ -8,7 +8,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
-use fastmap_test_programs::{Ended, Failure, LIMIT, Report, Running, is_alive, program, until};
+use fastmap_test_programs::{Ended, Failure, LIMIT, Report, Running, is_alive, program, skipped, until};
 use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
@@ -238,7 +238,7 @@ fn loader(program: &str) -> Option<String> {
 #[test]
 fn a_program_that_its_loader_has_started_starts_no_loader_again() {
     let Some(loader) = loader(HOST) else {
-        println!("skipped: the program is linked statically");
+        skipped("the program is linked statically");
         return;
     };
     let (ended, processes) = counted(program(&loader).args([HOST, "squares", "100"]));
@@ -256,7 +256,7 @@ fn a_library_in_another_program_starts_that_program_no_more() {
     let loads = format!("import ctypes; print('sum', ctypes.CDLL({:?}).squares())", library.display());
     let python = Command::new("python3").args(["-c", "print(1)"]).output();
     if !library.exists() || !python.is_ok_and(|output| output.status.success()) {
-        println!("skipped: it takes python3, and {} (cargo build --examples)", library.display());
+        skipped(&format!("it takes python3, and {} (cargo build --examples)", library.display()));
         return;
     }
     let (ended, processes) = counted(program("python3").args(["-c", &loads]));

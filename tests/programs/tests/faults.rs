@@ -4,7 +4,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use fastmap_test_programs::{Failure, LIMIT, Report, Running, is_alive, program, until, workers};
+use fastmap_test_programs::{Failure, LIMIT, Report, Running, is_alive, program, skipped, until, workers};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -51,7 +51,7 @@ fn a_crash_whose_core_takes_longer_to_dump_than_items_may_take_is_a_crash_with_a
     command.env("MEGABYTES", MEGABYTES.to_string()).env("FASTMAP_ITEM_TIMEOUT", "0.1").current_dir(&folder);
     let ended = Running::start(&mut command).finish();
     if ended.stdout.iter().any(|line| line == "limit 0") {
-        println!("skipped: no process may dump its core");
+        skipped("no process may dump its core");
         return;
     }
     let report = Report::read(&ended.stdout);

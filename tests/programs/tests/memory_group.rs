@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use fastmap_test_programs::{Report, Running, program, until};
+use fastmap_test_programs::{Report, Running, program, skipped, until};
 
 const LIMIT: u64 = 128 << 20;
 
@@ -52,7 +52,7 @@ impl Drop for Group {
 fn a_worker_that_the_kernel_ends_for_want_of_memory_is_named_so_and_a_killed_one_is_not() {
     let group = match Group::new() {
         Ok(group) => group,
-        Err(error) => return println!("skipped: no control group can be made here ({error})"),
+        Err(error) => return skipped(&format!("no control group can be made here ({error})")),
     };
     let mut command = program(env!("CARGO_BIN_EXE_host"));
     // One at a time, or nobody could tell which of two deaths the kernel has counted.
