@@ -7,7 +7,7 @@ use super::http::Http;
 use super::url::ServiceUrl;
 use crate::backend::SubmitError;
 use crate::cloud::options::CloudOptions;
-use crate::cloud::run_state::RunHandle;
+use crate::cloud::run_handle::RunHandle;
 use crate::cloud::session::Session;
 use crate::cloud::{exit_hook, run_thread};
 use crate::execution::job::Job;

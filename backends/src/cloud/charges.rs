@@ -7,7 +7,7 @@ use crate::Quote;
 use crate::cloud::notices::{ConfirmError, Estimate, Notice, Probe};
 use crate::cloud::probe;
 use crate::cloud::protocol::Auth;
-use crate::cloud::run_state::RunHandle;
+use crate::cloud::run_handle::RunHandle;
 use crate::cloud::session::Stop;
 use crate::model::error::BackendError;
 

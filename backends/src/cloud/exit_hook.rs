@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use fastmap_sandbox::unpoisoned::LockUnpoisoned;
 
-use crate::cloud::run_state::RunHandle;
+use crate::cloud::run_handle::RunHandle;
 
 /// The exit waits so long for the service to hear of it.
 const LAST_WORDS: Duration = Duration::from_secs(1);

@@ -5,8 +5,8 @@
 //! `bytes`).
 //!
 //! The client is the backend [`Cloud`] (feature `cloud`), with its `options`. `http` makes one request; `retry` says what
-//! a failed one means; `session` is what all runs share; `run_state` is the state of one, under one lock: `run_thread` is
-//! the thread that opens it, keeps it alive and ends it, `batch_sender` the threads that send its batches. They call
+//! a failed one means; `session` is what all runs share; `run_handle` is one, and `run_state` what it
+//! guards by a lock: `run_thread` is the thread that opens it, keeps it alive and ends it, `batch_sender` the threads that send its batches. They call
 //! `charges`, `upload`, `compression`, `missing`, `probe` and `worker_lines`; a `credit_window` bounds what is in flight while
 //! credits are short, and `targets` say how large a batch should be. `dashboard` asks for a link for a browser; `notices` is what the user
 //! is shown and asked; `exit_hook` ends runs with the program.
@@ -47,6 +47,8 @@ mod protocol;
 mod proxy;
 #[cfg(feature = "cloud")]
 mod retry;
+#[cfg(feature = "cloud")]
+mod run_handle;
 #[cfg(feature = "cloud")]
 mod run_state;
 #[cfg(feature = "cloud")]

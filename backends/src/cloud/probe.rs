@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cloud::notices::Probe;
-use crate::cloud::run_state::{Piece, RunHandle};
+use crate::cloud::run_handle::RunHandle;
+use crate::cloud::run_state::Piece;
 use crate::model::completion::{Completion, Outcome};
 use crate::model::error::BackendError;
 use crate::model::ids::BatchId;

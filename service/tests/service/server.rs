@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use fastmap_backends::cloud::Secret;
+use fastmap_test_jails::machine::jail;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -76,9 +77,10 @@ impl Server {
         Server::start_as(options, false, variables)
     }
 
-    /// The same with jails.
-    pub(crate) fn start_jailed(options: &[&str]) -> Server {
-        Server::start_as(options, true, &[])
+    /// The same with jails. `None`: this user can't make any, and the test is left out.
+    pub(crate) fn start_jailed(options: &[&str]) -> Option<Server> {
+        jail()?;
+        Some(Server::start_as(options, true, &[]))
     }
 
     /// The same with another copy of the service's program, and with these variables set.
@@ -86,11 +88,12 @@ impl Server {
         program: &Path,
         options: &[&str],
         variables: &[(&'static str, PathBuf)],
-    ) -> Server {
+    ) -> Option<Server> {
+        jail()?;
         let mut server = Server::new(options, true, variables);
         program.clone_into(&mut server.program);
         server.restart();
-        server
+        Some(server)
     }
 
     fn start_as(options: &[&str], jailed: bool, variables: &[(&'static str, PathBuf)]) -> Server {

@@ -5,20 +5,21 @@
 use std::process::Command;
 
 use fastmap_test_cloud::Account;
+use fastmap_test_jails::machine::jail;
 use fastmap_test_programs::{Report, Running, program};
 
 const SERVICE: &str = env!("CARGO_BIN_EXE_cloud-service");
 const ACTS: &str = env!("CARGO_BIN_EXE_cloud-acts");
 
-/// A service whose workers are jailed, and its account.
-fn jailed() -> (Running, Account) {
-    // Without jails the service would do with none.
-    fastmap_sandbox::jail::Jail::check().expect("this machine makes jails");
+/// A service whose workers are jailed, and its account. `None`: this user can't make jails, and the test is left out.
+fn jailed() -> Option<(Running, Account)> {
+    // The service would do with none.
+    jail()?;
     let mut serve = Command::new(SERVICE);
     let mut service = Running::start(serve.args(["serve", "--dev", "--log", "warn", "--workers", "2"]));
     let secret = service.line("export FASTMAP_SECRET=");
     let account = Account { secret, url: service.line("export FASTMAP_CLOUD_URL=") };
-    (service, account)
+    Some((service, account))
 }
 
 fn locally(sandbox: &str, acts: &str) -> Command {
@@ -42,7 +43,7 @@ fn different(one: &[String], other: &[String]) -> Vec<String> {
 
 #[test]
 fn what_touches_the_process_alone_has_the_same_outcome_everywhere() {
-    let (_service, account) = jailed();
+    let Some((_service, account)) = jailed() else { return };
     let plain = outcomes(locally("off", "works"));
     let confined = outcomes(locally("require", "works"));
     let cloud = outcomes(account.program(ACTS, &["works"]));
@@ -60,7 +61,7 @@ fn what_touches_the_process_alone_has_the_same_outcome_everywhere() {
 
 #[test]
 fn what_is_refused_is_refused_alike_on_both_sides() {
-    let (_service, account) = jailed();
+    let Some((_service, account)) = jailed() else { return };
     let confined = outcomes(locally("require", "refused"));
     let cloud = outcomes(account.program(ACTS, &["refused"]));
     assert!(confined.len() > 30, "{confined:#?}");
@@ -72,7 +73,7 @@ fn what_is_refused_is_refused_alike_on_both_sides() {
 
 #[test]
 fn a_function_that_makes_an_async_runtime_loses_no_item_under_any_policy() {
-    let (_service, account) = jailed();
+    let Some((_service, account)) = jailed() else { return };
     let items = 200;
     let all = |command: &mut Command| {
         let ended = Running::start(command).finish();
@@ -101,7 +102,7 @@ fn about<'a>(lines: &'a [String], name: &str) -> &'a str {
 
 #[test]
 fn what_was_refused_is_told_in_the_same_words_on_both_sides() {
-    let (_service, account) = jailed();
+    let Some((_service, account)) = jailed() else { return };
     let confined = locally("require", "told");
     let cloud = account.program(ACTS, &["told"]);
     let mut adaptive = account.program(ACTS, &["told"]);
@@ -142,7 +143,7 @@ fn what_was_refused_is_told_in_the_same_words_on_both_sides() {
 
 #[test]
 fn the_cloud_tells_of_a_file_that_is_not_there_and_of_an_item_that_waits() {
-    let (_service, account) = jailed();
+    let Some((_service, account)) = jailed() else { return };
     let folder = tempfile::tempdir_in("/var/lib").expect("a folder");
     let file = folder.path().join("proj.db").display().to_string();
     std::fs::write(&file, "").expect("a new file");
@@ -160,7 +161,7 @@ fn the_cloud_tells_of_a_file_that_is_not_there_and_of_an_item_that_waits() {
 
 #[test]
 fn a_limit_of_threads_that_strikes_is_named() {
-    let (_service, account) = jailed();
+    let Some((_service, account)) = jailed() else { return };
     let ended = Running::start(&mut account.program(ACTS, &["threads", "1000"])).finish();
     // Between the panic and this may be frames (`RUST_BACKTRACE`).
     let error = ended.stdout.join(" ");

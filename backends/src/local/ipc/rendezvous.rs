@@ -183,9 +183,15 @@ impl Drop for Entry {
 /// Removes a server's folder, by calls that take no descriptor. Where the file is gone, another thread is removing the
 /// folder, which the end of the process may cut off before it is done.
 fn remove(path: &str) {
-    let removed = fs::remove_file(path);
-    if removed.is_ok() || removed.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-        let _left = Path::new(path).parent().map(fs::remove_dir);
+    // Twice, because a thread that makes the server may bind the socket between the two calls, which keeps the folder.
+    for _ in 0..2 {
+        let removed = fs::remove_file(path);
+        if removed.is_err_and(|error| error.kind() != io::ErrorKind::NotFound) {
+            return;
+        }
+        if Path::new(path).parent().is_none_or(|folder| fs::remove_dir(folder).is_ok()) {
+            return;
+        }
     }
 }
 
@@ -279,6 +285,22 @@ mod tests {
     use super::*;
 
     const LIMIT: Duration = Duration::from_mins(1);
+
+    #[test]
+    fn a_folder_is_removed_also_while_its_socket_is_being_made() {
+        for _ in 0..2000 {
+            let folder = make_folder(&std::env::temp_dir()).expect("a temporary folder");
+            let path = folder.join(SOCKET);
+            let address = UnixAddr::new(&path).expect("a short path");
+            let server = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
+                .expect("a descriptor");
+            thread::scope(|scope| {
+                scope.spawn(|| bind(server.as_raw_fd(), &address));
+                remove(&path.to_string_lossy());
+            });
+            assert!(!folder.exists(), "{}", folder.display());
+        }
+    }
 
     #[test]
     fn the_end_of_one_wait_leaves_the_others_also_where_its_file_is_gone() {

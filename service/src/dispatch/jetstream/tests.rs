@@ -69,7 +69,7 @@ async fn a_batch_that_an_agent_keeps_for_ever_is_given_to_another() {
     let kept = sides.lease().await;
     // It says that it works on it, and never does.
     let mut another = std::pin::pin!(sides.lease());
-    let again = loop {
+    let mut again = loop {
         tokio::select! {
             lease = &mut another => break lease,
             () = tokio::time::sleep(Duration::from_millis(100)) => {
@@ -78,5 +78,9 @@ async fn a_batch_that_an_agent_keeps_for_ever_is_given_to_another() {
         }
     };
     assert_ne!(again.id, kept.id);
-    assert!(sides.answer(&again).await && !sides.answer(&kept).await);
+    // On a busy machine this lease can be over, too, before its answer is there.
+    while !sides.answer(&again).await {
+        again = sides.lease().await;
+    }
+    assert!(!sides.answer(&kept).await);
 }

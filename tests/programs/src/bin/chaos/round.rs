@@ -34,7 +34,7 @@ impl<'a> Disk<'a> {
     fn new(folder: &'a Path, bytes: u64) -> Option<Disk<'a>> {
         let options = format!("size={bytes},mode=777");
         let mounted = mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()));
-        mounted.is_ok().then_some(Disk(folder))
+        mounted.is_ok().then(|| Disk(folder))
     }
 }
 

@@ -1,0 +1,40 @@
+//! The jails of this machine, for tests. Root must make them; another user makes them only in control groups of its own,
+//! and where it has none the tests of jails are left out, with the reason.
+
+use fastmap_sandbox::jail::Jail;
+
+#[path = "../../programs/src/skipped.rs"]
+#[allow(unreachable_pub, reason = "public where the tests of maps take it from")]
+mod skipped;
+
+/// The jails. `None`: this user can't make any, and the test is left out.
+///
+/// # Panics
+/// If root can't make any.
+#[must_use]
+pub fn jail() -> Option<Jail> {
+    match Jail::check() {
+        Ok(jail) => Some(jail),
+        Err(refusal) if administers() => panic!("root makes jails: {refusal}"),
+        Err(refusal) => {
+            skipped::skipped(&format!("no jails: {refusal}"));
+            None
+        }
+    }
+}
+
+/// For a program all of whose tests take jails: it ends where this user can't make any.
+pub fn leave_out_without_jails() {
+    if !administers() && jail().is_none() {
+        std::process::exit(0);
+    }
+}
+
+/// Whether this process may do what root may: a container's root often may not.
+fn administers() -> bool {
+    const CAP_SYS_ADMIN: u32 = 21;
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc is mounted");
+    let bits = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    bits.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
+        .is_some_and(|bits| bits >> CAP_SYS_ADMIN & 1 == 1)
+}
