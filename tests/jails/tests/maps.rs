@@ -12,7 +12,7 @@ use fastmap::backends::{Local, LocalOptions, conformance};
 use fastmap::{Error, ErrorKind, FastmapConfig};
 use fastmap_sandbox::jail::Limits;
 use fastmap_test_jails::acts::{self, BAD};
-use fastmap_test_jails::{config, jailed, limits, pool, pool_with, until};
+use fastmap_test_jails::{LIMIT, config, jailed, limits, pool, pool_with, until};
 
 fastmap::test_support!();
 
@@ -110,6 +110,9 @@ fn answers(config: &FastmapConfig, func: fn(&FastmapConfig) -> Vec<Result<u32, E
 /// A map of 40 items whose bad one does `$act`; every other item's answer is the item.
 macro_rules! bad_item {
     ($act:expr) => {
+        bad_item!($act, Duration::from_secs(2))
+    };
+    ($act:expr, $limit:expr) => {
         |config: &FastmapConfig| {
             fn func(n: u32) -> u32 {
                 if std::hint::black_box(n) == BAD {
@@ -119,7 +122,7 @@ macro_rules! bad_item {
             }
             config
                 .fastmap(func, 0..40)
-                .item_timeout(Duration::from_secs(2))
+                .item_timeout($limit)
                 .collect::<Vec<Result<u32, Error>>>()
         }
     };
@@ -160,7 +163,8 @@ fn one_failure(results: Vec<Result<u32, Error>>, items: u32) -> Error {
 
 #[test]
 fn an_item_that_eats_all_memory_is_told_so() {
-    let act = bad_item!(acts::eat_memory());
+    // The memory ends first, also where writing it takes a while.
+    let act = bad_item!(acts::eat_memory(), LIMIT);
     let jailed = jailed(Limits { memory: 96 << 20, ..limits() });
     let error = one_failure(act(&config(pool(&jailed, 2))), 40).to_string();
     assert!(error.contains("out of memory, of which it may have 96 MiB"), "{error}");
