@@ -120,10 +120,7 @@ macro_rules! bad_item {
                 }
                 n
             }
-            config
-                .fastmap(func, 0..40)
-                .item_timeout($limit)
-                .collect::<Vec<Result<u32, Error>>>()
+            config.fastmap(func, 0..40).item_timeout($limit).collect::<Vec<Result<u32, Error>>>()
         }
     };
 }
