@@ -1,7 +1,7 @@
 //! The kernel: its administration, its less trodden paths, and ways of talking to other processes through it.
 
 use crate::Control::{Past, RootPast, RootWorks, Works};
-use crate::{Confined, Probe, call, probe};
+use crate::{Probe, call, probe};
 
 /// No memory.
 const NOTHING: *const u8 = std::ptr::null();
@@ -126,7 +126,7 @@ pub(crate) const PROBES: &[Probe] = &[
     // The numbers of 32-bit programs: the list does not hold for them.
     #[cfg(target_arch = "x86_64")]
     Probe {
-        confined: Confined::Killed,
+        confined: crate::Confined::Killed,
         ..probe("calls by the numbers of 32-bit programs", "", Works, |_| {
             let mut pid: u64 = 20;
             // SAFETY: `getpid`; a kernel without them ends the process.

@@ -53,6 +53,7 @@ pub(crate) enum Confined {
     /// ENOSYS, for callers that then do otherwise.
     Absent,
     /// Its end.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "calls of 32-bit programs"))]
     Killed,
 }
 
