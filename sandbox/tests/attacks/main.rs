@@ -58,7 +58,8 @@ pub(crate) enum Confined {
 }
 
 /// What a kernel says that was built without something.
-const LACKING: [i32; 4] = [libc::ENOSYS, libc::EAFNOSUPPORT, libc::EPROTONOSUPPORT, libc::EOPNOTSUPP];
+const LACKING: [i32; 5] =
+    [libc::ENOSYS, libc::EAFNOSUPPORT, libc::EPROTONOSUPPORT, libc::EOPNOTSUPP, libc::ENODEV];
 
 pub(crate) const fn probe(
     name: &'static str,
@@ -171,11 +172,15 @@ fn judge_control(control: Control, errno: Option<i32>, root: bool) -> Result<Str
     }
 }
 
-fn judge_confined(probe: &Probe, ended: &Ended) -> Result<String, String> {
+fn judge_confined(probe: &Probe, control: Option<i32>, ended: &Ended) -> Result<String, String> {
     let signal = ended.status.signal();
     match (probe.confined, outcome(ended)) {
         (Confined::Refused, Some((libc::EPERM, call))) if call == probe.call => {
             Ok(format!("refused, on record: {call}"))
+        }
+        // The file's own permissions, or that there is none, come before the sandbox.
+        (Confined::Refused, Some((errno @ (libc::EACCES | libc::ENODEV), "-"))) if control == Some(errno) => {
+            Ok(format!("{}, as without", word(errno)))
         }
         (Confined::Absent, Some((libc::ENOSYS, "-"))) => Ok("said not to exist".to_owned()),
         (Confined::Killed, None) if signal == Some(libc::SIGSYS) => Ok("killed by SIGSYS".to_owned()),
@@ -197,13 +202,14 @@ fn main() {
     for probe in probes() {
         scene.furnish();
         let control = run(probe.name, false, &variables);
+        let control_errno = outcome(&control).map(|(errno, _)| errno);
         let control = match probe.confined {
             // There a kernel that lacks it may answer by a signal as well.
             Confined::Killed if outcome(&control).is_none() => Ok("killed (the kernel lacks it)".to_owned()),
-            _ => judge_control(probe.control, outcome(&control).map(|(errno, _)| errno), root),
+            _ => judge_control(probe.control, control_errno, root),
         };
         scene.furnish();
-        let confined = judge_confined(probe, &run(probe.name, true, &variables));
+        let confined = judge_confined(probe, control_errno, &run(probe.name, true, &variables));
         let show = |judged: &Result<String, String>| match judged {
             Ok(text) => text.clone(),
             Err(text) => format!("WRONG: {text}"),

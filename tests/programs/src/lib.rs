@@ -4,6 +4,7 @@
 #![allow(clippy::missing_panics_doc, reason = "all of this is for tests, where a panic is the report")]
 
 mod arguments;
+mod control_group;
 mod filter;
 mod proc;
 mod report;
@@ -11,6 +12,7 @@ mod running;
 mod skipped;
 
 pub use arguments::Arguments;
+pub use control_group::ControlGroup;
 pub use filter::refuse;
 pub use proc::{
     children, command_line, count_this_process, is_alive, peak_kb, state, status_number, until, workers,

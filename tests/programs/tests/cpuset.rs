@@ -4,37 +4,22 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
-use fastmap_test_programs::{LIMIT, Running, program, skipped, until};
+use fastmap_test_programs::{ControlGroup, LIMIT, Running, program, skipped, until};
 
-/// A group of the cpuset controller that has core 0; removed at the end.
-struct Group(PathBuf);
-
-impl Group {
-    fn new() -> io::Result<Group> {
-        let name = format!("fastmap-test-{}", std::process::id());
-        let make = |parent: &str| -> io::Result<Group> {
-            let parent = Path::new(parent);
-            // Version 1 has no group without memory.
-            let memory = fs::read_to_string(parent.join("cpuset.mems"));
-            let group = Group(parent.join(&name));
-            fs::create_dir(&group.0)?;
-            fs::write(group.0.join("cpuset.cpus"), "0")?;
-            memory.map_or(Ok(()), |memory| fs::write(group.0.join("cpuset.mems"), memory))?;
-            Ok(group)
-        };
-        make("/sys/fs/cgroup/cpuset").or_else(|_| make("/sys/fs/cgroup"))
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        until("the group is empty", Duration::from_secs(10), || {
-            fs::remove_dir(&self.0).map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |()| true)
-        });
-    }
+/// A group of the cpuset controller that has core 0.
+fn group() -> io::Result<ControlGroup> {
+    let make = |parent: &str| -> io::Result<ControlGroup> {
+        let parent = Path::new(parent);
+        // Version 1 has no group without memory.
+        let memory = fs::read_to_string(parent.join("cpuset.mems"));
+        let group = ControlGroup::new(parent)?;
+        group.set("cpuset.cpus", "0")?;
+        memory.map_or(Ok(()), |memory| group.set("cpuset.mems", &memory))?;
+        Ok(group)
+    };
+    make("/sys/fs/cgroup/cpuset").or_else(|_| make("/sys/fs/cgroup"))
 }
 
 /// The cores of each thread of the processes of a group.
@@ -55,22 +40,22 @@ fn all_threads_get_the_cores_by_which_their_control_group_grows() {
     if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
         return skipped("this machine has one core");
     }
-    let group = match Group::new() {
+    let group = match group() {
         Ok(group) => group,
         Err(error) => return skipped(&format!("no control group can be made here ({error})")),
     };
     let mut command = program("sh");
-    let script = format!("echo 0 >{}/cgroup.procs && exec \"$0\" sparse 5 10", group.0.display());
+    let script = format!("echo 0 >{}/cgroup.procs && exec \"$0\" sparse 5 10", group.path().display());
     command.args(["-c", &script, env!("CARGO_BIN_EXE_host")]).env("FASTMAP_LOCAL_PROCESSES", "3");
     let mut running = Running::start(&mut command);
     running.line("first answer");
-    let before = cores(&group.0);
+    let before = cores(group.path());
     assert!(before.len() > 4 && before.iter().all(|cores| cores == "0"), "{before:?}");
-    fs::write(group.0.join("cpuset.cpus"), "0-1").expect("this is root");
+    fs::write(group.path().join("cpuset.cpus"), "0-1").expect("this is root");
     // A worker is kept off a core for as long as it is woken.
     let mut seen = Vec::new();
     until("cores of all threads", LIMIT, || {
-        seen = cores(&group.0);
+        seen = cores(group.path());
         seen.iter().all(|cores| cores == "0-1")
     });
     assert!(seen.len() > 4, "{seen:?}");
