@@ -235,7 +235,7 @@ impl RunHandle {
         self.news.notify_all();
     }
 
-    /// Nobody wants anything of it any more.
+    /// Its user has dropped it.
     pub(crate) fn give_up(&self) {
         self.lock().end.get_or_insert(End::Cancel);
         self.wake();

@@ -60,9 +60,9 @@ pub(crate) const PROBES: &[Probe] = &[
         OpenOptions::new().read(true).write(true).open("/proc/self/mem").map(drop)
     }),
     probe("kernel log", "openat", RootWorks, |_| match File::open("/dev/kmsg") {
-        // As the kernel says it of a device that it has not: containers have none.
+        // Containers have none: said by a number that no other probe gets.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(io::Error::from_raw_os_error(libc::ENODEV))
+            Err(io::Error::from_raw_os_error(libc::ENXIO))
         }
         opened => opened.map(drop),
     }),

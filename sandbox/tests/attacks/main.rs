@@ -59,7 +59,7 @@ pub(crate) enum Confined {
 
 /// What a kernel says that was built without something.
 const LACKING: [i32; 5] =
-    [libc::ENOSYS, libc::EAFNOSUPPORT, libc::EPROTONOSUPPORT, libc::EOPNOTSUPP, libc::ENODEV];
+    [libc::ENOSYS, libc::EAFNOSUPPORT, libc::EPROTONOSUPPORT, libc::EOPNOTSUPP, libc::ENXIO];
 
 pub(crate) const fn probe(
     name: &'static str,
@@ -172,14 +172,14 @@ fn judge_control(control: Control, errno: Option<i32>, root: bool) -> Result<Str
     }
 }
 
-fn judge_confined(probe: &Probe, control: Option<i32>, ended: &Ended) -> Result<String, String> {
+/// `before`: what the system answers before it comes to the sandbox.
+fn judge_confined(probe: &Probe, before: Option<i32>, ended: &Ended) -> Result<String, String> {
     let signal = ended.status.signal();
     match (probe.confined, outcome(ended)) {
         (Confined::Refused, Some((libc::EPERM, call))) if call == probe.call => {
             Ok(format!("refused, on record: {call}"))
         }
-        // The file's own permissions, or that there is none, come before the sandbox.
-        (Confined::Refused, Some((errno @ (libc::EACCES | libc::ENODEV), "-"))) if control == Some(errno) => {
+        (Confined::Refused, Some((errno, "-"))) if before == Some(errno) => {
             Ok(format!("{}, as without", word(errno)))
         }
         (Confined::Absent, Some((libc::ENOSYS, "-"))) => Ok("said not to exist".to_owned()),
@@ -209,7 +209,9 @@ fn main() {
             _ => judge_control(probe.control, control_errno, root),
         };
         scene.furnish();
-        let confined = judge_confined(probe, control_errno, &run(probe.name, true, &variables));
+        // A device that is not here, or a file's own permissions, which root is not held to.
+        let before = control_errno.filter(|errno| *errno == libc::ENXIO || !root && *errno == libc::EACCES);
+        let confined = judge_confined(probe, before, &run(probe.name, true, &variables));
         let show = |judged: &Result<String, String>| match judged {
             Ok(text) => text.clone(),
             Err(text) => format!("WRONG: {text}"),

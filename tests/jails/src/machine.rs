@@ -15,7 +15,7 @@ mod skipped;
 pub fn jail() -> Option<Jail> {
     match Jail::check() {
         Ok(jail) => Some(jail),
-        Err(refusal) if administers() => panic!("root makes jails: {refusal}"),
+        Err(refusal) if skipped::administers() => panic!("root makes jails: {refusal}"),
         Err(refusal) => {
             skipped::skipped(&format!("no jails: {refusal}"));
             None
@@ -25,16 +25,7 @@ pub fn jail() -> Option<Jail> {
 
 /// For a program all of whose tests take jails: it ends where this user can't make any.
 pub fn leave_out_without_jails() {
-    if !administers() && jail().is_none() {
+    if !skipped::administers() && jail().is_none() {
         std::process::exit(0);
     }
-}
-
-/// Whether this process may do what root may: a container's root often may not.
-fn administers() -> bool {
-    const CAP_SYS_ADMIN: u32 = 21;
-    let status = std::fs::read_to_string("/proc/self/status").expect("/proc is mounted");
-    let bits = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    bits.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
-        .is_some_and(|bits| bits >> CAP_SYS_ADMIN & 1 == 1)
 }

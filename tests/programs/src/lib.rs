@@ -19,7 +19,7 @@ pub use proc::{
 };
 pub use report::{Failure, Report, report};
 pub use running::{Ended, Running, open_copy, program};
-pub use skipped::skipped;
+pub use skipped::{administers, skipped};
 
 use std::time::Duration;
 
