@@ -2,7 +2,7 @@
 //! every act, or the acts would prove nothing.
 
 use std::collections::BTreeSet;
-use std::fs::Permissions;
+use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
@@ -15,6 +15,12 @@ use fastmap_sandbox::jail::{Executable, Guard, Jail, Limits, PROBE, Spec, probe_
 #[path = "../../tests/jails/src/machine.rs"]
 #[allow(unreachable_pub, reason = "public where the tests of maps take it from")]
 mod machine;
+
+#[path = "../../tests/programs/src/program_file.rs"]
+#[allow(unreachable_pub, reason = "public where the tests of programs take it from")]
+mod program_file;
+
+use program_file::write_program;
 
 /// Before `main`, which belongs to the test harness.
 const _: () = {
@@ -114,8 +120,7 @@ fn serve_as_nobody(groups: &[PathBuf]) -> String {
     let folder =
         tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().expect("a folder");
     let program = folder.path().join("program");
-    std::fs::copy(own(), &program).expect("room");
-    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("it is ours");
+    write_program(&program, File::open(own()).expect("it can be read"));
     let output =
         Command::new("sh").args(["-ec", &script]).arg(&program).env(SERVICE, "1").output().expect("a shell");
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
@@ -133,8 +138,8 @@ fn jail() -> Jail {
 }
 
 /// A descriptor of this process that is not closed when another program is started.
-fn stray() -> std::fs::File {
-    let file = std::fs::File::open("/etc/passwd").expect("it can be read");
+fn stray() -> File {
+    let file = File::open("/etc/passwd").expect("it can be read");
     // SAFETY: clears the flag of a descriptor of our own.
     assert_eq!(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFD, 0) }, 0);
     file
@@ -225,7 +230,7 @@ fn a_program_that_only_its_owner_may_reach_and_execute_runs_in_a_jail() {
     let closed =
         tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().expect("a folder");
     let program = closed.path().join("program");
-    std::fs::copy(own(), &program).expect("a copy");
+    write_program(&program, File::open(own()).expect("it can be read"));
     std::fs::set_permissions(&program, Permissions::from_mode(0o500)).expect("it is ours");
     jail().attack(&program).expect("the jail holds");
 }
@@ -262,7 +267,7 @@ fn a_program_on_a_file_system_without_execution_is_copied_or_refused_in_words() 
     let status = Command::new("mount").args(options).arg(mounted.0.path()).status().expect("it is there");
     assert!(status.success(), "{status}");
     let program = mounted.0.path().join("program");
-    std::fs::copy(own(), &program).expect("room");
+    write_program(&program, File::open(own()).expect("it can be read"));
     jail().attack(&program).expect("the jail holds");
     // And where the temporary folder is no better.
     let mut service = Command::new("/proc/self/exe");
@@ -278,7 +283,7 @@ fn a_service_that_may_mount_nothing_makes_jails_too() {
     let closed =
         tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().expect("a folder");
     let program = closed.path().join("program");
-    std::fs::copy(own(), &program).expect("a copy");
+    write_program(&program, File::open(own()).expect("it can be read"));
     let output = Command::new("setpriv")
         .args(["--no-new-privs", "--bounding-set", kept, "--inh-caps", "-all"])
         .arg(&program)

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use fastmap_test_programs::write_program;
 use tempfile::TempDir;
 
 use crate::server::{FASTMAP, Server};
@@ -188,8 +189,7 @@ impl Group {
         let doors: Vec<String> =
             self.folders.iter().map(|folder| format!("echo $$ >{}/cgroup.procs", folder.display())).collect();
         let script = format!("#!/bin/sh\nset -e\n{}\nexec {FASTMAP} \"$@\"\n", doors.join("\n"));
-        fs::write(&program, script).expect("the folder is ours");
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).expect("it is ours");
+        write_program(&program, script.as_bytes());
         let server = Server::start_jailed_as(&program, options, &[("TMPDIR", folder.to_owned())]);
         server.expect("the tests are left out without jails")
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use fastmap_backends::ExitReason;
 use fastmap_backends::cloud::{Answer, Bill, LogPage, PartOutcome, RunInfo};
+use fastmap_test_programs::write_program;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -103,7 +104,7 @@ fn folder(mode: u32) -> tempfile::TempDir {
 fn a_service_below_closed_folders_jails_programs() {
     let closed = folder(0o700);
     let program = closed.path().join("fastmap");
-    fs::hard_link(FASTMAP, &program).or_else(|_| fs::copy(FASTMAP, &program).map(drop)).expect("room");
+    write_program(&program, fs::File::open(FASTMAP).expect("it can be read"));
     let temporary = closed.path().join("temporary");
     fs::create_dir(&temporary).expect("room");
     let Some(server) = Server::start_jailed_as(&program, &[], &[("TMPDIR", temporary)]) else { return };
@@ -124,8 +125,7 @@ fn a_service_that_may_mount_nothing_jails_programs_that_it_lays_out() {
         "#!/bin/sh\nexec setpriv --no-new-privs --inh-caps -all \\\n  --bounding-set \
          -all,+setuid,+setgid,+chown,+dac_override,+fowner,+kill {FASTMAP} \"$@\"\n"
     );
-    fs::write(&program, script).expect("room");
-    fs::set_permissions(&program, Permissions::from_mode(0o700)).expect("it is ours");
+    write_program(&program, script.as_bytes());
     let Some(server) = Server::start_jailed_as(&program, &[], &[("TMPDIR", temporary.path().to_owned())])
     else {
         return;

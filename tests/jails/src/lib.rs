@@ -1,6 +1,6 @@
 //! What the tests of jails share: jails around a copy of the running program, pools and configurations of them.
 
-use std::fs::Permissions;
+use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,6 +11,7 @@ use fastmap::backends::{Backend, Local, LocalOptions};
 use fastmap::{FastmapConfig, Options, Verbosity};
 use fastmap_backends::local::{Jailed, LogRecord, OutputSink, Stream};
 use fastmap_sandbox::jail::{Jail, Limits};
+use fastmap_test_programs::write_program;
 use tempfile::TempDir;
 
 pub mod acts;
@@ -41,7 +42,7 @@ pub fn copy(program: &Path) -> (TempDir, PathBuf) {
     let closed = Permissions::from_mode(0o700);
     let folder = tempfile::Builder::new().permissions(closed).tempdir().expect("a temporary folder");
     let path = folder.path().join("upload");
-    std::fs::copy(program, &path).expect("a copy");
+    write_program(&path, File::open(program).expect("it can be read"));
     (folder, path)
 }
 

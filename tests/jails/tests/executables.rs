@@ -1,7 +1,6 @@
 //! Executables that strangers send: those that run here do, also when the host is another program; the others are refused
 //! in words, before anything is started where that can be seen from the file.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -11,6 +10,7 @@ use fastmap::{Error, ErrorKind};
 use fastmap_backends::local::Jailed;
 use fastmap_sandbox::elf::ElfError;
 use fastmap_test_jails::{config, copy, jail, limits, pool};
+use fastmap_test_programs::write_program;
 use tempfile::TempDir;
 
 fastmap::test_support!();
@@ -69,8 +69,7 @@ fn refused(path: &Path) -> ElfError {
 fn file(bytes: &[u8]) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("upload");
-    std::fs::write(&path, bytes).expect("room");
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    write_program(&path, bytes);
     (folder, path)
 }
 

@@ -7,6 +7,7 @@ mod arguments;
 mod control_group;
 mod filter;
 mod proc;
+mod program_file;
 mod report;
 mod running;
 mod skipped;
@@ -17,6 +18,7 @@ pub use filter::refuse;
 pub use proc::{
     children, command_line, count_this_process, is_alive, peak_kb, state, status_number, until, workers,
 };
+pub use program_file::write_program;
 pub use report::{Failure, Report, report};
 pub use running::{Ended, Running, open_copy, program};
 pub use skipped::{administers, skipped};

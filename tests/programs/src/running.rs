@@ -1,29 +1,26 @@
 //! A program that a test has started: its output as it comes, its end, and that it ends with the test.
 
-use std::fs::Permissions;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::fs::{File, Permissions};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::signal::{SigHandler, Signal, kill, killpg};
 use nix::unistd::Pid;
 
+use crate::program_file::write_program;
 use crate::{LIMIT, until};
 
 /// A copy of a program in `folder`, which other users can start wherever this one lies: the folder is opened
 /// to them.
 pub fn open_copy(of: &Path, folder: &Path) -> PathBuf {
     let copy = folder.join("program");
-    // One that still runs can't be written to.
-    let _absent = std::fs::remove_file(&copy);
-    std::fs::copy(of, &copy).expect("room for a copy");
-    for path in [folder, &copy] {
-        std::fs::set_permissions(path, Permissions::from_mode(0o755)).expect("it is our own");
-    }
+    write_program(&copy, File::open(of).expect("it can be read"));
+    std::fs::set_permissions(folder, Permissions::from_mode(0o755)).expect("it is our own");
     copy
 }
 
@@ -81,17 +78,7 @@ impl Running {
         unsafe {
             command.pre_exec(default_signals);
         }
-        let begun = Instant::now();
-        let mut child = loop {
-            match command.spawn() {
-                Ok(child) => break child,
-                // A program that was just copied: what another test starts may, for a moment, have it open for writing.
-                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && begun.elapsed() < LIMIT => {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                Err(error) => panic!("{command:?}: {error}"),
-            }
-        };
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let stdout = child.stdout.take().expect("it is piped");
         let mut stderr = child.stderr.take().expect("it is piped");
         let (line, lines) = channel();

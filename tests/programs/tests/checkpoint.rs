@@ -8,7 +8,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use fastmap_test_programs::{Ended, LIMIT, Report, Running, program, until};
+use fastmap_test_programs::{Ended, LIMIT, Report, Running, program, until, write_program};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
@@ -286,8 +286,7 @@ fn another_build_is_an_error_unless_its_version_is_said_to_be_the_same() {
     let note = build.windows(head.len()).position(|bytes| bytes == head).expect("a build id");
     build[note + head.len()] ^= 1;
     let other = case.folder.path().join("host");
-    fs::copy(&case.program, &other).expect("a copy, for its mode");
-    fs::write(&other, build).expect("another build");
+    write_program(&other, &build[..]);
 
     case.completes(100, &[]);
     let original = std::mem::replace(&mut case.program, other.clone());

@@ -4,11 +4,13 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use fastmap_test_programs::{Ended, Failure, LIMIT, Report, Running, is_alive, program, skipped, until};
+use fastmap_test_programs::{
+    Ended, Failure, LIMIT, Report, Running, is_alive, program, skipped, until, write_program,
+};
 use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
@@ -94,8 +96,7 @@ fn a_stale_marker_of_another_host_makes_no_worker() {
 
 /// Writes a program for the shell.
 fn script(path: &Path, text: &str) {
-    fs::write(path, format!("#!/bin/sh\n{text}")).expect("a script can be written");
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    write_program(path, format!("#!/bin/sh\n{text}").as_bytes());
 }
 
 /// The process ids that files of a folder are named by.
@@ -252,16 +253,19 @@ fn a_program_that_its_loader_has_started_starts_no_loader_again() {
 
 #[test]
 fn a_library_in_another_program_starts_that_program_no_more() {
-    let library = Path::new(HOST).with_file_name("examples").join("libextension.so");
+    let library = Path::new(HOST).with_file_name("deps").join("libfastmap_test_extension.so");
     let loads = format!("import ctypes; print('sum', ctypes.CDLL({:?}).squares())", library.display());
     let python = Command::new("python3").args(["-c", "print(1)"]).output();
-    if !library.exists() || !python.is_ok_and(|output| output.status.success()) {
-        skipped(&format!("it takes python3, and {} (cargo build --examples)", library.display()));
+    if !python.is_ok_and(|output| output.status.success()) {
+        skipped("it takes python3");
         return;
     }
     let (ended, processes) = counted(program("python3").args(["-c", &loads]));
     assert!(ended.stdout.iter().any(|line| line == "sum -1"), "{ended:#?}");
-    assert!(ended.stderr.contains("libextension.so") && ended.stderr.contains("python"), "{ended:#?}");
+    assert!(
+        ended.stderr.contains("libfastmap_test_extension.so") && ended.stderr.contains("python"),
+        "{ended:#?}"
+    );
     assert!(ended.stderr.contains("an executable of your own"), "{ended:#?}");
     assert_eq!(processes, 0, "the library counts none, and workers would");
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use fastmap_test_programs::{
-    LIMIT, Report, Running, children, command_line, is_alive, program, state, until, workers,
+    LIMIT, Report, Running, children, command_line, is_alive, program, state, until, workers, write_program,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -198,13 +198,13 @@ fn new_workers_start_from_the_old_program_when_its_file_is_deleted_or_replaced()
     for replaced in [false, true] {
         let folder = TempDir::new().expect("a folder");
         let path = folder.path().join("victim");
-        fs::copy(env!("CARGO_BIN_EXE_host"), &path).expect("a copy of the host");
+        write_program(&path, fs::File::open(env!("CARGO_BIN_EXE_host")).expect("it can be read"));
         let mut running = Running::start(program(path.to_str().expect("a plain path")).arg("serve"));
         running.say("map");
         let before = running.line("workers ");
         fs::remove_file(&path).expect("it can be deleted");
         if replaced {
-            fs::copy("/bin/true", &path).expect("another program");
+            write_program(&path, fs::File::open("/bin/true").expect("it can be read"));
         }
         for pid in workers(running.pid()) {
             kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is there");

@@ -1,6 +1,7 @@
 //! What is done to a running program.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
@@ -130,7 +131,10 @@ impl Group {
             (false, true) => (self.folder.join("freezer.state"), "FROZEN"),
             (false, false) => (self.folder.join("freezer.state"), "THAWED"),
         };
-        fs::write(&file, word).map_err(|error| format!("{}: {error}", file.display()))
+        // A file that is not there is not made: it would keep a folder that is no group from being removed.
+        let written =
+            OpenOptions::new().write(true).open(&file).and_then(|mut file| file.write_all(word.as_bytes()));
+        written.map_err(|error| format!("{}: {error}", file.display()))
     }
 }
 
