@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{File, Permissions};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -294,6 +294,34 @@ fn a_service_that_may_mount_nothing_makes_jails_too() {
     assert!(said.contains("acts refused by bubblewrap"), "{said} {output:?}");
     assert!(said.contains("a user for each worker"), "{said}");
     assert!(said.contains("ids differ"), "{said}");
+}
+
+/// In a user namespace whose maker is root there, with all numbers, and may make none inside.
+#[test]
+fn a_switch_that_forbids_user_namespaces_is_named() {
+    if !machine::administers() {
+        return machine::skipped("only root may give a namespace all numbers");
+    }
+    let none = "read mapped; echo 0 >/proc/sys/user/max_user_namespaces; exec \"$0\"";
+    let mut service = Command::new("unshare");
+    service.args(["--user", "--keep-caps", "sh", "-ec", none]).arg(own()).env(SERVICE, "1");
+    let mut child = service.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("unshare is there");
+    let of = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/user")).ok();
+    let pid = child.id().to_string();
+    until("its namespace", || of(&pid) != of("self"));
+    for map in ["uid_map", "gid_map"] {
+        let own = std::fs::read_to_string(format!("/proc/self/{map}")).expect("/proc is there");
+        let numbers = own.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let same = numbers.map(|of| format!("{0} {0} {1}\n", of[0], of[2]));
+        std::fs::write(format!("/proc/{pid}/{map}"), same.collect::<String>()).expect("root may map them");
+    }
+    child.stdin.take().expect("it is piped").write_all(b"\n").expect("it reads");
+    let output = child.wait_with_output().expect("our own child");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        said.contains("forbidden by user.max_user_namespaces=0: change it by sysctl"),
+        "{said} {output:?}"
+    );
 }
 
 /// A process in a jail, ended when it is dropped.

@@ -12,6 +12,7 @@ use crate::jail::bubblewrap::Bubblewrap;
 use crate::jail::cgroup::{Cgroups, Group};
 use crate::jail::filter::Filters;
 use crate::jail::spec::{Limits, SetupError, Spec, Usage};
+use crate::jail::switches;
 use crate::jail::users::User;
 use crate::seccomp;
 
@@ -147,7 +148,8 @@ impl Jail {
         if ["overflowuid", "usage"].iter().any(|word| words.contains(word)) {
             Ok(())
         } else {
-            Err(refused(words.trim().to_owned()))
+            let why = switches::explain(Path::new("/proc/sys"), self.root);
+            Err(refused(format!("{} ({why})", words.trim())))
         }
     }
 }

@@ -6,7 +6,7 @@
 //! builds it, `root` says what is there, `filter` has the system calls, `cgroup` bounds and measures,
 //! `announced` says the limits, `ids` gives each worker a process id and a host name of its own, `libraries`
 //! says what an executable needs, `program` and `shown` get it to where a worker can start it, `users` has the
-//! workers' users, `writers` waits until a new program can be started, `owner` locks what has a living owner, `scratch` a service's temporary files, `selftest` and
+//! workers' users, `switches` explains why user namespaces are refused, `writers` waits until a new program can be started, `owner` locks what has a living owner, `scratch` a service's temporary files, `selftest` and
 //! `probes` are the attack. Used by the launcher of jailed workers in `fastmap-backends`.
 
 mod announced;
@@ -25,6 +25,7 @@ mod selftest;
 mod shares;
 mod shown;
 mod spec;
+mod switches;
 mod users;
 mod writers;
 

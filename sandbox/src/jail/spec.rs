@@ -21,7 +21,7 @@ pub enum SetupError {
     #[error("bubblewrap can't be used: {0}")]
     Bubblewrap(String),
     /// No namespaces for who runs the service.
-    #[error("no jail can be made here: {0} (are user namespaces allowed? see user.max_user_namespaces)")]
+    #[error("no jail can be made here: {0}")]
     Namespaces(String),
     /// Neither version bounds what has to be bounded.
     #[error("memory, processes and CPU of a jail can't be bounded: {0}")]

@@ -7,6 +7,8 @@ use fastmap_sandbox::jail::Jail;
 #[allow(unreachable_pub, reason = "public where the tests of maps take it from")]
 mod skipped;
 
+pub use skipped::{administers, skipped};
+
 /// The jails. `None`: this user can't make any, and the test is left out.
 ///
 /// # Panics
@@ -15,9 +17,9 @@ mod skipped;
 pub fn jail() -> Option<Jail> {
     match Jail::check() {
         Ok(jail) => Some(jail),
-        Err(refusal) if skipped::administers() => panic!("root makes jails: {refusal}"),
+        Err(refusal) if administers() => panic!("root makes jails: {refusal}"),
         Err(refusal) => {
-            skipped::skipped(&format!("no jails: {refusal}"));
+            skipped(&format!("no jails: {refusal}"));
             None
         }
     }
@@ -25,7 +27,7 @@ pub fn jail() -> Option<Jail> {
 
 /// For a program all of whose tests take jails: it ends where this user can't make any.
 pub fn leave_out_without_jails() {
-    if !skipped::administers() && jail().is_none() {
+    if !administers() && jail().is_none() {
         std::process::exit(0);
     }
 }

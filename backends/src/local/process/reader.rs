@@ -172,7 +172,7 @@ impl WorkerConnection<'_> {
             return Err(ProtocolError::PayloadTooLong { kind: header.message.kind(), length: header.length });
         }
         // The length is checked before this: what is refused takes nothing of the budget.
-        let length = HEADER as u64 + header.length;
+        let length = (HEADER as u64).saturating_add(header.length);
         let taken = match &options.budget {
             None => None,
             Some(budget) => {
