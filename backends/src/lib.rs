@@ -31,6 +31,8 @@ pub use crate::execution::build_id::identity;
 #[cfg(feature = "jail")]
 pub use crate::execution::build_id::identity_of;
 pub use crate::execution::executor::Executor;
+#[doc(hidden)]
+pub use crate::execution::exit_hook::{ExitHook, register as register_exit_hook};
 pub use crate::execution::function::{Descriptor, FunctionId, Start, mapped_function};
 pub use crate::execution::job::Job;
 pub use crate::execution::startable::startable;

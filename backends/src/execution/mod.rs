@@ -4,6 +4,7 @@ pub(crate) mod build_id;
 pub(crate) mod claims;
 pub(crate) mod denials;
 pub(crate) mod executor;
+pub(crate) mod exit_hook;
 pub(crate) mod function;
 pub(crate) mod job;
 pub(crate) mod mappings;

@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 use fastmap_sandbox::unpoisoned::LockUnpoisoned;
 
 use crate::backend::SubmitError;
+use crate::execution::exit_hook;
 use crate::execution::job::Job;
+use crate::local::cores;
+use crate::local::exit_hook::EndPools;
 use crate::local::options::LocalOptions;
 use crate::local::output::settle;
 use crate::local::pool::handle::PoolHandle;
@@ -16,7 +19,6 @@ use crate::local::pool::run_state::Gauge;
 use crate::local::process::descriptors::fill_standard;
 use crate::local::process::{spawn, supervisor};
 use crate::local::signals::without_signals;
-use crate::local::{cores, exit_hook};
 use crate::model::batch::Batch;
 use crate::model::batch_sizing::Targets;
 use crate::model::completion::Completion;
@@ -108,7 +110,7 @@ impl Pool {
                 self.shared.warn(cores::binding(self.shared.options.processes));
             }
             // Before the first socket is made, which the hook removes.
-            exit_hook::register();
+            exit_hook::register::<EndPools>();
             // The first workers are on their way before the supervisor is.
             spawn::spawn_requested(&self.shared);
             settle::before_exit(&self.shared);

@@ -1,27 +1,24 @@
-//! What is done when the program ends without having dropped its pools: output of workers is passed on, and sockets are
-//! removed.
+//! The exit of the process with pools that were not dropped: output of workers is passed on, and sockets are removed.
 
 use std::panic::catch_unwind;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
+use crate::execution::exit_hook::ExitHook;
 use crate::local::ipc::rendezvous;
 use crate::local::output::settle;
 
-/// Registers the hook, once in a process. A fork inherits it; pools and sockets of its parent are not its own, which
-/// both functions look at.
-pub(crate) fn register() {
-    // No `Once`: a fork made while another thread registers would wait for that thread for ever.
-    static REGISTERED: AtomicBool = AtomicBool::new(false);
-    // Relaxed, because the flag guards the call alone and no memory.
-    if !REGISTERED.swap(true, Ordering::Relaxed) {
-        // SAFETY: the function lives as long as the program; it takes and gives nothing. Where it can't be registered, a
-        // folder may be left.
-        let _unregistered = unsafe { libc::atexit(at_exit) };
-    }
-}
+/// See the module.
+pub(crate) struct EndPools;
 
-extern "C" fn at_exit() {
-    // A panic must not leave a function that C calls.
-    let _passed_on = catch_unwind(settle::at_exit);
-    let _removed = catch_unwind(rendezvous::remove_all);
+impl ExitHook for EndPools {
+    fn registered() -> &'static AtomicBool {
+        static REGISTERED: AtomicBool = AtomicBool::new(false);
+        &REGISTERED
+    }
+
+    fn at_exit() {
+        // A relay is the user's own code: its panic leaves no socket behind.
+        let _passed_on = catch_unwind(settle::at_exit);
+        rendezvous::remove_all();
+    }
 }

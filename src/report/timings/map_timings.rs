@@ -37,7 +37,7 @@ impl Timings {
         let Some(path) = self.path.take() else { return Ok(()) };
         self.open = Place::next(&path)?.map(|place| Box::new((Recorder::new(), place)));
         if self.open.is_some() {
-            crate::report::timings::writer_thread::open();
+            crate::report::timings::writer_thread::start();
         }
         Ok(())
     }

@@ -1,103 +1,112 @@
-//! Where reports are made and written: by a thread of its own, so that no map is held up by that (a map of a million square roots
-//! takes 6 ms; its report 0.4). What was handed in is written when the process exits, or when who has made the configuration
-//! drops it.
+//! The thread that makes and writes reports, so that no map waits for them (a map of a million square roots takes 6 ms, its
+//! report 0.4). All queued reports are written before the process exits, and when the owner of a configuration drops it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use fastmap_backends::unpoisoned::{LockUnpoisoned, WaitUnpoisoned};
+use fastmap_backends::{ExitHook, register_exit_hook};
 
-/// The exit waits so long for a disk.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Most that wait; beyond, who hands one in does it himself.
-const MOST: usize = 16;
+/// Longest time that the exit waits for a disk.
+const EXIT_DEADLINE: Duration = Duration::from_secs(10);
+/// Reports in the queue at most. Where it is full, the caller writes its report itself.
+const CAPACITY: usize = 16;
 
-type Work = Box<dyn FnOnce() + Send>;
+type Report = Box<dyn FnOnce() + Send>;
 
-struct WriterThread {
-    waiting: VecDeque<Work>,
-    /// In the thread's hands.
-    under_way: bool,
+struct Queue {
+    waiting: VecDeque<Report>,
+    /// The thread writes one.
+    writing: bool,
 }
 
-/// The process whose thread it is; 0: there is none. A fork of the process has no such thread, what waits is not its own, and the
-/// lock may be held there for ever: it is not touched.
+/// The process whose thread it is; 0: the thread does not exist. A fork of the process has no such thread, the queue is not its
+/// own, and the lock may be held there for ever: the fork does not touch it.
 static PROCESS: AtomicU32 = AtomicU32::new(0);
-static DESK: Mutex<WriterThread> = Mutex::new(WriterThread { waiting: VecDeque::new(), under_way: false });
-/// Something was handed in, or is done.
-static NEWS: Condvar = Condvar::new();
+static QUEUE: Mutex<Queue> = Mutex::new(Queue { waiting: VecDeque::new(), writing: false });
+/// A report was queued, or written.
+static CHANGED: Condvar = Condvar::new();
 
-fn lock() -> MutexGuard<'static, WriterThread> {
-    DESK.lock_unpoisoned()
+fn lock() -> MutexGuard<'static, Queue> {
+    QUEUE.lock_unpoisoned()
 }
 
-fn is_open() -> bool {
+fn is_running() -> bool {
     PROCESS.load(Ordering::Acquire) == std::process::id()
 }
 
-/// Sees to it that there is the thread: by the first map, at its begin.
-pub(crate) fn open() {
+/// Starts the thread, unless it runs. The first map with a report does so when it begins.
+pub(crate) fn start() {
     if PROCESS.load(Ordering::Acquire) != 0 {
         return;
     }
-    let desk = lock();
+    // Two maps can begin at the same time.
+    let queue = lock();
     if PROCESS.load(Ordering::Acquire) == 0
-        && thread::Builder::new().name("fastmap-reports".to_owned()).spawn(work).is_ok()
+        && thread::Builder::new().name("fastmap-reports".to_owned()).spawn(write_all).is_ok()
     {
-        // SAFETY: the function lives as long as the program; it takes and gives nothing.
-        unsafe { libc::atexit(at_exit) };
+        register_exit_hook::<WriteReports>();
         PROCESS.store(std::process::id(), Ordering::Release);
     }
-    drop(desk);
+    drop(queue);
 }
 
-fn work() {
-    let mut desk = lock();
+fn write_all() {
+    let mut queue = lock();
     loop {
-        let Some(work) = desk.waiting.pop_front() else {
-            desk = NEWS.wait_unpoisoned(desk);
+        let Some(report) = queue.waiting.pop_front() else {
+            queue = CHANGED.wait_unpoisoned(queue);
             continue;
         };
-        desk.under_way = true;
-        drop(desk);
-        // A report that can't be made must not be the last.
-        let _told_by_its_hook = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-        desk = lock();
-        desk.under_way = false;
-        NEWS.notify_all();
+        queue.writing = true;
+        drop(queue);
+        // A report whose making panics is not the last one. The panic hook has printed the message.
+        let _printed = catch_unwind(AssertUnwindSafe(report));
+        queue = lock();
+        queue.writing = false;
+        CHANGED.notify_all();
     }
 }
 
-/// Has it done by the thread; by this one where there is none.
-pub(crate) fn enqueue(work: impl FnOnce() + Send + 'static) {
-    if is_open() {
-        let mut desk = lock();
-        if desk.waiting.len() < MOST {
-            desk.waiting.push_back(Box::new(work));
-            NEWS.notify_all();
+/// Queues a report for the thread; writes it at once where the thread does not run or the queue is full.
+pub(crate) fn enqueue(report: impl FnOnce() + Send + 'static) {
+    if is_running() {
+        let mut queue = lock();
+        if queue.waiting.len() < CAPACITY {
+            queue.waiting.push_back(Box::new(report));
+            CHANGED.notify_all();
             return;
         }
     }
-    work();
+    report();
 }
 
-/// Waits until all is written that was handed in, or for ten seconds.
+/// Waits until all queued reports are written, for ten seconds at most.
 pub(crate) fn wait() {
-    if !is_open() {
+    if !is_running() {
         return;
     }
-    let until = Instant::now() + PATIENCE;
-    let mut desk = lock();
-    while desk.under_way || !desk.waiting.is_empty() {
-        let Some(left) = until.checked_duration_since(Instant::now()) else { return };
-        desk = NEWS.wait_timeout_unpoisoned(desk, left);
+    let deadline = Instant::now() + EXIT_DEADLINE;
+    let mut queue = lock();
+    while queue.writing || !queue.waiting.is_empty() {
+        let Some(left) = deadline.checked_duration_since(Instant::now()) else { return };
+        queue = CHANGED.wait_timeout_unpoisoned(queue, left);
     }
 }
 
-extern "C" fn at_exit() {
-    // A panic must not leave a function that C calls.
-    let _over = std::panic::catch_unwind(wait);
+struct WriteReports;
+
+impl ExitHook for WriteReports {
+    fn registered() -> &'static AtomicBool {
+        static REGISTERED: AtomicBool = AtomicBool::new(false);
+        &REGISTERED
+    }
+
+    fn at_exit() {
+        wait();
+    }
 }
