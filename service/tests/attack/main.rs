@@ -1,5 +1,5 @@
 //! The attack suite: eight hostile accounts and strangers attack a service of the suite's own, on loopback, while an honest
-//! tenant works. `attacks` holds one attack for each kind of harm that was seen, `honest` measures the tenant, `service`
+//! tenant works. `attacks` holds one attack for each kind of harm that was seen, `hostile` an account that attacks, `honest` measures the tenant, `service`
 //! reads from the kernel what the service and its jails use. The short form runs with the other tests; `scripts/attack` runs
 //! the long one, whose bounds on the honest tenant's speed hold on a machine that does nothing else.
 //!
@@ -15,12 +15,14 @@ mod server;
 
 mod attacks;
 mod honest;
+mod hostile;
 mod service;
 
 use std::time::{Duration, Instant};
 
-use attacks::{ATTACKS, Attackers, Hostile};
+use attacks::{ATTACKS, Attackers};
 use honest::Honest;
+use hostile::Hostile;
 use service::{Billed, Group, Sample};
 
 use crate::server::{Server, until};

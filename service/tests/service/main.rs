@@ -1,5 +1,6 @@
 //! The service as its clients see it: a real process, real requests, real workers.
 
+mod agent;
 mod backup;
 mod bad_days;
 mod blocking;

@@ -8,8 +8,8 @@ use fastmap_backends::cloud::{LogPage, RunInfo, RunState};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::agent::Agent;
 use crate::client::{Client, Wrong, batch, results};
-use crate::machines::Agent;
 use crate::nats::Nats;
 use crate::server::{Server, until};
 
