@@ -2,16 +2,14 @@
 //! loop over loopback against the suite's own service; the suite runs it again and again until it stops.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use fastmap_backends::cloud::{BatchBody, FunctionName, OpenRun, RunOpened, digest};
-use serde_json::{Value, json};
+use fastmap_backends::cloud::digest;
+use serde_json::json;
 
-use crate::client::{Client, Reply, Wrong, nonce, to_json};
+use crate::client::{Client, Wrong, nonce, to_json};
 use crate::hostile::{Hostile, TURN, order, pause, program};
 use crate::service::Group;
 

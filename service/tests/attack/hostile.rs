@@ -28,7 +28,8 @@ pub(crate) fn pause(stop: &AtomicBool, time: Duration) {
 /// A hostile account.
 pub(crate) struct Hostile {
     pub(crate) client: Client,
-    seq: AtomicU64,
+    /// The number of its next batch.
+    pub(crate) seq: AtomicU64,
 }
 
 /// The hostile program with its mode written into it.

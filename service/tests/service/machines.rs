@@ -1,20 +1,18 @@
 //! Many machines: a NATS server, a gateway and agents, each a process of its own, and what happens to them in a run.
 
 use std::io::Read;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::Receiver;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use async_nats::jetstream::{self, stream};
-use fastmap_backends::cloud::{LogPage, RunInfo, is_digest};
+use fastmap_backends::cloud::{LogPage, RunInfo};
 use fastmap_test_programs::{administers, skipped};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use crate::agent::Agent;
 use crate::client::{Client, Wrong, batch, nonce, now, open_run, results, to_json};
 use crate::nats::Nats;
-use crate::server::{LIMIT, Server, fastmap, free_port, lines, plain_command, until};
+use crate::server::{LIMIT, Server, fastmap, free_port, plain_command, until};
 
 /// A gateway; what an agent has that is silent for `lease` seconds goes to others.
 fn gateway(nats: &Nats, lease: &str) -> Server {
