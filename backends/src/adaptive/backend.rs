@@ -1,4 +1,4 @@
-//! The backend that sends each batch to one of two others.
+//! Backend that sends each batch to one of two others.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -8,13 +8,16 @@ use crate::execution::job::Job;
 use crate::model::error::BackendError;
 use crate::{Backend, Run};
 
-/// Runs each batch on one of two backends: here, or in a service, where that ends the whole map sooner and is worth its
-/// credits.
+/// Runs each batch on one of two backends: on this machine, or in a service if that ends the whole map sooner
+/// and is worth its credits.
 ///
-/// Work begins here at once. Nothing is asked of the service before the map is long enough, nothing is uploaded or opened
-/// there before that is predicted to help, and nothing is charged for what ends before. Near the end, a batch that lags on one
-/// side is done on the other as well; the first answer counts, and so does the first loss, by which the batch is divided. A service that is slow, full, out of credits or gone costs the
-/// map nothing: its batches come home.
+/// Work starts locally at once. The service is not contacted before the map is long enough. Nothing is
+/// uploaded or opened there before that is predicted to help, and nothing is charged for maps that end
+/// before.
+///
+/// Near the end, a straggling batch on one side is also run on the other. The first answer counts, and so
+/// does the first loss: it splits the batch. A service that is slow, full, out of credits or gone costs the
+/// map nothing: its batches return to this machine.
 #[derive(Clone, Debug)]
 pub struct Adaptive {
     local: Arc<dyn Backend>,
@@ -23,7 +26,7 @@ pub struct Adaptive {
 }
 
 impl Adaptive {
-    /// Chooses between these two.
+    /// Creates a backend that chooses between these two.
     pub fn new(local: Arc<dyn Backend>, cloud: Arc<dyn Backend>, options: AdaptiveOptions) -> Self {
         Adaptive { local, cloud, options }
     }

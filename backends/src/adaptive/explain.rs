@@ -1,4 +1,4 @@
-//! A trace in words: what the policy knew, what it decided, and that it decides the same again.
+//! Formats a trace as text: the events, the decisions, and whether this version decides the same again.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -10,11 +10,11 @@ use super::trace::Line;
 use crate::execution::function::mapped_function;
 use crate::model::words::counted;
 
-/// Tells what a trace holds, as text. The policy is played again with what was seen; where it decides otherwise than it is
-/// recorded (a trace of another version), the account says so.
+/// Describes a trace as text. Replays the events into a policy; where it decides differently from the
+/// recording (by another version), the text says so.
 ///
 /// # Errors
-/// If the file can't be read, or a line does not belong to a trace; the message has its number.
+/// If the file can't be read, or a line is not part of a trace; the message has its number.
 pub fn explain(path: &Path) -> io::Result<String> {
     let mut account = TraceSummary::default();
     for (number, line) in BufReader::new(File::open(path)?).lines().enumerate() {
@@ -33,12 +33,12 @@ struct TraceSummary {
     policy: Option<Policy>,
     sent: [u64; 2],
     answered: [u64; 2],
-    /// Answers that have been told of, in seconds of the map: one line for each doubling of its time.
-    told: f64,
+    /// Time of the last reported answers, in seconds of the map: one line for each doubling of its time.
+    last_reported: f64,
 }
 
 impl TraceSummary {
-    fn say(&mut self, at: f64, what: &str) {
+    fn write_line(&mut self, at: f64, what: &str) {
         let _infallible = writeln!(self.text, "{at:>10.3} s  {what}");
     }
 
@@ -46,31 +46,31 @@ impl TraceSummary {
         match line {
             Line::Begin { label, function, items, workers, options } => {
                 *self = TraceSummary { text: std::mem::take(&mut self.text), ..TraceSummary::default() };
-                let items_told = items
+                let item_count = items
                     .map_or_else(|| "an unknown number of items".to_owned(), |items| counted(items, "item"));
                 let name = label.unwrap_or_else(|| mapped_function(&function).to_owned());
                 let here = counted(u64::from(workers), "worker");
-                let _infallible = writeln!(self.text, "{name}: {items_told}, {here} here");
+                let _infallible = writeln!(self.text, "{name}: {item_count}, {here} here");
                 self.policy = Some(Policy::new(options, items, workers));
             }
-            Line::Saw { at, saw } => self.saw(at, &saw),
+            Line::Saw { at, saw } => self.on_event(at, &saw),
             Line::Step { at, step, forecast } => self.step(at, step, &forecast),
-            Line::Uses { at, .. } => self.say(at, "batches go to the service as well"),
+            Line::Uses { at, .. } => self.write_line(at, "batches go to the service as well"),
             Line::Repeat { at, repeat } => {
                 let place = if repeat.to == Side::Local { "here" } else { "in the service" };
-                self.say(at, &format!("batch {} lags, and is done {place} as well", repeat.batch));
+                self.write_line(at, &format!("batch {} lags, and is done {place} as well", repeat.batch));
             }
             Line::End { at, here, there, credits } => {
                 let what = format!(
                     "over: {} answered here, {there} in the service, for {credits:.6} credits",
                     counted(here, "item")
                 );
-                self.say(at, &what);
+                self.write_line(at, &what);
             }
         }
     }
 
-    fn saw(&mut self, at: f64, saw: &Event) {
+    fn on_event(&mut self, at: f64, saw: &Event) {
         if let Some(policy) = &mut self.policy {
             policy.see(at, saw);
         }
@@ -78,17 +78,17 @@ impl TraceSummary {
             Event::Sent { side, items, .. } => self.sent[*side as usize] += u64::from(*items),
             Event::Answered { side, items, .. } => {
                 self.answered[*side as usize] += u64::from(*items);
-                if at > 2.0 * self.told {
-                    self.told = at;
+                if at > 2.0 * self.last_reported {
+                    self.last_reported = at;
                     let [here, there] = self.answered;
                     let here = counted(here, "item");
-                    self.say(at, &format!("{here} answered here, {there} in the service"));
+                    self.write_line(at, &format!("{here} answered here, {there} in the service"));
                 }
             }
             Event::Back { batch, side, items, lost: true } => {
                 let place = if *side == Side::Local { "here" } else { "in the service" };
                 let items = counted(u64::from(*items), "item");
-                self.say(at, &format!("lost {place} with a worker: {items} of batch {batch}"));
+                self.write_line(at, &format!("lost {place} with a worker: {items} of batch {batch}"));
             }
             Event::Back { .. } | Event::Uploading { .. } => {}
             Event::Probed(probe) => {
@@ -100,24 +100,26 @@ impl TraceSummary {
                     probe.cpu_second,
                     probe.spendable
                 );
-                self.say(at, &what);
+                self.write_line(at, &what);
             }
             Event::Ready { workers } => {
                 let workers = counted(u64::from(*workers), "worker");
-                self.say(at, &format!("the service takes batches: {workers}"));
+                self.write_line(at, &format!("the service takes batches: {workers}"));
             }
             Event::Workers { side, workers } => {
                 let place = if *side == Side::Local { "here" } else { "in the service" };
-                self.say(at, &format!("{} {place}", counted(u64::from(*workers), "worker")));
+                self.write_line(at, &format!("{} {place}", counted(u64::from(*workers), "worker")));
             }
-            Event::Silent => self.say(at, "the service gives no answer: what it has is done here as well"),
-            Event::Heard => self.say(at, "the service answers again"),
-            Event::Gone { why } => self.say(at, &format!("the service is left: {why}")),
+            Event::Silent => {
+                self.write_line(at, "the service gives no answer: what it has is done here as well");
+            }
+            Event::Heard => self.write_line(at, "the service answers again"),
+            Event::Gone { why } => self.write_line(at, &format!("the service is left: {why}")),
         }
     }
 
     fn step(&mut self, at: f64, step: Step, forecast: &Forecast) {
-        let again = self.policy.as_mut().map(|policy| policy.step(at).0);
+        let replayed = self.policy.as_mut().map(|policy| policy.step(at).0);
         let what = match step {
             Step::Stay => return,
             Step::Probe => "the service is asked",
@@ -125,11 +127,11 @@ impl TraceSummary {
             Step::Leave => "the service is left",
         };
         let Forecast { rest, alone, together, credits } = forecast;
-        let same = if again == Some(step) { "" } else { " (this version would not)" };
+        let difference = if replayed == Some(step) { "" } else { " (this version would not)" };
         let what = format!(
-            "{what}{same}: {rest:.0} items are left; {alone:.3} s here alone, {together:.3} s with it, for about {credits:.6} \
+            "{what}{difference}: {rest:.0} items are left; {alone:.3} s here alone, {together:.3} s with it, for about {credits:.6} \
              credits"
         );
-        self.say(at, &what);
+        self.write_line(at, &what);
     }
 }

@@ -1,10 +1,13 @@
-//! ADAPTIVE: each batch where the whole map ends soonest.
+//! ADAPTIVE: runs each batch on the side where the whole map ends soonest.
 //!
-//! `policy` decides, from what was seen alone: no clock, no I/O, no thread. `held` is what both sides have. The same code
-//! is played in virtual time over thousands of random worlds by `simulator/`. `run` applies both to two real runs, its
-//! `sides`, and has the service asked and left in `run/service_link`; `quote` is what a service costs, `summary` what is said of the map;
-//! `service_limits` recognizes what a service's own limits refuse, `trace` writes what was seen and decided, and `explain`
-//! words it. `backend` implements the trait, with its `options`.
+//! - `policy` decides, based only on recorded events: no clock, no I/O, no thread. `in_flight` is the table
+//!   of the batches that both sides have. `simulator/` runs the same code in virtual time over thousands of
+//!   random worlds.
+//! - `run` applies both to two real runs, its `sides`; `run/service_link` opens and leaves the service.
+//! - `quote` converts the prices of a service; `summary` formats the map's messages; `service_limits`
+//!   recognizes rejections by a service's own limits.
+//! - `trace` writes events and decisions to a file, and `explain` formats such a file as text.
+//! - `backend` implements the trait, with its `options`.
 
 pub(crate) mod backend;
 mod explain;

@@ -4,14 +4,15 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// How batches are divided between the two backends, and what observes the decisions.
+/// How batches are divided between the two backends, and the observer of the decisions.
 #[derive(Clone, Debug)]
 pub struct AdaptiveOptions {
     /// Margins, prices and expectations of the policy.
     pub policy: crate::adaptive::policy::Options,
-    /// A file that gets each event and decision as a line of JSON, one map after the other. [`explain`](super::explain()) reads it.
+    /// File to which each event and decision is appended as a line of JSON, one map after the other.
+    /// [`explain`](super::explain()) reads it.
     pub trace: Option<PathBuf>,
-    /// Receives each decision.
+    /// Observer of the decisions.
     pub witness: Arc<dyn DecisionObserver>,
 }
 
@@ -25,12 +26,12 @@ impl Default for AdaptiveOptions {
     }
 }
 
-/// Observes what an [`Adaptive`](super::Adaptive) backend decides. Its answers change nothing.
+/// Observes the decisions of an [`Adaptive`](super::Adaptive) backend; it can't change them.
 pub trait DecisionObserver: Send + Sync + Debug {
-    /// A decision, in words, with its numbers.
+    /// Called with each decision as a sentence with its numbers.
     fn decided(&self, text: &str);
 
-    /// The map goes on without the service, with the reason. Called at most once a map.
+    /// Called when the map continues without the service, with the reason. At most once per map.
     fn left(&self, why: &str);
 }
 

@@ -1,5 +1,6 @@
-//! One map on two runs: asks the policy, and does what it says. The cloud's run is opened when the policy wants to ask the
-//! service, which costs a round trip; it is prepared (uploaded, opened) when the policy wants to use it.
+//! Run of one map on two runs: asks the policy, and applies its decisions. The cloud's run is opened when the
+//! policy wants to contact the service, which costs a round trip. It is prepared (uploaded, opened) when the
+//! policy wants to use it.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -26,8 +27,8 @@ use crate::{Backend, Capacity, Readiness, Run, split_after_crash};
 
 mod service_link;
 
-/// While both have something, each is looked at in turn so often. A look takes microseconds.
-const TURN: Duration = Duration::from_millis(1);
+/// Interval of polling each side in turn while both have work. A poll takes microseconds.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 pub(super) struct AdaptiveRun {
     job: Arc<Job>,
     sides: Sides,
@@ -35,21 +36,21 @@ pub(super) struct AdaptiveRun {
     policy: Policy,
     in_flight: InFlight,
     ready: VecDeque<Completion>,
-    /// Items that the service's own limits keep from an answer there.
-    only_here: BTreeSet<u64>,
+    /// Items that fail at the service by its own limits.
+    local_only: BTreeSet<u64>,
     options: AdaptiveOptions,
     trace: Trace,
-    begun: Instant,
-    /// When the policy is to be asked again about the service.
+    started: Instant,
+    /// Next time to ask the policy about the service.
     next_step: Instant,
     upload_left: u64,
     answered: [u64; 2],
     repeated: u64,
     used: bool,
-    /// The last forecast that said no.
+    /// The last forecast without a change.
     declined: Option<Forecast>,
     cost: (u64, Duration, u64),
-    why: Option<String>,
+    left_because: Option<String>,
 }
 
 impl AdaptiveRun {
@@ -69,7 +70,7 @@ impl AdaptiveRun {
             workers,
             options: options.policy,
         });
-        let begun = Instant::now();
+        let started = Instant::now();
         AdaptiveRun {
             job,
             sides: Sides::new(local),
@@ -77,23 +78,23 @@ impl AdaptiveRun {
             policy,
             in_flight: InFlight::default(),
             ready: VecDeque::new(),
-            only_here: BTreeSet::new(),
+            local_only: BTreeSet::new(),
             options,
             trace,
-            begun,
-            next_step: begun,
+            started,
+            next_step: started,
             upload_left: 0,
             answered: [0; 2],
             repeated: 0,
             used: false,
             declined: None,
             cost: (0, Duration::ZERO, 0),
-            why: None,
+            left_because: None,
         }
     }
 
     fn now(&self) -> f64 {
-        self.begun.elapsed().as_secs_f64()
+        self.started.elapsed().as_secs_f64()
     }
 
     fn see(&mut self, event: Event) {
@@ -102,12 +103,12 @@ impl AdaptiveRun {
         self.trace.line(|| Line::Saw { at, saw: event });
     }
 
-    fn tell(&self, text: impl FnOnce() -> String) {
+    fn notify(&self, text: impl FnOnce() -> String) {
         self.options.witness.decided(&text());
     }
 
-    /// For the host's adapter: what a side has answered, and what comes back.
-    fn hand_out(&mut self, completions: impl IntoIterator<Item = (Side, Completion)>) {
+    /// Queues completions of a side for the host's adapter.
+    fn deliver(&mut self, completions: impl IntoIterator<Item = (Side, Completion)>) {
         for (side, completion) in completions {
             if matches!(completion.outcome, Outcome::Done(_)) {
                 self.answered[side as usize] += u64::from(completion.items);
@@ -116,25 +117,25 @@ impl AdaptiveRun {
         }
     }
 
-    /// Places in the service, and what it wants of a batch.
-    fn there(&mut self) -> Option<Capacity> {
+    /// Capacity of the service's run; `None` unless it is ready.
+    fn cloud_capacity(&mut self) -> Option<Capacity> {
         if *self.policy.link() != Link::Ready {
             return None;
         }
         self.sides.cloud.as_mut().map(|cloud| cloud.capacity())
     }
 
-    /// Where the next batch goes; `again`: one item that was tried before.
-    fn place(&mut self, here: &Capacity, there: Option<&Capacity>, again: bool) -> Option<Side> {
+    /// Side for the next batch; `again`: one item that was tried before.
+    fn place(&mut self, local: &Capacity, cloud: Option<&Capacity>, again: bool) -> Option<Side> {
         let work =
             |capacity: &Capacity| (capacity.batches > 0).then_some(capacity.targets.work.as_secs_f64());
         let at = self.now();
-        let side = match there {
-            None => work(here).map(|_| Side::Local),
-            Some(there) if again => self.policy.place_again(at, work(here), work(there)),
-            Some(there) => self.policy.place(at, work(here), work(there)),
+        let side = match cloud {
+            None => work(local).map(|_| Side::Local),
+            Some(cloud) if again => self.policy.place_again(at, work(local), work(cloud)),
+            Some(cloud) => self.policy.place(at, work(local), work(cloud)),
         };
-        // A run that holds nothing takes what it gets.
+        // If nothing is in flight, accept the batch locally, so that the map makes progress.
         side.or_else(|| self.in_flight.is_empty().then_some(Side::Local))
     }
 
@@ -144,98 +145,99 @@ impl AdaptiveRun {
         self.in_flight.submitted(batch.clone(), side);
         if let Err(error) = self.sides.submit(side, batch) {
             let batch = error.into_batch();
-            self.in_flight.refused(&batch, side);
-            // The other side may take it.
+            self.in_flight.on_rejected(&batch, side);
+            // The other side may accept it.
             return Err(SubmitError::Full(batch));
         }
         self.see(Event::Sent { batch: id, side, first, items, bytes });
         if side == Side::Cloud && !std::mem::replace(&mut self.used, true) {
             let at = self.now();
             self.trace.line(|| Line::Uses { at, side });
-            self.tell(|| format!("from item {first} on, batches go to the service as well"));
+            self.notify(|| format!("from item {first} on, batches go to the service as well"));
         }
         Ok(())
     }
 
-    /// Whether a loss says something of the batch, and not of the side: an item of it may have done it.
-    fn accuses(&self, side: Side, loss: &WorkerLoss) -> bool {
-        let cut = side == Side::Cloud && service_limits::is_cut_by_it(loss, self.job.item_timeout);
+    /// Returns whether a loss casts suspicion on the batch's items, and not on the side.
+    fn is_suspect(&self, side: Side, loss: &WorkerLoss) -> bool {
+        let cut = side == Side::Cloud && service_limits::is_service_timeout(loss, self.job.item_timeout);
         split_after_crash::accuses(loss) && !cut
     }
 
-    /// News of a side.
-    fn landed(&mut self, side: Side, completion: Completion) {
+    /// Processes a completion of a side.
+    fn on_completion(&mut self, side: Side, completion: Completion) {
         let (items, first) = (completion.items, completion.first);
         let (accuses, lost) = match &completion.outcome {
             Outcome::Lost(_, loss) => {
-                let accuses = self.accuses(side, loss);
-                // Where nothing was ever answered, the side is to blame rather than each of the items.
+                let accuses = self.is_suspect(side, loss);
+                // If a side has never answered, blame the side rather than each item.
                 let known = accuses && matches!(loss.running, Running::Item(_));
                 (accuses, !known || self.answered[side as usize] == 0)
             }
             _ => (false, false),
         };
-        // What a service does not do is no answer to an item that this machine may do.
-        let beyond =
-            side == Side::Cloud && service_limits::is_of_the_service(&completion, self.job.item_timeout);
-        let completion = if beyond {
-            self.only_here.insert(first);
-            self.in_flight.taken_back(completion)
+        // A rejection by the service's own limits is no answer: this machine may run the item.
+        let is_limit =
+            side == Side::Cloud && service_limits::is_service_limit(&completion, self.job.item_timeout);
+        let completion = if is_limit {
+            self.local_only.insert(first);
+            self.in_flight.as_returned(completion)
         } else {
             completion
         };
-        let news = match &completion.outcome {
+        let answer = match &completion.outcome {
             Outcome::Done(results) => Some((results.wall, results.cpu, results.payload.len() as u64)),
             Outcome::Returned(_) | Outcome::Lost(..) => None,
         };
-        let landed = self.in_flight.landed(side, completion, accuses);
-        let Some(batch) = landed.of else { return };
-        let event = match news {
+        let result = self.in_flight.landed(side, completion, accuses);
+        let Some(batch) = result.of else { return };
+        let event = match answer {
             Some((wall, cpu, bytes)) => {
                 self.cost = (self.cost.0 + u64::from(items), self.cost.1 + cpu, self.cost.2 + bytes);
                 Event::Answered { batch, side, items, wall: wall.as_secs_f64(), bytes }
             }
             None => Event::Back { batch, side, items, lost },
         };
-        for event in landed.seen(side, event) {
+        for event in result.seen(side, event) {
             self.see(event);
         }
-        for cancel in landed.cancel {
+        for cancel in result.cancel {
             self.sides.cancel(cancel);
         }
-        self.hand_out(landed.completions);
+        self.deliver(result.completions);
     }
 
-    /// Takes what the service has to tell, without waiting, or for so long where nothing else can come.
-    fn hear_cloud(&mut self, until: Instant) {
+    /// Processes completions of the service, without waiting or, if no other side has work, until a deadline.
+    fn poll_cloud(&mut self, until: Instant) {
         let mut until = until;
         while let Some(cloud) = &mut self.sides.cloud {
             match cloud.poll(until) {
                 Ok(Some(completion)) => {
-                    self.landed(Side::Cloud, completion);
-                    until = self.begun;
+                    self.on_completion(Side::Cloud, completion);
+                    until = self.started;
                 }
                 Ok(None) => return,
-                Err(error) => self.gone(&error),
+                Err(error) => self.leave_service(&error),
             }
         }
     }
 
-    /// Nothing more is handed in, and workers are idle: what lags elsewhere is done here as well, or there.
+    /// Repeats a straggling batch on the other side, if that has idle workers. Called when no new batch is
+    /// submitted.
     fn repeat(&mut self) {
         if *self.policy.link() != Link::Ready && self.in_flight.count(Side::Cloud) == 0 {
             return;
         }
-        let here = self.sides.local.capacity();
-        let there = self.there();
-        let local_idle = self.in_flight.count(Side::Local) < here.workers;
+        let local = self.sides.local.capacity();
+        let cloud = self.cloud_capacity();
+        let local_idle = self.in_flight.count(Side::Local) < local.workers;
         let cloud_idle =
-            there.is_some_and(|there| there.batches > 0 && self.in_flight.count(Side::Cloud) < there.workers);
+            cloud.is_some_and(|cloud| cloud.batches > 0 && self.in_flight.count(Side::Cloud) < cloud.workers);
         let at = self.now();
         let Some(mut repeat) = self.policy.repeat(at, local_idle, cloud_idle) else { return };
         let free = match repeat.to {
-            Side::Local => here.batches,
-            Side::Cloud => there.map_or(0, |there| there.batches),
+            Side::Local => local.batches,
+            Side::Cloud => cloud.map_or(0, |cloud| cloud.batches),
         };
         repeat.pieces = repeat.pieces.min(u32::try_from(free).unwrap_or(u32::MAX));
         if !self.copy(repeat, "lag") {
@@ -243,14 +245,14 @@ impl AdaptiveRun {
         }
     }
 
-    /// What a service has that gives no answer is done here as places come free, before anything that is not begun.
-    fn rescue(&mut self) {
+    /// Copies batches of a silent service to local workers as slots become free, before any new batch.
+    fn copy_silent_batches(&mut self) {
         while self.policy.is_silent() && self.sides.local.capacity().batches > 0 {
             let Some(repeat) = self.policy.rescue() else { return };
             if self.copy(repeat, "get no answer") {
                 continue;
             }
-            // What is under suspicion, or in parts, has no copy.
+            // Suspects and batches in parts have no copy: withdraw them.
             let Some((cancel, back)) = self.in_flight.withdraw(repeat.batch, Side::Cloud) else {
                 self.policy.not_repeated(repeat.batch);
                 continue;
@@ -258,11 +260,12 @@ impl AdaptiveRun {
             let items = cancel.items;
             self.sides.cancel(cancel);
             self.see(Event::Back { batch: repeat.batch, side: Side::Cloud, items, lost: false });
-            self.hand_out(back.into_iter().map(|completion| (Side::Local, completion)));
+            self.deliver(back.into_iter().map(|completion| (Side::Local, completion)));
         }
     }
 
-    /// Does a batch a second time, for that reason. Whether there is a copy of it, and the other side has taken that.
+    /// Runs a batch on another side as well, for this reason. Returns whether there is a copy, and the other
+    /// side has accepted it.
     fn copy(&mut self, repeat: Repeat, why: &str) -> bool {
         let at = self.now();
         let Repeat { batch, to, pieces } = repeat;
@@ -274,7 +277,7 @@ impl AdaptiveRun {
         for copy in copies {
             let name = copy.id();
             if self.sides.submit(to, copy).is_err() {
-                if let Some(cancel) = self.in_flight.uncopied(name, to) {
+                if let Some(cancel) = self.in_flight.remove_copy(name, to) {
                     self.sides.cancel(cancel);
                 }
                 return false;
@@ -283,7 +286,7 @@ impl AdaptiveRun {
         self.repeated += 1;
         self.trace.line(|| Line::Repeat { at, repeat });
         self.see(Event::Sent { batch, side: to, first, items, bytes });
-        self.tell(|| {
+        self.notify(|| {
             let place = if to == Side::Local { "here" } else { "in the service" };
             format!("items {first}..{} {why}, and are done {place} as well", first + u64::from(items))
         });
@@ -292,18 +295,18 @@ impl AdaptiveRun {
 }
 
 impl Run for AdaptiveRun {
-    /// That of this machine's workers, which are there first.
+    /// Readiness of the local workers, which exist first.
     fn readiness(&mut self) -> Readiness {
         self.sides.local.readiness()
     }
 
     fn capacity(&mut self) -> Capacity {
-        let here = self.sides.local.capacity();
-        let Some(there) = self.there() else { return here };
-        let side = self.place(&here, Some(&there), false);
+        let local = self.sides.local.capacity();
+        let Some(cloud) = self.cloud_capacity() else { return local };
+        let side = self.place(&local, Some(&cloud), false);
         let targets = match side {
-            Some(Side::Cloud) => there.targets,
-            _ => here.targets,
+            Some(Side::Cloud) => cloud.targets,
+            _ => local.targets,
         };
         let at = self.now();
         let bias = self.policy.bias(at, side.unwrap_or(Side::Local));
@@ -311,18 +314,18 @@ impl Run for AdaptiveRun {
             Targets { work: targets.work.div_f64(bias), least: targets.least.div_f64(bias), ..targets };
         Capacity {
             batches: usize::from(side.is_some()),
-            slots: here.slots + there.slots,
-            workers: (self.policy.sharers(at).round() as usize).max(here.workers),
+            slots: local.slots + cloud.slots,
+            workers: (self.policy.sharers(at).round() as usize).max(local.workers),
             targets,
         }
     }
 
     fn submit(&mut self, batch: Batch) -> Result<(), SubmitError> {
-        let here = self.sides.local.capacity();
-        let there = self.there();
-        let side = match self.only_here.contains(&batch.first()) && batch.items() == 1 {
+        let local = self.sides.local.capacity();
+        let cloud = self.cloud_capacity();
+        let side = match self.local_only.contains(&batch.first()) && batch.items() == 1 {
             true => Some(Side::Local),
-            false => self.place(&here, there.as_ref(), batch.attempt() > 0),
+            false => self.place(&local, cloud.as_ref(), batch.attempt() > 0),
         };
         match side {
             Some(side) => self.send(batch, side),
@@ -332,7 +335,7 @@ impl Run for AdaptiveRun {
 
     fn poll(&mut self, deadline: Instant) -> Result<Option<Completion>, BackendError> {
         loop {
-            self.rescue();
+            self.copy_silent_batches();
             if let Some(completion) = self.ready.pop_front() {
                 return Ok(Some(completion));
             }
@@ -340,7 +343,7 @@ impl Run for AdaptiveRun {
             if now >= self.next_step {
                 self.step();
             }
-            self.hear_cloud(self.begun);
+            self.poll_cloud(self.started);
             if !self.ready.is_empty() {
                 continue;
             }
@@ -351,15 +354,15 @@ impl Run for AdaptiveRun {
             let both = self.in_flight.count(Side::Cloud) > 0;
             let asking = matches!(self.policy.link(), Link::Probing | Link::Opening { .. });
             let slice = match () {
-                () if both || asking => now + TURN,
+                () if both || asking => now + POLL_INTERVAL,
                 () if matches!(self.policy.link(), Link::Left { .. }) => deadline,
-                () => self.next_step.max(now + TURN),
+                () => self.next_step.max(now + POLL_INTERVAL),
             };
             let until = slice.min(deadline);
             if self.in_flight.count(Side::Local) == 0 && both {
-                self.hear_cloud(until);
+                self.poll_cloud(until);
             } else if let Some(completion) = self.sides.local.poll(until)? {
-                self.landed(Side::Local, completion);
+                self.on_completion(Side::Local, completion);
             }
             if self.ready.is_empty() && Instant::now() >= deadline {
                 return Ok(None);
@@ -379,7 +382,7 @@ impl Run for AdaptiveRun {
     }
 
     fn summary(&mut self) -> Option<String> {
-        let (gone, declined) = (self.why.as_deref(), self.declined.as_ref());
+        let (gone, declined) = (self.left_because.as_deref(), self.declined.as_ref());
         Some(summary::of_map(self.answered, self.repeated, gone, self.policy.link(), declined))
     }
 
@@ -395,8 +398,8 @@ impl Run for AdaptiveRun {
         let cost = self.cost_so_far().microcredits as f64 * MICRO;
         self.trace.line(|| Line::End { at, here, there, credits: cost });
         self.trace.end();
-        let paid = there > 0 && self.in_flight.count(Side::Cloud) == 0;
-        self.sides.close(paid)
+        let await_bill = there > 0 && self.in_flight.count(Side::Cloud) == 0;
+        self.sides.close(await_bill)
     }
 }
 

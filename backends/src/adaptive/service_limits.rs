@@ -1,4 +1,5 @@
-//! What a service's own limits keep from an answer, and this machine may do: pure. Asked by `run` of each news of a service.
+//! Recognizes failures that are due to a service's own limits, and that may succeed on this machine. Pure
+//! functions; `run` calls them for each completion of a service.
 
 use std::time::Duration;
 
@@ -6,15 +7,15 @@ use crate::model::completion::{Completion, Outcome};
 use crate::model::death::{ExitReason, WorkerLoss};
 use crate::model::failure::FailureKind;
 
-/// Whether an item has no answer for a limit that its user has not set: it has outlasted what the service gives a batch, or
-/// is larger than what that takes. Several items are divided until the one stands alone.
-pub(crate) fn is_of_the_service(completion: &Completion, item_timeout: Option<Duration>) -> bool {
+/// Returns whether an item failed by a limit that the user has not set: it ran longer than the service allows
+/// for a batch, or is larger than the service accepts. Several items are divided first, until one is alone.
+pub(crate) fn is_service_limit(completion: &Completion, item_timeout: Option<Duration>) -> bool {
     if completion.items != 1 {
         return false;
     }
     match &completion.outcome {
-        Outcome::Lost(_, loss) => is_cut_by_it(loss, item_timeout),
-        // No worker has had it: the service's client has not even sent it.
+        Outcome::Lost(_, loss) => is_service_timeout(loss, item_timeout),
+        // No worker's name: the service's client has not even sent the item.
         Outcome::Done(results) => {
             results.worker.is_empty()
                 && results.failures.iter().any(|failure| failure.kind == FailureKind::Serialize)
@@ -23,16 +24,16 @@ pub(crate) fn is_of_the_service(completion: &Completion, item_timeout: Option<Du
     }
 }
 
-/// Whether a service has cut what took longer than it gives a batch, and not than the user gives an item.
-pub(crate) fn is_cut_by_it(loss: &WorkerLoss, item_timeout: Option<Duration>) -> bool {
+/// Returns whether a service stopped a batch by its own time limit, not by the user's limit for an item.
+pub(crate) fn is_service_timeout(loss: &WorkerLoss, item_timeout: Option<Duration>) -> bool {
     match loss.death.cause {
-        ExitReason::Timeout(limit) => item_timeout.map(whole) != Some(whole(limit)),
+        ExitReason::Timeout(limit) => item_timeout.map(as_sent) != Some(as_sent(limit)),
         _ => false,
     }
 }
 
-/// As a limit travels: in milliseconds, and one at least.
-fn whole(limit: Duration) -> u128 {
+/// A limit as the protocol sends it: in milliseconds, at least one.
+fn as_sent(limit: Duration) -> u128 {
     limit.as_millis().max(1)
 }
 
@@ -64,23 +65,23 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_is_the_items_where_its_user_has_set_it() {
+    fn timeout_counts_for_the_item_only_if_the_user_set_it() {
         let (own, limit) = (Duration::from_micros(2_500_900), Duration::from_mins(5));
         let timeout = ExitReason::Timeout;
-        assert!(is_of_the_service(&lost(1, timeout(limit)), None));
-        assert!(is_of_the_service(&lost(1, timeout(limit)), Some(own)));
-        // As the service gives it back.
-        assert!(!is_of_the_service(&lost(1, timeout(Duration::from_millis(2500))), Some(own)));
+        assert!(is_service_limit(&lost(1, timeout(limit)), None));
+        assert!(is_service_limit(&lost(1, timeout(limit)), Some(own)));
+        // The limit as the service returns it, rounded to milliseconds.
+        assert!(!is_service_limit(&lost(1, timeout(Duration::from_millis(2500))), Some(own)));
         let shortest = lost(1, timeout(Duration::from_millis(1)));
-        assert!(!is_of_the_service(&shortest, Some(Duration::from_micros(9))));
-        assert!(!is_of_the_service(&lost(2, timeout(limit)), None), "nobody knows which of them it was");
-        assert!(!is_of_the_service(&lost(1, ExitReason::Signal(11)), None));
+        assert!(!is_service_limit(&shortest, Some(Duration::from_micros(9))));
+        assert!(!is_service_limit(&lost(2, timeout(limit)), None), "nobody knows which of them it was");
+        assert!(!is_service_limit(&lost(1, ExitReason::Signal(11)), None));
     }
 
     #[test]
-    fn what_was_never_sent_is_no_failure_of_the_item() {
-        assert!(is_of_the_service(&failed("", FailureKind::Serialize), None));
-        assert!(!is_of_the_service(&failed("w (cloud)", FailureKind::Serialize), None));
-        assert!(!is_of_the_service(&failed("", FailureKind::Panic), None));
+    fn unsent_item_is_a_service_limit() {
+        assert!(is_service_limit(&failed("", FailureKind::Serialize), None));
+        assert!(!is_service_limit(&failed("w (cloud)", FailureKind::Serialize), None));
+        assert!(!is_service_limit(&failed("", FailureKind::Panic), None));
     }
 }

@@ -1,5 +1,5 @@
-//! The two runs of one map: that of this machine, which is there from the begin, and that of the service, which is opened
-//! when the policy wants to ask it, and given up when it is of no use any more.
+//! The two runs of one map. The local run exists from the start. The service's run is opened when the policy
+//! wants to contact the service, and dropped when it is no longer useful.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use crate::backend::SubmitError;
 use crate::model::batch::Batch;
 use crate::model::cost::Receipt;
 
-/// The bill is waited for so long at the end of a map; what is known is reported if it takes longer.
-const BILL: Duration = Duration::from_millis(20);
+/// Maximum wait for the bill at the end of a map; after it, the known cost is reported.
+const BILL_TIMEOUT: Duration = Duration::from_millis(20);
 
 pub(super) struct Sides {
     pub(super) local: Box<dyn Run>,
     pub(super) cloud: Option<Box<dyn Run>>,
-    /// What the service's run cost, once it is given up.
+    /// Cost of the service's run, once it was dropped.
     spent: Receipt,
 }
 
@@ -33,10 +33,10 @@ impl Sides {
         }
     }
 
-    /// Hands a batch to a side.
+    /// Submits a batch to a side.
     ///
     /// # Errors
-    /// If that takes none now, or is not there.
+    /// If that side accepts no batch now, or does not exist.
     pub(super) fn submit(&mut self, side: Side, batch: Batch) -> Result<(), SubmitError> {
         match self.of(side) {
             Some(run) => run.submit(batch),
@@ -44,7 +44,7 @@ impl Sides {
         }
     }
 
-    /// A side need not answer a batch any more.
+    /// Cancels a batch on a side.
     pub(super) fn cancel(&mut self, cancel: Cancel) {
         let Some(run) = self.of(cancel.side) else { return };
         for name in cancel.names {
@@ -52,14 +52,14 @@ impl Sides {
         }
     }
 
-    /// Gives the service's run up.
+    /// Drops the service's run.
     pub(super) fn leave_cloud(&mut self) {
         if let Some(mut cloud) = self.cloud.take() {
             self.spent = cloud.cost_so_far();
         }
     }
 
-    /// What the map has cost so far.
+    /// Cost of the map so far.
     pub(super) fn cost_so_far(&mut self) -> Receipt {
         match &mut self.cloud {
             Some(cloud) => cloud.cost_so_far(),
@@ -67,16 +67,17 @@ impl Sides {
         }
     }
 
-    /// Ends both; what the map has cost. `paid`: the service has answered, and has nothing more. Its bill is waited for then,
-    /// for a moment.
+    /// Ends both runs; returns the cost of the map. `paid`: the service has answered, and has no batches
+    /// left. Then its bill is awaited for a moment (`BILL_TIMEOUT`).
     pub(super) fn close(mut self, paid: bool) -> Receipt {
         let receipt = self.cost_so_far();
-        // What no run waits for is cancelled, and not paid; a run that was never used is just given up.
+        // Dropping the run cancels its unneeded batches, which are not paid, or closes a run that was never
+        // used.
         let Some(cloud) = self.cloud.take().filter(|_| paid) else { return receipt };
         let (bill, closed) = mpsc::channel();
         let closing = std::thread::Builder::new().name("fastmap-bill".to_owned());
         match closing.spawn(move || bill.send(cloud.close())) {
-            Ok(_) => closed.recv_timeout(BILL).unwrap_or(receipt),
+            Ok(_) => closed.recv_timeout(BILL_TIMEOUT).unwrap_or(receipt),
             Err(_) => receipt,
         }
     }

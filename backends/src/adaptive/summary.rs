@@ -1,9 +1,9 @@
-//! What a map under ADAPTIVE says of itself: while it decides, and in its closing line.
+//! Messages of a map under ADAPTIVE: its decisions, and its part of the closing line.
 
 use super::policy::{Forecast, Link};
 use crate::counted;
 
-/// A forecast in words.
+/// Formats a forecast.
 pub(super) fn forecast(forecast: &Forecast) -> String {
     format!(
         "the {:.0} items left take {:.2} s here alone, and {:.2} s with it, for about {:.4} credits",
@@ -11,8 +11,8 @@ pub(super) fn forecast(forecast: &Forecast) -> String {
     )
 }
 
-/// What was used of the service, or why it was not. `answered`: items here, and there. `repeated`: batches. `declined`: the
-/// last forecast that said no.
+/// Describes the use of the service, or why it was not used. `answered`: items answered locally, and by the
+/// service. `repeated`: batches. `declined`: the last forecast by which the service was not used.
 pub(super) fn of_map(
     answered: [u64; 2],
     repeated: u64,

@@ -1,4 +1,5 @@
-//! What was seen and decided, as lines of JSON in a file: one map behind the other. Written by `run`, read by `explain`.
+//! Events and decisions of maps, appended to a file as lines of JSON, one map after the other. Written by
+//! `run`, read by `explain`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
@@ -8,32 +9,32 @@ use serde::{Deserialize, Serialize};
 
 use super::policy::{Event, Forecast, Options, Repeat, Side, Step};
 
-/// One line.
+/// A line of a trace.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Line {
-    /// A map begins.
+    /// Start of a map.
     Begin { label: Option<String>, function: String, items: Option<u64>, workers: u32, options: Options },
-    /// Something was seen.
+    /// An event.
     Saw { at: f64, saw: Event },
-    /// The policy was asked about the service, and wanted something new.
+    /// The policy was asked about the service, and decided on a change.
     Step { at: f64, step: Step, forecast: Forecast },
-    /// From now on batches go to both; or only here again.
+    /// From now on, batches go to this side as well.
     Uses { at: f64, side: Side },
-    /// A batch is done twice.
+    /// A batch is run on the other side as well.
     Repeat { at: f64, repeat: Repeat },
-    /// The map is over.
+    /// End of a map.
     End { at: f64, here: u64, there: u64, credits: f64 },
 }
 
-/// The file; nothing is written where it can't be.
+/// Writer of a trace; `None` if there is no file, or it can't be written.
 #[derive(Debug)]
 pub(super) struct Trace {
     file: Option<BufWriter<File>>,
 }
 
 impl Trace {
-    /// Appends to that file.
+    /// Opens the file for appending.
     pub(super) fn open(path: Option<&Path>) -> Trace {
         let file = path.and_then(|path| {
             let opened = OpenOptions::new().create(true).append(true).open(path);
@@ -53,7 +54,7 @@ impl Trace {
 
     pub(super) fn end(&mut self) {
         if let Some(file) = &mut self.file {
-            let _told = file.flush().map_err(|error| log::warn!("the trace is cut off: {error}"));
+            let _logged = file.flush().map_err(|error| log::warn!("the trace is cut off: {error}"));
         }
     }
 }

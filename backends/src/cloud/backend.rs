@@ -1,4 +1,4 @@
-//! The backend as its user sees it: options, and a run for each map.
+//! Public face of the cloud backend: [`Cloud`], and a run for each map.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,23 +20,24 @@ use crate::{Backend, Capacity, ItemCost, Readiness, Run};
 
 /// Runs batches at a service, which starts this very program in jails of its own.
 ///
-/// Nothing is sent before the first run is opened, and nothing is uploaded or charged before its first batch. Uploads
-/// happen once, connections are kept, and what is known of the account is shared by all runs. Cheap to clone.
+/// Nothing is sent before the first run is opened, and nothing is uploaded or charged before its first batch.
+/// Uploads happen once, connections are kept alive, and all runs share the cached account data. Cheap to
+/// clone.
 ///
-/// What can be repeated is repeated: an answer that does not come is asked for again until
-/// [`patience`](CloudOptions::patience) is over, under the same number, so that it is charged once. A run that is
-/// dropped, or whose process exits, is cancelled at the service if that can be reached; one whose process is killed
-/// ends there with its lease (30 s, unless the service says otherwise).
+/// Failed requests are retried: an answer that does not arrive is requested again under the same number until
+/// [`patience`](CloudOptions::patience) is exceeded, so it is charged once. A run that is dropped, or whose
+/// process exits, is cancelled at the service if the service can be reached. A run whose process is killed
+/// ends there with its lease (30 s, unless the service sets another).
 #[derive(Clone, Debug)]
 pub struct Cloud {
     session: Arc<Session>,
 }
 
 impl Cloud {
-    /// A way to that service. No request is made yet.
+    /// Creates a client of that service. Makes no request yet.
     ///
     /// # Errors
-    /// [`BackendError::Cloud`] if the address can't be one, with what it must be.
+    /// [`BackendError::Cloud`] if the address is invalid; the message describes a valid one.
     pub fn new(options: CloudOptions) -> Result<Cloud, BackendError> {
         let url: ServiceUrl = options.url.parse().map_err(|error: super::UrlError| {
             BackendError::Cloud(error.to_string(), Some(Box::new(error)))
@@ -45,7 +46,7 @@ impl Cloud {
         Ok(Cloud { session: Arc::new(Session::new(options, http)) })
     }
 
-    /// What a short request takes, there and back; `None` before one was made.
+    /// Round-trip time of a short request; `None` until one was made.
     pub fn round_trip(&self) -> Option<Duration> {
         self.session.round_trip()
     }
@@ -67,9 +68,9 @@ impl Backend for Cloud {
 }
 
 /// # Errors
-/// If this process is a fork of the one that made the backend: its threads are not here.
+/// If this process is a fork of the one that created the backend: the backend's threads do not exist here.
 fn check_owner(session: &Session) -> Result<(), BackendError> {
-    match session.is_mine() {
+    match session.is_own_process() {
         true => Ok(()),
         false => Err(BackendError::Forked { owner: session.owner, this: std::process::id() }),
     }
@@ -93,9 +94,9 @@ impl Run for CloudRun {
     }
 
     fn submit(&mut self, batch: Batch) -> Result<(), SubmitError> {
-        match self.shared().session.is_mine() {
+        match self.shared().session.is_own_process() {
             true => self.shared().submit(batch),
-            // The next poll says so.
+            // The next poll returns the error.
             false => Ok(()),
         }
     }
@@ -106,26 +107,26 @@ impl Run for CloudRun {
     }
 
     fn cancel(&mut self, batch: BatchId) {
-        if self.shared().session.is_mine() {
+        if self.shared().session.is_own_process() {
             self.shared().cancel(batch);
         }
     }
 
     fn readiness(&mut self) -> Readiness {
-        match self.shared().session.is_mine() {
+        match self.shared().session.is_own_process() {
             true => self.shared().readiness(),
             false => Readiness::default(),
         }
     }
 
     fn prepare(&mut self, seen: Option<ItemCost>) {
-        if self.shared().session.is_mine() {
+        if self.shared().session.is_own_process() {
             self.shared().prepare(seen);
         }
     }
 
     fn cost_so_far(&mut self) -> Receipt {
-        match self.shared().session.is_mine() {
+        match self.shared().session.is_own_process() {
             true => self.shared().spent(),
             false => Receipt::default(),
         }
@@ -133,7 +134,7 @@ impl Run for CloudRun {
 
     fn close(mut self: Box<Self>) -> Receipt {
         let shared = self.shared.take().expect("it is closed once");
-        match shared.session.is_mine() {
+        match shared.session.is_own_process() {
             true => shared.close(),
             false => Receipt::default(),
         }
@@ -142,8 +143,8 @@ impl Run for CloudRun {
 
 impl Drop for CloudRun {
     fn drop(&mut self) {
-        if let Some(shared) = self.shared.take().filter(|shared| shared.session.is_mine()) {
-            shared.give_up();
+        if let Some(shared) = self.shared.take().filter(|shared| shared.session.is_own_process()) {
+            shared.cancel_run();
         }
     }
 }

@@ -1,17 +1,18 @@
-//! A thread that has one batch on the way at a time: sends it, waits for its answer as long as the service works on it,
-//! and sends it again where none came. Started by the run thread, ends when there is nothing to do for a while.
+//! Thread that sends one batch at a time. It waits for the answer for as long as the service works on the
+//! batch, and sends the batch again if no answer arrives. The run thread starts it; it ends after a time
+//! without work (`IDLE_TIMEOUT`).
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::cloud::body::{Answer, Part, PartOutcome};
-use crate::cloud::http::{By, Failure, Reply};
+use crate::cloud::http::{Failure, Reply, TimeoutClass};
 use crate::cloud::problem::ProblemCode;
 use crate::cloud::protocol::Limits;
 use crate::cloud::retry::Backoff;
-use crate::cloud::run_handle::{ACKS, RunHandle};
+use crate::cloud::run_handle::{ACK_BATCH, RunHandle};
 use crate::cloud::run_state::{Opened, Piece};
-use crate::cloud::session::{Bears, Stop};
+use crate::cloud::session::{Stop, Tolerance};
 use crate::cloud::{compression, missing};
 use crate::model::batch::Batch;
 use crate::model::completion::{Completion, Origin, Outcome, Results};
@@ -20,30 +21,32 @@ use crate::model::death::{ExitReason, Running, WorkerExit, WorkerLoss};
 use crate::model::error::BackendError;
 use crate::model::failure::{FailureKind, ItemFailure};
 
-/// A sender with nothing to do ends after this.
-const IDLE: Duration = Duration::from_secs(5);
-/// A batch with which so many agents were lost in a row may be why.
-const LOSSES: u32 = 4;
-/// The service may fail with a batch so often in a row.
-const FAULTS: u32 = 8;
+/// A sender ends after this time without work.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// After this many lost agents in a row, the batch itself is suspected.
+const MAX_AGENT_LOSSES: u32 = 4;
+/// After this many internal errors of the service in a row, the run fails.
+const MAX_FAULTS: u32 = 8;
 
-/// What a sender does until there is nothing to do.
+/// Loop of a sender thread: sends batches until there is no more work.
 pub(crate) fn send(shared: &RunHandle, limits: &Limits) {
-    while let Some((piece, opened, seq)) = next(shared) {
-        deliver(shared, limits, piece, &opened, seq);
+    while let Some((piece, opened, seq)) = next_piece(shared) {
+        process(shared, limits, piece, &opened, seq);
     }
 }
 
-/// The next piece, the run that it goes to, and its number there; in flight from now on. `None`: there is none.
-fn next(shared: &RunHandle) -> Option<(Piece, Arc<Opened>, u64)> {
+/// Takes the next piece and marks it as in flight. Returns it with its run and its number there; `None`: the
+/// sender is to end.
+fn next_piece(shared: &RunHandle) -> Option<(Piece, Arc<Opened>, u64)> {
     let mut state = shared.lock();
     loop {
         if state.end.is_none()
-            && state.room() > 0
+            && state.free_slots() > 0
             && let Some(opened) = state.opened.clone()
             && let Some(piece) = state.waiting.pop_front()
         {
-            // Under a number that was used there may be a refusal that is kept: a batch was cut for want of credits.
+            // Never reuse a number: the service may have stored a refusal under it. A batch that was cut for
+            // want of credits is such a case.
             state.next += 1;
             let seq = state.next;
             state.on_sent(seq, piece.batch.id());
@@ -53,7 +56,8 @@ fn next(shared: &RunHandle) -> Option<(Piece, Arc<Opened>, u64)> {
             break;
         }
         state.idle += 1;
-        let (woken, timeout) = shared.work.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
+        let (woken, timeout) =
+            shared.work.wait_timeout(state, IDLE_TIMEOUT).unwrap_or_else(PoisonError::into_inner);
         state = woken;
         state.idle -= 1;
         if timeout.timed_out() && state.waiting.is_empty() {
@@ -64,65 +68,65 @@ fn next(shared: &RunHandle) -> Option<(Piece, Arc<Opened>, u64)> {
     None
 }
 
-/// How a try ended that is not to be repeated as it was.
+/// Result of sending a batch that is not to be repeated unchanged.
 enum SendOutcome {
     Answered(Answer, Option<u64>),
-    /// Nobody waits for it any more.
+    /// The batch was cancelled.
     Cancelled,
-    /// The agents that had it are gone, again and again.
+    /// The agents that had it were lost, `MAX_AGENT_LOSSES` times in a row.
     Lost,
-    /// The run that it was sent to is over.
+    /// The run that it was sent to has ended.
     RunOver,
-    /// It can't be paid now, or was cut, but others are in flight, and will leave something over.
+    /// It can't be paid now, or was cut; others are in flight, and may leave some of their reserved credits.
     Short,
     Exhausted(BackendError),
-    /// A proxy on the way takes no request as large.
+    /// A proxy accepts no request of this size.
     TooLarge,
     Stopped(Stop),
 }
 
-fn deliver(shared: &RunHandle, limits: &Limits, piece: Piece, opened: &Arc<Opened>, seq: u64) {
+fn process(shared: &RunHandle, limits: &Limits, piece: Piece, opened: &Arc<Opened>, seq: u64) {
     let length = piece.batch.payload().len() as u64;
     if length > limits.batch_bytes {
         let wanted = shared.lock().on_done(seq);
         return match wanted {
             true if piece.batch.items() > 1 => split(shared, &piece.batch),
-            true => refuse(shared, &piece.batch, limits.batch_bytes),
-            false => shared.landed(None, Vec::new()),
+            true => reject_too_large(shared, &piece.batch, limits.batch_bytes),
+            false => shared.finish_piece(None, Vec::new()),
         };
     }
-    let landing = match before(shared, &piece) {
+    let sent = match fetch_earlier_answer(shared, &piece) {
         Some(answer) => SendOutcome::Answered(answer, None),
-        None => carry(shared, &piece.batch, opened, seq),
+        None => send_until_answered(shared, &piece.batch, opened, seq),
     };
     let wanted = shared.lock().on_done(seq);
-    match landing {
+    match sent {
         SendOutcome::TooLarge if wanted => split(shared, &piece.batch),
-        SendOutcome::Cancelled | SendOutcome::TooLarge => shared.landed(None, Vec::new()),
+        SendOutcome::Cancelled | SendOutcome::TooLarge => shared.finish_piece(None, Vec::new()),
         SendOutcome::Answered(answer, arrived) => {
-            note(shared, &answer, arrived);
-            let (answered, mut rest) = sort(&piece.batch, answer.parts);
+            record_answer(shared, &answer, arrived);
+            let (answered, mut rest) = split_answer(&piece.batch, answer.parts);
             if !rest.is_empty() {
                 shared.shrink_window();
             }
             if !wanted {
-                // It would be charged for nobody.
+                // A cancelled batch must not be sent and charged again.
                 rest.clear();
             }
-            shared.landed(answered, rest);
+            shared.finish_piece(answered, rest);
         }
         SendOutcome::Lost => {
             let death = WorkerExit {
                 worker: "of the service".to_owned(),
                 pid: 0,
-                cause: ExitReason::AgentsLost(LOSSES),
+                cause: ExitReason::AgentsLost(MAX_AGENT_LOSSES),
                 refused: None,
                 stderr: Vec::new(),
             };
             let loss = WorkerLoss { running: Running::Unknown, death };
             let (batch, first, items) = (piece.batch.id(), piece.batch.first(), piece.batch.items());
             let outcome = Outcome::Lost(piece.batch, loss);
-            shared.landed(Some(Completion { batch, first, items, outcome }), Vec::new());
+            shared.finish_piece(Some(Completion { batch, first, items, outcome }), Vec::new());
         }
         SendOutcome::RunOver => {
             let mut state = shared.lock();
@@ -131,45 +135,45 @@ fn deliver(shared: &RunHandle, limits: &Limits, piece: Piece, opened: &Arc<Opene
             }
             drop(state);
             if wanted {
-                shared.put_back(Piece { before: Some((Arc::clone(opened), seq)), ..piece });
+                shared.put_back(Piece { sent_before: Some((Arc::clone(opened), seq)), ..piece });
             } else {
-                shared.landed(None, Vec::new());
+                shared.finish_piece(None, Vec::new());
                 shared.wake();
             }
         }
-        SendOutcome::Short if !wanted => shared.landed(None, Vec::new()),
-        SendOutcome::Short => shared.put_back(Piece { before: None, ..piece }),
+        SendOutcome::Short if !wanted => shared.finish_piece(None, Vec::new()),
+        SendOutcome::Short => shared.put_back(Piece { sent_before: None, ..piece }),
         SendOutcome::Exhausted(error) => shared.exhaust(error),
         SendOutcome::Stopped(stop) => {
             if let Stop::Failed(error) = stop {
                 shared.fail(error);
             }
-            shared.landed(None, Vec::new());
+            shared.finish_piece(None, Vec::new());
         }
     }
 }
 
-fn note(shared: &RunHandle, answer: &Answer, arrived: Option<u64>) {
+fn record_answer(shared: &RunHandle, answer: &Answer, arrived: Option<u64>) {
     let mut state = shared.lock();
     state.charged += answer.charge;
     state.arrived.extend(arrived);
     state.answers += 1;
-    state.heard = Instant::now();
-    // Fewer are acknowledged when the run thread wakes by its own clock.
-    let many = state.arrived.len() >= ACKS;
+    state.last_contact = Instant::now();
+    // Below this count, the run thread acknowledges them by its own timer.
+    let is_batch_full = state.arrived.len() >= ACK_BATCH;
     drop(state);
-    if many {
-        shared.news.notify_all();
+    if is_batch_full {
+        shared.changed.notify_all();
     }
 }
 
-/// The answer that came to a piece in a run that is over: paid for, and kept for a while.
-fn before(shared: &RunHandle, piece: &Piece) -> Option<Answer> {
-    let (opened, seq) = piece.before.as_ref()?;
+/// Fetches the answer to a piece from a run that has ended: the answer is paid for, and stored for a while.
+fn fetch_earlier_answer(shared: &RunHandle, piece: &Piece) -> Option<Answer> {
+    let (opened, seq) = piece.sent_before.as_ref()?;
     let target = format!("/runs/{}/batches/{seq}", opened.run);
     let reply = shared.session.call_with_retry(shared, || {
-        match shared.session.http.call(By::Long, "GET", &target, b"") {
-            // Whatever it is: there is no answer.
+        match shared.session.http.call(TimeoutClass::Long, "GET", &target, b"") {
+            // Any such problem means that there is no answer.
             Err(Failure::Problem(problem)) if problem.status < 500 => Ok(None),
             other => other.map(Some),
         }
@@ -179,33 +183,33 @@ fn before(shared: &RunHandle, piece: &Piece) -> Option<Answer> {
 }
 
 /// Sends a batch until it is answered.
-fn carry(shared: &RunHandle, batch: &Batch, opened: &Opened, seq: u64) -> SendOutcome {
+fn send_until_answered(shared: &RunHandle, batch: &Batch, opened: &Opened, seq: u64) -> SendOutcome {
     let session = &shared.session;
     let target = format!("/runs/{}/batches/{seq}", opened.run);
-    let body = compression::pack(batch, session.options.compress, session.http.url.is_loopback());
+    let body = compression::encode(batch, session.options.compress, session.http.url.is_loopback());
     let size = body.len() as u64;
     if batch.items() > 1 && session.is_too_large(size) {
         return SendOutcome::TooLarge;
     }
     let mut backoff = Backoff::default();
-    let (mut waits, mut was_sent) = (false, false);
+    let (mut accepted, mut was_sent) = (false, false);
     let (mut losses, mut faults) = (0, 0);
     loop {
-        if shared.lock().is_given_up(seq) {
-            let withdrawn = if was_sent { withdraw(shared, &target, &mut backoff) } else { Ok(()) };
-            return withdrawn.map_or_else(SendOutcome::Stopped, |()| SendOutcome::Cancelled);
+        if shared.lock().is_cancelled(seq) {
+            let cancelled = if was_sent { cancel_at_service(shared, &target, &mut backoff) } else { Ok(()) };
+            return cancelled.map_or_else(SendOutcome::Stopped, |()| SendOutcome::Cancelled);
         }
-        let began = Instant::now();
+        let started = Instant::now();
         was_sent = true;
-        let sent = match waits {
-            true => session.http.call(By::Long, "GET", &target, b""),
-            false => session.http.call(By::Long, "PUT", &target, &body),
+        let sent = match accepted {
+            true => session.http.call(TimeoutClass::Long, "GET", &target, b""),
+            false => session.http.call(TimeoutClass::Long, "PUT", &target, &body),
         };
         let failure = match sent {
             Ok(Reply { status: 202, .. }) => {
                 session.on_success();
-                shared.lock().heard = Instant::now();
-                (waits, backoff) = (true, Backoff::default());
+                shared.lock().last_contact = Instant::now();
+                (accepted, backoff) = (true, Backoff::default());
                 if shared.lock().end.is_some() {
                     return SendOutcome::Stopped(Stop::Ended);
                 }
@@ -223,8 +227,8 @@ fn carry(shared: &RunHandle, batch: &Batch, opened: &Opened, seq: u64) -> SendOu
             }
             Err(failure) => failure,
         };
-        // Whether it arrived nobody knows; to send it again does no harm.
-        waits = false;
+        // The request may or may not have arrived; sending it again is harmless.
+        accepted = false;
         if matches!(failure, Failure::Unsigned { status: 413, .. }) {
             session.set_too_large(size);
             if batch.items() > 1 {
@@ -238,16 +242,16 @@ fn carry(shared: &RunHandle, batch: &Batch, opened: &Opened, seq: u64) -> SendOu
                 Some(Code::RunEnded | Code::NotFound) => return SendOutcome::RunOver,
                 Some(Code::AgentLost) => {
                     losses += 1;
-                    if losses >= LOSSES {
+                    if losses >= MAX_AGENT_LOSSES {
                         return SendOutcome::Lost;
                     }
                 }
                 Some(Code::Internal) => {
                     faults += 1;
-                    if faults >= FAULTS {
+                    if faults >= MAX_FAULTS {
                         let error = BackendError::Cloud(
                             format!(
-                                "the service at {} fails with a batch, {FAULTS} times: {problem}",
+                                "the service at {} fails with a batch, {MAX_FAULTS} times: {problem}",
                                 session.http.url
                             ),
                             None,
@@ -262,13 +266,13 @@ fn carry(shared: &RunHandle, batch: &Batch, opened: &Opened, seq: u64) -> SendOu
                 }
                 Some(Code::TooManyBatches) => {
                     let mut state = shared.lock();
-                    let fewer = state.in_flight.saturating_sub(1).min(state.slots);
-                    shared.set_slots(&mut state, fewer, None);
+                    let slots = state.in_flight.saturating_sub(1).min(state.slots);
+                    shared.set_slots(&mut state, slots, None);
                 }
                 _ => {}
             }
         }
-        let pause = match session.after(failure, &mut backoff, began, Bears::Silence) {
+        let pause = match session.retry_pause(failure, &mut backoff, started, Tolerance::Silence) {
             Ok(pause) => pause,
             Err(BackendError::OutOfCredits(why)) => {
                 return SendOutcome::Exhausted(exhausted(why, session.options.max_credits));
@@ -281,34 +285,36 @@ fn carry(shared: &RunHandle, batch: &Batch, opened: &Opened, seq: u64) -> SendOu
     }
 }
 
-/// Says that an answer is not wanted, until the service has heard it: it may have been told before it had the batch, or while
-/// it stood still, and would work for it and charge it.
-fn withdraw(shared: &RunHandle, target: &str, backoff: &mut Backoff) -> Result<(), Stop> {
+/// Cancels a batch at the service, and repeats the request until the service has received it. A request that
+/// arrived before the batch, or while the service stalled, has no effect: the batch would be computed and
+/// charged.
+fn cancel_at_service(shared: &RunHandle, target: &str, backoff: &mut Backoff) -> Result<(), Stop> {
     let session = &shared.session;
-    session.insist_bearing(Bears::Silence, backoff, shared, || {
-        match session.http.call(By::Long, "DELETE", target, b"") {
-            // Whatever it is: there is nothing to be withdrawn.
+    session.call_with_tolerance(Tolerance::Silence, backoff, shared, || {
+        match session.http.call(TimeoutClass::Long, "DELETE", target, b"") {
+            // Any such problem means that there is nothing to cancel.
             Err(Failure::Problem(problem)) if problem.status < 500 && problem.status != 429 => Ok(()),
             other => other.map(drop),
         }
     })
 }
 
-/// No more can be paid. What may be reserved for a batch depends on the run's own bound as well, and where a batch was cut
-/// the service does not say whether it was that.
+/// The error for a run that can pay for no more batches. It names the run's own spending cap, because the
+/// reservation for a batch depends on it, too. If a batch was cut, the service does not report whether that
+/// was due to the cap.
 fn exhausted(why: String, max_credits: Option<i64>) -> BackendError {
     const OPTION: &str = "FASTMAP_MAX_CREDITS";
     BackendError::OutOfCredits(match max_credits {
-        Some(most) if !why.contains(OPTION) => {
-            format!("{why}; this run may spend {} (Options::max_credits, {OPTION})", credits(most))
+        Some(limit) if !why.contains(OPTION) => {
+            format!("{why}; this run may spend {} (Options::max_credits, {OPTION})", credits(limit))
         }
         _ => why,
     })
 }
 
-/// What there is to tell of a batch, and what of it goes on its way again: items that were given back although the
-/// results are within what the batch may bring. They could not be paid at once, and come before all that is behind them.
-fn sort(batch: &Batch, parts: Vec<Part>) -> (Vec<Completion>, Vec<Piece>) {
+/// Splits an answer into completions to report and pieces to resend. Items returned although the results are
+/// within the batch's result credit could not be paid at once. They are sent again, before all later items.
+fn split_answer(batch: &Batch, parts: Vec<Part>) -> (Vec<Completion>, Vec<Piece>) {
     let bytes = |part: &Part| match &part.outcome {
         PartOutcome::Done(results) => results.payload.bytes().len() as u64,
         PartOutcome::Returned | PartOutcome::Lost(_) => 0,
@@ -319,7 +325,7 @@ fn sort(batch: &Batch, parts: Vec<Part>) -> (Vec<Completion>, Vec<Piece>) {
     for part in parts {
         match completion(batch, part) {
             Completion { outcome: Outcome::Returned(batch), .. } if short => {
-                rest.push(Piece { batch, before: None });
+                rest.push(Piece { batch, sent_before: None });
             }
             other => answered.push(other),
         }
@@ -327,12 +333,13 @@ fn sort(batch: &Batch, parts: Vec<Part>) -> (Vec<Completion>, Vec<Piece>) {
     (answered, rest)
 }
 
-/// A worker's name, for reports: those of this machine are called alike, and ADAPTIVE has both in one map.
-fn there(worker: &str) -> String {
+/// Worker name for reports. The suffix is needed because local workers have the same names, and ADAPTIVE has
+/// both in one map.
+fn cloud_worker_name(worker: &str) -> String {
     format!("{worker} (cloud)")
 }
 
-/// What became of a part of a batch, for who has submitted it.
+/// Converts a part of an answer to a completion for the submitter.
 fn completion(batch: &Batch, part: Part) -> Completion {
     let Part { offset, items, outcome } = part;
     let piece = || match items == batch.items() {
@@ -341,38 +348,42 @@ fn completion(batch: &Batch, part: Part) -> Completion {
     };
     let outcome = match outcome {
         PartOutcome::Done(mut results) => {
-            missing::settle(&mut results, batch.first() + u64::from(offset), items);
-            Outcome::Done(Results { place: Origin::Cloud, worker: there(&results.worker), ..results })
+            missing::keep_local_files(&mut results, batch.first() + u64::from(offset), items);
+            Outcome::Done(Results {
+                place: Origin::Cloud,
+                worker: cloud_worker_name(&results.worker),
+                ..results
+            })
         }
         PartOutcome::Returned => Outcome::Returned(piece()),
         PartOutcome::Lost(mut loss) => {
-            loss.death.worker = there(&loss.death.worker);
+            loss.death.worker = cloud_worker_name(&loss.death.worker);
             Outcome::Lost(piece(), loss)
         }
     };
     Completion { batch: batch.id(), first: batch.first() + u64::from(offset), items, outcome }
 }
 
-/// A batch that is larger than what the service, or a proxy on the way, takes goes in two.
+/// Splits a batch in two that exceeds the size limit of the service or of a proxy.
 fn split(shared: &RunHandle, batch: &Batch) {
     let (id, items) = (batch.id(), batch.items());
     let half = items / 2;
     let mut state = shared.lock();
     for (from, to) in [(half, items), (0, half)] {
         let batch = batch.piece(id, from, to, batch.attempt());
-        state.put(Piece { batch, before: None });
+        state.put(Piece { batch, sent_before: None });
     }
-    state.land();
-    shared.measure(&state);
+    state.on_put_back();
+    shared.update_gauge(&state);
     drop(state);
     shared.work.notify_all();
-    shared.news.notify_all();
+    shared.changed.notify_all();
 }
 
-/// An item that is larger than the service takes has no way there.
-fn refuse(shared: &RunHandle, batch: &Batch, most: u64) {
+/// Fails an item that exceeds the service's size limit.
+fn reject_too_large(shared: &RunHandle, batch: &Batch, limit: u64) {
     let message = format!(
-        "the item has {} bytes, and the service at {} takes at most {most}; send less, or use the policy local",
+        "the item has {} bytes, and the service at {} takes at most {limit}; send less, or use the policy local",
         batch.payload().len(),
         shared.session.http.url
     );
@@ -380,5 +391,5 @@ fn refuse(shared: &RunHandle, batch: &Batch, most: u64) {
     let results = Results { failures: vec![failure], ..Results::default() };
     let outcome = Outcome::Done(results);
     let completion = Completion { batch: batch.id(), first: batch.first(), items: 1, outcome };
-    shared.landed(Some(completion), Vec::new());
+    shared.finish_piece(Some(completion), Vec::new());
 }

@@ -1,6 +1,6 @@
-//! The bytes of a batch on its way to the service and of the answer on its way back, little-endian.
-//! A batch is a head of 48 bytes and its items; an answer a head of 32 bytes and parts, each with a head of 48 bytes,
-//! its results, and a little JSON. A reader believes no length before it has the bytes.
+//! Encoding of a batch sent to the service and of its answer, little-endian.
+//! A batch is a head of 48 bytes and its items. An answer is a head of 32 bytes and parts, each with a head
+//! of 48 bytes, its results, and a little JSON. A reader never trusts a length before it has the bytes.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use crate::model::log_level;
 
 /// Flag of a batch: its items are a zstd frame.
 pub const FLAG_ZSTD: u32 = 1;
-/// The byte of a batch's flags that says up to which level its function logs.
-const LEVEL: u32 = 8;
+/// Position (in bits) of the byte in a batch's flags that holds the maximum log level of its function.
+const LEVEL_SHIFT: u32 = 8;
 
 const BATCH_MAGIC: &[u8; 4] = b"FMB1";
 const ANSWER_MAGIC: &[u8; 4] = b"FMA1";
@@ -25,7 +25,7 @@ const BATCH_HEAD: usize = 48;
 const ANSWER_HEAD: usize = 32;
 const PART_HEAD: usize = 48;
 
-/// What `PUT /runs/{run}/batches/{seq}` carries.
+/// Body of `PUT /runs/{run}/batches/{seq}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchBody<'a> {
     /// Index in the input of the first item.
@@ -40,19 +40,19 @@ pub struct BatchBody<'a> {
     pub length: u64,
     /// Whether `payload` is a zstd frame.
     pub compressed: bool,
-    /// Records of the function are sent up to this level; `None`: up to `Info`.
+    /// Maximum level of the function's log records that are sent; `None`: `Info`.
     pub level: Option<LevelFilter>,
-    /// The items, as they travel.
+    /// The items as sent: compressed if `compressed` is set.
     pub payload: &'a [u8],
 }
 
 impl<'a> BatchBody<'a> {
-    /// The bytes to be sent.
+    /// Encodes the batch.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(BATCH_HEAD + self.payload.len());
         bytes.extend_from_slice(BATCH_MAGIC);
         let flags = if self.compressed { FLAG_ZSTD } else { 0 };
-        let level = u32::from(log_level::to_byte(self.level)) << LEVEL;
+        let level = u32::from(log_level::to_byte(self.level)) << LEVEL_SHIFT;
         bytes.extend_from_slice(&(flags | level).to_le_bytes());
         bytes.extend_from_slice(&self.first.to_le_bytes());
         bytes.extend_from_slice(&self.items.to_le_bytes());
@@ -64,7 +64,7 @@ impl<'a> BatchBody<'a> {
         bytes
     }
 
-    /// Reads the head. The items are not looked at: see [`BatchBody::check_items`].
+    /// Reads the head. Does not read the items: see [`BatchBody::check_items`].
     ///
     /// # Errors
     /// If the head is malformed.
@@ -74,8 +74,8 @@ impl<'a> BatchBody<'a> {
             return bad("a batch begins with FMB1");
         }
         let flags = head.u32()?;
-        let level = flags >> LEVEL & 0xff;
-        if flags & !FLAG_ZSTD != level << LEVEL {
+        let level = flags >> LEVEL_SHIFT & 0xff;
+        if flags & !FLAG_ZSTD != level << LEVEL_SHIFT {
             return bad(format!("flags {flags:#x} that this version does not know"));
         }
         let level = log_level::of_byte(level as u8).map_err(BodyError)?;
@@ -99,16 +99,16 @@ impl<'a> BatchBody<'a> {
         Ok(BatchBody { first, items, stride, result_credit, length, compressed, level, payload })
     }
 
-    /// Whether the decompressed `payload` is exactly the items that the head promises.
+    /// Checks that the decompressed `payload` has exactly the items that the head declares.
     ///
     /// # Errors
-    /// If it is more, or less.
+    /// If it has more or fewer bytes or items.
     pub fn check_items(&self, payload: &[u8]) -> Result<(), BodyError> {
         let whole = match self.stride {
             Some(stride) => u64::from(stride) * u64::from(self.items) == payload.len() as u64,
             None => {
                 let mut items = Items::new(payload, None);
-                // Not one more than promised: the rest may be anything.
+                // Reads no more items than declared: the bytes after them may be anything.
                 let found = items.by_ref().take(self.items as usize).count();
                 found == self.items as usize && items.position() == payload.len()
             }
@@ -117,34 +117,34 @@ impl<'a> BatchBody<'a> {
     }
 }
 
-/// What a batch has come to: the parts cover each of its items once.
+/// Answer to a batch: its parts cover each item of the batch once.
 #[derive(Debug)]
 pub struct Answer {
-    /// What it cost, in millionths of a credit.
+    /// Cost in millionths of a credit.
     pub charge: i64,
-    /// CPU time it took.
+    /// CPU time used.
     pub cpu: Duration,
-    /// In the order in which they came.
+    /// In the order of arrival.
     pub parts: Vec<Part>,
 }
 
-/// What became of some consecutive items of a batch.
+/// Outcome of consecutive items of a batch.
 #[derive(Debug)]
 pub struct Part {
-    /// Position in the batch of the first of them.
+    /// Position of the first item in the batch.
     pub offset: u32,
-    /// How many they are.
+    /// Number of items.
     pub items: u32,
-    /// What became of them.
+    /// Their outcome.
     pub outcome: PartOutcome,
 }
 
 /// As [`Outcome`](crate::Outcome), without the items that the client has anyway.
 #[derive(Debug)]
 pub enum PartOutcome {
-    /// Each was answered.
+    /// Each item was answered.
     Done(Results),
-    /// None was begun.
+    /// No item was started.
     Returned,
     /// Their worker died.
     Lost(WorkerLoss),
@@ -155,7 +155,7 @@ const RETURNED: u32 = 2;
 const LOST: u32 = 3;
 
 impl Answer {
-    /// The bytes to be sent (and stored).
+    /// Encodes the answer, as it is sent and stored.
     pub fn encode(&self) -> Vec<u8> {
         let payloads: usize = self.parts.iter().map(|part| part.payload().len()).sum();
         let mut bytes = Vec::with_capacity(ANSWER_HEAD + payloads + self.parts.len() * (PART_HEAD + 64));
@@ -183,14 +183,14 @@ impl Answer {
         bytes
     }
 
-    /// Writes what it cost into an answer's bytes.
+    /// Writes the cost into an encoded answer.
     pub fn set_charge(bytes: &mut [u8], charge: i64) {
         if let Some(place) = bytes.get_mut(8..16) {
             place.copy_from_slice(&charge.to_le_bytes());
         }
     }
 
-    /// Reads an answer to a batch of `items` items.
+    /// Decodes an answer to a batch of `items` items.
     ///
     /// # Errors
     /// If the bytes are malformed, or the parts do not cover each item once.
@@ -221,10 +221,11 @@ impl Answer {
 }
 
 impl Part {
-    /// Bytes of an answer's head, and of a part that has nothing to say: what an answer has beside [`Part::extent`]s.
+    /// Bytes of a part without results or JSON. Also an upper bound of an answer's bytes beyond its
+    /// [`Part::extent`]s, which are its head.
     pub const HEAD: u64 = PART_HEAD as u64;
 
-    /// Bytes that it takes in an answer: its head, its results, its failures.
+    /// Bytes of the part in an answer: its head, its results, its failures.
     pub fn extent(&self) -> u64 {
         let json = match &self.outcome {
             PartOutcome::Done(results) => json(&DoneMeta::of(results)).len(),
@@ -324,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_survives_the_way() {
+    fn answers_round_trip() {
         let sent = answer();
         let mut bytes = sent.encode();
         let extents: u64 = sent.parts.iter().map(Part::extent).sum();
@@ -336,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn of_refused_calls_few_short_and_plain_ones_are_believed_and_none_are_needed() {
+    fn refused_calls_are_optional_limited_and_sanitized() {
         let part = |refused: Vec<RefusedCall>| {
             let results = Results { refused, place: Origin::Cloud, ..Results::default() };
             let outcome = PartOutcome::Done(results);
@@ -364,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_that_are_cut_or_claim_too_much_are_refused() {
+    fn truncated_or_oversized_answers_are_rejected() {
         let bytes = answer().encode();
         for cut in 0..bytes.len() {
             assert!(Answer::decode(&bytes[..cut], 10).is_err(), "{cut}");
@@ -378,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_survives_the_way_and_must_be_its_items() {
+    fn batches_round_trip_and_their_items_are_checked() {
         let payload = [2, 0, 0, 0, b'a', b'b', 0, 0, 0, 0];
         let batch = BatchBody {
             first: 9,
@@ -393,9 +394,9 @@ mod tests {
         let bytes = batch.encode();
         let got = BatchBody::decode(&bytes).expect("a batch");
         assert_eq!(got, batch);
-        let unsaid = BatchBody { level: None, ..batch };
-        assert_eq!(unsaid.encode()[4..8], [0; 4]);
-        assert_eq!(BatchBody::decode(&unsaid.encode()), Ok(unsaid));
+        let default_level = BatchBody { level: None, ..batch };
+        assert_eq!(default_level.encode()[4..8], [0; 4]);
+        assert_eq!(BatchBody::decode(&default_level.encode()), Ok(default_level));
         for unknown in [[2, 0], [0, 7], [0, 0xff]] {
             let wrong = [&bytes[..4], &unknown, &[0, 0], &bytes[8..]].concat();
             assert!(BatchBody::decode(&wrong).is_err(), "{unknown:?}");

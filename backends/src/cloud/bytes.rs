@@ -1,6 +1,6 @@
-//! Reads the bytes of a body from the front, and the error of one that is malformed.
+//! Reader of a body's bytes, and the error for a malformed body.
 
-/// What is wrong with the bytes of a malformed batch or answer.
+/// Description of a malformed batch or answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BodyError(pub(crate) String);

@@ -1,4 +1,4 @@
-//! What a run may cost, and whether the user agrees: the quote that ADAPTIVE decides by, and the user's confirmation. Called by
+//! Cost of a run before it starts: the quote for ADAPTIVE's decision, and the user's confirmation. Called by
 //! the run's thread before anything is uploaded.
 
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use crate::cloud::run_handle::RunHandle;
 use crate::cloud::session::Stop;
 use crate::model::error::BackendError;
 
-/// Says what the run costs, while it is not decided that it is to be opened.
+/// Sets the run's quote, unless its first batch was submitted already.
 ///
 /// # Errors
-/// If the run ends meanwhile, or what is to be uploaded can't be looked up.
+/// If the run ends meanwhile, or the uploads' status can't be requested.
 pub(crate) fn quote(shared: &RunHandle, auth: &Auth) -> Result<(), Stop> {
     if !shared.lock().waiting.is_empty() {
         return Ok(());
@@ -31,11 +31,11 @@ pub(crate) fn quote(shared: &RunHandle, auth: &Auth) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Asks whether the run may cost something, or says that it will.
+/// Asks the user to confirm the charges, or only notifies that the account is charged.
 ///
 /// # Errors
-/// If it may not, or the run ends meanwhile.
-pub(crate) fn ask(shared: &Arc<RunHandle>, auth: &Auth) -> Result<(), Stop> {
+/// If the user declines, or the run ends meanwhile.
+pub(crate) fn confirm(shared: &Arc<RunHandle>, auth: &Auth) -> Result<(), Stop> {
     let session = &shared.session;
     let (account, balance, prices) = (&auth.account, auth.balance, auth.prices);
     let max_credits = session.options.max_credits;
@@ -47,7 +47,7 @@ pub(crate) fn ask(shared: &Arc<RunHandle>, auth: &Auth) -> Result<(), Stop> {
         Some(backend) => probe::probe(shared, backend.as_ref()).map_err(Stop::Failed)?,
         None => None,
     };
-    // All may have been answered by then.
+    // The probe may have answered all items.
     shared.await_work()?;
     let seen = shared.lock().seen.take();
     let probe = probe.or(seen.map(|seen| Probe {
@@ -60,7 +60,7 @@ pub(crate) fn ask(shared: &Arc<RunHandle>, auth: &Auth) -> Result<(), Stop> {
     let wanted = || shared.lock().end.is_none();
     let answer = confirm.charges_cancellable(&estimate, &wanted);
     if !wanted() {
-        // Whatever was said: nothing is uploaded for a map that is over.
+        // Ignore the answer: nothing is uploaded for a map that has ended.
         return Err(Stop::Ended);
     }
     answer.map_err(|refused| {

@@ -1,39 +1,40 @@
-//! A batch as it travels: compressed where that pays, else as it is.
+//! Encoding of a batch for sending, compressed if that pays.
 
 use crate::cloud::body::BatchBody;
 use crate::model::batch::Batch;
 
-/// Fewer bytes are not worth a look.
-const LEAST: usize = 4 * 1024;
-/// Bytes that are tried.
+/// Smaller payloads are not worth a test.
+const MIN_BYTES: usize = 4 * 1024;
+/// Bytes of the payload that are test-compressed.
 const SAMPLE: usize = 16 * 1024;
-/// What is left of them must be so little: to compress costs about as much as to send at 4 Gbit/s.
-const PAYS: f64 = 0.8;
+/// Maximum ratio of compressed size: compressing costs about as much as sending at 4 Gbit/s.
+const MAX_RATIO: f64 = 0.8;
 const LEVEL: i32 = 1;
 
-/// The body of a batch. The same for the same batch, whenever it is asked for.
-pub(crate) fn pack(batch: &Batch, compress: Option<bool>, loopback: bool) -> Vec<u8> {
+/// The body of a batch. Deterministic: the same batch gives the same bytes.
+pub(crate) fn encode(batch: &Batch, compress: Option<bool>, loopback: bool) -> Vec<u8> {
     let payload = batch.payload();
-    let wanted = compress.unwrap_or_else(|| !loopback && payload.len() >= LEAST && shrinks(payload));
-    let packed = if wanted { zstd::bulk::compress(payload, LEVEL).ok() } else { None };
+    let wanted = compress.unwrap_or_else(|| !loopback && payload.len() >= MIN_BYTES && shrinks(payload));
+    let compressed = if wanted { zstd::bulk::compress(payload, LEVEL).ok() } else { None };
     let body = BatchBody {
         first: batch.first(),
         items: batch.items(),
         stride: batch.stride(),
         result_credit: batch.result_credit(),
         length: payload.len() as u64,
-        compressed: packed.is_some(),
+        compressed: compressed.is_some(),
         level: Some(batch.level()),
-        payload: packed.as_deref().unwrap_or(payload),
+        payload: compressed.as_deref().unwrap_or(payload),
     };
     body.encode()
 }
 
-/// Whether the middle of it shrinks enough.
+/// Returns whether a sample from the middle shrinks enough.
 fn shrinks(payload: &[u8]) -> bool {
     let start = (payload.len() - payload.len().min(SAMPLE)) / 2;
     let sample = &payload[start..payload.len().min(start + SAMPLE)];
-    zstd::bulk::compress(sample, LEVEL).is_ok_and(|packed| (packed.len() as f64) < PAYS * sample.len() as f64)
+    zstd::bulk::compress(sample, LEVEL)
+        .is_ok_and(|compressed| (compressed.len() as f64) < MAX_RATIO * sample.len() as f64)
 }
 
 #[cfg(test)]
@@ -60,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_shrinks_and_travels_far_is_compressed() {
+    fn only_large_compressible_remote_batches_are_compressed() {
         let zeros = batch(&vec![7; 100_000]);
         let noise = batch(&noise(100_000));
         let few = batch(&[7; 1000]);
@@ -72,7 +73,7 @@ mod tests {
             (&zeros, Some(true), true, true),
             (&zeros, Some(false), false, false),
         ] {
-            let bytes = pack(batch, compress, loopback);
+            let bytes = encode(batch, compress, loopback);
             let body = BatchBody::decode(&bytes).expect("a batch");
             assert_eq!(body.compressed, expected, "{compress:?} {loopback}");
             let payload = match body.compressed {
@@ -80,7 +81,7 @@ mod tests {
                 false => body.payload.to_vec(),
             };
             assert_eq!(payload, batch.payload());
-            assert_eq!(pack(batch, compress, loopback), bytes);
+            assert_eq!(encode(batch, compress, loopback), bytes);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The end of the process while a run is open: the run is cancelled at the service as far as there is time. A process that is
-//! killed (or interrupted without a handler) sends nothing; its runs end with their leases.
+//! Cancels open runs when the process exits, as far as there is time. A process that is killed (or
+//! interrupted without a handler) sends nothing; its runs end with their leases.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, Weak};
@@ -10,12 +10,12 @@ use fastmap_sandbox::unpoisoned::LockUnpoisoned;
 use crate::cloud::run_handle::RunHandle;
 use crate::execution::exit_hook::{self, ExitHook};
 
-/// Longest time that the exit waits for the service's answers.
+/// Maximum time that the exit waits for the cancellations.
 const EXIT_DEADLINE: Duration = Duration::from_secs(1);
 
 static OPEN: Mutex<Vec<Weak<RunHandle>>> = Mutex::new(Vec::new());
 
-/// Sees to it that the run is cancelled when the process exits.
+/// Registers the run to be cancelled when the process exits.
 pub(crate) fn watch(shared: &Arc<RunHandle>) {
     // Where it can't be registered, runs end with their leases.
     exit_hook::register::<CancelRuns>();
@@ -33,13 +33,13 @@ impl ExitHook for CancelRuns {
     }
 
     fn at_exit() {
-        // In a fork of the process the lock may be held for ever, and the runs are not its own.
+        // In a fork, the lock may be held forever, and the runs belong to the parent.
         let Ok(open) = OPEN.try_lock() else { return };
         let deadline = Instant::now() + EXIT_DEADLINE;
         let runs: Vec<Arc<RunHandle>> =
-            open.iter().filter_map(Weak::upgrade).filter(|run| run.session.is_mine()).collect();
+            open.iter().filter_map(Weak::upgrade).filter(|run| run.session.is_own_process()).collect();
         for run in &runs {
-            run.give_up();
+            run.cancel_run();
         }
         for run in &runs {
             run.await_end(run.lock(), deadline);

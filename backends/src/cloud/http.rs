@@ -1,6 +1,6 @@
-//! One request and its answer: signed, sent, and believed only with the service's signature. Connections are kept
-//! alive in two pools: one for short calls, one for what may take long (`Http::long`), so that a heartbeat never waits
-//! behind a batch or hangs on a connection that is dead without saying so.
+//! One signed request and its verified answer. There are two pools of kept-alive connections: one for short
+//! calls, one for long ones (`Http::long`). So a heartbeat never queues after a batch, nor hangs on a
+//! connection that is dead without a sign.
 
 use std::fmt;
 use std::io::Read;
@@ -23,41 +23,43 @@ use super::sign::{
 use super::url::ServiceUrl;
 use crate::model::hex::hexadecimal;
 
-const CONNECT: Duration = Duration::from_secs(10);
-/// A short call is over by then, or another connection is tried.
-const SHORT: Duration = Duration::from_secs(8);
-/// Not a byte of a request goes on within this: the connection is dead. No less: a writer is woken only when a third of
-/// its buffer is free again, and on a slow way 4 MB of buffer take that long.
-const STALLED: Duration = Duration::from_secs(30);
-/// The service lets a request wait for its answer so long, unless it says otherwise; and what the way may add.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Timeout of a short call; then another connection is tried.
+const SHORT_TIMEOUT: Duration = Duration::from_secs(8);
+/// Write timeout: without progress for this long, the connection is dead. No less: a writer is woken only
+/// when a third of its buffer is free again, and on a slow network 4 MB of buffer take that long.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time that the service holds a request open for its answer, unless it reports another; and the allowance
+/// for the network.
 const LONG_POLL: Duration = Duration::from_secs(20);
 const GRACE: Duration = Duration::from_secs(10);
-/// The service gives a run's first worker a minute, and says then why there is none.
-const OPENING: Duration = Duration::from_secs(70);
+/// The service waits a minute for a run's first worker to start before it reports a failure.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(70);
 /// Less than the minute after which the service closes an idle connection.
-const IDLE: Duration = Duration::from_secs(30);
-/// Bytes of an answer of a short call.
-const SHORT_ANSWER: u64 = 16 << 20;
-/// Bytes of an answer to a batch: many times what the service cuts batches at, as one result may be of any size.
-const LONG_ANSWER: u64 = 4 << 30;
+const MAX_IDLE: Duration = Duration::from_secs(30);
+/// Maximum bytes of a short call's answer.
+const MAX_SHORT_ANSWER: u64 = 16 << 20;
+/// Maximum bytes of a batch's answer: many times the size at which the service cuts batches, because one
+/// result may have any size.
+const MAX_LONG_ANSWER: u64 = 4 << 30;
 
-/// Sends requests of one token to one service.
+/// HTTP client for one token and one service.
 pub(super) struct Http {
     pub(super) url: ServiceUrl,
     token: String,
     key: SigningKey,
-    /// Why a proxy that the environment names can't be used, or the one that is.
+    /// The proxy in use, or why the one that the environment names can't be used.
     proxy: Result<Option<NamedProxy>, String>,
     clock: Clock,
     short: OnceLock<Result<Agent, String>>,
     long: OnceLock<Agent>,
-    /// How long a request waits for its answer at the service.
+    /// Time that the service holds a request open for its answer.
     pub(super) long_poll: OnceLock<Duration>,
 }
 
-/// The time that requests are signed with: this machine's, until the service says that the two differ. From
-/// then on it is the service's, carried on by the monotonic clock, so that further steps of this machine's
-/// wall clock do not matter.
+/// Clock for signing requests: this machine's, until the service reports a difference. From then on it is the
+/// service's time, advanced by the monotonic clock, so that later steps of this machine's wall clock do not
+/// matter.
 #[derive(Debug, Default)]
 struct Clock(Mutex<Option<(u64, Instant)>>);
 
@@ -70,22 +72,22 @@ impl Clock {
         }
     }
 
-    /// The service's clock says so now, in an answer that is signed for a request of this moment.
+    /// Sets the service's time, from an answer signed for a request made just now.
     fn set(&self, time: u64) {
         *self.0.lock_unpoisoned() = Some((time, Instant::now()));
     }
 }
 
-/// Which pool a request goes by.
+/// Connection pool and timeouts of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum By {
+pub(super) enum TimeoutClass {
     Short,
     Long,
-    /// The long one; the answer may take as long as the service takes to start a first worker.
+    /// The long pool, with the time that the service takes to start a first worker.
     Opening,
 }
 
-/// An answer of the service, its signature checked.
+/// Answer of the service with a valid signature.
 #[derive(Debug)]
 pub(super) struct Reply {
     pub(super) status: u16,
@@ -93,24 +95,24 @@ pub(super) struct Reply {
     pub(super) took: Duration,
 }
 
-/// Why there is nothing to go on with.
+/// Reason why a request has no usable answer.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The service has said why.
+    /// A problem document of the service.
     Problem(Box<Problem>),
-    /// Somebody has answered, and did not sign.
+    /// Answered without a signature, for example by a proxy.
     Unsigned { status: u16, retry_after: Option<Duration> },
-    /// No answer, or half of one.
+    /// No answer, or an incomplete one.
     Transport(Box<ureq::Error>),
-    /// This machine lacks something.
+    /// An error on this machine.
     Local(String),
-    /// Signed, and not what this version can read.
+    /// Signed, but not readable by this version.
     Unreadable(String),
 }
 
 impl Failure {
-    /// Whether the connection is there and takes requests, and nothing comes back: whatever answers at the other end stands
-    /// still. Where none listens, or none is reached, a new connection says so.
+    /// Returns whether the connection is open and accepts requests, but no answer arrives: the server has
+    /// stalled. If no server listens, or none is reachable, a new connection fails instead.
     pub(super) fn is_silence(&self) -> bool {
         use ureq::Timeout as At;
         matches!(self, Failure::Transport(error) if matches!(error.as_ref(), ureq::Error::Timeout(
@@ -119,18 +121,18 @@ impl Failure {
 }
 
 impl fmt::Debug for Http {
-    /// The half of the secret that travels is nobody's to see either.
+    /// Redacts the token: it is the half of the secret that is sent.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Http")
             .field("url", &self.url)
-            .field("token", &self.token_begin())
+            .field("token", &self.token_prefix())
             .finish_non_exhaustive()
     }
 }
 
 impl Http {
     pub(super) fn new(url: ServiceUrl, secret: &Secret) -> Self {
-        let proxy = proxy::on_the_way_to(&url, |name| std::env::var(name).ok());
+        let proxy = proxy::proxy_for(&url, |name| std::env::var(name).ok());
         Http {
             url,
             proxy,
@@ -143,49 +145,51 @@ impl Http {
         }
     }
 
-    /// Where requests go, in words: the service, and the proxy on the way.
-    pub(super) fn way(&self) -> String {
+    /// The service's URL and the proxy, for messages.
+    pub(super) fn url_and_proxy(&self) -> String {
         match &self.proxy {
             Ok(Some(proxy)) => format!("{} (by the proxy of {proxy})", self.url),
             _ => self.url.to_string(),
         }
     }
 
-    /// What of the token may be shown: enough to tell it from others.
-    pub(super) fn token_begin(&self) -> &str {
+    /// First characters of the token, which may be shown: enough to identify it.
+    pub(super) fn token_prefix(&self) -> &str {
         &self.token[..6]
     }
 
-    fn agent(&self, by: By) -> Result<&Agent, Failure> {
+    fn agent(&self, class: TimeoutClass) -> Result<&Agent, Failure> {
         if let Err(unusable) = &self.proxy {
             return Err(Failure::Local(unusable.clone()));
         }
-        let short = self.short.get_or_init(|| Ok(self.make(self.tls()?, By::Short)));
+        let short = self.short.get_or_init(|| Ok(self.build_agent(self.tls()?, TimeoutClass::Short)));
         let short = short.as_ref().map_err(|why| Failure::Local(why.clone()))?;
-        match by {
-            By::Short => Ok(short),
-            By::Long | By::Opening => {
-                Ok(self.long.get_or_init(|| self.make(short.config().tls_config().clone(), By::Long)))
-            }
+        match class {
+            TimeoutClass::Short => Ok(short),
+            TimeoutClass::Long | TimeoutClass::Opening => Ok(self
+                .long
+                .get_or_init(|| self.build_agent(short.config().tls_config().clone(), TimeoutClass::Long))),
         }
     }
 
-    fn make(&self, tls: TlsConfig, by: By) -> Agent {
+    fn build_agent(&self, tls: TlsConfig, class: TimeoutClass) -> Agent {
         let config = Agent::config_builder()
             .http_status_as_error(false)
-            // A request is signed for the path that it names.
+            // A request is signed for its path, so a redirect would be rejected.
             .max_redirects(0)
             .max_redirects_will_error(false)
             .user_agent(concat!("fastmap/", env!("CARGO_PKG_VERSION")))
             .tls_config(tls)
-            .max_idle_age(IDLE)
-            .timeout_connect(Some(CONNECT))
-            .timeout_per_write(Some(STALLED));
+            .max_idle_age(MAX_IDLE)
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_per_write(Some(WRITE_TIMEOUT));
         let proxy = self.proxy.as_ref().ok().and_then(Option::as_ref);
         let config = config.proxy(proxy.map(|named| named.proxy.clone()));
-        let config = match by {
-            By::Short => config.timeout_per_call(Some(SHORT)).max_idle_connections_per_host(2),
-            By::Long | By::Opening => {
+        let config = match class {
+            TimeoutClass::Short => {
+                config.timeout_per_call(Some(SHORT_TIMEOUT)).max_idle_connections_per_host(2)
+            }
+            TimeoutClass::Long | TimeoutClass::Opening => {
                 let poll = self.long_poll.get().copied().unwrap_or(LONG_POLL);
                 config
                     .timeout_recv_response(Some(poll + GRACE))
@@ -197,7 +201,8 @@ impl Http {
         config.build().into()
     }
 
-    /// Whom to believe: the file or folder that `SSL_CERT_FILE` or `SSL_CERT_DIR` name, else the system's certificates.
+    /// Trusted certificates: the file or folder named by `SSL_CERT_FILE` or `SSL_CERT_DIR`, else the
+    /// system's.
     fn tls(&self) -> Result<TlsConfig, String> {
         let tls = TlsConfig::builder()
             .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()));
@@ -218,9 +223,15 @@ impl Http {
         Ok(tls.root_certs(RootCerts::new_with_certs(&certificates)).build())
     }
 
-    /// Sends a request; gives its answer if that is of the kind that was asked for (2xx).
-    pub(super) fn call(&self, by: By, method: &str, target: &str, body: &[u8]) -> Result<Reply, Failure> {
-        let begun = Instant::now();
+    /// Sends a request; returns its answer if the status is 2xx.
+    pub(super) fn call(
+        &self,
+        class: TimeoutClass,
+        method: &str,
+        target: &str,
+        body: &[u8],
+    ) -> Result<Reply, Failure> {
+        let started = Instant::now();
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let path = format!("/api/v{PROTOCOL}{path}");
         let nonce = random_hex()?;
@@ -237,16 +248,19 @@ impl Http {
             .header(HEADER_NONCE, &nonce)
             .header(HEADER_DIGEST, &body_digest)
             .header(HEADER_SIGNATURE, signature);
-        let agent = self.agent(by)?;
-        let broken = |error: ureq::http::Error| Failure::Transport(Box::new(error.into()));
+        let agent = self.agent(class)?;
+        let invalid = |error: ureq::http::Error| Failure::Transport(Box::new(error.into()));
         let response = match method {
-            "GET" | "DELETE" => agent.run(request.body(()).map_err(broken)?),
+            "GET" | "DELETE" => agent.run(request.body(()).map_err(invalid)?),
             _ => {
-                let request = request.body(body).map_err(broken)?;
-                let request = match by {
-                    By::Opening => {
+                let request = request.body(body).map_err(invalid)?;
+                let request = match class {
+                    TimeoutClass::Opening => {
                         let config = agent.configure_request(request);
-                        config.timeout_recv_response(Some(OPENING)).timeout_per_read(Some(OPENING)).build()
+                        config
+                            .timeout_recv_response(Some(OPENING_TIMEOUT))
+                            .timeout_per_read(Some(OPENING_TIMEOUT))
+                            .build()
                     }
                     _ => request,
                 };
@@ -254,8 +268,8 @@ impl Http {
             }
         };
         let response = response.map_err(|error| Failure::Transport(Box::new(error)))?;
-        let (status, body) = self.check(response, by, &path, &nonce)?;
-        let reply = Reply { status, body, took: begun.elapsed() };
+        let (status, body) = self.check(response, class, &path, &nonce)?;
+        let reply = Reply { status, body, took: started.elapsed() };
         match status {
             200..300 => Ok(reply),
             _ => {
@@ -270,24 +284,24 @@ impl Http {
         }
     }
 
-    /// A short call that takes and gives JSON.
-    pub(super) fn ask<T: DeserializeOwned>(
+    /// Makes a call with JSON in both directions.
+    pub(super) fn call_json<T: DeserializeOwned>(
         &self,
-        by: By,
+        class: TimeoutClass,
         method: &str,
         target: &str,
         body: Option<&impl Serialize>,
     ) -> Result<(T, Duration), Failure> {
         let body = body.map(|body| serde_json::to_vec(body).expect("names and numbers can be written"));
-        let reply = self.call(by, method, target, &body.unwrap_or_default())?;
+        let reply = self.call(class, method, target, &body.unwrap_or_default())?;
         Ok((reply.json()?, reply.took))
     }
 
-    /// Takes the body of an answer that is signed for this request; nothing of it is decoded before.
+    /// Returns status and body if the signature is valid for this request; the body is not decoded before.
     fn check(
         &self,
         mut response: Response<Body>,
-        by: By,
+        class: TimeoutClass,
         path: &str,
         nonce: &str,
     ) -> Result<(u16, Vec<u8>), Failure> {
@@ -299,14 +313,14 @@ impl Http {
         };
         let Some(signature) = header(HEADER_SIGNATURE).map(str::to_owned) else { return Err(unsigned()) };
         let unsigned = unsigned();
-        let most = if by == By::Short { SHORT_ANSWER } else { LONG_ANSWER };
+        let limit = if class == TimeoutClass::Short { MAX_SHORT_ANSWER } else { MAX_LONG_ANSWER };
         let length = response.body().content_length().unwrap_or(0);
-        // What is said to come is not allocated at once: it has not come yet.
+        // Allocate at most 8 MB in advance: the declared length is not verified.
         let mut body = Vec::with_capacity(length.min(8 << 20) as usize);
-        let read = response.body_mut().with_config().limit(most).reader().read_to_end(&mut body);
+        let read = response.body_mut().with_config().limit(limit).reader().read_to_end(&mut body);
         read.map_err(|error| Failure::Transport(Box::new(error.into())))?;
-        let mut words = path.split('/').skip(3);
-        let (run, seq) = match (words.next(), words.next(), words.next(), words.next()) {
+        let mut segments = path.split('/').skip(3);
+        let (run, seq) = match (segments.next(), segments.next(), segments.next(), segments.next()) {
             (Some("runs"), Some(run), Some("batches"), Some(seq)) => (run, seq),
             (Some("runs"), Some(run), ..) => (run, ""),
             _ => ("", ""),
@@ -320,14 +334,14 @@ impl Http {
 }
 
 impl Reply {
-    /// What the body says.
+    /// Decodes the body.
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         serde_json::from_slice(&self.body)
             .map_err(|error| Failure::Unreadable(format!("an answer that this version can't read: {error}")))
     }
 }
 
-/// 32 hexadecimal digits that nobody can guess.
+/// A random number of 128 bits as 32 hexadecimal digits.
 pub(super) fn random_hex() -> Result<String, Failure> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| Failure::Local(format!("no random bytes: {error}")))?;

@@ -1,5 +1,5 @@
-//! The JSON after the results of an answer's part: the worker, the failures, how a worker died. Written and read by
-//! `body`; names here are the protocol's, whatever the types that they carry are called.
+//! JSON after the results of an answer's part: the worker, the failures, and a worker's exit. Written and
+//! read by `body`. Names here are the protocol's, independent of the Rust types' names.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use crate::model::failure::{FailureKind, ItemFailure};
 use crate::model::refused_call::RefusedCall;
 use crate::model::text::cut;
 
-/// More calls of one part are not believed, nor more bytes of a call's description.
-const MOST_CALLS: usize = 64;
-const MOST: usize = 500;
-/// Bytes of a death's description of such calls.
-const MOST_OF_DEATH: usize = 4 * MOST;
+/// Maximum accepted calls of one part, and bytes of one call's description.
+const MAX_CALLS: usize = 64;
+const MAX_CALL_BYTES: usize = 500;
+/// Maximum bytes of the calls' description of a worker's exit.
+const MAX_EXIT_CALLS_BYTES: usize = 4 * MAX_CALL_BYTES;
 
 pub(super) fn json(meta: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(meta).expect("names and numbers can be written")
@@ -30,14 +30,14 @@ pub(super) fn of_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Body
 pub(super) struct DoneMeta {
     pub(super) worker: String,
     pub(super) failures: Vec<FailureMeta>,
-    /// Services of before did not send it.
+    /// Absent in answers of older services.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) refused: Vec<RefusedMeta>,
 }
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct RefusedMeta {
-    /// In the input.
+    /// Index in the input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     index: Option<u64>,
     call: String,
@@ -73,7 +73,7 @@ pub(super) struct LostMeta {
     pid: u32,
     cause: CauseMeta,
     stderr: Vec<String>,
-    /// Services of before did not send it.
+    /// Absent in answers of older services.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     refused: Option<String>,
 }
@@ -121,25 +121,25 @@ impl DoneMeta {
         DoneMeta {
             worker: results.worker.clone(),
             failures: failures.collect(),
-            refused: refused.take(MOST_CALLS).collect(),
+            refused: refused.take(MAX_CALLS).collect(),
         }
     }
 
-    /// The calls, as far as they are believed.
+    /// The calls, limited in number and length.
     pub(super) fn refused(refused: Vec<RefusedMeta>) -> Vec<RefusedCall> {
         let call = |RefusedMeta { index, call, own_error, missing }: RefusedMeta| RefusedCall {
             index,
-            call: shown(call, MOST),
+            call: sanitized(call, MAX_CALL_BYTES),
             own_error,
             missing,
         };
-        refused.into_iter().take(MOST_CALLS).map(call).collect()
+        refused.into_iter().take(MAX_CALLS).map(call).collect()
     }
 }
 
-/// A text of a worker's, as far as it is short and can be shown on a terminal.
-fn shown(text: String, most: usize) -> String {
-    cut(text, most).replace(char::is_control, "\u{fffd}")
+/// A worker's text, cut and with control characters replaced, safe to show on a terminal.
+fn sanitized(text: String, limit: usize) -> String {
+    cut(text, limit).replace(char::is_control, "\u{fffd}")
 }
 
 impl FailureMeta {
@@ -179,7 +179,7 @@ impl LostMeta {
                 }),
                 ExitReason::Stopped(_) => CauseMeta::Signal(libc::SIGSTOP),
                 ExitReason::OutputLimit(limit) => CauseMeta::OutputLimit(*limit),
-                // The first is told by a client to itself alone.
+                // `AgentsLost` is created by a client for itself and never sent.
                 ExitReason::AgentsLost(_) | ExitReason::Unknown => CauseMeta::Unknown,
             },
             stderr: death.stderr.clone(),
@@ -210,7 +210,7 @@ impl LostMeta {
                     CauseMeta::OutputLimit(limit) => ExitReason::OutputLimit(limit),
                     CauseMeta::Unknown => ExitReason::Unknown,
                 },
-                refused: self.refused.map(|calls| shown(calls, MOST_OF_DEATH)),
+                refused: self.refused.map(|calls| sanitized(calls, MAX_EXIT_CALLS_BYTES)),
                 stderr: self.stderr,
             },
         }

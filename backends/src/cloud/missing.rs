@@ -1,21 +1,22 @@
-//! Files that a function looked for in the cloud and that do not exist there. A file that this machine lacks as well is left
-//! out: `map` itself would not have found it. For the others, the item's failure names the file, and the report warns of
-//! those that items went on without. Called by `batch_sender`.
+//! Files that a function looked for in the cloud and that do not exist there. A file that this machine lacks
+//! as well is left out: `map` itself would not have found it. For the others, the item's failure names the
+//! file, and the report warns of those that items continued without. Called by `batch_sender`.
 
 use std::fs;
 
 use crate::model::completion::Results;
 use crate::model::refused_call::RefusedCall;
 
-/// What to do about a file that the cloud has not.
+/// Advice in the failure for a file that is missing in the cloud.
 const REMEDY: &str = "give it with the program (include_bytes!) or as the context (fastmap_with)";
 
-/// Leaves of the files those that this machine has, and says in the failures which of them their items missed.
-/// `first` is the index in the input of the first of `items` items.
-pub(super) fn settle(results: &mut Results, first: u64, items: u32) {
+/// Keeps only the missing files that exist on this machine, and appends to each failure the files that its
+/// item missed. `first` is the index in the input of the first of `items` items.
+pub(super) fn keep_local_files(results: &mut Results, first: u64, items: u32) {
     let offset = |index: u64| index.checked_sub(first).filter(|offset| *offset < u64::from(items));
     results.refused.retain(|call| {
-        call.index.is_none_or(|index| offset(index).is_some()) && (!call.missing || is_here(&call.call))
+        call.index.is_none_or(|index| offset(index).is_some())
+            && (!call.missing || exists_locally(&call.call))
     });
     for failure in &mut results.failures {
         let of_item = |call: &&RefusedCall| {
@@ -36,8 +37,8 @@ pub(super) fn settle(results: &mut Results, first: u64, items: u32) {
     results.refused.retain(|call| !call.missing || !call.index.is_some_and(fails));
 }
 
-/// Whether there is such a file on this machine.
-fn is_here(path: &str) -> bool {
+/// Returns whether the file exists on this machine.
+fn exists_locally(path: &str) -> bool {
     fs::metadata(path).is_ok()
 }
 
@@ -47,7 +48,7 @@ mod tests {
     use crate::model::failure::{FailureKind, ItemFailure};
 
     #[test]
-    fn files_are_told_that_are_here_and_a_failing_item_says_its_own() {
+    fn local_files_are_reported_and_failures_name_their_own() {
         let file = |index: u64, path: &str| RefusedCall {
             index: Some(index),
             call: path.to_owned(),
@@ -57,23 +58,23 @@ mod tests {
         let socket =
             RefusedCall { index: Some(100), call: "socket".to_owned(), own_error: false, missing: false };
         let failure = |offset| ItemFailure { offset, kind: FailureKind::Panic, message: "panicked".into() };
-        let here = std::env::current_exe().expect("a path").display().to_string();
+        let local = std::env::current_exe().expect("a path").display().to_string();
         let mut results = Results {
             failures: vec![failure(1), failure(2)],
             refused: vec![
                 socket.clone(),
                 file(100, "/no/such/file"),
-                file(102, &here),
-                file(103, &here),
-                file(99, &here),
-                file(104, &here),
+                file(102, &local),
+                file(103, &local),
+                file(99, &local),
+                file(104, &local),
             ],
             ..Results::default()
         };
-        settle(&mut results, 100, 4);
-        assert_eq!(results.refused, [socket, file(103, &here)]);
+        keep_local_files(&mut results, 100, 4);
+        assert_eq!(results.refused, [socket, file(103, &local)]);
         assert_eq!(results.failures[0].message, "panicked");
         let message = &results.failures[1].message;
-        assert!(message.contains(&format!("in the cloud there is no {here:?}")), "{message}");
+        assert!(message.contains(&format!("in the cloud there is no {local:?}")), "{message}");
     }
 }

@@ -1,15 +1,19 @@
-//! The cloud: the same program, run by a service elsewhere. `docs/protocol.md` specifies what travels.
+//! Client of a service that runs the same program elsewhere. `docs/protocol.md` specifies the wire protocol.
 //!
-//! What the client and the service have in common is here with the feature `protocol`, and does no I/O: signatures
-//! (`sign`), messages and problem codes (`protocol`, `problem`), the bytes of a batch and of its answer (`body`, `meta`,
-//! `bytes`).
+//! The feature `protocol` contains the code that the client and the service share. It does no I/O: signatures
+//! (`sign`), messages and problem codes (`protocol`, `problem`), the bytes of a batch and of its answer
+//! (`body`, `meta`, `bytes`).
 //!
-//! The client is the backend [`Cloud`] (feature `cloud`), with its `options`. `http` makes one request; `retry` says what
-//! a failed one means; `session` is what all runs share; `run_handle` is one, and `run_state` what it
-//! guards by a lock: `run_thread` is the thread that opens it, keeps it alive and ends it, `batch_sender` the threads that send its batches. They call
-//! `charges`, `upload`, `compression`, `missing`, `probe` and `worker_lines`; a `credit_window` bounds what is in flight while
-//! credits are short, and `targets` say how large a batch should be. `dashboard` asks for a link for a browser; `notices` is what the user
-//! is shown and asked; `exit_hook` ends runs with the program.
+//! The client is the backend [`Cloud`] (feature `cloud`), with its `options`:
+//!
+//! - `http` makes one request; `retry` decides what to do after a failed one.
+//! - `session` is shared by all runs. `run_handle` is one run, and `run_state` is its state under a lock.
+//! - `run_thread` is the thread that opens a run, keeps it alive and ends it. `batch_sender` is the loop of
+//!   the threads that send the run's batches.
+//! - Both call `charges`, `upload`, `compression`, `missing`, `probe` and `worker_lines`.
+//! - `credit_window` bounds the batches in flight while credits are short; `targets` sets the batch size.
+//! - `dashboard` requests a link for a browser; `notices` has the messages and the question to the user;
+//!   `exit_hook` cancels runs when the process exits.
 
 #[cfg(feature = "cloud")]
 mod backend;

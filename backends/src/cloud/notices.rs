@@ -1,5 +1,5 @@
-//! Notices and the question whether a run may cost something, while a run is in the cloud. Implemented by programs with a
-//! terminal; called from the run's own thread, which waits for the answer.
+//! Notices to the user, and the confirmation that a run may be charged. Implemented by programs with a
+//! terminal; called from the run's own thread, which blocks until they return.
 
 use std::fmt::{self, Debug, Display};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::model::words::counted;
 
 /// A listener for notices. Notices are for people; nothing depends on them.
 pub trait NoticeListener: Send + Sync + Debug {
-    /// Receives an event that may be worth a line, or the next step of a progress bar. `Display` puts it in words.
+    /// Receives an event that may be worth a line, or the next step of a progress bar. `Display` formats it.
     fn notice(&self, notice: &Notice<'_>);
 }
 
@@ -26,8 +26,8 @@ impl NoticeListener for NoopListener {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Notice<'a> {
-    /// The first batch is about to be sent without a confirmation: from now on the account is charged. Once a run, and not
-    /// where the charges were confirmed.
+    /// The first batch is about to be sent without a confirmation: from now on the account is charged. Sent
+    /// once per run, but not if the charges were confirmed.
     Charging {
         /// The account's name.
         account: &'a str,
@@ -35,16 +35,16 @@ pub enum Notice<'a> {
         balance: i64,
         /// The prices.
         prices: Prices,
-        /// What the run may spend at most.
+        /// Spending limit of the run.
         max_credits: Option<i64>,
     },
     /// Upload progress; complete when `sent == total`. Not sent for uploads that the service already has.
     Upload {
-        /// What is uploaded.
+        /// The kind of upload.
         what: Upload,
         /// Bytes that have arrived, compressed.
         sent: u64,
-        /// Bytes in all, compressed.
+        /// Total bytes, compressed.
         total: u64,
     },
     /// The service has started a worker of this program and takes batches.
@@ -54,14 +54,14 @@ pub enum Notice<'a> {
         /// Workers that share its batches.
         workers: u32,
     },
-    /// No valid answer has come for a while. The client keeps trying.
+    /// No valid answer has arrived for a while. The client keeps trying.
     Silent {
         /// For this long.
         since: Duration,
         /// The last failure.
         why: &'a str,
     },
-    /// The service makes a call wait for something there: other runs of the account, other batches.
+    /// The service makes a call wait for other runs or batches of the account.
     Waiting {
         /// For this long.
         since: Duration,
@@ -73,16 +73,16 @@ pub enum Notice<'a> {
         /// After this long.
         after: Duration,
     },
-    /// The run's lease ended before the client reached the service: the run goes on under another name.
+    /// The run's lease ended before the client reached the service again: the map continues in a new run.
     Reopened,
-    /// Lines of the workers were too many to be kept until they were fetched.
+    /// Lines of the workers that the service dropped before they were fetched.
     LinesLost {
-        /// How many.
+        /// Number of lines.
         lines: u64,
     },
 }
 
-/// What is uploaded before a run.
+/// Kind of upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Upload {
     /// The program itself.
@@ -113,7 +113,7 @@ impl Display for Notice<'_> {
                     credits(*balance)
                 )?;
                 match max_credits {
-                    Some(most) => write!(f, ", and this run may spend {}", credits(*most)),
+                    Some(limit) => write!(f, ", and this run may spend {}", credits(*limit)),
                     None => Ok(()),
                 }
             }
@@ -150,17 +150,19 @@ impl Display for Notice<'_> {
 
 /// The confirmation before anything is charged.
 pub trait Confirm: Send + Sync + Debug {
-    /// Whether the run may go on and be charged. Called once a run, before its first batch is sent; the run waits.
+    /// Returns whether the run may start and be charged. Called once per run, before its first batch is sent;
+    /// the run waits.
     ///
     /// # Errors
     /// If it may not: the user declined, or there is no terminal to ask at.
     fn charges(&self, estimate: &Estimate) -> Result<(), ConfirmError>;
 
-    /// The same, and what a run calls. The run may end before there is an answer: `wanted` returns false from then on, and an
-    /// implementation that waits should give up. What it returns then is ignored.
+    /// As [`charges`](Confirm::charges), but cancellable; a run calls this method. The run may end before
+    /// there is an answer: `wanted` then returns false, and an implementation that waits should return. Its
+    /// result is ignored then.
     ///
     /// # Errors
-    /// As [`charges`](Confirm::charges), which is called where this is not implemented.
+    /// As [`charges`](Confirm::charges), which the default implementation calls.
     fn charges_cancellable(
         &self,
         estimate: &Estimate,
@@ -171,7 +173,7 @@ pub trait Confirm: Send + Sync + Debug {
     }
 }
 
-/// The charges are not confirmed.
+/// Why the charges are not confirmed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConfirmError {
     /// The user declined.
@@ -187,30 +189,30 @@ pub struct Estimate {
     pub account: String,
     /// Its balance, in millionths of a credit.
     pub balance: i64,
-    /// What is charged.
+    /// The prices.
     pub prices: Prices,
-    /// What the run may spend at most.
+    /// Spending limit of the run.
     pub max_credits: Option<i64>,
-    /// Items in the input, where their number is known.
+    /// Items in the input, if their number is known.
     pub items: Option<u64>,
-    /// What the first items took on this machine, where they were tried.
+    /// Measurement of the first items on this machine, if there was one.
     pub probe: Option<Probe>,
 }
 
-/// What some items took on this machine. Their results are used: they cost nothing.
+/// Cost of some items measured on this machine. Their results are used and not charged.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Probe {
-    /// How many items.
+    /// Number of items.
     pub items: u64,
-    /// CPU time of one.
+    /// CPU time per item.
     pub cpu: Duration,
-    /// Bytes of one result.
+    /// Result bytes per item.
     pub result_bytes: f64,
 }
 
 impl Estimate {
-    /// What the run would cost, in millionths of a credit, if all items are like those that were tried; `None` where
-    /// their number is not known or none was tried.
+    /// Cost of the run in millionths of a credit, if all items are like the measured ones. `None` if the
+    /// number of items is unknown or nothing was measured.
     pub fn cost(&self) -> Option<i64> {
         let (items, probe) = (self.items?, self.probe?);
         let left = items.saturating_sub(probe.items) as f64;
@@ -226,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_estimate_is_of_the_items_that_are_left() {
+    fn estimates_cover_the_remaining_items() {
         let probe = Probe { items: 10, cpu: Duration::from_millis(36), result_bytes: 1000.0 };
         let estimate = Estimate {
             account: "a".to_owned(),

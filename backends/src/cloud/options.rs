@@ -8,37 +8,37 @@ use crate::cloud::notices::{Confirm, NoopListener, NoticeListener};
 use crate::cloud::sign::Secret;
 use crate::local::{OutputSink, StdioSink};
 
-/// How long nothing good may be heard of the service before a run is given up.
+/// Time without a good answer from the service after which a run fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Where the service is, and what it may cost.
+/// Options of the [`Cloud`](super::Cloud) backend.
 #[derive(Clone, Debug)]
 pub struct CloudOptions {
-    /// The service's address: see [`ServiceUrl`](super::ServiceUrl) for what it may be.
+    /// The service's address; see [`ServiceUrl`](super::ServiceUrl) for its form.
     pub url: String,
-    /// Names and signs for the account.
+    /// Identifies the account and signs requests.
     pub secret: Secret,
-    /// What each run may spend, in millionths of a credit; the service sees to it. `None`: what the account has.
+    /// Spending limit of each run, in millionths of a credit, enforced by the service. `None`: the account's
+    /// balance.
     pub max_credits: Option<i64>,
-    /// Where the lines go that workers print.
+    /// Receives the lines that workers print.
     pub relay: Arc<dyn OutputSink>,
     /// The listener for notices.
     pub notices: Arc<dyn NoticeListener>,
     /// The confirmation before the first batch of a run is sent; `None`: no question is asked.
     pub confirm: Option<Arc<dyn Confirm>>,
-    /// Where the first items are tried for the estimate that `confirm` is asked with; their results are used. `None`:
-    /// there is no estimate.
+    /// Backend that runs the first items for the estimate given to `confirm`; their results are used. `None`:
+    /// no estimate.
     pub probe: Option<Arc<dyn Backend>>,
-    /// How long the service may give no good answer before a run is given up: longer than it takes to start it again.
-    /// Where nothing has ever answered, it is 10 s at most.
+    /// Time without a good answer from the service after which a run fails: longer than a restart of the
+    /// service takes. At most 10 s until the first answer ever.
     pub patience: Duration,
-    /// Whether items are compressed on their way; `None`: where they shrink, and the service is on another machine.
+    /// Whether items are compressed. `None`: if they shrink, and the service is on another machine.
     pub compress: Option<bool>,
 }
 
 impl CloudOptions {
-    /// That service, by that secret, with no bound on what is spent, unasked; lines of workers go to the host's own
-    /// output.
+    /// Default options: no spending limit, no confirmation; workers' lines go to the host's own output.
     pub fn new(url: impl Into<String>, secret: Secret) -> Self {
         CloudOptions {
             url: url.into(),

@@ -1,5 +1,5 @@
-//! What the first items cost, found out on this machine before anything is charged: they are run where the user's
-//! options say, and their answers are as good as any.
+//! Measures the cost of the first items before anything is charged. They run on the backend of the user's
+//! options, and their results are used.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,16 +12,16 @@ use crate::model::error::BackendError;
 use crate::model::ids::BatchId;
 use crate::{Backend, Run};
 
-/// Enough to know; and the most that is waited for one.
-const ENOUGH: Duration = Duration::from_millis(200);
-const MOST: Duration = Duration::from_secs(10);
-/// Batches are of one item at first.
-const BATCHES: usize = 16;
+/// Enough work for an estimate; and the maximum wait for a batch.
+const TARGET: Duration = Duration::from_millis(200);
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum batches; batches have one item at first.
+const MAX_BATCHES: usize = 16;
 
-/// Runs batches that wait on `backend`. `None`: nothing was learned.
+/// Runs queued batches on `backend`. `None`: nothing was measured.
 ///
 /// # Errors
-/// What ends the run there would end it elsewhere: the function can't be prepared.
+/// If the function can't be prepared: it would fail in the cloud, too.
 pub(super) fn probe(shared: &RunHandle, backend: &dyn Backend) -> Result<Option<Probe>, BackendError> {
     let mut run = match backend.open(Arc::clone(&shared.job)) {
         Ok(run) => run,
@@ -30,14 +30,14 @@ pub(super) fn probe(shared: &RunHandle, backend: &dyn Backend) -> Result<Option<
             return Ok(None);
         }
     };
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut sum = Sum::default();
-    for _ in 0..BATCHES {
-        if begun.elapsed() > ENOUGH || shared.lock().end.is_some() {
+    for _ in 0..MAX_BATCHES {
+        if started.elapsed() > TARGET || shared.lock().end.is_some() {
             break;
         }
         let Some(piece) = take(shared) else { break };
-        if !try_one(shared, run.as_mut(), piece, begun + MOST, &mut sum)? {
+        if !try_one(shared, run.as_mut(), piece, started + TIMEOUT, &mut sum)? {
             break;
         }
     }
@@ -67,7 +67,7 @@ fn take(shared: &RunHandle) -> Option<Piece> {
     Some(piece)
 }
 
-/// Runs one batch; `false`: it is not through in time, and goes to the service.
+/// Runs one batch. Returns `false` if it is not finished in time; it is then sent to the service.
 fn try_one(
     shared: &RunHandle,
     run: &mut dyn Run,
@@ -103,7 +103,7 @@ fn try_one(
         let mut state = shared.lock();
         state.put(piece);
         state.in_flight -= 1;
-        shared.measure(&state);
+        shared.update_gauge(&state);
         return match failed {
             Some(error @ BackendError::Setup(_)) => Err(error),
             _ => Ok(false),
@@ -116,6 +116,6 @@ fn try_one(
             sum.bytes += results.payload.bytes().len() as u64;
         }
     }
-    shared.landed(parts, Vec::new());
+    shared.finish_piece(parts, Vec::new());
     Ok(true)
 }

@@ -1,5 +1,5 @@
-//! What the service answers when it can't do what was asked: RFC 9457 problem documents with codes that don't change.
-//! Made by the service's gateway; the client decides by the code, and shows the detail.
+//! Error answers of the service: RFC 9457 problem documents with stable codes. Created by the service's
+//! gateway; the client decides by the code, and shows the detail.
 
 use std::fmt;
 
@@ -15,20 +15,20 @@ macro_rules! codes {
         }
 
         impl ProblemCode {
-            /// All of them.
+            /// All codes.
             pub const ALL: &'static [ProblemCode] = &[$(ProblemCode::$name,)*];
 
-            /// As it stands in the document.
+            /// The code as it is written in the document.
             pub fn code(self) -> &'static str {
                 match self { $(ProblemCode::$name => $code,)* }
             }
 
-            /// The HTTP status that it comes with.
+            /// The HTTP status of the answer.
             pub fn status(self) -> u16 {
                 match self { $(ProblemCode::$name => $status,)* }
             }
 
-            /// A few words, always the same.
+            /// A short description, always the same.
             pub fn title(self) -> &'static str {
                 match self { $(ProblemCode::$name => $title,)* }
             }
@@ -39,55 +39,55 @@ macro_rules! codes {
 codes! {
     /// The request is not one of the protocol: a header is missing or a parameter is of the wrong form.
     BadRequest = 400 "bad_request" "The request can't be understood",
-    /// The client speaks another version.
+    /// The client uses another version of the protocol.
     UnsupportedProtocol = 400 "unsupported_protocol" "Another version of the protocol",
     /// The body is not the one whose digest was signed.
     DigestMismatch = 400 "digest_mismatch" "The body is not the one that was signed",
-    /// No token of that name. Not signed.
+    /// Unknown token. The answer is not signed.
     Unauthorized = 401 "unauthorized" "The token is not known",
-    /// Not signed by the token's key. Not signed itself.
+    /// Invalid signature of the request. The answer is not signed.
     BadSignature = 401 "bad_signature" "The signature is wrong",
     /// The token was revoked.
     TokenRevoked = 401 "token_revoked" "The token was revoked",
-    /// The token's time is over.
+    /// The token has expired.
     TokenExpired = 401 "token_expired" "The token has expired",
-    /// The timestamp is more than 5 minutes off; `server_time` says by how much.
+    /// The timestamp is more than 5 minutes off; `server_time` is the service's clock.
     ClockSkew = 401 "clock_skew" "The clocks differ by more than 5 minutes",
-    /// This very request was here before, or its nonce was used.
+    /// This very request was received before, or its nonce was used.
     NonceRepeated = 401 "nonce_repeated" "The nonce was used before",
-    /// The account has nothing left.
+    /// The account has no credits left.
     OutOfCredits = 402 "out_of_credits" "The account is out of credits",
     /// The run has spent its `max_credits`.
     SpendCapReached = 402 "spend_cap_reached" "The run has reached its spend cap",
-    /// Nothing of that name in this account.
+    /// Not found in this account.
     NotFound = 404 "not_found" "Not found",
-    /// The batch's answer was asked for, and the batch is not known (any more): send it (again).
+    /// The answer of a batch was requested that is unknown, or no longer known: send the batch (again).
     BatchUnknown = 404 "batch_unknown" "The batch is not known; send it",
-    /// The path exists, with other methods.
+    /// The path exists, but only with other methods.
     MethodNotAllowed = 405 "method_not_allowed" "The method is not allowed here",
-    /// The body did not come in time.
+    /// The body did not arrive in time.
     RequestTimeout = 408 "request_timeout" "The body did not come in time",
     /// The batch was cancelled by its client, and has no charge of its own.
     BatchCancelled = 409 "batch_cancelled" "The batch was cancelled",
     /// The run is not open (any more).
     RunEnded = 409 "run_ended" "The run has ended",
-    /// The seq was used for other bytes.
+    /// The seq was used for a different body.
     SeqConflict = 409 "seq_conflict" "The seq was used for another batch",
     /// The run's key was used for another run.
     KeyConflict = 409 "key_conflict" "The key was used for another run",
-    /// The part does not begin where the last one ended; `offset` says where to go on.
+    /// The part does not start where the last one ended; `offset` says where to continue.
     UploadOffset = 409 "upload_offset" "The upload goes on at another offset",
-    /// The answer was acknowledged, or kept for its time.
+    /// The answer was acknowledged, or its retention time has passed.
     ResultGone = 410 "result_gone" "The answer is no longer kept",
     /// More bytes than the limits allow.
     TooLarge = 413 "too_large" "Too many bytes",
-    /// The body is not what this call takes.
+    /// The body is not valid for this call.
     InvalidBody = 422 "invalid_body" "The body can't be read",
-    /// What was uploaded is not what its name says.
+    /// The upload's content does not match its hash.
     HashMismatch = 422 "hash_mismatch" "The upload is not what its hash says",
-    /// The upload is not an executable that can run here.
+    /// The upload is not an executable that can run at this service.
     NotExecutable = 422 "not_executable" "The file can't run here",
-    /// The run's worker can't be started; `detail` has its own words.
+    /// The run's worker can't be started; `detail` says why.
     WorkerFailed = 422 "worker_failed" "The program can't work here",
     /// The function can't be prepared: its context or its `init` failed.
     SetupFailed = 422 "setup_failed" "The function could not be prepared",
@@ -97,15 +97,15 @@ codes! {
     TooManyBatches = 429 "too_many_batches" "Too many batches in flight",
     /// More open runs than the account may have.
     TooManyRuns = 429 "too_many_runs" "Too many open runs",
-    /// What is left is reserved for batches that run; try again when they are through.
+    /// The remaining credits are reserved for running batches; try again when they have finished.
     CreditsHeld = 429 "credits_held" "The rest of the credits is reserved",
     /// The service's fault.
     Internal = 500 "internal" "The service failed",
-    /// The service is about to stop; another one, or this one started again, goes on.
+    /// The service is about to stop; another one, or its restart, continues.
     ShuttingDown = 503 "shutting_down" "The service is shutting down",
     /// The agents that had the batch are gone; send it again.
     AgentLost = 503 "agent_lost" "The batch was lost on its way; send it again",
-    /// The service's disk or database refuses.
+    /// The service's disk or database fails.
     Storage = 503 "storage" "The service can't store anything now",
 }
 
@@ -125,9 +125,9 @@ pub struct Problem {
     pub title: String,
     /// The HTTP status.
     pub status: u16,
-    /// The code: what programs decide by.
+    /// The code, for programs.
     pub code: String,
-    /// What happened here, for people.
+    /// Details of this occurrence, for people.
     pub detail: String,
     /// Seconds after which the same request may succeed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -135,16 +135,16 @@ pub struct Problem {
     /// With `clock_skew`: the service's clock, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_time: Option<u64>,
-    /// With `upload_offset`: how many bytes are there.
+    /// With `upload_offset`: number of bytes that the service has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
-    /// With `setup_failed`: how it failed, `panic` or `serialize`; `detail` is then what the function said.
+    /// With `setup_failed`: how it failed, `panic` or `serialize`; `detail` is then the function's message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
 }
 
 impl Problem {
-    /// A problem of that code.
+    /// A problem with this code.
     pub fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
         Problem {
             r#type: format!("urn:fastmap:problem:{code}"),
@@ -164,7 +164,7 @@ impl Problem {
         ProblemCode::ALL.iter().copied().find(|code| code.code() == self.code)
     }
 
-    /// The same, with the seconds after which to try again.
+    /// Sets the seconds after which to try again.
     pub fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after = Some(seconds);
         self
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_code_is_one_word_of_its_own_and_stands_in_the_document() {
+    fn codes_are_unique_and_documented() {
         let document = include_str!("../../../docs/protocol.md");
         for (index, code) in ProblemCode::ALL.iter().enumerate() {
             assert!(code.code().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{code}");

@@ -1,6 +1,6 @@
-//! The messages of the protocol's first version, as JSON carries them. Money is in millionths of a credit.
-//! Made and read by the client's backend and by the service's gateway. A field may be added within a version; readers
-//! pass over fields that they don't know.
+//! JSON messages of version 1 of the protocol. Money is in millionths of a credit. Written and read by the
+//! client's backend and by the service's gateway. A field may be added within a version; readers ignore
+//! fields that they don't know.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,17 +16,17 @@ macro_rules! message {
 }
 
 message! {
-    /// `POST /auth`: the token is good.
+    /// Answer to `POST /auth`: the token is valid.
     pub struct Auth {
         /// The account's name.
         pub account: String,
-        /// What the account has, in millionths of a credit.
+        /// The account's balance, in millionths of a credit.
         pub balance: i64,
-        /// What of it is not reserved for batches that run.
+        /// The part of the balance that is not reserved for running batches.
         pub available: i64,
-        /// What is charged.
+        /// The prices.
         pub prices: Prices,
-        /// What is allowed.
+        /// The limits.
         pub limits: Limits,
         /// The service's version.
         pub server: String,
@@ -49,22 +49,22 @@ message! {
 }
 
 message! {
-    /// What the service allows.
+    /// Limits of the service.
     #[derive(Copy)]
     pub struct Limits {
         /// Bytes of an executable.
         pub executable_bytes: u64,
         /// Bytes of a context.
         pub context_bytes: u64,
-        /// Bytes of all that an account has uploaded.
+        /// Bytes of all uploads of an account.
         pub stored_bytes: u64,
         /// Bytes of one part of an upload, as sent.
         pub part_bytes: u64,
         /// Bytes of a batch, decompressed.
         pub batch_bytes: u64,
-        /// Bytes of results after which a batch is cut, whatever it asks for.
+        /// Bytes of results at which a batch is cut, even if its own limit is higher.
         pub result_bytes: u64,
-        /// Seconds of CPU time after which a batch is given up.
+        /// Seconds of CPU time after which a batch is stopped.
         pub batch_cpu_seconds: u64,
         /// Batches of one run in flight.
         pub batches_in_flight: u32,
@@ -72,32 +72,32 @@ message! {
         pub open_runs: u32,
         /// Requests of one account in a second.
         pub requests_per_second: u32,
-        /// Seconds without a request of a run after which it ends.
+        /// Seconds without a request of a run after which the run ends.
         pub lease_seconds: u64,
-        /// Seconds that answers are kept after their run's end.
+        /// Seconds that answers are stored after their run's end.
         pub results_seconds: u64,
-        /// Seconds that a request for an answer waits that has not arrived yet.
+        /// Seconds that a request waits for an answer that has not arrived yet.
         pub long_poll_seconds: u64,
     }
 }
 
 message! {
-    /// `GET`, `PUT /executables/{hash}` and `/contexts/{hash}`.
+    /// Answer to `GET` and `PUT` of `/executables/{hash}` and `/contexts/{hash}`.
     #[derive(Copy)]
     pub struct BlobStatus {
-        /// It is there, in this account, and whole.
+        /// Whether the account has the complete upload.
         pub present: bool,
-        /// Bytes of the upload (as sent) that are there: where to go on.
+        /// Bytes of the upload (as sent) that the service has: where to continue.
         pub offset: u64,
     }
 }
 
 message! {
-    /// A function, by where it stands in its executable. See [`FunctionId`](crate::FunctionId).
+    /// A function, by its position in its executable. See [`FunctionId`](crate::FunctionId).
     pub struct FunctionName {
         /// Distance of its descriptor from the anchor, in bytes.
         pub offset: i64,
-        /// The name that the descriptor must give.
+        /// The name that the descriptor must have.
         pub name: String,
     }
 }
@@ -105,13 +105,14 @@ message! {
 message! {
     /// `POST /runs`.
     pub struct OpenRun {
-        /// 32 hexadecimal digits, the client's own name for the run: the same request again opens no second run.
+        /// 32 hexadecimal digits, the client's own name for the run: repeating the request opens no second
+        /// run.
         pub key: String,
         /// SHA-256 of the executable.
         pub executable: String,
-        /// What to call.
+        /// The function to call.
         pub function: FunctionName,
-        /// SHA-256 of the context; absent where the function has none (or an empty one).
+        /// SHA-256 of the context; absent if the function has no context, or an empty one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub context: Option<String>,
         /// The user's name for the map.
@@ -120,13 +121,13 @@ message! {
         /// Items in the input, if known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub items: Option<u64>,
-        /// An item that runs longer is given up, and its worker ended. Milliseconds.
+        /// Milliseconds after which an item is stopped, with its worker.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub item_timeout_ms: Option<u64>,
-        /// What the run may spend, in millionths of a credit.
+        /// Spending limit of the run, in millionths of a credit.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub max_credits: Option<i64>,
-        /// Time zone and language, which its workers have as well; absent: UTC and C.
+        /// Time zone and language for its workers; absent: UTC and C.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub locale: Option<Locale>,
     }
@@ -141,11 +142,11 @@ message! {
         pub workers: u32,
         /// Batches to keep in flight.
         pub slots: u32,
-        /// Seconds within which the client must send a request of the run.
+        /// Seconds within which the client must send the run's next request.
         pub lease_seconds: u64,
-        /// What is charged.
+        /// The prices.
         pub prices: Prices,
-        /// What the run can spend now: the least of its cap and what the account has.
+        /// Credits that the run can spend now: the lesser of its limit and the account's available credits.
         pub spendable: i64,
     }
 }
@@ -155,11 +156,11 @@ message! {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum RunState {
-    /// It takes batches.
+    /// Accepts batches.
     Open,
-    /// Its client has ended it.
+    /// Ended by its client.
     Done,
-    /// Its client has given it up.
+    /// Cancelled by its client.
     Cancelled,
     /// Its client sent no request for the length of its lease.
     Expired,
@@ -168,7 +169,7 @@ pub enum RunState {
 }
 
 impl RunState {
-    /// As it stands in messages.
+    /// The state as it is written in messages.
     pub fn as_str(self) -> &'static str {
         match self {
             RunState::Open => "open",
@@ -187,7 +188,7 @@ message! {
         pub run: String,
         /// The user's name for it.
         pub label: Option<String>,
-        /// Where it stands.
+        /// Its state.
         pub state: RunState,
         /// SHA-256 of its executable.
         pub executable: String,
@@ -199,11 +200,11 @@ message! {
         pub items_answered: u64,
         /// Batches that are answered.
         pub batches: u64,
-        /// Millionths of a credit it has cost so far.
+        /// Cost so far, in millionths of a credit.
         pub spent: i64,
-        /// Reserved for its batches that run.
+        /// Credits reserved for its running batches.
         pub held: i64,
-        /// What it may spend.
+        /// Its spending limit.
         pub max_credits: Option<i64>,
         /// CPU time, in nanoseconds.
         pub cpu_ns: u64,
@@ -219,9 +220,9 @@ message! {
 message! {
     /// `GET /runs`: newest first.
     pub struct RunList {
-        /// Some of them.
+        /// One page of runs.
         pub runs: Vec<RunInfo>,
-        /// What to give as `before` for the next ones.
+        /// The value of `before` for the next page.
         pub next: Option<String>,
     }
 }
@@ -229,9 +230,9 @@ message! {
 message! {
     /// `POST /runs/{run}/done` and `/cancel`.
     pub struct Bill {
-        /// The run as it ended.
+        /// The run in its final state.
         pub run: RunInfo,
-        /// What the account has left.
+        /// The account's balance after it.
         pub balance: i64,
     }
 }
@@ -241,7 +242,7 @@ message! {
     pub struct Lease {
         /// The state of the run.
         pub state: RunState,
-        /// Seconds within which the next one is due.
+        /// Seconds within which the next heartbeat is due.
         pub lease_seconds: u64,
     }
 }
@@ -255,10 +256,10 @@ message! {
 }
 
 message! {
-    /// The answer to a batch that is given up.
+    /// The answer to the cancellation of a batch.
     pub struct BatchCancelled {
-        /// It was under way here, and is ended: no answer will come, and none is charged. `false`: it was answered before, or
-        /// is not known.
+        /// Whether it was running, and is stopped: it gets no answer, and no charge. `false`: it was answered
+        /// before, or is unknown.
         pub cancelled: bool,
     }
 }
@@ -266,7 +267,7 @@ message! {
 message! {
     /// The answer to [`Acknowledge`].
     pub struct Acknowledged {
-        /// Answers that are no longer kept.
+        /// Number of answers deleted.
         pub deleted: u64,
     }
 }
@@ -299,9 +300,9 @@ message! {
     pub struct LogPage {
         /// In the order in which they were printed.
         pub lines: Vec<LogLine>,
-        /// Lines of the run that are no longer there: only the last megabyte is kept.
+        /// Number of lines of the run that were dropped: only the last megabyte is kept.
         pub dropped: u64,
-        /// What to give as `after` for the next ones.
+        /// The value of `after` for the next page.
         pub next: u64,
     }
 }
@@ -311,7 +312,7 @@ message! {
     pub struct DashboardLink {
         /// Path on this service; a browser that opens it is signed in to this account.
         pub path: String,
-        /// Seconds for which it is good.
+        /// Seconds for which the link is valid.
         pub seconds: u64,
     }
 }

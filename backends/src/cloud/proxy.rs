@@ -1,4 +1,4 @@
-//! The proxy on the way to a service, as the environment names it. The variables are read as curl reads them
+//! Proxy for the connection to a service, from the environment. The variables are read as curl reads them
 //! (curl(1), "Environment"), because users set them once for all programs.
 
 use std::fmt;
@@ -8,19 +8,19 @@ use ureq::Proxy;
 
 use super::url::ServiceUrl;
 
-/// Variables that name a proxy for `https://`, the first that is set and not empty first. `http_proxy` is not among
-/// them: it is for `http://`, which never leaves this machine.
+/// Variables that name a proxy for `https://`; the first that is set and not empty wins. `http_proxy` is not
+/// among them: it is for `http://`, which never leaves this machine.
 const NAMES: [&str; 4] = ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
 const EXCEPTIONS: [&str; 2] = ["no_proxy", "NO_PROXY"];
 
-/// A proxy by which requests go.
+/// A proxy and the variable that names it.
 pub(super) struct NamedProxy {
     pub(super) proxy: Proxy,
     variable: &'static str,
 }
 
 impl fmt::Display for NamedProxy {
-    /// The variable and the address, without the password that it may hold.
+    /// The variable and the address, without the password that it may contain.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let uri = self.proxy.uri();
         let scheme = uri.scheme_str().unwrap_or("http");
@@ -28,15 +28,15 @@ impl fmt::Display for NamedProxy {
     }
 }
 
-/// The proxy by which the service is reached; `None` where the way is direct.
+/// The proxy for the service; `None` for a direct connection.
 ///
 /// # Errors
-/// If the variable that counts names no proxy that can be used: in words, with the variable.
-pub(super) fn on_the_way_to(
+/// If the variable that applies names an unusable proxy. The message names the variable.
+pub(super) fn proxy_for(
     url: &ServiceUrl,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Option<NamedProxy>, String> {
-    // What is not encrypted must not leave the machine, whatever is said to be its proxy.
+    // Unencrypted requests must not leave the machine: loopback URLs ignore all proxies.
     if url.is_loopback() {
         return Ok(None);
     }
@@ -59,30 +59,30 @@ pub(super) fn on_the_way_to(
         )));
     }
     let proxy = Proxy::new(&format!("{}://{rest}", scheme.to_ascii_lowercase()));
-    // The value is not shown: it may hold a password.
+    // Never show the value: it may contain a password.
     match proxy {
-        Ok(proxy) if has_good_port(&proxy) => Ok(Some(NamedProxy { proxy, variable })),
+        Ok(proxy) if has_valid_port(&proxy) => Ok(Some(NamedProxy { proxy, variable })),
         _ => Err(unusable("is not the address of a proxy".to_owned())),
     }
 }
 
-/// Whether what stands behind the host is a port: the library takes another one than the user wrote where it is none.
-fn has_good_port(proxy: &Proxy) -> bool {
+/// Returns whether the text after the host is a valid port: the library silently replaces an invalid one.
+fn has_valid_port(proxy: &Proxy) -> bool {
     let authority = proxy.uri().authority().map_or("", |authority| authority.as_str());
-    let place = authority.rsplit('@').next().unwrap_or_default();
-    let behind = place.rsplit(']').next().unwrap_or_default();
-    !behind.contains(':') || proxy.uri().port_u16().is_some()
+    let host_and_port = authority.rsplit('@').next().unwrap_or_default();
+    let after_host = host_and_port.rsplit(']').next().unwrap_or_default();
+    !after_host.contains(':') || proxy.uri().port_u16().is_some()
 }
 
-/// Whether an entry of `NO_PROXY` is this host: entries stand between commas or blanks.
+/// Returns whether an entry of `NO_PROXY` matches the host. Entries are separated by commas or blanks.
 fn is_excepted(list: &str, host: &str, port: u16) -> bool {
     list.split([',', ' ', '\t', '\n'])
         .filter(|entry| !entry.is_empty())
         .any(|entry| is_host(entry, host, port))
 }
 
-/// An entry is `*`, a host, a domain (with or without a dot before it), an address, or a network like 10.0.0.0/8;
-/// a port may follow a host or an address, and counts then.
+/// An entry is `*`, a host, a domain (with or without a leading dot), an address, or a network like
+/// 10.0.0.0/8. A host or an address may have a port, which must match then.
 fn is_host(entry: &str, host: &str, port: u16) -> bool {
     if entry == "*" {
         return true;
@@ -100,7 +100,7 @@ fn is_host(entry: &str, host: &str, port: u16) -> bool {
     before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 
-/// The port behind `host:port`, `[address]:port`; the colons of a bare IPv6 address are none of it.
+/// Splits `host:port` or `[address]:port`; the colons of a bare IPv6 address do not start a port.
 fn split_port(entry: &str) -> (&str, Option<u16>) {
     let (host, port) = match entry.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, rest)) => (address, rest.strip_prefix(':')),
@@ -116,7 +116,7 @@ fn split_port(entry: &str) -> (&str, Option<u16>) {
     }
 }
 
-/// Whether the address is the entry's, or in its network.
+/// Returns whether the address equals the entry or is in its network.
 fn is_in_network(entry: &str, address: IpAddr) -> bool {
     let (network, length) = entry.split_once('/').map_or((entry, None), |(at, length)| (at, Some(length)));
     let Ok(network) = network.trim_matches(['[', ']']).parse::<IpAddr>() else { return false };
@@ -135,18 +135,18 @@ fn is_in_network(entry: &str, address: IpAddr) -> bool {
 mod tests {
     use super::*;
 
-    /// What is chosen for `https://svc.test:8750`, or the given service, in an environment like `A=b;C=d`.
+    /// The proxy for `service` in an environment like `A=b;C=d`.
     fn chosen(service: &str, environment: &str) -> Result<Option<String>, String> {
         let set = |name: &str| {
             let mut pairs = environment.split(';').filter_map(|pair| pair.split_once('='));
             pairs.find(|pair| pair.0 == name).map(|pair| pair.1.to_owned())
         };
-        let proxy = on_the_way_to(&service.parse().expect("an address"), set)?;
+        let proxy = proxy_for(&service.parse().expect("an address"), set)?;
         Ok(proxy.map(|proxy| proxy.to_string()))
     }
 
     #[test]
-    fn the_variables_are_read_as_curl_reads_them() {
+    fn variables_are_read_as_by_curl() {
         const SERVICE: &str = "https://svc.test:8750";
         let p = Some("HTTPS_PROXY=http://p:3128");
         for (service, environment, wanted) in [
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_that_cannot_be_used_is_refused_and_its_password_not_shown() {
+    fn unusable_proxies_are_rejected_without_showing_the_password() {
         for wrong in
             ["socks5://user:word@p:1080", "ftp://user:word@p", "http://user:word@p:notaport", "http://"]
         {
@@ -205,7 +205,7 @@ mod tests {
             assert!(error.contains("ALL_PROXY") && error.contains("NO_PROXY"), "{error}");
             assert!(!error.contains("word"), "{error}");
         }
-        // One that is passed by need not be good.
+        // An excepted proxy need not be valid.
         let excepted = chosen("https://svc.test", "ALL_PROXY=socks5://p:1080;NO_PROXY=svc.test");
         assert_eq!(excepted, Ok(None));
     }

@@ -1,5 +1,5 @@
-//! What a failed request means: to be made again, and when, or the end of the run, in words. Pure; the pauses and the
-//! requests are `session`'s and `batch_sender`'s.
+//! Retry policy: decides whether a failed request is repeated, and when, or which error ends the run. Pure
+//! functions; `session` and `batch_sender` do the pauses and the requests.
 
 use std::time::{Duration, Instant};
 
@@ -8,51 +8,55 @@ use super::problem::{Problem, ProblemCode};
 use crate::model::error::BackendError;
 use crate::model::failure::{FailureKind, ItemFailure};
 
-/// The first pause, which doubles up to the longest. Each varies, lest all come back at once.
+/// First pause, doubled up to the longest. Pauses are randomized so that clients don't retry in step.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// What does not go on is not worth a line before, and then every so often.
-pub(super) const WORTH_A_LINE: Duration = Duration::from_secs(3);
-pub(super) const NEXT_LINE: Duration = Duration::from_secs(15);
-/// A proxy that refuses requests of a kind is borne for so long: it may be starting, but most likely it is set so.
+/// Time without progress before the first notice, and between later ones.
+pub(super) const NOTICE_DELAY: Duration = Duration::from_secs(3);
+pub(super) const NOTICE_INTERVAL: Duration = Duration::from_secs(15);
+/// Patience with a proxy that rejects a kind of request: it may be starting, but most likely it is configured
+/// so.
 pub(super) const PROXY_PATIENCE: Duration = Duration::from_secs(8);
-/// The service's own wish is followed up to here.
-const LONGEST_WISH: Duration = Duration::from_secs(60);
-/// Between two failures of a request there is no more than this for one that is tried: where more time has
-/// passed, this process stood still, and nothing was tried.
-const LONGEST_TRY: Duration = Duration::from_secs(60);
+/// Upper limit of the service's `Retry-After`.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+/// Upper limit of the time between two failures of one request. If more has passed, this process was stopped,
+/// and made no attempt.
+const MAX_ATTEMPT: Duration = Duration::from_secs(60);
 
-/// What to do about a failed request.
+/// Decision after a failed request.
 #[derive(Debug)]
 pub(super) enum RetryDecision {
-    /// Make it again; after so long, if the service has said so, else after a pause that grows. With what it was.
+    /// Repeat it: after the duration that the service requests, else after a growing pause. Carries the
+    /// failure.
     Again(Option<Duration>, Failure),
-    /// No repetition will help.
+    /// Retrying will not help.
     Fail(BackendError),
 }
 
-/// Whom the request was made to.
+/// The service that the request was sent to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Service<'a> {
     pub(super) url: &'a str,
     pub(super) token: &'a str,
-    /// A signed answer has come before: it is a service, and the token is right.
+    /// It has answered with a signature before: it is a service, and the token is valid.
     pub(super) reached: bool,
 }
 
 impl Service<'_> {
-    /// What to do about a failure of any call. Whoever can do more about a code has done so before.
-    pub(super) fn then(&self, failure: Failure) -> RetryDecision {
+    /// Decides on a failure of any call. Codes that a caller handles specially never reach this function.
+    pub(super) fn decide(&self, failure: Failure) -> RetryDecision {
         match failure {
-            Failure::Problem(problem) => self.then_problem(problem),
-            Failure::Unsigned { status, retry_after } => self.then_unsigned(status, retry_after),
-            Failure::Transport(error) if is_distrust(&error) => RetryDecision::Fail(BackendError::Cloud(
-                format!(
-                    "the certificate of {} is not to be trusted: {error}; SSL_CERT_FILE names a file of certificates that are",
-                    self.url
-                ),
-                Some(error),
-            )),
+            Failure::Problem(problem) => self.decide_problem(problem),
+            Failure::Unsigned { status, retry_after } => self.decide_unsigned(status, retry_after),
+            Failure::Transport(error) if is_certificate_error(&error) => {
+                RetryDecision::Fail(BackendError::Cloud(
+                    format!(
+                        "the certificate of {} is not to be trusted: {error}; SSL_CERT_FILE names a file of certificates that are",
+                        self.url
+                    ),
+                    Some(error),
+                ))
+            }
             Failure::Transport(_) => RetryDecision::Again(None, failure),
             Failure::Local(why) => fail(why),
             Failure::Unreadable(what) => {
@@ -61,7 +65,7 @@ impl Service<'_> {
         }
     }
 
-    fn then_problem(&self, problem: Box<Problem>) -> RetryDecision {
+    fn decide_problem(&self, problem: Box<Problem>) -> RetryDecision {
         use ProblemCode as Code;
         let Service { url, token, .. } = self;
         let Problem { detail, .. } = problem.as_ref();
@@ -109,7 +113,7 @@ impl Service<'_> {
         }
     }
 
-    fn then_unsigned(&self, status: u16, retry_after: Option<Duration>) -> RetryDecision {
+    fn decide_unsigned(&self, status: u16, retry_after: Option<Duration>) -> RetryDecision {
         let url = self.url;
         let again = RetryDecision::Again(retry_after, Failure::Unsigned { status, retry_after });
         match status {
@@ -137,18 +141,18 @@ impl Service<'_> {
     }
 
     fn skew(&self, problem: &Problem) -> String {
-        let here = std::time::SystemTime::now();
-        let there = problem.server_time.map(|time| std::time::UNIX_EPOCH + Duration::from_secs(time));
+        let local_time = std::time::SystemTime::now();
+        let service_time = problem.server_time.map(|time| std::time::UNIX_EPOCH + Duration::from_secs(time));
         let show = |time| humantime::format_rfc3339_seconds(time).to_string();
         format!(
             "the clocks differ by more than 5 minutes: here it is {}, at {} {}; set this machine's clock",
-            show(here),
+            show(local_time),
             self.url,
-            there.map_or_else(|| "another time".to_owned(), show)
+            service_time.map_or_else(|| "another time".to_owned(), show)
         )
     }
 
-    /// The end of a run that got no good answer for so long.
+    /// The error that ends a run without a good answer for `after`.
     pub(super) fn give_up(&self, after: Duration, last: Failure) -> BackendError {
         let url = self.url;
         if let Failure::Problem(problem) = &last
@@ -156,7 +160,7 @@ impl Service<'_> {
         {
             return BackendError::Unauthorized(self.skew(problem));
         }
-        let why = words(&last);
+        let why = describe(&last);
         let message = match self.reached {
             true => format!("no good answer from {url} for {} s: {why}", after.as_secs()),
             false => format!(
@@ -176,8 +180,8 @@ fn fail(message: String) -> RetryDecision {
     RetryDecision::Fail(BackendError::Cloud(message, None))
 }
 
-/// A failure in words.
-pub(super) fn words(failure: &Failure) -> String {
+/// Describes a failure for messages.
+pub(super) fn describe(failure: &Failure) -> String {
     match failure {
         Failure::Problem(problem) => problem.to_string(),
         Failure::Unsigned { status, .. } => {
@@ -188,7 +192,7 @@ pub(super) fn words(failure: &Failure) -> String {
     }
 }
 
-/// What to do about a proxy that answers in the service's place by a refusal; `None` for what time may heal.
+/// Advice about a proxy that rejects the request itself; `None` for failures that may be temporary.
 fn advice(status: u16) -> Option<&'static str> {
     Some(match status {
         403 => "; a proxy on the way forbids the request: let it pass all below /api/",
@@ -207,13 +211,13 @@ fn advice(status: u16) -> Option<&'static str> {
     })
 }
 
-/// Whether a proxy refuses what it is set to refuse.
+/// Returns whether a proxy rejects the request because of its configuration.
 pub(super) fn is_refused_by_a_proxy(failure: &Failure) -> bool {
     matches!(failure, Failure::Unsigned { status, .. } if advice(*status).is_some())
 }
 
-/// Whether it is the certificate that fails: nothing that time heals.
-fn is_distrust(error: &ureq::Error) -> bool {
+/// Returns whether the server's certificate is invalid, which no retry will fix.
+fn is_certificate_error(error: &ureq::Error) -> bool {
     let of = |error: &rustls::Error| matches!(error, rustls::Error::InvalidCertificate(_));
     match error {
         ureq::Error::Rustls(error) => of(error),
@@ -224,62 +228,62 @@ fn is_distrust(error: &ureq::Error) -> bool {
     }
 }
 
-/// Counts the failures of one request in a row, and says how long to wait before the next try.
+/// Retry state of one request: counts its failures in a row, and chooses the pauses.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
-    tries: u32,
-    /// How long it fails, and when it last did.
+    attempts: u32,
+    /// Duration of the failures, and the time of the last one.
     failing: Option<(Failing, Instant)>,
     waiting: Option<Instant>,
-    told: Option<Instant>,
+    reported: Option<Instant>,
 }
 
-/// How long a request fails.
+/// Duration of a request's failures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Failing {
-    /// In all.
+    /// In total.
     pub(super) total: Duration,
-    /// Since it was last met by silence: so long it is refused, or finds no way.
+    /// Since the last silence: the time in which it was refused or could not connect.
     pub(super) refused: Duration,
 }
 
 impl Backoff {
-    /// It fails now, by silence or otherwise; for how long it does so.
-    pub(super) fn fails(&mut self, now: Instant, silence: bool) -> Failing {
+    /// Records a failure, by silence or otherwise; returns the durations so far.
+    pub(super) fn record_failure(&mut self, now: Instant, silence: bool) -> Failing {
         let (mut failing, last) = self.failing.unwrap_or((Failing::default(), now));
-        let time = now.saturating_duration_since(last).min(LONGEST_TRY);
+        let time = now.saturating_duration_since(last).min(MAX_ATTEMPT);
         failing.total += time;
         failing.refused = if silence { Duration::ZERO } else { failing.refused + time };
         self.failing = Some((failing, now));
         failing
     }
 
-    /// It does not fail, but is told to wait: for so long until now.
-    pub(super) fn waits(&mut self) -> Duration {
+    /// Records an answer that asks to wait. Ends the count of failures; returns the time waited so far.
+    pub(super) fn record_wait(&mut self) -> Duration {
         self.failing = None;
         self.waiting.get_or_insert_with(Instant::now).elapsed()
     }
 
-    /// Whether the user should be told that it has waited for so long.
-    pub(super) fn is_worth_a_line(&mut self, since: Duration) -> bool {
-        let due = self.told.map_or(since > WORTH_A_LINE, |told| told.elapsed() > NEXT_LINE);
+    /// Returns whether to notify the user of a wait of this length.
+    pub(super) fn is_notice_due(&mut self, since: Duration) -> bool {
+        let due = self.reported.map_or(since > NOTICE_DELAY, |reported| reported.elapsed() > NOTICE_INTERVAL);
         if due {
-            self.told = Some(Instant::now());
+            self.reported = Some(Instant::now());
         }
         due
     }
 
-    /// The pause before the next try; `chance` is one of 256.
-    pub(super) fn pause(&mut self, wish: Option<Duration>, chance: u8) -> Duration {
-        let doubled = FIRST_PAUSE * 2u32.saturating_pow(self.tries.min(10));
-        self.tries += 1;
-        let pause = match wish {
-            // What is wished for again and again is no longer followed at once.
-            Some(wish) if wish.is_zero() && self.tries <= 2 => return Duration::ZERO,
-            Some(wish) => wish.clamp(doubled.min(LONGEST_PAUSE) / 4, LONGEST_WISH),
+    /// The pause before the next attempt, randomized by `chance`.
+    pub(super) fn pause(&mut self, requested: Option<Duration>, chance: u8) -> Duration {
+        let doubled = FIRST_PAUSE * 2u32.saturating_pow(self.attempts.min(10));
+        self.attempts += 1;
+        let pause = match requested {
+            // Immediate retries are followed only twice in a row.
+            Some(requested) if requested.is_zero() && self.attempts <= 2 => return Duration::ZERO,
+            Some(requested) => requested.clamp(doubled.min(LONGEST_PAUSE) / 4, MAX_RETRY_AFTER),
             None => doubled.min(LONGEST_PAUSE),
         };
-        // Between three and five quarters of it.
+        // Between three and five quarters of the pause.
         pause.mul_f64(0.75 + f64::from(chance) / 512.0)
     }
 }
@@ -290,20 +294,20 @@ mod tests {
 
     const SERVICE: Service<'_> = Service { url: "https://s.example", token: "abcdef", reached: true };
 
-    fn then(code: ProblemCode) -> RetryDecision {
-        SERVICE.then(Failure::Problem(Box::new(Problem::new(code, "the detail"))))
+    fn decide(code: ProblemCode) -> RetryDecision {
+        SERVICE.decide(Failure::Problem(Box::new(Problem::new(code, "the detail"))))
     }
 
     #[test]
-    fn each_code_is_tried_again_exactly_where_the_document_says_so() {
+    fn codes_are_retried_exactly_as_documented() {
         let document = include_str!("../../../docs/protocol.md");
         for code in ProblemCode::ALL {
             let row = document.lines().find(|line| line.contains(&format!("| `{code}` |"))).expect("a row");
             let again = row.trim_end_matches(['|', ' ']).rsplit('|').next().expect("a last column").trim();
-            // What only its own caller can do something about ends the run where it comes by another.
+            // Codes that only one kind of call handles end the run when another call gets them.
             let elsewhere = ["from `offset` on", "smaller", "once, from the begin"].contains(&again);
             assert_eq!(
-                matches!(then(*code), RetryDecision::Fail(_)),
+                matches!(decide(*code), RetryDecision::Fail(_)),
                 again == "no" || elsewhere,
                 "{code}: {again}"
             );
@@ -311,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_a_run_says_what_where_and_what_to_do() {
+    fn fatal_errors_name_the_service_and_the_remedy() {
         for (code, words) in [
             (ProblemCode::TokenRevoked, "revoked"),
             (ProblemCode::TokenExpired, "expired"),
@@ -320,15 +324,15 @@ mod tests {
             (ProblemCode::SpendCapReached, "FASTMAP_MAX_CREDITS"),
             (ProblemCode::WorkerFailed, "the detail"),
         ] {
-            let RetryDecision::Fail(error) = then(code) else { panic!("{code}") };
+            let RetryDecision::Fail(error) = decide(code) else { panic!("{code}") };
             let text = error.to_string();
             assert!(text.contains(words) && text.contains("https://s.example"), "{text}");
         }
     }
 
     #[test]
-    fn clocks_that_differ_to_the_end_are_named() {
-        let RetryDecision::Again(Some(pause), failure) = then(ProblemCode::ClockSkew) else {
+    fn persistent_clock_skew_is_reported() {
+        let RetryDecision::Again(Some(pause), failure) = decide(ProblemCode::ClockSkew) else {
             panic!("it is final")
         };
         assert!(pause.is_zero());
@@ -340,10 +344,10 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_sign_is_believed_only_that_the_secret_is_wrong() {
+    fn unsigned_answers_are_trusted_only_for_401() {
         let unsigned = |reached, status| {
             let service = Service { reached, ..SERVICE };
-            service.then(Failure::Unsigned { status, retry_after: None })
+            service.decide(Failure::Unsigned { status, retry_after: None })
         };
         assert!(matches!(unsigned(true, 401), RetryDecision::Fail(BackendError::Unauthorized(_))));
         for status in [200, 301, 400, 402, 404, 500] {
@@ -357,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_that_refuses_is_told_with_what_to_set() {
+    fn proxy_rejections_name_the_setting_to_change() {
         let failure = |status| Failure::Unsigned { status, retry_after: None };
         for (status, setting) in [(404, "PUT"), (413, "client_max_body_size"), (431, "large_client_header")] {
             assert!(is_refused_by_a_proxy(&failure(status)));
@@ -368,26 +372,26 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_behind_a_long_wait_is_a_new_one() {
+    fn failures_after_a_wait_count_anew() {
         let mut backoff = Backoff::default();
-        let begin = Instant::now();
-        let later = |seconds| begin + Duration::from_secs(seconds);
-        assert_eq!(backoff.fails(begin, false).total, Duration::ZERO);
-        assert_eq!(backoff.fails(later(30), false).total, Duration::from_secs(30));
+        let start = Instant::now();
+        let later = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(backoff.record_failure(start, false).total, Duration::ZERO);
+        assert_eq!(backoff.record_failure(later(30), false).total, Duration::from_secs(30));
         // This process stood still for an hour.
-        assert_eq!(backoff.fails(later(3630), false).total, Duration::from_secs(90));
-        backoff.waits();
-        assert_eq!(backoff.fails(later(3640), false).total, Duration::ZERO);
-        assert!(!backoff.is_worth_a_line(Duration::ZERO));
-        assert!(backoff.is_worth_a_line(WORTH_A_LINE * 2) && !backoff.is_worth_a_line(WORTH_A_LINE * 2));
+        assert_eq!(backoff.record_failure(later(3630), false).total, Duration::from_secs(90));
+        backoff.record_wait();
+        assert_eq!(backoff.record_failure(later(3640), false).total, Duration::ZERO);
+        assert!(!backoff.is_notice_due(Duration::ZERO));
+        assert!(backoff.is_notice_due(NOTICE_DELAY * 2) && !backoff.is_notice_due(NOTICE_DELAY * 2));
     }
 
     #[test]
-    fn refusals_are_counted_from_the_last_silence_on() {
+    fn refusals_count_from_the_last_silence() {
         let mut backoff = Backoff::default();
-        let begin = Instant::now();
+        let start = Instant::now();
         let mut fails = |seconds, silence| {
-            let failing = backoff.fails(begin + Duration::from_secs(seconds), silence);
+            let failing = backoff.record_failure(start + Duration::from_secs(seconds), silence);
             (failing.total.as_secs(), failing.refused.as_secs())
         };
         assert_eq!(fails(0, false), (0, 0));
@@ -398,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_vary_and_have_an_end() {
+    fn pauses_grow_vary_and_are_bounded() {
         let mut backoff = Backoff::default();
         let pauses: Vec<Duration> = (0..20).map(|_| backoff.pause(None, 128)).collect();
         assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1]), "{pauses:?}");

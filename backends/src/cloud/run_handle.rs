@@ -1,4 +1,4 @@
-//! One run as all its threads see it. Its state is under one lock, which is never held while anything is sent.
+//! Handle of one run, shared by its threads. Its state is under one lock, which is never held during I/O.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -19,10 +19,10 @@ use crate::model::error::BackendError;
 use crate::model::ids::BatchId;
 use crate::{Capacity, ItemCost, Readiness};
 
-/// Before the service has said how many.
+/// Assumed number of workers until the service reports it.
 const FIRST_WORKERS: usize = 2;
-/// The bill comes by then, or the run is closed without.
-const BILL: Duration = Duration::from_secs(10);
+/// Timeout for the bill when a run is closed.
+const BILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// See the module.
 #[derive(Debug)]
@@ -34,13 +34,13 @@ pub(crate) struct RunHandle {
     /// Bytes of uploads that are still to be sent.
     upload_left: AtomicU64,
     state: Mutex<RunInner>,
-    /// There is something for a sender, or the end.
+    /// Notified when there is work for a sender, or the run ends.
     pub(crate) work: Condvar,
-    /// There is something for the run thread, or for who waits for the end.
-    pub(crate) news: Condvar,
+    /// Notified when there is work for the run thread, when a pause is cut short, or when the receipt is set.
+    pub(crate) changed: Condvar,
 }
 
-/// What is read before each item, without the lock.
+/// Numbers that are read before each item, without the lock.
 #[derive(Debug)]
 struct Gauge {
     /// Pieces submitted and not answered.
@@ -63,7 +63,7 @@ impl RunHandle {
             upload_left: AtomicU64::new(0),
             state: Mutex::new(RunInner::new()),
             work: Condvar::new(),
-            news: Condvar::new(),
+            changed: Condvar::new(),
         }
     }
 
@@ -97,10 +97,10 @@ impl RunHandle {
         let mut state = self.lock();
         (state.prepared, state.seen) = (true, seen);
         drop(state);
-        self.news.notify_all();
+        self.changed.notify_all();
     }
 
-    /// Waits for the first batch, or for the word that there will be one: nothing is uploaded for a run that gets none.
+    /// Waits for the first batch, or for `prepare`: a run without items uploads nothing.
     ///
     /// # Errors
     /// If the run ends before.
@@ -110,12 +110,12 @@ impl RunHandle {
             if state.end.is_some() {
                 return Err(Stop::Ended);
             }
-            state = self.news.wait_unpoisoned(state);
+            state = self.changed.wait_unpoisoned(state);
         }
         Ok(())
     }
 
-    /// What has been charged so far, by the answers that came.
+    /// Charges of the answers that have arrived.
     pub(crate) fn spent(&self) -> Receipt {
         Receipt { microcredits: self.lock().charged.unsigned_abs(), balance: None }
     }
@@ -126,17 +126,17 @@ impl RunHandle {
         }
         let mut state = self.lock();
         if state.failed || state.exhausted.is_some() {
-            // The error is there, or comes with the last answer.
+            // The error is queued already, or follows the last answer.
             return Ok(());
         }
-        state.put(Piece { batch, before: None });
-        self.measure(&state);
-        let enough = state.waiting.len() <= state.idle;
+        state.put(Piece { batch, sent_before: None });
+        self.update_gauge(&state);
+        let idle_sender_available = state.waiting.len() <= state.idle;
         drop(state);
         self.work.notify_one();
-        if !enough {
-            // For more senders.
-            self.news.notify_all();
+        if !idle_sender_available {
+            // Wakes the run thread, which starts more senders.
+            self.changed.notify_all();
         }
         Ok(())
     }
@@ -145,19 +145,19 @@ impl RunHandle {
         let mut state = self.lock();
         state.waiting.retain(|piece| piece.batch.id() != batch);
         let in_flight: Vec<u64> =
-            state.sent.iter().filter(|(_, flies)| **flies == batch).map(|(seq, _)| *seq).collect();
+            state.sent.iter().filter(|(_, sent_batch)| **sent_batch == batch).map(|(seq, _)| *seq).collect();
         let sent = !in_flight.is_empty();
-        state.given_up.extend(&in_flight);
+        state.cancelled_seqs.extend(&in_flight);
         state.to_cancel.extend(in_flight);
         self.fail_if_exhausted(&mut state);
-        self.measure(&state);
+        self.update_gauge(&state);
         drop(state);
         if sent {
-            self.news.notify_all();
+            self.changed.notify_all();
         }
     }
 
-    /// The service takes so many batches at a time, and has so many workers.
+    /// Sets the batches that the service accepts at a time, and its number of workers.
     pub(crate) fn set_slots(&self, state: &mut RunInner, slots: usize, workers: Option<usize>) {
         state.slots = slots.max(1);
         self.gauge.slots.store(state.slots, Ordering::Relaxed);
@@ -166,52 +166,53 @@ impl RunHandle {
         }
     }
 
-    pub(crate) fn measure(&self, state: &RunInner) {
+    pub(crate) fn update_gauge(&self, state: &RunInner) {
         self.gauge.outstanding.store(state.waiting.len() + state.in_flight, Ordering::Relaxed);
     }
 
-    /// A piece is out of the senders' hands, with what there is to tell of it, and what of it is still to be sent.
-    pub(crate) fn landed(&self, completions: impl IntoIterator<Item = Completion>, rest: Vec<Piece>) {
+    /// Finishes a piece in flight: reports its completions, and queues the rest that is still to be sent.
+    pub(crate) fn finish_piece(&self, completions: impl IntoIterator<Item = Completion>, rest: Vec<Piece>) {
         let mut state = self.lock();
         for piece in rest {
             state.put(piece);
         }
-        state.land_for_good();
-        // All under the lock: an answer that came behind the error of another piece would be charged, and not be yielded.
+        state.on_finished();
+        // All under the lock: an answer queued after another piece's error would be charged, and not be
+        // yielded.
         for completion in completions {
             self.completions.put(completion);
         }
         self.fail_if_exhausted(&mut state);
-        self.measure(&state);
+        self.update_gauge(&state);
         drop(state);
         self.work.notify_one();
     }
 
-    /// A piece goes back among those that wait.
+    /// Returns a piece in flight to the queue.
     pub(crate) fn put_back(&self, piece: Piece) {
         let mut state = self.lock();
         state.put(piece);
-        state.land();
-        self.measure(&state);
+        state.on_put_back();
+        self.update_gauge(&state);
         drop(state);
         self.wake();
     }
 
-    /// Credits are short: from now on what comes first in the input is paid first. Whether others are in flight, whose
-    /// reservations may leave something over.
+    /// Credits are short: from now on batches are paid in the order of the input. Returns whether others are
+    /// in flight, which may leave some of their reserved credits.
     pub(crate) fn shrink_window(&self) -> bool {
         let mut state = self.lock();
         state.shrink_window();
         state.in_flight > 1
     }
 
-    /// No more batches can be paid: what is under way is still waited for, and so are answers that were paid before.
+    /// No more batches can be paid. Batches in flight and answers that were paid before are still awaited.
     pub(crate) fn exhaust(&self, error: BackendError) {
         self.lock().on_exhausted(error);
-        self.landed(None, Vec::new());
+        self.finish_piece(None, Vec::new());
     }
 
-    /// Ends a run without credits by its error, once nothing is under way any more.
+    /// Ends an exhausted run with its error, once nothing is in flight or queued.
     fn fail_if_exhausted(&self, state: &mut RunInner) {
         if let Some(error) = state.end_by_exhaustion() {
             self.completions.fail(error);
@@ -219,37 +220,37 @@ impl RunHandle {
         }
     }
 
-    /// The run can't go on.
+    /// Ends the run with an error.
     pub(crate) fn fail(&self, error: BackendError) {
         let mut state = self.lock();
         if state.end_by_failure() {
             self.completions.fail(error);
         }
-        self.measure(&state);
+        self.update_gauge(&state);
         drop(state);
         self.wake();
     }
 
     pub(crate) fn wake(&self) {
         self.work.notify_all();
-        self.news.notify_all();
+        self.changed.notify_all();
     }
 
-    /// Its user has dropped it.
-    pub(crate) fn give_up(&self) {
+    /// Cancels the run: its user has dropped it.
+    pub(crate) fn cancel_run(&self) {
         self.lock().end.get_or_insert(End::Cancel);
         self.wake();
     }
 
-    /// Ends it and waits for the bill.
+    /// Ends the run and waits for the bill.
     pub(crate) fn close(&self) -> Receipt {
         let mut state = self.lock();
         state.end.get_or_insert(End::Done);
         self.wake();
-        self.await_end(state, Instant::now() + BILL)
+        self.await_end(state, Instant::now() + BILL_TIMEOUT)
     }
 
-    /// Waits until the run thread is through, up to the deadline.
+    /// Waits for the receipt of the run thread, up to the deadline.
     pub(crate) fn await_end(&self, mut state: MutexGuard<'_, RunInner>, deadline: Instant) -> Receipt {
         loop {
             if let Some(receipt) = state.receipt {
@@ -259,7 +260,7 @@ impl RunHandle {
             if left.is_zero() {
                 return Receipt { microcredits: state.charged.unsigned_abs(), balance: None };
             }
-            state = self.news.wait_timeout_unpoisoned(state, left);
+            state = self.changed.wait_timeout_unpoisoned(state, left);
         }
     }
 }
@@ -280,10 +281,10 @@ impl Waiter for RunHandle {
             if left.is_zero() {
                 return true;
             }
-            state = self.news.wait_timeout_unpoisoned(state, left);
+            state = self.changed.wait_timeout_unpoisoned(state, left);
         }
     }
 }
 
-/// Acknowledgements go together: so many, or after so long.
-pub(crate) const ACKS: usize = 256;
+/// Acknowledgements are sent in batches of this many, or after `ACK_INTERVAL`.
+pub(crate) const ACK_BATCH: usize = 256;

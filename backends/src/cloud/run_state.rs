@@ -1,4 +1,4 @@
-//! What the threads of a run share under one lock: batches that wait, what the service calls the run, how it is to end.
+//! State of a run under one lock: queued batches, the run's name at the service, and how the run is to end.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -11,73 +11,73 @@ use crate::model::error::BackendError;
 use crate::model::ids::BatchId;
 use crate::{ItemCost, Quote};
 
-/// Before the service has said how many: enough to keep a small machine busy.
+/// Assumed number of slots until the service reports it: enough to keep a small machine busy.
 pub(super) const FIRST_SLOTS: usize = 8;
 
-/// A batch, or a part of one, on its way.
+/// A batch, or a part of one, that is queued or in flight.
 #[derive(Clone, Debug)]
 pub(crate) struct Piece {
     pub(crate) batch: Batch,
-    /// It was sent before, in a run that is over and may have an answer to it, under this number.
-    pub(crate) before: Option<(Arc<Opened>, u64)>,
+    /// Set if it was sent before: the run, which has ended and may have its answer, and its number there.
+    pub(crate) sent_before: Option<(Arc<Opened>, u64)>,
 }
 
-/// The run by the name that the service has given it.
+/// A run as the service has named it.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) run: String,
     pub(crate) lease: Duration,
 }
 
-/// How the run is to end.
+/// Intended end of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// Its user has what it wants.
+    /// Closed by its user.
     Done,
-    /// Its user is gone, or it has failed.
+    /// Dropped by its user, or failed.
     Cancel,
 }
 
 #[derive(Debug)]
 pub(crate) struct RunInner {
     pub(crate) waiting: VecDeque<Piece>,
-    /// It is to be opened before its first batch; what its items have cost elsewhere.
+    /// Set if the run is to be opened before its first batch.
     pub(crate) prepared: bool,
-    /// What whoever prepared it has seen of an item's cost.
+    /// Measured cost of an item, given to `prepare`.
     pub(crate) seen: Option<ItemCost>,
-    /// What it costs, once the service has said.
+    /// Cost estimate, once the service's prices are known.
     pub(crate) quote: Option<Quote>,
     pub(crate) in_flight: usize,
-    /// Numbers under which batches are on their way, with the batches.
+    /// Numbers and batches in flight.
     pub(super) sent: HashMap<u64, BatchId>,
-    /// Of these, those that nobody waits for.
-    pub(super) given_up: HashSet<u64>,
-    /// Of these, those whose cancellation is to be sent to the service.
+    /// Of these, the cancelled ones.
+    pub(super) cancelled_seqs: HashSet<u64>,
+    /// Of these, the ones whose cancellation is to be sent to the service.
     pub(crate) to_cancel: Vec<u64>,
-    /// Where batches are sent; `None`: not yet, or not now.
+    /// The run that batches are sent to; `None`: not open yet, or not at the moment.
     pub(crate) opened: Option<Arc<Opened>>,
-    /// A run that was open and is no more.
+    /// A run that was open, and that the service has ended.
     pub(crate) lost: Option<Arc<Opened>>,
     pub(crate) senders: usize,
     pub(crate) idle: usize,
     pub(crate) slots: usize,
-    /// Batches that may be in flight while credits are short.
+    /// Limit of batches in flight while credits are short.
     window: CreditWindow,
-    /// The number of the next batch.
+    /// Number of the last batch sent (the first one gets 2).
     pub(crate) next: u64,
     /// Answers that have arrived, to be acknowledged to the service.
     pub(crate) arrived: Vec<u64>,
-    /// What the answers that have arrived cost.
+    /// Charges of the answers that have arrived.
     pub(crate) charged: i64,
-    /// When the service last heard of the run.
-    pub(crate) heard: Instant,
+    /// Last successful request of the run, which renews its lease.
+    pub(crate) last_contact: Instant,
     /// Answers since the run was last opened.
     pub(crate) answers: u64,
-    /// Why no more batches are sent, while those under way are still waited for.
+    /// Why no more batches are sent; those in flight are still awaited.
     pub(super) exhausted: Option<BackendError>,
     pub(super) failed: bool,
     pub(crate) end: Option<End>,
-    /// The run thread is through; what it cost, if it ever began.
+    /// Set when the run thread has finished: the cost, zero if the run was never opened.
     pub(crate) receipt: Option<Receipt>,
 }
 
@@ -90,7 +90,7 @@ impl RunInner {
             quote: None,
             in_flight: 0,
             sent: HashMap::new(),
-            given_up: HashSet::new(),
+            cancelled_seqs: HashSet::new(),
             to_cancel: Vec::new(),
             opened: None,
             lost: None,
@@ -101,7 +101,7 @@ impl RunInner {
             next: 1,
             arrived: Vec::new(),
             charged: 0,
-            heard: Instant::now(),
+            last_contact: Instant::now(),
             answers: 0,
             exhausted: None,
             failed: false,
@@ -110,75 +110,76 @@ impl RunInner {
         }
     }
 
-    /// Puts a piece among those that wait: what the consumer wants first goes first.
+    /// Queues a piece in the order of the input, because the consumer needs earlier items first.
     pub(crate) fn put(&mut self, piece: Piece) {
         let first = piece.batch.first();
-        let behind = self.waiting.iter().rev().take_while(|other| other.batch.first() > first).count();
-        self.waiting.insert(self.waiting.len() - behind, piece);
+        let later = self.waiting.iter().rev().take_while(|other| other.batch.first() > first).count();
+        self.waiting.insert(self.waiting.len() - later, piece);
     }
 
-    /// A batch is on its way under this number.
+    /// Records that a batch was sent under this number.
     pub(crate) fn on_sent(&mut self, seq: u64, batch: BatchId) {
         self.in_flight += 1;
         self.sent.insert(seq, batch);
     }
 
-    /// Nobody waits for what is on its way under this number.
-    pub(crate) fn is_given_up(&self, seq: u64) -> bool {
-        self.given_up.contains(&seq)
+    /// Returns whether the batch in flight under this number was cancelled.
+    pub(crate) fn is_cancelled(&self, seq: u64) -> bool {
+        self.cancelled_seqs.contains(&seq)
     }
 
-    /// Nothing is on its way under this number any more. Whether somebody waited for it.
+    /// Removes a number that is no longer in flight. Returns whether its answer is still wanted.
     pub(crate) fn on_done(&mut self, seq: u64) -> bool {
         self.sent.remove(&seq);
         self.to_cancel.retain(|other| *other != seq);
-        !self.given_up.remove(&seq)
+        !self.cancelled_seqs.remove(&seq)
     }
 
-    /// The service has not received the cancellation of these; for those that are still on their way it is sent again.
-    pub(super) fn cancel_again(&mut self, seqs: &[u64]) {
-        let in_flight = seqs.iter().filter(|seq| self.given_up.contains(seq));
+    /// Queues cancellations again that the service has not received, for batches still in flight.
+    pub(super) fn requeue_cancellations(&mut self, seqs: &[u64]) {
+        let in_flight = seqs.iter().filter(|seq| self.cancelled_seqs.contains(seq));
         self.to_cancel.extend(in_flight);
     }
 
-    /// How many more may be sent.
-    pub(crate) fn room(&self) -> usize {
-        self.slots.min(self.window.most()).saturating_sub(self.in_flight)
+    /// Number of pieces that may be sent now.
+    pub(crate) fn free_slots(&self) -> usize {
+        self.slots.min(self.window.limit()).saturating_sub(self.in_flight)
     }
 
-    /// Credits are short: the next piece goes when all that are in flight have given back what they don't use, and goes
-    /// alone.
+    /// Credits are short: sends the next piece alone, after all pieces in flight have released their unused
+    /// credits.
     pub(crate) fn shrink_window(&mut self) {
         self.window.shrink(self.in_flight);
     }
 
-    /// A piece is not in flight any more, and is put back.
-    pub(crate) fn land(&mut self) {
+    /// Removes a piece from those in flight; it is queued again.
+    pub(crate) fn on_put_back(&mut self) {
         self.in_flight -= 1;
         self.window.on_put_back();
     }
 
-    /// The same, and it is not put back.
-    pub(super) fn land_for_good(&mut self) {
+    /// Removes a piece from those in flight; it is finished.
+    pub(super) fn on_finished(&mut self) {
         self.in_flight -= 1;
-        self.window.on_landed();
+        self.window.on_finished();
     }
 
-    /// No batch is sent from now on. Whether this is the first failure.
+    /// Fails the run: no batch is sent from now on. Returns whether this is the first failure.
     pub(super) fn end_by_failure(&mut self) -> bool {
         self.waiting.clear();
         self.end.get_or_insert(End::Cancel);
         !std::mem::replace(&mut self.failed, true)
     }
 
-    /// No more can be paid. An answer that may be there since before is paid, and is still fetched.
+    /// No more batches can be paid. Pieces that may have an answer already are still fetched, because that
+    /// answer is paid.
     pub(super) fn on_exhausted(&mut self, error: BackendError) {
         self.exhausted.get_or_insert(error);
-        self.waiting.retain(|piece| piece.before.is_some());
+        self.waiting.retain(|piece| piece.sent_before.is_some());
     }
 
-    /// Why no more could be paid, once nothing is under way any more: with it the run has ended, so that no batch is sent
-    /// in between, which would be charged and not be yielded.
+    /// Returns the exhaustion error once nothing is in flight or queued. Ends the run in the same step: a
+    /// batch sent in between would be charged and not be yielded.
     pub(super) fn end_by_exhaustion(&mut self) -> Option<BackendError> {
         if self.in_flight > 0 || !self.waiting.is_empty() {
             return None;

@@ -1,5 +1,5 @@
-//! The thread of a run: authenticates, asks the user, uploads, opens the run, starts senders, and then sees to all that
-//! is not a batch: leases, acknowledgements, what workers print, the bill at the end.
+//! Thread of a run: authenticates, asks the user, uploads, opens the run and starts senders. After that it
+//! does all that is not a batch: leases, acknowledgements, workers' output, and the bill at the end.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use fastmap_sandbox::unpoisoned::WaitUnpoisoned;
 
-use crate::cloud::http::{By, Failure, random_hex};
+use crate::cloud::http::{Failure, TimeoutClass, random_hex};
 use crate::cloud::locale::Locale;
 use crate::cloud::notices::Notice;
 use crate::cloud::problem::ProblemCode;
@@ -16,7 +16,7 @@ use crate::cloud::protocol::{
     Acknowledge, Acknowledged, BatchCancelled, Bill, FunctionName, Lease, Limits, OpenRun, RunOpened,
     RunState,
 };
-use crate::cloud::run_handle::{ACKS, RunHandle};
+use crate::cloud::run_handle::{ACK_BATCH, RunHandle};
 use crate::cloud::run_state::{End, Opened};
 use crate::cloud::session::Stop;
 use crate::cloud::worker_lines::WorkerLines;
@@ -24,30 +24,30 @@ use crate::cloud::{batch_sender, charges};
 use crate::model::cost::Receipt;
 use crate::model::error::BackendError;
 
-const MOST_ACKS: usize = 10_000;
-const ACK: Duration = Duration::from_secs(1);
-/// A batch that could not be cancelled is cancelled after so long.
-const CANCEL: Duration = Duration::from_secs(1);
-/// How often lines of workers are fetched while batches are under way.
-const LINES: Duration = Duration::from_secs(1);
-/// Bytes of a label.
-const LABEL: usize = 200;
-/// Runs in a row that may end before a single answer.
-const OPENINGS: u32 = 3;
-/// Nothing can be due in less.
-const LEAST_WAIT: Duration = Duration::from_millis(1);
+const MAX_ACKS: usize = 10_000;
+const ACK_INTERVAL: Duration = Duration::from_secs(1);
+/// Pause before a failed cancellation is repeated.
+const CANCEL_RETRY: Duration = Duration::from_secs(1);
+/// Interval of fetching workers' lines while batches are in flight.
+const LINES_INTERVAL: Duration = Duration::from_secs(1);
+/// Maximum bytes of a label.
+const MAX_LABEL_BYTES: usize = 200;
+/// Maximum attempts to open a run, and maximum runs in a row that may end without an answer.
+const MAX_OPENINGS: u32 = 3;
+/// Lower bound of the wait for the next due time.
+const MIN_WAIT: Duration = Duration::from_millis(1);
 
 /// Starts the run's thread.
 ///
 /// # Errors
 /// If there can be no more threads.
 pub(crate) fn start(shared: &Arc<RunHandle>) -> Result<(), BackendError> {
-    let conductor = RunThread { shared: Arc::clone(shared), lines: WorkerLines::default(), earlier: 0 };
+    let run_thread = RunThread { shared: Arc::clone(shared), lines: WorkerLines::default(), earlier_cost: 0 };
     let thread = thread::Builder::new().name("fastmap-cloud".to_owned());
     let spawned = thread.spawn(move || {
-        let shared = Arc::clone(&conductor.shared);
-        // Relays, notices and questions are the user's own code.
-        let receipt = catch_unwind(AssertUnwindSafe(|| conductor.conduct())).unwrap_or_else(|_| {
+        let shared = Arc::clone(&run_thread.shared);
+        // Output sinks, listeners and confirmations are the user's own code and may panic.
+        let receipt = catch_unwind(AssertUnwindSafe(|| run_thread.run())).unwrap_or_else(|_| {
             shared.fail(BackendError::Other("the thread of a cloud run panicked".to_owned()));
             Receipt::default()
         });
@@ -60,13 +60,13 @@ pub(crate) fn start(shared: &Arc<RunHandle>) -> Result<(), BackendError> {
 struct RunThread {
     shared: Arc<RunHandle>,
     lines: WorkerLines,
-    /// What runs have cost that this one goes on for.
-    earlier: i64,
+    /// Cost of the earlier runs that this one continues.
+    earlier_cost: i64,
 }
 
 impl RunThread {
-    /// The run from its opening to its bill.
-    fn conduct(mut self) -> Receipt {
+    /// Runs from opening to bill.
+    fn run(mut self) -> Receipt {
         match self.open() {
             Ok(limits) => {
                 if let Err(Stop::Failed(error)) = self.control_loop(limits) {
@@ -87,26 +87,26 @@ impl RunThread {
         let shared = Arc::clone(&self.shared);
         let session = &shared.session;
         let auth = session.auth(shared.as_ref())?;
-        // What is known before there is anything to send costs no time later.
+        // Hash the program before there is anything to send: the first batch does not wait for it then.
         crate::cloud::upload::executable().map_err(Stop::Failed)?;
         charges::quote(&shared, &auth)?;
         shared.await_work()?;
-        charges::ask(&shared, &auth)?;
+        charges::confirm(&shared, &auth)?;
         self.open_run(&auth.limits)?;
         Ok(auth.limits)
     }
 
-    /// Uploads what is not there, and opens the run.
+    /// Uploads what the service does not have, and opens the run.
     fn open_run(&mut self, limits: &Limits) -> Result<(), Stop> {
         let shared = Arc::clone(&self.shared);
         let (session, job) = (&shared.session, &shared.job);
         let mut opened = None;
         let mut last = None;
-        for _ in 0..OPENINGS {
-            let executable = session.need_executable(shared.as_ref(), limits)?;
-            let context = session.need_context(shared.as_ref(), limits, &job.context)?;
+        for _ in 0..MAX_OPENINGS {
+            let executable = session.ensure_executable(shared.as_ref(), limits)?;
+            let context = session.ensure_context(shared.as_ref(), limits, &job.context)?;
             let key = random_hex().map_err(|failure| {
-                Stop::Failed(BackendError::Cloud(crate::cloud::retry::words(&failure), None))
+                Stop::Failed(BackendError::Cloud(crate::cloud::retry::describe(&failure), None))
             })?;
             let request = OpenRun {
                 key,
@@ -116,13 +116,14 @@ impl RunThread {
                 label: job.label.as_deref().map(shortened),
                 items: job.items,
                 item_timeout_ms: job.item_timeout.map(|limit| (limit.as_millis() as u64).max(1)),
-                max_credits: session.options.max_credits.map(|most| (most - self.earlier).max(0)),
+                max_credits: session.options.max_credits.map(|limit| (limit - self.earlier_cost).max(0)),
                 locale: Some(Locale::of_this_process()),
             };
             let answer = session.call_with_retry(shared.as_ref(), || {
-                match session.http.ask(By::Opening, "POST", "/runs", Some(&request)) {
+                match session.http.call_json(TimeoutClass::Opening, "POST", "/runs", Some(&request)) {
                     Ok(answer) => Ok(Some(answer)),
-                    // Uploads that were there are gone, or this very run has ended while its answer was lost.
+                    // Uploads were deleted at the service, or this very run has ended while its answer was
+                    // lost.
                     Err(Failure::Problem(problem))
                         if matches!(problem.known(), Some(ProblemCode::NotFound | ProblemCode::RunEnded)) =>
                     {
@@ -145,7 +146,7 @@ impl RunThread {
         }
         let Some(RunOpened { run, workers, slots, lease_seconds, prices, spendable }) = opened else {
             let why = last.map_or_else(String::new, |problem| format!(": {problem}"));
-            let message = format!("{} opened no run in {OPENINGS} tries{why}", session.http.url);
+            let message = format!("{} opened no run in {MAX_OPENINGS} tries{why}", session.http.url);
             return Err(Stop::Failed(BackendError::Cloud(message, None)));
         };
         session.options.notices.notice(&Notice::Opened { run: &run, workers });
@@ -153,12 +154,12 @@ impl RunThread {
         let mut state = shared.lock();
         let slots = slots.clamp(1, limits.batches_in_flight.max(1)) as usize;
         shared.set_slots(&mut state, slots, Some(workers as usize));
-        // Where not all can be reserved for at once, what comes first in the input is to be paid first.
+        // If the credits can't cover reservations for all slots, batches are paid in the order of the input.
         let each = prices.cpu_hour.saturating_mul(limits.batch_cpu_seconds as i64) / 3600;
         if spendable < each.saturating_mul(slots as i64) {
             state.shrink_window();
         }
-        state.heard = Instant::now();
+        state.last_contact = Instant::now();
         state.answers = 0;
         state.opened = Some(Arc::new(Opened { run, lease: Duration::from_secs(lease_seconds.max(1)) }));
         drop(state);
@@ -166,12 +167,12 @@ impl RunThread {
         Ok(())
     }
 
-    /// Looks after the open run until it is to end.
+    /// Keeps the open run alive until it is to end.
     fn control_loop(&mut self, limits: Limits) -> Result<(), Stop> {
         let shared = Arc::clone(&self.shared);
         let (mut acked, mut fetched, mut openings) = (Instant::now(), Instant::now(), 0);
-        // Before then no batch is cancelled.
-        let mut cancels = acked;
+        // No cancellation is sent before this time.
+        let mut next_cancel = acked;
         loop {
             let mut state = shared.lock();
             if state.end.is_some() {
@@ -180,7 +181,7 @@ impl RunThread {
             if let Some(lost) = state.lost.take() {
                 openings = if state.answers > 0 { 1 } else { openings + 1 };
                 drop(state);
-                if openings > OPENINGS {
+                if openings > MAX_OPENINGS {
                     let message =
                         format!("{} ends each run before it gives an answer", shared.session.http.url);
                     return Err(Stop::Failed(BackendError::Cloud(message, None)));
@@ -189,45 +190,49 @@ impl RunThread {
                 continue;
             }
             let Some(opened) = state.opened.clone() else {
-                // A sender has the news of its end and will tell.
-                drop(shared.news.wait_timeout_unpoisoned(state, ACK));
+                // Not open at the moment: wait until the end of the run is recorded in `lost`.
+                drop(shared.changed.wait_timeout_unpoisoned(state, ACK_INTERVAL));
                 continue;
             };
             self.start_senders(&mut state, &limits)?;
             let now = Instant::now();
-            let beat = state.heard + opened.lease / 3;
+            let heartbeat_due = state.last_contact + opened.lease / 3;
             let ack = match state.arrived.len() {
                 0 => None,
-                ACKS.. => Some(now),
-                _ => Some(acked + ACK),
+                ACK_BATCH.. => Some(now),
+                _ => Some(acked + ACK_INTERVAL),
             };
-            let look = (state.in_flight > 0 || fetched < acked).then_some(fetched + LINES);
-            if !state.to_cancel.is_empty() && cancels <= now {
-                let unwanted = std::mem::take(&mut state.to_cancel);
+            let fetch_due = (state.in_flight > 0 || fetched < acked).then_some(fetched + LINES_INTERVAL);
+            if !state.to_cancel.is_empty() && next_cancel <= now {
+                let to_cancel = std::mem::take(&mut state.to_cancel);
                 drop(state);
-                if !self.cancel(&opened, &unwanted) {
-                    cancels = Instant::now() + CANCEL;
+                if !self.cancel(&opened, &to_cancel) {
+                    next_cancel = Instant::now() + CANCEL_RETRY;
                 }
                 continue;
             }
-            let again = (!state.to_cancel.is_empty()).then_some(cancels);
-            let due = [Some(beat), ack, look, again].into_iter().flatten().min().unwrap_or(beat);
+            let cancel_due = (!state.to_cancel.is_empty()).then_some(next_cancel);
+            let due = [Some(heartbeat_due), ack, fetch_due, cancel_due]
+                .into_iter()
+                .flatten()
+                .min()
+                .unwrap_or(heartbeat_due);
             if due > now {
-                let wait = (due - now).max(LEAST_WAIT);
-                drop(shared.news.wait_timeout_unpoisoned(state, wait));
+                let wait = (due - now).max(MIN_WAIT);
+                drop(shared.changed.wait_timeout_unpoisoned(state, wait));
                 continue;
             }
             let arrived =
                 if ack.is_some_and(|ack| ack <= now) { take_acks(&mut state.arrived) } else { Vec::new() };
-            let old = beat <= now;
+            let is_heartbeat_due = heartbeat_due <= now;
             drop(state);
             if !arrived.is_empty() {
                 self.acknowledge(&opened, arrived);
                 acked = Instant::now();
-            } else if old {
+            } else if is_heartbeat_due {
                 self.heartbeat(&opened);
             }
-            if look.is_some_and(|look| look <= now) {
+            if fetch_due.is_some_and(|fetch_due| fetch_due <= now) {
                 fetched = Instant::now();
                 self.lines.fetch(&shared.session, &opened.run);
             }
@@ -239,7 +244,7 @@ impl RunThread {
         state: &mut crate::cloud::run_state::RunInner,
         limits: &Limits,
     ) -> Result<(), Stop> {
-        let wanted = state.waiting.len().min(state.room()).saturating_sub(state.idle);
+        let wanted = state.waiting.len().min(state.free_slots()).saturating_sub(state.idle);
         for _ in 0..wanted.min(state.slots.saturating_sub(state.senders)) {
             let (shared, limits) = (Arc::clone(&self.shared), *limits);
             let thread = thread::Builder::new().name("fastmap-cloud-send".to_owned());
@@ -259,23 +264,23 @@ impl RunThread {
         Ok(())
     }
 
-    /// The run is over, and not by its own will: another one goes on where it was.
+    /// The service has ended the run early: opens another one that continues it.
     fn reopen(&mut self, lost: &Opened, limits: &Limits) -> Result<(), Stop> {
         let shared = Arc::clone(&self.shared);
         let session = &shared.session;
         session.options.notices.notice(&Notice::Reopened);
         self.lines.fetch(session, &lost.run);
-        // Ended already, it ends no other way; the bill says what of the cap is left.
+        // The run has ended, so cancelling is a no-op; the bill is needed for the rest of the spending cap.
         let target = format!("/runs/{}/cancel", lost.run);
         let bill = session.call_with_retry(shared.as_ref(), || {
-            match session.http.ask(By::Short, "POST", &target, None::<&()>) {
+            match session.http.call_json(TimeoutClass::Short, "POST", &target, None::<&()>) {
                 Ok((bill, _)) => Ok(Some(bill)),
                 Err(Failure::Problem(problem)) if problem.known() == Some(ProblemCode::NotFound) => Ok(None),
                 Err(failure) => Err(failure),
             }
         })?;
         let spent = bill.map_or(0, |bill: Bill| bill.run.spent);
-        self.earlier += spent;
+        self.earlier_cost += spent;
         shared.lock().arrived.clear();
         self.open_run(limits)
     }
@@ -285,23 +290,24 @@ impl RunThread {
         let lease: Option<Lease> = self.shared.session.try_call("POST", &target, None::<&()>);
         let mut state = self.shared.lock();
         match lease {
-            Some(Lease { state: RunState::Open, .. }) => state.heard = Instant::now(),
-            // Nobody sends a batch now who would notice.
+            Some(Lease { state: RunState::Open, .. }) => state.last_contact = Instant::now(),
+            // No sender may be active to notice that the run has ended.
             Some(_) => {
                 if state.opened.as_ref().is_some_and(|now| Arc::ptr_eq(now, opened)) {
                     state.lost = state.opened.take();
                 }
             }
-            // Soon again, but not at once.
+            // Try again soon, but not at once: after 1/15 of the lease.
             None => {
                 let soon = Instant::now().checked_sub(opened.lease * 4 / 15);
-                state.heard = soon.map_or_else(Instant::now, |soon| soon.max(state.heard));
+                state.last_contact = soon.map_or_else(Instant::now, |soon| soon.max(state.last_contact));
             }
         }
     }
 
-    /// Nobody waits for these batches any more: they are ended, and have no charge of their own. Until the service has heard of it, they
-    /// are answered and charged as if nothing had been said: what it has not heard is said again. Whether it has heard all.
+    /// Cancels batches that are no longer wanted: they are stopped, and have no charge of their own. Until
+    /// the service has received the cancellation, it answers and charges them as usual. So failed requests
+    /// are queued again. Returns whether all were received.
     fn cancel(&self, opened: &Opened, seqs: &[u64]) -> bool {
         for (at, seq) in seqs.iter().enumerate() {
             let target = format!("/runs/{}/batches/{seq}", opened.run);
@@ -312,7 +318,7 @@ impl RunThread {
                 return true;
             }
             if cancelled.is_none() {
-                state.cancel_again(&seqs[at..]);
+                state.requeue_cancellations(&seqs[at..]);
                 return false;
             }
         }
@@ -325,18 +331,18 @@ impl RunThread {
             self.shared.session.try_call("POST", &format!("/runs/{}/ack", opened.run), Some(&request));
         let mut state = self.shared.lock();
         match acknowledged {
-            Some(_) => state.heard = Instant::now(),
+            Some(_) => state.last_contact = Instant::now(),
             None => state.arrived.extend(request.seqs),
         }
     }
 
-    /// Ends the run at the service; gives what it cost.
+    /// Ends the run at the service; returns its cost.
     fn finish(&mut self) -> Receipt {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
         let how = if state.end == Some(End::Done) { "done" } else { "cancel" };
-        // Runs before this one may have charged for answers that never arrived.
-        let charged = state.charged.max(self.earlier);
+        // Earlier runs may have charged for answers that never arrived.
+        let charged = state.charged.max(self.earlier_cost);
         let fallback = Receipt { microcredits: charged.unsigned_abs(), balance: None };
         let Some(opened) = state.opened.take().or_else(|| state.lost.take()) else { return fallback };
         let arrived = std::mem::take(&mut state.arrived);
@@ -353,13 +359,13 @@ impl RunThread {
         self.lines.fetch(&shared.session, &opened.run);
         let receipt = bill.map_or(fallback, |bill| {
             shared.session.billed(bill.balance);
-            let spent = self.earlier + bill.run.spent;
+            let spent = self.earlier_cost + bill.run.spent;
             Receipt { microcredits: spent.unsigned_abs(), balance: Some(bill.balance) }
         });
-        // Nobody waits for the rest.
+        // Publish the receipt first: `close` need not wait for the acknowledgements.
         shared.lock().receipt = Some(receipt);
         shared.wake();
-        for seqs in arrived.chunks(MOST_ACKS) {
+        for seqs in arrived.chunks(MAX_ACKS) {
             self.acknowledge(&opened, seqs.to_vec());
         }
         receipt
@@ -367,12 +373,12 @@ impl RunThread {
 }
 
 fn take_acks(arrived: &mut Vec<u64>) -> Vec<u64> {
-    let rest = arrived.split_off(arrived.len().min(MOST_ACKS));
+    let rest = arrived.split_off(arrived.len().min(MAX_ACKS));
     std::mem::replace(arrived, rest)
 }
 
-/// A label as long as the service takes it.
+/// The label, cut to the maximum length that the service accepts.
 fn shortened(label: &str) -> String {
-    let end = (0..=LABEL.min(label.len())).rev().find(|end| label.is_char_boundary(*end));
+    let end = (0..=MAX_LABEL_BYTES.min(label.len())).rev().find(|end| label.is_char_boundary(*end));
     label[..end.unwrap_or(0)].to_owned()
 }

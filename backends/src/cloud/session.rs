@@ -1,5 +1,5 @@
-//! What all runs of one `Cloud` share: the way to the service and its health, what is known of the account, and what is
-//! uploaded. Called from the runs' threads.
+//! State that all runs of one `Cloud` share: the connection to the service and its health, the account, and
+//! the uploads. Used by the runs' threads.
 
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -9,18 +9,18 @@ use std::time::{Duration, Instant};
 use fastmap_sandbox::unpoisoned::LockUnpoisoned;
 
 use crate::cloud::CloudOptions;
-use crate::cloud::http::{By, Failure, Http};
+use crate::cloud::http::{Failure, Http, TimeoutClass};
 use crate::cloud::notices::Notice;
 use crate::cloud::protocol::Auth;
 use crate::cloud::retry::{
-    Backoff, Failing, NEXT_LINE, PROXY_PATIENCE, RetryDecision, Service, WORTH_A_LINE, is_refused_by_a_proxy,
-    words,
+    Backoff, Failing, NOTICE_DELAY, NOTICE_INTERVAL, PROXY_PATIENCE, RetryDecision, Service, describe,
+    is_refused_by_a_proxy,
 };
 use crate::model::error::BackendError;
 
-/// What was said of the account is believed for so long.
-const FRESH: Duration = Duration::from_secs(60);
-/// Where nothing answers at first, most likely the address is wrong.
+/// Cached account data is used for this time.
+const AUTH_TTL: Duration = Duration::from_secs(60);
+/// Patience before the first answer: until then the address is most likely wrong.
 const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// See the module.
@@ -28,67 +28,68 @@ const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Session {
     pub(crate) options: CloudOptions,
     pub(crate) http: Http,
-    /// The process that made it.
+    /// Id of the process that created the session.
     pub(crate) owner: u32,
     auth: Mutex<Option<(Instant, Auth)>>,
-    /// Hashes of uploads that are there.
+    /// Hashes of uploads that the service is known to have.
     stored: Mutex<HashSet<String>>,
-    /// One upload at a time.
+    /// Serializes uploads.
     pub(crate) uploading: Mutex<()>,
     reached: AtomicBool,
-    /// A short call, there and back, in nanoseconds; 0: none was made.
+    /// Smoothed round-trip time of short calls, in nanoseconds; 0: not measured yet.
     round_trip: AtomicU64,
-    /// Bytes of the smallest body that a proxy on the way has refused as too large.
+    /// Bytes of the smallest body that a proxy has rejected as too large.
     too_large: AtomicU64,
     health: Mutex<Health>,
 }
 
-/// Since when no good answer has come to any run.
+/// Time since the last good answer to any run.
 #[derive(Debug, Default)]
 struct Health {
-    /// And when that was first noticed.
-    troubled: Option<(Instant, Instant)>,
-    told: Option<Instant>,
-    /// When the last one came.
-    good: Option<Instant>,
+    /// Start of the failures, and when the first one was noticed.
+    failing_since: Option<(Instant, Instant)>,
+    reported: Option<Instant>,
+    /// Time of the last good answer.
+    last_good: Option<Instant>,
 }
 
-/// Why a run's thread does not go on.
+/// Reason why a run's thread stops.
 #[derive(Debug)]
 pub(crate) enum Stop {
-    /// Nobody wants it any more.
+    /// The run was closed or cancelled.
     Ended,
-    /// It can't.
+    /// The run has failed.
     Failed(BackendError),
 }
 
-/// Who waits between two tries, and for whom.
+/// Pauses between two attempts, on behalf of a run.
 pub(crate) trait Waiter {
-    /// Waits so long; `false`: nobody wants it any more.
+    /// Waits for this time; returns `false` if the run has ended.
     fn pause(&self, pause: Duration) -> bool;
 
-    /// So many bytes of an upload are still to be sent.
+    /// Reports the bytes of an upload that are still to be sent.
     fn uploading(&self, left: u64) {
         let _ = left;
     }
 }
 
-/// What is borne of a call that fails.
+/// Tolerance for a call that keeps failing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Bears {
-    /// The options' patience, whatever the failure.
+pub(super) enum Tolerance {
+    /// The options' patience, for every failure.
     Patience,
-    /// There is work under way at the service, which it may go on with: silence is borne for as long as a process is
-    /// expected to stand still. What refuses, or is not there, is left as soon as otherwise.
+    /// For calls while work is in flight at the service, which may continue it: silence is tolerated for as
+    /// long as a process is expected to stall. A refused or impossible connection is tolerated no longer than
+    /// with `Patience`.
     Silence,
 }
 
-/// A service that stands still is expected to go on within this time, or within the options' patience.
-const STANDS_STILL: Duration = Duration::from_secs(120);
-/// A service of which nothing good was heard has had a call more by then.
-const CONFIRMED: Duration = Duration::from_secs(1);
-/// A call that alone gets no answer, while others do, is made for so much longer.
-const ALONE: Duration = Duration::from_secs(120);
+/// A stalled service is expected to resume within this time, or within the options' patience.
+const STALL_LIMIT: Duration = Duration::from_secs(120);
+/// Within this time after a failure was noticed, another call has been made.
+const CONFIRMATION_DELAY: Duration = Duration::from_secs(1);
+/// A call that is the only one to fail is repeated for this much longer.
+const SINGLE_CALL_EXTENSION: Duration = Duration::from_secs(120);
 
 impl Session {
     pub(crate) fn new(options: CloudOptions, http: Http) -> Self {
@@ -106,173 +107,178 @@ impl Session {
         }
     }
 
-    /// Whether this process is the one that made it. In a fork of it locks may be held by threads that are not there.
-    pub(crate) fn is_mine(&self) -> bool {
+    /// Returns whether this process created the session. In a fork, locks may be held by threads that don't
+    /// exist there.
+    pub(crate) fn is_own_process(&self) -> bool {
         std::process::id() == self.owner
     }
 
-    /// The way there and back, once it was measured.
+    /// Round-trip time, once measured.
     pub(crate) fn round_trip(&self) -> Option<Duration> {
         let nanos = self.round_trip.load(Ordering::Relaxed);
         (nanos > 0).then(|| Duration::from_nanos(nanos))
     }
 
-    /// Makes a call on which nothing depends: a caller makes it again when it is due again.
+    /// Makes a call once, without retries. For calls that the caller repeats anyway when they are next due.
     pub(crate) fn try_call<T: serde::de::DeserializeOwned>(
         &self,
         method: &str,
         target: &str,
         body: Option<&impl serde::Serialize>,
     ) -> Option<T> {
-        let began = Instant::now();
-        match self.http.ask(By::Short, method, target, body) {
+        let started = Instant::now();
+        match self.http.call_json(TimeoutClass::Short, method, target, body) {
             Ok((answer, took)) => {
                 self.on_success();
-                self.took(took);
+                self.record_round_trip(took);
                 Some(answer)
             }
             Err(failure) => {
-                self.bad(&failure, began);
-                log::debug!("{method} {target}: {}", words(&failure));
+                self.on_failure(&failure, started);
+                log::debug!("{method} {target}: {}", describe(&failure));
                 None
             }
         }
     }
 
-    /// A short call has taken so long.
-    pub(crate) fn took(&self, took: Duration) {
+    /// Updates the round-trip time by a short call's duration.
+    pub(crate) fn record_round_trip(&self, took: Duration) {
         let new = (took.as_nanos() as u64).max(1);
         let old = self.round_trip.load(Ordering::Relaxed);
         self.round_trip.store(if old == 0 { new } else { old / 4 * 3 + new / 4 }, Ordering::Relaxed);
     }
 
-    /// A proxy on the way has refused a body of so many bytes as too large.
+    /// Records that a proxy has rejected a body of this size as too large.
     pub(crate) fn set_too_large(&self, bytes: u64) {
         self.too_large.fetch_min(bytes, Ordering::Relaxed);
     }
 
-    /// Whether a proxy on the way has refused a body no larger than this one.
+    /// Returns whether a proxy has rejected a body of at most this size.
     pub(crate) fn is_too_large(&self, bytes: u64) -> bool {
         bytes >= self.too_large.load(Ordering::Relaxed)
     }
 
-    /// A good answer came.
+    /// Records a good answer.
     pub(crate) fn on_success(&self) {
         let first = !self.reached.swap(true, Ordering::Relaxed);
         let mut health = self.health.lock_unpoisoned();
-        health.good = Some(Instant::now());
+        health.last_good = Some(Instant::now());
         if first {
             return;
         }
-        let since = health.troubled.take();
-        let told = health.told.take();
+        let since = health.failing_since.take();
+        let reported = health.reported.take();
         drop(health);
-        if let (Some((_, since)), Some(_)) = (since, told) {
+        if let (Some((_, since)), Some(_)) = (since, reported) {
             self.options.notices.notice(&Notice::Answering { after: since.elapsed() });
         }
     }
 
-    /// No good answer came to a call that began then.
-    pub(crate) fn bad(&self, failure: &Failure, began: Instant) {
-        // The service is well, and says what it does not like.
+    /// Records that a call, started at `started`, got no good answer.
+    pub(crate) fn on_failure(&self, failure: &Failure, started: Instant) {
+        // A problem below 500 shows that the service works.
         if matches!(failure, Failure::Problem(problem) if problem.status < 500) {
             return;
         }
         let mut health = self.health.lock_unpoisoned();
-        let begins = health.good.map_or(began, |good| good.max(began));
-        // A call that was on the way when this process stood still took long, and was not waited for so long.
-        let since = health.troubled.get_or_insert_with(|| (begins, Instant::now())).1.elapsed();
-        let due = health.told.map_or(since > WORTH_A_LINE, |told| told.elapsed() > NEXT_LINE);
+        let failed_from = health.last_good.map_or(started, |good| good.max(started));
+        // If this process was stopped during the call, the call seems long, but was not waited for all that
+        // time. So the duration counts from when the failure was noticed.
+        let since = health.failing_since.get_or_insert_with(|| (failed_from, Instant::now())).1.elapsed();
+        let due =
+            health.reported.map_or(since > NOTICE_DELAY, |reported| reported.elapsed() > NOTICE_INTERVAL);
         if due {
-            health.told = Some(Instant::now());
+            health.reported = Some(Instant::now());
             drop(health);
-            self.options.notices.notice(&Notice::Silent { since, why: &words(failure) });
+            self.options.notices.notice(&Notice::Silent { since, why: &describe(failure) });
         }
     }
 
-    /// How long no good answer has come, where one was due.
-    fn troubled(&self) -> Duration {
-        self.health.lock_unpoisoned().troubled.map_or(Duration::ZERO, |(_, since)| since.elapsed())
+    /// Time since the current failures were noticed; zero if there are none.
+    fn failing_for(&self) -> Duration {
+        self.health.lock_unpoisoned().failing_since.map_or(Duration::ZERO, |(_, since)| since.elapsed())
     }
 
-    /// How long none has come, from the begin of the first call that failed on, where another call has had the time to say
-    /// otherwise: one that fails was also on the way when this process stood still itself.
+    /// Time since the start of the first failed call; zero until another call had `CONFIRMATION_DELAY` to
+    /// succeed. The failed call may also have been in flight while this process itself was stopped.
     pub(super) fn silent(&self) -> Duration {
-        match self.health.lock_unpoisoned().troubled {
-            Some((since, noticed)) if noticed.elapsed() > CONFIRMED => since.elapsed(),
+        match self.health.lock_unpoisoned().failing_since {
+            Some((since, noticed)) if noticed.elapsed() > CONFIRMATION_DELAY => since.elapsed(),
             _ => Duration::ZERO,
         }
     }
 
     fn service<'a>(&'a self, url: &'a str) -> Service<'a> {
         let reached = self.reached.load(Ordering::Relaxed);
-        Service { url, token: self.http.token_begin(), reached }
+        Service { url, token: self.http.token_prefix(), reached }
     }
 
-    /// What ends a run that is refused in that way; nothing, where it is worth another try after the pause that is given.
-    /// The call began at `began`.
-    pub(crate) fn after(
+    /// Returns the pause before the next attempt of a failed call, or the error that ends the run. The call
+    /// started at `started`.
+    pub(crate) fn retry_pause(
         &self,
         failure: Failure,
         backoff: &mut Backoff,
-        began: Instant,
-        bears: Bears,
+        started: Instant,
+        tolerance: Tolerance,
     ) -> Result<Duration, BackendError> {
-        self.bad(&failure, began);
-        let url = self.http.way();
+        self.on_failure(&failure, started);
+        let url = self.http.url_and_proxy();
         let service = self.service(&url);
-        let most = match service.reached {
+        let limit = match service.reached {
             true if is_refused_by_a_proxy(&failure) => self.options.patience.min(PROXY_PATIENCE),
             true => self.options.patience,
             false => self.options.patience.min(FIRST_PATIENCE),
         };
-        let longest = if bears == Bears::Silence { most.max(STANDS_STILL) } else { most };
-        let Failing { total, refused } = backoff.fails(Instant::now(), failure.is_silence());
-        let (failing, most) = if failure.is_silence() { (total, longest) } else { (refused, most) };
-        // Where other calls get good answers meanwhile, this one was on the way when the service stood still, maybe twice.
-        let others =
-            matches!(failure, Failure::Transport(_)) && self.troubled() < most && total < most + ALONE;
-        let over = (failing > most || total > longest) && !is_wait(&failure) && !others;
+        let longest_limit = if tolerance == Tolerance::Silence { limit.max(STALL_LIMIT) } else { limit };
+        let Failing { total, refused } = backoff.record_failure(Instant::now(), failure.is_silence());
+        let (failing, limit) = if failure.is_silence() { (total, longest_limit) } else { (refused, limit) };
+        // If other calls succeed meanwhile, this one was in flight while the service stalled, perhaps twice.
+        let others_succeed = matches!(failure, Failure::Transport(_))
+            && self.failing_for() < limit
+            && total < limit + SINGLE_CALL_EXTENSION;
+        let is_over = (failing > limit || total > longest_limit) && !is_wait(&failure) && !others_succeed;
         if is_wait(&failure) {
-            // A good answer: what fails after it fails anew.
-            let since = backoff.waits();
-            if backoff.is_worth_a_line(since) {
-                self.options.notices.notice(&Notice::Waiting { since, why: &words(&failure) });
+            // A wait is a good answer: failures after it count anew.
+            let since = backoff.record_wait();
+            if backoff.is_notice_due(since) {
+                self.options.notices.notice(&Notice::Waiting { since, why: &describe(&failure) });
             }
         }
-        match service.then(failure) {
+        match service.decide(failure) {
             RetryDecision::Fail(error) => Err(error),
-            RetryDecision::Again(_, failure) if over => Err(service.give_up(total, failure)),
-            RetryDecision::Again(wish, _) => Ok(backoff.pause(wish, chance())),
+            RetryDecision::Again(_, failure) if is_over => Err(service.give_up(total, failure)),
+            RetryDecision::Again(requested, _) => Ok(backoff.pause(requested, chance())),
         }
     }
 
-    /// Makes a call until it succeeds, as long as that makes sense and somebody wants it.
+    /// Repeats a call until it succeeds, the run ends, or the failures exceed the patience.
     pub(crate) fn call_with_retry<T>(
         &self,
         waiter: &dyn Waiter,
         call: impl FnMut() -> Result<T, Failure>,
     ) -> Result<T, Stop> {
-        self.insist_bearing(Bears::Patience, &mut Backoff::default(), waiter, call)
+        self.call_with_tolerance(Tolerance::Patience, &mut Backoff::default(), waiter, call)
     }
 
-    /// The same, with what is borne, after the failures that were counted before.
-    pub(super) fn insist_bearing<T>(
+    /// As `call_with_retry`, with a given tolerance, and continuing the given count of failures.
+    pub(super) fn call_with_tolerance<T>(
         &self,
-        bears: Bears,
+        tolerance: Tolerance,
         backoff: &mut Backoff,
         waiter: &dyn Waiter,
         mut call: impl FnMut() -> Result<T, Failure>,
     ) -> Result<T, Stop> {
         loop {
-            let began = Instant::now();
+            let started = Instant::now();
             match call() {
                 Ok(value) => {
                     self.on_success();
                     return Ok(value);
                 }
                 Err(failure) => {
-                    let pause = self.after(failure, backoff, began, bears).map_err(Stop::Failed)?;
+                    let pause =
+                        self.retry_pause(failure, backoff, started, tolerance).map_err(Stop::Failed)?;
                     if !waiter.pause(pause) {
                         return Err(Stop::Ended);
                     }
@@ -281,20 +287,23 @@ impl Session {
         }
     }
 
-    /// What is known of the account, asked for if it is not, or not any more.
+    /// The account, requested from the service if the cached data is missing or too old.
     pub(crate) fn auth(&self, waiter: &dyn Waiter) -> Result<Auth, Stop> {
-        if let Some((_, auth)) = self.auth.lock_unpoisoned().as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
+        if let Some((_, auth)) =
+            self.auth.lock_unpoisoned().as_ref().filter(|(at, _)| at.elapsed() < AUTH_TTL)
+        {
             return Ok(auth.clone());
         }
-        let (auth, took): (Auth, _) =
-            self.call_with_retry(waiter, || self.http.ask(By::Short, "POST", "/auth", None::<&()>))?;
-        self.took(took);
-        let _first = self.http.long_poll.set(Duration::from_secs(auth.limits.long_poll_seconds));
+        let (auth, took): (Auth, _) = self.call_with_retry(waiter, || {
+            self.http.call_json(TimeoutClass::Short, "POST", "/auth", None::<&()>)
+        })?;
+        self.record_round_trip(took);
+        let _already_set = self.http.long_poll.set(Duration::from_secs(auth.limits.long_poll_seconds));
         *self.auth.lock_unpoisoned() = Some((Instant::now(), auth.clone()));
         Ok(auth)
     }
 
-    /// The account has so much, as a bill says.
+    /// Updates the cached balance from a bill.
     pub(crate) fn billed(&self, balance: i64) {
         if let Some((_, auth)) = self.auth.lock_unpoisoned().as_mut() {
             auth.available += balance - auth.balance;
@@ -302,7 +311,7 @@ impl Session {
         }
     }
 
-    /// Whether an upload is known to be there.
+    /// Returns whether the service is known to have an upload.
     pub(crate) fn is_stored(&self, hash: &str) -> bool {
         self.stored.lock_unpoisoned().contains(hash)
     }
@@ -311,23 +320,24 @@ impl Session {
         self.stored.lock_unpoisoned().insert(hash.to_owned());
     }
 
-    /// Something that was there is not any more.
+    /// Forgets the known uploads, because the service has deleted one.
     pub(crate) fn forget_stored(&self) {
         self.stored.lock_unpoisoned().clear();
     }
 }
 
-/// A wait for something that goes on at the service, and has its own end there: other batches, other runs.
+/// Returns whether the failure is a wait for other batches or runs at the service, which ends there by
+/// itself.
 fn is_wait(failure: &Failure) -> bool {
     use crate::cloud::problem::ProblemCode::{CreditsHeld, TooManyBatches, TooManyRequests, TooManyRuns};
     matches!(failure, Failure::Problem(problem)
         if matches!(problem.known(), Some(CreditsHeld | TooManyBatches | TooManyRequests | TooManyRuns)))
 }
 
-/// For pauses that vary. Where there is no chance, they don't.
+/// A random byte, to vary pauses; constant if there is no source of random bytes.
 fn chance() -> u8 {
     let mut byte = [128];
-    let _same = getrandom::fill(&mut byte);
+    let _unchanged = getrandom::fill(&mut byte);
     byte[0]
 }
 
@@ -337,7 +347,7 @@ mod tests {
 
     use super::*;
 
-    /// A link to a service that has answered once, and not since.
+    /// A session whose service has answered once, and not since.
     fn session(patience: u64) -> Session {
         let secret = "s".repeat(64).parse().expect("64 characters");
         let mut options = CloudOptions::new("http://127.0.0.1:1", secret);
@@ -356,62 +366,63 @@ mod tests {
         Failure::Transport(Box::new(ureq::Error::Io(io::ErrorKind::ConnectionRefused.into())))
     }
 
-    /// Whether a call is given up that has failed in these ways, so many seconds after each other until now.
-    fn gives_up(patience: u64, bears: Bears, failures: &[(u64, Failure)]) -> bool {
+    /// Returns whether a call is given up after these failures, each with the seconds since the one before;
+    /// the last is now.
+    fn gives_up(patience: u64, tolerance: Tolerance, failures: &[(u64, Failure)]) -> bool {
         let session = session(patience);
         let mut backoff = Backoff::default();
         let mut ago: u64 = failures.iter().map(|(after, _)| after).sum();
         let time = |ago| Instant::now().checked_sub(Duration::from_secs(ago)).expect("this machine is up");
-        let began = time(ago);
+        let started = time(ago);
         for (after, failure) in failures {
             ago -= after;
-            backoff.fails(time(ago), failure.is_silence());
+            backoff.record_failure(time(ago), failure.is_silence());
         }
-        session.health.lock_unpoisoned().troubled = Some((began, began));
+        session.health.lock_unpoisoned().failing_since = Some((started, started));
         let last =
             if failures.last().is_some_and(|(_, last)| last.is_silence()) { silence() } else { refused() };
-        session.after(last, &mut backoff, began, bears).is_err()
+        session.retry_pause(last, &mut backoff, started, tolerance).is_err()
     }
 
     #[test]
-    fn silence_is_borne_where_work_is_under_way_and_a_refusal_is_not() {
-        let stands_still = || [(0, silence()), (30, silence()), (30, silence())];
-        assert!(!gives_up(5, Bears::Silence, &stands_still()));
-        assert!(gives_up(5, Bears::Patience, &stands_still()));
+    fn silence_is_tolerated_while_work_is_in_flight_but_refusals_are_not() {
+        let stalled = || [(0, silence()), (30, silence()), (30, silence())];
+        assert!(!gives_up(5, Tolerance::Silence, &stalled()));
+        assert!(gives_up(5, Tolerance::Patience, &stalled()));
         let dead = || [(0, refused()), (3, refused()), (3, refused())];
-        assert!(gives_up(5, Bears::Silence, &dead()) && gives_up(5, Bears::Patience, &dead()));
-        // It stands still, and is started anew.
-        assert!(!gives_up(5, Bears::Silence, &[(0, silence()), (30, silence()), (2, refused())]));
+        assert!(gives_up(5, Tolerance::Silence, &dead()) && gives_up(5, Tolerance::Patience, &dead()));
+        // It stalls, and is restarted.
+        assert!(!gives_up(5, Tolerance::Silence, &[(0, silence()), (30, silence()), (2, refused())]));
         assert!(gives_up(
             5,
-            Bears::Silence,
+            Tolerance::Silence,
             &[(0, silence()), (30, silence()), (4, refused()), (4, refused())]
         ));
-        // A machine that is gone says nothing either, until a new connection is tried.
-        assert!(gives_up(5, Bears::Silence, &[(0, silence()), (10, refused())]));
+        // A machine that is gone is silent, too, until a new connection is tried.
+        assert!(gives_up(5, Tolerance::Silence, &[(0, silence()), (10, refused())]));
     }
 
     #[test]
-    fn silence_is_not_borne_for_ever() {
+    fn silence_is_not_tolerated_forever() {
         let silences = |count: u64| (0..count).map(|_| (30, silence())).collect::<Vec<_>>();
-        assert!(!gives_up(5, Bears::Silence, &silences(4)));
-        assert!(gives_up(5, Bears::Silence, &silences(6)));
-        assert!(!gives_up(200, Bears::Silence, &silences(6)), "the options say more");
+        assert!(!gives_up(5, Tolerance::Silence, &silences(4)));
+        assert!(gives_up(5, Tolerance::Silence, &silences(6)));
+        assert!(!gives_up(200, Tolerance::Silence, &silences(6)), "the options say more");
     }
 
     #[test]
-    fn a_service_is_silent_since_the_call_that_got_no_answer_or_the_last_good_one() {
+    fn silence_starts_at_the_failed_call_or_the_last_good_answer() {
         let session = session(5);
-        let since = || session.health.lock_unpoisoned().troubled.map(|(since, _)| since);
-        let began = Instant::now().checked_sub(Duration::from_secs(8)).expect("this machine is up");
-        session.bad(&silence(), began);
-        assert_eq!(since(), Some(began));
+        let since = || session.health.lock_unpoisoned().failing_since.map(|(since, _)| since);
+        let started = Instant::now().checked_sub(Duration::from_secs(8)).expect("this machine is up");
+        session.on_failure(&silence(), started);
+        assert_eq!(since(), Some(started));
         assert_eq!(session.silent(), Duration::ZERO, "this process may have stood still");
-        session.health.lock_unpoisoned().troubled = Some((began, began));
+        session.health.lock_unpoisoned().failing_since = Some((started, started));
         assert!(session.silent() >= Duration::from_secs(8));
         session.on_success();
         assert_eq!((since(), session.silent()), (None, Duration::ZERO));
-        session.bad(&silence(), began);
-        assert!(since() > Some(began), "another call had an answer meanwhile");
+        session.on_failure(&silence(), started);
+        assert!(since() > Some(started), "another call had an answer meanwhile");
     }
 }

@@ -1,5 +1,5 @@
-//! Signatures of requests and answers: HMAC-SHA256 over a canonical string.
-//! The client signs requests and checks answers, the service the other way round. `docs/protocol.md` has test vectors.
+//! Signatures of requests and answers: HMAC-SHA256 over a canonical string. The client signs requests and
+//! verifies answers, the service does the reverse. `docs/protocol.md` has test vectors.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,27 +9,27 @@ use ring::hmac;
 
 use crate::model::hex::hexadecimal;
 
-/// The protocol's version, as it stands in paths, headers and canonical strings.
+/// The protocol's version in paths, headers and canonical strings.
 pub const PROTOCOL: u32 = 1;
-/// Both ways: the version that the sender speaks.
+/// Request and answer: the version that the sender uses.
 pub const HEADER_PROTOCOL: &str = "fastmap-protocol";
 /// Request: seconds since 1970, in decimal.
 pub const HEADER_TIMESTAMP: &str = "fastmap-timestamp";
-/// Request: 32 hexadecimal digits that no other request of the token has had.
+/// Request: 32 hexadecimal digits that no other request of the token has used.
 pub const HEADER_NONCE: &str = "fastmap-nonce";
 /// Request: SHA-256 of the body, in hexadecimal.
 pub const HEADER_DIGEST: &str = "fastmap-digest";
-/// Both ways: the signature, in hexadecimal.
+/// Request and answer: the signature, in hexadecimal.
 pub const HEADER_SIGNATURE: &str = "fastmap-signature";
 
 const HALF: usize = 32;
 
-/// What a user holds: 64 characters of [0-9a-z]. The first half names the token, the second half signs and never
-/// travels. Shown by neither `Debug` nor `Display`.
+/// A user's secret: 64 characters of [0-9a-z]. The first half identifies the token; the second half is the
+/// signing key and is never sent. `Debug` does not show it, and there is no `Display`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
-/// A text that does not parse as a secret. The message does not repeat the text.
+/// Error for a text that is not a valid secret. The message does not repeat the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a secret is 64 characters of 0-9 and a-z; this one has {length} characters{}", wrong(*.strange))]
 pub struct SecretError {
@@ -54,7 +54,7 @@ impl FromStr for Secret {
 }
 
 impl Secret {
-    /// The half that names the token; it goes with each request.
+    /// The half that identifies the token; it is sent with each request.
     pub fn token(&self) -> &str {
         &self.0[..HALF]
     }
@@ -66,7 +66,7 @@ impl Secret {
         SigningKey(key)
     }
 
-    /// The whole text, to be shown to its owner once.
+    /// The whole text, to show it to its owner once.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -94,14 +94,14 @@ impl From<[u8; HALF]> for SigningKey {
     }
 }
 
-/// What is signed of a request.
+/// The signed fields of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestHead<'a> {
     /// In capitals.
     pub method: &'a str,
-    /// As it stands in the request line, percent-encoding included.
+    /// As in the request line, percent-encoding included.
     pub path: &'a str,
-    /// As it stands behind the `?`; empty where there is none.
+    /// As after the `?`; empty if there is no query.
     pub query: &'a str,
     /// Seconds since 1970.
     pub timestamp: u64,
@@ -111,22 +111,22 @@ pub struct RequestHead<'a> {
     pub digest: &'a str,
 }
 
-/// What is signed of an answer. None can be swapped for another request's, run's or batch's.
+/// The signed fields of an answer. They bind it to its request, run and batch.
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseHead<'a> {
     /// The request's.
     pub nonce: &'a str,
     /// The HTTP status.
     pub status: u16,
-    /// The run in the request's path; empty where there is none.
+    /// The run in the request's path; empty if there is none.
     pub run: &'a str,
-    /// The seq in the request's path, as it stands there; empty where there is none.
+    /// The seq in the request's path, as written there; empty if there is none.
     pub seq: &'a str,
     /// SHA-256 of the body, in hexadecimal.
     pub digest: &'a str,
 }
 
-/// What is signed of one event of a stream, whose end is not known when its head is sent.
+/// The signed fields of one event of a stream. A stream's end is not known when its head is sent.
 #[derive(Clone, Copy, Debug)]
 pub struct EventHead<'a> {
     /// The nonce of the request that opened the stream.
@@ -173,7 +173,7 @@ impl SigningKey {
         self.sign(&head.canonical())
     }
 
-    /// Whether the signature is this key's of that request. Takes the same time wherever they differ.
+    /// Returns whether the signature is valid for that request under this key, compared in constant time.
     pub fn verify_request(&self, head: &RequestHead<'_>, signature: &str) -> bool {
         self.verify(&head.canonical(), signature)
     }
@@ -183,7 +183,7 @@ impl SigningKey {
         self.sign(&head.canonical())
     }
 
-    /// Whether the signature is this key's of that answer.
+    /// Returns whether the signature is valid for that answer under this key.
     pub fn verify_response(&self, head: &ResponseHead<'_>, signature: &str) -> bool {
         self.verify(&head.canonical(), signature)
     }
@@ -193,7 +193,7 @@ impl SigningKey {
         self.sign(&head.canonical())
     }
 
-    /// Whether the signature is this key's of that event.
+    /// Returns whether the signature is valid for that event under this key.
     pub fn verify_event(&self, head: &EventHead<'_>, signature: &str) -> bool {
         self.verify(&head.canonical(), signature)
     }
@@ -212,12 +212,12 @@ impl SigningKey {
     }
 }
 
-/// SHA-256 in hexadecimal: how bodies, executables and contexts are named.
+/// SHA-256 in hexadecimal: the name of bodies, executables and contexts.
 pub fn digest(bytes: &[u8]) -> String {
     hexadecimal(ring::digest::digest(&SHA256, bytes).as_ref())
 }
 
-/// Whether a text has the form of a [`digest`].
+/// Returns whether a text has the form of a [`digest`].
 pub fn is_digest(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
@@ -234,9 +234,9 @@ mod tests {
 
     const SECRET: &str = "0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqr";
 
-    /// The vectors of docs/protocol.md: whoever changes one breaks every client.
+    /// The vectors of docs/protocol.md: changing one breaks every client.
     #[test]
-    fn signatures_are_those_of_the_document() {
+    fn signatures_match_the_documented_vectors() {
         let secret: Secret = SECRET.parse().expect("a secret");
         assert_eq!(secret.token(), "0123456789abcdefghijklmnopqrstuv");
         let body = digest(br#"{"seqs":[1,2]}"#);
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_secret_is_refused_without_being_repeated() {
+    fn invalid_secrets_are_rejected_and_not_repeated() {
         for wrong in
             ["", "short", &SECRET[1..], &SECRET.replace('0', "A"), &format!("{SECRET}0"), &"é".repeat(32)]
         {
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn signatures_that_are_no_hexadecimal_are_wrong_ones() {
+    fn non_hexadecimal_signatures_are_invalid() {
         let key = SECRET.parse::<Secret>().expect("a secret").key();
         let head = ResponseHead { nonce: "", status: 200, run: "", seq: "", digest: "" };
         let good = key.sign_response(&head);

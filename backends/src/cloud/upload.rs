@@ -1,5 +1,5 @@
-//! Uploads by content: the program and the context of a function, each as one zstd frame in parts that go on where a
-//! break has left them. What the service has is not sent again.
+//! Content-addressed uploads: the program and the context of a function, each as one zstd frame, sent in
+//! parts that resume after an interruption. Uploads that the service has are not sent again.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use fastmap_sandbox::unpoisoned::LockUnpoisoned;
 use ring::digest::{Context, SHA256};
 
-use super::http::{By, Failure};
+use super::http::{Failure, TimeoutClass};
 use super::problem::{Problem, ProblemCode};
 use super::protocol::{BlobStatus, Limits};
 use super::sign::digest;
@@ -19,16 +19,17 @@ use crate::execution::startable::executable_path;
 use crate::model::error::BackendError;
 use crate::model::hex::hexadecimal;
 
-/// Compresses 300 MB in a second; a program shrinks to a third.
+/// Compression level 3 compresses 300 MB in a second; a program shrinks to a third.
 const LEVEL: i32 = 3;
-const SHRINKS: u64 = 3;
-/// The first part; they grow while they take less than a second, so that a slow link is not asked for too much at once.
+const COMPRESSION_RATIO: u64 = 3;
+/// First part. Parts grow while they take less than a second, so that a slow connection is not overloaded at
+/// once.
 const FIRST_PART: usize = 512 * 1024;
-const QUICK: Duration = Duration::from_secs(1);
-/// The upload may be said to go on elsewhere so often without getting on.
-const STANDSTILLS: u32 = 10;
+const GROW_BELOW: Duration = Duration::from_secs(1);
+/// Maximum answers in a row that report no progress of the upload.
+const MAX_STALLS: u32 = 10;
 
-/// This program's name at the service, and its size.
+/// This program's hash, its name at the service, and its size.
 ///
 /// # Errors
 /// If its file can't be read.
@@ -42,7 +43,7 @@ fn unreadable(error: &str) -> BackendError {
     BackendError::Cloud(format!("this program's own file can't be read, to be uploaded: {error}"), None)
 }
 
-/// The very file that runs, also when another has taken its path meanwhile.
+/// The file that this process runs, even if another file has replaced it at its path.
 fn program() -> io::Result<File> {
     File::open(executable_path())
 }
@@ -63,7 +64,8 @@ fn hash_program() -> io::Result<(String, u64)> {
     }
 }
 
-/// A zstd frame that says how many bytes it unpacks to: the service looks at that with the first part.
+/// Compresses to a zstd frame that declares its decompressed size: the service checks that with the first
+/// part.
 fn compress(mut file: File, size: u64) -> io::Result<Vec<u8>> {
     let mut encoder = zstd::stream::Encoder::new(Vec::new(), LEVEL)?;
     encoder.set_pledged_src_size(Some(size))?;
@@ -72,19 +74,19 @@ fn compress(mut file: File, size: u64) -> io::Result<Vec<u8>> {
 }
 
 impl Session {
-    /// Sees to it that this program is there; gives its hash.
-    pub(super) fn need_executable(&self, waiter: &dyn Waiter, limits: &Limits) -> Result<String, Stop> {
+    /// Uploads this program unless the service has it; returns its hash.
+    pub(super) fn ensure_executable(&self, waiter: &dyn Waiter, limits: &Limits) -> Result<String, Stop> {
         let (hash, size) = executable().map_err(Stop::Failed)?;
         if *size > limits.executable_bytes {
             return Err(self.too_large(Upload::Executable, *size, limits.executable_bytes));
         }
         let frame = || program().and_then(|file| compress(file, *size));
-        self.need(waiter, limits, Upload::Executable, hash, frame)?;
+        self.ensure_stored(waiter, limits, Upload::Executable, hash, frame)?;
         Ok(hash.clone())
     }
 
-    /// Sees to it that a context is there; gives its hash, `None` for an empty one.
-    pub(super) fn need_context(
+    /// Uploads a context unless the service has it; returns its hash, `None` for an empty one.
+    pub(super) fn ensure_context(
         &self,
         waiter: &dyn Waiter,
         limits: &Limits,
@@ -98,41 +100,42 @@ impl Session {
             return Err(self.too_large(Upload::Context, size, limits.context_bytes));
         }
         let hash = digest(context);
-        self.need(waiter, limits, Upload::Context, &hash, || zstd::bulk::compress(context, LEVEL))?;
+        self.ensure_stored(waiter, limits, Upload::Context, &hash, || zstd::bulk::compress(context, LEVEL))?;
         Ok(Some(hash))
     }
 
-    fn too_large(&self, what: Upload, size: u64, most: u64) -> Stop {
+    fn too_large(&self, what: Upload, size: u64, limit: u64) -> Stop {
         let url = &self.http.url;
         let advice = match what {
             Upload::Executable => "; leave out what debuggers need (strip = true in the profile)",
             Upload::Context => "",
         };
         Stop::Failed(BackendError::Cloud(
-            format!("the {what} has {size} bytes, and the service at {url} takes at most {most}{advice}"),
+            format!("the {what} has {size} bytes, and the service at {url} takes at most {limit}{advice}"),
             None,
         ))
     }
 
-    /// Bytes that must be uploaded before a run, about: what the service has is asked for once.
+    /// Approximate bytes to upload before a run. Asks the service for the program once.
     pub(super) fn to_upload(&self, waiter: &dyn Waiter, context: &[u8]) -> Result<u64, Stop> {
         let (hash, size) = executable().map_err(Stop::Failed)?;
-        let mut bytes = context.len() as u64 / SHRINKS;
+        let mut bytes = context.len() as u64 / COMPRESSION_RATIO;
         if !self.is_stored(hash) {
             let path = format!("/executables/{hash}");
-            let (status, took): (BlobStatus, _) =
-                self.call_with_retry(waiter, || self.http.ask(By::Short, "GET", &path, None::<&()>))?;
-            self.took(took);
+            let (status, took): (BlobStatus, _) = self.call_with_retry(waiter, || {
+                self.http.call_json(TimeoutClass::Short, "GET", &path, None::<&()>)
+            })?;
+            self.record_round_trip(took);
             if status.present {
                 self.set_stored(hash);
             } else {
-                bytes += size / SHRINKS;
+                bytes += size / COMPRESSION_RATIO;
             }
         }
         Ok(bytes)
     }
 
-    fn need(
+    fn ensure_stored(
         &self,
         waiter: &dyn Waiter,
         limits: &Limits,
@@ -143,8 +146,8 @@ impl Session {
         if self.is_stored(hash) {
             return Ok(());
         }
-        // Another run of this process may upload the same: it is there then.
-        let _turn = self.uploading.lock_unpoisoned();
+        // Another run of this process may upload the same: wait for it, and check again.
+        let _uploading = self.uploading.lock_unpoisoned();
         if self.is_stored(hash) {
             return Ok(());
         }
@@ -152,9 +155,10 @@ impl Session {
             Upload::Executable => format!("/executables/{hash}"),
             Upload::Context => format!("/contexts/{hash}"),
         };
-        let (status, took): (BlobStatus, _) =
-            self.call_with_retry(waiter, || self.http.ask(By::Short, "GET", &path, None::<&()>))?;
-        self.took(took);
+        let (status, took): (BlobStatus, _) = self.call_with_retry(waiter, || {
+            self.http.call_json(TimeoutClass::Short, "GET", &path, None::<&()>)
+        })?;
+        self.record_round_trip(took);
         if !status.present {
             let frame = frame().map_err(|error| Stop::Failed(unreadable(&error.to_string())))?;
             self.send_parts(waiter, limits, what, &path, &frame, status.offset)?;
@@ -170,23 +174,23 @@ impl Session {
         what: Upload,
         path: &str,
         frame: &[u8],
-        there: u64,
+        stored: u64,
     ) -> Result<(), Stop> {
         enum Sent {
             Whole,
             UpTo(u64),
-            Elsewhere(u64),
-            Wrong(Box<Problem>),
+            OtherOffset(u64),
+            Invalid(Box<Problem>),
         }
         let total = frame.len() as u64;
-        let mut most = usize::try_from(limits.part_bytes).unwrap_or(usize::MAX).max(1);
-        let mut offset = if there < total { there } else { 0 };
-        let (mut part, mut standstills, mut wrong) = (FIRST_PART.min(most), 0, false);
-        let tell = |sent| {
+        let mut max_part = usize::try_from(limits.part_bytes).unwrap_or(usize::MAX).max(1);
+        let mut offset = if stored < total { stored } else { 0 };
+        let (mut part, mut stalls, mut restarted) = (FIRST_PART.min(max_part), 0, false);
+        let report = |sent| {
             waiter.uploading(total.saturating_sub(sent));
             self.options.notices.notice(&Notice::Upload { what, sent, total });
         };
-        tell(offset);
+        report(offset);
         loop {
             if !waiter.pause(Duration::ZERO) {
                 return Err(Stop::Ended);
@@ -197,16 +201,16 @@ impl Session {
             let sent = self.call_with_retry(waiter, || {
                 let bytes = &frame[at..frame.len().min(at + size)];
                 let target = format!("{path}?offset={at}&total={total}");
-                match self.http.call(By::Long, "PUT", &target, bytes) {
+                match self.http.call(TimeoutClass::Long, "PUT", &target, bytes) {
                     Ok(reply) => {
                         took = reply.took;
                         let status: BlobStatus = reply.json()?;
                         Ok(if status.present { Sent::Whole } else { Sent::UpTo(status.offset) })
                     }
                     Err(Failure::Problem(problem)) => match (problem.known(), problem.offset) {
-                        (Some(ProblemCode::UploadOffset), Some(there)) => Ok(Sent::Elsewhere(there)),
+                        (Some(ProblemCode::UploadOffset), Some(stored)) => Ok(Sent::OtherOffset(stored)),
                         (Some(ProblemCode::HashMismatch | ProblemCode::InvalidBody), _) => {
-                            Ok(Sent::Wrong(problem))
+                            Ok(Sent::Invalid(problem))
                         }
                         (Some(ProblemCode::RequestTimeout), _) => {
                             size = (size / 4).max(1);
@@ -215,46 +219,46 @@ impl Session {
                         _ => Err(Failure::Problem(problem)),
                     },
                     Err(failure) => {
-                        // A link that breaks so often takes less at once.
-                        size = (size / 2).max(FIRST_PART.min(most) / 16).max(1);
+                        // Send less at once over a connection that breaks.
+                        size = (size / 2).max(FIRST_PART.min(max_part) / 16).max(1);
                         if matches!(failure, Failure::Unsigned { status: 413, .. }) {
-                            // A proxy on the way will take no more of the next part, either.
-                            most = size;
+                            // A proxy will not accept a larger part next time, either.
+                            max_part = size;
                         }
                         Err(failure)
                     }
                 }
             })?;
-            part = if took < QUICK { (size * 2).min(most) } else { size };
+            part = if took < GROW_BELOW { (size * 2).min(max_part) } else { size };
             match sent {
                 Sent::Whole => {
-                    tell(total);
+                    report(total);
                     return Ok(());
                 }
-                // Another process may send the same.
-                Sent::UpTo(there) | Sent::Elsewhere(there) if there > offset && there < total => {
-                    (offset, standstills) = (there, 0);
+                // Another process may upload the same.
+                Sent::UpTo(stored) | Sent::OtherOffset(stored) if stored > offset && stored < total => {
+                    (offset, stalls) = (stored, 0);
                 }
-                Sent::UpTo(there) | Sent::Elsewhere(there) => {
-                    standstills += 1;
-                    if standstills > STANDSTILLS {
+                Sent::UpTo(stored) | Sent::OtherOffset(stored) => {
+                    stalls += 1;
+                    if stalls > MAX_STALLS {
                         let url = &self.http.url;
                         let message = format!(
-                            "the upload of the {what} to {url} does not get on: {there} of {total} bytes are there"
+                            "the upload of the {what} to {url} does not get on: {stored} of {total} bytes are there"
                         );
                         return Err(Stop::Failed(BackendError::Cloud(message, None)));
                     }
-                    offset = if there < total { there } else { 0 };
+                    offset = if stored < total { stored } else { 0 };
                 }
-                // Begun by another version of this program: from the begin, once.
-                Sent::Wrong(_) if !wrong => (wrong, offset) = (true, 0),
-                Sent::Wrong(problem) => {
+                // Started by another version of this program: start again, once.
+                Sent::Invalid(_) if !restarted => (restarted, offset) = (true, 0),
+                Sent::Invalid(problem) => {
                     let message =
                         format!("the upload of the {what} to {} arrives damaged: {problem}", self.http.url);
                     return Err(Stop::Failed(BackendError::Cloud(message, None)));
                 }
             }
-            tell(offset);
+            report(offset);
         }
     }
 }

@@ -1,5 +1,4 @@
-//! The service's address: what may be one, and what of it goes into requests. Read once, by `Cloud::new` and by who
-//! checks the user's options.
+//! Parsing of the service's address. Used by `Cloud::new` and by the check of the user's options.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,7 +6,7 @@ use std::str::FromStr;
 
 use ureq::http::Uri;
 
-/// Where a service is: `https://` and a host, or `http://` and this machine; a port and a path may follow.
+/// Address of a service: `https://` and a host, or `http://` and this machine; optionally a port and a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceUrl {
     base: String,
@@ -18,7 +17,7 @@ pub struct ServiceUrl {
     secure: bool,
 }
 
-/// What is wrong with an address.
+/// Reason why an address is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{url:?} is not the address of a service: {why}")]
 pub struct UrlError {
@@ -27,7 +26,7 @@ pub struct UrlError {
 }
 
 impl ServiceUrl {
-    /// Whether the service is on this machine.
+    /// Returns whether the service is on this machine.
     pub fn is_loopback(&self) -> bool {
         self.loopback
     }
@@ -90,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_http_is_for_this_machine_alone() {
+    fn plain_http_is_accepted_for_loopback_only() {
         for good in [
             "http://127.0.0.1:8750",
             "http://localhost:8750/",
@@ -110,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused_with_what_it_should_be() {
+    fn invalid_addresses_are_rejected() {
         for bad in [
             "",
             "example.org",

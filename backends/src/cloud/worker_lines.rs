@@ -1,24 +1,24 @@
-//! What workers of a service print and log, fetched by the run's thread and handed to the relay.
+//! Output and log records of a service's workers, fetched by the run's thread and passed to the output sink.
 
 use crate::cloud::notices::Notice;
 use crate::cloud::protocol::{LogLine, LogPage};
 use crate::cloud::session::Session;
 use crate::local::{LogRecord, OutputSink, Stream};
 
-/// Pages of lines that are fetched at a time; a page has 1000.
-const PAGES: usize = 8;
+/// Maximum pages per fetch; a page has 1000 lines.
+const MAX_PAGES: usize = 8;
 
-/// How far the lines of one run have been fetched.
+/// Position in the lines of one run.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerLines {
-    /// The last line that was fetched; the service counts from 1.
+    /// Number of the last line fetched; the service counts from 1.
     last: u64,
 }
 
 impl WorkerLines {
-    /// Hands on what the workers have printed since.
+    /// Passes on the lines printed since the last fetch.
     pub(crate) fn fetch(&mut self, session: &Session, run: &str) {
-        for _ in 0..PAGES {
+        for _ in 0..MAX_PAGES {
             let target = format!("/runs/{run}/logs?after={}", self.last);
             let Some(page) = session.try_call::<LogPage>("GET", &target, None::<&()>) else { return };
             let options = &session.options;
@@ -28,11 +28,11 @@ impl WorkerLines {
                 if line.n > self.last + 1 {
                     lost(line.n - self.last - 1);
                 }
-                hand_on(options.relay.as_ref(), line);
+                forward(options.relay.as_ref(), line);
                 self.last = self.last.max(line.n);
             }
             if page.lines.is_empty() && page.next > self.last {
-                // None of them was kept.
+                // All these lines were dropped at the service.
                 lost(page.next - self.last);
                 self.last = page.next;
             }
@@ -43,9 +43,9 @@ impl WorkerLines {
     }
 }
 
-/// Hands a worker's line on, or its log record: to this process's logger, where the relay does nothing else
-/// with it.
-fn hand_on(relay: &dyn OutputSink, line: &LogLine) {
+/// Passes on a worker's line or log record. A record goes to this process's logger unless the sink handles it
+/// otherwise.
+fn forward(relay: &dyn OutputSink, line: &LogLine) {
     if let Some(level) = line.level.as_deref().and_then(|level| level.parse().ok()) {
         let target = line.target.as_deref().unwrap_or_default();
         let record =

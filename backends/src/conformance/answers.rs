@@ -1,15 +1,16 @@
-//! What an answer must hold, item by item. Called by `trial` for every completion with results.
+//! Verifies the results of a completion item by item. Called by `trial` for every completion with results.
 
 use crate::conformance::test_functions::{Expected, expected};
 use crate::model::batch::Items;
 use crate::model::completion::Results;
 
-/// Judges the answers to these items, each with its index: each has its own result or failure, in order, and there are no
-/// others. `credit`: bytes of results that may be there before the last item.
+/// Verifies the answers to these items, each with its index. Each item must have its own result or failure,
+/// in order, and there must be no others. `credit`: before the last item, the results must have fewer bytes
+/// than this.
 ///
 /// # Errors
-/// What is wrong with them.
-pub(super) fn judge<'a>(
+/// Describes the first mismatch.
+pub(super) fn verify<'a>(
     items: impl Iterator<Item = (usize, &'a [u8])>,
     credit: u64,
     context: &[u8],

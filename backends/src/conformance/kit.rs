@@ -1,4 +1,4 @@
-//! The kit's entry points, the promises that it tries, and what it reports.
+//! Entry points of the kit, the list of promises, and the report.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -11,54 +11,54 @@ use crate::execution::job::Job;
 use crate::model::error::BackendError;
 use crate::{Backend, Run};
 
-/// A trial that opens no other run and has not ended by then is stuck inside a call of the backend.
-const HANG: Duration = Duration::from_secs(150);
+/// A trial that neither ends nor opens another run within this time is stuck in a call of the backend.
+const HANG_TIMEOUT: Duration = Duration::from_secs(150);
 
-/// One thing that a backend promises by implementing the trait. `Display` says it in words.
+/// A promise that a backend makes by implementing the trait. `Display` describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Promise {
-    /// [`Run::capacity`] is never 0 while the run holds nothing, and a batch is then taken.
+    /// [`Run::capacity`] is never 0 while the run has no batches, and a batch is accepted then.
     Capacity,
     /// Each item is answered exactly once, by its own result, whatever the size and layout of its batch.
     AnswersOnce,
-    /// Thousands of batches one behind the other, as many in flight as the run takes.
+    /// Thousands of batches are answered, with as many in flight as the run accepts.
     ManyBatches,
     /// An item or a result may have no bytes.
     EmptyItems,
-    /// An item of 8 MiB goes in, and comes out.
+    /// An item of 8 MiB is received and returned.
     LargeItems,
-    /// The function sees its context: none, a little, or megabytes of it.
+    /// The function receives its context: none, a little, or megabytes of it.
     Context,
-    /// Items that fail are answered by their failures, each at its place, and the others by their results.
+    /// Failed items are answered by their failures at their offsets, and the others by their results.
     ItemFailures,
-    /// A batch whose results outgrow its credit comes back in parts that cover it.
+    /// A batch whose results exceed its credit is answered in parts that cover it.
     ResultCredit,
-    /// [`Run::submit`] never waits for the function; a batch that is refused is given back whole.
+    /// [`Run::submit`] never waits for the function; a rejected batch is returned unchanged.
     SubmitNeverWaits,
-    /// [`Run::poll`] comes back at its deadline if there is nothing to tell, not sooner, and also
-    /// while an item runs.
+    /// [`Run::poll`] returns at its deadline if there is no completion, not sooner, and also while an item
+    /// runs.
     PollDeadline,
-    /// A batch that is given up is answered at most once more, and the others as ever.
+    /// A cancelled batch is answered at most once more, and the others as before.
     Cancel,
-    /// Two runs at once both progress, however busy one is, and each gets its own answers.
+    /// Two concurrent runs both progress, however busy one is, and each gets its own answers.
     TwoRuns,
-    /// A run that is closed or dropped midway leaves the backend fit for the next.
+    /// The backend still works after a run is closed or dropped midway.
     EndedMidway,
-    /// A run may be opened, used and closed in different threads.
+    /// A run may be opened, used and closed by different threads.
     MovesBetweenThreads,
-    /// A function that is not in the executable is an error of the run, at its opening or later.
+    /// A function that is not in the executable causes an error of the run, when it is opened or later.
     UnknownFunction,
-    /// A function that can't be prepared ends its run by [`BackendError::Setup`].
+    /// A function that can't be prepared ends its run with [`BackendError::Setup`].
     RefusedSetup,
-    /// A process that dies while it prepares the function loses its batches, and no item is accused.
+    /// A process that dies while preparing the function loses its batches, and no item is accused.
     DeathInSetup,
     /// An item that ends its process costs no other item its answer, and no innocent one is accused.
     DeathInItem,
 }
 
 impl Promise {
-    /// All promises, in the order in which [`check`] tries them: what others rest upon comes first.
+    /// All promises in the order in which [`check`] tries them: promises that others depend on are first.
     pub const ALL: &[Promise] = &[
         Promise::Capacity,
         Promise::AnswersOnce,
@@ -80,8 +80,8 @@ impl Promise {
         Promise::DeathInItem,
     ];
 
-    /// The promises that end processes on purpose. A backend that runs the function in the process that asks for it
-    /// can't give them: see [`check_all_but`].
+    /// The promises whose trials end processes on purpose. A backend that runs the function in the calling
+    /// process can't keep them: see [`check_all_but`].
     pub const LETHAL: &[Promise] = &[Promise::DeathInSetup, Promise::DeathInItem];
 
     fn try_on(self, backend: &dyn Backend) -> Result<(), String> {
@@ -133,12 +133,12 @@ impl fmt::Display for Promise {
     }
 }
 
-/// A promise that was not kept.
+/// A broken promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken {
-    /// Which one.
+    /// The promise.
     pub promise: Promise,
-    /// What was seen instead.
+    /// Description of the violation.
     pub how: String,
 }
 
@@ -148,14 +148,14 @@ impl fmt::Display for Broken {
     }
 }
 
-/// What [`check`] found wrong with a backend. `Debug` is as readable as `Display`, for `unwrap` in tests.
+/// The broken promises of a backend. `Debug` is as readable as `Display`, for `unwrap` in tests.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Failed {
     /// The backend's name.
     pub backend: String,
-    /// The promises that were not kept, at least one.
+    /// The broken promises, at least one.
     pub broken: Vec<Broken>,
-    /// The promises that were not tried any more, because the backend hung in one before.
+    /// The promises that were not tried because the backend hung in an earlier one.
     pub untried: Vec<Promise>,
 }
 
@@ -182,16 +182,16 @@ impl Error for Failed {}
 
 /// Tries every promise on `backend`, and drops it.
 ///
-/// Takes a few seconds on a machine of two cores. Whatever the backend does, this comes back: a trial in which it hangs
-/// is abandoned with its thread, and the rest is not tried. How long each promise took is logged by the crate
-/// `log` at its debug level.
+/// Takes a few seconds on a machine with two cores. Always returns: a trial in which the backend hangs is
+/// abandoned with its thread, and the remaining promises are not tried. The duration of each promise is
+/// logged at the debug level of the crate `log`.
 ///
 /// # Errors
-/// Lists the promises that were not kept, with what was seen.
+/// Lists the broken promises, and how each was broken.
 ///
 /// # Examples
 ///
-/// A whole test file. Worker processes are entered before the harness's own `main`:
+/// A whole test file. Worker processes start in `test_support!`, before the harness's own `main`:
 ///
 /// ```
 /// # mod fastmap {
@@ -214,7 +214,7 @@ pub fn check(backend: impl Backend + 'static) -> Result<(), Failed> {
     check_all_but(&[], backend)
 }
 
-/// As [`check`], without the promises that a backend does not give.
+/// As [`check`], without the promises in `exempt`.
 ///
 /// # Errors
 /// As [`check`].
@@ -231,22 +231,22 @@ pub fn check(backend: impl Backend + 'static) -> Result<(), Failed> {
 pub fn check_all_but(exempt: &[Promise], backend: impl Backend + 'static) -> Result<(), Failed> {
     let backend: Arc<dyn Backend> = Arc::new(backend);
     let mut failed = Failed { backend: backend.name().to_owned(), broken: Vec::new(), untried: Vec::new() };
-    let mut hangs = false;
+    let mut has_hung = false;
     for promise in Promise::ALL.iter().copied().filter(|promise| !exempt.contains(promise)) {
-        if hangs {
+        if has_hung {
             failed.untried.push(promise);
             continue;
         }
-        let begun = Instant::now();
-        let how = match guarded(promise, &backend) {
+        let started = Instant::now();
+        let how = match try_in_thread(promise, &backend) {
             Verdict::Kept => {
-                log::debug!("{}: {promise} ({:?})", failed.backend, begun.elapsed());
+                log::debug!("{}: {promise} ({:?})", failed.backend, started.elapsed());
                 continue;
             }
             Verdict::Broken(how) => how,
             Verdict::Hangs => {
-                hangs = true;
-                format!("it is stuck in a call of the backend for {HANG:?}")
+                has_hung = true;
+                format!("it is stuck in a call of the backend for {HANG_TIMEOUT:?}")
             }
         };
         failed.broken.push(Broken { promise, how });
@@ -254,7 +254,7 @@ pub fn check_all_but(exempt: &[Promise], backend: impl Backend + 'static) -> Res
     if failed.broken.is_empty() { Ok(()) } else { Err(failed) }
 }
 
-/// Counts the runs that a trial opens: one that goes on is slow, and not stuck.
+/// Counts the runs that a trial opens: a trial that still opens runs is slow, not stuck.
 #[derive(Debug)]
 struct Counting {
     backend: Arc<dyn Backend>,
@@ -278,32 +278,32 @@ enum Verdict {
     Hangs,
 }
 
-/// Tries one promise in a thread of its own, which is left behind if it does not come back.
-fn guarded(promise: Promise, backend: &Arc<dyn Backend>) -> Verdict {
-    let (tell, told) = mpsc::channel();
+/// Tries one promise in a separate thread, which is abandoned if it does not return.
+fn try_in_thread(promise: Promise, backend: &Arc<dyn Backend>) -> Verdict {
+    let (sender, receiver) = mpsc::channel();
     let thread = thread::Builder::new().name(format!("conformance-{promise:?}"));
     let opened = Arc::<AtomicU64>::default();
     let backend = Counting { backend: Arc::clone(backend), opened: Arc::clone(&opened) };
     let started = thread.spawn(move || {
         let result = promise.try_on(&backend);
-        // Before the word is given: who hears it may rely on the backend being let go.
+        // Drop the backend before sending: the receiver may rely on it being dropped.
         drop(backend);
-        let _nobody_waits = tell.send(result);
+        let _receiver_gone = sender.send(result);
     });
     let thread = match started {
         Ok(thread) => thread,
         Err(error) => return Verdict::Broken(format!("no thread for the trial: {error}")),
     };
     let mut seen = 0;
-    let told = loop {
-        match told.recv_timeout(HANG) {
+    let outcome = loop {
+        match receiver.recv_timeout(HANG_TIMEOUT) {
             Err(RecvTimeoutError::Timeout) if opened.load(Ordering::Relaxed) != seen => {
                 seen = opened.load(Ordering::Relaxed);
             }
-            told => break told,
+            outcome => break outcome,
         }
     };
-    match told {
+    match outcome {
         Ok(Ok(())) => Verdict::Kept,
         Ok(Err(how)) => Verdict::Broken(how),
         Err(RecvTimeoutError::Timeout) => Verdict::Hangs,

@@ -1,12 +1,13 @@
-//! A test kit for backends: tries whether an implementation of [`Backend`](crate::Backend) keeps what the trait
-//! promises. Called from the tests of a backend; `promises` holds the trials, `trial` the
-//! bookkeeping that every one of them shares (`answers` judges results, `hopeless` is a run that must fail), `test_functions` the functions that the workers run.
+//! Test kit for backends: checks that an implementation of [`Backend`](crate::Backend) keeps what the trait
+//! promises. Called from the tests of a backend. `promises` has the trials; `trial` is the bookkeeping that
+//! they share. `answers` verifies results, `hopeless` is a run that must fail, and `test_functions` has the
+//! functions that the workers run.
 //!
-//! The kit brings its own functions, which are part of every executable that calls it: a backend that starts this
-//! executable elsewhere finds them there like any other. Some of them end the process that runs them.
+//! The kit's functions are part of every executable that calls it: a backend that starts this executable
+//! elsewhere finds them there like any other function. Some of them end the process that runs them.
 //!
-//! Nothing passes or fails here by being fast: trials wait for events, and what never comes is given up after a
-//! minute. A backend that hangs is reported, not waited for.
+//! No trial depends on speed: trials wait for events, and time out after a minute. A backend that hangs is
+//! reported, not waited for.
 //!
 //! # Examples
 //!

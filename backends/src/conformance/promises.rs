@@ -1,28 +1,28 @@
-//! The trials, one function for each promise. What every completion must look like is `trial`'s; here stands only
-//! what is special to a promise.
+//! The trials, one function per promise. `trial` checks the general form of completions; these functions
+//! check what is specific to a promise.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::hopeless::{End, hopeless};
-use super::trial::{CREDIT, MANY, Trial};
+use super::hopeless::{End, run_to_failure};
+use super::trial::{MAX_IN_FLIGHT, RESULT_CREDIT, Trial};
 use crate::Backend;
-use crate::conformance::test_functions::{Order, REFUSAL, dying, puppet, refusing};
-use crate::conformance::trial::PATIENCE;
+use crate::conformance::test_functions::{Order, SETUP_FAILURE, exiting_setup, failing_setup, scripted};
+use crate::conformance::trial::TIMEOUT;
 use crate::execution::function::FunctionId;
 use crate::model::death::Running;
 use crate::model::error::BackendError;
 use crate::model::failure::FailureKind;
 use crate::model::ids::BatchId;
 
-type Kept = Result<(), String>;
+type TrialResult = Result<(), String>;
 
-/// How long an item runs that a call must not wait for, in milliseconds: where the machine is so loaded that the call
-/// takes as long, the next one is tried.
-const HOLDS: [u32; 3] = [500, 2_000, 8_000];
+/// Durations, in milliseconds, of an item that a call must not wait for. If the call takes as long because
+/// the machine is loaded, the next duration is tried.
+const ITEM_MILLIS: [u32; 3] = [500, 2_000, 8_000];
 
-/// A few items, to see that a backend still works.
-fn works(backend: &dyn Backend) -> Kept {
+/// Runs a few items to check that the backend still works.
+fn still_works(backend: &dyn Backend) -> TrialResult {
     let mut trial = Trial::open(backend)?;
     for n in 0..10u8 {
         trial.order(&[Order::Echo(&[n]), Order::Echo(b"still here")])?;
@@ -30,7 +30,7 @@ fn works(backend: &dyn Backend) -> Kept {
     trial.finish()
 }
 
-pub(super) fn capacity(backend: &dyn Backend) -> Kept {
+pub(super) fn capacity(backend: &dyn Backend) -> TrialResult {
     let mut trial = Trial::open(backend)?;
     for _ in 0..3 {
         let room = trial.capacity()?;
@@ -41,7 +41,7 @@ pub(super) fn capacity(backend: &dyn Backend) -> Kept {
         {
             return Err(format!("a run that holds nothing says {room:?}"));
         }
-        for n in 0..room.batches.min(MANY) {
+        for n in 0..room.batches.min(MAX_IN_FLIGHT) {
             trial.order(&[Order::Echo(&n.to_le_bytes())])?;
         }
         trial.settle()?;
@@ -49,21 +49,21 @@ pub(super) fn capacity(backend: &dyn Backend) -> Kept {
     trial.finish()
 }
 
-pub(super) fn answers_once(backend: &dyn Backend) -> Kept {
+pub(super) fn answers_once(backend: &dyn Backend) -> TrialResult {
     let mut trial = Trial::open(backend)?;
     let mut index = 0u32;
     for size in [1, 2, 3, 64, 1, 500, 7, 1000, 1] {
         for stride in [None, Some(5)] {
             let items = (index..index + size).map(|n| Order::Echo(&n.to_le_bytes()).item()).collect();
             index += size;
-            let batch = trial.batch_of(items, stride, CREDIT);
+            let batch = trial.batch_of(items, stride, RESULT_CREDIT);
             trial.submit(batch)?;
         }
     }
     trial.finish()
 }
 
-pub(super) fn many_batches(backend: &dyn Backend) -> Kept {
+pub(super) fn many_batches(backend: &dyn Backend) -> TrialResult {
     let mut trial = Trial::open(backend)?;
     for n in 0..2000u32 {
         trial.order(&[Order::Echo(&n.to_le_bytes())])?;
@@ -71,16 +71,16 @@ pub(super) fn many_batches(backend: &dyn Backend) -> Kept {
     trial.finish()
 }
 
-pub(super) fn empty_items(backend: &dyn Backend) -> Kept {
+pub(super) fn empty_items(backend: &dyn Backend) -> TrialResult {
     let mut trial = Trial::open(backend)?;
     for items in [vec![vec![]], vec![vec![]; 100], vec![vec![], Order::Echo(b"not empty").item(), vec![]]] {
-        let batch = trial.batch_of(items, None, CREDIT);
+        let batch = trial.batch_of(items, None, RESULT_CREDIT);
         trial.submit(batch)?;
     }
     trial.finish()
 }
 
-pub(super) fn large_items(backend: &dyn Backend) -> Kept {
+pub(super) fn large_items(backend: &dyn Backend) -> TrialResult {
     let large: Vec<u8> = (0..8u32 << 20).map(|n| (n ^ (n >> 8)) as u8).collect();
     let mut trial = Trial::open(backend)?;
     trial.order(&[Order::Echo(&large)])?;
@@ -94,7 +94,7 @@ pub(super) fn large_items(backend: &dyn Backend) -> Kept {
     trial.finish()
 }
 
-pub(super) fn context(backend: &dyn Backend) -> Kept {
+pub(super) fn context(backend: &dyn Backend) -> TrialResult {
     for bytes in [0, 1, 100, 3 << 20] {
         let context: Vec<u8> = (0..bytes).map(|n: u32| (n ^ (n >> 8)) as u8).collect();
         let mut trial = Trial::open_with(backend, &context)?;
@@ -106,7 +106,7 @@ pub(super) fn context(backend: &dyn Backend) -> Kept {
     Ok(())
 }
 
-pub(super) fn item_failures(backend: &dyn Backend) -> Kept {
+pub(super) fn item_failures(backend: &dyn Backend) -> TrialResult {
     let good = Order::Echo(b"good");
     let panic = Order::Fail(FailureKind::Panic, "it panicked");
     let unreadable = Order::Fail(FailureKind::Serialize, "it could not be read");
@@ -119,7 +119,7 @@ pub(super) fn item_failures(backend: &dyn Backend) -> Kept {
     trial.finish()
 }
 
-pub(super) fn result_credit(backend: &dyn Backend) -> Kept {
+pub(super) fn result_credit(backend: &dyn Backend) -> TrialResult {
     const RESULT: u32 = 64 << 10;
     let mut trial = Trial::open(backend)?;
     for credit in [0, 1, 4 * u64::from(RESULT), u64::MAX] {
@@ -131,55 +131,58 @@ pub(super) fn result_credit(backend: &dyn Backend) -> Kept {
     trial.finish()
 }
 
-pub(super) fn submit_never_waits(backend: &dyn Backend) -> Kept {
-    for hold in HOLDS {
+pub(super) fn submit_never_waits(backend: &dyn Backend) -> TrialResult {
+    for millis in ITEM_MILLIS {
         let mut trial = Trial::open(backend)?;
-        let most = (trial.capacity()?.slots + 4).min(MANY);
-        let begun = Instant::now();
-        for _ in 0..most {
-            let batch = trial.batch(&[Order::Wait(hold)]);
+        let limit = (trial.capacity()?.slots + 4).min(MAX_IN_FLIGHT);
+        let started = Instant::now();
+        for _ in 0..limit {
+            let batch = trial.batch(&[Order::Wait(millis)]);
             if trial.try_submit(batch)?.is_some() {
                 break;
             }
         }
-        let took = begun.elapsed();
+        let took = started.elapsed();
         trial.close();
-        if took < Duration::from_millis(hold.into()) {
-            return works(backend);
+        if took < Duration::from_millis(millis.into()) {
+            return still_works(backend);
         }
     }
-    Err(format!("submit took as long as the items run, also when that was {} ms", HOLDS[HOLDS.len() - 1]))
+    Err(format!(
+        "submit took as long as the items run, also when that was {} ms",
+        ITEM_MILLIS[ITEM_MILLIS.len() - 1]
+    ))
 }
 
-pub(super) fn poll_deadline(backend: &dyn Backend) -> Kept {
+pub(super) fn poll_deadline(backend: &dyn Backend) -> TrialResult {
     const PAUSE: Duration = Duration::from_millis(50);
-    // What a loaded machine may add to a wait.
-    const LATE: Duration = Duration::from_secs(10);
+    // Tolerance for a wait on a loaded machine.
+    const TOLERANCE: Duration = Duration::from_secs(10);
     let mut idle = Trial::open(backend)?;
     for _ in 0..2 {
-        let begun = Instant::now();
-        if idle.poll(begun + PAUSE)? {
+        let started = Instant::now();
+        if idle.poll(started + PAUSE)? {
             return Err("a run that was given nothing has a completion".to_owned());
         }
-        let took = begun.elapsed();
-        if took < PAUSE.mul_f64(0.9) || took > PAUSE + LATE {
+        let took = started.elapsed();
+        if took < PAUSE.mul_f64(0.9) || took > PAUSE + TOLERANCE {
             return Err(format!("poll came back after {took:?}, where its deadline was in {PAUSE:?}"));
         }
-        idle.poll(begun)?;
+        idle.poll(started)?;
         idle.order(&[Order::Echo(b"busy")])?;
         idle.settle()?;
     }
     idle.finish()?;
-    for hold in HOLDS {
+    for millis in ITEM_MILLIS {
         let mut busy = Trial::open(backend)?;
-        busy.order(&[Order::Wait(hold)])?;
-        let begun = Instant::now();
-        let told = busy.poll(begun + PAUSE)?;
-        let took = begun.elapsed();
+        busy.order(&[Order::Wait(millis)])?;
+        let started = Instant::now();
+        let completed = busy.poll(started + PAUSE)?;
+        let took = started.elapsed();
         busy.finish()?;
-        if took < Duration::from_millis(hold.into()) {
-            return match told {
-                true => Err(format!("an item that runs for {hold} ms was answered after {took:?}")),
+        if took < Duration::from_millis(millis.into()) {
+            return match completed {
+                true => Err(format!("an item that runs for {millis} ms was answered after {took:?}")),
                 false if took < PAUSE.mul_f64(0.9) => Err(format!(
                     "poll came back after {took:?} with nothing, where its deadline was in {PAUSE:?}"
                 )),
@@ -190,17 +193,17 @@ pub(super) fn poll_deadline(backend: &dyn Backend) -> Kept {
     Err("poll with a deadline waits for the item that runs".to_owned())
 }
 
-pub(super) fn cancel(backend: &dyn Backend) -> Kept {
+pub(super) fn cancel(backend: &dyn Backend) -> TrialResult {
     let mut trial = Trial::open(backend)?;
     for round in 0..5u8 {
-        let room = trial.capacity()?.batches.min(MANY);
+        let room = trial.capacity()?.batches.min(MAX_IN_FLIGHT);
         let mut batches = Vec::new();
         for n in 0..room {
             let batch = trial.batch(&[Order::Wait(10), Order::Echo(&[round, n as u8]), Order::Wait(1)]);
             batches.push(batch.id());
             trial.submit(batch)?;
         }
-        // The last ones wait in a queue most likely, the first ones run.
+        // The first batches probably run, the last ones are probably queued.
         for (n, batch) in batches.into_iter().enumerate() {
             if n % 2 == usize::from(round % 2) {
                 trial.cancel(batch);
@@ -214,12 +217,12 @@ pub(super) fn cancel(backend: &dyn Backend) -> Kept {
     trial.finish()
 }
 
-pub(super) fn two_runs(backend: &dyn Backend) -> Kept {
-    // In one thread, polled by turns: one is never out of work, the other has to get through all the same.
+pub(super) fn two_runs(backend: &dyn Backend) -> TrialResult {
+    // In one thread, polled in turn: one run always has work, and the other one must still finish.
     let mut greedy = Trial::open(backend)?;
     let mut modest = Trial::open(backend)?;
     let mut left = 40u8;
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + TIMEOUT;
     while left > 0 || !modest.is_settled() {
         greedy.fill(&[Order::Wait(2), Order::Echo(b"greedy")])?;
         if left > 0 && modest.capacity()?.batches > 0 {
@@ -230,12 +233,12 @@ pub(super) fn two_runs(backend: &dyn Backend) -> Kept {
             run.poll(Instant::now() + Duration::from_millis(1))?;
         }
         if Instant::now() > until {
-            return Err(format!("beside a busy run another one of 40 items did not end within {PATIENCE:?}"));
+            return Err(format!("beside a busy run another one of 40 items did not end within {TIMEOUT:?}"));
         }
     }
     modest.finish()?;
     greedy.finish()?;
-    // In threads of their own.
+    // In separate threads.
     thread::scope(|scope| {
         let busy = || {
             let mut trial = Trial::open(backend)?;
@@ -249,29 +252,29 @@ pub(super) fn two_runs(backend: &dyn Backend) -> Kept {
     })
 }
 
-pub(super) fn ended_midway(backend: &dyn Backend) -> Kept {
+pub(super) fn ended_midway(backend: &dyn Backend) -> TrialResult {
     for close in [true, false] {
-        for hold in [100, 0] {
+        for millis in [100, 0] {
             let mut trial = Trial::open(backend)?;
-            for _ in 0..trial.capacity()?.batches.min(MANY) {
-                trial.order(&[Order::Echo(b"unread"), Order::Wait(hold), Order::Wait(hold)])?;
+            for _ in 0..trial.capacity()?.batches.min(MAX_IN_FLIGHT) {
+                trial.order(&[Order::Echo(b"unread"), Order::Wait(millis), Order::Wait(millis)])?;
             }
             if close {
                 trial.close();
             } else {
                 drop(trial);
             }
-            works(backend)?;
+            still_works(backend)?;
         }
     }
-    // Runs of nothing.
+    // Runs without batches.
     for _ in 0..100 {
         Trial::open(backend)?.close();
     }
-    works(backend)
+    still_works(backend)
 }
 
-pub(super) fn moves_between_threads(backend: &dyn Backend) -> Kept {
+pub(super) fn moves_between_threads(backend: &dyn Backend) -> TrialResult {
     let mut trial = Trial::open(backend)?;
     for round in 0..4u8 {
         trial = thread::scope(|scope| {
@@ -289,45 +292,45 @@ pub(super) fn moves_between_threads(backend: &dyn Backend) -> Kept {
         .map_err(|_| "a run panicked in another thread".to_owned())?
 }
 
-pub(super) fn unknown_function(backend: &dyn Backend) -> Kept {
-    let known = puppet();
+pub(super) fn unknown_function(backend: &dyn Backend) -> TrialResult {
+    let known = scripted();
     for (offset, name) in [(0, "no such function"), (8, &*known.name), (1 << 40, &*known.name)] {
-        let wrong = FunctionId { offset: known.offset.wrapping_add(offset), name: name.to_owned() };
-        match hopeless(backend, wrong)? {
+        let unknown = FunctionId { offset: known.offset.wrapping_add(offset), name: name.to_owned() };
+        match run_to_failure(backend, unknown)? {
             End::Error(_) => {}
             End::Lost(losses) => {
                 let first = losses.first().map(|loss| loss.death.to_string());
                 return Err(format!("a worker died of it: {}", first.unwrap_or_default()));
             }
         }
-        works(backend)?;
+        still_works(backend)?;
     }
     Ok(())
 }
 
-pub(super) fn refused_setup(backend: &dyn Backend) -> Kept {
-    match hopeless(backend, refusing())? {
+pub(super) fn refused_setup(backend: &dyn Backend) -> TrialResult {
+    match run_to_failure(backend, failing_setup())? {
         End::Error(BackendError::Setup(failure))
-            if failure.kind == FailureKind::Serialize && failure.message == REFUSAL => {}
+            if failure.kind == FailureKind::Serialize && failure.message == SETUP_FAILURE => {}
         End::Error(other) => return Err(format!("the run ended by another error: {other:?}")),
         End::Lost(losses) => {
             let first = losses.first().map(|loss| loss.death.to_string());
             return Err(format!("a worker died of it: {}", first.unwrap_or_default()));
         }
     }
-    works(backend)
+    still_works(backend)
 }
 
-pub(super) fn death_in_setup(backend: &dyn Backend) -> Kept {
-    if let End::Lost(losses) = hopeless(backend, dying())?
+pub(super) fn death_in_setup(backend: &dyn Backend) -> TrialResult {
+    if let End::Lost(losses) = run_to_failure(backend, exiting_setup())?
         && let Some(loss) = losses.iter().find(|loss| matches!(loss.running, Running::Item(_)))
     {
         return Err(format!("an item is accused where none was begun: {loss:?}"));
     }
-    works(backend)
+    still_works(backend)
 }
 
-pub(super) fn death_in_item(backend: &dyn Backend) -> Kept {
+pub(super) fn death_in_item(backend: &dyn Backend) -> TrialResult {
     for lethal in [Order::Segfault, Order::Exit(0), Order::Exit(7)] {
         for places in [&[5][..], &[0], &[7], &[1, 2, 6]] {
             let mut trial = Trial::open(backend)?;
@@ -358,7 +361,7 @@ pub(super) fn death_in_item(backend: &dyn Backend) -> Kept {
         let mut alone = Trial::open(backend)?;
         alone.order(&[lethal])?;
         alone.finish()?;
-        works(backend)?;
+        still_works(backend)?;
     }
     Ok(())
 }

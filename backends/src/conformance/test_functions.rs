@@ -1,5 +1,5 @@
-//! The functions of the kit, over raw bytes: an item is an order to the worker that runs it, and what its result must
-//! be follows from the order and the context. Encoded and judged by `trial`, carried out in workers.
+//! Functions of the kit, over raw bytes. An item is an order to the worker that runs it; its expected result
+//! follows from the order and the context. `trial` encodes orders and verifies results; workers run them.
 
 use std::process::exit;
 use std::thread::sleep;
@@ -11,69 +11,69 @@ use crate::execution::function::{Descriptor, FunctionId};
 use crate::execution::task::{Task, Work};
 use crate::model::failure::{FailureKind, ItemFailure};
 
-/// Bytes of the context that stand before each result, so that answers of different runs differ.
+/// Bytes of the context that precede each result, so that answers of different runs differ.
 const TAG: usize = 8;
 
-/// What the function that can't be prepared says.
-pub(crate) const REFUSAL: &str = "the conformance kit refuses to be prepared";
+/// Message of the function that can't be prepared.
+pub(crate) const SETUP_FAILURE: &str = "the conformance kit refuses to be prepared";
 
-static PUPPET: Descriptor = Descriptor::new(
+static SCRIPTED: Descriptor = Descriptor::new(
     || "fastmap conformance: puppet",
-    |context| Ok(Box::new(Puppet { context: context.to_vec() })),
+    |context| Ok(Box::new(Scripted { context: context.to_vec() })),
 );
 
-static REFUSING: Descriptor = Descriptor::new(
+static FAILING_SETUP: Descriptor = Descriptor::new(
     || "fastmap conformance: refusing",
-    |_| Err(ItemFailure { offset: 0, kind: FailureKind::Serialize, message: REFUSAL.to_owned() }),
+    |_| Err(ItemFailure { offset: 0, kind: FailureKind::Serialize, message: SETUP_FAILURE.to_owned() }),
 );
 
-static DYING: Descriptor = Descriptor::new(|| "fastmap conformance: dying", |_| exit(3));
+static EXITING_SETUP: Descriptor = Descriptor::new(|| "fastmap conformance: dying", |_| exit(3));
 
-/// The function that obeys.
-pub(crate) fn puppet() -> FunctionId {
-    FunctionId::of(&PUPPET)
+/// The function that follows the orders.
+pub(crate) fn scripted() -> FunctionId {
+    FunctionId::of(&SCRIPTED)
 }
 
 /// A function whose preparation fails.
-pub(crate) fn refusing() -> FunctionId {
-    FunctionId::of(&REFUSING)
+pub(crate) fn failing_setup() -> FunctionId {
+    FunctionId::of(&FAILING_SETUP)
 }
 
 /// A function whose preparation ends the process.
-pub(crate) fn dying() -> FunctionId {
-    FunctionId::of(&DYING)
+pub(crate) fn exiting_setup() -> FunctionId {
+    FunctionId::of(&EXITING_SETUP)
 }
 
-/// What a worker is to do with an item.
+/// Order to a worker, encoded as an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order<'a> {
-    /// Answer by these bytes. As an item of no bytes it answers by nothing at all.
+    /// Answer with these bytes. An item without bytes is answered by an empty result.
     Echo(&'a [u8]),
-    /// Answer by the whole context.
+    /// Answer with the whole context.
     Context,
-    /// Answer by so many bytes.
+    /// Answer with this many bytes.
     Grow(u32),
     /// Answer after that many milliseconds.
     Wait(u32),
-    /// Fail with these words.
+    /// Fail with this message.
     Fail(FailureKind, &'a str),
-    /// Leave by `exit`.
+    /// Exit the process with this code.
     Exit(u8),
-    /// Die of SIGSEGV.
+    /// Crash with SIGSEGV.
     Segfault,
 }
 
-/// What must come back for an item.
+/// Expected answer to an item.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Expected {
     Result(Vec<u8>),
     Failure(FailureKind, String),
-    /// Nothing: the process ends.
+    /// None: the process ends.
     WorkerExit,
 }
 
 impl<'a> Order<'a> {
-    /// The item that gives this order.
+    /// Encodes the order as an item.
     pub(crate) fn item(self) -> Vec<u8> {
         let (kind, rest) = match self {
             Order::Echo(bytes) => (b'e', bytes.to_vec()),
@@ -107,7 +107,7 @@ impl<'a> Order<'a> {
     }
 }
 
-/// What an item must be answered by in a run with that context.
+/// The expected answer to an item in a run with this context.
 pub(crate) fn expected(item: &[u8], context: &[u8]) -> Expected {
     let mut result = context[..context.len().min(TAG)].to_vec();
     match Order::of(item) {
@@ -122,19 +122,19 @@ pub(crate) fn expected(item: &[u8], context: &[u8]) -> Expected {
     Expected::Result(result)
 }
 
-struct Puppet {
+struct Scripted {
     context: Vec<u8>,
 }
 
-impl Task for Puppet {
+impl Task for Scripted {
     fn run(&mut self, work: &mut Work<'_>) {
         while let Some(item) = work.next_item() {
             match Order::of(item) {
                 Order::Wait(milliseconds) => sleep(Duration::from_millis(milliseconds.into())),
                 Order::Exit(code) => exit(code.into()),
-                // The standard library's handler takes the first one, and gives the signal its default back.
+                // The first signal runs the standard library's handler, which restores the default action.
                 Order::Segfault => loop {
-                    let _dead = raise(Signal::SIGSEGV);
+                    let _raised = raise(Signal::SIGSEGV);
                 },
                 _ => {}
             }
@@ -144,7 +144,7 @@ impl Task for Puppet {
                     work.out().extend_from_slice(&result);
                 }
                 Expected::Failure(kind, words) => {
-                    // What was written of a result before the failure must not be seen.
+                    // Bytes of a result that were written before the failure must not be visible.
                     work.out().extend_from_slice(b"half a result");
                     work.fail(kind, words);
                 }
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_order_survives_the_way() {
+    fn orders_round_trip() {
         for order in [
             Order::Echo(b"abc"),
             Order::Echo(b""),

@@ -1,5 +1,5 @@
-//! One run under observation: what was submitted, what each completion must look like, what is still missing.
-//! Used by `promises`; every completion of every trial is judged here, whatever the trial is about.
+//! Bookkeeping of one run under test: submitted batches, the required form of each completion, and missing
+//! answers. Used by `promises`; every completion of every trial is verified here.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::conformance::answers::judge;
-use crate::conformance::test_functions::{Expected, Order, expected, puppet};
+use crate::conformance::answers::verify;
+use crate::conformance::test_functions::{Expected, Order, expected, scripted};
 use crate::execution::function::FunctionId;
 use crate::execution::job::Job;
 use crate::model::batch::{Batch, BatchBuilder, Items};
@@ -17,53 +17,54 @@ use crate::model::death::{Running, WorkerLoss};
 use crate::model::ids::{BatchId, JobId};
 use crate::{Backend, Capacity, Run};
 
-/// Results a batch may bring where a trial does not care.
-pub(super) const CREDIT: u64 = 64 << 20;
+/// Result credit of batches in trials that do not test it.
+pub(super) const RESULT_CREDIT: u64 = 64 << 20;
 
-/// Batches, or their items, that a trial has in flight where the run would take any number.
-pub(super) const MANY: usize = 64;
+/// Maximum batches or items in flight in a trial if the run accepts any number.
+pub(super) const MAX_IN_FLIGHT: usize = 64;
 
-/// An innocent item may be with a process that dies so often; a backend that can't tell what ran needs some of it.
-const COLLATERAL: u32 = 20;
+/// Maximum process deaths that an innocent item may share. A backend that can't report the running item needs
+/// some.
+const MAX_COLLATERAL: u32 = 20;
 
 pub(super) struct Trial {
     run: Box<dyn Run>,
     job: Arc<Job>,
-    until: Instant,
+    deadline: Instant,
     batches: u64,
     items: Vec<Item>,
-    /// Items without an answer that the run owes.
-    open: usize,
-    /// Items that the run holds now, those included that nobody waits for.
-    held: usize,
-    /// To be submitted again: given back, or lost with an item that is another one's victim.
-    again: VecDeque<Batch>,
+    /// Unanswered items that the run owes.
+    unanswered: usize,
+    /// Items in the run, including cancelled ones.
+    in_run: usize,
+    /// Batches to submit again: returned, or lost with another item that ended the process.
+    resubmit: VecDeque<Batch>,
     pub(super) losses: Vec<WorkerLoss>,
 }
 
 struct Item {
     bytes: Vec<u8>,
     state: State,
-    /// Bytes of results that its batch may bring.
+    /// Result credit of its batch.
     credit: u64,
-    /// Deaths of processes that had it among others.
+    /// Process deaths that it shared with a lethal item.
     collateral: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Waits to be submitted.
+    /// Waiting to be submitted.
     Here,
-    /// Submitted with that batch.
+    /// Submitted with this batch.
     With(BatchId),
-    /// Submitted with a batch that was given up.
+    /// Submitted with this batch, which was cancelled.
     GivenUp(BatchId),
     Answered,
-    /// It ended a process.
+    /// Has ended a process.
     Died,
 }
 
-/// A job of that function, for a run of its own.
+/// A job of this function with an id of its own.
 pub(super) fn job(function: FunctionId, context: &[u8]) -> Arc<Job> {
     Arc::new(Job {
         id: JobId::next(),
@@ -77,13 +78,13 @@ pub(super) fn job(function: FunctionId, context: &[u8]) -> Arc<Job> {
     })
 }
 
-/// A context that no other trial has.
+/// A context that no other trial uses.
 pub(super) fn own_context() -> Vec<u8> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed).to_le_bytes().to_vec()
 }
 
-/// Items in the layout of a batch.
+/// Encodes items as a batch.
 pub(super) fn batch(
     job: &Job,
     id: BatchId,
@@ -104,76 +105,76 @@ pub(super) fn batch(
 }
 
 impl Trial {
-    /// A run of the puppet with a context of its own.
+    /// Opens a run of the scripted function with a unique context.
     pub(super) fn open(backend: &dyn Backend) -> Result<Trial, String> {
         Trial::open_with(backend, &own_context())
     }
 
     pub(super) fn open_with(backend: &dyn Backend, context: &[u8]) -> Result<Trial, String> {
-        let job = job(puppet(), context);
+        let job = job(scripted(), context);
         let run = backend.open(Arc::clone(&job)).map_err(|error| format!("open failed: {error}"))?;
         Ok(Trial {
             run,
             job,
-            until: Instant::now() + PATIENCE,
+            deadline: Instant::now() + TIMEOUT,
             batches: 0,
             items: Vec::new(),
-            open: 0,
-            held: 0,
-            again: VecDeque::new(),
+            unanswered: 0,
+            in_run: 0,
+            resubmit: VecDeque::new(),
             losses: Vec::new(),
         })
     }
 
     pub(super) fn capacity(&mut self) -> Result<Capacity, String> {
         let capacity = self.run.capacity();
-        if capacity.batches == 0 && self.held == 0 {
+        if capacity.batches == 0 && self.in_run == 0 {
             return Err("capacity() is 0 while the run holds nothing".to_owned());
         }
         Ok(capacity)
     }
 
-    /// A batch of these orders, the next ones of the input.
+    /// A batch of these orders, as the next items of the input.
     pub(super) fn batch(&mut self, orders: &[Order<'_>]) -> Batch {
         let items: Vec<Vec<u8>> = orders.iter().map(|order| order.item()).collect();
-        self.batch_of(items, None, CREDIT)
+        self.batch_of(items, None, RESULT_CREDIT)
     }
 
-    /// A batch of these items, the next ones of the input.
+    /// A batch of these items, as the next ones of the input.
     pub(super) fn batch_of(&mut self, items: Vec<Vec<u8>>, stride: Option<u32>, credit: u64) -> Batch {
         self.batches += 1;
         let first = self.items.len() as u64;
         let batch = batch(&self.job, BatchId(self.batches), first, &items, stride, credit);
-        self.open += items.len();
+        self.unanswered += items.len();
         let state = State::Here;
         self.items.extend(items.into_iter().map(|bytes| Item { bytes, state, credit, collateral: 0 }));
         batch
     }
 
-    /// Submits a batch as soon as the run has room for it.
+    /// Submits a batch as soon as the run accepts it.
     pub(super) fn submit(&mut self, batch: Batch) -> Result<(), String> {
-        self.again.push_back(batch);
+        self.resubmit.push_back(batch);
         loop {
             self.send_waiting()?;
-            if self.again.is_empty() {
+            if self.resubmit.is_empty() {
                 return Ok(());
             }
-            self.look()?;
+            self.poll_once()?;
         }
     }
 
-    /// Hands in batches of these orders until the run takes no more.
+    /// Submits batches of these orders until the run accepts no more.
     pub(super) fn fill(&mut self, orders: &[Order<'_>]) -> Result<(), String> {
         self.send_waiting()?;
-        while self.again.is_empty() && self.held < MANY && self.capacity()?.batches > 0 {
+        while self.resubmit.is_empty() && self.in_run < MAX_IN_FLIGHT && self.capacity()?.batches > 0 {
             let batch = self.batch(orders);
             let refused = self.try_submit(batch)?;
-            self.again.extend(refused);
+            self.resubmit.extend(refused);
         }
         Ok(())
     }
 
-    /// Submits a batch of these orders as soon as the run has room for it.
+    /// Submits a batch of these orders as soon as the run accepts it.
     pub(super) fn order(&mut self, orders: &[Order<'_>]) -> Result<BatchId, String> {
         let batch = self.batch(orders);
         let id = batch.id();
@@ -181,32 +182,32 @@ impl Trial {
         Ok(id)
     }
 
-    /// Submits a batch now, or tells that it was refused.
+    /// Submits a batch now; returns it if it was rejected.
     pub(super) fn try_submit(&mut self, batch: Batch) -> Result<Option<Batch>, String> {
         let sent = batch.clone();
         let range = self.range(sent.first(), sent.items())?;
         match self.run.submit(batch) {
             Ok(()) => {
-                self.held += range.len();
+                self.in_run += range.len();
                 self.items[range].iter_mut().for_each(|item| item.state = State::With(sent.id()));
                 Ok(None)
             }
-            Err(error) if self.held == 0 => {
+            Err(error) if self.in_run == 0 => {
                 Err(format!("{:?} was refused while the run held nothing: {error}", sent.id()))
             }
             Err(error) => {
                 let refused = error.into_batch();
-                self.same(&sent, &refused, 0..sent.items(), "refused")?;
+                self.verify_unchanged(&sent, &refused, 0..sent.items(), "refused")?;
                 Ok(Some(refused))
             }
         }
     }
 
     fn send_waiting(&mut self) -> Result<(), String> {
-        while !self.again.is_empty() && self.capacity()?.batches > 0 {
-            let Some(batch) = self.again.pop_front() else { break };
+        while !self.resubmit.is_empty() && self.capacity()?.batches > 0 {
+            let Some(batch) = self.resubmit.pop_front() else { break };
             if let Some(refused) = self.try_submit(batch)? {
-                self.again.push_front(refused);
+                self.resubmit.push_front(refused);
                 break;
             }
         }
@@ -218,29 +219,29 @@ impl Trial {
         for item in &mut self.items {
             if item.state == State::With(batch) {
                 item.state = State::GivenUp(batch);
-                self.open -= 1;
+                self.unanswered -= 1;
             }
         }
     }
 
-    /// Waits for the next completion and judges it; `Ok(false)` at the deadline.
+    /// Waits for the next completion and verifies it; `Ok(false)` at the deadline.
     pub(super) fn poll(&mut self, deadline: Instant) -> Result<bool, String> {
         match self.run.poll(deadline) {
-            Ok(Some(completion)) => self.judge(completion).map(|()| true),
+            Ok(Some(completion)) => self.on_completion(completion).map(|()| true),
             Ok(None) => Ok(false),
             Err(error) => Err(format!("the run ended by an error: {error}")),
         }
     }
 
-    /// Waits for news, but not beyond the trial's end.
-    fn look(&mut self) -> Result<(), String> {
-        if Instant::now() > self.until {
-            return Err(format!("{} within {PATIENCE:?}", self.missing()));
+    /// Polls once for up to 100 ms; fails at the trial's deadline.
+    fn poll_once(&mut self) -> Result<(), String> {
+        if Instant::now() > self.deadline {
+            return Err(format!("{} within {TIMEOUT:?}", self.missing()));
         }
         self.poll(Instant::now() + Duration::from_millis(100)).map(drop)
     }
 
-    /// What was submitted and has no answer.
+    /// Describes the submitted items without an answer.
     fn missing(&self) -> String {
         let open: Vec<String> = self
             .items
@@ -255,16 +256,16 @@ impl Trial {
         format!("{} items were not answered, among them {listed}", open.len())
     }
 
-    /// Whether every item is answered.
+    /// Returns whether every item is answered.
     pub(super) fn is_settled(&self) -> bool {
-        self.open == 0
+        self.unanswered == 0
     }
 
-    /// Takes what is there, sends again what has to be, and waits a little.
+    /// Submits waiting batches, and polls once if items are unanswered.
     pub(super) fn step(&mut self) -> Result<(), String> {
         self.send_waiting()?;
         if !self.is_settled() {
-            self.look()?;
+            self.poll_once()?;
         }
         Ok(())
     }
@@ -277,7 +278,7 @@ impl Trial {
         Ok(())
     }
 
-    /// Waits until every item is answered, looks for answers too many, and closes the run.
+    /// Waits until every item is answered, checks that no more completions arrive, and closes the run.
     pub(super) fn finish(mut self) -> Result<(), String> {
         self.settle()?;
         self.capacity()?;
@@ -290,7 +291,7 @@ impl Trial {
         self.run.close();
     }
 
-    /// How many items ended a process.
+    /// Number of items that ended a process.
     pub(super) fn died(&self) -> usize {
         self.items.iter().filter(|item| item.state == State::Died).count()
     }
@@ -304,7 +305,7 @@ impl Trial {
         Ok(start..end)
     }
 
-    fn judge(&mut self, completion: Completion) -> Result<(), String> {
+    fn on_completion(&mut self, completion: Completion) -> Result<(), String> {
         let Completion { batch, first, items, outcome } = completion;
         let about = format!("a completion of batch {} about items {first}+{items}", batch.0);
         if items == 0 {
@@ -322,28 +323,30 @@ impl Trial {
                 state => return Err(format!("{about}: item {index} is not its own ({state:?})")),
             }
         }
-        let given_up = waited == 0;
-        self.held -= range.len();
+        let cancelled = waited == 0;
+        self.in_run -= range.len();
         match outcome {
             Outcome::Done(results) => {
-                // The credit is looked at before each item: what was there before the last one had not reached it.
+                // The worker checks the credit before each item, so the results before the last one must be
+                // below it.
                 let credit = self.items[range.start].credit.max(1);
                 let items = range.clone().map(|index| (index, &self.items[index].bytes[..]));
-                judge(items, credit, &self.job.context, &results).map_err(|why| format!("{about}: {why}"))?;
+                verify(items, credit, &self.job.context, &results)
+                    .map_err(|why| format!("{about}: {why}"))?;
                 self.items[range].iter_mut().for_each(|item| item.state = State::Answered);
-                self.open -= waited;
+                self.unanswered -= waited;
             }
             Outcome::Returned(rest) => {
-                self.judge_piece(batch, &range, &rest).map_err(|why| format!("{about}: {why}"))?;
-                if !given_up {
+                self.verify_piece(batch, &range, &rest).map_err(|why| format!("{about}: {why}"))?;
+                if !cancelled {
                     self.items[range].iter_mut().for_each(|item| item.state = State::Here);
-                    self.again.push_back(rest);
+                    self.resubmit.push_back(rest);
                 }
             }
             Outcome::Lost(back, loss) => {
-                self.judge_piece(batch, &range, &back).map_err(|why| format!("{about}: {why}"))?;
-                if !given_up {
-                    self.judge_loss(range, &back, &loss).map_err(|why| format!("{about}: {why}"))?;
+                self.verify_piece(batch, &range, &back).map_err(|why| format!("{about}: {why}"))?;
+                if !cancelled {
+                    self.on_loss(range, &back, &loss).map_err(|why| format!("{about}: {why}"))?;
                 }
                 self.losses.push(loss);
             }
@@ -351,8 +354,8 @@ impl Trial {
         Ok(())
     }
 
-    /// A batch that comes back is what was submitted.
-    fn judge_piece(&self, id: BatchId, range: &Range<usize>, piece: &Batch) -> Result<(), String> {
+    /// Checks that a returned batch equals the submitted items.
+    fn verify_piece(&self, id: BatchId, range: &Range<usize>, piece: &Batch) -> Result<(), String> {
         if piece.id() != id || piece.first() != range.start as u64 || piece.items() as usize != range.len() {
             return Err(format!("it brings {piece:?}"));
         }
@@ -368,9 +371,15 @@ impl Trial {
         Ok(())
     }
 
-    fn same(&self, sent: &Batch, back: &Batch, range: Range<u32>, how: &str) -> Result<(), String> {
+    fn verify_unchanged(
+        &self,
+        sent: &Batch,
+        back: &Batch,
+        range: Range<u32>,
+        how: &str,
+    ) -> Result<(), String> {
         let at = sent.first() as usize + range.start as usize..sent.first() as usize + range.end as usize;
-        self.judge_piece(sent.id(), &at, back).map_err(|why| format!("{sent:?} was {how}, and {why}"))?;
+        self.verify_piece(sent.id(), &at, back).map_err(|why| format!("{sent:?} was {how}, and {why}"))?;
         if (back.attempt(), back.result_credit(), back.stride())
             != (sent.attempt(), sent.result_credit(), sent.stride())
         {
@@ -379,9 +388,9 @@ impl Trial {
         Ok(())
     }
 
-    /// Decides what becomes of lost items as the host's adapter does: the one that ran is taken out, the others are sent
-    /// again; where nobody knows which it was, the batch is halved.
-    fn judge_loss(&mut self, range: Range<usize>, back: &Batch, loss: &WorkerLoss) -> Result<(), String> {
+    /// Handles lost items like the host's adapter: takes out the item that ran and submits the others again.
+    /// If no running item is reported, the batch is halved.
+    fn on_loss(&mut self, range: Range<usize>, back: &Batch, loss: &WorkerLoss) -> Result<(), String> {
         let lethal = |item: &Item| expected(&item.bytes, &self.job.context) == Expected::WorkerExit;
         let (start, count) = (range.start, back.items());
         if !self.items.iter().any(lethal) {
@@ -410,10 +419,10 @@ impl Trial {
         let mut pieces: Vec<Range<u32>> = match suspect {
             Some(at) => {
                 self.items[start + at as usize].state = State::Died;
-                self.open -= 1;
+                self.unanswered -= 1;
                 vec![0..at, at + 1..count]
             }
-            // Of one item the first half is empty.
+            // For a single item the first half is empty.
             None => vec![0..count / 2, count / 2..count],
         };
         pieces.retain(|piece| !piece.is_empty());
@@ -422,19 +431,24 @@ impl Trial {
                 let item = &mut self.items[index];
                 item.state = State::Here;
                 item.collateral += 1;
-                if item.collateral > COLLATERAL {
+                if item.collateral > MAX_COLLATERAL {
                     return Err(format!(
-                        "item {index} was lost {COLLATERAL} times with others, the last: {}",
+                        "item {index} was lost {MAX_COLLATERAL} times with others, the last: {}",
                         loss.death
                     ));
                 }
             }
             self.batches += 1;
-            self.again.push_back(back.piece(BatchId(self.batches), piece.start, piece.end, back.attempt()));
+            self.resubmit.push_back(back.piece(
+                BatchId(self.batches),
+                piece.start,
+                piece.end,
+                back.attempt(),
+            ));
         }
         Ok(())
     }
 }
 
-/// Events of a trial are waited for so long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Maximum wait for the events of a trial.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);

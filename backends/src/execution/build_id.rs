@@ -1,5 +1,5 @@
-//! Which program this is: its build id, else the hash of its content.
-//! Host and worker compare theirs before a function is named across them.
+//! Identity of the running program: its build id, else the hash of its content. Host and worker compare
+//! theirs before functions are identified across them.
 
 use std::ffi::{CStr, OsStr};
 use std::fs::File;
@@ -13,8 +13,8 @@ use crate::execution::mappings::objects;
 use crate::execution::startable::executable_path;
 use crate::model::hex::hexadecimal;
 
-/// The identity of the running executable: `build-id:…` or `sha256:…`, in hexadecimal.
-/// Computed once. Linkers leave a build id by default on Linux; hashing is for those that don't (musl, `--build-id=none`).
+/// The identity of the running executable: `build-id:…` or `sha256:…`, in hexadecimal. Computed once. Linkers
+/// write a build id by default on Linux; the hash is for those that don't (musl, `--build-id=none`).
 pub fn identity() -> &'static str {
     static IDENTITY: OnceLock<String> = OnceLock::new();
     IDENTITY.get_or_init(|| match objects().first().and_then(|program| program.build_id.clone()) {
@@ -27,7 +27,7 @@ pub fn identity() -> &'static str {
     })
 }
 
-/// The identity of another executable, as a worker of it will tell.
+/// The identity of another executable, as its workers will report it.
 ///
 /// # Errors
 /// If it can't be read.
@@ -39,10 +39,11 @@ pub fn identity_of(program: &fastmap_sandbox::jail::Executable) -> std::io::Resu
     })
 }
 
-/// This executable's file. A jail has no /proc, but the name by which the kernel found the program.
+/// Opens this executable's file. A jail has no /proc, so the fallback is the path by which the kernel
+/// executed the program.
 fn own_file() -> std::io::Result<File> {
     File::open(executable_path()).or_else(|error| {
-        // SAFETY: the kernel leaves there the address of a string that lives as long as the process, or nothing.
+        // SAFETY: AT_EXECFN is the address of a string that lives as long as the process, or 0.
         let name = unsafe {
             let name = libc::getauxval(libc::AT_EXECFN) as *const libc::c_char;
             if name.is_null() {
@@ -68,7 +69,7 @@ fn content_hash(mut file: File) -> std::io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_identity_is_a_hash_of_one_kind() {
+    fn identity_is_a_build_id_or_a_hash() {
         let identity = super::identity();
         assert!(identity.starts_with("build-id:") || identity.starts_with("sha256:"), "{identity}");
         assert_eq!(

@@ -1,11 +1,12 @@
-//! Which items of a batch are a worker's to run, and which it gives back: one word that its working thread and its helper thread share.
-//! Changed by `task` as items are begun, by `local` when the host asks for what is not. `tests/claims.rs` compiles this
-//! very file with atomics that try every order of what two threads can do.
+//! Claims on the items of a batch: one word, shared by a worker's main thread and its helper thread, that
+//! says which items run and which are returned. `task` changes it when it starts items, `local` when the host
+//! recalls items that have not started. `tests/claims.rs` compiles this very file with atomics that explore
+//! every interleaving of two threads.
 
-// The model test puts loom's types in their place.
+// The model test substitutes loom's types.
 use super::atomic::{AtomicU64, Ordering};
 
-/// How far a batch is begun, and how far it may go. Shared with the thread that takes items back.
+/// Number of items claimed, and the limit. Shared with the thread that recalls items.
 #[derive(Debug)]
 pub(crate) struct Claims {
     /// Low half: items claimed; high half: items that may be claimed.
@@ -21,30 +22,32 @@ impl Claims {
         let split = |state: u64| (state as u32, (state >> 32) as u32);
         self.state
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
-                let (begun, limit) = split(state);
-                change(begun, limit).map(|(begun, limit)| u64::from(begun) | (u64::from(limit) << 32))
+                let (claimed, limit) = split(state);
+                change(claimed, limit).map(|(claimed, limit)| u64::from(claimed) | (u64::from(limit) << 32))
             })
             .ok()
             .map(split)
     }
 
-    /// Claims up to `most` items; gives their end.
+    /// Claims up to `most` items; returns the end of the claimed range.
     pub(crate) fn claim(&self, most: u32) -> Option<u32> {
-        let claimed = |begun: u32, limit: u32| limit.min(begun.saturating_add(most));
-        self.update(|begun, limit| (begun < limit).then(|| (claimed(begun, limit), limit)))
-            .map(|(begun, limit)| claimed(begun, limit))
+        let claim_end = |claimed: u32, limit: u32| limit.min(claimed.saturating_add(most));
+        self.update(|claimed, limit| (claimed < limit).then(|| (claim_end(claimed, limit), limit)))
+            .map(|(claimed, limit)| claim_end(claimed, limit))
     }
 
-    /// Takes back what is not begun, or the larger half of it; gives the first item taken.
+    /// Recalls all unclaimed items, or the larger half of them; returns the first one.
     pub(crate) fn recall(&self, half: bool) -> Option<u32> {
-        // The first item stays: a batch whose function is still being prepared must not look as if nobody had it.
-        let kept = |begun: u32, limit: u32| if half { begun + (limit - begun) / 2 } else { begun }.max(1);
-        let more = |begun: u32, limit: u32| begun < limit && kept(begun, limit) < limit;
-        self.update(|begun, limit| more(begun, limit).then(|| (begun, kept(begun, limit))))
-            .map(|(begun, limit)| kept(begun, limit))
+        // Never recall the first item: a batch whose function is still being prepared must not look
+        // unassigned.
+        let kept =
+            |claimed: u32, limit: u32| if half { claimed + (limit - claimed) / 2 } else { claimed }.max(1);
+        let recallable = |claimed: u32, limit: u32| claimed < limit && kept(claimed, limit) < limit;
+        self.update(|claimed, limit| recallable(claimed, limit).then(|| (claimed, kept(claimed, limit))))
+            .map(|(claimed, limit)| kept(claimed, limit))
     }
 
     pub(crate) fn close(&self) {
-        self.update(|begun, _| Some((begun, 0)));
+        self.update(|claimed, _| Some((claimed, 0)));
     }
 }

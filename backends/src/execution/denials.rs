@@ -1,4 +1,5 @@
-//! System calls that the sandbox refused to the item that runs in this process, added to the item's error.
+//! System calls that the sandbox denied to the item running in this process; they are added to the item's
+//! error.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, OnceLock};
@@ -12,36 +13,36 @@ use crate::model::refused_call::denial_message;
 
 pub(crate) const MOST_CALLS: usize = 64;
 
-/// Files that are reported of one failing item.
-pub(crate) const MOST_FILES: usize = 3;
+/// Maximum files reported for one failing item.
+pub(crate) const MAX_FILES: usize = 3;
 
-pub(crate) const MOST_FILES_IN_JAIL: usize = 1000;
+pub(crate) const MAX_FILES_IN_JAIL: usize = 1000;
 
-/// Worker: what is to be reported beside the record.
+/// Worker: denials to report that the record does not have.
 #[derive(Debug, Default)]
 pub(crate) struct UnreportedDenials {
-    /// Files that failing items of this batch looked for.
+    /// Missing files that failing items of this batch looked for.
     pub(crate) files: Vec<ReportedDenial>,
-    /// How many such files were reported in all.
+    /// Total number of such files reported.
     files_reported: usize,
-    /// What a jailed worker has reported of items that went on.
+    /// Denials that a jailed worker has reported for items that continued.
     pub(crate) reported: HashSet<(bool, String)>,
 }
 
-/// Worker: there is one in a jail.
+/// Worker: set only in a jail.
 pub(crate) static UNREPORTED: OnceLock<Mutex<UnreportedDenials>> = OnceLock::new();
 
 pub(crate) fn unreported() -> Option<MutexGuard<'static, UnreportedDenials>> {
     UNREPORTED.get().map(|unreported| unreported.lock_unpoisoned())
 }
 
-/// Worker: the message of an item that failed, with what was refused to it.
+/// Worker: appends the denials of a failed item to its message.
 pub(crate) fn blame(mut message: String, item: u32) -> String {
     let Some(record) = record().filter(|record| record.is_of(item)) else { return message };
     record.tell(item);
     if let Some(mut unreported) = unreported() {
-        let missing = record.missing(item).into_iter().take(MOST_FILES).map(|file| reported(&file, item));
-        let left = MOST_FILES_IN_JAIL.saturating_sub(unreported.files_reported);
+        let missing = record.missing(item).into_iter().take(MAX_FILES).map(|file| reported(&file, item));
+        let left = MAX_FILES_IN_JAIL.saturating_sub(unreported.files_reported);
         let room = left.min(MOST_CALLS.saturating_sub(unreported.files.len()));
         let before = unreported.files.len();
         unreported.files.extend(missing.take(room));
@@ -56,33 +57,33 @@ pub(crate) fn blame(mut message: String, item: u32) -> String {
     }
 }
 
-/// Worker: whether anything was refused to that item, the latest.
+/// Worker: whether a call was denied to this item, the latest one.
 #[inline]
 pub(crate) fn was_refused(item: u32) -> bool {
     record().is_some_and(|record| record.is_of(item))
 }
 
-/// Worker: that item has answered an error of its own.
+/// Worker: records that this item has returned an error of its own.
 pub(crate) fn answered_error(item: u32) {
     if let Some(record) = record() {
         record.answered_error(item);
     }
 }
 
-/// A refused call as a worker reports it to its host.
+/// A denied call as a worker reports it to its host.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ReportedDenial {
-    /// The number of its item in the batch, or of the preparation.
+    /// Position of its item in the batch, or the value for the preparation.
     pub(crate) item: u32,
-    /// Whether the item has answered an error of its own.
+    /// Whether the item has returned an error of its own.
     pub(crate) own_error: bool,
-    /// Whether there is no such file, instead of a refused call.
+    /// Whether this is a missing file instead of a denied call.
     pub(crate) missing: bool,
     /// The call, or the file's path.
     pub(crate) call: String,
 }
 
-/// The report of a refusal to that item.
+/// The report of a denial for this item.
 pub(crate) fn reported(refusal: &Refusal, item: u32) -> ReportedDenial {
     let text = match refusal.path.as_ref().filter(|_| refusal.missing) {
         Some(path) => path.clone(),

@@ -10,7 +10,7 @@ use crate::model::batch::Items;
 use crate::model::completion::{Payload, Results};
 use crate::model::failure::{FailureKind, ItemFailure};
 
-/// Runs batches of one function in this process: what a backend's own kind of worker needs.
+/// Runs batches of one function in this process; a building block for a custom backend's workers.
 #[allow(missing_debug_implementations)]
 pub struct Executor {
     task: Box<dyn Task>,
@@ -21,7 +21,7 @@ impl Executor {
     /// Finds the function in this executable and prepares it.
     ///
     /// # Errors
-    /// If it is not there, its context can't be read, or its `init` panicked.
+    /// If it is not in this executable, its context can't be read, or its `init` panicked.
     pub fn open(function: &FunctionId, context: &[u8]) -> Result<Executor, ItemFailure> {
         let descriptor = function.resolve().map_err(|message| ItemFailure {
             offset: 0,
@@ -31,8 +31,8 @@ impl Executor {
         Ok(Executor { task: descriptor.start(context)?, claims: Claims::new(0) })
     }
 
-    /// Runs `count` items laid out as `stride` says; answers those that the task takes: all, or fewer if
-    /// results pass `credit` bytes; the number of answered items comes first.
+    /// Runs `count` items with the layout of `stride`. Returns the number of answered items first: all that
+    /// the task accepts, or fewer if the results exceed `credit` bytes.
     ///
     /// The function runs on this thread, in this process.
     pub fn run(&mut self, payload: &[u8], stride: Option<u32>, count: u32, credit: u64) -> (u32, Results) {

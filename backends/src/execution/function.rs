@@ -1,6 +1,6 @@
-//! Naming a function across two runs of one executable.
-//! The host names a descriptor by its distance from an anchor; a worker finds it there and checks it before it jumps.
-//! The address of code alone would jump into nowhere where a library was loaded elsewhere; a descriptor fails cleanly.
+//! Identifies a function across two processes of one executable. The host names a descriptor by its distance
+//! from an anchor; a worker finds it there and checks it before it calls it. A bare code address would be
+//! invalid if a library was loaded elsewhere; a descriptor fails cleanly.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,12 +8,13 @@ use crate::execution::mappings::objects;
 use crate::execution::task::Task;
 use crate::model::failure::ItemFailure;
 
-/// Makes a worker's task from the encoded context.
+/// Creates a worker's task from the encoded context.
 pub type Start = fn(&[u8]) -> Result<Box<dyn Task>, ItemFailure>;
 
 const MAGIC: [u64; 2] = [0x7061_6d74_7361_661f, 0x9d3f_5ac1_06b7_e284];
 
-/// What stands in the executable for one function with its types. One constant for each; its address is its name.
+/// Descriptor of one function with its types in the executable. There is one constant for each; its address
+/// identifies it.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Descriptor {
@@ -23,7 +24,8 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
-    /// Describes a function: `name` must tell apart what may be folded to one address (`std::any::type_name` of its types).
+    /// Describes a function. `name` must distinguish functions that may be folded to one address
+    /// (`std::any::type_name` of its types).
     pub const fn new(name: fn() -> &'static str, start: Start) -> Self {
         Descriptor { magic: MAGIC, name, start }
     }
@@ -31,24 +33,24 @@ impl Descriptor {
     /// Calls the start function.
     ///
     /// # Errors
-    /// What it says of a context that can't be read or an `init` that panicked.
+    /// As returned by the start function for a context that can't be read or an `init` that panicked.
     pub fn start(&self, context: &[u8]) -> Result<Box<dyn Task>, ItemFailure> {
         (self.start)(context)
     }
 }
 
-/// A function's name, as it travels. Any value is a valid one: it is checked where it is resolved.
+/// Identifier of a function, as sent to workers. Any value is valid; it is checked when it is resolved.
 #[allow(clippy::unsafe_derive_deserialize)]
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FunctionId {
     /// Distance of the descriptor from this crate's anchor, in bytes.
     pub offset: i64,
-    /// The name that its descriptor must give.
+    /// The name that its descriptor must have.
     pub name: String,
 }
 
-/// The mapped function in the name of its descriptor, as it stands in the source: of
-/// `fastmap::entry::Plain<program::f, u64, u64>` it is `program::f`.
+/// The mapped function's name in a descriptor's name, as written in the source: `program::f` for
+/// `fastmap::entry::Plain<program::f, u64, u64>`.
 ///
 /// # Examples
 ///
@@ -68,31 +70,31 @@ pub fn mapped_function(name: &str) -> &str {
         }
         char == ',' && depth == 0
     });
-    // What builds the state stands before the function that uses it.
+    // For `Init`, the function that creates the state precedes the one that uses it.
     let at = usize::from(loop_name.ends_with("::Init"));
     parts.nth(at).map_or(name, str::trim)
 }
 
-/// Lies at the same distance from each descriptor in every process that runs this executable.
+/// Has the same distance to each descriptor in every process of this executable.
 static ANCHOR: u64 = MAGIC[0];
 
-/// The address of the anchor, in this process.
+/// The address of the anchor in this process.
 pub(crate) fn anchor() -> usize {
     (&raw const ANCHOR).addr()
 }
 
 impl FunctionId {
-    /// The name of a descriptor of this executable.
+    /// The identifier of a descriptor of this executable.
     pub fn of(descriptor: &'static Descriptor) -> Self {
         let offset = std::ptr::from_ref(descriptor).expose_provenance().wrapping_sub(anchor());
         FunctionId { offset: offset as i64, name: (descriptor.name)().to_owned() }
     }
 
-    /// The descriptor of that name in this process.
+    /// Finds the descriptor in this process.
     ///
     /// # Errors
-    /// In words, where nothing of that name stands there: another executable, or a function that lives in a
-    /// library which was loaded elsewhere.
+    /// Describes why there is no such descriptor: the executable is another one, or the function is in a
+    /// library that was loaded elsewhere.
     pub fn resolve(&self) -> Result<&'static Descriptor, String> {
         let anchor = anchor();
         let address = anchor.wrapping_add(self.offset as usize);
@@ -113,7 +115,8 @@ impl FunctionId {
                 mapped_function(&self.name)
             ));
         }
-        // SAFETY: the magic is written by `Descriptor::new` alone, so this is a descriptor, and it is never written to.
+        // SAFETY: only `Descriptor::new` writes this magic, so this is a descriptor, and it is never
+        // modified.
         let descriptor: &'static Descriptor = unsafe { &*candidate };
         let found = (descriptor.name)();
         if found == self.name {
@@ -137,7 +140,7 @@ mod tests {
     static ONE: Descriptor = Descriptor::new(name, start);
 
     #[test]
-    fn a_mapped_function_is_named_as_in_the_source() {
+    fn mapped_functions_have_their_source_names() {
         let names = ["x::Plain<a::f, u64, u64>", "x::Init<a::new<(u8, u8)>, a::f<Vec<u8>, u8>, S, T>", "odd"];
         assert_eq!(names.map(mapped_function), ["a::f", "a::f<Vec<u8>, u8>", "odd"]);
         assert_eq!(
@@ -148,13 +151,13 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptor_is_found_by_its_name() {
+    fn descriptors_are_found_by_name() {
         let id = FunctionId::of(&ONE);
         assert!(std::ptr::eq(id.resolve().expect("it stands there"), &raw const ONE));
     }
 
     #[test]
-    fn a_wrong_name_is_refused_before_anything_is_called() {
+    fn wrong_ids_are_rejected_without_a_call() {
         let id = FunctionId::of(&ONE);
         for offset in [8, -8, 1, 1 << 40, i64::MAX, i64::MIN] {
             let wrong = FunctionId { offset: id.offset.wrapping_add(offset), ..id.clone() };

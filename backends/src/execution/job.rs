@@ -1,5 +1,5 @@
-//! What a run is of: a function of an executable, its context and what is known of the input.
-//! Made once a map by the host's adapter; read by every backend.
+//! Description of a run: a function of an executable, its context, and properties of the input. Created once
+//! per map by the host's adapter; read by every backend.
 
 use std::time::Duration;
 
@@ -10,21 +10,21 @@ use crate::model::ids::JobId;
 /// One map, as backends see it. Cheap to share.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// Its name.
+    /// The job's id.
     pub id: JobId,
-    /// Which function to call.
+    /// The function to call.
     pub function: FunctionId,
-    /// The encoded context, sent once to each worker; empty where the function has none.
+    /// The encoded context, sent once to each worker; empty if the function has none.
     pub context: Context,
     /// The user's name for the map.
     pub label: Option<String>,
     /// Number of items, if it is known from the start.
     pub items: Option<u64>,
-    /// An item that runs longer is given up and its worker ended.
+    /// Maximum duration of an item; an item that exceeds it is lost, and its worker is ended.
     pub item_timeout: Option<Duration>,
-    /// The map ends at the first failed item: a worker should tell a failure at once and give the rest of its batch
-    /// back. A backend that can't tells it with the batch.
+    /// The map ends at the first failed item. A worker should report a failure at once, and return the rest
+    /// of its batch. A backend that can't do so reports it with the batch.
     pub fail_fast: bool,
-    /// Batches that still run when the run is closed are ended instead of running on.
+    /// When the run is closed, batches that still run are ended instead of finished.
     pub cancel_running: bool,
 }

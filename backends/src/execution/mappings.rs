@@ -1,22 +1,23 @@
-//! What the loader mapped: the address ranges of this program, its build id, and what it is linked with.
-//! Asked by `function` (is this address data of ours?), by `build_id` (which program is this?) and by `startable`.
+//! Loaded objects of this process: the address ranges of the program, its build id, and the libraries that it
+//! is linked with. Used by `function` (is this address in the program?), by `build_id` (which program is
+//! this?) and by `startable`.
 
 use std::ffi::{CStr, c_int, c_void};
 
-/// One loaded object: the executable itself or a shared library.
+/// A loaded object: the executable itself or a shared library.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Object {
     /// Readable address ranges.
     pub(crate) readable: Vec<std::ops::Range<usize>>,
-    /// The GNU build id that the linker left.
+    /// The GNU build id, if the linker wrote one.
     pub(crate) build_id: Option<Vec<u8>>,
-    /// Its path, as the loader has found it; empty for the executable.
+    /// Its path as found by the loader; empty for the executable.
     pub(crate) name: String,
-    /// The name by which others are linked with it, where it says one.
+    /// The name by which others are linked with it (SONAME), if it has one.
     pub(crate) shared_name: Option<String>,
     /// Names of the libraries that it is linked with.
     pub(crate) needed: Vec<String>,
-    /// Its program headers, as they are in its file.
+    /// Its program headers, as in its file.
     pub(crate) headers: Vec<u8>,
 }
 
@@ -30,13 +31,13 @@ impl Object {
 /// All loaded objects, the executable first.
 pub(crate) fn objects() -> Vec<Object> {
     let mut objects: Vec<Object> = Vec::new();
-    // SAFETY: the callback matches the signature that dl_iterate_phdr calls, and `objects` outlives the call.
+    // SAFETY: the callback has the signature that dl_iterate_phdr calls, and `objects` outlives the call.
     unsafe { libc::dl_iterate_phdr(Some(collect), (&raw mut objects).cast()) };
     objects
 }
 
 unsafe extern "C" fn collect(info: *mut libc::dl_phdr_info, _size: usize, objects: *mut c_void) -> c_int {
-    // SAFETY: the loader passes a valid info, and `objects` is the vector that `objects()` handed in.
+    // SAFETY: the loader passes a valid info, and `objects` is the vector that `objects()` passes.
     let (info, objects) = unsafe { (&*info, &mut *objects.cast::<Vec<Object>>()) };
     let base = info.dlpi_addr as usize;
     let mut object = Object::default();
@@ -59,7 +60,7 @@ unsafe extern "C" fn collect(info: *mut libc::dl_phdr_info, _size: usize, object
                 object.readable.push(start..start.wrapping_add(header.p_memsz as usize));
             }
             libc::PT_NOTE => {
-                // SAFETY: a PT_NOTE segment lies inside a loaded, readable one.
+                // SAFETY: a PT_NOTE segment is inside a loaded, readable one.
                 let notes =
                     unsafe { std::slice::from_raw_parts(start as *const u8, header.p_memsz as usize) };
                 object.build_id = object.build_id.take().or_else(|| build_id(notes));
@@ -69,7 +70,7 @@ unsafe extern "C" fn collect(info: *mut libc::dl_phdr_info, _size: usize, object
         }
     }
     if let Some((start, length)) = dynamic.filter(|(start, length)| object.holds(*start, *length)) {
-        // SAFETY: the dynamic section is there, by the line above: pairs of words.
+        // SAFETY: the line above checks that the dynamic section is readable; it consists of pairs of words.
         let entries = unsafe {
             std::slice::from_raw_parts(start as *const [usize; 2], length / size_of::<[usize; 2]>())
         };
@@ -87,18 +88,18 @@ const DT_STRSZ: usize = 10;
 const DT_SONAME: usize = 14;
 
 impl Object {
-    /// Takes the names out of its dynamic section.
+    /// Reads the names from its dynamic section.
     fn read_names(&mut self, entries: &[[usize; 2]], base: usize) {
         let entries = || entries.iter().take_while(|[kind, _]| *kind != DT_NULL);
         let value = |wanted: usize| entries().find(|[kind, _]| *kind == wanted).map(|[_, value]| *value);
         let (Some(table), Some(size)) = (value(DT_STRTAB), value(DT_STRSZ)) else { return };
-        // glibc has made an address of it, musl has not.
+        // In glibc the table is an absolute address, in musl it is relative to the base.
         let Some(table) =
             [table, base.wrapping_add(table)].into_iter().find(|table| self.holds(*table, size))
         else {
             return;
         };
-        // SAFETY: the table of names is there, by the line above, and nothing writes to it.
+        // SAFETY: the line above checks that the table of names is readable; it is never written to.
         let table = unsafe { std::slice::from_raw_parts(table as *const u8, size) };
         let name = |at: usize| {
             let name = CStr::from_bytes_until_nul(table.get(at..)?).ok()?;
@@ -110,7 +111,8 @@ impl Object {
     }
 }
 
-/// Finds the build id among ELF notes: each is three words (name size, content size, type), the name, the content.
+/// Finds the build id among ELF notes. A note is three words (name size, content size, type), the name, and
+/// the content.
 pub(crate) fn build_id(mut notes: &[u8]) -> Option<Vec<u8>> {
     const NT_GNU_BUILD_ID: u32 = 3;
     let padded = |size: u32| (size as usize).next_multiple_of(4);
@@ -132,16 +134,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_program_is_the_first_object_and_holds_its_statics() {
-        static HERE: u64 = 1;
+    fn first_object_is_this_program() {
+        static STATIC: u64 = 1;
         let objects = objects();
-        assert!(objects[0].holds(&raw const HERE as usize, 8));
+        assert!(objects[0].holds(&raw const STATIC as usize, 8));
         assert!(!objects[0].holds(8, 8));
         assert!(!objects[0].holds(usize::MAX - 2, 8));
     }
 
     #[test]
-    fn the_build_id_is_found_behind_other_notes() {
+    fn build_id_is_found_after_other_notes() {
         let mut notes = Vec::new();
         for (kind, content) in [(1u32, &b"abcd1234"[..]), (3, &b"\x01\x02\x03\x04\x05"[..])] {
             notes.extend_from_slice(&4u32.to_ne_bytes());

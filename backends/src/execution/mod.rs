@@ -1,4 +1,4 @@
-//! What runs a batch, in whichever process: jobs, functions of this executable, tasks and their claims on items.
+//! Execution of batches in any process: jobs, functions of this executable, tasks and their claims on items.
 
 pub(crate) mod build_id;
 pub(crate) mod claims;
@@ -12,7 +12,7 @@ pub(crate) mod startable;
 pub(crate) mod stopwatch;
 pub(crate) mod task;
 
-/// What `claims` is made of; its model test puts others in their place.
+/// The atomics of `claims`; its model test (`tests/claims.rs`) substitutes others.
 mod atomic {
     pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 }

@@ -1,6 +1,7 @@
-//! Whether this process's executable, started again, comes to fastmap: it does not where fastmap is in a library that
-//! another program has loaded (an extension of an interpreter, a plugin), nor where the loader was started with the
-//! program as its argument. Asked before anything is started. And by which path it is started again.
+//! Checks that starting this process's executable again would enter fastmap. Called before the first worker
+//! is started. It would not enter fastmap in two cases: fastmap is in a library that another program has
+//! loaded (an extension of an interpreter, a plugin), or the loader was started with the program as its
+//! argument. Also finds the path by which the executable is started.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -10,45 +11,45 @@ use std::sync::OnceLock;
 use crate::execution::function;
 use crate::execution::mappings::{Object, build_id, objects};
 
-/// Leads to the very file that runs, also when another build has taken its path meanwhile.
-const LINK: &str = "/proc/self/exe";
+/// Refers to the very file that runs, even if another build has replaced it at its path.
+const EXE_LINK: &str = "/proc/self/exe";
 
 /// The path by which this process's executable can be opened and started again.
 ///
-/// It is the kernel's link, except in a program that another one interprets (valgrind, an emulator of processors): there the
-/// link leads to the interpreter, which answers `readlink` with the path of the program.
+/// It is the kernel's link, except under an interpreter of programs (valgrind, a processor emulator). There
+/// the link refers to the interpreter, which answers `readlink` with the path of the program.
 pub(crate) fn executable_path() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| interpreted().unwrap_or_else(|| LINK.into()))
+    PATH.get_or_init(|| path_under_interpreter().unwrap_or_else(|| EXE_LINK.into()))
 }
 
-/// The path of this program, where the kernel's link leads elsewhere.
-fn interpreted() -> Option<PathBuf> {
-    let named = std::fs::read_link(LINK).ok()?;
-    let [by_link, by_name] = [Path::new(LINK), &named].map(|path| std::fs::metadata(path).ok());
+/// The path of this program, if the kernel's link refers to another file.
+fn path_under_interpreter() -> Option<PathBuf> {
+    let named = std::fs::read_link(EXE_LINK).ok()?;
+    let [by_link, by_name] = [Path::new(EXE_LINK), &named].map(|path| std::fs::metadata(path).ok());
     let [by_link, by_name] = [by_link?, by_name?].map(|file| (file.dev(), file.ino()));
     let file = File::open(&named).ok()?;
-    (by_link != by_name && is_of(&file, objects().first()?)).then_some(named)
+    (by_link != by_name && is_loaded_from(&file, objects().first()?)).then_some(named)
 }
 
-/// Whether a file is the one from which an object was loaded, by its headers and the linker's build id.
-fn is_of(file: &File, object: &Object) -> bool {
+/// Returns whether an object was loaded from this file, judged by its program headers and build id.
+fn is_loaded_from(file: &File, object: &Object) -> bool {
     headers_of(file)
         .is_some_and(|headers| headers == object.headers && build_id_of(file, &headers) == object.build_id)
 }
 
-/// Sees whether workers can be made of this process's executable.
+/// Checks that this process's executable can be started as a worker.
 ///
 /// # Errors
-/// In words, if another program would be started.
+/// Describes why another program would be started.
 pub fn startable() -> Result<(), &'static str> {
     static OUTCOME: OnceLock<Result<(), String>> = OnceLock::new();
     let outcome = OUTCOME.get_or_init(|| {
         let objects = objects();
         match objects.iter().position(Object::holds_anchor) {
-            None | Some(0) => not_by_its_loader(&objects),
+            None | Some(0) => check_not_started_by_loader(&objects),
             Some(own) if is_linked(&objects, own) => Ok(()),
-            Some(own) => Err(in_a_library(&objects[own])),
+            Some(own) => Err(library_error(&objects[own])),
         }
     });
     match outcome {
@@ -63,29 +64,30 @@ impl Object {
     }
 }
 
-fn running() -> String {
-    std::fs::read_link(LINK).map_or_else(|_| "?".to_owned(), |path| path.display().to_string())
+fn running_path() -> String {
+    std::fs::read_link(EXE_LINK).map_or_else(|_| "?".to_owned(), |path| path.display().to_string())
 }
 
-fn in_a_library(library: &Object) -> String {
+fn library_error(library: &Object) -> String {
     format!(
         "fastmap can't start workers here: it is in the shared library {}, which {} has loaded, and a worker is the \
          program's executable started again, which would not come to the library; do the map in an executable of \
          your own, which enters fastmap, and start that as a process",
         library.name,
-        running()
+        running_path()
     )
 }
 
-/// Whether the executable itself is linked with that library, directly or by others: started again, it has it, too.
+/// Returns whether the executable is linked with the library, directly or through others: the restarted
+/// executable then has it, too.
 fn is_linked(objects: &[Object], library: usize) -> bool {
     let mut linked = vec![false; objects.len()];
-    let mut waiting = vec![0];
-    while let Some(at) = waiting.pop() {
+    let mut queue = vec![0];
+    while let Some(at) = queue.pop() {
         for needed in &objects[at].needed {
-            let found = objects.iter().position(|object| object.is_called(needed));
+            let found = objects.iter().position(|object| object.is_named(needed));
             if let Some(found) = found.filter(|found| !std::mem::replace(&mut linked[*found], true)) {
-                waiting.push(found);
+                queue.push(found);
             }
         }
     }
@@ -93,8 +95,8 @@ fn is_linked(objects: &[Object], library: usize) -> bool {
 }
 
 impl Object {
-    /// Whether `needed`, as an object names what it is linked with, is this one.
-    fn is_called(&self, needed: &str) -> bool {
+    /// Returns whether `needed`, a name in another object's list of libraries, means this object.
+    fn is_named(&self, needed: &str) -> bool {
         let file = |name: &str| Path::new(name).file_name().map(std::ffi::OsStr::to_owned);
         self.shared_name.as_deref() == Some(needed)
             || (!needed.is_empty() && file(&self.name) == file(needed))
@@ -102,9 +104,9 @@ impl Object {
 }
 
 /// # Errors
-/// If the file that runs is another loaded object than the program: its loader.
-fn not_by_its_loader(objects: &[Object]) -> Result<(), String> {
-    // What can't be read can't be started either, which is said then.
+/// If the running file is not the program but another loaded object: the program's loader.
+fn check_not_started_by_loader(objects: &[Object]) -> Result<(), String> {
+    // If the file can't be read, starting it will fail with an error of its own.
     let Some(headers) = File::open(executable_path()).ok().and_then(|file| headers_of(&file)) else {
         return Ok(());
     };
@@ -118,12 +120,13 @@ fn not_by_its_loader(objects: &[Object]) -> Result<(), String> {
          program and would start again in its place; start {} itself (libraries beside it are found by \
          LD_LIBRARY_PATH or an rpath, another loader by `patchelf --set-interpreter`), or name the executable of the \
          workers: Options::backend with a Local whose LocalOptions::program is its path",
-        running(),
+        running_path(),
         name.display()
     ))
 }
 
-/// The program headers of an ELF file of this machine's kind, which its process has in memory as they are.
+/// Reads the program headers of an ELF file of this machine's class; the process has the same bytes in
+/// memory.
 fn headers_of(file: &File) -> Option<Vec<u8>> {
     #[cfg(target_pointer_width = "64")]
     type Header = libc::Elf64_Ehdr;
@@ -139,7 +142,7 @@ fn headers_of(file: &File) -> Option<Vec<u8>> {
     Some(headers)
 }
 
-/// The build id in an ELF file with these program headers.
+/// Reads the build id of an ELF file with these program headers.
 fn build_id_of(file: &File, headers: &[u8]) -> Option<Vec<u8>> {
     #[cfg(target_pointer_width = "64")]
     type Header = libc::Elf64_Phdr;
@@ -149,7 +152,7 @@ fn build_id_of(file: &File, headers: &[u8]) -> Option<Vec<u8>> {
         // SAFETY: plain numbers, for which any bytes are valid.
         let header = unsafe { header.as_ptr().cast::<Header>().read_unaligned() };
         let size = header.p_filesz as usize;
-        if header.p_type != libc::PT_NOTE || size > MOST_NOTES {
+        if header.p_type != libc::PT_NOTE || size > MAX_NOTES {
             return None;
         }
         let mut notes = vec![0; size];
@@ -159,30 +162,30 @@ fn build_id_of(file: &File, headers: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// Bytes of notes of an object, of which linkers write less than a hundred.
-const MOST_NOTES: usize = 1 << 20;
+/// Maximum bytes of an object's notes; linkers write less than a hundred.
+const MAX_NOTES: usize = 1 << 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_test_program_can_be_started_again_and_its_headers_are_those_of_its_file() {
+    fn test_program_is_startable_and_its_headers_match_its_file() {
         assert_eq!(startable(), Ok(()));
         let file = File::open(executable_path()).expect("this program");
         assert_eq!(headers_of(&file).expect("an executable"), objects()[0].headers);
-        assert!(is_of(&file, &objects()[0]));
+        assert!(is_loaded_from(&file, &objects()[0]));
         let another = File::open("/bin/sh").expect("a shell");
-        assert!(!is_of(&another, &objects()[0]));
+        assert!(!is_loaded_from(&another, &objects()[0]));
     }
 
     #[test]
-    fn a_program_that_runs_by_itself_is_started_by_the_link_of_the_kernel() {
-        assert_eq!(executable_path(), Path::new(LINK));
+    fn executable_path_is_the_kernel_link() {
+        assert_eq!(executable_path(), Path::new(EXE_LINK));
     }
 
     #[test]
-    fn a_library_is_linked_where_a_chain_of_names_leads_to_it() {
+    fn libraries_are_linked_through_chains_of_names() {
         let object = |name: &str, shared_name: Option<&str>, needed: &[&str]| Object {
             name: name.to_owned(),
             shared_name: shared_name.map(str::to_owned),
@@ -201,10 +204,10 @@ mod tests {
     }
 
     #[test]
-    fn loaded_libraries_have_names_and_the_executable_needs_one() {
+    fn libc_is_linked_by_name() {
         let objects = objects();
-        // Nothing is linked dynamically in a static program.
-        if let Some(library) = objects.iter().position(|object| object.is_called("libc.so.6")) {
+        // A static program has no dynamically linked libraries.
+        if let Some(library) = objects.iter().position(|object| object.is_named("libc.so.6")) {
             assert!(is_linked(&objects, library), "{objects:?}");
         }
     }

@@ -1,10 +1,10 @@
-//! Clock and CPU time of a thread between two items.
+//! Wall-clock and CPU time of a thread's work.
 
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
-/// Clock and CPU time of a stretch of work of one thread.
+/// Measures wall-clock and CPU time of one thread.
 #[derive(Debug)]
 pub(crate) struct Stopwatch {
     wall: Instant,
@@ -16,7 +16,7 @@ impl Stopwatch {
         Stopwatch { cpu: thread_cpu(), wall: Instant::now() }
     }
 
-    /// (clock, CPU) since the start.
+    /// Time since the start: (wall clock, CPU).
     pub(crate) fn stop(&self) -> (Duration, Duration) {
         (self.wall.elapsed(), thread_cpu().saturating_sub(self.cpu))
     }

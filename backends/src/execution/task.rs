@@ -1,5 +1,5 @@
-//! A worker's side of a batch: the typed loop claims items, and what it has not claimed can be taken back.
-//! Implemented by the typed entry of the root crate; driven by a worker's main loop or by an [`Executor`].
+//! A worker's side of a batch: the typed loop claims items, and unclaimed items can be recalled. Implemented
+//! by the typed entry of the root crate; driven by a worker's main loop or by an [`Executor`].
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -12,45 +12,46 @@ use crate::model::text::{MESSAGE, cut};
 
 /// A function with its context, ready to run items. Lives in a worker, for one job.
 pub trait Task {
-    /// Runs items of `work` until it gives no more, and answers each.
-    /// An item that panics is answered by [`Work::fail`]; the loop then goes on with the next.
+    /// Runs and answers items of `work` until it returns no more. An item that panics is answered by
+    /// [`Work::fail`]; the loop then continues with the next.
     fn run(&mut self, work: &mut Work<'_>);
 
-    /// Bytes of each result, where all have the same: such results can be written where they will be read.
+    /// Bytes of each result, if all have the same size: such results can be written directly to their final
+    /// place.
     fn result_stride(&self) -> Option<u32> {
         None
     }
 }
 
-/// A batch under way.
+/// A batch being run.
 #[allow(missing_debug_implementations)]
 pub struct Work<'a> {
     items: Items<'a>,
     /// Items given to the function so far; all but the last are answered.
-    begun: u32,
+    started: u32,
     claimed: u32,
     chunk: u32,
     claims: &'a Claims,
-    /// Where others can read which item runs.
+    /// Index of the running item, read by other threads.
     running: &'a AtomicU32,
     out: &'a mut Vec<u8>,
-    /// Where results of a fixed size go instead, and how many bytes of it are written.
+    /// Buffer for results of a fixed size, used instead of `out`, and the bytes written to it.
     slots: Option<&'a mut [u8]>,
     written: usize,
-    /// Where results begin in `out`, and where the current item's result does.
+    /// Start of the results in `out`, and of the current item's result.
     start: usize,
     mark: usize,
     credit: usize,
-    /// Bytes of results and failures beyond which the host takes no answer; `None`: it takes any.
-    most: Option<usize>,
-    /// Where the last item's result begins, in `out` and in the slots.
+    /// Maximum bytes of results and failures that the host accepts; `None`: no limit.
+    answer_limit: Option<usize>,
+    /// Start of the last item's result, in `out` and in the slots.
     last: (usize, usize),
-    /// A failure ends the batch.
+    /// Whether a failure ends the batch.
     fail_fast: bool,
     failures: Vec<ItemFailure>,
     failure_bytes: usize,
-    /// The item that has taken longest so far, and when the current one began. Not where items are claimed by the chunk:
-    /// a clock for each would cost more than they do.
+    /// The slowest item so far, and the start time of the current one. Not measured if items are claimed in
+    /// chunks: reading the clock for each item would cost more than the item.
     slowest: (u32, Duration),
     lap: Option<Instant>,
 }
@@ -67,10 +68,10 @@ impl<'a> Work<'a> {
         let start = out.len();
         Work {
             items,
-            begun: 0,
+            started: 0,
             claimed: 0,
-            // Claiming costs an atomic operation on a shared word; a batch is at most ~20 ms long, so that what
-            // can't be taken back of a batch of many items is a small part of that.
+            // Claiming costs an atomic operation on a shared word. A batch is at most ~20 ms long, so a
+            // chunk, which can't be recalled, is a small part of a batch of many items.
             chunk: (count / 64).clamp(1, 64),
             claims,
             running,
@@ -80,7 +81,7 @@ impl<'a> Work<'a> {
             start,
             mark: start,
             credit: usize::try_from(credit).unwrap_or(usize::MAX),
-            most: None,
+            answer_limit: None,
             last: (start, 0),
             fail_fast: false,
             failures: Vec::new(),
@@ -90,50 +91,51 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// A failure is to be told at once: behind it the batch gives no more items.
+    /// Ends the batch after a failure, so that the failure is reported at once.
     pub(crate) fn failing_fast(mut self, fail_fast: bool) -> Self {
         self.fail_fast = fail_fast;
         self
     }
 
-    /// An item whose result leads far beyond `most` bytes has none: it fails, or, after others, is given back, to be run in
-    /// a batch of its own. `None`: there is no limit.
-    pub(crate) fn held_to(mut self, most: Option<u64>) -> Self {
-        self.most = most.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
+    /// Limits the answer to about `limit` bytes. An item whose result far exceeds the limit fails, or, after
+    /// other items, is returned to run in a batch of its own. `None`: no limit.
+    pub(crate) fn held_to(mut self, limit: Option<u64>) -> Self {
+        self.answer_limit = limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
         self
     }
 
-    /// Results of a fixed size go to `slots`, which has room for all of them.
+    /// Writes results of a fixed size to `slots`, which must have room for all of them.
     pub(crate) fn into_slots(mut self, slots: Option<&'a mut [u8]>) -> Self {
         self.slots = slots;
         self
     }
 
-    /// The next item's bytes. `None`: the batch is done, was taken back, its results have reached their credit, or a
-    /// failure must be reported.
+    /// The next item's bytes. `None`: the batch is done, was recalled, its results have reached their credit,
+    /// or a failure must be reported.
     #[inline]
     pub fn next_item(&mut self) -> Option<&'a [u8]> {
         self.mark = self.out.len();
-        if self.used() >= self.credit && self.begun > 0 {
+        if self.used() >= self.credit && self.started > 0 {
             self.claims.close();
             return None;
         }
-        if self.begun == self.claimed {
-            self.look_at_clock();
+        if self.started == self.claimed {
+            self.record_lap();
             self.claimed = self.claims.claim(self.chunk)?;
         }
         let item = self.items.next()?;
-        self.running.store(self.begun, Ordering::Relaxed);
-        self.begun += 1;
+        self.running.store(self.started, Ordering::Relaxed);
+        self.started += 1;
         self.last = (self.mark, self.written);
         Some(item)
     }
 
-    /// Answers items of `stride` bytes by results of `result` bytes, to the batch's end or the next panic: what
-    /// [`Work::next_item`] and [`Work::slot`] do, without what needs no look at each item (53 instructions are 20).
-    /// `call` reads the item and writes its result over the slot; its error is the item's failure.
+    /// Answers items of `stride` bytes with results of `result` bytes, to the batch's end or the next panic.
+    /// Equivalent to [`Work::next_item`] and [`Work::slot`], with fewer checks per item (20 instructions
+    /// instead of 53). `call` reads the item and writes its result to the slot; its error is the item's
+    /// failure.
     ///
-    /// False, and nothing is done: results can't be written to their place here.
+    /// Returns false, and does nothing, if results can't be written to slots.
     #[inline]
     pub fn each_plain(
         &mut self,
@@ -145,50 +147,50 @@ impl<'a> Work<'a> {
         if self.slots.is_none() {
             return false;
         }
-        while let Some(most) = self.stretch(result) {
-            let (first, running) = (self.begun, self.running);
-            let items = self.items.rest().chunks_exact(stride).take(most);
+        while let Some(count) = self.run_length(result) {
+            let (first, running) = (self.started, self.running);
+            let items = self.items.rest().chunks_exact(stride).take(count);
             let mut run =
-                Stretch { slots: self.slots.take(), work: self, stride, result, begun: 0, answered: 0 };
-            let Stretch { slots, work, begun, answered, .. } = &mut run;
+                ItemRun { slots: self.slots.take(), work: self, stride, result, started: 0, answered: 0 };
+            let ItemRun { slots, work, started, answered, .. } = &mut run;
             let room =
                 slots.as_deref_mut().and_then(|slots| slots.get_mut(work.written..)).unwrap_or_default();
             let mut failure = None;
             for (item, slot) in items.zip(room.chunks_exact_mut(result)) {
-                running.store(first + *begun, Ordering::Relaxed);
-                *begun += 1;
+                running.store(first + *started, Ordering::Relaxed);
+                *started += 1;
                 if let Err(message) = call(item, slot) {
                     failure = Some(message);
                     break;
                 }
                 *answered += 1;
             }
-            let none = *begun == 0;
+            let no_items = *started == 0;
             drop(run);
             match failure {
                 Some(message) => self.fail(FailureKind::Serialize, message),
-                // The items are fewer than were announced.
-                None if none => break,
+                // The batch has fewer items than announced.
+                None if no_items => break,
                 None => {}
             }
         }
         true
     }
 
-    /// How many items may run now, by claims and by credit for results of so many bytes. `None`: as
-    /// [`Work::next_item`].
-    fn stretch(&mut self, result: usize) -> Option<usize> {
+    /// Number of items that may run now, limited by claims and by the credit for results of this size.
+    /// `None`: as [`Work::next_item`].
+    fn run_length(&mut self, result: usize) -> Option<usize> {
         let used = self.used();
-        if used >= self.credit && self.begun > 0 {
+        if used >= self.credit && self.started > 0 {
             self.claims.close();
             return None;
         }
-        if self.begun == self.claimed {
-            self.look_at_clock();
+        if self.started == self.claimed {
+            self.record_lap();
             self.claimed = self.claims.claim(self.chunk)?;
         }
         let by_credit = self.credit.saturating_sub(used).div_ceil(result).max(1);
-        Some(by_credit.min((self.claimed - self.begun) as usize))
+        Some(by_credit.min((self.claimed - self.started) as usize))
     }
 
     /// Bytes of results and failures so far.
@@ -197,26 +199,26 @@ impl<'a> Work<'a> {
         self.out.len() - self.start + self.written + self.failure_bytes
     }
 
-    fn look_at_clock(&mut self) {
+    fn record_lap(&mut self) {
         if self.chunk > 1 {
             return;
         }
         let now = Instant::now();
-        if let Some(begun) = self.lap.replace(now)
-            && now - begun > self.slowest.1
+        if let Some(started) = self.lap.replace(now)
+            && now - started > self.slowest.1
         {
-            self.slowest = (self.begun.saturating_sub(1), now - begun);
+            self.slowest = (self.started.saturating_sub(1), now - started);
         }
     }
 
-    /// Where the result of the current item goes: appended, laid out as the host will read it.
+    /// Buffer to which the current item's result is appended, in the layout that the host reads.
     #[inline]
     pub fn out(&mut self) -> &mut Vec<u8> {
         self.out
     }
 
-    /// Where the result of the current item goes if it has so many bytes, as all have; `None`: to [`Work::out`]. To be
-    /// asked once, when the result is there.
+    /// Slot for a fixed-size result of the current item; `None`: use [`Work::out`]. Call it once, when the
+    /// result is ready.
     #[inline]
     pub fn slot(&mut self, stride: u32) -> Option<&mut [u8]> {
         let slot = self.slots.as_mut()?.get_mut(self.written..self.written + stride as usize)?;
@@ -224,42 +226,42 @@ impl<'a> Work<'a> {
         Some(slot)
     }
 
-    /// Answers the current item by a failure. What was written of its result is taken away.
+    /// Answers the current item with a failure, and discards what was written of its result.
     pub fn fail(&mut self, kind: FailureKind, message: String) {
         self.out.truncate(self.mark);
-        // Behind the cut: it says what to do.
-        let message = crate::execution::denials::blame(cut(message, MESSAGE), self.begun - 1);
-        self.failure_bytes += message.len() + if self.most.is_some() { FAILURE as usize } else { 0 };
-        self.failures.push(ItemFailure { offset: self.begun - 1, kind, message });
+        // Add the denials after cutting the message: they say what to do.
+        let message = crate::execution::denials::blame(cut(message, MESSAGE), self.started - 1);
+        self.failure_bytes += message.len() + if self.answer_limit.is_some() { FAILURE as usize } else { 0 };
+        self.failures.push(ItemFailure { offset: self.started - 1, kind, message });
         if self.fail_fast {
             self.credit = 0;
         }
     }
 
-    /// Whether the sandbox has refused anything to the current item. Its result, if that is an error of its own, is then
-    /// reported by [`Work::answered_error`].
+    /// Returns whether the sandbox has denied a call to the current item. If its result is an error of its
+    /// own, call [`Work::answered_error`].
     #[inline]
     pub fn was_refused(&self) -> bool {
-        crate::execution::denials::was_refused(self.begun - 1)
+        crate::execution::denials::was_refused(self.started - 1)
     }
 
-    /// The current item's result is an error of the function's own.
+    /// Records that the current item's result is an error of the function's own.
     pub fn answered_error(&self) {
-        crate::execution::denials::answered_error(self.begun - 1);
+        crate::execution::denials::answered_error(self.started - 1);
     }
 
-    /// What came of it.
+    /// Ends the batch and returns its outcome.
     pub(crate) fn finish(mut self) -> Finished {
-        // Where it ended before it asked for more, the last item's time is not taken yet.
-        self.look_at_clock();
-        if let Some(most) = self.most
-            && self.begun > 0
-            && self.used() > most.saturating_add(SPARE as usize)
+        // If the batch ended without asking for another item, the last item's time is not recorded yet.
+        self.record_lap();
+        if let Some(limit) = self.answer_limit
+            && self.started > 0
+            && self.used() > limit.saturating_add(SPARE as usize)
         {
-            self.drop_last(most);
+            self.drop_last(limit);
         }
         Finished {
-            answered: self.begun,
+            answered: self.started,
             failures: self.failures,
             written: self.written,
             slowest: self.slowest,
@@ -268,41 +270,41 @@ impl<'a> Work<'a> {
 }
 
 impl Work<'_> {
-    /// Takes the last item's result away, which has led beyond the limit.
-    fn drop_last(&mut self, most: usize) {
+    /// Discards the last item's result, which has exceeded the limit.
+    fn drop_last(&mut self, limit: usize) {
         let (out, written) = self.last;
         let bytes = (self.out.len() - out) + (self.written - written);
         self.out.truncate(out);
         self.written = written;
-        if self.begun > 1 {
-            self.begun -= 1;
+        if self.started > 1 {
+            self.started -= 1;
             return;
         }
         let message = format!(
-            "its result has {bytes} bytes, and the answer to its batch may have {most}: return less, or use the policy \
+            "its result has {bytes} bytes, and the answer to its batch may have {limit}: return less, or use the policy \
              local"
         );
         self.failures.push(ItemFailure { offset: 0, kind: FailureKind::Serialize, message });
     }
 }
 
-/// Items that run one after the other. Dropped, also by a panic of one, it tells the work how far they came.
-struct Stretch<'w, 'a> {
+/// Run of consecutive items. When dropped, also by a panic of an item, it updates the work's progress.
+struct ItemRun<'w, 'a> {
     work: &'w mut Work<'a>,
     slots: Option<&'a mut [u8]>,
     stride: usize,
     result: usize,
-    /// Items given to the function, and those of them that have a result.
-    begun: u32,
+    /// Items given to the function, and those that have a result.
+    started: u32,
     answered: u32,
 }
 
-impl Drop for Stretch<'_, '_> {
+impl Drop for ItemRun<'_, '_> {
     #[inline]
     fn drop(&mut self) {
         self.work.slots = self.slots.take();
-        self.work.begun += self.begun;
-        self.work.items.skip_bytes(self.begun as usize * self.stride);
+        self.work.started += self.started;
+        self.work.items.skip_bytes(self.started as usize * self.stride);
         self.work.written += self.answered as usize * self.result;
         if self.answered > 0 {
             self.work.last = (self.work.out.len(), self.work.written - self.result);
@@ -310,16 +312,16 @@ impl Drop for Stretch<'_, '_> {
     }
 }
 
-/// What came of a batch.
+/// Outcome of a batch.
 #[derive(Debug)]
 pub(crate) struct Finished {
-    /// How many items were answered.
+    /// Number of answered items.
     pub(crate) answered: u32,
-    /// Those that failed.
+    /// The failed ones.
     pub(crate) failures: Vec<ItemFailure>,
     /// Bytes of results in the slots.
     pub(crate) written: usize,
-    /// The slowest item and its time; no time where it is not known.
+    /// The slowest item and its time; zero if not measured.
     pub(crate) slowest: (u32, Duration),
 }
 
@@ -329,8 +331,12 @@ mod tests {
 
     use super::*;
 
-    /// What `each_plain` makes of one byte for each of `items`, whose results are twice as wide.
-    fn plain(items: &[u8], credit: u64, call: impl Fn(u8) -> Result<u16, String>) -> (Finished, Vec<u16>) {
+    /// Runs `each_plain` on one-byte items with results of two bytes.
+    fn run_plain(
+        items: &[u8],
+        credit: u64,
+        call: impl Fn(u8) -> Result<u16, String>,
+    ) -> (Finished, Vec<u16>) {
         let (claims, running) = (Claims::new(items.len() as u32), AtomicU32::new(0));
         let (mut out, mut slots) = (Vec::new(), vec![0; 2 * items.len()]);
         let layout = Items::new(items, Some(1));
@@ -356,9 +362,9 @@ mod tests {
     }
 
     #[test]
-    fn plain_items_are_answered_in_their_order_and_failures_leave_no_gap() {
+    fn fixed_size_items_are_answered_in_order_without_gaps() {
         let items: Vec<u8> = (0..200).collect();
-        let (finished, results) = plain(&items, u64::MAX, |item| match item {
+        let (finished, results) = run_plain(&items, u64::MAX, |item| match item {
             3 => panic!("the function's"),
             5 | 6 | 199 => Err("unreadable".to_owned()),
             item => Ok(300 + u16::from(item)),
@@ -370,14 +376,14 @@ mod tests {
     }
 
     #[test]
-    fn plain_results_keep_to_their_credit_and_one_is_always_given() {
+    fn fixed_size_results_respect_the_credit_after_the_first() {
         for (credit, answered) in [(0, 1), (1, 1), (2, 1), (3, 2), (8, 4), (1000, 10)] {
-            let (finished, results) = plain(&[7; 10], credit, |item| Ok(u16::from(item)));
+            let (finished, results) = run_plain(&[7; 10], credit, |item| Ok(u16::from(item)));
             assert_eq!((finished.answered, results.len()), (answered, answered as usize), "{credit}");
         }
     }
 
-    /// What comes of items whose results have these sizes, under a strict host.
+    /// Runs items with results of these sizes, under a strict host.
     fn strict(sizes: &[usize], credit: u64) -> (u32, usize, Vec<String>) {
         let items = vec![0; sizes.len()];
         let (claims, running) = (Claims::new(sizes.len() as u32), AtomicU32::new(0));
@@ -395,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_far_beyond_the_credit_fails_alone_and_goes_back_behind_others() {
+    fn result_far_beyond_the_limit_fails_alone_or_is_returned() {
         const SPARE: usize = super::SPARE as usize;
         assert_eq!(strict(&[10, 10], 15), (2, 20, vec![]));
         assert_eq!(strict(&[10, SPARE, 10], 15), (2, SPARE + 10, vec![]), "a little beyond is nothing");

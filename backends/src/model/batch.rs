@@ -1,6 +1,6 @@
-//! A batch: consecutive items of one map, encoded, with their place in the input.
-//! Made by the host's adapter, carried by a [`Run`](crate::Run), read item by item in a worker.
-//! The layout of items (fixed stride, or a length before each) is defined here and nowhere else.
+//! A batch: consecutive items of one map, encoded, with their position in the input. Created by the host's
+//! adapter, transported by a [`Run`](crate::Run), read item by item in a worker. The layout of items (fixed
+//! stride, or a length before each) is defined only in this file.
 
 use std::fmt;
 use std::ops::Range;
@@ -25,13 +25,13 @@ pub struct Batch {
     attempt: u32,
     result_credit: u64,
     answer_limit: Option<u64>,
-    /// The records that its items' function may log.
+    /// Maximum level of the function's log records.
     level: LevelFilter,
-    /// A header, ready to be sent, and the payload behind it: one buffer, so that a local send is one write.
+    /// A header, ready to be sent, and the payload after it: one buffer, so that a local send is one write.
     packet: Arc<Packet>,
 }
 
-/// The bytes of a batch; the buffer is used again once nobody holds them.
+/// The bytes of a batch; the buffer returns to the pool when the last clone is dropped.
 #[derive(Debug)]
 struct Packet(Vec<u8>);
 
@@ -47,7 +47,7 @@ impl Batch {
         self.job
     }
 
-    /// The batch's name within its run.
+    /// The batch's id within its run.
     pub fn id(&self) -> BatchId {
         self.id
     }
@@ -62,44 +62,45 @@ impl Batch {
         self.items
     }
 
-    /// `Some(n)`, n above 0: each item is n bytes; `None`: a little-endian `u32` length stands before each.
+    /// `Some(n)`, n above 0: each item is n bytes; `None`: a little-endian `u32` length precedes each.
     pub fn stride(&self) -> Option<u32> {
         self.stride
     }
 
-    /// Names the bytes on their way to a worker: each batch and each piece of one has its own.
+    /// Unique id of the bytes sent to a worker: each batch and each piece of one has its own.
     pub(crate) fn ticket(&self) -> u64 {
         self.ticket
     }
 
-    /// How often the only item of this batch was tried before, and failed or had its process die. 0 for a batch above
-    /// suspicion.
+    /// Number of earlier attempts of the only item of this batch, which failed or ended its process. 0 for a
+    /// batch that is not suspected.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// Bytes of results after which the worker stops and gives the rest of the batch back unstarted.
+    /// Bytes of results after which the worker stops and returns the rest of the batch unstarted.
     pub fn result_credit(&self) -> u64 {
         self.result_credit
     }
 
-    /// Limits what all answers to this batch may have, in bytes of results and failures. A jailed worker is held to it, and
-    /// to [`Batch::result_credit`] where no limit is set; a worker of this program's own is not.
+    /// Limits the bytes of results and failures in all answers to this batch. The host enforces it for a
+    /// jailed worker, or [`Batch::result_credit`] if no limit is set, but not for a worker of this program's
+    /// own.
     pub fn limit_answer(mut self, bytes: u64) -> Batch {
         self.answer_limit = Some(bytes);
         self.write_header();
         self
     }
 
-    /// Has the function log records up to this level while it runs these items; without, up to that of this
-    /// process's logger when the batch was made.
+    /// Sets the maximum level of the function's log records for these items. The default is the level of this
+    /// process's logger when the batch was created.
     pub fn log_up_to(mut self, level: LevelFilter) -> Batch {
         self.level = level;
         self.write_header();
         self
     }
 
-    /// The records that the function may log while it runs these items.
+    /// Maximum level of the function's log records for these items.
     pub fn level(&self) -> LevelFilter {
         self.level
     }
@@ -111,7 +112,7 @@ impl Batch {
         }
     }
 
-    /// Bytes of results and failures that a jailed worker may answer.
+    /// Maximum bytes of results and failures in a jailed worker's answer.
     pub(crate) fn granted(&self) -> u64 {
         self.answer_limit.unwrap_or(self.result_credit)
     }
@@ -126,7 +127,7 @@ impl Batch {
         &self.packet.0
     }
 
-    /// What a worker learns of it beside the payload.
+    /// The frame's fields, without the payload.
     pub(crate) fn message(&self) -> ToWorker {
         ToWorker::Batch(BatchHead {
             job: self.job,
@@ -146,27 +147,31 @@ impl Batch {
     pub fn piece(&self, id: BatchId, from: u32, to: u32, attempt: u32) -> Batch {
         assert!(from < to && to <= self.items, "items {from}..{to} of a batch of {}", self.items);
         let mut items = Items::new(self.payload(), self.stride);
-        items.pass(from);
+        items.skip_items(from);
         let start = items.at;
-        items.pass(to - from);
+        items.skip_items(to - from);
         self.cut(id, from..to, start..items.at, attempt)
     }
 
-    /// Batches of one item each: those at these positions, which ascend, with how often each was tried. The batch is
-    /// walked through once, however many they are.
+    /// Batches of one item each: those at these ascending positions, each with its number of attempts. Reads
+    /// the batch only once, for any number of positions.
     ///
     /// # Panics
     /// If the positions don't ascend or reach beyond the batch, or if the payload is not `items` items.
     pub fn singles(&self, positions: &[(u32, u32)], mut id: impl FnMut() -> BatchId) -> Vec<Batch> {
         let mut items = Items::new(self.payload(), self.stride);
-        let mut passed = 0;
+        let mut next_position = 0;
         let single = |(position, attempt): &(u32, u32)| {
-            assert!(*position >= passed && *position < self.items, "item {position} of {}", self.items);
-            items.pass(position - passed);
+            assert!(
+                *position >= next_position && *position < self.items,
+                "item {position} of {}",
+                self.items
+            );
+            items.skip_items(position - next_position);
             let start = items.at;
-            items.pass(1);
-            passed = position + 1;
-            self.cut(id(), *position..passed, start..items.at, *attempt)
+            items.skip_items(1);
+            next_position = position + 1;
+            self.cut(id(), *position..next_position, start..items.at, *attempt)
         };
         positions.iter().map(single).collect()
     }
@@ -197,24 +202,24 @@ impl fmt::Debug for Batch {
     }
 }
 
-/// Room that a batch may leave unused: less than it takes to give it back.
-const SPARE: usize = 64 * 1024;
+/// Unused capacity that a batch may keep: releasing less costs more than it frees.
+const MAX_SLACK: usize = 64 * 1024;
 
 /// Collects encoded items for one [`Batch`].
 #[derive(Debug)]
 pub struct BatchBuilder {
     packet: Vec<u8>,
-    /// End of the last item that was counted.
+    /// End of the last counted item.
     end: usize,
     items: u32,
     stride: Option<u32>,
 }
 
 impl BatchBuilder {
-    /// An empty builder for items of that layout (see [`Batch::stride`]).
+    /// An empty builder for items of this layout (see [`Batch::stride`]).
     ///
     /// # Panics
-    /// If the stride is `Some(0)`: items of no bytes need lengths to be told apart.
+    /// If the stride is `Some(0)`: items without bytes need lengths to be counted.
     pub fn new(stride: Option<u32>) -> Self {
         assert!(stride != Some(0), "a stride of 0 bytes");
         let mut packet = Vec::with_capacity(HEADER + 256);
@@ -222,7 +227,7 @@ impl BatchBuilder {
         BatchBuilder { end: packet.len(), packet, items: 0, stride }
     }
 
-    /// Makes room for so many bytes of items, so that appending them moves nothing.
+    /// Reserves room for this many bytes of items, so that appending them moves nothing.
     pub fn reserve(&mut self, bytes: usize) {
         if self.items == 0 && bytes > self.packet.capacity() - HEADER {
             let mut packet = buffer_pool::take(HEADER + bytes);
@@ -231,7 +236,7 @@ impl BatchBuilder {
         }
     }
 
-    /// Where the next item is appended: its bytes, behind its length where there is no stride.
+    /// The buffer to which the next item is appended: its bytes, after its length if there is no stride.
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.packet
     }
@@ -243,8 +248,8 @@ impl BatchBuilder {
         self.end = self.packet.len();
     }
 
-    /// Room for `items` items of a fixed size, to be written one by one. What is not written goes when the slots are
-    /// dropped, also by a panic; what is written is counted.
+    /// Room for `items` items of a fixed size, to be written one by one. When the slots are dropped, also by
+    /// a panic, unwritten ones are removed and written ones are counted.
     ///
     /// # Panics
     /// If the items have no stride.
@@ -256,12 +261,12 @@ impl BatchBuilder {
         Slots { builder: self, stride, written: 0 }
     }
 
-    /// Takes away what was appended and not counted: an item whose encoding was broken off by a panic.
+    /// Removes bytes that were appended and not counted: an item whose encoding was interrupted by a panic.
     pub fn drop_uncounted(&mut self) {
         self.packet.truncate(self.end);
     }
 
-    /// Items so far.
+    /// Number of items so far.
     pub fn items(&self) -> u32 {
         self.items
     }
@@ -276,14 +281,14 @@ impl BatchBuilder {
         &self.packet[HEADER..]
     }
 
-    /// The batch.
+    /// Creates the batch.
     ///
     /// # Panics
     /// If no item was added.
     pub fn finish(mut self, job: JobId, id: BatchId, first: u64, result_credit: u64) -> Batch {
         assert!(self.items > 0, "a batch holds at least one item");
-        // What stays is held until the batch is answered: give back what growing left over.
-        if self.packet.capacity() - self.packet.len() > SPARE.max(self.packet.len() / 8) {
+        // The buffer is held until the batch is answered: release the capacity that growing left over.
+        if self.packet.capacity() - self.packet.len() > MAX_SLACK.max(self.packet.len() / 8) {
             self.packet.shrink_to_fit();
         }
         static TICKET: AtomicU64 = AtomicU64::new(1);
@@ -306,7 +311,7 @@ impl BatchBuilder {
     }
 }
 
-/// See [`BatchBuilder::slots`].
+/// Slots for items of a fixed size: see [`BatchBuilder::slots`].
 #[derive(Debug)]
 pub struct Slots<'a> {
     builder: &'a mut BatchBuilder,
@@ -318,7 +323,7 @@ impl Slots<'_> {
     /// The bytes of the next item, which counts as written.
     ///
     /// # Panics
-    /// If there are no more.
+    /// If there are no more slots.
     #[inline]
     #[allow(clippy::should_implement_trait, reason = "an iterator can't lend")]
     pub fn next(&mut self) -> &mut [u8] {
@@ -337,7 +342,7 @@ impl Drop for Slots<'_> {
     }
 }
 
-/// Reads items off a payload, one slice each. Ends early (with `None`) where the bytes are cut short.
+/// Iterator over the items of a payload, one slice each. Ends early (with `None`) if the bytes are truncated.
 #[derive(Debug, Clone)]
 pub struct Items<'a> {
     bytes: &'a [u8],
@@ -346,7 +351,7 @@ pub struct Items<'a> {
 }
 
 impl<'a> Items<'a> {
-    /// The items of `bytes`, laid out as [`Batch::stride`] says.
+    /// The items of `bytes`, in the layout of [`Batch::stride`].
     pub fn new(bytes: &'a [u8], stride: Option<u32>) -> Self {
         Items { bytes, stride, at: 0 }
     }
@@ -356,11 +361,11 @@ impl<'a> Items<'a> {
         Items { bytes, stride, at }
     }
 
-    /// Goes past so many items.
+    /// Skips this many items.
     ///
     /// # Panics
-    /// If there are fewer.
-    fn pass(&mut self, items: u32) {
+    /// If there are fewer items.
+    fn skip_items(&mut self, items: u32) {
         match self.stride {
             Some(stride) => self.at += items as usize * stride as usize,
             None => (0..items).for_each(|_| _ = self.next().expect("a batch holds its items")),
@@ -372,12 +377,12 @@ impl<'a> Items<'a> {
         self.at
     }
 
-    /// What is not read yet.
+    /// The unread bytes.
     pub(crate) fn rest(&self) -> &'a [u8] {
         self.bytes.get(self.at..).unwrap_or_default()
     }
 
-    /// So many bytes are read.
+    /// Skips this many bytes.
     pub(crate) fn skip_bytes(&mut self, bytes: usize) {
         self.at += bytes;
     }

@@ -1,56 +1,57 @@
-//! How many items the next batch holds: a pure function of what was observed.
-//! Asked by the host's adapter before it pulls; the same rule serves every backend with its own targets.
+//! Size of the next batch: a pure function of measurements. Called by the host's adapter before it pulls
+//! items; the same rule serves every backend with its own targets.
 
 use std::time::Duration;
 
-/// What a backend wants of a batch.
+/// A backend's targets for the size of a batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Targets {
-    /// Work in one batch: long against the cost of a message, short against the end of the map.
+    /// Work in one batch: long compared to the cost of a message, short compared to the end of the map.
     pub work: Duration,
-    /// Work that is worth a message: toward the end of a map batches shrink to this and no further.
+    /// Minimum work that is worth a message: near the end of a map, batches shrink down to this.
     pub least: Duration,
-    /// Bytes of one batch, the larger of inputs and results, where the work is so cheap that bytes dominate.
+    /// Bytes of one batch, the larger of inputs and results; decisive if the work is so cheap that bytes
+    /// dominate.
     pub bytes: usize,
 }
 
-/// What is known before a batch is pulled.
+/// Measurements available before a batch is pulled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Observed {
-    /// Workers that share the rest.
+    /// Workers that share the remaining items.
     pub workers: usize,
-    /// Items not yet pulled, if the input tells.
+    /// Items not yet pulled, if the input reports its length.
     pub remaining: Option<u64>,
-    /// Mean time that one item takes in a worker.
+    /// Mean time of one item in a worker.
     pub item_time: Option<Duration>,
     /// Mean bytes of one item, the larger of input and result.
     pub item_bytes: f64,
-    /// Items of the batch before; 0 before the first.
+    /// Items of the previous batch; 0 before the first.
     pub last: u32,
 }
 
-/// The rule's constants. [`batch_items`] goes by the default; the simulator tries others.
+/// The rule's constants. [`batch_items`] uses the default; the simulator tries others.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rule {
-    /// Parts that each worker's share of the rest is cut into: what one batch too many at the end can cost.
+    /// Parts of each worker's share of the rest: one part is the cost of an unbalanced end.
     pub parts: u64,
-    /// Most times that a batch may be larger than the one before: what was seen of few items may not hold for many.
+    /// Maximum growth from one batch to the next: measurements of a few items may not hold for many.
     pub growth: u32,
 }
 
 impl Default for Rule {
-    /// Chosen by `simulator/` (its README has the figures). 8 parts do as well for few workers and less well for 10,000,
-    /// where each batch costs the one host.
+    /// Chosen by `simulator/` (its README has the figures). 8 parts do as well for few workers and less well
+    /// for 10,000, where each batch costs the single host.
     fn default() -> Self {
         Rule { parts: 4, growth: 4 }
     }
 }
 
 impl Rule {
-    /// Items of the next batch, at least 1.
+    /// Number of items of the next batch, at least 1.
     ///
-    /// The work target bounds slow items, the byte target large ones, the rest of the map everything near its end, down
-    /// to what is worth a message. Before anything is measured a batch is one item.
+    /// The work target bounds slow items, and the byte target large ones. Near the end, the rest of the map
+    /// bounds all batches, down to what is worth a message. Before any measurement, a batch is one item.
     pub fn batch_items(&self, observed: &Observed, targets: &Targets) -> u32 {
         let Some(item_time) = observed.item_time else { return 1 };
         let item_time = item_time.as_secs_f64().max(1e-10);
@@ -66,7 +67,7 @@ impl Rule {
     }
 }
 
-/// Items of the next batch by the default [`Rule`].
+/// Number of items of the next batch by the default [`Rule`].
 pub fn batch_items(observed: &Observed, targets: &Targets) -> u32 {
     Rule::default().batch_items(observed, targets)
 }
@@ -94,14 +95,14 @@ mod tests {
     }
 
     #[test]
-    fn slow_items_fill_the_work_target_and_slower_ones_stand_alone() {
+    fn slow_items_fill_the_work_target() {
         assert_eq!(batch_items(&observed(), &TARGETS), 20);
         let slow = Observed { item_time: Some(Duration::from_secs(1)), ..observed() };
         assert_eq!(batch_items(&slow, &TARGETS), 1);
     }
 
     #[test]
-    fn cheap_items_fill_the_byte_target_and_large_ones_stand_alone() {
+    fn cheap_items_fill_the_byte_target() {
         let cheap = Observed {
             item_time: Some(Duration::from_nanos(2)),
             last: 1 << 20,
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn items_that_take_no_time_and_no_bytes_give_a_number() {
+    fn items_without_time_and_bytes_give_a_size() {
         let nothing =
             Observed { item_time: Some(Duration::ZERO), item_bytes: 0.0, last: u32::MAX, ..observed() };
         assert!(batch_items(&nothing, &TARGETS) >= 1);

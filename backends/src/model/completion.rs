@@ -1,5 +1,5 @@
-//! What comes back from a run: results, items given back, or a batch lost with its worker.
-//! Made by backends, consumed by the host's adapter, which alone decides what is tried again.
+//! Completions of a run: results, returned items, or a batch lost with its worker. Created by backends,
+//! consumed by the host's adapter, which alone decides about retries.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -12,81 +12,81 @@ use crate::model::ids::BatchId;
 use crate::model::refused_call::RefusedCall;
 use crate::model::{buffer_pool, result_credit};
 
-/// News of some consecutive items of one batch. All completions of a batch together cover each item once.
+/// Completion of consecutive items of one batch. All completions of a batch together cover each item once.
 #[derive(Debug)]
 pub struct Completion {
-    /// The batch that was submitted.
+    /// Id of the submitted batch.
     pub batch: BatchId,
-    /// Index in the input of the first item that this is about.
+    /// Index in the input of the first item.
     pub first: u64,
-    /// How many items it is about.
+    /// Number of items.
     pub items: u32,
-    /// What became of them.
+    /// Their outcome.
     pub outcome: Outcome,
 }
 
-/// What became of items.
+/// Outcome of items.
 #[derive(Debug)]
 pub enum Outcome {
     /// Each was answered, by a result or by its own failure.
     Done(Results),
-    /// None was begun; they can be submitted again as they are. The piece has the name of its batch.
+    /// No item was started; they can be submitted again unchanged. The piece has its batch's id.
     Returned(Batch),
-    /// The process that had them is gone. Some may have run; none has an answer.
+    /// Their process is gone. Some items may have run; none has an answer.
     Lost(Batch, WorkerLoss),
 }
 
 /// Answers to consecutive items.
 #[derive(Debug, Default)]
 pub struct Results {
-    /// Encoded results of the items that did not fail, in order, laid out as the worker's entry wrote them.
+    /// Encoded results of the items that did not fail, in order, in the layout that the worker's entry wrote.
     pub payload: Payload,
     /// Items that failed, in order.
     pub failures: Vec<ItemFailure>,
-    /// Time on the clock from the first item's begin to the last one's end.
+    /// Wall-clock time from the first item's start to the last one's end.
     pub wall: Duration,
     /// CPU time of the thread that ran the items.
     pub cpu: Duration,
-    /// Time in which that thread was ready to run and had no core, where it is known: part of `wall`, and not of `cpu`.
-    /// That of a batch which took less than a millisecond may come with a later one.
+    /// Time in which that thread was ready to run and had no core, if known: part of `wall`, but not of
+    /// `cpu`. The time of a batch that took less than a millisecond may be reported with a later one.
     pub queued: Option<Duration>,
-    /// The worker, for reports.
+    /// The worker's name, for reports.
     pub worker: String,
-    /// Where it is.
+    /// Location of the worker.
     pub place: Origin,
-    /// When the answer reached this process, where that is before it is polled for.
+    /// Time at which the answer reached this process, if that is before it is polled for.
     pub received_at: Option<Instant>,
-    /// The item that took longest, where the worker knows: its position among those of the completion, and its time.
+    /// The slowest item, if the worker measured it: its position in the completion, and its time.
     pub slowest: Option<(u32, Duration)>,
-    /// Calls that the sandbox refused to items that have a result all the same, and files that are not there.
+    /// Calls that the sandbox denied to items that still have a result, and missing files.
     pub refused: Vec<RefusedCall>,
 }
 
 impl Results {
-    /// Bytes that they count against what their batch was granted: those of the results, and of the failures'
-    /// messages with 64 more for each.
+    /// Bytes that count against the batch's limit: those of the results and of the failures' messages, plus
+    /// 64 for each failure.
     pub fn bytes(&self) -> u64 {
         self.payload.len() as u64 + result_credit::of_failures(&self.failures)
     }
 }
 
-/// Where items were run, for reports.
+/// Location where items were run, for reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Origin {
-    /// On this machine, or on whatever a backend of your own has.
+    /// On this machine, or wherever a custom backend runs them.
     #[default]
     Local,
     /// In a cloud service.
     Cloud,
 }
 
-/// Bytes that stand somewhere in a received frame. Nothing is copied to take them out.
+/// A byte range of a received frame, without a copy.
 #[derive(Default)]
 pub struct Payload {
     frame: Vec<u8>,
     start: usize,
     end: usize,
-    /// What of a budget they take as long as they are here.
+    /// Share of a memory budget, released on drop.
     taken: Option<Taken>,
 }
 
@@ -100,13 +100,13 @@ impl Payload {
     /// The bytes `start..end` of `frame`.
     ///
     /// # Panics
-    /// If the range does not lie in the frame.
+    /// If the range is not in the frame.
     pub fn within(frame: Vec<u8>, start: usize, end: usize) -> Self {
         assert!(start <= end && end <= frame.len(), "bytes {start}..{end} of {}", frame.len());
         Payload { frame, start, end, taken: None }
     }
 
-    /// Gives back what it takes of a budget when it is dropped.
+    /// Releases this share of a memory budget when it is dropped.
     pub(crate) fn counted(self, taken: Option<Taken>) -> Self {
         let mut counted = self;
         counted.taken = taken;
@@ -119,19 +119,19 @@ impl Payload {
         &self.frame[self.start..self.end]
     }
 
-    /// `length` of the bytes from `at` on, for who reads item by item and keeps to [`Payload::len`] itself: what stands
-    /// behind in the frame would be given, too.
+    /// `length` bytes from `at` on, for item-by-item readers. The caller must stay within [`Payload::len`]
+    /// itself: later bytes of the frame would be returned, too.
     #[inline]
     pub fn item(&self, at: usize, length: usize) -> Option<&[u8]> {
         self.frame.get(self.start + at..)?.get(..length)
     }
 
-    /// How many bytes there are.
+    /// Number of bytes.
     pub fn len(&self) -> usize {
         self.end - self.start
     }
 
-    /// Whether there are none.
+    /// Returns whether it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }

@@ -1,4 +1,4 @@
-//! Where a run's completions wait for the thread that polls it. Filled by a backend's own threads.
+//! Queue of a run's completions for the thread that polls it. Filled by a backend's own threads.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -9,11 +9,11 @@ use fastmap_sandbox::unpoisoned::{LockUnpoisoned, WaitUnpoisoned};
 use crate::model::completion::Completion;
 use crate::model::error::BackendError;
 
-/// Where completions wait for the run's thread. Bounded by what the run has submitted.
+/// Queue of completions. Bounded by what the run has submitted.
 #[derive(Debug, Default)]
 pub(crate) struct CompletionQueue {
     state: Mutex<QueueState>,
-    more: Condvar,
+    available: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -36,18 +36,18 @@ impl CompletionQueue {
             if left.is_zero() {
                 return Ok(None);
             }
-            state = self.more.wait_timeout_unpoisoned(state, left);
+            state = self.available.wait_timeout_unpoisoned(state, left);
         }
     }
 
     pub(crate) fn put(&self, completion: Completion) {
         self.lock().completions.push_back(completion);
-        self.more.notify_one();
+        self.available.notify_one();
     }
 
     pub(crate) fn fail(&self, error: BackendError) {
         self.lock().error = Some(error);
-        self.more.notify_one();
+        self.available.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, QueueState> {

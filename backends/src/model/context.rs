@@ -1,6 +1,7 @@
-//! A job's encoded context: bytes, or, where it is large, a sealed file in memory which all workers map.
-//! Written once by the adapter through a [`ContextWriter`], or taken from a file by the service's agent; handed to the
-//! workers by `local`. No process can change a sealed file, not even the one that made it, so that a worker reads it in place.
+//! A job's encoded context: bytes, or, if it is large, a sealed memory file that all workers map. Written
+//! once by the adapter through a [`ContextWriter`], or read from a file by the service's agent; passed to the
+//! workers by `local`. No process can change a sealed file, not even its creator, so a worker can read it in
+//! place.
 
 use std::fmt;
 use std::fs::File;
@@ -15,47 +16,47 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
-/// Contexts from this size on are files in memory; smaller ones go through the workers' channels.
-const FILE_FROM: usize = 1 << 20;
+/// Minimum size of contexts in memory files; smaller ones are sent through the workers' channels.
+const MIN_FILE_BYTES: usize = 1 << 20;
 
-/// An encoded context. Cheap to clone; reads as its bytes.
+/// An encoded context. Cheap to clone; dereferences to its bytes.
 #[derive(Clone)]
-pub struct Context(Arc<Kept>);
+pub struct Context(Arc<Storage>);
 
-enum Kept {
+enum Storage {
     Bytes(Vec<u8>),
     File(Sealed),
 }
 
 impl Context {
-    /// For a context that is encoded piece by piece.
+    /// Creates a writer for a context that is encoded piece by piece.
     pub fn writer() -> ContextWriter {
-        ContextWriter { buffer: Vec::new(), file: None, files: true }
+        ContextWriter { buffer: Vec::new(), file: None, files_available: true }
     }
 
-    /// The content of a file, which may go or change afterwards.
+    /// Copies the content of a file, which may be removed or changed afterwards.
     ///
     /// # Errors
-    /// If it can't be read, or there is no memory for it.
+    /// If it can't be read, or there is not enough memory.
     pub fn read(path: &Path) -> io::Result<Context> {
         let mut from = File::open(path)?;
         let mut writer = Context::writer();
-        if from.metadata()?.len() >= FILE_FROM as u64 {
-            writer.begin_file()?;
+        if from.metadata()?.len() >= MIN_FILE_BYTES as u64 {
+            writer.create_file()?;
         }
         match &mut writer.file {
-            // Within the kernel.
+            // The kernel copies it without a user-space buffer.
             Some(to) => io::copy(&mut from, to)?,
             None => io::copy(&mut from, &mut writer)?,
         };
         writer.finish()
     }
 
-    /// The file to hand over; `None` where the context is small.
+    /// The file to pass to workers; `None` if the context is small.
     pub(crate) fn file(&self) -> Option<&File> {
         match &*self.0 {
-            Kept::File(sealed) => Some(&sealed.file),
-            Kept::Bytes(_) => None,
+            Storage::File(sealed) => Some(&sealed.file),
+            Storage::Bytes(_) => None,
         }
     }
 }
@@ -65,15 +66,15 @@ impl Deref for Context {
 
     fn deref(&self) -> &[u8] {
         match &*self.0 {
-            Kept::Bytes(bytes) => bytes,
-            Kept::File(sealed) => sealed.bytes(),
+            Storage::Bytes(bytes) => bytes,
+            Storage::File(sealed) => sealed.bytes(),
         }
     }
 }
 
 impl From<Vec<u8>> for Context {
     fn from(bytes: Vec<u8>) -> Self {
-        Context(Arc::new(Kept::Bytes(bytes)))
+        Context(Arc::new(Storage::Bytes(bytes)))
     }
 }
 
@@ -90,39 +91,40 @@ impl fmt::Debug for Context {
     }
 }
 
-/// Takes the bytes of a context, and puts them into a file in memory once they are many: there is never a second copy.
+/// Collects the bytes of a context, and moves them to a memory file once they are many: there is never a
+/// second copy.
 #[derive(Debug)]
 pub struct ContextWriter {
-    /// What is not in the file yet.
+    /// Bytes that are not in the file yet.
     buffer: Vec<u8>,
     file: Option<File>,
-    /// Memory files are available.
-    files: bool,
+    /// Whether memory files are available.
+    files_available: bool,
 }
 
 impl ContextWriter {
-    /// One more byte.
+    /// Appends a byte.
     ///
     /// # Errors
     /// As [`Write::write_all`].
     #[inline]
     pub fn push(&mut self, byte: u8) -> io::Result<()> {
-        if self.buffer.len() >= FILE_FROM {
+        if self.buffer.len() >= MIN_FILE_BYTES {
             self.spill()?;
         }
         self.buffer.push(byte);
         Ok(())
     }
 
-    /// More bytes.
+    /// Appends bytes.
     ///
     /// # Errors
-    /// If there is no memory for them.
+    /// If there is not enough memory.
     #[inline]
     pub fn extend(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.buffer.len() + bytes.len() > FILE_FROM {
+        if self.buffer.len() + bytes.len() > MIN_FILE_BYTES {
             self.spill()?;
-            if let Some(file) = self.file.as_mut().filter(|_| bytes.len() >= FILE_FROM / 2) {
+            if let Some(file) = self.file.as_mut().filter(|_| bytes.len() >= MIN_FILE_BYTES / 2) {
                 return file.write_all(bytes);
             }
         }
@@ -130,10 +132,10 @@ impl ContextWriter {
         Ok(())
     }
 
-    /// Makes room in the buffer, if there is a file to be had.
+    /// Moves the buffer to the file, if one can be created.
     #[cold]
     fn spill(&mut self) -> io::Result<()> {
-        self.begin_file()?;
+        self.create_file()?;
         if let Some(file) = &mut self.file {
             file.write_all(&self.buffer)?;
             self.buffer.clear();
@@ -141,31 +143,33 @@ impl ContextWriter {
         Ok(())
     }
 
-    /// Where no file can be made the bytes stay what they are.
-    fn begin_file(&mut self) -> io::Result<()> {
-        if self.file.is_some() || !self.files {
+    /// Creates the file. If that fails, the bytes stay in the buffer.
+    fn create_file(&mut self) -> io::Result<()> {
+        if self.file.is_some() || !self.files_available {
             return Ok(());
         }
-        // A limit on the size of files holds for those in memory as well, and to pass it is a deadly signal.
+        // A limit on file sizes (RLIMIT_FSIZE) also holds for memory files, and exceeding it raises a deadly
+        // signal.
         let unlimited = getrlimit(Resource::RLIMIT_FSIZE)?.0 == RLIM_INFINITY;
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         crate::local::fill_standard();
-        let made = unlimited.then(|| memfd_create("fastmap-context", flags)).transpose().unwrap_or_default();
-        self.files = made.is_some();
-        self.file = made.map(File::from);
+        let created =
+            unlimited.then(|| memfd_create("fastmap-context", flags)).transpose().unwrap_or_default();
+        self.files_available = created.is_some();
+        self.file = created.map(File::from);
         Ok(())
     }
 
-    /// All is written.
+    /// Completes the context.
     ///
     /// # Errors
-    /// If there is no memory for it.
+    /// If there is not enough memory.
     pub fn finish(mut self) -> io::Result<Context> {
         let Some(mut file) = self.file.take() else { return Ok(self.buffer.into()) };
         file.write_all(&self.buffer)?;
         let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals | SealFlag::F_SEAL_SEAL))?;
-        Ok(Context(Arc::new(Kept::File(Sealed::map(file)?))))
+        Ok(Context(Arc::new(Storage::File(Sealed::map(file)?))))
     }
 }
 
@@ -180,11 +184,11 @@ impl Write for ContextWriter {
     }
 }
 
-/// A sealed file in memory, mapped. Pages that nobody reads here cost this process nothing.
+/// A sealed memory file, mapped. Pages that are not read cost this process nothing.
 #[derive(Debug)]
 pub(crate) struct Sealed {
     file: File,
-    /// `None` for a file without bytes, which can't be mapped.
+    /// `None` for an empty file, which can't be mapped.
     map: Option<Mmap>,
 }
 
@@ -195,17 +199,18 @@ impl Sealed {
         if !SealFlag::from_bits_retain(seals).contains(wanted) {
             return Err(io::Error::other("the context's file is not sealed"));
         }
-        // A private mapping of pages that nothing writes shares them as a shared one does. Linux before the stable
-        // releases of 2025 refuses the shared one (EPERM): it could be made writable later.
+        // A private mapping of pages that are never written shares them like a shared one. Linux before the
+        // stable releases of 2025 rejects the shared one (EPERM), because it could be made writable later.
         let map = || {
-            // SAFETY: the kernel lets no process write to the file or cut it any more, as was just asked.
+            // SAFETY: the seals checked above prevent every process from writing to the file or truncating
+            // it.
             unsafe { MmapOptions::new().map_copy_read_only(&file) }
         };
         let map = (file.metadata()?.len() > 0).then(map).transpose()?;
         Ok(Sealed { file, map })
     }
 
-    /// Worker: what was handed over.
+    /// Worker: maps the received file.
     ///
     /// # Errors
     /// If it is not sealed or can't be mapped.
@@ -235,8 +240,8 @@ mod tests {
     }
 
     #[test]
-    fn whatever_the_pieces_the_bytes_are_the_same_and_many_are_a_file() {
-        let whole = FILE_FROM;
+    fn bytes_are_independent_of_the_pieces_and_large_contexts_are_files() {
+        let whole = MIN_FILE_BYTES;
         for sizes in [
             &[][..],
             &[10, 20],
@@ -248,13 +253,13 @@ mod tests {
         ] {
             let (context, expected) = written(sizes);
             assert!(*context == *expected, "{sizes:?}");
-            assert_eq!(context.file().is_some(), expected.len() > FILE_FROM, "{sizes:?}");
+            assert_eq!(context.file().is_some(), expected.len() > MIN_FILE_BYTES, "{sizes:?}");
         }
     }
 
     #[test]
-    fn nobody_can_change_what_is_sealed() {
-        let (context, expected) = written(&[3 * FILE_FROM]);
+    fn sealed_contexts_are_immutable() {
+        let (context, expected) = written(&[3 * MIN_FILE_BYTES]);
         let file = context.file().expect("it is large");
         let again = File::options().read(true).write(true).open(format!("/proc/self/fd/{}", {
             use std::os::fd::AsRawFd;
@@ -263,7 +268,7 @@ mod tests {
         let mut again = again.expect("it can be opened again");
         assert!(again.write_all(b"x").is_err());
         assert!(again.set_len(0).is_err() && again.set_len(1 << 30).is_err());
-        // SAFETY: it is refused.
+        // SAFETY: the mapping is rejected.
         assert!(unsafe { memmap2::MmapMut::map_mut(&again) }.is_err());
         assert!(*context == *expected);
         let opened = Sealed::open(file.try_clone().expect("a descriptor").into()).expect("it is sealed");
@@ -273,15 +278,15 @@ mod tests {
     }
 
     #[test]
-    fn a_file_on_the_disk_becomes_one_in_memory() {
+    fn files_are_read_into_memory_files() {
         let path = std::env::temp_dir().join(format!("fastmap-context-{}", std::process::id()));
-        for size in [0, 1000, FILE_FROM, 3 * FILE_FROM + 1] {
+        for size in [0, 1000, MIN_FILE_BYTES, 3 * MIN_FILE_BYTES + 1] {
             let bytes: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
             std::fs::write(&path, &bytes).expect("room on the disk");
             let context = Context::read(&path).expect("memory");
             std::fs::remove_file(&path).expect("it is there");
             assert!(*context == *bytes);
-            assert_eq!(context.file().is_some(), size >= FILE_FROM);
+            assert_eq!(context.file().is_some(), size >= MIN_FILE_BYTES);
         }
     }
 }

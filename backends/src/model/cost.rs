@@ -1,17 +1,17 @@
-//! Credits: what a run has cost.
+//! Cost of a run, in credits.
 
 use crate::model::words::noun;
 
-/// What a run cost.
+/// Cost of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Receipt {
-    /// Millionths of a credit; 0 for what ran on this machine.
+    /// Millionths of a credit; 0 for work on this machine.
     pub microcredits: u64,
-    /// What the account has left, in millionths of a credit, where there is one and it could be asked.
+    /// The account's balance in millionths of a credit, if there is an account and its balance is known.
     pub balance: Option<i64>,
 }
 
-/// Millionths of a credit, as credits with as many decimals as it takes.
+/// Formats millionths of a credit as credits, with as many decimals as needed.
 pub fn credits(micro: i64) -> String {
     let (whole, rest) = (micro.unsigned_abs() / 1_000_000, micro.unsigned_abs() % 1_000_000);
     let sign = if micro < 0 { "-" } else { "" };
@@ -19,7 +19,7 @@ pub fn credits(micro: i64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// The same with its unit: `1 credit`, `2.5 credits`.
+/// Formats credits with their unit: `1 credit`, `2.5 credits`.
 ///
 /// # Examples
 ///
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credits_are_written_without_idle_decimals() {
+    fn credits_have_no_trailing_zeros() {
         for (micro, text) in [(0, "0"), (10_000_000, "10"), (1, "0.000001"), (-2_500_000, "-2.5")] {
             assert_eq!(credits(micro), text);
         }

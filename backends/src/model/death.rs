@@ -1,4 +1,4 @@
-//! The exit of a worker, and the batch that was lost with it.
+//! Exit of a worker, and the batch that was lost with it.
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -11,65 +11,67 @@ use crate::model::words::counted;
 /// The loss of a batch with its worker.
 #[derive(Clone, Debug)]
 pub struct WorkerLoss {
-    /// What its worker was doing.
+    /// Activity of its worker.
     pub running: Running,
-    /// How the worker ended.
+    /// Exit of the worker.
     pub death: WorkerExit,
 }
 
-/// What a worker was doing when it died.
+/// Activity of a worker when it exited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Running {
     /// It ran the item at this position of the batch.
     Item(u32),
     /// It prepared the function (its context, or the `init` of `fastmap_init`): no item is to blame.
     Setup,
-    /// It is not known.
+    /// Unknown.
     Unknown,
 }
 
-/// The exit of a worker that was not asked to end.
+/// Exit of a worker that was not asked to end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerExit {
     /// Its name.
     pub worker: String,
-    /// Its process id; 0 where there never was a process.
+    /// Its process id; 0 if the process was never started.
     pub pid: u32,
-    /// What ended it.
+    /// Reason of the exit.
     pub cause: ExitReason,
-    /// Calls that the sandbox had refused to what then ran: the likely reason.
+    /// Calls that the sandbox had denied to what ran at the time: the likely reason.
     pub refused: Option<String>,
     /// The last lines it wrote to stderr, oldest first, capped.
     pub stderr: Vec<String>,
 }
 
 impl WorkerExit {
-    /// Whether another worker ended in the same way and with the same last words, of which there are some; addresses and
-    /// the numbers of the process and its threads may differ.
+    /// Returns whether another worker exited for the same reason and with the same, non-empty last lines.
+    /// Addresses, process ids and thread ids may differ.
     pub fn is_like(&self, other: &WorkerExit) -> bool {
-        self.cause == other.cause && !self.stderr.is_empty() && self.looks() == other.looks()
+        self.cause == other.cause
+            && !self.stderr.is_empty()
+            && self.line_fingerprints() == other.line_fingerprints()
     }
 
-    fn looks(&self) -> Vec<u64> {
+    fn line_fingerprints(&self) -> Vec<u64> {
         self.stderr.iter().map(|line| look_of(line.as_bytes(), self.pid)).collect()
     }
 
-    /// A number that deaths have in common whose cause, refused calls and last words are the same; addresses
-    /// and the numbers of the process and its threads may differ.
+    /// Fingerprint of the exit: equal if the reason, the denied calls and the last lines are the same.
+    /// Addresses, process ids and thread ids may differ.
     pub fn look(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        (self.cause.to_string(), &self.refused, self.looks()).hash(&mut hasher);
+        (self.cause.to_string(), &self.refused, self.line_fingerprints()).hash(&mut hasher);
         hasher.finish()
     }
 }
 
-/// What ended a worker.
+/// Reason of a worker's exit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExitReason {
-    /// It left by `exit` with that code.
+    /// It exited with this code.
     Exit(i32),
-    /// A signal ended it.
+    /// It was ended by this signal.
     Signal(i32),
     /// It ran one item for longer than the item timeout, and was ended.
     Timeout(Duration),
@@ -83,26 +85,26 @@ pub enum ExitReason {
     Protocol(String),
     /// It could not be started.
     NotStarted(String),
-    /// It ended by `exit` with that code before it connected.
+    /// It exited with this code before it connected.
     ExitedBeforeHandshake(i32),
-    /// It wanted more memory than there was for it, and was ended.
+    /// It needed more memory than its limit, and was ended.
     OutOfMemory(MemoryLimit),
     /// It printed and logged more than these bytes, and was ended.
     OutputLimit(u64),
     /// It was a worker of a service that lost this many agents in a row with the batch.
     AgentsLost(u32),
-    /// It is gone, and how it ended is unknown: a handler for `SIGCHLD` may have taken its status.
+    /// It is gone, and its exit status is unknown: a handler for `SIGCHLD` may have taken it.
     Unknown,
 }
 
-/// Which memory ran out.
+/// The memory limit that was exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryLimit {
-    /// What a worker of the pool may hold of its own, in bytes.
+    /// Limit of a worker's own memory in the pool, in bytes.
     Worker(u64),
-    /// What its jail may hold, in bytes: a control group of its own.
+    /// Limit of its jail's memory, a control group of its own, in bytes.
     Jail(u64),
-    /// What the host's control group may hold together, in bytes, or where that has no limit the machine.
+    /// Limit of the host's control group for all processes, in bytes; `None`: the machine's memory.
     Shared(Option<u64>),
 }
 

@@ -6,8 +6,8 @@ use std::io;
 use crate::model::death::WorkerExit;
 use crate::model::failure::ItemFailure;
 
-/// An error that ends a run, and with it the map. Everything else is the answer of an item. Exhaustive, so that the map above
-/// has a kind for each.
+/// An error that ends a run, and with it the map. All other failures are answers of items. Exhaustive, so
+/// that the map has an error kind for each.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
     /// Workers die before they can work, or can't be started at all.
@@ -16,17 +16,17 @@ pub enum BackendError {
     /// A worker could not prepare the function: its context or its `init` failed.
     #[error("the function could not be prepared: {}", .0.message)]
     Setup(ItemFailure),
-    /// The configuration belongs to another process (this one is a fork of it).
+    /// The configuration belongs to another process, of which this one is a fork.
     #[error(
         "the workers belong to process {owner}, of which this process ({this}) is a fork; call fastmap::init here"
     )]
     Forked {
-        /// The process that made the workers.
+        /// The process that created the workers.
         owner: u32,
         /// This process.
         this: u32,
     },
-    /// The system refused something.
+    /// A system call failed.
     #[error("{0}: {1}")]
     Io(String, #[source] io::Error),
     /// The service does not accept the secret.
@@ -38,29 +38,29 @@ pub enum BackendError {
     /// The charges were not confirmed.
     #[error("{0}")]
     Declined(String),
-    /// The service, or the way to it, failed.
+    /// The service, or the connection to it, failed.
     #[error("{0}")]
     Cloud(String, #[source] Option<Box<dyn Error + Send + Sync>>),
-    /// A backend's own reason.
+    /// An error specific to a backend.
     #[error("{0}")]
     Other(String),
 }
 
-/// Each way of dying once, with how many went it.
+/// Lists each kind of exit once, with the number of workers that ended so.
 fn list(deaths: &[WorkerExit]) -> String {
-    let mut ways: Vec<(&WorkerExit, usize)> = Vec::new();
+    let mut groups: Vec<(&WorkerExit, usize)> = Vec::new();
     for death in deaths {
-        match ways.iter_mut().find(|(first, _)| first.look() == death.look()) {
+        match groups.iter_mut().find(|(first, _)| first.look() == death.look()) {
             Some((_, more)) => *more += 1,
-            None => ways.push((death, 0)),
+            None => groups.push((death, 0)),
         }
     }
-    let told = ways.into_iter().map(|(death, more)| match more {
+    let texts = groups.into_iter().map(|(death, more)| match more {
         0 => death.to_string(),
         1 => format!("{death} (and one more in the same way)"),
         _ => format!("{death} (and {more} more in the same way)"),
     });
-    told.collect::<Vec<_>>().join("; ")
+    texts.collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]
@@ -69,7 +69,7 @@ mod tests {
     use crate::model::death::ExitReason;
 
     #[test]
-    fn workers_that_die_alike_are_told_once() {
+    fn equal_exits_are_listed_once() {
         let died = |number: u32, code| WorkerExit {
             worker: format!("worker-{number}"),
             pid: number,

@@ -2,20 +2,20 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Why an item has no result although its worker lives.
+/// Failure of an item whose worker lives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ItemFailure {
     /// Position of the item among those of the completion (0 is its first).
     pub offset: u32,
-    /// What went wrong.
+    /// Kind of failure.
     pub kind: FailureKind,
-    /// In words, without the item's index. Behind the message of a panic may stand its frames, see
+    /// The message, without the item's index. The frames of a panic may follow it, see
     /// [`FRAMES`](ItemFailure::FRAMES).
     pub message: String,
 }
 
 impl ItemFailure {
-    /// What stands between the message of a panic and its frames.
+    /// Separator between the message of a panic and its frames.
     pub const FRAMES: &str = "\nstack backtrace:";
 
     /// Adds a note to the message, before the frames of a panic.

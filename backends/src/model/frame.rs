@@ -1,18 +1,18 @@
-//! Frames between the host and a worker: a fixed header, then a payload of any length. What a host sends is a
-//! [`ToWorker`], what a worker sends a [`ToHost`]; each kind of frame has its own fields. Written by the adapter (batches)
-//! and by both ends of a local channel. A frame travels as packets of at most [`PACKET`] bytes, each of which a socket
-//! takes whole.
+//! Frames between the host and a worker: a fixed header, then a payload of any length. A host sends
+//! [`ToWorker`], a worker sends [`ToHost`]; each kind of frame has its own fields. Written by the adapter
+//! (batches) and by both ends of a local channel. A frame is sent as packets of at most [`PACKET`] bytes,
+//! each of which a socket accepts whole.
 //!
-//! A header is 72 bytes, little-endian. The kind stands at 0, the length of the payload at 32, and its place at 64: one
-//! more than where it lies in the shared area, or 0 if it is behind the header. The other fields belong to the kind; what
-//! a kind does not use is zero.
+//! A header is 72 bytes, little-endian. The kind is at 0, the length of the payload at 32, and its place at
+//! 64: its offset in the shared area plus one, or 0 if it follows the header. The other fields depend on the
+//! kind; unused fields are zero.
 //!
 //! | at | bytes | `Batch` | `Done` | other kinds |
 //! |---|---|---|---|---|
 //! | 4 | 4 | items | answered items | |
 //! | 8 | 8 | job | one more than the nanoseconds without a core; 0: not known | job (`Open`, `Close`, `OpenFailed`) |
 //! | 16 | 8 | ticket | ticket | ticket (`Recall`, `Returned`, `SandboxDenial`) |
-//! | 24 | 4 | bytes of an item; 0: a length stands before each | microseconds of the slowest item; 0: not known | |
+//! | 24 | 4 | bytes of an item; 0: a length precedes each | microseconds of the slowest item; 0: not known | |
 //! | 28 | 4 | level of the logger | the slowest item | `Open`: bytes of the opening; `Recall`: 1 is half; `Returned`: the first item |
 //! | 40 | 8 | credit of results | bytes of failures at the payload's end | |
 //! | 48 | 8 | bytes granted | nanoseconds on the clock | |
@@ -36,35 +36,37 @@ pub(crate) const PACKET: usize = 200 * 1024;
 /// Bytes of a frame's header.
 pub(crate) const HEADER: usize = 72;
 
-/// Version of the frames and of the handshake; a worker of another version is refused.
+/// Version of the frames and of the handshake; a worker with another version is rejected.
 pub(crate) const VERSION: u32 = 7;
 
-/// Nanoseconds that a batch may claim to have taken, about 13 days: centuries would overflow where times are added up.
-const LONGEST: u64 = 1 << 50;
+/// Maximum nanoseconds that a batch may report, about 13 days: centuries would overflow when times are added
+/// up.
+const MAX_NANOS: u64 = 1 << 50;
 
-/// A frame of the host's, without its payload.
+/// A frame sent by the host, without its payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ToWorker {
-    /// A function and its context, before its first batch. Payload: postcard of an [`Opening`](crate::local::Opening),
-    /// and the context from byte `context_at` on; `None`: the context is a file that was handed over beside.
+    /// A function and its context, sent before its first batch. Payload: postcard of an
+    /// [`Opening`](crate::local::Opening), and the context from byte `context_at` on; `None`: the context is
+    /// a file that is passed separately.
     Open { job: JobId, context_at: Option<u32> },
     /// Items to be mapped. Payload: the items.
     Batch(BatchHead),
-    /// Give back what is not begun of this batch, or half of it. No payload.
+    /// Requests the return of the unstarted items of this batch, or of half of them. No payload.
     Recall { ticket: u64, half: bool },
-    /// Forget the function and its context. No payload.
+    /// Drop the function and its context. No payload.
     Close { job: JobId },
 }
 
-/// What a worker learns of a batch beside its items.
+/// Fields of a batch that are sent before its items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BatchHead {
     pub(crate) job: JobId,
     pub(crate) ticket: u64,
     pub(crate) items: u32,
-    /// Bytes of one item; `None`: a length stands before each.
+    /// Bytes of one item; `None`: a length precedes each.
     pub(crate) stride: Option<u32>,
-    /// The level up to which records are logged, if it is said.
+    /// Maximum level of log records, if specified.
     pub(crate) level: Option<LevelFilter>,
     /// Bytes of results after which the worker stops.
     pub(crate) result_credit: u64,
@@ -72,38 +74,38 @@ pub(crate) struct BatchHead {
     pub(crate) granted: u64,
 }
 
-/// A frame of a worker's, without its payload.
+/// A frame sent by a worker, without its payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ToHost {
     /// Answers to the first items of a batch. Payload: results, then failures.
     Done(DoneHead),
-    /// Items from `from` on were not begun and won't be. No payload.
+    /// Items from `from` on were not started and won't be. No payload.
     Returned { ticket: u64, from: u32 },
     /// A job could not be opened. Payload: postcard of an [`ItemFailure`].
     OpenFailed { job: JobId },
     /// A record for the host's logger. Payload: postcard of a [`Record`](crate::local::Record).
     Log,
-    /// Items of a batch (or the preparation) were refused calls, and went on; or files are not there. Comes before the
-    /// batch's answer. Payload: postcard of the calls, each with its item, whether that answered an error of its own, and
-    /// whether it is a file.
+    /// Calls were denied to items of a batch (or to the preparation) that continued, or files are missing.
+    /// Sent before the batch's answer. Payload: postcard of the calls, each with its item, whether that
+    /// returned an error of its own, and whether it is a file.
     SandboxDenial { ticket: u64 },
 }
 
-/// What a worker reports of a batch beside its results.
+/// Fields of an answer that are sent before its results.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DoneHead {
     pub(crate) ticket: u64,
-    /// How many items are answered.
+    /// Number of answered items.
     pub(crate) items: u32,
-    /// Bytes at the payload's end that are failures.
+    /// Bytes of failures at the payload's end.
     pub(crate) failure_bytes: u64,
-    /// The slowest item and its time in whole microseconds, where the worker knows.
+    /// The slowest item and its time in whole microseconds, if measured.
     pub(crate) slowest: Option<(u32, Duration)>,
-    /// How long the worker's thread was ready to run and had no core, where the worker knows.
+    /// Time in which the worker's thread was ready to run and had no core, if known.
     pub(crate) queued: Option<Duration>,
-    /// Time on the clock.
+    /// Wall-clock time.
     pub(crate) wall: Duration,
-    /// Time on the CPU.
+    /// CPU time.
     pub(crate) cpu: Duration,
 }
 
@@ -117,7 +119,7 @@ pub(crate) trait Message: Copy + fmt::Debug {
     /// Writes the fields of its kind.
     fn write(&self, fields: &mut Fields);
 
-    /// Reads the fields of that kind; `None` for a kind of the other direction.
+    /// Reads the fields of this kind; `None` for a kind of the other direction.
     fn read(kind: Kind, fields: &Fields) -> Option<Self>;
 }
 
@@ -222,7 +224,7 @@ impl Message for ToHost {
             Kind::Done => {
                 let (items, micros, slowest) = (fields.u32(4), fields.u32(24), fields.u32(28));
                 let known = micros > 0 && slowest < items;
-                let time = |at| Duration::from_nanos(fields.u64(at).min(LONGEST));
+                let time = |at| Duration::from_nanos(fields.u64(at).min(MAX_NANOS));
                 Some(ToHost::Done(DoneHead {
                     ticket,
                     items,
@@ -243,27 +245,27 @@ impl Message for ToHost {
 }
 
 impl DoneHead {
-    /// Where the results end in `frame`, which has the payload behind the header, and the failures behind them. Results
-    /// and failures may count no more than `most` bytes. Failures in memory take more than their bytes: they are counted
-    /// before they are read.
+    /// Returns the end of the results in `frame`, and the failures after them; the payload follows the
+    /// header. Results and failures may count at most `limit` bytes. Decoded failures need more memory than
+    /// their bytes, so they are counted before they are decoded.
     ///
     /// # Errors
-    /// If this is no answer of a worker.
+    /// If this is not a valid answer of a worker.
     pub(crate) fn failures(
         &self,
         frame: &[u8],
-        most: u64,
+        limit: u64,
     ) -> Result<(usize, Vec<ItemFailure>), ProtocolError> {
         let end = (frame.len() as u64).checked_sub(self.failure_bytes).map(|end| end as usize);
         let end = end.filter(|end| *end >= HEADER).ok_or(ProtocolError::FailuresBeyondFrame)?;
         if self.failure_bytes == 0 {
-            // Results alone, which the caller has bounded.
+            // Only results, which the caller has bounded.
             return Ok((end, Vec::new()));
         }
-        let most = most.saturating_sub((end - HEADER) as u64);
+        let limit = limit.saturating_sub((end - HEADER) as u64);
         let (count, _): (u64, _) =
             postcard::take_from_bytes(&frame[end..]).map_err(|_| ProtocolError::UnreadableFailures)?;
-        if count.saturating_mul(FAILURE) > most {
+        if count.saturating_mul(FAILURE) > limit {
             return Err(ProtocolError::TooManyFailures { count });
         }
         let failures: Vec<ItemFailure> =
@@ -272,35 +274,35 @@ impl DoneHead {
         if !ascending || failures.last().is_some_and(|last| last.offset >= self.items) {
             return Err(ProtocolError::ForeignFailures);
         }
-        if of_failures(&failures) > most {
+        if of_failures(&failures) > limit {
             return Err(ProtocolError::FailuresTooLong { count });
         }
         Ok((end, failures))
     }
 }
 
-/// A frame without its payload, and where that is.
+/// A frame without its payload, and the payload's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header<M> {
     pub(crate) message: M,
     /// Bytes of the payload.
     pub(crate) length: u64,
-    /// Where the payload lies in the shared area; `None`: behind this header.
+    /// Offset of the payload in the shared area; `None`: it follows this header.
     pub(crate) place: Option<u64>,
 }
 
 impl<M: Message> Header<M> {
-    /// The header of a payload that stands behind it.
+    /// The header of a payload that follows it.
     pub(crate) fn before(message: M, length: usize) -> Header<M> {
         Header { message, length: length as u64, place: None }
     }
 
-    /// The header of a payload that lies in the shared area, which is the whole frame.
+    /// The whole frame for a payload in the shared area.
     pub(crate) fn placed(message: M, place: usize, length: usize) -> [u8; HEADER] {
         Header { message, length: length as u64, place: Some(place as u64) }.bytes()
     }
 
-    /// A frame with that payload.
+    /// A frame with this payload.
     pub(crate) fn frame(message: M, payload: &[u8]) -> Vec<u8> {
         [&Header::before(message, payload.len()).bytes()[..], payload].concat()
     }
@@ -322,30 +324,30 @@ impl<M: Message> Header<M> {
     /// Reads a header.
     ///
     /// # Errors
-    /// If the bytes are none, or one of the other direction.
+    /// If the bytes are not a header, or one of the other direction.
     pub(crate) fn read(frame: &[u8]) -> Result<Header<M>, ProtocolError> {
-        let no_header = || ProtocolError::NoHeader { length: frame.len() };
-        let fields = Fields(*frame.first_chunk().ok_or_else(no_header)?);
-        let kind = Kind::of(fields.u32(0)).ok_or_else(no_header)?;
+        let invalid_header = || ProtocolError::NoHeader { length: frame.len() };
+        let fields = Fields(*frame.first_chunk().ok_or_else(invalid_header)?);
+        let kind = Kind::of(fields.u32(0)).ok_or_else(invalid_header)?;
         let message =
             M::read(kind, &fields).ok_or(ProtocolError::WrongDirection { kind, sender: M::OTHER_SENDER })?;
         Ok(Header { message, length: fields.u64(32), place: fields.u64(64).checked_sub(1) })
     }
 
-    /// Bytes that stand behind the header in the channel.
+    /// Bytes that follow the header in the channel.
     pub(crate) fn behind(&self) -> u64 {
         if self.place.is_none() { self.length } else { 0 }
     }
 
-    /// Where the payload lies in the shared area, and how long it is; `None` where it stands behind the header.
+    /// Offset and length of the payload in the shared area; `None` if it follows the header.
     pub(crate) fn shared(&self) -> Option<(usize, usize)> {
-        // What does not fit a usize lies in no area.
+        // A value that does not fit a usize is outside any area.
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         self.place.map(|place| (size(place), size(self.length)))
     }
 }
 
-/// The bytes of a header, on the stack: a header is written and read for each batch.
+/// Bytes of a header, on the stack because a header is written and read for each batch.
 #[derive(Debug)]
 pub(crate) struct Fields([u8; HEADER]);
 

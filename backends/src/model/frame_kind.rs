@@ -1,6 +1,6 @@
-//! The kinds of frames, of both directions. What each holds is in `frame`.
+//! Kinds of frames, of both directions. `frame` has their fields.
 
-/// The number of a kind of frame, with which its header begins.
+/// Number of a kind of frame, the first field of its header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
@@ -16,7 +16,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// `None`: no kind has that number.
+    /// The kind with this number; `None` if there is none.
     pub(crate) fn of(number: u32) -> Option<Kind> {
         use Kind::{Batch, Close, Done, Log, Open, OpenFailed, Recall, Returned, SandboxDenial};
         [Open, Batch, Recall, Close, Done, Returned, OpenFailed, Log, SandboxDenial]

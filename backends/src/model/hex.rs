@@ -1,4 +1,4 @@
-//! Bytes as hexadecimal digits: of hashes, keys and random names.
+//! Hexadecimal digits of hashes, keys and random names.
 
 /// Lower-case hexadecimal digits, two for each byte.
 pub fn hexadecimal(bytes: &[u8]) -> String {

@@ -1,14 +1,13 @@
-//! The level up to which a function logs, as it travels with each batch: in a local frame and in a batch for
-//! the service.
+//! Encoding of the log level that is sent with each batch, in a local frame and in a batch for the service.
 
 use log::LevelFilter;
 
-/// One more than the level's number; 0: it is not said.
+/// Encodes a level as its number plus one; 0: not specified.
 pub(crate) fn to_byte(level: Option<LevelFilter>) -> u8 {
     level.map_or(0, |level| level as u8 + 1)
 }
 
-/// What [`to_byte`] has made; an error for what it never makes.
+/// Decodes a byte of [`to_byte`]; returns an error for other values.
 pub(crate) fn of_byte(byte: u8) -> Result<Option<LevelFilter>, String> {
     match byte {
         0 => Ok(None),
@@ -24,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_level_comes_back_and_nothing_else_is_one() {
+    fn levels_round_trip_and_other_bytes_are_rejected() {
         for level in LevelFilter::iter().map(Some).chain([None]) {
             assert_eq!(of_byte(to_byte(level)), Ok(level));
         }

@@ -1,4 +1,5 @@
-//! Values that all backends exchange: batches, frames, completions, failures, deaths, costs. No file here knows a backend.
+//! Values that all backends exchange: batches, frames, completions, failures, exits, costs. Independent of
+//! any backend, except for two helpers of `local` (`Taken` in `completion`, `fill_standard` in `context`).
 
 pub(crate) mod batch;
 pub mod batch_sizing;

@@ -1,11 +1,11 @@
-//! Ways in which a worker breaks the protocol of frames. Each ends that worker, and its host goes on: what a worker
-//! sends is a claim, and the function in it can write into any descriptor.
+//! Protocol violations by a worker. Each ends that worker, and its host continues. A worker's data is never
+//! trusted, because the function in it can write to any descriptor.
 
 use std::time::Duration;
 
 use crate::model::frame_kind::Kind;
 
-/// How a peer broke the protocol. The text is a part of the error of the item that then ran.
+/// A protocol violation by a peer. Its text is part of the error of the item that ran at the time.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProtocolError {
     // Packets.
@@ -65,7 +65,7 @@ pub(crate) enum ProtocolError {
     )]
     NoRoom { length: u64, within: Duration },
 
-    // Items given back, jobs refused, calls refused.
+    // Returned items, rejected jobs, denied calls.
     #[error("items given back after its death")]
     ReturnedAfterDeath,
     #[error("items given back that were not asked back")]

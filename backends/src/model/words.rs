@@ -1,5 +1,5 @@
-//! Counts of things in words. Called wherever a number and its noun are shown: closing lines, warnings,
-//! reports, problems of the service.
+//! Formatting of counts. Used wherever a number and its noun are shown: closing lines, warnings, reports,
+//! problems of the service.
 
 use std::borrow::Cow;
 
@@ -16,10 +16,10 @@ pub fn noun(number: u64, what: &str) -> Cow<'_, str> {
     if number == 1 {
         return Cow::Borrowed(what);
     }
-    let hisses = ["s", "x", "ch", "sh"].iter().any(|end| what.ends_with(end));
+    let is_sibilant = ["s", "x", "ch", "sh"].iter().any(|end| what.ends_with(end));
     Cow::Owned(match what.strip_suffix('y') {
         Some(stem) if !stem.ends_with(['a', 'e', 'o', 'u']) => format!("{stem}ies"),
-        _ if hisses => format!("{what}es"),
+        _ if is_sibilant => format!("{what}es"),
         _ => format!("{what}s"),
     })
 }
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_is_singular_and_all_other_numbers_are_plural() {
+    fn only_one_is_singular() {
         let counts = [counted(0, "item"), counted(1, "worker"), counted(2, "batch"), counted(3, "entry")];
         assert_eq!(counts, ["0 items", "1 worker", "2 batches", "3 entries"]);
         assert_eq!(counted(2, "day"), "2 days");

@@ -1,4 +1,4 @@
-//! What is out and what has come of it, on each side. Fed by events; the forecasts read it.
+//! Statistics of batches, in flight and answered, on each side. Updated by events, read by the forecasts.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::adaptive::policy::event::Side;
 
-/// A mean that leans on the later half of what it has seen: steady where nothing changes, and not deaf where it does.
+/// Mean weighted towards the later half of the values: steady if nothing changes, responsive if something
+/// does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Mean {
     sum: f64,
@@ -14,43 +15,44 @@ pub(crate) struct Mean {
     seen: f64,
 }
 
-/// However little was seen, so much of it counts in full.
-const LEAST: f64 = 32.0;
+/// At least this many values count in full.
+const MIN_WEIGHT: f64 = 32.0;
 
 impl Mean {
-    /// `count` values came to `sum`.
+    /// Adds `count` values with this `sum`.
     pub(crate) fn add(&mut self, sum: f64, count: f64) {
         self.seen += count;
-        let most = (self.seen / 2.0).max(LEAST);
-        let kept = if self.weight > most { most / self.weight } else { 1.0 };
-        self.sum = self.sum * kept + sum;
-        self.weight = self.weight * kept + count;
+        let max_weight = (self.seen / 2.0).max(MIN_WEIGHT);
+        let factor = if self.weight > max_weight { max_weight / self.weight } else { 1.0 };
+        self.sum = self.sum * factor + sum;
+        self.weight = self.weight * factor + count;
     }
 
-    /// The mean, if anything was seen.
+    /// The mean; `None` without values.
     pub(crate) fn get(&self) -> Option<f64> {
         (self.weight > 0.0).then(|| self.sum / self.weight)
     }
 
-    /// Values seen.
+    /// Number of values.
     pub(crate) fn seen(&self) -> f64 {
         self.seen
     }
 }
 
-/// A batch that is out, on one side or on both.
+/// A batch in flight, on one side or on both.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SentBatch {
-    /// Items that each side still owes.
+    /// Unanswered items on each side.
     pub(crate) items: [u32; 2],
-    /// Items that each side has answered while the other has the batch, too: they count when one has answered all.
+    /// Items answered by each side while the other also has the batch; they count when one side has answered
+    /// all.
     parts: [u32; 2],
     pub(crate) bytes: u64,
-    /// When each side got it.
+    /// Time of sending to each side.
     pub(crate) sent: [Option<f64>; 2],
-    /// The service had a worker free for it when it was sent there.
+    /// Whether the service had an idle worker when the batch was sent there.
     pub(crate) direct: bool,
-    /// It was done a second time, or that was tried.
+    /// Whether it was repeated, or a repetition was tried.
     pub(crate) repeated: bool,
 }
 
@@ -60,49 +62,49 @@ impl SentBatch {
     }
 }
 
-/// One side's account.
+/// Statistics of one side.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SideStats {
     pub(crate) workers: f64,
-    /// Seconds that a worker takes for an item.
+    /// Seconds per item of a worker.
     pub(crate) item: Mean,
-    /// Bytes of a result.
+    /// Bytes per result.
     pub(crate) result: Mean,
-    /// Out: batches, items, bytes; repeats included.
+    /// In flight: batches, items, bytes; repeats included.
     pub(crate) batches: usize,
     pub(crate) items: u64,
     pub(crate) bytes: u64,
     pub(crate) answered: u64,
-    /// Batches that came back unanswered since the last answer.
+    /// Batches returned unanswered since the last answer.
     pub(crate) failures: u32,
-    /// Batches in the order in which they were sent; those that are back are taken out when they are met.
+    /// Batches in the order of sending; those no longer in flight are removed when they are met.
     order: VecDeque<u64>,
-    /// Items answered lately, and the seconds in which; older ones weigh less.
+    /// Recently answered items, and the seconds for them; older ones weigh less.
     lately: f64,
     lately_items: f64,
-    /// When the first batch went there.
+    /// Time of the first batch.
     pub(crate) begun: Option<f64>,
-    /// When something was last heard of it.
+    /// Time of the last answer, or of the first batch after an idle time.
     pub(crate) heard: f64,
-    /// Least seconds from sending a batch to its answer, beside the work.
+    /// Minimum seconds from sending a batch to its answer, without the work.
     pub(crate) way: Option<f64>,
 }
 
 impl SideStats {
-    /// Items a second that it answers lately, once that is more than chance.
-    pub(crate) fn rate_lately(&self) -> Option<f64> {
+    /// Recent items per second, once they are statistically meaningful.
+    pub(crate) fn recent_rate(&self) -> Option<f64> {
         (self.lately > 0.0 && self.lately_items >= 4.0).then(|| self.lately_items / self.lately)
     }
 
-    /// Items were answered. What was heard before the first answer is no pace.
-    fn pace(&mut self, now: f64, items: f64) {
+    /// Updates the recent rate. The time before the first answer is not part of it.
+    fn update_rate(&mut self, now: f64, items: f64) {
         let since = (now - self.heard).max(0.0);
         if self.answered > 0 {
             let each = self.item.get().unwrap_or(0.0) * self.items as f64 / self.batches.max(1) as f64;
             let memory = 2.0 * (self.way.unwrap_or(0.0) + each).max(1e-3);
-            let kept = (-since / memory).exp();
-            self.lately = self.lately * kept + since;
-            self.lately_items = self.lately_items * kept + items;
+            let factor = (-since / memory).exp();
+            self.lately = self.lately * factor + since;
+            self.lately_items = self.lately_items * factor + items;
         }
         self.heard = now;
     }
@@ -112,20 +114,20 @@ impl SideStats {
     }
 }
 
-/// Both sides' accounts, and the batches that are out.
+/// Statistics of both sides, and the batches in flight.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Estimates {
     pub(crate) sides: [SideStats; 2],
     flights: BTreeMap<u64, SentBatch>,
-    /// Items that were handed in at least once.
+    /// Items that were submitted at least once.
     pub(crate) pulled: u64,
-    /// Bytes of an item.
+    /// Bytes per item.
     pub(crate) item_bytes: Mean,
-    /// Seconds of an item as the host's adapter reckons them: each answer moves the mean halfway.
+    /// Seconds per item as estimated by the host's adapter: each answer moves the mean halfway.
     pub(crate) latest: Option<f64>,
-    /// Items that are answered.
+    /// Answered items.
     pub(crate) done: u64,
-    /// Items that are out with both.
+    /// Items in flight on both sides.
     both: u64,
 }
 
@@ -134,16 +136,16 @@ impl Estimates {
         &self.sides[side as usize]
     }
 
-    pub(crate) fn flight(&self, batch: u64) -> Option<&SentBatch> {
+    pub(crate) fn sent_batch(&self, batch: u64) -> Option<&SentBatch> {
         self.flights.get(&batch)
     }
 
-    pub(crate) fn flight_mut(&mut self, batch: u64) -> Option<&mut SentBatch> {
+    pub(crate) fn sent_batch_mut(&mut self, batch: u64) -> Option<&mut SentBatch> {
         self.flights.get_mut(&batch)
     }
 
-    /// Items that were pulled, and are neither answered nor out: they came back.
-    pub(crate) fn home(&self) -> u64 {
+    /// Items that were pulled, and are neither answered nor in flight: they were returned.
+    pub(crate) fn returned(&self) -> u64 {
         let out = self.sides[0].items + self.sides[1].items - self.both;
         self.pulled.saturating_sub(self.done + out)
     }
@@ -158,102 +160,101 @@ impl Estimates {
         let (none, never) = ([0; 2], [None; 2]);
         let empty =
             SentBatch { items: none, parts: none, bytes, sent: never, direct: false, repeated: false };
-        let flight = self.flights.entry(batch).or_insert(empty);
-        flight.repeated |= flight.on(side.other());
-        flight.sent[at] = Some(now);
-        flight.items[at] += items;
-        if flight.on(side.other()) {
+        let entry = self.flights.entry(batch).or_insert(empty);
+        entry.repeated |= entry.on(side.other());
+        entry.sent[at] = Some(now);
+        entry.items[at] += items;
+        if entry.on(side.other()) {
             self.both += u64::from(items);
         }
-        let account = &mut self.sides[at];
-        account.begun = account.begun.or(Some(now));
-        flight.direct = side == Side::Cloud && !account.is_full();
-        if account.batches == 0 {
-            account.heard = now;
+        let stats = &mut self.sides[at];
+        stats.begun = stats.begun.or(Some(now));
+        entry.direct = side == Side::Cloud && !stats.is_full();
+        if stats.batches == 0 {
+            stats.heard = now;
         }
-        account.batches += 1;
-        account.items += u64::from(items);
-        account.bytes += bytes;
-        account.order.push_back(batch);
+        stats.batches += 1;
+        stats.items += u64::from(items);
+        stats.bytes += bytes;
+        stats.order.push_back(batch);
     }
 
     pub(crate) fn answered(&mut self, now: f64, batch: u64, side: Side, items: u32, wall: f64, bytes: u64) {
         let each = wall / f64::from(items.max(1));
         self.latest = Some(self.latest.map_or(each, |latest| f64::midpoint(latest, each)));
-        let account = &mut self.sides[side as usize];
-        account.item.add(wall, f64::from(items));
-        account.result.add(bytes as f64, f64::from(items));
-        account.pace(now, f64::from(items));
-        account.answered += u64::from(items);
-        account.failures = 0;
-        self.done += self.counting(batch, side, items);
-        self.take_back(batch, side, items);
+        let stats = &mut self.sides[side as usize];
+        stats.item.add(wall, f64::from(items));
+        stats.result.add(bytes as f64, f64::from(items));
+        stats.update_rate(now, f64::from(items));
+        stats.answered += u64::from(items);
+        stats.failures = 0;
+        self.done += self.newly_answered(batch, side, items);
+        self.remove_items(batch, side, items);
     }
 
-    /// How many more items are answered with these of a side: those of a batch that both have count once.
-    fn counting(&mut self, batch: u64, side: Side, items: u32) -> u64 {
-        let raced = self.flights.get_mut(&batch).filter(|flight| flight.on(side.other()));
-        let Some(flight) = raced else { return u64::from(items) };
+    /// Number of newly answered items: those of a batch on both sides count once.
+    fn newly_answered(&mut self, batch: u64, side: Side, items: u32) -> u64 {
+        let raced = self.flights.get_mut(&batch).filter(|entry| entry.on(side.other()));
+        let Some(entry) = raced else { return u64::from(items) };
         let at = side as usize;
-        flight.parts[at] += items;
-        match flight.items[at] > items {
+        entry.parts[at] += items;
+        match entry.items[at] > items {
             true => 0,
-            false => u64::from(std::mem::take(&mut flight.parts[at])),
+            false => u64::from(std::mem::take(&mut entry.parts[at])),
         }
     }
 
     pub(crate) fn back(&mut self, batch: u64, side: Side, items: u32, lost: bool) {
         self.sides[side as usize].failures += u32::from(lost);
-        if let Some(flight) = self.flights.get_mut(&batch).filter(|_| lost) {
-            // The other side goes on alone, and may be helped again.
-            flight.repeated = false;
-            if flight.on(side.other()) {
+        if let Some(entry) = self.flights.get_mut(&batch).filter(|_| lost) {
+            // The other side continues alone, and may be helped again.
+            entry.repeated = false;
+            if entry.on(side.other()) {
                 self.sides[side.other() as usize].order.push_back(batch);
             }
         }
-        self.take_back(batch, side, items);
-        // The other one goes on alone, and what it has answered counts.
-        if let Some(flight) = self.flights.get_mut(&batch).filter(|flight| !flight.on(side)) {
-            let parts = std::mem::take(&mut flight.parts);
+        self.remove_items(batch, side, items);
+        // The other side continues alone, and its answers count.
+        if let Some(entry) = self.flights.get_mut(&batch).filter(|entry| !entry.on(side)) {
+            let parts = std::mem::take(&mut entry.parts);
             self.done += u64::from(parts[side.other() as usize]);
         }
     }
 
-    fn take_back(&mut self, batch: u64, side: Side, items: u32) {
-        let Some(flight) = self.flights.get_mut(&batch) else { return };
+    fn remove_items(&mut self, batch: u64, side: Side, items: u32) {
+        let Some(entry) = self.flights.get_mut(&batch) else { return };
         let at = side as usize;
-        let before = flight.items[at];
+        let before = entry.items[at];
         let items = items.min(before);
-        if flight.on(side.other()) {
+        if entry.on(side.other()) {
             self.both -= u64::from(items).min(self.both);
         }
-        flight.items[at] -= items;
-        let account = &mut self.sides[at];
-        account.items -= u64::from(items);
-        if before > 0 && flight.items[at] == 0 {
-            account.batches -= 1;
-            account.bytes -= flight.bytes;
+        entry.items[at] -= items;
+        let stats = &mut self.sides[at];
+        stats.items -= u64::from(items);
+        if before > 0 && entry.items[at] == 0 {
+            stats.batches -= 1;
+            stats.bytes -= entry.bytes;
         }
-        if !flight.on(Side::Local) && !flight.on(Side::Cloud) {
+        if !entry.on(Side::Local) && !entry.on(Side::Cloud) {
             self.flights.remove(&batch);
         }
     }
 
-    /// The batch of the earliest items, of those that are with a side alone and were not tried twice.
+    /// The batch with the earliest items, of those on this side only that were not repeated.
     pub(super) fn earliest(&self, side: Side) -> Option<u64> {
-        let out = |flight: &SentBatch| flight.on(side) && !flight.on(side.other()) && !flight.repeated;
-        self.flights.iter().find(|(_, flight)| out(flight)).map(|(batch, _)| *batch)
+        let out = |entry: &SentBatch| entry.on(side) && !entry.on(side.other()) && !entry.repeated;
+        self.flights.iter().find(|(_, entry)| out(entry)).map(|(batch, _)| *batch)
     }
 
-    /// The batch that a side has had longest, and the one that it got last, of those that are with it alone and were not
-    /// tried twice.
-    pub(crate) fn ends(&mut self, side: Side) -> [Option<u64>; 2] {
+    /// The oldest and the newest batch of a side, of those on this side only that were not repeated.
+    pub(crate) fn oldest_and_newest(&mut self, side: Side) -> [Option<u64>; 2] {
         let flights = &self.flights;
         let order = &mut self.sides[side as usize].order;
         let out = |batch: &u64| {
             flights
                 .get(batch)
-                .is_some_and(|flight| flight.on(side) && !flight.on(side.other()) && !flight.repeated)
+                .is_some_and(|entry| entry.on(side) && !entry.on(side.other()) && !entry.repeated)
         };
         while order.front().is_some_and(|batch| !out(batch)) {
             order.pop_front();

@@ -1,19 +1,19 @@
-//! Events that the policy receives, and its answers: plain data that can be written to a trace and read again.
+//! Events that the policy receives, and its answers: plain data that can be written to a trace and read back.
 
 use serde::{Deserialize, Serialize};
 
-/// One of the two places where a batch can run.
+/// One of the two backends that can run a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
     /// The workers of this machine.
     Local,
-    /// The service's.
+    /// The workers of the service.
     Cloud,
 }
 
 impl Side {
-    /// The other one.
+    /// The other side.
     pub fn other(self) -> Side {
         match self {
             Side::Local => Side::Cloud,
@@ -22,19 +22,19 @@ impl Side {
     }
 }
 
-/// Something that was seen. Times are seconds, amounts of money credits.
+/// An event that the policy receives. Times are in seconds, amounts of money in credits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
 pub enum Event {
-    /// A batch was handed to a side; to the second one where it is repeated.
+    /// A batch was submitted to a side; to the second one if it is repeated.
     Sent {
         /// Its number.
         batch: u64,
-        /// Where it went.
+        /// The side that got it.
         side: Side,
         /// Index in the input of its first item.
         first: u64,
-        /// How many items it has.
+        /// Number of items.
         items: u32,
         /// Bytes of its items.
         bytes: u64,
@@ -45,55 +45,56 @@ pub enum Event {
         batch: u64,
         /// The side that answered.
         side: Side,
-        /// How many items.
+        /// Number of items.
         items: u32,
-        /// What a worker spent on them.
+        /// Worker time for them.
         wall: f64,
         /// Bytes of their results.
         bytes: u64,
     },
-    /// Items of a batch came back without an answer, or are no longer wanted from that side.
+    /// Items of a batch returned without an answer, or are no longer wanted from that side.
     Back {
         /// Its number.
         batch: u64,
-        /// From where.
+        /// The side that had them.
         side: Side,
-        /// How many items.
+        /// Number of items.
         items: u32,
-        /// Its worker died, or the service could not do it, and no item is known to be to blame.
+        /// Whether its worker died, or the service could not run it, and no single item is known to be the
+        /// cause.
         lost: bool,
     },
-    /// What the service answered before anything was charged.
+    /// The service's answer before anything is charged.
     Probed(Probe),
     /// Bytes of the upload that are still to be sent.
     Uploading {
-        /// How many.
+        /// Number of bytes.
         left: u64,
     },
-    /// The run is open in the service: it takes batches.
+    /// The run is open in the service: it accepts batches.
     Ready {
         /// Workers that share them.
         workers: u32,
     },
-    /// One side has another number of workers than it said.
+    /// A side's number of workers has changed.
     Workers {
-        /// Which.
+        /// The side.
         side: Side,
-        /// How many.
+        /// Number of workers.
         workers: u32,
     },
-    /// No answer of use comes from the service any more, which may stand still.
+    /// No valid answer has arrived from the service for a while; it may have stalled.
     Silent,
-    /// Answers come again.
+    /// Valid answers arrive again.
     Heard,
-    /// The service is of no use any more in this map.
+    /// The service is not used any more in this map.
     Gone {
-        /// Why, in words.
+        /// The reason, in words.
         why: String,
     },
 }
 
-/// What a service tells before anything is opened there.
+/// Latency, upload and prices of a service, reported before a run is opened there.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Probe {
     /// Seconds from a request to its answer.
@@ -104,32 +105,32 @@ pub struct Probe {
     pub cpu_second: f64,
     /// Credits for a byte of results.
     pub result_byte: f64,
-    /// Credits that can be spent: the least of the balance and the run's cap.
+    /// Credits that can be spent: the lesser of the balance and the run's cap.
     pub spendable: f64,
 }
 
-/// What is to be done about the service.
+/// Decision about the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
-    /// Nothing new.
+    /// No change.
     Stay,
-    /// Ask it what it costs and how far it is: a round trip, free of charge.
+    /// Request its prices and status: a round trip, free of charge.
     Probe,
-    /// Upload what is missing and open a run. Nothing is charged for that.
+    /// Upload what is missing and open a run. Both are free of charge.
     Open,
-    /// Send it nothing more.
+    /// Send it no more batches.
     Leave,
 }
 
-/// Which batch to do a second time, where.
+/// Decision to run a batch a second time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repeat {
     /// Its number.
     pub batch: u64,
-    /// Where it is to be done as well.
+    /// The side that runs it as well.
     pub to: Side,
-    /// In how many pieces: one of its items may hang, and the others are not to wait for that.
+    /// Number of pieces. One of its items may hang, and the others should not wait for it.
     #[serde(default = "one")]
     pub pieces: u32,
 }
@@ -138,15 +139,15 @@ fn one() -> u32 {
     1
 }
 
-/// What a decision was made by: the numbers behind the words.
+/// Predicted ends and cost, by which a decision was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Forecast {
-    /// Items that are not answered, and not with the service.
+    /// Items that are neither answered nor at the service.
     pub rest: f64,
     /// Seconds until the local workers alone have answered them.
     pub alone: f64,
-    /// Seconds until both together have.
+    /// Seconds until both sides together have.
     pub together: f64,
-    /// Credits that the service would then have cost.
+    /// Credits that the service would have cost by then.
     pub credits: f64,
 }

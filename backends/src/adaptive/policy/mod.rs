@@ -1,11 +1,17 @@
-//! The policy: which batch goes where, when the service is asked, opened and left, and what is done twice.
+//! The policy: which side gets a batch, when the service is contacted, opened and left, and which batches run
+//! twice.
 //!
-//! `decisions` is the state and its decisions: it receives what is seen ([`Event`]) with the seconds since the map began,
-//! and answers [`Policy::step`] (what about the service?), [`Policy::place`] (where does the next batch go?) and
-//! [`Policy::repeat`] (which batch is to be done twice?). The same events and questions give the same answers: it has no
-//! clock and no chance. Its state can be printed, and a trace of the events replays it.
+//! `decisions` is the state and its decisions. It receives events ([`Event`]) with the seconds since the map
+//! started, and answers three questions:
 //!
-//! `event` is what goes in and out, `estimates` the statistics of batches, `forecast` the predicted ends.
+//! - [`Policy::step`]: what to do about the service?
+//! - [`Policy::place`]: which side gets the next batch?
+//! - [`Policy::repeat`]: which batch should run twice?
+//!
+//! The same events and questions give the same answers: it has no clock and no randomness. Its state can be
+//! printed, and replaying a trace's events reproduces it.
+//!
+//! `event` is the input and output, `estimates` the statistics of batches, `forecast` the predicted ends.
 
 pub(crate) mod decisions;
 mod estimates;

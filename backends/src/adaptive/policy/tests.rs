@@ -1,4 +1,4 @@
-//! Single decisions, with their numbers. How they work together is the simulator's to show.
+//! Single decisions, with their numbers. The simulator tests how they work together.
 
 use super::*;
 use crate::split_after_crash::PARTS;
@@ -6,8 +6,8 @@ use crate::split_after_crash::PARTS;
 const PROBE: Probe =
     Probe { round_trip: 0.05, upload: 10_000_000, cpu_second: 0.003, result_byte: 1e-8, spendable: 100.0 };
 
-/// Two local workers, each with an item that takes so long; the first was answered.
-fn begun(items: Option<u64>, item: f64) -> Policy {
+/// Two local workers with items of `item` seconds; the first one is answered.
+fn started(items: Option<u64>, item: f64) -> Policy {
     let mut policy = Policy::new(Options::default(), items, 2);
     for batch in 0..4 {
         let sent = Event::Sent { batch, side: Side::Local, first: batch, items: 1, bytes: 8 };
@@ -18,9 +18,9 @@ fn begun(items: Option<u64>, item: f64) -> Policy {
     policy
 }
 
-/// The same, with a service of so many workers that takes batches.
+/// As `started`, with a service of this many workers that accepts batches.
 fn ready(items: Option<u64>, item: f64, workers: u32) -> Policy {
-    let mut policy = begun(items, item);
+    let mut policy = started(items, item);
     policy.see(item, &Event::Probed(PROBE));
     assert_eq!(policy.step(item).0, Step::Open);
     policy.see(item + 0.3, &Event::Ready { workers });
@@ -28,21 +28,21 @@ fn ready(items: Option<u64>, item: f64, workers: u32) -> Policy {
 }
 
 #[test]
-fn a_short_map_is_none_of_the_services_business() {
-    let mut policy = begun(Some(20), 0.001);
+fn short_map_does_not_contact_the_service() {
+    let mut policy = started(Some(20), 0.001);
     assert_eq!(policy.step(0.001).0, Step::Stay);
 }
 
 #[test]
 fn a_long_map_asks_and_opens_once_each() {
-    let mut policy = begun(Some(10_000), 0.01);
+    let mut policy = started(Some(10_000), 0.01);
     assert_eq!((policy.step(0.01).0, policy.step(0.02).0), (Step::Probe, Step::Stay));
     policy.see(0.06, &Event::Probed(PROBE));
     assert_eq!((policy.step(0.06).0, policy.step(0.07).0), (Step::Open, Step::Stay));
 }
 
 #[test]
-fn a_map_is_asked_for_before_its_first_answer_where_its_items_are_long() {
+fn long_items_contact_the_service_before_the_first_answer() {
     let mut policy = Policy::new(Options::default(), Some(1000), 2);
     policy.see(0.0, &Event::Sent { batch: 0, side: Side::Local, first: 0, items: 1, bytes: 8 });
     assert_eq!(policy.step(0.005).0, Step::Stay);
@@ -50,23 +50,23 @@ fn a_map_is_asked_for_before_its_first_answer_where_its_items_are_long() {
 }
 
 #[test]
-fn an_upload_that_takes_longer_than_the_map_is_not_begun() {
-    let mut policy = begun(Some(1000), 0.01);
+fn upload_longer_than_the_map_is_not_started() {
+    let mut policy = started(Some(1000), 0.01);
     assert_eq!(policy.step(0.01).0, Step::Probe);
     policy.see(0.06, &Event::Probed(Probe { upload: 10_000_000_000, ..PROBE }));
     assert_eq!(policy.step(0.06).0, Step::Stay);
 }
 
 #[test]
-fn a_service_that_is_too_dear_is_not_opened() {
-    let mut policy = begun(Some(10_000), 0.01);
+fn too_expensive_service_is_not_opened() {
+    let mut policy = started(Some(10_000), 0.01);
     assert_eq!(policy.step(0.01).0, Step::Probe);
     policy.see(0.06, &Event::Probed(Probe { cpu_second: 10.0, ..PROBE }));
     assert_eq!(policy.step(0.06).0, Step::Stay);
 }
 
 #[test]
-fn idle_workers_here_come_first_and_then_the_service() {
+fn idle_local_workers_precede_the_service() {
     let mut policy = ready(Some(10_000), 0.01, 16);
     assert_eq!(policy.place(0.4, Some(0.02), Some(0.1)), Some(Side::Cloud), "both have a batch that waits");
     for batch in 1..3 {
@@ -77,7 +77,7 @@ fn idle_workers_here_come_first_and_then_the_service() {
 }
 
 #[test]
-fn what_was_tried_before_goes_there_once_something_was_answered_there() {
+fn retries_go_to_the_service_after_its_first_answer() {
     let mut policy = ready(Some(10_000), 0.01, 16);
     assert_eq!(policy.place_again(0.4, Some(0.02), Some(0.1)), Some(Side::Local));
     assert_eq!(policy.place_again(0.4, None, Some(0.1)), None);
@@ -91,7 +91,7 @@ fn what_was_tried_before_goes_there_once_something_was_answered_there() {
 }
 
 #[test]
-fn what_takes_much_longer_than_its_items_should_is_done_twice_in_pieces() {
+fn suspicious_batch_is_repeated_in_pieces() {
     let mut policy = ready(Some(104), 1.0, 16);
     for batch in 1..4 {
         policy.see(1.5, &Event::Answered { batch, side: Side::Local, items: 1, wall: 1.0, bytes: 8 });
@@ -108,7 +108,7 @@ fn a_service_without_workers_gets_nothing() {
 }
 
 #[test]
-fn what_is_left_at_the_end_stays_here_if_the_way_is_longer() {
+fn last_items_stay_local_if_the_latency_is_longer() {
     let mut policy = ready(Some(10_000), 0.01, 16);
     assert_eq!(policy.place(0.4, None, Some(0.1)), Some(Side::Cloud));
     policy.see(0.4, &Event::Sent { batch: 9, side: Side::Local, first: 4, items: 9994, bytes: 8 });
@@ -117,7 +117,7 @@ fn what_is_left_at_the_end_stays_here_if_the_way_is_longer() {
 }
 
 #[test]
-fn a_service_that_is_gone_is_never_used_again() {
+fn left_service_is_never_used_again() {
     let mut policy = ready(Some(10_000), 0.01, 16);
     policy.see(0.4, &Event::Gone { why: "it was killed".to_owned() });
     assert_eq!(policy.place(0.5, None, Some(0.1)), None);
@@ -127,7 +127,7 @@ fn a_service_that_is_gone_is_never_used_again() {
 }
 
 #[test]
-fn a_batch_that_lags_in_the_service_is_done_here_by_idle_workers() {
+fn straggler_in_the_service_is_repeated_locally() {
     let mut policy = ready(Some(10), 10.0, 16);
     for batch in 1..4 {
         policy.see(11.0, &Event::Answered { batch, side: Side::Local, items: 1, wall: 10.0, bytes: 8 });
@@ -141,8 +141,8 @@ fn a_batch_that_lags_in_the_service_is_done_here_by_idle_workers() {
 }
 
 #[test]
-fn of_unknown_length_as_much_is_expected_as_was_seen() {
-    let mut policy = begun(None, 0.01);
+fn unknown_length_expects_as_many_items_as_seen() {
+    let mut policy = started(None, 0.01);
     assert_eq!(policy.step(0.01).0, Step::Stay, "4 items were seen");
     let mut first = 4;
     for batch in 10..200 {
@@ -153,7 +153,7 @@ fn of_unknown_length_as_much_is_expected_as_was_seen() {
 }
 
 #[test]
-fn the_state_can_be_written_and_read_and_decides_the_same() {
+fn serialized_state_decides_the_same() {
     let mut policy = ready(Some(10_000), 0.01, 16);
     let text = serde_json::to_string(&policy).expect("it can be written");
     let mut again: Policy = serde_json::from_str(&text).expect("it can be read");
@@ -161,7 +161,7 @@ fn the_state_can_be_written_and_read_and_decides_the_same() {
     assert_eq!(again.place(0.4, None, Some(0.1)), policy.place(0.4, None, Some(0.1)));
 }
 
-/// A batch of four items that both sides have.
+/// A batch of four items on both sides.
 fn raced() -> (Policy, u64) {
     let mut policy = ready(Some(10_000), 0.01, 16);
     for side in [Side::Cloud, Side::Local] {
@@ -187,11 +187,11 @@ fn items_that_both_sides_answer_count_once() {
     policy.see(0.5, &answered(Side::Local, 4));
     policy.see(0.5, &back(Side::Cloud, 1, false));
     assert_eq!((policy.state.estimates.done, policy.left() as u64), (done + 4, 9992));
-    assert!(policy.state.estimates.flight(9).is_none());
+    assert!(policy.state.estimates.sent_batch(9).is_none());
 }
 
 #[test]
-fn answers_of_who_goes_on_alone_count_and_those_of_the_other_do_not() {
+fn answers_of_the_continuing_side_count_only() {
     let (mut policy, done) = raced();
     policy.see(0.5, &answered(Side::Cloud, 1));
     policy.see(0.5, &answered(Side::Local, 2));

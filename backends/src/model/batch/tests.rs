@@ -13,7 +13,7 @@ fn batch(items: &[&[u8]], stride: Option<u32>) -> Batch {
 }
 
 #[test]
-fn a_piece_holds_its_items_and_knows_their_place() {
+fn pieces_have_their_items_and_positions() {
     for stride in [None, Some(2)] {
         let whole = batch(&[b"aa", b"bb", b"cc", b"dd"], stride);
         let piece = whole.piece(BatchId(8), 1, 3, 2);
@@ -24,7 +24,7 @@ fn a_piece_holds_its_items_and_knows_their_place() {
 }
 
 #[test]
-fn many_single_items_are_cut_out_in_one_walk() {
+fn single_items_are_cut_in_one_pass() {
     for stride in [None, Some(2)] {
         let whole = batch(&[b"aa", b"bb", b"cc", b"dd"], stride);
         let mut ids = 20;
@@ -32,8 +32,8 @@ fn many_single_items_are_cut_out_in_one_walk() {
             ids += 1;
             BatchId(ids)
         });
-        let told: Vec<_> = singles.iter().map(|one| (one.id().0, one.first(), one.attempt())).collect();
-        assert_eq!(told, [(21, 100, 1), (22, 101, 2), (23, 103, 1)]);
+        let found: Vec<_> = singles.iter().map(|one| (one.id().0, one.first(), one.attempt())).collect();
+        assert_eq!(found, [(21, 100, 1), (22, 101, 2), (23, 103, 1)]);
         let items = singles.iter().map(|one| Items::new(one.payload(), stride).collect::<Vec<_>>());
         assert_eq!(items.collect::<Vec<_>>(), [[b"aa"], [b"bb"], [b"dd"]]);
     }
@@ -42,14 +42,14 @@ fn many_single_items_are_cut_out_in_one_walk() {
     let many: Vec<&[u8]> = many.iter().map(Vec::as_slice).collect();
     let whole = batch(&many, None);
     let positions: Vec<_> = (0..count).map(|position| (position, 1)).collect();
-    let begun = std::time::Instant::now();
+    let started = std::time::Instant::now();
     assert_eq!(whole.singles(&positions, || BatchId(1)).len(), count as usize);
-    // Each from the beginning, it takes minutes.
-    assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
+    // Reading from the start for each item would take minutes.
+    assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
 }
 
 #[test]
-fn cut_bytes_end_the_items() {
+fn truncated_bytes_end_the_items() {
     let whole = batch(&[b"abc", b"defg"], None);
     let bytes = whole.payload();
     for cut in 0..bytes.len() {
@@ -59,6 +59,6 @@ fn cut_bytes_end_the_items() {
 }
 
 #[test]
-fn items_of_no_bytes_are_items() {
+fn empty_items_are_counted() {
     assert_eq!(Items::new(batch(&[b"", b"", b""], None).payload(), None).count(), 3);
 }

@@ -10,7 +10,7 @@ const DONE: DoneHead = DoneHead {
     cpu: Duration::from_nanos(9),
 };
 
-fn survives<M: Message + PartialEq>(message: M) {
+fn round_trips<M: Message + PartialEq>(message: M) {
     for place in [None, Some(0), Some(10)] {
         let header = Header { message, length: 6, place };
         assert_eq!(Header::read(&header.bytes()).ok(), Some(header));
@@ -18,13 +18,13 @@ fn survives<M: Message + PartialEq>(message: M) {
 }
 
 #[test]
-fn a_header_of_each_kind_survives_the_way() {
+fn headers_of_each_kind_round_trip() {
     for context_at in [None, Some(7)] {
-        survives(ToWorker::Open { job: JobId(1), context_at });
+        round_trips(ToWorker::Open { job: JobId(1), context_at });
     }
     for (stride, level) in [(None, None), (Some(8), Some(LevelFilter::Off))] {
         let (job, ticket, items) = (JobId(1), 2, 3);
-        survives(ToWorker::Batch(BatchHead {
+        round_trips(ToWorker::Batch(BatchHead {
             job,
             ticket,
             items,
@@ -35,19 +35,19 @@ fn a_header_of_each_kind_survives_the_way() {
         }));
     }
     for half in [false, true] {
-        survives(ToWorker::Recall { ticket: 1, half });
+        round_trips(ToWorker::Recall { ticket: 1, half });
     }
-    survives(ToWorker::Close { job: JobId(1) });
-    survives(ToHost::Done(DONE));
-    survives(ToHost::Done(DoneHead { slowest: None, queued: None, ..DONE }));
-    survives(ToHost::Returned { ticket: 1, from: 2 });
-    survives(ToHost::OpenFailed { job: JobId(1) });
-    survives(ToHost::Log);
-    survives(ToHost::SandboxDenial { ticket: 1 });
+    round_trips(ToWorker::Close { job: JobId(1) });
+    round_trips(ToHost::Done(DONE));
+    round_trips(ToHost::Done(DoneHead { slowest: None, queued: None, ..DONE }));
+    round_trips(ToHost::Returned { ticket: 1, from: 2 });
+    round_trips(ToHost::OpenFailed { job: JobId(1) });
+    round_trips(ToHost::Log);
+    round_trips(ToHost::SandboxDenial { ticket: 1 });
 }
 
 #[test]
-fn a_frame_of_the_other_direction_is_refused_by_its_name() {
+fn frames_of_the_other_direction_are_rejected() {
     let recall = Header::frame(ToWorker::Recall { ticket: 1, half: true }, &[]);
     let refused = Header::<ToHost>::read(&recall).expect_err("a host sends it");
     assert_eq!(refused.to_string(), "Recall is the host's to send");
@@ -56,14 +56,14 @@ fn a_frame_of_the_other_direction_is_refused_by_its_name() {
 }
 
 #[test]
-fn claims_of_a_worker_that_can_not_be_are_left_out() {
+fn impossible_measurements_are_dropped_or_capped() {
     let mut bytes = Header::frame(ToHost::Done(DONE), &[]);
     bytes[28..32].copy_from_slice(&6u32.to_le_bytes());
     bytes[48..56].copy_from_slice(&u64::MAX.to_le_bytes());
     let Ok(Header { message: ToHost::Done(done), .. }) = Header::read(&bytes) else {
         panic!("it is an answer")
     };
-    assert_eq!((done.slowest, done.wall), (None, Duration::from_nanos(LONGEST)));
+    assert_eq!((done.slowest, done.wall), (None, Duration::from_nanos(MAX_NANOS)));
 }
 
 #[test]
