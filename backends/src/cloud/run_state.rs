@@ -159,7 +159,7 @@ impl RunInner {
     }
 
     /// Removes a piece from those in flight; it is finished.
-    pub(super) fn on_finished(&mut self) {
+    pub(crate) fn on_finished(&mut self) {
         self.in_flight -= 1;
         self.window.on_finished();
     }
