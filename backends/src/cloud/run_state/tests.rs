@@ -46,7 +46,7 @@ fn piece(id: u64, sent_before: Option<(Arc<Opened>, u64)>) -> Piece {
     let mut builder = BatchBuilder::new(Some(1));
     builder.buffer().push(0);
     builder.added(1);
-    Piece { batch: builder.finish(JobId(1), BatchId(id), id, 10), sent_before: before }
+    Piece { batch: builder.finish(JobId(1), BatchId(id), id, 10), sent_before }
 }
 
 #[test]
