@@ -189,9 +189,12 @@ impl Browser {
                 continue;
             }
             let url = message["params"]["request"]["url"].as_str().expect("an address");
-            // The page that the browser itself begins with.
+            // The page that the browser itself begins with, and the frames in it.
             let by = message["params"]["documentURL"].as_str().unwrap_or_default();
-            if url.starts_with("chrome://") && by.starts_with("chrome://") {
+            let is_browsers = |address: &str| {
+                address.starts_with("chrome://") || address.starts_with("chrome-untrusted://")
+            };
+            if is_browsers(url) && is_browsers(by) {
                 continue;
             }
             requests += 1;

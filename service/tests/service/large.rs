@@ -7,7 +7,7 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 use ureq::http::Request;
 
-use crate::server::Server;
+use crate::server::{LIMIT, Server};
 
 /// A page is made within this, on the server.
 const TIME: Duration = Duration::from_millis(300);
@@ -122,23 +122,29 @@ fn pages_of_a_large_account_are_made_in_time_and_are_small() {
         "/tokens".to_owned(),
     ];
     for page in pages {
-        let tries: Vec<(Duration, usize)> = (0..5)
-            .map(|_| {
-                let begun = Instant::now();
-                let request =
-                    Request::get(format!("{}/dashboard{page}", server.url)).header("cookie", &session);
-                let mut response = agent.run(request.body(()).expect("a request")).expect("an answer");
-                assert_eq!(response.status(), 200, "{page}");
-                let length = response.body_mut().read_to_vec().expect("a page").len();
-                (begun.elapsed(), length)
-            })
-            .collect();
-        let mut times: Vec<Duration> = tries.iter().map(|(time, _)| *time).collect();
+        let load = || {
+            let begun = Instant::now();
+            let request = Request::get(format!("{}/dashboard{page}", server.url)).header("cookie", &session);
+            let mut response = agent.run(request.body(()).expect("a request")).expect("an answer");
+            assert_eq!(response.status(), 200, "{page}");
+            let length = response.body_mut().read_to_vec().expect("a page").len();
+            (begun.elapsed(), length)
+        };
+        // Other work of the machine makes some of them slower, and none faster: on a busy one it takes more tries.
+        let (mut times, begun) = (Vec::new(), Instant::now());
+        while times.len() < 5 || (times.iter().min() > Some(&TIME) && begun.elapsed() < LIMIT) {
+            let (time, length) = load();
+            assert!(length <= SIZE, "{page} has {length} bytes");
+            times.push(time);
+        }
         times.sort();
-        println!("{page}: median {:?} ({:?} to {:?}), {} bytes", times[2], times[0], times[4], tries[0].1);
-        // What else the machine does makes some of them longer, and none shorter.
+        println!(
+            "{page}: median {:?} ({:?} to {:?})",
+            times[times.len() / 2],
+            times[0],
+            times[times.len() - 1]
+        );
         assert!(times[0] <= TIME, "{page} took {times:?}");
-        assert!(tries[0].1 <= SIZE, "{page} has {} bytes", tries[0].1);
     }
     let listed: Value = server.json(&["runs", "list", "ada"]);
     assert_eq!(listed.as_array().map(Vec::len), Some(20));

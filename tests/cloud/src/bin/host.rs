@@ -4,7 +4,7 @@ use std::env;
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -82,8 +82,15 @@ fn lethal(config: &FastmapConfig, items: u64, milliseconds: u64, which: u64, han
     report(config.fastmap(function, (0..items).map(move |n| (n, milliseconds, which, hangs))), |n| n);
 }
 
+/// A map of this number of items, or up to a line "enough" on standard input.
 fn watched(config: &FastmapConfig, items: u64, milliseconds: u64) -> Result<(), Box<dyn Error>> {
     static READ: AtomicU64 = AtomicU64::new(0);
+    static ENOUGH: AtomicBool = AtomicBool::new(false);
+    std::thread::spawn(|| {
+        if std::io::stdin().lines().any(|line| line.is_ok_and(|line| line == "enough")) {
+            ENOUGH.store(true, Ordering::Relaxed);
+        }
+    });
     let nap = |(n, milliseconds): (u64, u64)| {
         sleep(Duration::from_millis(milliseconds));
         n * n
@@ -92,7 +99,8 @@ fn watched(config: &FastmapConfig, items: u64, milliseconds: u64) -> Result<(), 
         READ.fetch_add(1, Ordering::Relaxed);
         (n, milliseconds)
     };
-    for (n, answer) in (0..).zip(config.fastmap(nap, (0..items).map(read)).label("watched")) {
+    let input = (0..items).take_while(|_| !ENOUGH.load(Ordering::Relaxed)).map(read);
+    for (n, answer) in (0..).zip(config.fastmap(nap, input).label("watched")) {
         if answer? != n * n {
             println!("wrong {n}");
         }
