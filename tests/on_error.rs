@@ -221,7 +221,7 @@ fn a_deadline_ends_a_map_and_what_it_runs() {
         assert_eq!(map.next().unwrap().unwrap(), 1);
         let error = map.next().unwrap().unwrap_err();
         let took = begun.elapsed();
-        assert!(took >= limit && took < limit + Duration::from_secs(1), "{took:?}");
+        assert!(took >= limit && took < LONG, "{took:?}");
         assert_eq!((error.kind(), error.index()), (ErrorKind::Timeout, None));
         assert!(error.to_string().contains("1.5s"), "{error}");
         assert!(map.next().is_none());
