@@ -1,28 +1,28 @@
-//! Confines the calling process, and says what the kernel lacks for that.
+//! Confines the calling process, and reports the layers that the kernel lacks.
 
 use std::sync::atomic::AtomicU32;
 use std::{fmt, io};
 
 use crate::refusal_record::DenialLog;
 
-/// How much confinement is asked for.
+/// The requested level of confinement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum ConfinementLevel {
-    /// None.
+    /// No confinement.
     #[default]
     Off,
-    /// Each layer that the kernel has.
+    /// Each layer that the kernel supports.
     BestEffort,
-    /// All layers, or none.
+    /// All layers; a missing one is an error.
     Full,
 }
 
-/// A part of the confinement that a kernel has or lacks.
+/// A layer of the confinement, which a kernel may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Layer {
-    /// Keeps files from being opened.
+    /// Prevents opening files.
     Landlock,
-    /// Refuses system calls: network, other processes, administration, changes to files.
+    /// Denies system calls: network, other processes, administration, changes to files.
     Seccomp,
 }
 
@@ -35,28 +35,29 @@ impl fmt::Display for Layer {
     }
 }
 
-/// A layer that is not available here. Its text gives the reason, as far as the kernel's answer shows it.
+/// A layer that is not available to this process. Its text gives the reason, as far as the kernel's error
+/// shows it.
 #[derive(Debug, thiserror::Error)]
 #[error("{}{layer}", self.reason())]
 pub struct MissingFeature {
-    /// Which.
+    /// The missing layer.
     pub layer: Layer,
-    /// What the kernel said.
+    /// The kernel's error.
     #[source]
     pub why: io::Error,
 }
 
 impl MissingFeature {
-    /// What stands before the layer's name.
+    /// The part of the message before the layer's name.
     fn reason(&self) -> &'static str {
         match self.why.raw_os_error() {
             Some(libc::ENOSYS) => "this kernel lacks ",
             Some(libc::EOPNOTSUPP) => "this kernel was started without (its parameter lsm=) ",
-            // A kernel that has it answers otherwise.
+            // The kernel's own support never gives these errors.
             Some(libc::EPERM | libc::EACCES) => {
                 "what surrounds this process (a container's profile, systemd's SystemCallFilter=) refuses "
             }
-            // Its attendant is a thread.
+            // The handler of seccomp notifications needs a thread.
             Some(libc::EAGAIN) => {
                 "this process may start no thread (TasksMax= of systemd, a container's limit of pids, ulimit -u) for "
             }
@@ -65,20 +66,19 @@ impl MissingFeature {
     }
 }
 
-/// What holds, for the rest of the life of this process.
+/// The confinement in force for the rest of this process's life.
 #[derive(Debug)]
 #[must_use = "a layer may be missing"]
 pub struct Confinement {
-    /// Layers that hold.
+    /// Layers in force.
     pub holding: Vec<Layer>,
     /// Layers that the kernel lacks.
     pub missing_features: Vec<MissingFeature>,
-    /// Why there is no `/tmp` and no `/dev/shm` of this process's own, if there is none: writing there is
-    /// refused.
+    /// The reason, if this process has no `/tmp` and `/dev/shm` of its own: writing there is denied.
     pub no_temporary_files: Option<io::Error>,
 }
 
-/// The layers that the kernel lacks for this process, found without confining it.
+/// Returns the layers that the kernel lacks for this process, without confining it.
 pub fn missing_features() -> Vec<MissingFeature> {
     let tried = [
         (Layer::Landlock, crate::landlock::available()),
@@ -87,40 +87,43 @@ pub fn missing_features() -> Vec<MissingFeature> {
     tried.into_iter().filter_map(|(layer, tried)| Some(MissingFeature { layer, why: tried.err()? })).collect()
 }
 
-/// The version of Landlock that this kernel has; `None`: it has none, or not switched on.
+/// Returns the kernel's Landlock ABI version; `None` if Landlock is missing or not enabled.
 pub fn landlock_abi() -> Option<u32> {
     crate::landlock::abi().ok()
 }
 
-/// Confines this process, for ever. What is refused goes to `record`, with the number that `running` then holds.
+/// Confines this process irrevocably. Denied calls are recorded in `record`, with the current value of
+/// `running`.
 ///
-/// It then has a `/tmp` and a `/dev/shm` of its own, in memory, and TMPDIR is not set.
+/// The process then has a `/tmp` and a `/dev/shm` of its own, in memory, and TMPDIR is unset.
 ///
-/// To be called once, before the first thread is started: Landlock covers the calling thread and its descendants only.
-/// Descriptors that are open stay usable. The record may lie in memory that another process shares.
+/// Must be called once, before the first thread is started, because Landlock covers only the calling thread
+/// and its descendants. Open descriptors stay usable. The record may be in memory that another process
+/// shares.
 ///
 /// # Errors
-/// For [`ConfinementLevel::Full`], the first layer that the kernel lacks; what was confined until then stays so.
+/// For [`ConfinementLevel::Full`], the first layer that the kernel lacks. Layers installed before it stay in
+/// force.
 pub fn confine(
-    demand: ConfinementLevel,
+    level: ConfinementLevel,
     record: &'static DenialLog,
     running: &'static AtomicU32,
 ) -> Result<Confinement, MissingFeature> {
     let mut confinement =
         Confinement { holding: Vec::new(), missing_features: Vec::new(), no_temporary_files: None };
-    if demand == ConfinementLevel::Off {
+    if level == ConfinementLevel::Off {
         return Ok(confinement);
     }
-    crate::refusal_record::keep(record, running);
-    // Only where Landlock keeps the function within it.
+    crate::refusal_record::set_record(record, running);
+    // Without Landlock the function could also write elsewhere.
     if crate::landlock::available().is_ok() {
         match crate::temporary::make() {
-            // SAFETY: there is no second thread yet, as this function's contract says.
+            // SAFETY: this function's contract says that no second thread exists yet.
             Ok(()) => unsafe { crate::temporary::unset_variables() },
             Err(why) => confinement.no_temporary_files = Some(why),
         }
     }
-    // Landlock first: it needs calls that seccomp refuses.
+    // Landlock first: its installation needs calls that seccomp denies.
     for (layer, install) in [
         (Layer::Landlock, crate::landlock::install as fn() -> io::Result<()>),
         (Layer::Seccomp, crate::seccomp::install),
@@ -128,31 +131,31 @@ pub fn confine(
         match install() {
             Ok(()) => confinement.holding.push(layer),
             Err(why) => {
-                let lack = MissingFeature { layer, why };
-                if demand == ConfinementLevel::Full {
-                    return Err(lack);
+                let missing = MissingFeature { layer, why };
+                if level == ConfinementLevel::Full {
+                    return Err(missing);
                 }
-                confinement.missing_features.push(lack);
+                confinement.missing_features.push(missing);
             }
         }
     }
     Ok(confinement)
 }
 
-/// Has this process, which a jail confines, write down what is refused to it, and which files it looks for that
-/// are not there, with the number that `running` then holds. Refused are the calls that [`confine`] refuses.
+/// Records denied calls and missing files of this jailed process, with the current value of `running`. It
+/// denies the same calls as [`confine`].
 ///
-/// It takes nothing away from the jail, whose filters hold as before: a filter can only refuse more.
+/// The jail's filters stay in force: an additional filter can only deny more.
 ///
-/// To be called once, before the first thread is started.
+/// Must be called once, before the first thread is started.
 ///
 /// # Errors
-/// If no jail of this list is around the process, or this kernel has no filters that raise signals.
+/// If the process is not in a jail with this list of calls, or the kernel has no filters that raise signals.
 pub fn watch(record: &'static DenialLog, running: &'static AtomicU32) -> io::Result<()> {
     if !crate::seccomp::is_jailed() {
         return Err(io::Error::other("no jail's filter is in force"));
     }
-    crate::refusal_record::keep(record, running);
-    crate::path_calls::leave_to_the_jail();
+    crate::refusal_record::set_record(record, running);
+    crate::path_calls::set_in_jail();
     crate::seccomp::install_inside()
 }

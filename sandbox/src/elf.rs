@@ -1,7 +1,7 @@
-//! What an executable file says of itself: for which machine it is, which loader and libraries it needs, and in which
-//! versions. Only read, never run: `ldd` would run a stranger's file. Called by `jail::libraries` where a program is to
-//! run, and by the service's gateway when one is uploaded; a file that can't run here is refused in words before it gets
-//! to a jail.
+//! Reads the ELF headers of an executable: its architecture, its loader, and the libraries and versions it
+//! needs. The file is never executed, as `ldd` would do with an untrusted file. Called by `jail::libraries`
+//! before a program runs, and by the service's gateway at an upload. A file that can't run on this machine is
+//! rejected with the reason before it reaches a jail.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,56 +14,56 @@ use object::endian::LittleEndian;
 use object::read::elf::{Dyn as _, FileHeader as _, ProgramHeader as _};
 use object::read::{ReadCache, ReadRef, StringTable};
 
-/// More libraries, or more versions of one, than any program needs.
-const MOST: usize = 1024;
+/// Limit of libraries, and of versions of one: more than any program needs.
+const MAX_NAMES: usize = 1024;
 
 type Header = FileHeader64<LittleEndian>;
 
-/// How a program is built that needs neither loader nor libraries.
+/// Commands that build a program without loader and libraries.
 const STATICALLY: &str = if cfg!(target_arch = "aarch64") {
     "rustup target add aarch64-unknown-linux-musl, then cargo build --release --target aarch64-unknown-linux-musl"
 } else {
     "rustup target add x86_64-unknown-linux-musl, then cargo build --release --target x86_64-unknown-linux-musl"
 };
 
-/// Why a file is not one that this machine can run. The message is made to be shown to who sent the file.
+/// The reason why this machine can't run a file. The message is meant for the sender of the file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ElfError {
-    /// A text that some interpreter would read.
+    /// A script for an interpreter.
     #[error("the file is a script (it begins with #!), not an executable; send the compiled program")]
     Script,
-    /// No ELF at all.
+    /// Not an ELF file.
     #[error("the file is not an executable for Linux (no ELF file)")]
     NotElf,
-    /// ELF, but no 64-bit little-endian program.
+    /// An ELF file, but not a 64-bit little-endian program.
     #[error("the file is not a program for 64-bit Linux: {0}")]
     Kind(String),
-    /// For another machine.
+    /// Built for another architecture.
     #[error(
         "the executable is for {found}, and the workers of this machine are {host}; build it for {host}-unknown-linux-gnu"
     )]
     Architecture {
-        /// What it was built for.
+        /// The executable's architecture.
         found: String,
-        /// What this machine is.
+        /// This machine's architecture.
         host: &'static str,
     },
     /// Its headers contradict themselves.
     #[error("the executable is damaged: {0}")]
     Damaged(String),
-    /// Its loader does not exist on this machine, or not in a jail.
+    /// Its loader does not exist on this machine, or is not available in jails.
     #[error(
         "the executable asks for the loader {loader}, and jails here have {known}; link it for one of these, or \
          statically, which needs no loader: {STATICALLY}"
     )]
     Loader {
-        /// The path that it asks for.
+        /// The requested path.
         loader: String,
         /// Paths of the loaders that a jail can have.
         known: String,
     },
-    /// A library is not here.
+    /// A library is missing on this machine.
     #[error(
         "the executable needs the library {library} (for {wanted_by}), which this machine does not have; link it \
          statically: {STATICALLY}"
@@ -74,7 +74,7 @@ pub enum ElfError {
         /// The file that names it.
         wanted_by: String,
     },
-    /// A library is too old here.
+    /// A library is too old on this machine.
     #[error(
         "the executable needs {version} of {library}, and this machine has {newest}; build it on an older system, or \
          without the system's C library: {STATICALLY}"
@@ -82,27 +82,27 @@ pub enum ElfError {
     Version {
         /// The library.
         library: String,
-        /// What is needed of it, `GLIBC_2.39` for one.
+        /// The required version, for example `GLIBC_2.39`.
         version: String,
-        /// The newest of that kind which is here.
+        /// The newest available version of that family.
         newest: String,
     },
 }
 
-/// An executable or a library, as far as its headers tell.
+/// The headers of an executable or a library.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Elf {
-    /// The loader that it asks for; `None`: it is linked statically.
+    /// The requested loader; `None` if linked statically.
     pub interpreter: Option<PathBuf>,
-    /// Names of the libraries that it names itself.
+    /// Names of the libraries that it needs directly.
     pub needed: Vec<String>,
-    /// Versions that it needs of each library.
+    /// Required versions of each library.
     pub versions: BTreeMap<String, Vec<String>>,
-    /// Versions that it offers, where it is a library.
+    /// Versions that it provides, if it is a library.
     pub offers: Vec<String>,
     /// The linker's build id.
     pub build_id: Option<Vec<u8>>,
-    /// There is something to be loaded, and a place in it to begin at: most libraries have none.
+    /// Whether it has a loadable segment and an entry point; most libraries have no entry point.
     pub begins: bool,
 }
 
@@ -110,7 +110,7 @@ impl Elf {
     /// Reads the headers of a file's bytes. The bytes may be anything.
     ///
     /// # Errors
-    /// If the file is not a program or library for this machine's architecture, or contradicts itself.
+    /// If the file is not a program or library for this machine's architecture, or is inconsistent.
     pub fn parse<'a>(data: impl ReadRef<'a>) -> Result<Elf, ElfError> {
         let header = header(data)?;
         let endian = LittleEndian;
@@ -126,7 +126,7 @@ impl Elf {
             if let Some(entries) = segment.dynamic(endian, data).map_err(damaged)? {
                 dynamic = Some(entries);
             }
-            // Padding may follow the last note: what can't be read ends them, as it does for the kernel.
+            // Padding may follow the last note. Like the kernel, stop at the first unreadable note.
             let mut notes = segment.notes(endian, data).map_err(damaged)?;
             while let Some(Ok(Some(note))) = notes.as_mut().map(object::read::elf::NoteIterator::next) {
                 if note.name() == ELF_NOTE_GNU
@@ -147,35 +147,35 @@ impl Elf {
                 let library = text(need.file(endian, strings).map_err(damaged)?, "a library's name")?;
                 let versions = elf.versions.entry(library.to_owned()).or_default();
                 while let Some(version) = each.next().map_err(damaged)? {
-                    // A weak one is asked for, and done without.
+                    // A weak version is optional.
                     if version.vna_flags.get(endian).0 & VER_FLG_WEAK.0 == 0 {
                         versions.push(
                             text(version.name(endian, strings).map_err(damaged)?, "a version")?.to_owned(),
                         );
                     }
-                    bounded(versions.len())?;
+                    check_count(versions.len())?;
                 }
-                bounded(elf.versions.len())?;
+                check_count(elf.versions.len())?;
             }
         }
         if let Some((mut offers, link)) = sections.gnu_verdef(endian, data).map_err(damaged)? {
             let strings = sections.strings(endian, data, link).map_err(damaged)?;
             while let Some((_, mut names)) = offers.next().map_err(damaged)? {
-                // The first is its own name, the others those of its parents.
+                // The first name is its own, the others are those of its parents.
                 if let Some(name) = names.next().map_err(damaged)? {
                     elf.offers
                         .push(text(name.name(endian, strings).map_err(damaged)?, "a version")?.to_owned());
                 }
-                bounded(elf.offers.len())?;
+                check_count(elf.offers.len())?;
             }
         }
         Ok(elf)
     }
 
-    /// Whether `library`, which is to be the one of that name, has all versions that this file needs of it.
+    /// Checks that `library`, to be used for `name`, has all versions that this file needs.
     ///
     /// # Errors
-    /// Names the newest that is missing: a library that has it has the others.
+    /// Names the newest missing version: a library that has it has the others.
     pub fn accepts(&self, name: &str, library: &Elf) -> Result<(), ElfError> {
         let missing = |version: &&String| !library.offers.is_empty() && !library.offers.contains(version);
         let needed = self.versions.get(name).into_iter().flatten();
@@ -192,7 +192,7 @@ impl Elf {
     }
 }
 
-/// Checks what comes first: that this is a 64-bit program for this machine.
+/// Checks the file header: that this is a 64-bit program for this machine.
 fn header<'a>(data: impl ReadRef<'a>) -> Result<&'a Header, ElfError> {
     let begins = |with: &[u8]| data.read_bytes_at(0, with.len() as u64) == Ok(with);
     if begins(b"#!") {
@@ -223,7 +223,7 @@ fn header<'a>(data: impl ReadRef<'a>) -> Result<&'a Header, ElfError> {
     Ok(header)
 }
 
-/// The libraries that the dynamic section names: what the loader will look for.
+/// Returns the libraries named in the dynamic section, which the loader will look for.
 fn needed<'a>(
     segments: &[elf::ProgramHeader64<LittleEndian>],
     entries: &[elf::Dyn64<LittleEndian>],
@@ -239,7 +239,7 @@ fn needed<'a>(
             _ => {}
         }
     }
-    bounded(names.len())?;
+    check_count(names.len())?;
     let loaded = segments.iter().filter(|segment| segment.p_type.get(endian) == elf::PT_LOAD);
     let mut loaded = loaded.map(|segment| segment.data_range(endian, data, table, size).ok().flatten());
     let strings = loaded.find_map(|strings| strings).unwrap_or_default();
@@ -254,7 +254,8 @@ fn needed<'a>(
         .collect()
 }
 
-/// Names come from strangers and go into messages and command lines: short, printable, without spaces.
+/// Checks a name: short, printable, without spaces. Names are untrusted and are used in messages and command
+/// lines.
 fn text<'a>(bytes: &'a [u8], what: &str) -> Result<&'a str, ElfError> {
     let text = std::str::from_utf8(bytes).unwrap_or_default();
     if text.is_empty() || text.len() > 255 || text.chars().any(|c| !c.is_ascii_graphic()) {
@@ -263,33 +264,37 @@ fn text<'a>(bytes: &'a [u8], what: &str) -> Result<&'a str, ElfError> {
     Ok(text)
 }
 
-fn bounded(count: usize) -> Result<(), ElfError> {
-    if count > MOST { Err(ElfError::Damaged(format!("more than {MOST} names of one kind"))) } else { Ok(()) }
+fn check_count(count: usize) -> Result<(), ElfError> {
+    if count > MAX_NAMES {
+        Err(ElfError::Damaged(format!("more than {MAX_NAMES} names of one kind")))
+    } else {
+        Ok(())
+    }
 }
 
-/// `GLIBC` of `GLIBC_2.36`.
+/// Returns the family of a version: `GLIBC` for `GLIBC_2.36`.
 pub(crate) fn family(version: &str) -> &str {
     version.split('_').next().unwrap_or_default()
 }
 
-/// `GLIBC_2.9` comes before `GLIBC_2.36`.
+/// Returns a version's numbers, so that `GLIBC_2.9` sorts before `GLIBC_2.36`.
 pub(crate) fn numbers(version: &str) -> Vec<u32> {
     version.split(['_', '.']).filter_map(|part| part.parse().ok()).collect()
 }
 
-/// Reads a file's headers, and of the file no more than these: it may be large.
+/// Reads a file's headers only, because the file may be large.
 ///
 /// # Errors
-/// As [`Elf::parse`]; a file that can't be read counts as damaged.
+/// As [`Elf::parse`]; an unreadable file counts as damaged.
 pub fn read(path: &Path) -> Result<Elf, ElfError> {
     let file = File::open(path).map_err(|error| ElfError::Damaged(format!("{}: {error}", path.display())))?;
     Elf::parse(&ReadCache::new(file))
 }
 
-/// The same of a file that is to be a program.
+/// Reads the headers of a file that must be a program.
 ///
 /// # Errors
-/// As [`read`]; also if it is a library, or has nothing to begin with.
+/// As [`read`]; also if it is a library, or has no entry point.
 pub fn read_program(path: &Path) -> Result<Elf, ElfError> {
     let elf = read(path)?;
     match elf.begins && (elf.interpreter.is_some() || elf.needed.is_empty()) {
@@ -351,7 +356,7 @@ mod tests {
     #[test]
     fn damaged_files_are_answered_and_never_panicked_at() {
         let own = own();
-        // A fixed sequence: what fails can be tried again.
+        // A fixed sequence, so that a failure can be reproduced.
         let mut state = 0x9e37_79b9_7f4a_7c15u64;
         let mut random = || {
             state ^= state << 13;

@@ -1,13 +1,15 @@
-//! seccomp filters made from the list in `calls`: pure functions from one side's answers to programs for the
-//! kernel. Used by `seccomp`, which installs them in this process, and by `jail::filter`, which gives them to
+//! Compiles seccomp filters from the list in `calls`: pure functions from one side's answers to BPF programs.
+//! Used by `seccomp`, which installs them in this process, and by `jail::filter`, which passes them to
 //! bubblewrap.
 //!
-//! Each side has two, of which the stricter answer counts: answers by the number of the call alone, and those
-//! that depend on its arguments. The local sandbox has a third, for the calls that a thread answers
-//! (`notify_thread`); in a jail they raise a signal, because a jail's refusal would come before that thread's.
+//! Each side has two filters: one decides by the call's number alone, the other by its arguments. The kernel
+//! uses the stricter answer. The local sandbox has a third filter, for the calls that `notify_thread`
+//! answers. In a jail these raise a signal, because the jail's own denial would take precedence over that
+//! thread's answer.
 //!
-//! The first is a search tree of our own. The kernel runs a new filter once for each call that there is, and
-//! the library's chain of comparisons takes it 0.4 ms for a list of this length, at the start of each worker.
+//! The first filter is a search tree, not compiled by the library. The kernel runs a new filter once for each
+//! existing call. With the library's chain of comparisons that takes 0.4 ms for a list of this length, at the
+//! start of each worker.
 
 use std::collections::BTreeMap;
 
@@ -16,31 +18,32 @@ use seccompiler::{
     SeccompCondition, SeccompFilter, SeccompRule, sock_filter,
 };
 
-use crate::calls::{ASKED, Answer, Condition, Side, answers};
+use crate::calls::{Answer, Condition, MARKER, Side, answers};
 use crate::temporary;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// What the kernel does with a refused call.
+/// Returns the kernel's action for a denied call.
 fn refusal(side: Side) -> SeccompAction {
     match side {
-        // A signal, to `handler`. In a jail it comes before the error of the jail's own filter.
+        // A signal to `sigsys_handler`. In a jail it takes precedence over the error of the jail's own
+        // filter.
         Side::Local | Side::Inside => SeccompAction::Trap,
         #[cfg(any(feature = "jail", test))]
         Side::Jail => SeccompAction::Errno(libc::EPERM as u32),
     }
 }
 
-/// The answers that do not depend on arguments. A number that is not on the list is a newer call, or one of
-/// x86-64's second numbering (x32), by which a list could be evaded: absent. (Other numberings, such as that
-/// of 32-bit programs, end the process: the filters of [`by_arguments`] see to that.)
+/// Compiles the answers that do not depend on arguments. A number that is not on the list is a newer call, or
+/// one of x86-64's second numbering (x32), which could evade a list: both get ENOSYS. (Other numberings, such
+/// as that of 32-bit programs, kill the process, by the filters of [`by_arguments`].)
 pub(crate) fn by_number(side: Side) -> BpfProgram {
     let absent = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
     let action = |answer: Answer| match answer {
         Answer::Refused => u32::from(refusal(side)),
         Answer::Absent => absent,
         Answer::Skipped => libc::SECCOMP_RET_ERRNO,
-        Answer::Allowed | Answer::Only(_) | Answer::Asked(_) => libc::SECCOMP_RET_ALLOW,
+        Answer::Allowed | Answer::Only(_) | Answer::UserNotif(_) => libc::SECCOMP_RET_ALLOW,
     };
     let mut actions: BTreeMap<u32, u32> =
         answers(side).map(|(call, answer)| (call.number as u32, action(answer))).collect();
@@ -51,13 +54,13 @@ pub(crate) fn by_number(side: Side) -> BpfProgram {
     // The lowest number of each range with its action.
     let mut ranges: Vec<(u32, u32)> = actions.into_iter().collect();
     ranges.dedup_by_key(|(_, action)| *action);
-    // The number of the call is the first of what a filter sees.
+    // The call's number is the first field of `struct seccomp_data`.
     let mut program = vec![step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0)];
     search(&ranges, &mut program);
     program
 }
 
-/// Adds a search for the range of the number.
+/// Adds a binary search for the number's range.
 fn search(ranges: &[(u32, u32)], program: &mut BpfProgram) {
     if let [(_, action)] = ranges {
         program.push(step(libc::BPF_RET | libc::BPF_K, 0, *action));
@@ -67,7 +70,7 @@ fn search(ranges: &[(u32, u32)], program: &mut BpfProgram) {
     let fork = program.len();
     program.push(step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, high[0].0));
     search(low, program);
-    // A jump reaches 255 steps, which the test below checks.
+    // A jump offset is at most 255, which the test below checks.
     program[fork].jt = (program.len() - fork - 1) as u8;
     search(high, program);
 }
@@ -76,20 +79,20 @@ fn step(code: u32, yes: u8, k: u32) -> sock_filter {
     sock_filter { code: code as u16, jt: yes, jf: 0, k }
 }
 
-/// Refuses the calls that are allowed with other arguments only.
+/// Compiles the denial of calls whose arguments break their conditions.
 pub(crate) fn by_arguments(side: Side) -> Result<BpfProgram, BackendError> {
     let mut rules = Rules::new();
     for (call, answer) in answers(side) {
         match answer {
             Answer::Only(conditions) => {
-                // Without rules it would be a match whatever the arguments.
+                // An empty list of rules would match any arguments.
                 let breaches = unless(conditions, side)?;
                 if !breaches.is_empty() {
                     rules.insert(call.number, breaches);
                 }
             }
             // Without rules it is a match whatever the arguments.
-            Answer::Asked(conditions) if side == Side::Inside => {
+            Answer::UserNotif(conditions) if side == Side::Inside => {
                 rules
                     .insert(call.number, conditions.map_or_else(|| Ok(Vec::new()), |all| unless(all, side))?);
             }
@@ -99,28 +102,29 @@ pub(crate) fn by_arguments(side: Side) -> Result<BpfProgram, BackendError> {
     compile(rules, refusal(side))
 }
 
-/// Brings the calls to `handler` by which the signal of a refused call could be blocked, or have another
-/// handler: a filter's signal that is blocked ends the process. (`posix_spawn`, `fork` and some libraries'
-/// threads block all signals.) For the calling thread and those that it starts: another one may have the
-/// signal blocked already.
-pub(crate) fn keep_signal() -> Result<BpfProgram, BackendError> {
+/// Compiles a filter that routes calls to `sigsys_handler` which could block SIGSYS or replace its handler:
+/// the kernel kills a process whose filter raises a blocked SIGSYS. (`posix_spawn`, `fork` and some
+/// libraries' threads block all signals.) It is for the calling thread and the threads it starts; another
+/// thread may have blocked the signal already.
+pub(crate) fn protect_signal() -> Result<BpfProgram, BackendError> {
     let mut rules = Rules::new();
     let is = |argument, length, operator, value| SeccompCondition::new(argument, length, operator, value);
-    // Other calls read the mask, or the handler.
+    // With a null pointer the call only reads the mask, or the handler.
     let changes = || is(1, Length::Qword, Is::Ne, 0);
-    let not_asked = || is(5, Length::Qword, Is::Ne, ASKED);
+    let not_marked = || is(5, Length::Qword, Is::Ne, MARKER);
     let unblocks = libc::SIG_UNBLOCK as u64;
-    let mask = vec![changes()?, not_asked()?, is(0, Length::Dword, Is::Ne, unblocks)?];
+    let mask = vec![changes()?, not_marked()?, is(0, Length::Dword, Is::Ne, unblocks)?];
     rules.insert(libc::SYS_rt_sigprocmask, vec![SeccompRule::new(mask)?]);
-    rules.insert(libc::SYS_rt_sigaction, vec![SeccompRule::new(vec![changes()?, not_asked()?])?]);
+    rules.insert(libc::SYS_rt_sigaction, vec![SeccompRule::new(vec![changes()?, not_marked()?])?]);
     compile(rules, SeccompAction::Trap)
 }
 
-/// The calls that the local sandbox's thread answers, if it can be had; else they fail with EPERM.
-pub(crate) fn asked(listener: bool) -> Result<BpfProgram, BackendError> {
+/// Compiles the calls that the local sandbox's notify thread answers. Without a listener they fail with
+/// EPERM.
+pub(crate) fn user_notif(listener: bool) -> Result<BpfProgram, BackendError> {
     let mut rules = Rules::new();
     for (call, answer) in answers(Side::Local) {
-        if let Answer::Asked(conditions) = answer {
+        if let Answer::UserNotif(conditions) = answer {
             // Without rules it is a match whatever the arguments.
             let unless = |all| unless(all, Side::Local);
             rules.insert(call.number, conditions.map_or_else(|| Ok(Vec::new()), unless)?);
@@ -129,7 +133,7 @@ pub(crate) fn asked(listener: bool) -> Result<BpfProgram, BackendError> {
     if !listener {
         return compile(rules, SeccompAction::Errno(libc::EPERM as u32));
     }
-    // The library knows no action for a listener: it is put in the place of another.
+    // The library has no user-notification action: replace another action by it.
     let mut program = compile(rules, SeccompAction::Trace(0))?;
     for step in &mut program {
         if u32::from(step.code) == libc::BPF_RET && step.k == libc::SECCOMP_RET_TRACE {
@@ -139,13 +143,13 @@ pub(crate) fn asked(listener: bool) -> Result<BpfProgram, BackendError> {
     Ok(program)
 }
 
-/// Takes that action for calls that match a rule, and allows all others.
+/// Compiles a filter with `action` for calls that match a rule; all others are allowed.
 fn compile(rules: Rules, action: SeccompAction) -> Result<BpfProgram, BackendError> {
     let target = std::env::consts::ARCH.try_into()?;
     SeccompFilter::new(rules, SeccompAction::Allow, action, target)?.try_into()
 }
 
-/// Rules that match unless all conditions hold.
+/// Returns rules that match unless all conditions hold.
 fn unless(conditions: &[Condition], side: Side) -> Result<Vec<SeccompRule>, BackendError> {
     let mut rules = Vec::new();
     for condition in conditions {
@@ -154,7 +158,7 @@ fn unless(conditions: &[Condition], side: Side) -> Result<Vec<SeccompRule>, Back
     Ok(rules)
 }
 
-/// Adds rules that match where the condition does not hold.
+/// Adds rules that match if the condition does not hold.
 fn breaches(condition: &Condition, side: Side, rules: &mut Vec<SeccompRule>) -> Result<(), BackendError> {
     let is = |argument, operator, value: u64| SeccompCondition::new(argument, Length::Dword, operator, value);
     let alone = |condition: SeccompCondition| SeccompRule::new(vec![condition]);
@@ -180,16 +184,16 @@ fn breaches(condition: &Condition, side: Side, rules: &mut Vec<SeccompRule>) -> 
                 rules.push(alone(is(argument, Is::MaskedEq(flag), flag)?)?);
             }
         }
-        Condition::ByFiles(folder) => {
+        Condition::Marked(folder) => {
             if side == Side::Inside || temporary::root().is_some() {
-                let mut all = vec![SeccompCondition::new(5, Length::Qword, Is::Ne, ASKED)?];
+                let mut all = vec![SeccompCondition::new(5, Length::Qword, Is::Ne, MARKER)?];
                 if let Some(argument) = folder {
                     all.push(is(argument, Is::Eq, u64::from(libc::AT_FDCWD as u32))?);
                 }
                 rules.push(SeccompRule::new(all)?);
             }
         }
-        Condition::Own(argument) => {
+        Condition::OwnPid(argument) => {
             rules.push(alone(is(argument, Is::Ne, u64::from(std::process::id()))?)?);
         }
     }
@@ -203,7 +207,7 @@ mod tests {
 
     const SIDES: [Side; 2] = [Side::Local, Side::Jail];
 
-    /// What a program answers to a call: the kernel's machine for filters, as far as these need it.
+    /// Interprets a program for one call: the subset of the kernel's BPF machine that these filters need.
     fn decide(program: &BpfProgram, number: i64, arguments: [u64; 6]) -> u32 {
         let arch = if cfg!(target_arch = "x86_64") { 0xc000_003e } else { 0xc000_00b7_u32 };
         let mut data = vec![number as u32, arch, 0, 0];
@@ -239,18 +243,18 @@ mod tests {
         fn of(side: Side) -> Filters {
             let mut programs = vec![by_number(side), by_arguments(side).expect("rules")];
             if side == Side::Local {
-                programs.push(asked(false).expect("rules"));
+                programs.push(user_notif(false).expect("rules"));
             }
             if side != Side::Jail {
-                programs.push(keep_signal().expect("rules"));
+                programs.push(protect_signal().expect("rules"));
             }
             Filters(side, programs)
         }
 
-        /// 0 where the call passes, else its error; `None` where 0 is answered and nothing is done.
+        /// Returns 0 if the call is allowed, else its error; `None` if it returns 0 without being executed.
         fn answer(&self, number: i64, arguments: [u64; 6]) -> Option<i32> {
             let answers = self.1.iter().map(|program| decide(program, number, arguments));
-            // Of two refusals the first decides; a trap comes before an error.
+            // A trap takes precedence over an error; of two denials the first decides.
             let strictest = answers.min_by_key(|answer| answer & libc::SECCOMP_RET_ACTION_FULL).expect("one");
             match (strictest & libc::SECCOMP_RET_ACTION_FULL, strictest & libc::SECCOMP_RET_DATA) {
                 (libc::SECCOMP_RET_ALLOW, _) => Some(0),
@@ -265,7 +269,8 @@ mod tests {
     #[test]
     fn filters_are_short_enough_for_the_kernel() {
         for side in [Side::Local, Side::Inside, Side::Jail] {
-            for program in [by_number(side), by_arguments(side).expect("rules"), asked(true).expect("rules")]
+            for program in
+                [by_number(side), by_arguments(side).expect("rules"), user_notif(true).expect("rules")]
             {
                 // BPF_MAXINSNS
                 assert!(!program.is_empty() && program.len() <= 4096, "{}", program.len());
@@ -291,8 +296,8 @@ mod tests {
         }
     }
 
-    /// Differences by nature, which docs/local-and-cloud.md explains: other processes, sockets, and the calls that
-    /// `path_calls` makes.
+    /// Intended differences, explained in docs/local-and-cloud.md: other processes, sockets, and the calls
+    /// that `path_calls` makes.
     const APART: &[&str] = &[
         "connect",
         "execve",
@@ -317,9 +322,9 @@ mod tests {
     const OLD_APART: &[&str] = &["chmod", "creat", "link", "mkdir", "open", "rename", "rmdir", "unlink"];
     #[cfg(not(target_arch = "x86_64"))]
     const OLD_APART: &[&str] = &[];
-    /// Looks by a path, which a jailed worker's own filter brings to `path_calls`, and a local one's where the worker
-    /// has files of its own.
-    const APART_LOOKING: &[i64] = &[
+    /// Lookups by path. A jailed worker's own filter routes them to `path_calls`; a local one does so if the
+    /// worker has files of its own.
+    const LOOKUPS_BY_PATH: &[i64] = &[
         libc::SYS_newfstatat,
         libc::SYS_statx,
         libc::SYS_faccessat,
@@ -334,8 +339,9 @@ mod tests {
         #[cfg(target_arch = "x86_64")]
         libc::SYS_readlink,
     ];
-    /// Apart where the worker has files of its own, which another test of this process may have made.
-    const LOOKING_APART: [&str; 4] = ["access", "lstat", "readlink", "stat"];
+    /// These differ only if the worker has files of its own, which another test in this process may have
+    /// made.
+    const OLD_LOOKUPS: [&str; 4] = ["access", "lstat", "readlink", "stat"];
 
     #[test]
     fn both_sides_answer_each_call_alike_but_for_those_that_differ_by_nature() {
@@ -350,13 +356,13 @@ mod tests {
             let differs =
                 |arguments: &[u64; 6]| local.answer(number, *arguments) != jail.answer(number, *arguments);
             let depends = SIDES.iter().flat_map(|side| answers(*side)).any(|(call, answer)| {
-                call.number == number && matches!(answer, Answer::Only(_) | Answer::Asked(_))
+                call.number == number && matches!(answer, Answer::Only(_) | Answer::UserNotif(_))
             });
             if triples[..if depends { triples.len() } else { 1 }].iter().any(differs) {
                 apart.push(find(number).expect("what is not on the list is absent on both sides").name);
             }
         }
-        apart.retain(|name| !LOOKING_APART.contains(name));
+        apart.retain(|name| !OLD_LOOKUPS.contains(name));
         apart.sort_unstable();
         let mut wanted = [APART, OLD_APART].concat();
         wanted.sort_unstable();
@@ -371,16 +377,17 @@ mod tests {
         let pairs: Vec<[u64; 2]> = values.iter().flat_map(|a| values.map(|b| [*a, b])).collect();
         for number in 0..1000 {
             let depends = SIDES.iter().flat_map(|side| answers(*side)).any(|(call, answer)| {
-                call.number == number && matches!(answer, Answer::Only(_) | Answer::Asked(_))
+                call.number == number && matches!(answer, Answer::Only(_) | Answer::UserNotif(_))
             });
             let pairs = &pairs[..if depends { pairs.len() } else { 1 }];
-            for [a, b, last] in pairs.iter().flat_map(|[a, b]| [[*a, *b, 0], [*a, *b, ASKED]]) {
+            for [a, b, last] in pairs.iter().flat_map(|[a, b]| [[*a, *b, 0], [*a, *b, MARKER]]) {
                 let arguments = [a, b, 0, 0, 0, last];
-                let looks = APART_LOOKING.contains(&number) && last != ASKED;
+                let looks = LOOKUPS_BY_PATH.contains(&number) && last != MARKER;
                 if !looks {
                     assert_eq!(inside.answer(number, arguments), local.answer(number, arguments), "{number}");
                 }
-                // What passes inside is for the jail to decide; what does not is done by `handler`, if at all.
+                // The jail decides on calls that pass the inner filter; others are made by `sigsys_handler`,
+                // if at all.
                 let (both, jailed) = (together.answer(number, arguments), jail.answer(number, arguments));
                 assert!(both != Some(0) || jailed == Some(0), "{number} {arguments:?}");
             }
@@ -397,7 +404,7 @@ mod tests {
             assert!(!traps(libc::SYS_rt_sigprocmask, [unblock, 8, 0, 8, 0, 0]));
             assert!(!traps(libc::SYS_rt_sigprocmask, [block, 0, 8, 8, 0, 0]));
             assert!(!traps(libc::SYS_rt_sigaction, [libc::SIGSYS as u64, 0, 8, 8, 0, 0]));
-            assert!(!traps(libc::SYS_rt_sigprocmask, [block, 8, 0, 8, 0, ASKED]));
+            assert!(!traps(libc::SYS_rt_sigprocmask, [block, 8, 0, 8, 0, MARKER]));
         }
     }
 

@@ -1,5 +1,5 @@
-//! Files: nothing but reading what a program needs to go on running, which `readable_files` lists, and writing to what
-//! `temporary` has made for this worker alone. Called by `confine`; calls the crate `landlock`.
+//! Landlock rules: a program may read the files listed in `readable_files`, and write to the files that
+//! `temporary` has made for this worker. Called by `confine`; uses the crate `landlock`.
 
 use std::ffi::{CStr, OsStr, c_int, c_void};
 use std::io;
@@ -13,15 +13,15 @@ use landlock::{
 
 use crate::{readable_files, temporary};
 
-/// Whether this kernel has it, and has it switched on.
+/// Checks that this kernel has Landlock, and has it enabled.
 pub(crate) fn available() -> io::Result<()> {
     abi().map(drop)
 }
 
-/// Its version.
+/// Returns the ABI version.
 pub(crate) fn abi() -> io::Result<u32> {
     const VERSION: u32 = 1;
-    // SAFETY: asks for a version, which takes no memory.
+    // SAFETY: reads the version, and passes no memory.
     match unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<c_void>(), 0, VERSION) }
     {
         abi @ 1.. => Ok(abi as u32),
@@ -29,19 +29,19 @@ pub(crate) fn abi() -> io::Result<u32> {
     }
 }
 
-/// Confines this thread and all that it starts.
+/// Confines this thread and all threads it starts.
 pub(crate) fn install() -> io::Result<()> {
     available()?;
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    let own = [PathBuf::from("/proc/self/exe")].into_iter().chain(loaded());
-    // A jail's local time is that of the run, and leads to a zone of the list.
+    let own = [PathBuf::from("/proc/self/exe")].into_iter().chain(loaded_libraries());
+    // In a jail `/etc/localtime` is a link to a zone of the list, that of the run.
     let paths = own.chain(readable_files::readable()).chain([PathBuf::from("/etc/localtime")]);
-    // As a file of any kind may be used, so that a device answers as it does where nothing is confined.
+    // Includes ioctl, so that a device behaves as in an unconfined process.
     let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
-    let inside = AccessFs::from_all(ABI::V3) & !(special() | AccessFs::Execute);
+    let inside = AccessFs::from_all(ABI::V3) & !(special_files() | AccessFs::Execute);
     let inside = temporary::root().map(|root| Ok::<_, RulesetError>(PathBeneath::new(root, inside)));
-    // The first version is enough, and later ones add what they have: seccomp refuses what these would (truncating, TCP,
-    // signals, abstract sockets) on older kernels as well.
+    // ABI version 1 is enough, and later ones add their checks. On older kernels seccomp denies what those
+    // would: truncation, TCP, signals, abstract sockets.
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(ABI::V5))
@@ -53,22 +53,23 @@ pub(crate) fn install() -> io::Result<()> {
         .and_then(|rules| rules.add_rules(inside))
         .and_then(landlock::RulesetCreated::restrict_self)
         .map_err(io::Error::other)?;
-    // On a kernel that can't, the library says `Ok` and has done nothing.
+    // On a kernel without support the library returns `Ok` and has done nothing.
     match status.ruleset {
         RulesetStatus::NotEnforced => Err(io::Error::other("it was not enforced")),
         _ => Ok(()),
     }
 }
 
-/// Kinds of files that no temporary folder needs: they lead elsewhere, or to other processes.
-fn special() -> BitFlags<AccessFs> {
+/// File types that temporary folders don't need: they lead to other paths or to other processes.
+fn special_files() -> BitFlags<AccessFs> {
     AccessFs::MakeSym | AccessFs::MakeSock | AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::MakeFifo
 }
 
-/// The libraries that are loaded, wherever they lie: a backtrace reads them again for their symbols.
-fn loaded() -> Vec<PathBuf> {
+/// Returns the paths of all loaded libraries, because a backtrace reads them again for their symbols.
+fn loaded_libraries() -> Vec<PathBuf> {
     unsafe extern "C" fn take(info: *mut libc::dl_phdr_info, _size: usize, paths: *mut c_void) -> c_int {
-        // SAFETY: the linker passes on the vector from below, and an object whose name is null or ends with a zero byte.
+        // SAFETY: the linker passes the vector from below, and an object whose name is null or
+        // NUL-terminated.
         unsafe {
             let paths = &mut *paths.cast::<Vec<PathBuf>>();
             if let Some(name) = (*info).dlpi_name.as_ref() {
@@ -81,7 +82,7 @@ fn loaded() -> Vec<PathBuf> {
         0
     }
     let mut paths: Vec<PathBuf> = Vec::new();
-    // SAFETY: `take` is called during this call only, and takes the vector for what it is.
+    // SAFETY: `take` is called during this call only, and casts the pointer back to its type.
     unsafe { libc::dl_iterate_phdr(Some(take), (&raw mut paths).cast()) };
     paths
 }

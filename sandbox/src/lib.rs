@@ -1,26 +1,26 @@
-//! Confinement of a worker: what the function's contract forbids (files, network, other processes) is refused
-//! by the kernel, and what was refused is on record.
+//! Confinement of a worker: the kernel denies what the function's contract forbids (files, network, other
+//! processes), and denied calls are recorded.
 //!
-//! The tour: [`confine`] is called once by a worker, when its channels are made and before its first thread.
-//! `landlock` leaves nothing of the file system but reading what a program needs to run. `calls` is the list of
-//! system calls, the same as a jail's; `filters` makes filters from it, and `seccomp` installs them. A refused
-//! call comes to `sigsys_handler` (a signal handler) or, where it would start a process, to `notify_thread` (a thread).
-//! Both write to the [`DenialLog`], which the worker and its host read to say which call an item failed of.
-//! [`missing_features`] tells a host what its kernel can't do, before any worker is started. [`watch`] is for a worker in
-//! a jail: it confines nothing, and has the same calls on record.
+//! A worker calls [`confine`] once, after its channels are made and before its first thread. `landlock`
+//! allows only reading the files that a program needs to run. `calls` is the list of system calls, the same
+//! as a jail's; `filters` compiles filters from it, and `seccomp` installs them. A denied call reaches
+//! `sigsys_handler` (a signal handler) or, if it would start a process, `notify_thread` (a thread). Both
+//! write to the [`DenialLog`], from which the worker and its host report the call that an item failed of.
+//! [`missing_features`] reports what the kernel lacks before any worker is started. [`watch`] is for a worker
+//! in a jail: it does not confine, and records the same calls.
 //!
-//! Two layers, because neither is enough: Landlock knows nothing of UDP, of sockets that have a path, of
-//! `io_uring` or of administration; seccomp can't tell one file from another.
+//! Neither layer is enough alone: Landlock does not cover UDP, sockets with a path, `io_uring` or
+//! administration, and seccomp can't distinguish files.
 //!
-//! `readable_files` lists the files of the machine that are there, confined or jailed; `temporary` makes a worker's
-//! own `/tmp`; to `path_calls` come the calls that name a file.
+//! `readable_files` lists the machine's files that confined and jailed workers can read; `temporary` makes a
+//! worker's own `/tmp`; `path_calls` decides on the calls that name a file.
 //!
-//! `memory_group` reads what the kernel reports of memory that ran out. [`unpoisoned`] has the locks of all crates.
+//! `memory_group` reads the kernel's counts of out-of-memory kills. [`unpoisoned`] has the locks of all
+//! crates.
 //!
-//! That is for the user's own program, which is kept from mistakes. An executable that a stranger has sent to
-//! the service gets a jail (cargo feature `jail`): `jail` puts bubblewrap, seccomp and cgroups around a
-//! process that is trusted with nothing, and whose own filters it does not rely on; `elf` reads such an
-//! executable before anything runs it.
+//! All of this protects the user's own program from mistakes. An untrusted executable sent to the service
+//! runs in a jail (cargo feature `jail`): `jail` isolates the process by bubblewrap, seccomp and cgroups, and
+//! does not rely on the process's own filters; `elf` reads the executable before it is run.
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 compile_error!("the sandbox knows the system calls of Linux on x86-64 and aarch64");

@@ -1,22 +1,22 @@
-//! What the kernel tells of this process's own control group: the limit of its memory, how many of its processes
-//! were killed because there was none left, and how many processes it may have. Asked by the pool when a worker was
-//! killed or could not be started; `jail` finds its groups in the same way.
+//! This process's own control group: its memory limit, its count of out-of-memory kills, and its limit of
+//! processes. The pool reads it when a worker was killed or could not be started; `jail` uses the same lookup
+//! for its groups.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A kernel without a limit says a number that no machine has.
+/// Without a limit the kernel reports a number above the memory of any machine.
 const NO_LIMIT: u64 = 1 << 60;
 
-/// The control group that this process is in, and that its workers are born into.
+/// The control group of this process and its workers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryGroup {
-    /// `None` where no group can be read: then the whole machine is looked at.
+    /// `None` if no group can be read: then the counts of the whole machine are used.
     folder: Option<PathBuf>,
 }
 
 impl MemoryGroup {
-    /// Of this process.
+    /// Finds the group of this process.
     pub fn own() -> MemoryGroup {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         MemoryGroup::find(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"))
@@ -26,7 +26,8 @@ impl MemoryGroup {
         MemoryGroup { folder: folder(mounts, own, "memory").filter(|folder| kills_in(folder).is_some()) }
     }
 
-    /// How many of its processes the kernel has killed for want of memory; `None` where it does not tell.
+    /// Number of its processes that the kernel has killed for lack of memory; `None` if the kernel does not
+    /// report it.
     pub fn kills(&self) -> Option<u64> {
         match &self.folder {
             Some(folder) => kills_in(folder),
@@ -34,7 +35,7 @@ impl MemoryGroup {
         }
     }
 
-    /// Bytes that it may hold, if that is limited: by itself or by a group that it is in.
+    /// Memory limit in bytes, if this group or an enclosing one has a limit.
     pub fn limit(&self) -> Option<u64> {
         let folder = self.folder.as_ref()?;
         if let Ok(text) = fs::read_to_string(folder.join("memory.stat"))
@@ -47,8 +48,7 @@ impl MemoryGroup {
     }
 }
 
-/// How many processes and threads this process's control group may have, if that is limited: by itself or by a group
-/// that it is in.
+/// Limit of processes and threads of this process's control group, if it or an enclosing one has a limit.
 pub fn most_processes() -> Option<u64> {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let own = folder(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"), "pids")?;
@@ -56,7 +56,7 @@ pub fn most_processes() -> Option<u64> {
     limits.filter_map(|text| text.trim().parse().ok()).min()
 }
 
-/// The folder of the group for a controller, which is in one of the two versions.
+/// Finds the folder of the group for a controller, which belongs to one of the two versions.
 fn folder(mounts: &str, own: &str, controller: &str) -> Option<PathBuf> {
     let of = |name: &str| {
         own.lines().find_map(|line| {
@@ -65,23 +65,24 @@ fn folder(mounts: &str, own: &str, controller: &str) -> Option<PathBuf> {
             names.split(',').any(|found| found == name).then(|| path.to_owned())
         })
     };
-    let first = of(controller).and_then(|path| place(mounts, "cgroup", controller, &path));
-    first.or_else(|| place(mounts, "cgroup2", "", &of("")?))
+    let first = of(controller).and_then(|path| group_folder(mounts, "cgroup", controller, &path));
+    first.or_else(|| group_folder(mounts, "cgroup2", "", &of("")?))
 }
 
-/// Version 2 has `memory.events`, version 1 the same count elsewhere.
+/// Reads the count of kills, from `memory.events` in version 2 and `memory.oom_control` in version 1.
 fn kills_in(folder: &Path) -> Option<u64> {
     let files = ["memory.events", "memory.oom_control"];
     files.iter().find_map(|file| field(&fs::read_to_string(folder.join(file)).ok()?, "oom_kill"))
 }
 
-/// The number of a line `name number`.
+/// Returns the number in a line `name number`.
 pub(crate) fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
-/// Where the group `path` of a hierarchy is to be found: beneath its mount, which may show a part of it only.
-pub(crate) fn place(mounts: &str, kind: &str, controller: &str, path: &str) -> Option<PathBuf> {
+/// Finds the folder of the group `path` beneath the hierarchy's mount, which may show only a part of the
+/// hierarchy.
+pub(crate) fn group_folder(mounts: &str, kind: &str, controller: &str, path: &str) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;
         let mut fields = before.split(' ');

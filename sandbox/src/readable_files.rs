@@ -1,58 +1,56 @@
-//! The files of the machine that a mapped function meets: one list, from which both sides are made.
-//! `landlock` lets a confined local worker read them, `jail` shows them read-only to a stranger's program,
-//! each only if this machine has it. Nothing else of the machine is there on either side. What both sides
-//! have to write to is in `temporary`.
+//! The machine's files that a mapped function can read: one list for both sides. `landlock` lets a confined
+//! local worker read them, and `jail` binds them read-only for an untrusted program, each only if this
+//! machine has it. No other file of the machine is accessible on either side. `temporary` has the writable
+//! files.
 //!
-//! An entry is here because a common library reads it on its own, without being given its path, and would
-//! silently answer otherwise without it. All of them come with the packages of the system, can be read by
-//! each of its users, and say nothing of this machine but which packages it has. Keys (`/etc/ssl/private`),
-//! users, hosts, and all other configuration stay out.
+//! An entry is listed because a common library reads it by default, and would silently return other results
+//! without it. All of them belong to packages of the system, are readable for every user, and reveal nothing
+//! about this machine but its packages. Keys (`/etc/ssl/private`), users, hosts, and all other configuration
+//! are not listed.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-/// Folders in which a program's libraries may be, in the loader's own order. Nothing that a user can write
-/// to.
+/// Folders of libraries, in the loader's own order. Users can write to none of them.
 pub(crate) const LIBRARIES: [&str; 6] = if cfg!(target_arch = "aarch64") {
     ["/lib/aarch64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"]
 } else {
     ["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"]
 };
 
-/// Devices without a machine behind them, to be read and written.
+/// Devices that access no hardware, for reading and writing.
 pub(crate) const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 
-/// Data of libraries.
+/// Data files of libraries.
 const DATA: &[&str] = &[
     // The loader's index of the library folders, and the links by which Debian's libblas and liblapack are
     // found (there is nothing but links in that folder).
     "/etc/ld.so.cache",
     "/etc/alternatives",
-    // Time zones: the C library, chrono, jiff, GLib. Which of them is the local one comes with the run.
+    // Time zones: the C library, chrono, jiff, GLib. The run sets the local one.
     "/usr/share/zoneinfo",
     // Locales and messages of the C library. (Its converters, gconv, are in the library folders.)
     "/usr/lib/locale",
     "/usr/share/locale",
     "/etc/locale.alias",
-    // libmagic's patterns, under the names that its versions look for.
+    // libmagic's patterns, under the names that its versions use.
     "/usr/share/misc",
     "/usr/lib/file",
     "/usr/share/file",
-    // Fonts, and how fontconfig chooses among them. (Its cache has no more than what the fonts say of
-    // themselves.)
+    // Fonts, and fontconfig's settings. (Its cache contains only data of the fonts themselves.)
     "/etc/fonts",
     "/usr/share/fonts",
     "/usr/share/fontconfig",
     "/var/cache/fontconfig",
-    // Certificates of the public authorities, and OpenSSL's folder of links to them. Certificates are public;
-    // the keys of the machine's own are in /etc/ssl/private, to which a link leads and which is not there.
+    // Certificates of the public authorities, and OpenSSL's folder of links to them. Certificates are public.
+    // The machine's own keys are in /etc/ssl/private, which is not accessible although a link leads to it.
     "/etc/ssl/certs",
     "/usr/share/ca-certificates",
     "/usr/lib/ssl",
     "/etc/pki/ca-trust/extracted",
     "/etc/pki/tls/certs",
-    // OpenSSL's settings: which providers it loads, and the least that it accepts.
+    // OpenSSL's settings: the providers it loads, and its minimum security level.
     "/etc/ssl/openssl.cnf",
     "/etc/pki/tls/openssl.cnf",
     // ImageMagick's limits, fonts and formats. (Its coders are in the library folders.)
@@ -60,7 +58,7 @@ const DATA: &[&str] = &[
     "/etc/ImageMagick-7",
     "/usr/share/ImageMagick-6",
     "/usr/share/ImageMagick-7",
-    // Map projections and formats of maps: PROJ answers with other numbers without its grids.
+    // Map projections and formats of maps: without its grids PROJ returns other numbers.
     "/usr/share/proj",
     "/usr/share/gdal",
     // GLib: the types of files, and the settings' schemas.
@@ -68,9 +66,9 @@ const DATA: &[&str] = &[
     "/usr/share/glib-2.0",
     // Tables of poppler for text in PDF files.
     "/usr/share/poppler",
-    // Python's packages of the system, see also `VERSIONED`.
+    // The system's Python packages, see also `VERSIONED`.
     "/usr/lib/python3",
-    // Modules of other interpreters within a program, which their libraries look for at fixed paths.
+    // Modules of other embedded interpreters, whose libraries look for them at fixed paths.
     "/etc/perl",
     "/usr/share/perl",
     "/usr/share/perl5",
@@ -91,33 +89,33 @@ const DATA: &[&str] = &[
     "/usr/share/terminfo",
     "/usr/share/X11",
     "/etc/X11/rgb.txt",
-    // Catalogues and definitions of XML documents, which are otherwise fetched by the network.
+    // Catalogues and definitions of XML documents, which libraries would otherwise fetch from the network.
     "/etc/xml",
     "/usr/share/xml",
-    // Words and letters: Thai word breaks (pango), spelling, text in pictures, public suffixes of domains.
+    // Text: Thai word breaks (pango), spelling, OCR, public suffixes of domains.
     "/usr/share/libthai",
     "/usr/share/hunspell",
     "/usr/share/myspell",
     "/usr/lib/aspell",
     "/usr/share/tesseract-ocr",
     "/usr/share/publicsuffix",
-    // Pages of PostScript, and colour profiles.
+    // PostScript resources, and colour profiles.
     "/usr/share/ghostscript",
     "/usr/share/color",
     // Definitions of weather data.
     "/usr/share/eccodes",
-    // Symbols of the system's libraries, which a backtrace looks up.
+    // Debug symbols of the system's libraries, used by backtraces.
     "/usr/lib/debug",
 ];
 
-/// Folders that have a version in their names, before and behind it: Python's own library, which an
-/// interpreter within the program can't start without, and its settings; the libraries of LLVM, to which
-/// links in the library folders lead (OpenMP, libclang).
+/// Folders with a version in their names (prefix, versions, suffix): Python's standard library, without which
+/// an embedded interpreter can't start, and its settings; LLVM's libraries, to which links in the library
+/// folders lead (OpenMP, libclang).
 const VERSIONED: [(&str, std::ops::RangeInclusive<u32>, &str); 3] =
     [("/usr/lib/python3.", 8..=20, ""), ("/etc/python3.", 8..=20, ""), ("/usr/lib/llvm-", 11..=30, "/lib")];
 
-/// The folders that hold the C library, and the data of libraries, each by the path at which a function finds
-/// it. This machine may lack some of them. Each worker asks when it starts: nothing here lists a folder.
+/// Returns the library folders and the data files, each by the path at which a function finds it. This
+/// machine may lack some of them. Each worker calls this at its start, so it lists no folder.
 pub(crate) fn readable() -> Vec<PathBuf> {
     let versioned = VERSIONED.into_iter().flat_map(|(begin, versions, end)| {
         versions.map(move |version| PathBuf::from(format!("{begin}{version}{end}")))
@@ -125,7 +123,7 @@ pub(crate) fn readable() -> Vec<PathBuf> {
     library_folders().into_iter().chain(DATA.iter().map(PathBuf::from)).chain(versioned).collect()
 }
 
-/// Where the libraries of the system are. A program may name any of them, so that all can be there.
+/// Returns the folders of the system's libraries. A program may need any of them.
 fn library_folders() -> BTreeSet<PathBuf> {
     let with = |file: &'static str| {
         let folders = LIBRARIES.iter().filter(move |folder| Path::new(folder).join(file).exists());
@@ -136,7 +134,8 @@ fn library_folders() -> BTreeSet<PathBuf> {
     if found.is_empty() { with("") } else { found }
 }
 
-/// Whether this is the name of a time zone: a path below the folder of zones, whatever is there.
+/// Returns whether `name` is a valid name of a time zone: a path below the folder of zones, whether or not it
+/// exists.
 pub fn is_zone(name: &str) -> bool {
     let letters = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-/".contains(&byte);
     let inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
@@ -171,7 +170,7 @@ mod tests {
         let links = links.flatten().map(|entry| entry.path()).filter(|path| path.is_symlink());
         let libraries = links.filter(|path| path.to_string_lossy().contains(".so"));
         let outside = |path: &PathBuf| {
-            // What a machine has by hand elsewhere is no package's.
+            // Files outside of /usr/lib were installed by hand, not by a package.
             let real = fs::canonicalize(path).ok().filter(|real| real.starts_with("/usr/lib"))?;
             (!list.iter().any(|folder| real.starts_with(folder))).then_some((path.clone(), real))
         };

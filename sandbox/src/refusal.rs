@@ -1,22 +1,22 @@
-//! A refused call in words.
+//! Text of a denied call.
 
 use std::fmt;
 
-/// Calls that are named in one message.
-pub(crate) const NAMED: usize = 5;
+/// Maximum number of calls named in one message.
+pub(crate) const MAX_NAMED: usize = 5;
 
-/// A call that was refused to an item, or that looked for a file which a jail has not.
+/// A call of an item that was denied, or that looked for a file missing in the jail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The number that `running` held (see [`confine`](crate::confine)).
+    /// The value of `running` at the call (see [`confine`](crate::confine)).
     pub item: u32,
-    /// The call.
+    /// The call's name.
     pub call: &'static str,
-    /// Its path, if it has one; a long one is cut.
+    /// Its path, if it has one; a long path is truncated.
     pub path: Option<String>,
-    /// The item had a result that was an error of its own.
+    /// Whether the item's result was an error of its own.
     pub own_error: bool,
-    /// It was not refused: in the jail there is no such file.
+    /// Whether the file is missing in the jail; the call was not denied.
     pub missing: bool,
 }
 
@@ -31,11 +31,11 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// The calls as a message names them: the first of them, and how many more there are.
+/// Formats calls for a message: the first ones, and the number of others.
 pub fn named<C: fmt::Display>(calls: &[C]) -> String {
-    let mut named: Vec<String> = calls.iter().take(NAMED).map(ToString::to_string).collect();
-    if calls.len() > NAMED {
-        named.push(format!("{} other calls", calls.len() - NAMED));
+    let mut named: Vec<String> = calls.iter().take(MAX_NAMED).map(ToString::to_string).collect();
+    if calls.len() > MAX_NAMED {
+        named.push(format!("{} other calls", calls.len() - MAX_NAMED));
     }
     match named.pop() {
         Some(last) if named.is_empty() => last,

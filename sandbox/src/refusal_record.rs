@@ -1,5 +1,5 @@
-//! What was refused: written where a call is refused (in a signal handler: nothing here allocates or locks),
-//! read by the worker after an item, and by the host when the worker is dead, for the record may lie in
+//! Log of denied calls. It is written in the signal handler that denies a call, so writing neither allocates
+//! nor locks. The worker reads it after an item, and the host after the worker's death: the log may be in
 //! memory that both share.
 
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
@@ -7,18 +7,18 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use crate::refusal::Refusal;
 use crate::refusal_slot::{Slot, Why};
 
-/// Different calls of one batch that are kept.
+/// Number of different calls of one batch that are recorded.
 const SLOTS: usize = 14;
-/// Those of them that files may take which are not there.
-const MISSING: usize = 8;
-/// Refused calls of the items of one batch, each with its path once. Any bytes are a record; zeroes are an
-/// empty one.
+/// Maximum number of slots used for missing files.
+const MAX_MISSING: usize = 8;
+/// Denied calls of the items of one batch, each pair of call and path once. Any bytes are a valid log; zeroes
+/// are an empty one.
 #[derive(Debug)]
 #[repr(C)]
 pub struct DenialLog {
-    /// A thread writes.
-    taken: AtomicU32,
-    /// One more than the latest item to which anything was refused; 0: nothing was.
+    /// 1 while a thread writes.
+    writing: AtomicU32,
+    /// The latest item with a denied call, plus one; 0 if there is none.
     latest: AtomicU32,
     slots: [Slot; SLOTS],
 }
@@ -26,8 +26,8 @@ pub struct DenialLog {
 static RECORD: AtomicPtr<DenialLog> = AtomicPtr::new(std::ptr::null_mut());
 static RUNNING: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
 
-/// From now on this is the record.
-pub(crate) fn keep(record: &'static DenialLog, running: &'static AtomicU32) {
+/// Sets the log of this process.
+pub(crate) fn set_record(record: &'static DenialLog, running: &'static AtomicU32) {
     RUNNING.store(std::ptr::from_ref(running).cast_mut(), Ordering::Release);
     RECORD.store(std::ptr::from_ref(record).cast_mut(), Ordering::Release);
 }
@@ -38,20 +38,20 @@ impl Default for DenialLog {
     }
 }
 
-/// The record of this process; `None` where it is not confined.
+/// Returns the log of this process; `None` if the process is not confined.
 #[inline]
 pub fn record() -> Option<&'static DenialLog> {
-    // SAFETY: it is null, or came from a reference that lives for ever.
+    // SAFETY: it is null, or comes from a `'static` reference.
     unsafe { RECORD.load(Ordering::Acquire).as_ref() }
 }
 
-/// Records that a call of this process was refused, or that a file was not found.
+/// Records that a call of this process was denied, or that a file was not found.
 ///
 /// # Safety
-/// `path` is null, or bytes that end with a zero byte.
+/// `path` is null or NUL-terminated.
 pub(crate) unsafe fn note(number: i64, path: *const u8, why: Why) {
     let Some(record) = record() else { return };
-    // SAFETY: as for the record.
+    // SAFETY: as for `RECORD`.
     let item = unsafe { RUNNING.load(Ordering::Acquire).as_ref() };
     let item = item.map_or(u32::MAX, |running| running.load(Ordering::Relaxed));
     // SAFETY: as this function's own.
@@ -59,12 +59,13 @@ pub(crate) unsafe fn note(number: i64, path: *const u8, why: Why) {
 }
 
 impl DenialLog {
-    /// An empty one.
+    /// Creates an empty log.
     pub const fn new() -> Self {
-        DenialLog { taken: AtomicU32::new(0), latest: AtomicU32::new(0), slots: [Slot::EMPTY; SLOTS] }
+        DenialLog { writing: AtomicU32::new(0), latest: AtomicU32::new(0), slots: [Slot::EMPTY; SLOTS] }
     }
 
-    /// Forgets all: a batch begins, whose items have the same numbers as those before.
+    /// Clears the log at the start of a batch, whose items have the same numbers as those of the batch
+    /// before.
     pub fn begin(&self) {
         if self.latest.load(Ordering::Relaxed) != 0 {
             self.latest.store(0, Ordering::Relaxed);
@@ -72,14 +73,14 @@ impl DenialLog {
         }
     }
 
-    /// Whether anything was refused to that item, and nothing since to another.
+    /// Returns whether `item` had a denied call, and no other item had one since.
     #[inline]
     pub fn is_of(&self, item: u32) -> bool {
         self.latest.load(Ordering::Relaxed) == item.wrapping_add(1)
     }
 
-    /// What was refused to that item last; each call with its path once. What only looked something up is
-    /// among it where there is nothing else.
+    /// Returns the denied calls of `item`, each pair of call and path once. Harmless lookups are included
+    /// only if there are no other calls.
     pub fn of_item(&self, item: u32) -> Vec<Refusal> {
         let of_item = || self.slots.iter().filter(|slot| slot.is_of(item) && !slot.is_missing());
         let all_look_up = of_item().all(Slot::is_look_up);
@@ -89,75 +90,76 @@ impl DenialLog {
             .collect()
     }
 
-    /// [`DenialLog::of_item`] without what only looked something up.
+    /// Returns the same as [`DenialLog::of_item`], but never harmless lookups.
     pub fn in_earnest(&self, item: u32) -> Vec<Refusal> {
         let of_item = || self.slots.iter().filter(|slot| slot.is_of(item) && !slot.is_missing());
         of_item().filter(|slot| !slot.is_look_up()).filter_map(|slot| slot.read(item)).collect()
     }
 
-    /// The files that item has looked for, and that are not there. Nothing that was looked up in passing.
+    /// Returns the missing files that `item` looked for, without harmless lookups.
     pub fn missing(&self, item: u32) -> Vec<Refusal> {
         let of_item = || self.slots.iter().filter(|slot| slot.is_of(item) && slot.is_missing());
         of_item().filter(|slot| !slot.is_look_up()).filter_map(|slot| slot.read(item)).collect()
     }
 
-    /// That item has failed, and what was refused to it is said by its failure.
+    /// Marks the denied calls of `item` as reported, because its failure names them.
     pub fn tell(&self, item: u32) {
         for slot in
-            self.slots.iter().filter(|slot| slot.unsaid.load(Ordering::Relaxed) == item.wrapping_add(1))
+            self.slots.iter().filter(|slot| slot.unreported.load(Ordering::Relaxed) == item.wrapping_add(1))
         {
-            slot.unsaid.store(0, Ordering::Relaxed);
+            slot.unreported.store(0, Ordering::Relaxed);
         }
     }
 
-    /// That item has answered an error of its own.
+    /// Records that the result of `item` was an error of its own.
     pub fn answered_error(&self, item: u32) {
         let looked_up = |slot: &Slot| slot.is_missing() && slot.is_look_up();
         for slot in self.slots.iter().filter(|slot| slot.is_of(item) && !looked_up(slot)) {
-            slot.unsaid.store(item.wrapping_add(1), Ordering::Relaxed);
+            slot.unreported.store(item.wrapping_add(1), Ordering::Relaxed);
             slot.own_error.store(1, Ordering::Relaxed);
         }
     }
 
-    /// What was refused to items that went on all the same, and is not said by a failure.
+    /// Returns the denied calls of items that continued, and that no failure reports.
     pub fn swallowed(&self) -> Vec<Refusal> {
-        let unsaid = |slot: &Slot| slot.read(slot.unsaid.load(Ordering::Relaxed).checked_sub(1)?);
-        self.slots.iter().filter_map(unsaid).collect()
+        let unreported = |slot: &Slot| slot.read(slot.unreported.load(Ordering::Relaxed).checked_sub(1)?);
+        self.slots.iter().filter_map(unreported).collect()
     }
 
     /// # Safety
     /// As [`note`].
     unsafe fn note(&self, number: i64, item: u32, path: *const u8, why: Why) {
-        // Another thread writes, or this one was interrupted by a signal in doing so: one is enough.
-        if self.taken.swap(1, Ordering::Acquire) != 0 {
+        // Another thread is writing, or a signal has interrupted this one while it was writing: drop this
+        // call, because a lock can't be used here.
+        if self.writing.swap(1, Ordering::Acquire) != 0 {
             return;
         }
         // SAFETY: as this function's own.
         let known = self.slots.iter().find(|slot| unsafe { slot.holds(number, path, why) });
         let slot = known.or_else(|| {
-            let slot = self.place(item, why)?;
+            let slot = self.find_slot(item, why)?;
             // SAFETY: as this function's own.
             unsafe { slot.write(number, path, why) };
             Some(slot)
         });
         if let Some(slot) = slot {
             slot.item.store(item, Ordering::Relaxed);
-            if slot.unsaid.load(Ordering::Relaxed) == 0 && !slot.is_look_up() {
-                slot.unsaid.store(item.wrapping_add(1), Ordering::Relaxed);
+            if slot.unreported.load(Ordering::Relaxed) == 0 && !slot.is_look_up() {
+                slot.unreported.store(item.wrapping_add(1), Ordering::Relaxed);
             }
         }
         self.latest.store(item.wrapping_add(1), Ordering::Relaxed);
-        self.taken.store(0, Ordering::Release);
+        self.writing.store(0, Ordering::Release);
     }
 
-    /// Where a call of that item is written that is not on record yet.
-    fn place(&self, item: u32, why: Why) -> Option<&Slot> {
+    /// Chooses the slot for a new call of `item`.
+    fn find_slot(&self, item: u32, why: Why) -> Option<&Slot> {
         if why == Why::Missing {
-            // Libraries look for a file in many places: none of them takes the place of a refused call.
-            return self.slots[SLOTS - MISSING..].iter().find(|slot| slot.is_free());
+            // Libraries look for a file in many places: such lookups must not displace denied calls.
+            return self.slots[SLOTS - MAX_MISSING..].iter().find(|slot| slot.is_free());
         }
         let free = self.slots.iter().find(|slot| slot.is_free());
-        // Of what others were refused less is lost; of this item's own calls the latest one.
+        // Otherwise replace a call of another item or a missing file; failing that, this item's latest call.
         let others = || self.slots.iter().find(|slot| !slot.is_of(item) || slot.is_missing());
         free.or_else(others).or(self.slots.last())
     }
@@ -166,7 +168,7 @@ impl DenialLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::refusal::{NAMED, named};
+    use crate::refusal::{MAX_NAMED, named};
 
     fn note(record: &DenialLog, number: i64, item: u32, path: &std::ffi::CStr) {
         // SAFETY: it ends with a zero byte.
@@ -193,8 +195,8 @@ mod tests {
         }
         assert!(record.of_item(1).is_empty());
         assert!(record.is_of(3) && !record.is_of(2));
-        let told = named(&record.of_item(3));
-        assert_eq!(told, "openat(\"/etc/passwd\"), openat(\"/etc/passwd-\") and unlinkat(\"/tmp/x\")");
+        let reported = named(&record.of_item(3));
+        assert_eq!(reported, "openat(\"/etc/passwd\"), openat(\"/etc/passwd-\") and unlinkat(\"/tmp/x\")");
         record.tell(3);
         assert_eq!(swallowed(&record), [(2, "openat(\"/etc/hosts\")".to_owned())]);
     }
@@ -219,9 +221,9 @@ mod tests {
         }
         note(&record, libc::SYS_openat, 7, c"/tmp/sorted");
         record.answered_error(7);
-        let told: Vec<_> =
+        let reported: Vec<_> =
             record.swallowed().iter().map(|refusal| (refusal.item, refusal.own_error)).collect();
-        assert_eq!(told, [(7, true), (7, true)]);
+        assert_eq!(reported, [(7, true), (7, true)]);
         assert_eq!(swallowed(&record)[1].1, "openat(\"/tmp/sorted\")");
     }
 
@@ -247,7 +249,11 @@ mod tests {
         let kept = record.of_item(1);
         assert_eq!(kept.len(), SLOTS);
         assert_eq!(kept[SLOTS - 1].to_string(), "openat(\"/tmp/99\")");
-        assert!(named(&kept).ends_with(&format!("and {} other calls", SLOTS - NAMED)), "{}", named(&kept));
+        assert!(
+            named(&kept).ends_with(&format!("and {} other calls", SLOTS - MAX_NAMED)),
+            "{}",
+            named(&kept)
+        );
     }
 
     #[test]
@@ -263,7 +269,7 @@ mod tests {
             note(&record, libc::SYS_openat, 1, &path);
             if number == 5 {
                 let there = record.missing(1);
-                assert_eq!((there.len(), record.of_item(1).len()), (MISSING - 1, SLOTS - MISSING));
+                assert_eq!((there.len(), record.of_item(1).len()), (MAX_MISSING - 1, SLOTS - MAX_MISSING));
                 assert!(there.iter().all(|file| file.missing), "{there:?}");
                 assert_eq!(there[0].to_string(), "openat(\"/usr/share/x/0\": not there)");
             }
@@ -277,7 +283,7 @@ mod tests {
         missing(&record, 3, c"/usr/share/proj/proj.db");
         note(&record, libc::SYS_socket, 3, c"");
         record.tell(3);
-        // The failure's words name the call; the file is for the host to judge.
+        // The failure's message names the call; the host decides whether the file matters.
         assert!(swallowed(&record).is_empty(), "what a failure says is said");
         assert_eq!(record.missing(3).len(), 1);
     }

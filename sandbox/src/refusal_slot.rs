@@ -1,16 +1,17 @@
-//! One refused call in memory that the host and its worker share. The worker may write it in a signal handler: nothing here
-//! allocates or locks, and each field is an atomic, because the other process reads at any time and any bytes are valid.
+//! One denied call in memory that the host and its worker share. The worker may write it in a signal handler,
+//! so this module neither allocates nor locks. Each field is an atomic, because the other process may read at
+//! any time, and any bytes are valid.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use crate::calls::Call;
 use crate::refusal::Refusal;
 
-/// Bytes of a path that are kept.
-const PATH: usize = 112;
+/// Maximum number of recorded bytes of a path.
+const MAX_PATH: usize = 112;
 
-/// What libraries look up in passing and do without: cores, limits of memory, a backtrace's map. Nothing to
-/// warn of.
+/// Prefixes of paths that libraries look up and can do without: cores, limits of memory, a backtrace's map.
+/// They cause no warning.
 const LOOK_UPS: [&[u8]; 10] = [
     b"/proc/self/maps",
     b"/proc/self/cgroup",
@@ -24,32 +25,33 @@ const LOOK_UPS: [&[u8]; 10] = [
     b"/sys/kernel/mm/",
 ];
 
-/// Why a call is on record.
+/// The reason why a call is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Why {
-    /// It was refused.
+    /// The call was denied.
     Refused,
-    /// In the jail there is no such file.
+    /// The file is missing in the jail.
     Missing,
 }
 
-/// A refused call, as often as it was made with the same path.
+/// A denied call; repeated calls with the same path share the slot.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Slot {
-    /// 0: none; else one more than the number of the call.
+    /// The number of the call plus one; 0 if the slot is free.
     pub(crate) call: AtomicU32,
-    /// The latest item that made it.
+    /// The latest item that made the call.
     pub(crate) item: AtomicU32,
-    /// One more than the first item that made it and went on, which no failure says; 0: there is none.
-    pub(crate) unsaid: AtomicU32,
-    /// That item answered an error of its own.
+    /// The first item that made the call and continued without a failure that reports it, plus one; 0 if
+    /// there is none.
+    pub(crate) unreported: AtomicU32,
+    /// Whether that item's result was an error of its own.
     pub(crate) own_error: AtomicU32,
     look_up: AtomicU32,
-    /// It was not refused: in the jail there is no such file.
+    /// Whether the file is missing in the jail; the call was not denied.
     missing: AtomicU32,
     pub(crate) length: AtomicU32,
-    path: [AtomicU8; PATH],
+    path: [AtomicU8; MAX_PATH],
 }
 
 impl Slot {
@@ -57,12 +59,12 @@ impl Slot {
     pub(crate) const EMPTY: Slot = Slot {
         call: AtomicU32::new(0),
         item: AtomicU32::new(0),
-        unsaid: AtomicU32::new(0),
+        unreported: AtomicU32::new(0),
         own_error: AtomicU32::new(0),
         look_up: AtomicU32::new(0),
         missing: AtomicU32::new(0),
         length: AtomicU32::new(0),
-        path: [const { AtomicU8::new(0) }; PATH],
+        path: [const { AtomicU8::new(0) }; MAX_PATH],
     };
 
     pub(crate) fn is_free(&self) -> bool {
@@ -81,7 +83,7 @@ impl Slot {
         self.missing.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether it is this call with this path.
+    /// Returns whether the slot holds this call with this path.
     ///
     /// # Safety
     /// As [`note`](crate::refusal_record::note).
@@ -90,27 +92,27 @@ impl Slot {
         if !same || self.is_missing() != (why == Why::Missing) {
             return false;
         }
-        let length = (self.length.load(Ordering::Relaxed) as usize).min(PATH);
+        let length = (self.length.load(Ordering::Relaxed) as usize).min(MAX_PATH);
         if path.is_null() {
             return length == 0;
         }
-        // SAFETY: a byte is looked at only where those before it equal those of the path that is kept, which
-        // has no zero.
+        // SAFETY: a byte is read only if all bytes before it equal those of the recorded path, which contains
+        // no NUL.
         let same = |at: usize| self.path[at].load(Ordering::Relaxed) == unsafe { path.add(at).read() };
-        // SAFETY: as above, for all of them.
-        (0..length).all(same) && (length == PATH || unsafe { path.add(length).read() } == 0)
+        // SAFETY: as above, for all bytes.
+        (0..length).all(same) && (length == MAX_PATH || unsafe { path.add(length).read() } == 0)
     }
 
     /// # Safety
     /// As [`note`](crate::refusal_record::note).
     pub(crate) unsafe fn write(&self, number: i64, path: *const u8, why: Why) {
         self.call.store(0, Ordering::Release);
-        self.unsaid.store(0, Ordering::Relaxed);
+        self.unreported.store(0, Ordering::Relaxed);
         self.own_error.store(0, Ordering::Relaxed);
         self.missing.store(u32::from(why == Why::Missing), Ordering::Relaxed);
         let mut length = 0;
-        while !path.is_null() && length < PATH {
-            // SAFETY: no byte before was the last one.
+        while !path.is_null() && length < MAX_PATH {
+            // SAFETY: no earlier byte was the terminating NUL.
             let byte = unsafe { path.add(length).read() };
             if byte == 0 {
                 break;
@@ -124,11 +126,11 @@ impl Slot {
         self.call.store(number as u32 + 1, Ordering::Release);
     }
 
-    /// The call as made by that item.
+    /// Reads the call, as made by `item`.
     pub(crate) fn read(&self, item: u32) -> Option<Refusal> {
         let number = self.call.load(Ordering::Acquire).checked_sub(1)?;
         let call: &Call = crate::calls::find(i64::from(number))?;
-        let length = (self.length.load(Ordering::Relaxed) as usize).min(PATH);
+        let length = (self.length.load(Ordering::Relaxed) as usize).min(MAX_PATH);
         let path: Vec<u8> = self.path[..length].iter().map(|byte| byte.load(Ordering::Relaxed)).collect();
         let path = (length > 0).then(|| String::from_utf8_lossy(&path).into_owned());
         let own_error = self.own_error.load(Ordering::Relaxed) != 0;
@@ -139,8 +141,8 @@ impl Slot {
 /// # Safety
 /// As [`note`](crate::refusal_record::note).
 unsafe fn is_look_up(path: *const u8) -> bool {
-    // SAFETY: a byte is looked at only where none before it was the last one: those equal a name's, which has
-    // no zero.
+    // SAFETY: a byte is read only if all bytes before it equal those of a known prefix, which contains no
+    // NUL.
     let begins =
         |known: &[u8]| known.iter().enumerate().all(|(at, byte)| unsafe { path.add(at).read() } == *byte);
     !path.is_null() && LOOK_UPS.iter().any(|known| begins(known))

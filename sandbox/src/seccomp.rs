@@ -1,10 +1,11 @@
-//! Installs filters, which `filters` makes, in this process. Called by `confine` and `watch`; calls the kernel
-//! itself where the library has no word for it.
+//! Installs the filters compiled by `filters` in this process. Called by `confine` and `watch`. It uses
+//! direct system calls where the library has no function.
 //!
-//! The local sandbox's are three, of which the strictest answer counts: what starts a process (asked of
-//! `notify_thread`), what depends on a call's arguments, and what its number decides (a signal, to `sigsys_handler`).
-//! The last refuses further filters by the newer call. The one that keeps the signal is for the threads that are
-//! started later. A jailed worker has the others, but for the first.
+//! The local sandbox has three filters, and the kernel uses the strictest answer: one for calls that start a
+//! process (answered by `notify_thread`), one by arguments, and one by number (a signal to `sigsys_handler`).
+//! The last denies the system call `seccomp`, so later filters are installed by `prctl`. A fourth filter
+//! protects the signal in this thread and in threads started later. A jailed worker has all of them but the
+//! first.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -12,12 +13,12 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use seccompiler::BpfProgram;
 
 use crate::calls::Side;
-use crate::filters::{asked, by_arguments, by_number, keep_signal};
+use crate::filters::{by_arguments, by_number, protect_signal, user_notif};
 use crate::{notify_thread, sigsys_handler};
 
-/// Whether this kernel has filters that answer in that way (`SECCOMP_RET_…`).
+/// Checks that this kernel supports the filter action `SECCOMP_RET_…`.
 pub(crate) fn available(action: u32) -> io::Result<()> {
-    // SAFETY: the kernel reads the action, which is there.
+    // SAFETY: the kernel reads the action, whose address is valid.
     match unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -26,60 +27,60 @@ pub(crate) fn available(action: u32) -> io::Result<()> {
 
 /// Confines all threads of this process.
 pub(crate) fn install() -> io::Result<()> {
-    // SAFETY: sets a flag of this process; the unused arguments are zero, as they have to be.
+    // SAFETY: sets a flag of this process; the unused arguments are zero as required.
     if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
         return Err(io::Error::last_os_error());
     }
     sigsys_handler::install()?;
-    match set_listener(&asked(true).map_err(io::Error::other)?) {
+    match set_listener(&user_notif(true).map_err(io::Error::other)?) {
         Ok(listener) => notify_thread::start(listener)?,
-        // Another filter of this process has a listener, or the kernel is older than 5.7: refused without a
-        // record.
-        Err(_) => drop(set(&asked(false).map_err(io::Error::other)?, 0)?),
+        // Another filter of this process has a listener, or the kernel is older than 5.7: deny without
+        // recording.
+        Err(_) => drop(install_in_all_threads(&user_notif(false).map_err(io::Error::other)?, 0)?),
     }
-    set(&by_arguments(Side::Local).map_err(io::Error::other)?, 0)?;
-    set(&by_number(Side::Local), 0)?;
-    set_here(&keep_signal().map_err(io::Error::other)?)?;
-    notify_thread::wait();
+    install_in_all_threads(&by_arguments(Side::Local).map_err(io::Error::other)?, 0)?;
+    install_in_all_threads(&by_number(Side::Local), 0)?;
+    install_in_thread(&protect_signal().map_err(io::Error::other)?)?;
+    notify_thread::wait_until_ready();
     Ok(())
 }
 
-/// Whether the filter of a jail is in force, by an answer that no kernel gives: `fsync` of no file succeeds. What
-/// else a launcher may have put around this worker may allow more.
+/// Returns whether a jail's filter is in force. With it `fsync` of an invalid descriptor succeeds, which no
+/// kernel does. Other confinement by a launcher may allow more calls.
 pub(crate) fn is_jailed() -> bool {
-    // SAFETY: a number that is no descriptor.
+    // SAFETY: -1 is not a descriptor.
     unsafe { libc::fsync(-1) == 0 }
 }
 
-/// Has the calls of this jailed process recorded that are refused to it. To be called before a second thread is
-/// started. The jail's filter stays in force: of two the stricter answer counts, and a signal is stricter than
-/// an error.
+/// Installs filters that record the denied calls of this jailed process. Must be called before a second
+/// thread is started. The jail's filter stays in force: the kernel uses the stricter answer, and a signal is
+/// stricter than an error.
 pub(crate) fn install_inside() -> io::Result<()> {
     let by_arguments = by_arguments(Side::Inside).map_err(io::Error::other)?;
-    let programs = [by_arguments, by_number(Side::Inside), keep_signal().map_err(io::Error::other)?];
+    let programs = [by_arguments, by_number(Side::Inside), protect_signal().map_err(io::Error::other)?];
     sigsys_handler::install()?;
-    programs.iter().try_for_each(set_here)
+    programs.iter().try_for_each(install_in_thread)
 }
 
-/// Installs a filter in this thread, and in those that it starts.
-fn set_here(program: &BpfProgram) -> io::Result<()> {
-    let filter = whole(program);
-    // SAFETY: the kernel copies the filter, which is there. (The newer call for it is refused by now.)
+/// Installs a filter in this thread, and in the threads it starts.
+fn install_in_thread(program: &BpfProgram) -> io::Result<()> {
+    let filter = as_fprog(program);
+    // SAFETY: the kernel copies the filter, which is valid. (The system call `seccomp` is denied by now.)
     match unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter, 0, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-fn whole(program: &BpfProgram) -> libc::sock_fprog {
+fn as_fprog(program: &BpfProgram) -> libc::sock_fprog {
     libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut().cast() }
 }
 
-/// Installs a filter in all threads; the descriptor, if one was asked for.
-fn set(program: &BpfProgram, flags: libc::c_ulong) -> io::Result<i32> {
-    let filter = whole(program);
+/// Installs a filter in all threads. Returns the listener's descriptor if `flags` request one.
+fn install_in_all_threads(program: &BpfProgram, flags: libc::c_ulong) -> io::Result<i32> {
+    let filter = as_fprog(program);
     let flags = flags | libc::SECCOMP_FILTER_FLAG_TSYNC;
-    // SAFETY: the kernel copies the filter, which is there, as long as it says, and of the kernel's own layout.
+    // SAFETY: the kernel copies the filter, whose address, length and layout are valid.
     let set =
         unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const filter) };
     match set {
@@ -91,7 +92,7 @@ fn set(program: &BpfProgram, flags: libc::c_ulong) -> io::Result<i32> {
 
 fn set_listener(program: &BpfProgram) -> io::Result<OwnedFd> {
     let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_TSYNC_ESRCH;
-    let listener = set(program, flags)?;
-    // SAFETY: the kernel has just made it for this process.
+    let listener = install_in_all_threads(program, flags)?;
+    // SAFETY: the kernel has just returned this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(listener) })
 }

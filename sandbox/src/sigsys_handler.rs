@@ -1,45 +1,45 @@
-//! The signal handler to which a refused call comes: it writes down which, and lets the call return EPERM. Installed by
-//! `seccomp`. All of it runs in a signal, at any place of the program: nothing here allocates, locks or panics.
+//! Handler of the SIGSYS that a denied call raises: it records the call and makes it return EPERM. Installed
+//! by `seccomp`. It runs in a signal, at any point of the program, so it does not allocate, lock or panic.
 //!
-//! Calls that name a file are decided in `path_calls`. Two more come here to be done otherwise: the signal itself
-//! stays unblocked, and keeps this handler.
+//! `path_calls` decides on calls that name a file. Two other calls are executed here in a modified form, so
+//! that SIGSYS stays unblocked and keeps this handler.
 
 use std::ffi::{c_int, c_void};
 use std::io;
 
-use crate::calls::ASKED;
+use crate::calls::MARKER;
 use crate::path_calls;
 use crate::refusal_notes::{is_path, note, returned};
 
-/// `si_code` of a signal that a filter raised.
+/// `si_code` of a signal raised by a filter.
 const SYS_SECCOMP: c_int = 1;
 
-/// Takes SIGSYS.
+/// Installs the handler of SIGSYS.
 pub(crate) fn install() -> io::Result<()> {
     let entry: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = refuse;
-    // SAFETY: a sigaction of zeroes is a valid one.
+    // SAFETY: a zeroed sigaction is valid.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = entry as usize;
-    // On the alternate stack, where there is one: the call may have been made at the end of the usual one. Not
-    // blocked meanwhile: a blocked SIGSYS is deadly, should a call in here be refused.
+    // SA_ONSTACK: use the alternate stack if there is one, because the call may have been made at the end of
+    // the normal one. SA_NODEFER: if this handler makes a denied call while SIGSYS is blocked, the kernel
+    // kills the process.
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER | libc::SA_RESTART;
-    // SAFETY: the handler has the signature that SA_SIGINFO asks for, and does only what may be done in a signal.
+    // SAFETY: the handler has the signature that SA_SIGINFO requires, and is async-signal-safe.
     match unsafe { libc::sigaction(libc::SIGSYS, &raw const action, std::ptr::null_mut()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// Bytes of a set of signals, and the bit of the filters' own, as the kernel has them.
-const SET: usize = size_of::<u64>();
+/// The kernel's size of a signal set in bytes, and the bit of SIGSYS in it.
+const SIGSET_SIZE: usize = size_of::<u64>();
 const SIGSYS: u64 = 1 << (libc::SIGSYS - 1);
 
-/// What the kernel keeps of a signal: handler, flags, where the handler returns to, signals that are blocked
-/// meanwhile.
+/// The kernel's `struct sigaction`: handler, flags, restorer, mask.
 type Action = [u64; 4];
 const DEFAULT: Action = [libc::SIG_DFL as u64, 0, 0, 0];
 
-/// Number and arguments of a call as they stand in the registers, and where its result goes.
+/// Registers with the number, the arguments and the result of a call.
 struct Registers<'a> {
     context: &'a mut libc::ucontext_t,
 }
@@ -76,18 +76,18 @@ impl Registers<'_> {
 }
 
 extern "C" fn refuse(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: with SA_SIGINFO the kernel passes both on, valid until the handler returns.
+    // SAFETY: with SA_SIGINFO the kernel passes both pointers, valid until the handler returns.
     let (code, context) = unsafe { ((*info).si_code, &mut *context.cast::<libc::ucontext_t>()) };
     if code != SYS_SECCOMP {
-        // Somebody else's signal: as if there were no handler.
-        // SAFETY: both may be called in a signal; the second ends the process when this returns, at the latest.
+        // The signal was not raised by a filter: act as without a handler. SAFETY: both calls are
+        // async-signal-safe; the second kills the process at the latest when this handler returns.
         unsafe {
             set_action(signal as u64, &DEFAULT);
             libc::raise(signal);
         }
         return;
     }
-    // SAFETY: a location of this thread's own.
+    // SAFETY: errno is thread-local.
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: as above.
     let before = unsafe { *errno };
@@ -101,55 +101,54 @@ extern "C" fn refuse(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_
     unsafe { *errno = before };
 }
 
-/// Blocks signals as the call asks, but not the filters' own. The mask that holds when this handler returns is in
-/// the context.
+/// Executes the call's change of the signal mask, but keeps SIGSYS unblocked. The context contains the mask
+/// that is restored when this handler returns.
 fn set_mask(registers: &mut Registers<'_>) -> i64 {
     let [how, set, before, size] = [0, 1, 2, 3].map(|at| registers.argument(at));
     let mut mask = 0u64;
-    // SAFETY: the call that the function made, with the argument by which the filter lets it pass; and a look
-    // at the mask.
+    // SAFETY: the user's call, plus the marker by which the filter allows it; then a read of the mask.
     unsafe {
-        let done = returned(libc::syscall(libc::SYS_rt_sigprocmask, how, set, before, size, 0u64, ASKED));
+        let done = returned(libc::syscall(libc::SYS_rt_sigprocmask, how, set, before, size, 0u64, MARKER));
         if done != 0 {
             return done;
         }
-        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK, 0u64, &raw mut mask, SET);
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK, 0u64, &raw mut mask, SIGSET_SIZE);
     }
-    // SAFETY: the kernel's set is the first part of the C library's.
+    // SAFETY: the kernel's set is the first part of the C library's set.
     unsafe { (&raw mut registers.context.uc_sigmask).cast::<u64>().write_unaligned(mask & !SIGSYS) };
     0
 }
 
-/// Changes what a signal does, as the call asks: for the filters' own nothing, and for others not so that it is
-/// blocked while their handler runs.
+/// Executes the call's change of a signal action, except for SIGSYS. SIGSYS is also removed from the mask of
+/// other signals' handlers.
 fn take_action(registers: &Registers<'_>) -> i64 {
     let [signal, action, before, size] = [0, 1, 2, 3].map(|at| registers.argument(at));
     let own = signal as u32 == libc::SIGSYS as u32;
-    // SAFETY: the call that the function made, with the argument by which the filter lets it pass.
+    // SAFETY: the user's call, plus the marker by which the filter allows it.
     let done = returned(unsafe {
         let action = if own { 0 } else { action };
-        libc::syscall(libc::SYS_rt_sigaction, signal, action, before, size, 0u64, ASKED)
+        libc::syscall(libc::SYS_rt_sigaction, signal, action, before, size, 0u64, MARKER)
     });
     let mut now = DEFAULT;
-    // SAFETY: the kernel writes what it keeps of a signal, which has that size.
-    let read = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, 0u64, &raw mut now, SET) };
+    // SAFETY: the kernel writes its `struct sigaction`, and `now` has that layout.
+    let read = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, 0u64, &raw mut now, SIGSET_SIZE) };
     if done == 0 && !own && read == 0 && now[3] & SIGSYS != 0 {
         now[3] &= !SIGSYS;
-        // SAFETY: what the function has set, but for the one signal.
+        // SAFETY: the action that the user has set, except for one bit of its mask.
         unsafe { set_action(signal, &now) };
     }
     done
 }
 
 /// # Safety
-/// The handler in it may run.
+/// The handler in `action` must be valid.
 unsafe fn set_action(signal: u64, action: &Action) {
     let action = std::ptr::from_ref(action);
-    // SAFETY: the kernel reads an action of that layout; otherwise this function's own.
-    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action, 0u64, SET, 0u64, ASKED) };
+    // SAFETY: the kernel reads an action of that layout; the rest is this function's contract.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action, 0u64, SIGSET_SIZE, 0u64, MARKER) };
 }
 
-/// What the call returns.
+/// Returns the call's result.
 fn decide(registers: &Registers<'_>) -> i64 {
     let number = registers.call();
     if number == libc::SYS_rt_sigaction {
@@ -158,13 +157,13 @@ fn decide(registers: &Registers<'_>) -> i64 {
     if let Some(result) = path_calls::decide(number, std::array::from_fn(|at| registers.argument(at))) {
         return result;
     }
-    // It names a thread, and no filter knows the threads of a process. (musl raises signals by it.)
+    // `tkill` names a thread, and a filter can't know the threads of a process. (musl's `raise` uses it.)
     if number == libc::SYS_tkill {
         let own = std::process::id();
-        // SAFETY: plain numbers; a signal to a thread of this process.
+        // SAFETY: plain numbers; sends a signal to a thread of this process.
         let sent =
             unsafe { libc::syscall(libc::SYS_tgkill, own, registers.argument(0), registers.argument(1)) };
-        // SAFETY: a location of this thread's own.
+        // SAFETY: errno is thread-local.
         match if sent == 0 { 0 } else { unsafe { *libc::__errno_location() } } {
             libc::ESRCH => {}
             why => return -i64::from(why),

@@ -1,26 +1,25 @@
-//! A confined worker's own `/tmp` and `/dev/shm`: empty, in memory, seen by no other process and gone with
-//! it. Made by `confine` before anything is refused; `landlock` allows writing in it, and `path_calls` leads calls
-//! that name a path below one of these folders there. (A jailed worker has mounts of its own at these paths,
-//! see `jail`.)
+//! A confined worker's own `/tmp` and `/dev/shm`: empty, in memory, visible to no other process, and freed
+//! with the worker. `confine` makes it before any call is denied; `landlock` allows writing in it, and
+//! `path_calls` redirects calls with a path below one of these folders. (A jailed worker has mounts of its
+//! own at these paths, see `jail`.)
 //!
-//! It is a file system that is mounted nowhere: the worker has its root as a descriptor, by which it is
-//! found, and the kernel frees it when the last descriptor is closed, however the worker ends. So nothing is
-//! left over, and nothing has to be removed. To make one takes the right to mount: root has it; for another
-//! user a child process takes it in a user namespace of its own and leaves the descriptor to the worker,
-//! whose own view of users stays as it is.
+//! It is a detached file system: the worker accesses it by a descriptor of its root, and the kernel frees it
+//! when the last descriptor is closed, however the worker exits. Nothing has to be removed. Making one needs
+//! the right to mount. Root has it; for another user a child process gets it in a user namespace of its own
+//! and passes the descriptor to the worker, whose own user IDs stay unchanged.
 
 use std::ffi::{CStr, CString, c_int};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::OnceLock;
 use std::{fs, io};
 
-/// The folders that lead there, and each one's own folder in it.
+/// The redirected folders, each with its folder in the file system.
 const FOLDERS: [(&[u8], &CStr); 3] = [(b"/tmp", c"tmp"), (b"/var/tmp", c"tmp"), (b"/dev/shm", c"shm")];
 
-/// Variables that name another folder for temporary files, where a function can't write.
+/// Variables that name another folder for temporary files, which a function can't write to.
 const VARIABLES: [&str; 4] = ["TMPDIR", "TEMP", "TMP", "SQLITE_TMPDIR"];
 
-/// Its own root, its folders in the order of [`FOLDERS`], and the number of its device.
+/// The file system: its root, its folders in the order of [`FOLDERS`], and its device number.
 #[derive(Debug)]
 struct Own {
     root: OwnedFd,
@@ -30,15 +29,15 @@ struct Own {
 
 static OWN: OnceLock<Own> = OnceLock::new();
 
-/// Makes it. To be called before there is a second thread, and before anything is refused.
+/// Makes the file system. Must be called before a second thread is started, and before any call is denied.
 ///
 /// # Errors
-/// If this kernel can't (before 5.2), or refuses this user both mounts and user namespaces. Then writing is
-/// refused in these folders as it is everywhere.
+/// If the kernel is too old (before 5.2), or denies this user both mounts and user namespaces. Writing in
+/// these folders is then denied as everywhere.
 pub(crate) fn make() -> io::Result<()> {
     let root = mount().or_else(|_| mount_in_a_namespace())?;
     let folder = |name: &CStr| {
-        // SAFETY: system calls with a descriptor of our own and constant strings.
+        // SAFETY: system calls with our own descriptor and constant strings.
         unsafe {
             libc::mkdirat(root.as_raw_fd(), name.as_ptr(), 0o1777);
             let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
@@ -47,14 +46,14 @@ pub(crate) fn make() -> io::Result<()> {
     };
     let folders = [folder(FOLDERS[0].1)?, folder(FOLDERS[1].1)?, folder(FOLDERS[2].1)?];
     let device = device_of(root.as_raw_fd()).ok_or_else(io::Error::last_os_error)?;
-    let _first = OWN.set(Own { root, folders, device });
+    let _set_once = OWN.set(Own { root, folders, device });
     Ok(())
 }
 
-/// Unsets the variables that name a folder elsewhere, as they are not set in a jail.
+/// Unsets the variables that name another folder. A jail does not set them either.
 ///
 /// # Safety
-/// There is no second thread.
+/// No second thread exists.
 pub(crate) unsafe fn unset_variables() {
     for name in VARIABLES {
         // SAFETY: as this function's own.
@@ -62,32 +61,32 @@ pub(crate) unsafe fn unset_variables() {
     }
 }
 
-/// Its root, if there is one.
+/// The root of the file system, if it was made.
 pub(crate) fn root() -> Option<BorrowedFd<'static>> {
     OWN.get().map(|own| own.root.as_fd())
 }
 
-/// A path that is below one of the folders: descriptor and address of the path from there on. In signals as
-/// well.
+/// Returns the folder's descriptor and the address of the relative path, if `path` is below one of the
+/// folders. Async-signal-safe.
 ///
 /// # Safety
-/// `path` points to bytes that end with a zero byte.
+/// `path` is NUL-terminated.
 pub(crate) unsafe fn find(path: *const u8) -> Option<(c_int, *const u8)> {
     let own = OWN.get()?;
     // SAFETY: as this function's own.
     let bytes = unsafe { CStr::from_ptr(path.cast()) }.to_bytes();
     let (at, rest) = below(bytes)?;
-    // Out of the folder again.
+    // The path may lead out of the folder.
     if rest.split(|byte| *byte == b'/').any(|name| name == b"..") {
         return None;
     }
-    let begin = rest.iter().position(|byte| *byte != b'/');
-    // The end of the same bytes.
-    let relative = begin.map_or(c".".as_ptr().cast(), |begin| rest[begin..].as_ptr());
+    let start = rest.iter().position(|byte| *byte != b'/');
+    // A suffix of the same string, so NUL-terminated as well.
+    let relative = start.map_or(c".".as_ptr().cast(), |start| rest[start..].as_ptr());
     Some((own.folders[at].as_raw_fd(), relative))
 }
 
-/// The folder in which a path is, and the path from there on.
+/// Returns the index of the folder that contains `path`, and the rest of the path.
 fn below(path: &[u8]) -> Option<(usize, &[u8])> {
     FOLDERS.iter().enumerate().find_map(|(at, (folder, _))| {
         let rest = path.strip_prefix(*folder)?;
@@ -95,27 +94,28 @@ fn below(path: &[u8]) -> Option<(usize, &[u8])> {
     })
 }
 
-/// Whether a path is in a folder that a worker has for itself, confined or jailed. In signals as well.
+/// Returns whether a path is in one of the folders that a confined or jailed worker has for itself.
+/// Async-signal-safe.
 pub(crate) fn is_below_a_folder(path: &[u8]) -> bool {
     below(path).is_some()
 }
 
-/// Whether an open file or folder is one of its own. In signals as well.
-pub(crate) fn has(fd: c_int) -> bool {
+/// Returns whether an open file or folder is in this file system. Async-signal-safe.
+pub(crate) fn is_own(fd: c_int) -> bool {
     OWN.get().is_some_and(|own| device_of(fd) == Some(own.device))
 }
 
 fn device_of(fd: c_int) -> Option<u64> {
-    // SAFETY: numbers, for which zero is valid.
+    // SAFETY: all fields are integers, for which zero is valid.
     let mut found: libc::stat = unsafe { std::mem::zeroed() };
-    // SAFETY: the kernel writes what the structure holds; a number that is no descriptor is an error.
+    // SAFETY: the kernel writes a `stat`; an invalid descriptor is an error.
     (unsafe { libc::fstat(fd, &raw mut found) } == 0).then_some(found.st_dev)
 }
 
-/// A descriptor that a system call has just made, or its error.
+/// Returns the descriptor that a system call has just made, or its error.
 fn descriptor(made: i64) -> io::Result<OwnedFd> {
     let made = check(made)?;
-    // SAFETY: the caller has just got it from the kernel, and it is nowhere else.
+    // SAFETY: the caller has just received it from the kernel, and no other code has it.
     Ok(unsafe { OwnedFd::from_raw_fd(made as c_int) })
 }
 
@@ -123,16 +123,17 @@ fn check(returned: i64) -> io::Result<i64> {
     if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(returned) }
 }
 
-/// A file system in memory, mounted nowhere. Half of the machine's memory is the most that it takes, which is
-/// charged to this process's control group.
+/// Makes a detached tmpfs. It takes at most half of the machine's memory, charged to this process's control
+/// group.
 fn mount() -> io::Result<OwnedFd> {
     const FSCONFIG_SET_STRING: u32 = 1;
     const FSCONFIG_CMD_CREATE: u32 = 6;
     const CLOEXEC: u32 = 1;
     let none = std::ptr::null::<u8>();
-    // Code that is made in a file may be mapped, as in a jail: starting a program is refused by other means.
+    // No `noexec`: generated code in a file may be mapped, as in a jail. Starting a program is denied by
+    // other means.
     let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
-    // SAFETY: system calls with constant strings, numbers, and descriptors of our own.
+    // SAFETY: system calls with constant strings, numbers, and our own descriptors.
     unsafe {
         let context = descriptor(libc::syscall(libc::SYS_fsopen, c"tmpfs".as_ptr(), CLOEXEC))?;
         let fd = context.as_raw_fd();
@@ -143,11 +144,11 @@ fn mount() -> io::Result<OwnedFd> {
     }
 }
 
-/// The same by a child that shares this process's descriptors, and has the right to mount in namespaces of
-/// its own.
+/// Makes the same by a child that shares this process's descriptor table, and may mount in namespaces of its
+/// own.
 fn mount_in_a_namespace() -> io::Result<OwnedFd> {
-    let place = fs::File::open("/")?;
-    // SAFETY: numbers that can't fail.
+    let placeholder = fs::File::open("/")?;
+    // SAFETY: both calls only return numbers.
     let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
     let map = |id: u32| CString::new(format!("{id} {id} 1"));
     let maps = [
@@ -156,14 +157,14 @@ fn mount_in_a_namespace() -> io::Result<OwnedFd> {
         (c"/proc/self/gid_map", map(group)?),
     ];
     let flags = libc::CLONE_FILES | libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::SIGCHLD;
-    // SAFETY: as fork, in a process of one thread. The child makes system calls, leaves the descriptor in the
-    // place that the worker has kept for it, and ends.
+    // SAFETY: equivalent to fork in a single-threaded process. The child makes system calls, moves the
+    // descriptor to the worker's placeholder, and exits.
     unsafe {
         let child = check(libc::syscall(libc::SYS_clone, i64::from(flags), 0, 0, 0, 0))?;
         if child == 0 {
             let made = maps.iter().try_for_each(|(path, map)| write(path, map)).and_then(|()| mount());
             let moved = made.and_then(|made| {
-                check(libc::dup3(made.as_raw_fd(), place.as_raw_fd(), libc::O_CLOEXEC).into())
+                check(libc::dup3(made.as_raw_fd(), placeholder.as_raw_fd(), libc::O_CLOEXEC).into())
             });
             libc::_exit(moved.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |_| 0));
         }
@@ -175,7 +176,7 @@ fn mount_in_a_namespace() -> io::Result<OwnedFd> {
             }
         }
         match libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)) {
-            Some(0) => Ok(place.into()),
+            Some(0) => Ok(placeholder.into()),
             Some(errno) => Err(io::Error::from_raw_os_error(errno)),
             None => Err(io::Error::other("the child that mounts was ended")),
         }
@@ -183,7 +184,7 @@ fn mount_in_a_namespace() -> io::Result<OwnedFd> {
 }
 
 fn write(path: &CStr, text: &CStr) -> io::Result<()> {
-    // SAFETY: strings that end with a zero byte, and a descriptor of our own.
+    // SAFETY: NUL-terminated strings, and our own descriptor.
     unsafe {
         let file = descriptor(libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC).into())?;
         check(libc::write(file.as_raw_fd(), text.as_ptr().cast(), text.count_bytes()) as i64).map(drop)
@@ -202,13 +203,13 @@ mod tests {
     #[test]
     fn a_path_leads_there_and_not_out_again() {
         if let Err(error) = make() {
-            // Not allowed in many containers.
+            // Many containers do not allow it.
             let refused = error.kind() == io::ErrorKind::PermissionDenied;
             assert!(refused && !skipped::administers(), "{error}");
             return skipped::skipped("neither mounting nor user namespaces are allowed");
         }
         let find = |path: &'static CStr| {
-            // SAFETY: it ends with a zero byte, and so does what is found.
+            // SAFETY: the path is NUL-terminated, and so is the result.
             unsafe {
                 let (folder, rest) = find(path.as_ptr().cast())?;
                 let at = OWN.get()?.folders.iter().position(|own| own.as_raw_fd() == folder)?;
@@ -227,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_user_who_may_mount_nothing_has_one_all_the_same() {
-        // As root the child's namespace does as well.
+        // This also works as root.
         match mount_in_a_namespace() {
             Ok(root) => assert!(device_of(root.as_raw_fd()).is_some()),
             Err(error) => println!("no user namespaces here: {error}"),

@@ -1,8 +1,9 @@
-//! Locks and waits that go on after a panic of another thread. Here because all crates of fastmap build on this one.
+//! Locks and waits that ignore poisoning by another thread's panic. They are in this crate because all crates
+//! of fastmap depend on it.
 //!
-//! The standard library's locks are poisoned when a thread panics while it holds one. Each critical section of fastmap leaves
-//! its data whole at every point where it could panic, so the data stays usable, and a map must not end because of a panic that
-//! was reported elsewhere.
+//! The standard library poisons a lock when a thread panics while holding it. Each critical section of
+//! fastmap keeps its data consistent at every point where it could panic, so the data stays usable. A map
+//! must not end because of a panic that was already reported.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,11 +23,15 @@ impl<T: ?Sized> LockUnpoisoned<T> for Mutex<T> {
 
 /// The waits of [`Condvar`] without poison.
 pub trait WaitUnpoisoned {
-    /// Waits for a notification; may also return without one.
+    /// Waits for a notification; may wake up spuriously.
     fn wait_unpoisoned<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T>;
 
-    /// Waits for a notification, no longer than `most`; may also return without one.
-    fn wait_timeout_unpoisoned<'a, T>(&self, guard: MutexGuard<'a, T>, most: Duration) -> MutexGuard<'a, T>;
+    /// Waits for a notification for at most `timeout`; may wake up spuriously.
+    fn wait_timeout_unpoisoned<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        timeout: Duration,
+    ) -> MutexGuard<'a, T>;
 }
 
 impl WaitUnpoisoned for Condvar {
@@ -34,8 +39,12 @@ impl WaitUnpoisoned for Condvar {
         self.wait(guard).unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait_timeout_unpoisoned<'a, T>(&self, guard: MutexGuard<'a, T>, most: Duration) -> MutexGuard<'a, T> {
-        self.wait_timeout(guard, most).unwrap_or_else(PoisonError::into_inner).0
+    fn wait_timeout_unpoisoned<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        timeout: Duration,
+    ) -> MutexGuard<'a, T> {
+        self.wait_timeout(guard, timeout).unwrap_or_else(PoisonError::into_inner).0
     }
 }
 

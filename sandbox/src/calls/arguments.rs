@@ -1,17 +1,17 @@
-//! Values of arguments by which the list distinguishes calls: flags, requests and options.
+//! Argument values by which the list distinguishes calls: flags, requests and options.
 
-/// Stands as sixth argument of a call that names a file, none of which has six, where `path_calls` makes it for
-/// the function: so Landlock is asked, and its answer is known. No secret: to know it is to be asked by
-/// Landlock alone.
-pub(crate) const ASKED: u64 = 0x6661_7374_6d61_7000;
+/// Marker in the sixth argument of calls that `path_calls` and the signal handler make for the function; none
+/// of these calls has six arguments. The filter allows marked calls, so Landlock decides and its answer can
+/// be recorded. The marker is not a secret: Landlock still applies to a function that uses it.
+pub(crate) const MARKER: u64 = 0x6661_7374_6d61_7000;
 
-/// A number of another type with each C library.
+/// Its type differs between C libraries.
 pub(super) const PRIO_PROCESS: u32 = libc::PRIO_PROCESS as _;
 
-/// Flags of `openat` that ask for more than reading (with them a file is made, or can be written to).
+/// Flags of `openat` for more than reading: they create a file, or allow writing.
 pub(crate) const WRITING: [i32; 4] = [libc::O_WRONLY, libc::O_RDWR, libc::O_CREAT, libc::O_TRUNC];
 
-/// Flags of `clone` that ask for namespaces.
+/// Flags of `clone` that create namespaces.
 pub(super) const NAMESPACES: &[i32] = &[
     libc::CLONE_NEWNS,
     libc::CLONE_NEWCGROUP,
@@ -22,8 +22,8 @@ pub(super) const NAMESPACES: &[i32] = &[
     libc::CLONE_NEWNET,
 ];
 
-/// Connected sockets of a pair. A pair of datagram sockets is refused: each can send to any other such socket
-/// of the machine, a system log's for example.
+/// Types of connected socket pairs. A pair of datagram sockets is denied: each could send to any other such
+/// socket of the machine, for example the system log's.
 pub(super) const CONNECTED: &[u32] = &[
     libc::SOCK_STREAM as u32,
     (libc::SOCK_STREAM | libc::SOCK_CLOEXEC) as u32,
@@ -39,7 +39,8 @@ pub(super) const CONNECTED: &[u32] = &[
 const TCGETS2: u32 = 0x802c_542a;
 
 /// Requests of `ioctl` on a terminal, a pipe, a socket or a descriptor that change nothing outside of the
-/// process. The last two are those of the local sandbox's own thread, which alone has a descriptor for them.
+/// process. The last two are for the local sandbox's notify thread; only that thread has a descriptor for
+/// them.
 pub(super) const REQUESTS: &[u32] = &[
     libc::TCGETS as u32,
     TCGETS2,
@@ -54,17 +55,17 @@ pub(super) const REQUESTS: &[u32] = &[
     libc::SECCOMP_IOCTL_NOTIF_SEND as u32,
 ];
 
-/// Commands of `fcntl` that send signals to others, or that watch or hold up files of others: `F_SETOWN`,
-/// `F_SETOWN_EX`, `F_SETLEASE`, `F_NOTIFY`.
-pub(super) const FOR_OTHERS: &[u32] =
+/// Commands of `fcntl` that send signals to other processes, or that watch or delay access to shared files:
+/// `F_SETOWN`, `F_SETOWN_EX`, `F_SETLEASE`, `F_NOTIFY`.
+pub(super) const AFFECTING_OTHERS: &[u32] =
     &[libc::F_SETOWN as u32, 15, libc::F_SETLEASE as u32, libc::F_NOTIFY as u32];
 
-/// Options of a socket. Not the time limit of sends: the host sets it on a socket that the worker has as
-/// well. The second number of `SO_RCVTIMEO` has times of 64 bits on all machines.
+/// Socket options. The send timeout is not among them: the host sets it on a socket that the worker has as
+/// well. The second number of `SO_RCVTIMEO` (66) takes 64-bit times on all machines.
 pub(super) const OPTIONS: &[u32] = &[libc::SO_LINGER as u32, libc::SO_RCVTIMEO as u32, 66];
 
-/// Policies without real time, alone and with `SCHED_RESET_ON_FORK`.
-pub(super) const ORDINARY: &[u32] = &[
+/// Scheduling policies without real time, alone and with `SCHED_RESET_ON_FORK`.
+pub(super) const NON_REAL_TIME: &[u32] = &[
     libc::SCHED_OTHER as u32,
     libc::SCHED_BATCH as u32,
     libc::SCHED_IDLE as u32,
@@ -73,5 +74,5 @@ pub(super) const ORDINARY: &[u32] = &[
     (libc::SCHED_IDLE | libc::SCHED_RESET_ON_FORK) as u32,
 ];
 
-/// `IOPRIO_WHO_PROCESS`, with which 0 is the calling thread.
-pub(super) const ONE_THREAD: u32 = 1;
+/// With this, ID 0 is the calling thread.
+pub(super) const IOPRIO_WHO_PROCESS: u32 = 1;

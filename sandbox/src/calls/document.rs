@@ -1,4 +1,4 @@
-//! The list in docs/local-and-cloud.md. `FASTMAP_TEST_WRITE=1` writes it there.
+//! Test of the list in docs/local-and-cloud.md. `FASTMAP_TEST_WRITE=1` writes the list to that file.
 
 use std::fmt::Write;
 use std::fs;
@@ -13,8 +13,8 @@ const END: &str = "<!-- the end of the list -->\n";
 fn word(answer: Answer) -> &'static str {
     match answer {
         Answer::Allowed => "yes",
-        Answer::Only(_) | Answer::Asked(Some(_)) => "so far",
-        Answer::Refused | Answer::Asked(None) => "EPERM",
+        Answer::Only(_) | Answer::UserNotif(Some(_)) => "so far",
+        Answer::Refused | Answer::UserNotif(None) => "EPERM",
         Answer::Absent => "ENOSYS",
         Answer::Skipped => "0, nothing done",
     }

@@ -1,14 +1,15 @@
-//! The list itself. Each group says what its calls are for. A call is allowed in a jail only if it reaches
-//! nothing outside: no file, process or setting of the machine, and no memory that is not charged to the
-//! jail's control group.
+//! The list of system calls, in groups by purpose. A call is allowed in a jail only if it affects nothing
+//! outside: no file, process or setting of the machine, and no memory that is not charged to the jail's
+//! control group.
 //!
-//! Both sides answer alike unless a group is made by [`apart`].
+//! Both sides give the same answer unless a group is made by [`apart`].
 
-use Answer::{Absent, Allowed, Asked, Only, Refused, Skipped};
-use Condition::{ByFiles, Exactly, Flag, NoFlag, NoneOf, OneOf, Own};
+use Answer::{Absent, Allowed, Only, Refused, Skipped, UserNotif};
+use Condition::{Exactly, Flag, Marked, NoFlag, NoneOf, OneOf, OwnPid};
 
 use crate::calls::arguments::{
-    ASKED, CONNECTED, FOR_OTHERS, NAMESPACES, ONE_THREAD, OPTIONS, ORDINARY, PRIO_PROCESS, REQUESTS,
+    AFFECTING_OTHERS, CONNECTED, IOPRIO_WHO_PROCESS, MARKER, NAMESPACES, NON_REAL_TIME, OPTIONS,
+    PRIO_PROCESS, REQUESTS,
 };
 use crate::calls::syscall::{Answer, Call, Condition, Group};
 
@@ -24,7 +25,7 @@ macro_rules! calls {
     (@path $path:literal) => { Some($path) };
 }
 
-/// Calls that x86-64 alone has: newer architectures have only those that replaced them.
+/// Calls that only x86-64 has; newer architectures have only their replacements.
 #[cfg(target_arch = "x86_64")]
 macro_rules! old {
     ($($calls:tt)*) => { calls! { $($calls)* } };
@@ -36,7 +37,7 @@ macro_rules! old {
     };
 }
 
-/// A call that is too new for some versions of libc. Its number is the same on all machines.
+/// A call that some versions of libc lack. Its number is the same on all architectures.
 const fn new(number: i64, name: &'static str) -> Call {
     Call { number, name, path: None }
 }
@@ -45,19 +46,19 @@ const fn new_with_path(number: i64, name: &'static str, path: usize) -> Call {
     Call { number, name, path: Some(path) }
 }
 
-/// The same answer on both sides.
+/// A group with the same answer on both sides.
 const fn both(what: &'static str, answer: Answer, calls: &'static [&'static [Call]]) -> Group {
     Group { what, local: answer, jail: answer, calls }
 }
 
-/// Answers that differ by nature.
+/// A group whose answers differ by design.
 const fn apart(what: &'static str, local: Answer, jail: Answer, calls: &'static [&'static [Call]]) -> Group {
     Group { what, local, jail, calls }
 }
 
-/// The list.
+/// All groups of the list.
 pub(crate) const LIST: &[Group] = &[
-    // Bytes of what is open: nothing more can be reached than the descriptor itself.
+    // These access open descriptors only.
     both(
         "reading and writing what is open",
         Allowed,
@@ -81,7 +82,7 @@ pub(crate) const LIST: &[Group] = &[
     ),
     both(
         "`fcntl`, but for signals to others, leases and watching",
-        Only(&[NoneOf(1, FOR_OTHERS)]),
+        Only(&[NoneOf(1, AFFECTING_OTHERS)]),
         &[calls! { SYS_fcntl }],
     ),
     both(
@@ -89,7 +90,7 @@ pub(crate) const LIST: &[Group] = &[
         Only(&[OneOf(1, REQUESTS)]),
         &[calls! { SYS_ioctl }],
     ),
-    // The few files that are there.
+    // Only the few accessible files can be found.
     both(
         "looking at files and folders",
         Allowed,
@@ -102,10 +103,10 @@ pub(crate) const LIST: &[Group] = &[
             old! { SYS_getdents },
         ],
     ),
-    // The path may lead to a file of the worker's own.
+    // The path may lead to one of the worker's own files.
     apart(
         "looking at a file by its path: LOCAL at what the sandbox shows; CLOUD at what the jail has",
-        Only(&[ByFiles(Some(0))]),
+        Only(&[Marked(Some(0))]),
         Allowed,
         &[calls! {
             SYS_newfstatat(1) SYS_statx(1) SYS_faccessat(1) SYS_faccessat2(1) SYS_readlinkat(1)
@@ -113,22 +114,22 @@ pub(crate) const LIST: &[Group] = &[
     ),
     apart(
         "the same, by the old calls",
-        Only(&[ByFiles(None)]),
+        Only(&[Marked(None)]),
         Allowed,
         &[old! { SYS_stat(0) SYS_lstat(0) SYS_access(0) SYS_readlink(0) }],
     ),
     apart(
         "opening and changing files: LOCAL reading what the sandbox shows; CLOUD what the jail has; the worker's \
          own files in `/tmp` and `/dev/shm`",
-        // By `path_calls` alone, which records what Landlock refuses.
-        Only(&[Exactly(5, ASKED)]),
+        // Only `path_calls` makes these calls, and records what Landlock denies.
+        Only(&[Exactly(5, MARKER)]),
         Allowed,
         &[calls! {
             SYS_openat(1) SYS_truncate(0) SYS_mkdirat(1) SYS_unlinkat(1) SYS_linkat(1) SYS_renameat(1)
             SYS_renameat2(1) SYS_fchmod SYS_fchmodat(1) SYS_utimensat(1)
         }],
     ),
-    // `path_calls` makes a newer call of each.
+    // `path_calls` makes a newer call instead of each.
     apart(
         "the same, by the old calls",
         Refused,
@@ -138,8 +139,8 @@ pub(crate) const LIST: &[Group] = &[
             SYS_chmod(0)
         }],
     ),
-    // Nothing lasts. On a file of the machine they would reach its disk: `fsync` of a library empties the
-    // disk's own cache, and advice drops pages that other processes use.
+    // No file is permanent. On a file of the machine these calls would affect its disk: `fsync` of a library
+    // flushes the disk's cache, and advice drops pages that other processes use.
     both(
         "writing through to a disk, advice on files: nothing lasts",
         Skipped,
@@ -147,15 +148,14 @@ pub(crate) const LIST: &[Group] = &[
             SYS_fsync SYS_fdatasync SYS_sync_file_range SYS_syncfs SYS_sync SYS_fadvise64 SYS_readahead
         }],
     ),
-    // Their callers fall back to reading and writing. The kernel moves pages of files that all jails share
-    // here, and that has been a hole before (CVE-2022-0847).
+    // Callers fall back to reading and writing. These calls move pages of files that all jails share, which
+    // was a vulnerability before (CVE-2022-0847).
     both(
         "copying inside of the kernel",
         Absent,
         &[calls! { SYS_splice SYS_tee SYS_vmsplice SYS_sendfile SYS_copy_file_range }],
     ),
-    // Of the own process, charged to its control group. `msync` of a file that can't be written to does
-    // nothing.
+    // The process's own memory, charged to its control group. `msync` of a read-only file does nothing.
     both(
         "memory",
         Allowed,
@@ -180,7 +180,7 @@ pub(crate) const LIST: &[Group] = &[
             old! { SYS_arch_prctl },
         ],
     ),
-    // Where and when the own threads run, within the share of CPU time that the control group gives.
+    // These affect where and when the process's own threads run, within its control group's CPU quota.
     both(
         "scheduling of the own threads",
         Allowed,
@@ -197,10 +197,14 @@ pub(crate) const LIST: &[Group] = &[
     ),
     both(
         "the calling thread's priority of input and output",
-        Only(&[OneOf(0, &[ONE_THREAD]), OneOf(1, &[0])]),
+        Only(&[OneOf(0, &[IOPRIO_WHO_PROCESS]), OneOf(1, &[0])]),
         &[calls! { SYS_ioprio_set }],
     ),
-    both("scheduling without real time", Only(&[OneOf(1, ORDINARY)]), &[calls! { SYS_sched_setscheduler }]),
+    both(
+        "scheduling without real time",
+        Only(&[OneOf(1, NON_REAL_TIME)]),
+        &[calls! { SYS_sched_setscheduler }],
+    ),
     both(
         "clocks and timers",
         Allowed,
@@ -215,7 +219,8 @@ pub(crate) const LIST: &[Group] = &[
             old! { SYS_time SYS_alarm },
         ],
     ),
-    // A process group or session of its own is left by nothing: the control group ends all that is in it.
+    // A process can make a process group or session of its own, but can't leave the control group, which is
+    // killed as a whole.
     both(
         "the process itself: ids, users, rights, usage",
         Allowed,
@@ -243,15 +248,16 @@ pub(crate) const LIST: &[Group] = &[
             MACHINE_TRAPS,
         ],
     ),
-    // So that it can abort. (`tkill` names a thread: the filter knows the main one alone, and the handler asks
-    // the kernel about others.) A jail has no other process but its init, which takes no signal from inside.
+    // Needed for `abort`. (`tkill` names a thread: the filter knows only the main one, and the handler checks
+    // others with the kernel.) A jail's only other process is its init, which receives no signals from
+    // inside.
     apart(
         "sending signals: LOCAL to the process itself; CLOUD has no other process",
-        Only(&[Own(0)]),
+        Only(&[OwnPid(0)]),
         Allowed,
         &[calls! { SYS_kill SYS_tkill SYS_tgkill SYS_rt_sigqueueinfo SYS_rt_tgsigqueueinfo }],
     ),
-    // A pair reaches nothing but itself.
+    // A pair can communicate only with itself.
     both(
         "pairs of connected local sockets (`AF_UNIX`, stream or seqpacket)",
         Only(&[OneOf(0, &[libc::AF_UNIX as u32]), OneOf(1, CONNECTED)]),
@@ -270,7 +276,7 @@ pub(crate) const LIST: &[Group] = &[
         Only(&[OneOf(1, &[libc::SOL_SOCKET as u32]), OneOf(2, OPTIONS)]),
         &[calls! { SYS_setsockopt }],
     ),
-    // A worker connects to its host: LOCAL before it is confined, in a jail afterwards.
+    // A worker connects to its host: LOCAL before it is confined, in a jail after that.
     apart(
         "sockets: CLOUD local ones, which find nothing but the host's",
         Refused,
@@ -290,20 +296,20 @@ pub(crate) const LIST: &[Group] = &[
     ),
     apart(
         "starting threads",
-        Asked(Some(&[Flag(0, libc::CLONE_THREAD), NoFlag(0, NAMESPACES)])),
+        UserNotif(Some(&[Flag(0, libc::CLONE_THREAD), NoFlag(0, NAMESPACES)])),
         Only(&[Flag(0, libc::CLONE_THREAD), NoFlag(0, NAMESPACES)]),
         &[calls! { SYS_clone }],
     ),
     apart(
         "starting processes",
-        Asked(None),
+        UserNotif(None),
         Refused,
         &[calls! { SYS_execveat(1) }, old! { SYS_fork SYS_vfork }],
     ),
     // bubblewrap starts the worker after it has installed the filter.
     apart(
         "starting programs: CLOUD has none but the worker's own",
-        Asked(None),
+        UserNotif(None),
         Allowed,
         &[calls! { SYS_execve(0) }],
     ),
@@ -315,7 +321,7 @@ pub(crate) const LIST: &[Group] = &[
             SYS_pidfd_open SYS_pidfd_getfd SYS_pidfd_send_signal SYS_kcmp SYS_move_pages SYS_migrate_pages
         }],
     ),
-    // Changes to files, and ways to them that Landlock does not watch.
+    // Changes to files, and access to files that Landlock does not check.
     both(
         "links, owners and times of files",
         Refused,
@@ -357,7 +363,7 @@ pub(crate) const LIST: &[Group] = &[
             &[new_with_path(467, "open_tree_attr", 1), new(457, "statmount"), new(458, "listmount")],
         ],
     ),
-    // Parts of the kernel that a computation has no use for, and that were its weak spots before.
+    // Parts of the kernel that a computation does not need, and that had vulnerabilities before.
     both(
         "weak spots of the kernel",
         Refused,
@@ -389,10 +395,10 @@ pub(crate) const LIST: &[Group] = &[
             SYS_setgroups SYS_capset SYS_setrlimit SYS_sched_setattr
         }],
     ),
-    // What these do stands in memory, where a filter can't look. Callers fall back to `clone` and `openat`.
+    // Their arguments are in memory, which a filter can't read. Callers fall back to `clone` and `openat`.
     both("calls whose older form does the same", Absent, &[calls! { SYS_clone3 SYS_openat2 }]),
-    // As a kernel without NUMA, without asynchronous files (whose requests are counted for the whole machine)
-    // and without further modules of security.
+    // As on a kernel without NUMA, without asynchronous I/O (whose requests are counted for the whole
+    // machine) and without further security modules.
     both(
         "parts that kernels may lack",
         Absent,
@@ -414,7 +420,7 @@ pub(crate) const LIST: &[Group] = &[
     ),
 ];
 
-/// Made by the kernel itself, in place of an instruction that a tracer of the machine replaced.
+/// The kernel itself makes these calls, in place of an instruction that a tracer of the machine has replaced.
 #[cfg(target_arch = "x86_64")]
 const MACHINE_TRAPS: &[Call] = &[new(335, "uretprobe"), new(336, "uprobe")];
 #[cfg(not(target_arch = "x86_64"))]

@@ -1,23 +1,23 @@
-//! A system call of the list, its group, and what it is answered.
+//! A system call of the list, its group, and its answers.
 
 /// A system call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call {
     pub(crate) number: i64,
     pub(crate) name: &'static str,
-    /// The argument that is a path worth recording.
+    /// Index of the argument that is a path to be recorded.
     pub(crate) path: Option<usize>,
 }
 
-/// The place of a confined worker.
+/// Where a confined worker runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
-    /// On the user's machine, under [`confine`](crate::confine).
+    /// On the user's machine, confined by [`confine`](crate::confine).
     Local,
-    /// In a jail of the service, by the worker's own filters, see [`watch`](crate::watch): the local answers,
-    /// so that a refused call is recorded. The jail's filter holds as well, whatever these are.
+    /// In a jail of the service: the worker's own filters, see [`watch`](crate::watch). They give the local
+    /// answers, so that a denied call is recorded. The jail's filter is in force independently of them.
     Inside,
-    /// In a jail of the service, by the filter that is made outside of it.
+    /// In a jail of the service: the filter that is installed from outside.
     #[cfg(any(feature = "jail", test))]
     Jail,
 }
@@ -25,22 +25,22 @@ pub(crate) enum Side {
 /// The answer to a call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Answer {
-    /// The kernel's own.
+    /// The kernel executes the call.
     Allowed,
-    /// The kernel's own where all conditions hold; else as [`Answer::Refused`].
+    /// The kernel executes the call if all conditions hold; else as [`Answer::Refused`].
     Only(&'static [Condition]),
     /// EPERM. The local sandbox records it.
     Refused,
-    /// EPERM. The local sandbox records it in a thread of its own, because callers have all signals blocked.
-    /// With conditions: the kernel's answer where all hold.
-    Asked(Option<&'static [Condition]>),
-    /// ENOSYS, as on a kernel that is older or was built without the call. Callers do otherwise.
+    /// EPERM. The notify thread of the local sandbox records it, because callers have all signals blocked.
+    /// With conditions: the kernel executes the call if all hold.
+    UserNotif(Option<&'static [Condition]>),
+    /// ENOSYS, as on a kernel that is older or was built without the call. Callers have a fallback.
     Absent,
-    /// 0, and nothing is done.
+    /// Returns 0 without executing the call.
     Skipped,
 }
 
-/// A condition on one argument, which is given by its place.
+/// A condition on one argument, given by its index.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Condition {
     /// The lower 32 bits are one of these values.
@@ -53,19 +53,19 @@ pub(crate) enum Condition {
     Flag(u8, i32),
     /// None of the flags is set.
     NoFlag(u8, &'static [i32]),
-    /// `path_calls` makes the call (its sixth argument is `ASKED`), where the worker has files of its own or is in
-    /// a jail, and the path begins at the working folder; the argument is the descriptor of another folder, if
-    /// the call has one. Not for a jail's own filter.
-    ByFiles(Option<u8>),
-    /// The lower 32 bits are the id of the process itself. Not for a jail's own filter, which is made outside
-    /// of it.
-    Own(u8),
+    /// If the worker has files of its own or is in a jail, and the path is relative to the working folder:
+    /// `path_calls` makes the call (its sixth argument is `MARKER`). The argument is the folder's descriptor,
+    /// if the call has one. Not for a jail's own filter.
+    Marked(Option<u8>),
+    /// The lower 32 bits are the process's own ID. Not for a jail's own filter, which is compiled outside of
+    /// it.
+    OwnPid(u8),
 }
 
-/// Calls of one kind, which are answered alike.
+/// Calls of one kind, with the same answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Group {
-    /// The kind, and the reason for the answer where one is needed; a row of the document.
+    /// The kind, and the reason for the answer where one is needed; text of a row in the document.
     #[cfg_attr(
         not(all(test, target_arch = "x86_64")),
         expect(dead_code, reason = "read by the test of the document")

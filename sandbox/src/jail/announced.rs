@@ -1,13 +1,13 @@
-//! A jail's limits where libraries look them up: variables that say how many threads to start, and files in
-//! the form of the kernel's own. Without them a library sees the machine's cores and starts a thread for
-//! each, and all of them share what the jail may use. Used by `bubblewrap`.
+//! Publishes a jail's limits to libraries: environment variables with the number of threads to start, and
+//! copies of the kernel's files. Without them a library sees the machine's cores and starts a thread for
+//! each, and all of them share the jail's CPU quota. Used by `bubblewrap`.
 //!
-//! The affinity of a worker stays the machine's: a worker that is bound to one core waits for it while others
-//! are idle.
+//! Workers keep the machine's CPU affinity, because a worker bound to one core waits for it while others are
+//! idle.
 
 use crate::jail::spec::Limits;
 
-/// Variables that say how many threads a library starts.
+/// Environment variables from which libraries take their number of threads.
 const THREADS: [&str; 9] = [
     "BLIS_NUM_THREADS",
     "GOMAXPROCS",
@@ -20,32 +20,32 @@ const THREADS: [&str; 9] = [
     "TOKIO_WORKER_THREADS",
 ];
 
-/// LLVM's OpenMP compares the affinity, which is the machine's, with the number of cores, which is the
-/// share. Version 19 aborts where they differ, unless it is to leave the affinity alone.
+/// Keeps LLVM's OpenMP from using the CPU affinity. It compares the affinity, which is the machine's, with
+/// the number of cores, which is the jail's share; version 19 aborts where the two differ.
 const AFFINITY: (&str, &str) = ("KMP_AFFINITY", "disabled");
 
-/// The folder of cores, where old versions of the C library count folders.
+/// Folder of the CPUs. Old versions of the C library count its subfolders.
 const CORES: &str = "/sys/devices/system/cpu";
 
-/// Microseconds of the period in which a group has its CPU time.
+/// Period of `cpu.max`, in microseconds.
 const PERIOD: u64 = 100_000;
 
 impl Limits {
-    /// Whole CPUs of a jail; at least one.
+    /// Number of whole CPUs; at least one.
     pub(super) fn cores(&self) -> u32 {
         self.cpus.max(1.0) as u32
     }
 }
 
-/// Variables, each with its value.
+/// Returns the environment variables with their values.
 pub(super) fn variables(limits: &Limits) -> impl Iterator<Item = (&'static str, String)> {
     let threads = limits.cores().to_string();
     let threads = THREADS.into_iter().map(move |name| (name, threads.clone()));
     threads.chain([(AFFINITY.0, AFFINITY.1.to_owned())])
 }
 
-/// Files, each with its content. They are those of version 2 of control groups, whichever the machine has,
-/// with the jail's own group as the root.
+/// Returns paths of files with their contents. The files are those of cgroup v2, whichever version the
+/// machine has, with the jail's own group as the root.
 pub(super) fn files(limits: &Limits) -> Vec<(String, String)> {
     let cores = limits.cores();
     let online = if cores == 1 { "0\n".to_owned() } else { format!("0-{}\n", cores - 1) };
@@ -68,7 +68,7 @@ pub(super) fn files(limits: &Limits) -> Vec<(String, String)> {
     ]
 }
 
-/// Folders, one for each core.
+/// Returns one folder for each core.
 pub(super) fn folders(limits: &Limits) -> impl Iterator<Item = String> {
     (0..limits.cores()).map(|core| format!("{CORES}/cpu{core}"))
 }

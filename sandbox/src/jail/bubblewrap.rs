@@ -1,5 +1,6 @@
-//! The command that starts a program in a jail: bubblewrap with all its namespaces, an almost empty root, and the
-//! filters; and before that, in the child, what bubblewrap does not do: the group, the limits, the user, the descriptors.
+//! Builds the command that starts a program in a jail: bubblewrap with all its namespaces, an almost empty
+//! root, and the filters. Between fork and exec the child sets up the rest: group, limits, user and
+//! descriptors.
 
 use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
@@ -22,13 +23,13 @@ use super::{Executable, announced, root};
 use crate::elf::ElfError;
 use crate::jail::spec::{Limits, PROGRAM, SOCKET, SetupError, Spec};
 
-/// The oldest that was tried: it knows `--disable-userns`, and binds by descriptor where Debian's updates are in.
-const OLDEST: (u32, u32) = (0, 8);
+/// Oldest version that was tried. It has `--disable-userns`, and `--ro-bind-fd` with Debian's updates.
+const MIN_VERSION: (u32, u32) = (0, 8);
 
-/// Where the child's own mount namespace has the executable and the host's socket, see `shown`.
+/// Paths of the executable and of the host's socket in the child's own mount namespace, see `shown`.
 const SHOWN_PROGRAM: &CStr = c"/tmp/program";
 const SHOWN_SOCKET: &CStr = c"/tmp/socket";
-/// A bubblewrap that can be used.
+/// A usable installation of bubblewrap.
 #[derive(Clone, Debug)]
 pub(crate) struct Bubblewrap {
     path: PathBuf,
@@ -36,7 +37,8 @@ pub(crate) struct Bubblewrap {
 }
 
 impl Bubblewrap {
-    /// Looks for it in the usual folders, not in `PATH`: who sets that must not choose it.
+    /// Looks for bubblewrap in the usual folders. `PATH` is not used, because its setter must not choose the
+    /// program.
     pub(crate) fn find() -> Result<Bubblewrap, SetupError> {
         let path = ["/usr/bin/bwrap", "/usr/local/bin/bwrap", "/bin/bwrap"].map(PathBuf::from);
         let path = path.into_iter().find(|path| path.is_file()).ok_or(SetupError::NoBubblewrap)?;
@@ -46,7 +48,8 @@ impl Bubblewrap {
                 SetupError::Bubblewrap(format!("{} can't be run: {error}", path.display()))
             })?;
             if !answer.status.success() {
-                // It reads files below /proc/sys before its arguments, which a unit's ProcSubset=pid hides from it.
+                // bubblewrap reads files below /proc/sys before its arguments. A unit's `ProcSubset=pid`
+                // hides them.
                 let words = String::from_utf8_lossy(&answer.stderr).trim().to_owned();
                 return Err(SetupError::Bubblewrap(format!(
                     "bwrap {argument} fails ({}): {words}",
@@ -59,13 +62,14 @@ impl Bubblewrap {
         let version = version.trim().trim_start_matches("bubblewrap ").to_owned();
         let mut numbers = version.split('.').map_while(|part| part.parse::<u32>().ok());
         let number = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-        if number < OLDEST {
+        if number < MIN_VERSION {
             return Err(SetupError::Bubblewrap(format!(
                 "version 0.8 or newer is needed, this is {version:?}"
             )));
         }
-        // For a service that may mount nothing: by descriptor, so that it is this very file. bubblewrap looks
-        // up its path as the worker's user all the same, so that the folders above must be open to that.
+        // A service without the right to mount binds by descriptor, so that the jail gets this very file.
+        // bubblewrap still looks the path up as the worker's user, so that user must be able to enter the
+        // folders above.
         if !ask("--help")?.contains("--ro-bind-fd") {
             let why =
                 format!("{version:?} does not know --ro-bind-fd; 0.10 does, and 0.8 with Debian's updates");
@@ -74,24 +78,24 @@ impl Bubblewrap {
         Ok(Bubblewrap { path, version })
     }
 
-    /// bubblewrap as the executable of a jail.
+    /// Examines bubblewrap itself as the executable of a jail.
     pub(crate) fn examine(&self) -> Result<Executable, ElfError> {
         Executable::examine(&self.path)
     }
 
-    /// The command for `spec`. `doors` are the files by which a process enters the jail's group; `user` is
-    /// its user outside, where this process may choose one. `mounts`: this process may mount things, so that
-    /// the executable and the socket need not be in folders that the user can enter.
+    /// Returns the command for `spec`. A process joins the jail's group by writing to the `procs_files`.
+    /// `user` is its user ID outside of the jail, if this process may choose one. `mounts`: this process may
+    /// mount, so the executable and the socket need not be in folders that the user can enter.
     pub(crate) fn command(
         &self,
         spec: &Spec<'_>,
         filters: &Filters,
-        doors: Vec<OwnedFd>,
+        procs_files: Vec<OwnedFd>,
         user: Option<u32>,
         mounts: bool,
     ) -> io::Result<Command> {
         let mut shown: Vec<Shown> = Vec::new();
-        let mut kept: Vec<OwnedFd> = Vec::new();
+        let mut inherited: Vec<OwnedFd> = Vec::new();
         let mut command = Command::new(&self.path);
         command.env_clear().args([
             "--unshare-all",
@@ -121,7 +125,7 @@ impl Bubblewrap {
             }
             let fd = path_fd(path)?;
             command.args(["--ro-bind-fd", &fd.as_raw_fd().to_string(), inside]);
-            kept.push(fd);
+            inherited.push(fd);
             Ok(())
         };
         bind(spec.executable.path(), SHOWN_PROGRAM, PROGRAM)?;
@@ -130,7 +134,7 @@ impl Bubblewrap {
                 chown(socket, Some(user), Some(user))?;
                 std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
                 if let Some(folder) = socket.parent().filter(|_| !mounts) {
-                    // bubblewrap looks the socket up as that user.
+                    // bubblewrap looks up the socket's path as that user.
                     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711))?;
                 }
             }
@@ -148,25 +152,25 @@ impl Bubblewrap {
         for (path, content) in announced::files(&spec.limits) {
             let fd = memory_file(content.as_bytes())?;
             command.args(["--perms", "0444", "--file", &fd.as_raw_fd().to_string(), &path]);
-            kept.push(fd);
+            inherited.push(fd);
         }
         command.args(["--remount-ro", "/", "--chdir", "/"]);
         for filter in &filters.0 {
             let fd = memory_file(filter)?;
             command.args(["--add-seccomp-fd".to_owned(), fd.as_raw_fd().to_string()]);
-            kept.push(fd);
+            inherited.push(fd);
         }
         command.args(["--", PROGRAM]);
         let (limits, parent) = (limits(&spec.limits), std::process::id());
-        let before = Before { doors, shown, kept, helper, limits, user, parent };
-        // SAFETY: `Before::enter` makes system calls only, allocates nothing and takes no lock: it may run between fork
-        // and exec in a process of many threads.
-        unsafe { command.pre_exec(move || before.enter()) };
+        let pre_exec = PreExec { procs_files, shown, inherited, helper, limits, user, parent };
+        // SAFETY: `PreExec::enter` makes system calls only, allocates nothing and takes no lock, so it may
+        // run between fork and exec in a multithreaded process.
+        unsafe { command.pre_exec(move || pre_exec.enter()) };
         Ok(command)
     }
 }
 
-/// A descriptor that names a file and opens nothing.
+/// Opens an `O_PATH` descriptor: it names the file without opening it.
 fn path_fd(path: &Path) -> io::Result<OwnedFd> {
     let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     Ok(File::options().read(true).custom_flags(libc::O_PATH).open(path).map_err(named)?.into())
@@ -180,18 +184,19 @@ fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Open descriptors of a worker.
+/// Limit of open descriptors of a worker.
 const DESCRIPTORS: u64 = 256;
-/// Bytes that a worker may keep from being swapped out, which libraries do with keys. Jails have no swap anyway; the
-/// bytes count for the group as all memory does. (The number is systemd's default.)
+/// Limit of the bytes that a worker may lock in memory, as libraries do with keys. Jails have no swap, and
+/// the group counts these bytes like all others. The number is systemd's default.
 const LOCKED_MEMORY: u64 = 8 << 20;
-/// Queued signals and timers of a worker: without root all workers of a service share its user's.
+/// Limit of queued signals and timers of a worker. Without root all workers of a service share one count,
+/// that of its user.
 const SIGNALS: u64 = 1024;
 
-/// What the kernel keeps for each process, beside the group.
+/// Per-process resource limits, in addition to those of the group.
 ///
-/// The size of files is not bounded: there is nothing to write to but memory files, which the group's memory bounds, and
-/// a process that exceeds it is ended by a signal instead of an error.
+/// `RLIMIT_FSIZE` is not set. A worker can write to memory files only, which the group's memory limit covers,
+/// and exceeding `RLIMIT_FSIZE` kills by a signal instead of returning an error.
 fn limits(limits: &Limits) -> Vec<(Resource, u64)> {
     let mut all = vec![
         (Resource::RLIMIT_CORE, 0),
@@ -205,22 +210,22 @@ fn limits(limits: &Limits) -> Vec<(Resource, u64)> {
     all
 }
 
-/// What the child does between fork and exec.
-struct Before {
-    doors: Vec<OwnedFd>,
+/// The child's setup between fork and exec.
+struct PreExec {
+    procs_files: Vec<OwnedFd>,
     shown: Vec<Shown>,
-    /// Descriptors that bubblewrap is told of by number.
-    kept: Vec<OwnedFd>,
+    /// Descriptors that bubblewrap's arguments name by number.
+    inherited: Vec<OwnedFd>,
     helper: Box<Helper>,
     limits: Vec<(Resource, u64)>,
     user: Option<u32>,
     parent: u32,
 }
 
-impl Before {
+impl PreExec {
     fn enter(&self) -> io::Result<()> {
-        // The group first: from here on everything is bounded and measured.
-        for door in &self.doors {
+        // Join the group first, so that everything after this is limited and measured.
+        for door in &self.procs_files {
             nix::unistd::write(door, b"0")?;
         }
         if !self.shown.is_empty() {
@@ -231,8 +236,9 @@ impl Before {
             setrlimit(*resource, *limit, *limit)?;
         }
         if let Some(user) = self.user {
-            // Not by the C library, whose own versions ask all threads along, which a forked process has not.
-            // SAFETY: three system calls with plain numbers; an empty list of groups may be a null pointer.
+            // Bypass the C library: its versions change the IDs of all threads, and a forked process does not
+            // have those threads. SAFETY: three system calls with plain numbers; an empty list of groups may
+            // be a null pointer.
             let changed = unsafe {
                 libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>())
                     | libc::syscall(libc::SYS_setresgid, user, user, user)
@@ -240,27 +246,29 @@ impl Before {
             };
             check(changed)?;
         }
-        // What asks the service to stop may ask all of its processes (a service manager, a job system): its jails go on
-        // until it ends them. exec leaves ignored signals ignored.
+        // A service manager or job system may send its stop signal to all processes of the service. Jails
+        // continue until the service ends them. Ignored signals stay ignored across exec.
         for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM] {
             // SAFETY: no handler is installed.
             unsafe { nix::sys::signal::signal(signal, SigHandler::SigIgn) }?;
         }
-        // After the change of user, which clears it. bubblewrap sets its own a moment later.
+        // Must follow the change of user, which clears the parent-death signal. bubblewrap sets its own a
+        // moment later.
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
         if nix::unistd::getppid().as_raw() as u32 != self.parent {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
-        // Whatever the service has open stays out, also what a library opened without CLOEXEC.
+        // Keep all descriptors of the service out, including those that a library opened without CLOEXEC.
         keep_descriptors_out()?;
-        self.kept.iter().try_for_each(|fd| inherit(fd.as_raw_fd()))?;
+        self.inherited.iter().try_for_each(|fd| inherit(fd.as_raw_fd()))?;
         self.helper.inherited().into_iter().try_for_each(inherit)?;
         self.helper.start();
         Ok(())
     }
 }
 
-/// Marks all descriptors but the standard ones as closed by exec; closes none, because std reports errors by a pipe.
+/// Sets CLOEXEC on all descriptors but the standard ones. It closes none, because std reports exec errors
+/// through a pipe.
 fn keep_descriptors_out() -> io::Result<()> {
     // SAFETY: a system call with plain numbers.
     let marked =
@@ -268,17 +276,18 @@ fn keep_descriptors_out() -> io::Result<()> {
     if marked == 0 { Ok(()) } else { keep_each_out() }
 }
 
-/// The same, one after the other: before Linux 5.11 `close_range` marks nothing (EINVAL), before 5.9 it is not there.
+/// Fallback that marks each descriptor separately. `CLOSE_RANGE_CLOEXEC` needs Linux 5.11 (EINVAL before),
+/// `close_range` itself 5.9.
 fn keep_each_out() -> io::Result<()> {
     let mut status = [0; 1024];
     let length = File::open("/proc/self/status")?.read(&mut status)?;
-    // How many descriptors the kernel has room for in this process: all that are open have lower numbers.
+    // Size of this process's descriptor table: all open descriptors have lower numbers.
     let mut lines = status[..length].split(|byte| *byte == b'\n');
     let room = lines.find_map(|line| std::str::from_utf8(line.strip_prefix(b"FDSize:")?).ok());
     let room: Option<RawFd> = room.and_then(|digits| digits.trim().parse().ok());
     let room = room.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
     for fd in 3..room {
-        // SAFETY: sets a flag; where no descriptor has this number nothing happens (EBADF).
+        // SAFETY: sets a flag; it has no effect if no descriptor has this number (EBADF).
         unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
     Ok(())
@@ -289,7 +298,7 @@ fn check(result: libc::c_long) -> io::Result<()> {
 }
 
 fn inherit(fd: RawFd) -> io::Result<()> {
-    // SAFETY: clears the flag of a descriptor that `Before` owns.
+    // SAFETY: clears the flag of a descriptor that `PreExec` owns.
     check(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) }.into())
 }
 
@@ -309,7 +318,7 @@ mod tests {
             // SAFETY: makes system calls only.
             unsafe { command.pre_exec(keep_out) };
             let listed = command.output().expect("it is started");
-            // The fourth is the folder that it reads.
+            // 3 is the folder that `ls` reads.
             assert_eq!(String::from_utf8_lossy(&listed.stdout), "0\n1\n2\n3\n");
         }
     }

@@ -1,19 +1,19 @@
-//! A jail's seccomp filters, as bubblewrap takes them: bytes that it installs before it starts the
-//! executable. Nothing kills. A refused call fails with EPERM, which is the function's to report. `filters`
-//! makes them, from the list of calls that the local sandbox has as well.
+//! A jail's seccomp filters in the binary form that bubblewrap installs before it starts the executable. No
+//! filter kills: a denied call fails with EPERM, which the function can report. `filters` builds them from
+//! the same list of system calls as the local sandbox.
 
 use seccompiler::{BackendError, BpfProgram};
 
 use crate::calls::Side;
 use crate::filters::{by_arguments, by_number};
 
-/// Both filters, as the kernel reads them.
+/// Both filters, encoded as `struct sock_filter` arrays.
 #[derive(Clone, Debug)]
 pub(crate) struct Filters(pub(crate) [Vec<u8>; 2]);
 
 impl Filters {
     /// # Errors
-    /// If this architecture is not known to the compiler of filters.
+    /// If the filter compiler does not support this architecture.
     pub(crate) fn compile() -> Result<Filters, BackendError> {
         Ok(Filters([bytes(&by_number(Side::Jail)), bytes(&by_arguments(Side::Jail)?)]))
     }

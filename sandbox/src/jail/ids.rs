@@ -1,16 +1,16 @@
-//! Process ids and host names that differ from worker to worker. Each jail has a namespace of process ids, in
-//! which bubblewrap is 1 and the worker would be 2 everywhere: what seeds itself by time and process id, as C
-//! programs do, would draw the same numbers in all workers that start in the same second.
+//! Process IDs and host names that differ from worker to worker. Each jail has a PID namespace in which
+//! bubblewrap is 1, so every worker would be 2. C programs often seed random numbers by time and process ID:
+//! all workers started in the same second would draw the same numbers.
 //!
-//! A process id is the namespace's last one and one more. bubblewrap does not set the last one, so a helper
-//! does, which lives beside bubblewrap for some hundred microseconds: bubblewrap writes down its child
-//! (`--info-fd`) and waits before it starts the worker (`--block-fd`); the helper enters the namespace, sets
-//! the last id, and lets bubblewrap go on. That takes no rights, for a namespace belongs to the user who made
-//! it. Where it fails the worker has a small id.
+//! The kernel assigns the namespace's last ID plus one. bubblewrap does not set the last ID, so a helper
+//! process sets it. The helper lives beside bubblewrap for some hundred microseconds: bubblewrap writes its
+//! child's ID (`--info-fd`) and waits before it starts the worker (`--block-fd`); the helper enters the
+//! namespace, sets the last ID, and unblocks bubblewrap. This needs no privileges, because a namespace
+//! belongs to the user who created it. If it fails, the worker has a small ID.
 //!
-//! The helper is a process of its own in the memory of bubblewrap's child-to-be, which is left behind when
-//! that becomes bubblewrap. It runs between fork and exec of a process of many threads: it allocates nothing,
-//! takes no lock, and makes system calls only.
+//! The helper is a separate process that shares the memory of the forked child until the child becomes
+//! bubblewrap; from then on the helper alone has that memory. It is started between fork and exec in a
+//! multithreaded process: it allocates nothing, takes no lock, and makes system calls only.
 
 use std::ffi::{CStr, c_int, c_long, c_void};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -19,18 +19,18 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
-/// Lower ids look like those of a machine's own services.
+/// Lowest ID that is assigned. Lower ones look like those of a machine's own services.
 const LOWEST: u32 = 1000;
-/// What every kernel has for most.
-const USUAL_MOST: u32 = 32_768;
-/// Between the ids of one service's workers. Neighbours and neighbouring seconds would give the same `time ^
-/// pid`.
+/// The kernel's default of `pid_max`.
+const DEFAULT_PID_MAX: u32 = 32_768;
+/// Distance between the IDs of one service's workers. With adjacent IDs, `time ^ pid` would repeat in
+/// adjacent seconds.
 const STEP: u32 = 7919;
-/// Bytes of the helper's stack, and of its child's.
+/// Stack size of the helper, and of its child, in bytes.
 const STACK: usize = 16 << 10;
-/// Ids that are used up where the last one can't be set, at most.
-const USED_UP: u32 = 61;
-/// The request of `ioctl` for the user namespace that a namespace belongs to.
+/// Maximum number of IDs that are skipped, by starting processes, where the last ID can't be set.
+const MAX_SKIPPED_IDS: u32 = 61;
+/// `ioctl` request for the user namespace that owns a namespace.
 const NS_GET_USERNS: c_long = 0xb701;
 const LAST_ID: &CStr = c"/proc/sys/kernel/ns_last_pid";
 
@@ -38,150 +38,152 @@ fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// A host name that no other worker has, on this machine or on another.
+/// Returns a random host name, so that no other worker on any machine has it.
 pub(super) fn hostname() -> String {
     format!("fastmap-{:08x}", random() as u32)
 }
 
-/// A process id that no other worker of this service has, as long as there are others.
+/// Returns the next process ID. IDs of this service's workers repeat only after all others have been used.
 fn next_id() -> u32 {
     static FIRST: OnceLock<(u32, u32)> = OnceLock::new();
     static WORKERS: AtomicU32 = AtomicU32::new(0);
     let (first, span) = *FIRST.get_or_init(|| {
-        let most = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok();
-        let most = most.and_then(|text| text.trim().parse().ok()).unwrap_or(USUAL_MOST);
-        // Room for the worker's threads.
-        let span = most.saturating_sub(2 * LOWEST).max(1);
+        let pid_max = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok();
+        let pid_max = pid_max.and_then(|text| text.trim().parse().ok()).unwrap_or(DEFAULT_PID_MAX);
+        // Leaves IDs for the worker's threads.
+        let span = pid_max.saturating_sub(2 * LOWEST).max(1);
         (random() as u32 % span, span)
     });
     let worker = u64::from(WORKERS.fetch_add(1, Ordering::Relaxed));
     LOWEST + ((u64::from(first) + worker * u64::from(STEP)) % u64::from(span)) as u32
 }
 
-/// What gives one worker its process id. It must stay where it is until bubblewrap is started.
+/// Gives one worker its process ID. It must not move until bubblewrap has been started.
 #[derive(Debug)]
 pub(super) struct Helper {
-    /// Descriptors of which bubblewrap knows the numbers. Between fork and exec pipes take their places, so
-    /// that no end of them is ever open in the service: the wait of either side ends when the other is dead.
+    /// Descriptors whose numbers bubblewrap's arguments contain. Pipes replace them between fork and exec, so
+    /// that the service never holds an end of a pipe: either side's wait ends when the other dies.
     info: OwnedFd,
     block: OwnedFd,
     id: u32,
     stack: Vec<u8>,
-    /// The helper's own ends.
-    told: AtomicI32,
-    go: AtomicI32,
+    /// The helper's own ends of the two pipes.
+    info_reader: AtomicI32,
+    block_writer: AtomicI32,
 }
 
 impl Helper {
-    /// `places` are two descriptors of any kind, of this one alone.
-    pub(super) fn new(places: [OwnedFd; 2]) -> Helper {
-        let [info, block] = places;
-        let (told, go) = (AtomicI32::new(-1), AtomicI32::new(-1));
-        Helper { info, block, id: next_id(), stack: vec![0; 2 * STACK], told, go }
+    /// `placeholders` are two descriptors of any kind that this helper alone uses.
+    pub(super) fn new(placeholders: [OwnedFd; 2]) -> Helper {
+        let [info, block] = placeholders;
+        let (info_reader, block_writer) = (AtomicI32::new(-1), AtomicI32::new(-1));
+        Helper { info, block, id: next_id(), stack: vec![0; 2 * STACK], info_reader, block_writer }
     }
 
-    /// Descriptors that bubblewrap must inherit.
+    /// Returns the descriptors that bubblewrap must inherit.
     pub(super) fn inherited(&self) -> [RawFd; 2] {
         [self.info.as_raw_fd(), self.block.as_raw_fd()]
     }
 
-    /// bubblewrap's options.
+    /// Returns bubblewrap's options.
     pub(super) fn options(&self) -> [String; 4] {
         let [info, block] = self.inherited().map(|fd| fd.to_string());
         ["--info-fd".to_owned(), info, "--block-fd".to_owned(), block]
     }
 
-    /// Between fork and exec, while descriptors are not limited yet: makes the pipes.
+    /// Makes the pipes. Called between fork and exec, before the limit of descriptors is set.
     pub(super) fn prepare(&self) -> io::Result<()> {
-        let (told, info) = pipe()?;
-        let (block, go) = pipe()?;
+        let (info_reader, info) = pipe()?;
+        let (block, block_writer) = pipe()?;
         for (end, place) in [info, block].into_iter().zip(self.inherited()) {
             system(libc::SYS_dup3, [end as usize, place as usize, libc::O_CLOEXEC as usize])?;
             system(libc::SYS_close, [end as usize, 0, 0])?;
         }
-        self.told.store(told, Ordering::Relaxed);
-        self.go.store(go, Ordering::Relaxed);
+        self.info_reader.store(info_reader, Ordering::Relaxed);
+        self.block_writer.store(block_writer, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Between fork and exec, as the last thing: starts the helper. Without one bubblewrap goes on at once.
+    /// Starts the helper. Called last between fork and exec. If it can't be started, bubblewrap continues at
+    /// once.
     pub(super) fn start(&self) {
         let own = std::ptr::from_ref(self).cast_mut().cast::<c_void>();
         let flags = libc::CLONE_VM | libc::SIGCHLD;
-        // SAFETY: the stack is this helper's own, and nothing is freed in this process before it becomes
-        // bubblewrap; the memory then stays until the helper has ended. `help` does nothing that needs a
-        // thread's own state.
+        // SAFETY: this helper alone uses the stack. This process frees nothing before it becomes bubblewrap,
+        // and the memory then lives until the helper has exited. `help` uses no thread-local state.
         unsafe { libc::clone(help, self.top(1), flags, own) };
     }
 
-    /// The end of the first or the second half of the stack, aligned as machines want it.
+    /// The end of the first or the second half of the stack, aligned to 16 bytes as the ABI requires.
     fn top(&self, half: usize) -> *mut c_void {
         let end = self.stack.as_ptr().expose_provenance() + half * STACK;
         std::ptr::with_exposed_provenance_mut(end & !15)
     }
 }
 
-/// A system call with plain numbers and addresses of values that live until it is over.
+/// Makes a system call with plain numbers and addresses of values that outlive the call.
 fn system(number: c_long, [one, two, three]: [usize; 3]) -> io::Result<usize> {
-    // SAFETY: as said above.
+    // SAFETY: the callers pass only such arguments.
     match unsafe { libc::syscall(number, one, two, three) } {
         -1 => Err(io::Error::last_os_error()),
         answer => Ok(answer as usize),
     }
 }
 
-/// The end to read from and the end to write to.
+/// Returns the read end and the write end.
 fn pipe() -> io::Result<(RawFd, RawFd)> {
     let mut ends = [0; 2];
     system(libc::SYS_pipe2, [ends.as_mut_ptr().expose_provenance(), libc::O_CLOEXEC as usize, 0])?;
     Ok((ends[0], ends[1]))
 }
 
-/// The helper: whatever fails, bubblewrap goes on when it ends.
+/// Entry point of the helper. Whatever fails, bubblewrap continues when the helper exits.
 extern "C" fn help(own: *mut c_void) -> c_int {
-    // SAFETY: `start` passes it on, and its memory is left to this process.
+    // SAFETY: `start` passes this pointer, and this process keeps its memory.
     let own = unsafe { &*own.cast::<Helper>() };
-    let _done = own.set_id();
+    let _result = own.set_id();
     0
 }
 
 impl Helper {
     fn set_id(&self) -> io::Result<()> {
-        // With bubblewrap, should that never write anything.
+        // Die with bubblewrap, in case it never writes anything.
         system(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0])?;
-        let (told, go) =
-            (self.told.load(Ordering::Relaxed) as usize, self.go.load(Ordering::Relaxed) as usize);
-        // All others: what they lead to waits for their end.
-        let (low, high) = (told.min(go), told.max(go));
+        let (info_reader, block_writer) = (
+            self.info_reader.load(Ordering::Relaxed) as usize,
+            self.block_writer.load(Ordering::Relaxed) as usize,
+        );
+        // Close all other descriptors: their peers wait until they are closed.
+        let (low, high) = (info_reader.min(block_writer), info_reader.max(block_writer));
         for [first, end] in [[0, low], [low + 1, high], [high + 1, u32::MAX as usize]] {
             if first < end {
                 system(libc::SYS_close_range, [first, end - 1, 0])?;
             }
         }
         let mut text = [0u8; 512];
-        let child = read_child(told, &mut text)?;
+        let child = read_child(info_reader, &mut text)?;
         enter(child)?;
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
         let own = std::ptr::from_ref(self).cast_mut().cast::<c_void>();
-        for used in 0..=self.id % USED_UP {
-            // SAFETY: as in `start`; this one waits until the child is dead.
+        for used in 0..=self.id % MAX_SKIPPED_IDS {
+            // SAFETY: as in `start`; `CLONE_VFORK` and `wait4` wait for the child's exit.
             let child = unsafe { libc::clone(set_last_id, self.top(2), flags, own) };
             let mut status = 0i32;
             let place = std::ptr::from_mut(&mut status).expose_provenance();
             system(libc::SYS_wait4, [child as usize, place, 0])?;
-            // The first has set it, or none can: then each uses an id up.
+            // If the first child fails, none can set the last ID: then each child skips one ID.
             if used == 0 && status == 0 {
                 break;
             }
         }
-        system(libc::SYS_write, [go, c"x".as_ptr().expose_provenance(), 1])?;
+        system(libc::SYS_write, [block_writer, c"x".as_ptr().expose_provenance(), 1])?;
         Ok(())
     }
 }
 
-/// A process of the namespace: sets its last id.
+/// Entry point of a process in the namespace: sets the namespace's last ID.
 extern "C" fn set_last_id(own: *mut c_void) -> c_int {
-    // SAFETY: `set_id` passes it on and waits for the end.
+    // SAFETY: `set_id` passes this pointer and waits for the exit.
     let own = unsafe { &*own.cast::<Helper>() };
     let mut digits = [0u8; 10];
     let length = write_number(own.id - 1, &mut digits);
@@ -192,16 +194,16 @@ extern "C" fn set_last_id(own: *mut c_void) -> c_int {
     c_int::from(written.is_err())
 }
 
-/// The process id of bubblewrap's child, which it writes as JSON.
+/// Reads the process ID of bubblewrap's child, which bubblewrap writes as JSON.
 fn read_child(from: usize, text: &mut [u8; 512]) -> io::Result<u32> {
     let mut length = 0;
     loop {
         let rest = &mut text[length..];
         let room = [from, rest.as_mut_ptr().expose_provenance(), rest.len()];
-        let came = system(libc::SYS_read, room)?;
-        length += came;
+        let received = system(libc::SYS_read, room)?;
+        length += received;
         let text = &text[..length];
-        if came == 0 || length == 512 || text.contains(&b'}') {
+        if received == 0 || length == 512 || text.contains(&b'}') {
             return child_of(text).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL));
         }
     }
@@ -217,7 +219,7 @@ fn child_of(text: &[u8]) -> Option<u32> {
     (number > 0).then_some(number)
 }
 
-/// Writes the digits of a number; how many.
+/// Writes the decimal digits of `number` and returns their count.
 fn write_number(number: u32, to: &mut [u8]) -> usize {
     let (mut length, mut power) = (0, 1u32);
     while power <= number / 10 {
@@ -231,7 +233,7 @@ fn write_number(number: u32, to: &mut [u8]) -> usize {
     length
 }
 
-/// Lets the processes that this one starts from now on be of the namespace of that process.
+/// Enters the PID namespace of `process` for all processes that this one starts from now on.
 fn enter(process: u32) -> io::Result<()> {
     const BEFORE: &[u8] = b"/proc/";
     const AFTER: &[u8] = b"/ns/pid\0";

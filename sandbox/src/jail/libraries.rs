@@ -1,5 +1,6 @@
-//! Which files of this machine an executable needs beside itself: its loader and its libraries, found by name in a fixed
-//! list of folders. What else the machine holds does not exist in a jail. Called when an executable is taken in.
+//! Finds the files of this machine that an executable needs: its loader and its libraries, found by name in a
+//! fixed list of folders. No other file of the machine exists in a jail. Called when the service receives an
+//! executable.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -7,14 +8,14 @@ use std::path::{Path, PathBuf};
 use crate::elf::{self, Elf, ElfError};
 use crate::readable_files;
 
-/// Loaders that a program may ask for.
+/// Loaders that a program may name.
 const LOADERS: [&str; 2] = if cfg!(target_arch = "aarch64") {
     ["/lib/ld-linux-aarch64.so.1", "/lib/ld-musl-aarch64.so.1"]
 } else {
     ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-musl-x86_64.so.1"]
 };
 
-/// An executable that can run on this machine, with the files that it needs.
+/// An executable that can run on this machine, with the files it needs.
 #[derive(Clone, Debug)]
 pub struct Executable {
     path: PathBuf,
@@ -23,10 +24,10 @@ pub struct Executable {
 }
 
 impl Executable {
-    /// Reads an executable and finds what it needs. Nothing is run.
+    /// Reads an executable and finds the files it needs. Nothing is executed.
     ///
     /// # Errors
-    /// In words for who sent it, if it can't run here.
+    /// If it can't run on this machine; the text is meant for its sender.
     pub fn examine(path: &Path) -> Result<Executable, ElfError> {
         let elf = elf::read_program(path)?;
         let mut files = Vec::new();
@@ -47,12 +48,12 @@ impl Executable {
         &self.path
     }
 
-    /// What its headers say.
+    /// The content of its ELF headers.
     pub fn elf(&self) -> &Elf {
         &self.elf
     }
 
-    /// Loader and libraries, each at the path where the program will look for it.
+    /// Loader and libraries, each at the path where the program looks for it.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
     }
@@ -64,18 +65,19 @@ fn unknown_loader(loader: &Path) -> ElfError {
     ElfError::Loader { loader: loader.display().to_string(), known }
 }
 
-/// All libraries that are needed, directly or by another one, each checked against who needs it.
+/// Finds all libraries that are needed, directly or by another library, and checks each against those that
+/// need it.
 fn libraries(program: &Elf, search: Search) -> Result<Vec<PathBuf>, ElfError> {
     let mut found: BTreeMap<String, (PathBuf, Elf)> = BTreeMap::new();
-    let mut waiting: VecDeque<(String, Elf)> = [("itself".to_owned(), program.clone())].into();
+    let mut queue: VecDeque<(String, Elf)> = [("itself".to_owned(), program.clone())].into();
     let mut too_old: Option<ElfError> = None;
-    while let Some((wanted_by, elf)) = waiting.pop_front() {
-        for name in elf.needed.iter().filter(|name| !search.has(name)) {
+    while let Some((wanted_by, elf)) = queue.pop_front() {
+        for name in elf.needed.iter().filter(|name| !search.is_built_in(name)) {
             if !found.contains_key(name) {
                 let missing = || ElfError::Library { library: name.clone(), wanted_by: wanted_by.clone() };
                 let path = search.find(name).ok_or_else(missing)?;
                 let library = elf::read(&path)?;
-                waiting.push_back((name.clone(), library.clone()));
+                queue.push_back((name.clone(), library.clone()));
                 found.insert(name.clone(), (path, library));
             }
             if let Err(unfit) = elf.accepts(name, &found[name].1)
@@ -91,7 +93,8 @@ fn libraries(program: &Elf, search: Search) -> Result<Vec<PathBuf>, ElfError> {
     Ok(found.into_values().map(|(path, _)| path).collect())
 }
 
-/// Whether both name versions of one family (of the C library, say), of which the first is the newer one.
+/// Returns true if both errors name versions of one family (such as the C library's) and the first is the
+/// newer version.
 fn is_newer(unfit: &ElfError, before: &ElfError) -> bool {
     match (unfit, before) {
         (ElfError::Version { version, .. }, ElfError::Version { version: before, .. }) => {
@@ -101,27 +104,27 @@ fn is_newer(unfit: &ElfError, before: &ElfError) -> bool {
     }
 }
 
-/// How a loader finds libraries in a jail, where no file tells it of more folders.
+/// A loader's library search in a jail, which has no configuration file with more folders.
 #[derive(Clone, Copy)]
 struct Search {
-    /// In this order.
+    /// Folders in search order.
     folders: &'static [&'static str],
-    /// Libraries that are in the loader itself, without `lib` and what follows the first dot.
+    /// Libraries that the loader itself contains: their names between `lib` and the first dot.
     built_in: &'static [&'static str],
 }
 
 const GNU: Search = Search { folders: &readable_files::LIBRARIES, built_in: &[] };
-/// Another C library's: what is in the folders of the first one would be loaded beside a second C library.
+/// Separate folders for musl: libraries in glibc's folders would load a second C library beside it.
 const MUSL: Search =
     Search { folders: &["/lib", "/usr/lib"], built_in: &["c", "pthread", "rt", "m", "dl", "util", "xnet"] };
 
 impl Search {
-    fn has(self, name: &str) -> bool {
+    fn is_built_in(self, name: &str) -> bool {
         let stem = name.strip_prefix("lib").and_then(|name| name.split_once('.'));
         stem.is_some_and(|(stem, _)| self.built_in.contains(&stem))
     }
 
-    /// A name with a folder in it would lead out of the list: there is none of that name.
+    /// Rejects names with a folder in them, which would lead out of the listed folders.
     fn find(self, name: &str) -> Option<PathBuf> {
         if name.contains('/') || name.starts_with('.') {
             return None;
@@ -153,10 +156,10 @@ mod tests {
     #[test]
     fn the_loader_of_musl_is_its_c_library_and_needs_no_file_of_another() {
         for name in ["libc.so", "libc.musl-x86_64.so.1", "libpthread.so.0", "libm.so.6"] {
-            assert!(MUSL.has(name) && !GNU.has(name), "{name}");
+            assert!(MUSL.is_built_in(name) && !GNU.is_built_in(name), "{name}");
         }
         for name in ["libgcc_s.so.1", "libcrypto.so.3", "c.so", "libc"] {
-            assert!(!MUSL.has(name), "{name}");
+            assert!(!MUSL.is_built_in(name), "{name}");
         }
         let elf = Elf { needed: vec!["libc.so".to_owned()], ..Elf::default() };
         assert_eq!(libraries(&elf, MUSL), Ok(Vec::new()));

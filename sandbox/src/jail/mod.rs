@@ -1,13 +1,17 @@
-//! Jails for executables that strangers have sent: bubblewrap's namespaces, an almost empty read-only root,
-//! seccomp, a control group and limits around a process that is trusted with nothing.
+//! Jails for untrusted executables: bubblewrap's namespaces, an almost empty read-only root, seccomp, a
+//! control group and resource limits.
 //!
-//! [`Jail::check`] finds out what this machine offers and refuses in words what is missing; [`Jail::attack`]
-//! then tries to break out of a jail. [`Jail::command`] makes the command for one process. `bubblewrap`
-//! builds it, `root` says what is there, `filter` has the system calls, `cgroup` bounds and measures,
-//! `announced` says the limits, `ids` gives each worker a process id and a host name of its own, `libraries`
-//! says what an executable needs, `program` and `shown` get it to where a worker can start it, `users` has the
-//! workers' users, `switches` explains why user namespaces are refused, `writers` waits until a new program can be started, `owner` locks what has a living owner, `scratch` a service's temporary files, `selftest` and
-//! `probes` are the attack. Used by the launcher of jailed workers in `fastmap-backends`.
+//! [`Jail::check`] checks this machine and names a missing requirement; [`Jail::attack`] then tries to break
+//! out of a jail. [`Jail::command`] builds the command for one process. Used by the launcher of jailed
+//! workers in `fastmap-backends`.
+//!
+//! The command: `bubblewrap` builds it, `root` lists the files of the root, `filter` compiles the seccomp
+//! filters, `cgroup` limits and measures, `announced` publishes the limits to libraries, and `ids` gives each
+//! worker a process ID and a host name of its own. The program: `libraries` finds the files it needs,
+//! `program` and `shown` place it where a worker can start it, and `writers` waits until it can be started.
+//! The service: `users` leases the workers' users, `owner` has the locks of living services, and `scratch` is
+//! the folder of a service's temporary files. `switches` explains why user namespaces are refused. `selftest`
+//! and `probes` are the attack.
 
 mod announced;
 mod bubblewrap;

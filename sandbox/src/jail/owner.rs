@@ -1,12 +1,12 @@
-//! Locks that say that their owner lives: the kernel gives them back however a process ends. Used for the
-//! folders and groups of a service, and for ranges of users.
+//! Liveness locks: the kernel releases them however their owner exits. Used for the folders and groups of a
+//! service, and for ranges of users.
 
 use std::fs::File;
 use std::io;
 
 use nix::fcntl::{Flock, FlockArg};
 
-/// Held as long as the owner lives.
+/// A lock that is held while its owner lives.
 pub(super) type Lock = Flock<File>;
 
 /// Locks a file or a folder.

@@ -1,5 +1,5 @@
-//! A stranger's program where a worker's user can start it: in its own place if that is possible, else as a
-//! link or a copy in a folder of its own.
+//! Places an untrusted program where a worker's user can start it: at its own path if possible, else as a
+//! link or copy in a new folder.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -11,10 +11,10 @@ use tempfile::TempDir;
 
 use super::{Jail, wait_for_writers};
 
-/// Letters of a folder's name that no other user of the machine finds by trying.
-const LETTERS: usize = 24;
+/// Random letters in a folder's name: too many for another user of the machine to guess.
+const RANDOM_LETTERS: usize = 24;
 
-/// A program that the workers of a [`Jail`] can start, as long as this is held.
+/// A program that the workers of a [`Jail`] can start while this value lives.
 #[derive(Debug)]
 pub struct Program {
     path: PathBuf,
@@ -22,30 +22,30 @@ pub struct Program {
 }
 
 impl Program {
-    /// Where it is.
+    /// The program's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
 impl Jail {
-    /// The program at `path`, where workers can start it. It is copied (or linked) only if it lies on a file
-    /// system that is mounted noexec, if others may not execute it, or if it lies below a folder that the
-    /// workers' user can't enter and this process may mount nothing.
+    /// Returns the program at `path` where workers can start it. It is copied (or linked) only if its file
+    /// system is mounted noexec, if others may not execute it, or if it is below a folder that the workers'
+    /// user can't enter and this process may not mount.
     ///
     /// # Errors
     /// If it can't be copied, or if the temporary folder is mounted noexec as well.
     pub fn program(&self, path: &Path) -> io::Result<Program> {
         let path = fs::canonicalize(path)?;
-        if self.starts(&path)? {
+        if self.can_start_in_place(&path)? {
             return Ok(Program { path, _folder: None });
         }
         let mut builder = tempfile::Builder::new();
-        builder.prefix("program-").rand_bytes(LETTERS);
+        builder.prefix("program-").rand_bytes(RANDOM_LETTERS);
         let folder = builder.permissions(Permissions::from_mode(0o700)).tempdir()?;
         if self.looks_up() {
-            // To be entered by a worker that knows its name, and listed by nobody else. (The mask of this
-            // process would take that away where it is made.)
+            // A worker that knows the name can enter the folder, and other users can't list it. (The umask of
+            // this process would clear the bit at creation.)
             fs::set_permissions(folder.path(), Permissions::from_mode(0o711))?;
         }
         let inside = folder.path().join("program");
@@ -74,12 +74,12 @@ impl Jail {
         Ok(Program { path: inside, _folder: Some(folder) })
     }
 
-    /// Workers can start the file where it is.
-    fn starts(&self, path: &Path) -> io::Result<bool> {
+    /// Returns whether workers can start the file at its own path.
+    fn can_start_in_place(&self, path: &Path) -> io::Result<bool> {
         if is_noexec(path)? {
             return Ok(false);
         }
-        // Without root, workers are this very user outside.
+        // Without root, workers run as the service's own user.
         let executable = !self.root || fs::metadata(path)?.mode() & 0o005 == 0o005;
         Ok(executable && (!self.looks_up() || closed_above(path).is_none()))
     }
@@ -89,7 +89,7 @@ fn is_noexec(path: &Path) -> io::Result<bool> {
     Ok(statvfs(path)?.flags().contains(FsFlags::ST_NOEXEC))
 }
 
-/// A folder above the file that not every user may enter.
+/// Returns the nearest folder above the file that not every user may enter.
 fn closed_above(path: &Path) -> Option<PathBuf> {
     let closed = |folder: &&Path| !fs::metadata(folder).is_ok_and(|found| found.mode() & 0o001 != 0);
     path.ancestors().skip(1).find(closed).map(Path::to_owned)

@@ -1,6 +1,5 @@
-//! What a jail's root has beside the program and its socket: the loader, the libraries and their data,
-//! harmless devices, the link by which a program finds itself, and an empty `/tmp` and `/dev/shm`. The
-//! arguments of bubblewrap for it.
+//! Bubblewrap's arguments for a jail's root. Beside the program and its socket, the root has the loader, the
+//! libraries and their data, harmless devices, the link `/proc/self/exe`, and an empty `/tmp` and `/dev/shm`.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -14,9 +13,9 @@ use crate::readable_files;
 /// Folders that are links into `/usr` on most systems.
 const LINKS: [&str; 2] = ["/lib", "/lib64"];
 
-/// The arguments for a jail of this executable. `zone` is the local time zone; `memory` the bytes of memory
-/// that its processes may have, of which half may be files in each of the two folders: the kernel charges
-/// them to their group.
+/// Returns the arguments for a jail of this executable. `zone` is the local time zone. `memory` is the memory
+/// limit of its processes; each of the two writable folders may hold half of it, because the kernel charges
+/// their files to the group.
 pub(super) fn arguments(executable: &Executable, zone: Option<&str>, memory: u64) -> Vec<PathBuf> {
     let mut all: Vec<PathBuf> = Vec::new();
     let mut add = |option: &str, arguments: [&Path; 2]| {
@@ -28,7 +27,7 @@ pub(super) fn arguments(executable: &Executable, zone: Option<&str>, memory: u64
     }
     for link in LINKS {
         if let Ok(target) = fs::read_link(link) {
-            // From within bubblewrap an absolute path would lead to the machine's.
+            // bubblewrap would resolve an absolute target in the machine's root.
             add("--symlink", [target.strip_prefix("/").unwrap_or(&target), link.as_ref()]);
         }
     }
@@ -36,7 +35,9 @@ pub(super) fn arguments(executable: &Executable, zone: Option<&str>, memory: u64
     for path in &shown {
         add("--ro-bind-try", [path, path]);
     }
-    for file in executable.files().iter().filter_map(|file| beside(file, &shown)).collect::<BTreeSet<_>>() {
+    for file in
+        executable.files().iter().filter_map(|file| outside_shown(file, &shown)).collect::<BTreeSet<_>>()
+    {
         add("--ro-bind", [&file, &file]);
     }
     add("--symlink", [PROGRAM.as_ref(), "/proc/self/exe".as_ref()]);
@@ -53,11 +54,11 @@ pub(super) fn arguments(executable: &Executable, zone: Option<&str>, memory: u64
     all
 }
 
-/// Where a library of the executable has to be put so that it is found, if it is not in a folder that is
-/// there: links in such a folder may lead out of it.
-fn beside(file: &Path, shown: &[PathBuf]) -> Option<PathBuf> {
+/// Returns the path at which a library must be bound, or `None` if it is in one of the `shown` folders. Links
+/// in such a folder may lead out of it.
+fn outside_shown(file: &Path, shown: &[PathBuf]) -> Option<PathBuf> {
     let mut path = real_folder(file);
-    // As the kernel counts links.
+    // The kernel's own limit of links in a path.
     for _ in 0..40 {
         if !shown.iter().any(|folder| path.starts_with(folder)) {
             return Some(path);
@@ -68,7 +69,7 @@ fn beside(file: &Path, shown: &[PathBuf]) -> Option<PathBuf> {
     None
 }
 
-/// The same file by its folder's real path, itself not looked up.
+/// Resolves the links in the folder's path, but not the file itself.
 fn real_folder(path: &Path) -> PathBuf {
     let folder = path.parent().and_then(|folder| fs::canonicalize(folder).ok());
     folder.map_or_else(|| path.to_owned(), |folder| folder.join(path.file_name().unwrap_or(OsStr::new(""))))
@@ -93,9 +94,9 @@ mod tests {
         link("outside", "two");
         link("../beside/real", "outside");
         let shown = [at("shown")];
-        assert_eq!(beside(&at("shown/real"), &shown), None);
-        assert_eq!(beside(&at("shown/inside"), &shown), None);
-        assert_eq!(beside(&at("shown/two"), &shown), Some(at("beside/real")));
-        assert_eq!(beside(&at("beside/real"), &shown), Some(at("beside/real")));
+        assert_eq!(outside_shown(&at("shown/real"), &shown), None);
+        assert_eq!(outside_shown(&at("shown/inside"), &shown), None);
+        assert_eq!(outside_shown(&at("shown/two"), &shown), Some(at("beside/real")));
+        assert_eq!(outside_shown(&at("beside/real"), &shown), Some(at("beside/real")));
     }
 }

@@ -1,5 +1,5 @@
-//! The folder of one service's temporary files: sockets, copies of programs, the data of `--dev`. It is
-//! locked as long as the service lives, so that the next service removes what a service left that was killed.
+//! Folder of one service's temporary files: sockets, copies of programs, the data of `--dev`. It is locked
+//! while the service lives, so that the next service can remove the folder of one that was killed.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -12,15 +12,16 @@ use tempfile::TempDir;
 
 use super::owner::{Lock, lock};
 
-/// What its name begins with.
+/// Prefix of the folder's name.
 const PREFIX: &str = "fastmap-service-";
-/// Attempts to make it: another service that starts may take a new one for a dead service's.
+/// Attempts to make the folder: another service that starts may take a new, unlocked one for a dead
+/// service's.
 const ATTEMPTS: u32 = 10;
 
-/// The folder of this process, if there is one.
+/// The temporary folder of this process, once it is set.
 static FOLDER: OnceLock<std::path::PathBuf> = OnceLock::new();
 
-/// The temporary folder of this process, until it is dropped.
+/// The temporary folder of this process, removed on drop.
 #[derive(Debug)]
 pub struct Scratch {
     folder: TempDir,
@@ -28,11 +29,11 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Removes the folders of dead services, and makes one that is this process's temporary folder from now
-    /// on (TMPDIR). To be called before there is a second thread.
+    /// Removes the folders of dead services, and makes this process's temporary folder (TMPDIR). Must be
+    /// called before a second thread is started.
     ///
     /// # Errors
-    /// If it can't be made, or if there are other threads.
+    /// If the folder can't be made, or if other threads are running.
     pub fn begin() -> io::Result<Scratch> {
         if fs::read_dir("/proc/self/task")?.count() != 1 {
             return Err(io::Error::other("the temporary folder is set before the first thread is started"));
@@ -50,8 +51,8 @@ impl Scratch {
                 Err(_) => attempt += 1,
             }
         };
-        let _first = FOLDER.set(scratch.folder.path().to_owned());
-        // SAFETY: no other thread reads the environment meanwhile, for there is none.
+        let _set_once = FOLDER.set(scratch.folder.path().to_owned());
+        // SAFETY: no other thread exists that could read the environment.
         unsafe { std::env::set_var("TMPDIR", scratch.folder.path()) };
         Ok(scratch)
     }
@@ -61,13 +62,14 @@ impl Scratch {
         let folder =
             builder.prefix(PREFIX).permissions(Permissions::from_mode(0o700)).tempdir_in(temporary)?;
         let lock = lock(File::open(folder.path())?)?;
-        // Locked and there: from now on no other service removes it.
+        // Check that it still exists: a sweep may have removed it before it was locked. Once locked, no
+        // service removes it.
         fs::metadata(folder.path())?;
         Ok(Scratch { folder, _lock: lock })
     }
 
-    /// Lets other users pass through this process's folder, not look at what is in it: where workers' users
-    /// must look up the paths of programs and sockets.
+    /// Lets other users pass through this process's folder without listing it. Needed where workers' users
+    /// look up the paths of programs and sockets.
     ///
     /// # Errors
     /// If the file system refuses.
@@ -79,7 +81,7 @@ impl Scratch {
     }
 }
 
-/// Removes the folders of services that are dead: a living one holds its lock.
+/// Removes the folders of dead services. A living service holds the lock of its folder.
 fn sweep(temporary: &Path) {
     let own = Uid::effective().as_raw();
     for entry in fs::read_dir(temporary).into_iter().flatten().flatten() {
@@ -87,15 +89,17 @@ fn sweep(temporary: &Path) {
             .file_name()
             .to_str()
             .is_some_and(|name| name.strip_prefix(PREFIX).is_some_and(|rest| rest.len() == 6));
-        // Of this user alone, and no link: others may write to the folder.
-        let ours = named && fs::symlink_metadata(entry.path()).is_ok_and(|it| it.is_dir() && it.uid() == own);
-        if !ours {
+        // Only folders of this user, and no links: other users may write to the temporary folder.
+        let own_folder =
+            named && fs::symlink_metadata(entry.path()).is_ok_and(|it| it.is_dir() && it.uid() == own);
+        if !own_folder {
             continue;
         }
         let Ok(folder) = File::open(entry.path()) else { continue };
-        // Held until it is gone: a service that has just made it would lock it meanwhile, and lose it.
+        // Hold the lock until the folder is removed. Otherwise a service that has just made it could lock it
+        // meanwhile, and lose it.
         if let Ok(_held) = lock(folder) {
-            let _what_is_left_is_the_next_ones = fs::remove_dir_all(entry.path());
+            let _retried_by_the_next_service = fs::remove_dir_all(entry.path());
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Files that bubblewrap could not open by their paths, for it looks paths up as the worker's user: a program
-//! or a socket below a folder that others may not enter. A service that may mount things lays them into a
-//! mount namespace of the child's own, in a `/tmp` that no other process sees. Called by `bubblewrap`.
+//! Mounts for files that bubblewrap can't open by path: it looks paths up as the worker's user, which may not
+//! enter the folder of a program or socket. A service with the right to mount attaches them in the child's
+//! own mount namespace, in a `/tmp` that no other process sees. Called by `bubblewrap`.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -8,36 +8,35 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// What the namespace's own `/tmp` is mounted with: two empty files are made in it.
+/// Mount options of the namespace's own `/tmp`, in which two empty files are made.
 const OPTIONS: &CStr = c"mode=0755,size=64k,nr_inodes=16";
 
-/// A file, and the path at which the child's namespace has it.
+/// A file, and its path in the child's namespace.
 #[derive(Debug)]
 pub(super) struct Shown {
     tree: OwnedFd,
     at: &'static CStr,
 }
 
-/// A mount of this file alone, attached nowhere. It is this very file, whatever comes to lie at its path
-/// later.
+/// Makes a detached mount of this file alone. It stays this very file even if its path is replaced later.
 ///
 /// # Errors
-/// Names the file. EPERM: this process may mount nothing (`CAP_SYS_ADMIN`).
+/// Names the file. EPERM means that this process may not mount (`CAP_SYS_ADMIN`).
 pub(super) fn detached(path: &Path) -> io::Result<OwnedFd> {
     let name = CString::new(path.as_os_str().as_bytes())?;
     let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
-    // SAFETY: a system call with a path that ends with a zero.
+    // SAFETY: a system call with a NUL-terminated path.
     let tree = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, name.as_ptr(), flags) };
     if tree < 0 {
         let error = io::Error::last_os_error();
         return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())));
     }
-    // SAFETY: the call has just made it, and it is nowhere else.
+    // SAFETY: the call has just returned this descriptor, and no one else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(tree as i32) })
 }
 
 impl Shown {
-    /// `path`, to be found at `at`, a path in `/tmp`.
+    /// Prepares the file `path` for the path `at` in `/tmp`.
     ///
     /// # Errors
     /// As [`detached`].
@@ -45,9 +44,9 @@ impl Shown {
         Ok(Shown { tree: detached(path)?, at })
     }
 
-    /// Attaches it. To be called between fork and exec: system calls alone.
+    /// Attaches the mount. Called between fork and exec: makes system calls only.
     fn attach(&self) -> io::Result<()> {
-        // SAFETY: system calls with constant strings and descriptors of our own.
+        // SAFETY: system calls with constant strings and descriptors that this value owns.
         unsafe {
             let flags = libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY | libc::O_CLOEXEC;
             let file = libc::open(self.at.as_ptr(), flags, 0o444);
@@ -65,14 +64,14 @@ impl Shown {
     }
 }
 
-/// Gives this process a mount namespace of its own, with a `/tmp` that holds these files and nothing else. To
-/// be called between fork and exec.
+/// Gives this process a mount namespace of its own, with a `/tmp` that contains these files and nothing else.
+/// Called between fork and exec.
 pub(super) fn enter(shown: &[Shown]) -> io::Result<()> {
     // SAFETY: system calls with constant strings.
     unsafe {
         check(libc::unshare(libc::CLONE_NEWNS).into())?;
         let none = std::ptr::null();
-        // Nothing that is mounted from here on is seen outside.
+        // Keep later mounts from propagating out of this namespace.
         let private = libc::MS_REC | libc::MS_PRIVATE;
         check(libc::mount(none, c"/".as_ptr(), none, private, std::ptr::null()).into())?;
         let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;

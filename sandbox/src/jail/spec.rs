@@ -1,4 +1,4 @@
-//! What a jail is to be: its limits, what it shows, and why one can't be made.
+//! Specification of a jail: its program, its limits, and the errors of setting one up.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,101 +7,102 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use crate::jail::libraries::Executable;
 
-/// The process id that a jailed process sees as its parent's: the init of its own namespace.
+/// The parent process ID that a jailed process sees: the init of its own namespace.
 pub const PARENT: u32 = 1;
 
-/// What this machine lacks for jails. Without them nothing of a stranger's is run.
+/// A requirement of jails that this machine does not meet. Without jails no untrusted program is run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SetupError {
     /// bubblewrap is not installed.
     #[error("bubblewrap (bwrap) is not installed; on Debian: apt-get install bubblewrap")]
     NoBubblewrap,
-    /// It is of no use here.
+    /// bubblewrap is too old, or does not work.
     #[error("bubblewrap can't be used: {0}")]
     Bubblewrap(String),
-    /// No namespaces for who runs the service.
+    /// The service's user can't make namespaces.
     #[error("no jail can be made here: {0}")]
     Namespaces(String),
-    /// Neither version bounds what has to be bounded.
+    /// Neither version of control groups can set all limits.
     #[error("memory, processes and CPU of a jail can't be bounded: {0}")]
     Cgroups(String),
-    /// The kernel filters no system calls.
+    /// The kernel does not support the seccomp filters.
     #[error("this kernel does not filter system calls (seccomp): {0}")]
     Seccomp(String),
-    /// No users for workers.
+    /// No user IDs are available for workers.
     #[error("workers can't get users of their own: {0}")]
     Users(String),
-    /// The attack on the own jail.
+    /// The self-test could not be run.
     #[error("the jail's self-test could not be run: {0}")]
     SelfTest(String),
-    /// It succeeded.
+    /// A probe of the self-test succeeded.
     #[error("the jail leaks: a process in it was able to: {}", .0.join(", "))]
     Leaks(Vec<String>),
 }
 
-/// What a jailed process may use.
+/// Resource limits of a jailed process.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
-    /// Bytes of memory, memory files, page cache and sockets included; more ends it.
+    /// Bytes of memory, including memory files, page cache and sockets. Exceeding it kills the process.
     pub memory: u64,
-    /// Threads and processes; more are refused. Two are bubblewrap's.
+    /// Number of threads and processes, two of which are bubblewrap's. Starting more fails.
     pub processes: u32,
-    /// CPUs' worth of time per time: 0.5 is half of one.
+    /// Number of CPUs: 0.5 is half of one.
     pub cpus: f64,
-    /// CPU time after which the kernel ends it (`SIGXCPU`), in whole seconds.
+    /// CPU time after which the kernel kills the process (`SIGXCPU`), in whole seconds.
     pub cpu_time: Option<Duration>,
 }
 
-/// Fewest threads of a worker by default.
-pub(crate) const THREADS: u32 = 64;
+/// Lower bound of the default number of threads.
+pub(crate) const MIN_THREADS: u32 = 64;
 
-/// Threads for each core of the machine, because libraries start one or two for each core that they see.
-pub(crate) const THREADS_A_CORE: u32 = 4;
+/// Default threads per core of the machine: libraries start one or two for each core that they see.
+pub(crate) const THREADS_PER_CORE: u32 = 4;
 
-/// bubblewrap, its init, and the worker's own.
+/// Threads of bubblewrap, of its init, and of the worker itself.
 pub(crate) const OWN_THREADS: u32 = 8;
 
 impl Default for Limits {
-    /// 1 GiB, one CPU, four threads for each core of the machine and at least 64, no end.
+    /// 1 GiB, one CPU, four threads for each core of the machine and at least 64, no limit of CPU time.
     fn default() -> Self {
         let cores = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten().unwrap_or(1);
-        let threads = u32::try_from(cores).unwrap_or(1).saturating_mul(THREADS_A_CORE);
-        let processes = threads.saturating_add(OWN_THREADS).max(THREADS);
+        let threads = u32::try_from(cores).unwrap_or(1).saturating_mul(THREADS_PER_CORE);
+        let processes = threads.saturating_add(OWN_THREADS).max(MIN_THREADS);
         Limits { memory: 1 << 30, processes, cpus: 1.0, cpu_time: None }
     }
 }
 
-/// What a jailed process has used, as the kernel counted it.
+/// Resource usage of a jailed process, as counted by the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// CPU time of all that ran in the jail, in it and in the kernel for it.
+    /// CPU time of all processes in the jail, user and system.
     pub cpu: Duration,
-    /// Most bytes of memory at a time.
+    /// Peak memory in bytes.
     pub memory: u64,
-    /// Processes that the kernel ended because the memory was used up.
+    /// Number of processes that the kernel killed because memory was exhausted.
     pub oom_kills: u64,
-    /// Threads and processes that were refused.
+    /// Number of failed attempts to start threads and processes.
     pub refused_processes: u64,
 }
 
 /// A process to be jailed.
 #[derive(Debug)]
 pub struct Spec<'a> {
-    /// What is run.
+    /// The executable to run.
     pub executable: &'a Executable,
-    /// All of its environment.
+    /// Its complete environment.
     pub environment: &'a [(&'a str, &'a str)],
     /// The local time zone, a name for which [`is_zone`](crate::is_zone) holds; `None`: UTC.
     pub zone: Option<&'a str>,
-    /// A socket of the host's that it may connect to, at [`SOCKET`]; it is given to the process's user.
+    /// A socket of the host that the process may connect to, at [`SOCKET`]. Its owner becomes the process's
+    /// user.
     pub socket: Option<&'a Path>,
-    /// What it may use.
+    /// Its resource limits.
     pub limits: Limits,
 }
 
-/// Where the executable is, inside.
+/// Path of the executable inside of the jail.
 pub(crate) const PROGRAM: &str = "/app/worker";
 
-/// Where the host's socket is, inside.
+/// Path of the host's socket inside of the jail.
 pub const SOCKET: &str = "/app/host";

@@ -1,5 +1,5 @@
-//! Users that jailed processes are outside of their jails: one for each that runs. A service takes whole
-//! ranges of them and locks each, so that no two services of a machine give one user to two workers.
+//! User IDs of jailed processes outside of their jails, one for each running process. A service takes whole
+//! ranges of them and locks each range, so that no two services of a machine give one user to two workers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File};
@@ -13,61 +13,62 @@ use std::sync::{Mutex, OnceLock};
 use super::owner::{Lock, lock};
 use crate::unpoisoned::LockUnpoisoned;
 
-/// Where ranges are taken from, and how many users one of them has.
+/// The numbers from which ranges are taken, and the size of a range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Numbers {
     all: Range<u32>,
     range: u32,
 }
 
-/// Behind all ranges that systems give to people, services and containers.
+/// Above all ranges that systems assign to people, services and containers.
 const USERS: Numbers = Numbers { all: 0x7000_0000..0x7100_0000, range: 0x1000 };
-/// In a user namespace that has 65,536 numbers (a rootless container, one with `hostUsers: false`): behind those that
-/// a container gives to people and services, and below those that Debian and systemd keep for themselves.
+/// For a user namespace of 65,536 numbers (a rootless container, or one with `hostUsers: false`): above those
+/// that a container assigns to people and services, and below those that Debian and systemd reserve.
 const USERS_OF_A_CONTAINER: Numbers = Numbers { all: 0xa000..0xe800, range: 0x100 };
-/// Where the locks are: root's own folder, or where that can't be written to (`ProtectSystem=strict`) shared
-/// memory.
+/// Folders of the locks: root's own folder, or shared memory if that one is not writable
+/// (`ProtectSystem=strict`).
 const FOLDERS: [&str; 2] = ["/run/fastmap-users", "/dev/shm/fastmap-users"];
 
-/// What this process holds.
-static HELD: Mutex<UserLease> = Mutex::new(UserLease { ranges: BTreeMap::new(), taken: BTreeSet::new() });
+/// The ranges and users that this process has leased.
+static LEASES: Mutex<Leases> = Mutex::new(Leases { ranges: BTreeMap::new(), taken: BTreeSet::new() });
 
 #[derive(Debug)]
-struct UserLease {
-    /// The lock of each range, by its first user.
+struct Leases {
+    /// The lock of each range, keyed by its first user.
     ranges: BTreeMap<u32, Lock>,
     taken: BTreeSet<u32>,
 }
 
-/// A user of no other process; given back when it is dropped.
+/// A user that no other process has; released on drop.
 #[derive(Debug)]
 pub(super) struct User(u32);
 
 impl User {
-    /// Takes one; with the first one, and whenever all are in use, a range.
+    /// Takes a free user. Takes a new range first if all users of this process's ranges are in use.
     ///
     /// # Errors
-    /// If all ranges are other services', no folder can hold their locks, or this user namespace has too few numbers.
+    /// If other services hold all ranges, no folder can hold the locks, or this user namespace has too few
+    /// numbers.
     pub(super) fn lease() -> io::Result<User> {
         let numbers = numbers()?;
-        let mut held = HELD.lock_unpoisoned();
-        let free = |held: &UserLease| {
-            let mut all = held.ranges.keys().flat_map(|first| *first..first + numbers.range);
-            all.find(|user| !held.taken.contains(user))
+        let mut leases = LEASES.lock_unpoisoned();
+        let free = |leases: &Leases| {
+            let mut all = leases.ranges.keys().flat_map(|first| *first..first + numbers.range);
+            all.find(|user| !leases.taken.contains(user))
         };
-        let user = match free(&held) {
+        let user = match free(&leases) {
             Some(user) => user,
             None => {
                 let (first, locked) = take_range(numbers, RandomState::new().build_hasher().finish())?;
-                held.ranges.insert(first, locked);
+                leases.ranges.insert(first, locked);
                 first
             }
         };
-        held.taken.insert(user);
+        leases.taken.insert(user);
         Ok(User(user))
     }
 
-    /// Its number.
+    /// The user ID.
     pub(super) fn number(&self) -> u32 {
         self.0
     }
@@ -75,24 +76,24 @@ impl User {
 
 impl Drop for User {
     fn drop(&mut self) {
-        HELD.lock_unpoisoned().taken.remove(&self.0);
+        LEASES.lock_unpoisoned().taken.remove(&self.0);
     }
 }
 
-/// This process's ranges and how many others hold, in words. Takes a range if there is none.
+/// Describes this process's ranges, and the number of ranges of other services. Takes a range if it has none.
 ///
 /// # Errors
 /// As [`User::lease`].
 pub(super) fn describe() -> io::Result<String> {
     drop(User::lease()?);
     let numbers = numbers()?;
-    let held = HELD.lock_unpoisoned();
+    let leases = LEASES.lock_unpoisoned();
     let own: Vec<String> =
-        held.ranges.keys().map(|first| format!("{first} to {}", first + numbers.range - 1)).collect();
+        leases.ranges.keys().map(|first| format!("{first} to {}", first + numbers.range - 1)).collect();
     let folder = folder()?;
     let others = fs::read_dir(&folder)?.flatten().filter(|entry| {
         let other = entry.file_name().to_str().is_some_and(|name| {
-            u32::from_str_radix(name, 16).is_ok_and(|first| !held.ranges.contains_key(&first))
+            u32::from_str_radix(name, 16).is_ok_and(|first| !leases.ranges.contains_key(&first))
         });
         other && File::open(entry.path()).is_ok_and(|file| lock(file).is_err())
     });
@@ -104,7 +105,7 @@ pub(super) fn describe() -> io::Result<String> {
     ))
 }
 
-/// The first of the folders that is root's alone: in one of somebody else's the locks would be, too.
+/// The first of the folders that only root can write to: the owner of another folder could replace the locks.
 fn folder() -> io::Result<PathBuf> {
     let usable = |folder: &PathBuf| {
         let _made = DirBuilder::new().mode(0o700).create(folder);
@@ -120,10 +121,10 @@ fn folder() -> io::Result<PathBuf> {
     })
 }
 
-/// Where workers' users come from in this process's user namespace.
+/// The numbers for workers' users in this process's user namespace.
 ///
 /// # Errors
-/// If it has too few numbers.
+/// If the namespace has too few numbers.
 fn numbers() -> io::Result<&'static Numbers> {
     static NUMBERS: OnceLock<Result<&Numbers, String>> = OnceLock::new();
     let found = NUMBERS.get_or_init(|| {
@@ -133,7 +134,8 @@ fn numbers() -> io::Result<&'static Numbers> {
     found.as_ref().copied().map_err(|why| io::Error::other(why.clone()))
 }
 
-/// The first of the two places that lies within all of these maps of a user namespace, of users and of groups.
+/// The first of the two sets of numbers that is contained in both maps of a user namespace, of users and of
+/// groups.
 fn numbers_in(maps: &[String; 2]) -> Result<&'static Numbers, String> {
     let within = |wanted: &Range<u32>, map: &str| {
         map.lines().any(|line| {
@@ -156,15 +158,15 @@ fn numbers_in(maps: &[String; 2]) -> Result<&'static Numbers, String> {
     })
 }
 
-/// Locks a range that nothing on this machine uses. The search begins anywhere: a service in a container that
-/// shares no folder with this one does not begin at the same range.
-fn take_range(numbers: &Numbers, begin: u64) -> io::Result<(u32, Lock)> {
+/// Locks a range that no process on this machine uses. The search starts at a random range, so that a service
+/// in a container that shares no lock folder with this one starts elsewhere.
+fn take_range(numbers: &Numbers, start: u64) -> io::Result<(u32, Lock)> {
     let folder = folder()?;
     let used = users_of_processes();
     let ranges = (numbers.all.end - numbers.all.start) / numbers.range;
-    let begin = (begin % u64::from(ranges)) as u32;
+    let start = (start % u64::from(ranges)) as u32;
     for step in 0..ranges {
-        let first = numbers.all.start + (begin + step) % ranges * numbers.range;
+        let first = numbers.all.start + (start + step) % ranges * numbers.range;
         if used.range(first..first + numbers.range).next().is_some() {
             continue;
         }
@@ -175,7 +177,7 @@ fn take_range(numbers: &Numbers, begin: u64) -> io::Result<(u32, Lock)> {
     Err(io::Error::other("all ranges of workers' users are other services'"))
 }
 
-/// Users of this machine's processes, as far as they can be seen.
+/// Users of all visible processes of this machine.
 fn users_of_processes() -> BTreeSet<u32> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let status = processes.filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok());
@@ -200,9 +202,9 @@ mod tests {
         let (second, _locked) = take_range(numbers, 7).expect("another range");
         assert_ne!(first, second);
         drop(locked);
-        // It goes back to whoever is next.
-        let begin = u64::from((first - numbers.all.start) / numbers.range);
-        assert_eq!(take_range(numbers, begin).expect("a range").0, first);
+        // A released range can be taken again.
+        let start = u64::from((first - numbers.all.start) / numbers.range);
+        assert_eq!(take_range(numbers, start).expect("a range").0, first);
     }
 
     #[test]
@@ -213,7 +215,7 @@ mod tests {
         assert_eq!(among(whole, whole), Ok(&USERS));
         assert_eq!(among(container, container), Ok(&USERS_OF_A_CONTAINER));
         assert_eq!(among(whole, container), Ok(&USERS_OF_A_CONTAINER));
-        // A rootless one: root is the user's own, the others are from its range.
+        // A rootless container: root is the user itself, the others are from its subordinate range.
         assert_eq!(among("0 1000 1\n1 100000 65536\n", container), Ok(&USERS_OF_A_CONTAINER));
         let refused = among("0 1000 1\n", "0 1000 1\n").expect_err("one number");
         assert!(refused.contains("40960 to 59391"), "{refused}");

@@ -1,4 +1,4 @@
-//! One control group, in each tree that it needs: its bounds, what it has used, and its end.
+//! One control group, in each tree that it needs: limits, usage, and killing its processes.
 
 use std::fs::{self, File};
 use std::io;
@@ -17,15 +17,15 @@ use crate::jail::shares::FAVOR;
 use crate::jail::spec::Usage;
 use crate::memory_group::field;
 
-/// A group's processes are dead so soon after their SIGKILL, or something is wrong with the machine.
-const ENDED: Duration = Duration::from_secs(5);
+/// Timeout for the exit of a group's processes after SIGKILL. Normally they exit far sooner.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn set(folder: &Path, file: &str, value: &str) -> io::Result<()> {
     let path = folder.join(file);
-    fs::write(&path, value).map_err(|error| beside(&path, &error))
+    fs::write(&path, value).map_err(|error| with_path(&path, &error))
 }
 
-fn beside(path: &Path, error: &io::Error) -> io::Error {
+fn with_path(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
@@ -33,55 +33,56 @@ fn number(text: &str) -> u64 {
     text.trim().parse().unwrap_or(0)
 }
 
-/// One group. Dropping it ends what is in it, and removes it.
+/// A control group. Dropping it kills its processes and removes it.
 #[derive(Debug)]
 pub(crate) struct Group {
     pub(super) trees: Arc<Trees>,
-    /// Beneath the trees' roots.
+    /// Path beneath the trees' roots.
     pub(super) name: PathBuf,
-    made: Vec<PathBuf>,
-    /// Of a service's group: held as long as it is there.
+    folders: Vec<PathBuf>,
+    /// Locks of a service's group, held while it exists.
     locks: Vec<Lock>,
-    /// The group that it is in. Dropped last: by then this one is removed.
-    _above: Option<Arc<Group>>,
+    /// The parent group. Dropped last, after this group has been removed.
+    _parent: Option<Arc<Group>>,
 }
 
 impl Group {
-    pub(super) fn make(trees: &Arc<Trees>, name: PathBuf, above: Option<Arc<Group>>) -> io::Result<Group> {
+    pub(super) fn make(trees: &Arc<Trees>, name: PathBuf, parent: Option<Arc<Group>>) -> io::Result<Group> {
         let mut group =
-            Group { trees: Arc::clone(trees), name, made: Vec::new(), locks: Vec::new(), _above: above };
+            Group { trees: Arc::clone(trees), name, folders: Vec::new(), locks: Vec::new(), _parent: parent };
         for root in trees.roots() {
             let folder = root.join(&group.name);
-            fs::create_dir(&folder).map_err(|error| beside(&folder, &error))?;
-            group.made.push(folder);
+            fs::create_dir(&folder).map_err(|error| with_path(&folder, &error))?;
+            group.folders.push(folder);
         }
         Ok(group)
     }
 
-    /// A group in this one, of a name that is not used again.
-    pub(super) fn beneath(above: &Arc<Group>, name: &str) -> io::Result<Group> {
+    /// Makes a child group with a name that is not used again.
+    pub(super) fn beneath(parent: &Arc<Group>, name: &str) -> io::Result<Group> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = above.name.join(format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
-        Group::make(&above.trees, name, Some(Arc::clone(above)))
+        let name = parent.name.join(format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        Group::make(&parent.trees, name, Some(Arc::clone(parent)))
     }
 
-    /// Locks it for a living service.
+    /// Locks the group for a living service.
     ///
     /// # Errors
-    /// If another service has taken it for a dead one's meanwhile.
+    /// If another service has taken it for a dead service's group meanwhile.
     pub(super) fn lock(mut self) -> io::Result<Group> {
-        for folder in &self.made {
-            let locked = File::open(folder).and_then(lock).map_err(|error| beside(folder, &error))?;
+        for folder in &self.folders {
+            let locked = File::open(folder).and_then(lock).map_err(|error| with_path(folder, &error))?;
             self.locks.push(locked);
         }
-        // Locked and there: from now on no other service removes it.
-        self.made.iter().try_for_each(|folder| fs::metadata(folder).map(drop))?;
+        // Check that it still exists: a sweep may have removed it before it was locked. Once locked, no
+        // service removes it.
+        self.folders.iter().try_for_each(|folder| fs::metadata(folder).map(drop))?;
         Ok(self)
     }
 
-    /// Gives all jails together the weight of one process for each processor, whatever else runs beside the
-    /// service.
-    pub(super) fn weigh(&mut self) -> io::Result<()> {
+    /// Gives all jails together the CPU weight of one process per processor, relative to everything beside
+    /// the service.
+    pub(super) fn set_service_weight(&mut self) -> io::Result<()> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from) as u64;
         match &*self.trees {
             Trees::V2(root) => {
@@ -93,8 +94,9 @@ impl Group {
         }
     }
 
-    /// Makes it one of an account that is behind its share, or of one that is not: the kernel runs the latter when none of the
-    /// former wants to run. A kernel before 5.15 weighs them instead.
+    /// Sets whether this account's group is favored because it is behind its share. The kernel runs groups
+    /// that are not favored only when no favored one is runnable (`cpu.idle`). Before Linux 5.15 weights are
+    /// used instead.
     pub(super) fn favor(&self, favored: bool) -> io::Result<()> {
         let (root, file, weight) = match &*self.trees {
             Trees::V2(root) => (root, "cpu.weight", 100),
@@ -107,14 +109,14 @@ impl Group {
         set(&at, file, &(if favored { weight * FAVOR } else { weight }).to_string())
     }
 
-    /// Bounds the memory of all that is in it and beneath it.
-    pub(super) fn bound(&self, bytes: u64) -> io::Result<()> {
+    /// Limits the memory of this group with all groups beneath it.
+    pub(super) fn limit_memory(&self, bytes: u64) -> io::Result<()> {
         let text = bytes.to_string();
         match &*self.trees {
             Trees::V2(root) => {
                 let at = root.join(&self.name);
                 set(&at, "memory.max", &text)?;
-                // A kernel without swap has no such file, and nothing to bound.
+                // A kernel without swap has no such file, and needs no limit.
                 if at.join("memory.swap.max").exists() {
                     set(&at, "memory.swap.max", "0")?;
                 }
@@ -123,7 +125,7 @@ impl Group {
             Trees::V1 { memory, .. } => {
                 let at = memory.join(&self.name);
                 set(&at, "memory.limit_in_bytes", &text)?;
-                // Memory and swap together: no more than memory alone.
+                // Limit memory plus swap to the limit of memory, so that no swap is left.
                 if at.join("memory.memsw.limit_in_bytes").exists() {
                     set(&at, "memory.memsw.limit_in_bytes", &text)
                 } else {
@@ -133,15 +135,16 @@ impl Group {
         }
     }
 
-    /// Makes it one whose bounds hold for the groups in it, together.
-    pub(super) fn hand_down(&self) -> io::Result<()> {
+    /// Makes the limits of this group apply to all groups in it together.
+    pub(super) fn delegate(&self) -> io::Result<()> {
         match &*self.trees {
             Trees::V2(root) => set(&root.join(&self.name), "cgroup.subtree_control", "+memory +pids +cpu"),
             Trees::V1 { memory, .. } => {
                 let at = memory.join(&self.name);
-                // A group is born with the one above's; kernels since 5.11 know no other way.
-                let holds = fs::read_to_string(at.join("memory.use_hierarchy"));
-                match holds.is_ok_and(|text| text.trim() == "0") {
+                // A new group inherits the parent's setting. Since Linux 5.11 hierarchical accounting is
+                // always on.
+                let hierarchical = fs::read_to_string(at.join("memory.use_hierarchy"));
+                match hierarchical.is_ok_and(|text| text.trim() == "0") {
                     true => set(&at, "memory.use_hierarchy", "1"),
                     false => Ok(()),
                 }
@@ -149,17 +152,18 @@ impl Group {
         }
     }
 
-    /// What a process writes "0" to, to be in it.
-    pub(crate) fn doors(&self) -> io::Result<Vec<OwnedFd>> {
+    /// Opens the `cgroup.procs` files. A process joins the group by writing "0" to each.
+    pub(crate) fn procs_files(&self) -> io::Result<Vec<OwnedFd>> {
         let open = |folder: &PathBuf| fs::OpenOptions::new().write(true).open(folder.join("cgroup.procs"));
-        self.made.iter().map(|folder| open(folder).map(OwnedFd::from)).collect()
+        self.folders.iter().map(|folder| open(folder).map(OwnedFd::from)).collect()
     }
 
     fn text(&self, root: &Path, file: &str) -> String {
         fs::read_to_string(root.join(&self.name).join(file)).unwrap_or_default()
     }
 
-    /// CPU time of all that ever was in it or beneath it. Asked for with each batch: one file is read.
+    /// CPU time of all processes that were ever in this group or beneath it. Read for each batch, so it reads
+    /// one file only.
     pub(crate) fn cpu(&self) -> Duration {
         match &*self.trees {
             Trees::V2(root) => {
@@ -169,14 +173,14 @@ impl Group {
         }
     }
 
-    /// What its processes have used so far, the dead among them included.
+    /// Usage of its processes so far, including dead ones.
     pub(crate) fn usage(&self) -> Usage {
         let number = |root: &Path, file: &str| number(&self.text(root, file));
         let field = |root: &Path, file: &str, name: &str| field(&self.text(root, file), name).unwrap_or(0);
         match &*self.trees {
             Trees::V2(root) => Usage {
                 cpu: self.cpu(),
-                // memory.peak came with Linux 5.19.
+                // `memory.peak` exists since Linux 5.19.
                 memory: number(root, "memory.peak").max(number(root, "memory.current")),
                 oom_kills: field(root, "memory.events", "oom_kill"),
                 refused_processes: field(root, "pids.events", "max"),
@@ -190,20 +194,20 @@ impl Group {
         }
     }
 
-    /// Ends all that is in it; true when nothing is left.
+    /// Kills all its processes. Returns true when none is left.
     pub(crate) fn end(&self) -> bool {
-        end(&self.made)
+        end(&self.folders)
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
         self.end();
-        remove(&self.made);
+        remove(&self.folders);
     }
 }
 
-/// Processes in these folders of groups.
+/// Returns the processes in these group folders.
 fn processes(folders: &[PathBuf]) -> Vec<Pid> {
     let lines = folders.iter().filter_map(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok());
     let mut all: Vec<i32> = lines
@@ -211,25 +215,25 @@ fn processes(folders: &[PathBuf]) -> Vec<Pid> {
         .collect();
     all.sort_unstable();
     all.dedup();
-    // 0 stands for a process that this one can't see: a signal to it would go to ourselves.
+    // 0 is a process outside of this PID namespace. A signal to 0 would go to our own process group.
     all.into_iter().filter(|pid| *pid > 0).map(Pid::from_raw).collect()
 }
 
-/// Ends all that is in these folders of groups; true when nothing is left.
+/// Kills all processes in these group folders. Returns true when none is left.
 pub(super) fn end(folders: &[PathBuf]) -> bool {
-    let deadline = Instant::now() + ENDED;
+    let deadline = Instant::now() + KILL_TIMEOUT;
     loop {
-        let there = processes(folders);
-        if there.is_empty() {
+        let remaining = processes(folders);
+        if remaining.is_empty() {
             return true;
         }
         if Instant::now() > deadline {
             return false;
         }
-        for process in there {
+        for process in remaining {
             let _gone = kill(process, Signal::SIGKILL);
         }
-        // A process that was killed leaves its group when the kernel gets to it.
+        // A killed process leaves its group asynchronously.
         std::thread::sleep(Duration::from_micros(200));
     }
 }
@@ -237,7 +241,7 @@ pub(super) fn end(folders: &[PathBuf]) -> bool {
 pub(super) fn remove(folders: &[PathBuf]) {
     for folder in folders {
         let deadline = Instant::now() + Duration::from_secs(1);
-        // Busy until the last dead process is taken off its books.
+        // EBUSY until the kernel has removed the last dead process from the group.
         while fs::remove_dir(folder).is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
             && Instant::now() < deadline
         {

@@ -1,15 +1,15 @@
-//! The file systems of control groups, of either version, and what they lack.
+//! Finds the file systems of control groups, of either version, and reports missing controllers.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::memory_group::place;
+use crate::memory_group::group_folder;
 
-/// Where a service moves itself under version 2, which wants processes in the leaves alone.
+/// Leaf group into which a service moves itself under version 2, which allows processes in leaves only.
 const SERVICE: &str = "fastmap-service";
 
-/// Where groups can be made.
+/// Root folders in which groups can be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Trees {
     /// One tree.
@@ -30,10 +30,10 @@ impl Trees {
     }
 }
 
-/// The tree of version 2, with its controllers switched on.
+/// Finds the tree of version 2 and enables its controllers.
 pub(super) fn v2(mounts: &str, own: &str) -> Result<Trees, String> {
     let path = own.lines().find_map(|line| line.strip_prefix("0::")).ok_or("cgroup v2 is not there")?;
-    let mut root = place(mounts, "cgroup2", "", path).ok_or("cgroup v2 is not mounted")?;
+    let mut root = group_folder(mounts, "cgroup2", "", path).ok_or("cgroup v2 is not mounted")?;
     if root.ends_with(SERVICE) {
         root.pop();
     }
@@ -55,7 +55,8 @@ pub(super) fn v2(mounts: &str, own: &str) -> Result<Trees, String> {
             if fs::write(root.join("cgroup.subtree_control"), "+memory +pids +cpu").is_ok() {
                 return Ok(());
             }
-            // Version 2 has no processes beside groups: move to a leaf, as every manager of containers does.
+            // Version 2 allows no processes in a group with child groups: move to a leaf, as container
+            // managers do.
             let leaf = root.join(SERVICE);
             fs::create_dir_all(&leaf)?;
             for process in fs::read_to_string(root.join("cgroup.procs"))?.lines() {
@@ -73,7 +74,7 @@ pub(super) fn v2(mounts: &str, own: &str) -> Result<Trees, String> {
     Ok(Trees::V2(root))
 }
 
-/// The four trees of version 1.
+/// Finds the four trees of version 1.
 pub(super) fn v1(mounts: &str, own: &str) -> Result<Trees, String> {
     let find = |controller: &str| {
         let path = own.lines().find_map(|line| {
@@ -81,7 +82,7 @@ pub(super) fn v1(mounts: &str, own: &str) -> Result<Trees, String> {
             let (_, names, path) = (parts.next()?, parts.next()?, parts.next()?);
             names.split(',').any(|name| name == controller).then_some(path)
         });
-        path.and_then(|path| place(mounts, "cgroup", controller, path))
+        path.and_then(|path| group_folder(mounts, "cgroup", controller, path))
             .ok_or_else(|| format!("cgroup v1 lacks the controller {controller}"))
     };
     Ok(Trees::V1 {

@@ -1,4 +1,4 @@
-//! Reading what is not the program's, and writing anything at all.
+//! Probes that read files of others, and that write any file at all.
 
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
@@ -41,14 +41,14 @@ pub(super) const ALL: &[Probe] = &[
     Probe { name: "name a file by handle", act: by_handle },
 ];
 
-/// A folder that has something in it: another process's, for this one has put nothing there.
+/// Succeeds if the folder has an entry. It is another process's, because this one has made none.
 fn any_in(folder: &str) -> io::Result<()> {
     fs::read_dir(folder)?.next().map_or_else(|| Err(nothing("it is empty")), |entry| entry.map(drop))
 }
 
-/// The path by which the kernel started this program.
+/// Returns the path by which the kernel started this program.
 fn program() -> io::Result<PathBuf> {
-    // SAFETY: the kernel leaves there the address of a string that lives as long as the process.
+    // SAFETY: `AT_EXECFN` is the address of a string that lives as long as the process.
     let path = unsafe {
         let address = libc::getauxval(libc::AT_EXECFN) as *const libc::c_char;
         if address.is_null() {
@@ -79,13 +79,13 @@ fn scratch(folder: impl AsRef<Path>) -> io::Result<()> {
 
 fn writable(path: impl AsRef<Path>) -> io::Result<()> {
     match File::options().write(true).open(path) {
-        // It may be written to, and runs.
+        // Write permission was granted; only the running program prevents it.
         Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => Ok(()),
         opened => opened.map(drop),
     }
 }
 
-/// The C library stands in another folder on each architecture and distribution.
+/// The C library's folder depends on the architecture and the distribution.
 fn c_library() -> io::Result<()> {
     let found = readable_files::LIBRARIES
         .iter()
@@ -155,7 +155,8 @@ fn make_symlink() -> io::Result<()> {
 
 fn set_attribute() -> io::Result<()> {
     let path = c_path(&program()?)?;
-    // SAFETY: two strings that end in a zero, and no value; a name of no known kind gets past the gate and no further.
+    // SAFETY: two NUL-terminated strings, and no value. An attribute of an unknown namespace passes the
+    // filter and then fails.
     not_blocked(
         unsafe { libc::setxattr(path.as_ptr(), c"none.probe".as_ptr(), std::ptr::null(), 0, 0) }.into(),
     )
@@ -164,7 +165,8 @@ fn set_attribute() -> io::Result<()> {
 fn by_handle() -> io::Result<()> {
     let (mut handle, mut mount) = ([0u32; 40], 0i32);
     handle[0] = 128;
-    // SAFETY: the handle has room for the 128 bytes that its first word announces, and the mount's number for its own.
+    // SAFETY: the handle has room for the 128 bytes that its first word announces, and `mount` is an `i32` as
+    // required.
     let returned = unsafe {
         libc::syscall(
             libc::SYS_name_to_handle_at,

@@ -1,17 +1,17 @@
-//! Doors into the kernel, most of which stand open to root alone: with arguments that can't work, so that only the gate
-//! is tried.
+//! Probes of the kernel's interfaces, most of which only root may use. The arguments are invalid, so that
+//! only the permission check is tested.
 
 use std::io;
 
 use crate::jail::probes::probe::{Probe, not_blocked, result};
 
-/// A system call by its number, with arguments that can't work.
+/// Probe of one system call, with invalid arguments.
 macro_rules! call {
     ($name:literal, $number:ident $(, $argument:expr)*) => {
         Probe {
             name: $name,
-            // SAFETY: numbers, null pointers and constant strings: nothing of this process is written to, and the
-            // kernel turns the call down for its arguments where it takes it at all.
+            // SAFETY: numbers, null pointers and constant strings. The call writes to no memory of this
+            // process; if it is permitted, the kernel rejects its arguments.
             act: || not_blocked(unsafe { libc::syscall(libc::$number $(, $argument)*) }),
         }
     };

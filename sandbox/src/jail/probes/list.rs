@@ -1,9 +1,9 @@
-//! All attacks.
+//! The list of all probes.
 
 use crate::jail::probes::probe::Probe;
 use crate::jail::probes::{files, kernel, network, processes};
 
-/// All of them.
+/// Returns all probes.
 pub fn all() -> impl Iterator<Item = Probe> {
     files::ALL.iter().chain(network::ALL).chain(processes::ALL).chain(kernel::ALL).copied()
 }

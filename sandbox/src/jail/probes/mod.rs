@@ -1,7 +1,8 @@
-//! Forbidden acts, one function each: a jailed process tries them all and tells which succeeded. Each succeeds where
-//! nothing confines it (as root), which the tests show, so that a broken probe can't pass for a good jail.
+//! Forbidden acts, one function each: a jailed process tries them all and reports which succeeded. Each
+//! succeeds in an unconfined process (as root), which the tests check, so that a broken probe is not taken
+//! for a denial.
 //!
-//! `files`, `network`, `processes` and `kernel` hold them; all are harmless where they succeed.
+//! The probes are in `files`, `network`, `processes` and `kernel`; all are harmless where they succeed.
 
 mod files;
 mod kernel;

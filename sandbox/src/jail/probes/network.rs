@@ -1,4 +1,4 @@
-//! Sockets of any family but the channel's own, and being reached.
+//! Probes that make sockets of any family but the channel's own, and that listen.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -23,7 +23,7 @@ pub(super) const ALL: &[Probe] = &[
 ];
 
 fn open(family: i32, kind: i32, protocol: i32) -> libc::c_long {
-    // SAFETY: plain numbers; a descriptor that came is closed at once.
+    // SAFETY: plain numbers; a returned descriptor is closed at once.
     unsafe {
         let fd = libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol);
         if fd >= 0 {
@@ -37,12 +37,13 @@ fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<()> {
     result(open(family, kind, protocol)).map(drop)
 }
 
-/// A family that this kernel may lack, which it then says for itself.
+/// Tries a socket family that this kernel may lack; an error of the kernel itself is no denial.
 fn family(family: i32) -> io::Result<()> {
     not_blocked(open(family, libc::SOCK_STREAM, 0))
 }
 
-/// The host's socket to a worker is one that the worker has made, and has as well.
+/// Tries to set the send timeout of a socket. The worker has the host's end of its channel as well, and could
+/// change it.
 fn send_for_ever() -> io::Result<()> {
     let (one, _other) = UnixStream::pair()?;
     one.set_write_timeout(Some(std::time::Duration::from_secs(1)))

@@ -1,31 +1,31 @@
-//! One attack on the jail, and what its outcome is read from.
+//! A single probe, and the interpretation of system call results.
 
 use std::io;
 
 /// One forbidden act.
 #[derive(Clone, Copy, Debug)]
 pub struct Probe {
-    /// In words, for the report: "was able to …".
+    /// Completes "was able to …" in the report.
     pub name: &'static str,
     pub(crate) act: fn() -> io::Result<()>,
 }
 
 impl Probe {
-    /// Tries it.
+    /// Tries the act.
     ///
     /// # Errors
-    /// How it was refused, which is as it should be in a jail.
+    /// The denial, which is the expected result in a jail.
     pub fn attempt(&self) -> io::Result<()> {
         (self.act)()
     }
 }
 
-/// What a system call returned, as a result.
+/// Converts the return value of a system call to a `Result`.
 pub(crate) fn result(returned: libc::c_long) -> io::Result<libc::c_long> {
     if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(returned) }
 }
 
-/// For calls with arguments that can't work: past the gate all the same, unless the gate answered.
+/// For calls with invalid arguments: any error other than a denial means that the call was permitted.
 pub(crate) fn not_blocked(returned: libc::c_long) -> io::Result<()> {
     match result(returned) {
         Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS | libc::EACCES)) => {
@@ -35,10 +35,10 @@ pub(crate) fn not_blocked(returned: libc::c_long) -> io::Result<()> {
     }
 }
 
-/// A refusal that no system call gave.
+/// An error that does not come from a system call.
 pub(crate) fn nothing(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, what.to_owned())
 }
 
-/// Set for a process that is to attack its jail.
+/// Environment variable that makes a process attack its jail.
 pub const PROBE: &str = "FASTMAP_JAIL_PROBE";

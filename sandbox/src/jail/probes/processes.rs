@@ -1,4 +1,5 @@
-//! Other processes: making them, seeing them, becoming them; and what a process was not given.
+//! Probes that make, see and control processes, change credentials and limits, and use resources that the
+//! process did not get.
 
 use std::io;
 
@@ -27,7 +28,7 @@ pub(super) const ALL: &[Probe] = &[
 ];
 
 fn child(flags: i32) -> io::Result<()> {
-    // SAFETY: as fork does it; the child leaves at once and touches nothing.
+    // SAFETY: equivalent to fork; the child exits at once and touches no memory.
     unsafe {
         let child = libc::syscall(libc::SYS_clone, libc::c_long::from(flags | libc::SIGCHLD), 0, 0, 0, 0)
             as libc::pid_t;
@@ -49,14 +50,14 @@ fn shell() -> io::Result<()> {
 }
 
 fn by_descriptor() -> io::Result<()> {
-    // SAFETY: an empty path, no arguments, and no descriptor: nothing can be started by it.
+    // SAFETY: an empty path, no arguments and no descriptor, so nothing can be started.
     not_blocked(unsafe { libc::syscall(libc::SYS_execveat, -1, c"".as_ptr(), 0, 0, libc::AT_EMPTY_PATH) })
 }
 
-/// Looks for any process but itself and the first, which is a jail's own.
+/// Looks for any process but itself and process 1, the jail's own init.
 fn others() -> io::Result<()> {
     let own = std::process::id() as i32;
-    // SAFETY: signal 0 asks whether the process exists, and does nothing.
+    // SAFETY: signal 0 checks whether the process exists, and has no effect.
     let there = |process: i32| unsafe { libc::kill(process, 0) == 0 } || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM);
     if (2..70_000).any(|process| process != own && there(process)) {
         Ok(())
@@ -66,7 +67,7 @@ fn others() -> io::Result<()> {
 }
 
 fn traced() -> io::Result<()> {
-    // SAFETY: no addresses are given. A process that is traced by its parent goes on as before until a signal comes.
+    // SAFETY: no addresses are passed. A process that its parent traces continues until it receives a signal.
     not_blocked(unsafe { libc::syscall(libc::SYS_ptrace, libc::PTRACE_DETACH, std::process::id(), 0, 0) })
 }
 
@@ -74,7 +75,7 @@ fn read_memory() -> io::Result<()> {
     let (from, mut to) = ([7u8; 8], [0u8; 8]);
     let local = libc::iovec { iov_base: to.as_mut_ptr().cast(), iov_len: to.len() };
     let remote = libc::iovec { iov_base: from.as_ptr().cast_mut().cast(), iov_len: from.len() };
-    // SAFETY: both describe eight bytes of this process that live until the call is over.
+    // SAFETY: both describe eight bytes of this process that outlive the call.
     let read = unsafe {
         libc::process_vm_readv(std::process::id() as i32, &raw const local, 1, &raw const remote, 1, 0)
     };
@@ -82,7 +83,7 @@ fn read_memory() -> io::Result<()> {
 }
 
 fn hold() -> io::Result<()> {
-    // SAFETY: plain numbers; a descriptor that came is closed at once.
+    // SAFETY: plain numbers; a returned descriptor is closed at once.
     unsafe {
         let fd = result(libc::syscall(libc::SYS_pidfd_open, std::process::id(), 0))?;
         libc::close(fd as i32);
@@ -91,22 +92,24 @@ fn hold() -> io::Result<()> {
 }
 
 fn leave() -> io::Result<()> {
-    // SAFETY: plain numbers. Unconfined it gives this process a table of descriptors of its own, which it has anyway.
+    // SAFETY: plain numbers. If permitted, it gives this process a descriptor table of its own, which it has
+    // anyway.
     result(unsafe { libc::unshare(libc::CLONE_FILES) }.into()).map(drop)
 }
 
 fn enter() -> io::Result<()> {
-    // SAFETY: no descriptor is given: there is nothing to enter.
+    // SAFETY: the descriptor is invalid, so no namespace is entered.
     not_blocked(unsafe { libc::setns(-1, 0) }.into())
 }
 
 fn become_another() -> io::Result<()> {
-    // SAFETY: plain numbers; to be who one is already. By the system call: the C library's asks all threads along.
+    // SAFETY: plain numbers; a process that is root already stays root. The direct system call is used
+    // because the C library's version changes all threads.
     result(unsafe { libc::syscall(libc::SYS_setresuid, 0, 0, 0) }).map(drop)
 }
 
 fn groups() -> io::Result<()> {
-    // SAFETY: no groups.
+    // SAFETY: an empty list of groups.
     result(unsafe { libc::syscall(libc::SYS_setgroups, 0, 0) }).map(drop)
 }
 
@@ -121,20 +124,20 @@ fn limits() -> io::Result<()> {
 }
 
 fn real_time() -> io::Result<()> {
-    // SAFETY: an address that holds a valid structure. Its priority is not one of that policy: the kernel refuses it
-    // where the call gets through.
+    // SAFETY: the address of a valid structure. Its priority is invalid for that policy, so the kernel
+    // rejects it if the call is permitted.
     not_blocked(unsafe {
         let usual: libc::sched_param = std::mem::zeroed();
         libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const usual).into()
     })
 }
 
-/// What bubblewrap sets by itself, and what a jail is told: no more.
+/// Succeeds if a variable exists besides those that bubblewrap and the jail itself set.
 fn environment() -> io::Result<()> {
     let limits = crate::jail::spec::Limits::default();
     let known = |name: &str| {
         matches!(name, "PWD" | "FASTMAP_INSIDE_WORKER" | crate::jail::probes::probe::PROBE)
-            || super::super::announced::variables(&limits).any(|(told, _)| told == name)
+            || super::super::announced::variables(&limits).any(|(announced_name, _)| announced_name == name)
     };
     if std::env::vars_os().any(|(name, _)| !name.to_str().is_some_and(known)) {
         Ok(())
@@ -144,12 +147,12 @@ fn environment() -> io::Result<()> {
 }
 
 fn descriptors() -> io::Result<()> {
-    // SAFETY: asks for the flags of a descriptor.
+    // SAFETY: reads the flags of a descriptor.
     let open = |fd: i32| unsafe { libc::fcntl(fd, libc::F_GETFD) } >= 0;
     if (3..4096).any(open) { Ok(()) } else { Err(nothing("there is none")) }
 }
 
 fn capabilities() -> io::Result<()> {
-    // SAFETY: no addresses.
+    // SAFETY: no addresses are passed.
     not_blocked(unsafe { libc::syscall(libc::SYS_capset, 0, 0) })
 }
