@@ -23,8 +23,7 @@ pub(super) const RESULT_CREDIT: u64 = 64 << 20;
 /// Maximum batches or items in flight in a trial if the run accepts any number.
 pub(super) const MAX_IN_FLIGHT: usize = 64;
 
-/// Maximum process deaths that an innocent item may share. A backend that can't report the running item needs
-/// some.
+/// Maximum process deaths that an innocent item may share: a backend may not know the running item.
 const MAX_COLLATERAL: u32 = 20;
 
 pub(super) struct Trial {
@@ -45,7 +44,6 @@ pub(super) struct Trial {
 struct Item {
     bytes: Vec<u8>,
     state: State,
-    /// Result credit of its batch.
     credit: u64,
     /// Process deaths that it shared with a lethal item.
     collateral: u32,
@@ -60,7 +58,6 @@ enum State {
     /// Submitted with this batch, which was cancelled.
     GivenUp(BatchId),
     Answered,
-    /// Has ended a process.
     Died,
 }
 
@@ -327,8 +324,7 @@ impl Trial {
         self.in_run -= range.len();
         match outcome {
             Outcome::Done(results) => {
-                // The worker checks the credit before each item, so the results before the last one must be
-                // below it.
+                // The worker checks the credit before each item: results before the last one are below it.
                 let credit = self.items[range.start].credit.max(1);
                 let items = range.clone().map(|index| (index, &self.items[index].bytes[..]));
                 verify(items, credit, &self.job.context, &results)

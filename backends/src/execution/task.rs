@@ -16,8 +16,7 @@ pub trait Task {
     /// [`Work::fail`]; the loop then continues with the next.
     fn run(&mut self, work: &mut Work<'_>);
 
-    /// Bytes of each result, if all have the same size: such results can be written directly to their final
-    /// place.
+    /// Bytes of each result, if all have the same size: such results can be written to their final place.
     fn result_stride(&self) -> Option<u32> {
         None
     }
@@ -217,8 +216,7 @@ impl<'a> Work<'a> {
         self.out
     }
 
-    /// Slot for a fixed-size result of the current item; `None`: use [`Work::out`]. Call it once, when the
-    /// result is ready.
+    /// Slot for the current item's fixed-size result; `None`: use [`Work::out`]. Called once, with a result ready.
     #[inline]
     pub fn slot(&mut self, stride: u32) -> Option<&mut [u8]> {
         let slot = self.slots.as_mut()?.get_mut(self.written..self.written + stride as usize)?;

@@ -7,20 +7,22 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use fastmap_sandbox::jail::{Executable, Guard, Jail, Limits, PROBE, Spec, probe_if_asked, read_report};
+use fastmap_sandbox::jail::{Executable, Jail, Limits, PROBE, Spec, probe_if_asked, read_report};
 
-#[path = "../../tests/jails/src/machine.rs"]
+#[path = "../../../tests/jails/src/machine.rs"]
 #[allow(unreachable_pub, reason = "public where the tests of maps take it from")]
 mod machine;
 
-#[path = "../../tests/programs/src/program_file.rs"]
+#[path = "../../../tests/programs/src/program_file.rs"]
 #[allow(unreachable_pub, reason = "public where the tests of programs take it from")]
 mod program_file;
+mod tenant;
 
 use program_file::write_program;
+use tenant::{Tenant, group_of, until};
 
 /// Before `main`, which belongs to the test harness.
 const _: () = {
@@ -322,62 +324,6 @@ fn a_switch_that_forbids_user_namespaces_is_named() {
         said.contains("forbidden by user.max_user_namespaces=0: change it by sysctl"),
         "{said} {output:?}"
     );
-}
-
-/// A process in a jail, ended when it is dropped.
-struct Tenant {
-    child: Child,
-    guard: Guard,
-}
-
-impl Tenant {
-    fn start(jail: &Jail, does: &str, memory: u64) -> Tenant {
-        let executable = Executable::examine(&own()).expect("it runs here");
-        let environment = [(TENANT, does)];
-        let limits = Limits { memory, ..Limits::default() };
-        let spec =
-            Spec { executable: &executable, environment: &environment, zone: None, socket: None, limits };
-        let (mut command, guard) = jail.command(&spec).expect("a group can be made");
-        let child = command.stdin(Stdio::null()).spawn().expect("it can be started");
-        Tenant { child, guard }
-    }
-
-    /// The folder of its group of this controller.
-    fn group(&self, controller: &str) -> PathBuf {
-        let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", self.child.id())).expect("it runs");
-        group_of(&groups, controller)
-    }
-}
-
-/// The folder of a controller's group, of those that a process is in (`/proc/PID/cgroup`).
-fn group_of(groups: &str, controller: &str) -> PathBuf {
-    let find = |wanted: &str, root: &str| {
-        let path = groups.lines().find_map(|line| {
-            let (names, path) = line.split_once(':')?.1.split_once(':')?;
-            names.split(',').any(|name| name == wanted).then(|| path.trim_start_matches('/'))
-        });
-        path.map(|path| Path::new(root).join(path))
-    };
-    // Version 2 has one group for all controllers, without a name.
-    find(controller, &format!("/sys/fs/cgroup/{controller}"))
-        .or_else(|| find("", "/sys/fs/cgroup"))
-        .expect("control groups")
-}
-
-impl Drop for Tenant {
-    fn drop(&mut self) {
-        self.guard.end();
-        let _ended = self.child.wait();
-    }
-}
-
-/// Waits until something holds.
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// CPU time of `many` for each second of `one`, all on one processor.
