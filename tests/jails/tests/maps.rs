@@ -13,6 +13,7 @@ use fastmap::{Error, ErrorKind, FastmapConfig};
 use fastmap_sandbox::jail::Limits;
 use fastmap_test_jails::acts::{self, BAD};
 use fastmap_test_jails::{LIMIT, config, jailed, limits, pool, pool_with, until};
+use fastmap_test_programs::is_alive;
 
 fastmap::test_support!();
 
@@ -376,11 +377,14 @@ fn a_worker_sees_its_share_of_the_cores_and_may_start_four_threads_for_each_of_t
 }
 
 /// All processes that run as one of these users.
-fn processes_of(users: &[String]) -> usize {
-    let processes = std::fs::read_dir("/proc").expect("it is there").flatten();
-    let statuses =
-        processes.filter_map(|process| std::fs::read_to_string(process.path().join("status")).ok());
-    statuses.filter(|status| users.iter().any(|user| status.contains(&format!("Uid:\t{user}\t")))).count()
+fn processes_of(users: &[String]) -> Vec<i32> {
+    let entries = std::fs::read_dir("/proc").expect("it is there").flatten();
+    let processes = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_of = |process: &i32| {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+        users.iter().any(|user| status.contains(&format!("Uid:\t{user}\t")))
+    };
+    processes.filter(is_of).collect()
 }
 
 #[test]
@@ -402,10 +406,15 @@ fn jailed_workers_die_with_a_host_that_is_killed() {
         !users.contains(&"0".to_owned())
     });
     // bubblewrap, its init, and the worker, of each.
-    until("the workers themselves", || processes_of(&users) == 6);
+    let mut processes = Vec::new();
+    until("the workers themselves", || {
+        processes = processes_of(&users);
+        processes.len() == 6
+    });
     host.kill().expect("it is a child");
     host.wait().expect("it is a child");
-    until("the end of everything that it started", || processes_of(&users) == 0);
+    // These processes, because another service may have their users by then.
+    until("the end of everything that it started", || !processes.iter().any(|process| is_alive(*process)));
 }
 
 /// A call by the gate of 32-bit programs, whose numbers the filter does not know.
